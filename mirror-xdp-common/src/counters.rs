@@ -1,0 +1,96 @@
+//! One counter for each thing that can happen to a frame in the XDP program.
+//!
+//! The identity that holds at any moment without traffic:
+//! `seen = Σ passed + Σ dropped + redirected`.
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fate {
+    /// Counted when the frame enters the program, before anything is known of it.
+    Seen,
+    /// Given to the kernel's network stack, untouched.
+    Passed,
+    /// Dropped, for the reason that the counter names.
+    Dropped,
+    /// Given to an `AF_XDP` socket.
+    Redirected,
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $variant:ident = $fate:ident $name:literal,)*) => {
+        /// A counter of the XDP program. The discriminant is the index in the per-CPU array.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(usize)]
+        pub enum Counter { $($(#[$doc])* $variant,)* }
+
+        impl Counter {
+            /// All counters, in the order of their indices.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            /// How many counters there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The name in statistics and metrics.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What became of the frames that it counts.
+            #[must_use]
+            pub const fn fate(self) -> Fate {
+                match self { $(Self::$variant => Fate::$fate,)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Every frame that entered the program.
+    Seen = Seen "seen",
+    /// Not mirror traffic.
+    NotMirror = Passed "not_mirror",
+    /// A later fragment of some UDP datagram: without ports nobody can say whose, so the kernel gets it.
+    LaterFragment = Passed "outer_later_fragment",
+    /// The first fragment of a mirrored datagram. AWS does not fragment, it truncates.
+    OuterFragment = Dropped "outer_fragment",
+    /// The outer IP length is shorter than its headers or longer than the frame.
+    OuterIpLength = Dropped "outer_ip_length",
+    /// The outer UDP length is shorter than its header or longer than the IP payload.
+    OuterUdpLength = Dropped "outer_udp_length",
+    /// The datagram ends within the VXLAN header.
+    VxlanTruncated = Dropped "vxlan_truncated",
+    /// The VXLAN header's I flag is not set, so it carries no VNI.
+    VxlanNoVni = Dropped "vxlan_no_vni",
+    /// What follows the VXLAN header is shorter than an Ethernet header.
+    InnerTooShort = Dropped "inner_too_short",
+    /// The outer headers reach beyond the frame's first buffer.
+    HeadersNotLinear = Dropped "headers_not_linear",
+    /// The kernel refused to move the frame's start or end.
+    NoHeadroom = Dropped "no_headroom",
+    /// No socket is bound to the queue that the frame came in by.
+    NoSocket = Dropped "no_socket",
+    /// Given to a socket.
+    Redirected = Redirected "redirected",
+}
+
+/// The value of the per-CPU counter map: one array of counters a CPU.
+pub type CounterArray = [u64; Counter::COUNT];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indices_follow_the_order_of_declaration() {
+        for (index, counter) in Counter::ALL.iter().enumerate() {
+            assert_eq!(*counter as usize, index);
+        }
+    }
+
+    #[test]
+    fn names_are_unique() {
+        for (index, counter) in Counter::ALL.iter().enumerate() {
+            assert!(Counter::ALL[..index].iter().all(|other| other.name() != counter.name()));
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Reading headers out of a frame, wherever the frame is.
+
+use zerocopy::FromBytes;
+
+/// A frame whose headers can be read by offset.
+///
+/// User space implements it for byte slices, the XDP program for packet memory. An implementation
+/// must never read outside the frame: an offset comes from a hostile length field more often than not.
+pub trait Frame {
+    /// Length of the whole frame in bytes, also of what [`Frame::header`] cannot reach because it
+    /// lies in a further buffer.
+    fn len(&self) -> usize;
+
+    /// Whether the frame has no bytes at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The header at `offset`, by value; `None` where it does not lie wholly within the bytes at hand.
+    fn header<T: FromBytes>(&self, offset: usize) -> Option<T>;
+}
+
+impl Frame for [u8] {
+    fn len(&self) -> usize {
+        <[u8]>::len(self)
+    }
+
+    fn header<T: FromBytes>(&self, offset: usize) -> Option<T> {
+        T::read_from_prefix(self.get(offset..)?).ok().map(|(header, _)| header)
+    }
+}
+
+impl<F: Frame + ?Sized> Frame for &F {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        (**self).len()
+    }
+
+    #[inline(always)]
+    fn header<T: FromBytes>(&self, offset: usize) -> Option<T> {
+        (**self).header(offset)
+    }
+}

@@ -1,0 +1,223 @@
+//! The inner headers as far as a flow is concerned: addresses, protocol, ports, fragment or not.
+//!
+//! Parsing never fails. What cannot be understood, or is not there, is left at its default, and the
+//! frame is captured with what is known.
+
+use crate::Address;
+use crate::frame::Frame;
+use crate::hash::{FlowHash, flow_hash};
+use crate::outer::is_vlan;
+use crate::wire::{
+    ETHERNET_LEN, EtherType, ExtensionHeader, Ipv4Header, Ipv6Header, Ports, VLAN_LEN, VlanTag, ethertype,
+    protocol,
+};
+
+/// How many IPv6 extension headers are followed.
+pub const MAX_EXTENSION_HEADERS: usize = 6;
+
+/// The network protocol of an inner frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Network {
+    /// Neither of the others, or cut short, or with a header that contradicts itself.
+    #[default]
+    Other,
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+/// Whether a packet is whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Fragment {
+    /// Not a fragment.
+    #[default]
+    Whole,
+    /// The fragment that holds the transport header.
+    First,
+    /// A fragment without a transport header.
+    Later,
+}
+
+/// What the headers of an inner frame say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InnerHeaders {
+    /// The network protocol.
+    pub network: Network,
+    /// Source address; zero where there is none.
+    pub source: Address,
+    /// Destination address; zero where there is none.
+    pub destination: Address,
+    /// Transport protocol (IANA); for IPv6 the header at which following the chain ended.
+    pub protocol: u8,
+    /// Whole packet or fragment.
+    pub fragment: Fragment,
+    /// Source port of TCP, UDP, SCTP; 0 where there is none.
+    pub source_port: u16,
+    /// Destination port of TCP, UDP, SCTP; 0 where there is none.
+    pub destination_port: u16,
+    /// Identifiers of the VLAN tags, outermost first; the first [`InnerHeaders::vlan_count`] are valid.
+    pub vlans: [u16; 2],
+    /// How many VLAN tags there are, at most two.
+    pub vlan_count: u8,
+    /// Where the network header begins, from the start of the inner frame.
+    pub network_offset: usize,
+    /// Where the transport header begins, from the start of the inner frame; meaningful unless
+    /// `network` is [`Network::Other`]. May lie outside of the frame.
+    pub transport_offset: usize,
+    /// Where the IP packet ends by its own length field, from the start of the inner frame; 0 where
+    /// that is unknown. Lies outside of the frame where the mirror truncated it.
+    pub network_end: usize,
+}
+
+impl InnerHeaders {
+    /// Parses the inner frame that begins at `start`. Offsets in the result count from there.
+    #[inline(always)]
+    #[must_use]
+    pub fn parse<F: Frame + ?Sized>(frame: &F, start: usize) -> Self {
+        let mut headers = Self::default();
+        let mut offset = start + ETHERNET_LEN;
+        let Some(kind) = frame.header::<EtherType>(offset - 2) else { return headers };
+        let mut kind = kind.get();
+        if is_vlan(kind) {
+            let Some(tag) = frame.header::<VlanTag>(offset) else { return headers };
+            headers.vlans[0] = tag.id();
+            headers.vlan_count = 1;
+            kind = tag.ethertype();
+            offset += VLAN_LEN;
+            if is_vlan(kind) {
+                let Some(tag) = frame.header::<VlanTag>(offset) else { return headers };
+                headers.vlans[1] = tag.id();
+                headers.vlan_count = 2;
+                kind = tag.ethertype();
+                offset += VLAN_LEN;
+            }
+        }
+        headers.network_offset = offset - start;
+        match kind {
+            ethertype::IPV4 => headers.parse_ipv4(frame, start, offset),
+            ethertype::IPV6 => headers.parse_ipv6(frame, start, offset),
+            _ => {}
+        }
+        headers
+    }
+
+    #[inline(always)]
+    fn parse_ipv4<F: Frame + ?Sized>(&mut self, frame: &F, start: usize, offset: usize) {
+        let Some(ip) = frame.header::<Ipv4Header>(offset) else { return };
+        let header_len = ip.header_len();
+        if ip.version() != 4 || header_len < Ipv4Header::LEN {
+            return;
+        }
+        self.network = Network::Ipv4;
+        self.source = ip.source();
+        self.destination = ip.destination();
+        self.protocol = ip.protocol();
+        // 0 is what a sender's segmentation offload leaves in the field: the length is not known.
+        if ip.total_length() != 0 {
+            self.network_end = offset - start + ip.total_length();
+        }
+        self.fragment = fragment(ip.fragment_offset(), ip.more_fragments());
+        self.transport_offset = offset - start + header_len;
+        self.parse_ports(frame, offset + header_len);
+    }
+
+    #[inline(always)]
+    fn parse_ipv6<F: Frame + ?Sized>(&mut self, frame: &F, start: usize, offset: usize) {
+        let Some(ip) = frame.header::<Ipv6Header>(offset) else { return };
+        if ip.version() != 6 {
+            return;
+        }
+        self.network = Network::Ipv6;
+        self.source = ip.source();
+        self.destination = ip.destination();
+        // 0 is a jumbogram (RFC 2675) or segmentation offload: the length is not known.
+        if ip.payload_length() != 0 {
+            self.network_end = offset - start + Ipv6Header::LEN + ip.payload_length();
+        }
+        let mut next = ip.next_header();
+        let mut at = offset + Ipv6Header::LEN;
+        let mut followed = 0;
+        while followed < MAX_EXTENSION_HEADERS {
+            if !is_extension(next) {
+                break;
+            }
+            let Some(extension) = frame.header::<ExtensionHeader>(at) else { break };
+            let len = match next {
+                protocol::FRAGMENT => {
+                    self.fragment = fragment(extension.fragment_offset(), extension.more_fragments());
+                    ExtensionHeader::LEN
+                }
+                // RFC 4302, section 2.2: 32-bit words, minus 2.
+                protocol::AH => (extension.length_field() as usize + 2) * 4,
+                // RFC 8200, section 4: 8-byte units, without the first.
+                _ => (extension.length_field() as usize + 1) * 8,
+            };
+            next = extension.next_header();
+            at += len;
+            if matches!(self.fragment, Fragment::Later) {
+                break;
+            }
+            followed += 1;
+        }
+        self.protocol = next;
+        self.transport_offset = at - start;
+        self.parse_ports(frame, at);
+    }
+
+    #[inline(always)]
+    fn parse_ports<F: Frame + ?Sized>(&mut self, frame: &F, at: usize) {
+        if matches!(self.fragment, Fragment::Later)
+            || !matches!(self.protocol, protocol::TCP | protocol::UDP | protocol::SCTP)
+        {
+            return;
+        }
+        if let Some(ports) = frame.header::<Ports>(at) {
+            self.source_port = ports.source();
+            self.destination_port = ports.destination();
+        }
+    }
+
+    /// The length that the inner frame had before the mirror truncated it, where `captured` bytes of
+    /// it are left.
+    #[inline(always)]
+    #[must_use]
+    pub const fn original_len(&self, captured: usize) -> usize {
+        if self.network_end > captured { self.network_end } else { captured }
+    }
+
+    /// The symmetric hash of the flow: by 5-tuple, of fragments by addresses and protocol alone.
+    #[inline(always)]
+    #[must_use]
+    pub const fn flow_hash(&self, seed: u64) -> FlowHash {
+        let (source_port, destination_port) = match self.fragment {
+            Fragment::Whole => (self.source_port, self.destination_port),
+            Fragment::First | Fragment::Later => (0, 0),
+        };
+        flow_hash(seed, self.source, source_port, self.destination, destination_port, self.protocol)
+    }
+}
+
+#[inline(always)]
+const fn fragment(offset: usize, more: bool) -> Fragment {
+    if offset != 0 {
+        Fragment::Later
+    } else if more {
+        Fragment::First
+    } else {
+        Fragment::Whole
+    }
+}
+
+#[inline(always)]
+const fn is_extension(next_header: u8) -> bool {
+    matches!(
+        next_header,
+        protocol::HOP_BY_HOP
+            | protocol::ROUTING
+            | protocol::FRAGMENT
+            | protocol::AH
+            | protocol::DESTINATION_OPTIONS
+            | protocol::MOBILITY
+    )
+}

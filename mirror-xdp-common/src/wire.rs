@@ -1,0 +1,351 @@
+//! Protocol headers as they lie on the wire. Multi-byte fields are big-endian; the accessors give
+//! host order. Fields that nothing here reads are not named one by one.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::Address;
+
+/// EtherTypes (IEEE 802 numbers).
+pub mod ethertype {
+    /// IPv4.
+    pub const IPV4: u16 = 0x0800;
+    /// IPv6.
+    pub const IPV6: u16 = 0x86dd;
+    /// 802.1Q tag.
+    pub const VLAN: u16 = 0x8100;
+    /// 802.1ad service tag.
+    pub const QINQ: u16 = 0x88a8;
+    /// The pre-standard service tag, still seen in the field.
+    pub const QINQ_OLD: u16 = 0x9100;
+}
+
+/// IANA protocol numbers.
+pub mod protocol {
+    /// IPv6 hop-by-hop options.
+    pub const HOP_BY_HOP: u8 = 0;
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// IPv6 routing header.
+    pub const ROUTING: u8 = 43;
+    /// IPv6 fragment header.
+    pub const FRAGMENT: u8 = 44;
+    /// Authentication header.
+    pub const AH: u8 = 51;
+    /// `ICMPv6`.
+    pub const ICMPV6: u8 = 58;
+    /// IPv6 destination options.
+    pub const DESTINATION_OPTIONS: u8 = 60;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
+    /// Mobility header.
+    pub const MOBILITY: u8 = 135;
+}
+
+/// The UDP port of VXLAN (RFC 7348), which AWS mirror sessions always use.
+pub const VXLAN_PORT: u16 = 4789;
+
+/// Length of an Ethernet header without tags.
+pub const ETHERNET_LEN: usize = 14;
+/// Length of one VLAN tag.
+pub const VLAN_LEN: usize = 4;
+/// Length of a UDP header.
+pub const UDP_LEN: usize = 8;
+/// Length of a VXLAN header.
+pub const VXLAN_LEN: usize = 8;
+
+/// The last two bytes of an Ethernet header or VLAN tag.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct EtherType(u16);
+
+impl EtherType {
+    /// In host order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn get(self) -> u16 {
+        u16::from_be(self.0)
+    }
+}
+
+/// The four bytes after an EtherType that announced a VLAN tag (IEEE 802.1Q).
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VlanTag {
+    control: u16,
+    ethertype: u16,
+}
+
+impl VlanTag {
+    /// VLAN identifier, 12 bits.
+    #[inline(always)]
+    #[must_use]
+    pub const fn id(self) -> u16 {
+        u16::from_be(self.control) & 0x0fff
+    }
+
+    /// EtherType of what follows the tag.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ethertype(self) -> u16 {
+        u16::from_be(self.ethertype)
+    }
+}
+
+/// IPv4 header without options (RFC 791).
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Ipv4Header {
+    version_ihl: u8,
+    tos: u8,
+    total_length: u16,
+    identification: u16,
+    fragment: u16,
+    ttl: u8,
+    protocol: u8,
+    checksum: u16,
+    source: u32,
+    destination: u32,
+}
+
+impl Ipv4Header {
+    /// Length without options.
+    pub const LEN: usize = 20;
+
+    /// Version field, 4 in a valid header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn version(self) -> u8 {
+        self.version_ihl >> 4
+    }
+
+    /// Length with options in bytes, 0 to 60 as the field says; below 20 is malformed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn header_len(self) -> usize {
+        (self.version_ihl & 0x0f) as usize * 4
+    }
+
+    /// Length of header and payload in bytes, as the field says.
+    #[inline(always)]
+    #[must_use]
+    pub const fn total_length(self) -> usize {
+        u16::from_be(self.total_length) as usize
+    }
+
+    /// Offset of this fragment in bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn fragment_offset(self) -> usize {
+        (u16::from_be(self.fragment) & 0x1fff) as usize * 8
+    }
+
+    /// Whether more fragments follow.
+    #[inline(always)]
+    #[must_use]
+    pub const fn more_fragments(self) -> bool {
+        u16::from_be(self.fragment) & 0x2000 != 0
+    }
+
+    /// Payload protocol (IANA).
+    #[inline(always)]
+    #[must_use]
+    pub const fn protocol(self) -> u8 {
+        self.protocol
+    }
+
+    /// Source address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn source(self) -> Address {
+        Address::from_v4(u32::from_be(self.source))
+    }
+
+    /// Destination address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn destination(self) -> Address {
+        Address::from_v4(u32::from_be(self.destination))
+    }
+}
+
+/// IPv6 header (RFC 8200). Addresses are words of 32 bits: the header is only 4-aligned.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Ipv6Header {
+    version_class_flow: u32,
+    payload_length: u16,
+    next_header: u8,
+    hop_limit: u8,
+    source: [u32; 4],
+    destination: [u32; 4],
+}
+
+#[inline(always)]
+const fn address(words: [u32; 4]) -> Address {
+    Address::from_words(
+        (u32::from_be(words[0]) as u64) << 32 | u32::from_be(words[1]) as u64,
+        (u32::from_be(words[2]) as u64) << 32 | u32::from_be(words[3]) as u64,
+    )
+}
+
+impl Ipv6Header {
+    /// Length of the fixed header.
+    pub const LEN: usize = 40;
+
+    /// Version field, 6 in a valid header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn version(self) -> u8 {
+        (u32::from_be(self.version_class_flow) >> 28) as u8
+    }
+
+    /// Length of what follows the fixed header, in bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn payload_length(self) -> usize {
+        u16::from_be(self.payload_length) as usize
+    }
+
+    /// Protocol or extension header that follows (IANA).
+    #[inline(always)]
+    #[must_use]
+    pub const fn next_header(self) -> u8 {
+        self.next_header
+    }
+
+    /// Source address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn source(self) -> Address {
+        address(self.source)
+    }
+
+    /// Destination address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn destination(self) -> Address {
+        address(self.destination)
+    }
+}
+
+/// The first bytes that all IPv6 extension headers share, and the whole of the fragment header
+/// (RFC 8200, sections 4.3 to 4.6; RFC 4302 for the authentication header).
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ExtensionHeader {
+    next_header: u8,
+    length: u8,
+    fragment: u16,
+    identification: u32,
+}
+
+impl ExtensionHeader {
+    /// Length of the shortest extension header, and of the fragment header.
+    pub const LEN: usize = 8;
+
+    /// Protocol or extension header that follows (IANA).
+    #[inline(always)]
+    #[must_use]
+    pub const fn next_header(self) -> u8 {
+        self.next_header
+    }
+
+    /// The length field as it stands; its unit depends on the header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn length_field(self) -> u8 {
+        self.length
+    }
+
+    /// Read as a fragment header: the fragment's offset in bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn fragment_offset(self) -> usize {
+        (u16::from_be(self.fragment) & 0xfff8) as usize
+    }
+
+    /// Read as a fragment header: whether more fragments follow.
+    #[inline(always)]
+    #[must_use]
+    pub const fn more_fragments(self) -> bool {
+        u16::from_be(self.fragment) & 1 != 0
+    }
+}
+
+/// Source and destination port: how TCP, UDP and SCTP begin.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Ports {
+    source: u16,
+    destination: u16,
+}
+
+impl Ports {
+    /// Source port.
+    #[inline(always)]
+    #[must_use]
+    pub const fn source(self) -> u16 {
+        u16::from_be(self.source)
+    }
+
+    /// Destination port.
+    #[inline(always)]
+    #[must_use]
+    pub const fn destination(self) -> u16 {
+        u16::from_be(self.destination)
+    }
+}
+
+/// UDP header (RFC 768).
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct UdpHeader {
+    source: u16,
+    destination: u16,
+    length: u16,
+    checksum: u16,
+}
+
+impl UdpHeader {
+    /// Destination port.
+    #[inline(always)]
+    #[must_use]
+    pub const fn destination(self) -> u16 {
+        u16::from_be(self.destination)
+    }
+
+    /// Length of header and payload in bytes, as the field says.
+    #[inline(always)]
+    #[must_use]
+    pub const fn length(self) -> usize {
+        u16::from_be(self.length) as usize
+    }
+}
+
+/// VXLAN header (RFC 7348).
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VxlanHeader {
+    flags: u32,
+    vni: u32,
+}
+
+impl VxlanHeader {
+    /// Whether the I flag says that the VNI is valid.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_vni(self) -> bool {
+        u32::from_be(self.flags) & 0x0800_0000 != 0
+    }
+
+    /// The VNI.
+    #[inline(always)]
+    #[must_use]
+    pub const fn vni(self) -> crate::Vni {
+        crate::Vni::from_vxlan_word(u32::from_be(self.vni))
+    }
+}

@@ -1,0 +1,28 @@
+//! The XDP program: recognises mirrored frames, takes their outer headers off, puts the capture header
+//! in front and hands them to the queue's `AF_XDP` socket. Everything else goes to the kernel untouched.
+//!
+//! The program is a function that returns the counter of what happened; one place turns that into the
+//! verdict and counts it, so no frame can leave without having been counted.
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
+
+#[cfg(target_arch = "bpf")]
+mod packet;
+#[cfg(target_arch = "bpf")]
+mod program;
+
+/// The programs exist for the eBPF target alone; a plain `cargo check` sees this.
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier admits no program in which this could be reached.
+    loop {}
+}
+
+#[cfg(target_arch = "bpf")]
+#[expect(unsafe_code, reason = "the kernel looks for the licence in a section of that name")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

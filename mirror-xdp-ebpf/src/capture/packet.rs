@@ -1,0 +1,95 @@
+//! Packet memory behind the bounds checks that the verifier wants to see. The one place with unsafe
+//! code that touches packets.
+#![expect(unsafe_code, reason = "packet memory is reached through raw pointers")]
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
+use aya_ebpf::programs::XdpContext;
+use mirror_xdp_common::frame::Frame;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// No header is looked for beyond this offset. It keeps the verifier's idea of an offset small enough
+/// to be added to a packet pointer, and holds the longest chain of headers that is followed:
+/// 64 of outer IP, 2 × 18 of Ethernet, 6 extension headers of IPv6.
+const MAX_OFFSET: usize = 0x3fff;
+
+/// The frame that the program was called for.
+pub(crate) struct Packet<'a> {
+    context: &'a XdpContext,
+    length: usize,
+}
+
+impl<'a> Packet<'a> {
+    #[inline(always)]
+    pub(crate) fn new(context: &'a XdpContext) -> Self {
+        // SAFETY: the helper reads the context that the kernel passed to the program.
+        let length = unsafe { bpf_xdp_get_buff_len(context.as_ptr().cast::<xdp_md>()) } as usize;
+        Self { context, length }
+    }
+
+    /// A pointer to `size_of::<T>()` readable and writable bytes at `offset` in the first buffer.
+    #[inline(always)]
+    fn pointer<T>(&self, offset: usize) -> Option<*mut T> {
+        if offset > MAX_OFFSET {
+            return None;
+        }
+        let mut start = self.context.data() + offset;
+        // Without this the compiler may compute `start` twice, once for the comparison and once for the
+        // access; the verifier then does not know that the two are the same.
+        // SAFETY: the assembly is empty.
+        unsafe { core::arch::asm!("/* {0} */", inout(reg) start, options(pure, nomem, nostack)) };
+        if start + size_of::<T>() > self.context.data_end() {
+            return None;
+        }
+        Some(start as *mut T)
+    }
+
+    /// Drops `trailer` bytes from the frame's end.
+    #[inline(always)]
+    pub(crate) fn trim_tail(&mut self, trailer: usize) -> Result<(), ()> {
+        // SAFETY: the helper checks the length; all packet pointers are derived anew afterwards.
+        let done = unsafe { bpf_xdp_adjust_tail(self.context.as_ptr().cast::<xdp_md>(), -(trailer as i32)) };
+        if done != 0 {
+            return Err(());
+        }
+        self.length -= trailer;
+        Ok(())
+    }
+
+    /// Moves the frame's start forward by `bytes`.
+    #[inline(always)]
+    pub(crate) fn trim_head(&mut self, bytes: usize) -> Result<(), ()> {
+        // SAFETY: as above.
+        let done = unsafe { bpf_xdp_adjust_head(self.context.as_ptr().cast::<xdp_md>(), bytes as i32) };
+        if done != 0 {
+            return Err(());
+        }
+        self.length -= bytes;
+        Ok(())
+    }
+
+    /// Writes `header` over the frame's first bytes.
+    #[inline(always)]
+    pub(crate) fn write_front<T: IntoBytes + Immutable>(&mut self, header: T) -> Result<(), ()> {
+        let pointer = self.pointer::<T>(0).ok_or(())?;
+        // SAFETY: `pointer` has just been checked to point to as many bytes of this frame as `T` has. The
+        // machine allows unaligned access, and the verifier refuses the program where it does not.
+        unsafe { pointer.write(header) };
+        Ok(())
+    }
+}
+
+impl Frame for Packet<'_> {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.length
+    }
+
+    #[inline(always)]
+    fn header<T: FromBytes>(&self, offset: usize) -> Option<T> {
+        let pointer = self.pointer::<T>(offset)?;
+        // SAFETY: as in `write_front`; every pattern of bits is a valid `T`.
+        Some(unsafe { pointer.read() })
+    }
+}

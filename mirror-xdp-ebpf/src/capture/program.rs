@@ -1,0 +1,132 @@
+//! Entry point, maps, and the way from outcome to verdict.
+#![expect(unsafe_code, reason = "globals are read as volatile, map values are raw pointers")]
+
+use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::macros::{map, xdp};
+use aya_ebpf::maps::{PerCpuArray, XskMap};
+use aya_ebpf::programs::XdpContext;
+use aya_log_ebpf::{debug, trace};
+use mirror_xdp_common::capture::{CaptureHeader, flags};
+use mirror_xdp_common::counters::{Counter, CounterArray, Fate};
+use mirror_xdp_common::inner::{Fragment, InnerHeaders};
+use mirror_xdp_common::outer::{self, VxlanPorts};
+
+use crate::packet::Packet;
+
+/// The most queues an interface can have.
+const MAX_QUEUES: u32 = 256;
+
+/// UDP ports taken as VXLAN; user space sets them before loading.
+#[unsafe(no_mangle)]
+static VXLAN_PORTS: VxlanPorts = VxlanPorts([0; outer::MAX_PORTS]);
+
+/// Secret seed of the flow hash; user space sets it before loading.
+#[unsafe(no_mangle)]
+static HASH_SEED: u64 = 0;
+
+/// The counters of all outcomes, one array a CPU.
+#[map]
+static COUNTERS: PerCpuArray<CounterArray> = PerCpuArray::with_max_entries(1, 0);
+
+/// The socket of each queue.
+#[map]
+static SOCKETS: XskMap = XskMap::with_max_entries(MAX_QUEUES, 0);
+
+/// The program.
+#[xdp(frags)]
+pub(crate) fn capture(context: XdpContext) -> u32 {
+    let Some(counters) = COUNTERS.get_ptr_mut(0) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    let count = |counter: Counter| {
+        // SAFETY: the array belongs to this CPU, and no other program on it interrupts this one.
+        unsafe { (*counters)[counter as usize] += 1 };
+    };
+    count(Counter::Seen);
+    let outcome = run(&context);
+    count(outcome);
+    match outcome.fate() {
+        Fate::Passed => {
+            trace!(&context, "passed: {}", outcome.name());
+            xdp_action::XDP_PASS
+        }
+        // `run` has already told the kernel which socket.
+        Fate::Redirected => xdp_action::XDP_REDIRECT,
+        Fate::Dropped | Fate::Seen => {
+            debug!(&context, "dropped: {}", outcome.name());
+            xdp_action::XDP_DROP
+        }
+    }
+}
+
+/// Handles one frame and says what became of it.
+#[inline(always)]
+fn run(context: &XdpContext) -> Counter {
+    match try_run(context) {
+        Ok(()) => Counter::Redirected,
+        Err(reason) => reason,
+    }
+}
+
+#[inline(always)]
+fn try_run(context: &XdpContext) -> Result<(), Counter> {
+    let mut packet = Packet::new(context);
+    // SAFETY: a read-only global that user space set before loading; volatile, because the compiler would
+    // else fold the initial value in.
+    let ports = unsafe { core::ptr::read_volatile(&raw const VXLAN_PORTS) };
+    let mirrored = outer::decapsulate(&packet, &ports)?;
+    let header = capture_header(&packet, &mirrored);
+    let queue = context.rx_queue_index();
+    // The redirect is decided first: after it the frame is no longer what the kernel could make use of.
+    if SOCKETS.get(queue).is_none() {
+        return Err(Counter::NoSocket);
+    }
+    let end = mirrored.inner_offset + mirrored.inner_len;
+    let trailer = mirrored_trailer(&packet, end);
+    if trailer != 0 {
+        packet.trim_tail(trailer).map_err(|()| Counter::NoHeadroom)?;
+    }
+    packet.trim_head(mirrored.inner_offset - header.encoded_len()).map_err(|()| Counter::NoHeadroom)?;
+    let written =
+        if mirrored.ipv6 { packet.write_front(header.to_v6()) } else { packet.write_front(header.to_v4()) };
+    written.map_err(|()| Counter::HeadersNotLinear)?;
+    SOCKETS.redirect(queue, 0).map(|_| ()).map_err(|_| Counter::NoSocket)
+}
+
+/// Bytes behind the mirrored datagram: padding of a short Ethernet frame, or a trailer.
+#[inline(always)]
+fn mirrored_trailer(packet: &Packet<'_>, end: usize) -> usize {
+    use mirror_xdp_common::frame::Frame as _;
+    packet.len().saturating_sub(end)
+}
+
+#[inline(always)]
+fn capture_header(packet: &Packet<'_>, mirrored: &outer::Mirrored) -> CaptureHeader {
+    let inner = InnerHeaders::parse(packet, mirrored.inner_offset);
+    let original_len = inner.original_len(mirrored.inner_len);
+    let mut bits = 0;
+    if mirrored.ipv6 {
+        bits |= flags::OUTER_IPV6;
+    }
+    if original_len > mirrored.inner_len {
+        bits |= flags::TRUNCATED;
+    }
+    if !matches!(inner.fragment, Fragment::Whole) {
+        bits |= flags::FRAGMENT;
+    }
+    // SAFETY: as for the ports.
+    let seed = unsafe { core::ptr::read_volatile(&raw const HASH_SEED) };
+    CaptureHeader {
+        flags: bits,
+        vni: mirrored.vni,
+        outer_source: mirrored.source,
+        outer_destination: mirrored.destination,
+        captured_len: mirrored.inner_len as u32,
+        original_len: original_len as u32,
+        flow_hash: inner.flow_hash(seed),
+        rule: 0,
+        // SAFETY: the helper takes nothing.
+        time: unsafe { bpf_ktime_get_ns() },
+    }
+}

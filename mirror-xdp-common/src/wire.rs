@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::Address;
 
-/// EtherTypes (IEEE 802 numbers).
+/// Ethernet types (IEEE 802 numbers).
 pub mod ethertype {
     /// IPv4.
     pub const IPV4: u16 = 0x0800;

@@ -3,5 +3,6 @@
 #![deny(unsafe_code)]
 
 pub mod cli;
+pub mod record;
 pub mod sink;
 pub mod worker;

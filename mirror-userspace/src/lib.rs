@@ -4,5 +4,6 @@
 
 pub mod cli;
 pub mod datapath;
+pub mod record;
 pub mod sink;
 pub mod worker;

@@ -1,7 +1,7 @@
 //! The capture program: loaded from the object inside this binary, attached to one interface, its maps
 //! behind types.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 use aya::maps::{MapData, MapError, PerCpuArray, XskMap};
@@ -42,7 +42,7 @@ impl LogLevel {
 }
 
 /// What is fixed when the program is loaded.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// UDP destination ports taken as VXLAN.
     pub ports: VxlanPorts,
@@ -50,6 +50,14 @@ pub struct Options {
     pub hash_seed: u64,
     /// What to tell of single frames.
     pub log: LogLevel,
+    /// How many queues the interface has.
+    pub queues: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { ports: VxlanPorts::default(), hash_seed: 0, log: LogLevel::Off, queues: 1 }
+    }
 }
 
 /// How a program runs on an interface.
@@ -175,6 +183,7 @@ impl CaptureProgram {
             .override_global("VXLAN_PORTS", &options.ports.0, true)
             .override_global("HASH_SEED", &options.hash_seed, true)
             .override_global(aya_log::LEVEL, &level, true)
+            .map_max_entries("SOCKETS", options.queues)
             .load(OBJECT)?;
         let counters = ebpf.take_map("COUNTERS").ok_or(Error::Missing("COUNTERS"))?.try_into()?;
         let sockets = ebpf.take_map("SOCKETS").ok_or(Error::Missing("SOCKETS"))?.try_into()?;
@@ -213,14 +222,8 @@ impl CaptureProgram {
     }
 
     /// Makes the program hand the frames of a queue to this `AF_XDP` socket.
-    pub fn set_socket(&mut self, queue: u32, socket: &impl AsRawFd) -> Result<(), Error> {
-        Ok(self.sockets.set(queue, socket.as_raw_fd(), 0)?)
-    }
-
-    /// The most queues that [`CaptureProgram::set_socket`] takes.
-    #[must_use]
-    pub fn max_queues(&self) -> u32 {
-        self.sockets.len()
+    pub fn set_socket(&mut self, queue: u32, socket: RawFd) -> Result<(), Error> {
+        Ok(self.sockets.set(queue, socket, 0)?)
     }
 
     /// The counters as they stand.

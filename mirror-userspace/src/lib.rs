@@ -5,6 +5,7 @@
 pub mod afxdp;
 pub mod cli;
 pub mod datapath;
+pub mod error;
 pub mod live;
 pub mod nic;
 pub mod record;

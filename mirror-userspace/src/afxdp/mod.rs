@@ -85,7 +85,7 @@ pub enum Error {
     #[error("this kernel has no AF_XDP sockets (CONFIG_XDP_SOCKETS)")]
     Unsupported,
     /// Anything else.
-    #[error("cannot bind an AF_XDP socket to queue {queue}: {source}")]
+    #[error("cannot bind an AF_XDP socket to queue {queue}")]
     Bind {
         /// The queue.
         queue: u32,
@@ -93,8 +93,8 @@ pub enum Error {
         source: io::Error,
     },
     /// The buffers were refused.
-    #[error("the kernel refuses the buffers for AF_XDP: {0}")]
-    Umem(io::Error),
+    #[error("the kernel refuses the buffers for AF_XDP")]
+    Umem(#[source] io::Error),
 }
 
 /// How a socket gets frames from the driver.

@@ -12,6 +12,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use mirror_xdp_common::outer::{MAX_PORTS, VxlanPorts};
 
+use crate::error::one_line;
+
 /// Captures AWS VPC Traffic Mirroring sessions with XDP, keeps flows, writes EVE JSON.
 #[derive(Debug, Parser)]
 #[command(name = "mirror-xdp", version, arg_required_else_help = true)]
@@ -40,7 +42,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("mirror-xdp: {error:#}");
+            eprintln!("mirror-xdp: {}", one_line(error.as_ref()));
             ExitCode::FAILURE
         }
     }

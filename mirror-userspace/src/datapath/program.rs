@@ -91,13 +91,13 @@ pub enum Error {
     #[error("the embedded eBPF object lacks `{0}`: rebuild it with `cargo xtask build`")]
     Missing(&'static str),
     /// The kernel did not take the object.
-    #[error("the kernel did not load the eBPF program: {}", causes(.0))]
+    #[error("the kernel did not load the eBPF program")]
     Load(#[from] EbpfError),
     /// The kernel refused an operation on the program.
-    #[error("{}", causes(.0))]
+    #[error(transparent)]
     Program(#[from] ProgramError),
     /// The kernel refused an operation on a map.
-    #[error("{}", causes(.0))]
+    #[error(transparent)]
     Map(#[from] MapError),
 }
 
@@ -114,25 +114,6 @@ impl Error {
         }
         None
     }
-}
-
-/// An error and its causes on one line. The verifier's log, which may be long, is left out.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = String::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let line = error.to_string();
-        let line = line.lines().next().unwrap_or_default();
-        // aya repeats the cause in some messages.
-        if !text.ends_with(line) {
-            if !text.is_empty() {
-                text.push_str(": ");
-            }
-            text.push_str(line);
-        }
-        next = error.source();
-    }
-    text
 }
 
 /// The counters of the program, added up over all CPUs.

@@ -31,6 +31,7 @@ use crate::afxdp::{self, Bind, Queue};
 use crate::datapath::attached::{self, Attached};
 use crate::datapath::program::{self, CaptureProgram, LogLevel, Options};
 use crate::datapath::Mode;
+use crate::error::one_line;
 use crate::nic::{self, Netlink};
 use crate::sink::{Overflow, Sink};
 use crate::stats::{self, Stats};
@@ -80,7 +81,7 @@ pub enum Error {
     #[error(transparent)]
     Netlink(nic::Error),
     /// Something is wrong with an interface.
-    #[error("{name}: {source}")]
+    #[error("{name}")]
     Interface {
         /// Its name.
         name: String,
@@ -102,7 +103,7 @@ pub enum Error {
         by: PortUser,
     },
     /// A port of mirror traffic cannot be reserved.
-    #[error("cannot reserve UDP port {port}: {source}")]
+    #[error("cannot reserve UDP port {port}")]
     Port {
         /// The port.
         port: u16,
@@ -110,10 +111,10 @@ pub enum Error {
         source: Errno,
     },
     /// A worker's thread cannot be started.
-    #[error("cannot start a worker: {0}")]
-    Thread(std::io::Error),
+    #[error("cannot start a worker")]
+    Thread(#[source] std::io::Error),
     /// A worker ended on its own.
-    #[error("worker {worker} of {interface}, queue {queue}, {source}")]
+    #[error("worker {worker}, of queue {queue} of {interface}, ended")]
     Worker {
         /// Its number.
         worker: usize,
@@ -180,7 +181,7 @@ pub enum InterfaceError {
     #[error(transparent)]
     Sockets(#[from] afxdp::Error),
     /// The program is not attached.
-    #[error("the XDP program cannot be attached in {} mode: {}{}", mode.name(), .source, hint(.mode, .source))]
+    #[error("the XDP program cannot be attached in {} mode: {}", mode.name(), reason(.source))]
     Attach {
         /// How it was tried.
         mode: Mode,
@@ -195,24 +196,15 @@ pub enum InterfaceError {
     Detached,
 }
 
-/// What an error number means for attaching.
-fn reason(source: &program::Error) -> String {
-    match source.raw_os_error().map(Errno::from_raw) {
+/// Why a program could not be attached.
+fn reason(error: &program::Error) -> String {
+    match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EOPNOTSUPP) => "the driver has no native XDP".to_owned(),
-        Some(Errno::ENOSPC) => "too few receive queues: a veth needs as many as its peer has transmit \
-                                queues, other drivers one for each CPU"
+        Some(Errno::ENOSPC) => "too few queues: a veth needs as many for receiving as its peer has for \
+                                sending, other drivers one for each CPU"
             .to_owned(),
         Some(errno) => errno.desc().to_owned(),
-        None => source.to_string(),
-    }
-}
-
-fn hint(mode: &Mode, source: &program::Error) -> String {
-    match (mode, source.raw_os_error().map(Errno::from_raw)) {
-        (Mode::Native, Some(Errno::EOPNOTSUPP | Errno::ENOSPC)) => {
-            format!(" ({}); try --mode generic", reason(source))
-        }
-        _ => String::new(),
+        None => one_line(error),
     }
 }
 

@@ -10,5 +10,6 @@ pub mod live;
 pub mod nic;
 pub mod record;
 pub mod sink;
+pub mod source;
 pub mod stats;
 pub mod worker;

@@ -2,6 +2,13 @@
 //! writing records; and the same over capture files.
 #![deny(unsafe_code)]
 
+pub mod afxdp;
 pub mod cli;
+pub mod datapath;
+pub mod error;
+pub mod live;
+pub mod nic;
+pub mod record;
 pub mod sink;
+pub mod stats;
 pub mod worker;

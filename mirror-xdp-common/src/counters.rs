@@ -51,6 +51,10 @@ counters! {
     NotMirror = Passed "not_mirror",
     /// A later fragment of some UDP datagram: without ports nobody can say whose, so the kernel gets it.
     LaterFragment = Passed "outer_later_fragment",
+    /// The headers that tell mirror traffic from other reach beyond the frame's first buffer. The kernel
+    /// gets the frame: it may be the host's own traffic, and a lost session to it is worse than a lost
+    /// frame.
+    OuterNotLinear = Passed "outer_not_linear",
     /// The first fragment of a mirrored datagram. AWS does not fragment, it truncates.
     OuterFragment = Dropped "outer_fragment",
     /// The outer IP length is shorter than its headers or longer than the frame.
@@ -63,7 +67,8 @@ counters! {
     VxlanNoVni = Dropped "vxlan_no_vni",
     /// What follows the VXLAN header is shorter than an Ethernet header.
     InnerTooShort = Dropped "inner_too_short",
-    /// The outer headers reach beyond the frame's first buffer.
+    /// Mirror traffic, but its outer headers reach beyond the frame's first buffer, so they cannot be
+    /// taken off.
     HeadersNotLinear = Dropped "headers_not_linear",
     /// The kernel refused to move the frame's start or end.
     NoHeadroom = Dropped "no_headroom",

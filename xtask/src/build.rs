@@ -1,6 +1,6 @@
 //! `cargo xtask build`: the eBPF objects, then the binary that embeds them.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::{env, fs};
@@ -80,10 +80,16 @@ fn copy_where_different(from: &Path, to: &Path) -> Result<()> {
 /// A cargo that finds the clang that libxdp is compiled with.
 pub(crate) fn user_space_cargo() -> Result<Command> {
     let mut command = cargo();
-    if let Some(directory) = clang_directory() {
-        command.env("PATH", path_with(&directory)?);
-    }
+    command.env("PATH", path_with_clang()?);
     Ok(command)
+}
+
+/// `PATH`, with the directory of a clang on it.
+pub(crate) fn path_with_clang() -> Result<OsString> {
+    match clang_directory() {
+        Some(directory) => path_with(&directory),
+        None => Ok(env::var_os("PATH").unwrap_or_default()),
+    }
 }
 
 /// Where cargo puts what it builds, wherever the user has told it to: this program was built there too.

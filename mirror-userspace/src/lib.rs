@@ -3,5 +3,7 @@
 #![deny(unsafe_code)]
 
 pub mod cli;
+pub mod datapath;
+pub mod record;
 pub mod sink;
 pub mod worker;

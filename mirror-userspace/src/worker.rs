@@ -3,6 +3,8 @@
 use mirror_xdp_common::hash::FlowHash;
 use mirror_xdp_common::{Address, Vni};
 
+use crate::sink::Producer;
+
 /// Where a mirrored frame came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Mirror {
@@ -46,31 +48,59 @@ pub struct WorkerCounters {
     pub records_lost: u64,
 }
 
+/// How a worker is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerConfig {
+    /// Flows that the table holds at most; at the bound the flow that was idle the longest goes.
+    pub max_flows: usize,
+    /// Seed of the flow hash: the one that the frames' [`FrameInfo::flow_hash`] was made with.
+    pub hash_seed: u64,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self { max_flows: 1 << 18, hash_seed: 0 }
+    }
+}
+
 /// Keeps the flows of one core and feeds the analyzers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Worker {
+    config: WorkerConfig,
     counters: WorkerCounters,
+    records: Producer,
 }
 
 impl Worker {
+    /// A worker without flows; its records go to `records`.
+    #[must_use]
+    pub fn new(config: WorkerConfig, records: Producer) -> Self {
+        Self { config, counters: WorkerCounters::default(), records }
+    }
+
     /// Takes one inner frame, from its Ethernet header on.
     pub fn frame(&mut self, info: &FrameInfo, frame: &[u8]) {
-        let _ = (info, frame);
+        let _ = (info, frame, self.config);
         self.counters.delivered += 1;
+        self.counters.analysed += 1;
+        self.counters.delivered_bytes += u64::from(info.original_len);
     }
 
     /// Advances the timers to `now` (nanoseconds since the epoch), ending flows that timed out, and
     /// hands finished records to the sink. Live: called after each batch and at least once a second.
     pub fn tick(&mut self, now: u64) {
         let _ = now;
+        self.records.flush();
     }
 
     /// Ends all flows (reason `shutdown`) and hands over the last records.
-    pub fn finish(&mut self) {}
+    pub fn finish(&mut self) {
+        self.records.finish();
+    }
 
     /// What was counted so far.
     #[must_use]
     pub fn counters(&self) -> WorkerCounters {
-        self.counters.clone()
+        WorkerCounters { records_lost: self.records.lost(), ..self.counters.clone() }
     }
 }

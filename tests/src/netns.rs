@@ -34,7 +34,7 @@ impl Namespace {
         // A namespace belongs to a thread: this one is made for that, and ends at once.
         let file = on_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET)
-                .map_err(|error| annotate(error.into(), "cannot make a network namespace"))?;
+                .map_err(|error| annotate(&error.into(), "cannot make a network namespace"))?;
             fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1")?;
             File::open("/proc/thread-self/ns/net")
         })?;
@@ -119,7 +119,7 @@ fn on_thread<R: Send>(body: impl FnOnce() -> io::Result<R> + Send) -> io::Result
     thread::scope(|scope| scope.spawn(body).join()).unwrap_or_else(|payload| panic::resume_unwind(payload))
 }
 
-fn annotate(error: io::Error, what: &str) -> io::Error {
+fn annotate(error: &io::Error, what: &str) -> io::Error {
     let root = if error.kind() == io::ErrorKind::PermissionDenied { " (this needs root)" } else { "" };
     io::Error::new(error.kind(), format!("{what}: {error}{root}"))
 }

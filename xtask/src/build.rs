@@ -1,14 +1,13 @@
 //! `cargo xtask build`: the eBPF objects, then the binary that embeds them.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::{env, fs};
 
 use anyhow::{Context as _, Result};
 
-use crate::command::{cargo, path_with, run, step, workspace};
-use crate::setup::packages::clang_directory;
+use crate::command::{cargo, run, step, workspace};
 use crate::setup::setup;
 use crate::setup::toolchain::Toolchain;
 
@@ -29,7 +28,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
 pub(crate) fn build(release: bool) -> Result<PathBuf> {
     build_ebpf(&setup()?, false)?;
     step("Building mirror-xdp");
-    let mut command = user_space_cargo()?;
+    let mut command = cargo();
     command.args(["build", "--package", "mirror-userspace"]);
     if release {
         command.arg("--release");
@@ -75,21 +74,6 @@ fn copy_where_different(from: &Path, to: &Path) -> Result<()> {
         return Ok(());
     }
     fs::write(to, bytes).with_context(|| format!("cannot write {}", to.display()))
-}
-
-/// A cargo that finds the clang that libxdp is compiled with.
-pub(crate) fn user_space_cargo() -> Result<Command> {
-    let mut command = cargo();
-    command.env("PATH", path_with_clang()?);
-    Ok(command)
-}
-
-/// `PATH`, with the directory of a clang on it.
-pub(crate) fn path_with_clang() -> Result<OsString> {
-    match clang_directory() {
-        Some(directory) => path_with(&directory),
-        None => Ok(env::var_os("PATH").unwrap_or_default()),
-    }
 }
 
 /// Where cargo puts what it builds, wherever the user has told it to: this program was built there too.

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 
-use crate::build::{build, path_with_clang, user_space_cargo};
-use crate::command::{display, root_prefix, step};
+use crate::build::build;
+use crate::command::{cargo, display, root_prefix, step};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -18,19 +18,15 @@ pub(crate) struct Args {
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     let binary = build(true)?;
     step("Running the tests");
-    let mut command = user_space_cargo()?;
+    let mut command = cargo();
     // All that fail are to be known, not only those of the first file.
     command
         .args(["test", "--workspace", "--no-fail-fast"])
         .args(&args.arguments)
         .env("MIRROR_XDP_BIN", binary);
-    let mut runner =
+    let runner =
         root_prefix("making network namespaces for the tests, and loading eBPF programs into them,")?;
     if !runner.is_empty() {
-        // sudo sets a PATH of its own, without the clang that a test compiles a program with.
-        let mut path = OsString::from("PATH=");
-        path.push(path_with_clang()?);
-        runner.extend(["env".into(), path]);
         // A TOML string is written as Rust writes one, for what stands in paths.
         let words: Vec<_> = runner.iter().map(|word| format!("{:?}", word.to_string_lossy())).collect();
         command.arg("--config").arg(format!("target.'cfg(all())'.runner=[{}]", words.join(",")));

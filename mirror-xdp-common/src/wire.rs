@@ -11,6 +11,8 @@ pub mod ethertype {
     pub const IPV4: u16 = 0x0800;
     /// IPv6.
     pub const IPV6: u16 = 0x86dd;
+    /// ARP.
+    pub const ARP: u16 = 0x0806;
     /// 802.1Q tag.
     pub const VLAN: u16 = 0x8100;
     /// 802.1ad service tag.

@@ -127,10 +127,14 @@ fn annotate(error: &io::Error, what: &str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::require::privileges;
     use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 
     #[test]
     fn a_cable_carries_datagrams_between_namespaces() {
+        if !privileges() {
+            return;
+        }
         let (left, right) = (Namespace::new().unwrap(), Namespace::new().unwrap());
         left.veth("veth0", &right, "veth0", 2).unwrap();
         let addresses = |host| {
@@ -155,6 +159,9 @@ mod tests {
 
     #[test]
     fn interfaces_are_invisible_outside() {
+        if !privileges() {
+            return;
+        }
         let namespace = Namespace::new().unwrap();
         namespace.veth("inside0", &namespace, "inside1", 1).unwrap();
         assert!(namespace.mac("inside0").is_ok());

@@ -2,13 +2,12 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::{env, fs};
 
 use anyhow::{Context as _, Result};
 
-use crate::command::{cargo, path_with, run, step, workspace};
-use crate::setup::packages::clang_directory;
+use crate::command::{cargo, run, step, workspace};
 use crate::setup::setup;
 use crate::setup::toolchain::Toolchain;
 
@@ -29,7 +28,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
 pub(crate) fn build(release: bool) -> Result<PathBuf> {
     build_ebpf(&setup()?, false)?;
     step("Building mirror-xdp");
-    let mut command = user_space_cargo()?;
+    let mut command = cargo();
     command.args(["build", "--package", "mirror-userspace"]);
     if release {
         command.arg("--release");
@@ -75,15 +74,6 @@ fn copy_where_different(from: &Path, to: &Path) -> Result<()> {
         return Ok(());
     }
     fs::write(to, bytes).with_context(|| format!("cannot write {}", to.display()))
-}
-
-/// A cargo that finds the clang that libxdp is compiled with.
-pub(crate) fn user_space_cargo() -> Result<Command> {
-    let mut command = cargo();
-    if let Some(directory) = clang_directory() {
-        command.env("PATH", path_with(&directory)?);
-    }
-    Ok(command)
 }
 
 /// Where cargo puts what it builds, wherever the user has told it to: this program was built there too.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::build::{build_ebpf, user_space_cargo};
+use crate::build::build_ebpf;
 use crate::command::{cargo, run, step};
 use crate::setup::setup;
 
@@ -13,11 +13,9 @@ pub(crate) fn main() -> Result<ExitCode> {
     step("Formatting");
     run(cargo().args(["fmt", "--all", "--check"]))?;
     step("Lints");
-    run(user_space_cargo()?.args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]))?;
+    run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]))?;
     step("Documentation");
-    run(user_space_cargo()?
-        .args(["doc", "--workspace", "--no-deps"])
-        .env("RUSTDOCFLAGS", "--deny warnings"))?;
+    run(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings"))?;
     build_ebpf(&toolchain, true)?;
     Ok(ExitCode::SUCCESS)
 }

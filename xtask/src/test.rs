@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 
-use crate::build::{build, user_space_cargo};
-use crate::command::{display, root_prefix, step};
+use crate::build::build;
+use crate::command::{cargo, display, root_prefix, step};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -18,11 +18,16 @@ pub(crate) struct Args {
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     let binary = build(true)?;
     step("Running the tests");
-    let mut command = user_space_cargo()?;
-    command.args(["test", "--workspace"]).args(&args.arguments).env("MIRROR_XDP_BIN", binary);
+    let mut command = cargo();
+    // All that fail are to be known, not only those of the first file.
+    command
+        .args(["test", "--workspace", "--no-fail-fast"])
+        .args(&args.arguments)
+        .env("MIRROR_XDP_BIN", binary);
     let runner =
         root_prefix("making network namespaces for the tests, and loading eBPF programs into them,")?;
     if !runner.is_empty() {
+        // A TOML string is written as Rust writes one, for what stands in paths.
         let words: Vec<_> = runner.iter().map(|word| format!("{:?}", word.to_string_lossy())).collect();
         command.arg("--config").arg(format!("target.'cfg(all())'.runner=[{}]", words.join(",")));
     }

@@ -4,7 +4,7 @@
 //! ([`toolchain`]). Nothing is remembered between runs: each looks at what is there, which takes a
 //! fraction of a second.
 
-pub(crate) mod packages;
+mod packages;
 pub(crate) mod toolchain;
 
 use std::process::ExitCode;

@@ -4,7 +4,7 @@
 //! may have it from anywhere.
 
 use std::io::{IsTerminal as _, Write as _, stderr, stdin};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -18,8 +18,6 @@ enum Fact {
     Program(&'static str),
     /// A C header of this name.
     Header(&'static str),
-    /// A clang, on `PATH` or where Debian keeps those of a certain version.
-    Clang,
 }
 
 /// Something that has to be there.
@@ -43,7 +41,7 @@ const REQUIREMENTS: &[Requirement] = &[
     program("make", "make", "builds libbpf, which libxdp is built on"),
     program("pkg-config", "pkg-config", "finds the libraries that libbpf needs"),
     program("m4", "m4", "generates parts of libxdp"),
-    Requirement { fact: Fact::Clang, package: "clang", why: "compiles libxdp and reads its headers" },
+    program("clang", "clang", "compiles libxdp and reads its headers"),
     header("libelf.h", "libelf-dev", "libbpf reads object files with it"),
     header("zlib.h", "zlib1g-dev", "libelf decompresses with it"),
     program("curl", "curl", "downloads; a client of the lab"),
@@ -62,27 +60,8 @@ impl Requirement {
         match self.fact {
             Fact::Program(name) => find_program(name).is_some(),
             Fact::Header(name) => INCLUDE.iter().any(|directory| Path::new(directory).join(name).is_file()),
-            Fact::Clang => clang_directory().is_some(),
         }
     }
-}
-
-/// The directory of the clang to use.
-pub(crate) fn clang_directory() -> Option<PathBuf> {
-    find_program("clang").or_else(newest_llvm_clang)?.parent().map(Path::to_path_buf)
-}
-
-/// Debian installs the compilers of a certain version only by their full names; a directory for each
-/// version has them by their plain ones.
-fn newest_llvm_clang() -> Option<PathBuf> {
-    let version = |name: &str| name.strip_prefix("llvm-")?.parse::<u32>().ok();
-    std::fs::read_dir("/usr/lib")
-        .ok()?
-        .flatten()
-        .filter_map(|entry| Some((version(entry.file_name().to_str()?)?, entry.path().join("bin/clang"))))
-        .filter(|(_, clang)| clang.is_file())
-        .max()
-        .map(|(_, clang)| clang)
 }
 
 /// Installs the requirements that are not met.

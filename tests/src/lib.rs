@@ -10,3 +10,4 @@ pub mod inject;
 pub mod netns;
 pub mod process;
 pub mod require;
+pub mod sniffer;

@@ -123,9 +123,9 @@ impl fmt::Display for Protocol {
             protocol::UDP => "UDP",
             protocol::ICMPV6 => "IPv6-ICMP",
             protocol::SCTP => "SCTP",
-            41 => "IPv6",
-            47 => "GRE",
-            50 => "ESP",
+            protocol::IPV6 => "IPv6",
+            protocol::IPV4 => "IPIP",
+            protocol::ESP => "ESP",
             other => return write!(f, "{other:03}"),
         };
         f.write_str(name)

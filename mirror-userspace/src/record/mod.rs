@@ -20,6 +20,12 @@ impl Vlans {
     /// How many tags are looked at; Suricata knows as many.
     pub const MAX: usize = 3;
 
+    /// No tags.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { ids: [0; Self::MAX], count: 0 }
+    }
+
     /// Adds the identifier of a further tag; `false` where there are [`Vlans::MAX`] already.
     pub fn push(&mut self, id: u16) -> bool {
         let Some(slot) = self.ids.get_mut(usize::from(self.count)) else { return false };
@@ -91,7 +97,7 @@ pub struct IcmpSummary {
 }
 
 /// What a TCP connection came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpSummary {
     /// Flags of both sides, or-ed; the low byte of the header's flag field.
     pub flags: u8,

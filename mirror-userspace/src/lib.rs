@@ -3,5 +3,6 @@
 #![deny(unsafe_code)]
 
 pub mod cli;
+pub mod protocol;
 pub mod sink;
 pub mod worker;

@@ -6,6 +6,7 @@ pub mod capture_file;
 pub mod cli;
 pub mod flow;
 pub mod packet;
+pub mod protocol;
 pub mod record;
 pub mod sink;
 pub mod worker;

@@ -4,11 +4,12 @@ use mirror_xdp_common::hash::FlowHash;
 use mirror_xdp_common::{Address, Vni};
 use serde::{Serialize, Serializer};
 
+use crate::flow::stream::Streams;
 use crate::flow::tcp::Segment;
 use crate::flow::{Flow, FlowKey, FlowTable, Session};
 use crate::packet::fragment::Defragmenter;
 use crate::packet::{self, Decoded, Fragment, Layer, LinkType, Packet, Refusal, Transport};
-use crate::record::{EndReason, Record};
+use crate::record::{DnsRecord, EndReason};
 use crate::sink::Producer;
 
 /// Where a mirrored frame came from.
@@ -91,6 +92,7 @@ const HAND_OVER_INTERVAL: u64 = 100_000_000;
 pub struct Worker {
     config: WorkerConfig,
     flows: FlowTable,
+    streams: Streams,
     defragmenter: Defragmenter,
     /// The datagram that was put together last.
     datagram: Vec<u8>,
@@ -112,6 +114,7 @@ impl Worker {
         Self {
             config,
             flows: FlowTable::new(config.max_flows),
+            streams: Streams::default(),
             defragmenter: Defragmenter::default(),
             datagram: Vec::new(),
             records,
@@ -201,7 +204,7 @@ impl Worker {
             let reused = segment.is_some_and(|segment| flow.is_reused_by(direction, &segment));
             if reused || self.flows.is_timed_out(index, info.time) {
                 let flow = self.flows.remove(index);
-                self.end(&flow, EndReason::Timeout, info.time);
+                self.end(flow, EndReason::Timeout, info.time);
                 found = None;
             }
         }
@@ -212,16 +215,18 @@ impl Worker {
             self.flows_total += 1;
             let insert = self.flows.insert(flow, hash, info.time);
             if let Some(evicted) = insert.evicted {
-                self.end(&evicted, EndReason::Forced, info.time);
+                self.end(evicted, EndReason::Forced, info.time);
             }
             insert.index
         };
         let flow = self.flows.flow(index);
         let direction = flow.direction(forward);
         flow.count(direction, packet, info.time);
-        if let Some(segment) = segment {
-            flow.follow(direction, &segment);
-        }
+        let records = &mut self.records;
+        flow.follow(direction, packet, &mut self.streams, |head, message, number| {
+            let conversation = head.conversation();
+            records.push_dns(DnsRecord { time: info.time, conversation, number, message: (0, 0) }, message);
+        });
         self.flows.touch(index, info.time);
         Ok(())
     }
@@ -238,7 +243,7 @@ impl Worker {
         let index = self.flows.find(&key, hash).ok_or(Refusal::IcmpError)?;
         if self.flows.is_timed_out(index, info.time) {
             let flow = self.flows.remove(index);
-            self.end(&flow, EndReason::Timeout, info.time);
+            self.end(flow, EndReason::Timeout, info.time);
             return Err(Refusal::IcmpError);
         }
         let flow = self.flows.flow(index);
@@ -248,8 +253,9 @@ impl Worker {
         Ok(())
     }
 
-    fn end(&mut self, flow: &Flow, reason: EndReason, now: u64) {
-        self.records.push(Record::Flow(flow.record(reason, now)));
+    fn end(&mut self, mut flow: Flow, reason: EndReason, now: u64) {
+        flow.close(&mut self.streams);
+        self.records.push_flow(flow.record(reason, now));
     }
 
     /// Advances the timers to `now` (nanoseconds since the epoch), ending flows that timed out, and
@@ -257,7 +263,7 @@ impl Worker {
     pub fn tick(&mut self, now: u64) {
         self.now = self.now.max(now);
         while let Some(flow) = self.flows.expire(now) {
-            self.end(&flow, EndReason::Timeout, now);
+            self.end(flow, EndReason::Timeout, now);
         }
         if now.saturating_sub(self.handed_over) >= HAND_OVER_INTERVAL {
             self.handed_over = now;
@@ -268,7 +274,7 @@ impl Worker {
     /// Ends all flows (reason `shutdown`) and hands over the last records.
     pub fn finish(&mut self) {
         for flow in self.flows.drain() {
-            self.records.push(Record::Flow(flow.record(EndReason::Shutdown, self.now)));
+            self.records.push_flow(flow.record(EndReason::Shutdown, self.now));
         }
         self.records.finish();
     }

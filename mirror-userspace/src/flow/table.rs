@@ -111,7 +111,7 @@ impl FlowTable {
         let mut at = self.buckets[self.bucket(hash)].wrapping_sub(1);
         while at != NONE {
             let entry = &self.entries[at as usize];
-            if entry.hash == hash && entry.flow.key == *key {
+            if entry.hash == hash && entry.flow.head.key == *key {
                 return Some(FlowIndex(at));
             }
             at = entry.next;

@@ -154,11 +154,26 @@ pub struct FlowRecord {
     pub tcp: Option<TcpSummary>,
 }
 
+/// A DNS message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DnsRecord {
+    /// When it was seen, in nanoseconds since the epoch.
+    pub time: u64,
+    /// Whose message it is.
+    pub conversation: Conversation,
+    /// The message's number in its flow.
+    pub number: u32,
+    /// Where the batch has the message's bytes: position and length.
+    pub message: (u32, u32),
+}
+
 /// Anything that a worker hands to the sinks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Record {
     /// A flow that ended.
     Flow(FlowRecord),
+    /// A DNS message.
+    Dns(DnsRecord),
 }
 
 /// The kinds of events in the log.
@@ -194,6 +209,7 @@ impl Record {
     pub const fn kind(&self) -> EventKind {
         match self {
             Self::Flow(_) => EventKind::Flow,
+            Self::Dns(_) => EventKind::Dns,
         }
     }
 }

@@ -22,9 +22,17 @@ pub struct Data {
     streams: [Stream; 2],
     /// Bytes are missing: the next may be in the middle of a message.
     lost: [bool; 2],
+    /// The flow began with an answer of DNS and is not looked at, see [`Data::refuse`].
+    unasked: bool,
 }
 
 impl Data {
+    /// Looks at no data: the flow counts as not recognised. So Suricata does where the first datagram of
+    /// a flow comes from the port of DNS, since it is told to expect servers on that port only.
+    pub const fn refuse(&mut self) {
+        self.unasked = true;
+    }
+
     /// Takes the payload of a UDP datagram.
     pub fn datagram(
         &mut self,
@@ -36,8 +44,11 @@ impl Data {
         if payload.is_empty() {
             return;
         }
+        if self.unasked {
+            return;
+        }
         self.detector.feed(endpoints, direction, payload);
-        if self.detector.app_proto() == Some(AppProto::Dns) {
+        if self.detector.flow() == Detection::Found(AppProto::Dns) {
             message(&mut self.transactions, payload, sink);
         }
     }
@@ -52,7 +63,7 @@ impl Data {
         segment: &Segment<'_>,
         sink: &mut DnsSink<'_>,
     ) {
-        let Self { detector, transactions, streams: [client, server], lost } = self;
+        let Self { detector, transactions, streams: [client, server], lost, .. } = self;
         let (this, other) = match direction {
             Direction::ToServer => (client, server),
             Direction::ToClient => (server, client),
@@ -91,12 +102,13 @@ impl Data {
     /// What the flow's record says of its application.
     #[must_use]
     pub fn application(&self) -> Application {
-        let protocol = self.detector.app_proto();
-        let other = |direction| {
-            self.detector.direction(direction).filter(|&found| Some(found) != protocol).map(AppProto::name)
+        let flow = if self.unasked { Detection::Failed } else { self.detector.flow() };
+        let other = |direction| match self.detector.direction(direction) {
+            Detection::Unknown => None,
+            found => found.name().filter(|_| found != flow),
         };
         Application {
-            protocol: protocol.map(AppProto::name),
+            protocol: flow.name(),
             to_server: other(Direction::ToServer),
             to_client: other(Direction::ToClient),
         }
@@ -124,7 +136,8 @@ fn analyze(
         Event::Gap => {
             *lost = true;
             // Only the first bytes tell what a stream is.
-            return if detector.direction(direction).is_some() { Use::Used(0) } else { Use::Close };
+            let told = detector.direction(direction) != Detection::Unknown;
+            return if told { Use::Used(0) } else { Use::Close };
         }
     };
     match detector.feed(endpoints, direction, bytes.get(new..).unwrap_or_default()) {

@@ -90,15 +90,21 @@ impl Flow {
     /// from the key's lower to its higher endpoint.
     #[must_use]
     pub fn new(key: FlowKey, forward: bool, packet: &Packet<'_>, mirror: Option<Mirror>, now: u64) -> Self {
-        // An answer without its question: the worker began to listen in between.
         let answer = match packet.transport {
             Transport::Udp { payload, .. } => is_dns_answer(packet.source_port, payload),
             _ => false,
         };
+        let mut data = Data::default();
+        // Of a mirror session that is all there may be: sessions mirror one direction only where they are
+        // told to, and the other may come to another worker. Then the server is who answers.
+        let reversed = answer && mirror.is_some();
+        if answer && !reversed {
+            data.refuse();
+        }
         Self {
             head: Head {
                 key,
-                client_is_low: forward != answer,
+                client_is_low: forward != reversed,
                 outer_destination: mirror.map_or(Address::default(), |mirror| mirror.outer_destination),
                 id: flow_id(&key, now),
             },
@@ -110,7 +116,7 @@ impl Flow {
             state: FlowState::New,
             icmp: [None; 2],
             connection: None,
-            data: Data::default(),
+            data,
         }
     }
 

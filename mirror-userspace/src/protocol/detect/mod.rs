@@ -6,6 +6,8 @@
 //! bytes that each flow has for it.
 
 mod signatures;
+#[cfg(test)]
+mod tests;
 
 use super::Direction;
 use signatures::{Look, SIGNATURES};

@@ -11,6 +11,9 @@ const HEADER_LEN: usize = 12;
 /// byte stand for up to 500; no honest message needs a tenth of that over all of its names.
 const WORK_PER_BYTE: usize = 32;
 
+/// What a message of any size may take besides: a few names that are as long as names are read.
+const WORK_OF_ANY: usize = 4096;
+
 /// What each record takes besides its names, in the same unit: about what it is in text form.
 const WORK_PER_RECORD: usize = 64;
 
@@ -210,7 +213,7 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(message: &'a [u8]) -> Self {
-        Self { message, at: HEADER_LEN, budget: message.len() * WORK_PER_BYTE }
+        Self { message, at: HEADER_LEN, budget: WORK_OF_ANY + message.len() * WORK_PER_BYTE }
     }
 
     fn spend(&mut self, work: usize) -> Result<(), Malformed> {

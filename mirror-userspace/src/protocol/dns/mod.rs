@@ -15,6 +15,8 @@ mod message;
 mod name;
 mod registry;
 mod tcp;
+#[cfg(test)]
+mod tests;
 
 pub use eve::{Event, Events};
 pub use message::{Data, Header, Malformed, Message, Question, Questions, Record, Records, probe};

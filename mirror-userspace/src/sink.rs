@@ -1,2 +1,411 @@
-//! Sinks: threads of their own that turn records into files. A worker hands records over through a
-//! bounded queue; live, a full queue costs the record, counted, and never the worker's time.
+//! The EVE sink: a thread of its own that turns records into lines of `eve.json`.
+//!
+//! Each worker has a [`Producer`] with a fixed number of batches that go round: the worker fills one,
+//! hands it over through a bounded queue, the sink writes it out and sends it back empty. So the packet
+//! path neither allocates nor waits: where no empty batch is left, the record is lost and counted. A
+//! producer for capture files waits instead, and loses nothing.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde::{Serialize, Serializer};
+
+use crate::record::{DnsRecord, EventKind, FlowRecord, Record, eve};
+
+/// The log's name in the log directory.
+pub const FILE_NAME: &str = "eve.json";
+
+/// Batches that go round between one worker and the sink.
+const BATCHES: usize = 8;
+/// Records a batch holds.
+const BATCH_RECORDS: usize = 256;
+/// Bytes a batch holds: at least one message of the largest kind, DNS over TCP.
+const BATCH_BYTES: usize = 128 * 1024;
+/// Batches, events and the stop mark that may wait for the sink.
+const QUEUE: usize = 1024;
+/// Text that is collected before it is written to the file.
+const BUFFER: usize = 256 * 1024;
+/// No line waits longer than this for its way to the file.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why a log cannot be opened, or was not wholly written.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// The log directory is missing and cannot be made, or is not a directory.
+    #[error("cannot make the log directory {}: {source}; choose a writable one with --log-dir", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The log cannot be opened for appending.
+    #[error("cannot write {}: {source}; choose a writable directory with --log-dir", path.display())]
+    Open {
+        /// The log file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The sink's thread cannot be started.
+    #[error("cannot start the thread that writes the log: {0}")]
+    Thread(io::Error),
+}
+
+/// What became of the records handed to the sink.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SinkCounters {
+    /// Events that are in the file, by [`EventKind`].
+    #[serde(serialize_with = "by_name")]
+    pub written: [u64; EventKind::ALL.len()],
+    /// Events that the file would not take.
+    pub lost: u64,
+}
+
+fn by_name<S: Serializer>(written: &[u64; EventKind::ALL.len()], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(EventKind::ALL.into_iter().map(|kind| (kind.name(), written[kind as usize])))
+}
+
+impl SinkCounters {
+    /// The events written, with the names of their kinds.
+    pub fn written_by_kind(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        EventKind::ALL.into_iter().map(|kind| (kind.name(), self.written[kind as usize]))
+    }
+}
+
+#[derive(Debug, Default)]
+struct SharedCounters {
+    written: [AtomicU64; EventKind::ALL.len()],
+    lost: AtomicU64,
+}
+
+impl SharedCounters {
+    fn load(&self) -> SinkCounters {
+        SinkCounters {
+            written: std::array::from_fn(|kind| self.written[kind].load(Ordering::Relaxed)),
+            lost: self.lost.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Records on their way to the sink, and the bytes that some of them are about.
+#[derive(Debug)]
+struct Batch {
+    records: Vec<Record>,
+    bytes: Vec<u8>,
+}
+
+impl Batch {
+    fn new() -> Self {
+        Self { records: Vec::with_capacity(BATCH_RECORDS), bytes: Vec::with_capacity(BATCH_BYTES) }
+    }
+
+    fn clear(&mut self) {
+        self.records.clear();
+        self.bytes.clear();
+    }
+
+    const fn has_room(&self, bytes: usize) -> bool {
+        self.records.len() < BATCH_RECORDS && self.bytes.len() + bytes <= BATCH_BYTES
+    }
+}
+
+#[derive(Debug)]
+enum Message {
+    /// A batch of records, and where to send it when it is empty again.
+    Records { batch: Batch, home: SyncSender<Batch> },
+    /// A `stats` event, already a line of text.
+    Stats(Vec<u8>),
+    /// Nothing comes after this.
+    Stop,
+}
+
+/// What a producer does when the sink does not keep up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overflow {
+    /// Lose the record and count it: the way of a live worker.
+    Lose,
+    /// Wait for the sink: the way of a reader of capture files.
+    Wait,
+}
+
+/// A worker's end of the queue to the sink.
+#[derive(Debug)]
+pub struct Producer {
+    sink: SyncSender<Message>,
+    home: SyncSender<Batch>,
+    empty: Receiver<Batch>,
+    current: Batch,
+    overflow: Overflow,
+    lost: u64,
+}
+
+impl Producer {
+    fn new(sink: SyncSender<Message>, overflow: Overflow) -> Self {
+        let (home, empty) = sync_channel(BATCHES);
+        for _ in 0..BATCHES {
+            home.try_send(Batch::new()).expect("the channel has room for every batch");
+        }
+        Self { sink, home, empty, current: Batch::new(), overflow, lost: 0 }
+    }
+
+    /// Hands a flow's record over, or loses it where the sink is too far behind.
+    pub fn push_flow(&mut self, record: FlowRecord) {
+        if self.make_room(0) {
+            self.current.records.push(Record::Flow(record));
+        }
+    }
+
+    /// Hands a DNS message over, or loses it where the sink is too far behind.
+    pub fn push_dns(&mut self, record: DnsRecord, message: &[u8]) {
+        if self.make_room(message.len()) {
+            let start = self.current.bytes.len();
+            self.current.bytes.extend_from_slice(message);
+            let message = (start as u32, message.len() as u32);
+            self.current.records.push(Record::Dns(DnsRecord { message, ..record }));
+        }
+    }
+
+    /// Makes room for a record and its bytes; where there is none, counts the record as lost.
+    fn make_room(&mut self, bytes: usize) -> bool {
+        let room = self.current.has_room(bytes) || self.hand_over() && self.current.has_room(bytes);
+        self.lost += u64::from(!room);
+        room
+    }
+
+    /// Hands over what was collected, where the sink has room for it; keeps it for the next time where
+    /// it has not.
+    pub fn flush(&mut self) {
+        if !self.current.records.is_empty() {
+            self.hand_over();
+        }
+    }
+
+    /// Hands over the last records and says how many were lost altogether. Waits for the sink: the
+    /// capture is over.
+    pub fn finish(&mut self) {
+        self.overflow = Overflow::Wait;
+        self.flush();
+    }
+
+    /// Records that were lost because the sink was too far behind.
+    #[must_use]
+    pub const fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Exchanges the current batch for an empty one; `false` where there is none.
+    fn hand_over(&mut self) -> bool {
+        let empty = match self.overflow {
+            Overflow::Lose => self.empty.try_recv().ok(),
+            Overflow::Wait => self.empty.recv().ok(),
+        };
+        let Some(empty) = empty else { return false };
+        let batch = std::mem::replace(&mut self.current, empty);
+        let records = batch.records.len() as u64;
+        let message = Message::Records { batch, home: self.home.clone() };
+        let sent = match self.overflow {
+            Overflow::Lose => self.sink.try_send(message).is_ok(),
+            Overflow::Wait => self.sink.send(message).is_ok(),
+        };
+        if !sent {
+            self.lost += records;
+        }
+        true
+    }
+}
+
+/// The log and the thread that writes it.
+#[derive(Debug)]
+pub struct Sink {
+    queue: SyncSender<Message>,
+    counters: Arc<SharedCounters>,
+    thread: JoinHandle<()>,
+}
+
+impl Sink {
+    /// Opens `eve.json` in `directory` for appending, making the directory where it is missing.
+    pub fn open(directory: &Path) -> Result<Self, SinkError> {
+        fs::create_dir_all(directory)
+            .map_err(|source| SinkError::Directory { path: directory.to_owned(), source })?;
+        let path = directory.join(FILE_NAME);
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(&path)
+            .map_err(|source| SinkError::Open { path: path.clone(), source })?;
+        let (queue, messages) = sync_channel(QUEUE);
+        let counters = Arc::new(SharedCounters::default());
+        let writer = Writer::new(file, path, Arc::clone(&counters));
+        let thread = std::thread::Builder::new()
+            .name("eve".to_owned())
+            .spawn(move || writer.run(&messages))
+            .map_err(SinkError::Thread)?;
+        Ok(Self { queue, counters, thread })
+    }
+
+    /// A new end of the queue, for one worker.
+    #[must_use]
+    pub fn producer(&self, overflow: Overflow) -> Producer {
+        Producer::new(self.queue.clone(), overflow)
+    }
+
+    /// Writes a `stats` event: `time` in nanoseconds since the epoch, `stats` its object.
+    ///
+    /// # Errors
+    ///
+    /// Where `stats` has no JSON form.
+    pub fn stats(&self, time: u64, stats: &impl Serialize) -> serde_json::Result<()> {
+        let mut line = Vec::new();
+        eve::write_stats(&mut line, time, stats)?;
+        if self.queue.send(Message::Stats(line)).is_err() {
+            self.counters.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// What became of the events so far. Those that wait for the next write are in neither figure.
+    #[must_use]
+    pub fn counters(&self) -> SinkCounters {
+        self.counters.load()
+    }
+
+    /// Writes out everything that was handed over before this call and closes the log.
+    #[must_use]
+    pub fn finish(self) -> SinkCounters {
+        // Both fail only where the thread panicked, which has said so itself.
+        let _ = self.queue.send(Message::Stop);
+        let _ = self.thread.join();
+        self.counters.load()
+    }
+}
+
+/// The sink thread's side.
+struct Writer {
+    file: File,
+    path: PathBuf,
+    text: Vec<u8>,
+    /// Where each event in `text` ends, and its kind.
+    events: Vec<(usize, EventKind)>,
+    /// The file ends within a line, after a write that failed half way.
+    torn: bool,
+    warned: bool,
+    counters: Arc<SharedCounters>,
+}
+
+impl Writer {
+    fn new(file: File, path: PathBuf, counters: Arc<SharedCounters>) -> Self {
+        Self {
+            file,
+            path,
+            text: Vec::with_capacity(BUFFER * 2),
+            events: Vec::with_capacity(BATCH_RECORDS * 4),
+            torn: false,
+            warned: false,
+            counters,
+        }
+    }
+
+    fn run(mut self, messages: &Receiver<Message>) {
+        let mut flushed = Instant::now();
+        loop {
+            match messages.recv_timeout(FLUSH_INTERVAL.saturating_sub(flushed.elapsed())) {
+                Ok(Message::Records { mut batch, home }) => {
+                    self.add_batch(&batch);
+                    batch.clear();
+                    // Fails where the worker is gone, which needs no batches any more.
+                    let _ = home.try_send(batch);
+                }
+                Ok(Message::Stats(line)) => self.add_line(&line, EventKind::Stats),
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    self.flush();
+                    return;
+                }
+            }
+            if self.text.len() >= BUFFER || flushed.elapsed() >= FLUSH_INTERVAL {
+                self.flush();
+                flushed = Instant::now();
+            }
+        }
+    }
+
+    fn add_batch(&mut self, batch: &Batch) {
+        for record in &batch.records {
+            let (kind, events) = (record.kind(), &mut self.events);
+            let written =
+                eve::write_record(&mut self.text, record, &batch.bytes, |end| events.push((end, kind)));
+            if let Err(error) = written {
+                // What is left of a half-written line goes.
+                self.text.truncate(self.events.last().map_or(0, |&(end, _)| end));
+                self.lose(1, &error);
+            }
+        }
+    }
+
+    fn add_line(&mut self, line: &[u8], kind: EventKind) {
+        self.text.extend_from_slice(line);
+        self.events.push((self.text.len(), kind));
+    }
+
+    /// Writes the collected text; what the file does not take is lost.
+    fn flush(&mut self) {
+        if self.text.is_empty() {
+            return;
+        }
+        let (written, error) = self.write();
+        let mut lost = 0;
+        for &(end, kind) in &self.events {
+            if end <= written {
+                self.counters.written[kind as usize].fetch_add(1, Ordering::Relaxed);
+            } else {
+                lost += 1;
+            }
+        }
+        if let Some(error) = error {
+            self.torn =
+                written > 0 && self.text.get(written - 1) != Some(&b'\n') || self.torn && written == 0;
+            self.lose(lost, &error);
+        }
+        self.text.clear();
+        self.events.clear();
+    }
+
+    /// Writes as much of the text as the file takes; the number of bytes, and what stopped it.
+    fn write(&mut self) -> (usize, Option<io::Error>) {
+        if self.torn {
+            // Ends the line that an earlier failure left unfinished, so that only that one is broken.
+            if let Err(error) = self.file.write_all(b"\n") {
+                return (0, Some(error));
+            }
+            self.torn = false;
+        }
+        let mut written = 0;
+        while let Some(rest) = self.text.get(written..).filter(|rest| !rest.is_empty()) {
+            match self.file.write(rest) {
+                Ok(0) => return (written, Some(io::ErrorKind::WriteZero.into())),
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return (written, Some(error)),
+            }
+        }
+        (written, None)
+    }
+
+    fn lose(&mut self, records: u64, error: &dyn std::fmt::Display) {
+        self.counters.lost.fetch_add(records, Ordering::Relaxed);
+        if !self.warned {
+            self.warned = true;
+            tracing::warn!(
+                "cannot write {}: {error}; records are lost until that is mended",
+                self.path.display()
+            );
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! EVE JSON: records as Suricata 7 writes them, one object a line, fields in its order, with the
+//! Community ID and the `mirror` object added.
+
+use std::fmt;
+
+use mirror_xdp_common::Address;
+use mirror_xdp_common::wire::protocol;
+use serde::ser::SerializeSeq as _;
+use serde::{Serialize, Serializer};
+
+use super::community_id::CommunityId;
+use super::{
+    Application, Conversation, DnsRecord, EndReason, FlowRecord, FlowState, Record, TcpSummary, Vlans,
+};
+use crate::protocol::dns;
+use crate::worker::Mirror;
+
+/// Appends the events of `record` to `out`, a line each, and calls `each` after each with the length that
+/// `out` has then. `bytes` are those of the record's batch.
+///
+/// # Errors
+///
+/// Where a value has no JSON form; none of ours lacks one.
+pub fn write_record(
+    out: &mut Vec<u8>,
+    record: &Record,
+    bytes: &[u8],
+    mut each: impl FnMut(usize),
+) -> serde_json::Result<()> {
+    match record {
+        Record::Flow(flow) => {
+            write_line(out, &FlowEvent::from(flow))?;
+            each(out.len());
+        }
+        Record::Dns(record) => {
+            let (start, len) = (record.message.0 as usize, record.message.1 as usize);
+            let message = bytes.get(start..start + len).unwrap_or_default();
+            // The worker has parsed it before: there is no other case.
+            let Ok(message) = dns::Message::parse(message) else { return Ok(()) };
+            for event in message.events(record.number) {
+                write_line(out, &DnsEvent::new(record, event))?;
+                each(out.len());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn write_line(out: &mut Vec<u8>, event: &impl Serialize) -> serde_json::Result<()> {
+    serde_json::to_writer(&mut *out, event)?;
+    out.push(b'\n');
+    Ok(())
+}
+
+/// Appends a `stats` event to `out` as one line; `stats` is the value of its object.
+///
+/// # Errors
+///
+/// Where `stats` has no JSON form.
+pub fn write_stats(out: &mut Vec<u8>, time: u64, stats: &impl Serialize) -> serde_json::Result<()> {
+    #[derive(Serialize)]
+    struct StatsEvent<'a, S> {
+        timestamp: Timestamp,
+        event_type: &'static str,
+        stats: &'a S,
+    }
+    write_line(out, &StatsEvent { timestamp: Timestamp(time), event_type: "stats", stats })
+}
+
+/// A time in nanoseconds since the epoch, written in UTC to the microsecond.
+#[derive(Clone, Copy, Debug)]
+pub struct Timestamp(pub u64);
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0))
+            .expect("2⁶⁴ nanoseconds after the epoch are in the year 2554");
+        write!(
+            f,
+            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}+0000",
+            time.year(),
+            u8::from(time.month()),
+            time.day(),
+            time.hour(),
+            time.minute(),
+            time.second(),
+            time.microsecond()
+        )
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// An address as Suricata writes it: IPv6 with all its zeros.
+#[derive(Clone, Copy, Debug)]
+struct EveAddress {
+    address: Address,
+    ipv6: bool,
+}
+
+impl fmt::Display for EveAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.ipv6 {
+            return std::net::Ipv4Addr::from_bits(self.address.low as u32).fmt(f);
+        }
+        let groups = (u128::from(self.address.high) << 64 | u128::from(self.address.low)).to_be_bytes();
+        for (index, group) in groups.chunks_exact(2).enumerate() {
+            if index > 0 {
+                f.write_str(":")?;
+            }
+            for byte in group {
+                write!(f, "{byte:02x}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for EveAddress {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Serialize for Vlans {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let ids = self.as_slice();
+        let mut sequence = serializer.serialize_seq(Some(ids.len()))?;
+        for id in ids {
+            sequence.serialize_element(id)?;
+        }
+        sequence.end()
+    }
+}
+
+/// The name of a transport protocol as Suricata knows it, its number where it has none.
+struct Protocol(u8);
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.0 {
+            protocol::ICMP => "ICMP",
+            protocol::TCP => "TCP",
+            protocol::UDP => "UDP",
+            protocol::ICMPV6 => "IPv6-ICMP",
+            protocol::SCTP => "SCTP",
+            protocol::IPV6 => "IPv6",
+            protocol::IPV4 => "IPIP",
+            protocol::ESP => "ESP",
+            other => return write!(f, "{other:03}"),
+        };
+        f.write_str(name)
+    }
+}
+
+impl Serialize for Protocol {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Serialize for CommunityId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// The mirror session, as an object of its own.
+#[derive(Serialize)]
+struct MirrorObject {
+    vni: u32,
+    #[serde(serialize_with = "display")]
+    outer_src: Address,
+    #[serde(serialize_with = "display")]
+    outer_dst: Address,
+}
+
+fn display<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+impl From<Mirror> for MirrorObject {
+    fn from(mirror: Mirror) -> Self {
+        Self { vni: mirror.vni.get(), outer_src: mirror.outer_source, outer_dst: mirror.outer_destination }
+    }
+}
+
+/// The fields between `event_type` and what is particular to an event.
+#[derive(Serialize)]
+struct Tuple {
+    #[serde(skip_serializing_if = "no_vlans")]
+    vlan: Vlans,
+    src_ip: EveAddress,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    src_port: Option<u16>,
+    dest_ip: EveAddress,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dest_port: Option<u16>,
+    proto: Protocol,
+}
+
+fn no_vlans(vlans: &Vlans) -> bool {
+    vlans.as_slice().is_empty()
+}
+
+impl From<&Conversation> for Tuple {
+    fn from(flow: &Conversation) -> Self {
+        let ports = matches!(flow.protocol, protocol::TCP | protocol::UDP | protocol::SCTP);
+        Self {
+            vlan: flow.vlans,
+            src_ip: EveAddress { address: flow.source, ipv6: flow.ipv6 },
+            src_port: ports.then_some(flow.source_port),
+            dest_ip: EveAddress { address: flow.destination, ipv6: flow.ipv6 },
+            dest_port: ports.then_some(flow.destination_port),
+            proto: Protocol(flow.protocol),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct FlowEvent {
+    timestamp: Timestamp,
+    flow_id: u64,
+    event_type: &'static str,
+    #[serde(flatten)]
+    tuple: Tuple,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    icmp_type: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    icmp_code: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_icmp_type: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_icmp_code: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spi: Option<u32>,
+    #[serde(flatten)]
+    application: ApplicationFields,
+    flow: FlowObject,
+    community_id: CommunityId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tcp: Option<TcpObject>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mirror: Option<MirrorObject>,
+}
+
+impl From<&FlowRecord> for FlowEvent {
+    fn from(record: &FlowRecord) -> Self {
+        let response = record.icmp.and_then(|icmp| icmp.response);
+        Self {
+            timestamp: Timestamp(record.time),
+            flow_id: record.conversation.flow_id,
+            event_type: "flow",
+            tuple: Tuple::from(&record.conversation),
+            icmp_type: record.icmp.map(|icmp| icmp.request.0),
+            icmp_code: record.icmp.map(|icmp| icmp.request.1),
+            response_icmp_type: response.map(|(kind, _)| kind),
+            response_icmp_code: response.map(|(_, code)| code),
+            spi: record.spi,
+            application: record.application.into(),
+            flow: record.into(),
+            community_id: CommunityId::of(&record.conversation),
+            tcp: record.tcp.map(TcpObject::from),
+            mirror: record.conversation.mirror.map(MirrorObject::from),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct DnsEvent<'a> {
+    timestamp: Timestamp,
+    flow_id: u64,
+    event_type: &'static str,
+    #[serde(flatten)]
+    tuple: Tuple,
+    community_id: CommunityId,
+    dns: dns::Event<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mirror: Option<MirrorObject>,
+}
+
+impl<'a> DnsEvent<'a> {
+    fn new(record: &DnsRecord, dns: dns::Event<'a>) -> Self {
+        Self {
+            timestamp: Timestamp(record.time),
+            flow_id: record.conversation.flow_id,
+            event_type: "dns",
+            tuple: Tuple::from(&record.conversation),
+            community_id: CommunityId::of(&record.conversation),
+            dns,
+            mirror: record.conversation.mirror.map(MirrorObject::from),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ApplicationFields {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    app_proto: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    app_proto_ts: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    app_proto_tc: Option<&'static str>,
+}
+
+impl From<Application> for ApplicationFields {
+    fn from(application: Application) -> Self {
+        Self {
+            app_proto: application.protocol,
+            app_proto_ts: application.to_server,
+            app_proto_tc: application.to_client,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct FlowObject {
+    pkts_toserver: u64,
+    pkts_toclient: u64,
+    bytes_toserver: u64,
+    bytes_toclient: u64,
+    start: Timestamp,
+    end: Timestamp,
+    age: u64,
+    state: &'static str,
+    reason: &'static str,
+    alerted: bool,
+}
+
+impl From<&FlowRecord> for FlowObject {
+    fn from(record: &FlowRecord) -> Self {
+        const SECOND: u64 = 1_000_000_000;
+        Self {
+            pkts_toserver: record.packets[0],
+            pkts_toclient: record.packets[1],
+            bytes_toserver: record.bytes[0],
+            bytes_toclient: record.bytes[1],
+            start: Timestamp(record.start),
+            end: Timestamp(record.end),
+            // Suricata subtracts whole seconds.
+            age: (record.end / SECOND).saturating_sub(record.start / SECOND),
+            state: match record.state {
+                FlowState::New => "new",
+                FlowState::Established => "established",
+                FlowState::Closed => "closed",
+            },
+            reason: match record.reason {
+                EndReason::Timeout => "timeout",
+                EndReason::Forced => "forced",
+                EndReason::Shutdown => "shutdown",
+            },
+            alerted: false,
+        }
+    }
+}
+
+/// A TCP flag that is only written where it is set.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this signature")]
+const fn is_unset(flag: &bool) -> bool {
+    !*flag
+}
+
+/// A flag byte in two hexadecimal digits.
+struct Hex(u8);
+
+impl Serialize for Hex {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:02x}", self.0))
+    }
+}
+
+#[derive(Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "the flags are fields of the format")]
+struct TcpObject {
+    tcp_flags: Hex,
+    tcp_flags_ts: Hex,
+    tcp_flags_tc: Hex,
+    #[serde(skip_serializing_if = "is_unset")]
+    syn: bool,
+    #[serde(skip_serializing_if = "is_unset")]
+    fin: bool,
+    #[serde(skip_serializing_if = "is_unset")]
+    rst: bool,
+    #[serde(skip_serializing_if = "is_unset")]
+    psh: bool,
+    #[serde(skip_serializing_if = "is_unset")]
+    ack: bool,
+    #[serde(skip_serializing_if = "is_unset")]
+    urg: bool,
+    #[serde(skip_serializing_if = "is_unset")]
+    ecn: bool,
+    #[serde(skip_serializing_if = "is_unset")]
+    cwr: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'static str>,
+    #[serde(skip_serializing_if = "is_unset")]
+    tc_gap: bool,
+    #[serde(skip_serializing_if = "is_unset")]
+    ts_gap: bool,
+}
+
+impl From<TcpSummary> for TcpObject {
+    fn from(tcp: TcpSummary) -> Self {
+        let flag = |bit: u8| tcp.flags & bit != 0;
+        Self {
+            tcp_flags: Hex(tcp.flags),
+            tcp_flags_ts: Hex(tcp.flags_to_server),
+            tcp_flags_tc: Hex(tcp.flags_to_client),
+            syn: flag(0x02),
+            fin: flag(0x01),
+            rst: flag(0x04),
+            psh: flag(0x08),
+            ack: flag(0x10),
+            urg: flag(0x20),
+            ecn: flag(0x40),
+            cwr: flag(0x80),
+            state: tcp.state,
+            tc_gap: tcp.gap_to_client,
+            ts_gap: tcp.gap_to_server,
+        }
+    }
+}

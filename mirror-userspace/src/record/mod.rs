@@ -1,0 +1,215 @@
+//! Records: what a worker has to say about the traffic, typed. A record is plain data of fixed size, so
+//! that a worker can write it into a recycled batch; turning it into text ([`eve`]) and hashing its
+//! Community ID ([`community_id`]) are the sink thread's work.
+
+pub mod community_id;
+pub mod eve;
+
+use mirror_xdp_common::Address;
+
+use crate::worker::Mirror;
+
+/// VLAN identifiers of a packet, outermost first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Vlans {
+    ids: [u16; Self::MAX],
+    count: u8,
+}
+
+impl Vlans {
+    /// How many tags are looked at; Suricata knows as many.
+    pub const MAX: usize = 3;
+
+    /// No tags.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { ids: [0; Self::MAX], count: 0 }
+    }
+
+    /// Adds the identifier of a further tag; `false` where there are [`Vlans::MAX`] already.
+    pub fn push(&mut self, id: u16) -> bool {
+        let Some(slot) = self.ids.get_mut(usize::from(self.count)) else { return false };
+        *slot = id;
+        self.count += 1;
+        true
+    }
+
+    /// The identifiers, outermost first.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u16] {
+        self.ids.get(..usize::from(self.count)).unwrap_or_default()
+    }
+}
+
+/// Who talks to whom: what all records of one flow share. Source is the client as far as known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conversation {
+    /// Identifies the flow in all its records; below 2⁵¹, so that JSON readers keep it exact.
+    pub flow_id: u64,
+    /// Client address.
+    pub source: Address,
+    /// Server address.
+    pub destination: Address,
+    /// Client port; for ICMP the type of the first message.
+    pub source_port: u16,
+    /// Server port; for ICMP the type of the answer.
+    pub destination_port: u16,
+    /// Transport protocol (IANA).
+    pub protocol: u8,
+    /// Whether the addresses are of IPv6; an IPv4-mapped IPv6 address is not IPv4.
+    pub ipv6: bool,
+    /// VLAN tags of the frames.
+    pub vlans: Vlans,
+    /// The mirror session; `None` for plain frames of a capture file.
+    pub mirror: Option<Mirror>,
+}
+
+/// Where a flow stood in its life when it ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum FlowState {
+    /// Only one side was heard; TCP: the handshake was not finished.
+    #[default]
+    New,
+    /// Both sides were heard; TCP: the handshake was finished.
+    Established,
+    /// TCP only: both sides closed, or one reset.
+    Closed,
+}
+
+/// Why a flow ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EndReason {
+    /// No packet came for as long as the flow's state allows.
+    Timeout,
+    /// The table was full and this flow was idle the longest.
+    Forced,
+    /// The capture ended.
+    Shutdown,
+}
+
+/// Type and code of ICMP messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpSummary {
+    /// Type and code of the first message.
+    pub request: (u8, u8),
+    /// Type and code of the first message of the other side.
+    pub response: Option<(u8, u8)>,
+}
+
+/// What a TCP connection came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpSummary {
+    /// Flags of both sides, or-ed; the low byte of the header's flag field.
+    pub flags: u8,
+    /// Flags that the client sent.
+    pub flags_to_server: u8,
+    /// Flags that the server sent.
+    pub flags_to_client: u8,
+    /// State name as in RFC 9293, lower case; `None` where no connection was seen to begin.
+    pub state: Option<&'static str>,
+    /// Data from the client is missing.
+    pub gap_to_server: bool,
+    /// Data from the server is missing.
+    pub gap_to_client: bool,
+}
+
+/// The application protocols of a flow, by Suricata's names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Application {
+    /// The flow's protocol: the first that was recognised in either direction; `failed` where data was
+    /// looked at and not recognised.
+    pub protocol: Option<&'static str>,
+    /// What the client's data said, where that differs.
+    pub to_server: Option<&'static str>,
+    /// What the server's data said, where that differs.
+    pub to_client: Option<&'static str>,
+}
+
+/// A flow that ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowRecord {
+    /// When it was ended, in nanoseconds since the epoch.
+    pub time: u64,
+    /// Whose flow it is.
+    pub conversation: Conversation,
+    /// Application protocols.
+    pub application: Application,
+    /// Packets from client and server.
+    pub packets: [u64; 2],
+    /// Bytes from client and server, frame headers included.
+    pub bytes: [u64; 2],
+    /// Time of the first packet, nanoseconds since the epoch.
+    pub start: u64,
+    /// Time of the last packet, nanoseconds since the epoch.
+    pub end: u64,
+    /// State at the end.
+    pub state: FlowState,
+    /// Why it ended.
+    pub reason: EndReason,
+    /// ICMP and `ICMPv6` only.
+    pub icmp: Option<IcmpSummary>,
+    /// ESP only: the security parameters index.
+    pub spi: Option<u32>,
+    /// TCP only.
+    pub tcp: Option<TcpSummary>,
+}
+
+/// A DNS message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DnsRecord {
+    /// When it was seen, in nanoseconds since the epoch.
+    pub time: u64,
+    /// Whose message it is.
+    pub conversation: Conversation,
+    /// The message's number in its flow.
+    pub number: u32,
+    /// Where the batch has the message's bytes: position and length.
+    pub message: (u32, u32),
+}
+
+/// Anything that a worker hands to the sinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// A flow that ended.
+    Flow(FlowRecord),
+    /// A DNS message.
+    Dns(DnsRecord),
+}
+
+/// The kinds of events in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(usize)]
+pub enum EventKind {
+    /// A flow that ended.
+    Flow,
+    /// A DNS message.
+    Dns,
+    /// Counters.
+    Stats,
+}
+
+impl EventKind {
+    /// All kinds, in the order of their discriminants.
+    pub const ALL: [Self; 3] = [Self::Flow, Self::Dns, Self::Stats];
+
+    /// The value of `event_type`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Flow => "flow",
+            Self::Dns => "dns",
+            Self::Stats => "stats",
+        }
+    }
+}
+
+impl Record {
+    /// The kind of event that the record becomes.
+    #[must_use]
+    pub const fn kind(&self) -> EventKind {
+        match self {
+            Self::Flow(_) => EventKind::Flow,
+            Self::Dns(_) => EventKind::Dns,
+        }
+    }
+}

@@ -127,7 +127,7 @@ fn either_direction_names_the_flow_and_both_are_kept() {
     let mut detector = Detector::default();
     let endpoints = endpoints(Tcp, 80);
     detector.feed(endpoints, ToServer, b"\x00garbage");
-    assert_eq!(detector.flow(), Detection::Failed);
+    assert_eq!(detector.flow(), Detection::Unknown, "the server has not spoken yet");
     assert!(!detector.is_done());
     detector.feed(endpoints, ToClient, b"HTTP/1.1 200 OK\r\n");
     assert_eq!(detector.flow().name(), Some("http"));
@@ -135,6 +135,28 @@ fn either_direction_names_the_flow_and_both_are_kept() {
     assert!(detector.is_done());
     detector.reverse();
     assert_eq!(detector.direction(ToClient).name(), Some("failed"));
+}
+
+#[test]
+fn a_flow_fails_with_both_directions_of_a_stream_or_one_of_datagrams() {
+    let mut stream = Detector::default();
+    stream.feed(endpoints(Tcp, 4_711), ToServer, b"garbage");
+    stream.feed(endpoints(Tcp, 4_711), ToClient, b"garbage");
+    assert_eq!(stream.flow().name(), Some("failed"));
+    let mut datagrams = Detector::default();
+    datagrams.feed(endpoints(Udp, 4_711), ToServer, b"garbage");
+    assert_eq!(datagrams.flow().name(), Some("failed"));
+}
+
+#[test]
+fn a_dns_query_is_not_taken_for_dcerpc() {
+    let labels: &[u8] =
+        b"\x3faaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\x03com\x00\x00\x01\x00\x01";
+    let query = [b"\x04\x00\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00", labels].concat();
+    assert_eq!(detect(Udp, 53, ToServer, &query), Detection::Found(AppProto::Dns));
+    let mut call = [&[4, 0, 8, 0, 0x10][..], &[0; 75], &[1; 20]].concat();
+    call[74] = 20;
+    assert_eq!(detect(Udp, 49_200, ToServer, &call), Detection::Found(AppProto::Dcerpc));
 }
 
 #[test]

@@ -380,41 +380,6 @@ fn framed(message: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn messages_that_lie_whole_in_a_segment_are_given_out() {
-    let mut framing = Framing::default();
-    let segment = [framed(b"first"), framed(b""), framed(b"second")].concat();
-    assert_eq!(framing.segment(&segment).collect::<Vec<_>>(), [&b"first"[..], b"second"]);
-}
-
-#[test]
-fn a_length_may_come_ahead_of_its_message_byte_by_byte() {
-    let mut framing = Framing::default();
-    assert_eq!(framing.segment(&[0]).count(), 0);
-    assert_eq!(framing.segment(&[5]).count(), 0);
-    assert_eq!(framing.segment(b"first").collect::<Vec<_>>(), [b"first"]);
-}
-
-#[test]
-fn a_message_in_several_segments_is_stepped_over() {
-    let mut framing = Framing::default();
-    let stream = [framed(&[1; 3_000]), framed(b"next")].concat();
-    let found: Vec<_> =
-        stream.chunks(1_000).flat_map(|chunk| framing.segment(chunk).collect::<Vec<_>>()).collect();
-    assert_eq!(found, [b"next"]);
-}
-
-#[test]
-fn after_a_gap_framing_finds_back() {
-    let mut framing = Framing::default();
-    let stream = [framed(&[1; 3_000]), framed(b"next")].concat();
-    assert_eq!(framing.segment(&stream[..1_000]).count(), 0);
-    framing.gap(1_000);
-    assert_eq!(framing.segment(&stream[2_000..]).collect::<Vec<_>>(), [b"next"]);
-    framing.gap(77);
-    assert_eq!(framing.segment(&framed(b"other")).collect::<Vec<_>>(), [b"other"]);
-}
-
-#[test]
 fn a_stream_is_recognised_by_the_begin_of_its_first_message() {
     let stream = framed(&Builder::new(QUERY).question(name("example.com"), rrtype::A).bytes);
     assert!(probe_tcp(&stream));
@@ -448,7 +413,7 @@ fn near_message() -> impl Strategy<Value = Vec<u8>> {
 
 /// Reads all there is to read, and holds the size of it against the message's.
 fn exhaust(bytes: &[u8]) {
-    let _ = (probe(bytes), probe_tcp(bytes), Framing::default().segment(bytes).count());
+    let _ = (probe(bytes), probe_tcp(bytes));
     if let Ok(message) = Message::parse(bytes) {
         assert_eq!(message.questions().count(), usize::from(message.header().questions));
         assert!(
@@ -483,17 +448,5 @@ proptest! {
             }
         }
         exhaust(&message.bytes);
-    }
-
-    #[test]
-    fn framing_gives_the_same_messages_for_any_cut_between_them(
-        messages in vec(vec(any::<u8>(), 1..50), 0..8),
-        alone in any::<bool>(),
-    ) {
-        let segments: Vec<_> = messages.iter().map(|message| framed(message)).collect();
-        let segments = if alone { segments } else { vec![segments.concat()] };
-        let mut framing = Framing::default();
-        let found: Vec<_> = segments.iter().flat_map(|segment| framing.segment(segment).collect::<Vec<_>>()).collect();
-        prop_assert_eq!(found, messages);
     }
 }

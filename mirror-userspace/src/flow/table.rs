@@ -212,10 +212,12 @@ impl FlowTable {
         None
     }
 
-    /// Takes out any flow, in the order of the slab.
+    /// Takes out all flows, about in the order in which they began.
     pub fn drain(&mut self) -> impl Iterator<Item = Flow> {
-        (0..self.entries.len())
-            .filter_map(|at| self.entries[at].used.then(|| self.remove(FlowIndex(at as u32))))
+        (0..self.entries.len()).filter_map(|at| {
+            let used = self.entries[at].used;
+            if used { Some(self.remove(FlowIndex(at as u32))) } else { None }
+        })
     }
 
     fn most_idle(&self) -> Option<FlowIndex> {

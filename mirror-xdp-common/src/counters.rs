@@ -2,6 +2,8 @@
 //!
 //! The identity that holds at any moment without traffic:
 //! `seen = Σ passed + Σ dropped + redirected`.
+//!
+//! The mirror source's programs count in the same way: [`crate::source::SourceCounter`].
 
 /// What became of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,14 +18,19 @@ pub enum Fate {
     Redirected,
 }
 
+/// Declares an enum of counters: each with what it says of a frame (a variant of the type after `of`)
+/// and its name in statistics.
 macro_rules! counters {
-    ($($(#[$doc:meta])* $variant:ident = $fate:ident $name:literal,)*) => {
-        /// A counter of the XDP program. The discriminant is the index in the per-CPU array.
+    (
+        $(#[$counter_doc:meta])* enum $counter:ident of $fate_type:ident;
+        $($(#[$doc:meta])* $variant:ident = $fate:ident $name:literal,)*
+    ) => {
+        $(#[$counter_doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(usize)]
-        pub enum Counter { $($(#[$doc])* $variant,)* }
+        pub enum $counter { $($(#[$doc])* $variant,)* }
 
-        impl Counter {
+        impl $counter {
             /// All counters, in the order of their indices.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
             /// How many counters there are.
@@ -37,20 +44,28 @@ macro_rules! counters {
 
             /// What became of the frames that it counts.
             #[must_use]
-            pub const fn fate(self) -> Fate {
-                match self { $(Self::$variant => Fate::$fate,)* }
+            pub const fn fate(self) -> $fate_type {
+                match self { $(Self::$variant => $fate_type::$fate,)* }
             }
         }
     };
 }
+pub(crate) use counters;
 
 counters! {
+    /// A counter of the XDP program. The discriminant is the index in the per-CPU array.
+    enum Counter of Fate;
+
     /// Every frame that entered the program.
     Seen = Seen "seen",
     /// Not mirror traffic.
     NotMirror = Passed "not_mirror",
     /// A later fragment of some UDP datagram: without ports nobody can say whose, so the kernel gets it.
     LaterFragment = Passed "outer_later_fragment",
+    /// The headers that tell mirror traffic from other reach beyond the frame's first buffer. The kernel
+    /// gets the frame: it may be the host's own traffic, and a lost session to it is worse than a lost
+    /// frame.
+    OuterNotLinear = Passed "outer_not_linear",
     /// The first fragment of a mirrored datagram. AWS does not fragment, it truncates.
     OuterFragment = Dropped "outer_fragment",
     /// The outer IP length is shorter than its headers or longer than the frame.
@@ -63,7 +78,8 @@ counters! {
     VxlanNoVni = Dropped "vxlan_no_vni",
     /// What follows the VXLAN header is shorter than an Ethernet header.
     InnerTooShort = Dropped "inner_too_short",
-    /// The outer headers reach beyond the frame's first buffer.
+    /// Mirror traffic, but its outer headers reach beyond the frame's first buffer, so they cannot be
+    /// taken off.
     HeadersNotLinear = Dropped "headers_not_linear",
     /// The kernel refused to move the frame's start or end.
     NoHeadroom = Dropped "no_headroom",

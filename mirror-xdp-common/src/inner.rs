@@ -137,29 +137,28 @@ impl InnerHeaders {
         }
         let mut next = ip.next_header();
         let mut at = offset + Ipv6Header::LEN;
+        let mut fragmented = 0;
         let mut followed = 0;
-        while followed < MAX_EXTENSION_HEADERS {
-            if !is_extension(next) {
-                break;
-            }
+        while followed < MAX_EXTENSION_HEADERS && is_extension(next) {
             let Some(extension) = frame.header::<ExtensionHeader>(at) else { break };
-            let len = match next {
-                protocol::FRAGMENT => {
-                    self.fragment = fragment(extension.fragment_offset(), extension.more_fragments());
-                    ExtensionHeader::LEN
-                }
-                // RFC 4302, section 2.2: 32-bit words, minus 2.
-                protocol::AH => (extension.length_field() as usize + 2) * 4,
-                // RFC 8200, section 4: 8-byte units, without the first.
-                _ => (extension.length_field() as usize + 1) * 8,
-            };
+            // Without branches, each of which doubles what the verifier has to follow.
+            let is_fragment = equal(next, protocol::FRAGMENT);
+            let is_ah = equal(next, protocol::AH);
+            // RFC 8200, section 4: 8-byte units, without the first; the fragment header is of one unit,
+            // its length field reserved. RFC 4302, section 2.2: 4-byte words, without the first two.
+            let field = u32::from(extension.length_field()) & is_fragment.wrapping_sub(1);
+            at += ((field + 1 + is_ah) << (3 - is_ah)) as usize;
+            fragmented |= extension.fragment_field() & is_fragment.wrapping_neg();
             next = extension.next_header();
-            at += len;
-            if matches!(self.fragment, Fragment::Later) {
+            if fragmented & ExtensionHeader::OFFSET_MASK != 0 {
                 break;
             }
             followed += 1;
         }
+        self.fragment = fragment(
+            (fragmented & ExtensionHeader::OFFSET_MASK) as usize,
+            fragmented & ExtensionHeader::MORE != 0,
+        );
         self.protocol = next;
         self.transport_offset = at - start;
         self.parse_ports(frame, at);
@@ -209,15 +208,22 @@ const fn fragment(offset: usize, more: bool) -> Fragment {
     }
 }
 
+/// 1 where the two are equal, else 0.
+#[inline(always)]
+const fn equal(a: u8, b: u8) -> u32 {
+    // The difference is 0 for equal numbers alone, and only then its predecessor has the top bit set.
+    (a as u32 ^ b as u32).wrapping_sub(1) >> 31
+}
+
+/// Extension headers below 64, one bit each.
+const EXTENSIONS: u64 = 1 << protocol::HOP_BY_HOP
+    | 1 << protocol::ROUTING
+    | 1 << protocol::FRAGMENT
+    | 1 << protocol::AH
+    | 1 << protocol::DESTINATION_OPTIONS;
+
+/// Whether this is an extension header that another header can follow.
 #[inline(always)]
 const fn is_extension(next_header: u8) -> bool {
-    matches!(
-        next_header,
-        protocol::HOP_BY_HOP
-            | protocol::ROUTING
-            | protocol::FRAGMENT
-            | protocol::AH
-            | protocol::DESTINATION_OPTIONS
-            | protocol::MOBILITY
-    )
+    next_header < 64 && EXTENSIONS >> next_header & 1 != 0
 }

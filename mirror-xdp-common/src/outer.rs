@@ -10,6 +10,7 @@ use crate::wire::{
     VXLAN_LEN, VlanTag, VxlanHeader, ethertype, protocol,
 };
 use crate::{Address, Vni};
+use zerocopy::FromBytes;
 
 /// How many UDP ports can be taken as VXLAN at once.
 pub const MAX_PORTS: usize = 8;
@@ -79,12 +80,12 @@ struct Datagram {
 /// # Errors
 ///
 /// Returns the counter that says why the frame is not, or is not valid, mirror traffic. Whatever ends
-/// before a UDP port could be read is not mirror traffic and goes to the kernel; whatever is wrong
-/// after a VXLAN port was read is malformed.
+/// before a UDP port could be read is not mirror traffic and goes to the kernel, as does a frame whose
+/// UDP port lies in a further buffer; whatever is wrong after a VXLAN port was read is malformed.
 #[inline(always)]
 pub fn decapsulate<F: Frame + ?Sized>(frame: &F, ports: &VxlanPorts) -> Result<Mirrored, Counter> {
     let datagram = udp_datagram(frame)?;
-    let udp: UdpHeader = frame.header(datagram.offset).ok_or(Counter::NotMirror)?;
+    let udp: UdpHeader = header(frame, datagram.offset)?;
     if !ports.contains(udp.destination()) {
         return Err(Counter::NotMirror);
     }
@@ -120,17 +121,28 @@ pub fn decapsulate<F: Frame + ?Sized>(frame: &F, ports: &VxlanPorts) -> Result<M
     })
 }
 
+/// The header at `offset`, or why nobody can tell whether the frame is mirror traffic: a frame that ends
+/// before it certainly is not; where only the first buffer ends before it, that stays unknown.
+#[inline(always)]
+fn header<T: FromBytes, F: Frame + ?Sized>(frame: &F, offset: usize) -> Result<T, Counter> {
+    match frame.header(offset) {
+        Some(header) => Ok(header),
+        None if offset + size_of::<T>() <= frame.len() => Err(Counter::OuterNotLinear),
+        None => Err(Counter::NotMirror),
+    }
+}
+
 /// Finds the UDP datagram of a frame, or says that it is not mirror traffic.
 #[inline(always)]
 fn udp_datagram<F: Frame + ?Sized>(frame: &F) -> Result<Datagram, Counter> {
     let mut offset = ETHERNET_LEN;
-    let mut kind = frame.header::<EtherType>(ETHERNET_LEN - 2).ok_or(Counter::NotMirror)?.get();
+    let mut kind = header::<EtherType, _>(frame, ETHERNET_LEN - 2)?.get();
     // Two tags at most; written out, since a loop costs the verifier more than it saves the reader.
     if is_vlan(kind) {
-        kind = frame.header::<VlanTag>(offset).ok_or(Counter::NotMirror)?.ethertype();
+        kind = header::<VlanTag, _>(frame, offset)?.ethertype();
         offset += VLAN_LEN;
         if is_vlan(kind) {
-            kind = frame.header::<VlanTag>(offset).ok_or(Counter::NotMirror)?.ethertype();
+            kind = header::<VlanTag, _>(frame, offset)?.ethertype();
             offset += VLAN_LEN;
         }
     }
@@ -149,7 +161,7 @@ pub(crate) const fn is_vlan(kind: u16) -> bool {
 
 #[inline(always)]
 fn ipv4_datagram<F: Frame + ?Sized>(frame: &F, offset: usize) -> Result<Datagram, Counter> {
-    let ip: Ipv4Header = frame.header(offset).ok_or(Counter::NotMirror)?;
+    let ip: Ipv4Header = header(frame, offset)?;
     let header_len = ip.header_len();
     if ip.version() != 4 || header_len < Ipv4Header::LEN || ip.protocol() != protocol::UDP {
         return Err(Counter::NotMirror);
@@ -169,7 +181,7 @@ fn ipv4_datagram<F: Frame + ?Sized>(frame: &F, offset: usize) -> Result<Datagram
 
 #[inline(always)]
 fn ipv6_datagram<F: Frame + ?Sized>(frame: &F, offset: usize) -> Result<Datagram, Counter> {
-    let ip: Ipv6Header = frame.header(offset).ok_or(Counter::NotMirror)?;
+    let ip: Ipv6Header = header(frame, offset)?;
     if ip.version() != 6 {
         return Err(Counter::NotMirror);
     }
@@ -184,7 +196,7 @@ fn ipv6_datagram<F: Frame + ?Sized>(frame: &F, offset: usize) -> Result<Datagram
     match ip.next_header() {
         protocol::UDP => Ok(datagram),
         protocol::FRAGMENT => {
-            let fragment: ExtensionHeader = frame.header(datagram.offset).ok_or(Counter::NotMirror)?;
+            let fragment: ExtensionHeader = header(frame, datagram.offset)?;
             if fragment.next_header() != protocol::UDP {
                 return Err(Counter::NotMirror);
             }

@@ -11,6 +11,8 @@ pub mod ethertype {
     pub const IPV4: u16 = 0x0800;
     /// IPv6.
     pub const IPV6: u16 = 0x86dd;
+    /// ARP.
+    pub const ARP: u16 = 0x0806;
     /// 802.1Q tag.
     pub const VLAN: u16 = 0x8100;
     /// 802.1ad service tag.
@@ -49,7 +51,7 @@ pub mod protocol {
     pub const DESTINATION_OPTIONS: u8 = 60;
     /// SCTP.
     pub const SCTP: u8 = 132;
-    /// Mobility header.
+    /// IPv6 mobility header.
     pub const MOBILITY: u8 = 135;
 }
 
@@ -254,6 +256,10 @@ pub struct ExtensionHeader {
 impl ExtensionHeader {
     /// Length of the shortest extension header, and of the fragment header.
     pub const LEN: usize = 8;
+    /// The bits of a fragment header's field that hold the fragment's offset in bytes.
+    pub const OFFSET_MASK: u32 = 0xfff8;
+    /// The bit of a fragment header's field that says that more fragments follow.
+    pub const MORE: u32 = 1;
 
     /// Protocol or extension header that follows (IANA).
     #[inline(always)]
@@ -269,18 +275,25 @@ impl ExtensionHeader {
         self.length
     }
 
+    /// Read as a fragment header: offset and flags, see [`Self::OFFSET_MASK`] and [`Self::MORE`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn fragment_field(self) -> u32 {
+        u16::from_be(self.fragment) as u32
+    }
+
     /// Read as a fragment header: the fragment's offset in bytes.
     #[inline(always)]
     #[must_use]
     pub const fn fragment_offset(self) -> usize {
-        (u16::from_be(self.fragment) & 0xfff8) as usize
+        (self.fragment_field() & Self::OFFSET_MASK) as usize
     }
 
     /// Read as a fragment header: whether more fragments follow.
     #[inline(always)]
     #[must_use]
     pub const fn more_fragments(self) -> bool {
-        u16::from_be(self.fragment) & 1 != 0
+        self.fragment_field() & Self::MORE != 0
     }
 }
 

@@ -45,15 +45,18 @@ impl<'a> Packet<'a> {
         Some(start as *mut T)
     }
 
-    /// Drops `trailer` bytes from the frame's end.
+    /// Drops what lies behind the first `length` bytes.
     #[inline(always)]
-    pub(crate) fn trim_tail(&mut self, trailer: usize) -> Result<(), ()> {
+    pub(crate) fn truncate(&mut self, length: usize) -> Result<(), ()> {
+        if self.length <= length {
+            return Ok(());
+        }
+        let by = length as i32 - self.length as i32;
         // SAFETY: the helper checks the length; all packet pointers are derived anew afterwards.
-        let done = unsafe { bpf_xdp_adjust_tail(self.context.as_ptr().cast::<xdp_md>(), -(trailer as i32)) };
-        if done != 0 {
+        if unsafe { bpf_xdp_adjust_tail(self.context.as_ptr().cast::<xdp_md>(), by) } != 0 {
             return Err(());
         }
-        self.length -= trailer;
+        self.length = length;
         Ok(())
     }
 

@@ -1,29 +1,30 @@
 //! Entry point, maps, and the way from outcome to verdict.
 #![expect(unsafe_code, reason = "globals are read as volatile, map values are raw pointers")]
 
+use aya_ebpf::Global;
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::{PerCpuArray, XskMap};
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::{debug, trace};
-use mirror_xdp_common::capture::{CaptureHeader, flags};
+use mirror_xdp_common::capture::{self, CaptureHeader, flags};
 use mirror_xdp_common::counters::{Counter, CounterArray, Fate};
 use mirror_xdp_common::inner::{Fragment, InnerHeaders};
 use mirror_xdp_common::outer::{self, VxlanPorts};
 
 use crate::packet::Packet;
 
-/// The most queues an interface can have.
-const MAX_QUEUES: u32 = 256;
+/// Replaced by the number of queues when the program is loaded.
+const QUEUES: u32 = 1;
 
 /// UDP ports taken as VXLAN; user space sets them before loading.
 #[unsafe(no_mangle)]
-static VXLAN_PORTS: VxlanPorts = VxlanPorts([0; outer::MAX_PORTS]);
+static VXLAN_PORTS: Global<VxlanPorts> = Global::new(VxlanPorts([0; outer::MAX_PORTS]));
 
 /// Secret seed of the flow hash; user space sets it before loading.
 #[unsafe(no_mangle)]
-static HASH_SEED: u64 = 0;
+static HASH_SEED: Global<u64> = Global::new(0);
 
 /// The counters of all outcomes, one array a CPU.
 #[map]
@@ -31,7 +32,7 @@ static COUNTERS: PerCpuArray<CounterArray> = PerCpuArray::with_max_entries(1, 0)
 
 /// The socket of each queue.
 #[map]
-static SOCKETS: XskMap = XskMap::with_max_entries(MAX_QUEUES, 0);
+static SOCKETS: XskMap = XskMap::with_max_entries(QUEUES, 0);
 
 /// The program.
 #[xdp(frags)]
@@ -72,38 +73,25 @@ fn run(context: &XdpContext) -> Counter {
 #[inline(always)]
 fn try_run(context: &XdpContext) -> Result<(), Counter> {
     let mut packet = Packet::new(context);
-    // SAFETY: a read-only global that user space set before loading; volatile, because the compiler would
-    // else fold the initial value in.
-    let ports = unsafe { core::ptr::read_volatile(&raw const VXLAN_PORTS) };
-    let mirrored = outer::decapsulate(&packet, &ports)?;
-    let header = capture_header(&packet, &mirrored);
-    let queue = context.rx_queue_index();
-    // The redirect is decided first: after it the frame is no longer what the kernel could make use of.
-    if SOCKETS.get(queue).is_none() {
-        return Err(Counter::NoSocket);
-    }
-    let end = mirrored.inner_offset + mirrored.inner_len;
-    let trailer = mirrored_trailer(&packet, end);
-    if trailer != 0 {
-        packet.trim_tail(trailer).map_err(|()| Counter::NoHeadroom)?;
-    }
-    packet.trim_head(mirrored.inner_offset - header.encoded_len()).map_err(|()| Counter::NoHeadroom)?;
+    let mirrored = outer::decapsulate(&packet, &VXLAN_PORTS.load())?;
+    // First what can fail without having changed the frame. The kernel remembers the socket, and follows
+    // it when the verdict is to redirect.
+    SOCKETS.redirect(context.rx_queue_index(), 0).map_err(|_| Counter::NoSocket)?;
+    let header_len = if mirrored.ipv6 { capture::V6_LEN } else { capture::V4_LEN };
+    // Behind the datagram: padding of a short Ethernet frame, or a trailer.
+    packet.truncate(mirrored.inner_offset + mirrored.inner_len).map_err(|()| Counter::NoHeadroom)?;
+    packet.trim_head(mirrored.inner_offset - header_len).map_err(|()| Counter::NoHeadroom)?;
+    // Only now the inner headers: they begin at one of two offsets, whatever was in front of them, and
+    // the verifier need not follow them once for each form of the outer headers.
+    let header = capture_header(&packet, &mirrored, header_len);
     let written =
         if mirrored.ipv6 { packet.write_front(header.to_v6()) } else { packet.write_front(header.to_v4()) };
-    written.map_err(|()| Counter::HeadersNotLinear)?;
-    SOCKETS.redirect(queue, 0).map(|_| ()).map_err(|_| Counter::NoSocket)
-}
-
-/// Bytes behind the mirrored datagram: padding of a short Ethernet frame, or a trailer.
-#[inline(always)]
-fn mirrored_trailer(packet: &Packet<'_>, end: usize) -> usize {
-    use mirror_xdp_common::frame::Frame as _;
-    packet.len().saturating_sub(end)
+    written.map_err(|()| Counter::HeadersNotLinear)
 }
 
 #[inline(always)]
-fn capture_header(packet: &Packet<'_>, mirrored: &outer::Mirrored) -> CaptureHeader {
-    let inner = InnerHeaders::parse(packet, mirrored.inner_offset);
+fn capture_header(packet: &Packet<'_>, mirrored: &outer::Mirrored, inner_offset: usize) -> CaptureHeader {
+    let inner = InnerHeaders::parse(packet, inner_offset);
     let original_len = inner.original_len(mirrored.inner_len);
     let mut bits = 0;
     if mirrored.ipv6 {
@@ -115,8 +103,6 @@ fn capture_header(packet: &Packet<'_>, mirrored: &outer::Mirrored) -> CaptureHea
     if !matches!(inner.fragment, Fragment::Whole) {
         bits |= flags::FRAGMENT;
     }
-    // SAFETY: as for the ports.
-    let seed = unsafe { core::ptr::read_volatile(&raw const HASH_SEED) };
     CaptureHeader {
         flags: bits,
         vni: mirrored.vni,
@@ -124,7 +110,7 @@ fn capture_header(packet: &Packet<'_>, mirrored: &outer::Mirrored) -> CaptureHea
         outer_destination: mirrored.destination,
         captured_len: mirrored.inner_len as u32,
         original_len: original_len as u32,
-        flow_hash: inner.flow_hash(seed),
+        flow_hash: inner.flow_hash(HASH_SEED.load()),
         rule: 0,
         // SAFETY: the helper takes nothing.
         time: unsafe { bpf_ktime_get_ns() },

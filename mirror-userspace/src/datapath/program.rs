@@ -1,0 +1,252 @@
+//! The capture program: loaded from the object inside this binary, attached to one interface, its maps
+//! behind types.
+
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use aya::maps::{MapData, MapError, PerCpuArray, XskMap};
+use aya::programs::xdp::XdpLinkId;
+use aya::programs::{ProgramError, TestRun as _, TestRunOptions, Xdp, XdpMode};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use mirror_xdp_common::counters::{Counter, CounterArray};
+use mirror_xdp_common::outer::VxlanPorts;
+
+/// The object that `cargo xtask build` made; empty where the binary was built without it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/capture.o"));
+
+/// The name of the program in the object, and in the kernel's list of programs.
+pub const PROGRAM_NAME: &str = "capture";
+
+/// What the program tells of single frames, by way of the kernel's ring buffer. The verifier removes
+/// what is not asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogLevel {
+    /// Nothing.
+    #[default]
+    Off,
+    /// Each dropped frame.
+    Debug,
+    /// Each frame that was not captured.
+    Trace,
+}
+
+impl LogLevel {
+    /// The number that `aya-log` compares with: [`aya_log::Level`], 0 for none.
+    const fn number(self) -> u8 {
+        match self {
+            Self::Off => 0,
+            Self::Debug => aya_log::Level::Debug as u8,
+            Self::Trace => aya_log::Level::Trace as u8,
+        }
+    }
+}
+
+/// What is fixed when the program is loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// UDP destination ports taken as VXLAN.
+    pub ports: VxlanPorts,
+    /// Seed of the flow hash. Secret, so that nobody can craft flows that collide.
+    pub hash_seed: u64,
+    /// What to tell of single frames.
+    pub log: LogLevel,
+    /// How many queues the interface has.
+    pub queues: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { ports: VxlanPorts::default(), hash_seed: 0, log: LogLevel::Off, queues: 1 }
+    }
+}
+
+/// How a program runs on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// In the driver, before the kernel has made an `sk_buff` of the frame.
+    Native,
+    /// In the network stack, on any interface, slower.
+    Generic,
+}
+
+impl Mode {
+    /// As in messages and on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+}
+
+/// Why the program could not be loaded or used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The binary holds no eBPF object.
+    #[error("this binary was built without its eBPF programs: build it with `cargo xtask build`")]
+    NotBuilt,
+    /// The object is not what this code expects of it.
+    #[error("the embedded eBPF object lacks `{0}`: rebuild it with `cargo xtask build`")]
+    Missing(&'static str),
+    /// The kernel did not take the object.
+    #[error("the kernel did not load the eBPF program")]
+    Load(#[from] EbpfError),
+    /// The kernel refused an operation on the program.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// The kernel refused an operation on a map.
+    #[error(transparent)]
+    Map(#[from] MapError),
+}
+
+impl Error {
+    /// The system's error number, where that is what it comes down to.
+    #[must_use]
+    pub fn raw_os_error(&self) -> Option<i32> {
+        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = next {
+            if let Some(io) = error.downcast_ref::<std::io::Error>() {
+                return io.raw_os_error();
+            }
+            next = error.source();
+        }
+        None
+    }
+}
+
+/// The counters of the program, added up over all CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts(CounterArray);
+
+impl Counts {
+    /// How often this happened.
+    #[must_use]
+    pub const fn get(&self, counter: Counter) -> u64 {
+        self.0[counter as usize]
+    }
+
+    /// What was counted since `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self(std::array::from_fn(|index| self.0[index].wrapping_sub(earlier.0[index])))
+    }
+}
+
+/// What the program did with a frame that was not received but handed to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestRun {
+    /// The action, as in `enum xdp_action` of the kernel: 1 drop, 2 pass, 4 redirect.
+    pub action: u32,
+    /// The frame as the program left it.
+    pub frame: Vec<u8>,
+    /// Mean time of one run.
+    pub duration: Duration,
+}
+
+/// The capture program of one interface. Dropping it detaches and unloads it.
+pub struct CaptureProgram {
+    counters: PerCpuArray<MapData, CounterArray>,
+    sockets: XskMap<MapData>,
+    link: Option<XdpLinkId>,
+    ebpf: Ebpf,
+}
+
+impl CaptureProgram {
+    /// Loads the program into the kernel.
+    pub fn load(options: &Options) -> Result<Self, Error> {
+        if OBJECT.is_empty() {
+            return Err(Error::NotBuilt);
+        }
+        let level = options.log.number();
+        let mut ebpf = EbpfLoader::new()
+            .override_global("VXLAN_PORTS", &options.ports.0, true)
+            .override_global("HASH_SEED", &options.hash_seed, true)
+            .override_global(aya_log::LEVEL, &level, true)
+            .map_max_entries("SOCKETS", options.queues)
+            .load(OBJECT)?;
+        let counters = ebpf.take_map("COUNTERS").ok_or(Error::Missing("COUNTERS"))?.try_into()?;
+        let sockets = ebpf.take_map("SOCKETS").ok_or(Error::Missing("SOCKETS"))?.try_into()?;
+        let mut program = Self { counters, sockets, link: None, ebpf };
+        program.xdp_mut()?.load()?;
+        Ok(program)
+    }
+
+    fn xdp(&self) -> Result<&Xdp, Error> {
+        let program = self.ebpf.program(PROGRAM_NAME).ok_or(Error::Missing(PROGRAM_NAME))?;
+        Ok(program.try_into()?)
+    }
+
+    fn xdp_mut(&mut self) -> Result<&mut Xdp, Error> {
+        let program = self.ebpf.program_mut(PROGRAM_NAME).ok_or(Error::Missing(PROGRAM_NAME))?;
+        Ok(program.try_into()?)
+    }
+
+    /// Attaches the program to the interface with this index. The kernel takes it off again when the
+    /// process ends, however that comes about.
+    pub fn attach(&mut self, interface: u32, mode: Mode) -> Result<(), Error> {
+        let mode = match mode {
+            Mode::Native => XdpMode::Driver,
+            Mode::Generic => XdpMode::Skb,
+        };
+        self.link = Some(self.xdp_mut()?.attach_to_if_index(interface, mode)?);
+        Ok(())
+    }
+
+    /// Takes the program off the interface. Frames that are just passing through may still be counted.
+    pub fn detach(&mut self) -> Result<(), Error> {
+        if let Some(link) = self.link.take() {
+            self.xdp_mut()?.detach(link)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the program hand the frames of a queue to this `AF_XDP` socket.
+    pub fn set_socket(&mut self, queue: u32, socket: RawFd) -> Result<(), Error> {
+        Ok(self.sockets.set(queue, socket, 0)?)
+    }
+
+    /// The counters as they stand.
+    pub fn counts(&self) -> Result<Counts, Error> {
+        let mut sum = CounterArray::default();
+        for one_cpu in self.counters.get(&0, 0)?.iter() {
+            for (sum, count) in sum.iter_mut().zip(one_cpu) {
+                *sum += count;
+            }
+        }
+        Ok(Counts(sum))
+    }
+
+    /// Identifier of the loaded program.
+    pub fn id(&self) -> Result<u32, Error> {
+        Ok(self.xdp()?.info()?.id())
+    }
+
+    /// How many instructions the verifier went through; the kernel gives up at one million.
+    pub fn verified_instructions(&self) -> Result<Option<u32>, Error> {
+        Ok(self.xdp()?.info()?.verified_instruction_count())
+    }
+
+    /// The reader of what the program tells of single frames; writes to the [`log`] facade.
+    ///
+    /// [`log`]: https://docs.rs/log
+    pub fn logger(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>, aya_log::Error> {
+        aya_log::EbpfLogger::init(&mut self.ebpf)
+    }
+
+    /// Runs the program `repeat` times on one frame by `BPF_PROG_TEST_RUN`, as if received by queue 0 of
+    /// the loopback interface. From the second time on it sees what it has written itself.
+    pub fn test_run(&self, frame: &[u8], repeat: u32) -> Result<TestRun, Error> {
+        let mut out = vec![0; frame.len()];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            repeat,
+            ..TestRunOptions::default()
+        };
+        let result = self.xdp()?.test_run(options)?;
+        out.truncate(result.data_size_out as usize);
+        Ok(TestRun { action: result.return_value, frame: out, duration: result.duration })
+    }
+}

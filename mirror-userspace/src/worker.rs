@@ -310,3 +310,6 @@ fn mix(hash: FlowHash, session: &Session) -> u32 {
     let mixed = (u64::from(vni) << 32 ^ source ^ u64::from(hash.0)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     hash.0 ^ (mixed >> 32) as u32
 }
+
+#[cfg(test)]
+mod tests;

@@ -60,8 +60,8 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
     let mut reader = Reader::new(&args)?;
     let mut damaged = false;
-    for path in &args.files {
-        if let Err(error) = reader.read(path) {
+    for path in args.files {
+        if let Err(error) = reader.read(&path) {
             damaged = true;
             eprintln!("mirror-xdp: {error}");
         }
@@ -284,7 +284,7 @@ impl Progress {
     }
 
     fn show(&mut self, frames: &Frames) {
-        if !self.wanted || frames.seen % Self::STRIDE != 0 || self.start.elapsed() < Self::DELAY {
+        if !self.wanted || !frames.seen.is_multiple_of(Self::STRIDE) || self.start.elapsed() < Self::DELAY {
             return;
         }
         if self.shown.is_none_or(|shown| shown.elapsed() >= Self::INTERVAL) {

@@ -24,7 +24,7 @@ use crate::record::Vlans;
 /// Packets in packets that are followed: more only come from somebody who tries.
 const MAX_DEPTH: u8 = 8;
 /// Headers between two IP packets (tags, labels, shims) that are followed.
-const MAX_SHIMS: usize = 16;
+const MAX_SHIMS: usize = 128;
 
 macro_rules! refusals {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
@@ -151,9 +151,9 @@ impl<'a> Layer<'a> {
         Self { direct: false, ..self }
     }
 
-    /// This layer as the inside of a tunnel: a packet within a packet.
+    /// This layer as the inside of a tunnel: a packet within a packet, with VLAN tags of its own.
     const fn tunnelled(self) -> Self {
-        Self { depth: self.depth.saturating_add(1), direct: false, ..self }
+        Self { depth: self.depth.saturating_add(1), vlans: Vlans::new(), direct: false, ..self }
     }
 }
 
@@ -249,7 +249,7 @@ pub struct Packet<'a> {
     pub source_port: u16,
     /// Destination port; 0 where the protocol has none.
     pub destination_port: u16,
-    /// VLAN tags of the frame, those in tunnels included.
+    /// VLAN tags in front of the packet, those of packets around it left aside.
     pub vlans: Vlans,
     /// How many packets this one is in.
     pub depth: u8,

@@ -11,14 +11,15 @@ mod seen;
 mod vpc;
 
 use std::io;
-use std::os::fd::AsFd as _;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::Value;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::{flag, low_level};
 
 use self::screen::Screen;
 use self::seen::Seen;
@@ -28,7 +29,7 @@ use crate::process::Process;
 /// How long the programs talk.
 const DURATION: Duration = Duration::from_secs(16);
 /// How often what is shown is renewed.
-const TICK: u16 = 250;
+const TICK: Duration = Duration::from_millis(250);
 /// How long a program may take to begin or to end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -49,16 +50,16 @@ pub enum Outcome {
 /// Runs the lab with this `mirror-xdp`, showing it on standard output. Needs root. Leaves nothing behind,
 /// however it ends.
 pub fn run(binary: &Path) -> io::Result<Outcome> {
-    // Before there are threads, which inherit it. Programs that are started do not.
-    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
-    signals.thread_block()?;
-    let stop = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let signals = [SIGINT, SIGTERM, SIGHUP].map(|signal| flag::register(signal, Arc::clone(&stop)));
     let result = show(binary, &stop);
-    signals.thread_unblock()?;
+    for signal in signals {
+        low_level::unregister(signal?);
+    }
     result
 }
 
-fn show(binary: &Path, stop: &SignalFd) -> io::Result<Outcome> {
+fn show(binary: &Path, stop: &AtomicBool) -> io::Result<Outcome> {
     let mut screen = Screen::new();
     screen.title("a small VPC of network namespaces; no packet leaves this machine");
     let logs = tempfile::tempdir()?;
@@ -76,7 +77,8 @@ fn show(binary: &Path, stop: &SignalFd) -> io::Result<Outcome> {
     let start = Instant::now();
     let mut seen = Seen::new(logs.path().join("eve.json"));
     while start.elapsed() < DURATION {
-        if stopped(stop)? {
+        thread::sleep(TICK);
+        if stop.load(Ordering::Relaxed) {
             return Ok(Outcome::Interrupted);
         }
         if !appliance.is_running() || !source.is_running() {
@@ -90,15 +92,10 @@ fn show(binary: &Path, stop: &SignalFd) -> io::Result<Outcome> {
     let mirrored = account(source)?;
     let captured = account(appliance)?;
     seen.read()?;
+    seen.average();
     screen.finish(&seen);
     let passed = screen.summary(&seen, &checks::checks(&seen, &mirrored, &captured));
     Ok(if passed { Outcome::Passed } else { Outcome::Failed })
-}
-
-/// Waits a tick; whether somebody wants an end meanwhile.
-fn stopped(stop: &SignalFd) -> io::Result<bool> {
-    poll(&mut [PollFd::new(stop.as_fd(), PollFlags::POLLIN)], PollTimeout::from(TICK))?;
-    Ok(stop.read_signal()?.is_some())
 }
 
 fn start_appliance(vpc: &Vpc, binary: &Path, logs: &Path) -> io::Result<Process> {

@@ -14,6 +14,8 @@ const ROWS: usize = 6;
 /// Time between two lines where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
 
+const TABLE_HEAD: &str = "ended flows                  names asked for, and answers";
+
 const BOLD: &str = "\x1b[1m";
 const DIM: &str = "\x1b[2m";
 const GREEN: &str = "\x1b[32m";
@@ -52,7 +54,7 @@ impl Screen {
         if self.terminal {
             let footer = format!("{} s left, Ctrl-C stops", left.as_secs() + 1);
             self.draw(seen, Some(&footer));
-        } else if Instant::now() >= self.next_line {
+        } else if Instant::now() >= self.next_line && seen.counters[0].seen > 0 {
             println!("{}", status(seen));
             self.next_line = Instant::now() + LINE_INTERVAL;
         }
@@ -69,7 +71,7 @@ impl Screen {
 
     fn draw(&mut self, seen: &Seen, footer: Option<&str>) {
         let mut lines = vec![self.painted(BOLD, &status(seen)), String::new()];
-        lines.push(self.painted(BOLD, "ended flows                  names asked for"));
+        lines.push(self.painted(BOLD, TABLE_HEAD));
         for (left, right) in tables(seen) {
             lines.push(clipped(&format!("{left:<29}{right}")));
         }
@@ -96,9 +98,11 @@ impl Screen {
     /// The checks; whether all have passed.
     pub(super) fn summary(&self, seen: &Seen, checks: &[Check]) -> bool {
         if !self.terminal {
+            println!("\n{TABLE_HEAD}");
             for (left, right) in tables(seen) {
-                println!("  {left:<29}{right}");
+                println!("{}", clipped(&format!("{left:<29}{right}")));
             }
+            println!();
         }
         for Check { what, passed } in checks {
             let mark = if *passed { self.painted(GREEN, "seen   ") } else { self.painted(RED, "MISSING") };

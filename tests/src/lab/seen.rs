@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -19,7 +20,7 @@ pub(super) struct Counters {
     pub(super) seen: u64,
     /// Bytes of the frames that were delivered.
     pub(super) bytes: u64,
-    /// Flows in the table.
+    /// Flows that were ever made.
     pub(super) flows: u64,
     /// Frames dropped by the program, lost in the rings or refused, and records that were lost.
     pub(super) lost: u64,
@@ -63,6 +64,11 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    /// From now on rates are averages over the whole time.
+    pub(super) fn average(&mut self) {
+        self.counters[1] = Counters::default();
+    }
+
     pub(super) fn new(path: PathBuf) -> Self {
         Self {
             path,
@@ -110,7 +116,7 @@ impl Seen {
             seconds: stats["seconds"].as_f64().unwrap_or_default(),
             seen: all(interfaces, "/program/seen"),
             bytes: all(workers, "/delivered_bytes"),
-            flows: all(workers, "/flows_active"),
+            flows: all(workers, "/flows_total"),
             lost: all(interfaces, "/program/dropped")
                 + rings
                 + all(workers, "/refused")
@@ -130,8 +136,9 @@ impl Seen {
             .as_array()
             .into_iter()
             .flatten()
-            .map(|answer| text(answer, "rdata").to_owned())
+            .map(|answer| text(answer, "rdata"))
             .filter(|data| !data.is_empty())
+            .map(short)
             .collect();
         let rcode = text(dns, "rcode");
         let known = &mut self.names.entry(name.clone()).or_default().answers;
@@ -148,9 +155,13 @@ impl Seen {
         let kind = if matches!(app, "" | "failed") { proto } else { app };
         let flow = &record["flow"];
         let bytes = total(flow.get("bytes_toserver")) + total(flow.get("bytes_toclient"));
-        let end = |side: &str| match record.get(format!("{side}_port")) {
-            Some(port) => format!("{}:{port}", short(text(&record, &format!("{side}_ip")))),
-            None => short(text(&record, &format!("{side}_ip"))),
+        let end = |side: &str| {
+            let address = short(text(&record, &format!("{side}_ip")));
+            match record.get(format!("{side}_port")) {
+                Some(port) if address.contains(':') => format!("[{address}]:{port}"),
+                Some(port) => format!("{address}:{port}"),
+                None => address,
+            }
         };
         let line = format!("flow  {} > {} {kind} {}", end("src"), end("dest"), human(bytes));
         let flows = self.flows.entry(kind.to_owned()).or_default();
@@ -181,13 +192,9 @@ pub(super) fn total(value: Option<&Value>) -> u64 {
     }
 }
 
-/// An address as people write it: EVE writes IPv6 in full.
+/// An address as people write it: EVE writes IPv6 in full. Other text is left as it is.
 fn short(address: &str) -> String {
-    match address.parse::<std::net::IpAddr>() {
-        Ok(std::net::IpAddr::V6(v6)) => format!("[{v6}]"),
-        Ok(v4) => v4.to_string(),
-        Err(_) => address.to_owned(),
-    }
+    address.parse::<IpAddr>().map_or_else(|_| address.to_owned(), |address| address.to_string())
 }
 
 /// Bytes in the unit in which they are easily read.

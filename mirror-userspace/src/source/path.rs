@@ -24,7 +24,8 @@ pub(super) struct Link {
     pub(super) up: bool,
     /// Whether frames on it begin with an Ethernet header.
     pub(super) ethernet: bool,
-    mtu: u32,
+    /// Bytes of the largest network packet, Ethernet header not counted.
+    pub(super) mtu: u32,
     mac: Option<[u8; 6]>,
     /// Frames that were not sent.
     pub(super) tx_dropped: u64,

@@ -27,7 +27,7 @@ use self::vpc::Vpc;
 use crate::process::Process;
 
 /// How long the programs talk.
-const DURATION: Duration = Duration::from_secs(16);
+const DURATION: Duration = Duration::from_secs(18);
 /// How often what is shown is renewed.
 const TICK: Duration = Duration::from_millis(250);
 /// How long a program may take to begin or to end.
@@ -69,16 +69,17 @@ fn show(binary: &Path, stop: &AtomicBool) -> io::Result<Outcome> {
     for line in
         [appliance.wait_for_line("capturing on", PATIENCE)?, source.wait_for_line("mirroring", PATIENCE)?]
     {
-        screen.line(&line);
+        Screen::line(&line);
     }
     let programs = vpc.start_programs()?;
-    screen.line("real programs talk: curl, dnsmasq, busybox httpd, openssl s_server\n");
+    Screen::line("real programs talk: curl, dnsmasq, busybox httpd, openssl s_server\n");
 
     let start = Instant::now();
     let mut seen = Seen::new(logs.path().join("eve.json"));
     while start.elapsed() < DURATION {
         thread::sleep(TICK);
         if stop.load(Ordering::Relaxed) {
+            Screen::line("stopped");
             return Ok(Outcome::Interrupted);
         }
         if !appliance.is_running() || !source.is_running() {

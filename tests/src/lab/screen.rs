@@ -1,6 +1,7 @@
 //! What the lab shows: on a terminal a display that is renewed in place, 80 columns wide; elsewhere a
 //! line now and then. Colours only on a terminal.
 
+use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _, stdout};
 use std::time::{Duration, Instant};
 
@@ -45,7 +46,7 @@ impl Screen {
     }
 
     /// A line that stays.
-    pub(super) fn line(&self, text: &str) {
+    pub(super) fn line(text: &str) {
         println!("{text}");
     }
 
@@ -83,7 +84,7 @@ impl Screen {
         // Up to the first line of the last time, then down again, clearing what stood there.
         let mut out = String::new();
         if self.shown > 0 {
-            out.push_str(&format!("\x1b[{}A", self.shown));
+            let _ = write!(out, "\x1b[{}A", self.shown);
         }
         for line in &lines {
             out.push_str(line);

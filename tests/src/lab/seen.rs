@@ -146,8 +146,12 @@ impl Seen {
             known.insert(rcode.to_owned());
         }
         known.extend(answers.iter().cloned());
-        let answer = if rcode != "NOERROR" { rcode.to_owned() } else { answers.join(" ") };
-        self.tell(format!("dns   {} {} {name} = {answer}", text(record, "dest_ip"), text(dns, "rrtype")));
+        let answer = match (rcode, answers.is_empty()) {
+            ("NOERROR", true) => "no such record".to_owned(),
+            ("NOERROR", false) => answers.join(" "),
+            _ => rcode.to_owned(),
+        };
+        self.tell(format!("dns   {} {name} = {answer}", text(dns, "rrtype")));
     }
 
     fn flow(&mut self, record: Value) {

@@ -102,18 +102,19 @@ impl Vpc {
             .args(["-addext", "subjectAltName=DNS:api.shop.test"])
             .args(["-keyout", &path("key.pem"), "-out", &path("cert.pem")]))?;
 
+        // Not a daemon: one that changes its user would outlive a lab that is killed.
         let mut dns = Process::spawn(
             self.server
                 .command("dnsmasq")
-                .args(["--keep-in-foreground", "--conf-file=/dev/null", "--pid-file=", "--log-facility=-"])
-                .args(["--no-hosts", "--no-resolv", "--user=root", "--bind-interfaces", "--local=/test/"])
+                .args(["--no-daemon", "--conf-file=/dev/null", "--pid-file="])
+                .args(["--no-hosts", "--no-resolv", "--bind-interfaces", "--local=/test/"])
                 .arg(format!("--listen-address={RESOLVER}"))
                 .arg(format!("--host-record=www.shop.test,{SERVER},{SERVER_V6}"))
                 .arg(format!("--host-record=api.shop.test,{SERVER}"))
                 .arg(format!("--host-record=files.shop.test,{SERVER}"))
                 .arg("--cname=cdn.shop.test,www.shop.test"),
         )?;
-        dns.wait_for_line("dnsmasq[", super::PATIENCE)?;
+        dns.wait_for_line("dnsmasq: started", super::PATIENCE)?;
         let http =
             self.server.command("busybox").args(["httpd", "-f", "-p", "80", "-h", &path("www")]).spawned()?;
         let tls = self

@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::record::{DnsRecord, EventKind, FlowRecord, Record, eve};
 
@@ -59,17 +59,12 @@ pub enum SinkError {
 }
 
 /// What became of the records handed to the sink.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SinkCounters {
     /// Events that are in the file, by [`EventKind`].
-    #[serde(serialize_with = "by_name")]
     pub written: [u64; EventKind::ALL.len()],
     /// Events that the file would not take.
     pub lost: u64,
-}
-
-fn by_name<S: Serializer>(written: &[u64; EventKind::ALL.len()], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(EventKind::ALL.into_iter().map(|kind| (kind.name(), written[kind as usize])))
 }
 
 impl SinkCounters {

@@ -1,25 +1,14 @@
 //! The real captures of the corpus: `mirror-xdp read` gives the flows and the DNS records that Suricata
 //! 7.0.10 gave for them, as far as the thresholds below say.
-//!
-//! The corpus is found through `MIRROR_XDP_CORPUS`, else beside the workspace.
+#![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
+use mirror_xdp_tests::require::corpus;
 use serde_json::Value;
-
-/// The corpus, or `None` and a word to whoever looks at the output.
-fn corpus() -> Option<PathBuf> {
-    let path = std::env::var_os("MIRROR_XDP_CORPUS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/pcaps"), PathBuf::from);
-    if path.join("MANIFEST.tsv").is_file() {
-        return Some(path);
-    }
-    eprintln!("SKIPPED: no corpus of captures in {}; set MIRROR_XDP_CORPUS", path.display());
-    None
-}
 
 /// Reads `capture` into the empty directory `logs`; the events.
 fn read(capture: &Path, logs: &Path) -> Vec<Value> {

@@ -62,6 +62,14 @@ fn vxlan_ports(text: &str) -> Result<VxlanPorts, String> {
     Ok(ports)
 }
 
+/// Reads the number that `--max-flows` takes.
+fn max_flows(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("must be a number of at least 1".to_owned()),
+        Ok(flows) => Ok(flows),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;

@@ -1,4 +1,4 @@
-//! DNS (RFC 1035): messages, their EVE records, and their framing over TCP.
+//! DNS (RFC 1035): messages and their EVE records.
 //!
 //! The parser is the project's own. The kept libraries (hickory-proto, simple-dns, domain) are made for
 //! resolvers and servers: they refuse a message as a whole for what a monitor must still report (names
@@ -14,13 +14,12 @@ mod eve;
 mod message;
 mod name;
 mod registry;
-mod tcp;
+#[cfg(test)]
+mod tests;
 
 pub use eve::{Event, Events};
-pub use message::{Data, Header, Malformed, Message, Question, Questions, Record, Records, probe};
+pub use message::{Data, Header, Malformed, Message, Question, Questions, Record, Records, probe, probe_tcp};
 pub use name::{Name, NameBuffer};
-pub use registry::{rcode_name, rrtype_name};
-pub use tcp::{Framing, Messages, probe_tcp};
 
 /// Numbers the messages of one flow, as the field `tx_id` of queries does: from 0, queries and answers
 /// alike, over both directions.

@@ -2,8 +2,12 @@
 //! writing records; and the same over capture files.
 #![deny(unsafe_code)]
 
+pub mod capture_file;
 pub mod cli;
 pub mod datapath;
+pub mod flow;
+pub mod packet;
+pub mod protocol;
 pub mod record;
 pub mod sink;
 pub mod worker;

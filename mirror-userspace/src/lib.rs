@@ -2,12 +2,17 @@
 //! writing records; and the same over capture files.
 #![deny(unsafe_code)]
 
+pub mod afxdp;
 pub mod capture_file;
 pub mod cli;
 pub mod datapath;
+pub mod error;
 pub mod flow;
+pub mod live;
+pub mod nic;
 pub mod packet;
 pub mod protocol;
 pub mod record;
 pub mod sink;
+pub mod stats;
 pub mod worker;

@@ -1,12 +1,18 @@
 //! The command line: a file a subcommand.
 
+mod log;
+mod progress;
 mod read;
 mod run;
 mod source;
 
+use std::num::NonZeroU16;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use mirror_xdp_common::outer::{MAX_PORTS, VxlanPorts};
+
+use crate::error::one_line;
 
 /// Captures AWS VPC Traffic Mirroring sessions with XDP, keeps flows, writes EVE JSON.
 #[derive(Debug, Parser)]
@@ -36,8 +42,42 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("mirror-xdp: {error:#}");
+            eprintln!("mirror-xdp: {}", one_line(error.as_ref()));
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Reads a list of UDP ports as `--vxlan-port` takes it.
+fn vxlan_ports(text: &str) -> Result<VxlanPorts, String> {
+    let mut ports = VxlanPorts([0; MAX_PORTS]);
+    for (index, port) in text.split(',').enumerate() {
+        let place = ports.0.get_mut(index).ok_or_else(|| format!("at most {MAX_PORTS} ports"))?;
+        *place = port
+            .trim()
+            .parse::<NonZeroU16>()
+            .map_err(|_| format!("`{port}` is not a UDP port (1 to 65535)"))?
+            .get();
+    }
+    Ok(ports)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn port_lists_are_read_and_wrong_ones_refused() {
+        assert_eq!(vxlan_ports("4789, 8472").unwrap().0, [4789, 8472, 0, 0, 0, 0, 0, 0]);
+        for wrong in ["", "0", "65536", "4789,", "vxlan", "1,2,3,4,5,6,7,8,9"] {
+            assert!(vxlan_ports(wrong).is_err(), "{wrong}");
         }
     }
 }

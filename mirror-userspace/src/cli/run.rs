@@ -1,11 +1,186 @@
-//! `mirror-xdp run`.
+//! `mirror-xdp run`: from arguments to a running capture, and what people and scripts see of it.
 
+use std::hash::{BuildHasher as _, RandomState};
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use mirror_xdp_common::outer::VxlanPorts;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+
+use super::progress::{self, Progress};
+use crate::datapath::program::LogLevel;
+use crate::live::{Config, ModeChoice, Plan};
+use crate::sink::Sink;
+use crate::stats::Stats;
+use crate::worker::WorkerConfig;
+
+const EXAMPLES: &str = "\
+Examples:
+  mirror-xdp run --interface ens6
+  mirror-xdp run --interface ens6 --interface ens7 --log-dir /data/eve --mode native
+  mirror-xdp run --interface ens6 --duration 1min --json > account.json
+
+Needs root, or CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON. SSH and health checks to the
+interface keep working: what is not mirror traffic goes to the kernel untouched.";
 
 /// Capture mirrored traffic from network interfaces
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// Interface that mirrored traffic comes in by; several may be given
+    #[arg(short, long = "interface", value_name = "IF", required = true)]
+    interfaces: Vec<String>,
 
-pub(super) fn main(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+    /// Directory of eve.json, made where it is missing; the log is appended to
+    #[arg(long, value_name = "DIR", default_value = "/var/log/mirror-xdp")]
+    log_dir: PathBuf,
+
+    /// Where the XDP program runs
+    #[arg(long, value_enum, default_value_t)]
+    mode: ModeChoice,
+
+    /// Take off an XDP program that is attached to the interface already
+    #[arg(long)]
+    replace: bool,
+
+    /// UDP ports of the mirror sessions
+    #[arg(long, value_name = "PORT,…", default_value = "4789", value_parser = super::vxlan_ports)]
+    vxlan_port: VxlanPorts,
+
+    /// Stop after this time, such as 90s, 10min or 1h
+    #[arg(long, value_name = "TIME")]
+    duration: Option<humantime::Duration>,
+
+    /// Print the account of all frames as one JSON object on stdout at the end
+    #[arg(long)]
+    json: bool,
+
+    /// Time between two `stats` events
+    #[arg(long, value_name = "TIME", default_value = "8s", value_parser = interval)]
+    stats_interval: Duration,
+
+    /// Flows that each worker keeps at most; beyond, the flow that was idle the longest is ended
+    #[arg(long, value_name = "N", default_value_t = WorkerConfig::default().max_flows)]
+    #[arg(value_parser = max_flows)]
+    max_flows: usize,
+
+    /// Have the XDP program tell of each frame that it drops (debug) or does not capture (trace)
+    #[arg(long, value_enum, default_value_t, value_name = "LEVEL")]
+    bpf_log: LogLevel,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if interval.is_zero() { Err("must be more than nothing".to_owned()) } else { Ok(interval) }
+}
+
+fn max_flows(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("must be a number of at least 1".to_owned()),
+        Ok(flows) => Ok(flows),
+    }
+}
+
+pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
+    super::log::init(args.bpf_log);
+    // The packet path is threads of its own; this one only looks after signals, timers and netlink.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    runtime.block_on(run(args))
+}
+
+async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+
+    let worker = WorkerConfig {
+        max_flows: args.max_flows,
+        // The standard library's maps are keyed with the system's random numbers.
+        hash_seed: RandomState::new().hash_one(0),
+    };
+    let plan = Plan::make(Config {
+        interfaces: args.interfaces,
+        mode: args.mode,
+        replace: args.replace,
+        ports: args.vxlan_port,
+        log: args.bpf_log,
+        worker,
+    })
+    .await?;
+    let sink = Sink::open(&args.log_dir)?;
+    let mut capture = plan.start(&sink).await?;
+    for interface in capture.interfaces() {
+        eprintln!("capturing on {interface}");
+    }
+
+    let mut loggers = Vec::new();
+    if args.bpf_log != LogLevel::Off {
+        for logger in capture.loggers() {
+            loggers.push(logger.context("cannot read the messages of the XDP program")?);
+        }
+    }
+    let mut progress = std::io::stderr().is_terminal().then(Progress::new);
+    let start = Instant::now();
+    let end = args.duration.and_then(|duration| start.checked_add(duration.into()));
+    let every = |period| {
+        let mut ticks = interval_at(start + period, period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks
+    };
+    let mut second = every(Duration::from_secs(1));
+    let mut statistics = every(args.stats_interval);
+    let mut messages = every(Duration::from_millis(100));
+    let failure = loop {
+        tokio::select! {
+            _ = interrupt.recv() => break None,
+            _ = terminate.recv() => break None,
+            () = until(end) => break None,
+            // Stopping finds out why.
+            _ = capture.worker_ended() => break None,
+            _ = second.tick() => {
+                if let Err(error) = capture.check().await {
+                    break Some(error);
+                }
+                if let Some(progress) = &mut progress {
+                    progress.show(&capture.stats()?);
+                }
+            }
+            _ = statistics.tick() => write_stats(&sink, &mut capture.stats()?)?,
+            _ = messages.tick(), if !loggers.is_empty() => {
+                loggers.iter_mut().for_each(aya_log::EbpfLogger::flush);
+            }
+        }
+    };
+    drop(progress);
+    let mut stats = capture.stop().await?;
+    loggers.iter_mut().for_each(aya_log::EbpfLogger::flush);
+    write_stats(&sink, &mut stats)?;
+    stats.set_records(&sink.finish());
+    if args.json {
+        println!("{}", serde_json::to_string(&stats)?);
+    } else {
+        eprint!("{}", progress::totals(&stats));
+    }
+    match failure {
+        Some(error) => Err(error.into()),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Waits for the end of the capture, for ever where there is none.
+async fn until(end: Option<Instant>) {
+    match end {
+        Some(end) => sleep_until(end).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn write_stats(sink: &Sink, stats: &mut Stats) -> anyhow::Result<()> {
+    stats.set_records(&sink.counters());
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos() as u64;
+    sink.stats(now, stats).context("cannot write a stats event")
 }

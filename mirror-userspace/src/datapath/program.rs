@@ -1,7 +1,7 @@
 //! The capture program: loaded from the object inside this binary, attached to one interface, its maps
 //! behind types.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 use aya::maps::{MapData, MapError, PerCpuArray, XskMap};
@@ -42,7 +42,7 @@ impl LogLevel {
 }
 
 /// What is fixed when the program is loaded.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// UDP destination ports taken as VXLAN.
     pub ports: VxlanPorts,
@@ -50,6 +50,14 @@ pub struct Options {
     pub hash_seed: u64,
     /// What to tell of single frames.
     pub log: LogLevel,
+    /// How many queues the interface has.
+    pub queues: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { ports: VxlanPorts::default(), hash_seed: 0, log: LogLevel::Off, queues: 1 }
+    }
 }
 
 /// How a program runs on an interface.
@@ -83,13 +91,13 @@ pub enum Error {
     #[error("the embedded eBPF object lacks `{0}`: rebuild it with `cargo xtask build`")]
     Missing(&'static str),
     /// The kernel did not take the object.
-    #[error("the kernel did not load the eBPF program: {}", causes(.0))]
+    #[error("the kernel did not load the eBPF program")]
     Load(#[from] EbpfError),
     /// The kernel refused an operation on the program.
-    #[error("{}", causes(.0))]
+    #[error(transparent)]
     Program(#[from] ProgramError),
     /// The kernel refused an operation on a map.
-    #[error("{}", causes(.0))]
+    #[error(transparent)]
     Map(#[from] MapError),
 }
 
@@ -106,25 +114,6 @@ impl Error {
         }
         None
     }
-}
-
-/// An error and its causes on one line. The verifier's log, which may be long, is left out.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = String::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let line = error.to_string();
-        let line = line.lines().next().unwrap_or_default();
-        // aya repeats the cause in some messages.
-        if !text.ends_with(line) {
-            if !text.is_empty() {
-                text.push_str(": ");
-            }
-            text.push_str(line);
-        }
-        next = error.source();
-    }
-    text
 }
 
 /// The counters of the program, added up over all CPUs.
@@ -175,6 +164,7 @@ impl CaptureProgram {
             .override_global("VXLAN_PORTS", &options.ports.0, true)
             .override_global("HASH_SEED", &options.hash_seed, true)
             .override_global(aya_log::LEVEL, &level, true)
+            .map_max_entries("SOCKETS", options.queues)
             .load(OBJECT)?;
         let counters = ebpf.take_map("COUNTERS").ok_or(Error::Missing("COUNTERS"))?.try_into()?;
         let sockets = ebpf.take_map("SOCKETS").ok_or(Error::Missing("SOCKETS"))?.try_into()?;
@@ -213,14 +203,8 @@ impl CaptureProgram {
     }
 
     /// Makes the program hand the frames of a queue to this `AF_XDP` socket.
-    pub fn set_socket(&mut self, queue: u32, socket: &impl AsRawFd) -> Result<(), Error> {
-        Ok(self.sockets.set(queue, socket.as_raw_fd(), 0)?)
-    }
-
-    /// The most queues that [`CaptureProgram::set_socket`] takes.
-    #[must_use]
-    pub fn max_queues(&self) -> u32 {
-        self.sockets.len()
+    pub fn set_socket(&mut self, queue: u32, socket: RawFd) -> Result<(), Error> {
+        Ok(self.sockets.set(queue, socket, 0)?)
     }
 
     /// The counters as they stand.

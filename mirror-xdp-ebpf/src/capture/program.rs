@@ -15,8 +15,8 @@ use mirror_xdp_common::outer::{self, VxlanPorts};
 
 use crate::packet::Packet;
 
-/// The most queues an interface can have.
-const MAX_QUEUES: u32 = 256;
+/// Replaced by the number of queues when the program is loaded.
+const QUEUES: u32 = 1;
 
 /// UDP ports taken as VXLAN; user space sets them before loading.
 #[unsafe(no_mangle)]
@@ -32,7 +32,7 @@ static COUNTERS: PerCpuArray<CounterArray> = PerCpuArray::with_max_entries(1, 0)
 
 /// The socket of each queue.
 #[map]
-static SOCKETS: XskMap = XskMap::with_max_entries(MAX_QUEUES, 0);
+static SOCKETS: XskMap = XskMap::with_max_entries(QUEUES, 0);
 
 /// The program.
 #[xdp(frags)]

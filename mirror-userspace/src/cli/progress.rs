@@ -1,0 +1,179 @@
+//! What people see of a capture: a line that shows what goes on, and the totals at the end.
+
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use crate::stats::{Interface, Named, Stats};
+
+/// Clears the terminal's line and goes to its beginning.
+const CLEAR: &str = "\r\x1b[2K";
+
+/// A line on the terminal that is written anew each second. Cleared when dropped.
+#[derive(Debug)]
+pub(super) struct Progress {
+    shown: Instant,
+    frames: u64,
+    bytes: u64,
+}
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        Self { shown: Instant::now(), frames: 0, bytes: 0 }
+    }
+
+    /// Shows the rates since the last time, and what was lost so far.
+    pub(super) fn show(&mut self, stats: &Stats) {
+        let seconds = self.shown.elapsed().as_secs_f64().max(f64::EPSILON);
+        let (frames, bytes) = (stats.delivered(), delivered_bytes(stats));
+        let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
+        let flows: u64 = stats.workers.iter().map(|worker| worker.flows_active).sum();
+        let dropped: u64 = stats.interfaces.iter().map(|interface| interface.program.dropped.sum()).sum();
+        eprint!(
+            "{CLEAR}{:.0} s  {}  {}  {} flows  {} lost  {} malformed",
+            stats.seconds,
+            with_unit(rate(frames, self.frames), "frames/s"),
+            with_unit(rate(bytes, self.bytes) * 8.0, "bit/s"),
+            grouped(flows),
+            grouped(stats.lost()),
+            grouped(dropped),
+        );
+        *self = Self { shown: Instant::now(), frames, bytes };
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        eprint!("{CLEAR}");
+    }
+}
+
+fn delivered_bytes(stats: &Stats) -> u64 {
+    stats.workers.iter().map(|worker| worker.delivered_bytes).sum()
+}
+
+/// A number with three digits and the unit's prefix: `1.23 Mbit/s`.
+fn with_unit(value: f64, unit: &str) -> String {
+    let (mut value, mut prefix) = (value, "");
+    for larger in ["k", "M", "G", "T"] {
+        if value < 999.5 {
+            break;
+        }
+        value /= 1000.0;
+        prefix = larger;
+    }
+    let digits = match value {
+        v if prefix.is_empty() || v >= 99.95 => 0,
+        v if v >= 9.995 => 1,
+        _ => 2,
+    };
+    format!("{value:.digits$} {prefix}{unit}")
+}
+
+/// A number with its thousands set apart: `1,234,567`.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// The counters that are not 0, as `name 5, other 3`.
+fn listed(named: &Named) -> String {
+    let some = named.0.iter().filter(|(_, count)| *count > 0);
+    let list: Vec<_> = some.map(|(name, count)| format!("{name} {}", grouped(*count))).collect();
+    if list.is_empty() { String::new() } else { format!(" ({})", list.join(", ")) }
+}
+
+/// The totals at the end of a capture, several lines.
+pub(super) fn totals(stats: &Stats) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = write_totals(&mut text, stats);
+    text
+}
+
+fn write_totals(text: &mut String, stats: &Stats) -> std::fmt::Result {
+    let flows: u64 = stats.workers.iter().map(|worker| worker.flows_total).sum();
+    writeln!(
+        text,
+        "captured {} frames, {}, {} flows in {:.1} s",
+        grouped(stats.delivered()),
+        with_unit(delivered_bytes(stats) as f64, "B"),
+        grouped(flows),
+        stats.seconds,
+    )?;
+    for Interface { name, program, rings, .. } in &stats.interfaces {
+        writeln!(
+            text,
+            "{name}: {} frames seen, {} passed to the kernel{}, {} dropped{}, {} redirected",
+            grouped(program.seen),
+            grouped(program.passed.sum()),
+            listed(&program.passed),
+            grouped(program.dropped.sum()),
+            listed(&program.dropped),
+            grouped(program.redirected),
+        )?;
+        for ring in rings.iter().filter(|ring| ring.lost.rx_ring_full + ring.lost.rx_dropped > 0) {
+            writeln!(
+                text,
+                "{name}, queue {}: LOST {} because the worker was too slow, {} for want of a buffer that \
+                 they fit in",
+                ring.queue,
+                grouped(ring.lost.rx_ring_full),
+                grouped(ring.lost.rx_dropped),
+            )?;
+        }
+    }
+    let mut refused: Vec<(&'static str, u64)> = Vec::new();
+    for &(name, count) in stats.workers.iter().flat_map(|worker| &worker.refused.0) {
+        match refused.iter_mut().find(|(other, _)| *other == name) {
+            Some((_, sum)) => *sum += count,
+            None => refused.push((name, count)),
+        }
+    }
+    let refused = Named(refused);
+    if refused.sum() > 0 {
+        writeln!(text, "not analysed: {}{}", grouped(refused.sum()), listed(&refused))?;
+    }
+    writeln!(
+        text,
+        "records: {} written{}, {} lost",
+        grouped(stats.records.written.sum()),
+        listed(&stats.records.written),
+        grouped(stats.records.lost),
+    )?;
+    match stats.unaccounted {
+        Some(frames) if frames > 0 => {
+            writeln!(text, "UNACCOUNTED: {} frames; this is a bug of mirror-xdp", grouped(frames))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_shown_in_human_units() {
+        let shown: Vec<_> =
+            [0.0, 7.0, 999.0, 1000.0, 12_345.0, 999_400.0, 999_999.0, 2.5e9].map(|v| with_unit(v, "B")).into();
+        assert_eq!(shown, ["0 B", "7 B", "999 B", "1.00 kB", "12.3 kB", "999 kB", "1.00 MB", "2.50 GB"]);
+    }
+
+    #[test]
+    fn thousands_are_set_apart() {
+        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+    }
+
+    #[test]
+    fn counters_of_nothing_are_not_listed() {
+        assert_eq!(listed(&Named(vec![("a", 0), ("b", 2000)])), " (b 2,000)");
+        assert_eq!(listed(&Named(vec![("a", 0)])), "");
+    }
+}

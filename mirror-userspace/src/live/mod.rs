@@ -1,0 +1,585 @@
+//! A running capture: interfaces with the program attached, a socket a queue, a worker a socket.
+//!
+//! [`Plan::make`] looks at everything that can be wrong without changing anything; [`Plan::start`] then
+//! sets up from the inside out: buffers and sockets, workers, and last the program, so that the first
+//! frame finds its way. [`Capture::stop`] takes down from the outside in: the program first, then the
+//! rings are drained, the workers end, the sockets close, the buffers go. Whatever fails on the way up
+//! leaves nothing behind, for each part takes itself down when it is dropped.
+
+mod clock;
+mod port;
+mod privilege;
+mod queue_worker;
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use mirror_xdp_common::counters::Counter;
+use mirror_xdp_common::outer::VxlanPorts;
+use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use self::port::ReservedPort;
+pub use self::queue_worker::WorkerError;
+use self::queue_worker::{Counters, Ended, Handle};
+use crate::afxdp::{self, Bind, Queue};
+use crate::datapath::attached::{self, Attached};
+use crate::datapath::program::{self, CaptureProgram, LogLevel, Options};
+use crate::datapath::Mode;
+use crate::error::one_line;
+use crate::nic::{self, Netlink};
+use crate::sink::{Overflow, Sink};
+use crate::stats::{self, Stats};
+use crate::worker::{Worker, WorkerConfig};
+
+/// A program that was taken off has run out when its counters stand still for this long.
+const SETTLE: Duration = Duration::from_millis(10);
+/// Longer than this is not waited for that.
+const SETTLE_LIMIT: Duration = Duration::from_secs(1);
+
+/// How to run the program on an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ModeChoice {
+    /// In the driver, or generic where the driver cannot, with a warning
+    #[default]
+    Auto,
+    /// In the driver, or not at all
+    Native,
+    /// In the network stack: any interface, slower
+    Generic,
+}
+
+/// What to capture, and how.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Names of the interfaces.
+    pub interfaces: Vec<String>,
+    /// How to run the program.
+    pub mode: ModeChoice,
+    /// Whether to take off an XDP program that is there already.
+    pub replace: bool,
+    /// UDP ports of mirror traffic.
+    pub ports: VxlanPorts,
+    /// What the program tells of single frames.
+    pub log: LogLevel,
+    /// How each worker is set up. Its seed is the program's, too.
+    pub worker: WorkerConfig,
+}
+
+/// Why there is no capture, or no longer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The process may not.
+    #[error("capturing needs root, or the capabilities it lacks: {}; run it with sudo", .0.join(", "))]
+    Privilege(Vec<&'static str>),
+    /// The kernel does not say what interfaces there are.
+    #[error(transparent)]
+    Netlink(nic::Error),
+    /// Something is wrong with an interface.
+    #[error("{name}")]
+    Interface {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        source: InterfaceError,
+    },
+    /// An interface was named twice.
+    #[error("{0}: named twice")]
+    Twice(String),
+    /// Somebody on this host gets datagrams from a port of mirror traffic.
+    #[error(
+        "UDP port {port} is in use on this host, {by}; stop that, or choose the port of the mirror \
+         sessions with --vxlan-port"
+    )]
+    PortInUse {
+        /// The port.
+        port: u16,
+        /// Who has it.
+        by: PortUser,
+    },
+    /// A port of mirror traffic cannot be reserved.
+    #[error("cannot reserve UDP port {port}")]
+    Port {
+        /// The port.
+        port: u16,
+        /// What the kernel said.
+        source: Errno,
+    },
+    /// A worker's thread cannot be started.
+    #[error("cannot start a worker")]
+    Thread(#[source] std::io::Error),
+    /// A worker ended on its own.
+    #[error("worker {worker}, of queue {queue} of {interface}, ended")]
+    Worker {
+        /// Its number.
+        worker: usize,
+        /// The interface that it served.
+        interface: String,
+        /// The queue that it served.
+        queue: u32,
+        /// Why it ended.
+        source: WorkerError,
+    },
+}
+
+/// Who uses a UDP port.
+#[derive(Debug)]
+pub enum PortUser {
+    /// A VXLAN interface of the kernel.
+    Interface(String),
+    /// Some process.
+    Process,
+}
+
+impl fmt::Display for PortUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Interface(name) => write!(f, "by the VXLAN interface {name}"),
+            Self::Process => f.write_str("by another program (`ss -ulpn` names it)"),
+        }
+    }
+}
+
+/// What is wrong with an interface.
+#[derive(Debug, thiserror::Error)]
+pub enum InterfaceError {
+    /// It is not there, or the kernel refuses to say.
+    #[error(transparent)]
+    Netlink(#[from] nic::Error),
+    /// It is down.
+    #[error("the interface is down; set it up with `ip link set dev {0} up`")]
+    Down(String),
+    /// Its frames have no Ethernet header.
+    #[error("not an Ethernet interface: mirror traffic comes in by one")]
+    NotEthernet,
+    /// Its frames may be longer than a buffer.
+    #[error(
+        "its MTU of {mtu} is too large, a buffer holds frames for at most {}; set it with `ip link set dev \
+         {name} mtu {}`", afxdp::MAX_MTU, afxdp::MAX_MTU
+    )]
+    Mtu {
+        /// The interface.
+        name: String,
+        /// Its MTU.
+        mtu: u32,
+    },
+    /// There is an XDP program on it.
+    #[error("an XDP program is attached already ({0}); stop its owner, or take it off with --replace")]
+    Attached(Attached),
+    /// The program that is there cannot be taken off.
+    #[error(transparent)]
+    Replace(#[from] attached::Error),
+    /// The program is not loaded.
+    #[error(transparent)]
+    Program(#[from] program::Error),
+    /// The sockets are not opened.
+    #[error(transparent)]
+    Sockets(#[from] afxdp::Error),
+    /// The program is not attached.
+    #[error("the XDP program cannot be attached in {} mode: {}", mode.name(), reason(.source))]
+    Attach {
+        /// How it was tried.
+        mode: Mode,
+        /// Why not.
+        source: program::Error,
+    },
+    /// It was taken out of the system during the capture.
+    #[error("the interface is gone")]
+    Gone,
+    /// Somebody took the program off during the capture.
+    #[error("the XDP program was taken off by somebody else")]
+    Detached,
+}
+
+/// Why a program could not be attached.
+fn reason(error: &program::Error) -> String {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EOPNOTSUPP) => "the driver has no native XDP".to_owned(),
+        Some(Errno::ENOSPC) => "too few queues: a veth needs as many for receiving as its peer has for \
+                                sending, other drivers one for each CPU"
+            .to_owned(),
+        Some(errno) => errno.desc().to_owned(),
+        None => one_line(error),
+    }
+}
+
+/// An interface that a capture can start on.
+#[derive(Debug)]
+struct PlannedDevice {
+    interface: nic::Interface,
+    queues: NonZeroU32,
+}
+
+/// A capture that nothing is known to stand in the way of.
+#[derive(Debug)]
+pub struct Plan {
+    config: Config,
+    netlink: Netlink,
+    devices: Vec<PlannedDevice>,
+    ports: Vec<ReservedPort>,
+}
+
+impl Plan {
+    /// Checks rights, interfaces and ports. Changes nothing but that the ports are taken.
+    ///
+    /// Runs on a tokio runtime; network namespace and allowed CPUs are those of the calling thread.
+    pub async fn make(config: Config) -> Result<Self, Error> {
+        let missing = privilege::missing();
+        if !missing.is_empty() {
+            return Err(Error::Privilege(missing));
+        }
+        let netlink = Netlink::connect().map_err(Error::Netlink)?;
+        let mut devices: Vec<PlannedDevice> = Vec::new();
+        for name in &config.interfaces {
+            let device = PlannedDevice::check(&netlink, name, config.replace)
+                .await
+                .map_err(|source| Error::Interface { name: name.clone(), source })?;
+            if devices.iter().any(|other| other.interface.index == device.interface.index) {
+                return Err(Error::Twice(name.clone()));
+            }
+            devices.push(device);
+        }
+        let mut ports = Vec::new();
+        for port in config.ports.0.into_iter().filter(|&port| port != 0) {
+            ports.push(match ReservedPort::take(port) {
+                Ok(reserved) => reserved,
+                Err(Errno::EADDRINUSE) => {
+                    let interface = netlink.vxlan_on_port(port).await.map_err(Error::Netlink)?;
+                    let by = interface.map_or(PortUser::Process, PortUser::Interface);
+                    return Err(Error::PortInUse { port, by });
+                }
+                Err(source) => return Err(Error::Port { port, source }),
+            });
+        }
+        Ok(Self { config, netlink, devices, ports })
+    }
+
+    /// Opens the sockets, starts the workers, attaches the program.
+    pub async fn start(self, sink: &Sink) -> Result<Capture, Error> {
+        privilege::raise_locked_memory_limit();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (notice, ended) = unbounded_channel();
+        let mut capture = Capture {
+            devices: Vec::new(),
+            workers: Vec::new(),
+            stop: Arc::clone(&stop),
+            ended,
+            started: Instant::now(),
+            netlink: self.netlink,
+            _ports: self.ports,
+        };
+        let cpus = allowed_cpus();
+        for planned in self.devices {
+            let name = planned.interface.name.clone();
+            let error = |source| Error::Interface { name: name.clone(), source };
+            let device = capture.devices.len();
+            let (opened, queues) = Device::open(planned, &self.config).map_err(error)?;
+            capture.devices.push(opened);
+            for queue in queues {
+                let number = capture.workers.len();
+                let cpu = (!cpus.is_empty()).then(|| cpus[number % cpus.len()]);
+                let worker = Worker::new(self.config.worker, sink.producer(Overflow::Lose));
+                let id = queue.id();
+                let stop = Arc::clone(&stop);
+                let handle = Handle::spawn(number, cpu, queue, worker, stop, notice.clone())
+                    .map_err(Error::Thread)?;
+                capture.workers.push((Served { device, queue: id }, handle));
+            }
+        }
+        for device in &mut capture.devices {
+            device
+                .attach(&self.config, &capture.netlink)
+                .await
+                .map_err(|source| Error::Interface { name: device.name.clone(), source })?;
+        }
+        capture.started = Instant::now();
+        Ok(capture)
+    }
+}
+
+impl PlannedDevice {
+    async fn check(netlink: &Netlink, name: &str, replace: bool) -> Result<Self, InterfaceError> {
+        let interface = netlink.interface(name).await?;
+        if !interface.ethernet {
+            return Err(InterfaceError::NotEthernet);
+        }
+        if !interface.up {
+            return Err(InterfaceError::Down(interface.name));
+        }
+        if interface.mtu > afxdp::MAX_MTU {
+            return Err(InterfaceError::Mtu { mtu: interface.mtu, name: interface.name });
+        }
+        if !replace && let Some(attached) = attached::on(&interface).pop() {
+            return Err(InterfaceError::Attached(attached));
+        }
+        let queues = NonZeroU32::new(netlink.rx_queues(&interface).await).unwrap_or(NonZeroU32::MIN);
+        Ok(Self { interface, queues })
+    }
+}
+
+/// CPUs that this thread may run on; empty where the kernel does not say.
+fn allowed_cpus() -> Vec<usize> {
+    let Ok(set) = sched_getaffinity(Pid::from_raw(0)) else { return Vec::new() };
+    (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect()
+}
+
+/// An interface with its program.
+struct Device {
+    name: String,
+    index: u32,
+    queues: u32,
+    mode: Mode,
+    program: CaptureProgram,
+    program_id: u32,
+}
+
+impl Device {
+    /// Loads the program and opens the sockets.
+    fn open(planned: PlannedDevice, config: &Config) -> Result<(Self, Vec<Queue>), InterfaceError> {
+        let PlannedDevice { interface, queues } = planned;
+        let mut program = CaptureProgram::load(&Options {
+            ports: config.ports,
+            hash_seed: config.worker.hash_seed,
+            log: config.log,
+            queues: queues.get(),
+        })?;
+        let opened = afxdp::open(&interface.name, queues, Bind::Copy)?;
+        for queue in &opened {
+            program.set_socket(queue.id(), queue.socket())?;
+        }
+        let device = Self {
+            name: interface.name,
+            index: interface.index,
+            queues: queues.get(),
+            mode: Mode::Native,
+            program_id: program.id()?,
+            program,
+        };
+        Ok((device, opened))
+    }
+
+    fn counts(&self) -> Result<program::Counts, Error> {
+        let error = |source: program::Error| Error::Interface {
+            name: self.name.clone(),
+            source: source.into(),
+        };
+        self.program.counts().map_err(error)
+    }
+
+    async fn attach(&mut self, config: &Config, netlink: &Netlink) -> Result<(), InterfaceError> {
+        if config.replace {
+            for attached in attached::on(&netlink.interface(&self.name).await?) {
+                attached.detach(netlink).await?;
+            }
+        }
+        self.mode = match config.mode {
+            ModeChoice::Generic => Mode::Generic,
+            ModeChoice::Auto | ModeChoice::Native => Mode::Native,
+        };
+        let Err(source) = self.program.attach(self.index, self.mode) else { return Ok(()) };
+        if config.mode != ModeChoice::Auto || source.raw_os_error() == Some(Errno::EBUSY as i32) {
+            return Err(InterfaceError::Attach { mode: self.mode, source });
+        }
+        tracing::warn!(
+            "{}: no native mode ({}), using generic mode, which is slower",
+            self.name,
+            reason(&source)
+        );
+        self.mode = Mode::Generic;
+        self.program
+            .attach(self.index, self.mode)
+            .map_err(|source| InterfaceError::Attach { mode: self.mode, source })
+    }
+}
+
+/// Which queue a worker serves.
+#[derive(Clone, Copy)]
+struct Served {
+    /// Position of the interface in [`Capture::devices`].
+    device: usize,
+    queue: u32,
+}
+
+/// The account without the records.
+fn account<'c>(
+    devices: &[Device],
+    workers: impl Iterator<Item = (Served, &'c Counters)> + Clone,
+    time: Duration,
+) -> Result<Stats, Error> {
+    let interface = |(index, device): (usize, &Device)| {
+        let rings = workers.clone().filter(|(served, _)| served.device == index);
+        let rings = rings
+            .map(|(served, counters)| stats::Ring::new(served.queue, counters.delivered, counters.socket));
+        Ok(stats::Interface {
+            name: device.name.clone(),
+            mode: device.mode,
+            program: (&device.counts()?).into(),
+            rings: rings.collect(),
+        })
+    };
+    let interfaces = devices.iter().enumerate().map(interface).collect::<Result<_, Error>>()?;
+    let workers = workers.clone().enumerate();
+    Ok(Stats {
+        seconds: time.as_secs_f64(),
+        interfaces,
+        workers: workers.map(|(number, (_, c))| stats::Worker::new(number, c.worker.clone())).collect(),
+        records: stats::Records::default(),
+        unaccounted: None,
+    })
+}
+
+/// A running capture. Dropping it ends it without an account.
+pub struct Capture {
+    devices: Vec<Device>,
+    workers: Vec<(Served, Handle)>,
+    stop: Arc<AtomicBool>,
+    ended: UnboundedReceiver<Ended>,
+    started: Instant,
+    netlink: Netlink,
+    _ports: Vec<ReservedPort>,
+}
+
+/// How one interface is captured.
+#[derive(Clone, Copy, Debug)]
+pub struct Summary<'c> {
+    /// The interface.
+    pub name: &'c str,
+    /// How the program runs.
+    pub mode: Mode,
+    /// How many queues there are.
+    pub queues: u32,
+}
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = if self.queues == 1 { "" } else { "s" };
+        write!(f, "{}: {} mode, {} queue{plural}", self.name, self.mode.name(), self.queues)
+    }
+}
+
+impl Capture {
+    /// The interfaces, in the order in which they were named.
+    pub fn interfaces(&self) -> impl Iterator<Item = Summary<'_>> {
+        self.devices.iter().map(|device| Summary {
+            name: &device.name,
+            mode: device.mode,
+            queues: device.queues,
+        })
+    }
+
+    /// What the programs tell of single frames, see [`LogLevel`].
+    pub fn loggers(
+        &mut self,
+    ) -> impl Iterator<Item = Result<aya_log::EbpfLogger<&'static dyn log::Log>, aya_log::Error>> {
+        self.devices.iter_mut().map(|device| device.program.logger())
+    }
+
+    /// The account so far: exact but for the frames that are on their way, workers and sockets a
+    /// fraction of a second old. Without the records.
+    pub fn stats(&self) -> Result<Stats, Error> {
+        let workers: Vec<_> =
+            self.workers.iter().map(|(served, handle)| (*served, handle.published())).collect();
+        let workers = workers.iter().map(|(served, counters)| (*served, counters));
+        account(&self.devices, workers, self.started.elapsed())
+    }
+
+    /// Waits until a worker has ended on its own. Cancel safe.
+    pub async fn worker_ended(&mut self) -> usize {
+        match self.ended.recv().await {
+            Some(ended) => ended.worker,
+            // The workers hold the other end; without workers nothing can end.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Finds out whether the interfaces are there still, with the program on them.
+    pub async fn check(&self) -> Result<(), Error> {
+        for device in &self.devices {
+            let error = |source| Error::Interface { name: device.name.clone(), source };
+            match self.netlink.interface_by_index(device.index).await {
+                Ok(Some(interface)) => {
+                    if !interface.xdp.iter().any(|xdp| xdp.program == device.program_id) {
+                        return Err(error(InterfaceError::Detached));
+                    }
+                }
+                Ok(None) => return Err(error(InterfaceError::Gone)),
+                Err(source) => return Err(error(source.into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the program off, drains the rings, ends the workers and their flows, closes the sockets and
+    /// frees the buffers. The account is exact, but for the records, which are still on their way.
+    pub async fn stop(mut self) -> Result<Stats, Error> {
+        let time = self.started.elapsed();
+        for device in &mut self.devices {
+            let name = &device.name;
+            device
+                .program
+                .detach()
+                .map_err(|source| Error::Interface { name: name.clone(), source: source.into() })?;
+        }
+        self.settle().await?;
+        // The sockets stay open until the account is made.
+        let ended = self.end_workers()?;
+        let workers = ended.iter().map(|(served, _, counters)| (*served, counters));
+        let mut stats = account(&self.devices, workers, time)?;
+        stats.unaccounted = Some(stats.imbalance());
+        Ok(stats)
+    }
+
+    /// Ends all workers, also when one has failed; says which did first.
+    fn end_workers(&mut self) -> Result<Vec<(Served, Queue, Counters)>, Error> {
+        self.stop.store(true, Ordering::Release);
+        let ended: Vec<_> = std::mem::take(&mut self.workers)
+            .into_iter()
+            .map(|(served, handle)| (served, handle.join()))
+            .collect();
+        let result = |(worker, (served, result)): (usize, (Served, Result<_, WorkerError>))| match result {
+            Ok((queue, counters)) => Ok((served, queue, counters)),
+            Err(source) => Err(Error::Worker {
+                worker,
+                interface: self.devices.get(served.device).map(|d| d.name.clone()).unwrap_or_default(),
+                queue: served.queue,
+                source,
+            }),
+        };
+        ended.into_iter().enumerate().map(result).collect()
+    }
+
+    /// Waits for what is on its way through the programs. The kernel takes a program off without waiting
+    /// for the CPUs that are just running it.
+    async fn settle(&self) -> Result<(), Error> {
+        let deadline = Instant::now() + SETTLE_LIMIT;
+        let mut last = self.redirected()?;
+        loop {
+            tokio::time::sleep(SETTLE).await;
+            let now = self.redirected()?;
+            if now == last || Instant::now() > deadline {
+                return Ok(());
+            }
+            last = now;
+        }
+    }
+
+    fn redirected(&self) -> Result<u64, Error> {
+        self.devices.iter().map(|device| Ok(device.counts()?.get(Counter::Redirected))).sum()
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        for device in &mut self.devices {
+            // What fails here is taken care of by the kernel when the process ends.
+            let _ = device.program.detach();
+        }
+        // After a stop there are none; on the way out of a failed start their fate is of no interest.
+        let _ = self.end_workers();
+    }
+}

@@ -1,0 +1,213 @@
+//! Network interfaces: what the kernel says of them over netlink (rtnetlink for state, MTU and attached
+//! XDP programs, ethtool's family for channels), and the one thing that is changed by it: taking an XDP
+//! program off.
+
+use std::path::Path;
+
+use ethtool::{EthtoolAttr, EthtoolChannelAttr, EthtoolHandle};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+};
+use rtnetlink::{Handle, LinkUnspec};
+
+use crate::datapath::Mode;
+
+/// Flags of `IFLA_XDP_FLAGS`, `include/uapi/linux/if_link.h`.
+mod xdp_flags {
+    pub(super) const SKB_MODE: u32 = 1 << 1;
+    pub(super) const DRV_MODE: u32 = 1 << 2;
+}
+
+/// An XDP program that is attached to an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttachedXdp {
+    /// Where it runs; `None` on the NIC itself.
+    pub mode: Option<Mode>,
+    /// The kernel's identifier of the program.
+    pub program: u32,
+}
+
+/// What the kernel says of an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
+    /// Bytes of the largest network packet, Ethernet header not counted.
+    pub mtu: u32,
+    /// Whether it was set up by the administrator.
+    pub up: bool,
+    /// Whether frames on it begin with an Ethernet header.
+    pub ethernet: bool,
+    /// XDP programs attached to it.
+    pub xdp: Vec<AttachedXdp>,
+}
+
+/// Why an interface is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is none of this name.
+    #[error("no such interface; there are: {}", available.join(", "))]
+    NotFound {
+        /// The names that there are.
+        available: Vec<String>,
+    },
+    /// The kernel does not answer.
+    #[error("cannot ask the kernel for its interfaces: {0}")]
+    Socket(#[from] std::io::Error),
+    /// The kernel refuses.
+    #[error("the kernel refuses a request on the interface: {0}")]
+    Request(#[from] rtnetlink::Error),
+}
+
+/// A connection to the kernel's interfaces, in the network namespace of the thread that made it.
+///
+/// Lives within a tokio runtime, which drives the sockets.
+#[derive(Debug)]
+pub struct Netlink {
+    links: Handle,
+    ethtool: EthtoolHandle,
+}
+
+impl Netlink {
+    /// Connects.
+    pub fn connect() -> Result<Self, Error> {
+        let (connection, links, _) = rtnetlink::new_connection()?;
+        tokio::spawn(connection);
+        let (connection, ethtool, _) = ethtool::new_connection()?;
+        tokio::spawn(connection);
+        Ok(Self { links, ethtool })
+    }
+
+    /// What there is to know of the interface of this name.
+    pub async fn interface(&self, name: &str) -> Result<Interface, Error> {
+        let mut answer = self.links.link().get().match_name(name).execute().boxed();
+        match answer.try_next().await {
+            Ok(Some(link)) => Ok(interface(&link)),
+            // ENODEV, or EINVAL and ERANGE for what cannot be a name.
+            Ok(None) | Err(rtnetlink::Error::NetlinkError(_)) => {
+                Err(Error::NotFound { available: self.names().await? })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What there is to know of the interface with this index; `None` where it is gone.
+    pub async fn interface_by_index(&self, index: u32) -> Result<Option<Interface>, Error> {
+        let mut answer = self.links.link().get().match_index(index).execute().boxed();
+        match answer.try_next().await {
+            Ok(link) => Ok(link.as_ref().map(interface)),
+            Err(rtnetlink::Error::NetlinkError(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn all(&self) -> Result<Vec<LinkMessage>, Error> {
+        Ok(self.links.link().get().execute().try_collect().await?)
+    }
+
+    /// The names of all interfaces.
+    pub async fn names(&self) -> Result<Vec<String>, Error> {
+        Ok(self.all().await?.iter().map(|link| interface(link).name).collect())
+    }
+
+    /// The name of a VXLAN interface of this host that takes this UDP port for itself.
+    pub async fn vxlan_on_port(&self, port: u16) -> Result<Option<String>, Error> {
+        Ok(self
+            .all()
+            .await?
+            .iter()
+            .find(|link| vxlan_port(link) == Some(port))
+            .map(|link| interface(link).name))
+    }
+
+    /// How many receive queues are in use, numbered from 0.
+    ///
+    /// That is what the driver says of its channels. A driver that says nothing may still have several
+    /// queues, which `/sys` shows.
+    pub async fn rx_queues(&self, interface: &Interface) -> u32 {
+        match self.channels(&interface.name).await {
+            Some(count) if count > 0 => count,
+            _ => rx_queues_in_sys(interface).unwrap_or(1),
+        }
+    }
+
+    async fn channels(&self, name: &str) -> Option<u32> {
+        let mut ethtool = self.ethtool.clone();
+        let mut answer = ethtool.channel().get(Some(name)).execute().await.ok()?.boxed();
+        let message = answer.try_next().await.ok()??;
+        let counts = message.payload.nlas.iter().map(|attribute| match attribute {
+            EthtoolAttr::Channel(
+                EthtoolChannelAttr::RxCount(count) | EthtoolChannelAttr::CombinedCount(count),
+            ) => *count,
+            _ => 0,
+        });
+        Some(counts.sum())
+    }
+
+    /// Takes the XDP program off that was attached over netlink in this mode.
+    pub async fn detach_xdp(&self, interface: u32, mode: Mode) -> Result<(), Error> {
+        let flags = match mode {
+            Mode::Native => xdp_flags::DRV_MODE,
+            Mode::Generic => xdp_flags::SKB_MODE,
+        };
+        let message = LinkUnspec::new_with_index(interface)
+            .append_extra_attribute(LinkAttribute::Xdp(vec![LinkXdp::Fd(-1), LinkXdp::Flags(flags)]))
+            .build();
+        Ok(self.links.link().change(message).execute().await?)
+    }
+}
+
+fn interface(link: &LinkMessage) -> Interface {
+    let mut interface = Interface {
+        name: String::new(),
+        index: link.header.index,
+        mtu: 0,
+        up: link.header.flags.contains(LinkFlags::Up),
+        ethernet: matches!(link.header.link_layer_type, LinkLayerType::Ether | LinkLayerType::Loopback),
+        xdp: Vec::new(),
+    };
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => interface.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
+            LinkAttribute::Xdp(attributes) => {
+                interface.xdp.extend(attributes.iter().filter_map(|attribute| match *attribute {
+                    LinkXdp::DrvProgId(program) => Some(AttachedXdp { mode: Some(Mode::Native), program }),
+                    LinkXdp::SkbProgId(program) => Some(AttachedXdp { mode: Some(Mode::Generic), program }),
+                    LinkXdp::HwProgId(program) => Some(AttachedXdp { mode: None, program }),
+                    _ => None,
+                }));
+            }
+            _ => {}
+        }
+    }
+    interface
+}
+
+fn vxlan_port(link: &LinkMessage) -> Option<u16> {
+    link.attributes.iter().find_map(|attribute| {
+        let LinkAttribute::LinkInfo(infos) = attribute else { return None };
+        infos.iter().find_map(|info| {
+            let LinkInfo::Data(InfoData::Vxlan(data)) = info else { return None };
+            data.iter().find_map(|info| match info {
+                InfoVxlan::Port(port) => Some(*port),
+                _ => None,
+            })
+        })
+    })
+}
+
+/// Counts `/sys/class/net/NAME/queues/rx-*`; `None` where `/sys` is not that of this network namespace.
+fn rx_queues_in_sys(interface: &Interface) -> Option<u32> {
+    let directory = Path::new("/sys/class/net").join(&interface.name);
+    let index = std::fs::read_to_string(directory.join("ifindex")).ok()?;
+    if index.trim().parse() != Ok(interface.index) {
+        return None;
+    }
+    let queues = std::fs::read_dir(directory.join("queues")).ok()?;
+    let rx = queues.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("rx-"));
+    u32::try_from(rx.count()).ok().filter(|&count| count > 0)
+}

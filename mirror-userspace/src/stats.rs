@@ -1,0 +1,289 @@
+//! The account of a capture: where every frame went, from the XDP program to the records. One structure
+//! serves `stats` events, the `--json` summary and the totals for people.
+//!
+//! ```text
+//! seen       = Σ passed + Σ dropped + redirected          (by interface)
+//! redirected = Σ rings (delivered + lost)                 (by interface)
+//! Σ rings delivered = Σ workers delivered
+//! delivered  = analysed + Σ refused                       (by worker)
+//! ```
+
+use mirror_xdp_common::counters::{Counter, Fate};
+use serde::{Serialize, Serializer};
+
+use crate::afxdp::Statistics;
+use crate::datapath::Mode;
+use crate::datapath::program::Counts;
+use crate::sink::SinkCounters;
+use crate::worker::WorkerCounters;
+
+/// Counters with their names, in the order in which they are shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named(pub Vec<(&'static str, u64)>);
+
+impl Named {
+    /// The sum of all.
+    #[must_use]
+    pub fn sum(&self) -> u64 {
+        self.0.iter().map(|&(_, count)| count).sum()
+    }
+}
+
+impl Serialize for Named {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().copied())
+    }
+}
+
+/// What the XDP program of one interface did with the frames.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Program {
+    /// Frames that entered it.
+    pub seen: u64,
+    /// Given to the kernel's network stack, by reason.
+    pub passed: Named,
+    /// Dropped, by reason.
+    pub dropped: Named,
+    /// Given to a socket.
+    pub redirected: u64,
+}
+
+impl From<&Counts> for Program {
+    fn from(counts: &Counts) -> Self {
+        let of = |fate| {
+            let counters = Counter::ALL.iter().filter(|counter| counter.fate() == fate);
+            Named(counters.map(|&counter| (counter.name(), counts.get(counter))).collect())
+        };
+        Self {
+            seen: counts.get(Counter::Seen),
+            passed: of(Fate::Passed),
+            dropped: of(Fate::Dropped),
+            redirected: counts.get(Counter::Redirected),
+        }
+    }
+}
+
+/// Frames that a socket could not take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Lost {
+    /// The receive ring was full: the worker is too slow.
+    pub rx_ring_full: u64,
+    /// No buffer was free, or the frame was longer than one.
+    pub rx_dropped: u64,
+}
+
+/// What became of the frames that were redirected to one queue's socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Ring {
+    /// The queue.
+    pub queue: u32,
+    /// Taken off the ring by the worker.
+    pub delivered: u64,
+    /// Lost before.
+    pub lost: Lost,
+    /// How often the kernel found no free buffer; the frames are among those dropped.
+    pub fill_ring_empty: u64,
+}
+
+impl Ring {
+    /// A ring's part of the account.
+    #[must_use]
+    pub const fn new(queue: u32, delivered: u64, statistics: Statistics) -> Self {
+        Self {
+            queue,
+            delivered,
+            lost: Lost { rx_ring_full: statistics.rx_ring_full, rx_dropped: statistics.rx_dropped },
+            fill_ring_empty: statistics.fill_ring_empty,
+        }
+    }
+}
+
+/// One interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// How the program runs on it.
+    pub mode: Mode,
+    /// What the program did.
+    pub program: Program,
+    /// What became of what it redirected.
+    pub rings: Vec<Ring>,
+}
+
+/// One worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Worker {
+    /// Its number.
+    pub worker: usize,
+    /// Frames that it was given.
+    pub delivered: u64,
+    /// Bytes of them, as mirrored.
+    pub delivered_bytes: u64,
+    /// Frames that went through the whole analysis.
+    pub analysed: u64,
+    /// Frames that no flow could be made of, by reason.
+    pub refused: Named,
+    /// Flows in the table.
+    pub flows_active: u64,
+    /// Flows that were ever made.
+    pub flows_total: u64,
+    /// Records that the log's queue had no room for.
+    pub records_lost: u64,
+}
+
+impl Worker {
+    /// A worker's part of the account.
+    #[must_use]
+    pub fn new(worker: usize, counters: WorkerCounters) -> Self {
+        Self {
+            worker,
+            delivered: counters.delivered,
+            delivered_bytes: counters.delivered_bytes,
+            analysed: counters.analysed,
+            refused: Named(counters.refused),
+            flows_active: counters.flows_active,
+            flows_total: counters.flows_total,
+            records_lost: counters.records_lost,
+        }
+    }
+}
+
+/// What became of the records.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Records {
+    /// Written to the log, by kind.
+    pub written: Named,
+    /// Lost, be it on the way to the log or because it could not be written.
+    pub lost: u64,
+}
+
+/// The whole account.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Stats {
+    /// Since the capture began.
+    pub seconds: f64,
+    /// The interfaces, in the order in which they were named.
+    pub interfaces: Vec<Interface>,
+    /// The workers.
+    pub workers: Vec<Worker>,
+    /// The records.
+    pub records: Records,
+    /// Frames that no counter explains: the sum of the absolute differences of the identities. Absent
+    /// while frames are on their way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unaccounted: Option<u64>,
+}
+
+impl Stats {
+    /// Enters what became of the records.
+    pub fn set_records(&mut self, sink: &SinkCounters) {
+        let on_the_way: u64 = self.workers.iter().map(|worker| worker.records_lost).sum();
+        self.records =
+            Records { written: Named(sink.written_by_kind().collect()), lost: sink.lost + on_the_way };
+    }
+
+    /// Frames that no counter explains; 0 when the account is exact.
+    #[must_use]
+    pub fn imbalance(&self) -> u64 {
+        let mut sum = 0;
+        for Interface { program, rings, .. } in &self.interfaces {
+            sum += program
+                .seen
+                .abs_diff(program.passed.sum() + program.dropped.sum() + program.redirected);
+            let rings: u64 = rings
+                .iter()
+                .map(|ring| ring.delivered + ring.lost.rx_ring_full + ring.lost.rx_dropped)
+                .sum();
+            sum += program.redirected.abs_diff(rings);
+        }
+        let taken: u64 = self.workers.iter().map(|worker| worker.delivered).sum();
+        sum += self.delivered().abs_diff(taken);
+        for worker in &self.workers {
+            sum += worker.delivered.abs_diff(worker.analysed + worker.refused.sum());
+        }
+        sum
+    }
+
+    /// Frames that the workers took off the rings.
+    #[must_use]
+    pub fn delivered(&self) -> u64 {
+        self.rings().map(|ring| ring.delivered).sum()
+    }
+
+    /// Frames that the rings lost.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.rings().map(|ring| ring.lost.rx_ring_full + ring.lost.rx_dropped).sum()
+    }
+
+    fn rings(&self) -> impl Iterator<Item = &Ring> {
+        self.interfaces.iter().flat_map(|interface| &interface.rings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exact() -> Stats {
+        let program = Program {
+            seen: 10,
+            passed: Named(vec![("not_mirror", 1)]),
+            dropped: Named(vec![("outer_fragment", 1)]),
+            redirected: 8,
+        };
+        let ring = |queue, delivered, rx_ring_full| Ring {
+            queue,
+            delivered,
+            lost: Lost { rx_ring_full, rx_dropped: 0 },
+            fill_ring_empty: 0,
+        };
+        let worker = |worker, delivered| {
+            let counters =
+                WorkerCounters { delivered, analysed: delivered - 1, ..WorkerCounters::default() };
+            Worker::new(worker, WorkerCounters { refused: vec![("not_ip", 1)], ..counters })
+        };
+        Stats {
+            seconds: 1.0,
+            interfaces: vec![Interface {
+                name: "v0".to_owned(),
+                mode: Mode::Native,
+                program,
+                rings: vec![ring(0, 4, 2), ring(1, 2, 0)],
+            }],
+            workers: vec![worker(0, 4), worker(1, 2)],
+            records: Records::default(),
+            unaccounted: None,
+        }
+    }
+
+    #[test]
+    fn an_exact_account_has_no_imbalance() {
+        assert_eq!(exact().imbalance(), 0);
+    }
+
+    #[test]
+    fn each_broken_identity_shows() {
+        let breaks: [fn(&mut Stats); 5] = [
+            |stats| stats.interfaces[0].program.seen += 3,
+            |stats| stats.interfaces[0].program.passed.0[0].1 += 3,
+            |stats| stats.interfaces[0].rings[1].lost.rx_dropped += 3,
+            |stats| stats.workers[1].refused.0[0].1 += 3,
+            |stats| stats.workers[1].analysed -= 1,
+        ];
+        for (index, break_it) in breaks.into_iter().enumerate() {
+            let mut stats = exact();
+            break_it(&mut stats);
+            assert_ne!(stats.imbalance(), 0, "{index}");
+        }
+    }
+
+    #[test]
+    fn frames_that_vanish_between_ring_and_worker_show() {
+        let mut stats = exact();
+        stats.workers[0].delivered -= 1;
+        stats.workers[0].analysed -= 1;
+        assert_eq!(stats.imbalance(), 1);
+    }
+}

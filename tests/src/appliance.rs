@@ -27,7 +27,7 @@ pub const INTERFACE: &str = "mirror0";
 const FAR_INTERFACE: &str = "source0";
 
 /// Two namespaces and a cable between them: the appliance on one end, the sender of mirrored frames on
-/// the other. Both ends have the addresses that built frames carry.
+/// the other. Nothing but the test sends on the cable: the ends have no addresses, see [`Bed::addressed`].
 #[derive(Debug)]
 pub struct Bed {
     binary: PathBuf,
@@ -52,18 +52,26 @@ impl Bed {
     fn make(binary: PathBuf, queues: usize) -> io::Result<Self> {
         let (appliance, far) = (Namespace::new()?, Namespace::new()?);
         appliance.veth(INTERFACE, &far, FAR_INTERFACE, queues)?;
-        let ends = [
-            (&appliance, INTERFACE, APPLIANCE_V4, APPLIANCE_V6),
-            (&far, FAR_INTERFACE, SOURCE_V4, SOURCE_V6),
-        ];
-        for (namespace, interface, v4, v6) in ends {
+        for (namespace, interface) in [(&appliance, INTERFACE), (&far, FAR_INTERFACE)] {
             // As on EC2, room for an envelope around frames of the usual size.
             namespace.ip(&format!("link set {interface} mtu 3498"))?;
-            namespace.address(interface, v4.into(), 24)?;
-            namespace.address(interface, v6.into(), 64)?;
             namespace.up(interface)?;
         }
         Ok(Self { binary, appliance, far, log_dir: tempfile::tempdir()? })
+    }
+
+    /// Gives both ends the addresses that built frames carry, so that the hosts can talk. They then also
+    /// do of their own accord: ARP, neighbour discovery.
+    pub fn addressed(self) -> io::Result<Self> {
+        let ends = [
+            (&self.appliance, INTERFACE, APPLIANCE_V4, APPLIANCE_V6),
+            (&self.far, FAR_INTERFACE, SOURCE_V4, SOURCE_V6),
+        ];
+        for (namespace, interface, v4, v6) in ends {
+            namespace.address(interface, v4.into(), 24)?;
+            namespace.address(interface, v6.into(), 64)?;
+        }
+        Ok(self)
     }
 
     /// Where records go.

@@ -104,7 +104,7 @@ fn foreign_program(directory: &Path) -> PathBuf {
     let object = directory.join("foreign.o");
     let program = r#"
         __attribute__((section("xdp"), used)) int foreign(void *context) { return 2; }
-        __attribute__((section("license"), used)) char license[] = "GPL";
+        __attribute__((section("license"), used)) char _license[] = "GPL";
     "#;
     std::fs::write(&source, program).unwrap();
     run(Command::new("clang")

@@ -14,5 +14,6 @@ pub mod packet;
 pub mod protocol;
 pub mod record;
 pub mod sink;
+pub mod source;
 pub mod stats;
 pub mod worker;

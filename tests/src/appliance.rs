@@ -223,16 +223,16 @@ impl Appliance {
         Report::parse(&output)
     }
 
+    /// Sends it a signal that does not end it.
+    pub fn signal(&mut self, signal: Signal) {
+        self.process.signal(signal).expect("the process can be signalled");
+    }
+
     /// Kills it, and returns how it ended.
     #[must_use]
     pub fn kill(mut self) -> ExitStatus {
         self.process.signal(Signal::SIGKILL).expect("the process can be signalled");
         self.process.wait(PATIENCE).unwrap_or_else(|error| panic!("{error}")).status
-    }
-
-    /// Whether it is still running.
-    pub fn is_running(&mut self) -> bool {
-        self.process.is_running()
     }
 }
 
@@ -250,6 +250,12 @@ impl Report {
             panic!("not one JSON object: {error}: {:?}; it said {:?}", output.stdout, output.stderr)
         });
         Self { json }
+    }
+
+    /// The whole object.
+    #[must_use]
+    pub fn json(&self) -> &Value {
+        &self.json
     }
 
     /// The number at a path of keys and indices such as `/interfaces/0/program/seen`.

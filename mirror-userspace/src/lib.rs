@@ -3,12 +3,17 @@
 #![deny(unsafe_code)]
 
 pub mod afxdp;
+pub mod capture_file;
 pub mod cli;
 pub mod datapath;
 pub mod error;
+pub mod flow;
 pub mod live;
 pub mod nic;
+pub mod packet;
+pub mod protocol;
 pub mod record;
 pub mod sink;
+pub mod source;
 pub mod stats;
 pub mod worker;

@@ -14,9 +14,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use crate::record::{EventKind, Record, eve};
+use crate::record::{DnsRecord, EventKind, FlowRecord, Record, eve};
 
 /// The log's name in the log directory.
 pub const FILE_NAME: &str = "eve.json";
@@ -25,6 +25,8 @@ pub const FILE_NAME: &str = "eve.json";
 const BATCHES: usize = 8;
 /// Records a batch holds.
 const BATCH_RECORDS: usize = 256;
+/// Bytes a batch holds: at least one message of the largest kind, DNS over TCP.
+const BATCH_BYTES: usize = 128 * 1024;
 /// Batches, events and the stop mark that may wait for the sink.
 const QUEUE: usize = 1024;
 /// Text that is collected before it is written to the file.
@@ -57,12 +59,17 @@ pub enum SinkError {
 }
 
 /// What became of the records handed to the sink.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SinkCounters {
     /// Events that are in the file, by [`EventKind`].
+    #[serde(serialize_with = "by_name")]
     pub written: [u64; EventKind::ALL.len()],
     /// Events that the file would not take.
     pub lost: u64,
+}
+
+fn by_name<S: Serializer>(written: &[u64; EventKind::ALL.len()], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(EventKind::ALL.into_iter().map(|kind| (kind.name(), written[kind as usize])))
 }
 
 impl SinkCounters {
@@ -87,19 +94,25 @@ impl SharedCounters {
     }
 }
 
-/// Records on their way to the sink.
+/// Records on their way to the sink, and the bytes that some of them are about.
 #[derive(Debug)]
 struct Batch {
     records: Vec<Record>,
+    bytes: Vec<u8>,
 }
 
 impl Batch {
     fn new() -> Self {
-        Self { records: Vec::with_capacity(BATCH_RECORDS) }
+        Self { records: Vec::with_capacity(BATCH_RECORDS), bytes: Vec::with_capacity(BATCH_BYTES) }
     }
 
     fn clear(&mut self) {
         self.records.clear();
+        self.bytes.clear();
+    }
+
+    const fn has_room(&self, bytes: usize) -> bool {
+        self.records.len() < BATCH_RECORDS && self.bytes.len() + bytes <= BATCH_BYTES
     }
 }
 
@@ -142,13 +155,28 @@ impl Producer {
         Self { sink, home, empty, current: Batch::new(), overflow, lost: 0 }
     }
 
-    /// Hands `record` over, or loses it where the sink is too far behind.
-    pub fn push(&mut self, record: Record) {
-        if self.current.records.len() == BATCH_RECORDS && !self.hand_over() {
-            self.lost += 1;
-            return;
+    /// Hands a flow's record over, or loses it where the sink is too far behind.
+    pub fn push_flow(&mut self, record: FlowRecord) {
+        if self.make_room(0) {
+            self.current.records.push(Record::Flow(record));
         }
-        self.current.records.push(record);
+    }
+
+    /// Hands a DNS message over, or loses it where the sink is too far behind.
+    pub fn push_dns(&mut self, record: DnsRecord, message: &[u8]) {
+        if self.make_room(message.len()) {
+            let start = self.current.bytes.len();
+            self.current.bytes.extend_from_slice(message);
+            let message = (start as u32, message.len() as u32);
+            self.current.records.push(Record::Dns(DnsRecord { message, ..record }));
+        }
+    }
+
+    /// Makes room for a record and its bytes; where there is none, counts the record as lost.
+    fn make_room(&mut self, bytes: usize) -> bool {
+        let room = self.current.has_room(bytes) || self.hand_over() && self.current.has_room(bytes);
+        self.lost += u64::from(!room);
+        room
     }
 
     /// Hands over what was collected, where the sink has room for it; keeps it for the next time where
@@ -310,13 +338,13 @@ impl Writer {
 
     fn add_batch(&mut self, batch: &Batch) {
         for record in &batch.records {
-            let start = self.text.len();
-            match eve::write_record(&mut self.text, record) {
-                Ok(()) => self.events.push((self.text.len(), record.kind())),
-                Err(error) => {
-                    self.text.truncate(start);
-                    self.lose(1, &error);
-                }
+            let (kind, events) = (record.kind(), &mut self.events);
+            let written =
+                eve::write_record(&mut self.text, record, &batch.bytes, |end| events.push((end, kind)));
+            if let Err(error) = written {
+                // What is left of a half-written line goes.
+                self.text.truncate(self.events.last().map_or(0, |&(end, _)| end));
+                self.lose(1, &error);
             }
         }
     }

@@ -188,13 +188,9 @@ impl Stats {
     pub fn imbalance(&self) -> u64 {
         let mut sum = 0;
         for Interface { program, rings, .. } in &self.interfaces {
-            sum += program
-                .seen
-                .abs_diff(program.passed.sum() + program.dropped.sum() + program.redirected);
-            let rings: u64 = rings
-                .iter()
-                .map(|ring| ring.delivered + ring.lost.rx_ring_full + ring.lost.rx_dropped)
-                .sum();
+            sum += program.seen.abs_diff(program.passed.sum() + program.dropped.sum() + program.redirected);
+            let rings: u64 =
+                rings.iter().map(|ring| ring.delivered + ring.lost.rx_ring_full + ring.lost.rx_dropped).sum();
             sum += program.redirected.abs_diff(rings);
         }
         let taken: u64 = self.workers.iter().map(|worker| worker.delivered).sum();
@@ -240,8 +236,7 @@ mod tests {
             fill_ring_empty: 0,
         };
         let worker = |worker, delivered| {
-            let counters =
-                WorkerCounters { delivered, analysed: delivered - 1, ..WorkerCounters::default() };
+            let counters = WorkerCounters { delivered, analysed: delivered - 1, ..WorkerCounters::default() };
             Worker::new(worker, WorkerCounters { refused: vec![("not_ip", 1)], ..counters })
         };
         Stats {

@@ -2,7 +2,14 @@
 
 use mirror_xdp_common::hash::FlowHash;
 use mirror_xdp_common::{Address, Vni};
+use serde::{Serialize, Serializer};
 
+use crate::flow::stream::Streams;
+use crate::flow::tcp::Segment;
+use crate::flow::{Flow, FlowKey, FlowTable, Session};
+use crate::packet::fragment::Defragmenter;
+use crate::packet::{self, Decoded, Fragment, Layer, LinkType, Packet, Refusal, Transport};
+use crate::record::{DnsRecord, EndReason};
 use crate::sink::Producer;
 
 /// Where a mirrored frame came from.
@@ -30,7 +37,7 @@ pub struct FrameInfo {
 }
 
 /// What a worker counts. `delivered = analysed + Σ refused`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct WorkerCounters {
     /// Frames given to [`Worker::frame`].
     pub delivered: u64,
@@ -39,6 +46,7 @@ pub struct WorkerCounters {
     /// Frames that went through the whole analysis.
     pub analysed: u64,
     /// Frames that no flow could be made of, by reason.
+    #[serde(serialize_with = "as_map")]
     pub refused: Vec<(&'static str, u64)>,
     /// Flows in the table now.
     pub flows_active: u64,
@@ -46,6 +54,19 @@ pub struct WorkerCounters {
     pub flows_total: u64,
     /// Records that were lost because the sink's queue was full.
     pub records_lost: u64,
+}
+
+impl WorkerCounters {
+    /// How far the counters are from adding up: 0, or there is a mistake in the program.
+    #[must_use]
+    pub fn unaccounted(&self) -> u64 {
+        let refused: u64 = self.refused.iter().map(|(_, count)| count).sum();
+        self.delivered.abs_diff(self.analysed + refused)
+    }
+}
+
+fn as_map<S: Serializer>(pairs: &[(&'static str, u64)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(pairs.iter().copied())
 }
 
 /// How a worker is set up.
@@ -63,44 +84,229 @@ impl Default for WorkerConfig {
     }
 }
 
+/// How long live records may wait in a batch that is not full, in nanoseconds.
+const HAND_OVER_INTERVAL: u64 = 100_000_000;
+
 /// Keeps the flows of one core and feeds the analyzers.
 #[derive(Debug)]
 pub struct Worker {
     config: WorkerConfig,
-    counters: WorkerCounters,
+    flows: FlowTable,
+    streams: Streams,
+    defragmenter: Defragmenter,
+    /// The datagram that was put together last.
+    datagram: Vec<u8>,
     records: Producer,
+    delivered: u64,
+    delivered_bytes: u64,
+    analysed: u64,
+    refused: [u64; Refusal::COUNT],
+    flows_total: u64,
+    /// The latest time that was seen, in nanoseconds since the epoch.
+    now: u64,
+    handed_over: u64,
 }
 
 impl Worker {
     /// A worker without flows; its records go to `records`.
     #[must_use]
     pub fn new(config: WorkerConfig, records: Producer) -> Self {
-        Self { config, counters: WorkerCounters::default(), records }
+        Self {
+            config,
+            flows: FlowTable::new(config.max_flows),
+            streams: Streams::default(),
+            defragmenter: Defragmenter::default(),
+            datagram: Vec::new(),
+            records,
+            delivered: 0,
+            delivered_bytes: 0,
+            analysed: 0,
+            refused: [0; Refusal::COUNT],
+            flows_total: 0,
+            now: 0,
+            handed_over: 0,
+        }
     }
 
     /// Takes one inner frame, from its Ethernet header on.
     pub fn frame(&mut self, info: &FrameInfo, frame: &[u8]) {
-        let _ = (info, frame, self.config);
-        self.counters.delivered += 1;
-        self.counters.analysed += 1;
-        self.counters.delivered_bytes += u64::from(info.original_len);
+        self.link_frame(info, Some(LinkType::Ethernet), frame);
+    }
+
+    /// Takes one frame of a capture file, of whatever link layer; `None` is one that is not known.
+    pub fn link_frame(&mut self, info: &FrameInfo, link: Option<LinkType>, frame: &[u8]) {
+        self.delivered += 1;
+        self.delivered_bytes += u64::from(info.original_len).max(frame.len() as u64);
+        self.now = self.now.max(info.time);
+        let outcome = match link {
+            Some(link) => self.layers(info, Layer::frame(link, frame, info.original_len as usize)),
+            None => Err(Refusal::LinkType),
+        };
+        match outcome {
+            Ok(()) => self.analysed += 1,
+            Err(refusal) => self.refused[refusal as usize] += 1,
+        }
+    }
+
+    /// Takes the packets of a layer, one within the other. The frame counts as analysed as soon as one of
+    /// them belongs to a flow, whatever is wrong with those inside.
+    fn layers(&mut self, info: &FrameInfo, layer: Layer<'_>) -> Result<(), Refusal> {
+        let mut outcome = Err(Refusal::Nesting);
+        let mut next = Some(layer);
+        while let Some(layer) = next.take() {
+            let step = match packet::decode(layer) {
+                Ok(Decoded::Packet(packet)) => {
+                    next = packet.tunnelled;
+                    self.packet(info, &packet)
+                }
+                Ok(Decoded::Fragment(fragment)) => self.fragment(info, &fragment),
+                Err(refusal) => Err(refusal),
+            };
+            if outcome.is_err() {
+                outcome = step;
+            }
+        }
+        outcome
+    }
+
+    fn fragment(&mut self, info: &FrameInfo, fragment: &Fragment<'_>) -> Result<(), Refusal> {
+        let mut datagram = std::mem::take(&mut self.datagram);
+        let whole = self.defragmenter.add(fragment, Session::from(info.mirror), info.time, &mut datagram);
+        let outcome = match whole {
+            Ok(true) => self.layers(info, Layer::datagram(&datagram, fragment)),
+            Ok(false) => Ok(()),
+            Err(refusal) => Err(refusal),
+        };
+        self.datagram = datagram;
+        outcome
+    }
+
+    fn packet(&mut self, info: &FrameInfo, packet: &Packet<'_>) -> Result<(), Refusal> {
+        let session = Session::from(info.mirror);
+        if let Transport::Icmp { error: true, cause, .. } = packet.transport {
+            return self.icmp_error(
+                info,
+                packet,
+                cause.map(|cause| FlowKey::of_cause(&cause, packet, session)),
+            );
+        }
+        let (key, forward) = FlowKey::of_packet(packet, session);
+        let hash = if packet.direct { info.flow_hash } else { key.flow_hash(self.config.hash_seed) };
+        let hash = mix(hash, &session);
+        let segment = match packet.transport {
+            Transport::Tcp { header, payload, missing } => Some(Segment { header, payload, missing }),
+            _ => None,
+        };
+        let mut found = self.flows.find(&key, hash);
+        if let Some(index) = found {
+            let flow = self.flows.flow(index);
+            let direction = flow.direction(forward);
+            let reused = segment.is_some_and(|segment| flow.is_reused_by(direction, &segment));
+            if reused || self.flows.is_timed_out(index, info.time) {
+                let flow = self.flows.remove(index);
+                self.end(flow, EndReason::Timeout, info.time);
+                found = None;
+            }
+        }
+        let index = if let Some(index) = found {
+            index
+        } else {
+            let flow = Flow::new(key, forward, packet, info.mirror, info.time);
+            self.flows_total += 1;
+            let insert = self.flows.insert(flow, hash, info.time);
+            if let Some(evicted) = insert.evicted {
+                self.end(evicted, EndReason::Forced, info.time);
+            }
+            insert.index
+        };
+        let flow = self.flows.flow(index);
+        let direction = flow.direction(forward);
+        flow.count(direction, packet, info.time);
+        let records = &mut self.records;
+        flow.follow(direction, packet, &mut self.streams, |head, message, number| {
+            let conversation = head.conversation();
+            records.push_dns(DnsRecord { time: info.time, conversation, number, message: (0, 0) }, message);
+        });
+        self.flows.touch(index, info.time);
+        Ok(())
+    }
+
+    /// Counts an ICMP error for the flow that it is about.
+    fn icmp_error(
+        &mut self,
+        info: &FrameInfo,
+        packet: &Packet<'_>,
+        key: Option<FlowKey>,
+    ) -> Result<(), Refusal> {
+        let key = key.ok_or(Refusal::IcmpError)?;
+        let hash = mix(key.flow_hash(self.config.hash_seed), &key.session);
+        let index = self.flows.find(&key, hash).ok_or(Refusal::IcmpError)?;
+        if self.flows.is_timed_out(index, info.time) {
+            let flow = self.flows.remove(index);
+            self.end(flow, EndReason::Timeout, info.time);
+            return Err(Refusal::IcmpError);
+        }
+        let flow = self.flows.flow(index);
+        let direction = flow.direction_of_error(packet.source);
+        flow.count(direction, packet, info.time);
+        self.flows.touch(index, info.time);
+        Ok(())
+    }
+
+    fn end(&mut self, mut flow: Flow, reason: EndReason, now: u64) {
+        flow.close(&mut self.streams);
+        self.records.push_flow(flow.record(reason, now));
     }
 
     /// Advances the timers to `now` (nanoseconds since the epoch), ending flows that timed out, and
     /// hands finished records to the sink. Live: called after each batch and at least once a second.
     pub fn tick(&mut self, now: u64) {
-        let _ = now;
-        self.records.flush();
+        self.now = self.now.max(now);
+        while let Some(flow) = self.flows.expire(now) {
+            self.end(flow, EndReason::Timeout, now);
+        }
+        if now.saturating_sub(self.handed_over) >= HAND_OVER_INTERVAL {
+            self.handed_over = now;
+            self.records.flush();
+        }
     }
 
     /// Ends all flows (reason `shutdown`) and hands over the last records.
     pub fn finish(&mut self) {
+        for flow in self.flows.drain() {
+            self.records.push_flow(flow.record(EndReason::Shutdown, self.now));
+        }
         self.records.finish();
+    }
+
+    /// The latest time that the worker knows of, in nanoseconds since the epoch.
+    #[must_use]
+    pub const fn now(&self) -> u64 {
+        self.now
     }
 
     /// What was counted so far.
     #[must_use]
     pub fn counters(&self) -> WorkerCounters {
-        WorkerCounters { records_lost: self.records.lost(), ..self.counters.clone() }
+        WorkerCounters {
+            delivered: self.delivered,
+            delivered_bytes: self.delivered_bytes,
+            analysed: self.analysed,
+            refused: Refusal::ALL
+                .iter()
+                .map(|&refusal| (refusal.name(), self.refused[refusal as usize]))
+                .collect(),
+            flows_active: self.flows.len() as u64,
+            flows_total: self.flows_total,
+            records_lost: self.records.lost(),
+        }
     }
+}
+
+/// Spreads flows of equal inner addresses in different mirror sessions over the table.
+fn mix(hash: FlowHash, session: &Session) -> u32 {
+    let vni = session.vni.map_or(0, |vni| vni.get().wrapping_add(1));
+    let source = session.outer_source.low ^ session.outer_source.high.rotate_left(32);
+    let mixed = (u64::from(vni) << 32 ^ source ^ u64::from(hash.0)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    hash.0 ^ (mixed >> 32) as u32
 }

@@ -2,6 +2,8 @@
 //!
 //! The identity that holds at any moment without traffic:
 //! `seen = Σ passed + Σ dropped + redirected`.
+//!
+//! The mirror source's programs count in the same way: [`crate::source::SourceCounter`].
 
 /// What became of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,14 +18,19 @@ pub enum Fate {
     Redirected,
 }
 
+/// Declares an enum of counters: each with what it says of a frame (a variant of the type after `of`)
+/// and its name in statistics.
 macro_rules! counters {
-    ($($(#[$doc:meta])* $variant:ident = $fate:ident $name:literal,)*) => {
-        /// A counter of the XDP program. The discriminant is the index in the per-CPU array.
+    (
+        $(#[$counter_doc:meta])* enum $counter:ident of $fate_type:ident;
+        $($(#[$doc:meta])* $variant:ident = $fate:ident $name:literal,)*
+    ) => {
+        $(#[$counter_doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(usize)]
-        pub enum Counter { $($(#[$doc])* $variant,)* }
+        pub enum $counter { $($(#[$doc])* $variant,)* }
 
-        impl Counter {
+        impl $counter {
             /// All counters, in the order of their indices.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
             /// How many counters there are.
@@ -37,14 +44,18 @@ macro_rules! counters {
 
             /// What became of the frames that it counts.
             #[must_use]
-            pub const fn fate(self) -> Fate {
-                match self { $(Self::$variant => Fate::$fate,)* }
+            pub const fn fate(self) -> $fate_type {
+                match self { $(Self::$variant => $fate_type::$fate,)* }
             }
         }
     };
 }
+pub(crate) use counters;
 
 counters! {
+    /// A counter of the XDP program. The discriminant is the index in the per-CPU array.
+    enum Counter of Fate;
+
     /// Every frame that entered the program.
     Seen = Seen "seen",
     /// Not mirror traffic.

@@ -155,8 +155,10 @@ impl InnerHeaders {
             }
             followed += 1;
         }
-        self.fragment =
-            fragment((fragmented & ExtensionHeader::OFFSET_MASK) as usize, fragmented & ExtensionHeader::MORE != 0);
+        self.fragment = fragment(
+            (fragmented & ExtensionHeader::OFFSET_MASK) as usize,
+            fragmented & ExtensionHeader::MORE != 0,
+        );
         self.protocol = next;
         self.transport_offset = at - start;
         self.parse_ports(frame, at);

@@ -1,6 +1,7 @@
 //! What the XDP program and user space must agree on: how mirrored frames are recognised
 //! ([`outer`]), how the inner headers are read ([`inner`]), the symmetric [`hash`] of a flow, the
-//! [`capture`] header that travels in front of each inner frame, and the names of the [`counters`].
+//! [`capture`] header that travels in front of each inner frame, and the names of the [`counters`];
+//! for the mirror [`source`] the envelope that it writes.
 //!
 //! Everything here is `no_std`, without allocation and without unsafe code. The parsers are generic
 //! over [`frame::Frame`], so the very same code runs in the kernel on packet memory and in user space
@@ -15,6 +16,7 @@ pub mod frame;
 pub mod hash;
 pub mod inner;
 pub mod outer;
+pub mod source;
 pub mod wire;
 
 pub use address::{Address, Vni};

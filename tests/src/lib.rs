@@ -1,1 +1,12 @@
-//! x
+//! What the end-to-end tests and the lab share: network namespaces, processes that end with the test
+//! that started them, frames, and mirror-xdp itself as a test runs it. The tests themselves are in
+//! `tests/tests`, one file a capability.
+#![forbid(unsafe_code)]
+#![expect(clippy::missing_panics_doc, reason = "a helper panics where the test that called it has failed")]
+
+pub mod appliance;
+pub mod frames;
+pub mod inject;
+pub mod netns;
+pub mod process;
+pub mod require;

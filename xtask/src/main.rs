@@ -1,2 +1,63 @@
-//! x
-fn main() {}
+//! `cargo xtask`: everything that a developer types. A file a command; [`command`] is how all of them
+//! start other programs.
+#![forbid(unsafe_code)]
+
+mod build;
+mod check;
+mod command;
+mod run;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask run                                see the product work, in a network of namespaces
+  cargo xtask run -- run --interface eth1        build, then run `mirror-xdp run --interface eth1` as root
+  cargo xtask build --release                    target/release/mirror-xdp, the one file to deploy
+  cargo xtask test                               all tests
+  cargo xtask test -- --test start_stop          the tests of one file; arguments go to `cargo test`
+  cargo xtask check                              formatting, lints, documentation
+
+The first of run, build and test sets the machine up; `cargo xtask setup` does only that.";
+
+/// Sets up, builds, runs, tests and checks mirror-xdp
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", after_help = EXAMPLES, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Find out what is missing for building, running and testing, and install it
+    Setup,
+    /// Build the eBPF programs and the mirror-xdp binary that carries them
+    Build(build::Args),
+    Run(run::Args),
+    /// Build, then run all tests; those that need root by sudo where this is not root
+    Test(test::Args),
+    /// Check formatting, lints and documentation; warnings are errors
+    Check,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Setup => setup::main(),
+        Command::Build(args) => build::main(&args),
+        Command::Run(args) => run::main(args),
+        Command::Test(args) => test::main(&args),
+        Command::Check => check::main(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("cargo xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -52,8 +52,7 @@ const _: () = assert!(CHUNK_SIZE >= XDP_UMEM_MIN_CHUNK_SIZE);
 /// The largest MTU with which every mirrored frame fits into one buffer: what the program leaves of a
 /// frame over IPv6 is the longest, for the outer headers that it takes off are there little longer than
 /// the capture header that it puts in their place.
-pub const MAX_MTU: u32 =
-    MAX_FRAME - (capture::V6_LEN - (Ipv6Header::LEN + UDP_LEN + VXLAN_LEN)) as u32;
+pub const MAX_MTU: u32 = MAX_FRAME - (capture::V6_LEN - (Ipv6Header::LEN + UDP_LEN + VXLAN_LEN)) as u32;
 
 const _: () = assert!(ETHERNET_LEN + Ipv6Header::LEN + UDP_LEN + VXLAN_LEN > capture::V6_LEN);
 
@@ -61,7 +60,9 @@ const _: () = assert!(ETHERNET_LEN + Ipv6Header::LEN + UDP_LEN + VXLAN_LEN > cap
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another socket is bound to the queue.
-    #[error("queue {queue} has an AF_XDP socket already; stop the program that holds it (`ss --xdp` lists them)")]
+    #[error(
+        "queue {queue} has an AF_XDP socket already; stop the program that holds it (`ss --xdp` lists them)"
+    )]
     InUse {
         /// The queue.
         queue: u32,

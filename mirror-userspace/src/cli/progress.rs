@@ -161,8 +161,9 @@ mod tests {
 
     #[test]
     fn numbers_are_shown_in_human_units() {
-        let shown: Vec<_> =
-            [0.0, 7.0, 999.0, 1000.0, 12_345.0, 999_400.0, 999_999.0, 2.5e9].map(|v| with_unit(v, "B")).into();
+        let shown: Vec<_> = [0.0, 7.0, 999.0, 1000.0, 12_345.0, 999_400.0, 999_999.0, 2.5e9]
+            .map(|v| with_unit(v, "B"))
+            .into();
         assert_eq!(shown, ["0 B", "7 B", "999 B", "1.00 kB", "12.3 kB", "999 kB", "1.00 MB", "2.50 GB"]);
     }
 

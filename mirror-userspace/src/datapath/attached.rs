@@ -29,7 +29,9 @@ pub struct Attached {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It runs on the NIC.
-    #[error("the XDP program on the interface is offloaded to the NIC; take it off with `ip link set dev IF xdpoffload off`")]
+    #[error(
+        "the XDP program on the interface is offloaded to the NIC; take it off with `ip link set dev IF xdpoffload off`"
+    )]
     Offloaded,
     /// The kernel refuses to detach the link.
     #[error("the kernel refuses to detach the XDP program's link: {0}")]

@@ -28,9 +28,9 @@ use self::port::ReservedPort;
 pub use self::queue_worker::WorkerError;
 use self::queue_worker::{Counters, Ended, Handle};
 use crate::afxdp::{self, Bind, Queue};
+use crate::datapath::Mode;
 use crate::datapath::attached::{self, Attached};
 use crate::datapath::program::{self, CaptureProgram, LogLevel, Options};
-use crate::datapath::Mode;
 use crate::error::one_line;
 use crate::nic::{self, Netlink};
 use crate::sink::{Overflow, Sink};
@@ -163,7 +163,9 @@ pub enum InterfaceError {
     /// Its frames may be longer than a buffer.
     #[error(
         "its MTU of {mtu} is too large, a buffer holds frames for at most {}; set it with `ip link set dev \
-         {name} mtu {}`", afxdp::MAX_MTU, afxdp::MAX_MTU
+         {name} mtu {}`",
+        afxdp::MAX_MTU,
+        afxdp::MAX_MTU
     )]
     Mtu {
         /// The interface.
@@ -294,8 +296,8 @@ impl Plan {
                 let worker = Worker::new(self.config.worker, sink.producer(Overflow::Lose));
                 let id = queue.id();
                 let stop = Arc::clone(&stop);
-                let handle = Handle::spawn(number, cpu, queue, worker, stop, notice.clone())
-                    .map_err(Error::Thread)?;
+                let handle =
+                    Handle::spawn(number, cpu, queue, worker, stop, notice.clone()).map_err(Error::Thread)?;
                 capture.workers.push((Served { device, queue: id }, handle));
             }
         }
@@ -393,10 +395,8 @@ impl Device {
     }
 
     fn counts(&self) -> Result<program::Counts, Error> {
-        let error = |source: program::Error| Error::Interface {
-            name: self.name.clone(),
-            source: source.into(),
-        };
+        let error =
+            |source: program::Error| Error::Interface { name: self.name.clone(), source: source.into() };
         self.program.counts().map_err(error)
     }
 

@@ -22,7 +22,12 @@ impl CommunityId {
     pub fn of(flow: &Conversation) -> Self {
         let source = (flow.source, flow.source_port);
         let destination = (flow.destination, flow.destination_port);
-        let (low, high) = if source < destination { (source, destination) } else { (destination, source) };
+        // Between ports of one address, Suricata compares their bytes in the wrong order on the machines
+        // that it runs on, where the specification wants the lower port first. Its records are what ours
+        // must be found with; such flows do not leave a host, so that no other tool sees them.
+        let order = |(address, port): (Address, u16)| (address, port.swap_bytes());
+        let (low, high) =
+            if order(source) < order(destination) { (source, destination) } else { (destination, source) };
         let mut hash = Sha1::new();
         hash.update([0, 0]);
         hash_address(&mut hash, low.0, flow.ipv6);

@@ -9,18 +9,45 @@ use serde::ser::SerializeSeq as _;
 use serde::{Serialize, Serializer};
 
 use super::community_id::CommunityId;
-use super::{Application, Conversation, EndReason, FlowRecord, FlowState, Record, TcpSummary, Vlans};
+use super::{
+    Application, Conversation, DnsRecord, EndReason, FlowRecord, FlowState, Record, TcpSummary, Vlans,
+};
+use crate::protocol::dns;
 use crate::worker::Mirror;
 
-/// Appends `record` to `out` as one line.
+/// Appends the events of `record` to `out`, a line each, and calls `each` after each with the length that
+/// `out` has then. `bytes` are those of the record's batch.
 ///
 /// # Errors
 ///
 /// Where a value has no JSON form; none of ours lacks one.
-pub fn write_record(out: &mut Vec<u8>, record: &Record) -> serde_json::Result<()> {
+pub fn write_record(
+    out: &mut Vec<u8>,
+    record: &Record,
+    bytes: &[u8],
+    mut each: impl FnMut(usize),
+) -> serde_json::Result<()> {
     match record {
-        Record::Flow(flow) => serde_json::to_writer(&mut *out, &FlowEvent::from(flow))?,
+        Record::Flow(flow) => {
+            write_line(out, &FlowEvent::from(flow))?;
+            each(out.len());
+        }
+        Record::Dns(record) => {
+            let (start, len) = (record.message.0 as usize, record.message.1 as usize);
+            let message = bytes.get(start..start + len).unwrap_or_default();
+            // The worker has parsed it before: there is no other case.
+            let Ok(message) = dns::Message::parse(message) else { return Ok(()) };
+            for event in message.events(record.number) {
+                write_line(out, &DnsEvent::new(record, event))?;
+                each(out.len());
+            }
+        }
     }
+    Ok(())
+}
+
+fn write_line(out: &mut Vec<u8>, event: &impl Serialize) -> serde_json::Result<()> {
+    serde_json::to_writer(&mut *out, event)?;
     out.push(b'\n');
     Ok(())
 }
@@ -37,9 +64,7 @@ pub fn write_stats(out: &mut Vec<u8>, time: u64, stats: &impl Serialize) -> serd
         event_type: &'static str,
         stats: &'a S,
     }
-    serde_json::to_writer(&mut *out, &StatsEvent { timestamp: Timestamp(time), event_type: "stats", stats })?;
-    out.push(b'\n');
-    Ok(())
+    write_line(out, &StatsEvent { timestamp: Timestamp(time), event_type: "stats", stats })
 }
 
 /// A time in nanoseconds since the epoch, written in UTC to the microsecond.
@@ -123,9 +148,9 @@ impl fmt::Display for Protocol {
             protocol::UDP => "UDP",
             protocol::ICMPV6 => "IPv6-ICMP",
             protocol::SCTP => "SCTP",
-            41 => "IPv6",
-            47 => "GRE",
-            50 => "ESP",
+            protocol::IPV6 => "IPv6",
+            protocol::IPV4 => "IPIP",
+            protocol::ESP => "ESP",
             other => return write!(f, "{other:03}"),
         };
         f.write_str(name)
@@ -240,6 +265,33 @@ impl From<&FlowRecord> for FlowEvent {
             flow: record.into(),
             community_id: CommunityId::of(&record.conversation),
             tcp: record.tcp.map(TcpObject::from),
+            mirror: record.conversation.mirror.map(MirrorObject::from),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct DnsEvent<'a> {
+    timestamp: Timestamp,
+    flow_id: u64,
+    event_type: &'static str,
+    #[serde(flatten)]
+    tuple: Tuple,
+    community_id: CommunityId,
+    dns: dns::Event<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mirror: Option<MirrorObject>,
+}
+
+impl<'a> DnsEvent<'a> {
+    fn new(record: &DnsRecord, dns: dns::Event<'a>) -> Self {
+        Self {
+            timestamp: Timestamp(record.time),
+            flow_id: record.conversation.flow_id,
+            event_type: "dns",
+            tuple: Tuple::from(&record.conversation),
+            community_id: CommunityId::of(&record.conversation),
+            dns,
             mirror: record.conversation.mirror.map(MirrorObject::from),
         }
     }

@@ -20,6 +20,12 @@ impl Vlans {
     /// How many tags are looked at; Suricata knows as many.
     pub const MAX: usize = 3;
 
+    /// No tags.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { ids: [0; Self::MAX], count: 0 }
+    }
+
     /// Adds the identifier of a further tag; `false` where there are [`Vlans::MAX`] already.
     pub fn push(&mut self, id: u16) -> bool {
         let Some(slot) = self.ids.get_mut(usize::from(self.count)) else { return false };
@@ -91,7 +97,7 @@ pub struct IcmpSummary {
 }
 
 /// What a TCP connection came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpSummary {
     /// Flags of both sides, or-ed; the low byte of the header's flag field.
     pub flags: u8,
@@ -148,11 +154,26 @@ pub struct FlowRecord {
     pub tcp: Option<TcpSummary>,
 }
 
+/// A DNS message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DnsRecord {
+    /// When it was seen, in nanoseconds since the epoch.
+    pub time: u64,
+    /// Whose message it is.
+    pub conversation: Conversation,
+    /// The message's number in its flow.
+    pub number: u32,
+    /// Where the batch has the message's bytes: position and length.
+    pub message: (u32, u32),
+}
+
 /// Anything that a worker hands to the sinks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Record {
     /// A flow that ended.
     Flow(FlowRecord),
+    /// A DNS message.
+    Dns(DnsRecord),
 }
 
 /// The kinds of events in the log.
@@ -188,6 +209,7 @@ impl Record {
     pub const fn kind(&self) -> EventKind {
         match self {
             Self::Flow(_) => EventKind::Flow,
+            Self::Dns(_) => EventKind::Dns,
         }
     }
 }

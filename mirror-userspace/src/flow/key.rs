@@ -1,0 +1,164 @@
+//! What tells flows apart.
+
+use mirror_xdp_common::hash::{FlowHash, flow_hash};
+use mirror_xdp_common::wire::protocol;
+use mirror_xdp_common::{Address, Vni};
+
+use crate::packet::{Cause, Packet, Transport};
+use crate::record::Vlans;
+use crate::worker::Mirror;
+
+/// The mirror session that a frame came by: the same inner addresses in two sessions are two flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Session {
+    /// The mirrored interface; zero for plain frames.
+    pub outer_source: Address,
+    /// The session's VNI; `None` for plain frames.
+    pub vni: Option<Vni>,
+}
+
+impl From<Option<Mirror>> for Session {
+    fn from(mirror: Option<Mirror>) -> Self {
+        mirror.map_or_else(Self::default, |mirror| Self {
+            outer_source: mirror.outer_source,
+            vni: Some(mirror.vni),
+        })
+    }
+}
+
+/// Session and 5-tuple, the endpoints ordered so that both directions have the same key. Protocols
+/// without ports have in their place what else tells their flows apart: the types of ICMP request and
+/// answer, the index of ESP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// The mirror session.
+    pub session: Session,
+    /// The lower endpoint.
+    pub low: (Address, u16),
+    /// The higher endpoint.
+    pub high: (Address, u16),
+    /// Transport protocol (IANA).
+    pub protocol: u8,
+    /// Whether the addresses are of IPv6.
+    pub ipv6: bool,
+    /// How many packets the flow's packets are in.
+    pub depth: u8,
+    /// VLAN tags.
+    pub vlans: Vlans,
+}
+
+impl FlowKey {
+    /// The key of a packet's flow, and whether the packet goes from the lower to the higher endpoint.
+    #[must_use]
+    pub fn of_packet(packet: &Packet<'_>, session: Session) -> (Self, bool) {
+        let (source_port, destination_port) = match packet.transport {
+            Transport::Icmp { kind: (kind, code), .. } if packet.ipv6 => {
+                // Suricata tells ICMPv6 flows apart by the code too.
+                (u16::from(kind) | u16::from(code) << 8, u16::from(icmpv6_counterpart(kind).unwrap_or(0)))
+            }
+            Transport::Icmp { kind: (kind, _), .. } => {
+                (u16::from(kind), u16::from(icmp_counterpart(kind).unwrap_or(0)))
+            }
+            _ => (packet.source_port, packet.destination_port),
+        };
+        let source = (packet.source, source_port);
+        let destination = (packet.destination, destination_port);
+        let forward = source <= destination;
+        let (mut low, mut high) = if forward { (source, destination) } else { (destination, source) };
+        if let Transport::Esp { spi } = packet.transport {
+            (low.1, high.1) = ((spi >> 16) as u16, spi as u16);
+        }
+        let key = Self {
+            session,
+            low,
+            high,
+            protocol: packet.protocol,
+            ipv6: packet.ipv6,
+            depth: packet.depth,
+            vlans: packet.vlans,
+        };
+        (key, forward)
+    }
+
+    /// The key of the flow that an ICMP error is about.
+    #[must_use]
+    pub fn of_cause(cause: &Cause, packet: &Packet<'_>, session: Session) -> Self {
+        let source = (cause.source, cause.source_port);
+        let destination = (cause.destination, cause.destination_port);
+        Self {
+            session,
+            low: source.min(destination),
+            high: source.max(destination),
+            protocol: cause.protocol,
+            ipv6: false,
+            depth: packet.depth,
+            vlans: packet.vlans,
+        }
+    }
+
+    /// The symmetric flow hash, as the XDP program computes it.
+    #[must_use]
+    pub const fn flow_hash(&self, seed: u64) -> FlowHash {
+        let (low_port, high_port) = match self.protocol {
+            protocol::TCP | protocol::UDP | protocol::SCTP => (self.low.1, self.high.1),
+            _ => (0, 0),
+        };
+        flow_hash(seed, self.low.0, low_port, self.high.0, high_port, self.protocol)
+    }
+
+    /// Security parameters index of an ESP flow.
+    #[must_use]
+    pub const fn spi(&self) -> u32 {
+        (self.low.1 as u32) << 16 | self.high.1 as u32
+    }
+}
+
+/// The type of the answer to an ICMP message, and the other way round.
+const fn icmp_counterpart(kind: u8) -> Option<u8> {
+    Some(match kind {
+        // Echo.
+        8 => 0,
+        0 => 8,
+        // Router solicitation and advertisement.
+        10 => 9,
+        9 => 10,
+        // Timestamp.
+        13 => 14,
+        14 => 13,
+        // Information.
+        15 => 16,
+        16 => 15,
+        // Address mask.
+        17 => 18,
+        18 => 17,
+        _ => return None,
+    })
+}
+
+/// The type of the answer to an `ICMPv6` message, and the other way round.
+const fn icmpv6_counterpart(kind: u8) -> Option<u8> {
+    Some(match kind {
+        // Echo.
+        128 => 129,
+        129 => 128,
+        // Multicast listener query and report.
+        130 => 131,
+        131 => 130,
+        // Router solicitation and advertisement.
+        133 => 134,
+        134 => 133,
+        // Neighbour solicitation and advertisement.
+        135 => 136,
+        136 => 135,
+        // Node information.
+        139 => 140,
+        140 => 139,
+        // Home agent address discovery.
+        144 => 145,
+        145 => 144,
+        // Mobile prefix solicitation and advertisement.
+        146 => 147,
+        147 => 146,
+        _ => return None,
+    })
+}

@@ -1,0 +1,246 @@
+//! Flows: which packets belong together ([`key`]), the bounded table that holds them ([`table`]), and
+//! what is followed of a TCP connection ([`tcp`]). The rules are Suricata's, so that records compare.
+
+pub mod data;
+pub mod key;
+pub mod stream;
+pub mod table;
+pub mod tcp;
+
+pub use key::{FlowKey, Session};
+pub use table::{FlowTable, Insert};
+
+use mirror_xdp_common::Address;
+use mirror_xdp_common::hash::flow_hash;
+use mirror_xdp_common::wire::protocol;
+
+use crate::packet::{Packet, Transport};
+pub use crate::protocol::Direction;
+use crate::protocol::dns;
+use crate::record::{Conversation, EndReason, FlowRecord, FlowState, IcmpSummary};
+use crate::worker::Mirror;
+use data::Data;
+use stream::Streams;
+use tcp::{Connection, Segment};
+
+/// Nanoseconds in a second.
+pub(crate) const SECOND: u64 = 1_000_000_000;
+
+/// Whose flow it is: what does not change with its packets.
+#[derive(Clone, Copy, Debug)]
+pub struct Head {
+    key: FlowKey,
+    /// Whether the client is the key's lower endpoint.
+    client_is_low: bool,
+    outer_destination: Address,
+    id: u64,
+}
+
+impl Head {
+    const fn client(&self) -> (Address, u16) {
+        if self.client_is_low { self.key.low } else { self.key.high }
+    }
+
+    const fn server(&self) -> (Address, u16) {
+        if self.client_is_low { self.key.high } else { self.key.low }
+    }
+
+    /// What all records of this flow share.
+    #[must_use]
+    pub fn conversation(&self) -> Conversation {
+        let (source, source_port) = self.client();
+        let (destination, destination_port) = self.server();
+        Conversation {
+            flow_id: self.id,
+            source,
+            destination,
+            source_port,
+            destination_port,
+            protocol: self.key.protocol,
+            ipv6: self.key.ipv6,
+            vlans: self.key.vlans,
+            mirror: self.key.session.vni.map(|vni| Mirror {
+                vni,
+                outer_source: self.key.session.outer_source,
+                outer_destination: self.outer_destination,
+            }),
+        }
+    }
+}
+
+/// What is known of one flow.
+#[derive(Clone, Debug)]
+pub struct Flow {
+    head: Head,
+    start: u64,
+    last: u64,
+    packets: [u64; 2],
+    bytes: [u64; 2],
+    /// Directions that were heard, ICMP errors left aside.
+    heard: [bool; 2],
+    state: FlowState,
+    icmp: [Option<(u8, u8)>; 2],
+    /// The connection, from its first SYN on.
+    connection: Option<Connection>,
+    data: Data,
+}
+
+impl Flow {
+    /// The flow that begins with `packet`, which is not counted yet. `forward` says that the packet goes
+    /// from the key's lower to its higher endpoint.
+    #[must_use]
+    pub fn new(key: FlowKey, forward: bool, packet: &Packet<'_>, mirror: Option<Mirror>, now: u64) -> Self {
+        let answer = match packet.transport {
+            Transport::Udp { payload, .. } => is_dns_answer(packet.source_port, payload),
+            _ => false,
+        };
+        let mut data = Data::default();
+        // Of a mirror session that is all there may be: sessions mirror one direction only where they are
+        // told to, and the other may come to another worker. Then the server is who answers.
+        let reversed = answer && mirror.is_some();
+        if answer && !reversed {
+            data.refuse();
+        }
+        Self {
+            head: Head {
+                key,
+                client_is_low: forward != reversed,
+                outer_destination: mirror.map_or(Address::default(), |mirror| mirror.outer_destination),
+                id: flow_id(&key, now),
+            },
+            start: now,
+            last: now,
+            packets: [0; 2],
+            bytes: [0; 2],
+            heard: [false; 2],
+            state: FlowState::New,
+            icmp: [None; 2],
+            connection: None,
+            data,
+        }
+    }
+
+    /// The direction of a packet that matched the flow's key, forward or not.
+    #[must_use]
+    pub const fn direction(&self, forward: bool) -> Direction {
+        if forward == self.head.client_is_low { Direction::ToServer } else { Direction::ToClient }
+    }
+
+    /// The direction of an ICMP error about this flow.
+    #[must_use]
+    pub fn direction_of_error(&self, source: Address) -> Direction {
+        if source == self.head.client().0 { Direction::ToServer } else { Direction::ToClient }
+    }
+
+    /// Counts a packet.
+    pub fn count(&mut self, direction: Direction, packet: &Packet<'_>, now: u64) {
+        self.last = self.last.max(now);
+        self.packets[direction as usize] += 1;
+        self.bytes[direction as usize] += packet.len as u64;
+        match packet.transport {
+            Transport::Icmp { error: true, .. } => return,
+            Transport::Icmp { kind, .. } => {
+                self.icmp[direction as usize].get_or_insert(kind);
+            }
+            _ => {}
+        }
+        self.heard[direction as usize] = true;
+        if self.head.key.protocol != protocol::TCP && self.heard == [true; 2] {
+            self.state = FlowState::Established;
+        }
+    }
+
+    /// Follows the connection and the data of a packet that was counted. `sink` takes the DNS messages.
+    pub fn follow(
+        &mut self,
+        direction: Direction,
+        packet: &Packet<'_>,
+        streams: &mut Streams,
+        mut sink: impl FnMut(&Head, &[u8], u32),
+    ) {
+        let Self { head, data, connection, .. } = self;
+        let endpoints = data::endpoints(head.key.protocol, head.client().1, head.server().1);
+        let mut sink = |message: &[u8], number: u32| sink(head, message, number);
+        match packet.transport {
+            Transport::Udp { payload, .. } => data.datagram(endpoints, direction, payload, &mut sink),
+            Transport::Tcp { header, payload, missing } => {
+                let segment = Segment { header, payload, missing };
+                match connection {
+                    Some(connection) => connection.follow(direction, &segment),
+                    None => *connection = Connection::begin(&segment),
+                }
+                if let Some(connection) = connection {
+                    data.segment(streams, connection, endpoints, direction, &segment, &mut sink);
+                    self.state = connection.flow_state();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Gives back what the flow holds of the worker's buffers.
+    pub fn close(&mut self, streams: &mut Streams) {
+        self.data.close(streams);
+    }
+
+    /// Whether a segment begins a new connection between the same endpoints.
+    #[must_use]
+    pub fn is_reused_by(&self, direction: Direction, segment: &Segment<'_>) -> bool {
+        segment.begins_connection()
+            && self.connection.as_ref().is_none_or(|connection| connection.is_reused_by(direction, segment))
+    }
+
+    const fn class(&self) -> table::Class {
+        match (self.head.key.protocol, self.state) {
+            (protocol::TCP, FlowState::New) => table::Class::TcpNew,
+            (protocol::TCP, FlowState::Established) => table::Class::TcpEstablished,
+            (_, FlowState::Closed) => table::Class::TcpClosed,
+            (_, FlowState::New) => table::Class::New,
+            (_, FlowState::Established) => table::Class::Established,
+        }
+    }
+
+    /// The record of the flow's end.
+    #[must_use]
+    pub fn record(&self, reason: EndReason, now: u64) -> FlowRecord {
+        let mut conversation = self.head.conversation();
+        let protocol = conversation.protocol;
+        if matches!(protocol, protocol::ICMP | protocol::ICMPV6) {
+            // The key of ICMPv6 has the code in the high byte.
+            conversation.source_port &= 0xff;
+            conversation.destination_port &= 0xff;
+        }
+        FlowRecord {
+            time: now,
+            conversation,
+            application: self.data.application(),
+            packets: self.packets,
+            bytes: self.bytes,
+            start: self.start,
+            end: self.last,
+            state: self.state,
+            reason,
+            icmp: self.icmp[0].map(|request| IcmpSummary { request, response: self.icmp[1] }),
+            spi: (protocol == protocol::ESP).then(|| self.head.key.spi()),
+            tcp: (protocol == protocol::TCP)
+                .then(|| self.connection.as_ref().map(Connection::summary).unwrap_or_default()),
+        }
+    }
+}
+
+/// Whether a datagram is the answer of a DNS server.
+fn is_dns_answer(source_port: u16, payload: &[u8]) -> bool {
+    const DNS_PORT: u16 = 53;
+    source_port == DNS_PORT
+        && dns::Message::parse(payload).is_ok_and(|message| message.header().is_response())
+}
+
+/// An identifier of 51 bits: the same for the same flow in every run.
+fn flow_id(key: &FlowKey, start: u64) -> u64 {
+    let (low, high) = (key.low, key.high);
+    let session = u64::from(key.session.vni.map_or(u32::MAX, mirror_xdp_common::Vni::get)) << 32
+        ^ key.session.outer_source.low
+        ^ key.vlans.as_slice().iter().fold(0, |state, &id| state << 12 | u64::from(id));
+    let hash = |seed| u64::from(flow_hash(seed, low.0, low.1, high.0, high.1, key.protocol).0);
+    (hash(start) << 32 | hash(!start ^ session)) & ((1 << 51) - 1)
+}

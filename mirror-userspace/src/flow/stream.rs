@@ -1,0 +1,250 @@
+//! The data of TCP connections in order: what comes too early is kept until the hole before it is filled
+//! or acknowledged without having been seen, and what an analyzer cannot use yet is kept until more
+//! comes. Both are bounded, in each direction of a connection and altogether; most segments pass through
+//! without being copied. The buffers go from connection to connection.
+
+/// Bytes that one direction may keep for its analyzer: a DNS message with its length.
+const MAX_PENDING: usize = 2 + 65_535;
+/// Bytes of one direction that may wait for a hole to be filled.
+const MAX_EARLY: usize = 64 * 1024;
+/// Segments of one direction that may wait for a hole to be filled.
+const MAX_EARLY_SEGMENTS: usize = 64;
+/// Directions that may keep bytes at one time.
+const MAX_BUFFERS: usize = 4096;
+
+/// One direction of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stream {
+    state: State,
+    /// Sequence number of the next byte.
+    next: u32,
+    /// The buffer that keeps bytes of this stream.
+    buffer: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// No data yet.
+    #[default]
+    New,
+    /// Data is followed.
+    Open,
+    /// Nobody wants more data.
+    Closed,
+}
+
+/// What happens in a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// New bytes came.
+    Data {
+        /// All bytes that were not used yet, with the new ones at the end.
+        bytes: &'a [u8],
+        /// Where the new ones begin.
+        new: usize,
+    },
+    /// Bytes are missing between those before and those to come; none are left from before.
+    Gap,
+}
+
+/// What an analyzer did with an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// So many bytes are done with; the rest is to be seen again with the next.
+    Used(usize),
+    /// The analyzer needs no more of this stream.
+    Close,
+}
+
+#[derive(Debug, Default)]
+struct Buffer {
+    pending: Vec<u8>,
+    /// Sequence number, position and length in `early_bytes` of each segment that came too early.
+    early: Vec<(u32, usize, usize)>,
+    early_bytes: Vec<u8>,
+}
+
+impl Buffer {
+    const fn is_empty(&self) -> bool {
+        self.pending.is_empty() && self.early.is_empty()
+    }
+}
+
+/// The buffers of all streams of a worker.
+#[derive(Debug, Default)]
+pub struct Streams {
+    buffers: Vec<Buffer>,
+    free: Vec<u32>,
+}
+
+/// Whether sequence number `a` is before `b`.
+const fn before(a: u32, b: u32) -> bool {
+    (a.wrapping_sub(b) as i32) < 0
+}
+
+impl Streams {
+    /// Takes a segment's data, whose first byte has number `sequence`. `first` is the number of the
+    /// stream's first byte; data of a stream whose beginning is not known is not followed.
+    /// Answers whether data was lost: the stream would have kept too much and was given up.
+    pub fn segment(
+        &mut self,
+        stream: &mut Stream,
+        first: Option<u32>,
+        sequence: u32,
+        payload: &[u8],
+        each: &mut dyn FnMut(Event<'_>) -> Use,
+    ) -> bool {
+        if payload.is_empty() {
+            return false;
+        }
+        if let (State::New, Some(first)) = (stream.state, first) {
+            (stream.state, stream.next) = (State::Open, first);
+        }
+        if stream.state != State::Open {
+            return false;
+        }
+        if before(stream.next, sequence) {
+            return !self.keep_early(stream, sequence, payload);
+        }
+        let known = stream.next.wrapping_sub(sequence) as usize;
+        let Some(new) = payload.get(known..).filter(|new| !new.is_empty()) else { return false };
+        self.deliver(stream, new, each) || self.deliver_early(stream, each)
+    }
+
+    /// Takes note that the other side has all bytes in front of `acknowledged`: those that were not seen
+    /// by now will not come. Answers whether there are such bytes.
+    pub fn acknowledge(
+        &mut self,
+        stream: &mut Stream,
+        acknowledged: u32,
+        each: &mut dyn FnMut(Event<'_>) -> Use,
+    ) -> bool {
+        let Some(buffer) = self.held(stream) else { return false };
+        let next = stream.next;
+        let early = buffer.early.iter().map(|&(sequence, ..)| sequence);
+        let nearest = early.min_by_key(|&sequence| sequence.wrapping_sub(next));
+        let Some(nearest) = nearest.filter(|&nearest| !before(acknowledged, nearest)) else { return false };
+        buffer.pending.clear();
+        stream.next = nearest;
+        match each(Event::Gap) {
+            Use::Close => self.close(stream),
+            Use::Used(_) => {
+                self.deliver_early(stream, each);
+            }
+        }
+        true
+    }
+
+    /// Gives the stream's buffer back and follows it no further.
+    pub fn close(&mut self, stream: &mut Stream) {
+        stream.state = State::Closed;
+        self.give_back(stream);
+    }
+
+    fn give_back(&mut self, stream: &mut Stream) {
+        if let Some(index) = stream.buffer.take()
+            && let Some(buffer) = self.buffers.get_mut(index as usize)
+        {
+            buffer.pending.clear();
+            buffer.early.clear();
+            buffer.early_bytes.clear();
+            self.free.push(index);
+        }
+    }
+
+    /// The buffer that the stream has.
+    fn held(&mut self, stream: &Stream) -> Option<&mut Buffer> {
+        self.buffers.get_mut(stream.buffer? as usize)
+    }
+
+    /// The stream's buffer, a new one where it has none; `None` where there are too many.
+    fn buffer(&mut self, stream: &mut Stream) -> Option<&mut Buffer> {
+        if stream.buffer.is_none() {
+            stream.buffer = self.free.pop();
+        }
+        if stream.buffer.is_none() && self.buffers.len() < MAX_BUFFERS {
+            stream.buffer = Some(self.buffers.len() as u32);
+            self.buffers.push(Buffer::default());
+        }
+        self.held(stream)
+    }
+
+    fn keep_early(&mut self, stream: &mut Stream, sequence: u32, payload: &[u8]) -> bool {
+        let kept = self.buffer(stream).is_some_and(|buffer| {
+            let fits = buffer.early.len() < MAX_EARLY_SEGMENTS
+                && buffer.early_bytes.len() + payload.len() <= MAX_EARLY;
+            if fits {
+                buffer.early.push((sequence, buffer.early_bytes.len(), payload.len()));
+                buffer.early_bytes.extend_from_slice(payload);
+            }
+            fits
+        });
+        if !kept {
+            self.close(stream);
+        }
+        kept
+    }
+
+    /// Hands new bytes on; `true` where the stream had to be given up.
+    fn deliver(&mut self, stream: &mut Stream, new: &[u8], each: &mut dyn FnMut(Event<'_>) -> Use) -> bool {
+        stream.next = stream.next.wrapping_add(new.len() as u32);
+        let pending = self.held(stream).map(|buffer| &mut buffer.pending).filter(|bytes| !bytes.is_empty());
+        let kept = if let Some(pending) = pending {
+            let old = pending.len();
+            pending.extend_from_slice(new);
+            let Use::Used(used) = each(Event::Data { bytes: pending, new: old }) else {
+                self.close(stream);
+                return false;
+            };
+            pending.drain(..used.min(pending.len()));
+            pending.len() <= MAX_PENDING
+        } else {
+            let Use::Used(used) = each(Event::Data { bytes: new, new: 0 }) else {
+                self.close(stream);
+                return false;
+            };
+            match new.get(used..).filter(|rest| !rest.is_empty()) {
+                Some(rest) => {
+                    rest.len() <= MAX_PENDING
+                        && self.buffer(stream).map(|buffer| buffer.pending.extend_from_slice(rest)).is_some()
+                }
+                None => true,
+            }
+        };
+        if !kept {
+            self.close(stream);
+        } else if self.held(stream).is_some_and(|buffer| buffer.is_empty()) {
+            self.give_back(stream);
+        }
+        !kept
+    }
+
+    /// Hands on what came early and is in order now; `true` where the stream had to be given up.
+    fn deliver_early(&mut self, stream: &mut Stream, each: &mut dyn FnMut(Event<'_>) -> Use) -> bool {
+        while let Some(index) = stream.buffer
+            && let Some(buffer) = self.buffers.get_mut(index as usize)
+        {
+            let next = stream.next;
+            let in_order = buffer.early.iter().position(|&(sequence, ..)| !before(next, sequence));
+            let Some(at) = in_order else { return false };
+            let (sequence, start, len) = buffer.early.swap_remove(at);
+            let known = (next.wrapping_sub(sequence) as usize).min(len);
+            // The bytes leave the buffer while they are handed on, which may change the buffer.
+            let mut bytes = std::mem::take(&mut buffer.early_bytes);
+            let new = bytes.get(start + known..start + len).unwrap_or_default();
+            let given_up = !new.is_empty() && self.deliver(stream, new, each);
+            let Some(buffer) = self.buffers.get_mut(index as usize) else { return given_up };
+            if buffer.early.is_empty() {
+                bytes.clear();
+            }
+            buffer.early_bytes = bytes;
+            if given_up {
+                return true;
+            }
+            if buffer.is_empty() && stream.buffer.is_some() {
+                self.give_back(stream);
+            }
+        }
+        false
+    }
+}

@@ -1,0 +1,268 @@
+//! The flow table: a slab of flows, a hash index into it, and a list for each timeout that keeps its
+//! flows in the order of their last packets. Everything is linked by index, and the slab's memory is
+//! reserved at the start and touched as flows come: nothing moves and nothing is scanned.
+
+use super::{Flow, FlowKey, SECOND};
+
+/// What flows have the same timeout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(super) enum Class {
+    /// Only one side was heard.
+    New,
+    /// Both sides were heard.
+    Established,
+    /// TCP handshake not finished.
+    TcpNew,
+    /// TCP handshake finished.
+    TcpEstablished,
+    /// TCP connection closed.
+    TcpClosed,
+}
+
+impl Class {
+    const COUNT: usize = 5;
+
+    /// Seconds without a packet after which a flow ends: Suricata's defaults.
+    const TIMEOUTS: [u64; Self::COUNT] = [30, 300, 60, 600, 60];
+}
+
+/// No flow.
+const NONE: u32 = u32::MAX;
+/// A flow's place in its list is renewed when it is older than this: order to the second is enough, and
+/// most packets need not touch the neighbours.
+const RELIST: u64 = SECOND;
+
+#[derive(Debug)]
+struct Entry {
+    flow: Flow,
+    hash: u32,
+    /// Next entry of the same bucket, or of the free list.
+    next: u32,
+    older: u32,
+    newer: u32,
+    class: Class,
+    used: bool,
+    /// When the entry was put at its place in its list.
+    listed: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct List {
+    oldest: u32,
+    newest: u32,
+}
+
+/// A handle of a flow in the table; valid until the flow is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowIndex(u32);
+
+/// What [`FlowTable::insert`] did.
+#[derive(Debug)]
+pub struct Insert {
+    /// The new flow.
+    pub index: FlowIndex,
+    /// The flow that had to make room.
+    pub evicted: Option<Flow>,
+}
+
+/// Flows by key.
+#[derive(Debug)]
+pub struct FlowTable {
+    /// The first entry of each bucket, plus one: zero is none, so that fresh memory needs no touching.
+    buckets: Vec<u32>,
+    entries: Vec<Entry>,
+    free: u32,
+    lists: [List; Class::COUNT],
+    len: usize,
+    max: usize,
+}
+
+impl FlowTable {
+    /// An empty table for at most `max` flows, at least one.
+    #[must_use]
+    pub fn new(max: usize) -> Self {
+        let max = max.clamp(1, NONE as usize - 1);
+        Self {
+            buckets: vec![0; max.next_power_of_two()],
+            entries: Vec::with_capacity(max),
+            free: NONE,
+            lists: [List { oldest: NONE, newest: NONE }; Class::COUNT],
+            len: 0,
+            max,
+        }
+    }
+
+    /// How many flows there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no flows.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The flow with this key, whose hash is `hash`.
+    #[must_use]
+    pub fn find(&self, key: &FlowKey, hash: u32) -> Option<FlowIndex> {
+        let mut at = self.buckets[self.bucket(hash)].wrapping_sub(1);
+        while at != NONE {
+            let entry = &self.entries[at as usize];
+            if entry.hash == hash && entry.flow.head.key == *key {
+                return Some(FlowIndex(at));
+            }
+            at = entry.next;
+        }
+        None
+    }
+
+    /// The flow at `index`.
+    #[must_use]
+    pub fn flow(&mut self, index: FlowIndex) -> &mut Flow {
+        &mut self.entries[index.0 as usize].flow
+    }
+
+    /// Whether the flow has had no packet for longer than its state allows.
+    #[must_use]
+    pub fn is_timed_out(&self, index: FlowIndex, now: u64) -> bool {
+        let entry = &self.entries[index.0 as usize];
+        is_over(entry.flow.last, Class::TIMEOUTS[entry.class as usize], now)
+    }
+
+    /// Adds a flow that is not in the table yet. Where the table is full, the flow goes that had no packet
+    /// for the longest.
+    pub fn insert(&mut self, flow: Flow, hash: u32, now: u64) -> Insert {
+        let evicted =
+            if self.len == self.max { self.most_idle().map(|index| self.remove(index)) } else { None };
+        let class = flow.class();
+        let bucket = self.bucket(hash);
+        let entry = Entry {
+            flow,
+            hash,
+            next: self.buckets[bucket].wrapping_sub(1),
+            older: NONE,
+            newer: NONE,
+            class,
+            used: true,
+            listed: now,
+        };
+        let at = if self.free == NONE {
+            self.entries.push(entry);
+            (self.entries.len() - 1) as u32
+        } else {
+            let at = self.free;
+            self.free = self.entries[at as usize].next;
+            self.entries[at as usize] = entry;
+            at
+        };
+        self.buckets[bucket] = at.wrapping_add(1);
+        self.append(at);
+        self.len += 1;
+        Insert { index: FlowIndex(at), evicted }
+    }
+
+    /// To be called after a packet of the flow was counted: renews its place in the order of idleness.
+    pub fn touch(&mut self, index: FlowIndex, now: u64) {
+        let entry = &mut self.entries[index.0 as usize];
+        let class = entry.flow.class();
+        if class == entry.class && now.saturating_sub(entry.listed) < RELIST {
+            return;
+        }
+        self.unlink(index.0);
+        let entry = &mut self.entries[index.0 as usize];
+        entry.class = class;
+        entry.listed = now;
+        self.append(index.0);
+    }
+
+    /// Takes a flow out.
+    pub fn remove(&mut self, index: FlowIndex) -> Flow {
+        let at = index.0;
+        self.unlink(at);
+        let (hash, next) = (self.entries[at as usize].hash, self.entries[at as usize].next);
+        let bucket = self.bucket(hash);
+        let mut before = self.buckets[bucket].wrapping_sub(1);
+        if before == at {
+            self.buckets[bucket] = next.wrapping_add(1);
+        } else {
+            while self.entries[before as usize].next != at {
+                before = self.entries[before as usize].next;
+            }
+            self.entries[before as usize].next = next;
+        }
+        let entry = &mut self.entries[at as usize];
+        entry.used = false;
+        entry.next = self.free;
+        self.free = at;
+        self.len -= 1;
+        entry.flow.clone()
+    }
+
+    /// Takes out a flow that timed out by `now`, if there is one.
+    pub fn expire(&mut self, now: u64) -> Option<Flow> {
+        for (list, timeout) in self.lists.iter().zip(Class::TIMEOUTS) {
+            let index = FlowIndex(list.oldest);
+            if list.oldest != NONE && is_over(self.entries[list.oldest as usize].flow.last, timeout, now) {
+                return Some(self.remove(index));
+            }
+        }
+        None
+    }
+
+    /// Takes out any flow, in the order of the slab.
+    pub fn drain(&mut self) -> impl Iterator<Item = Flow> {
+        (0..self.entries.len())
+            .filter_map(|at| self.entries[at].used.then(|| self.remove(FlowIndex(at as u32))))
+    }
+
+    fn most_idle(&self) -> Option<FlowIndex> {
+        self.lists
+            .iter()
+            .filter(|list| list.oldest != NONE)
+            .min_by_key(|list| self.entries[list.oldest as usize].flow.last)
+            .map(|list| FlowIndex(list.oldest))
+    }
+
+    const fn bucket(&self, hash: u32) -> usize {
+        // The number of buckets is a power of two.
+        hash as usize & (self.buckets.len() - 1)
+    }
+
+    fn append(&mut self, at: u32) {
+        let list = &mut self.lists[self.entries[at as usize].class as usize];
+        let older = std::mem::replace(&mut list.newest, at);
+        if older == NONE {
+            list.oldest = at;
+        } else {
+            self.entries[older as usize].newer = at;
+        }
+        let entry = &mut self.entries[at as usize];
+        entry.older = older;
+        entry.newer = NONE;
+    }
+
+    fn unlink(&mut self, at: u32) {
+        let Entry { older, newer, class, .. } = self.entries[at as usize];
+        let list = &mut self.lists[class as usize];
+        if older == NONE {
+            list.oldest = newer;
+        }
+        if newer == NONE {
+            list.newest = older;
+        }
+        if older != NONE {
+            self.entries[older as usize].newer = newer;
+        }
+        if newer != NONE {
+            self.entries[newer as usize].older = older;
+        }
+    }
+}
+
+/// Whether more than `timeout` seconds lie between two times, in whole seconds as Suricata counts.
+const fn is_over(last: u64, timeout: u64, now: u64) -> bool {
+    now / SECOND > last / SECOND + timeout
+}

@@ -1,0 +1,177 @@
+//! Link layers, and the shims that may stand between them and IP: VLAN and VN tags, MPLS labels, PPPoE,
+//! the network service header, backbone and fabric encapsulations.
+
+use mirror_xdp_common::wire::{EtherType, VlanTag, ethertype};
+use zerocopy::network_endian::{U16, U32};
+
+use super::{Layer, Protocol, Refusal};
+
+/// The link layers that are understood (<https://www.tcpdump.org/linktypes.html>).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LinkType {
+    /// IEEE 802.3 Ethernet.
+    Ethernet,
+    /// BSD loopback: the address family in four bytes of either byte order.
+    Null,
+    /// PPP, with or without HDLC-like framing (RFC 1662).
+    Ppp,
+    /// Cisco's PPP with HDLC framing.
+    CiscoHdlc,
+    /// IPv4 or IPv6 without anything in front.
+    RawIp,
+    /// Linux "cooked" capture.
+    LinuxSll,
+    /// Linux "cooked" capture, version 2.
+    LinuxSll2,
+}
+
+impl LinkType {
+    /// The link layer with this number in capture files (`LINKTYPE_…`, and the `DLT_RAW` of several
+    /// systems); `None` where it is not understood.
+    #[must_use]
+    pub const fn from_number(number: u32) -> Option<Self> {
+        Some(match number {
+            0 | 108 => Self::Null,
+            1 => Self::Ethernet,
+            9 | 50 => Self::Ppp,
+            12 | 14 | 101 | 228 | 229 => Self::RawIp,
+            104 => Self::CiscoHdlc,
+            113 => Self::LinuxSll,
+            276 => Self::LinuxSll2,
+            _ => return None,
+        })
+    }
+}
+
+/// EtherTypes of shims.
+mod shim {
+    pub(super) const MPLS: u16 = 0x8847;
+    pub(super) const MPLS_MULTICAST: u16 = 0x8848;
+    pub(super) const PPPOE_SESSION: u16 = 0x8864;
+    pub(super) const PROVIDER_BACKBONE: u16 = 0x88e7;
+    pub(super) const FABRIC_PATH: u16 = 0x8903;
+    pub(super) const VN_TAG: u16 = 0x8926;
+    pub(super) const NETWORK_SERVICE: u16 = 0x894f;
+}
+
+/// "Transparent Ethernet bridging": an Ethernet frame in a tunnel that names its payload by EtherType.
+pub(super) const BRIDGED_ETHERNET: u16 = 0x6558;
+
+/// Takes the link header off.
+pub(super) fn decode(layer: Layer<'_>, link: LinkType) -> Result<Layer<'_>, Refusal> {
+    match link {
+        LinkType::Ethernet => after_ethertype(layer, 12),
+        LinkType::LinuxSll => after_ethertype(layer, 14),
+        LinkType::LinuxSll2 => {
+            let kind: EtherType = layer.header()?;
+            layer.after(20, Protocol::EtherType(kind.get()))
+        }
+        LinkType::CiscoHdlc => after_ethertype(layer, 2),
+        LinkType::RawIp => layer.after(0, Protocol::Ip),
+        LinkType::Null => {
+            let family: U32 = layer.header()?;
+            // The writing machine's byte order; AF_INET6 is 10 on Linux, 24, 28 or 30 on the BSDs.
+            match family.get().min(family.get().swap_bytes()) {
+                2 | 10 | 24 | 28 | 30 => layer.after(4, Protocol::Ip),
+                _ => Err(Refusal::NotIp),
+            }
+        }
+        LinkType::Ppp => match layer.bytes {
+            // Address and control field, which the two sides may agree to leave out (RFC 1662, section 3.1).
+            [0xff, 0x03, ..] => layer.after(2, Protocol::Ppp),
+            [0x0f | 0x8f, _, ..] => after_ethertype(layer, 2),
+            _ => layer.after(0, Protocol::Ppp),
+        },
+    }
+}
+
+/// Skips to behind the EtherType at `offset`.
+fn after_ethertype(layer: Layer<'_>, offset: usize) -> Result<Layer<'_>, Refusal> {
+    let kind: EtherType = layer.after(offset, layer.protocol)?.header()?;
+    layer.after(offset + 2, Protocol::EtherType(kind.get()))
+}
+
+/// Takes off what an EtherType announced, if that is not IP itself.
+pub(super) fn decode_ethertype(layer: Layer<'_>, kind: u16) -> Result<Layer<'_>, Refusal> {
+    match kind {
+        ethertype::IPV4 | ethertype::IPV6 => layer.after(0, Protocol::Ip),
+        ethertype::VLAN | ethertype::QINQ | ethertype::QINQ_OLD => {
+            let tag: VlanTag = layer.header()?;
+            let mut layer = layer;
+            // The capture header's hash is made of frames with two tags at most.
+            layer.direct &= layer.vlans.as_slice().len() < 2;
+            if !layer.vlans.push(tag.id()) {
+                return Err(Refusal::Nesting);
+            }
+            layer.after(4, Protocol::EtherType(tag.ethertype()))
+        }
+        shim::MPLS | shim::MPLS_MULTICAST => layer.shimmed().after(0, Protocol::Mpls),
+        // Version and type, code, session, length (RFC 2516, section 4); then PPP.
+        shim::PPPOE_SESSION => layer.shimmed().after(6, Protocol::Ppp),
+        shim::VN_TAG => after_ethertype(layer.shimmed(), 4),
+        // Four bytes of service identifier, then the customer's Ethernet frame (IEEE 802.1ah).
+        shim::PROVIDER_BACKBONE => layer.shimmed().after(4, Protocol::Link(LinkType::Ethernet)),
+        // The rest of the tag, then the Ethernet frame.
+        shim::FABRIC_PATH => layer.shimmed().after(2, Protocol::Link(LinkType::Ethernet)),
+        shim::NETWORK_SERVICE => network_service(layer.shimmed()),
+        BRIDGED_ETHERNET => layer.shimmed().after(0, Protocol::Link(LinkType::Ethernet)),
+        _ => Err(Refusal::NotIp),
+    }
+}
+
+/// Takes off the PPP protocol field, of one byte where it was compressed (RFC 1661, sections 2 and 6.5).
+pub(super) fn decode_ppp(layer: Layer<'_>) -> Result<Layer<'_>, Refusal> {
+    let (protocol, len) = match *layer.bytes {
+        [low, ..] if low & 1 == 1 => (u16::from(low), 1),
+        [high, low, ..] => (u16::from_be_bytes([high, low]), 2),
+        _ => return Err(Refusal::LinkTruncated),
+    };
+    match protocol {
+        0x0021 | 0x0057 => layer.after(len, Protocol::Ip),
+        0x0281 | 0x0283 => layer.after(len, Protocol::Mpls),
+        _ => Err(Refusal::NotIp),
+    }
+}
+
+/// Takes off one MPLS label. What follows the last is told by a reserved label, or else by the first
+/// four bits, as routers do (RFC 3032, section 2.1; RFC 4928, section 3).
+pub(super) fn decode_mpls(layer: Layer<'_>) -> Result<Layer<'_>, Refusal> {
+    const BOTTOM_OF_STACK: u32 = 0x100;
+    const CONTROL_WORD: usize = 4;
+    let label: U32 = layer.header()?;
+    if label.get() & BOTTOM_OF_STACK == 0 {
+        return layer.after(4, Protocol::Mpls);
+    }
+    let inside = layer.after(4, Protocol::Ip)?;
+    match inside.bytes.first().map(|first| first >> 4) {
+        Some(4 | 6) => Ok(inside),
+        // A pseudowire's control word (RFC 4385).
+        Some(0) => inside.after(CONTROL_WORD, Protocol::Link(LinkType::Ethernet)),
+        Some(_) => Err(Refusal::NotIp),
+        None => Err(Refusal::LinkTruncated),
+    }
+}
+
+/// Takes off a network service header (RFC 8300, section 2.2).
+fn network_service(layer: Layer<'_>) -> Result<Layer<'_>, Refusal> {
+    #[derive(zerocopy::FromBytes, Clone, Copy)]
+    #[repr(C)]
+    struct Base {
+        /// Version, flags, time to live, and the length in words of four bytes in the low six bits.
+        length: U16,
+        metadata: u8,
+        next: u8,
+    }
+    let base: Base = layer.header()?;
+    let len = usize::from(base.length.get() & 0x3f) * 4;
+    let _ = base.metadata;
+    if len < 8 {
+        return Err(Refusal::LinkTruncated);
+    }
+    match base.next {
+        1 | 2 => layer.after(len, Protocol::Ip),
+        3 => layer.after(len, Protocol::Link(LinkType::Ethernet)),
+        5 => layer.after(len, Protocol::Mpls),
+        _ => Err(Refusal::NotIp),
+    }
+}

@@ -1,0 +1,316 @@
+//! The decoded view of a frame: which IP packets it carries and what their headers say, nothing copied.
+//!
+//! [`decode`] takes the bytes of one layer ([`Layer`]) and gives back the first IP packet in it
+//! ([`Packet`]), or the [`Fragment`] of one, or says why there is none ([`Refusal`]). A packet that
+//! carries further packets (a tunnel) has the layer to go on with in [`Packet::tunnelled`]; the caller
+//! loops. What counts as a packet follows Suricata: link and shim layers ([`link`]) and GRE are only ways
+//! to the next packet, while the packets of UDP and IP-in-IP tunnels ([`tunnel`]) are flows of their own.
+
+pub mod fragment;
+pub mod link;
+mod network;
+mod transport;
+mod tunnel;
+
+use mirror_xdp_common::Address;
+use mirror_xdp_common::frame::Frame as _;
+use zerocopy::FromBytes;
+
+pub use fragment::Fragment;
+pub use link::LinkType;
+
+use crate::record::Vlans;
+
+/// Packets in packets that are followed: more only come from somebody who tries.
+const MAX_DEPTH: u8 = 8;
+/// Headers between two IP packets (tags, labels, shims) that are followed.
+const MAX_SHIMS: usize = 16;
+
+macro_rules! refusals {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// Why no flow could be made of a frame.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(usize)]
+        pub enum Refusal { $($(#[$doc])* $variant,)* }
+
+        impl Refusal {
+            /// All reasons, in the order of their discriminants.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            /// How many reasons there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The name in statistics and metrics.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+refusals! {
+    /// The frame's link layer is none that is known.
+    LinkType = "link_type",
+    /// The frame ends within its link layer or the shims behind it.
+    LinkTruncated = "link_truncated",
+    /// Neither IPv4 nor IPv6: ARP, spanning tree, …
+    NotIp = "not_ip",
+    /// The IP header is cut short or contradicts itself.
+    IpHeader = "ip_header",
+    /// The IP packet is longer than the frame was on the wire.
+    IpLength = "ip_length",
+    /// A fragment that fits no datagram, or that there was no room for.
+    Fragment = "fragment",
+    /// An IP protocol that no flows are kept of.
+    IpProtocol = "ip_protocol",
+    /// The transport header is cut short or contradicts itself.
+    TransportHeader = "transport_header",
+    /// An ICMP error about a flow that is not known.
+    IcmpError = "icmp_error",
+    /// Packets within packets, more than anybody honest nests.
+    Nesting = "nesting",
+}
+
+/// What a layer's first header is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    /// A frame of some link layer.
+    Link(LinkType),
+    /// What the EtherType in front of it says.
+    EtherType(u16),
+    /// A PPP protocol field (RFC 1661, section 2).
+    Ppp,
+    /// An MPLS label (RFC 3032).
+    Mpls,
+    /// IPv4 or IPv6, as the version field says.
+    Ip,
+}
+
+/// Bytes to decode, and what is known of them from the layers around.
+#[derive(Clone, Copy, Debug)]
+pub struct Layer<'a> {
+    bytes: &'a [u8],
+    protocol: Protocol,
+    /// Bytes that the layer lacks at its end because the mirror or the capture cut the frame short.
+    missing: usize,
+    vlans: Vlans,
+    depth: u8,
+    /// Nothing but Ethernet and at most two VLAN tags is in front: the capture header's flow hash is
+    /// that of this layer's packet.
+    direct: bool,
+    reassembled: bool,
+}
+
+impl<'a> Layer<'a> {
+    /// A whole frame, of which `original_len` bytes were on the wire.
+    #[must_use]
+    pub const fn frame(link: LinkType, bytes: &'a [u8], original_len: usize) -> Self {
+        Self {
+            bytes,
+            protocol: Protocol::Link(link),
+            missing: original_len.saturating_sub(bytes.len()),
+            vlans: Vlans::new(),
+            depth: 0,
+            direct: matches!(link, LinkType::Ethernet),
+            reassembled: false,
+        }
+    }
+
+    /// The whole datagram that `fragment` belonged to.
+    #[must_use]
+    pub const fn datagram(bytes: &'a [u8], fragment: &Fragment<'_>) -> Self {
+        Self {
+            bytes,
+            protocol: Protocol::Ip,
+            missing: 0,
+            vlans: fragment.vlans,
+            depth: fragment.depth,
+            direct: false,
+            reassembled: true,
+        }
+    }
+
+    /// Length as it was sent, in bytes.
+    const fn wire_len(&self) -> usize {
+        self.bytes.len() + self.missing
+    }
+
+    /// The header at the beginning of this layer.
+    fn header<T: FromBytes>(&self) -> Result<T, Refusal> {
+        self.bytes.header(0).ok_or(Refusal::LinkTruncated)
+    }
+
+    /// What follows the first `len` bytes of this layer.
+    fn after(self, len: usize, protocol: Protocol) -> Result<Self, Refusal> {
+        let bytes = self.bytes.get(len..).ok_or(Refusal::LinkTruncated)?;
+        Ok(Self { bytes, protocol, ..self })
+    }
+
+    /// This layer behind a header that the XDP program does not look behind.
+    const fn shimmed(self) -> Self {
+        Self { direct: false, ..self }
+    }
+
+    /// This layer as the inside of a tunnel: a packet within a packet.
+    const fn tunnelled(self) -> Self {
+        Self { depth: self.depth.saturating_add(1), direct: false, ..self }
+    }
+}
+
+/// What follows the IP header of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport<'a> {
+    /// TCP (RFC 9293).
+    Tcp {
+        /// The fixed part of the header.
+        header: TcpHeader,
+        /// What follows the header, as far as it was captured.
+        payload: &'a [u8],
+        /// Bytes of the segment that were not captured.
+        missing: usize,
+    },
+    /// UDP.
+    Udp {
+        /// The datagram's payload, as far as it was captured.
+        payload: &'a [u8],
+        /// Bytes of the payload that were not captured.
+        missing: usize,
+    },
+    /// SCTP (RFC 9260); only its ports are looked at.
+    Sctp,
+    /// ICMP or `ICMPv6`.
+    Icmp {
+        /// Type and code of the message.
+        kind: (u8, u8),
+        /// What an IPv4 destination-unreachable message says of the packet that caused it.
+        cause: Option<Cause>,
+        /// Whether the message is an ICMP error: it makes no flow of its own.
+        error: bool,
+    },
+    /// Encapsulating security payload (RFC 4303).
+    Esp {
+        /// Security parameters index.
+        spi: u32,
+    },
+    /// Another packet, without a transport header in between.
+    Ip,
+}
+
+/// The packet that an ICMP error is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// Its source address.
+    pub source: Address,
+    /// Its destination address.
+    pub destination: Address,
+    /// Its source port.
+    pub source_port: u16,
+    /// Its destination port.
+    pub destination_port: u16,
+    /// TCP or UDP.
+    pub protocol: u8,
+}
+
+/// The fixed part of a TCP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpHeader {
+    /// Sequence number.
+    pub sequence: u32,
+    /// Acknowledgement number; meaningful with [`tcp_flags::ACK`].
+    pub acknowledgement: u32,
+    /// The low eight flags, see [`tcp_flags`].
+    pub flags: u8,
+}
+
+/// Bits of [`TcpHeader::flags`].
+pub mod tcp_flags {
+    /// No more data from the sender.
+    pub const FIN: u8 = 0x01;
+    /// Synchronise sequence numbers.
+    pub const SYN: u8 = 0x02;
+    /// Reset the connection.
+    pub const RST: u8 = 0x04;
+    /// The acknowledgement number is valid.
+    pub const ACK: u8 = 0x10;
+}
+
+/// One IP packet of a frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet<'a> {
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Whether the packet is IPv6.
+    pub ipv6: bool,
+    /// Transport protocol (IANA).
+    pub protocol: u8,
+    /// Source port; 0 where the protocol has none.
+    pub source_port: u16,
+    /// Destination port; 0 where the protocol has none.
+    pub destination_port: u16,
+    /// VLAN tags of the frame, those in tunnels included.
+    pub vlans: Vlans,
+    /// How many packets this one is in.
+    pub depth: u8,
+    /// Whether [`crate::worker::FrameInfo::flow_hash`] is this packet's.
+    pub direct: bool,
+    /// Put together from fragments.
+    pub reassembled: bool,
+    /// Length in bytes as sent, whatever was captured of it: from the beginning of the frame or of the
+    /// tunnel's payload, link headers and padding included.
+    pub len: usize,
+    /// What follows the IP header.
+    pub transport: Transport<'a>,
+    /// The packet within this one, not decoded yet.
+    pub tunnelled: Option<Layer<'a>>,
+}
+
+/// What a layer turned out to be.
+#[derive(Clone, Copy, Debug)]
+pub enum Decoded<'a> {
+    /// A whole packet, or one that was cut short on its way here.
+    Packet(Packet<'a>),
+    /// A fragment of one.
+    Fragment(Fragment<'a>),
+}
+
+/// Decodes the first IP packet of `layer`.
+///
+/// # Errors
+///
+/// Says why there is none that a flow could be kept of.
+pub fn decode(layer: Layer<'_>) -> Result<Decoded<'_>, Refusal> {
+    let mut layer = layer;
+    let mut len = layer.wire_len();
+    for _ in 0..MAX_SHIMS {
+        if layer.depth > MAX_DEPTH {
+            break;
+        }
+        let step = match layer.protocol {
+            Protocol::Link(link) => Step::Next(link::decode(layer, link)?),
+            Protocol::EtherType(kind) => Step::Next(link::decode_ethertype(layer, kind)?),
+            Protocol::Ppp => Step::Next(link::decode_ppp(layer)?),
+            Protocol::Mpls => Step::Next(link::decode_mpls(layer)?),
+            Protocol::Ip => network::decode(layer)?,
+        };
+        match step {
+            Step::Next(next) => {
+                if next.depth > layer.depth {
+                    len = next.wire_len();
+                }
+                layer = next;
+            }
+            Step::Packet(packet) => return Ok(Decoded::Packet(Packet { len, ..packet })),
+            Step::Fragment(fragment) => return Ok(Decoded::Fragment(fragment)),
+        }
+    }
+    Err(Refusal::Nesting)
+}
+
+/// What one header leads to.
+enum Step<'a> {
+    Next(Layer<'a>),
+    Packet(Packet<'a>),
+    Fragment(Fragment<'a>),
+}

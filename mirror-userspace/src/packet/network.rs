@@ -1,0 +1,142 @@
+//! IPv4 and IPv6 headers, and where they lead: to a transport header, to a fragment, or through a shim
+//! to the next IP header.
+
+use mirror_xdp_common::Address;
+use mirror_xdp_common::frame::Frame as _;
+use mirror_xdp_common::inner::MAX_EXTENSION_HEADERS;
+use mirror_xdp_common::wire::{ExtensionHeader, Ipv4Header, Ipv6Header, protocol};
+use zerocopy::network_endian::{U16, U32};
+
+use super::fragment::{DatagramId, Fragment};
+use super::{Layer, Protocol, Refusal, Step, transport, tunnel};
+
+/// The IP header of a packet, as far as the transport layer is concerned.
+#[derive(Clone, Copy)]
+pub(super) struct Network {
+    pub(super) source: Address,
+    pub(super) destination: Address,
+    pub(super) ipv6: bool,
+    pub(super) protocol: u8,
+}
+
+/// Decodes the IP header that `layer` begins with.
+pub(super) fn decode(layer: Layer<'_>) -> Result<Step<'_>, Refusal> {
+    match layer.bytes.first().map(|first| first >> 4) {
+        Some(4) => decode_ipv4(layer),
+        Some(6) => decode_ipv6(layer),
+        Some(_) => Err(Refusal::IpHeader),
+        None => Err(Refusal::LinkTruncated),
+    }
+}
+
+fn decode_ipv4(layer: Layer<'_>) -> Result<Step<'_>, Refusal> {
+    let ip: Ipv4Header = layer.bytes.header(0).ok_or(Refusal::IpHeader)?;
+    let header_len = ip.header_len();
+    let total_len = ip.total_length();
+    if header_len < Ipv4Header::LEN || total_len < header_len {
+        return Err(Refusal::IpHeader);
+    }
+    let payload = payload(layer, header_len, total_len)?;
+    let network =
+        Network { source: ip.source(), destination: ip.destination(), ipv6: false, protocol: ip.protocol() };
+    let offset = ip.fragment_offset();
+    if offset != 0 || ip.more_fragments() {
+        let identification: U16 = layer.bytes.header(4).ok_or(Refusal::IpHeader)?;
+        let header = layer.bytes.get(..Ipv4Header::LEN).ok_or(Refusal::IpHeader)?;
+        return fragment(
+            payload,
+            network,
+            u32::from(identification.get()),
+            offset,
+            ip.more_fragments(),
+            header,
+        );
+    }
+    decode_transport(payload, network)
+}
+
+fn decode_ipv6(layer: Layer<'_>) -> Result<Step<'_>, Refusal> {
+    let ip: Ipv6Header = layer.bytes.header(0).ok_or(Refusal::IpHeader)?;
+    let mut payload = payload(layer, Ipv6Header::LEN, Ipv6Header::LEN + ip.payload_length())?;
+    let mut network = Network {
+        source: ip.source(),
+        destination: ip.destination(),
+        ipv6: true,
+        protocol: ip.next_header(),
+    };
+    for _ in 0..MAX_EXTENSION_HEADERS {
+        let extension =
+            |payload: &Layer<'_>| payload.bytes.header::<ExtensionHeader>(0).ok_or(Refusal::IpHeader);
+        let len = match network.protocol {
+            protocol::FRAGMENT => {
+                let header = extension(&payload)?;
+                let identification: U32 = payload.bytes.header(4).ok_or(Refusal::IpHeader)?;
+                let (offset, more) = (header.fragment_offset(), header.more_fragments());
+                if offset != 0 || more {
+                    network.protocol = header.next_header();
+                    let inside = payload.after(ExtensionHeader::LEN, Protocol::Ip)?;
+                    let header = layer.bytes.get(..Ipv6Header::LEN).ok_or(Refusal::IpHeader)?;
+                    return fragment(inside, network, identification.get(), offset, more, header);
+                }
+                ExtensionHeader::LEN
+            }
+            // RFC 4302, section 2.2: words of four bytes, minus two.
+            protocol::AH => (usize::from(extension(&payload)?.length_field()) + 2) * 4,
+            // RFC 8200, section 4: units of eight bytes, without the first.
+            protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS | protocol::MOBILITY => {
+                (usize::from(extension(&payload)?.length_field()) + 1) * 8
+            }
+            _ => return decode_transport(payload, network),
+        };
+        network.protocol = extension(&payload)?.next_header();
+        payload = payload.after(len, Protocol::Ip).map_err(|_| Refusal::IpHeader)?;
+    }
+    decode_transport(payload, network)
+}
+
+/// What follows the header, up to where the packet ends by its own length: link padding is left out,
+/// what the mirror or the capture cut off is remembered as missing.
+fn payload(layer: Layer<'_>, header_len: usize, total_len: usize) -> Result<Layer<'_>, Refusal> {
+    if total_len > layer.wire_len() {
+        return Err(Refusal::IpLength);
+    }
+    let captured = total_len.min(layer.bytes.len());
+    let bytes = layer.bytes.get(header_len..captured).ok_or(Refusal::IpHeader)?;
+    Ok(Layer { bytes, missing: total_len - captured, ..layer })
+}
+
+fn fragment<'a>(
+    payload: Layer<'a>,
+    network: Network,
+    identification: u32,
+    offset: usize,
+    more: bool,
+    header: &'a [u8],
+) -> Result<Step<'a>, Refusal> {
+    // A fragment that was cut short can never be part of a whole datagram.
+    if payload.missing > 0 {
+        return Err(Refusal::Fragment);
+    }
+    Ok(Step::Fragment(Fragment {
+        id: DatagramId {
+            source: network.source,
+            destination: network.destination,
+            ipv6: network.ipv6,
+            protocol: network.protocol,
+            identification,
+        },
+        offset,
+        more,
+        header,
+        payload: payload.bytes,
+        vlans: payload.vlans,
+        depth: payload.depth,
+    }))
+}
+
+fn decode_transport(payload: Layer<'_>, network: Network) -> Result<Step<'_>, Refusal> {
+    if network.protocol == protocol::GRE {
+        return tunnel::decode_gre(payload).map(Step::Next);
+    }
+    transport::decode(payload, network).map(Step::Packet)
+}

@@ -1,0 +1,159 @@
+//! Transport headers.
+
+use mirror_xdp_common::frame::Frame as _;
+use mirror_xdp_common::wire::{Ipv4Header, Ports, UDP_LEN, UdpHeader, protocol};
+use zerocopy::FromBytes;
+use zerocopy::network_endian::{U16, U32};
+
+use super::network::Network;
+use super::{Cause, Layer, Packet, Protocol, Refusal, TcpHeader, Transport, tunnel};
+
+/// Decodes the transport header that `layer` begins with.
+pub(super) fn decode(layer: Layer<'_>, network: Network) -> Result<Packet<'_>, Refusal> {
+    let mut packet = Packet {
+        source: network.source,
+        destination: network.destination,
+        ipv6: network.ipv6,
+        protocol: network.protocol,
+        source_port: 0,
+        destination_port: 0,
+        vlans: layer.vlans,
+        depth: layer.depth,
+        direct: layer.direct,
+        reassembled: layer.reassembled,
+        len: 0,
+        transport: Transport::Ip,
+        tunnelled: None,
+    };
+    match network.protocol {
+        protocol::TCP => {
+            set_ports(&mut packet, layer)?;
+            packet.transport = tcp(layer)?;
+        }
+        protocol::UDP => {
+            set_ports(&mut packet, layer)?;
+            let inside = udp(layer)?;
+            packet.tunnelled = tunnel::in_udp(inside, packet.source_port, packet.destination_port);
+            packet.transport = Transport::Udp { payload: inside.bytes, missing: inside.missing };
+        }
+        protocol::SCTP => {
+            const COMMON_HEADER: usize = 12;
+            set_ports(&mut packet, layer)?;
+            layer.bytes.get(..COMMON_HEADER).ok_or(Refusal::TransportHeader)?;
+            packet.transport = Transport::Sctp;
+        }
+        protocol::ICMP if !network.ipv6 => packet.transport = icmp(layer)?,
+        protocol::ICMPV6 if network.ipv6 => {
+            let header: IcmpHeader = layer.bytes.header(0).ok_or(Refusal::TransportHeader)?;
+            packet.transport =
+                Transport::Icmp { kind: (header.kind, header.code), cause: None, error: false };
+        }
+        protocol::ESP => {
+            const HEADER: usize = 8;
+            layer.bytes.get(..HEADER).ok_or(Refusal::TransportHeader)?;
+            let spi: U32 = layer.bytes.header(0).ok_or(Refusal::TransportHeader)?;
+            packet.transport = Transport::Esp { spi: spi.get() };
+        }
+        protocol::IPV4 | protocol::IPV6 => {
+            packet.tunnelled = Some(Layer { protocol: Protocol::Ip, ..layer }.tunnelled());
+        }
+        _ => return Err(Refusal::IpProtocol),
+    }
+    Ok(packet)
+}
+
+fn set_ports(packet: &mut Packet<'_>, layer: Layer<'_>) -> Result<(), Refusal> {
+    let ports: Ports = layer.bytes.header(0).ok_or(Refusal::TransportHeader)?;
+    packet.source_port = ports.source();
+    packet.destination_port = ports.destination();
+    Ok(())
+}
+
+/// The fixed part of a TCP header (RFC 9293, section 3.1).
+#[derive(Clone, Copy, FromBytes)]
+#[repr(C)]
+struct WireTcpHeader {
+    _ports: U32,
+    sequence: U32,
+    acknowledgement: U32,
+    data_offset: u8,
+    flags: u8,
+    _window: U16,
+    _checksum: U16,
+    _urgent: U16,
+}
+
+fn tcp(layer: Layer<'_>) -> Result<Transport<'_>, Refusal> {
+    let header: WireTcpHeader = layer.bytes.header(0).ok_or(Refusal::TransportHeader)?;
+    let len = usize::from(header.data_offset >> 4) * 4;
+    if len < size_of::<WireTcpHeader>() || len > layer.wire_len() {
+        return Err(Refusal::TransportHeader);
+    }
+    Ok(Transport::Tcp {
+        header: TcpHeader {
+            sequence: header.sequence.get(),
+            acknowledgement: header.acknowledgement.get(),
+            flags: header.flags,
+        },
+        // Options may have been cut off: then there is no payload at hand at all.
+        payload: layer.bytes.get(len..).unwrap_or_default(),
+        missing: layer.missing.min(layer.wire_len() - len),
+    })
+}
+
+/// The payload of a UDP datagram.
+fn udp(layer: Layer<'_>) -> Result<Layer<'_>, Refusal> {
+    let header: UdpHeader = layer.bytes.header(0).ok_or(Refusal::TransportHeader)?;
+    let len = header.length();
+    if len < UDP_LEN || len > layer.wire_len() {
+        return Err(Refusal::TransportHeader);
+    }
+    let captured = len.min(layer.bytes.len());
+    let bytes = layer.bytes.get(UDP_LEN..captured).ok_or(Refusal::TransportHeader)?;
+    Ok(Layer { bytes, missing: len - captured, ..layer })
+}
+
+/// What all ICMP messages begin with; the last four bytes depend on the type.
+#[derive(Clone, Copy, FromBytes)]
+#[repr(C)]
+struct IcmpHeader {
+    kind: u8,
+    code: u8,
+    _checksum: U16,
+    _rest: U32,
+}
+
+/// `ICMPv4` (RFC 792).
+fn icmp(layer: Layer<'_>) -> Result<Transport<'_>, Refusal> {
+    const DESTINATION_UNREACHABLE: u8 = 3;
+    const SOURCE_QUENCH: u8 = 4;
+    const REDIRECT: u8 = 5;
+    const TIME_EXCEEDED: u8 = 11;
+    const PARAMETER_PROBLEM: u8 = 12;
+    /// The highest code of a destination-unreachable message (RFC 1812, section 5.2.7.1).
+    const LAST_UNREACHABLE: u8 = 15;
+    let header: IcmpHeader = layer.bytes.header(0).ok_or(Refusal::TransportHeader)?;
+    let error = matches!(
+        header.kind,
+        DESTINATION_UNREACHABLE | SOURCE_QUENCH | REDIRECT | TIME_EXCEEDED | PARAMETER_PROBLEM
+    );
+    let unreachable = header.kind == DESTINATION_UNREACHABLE && header.code <= LAST_UNREACHABLE;
+    let cause = if unreachable { layer.bytes.get(size_of::<IcmpHeader>()..).and_then(cause) } else { None };
+    Ok(Transport::Icmp { kind: (header.kind, header.code), cause, error })
+}
+
+/// The TCP or UDP packet that an ICMP error quotes.
+fn cause(quoted: &[u8]) -> Option<Cause> {
+    let ip: Ipv4Header = quoted.header(0)?;
+    if ip.version() != 4 || !matches!(ip.protocol(), protocol::TCP | protocol::UDP) {
+        return None;
+    }
+    let ports: Ports = quoted.header(ip.header_len())?;
+    Some(Cause {
+        source: ip.source(),
+        destination: ip.destination(),
+        source_port: ports.source(),
+        destination_port: ports.destination(),
+        protocol: ip.protocol(),
+    })
+}

@@ -1,0 +1,266 @@
+//! Which application protocol a flow speaks, told by the first bytes of each direction. Most protocols
+//! are told by what they say, wherever; those whose messages could be anything only on their port.
+//!
+//! The names and the rules are those of Suricata 7, so that `app_proto` means the same in the records
+//! of both. `signatures` is the table; this module walks it and remembers the outcome in the few
+//! bytes that each flow has for it.
+
+mod signatures;
+
+use super::Direction;
+use signatures::{Look, SIGNATURES};
+
+/// An application protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum AppProto {
+    /// `BitTorrent`'s distributed hash table.
+    BittorrentDht,
+    /// DCE/RPC.
+    Dcerpc,
+    /// DHCP.
+    Dhcp,
+    /// DNS.
+    Dns,
+    /// FTP, control connection.
+    Ftp,
+    /// HTTP/1 and HTTP/0.9.
+    Http,
+    /// HTTP/2.
+    Http2,
+    /// Internet Key Exchange.
+    Ike,
+    /// IMAP.
+    Imap,
+    /// Kerberos 5.
+    Krb5,
+    /// MQTT.
+    Mqtt,
+    /// NFS.
+    Nfs,
+    /// NTP.
+    Ntp,
+    /// QUIC.
+    Quic,
+    /// RDP.
+    Rdp,
+    /// RFB, the protocol of VNC.
+    Rfb,
+    /// SIP.
+    Sip,
+    /// SMB.
+    Smb,
+    /// SMTP.
+    Smtp,
+    /// SNMP.
+    Snmp,
+    /// SSH.
+    Ssh,
+    /// Telnet.
+    Telnet,
+    /// TFTP.
+    Tftp,
+    /// TLS and SSL.
+    Tls,
+}
+
+impl AppProto {
+    /// The name in records.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BittorrentDht => "bittorrent-dht",
+            Self::Dcerpc => "dcerpc",
+            Self::Dhcp => "dhcp",
+            Self::Dns => "dns",
+            Self::Ftp => "ftp",
+            Self::Http => "http",
+            Self::Http2 => "http2",
+            Self::Ike => "ike",
+            Self::Imap => "imap",
+            Self::Krb5 => "krb5",
+            Self::Mqtt => "mqtt",
+            Self::Nfs => "nfs",
+            Self::Ntp => "ntp",
+            Self::Quic => "quic",
+            Self::Rdp => "rdp",
+            Self::Rfb => "rfb",
+            Self::Sip => "sip",
+            Self::Smb => "smb",
+            Self::Smtp => "smtp",
+            Self::Snmp => "snmp",
+            Self::Ssh => "ssh",
+            Self::Telnet => "telnet",
+            Self::Tftp => "tftp",
+            Self::Tls => "tls",
+        }
+    }
+}
+
+/// Transport protocol of a flow that carries application data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// A stream.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+/// What is known of a flow besides its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoints {
+    /// Transport protocol.
+    pub transport: Transport,
+    /// The client's port.
+    pub client_port: u16,
+    /// The server's port.
+    pub server_port: u16,
+}
+
+/// What is known of a direction, or of the flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Detection {
+    /// No data was seen yet, or not enough to tell.
+    #[default]
+    Unknown,
+    /// It speaks this protocol.
+    Found(AppProto),
+    /// It speaks none that is known; further data is not looked at.
+    Failed,
+}
+
+impl Detection {
+    /// The name in records; `None` where there is nothing to record yet.
+    #[must_use]
+    pub const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Unknown => None,
+            Self::Found(protocol) => Some(protocol.name()),
+            Self::Failed => Some("failed"),
+        }
+    }
+}
+
+/// The state of detection of one flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Detector {
+    sides: [Side; 2],
+}
+
+/// The state of one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Side {
+    found: Detection,
+    /// The first bytes of a stream whose first segments were too short to tell.
+    held: [u8; Side::HELD],
+    held_len: u8,
+}
+
+impl Side {
+    /// Enough for a segment that holds nothing but the length of a DNS message or of a record, or a
+    /// request line typed slowly. Whoever cuts the begin of his data finer than in two wants to hide it.
+    const HELD: usize = 5;
+
+    /// Bytes looked at where some are held.
+    const JOINED: usize = 64;
+
+    fn feed(&mut self, endpoints: Endpoints, direction: Direction, bytes: &[u8]) {
+        if bytes.is_empty() || self.found != Detection::Unknown {
+            return;
+        }
+        let held = usize::from(self.held_len);
+        let mut joined = [0; Self::JOINED];
+        let seen = if held == 0 {
+            bytes
+        } else {
+            let len = (held + bytes.len()).min(Self::JOINED);
+            for (to, from) in joined.iter_mut().zip(self.held.iter().take(held).chain(bytes)) {
+                *to = *from;
+            }
+            joined.get(..len).unwrap_or_default()
+        };
+        self.found = look(endpoints, direction, seen);
+        if self.found == Detection::Unknown {
+            if endpoints.transport == Transport::Tcp && seen.len() <= Self::HELD {
+                self.held.iter_mut().zip(seen).for_each(|(to, from)| *to = *from);
+                self.held_len = seen.len() as u8;
+            } else {
+                self.found = Detection::Failed;
+            }
+        }
+    }
+}
+
+/// Walks the table.
+fn look(endpoints: Endpoints, direction: Direction, bytes: &[u8]) -> Detection {
+    let mut more = false;
+    // The server's port says what is spoken; the client's does where the flow was taken for its reverse.
+    for port in [None, Some(endpoints.server_port), Some(endpoints.client_port)] {
+        for signature in SIGNATURES.iter().filter(|signature| {
+            signature.transport == endpoints.transport
+                && signature.from.is_none_or(|from| from == direction)
+                && port.map_or(signature.ports.is_empty(), |port| signature.ports.contains(&port))
+        }) {
+            match signature.look(bytes) {
+                Look::Yes => return Detection::Found(signature.protocol),
+                Look::More => more = true,
+                Look::No => {}
+            }
+        }
+    }
+    if more { Detection::Unknown } else { Detection::Failed }
+}
+
+impl Detector {
+    /// Takes payload of a direction: a datagram, or the next bytes of a stream in order, from its
+    /// first byte on. Says what is known of the direction now.
+    pub fn feed(&mut self, endpoints: Endpoints, direction: Direction, bytes: &[u8]) -> Detection {
+        let [to_server, to_client] = &mut self.sides;
+        let side = match direction {
+            Direction::ToServer => to_server,
+            Direction::ToClient => to_client,
+        };
+        side.feed(endpoints, direction, bytes);
+        side.found
+    }
+
+    /// What the data of one direction told.
+    #[must_use]
+    pub const fn direction(&self, direction: Direction) -> Detection {
+        let [to_server, to_client] = &self.sides;
+        match direction {
+            Direction::ToServer => to_server.found,
+            Direction::ToClient => to_client.found,
+        }
+    }
+
+    /// The flow's protocol: what either direction was recognised as, the client's first; failed where
+    /// data was seen and not recognised.
+    #[must_use]
+    pub const fn flow(&self) -> Detection {
+        match self.directions() {
+            (Detection::Found(found), _) | (_, Detection::Found(found)) => Detection::Found(found),
+            (Detection::Failed, _) | (_, Detection::Failed) => Detection::Failed,
+            _ => Detection::Unknown,
+        }
+    }
+
+    const fn directions(&self) -> (Detection, Detection) {
+        (self.direction(Direction::ToServer), self.direction(Direction::ToClient))
+    }
+
+    /// Whether both directions are decided: feeding more changes nothing.
+    #[must_use]
+    pub const fn is_done(&self) -> bool {
+        let (to_server, to_client) = self.directions();
+        !matches!(to_server, Detection::Unknown) && !matches!(to_client, Detection::Unknown)
+    }
+
+    /// Takes note that client and server were mistaken for each other until now.
+    pub const fn reverse(&mut self) {
+        let [to_server, to_client] = self.sides;
+        self.sides = [to_client, to_server];
+    }
+}
+
+const _: () = assert!(size_of::<Detector>() <= 16, "every entry of the flow table holds one");

@@ -1,0 +1,487 @@
+//! A message: header, questions, records (RFC 1035, section 4).
+
+use thiserror::Error;
+
+use super::name::{Name, walk};
+
+/// Length of the header.
+const HEADER_LEN: usize = 12;
+
+/// What reading a message may take, per byte of it, in bytes copied or looked at. Compression lets one
+/// byte stand for up to 500; no honest message needs a tenth of that over all of its names.
+const WORK_PER_BYTE: usize = 32;
+
+/// What each record takes besides its names, in the same unit: about what it is in text form.
+const WORK_PER_RECORD: usize = 64;
+
+/// Record types whose data is looked into.
+pub(super) mod rrtype {
+    pub(crate) const A: u16 = 1;
+    pub(crate) const NS: u16 = 2;
+    pub(crate) const CNAME: u16 = 5;
+    pub(crate) const SOA: u16 = 6;
+    pub(crate) const NULL: u16 = 10;
+    pub(crate) const PTR: u16 = 12;
+    pub(crate) const MX: u16 = 15;
+    pub(crate) const TXT: u16 = 16;
+    pub(crate) const AAAA: u16 = 28;
+    pub(crate) const SRV: u16 = 33;
+    pub(crate) const SSHFP: u16 = 44;
+}
+
+/// Why bytes are no message that could be reported.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum Malformed {
+    /// Fewer than the 12 bytes of a header, or fewer bytes than the header's counts need at the least.
+    #[error("the header is cut off or counts more records than the message could hold")]
+    Header,
+    /// The message ends inside a question or record.
+    #[error("the message ends inside a question or record")]
+    Truncated,
+    /// A name with a reserved label type, a pointer out of the message, or without an end.
+    #[error("a name has a reserved label type, a wrong pointer or no end")]
+    Name,
+    /// The data of a record is shorter than its type demands.
+    #[error("the data of a record is not of its type's form")]
+    Data,
+    /// Compression makes the message many times its size: an attack on whoever reads it.
+    #[error("compression makes the message many times its size")]
+    Expansion,
+}
+
+/// The header's fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Pairs a response with its query.
+    pub id: u16,
+    /// The second 16 bits: QR, opcode, AA, TC, RD, RA, Z, AD, CD, RCODE.
+    pub flags: u16,
+    /// Number of questions.
+    pub questions: u16,
+    /// Number of records in the answer section.
+    pub answers: u16,
+    /// Number of records in the authority section.
+    pub authorities: u16,
+    /// Number of records in the additional section, which is not read.
+    pub additionals: u16,
+}
+
+impl Header {
+    fn parse(message: &[u8]) -> Result<Self, Malformed> {
+        let field = |at| u16_at(message, at).ok_or(Malformed::Header);
+        let header = Self {
+            id: field(0)?,
+            flags: field(2)?,
+            questions: field(4)?,
+            answers: field(6)?,
+            authorities: field(8)?,
+            additionals: field(10)?,
+        };
+        if header.least_len() > message.len() { Err(Malformed::Header) } else { Ok(header) }
+    }
+
+    /// The least that a message with such counts is long: a name and a type take more than two bytes.
+    fn least_len(&self) -> usize {
+        let records = [self.questions, self.answers, self.authorities, self.additionals];
+        HEADER_LEN + records.into_iter().map(|count| 2 * usize::from(count)).sum::<usize>()
+    }
+
+    /// Whether the message is a response (QR).
+    #[must_use]
+    pub const fn is_response(&self) -> bool {
+        self.flags & 0x8000 != 0
+    }
+
+    /// Kind of query: 0 for a standard one.
+    #[must_use]
+    pub const fn opcode(&self) -> u8 {
+        (self.flags >> 11) as u8 & 0xf
+    }
+
+    /// Response code.
+    #[must_use]
+    pub const fn rcode(&self) -> u8 {
+        self.flags as u8 & 0xf
+    }
+}
+
+/// A message that can be reported: all that [`Message::questions`], [`Message::answers`] and
+/// [`Message::authorities`] give is known to be well-formed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message<'a> {
+    bytes: &'a [u8],
+    header: Header,
+    answers_at: usize,
+    authorities_at: usize,
+}
+
+impl<'a> Message<'a> {
+    /// Reads a message: a UDP payload, or what follows the two bytes of length over TCP.
+    ///
+    /// Of a query only the questions are read; of a response the questions, answers and authorities.
+    /// What follows need not be well-formed.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let header = Header::parse(bytes)?;
+        let mut reader = Reader::new(bytes);
+        for _ in 0..header.questions {
+            reader.question()?;
+        }
+        let answers_at = reader.at;
+        let mut authorities_at = answers_at;
+        if header.is_response() {
+            for _ in 0..header.answers {
+                reader.record()?;
+            }
+            authorities_at = reader.at;
+            for _ in 0..header.authorities {
+                reader.record()?;
+            }
+        }
+        Ok(Self { bytes, header, answers_at, authorities_at })
+    }
+
+    /// The header.
+    #[must_use]
+    pub const fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The questions.
+    #[must_use]
+    pub fn questions(&self) -> Questions<'a> {
+        Questions { message: self.bytes, at: HEADER_LEN, left: self.header.questions }
+    }
+
+    /// The records of the answer section; empty for a query.
+    #[must_use]
+    pub fn answers(&self) -> Records<'a> {
+        self.records(self.answers_at, self.header.answers)
+    }
+
+    /// The records of the authority section; empty for a query.
+    #[must_use]
+    pub fn authorities(&self) -> Records<'a> {
+        self.records(self.authorities_at, self.header.authorities)
+    }
+
+    fn records(&self, at: usize, count: u16) -> Records<'a> {
+        let left = if self.header.is_response() { count } else { 0 };
+        Records { message: self.bytes, at, left, strings: None }
+    }
+}
+
+/// Whether bytes look like a message: the header's counts are possible and the questions, as far as
+/// there are bytes of them, are well-formed. Random bytes seldom pass, but other protocols with a
+/// similar header do: look at the port, too.
+#[must_use]
+pub fn probe(bytes: &[u8]) -> bool {
+    let Ok(header) = Header::parse(bytes) else { return false };
+    let mut reader = Reader::new(bytes);
+    for _ in 0..header.questions {
+        match reader.question() {
+            Ok(()) => {}
+            Err(Malformed::Truncated) => return true,
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
+/// Whether the begin of a message of `len` bytes looks like one.
+pub(super) fn probe_begin(begin: &[u8], len: usize) -> bool {
+    if begin.len() >= len {
+        return begin.get(..len).is_some_and(probe);
+    }
+    let field = |at| u16_at(begin, at).map(|count| 2 * usize::from(count));
+    match (field(4), field(6), field(8), field(10)) {
+        (Some(questions), Some(answers), Some(authorities), Some(additionals)) => {
+            HEADER_LEN + questions + answers + authorities + additionals <= len
+        }
+        _ => false,
+    }
+}
+
+/// Goes over a message once, keeping account of the work that its content will make.
+struct Reader<'a> {
+    message: &'a [u8],
+    at: usize,
+    budget: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn new(message: &'a [u8]) -> Self {
+        Self { message, at: HEADER_LEN, budget: message.len() * WORK_PER_BYTE }
+    }
+
+    fn spend(&mut self, work: usize) -> Result<(), Malformed> {
+        self.budget = self.budget.checked_sub(work).ok_or(Malformed::Expansion)?;
+        Ok(())
+    }
+
+    fn question(&mut self) -> Result<(), Malformed> {
+        let name = walk(self.message, self.at, self.message.len(), |_| {})?;
+        self.spend(name.cost())?;
+        let next = name.next + 4;
+        if next > self.message.len() {
+            return Err(Malformed::Truncated);
+        }
+        self.at = next;
+        Ok(())
+    }
+
+    fn record(&mut self) -> Result<(), Malformed> {
+        let owner = walk(self.message, self.at, self.message.len(), |_| {})?;
+        let fixed = Fixed::parse(self.message, owner.next)?;
+        self.at = fixed.end;
+        self.spend(owner.cost() + WORK_PER_RECORD)?;
+        if fixed.rrtype == rrtype::TXT {
+            // Each string becomes a record of its own.
+            let mut at = fixed.data;
+            while let Some((_, next)) = string(self.message, at, fixed.end) {
+                if at > fixed.data {
+                    self.spend(owner.cost() + WORK_PER_RECORD)?;
+                }
+                at = next;
+            }
+            return if at == fixed.data && fixed.end > fixed.data { Err(Malformed::Data) } else { Ok(()) };
+        }
+        let mut cost = 0;
+        Data::parse(self.message, &fixed, |name| cost += name)?;
+        self.spend(cost)
+    }
+}
+
+/// The fixed part of a record, and where its data lies.
+struct Fixed {
+    rrtype: u16,
+    class: u16,
+    ttl: u32,
+    data: usize,
+    end: usize,
+}
+
+impl Fixed {
+    fn parse(message: &[u8], at: usize) -> Result<Self, Malformed> {
+        let cut = Malformed::Truncated;
+        let data = at + 10;
+        let len = u16_at(message, at + 8).ok_or(cut)?;
+        let end = data + usize::from(len);
+        if end > message.len() {
+            return Err(cut);
+        }
+        Ok(Self {
+            rrtype: u16_at(message, at).ok_or(cut)?,
+            class: u16_at(message, at + 2).ok_or(cut)?,
+            ttl: u32_at(message, at + 4).ok_or(cut)?,
+            data,
+            end,
+        })
+    }
+}
+
+/// A question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question<'a> {
+    /// What is asked about.
+    pub name: Name<'a>,
+    /// Record type asked for.
+    pub rrtype: u16,
+    /// Class; 1 for the Internet.
+    pub class: u16,
+}
+
+/// Iterates over the questions of a message.
+#[derive(Clone, Debug)]
+pub struct Questions<'a> {
+    message: &'a [u8],
+    at: usize,
+    left: u16,
+}
+
+impl<'a> Iterator for Questions<'a> {
+    type Item = Question<'a>;
+
+    fn next(&mut self) -> Option<Question<'a>> {
+        self.left = self.left.checked_sub(1)?;
+        let end = self.message.len();
+        let next = walk(self.message, self.at, end, |_| {}).ok()?.next;
+        let question = Question {
+            name: Name::new(self.message, self.at, end),
+            rrtype: u16_at(self.message, next)?,
+            class: u16_at(self.message, next + 2)?,
+        };
+        self.at = next + 4;
+        Some(question)
+    }
+}
+
+/// A resource record; of a TXT record with several strings each one makes a `Record`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// Whom the record is about.
+    pub name: Name<'a>,
+    /// Record type.
+    pub rrtype: u16,
+    /// Class; 1 for the Internet.
+    pub class: u16,
+    /// Seconds that the record may be kept.
+    pub ttl: u32,
+    /// Content.
+    pub data: Data<'a>,
+}
+
+/// Content of a record, as far as it is looked into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Data<'a> {
+    /// A and AAAA: an address, or whatever bytes are in its place.
+    Address(&'a [u8]),
+    /// CNAME, NS, PTR; MX without its preference.
+    Name(Name<'a>),
+    /// One string of TXT; NULL.
+    Text(&'a [u8]),
+    /// SOA.
+    Soa {
+        /// Primary name server of the zone.
+        mname: Name<'a>,
+        /// Mailbox of whoever is responsible.
+        rname: Name<'a>,
+        /// Serial number, and the seconds of refresh, retry, expire and minimum.
+        numbers: [u32; 5],
+    },
+    /// SRV (RFC 2782).
+    Srv {
+        /// Lower is tried first.
+        priority: u16,
+        /// Share among equals.
+        weight: u16,
+        /// Port of the service.
+        port: u16,
+        /// Host of the service.
+        target: Name<'a>,
+    },
+    /// SSHFP (RFC 4255).
+    Sshfp {
+        /// Algorithm of the key.
+        algorithm: u8,
+        /// Hash function.
+        kind: u8,
+        /// Hash of the key.
+        fingerprint: &'a [u8],
+    },
+    /// Other types, and data of length zero.
+    Other,
+}
+
+impl<'a> Data<'a> {
+    /// Reads the data of one record; a TXT record's first string. Gives the cost of each name to `cost`.
+    fn parse(message: &'a [u8], fixed: &Fixed, mut cost: impl FnMut(usize)) -> Result<Self, Malformed> {
+        let Fixed { rrtype, data, end, .. } = *fixed;
+        let bytes = message.get(data..end).unwrap_or_default();
+        let short = Malformed::Data;
+        let mut name = |at| {
+            let name = walk(message, at, end, |_| {}).map_err(|_| short)?;
+            cost(name.cost());
+            Ok((Name::new(message, at, end), name.next))
+        };
+        // Dynamic updates (RFC 2136) name record sets by records without data.
+        if bytes.is_empty() {
+            return Ok(Self::Other);
+        }
+        Ok(match rrtype {
+            rrtype::A | rrtype::AAAA => Self::Address(bytes),
+            rrtype::CNAME | rrtype::NS | rrtype::PTR => Self::Name(name(data)?.0),
+            rrtype::MX => {
+                u16_at(bytes, 0).ok_or(short)?;
+                Self::Name(name(data + 2)?.0)
+            }
+            rrtype::TXT => Self::Text(string(message, data, end).ok_or(short)?.0),
+            rrtype::NULL => Self::Text(bytes),
+            rrtype::SOA => {
+                let (mname, next) = name(data)?;
+                let (rname, next) = name(next)?;
+                let numbers = message.get(next..end).unwrap_or_default();
+                let number = |index: usize| u32_at(numbers, 4 * index).ok_or(short);
+                let numbers = [number(0)?, number(1)?, number(2)?, number(3)?, number(4)?];
+                Self::Soa { mname, rname, numbers }
+            }
+            rrtype::SRV => Self::Srv {
+                priority: u16_at(bytes, 0).ok_or(short)?,
+                weight: u16_at(bytes, 2).ok_or(short)?,
+                port: u16_at(bytes, 4).ok_or(short)?,
+                target: name(data + 6)?.0,
+            },
+            rrtype::SSHFP => match bytes {
+                [algorithm, kind, fingerprint @ ..] => {
+                    Self::Sshfp { algorithm: *algorithm, kind: *kind, fingerprint }
+                }
+                _ => return Err(short),
+            },
+            _ => Self::Other,
+        })
+    }
+}
+
+/// Iterates over the records of a section.
+#[derive(Clone, Debug)]
+pub struct Records<'a> {
+    message: &'a [u8],
+    at: usize,
+    left: u16,
+    /// Of a TXT record with several strings: the record of the last one, and where the next one lies
+    /// and all of them end.
+    strings: Option<(Record<'a>, usize, usize)>,
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Record<'a>;
+
+    fn next(&mut self) -> Option<Record<'a>> {
+        if let Some((record, at, end)) = self.strings.take()
+            && let Some((text, next)) = string(self.message, at, end)
+        {
+            let record = Record { data: Data::Text(text), ..record };
+            self.strings = Some((record, next, end));
+            return Some(record);
+        }
+        self.left = self.left.checked_sub(1)?;
+        let owner = walk(self.message, self.at, self.message.len(), |_| {}).ok()?;
+        let fixed = Fixed::parse(self.message, owner.next).ok()?;
+        let record = Record {
+            name: Name::new(self.message, self.at, self.message.len()),
+            rrtype: fixed.rrtype,
+            class: fixed.class,
+            ttl: fixed.ttl,
+            data: Data::parse(self.message, &fixed, |_| {}).ok()?,
+        };
+        if fixed.rrtype == rrtype::TXT
+            && let Some((_, next)) = string(self.message, fixed.data, fixed.end)
+        {
+            self.strings = Some((record, next, fixed.end));
+        }
+        self.at = fixed.end;
+        Some(record)
+    }
+}
+
+/// The character string (a byte of length, then as many bytes) at `at`, and where the bytes after it
+/// begin.
+fn string(message: &[u8], at: usize, end: usize) -> Option<(&[u8], usize)> {
+    let bytes = message.get(at..end)?;
+    let (len, bytes) = bytes.split_first()?;
+    let len = usize::from(*len);
+    Some((bytes.get(..len)?, at + 1 + len))
+}
+
+pub(super) fn byte_at(bytes: &[u8], at: usize) -> Option<u8> {
+    bytes.get(at).copied()
+}
+
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    let bytes = bytes.get(at..)?.first_chunk()?;
+    Some(u16::from_be_bytes(*bytes))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    let bytes = bytes.get(at..)?.first_chunk()?;
+    Some(u32::from_be_bytes(*bytes))
+}

@@ -1,0 +1,182 @@
+//! Domain names: labels and compression pointers (RFC 1035, 4.1.4).
+
+use std::fmt;
+
+use super::message::{Malformed, byte_at, u16_at};
+
+/// Labels and pointers followed in one name. RFC 1035 allows 127 labels; what is beyond that is an
+/// attack on the reader, and where it stops (as Suricata and dnsmasq do) is a matter of taste.
+const MAX_STEPS: u32 = 255;
+
+/// Bytes of a name in text form; further ones are cut off.
+const MAX_LEN: usize = 1025;
+
+/// The longest label.
+const MAX_LABEL: usize = 63;
+
+/// How reading a name came out.
+pub(super) struct Walk {
+    /// Where the bytes after the name begin.
+    pub(super) next: usize,
+    /// The name is longer than what was read of it.
+    pub(super) truncated: bool,
+    /// Length in text form.
+    len: usize,
+    /// Labels and pointers.
+    steps: u32,
+}
+
+impl Walk {
+    /// What reading the name took, in bytes copied or looked at.
+    pub(super) fn cost(&self) -> usize {
+        self.len + self.steps as usize
+    }
+}
+
+/// Reads the name at `start`, of which the part before the first pointer ends before `limit`, giving
+/// each label to `label`.
+///
+/// A name that the end of the bytes cuts off between two labels is taken as ended there. A name that is
+/// endless or too long is an error only where no pointer was followed: else it is known where the bytes
+/// after it begin, and what was read of it is worth having.
+pub(super) fn walk<'a>(
+    message: &'a [u8],
+    start: usize,
+    limit: usize,
+    mut label: impl FnMut(&'a [u8]),
+) -> Result<Walk, Malformed> {
+    let mut piece = message.get(..limit).ok_or(Malformed::Truncated)?;
+    let mut at = start;
+    let mut after_pointer = None;
+    let mut walk = Walk { next: start, truncated: false, len: 0, steps: 0 };
+
+    while let Some(len) = byte_at(piece, at) {
+        match len {
+            0 => {
+                at += 1;
+                break;
+            }
+            1..=0x3f => {
+                let end = at + 1 + usize::from(len);
+                let bytes = piece.get(at + 1..end).ok_or(Malformed::Truncated)?;
+                if !walk.truncated {
+                    walk.len += bytes.len() + usize::from(walk.len > 0);
+                    label(bytes);
+                }
+                at = end;
+            }
+            0xc0.. => {
+                let target = usize::from(u16_at(piece, at).ok_or(Malformed::Truncated)? & 0x3fff);
+                if target > message.len() {
+                    return Err(Malformed::Name);
+                }
+                if target == at {
+                    if after_pointer.is_none() {
+                        return Err(Malformed::Name);
+                    }
+                    break;
+                }
+                after_pointer.get_or_insert(at + 2);
+                piece = message;
+                at = target;
+            }
+            // 01 and 10 in the first bits are reserved (RFC 6891 gave up the former).
+            0x40..0xc0 => return Err(Malformed::Name),
+        }
+        walk.steps += 1;
+        if walk.steps > MAX_STEPS {
+            if after_pointer.is_none() {
+                return Err(Malformed::Name);
+            }
+            walk.truncated = true;
+            break;
+        }
+        if walk.len > MAX_LEN {
+            walk.truncated = true;
+            if after_pointer.is_some() {
+                break;
+            }
+        }
+    }
+    walk.next = after_pointer.unwrap_or(at);
+    Ok(walk)
+}
+
+/// A domain name inside a message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Name<'a> {
+    message: &'a [u8],
+    start: usize,
+    limit: usize,
+}
+
+impl<'a> Name<'a> {
+    pub(super) fn new(message: &'a [u8], start: usize, limit: usize) -> Self {
+        Self { message, start, limit }
+    }
+
+    /// Writes the name out into `buffer`: labels separated by dots, without the last dot, letter case
+    /// and all other bytes as they are in the message.
+    pub fn read<'b>(&self, buffer: &'b mut NameBuffer) -> &'b [u8] {
+        buffer.len = 0;
+        buffer.truncated = false;
+        // A name is only handed out after it was walked once, so this cannot fail; if it did, the labels
+        // until then are what there is.
+        if let Ok(walk) = walk(self.message, self.start, self.limit, |label| buffer.push(label)) {
+            buffer.truncated = walk.truncated;
+        }
+        buffer.len = buffer.len.min(MAX_LEN);
+        buffer.as_bytes()
+    }
+}
+
+impl fmt::Debug for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut buffer = NameBuffer::new();
+        write!(f, "\"{}\"", self.read(&mut buffer).escape_ascii())
+    }
+}
+
+/// Room for one name in text form.
+pub struct NameBuffer {
+    /// The length is looked at after each label: the last one may overshoot.
+    bytes: [u8; MAX_LEN + 1 + MAX_LABEL],
+    len: usize,
+    truncated: bool,
+}
+
+impl NameBuffer {
+    /// An empty one.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { bytes: [0; MAX_LEN + 1 + MAX_LABEL], len: 0, truncated: false }
+    }
+
+    /// The name read last.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+
+    /// Whether the name read last is longer than what was read of it.
+    #[must_use]
+    pub const fn truncated(&self) -> bool {
+        self.truncated
+    }
+
+    fn push(&mut self, label: &[u8]) {
+        let dot: &[u8] = if self.len > 0 { b"." } else { b"" };
+        for part in [dot, label] {
+            if let Some(room) = self.bytes.get_mut(self.len..self.len + part.len()) {
+                room.copy_from_slice(part);
+                self.len += part.len();
+            }
+        }
+    }
+}
+
+impl Default for NameBuffer {
+    fn default() -> Self {
+        Self::new()
+    }
+}

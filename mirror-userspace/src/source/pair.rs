@@ -1,0 +1,151 @@
+//! The private veth pair through which the copies go.
+//!
+//! What matters is its near end's transmit path: without offloads, the kernel cuts large packets into
+//! those that appear on a wire, and fills in checksums and VLAN tags, before it hands them to the far end.
+//!
+//! A pair belongs to a running source by its number. Who has bound the abstract Unix socket of that
+//! number owns it; such a socket is, like the interfaces, a thing of the network namespace, and it ends
+//! with its process. So a pair whose socket can be bound is the leftover of a source that was killed.
+
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkMessage};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
+
+use super::path::Network;
+use super::{Error, offload};
+
+/// Large enough for the largest packet of any interface.
+const MTU: u32 = 65535;
+
+const CANNOT_CREATE: &str = "cannot create the veth pair for the copies";
+const CANNOT_REMOVE: &str = "cannot remove the veth pair of the copies";
+
+/// A veth pair that is up.
+#[derive(Debug)]
+pub(super) struct Pair {
+    /// Where the copies go in.
+    pub(super) near: u32,
+    /// Name of the end at which they come out.
+    pub(super) far: String,
+    /// Whether no other source is running in this namespace.
+    pub(super) alone: bool,
+    /// Marks the pair as owned by a living process.
+    _owner: UnixDatagram,
+}
+
+/// The number in the name of a near end.
+fn number(name: &str) -> Option<u32> {
+    name.strip_prefix("mxdp")?.parse().ok()
+}
+
+fn near(number: u32) -> String {
+    format!("mxdp{number}")
+}
+
+fn far(number: u32) -> String {
+    format!("mxdp{number}-far")
+}
+
+/// Takes possession of a number; `None` where a living source has it.
+fn own(number: u32) -> io::Result<Option<UnixDatagram>> {
+    let address = SocketAddr::from_abstract_name(format!("mirror-xdp/source/{number}"))?;
+    match UnixDatagram::bind_addr(&address) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl Pair {
+    /// Creates a pair, having removed those of sources that were killed.
+    pub(super) async fn create(network: &Network) -> Result<Self, Error> {
+        let mut alone = true;
+        for link in network.links().await?.iter().filter(|link| link.veth) {
+            let Some(number) = number(&link.name) else { continue };
+            // Owned while it is removed, so that no other source takes the number meanwhile.
+            match own(number).map_err(Error::kernel(CANNOT_CREATE))? {
+                Some(_owner) => remove(network, link.index).await?,
+                None => alone = false,
+            }
+        }
+        let mut number = 0;
+        let owner = loop {
+            match own(number).map_err(Error::kernel(CANNOT_CREATE))? {
+                Some(owner) => break owner,
+                None => number += 1,
+            }
+        };
+        let link = network.handle().link();
+        link.add(message(number)).execute().await.map_err(Error::kernel(CANNOT_CREATE))?;
+        let result = set_up(network, number).await;
+        match result {
+            Ok(near) => Ok(Self { near, far: far(number), alone, _owner: owner }),
+            Err(error) => {
+                if let Ok(Some(link)) = network.link_by_name(&near(number)).await {
+                    remove(network, link.index).await?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Frames that found the queue between the ends full.
+    pub(super) async fn dropped(&self, network: &Network) -> Result<u64, Error> {
+        Ok(network.link(self.near).await?.tx_dropped)
+    }
+
+    /// Removes both ends.
+    pub(super) async fn remove(self, network: &Network) -> Result<(), Error> {
+        remove(network, self.near).await
+    }
+}
+
+/// The request for a pair. No ARP, and nothing else that would make the kernel talk on it.
+fn message(number: u32) -> LinkMessage {
+    let peer = LinkMessageBuilder::<LinkUnspec>::new().name(far(number)).mtu(MTU).arp(false).build();
+    LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+        .name(near(number))
+        .mtu(MTU)
+        .arp(false)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+        .build()
+}
+
+/// Switches the offloads off and sets both ends up; returns the index of the near one.
+async fn set_up(network: &Network, number: u32) -> Result<u32, Error> {
+    let missing = || Error::Kernel { what: CANNOT_CREATE, cause: "somebody removed it".to_owned() };
+    let near = network.link_by_name(&near(number)).await?.ok_or_else(missing)?;
+    let far = network.link_by_name(&far(number)).await?.ok_or_else(missing)?;
+    offload::switch_off(&near.name).await?;
+    for index in [far.index, near.index] {
+        let up = LinkUnspec::new_with_index(index).up().build();
+        network.handle().link().set(up).execute().await.map_err(Error::kernel(CANNOT_CREATE))?;
+    }
+    Ok(near.index)
+}
+
+async fn remove(network: &Network, index: u32) -> Result<(), Error> {
+    match network.handle().link().del(index).execute().await {
+        Err(error) if super::errno(&error) != Some(libc::ENODEV) => Err(Error::kernel(CANNOT_REMOVE)(error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit_an_interface_and_only_near_ends_have_a_number() {
+        for n in [0, 7, 9999] {
+            assert_eq!(number(&near(n)), Some(n));
+            assert_eq!(number(&far(n)), None);
+            // IFNAMSIZ, with the terminating zero.
+            assert!(far(n).len() < 16);
+        }
+        assert_eq!(number("eth0"), None);
+    }
+}

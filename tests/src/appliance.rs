@@ -1,0 +1,392 @@
+//! mirror-xdp as a test runs it: on the near end of a virtual cable, whose far end the test sends from.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::frames::{APPLIANCE_V4, APPLIANCE_V6, SOURCE_V4, SOURCE_V6};
+use crate::inject::Injector;
+use crate::netns::Namespace;
+use crate::process::{Output, Process};
+use crate::require;
+
+/// How long anything may take that ought to happen at once; generous, for machines under load.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The interface of the appliance that [`Bed`] makes.
+pub const INTERFACE: &str = "mirror0";
+
+/// The far end of its cable, which frames are sent from.
+const FAR_INTERFACE: &str = "source0";
+
+/// Two namespaces and a cable between them: the appliance on one end, the sender of mirrored frames on
+/// the other. Both ends have the addresses that built frames carry.
+#[derive(Debug)]
+pub struct Bed {
+    binary: PathBuf,
+    /// Where mirror-xdp runs.
+    pub appliance: Namespace,
+    /// Where frames come from.
+    pub far: Namespace,
+    log_dir: TempDir,
+}
+
+impl Bed {
+    /// A cable with so many queues; `None` where such tests cannot run, see [`require`].
+    #[must_use]
+    pub fn new(queues: usize) -> Option<Self> {
+        if !require::privileges() {
+            return None;
+        }
+        let binary = require::binary()?;
+        Some(Self::make(binary, queues).expect("namespaces and cables can be made"))
+    }
+
+    fn make(binary: PathBuf, queues: usize) -> io::Result<Self> {
+        let (appliance, far) = (Namespace::new()?, Namespace::new()?);
+        appliance.veth(INTERFACE, &far, FAR_INTERFACE, queues)?;
+        let ends = [
+            (&appliance, INTERFACE, APPLIANCE_V4, APPLIANCE_V6),
+            (&far, FAR_INTERFACE, SOURCE_V4, SOURCE_V6),
+        ];
+        for (namespace, interface, v4, v6) in ends {
+            // As on EC2, room for an envelope around frames of the usual size.
+            namespace.ip(&format!("link set {interface} mtu 3498"))?;
+            namespace.address(interface, v4.into(), 24)?;
+            namespace.address(interface, v6.into(), 64)?;
+            namespace.up(interface)?;
+        }
+        Ok(Self { binary, appliance, far, log_dir: tempfile::tempdir()? })
+    }
+
+    /// Where records go.
+    #[must_use]
+    pub fn log_dir(&self) -> &Path {
+        self.log_dir.path()
+    }
+
+    /// Sends frames into the appliance's interface.
+    #[must_use]
+    pub fn injector(&self) -> Injector {
+        Injector::new(&self.far, FAR_INTERFACE).expect("the far end is there")
+    }
+
+    /// The command `mirror-xdp ARGUMENTS` in the appliance's namespace.
+    #[must_use]
+    pub fn command(&self, arguments: &[impl AsRef<OsStr>]) -> Command {
+        let mut command = self.appliance.command(&self.binary.to_string_lossy());
+        command.args(arguments);
+        command
+    }
+
+    /// The command that [`Bed::start`] starts: `mirror-xdp run` with these arguments besides.
+    #[must_use]
+    pub fn run_command(&self, interfaces: &[&str], arguments: &[&str]) -> Command {
+        let mut command = self.command(&["run", "--json"]);
+        for interface in interfaces {
+            command.args(["--interface", interface]);
+        }
+        command.arg("--log-dir").arg(self.log_dir()).args(arguments);
+        command
+    }
+
+    /// Starts capturing on the cable, and waits until it does.
+    #[must_use]
+    pub fn start(&self, arguments: &[&str]) -> Appliance {
+        self.start_on(&[INTERFACE], arguments)
+    }
+
+    /// Starts capturing on several interfaces, and waits until it does.
+    #[must_use]
+    pub fn start_on(&self, interfaces: &[&str], arguments: &[&str]) -> Appliance {
+        let mut process =
+            Process::spawn(&mut self.run_command(interfaces, arguments)).expect("mirror-xdp starts");
+        let announced = interfaces
+            .iter()
+            .map(|_| {
+                process.wait_for_line("capturing on", PATIENCE).unwrap_or_else(|error| panic!("{error}"))
+            })
+            .collect();
+        Appliance { process, announced }
+    }
+
+    /// Runs mirror-xdp where it is expected to end by itself, at once.
+    #[must_use]
+    pub fn run_to_end(&self, mut command: Command) -> Output {
+        let process = Process::spawn(&mut command).expect("mirror-xdp starts");
+        process.wait(PATIENCE).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Captures `frames`, and stops when all have gone through the program.
+    #[must_use]
+    pub fn capture(&self, frames: &[Vec<u8>], arguments: &[&str]) -> Report {
+        let appliance = self.start(arguments);
+        self.send(frames);
+        appliance.stop()
+    }
+
+    /// Sends frames, and returns when the appliance's interface has received them all.
+    pub fn send(&self, frames: &[Vec<u8>]) {
+        let before = self.received();
+        let injector = self.injector();
+        for frame in frames {
+            injector.send(frame).expect("the cable takes the frame");
+        }
+        self.wait_until_received(before + frames.len() as u64);
+    }
+
+    /// Packets that the appliance's interface has received, XDP program included.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        received(&self.appliance, INTERFACE)
+    }
+
+    /// Waits until [`Bed::received`] says `packets`, or more.
+    pub fn wait_until_received(&self, packets: u64) {
+        wait_until("frames are received", || self.received() >= packets);
+    }
+
+    /// The records in the appliance's `eve.json`.
+    #[must_use]
+    pub fn records(&self) -> Vec<Value> {
+        records(self.log_dir())
+    }
+}
+
+/// Packets that an interface has received, as the kernel counts them.
+#[must_use]
+pub fn received(namespace: &Namespace, interface: &str) -> u64 {
+    let statistics = namespace
+        .enter(|| fs::read_to_string("/proc/thread-self/net/dev"))
+        .and_then(|read| read)
+        .expect("the kernel has statistics");
+    // "  NAME: BYTES PACKETS …"
+    statistics
+        .lines()
+        .find_map(|line| {
+            line.trim().strip_prefix(interface)?.strip_prefix(':')?.split_whitespace().nth(1)?.parse().ok()
+        })
+        .expect("the interface is there")
+}
+
+/// Waits for something that nothing tells of: only looking again does.
+pub fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !happened() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// A mirror-xdp that is capturing.
+#[derive(Debug)]
+pub struct Appliance {
+    process: Process,
+    /// What it said when it began, a line an interface.
+    pub announced: Vec<String>,
+}
+
+impl Appliance {
+    /// Stops it as Ctrl-C does, and returns what it counted.
+    #[must_use]
+    pub fn stop(self) -> Report {
+        self.stop_by(Signal::SIGINT)
+    }
+
+    /// Stops it by a signal, and returns what it counted.
+    #[must_use]
+    pub fn stop_by(mut self, signal: Signal) -> Report {
+        self.process.signal(signal).expect("the process can be signalled");
+        self.wait()
+    }
+
+    /// Waits for it to stop by itself, and returns what it counted.
+    #[must_use]
+    pub fn wait(self) -> Report {
+        let output = self.process.wait(PATIENCE).unwrap_or_else(|error| panic!("{error}"));
+        assert!(output.status.success(), "ended with {}: {:?}", output.status, output.stderr);
+        Report::parse(&output)
+    }
+
+    /// Kills it, and returns how it ended.
+    #[must_use]
+    pub fn kill(mut self) -> ExitStatus {
+        self.process.signal(Signal::SIGKILL).expect("the process can be signalled");
+        self.process.wait(PATIENCE).unwrap_or_else(|error| panic!("{error}")).status
+    }
+
+    /// Whether it is still running.
+    pub fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+}
+
+/// The JSON object that `mirror-xdp run --json` ends with.
+#[derive(Clone, Debug)]
+pub struct Report {
+    json: Value,
+}
+
+impl Report {
+    /// From the output of a `mirror-xdp run --json` that has ended.
+    #[must_use]
+    pub fn parse(output: &Output) -> Self {
+        let json = serde_json::from_str(&output.stdout).unwrap_or_else(|error| {
+            panic!("not one JSON object: {error}: {:?}; it said {:?}", output.stdout, output.stderr)
+        });
+        Self { json }
+    }
+
+    /// The number at a path of keys and indices such as `/interfaces/0/program/seen`.
+    #[must_use]
+    pub fn number(&self, pointer: &str) -> u64 {
+        self.json
+            .pointer(pointer)
+            .and_then(Value::as_u64)
+            .unwrap_or_else(|| panic!("no number at {pointer} in {}", self.json))
+    }
+
+    /// The list at a path.
+    #[must_use]
+    pub fn list(&self, pointer: &str) -> &[Value] {
+        let list = self.json.pointer(pointer).and_then(Value::as_array);
+        list.unwrap_or_else(|| panic!("no list at {pointer} in {}", self.json))
+    }
+
+    /// How long it has captured.
+    #[must_use]
+    pub fn seconds(&self) -> f64 {
+        self.json["seconds"].as_f64().unwrap_or_else(|| panic!("no seconds in {}", self.json))
+    }
+
+    /// Frames that the programs of all interfaces have seen.
+    #[must_use]
+    pub fn seen(&self) -> u64 {
+        self.sum("/interfaces", "/program/seen")
+    }
+
+    /// Frames that the programs of all interfaces have redirected.
+    #[must_use]
+    pub fn redirected(&self) -> u64 {
+        self.sum("/interfaces", "/program/redirected")
+    }
+
+    /// Frames that went through the analysis of any worker.
+    #[must_use]
+    pub fn analysed(&self) -> u64 {
+        self.sum("/workers", "/analysed")
+    }
+
+    /// Frames lost between program and workers.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        let rings = self.list("/interfaces").iter().filter_map(|interface| interface["rings"].as_array());
+        rings.flatten().map(|ring| total(&ring["lost"])).sum()
+    }
+
+    /// The counters, of those that say why a frame was passed or dropped, that are not zero, summed over
+    /// all interfaces; by name.
+    #[must_use]
+    pub fn reasons(&self) -> Vec<(String, u64)> {
+        let mut reasons = std::collections::BTreeMap::new();
+        for interface in self.list("/interfaces") {
+            for fate in ["passed", "dropped"] {
+                let counters = interface["program"][fate].as_object().expect("an object of counters");
+                for (name, count) in counters {
+                    *reasons.entry(name.clone()).or_default() += count.as_u64().expect("a count");
+                }
+            }
+        }
+        reasons.into_iter().filter(|(_, count)| *count != 0).collect()
+    }
+
+    /// Asserts that every frame is accounted for: computed here from the counters, and as the product
+    /// itself has computed it.
+    #[track_caller]
+    pub fn assert_conserved(&self) {
+        let mut delivered = 0;
+        for interface in self.list("/interfaces") {
+            let program = &interface["program"];
+            let number = |value: &Value| value.as_u64().expect("a count");
+            let seen = number(&program["seen"]);
+            let redirected = number(&program["redirected"]);
+            assert_eq!(
+                seen,
+                total(&program["passed"]) + total(&program["dropped"]) + redirected,
+                "{program}"
+            );
+            let rings = interface["rings"].as_array().expect("a list of rings");
+            let arrived: u64 = rings.iter().map(|ring| number(&ring["delivered"])).sum();
+            let lost: u64 = rings.iter().map(|ring| total(&ring["lost"])).sum();
+            assert_eq!(redirected, arrived + lost, "{interface}");
+            delivered += arrived;
+        }
+        assert_eq!(delivered, self.sum("/workers", "/delivered"), "{}", self.json);
+        for worker in self.list("/workers") {
+            let (delivered, analysed) = (worker["delivered"].as_u64(), worker["analysed"].as_u64());
+            assert_eq!(delivered, analysed.map(|analysed| analysed + total(&worker["refused"])), "{worker}");
+        }
+        assert_eq!(self.number("/unaccounted"), 0, "{}", self.json);
+    }
+
+    fn sum(&self, list: &str, pointer: &str) -> u64 {
+        let number = |value: &Value| value.pointer(pointer).and_then(Value::as_u64);
+        self.list(list)
+            .iter()
+            .map(|value| number(value).unwrap_or_else(|| panic!("no {pointer} in {value}")))
+            .sum()
+    }
+}
+
+/// The sum of an object of counters.
+fn total(counters: &Value) -> u64 {
+    let counters = counters.as_object().unwrap_or_else(|| panic!("no counters: {counters}"));
+    counters.values().map(|count| count.as_u64().expect("a count")).sum()
+}
+
+/// The records in the `eve.json` of a directory, each a JSON object on a line of its own.
+#[must_use]
+pub fn records(log_dir: &Path) -> Vec<Value> {
+    let path = log_dir.join("eve.json");
+    let file = fs::File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let parse = |line: String| serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    BufReader::new(file).lines().map(|line| parse(line.expect("text"))).collect()
+}
+
+/// The records of one kind.
+#[must_use]
+pub fn of_type<'a>(records: &'a [Value], event_type: &str) -> Vec<&'a Value> {
+    records.iter().filter(|record| record["event_type"] == event_type).collect()
+}
+
+/// Flow and DNS records without what differs between two runs over the same frames: the time, and the
+/// random identifier of the flow. Sorted, since workers write in no certain order.
+#[must_use]
+pub fn comparable(records: &[Value]) -> Vec<String> {
+    let mut comparable: Vec<_> = records
+        .iter()
+        .filter(|record| record["event_type"] != "stats")
+        .map(|record| {
+            let mut record = record.clone();
+            let fields = record.as_object_mut().expect("a record is an object");
+            for name in ["timestamp", "flow_id"] {
+                fields.remove(name).unwrap_or_else(|| panic!("a record without {name}"));
+            }
+            if let Some(flow) = fields.get_mut("flow").and_then(Value::as_object_mut) {
+                for name in ["start", "end", "age"] {
+                    flow.remove(name);
+                }
+            }
+            record.to_string()
+        })
+        .collect();
+    comparable.sort();
+    comparable
+}

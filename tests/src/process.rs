@@ -1,0 +1,186 @@
+//! Programs that a test or the lab starts: run to their end, or in the background until dropped.
+
+use std::io::{self, BufRead as _, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Runs a command to its end and returns its standard output.
+///
+/// # Errors
+///
+/// Where it cannot be started, or fails; then with what it wrote to standard error.
+pub fn run(command: &mut Command) -> io::Result<String> {
+    let name = display(command);
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot start `{name}`: {error}")))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(format!("`{name}` failed ({}): {}", output.status, stderr.trim())))
+}
+
+/// What a program had to say once it has ended.
+#[derive(Debug)]
+pub struct Output {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// All of its standard output.
+    pub stdout: String,
+    /// The lines of its standard error that nobody has read yet.
+    pub stderr: Vec<String>,
+}
+
+/// A program running in the background. It is killed when this value is dropped.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    stderr: Receiver<String>,
+    stdout: Option<JoinHandle<String>>,
+    unread: Vec<String>,
+}
+
+impl Process {
+    /// Starts `command`; its output is collected.
+    pub fn spawn(command: &mut Command) -> io::Result<Self> {
+        let name = display(command);
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot start `{name}`: {error}")))?;
+        let (sender, stderr) = mpsc::channel();
+        if let Some(pipe) = child.stderr.take() {
+            // Ends with the process: the pipe is closed then.
+            thread::spawn(move || {
+                BufReader::new(pipe).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+            });
+        }
+        let stdout = child.stdout.take().map(|mut pipe| {
+            thread::spawn(move || {
+                let mut text = Vec::new();
+                // What a killed process has written so far is worth having too.
+                let _ = pipe.read_to_end(&mut text);
+                String::from_utf8_lossy(&text).into_owned()
+            })
+        });
+        Ok(Self { name, child, stderr, stdout, unread: Vec::new() })
+    }
+
+    /// Waits until the program writes a line that begins with `prefix` to standard error.
+    ///
+    /// # Errors
+    ///
+    /// Where it ends or `timeout` passes first; then with all that it wrote instead.
+    pub fn wait_for_line(&mut self, prefix: &str, timeout: Duration) -> io::Result<String> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            match self.stderr.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) if line.starts_with(prefix) => return Ok(line),
+                Ok(line) => self.unread.push(line),
+                Err(error) => {
+                    let what = match error {
+                        RecvTimeoutError::Timeout => "did not say in time",
+                        RecvTimeoutError::Disconnected => "ended without saying",
+                    };
+                    let said = self.unread.join("\n");
+                    return Err(io::Error::other(format!("`{}` {what} «{prefix}…»: {said}", self.name)));
+                }
+            }
+        }
+    }
+
+    /// The process's identifier.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether the program is still running.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Sends a signal, where the program has not ended yet.
+    pub fn signal(&mut self, signal: Signal) -> io::Result<()> {
+        if !self.is_running() {
+            return Ok(());
+        }
+        let pid = i32::try_from(self.child.id()).map_err(io::Error::other)?;
+        Ok(kill(Pid::from_raw(pid), signal)?)
+    }
+
+    /// Waits for the program to end by itself; kills it when `timeout` has passed.
+    pub fn wait(mut self, timeout: Duration) -> io::Result<Output> {
+        // Standard error is closed by the process's end: that is the event waited for.
+        let deadline = Instant::now() + timeout;
+        loop {
+            match self.stderr.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => self.unread.push(line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    let said = self.unread.join("\n");
+                    return Err(io::Error::other(format!("`{}` did not end in time: {said}", self.name)));
+                }
+            }
+        }
+        let status = self.child.wait()?;
+        let stdout = self.stdout.take().and_then(|reader| reader.join().ok()).unwrap_or_default();
+        Ok(Output { status, stdout, stderr: std::mem::take(&mut self.unread) })
+    }
+
+    /// Asks the program to stop by SIGINT, as Ctrl-C does, and waits for it.
+    pub fn interrupt(mut self, timeout: Duration) -> io::Result<Output> {
+        self.signal(Signal::SIGINT)?;
+        self.wait(timeout)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Fails where the process has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The command as a person would have typed it, without what puts it into a namespace.
+fn display(command: &Command) -> String {
+    let words: Vec<_> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    let wrapper = ["setpriv", "--pdeathsig", "KILL"];
+    let own = words.windows(wrapper.len()).position(|window| window == wrapper).map_or(0, |at| at + 3);
+    words.get(own..).unwrap_or_default().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_command_tells_what_it_said() {
+        let error = run(Command::new("sh").args(["-c", "echo broken >&2; exit 3"])).unwrap_err();
+        assert!(error.to_string().contains("broken"), "{error}");
+    }
+
+    #[test]
+    fn lines_are_awaited_and_output_collected() {
+        let script = "echo one >&2; echo ready to go >&2; echo result; exec sleep 60";
+        let mut process = Process::spawn(Command::new("sh").args(["-c", script])).unwrap();
+        let line = process.wait_for_line("ready", Duration::from_secs(10)).unwrap();
+        assert_eq!(line, "ready to go");
+        let output = process.interrupt(Duration::from_secs(10)).unwrap();
+        assert_eq!((output.stdout.as_str(), output.stderr.as_slice()), ("result\n", &["one".to_owned()][..]));
+    }
+}

@@ -1,0 +1,59 @@
+//! Whether a test can run here. The one place that decides.
+
+use std::env;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use crate::netns::Namespace;
+
+/// Whether this machine lets tests make network namespaces and load eBPF programs.
+///
+/// Where it does not, the test that asks is to return. It has then been skipped, which is said loudly;
+/// under continuous integration (`CI=true`) it fails, so that nothing is skipped there unseen.
+#[must_use]
+pub fn privileges() -> bool {
+    static OBSTACLE: OnceLock<Option<String>> = OnceLock::new();
+    OBSTACLE.get_or_init(|| Namespace::new().err().map(|error| error.to_string())).as_ref().is_none_or(skip)
+}
+
+/// The binary under test: what `MIRROR_XDP_BIN` names, which `cargo xtask test` sets. Without it, tests of
+/// the binary are skipped as in [`privileges`].
+#[must_use]
+pub fn binary() -> Option<PathBuf> {
+    let path = env::var_os("MIRROR_XDP_BIN").map(PathBuf::from);
+    if path.is_none() {
+        skip("MIRROR_XDP_BIN does not name a binary: run `cargo xtask test`");
+    }
+    path
+}
+
+/// The corpus of captures: what `MIRROR_XDP_CORPUS` names, or `../shared/pcaps` beside the workspace. It is
+/// not part of the repository, so tests without it are skipped everywhere, and say so.
+#[must_use]
+pub fn corpus() -> Option<PathBuf> {
+    let path = env::var_os("MIRROR_XDP_CORPUS")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/pcaps"), PathBuf::from);
+    if path.is_dir() {
+        return Some(path);
+    }
+    announce(&format!("no captures in {}", path.display()));
+    None
+}
+
+/// Always false: the test does not run.
+fn skip(obstacle: impl AsRef<str>) -> bool {
+    let obstacle = obstacle.as_ref();
+    assert!(
+        env::var_os("CI").is_none_or(|ci| ci != "true"),
+        "this test must run here, but cannot: {obstacle}"
+    );
+    announce(obstacle);
+    false
+}
+
+/// Written past the test harness, which hides what a passing test prints.
+fn announce(obstacle: &str) {
+    use std::io::Write as _;
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let _ = writeln!(std::io::stderr(), "\n*** SKIPPED {test}: {obstacle} ***");
+}

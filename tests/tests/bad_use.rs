@@ -1,0 +1,120 @@
+//! What cannot work is refused in one line that says what is wrong and what to do, with the exit code
+//! that scripts go by, and nothing is left behind.
+
+use std::fs;
+
+use mirror_xdp_tests::appliance::{Bed, INTERFACE};
+
+/// Asserts that `mirror-xdp run` with these interfaces and arguments fails in one line with these words.
+fn assert_refused(bed: &Bed, interfaces: &[&str], arguments: &[&str], words: &[&str]) {
+    let output = bed.run_to_end(bed.run_command(interfaces, arguments));
+    assert_eq!(output.status.code(), Some(1), "{:?}", output.stderr);
+    assert_eq!(output.stdout, "");
+    let [line] = &output.stderr[..] else { panic!("not one line: {:#?}", output.stderr) };
+    assert!(line.starts_with("mirror-xdp: "), "{line}");
+    for word in words {
+        assert!(line.contains(word), "“{word}” is missing: {line}");
+    }
+    for interface in interfaces {
+        let shown = bed.appliance.ip(&format!("link show {interface}")).unwrap_or_default();
+        assert!(!shown.contains("xdp"), "a program was left behind: {shown}");
+    }
+}
+
+#[test]
+fn an_interface_that_is_not_there() {
+    let Some(bed) = Bed::new(1) else { return };
+    assert_refused(&bed, &["absent0"], &[], &["absent0"]);
+}
+
+#[test]
+fn an_interface_that_is_down() {
+    let Some(bed) = Bed::new(1) else { return };
+    bed.appliance.ip(&format!("link set {INTERFACE} down")).unwrap();
+    assert_refused(&bed, &[INTERFACE], &[], &[INTERFACE, "down"]);
+}
+
+#[test]
+fn an_mtu_that_is_too_large() {
+    let Some(bed) = Bed::new(1) else { return };
+    bed.far.ip("link set source0 mtu 65535").unwrap();
+    bed.appliance.ip(&format!("link set {INTERFACE} mtu 65535")).unwrap();
+    assert_refused(&bed, &[INTERFACE], &[], &[INTERFACE, "MTU", "65535"]);
+}
+
+#[test]
+fn missing_privileges() {
+    let Some(bed) = Bed::new(1) else { return };
+    let run = bed.run_command(&[INTERFACE], &[]);
+    let mut command = bed.appliance.command("setpriv");
+    command.args(["--bounding-set", "-all", "--inh-caps", "-all"]);
+    // Behind what enters the namespace: the program itself, and its arguments.
+    let words: Vec<_> = run.get_args().skip_while(|word| *word != "KILL").skip(1).collect();
+    command.args(words);
+    let output = bed.run_to_end(command);
+    assert_eq!(output.status.code(), Some(1), "{:?}", output.stderr);
+    let [line] = &output.stderr[..] else { panic!("not one line: {:#?}", output.stderr) };
+    assert!(line.contains("root") || line.contains("CAP_"), "{line}");
+}
+
+#[test]
+fn a_log_directory_that_cannot_be_written_to() {
+    let Some(bed) = Bed::new(1) else { return };
+    let file = bed.log_dir().join("file");
+    fs::write(&file, "").unwrap();
+    let directory = file.join("below");
+    let path = directory.to_str().unwrap();
+    let mut command = bed.command(&["run", "--interface", INTERFACE, "--log-dir", path]);
+    command.arg("--json");
+    let output = bed.run_to_end(command);
+    assert_eq!(output.status.code(), Some(1), "{:?}", output.stderr);
+    let [line] = &output.stderr[..] else { panic!("not one line: {:#?}", output.stderr) };
+    assert!(line.contains(path), "{line}");
+    assert!(!bed.appliance.ip(&format!("link show {INTERFACE}")).unwrap().contains("xdp"));
+}
+
+#[test]
+fn a_log_directory_that_is_missing_is_made() {
+    let Some(bed) = Bed::new(1) else { return };
+    let directory = bed.log_dir().join("a/b/c");
+    let path = directory.to_str().unwrap();
+    let command =
+        bed.command(&["run", "--interface", INTERFACE, "--duration", "100ms", "--json", "--log-dir", path]);
+    let output = bed.run_to_end(command);
+    assert!(output.status.success(), "{:?}", output.stderr);
+    assert!(directory.join("eve.json").is_file());
+}
+
+#[test]
+fn wrong_usage_has_an_exit_code_of_its_own() {
+    let Some(bed) = Bed::new(1) else { return };
+    let wrong: &[&[&str]] = &[
+        &[],
+        &["fly"],
+        &["run"],
+        &["run", "--interface"],
+        &["run", "--interface", INTERFACE, "--mode", "magic"],
+        &["run", "--interface", INTERFACE, "--vxlan-port", "0"],
+        &["run", "--interface", INTERFACE, "--vxlan-port", "65536"],
+        &["run", "--interface", INTERFACE, "--vxlan-port", "1,2,3,4,5,6,7,8,9"],
+        &["run", "--interface", INTERFACE, "--duration", "soon"],
+        &["run", "--interface", INTERFACE, "--bpf-log", "loud"],
+        &["read"],
+    ];
+    for arguments in wrong {
+        let output = bed.run_to_end(bed.command(arguments));
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {:?}", output.stderr);
+        assert_eq!(output.stdout, "", "{arguments:?}");
+        assert!(!output.stderr.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn help_has_examples() {
+    let Some(bed) = Bed::new(1) else { return };
+    for arguments in [&["--help"][..], &["run", "--help"], &["read", "--help"]] {
+        let output = bed.run_to_end(bed.command(arguments));
+        assert!(output.status.success());
+        assert!(output.stdout.contains("Examples:"), "{arguments:?}: {}", output.stdout);
+    }
+}

@@ -1,0 +1,81 @@
+//! The identity that every frame is accounted for holds under load, whatever the frames are.
+
+use std::thread;
+
+use mirror_xdp_tests::appliance::Bed;
+use mirror_xdp_tests::frames::{Flow, mirrored};
+
+/// Frames of a sender. Together with the other sender's some hundred thousand.
+const FRAMES: usize = 150_000;
+
+/// A mix: of eight frames five are well-formed, two malformed, one is not mirror traffic.
+fn mix(sender: u16) -> Vec<Vec<u8>> {
+    let mut mix = Vec::new();
+    for flow in 0..64 {
+        let inner = Flow::v4(10_000 + 64 * sender + flow, 9).udp(&vec![flow as u8; usize::from(flow) * 20]);
+        let session = mirrored(1 + u32::from(flow)).source_port(50_000 + 64 * sender + flow);
+        mix.extend([
+            session.carrying(&inner),
+            session.clone().over_ipv6().carrying(&inner),
+            session.clone().vlan(7).carrying(&inner),
+            session.clone().ip_options(&[1; 8]).carrying(&inner),
+            session.clone().trailer(6).carrying(&inner),
+            session.clone().udp_length(65_535).carrying(&inner),
+            session.clone().vxlan_flags(0).carrying(&inner),
+            session.clone().port(5353).carrying(&inner),
+        ]);
+    }
+    mix
+}
+
+#[test]
+fn every_frame_is_accounted_for_under_load() {
+    let Some(bed) = Bed::new(2) else { return };
+    let appliance = bed.start(&[]);
+    let before = bed.received();
+    thread::scope(|scope| {
+        for sender in 0..2 {
+            let injector = bed.injector();
+            scope.spawn(move || {
+                let mix = mix(sender);
+                for frame in mix.iter().cycle().take(FRAMES) {
+                    injector.send(frame).unwrap();
+                }
+            });
+        }
+    });
+    let sent = 2 * FRAMES as u64;
+    bed.wait_until_received(before + sent);
+    let report = appliance.stop();
+    report.assert_conserved();
+    // Nobody else sends on this cable.
+    assert_eq!(report.seen(), sent);
+    let eighth = sent / 8;
+    let reasons = ["not_mirror", "outer_udp_length", "vxlan_no_vni"].map(|name| (name.to_owned(), eighth));
+    assert_eq!(report.reasons(), reasons);
+    assert_eq!(report.redirected(), 5 * eighth);
+    assert_eq!(report.analysed() + report.lost(), 5 * eighth);
+    assert!(report.analysed() > 0);
+}
+
+#[test]
+fn stopping_under_load_loses_count_of_nothing() {
+    let Some(bed) = Bed::new(2) else { return };
+    let appliance = bed.start(&[]);
+    let injector = bed.injector();
+    let report = thread::scope(|scope| {
+        let sender = scope.spawn(move || {
+            let mix = mix(0);
+            for frame in mix.iter().cycle().take(FRAMES) {
+                injector.send(frame).unwrap();
+            }
+        });
+        // In the midst of it, by count and not by time.
+        bed.wait_until_received(FRAMES as u64 / 8);
+        let report = appliance.stop();
+        sender.join().unwrap();
+        report
+    });
+    report.assert_conserved();
+    assert!(report.seen() >= FRAMES as u64 / 8);
+}

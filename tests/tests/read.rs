@@ -1,0 +1,272 @@
+//! `mirror-xdp read`: capture files of every form give the records that the same frames give live.
+#![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mirror_xdp_tests::appliance::{Bed, PATIENCE, comparable, of_type, records};
+use mirror_xdp_tests::frames::{Flow, dns_answer, dns_query, mirrored};
+use mirror_xdp_tests::process::{Output, Process};
+use mirror_xdp_tests::require;
+use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};
+use pcap_file::pcapng::PcapNgWriter;
+use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketBlock;
+use pcap_file::pcapng::blocks::interface_description::{
+    InterfaceDescriptionBlock, InterfaceDescriptionOption,
+};
+use pcap_file::{DataLink, Endianness, TsResolution};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// 2020-09-13T12:26:40Z
+const EPOCH: Duration = Duration::from_secs(1_600_000_000);
+
+/// When the frame of this number was captured; the time has no more digits than every format can hold.
+fn time(index: usize) -> Duration {
+    EPOCH + Duration::from_millis(index as u64) + Duration::from_micros(123)
+}
+
+/// Runs `mirror-xdp read` over files, with its records in a directory of their own.
+fn read(files: &[&Path], arguments: &[&str]) -> Option<(Output, TempDir)> {
+    let binary = require::binary()?;
+    let log_dir = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new(binary);
+    command.arg("read").args(files).arg("--log-dir").arg(log_dir.path()).args(arguments);
+    let output = Process::spawn(&mut command).unwrap().wait(PATIENCE).unwrap();
+    Some((output, log_dir))
+}
+
+/// The records of files that are read without complaint.
+fn records_of(files: &[&Path]) -> Option<Vec<Value>> {
+    let (output, log_dir) = read(files, &[])?;
+    assert!(output.status.success(), "{:?}", output.stderr);
+    Some(records(log_dir.path()))
+}
+
+fn write_pcap(
+    directory: &Path,
+    frames: &[Vec<u8>],
+    endianness: Endianness,
+    ts_resolution: TsResolution,
+) -> PathBuf {
+    let path = directory.join("frames.pcap");
+    let header = PcapHeader { endianness, ts_resolution, ..PcapHeader::default() };
+    let mut writer = PcapWriter::with_header(File::create(&path).unwrap(), header).unwrap();
+    for (index, frame) in frames.iter().enumerate() {
+        writer.write_packet(&PcapPacket::new(time(index), frame.len() as u32, frame)).unwrap();
+    }
+    path
+}
+
+/// A pcapng file whose times have units of 10 to the minus `resolution` seconds.
+fn write_pcapng(directory: &Path, frames: &[Vec<u8>], endianness: Endianness, resolution: u8) -> PathBuf {
+    let path = directory.join("frames.pcapng");
+    let mut writer = PcapNgWriter::with_endianness(File::create(&path).unwrap(), endianness).unwrap();
+    let interface = InterfaceDescriptionBlock {
+        linktype: DataLink::ETHERNET,
+        snaplen: 0,
+        options: vec![InterfaceDescriptionOption::IfTsResol(resolution)],
+    };
+    writer.write_pcapng_block(interface).unwrap();
+    for (index, frame) in frames.iter().enumerate() {
+        let block = EnhancedPacketBlock {
+            interface_id: 0,
+            // The library counts nanoseconds whatever the interface's unit is.
+            timestamp: Duration::from_nanos(
+                (time(index).as_nanos() / 10_u128.pow(9 - u32::from(resolution))) as u64,
+            ),
+            original_len: frame.len() as u32,
+            data: frame.into(),
+            options: Vec::new(),
+        };
+        writer.write_pcapng_block(block).unwrap();
+    }
+    path
+}
+
+/// Some sessions' conversations: DNS, TCP, ICMP, both families, VLAN tags, one VNI twice.
+fn conversations() -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    for (session, host) in
+        [(mirrored(1), 1), (mirrored(1).over_ipv6(), 2), (mirrored(0x00ff_ffff).vlan(9), 3)]
+    {
+        let mut add = |inner: Vec<u8>| frames.push(session.carrying(&inner));
+        for flow in
+            [Flow::v4(20_000 + host, 53), Flow::v6(21_000 + host, 53), Flow::v4(22_000 + host, 53).vlan(4)]
+        {
+            let name = format!("host{host}.example.com");
+            add(flow.udp(&dns_query(host, &name)));
+            add(flow.reversed().udp(&dns_answer(host, &name, [192, 0, 2, 1].into())));
+        }
+        Flow::v4(23_000 + host, 443).tcp_handshake().into_iter().for_each(&mut add);
+        Flow::v6(24_000 + host, 443).tcp_handshake().into_iter().take(1).for_each(&mut add);
+        add(Flow::v4(0, 0).ping(host, 1));
+        add(Flow::v6(0, 0).ping(host, 1));
+    }
+    frames
+}
+
+#[test]
+fn frames_give_the_same_records_from_a_file_as_live() {
+    let Some(bed) = Bed::new(2) else { return };
+    let frames = conversations();
+    let report = bed.capture(&frames, &[]);
+    report.assert_conserved();
+    assert_eq!(report.analysed(), frames.len() as u64);
+    let live = comparable(&bed.records());
+
+    let directory = tempfile::tempdir().unwrap();
+    let file = write_pcap(directory.path(), &frames, Endianness::Little, TsResolution::MicroSecond);
+    let Some(read) = records_of(&[&file]) else { return };
+    let read = comparable(&read);
+    assert!(live.len() >= 15 + 18, "{} records", live.len());
+    for (live, read) in live.iter().zip(&read) {
+        assert_eq!(live, read);
+    }
+    assert_eq!(live.len(), read.len());
+}
+
+#[test]
+fn every_format_of_capture_files_reads_alike() {
+    let frames = conversations();
+    let directory = tempfile::tempdir().unwrap();
+    let mut all = Vec::new();
+    for endianness in [Endianness::Little, Endianness::Big] {
+        for resolution in [TsResolution::MicroSecond, TsResolution::NanoSecond] {
+            let file = write_pcap(directory.path(), &frames, endianness, resolution);
+            let Some(records) = records_of(&[&file]) else { return };
+            all.push((format!("pcap, {endianness:?} endian, {resolution:?}"), records));
+        }
+        for resolution in [6, 9] {
+            let file = write_pcapng(directory.path(), &frames, endianness, resolution);
+            let Some(records) = records_of(&[&file]) else { return };
+            all.push((format!("pcapng, {endianness:?} endian, 10^-{resolution} s"), records));
+        }
+    }
+    // With the times, which come from the file.
+    let times = |records: &[Value]| {
+        let mut times: Vec<_> = of_type(records, "flow")
+            .iter()
+            .map(|flow| {
+                (
+                    flow["community_id"].to_string(),
+                    flow["flow"]["start"].to_string(),
+                    flow["flow"]["end"].to_string(),
+                )
+            })
+            .collect();
+        times.sort();
+        times
+    };
+    let (_, first) = &all[0];
+    assert!(
+        times(first).iter().all(|(_, start, _)| start.starts_with("\"2020-09-13T12:26:40.")),
+        "{:?}",
+        times(first)
+    );
+    for (format, records) in &all {
+        assert_eq!(comparable(records), comparable(first), "{format}");
+        assert_eq!(times(records), times(first), "{format}");
+    }
+}
+
+#[test]
+fn frames_that_were_not_mirrored_are_taken_as_inner_frames() {
+    let flow = Flow::v4(20_000, 53);
+    let frames = [
+        flow.udp(&dns_query(7, "example.com")),
+        flow.reversed().udp(&dns_answer(7, "example.com", [192, 0, 2, 1].into())),
+    ];
+    let directory = tempfile::tempdir().unwrap();
+    let file = write_pcap(directory.path(), &frames, Endianness::Little, TsResolution::MicroSecond);
+    let Some(records) = records_of(&[&file]) else { return };
+    let flows = of_type(&records, "flow");
+    assert_eq!(flows.len(), 1);
+    assert_eq!(
+        (&flows[0]["flow"]["pkts_toserver"], &flows[0]["flow"]["pkts_toclient"]),
+        (&1.into(), &1.into())
+    );
+    assert!(flows[0].get("mirror").is_none(), "{}", flows[0]);
+    assert_eq!(of_type(&records, "dns").len(), 2);
+}
+
+#[test]
+fn several_files_are_read_one_after_the_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let files: Vec<_> = (0..3)
+        .map(|index| {
+            let frame = mirrored(index).carrying(&Flow::default().udp(b"hello"));
+            let file = write_pcap(directory.path(), &[frame], Endianness::Little, TsResolution::MicroSecond);
+            let own = directory.path().join(format!("{index}.pcap"));
+            fs::rename(file, &own).unwrap();
+            own
+        })
+        .collect();
+    let paths: Vec<_> = files.iter().map(PathBuf::as_path).collect();
+    let Some(records) = records_of(&paths) else { return };
+    assert_eq!(of_type(&records, "flow").len(), 3);
+}
+
+#[test]
+fn a_truncated_file_is_read_up_to_the_damage() {
+    let frames = conversations();
+    let directory = tempfile::tempdir().unwrap();
+    let whole =
+        fs::read(write_pcap(directory.path(), &frames, Endianness::Little, TsResolution::MicroSecond))
+            .unwrap();
+    // Header of the file, then a header of 16 bytes before each frame.
+    let last = whole.len() - frames.last().unwrap().len() - 16;
+    let Some(expected) = records_of(&[&{
+        write_pcap(
+            directory.path(),
+            &frames[..frames.len() - 1],
+            Endianness::Little,
+            TsResolution::MicroSecond,
+        )
+    }]) else {
+        return;
+    };
+    // In the last frame, in its header, and right behind the frame before: that is not damage.
+    for (length, damaged) in [(whole.len() - 1, true), (last + 16, true), (last + 1, true), (last, false)] {
+        let file = directory.path().join("truncated.pcap");
+        fs::write(&file, &whole[..length]).unwrap();
+        let Some((output, log_dir)) = read(&[&file], &[]) else { return };
+        assert_eq!(output.status.code(), Some(i32::from(damaged)), "{length}: {:?}", output.stderr);
+        assert_eq!(comparable(&records(log_dir.path())), comparable(&expected), "{length}");
+        let warnings: Vec<_> = output.stderr.iter().filter(|line| line.contains("truncated.pcap")).collect();
+        let offset = format!("{last}");
+        let named = warnings.iter().filter(|line| line.contains(&offset)).count();
+        assert_eq!(named, usize::from(damaged), "{length}, offset {offset}: {:?}", output.stderr);
+    }
+}
+
+#[test]
+fn a_damaged_file_does_not_keep_the_next_from_being_read() {
+    let frames = conversations();
+    let directory = tempfile::tempdir().unwrap();
+    let good = write_pcap(directory.path(), &frames, Endianness::Little, TsResolution::MicroSecond);
+    let empty = directory.path().join("empty.pcap");
+    fs::write(&empty, "").unwrap();
+    let other = directory.path().join("other.pcap");
+    fs::write(&other, "this is not a capture file, but it is long enough to hold the header of one").unwrap();
+    let absent = directory.path().join("absent.pcap");
+    let Some(expected) = records_of(&[&good]) else { return };
+    for bad in [&empty, &other, &absent] {
+        let Some((output, log_dir)) = read(&[bad, &good], &[]) else { return };
+        assert_eq!(output.status.code(), Some(1), "{:?}", output.stderr);
+        let name = bad.file_name().unwrap().to_str().unwrap();
+        assert_eq!(output.stderr.iter().filter(|line| line.contains(name)).count(), 1, "{:?}", output.stderr);
+        assert_eq!(comparable(&records(log_dir.path())), comparable(&expected), "{name}");
+    }
+}
+
+#[test]
+fn with_json_the_summary_is_one_object() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = write_pcap(directory.path(), &conversations(), Endianness::Little, TsResolution::MicroSecond);
+    let Some((output, _)) = read(&[&file], &["--json"]) else { return };
+    assert!(output.status.success(), "{:?}", output.stderr);
+    let summary: Value = serde_json::from_str(&output.stdout).unwrap();
+    assert!(summary.is_object(), "{summary}");
+}

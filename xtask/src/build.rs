@@ -1,0 +1,84 @@
+//! `cargo xtask build`: the eBPF objects, then the binary that embeds them.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::{env, fs};
+
+use anyhow::{Context as _, Result};
+
+use crate::command::{cargo, run, step, workspace};
+use crate::setup::setup;
+use crate::setup::toolchain::Toolchain;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Optimised, as it is deployed
+    #[arg(long)]
+    release: bool,
+}
+
+pub(crate) fn main(args: &Args) -> Result<ExitCode> {
+    let binary = build(args.release)?;
+    step(&format!("Built {}", binary.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Sets up, builds everything and returns the path of the binary.
+pub(crate) fn build(release: bool) -> Result<PathBuf> {
+    build_ebpf(&setup()?, false)?;
+    step("Building mirror-xdp");
+    let mut command = cargo();
+    command.args(["build", "--package", "mirror-userspace"]);
+    if release {
+        command.arg("--release");
+    }
+    run(&mut command)?;
+    let directory = target_directory()?.join(if release { "release" } else { "debug" });
+    Ok(directory.join("mirror-xdp"))
+}
+
+/// Builds the eBPF programs into `target/ebpf`, an object each; `build.rs` of the user-space crate embeds
+/// them.
+pub(crate) fn build_ebpf(toolchain: &Toolchain, deny_warnings: bool) -> Result<()> {
+    step("Building the eBPF programs");
+    let root = workspace();
+    let target = root.join("target/ebpf-build");
+    let mut command = toolchain.cargo();
+    command
+        .args(["build", "--package", "mirror-xdp-ebpf", "--profile", "ebpf", "-Z", "build-std=core"])
+        .args(["--target", "bpfel-unknown-none", "--target-dir"])
+        .arg(&target);
+    if deny_warnings {
+        command.args(["-Z", "warnings", "--config", "build.warnings='deny'"]);
+    }
+    run(&mut command)?;
+    let objects = root.join("target/ebpf");
+    fs::create_dir_all(&objects).with_context(|| format!("cannot create {}", objects.display()))?;
+    let built = target.join("bpfel-unknown-none/ebpf");
+    for entry in fs::read_dir(&built).with_context(|| format!("cannot read {}", built.display()))? {
+        let program = entry?.path();
+        // Beside the programs lie lists of what they were built from, directories, and a hidden lock.
+        let name = program.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        if program.is_file() && !name.contains('.') {
+            copy_where_different(&program, &objects.join(format!("{name}.o")))?;
+        }
+    }
+    Ok(())
+}
+
+/// Leaves the time of an object that has not changed alone, so that nothing is built again for it.
+fn copy_where_different(from: &Path, to: &Path) -> Result<()> {
+    let bytes = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+    if fs::read(to).is_ok_and(|there| there == bytes) {
+        return Ok(());
+    }
+    fs::write(to, bytes).with_context(|| format!("cannot write {}", to.display()))
+}
+
+/// Where cargo puts what it builds, wherever the user has told it to: this program was built there too.
+fn target_directory() -> Result<PathBuf> {
+    let this = env::current_exe().context("cannot tell where this program is")?;
+    // …/debug/xtask
+    this.ancestors().nth(2).map(Path::to_path_buf).context("this program was not built by cargo")
+}

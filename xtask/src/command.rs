@@ -1,0 +1,94 @@
+//! Running other programs: what all commands share.
+
+use std::ffi::OsStr;
+use std::io::{IsTerminal as _, stderr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::{env, fs};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// Where system programs are that a user's `PATH` may not name.
+const SYSTEM_PATH: [&str; 6] =
+    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
+/// The root of the workspace.
+pub(crate) fn workspace() -> PathBuf {
+    let manifest =
+        env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    manifest.parent().map(Path::to_path_buf).unwrap_or(manifest)
+}
+
+/// Says what comes next and why, on standard error.
+pub(crate) fn step(what: &str) {
+    if stderr().is_terminal() {
+        eprintln!("\x1b[1;32m==>\x1b[0m \x1b[1m{what}\x1b[0m");
+    } else {
+        eprintln!("==> {what}");
+    }
+}
+
+/// The cargo that runs this program.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace());
+    command
+}
+
+/// A command that runs as root: `program` itself, or by sudo, which keeps the environment named.
+///
+/// `why` completes the sentence "… needs root".
+pub(crate) fn as_root(program: impl AsRef<OsStr>, why: &str) -> Result<Command> {
+    let mut words = root_prefix(why)?;
+    words.push(program.as_ref().to_owned());
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
+    Ok(command)
+}
+
+/// What has to stand in front of a command line so that it runs as root; empty where this is root.
+pub(crate) fn root_prefix(why: &str) -> Result<Vec<std::ffi::OsString>> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(Vec::new());
+    }
+    ensure!(find_program("sudo").is_some(), "{why} needs root, and there is no sudo: run this as root");
+    step(&format!("{why} needs root: using sudo"));
+    Ok(["sudo", "--preserve-env", "--"].map(Into::into).to_vec())
+}
+
+/// Runs a command to its end and shows its output.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start `{}`", display(command)))?;
+    if !status.success() {
+        bail!("`{}` failed ({status})", display(command));
+    }
+    Ok(())
+}
+
+/// The standard output of a command that succeeds; `None` where it cannot be started or fails.
+pub(crate) fn output(command: &mut Command) -> Option<String> {
+    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Finds a program on `PATH`, or where the system keeps those for root.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(SYSTEM_PATH.map(PathBuf::from))
+        .map(|directory| directory.join(name))
+        .find(|file| fs::metadata(file).is_ok_and(|metadata| metadata.is_file()))
+}
+
+/// `PATH` with `directory` in front of it.
+pub(crate) fn path_with(directory: &Path) -> Result<std::ffi::OsString> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::join_paths(std::iter::once(directory.to_path_buf()).chain(env::split_paths(&path)))
+        .with_context(|| format!("{} cannot be put on PATH", directory.display()))
+}
+
+/// The command as one would type it.
+pub(crate) fn display(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}

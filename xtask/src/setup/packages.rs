@@ -1,0 +1,154 @@
+//! Programs and headers that the system has to provide, and apt, which provides them.
+//!
+//! Whether something is there is asked of the file system and not of the package manager: a machine
+//! may have it from anywhere.
+
+use std::io::{IsTerminal as _, Write as _, stderr, stdin};
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::command::{as_root, find_program, output, run, step};
+
+/// How to see that a requirement is met.
+enum Fact {
+    /// A program of this name.
+    Program(&'static str),
+    /// A C header of this name.
+    Header(&'static str),
+}
+
+/// Something that has to be there.
+struct Requirement {
+    fact: Fact,
+    /// Debian's package.
+    package: &'static str,
+    why: &'static str,
+}
+
+const fn program(name: &'static str, package: &'static str, why: &'static str) -> Requirement {
+    Requirement { fact: Fact::Program(name), package, why }
+}
+
+const fn header(name: &'static str, package: &'static str, why: &'static str) -> Requirement {
+    Requirement { fact: Fact::Header(name), package, why }
+}
+
+const REQUIREMENTS: &[Requirement] = &[
+    program("cc", "gcc", "C compiler and linker"),
+    program("make", "make", "builds libbpf, which libxdp is built on"),
+    program("pkg-config", "pkg-config", "finds the libraries that libbpf needs"),
+    program("m4", "m4", "generates parts of libxdp"),
+    program("clang", "clang", "compiles libxdp and reads its headers"),
+    header("libelf.h", "libelf-dev", "libbpf reads object files with it"),
+    header("zlib.h", "zlib1g-dev", "libelf decompresses with it"),
+    program("curl", "curl", "downloads; a client of the lab"),
+    program("ip", "iproute2", "network namespaces and virtual interfaces of tests and the lab"),
+    program("ethtool", "ethtool", "offloads and queues of virtual interfaces"),
+    program("nsenter", "util-linux", "runs programs in network namespaces"),
+    program("setpriv", "util-linux", "ends programs with the test that started them"),
+];
+
+/// Directories in which headers of libraries are.
+const INCLUDE: [&str; 4] =
+    ["/usr/include", "/usr/local/include", "/usr/include/x86_64-linux-gnu", "/usr/include/aarch64-linux-gnu"];
+
+impl Requirement {
+    fn is_met(&self) -> bool {
+        match self.fact {
+            Fact::Program(name) => find_program(name).is_some(),
+            Fact::Header(name) => INCLUDE.iter().any(|directory| Path::new(directory).join(name).is_file()),
+        }
+    }
+}
+
+/// Installs the requirements that are not met.
+pub(crate) fn install_missing() -> Result<()> {
+    let missing: Vec<_> = REQUIREMENTS.iter().filter(|requirement| !requirement.is_met()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    step("Missing on this machine:");
+    for Requirement { package, why, .. } in &missing {
+        eprintln!("    {package:<14} {why}");
+    }
+    let mut packages: Vec<_> = missing.iter().map(|requirement| requirement.package).collect();
+    packages.dedup();
+    install(&packages)?;
+    if let Some(missing) = REQUIREMENTS.iter().find(|requirement| !requirement.is_met()) {
+        bail!("{} was installed, but does not provide what is needed: {}", missing.package, missing.why);
+    }
+    Ok(())
+}
+
+/// Installs Debian packages, after having asked where somebody is there to answer.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    let by_hand = format!("install by hand what this machine calls: {}", packages.join(" "));
+    if !has_apt() {
+        bail!("there is no apt on this machine; {by_hand}");
+    }
+    if !confirmed(packages)? {
+        bail!("nothing was installed; {by_hand}");
+    }
+    update()?;
+    let mut command = apt("installing packages")?;
+    // Nothing of the user's is to go for it.
+    command.args(["install", "--yes", "--quiet", "--no-install-recommends", "--no-remove"]).args(packages);
+    run(&mut command).with_context(|| by_hand)
+}
+
+/// Whether this system installs packages with apt.
+pub(crate) fn has_apt() -> bool {
+    find_program("apt-get").is_some()
+}
+
+/// The version of `package` that apt would install.
+pub(crate) fn candidate(package: &str) -> Option<String> {
+    let policy = output(Command::new("apt-cache").args(["policy", package]))?;
+    let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "))?;
+    (version != "(none)").then(|| version.to_owned())
+}
+
+/// The packages whose names match a regular expression.
+pub(crate) fn search(pattern: &str) -> Vec<String> {
+    let found =
+        output(Command::new("apt-cache").args(["search", "--names-only", pattern])).unwrap_or_default();
+    found.lines().filter_map(|line| Some(line.split_once(" - ")?.0.to_owned())).collect()
+}
+
+/// Fetches the lists of packages, once a run.
+pub(crate) fn update() -> Result<()> {
+    static DONE: OnceLock<()> = OnceLock::new();
+    if DONE.get().is_none() {
+        step("Fetching apt's lists of packages");
+        run(apt("fetching apt's lists of packages")?.args(["update", "--quiet"]))?;
+        let _ = DONE.set(());
+    }
+    Ok(())
+}
+
+fn apt(why: &str) -> Result<Command> {
+    let mut command = as_root("env", why)?;
+    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "Dpkg::Use-Pty=0"]);
+    Ok(command)
+}
+
+/// Asks once a run whether packages may be installed; does not ask where nobody could answer.
+fn confirmed(packages: &[&str]) -> Result<bool> {
+    static YES: OnceLock<()> = OnceLock::new();
+    step(&format!("Installing with apt: {}", packages.join(" ")));
+    if YES.get().is_some() || !stdin().is_terminal() || !stderr().is_terminal() {
+        return Ok(true);
+    }
+    eprint!("    Go on? [Y/n] ");
+    stderr().flush()?;
+    let mut answer = String::new();
+    stdin().read_line(&mut answer)?;
+    let yes = matches!(answer.trim().to_ascii_lowercase().as_str(), "" | "y" | "yes");
+    if yes {
+        let _ = YES.set(());
+    }
+    Ok(yes)
+}

@@ -51,6 +51,8 @@ pub mod protocol {
     pub const DESTINATION_OPTIONS: u8 = 60;
     /// SCTP.
     pub const SCTP: u8 = 132;
+    /// Mobility header. Nothing follows it (RFC 6275, section 6.1.1).
+    pub const MOBILITY: u8 = 135;
 }
 
 /// The UDP port of VXLAN (RFC 7348), which AWS mirror sessions always use.

@@ -43,8 +43,9 @@ const UNUSED_RING: u32 = 64;
 /// Frames that are taken off the ring at once.
 const BATCH: usize = 64;
 /// A queue stays bound for a moment after its last socket was closed, since the kernel frees it in the
-/// background; so long that is waited for.
-const REBIND_PATIENCE: Duration = Duration::from_secs(2);
+/// background, and another capture needs up to a second to notice that it was replaced. So long that is
+/// waited for.
+const REBIND_PATIENCE: Duration = Duration::from_secs(3);
 
 const _: () = assert!(CHUNK_SIZE >= XDP_UMEM_MIN_CHUNK_SIZE);
 

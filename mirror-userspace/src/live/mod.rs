@@ -42,6 +42,9 @@ const SETTLE: Duration = Duration::from_millis(10);
 /// Longer than this is not waited for that.
 const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 
+/// A killed process may need this long to go.
+const EXIT_PATIENCE: Duration = Duration::from_millis(500);
+
 /// How to run the program on an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ModeChoice {
@@ -183,12 +186,12 @@ pub enum InterfaceError {
     #[error(transparent)]
     Sockets(#[from] afxdp::Error),
     /// The program is not attached.
-    #[error("the XDP program cannot be attached in {} mode: {}", mode.name(), reason(.source))]
+    #[error("the XDP program cannot be attached in {} mode: {}", mode.name(), reason(.cause))]
     Attach {
         /// How it was tried.
         mode: Mode,
         /// Why not.
-        source: program::Error,
+        cause: program::Error,
     },
     /// It was taken out of the system during the capture.
     #[error("the interface is gone")]
@@ -280,6 +283,11 @@ impl Plan {
             let name = planned.interface.name.clone();
             let error = |source| Error::Interface { name: name.clone(), source };
             let device = capture.devices.len();
+            if self.config.replace {
+                // Before the sockets are opened: the program's owner may hold sockets on the same queues,
+                // which it closes when it finds its program gone.
+                planned.clear(&capture.netlink).await.map_err(error)?;
+            }
             let (opened, queues) = Device::open(planned, &self.config).map_err(error)?;
             capture.devices.push(opened);
             for queue in queues {
@@ -295,8 +303,7 @@ impl Plan {
         }
         for device in &mut capture.devices {
             device
-                .attach(&self.config, &capture.netlink)
-                .await
+                .attach(self.config.mode)
                 .map_err(|source| Error::Interface { name: device.name.clone(), source })?;
         }
         capture.started = Instant::now();
@@ -316,11 +323,33 @@ impl PlannedDevice {
         if interface.mtu > afxdp::MAX_MTU {
             return Err(InterfaceError::Mtu { mtu: interface.mtu, name: interface.name });
         }
-        if !replace && let Some(attached) = attached::on(&interface).pop() {
-            return Err(InterfaceError::Attached(attached));
+        if !replace {
+            Self::check_unattached(netlink, name).await?;
         }
         let queues = NonZeroU32::new(netlink.rx_queues(&interface).await).unwrap_or(NonZeroU32::MIN);
         Ok(Self { interface, queues })
+    }
+
+    /// Finds out whether there is an XDP program on the interface. One that a process holds may be gone in
+    /// a moment, if that process was killed just now.
+    async fn check_unattached(netlink: &Netlink, name: &str) -> Result<(), InterfaceError> {
+        let deadline = Instant::now() + EXIT_PATIENCE;
+        loop {
+            let interface = netlink.interface(name).await?;
+            let Some(attached) = attached::on(&interface).pop() else { return Ok(()) };
+            if !attached.is_held() || Instant::now() > deadline {
+                return Err(InterfaceError::Attached(attached));
+            }
+            tokio::time::sleep(EXIT_PATIENCE / 10).await;
+        }
+    }
+
+    /// Takes XDP programs off the interface.
+    async fn clear(&self, netlink: &Netlink) -> Result<(), InterfaceError> {
+        for attached in attached::on(&netlink.interface(&self.interface.name).await?) {
+            attached.detach(netlink).await?;
+        }
+        Ok(())
     }
 }
 
@@ -371,29 +400,24 @@ impl Device {
         self.program.counts().map_err(error)
     }
 
-    async fn attach(&mut self, config: &Config, netlink: &Netlink) -> Result<(), InterfaceError> {
-        if config.replace {
-            for attached in attached::on(&netlink.interface(&self.name).await?) {
-                attached.detach(netlink).await?;
-            }
-        }
-        self.mode = match config.mode {
+    fn attach(&mut self, choice: ModeChoice) -> Result<(), InterfaceError> {
+        self.mode = match choice {
             ModeChoice::Generic => Mode::Generic,
             ModeChoice::Auto | ModeChoice::Native => Mode::Native,
         };
-        let Err(source) = self.program.attach(self.index, self.mode) else { return Ok(()) };
-        if config.mode != ModeChoice::Auto || source.raw_os_error() == Some(Errno::EBUSY as i32) {
-            return Err(InterfaceError::Attach { mode: self.mode, source });
+        let Err(cause) = self.program.attach(self.index, self.mode) else { return Ok(()) };
+        if choice != ModeChoice::Auto || cause.raw_os_error() == Some(Errno::EBUSY as i32) {
+            return Err(InterfaceError::Attach { mode: self.mode, cause });
         }
         tracing::warn!(
             "{}: no native mode ({}), using generic mode, which is slower",
             self.name,
-            reason(&source)
+            reason(&cause)
         );
         self.mode = Mode::Generic;
         self.program
             .attach(self.index, self.mode)
-            .map_err(|source| InterfaceError::Attach { mode: self.mode, source })
+            .map_err(|cause| InterfaceError::Attach { mode: self.mode, cause })
     }
 }
 

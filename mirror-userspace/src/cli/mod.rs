@@ -14,9 +14,17 @@ use mirror_xdp_common::outer::{MAX_PORTS, VxlanPorts};
 
 use crate::error::one_line;
 
+const EXAMPLES: &str = "\
+Examples:
+  mirror-xdp run --interface ens6
+  mirror-xdp read capture.pcap --log-dir out
+  mirror-xdp source --interface eth0 --to 10.0.0.9 --vni 7
+
+`mirror-xdp COMMAND --help` says more.";
+
 /// Captures AWS VPC Traffic Mirroring sessions with XDP, keeps flows, writes EVE JSON.
 #[derive(Debug, Parser)]
-#[command(name = "mirror-xdp", version, arg_required_else_help = true)]
+#[command(name = "mirror-xdp", version, arg_required_else_help = true, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -149,7 +149,14 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     drop(progress);
-    let mut stats = capture.stop().await?;
+    let mut stats = match capture.stop().await {
+        Ok(stats) => stats,
+        Err(error) => {
+            // What the other workers had to say is not lost with the one that failed.
+            let _ = sink.finish();
+            return Err(error.into());
+        }
+    };
     loggers.iter_mut().for_each(aya_log::EbpfLogger::flush);
     write_stats(&sink, &mut stats)?;
     stats.set_records(&sink.finish());

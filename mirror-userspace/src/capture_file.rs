@@ -253,7 +253,7 @@ impl Blocks {
                 self.interfaces.push(Interface {
                     link: interface.linktype.0 as u32,
                     snaplen: interface.snaplen,
-                    resolution: interface.ts_resolution().ok_or("an impossible time resolution")?,
+                    resolution: resolution(interface.if_tsresol).ok_or("an impossible time resolution")?,
                     offset: interface.ts_offset(),
                 });
                 return Ok(None);
@@ -290,12 +290,22 @@ impl Blocks {
     }
 }
 
+/// Time units in a second: a power of two where the option's top bit is set, else of ten; `None` where
+/// they are more than a number can say. (`pcap-parser`'s own function refuses all powers of two.)
+fn resolution(option: u8) -> Option<u64> {
+    let exponent = u32::from(option & 0x7f);
+    if option & 0x80 == 0 { 10_u64.checked_pow(exponent) } else { 2_u64.checked_pow(exponent) }
+}
+
 impl Interface {
     /// A time in this interface's units as nanoseconds since the epoch; times before it become 0.
     fn time(&self, units: u64) -> u64 {
-        let nanoseconds = u128::from(units) * u128::from(SECOND) / u128::from(self.resolution.max(1));
+        let nanoseconds = u128::from(units) * u128::from(SECOND) / u128::from(self.resolution);
         let offset = i128::from(self.offset) * i128::from(SECOND);
         u64::try_from(i128::try_from(nanoseconds).unwrap_or(i128::MAX).saturating_add(offset).max(0))
             .unwrap_or(u64::MAX)
     }
 }
+
+#[cfg(test)]
+mod tests;

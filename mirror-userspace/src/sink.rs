@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::record::{DnsRecord, EventKind, FlowRecord, Record, eve};
 
@@ -59,17 +59,12 @@ pub enum SinkError {
 }
 
 /// What became of the records handed to the sink.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SinkCounters {
     /// Events that are in the file, by [`EventKind`].
-    #[serde(serialize_with = "by_name")]
     pub written: [u64; EventKind::ALL.len()],
     /// Events that the file would not take.
     pub lost: u64,
-}
-
-fn by_name<S: Serializer>(written: &[u64; EventKind::ALL.len()], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(EventKind::ALL.into_iter().map(|kind| (kind.name(), written[kind as usize])))
 }
 
 impl SinkCounters {
@@ -407,5 +402,124 @@ impl Writer {
                 self.path.display()
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use mirror_xdp_common::Address;
+
+    use super::*;
+    use crate::record::{Application, Conversation, EndReason, FlowState, Vlans};
+
+    fn record(flow_id: u64) -> FlowRecord {
+        let conversation = Conversation {
+            flow_id,
+            source: Address::from_v4(0x0a00_0001),
+            destination: Address::from_v4(0x0a00_0002),
+            source_port: 1000,
+            destination_port: 2000,
+            protocol: 17,
+            ipv6: false,
+            vlans: Vlans::new(),
+            mirror: None,
+        };
+        FlowRecord {
+            time: 0,
+            conversation,
+            application: Application::default(),
+            packets: [1, 0],
+            bytes: [60, 0],
+            start: 0,
+            end: 0,
+            state: FlowState::New,
+            reason: EndReason::Shutdown,
+            icmp: None,
+            spi: None,
+            tcp: None,
+        }
+    }
+
+    fn dns_record() -> DnsRecord {
+        DnsRecord { time: 0, conversation: record(1).conversation, number: 0, message: (0, 0) }
+    }
+
+    /// A query for `a.`, type A.
+    const QUERY: &[u8] = b"\x00\x01\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x01\x00\x01";
+
+    #[test]
+    fn every_record_of_a_waiting_producer_is_written_in_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let sink = Sink::open(&directory.path().join("made/on/demand")).unwrap();
+        let mut producer = sink.producer(Overflow::Wait);
+        let count = (BATCH_RECORDS * BATCHES * 3 + 7) as u64;
+        for id in 0..count {
+            producer.push_flow(record(id));
+        }
+        producer.push_dns(dns_record(), QUERY);
+        producer.finish();
+        sink.stats(5, &serde_json::json!({"seen": 3})).unwrap();
+        let counters = sink.finish();
+        assert_eq!(counters, SinkCounters { written: [count, 1, 1], lost: 0 });
+        assert_eq!(producer.lost(), 0);
+        let text = fs::read_to_string(directory.path().join("made/on/demand/eve.json")).unwrap();
+        let events: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        for (id, event) in (0..count).zip(&events) {
+            assert_eq!(event["flow_id"], id);
+        }
+        assert_eq!(events[count as usize]["dns"]["rrname"], "a");
+        assert_eq!(events[count as usize + 1]["stats"]["seen"], 3);
+    }
+
+    #[test]
+    fn a_live_producer_never_waits_and_counts_each_record_that_it_loses() {
+        let (queue, _messages) = sync_channel(QUEUE);
+        let mut producer = Producer::new(queue, Overflow::Lose);
+        let held = (BATCHES + 1) * BATCH_RECORDS;
+        for id in 0..held + 500 {
+            producer.push_flow(record(id as u64));
+        }
+        producer.push_dns(dns_record(), QUERY);
+        producer.flush();
+        assert_eq!(producer.lost(), 501);
+    }
+
+    #[test]
+    fn a_batch_without_room_for_a_message_is_handed_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let sink = Sink::open(directory.path()).unwrap();
+        let mut producer = sink.producer(Overflow::Wait);
+        let mut message = QUERY.to_vec();
+        message.resize(65_535, 0);
+        for _ in 0..20 {
+            producer.push_dns(dns_record(), &message);
+        }
+        producer.finish();
+        assert_eq!(sink.finish(), SinkCounters { written: [0, 20, 0], lost: 0 });
+    }
+
+    #[test]
+    fn records_that_a_full_disk_does_not_take_are_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        symlink("/dev/full", directory.path().join(FILE_NAME)).unwrap();
+        let sink = Sink::open(directory.path()).unwrap();
+        let mut producer = sink.producer(Overflow::Wait);
+        for id in 0..300 {
+            producer.push_flow(record(id));
+        }
+        producer.finish();
+        assert_eq!(sink.finish(), SinkCounters { written: [0, 0, 0], lost: 300 });
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = Sink::open(&file.join("logs")).unwrap_err().to_string();
+        assert!(error.contains("file/logs") && error.contains("--log-dir"), "{error}");
     }
 }

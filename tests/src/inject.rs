@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, bind, send, socket};
+use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, bind, send, socket};
 
 use crate::netns::Namespace;
 
@@ -21,11 +21,7 @@ impl Injector {
         namespace.enter(|| {
             // Protocol 0: receives nothing.
             let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
-            let address = getifaddrs()?
-                .filter(|entry| entry.interface_name == interface)
-                .find_map(|entry| entry.address?.as_link_addr().copied())
-                .ok_or_else(|| io::Error::other(format!("there is no interface {interface}")))?;
-            bind(socket.as_raw_fd(), &address)?;
+            bind(socket.as_raw_fd(), &link_address(interface)?)?;
             Ok(Self { socket })
         })?
     }
@@ -40,4 +36,12 @@ impl Injector {
             }
         }
     }
+}
+
+/// Address of an interface of the calling thread's namespace, to bind an `AF_PACKET` socket to.
+pub(crate) fn link_address(interface: &str) -> io::Result<LinkAddr> {
+    getifaddrs()?
+        .filter(|entry| entry.interface_name == interface)
+        .find_map(|entry| entry.address?.as_link_addr().copied())
+        .ok_or_else(|| io::Error::other(format!("there is no interface {interface}")))
 }

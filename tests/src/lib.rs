@@ -7,6 +7,8 @@
 pub mod appliance;
 pub mod frames;
 pub mod inject;
+pub mod lab;
 pub mod netns;
 pub mod process;
 pub mod require;
+pub mod sniffer;

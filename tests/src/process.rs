@@ -1,12 +1,13 @@
 //! Programs that a test or the lab starts: run to their end, or in the background until dropped.
 
 use std::io::{self, BufRead as _, BufReader, Read};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 /// Runs a command to its end and returns its standard output.
@@ -38,7 +39,9 @@ pub struct Output {
     pub stderr: Vec<String>,
 }
 
-/// A program running in the background. It is killed when this value is dropped.
+/// A program running in the background. It is killed when this value is dropped, with what it has started.
+///
+/// It has a process group of its own: Ctrl-C at the terminal is left to the one who started it.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -56,6 +59,7 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            .process_group(0)
             .spawn()
             .map_err(|error| io::Error::new(error.kind(), format!("cannot start `{name}`: {error}")))?;
         let (sender, stderr) = mpsc::channel();
@@ -147,9 +151,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Fails where the process has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // Once it has been waited for, its number may be somebody else's.
+        if self.is_running()
+            && let Ok(group) = i32::try_from(self.child.id())
+        {
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+            let _ = self.child.wait();
+        }
     }
 }
 

@@ -241,9 +241,8 @@ fn jumbo_frames_in_several_buffers_are_captured_whole() {
 fn both_directions_of_an_inner_flow_get_one_hash() {
     let Some(kernel) = kernel() else { return };
     let flow = Flow::v6(40_000, 443);
-    let hash = |flow: &Flow, outer: Mirrored| {
-        kernel.check(&outer.carrying(&flow.udp(b"x"))).1.unwrap().flow_hash
-    };
+    let hash =
+        |flow: &Flow, outer: Mirrored| kernel.check(&outer.carrying(&flow.udp(b"x"))).1.unwrap().flow_hash;
     assert_eq!(hash(&flow, mirrored(7)), hash(&flow.reversed(), mirrored(7).over_ipv6()));
 }
 

@@ -1,25 +1,56 @@
-//! `cargo xtask run`: runs the product as root.
+//! `cargo xtask run`: shows the product in the lab, or runs it as root with the arguments given.
 
+use std::env;
 use std::ffi::OsString;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result};
+use mirror_xdp_tests::lab::{self, Outcome};
 
 use crate::build::build;
 use crate::command::{as_root, display};
 
-/// Build, then run `mirror-xdp ARGUMENTS` as root
+/// Build, then show mirror-xdp at work in the lab, or run `mirror-xdp ARGUMENTS` as root
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Arguments for mirror-xdp
+    /// Arguments for mirror-xdp; without any, the lab runs: a small network of namespaces in which real
+    /// programs talk, mirrored to an appliance
     #[arg(last = true, value_name = "MIRROR-XDP ARGUMENTS")]
     arguments: Vec<OsString>,
+
+    /// Run the lab with this binary: what this program starts as root
+    #[arg(long, hide = true, value_name = "BINARY", conflicts_with = "arguments")]
+    lab: Option<PathBuf>,
 }
 
 pub(crate) fn main(args: Args) -> Result<ExitCode> {
+    if let Some(binary) = args.lab {
+        return run_lab(&binary);
+    }
     let binary = build(true)?;
-    let mut command = as_root(binary, "loading an XDP program")?;
-    command.args(args.arguments);
-    let status = command.status().with_context(|| format!("cannot start `{}`", display(&command)))?;
+    if !args.arguments.is_empty() {
+        return run(as_root(binary, "loading an XDP program")?.args(args.arguments));
+    }
+    if nix::unistd::geteuid().is_root() {
+        return run_lab(&binary);
+    }
+    let this = env::current_exe().context("cannot tell where this program is")?;
+    let mut command = as_root(this, "making network namespaces, and loading eBPF programs into them,")?;
+    run(command.args(["run", "--lab"]).arg(binary))
+}
+
+/// Runs a command to its end; its exit code is this program's.
+fn run(command: &mut Command) -> Result<ExitCode> {
+    let status = command.status().with_context(|| format!("cannot start `{}`", display(command)))?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+fn run_lab(binary: &Path) -> Result<ExitCode> {
+    Ok(match lab::run(binary).context("the lab cannot run")? {
+        Outcome::Passed => ExitCode::SUCCESS,
+        Outcome::Failed => ExitCode::FAILURE,
+        // As shells report a program that Ctrl-C has ended.
+        Outcome::Interrupted => ExitCode::from(130),
+    })
 }

@@ -110,9 +110,16 @@ async fn mirror(args: Args) -> anyhow::Result<ExitCode> {
     let Options { interface, target, vni, .. } = &options;
     let mut start = Instant::now();
     let totals = run(&options, stop, |event| match event {
-        Event::Ready(way) => {
+        Event::Ready { way, truncated } => {
             start = Instant::now();
             let hop = hop(*target, way.next_hop);
+            if let Some(bytes) = truncated {
+                eprintln!(
+                    "mirror-xdp: longer frames are cut to {bytes} bytes: raise the MTU of {} (now {}) to mirror \
+                     them whole",
+                    way.interface, way.path.mtu,
+                );
+            }
             eprintln!("mirroring {interface} to {target}, VNI {vni}, by {}{hop}", way.interface);
         }
         Event::Rerouted(way) => {

@@ -248,11 +248,7 @@ impl CaptureProgram {
         // default.
         let context: [u32; 6] = [0, linear, 0, 0, 0, 0];
         let context = context.map(u32::to_ne_bytes).concat();
-        self.run(TestRunOptions {
-            data_in: Some(frame),
-            ctx_in: Some(&context),
-            ..TestRunOptions::default()
-        })
+        self.run(TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), ..TestRunOptions::default() })
     }
 
     fn run(&self, options: TestRunOptions<'_>) -> Result<TestRun, Error> {

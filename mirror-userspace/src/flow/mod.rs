@@ -91,7 +91,7 @@ impl Flow {
     #[must_use]
     pub fn new(key: FlowKey, forward: bool, packet: &Packet<'_>, mirror: Option<Mirror>, now: u64) -> Self {
         let answer = match packet.transport {
-            Transport::Udp { payload, .. } => is_dns_answer(packet.source_port, payload),
+            Transport::Udp { payload } => is_dns_answer(packet, payload),
             _ => false,
         };
         let mut data = Data::default();
@@ -162,7 +162,7 @@ impl Flow {
         let endpoints = data::endpoints(head.key.protocol, head.client().1, head.server().1);
         let mut sink = |message: &[u8], number: u32| sink(head, message, number);
         match packet.transport {
-            Transport::Udp { payload, .. } => data.datagram(endpoints, direction, payload, &mut sink),
+            Transport::Udp { payload } => data.datagram(endpoints, direction, payload, &mut sink),
             Transport::Tcp { header, payload, missing } => {
                 let segment = Segment { header, payload, missing };
                 match connection {
@@ -170,7 +170,10 @@ impl Flow {
                     None => *connection = Connection::begin(&segment),
                 }
                 if let Some(connection) = connection {
-                    data.segment(streams, connection, endpoints, direction, &segment, &mut sink);
+                    // Without a mirror, Suricata's rule: whom nobody answers has no connection.
+                    if connection.is_answered() || head.key.session.vni.is_some() {
+                        data.segment(streams, connection, endpoints, direction, &segment, &mut sink);
+                    }
                     self.state = connection.flow_state();
                 }
             }
@@ -205,6 +208,10 @@ impl Flow {
     pub fn record(&self, reason: EndReason, now: u64) -> FlowRecord {
         let mut conversation = self.head.conversation();
         let protocol = conversation.protocol;
+        if protocol == protocol::ESP {
+            // What Suricata hashes into the Community ID.
+            (conversation.source_port, conversation.destination_port) = (self.head.key.spi() as u16, 0);
+        }
         if matches!(protocol, protocol::ICMP | protocol::ICMPV6) {
             // The key of ICMPv6 has the code in the high byte.
             conversation.source_port &= 0xff;
@@ -228,10 +235,11 @@ impl Flow {
     }
 }
 
-/// Whether a datagram is the answer of a DNS server.
-fn is_dns_answer(source_port: u16, payload: &[u8]) -> bool {
+/// Whether a datagram is the answer of a DNS server to somebody who is none.
+fn is_dns_answer(packet: &Packet<'_>, payload: &[u8]) -> bool {
     const DNS_PORT: u16 = 53;
-    source_port == DNS_PORT
+    packet.source_port == DNS_PORT
+        && packet.destination_port != DNS_PORT
         && dns::Message::parse(payload).is_ok_and(|message| message.header().is_response())
 }
 

@@ -3,6 +3,8 @@
 //! comes. Both are bounded, in each direction of a connection and altogether; most segments pass through
 //! without being copied. The buffers go from connection to connection.
 
+use super::tcp::before;
+
 /// Bytes that one direction may keep for its analyzer: a DNS message with its length.
 const MAX_PENDING: usize = 2 + 65_535;
 /// Bytes of one direction that may wait for a hole to be filled.
@@ -75,11 +77,6 @@ impl Buffer {
 pub struct Streams {
     buffers: Vec<Buffer>,
     free: Vec<u32>,
-}
-
-/// Whether sequence number `a` is before `b`.
-const fn before(a: u32, b: u32) -> bool {
-    (a.wrapping_sub(b) as i32) < 0
 }
 
 impl Streams {

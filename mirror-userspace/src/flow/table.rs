@@ -47,6 +47,8 @@ struct Entry {
     listed: u64,
 }
 
+const _: () = assert!(size_of::<Entry>() <= 400, "a table of a million flows is to stay below 400 MB");
+
 #[derive(Clone, Copy, Debug)]
 struct List {
     oldest: u32,
@@ -212,10 +214,12 @@ impl FlowTable {
         None
     }
 
-    /// Takes out any flow, in the order of the slab.
+    /// Takes out all flows, about in the order in which they began.
     pub fn drain(&mut self) -> impl Iterator<Item = Flow> {
-        (0..self.entries.len())
-            .filter_map(|at| self.entries[at].used.then(|| self.remove(FlowIndex(at as u32))))
+        (0..self.entries.len()).filter_map(|at| {
+            let used = self.entries[at].used;
+            if used { Some(self.remove(FlowIndex(at as u32))) } else { None }
+        })
     }
 
     fn most_idle(&self) -> Option<FlowIndex> {
@@ -265,4 +269,109 @@ impl FlowTable {
 /// Whether more than `timeout` seconds lie between two times, in whole seconds as Suricata counts.
 const fn is_over(last: u64, timeout: u64, now: u64) -> bool {
     now / SECOND > last / SECOND + timeout
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use mirror_xdp_common::Address;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::flow::Session;
+    use crate::packet::{Packet, Transport};
+    use crate::record::Vlans;
+
+    /// A flow that is told from others by its number alone.
+    fn flow(number: u16, now: u64) -> (FlowKey, Flow) {
+        let packet = Packet {
+            source: Address::from_v4(0x0a00_0001),
+            destination: Address::from_v4(0x0a00_0002),
+            ipv6: false,
+            protocol: 17,
+            source_port: number,
+            destination_port: 9,
+            vlans: Vlans::new(),
+            depth: 0,
+            direct: true,
+            len: 60,
+            transport: Transport::Udp { payload: &[] },
+            tunnelled: None,
+        };
+        let (key, forward) = FlowKey::of_packet(&packet, Session::default());
+        (key, Flow::new(key, forward, &packet, None, now))
+    }
+
+    /// Few buckets, so that chains form.
+    fn hash(number: u16) -> u32 {
+        u32::from(number % 5)
+    }
+
+    #[test]
+    fn the_flow_that_was_idle_the_longest_makes_room() {
+        let mut table = FlowTable::new(2);
+        for (number, second) in [(1, 0), (2, 1)] {
+            assert!(
+                table
+                    .insert(flow(number, second * SECOND).1, hash(number), second * SECOND)
+                    .evicted
+                    .is_none()
+            );
+        }
+        let first = table.find(&flow(1, 0).0, hash(1)).unwrap();
+        table.flow(first).last = 5 * SECOND;
+        table.touch(first, 5 * SECOND);
+        let evicted = table.insert(flow(3, 6 * SECOND).1, hash(3), 6 * SECOND).evicted.unwrap();
+        assert_eq!(evicted.head.key, flow(2, 0).0);
+        assert_eq!(table.len(), 2);
+    }
+
+    proptest! {
+        /// Whatever is done to it, the table holds what a plain map of the same flows holds.
+        #[test]
+        fn it_behaves_as_a_map_of_flows(
+            steps in prop::collection::vec((0_u16..40, 0_u8..4, 0_u64..20), 1..400)
+        ) {
+            let mut table = FlowTable::new(16);
+            let mut model: HashMap<u16, u64> = HashMap::new();
+            let mut now = SECOND;
+            for (number, action, passed) in steps {
+                now += passed * SECOND;
+                let found = table.find(&flow(number, 0).0, hash(number));
+                prop_assert_eq!(found.is_some(), model.contains_key(&number));
+                match (found, action) {
+                    (Some(index), 0) => {
+                        table.remove(index);
+                        model.remove(&number);
+                    }
+                    (Some(index), _) => {
+                        table.flow(index).last = now;
+                        table.touch(index, now);
+                        model.insert(number, now);
+                    }
+                    (None, 1) => {
+                        while let Some(ended) = table.expire(now) {
+                            let last = model.remove(&ended.head.key.low.1);
+                            prop_assert!(last.is_some_and(|last| is_over(last, 30, now)));
+                        }
+                        prop_assert!(model.values().all(|&last| !is_over(last, 30, now)));
+                    }
+                    (None, _) => {
+                        if let Some(evicted) = table.insert(flow(number, now).1, hash(number), now).evicted {
+                            let last = model.remove(&evicted.head.key.low.1);
+                            prop_assert_eq!(last, model.values().copied().chain(last).min());
+                        }
+                        model.insert(number, now);
+                    }
+                }
+                prop_assert_eq!(table.len(), model.len());
+            }
+            let mut drained: Vec<_> = table.drain().map(|flow| flow.head.key.low.1).collect();
+            drained.sort_unstable();
+            let mut left: Vec<_> = model.into_keys().collect();
+            left.sort_unstable();
+            prop_assert_eq!(drained, left);
+        }
+    }
 }

@@ -91,8 +91,8 @@ pub struct Connection {
 }
 
 /// Whether sequence number `a` is before `b`.
-const fn before(a: u32, b: u32) -> bool {
-    (a.wrapping_sub(b) as i32) < 0
+pub(super) const fn before(a: u32, b: u32) -> bool {
+    a.wrapping_sub(b).cast_signed() < 0
 }
 
 impl Connection {
@@ -120,6 +120,12 @@ impl Connection {
     pub fn first_byte(&self, direction: Direction) -> Option<u32> {
         let heard = direction == Direction::ToServer || self.state >= State::SynReceived;
         heard.then(|| self.sides[direction as usize].initial.wrapping_add(1))
+    }
+
+    /// Whether the server has answered.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.state != State::SynSent
     }
 
     /// Follows a segment of either side.
@@ -199,7 +205,7 @@ impl Connection {
             State::FinWait1 if !by_closer && acknowledges_fin => State::FinWait2,
             State::FinWait2 if fin && !by_closer => State::TimeWait,
             State::Closing if by_closer && acknowledges_fin => State::TimeWait,
-            State::TimeWait if by_closer && acknowledges_fin => State::Closed,
+            State::TimeWait if segment.has(tcp_flags::ACK) && !fin => State::Closed,
             state => state,
         };
     }
@@ -212,7 +218,8 @@ impl Connection {
             (State::SynSent, Direction::ToClient) => {
                 segment.header.acknowledgement == self.sides[0].next || !segment.has(tcp_flags::ACK)
             }
-            (State::SynSent, Direction::ToServer) => true,
+            // Who resets what he has just opened, under a number that nobody acknowledged yet?
+            (State::SynSent, Direction::ToServer) => false,
             _ => segment.header.sequence.wrapping_sub(side.next).wrapping_add(PLAUSIBLE / 2) < PLAUSIBLE,
         };
         if valid {

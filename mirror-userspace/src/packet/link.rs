@@ -1,4 +1,4 @@
-//! Link layers, and the shims that may stand between them and IP: VLAN and VN tags, MPLS labels, PPPoE,
+//! Link layers, and the shims that may stand between them and IP: VLAN and VN tags, MPLS labels, `PPPoE`,
 //! the network service header, backbone and fabric encapsulations.
 
 use mirror_xdp_common::wire::{EtherType, VlanTag, ethertype};
@@ -43,7 +43,7 @@ impl LinkType {
     }
 }
 
-/// EtherTypes of shims.
+/// The `EtherType`s of shims.
 mod shim {
     pub(super) const MPLS: u16 = 0x8847;
     pub(super) const MPLS_MULTICAST: u16 = 0x8848;

@@ -4,7 +4,7 @@
 //! ([`Packet`]), or the [`Fragment`] of one, or says why there is none ([`Refusal`]). A packet that
 //! carries further packets (a tunnel) has the layer to go on with in [`Packet::tunnelled`]; the caller
 //! loops. What counts as a packet follows Suricata: link and shim layers ([`link`]) and GRE are only ways
-//! to the next packet, while the packets of UDP and IP-in-IP tunnels ([`tunnel`]) are flows of their own.
+//! to the next packet, while the packets of UDP and IP-in-IP tunnels are flows of their own.
 
 pub mod fragment;
 pub mod link;
@@ -24,7 +24,7 @@ use crate::record::Vlans;
 /// Packets in packets that are followed: more only come from somebody who tries.
 const MAX_DEPTH: u8 = 8;
 /// Headers between two IP packets (tags, labels, shims) that are followed.
-const MAX_SHIMS: usize = 16;
+const MAX_SHIMS: usize = 128;
 
 macro_rules! refusals {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
@@ -98,7 +98,6 @@ pub struct Layer<'a> {
     /// Nothing but Ethernet and at most two VLAN tags is in front: the capture header's flow hash is
     /// that of this layer's packet.
     direct: bool,
-    reassembled: bool,
 }
 
 impl<'a> Layer<'a> {
@@ -112,7 +111,6 @@ impl<'a> Layer<'a> {
             vlans: Vlans::new(),
             depth: 0,
             direct: matches!(link, LinkType::Ethernet),
-            reassembled: false,
         }
     }
 
@@ -126,7 +124,6 @@ impl<'a> Layer<'a> {
             vlans: fragment.vlans,
             depth: fragment.depth,
             direct: false,
-            reassembled: true,
         }
     }
 
@@ -151,9 +148,9 @@ impl<'a> Layer<'a> {
         Self { direct: false, ..self }
     }
 
-    /// This layer as the inside of a tunnel: a packet within a packet.
+    /// This layer as the inside of a tunnel: a packet within a packet, with VLAN tags of its own.
     const fn tunnelled(self) -> Self {
-        Self { depth: self.depth.saturating_add(1), direct: false, ..self }
+        Self { depth: self.depth.saturating_add(1), vlans: Vlans::new(), direct: false, ..self }
     }
 }
 
@@ -173,8 +170,6 @@ pub enum Transport<'a> {
     Udp {
         /// The datagram's payload, as far as it was captured.
         payload: &'a [u8],
-        /// Bytes of the payload that were not captured.
-        missing: usize,
     },
     /// SCTP (RFC 9260); only its ports are looked at.
     Sctp,
@@ -249,14 +244,12 @@ pub struct Packet<'a> {
     pub source_port: u16,
     /// Destination port; 0 where the protocol has none.
     pub destination_port: u16,
-    /// VLAN tags of the frame, those in tunnels included.
+    /// VLAN tags in front of the packet, those of packets around it left aside.
     pub vlans: Vlans,
     /// How many packets this one is in.
     pub depth: u8,
     /// Whether [`crate::worker::FrameInfo::flow_hash`] is this packet's.
     pub direct: bool,
-    /// Put together from fragments.
-    pub reassembled: bool,
     /// Length in bytes as sent, whatever was captured of it: from the beginning of the frame or of the
     /// tunnel's payload, link headers and padding included.
     pub len: usize,

@@ -2,19 +2,18 @@
 //! (<https://github.com/corelight/community-id-spec>), with Suricata's reading of it for the protocols
 //! without ports.
 
-use base64::Engine as _;
+use std::fmt;
+
+use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
 use mirror_xdp_common::Address;
 use sha1::{Digest as _, Sha1};
 
 use super::Conversation;
 
-/// `1:` and the base64 form of a SHA-1 sum.
-const LEN: usize = 2 + 28;
-
-/// A Community ID as text.
+/// A Community ID; its text form is `1:` and the hash in base64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CommunityId([u8; LEN]);
+pub struct CommunityId([u8; 20]);
 
 impl CommunityId {
     /// The Community ID with seed 0.
@@ -35,18 +34,13 @@ impl CommunityId {
         hash.update([flow.protocol, 0]);
         hash.update(low.1.to_be_bytes());
         hash.update(high.1.to_be_bytes());
-        let mut text = [0; LEN];
-        text[..2].copy_from_slice(b"1:");
-        STANDARD
-            .encode_slice(hash.finalize(), &mut text[2..])
-            .expect("the base64 form of 20 bytes takes 28 characters");
-        Self(text)
+        Self(hash.finalize().into())
     }
+}
 
-    /// The text form, `1:…`.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).expect("base64 is ASCII")
+impl fmt::Display for CommunityId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "1:{}", Base64Display::new(&self.0, &STANDARD))
     }
 }
 
@@ -56,5 +50,40 @@ fn hash_address(hash: &mut Sha1, address: Address, ipv6: bool) {
         hash.update(address.low.to_be_bytes());
     } else {
         hash.update((address.low as u32).to_be_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Vlans;
+
+    fn conversation(source: (&str, u16), destination: (&str, u16), protocol: u8) -> Conversation {
+        let address = |text: &str| text.parse::<std::net::IpAddr>().unwrap();
+        Conversation {
+            flow_id: 1,
+            source: address(source.0).into(),
+            destination: address(destination.0).into(),
+            source_port: source.1,
+            destination_port: destination.1,
+            protocol,
+            ipv6: address(source.0).is_ipv6(),
+            vlans: Vlans::new(),
+            mirror: None,
+        }
+    }
+
+    /// The examples of the specification's repository (`baseline/`), from captures that are in the corpus
+    /// too.
+    #[test]
+    fn community_ids_are_those_of_the_specification() {
+        for (source, destination, protocol, expected) in [
+            (("128.232.110.120", 34855), ("66.35.250.204", 80), 6, "1:LQU9qZlK+B5F3KDmev6m5PMibrg="),
+            (("192.168.1.52", 54585), ("8.8.8.8", 53), 17, "1:d/FP5EW3wiY1vCndhwleRRKHowQ="),
+            (("192.168.0.89", 8), ("192.168.0.1", 0), 1, "1:X0snYXpgwiv9TZtqg64sgzUn6Dk="),
+        ] {
+            assert_eq!(CommunityId::of(&conversation(source, destination, protocol)).to_string(), expected);
+            assert_eq!(CommunityId::of(&conversation(destination, source, protocol)).to_string(), expected);
+        }
     }
 }

@@ -165,7 +165,7 @@ impl Serialize for Protocol {
 
 impl Serialize for CommunityId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
+        serializer.collect_str(self)
     }
 }
 
@@ -191,7 +191,7 @@ impl From<Mirror> for MirrorObject {
 /// The fields between `event_type` and what is particular to an event.
 #[derive(Serialize)]
 struct Tuple {
-    #[serde(skip_serializing_if = "no_vlans")]
+    #[serde(skip_serializing_if = "Vlans::is_empty")]
     vlan: Vlans,
     src_ip: EveAddress,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -200,10 +200,6 @@ struct Tuple {
     #[serde(skip_serializing_if = "Option::is_none")]
     dest_port: Option<u16>,
     proto: Protocol,
-}
-
-fn no_vlans(vlans: &Vlans) -> bool {
-    vlans.as_slice().is_empty()
 }
 
 impl From<&Conversation> for Tuple {
@@ -298,20 +294,20 @@ impl<'a> DnsEvent<'a> {
 
 #[derive(Serialize)]
 struct ApplicationFields {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    app_proto: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    app_proto_ts: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    app_proto_tc: Option<&'static str>,
+    #[serde(rename = "app_proto", skip_serializing_if = "Option::is_none")]
+    flow: Option<&'static str>,
+    #[serde(rename = "app_proto_ts", skip_serializing_if = "Option::is_none")]
+    to_server: Option<&'static str>,
+    #[serde(rename = "app_proto_tc", skip_serializing_if = "Option::is_none")]
+    to_client: Option<&'static str>,
 }
 
 impl From<Application> for ApplicationFields {
     fn from(application: Application) -> Self {
         Self {
-            app_proto: application.protocol,
-            app_proto_ts: application.to_server,
-            app_proto_tc: application.to_client,
+            flow: application.protocol,
+            to_server: application.to_server,
+            to_client: application.to_client,
         }
     }
 }

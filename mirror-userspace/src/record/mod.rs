@@ -34,6 +34,12 @@ impl Vlans {
         true
     }
 
+    /// Whether there are no tags.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     /// The identifiers, outermost first.
     #[must_use]
     pub fn as_slice(&self) -> &[u16] {

@@ -19,6 +19,7 @@ use futures_util::stream::BoxStream;
 use futures_util::{FutureExt as _, StreamExt as _};
 use mirror_xdp_common::Vni;
 use mirror_xdp_common::source::{Path, SourceCounter, SourceFate, Template};
+use mirror_xdp_common::wire::ETHERNET_LEN;
 use netlink_packet_core::NetlinkPayload;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -148,7 +149,13 @@ fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
 #[derive(Debug)]
 pub enum Event<'a> {
     /// Frames are being mirrored from now on.
-    Ready(&'a Way),
+    Ready {
+        /// The way to the target.
+        way: &'a Way,
+        /// Bytes that are mirrored of a frame, where the outgoing interface's MTU allows less than the
+        /// mirrored interface's frames can have.
+        truncated: Option<u32>,
+    },
     /// There is another way to the target from now on, or there is one again.
     Rerouted(&'a Way),
     /// There is no way to the target at the moment; frames are lost.
@@ -295,7 +302,9 @@ impl Session<'_> {
         let mut programs = Programs::load(self.options, self.pair)?;
         programs.set_template(Some(&self.template(&way)))?;
         programs.attach(&self.mirrored.name, self.pair)?;
-        tell(Event::Ready(&way));
+        let inner_max = self.template(&way).inner_max;
+        let longest = (self.mirrored.mtu + ETHERNET_LEN as u32).min(self.options.packet_length);
+        tell(Event::Ready { way: &way, truncated: (inner_max < longest).then_some(inner_max) });
 
         let mut lost = false;
         let mut refresh = tokio::time::interval(REFRESH);

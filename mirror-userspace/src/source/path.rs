@@ -24,7 +24,8 @@ pub(super) struct Link {
     pub(super) up: bool,
     /// Whether frames on it begin with an Ethernet header.
     pub(super) ethernet: bool,
-    mtu: u32,
+    /// Bytes of the largest network packet, Ethernet header not counted.
+    pub(super) mtu: u32,
     mac: Option<[u8; 6]>,
     /// Frames that were not sent.
     pub(super) tx_dropped: u64,
@@ -71,9 +72,9 @@ pub(super) struct Network {
 }
 
 /// The interface that a route leads over, and who takes the packets there.
-struct Hop {
+struct NextHop {
     interface: Link,
-    next_hop: IpAddr,
+    address: IpAddr,
     /// The address that packets to the target have as their source.
     source: IpAddr,
     mac: [u8; 6],
@@ -120,7 +121,7 @@ impl Network {
     /// The way to `target` as the kernel's tables are now. Where the hardware address is missing, the
     /// kernel is asked to find it out, and will tell of it.
     pub(super) async fn resolve(&self, target: IpAddr) -> Result<Way, Error> {
-        let Hop { interface, next_hop, source, mac } = self.hop(target).await?;
+        let NextHop { interface, address: next_hop, source, mac } = self.next_hop(target).await?;
         let Some(destination_mac) = self.neighbour(interface.index, next_hop).await? else {
             self.touch(interface.index, next_hop).await;
             return Err(Error::NoNeighbour { target, next_hop, interface: interface.name });
@@ -169,7 +170,7 @@ impl Network {
         let _ = request.execute().await;
     }
 
-    async fn hop(&self, target: IpAddr) -> Result<Hop, Error> {
+    async fn next_hop(&self, target: IpAddr) -> Result<NextHop, Error> {
         if target.is_unspecified() || target.is_multicast() || target.is_loopback() {
             return Err(Error::NotRemote(target));
         }
@@ -182,14 +183,14 @@ impl Network {
                 _ => Err(Error::NoRoute(target)),
             };
         }
-        let (mut index, mut next_hop, mut source) = (None, target, None);
+        let (mut index, mut hop, mut source) = (None, target, None);
         for attribute in &route.attributes {
             match attribute {
                 RouteAttribute::Oif(oif) => index = Some(*oif),
-                RouteAttribute::Gateway(address) => next_hop = ip(address).unwrap_or(next_hop),
+                RouteAttribute::Gateway(address) => hop = ip(address).unwrap_or(hop),
                 // A router of the other family (RFC 5549).
-                RouteAttribute::Via(RouteVia::Inet(address)) => next_hop = (*address).into(),
-                RouteAttribute::Via(RouteVia::Inet6(address)) => next_hop = (*address).into(),
+                RouteAttribute::Via(RouteVia::Inet(address)) => hop = (*address).into(),
+                RouteAttribute::Via(RouteVia::Inet6(address)) => hop = (*address).into(),
                 RouteAttribute::PrefSource(address) => source = ip(address),
                 _ => {}
             }
@@ -197,7 +198,7 @@ impl Network {
         let (Some(index), Some(source)) = (index, source) else { return Err(Error::NoRoute(target)) };
         let interface = self.link(index).await?;
         match interface.mac {
-            Some(mac) if interface.ethernet => Ok(Hop { interface, next_hop, source, mac }),
+            Some(mac) if interface.ethernet => Ok(NextHop { interface, address: hop, source, mac }),
             _ => Err(Error::NotEthernetRoute { target, interface: interface.name }),
         }
     }

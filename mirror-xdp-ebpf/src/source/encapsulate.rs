@@ -21,8 +21,11 @@ pub(crate) struct Sealed {
 /// Cuts the frame to the packet length, puts the envelope in front, and sends it.
 #[inline(always)]
 pub(crate) fn encapsulate(skb: &mut Skb, template: &Template) -> Result<Sealed, SourceCounter> {
-    let headers = InnerHeaders::parse(skb, 0);
-    let source_port = source_port(headers.flow_hash(0));
+    let hash = InnerHeaders::parse(skb, 0).flow_hash(0);
+    let source_port = source_port(hash);
+    // What the kernel has there differs between the directions of a flow, which would then take different
+    // queues, here and where a cable goes from queue to queue.
+    skb.set_hash(hash);
     // Tags belong into the inner frame; left where they are, the kernel would put them into the outer.
     let tags = pop_tags(skb)?;
     let tags_len = match tags {

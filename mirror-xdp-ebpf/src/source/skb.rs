@@ -7,10 +7,11 @@
 
 use aya_ebpf::bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM};
 use aya_ebpf::helpers::generated::{
-    bpf_clone_redirect, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_vlan_pop,
+    bpf_clone_redirect, bpf_set_hash, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_vlan_pop,
 };
 use aya_ebpf::programs::TcContext;
 use mirror_xdp_common::frame::Frame;
+use mirror_xdp_common::hash::FlowHash;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// The frame that a program was called for.
@@ -88,6 +89,13 @@ impl Skb {
         // A checksum over the whole frame, which some drivers deliver, stays right.
         let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
         self.context.store(offset, value, flags).map_err(|_| ())
+    }
+
+    /// Sets the hash by which the kernel chooses among an interface's queues.
+    #[inline(always)]
+    pub(crate) fn set_hash(&mut self, hash: FlowHash) {
+        // SAFETY: as above.
+        let _ = unsafe { bpf_set_hash(self.raw(), hash.0) };
     }
 
     /// Sends a copy out by the interface with this index.

@@ -45,10 +45,14 @@ const REQUIREMENTS: &[Requirement] = &[
     header("libelf.h", "libelf-dev", "libbpf reads object files with it"),
     header("zlib.h", "zlib1g-dev", "libelf decompresses with it"),
     program("curl", "curl", "downloads; a client of the lab"),
+    program("dnsmasq", "dnsmasq-base", "the lab's resolver"),
+    program("busybox", "busybox", "the lab's HTTP server"),
+    program("openssl", "openssl", "the lab's TLS server"),
     program("ip", "iproute2", "network namespaces and virtual interfaces of tests and the lab"),
     program("ethtool", "ethtool", "offloads and queues of virtual interfaces"),
     program("nsenter", "util-linux", "runs programs in network namespaces"),
     program("setpriv", "util-linux", "ends programs with the test that started them"),
+    program("mount", "mount", "gives the lab's client a resolver of its own"),
 ];
 
 /// Directories in which headers of libraries are.

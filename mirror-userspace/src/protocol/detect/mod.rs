@@ -6,6 +6,8 @@
 //! bytes that each flow has for it.
 
 mod signatures;
+#[cfg(test)]
+mod tests;
 
 use super::Direction;
 use signatures::{Look, SIGNATURES};
@@ -145,6 +147,7 @@ impl Detection {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Detector {
     sides: [Side; 2],
+    datagrams: bool,
 }
 
 /// The state of one direction.
@@ -215,6 +218,7 @@ impl Detector {
     /// Takes payload of a direction: a datagram, or the next bytes of a stream in order, from its
     /// first byte on. Says what is known of the direction now.
     pub fn feed(&mut self, endpoints: Endpoints, direction: Direction, bytes: &[u8]) -> Detection {
+        self.datagrams = endpoints.transport == Transport::Udp;
         let [to_server, to_client] = &mut self.sides;
         let side = match direction {
             Direction::ToServer => to_server,
@@ -234,13 +238,14 @@ impl Detector {
         }
     }
 
-    /// The flow's protocol: what either direction was recognised as, the client's first; failed where
-    /// data was seen and not recognised.
+    /// The flow's protocol: what either direction was recognised as, the client's first. Failed where
+    /// neither was; where one has not spoken, it may still tell, but for datagrams one will do.
     #[must_use]
     pub const fn flow(&self) -> Detection {
         match self.directions() {
             (Detection::Found(found), _) | (_, Detection::Found(found)) => Detection::Found(found),
-            (Detection::Failed, _) | (_, Detection::Failed) => Detection::Failed,
+            (Detection::Failed, Detection::Failed) => Detection::Failed,
+            (Detection::Failed, _) | (_, Detection::Failed) if self.datagrams => Detection::Failed,
             _ => Detection::Unknown,
         }
     }

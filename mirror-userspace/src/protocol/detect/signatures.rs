@@ -206,14 +206,16 @@ fn dcerpc(bytes: &[u8]) -> Look {
     }
 }
 
-/// Connectionless header: version 4, type, flags, data representation; 80 bytes in all.
+/// Connectionless header: version 4, type, flags, data representation, at its end the length of the
+/// body. DNS messages with a fitting identifier pass all but the last.
 fn dcerpc_datagram(bytes: &[u8]) -> Look {
-    match bytes {
-        [4, kind, _, _, form, float, ..] => {
-            (*kind <= 19 && form & 0xee == 0 && *float <= 3 && bytes.len() >= 80).into()
-        }
-        _ => Look::No,
-    }
+    let ([4, kind, _, _, form, float, ..], Some([low, high])) = (bytes, bytes.get(74..76)) else {
+        return Look::No;
+    };
+    let little_endian = form & 0x10 != 0;
+    let body = if little_endian { [*low, *high].map(usize::from) } else { [*high, *low].map(usize::from) };
+    let len = 80 + body[0] + (body[1] << 8);
+    (*kind <= 19 && form & 0xee == 0 && *float <= 3 && len <= bytes.len()).into()
 }
 
 fn dns_stream(bytes: &[u8]) -> Look {

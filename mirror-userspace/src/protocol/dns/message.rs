@@ -11,6 +11,9 @@ const HEADER_LEN: usize = 12;
 /// byte stand for up to 500; no honest message needs a tenth of that over all of its names.
 const WORK_PER_BYTE: usize = 32;
 
+/// What a message of any size may take besides: a few names that are as long as names are read.
+const WORK_OF_ANY: usize = 4096;
+
 /// What each record takes besides its names, in the same unit: about what it is in text form.
 const WORK_PER_RECORD: usize = 64;
 
@@ -68,16 +71,18 @@ pub struct Header {
 
 impl Header {
     fn parse(message: &[u8]) -> Result<Self, Malformed> {
-        let field = |at| u16_at(message, at).ok_or(Malformed::Header);
-        let header = Self {
-            id: field(0)?,
-            flags: field(2)?,
-            questions: field(4)?,
-            answers: field(6)?,
-            authorities: field(8)?,
-            additionals: field(10)?,
-        };
-        if header.least_len() > message.len() { Err(Malformed::Header) } else { Ok(header) }
+        Self::read(message).filter(|header| header.least_len() <= message.len()).ok_or(Malformed::Header)
+    }
+
+    fn read(message: &[u8]) -> Option<Self> {
+        Some(Self {
+            id: u16_at(message, 0)?,
+            flags: u16_at(message, 2)?,
+            questions: u16_at(message, 4)?,
+            answers: u16_at(message, 6)?,
+            authorities: u16_at(message, 8)?,
+            additionals: u16_at(message, 10)?,
+        })
     }
 
     /// The least that a message with such counts is long: a name and a type take more than two bytes.
@@ -187,17 +192,15 @@ pub fn probe(bytes: &[u8]) -> bool {
     true
 }
 
-/// Whether the begin of a message of `len` bytes looks like one.
-pub(super) fn probe_begin(begin: &[u8], len: usize) -> bool {
-    if begin.len() >= len {
-        return begin.get(..len).is_some_and(probe);
-    }
-    let field = |at| u16_at(begin, at).map(|count| 2 * usize::from(count));
-    match (field(4), field(6), field(8), field(10)) {
-        (Some(questions), Some(answers), Some(authorities), Some(additionals)) => {
-            HEADER_LEN + questions + answers + authorities + additionals <= len
-        }
-        _ => false,
+/// Whether the first bytes of a TCP stream look like a message behind its length (RFC 1035, 4.2.2). A
+/// header is enough; where all of the message is there, all of it counts.
+#[must_use]
+pub fn probe_tcp(bytes: &[u8]) -> bool {
+    let Some((len, begin)) = bytes.split_first_chunk() else { return false };
+    let len = usize::from(u16::from_be_bytes(*len));
+    match begin.get(..len) {
+        Some(message) => probe(message),
+        None => Header::read(begin).is_some_and(|header| header.least_len() <= len),
     }
 }
 
@@ -210,7 +213,7 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(message: &'a [u8]) -> Self {
-        Self { message, at: HEADER_LEN, budget: message.len() * WORK_PER_BYTE }
+        Self { message, at: HEADER_LEN, budget: WORK_OF_ANY + message.len() * WORK_PER_BYTE }
     }
 
     fn spend(&mut self, work: usize) -> Result<(), Malformed> {

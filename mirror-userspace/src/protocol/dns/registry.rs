@@ -1,8 +1,7 @@
 //! Names of numbers (IANA, "Domain Name System Parameters").
 
 /// Mnemonic of a record type; `None` for those that Suricata 7 logs by number.
-#[must_use]
-pub const fn rrtype_name(rrtype: u16) -> Option<&'static str> {
+pub(super) const fn rrtype_name(rrtype: u16) -> Option<&'static str> {
     Some(match rrtype {
         1 => "A",
         2 => "NS",
@@ -68,8 +67,7 @@ pub const fn rrtype_name(rrtype: u16) -> Option<&'static str> {
 }
 
 /// Mnemonic of a response code of a message header (four bits).
-#[must_use]
-pub const fn rcode_name(rcode: u8) -> Option<&'static str> {
+pub(super) const fn rcode_name(rcode: u8) -> Option<&'static str> {
     Some(match rcode {
         0 => "NOERROR",
         1 => "FORMERR",

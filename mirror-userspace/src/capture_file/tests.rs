@@ -1,0 +1,247 @@
+//! Capture files are made here byte by byte, so that each form and each kind of damage can be had.
+
+use std::fs;
+use std::io::Write as _;
+
+use super::*;
+
+/// Time, link layer, length on the wire and bytes of a frame.
+type Owned = (u64, u32, u32, Vec<u8>);
+
+#[derive(Clone, Copy)]
+struct Order(bool);
+
+impl Order {
+    const BIG: Self = Self(true);
+    const LITTLE: Self = Self(false);
+
+    fn u16(self, value: u16) -> [u8; 2] {
+        if self.0 { value.to_be_bytes() } else { value.to_le_bytes() }
+    }
+
+    fn u32(self, value: u32) -> [u8; 4] {
+        if self.0 { value.to_be_bytes() } else { value.to_le_bytes() }
+    }
+}
+
+/// A pcap file with frames of 1, 2 and 3 bytes, one second and one unit apart.
+fn pcap(order: Order, nanoseconds: bool) -> Vec<u8> {
+    let magic = if nanoseconds { 0xa1b2_3c4d } else { 0xa1b2_c3d4 };
+    let mut file = Vec::new();
+    file.extend(order.u32(magic));
+    file.extend(order.u16(2));
+    file.extend(order.u16(4));
+    for word in [0, 0, 65_535, 1] {
+        file.extend(order.u32(word));
+    }
+    for number in 1..=3_u32 {
+        for word in [number, number, number, number + 10] {
+            file.extend(order.u32(word));
+        }
+        file.extend(vec![number as u8; number as usize]);
+    }
+    file
+}
+
+fn block(order: Order, kind: u32, body: &[u8]) -> Vec<u8> {
+    let padded = body.len().next_multiple_of(4);
+    let len = order.u32(padded as u32 + 12);
+    let mut block = Vec::new();
+    block.extend(order.u32(kind));
+    block.extend(len);
+    block.extend(body);
+    block.resize(8 + padded, 0);
+    block.extend(len);
+    block
+}
+
+fn section(order: Order) -> Vec<u8> {
+    let mut body = Vec::new();
+    body.extend(order.u32(0x1a2b_3c4d));
+    body.extend(order.u16(1));
+    body.extend(order.u16(0));
+    body.extend([0xff; 8]);
+    block(order, 0x0a0d_0d0a, &body)
+}
+
+fn interface(order: Order, link: u16, resolution: Option<u8>) -> Vec<u8> {
+    let mut body = Vec::new();
+    body.extend(order.u16(link));
+    body.extend(order.u16(0));
+    body.extend(order.u32(0));
+    if let Some(resolution) = resolution {
+        body.extend(order.u16(9));
+        body.extend(order.u16(1));
+        body.extend([resolution, 0, 0, 0]);
+        body.extend([0; 4]);
+    }
+    block(order, 1, &body)
+}
+
+fn packet(order: Order, interface: u32, units: u64, bytes: &[u8], original: u32) -> Vec<u8> {
+    let mut body = Vec::new();
+    for word in [interface, (units >> 32) as u32, units as u32, bytes.len() as u32, original] {
+        body.extend(order.u32(word));
+    }
+    body.extend(bytes);
+    block(order, 6, &body)
+}
+
+/// Two sections; in the first, interfaces of different link layers and time units.
+fn pcapng(order: Order) -> Vec<u8> {
+    let mut file = section(order);
+    file.extend(interface(order, 1, None));
+    file.extend(interface(order, 113, Some(9)));
+    // Units of 2⁻¹⁰ seconds.
+    file.extend(interface(order, 101, Some(0x8a)));
+    file.extend(packet(order, 0, 1_500_000, &[1], 11));
+    file.extend(packet(order, 1, 1_500_000_001, &[2, 2], 12));
+    file.extend(packet(order, 2, 1536, &[3, 3, 3], 13));
+    file.extend(section(order));
+    file.extend(interface(order, 276, None));
+    file.extend(packet(order, 0, 2_000_000, &[4; 4], 14));
+    file
+}
+
+fn read(bytes: &[u8]) -> (Vec<Owned>, Result<(), CaptureFileError>) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("capture");
+    fs::write(&path, bytes).unwrap();
+    let mut frames = Vec::new();
+    let outcome = CaptureFile::open(&path).and_then(|file| {
+        file.for_each(|frame| frames.push((frame.time, frame.link, frame.original_len, frame.bytes.to_vec())))
+    });
+    (frames, outcome)
+}
+
+fn expected_pcap(unit: u64) -> Vec<Owned> {
+    (1..=3_u32)
+        .map(|number| {
+            let time = u64::from(number) * (SECOND + unit);
+            (time, 1, number + 10, vec![number as u8; number as usize])
+        })
+        .collect()
+}
+
+fn expected_pcapng() -> Vec<Owned> {
+    vec![
+        (1_500_000_000, 1, 11, vec![1]),
+        (1_500_000_001, 113, 12, vec![2, 2]),
+        (1_500_000_000, 101, 13, vec![3; 3]),
+        (2_000_000_000, 276, 14, vec![4; 4]),
+    ]
+}
+
+#[test]
+fn pcap_is_read_in_both_byte_orders_and_resolutions() {
+    for order in [Order::BIG, Order::LITTLE] {
+        for (nanoseconds, unit) in [(false, 1000), (true, 1)] {
+            let (frames, outcome) = read(&pcap(order, nanoseconds));
+            outcome.unwrap();
+            assert_eq!(frames, expected_pcap(unit));
+        }
+    }
+}
+
+#[test]
+fn pcapng_is_read_with_all_its_interfaces_and_sections() {
+    for order in [Order::BIG, Order::LITTLE] {
+        let (frames, outcome) = read(&pcapng(order));
+        outcome.unwrap();
+        assert_eq!(frames, expected_pcapng());
+    }
+}
+
+#[test]
+fn compressed_files_are_read_as_they_are() {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(&pcapng(Order::LITTLE)).unwrap();
+    let zstd = zstd::encode_all(pcapng(Order::LITTLE).as_slice(), 0).unwrap();
+    for file in [gzip.finish().unwrap(), zstd] {
+        let (frames, outcome) = read(&file);
+        outcome.unwrap();
+        assert_eq!(frames, expected_pcapng());
+    }
+}
+
+/// Cuts `file` at every byte: the frames before the cut are read, and what is left over is an error
+/// that names where it begins.
+fn every_truncation(file: &[u8], expected: &[Owned], begins: &[usize]) {
+    for cut in 0..file.len() {
+        let (frames, outcome) = read(&file[..cut]);
+        let whole = begins.contains(&cut);
+        assert_eq!(frames, expected[..frames.len()], "cut at {cut}");
+        match outcome {
+            Ok(()) => assert!(whole, "cut at {cut}"),
+            Err(CaptureFileError::Damaged { offset, .. }) => {
+                assert!(!whole, "cut at {cut}");
+                let begin = begins.iter().rfind(|&&begin| begin <= cut).unwrap();
+                assert_eq!(offset, *begin, "cut at {cut}");
+            }
+            Err(CaptureFileError::Empty { .. }) => assert_eq!(cut, 0),
+            Err(CaptureFileError::Format { .. }) => assert!(cut < begins[0], "cut at {cut}"),
+            Err(error) => panic!("cut at {cut}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn a_pcap_file_cut_at_any_byte_gives_the_frames_before_the_cut() {
+    let begins = [24, 24 + 17, 24 + 17 + 18];
+    every_truncation(&pcap(Order::LITTLE, false), &expected_pcap(1000), &begins);
+}
+
+#[test]
+fn a_pcapng_file_cut_at_any_byte_gives_the_frames_before_the_cut() {
+    let file = pcapng(Order::LITTLE);
+    let mut begins = Vec::new();
+    let mut at = 0;
+    while at < file.len() {
+        at += u32::from_le_bytes(file[at + 4..at + 8].try_into().unwrap()) as usize;
+        begins.push(at);
+    }
+    every_truncation(&file, &expected_pcapng(), &begins);
+}
+
+#[test]
+fn a_compressed_file_that_is_cut_says_so() {
+    let file = zstd::encode_all(pcap(Order::LITTLE, false).as_slice(), 0).unwrap();
+    let (_, outcome) = read(&file[..file.len() - 3]);
+    assert!(matches!(
+        outcome,
+        Err(CaptureFileError::Damaged { compressed: true, .. } | CaptureFileError::Format { .. })
+    ));
+}
+
+#[test]
+fn impossible_lengths_are_damage() {
+    for len in [0x7fff_ffff_u32, u32::MAX, 17 * 1024 * 1024] {
+        let mut file = pcap(Order::LITTLE, false);
+        file[24 + 8..24 + 12].copy_from_slice(&len.to_le_bytes());
+        let (frames, outcome) = read(&file);
+        assert!(frames.is_empty());
+        assert!(matches!(outcome, Err(CaptureFileError::Damaged { offset: 24, .. })), "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_packet_of_an_unknown_interface_is_damage() {
+    let mut file = section(Order::LITTLE);
+    file.extend(packet(Order::LITTLE, 0, 0, &[1], 1));
+    let (frames, outcome) = read(&file);
+    assert!(frames.is_empty());
+    assert!(matches!(outcome, Err(CaptureFileError::Damaged { .. })));
+}
+
+#[test]
+fn what_is_no_capture_file_is_refused_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = |name: &str| CaptureFile::open(&directory.path().join(name)).err().unwrap();
+    fs::write(directory.path().join("empty"), "").unwrap();
+    fs::write(directory.path().join("text"), "hello, this is no capture file").unwrap();
+    assert!(matches!(open("missing"), CaptureFileError::Open { .. }));
+    assert!(matches!(open("empty"), CaptureFileError::Empty { .. }));
+    assert!(matches!(open("text"), CaptureFileError::Format { .. }));
+    assert!(matches!(open("."), CaptureFileError::Directory { .. }));
+    assert!(open("text").to_string().contains("text is not a capture file"));
+}

@@ -1,0 +1,161 @@
+//! The real captures of the corpus: `mirror-xdp read` gives the flows and the DNS records that Suricata
+//! 7.0.10 gave for them, as far as the thresholds below say.
+#![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use mirror_xdp_tests::require::corpus;
+use serde_json::Value;
+
+/// Reads `capture` into the empty directory `logs`; the events.
+fn read(capture: &Path, logs: &Path) -> Vec<Value> {
+    let output = Command::new(env!("CARGO_BIN_EXE_mirror-xdp"))
+        .args(["read", "--json", "--log-dir"])
+        .args([logs, capture])
+        .output()
+        .unwrap();
+    assert!(matches!(output.status.code(), Some(0 | 1)), "{}: {output:?}", capture.display());
+    let events = events(&logs.join("eve.json"));
+    let totals: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(totals["unaccounted"], 0, "{}", capture.display());
+    for kind in ["flow", "dns", "stats"] {
+        let count = events.iter().filter(|event| event["event_type"] == kind).count();
+        assert_eq!(totals["records"]["written"][kind], count, "{}", capture.display());
+    }
+    events
+}
+
+fn events(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The endpoints of an event, without a direction.
+fn endpoints(event: &Value) -> String {
+    let end = |ip: &str, port: &str| format!("{} {}", event[ip], event[port]);
+    let mut ends = [end("src_ip", "src_port"), end("dest_ip", "dest_port")];
+    ends.sort_unstable();
+    ends.join(" ")
+}
+
+fn is_port_flow(event: &Value) -> bool {
+    event["event_type"] == "flow" && (event["proto"] == "TCP" || event["proto"] == "UDP")
+}
+
+fn flow(event: &Value) -> Option<String> {
+    is_port_flow(event).then(|| format!("{} {}", event["proto"], endpoints(event)))
+}
+
+fn flow_and_packets(event: &Value) -> Option<String> {
+    let mut packets = ["pkts_toserver", "pkts_toclient"].map(|field| event["flow"][field].to_string());
+    packets.sort_unstable();
+    flow(event).map(|flow| format!("{flow} {packets:?}"))
+}
+
+fn community_id(event: &Value) -> Option<String> {
+    is_port_flow(event).then(|| event["community_id"].to_string())
+}
+
+fn dns(event: &Value) -> Option<String> {
+    let dns = event.get("dns")?;
+    let fields = ["type", "id", "rrtype", "rcode"].map(|field| dns[field].to_string());
+    let name = dns["rrname"].as_str().unwrap_or_default().trim_end_matches('.').to_lowercase();
+    (event["event_type"] == "dns").then(|| format!("{} {fields:?} {name}", endpoints(event)))
+}
+
+/// One thing that is compared: how, and the least recall and precision.
+struct Measure {
+    name: &'static str,
+    key: fn(&Value) -> Option<String>,
+    least: [f64; 2],
+    expected: usize,
+    ours: usize,
+    both: usize,
+}
+
+impl Measure {
+    const fn new(name: &'static str, key: fn(&Value) -> Option<String>, least: [f64; 2]) -> Self {
+        Self { name, key, least, expected: 0, ours: 0, both: 0 }
+    }
+
+    fn add(&mut self, expected: &[Value], ours: &[Value]) {
+        let mut left: HashMap<String, usize> = HashMap::new();
+        for key in expected.iter().filter_map(self.key) {
+            *left.entry(key).or_default() += 1;
+            self.expected += 1;
+        }
+        for key in ours.iter().filter_map(self.key) {
+            self.ours += 1;
+            if let Some(count) = left.get_mut(&key).filter(|count| **count > 0) {
+                *count -= 1;
+                self.both += 1;
+            }
+        }
+    }
+
+    fn check(&self) {
+        let recall = self.both as f64 / self.expected as f64;
+        let precision = self.both as f64 / self.ours as f64;
+        println!("{:16} recall {recall:.4} precision {precision:.4} of {}", self.name, self.expected);
+        assert!(recall >= self.least[0] && precision >= self.least[1], "{}", self.name);
+    }
+}
+
+#[test]
+fn flows_and_dns_records_are_those_of_suricata() {
+    let Some(corpus) = corpus() else { return };
+    let mut measures = [
+        Measure::new("flow", flow, [0.97, 0.95]),
+        Measure::new("flow and packets", flow_and_packets, [0.97, 0.95]),
+        Measure::new("community ID", community_id, [0.97, 0.95]),
+        Measure::new("DNS", dns, [0.95, 0.95]),
+    ];
+    let manifest = fs::read_to_string(corpus.join("MANIFEST.tsv")).unwrap();
+    for capture in manifest.lines().filter_map(|line| line.split('\t').next()) {
+        let logs = tempfile::tempdir().unwrap();
+        let ours = read(&corpus.join(capture), logs.path());
+        let expected = events(&corpus.join("expected").join(format!("{capture}.eve.json")));
+        for measure in &mut measures {
+            measure.add(&expected, &ours);
+        }
+    }
+    for measure in &measures {
+        measure.check();
+    }
+}
+
+#[test]
+fn a_capture_of_aws_traffic_mirroring_gives_its_inner_flows_with_their_vni() {
+    const CAPTURE: &str = "suricata-verify/tests/vxlan-decoder-03/vxlan.pcap";
+    let Some(corpus) = corpus() else { return };
+    let logs = tempfile::tempdir().unwrap();
+    let ours = read(&corpus.join(CAPTURE), logs.path());
+    let expected = events(&corpus.join("expected").join(format!("{CAPTURE}.eve.json")));
+    let records: Vec<_> = ours.iter().filter(|event| event["event_type"] != "stats").collect();
+    assert!(!records.is_empty());
+    for event in records {
+        assert_eq!(event["mirror"]["vni"], 5_569_041);
+    }
+    // Suricata has the flows that carried the mirrored frames, too.
+    let outer = |event: &&Value| event["src_port"] != 4789 && event["dest_port"] != 4789;
+    let mut measure = Measure::new("AWS", flow_and_packets, [1.0, 1.0]);
+    let expected: Vec<_> = expected.iter().filter(outer).cloned().collect();
+    measure.add(&expected, &ours);
+    measure.check();
+}
+
+#[test]
+fn the_same_capture_gives_the_same_log_each_time() {
+    let Some(corpus) = corpus() else { return };
+    let capture = corpus.join("suricata-verify/tests/vxlan-decoder-03/vxlan.pcap");
+    let [first, second] = [(); 2].map(|()| {
+        let logs = tempfile::tempdir().unwrap();
+        read(&capture, logs.path());
+        let text = fs::read_to_string(logs.path().join("eve.json")).unwrap();
+        text.lines().filter(|line| !line.contains("\"stats\"")).collect::<Vec<_>>().join("\n")
+    });
+    assert_eq!(first, second);
+}

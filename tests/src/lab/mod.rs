@@ -1,0 +1,122 @@
+//! The lab: shows the product working, on one machine, with nothing but network namespaces.
+//!
+//! A small VPC ([`vpc`]) in which real programs talk to each other over the kernel's TCP/IP; the server's
+//! interface is mirrored to an appliance as AWS does it, by `mirror-xdp source`; `mirror-xdp run` captures
+//! there. What is shown while it runs ([`screen`]) and what decides about success in the end ([`checks`])
+//! is taken from the appliance's records alone ([`seen`]), and from what both programs counted.
+
+mod checks;
+mod screen;
+mod seen;
+mod vpc;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::{flag, low_level};
+
+use self::screen::Screen;
+use self::seen::Seen;
+use self::vpc::Vpc;
+use crate::process::Process;
+
+/// How long the programs talk.
+const DURATION: Duration = Duration::from_secs(18);
+/// How often what is shown is renewed.
+const TICK: Duration = Duration::from_millis(250);
+/// How long a program may take to begin or to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// VXLAN network identifier of the lab's mirror session.
+const VNI: u32 = 7;
+
+/// How the lab ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All that was to be seen was seen, and every frame is accounted for.
+    Passed,
+    /// Something is missing; it has been said what.
+    Failed,
+    /// Somebody stopped it.
+    Interrupted,
+}
+
+/// Runs the lab with this `mirror-xdp`, showing it on standard output. Needs root. Leaves nothing behind,
+/// however it ends.
+pub fn run(binary: &Path) -> io::Result<Outcome> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let signals = [SIGINT, SIGTERM, SIGHUP].map(|signal| flag::register(signal, Arc::clone(&stop)));
+    let result = show(binary, &stop);
+    for signal in signals {
+        low_level::unregister(signal?);
+    }
+    result
+}
+
+fn show(binary: &Path, stop: &AtomicBool) -> io::Result<Outcome> {
+    let mut screen = Screen::new();
+    screen.title("a small VPC of network namespaces; no packet leaves this machine");
+    let logs = tempfile::tempdir()?;
+    let vpc = Vpc::new()?;
+    let (mut appliance, mut source) =
+        (start_appliance(&vpc, binary, logs.path())?, start_source(&vpc, binary)?);
+    for line in
+        [appliance.wait_for_line("capturing on", PATIENCE)?, source.wait_for_line("mirroring", PATIENCE)?]
+    {
+        Screen::line(&line);
+    }
+    let programs = vpc.start_programs()?;
+    Screen::line("real programs talk: curl, dnsmasq, busybox httpd, openssl s_server\n");
+
+    let start = Instant::now();
+    let mut seen = Seen::new(logs.path().join("eve.json"));
+    while start.elapsed() < DURATION {
+        thread::sleep(TICK);
+        if stop.load(Ordering::Relaxed) {
+            Screen::line("stopped");
+            return Ok(Outcome::Interrupted);
+        }
+        if !appliance.is_running() || !source.is_running() {
+            break;
+        }
+        seen.read()?;
+        screen.show(&seen, DURATION.saturating_sub(start.elapsed()));
+    }
+    drop(programs);
+    // First what feeds, then what is fed: every mirrored frame has arrived before the account is made.
+    let mirrored = account(source)?;
+    let captured = account(appliance)?;
+    seen.read()?;
+    seen.average();
+    screen.finish(&seen);
+    let passed = screen.summary(&seen, &checks::checks(&seen, &mirrored, &captured));
+    Ok(if passed { Outcome::Passed } else { Outcome::Failed })
+}
+
+fn start_appliance(vpc: &Vpc, binary: &Path, logs: &Path) -> io::Result<Process> {
+    let mut command = vpc.appliance.command(&binary.to_string_lossy());
+    command.args(["run", "--json", "--interface", vpc::CAPTURE, "--stats-interval", "500ms", "--log-dir"]);
+    Process::spawn(command.arg(logs))
+}
+
+fn start_source(vpc: &Vpc, binary: &Path) -> io::Result<Process> {
+    let mut command = vpc.server.command(&binary.to_string_lossy());
+    let target = vpc::APPLIANCE.to_string();
+    command.args(["source", "--json", "--interface", vpc::SERVER_INTERFACE, "--to", &target]);
+    Process::spawn(command.args(["--vni", &VNI.to_string()]))
+}
+
+/// Stops a `mirror-xdp … --json` and returns what it counted.
+fn account(process: Process) -> io::Result<Value> {
+    let output = process.interrupt(PATIENCE)?;
+    if !output.status.success() {
+        return Err(io::Error::other(format!("mirror-xdp {}: {}", output.status, output.stderr.join("\n"))));
+    }
+    Ok(serde_json::from_str(&output.stdout)?)
+}

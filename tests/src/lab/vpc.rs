@@ -1,0 +1,190 @@
+//! The small VPC: client, server and appliance, each a network namespace, and the programs that talk.
+//!
+//! ```text
+//! client ────────────── eth0 server mirror0 ─ ─ ─ ─ ─ ─ ─ ─ capture0 appliance
+//! 10.20.0.10            10.20.0.20, resolver 10.20.0.2                10.99.0.2
+//! ```
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::netns::Namespace;
+use crate::process::{Process, run};
+
+/// The mirrored interface.
+pub(super) const SERVER_INTERFACE: &str = "eth0";
+/// The interface that mirror traffic arrives on.
+pub(super) const CAPTURE: &str = "capture0";
+
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 10);
+pub(super) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 20);
+/// As in a VPC: the third address of the network.
+const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 2);
+const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd20, 0, 0, 0, 0, 0, 0, 0x10);
+const SERVER_V6: Ipv6Addr = Ipv6Addr::new(0xfd20, 0, 0, 0, 0, 0, 0, 0x20);
+/// An address at which nobody answers.
+pub(super) const SILENT: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 99);
+const MIRROR: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+/// The mirror target.
+pub(super) const APPLIANCE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
+
+/// Receive queues of the appliance.
+const QUEUES: usize = 2;
+/// Room for the envelope around a whole frame of the server's interface.
+const MIRROR_MTU: u32 = 2000;
+
+/// Bytes of a bulk transfer.
+pub(super) const BULK: u64 = 4 << 20;
+
+/// The three hosts and the cables between them.
+pub(super) struct Vpc {
+    client: Namespace,
+    pub(super) server: Namespace,
+    pub(super) appliance: Namespace,
+    files: TempDir,
+}
+
+impl Vpc {
+    pub(super) fn new() -> io::Result<Self> {
+        let vpc = Self {
+            client: Namespace::new()?,
+            server: Namespace::new()?,
+            appliance: Namespace::new()?,
+            files: tempfile::Builder::new().prefix("mirror-xdp-lab.").tempdir()?,
+        };
+        vpc.client.veth("eth0", &vpc.server, SERVER_INTERFACE, 1)?;
+        vpc.server.veth("mirror0", &vpc.appliance, CAPTURE, QUEUES)?;
+        let addresses: [(&Namespace, &str, IpAddr, u8); 7] = [
+            (&vpc.client, "eth0", CLIENT.into(), 24),
+            (&vpc.client, "eth0", CLIENT_V6.into(), 64),
+            (&vpc.server, SERVER_INTERFACE, SERVER.into(), 24),
+            (&vpc.server, SERVER_INTERFACE, RESOLVER.into(), 24),
+            (&vpc.server, SERVER_INTERFACE, SERVER_V6.into(), 64),
+            (&vpc.server, "mirror0", MIRROR.into(), 24),
+            (&vpc.appliance, CAPTURE, APPLIANCE.into(), 24),
+        ];
+        for (namespace, interface, address, prefix) in addresses {
+            namespace.address(interface, address, prefix)?;
+        }
+        for (namespace, interface) in [(&vpc.server, "mirror0"), (&vpc.appliance, CAPTURE)] {
+            namespace.ip(&format!("link set {interface} mtu {MIRROR_MTU}"))?;
+            namespace.up(interface)?;
+        }
+        vpc.client.up("eth0")?;
+        vpc.server.up(SERVER_INTERFACE)?;
+        // ARP finds somebody, so that the SYN is sent; the server does not forward, so nobody answers it.
+        let mac = vpc.server.mac(SERVER_INTERFACE)?.map(|byte| format!("{byte:02x}")).join(":");
+        vpc.client.ip(&format!("neighbour add {SILENT} lladdr {mac} dev eth0"))?;
+        Ok(vpc)
+    }
+
+    /// Starts the servers, waits until they serve, and starts the client. All end with what is returned.
+    pub(super) fn start_programs(&self) -> io::Result<Vec<Process>> {
+        let directory = self.files.path();
+        let path = |name: &str| directory.join(name).to_string_lossy().into_owned();
+        fs::create_dir(directory.join("www"))?;
+        fs::write(directory.join("www/index.html"), "<!doctype html><title>The lab</title>\n".repeat(100))?;
+        fs::write(directory.join("www/style.css"), "body { font-family: sans-serif }\n")?;
+        File::create(directory.join("www/bulk.bin"))?.set_len(BULK)?;
+        fs::write(directory.join("resolv.conf"), format!("nameserver {RESOLVER}\n"))?;
+        // Names are asked of DNS, whatever this machine does usually.
+        fs::write(directory.join("nsswitch.conf"), "hosts: files dns\n")?;
+        fs::write(directory.join("client.sh"), CLIENT_SCRIPT)?;
+        run(Command::new("openssl")
+            .args(["req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=shop.test"])
+            .args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
+            .args(["-addext", "subjectAltName=DNS:api.shop.test"])
+            .args(["-keyout", &path("key.pem"), "-out", &path("cert.pem")]))?;
+
+        let mut dns = Process::spawn(
+            self.server
+                .command("dnsmasq")
+                .args(["--keep-in-foreground", "--conf-file=/dev/null", "--pid-file=", "--log-facility=-"])
+                .args(["--no-hosts", "--no-resolv", "--user=root", "--bind-interfaces", "--local=/test/"])
+                .arg(format!("--listen-address={RESOLVER}"))
+                .arg(format!("--host-record=www.shop.test,{SERVER},{SERVER_V6}"))
+                .arg(format!("--host-record=api.shop.test,{SERVER}"))
+                .arg(format!("--host-record=files.shop.test,{SERVER}"))
+                .arg("--cname=cdn.shop.test,www.shop.test"),
+        )?;
+        dns.wait_for_line("dnsmasq[", super::PATIENCE)?;
+        let http =
+            self.server.command("busybox").args(["httpd", "-f", "-p", "80", "-h", &path("www")]).spawned()?;
+        let tls = self
+            .server
+            .command("openssl")
+            .current_dir(directory.join("www"))
+            .args(["s_server", "-quiet", "-WWW", "-accept", "443"])
+            .args(["-key", &path("key.pem"), "-cert", &path("cert.pem")])
+            .spawned()?;
+        for port in [80, 443] {
+            self.wait_until_served(port)?;
+        }
+        let client = self
+            .client
+            .command("unshare")
+            .args(["--mount", "sh", &path("client.sh")])
+            .env("LAB", directory)
+            .env("SILENT", SILENT.to_string())
+            .spawned()?;
+        Ok(vec![client, tls, http, dns])
+    }
+
+    /// Waits until somebody takes connections to this port of the server. Those go over the loopback
+    /// interface, unseen by the mirror.
+    fn wait_until_served(&self, port: u16) -> io::Result<()> {
+        let deadline = Instant::now() + super::PATIENCE;
+        let address = SocketAddr::from((SERVER, port));
+        self.server.enter(|| {
+            loop {
+                match TcpStream::connect_timeout(&address, Duration::from_secs(1)) {
+                    Ok(_) => return Ok(()),
+                    Err(error) if Instant::now() > deadline => {
+                        return Err(io::Error::new(
+                            error.kind(),
+                            format!("nobody serves {address}: {error}"),
+                        ));
+                    }
+                    Err(_) => thread::sleep(Duration::from_millis(20)),
+                }
+            }
+        })?
+    }
+}
+
+/// Reads better at the end of a command than around it.
+trait Spawned {
+    fn spawned(&mut self) -> io::Result<Process>;
+}
+
+impl Spawned for Command {
+    fn spawned(&mut self) -> io::Result<Process> {
+        Process::spawn(self)
+    }
+}
+
+/// What the client does, in a mount namespace of its own.
+const CLIENT_SCRIPT: &str = r#"
+for file in resolv.conf nsswitch.conf; do
+    if [ -e "/etc/$file" ]; then mount --bind "$LAB/$file" "/etc/$file" || exit; fi
+done
+fetch() { curl --silent --max-time 30 --output /dev/null "$@"; }
+# A SYN that nobody answers.
+fetch --connect-timeout 5 "http://$SILENT/" &
+while :; do
+    fetch http://www.shop.test/index.html
+    fetch --cacert "$LAB/cert.pem" https://api.shop.test/index.html
+    fetch -6 http://www.shop.test/index.html
+    fetch http://cdn.shop.test/style.css
+    fetch http://files.shop.test/bulk.bin
+    # A name that does not exist.
+    fetch http://typo.shop.test/
+    sleep 0.3
+done
+"#;

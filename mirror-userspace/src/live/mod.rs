@@ -89,7 +89,7 @@ pub enum Error {
         /// Its name.
         name: String,
         /// What is wrong.
-        source: InterfaceError,
+        source: Box<InterfaceError>,
     },
     /// An interface was named twice.
     #[error("{0}: named twice")]
@@ -137,6 +137,13 @@ pub enum PortUser {
     Interface(String),
     /// Some process.
     Process,
+}
+
+impl Error {
+    /// Something that is wrong with the interface `name`.
+    fn of(name: &str, source: impl Into<InterfaceError>) -> Self {
+        Self::Interface { name: name.to_owned(), source: Box::new(source.into()) }
+    }
 }
 
 impl fmt::Display for PortUser {
@@ -243,7 +250,7 @@ impl Plan {
         for name in &config.interfaces {
             let device = PlannedDevice::check(&netlink, name, config.replace)
                 .await
-                .map_err(|source| Error::Interface { name: name.clone(), source })?;
+                .map_err(|source| Error::of(name, source))?;
             if devices.iter().any(|other| other.interface.index == device.interface.index) {
                 return Err(Error::Twice(name.clone()));
             }
@@ -281,7 +288,7 @@ impl Plan {
         let cpus = allowed_cpus();
         for planned in self.devices {
             let name = planned.interface.name.clone();
-            let error = |source| Error::Interface { name: name.clone(), source };
+            let error = |source| Error::of(&name, source);
             let device = capture.devices.len();
             if self.config.replace {
                 // Before the sockets are opened: the program's owner may hold sockets on the same queues,
@@ -302,9 +309,7 @@ impl Plan {
             }
         }
         for device in &mut capture.devices {
-            device
-                .attach(self.config.mode)
-                .map_err(|source| Error::Interface { name: device.name.clone(), source })?;
+            device.attach(self.config.mode).map_err(|source| Error::of(&device.name, source))?;
         }
         capture.started = Instant::now();
         Ok(capture)
@@ -395,9 +400,7 @@ impl Device {
     }
 
     fn counts(&self) -> Result<program::Counts, Error> {
-        let error =
-            |source: program::Error| Error::Interface { name: self.name.clone(), source: source.into() };
-        self.program.counts().map_err(error)
+        self.program.counts().map_err(|source| Error::of(&self.name, source))
     }
 
     fn attach(&mut self, choice: ModeChoice) -> Result<(), InterfaceError> {
@@ -429,29 +432,26 @@ struct Served {
     queue: u32,
 }
 
+/// One queue's part of the account, and of its worker.
+type Part = (Served, Counters);
+
 /// The account without the records.
-fn account<'c>(
-    devices: &[Device],
-    workers: impl Iterator<Item = (Served, &'c Counters)> + Clone,
-    time: Duration,
-) -> Result<Stats, Error> {
+fn account(devices: &[Device], workers: &[Part], time: Duration) -> Result<Stats, Error> {
     let interface = |(index, device): (usize, &Device)| {
-        let rings = workers.clone().filter(|(served, _)| served.device == index);
-        let rings = rings
-            .map(|(served, counters)| stats::Ring::new(served.queue, counters.delivered, counters.socket));
+        let served = workers.iter().filter(|(served, _)| served.device == index);
         Ok(stats::Interface {
             name: device.name.clone(),
             mode: device.mode,
             program: (&device.counts()?).into(),
-            rings: rings.collect(),
+            rings: served.map(|(served, c)| stats::Ring::new(served.queue, c.delivered, c.socket)).collect(),
         })
     };
-    let interfaces = devices.iter().enumerate().map(interface).collect::<Result<_, Error>>()?;
-    let workers = workers.clone().enumerate();
+    let worker =
+        |(number, (_, counters)): (usize, &Part)| stats::Worker::new(number, counters.worker.clone());
     Ok(Stats {
         seconds: time.as_secs_f64(),
-        interfaces,
-        workers: workers.map(|(number, (_, c))| stats::Worker::new(number, c.worker.clone())).collect(),
+        interfaces: devices.iter().enumerate().map(interface).collect::<Result<_, Error>>()?,
+        workers: workers.iter().enumerate().map(worker).collect(),
         records: stats::Records::default(),
         unaccounted: None,
     })
@@ -508,8 +508,7 @@ impl Capture {
     pub fn stats(&self) -> Result<Stats, Error> {
         let workers: Vec<_> =
             self.workers.iter().map(|(served, handle)| (*served, handle.published())).collect();
-        let workers = workers.iter().map(|(served, counters)| (*served, counters));
-        account(&self.devices, workers, self.started.elapsed())
+        account(&self.devices, &workers, self.started.elapsed())
     }
 
     /// Waits until a worker has ended on its own. Cancel safe.
@@ -524,7 +523,7 @@ impl Capture {
     /// Finds out whether the interfaces are there still, with the program on them.
     pub async fn check(&self) -> Result<(), Error> {
         for device in &self.devices {
-            let error = |source| Error::Interface { name: device.name.clone(), source };
+            let error = |source: InterfaceError| Error::of(&device.name, source);
             match self.netlink.interface_by_index(device.index).await {
                 Ok(Some(interface)) => {
                     if !interface.xdp.iter().any(|xdp| xdp.program == device.program_id) {
@@ -543,30 +542,25 @@ impl Capture {
     pub async fn stop(mut self) -> Result<Stats, Error> {
         let time = self.started.elapsed();
         for device in &mut self.devices {
-            let name = &device.name;
-            device
-                .program
-                .detach()
-                .map_err(|source| Error::Interface { name: name.clone(), source: source.into() })?;
+            device.program.detach().map_err(|source| Error::of(&device.name, source))?;
         }
         self.settle().await?;
         // The sockets stay open until the account is made.
-        let ended = self.end_workers()?;
-        let workers = ended.iter().map(|(served, _, counters)| (*served, counters));
-        let mut stats = account(&self.devices, workers, time)?;
+        let (_sockets, workers): (Vec<_>, Vec<_>) = self.end_workers()?.into_iter().unzip();
+        let mut stats = account(&self.devices, &workers, time)?;
         stats.unaccounted = Some(stats.imbalance());
         Ok(stats)
     }
 
     /// Ends all workers, also when one has failed; says which did first.
-    fn end_workers(&mut self) -> Result<Vec<(Served, Queue, Counters)>, Error> {
+    fn end_workers(&mut self) -> Result<Vec<(Queue, Part)>, Error> {
         self.stop.store(true, Ordering::Release);
         let ended: Vec<_> = std::mem::take(&mut self.workers)
             .into_iter()
             .map(|(served, handle)| (served, handle.join()))
             .collect();
         let result = |(worker, (served, result)): (usize, (Served, Result<_, WorkerError>))| match result {
-            Ok((queue, counters)) => Ok((served, queue, counters)),
+            Ok((queue, counters)) => Ok((queue, (served, counters))),
             Err(source) => Err(Error::Worker {
                 worker,
                 interface: self.devices.get(served.device).map(|d| d.name.clone()).unwrap_or_default(),

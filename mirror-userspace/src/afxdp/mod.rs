@@ -1,4 +1,4 @@
-//! `AF_XDP` sockets: the memory that the kernel writes frames into ([`Device`], its UMEM), and a receive
+//! `AF_XDP` sockets: the memory that the kernel writes frames into (the UMEM), and a receive
 //! ring and a fill ring for each queue ([`Queue`]). The only module with unsafe code; what it offers is
 //! safe.
 //!

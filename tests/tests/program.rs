@@ -1,6 +1,7 @@
 //! The XDP program and user space's parsers are one code compiled twice. These tests hold the program
 //! that the kernel runs against the parsers, frame by frame, through `BPF_PROG_TEST_RUN`: verdict,
 //! counter, and every byte that reaches the socket.
+#![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::Duration;
@@ -328,11 +329,12 @@ fn every_prefix_of_a_valid_frame_is_judged_alike() {
     }
 }
 
+/// Bytes that hold the longest headers; what follows is payload, which nobody looks at.
+const HEADERS: usize = 200;
+
 #[test]
 fn every_corrupted_header_byte_is_judged_alike() {
     let Some(kernel) = kernel() else { return };
-    // Past the longest headers; what follows is payload, which nobody looks at.
-    const HEADERS: usize = 200;
     for frame in samples() {
         let mut corrupted = frame.clone();
         for offset in 0..frame.len().min(HEADERS) {

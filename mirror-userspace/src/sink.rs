@@ -182,11 +182,14 @@ impl Producer {
         }
     }
 
-    /// Hands over the last records and says how many were lost altogether. Waits for the sink: the
-    /// capture is over.
-    pub fn finish(&mut self) {
+    /// Whether a flow's record could be handed over now. What can be put off is put off where it could not.
+    pub fn has_room(&mut self) -> bool {
+        self.current.has_room(0) || self.hand_over()
+    }
+
+    /// Waits for the sink from now on: the capture is over.
+    pub const fn wait(&mut self) {
         self.overflow = Overflow::Wait;
-        self.flush();
     }
 
     /// Records that were lost because the sink was too far behind.
@@ -459,7 +462,7 @@ mod tests {
             producer.push_flow(record(id));
         }
         producer.push_dns(dns_record(), QUERY);
-        producer.finish();
+        producer.flush();
         sink.stats(5, &serde_json::json!({"seen": 3})).unwrap();
         let counters = sink.finish();
         assert_eq!(counters, SinkCounters { written: [count, 1, 1], lost: 0 });
@@ -482,6 +485,7 @@ mod tests {
         for id in 0..held + 500 {
             producer.push_flow(record(id as u64));
         }
+        assert!(!producer.has_room());
         producer.push_dns(dns_record(), QUERY);
         producer.flush();
         assert_eq!(producer.lost(), 501);
@@ -497,7 +501,7 @@ mod tests {
         for _ in 0..20 {
             producer.push_dns(dns_record(), &message);
         }
-        producer.finish();
+        producer.flush();
         assert_eq!(sink.finish(), SinkCounters { written: [0, 20, 0], lost: 0 });
     }
 
@@ -510,7 +514,7 @@ mod tests {
         for id in 0..300 {
             producer.push_flow(record(id));
         }
-        producer.finish();
+        producer.flush();
         assert_eq!(sink.finish(), SinkCounters { written: [0, 0, 0], lost: 300 });
     }
 

@@ -72,6 +72,9 @@ impl Default for WorkerConfig {
 /// How long live records may wait in a batch that is not full, in nanoseconds.
 const HAND_OVER_INTERVAL: u64 = 100_000_000;
 
+/// Flows that one tick ends at most.
+const EXPIRE_AT_ONCE: usize = 1024;
+
 /// Keeps the flows of one core and feeds the analyzers.
 #[derive(Debug)]
 pub struct Worker {
@@ -247,7 +250,13 @@ impl Worker {
     /// hands finished records to the sink. Live: called after each batch and at least once a second.
     pub fn tick(&mut self, now: u64) {
         self.now = self.now.max(now);
-        while let Some(flow) = self.flows.expire(now) {
+        // The rest can wait for the next tick: neither the frames nor the sink are to suffer from many
+        // flows that end at once.
+        for _ in 0..EXPIRE_AT_ONCE {
+            if !self.records.has_room() {
+                break;
+            }
+            let Some(flow) = self.flows.expire(now) else { break };
             self.end(flow, EndReason::Timeout, now);
         }
         if now.saturating_sub(self.handed_over) >= HAND_OVER_INTERVAL {
@@ -256,12 +265,13 @@ impl Worker {
         }
     }
 
-    /// Ends all flows (reason `shutdown`) and hands over the last records.
+    /// Ends all flows (reason `shutdown`) and hands over the last records, however long the sink takes.
     pub fn finish(&mut self) {
+        self.records.wait();
         for flow in self.flows.drain() {
             self.records.push_flow(flow.record(EndReason::Shutdown, self.now));
         }
-        self.records.finish();
+        self.records.flush();
     }
 
     /// The latest time that the worker knows of, in nanoseconds since the epoch.

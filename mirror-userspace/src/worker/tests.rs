@@ -354,6 +354,29 @@ fn a_packet_after_the_timeout_begins_a_new_flow_also_without_a_tick() {
 }
 
 #[test]
+fn a_live_worker_loses_no_flow_that_ends_with_many_others() {
+    for timeout in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let sink = Sink::open(directory.path()).unwrap();
+        let config = WorkerConfig { max_flows: 20_000, hash_seed: 7 };
+        let mut worker = Worker::new(config, sink.producer(Overflow::Lose));
+        for port in 0..20_000 {
+            let frame = udp((CLIENT, port), (SERVER, 2), b"x");
+            let flow_hash = InnerHeaders::parse(frame.as_slice(), 0).flow_hash(7);
+            let info = FrameInfo { time: START, original_len: frame.len() as u32, flow_hash, mirror: None };
+            worker.frame(&info, &frame);
+        }
+        if timeout {
+            worker.tick(START + 40 * SECOND);
+            assert!(worker.counters().flows_active < 20_000);
+        }
+        worker.finish();
+        assert_eq!(worker.counters().records_lost, 0);
+        assert_eq!(sink.finish().written[0], 20_000);
+    }
+}
+
+#[test]
 fn at_the_bound_the_flow_that_was_idle_the_longest_ends() {
     let mut bench = Bench::with_max_flows(2);
     for port in [1, 2] {

@@ -93,12 +93,12 @@ impl Bench {
     }
 }
 
-fn mirror(vni: u32, outer_source: u32) -> Option<Mirror> {
-    Some(Mirror {
+fn mirror(vni: u32, outer_source: u32) -> Mirror {
+    Mirror {
         vni: Vni::new(vni).unwrap(),
         outer_source: Address::from_v4(outer_source),
         outer_destination: Address::from_v4(0xac10_0001),
-    })
+    }
 }
 
 fn udp(source: ([u8; 4], u16), destination: ([u8; 4], u16), payload: &[u8]) -> Vec<u8> {
@@ -195,7 +195,7 @@ fn a_connection_from_handshake_to_close_is_one_closed_flow() {
 #[test]
 fn a_record_has_the_fields_of_suricata_in_its_order() {
     let mut bench = Bench::new();
-    bench.mirror = mirror(7, 0x0a00_0063);
+    bench.mirror = Some(mirror(7, 0x0a00_0063));
     let mut connection = Tcp::new(4000);
     connection.open(&mut bench);
     bench.worker.finish();
@@ -265,7 +265,14 @@ fn a_forged_reset_does_not_close_a_connection() {
 fn the_same_inner_addresses_in_different_sessions_are_different_flows() {
     let mut bench = Bench::new();
     let frame = udp((CLIENT, 1), (SERVER, 2), b"x");
-    for session in [None, mirror(0, 1), mirror(1, 1), mirror(1, 2), mirror(0x00ff_ffff, 1), mirror(1, 1)] {
+    for session in [
+        None,
+        Some(mirror(0, 1)),
+        Some(mirror(1, 1)),
+        Some(mirror(1, 2)),
+        Some(mirror(0x00ff_ffff, 1)),
+        Some(mirror(1, 1)),
+    ] {
         bench.mirror = session;
         bench.frame(&frame);
     }
@@ -425,7 +432,7 @@ fn an_icmp_error_counts_for_the_flow_that_it_is_about() {
 #[test]
 fn dns_over_udp_gives_a_record_of_query_and_answer() {
     let mut bench = Bench::new();
-    bench.mirror = mirror(9, 1);
+    bench.mirror = Some(mirror(9, 1));
     bench.frame(&udp((CLIENT, 1000), (SERVER, 53), QUERY));
     bench.frame(&udp((SERVER, 53), (CLIENT, 1000), ANSWER));
     let events = bench.events();
@@ -441,7 +448,7 @@ fn dns_over_udp_gives_a_record_of_query_and_answer() {
 
 #[test]
 fn an_answer_alone_is_reported_of_a_mirror_session_with_the_server_as_the_server() {
-    for (session, expected) in [(mirror(9, 1), 1), (None, 0)] {
+    for (session, expected) in [(Some(mirror(9, 1)), 1), (None, 0)] {
         let mut bench = Bench::new();
         bench.mirror = session;
         bench.frame(&udp((SERVER, 53), (CLIENT, 1000), ANSWER));
@@ -536,7 +543,7 @@ fn a_datagram_in_fragments_is_one_packet_in_whatever_order_they_come() {
 fn fragments_of_different_sessions_do_not_mix() {
     let mut bench = Bench::new();
     for (index, fragment) in fragments(&udp((CLIENT, 1000), (SERVER, 53), QUERY), 16).iter().enumerate() {
-        bench.mirror = mirror(index as u32, 1);
+        bench.mirror = Some(mirror(index as u32, 1));
         bench.frame(fragment);
     }
     assert!(bench.events().is_empty());
@@ -546,7 +553,7 @@ fn fragments_of_different_sessions_do_not_mix() {
 fn a_packet_that_the_mirror_cut_short_counts_with_its_whole_length() {
     let mut bench = Bench::new();
     let frame = udp((CLIENT, 1), (SERVER, 2), &[0; 1000]);
-    bench.mirror = mirror(1, 1);
+    bench.mirror = Some(mirror(1, 1));
     bench.cut_frame(&frame[..60], frame.len() - 60);
     // The same bytes with nothing missing are a lie of the IP header.
     bench.frame(&frame[..60]);
@@ -559,7 +566,7 @@ fn a_tunnel_is_a_flow_and_what_it_carries_another() {
     let inner = udp((CLIENT, 1), (SERVER, 2), b"x");
     let vxlan = [&[8, 0, 0, 0, 0, 0, 1, 0][..], &inner].concat();
     let mut bench = Bench::new();
-    bench.mirror = mirror(1, 1);
+    bench.mirror = Some(mirror(1, 1));
     bench.frame(&udp(([192, 0, 2, 1], 5000), ([192, 0, 2, 2], 4789), &vxlan));
     let flows = bench.flows();
     assert_eq!(flows.len(), 2);

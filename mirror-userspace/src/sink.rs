@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::record::{DnsRecord, EventKind, FlowRecord, Record, eve};
 
@@ -59,17 +59,12 @@ pub enum SinkError {
 }
 
 /// What became of the records handed to the sink.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SinkCounters {
     /// Events that are in the file, by [`EventKind`].
-    #[serde(serialize_with = "by_name")]
     pub written: [u64; EventKind::ALL.len()],
     /// Events that the file would not take.
     pub lost: u64,
-}
-
-fn by_name<S: Serializer>(written: &[u64; EventKind::ALL.len()], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(EventKind::ALL.into_iter().map(|kind| (kind.name(), written[kind as usize])))
 }
 
 impl SinkCounters {
@@ -187,11 +182,14 @@ impl Producer {
         }
     }
 
-    /// Hands over the last records and says how many were lost altogether. Waits for the sink: the
-    /// capture is over.
-    pub fn finish(&mut self) {
+    /// Whether a flow's record could be handed over now. What can be put off is put off where it could not.
+    pub fn has_room(&mut self) -> bool {
+        self.current.has_room(0) || self.hand_over()
+    }
+
+    /// Waits for the sink from now on: the capture is over.
+    pub const fn wait(&mut self) {
         self.overflow = Overflow::Wait;
-        self.flush();
     }
 
     /// Records that were lost because the sink was too far behind.
@@ -464,7 +462,7 @@ mod tests {
             producer.push_flow(record(id));
         }
         producer.push_dns(dns_record(), QUERY);
-        producer.finish();
+        producer.flush();
         sink.stats(5, &serde_json::json!({"seen": 3})).unwrap();
         let counters = sink.finish();
         assert_eq!(counters, SinkCounters { written: [count, 1, 1], lost: 0 });
@@ -487,6 +485,7 @@ mod tests {
         for id in 0..held + 500 {
             producer.push_flow(record(id as u64));
         }
+        assert!(!producer.has_room());
         producer.push_dns(dns_record(), QUERY);
         producer.flush();
         assert_eq!(producer.lost(), 501);
@@ -502,7 +501,7 @@ mod tests {
         for _ in 0..20 {
             producer.push_dns(dns_record(), &message);
         }
-        producer.finish();
+        producer.flush();
         assert_eq!(sink.finish(), SinkCounters { written: [0, 20, 0], lost: 0 });
     }
 
@@ -515,7 +514,7 @@ mod tests {
         for id in 0..300 {
             producer.push_flow(record(id));
         }
-        producer.finish();
+        producer.flush();
         assert_eq!(sink.finish(), SinkCounters { written: [0, 0, 0], lost: 300 });
     }
 

@@ -158,6 +158,14 @@ pub struct Records {
     pub lost: u64,
 }
 
+impl Records {
+    /// What became of the records, of which `on_the_way` never reached the sink.
+    #[must_use]
+    pub fn new(on_the_way: u64, sink: &SinkCounters) -> Self {
+        Self { written: Named(sink.written_by_kind().collect()), lost: sink.lost + on_the_way }
+    }
+}
+
 /// The whole account.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Stats {
@@ -179,8 +187,7 @@ impl Stats {
     /// Enters what became of the records.
     pub fn set_records(&mut self, sink: &SinkCounters) {
         let on_the_way: u64 = self.workers.iter().map(|worker| worker.records_lost).sum();
-        self.records =
-            Records { written: Named(sink.written_by_kind().collect()), lost: sink.lost + on_the_way };
+        self.records = Records::new(on_the_way, sink);
     }
 
     /// Frames that no counter explains; 0 when the account is exact.

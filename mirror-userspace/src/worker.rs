@@ -2,7 +2,6 @@
 
 use mirror_xdp_common::hash::FlowHash;
 use mirror_xdp_common::{Address, Vni};
-use serde::{Serialize, Serializer};
 
 use crate::flow::stream::Streams;
 use crate::flow::tcp::Segment;
@@ -37,7 +36,7 @@ pub struct FrameInfo {
 }
 
 /// What a worker counts. `delivered = analysed + Σ refused`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkerCounters {
     /// Frames given to [`Worker::frame`].
     pub delivered: u64,
@@ -46,7 +45,6 @@ pub struct WorkerCounters {
     /// Frames that went through the whole analysis.
     pub analysed: u64,
     /// Frames that no flow could be made of, by reason.
-    #[serde(serialize_with = "as_map")]
     pub refused: Vec<(&'static str, u64)>,
     /// Flows in the table now.
     pub flows_active: u64,
@@ -54,19 +52,6 @@ pub struct WorkerCounters {
     pub flows_total: u64,
     /// Records that were lost because the sink's queue was full.
     pub records_lost: u64,
-}
-
-impl WorkerCounters {
-    /// How far the counters are from adding up: 0, or there is a mistake in the program.
-    #[must_use]
-    pub fn unaccounted(&self) -> u64 {
-        let refused: u64 = self.refused.iter().map(|(_, count)| count).sum();
-        self.delivered.abs_diff(self.analysed + refused)
-    }
-}
-
-fn as_map<S: Serializer>(pairs: &[(&'static str, u64)], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(pairs.iter().copied())
 }
 
 /// How a worker is set up.
@@ -86,6 +71,9 @@ impl Default for WorkerConfig {
 
 /// How long live records may wait in a batch that is not full, in nanoseconds.
 const HAND_OVER_INTERVAL: u64 = 100_000_000;
+
+/// Flows that one tick ends at most.
+const EXPIRE_AT_ONCE: usize = 1024;
 
 /// Keeps the flows of one core and feeds the analyzers.
 #[derive(Debug)]
@@ -262,7 +250,13 @@ impl Worker {
     /// hands finished records to the sink. Live: called after each batch and at least once a second.
     pub fn tick(&mut self, now: u64) {
         self.now = self.now.max(now);
-        while let Some(flow) = self.flows.expire(now) {
+        // The rest can wait for the next tick: neither the frames nor the sink are to suffer from many
+        // flows that end at once.
+        for _ in 0..EXPIRE_AT_ONCE {
+            if !self.records.has_room() {
+                break;
+            }
+            let Some(flow) = self.flows.expire(now) else { break };
             self.end(flow, EndReason::Timeout, now);
         }
         if now.saturating_sub(self.handed_over) >= HAND_OVER_INTERVAL {
@@ -271,12 +265,13 @@ impl Worker {
         }
     }
 
-    /// Ends all flows (reason `shutdown`) and hands over the last records.
+    /// Ends all flows (reason `shutdown`) and hands over the last records, however long the sink takes.
     pub fn finish(&mut self) {
+        self.records.wait();
         for flow in self.flows.drain() {
             self.records.push_flow(flow.record(EndReason::Shutdown, self.now));
         }
-        self.records.finish();
+        self.records.flush();
     }
 
     /// The latest time that the worker knows of, in nanoseconds since the epoch.

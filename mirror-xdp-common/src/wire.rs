@@ -51,7 +51,7 @@ pub mod protocol {
     pub const DESTINATION_OPTIONS: u8 = 60;
     /// SCTP.
     pub const SCTP: u8 = 132;
-    /// IPv6 mobility header.
+    /// Mobility header. Nothing follows it (RFC 6275, section 6.1.1).
     pub const MOBILITY: u8 = 135;
 }
 

@@ -27,7 +27,7 @@ pub const INTERFACE: &str = "mirror0";
 const FAR_INTERFACE: &str = "source0";
 
 /// Two namespaces and a cable between them: the appliance on one end, the sender of mirrored frames on
-/// the other. Both ends have the addresses that built frames carry.
+/// the other. Nothing but the test sends on the cable: the ends have no addresses, see [`Bed::addressed`].
 #[derive(Debug)]
 pub struct Bed {
     binary: PathBuf,
@@ -52,18 +52,26 @@ impl Bed {
     fn make(binary: PathBuf, queues: usize) -> io::Result<Self> {
         let (appliance, far) = (Namespace::new()?, Namespace::new()?);
         appliance.veth(INTERFACE, &far, FAR_INTERFACE, queues)?;
-        let ends = [
-            (&appliance, INTERFACE, APPLIANCE_V4, APPLIANCE_V6),
-            (&far, FAR_INTERFACE, SOURCE_V4, SOURCE_V6),
-        ];
-        for (namespace, interface, v4, v6) in ends {
+        for (namespace, interface) in [(&appliance, INTERFACE), (&far, FAR_INTERFACE)] {
             // As on EC2, room for an envelope around frames of the usual size.
             namespace.ip(&format!("link set {interface} mtu 3498"))?;
-            namespace.address(interface, v4.into(), 24)?;
-            namespace.address(interface, v6.into(), 64)?;
             namespace.up(interface)?;
         }
         Ok(Self { binary, appliance, far, log_dir: tempfile::tempdir()? })
+    }
+
+    /// Gives both ends the addresses that built frames carry, so that the hosts can talk. They then also
+    /// do of their own accord: ARP, neighbour discovery.
+    pub fn addressed(self) -> io::Result<Self> {
+        let ends = [
+            (&self.appliance, INTERFACE, APPLIANCE_V4, APPLIANCE_V6),
+            (&self.far, FAR_INTERFACE, SOURCE_V4, SOURCE_V6),
+        ];
+        for (namespace, interface, v4, v6) in ends {
+            namespace.address(interface, v4.into(), 24)?;
+            namespace.address(interface, v6.into(), 64)?;
+        }
+        Ok(self)
     }
 
     /// Where records go.
@@ -215,16 +223,16 @@ impl Appliance {
         Report::parse(&output)
     }
 
+    /// Sends it a signal that does not end it.
+    pub fn signal(&mut self, signal: Signal) {
+        self.process.signal(signal).expect("the process can be signalled");
+    }
+
     /// Kills it, and returns how it ended.
     #[must_use]
     pub fn kill(mut self) -> ExitStatus {
         self.process.signal(Signal::SIGKILL).expect("the process can be signalled");
         self.process.wait(PATIENCE).unwrap_or_else(|error| panic!("{error}")).status
-    }
-
-    /// Whether it is still running.
-    pub fn is_running(&mut self) -> bool {
-        self.process.is_running()
     }
 }
 
@@ -242,6 +250,12 @@ impl Report {
             panic!("not one JSON object: {error}: {:?}; it said {:?}", output.stdout, output.stderr)
         });
         Self { json }
+    }
+
+    /// The whole object.
+    #[must_use]
+    pub fn json(&self) -> &Value {
+        &self.json
     }
 
     /// The number at a path of keys and indices such as `/interfaces/0/program/seen`.

@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn lines_are_awaited_and_output_collected() {
-        let script = "echo one >&2; echo ready to go >&2; echo result; exec sleep 60";
+        let script = "echo one >&2; echo result; echo ready to go >&2; exec sleep 60";
         let mut process = Process::spawn(Command::new("sh").args(["-c", script])).unwrap();
         let line = process.wait_for_line("ready", Duration::from_secs(10)).unwrap();
         assert_eq!(line, "ready to go");

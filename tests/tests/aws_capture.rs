@@ -47,7 +47,8 @@ fn dns_key(record: &Value) -> String {
 #[test]
 fn a_real_mirror_session_gives_the_records_that_suricata_made_of_it() {
     let Some(corpus) = require::corpus() else { return };
-    let Some(bed) = Bed::new(2) else { return };
+    // On one queue: the resolver's replies have another outer source port than the queries.
+    let Some(bed) = Bed::new(1) else { return };
     let mut reader = PcapReader::new(File::open(corpus.join(CAPTURE)).unwrap()).unwrap();
     let mut frames = Vec::new();
     while let Some(packet) = reader.next_packet() {

@@ -2,6 +2,7 @@
 //! that scripts go by, and nothing is left behind.
 
 use std::fs;
+use std::net::UdpSocket;
 
 use mirror_xdp_tests::appliance::{Bed, INTERFACE};
 
@@ -40,6 +41,17 @@ fn an_mtu_that_is_too_large() {
     bed.far.ip("link set source0 mtu 65535").unwrap();
     bed.appliance.ip(&format!("link set {INTERFACE} mtu 65535")).unwrap();
     assert_refused(&bed, &[INTERFACE], &[], &[INTERFACE, "MTU", "65535"]);
+}
+
+#[test]
+fn a_port_of_mirror_traffic_that_another_program_has() {
+    let Some(bed) = Bed::new(1) else { return };
+    let socket = bed.appliance.enter(|| UdpSocket::bind("0.0.0.0:8472")).unwrap().unwrap();
+    assert_refused(&bed, &[INTERFACE], &["--vxlan-port", "4789,8472"], &["8472", "in use", "--vxlan-port"]);
+    drop(socket);
+    bed.appliance.ip("link add vxlan0 type vxlan id 1 dstport 4789 local 127.0.0.1 dev lo").unwrap();
+    bed.appliance.up("vxlan0").unwrap();
+    assert_refused(&bed, &[INTERFACE], &[], &["4789", "in use", "vxlan0"]);
 }
 
 #[test]

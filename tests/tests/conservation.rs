@@ -4,6 +4,7 @@ use std::thread;
 
 use mirror_xdp_tests::appliance::Bed;
 use mirror_xdp_tests::frames::{Flow, mirrored};
+use nix::sys::signal::Signal;
 
 /// Frames of a sender. Together with the other sender's some hundred thousand.
 const FRAMES: usize = 150_000;
@@ -78,4 +79,23 @@ fn stopping_under_load_loses_count_of_nothing() {
     });
     report.assert_conserved();
     assert!(report.seen() >= FRAMES as u64 / 8);
+}
+
+#[test]
+fn frames_that_find_the_ring_full_are_counted_as_lost() {
+    let Some(bed) = Bed::new(1) else { return };
+    let mut appliance = bed.start(&[]);
+    // Stopped, it takes nothing out of the ring, however large that is.
+    appliance.signal(Signal::SIGSTOP);
+    let frame = mirrored(1).carrying(&Flow::default().udp(b"hello"));
+    let frames = vec![frame; 100_000];
+    bed.send(&frames);
+    appliance.signal(Signal::SIGCONT);
+    let report = appliance.stop();
+    report.assert_conserved();
+    assert_eq!(report.seen(), frames.len() as u64);
+    assert_eq!(report.reasons(), []);
+    assert!(report.lost() > 0);
+    assert!(report.analysed() > 0);
+    assert_eq!(report.analysed() + report.lost(), frames.len() as u64);
 }

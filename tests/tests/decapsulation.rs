@@ -42,7 +42,7 @@ fn the_outer_header_is_ipv4_or_ipv6() {
     marks.sort_by_key(ToString::to_string);
     let expected = [
         serde_json::json!({"vni": 7, "outer_src": "10.9.0.1", "outer_dst": "10.9.0.2"}),
-        // As Suricata writes IPv6 addresses: in full.
+        // With all zeros, as the addresses of flows are written.
         serde_json::json!({
             "vni": 7,
             "outer_src": "fd00:0000:0000:0000:0000:0000:0000:0001",

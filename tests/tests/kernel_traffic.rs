@@ -2,11 +2,14 @@
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::thread;
 
 use mirror_xdp_tests::appliance::Bed;
 use mirror_xdp_tests::frames::{APPLIANCE_V4, APPLIANCE_V6, Flow, mirrored};
+use nix::sys::socket::sockopt::ReuseAddr;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket};
 
 /// Sends a megabyte to a server on the appliance that sends it back.
 fn assert_tcp_works(bed: &Bed, address: IpAddr) {
@@ -30,7 +33,7 @@ fn assert_tcp_works(bed: &Bed, address: IpAddr) {
 
 #[test]
 fn a_tcp_connection_to_the_appliance_works_while_it_captures() {
-    let Some(bed) = Bed::new(2) else { return };
+    let Some(bed) = Bed::new(2).map(|bed| bed.addressed().unwrap()) else { return };
     let appliance = bed.start(&[]);
     let frame = mirrored(1).carrying(&Flow::default().udp(b"hello"));
     bed.send(std::slice::from_ref(&frame));
@@ -46,7 +49,7 @@ fn a_tcp_connection_to_the_appliance_works_while_it_captures() {
 
 #[test]
 fn a_datagram_to_another_port_arrives_as_it_was_sent() {
-    let Some(bed) = Bed::new(1) else { return };
+    let Some(bed) = Bed::new(1).map(|bed| bed.addressed().unwrap()) else { return };
     let appliance = bed.start(&[]);
     for address in [IpAddr::from(APPLIANCE_V4), APPLIANCE_V6.into()] {
         let receiver = bed.appliance.enter(|| UdpSocket::bind((address, 0)).unwrap()).unwrap();
@@ -62,11 +65,19 @@ fn a_datagram_to_another_port_arrives_as_it_was_sent() {
     assert_eq!(report.redirected(), 0);
 }
 
+/// A socket that shares its port with others: mirror-xdp holds those of mirror traffic.
+fn bind_shared(address: SocketAddrV4) -> UdpSocket {
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    setsockopt(&socket, ReuseAddr, &true).unwrap();
+    bind(socket.as_raw_fd(), &SockaddrIn::from(address)).unwrap();
+    socket.into()
+}
+
 #[test]
 fn mirror_traffic_does_not_reach_the_kernel() {
-    let Some(bed) = Bed::new(1) else { return };
+    let Some(bed) = Bed::new(1).map(|bed| bed.addressed().unwrap()) else { return };
     let appliance = bed.start(&[]);
-    let receiver = bed.appliance.enter(|| UdpSocket::bind((APPLIANCE_V4, 4789)).unwrap()).unwrap();
+    let receiver = bed.appliance.enter(|| bind_shared(SocketAddrV4::new(APPLIANCE_V4, 4789))).unwrap();
     let other = bed.appliance.enter(|| UdpSocket::bind((APPLIANCE_V4, 4790)).unwrap()).unwrap();
     let sender = bed.far.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
     sender.send_to(&[0; 64], receiver.local_addr().unwrap()).unwrap();

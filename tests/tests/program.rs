@@ -1,8 +1,378 @@
-//! x
-use mirror_userspace::datapath::program::{CaptureProgram, Options};
+//! The XDP program and user space's parsers are one code compiled twice. These tests hold the program
+//! that the kernel runs against the parsers, frame by frame, through `BPF_PROG_TEST_RUN`: verdict,
+//! counter, and every byte that reaches the socket.
+#![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
+
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::time::Duration;
+
+use etherparse::{IpNumber, TcpHeader};
+use mirror_userspace::datapath::program::{CaptureProgram, Options, TestRun};
+use mirror_xdp_common::capture::{CaptureHeader, flags};
+use mirror_xdp_common::counters::{Counter, Fate};
+use mirror_xdp_common::frame::Frame;
+use mirror_xdp_common::inner::{Fragment, InnerHeaders};
+use mirror_xdp_common::outer::{VxlanPorts, decapsulate};
+use mirror_xdp_tests::frames::{Flow, Mirrored, mirrored};
+use mirror_xdp_tests::require;
+use nix::time::{ClockId, clock_gettime};
+use rustix::net::{AddressFamily, SocketType, socket};
+
+const SEED: u64 = 0x5eed_0f1a_57ed_c0de;
+
+const DROP: u32 = 1;
+const PASS: u32 = 2;
+const REDIRECT: u32 = 4;
+
+/// The loaded program, with a socket for queue 0 that nothing is ever delivered to.
+struct Kernel {
+    program: CaptureProgram,
+    ports: VxlanPorts,
+    _socket: OwnedFd,
+}
+
+impl Kernel {
+    fn new(ports: VxlanPorts) -> Option<Self> {
+        if !require::privileges() {
+            return None;
+        }
+        let options = Options { ports, hash_seed: SEED, ..Options::default() };
+        let mut program = CaptureProgram::load(&options).unwrap();
+        let socket = socket(AddressFamily::XDP, SocketType::RAW, None).unwrap();
+        program.set_socket(0, socket.as_raw_fd()).unwrap();
+        Some(Self { program, ports, _socket: socket })
+    }
+
+    /// Runs the program on `frame` and compares all that it did with what the parsers say. Returns the
+    /// outcome, with the capture header of a captured frame.
+    fn check(&self, frame: &[u8]) -> (Counter, Option<CaptureHeader>) {
+        self.check_run(frame, frame.len(), |program| program.test_run(frame, 1).unwrap())
+    }
+
+    /// As [`Kernel::check`], with only `linear` bytes of the frame in its first buffer.
+    fn check_split(&self, frame: &[u8], linear: usize) -> (Counter, Option<CaptureHeader>) {
+        self.check_run(frame, linear, |program| program.test_run_split(frame, linear as u32).unwrap())
+    }
+
+    fn check_run(
+        &self,
+        frame: &[u8],
+        linear: usize,
+        run: impl FnOnce(&CaptureProgram) -> TestRun,
+    ) -> (Counter, Option<CaptureHeader>) {
+        let counted = self.program.counts().unwrap();
+        let before = monotonic();
+        let run = run(&self.program);
+        let after = monotonic();
+        let counted = self.program.counts().unwrap().since(&counted);
+
+        let expected = decapsulate(&Split { frame, linear }, &self.ports);
+        let outcome = expected.err().unwrap_or(Counter::Redirected);
+        for &counter in Counter::ALL {
+            let times = u64::from(counter == Counter::Seen || counter == outcome);
+            assert_eq!(counted.get(counter), times, "{} of {frame:02x?}", counter.name());
+        }
+        let action = match outcome.fate() {
+            Fate::Passed => PASS,
+            Fate::Dropped | Fate::Seen => DROP,
+            Fate::Redirected => REDIRECT,
+        };
+        assert_eq!(run.action, action, "{frame:02x?}");
+        let Ok(mirrored) = expected else {
+            assert_eq!(run.frame, frame, "a frame that is not captured is left as it was");
+            return (outcome, None);
+        };
+
+        let (header, inner) = CaptureHeader::decode(&run.frame).unwrap();
+        let captured = &frame[mirrored.inner_offset..][..mirrored.inner_len];
+        assert_eq!(inner, captured);
+        assert_eq!(run.frame.len(), header.encoded_len() + inner.len(), "nothing follows the inner frame");
+        // The inner headers end with the inner frame: what follows in the outer one is not theirs.
+        let linear = captured.len().min(linear - mirrored.inner_offset);
+        let headers = InnerHeaders::parse(&Split { frame: captured, linear }, 0);
+        let original_len = headers.original_len(mirrored.inner_len);
+        assert!((before..=after).contains(&header.time));
+        let mut bits = 0;
+        bits |= if mirrored.ipv6 { flags::OUTER_IPV6 } else { 0 };
+        bits |= if original_len > mirrored.inner_len { flags::TRUNCATED } else { 0 };
+        bits |= if headers.fragment == Fragment::Whole { 0 } else { flags::FRAGMENT };
+        let expected = CaptureHeader {
+            flags: bits,
+            vni: mirrored.vni,
+            outer_source: mirrored.source,
+            outer_destination: mirrored.destination,
+            captured_len: mirrored.inner_len as u32,
+            original_len: original_len as u32,
+            flow_hash: headers.flow_hash(SEED),
+            rule: 0,
+            time: header.time,
+        };
+        assert_eq!(header, expected, "{frame:02x?}");
+        (outcome, Some(header))
+    }
+}
+
+fn kernel() -> Option<Kernel> {
+    Kernel::new(VxlanPorts::default())
+}
+
+fn monotonic() -> u64 {
+    Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap()).as_nanos() as u64
+}
+
+/// A frame whose end may lie in a further buffer, as the program sees it.
+struct Split<'a> {
+    frame: &'a [u8],
+    linear: usize,
+}
+
+impl Frame for Split<'_> {
+    fn len(&self) -> usize {
+        self.frame.len()
+    }
+
+    fn header<T: zerocopy::FromBytes>(&self, offset: usize) -> Option<T> {
+        self.frame[..self.linear].header(offset)
+    }
+}
+
+/// Every valid form of the outer headers.
+fn outer() -> Vec<Mirrored> {
+    vec![
+        mirrored(0),
+        mirrored(0x00ff_ffff),
+        mirrored(7).over_ipv6(),
+        mirrored(7).over_ipv6().atomic_fragment(),
+        mirrored(7).vlan(42),
+        mirrored(7).vlan(4094).vlan(42),
+        mirrored(7).vlan(4094).vlan(42).over_ipv6(),
+        mirrored(7).ip_options(&[1; 4]),
+        mirrored(7).vlan(42).ip_options(&[1; 40]),
+        mirrored(7).trailer(6),
+        mirrored(7).over_ipv6().trailer(300),
+    ]
+}
+
+/// An IPv6 extension header: next header, length field, and as many bytes as `words` of eight.
+fn extension(next: u8, field: u8, words: usize) -> Vec<u8> {
+    let mut header = vec![0; words * 8];
+    header[0] = next;
+    header[1] = field;
+    header
+}
+
+/// Inner frames of all kinds that the parser tells apart.
+fn inner() -> Vec<Vec<u8>> {
+    let tcp = TcpHeader { syn: true, ..TcpHeader::default() };
+    let segment = |flow: &Flow| {
+        let header = TcpHeader { source_port: flow.client.port(), destination_port: 443, ..tcp.clone() };
+        [&header.to_bytes()[..], b"payload"].concat()
+    };
+    let v6 = Flow::v6(40_000, 443);
+    let fragment = |next, field: u16| {
+        let mut header = extension(next, 0xff, 1);
+        header[2..4].copy_from_slice(&field.to_be_bytes());
+        header
+    };
+    let chain = [
+        extension(43, 0, 1),
+        extension(44, 1, 2),
+        fragment(51, 0),
+        extension(60, 1, 3),
+        extension(60, 0, 1),
+        extension(6, 0, 1),
+    ]
+    .concat();
+    let mut arp = Flow::default().udp(b"")[..14].to_vec();
+    arp[12..14].copy_from_slice(&[0x08, 0x06]);
+    arp.extend([0; 28]);
+    let mut truncated = Flow::v4(1, 2).udp(&[7; 400]);
+    truncated.truncate(100);
+    let mut offloaded = Flow::v4(1, 2).udp(&[7; 40]);
+    offloaded[16..18].fill(0);
+    let mut later = Flow::v4(1, 2).udp(&[7; 40]);
+    later[20..22].copy_from_slice(&[0x00, 0xb9]);
+    let mut first = Flow::v4(1, 2).udp(&[7; 40]);
+    first[20..22].copy_from_slice(&[0x20, 0x00]);
+    vec![
+        Flow::v4(40_000, 53).udp(b"question"),
+        Flow::v4(40_000, 443).tcp(tcp.clone(), b""),
+        Flow::v4(40_000, 443).ping(1, 2),
+        Flow::v4(40_000, 443).vlan(5).tcp(tcp.clone(), b"x"),
+        Flow::v6(40_000, 443).vlan(5).vlan(6).tcp(tcp.clone(), b"x"),
+        v6.udp(b"question"),
+        v6.packet(IpNumber::IPV6_HEADER_HOP_BY_HOP, &[extension(6, 0, 1), segment(&v6)].concat()),
+        v6.packet(IpNumber::IPV6_HEADER_HOP_BY_HOP, &[chain, segment(&v6)].concat()),
+        v6.packet(IpNumber::IPV6_FRAGMENTATION_HEADER, &[fragment(6, 1), segment(&v6)].concat()),
+        v6.packet(IpNumber::IPV6_FRAGMENTATION_HEADER, &[fragment(6, 1448), segment(&v6)].concat()),
+        v6.packet(IpNumber::AUTHENTICATION_HEADER, &[extension(6, 4, 3), segment(&v6)].concat()),
+        arp,
+        truncated,
+        offloaded,
+        later,
+        first,
+    ]
+}
 
 #[test]
-fn quick() {
+fn every_form_of_mirrored_frame_is_captured_as_the_parsers_say() {
+    let Some(kernel) = kernel() else { return };
+    for outer in outer() {
+        for inner in inner() {
+            let frame = outer.carrying(&inner);
+            let (outcome, header) = kernel.check(&frame);
+            assert_eq!(outcome, Counter::Redirected, "{outer:?}");
+            assert_eq!(header.unwrap().captured_len as usize, inner.len());
+        }
+    }
+}
+
+#[test]
+fn jumbo_frames_in_several_buffers_are_captured_whole() {
+    let Some(kernel) = kernel() else { return };
+    for length in [3400, 3500, 4000, 8500, 8973] {
+        for outer in [mirrored(7), mirrored(7).over_ipv6(), mirrored(7).trailer(4)] {
+            let frame = outer.carrying(&Flow::v4(1, 2).udp(&vec![7; length]));
+            assert_eq!(kernel.check(&frame).0, Counter::Redirected);
+        }
+    }
+}
+
+#[test]
+fn both_directions_of_an_inner_flow_get_one_hash() {
+    let Some(kernel) = kernel() else { return };
+    let flow = Flow::v6(40_000, 443);
+    let hash =
+        |flow: &Flow, outer: Mirrored| kernel.check(&outer.carrying(&flow.udp(b"x"))).1.unwrap().flow_hash;
+    assert_eq!(hash(&flow, mirrored(7)), hash(&flow.reversed(), mirrored(7).over_ipv6()));
+}
+
+#[test]
+fn each_malformed_kind_is_dropped_under_its_own_counter() {
+    let Some(kernel) = kernel() else { return };
+    let inner = Flow::default().udp(b"payload");
+    for base in [mirrored(7), mirrored(7).vlan(42), mirrored(7).over_ipv6()] {
+        let cases = [
+            (base.clone().fragment(0, true).carrying(&inner), Counter::OuterFragment),
+            (base.clone().ip_length(7).carrying(&inner), Counter::OuterIpLength),
+            (base.clone().ip_length(u16::MAX).carrying(&inner), Counter::OuterIpLength),
+            (base.clone().udp_length(7).carrying(&inner), Counter::OuterUdpLength),
+            (base.clone().udp_length(u16::MAX).carrying(&inner), Counter::OuterUdpLength),
+            (base.datagram(&[8, 0, 0, 0, 0, 0, 7]), Counter::VxlanTruncated),
+            (base.clone().vxlan_flags(0xf7).carrying(&inner), Counter::VxlanNoVni),
+            (base.carrying(&inner[..13]), Counter::InnerTooShort),
+        ];
+        for (frame, counter) in cases {
+            assert_eq!(kernel.check(&frame).0, counter, "{base:?}");
+        }
+    }
+}
+
+#[test]
+fn other_traffic_is_left_to_the_kernel_untouched() {
+    let Some(kernel) = kernel() else { return };
+    let tagged_thrice = mirrored(7).vlan(1).vlan(2).vlan(3).carrying(&Flow::default().udp(b"x"));
+    let mut others = inner();
+    others.push(mirrored(7).port(4790).carrying(&Flow::default().udp(b"x")));
+    others.push(mirrored(7).port(0).carrying(&Flow::default().udp(b"x")));
+    others.push(tagged_thrice);
+    for frame in others {
+        assert_eq!(kernel.check(&frame).0.fate(), Fate::Passed, "{frame:02x?}");
+    }
+    for base in [mirrored(7), mirrored(7).over_ipv6()] {
+        let later = base.fragment(1480, false).carrying(&Flow::default().udp(b"x"));
+        assert_eq!(kernel.check(&later).0, Counter::LaterFragment);
+    }
+}
+
+#[test]
+fn all_configured_ports_and_no_others_are_mirror_traffic() {
+    let ports = [4789, 8472, 1, 65_535, 250, 4790, 53, 6081];
+    let Some(kernel) = Kernel::new(VxlanPorts(ports)) else { return };
+    let inner = Flow::default().udp(b"x");
+    for port in ports {
+        assert_eq!(kernel.check(&mirrored(7).port(port).carrying(&inner)).0, Counter::Redirected);
+    }
+    for port in [0, 2, 4788, 4791, 65_534] {
+        assert_eq!(kernel.check(&mirrored(7).port(port).carrying(&inner)).0, Counter::NotMirror);
+    }
+}
+
+#[test]
+fn frames_of_a_queue_without_a_socket_are_dropped_and_counted() {
+    if !require::privileges() {
+        return;
+    }
     let program = CaptureProgram::load(&Options::default()).unwrap();
-    println!("verified {:?}", program.verified_instructions().unwrap());
+    let frame = mirrored(7).trailer(6).carrying(&Flow::default().udp(b"x"));
+    let run = program.test_run(&frame, 1).unwrap();
+    assert_eq!(run.action, DROP);
+    assert_eq!(program.counts().unwrap().get(Counter::NoSocket), 1);
+}
+
+/// The shortest frame that the kernel has the program run on.
+const SHORTEST: usize = 14;
+
+/// One frame for each form of the outer headers, with every inner frame in turn.
+fn samples() -> Vec<Vec<u8>> {
+    let inner = inner();
+    outer().iter().zip(inner.iter().cycle()).map(|(outer, inner)| outer.carrying(inner)).collect()
+}
+
+#[test]
+fn every_prefix_of_a_valid_frame_is_judged_alike() {
+    let Some(kernel) = kernel() else { return };
+    for frame in samples() {
+        for length in SHORTEST..=frame.len() {
+            kernel.check(&frame[..length]);
+        }
+    }
+}
+
+/// Bytes that hold the longest headers; what follows is payload, which nobody looks at.
+const HEADERS: usize = 200;
+
+#[test]
+fn every_corrupted_header_byte_is_judged_alike() {
+    let Some(kernel) = kernel() else { return };
+    for frame in samples() {
+        let mut corrupted = frame.clone();
+        for offset in 0..frame.len().min(HEADERS) {
+            for value in 0..=u8::MAX {
+                corrupted[offset] = value;
+                kernel.check(&corrupted);
+            }
+            corrupted[offset] = frame[offset];
+        }
+    }
+}
+
+#[test]
+fn headers_beyond_the_first_buffer_are_never_taken_for_what_they_are_not() {
+    let Some(kernel) = kernel() else { return };
+    let frame = mirrored(7).carrying(&Flow::default().udp(&[7; 200]));
+    if kernel.program.test_run_split(&frame, 100).is_err() {
+        println!("skipped: before Linux 6.18, BPF_PROG_TEST_RUN does not split short frames");
+        return;
+    }
+    for frame in samples() {
+        for linear in SHORTEST..frame.len() {
+            kernel.check_split(&frame, linear);
+        }
+    }
+    // Ethernet, IPv4, UDP and VXLAN end at 14, 34, 42 and 50.
+    let outcome = |linear| kernel.check_split(&frame, linear).0;
+    assert_eq!(outcome(41), Counter::OuterNotLinear);
+    assert_eq!(outcome(42), Counter::HeadersNotLinear);
+    assert_eq!(outcome(49), Counter::HeadersNotLinear);
+    assert_eq!(outcome(50), Counter::Redirected);
+}
+
+#[test]
+fn the_verifier_has_room_for_what_is_to_come() {
+    let Some(kernel) = kernel() else { return };
+    let Some(instructions) = kernel.program.verified_instructions().unwrap() else { return };
+    println!("the verifier went through {instructions} instructions");
+    // Of one million. Filters and GENEVE come on top.
+    assert!(instructions < 60_000, "{instructions}");
 }

@@ -109,7 +109,8 @@ fn conversations() -> Vec<Vec<u8>> {
 
 #[test]
 fn frames_give_the_same_records_from_a_file_as_live() {
-    let Some(bed) = Bed::new(2) else { return };
+    // On one queue: a file has no others.
+    let Some(bed) = Bed::new(1) else { return };
     let frames = conversations();
     let report = bed.capture(&frames, &[]);
     report.assert_conserved();

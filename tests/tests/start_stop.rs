@@ -4,10 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use mirror_xdp_tests::appliance::{Bed, INTERFACE, of_type};
+use mirror_xdp_tests::appliance::{Bed, INTERFACE, of_type, wait_until};
 use mirror_xdp_tests::frames::{Flow, mirrored};
 use mirror_xdp_tests::process::run;
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 fn frame() -> Vec<u8> {
     mirrored(1).carrying(&Flow::default().udp(b"hello"))
@@ -58,6 +59,29 @@ fn it_stops_by_itself_after_the_duration() {
 }
 
 #[test]
+fn statistics_are_recorded_while_it_runs_and_at_the_end() {
+    let Some(bed) = Bed::new(1) else { return };
+    let appliance = bed.start(&["--stats-interval", "50ms"]);
+    let frames = vec![frame(); 10];
+    bed.send(&frames);
+    let redirected = |stats: &Value| stats["stats"]["interfaces"][0]["program"]["redirected"].as_u64();
+    // A line is read while it may still be written: only whole ones are looked at.
+    let recorded = || {
+        let text = std::fs::read_to_string(bed.log_dir().join("eve.json")).unwrap_or_default();
+        let whole = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        whole.filter(|record| record["event_type"] == "stats").any(|stats| redirected(&stats) == Some(10))
+    };
+    wait_until("statistics tell of the frames", recorded);
+    let report = appliance.stop();
+    report.assert_conserved();
+    let records = bed.records();
+    let last = of_type(&records, "stats").pop().expect("one at the end");
+    for counters in ["interfaces", "workers"] {
+        assert_eq!(last["stats"][counters], report.json()[counters], "{counters}");
+    }
+}
+
+#[test]
 fn without_json_the_totals_are_for_people() {
     let Some(bed) = Bed::new(1) else { return };
     let mut command = bed.command(&["run", "--interface", INTERFACE, "--duration", "1s", "--log-dir"]);
@@ -104,7 +128,7 @@ fn foreign_program(directory: &Path) -> PathBuf {
     let object = directory.join("foreign.o");
     let program = r#"
         __attribute__((section("xdp"), used)) int foreign(void *context) { return 2; }
-        __attribute__((section("license"), used)) char license[] = "GPL";
+        __attribute__((section("license"), used)) char _license[] = "GPL";
     "#;
     std::fs::write(&source, program).unwrap();
     run(Command::new("clang")

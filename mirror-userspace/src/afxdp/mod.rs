@@ -1,4 +1,4 @@
-//! `AF_XDP` sockets: the memory that the kernel writes frames into ([`Device`], its UMEM), and a receive
+//! `AF_XDP` sockets: the memory that the kernel writes frames into (the UMEM), and a receive
 //! ring and a fill ring for each queue ([`Queue`]). The only module with unsafe code; what it offers is
 //! safe.
 //!
@@ -21,10 +21,7 @@ use std::time::{Duration, Instant};
 use mirror_xdp_common::capture;
 use mirror_xdp_common::wire::{ETHERNET_LEN, Ipv6Header, UDP_LEN, VXLAN_LEN};
 use nix::errno::Errno;
-use xsk_rs::config::{
-    BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig,
-    XDP_UMEM_MIN_CHUNK_SIZE,
-};
+use xsk_rs::config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
 /// Bytes of one buffer: a page, the one size that zero-copy drivers and the kernel's copy mode both take.
@@ -43,10 +40,9 @@ const UNUSED_RING: u32 = 64;
 /// Frames that are taken off the ring at once.
 const BATCH: usize = 64;
 /// A queue stays bound for a moment after its last socket was closed, since the kernel frees it in the
-/// background; so long that is waited for.
-const REBIND_PATIENCE: Duration = Duration::from_secs(2);
-
-const _: () = assert!(CHUNK_SIZE >= XDP_UMEM_MIN_CHUNK_SIZE);
+/// background, and another capture needs up to a second to notice that it was replaced. So long that is
+/// waited for.
+const REBIND_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The largest MTU with which every mirrored frame fits into one buffer: what the program leaves of a
 /// frame over IPv6 is the longest, for the outer headers that it takes off are there little longer than
@@ -116,34 +112,43 @@ impl Bind {
 /// Opens sockets on queues 0 to `queues` − 1 of an interface, with one UMEM for all of them.
 pub fn open(interface: &str, queues: NonZeroU32, bind: Bind) -> Result<Vec<Queue>, Error> {
     let bytes = u64::from(queues.get()) * u64::from(BUFFERS) * u64::from(CHUNK_SIZE);
-    let too_much = || Error::Memory { bytes };
-    let size = |size| QueueSize::new(size).expect("ring sizes are powers of two");
-    let config = UmemConfig::builder()
-        .frame_size(FrameSize::new(CHUNK_SIZE).expect("checked above, at compile time"))
-        .fill_queue_size(size(BUFFERS))
-        .comp_queue_size(size(UNUSED_RING))
-        .build()
-        .expect("the chunk size is a power of two and larger than the headroom");
-    let count = queues.checked_mul(NonZeroU32::new(BUFFERS).expect("it is not 0")).ok_or_else(too_much)?;
-    let (umem, descriptors) = Umem::new(config, count, false).map_err(|error| match os_error(&error) {
-        Some(Errno::ENOBUFS | Errno::EPERM) => Error::LockedMemory { bytes },
-        Some(Errno::ENOMEM) => too_much(),
-        Some(Errno::EAFNOSUPPORT) => Error::Unsupported,
-        other => Error::Umem(other.unwrap_or(Errno::EIO).into()),
-    })?;
-    let config = SocketConfig::builder()
-        .rx_queue_size(size(RX_RING))
-        .tx_queue_size(size(UNUSED_RING))
-        .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-        .bind_flags(bind.flags())
-        .build();
-    let name = CString::new(interface).map_err(|error| Error::Umem(error.into()))?;
-    let name = Interface::new(name);
+    let count = queues.saturating_mul(NonZeroU32::MIN.saturating_add(BUFFERS - 1));
+    let (umem, descriptors) =
+        Umem::new(umem_config(), count, false).map_err(|error| match os_error(&error) {
+            Some(Errno::ENOBUFS | Errno::EPERM) => Error::LockedMemory { bytes },
+            Some(Errno::ENOMEM) => Error::Memory { bytes },
+            Some(Errno::EAFNOSUPPORT) => Error::Unsupported,
+            other => Error::Umem(other.unwrap_or(Errno::EIO).into()),
+        })?;
+    let config = socket_config(bind);
+    let name = Interface::new(CString::new(interface).map_err(|error| Error::Umem(error.into()))?);
     let mut opened = Vec::new();
     for (queue, descriptors) in (0..queues.get()).zip(descriptors.chunks(BUFFERS as usize)) {
         opened.push(Queue::open(&umem, config, &name, queue, descriptors)?);
     }
     Ok(opened)
+}
+
+fn ring(size: u32) -> QueueSize {
+    QueueSize::new(size).expect("the rings' sizes are powers of two")
+}
+
+fn umem_config() -> UmemConfig {
+    UmemConfig::builder()
+        .frame_size(FrameSize::new(CHUNK_SIZE).expect("a page is more than the smallest chunk"))
+        .fill_queue_size(ring(BUFFERS))
+        .comp_queue_size(ring(UNUSED_RING))
+        .build()
+        .expect("the chunk size is a power of two and larger than the headroom")
+}
+
+fn socket_config(bind: Bind) -> SocketConfig {
+    SocketConfig::builder()
+        .rx_queue_size(ring(RX_RING))
+        .tx_queue_size(ring(UNUSED_RING))
+        .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+        .bind_flags(bind.flags())
+        .build()
 }
 
 /// The system's error number at the root of an error of xsk-rs.

@@ -14,9 +14,17 @@ use mirror_xdp_common::outer::{MAX_PORTS, VxlanPorts};
 
 use crate::error::one_line;
 
+const EXAMPLES: &str = "\
+Examples:
+  mirror-xdp run --interface ens6                           capture until Ctrl-C
+  mirror-xdp read mirrored.pcap --log-dir records            the same records, from a file
+  mirror-xdp source --interface eth0 --to 10.0.0.2 --vni 7   feed an appliance from any Linux host
+
+`mirror-xdp COMMAND --help` says more.";
+
 /// Captures AWS VPC Traffic Mirroring sessions with XDP, keeps flows, writes EVE JSON.
 #[derive(Debug, Parser)]
-#[command(name = "mirror-xdp", version, arg_required_else_help = true)]
+#[command(name = "mirror-xdp", version, after_help = EXAMPLES, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -60,6 +68,14 @@ fn vxlan_ports(text: &str) -> Result<VxlanPorts, String> {
             .get();
     }
     Ok(ports)
+}
+
+/// Reads the number that `--max-flows` takes.
+fn max_flows(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("must be a number of at least 1".to_owned()),
+        Ok(flows) => Ok(flows),
+    }
 }
 
 #[cfg(test)]

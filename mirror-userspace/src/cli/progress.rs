@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::stats::{Interface, Named, Stats};
 
 /// Clears the terminal's line and goes to its beginning.
-const CLEAR: &str = "\r\x1b[2K";
+pub(super) const CLEAR: &str = "\r\x1b[2K";
 
 /// A line on the terminal that is written anew each second. Cleared when dropped.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ fn delivered_bytes(stats: &Stats) -> u64 {
 }
 
 /// A number with three digits and the unit's prefix: `1.23 Mbit/s`.
-fn with_unit(value: f64, unit: &str) -> String {
+pub(super) fn with_unit(value: f64, unit: &str) -> String {
     let (mut value, mut prefix) = (value, "");
     for larger in ["k", "M", "G", "T"] {
         if value < 999.5 {
@@ -70,11 +70,11 @@ fn with_unit(value: f64, unit: &str) -> String {
 }
 
 /// A number with its thousands set apart: `1,234,567`.
-fn grouped(number: u64) -> String {
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -83,7 +83,7 @@ fn grouped(number: u64) -> String {
 }
 
 /// The counters that are not 0, as `name 5, other 3`.
-fn listed(named: &Named) -> String {
+pub(super) fn listed(named: &Named) -> String {
     let some = named.0.iter().filter(|(_, count)| *count > 0);
     let list: Vec<_> = some.map(|(name, count)| format!("{name} {}", grouped(*count))).collect();
     if list.is_empty() { String::new() } else { format!(" ({})", list.join(", ")) }

@@ -1,8 +1,7 @@
 //! `mirror-xdp read`: the worker of the live capture over capture files.
 
-use std::fmt::{self, Write as _};
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -10,13 +9,17 @@ use anyhow::Context as _;
 use mirror_xdp_common::counters::{Counter, Fate};
 use mirror_xdp_common::hash::FlowHash;
 use mirror_xdp_common::inner::InnerHeaders;
-use mirror_xdp_common::outer::{MAX_PORTS, VxlanPorts, decapsulate};
-use serde::{Serialize, Serializer};
+use mirror_xdp_common::outer::{VxlanPorts, decapsulate};
+use serde::Serialize;
 
+use super::progress::{CLEAR, grouped, listed, with_unit};
 use crate::capture_file::{CaptureFile, CaptureFileError, FileFrame};
+use crate::datapath::program::LogLevel;
+use crate::error::one_line;
 use crate::packet::LinkType;
-use crate::sink::{Overflow, Sink, SinkCounters};
-use crate::worker::{FrameInfo, Mirror, Worker, WorkerConfig, WorkerCounters};
+use crate::sink::{Overflow, Sink};
+use crate::stats::{self, Named, Records};
+use crate::worker::{FrameInfo, Mirror, Worker, WorkerConfig};
 
 /// Seed of the flow hash: fixed, so that a file gives the same records each time. Nobody can aim at a
 /// table that nobody else sends to.
@@ -45,25 +48,26 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
 
-    /// Flows that are kept at one time; above, the flow that was idle the longest ends
-    #[arg(long, value_name = "N", default_value_t = WorkerConfig::default().max_flows as u32,
-          value_parser = clap::value_parser!(u32).range(1..))]
-    max_flows: u32,
+    /// Flows that are kept at most; beyond, the flow that was idle the longest is ended
+    #[arg(long, value_name = "N", default_value_t = WorkerConfig::default().max_flows)]
+    #[arg(value_parser = super::max_flows)]
+    max_flows: usize,
 
-    /// UDP ports that mirrored frames are sent to
-    #[arg(long, value_name = "PORT,…", value_delimiter = ',', default_value = "4789",
-          value_parser = clap::value_parser!(u16).range(1..))]
-    vxlan_port: Vec<u16>,
+    /// UDP ports of the mirror sessions
+    #[arg(long, value_name = "PORT,…", default_value = "4789", value_parser = super::vxlan_ports)]
+    vxlan_port: VxlanPorts,
 }
 
 pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
+    super::log::init(LogLevel::Off);
     let start = Instant::now();
     let mut reader = Reader::new(&args)?;
     let mut damaged = false;
     for path in args.files {
         if let Err(error) = reader.read(&path) {
             damaged = true;
-            eprintln!("mirror-xdp: {error}");
+            reader.progress.clear();
+            eprintln!("mirror-xdp: {}", one_line(&error));
         }
     }
     let totals = reader.finish(start.elapsed())?;
@@ -76,12 +80,6 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The counters of dropped frames with their names.
-fn by_name<S: Serializer>(dropped: &[u64; Counter::COUNT], serializer: S) -> Result<S::Ok, S::Error> {
-    let counters = Counter::ALL.iter().filter(|counter| counter.fate() == Fate::Dropped);
-    serializer.collect_map(counters.map(|&counter| (counter.name(), dropped[counter as usize])))
-}
-
 struct Reader {
     ports: VxlanPorts,
     sink: Sink,
@@ -91,36 +89,26 @@ struct Reader {
 }
 
 /// What became of the files' frames before they reached the worker.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default)]
 struct Frames {
     seen: u64,
     bytes: u64,
     mirrored: u64,
     plain: u64,
     /// Malformed mirror traffic, by [`Counter`].
-    #[serde(serialize_with = "by_name")]
     dropped: [u64; Counter::COUNT],
 }
 
 impl Reader {
     fn new(args: &Args) -> anyhow::Result<Self> {
-        let mut ports = [0; MAX_PORTS];
-        anyhow::ensure!(
-            args.vxlan_port.len() <= MAX_PORTS,
-            "--vxlan-port takes at most {MAX_PORTS} ports, not {}",
-            args.vxlan_port.len()
-        );
-        for (slot, &port) in ports.iter_mut().zip(&args.vxlan_port) {
-            *slot = port;
-        }
         let sink = Sink::open(&args.log_dir)?;
-        let config = WorkerConfig { max_flows: args.max_flows as usize, hash_seed: HASH_SEED };
+        let config = WorkerConfig { max_flows: args.max_flows, hash_seed: HASH_SEED };
         let worker = Worker::new(config, sink.producer(Overflow::Wait));
         let progress = Progress::new(args.json);
-        Ok(Self { ports: VxlanPorts(ports), sink, worker, frames: Frames::default(), progress })
+        Ok(Self { ports: args.vxlan_port, sink, worker, frames: Frames::default(), progress })
     }
 
-    fn read(&mut self, path: &std::path::Path) -> Result<(), CaptureFileError> {
+    fn read(&mut self, path: &Path) -> Result<(), CaptureFileError> {
         CaptureFile::open(path)?.for_each(|frame| {
             self.frame(&frame);
             self.progress.show(&self.frames);
@@ -178,16 +166,22 @@ impl Reader {
     fn finish(mut self, elapsed: Duration) -> anyhow::Result<Totals> {
         self.worker.finish();
         self.progress.clear();
+        let Frames { seen, bytes, mirrored, plain, dropped } = self.frames;
+        let counters = Counter::ALL.iter().filter(|counter| counter.fate() == Fate::Dropped);
+        let dropped = Named(counters.map(|&counter| (counter.name(), dropped[counter as usize])).collect());
+        let worker = stats::Worker::new(0, self.worker.counters());
+        let unaccounted = seen.abs_diff(mirrored + plain + dropped.sum())
+            + (mirrored + plain).abs_diff(worker.delivered)
+            + worker.delivered.abs_diff(worker.analysed + worker.refused.sum());
         let mut totals = Totals {
             seconds: elapsed.as_secs_f64(),
-            frames: self.frames,
-            workers: [self.worker.counters()],
-            records: self.sink.counters(),
-            unaccounted: 0,
+            frames: FrameTotals { seen, bytes, mirrored, plain, dropped },
+            records: Records::new(self.worker.counters().records_lost, &self.sink.counters()),
+            workers: [worker],
+            unaccounted,
         };
-        totals.unaccounted = totals.unaccounted();
         self.sink.stats(self.worker.now(), &totals).context("cannot write the statistics")?;
-        totals.records = self.sink.finish();
+        totals.records = Records::new(self.worker.counters().records_lost, &self.sink.finish());
         Ok(totals)
     }
 }
@@ -196,73 +190,50 @@ impl Reader {
 #[derive(Clone, Debug, Serialize)]
 struct Totals {
     seconds: f64,
-    frames: Frames,
-    workers: [WorkerCounters; 1],
-    records: SinkCounters,
+    frames: FrameTotals,
+    workers: [stats::Worker; 1],
+    records: Records,
+    /// How far the counters are from adding up.
     unaccounted: u64,
 }
 
-impl Totals {
-    /// How far the counters are from adding up: 0, or there is a mistake in the program.
-    fn unaccounted(&self) -> u64 {
-        let Frames { seen, mirrored, plain, dropped, .. } = &self.frames;
-        let worker = &self.workers[0];
-        seen.abs_diff(mirrored + plain + dropped.iter().sum::<u64>())
-            + (mirrored + plain).abs_diff(worker.delivered)
-            + worker.unaccounted()
-    }
+/// The frames of all files.
+#[derive(Clone, Debug, Serialize)]
+struct FrameTotals {
+    seen: u64,
+    bytes: u64,
+    mirrored: u64,
+    plain: u64,
+    dropped: Named,
+}
 
+impl Totals {
     /// Prints the totals for people.
     fn print(&self) {
-        let Frames { seen, bytes, mirrored, plain, dropped } = &self.frames;
-        let worker = &self.workers[0];
+        let FrameTotals { seen, bytes, mirrored, plain, dropped } = &self.frames;
+        let [worker] = &self.workers;
         eprintln!(
-            "{seen} frames, {} in {:.1} s: {mirrored} mirrored, {plain} plain",
-            Bytes(*bytes),
-            self.seconds
+            "read {} frames, {}, {} flows in {:.1} s",
+            grouped(*seen),
+            with_unit(*bytes as f64, "B"),
+            grouped(worker.flows_total),
+            self.seconds,
         );
-        let dropped = Counter::ALL.iter().map(|&counter| (counter.name(), dropped[counter as usize]));
-        print_reasons("not decapsulated", dropped);
-        print_reasons("without a flow", worker.refused.iter().copied());
-        let written: Vec<_> =
-            self.records.written_by_kind().map(|(kind, count)| format!("{count} {kind}")).collect();
-        eprintln!("{} flows; records: {}", worker.flows_total, written.join(", "));
-        if self.records.lost > 0 {
-            eprintln!("{} records could not be written", self.records.lost);
+        eprintln!(
+            "{} mirrored, {} plain, {} malformed{}",
+            grouped(*mirrored),
+            grouped(*plain),
+            grouped(dropped.sum()),
+            listed(dropped),
+        );
+        if worker.refused.sum() > 0 {
+            eprintln!("not analysed: {}{}", grouped(worker.refused.sum()), listed(&worker.refused));
         }
+        let Records { written, lost } = &self.records;
+        eprintln!("records: {} written{}, {} lost", grouped(written.sum()), listed(written), grouped(*lost));
         if self.unaccounted > 0 {
-            eprintln!("{} frames are not accounted for: please report this", self.unaccounted);
+            eprintln!("UNACCOUNTED: {} frames; this is a bug of mirror-xdp", grouped(self.unaccounted));
         }
-    }
-}
-
-/// Prints the reasons that occurred, if any did.
-fn print_reasons(what: &str, reasons: impl Iterator<Item = (&'static str, u64)>) {
-    let (mut total, mut text) = (0, String::new());
-    for (name, count) in reasons.filter(|&(_, count)| count > 0) {
-        total += count;
-        text.push_str(if text.is_empty() { "" } else { ", " });
-        let _ = write!(text, "{name} {count}");
-    }
-    if total > 0 {
-        eprintln!("{total} {what}: {text}");
-    }
-}
-
-/// A number of bytes for people.
-struct Bytes(u64);
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
-        let mut value = self.0 as f64;
-        let mut unit = 0;
-        while value >= 1000.0 && unit + 1 < UNITS.len() {
-            value /= 1000.0;
-            unit += 1;
-        }
-        let decimals = usize::from(unit > 0);
-        write!(f, "{value:.decimals$} {}", UNITS[unit])
     }
 }
 
@@ -284,18 +255,20 @@ impl Progress {
     }
 
     fn show(&mut self, frames: &Frames) {
-        if !self.wanted || !frames.seen.is_multiple_of(Self::STRIDE) || self.start.elapsed() < Self::DELAY {
+        if !self.wanted
+            || !frames.seen.is_multiple_of(Self::STRIDE)
+            || self.start.elapsed() < Self::DELAY
+            || self.shown.is_some_and(|shown| shown.elapsed() < Self::INTERVAL)
+        {
             return;
         }
-        if self.shown.is_none_or(|shown| shown.elapsed() >= Self::INTERVAL) {
-            self.shown = Some(Instant::now());
-            eprint!("\r{} frames, {} \x1b[K", frames.seen, Bytes(frames.bytes));
-        }
+        self.shown = Some(Instant::now());
+        eprint!("{CLEAR}{} frames, {}", grouped(frames.seen), with_unit(frames.bytes as f64, "B"));
     }
 
-    fn clear(&self) {
-        if self.shown.is_some() {
-            eprint!("\r\x1b[K");
+    fn clear(&mut self) {
+        if self.shown.take().is_some() {
+            eprint!("{CLEAR}");
         }
     }
 }

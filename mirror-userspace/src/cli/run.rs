@@ -65,7 +65,7 @@ pub(super) struct Args {
 
     /// Flows that each worker keeps at most; beyond, the flow that was idle the longest is ended
     #[arg(long, value_name = "N", default_value_t = WorkerConfig::default().max_flows)]
-    #[arg(value_parser = max_flows)]
+    #[arg(value_parser = super::max_flows)]
     max_flows: usize,
 
     /// Have the XDP program tell of each frame that it drops (debug) or does not capture (trace)
@@ -76,13 +76,6 @@ pub(super) struct Args {
 fn interval(text: &str) -> Result<Duration, String> {
     let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if interval.is_zero() { Err("must be more than nothing".to_owned()) } else { Ok(interval) }
-}
-
-fn max_flows(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) | Err(_) => Err("must be a number of at least 1".to_owned()),
-        Ok(flows) => Ok(flows),
-    }
 }
 
 pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
@@ -156,7 +149,14 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     drop(progress);
-    let mut stats = capture.stop().await?;
+    let mut stats = match capture.stop().await {
+        Ok(stats) => stats,
+        Err(error) => {
+            // What the other workers had to say is not lost with the one that failed.
+            let _ = sink.finish();
+            return Err(error.into());
+        }
+    };
     loggers.iter_mut().for_each(aya_log::EbpfLogger::flush);
     write_stats(&sink, &mut stats)?;
     stats.set_records(&sink.finish());

@@ -63,6 +63,12 @@ impl Attached {
         Self { interface, xdp, name, how: link.map_or(How::Netlink, How::Link) }
     }
 
+    /// Whether the program stays only as long as somebody holds its link.
+    #[must_use]
+    pub const fn is_held(&self) -> bool {
+        matches!(self.how, How::Link(_))
+    }
+
     /// Takes the program off.
     pub async fn detach(self, netlink: &Netlink) -> Result<(), Error> {
         match (self.how, self.xdp.mode) {

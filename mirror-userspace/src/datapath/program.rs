@@ -238,14 +238,22 @@ impl CaptureProgram {
     /// Runs the program `repeat` times on one frame by `BPF_PROG_TEST_RUN`, as if received by queue 0 of
     /// the loopback interface. From the second time on it sees what it has written itself.
     pub fn test_run(&self, frame: &[u8], repeat: u32) -> Result<TestRun, Error> {
-        let mut out = vec![0; frame.len()];
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut out),
-            repeat,
-            ..TestRunOptions::default()
-        };
-        let result = self.xdp()?.test_run(options)?;
+        self.run(TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() })
+    }
+
+    /// As [`CaptureProgram::test_run`], with only the first `linear` bytes of the frame in its first
+    /// buffer. Needs Linux 6.18.
+    pub fn test_run_split(&self, frame: &[u8], linear: u32) -> Result<TestRun, Error> {
+        // `struct xdp_md`: data, data_end, data_meta, and the interface and queues, of which 0 are the
+        // default.
+        let context: [u32; 6] = [0, linear, 0, 0, 0, 0];
+        let context = context.map(u32::to_ne_bytes).concat();
+        self.run(TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), ..TestRunOptions::default() })
+    }
+
+    fn run(&self, options: TestRunOptions<'_>) -> Result<TestRun, Error> {
+        let mut out = vec![0; options.data_in.map_or(0, <[u8]>::len)];
+        let result = self.xdp()?.test_run(TestRunOptions { data_out: Some(&mut out), ..options })?;
         out.truncate(result.data_size_out as usize);
         Ok(TestRun { action: result.return_value, frame: out, duration: result.duration })
     }

@@ -91,7 +91,7 @@ impl Flow {
     #[must_use]
     pub fn new(key: FlowKey, forward: bool, packet: &Packet<'_>, mirror: Option<Mirror>, now: u64) -> Self {
         let answer = match packet.transport {
-            Transport::Udp { payload, .. } => is_dns_answer(packet, payload),
+            Transport::Udp { payload } => is_dns_answer(packet, payload),
             _ => false,
         };
         let mut data = Data::default();
@@ -162,7 +162,7 @@ impl Flow {
         let endpoints = data::endpoints(head.key.protocol, head.client().1, head.server().1);
         let mut sink = |message: &[u8], number: u32| sink(head, message, number);
         match packet.transport {
-            Transport::Udp { payload, .. } => data.datagram(endpoints, direction, payload, &mut sink),
+            Transport::Udp { payload } => data.datagram(endpoints, direction, payload, &mut sink),
             Transport::Tcp { header, payload, missing } => {
                 let segment = Segment { header, payload, missing };
                 match connection {

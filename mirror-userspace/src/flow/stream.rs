@@ -8,11 +8,11 @@ use super::tcp::before;
 /// Bytes that one direction may keep for its analyzer: a DNS message with its length.
 const MAX_PENDING: usize = 2 + 65_535;
 /// Bytes of one direction that may wait for a hole to be filled.
-const MAX_EARLY: usize = 64 * 1024;
+const MAX_EARLY: usize = 32 * 1024;
 /// Segments of one direction that may wait for a hole to be filled.
 const MAX_EARLY_SEGMENTS: usize = 64;
 /// Directions that may keep bytes at one time.
-const MAX_BUFFERS: usize = 4096;
+const MAX_BUFFERS: usize = 1024;
 
 /// One direction of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -168,6 +168,9 @@ impl Streams {
 
     fn keep_early(&mut self, stream: &mut Stream, sequence: u32, payload: &[u8]) -> bool {
         let kept = self.buffer(stream).is_some_and(|buffer| {
+            if buffer.early.iter().any(|&(first, _, len)| first == sequence && len >= payload.len()) {
+                return true;
+            }
             let fits = buffer.early.len() < MAX_EARLY_SEGMENTS
                 && buffer.early_bytes.len() + payload.len() <= MAX_EARLY;
             if fits {

@@ -47,6 +47,8 @@ struct Entry {
     listed: u64,
 }
 
+const _: () = assert!(size_of::<Entry>() <= 400, "a table of a million flows is to stay below 400 MB");
+
 #[derive(Clone, Copy, Debug)]
 struct List {
     oldest: u32,
@@ -293,9 +295,8 @@ mod tests {
             vlans: Vlans::new(),
             depth: 0,
             direct: true,
-            reassembled: false,
             len: 60,
-            transport: Transport::Udp { payload: &[], missing: 0 },
+            transport: Transport::Udp { payload: &[] },
             tunnelled: None,
         };
         let (key, forward) = FlowKey::of_packet(&packet, Session::default());

@@ -42,6 +42,9 @@ const SETTLE: Duration = Duration::from_millis(10);
 /// Longer than this is not waited for that.
 const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 
+/// A killed process may need this long to go.
+const EXIT_PATIENCE: Duration = Duration::from_millis(500);
+
 /// How to run the program on an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ModeChoice {
@@ -86,7 +89,7 @@ pub enum Error {
         /// Its name.
         name: String,
         /// What is wrong.
-        source: InterfaceError,
+        source: Box<InterfaceError>,
     },
     /// An interface was named twice.
     #[error("{0}: named twice")]
@@ -136,6 +139,13 @@ pub enum PortUser {
     Process,
 }
 
+impl Error {
+    /// Something that is wrong with the interface `name`.
+    fn of(name: &str, source: impl Into<InterfaceError>) -> Self {
+        Self::Interface { name: name.to_owned(), source: Box::new(source.into()) }
+    }
+}
+
 impl fmt::Display for PortUser {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -183,12 +193,12 @@ pub enum InterfaceError {
     #[error(transparent)]
     Sockets(#[from] afxdp::Error),
     /// The program is not attached.
-    #[error("the XDP program cannot be attached in {} mode: {}", mode.name(), reason(.source))]
+    #[error("the XDP program cannot be attached in {} mode: {}", mode.name(), reason(.cause))]
     Attach {
         /// How it was tried.
         mode: Mode,
         /// Why not.
-        source: program::Error,
+        cause: program::Error,
     },
     /// It was taken out of the system during the capture.
     #[error("the interface is gone")]
@@ -240,7 +250,7 @@ impl Plan {
         for name in &config.interfaces {
             let device = PlannedDevice::check(&netlink, name, config.replace)
                 .await
-                .map_err(|source| Error::Interface { name: name.clone(), source })?;
+                .map_err(|source| Error::of(name, source))?;
             if devices.iter().any(|other| other.interface.index == device.interface.index) {
                 return Err(Error::Twice(name.clone()));
             }
@@ -278,8 +288,13 @@ impl Plan {
         let cpus = allowed_cpus();
         for planned in self.devices {
             let name = planned.interface.name.clone();
-            let error = |source| Error::Interface { name: name.clone(), source };
+            let error = |source| Error::of(&name, source);
             let device = capture.devices.len();
+            if self.config.replace {
+                // Before the sockets are opened: the program's owner may hold sockets on the same queues,
+                // which it closes when it finds its program gone.
+                planned.clear(&capture.netlink).await.map_err(error)?;
+            }
             let (opened, queues) = Device::open(planned, &self.config).map_err(error)?;
             capture.devices.push(opened);
             for queue in queues {
@@ -294,10 +309,7 @@ impl Plan {
             }
         }
         for device in &mut capture.devices {
-            device
-                .attach(&self.config, &capture.netlink)
-                .await
-                .map_err(|source| Error::Interface { name: device.name.clone(), source })?;
+            device.attach(self.config.mode).map_err(|source| Error::of(&device.name, source))?;
         }
         capture.started = Instant::now();
         Ok(capture)
@@ -316,11 +328,33 @@ impl PlannedDevice {
         if interface.mtu > afxdp::MAX_MTU {
             return Err(InterfaceError::Mtu { mtu: interface.mtu, name: interface.name });
         }
-        if !replace && let Some(attached) = attached::on(&interface).pop() {
-            return Err(InterfaceError::Attached(attached));
+        if !replace {
+            Self::check_unattached(netlink, name).await?;
         }
         let queues = NonZeroU32::new(netlink.rx_queues(&interface).await).unwrap_or(NonZeroU32::MIN);
         Ok(Self { interface, queues })
+    }
+
+    /// Finds out whether there is an XDP program on the interface. One that a process holds may be gone in
+    /// a moment, if that process was killed just now.
+    async fn check_unattached(netlink: &Netlink, name: &str) -> Result<(), InterfaceError> {
+        let deadline = Instant::now() + EXIT_PATIENCE;
+        loop {
+            let interface = netlink.interface(name).await?;
+            let Some(attached) = attached::on(&interface).pop() else { return Ok(()) };
+            if !attached.is_held() || Instant::now() > deadline {
+                return Err(InterfaceError::Attached(attached));
+            }
+            tokio::time::sleep(EXIT_PATIENCE / 10).await;
+        }
+    }
+
+    /// Takes XDP programs off the interface.
+    async fn clear(&self, netlink: &Netlink) -> Result<(), InterfaceError> {
+        for attached in attached::on(&netlink.interface(&self.interface.name).await?) {
+            attached.detach(netlink).await?;
+        }
+        Ok(())
     }
 }
 
@@ -366,34 +400,27 @@ impl Device {
     }
 
     fn counts(&self) -> Result<program::Counts, Error> {
-        let error =
-            |source: program::Error| Error::Interface { name: self.name.clone(), source: source.into() };
-        self.program.counts().map_err(error)
+        self.program.counts().map_err(|source| Error::of(&self.name, source))
     }
 
-    async fn attach(&mut self, config: &Config, netlink: &Netlink) -> Result<(), InterfaceError> {
-        if config.replace {
-            for attached in attached::on(&netlink.interface(&self.name).await?) {
-                attached.detach(netlink).await?;
-            }
-        }
-        self.mode = match config.mode {
+    fn attach(&mut self, choice: ModeChoice) -> Result<(), InterfaceError> {
+        self.mode = match choice {
             ModeChoice::Generic => Mode::Generic,
             ModeChoice::Auto | ModeChoice::Native => Mode::Native,
         };
-        let Err(source) = self.program.attach(self.index, self.mode) else { return Ok(()) };
-        if config.mode != ModeChoice::Auto || source.raw_os_error() == Some(Errno::EBUSY as i32) {
-            return Err(InterfaceError::Attach { mode: self.mode, source });
+        let Err(cause) = self.program.attach(self.index, self.mode) else { return Ok(()) };
+        if choice != ModeChoice::Auto || cause.raw_os_error() == Some(Errno::EBUSY as i32) {
+            return Err(InterfaceError::Attach { mode: self.mode, cause });
         }
         tracing::warn!(
             "{}: no native mode ({}), using generic mode, which is slower",
             self.name,
-            reason(&source)
+            reason(&cause)
         );
         self.mode = Mode::Generic;
         self.program
             .attach(self.index, self.mode)
-            .map_err(|source| InterfaceError::Attach { mode: self.mode, source })
+            .map_err(|cause| InterfaceError::Attach { mode: self.mode, cause })
     }
 }
 
@@ -405,29 +432,26 @@ struct Served {
     queue: u32,
 }
 
+/// One queue's part of the account, and of its worker.
+type Part = (Served, Counters);
+
 /// The account without the records.
-fn account<'c>(
-    devices: &[Device],
-    workers: impl Iterator<Item = (Served, &'c Counters)> + Clone,
-    time: Duration,
-) -> Result<Stats, Error> {
+fn account(devices: &[Device], workers: &[Part], time: Duration) -> Result<Stats, Error> {
     let interface = |(index, device): (usize, &Device)| {
-        let rings = workers.clone().filter(|(served, _)| served.device == index);
-        let rings = rings
-            .map(|(served, counters)| stats::Ring::new(served.queue, counters.delivered, counters.socket));
+        let served = workers.iter().filter(|(served, _)| served.device == index);
         Ok(stats::Interface {
             name: device.name.clone(),
             mode: device.mode,
             program: (&device.counts()?).into(),
-            rings: rings.collect(),
+            rings: served.map(|(served, c)| stats::Ring::new(served.queue, c.delivered, c.socket)).collect(),
         })
     };
-    let interfaces = devices.iter().enumerate().map(interface).collect::<Result<_, Error>>()?;
-    let workers = workers.clone().enumerate();
+    let worker =
+        |(number, (_, counters)): (usize, &Part)| stats::Worker::new(number, counters.worker.clone());
     Ok(Stats {
         seconds: time.as_secs_f64(),
-        interfaces,
-        workers: workers.map(|(number, (_, c))| stats::Worker::new(number, c.worker.clone())).collect(),
+        interfaces: devices.iter().enumerate().map(interface).collect::<Result<_, Error>>()?,
+        workers: workers.iter().enumerate().map(worker).collect(),
         records: stats::Records::default(),
         unaccounted: None,
     })
@@ -484,8 +508,7 @@ impl Capture {
     pub fn stats(&self) -> Result<Stats, Error> {
         let workers: Vec<_> =
             self.workers.iter().map(|(served, handle)| (*served, handle.published())).collect();
-        let workers = workers.iter().map(|(served, counters)| (*served, counters));
-        account(&self.devices, workers, self.started.elapsed())
+        account(&self.devices, &workers, self.started.elapsed())
     }
 
     /// Waits until a worker has ended on its own. Cancel safe.
@@ -500,7 +523,7 @@ impl Capture {
     /// Finds out whether the interfaces are there still, with the program on them.
     pub async fn check(&self) -> Result<(), Error> {
         for device in &self.devices {
-            let error = |source| Error::Interface { name: device.name.clone(), source };
+            let error = |source: InterfaceError| Error::of(&device.name, source);
             match self.netlink.interface_by_index(device.index).await {
                 Ok(Some(interface)) => {
                     if !interface.xdp.iter().any(|xdp| xdp.program == device.program_id) {
@@ -519,30 +542,25 @@ impl Capture {
     pub async fn stop(mut self) -> Result<Stats, Error> {
         let time = self.started.elapsed();
         for device in &mut self.devices {
-            let name = &device.name;
-            device
-                .program
-                .detach()
-                .map_err(|source| Error::Interface { name: name.clone(), source: source.into() })?;
+            device.program.detach().map_err(|source| Error::of(&device.name, source))?;
         }
         self.settle().await?;
         // The sockets stay open until the account is made.
-        let ended = self.end_workers()?;
-        let workers = ended.iter().map(|(served, _, counters)| (*served, counters));
-        let mut stats = account(&self.devices, workers, time)?;
+        let (_sockets, workers): (Vec<_>, Vec<_>) = self.end_workers()?.into_iter().unzip();
+        let mut stats = account(&self.devices, &workers, time)?;
         stats.unaccounted = Some(stats.imbalance());
         Ok(stats)
     }
 
     /// Ends all workers, also when one has failed; says which did first.
-    fn end_workers(&mut self) -> Result<Vec<(Served, Queue, Counters)>, Error> {
+    fn end_workers(&mut self) -> Result<Vec<(Queue, Part)>, Error> {
         self.stop.store(true, Ordering::Release);
         let ended: Vec<_> = std::mem::take(&mut self.workers)
             .into_iter()
             .map(|(served, handle)| (served, handle.join()))
             .collect();
         let result = |(worker, (served, result)): (usize, (Served, Result<_, WorkerError>))| match result {
-            Ok((queue, counters)) => Ok((served, queue, counters)),
+            Ok((queue, counters)) => Ok((queue, (served, counters))),
             Err(source) => Err(Error::Worker {
                 worker,
                 interface: self.devices.get(served.device).map(|d| d.name.clone()).unwrap_or_default(),

@@ -4,7 +4,7 @@
 //! ([`Packet`]), or the [`Fragment`] of one, or says why there is none ([`Refusal`]). A packet that
 //! carries further packets (a tunnel) has the layer to go on with in [`Packet::tunnelled`]; the caller
 //! loops. What counts as a packet follows Suricata: link and shim layers ([`link`]) and GRE are only ways
-//! to the next packet, while the packets of UDP and IP-in-IP tunnels ([`tunnel`]) are flows of their own.
+//! to the next packet, while the packets of UDP and IP-in-IP tunnels are flows of their own.
 
 pub mod fragment;
 pub mod link;
@@ -98,7 +98,6 @@ pub struct Layer<'a> {
     /// Nothing but Ethernet and at most two VLAN tags is in front: the capture header's flow hash is
     /// that of this layer's packet.
     direct: bool,
-    reassembled: bool,
 }
 
 impl<'a> Layer<'a> {
@@ -112,7 +111,6 @@ impl<'a> Layer<'a> {
             vlans: Vlans::new(),
             depth: 0,
             direct: matches!(link, LinkType::Ethernet),
-            reassembled: false,
         }
     }
 
@@ -126,7 +124,6 @@ impl<'a> Layer<'a> {
             vlans: fragment.vlans,
             depth: fragment.depth,
             direct: false,
-            reassembled: true,
         }
     }
 
@@ -173,8 +170,6 @@ pub enum Transport<'a> {
     Udp {
         /// The datagram's payload, as far as it was captured.
         payload: &'a [u8],
-        /// Bytes of the payload that were not captured.
-        missing: usize,
     },
     /// SCTP (RFC 9260); only its ports are looked at.
     Sctp,
@@ -255,8 +250,6 @@ pub struct Packet<'a> {
     pub depth: u8,
     /// Whether [`crate::worker::FrameInfo::flow_hash`] is this packet's.
     pub direct: bool,
-    /// Put together from fragments.
-    pub reassembled: bool,
     /// Length in bytes as sent, whatever was captured of it: from the beginning of the frame or of the
     /// tunnel's payload, link headers and padding included.
     pub len: usize,

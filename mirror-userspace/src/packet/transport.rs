@@ -20,7 +20,6 @@ pub(super) fn decode(layer: Layer<'_>, network: Network) -> Result<Packet<'_>, R
         vlans: layer.vlans,
         depth: layer.depth,
         direct: layer.direct,
-        reassembled: layer.reassembled,
         len: 0,
         transport: Transport::Ip,
         tunnelled: None,
@@ -34,7 +33,7 @@ pub(super) fn decode(layer: Layer<'_>, network: Network) -> Result<Packet<'_>, R
             set_ports(&mut packet, layer)?;
             let inside = udp(layer)?;
             packet.tunnelled = tunnel::in_udp(inside, packet.source_port, packet.destination_port);
-            packet.transport = Transport::Udp { payload: inside.bytes, missing: inside.missing };
+            packet.transport = Transport::Udp { payload: inside.bytes };
         }
         protocol::SCTP => {
             const COMMON_HEADER: usize = 12;

@@ -173,19 +173,18 @@ impl Serialize for CommunityId {
 #[derive(Serialize)]
 struct MirrorObject {
     vni: u32,
-    #[serde(serialize_with = "display")]
-    outer_src: Address,
-    #[serde(serialize_with = "display")]
-    outer_dst: Address,
-}
-
-fn display<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(value)
+    outer_src: EveAddress,
+    outer_dst: EveAddress,
 }
 
 impl From<Mirror> for MirrorObject {
     fn from(mirror: Mirror) -> Self {
-        Self { vni: mirror.vni.get(), outer_src: mirror.outer_source, outer_dst: mirror.outer_destination }
+        let address = |address: Address| EveAddress { address, ipv6: address.as_v4().is_none() };
+        Self {
+            vni: mirror.vni.get(),
+            outer_src: address(mirror.outer_source),
+            outer_dst: address(mirror.outer_destination),
+        }
     }
 }
 

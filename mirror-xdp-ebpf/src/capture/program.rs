@@ -81,8 +81,9 @@ fn try_run(context: &XdpContext) -> Result<(), Counter> {
     // Behind the datagram: padding of a short Ethernet frame, or a trailer.
     packet.truncate(mirrored.inner_offset + mirrored.inner_len).map_err(|()| Counter::NoHeadroom)?;
     packet.trim_head(mirrored.inner_offset - header_len).map_err(|()| Counter::NoHeadroom)?;
-    // Only now the inner headers: they begin at one of two offsets, whatever was in front of them, and
-    // the verifier need not follow them once for each form of the outer headers.
+    // Only now the inner headers: the frame ends where the inner one does, so nothing behind it is taken
+    // for a part of it; and they begin at one of two offsets, whatever was in front of them, so that the
+    // verifier need not follow them once for each form of the outer headers.
     let header = capture_header(&packet, &mirrored, header_len);
     let written =
         if mirrored.ipv6 { packet.write_front(header.to_v6()) } else { packet.write_front(header.to_v4()) };

@@ -20,8 +20,6 @@ use crate::command::{cargo, find_program, output, path_with, run, step, workspac
 const BPF_LINKER: &str = "0.13.0";
 /// The versions of LLVM that this version can be compiled with.
 const BPF_LINKER_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
-/// The oldest compiler that builds the eBPF programs, as major and minor version.
-const OLDEST_RUSTC: (u32, u32) = (1, 88);
 
 /// A toolchain that is there and complete.
 pub(crate) struct Toolchain {
@@ -82,16 +80,19 @@ pub(crate) fn find() -> Option<Toolchain> {
 /// Installs a toolchain in whichever way this machine allows.
 pub(crate) fn install() -> Result<Toolchain> {
     step("The eBPF programs need a Rust compiler with the sources of `core`, and bpf-linker");
-    if let Some(obstacle) = nightly_obstacle() {
-        eprintln!("    rustup's nightly is not possible here: {obstacle}");
-        install_system().context(
-            "cannot install the eBPF toolchain; by hand it would be: \
-             `rustup toolchain install nightly --component rust-src`, \
-             and https://github.com/aya-rs/bpf-linker/releases unpacked into target/tools/bpf-linker-release/bin",
-        )
-    } else {
-        install_nightly()
-    }
+    let obstacle = match nightly_obstacle() {
+        Some(obstacle) => obstacle,
+        None => match install_nightly() {
+            Ok(toolchain) => return Ok(toolchain),
+            Err(error) => format!("{error:#}"),
+        },
+    };
+    eprintln!("    rustup's nightly is not possible here: {obstacle}");
+    install_system().context(
+        "cannot install the eBPF toolchain; by hand it would be: \
+         `rustup toolchain install nightly --component rust-src`, \
+         and https://github.com/aya-rs/bpf-linker/releases unpacked into target/tools/bpf-linker-release/bin",
+    )
 }
 
 // --- rustup's nightly, and the published linker
@@ -193,7 +194,7 @@ fn system_compilers() -> Vec<SystemCompiler> {
         .flatten()
         .filter(|entry| entry.file_name().to_str().is_some_and(is_rustc))
         .filter_map(|entry| SystemCompiler::examine(entry.path()))
-        .filter(|compiler| compiler.version >= OLDEST_RUSTC)
+        .filter(|compiler| compiler.version >= oldest_rustc())
         .collect();
     compilers.sort_by_key(|compiler| std::cmp::Reverse(compiler.version));
     compilers
@@ -265,10 +266,10 @@ fn install_compiler() -> Result<SystemCompiler> {
             let sources = format!("{}-src", package.replacen("rustc", "rust", 1));
             let matching = packages::candidate(&sources)? == version;
             Some((major_minor(&version)?, package, sources))
-                .filter(|found| matching && found.0 >= OLDEST_RUSTC)
+                .filter(|found| matching && found.0 >= oldest_rustc())
         })
         .max();
-    let (major, minor) = OLDEST_RUSTC;
+    let (major, minor) = oldest_rustc();
     let (_, package, sources) = newest.with_context(|| {
         format!("apt has no Rust compiler of version {major}.{minor} or newer with its sources")
     })?;
@@ -311,6 +312,11 @@ fn working_linker(path: PathBuf) -> Option<PathBuf> {
 fn has_core_sources(mut rustc: Command) -> bool {
     output(rustc.args(["--print", "sysroot"]))
         .is_some_and(|sysroot| Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core").is_dir())
+}
+
+/// The oldest compiler that the workspace is built with, as major and minor version.
+fn oldest_rustc() -> (u32, u32) {
+    major_minor(env!("CARGO_PKG_RUST_VERSION")).expect("the manifest names a version")
 }
 
 /// "1.96.0+dfsg1-1" → (1, 96)

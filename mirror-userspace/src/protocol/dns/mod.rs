@@ -1,10 +1,11 @@
 //! DNS (RFC 1035): messages and their EVE records.
 //!
-//! The parser is the project's own. The kept libraries (hickory-proto, simple-dns, domain) are made for
-//! resolvers and servers: they refuse a message as a whole for what a monitor must still report (names
-//! beyond 255 bytes, compression that loops after the question, unknown record data, bytes that are
-//! missing or left over). This one reads as much as Suricata 7 does, so that both log the same, borrows
-//! from the packet and does not allocate, so that a worker may use it on every packet.
+//! The parser is the project's own. The kept libraries are made for resolvers and servers: they refuse a
+//! message as a whole for what a monitor must still report (names beyond 255 bytes, loops of compression,
+//! record data of an unknown form, broken records behind those that matter), and they allocate. Of 394
+//! messages of real captures that this parser reads, simple-dns 0.13 refused 17 and hickory-proto 0.26 3,
+//! taking 26 and 38 times as long. This one is as lenient as Suricata 7, so that both log the same; it
+//! differs where Suricata drops a response for a record without data, as dynamic updates (RFC 2136) have.
 //!
 //! A worker calls [`Message::parse`] and, where that succeeds, takes a number from the flow's
 //! [`Transactions`] and copies the message's bytes. Whoever writes the record parses those bytes again

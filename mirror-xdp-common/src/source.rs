@@ -43,7 +43,7 @@ pub enum SourceFate {
     Done,
     /// Should have been mirrored, and was not.
     Failed,
-    /// Says more of a frame that another counter counts.
+    /// Says more of a frame that another counter counts, or of one that has no part in mirroring.
     Detail,
 }
 
@@ -65,6 +65,8 @@ counters! {
     CopyFailed = Failed "copy_failed",
     /// Frames that came out of the veth pair, now as on the wire.
     Segments = Entered "segments",
+    /// Frames that came out of the veth pair and are nobody's copy: the system itself sends some.
+    Foreign = Detail "foreign",
     /// Given to the outgoing interface in their envelope.
     Mirrored = Done "mirrored",
     /// Bytes of the mirrored frames, without the envelope.

@@ -158,4 +158,7 @@ fn print_totals(seconds: f64, totals: &Totals) {
     for (name, count) in totals.failed().filter(|&(_, count)| count != 0) {
         line(count, &format!("lost: {name}"));
     }
+    if totals.pair_full != 0 {
+        eprintln!("the kernel's queue for copies was full: raise net.core.netdev_max_backlog with sysctl");
+    }
 }

@@ -2,8 +2,8 @@
 //! Mirroring does, for hosts outside of AWS and for development.
 //!
 //! [`run`] does all of it. The frames never come here: programs in the kernel copy them into a private
-//! veth pair ([`pair`]) and send them on from its far end. What is left to user space is the way to the
-//! target ([`path`]): the kernel's routing and neighbour tables are asked for it, and watched.
+//! veth pair and send them on from its far end. What is left to user space is the way to the target: the
+//! kernel's routing and neighbour tables are asked for it, and watched.
 
 mod offload;
 mod pair;
@@ -41,6 +41,9 @@ const REFRESH: Duration = Duration::from_secs(10);
 const RESOLVE: Duration = Duration::from_secs(4);
 /// Changes of routes and neighbours are taken together for so long.
 const SETTLE: Duration = Duration::from_millis(100);
+/// How long the copies on their way may take at the end, and how often to look.
+const DRAIN: Duration = Duration::from_secs(5);
+const DRAIN_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What to mirror, and where to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,7 +181,8 @@ pub struct Way {
 pub struct Totals {
     /// By the programs.
     pub counts: Counts,
-    /// Copies that found the queue between the two ends of the pair full.
+    /// Copies, segmented already, that found the queue between the two ends of the pair full. It is one for
+    /// each CPU, as long as `net.core.netdev_max_backlog` says.
     pub pair_full: u64,
 }
 
@@ -301,7 +305,9 @@ impl Session<'_> {
     ) -> Result<Totals, Error> {
         let mut programs = Programs::load(self.options, self.pair)?;
         programs.set_template(Some(&self.template(&way)))?;
-        programs.attach(&self.mirrored.name, self.pair)?;
+        programs.attach_to_pair(self.pair)?;
+        self.pair.set_up(self.network).await?;
+        programs.attach_to_interface(&self.mirrored.name, self.pair)?;
         let inner_max = self.template(&way).inner_max;
         let longest = (self.mirrored.mtu + ETHERNET_LEN as u32).min(self.options.packet_length);
         tell(Event::Ready { way: &way, truncated: (inner_max < longest).then_some(inner_max) });
@@ -343,9 +349,22 @@ impl Session<'_> {
             }
         }
         programs.detach();
-        // The kernel works off what is still in the pair at once, on whichever CPU it is.
-        tokio::time::sleep(SETTLE).await;
-        Ok(Totals { counts: programs.counts()?, pair_full: self.pair.dropped(self.network).await? })
+        self.drain(&programs).await
+    }
+
+    /// Waits until the kernel has worked off what is still in the pair, which it does at once unless it is
+    /// very busy, and returns what was counted in all.
+    async fn drain(&self, programs: &Programs) -> Result<Totals, Error> {
+        let deadline = tokio::time::Instant::now() + DRAIN;
+        loop {
+            let near = self.pair.near(self.network).await?;
+            let counts = programs.counts()?;
+            let out = counts.get(SourceCounter::Segments) + counts.get(SourceCounter::Foreign);
+            if out >= near.tx_packets || tokio::time::Instant::now() >= deadline {
+                return Ok(Totals { counts, pair_full: near.tx_dropped });
+            }
+            tokio::time::sleep(DRAIN_INTERVAL).await;
+        }
     }
 
     fn template(&self, way: &Way) -> Template {

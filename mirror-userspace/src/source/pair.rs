@@ -14,7 +14,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkMessage};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
-use super::path::Network;
+use super::path::{Link, Network};
 use super::{Error, offload};
 
 /// Large enough for the largest packet of any interface.
@@ -23,13 +23,13 @@ const MTU: u32 = 65535;
 const CANNOT_CREATE: &str = "cannot create the veth pair for the copies";
 const CANNOT_REMOVE: &str = "cannot remove the veth pair of the copies";
 
-/// A veth pair that is up.
+/// A veth pair, down at first.
 #[derive(Debug)]
 pub(super) struct Pair {
     /// Where the copies go in.
     pub(super) near: u32,
-    /// Name of the end at which they come out.
-    pub(super) far: String,
+    /// Where they come out.
+    pub(super) far: Link,
     /// Whether no other source is running in this namespace.
     pub(super) alone: bool,
     /// Marks the pair as owned by a living process.
@@ -80,21 +80,26 @@ impl Pair {
         };
         let link = network.handle().link();
         link.add(message(number)).execute().await.map_err(Error::kernel(CANNOT_CREATE))?;
-        let result = set_up(network, number).await;
-        match result {
-            Ok(near) => Ok(Self { near, far: far(number), alone, _owner: owner }),
-            Err(error) => {
-                if let Ok(Some(link)) = network.link_by_name(&near(number)).await {
-                    remove(network, link.index).await?;
-                }
-                Err(error)
-            }
-        }
+        let near = end(network, &near(number)).await?.index;
+        let far = end(network, &far(number)).await?;
+        Ok(Self { near, far, alone, _owner: owner })
     }
 
-    /// Frames that found the queue between the ends full.
-    pub(super) async fn dropped(&self, network: &Network) -> Result<u64, Error> {
-        Ok(network.link(self.near).await?.tx_dropped)
+    /// Makes the kernel do all work on frames before it hands them to the far end, and sets both ends up.
+    /// What has to see every frame of the pair is to be there before.
+    pub(super) async fn set_up(&self, network: &Network) -> Result<(), Error> {
+        offload::switch_off(&self.near(network).await?.name).await?;
+        for index in [self.far.index, self.near] {
+            let up = LinkUnspec::new_with_index(index).up().build();
+            network.handle().link().set(up).execute().await.map_err(Error::kernel(CANNOT_CREATE))?;
+        }
+        Ok(())
+    }
+
+    /// The near end as it is now: frames that it sent on, and those that found the queue between the ends
+    /// full.
+    pub(super) async fn near(&self, network: &Network) -> Result<Link, Error> {
+        network.link(self.near).await
     }
 
     /// Removes both ends.
@@ -114,17 +119,10 @@ fn message(number: u32) -> LinkMessage {
         .build()
 }
 
-/// Switches the offloads off and sets both ends up; returns the index of the near one.
-async fn set_up(network: &Network, number: u32) -> Result<u32, Error> {
+/// An end that has just been made.
+async fn end(network: &Network, name: &str) -> Result<Link, Error> {
     let missing = || Error::Kernel { what: CANNOT_CREATE, cause: "somebody removed it".to_owned() };
-    let near = network.link_by_name(&near(number)).await?.ok_or_else(missing)?;
-    let far = network.link_by_name(&far(number)).await?.ok_or_else(missing)?;
-    offload::switch_off(&near.name).await?;
-    for index in [far.index, near.index] {
-        let up = LinkUnspec::new_with_index(index).up().build();
-        network.handle().link().set(up).execute().await.map_err(Error::kernel(CANNOT_CREATE))?;
-    }
-    Ok(near.index)
+    network.link_by_name(name).await?.ok_or_else(missing)
 }
 
 async fn remove(network: &Network, index: u32) -> Result<(), Error> {

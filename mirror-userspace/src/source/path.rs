@@ -27,6 +27,8 @@ pub(super) struct Link {
     /// Bytes of the largest network packet, Ethernet header not counted.
     pub(super) mtu: u32,
     mac: Option<[u8; 6]>,
+    /// Frames that were sent.
+    pub(super) tx_packets: u64,
     /// Frames that were not sent.
     pub(super) tx_dropped: u64,
     /// Whether it is an end of a veth pair.
@@ -46,6 +48,7 @@ impl From<&LinkMessage> for Link {
             ),
             mtu: 0,
             mac: None,
+            tx_packets: 0,
             tx_dropped: 0,
             veth: false,
         };
@@ -54,7 +57,9 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::Address(address) => link.mac = address.as_slice().try_into().ok(),
-                LinkAttribute::Stats64(Stats64 { tx_dropped, .. }) => link.tx_dropped = *tx_dropped,
+                LinkAttribute::Stats64(Stats64 { tx_packets, tx_dropped, .. }) => {
+                    (link.tx_packets, link.tx_dropped) = (*tx_packets, *tx_dropped);
+                }
                 LinkAttribute::LinkInfo(info) => {
                     link.veth = info.contains(&LinkInfo::Kind(InfoKind::Veth));
                 }

@@ -87,9 +87,13 @@ impl Programs {
         result.map_err(Error::kernel(CANNOT_USE))
     }
 
-    /// Attaches first what takes the copies, then what makes them.
-    pub(super) fn attach(&mut self, interface: &str, pair: &Pair) -> Result<(), Error> {
-        attach(self.program(ENCAPSULATE)?, &pair.far, TcAttachType::Ingress, false)?;
+    /// Attaches what takes the copies to the pair's far end.
+    pub(super) fn attach_to_pair(&mut self, pair: &Pair) -> Result<(), Error> {
+        attach(self.program(ENCAPSULATE)?, &pair.far.name, TcAttachType::Ingress, false).map(|_| ())
+    }
+
+    /// Attaches what makes the copies to the mirrored interface.
+    pub(super) fn attach_to_interface(&mut self, interface: &str, pair: &Pair) -> Result<(), Error> {
         for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
             let link = attach(self.program(MIRROR)?, interface, direction, pair.alone)?;
             self.links.push(link);

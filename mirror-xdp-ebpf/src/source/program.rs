@@ -43,18 +43,20 @@ pub(crate) fn mirror(context: TcContext) -> i32 {
 pub(crate) fn encapsulate(context: TcContext) -> i32 {
     let mut skb = Skb::new(context);
     // What the system itself sends into the pair, such as router solicitations, is nobody's copy.
-    if skb.mark() == MARK {
-        add(SourceCounter::Segments, 1);
-        // SAFETY: the map gives values back only after the programs that read them have ended.
-        let template = unsafe { TEMPLATE.get(&0) };
-        match template.ok_or(SourceCounter::NoRoute).and_then(|template| seal(&mut skb, template)) {
-            Ok(Sealed { bytes, truncated }) => {
-                add(SourceCounter::Mirrored, 1);
-                add(SourceCounter::MirroredBytes, u64::from(bytes));
-                add(SourceCounter::Truncated, u64::from(truncated));
-            }
-            Err(reason) => add(reason, 1),
+    if skb.mark() != MARK {
+        add(SourceCounter::Foreign, 1);
+        return TC_ACT_SHOT as i32;
+    }
+    add(SourceCounter::Segments, 1);
+    // SAFETY: the map gives values back only after the programs that read them have ended.
+    let template = unsafe { TEMPLATE.get(&0) };
+    match template.ok_or(SourceCounter::NoRoute).and_then(|template| seal(&mut skb, template)) {
+        Ok(Sealed { bytes, truncated }) => {
+            add(SourceCounter::Mirrored, 1);
+            add(SourceCounter::MirroredBytes, u64::from(bytes));
+            add(SourceCounter::Truncated, u64::from(truncated));
         }
+        Err(reason) => add(reason, 1),
     }
     TC_ACT_SHOT as i32
 }

@@ -12,6 +12,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::netns::Namespace;
@@ -76,12 +77,20 @@ impl Vpc {
             namespace.ip(&format!("link set {interface} mtu {MIRROR_MTU}"))?;
             namespace.up(interface)?;
         }
+        // What is on its way at once fits the ring of a virtual interface, 256 frames: it stands for a NIC's.
+        vpc.client.enter(|| fs::write("/proc/sys/net/ipv4/tcp_rmem", "4096 65536 131072"))??;
         vpc.client.up("eth0")?;
         vpc.server.up(SERVER_INTERFACE)?;
         // ARP finds somebody, so that the SYN is sent; the server does not forward, so nobody answers it.
         let mac = vpc.server.mac(SERVER_INTERFACE)?.map(|byte| format!("{byte:02x}")).join(":");
         vpc.client.ip(&format!("neighbour add {SILENT} lladdr {mac} dev eth0"))?;
         Ok(vpc)
+    }
+
+    /// Frames that the cable to the appliance could not take: the ring of its far end was full.
+    pub(super) fn cable_drops(&self) -> io::Result<u64> {
+        let links: Value = serde_json::from_str(&self.server.ip("-json -statistics link show mirror0")?)?;
+        Ok(links.pointer("/0/stats64/tx/dropped").and_then(Value::as_u64).unwrap_or_default())
     }
 
     /// Starts the servers, waits until they serve, and starts the client. All end with what is returned.

@@ -91,6 +91,7 @@ fn show(binary: &Path, stop: &AtomicBool) -> io::Result<Outcome> {
     drop(programs);
     // First what feeds, then what is fed: every mirrored frame has arrived before the account is made.
     let mirrored = account(source)?;
+    vpc.drain_cable()?;
     let captured = account(appliance)?;
     seen.read()?;
     seen.average();

@@ -79,12 +79,28 @@ impl Vpc {
         }
         // What is on its way at once fits the ring of a virtual interface, 256 frames: it stands for a NIC's.
         vpc.client.enter(|| fs::write("/proc/sys/net/ipv4/tcp_rmem", "4096 65536 131072"))??;
+        // Newer kernels (6.16) fill that ring from a queue, where there is one, and drop nothing.
+        let command = &mut vpc.server.command("tc");
+        run(command.args(["qdisc", "add", "dev", "mirror0", "root", "pfifo", "limit", "10000"]))?;
         vpc.client.up("eth0")?;
         vpc.server.up(SERVER_INTERFACE)?;
         // ARP finds somebody, so that the SYN is sent; the server does not forward, so nobody answers it.
         let mac = vpc.server.mac(SERVER_INTERFACE)?.map(|byte| format!("{byte:02x}")).join(":");
         vpc.client.ip(&format!("neighbour add {SILENT} lladdr {mac} dev eth0"))?;
         Ok(vpc)
+    }
+
+    /// Waits until the cable to the appliance has taken what the source has sent.
+    pub(super) fn drain_cable(&self) -> io::Result<()> {
+        let deadline = Instant::now() + super::PATIENCE;
+        loop {
+            let command = &mut self.server.command("tc");
+            let queues = run(command.args(["-json", "-statistics", "qdisc", "show", "dev", "mirror0"]))?;
+            let queues: Vec<Value> = serde_json::from_str(&queues)?;
+            if queues.iter().all(|queue| queue["qlen"] == 0) || Instant::now() > deadline {
+                return Ok(());
+            }
+        }
     }
 
     /// Frames that the cable to the appliance could not take: the ring of its far end was full.

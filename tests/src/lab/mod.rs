@@ -2,8 +2,8 @@
 //!
 //! A small VPC (`vpc`) in which real programs talk to each other over the kernel's TCP/IP; the server's
 //! interface is mirrored to an appliance as AWS does it, by `mirror-xdp source`; `mirror-xdp run` captures
-//! there. What is shown while it runs ([`screen`]) and what decides about success in the end ([`checks`])
-//! is taken from the appliance's records alone ([`seen`]), and from what both programs counted.
+//! there. What is shown while it runs (`screen`) and what decides about success in the end (`checks`)
+//! is taken from the appliance's records alone (`seen`), and from what both programs counted.
 
 mod checks;
 mod screen;

@@ -117,6 +117,8 @@ enum Message {
     Records { batch: Batch, home: SyncSender<Batch> },
     /// A `stats` event, already a line of text.
     Stats(Vec<u8>),
+    /// Everything before this is to be written now, and the sender told when it is.
+    Flush(SyncSender<()>),
     /// Nothing comes after this.
     Stop,
 }
@@ -274,10 +276,20 @@ impl Sink {
         self.counters.load()
     }
 
+    /// Writes out everything that was handed over before this call, and waits for it.
+    #[must_use]
+    pub fn flush(&self) -> SinkCounters {
+        let (done, written) = sync_channel(1);
+        // Both fail only where the thread panicked, which has said so itself.
+        let _ = self.queue.send(Message::Flush(done));
+        let _ = written.recv();
+        self.counters.load()
+    }
+
     /// Writes out everything that was handed over before this call and closes the log.
     #[must_use]
     pub fn finish(self) -> SinkCounters {
-        // Both fail only where the thread panicked, which has said so itself.
+        // As above.
         let _ = self.queue.send(Message::Stop);
         let _ = self.thread.join();
         self.counters.load()
@@ -321,6 +333,11 @@ impl Writer {
                     let _ = home.try_send(batch);
                 }
                 Ok(Message::Stats(line)) => self.add_line(&line, EventKind::Stats),
+                Ok(Message::Flush(done)) => {
+                    self.flush();
+                    // Fails where nobody waits any more.
+                    let _ = done.try_send(());
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     self.flush();

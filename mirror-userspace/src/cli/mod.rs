@@ -44,7 +44,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::main(args),
-        Command::Read(args) => read::main(args),
+        Command::Read(args) => read::main(&args),
         Command::Source(args) => source::main(args),
     };
     match result {

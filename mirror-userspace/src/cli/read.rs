@@ -1,7 +1,7 @@
 //! `mirror-xdp read`: the worker of the live capture over capture files.
 
 use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -58,18 +58,29 @@ pub(super) struct Args {
     vxlan_port: VxlanPorts,
 }
 
-pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
+pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     super::log::init(LogLevel::Off);
     let start = Instant::now();
-    let mut reader = Reader::new(&args)?;
+    // Made when there is something to read: a mistyped name leaves nothing behind.
+    let mut reader: Option<Reader> = None;
     let mut damaged = false;
-    for path in args.files {
-        if let Err(error) = reader.read(&path) {
+    for path in &args.files {
+        let outcome = match CaptureFile::open(path) {
+            Ok(file) => match &mut reader {
+                Some(reader) => reader.read(file),
+                None => reader.insert(Reader::new(args)?).read(file),
+            },
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
             damaged = true;
-            reader.progress.clear();
+            if let Some(reader) = &mut reader {
+                reader.progress.clear();
+            }
             eprintln!("mirror-xdp: {}", one_line(&error));
         }
     }
+    let Some(reader) = reader else { return Ok(ExitCode::FAILURE) };
     let totals = reader.finish(start.elapsed())?;
     if args.json {
         println!("{}", serde_json::to_string(&totals).context("cannot write the totals")?);
@@ -108,8 +119,8 @@ impl Reader {
         Ok(Self { ports: args.vxlan_port, sink, worker, frames: Frames::default(), progress })
     }
 
-    fn read(&mut self, path: &Path) -> Result<(), CaptureFileError> {
-        CaptureFile::open(path)?.for_each(|frame| {
+    fn read(&mut self, file: CaptureFile) -> Result<(), CaptureFileError> {
+        file.for_each(|frame| {
             self.frame(&frame);
             self.progress.show(&self.frames);
         })
@@ -176,7 +187,7 @@ impl Reader {
         let mut totals = Totals {
             seconds: elapsed.as_secs_f64(),
             frames: FrameTotals { seen, bytes, mirrored, plain, dropped },
-            records: Records::new(self.worker.counters().records_lost, &self.sink.counters()),
+            records: Records::new(self.worker.counters().records_lost, &self.sink.flush()),
             workers: [worker],
             unaccounted,
         };

@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use super::progress::{self, Progress};
 use crate::datapath::program::LogLevel;
 use crate::live::{Config, ModeChoice, Plan};
-use crate::sink::Sink;
+use crate::sink::{Sink, SinkCounters};
 use crate::stats::Stats;
 use crate::worker::WorkerConfig;
 
@@ -142,7 +142,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
                     progress.show(&capture.stats()?);
                 }
             }
-            _ = statistics.tick() => write_stats(&sink, &mut capture.stats()?)?,
+            _ = statistics.tick() => write_stats(&sink, &mut capture.stats()?, &sink.counters())?,
             _ = messages.tick(), if !loggers.is_empty() => {
                 loggers.iter_mut().for_each(aya_log::EbpfLogger::flush);
             }
@@ -158,7 +158,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     loggers.iter_mut().for_each(aya_log::EbpfLogger::flush);
-    write_stats(&sink, &mut stats)?;
+    write_stats(&sink, &mut stats, &sink.flush())?;
     stats.set_records(&sink.finish());
     if args.json {
         println!("{}", serde_json::to_string(&stats)?);
@@ -179,8 +179,8 @@ async fn until(end: Option<Instant>) {
     }
 }
 
-fn write_stats(sink: &Sink, stats: &mut Stats) -> anyhow::Result<()> {
-    stats.set_records(&sink.counters());
+fn write_stats(sink: &Sink, stats: &mut Stats, records: &SinkCounters) -> anyhow::Result<()> {
+    stats.set_records(records);
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos() as u64;
     sink.stats(now, stats).context("cannot write a stats event")
 }

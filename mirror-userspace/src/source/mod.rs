@@ -2,8 +2,8 @@
 //! Mirroring does, for hosts outside of AWS and for development.
 //!
 //! [`run`] does all of it. The frames never come here: programs in the kernel copy them into a private
-//! veth pair and send them on from its far end. What is left to user space is the way to the target: the
-//! kernel's routing and neighbour tables are asked for it, and watched.
+//! veth pair (`pair`) and send them on from its far end. What is left to user space is the way to the
+//! target (`path`): the kernel's routing and neighbour tables are asked for it, and watched.
 
 mod offload;
 mod pair;

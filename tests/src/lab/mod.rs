@@ -1,9 +1,9 @@
 //! The lab: shows the product working, on one machine, with nothing but network namespaces.
 //!
-//! A small VPC in which real programs talk to each other over the kernel's TCP/IP; the server's interface
-//! is mirrored to an appliance as AWS does it, by `mirror-xdp source`; `mirror-xdp run` captures there. What
-//! is shown while it runs, and what decides about success in the end, is taken from the appliance's records
-//! alone, and from what both programs counted.
+//! A small VPC (`vpc`) in which real programs talk to each other over the kernel's TCP/IP; the server's
+//! interface is mirrored to an appliance as AWS does it, by `mirror-xdp source`; `mirror-xdp run` captures
+//! there. What is shown while it runs (`screen`) and what decides about success in the end (`checks`)
+//! is taken from the appliance's records alone (`seen`), and from what both programs counted.
 
 mod checks;
 mod screen;

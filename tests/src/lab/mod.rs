@@ -64,13 +64,11 @@ fn show(binary: &Path, stop: &AtomicBool) -> io::Result<Outcome> {
     screen.title("a small VPC of network namespaces; no packet leaves this machine");
     let logs = tempfile::tempdir()?;
     let vpc = Vpc::new()?;
-    let (mut appliance, mut source) =
-        (start_appliance(&vpc, binary, logs.path())?, start_source(&vpc, binary)?);
-    for line in
-        [appliance.wait_for_line("capturing on", PATIENCE)?, source.wait_for_line("mirroring", PATIENCE)?]
-    {
-        Screen::line(&line);
-    }
+    // First who takes, then who gives: else the first frames find nobody.
+    let mut appliance = start_appliance(&vpc, binary, logs.path())?;
+    Screen::line(&appliance.wait_for_line("capturing on", PATIENCE)?);
+    let mut source = start_source(&vpc, binary)?;
+    Screen::line(&source.wait_for_line("mirroring", PATIENCE)?);
     let programs = vpc.start_programs()?;
     Screen::line("real programs talk: curl, dnsmasq, busybox httpd, openssl s_server\n");
 

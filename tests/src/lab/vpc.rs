@@ -90,14 +90,17 @@ impl Vpc {
         Ok(vpc)
     }
 
-    /// Waits until the cable to the appliance has taken what the source has sent.
+    /// Waits until what the source has sent has gone through the cable to the appliance.
     pub(super) fn drain_cable(&self) -> io::Result<()> {
         let deadline = Instant::now() + super::PATIENCE;
         loop {
             let command = &mut self.server.command("tc");
             let queues = run(command.args(["-json", "-statistics", "qdisc", "show", "dev", "mirror0"]))?;
-            let queues: Vec<Value> = serde_json::from_str(&queues)?;
-            if queues.iter().all(|queue| queue["qlen"] == 0) || Instant::now() > deadline {
+            let queue: Value = serde_json::from_str(&queues)?;
+            let number = |pointer: &str| queue.pointer(pointer).and_then(Value::as_u64).unwrap_or_default();
+            let arrived = statistic(&self.appliance, CAPTURE, "rx/packets")? + self.cable_drops()?;
+            let all = number("/0/qlen") == 0 && arrived >= number("/0/packets");
+            if all || Instant::now() > deadline {
                 return Ok(());
             }
         }
@@ -105,8 +108,7 @@ impl Vpc {
 
     /// Frames that the cable to the appliance could not take: the ring of its far end was full.
     pub(super) fn cable_drops(&self) -> io::Result<u64> {
-        let links: Value = serde_json::from_str(&self.server.ip("-json -statistics link show mirror0")?)?;
-        Ok(links.pointer("/0/stats64/tx/dropped").and_then(Value::as_u64).unwrap_or_default())
+        statistic(&self.server, "mirror0", "tx/dropped")
     }
 
     /// Starts the servers, waits until they serve, and starts the client. All end with what is returned.
@@ -182,6 +184,14 @@ impl Vpc {
             }
         })?
     }
+}
+
+/// One of an interface's counters.
+fn statistic(namespace: &Namespace, interface: &str, name: &str) -> io::Result<u64> {
+    let links = namespace.ip(&format!("-json -statistics link show {interface}"))?;
+    let links: Value = serde_json::from_str(&links)?;
+    let missing = || io::Error::other(format!("{interface} does not tell {name}"));
+    links.pointer(&format!("/0/stats64/{name}")).and_then(Value::as_u64).ok_or_else(missing)
 }
 
 /// Reads better at the end of a command than around it.

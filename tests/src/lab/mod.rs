@@ -69,7 +69,7 @@ fn show(binary: &Path, stop: &AtomicBool) -> io::Result<Outcome> {
     Screen::line(&appliance.wait_for_line("capturing on", PATIENCE)?);
     let mut source = start_source(&vpc, binary)?;
     Screen::line(&source.wait_for_line("mirroring", PATIENCE)?);
-    let programs = vpc.start_programs()?;
+    let mut programs = vpc.start_programs()?;
     Screen::line("real programs talk: curl, dnsmasq, busybox httpd, openssl s_server\n");
 
     let start = Instant::now();
@@ -82,6 +82,14 @@ fn show(binary: &Path, stop: &AtomicBool) -> io::Result<Outcome> {
         }
         if !appliance.is_running() || !source.is_running() {
             break;
+        }
+        if let Some(ended) = programs.iter_mut().position(|program| !program.is_running()) {
+            let output = programs.swap_remove(ended).wait(PATIENCE)?;
+            let said = output.stderr.join("; ");
+            return Err(io::Error::other(format!(
+                "one of the programs that talk ended, {}: {said}",
+                output.status
+            )));
         }
         seen.read()?;
         screen.show(&seen, DURATION.saturating_sub(start.elapsed()));

@@ -7,6 +7,7 @@ pub mod capture_file;
 pub mod cli;
 pub mod datapath;
 pub mod error;
+pub mod filter;
 pub mod flow;
 pub mod live;
 pub mod nic;

@@ -1,5 +1,6 @@
 //! The command line: a file a subcommand.
 
+mod filter;
 mod log;
 mod progress;
 mod read;
@@ -35,6 +36,7 @@ enum Command {
     Run(run::Args),
     Read(read::Args),
     Source(source::Args),
+    Filter(filter::Args),
 }
 
 /// Parses the command line and runs the subcommand.
@@ -46,6 +48,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::main(args),
         Command::Read(args) => read::main(&args),
         Command::Source(args) => source::main(args),
+        Command::Filter(args) => filter::main(&args),
     };
     match result {
         Ok(code) => code,

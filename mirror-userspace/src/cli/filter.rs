@@ -602,9 +602,8 @@ fn explained(policy: &Policy, probe: &Probe, explanation: &Explanation) -> Strin
         });
         return text;
     };
-    let bound = if policy.bindings.contains_key(&vni) { "VNI" } else { "default, for VNI" };
-    let tail = if policy.bindings.contains_key(&vni) { "is bound to it" } else { "is bound to no set" };
-    line(&format!("set {}: {bound} {vni} {tail}", set.name));
+    let why = if policy.bindings.contains_key(&vni) { "is bound to it" } else { "gets the default" };
+    line(&format!("set {}: VNI {vni} {why}", set.name));
     for &(index, mismatch) in &explanation.passed_over {
         let rule = &set.rules[index];
         line(&format!("rule {rule}: {}", facts.reason(rule, mismatch)));

@@ -310,10 +310,13 @@ impl Policy {
     /// Takes things out of a policy as long as `fails` says that it still fails, and returns what is left.
     #[must_use]
     pub fn shrink(mut self, fails: impl Fn(&Self) -> bool) -> Self {
-        while let Some(smaller) = self.smaller().find(&fails) {
-            self = smaller;
+        loop {
+            let smaller = self.smaller().find(&fails);
+            match smaller {
+                Some(smaller) => self = smaller,
+                None => return self,
+            }
         }
-        self
     }
 
     /// The policy as a configuration file.
@@ -474,7 +477,7 @@ fn random_rule(rng: &mut Rng, number: u32, direction: Option<Direction>) -> Rule
         2 => Some(rng.next() as u8),
         _ => Some(*rng.choose(&WITH_PORTS)),
     };
-    let mut net = |rng: &mut Rng| (!rng.one_in(4)).then(|| random_net(rng, v6));
+    let net = |rng: &mut Rng| (!rng.one_in(4)).then(|| random_net(rng, v6));
     let (source, destination) = (net(rng), net(rng));
     let has_ports = protocol.is_some_and(|number| WITH_PORTS.contains(&number));
     let ports = |rng: &mut Rng| (has_ports && rng.one_in(2)).then(|| random_ports(rng));

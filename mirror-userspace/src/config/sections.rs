@@ -35,36 +35,51 @@ pub(super) fn config(mut root: Table<'_>) -> Config {
 }
 
 fn ports(mut table: Table<'_>) -> Ports {
-    let mut taken: BTreeMap<u16, &str> = BTreeMap::new();
-    let mut list = |key: &'static str, most: usize, default: Vec<u16>| {
-        let Some(value) = table.get(key) else { return default };
-        let elements = value.list("UDP ports").unwrap_or_default();
-        if elements.len() > most {
-            value.wrong(format!("has {} ports", elements.len()), format!("at most {most}"));
-        }
-        let mut ports = Vec::new();
-        for element in elements {
-            let Some(port) = element.number("a UDP port", &(1..=65_535)) else { continue };
-            let port = port as u16;
-            match taken.insert(port, key) {
-                Some(other) => {
-                    element.wrong(format!("port {port} is in {other} already"), "name each port once");
-                }
-                None => ports.push(port),
-            }
-        }
-        ports
-    };
     let default = Ports::default();
-    let ports = Ports {
-        vxlan: list("vxlan", limits::VXLAN_PORTS, default.vxlan),
-        geneve: list("geneve", limits::GENEVE_PORTS, default.geneve),
-        vxlan_gpe: list("vxlan_gpe", limits::VXLAN_GPE_PORTS, default.vxlan_gpe),
-    };
+    let lists = [
+        ("vxlan", limits::VXLAN_PORTS, default.vxlan),
+        ("geneve", limits::GENEVE_PORTS, default.geneve),
+        ("vxlan_gpe", limits::VXLAN_GPE_PORTS, default.vxlan_gpe),
+    ];
+    let lists = lists.map(|(key, most, default)| (key, most, default, table.get(key)));
+    // A port that another envelope has by default is taken as well.
+    let mut taken: BTreeMap<u16, &'static str> = BTreeMap::new();
+    for (key, _, default, _) in lists.iter().filter(|(_, _, _, value)| value.is_none()) {
+        taken.extend(default.iter().map(|port| (*port, *key)));
+    }
+    let [vxlan, geneve, vxlan_gpe] = lists.map(|(key, most, default, value)| match value {
+        Some(value) => port_list(&value, key, most, &mut taken),
+        None => default,
+    });
+    let ports = Ports { vxlan, geneve, vxlan_gpe };
     if ports.vxlan.is_empty() && ports.geneve.is_empty() && ports.vxlan_gpe.is_empty() {
         table.wrong("no port at all: nothing would be captured", "name one in vxlan, geneve or vxlan_gpe");
     }
     table.finish();
+    ports
+}
+
+fn port_list(
+    value: &Value<'_>,
+    key: &'static str,
+    most: usize,
+    taken: &mut BTreeMap<u16, &'static str>,
+) -> Vec<u16> {
+    let elements = value.list("UDP ports").unwrap_or_default();
+    if elements.len() > most {
+        value.wrong(format!("has {} ports", elements.len()), format!("at most {most}"));
+    }
+    let mut ports = Vec::new();
+    for element in elements {
+        let Some(port) = element.number("a UDP port", &(1..=65_535)) else { continue };
+        let port = port as u16;
+        match taken.insert(port, key) {
+            Some(other) => {
+                element.wrong(format!("port {port} is in {other} already"), "name each port once");
+            }
+            None => ports.push(port),
+        }
+    }
     ports
 }
 

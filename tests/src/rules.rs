@@ -19,6 +19,10 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use etherparse::{EtherType, IpFragOffset, IpNumber, Ipv4Header, Ipv6FragmentHeader, Ipv6Header};
+
+use crate::frames::{APPLIANCE_V4, APPLIANCE_V6, mirrored};
+
 /// Numbers that look random and are the same for the same seed (splitmix64, Steele et al. 2014).
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
@@ -634,6 +638,76 @@ impl Packet {
             packet = Self { addresses: None, protocol: 0, ports: None, ..packet };
         }
         packet
+    }
+}
+
+impl Packet {
+    /// The packet as an inner frame. `None` where no packet is like that: a protocol number that IPv6 has
+    /// for an extension header.
+    #[must_use]
+    pub fn inner_frame(&self) -> Option<Vec<u8>> {
+        let mut frame = [self.destination_mac, self.source_mac].concat();
+        let Some((source, destination)) = self.addresses else {
+            frame.extend(EtherType::ARP.0.to_be_bytes());
+            frame.extend([0; 28]);
+            return Some(frame);
+        };
+        let mut payload = Vec::new();
+        if let Some((source, destination)) = self.ports {
+            payload.extend(source.to_be_bytes());
+            payload.extend(destination.to_be_bytes());
+        }
+        payload.resize(32, 0);
+        let later_fragment = self.ports.is_none() && WITH_PORTS.contains(&self.protocol);
+        match (source, destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                let protocol = IpNumber(self.protocol);
+                let length = payload.len() as u16;
+                let mut header =
+                    Ipv4Header::new(length, 64, protocol, source.octets(), destination.octets()).ok()?;
+                if later_fragment {
+                    header.fragment_offset = IpFragOffset::try_new(100).ok()?;
+                }
+                header.header_checksum = header.calc_header_checksum();
+                frame.extend(EtherType::IPV4.0.to_be_bytes());
+                frame.extend(header.to_bytes());
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                if IpNumber(self.protocol).is_ipv6_ext_header_value() {
+                    return None;
+                }
+                let mut next_header = IpNumber(self.protocol);
+                if later_fragment {
+                    let offset = IpFragOffset::try_new(100).ok()?;
+                    let fragment = Ipv6FragmentHeader::new(next_header, offset, false, 7);
+                    payload.splice(..0, fragment.to_bytes());
+                    next_header = IpNumber::IPV6_FRAGMENTATION_HEADER;
+                }
+                let header = Ipv6Header {
+                    payload_length: payload.len() as u16,
+                    next_header,
+                    hop_limit: 64,
+                    source: source.octets(),
+                    destination: destination.octets(),
+                    ..Ipv6Header::default()
+                };
+                frame.extend(EtherType::IPV6.0.to_be_bytes());
+                frame.extend(header.to_bytes());
+            }
+            _ => return None,
+        }
+        frame.extend(payload);
+        Some(frame)
+    }
+
+    /// The packet as a mirror session sends it, where there can be such a packet.
+    #[must_use]
+    pub fn mirrored_frame(&self) -> Option<Vec<u8>> {
+        let target = match self.outer_source {
+            IpAddr::V4(_) => APPLIANCE_V4.into(),
+            IpAddr::V6(_) => APPLIANCE_V6.into(),
+        };
+        Some(mirrored(self.vni).between(self.outer_source, target).carrying(&self.inner_frame()?))
     }
 }
 

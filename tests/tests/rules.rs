@@ -4,7 +4,9 @@ use std::path::Path;
 
 use mirror_userspace::config;
 use mirror_userspace::filter::policy::{self, Facts, RuleDirection};
-use mirror_xdp_common::Vni;
+use mirror_xdp_common::inner::{Fragment, InnerHeaders, Network};
+use mirror_xdp_common::outer::{VxlanPorts, decapsulate};
+use mirror_xdp_common::{Address, Vni};
 use mirror_xdp_tests::rules::{Action, Decision, Direction, Packet, Policy, Rng, Size};
 
 /// What the product reads of a policy's configuration file.
@@ -102,4 +104,32 @@ fn large_policies_are_decided_by_as_the_reference_does() {
     compare(7, Size { rules: 300, sets: 8 }, 10, 500);
     compare(8, Size { rules: 4096, sets: 256 }, 2, 500);
     compare(9, Size { rules: 4096, sets: 1 }, 2, 200);
+}
+
+#[test]
+fn packets_become_the_frames_that_they_describe() {
+    let mut rng = Rng::new(10);
+    let policy = Policy::random(&mut rng, Size { rules: 100, sets: 4 });
+    let mut built = 0;
+    for _ in 0..2000 {
+        let packet = Packet::near(&policy, &mut rng);
+        let Some(frame) = packet.mirrored_frame() else { continue };
+        built += 1;
+        let outer = decapsulate(&frame[..], &VxlanPorts::default()).unwrap();
+        assert_eq!((outer.vni.get(), outer.source), (packet.vni, Address::from(packet.outer_source)));
+        let inner = &frame[outer.inner_offset..];
+        assert_eq!(inner[..12], [packet.destination_mac, packet.source_mac].concat());
+        let headers = InnerHeaders::parse(inner, 0);
+        let Some((source, destination)) = packet.addresses else {
+            assert_eq!(headers.network, Network::Other);
+            continue;
+        };
+        assert_eq!((headers.source, headers.destination), (source.into(), destination.into()));
+        assert_eq!(headers.protocol, packet.protocol);
+        let ports = (headers.source_port, headers.destination_port);
+        assert_eq!(ports, packet.ports.unwrap_or_default());
+        let later = packet.ports.is_none() && policy::has_ports(packet.protocol);
+        assert_eq!(headers.fragment, if later { Fragment::Later } else { Fragment::Whole }, "{packet:?}");
+    }
+    assert!(built > 1800, "{built}");
 }

@@ -1,5 +1,6 @@
 //! `mirror-xdp filter`: what the rules of a configuration file amount to, before or while a capture runs.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -213,7 +214,7 @@ struct Report<'a> {
     ports: PortsView<'a>,
     admission: AdmissionView,
     shunt: ShuntView,
-    capacity: Vec<Capacity>,
+    capacity: BTreeMap<&'static str, Capacity>,
     sets: Vec<SetView<'a>>,
     never_match: Vec<NeverMatch<'a>>,
     not_determined: Vec<InSet<'a>>,
@@ -248,6 +249,8 @@ struct ShuntView {
 /// How much of something there is, and how much there may be.
 #[derive(Serialize)]
 struct Capacity {
+    /// For people.
+    #[serde(skip)]
     of: &'static str,
     used: usize,
     most: usize,
@@ -289,20 +292,18 @@ const fn mode(unknown: UnknownVnis) -> &'static str {
     }
 }
 
-fn capacity(policy: &Policy) -> Vec<Capacity> {
+/// By the names that scripts know them by, in the order for people.
+fn capacity(policy: &Policy) -> [(&'static str, Capacity); 5] {
     let listed: usize = policy.vnis.iter().map(|range| (range.end() - range.start() + 1) as usize).sum();
     let bound =
         policy.bindings.keys().filter(|vni| !policy.vnis.iter().any(|range| range.contains(&vni.get())));
-    vec![
-        Capacity {
-            of: "rules",
-            used: policy.sets.iter().map(|set| set.rules.len()).sum(),
-            most: limits::RULES,
-        },
-        Capacity { of: "sets", used: policy.sets.len(), most: limits::SETS },
-        Capacity { of: "VNIs", used: listed + bound.count(), most: limits::VNIS },
-        Capacity { of: "hardware addresses", used: policy.macs.len(), most: limits::MACS },
-        Capacity { of: "sources", used: policy.sources.as_ref().map_or(0, Vec::len), most: limits::SOURCES },
+    let item = |of, used, most| Capacity { of, used, most };
+    [
+        ("rules", item("rules", policy.sets.iter().map(|set| set.rules.len()).sum(), limits::RULES)),
+        ("sets", item("sets", policy.sets.len(), limits::SETS)),
+        ("vnis", item("VNIs", listed + bound.count(), limits::VNIS)),
+        ("macs", item("hardware addresses", policy.macs.len(), limits::MACS)),
+        ("sources", item("sources", policy.sources.as_ref().map_or(0, Vec::len), limits::SOURCES)),
     ]
 }
 
@@ -338,7 +339,7 @@ impl<'a> Report<'a> {
                 macs: policy.macs.iter().map(|mac| text::mac_text(*mac)).collect(),
             },
             shunt: ShuntView { after: config.shunt.after, max_flows: config.shunt.max_flows },
-            capacity: capacity(policy),
+            capacity: capacity(policy).into(),
             sets: policy
                 .sets
                 .iter()
@@ -394,7 +395,9 @@ fn report(file: &Path, config: &Config, analysis: &Analysis) -> String {
     };
     let capacity: Vec<_> = capacity(policy)
         .iter()
-        .map(|item| format!("{} of {} {}", grouped(item.used as u64), grouped(item.most as u64), item.of))
+        .map(|(_, item)| {
+            format!("{} of {} {}", grouped(item.used as u64), grouped(item.most as u64), item.of)
+        })
         .collect();
     let flows = grouped(config.shunt.max_flows.into());
     for (name, value) in [
@@ -464,13 +467,16 @@ fn warnings(policy: &Policy, analysis: &Analysis) -> String {
             rule(found.set, found.rule)
         );
     }
-    for &(set, index) in &analysis.undetermined {
+    for &(set, index) in analysis.undetermined.iter().take(Analysis::PAIRS) {
         let _ = writeln!(
             text,
             "not determined: set {}, rule {}: whether it can match takes too much work to find out",
             name(set),
             rule(set, index)
         );
+    }
+    if let Some(more) = analysis.undetermined.len().checked_sub(Analysis::PAIRS).filter(|more| *more > 0) {
+        let _ = writeln!(text, "not determined: {} more", grouped(more as u64));
     }
     let mut pairs = |kind: &str, list: &[Overlap], total: usize, relation: &str| {
         for found in list {

@@ -345,7 +345,7 @@ impl Policy {
         let macs: Vec<_> = self
             .macs
             .iter()
-            .map(|[a, b, c, d, e, f]| format!("\"{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}\""))
+            .map(|mac| format!("\"{}\"", mac.map(|byte| format!("{byte:02x}")).join(":")))
             .collect();
         let _ = writeln!(text, "macs = [{}]", macs.join(", "));
         for (index, set) in self.sets.iter().enumerate() {
@@ -546,7 +546,7 @@ impl Policy {
         let macs = (0..rng.below(4)).map(|host| [2, 0, 0, 0, 0, host as u8 + 1]).collect();
         let mut sources: Option<Vec<Net>> = None;
         if rng.one_in(3) {
-            sources = Some((0..1 + rng.below(5)).map(|index| random_net(rng, index % 2 == 1)).collect());
+            sources = Some((0..=rng.below(5)).map(|index| random_net(rng, index % 2 == 1)).collect());
         }
         let vnis = (0..rng.below(3) as u32).map(|index| (next + index * 5, next + index * 5 + 1)).collect();
         let default = (size.sets > 0 && rng.one_in(2)).then(|| rng.below(size.sets));

@@ -93,7 +93,7 @@ struct Test {
     json: bool,
 }
 
-/// Turn traffic mirror filters of AWS into a [filter] section
+/// Turn traffic mirror filters of AWS into a section of the configuration
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:

@@ -92,7 +92,7 @@ impl<'t> Document<'t> {
                 expected => (format!("not TOML: {what}"), format!("expected {expected}")),
             }
         };
-        self.mistake(span, key.to_owned(), what, allowed);
+        self.mistake(span, key, what, allowed);
     }
 
     /// The number of the line, from 1, of a place in the text.
@@ -103,12 +103,12 @@ impl<'t> Document<'t> {
     pub(super) fn mistake(
         &self,
         span: Range<usize>,
-        key: String,
+        key: &str,
         what: impl Into<String>,
         allowed: impl Into<String>,
     ) {
         let line = self.line(span.start);
-        let (key, what) = (printable(&key), printable(&what.into()));
+        let (key, what) = (printable(key), printable(&what.into()));
         let (file, allowed) = (self.file.to_owned(), printable(&allowed.into()));
         self.mistakes.borrow_mut().push(Mistake { file, line, key, what, allowed });
     }
@@ -163,8 +163,8 @@ impl<'d> Table<'d> {
     /// The value of a key, where it is there.
     pub(super) fn get(&mut self, key: &'static str) -> Option<Value<'d>> {
         self.known.push(key);
-        let value = self.entries.get(key)?;
-        Some(Value { document: self.document, key: self.path(key), value })
+        let node = self.entries.get(key)?;
+        Some(Value { document: self.document, key: self.path(key), node })
     }
 
     /// The value of a key that has to be there.
@@ -172,14 +172,14 @@ impl<'d> Table<'d> {
         let value = self.get(key);
         if value.is_none() {
             let at = self.span.clone();
-            self.document.mistake(at, self.path(key), "is missing", format!("write {key} = {allowed}"));
+            self.document.mistake(at, &self.path(key), "is missing", format!("write {key} = {allowed}"));
         }
         value
     }
 
     /// Reports that the table as a whole is wrong.
     pub(super) fn wrong(&self, what: &str, allowed: &str) {
-        self.document.mistake(self.span.clone(), self.key.clone(), what, allowed);
+        self.document.mistake(self.span.clone(), &self.key, what, allowed);
     }
 
     /// Reports the keys that nobody has asked for.
@@ -195,7 +195,7 @@ impl<'d> Table<'d> {
                 None => "unknown key".to_owned(),
             };
             let allowed = format!("allowed here: {}", self.known.join(", "));
-            self.document.mistake(key.span(), self.path(name), what, allowed);
+            self.document.mistake(key.span(), &self.path(name), what, allowed);
         }
     }
 }
@@ -227,13 +227,13 @@ fn is_near(word: &str, other: &str) -> bool {
 pub(super) struct Value<'d> {
     document: &'d Document<'d>,
     key: String,
-    value: &'d Spanned<DeValue<'d>>,
+    node: &'d Spanned<DeValue<'d>>,
 }
 
 impl<'d> Value<'d> {
     /// Reports that this value is wrong.
     pub(super) fn wrong(&self, what: impl Into<String>, allowed: impl Into<String>) {
-        self.document.mistake(self.value.span(), self.key.clone(), what, allowed);
+        self.document.mistake(self.node.span(), &self.key, what, allowed);
     }
 
     /// The value, or a report of what is wrong with it.
@@ -242,7 +242,7 @@ impl<'d> Value<'d> {
     }
 
     fn wrong_type(&self, allowed: &str) {
-        let what = match self.value.get_ref() {
+        let what = match self.node.get_ref() {
             DeValue::String(text) => format!("is the text \"{text}\""),
             DeValue::Integer(number) => format!("is the number {number}"),
             DeValue::Float(number) => format!("is the number {number}"),
@@ -255,27 +255,27 @@ impl<'d> Value<'d> {
     }
 
     pub(super) fn table(&self) -> Option<Table<'d>> {
-        let Some(entries) = self.value.get_ref().as_table() else {
+        let Some(entries) = self.node.get_ref().as_table() else {
             self.wrong_type("a table");
             return None;
         };
-        let (document, key, span) = (self.document, self.key.clone(), self.value.span());
+        let (document, key, span) = (self.document, self.key.clone(), self.node.span());
         Some(Table { document, key, span, entries, known: Vec::new() })
     }
 
     /// The elements of a list; `of` says of what.
     pub(super) fn list(&self, of: &str) -> Option<Vec<Self>> {
-        let Some(array) = self.value.get_ref().as_array() else {
+        let Some(array) = self.node.get_ref().as_array() else {
             self.wrong_type(&format!("a list of {of}"));
             return None;
         };
         let element =
-            |(index, value)| Self { document: self.document, key: format!("{}[{index}]", self.key), value };
+            |(index, node)| Self { document: self.document, key: format!("{}[{index}]", self.key), node };
         Some(array.iter().enumerate().map(element).collect())
     }
 
     pub(super) fn text(&self, allowed: &str) -> Option<&'d str> {
-        let text = self.value.get_ref().as_str();
+        let text = self.node.get_ref().as_str();
         if text.is_none() {
             self.wrong_type(allowed);
         }
@@ -284,13 +284,13 @@ impl<'d> Value<'d> {
 
     /// The text, where it is one.
     pub(super) fn as_text(&self) -> Option<&'d str> {
-        self.value.get_ref().as_str()
+        self.node.get_ref().as_str()
     }
 
     /// The number within a range; `what` names such numbers.
     pub(super) fn number(&self, what: &str, range: &RangeInclusive<u64>) -> Option<u64> {
         let allowed = format!("{what} from {} to {}", range.start(), range.end());
-        let Some(integer) = self.value.get_ref().as_integer() else {
+        let Some(integer) = self.node.get_ref().as_integer() else {
             self.wrong_type(&allowed);
             return None;
         };

@@ -131,7 +131,7 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Config, Mistakes> {
             let good = str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();
             let document = Document::new(path, good);
             let end = good.len();
-            document.mistake(end..end, "TOML".to_owned(), "not UTF-8", "save the file as UTF-8 text");
+            document.mistake(end..end, "TOML", "not UTF-8", "save the file as UTF-8 text");
             return Err(Mistakes(document.into_mistakes()));
         }
     };

@@ -301,13 +301,11 @@ fn protocol(value: &Value<'_>) -> Option<u8> {
 }
 
 fn port_range(value: &Value<'_>) -> Option<RangeInclusive<u16>> {
-    match value.as_text() {
-        Some(text) => value.checked(text::range(text, "a port", 0..=u16::MAX)),
-        None => {
-            let port = value.number("a range such as \"1024-65535\", or a port", &(0..=65_535))? as u16;
-            Some(port..=port)
-        }
+    if let Some(text) = value.as_text() {
+        return value.checked(text::range(text, "a port", 0..=u16::MAX));
     }
+    let port = value.number("a range such as \"1024-65535\", or a port", &(0..=65_535))? as u16;
+    Some(port..=port)
 }
 
 fn network(value: &Value<'_>) -> Option<IpNet> {
@@ -328,13 +326,13 @@ fn mac_address(value: &Value<'_>) -> Option<MacAddress> {
 fn vnis<'d>(value: &Value<'d>) -> Vec<KnownVnis<'d>> {
     let elements = value.list("VNIs and ranges such as \"100-199\"").unwrap_or_default();
     let most = Vni::MAX.get();
-    let range = |value: &Value<'d>| match value.as_text() {
-        Some(text) => value.checked(text::range(text, "a VNI", 0..=most)),
-        None => {
-            let vni =
-                value.number("a VNI, or a range of them such as \"100-199\",", &(0..=u64::from(most)))?;
-            Some(vni as u32..=vni as u32)
+    let range = |value: &Value<'d>| {
+        if let Some(text) = value.as_text() {
+            return value.checked(text::range(text, "a VNI", 0..=most));
         }
+        let vni =
+            value.number("a VNI, or a range of them such as \"100-199\",", &(0..=u64::from(most)))? as u32;
+        Some(vni..=vni)
     };
     elements.into_iter().filter_map(|value| Some(KnownVnis { range: range(&value)?, value })).collect()
 }

@@ -348,7 +348,7 @@ fn all_mistakes_are_told_at_once_in_the_order_of_their_lines() {
     let text = format!("[ports]\nvxlan = [{}]\n", "0,".repeat(8)) + &"x = [\n".repeat(30);
     let many = parsed(&text).unwrap_err();
     assert!(many.lines().count() <= 21);
-    let text: String = (0..30).map(|index| format!("key{index} = 1\n")).collect();
+    let text = (0..30).map(|index| format!("key{index} = 1\n")).collect::<Vec<_>>().concat();
     let many = parsed(&text).unwrap_err();
     assert_eq!(many.lines().count(), 21);
     assert_eq!(many.lines().last().unwrap(), "10 more mistakes");
@@ -370,8 +370,9 @@ fn what_is_more_than_there_is_room_for_is_refused() {
     assert_eq!((mistake.line, mistake.key.as_str()), (3 + 4096 * 3, "filter.sets[0].rules[4096]"));
     assert_eq!(mistake.allowed, "at most 4096");
 
-    let sets =
-        |count| (0..count).map(|index| format!("[[filter.sets]]\nname = \"{index}\"\n")).collect::<String>();
+    let sets = |count| {
+        (0..count).map(|index| format!("[[filter.sets]]\nname = \"{index}\"\n")).collect::<Vec<_>>().concat()
+    };
     assert!(parsed(&sets(limits::SETS)).is_ok());
     assert!(mistakes(&sets(limits::SETS + 1))[0].allowed.contains("256"));
 

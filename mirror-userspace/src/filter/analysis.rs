@@ -2,7 +2,7 @@
 //! sets that nothing uses.
 //!
 //! A rule is about a few boxes: products of ranges of direction, protocol, addresses and ports, one box
-//! for each [`Class`] of packets. Rules that came earlier are cut out of the boxes; when nothing is left,
+//! for each class of packets. Rules that came earlier are cut out of the boxes; when nothing is left,
 //! the rule never matches. That is exact, but what is left can fall into very many pieces: the work is
 //! bounded, and where the bound is reached the answer is "not determined".
 

@@ -61,8 +61,8 @@ const PROTOCOLS: &[(&str, u8)] = &[
 
 /// The protocol of this name or number.
 pub fn protocol(text: &str) -> Result<u8, Wrong> {
-    let named = PROTOCOLS.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|&(_, number)| number);
-    named.or_else(|| text.parse().ok()).ok_or_else(|| {
+    let known = PROTOCOLS.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|&(_, number)| number);
+    known.or_else(|| text.parse().ok()).ok_or_else(|| {
         let mut names: Vec<_> = PROTOCOLS.iter().map(|&(name, _)| name).collect();
         names.dedup_by_key(|name| protocol(name).ok());
         Wrong::new(
@@ -108,13 +108,9 @@ pub fn network(text: &str) -> Result<IpNet, Wrong> {
 const MAPPED: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96);
 
 /// A range of numbers such as `1024-65535`, or one alone; `what` names the numbers.
-pub fn range<T: FromStr + PartialOrd + Copy>(
-    text: &str,
-    what: &str,
-    within: RangeInclusive<T>,
-) -> Result<RangeInclusive<T>, Wrong>
+pub fn range<T>(text: &str, what: &str, within: RangeInclusive<T>) -> Result<RangeInclusive<T>, Wrong>
 where
-    T: Display,
+    T: FromStr + PartialOrd + Copy + Display,
 {
     let (from, to) = (within.start(), within.end());
     let allowed = format!("{what} from {from} to {to}, or a range such as \"100-199\" of them");
@@ -241,8 +237,7 @@ pub fn vni_ranges(vnis: impl IntoIterator<Item = Vni>) -> Vec<RangeInclusive<u32
 /// A hardware address as it is read.
 #[must_use]
 pub fn mac_text(address: MacAddress) -> String {
-    let [a, b, c, d, e, f] = address;
-    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+    address.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// The packets that a rule is about: `ingress tcp 10.0.0.0/8 > any port 443`.

@@ -20,6 +20,7 @@ Examples:
   mirror-xdp run --interface ens6                           capture until Ctrl-C
   mirror-xdp read mirrored.pcap --log-dir records            the same records, from a file
   mirror-xdp source --interface eth0 --to 10.0.0.2 --vni 7   feed an appliance from any Linux host
+  mirror-xdp filter check mirror-xdp.toml                    what the rules of a file amount to
 
 `mirror-xdp COMMAND --help` says more.";
 

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use mirror_xdp_common::Vni;
 
 use super::policy::{Action, Decision, Direction, Facts, MacAddress, Mismatch, Policy, Rule, has_ports};
-use super::text::{Wrong, mac_address, mac_text, protocol, protocol_name, range_text};
+use super::text::{Wrong, mac_address, protocol, protocol_name, range_text};
 
 /// A packet in words, such as `tcp 10.1.2.3:4000 > 10.9.0.1:443 vni 7`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -241,19 +241,6 @@ impl Facts {
             Mismatch::SourcePort => port("source", self.ports.map(|both| both.0), &rule.source_ports),
             Mismatch::DestinationPort => {
                 port("destination", self.ports.map(|both| both.1), &rule.destination_ports)
-            }
-        }
-    }
-}
-
-impl Side {
-    /// As people read it.
-    #[must_use]
-    pub fn text(self) -> String {
-        match self {
-            Self::Given(direction) => direction.name().to_owned(),
-            Self::Macs(source, destination) => {
-                format!("{} > {}", mac_text(source), mac_text(destination))
             }
         }
     }

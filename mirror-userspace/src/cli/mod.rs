@@ -1,5 +1,6 @@
 //! The command line: a file a subcommand.
 
+mod filter;
 mod log;
 mod progress;
 mod read;
@@ -19,6 +20,7 @@ Examples:
   mirror-xdp run --interface ens6                           capture until Ctrl-C
   mirror-xdp read mirrored.pcap --log-dir records            the same records, from a file
   mirror-xdp source --interface eth0 --to 10.0.0.2 --vni 7   feed an appliance from any Linux host
+  mirror-xdp filter check mirror-xdp.toml                    what the rules of a file amount to
 
 `mirror-xdp COMMAND --help` says more.";
 
@@ -35,6 +37,7 @@ enum Command {
     Run(run::Args),
     Read(read::Args),
     Source(source::Args),
+    Filter(filter::Args),
 }
 
 /// Parses the command line and runs the subcommand.
@@ -46,6 +49,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::main(args),
         Command::Read(args) => read::main(&args),
         Command::Source(args) => source::main(args),
+        Command::Filter(args) => filter::main(&args),
     };
     match result {
         Ok(code) => code,

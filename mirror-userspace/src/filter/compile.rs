@@ -6,33 +6,31 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use mirror_xdp_common::Vni;
 use mirror_xdp_common::filter::{
-    Addresses, Compiled, MAX_CLASSES, MAX_INTERVALS, MAX_MACS, MAX_RULES, MAX_SETS, MAX_VNIS, PortClasses,
-    Row, RuleEntry, SetEntry, Tables, WITHOUT_PORTS, action, direction, vni,
+    Addresses, Compiled, MAX_CLASSES, PortClasses, Row, RuleEntry, SetEntry, Tables, WITHOUT_PORTS, action,
+    direction, vni,
 };
 use zerocopy::FromZeros as _;
 
+use super::limits::{MACS, RULES, SETS, SOURCES, VNIS};
 use super::policy::{Action, MacAddress, Policy, Rule, RuleDirection, UnknownVnis};
-
-/// Prefixes of outer sources.
-pub const MAX_SOURCES: usize = MAX_INTERVALS / 4;
 
 /// A policy that is larger than the tables.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CompileError {
     /// Too many rules.
-    #[error("{0} rules over all sets; at most {MAX_RULES} are possible")]
+    #[error("{0} rules over all sets; at most {RULES} are possible")]
     Rules(usize),
     /// Too many sets.
-    #[error("{0} rule sets; at most {MAX_SETS} are possible")]
+    #[error("{0} rule sets; at most {SETS} are possible")]
     Sets(usize),
     /// Too many hardware addresses.
-    #[error("{0} hardware addresses of mirrored interfaces; at most {MAX_MACS} are possible")]
+    #[error("{0} hardware addresses of mirrored interfaces; at most {MACS} are possible")]
     Macs(usize),
     /// Too many prefixes.
-    #[error("{0} prefixes of outer sources; at most {MAX_SOURCES} are possible")]
+    #[error("{0} prefixes of outer sources; at most {SOURCES} are possible")]
     Sources(usize),
     /// Too many VNIs.
-    #[error("more than {MAX_VNIS} VNIs were named since the capture began")]
+    #[error("more than {VNIS} VNIs were named since the capture began")]
     Vnis,
 }
 
@@ -122,17 +120,17 @@ impl CompiledPolicy {
     /// Compiles a policy; the counters' places are those of `places`.
     pub fn new(policy: &Policy, generation: u32, places: &mut impl Places) -> Result<Self, CompileError> {
         let count: usize = policy.sets.iter().map(|set| set.rules.len()).sum();
-        if count > MAX_RULES {
+        if count > RULES {
             return Err(CompileError::Rules(count));
         }
-        if policy.sets.len() > MAX_SETS {
+        if policy.sets.len() > SETS {
             return Err(CompileError::Sets(policy.sets.len()));
         }
-        if policy.macs.len() > MAX_MACS {
+        if policy.macs.len() > MACS {
             return Err(CompileError::Macs(policy.macs.len()));
         }
         let sources = policy.sources.as_deref().unwrap_or_default();
-        if sources.len() > MAX_SOURCES {
+        if sources.len() > SOURCES {
             return Err(CompileError::Sources(sources.len()));
         }
         let mut tables = Tables::new_box_zeroed().map_err(|_| CompileError::Rules(count))?;

@@ -7,20 +7,22 @@ pub mod stream;
 pub mod table;
 pub mod tcp;
 
+pub use data::Tools;
 pub use key::{FlowKey, Session};
-pub use table::{FlowTable, Insert};
+pub use table::{FlowIndex, FlowTable, Insert};
 
 use mirror_xdp_common::Address;
 use mirror_xdp_common::hash::flow_hash;
 use mirror_xdp_common::wire::protocol;
 
+use crate::analyzer::Analyzers;
 use crate::packet::{Packet, Transport};
 pub use crate::protocol::Direction;
+use crate::protocol::detect::Endpoints;
 use crate::protocol::dns;
 use crate::record::{Conversation, EndReason, FlowRecord, FlowState, IcmpSummary};
 use crate::worker::Mirror;
 use data::Data;
-use stream::Streams;
 use tcp::{Connection, Segment};
 
 /// Nanoseconds in a second.
@@ -43,6 +45,16 @@ impl Head {
 
     const fn server(&self) -> (Address, u16) {
         if self.client_is_low { self.key.high } else { self.key.low }
+    }
+
+    /// Whether the flow is one of TCP.
+    #[must_use]
+    pub const fn is_stream(&self) -> bool {
+        self.key.protocol == protocol::TCP
+    }
+
+    fn endpoints(&self) -> Endpoints {
+        data::endpoints(self.key.protocol, self.client().1, self.server().1)
     }
 
     /// What all records of this flow share.
@@ -94,20 +106,21 @@ impl Flow {
             Transport::Udp { payload } => is_dns_answer(packet, payload),
             _ => false,
         };
-        let mut data = Data::default();
         // Of a mirror session that is all there may be: sessions mirror one direction only where they are
         // told to, and the other may come to another worker. Then the server is who answers.
         let reversed = answer && mirror.is_some();
+        let head = Head {
+            key,
+            client_is_low: forward != reversed,
+            outer_destination: mirror.map_or(Address::default(), |mirror| mirror.outer_destination),
+            id: flow_id(&key, now),
+        };
+        let mut data = Data::default();
         if answer && !reversed {
             data.refuse();
         }
         Self {
-            head: Head {
-                key,
-                client_is_low: forward != reversed,
-                outer_destination: mirror.map_or(Address::default(), |mirror| mirror.outer_destination),
-                id: flow_id(&key, now),
-            },
+            head,
             start: now,
             last: now,
             packets: [0; 2],
@@ -118,6 +131,11 @@ impl Flow {
             connection: None,
             data,
         }
+    }
+
+    /// Lets those of the analyzers follow the flow that want it from its first packet on.
+    pub fn followed_by(&mut self, analyzers: &Analyzers) {
+        self.data.follow(analyzers.begin(|| self.head.conversation()));
     }
 
     /// The direction of a packet that matched the flow's key, forward or not.
@@ -150,19 +168,12 @@ impl Flow {
         }
     }
 
-    /// Follows the connection and the data of a packet that was counted. `sink` takes the DNS messages.
-    pub fn follow(
-        &mut self,
-        direction: Direction,
-        packet: &Packet<'_>,
-        streams: &mut Streams,
-        mut sink: impl FnMut(&Head, &[u8], u32),
-    ) {
+    /// Follows the connection and the data of a packet that was counted.
+    pub fn follow(&mut self, direction: Direction, packet: &Packet<'_>, tools: &mut Tools<'_>) {
         let Self { head, data, connection, .. } = self;
-        let endpoints = data::endpoints(head.key.protocol, head.client().1, head.server().1);
-        let mut sink = |message: &[u8], number: u32| sink(head, message, number);
+        data.packet(head, direction, packet, tools);
         match packet.transport {
-            Transport::Udp { payload } => data.datagram(endpoints, direction, payload, &mut sink),
+            Transport::Udp { payload } => data.datagram(head, direction, payload, tools),
             Transport::Tcp { header, payload, missing } => {
                 let segment = Segment { header, payload, missing };
                 match connection {
@@ -172,7 +183,7 @@ impl Flow {
                 if let Some(connection) = connection {
                     // Without a mirror, Suricata's rule: whom nobody answers has no connection.
                     if connection.is_answered() || head.key.session.vni.is_some() {
-                        data.segment(streams, connection, endpoints, direction, &segment, &mut sink);
+                        data.segment(head, connection, direction, &segment, tools);
                     }
                     self.state = connection.flow_state();
                 }
@@ -181,9 +192,15 @@ impl Flow {
         }
     }
 
-    /// Gives back what the flow holds of the worker's buffers.
-    pub fn close(&mut self, streams: &mut Streams) {
-        self.data.close(streams);
+    /// Whether nobody wants more of the flow than that its packets are counted.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.data.is_settled(self.head.is_stream())
+    }
+
+    /// Tells the analyzers that the flow ended, and gives back what it holds of the worker's buffers.
+    pub fn end(&mut self, tools: &mut Tools<'_>) {
+        self.data.end(&self.head, tools);
     }
 
     /// Whether a segment begins a new connection between the same endpoints.

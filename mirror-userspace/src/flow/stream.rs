@@ -35,18 +35,21 @@ enum State {
     Closed,
 }
 
-/// What happens in a stream.
+/// What comes in a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// New bytes came.
+    /// New bytes came: the next of a stream, or a datagram.
     Data {
-        /// All bytes that were not used yet, with the new ones at the end.
+        /// All bytes of the stream that were not used yet, with the new ones at the end.
         bytes: &'a [u8],
         /// Where the new ones begin.
         new: usize,
     },
     /// Bytes are missing between those before and those to come; none are left from before.
-    Gap,
+    Gap {
+        /// How many.
+        len: usize,
+    },
 }
 
 /// What an analyzer did with an event.
@@ -54,8 +57,10 @@ pub enum Event<'a> {
 pub enum Use {
     /// So many bytes are done with; the rest is to be seen again with the next.
     Used(usize),
-    /// The analyzer needs no more of this stream.
+    /// No more of this direction is needed.
     Close,
+    /// No more of this flow is needed.
+    Done,
 }
 
 #[derive(Debug, Default)]
@@ -122,14 +127,21 @@ impl Streams {
         let nearest = early.min_by_key(|&sequence| sequence.wrapping_sub(next));
         let Some(nearest) = nearest.filter(|&nearest| !before(acknowledged, nearest)) else { return false };
         buffer.pending.clear();
+        let len = nearest.wrapping_sub(next) as usize;
         stream.next = nearest;
-        match each(Event::Gap) {
-            Use::Close => self.close(stream),
+        match each(Event::Gap { len }) {
+            Use::Close | Use::Done => self.close(stream),
             Use::Used(_) => {
                 self.deliver_early(stream, each);
             }
         }
         true
+    }
+
+    /// Whether nobody wants more of the stream.
+    #[must_use]
+    pub fn is_closed(stream: &Stream) -> bool {
+        stream.state == State::Closed
     }
 
     /// Gives the stream's buffer back and follows it no further.

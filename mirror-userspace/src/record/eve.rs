@@ -5,14 +5,14 @@ use std::fmt;
 
 use mirror_xdp_common::Address;
 use mirror_xdp_common::wire::protocol;
-use serde::ser::SerializeSeq as _;
+use serde::ser::{SerializeMap as _, SerializeSeq as _};
 use serde::{Serialize, Serializer};
 
 use super::community_id::CommunityId;
 use super::{
-    Application, Conversation, DnsRecord, EndReason, FlowRecord, FlowState, Record, TcpSummary, Vlans,
+    Application, Conversation, EndReason, EventRecord, FLOW, FlowRecord, FlowState, Record, STATS,
+    TcpSummary, Vlans,
 };
-use crate::protocol::dns;
 use crate::worker::Mirror;
 
 /// Appends the events of `record` to `out`, a line each, and calls `each` after each with the length that
@@ -32,18 +32,46 @@ pub fn write_record(
             write_line(out, &FlowEvent::from(flow))?;
             each(out.len());
         }
-        Record::Dns(record) => {
-            let (start, len) = (record.message.0 as usize, record.message.1 as usize);
-            let message = bytes.get(start..start + len).unwrap_or_default();
-            // The worker has parsed it before: there is no other case.
-            let Ok(message) = dns::Message::parse(message) else { return Ok(()) };
-            for event in message.events(record.number) {
-                write_line(out, &DnsEvent::new(record, event))?;
-                each(out.len());
-            }
+        Record::Event(record) => {
+            let (start, len) = (record.bytes.0 as usize, record.bytes.1 as usize);
+            let bytes = bytes.get(start..start + len).unwrap_or_default();
+            (record.event_type.render)(bytes, &mut Lines { out, record, each: &mut each })?;
         }
     }
     Ok(())
+}
+
+/// Takes the events that one record becomes.
+pub struct Lines<'a> {
+    out: &'a mut Vec<u8>,
+    record: &'a EventRecord,
+    each: &'a mut dyn FnMut(usize),
+}
+
+impl Lines<'_> {
+    /// Writes an event with `object` for what is particular to it.
+    ///
+    /// # Errors
+    ///
+    /// Where `object` has no JSON form.
+    pub fn line(&mut self, object: &impl Serialize) -> serde_json::Result<()> {
+        self.write(None, object)
+    }
+
+    /// Writes an event about the transaction with this number in its flow.
+    ///
+    /// # Errors
+    ///
+    /// Where `object` has no JSON form.
+    pub fn transaction(&mut self, number: u32, object: &impl Serialize) -> serde_json::Result<()> {
+        self.write(Some(number), object)
+    }
+
+    fn write(&mut self, tx_id: Option<u32>, object: &impl Serialize) -> serde_json::Result<()> {
+        write_line(self.out, &AnalyzerEvent { record: self.record, tx_id, object })?;
+        (self.each)(self.out.len());
+        Ok(())
+    }
 }
 
 fn write_line(out: &mut Vec<u8>, event: &impl Serialize) -> serde_json::Result<()> {
@@ -64,7 +92,7 @@ pub fn write_stats(out: &mut Vec<u8>, time: u64, stats: &impl Serialize) -> serd
         event_type: &'static str,
         stats: &'a S,
     }
-    write_line(out, &StatsEvent { timestamp: Timestamp(time), event_type: "stats", stats })
+    write_line(out, &StatsEvent { timestamp: Timestamp(time), event_type: STATS, stats })
 }
 
 /// A time in nanoseconds since the epoch, written in UTC to the microsecond.
@@ -249,7 +277,7 @@ impl From<&FlowRecord> for FlowEvent {
         Self {
             timestamp: Timestamp(record.time),
             flow_id: record.conversation.flow_id,
-            event_type: "flow",
+            event_type: FLOW,
             tuple: Tuple::from(&record.conversation),
             icmp_type: record.icmp.map(|icmp| icmp.request.0),
             icmp_code: record.icmp.map(|icmp| icmp.request.1),
@@ -265,30 +293,42 @@ impl From<&FlowRecord> for FlowEvent {
     }
 }
 
-#[derive(Serialize)]
-struct DnsEvent<'a> {
-    timestamp: Timestamp,
-    flow_id: u64,
-    event_type: &'static str,
-    #[serde(flatten)]
-    tuple: Tuple,
-    community_id: CommunityId,
-    dns: dns::Event<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mirror: Option<MirrorObject>,
+/// An event whose particulars are an object named after it.
+struct AnalyzerEvent<'a, T> {
+    record: &'a EventRecord,
+    tx_id: Option<u32>,
+    object: &'a T,
 }
 
-impl<'a> DnsEvent<'a> {
-    fn new(record: &DnsRecord, dns: dns::Event<'a>) -> Self {
-        Self {
-            timestamp: Timestamp(record.time),
-            flow_id: record.conversation.flow_id,
-            event_type: "dns",
-            tuple: Tuple::from(&record.conversation),
-            community_id: CommunityId::of(&record.conversation),
-            dns,
-            mirror: record.conversation.mirror.map(MirrorObject::from),
+impl<T: Serialize> Serialize for AnalyzerEvent<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let EventRecord { time, conversation, event_type, .. } = self.record;
+        let Tuple { vlan, src_ip, src_port, dest_ip, dest_port, proto } = Tuple::from(conversation);
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("timestamp", &Timestamp(*time))?;
+        map.serialize_entry("flow_id", &conversation.flow_id)?;
+        map.serialize_entry("event_type", event_type.name)?;
+        if !vlan.is_empty() {
+            map.serialize_entry("vlan", &vlan)?;
         }
+        map.serialize_entry("src_ip", &src_ip)?;
+        if let Some(port) = src_port {
+            map.serialize_entry("src_port", &port)?;
+        }
+        map.serialize_entry("dest_ip", &dest_ip)?;
+        if let Some(port) = dest_port {
+            map.serialize_entry("dest_port", &port)?;
+        }
+        map.serialize_entry("proto", &proto)?;
+        map.serialize_entry("community_id", &CommunityId::of(conversation))?;
+        if let Some(number) = self.tx_id {
+            map.serialize_entry("tx_id", &number)?;
+        }
+        map.serialize_entry(event_type.name, self.object)?;
+        if let Some(mirror) = conversation.mirror {
+            map.serialize_entry("mirror", &MirrorObject::from(mirror))?;
+        }
+        map.end()
     }
 }
 

@@ -372,7 +372,7 @@ fn a_live_worker_loses_no_flow_that_ends_with_many_others() {
         }
         worker.finish();
         assert_eq!(worker.counters().records_lost, 0);
-        assert_eq!(sink.finish().written[0], 20_000);
+        assert_eq!(sink.finish().written("flow"), 20_000);
     }
 }
 

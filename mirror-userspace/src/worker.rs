@@ -92,6 +92,7 @@ pub struct Worker {
     analysed: u64,
     refused: [u64; Refusal::COUNT],
     flows_total: u64,
+    flows_settled: u64,
     /// The latest time that was seen, in nanoseconds since the epoch.
     now: u64,
     handed_over: u64,
@@ -114,6 +115,7 @@ impl Worker {
             analysed: 0,
             refused: [0; Refusal::COUNT],
             flows_total: 0,
+            flows_settled: 0,
             now: 0,
             handed_over: 0,
         }
@@ -220,7 +222,11 @@ impl Worker {
         let direction = flow.direction(forward);
         flow.count(direction, packet, info.time);
         let Self { streams, analyzers, records, .. } = self;
+        let was_settled = flow.is_settled();
         flow.follow(direction, packet, &mut Tools { streams, analyzers, records, index, time: info.time });
+        if !was_settled && flow.is_settled() {
+            self.flows_settled += 1;
+        }
         self.flows.touch(index, info.time);
         Ok(())
     }
@@ -281,6 +287,12 @@ impl Worker {
             records.push_flow(flow.record(EndReason::Shutdown, *now));
         }
         self.records.flush();
+    }
+
+    /// Flows of which no analyzer wanted more at some time: from then on they are only counted.
+    #[must_use]
+    pub const fn settled(&self) -> u64 {
+        self.flows_settled
     }
 
     /// The latest time that the worker knows of, in nanoseconds since the epoch.

@@ -1,5 +1,5 @@
-//! The real captures of the corpus: `mirror-xdp read` gives the flows and the DNS records that Suricata
-//! 7.0.10 gave for them, as far as the thresholds below say.
+//! The real captures of the corpus: `mirror-xdp read` gives the records that Suricata 7.0.10 gave for them,
+//! as far as the thresholds below say.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::collections::HashMap;
@@ -21,7 +21,7 @@ fn read(capture: &Path, logs: &Path) -> Vec<Value> {
     let events = events(&logs.join("eve.json"));
     let totals: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(totals["unaccounted"], 0, "{}", capture.display());
-    for kind in ["flow", "dns", "stats"] {
+    for kind in ["flow", "dns", "http", "ssh", "stats"] {
         let count = events.iter().filter(|event| event["event_type"] == kind).count();
         assert_eq!(totals["records"]["written"][kind], count, "{}", capture.display());
     }
@@ -71,6 +71,34 @@ fn whole_dns(event: &Value) -> Option<String> {
     (event["event_type"] == "dns").then(|| format!("{} {}", endpoints(event), event["dns"]))
 }
 
+/// The fields of an object that are compared, of an event of this kind.
+fn fields(event: &Value, kind: &str, fields: &[&str]) -> Option<String> {
+    let fields: Vec<_> = fields.iter().map(|field| event[kind][field].to_string()).collect();
+    (event["event_type"] == kind).then(|| format!("{} {fields:?}", endpoints(event)))
+}
+
+fn http(event: &Value) -> Option<String> {
+    fields(event, "http", &["http_method", "hostname", "url", "status"])
+}
+
+/// All that is said of an HTTP transaction, but how long its body is.
+fn whole_http(event: &Value) -> Option<String> {
+    const FIELDS: [&str; 11] = [
+        "hostname",
+        "http_port",
+        "url",
+        "http_user_agent",
+        "http_content_type",
+        "content_range",
+        "http_refer",
+        "http_method",
+        "protocol",
+        "status",
+        "redirect",
+    ];
+    fields(event, "http", &FIELDS)
+}
+
 /// The application protocols that analyzers are meant for.
 fn app_proto(event: &Value) -> Option<String> {
     let name = event["app_proto"].as_str().unwrap_or_default();
@@ -117,7 +145,7 @@ impl Measure {
 }
 
 #[test]
-fn flows_and_dns_records_are_those_of_suricata() {
+fn records_are_those_of_suricata() {
     let Some(corpus) = corpus() else { return };
     let mut measures = [
         Measure::new("flow", flow, [0.97, 0.95]),
@@ -126,6 +154,8 @@ fn flows_and_dns_records_are_those_of_suricata() {
         Measure::new("DNS", dns, [0.99, 0.99]),
         Measure::new("whole DNS", whole_dns, [0.99, 0.99]),
         Measure::new("app_proto", app_proto, [0.98, 0.95]),
+        Measure::new("HTTP", http, [0.97, 0.95]),
+        Measure::new("whole HTTP", whole_http, [0.95, 0.92]),
     ];
     let manifest = fs::read_to_string(corpus.join("MANIFEST.tsv")).unwrap();
     for capture in manifest.lines().filter_map(|line| line.split('\t').next()) {

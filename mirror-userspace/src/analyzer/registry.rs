@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::builtin::Dns;
+use super::builtin::{Dns, Http, Ssh};
 use super::{Analyzer, Context, Direction, Event, Filter, Interest, Use};
 use crate::flow::FlowIndex;
 use crate::packet::Packet;
@@ -60,32 +60,42 @@ impl Following {
 #[derive(Debug)]
 pub struct Analyzers {
     dns: Registered<Dns>,
+    http: Registered<Http>,
+    ssh: Registered<Ssh>,
     registered: Vec<Box<dyn Erased>>,
 }
 
 /// The bits of the analyzers that are built in.
 const DNS: u32 = 0;
+const HTTP: u32 = 1;
+const SSH: u32 = 2;
 /// The first bit of others.
 const REGISTERED: u32 = 8;
 
 impl Default for Analyzers {
     fn default() -> Self {
-        let application = |application| Filter::all().application(application);
-        Self { dns: Registered::new(Dns, application(AppProto::Dns)), registered: Vec::new() }
+        let of = |application| Filter::all().application(application);
+        Self {
+            dns: Registered::new(Dns, of(AppProto::Dns)),
+            http: Registered::new(Http::default(), of(AppProto::Http)),
+            ssh: Registered::new(Ssh::default(), of(AppProto::Ssh)),
+            registered: Vec::new(),
+        }
     }
 }
 
 /// Calls a method of the analyzer with a bit.
 macro_rules! call {
+    ($of:expr, $analyzer:ident => $call:expr) => {{
+        let $analyzer = &mut $of;
+        $call
+    }};
     ($analyzers:expr, $bit:expr, $analyzer:ident => $call:expr) => {
         match $bit {
-            DNS => {
-                let $analyzer = &mut $analyzers.dns;
-                Some($call)
-            }
-            bit => {
-                $analyzers.registered.get_mut(bit.wrapping_sub(REGISTERED) as usize).map(|$analyzer| $call)
-            }
+            DNS => Some(call!($analyzers.dns, $analyzer => $call)),
+            HTTP => Some(call!($analyzers.http, $analyzer => $call)),
+            SSH => Some(call!($analyzers.ssh, $analyzer => $call)),
+            bit => $analyzers.registered.get_mut(bit.wrapping_sub(REGISTERED) as usize).map(|$analyzer| $call),
         }
     };
 }
@@ -130,8 +140,12 @@ impl Analyzers {
         application: AppProto,
         conversation: impl FnOnce() -> Conversation,
     ) {
-        if application == AppProto::Dns {
-            following.add(1 << DNS, false);
+        // What their filters say, without asking them.
+        match application {
+            AppProto::Dns => following.add(1 << DNS, false),
+            AppProto::Http => following.add(1 << HTTP, false),
+            AppProto::Ssh => following.add(1 << SSH, false),
+            _ => {}
         }
         if self.registered.is_empty() {
             return;
@@ -178,19 +192,28 @@ impl Analyzers {
             Event::Data { bytes, .. } if !hold => bytes.len(),
             _ => 0,
         };
+        let mut restart = None;
         for bit in bits(following.data[direction as usize]) {
             following.known |= 1 << bit;
             match call!(self, bit, analyzer => analyzer.data(index, direction, event, context)) {
                 Some(Use::Used(of_this)) => used = used.min(of_this),
                 Some(Use::Close) => following.data[direction as usize] &= !(1 << bit),
                 Some(Use::Done) | None => following.remove(1 << bit),
+                Some(Use::Restart(of_this)) => {
+                    following.remove(1 << bit);
+                    restart = Some(of_this);
+                }
             }
         }
         let left = following.data[direction as usize];
         for bit in bits(left) {
             call!(self, bit, analyzer => analyzer.advance(index, direction, used));
         }
-        if left == 0 && !hold { Use::Close } else { Use::Used(used) }
+        match restart {
+            Some(used) => Use::Restart(used),
+            None if left == 0 && !hold => Use::Close,
+            None => Use::Used(used),
+        }
     }
 
     /// Tells those that know a flow that it ended.
@@ -280,12 +303,14 @@ impl<A: Analyzer> Registered<A> {
                 *ahead = 0;
                 event
             }
+            Event::End { bytes } => Event::End { bytes: bytes.get(*ahead..).unwrap_or_default() },
         };
         match analyzer.data(&mut state.flow, direction, event, context) {
             Use::Used(used) => {
                 *ahead += used;
                 Use::Used(*ahead)
             }
+            Use::Restart(used) => Use::Restart(*ahead + used),
             other => other,
         }
     }

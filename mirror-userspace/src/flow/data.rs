@@ -7,7 +7,7 @@ use super::tcp::{Connection, Segment};
 use super::{Direction, FlowIndex, Head};
 use crate::analyzer::{Analyzers, Context, Following};
 use crate::packet::{Packet, tcp_flags};
-use crate::protocol::detect::{Detection, Detector, Endpoints, Transport};
+use crate::protocol::detect::{AppProto, Detection, Detector, Endpoints, Transport};
 use crate::record::Application;
 use crate::sink::Producer;
 
@@ -32,8 +32,8 @@ pub struct Data {
     detector: Detector,
     following: Following,
     streams: [Stream; 2],
-    /// The analyzers of the application have been told.
-    recognised: bool,
+    /// What the analyzers were told.
+    known: Known,
     /// The flow began with an answer of DNS and is not looked at, see [`Data::refuse`].
     unasked: bool,
 }
@@ -63,8 +63,8 @@ impl Data {
         if payload.is_empty() || self.unasked {
             return;
         }
-        let Self { detector, following, recognised, .. } = self;
-        let mut side = Side { detector, following, recognised, head, direction };
+        let Self { detector, following, known, .. } = self;
+        let mut side = Side { detector, following, known, head, direction, wait: false };
         let context = Context { head, time: tools.time, records: tools.records };
         side.take(Event::Data { bytes: payload, new: 0 }, tools.analyzers, tools.index, context);
     }
@@ -78,33 +78,46 @@ impl Data {
         segment: &Segment<'_>,
         tools: &mut Tools<'_>,
     ) {
-        let Self { detector, following, recognised, streams: [client, server], .. } = self;
+        let Self { detector, following, known, streams: [client, server], .. } = self;
         let Tools { streams, analyzers, records, index, time } = tools;
         let (this, other) = match direction {
             Direction::ToServer => (client, server),
             Direction::ToClient => (server, client),
         };
-        let mut side = Side { detector, following, recognised, head, direction: direction.reverse() };
+        let from = direction.reverse();
+        let mut side = Side { detector, following, known, head, direction: from, wait: false };
         let flags = segment.header.flags;
         if flags & tcp_flags::ACK != 0 {
             let mut take = |event: Event<'_>| {
                 side.take(event, analyzers, *index, Context { head, time: *time, records })
             };
             if streams.acknowledge(other, segment.header.acknowledgement, &mut take) {
-                connection.set_gap(direction.reverse());
+                connection.set_gap(from);
             }
         }
         // A SYN takes the number in front of its data.
         let sequence = segment.header.sequence.wrapping_add(u32::from(flags & tcp_flags::SYN != 0));
         let first = connection.first_byte(direction);
         side.direction = direction;
+        side.wait = streams.has_unused(other);
         let mut take =
             |event: Event<'_>| side.take(event, analyzers, *index, Context { head, time: *time, records });
         if streams.segment(this, first, sequence, segment.payload, &mut take) {
             connection.set_gap(direction);
         }
+        if side.wait && matches!(side.detector.flow(), Detection::Found(_)) {
+            // What the other side said before is of use now, and first.
+            side.wait = false;
+            for (stream, direction) in [(&mut *other, from), (this, direction)] {
+                side.direction = direction;
+                let mut take = |event: Event<'_>| {
+                    side.take(event, analyzers, *index, Context { head, time: *time, records })
+                };
+                streams.again(stream, &mut take);
+            }
+        }
         // An analyzer may have had enough of the other direction, too.
-        if detector.is_done() && !following.wants_data(direction.reverse()) {
+        if detector.is_done() && !following.wants_data(from) {
             streams.close(other);
         }
     }
@@ -125,23 +138,35 @@ impl Data {
 
     /// Tells the analyzers of the flow's end, and gives back what the flow holds.
     pub fn end(&mut self, head: &Head, tools: &mut Tools<'_>) {
-        let mut context = Context { head, time: tools.time, records: tools.records };
-        tools.analyzers.end(&mut self.following, tools.index, &mut context);
-        for stream in &mut self.streams {
-            tools.streams.close(stream);
+        let Tools { streams, analyzers, records, index, time } = tools;
+        let mut context = Context { head, time: *time, records };
+        for (stream, direction) in self.streams.iter_mut().zip([Direction::ToServer, Direction::ToClient]) {
+            streams.end(stream, &mut |event| {
+                analyzers.data(&mut self.following, *index, direction, event, false, &mut context)
+            });
         }
+        analyzers.end(&mut self.following, *index, &mut context);
     }
 
     /// What the flow's record says of its application.
     #[must_use]
     pub fn application(&self) -> Application {
         let flow = if self.unasked { Detection::Failed } else { self.detector.flow() };
+        if let (Some(original), Detection::Unknown | Detection::Failed) = (self.known.original, flow) {
+            // Nothing was recognised in it: it is known by what led to it.
+            return Application { protocol: Some(original.name()), ..Application::default() };
+        }
         let other = |direction| match self.detector.direction(direction) {
             Detection::Unknown => None,
             found => found.name().filter(|_| found != flow),
         };
         Application {
             protocol: flow.name(),
+            original: self
+                .known
+                .original
+                .map(AppProto::name)
+                .filter(|&original| Some(original) != flow.name()),
             to_server: other(Direction::ToServer),
             to_client: other(Direction::ToClient),
         }
@@ -154,13 +179,27 @@ pub(super) fn endpoints(protocol: u8, client_port: u16, server_port: u16) -> End
     Endpoints { transport, client_port, server_port }
 }
 
+/// What analyzers know of a flow's application.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    /// Those of the application have been told.
+    told: bool,
+    /// What was spoken before something else.
+    original: Option<AppProto>,
+}
+
+/// Bytes of one direction that are kept while only the other can still tell what they are.
+const MAX_HELD: usize = 4096;
+
 /// One direction of a flow's data.
 struct Side<'a> {
     detector: &'a mut Detector,
     following: &'a mut Following,
-    recognised: &'a mut bool,
+    known: &'a mut Known,
     head: &'a Head,
     direction: Direction,
+    /// Bytes of the other direction come first, where the application turns out to be known.
+    wait: bool,
 }
 
 impl Side<'_> {
@@ -172,23 +211,62 @@ impl Side<'_> {
         index: FlowIndex,
         mut context: Context<'_>,
     ) -> Use {
-        match event {
+        let outcome = self.step(event, analyzers, index, &mut context);
+        let Use::Restart(used) = outcome else { return outcome };
+        self.known.original = match self.detector.flow() {
+            Detection::Found(application) => Some(application),
+            Detection::Unknown | Detection::Failed => None,
+        };
+        self.known.told = false;
+        *self.detector = Detector::default();
+        let rest = match event {
+            Event::Data { bytes, .. } => bytes.get(used..).unwrap_or_default(),
+            Event::Gap { .. } | Event::End { .. } => &[],
+        };
+        if rest.is_empty() {
+            return Use::Used(used);
+        }
+        match self.step(Event::Data { bytes: rest, new: 0 }, analyzers, index, &mut context) {
+            Use::Used(more) | Use::Restart(more) => Use::Used(used + more),
+            other => other,
+        }
+    }
+
+    fn step(
+        &mut self,
+        event: Event<'_>,
+        analyzers: &mut Analyzers,
+        index: FlowIndex,
+        context: &mut Context<'_>,
+    ) -> Use {
+        let len = match event {
             Event::Data { bytes, new } => {
                 let new = bytes.get(new..).unwrap_or_default();
                 self.detector.feed(self.head.endpoints(), self.direction, new);
+                bytes.len()
             }
             // Only the first bytes tell what a stream is.
-            Event::Gap { .. } => self.detector.give_up(self.direction),
-        }
+            Event::Gap { .. } => {
+                self.detector.give_up(self.direction);
+                0
+            }
+            Event::End { .. } => 0,
+        };
         let flow = self.detector.flow();
-        if let Detection::Found(application) = flow
-            && !std::mem::replace(self.recognised, true)
-        {
-            analyzers.recognised(self.following, application, || self.head.conversation());
+        if let Detection::Found(application) = flow {
+            if self.wait {
+                return Use::Used(0);
+            }
+            if !std::mem::replace(&mut self.known.told, true) {
+                analyzers.recognised(self.following, application, || self.head.conversation());
+            }
         }
         // The bytes are kept for those that the application may turn out to be of interest to.
-        let undecided = !matches!(flow, Detection::Found(_))
-            && self.detector.direction(self.direction) == Detection::Unknown;
-        analyzers.data(self.following, index, self.direction, event, undecided, &mut context)
+        let hold = match (flow, self.detector.direction(self.direction)) {
+            (Detection::Found(_) | Detection::Failed, _) => false,
+            (Detection::Unknown, Detection::Unknown) => true,
+            (Detection::Unknown, _) => len < MAX_HELD,
+        };
+        analyzers.data(self.following, index, self.direction, event, hold, context)
     }
 }

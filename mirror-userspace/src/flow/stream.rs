@@ -50,6 +50,11 @@ pub enum Event<'a> {
         /// How many.
         len: usize,
     },
+    /// The flow ends here, with bytes of the stream that were not used.
+    End {
+        /// These.
+        bytes: &'a [u8],
+    },
 }
 
 /// What an analyzer did with an event.
@@ -61,6 +66,9 @@ pub enum Use {
     Close,
     /// No more of this flow is needed.
     Done,
+    /// So many bytes are done with, and what follows in either direction is of another protocol: it is to
+    /// be recognised anew.
+    Restart(usize),
 }
 
 #[derive(Debug, Default)]
@@ -130,10 +138,10 @@ impl Streams {
         let len = nearest.wrapping_sub(next) as usize;
         stream.next = nearest;
         match each(Event::Gap { len }) {
-            Use::Close | Use::Done => self.close(stream),
             Use::Used(_) => {
                 self.deliver_early(stream, each);
             }
+            _ => self.close(stream),
         }
         true
     }
@@ -142,6 +150,39 @@ impl Streams {
     #[must_use]
     pub fn is_closed(stream: &Stream) -> bool {
         stream.state == State::Closed
+    }
+
+    /// Whether bytes of the stream are kept that were not used yet.
+    #[must_use]
+    pub fn has_unused(&self, stream: &Stream) -> bool {
+        let buffer = stream.buffer.and_then(|index| self.buffers.get(index as usize));
+        buffer.is_some_and(|buffer| !buffer.pending.is_empty())
+    }
+
+    /// Hands those bytes on once more, and none besides.
+    pub fn again(&mut self, stream: &mut Stream, each: &mut dyn FnMut(Event<'_>) -> Use) {
+        let Some(pending) = self.held(stream).map(|buffer| &mut buffer.pending) else { return };
+        if pending.is_empty() {
+            return;
+        }
+        match each(Event::Data { bytes: pending, new: 0 }) {
+            Use::Used(used) => {
+                pending.drain(..used.min(pending.len()));
+                if self.held(stream).is_some_and(|buffer| buffer.is_empty()) {
+                    self.give_back(stream);
+                }
+            }
+            _ => self.close(stream),
+        }
+    }
+
+    /// Says that the flow ends, and gives the stream's buffer back.
+    pub fn end(&mut self, stream: &mut Stream, each: &mut dyn FnMut(Event<'_>) -> Use) {
+        if stream.state == State::Open {
+            let bytes = self.held(stream).map(|buffer| buffer.pending.as_slice()).unwrap_or_default();
+            each(Event::End { bytes });
+        }
+        self.close(stream);
     }
 
     /// Gives the stream's buffer back and follows it no further.

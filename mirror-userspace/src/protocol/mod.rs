@@ -4,6 +4,9 @@
 
 pub mod detect;
 pub mod dns;
+pub mod http;
+pub mod ssh;
+pub(crate) mod text;
 
 /// Which side of a flow sent the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

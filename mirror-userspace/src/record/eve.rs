@@ -336,6 +336,8 @@ impl<T: Serialize> Serialize for AnalyzerEvent<'_, T> {
 struct ApplicationFields {
     #[serde(rename = "app_proto", skip_serializing_if = "Option::is_none")]
     flow: Option<&'static str>,
+    #[serde(rename = "app_proto_orig", skip_serializing_if = "Option::is_none")]
+    original: Option<&'static str>,
     #[serde(rename = "app_proto_ts", skip_serializing_if = "Option::is_none")]
     to_server: Option<&'static str>,
     #[serde(rename = "app_proto_tc", skip_serializing_if = "Option::is_none")]
@@ -345,6 +347,7 @@ struct ApplicationFields {
 impl From<Application> for ApplicationFields {
     fn from(application: Application) -> Self {
         Self {
+            original: application.original,
             flow: application.protocol,
             to_server: application.to_server,
             to_client: application.to_client,

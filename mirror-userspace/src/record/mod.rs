@@ -4,6 +4,7 @@
 
 pub mod community_id;
 pub mod eve;
+pub mod pack;
 
 use mirror_xdp_common::Address;
 
@@ -125,6 +126,8 @@ pub struct Application {
     /// The flow's protocol: the first that was recognised in either direction; `failed` where data was
     /// looked at and not recognised.
     pub protocol: Option<&'static str>,
+    /// What was spoken before that, where the two sides agreed to go on with something else.
+    pub original: Option<&'static str>,
     /// What the client's data said, where that differs.
     pub to_server: Option<&'static str>,
     /// What the server's data said, where that differs.

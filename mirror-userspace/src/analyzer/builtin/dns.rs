@@ -52,6 +52,7 @@ impl Analyzer for Dns {
                 *lost = true;
                 Use::Used(0)
             }
+            Event::End { .. } => Use::Done,
         }
     }
 }

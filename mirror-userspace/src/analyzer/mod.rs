@@ -9,7 +9,7 @@ mod builtin;
 mod filter;
 mod registry;
 
-pub use builtin::{Dns, EVENT_TYPES, Http, Ssh};
+pub use builtin::{Dns, EVENT_TYPES, Http, Quic, Ssh, StartTls, Tls};
 pub use filter::Filter;
 pub use registry::{Analyzers, Following, TooMany};
 

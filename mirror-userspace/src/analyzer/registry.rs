@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::builtin::{Dns, Http, Ssh};
+use super::builtin::{Dns, Http, Quic, Ssh, StartTls, Tls};
 use super::{Analyzer, Context, Direction, Event, Filter, Interest, Use};
 use crate::flow::FlowIndex;
 use crate::packet::Packet;
@@ -62,6 +62,9 @@ pub struct Analyzers {
     dns: Registered<Dns>,
     http: Registered<Http>,
     ssh: Registered<Ssh>,
+    tls: Registered<Tls>,
+    quic: Registered<Quic>,
+    start_tls: Registered<StartTls>,
     registered: Vec<Box<dyn Erased>>,
 }
 
@@ -69,6 +72,9 @@ pub struct Analyzers {
 const DNS: u32 = 0;
 const HTTP: u32 = 1;
 const SSH: u32 = 2;
+const TLS: u32 = 3;
+const QUIC: u32 = 4;
+const START_TLS: u32 = 5;
 /// The first bit of others.
 const REGISTERED: u32 = 8;
 
@@ -79,6 +85,12 @@ impl Default for Analyzers {
             dns: Registered::new(Dns, of(AppProto::Dns)),
             http: Registered::new(Http::default(), of(AppProto::Http)),
             ssh: Registered::new(Ssh::default(), of(AppProto::Ssh)),
+            tls: Registered::new(Tls::default(), of(AppProto::Tls)),
+            quic: Registered::new(Quic::default(), of(AppProto::Quic)),
+            start_tls: Registered::new(
+                StartTls,
+                of(AppProto::Smtp).application(AppProto::Ftp).application(AppProto::Imap),
+            ),
             registered: Vec::new(),
         }
     }
@@ -95,6 +107,9 @@ macro_rules! call {
             DNS => Some(call!($analyzers.dns, $analyzer => $call)),
             HTTP => Some(call!($analyzers.http, $analyzer => $call)),
             SSH => Some(call!($analyzers.ssh, $analyzer => $call)),
+            TLS => Some(call!($analyzers.tls, $analyzer => $call)),
+            QUIC => Some(call!($analyzers.quic, $analyzer => $call)),
+            START_TLS => Some(call!($analyzers.start_tls, $analyzer => $call)),
             bit => $analyzers.registered.get_mut(bit.wrapping_sub(REGISTERED) as usize).map(|$analyzer| $call),
         }
     };
@@ -145,6 +160,9 @@ impl Analyzers {
             AppProto::Dns => following.add(1 << DNS, false),
             AppProto::Http => following.add(1 << HTTP, false),
             AppProto::Ssh => following.add(1 << SSH, false),
+            AppProto::Tls => following.add(1 << TLS, false),
+            AppProto::Quic => following.add(1 << QUIC, false),
+            AppProto::Smtp | AppProto::Ftp | AppProto::Imap => following.add(1 << START_TLS, false),
             _ => {}
         }
         if self.registered.is_empty() {

@@ -1,6 +1,6 @@
-//! Text from the wire in records.
+//! Strings of JSON: from the bytes of the wire, and from what can be displayed.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use serde::{Serialize, Serializer};
 
@@ -20,8 +20,19 @@ impl Serialize for Bytes<'_> {
 
 impl fmt::Display for Bytes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use fmt::Write;
         self.0.iter().try_for_each(|byte| {
             if byte.is_ascii() { f.write_char(char::from(*byte)) } else { write!(f, "\\x{byte:02x}") }
         })
+    }
+}
+
+/// A string of what can be displayed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Text<T>(pub(crate) T);
+
+impl<T: fmt::Display> Serialize for Text<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
     }
 }

@@ -7,7 +7,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use super::message::{Data, Message, Question, Questions, Record, Records, rrtype};
 use super::name::{Name, NameBuffer};
 use super::registry::{rcode_name, rrtype_name};
-use crate::protocol::text::Bytes;
+use crate::protocol::text::{Bytes, Text};
 
 impl<'a> Message<'a> {
     /// What is logged of the message: of a query each question, of a response all in one, provided that
@@ -120,15 +120,6 @@ fn name<M: SerializeMap>(map: &mut M, keys: [&'static str; 2], name: &Name<'_>) 
     name.read(&mut buffer);
     map.serialize_entry(keys[0], &Bytes(buffer.as_bytes()))?;
     if buffer.truncated() { map.serialize_entry(keys[1], &true) } else { Ok(()) }
-}
-
-/// A string of what can be displayed.
-struct Text<T>(T);
-
-impl<T: fmt::Display> Serialize for Text<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
 }
 
 /// The mnemonic of a record type, or its number as a string.

@@ -7,7 +7,9 @@ use super::google;
 use super::version::Version;
 use crate::protocol::Direction;
 use crate::protocol::text::{Bytes, Text};
-use crate::protocol::tls::{Carrier, ClientHello, Extensions, Ja3, ServerHello, extension, ja4, kinds, meant};
+use crate::protocol::tls::{
+    Carrier, ClientHello, Extensions, Ja3, ServerHello, extension, ja4, kinds, meant,
+};
 
 /// What is logged of a hello; serializes as the object `quic`.
 #[derive(Clone, Copy, Debug)]

@@ -45,8 +45,7 @@ fn pairs(bytes: &[u8], upper: bool) -> String {
     let mut text = String::with_capacity(3 * bytes.len());
     for byte in bytes {
         let colon = if text.is_empty() { "" } else { ":" };
-        let _ =
-            if upper { write!(text, "{colon}{byte:02X}") } else { write!(text, "{colon}{byte:02x}") };
+        let _ = if upper { write!(text, "{colon}{byte:02X}") } else { write!(text, "{colon}{byte:02x}") };
     }
     text
 }

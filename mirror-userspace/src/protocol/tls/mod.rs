@@ -22,10 +22,10 @@ mod tests;
 
 pub use certificate::Certificate;
 pub use eve::Event;
-pub(super) use fingerprint::{kinds, meant};
-pub(super) use hello::extension;
 pub use fingerprint::{Carrier, Ja3, ja4};
+pub(super) use fingerprint::{kinds, meant};
 pub use handshake::{Handshake, MAX_CERTIFICATE, MAX_HELLO, Malformed, Messages, Outline, Progress};
+pub(super) use hello::extension;
 pub use hello::{ClientHello, ExtensionIter, Extensions, ServerHello, Version};
 
 /// Whether bytes begin with a record that begins with a client hello. What a flow of another protocol

@@ -29,7 +29,6 @@ struct Flow {
     detector: Detector,
     upgraded: bool,
     handshake: tls::Handshake,
-    closed: bool,
     quic: quic::Connection,
 }
 
@@ -43,7 +42,6 @@ impl Flow {
             detector: Detector::default(),
             upgraded: false,
             handshake: tls::Handshake::new(),
-            closed: false,
             quic: quic::Connection::new(),
         }
     }
@@ -56,18 +54,20 @@ impl Flow {
         // What detection does not want yet is seen again.
         let fresh = &bytes[new..];
         let found = self.detector.feed(endpoints, direction, fresh);
-        if direction == Direction::ToServer && tls::begins_with_client_hello(fresh) {
-            self.upgraded |= matches!(
-                self.detector.flow(),
-                Detection::Found(AppProto::Http | AppProto::Ftp | AppProto::Smtp | AppProto::Imap)
-            );
-        }
+        let upgrades =
+            matches!(self.detector.flow(), Detection::Found(AppProto::Http | AppProto::Ftp | AppProto::Smtp));
+        self.upgraded |= upgrades && direction == Direction::ToServer && tls::begins_with_client_hello(fresh);
         match found {
             _ if self.upgraded => {}
-            Detection::Found(AppProto::Tls) => {}
+            // Who was answered with something else did not speak TLS.
+            Detection::Found(AppProto::Tls)
+                if matches!(
+                    self.detector.direction(Direction::ToClient),
+                    Detection::Unknown | Detection::Found(AppProto::Tls)
+                ) => {}
+            _ if upgrades => return Use::Used(bytes.len()),
             Detection::Unknown => return Use::Used(0),
-            Detection::Found(_) => return Use::Used(bytes.len()),
-            Detection::Failed => return Use::Close,
+            Detection::Found(_) | Detection::Failed => return Use::Close,
         }
         match self.handshake.push(direction, bytes) {
             Ok(Progress::Reading) => Use::Used(bytes.len()),
@@ -180,13 +180,12 @@ impl Reader {
     fn end(&mut self, key: &FlowKey, mut flow: Flow) {
         flow.streams.iter_mut().for_each(|stream| self.streams.close(stream));
         let messages = flow.handshake.messages();
-        if !messages.is_empty() {
+        if messages.is_recorded() {
             // As a worker and a sink do it.
             let bytes = messages.parts().concat();
             let event = serde_json::to_value(tls::Event::new(&messages.outline().messages(&bytes))).unwrap();
             self.events.push(json!({ "ends": ends(key), "tls": event }));
         }
-        flow.closed = true;
     }
 }
 
@@ -245,7 +244,7 @@ struct Measure {
     name: &'static str,
     object: &'static str,
     pointers: &'static [&'static str],
-    least: f64,
+    least: [f64; 2],
     expected: usize,
     ours: usize,
     both: usize,
@@ -256,7 +255,7 @@ impl Measure {
         name: &'static str,
         object: &'static str,
         pointers: &'static [&'static str],
-        least: f64,
+        least: [f64; 2],
     ) -> Self {
         Self { name, object, pointers, least, expected: 0, ours: 0, both: 0 }
     }
@@ -285,29 +284,30 @@ impl Measure {
         let recall = self.both as f64 / self.expected as f64;
         let precision = self.both as f64 / self.ours as f64;
         println!("{:16} recall {recall:.4} precision {precision:.4} of {}", self.name, self.expected);
-        assert!(recall >= self.least && precision >= self.least, "{}", self.name);
+        assert!(recall >= self.least[0] && precision >= self.least[1], "{}", self.name);
     }
 }
 
+/// What is said of a certificate.
+const CERTIFICATE: &[&str] = &["/subject", "/issuerdn", "/serial", "/fingerprint", "/notbefore", "/notafter"];
+
+// More than Suricata logs: a certificate with a NUL byte in a name, a connection whose answer to the SYN has a
+// wrong time stamp, and two where the capture ends before the server's hello is acknowledged. Less: a session
+// that was resumed by a ticket that there was not, and the second flow of two that are one here.
 #[test]
 fn handshakes_are_those_of_suricata() {
     let Some(corpus) = corpus() else { return };
     let mut measures = [
-        Measure::new("TLS", "tls", &["/version", "/sni"], 0.96),
-        Measure::new("session resumed", "tls", &["/session_resumed"], 0.96),
-        Measure::new("JA3", "tls", &["/ja3/hash", "/ja3/string"], 0.96),
-        Measure::new("JA3S", "tls", &["/ja3s/hash", "/ja3s/string"], 0.96),
-        Measure::new("JA4", "tls", &["/ja4"], 0.96),
-        Measure::new(
-            "certificate",
-            "tls",
-            &["/subject", "/issuerdn", "/serial", "/fingerprint", "/notbefore", "/notafter"],
-            0.96,
-        ),
-        Measure::new("of client", "tls", &["/client"], 0.96),
-        Measure::new("QUIC", "quic", &["/sni", "/version", "/ja4"], 0.96),
-        Measure::new("QUIC client", "quic", &["/ja3", "/extensions"], 0.96),
-        Measure::new("QUIC server", "quic", &["/ja3s", "/extensions"], 0.96),
+        Measure::new("TLS", "tls", &["/version", "/sni"], [0.97, 0.94]),
+        Measure::new("session resumed", "tls", &["/session_resumed"], [0.8, 1.0]),
+        Measure::new("JA3", "tls", &["/ja3/hash", "/ja3/string"], [0.98, 0.95]),
+        Measure::new("JA3S", "tls", &["/ja3s/hash", "/ja3s/string"], [0.98, 0.94]),
+        Measure::new("JA4", "tls", &["/ja4"], [0.98, 0.95]),
+        Measure::new("certificate", "tls", CERTIFICATE, [1.0, 0.95]),
+        Measure::new("of client", "tls", &["/client"], [1.0, 1.0]),
+        Measure::new("QUIC", "quic", &["/sni", "/version", "/ja4"], [1.0, 1.0]),
+        Measure::new("QUIC client", "quic", &["/ja3", "/extensions"], [1.0, 1.0]),
+        Measure::new("QUIC server", "quic", &["/ja3s", "/extensions"], [1.0, 1.0]),
     ];
     let manifest = fs::read_to_string(corpus.join("MANIFEST.tsv")).unwrap();
     for capture in manifest.lines().filter_map(|line| line.split('\t').next()) {

@@ -37,7 +37,6 @@ pub struct Quic {
 #[derive(Debug, Default)]
 pub struct Flow {
     connection: Option<Connection>,
-    emitted: bool,
 }
 
 impl Analyzer for Quic {
@@ -59,7 +58,6 @@ impl Analyzer for Quic {
                 Direction::ToClient => OF_SERVER,
             };
             context.emit(&QUIC, &[&version.0.to_ne_bytes(), &[of], body]);
-            flow.emitted = true;
         }
         if connection.is_done() {
             self.finish(flow, context);
@@ -77,7 +75,7 @@ impl Quic {
     /// Says at least which version was spoken, where nothing else was said.
     fn finish(&mut self, flow: &mut Flow, context: &mut Context<'_>) {
         let Some(mut connection) = flow.connection.take() else { return };
-        if let Some(version) = connection.version().filter(|_| !flow.emitted) {
+        if let Some(version) = connection.version_alone() {
             context.emit(&QUIC, &[&version.0.to_ne_bytes(), &[OF_NOBODY]]);
         }
         connection.clear();

@@ -91,7 +91,7 @@ impl Tls {
     fn finish(&mut self, flow: &mut Flow, context: &mut Context<'_>) {
         let Some(mut handshake) = flow.handshake.take() else { return };
         let messages = handshake.messages();
-        if !messages.is_empty() {
+        if messages.is_recorded() {
             let latency = flow.latency.unwrap_or(UNKNOWN).to_ne_bytes();
             let [client, server, server_certificate, client_certificate] = messages.parts();
             let outline = messages.outline().pack();

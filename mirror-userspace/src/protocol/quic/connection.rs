@@ -27,6 +27,8 @@ pub struct Connection {
     datagrams: u8,
     /// The server has asked the client to come again.
     retried: bool,
+    /// A hello was given out.
+    heard: bool,
 }
 
 #[derive(Debug, Default)]
@@ -62,10 +64,10 @@ impl Connection {
         *self = Self { client, server, ..Self::default() };
     }
 
-    /// The version that the flow's packets named last; `None` where none had a long header.
+    /// The version, where that is all that is known: packets with long headers came, and no hello of them.
     #[must_use]
-    pub const fn version(&self) -> Option<Version> {
-        self.version
+    pub fn version_alone(&self) -> Option<Version> {
+        self.version.filter(|_| !self.heard)
     }
 
     /// Whether nothing more can come of this flow: both hellos were given out, or none comes.
@@ -95,6 +97,7 @@ impl Connection {
             found = self.packet(direction, &packet, scratch);
         }
         let version = self.version.filter(|_| found)?;
+        self.heard = true;
         let side = self.side(direction);
         side.done = true;
         let body = if version.is_google() { side.crypto.begin() } else { hello(&side.crypto, direction)? };
@@ -171,16 +174,14 @@ impl Connection {
     }
 }
 
-/// The hello in what a side has sent. That of a server which asks for another hello is not its last word.
+/// The hello in what a side has sent.
 fn hello(crypto: &Crypto, direction: Direction) -> Option<&[u8]> {
     const CLIENT_HELLO: u8 = 1;
     const SERVER_HELLO: u8 = 2;
     crypto.messages().find_map(|(kind, body)| {
         let meant = match direction {
             Direction::ToServer => kind == CLIENT_HELLO && ClientHello::parse(body).is_some(),
-            Direction::ToClient => {
-                kind == SERVER_HELLO && ServerHello::parse(body).is_some_and(|hello| !hello.is_retry())
-            }
+            Direction::ToClient => kind == SERVER_HELLO && ServerHello::parse(body).is_some(),
         };
         meant.then_some(body)
     })

@@ -53,9 +53,8 @@ impl<'a> Event<'a> {
     #[must_use]
     pub fn is_resumed(&self) -> bool {
         let (Some(client), Some(server)) = (&self.client, &self.server) else { return false };
-        let by_session = !client.session_id.is_empty() && client.session_id == server.session_id;
         let by_ticket = client.extensions.find(extension::SESSION_TICKET).is_some_and(|it| !it.is_empty());
-        (by_session || by_ticket) && self.certificate.is_none() && !self.version.is_13()
+        (by_ticket || client.resumes(server)) && self.certificate.is_none() && !self.version.is_13()
     }
 }
 

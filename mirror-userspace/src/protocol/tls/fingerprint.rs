@@ -7,7 +7,7 @@ use md5::Md5;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::hello::{ClientHello, Extensions, ServerHello, extension};
+use super::hello::{ClientHello, Extensions, ServerHello, Version, extension};
 
 /// JA3 or JA3S: the string and its MD5.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -66,7 +66,8 @@ pub fn ja4(hello: &ClientHello<'_>, carrier: Carrier) -> String {
     let named = kinds.contains(&extension::SERVER_NAME);
     kinds.retain(|kind| !matches!(*kind, extension::SERVER_NAME | extension::ALPN));
     kinds.sort_unstable();
-    let newest = meant(extensions.supported_versions()).fold(hello.version, u16::max);
+    let known = extensions.supported_versions().filter(|&version| Version(version).is_known());
+    let newest = known.fold(hello.version, u16::max);
     let [first, last] = match extensions.application_protocols().next() {
         Some([a, b]) if !is_meant(u16::from_be_bytes([*a, *b])) => ['0', '0'],
         Some([first, .., last]) => [first, last].map(|byte| char::from(*byte)),

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use thiserror::Error;
 
-use super::hello::{ClientHello, ServerHello, Version};
+use super::hello::{ClientHello, ServerHello, Version, extension};
 use crate::protocol::Direction;
 
 /// The longest hello that is kept, in bytes. Those of post-quantum key exchange with a session ticket
@@ -79,8 +79,6 @@ pub struct Handshake {
     server: Side,
     /// From the server hello.
     chosen: Option<Version>,
-    /// The server hello that is kept asks for another client hello.
-    retry: bool,
     outcome: Option<Result<(), Malformed>>,
 }
 
@@ -154,7 +152,9 @@ impl Handshake {
         side.record_left -= now.len() as u16;
         let ended = side.record_left == 0;
         let content = side.content;
-        if content == content::HANDSHAKE && !self.is_encrypted(direction) {
+        // What follows a change of ciphers is hidden. TLS 1.3 feigns one, and may go on with further hellos
+        // after a request to try again; the first ones are what counts.
+        if content == content::HANDSHAKE && !side.cipher_changed {
             self.handshake(direction, now)?;
         }
         if ended {
@@ -180,21 +180,19 @@ impl Handshake {
 
     /// Takes note that all of a record was seen.
     fn ended(&mut self, direction: Direction, content: u8) {
-        let is_13 = self.is_13();
-        let other_finished = match direction {
-            Direction::ToServer => self.server.finished,
-            Direction::ToClient => self.client.finished,
-        };
+        let server_finished = self.server.finished;
+        let chosen = self.chosen;
         let side = self.side(direction);
-        match content {
-            content::CHANGE_CIPHER_SPEC => side.cipher_changed = true,
-            // TLS 1.3 hides the handshake in records of application data. Those that a client sends
-            // before the server answers are early data.
-            content::APPLICATION_DATA if is_13 => {
-                side.finished = direction == Direction::ToClient || other_finished;
+        match (content, chosen) {
+            (content::CHANGE_CIPHER_SPEC, _) => side.cipher_changed = true,
+            // TLS 1.3 hides the handshake in records of application data. Those that a client sends before
+            // the server's are early data.
+            (content::APPLICATION_DATA, Some(version)) if version.is_13() => {
+                side.finished = direction == Direction::ToClient || server_finished;
             }
-            content::APPLICATION_DATA => side.finished = side.cipher_changed,
-            content::HANDSHAKE => side.finished |= side.cipher_changed && !is_13,
+            (content::APPLICATION_DATA | content::HANDSHAKE, Some(version)) if !version.is_13() => {
+                side.finished |= side.cipher_changed;
+            }
             _ => {}
         }
         if self.client.finished && self.server.finished {
@@ -202,26 +200,11 @@ impl Handshake {
         }
     }
 
-    fn is_13(&self) -> bool {
-        self.chosen.is_some_and(Version::is_13)
-    }
-
-    /// Whether handshake records of a direction hide what they hold. What a server of TLS 1.3 sends after
-    /// its request to try again is not hidden, though a change of ciphers is feigned before.
-    fn is_encrypted(&self, direction: Direction) -> bool {
-        match direction {
-            Direction::ToServer => self.client.cipher_changed,
-            Direction::ToClient => self.server.cipher_changed && !self.retry,
-        }
-    }
-
     /// Takes a part of a handshake record.
     fn handshake(&mut self, direction: Direction, bytes: &[u8]) -> Result<(), Malformed> {
         let mut rest = bytes;
         while !rest.is_empty() {
-            let retry = self.retry;
-            let side = self.side(direction);
-            let (left, whole) = side.message(direction, rest, retry)?;
+            let (left, whole) = self.side(direction).message(direction, rest)?;
             rest = left;
             if whole {
                 self.hello(direction)?;
@@ -236,17 +219,13 @@ impl Handshake {
         let body = side.kept.get(side.hello.clone()).unwrap_or_default();
         let found = match direction {
             Direction::ToServer => ClientHello::parse(body).map(|_| None),
-            Direction::ToClient => {
-                ServerHello::parse(body).map(|hello| Some((hello.chosen(), hello.is_retry())))
-            }
+            Direction::ToClient => ServerHello::parse(body).map(|hello| Some(hello.chosen())),
         };
         let Some(found) = found else {
             side.hello = 0..0;
             return Err(Malformed::Hello);
         };
-        if let Some((chosen, retry)) = found {
-            (self.chosen, self.retry) = (Some(chosen), retry);
-        }
+        self.chosen = self.chosen.or(found);
         Ok(())
     }
 }
@@ -355,12 +334,7 @@ impl Side {
 
     /// Takes bytes of handshake messages, of one message at most; answers what is left, and whether a
     /// hello is whole now.
-    fn message<'a>(
-        &mut self,
-        direction: Direction,
-        bytes: &'a [u8],
-        retry: bool,
-    ) -> Result<(&'a [u8], bool), Malformed> {
+    fn message<'a>(&mut self, direction: Direction, bytes: &'a [u8]) -> Result<(&'a [u8], bool), Malformed> {
         let mut rest = bytes;
         if self.message_left == 0 {
             while let Some(slot) = self.head.get_mut(usize::from(self.head_len)) {
@@ -371,7 +345,7 @@ impl Side {
             }
             self.head_len = 0;
             let [kind, length @ ..] = self.head;
-            self.begin_message(direction, kind, u24(length), retry)?;
+            self.begin_message(direction, kind, u24(length))?;
         }
         let len = rest.len().min(self.message_left as usize);
         let (now, rest) = rest.split_at_checked(len).unwrap_or((rest, &[]));
@@ -385,17 +359,14 @@ impl Side {
         Ok((rest, hello))
     }
 
-    fn begin_message(
-        &mut self,
-        direction: Direction,
-        kind: u8,
-        len: u32,
-        retry: bool,
-    ) -> Result<(), Malformed> {
+    fn begin_message(&mut self, direction: Direction, kind: u8, len: u32) -> Result<(), Malformed> {
         self.message_left = len;
         self.part = match (direction, kind) {
-            (Direction::ToServer, message::CLIENT_HELLO) if self.hello.is_empty() => Part::Hello,
-            (Direction::ToClient, message::SERVER_HELLO) if self.hello.is_empty() || retry => Part::Hello,
+            (Direction::ToServer, message::CLIENT_HELLO) | (Direction::ToClient, message::SERVER_HELLO)
+                if self.hello.is_empty() =>
+            {
+                Part::Hello
+            }
             (_, message::CERTIFICATE) if self.certificate.is_empty() => Part::Lengths { seen: 0, len: 0 },
             _ => Part::Skipped,
         };
@@ -462,7 +433,7 @@ fn u24([high, middle, low]: [u8; 3]) -> u32 {
 pub struct Messages<'a> {
     /// The client's first hello; `None` also where it is one of SSL 2.0.
     pub client_hello: Option<&'a [u8]>,
-    /// The server's hello.
+    /// The server's first hello; it may be a request to try again (RFC 8446, 4.1.4).
     pub server_hello: Option<&'a [u8]>,
     /// The server's own certificate; never seen where TLS 1.3 is spoken, or a session resumed.
     pub server_certificate: Option<&'a [u8]>,
@@ -473,10 +444,19 @@ pub struct Messages<'a> {
 }
 
 impl<'a> Messages<'a> {
-    /// Whether there is anything to record.
+    /// Whether a record is to be written, by Suricata's rule: a server has shown its certificate, or none
+    /// was due, since TLS 1.3 hides it or the client has offered to resume a session. What failed before
+    /// leaves a record only where the client knows session tickets, as most do.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.client_hello.is_none() && self.server_hello.is_none()
+    pub fn is_recorded(&self) -> bool {
+        let client = self.client_hello.and_then(ClientHello::parse);
+        let server = self.server_hello.and_then(ServerHello::parse);
+        self.server_certificate.is_some()
+            || server.is_some_and(|hello| hello.chosen().is_13())
+            || client.is_some_and(|client| {
+                client.extensions.find(extension::SESSION_TICKET).is_some()
+                    || server.is_some_and(|server| client.resumes(&server))
+            })
     }
 
     /// The messages one by one, to be written one behind the other into a batch of records.

@@ -13,11 +13,8 @@ pub(in crate::protocol) mod extension {
     pub(in crate::protocol) const SUPPORTED_VERSIONS: u16 = 43;
 }
 
-/// The random value by which a server hello is a request to try again (RFC 8446, 4.1.3).
-const HELLO_RETRY_REQUEST: [u8; 32] = [
-    0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91, 0xc2,
-    0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
-];
+/// Bytes of the random value of a hello.
+const RANDOM: usize = 32;
 
 /// A client hello, without the header of the handshake message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +34,18 @@ impl<'a> ClientHello<'a> {
     pub fn parse(body: &'a [u8]) -> Option<Self> {
         let mut reader = Reader::new(body);
         let version = reader.u16()?;
-        reader.bytes(HELLO_RETRY_REQUEST.len())?;
+        reader.bytes(RANDOM)?;
         let session_id = reader.vector8()?;
         let ciphers = reader.vector16()?;
         reader.vector8()?;
         Some(Self { version, session_id, ciphers, extensions: Extensions::parse(reader)? })
+    }
+
+    /// Whether the server goes on with the session that the client has named. Servers of TLS 1.3 only
+    /// repeat its name.
+    #[must_use]
+    pub fn resumes(&self, server: &ServerHello<'_>) -> bool {
+        !self.session_id.is_empty() && self.session_id == server.session_id && !server.chosen().is_13()
     }
 
     /// Cipher suites that the client offers, the best first.
@@ -61,7 +65,6 @@ pub struct ServerHello<'a> {
     pub cipher: u16,
     /// Extensions in their order.
     pub extensions: Extensions<'a>,
-    retry: bool,
 }
 
 impl<'a> ServerHello<'a> {
@@ -71,7 +74,7 @@ impl<'a> ServerHello<'a> {
     pub fn parse(body: &'a [u8]) -> Option<Self> {
         let mut reader = Reader::new(body);
         let version = reader.u16()?;
-        let random = reader.bytes(HELLO_RETRY_REQUEST.len())?;
+        reader.bytes(RANDOM)?;
         let early_draft = matches!(version, 0x0304 | 0x7f00..=0x7f15);
         let session_id = if early_draft { &[] } else { reader.vector8()? };
         let cipher = reader.u16()?;
@@ -79,7 +82,7 @@ impl<'a> ServerHello<'a> {
             reader.u8()?;
         }
         let extensions = Extensions::parse(reader)?;
-        Some(Self { version, session_id, cipher, extensions, retry: random == HELLO_RETRY_REQUEST })
+        Some(Self { version, session_id, cipher, extensions })
     }
 
     /// The version that was chosen.
@@ -91,12 +94,6 @@ impl<'a> ServerHello<'a> {
             (None, Version::TLS_13) => Version::EARLIEST_DRAFTS,
             (Some(version), _) | (None, version) => Version(version),
         }
-    }
-
-    /// Whether the client is asked to send another hello.
-    #[must_use]
-    pub const fn is_retry(&self) -> bool {
-        self.retry
     }
 }
 
@@ -206,6 +203,12 @@ impl Version {
     /// SSL 2.0, whose records have another form.
     pub const SSL_2: Self = Self(0x0002);
 
+    /// Whether it is a version that has been in use, the drafts of TLS 1.3 from the 16th on included.
+    #[must_use]
+    pub const fn is_known(self) -> bool {
+        matches!(self.0, 0x0300..=Self::TLS_13 | 0x7f10..=0x7f1c | 0xfb17 | 0xfb1a)
+    }
+
     /// Whether everything behind the server hello is encrypted: TLS 1.3, its drafts and the experiments
     /// on the way there.
     #[must_use]
@@ -226,6 +229,7 @@ impl std::fmt::Display for Version {
             Self::TLS_13 => "TLS 1.3",
             0x7f00..=0x7f0f => "TLS 1.3 draft-<16",
             draft @ 0x7f10..=0x7f1c => return write!(f, "TLS 1.3 draft-{}", draft & 0xff),
+            // Facebook's.
             draft @ (0xfb17 | 0xfb1a) => return write!(f, "TLS 1.3 draft-{}-fb", draft & 0xff),
             other => return write!(f, "{other:#06x}"),
         };

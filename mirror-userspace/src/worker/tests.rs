@@ -916,3 +916,56 @@ fn a_flow_is_settled_when_no_analyzer_wants_more_of_it() {
     bench.frame(&udp((CLIENT, 5000), (SERVER, 54), b"whatever"));
     assert_eq!(settled(&mut bench), 2);
 }
+
+/// A record of TLS with a hello of a client that knows session tickets, for `a.example`.
+fn client_hello() -> Vec<u8> {
+    let name = b"a.example";
+    let len = name.len() as u8;
+    let server_name = [&[0, 0, 0, len + 5, 0, len + 3, 0, 0, len][..], name].concat();
+    let extensions = [&server_name[..], &[0, 35, 0, 0]].concat();
+    let body = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 0x01, 1, 0, 0, extensions.len() as u8], &extensions]
+        .concat();
+    let message = [&[1, 0, 0, body.len() as u8][..], &body].concat();
+    [&[22, 3, 1, 0, message.len() as u8][..], &message].concat()
+}
+
+#[test]
+fn a_hello_of_tls_over_several_segments_out_of_order_is_an_event() {
+    let mut bench = Bench::new();
+    let mut connection = Tcp::new(4000);
+    connection.server.1 = 443;
+    connection.open(&mut bench);
+    let hello = client_hello();
+    let (first, rest) = hello.split_at(20);
+    let (second, third) = rest.split_at(30);
+    let [first, second, third] = [first, second, third].map(|piece| connection.segment(true, "A", piece));
+    for frame in [&second, &third, &first] {
+        bench.frame(frame);
+    }
+    let events = bench.of("tls");
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0]["tls"]["sni"], "a.example");
+}
+
+#[test]
+fn tls_behind_starttls_is_recognised() {
+    let hello = client_hello();
+    let turns: [(bool, &[u8]); 5] = [
+        (false, b"220 mail.example ESMTP\r\n"),
+        (true, b"EHLO client\r\n"),
+        (true, b"STARTTLS\r\n"),
+        (false, b"220 go ahead\r\n"),
+        (true, &hello),
+    ];
+    let mut bench = Bench::new();
+    let mut connection = Tcp::new(4000);
+    connection.server.1 = 25;
+    connection.open(&mut bench);
+    for (from_client, bytes) in turns {
+        bench.frame(&connection.segment(from_client, "A", bytes));
+    }
+    let events = bench.events();
+    let of = |kind: &str| events.iter().find(|event| event["event_type"] == kind).unwrap();
+    assert_eq!(of("tls")["tls"]["sni"], "a.example");
+    assert_eq!((&of("flow")["app_proto"], &of("flow")["app_proto_orig"]), (&"tls".into(), &"smtp".into()));
+}

@@ -5,13 +5,13 @@ use std::ops::Range;
 use super::frames::{Crypto, crypto_frames};
 use super::google;
 use super::keys::Keys;
-use super::packet::{self, Kind, Packet};
+use super::packet::{self, Kind, MAX_CONNECTION_ID, Packet};
 use super::version::Version;
 use crate::protocol::Direction;
 use crate::protocol::tls::{ClientHello, ServerHello};
 
-/// Initial packets that are tried of one flow. A handshake takes a few in each direction; each costs about
-/// as much as thousand bytes encrypted.
+/// Initial packets that are tried of one flow. A handshake takes a few in each direction; one that nobody
+/// can open costs the derivation of keys, too.
 const MAX_INITIALS: u8 = 64;
 /// Datagrams that are looked at of one flow.
 const MAX_DATAGRAMS: u8 = 128;
@@ -20,7 +20,7 @@ const MAX_DATAGRAMS: u8 = 128;
 #[derive(Debug, Default)]
 pub struct Connection {
     version: Option<Version>,
-    keys: Option<Keys>,
+    origin: Option<Origin>,
     client: Side,
     server: Side,
     initials: u8,
@@ -29,6 +29,34 @@ pub struct Connection {
     retried: bool,
     /// A hello was given out.
     heard: bool,
+}
+
+/// What the protection of Initial packets follows from.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    version: Version,
+    /// The connection ID that the client chose for the server, in a buffer of the greatest length.
+    destination: [u8; MAX_CONNECTION_ID],
+    destination_len: u8,
+    keys: Keys,
+}
+
+impl Origin {
+    fn new(version: Version, destination: &[u8]) -> Option<Self> {
+        let mut buffer = [0; MAX_CONNECTION_ID];
+        buffer.get_mut(..destination.len())?.copy_from_slice(destination);
+        let keys = Keys::derive(version, destination)?;
+        Some(Self { version, destination: buffer, destination_len: destination.len() as u8, keys })
+    }
+
+    /// The same in another version: a server may go on in one that the client knows, too (RFC 9368).
+    fn in_version(&self, version: Version) -> Option<Self> {
+        Self::new(version, self.destination.get(..usize::from(self.destination_len))?)
+    }
+
+    fn open(&self, direction: Direction, packet: &Packet<'_>, scratch: &mut Vec<u8>) -> Option<Range<usize>> {
+        self.keys.of(direction).open(packet, scratch)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -158,16 +186,21 @@ impl Connection {
         packet: &Packet<'_>,
         scratch: &mut Vec<u8>,
     ) -> Option<Range<usize>> {
-        if let Some(frames) = self.keys.and_then(|keys| keys.of(direction).open(packet, scratch)) {
-            return Some(frames);
+        if let Some(origin) = self.origin {
+            let same = origin.version == packet.version;
+            let origin = if same { Some(origin) } else { origin.in_version(packet.version) };
+            if let Some(frames) = origin.and_then(|origin| origin.open(direction, packet, scratch)) {
+                self.origin = origin;
+                return Some(frames);
+            }
         }
-        // The client's first packet, or its first after a retry or in another version.
+        // The client's first packet, or its first after a retry or a negotiation of versions.
         if direction == Direction::ToClient {
             return None;
         }
-        let keys = Keys::derive(packet.version, packet.destination)?;
-        let frames = keys.of(direction).open(packet, scratch)?;
-        self.keys = Some(keys);
+        let origin = Origin::new(packet.version, packet.destination)?;
+        let frames = origin.open(direction, packet, scratch)?;
+        self.origin = Some(origin);
         self.client.crypto.clear();
         self.server.crypto.clear();
         Some(frames)

@@ -4,7 +4,7 @@ use super::version::Version;
 use crate::protocol::reader::Reader;
 
 /// The longest connection ID of known versions.
-const MAX_CONNECTION_ID: usize = 20;
+pub(super) const MAX_CONNECTION_ID: usize = 20;
 
 /// What a packet with a long header is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::keys::{Keys, SideKeys};
+use super::packet;
 use super::*;
 use crate::protocol::Direction::{self, ToClient, ToServer};
 
@@ -202,6 +203,25 @@ fn the_clients_keys_stay_when_it_takes_over_the_servers_connection_id() {
     assert_eq!(push(&mut connection, ToServer, &first), None);
     let second = initial(Version::V1, &CONNECTION_ID, &[9; 20], 1, &crypto(100, &hello[100..]));
     assert!(push(&mut connection, ToServer, &second).is_some());
+}
+
+#[test]
+fn a_server_may_go_on_in_another_version() {
+    let mut connection = Connection::new();
+    assert!(push(&mut connection, ToServer, &client_packet()).is_some());
+    // The frames of RFC 9001, A.3, behind the acknowledgement; the connection ID is the client's, empty.
+    let v1 = Keys::derive(Version::V1, &CONNECTION_ID).unwrap();
+    let mut scratch = Vec::new();
+    let bytes = unhex(SERVER_PACKET);
+    let (packet, _) = packet::split(&bytes).unwrap();
+    let frames = v1.of(ToClient).open(&packet, &mut scratch).unwrap();
+    let v2 = Keys::derive(Version::V2, &CONNECTION_ID).unwrap();
+    let answer = seal(Version::V2, v2.of(ToClient), &[], 0, &scratch[frames]);
+    let logged = push(&mut connection, ToClient, &answer).unwrap();
+    assert_eq!(
+        (&logged["version"], &logged["ja3s"]["string"]),
+        (&json!("6b3343cf"), &json!("771,4865,51-43"))
+    );
 }
 
 #[test]

@@ -13,6 +13,9 @@ use crate::protocol::Direction;
 pub const MAX_HELLO: usize = 16 * 1024;
 /// The longest certificate that is kept, in bytes. One with a thousand names has less.
 pub const MAX_CERTIFICATE: usize = 32 * 1024;
+/// Bytes of a connection in which its handshake has to end. Of connections that are mirrored in one
+/// direction alone, the end is not seen.
+const MAX_HANDSHAKE: usize = 256 * 1024;
 /// What a [`Handshake`] that was [cleared](Handshake::clear) keeps of the memory of each direction.
 const SPARE: usize = 8 * 1024;
 
@@ -60,6 +63,9 @@ pub enum Malformed {
     /// A certificate longer than its message, or than is kept.
     #[error("a certificate is longer than its message or {MAX_CERTIFICATE} bytes")]
     CertificateLength,
+    /// A handshake without an end.
+    #[error("the handshake has not ended within {MAX_HANDSHAKE} bytes")]
+    Endless,
 }
 
 /// How far a handshake has come.
@@ -79,6 +85,8 @@ pub struct Handshake {
     server: Side,
     /// From the server hello.
     chosen: Option<Version>,
+    /// Bytes that were pushed.
+    pushed: usize,
     outcome: Option<Result<(), Malformed>>,
 }
 
@@ -101,7 +109,7 @@ impl Handshake {
     }
 
     /// Takes the next bytes of a direction, in order and without a gap, however they are cut. All of them
-    /// are used.
+    /// are used. Behind a gap a direction cannot be followed, but the other one can.
     ///
     /// # Errors
     ///
@@ -113,6 +121,10 @@ impl Handshake {
                 Ok(left) => rest = left,
                 Err(malformed) => self.outcome = Some(Err(malformed)),
             }
+        }
+        self.pushed = self.pushed.saturating_add(bytes.len());
+        if self.outcome.is_none() && self.pushed > MAX_HANDSHAKE {
+            self.outcome = Some(Err(Malformed::Endless));
         }
         match self.outcome {
             None => Ok(Progress::Reading),

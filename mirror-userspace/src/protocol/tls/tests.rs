@@ -409,6 +409,21 @@ fn what_is_kept_is_bounded_and_used_again() {
 }
 
 #[test]
+fn a_connection_of_which_one_direction_is_seen_is_not_followed_for_ever() {
+    for direction in [ToServer, ToClient] {
+        let mut handshake = Handshake::new();
+        let mut talk = talk_12();
+        talk.retain(|turn| turn.0 == direction);
+        push(&mut handshake, &talk).unwrap();
+        let data = record(APPLICATION_DATA, [0; 16_000]);
+        let last = (0..20).map(|_| handshake.push(direction, &data)).last().unwrap();
+        assert_eq!(last, Err(Malformed::Endless));
+        assert_eq!(event(&handshake)["sni"].is_string(), direction == ToServer);
+        assert_eq!(event(&handshake)["subject"].is_string(), direction == ToClient);
+    }
+}
+
+#[test]
 fn a_client_hello_is_told_from_other_data() {
     let hello = record(HANDSHAKE, client_hello(&Hello::new(0x0303, &[1])));
     assert!(begins_with_client_hello(&hello));

@@ -490,6 +490,7 @@ mod tests {
             icmp: None,
             spi: None,
             tcp: None,
+            performance: None,
         }
     }
 

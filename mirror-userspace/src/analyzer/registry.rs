@@ -321,7 +321,9 @@ impl<A: Analyzer> Registered<A> {
                 *ahead = 0;
                 event
             }
-            Event::End { bytes } => Event::End { bytes: bytes.get(*ahead..).unwrap_or_default() },
+            Event::End { bytes, acknowledged } => {
+                Event::End { bytes: bytes.get(*ahead..).unwrap_or_default(), acknowledged }
+            }
         };
         match analyzer.data(&mut state.flow, direction, event, context) {
             Use::Used(used) => {

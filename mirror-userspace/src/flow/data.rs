@@ -137,11 +137,12 @@ impl Data {
     }
 
     /// Tells the analyzers of the flow's end, and gives back what the flow holds.
-    pub fn end(&mut self, head: &Head, tools: &mut Tools<'_>) {
+    pub fn end(&mut self, head: &Head, connection: Option<&Connection>, tools: &mut Tools<'_>) {
         let Tools { streams, analyzers, records, index, time } = tools;
         let mut context = Context { head, time: *time, records };
         for (stream, direction) in self.streams.iter_mut().zip([Direction::ToServer, Direction::ToClient]) {
-            streams.end(stream, &mut |event| {
+            let acknowledged = connection.is_none_or(|connection| connection.is_acknowledged(direction));
+            streams.end(stream, acknowledged, &mut |event| {
                 analyzers.data(&mut self.following, *index, direction, event, false, &mut context)
             });
         }

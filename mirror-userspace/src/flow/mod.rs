@@ -1,8 +1,9 @@
 //! Flows: which packets belong together ([`key`]), the bounded table that holds them ([`table`]), and
-//! what is followed of a TCP connection ([`tcp`]). The rules are Suricata's, so that records compare.
+//! what is followed of a TCP connection ([`tcp`], [`performance`]). The rules are Suricata's, so that records compare.
 
 pub mod data;
 pub mod key;
+pub mod performance;
 pub mod stream;
 pub mod table;
 pub mod tcp;
@@ -35,7 +36,8 @@ pub struct Head {
     /// Whether the client is the key's lower endpoint.
     client_is_low: bool,
     outer_destination: Address,
-    id: u64,
+    /// Time of the first packet, in nanoseconds since the epoch.
+    start: u64,
 }
 
 impl Head {
@@ -63,7 +65,7 @@ impl Head {
         let (source, source_port) = self.client();
         let (destination, destination_port) = self.server();
         Conversation {
-            flow_id: self.id,
+            flow_id: flow_id(&self.key, self.start),
             source,
             destination,
             source_port,
@@ -84,7 +86,6 @@ impl Head {
 #[derive(Clone, Debug)]
 pub struct Flow {
     head: Head,
-    start: u64,
     last: u64,
     packets: [u64; 2],
     bytes: [u64; 2],
@@ -113,7 +114,7 @@ impl Flow {
             key,
             client_is_low: forward != reversed,
             outer_destination: mirror.map_or(Address::default(), |mirror| mirror.outer_destination),
-            id: flow_id(&key, now),
+            start: now,
         };
         let mut data = Data::default();
         if answer && !reversed {
@@ -121,7 +122,6 @@ impl Flow {
         }
         Self {
             head,
-            start: now,
             last: now,
             packets: [0; 2],
             bytes: [0; 2],
@@ -177,8 +177,8 @@ impl Flow {
             Transport::Tcp { header, payload, missing } => {
                 let segment = Segment { header, payload, missing };
                 match connection {
-                    Some(connection) => connection.follow(direction, &segment),
-                    None => *connection = Connection::begin(&segment),
+                    Some(connection) => connection.follow(direction, &segment, tools.time),
+                    None => *connection = Connection::begin(&segment, tools.time),
                 }
                 if let Some(connection) = connection {
                     // Without a mirror, Suricata's rule: whom nobody answers has no connection.
@@ -200,7 +200,7 @@ impl Flow {
 
     /// Tells the analyzers that the flow ended, and gives back what it holds of the worker's buffers.
     pub fn end(&mut self, tools: &mut Tools<'_>) {
-        self.data.end(&self.head, tools);
+        self.data.end(&self.head, self.connection.as_ref(), tools);
     }
 
     /// Whether a segment begins a new connection between the same endpoints.
@@ -240,7 +240,7 @@ impl Flow {
             application: self.data.application(),
             packets: self.packets,
             bytes: self.bytes,
-            start: self.start,
+            start: self.head.start,
             end: self.last,
             state: self.state,
             reason,
@@ -248,6 +248,7 @@ impl Flow {
             spi: (protocol == protocol::ESP).then(|| self.head.key.spi()),
             tcp: (protocol == protocol::TCP)
                 .then(|| self.connection.as_ref().map(Connection::summary).unwrap_or_default()),
+            performance: self.connection.as_ref().and_then(Connection::performance),
         }
     }
 }

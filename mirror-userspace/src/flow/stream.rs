@@ -3,6 +3,8 @@
 //! comes. Both are bounded, in each direction of a connection and altogether; most segments pass through
 //! without being copied. The buffers go from connection to connection.
 
+use std::num::NonZeroU32;
+
 use super::tcp::before;
 
 /// Bytes that one direction may keep for its analyzer: a DNS message with its length.
@@ -21,7 +23,24 @@ pub struct Stream {
     /// Sequence number of the next byte.
     next: u32,
     /// The buffer that keeps bytes of this stream.
-    buffer: Option<u32>,
+    buffer: Option<BufferIndex>,
+}
+
+/// A buffer's place, plus one, so that none takes no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct BufferIndex(NonZeroU32);
+
+impl BufferIndex {
+    const fn new(index: usize) -> Option<Self> {
+        match NonZeroU32::new(index as u32 + 1) {
+            Some(plus_one) => Some(Self(plus_one)),
+            None => None,
+        }
+    }
+
+    const fn get(self) -> usize {
+        self.0.get() as usize - 1
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +73,8 @@ pub enum Event<'a> {
     End {
         /// These.
         bytes: &'a [u8],
+        /// Whether the other side has acknowledged what came last. If not, nobody may have got it.
+        acknowledged: bool,
     },
 }
 
@@ -89,7 +110,7 @@ impl Buffer {
 #[derive(Debug, Default)]
 pub struct Streams {
     buffers: Vec<Buffer>,
-    free: Vec<u32>,
+    free: Vec<BufferIndex>,
 }
 
 impl Streams {
@@ -155,7 +176,7 @@ impl Streams {
     /// Whether bytes of the stream are kept that were not used yet.
     #[must_use]
     pub fn has_unused(&self, stream: &Stream) -> bool {
-        let buffer = stream.buffer.and_then(|index| self.buffers.get(index as usize));
+        let buffer = stream.buffer.and_then(|index| self.buffers.get(index.get()));
         buffer.is_some_and(|buffer| !buffer.pending.is_empty())
     }
 
@@ -177,10 +198,10 @@ impl Streams {
     }
 
     /// Says that the flow ends, and gives the stream's buffer back.
-    pub fn end(&mut self, stream: &mut Stream, each: &mut dyn FnMut(Event<'_>) -> Use) {
+    pub fn end(&mut self, stream: &mut Stream, acknowledged: bool, each: &mut dyn FnMut(Event<'_>) -> Use) {
         if stream.state == State::Open {
             let bytes = self.held(stream).map(|buffer| buffer.pending.as_slice()).unwrap_or_default();
-            each(Event::End { bytes });
+            each(Event::End { bytes, acknowledged });
         }
         self.close(stream);
     }
@@ -193,7 +214,7 @@ impl Streams {
 
     fn give_back(&mut self, stream: &mut Stream) {
         if let Some(index) = stream.buffer.take()
-            && let Some(buffer) = self.buffers.get_mut(index as usize)
+            && let Some(buffer) = self.buffers.get_mut(index.get())
         {
             buffer.pending.clear();
             buffer.early.clear();
@@ -204,7 +225,7 @@ impl Streams {
 
     /// The buffer that the stream has.
     fn held(&mut self, stream: &Stream) -> Option<&mut Buffer> {
-        self.buffers.get_mut(stream.buffer? as usize)
+        self.buffers.get_mut(stream.buffer?.get())
     }
 
     /// The stream's buffer, a new one where it has none; `None` where there are too many.
@@ -213,7 +234,7 @@ impl Streams {
             stream.buffer = self.free.pop();
         }
         if stream.buffer.is_none() && self.buffers.len() < MAX_BUFFERS {
-            stream.buffer = Some(self.buffers.len() as u32);
+            stream.buffer = BufferIndex::new(self.buffers.len());
             self.buffers.push(Buffer::default());
         }
         self.held(stream)
@@ -275,7 +296,7 @@ impl Streams {
     /// Hands on what came early and is in order now; `true` where the stream had to be given up.
     fn deliver_early(&mut self, stream: &mut Stream, each: &mut dyn FnMut(Event<'_>) -> Use) -> bool {
         while let Some(index) = stream.buffer
-            && let Some(buffer) = self.buffers.get_mut(index as usize)
+            && let Some(buffer) = self.buffers.get_mut(index.get())
         {
             let next = stream.next;
             let in_order = buffer.early.iter().position(|&(sequence, ..)| !before(next, sequence));
@@ -286,7 +307,7 @@ impl Streams {
             let mut bytes = std::mem::take(&mut buffer.early_bytes);
             let new = bytes.get(start + known..start + len).unwrap_or_default();
             let given_up = !new.is_empty() && self.deliver(stream, new, each);
-            let Some(buffer) = self.buffers.get_mut(index as usize) else { return given_up };
+            let Some(buffer) = self.buffers.get_mut(index.get()) else { return given_up };
             if buffer.early.is_empty() {
                 bytes.clear();
             }

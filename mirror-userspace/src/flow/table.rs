@@ -29,9 +29,11 @@ impl Class {
 
 /// No flow.
 const NONE: u32 = u32::MAX;
-/// A flow's place in its list is renewed when it is older than this: order to the second is enough, and
-/// most packets need not touch the neighbours.
-const RELIST: u64 = SECOND;
+/// The time in seconds. A flow's place in its list is renewed when a second has begun since: order to the
+/// second is enough, and most packets need not touch the neighbours.
+const fn seconds(time: u64) -> u32 {
+    (time / SECOND) as u32
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -43,8 +45,8 @@ struct Entry {
     newer: u32,
     class: Class,
     used: bool,
-    /// When the entry was put at its place in its list.
-    listed: u64,
+    /// When the entry was put at its place in its list, in seconds.
+    listed: u32,
 }
 
 const _: () = assert!(size_of::<Entry>() <= 400, "a table of a million flows is to stay below 400 MB");
@@ -160,7 +162,7 @@ impl FlowTable {
             newer: NONE,
             class,
             used: true,
-            listed: now,
+            listed: seconds(now),
         };
         let at = if self.free == NONE {
             self.entries.push(entry);
@@ -181,13 +183,13 @@ impl FlowTable {
     pub fn touch(&mut self, index: FlowIndex, now: u64) {
         let entry = &mut self.entries[index.0 as usize];
         let class = entry.flow.class();
-        if class == entry.class && now.saturating_sub(entry.listed) < RELIST {
+        if class == entry.class && seconds(now) <= entry.listed {
             return;
         }
         self.unlink(index.0);
         let entry = &mut self.entries[index.0 as usize];
         entry.class = class;
-        entry.listed = now;
+        entry.listed = seconds(now);
         self.append(index.0);
     }
 

@@ -13,6 +13,8 @@ use super::{
     Application, Conversation, EndReason, EventRecord, FLOW, FlowRecord, FlowState, Record, STATS,
     TcpSummary, Vlans,
 };
+use crate::flow::performance;
+use crate::protocol::Direction;
 use crate::worker::Mirror;
 
 /// Appends the events of `record` to `out`, a line each, and calls `each` after each with the length that
@@ -268,6 +270,8 @@ struct FlowEvent {
     #[serde(skip_serializing_if = "Option::is_none")]
     tcp: Option<TcpObject>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    tcp_perf: Option<PerformanceObject>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     mirror: Option<MirrorObject>,
 }
 
@@ -288,6 +292,7 @@ impl From<&FlowRecord> for FlowEvent {
             flow: record.into(),
             community_id: CommunityId::of(&record.conversation),
             tcp: record.tcp.map(TcpObject::from),
+            tcp_perf: record.performance.map(PerformanceObject::from),
             mirror: record.conversation.mirror.map(MirrorObject::from),
         }
     }
@@ -408,6 +413,98 @@ struct Hex(u8);
 impl Serialize for Hex {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&format_args!("{:02x}", self.0))
+    }
+}
+
+/// A counter that is only written where it counted.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this signature")]
+const fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+/// How well a connection went. Segments by the direction in which they were sent; times by who took them.
+#[derive(Serialize)]
+struct PerformanceObject {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    handshake_server_ms: Option<Millis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    handshake_client_ms: Option<Millis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rtt_server_min_ms: Option<Millis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rtt_server_avg_ms: Option<Millis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rtt_client_min_ms: Option<Millis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rtt_client_avg_ms: Option<Millis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttfb_ms: Option<Millis>,
+    #[serde(skip_serializing_if = "is_zero")]
+    retransmissions_toserver: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    retransmissions_toclient: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    out_of_order_toserver: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    out_of_order_toclient: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    dup_acks_toserver: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    dup_acks_toclient: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    zero_windows_toserver: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    zero_windows_toclient: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    gap_bytes_toserver: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    gap_bytes_toclient: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reset_by: Option<&'static str>,
+}
+
+/// Microseconds, written as milliseconds.
+struct Millis(u32);
+
+impl Serialize for Millis {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(f64::from(self.0) / 1e3)
+    }
+}
+
+impl From<performance::Summary> for PerformanceObject {
+    fn from(summary: performance::Summary) -> Self {
+        let [handshake_client_ms, handshake_server_ms] = summary.handshake.map(|time| time.map(Millis));
+        let [rtt_client_min_ms, rtt_server_min_ms] = summary.rtt_min.map(|time| time.map(Millis));
+        let [rtt_client_avg_ms, rtt_server_avg_ms] = summary.rtt_average.map(|time| time.map(Millis));
+        let [retransmissions_toserver, retransmissions_toclient] = summary.retransmissions;
+        let [out_of_order_toserver, out_of_order_toclient] = summary.out_of_order;
+        let [dup_acks_toserver, dup_acks_toclient] = summary.duplicate_acks;
+        let [zero_windows_toserver, zero_windows_toclient] = summary.zero_windows;
+        let [gap_bytes_toserver, gap_bytes_toclient] = summary.gap_bytes;
+        Self {
+            handshake_server_ms,
+            handshake_client_ms,
+            rtt_server_min_ms,
+            rtt_server_avg_ms,
+            rtt_client_min_ms,
+            rtt_client_avg_ms,
+            ttfb_ms: summary.time_to_first_byte.map(Millis),
+            retransmissions_toserver,
+            retransmissions_toclient,
+            out_of_order_toserver,
+            out_of_order_toclient,
+            dup_acks_toserver,
+            dup_acks_toclient,
+            zero_windows_toserver,
+            zero_windows_toclient,
+            gap_bytes_toserver,
+            gap_bytes_toclient,
+            reset_by: summary.reset_by.map(|by| match by {
+                Direction::ToServer => "client",
+                Direction::ToClient => "server",
+            }),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ pub mod pack;
 
 use mirror_xdp_common::Address;
 
+use crate::flow::performance;
 use crate::worker::Mirror;
 
 /// VLAN identifiers of a packet, outermost first.
@@ -161,6 +162,8 @@ pub struct FlowRecord {
     pub spi: Option<u32>,
     /// TCP only.
     pub tcp: Option<TcpSummary>,
+    /// TCP connections whose handshake was seen.
+    pub performance: Option<performance::Summary>,
 }
 
 /// What an analyzer has to say about a flow: packed bytes that become one or more events.
@@ -191,6 +194,7 @@ pub type Render = fn(&[u8], &mut eve::Lines<'_>) -> serde_json::Result<()>;
 
 /// Anything that a worker hands to the sinks.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::large_enum_variant, reason = "written in place into a batch that goes round")]
 pub enum Record {
     /// A flow that ended.
     Flow(FlowRecord),

@@ -221,7 +221,7 @@ fn a_record_has_the_fields_of_suricata_in_its_order() {
             r#""state":"established","reason":"shutdown","alerted":false},"#,
             r#""community_id":"1:VdggaNENbgI21XxxxmwVYl5fXqs=","#,
             r#""tcp":{"tcp_flags":"12","tcp_flags_ts":"12","tcp_flags_tc":"12","syn":true,"ack":true,"#,
-            r#""state":"established"},"#,
+            r#""state":"established"},"tcp_perf":{"handshake_server_ms":1.0,"handshake_client_ms":1.0},"#,
             r#""mirror":{"vni":7,"outer_src":"10.0.0.99","outer_dst":"172.16.0.1"}}"#
         )
     );
@@ -818,6 +818,7 @@ fn a_transaction_that_the_capture_cuts_off_is_an_event_all_the_same() {
     connection.open(&mut bench);
     bench.frame(&connection.segment(true, "A", GET));
     bench.frame(&connection.segment(false, "A", b"HTTP/1.1 503 No\r\nContent-"));
+    bench.frame(&connection.segment(true, "A", &[]));
     let events = bench.of("http");
     assert_eq!(http(&events[0]), ("GET", "/a", 503, 0));
 }
@@ -862,7 +863,7 @@ impl Analyzer for Counting {
                 Use::Used(8)
             }
             Event::Data { .. } | Event::Gap { .. } => Use::Used(0),
-            Event::End { bytes } => {
+            Event::End { bytes, .. } => {
                 flow.bytes[direction as usize] += bytes.len() as u32;
                 Use::Close
             }
@@ -968,4 +969,115 @@ fn tls_behind_starttls_is_recognised() {
     let of = |kind: &str| events.iter().find(|event| event["event_type"] == kind).unwrap();
     assert_eq!(of("tls")["tls"]["sni"], "a.example");
     assert_eq!((&of("flow")["app_proto"], &of("flow")["app_proto_orig"]), (&"tls".into(), &"smtp".into()));
+}
+
+/// What the flow's event says of the performance of the only connection.
+fn performance(bench: Bench) -> Value {
+    bench.flows().remove(0)["tcp_perf"].clone()
+}
+
+#[test]
+fn the_performance_of_a_connection_is_measured_from_between_its_sides() {
+    let mut bench = Bench::new();
+    let mut connection = Tcp::new(4000);
+    bench.frame(&connection.segment(true, "S", &[]));
+    bench.now += 9_000_000;
+    bench.frame(&connection.segment(false, "SA", &[]));
+    bench.now += 3_000_000;
+    bench.frame(&connection.segment(true, "A", &[]));
+    bench.frame(&connection.segment(true, "A", b"question"));
+    bench.now += 19_000_000;
+    bench.frame(&connection.segment(false, "A", b"answer"));
+    bench.now += 4_000_000;
+    bench.frame(&connection.segment(true, "A", &[]));
+    let perf = performance(bench);
+    assert_eq!((&perf["handshake_server_ms"], &perf["handshake_client_ms"]), (&10.0.into(), &4.0.into()));
+    assert_eq!((&perf["rtt_server_min_ms"], &perf["rtt_client_min_ms"]), (&20.0.into(), &5.0.into()));
+    assert_eq!((&perf["rtt_server_avg_ms"], &perf["ttfb_ms"]), (&20.0.into(), &20.0.into()));
+    assert!(perf["retransmissions_toserver"].is_null());
+    assert!(perf["reset_by"].is_null());
+}
+
+#[test]
+fn what_is_sent_again_overtaken_or_lost_is_told_apart() {
+    let mut bench = Bench::new();
+    let mut connection = Tcp::new(4000);
+    connection.open(&mut bench);
+    let [first, second, third, fourth, fifth] = [(); 5].map(|()| connection.segment(true, "A", &[7; 100]));
+    bench.frame(&first);
+    bench.frame(&first);
+    // Overtaken by the third.
+    bench.frame(&third);
+    bench.frame(&second);
+    // Lost in front of the mirror, and sent again late.
+    bench.frame(&fifth);
+    bench.wait(1);
+    bench.frame(&fourth);
+    // Lost by the mirror alone.
+    let _never_seen = connection.segment(true, "A", &[7; 60]);
+    bench.frame(&connection.segment(true, "A", &[7; 100]));
+    bench.frame(&connection.segment(false, "A", &[]));
+    let perf = performance(bench);
+    assert_eq!((&perf["retransmissions_toserver"], &perf["out_of_order_toserver"]), (&2.into(), &1.into()));
+    assert_eq!((&perf["gap_bytes_toserver"], &perf["gap_bytes_toclient"]), (&60.into(), &Value::Null));
+}
+
+#[test]
+fn repeated_acknowledgements_closed_windows_and_resets_are_counted_for_who_sent_them() {
+    let mut bench = Bench::new();
+    let mut connection = Tcp::new(4000);
+    connection.open(&mut bench);
+    let acknowledgement = connection.segment(false, "A", &[]);
+    bench.frame(&connection.segment(true, "A", b"data"));
+    for _ in 0..3 {
+        bench.frame(&acknowledgement);
+    }
+    let mut closed = connection.segment(false, "A", &[]);
+    closed[14 + 20 + 14..][..2].copy_from_slice(&[0, 0]);
+    bench.frame(&closed);
+    bench.frame(&closed);
+    bench.frame(&connection.segment(false, "RA", &[]));
+    let perf = performance(bench);
+    assert_eq!((&perf["dup_acks_toclient"], &perf["dup_acks_toserver"]), (&3.into(), &Value::Null));
+    assert_eq!((&perf["zero_windows_toclient"], &perf["reset_by"]), (&1.into(), &"server".into()));
+}
+
+#[test]
+fn a_connection_that_never_was_has_no_performance() {
+    let mut bench = Bench::new();
+    bench.frame(&Tcp::new(4000).segment(true, "S", &[]));
+    assert!(performance(bench).is_null());
+}
+
+#[test]
+fn an_answer_with_a_time_stamp_that_was_not_sent_opens_no_connection() {
+    let with_time_stamps = |flags: &str, value, echo| {
+        let from_client = !flags.contains('A');
+        let (source, destination) = ((CLIENT, 4000), (SERVER, 80));
+        let (source, destination) = if from_client { (source, destination) } else { (destination, source) };
+        let mut header = TcpHeader::new(source.1, destination.1, 1000, 1000);
+        header.syn = true;
+        header.ack = !from_client;
+        header.acknowledgment_number = if from_client { 0 } else { 1001 };
+        header.set_options(&[etherparse::TcpOptionElement::Timestamp(value, echo)]).unwrap();
+        let builder =
+            PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(source.0, destination.0, 64).tcp_header(header);
+        let mut frame = Vec::new();
+        builder.write(&mut frame, &[]).unwrap();
+        frame
+    };
+    for (echo, state) in [
+        (50, "syn_recv"),
+        (60, "syn_recv"),
+        (55, "syn_recv"),
+        (0, "syn_recv"),
+        (49, "syn_sent"),
+        (61, "syn_sent"),
+    ] {
+        let mut bench = Bench::new();
+        bench.frame(&with_time_stamps("S", 50, 0));
+        bench.frame(&with_time_stamps("S", 60, 0));
+        bench.frame(&with_time_stamps("SA", 7, echo));
+        assert_eq!(bench.flows()[0]["tcp"]["state"], state, "{echo}");
+    }
 }

@@ -160,7 +160,7 @@ impl Analyzer for Http {
                 }
                 Use::Used(0)
             }
-            Event::End { bytes } => {
+            Event::End { bytes, .. } => {
                 self.unfinished(flow, direction, bytes, context);
                 Use::Close
             }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::analyzer::{Analyzer, Context, Direction, Event, Use};
-use crate::protocol::tls::{self, Handshake, Outline, Progress, begins_with_client_hello};
+use crate::protocol::tls::{self, Handshake, Messages, Outline, Progress, Version, begins_with_client_hello};
 use crate::record::EventType;
 use crate::record::eve::Lines;
 
@@ -46,6 +46,8 @@ pub struct Flow {
     asked: Option<u64>,
     /// Nanoseconds until the server answered.
     latency: Option<u64>,
+    /// The client may not have got what the server sent.
+    unanswered: bool,
 }
 
 impl Analyzer for Tls {
@@ -58,10 +60,17 @@ impl Analyzer for Tls {
         event: Event<'_>,
         context: &mut Context<'_>,
     ) -> Use {
-        let Event::Data { bytes, .. } = event else {
-            // Behind a gap nothing can be told apart.
-            self.finish(flow, context);
-            return Use::Done;
+        let bytes = match event {
+            Event::Data { bytes, .. } => bytes,
+            Event::Gap { .. } => {
+                // Behind a gap nothing can be told apart.
+                self.finish(flow, context);
+                return Use::Done;
+            }
+            Event::End { acknowledged, .. } => {
+                flow.unanswered |= direction == Direction::ToClient && !acknowledged;
+                return Use::Close;
+            }
         };
         let handshake = flow.handshake.get_or_insert_with(|| self.spare.pop().unwrap_or_default());
         match direction {
@@ -90,7 +99,15 @@ impl Tls {
     /// Emits what is known of a handshake, once.
     fn finish(&mut self, flow: &mut Flow, context: &mut Context<'_>) {
         let Some(mut handshake) = flow.handshake.take() else { return };
-        let messages = handshake.messages();
+        let mut messages = handshake.messages();
+        if flow.unanswered {
+            messages = Messages {
+                server_hello: None,
+                server_certificate: None,
+                server_record: Version::UNDETERMINED,
+                ..messages
+            };
+        }
         if messages.is_recorded() {
             let latency = flow.latency.unwrap_or(UNKNOWN).to_ne_bytes();
             let [client, server, server_certificate, client_certificate] = messages.parts();

@@ -11,4 +11,5 @@ pub mod lab;
 pub mod netns;
 pub mod process;
 pub mod require;
+pub mod rules;
 pub mod sniffer;

@@ -42,11 +42,11 @@ pub struct Head {
 
 impl Head {
     const fn client(&self) -> (Address, u16) {
-        if self.client_is_low { self.key.low } else { self.key.high }
+        if self.client_is_low { self.key.low() } else { self.key.high() }
     }
 
     const fn server(&self) -> (Address, u16) {
-        if self.client_is_low { self.key.high } else { self.key.low }
+        if self.client_is_low { self.key.high() } else { self.key.low() }
     }
 
     /// Whether the flow is one of TCP.
@@ -77,6 +77,7 @@ impl Head {
                 vni,
                 outer_source: self.key.session.outer_source,
                 outer_destination: self.outer_destination,
+                endpoint: self.key.session.endpoint,
             }),
         }
     }
@@ -263,7 +264,7 @@ fn is_dns_answer(packet: &Packet<'_>, payload: &[u8]) -> bool {
 
 /// An identifier of 51 bits: the same for the same flow in every run.
 fn flow_id(key: &FlowKey, start: u64) -> u64 {
-    let (low, high) = (key.low, key.high);
+    let (low, high) = (key.low(), key.high());
     let session = u64::from(key.session.vni.map_or(u32::MAX, mirror_xdp_common::Vni::get)) << 32
         ^ key.session.outer_source.low
         ^ key.vlans.as_slice().iter().fold(0, |state, &id| state << 12 | u64::from(id));

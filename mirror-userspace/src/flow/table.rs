@@ -366,14 +366,14 @@ mod tests {
                     }
                     (None, 1) => {
                         while let Some((_, ended)) = table.expire(now) {
-                            let last = model.remove(&ended.head.key.low.1);
+                            let last = model.remove(&ended.head.key.low().1);
                             prop_assert!(last.is_some_and(|last| is_over(last, 30, now)));
                         }
                         prop_assert!(model.values().all(|&last| !is_over(last, 30, now)));
                     }
                     (None, _) => {
                         if let Some((_, evicted)) = table.insert(flow(number, now).1, hash(number), now).evicted {
-                            let last = model.remove(&evicted.head.key.low.1);
+                            let last = model.remove(&evicted.head.key.low().1);
                             prop_assert_eq!(last, model.values().copied().chain(last).min());
                         }
                         model.insert(number, now);
@@ -381,7 +381,7 @@ mod tests {
                 }
                 prop_assert_eq!(table.len(), model.len());
             }
-            let mut drained: Vec<_> = table.drain().map(|(_, flow)| flow.head.key.low.1).collect();
+            let mut drained: Vec<_> = table.drain().map(|(_, flow)| flow.head.key.low().1).collect();
             drained.sort_unstable();
             let mut left: Vec<_> = model.into_keys().collect();
             left.sort_unstable();

@@ -168,7 +168,10 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     loggers.iter_mut().for_each(aya_log::EbpfLogger::flush);
+    // The event has no place for thousands of VNIs; what is printed has.
+    let policies = std::mem::take(&mut stats.policies);
     write_stats(&sink, &mut stats, &sink.flush())?;
+    stats.policies = policies;
     stats.set_records(&sink.finish());
     if args.json {
         println!("{}", serde_json::to_string(&stats)?);

@@ -5,6 +5,7 @@
 pub mod afxdp;
 pub mod capture_file;
 pub mod cli;
+pub mod config;
 pub mod datapath;
 pub mod error;
 pub mod filter;

@@ -2,7 +2,7 @@
 //! serves `stats` events, the `--json` summary and the totals for people.
 //!
 //! ```text
-//! seen       = Σ passed + Σ dropped + redirected          (by interface)
+//! seen       = Σ passed + Σ dropped + Σ shunted + redirected   (by interface)
 //! redirected = Σ rings (delivered + lost)                 (by interface)
 //! Σ rings delivered = Σ workers delivered
 //! delivered  = analysed + Σ refused                       (by worker)
@@ -44,8 +44,12 @@ pub struct Program {
     pub passed: Named,
     /// Dropped, by reason.
     pub dropped: Named,
+    /// Counted and dropped as it was asked for, by who asked.
+    pub shunted: Named,
     /// Given to a socket.
     pub redirected: u64,
+    /// What else was noticed of frames, whatever became of them.
+    pub noted: Named,
 }
 
 impl From<&Counts> for Program {
@@ -58,7 +62,9 @@ impl From<&Counts> for Program {
             seen: counts.get(Counter::Seen),
             passed: of(Fate::Passed),
             dropped: of(Fate::Dropped),
+            shunted: of(Fate::Shunted),
             redirected: counts.get(Counter::Redirected),
+            noted: of(Fate::Noted),
         }
     }
 }
@@ -195,7 +201,10 @@ impl Stats {
     pub fn imbalance(&self) -> u64 {
         let mut sum = 0;
         for Interface { program, rings, .. } in &self.interfaces {
-            sum += program.seen.abs_diff(program.passed.sum() + program.dropped.sum() + program.redirected);
+            sum += {
+                let fates = program.passed.sum() + program.dropped.sum() + program.shunted.sum();
+                program.seen.abs_diff(fates + program.redirected)
+            };
             let rings: u64 =
                 rings.iter().map(|ring| ring.delivered + ring.lost.rx_ring_full + ring.lost.rx_dropped).sum();
             sum += program.redirected.abs_diff(rings);
@@ -231,10 +240,12 @@ mod tests {
 
     fn exact() -> Stats {
         let program = Program {
-            seen: 10,
+            seen: 12,
             passed: Named(vec![("not_mirror", 1)]),
             dropped: Named(vec![("outer_fragment", 1)]),
+            shunted: Named(vec![("flow", 2)]),
             redirected: 8,
+            noted: Named(vec![("judged", 5)]),
         };
         let ring = |queue, delivered, rx_ring_full| Ring {
             queue,

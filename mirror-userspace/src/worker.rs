@@ -20,6 +20,8 @@ pub struct Mirror {
     pub outer_source: Address,
     /// Outer destination: the mirror target.
     pub outer_destination: Address,
+    /// Identifier of the Gateway Load Balancer endpoint that the frame came by; 0 where it came by none.
+    pub endpoint: u64,
 }
 
 /// What is known of a frame besides its bytes.
@@ -301,7 +303,7 @@ impl Worker {
 /// Spreads flows of equal inner addresses in different mirror sessions over the table.
 fn mix(hash: FlowHash, session: &Session) -> u32 {
     let vni = session.vni.map_or(0, |vni| vni.get().wrapping_add(1));
-    let source = session.outer_source.low ^ session.outer_source.high.rotate_left(32);
+    let source = session.outer_source.low ^ session.outer_source.high.rotate_left(32) ^ session.endpoint;
     let mixed = (u64::from(vni) << 32 ^ source ^ u64::from(hash.0)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     hash.0 ^ (mixed >> 32) as u32
 }

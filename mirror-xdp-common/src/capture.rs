@@ -1,105 +1,95 @@
-//! The capture header: what the XDP program learned of a frame, written over the end of the outer
-//! headers, directly in front of the inner frame.
+//! The capture header: what the XDP program learned of a frame, written directly in front of the inner
+//! frame, over the end of the outer headers and, where those are short, the headroom before them.
 //!
 //! ```text
-//!  0        1        2        4        8          12            16        20        24         32
-//!  +--------+--------+--------+--------+----------+-------------+---------+---------+----------+
-//!  | version| length | flags  | vni    | captured | original    | hash    | rule    | time     |
-//!  +--------+--------+--------+--------+----------+-------------+---------+---------+----------+
-//!  | outer source, outer destination: 2 × 4 bytes (IPv4, big-endian) or 2 × 16 bytes (IPv6)    |
-//!  +-------------------------------------------------------------------------------------------+
+//!  0        1        2        4        8          12        16        20       24         32
+//!  +--------+--------+--------+--------+----------+---------+---------+--------+----------+
+//!  | version| length | flags  | vni    | original | hash    | rule    | cookie | time     |
+//!  +--------+--------+--------+--------+----------+---------+---------+--------+----------+
+//!  | outer source, outer destination: 2 × 16 bytes, IPv4 mapped                 | 32 … 64  |
+//!  +----------------------------------------------------------------------------+----------+
+//!  | Gateway Load Balancer: endpoint, attachment: 2 × 8 bytes                   | 64 … 80  |
+//!  +----------------------------------------------------------------------------+----------+
 //!  | inner Ethernet frame …
 //! ```
 //!
-//! Numbers are in the machine's byte order: the header never leaves it. The header takes 40 bytes over
-//! IPv4, where the outer headers left at least 50, and 64 over IPv6, where they left at least 70.
+//! Numbers are in the machine's byte order: the header never leaves it. It has one form, whatever the
+//! outer headers were: the inner frame is always at the same place, so neither the verifier nor user
+//! space has cases to tell apart. Over IPv4 without options the outer headers leave 50 bytes, so 30 of the
+//! 256 that drivers keep in front of a frame are used.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::hash::FlowHash;
+use crate::outer::Gateway;
 use crate::{Address, Vni};
 
 /// The layout's version; a program and a user space of different versions refuse each other.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Bits of [`CaptureHeader::flags`].
 pub mod flags {
-    /// The outer header was IPv6.
+    /// The innermost of the outer IP headers was IPv6.
     pub const OUTER_IPV6: u16 = 1;
     /// The mirror cut the inner frame short.
     pub const TRUNCATED: u16 = 1 << 1;
     /// The inner packet is a fragment.
     pub const FRAGMENT: u16 = 1 << 2;
+    /// The inner packet is a fragment that has no transport header.
+    pub const LATER_FRAGMENT: u16 = 1 << 3;
+    /// The frame came in GENEVE.
+    pub const GENEVE: u16 = 1 << 4;
+    /// The VXLAN header had VXLAN-GPE's P flag.
+    pub const VXLAN_GPE: u16 = 1 << 5;
+    /// The VXLAN header had the group policy extension's G flag.
+    pub const VXLAN_GROUP_POLICY: u16 = 1 << 6;
+    /// The packet came in by the mirrored interface.
+    pub const INGRESS: u16 = 1 << 7;
+    /// The packet left by the mirrored interface.
+    pub const EGRESS: u16 = 1 << 8;
+    /// The flow is one of a rule's sample.
+    pub const SAMPLED: u16 = 1 << 9;
+    /// A rule had the program cut the inner frame short.
+    pub const SNAPPED: u16 = 1 << 10;
 }
 
-/// The part of the header that all frames share.
+/// The header as it lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct Base {
-    /// [`VERSION`].
-    pub version: u8,
-    /// Length of the whole header in bytes: where the inner frame begins.
-    pub length: u8,
-    /// See [`flags`].
-    pub flags: u16,
-    /// VXLAN network identifier.
-    pub vni: u32,
-    /// Bytes of the inner frame that follow this header.
-    pub captured_len: u32,
-    /// Bytes that the inner frame had when it was mirrored.
-    pub original_len: u32,
-    /// Symmetric hash of the inner flow.
-    pub flow_hash: u32,
-    /// Identifier of the filter rule that let the frame through; 0 = none.
-    pub rule: u32,
-    /// When the program saw the frame: `CLOCK_MONOTONIC`, nanoseconds.
-    pub time: u64,
+pub struct Encoded {
+    version: u8,
+    length: u8,
+    flags: u16,
+    vni: u32,
+    original_len: u32,
+    flow_hash: u32,
+    rule: u32,
+    cookie: u32,
+    time: u64,
+    source: [u64; 2],
+    destination: [u64; 2],
+    endpoint: u64,
+    attachment: u64,
 }
 
-/// The header of a frame that came over IPv4.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct HeaderV4 {
-    /// What all frames share.
-    pub base: Base,
-    /// Outer source, big-endian.
-    pub source: u32,
-    /// Outer destination, big-endian.
-    pub destination: u32,
-}
+/// Length of the header: where the inner frame begins.
+pub const LEN: usize = size_of::<Encoded>();
 
-/// The header of a frame that came over IPv6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct HeaderV6 {
-    /// What all frames share.
-    pub base: Base,
-    /// Outer source, two big-endian words.
-    pub source: [u64; 2],
-    /// Outer destination, two big-endian words.
-    pub destination: [u64; 2],
-}
+const _: () = assert!(LEN == 80);
 
-/// Length of the header over IPv4.
-pub const V4_LEN: usize = size_of::<HeaderV4>();
-/// Length of the header over IPv6: the longest.
-pub const V6_LEN: usize = size_of::<HeaderV6>();
-
-const _: () = assert!(size_of::<Base>() == 32 && V4_LEN == 40 && V6_LEN == 64);
-
-/// What is known of a mirrored frame, whatever form it has in front of the frame.
+/// What is known of a mirrored frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CaptureHeader {
     /// See [`flags`].
     pub flags: u16,
-    /// VXLAN network identifier.
+    /// Network identifier.
     pub vni: Vni,
     /// Outer source address: the mirrored interface.
     pub outer_source: Address,
     /// Outer destination address: the mirror target.
     pub outer_destination: Address,
-    /// Bytes of the inner frame at hand.
-    pub captured_len: u32,
+    /// What a Gateway Load Balancer says of the frame.
+    pub gateway: Gateway,
     /// Bytes that the inner frame had when it was mirrored.
     pub original_len: u32,
     /// Symmetric hash of the inner flow.
@@ -114,93 +104,62 @@ pub struct CaptureHeader {
 /// Why bytes are not a capture header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecodeError {
-    /// Fewer bytes than the header or the frame it announces.
+    /// Fewer bytes than the header has.
     Truncated,
     /// Written by a program of another version.
     Version(u8),
-    /// The length field contradicts the flags.
+    /// The length field says that the frame begins elsewhere.
     Length(u8),
     /// More than 24 bits in the VNI.
     Vni(u32),
 }
 
 impl CaptureHeader {
-    /// Length of this header in front of a frame.
+    /// The header as it lies in memory.
     #[inline(always)]
     #[must_use]
-    pub const fn encoded_len(&self) -> usize {
-        if self.flags & flags::OUTER_IPV6 != 0 { V6_LEN } else { V4_LEN }
-    }
-
-    #[inline(always)]
-    const fn base(&self, length: usize) -> Base {
-        Base {
+    pub const fn encode(&self) -> Encoded {
+        Encoded {
             version: VERSION,
-            length: length as u8,
+            length: LEN as u8,
             flags: self.flags,
             vni: self.vni.get(),
-            captured_len: self.captured_len,
             original_len: self.original_len,
             flow_hash: self.flow_hash.0,
             rule: self.rule,
+            cookie: self.gateway.cookie,
             time: self.time,
+            source: [self.outer_source.high, self.outer_source.low],
+            destination: [self.outer_destination.high, self.outer_destination.low],
+            endpoint: self.gateway.endpoint,
+            attachment: self.gateway.attachment,
         }
     }
 
-    /// The form for frames over IPv4; meaningful where [`flags::OUTER_IPV6`] is not set.
-    #[inline(always)]
-    #[must_use]
-    pub const fn to_v4(&self) -> HeaderV4 {
-        HeaderV4 {
-            base: self.base(V4_LEN),
-            source: (self.outer_source.low as u32).to_be(),
-            destination: (self.outer_destination.low as u32).to_be(),
-        }
-    }
-
-    /// The form for frames over IPv6; meaningful where [`flags::OUTER_IPV6`] is set.
-    #[inline(always)]
-    #[must_use]
-    pub const fn to_v6(&self) -> HeaderV6 {
-        HeaderV6 {
-            base: self.base(V6_LEN),
-            source: [self.outer_source.high.to_be(), self.outer_source.low.to_be()],
-            destination: [self.outer_destination.high.to_be(), self.outer_destination.low.to_be()],
-        }
-    }
-
-    /// Splits what an `AF_XDP` socket received into its header and the captured inner frame.
+    /// Splits what an `AF_XDP` socket received into its header and the inner frame.
     pub fn decode(bytes: &[u8]) -> Result<(Self, &[u8]), DecodeError> {
-        let (base, _) = Base::read_from_prefix(bytes).map_err(|_| DecodeError::Truncated)?;
-        if base.version != VERSION {
-            return Err(DecodeError::Version(base.version));
+        let (header, frame) = Encoded::read_from_prefix(bytes).map_err(|_| DecodeError::Truncated)?;
+        if header.version != VERSION {
+            return Err(DecodeError::Version(header.version));
         }
-        let ipv6 = base.flags & flags::OUTER_IPV6 != 0;
-        let length = if ipv6 { V6_LEN } else { V4_LEN };
-        if base.length as usize != length {
-            return Err(DecodeError::Length(base.length));
+        if header.length as usize != LEN {
+            return Err(DecodeError::Length(header.length));
         }
-        let (outer_source, outer_destination) = if ipv6 {
-            let (header, _) = HeaderV6::read_from_prefix(bytes).map_err(|_| DecodeError::Truncated)?;
-            let address =
-                |words: [u64; 2]| Address::from_words(u64::from_be(words[0]), u64::from_be(words[1]));
-            (address(header.source), address(header.destination))
-        } else {
-            let (header, _) = HeaderV4::read_from_prefix(bytes).map_err(|_| DecodeError::Truncated)?;
-            let address = |word: u32| Address::from_v4(u32::from_be(word));
-            (address(header.source), address(header.destination))
-        };
-        let frame = bytes[length..].get(..base.captured_len as usize).ok_or(DecodeError::Truncated)?;
+        let address = |words: [u64; 2]| Address::from_words(words[0], words[1]);
         let header = Self {
-            flags: base.flags,
-            vni: Vni::new(base.vni).ok_or(DecodeError::Vni(base.vni))?,
-            outer_source,
-            outer_destination,
-            captured_len: base.captured_len,
-            original_len: base.original_len,
-            flow_hash: FlowHash(base.flow_hash),
-            rule: base.rule,
-            time: base.time,
+            flags: header.flags,
+            vni: Vni::new(header.vni).ok_or(DecodeError::Vni(header.vni))?,
+            outer_source: address(header.source),
+            outer_destination: address(header.destination),
+            gateway: Gateway {
+                endpoint: header.endpoint,
+                attachment: header.attachment,
+                cookie: header.cookie,
+            },
+            original_len: header.original_len,
+            flow_hash: FlowHash(header.flow_hash),
+            rule: header.rule,
+            time: header.time,
         };
         Ok((header, frame))
     }
@@ -210,16 +169,13 @@ impl CaptureHeader {
 mod tests {
     use super::*;
 
-    fn header(ipv6: bool) -> CaptureHeader {
-        let address = |low: u32| {
-            if ipv6 { Address::from_words(0x2001_0db8 << 32, u64::from(low)) } else { Address::from_v4(low) }
-        };
+    fn header() -> CaptureHeader {
         CaptureHeader {
-            flags: if ipv6 { flags::OUTER_IPV6 } else { 0 } | flags::TRUNCATED,
+            flags: flags::TRUNCATED | flags::GENEVE,
             vni: Vni::MAX,
-            outer_source: address(0x0a00_0001),
-            outer_destination: address(0x0a00_0002),
-            captured_len: 3,
+            outer_source: Address::from_words(0x2001_0db8 << 32, 1),
+            outer_destination: Address::from_v4(0x0a00_0002),
+            gateway: Gateway { endpoint: 1 << 63, attachment: 2, cookie: 3 },
             original_len: 1500,
             flow_hash: FlowHash(0xdead_beef),
             rule: 17,
@@ -227,45 +183,40 @@ mod tests {
         }
     }
 
-    /// The header of either family as bytes, with a frame of three bytes behind it, in `buffer`.
-    fn encoded(header: &CaptureHeader, buffer: &mut [u8; V6_LEN + 3]) -> usize {
-        let length = header.encoded_len();
-        if length == V6_LEN {
-            buffer[..length].copy_from_slice(header.to_v6().as_bytes());
-        } else {
-            buffer[..length].copy_from_slice(header.to_v4().as_bytes());
-        }
-        buffer[length..length + 3].copy_from_slice(b"abc");
-        length + 3
+    /// The header with a frame of three bytes behind it.
+    fn encoded() -> [u8; LEN + 3] {
+        let mut buffer = [0; LEN + 3];
+        buffer[..LEN].copy_from_slice(header().encode().as_bytes());
+        buffer[LEN..].copy_from_slice(b"abc");
+        buffer
     }
 
     #[test]
     fn what_is_encoded_is_decoded() {
-        for ipv6 in [false, true] {
-            let header = header(ipv6);
-            let mut buffer = [0; V6_LEN + 3];
-            let length = encoded(&header, &mut buffer);
-            assert_eq!(CaptureHeader::decode(&buffer[..length]), Ok((header, &b"abc"[..])));
+        assert_eq!(CaptureHeader::decode(&encoded()), Ok((header(), &b"abc"[..])));
+        // Wherever it lies.
+        let mut moved = [0; LEN + 4];
+        moved[1..].copy_from_slice(&encoded());
+        assert_eq!(CaptureHeader::decode(&moved[1..]), Ok((header(), &b"abc"[..])));
+    }
+
+    #[test]
+    fn every_truncation_of_the_header_is_an_error() {
+        for short in 0..LEN {
+            assert_eq!(CaptureHeader::decode(&encoded()[..short]), Err(DecodeError::Truncated), "{short}");
         }
     }
 
     #[test]
-    fn every_truncation_is_an_error() {
-        for ipv6 in [false, true] {
-            let header = header(ipv6);
-            let mut buffer = [0; V6_LEN + 3];
-            let length = encoded(&header, &mut buffer);
-            for short in 0..length {
-                assert_eq!(CaptureHeader::decode(&buffer[..short]), Err(DecodeError::Truncated), "{short}");
-            }
-        }
-    }
-
-    #[test]
-    fn another_version_is_refused() {
-        let mut buffer = [0; V6_LEN + 3];
-        let length = encoded(&header(false), &mut buffer);
+    fn another_layout_is_refused() {
+        let mut buffer = encoded();
         buffer[0] = VERSION + 1;
-        assert_eq!(CaptureHeader::decode(&buffer[..length]), Err(DecodeError::Version(VERSION + 1)));
+        assert_eq!(CaptureHeader::decode(&buffer), Err(DecodeError::Version(VERSION + 1)));
+        buffer = encoded();
+        buffer[1] = 40;
+        assert_eq!(CaptureHeader::decode(&buffer), Err(DecodeError::Length(40)));
+        buffer = encoded();
+        buffer[7] = 1;
+        assert_eq!(CaptureHeader::decode(&buffer), Err(DecodeError::Vni(0x01ff_ffff)));
     }
 }

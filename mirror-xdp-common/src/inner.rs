@@ -8,8 +8,8 @@ use crate::frame::Frame;
 use crate::hash::{FlowHash, flow_hash};
 use crate::outer::is_vlan;
 use crate::wire::{
-    ETHERNET_LEN, EtherType, ExtensionHeader, Ipv4Header, Ipv6Header, Ports, VLAN_LEN, VlanTag, ethertype,
-    protocol,
+    ETHERNET_LEN, EtherType, ExtensionHeader, IcmpHeader, Ipv4Header, Ipv6Header, Ports, VLAN_LEN, VlanTag,
+    ethertype, protocol,
 };
 
 /// How many IPv6 extension headers are followed.
@@ -39,6 +39,21 @@ pub enum Fragment {
     Later,
 }
 
+/// The 5-tuple of a packet that an ICMP error quotes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cause {
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Transport protocol (IANA).
+    pub protocol: u8,
+    /// Source port; 0 where there is none, and in a fragment.
+    pub source_port: u16,
+    /// Destination port; 0 where there is none, and in a fragment.
+    pub destination_port: u16,
+}
+
 /// What the headers of an inner frame say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct InnerHeaders {
@@ -56,6 +71,10 @@ pub struct InnerHeaders {
     pub source_port: u16,
     /// Destination port of TCP, UDP, SCTP; 0 where there is none.
     pub destination_port: u16,
+    /// Whether the packet has ports, and they are at hand.
+    pub has_ports: bool,
+    /// Of an ICMP error the packet that it is about, if the quotation is at hand.
+    pub cause: Option<Cause>,
     /// Identifiers of the VLAN tags, outermost first; the first [`InnerHeaders::vlan_count`] are valid.
     pub vlans: [u16; 2],
     /// How many VLAN tags there are, at most two.
@@ -119,7 +138,12 @@ impl InnerHeaders {
         }
         self.fragment = fragment(ip.fragment_offset(), ip.more_fragments());
         self.transport_offset = offset - start + header_len;
-        self.parse_ports(frame, offset + header_len);
+        let at = offset + header_len;
+        self.parse_ports(frame, at);
+        if self.protocol == protocol::ICMP && !matches!(self.fragment, Fragment::Later) {
+            let is_error = frame.header::<IcmpHeader>(at).is_some_and(IcmpHeader::is_error);
+            self.cause = if is_error { quoted_ipv4(frame, at + IcmpHeader::LEN) } else { None };
+        }
     }
 
     #[inline(always)]
@@ -162,18 +186,34 @@ impl InnerHeaders {
         self.protocol = next;
         self.transport_offset = at - start;
         self.parse_ports(frame, at);
+        if self.protocol == protocol::ICMPV6 && !matches!(self.fragment, Fragment::Later) {
+            let is_error = frame.header::<IcmpHeader>(at).is_some_and(IcmpHeader::is_error_v6);
+            self.cause = if is_error { quoted_ipv6(frame, at + IcmpHeader::LEN) } else { None };
+        }
     }
 
     #[inline(always)]
     fn parse_ports<F: Frame + ?Sized>(&mut self, frame: &F, at: usize) {
-        if matches!(self.fragment, Fragment::Later)
-            || !matches!(self.protocol, protocol::TCP | protocol::UDP | protocol::SCTP)
-        {
+        if matches!(self.fragment, Fragment::Later) || !has_ports(self.protocol) {
             return;
         }
         if let Some(ports) = frame.header::<Ports>(at) {
             self.source_port = ports.source();
             self.destination_port = ports.destination();
+            self.has_ports = true;
+        }
+    }
+
+    /// Whether all headers were found that rules look at. Where they were not, the frame was cut short, or
+    /// they lie in a further buffer, or they contradict themselves.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
+        match self.network {
+            Network::Other => false,
+            Network::Ipv4 | Network::Ipv6 => {
+                self.has_ports || matches!(self.fragment, Fragment::Later) || !has_ports(self.protocol)
+            }
         }
     }
 
@@ -185,15 +225,81 @@ impl InnerHeaders {
         if self.network_end > captured { self.network_end } else { captured }
     }
 
-    /// The symmetric hash of the flow: by 5-tuple, of fragments by addresses and protocol alone.
+    /// The symmetric hash of the flow: by 5-tuple, of fragments by addresses and protocol alone, of an
+    /// ICMP error by the flow that it is about.
     #[inline(always)]
     #[must_use]
     pub const fn flow_hash(&self, seed: u64) -> FlowHash {
+        if let Some(about) = self.cause {
+            return flow_hash(
+                seed,
+                about.source,
+                about.source_port,
+                about.destination,
+                about.destination_port,
+                about.protocol,
+            );
+        }
         let (source_port, destination_port) = match self.fragment {
             Fragment::Whole => (self.source_port, self.destination_port),
             Fragment::First | Fragment::Later => (0, 0),
         };
         flow_hash(seed, self.source, source_port, self.destination, destination_port, self.protocol)
+    }
+}
+
+/// Whether packets of this protocol begin with ports.
+#[inline(always)]
+#[must_use]
+pub const fn has_ports(number: u8) -> bool {
+    matches!(number, protocol::TCP | protocol::UDP | protocol::SCTP)
+}
+
+/// The packet that an ICMP error quotes at `at`.
+#[inline(always)]
+fn quoted_ipv4<F: Frame + ?Sized>(frame: &F, at: usize) -> Option<Cause> {
+    let ip: Ipv4Header = frame.header(at)?;
+    if ip.version() != 4 || ip.header_len() < Ipv4Header::LEN {
+        return None;
+    }
+    let whole = ip.fragment_offset() == 0 && !ip.more_fragments();
+    let cause = Cause {
+        source: ip.source(),
+        destination: ip.destination(),
+        protocol: ip.protocol(),
+        ..Cause::default()
+    };
+    Some(cause.with_ports(frame, at + ip.header_len(), whole))
+}
+
+/// The packet that an `ICMPv6` error quotes at `at`. Extension headers in it are not followed.
+#[inline(always)]
+fn quoted_ipv6<F: Frame + ?Sized>(frame: &F, at: usize) -> Option<Cause> {
+    let ip: Ipv6Header = frame.header(at)?;
+    if ip.version() != 6 {
+        return None;
+    }
+    let cause = Cause {
+        source: ip.source(),
+        destination: ip.destination(),
+        protocol: ip.next_header(),
+        ..Cause::default()
+    };
+    Some(cause.with_ports(frame, at + Ipv6Header::LEN, true))
+}
+
+impl Cause {
+    /// With the ports at `at`, where a `whole` packet has some.
+    #[inline(always)]
+    fn with_ports<F: Frame + ?Sized>(mut self, frame: &F, at: usize, whole: bool) -> Self {
+        if whole
+            && has_ports(self.protocol)
+            && let Some(ports) = frame.header::<Ports>(at)
+        {
+            self.source_port = ports.source();
+            self.destination_port = ports.destination();
+        }
+        self
     }
 }
 

@@ -261,7 +261,7 @@ mod tests {
     extern crate std;
 
     use super::*;
-    use crate::outer::{VxlanPorts, decapsulate};
+    use crate::outer::{Ports, decapsulate};
     use etherparse::{NetSlice, SlicedPacket, TransportSlice};
     use std::vec::Vec;
 
@@ -314,7 +314,7 @@ mod tests {
         for (source, destination) in [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")] {
             let path = path(source, destination);
             let frame = sealed(&Template::new(&path, 4789, vni(), 8500), &[7; 60]);
-            let mirrored = decapsulate(&frame[..], &VxlanPorts::default()).unwrap();
+            let mirrored = decapsulate(&frame[..], &Ports::default()).unwrap();
             assert_eq!((mirrored.vni, mirrored.inner_len), (vni(), 60));
             assert_eq!(mirrored.inner_offset, frame.len() - 60);
             assert_eq!(

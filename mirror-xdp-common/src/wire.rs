@@ -11,6 +11,8 @@ pub mod ethertype {
     pub const IPV4: u16 = 0x0800;
     /// IPv6.
     pub const IPV6: u16 = 0x86dd;
+    /// Transparent Ethernet bridging: an Ethernet frame (RFC 1701).
+    pub const ETHERNET: u16 = 0x6558;
     /// ARP.
     pub const ARP: u16 = 0x0806;
     /// 802.1Q tag.
@@ -57,6 +59,8 @@ pub mod protocol {
 
 /// The UDP port of VXLAN (RFC 7348), which AWS mirror sessions always use.
 pub const VXLAN_PORT: u16 = 4789;
+/// The UDP port of GENEVE (RFC 8926), by which a Gateway Load Balancer hands frames on.
+pub const GENEVE_PORT: u16 = 6081;
 
 /// Length of an Ethernet header without tags.
 pub const ETHERNET_LEN: usize = 14;
@@ -347,7 +351,7 @@ impl UdpHeader {
     }
 }
 
-/// VXLAN header (RFC 7348).
+/// VXLAN header (RFC 7348), with the bits that its extensions took of the reserved ones.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VxlanHeader {
@@ -356,6 +360,9 @@ pub struct VxlanHeader {
 }
 
 impl VxlanHeader {
+    /// The next protocol of VXLAN-GPE that is Ethernet (draft-ietf-nvo3-vxlan-gpe, section 3.2).
+    pub const NEXT_ETHERNET: u8 = 3;
+
     /// Whether the I flag says that the VNI is valid.
     #[inline(always)]
     #[must_use]
@@ -363,10 +370,200 @@ impl VxlanHeader {
         u32::from_be(self.flags) & 0x0800_0000 != 0
     }
 
+    /// Whether the P flag of VXLAN-GPE says that there is a [next protocol](Self::next_protocol).
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_next_protocol(self) -> bool {
+        u32::from_be(self.flags) & 0x0400_0000 != 0
+    }
+
+    /// The next protocol of VXLAN-GPE.
+    #[inline(always)]
+    #[must_use]
+    pub const fn next_protocol(self) -> u8 {
+        u32::from_be(self.flags) as u8
+    }
+
+    /// Whether the G flag says that there is a group policy (draft-smith-vxlan-group-policy).
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_group_policy(self) -> bool {
+        u32::from_be(self.flags) & 0x8000_0000 != 0
+    }
+
     /// The VNI.
     #[inline(always)]
     #[must_use]
     pub const fn vni(self) -> crate::Vni {
         crate::Vni::from_vxlan_word(u32::from_be(self.vni))
+    }
+}
+
+/// GENEVE header without options (RFC 8926, section 3.4).
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct GeneveHeader {
+    version_options: u8,
+    flags: u8,
+    protocol: u16,
+    vni: u32,
+}
+
+impl GeneveHeader {
+    /// Length without options.
+    pub const LEN: usize = 8;
+
+    /// Version field, 0 in a valid header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn version(self) -> u8 {
+        self.version_options >> 6
+    }
+
+    /// Length of all options in bytes, 0 to 252.
+    #[inline(always)]
+    #[must_use]
+    pub const fn options_len(self) -> usize {
+        (self.version_options & 0x3f) as usize * 4
+    }
+
+    /// EtherType of what is inside.
+    #[inline(always)]
+    #[must_use]
+    pub const fn protocol(self) -> u16 {
+        u16::from_be(self.protocol)
+    }
+
+    /// The VNI.
+    #[inline(always)]
+    #[must_use]
+    pub const fn vni(self) -> crate::Vni {
+        crate::Vni::from_vxlan_word(u32::from_be(self.vni))
+    }
+}
+
+/// A GENEVE option (RFC 8926, section 3.5) with the first eight bytes of its data, or of what follows it.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct GeneveOption {
+    class: u16,
+    kind: u8,
+    length: u8,
+    data: [u32; 2],
+}
+
+impl GeneveOption {
+    /// Length without data.
+    const HEAD_LEN: usize = 4;
+
+    /// Amazon's option that holds the identifier of the Gateway Load Balancer endpoint: class, type and
+    /// words of data.
+    pub const ENDPOINT: (u16, u8, u8) = (0x0108, 1, 2);
+    /// That of the endpoint's attachment.
+    pub const ATTACHMENT: (u16, u8, u8) = (0x0108, 2, 2);
+    /// That of the load balancer's mark of a flow.
+    pub const COOKIE: (u16, u8, u8) = (0x0108, 3, 1);
+
+    /// Length with data in bytes, 4 to 128.
+    #[inline(always)]
+    #[must_use]
+    pub const fn total_len(self) -> usize {
+        Self::HEAD_LEN + (self.length & 0x1f) as usize * 4
+    }
+
+    /// All bits where the option is this one, else none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is(self, (class, kind, words): (u16, u8, u8)) -> u64 {
+        let different = (u16::from_be(self.class) ^ class) as u64
+            | (self.kind ^ kind) as u64
+            | ((self.length & 0x1f) ^ words) as u64;
+        // Only the predecessor of 0 has the top bits set.
+        (different.wrapping_sub(1).cast_signed() >> 63).cast_unsigned()
+    }
+
+    /// The first eight bytes of data, in host order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(self) -> u64 {
+        (u32::from_be(self.data[0]) as u64) << 32 | u32::from_be(self.data[1]) as u64
+    }
+}
+
+/// The hardware addresses that an Ethernet frame begins with.
+#[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MacAddresses {
+    words: [u32; 3],
+}
+
+impl MacAddresses {
+    /// The destination as the low 48 bits of a number, its first byte the highest.
+    #[inline(always)]
+    #[must_use]
+    pub const fn destination(self) -> u64 {
+        (u32::from_be(self.words[0]) as u64) << 16 | (u32::from_be(self.words[1]) >> 16) as u64
+    }
+
+    /// The source, likewise.
+    #[inline(always)]
+    #[must_use]
+    pub const fn source(self) -> u64 {
+        ((u32::from_be(self.words[1]) & 0xffff) as u64) << 32 | u32::from_be(self.words[2]) as u64
+    }
+}
+
+/// How an ICMP or `ICMPv6` message begins (RFC 792, RFC 4443).
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct IcmpHeader {
+    kind: u8,
+    code: u8,
+    checksum: u16,
+    rest: u32,
+}
+
+impl IcmpHeader {
+    /// Length; behind it an error message has the beginning of the packet that it is about.
+    pub const LEN: usize = 8;
+
+    /// The type of message.
+    #[inline(always)]
+    #[must_use]
+    pub const fn kind(self) -> u8 {
+        self.kind
+    }
+
+    /// Whether an ICMP message of this type is about another packet, which it quotes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_error(self) -> bool {
+        // Destination unreachable, source quench, redirect, time exceeded, parameter problem.
+        self.kind < 16 && 1_u32 << self.kind & (1 << 3 | 1 << 4 | 1 << 5 | 1 << 11 | 1 << 12) != 0
+    }
+
+    /// Whether an `ICMPv6` message of this type is about another packet, which it quotes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_error_v6(self) -> bool {
+        // Destination unreachable, packet too big, time exceeded, parameter problem.
+        self.kind >= 1 && self.kind <= 4
+    }
+}
+
+/// The bits of a TCP header that say how a connection goes (RFC 9293), at offset 13.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct TcpFlags(u8);
+
+impl TcpFlags {
+    /// Where they are in the header.
+    pub const OFFSET: usize = 13;
+
+    /// Whether a FIN or RST ends the connection.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ends(self) -> bool {
+        self.0 & 0b101 != 0
     }
 }

@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice, VlanSlice};
+use mirror_xdp_common::capture::flags;
 use mirror_xdp_common::counters::{Counter, Fate};
 use mirror_xdp_common::inner::{Fragment, InnerHeaders, Network};
-use mirror_xdp_common::outer::{Mirrored as Decapsulated, VxlanPorts, decapsulate};
+use mirror_xdp_common::outer::{Mirrored as Decapsulated, Ports, decapsulate};
 use mirror_xdp_common::{Address, Vni};
 use mirror_xdp_tests::frames::{Flow, Mirrored, mirrored};
 use proptest::collection::vec;
@@ -93,11 +94,11 @@ proptest! {
     #[test]
     fn what_was_put_in_is_what_comes_out(session in session(), inner in inner_frame()) {
         let frame = session.builder().carrying(&inner);
-        let found = decapsulate(&frame[..], &VxlanPorts::default()).expect("a valid frame");
+        let found = decapsulate(&frame[..], &Ports::default()).expect("a valid frame");
         prop_assert_eq!(found.vni.get(), session.vni);
         prop_assert_eq!(found.source.to_ip(), Address::from(session.source).to_ip());
         prop_assert_eq!(found.destination.to_ip(), Address::from(session.destination).to_ip());
-        prop_assert_eq!(found.ipv6, session.source.is_ipv6());
+        prop_assert_eq!(found.flags & flags::OUTER_IPV6 != 0, session.source.is_ipv6());
         prop_assert_eq!(&frame[found.inner_offset..found.inner_offset + found.inner_len], &inner[..]);
     }
 
@@ -106,7 +107,7 @@ proptest! {
         let session = Session { trailer: 0, ..session };
         let frame = session.builder().carrying(&inner);
         for length in 0..frame.len() {
-            let outcome = decapsulate(&frame[..length], &VxlanPorts::default());
+            let outcome = decapsulate(&frame[..length], &Ports::default());
             let counter = outcome.expect_err("not the whole datagram is there");
             prop_assert!(matches!(counter, Counter::NotMirror | Counter::OuterIpLength), "{length}: {counter:?}");
         }
@@ -122,7 +123,7 @@ proptest! {
         for at in 0..good.len() {
             let mut frame = good.clone();
             frame[at] ^= wrong;
-            match decapsulate(&frame[..], &VxlanPorts::default()) {
+            match decapsulate(&frame[..], &Ports::default()) {
                 Ok(found) => assert_within(&frame, &found),
                 Err(counter) => prop_assert!(matches!(counter.fate(), Fate::Passed | Fate::Dropped), "{counter:?}"),
             }
@@ -134,7 +135,7 @@ proptest! {
 
     #[test]
     fn any_bytes_at_all_can_be_parsed(bytes in vec(any::<u8>(), 0..300), start in 0..400_usize) {
-        if let Ok(found) = decapsulate(&bytes[..], &VxlanPorts::default()) {
+        if let Ok(found) = decapsulate(&bytes[..], &Ports::default()) {
             assert_within(&bytes, &found);
         }
         let headers = InnerHeaders::parse(&bytes[..], start);

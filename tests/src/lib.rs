@@ -5,10 +5,12 @@
 #![expect(clippy::missing_panics_doc, reason = "a helper panics where the test that called it has failed")]
 
 pub mod appliance;
+pub mod bench;
 pub mod frames;
 pub mod inject;
 pub mod lab;
 pub mod netns;
 pub mod process;
 pub mod require;
+pub mod rules;
 pub mod sniffer;

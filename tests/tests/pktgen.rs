@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use mirror_xdp_common::outer::{VxlanPorts, decapsulate};
+use mirror_xdp_common::outer::{Ports, decapsulate};
 use mirror_xdp_tests::appliance::{Bed, INTERFACE, PATIENCE, Report, comparable, of_type, records};
 use mirror_xdp_tests::frames::{Flow, dns_answer, dns_query, mirrored};
 use mirror_xdp_tests::process::{Output, Process};
@@ -216,10 +216,24 @@ fn a_load_balancers_envelope_is_around_that_of_aws() {
         // Behind eight words of options, what would have come without the load balancer.
         let ethernet = &frame[..14];
         let inside = [ethernet, &geneve[40..]].concat();
-        let outer = decapsulate(&inside[..], &VxlanPorts::default()).unwrap();
+        let outer = decapsulate(&inside[..], &Ports::default()).unwrap();
         assert_eq!(outer.vni.get(), 77);
         assert_eq!(inside[outer.inner_offset..], inner[..]);
     }
+}
+
+#[test]
+fn an_appliance_behind_a_load_balancer_captures_what_is_sent() {
+    let Some(bed) = Bed::new(1) else { return };
+    let capture = Capture::new(&conversation());
+    let (totals, report) =
+        generate(&bed, &["--envelope", "gwlb", "--vni", "77", "--loops", "9", capture.path()]);
+    report.assert_conserved();
+    assert_eq!((totals["sent"].as_u64().unwrap(), report.analysed()), (36, 36));
+    let records = bed.records();
+    let flows = of_type(&records, "flow");
+    assert_eq!(flows.len(), 18);
+    assert!(flows.iter().all(|flow| flow["mirror"]["vni"] == 77), "{}", flows[0]);
 }
 
 #[test]

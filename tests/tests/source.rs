@@ -12,7 +12,7 @@ use etherparse::{
     ArpEthIpv4Packet, ArpHardwareId, ArpOperation, ArpPacket, EtherType, Ethernet2Header, NetSlice,
     SlicedPacket, TransportSlice,
 };
-use mirror_xdp_common::outer::{Mirrored, VxlanPorts, decapsulate};
+use mirror_xdp_common::outer::{Mirrored, Ports, decapsulate};
 use mirror_xdp_tests::appliance::PATIENCE;
 use mirror_xdp_tests::frames::{APPLIANCE_V4, APPLIANCE_V6, Flow, SOURCE_V4, SOURCE_V6};
 use mirror_xdp_tests::inject::Injector;
@@ -133,7 +133,7 @@ struct Arrived {
 
 /// The mirrored frame that a frame on the appliance's cable is, if it is one.
 fn mirrored(frame: Vec<u8>) -> Option<Arrived> {
-    let envelope = decapsulate(&frame[..], &VxlanPorts::default()).ok()?;
+    let envelope = decapsulate(&frame[..], &Ports::default()).ok()?;
     let inner = frame[envelope.inner_offset..].to_vec();
     Some(Arrived { outer: frame, envelope, inner })
 }

@@ -19,7 +19,7 @@ use std::os::fd::{AsRawFd as _, RawFd};
 use std::time::{Duration, Instant};
 
 use mirror_xdp_common::capture;
-use mirror_xdp_common::wire::{ETHERNET_LEN, Ipv6Header, UDP_LEN, VXLAN_LEN};
+use mirror_xdp_common::wire::{ETHERNET_LEN, Ipv4Header, UDP_LEN, VXLAN_LEN};
 use nix::errno::Errno;
 use xsk_rs::config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
@@ -45,11 +45,10 @@ const BATCH: usize = 64;
 const REBIND_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The largest MTU with which every mirrored frame fits into one buffer: what the program leaves of a
-/// frame over IPv6 is the longest, for the outer headers that it takes off are there little longer than
-/// the capture header that it puts in their place.
-pub const MAX_MTU: u32 = MAX_FRAME - (capture::V6_LEN - (Ipv6Header::LEN + UDP_LEN + VXLAN_LEN)) as u32;
+/// frame over IPv4 is the longest, for the outer headers that it takes off are there the shortest.
+pub const MAX_MTU: u32 = MAX_FRAME - (capture::LEN - (Ipv4Header::LEN + UDP_LEN + VXLAN_LEN)) as u32;
 
-const _: () = assert!(ETHERNET_LEN + Ipv6Header::LEN + UDP_LEN + VXLAN_LEN > capture::V6_LEN);
+const _: () = assert!(ETHERNET_LEN + Ipv4Header::LEN + UDP_LEN + VXLAN_LEN < capture::LEN);
 
 /// Why a queue's frames cannot be received.
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,6 @@
 //! The command line: a file a subcommand.
 
+mod filter;
 mod log;
 mod pktgen;
 mod progress;
@@ -11,7 +12,7 @@ use std::num::NonZeroU16;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use mirror_xdp_common::outer::{MAX_PORTS, VxlanPorts};
+use mirror_xdp_common::outer::{MAX_GENEVE_PORTS, MAX_VXLAN_GPE_PORTS, MAX_VXLAN_PORTS, Ports};
 
 use crate::error::one_line;
 
@@ -21,6 +22,7 @@ Examples:
   mirror-xdp read mirrored.pcap --log-dir records            the same records, from a file
   mirror-xdp source --interface eth0 --to 10.0.0.2 --vni 7   feed an appliance from any Linux host
   mirror-xdp pktgen --interface eth1 --to 10.0.0.2 day.pcap  replay a capture as mirror traffic
+  mirror-xdp filter check mirror-xdp.toml                    what the rules of a file amount to
 
 `mirror-xdp COMMAND --help` says more.";
 
@@ -39,6 +41,7 @@ enum Command {
     Source(source::Args),
     // Larger than the others.
     Pktgen(Box<pktgen::Args>),
+    Filter(filter::Args),
 }
 
 /// Parses the command line and runs the subcommand.
@@ -51,6 +54,7 @@ pub fn main() -> ExitCode {
         Command::Read(args) => read::main(&args),
         Command::Source(args) => source::main(args),
         Command::Pktgen(args) => pktgen::main(*args),
+        Command::Filter(args) => filter::main(&args),
     };
     match result {
         Ok(code) => code,
@@ -61,18 +65,48 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Reads a list of UDP ports as `--vxlan-port` takes it.
-fn vxlan_ports(text: &str) -> Result<VxlanPorts, String> {
-    let mut ports = VxlanPorts([0; MAX_PORTS]);
-    for (index, port) in text.split(',').enumerate() {
-        let place = ports.0.get_mut(index).ok_or_else(|| format!("at most {MAX_PORTS} ports"))?;
-        *place = port
-            .trim()
-            .parse::<NonZeroU16>()
-            .map_err(|_| format!("`{port}` is not a UDP port (1 to 65535)"))?
-            .get();
+/// Which UDP ports are mirror traffic.
+#[derive(Clone, Debug, clap::Args)]
+struct PortArgs {
+    /// UDP ports of VXLAN: mirror sessions to an interface or a Network Load Balancer
+    #[arg(long = "vxlan-port", value_name = "PORT,…", default_value = "4789")]
+    #[arg(value_parser = port_list::<MAX_VXLAN_PORTS>)]
+    vxlan: PortList,
+
+    /// UDP ports of GENEVE: mirror sessions to a Gateway Load Balancer, other clouds; `none` for none
+    #[arg(long = "geneve-port", value_name = "PORT,…", default_value = "6081")]
+    #[arg(value_parser = port_list::<MAX_GENEVE_PORTS>)]
+    geneve: PortList,
+
+    /// UDP ports of VXLAN-GPE
+    #[arg(long = "vxlan-gpe-port", value_name = "PORT,…", default_value = "none")]
+    #[arg(value_parser = port_list::<MAX_VXLAN_GPE_PORTS>)]
+    vxlan_gpe: PortList,
+}
+
+impl PortArgs {
+    /// The ports. A port in two lists is taken for that of the first.
+    fn ports(&self) -> Ports {
+        Ports::new(&self.vxlan.0, &self.geneve.0, &self.vxlan_gpe.0)
+            .expect("no list is longer than the parser lets it be")
     }
-    Ok(ports)
+}
+
+/// UDP ports as an argument lists them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct PortList(Vec<u16>);
+
+/// Reads a list of at most `MAX` UDP ports, separated by commas; `none` is an empty one.
+fn port_list<const MAX: usize>(text: &str) -> Result<PortList, String> {
+    if text == "none" {
+        return Ok(PortList(Vec::new()));
+    }
+    let port = |text: &str| {
+        let port = text.trim().parse::<NonZeroU16>();
+        port.map(NonZeroU16::get).map_err(|_| format!("`{text}` is not a UDP port (1 to 65535)"))
+    };
+    let ports: Vec<u16> = text.split(',').map(port).collect::<Result<_, _>>()?;
+    if ports.len() > MAX { Err(format!("at most {MAX} ports")) } else { Ok(PortList(ports)) }
 }
 
 /// Reads the number that `--max-flows` takes.
@@ -96,9 +130,10 @@ mod tests {
 
     #[test]
     fn port_lists_are_read_and_wrong_ones_refused() {
-        assert_eq!(vxlan_ports("4789, 8472").unwrap().0, [4789, 8472, 0, 0, 0, 0, 0, 0]);
-        for wrong in ["", "0", "65536", "4789,", "vxlan", "1,2,3,4,5,6,7,8,9"] {
-            assert!(vxlan_ports(wrong).is_err(), "{wrong}");
+        assert_eq!(port_list::<2>("4789, 8472").unwrap().0, [4789, 8472]);
+        assert!(port_list::<2>("none").unwrap().0.is_empty());
+        for wrong in ["", "0", "65536", "4789,", "vxlan", "1,2,3"] {
+            assert!(port_list::<2>(wrong).is_err(), "{wrong}");
         }
     }
 }

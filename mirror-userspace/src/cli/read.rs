@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use mirror_xdp_common::counters::{Counter, Fate};
+use mirror_xdp_common::frame::Frame;
 use mirror_xdp_common::hash::FlowHash;
 use mirror_xdp_common::inner::InnerHeaders;
-use mirror_xdp_common::outer::{VxlanPorts, decapsulate};
+use mirror_xdp_common::outer::{Ports, decapsulate};
 use serde::Serialize;
+use zerocopy::FromBytes;
 
 use super::progress::{CLEAR, grouped, listed, with_unit};
 use crate::capture_file::{CaptureFile, CaptureFileError, FileFrame};
@@ -27,7 +29,7 @@ const HASH_SEED: u64 = 0x6d69_7272_6f72;
 
 /// Analyse capture files as if their frames had been captured
 ///
-/// Mirrored frames (VXLAN) are decapsulated, all others are taken as they are. Records are appended to
+/// Mirrored frames (VXLAN, GENEVE) are decapsulated, all others are taken as they are. Records are appended to
 /// eve.json in the log directory.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -53,9 +55,8 @@ pub(super) struct Args {
     #[arg(value_parser = super::max_flows)]
     max_flows: usize,
 
-    /// UDP ports of the mirror sessions
-    #[arg(long, value_name = "PORT,…", default_value = "4789", value_parser = super::vxlan_ports)]
-    vxlan_port: VxlanPorts,
+    #[command(flatten)]
+    ports: super::PortArgs,
 }
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
@@ -92,7 +93,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 struct Reader {
-    ports: VxlanPorts,
+    ports: Ports,
     sink: Sink,
     worker: Worker,
     frames: Frames,
@@ -116,7 +117,7 @@ impl Reader {
         let config = WorkerConfig { max_flows: args.max_flows, hash_seed: HASH_SEED };
         let worker = Worker::new(config, sink.producer(Overflow::Wait));
         let progress = Progress::new(args.json);
-        Ok(Self { ports: args.vxlan_port, sink, worker, frames: Frames::default(), progress })
+        Ok(Self { ports: args.ports.ports(), sink, worker, frames: Frames::default(), progress })
     }
 
     fn read(&mut self, file: CaptureFile) -> Result<(), CaptureFileError> {
@@ -131,7 +132,8 @@ impl Reader {
         self.frames.bytes += u64::from(frame.original_len);
         let link = LinkType::from_number(frame.link);
         if link == Some(LinkType::Ethernet) {
-            match decapsulate(frame.bytes, &self.ports) {
+            let whole = Captured { bytes: frame.bytes, original_len: frame.original_len as usize };
+            match decapsulate(&whole, &self.ports) {
                 Ok(outer) => {
                     let inner = frame.bytes.get(outer.inner_offset..).unwrap_or_default();
                     let inner = inner.get(..outer.inner_len).unwrap_or(inner);
@@ -139,9 +141,10 @@ impl Reader {
                         vni: outer.vni,
                         outer_source: outer.source,
                         outer_destination: outer.destination,
+                        endpoint: outer.gateway.endpoint,
                     };
                     self.frames.mirrored += 1;
-                    return self.ethernet(frame.time, inner, inner.len(), Some(mirror));
+                    return self.ethernet(frame.time, inner, outer.inner_len, Some(mirror));
                 }
                 Err(counter) if counter.fate() == Fate::Dropped => {
                     self.frames.dropped[counter as usize] += 1;
@@ -167,7 +170,7 @@ impl Reader {
     /// Hands on an inner frame of which `original_len` bytes are known to have been on the wire.
     fn ethernet(&mut self, time: u64, frame: &[u8], original_len: usize, mirror: Option<Mirror>) {
         let inner = InnerHeaders::parse(frame, 0);
-        // Only the inner lengths say what a mirror cut off.
+        // The inner lengths say what a mirror cut off besides.
         let original_len = if mirror.is_some() { inner.original_len(original_len) } else { original_len };
         let flow_hash = inner.flow_hash(HASH_SEED);
         self.worker.frame(&FrameInfo { time, original_len: original_len as u32, flow_hash, mirror }, frame);
@@ -194,6 +197,22 @@ impl Reader {
         self.sink.stats(self.worker.now(), &totals).context("cannot write the statistics")?;
         totals.records = Records::new(self.worker.counters().records_lost, &self.sink.finish());
         Ok(totals)
+    }
+}
+
+/// A frame of which the file has only the beginning, perhaps.
+struct Captured<'f> {
+    bytes: &'f [u8],
+    original_len: usize,
+}
+
+impl Frame for Captured<'_> {
+    fn len(&self) -> usize {
+        self.original_len.max(self.bytes.len())
+    }
+
+    fn header<T: FromBytes>(&self, offset: usize) -> Option<T> {
+        self.bytes.header(offset)
     }
 }
 

@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use mirror_xdp_common::outer::VxlanPorts;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
@@ -47,9 +46,8 @@ pub(super) struct Args {
     #[arg(long)]
     replace: bool,
 
-    /// UDP ports of the mirror sessions
-    #[arg(long, value_name = "PORT,…", default_value = "4789", value_parser = super::vxlan_ports)]
-    vxlan_port: VxlanPorts,
+    #[command(flatten)]
+    ports: super::PortArgs,
 
     /// Stop after this time, such as 90s, 10min or 1h
     #[arg(long, value_name = "TIME")]
@@ -99,7 +97,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         interfaces: args.interfaces,
         mode: args.mode,
         replace: args.replace,
-        ports: args.vxlan_port,
+        ports: args.ports.ports(),
         log: args.bpf_log,
         worker,
     })

@@ -7,9 +7,15 @@ use std::time::Duration;
 use aya::maps::{MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::xdp::XdpLinkId;
 use aya::programs::{ProgramError, TestRun as _, TestRunOptions, Xdp, XdpMode};
+use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use mirror_xdp_common::capture;
 use mirror_xdp_common::counters::{Counter, CounterArray};
-use mirror_xdp_common::outer::VxlanPorts;
+use mirror_xdp_common::outer::Ports;
+
+use super::policy::{PolicyError, PolicyMaps, RuleCount, VniCount};
+use super::shunt::{ShuntMaps, Shunter};
+use crate::filter::Policy;
 
 /// The object that `cargo xtask build` made; empty where the binary was built without it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/capture.o"));
@@ -44,20 +50,43 @@ impl LogLevel {
 /// What is fixed when the program is loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// UDP destination ports taken as VXLAN.
-    pub ports: VxlanPorts,
+    /// UDP destination ports of mirror traffic.
+    pub ports: Ports,
     /// Seed of the flow hash. Secret, so that nobody can craft flows that collide.
     pub hash_seed: u64,
     /// What to tell of single frames.
     pub log: LogLevel,
     /// How many queues the interface has.
     pub queues: u32,
+    /// How many sockets each queue has.
+    pub sockets_per_queue: u32,
+    /// Flows that can be shunted at once.
+    pub max_shunted: u32,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { ports: VxlanPorts::default(), hash_seed: 0, log: LogLevel::Off, queues: 1 }
+        Self {
+            ports: Ports::default(),
+            hash_seed: 0,
+            log: LogLevel::Off,
+            queues: 1,
+            sockets_per_queue: 1,
+            max_shunted: 1 << 16,
+        }
     }
+}
+
+/// Bytes of the table of the last decisions, over all CPUs, and of one entry.
+const MEMO_BYTES: usize = 64 << 20;
+const MEMO_ENTRY: usize = 128;
+/// The least and the most entries that a CPU has, as powers of two.
+const MEMO_BITS: std::ops::RangeInclusive<u32> = 12..=16;
+
+/// How many entries each of so many CPUs has, as a power of two.
+fn memo_bits(cpus: usize) -> u32 {
+    let bits = (MEMO_BYTES / MEMO_ENTRY / cpus.max(1)).checked_ilog2().unwrap_or_default();
+    bits.clamp(*MEMO_BITS.start(), *MEMO_BITS.end())
 }
 
 /// How a program runs on an interface.
@@ -99,6 +128,9 @@ pub enum Error {
     /// The kernel refused an operation on a map.
     #[error(transparent)]
     Map(#[from] MapError),
+    /// The system does not say how many CPUs there are.
+    #[error("cannot tell how many CPUs there may be")]
+    Cpus(#[source] std::io::Error),
 }
 
 impl Error {
@@ -149,28 +181,77 @@ pub struct TestRun {
 pub struct CaptureProgram {
     counters: PerCpuArray<MapData, CounterArray>,
     sockets: XskMap<MapData>,
+    sockets_per_queue: u32,
+    policy: PolicyMaps,
+    shunts: ShuntMaps,
     link: Option<XdpLinkId>,
     ebpf: Ebpf,
 }
 
 impl CaptureProgram {
-    /// Loads the program into the kernel.
+    /// Loads the program into the kernel. It captures everything until it is given a policy.
     pub fn load(options: &Options) -> Result<Self, Error> {
-        if OBJECT.is_empty() {
+        Self::load_object(OBJECT, options)
+    }
+
+    /// As [`CaptureProgram::load`], from an object that has the program among others.
+    pub fn load_object(object: &[u8], options: &Options) -> Result<Self, Error> {
+        if object.is_empty() {
             return Err(Error::NotBuilt);
         }
         let level = options.log.number();
+        let cpus = nr_cpus().map_err(|(_, error)| Error::Cpus(error))?;
+        let memo_bits = memo_bits(cpus);
+        let shunts = options.max_shunted.max(1).saturating_mul(2);
         let mut ebpf = EbpfLoader::new()
-            .override_global("VXLAN_PORTS", &options.ports.0, true)
+            .override_global("PORTS", options.ports.as_array(), true)
             .override_global("HASH_SEED", &options.hash_seed, true)
+            .override_global("SOCKETS_PER_QUEUE", &options.sockets_per_queue, true)
+            .override_global("MEMO_BITS", &memo_bits, true)
             .override_global(aya_log::LEVEL, &level, true)
-            .map_max_entries("SOCKETS", options.queues)
-            .load(OBJECT)?;
+            .map_max_entries("SOCKETS", options.queues * options.sockets_per_queue)
+            .map_max_entries("MEMOS", (cpus as u32) << memo_bits)
+            .map_max_entries("SHUNTS", shunts)
+            .map_max_entries("SHUNT_COUNTERS", shunts)
+            .load(object)?;
         let counters = ebpf.take_map("COUNTERS").ok_or(Error::Missing("COUNTERS"))?.try_into()?;
         let sockets = ebpf.take_map("SOCKETS").ok_or(Error::Missing("SOCKETS"))?.try_into()?;
-        let mut program = Self { counters, sockets, link: None, ebpf };
+        let policy = PolicyMaps::take(&mut ebpf)?;
+        let shunts = ShuntMaps::take(&mut ebpf, options.max_shunted)?;
+        let sockets_per_queue = options.sockets_per_queue;
+        let mut program = Self { counters, sockets, sockets_per_queue, policy, shunts, link: None, ebpf };
         program.xdp_mut()?.load()?;
+        program.policy.replace(&Policy::default()).map_err(|error| match error {
+            PolicyError::Map(error) => Error::Map(error),
+            PolicyError::Compile(_) => Error::Missing("TABLES"),
+        })?;
         Ok(program)
+    }
+
+    /// Puts a policy in force: from one frame to the next, without a frame that is judged by parts of two.
+    pub fn set_policy(&mut self, policy: &Policy) -> Result<(), PolicyError> {
+        self.policy.replace(policy)
+    }
+
+    /// How many policies have been in force; the first is that of [`CaptureProgram::load`].
+    #[must_use]
+    pub const fn policy_generation(&self) -> u32 {
+        self.policy.generation()
+    }
+
+    /// What was counted of each rule.
+    pub fn rule_counts(&self) -> Result<Vec<RuleCount>, Error> {
+        Ok(self.policy.rule_counts()?)
+    }
+
+    /// What was counted of each VNI.
+    pub fn vni_counts(&self) -> Result<Vec<VniCount>, Error> {
+        Ok(self.policy.vni_counts()?)
+    }
+
+    /// The part of the shunted flows that worker number `worker` of `workers` decides on.
+    pub fn shunter(&self, worker: u32, workers: u32) -> Result<Shunter, Error> {
+        self.shunts.part(worker, workers)
     }
 
     fn xdp(&self) -> Result<&Xdp, Error> {
@@ -202,9 +283,16 @@ impl CaptureProgram {
         Ok(())
     }
 
-    /// Makes the program hand the frames of a queue to this `AF_XDP` socket.
+    /// Makes the program hand the frames of a queue to this `AF_XDP` socket, the first where there are
+    /// several.
     pub fn set_socket(&mut self, queue: u32, socket: RawFd) -> Result<(), Error> {
-        Ok(self.sockets.set(queue, socket, 0)?)
+        self.set_socket_of_several(queue, 0, socket)
+    }
+
+    /// Makes the program hand those frames of a queue to this `AF_XDP` socket whose flows fall to the
+    /// socket of this number.
+    pub fn set_socket_of_several(&mut self, queue: u32, number: u32, socket: RawFd) -> Result<(), Error> {
+        Ok(self.sockets.set(queue * self.sockets_per_queue + number, socket, 0)?)
     }
 
     /// The counters as they stand.
@@ -252,7 +340,8 @@ impl CaptureProgram {
     }
 
     fn run(&self, options: TestRunOptions<'_>) -> Result<TestRun, Error> {
-        let mut out = vec![0; options.data_in.map_or(0, <[u8]>::len)];
+        // The program may put its header in front of what was there.
+        let mut out = vec![0; options.data_in.map_or(0, <[u8]>::len) + capture::LEN];
         let result = self.xdp()?.test_run(TestRunOptions { data_out: Some(&mut out), ..options })?;
         out.truncate(result.data_size_out as usize);
         Ok(TestRun { action: result.return_value, frame: out, duration: result.duration })

@@ -1,5 +1,13 @@
-//! Admission and filter rules: the [`policy`] that an operator writes down.
+//! Admission and filter rules: the [`policy`] that an operator writes down, its [`limits`], its [`text`]
+//! form, what [`analysis`] finds in it, how it decides on a [`probe`], rules that come from AWS
+//! ([`import`]), and the tables that a policy is compiled to ([`compile`]) for the XDP program.
 
+pub mod analysis;
+pub mod compile;
+pub mod import;
+pub mod limits;
 pub mod policy;
+pub mod probe;
+pub mod text;
 
 pub use policy::Policy;

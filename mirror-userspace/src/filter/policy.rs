@@ -199,6 +199,12 @@ impl Rule {
     /// directions are.
     #[must_use]
     pub fn matches(&self, packet: &Facts) -> bool {
+        self.mismatch(packet).is_none()
+    }
+
+    /// The first thing in a packet that the rule is not about; `None` where it matches.
+    #[must_use]
+    pub fn mismatch(&self, packet: &Facts) -> Option<Mismatch> {
         let direction = matches!(
             (self.direction, packet.direction),
             (RuleDirection::Both, _)
@@ -214,13 +220,34 @@ impl Rule {
         let port = |ports: &Option<RangeInclusive<u16>>, of: fn((u16, u16)) -> u16| {
             ports.as_ref().is_none_or(|ports| packet.ports.is_some_and(|both| ports.contains(&of(both))))
         };
-        direction
-            && protocol
-            && address(&self.source, |both| both.0)
-            && address(&self.destination, |both| both.1)
-            && port(&self.source_ports, |both| both.0)
-            && port(&self.destination_ports, |both| both.1)
+        [
+            (direction, Mismatch::Direction),
+            (protocol, Mismatch::Protocol),
+            (address(&self.source, |both| both.0), Mismatch::Source),
+            (address(&self.destination, |both| both.1), Mismatch::Destination),
+            (port(&self.source_ports, |both| both.0), Mismatch::SourcePort),
+            (port(&self.destination_ports, |both| both.1), Mismatch::DestinationPort),
+        ]
+        .into_iter()
+        .find_map(|(matches, mismatch)| (!matches).then_some(mismatch))
     }
+}
+
+/// What in a packet a rule is not about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mismatch {
+    /// Its direction.
+    Direction,
+    /// Its protocol, or that it is not IP.
+    Protocol,
+    /// Its source address, or that it is not IP.
+    Source,
+    /// Its destination address, or that it is not IP.
+    Destination,
+    /// Its source port, or that there is none.
+    SourcePort,
+    /// Its destination port, or that there is none.
+    DestinationPort,
 }
 
 /// Whether packets of this protocol have ports that rules can name.
@@ -242,13 +269,25 @@ impl fmt::Display for Action {
 }
 
 impl RuleDirection {
-    /// As in configuration files.
+    /// As it is written in configuration files.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ingress => "ingress",
             Self::Egress => "egress",
             Self::Both => "both",
+        }
+    }
+}
+
+impl Direction {
+    /// As people read it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+            Self::Unknown => "unknown",
         }
     }
 }

@@ -15,6 +15,8 @@ pub struct Session {
     pub outer_source: Address,
     /// The session's VNI; `None` for plain frames.
     pub vni: Option<Vni>,
+    /// Identifier of the Gateway Load Balancer endpoint; 0 for none.
+    pub endpoint: u64,
 }
 
 impl From<Option<Mirror>> for Session {
@@ -22,6 +24,7 @@ impl From<Option<Mirror>> for Session {
         mirror.map_or_else(Self::default, |mirror| Self {
             outer_source: mirror.outer_source,
             vni: Some(mirror.vni),
+            endpoint: mirror.endpoint,
         })
     }
 }

@@ -63,6 +63,7 @@ impl Head {
                 vni,
                 outer_source: self.key.session.outer_source,
                 outer_destination: self.outer_destination,
+                endpoint: self.key.session.endpoint,
             }),
         }
     }

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mirror_xdp_common::counters::Counter;
-use mirror_xdp_common::outer::VxlanPorts;
+use mirror_xdp_common::outer::Ports;
 use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
@@ -67,7 +67,7 @@ pub struct Config {
     /// Whether to take off an XDP program that is there already.
     pub replace: bool,
     /// UDP ports of mirror traffic.
-    pub ports: VxlanPorts,
+    pub ports: Ports,
     /// What the program tells of single frames.
     pub log: LogLevel,
     /// How each worker is set up. Its seed is the program's, too.
@@ -97,7 +97,7 @@ pub enum Error {
     /// Somebody on this host gets datagrams from a port of mirror traffic.
     #[error(
         "UDP port {port} is in use on this host, {by}; stop that, or choose the port of the mirror \
-         sessions with --vxlan-port"
+         sessions with --vxlan-port or --geneve-port"
     )]
     PortInUse {
         /// The port.
@@ -257,7 +257,7 @@ impl Plan {
             devices.push(device);
         }
         let mut ports = Vec::new();
-        for port in config.ports.0.into_iter().filter(|&port| port != 0) {
+        for port in config.ports.iter() {
             ports.push(match ReservedPort::take(port) {
                 Ok(reserved) => reserved,
                 Err(Errno::EADDRINUSE) => {
@@ -383,6 +383,7 @@ impl Device {
             hash_seed: config.worker.hash_seed,
             log: config.log,
             queues: queues.get(),
+            ..Options::default()
         })?;
         let opened = afxdp::open(&interface.name, queues, Bind::Copy)?;
         for queue in &opened {

@@ -188,6 +188,7 @@ impl QueueWorker {
                     vni: header.vni,
                     outer_source: header.outer_source,
                     outer_destination: header.outer_destination,
+                    endpoint: header.gateway.endpoint,
                 }),
             };
             self.worker.frame(&info, frame);

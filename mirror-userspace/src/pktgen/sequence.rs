@@ -8,7 +8,7 @@ use etherparse::PacketBuilder;
 use mirror_xdp_common::Vni;
 use mirror_xdp_common::counters::Fate;
 use mirror_xdp_common::inner::{Fragment, InnerHeaders, Network};
-use mirror_xdp_common::outer::{VxlanPorts, decapsulate};
+use mirror_xdp_common::outer::{Ports, decapsulate};
 use mirror_xdp_common::pktgen::Rewrite;
 use mirror_xdp_common::source::{FIRST_SOURCE_PORT, source_port};
 use mirror_xdp_common::wire::{ETHERNET_LEN, UDP_LEN, VXLAN_LEN, VXLAN_PORT, protocol};
@@ -317,13 +317,18 @@ impl Recipe<'_> {
         if self.envelope == Envelope::None {
             return Draft { inner: bytes.to_vec(), wrap: None, headers: InnerHeaders::parse(bytes, 0) };
         }
-        match decapsulate(bytes, &VxlanPorts::default()) {
+        match decapsulate(bytes, &Ports::default()) {
             Ok(outer) => {
                 let end = outer.inner_offset + outer.inner_len;
                 let inner = bytes.get(outer.inner_offset..end).unwrap_or_default().to_vec();
+                // Of GENEVE without VXLAN within, this is somewhere in its options.
                 let udp = outer.inner_offset - VXLAN_LEN - UDP_LEN;
-                let port = bytes.get(udp..udp + 2);
-                let port = port.and_then(|port| port.try_into().ok()).map_or(0, u16::from_be_bytes);
+                let two = |at: usize| match bytes.get(at..at + 2) {
+                    Some(&[high, low]) => u16::from_be_bytes([high, low]),
+                    _ => 0,
+                };
+                let is_vxlan = two(udp + 2) == VXLAN_PORT;
+                let port = if is_vxlan { two(udp) } else { 0 };
                 let session = Session {
                     vni: outer.vni,
                     source: outer.source.to_ip(),
@@ -338,7 +343,8 @@ impl Recipe<'_> {
                     && self.sources.is_none()
                     && !self.target_for_all
                     && self.port == VXLAN_PORT;
-                let rewrite = Rewrite { source_ports: [udp as u16, 0], ..Rewrite::default() };
+                let source_ports = if is_vxlan { [udp as u16, 0] } else { [0; 2] };
+                let rewrite = Rewrite { source_ports, ..Rewrite::default() };
                 let as_is = Enveloped { bytes: bytes.to_vec(), inner: outer.inner_offset, udp, rewrite };
                 let as_is = keeps.then_some(as_is);
                 let wrap = Wrap { as_is, session: Some(session), source_port: port, fixed_port };
@@ -696,7 +702,7 @@ mod tests {
         assert_eq!(as_is.wrap(&as_is.draft(&mirrored), 0).bytes, mirrored);
         let other = Recipe { vnis: Some(&vnis), target_for_all: true, sources: Some(&sources), ..recipe() };
         let frame = other.wrap(&other.draft(&mirrored), 0);
-        let outer = decapsulate(&frame.bytes[..], &VxlanPorts::default()).unwrap();
+        let outer = decapsulate(&frame.bytes[..], &Ports::default()).unwrap();
         assert_eq!(outer.vni.get(), 5);
         assert_eq!(outer.source.to_ip(), IpAddr::V4(Ipv4Addr::new(10, 1, 1, 1)));
         assert_eq!(outer.destination.to_ip(), IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)));

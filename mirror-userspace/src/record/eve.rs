@@ -175,6 +175,8 @@ struct MirrorObject {
     vni: u32,
     outer_src: EveAddress,
     outer_dst: EveAddress,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<String>,
 }
 
 impl From<Mirror> for MirrorObject {
@@ -184,6 +186,8 @@ impl From<Mirror> for MirrorObject {
             vni: mirror.vni.get(),
             outer_src: address(mirror.outer_source),
             outer_dst: address(mirror.outer_destination),
+            // As the endpoint's name in AWS ends.
+            endpoint: (mirror.endpoint != 0).then(|| format!("vpce-{:016x}", mirror.endpoint)),
         }
     }
 }

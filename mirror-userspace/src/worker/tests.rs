@@ -95,6 +95,7 @@ impl Bench {
 
 fn mirror(vni: u32, outer_source: u32) -> Mirror {
     Mirror {
+        endpoint: 0,
         vni: Vni::new(vni).unwrap(),
         outer_source: Address::from_v4(outer_source),
         outer_destination: Address::from_v4(0xac10_0001),

@@ -6,9 +6,21 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
+mod atomic;
+#[cfg(target_arch = "bpf")]
+mod forget;
+#[cfg(target_arch = "bpf")]
+mod memo;
+#[cfg(target_arch = "bpf")]
 mod packet;
 #[cfg(target_arch = "bpf")]
+mod policy;
+#[cfg(target_arch = "bpf")]
 mod program;
+#[cfg(target_arch = "bpf")]
+mod shunt;
+#[cfg(target_arch = "bpf")]
+mod vni;
 
 /// The programs exist for the eBPF target alone; a plain `cargo check` sees this.
 #[cfg(not(target_arch = "bpf"))]

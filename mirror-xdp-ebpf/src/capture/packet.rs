@@ -60,16 +60,23 @@ impl<'a> Packet<'a> {
         Ok(())
     }
 
-    /// Moves the frame's start forward by `bytes`.
+    /// Moves the frame's start so that what is at `offset` is `front` bytes behind it: into the frame, or
+    /// into the headroom before it.
     #[inline(always)]
-    pub(crate) fn trim_head(&mut self, bytes: usize) -> Result<(), ()> {
+    pub(crate) fn move_front(&mut self, offset: usize, front: usize) -> Result<(), ()> {
+        let by = offset as i32 - front as i32;
         // SAFETY: as above.
-        let done = unsafe { bpf_xdp_adjust_head(self.context.as_ptr().cast::<xdp_md>(), bytes as i32) };
-        if done != 0 {
+        if unsafe { bpf_xdp_adjust_head(self.context.as_ptr().cast::<xdp_md>(), by) } != 0 {
             return Err(());
         }
-        self.length -= bytes;
+        self.length = self.length + front - offset;
         Ok(())
+    }
+
+    /// Whether a part of the frame lies in a further buffer.
+    #[inline(always)]
+    pub(crate) fn is_split(&self) -> bool {
+        self.context.data_end() - self.context.data() < self.length
     }
 
     /// Writes `header` over the frame's first bytes.

@@ -10,43 +10,71 @@ use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::{debug, trace};
 use mirror_xdp_common::capture::{self, CaptureHeader, flags};
 use mirror_xdp_common::counters::{Counter, CounterArray, Fate};
+use mirror_xdp_common::filter::{self, action, direction, vni_counter};
+use mirror_xdp_common::frame::Frame as _;
+use mirror_xdp_common::hash::FlowHash;
 use mirror_xdp_common::inner::{Fragment, InnerHeaders};
-use mirror_xdp_common::outer::{self, VxlanPorts};
+use mirror_xdp_common::outer::{self, Mirrored, Ports};
+use mirror_xdp_common::wire::{MacAddresses, TcpFlags, protocol};
 
+use crate::forget::forget;
+use crate::memo::{Decided, Key, Place};
 use crate::packet::Packet;
+use crate::policy::{self, Policy};
+use crate::{shunt, vni};
 
-/// Replaced by the number of queues when the program is loaded.
-const QUEUES: u32 = 1;
+/// Replaced by the number of sockets when the program is loaded.
+const SOCKETS_TOTAL: u32 = 1;
 
-/// UDP ports taken as VXLAN; user space sets them before loading.
+/// UDP ports of mirror traffic; user space sets them before loading.
 #[unsafe(no_mangle)]
-static VXLAN_PORTS: Global<VxlanPorts> = Global::new(VxlanPorts([0; outer::MAX_PORTS]));
+static PORTS: Global<Ports> = Global::new(Ports::NONE);
 
 /// Secret seed of the flow hash; user space sets it before loading.
 #[unsafe(no_mangle)]
 static HASH_SEED: Global<u64> = Global::new(0);
 
+/// Sockets of one queue; user space sets it before loading.
+#[unsafe(no_mangle)]
+static SOCKETS_PER_QUEUE: Global<u32> = Global::new(1);
+
 /// The counters of all outcomes, one array a CPU.
 #[map]
 static COUNTERS: PerCpuArray<CounterArray> = PerCpuArray::with_max_entries(1, 0);
 
-/// The socket of each queue.
+/// The sockets, those of queue 0 first.
 #[map]
-static SOCKETS: XskMap = XskMap::with_max_entries(QUEUES, 0);
+static SOCKETS: XskMap = XskMap::with_max_entries(SOCKETS_TOTAL, 0);
+
+/// What the outer headers said of the frame that this CPU handles.
+#[map]
+static MIRRORED: PerCpuArray<Mirrored> = PerCpuArray::with_max_entries(1, 0);
+
+/// What its inner headers say.
+#[map]
+static INNER: PerCpuArray<InnerHeaders> = PerCpuArray::with_max_entries(1, 0);
+
+/// The counters of this CPU.
+#[derive(Clone, Copy)]
+struct Counters(*mut CounterArray);
+
+impl Counters {
+    #[inline(always)]
+    fn add(self, counter: Counter) {
+        // SAFETY: the array belongs to this CPU, and no other program on it interrupts this one.
+        unsafe { (*self.0)[counter as usize] += 1 };
+    }
+}
 
 /// The program.
 #[xdp(frags)]
 pub(crate) fn capture(context: XdpContext) -> u32 {
-    let Some(counters) = COUNTERS.get_ptr_mut(0) else {
+    let Some(counters) = COUNTERS.get_ptr_mut(0).map(Counters) else {
         return xdp_action::XDP_ABORTED;
     };
-    let count = |counter: Counter| {
-        // SAFETY: the array belongs to this CPU, and no other program on it interrupts this one.
-        unsafe { (*counters)[counter as usize] += 1 };
-    };
-    count(Counter::Seen);
-    let outcome = run(&context);
-    count(outcome);
+    counters.add(Counter::Seen);
+    let outcome = run(&context, counters);
+    counters.add(outcome);
     match outcome.fate() {
         Fate::Passed => {
             trace!(&context, "passed: {}", outcome.name());
@@ -54,7 +82,7 @@ pub(crate) fn capture(context: XdpContext) -> u32 {
         }
         // `run` has already told the kernel which socket.
         Fate::Redirected => xdp_action::XDP_REDIRECT,
-        Fate::Dropped | Fate::Seen => {
+        Fate::Dropped | Fate::Shunted | Fate::Seen | Fate::Noted => {
             debug!(&context, "dropped: {}", outcome.name());
             xdp_action::XDP_DROP
         }
@@ -63,57 +91,174 @@ pub(crate) fn capture(context: XdpContext) -> u32 {
 
 /// Handles one frame and says what became of it.
 #[inline(always)]
-fn run(context: &XdpContext) -> Counter {
-    match try_run(context) {
+fn run(context: &XdpContext, counters: Counters) -> Counter {
+    match try_run(context, counters) {
         Ok(()) => Counter::Redirected,
         Err(reason) => reason,
     }
 }
 
 #[inline(always)]
-fn try_run(context: &XdpContext) -> Result<(), Counter> {
+fn try_run(context: &XdpContext, counters: Counters) -> Result<(), Counter> {
     let mut packet = Packet::new(context);
-    let mirrored = outer::decapsulate(&packet, &VXLAN_PORTS.load())?;
-    // First what can fail without having changed the frame. The kernel remembers the socket, and follows
-    // it when the verdict is to redirect.
-    SOCKETS.redirect(context.rx_queue_index(), 0).map_err(|_| Counter::NoSocket)?;
-    let header_len = if mirrored.ipv6 { capture::V6_LEN } else { capture::V4_LEN };
+    let mirrored = outer::decapsulate(&packet, &PORTS.load())?;
+    let mirrored = forget(&MIRRORED, &mirrored).ok_or(Counter::NoHeadroom)?;
+    // From here on the frame does not go to the kernel any more.
+    if mirrored.flags & flags::VXLAN_GPE != 0 {
+        counters.add(Counter::VxlanGpe);
+    }
+    if mirrored.flags & flags::VXLAN_GROUP_POLICY != 0 {
+        counters.add(Counter::VxlanGroupPolicy);
+    }
     // Behind the datagram: padding of a short Ethernet frame, or a trailer.
     packet.truncate(mirrored.inner_offset + mirrored.inner_len).map_err(|()| Counter::NoHeadroom)?;
-    packet.trim_head(mirrored.inner_offset - header_len).map_err(|()| Counter::NoHeadroom)?;
+    packet.move_front(mirrored.inner_offset, capture::LEN).map_err(|()| Counter::NoHeadroom)?;
     // Only now the inner headers: the frame ends where the inner one does, so nothing behind it is taken
-    // for a part of it; and they begin at one of two offsets, whatever was in front of them, so that the
+    // for a part of it; and they begin at the same place, whatever was in front of them, so that the
     // verifier need not follow them once for each form of the outer headers.
-    let header = capture_header(&packet, &mirrored, header_len);
-    let written =
-        if mirrored.ipv6 { packet.write_front(header.to_v6()) } else { packet.write_front(header.to_v4()) };
-    written.map_err(|()| Counter::HeadersNotLinear)
-}
-
-#[inline(always)]
-fn capture_header(packet: &Packet<'_>, mirrored: &outer::Mirrored, inner_offset: usize) -> CaptureHeader {
-    let inner = InnerHeaders::parse(packet, inner_offset);
-    let original_len = inner.original_len(mirrored.inner_len);
-    let mut bits = 0;
-    if mirrored.ipv6 {
-        bits |= flags::OUTER_IPV6;
+    let macs: MacAddresses = packet.header(capture::LEN).unwrap_or_default();
+    let inner = InnerHeaders::parse(&packet, capture::LEN);
+    let inner = forget(&INNER, &inner).ok_or(Counter::NoHeadroom)?;
+    if packet.is_split() && !inner.is_complete() {
+        counters.add(Counter::InnerNotLinear);
     }
+    let hash = inner.flow_hash(HASH_SEED.load());
+    // SAFETY: the helper takes nothing.
+    let now = unsafe { bpf_ktime_get_ns() };
+
+    let decided = decide(mirrored, inner, macs, hash, counters)?;
+    let vni = vni::Counted::frame(decided.vni_slot, mirrored.inner_len, now).ok_or(Counter::NoSocket)?;
+    if decided.vni_slot == 0 {
+        counters.add(Counter::VniUncounted);
+    }
+    if decided.rule != 0 {
+        policy::count_rule(decided.rule, mirrored.inner_len);
+    }
+    let original_len = inner.original_len(mirrored.inner_len);
+    let mut bits = mirrored.flags;
+    match decided.action {
+        action::ACCEPT | action::TRUNCATE => {}
+        action::SAMPLE => {
+            if sampled_out(hash, decided.parameter) {
+                vni.add(vni_counter::SAMPLED_OUT);
+                return Err(Counter::SampledOut);
+            }
+            bits |= flags::SAMPLED;
+        }
+        action::SHUNT => {
+            vni.add(vni_counter::SHUNTED);
+            return Err(Counter::RuleShunted);
+        }
+        action::VNI_NOT_ADMITTED => {
+            vni.add(vni_counter::NOT_ADMITTED);
+            return Err(Counter::VniNotAdmitted);
+        }
+        _ => {
+            vni.add(vni_counter::REJECTED);
+            return Err(Counter::FilterRejected);
+        }
+    }
+    if decided.shunt != shunt::NOT_SHUNTED && !ends_connection(&packet, inner) {
+        shunt::count(decided.shunt, original_len, now);
+        vni.add(vni_counter::SHUNTED);
+        return Err(Counter::FlowShunted);
+    }
+
+    let socket = context.rx_queue_index() * SOCKETS_PER_QUEUE.load() + fan_out(hash);
+    let undelivered = |counter| {
+        vni.add(vni_counter::UNDELIVERED);
+        counter
+    };
+    // The kernel remembers the socket, and follows it when the verdict is to redirect.
+    SOCKETS.redirect(socket, 0).map_err(|_| undelivered(Counter::NoSocket))?;
     if original_len > mirrored.inner_len {
         bits |= flags::TRUNCATED;
     }
-    if !matches!(inner.fragment, Fragment::Whole) {
-        bits |= flags::FRAGMENT;
+    if decided.action == action::TRUNCATE && mirrored.inner_len > decided.parameter as usize {
+        let len = capture::LEN + decided.parameter as usize;
+        packet.truncate(len).map_err(|()| undelivered(Counter::NoHeadroom))?;
+        bits |= flags::SNAPPED;
     }
-    CaptureHeader {
+    match inner.fragment {
+        Fragment::Whole => {}
+        Fragment::First => bits |= flags::FRAGMENT,
+        Fragment::Later => bits |= flags::FRAGMENT | flags::LATER_FRAGMENT,
+    }
+    match decided.direction {
+        direction::INGRESS => bits |= flags::INGRESS,
+        direction::EGRESS => bits |= flags::EGRESS,
+        _ => {}
+    }
+    let header = CaptureHeader {
         flags: bits,
         vni: mirrored.vni,
         outer_source: mirrored.source,
         outer_destination: mirrored.destination,
-        captured_len: mirrored.inner_len as u32,
+        gateway: mirrored.gateway,
         original_len: original_len as u32,
-        flow_hash: inner.flow_hash(HASH_SEED.load()),
-        rule: 0,
-        // SAFETY: the helper takes nothing.
-        time: unsafe { bpf_ktime_get_ns() },
+        flow_hash: hash,
+        rule: u32::from(decided.rule),
+        time: now,
+    };
+    packet.write_front(header.encode()).map_err(|()| undelivered(Counter::HeadersNotLinear))
+}
+
+/// What was decided on such packets before, or is decided now.
+#[inline(always)]
+fn decide(
+    mirrored: &Mirrored,
+    inner: &InnerHeaders,
+    macs: MacAddresses,
+    hash: FlowHash,
+    counters: Counters,
+) -> Result<Decided, Counter> {
+    let key = Key::new(mirrored, inner, macs);
+    let generation = policy::generation();
+    let shunt_generation = shunt::generation(hash);
+    let place = Place::of(hash, inner);
+    if let Some(place) = &place {
+        if let Some(decided) = place.recall(&key, generation, shunt_generation) {
+            return Ok(decided);
+        }
     }
+    counters.add(Counter::Judged);
+    // User space has filled the tables in before the program was attached.
+    let policy = Policy::of(generation).ok_or(Counter::NoSocket)?;
+    if !filter::admits(&policy, mirrored.sender) {
+        // Not remembered: a flood of them would displace the others.
+        return Err(Counter::SourceNotAdmitted);
+    }
+    let slot = vni::slot(mirrored.vni, filter::Compiled::tables(&policy));
+    let judgement = filter::judge(&policy, slot, macs.source(), macs.destination(), inner);
+    // The name of a shunted flow says nothing of VLANs and fragments: those are left to user space.
+    let may_be_shunted =
+        shunt_generation != 0 && matches!(inner.fragment, Fragment::Whole) && inner.vlan_count == 0;
+    let shunt = if may_be_shunted { shunt::place(&key.shunt) } else { shunt::NOT_SHUNTED };
+    let decided = Decided::new(generation, shunt_generation, slot, shunt, judgement);
+    if let Some(place) = &place {
+        place.remember(&key, &decided);
+    }
+    Ok(decided)
+}
+
+/// Whether a flow is not one of a sample of one in `n`.
+#[inline(always)]
+fn sampled_out(hash: FlowHash, n: u32) -> bool {
+    n > 1 && filter::sample_value(hash) % n != 0
+}
+
+/// Whether a packet ends its TCP connection: user space sees that also of flows that it does not want to
+/// see otherwise.
+#[inline(always)]
+fn ends_connection(packet: &Packet<'_>, inner: &InnerHeaders) -> bool {
+    inner.protocol == protocol::TCP
+        && packet
+            .header::<TcpFlags>(capture::LEN + inner.transport_offset + TcpFlags::OFFSET)
+            .is_some_and(TcpFlags::ends)
+}
+
+/// Which of a queue's sockets gets a flow.
+#[inline(always)]
+fn fan_out(hash: FlowHash) -> u32 {
+    (u64::from(hash.0) * u64::from(SOCKETS_PER_QUEUE.load()) >> 32) as u32
 }

@@ -1,0 +1,404 @@
+//! The sections of the configuration file and their keys.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+
+use ipnet::IpNet;
+use mirror_xdp_common::Vni;
+
+use super::document::{Table, Value};
+use super::{Config, Ports, ShuntSettings};
+use crate::filter::policy::{
+    Action, MacAddress, Policy, Rule, RuleDirection, RuleSet, UnknownVnis, has_ports,
+};
+use crate::filter::{limits, text};
+
+/// The whole file. Where something is wrong the document knows, and the result is of no use.
+pub(super) fn config(mut root: Table<'_>) -> Config {
+    let mut config = Config::default();
+    if let Some(table) = root.get("ports").and_then(|value| value.table()) {
+        config.ports = ports(table);
+    }
+    let mut known = Vec::new();
+    if let Some(table) = root.get("admission").and_then(|value| value.table()) {
+        admission(table, &mut config.policy, &mut known);
+    }
+    if let Some(table) = root.get("shunt").and_then(|value| value.table()) {
+        config.shunt = shunt(table);
+    }
+    if let Some(table) = root.get("filter").and_then(|value| value.table()) {
+        filter(table, &mut config.policy, &mut known);
+    }
+    check_capacity(&mut known);
+    root.finish();
+    config
+}
+
+fn ports(mut table: Table<'_>) -> Ports {
+    let default = Ports::default();
+    let lists = [
+        ("vxlan", limits::VXLAN_PORTS, default.vxlan),
+        ("geneve", limits::GENEVE_PORTS, default.geneve),
+        ("vxlan_gpe", limits::VXLAN_GPE_PORTS, default.vxlan_gpe),
+    ];
+    let lists = lists.map(|(key, most, default)| (key, most, default, table.get(key)));
+    // A port that another envelope has by default is taken as well.
+    let mut taken: BTreeMap<u16, &'static str> = BTreeMap::new();
+    for (key, _, default, _) in lists.iter().filter(|(_, _, _, value)| value.is_none()) {
+        taken.extend(default.iter().map(|port| (*port, *key)));
+    }
+    let [vxlan, geneve, vxlan_gpe] = lists.map(|(key, most, default, value)| match value {
+        Some(value) => port_list(&value, key, most, &mut taken),
+        None => default,
+    });
+    let ports = Ports { vxlan, geneve, vxlan_gpe };
+    if ports.vxlan.is_empty() && ports.geneve.is_empty() && ports.vxlan_gpe.is_empty() {
+        table.wrong("no port at all: nothing would be captured", "name one in vxlan, geneve or vxlan_gpe");
+    }
+    table.finish();
+    ports
+}
+
+fn port_list(
+    value: &Value<'_>,
+    key: &'static str,
+    most: usize,
+    taken: &mut BTreeMap<u16, &'static str>,
+) -> Vec<u16> {
+    let elements = value.list("UDP ports").unwrap_or_default();
+    if elements.len() > most {
+        value.wrong(format!("has {} ports", elements.len()), format!("at most {most}"));
+    }
+    let mut ports = Vec::new();
+    for element in elements {
+        let Some(port) = element.number("a UDP port", &(1..=65_535)) else { continue };
+        let port = port as u16;
+        match taken.insert(port, key) {
+            Some(other) => {
+                element.wrong(format!("port {port} is in {other} already"), "name each port once");
+            }
+            None => ports.push(port),
+        }
+    }
+    ports
+}
+
+/// A range of VNIs and where the file says so.
+struct KnownVnis<'d> {
+    range: RangeInclusive<u32>,
+    value: Value<'d>,
+}
+
+fn admission<'d>(mut table: Table<'d>, policy: &mut Policy, known: &mut Vec<KnownVnis<'d>>) {
+    if let Some(value) = table.get("mode")
+        && let Some(mode) = value.text("\"learn\" or \"strict\"")
+    {
+        match mode {
+            "learn" => policy.unknown_vnis = UnknownVnis::Learn,
+            "strict" => policy.unknown_vnis = UnknownVnis::Drop,
+            _ => value.wrong(format!("`{mode}` is no mode"), "\"learn\" or \"strict\""),
+        }
+    }
+    if let Some(value) = table.get("sources")
+        && let Some(elements) = value.list("networks")
+    {
+        if elements.is_empty() {
+            value.wrong("is empty: no frame would be admitted", "leave the key out to admit any source");
+        }
+        if elements.len() > limits::SOURCES {
+            value.wrong(format!("has {} networks", elements.len()), format!("at most {}", limits::SOURCES));
+        }
+        policy.sources = Some(elements.iter().filter_map(network).collect());
+    }
+    if let Some(value) = table.get("vnis") {
+        let vnis = vnis(&value);
+        policy.vnis = merged(vnis.iter().map(|known| known.range.clone()).collect());
+        known.extend(vnis);
+    }
+    table.finish();
+}
+
+fn shunt(mut table: Table<'_>) -> ShuntSettings {
+    let mut shunt = ShuntSettings::default();
+    if let Some(value) = table.get("after") {
+        shunt.after = match value.as_text() {
+            Some(text) => value.checked(text::bytes(text)),
+            None => value.number("a number of bytes, or such as \"1MiB\",", &(0..=u64::MAX)),
+        };
+    }
+    if let Some(value) = table.get("max_flows") {
+        let range = u64::from(*limits::SHUNTED_FLOWS.start())..=u64::from(*limits::SHUNTED_FLOWS.end());
+        if let Some(flows) = value.number("a number", &range) {
+            shunt.max_flows = flows as u32;
+        }
+    }
+    table.finish();
+    shunt
+}
+
+fn filter<'d>(mut table: Table<'d>, policy: &mut Policy, known: &mut Vec<KnownVnis<'d>>) {
+    if let Some(value) = table.get("macs")
+        && let Some(elements) = value.list("hardware addresses")
+    {
+        if elements.len() > limits::MACS {
+            value.wrong(format!("has {} addresses", elements.len()), format!("at most {}", limits::MACS));
+        }
+        policy.macs = elements.iter().filter_map(mac_address).collect();
+    }
+    let default = table.get("default");
+    let mut bound = Vec::new();
+    if let Some(value) = table.get("sets") {
+        let elements = value.list("tables").unwrap_or_default();
+        if elements.len() > limits::SETS {
+            value.wrong(format!("has {} sets", elements.len()), format!("at most {}", limits::SETS));
+        }
+        let mut names: BTreeMap<String, usize> = BTreeMap::new();
+        let mut rules = 0;
+        for (index, element) in elements.iter().enumerate() {
+            let Some(table) = element.table() else { continue };
+            let set = rule_set(table, &mut names, index, &mut rules, &mut bound);
+            policy.sets.push(set);
+        }
+    }
+    if let Some(value) = default
+        && let Some(name) = value.text("the name of a set")
+    {
+        policy.default_set = policy.sets.iter().position(|set| set.name == name);
+        if policy.default_set.is_none() {
+            let names: Vec<_> = policy.sets.iter().map(|set| format!("\"{}\"", set.name)).collect();
+            let allowed = match &names[..] {
+                [] => "write a [[filter.sets]] of this name".to_owned(),
+                names => format!("one of {}", names.join(", ")),
+            };
+            value.wrong(format!("there is no set \"{name}\""), allowed);
+        }
+    }
+    bind(policy, &mut bound);
+    known.extend(bound.into_iter().map(|(_, known)| known));
+    table.finish();
+}
+
+fn rule_set<'d>(
+    mut table: Table<'d>,
+    names: &mut BTreeMap<String, usize>,
+    index: usize,
+    total: &mut usize,
+    bound: &mut Vec<(usize, KnownVnis<'d>)>,
+) -> RuleSet {
+    let mut name = String::new();
+    if let Some(value) = table.require("name", "\"a name\"")
+        && let Some(text) = value.text("a name")
+    {
+        text.clone_into(&mut name);
+        if text.is_empty() || text.len() > limits::NAME || text.chars().any(char::is_control) {
+            let allowed = format!("1 to {} bytes without control characters", limits::NAME);
+            value.wrong(format!("\"{text}\" is no name"), allowed);
+        } else if let Some(first) = names.insert(name.clone(), index) {
+            let what = format!("\"{text}\" is the name of filter.sets[{first}] already");
+            value.wrong(what, "give each set a name of its own");
+        }
+    }
+    if let Some(value) = table.get("vnis") {
+        bound.extend(vnis(&value).into_iter().map(|known| (index, known)));
+    }
+    let mut rules: Vec<Rule> = Vec::new();
+    if let Some(value) = table.get("rules") {
+        let elements = value.list("tables").unwrap_or_default();
+        let before = *total;
+        *total += elements.len();
+        let mut numbers = BTreeMap::new();
+        for (position, element) in elements.iter().enumerate() {
+            if before + position == limits::RULES {
+                let what = format!("one rule more than there is room for in all sets: {} so far", *total);
+                element.wrong(what, format!("at most {}", limits::RULES));
+            }
+            if let Some(table) = element.table() {
+                rules.extend(rule(table, position, &mut numbers));
+            }
+        }
+    }
+    rules.sort_by_key(|rule| (rule.number, rule.direction));
+    table.finish();
+    RuleSet { name, rules }
+}
+
+/// The rules of a set so far that have a number, by that number: direction and position.
+type Numbers = BTreeMap<u32, Vec<(RuleDirection, usize)>>;
+
+/// A rule; `None` where its number or action is missing or wrong.
+fn rule(mut table: Table<'_>, position: usize, numbers: &mut Numbers) -> Option<Rule> {
+    let direction = table.get("direction").and_then(|value| {
+        let text = value.text("\"ingress\", \"egress\" or \"both\"")?;
+        value.checked(text::direction(text))
+    });
+    let direction = direction.unwrap_or_default();
+    let number = table.require("number", "100").and_then(|value| {
+        let number = value.number("a number", &(1..=u64::from(u32::MAX)))? as u32;
+        let same = numbers.entry(number).or_default();
+        let overlaps =
+            |other| direction == RuleDirection::Both || other == RuleDirection::Both || other == direction;
+        if let Some((other, first)) = same.iter().find(|(other, _)| overlaps(*other)) {
+            let direction = if direction == RuleDirection::Both { *other } else { direction };
+            let of = if direction == RuleDirection::Both {
+                String::new()
+            } else {
+                format!(" for {}", direction.name())
+            };
+            value.wrong(
+                format!("rule {number}{of} stands in rules[{first}] already"),
+                "a number is used once in each direction of a set",
+            );
+        }
+        same.push((direction, position));
+        Some(number)
+    });
+    let action = table.require("action", "\"accept\"").and_then(|value| action(&value));
+    let protocol = table.get("protocol").map(|value| (protocol(&value), value));
+    let source = table.get("source").and_then(|value| network(&value));
+    let destination_value = table.get("destination");
+    let destination = destination_value.as_ref().and_then(network);
+    if let (Some(source), Some(destination), Some(value)) = (source, destination, &destination_value)
+        && source.addr().is_ipv4() != destination.addr().is_ipv4()
+    {
+        let family = |net: IpNet| if net.addr().is_ipv4() { "IPv4" } else { "IPv6" };
+        value.wrong(
+            format!("{destination} is {}, but source {source} is {}", family(destination), family(source)),
+            "source and destination are of one family",
+        );
+    }
+    let mut ports = |key| {
+        let value = table.get(key)?;
+        match &protocol {
+            // What is wrong with the protocol has been said.
+            Some((None, _)) => {}
+            Some((Some(number), _)) if has_ports(*number) => {}
+            Some((Some(number), _)) => value.wrong(
+                format!("{} has no ports", text::protocol_name(*number)),
+                "only with protocol = \"tcp\", \"udp\" or \"sctp\"",
+            ),
+            None => value.wrong("ports without a protocol", "write protocol = \"tcp\", \"udp\" or \"sctp\""),
+        }
+        port_range(&value)
+    };
+    let source_ports = ports("source_ports");
+    let destination_ports = ports("destination_ports");
+    let protocol = protocol.and_then(|(number, _)| number);
+    table.finish();
+    let (number, action) = (number?, action?);
+    Some(Rule { number, direction, action, protocol, source, destination, source_ports, destination_ports })
+}
+
+fn action(value: &Value<'_>) -> Option<Action> {
+    let text = value.text("\"accept\", \"reject\", \"shunt\", \"sample 1/N\" or \"truncate N\"")?;
+    value.checked(text::action(text))
+}
+
+fn protocol(value: &Value<'_>) -> Option<u8> {
+    match value.as_text() {
+        Some(text) => value.checked(text::protocol(text)),
+        None => value.number("the name of a protocol, or a number", &(0..=255)).map(|number| number as u8),
+    }
+}
+
+fn port_range(value: &Value<'_>) -> Option<RangeInclusive<u16>> {
+    if let Some(text) = value.as_text() {
+        return value.checked(text::range(text, "a port", 0..=u16::MAX));
+    }
+    let port = value.number("a range such as \"1024-65535\", or a port", &(0..=65_535))? as u16;
+    Some(port..=port)
+}
+
+fn network(value: &Value<'_>) -> Option<IpNet> {
+    let text = value.text("a network such as \"10.0.0.0/8\"")?;
+    value.checked(text::network(text))
+}
+
+fn mac_address(value: &Value<'_>) -> Option<MacAddress> {
+    let text = value.text("a hardware address such as \"02:00:00:00:00:01\"")?;
+    let address = value.checked(text::mac_address(text))?;
+    if address[0] & 1 != 0 {
+        value.wrong(format!("`{text}` is a group address"), "write the address of an interface");
+        return None;
+    }
+    Some(address)
+}
+
+fn vnis<'d>(value: &Value<'d>) -> Vec<KnownVnis<'d>> {
+    let elements = value.list("VNIs and ranges such as \"100-199\"").unwrap_or_default();
+    let most = Vni::MAX.get();
+    let range = |value: &Value<'d>| {
+        if let Some(text) = value.as_text() {
+            return value.checked(text::range(text, "a VNI", 0..=most));
+        }
+        let vni =
+            value.number("a VNI, or a range of them such as \"100-199\",", &(0..=u64::from(most)))? as u32;
+        Some(vni..=vni)
+    };
+    elements.into_iter().filter_map(|value| Some(KnownVnis { range: range(&value)?, value })).collect()
+}
+
+/// The same numbers as ranges in ascending order that do not overlap.
+fn merged(mut ranges: Vec<RangeInclusive<u32>>) -> Vec<RangeInclusive<u32>> {
+    ranges.sort_by_key(|range| *range.start());
+    let mut merged: Vec<RangeInclusive<u32>> = Vec::new();
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if *range.start() <= last.end().saturating_add(1) => {
+                *last = *last.start()..=*last.end().max(range.end());
+            }
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+/// Binds VNIs to sets, none to two.
+fn bind(policy: &mut Policy, bound: &mut [(usize, KnownVnis<'_>)]) {
+    bound.sort_by_key(|(_, known)| *known.range.start());
+    // The range that reaches the farthest so far: what overlaps any overlaps it, or is told by another.
+    let mut farthest: Option<(usize, RangeInclusive<u32>)> = None;
+    let mut clash = BTreeSet::new();
+    for (set, known) in bound.iter() {
+        if let Some((other, range)) = &farthest
+            && known.range.start() <= range.end()
+            && other != set
+            && clash.insert((*other, *set))
+        {
+            let name = |set: usize| policy.sets.get(set).map_or("", |set| set.name.as_str());
+            known.value.wrong(
+                format!("VNI {} is bound to set \"{}\" already", known.range.start(), name(*other)),
+                format!("bind it to that set or to \"{}\"", name(*set)),
+            );
+        }
+        if farthest.as_ref().is_none_or(|(_, range)| known.range.end() > range.end()) {
+            farthest = Some((*set, known.range.clone()));
+        }
+    }
+    let mut ranges: BTreeMap<usize, Vec<RangeInclusive<u32>>> = BTreeMap::new();
+    for (set, known) in bound.iter() {
+        ranges.entry(*set).or_default().push(known.range.clone());
+    }
+    for (set, ranges) in ranges {
+        for range in merged(ranges) {
+            // More than there is room for is refused anyway, and need not be written out for that.
+            let vnis = range.take(limits::VNIS + 1).filter_map(Vni::new);
+            policy.bindings.extend(vnis.map(|vni| (vni, set)));
+        }
+    }
+}
+
+/// Reports the first VNI that there is no room for.
+fn check_capacity(known: &mut [KnownVnis<'_>]) {
+    known.sort_by_key(|known| *known.range.start());
+    let total: u32 = merged(known.iter().map(|known| known.range.clone()).collect())
+        .iter()
+        .map(|range| range.end() - range.start() + 1)
+        .sum();
+    if total as usize <= limits::VNIS {
+        return;
+    }
+    // The widest range is the one to look at.
+    if let Some(widest) = known.iter().max_by_key(|known| known.range.end() - known.range.start()) {
+        widest.value.wrong(format!("{total} VNIs are known with these"), format!("at most {}", limits::VNIS));
+    }
+}

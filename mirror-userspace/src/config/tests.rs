@@ -1,0 +1,450 @@
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use mirror_xdp_common::Vni;
+use proptest::prelude::*;
+use toml::de::{DeTable, DeValue};
+
+use super::*;
+use crate::filter::policy::{Action, RuleDirection, UnknownVnis};
+
+/// The configuration that comes with the product.
+const EXAMPLE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/mirror-xdp.toml"));
+
+fn parsed(text: &str) -> Result<Config, Mistakes> {
+    parse(Path::new("rules.toml"), text.as_bytes())
+}
+
+fn mistakes(text: &str) -> Vec<Mistake> {
+    parsed(text).map_or_else(|mistakes| mistakes.all().to_vec(), |_| Vec::new())
+}
+
+/// A set with one rule that is right but for the given lines, which begin on line 6.
+fn with_rule(lines: &str) -> String {
+    format!("[filter]\n[[filter.sets]]\nname = \"a\"\n[[filter.sets.rules]]\nnumber = 1\n{lines}")
+}
+
+#[test]
+fn an_empty_file_is_the_default() {
+    let config = parsed("# nothing\n").unwrap();
+    assert_eq!(config, Config::default());
+    assert_eq!(config.policy, Policy::default());
+    assert_eq!((config.ports.vxlan, config.ports.geneve), (vec![4789], vec![6081]));
+}
+
+#[test]
+fn every_key_is_read() {
+    let config = parsed(EXAMPLE).unwrap();
+    assert_eq!((config.ports.vxlan, config.ports.geneve), (vec![4789], vec![6081]));
+    assert_eq!((config.shunt.after, config.shunt.max_flows), (Some(1 << 20), 65_536));
+    let policy = config.policy;
+    assert_eq!(policy.unknown_vnis, UnknownVnis::Learn);
+    assert_eq!(policy.vnis, [5..=5, 1000..=1009]);
+    assert_eq!(policy.macs.len(), 2);
+    assert_eq!(policy.default_set, Some(0));
+    assert!(policy.admits("10.1.1.1".parse().unwrap()) && !policy.admits("11.0.0.0".parse().unwrap()));
+    let bound = |vni| policy.bindings.get(&Vni::new(vni).unwrap()).copied();
+    assert_eq!((bound(7), bound(150), bound(8), bound(9)), (Some(0), Some(0), Some(1), None));
+    let rule = &policy.sets[0].rules[0];
+    assert_eq!((rule.number, rule.direction, rule.action), (100, RuleDirection::Ingress, Action::Accept));
+    assert_eq!((rule.protocol, rule.source_ports.clone()), (Some(6), Some(1024..=65_535)));
+    assert_eq!(rule.destination_ports, Some(443..=443));
+    assert_eq!(rule.source.unwrap().to_string(), "10.0.0.0/8");
+    assert_eq!(rule.destination.unwrap().to_string(), "10.9.0.0/16");
+    assert_eq!(policy.sets[1].rules[0].action, Action::Truncate(128));
+}
+
+/// The keys of all tables by their path, indices left out.
+fn keys<'t>(table: &'t DeTable<'_>, path: &str, found: &mut BTreeMap<String, Vec<&'t str>>) {
+    for (key, value) in table {
+        found.entry(path.to_owned()).or_default().push(key.get_ref());
+        let path =
+            if path.is_empty() { key.get_ref().to_string() } else { format!("{path}.{}", key.get_ref()) };
+        match value.get_ref() {
+            DeValue::Table(table) => keys(table, &path, found),
+            DeValue::Array(array) => {
+                array
+                    .iter()
+                    .filter_map(|value| value.get_ref().as_table())
+                    .for_each(|t| keys(t, &path, found));
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn the_example_has_every_key_that_there_is() {
+    let table = DeTable::parse(EXAMPLE).unwrap();
+    let mut found = BTreeMap::new();
+    keys(table.get_ref(), "", &mut found);
+    // What each table takes is asked of the reader, by a key that none takes.
+    let sections = [
+        ("", "none = 1\n"),
+        ("ports", "[ports]\nnone = 1\n"),
+        ("admission", "[admission]\nnone = 1\n"),
+        ("shunt", "[shunt]\nnone = 1\n"),
+        ("filter", "[filter]\nnone = 1\n"),
+        ("filter.sets", "[[filter.sets]]\nname = \"a\"\nnone = 1\n"),
+        ("filter.sets.rules", &with_rule("action = \"accept\"\nnone = 1\n")),
+    ];
+    for (path, text) in sections {
+        let [mistake] = &mistakes(text)[..] else { panic!("{path}: {:?}", mistakes(text)) };
+        let allowed = mistake.allowed.strip_prefix("allowed here: ").unwrap();
+        for key in allowed.split(", ") {
+            assert!(found[path].contains(&key), "{path}.{key} is missing in the example");
+        }
+    }
+    assert_eq!(found.len(), sections.len(), "a section is missing in this test: {found:?}");
+}
+
+#[test]
+fn rules_are_tried_by_number_and_ingress_comes_first() {
+    let mut text = String::from("[[filter.sets]]\nname = \"a\"\n");
+    for (number, direction) in [(20, "both"), (10, "egress"), (10, "ingress")] {
+        let _ = write!(
+            text,
+            "[[filter.sets.rules]]\nnumber = {number}\ndirection = \"{direction}\"\naction = \"accept\"\n"
+        );
+    }
+    let config = parsed(&text).unwrap();
+    let order: Vec<_> =
+        config.policy.sets[0].rules.iter().map(|rule| (rule.number, rule.direction.name())).collect();
+    assert_eq!(order, [(10, "ingress"), (10, "egress"), (20, "both")]);
+}
+
+#[test]
+fn ranges_of_known_vnis_are_merged() {
+    let config = parsed("[admission]\nvnis = [\"5-9\", 1, 2, \"8-12\", 0]").unwrap();
+    assert_eq!(config.policy.vnis, [0..=2, 5..=12]);
+}
+
+#[test]
+fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
+    let rule = with_rule;
+    let accept = |lines: &str| with_rule(&format!("action = \"accept\"\n{lines}"));
+    let set = |lines: &str| format!("[[filter.sets]]\nname = \"a\"\n{lines}");
+    let key = "filter.sets[0].rules[0]";
+    let at = |name: &str| format!("{key}.{name}");
+    let cases: Vec<(String, usize, String, &str, &str)> = vec![
+        // TOML itself.
+        ("[ports\n".into(), 1, "[ports".into(), "unclosed table", "`]`"),
+        ("\n\nvxlan = [1,\n".into(), 3, "vxlan".into(), "unclosed array", "`]`"),
+        ("[ports]\nvxlan = [1]\nvxlan = [2]\n".into(), 3, "vxlan".into(), "second time", "once"),
+        ("[shunt]\n[shunt]\n".into(), 2, "[shunt]".into(), "second time", "once"),
+        (accept("protocol = tcp\n"), 7, "protocol".into(), "tcp", "in quotes"),
+        ("[shunt]\nafter =\n".into(), 2, "after".into(), "no value", "number, or text"),
+        ("a = 1\n\u{1}".into(), 2, "\\u{1}".into(), "not TOML", "`=`"),
+        // Keys.
+        (
+            "[fliter]\n".into(),
+            1,
+            "fliter".into(),
+            "did you mean `filter`?",
+            "ports, admission, shunt, filter",
+        ),
+        ("[ports]\nvlan = [1]\n".into(), 2, "ports.vlan".into(), "did you mean `vxlan`?", "geneve"),
+        (
+            "[admission]\nsecret = 1\n".into(),
+            2,
+            "admission.secret".into(),
+            "unknown key",
+            "mode, sources, vnis",
+        ),
+        (accept("port = 443\n"), 7, at("port"), "unknown key", "destination_ports"),
+        (set("rule = []\n"), 3, "filter.sets[0].rule".into(), "did you mean `rules`?", "name, vnis, rules"),
+        // Types.
+        ("ports = 4789\n".into(), 1, "ports".into(), "is the number 4789", "a table"),
+        (
+            "[ports]\nvxlan = 4789\n".into(),
+            2,
+            "ports.vxlan".into(),
+            "is the number 4789",
+            "a list of UDP ports",
+        ),
+        (
+            "[ports]\nvxlan = [\"x\"]\n".into(),
+            2,
+            "ports.vxlan[0]".into(),
+            "is the text \"x\"",
+            "from 1 to 65535",
+        ),
+        ("[admission]\nmode = true\n".into(), 2, "admission.mode".into(), "is true", "\"strict\""),
+        ("[filter]\nsets = [1]\n".into(), 2, "filter.sets[0]".into(), "is the number 1", "a table"),
+        (
+            "[filter]\nmacs = {}\n".into(),
+            2,
+            "filter.macs".into(),
+            "is a table",
+            "a list of hardware addresses",
+        ),
+        ("[shunt]\nafter = 1.5\n".into(), 2, "shunt.after".into(), "is the number 1.5", "\"1MiB\""),
+        ("[[ports]]\n".into(), 1, "ports".into(), "is a list", "a table"),
+        // Ports.
+        ("[ports]\nvxlan = [\n  0]\n".into(), 3, "ports.vxlan[0]".into(), "out of range", "from 1 to 65535"),
+        ("[ports]\ngeneve = [65536]\n".into(), 2, "ports.geneve[0]".into(), "65536", "from 1 to 65535"),
+        ("[ports]\ngeneve = [4789]\n".into(), 2, "ports.geneve[0]".into(), "in vxlan already", "once"),
+        ("[ports]\ngeneve = [1, 2, 3, 4, 5]\n".into(), 2, "ports.geneve".into(), "has 5 ports", "at most 4"),
+        ("[ports]\nvxlan = []\ngeneve = []\n".into(), 1, "ports".into(), "no port at all", "vxlan"),
+        // Admission.
+        (
+            "[admission]\nmode = \"open\"\n".into(),
+            2,
+            "admission.mode".into(),
+            "`open`",
+            "\"learn\" or \"strict\"",
+        ),
+        (
+            "[admission]\nsources = []\n".into(),
+            2,
+            "admission.sources".into(),
+            "is empty",
+            "leave the key out",
+        ),
+        (
+            "[admission]\nsources = [\"10.0.0.0/8\",\n\"10.0.0.0/33\"]\n".into(),
+            3,
+            "admission.sources[1]".into(),
+            "10.0.0.0/33",
+            "such as 10.0.0.0/8",
+        ),
+        (
+            "[admission]\nvnis = [16777216]\n".into(),
+            2,
+            "admission.vnis[0]".into(),
+            "16777216",
+            "0 to 16777215",
+        ),
+        ("[admission]\nvnis = [-1]\n".into(), 2, "admission.vnis[0]".into(), "-1", "0 to 16777215"),
+        ("[admission]\nvnis = [\"9-8\"]\n".into(), 2, "admission.vnis[0]".into(), "reversed", "\"8-9\""),
+        ("[admission]\nvnis = [\"1-\"]\n".into(), 2, "admission.vnis[0]".into(), "`1-`", "\"100-199\""),
+        (
+            "[admission]\nvnis = [\"0-16384\"]\n".into(),
+            2,
+            "admission.vnis[0]".into(),
+            "16385 VNIs",
+            "at most 16384",
+        ),
+        // Shunt.
+        ("[shunt]\nafter = \"1 TiB\"\n".into(), 2, "shunt.after".into(), "`1 TiB`", "\"1MiB\""),
+        ("[shunt]\nmax_flows = 0\n".into(), 2, "shunt.max_flows".into(), "out of range", "from 1 to 1048576"),
+        // Sets.
+        ("[filter]\ndefault = \"b\"\n".into(), 2, "filter.default".into(), "no set \"b\"", "[[filter.sets]]"),
+        (
+            "[filter]\ndefault = \"b\"\n[[filter.sets]]\nname = \"a\"\n".into(),
+            2,
+            "filter.default".into(),
+            "no set \"b\"",
+            "one of \"a\"",
+        ),
+        (
+            "[[filter.sets]]\nrules = []\n".into(),
+            1,
+            "filter.sets[0].name".into(),
+            "missing",
+            "name = \"a name\"",
+        ),
+        ("[[filter.sets]]\nname = \"\"\n".into(), 2, "filter.sets[0].name".into(), "no name", "1 to 128"),
+        (
+            "[[filter.sets]]\nname = \"a\"\n[[filter.sets]]\nname = \"a\"\n".into(),
+            4,
+            "filter.sets[1].name".into(),
+            "filter.sets[0] already",
+            "a name of its own",
+        ),
+        (
+            "[[filter.sets]]\nname = \"a\"\nvnis = [\"1-9\"]\n[[filter.sets]]\nname = \"b\"\nvnis = [5]\n"
+                .into(),
+            6,
+            "filter.sets[1].vnis[0]".into(),
+            "VNI 5 is bound to set \"a\"",
+            "\"b\"",
+        ),
+        (
+            "[filter]\nmacs = [\"02:00:00:00:00\"]\n".into(),
+            2,
+            "filter.macs[0]".into(),
+            "no hardware address",
+            "02:00:00:00:00:01",
+        ),
+        (
+            "[filter]\nmacs = [\"ff:ff:ff:ff:ff:ff\"]\n".into(),
+            2,
+            "filter.macs[0]".into(),
+            "group address",
+            "an interface",
+        ),
+        // Rules.
+        (rule(""), 4, at("action"), "missing", "action = \"accept\""),
+        (rule("action = \"drop\"\n"), 6, at("action"), "`drop`", "accept, reject, shunt, sample 1/N"),
+        (rule("action = \"sample 1/0\"\n"), 6, at("action"), "`sample 1/0`", "N from 1 to 65535"),
+        (rule("action = \"truncate 13\"\n"), 6, at("action"), "`truncate 13`", "N from 14 to 65535"),
+        (accept("direction = \"in\"\n"), 7, at("direction"), "`in`", "ingress, egress or both"),
+        (accept("protocol = \"smtp\"\n"), 7, at("protocol"), "`smtp`", "from 0 to 255, or icmp"),
+        (accept("protocol = 256\n"), 7, at("protocol"), "256", "from 0 to 255"),
+        (accept("source = \"10.1.0.0/8\"\n"), 7, at("source"), "beyond its prefix", "write 10.0.0.0/8"),
+        (accept("source = \"10.1.0.1\"\n"), 7, at("source"), "no prefix length", "10.1.0.1/32"),
+        (accept("destination = \"fd00::/129\"\n"), 7, at("destination"), "no network", "fd00::/8"),
+        (
+            accept("source = \"10.0.0.0/8\"\ndestination = \"fd00::/8\"\n"),
+            8,
+            at("destination"),
+            "IPv6, but source 10.0.0.0/8 is IPv4",
+            "of one family",
+        ),
+        (accept("protocol = 6\nsource_ports = \"9-8\"\n"), 8, at("source_ports"), "reversed", "\"8-9\""),
+        (accept("protocol = 6\nsource_ports = 65536\n"), 8, at("source_ports"), "65536", "from 0 to 65535"),
+        (
+            accept("protocol = \"icmp\"\ndestination_ports = 80\n"),
+            8,
+            at("destination_ports"),
+            "icmp has no ports",
+            "\"tcp\", \"udp\" or \"sctp\"",
+        ),
+        (
+            accept("destination_ports = 80\n"),
+            7,
+            at("destination_ports"),
+            "without a protocol",
+            "\"tcp\", \"udp\" or \"sctp\"",
+        ),
+        (
+            accept("[[filter.sets.rules]]\nnumber = 1\naction = \"reject\"\n"),
+            8,
+            "filter.sets[0].rules[1].number".into(),
+            "rules[0] already",
+            "once in each direction",
+        ),
+        (
+            accept("[[filter.sets.rules]]\nnumber = 0\naction = \"reject\"\n"),
+            8,
+            "filter.sets[0].rules[1].number".into(),
+            "out of range",
+            "from 1 to",
+        ),
+    ];
+    for (text, line, key, what, allowed) in &cases {
+        let found = mistakes(text);
+        let [mistake] = &found[..] else { panic!("{text}\n{found:#?}") };
+        assert_eq!((mistake.line, &mistake.key), (*line, key), "{text}\n{mistake}");
+        assert!(mistake.what.contains(what), "{text}\n{mistake}");
+        assert!(mistake.allowed.contains(allowed), "{text}\n{mistake}");
+        let shown = mistake.to_string();
+        assert!(shown.starts_with(&format!("rules.toml:{line}: {key}: ")), "{shown}");
+        assert_eq!(shown.lines().count(), 1, "{shown}");
+    }
+    assert!(cases.len() > 30);
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_in_the_order_of_their_lines() {
+    let text = "[shunt]\nmax_flows = 0\n[ports]\nvxlan = [0]\n[admission]\nmode = 1\nnone = 2\n";
+    let wrong = parsed(text).unwrap_err();
+    let lines: Vec<_> = wrong.all().iter().map(|mistake| mistake.line).collect();
+    assert_eq!(lines, [2, 4, 6, 7]);
+    assert!(wrong.to_string().contains("(3 more"), "{wrong}");
+
+    let text = format!("[ports]\nvxlan = [{}]\n", "0,".repeat(8)) + &"x = [\n".repeat(30);
+    let many = parsed(&text).unwrap_err();
+    assert!(many.lines().count() <= 21);
+    let text = (0..30).map(|index| format!("key{index} = 1\n")).collect::<Vec<_>>().concat();
+    let many = parsed(&text).unwrap_err();
+    assert_eq!(many.lines().count(), 21);
+    assert_eq!(many.lines().last().unwrap(), "10 more mistakes");
+}
+
+#[test]
+fn what_is_more_than_there_is_room_for_is_refused() {
+    use crate::filter::limits;
+    let rules = |count: usize| -> String {
+        let mut text = String::from("[[filter.sets]]\nname = \"a\"\n");
+        for number in 1..=count {
+            let _ = write!(text, "[[filter.sets.rules]]\nnumber = {number}\naction = \"accept\"\n");
+        }
+        text
+    };
+    assert_eq!(parsed(&rules(limits::RULES)).unwrap().policy.sets[0].rules.len(), 4096);
+    let found = mistakes(&rules(limits::RULES + 1));
+    let [mistake] = &found[..] else { panic!("{found:#?}") };
+    assert_eq!((mistake.line, mistake.key.as_str()), (3 + 4096 * 3, "filter.sets[0].rules[4096]"));
+    assert_eq!(mistake.allowed, "at most 4096");
+
+    let sets = |count| {
+        (0..count).map(|index| format!("[[filter.sets]]\nname = \"{index}\"\n")).collect::<Vec<_>>().concat()
+    };
+    assert!(parsed(&sets(limits::SETS)).is_ok());
+    assert!(mistakes(&sets(limits::SETS + 1))[0].allowed.contains("256"));
+
+    let macs = |count: usize| {
+        let macs: Vec<_> =
+            (0..count).map(|n| format!("\"02:00:00:00:{:02x}:{:02x}\"", n >> 8, n & 255)).collect();
+        format!("[filter]\nmacs = [{}]\n", macs.join(", "))
+    };
+    assert!(parsed(&macs(limits::MACS)).is_ok());
+    assert!(mistakes(&macs(limits::MACS + 1))[0].allowed.contains("4096"));
+
+    let sources = |count: usize| {
+        let nets: Vec<_> = (0..count).map(|n| format!("\"10.0.{}.{}/32\"", n >> 8, n & 255)).collect();
+        format!("[admission]\nsources = [{}]\n", nets.join(", "))
+    };
+    assert!(parsed(&sources(limits::SOURCES)).is_ok());
+    assert!(mistakes(&sources(limits::SOURCES + 1))[0].allowed.contains("4096"));
+
+    // Known by admission and by sets together.
+    let vnis = |last| {
+        format!(
+            "[admission]\nvnis = [\"0-16000\"]\n[[filter.sets]]\nname = \"a\"\nvnis = [\"15000-{last}\"]\n"
+        )
+    };
+    let policy = parsed(&vnis(16_383)).unwrap().policy;
+    assert_eq!(policy.bindings.len(), 1384);
+    assert!(mistakes(&vnis(16_384))[0].what.contains("16385 VNIs"));
+    let all = "[[filter.sets]]\nname = \"a\"\nvnis = [\"0-16777215\"]\n";
+    assert!(mistakes(all)[0].allowed.contains("16384"));
+}
+
+#[test]
+fn a_set_may_name_a_vni_twice() {
+    let text = "[[filter.sets]]\nname = \"a\"\nvnis = [\"0-16383\", \"0-16383\", 9]\n";
+    assert_eq!(parsed(text).unwrap().policy.bindings.len(), 16_384);
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let absent = directory.path().join("absent.toml");
+    for path in [directory.path(), &absent, Path::new("/dev/zero")] {
+        let error = crate::error::one_line(&load(path).unwrap_err());
+        assert!(error.contains(path.to_str().unwrap()), "{error}");
+    }
+    let latin = directory.path().join("latin.toml");
+    std::fs::write(&latin, b"[ports]\n# caf\xe9\n").unwrap();
+    let error = load(&latin).unwrap_err().to_string();
+    assert!(error.contains(":2: TOML: not UTF-8"), "{error}");
+}
+
+#[test]
+fn what_a_file_says_cannot_break_the_line() {
+    let found = mistakes("\"a\\nb\" = 1\n[admission]\nmode = \"x\\u001b[2J\\n\"\n");
+    for mistake in &found {
+        assert!(!mistake.to_string().chars().any(char::is_control), "{mistake:?}");
+    }
+    assert_eq!(found.len(), 2);
+}
+
+proptest! {
+    /// Whatever becomes of the file that comes with the product: a configuration or mistakes, never a panic.
+    #[test]
+    fn damaged_files_are_taken_or_refused(at in 0..EXAMPLE.len(), cut in 0usize..40, with in ".{0,8}") {
+        let mut bytes = EXAMPLE.as_bytes().to_vec();
+        let end = (at + cut).min(bytes.len());
+        bytes.splice(at..end, with.bytes());
+        if let Err(wrong) = parse(Path::new("x"), &bytes) {
+            prop_assert!(!wrong.all().is_empty());
+            for line in wrong.lines() {
+                prop_assert!(!line.chars().any(char::is_control), "{line:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Addition that several CPUs can do at once: Rust's atomics have none for this target.
+#![expect(unsafe_code, reason = "the instructions take raw pointers")]
+
+use core::arch::asm;
+
+/// Adds `value` to what `pointer` points to.
+///
+/// # Safety
+///
+/// `pointer` points to eight aligned bytes of a map value.
+#[inline(always)]
+pub(crate) unsafe fn add(pointer: *mut u64, value: u64) {
+    // SAFETY: as the caller promises.
+    unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) pointer, in(reg) value, options(nostack)) };
+}
+
+/// Adds `value` to what `pointer` points to, and returns what was there before.
+///
+/// # Safety
+///
+/// As for [`add`].
+#[inline(always)]
+pub(crate) unsafe fn fetch_add(pointer: *mut u64, mut value: u64) -> u64 {
+    // SAFETY: as the caller promises.
+    unsafe {
+        asm!(
+            "{value} = atomic_fetch_add((u64 *)({pointer} + 0), {value})",
+            pointer = in(reg) pointer,
+            value = inout(reg) value,
+            options(nostack)
+        );
+    }
+    value
+}

@@ -1,0 +1,155 @@
+//! What was decided on the last packets: a table by flow hash, one a CPU, so that the packets of a flow
+//! that goes on cost one look-up instead of all that the judgement takes.
+//!
+//! An entry holds everything that the judgement depends on and is compared with all of it, so a frame is
+//! never judged by another's. It is void when the policy or the list of shunted flows has changed since:
+//! both have generations that it remembers. A flow whose place is taken by another is judged anew.
+#![expect(unsafe_code, reason = "map values are raw pointers")]
+
+use aya_ebpf::Global;
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::Array;
+use mirror_xdp_common::filter::{Judgement, ShuntKey, tuple_word};
+use mirror_xdp_common::hash::FlowHash;
+use mirror_xdp_common::inner::InnerHeaders;
+use mirror_xdp_common::outer::Mirrored;
+use mirror_xdp_common::wire::MacAddresses;
+
+/// Places of one CPU, as a power of two; user space sets it before loading.
+#[unsafe(no_mangle)]
+static MEMO_BITS: Global<u32> = Global::new(0);
+
+/// Replaced by the number of all places when the program is loaded. Memory that can be mapped begins on a
+/// page, so that each entry takes two cache lines and not three.
+#[map]
+static MEMOS: Array<Memo> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Everything that a judgement depends on.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Key {
+    sender: [u64; 2],
+    pub(crate) shunt: ShuntKey,
+    /// Above the 48 bits of the address: what kind of packet it is.
+    source_mac: u64,
+    destination_mac: u64,
+}
+
+impl Key {
+    #[inline(always)]
+    pub(crate) fn new(mirrored: &Mirrored, inner: &InnerHeaders, macs: MacAddresses) -> Self {
+        let kind = inner.network as u64
+            | (inner.fragment as u64) << 2
+            | u64::from(inner.has_ports) << 4
+            | u64::from(inner.vlan_count) << 5;
+        let (source, destination) = (inner.source, inner.destination);
+        Self {
+            sender: [mirrored.sender.high, mirrored.sender.low],
+            shunt: [
+                mirrored.source.high,
+                mirrored.source.low,
+                mirrored.gateway.endpoint,
+                source.high,
+                source.low,
+                destination.high,
+                destination.low,
+                tuple_word(mirrored.vni, inner.protocol, inner.source_port, inner.destination_port),
+            ],
+            source_mac: macs.source() | kind << 48,
+            destination_mac: macs.destination(),
+        }
+    }
+
+    /// Whether the two are equal, without a branch for each word.
+    #[inline(always)]
+    fn equals(&self, other: &Self) -> bool {
+        let mut different = self.source_mac ^ other.source_mac;
+        different |= self.destination_mac ^ other.destination_mac;
+        different |= self.sender[0] ^ other.sender[0];
+        different |= self.sender[1] ^ other.sender[1];
+        let mut word = 0;
+        while word < self.shunt.len() {
+            different |= self.shunt[word] ^ other.shunt[word];
+            word += 1;
+        }
+        different == 0
+    }
+}
+
+/// What was decided.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Decided {
+    /// Of the policy.
+    pub(crate) generation: u32,
+    /// Of the list of shunted flows.
+    pub(crate) shunt_generation: u32,
+    /// Of the VNI's counters.
+    pub(crate) vni_slot: u32,
+    /// Of the counters of a shunted flow.
+    pub(crate) shunt: u32,
+    pub(crate) parameter: u32,
+    pub(crate) rule: u16,
+    pub(crate) action: u8,
+    pub(crate) direction: u8,
+}
+
+impl Decided {
+    #[inline(always)]
+    pub(crate) fn new(
+        generation: u32,
+        shunt_generation: u32,
+        vni_slot: u32,
+        shunt: u32,
+        judgement: Judgement,
+    ) -> Self {
+        let Judgement { rule, action, direction, parameter } = judgement;
+        Self { generation, shunt_generation, vni_slot, shunt, parameter, rule, action, direction }
+    }
+}
+
+#[repr(C)]
+pub(crate) struct Memo {
+    key: Key,
+    decided: Decided,
+    reserved: u64,
+}
+
+const _: () = assert!(size_of::<Memo>() == 128);
+
+/// The place of a flow's packets of one direction.
+pub(crate) struct Place(*mut Memo);
+
+impl Place {
+    #[inline(always)]
+    pub(crate) fn of(hash: FlowHash, inner: &InnerHeaders) -> Option<Self> {
+        let bits = MEMO_BITS.load() & 31;
+        // The two directions of a flow hash alike, and want a place each.
+        let way = u32::from(inner.source.low < inner.destination.low);
+        let within = (hash.0 << 1 | way) & ((1 << bits) - 1);
+        // SAFETY: the helper takes nothing.
+        let cpu = unsafe { bpf_get_smp_processor_id() };
+        MEMOS.get_ptr_mut(cpu << bits | within).map(Self)
+    }
+
+    /// What was decided on the same packets under the same conditions.
+    #[inline(always)]
+    pub(crate) fn recall(&self, key: &Key, generation: u32, shunt_generation: u32) -> Option<Decided> {
+        // SAFETY: the entry belongs to this CPU, and no other program on it interrupts this one.
+        let memo = unsafe { &*self.0 };
+        let decided = &memo.decided;
+        let current = decided.generation == generation && decided.shunt_generation == shunt_generation;
+        (current && memo.key.equals(key)).then_some(*decided)
+    }
+
+    #[inline(always)]
+    pub(crate) fn remember(&self, key: &Key, decided: &Decided) {
+        // SAFETY: as above.
+        unsafe {
+            (*self.0).key = *key;
+            (*self.0).decided = *decided;
+        }
+    }
+}

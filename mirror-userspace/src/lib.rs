@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 pub mod afxdp;
+pub mod analyzer;
 pub mod capture_file;
 pub mod cli;
 pub mod config;

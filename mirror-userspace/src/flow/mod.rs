@@ -1,26 +1,29 @@
 //! Flows: which packets belong together ([`key`]), the bounded table that holds them ([`table`]), and
-//! what is followed of a TCP connection ([`tcp`]). The rules are Suricata's, so that records compare.
+//! what is followed of a TCP connection ([`tcp`], [`performance`]). The rules are Suricata's, so that records compare.
 
 pub mod data;
 pub mod key;
+pub mod performance;
 pub mod stream;
 pub mod table;
 pub mod tcp;
 
+pub use data::Tools;
 pub use key::{FlowKey, Session};
-pub use table::{FlowTable, Insert};
+pub use table::{FlowIndex, FlowTable, Insert};
 
 use mirror_xdp_common::Address;
 use mirror_xdp_common::hash::flow_hash;
 use mirror_xdp_common::wire::protocol;
 
+use crate::analyzer::Analyzers;
 use crate::packet::{Packet, Transport};
 pub use crate::protocol::Direction;
+use crate::protocol::detect::Endpoints;
 use crate::protocol::dns;
 use crate::record::{Conversation, EndReason, FlowRecord, FlowState, IcmpSummary};
 use crate::worker::Mirror;
 use data::Data;
-use stream::Streams;
 use tcp::{Connection, Segment};
 
 /// Nanoseconds in a second.
@@ -33,16 +36,27 @@ pub struct Head {
     /// Whether the client is the key's lower endpoint.
     client_is_low: bool,
     outer_destination: Address,
-    id: u64,
+    /// Time of the first packet, in nanoseconds since the epoch.
+    start: u64,
 }
 
 impl Head {
     const fn client(&self) -> (Address, u16) {
-        if self.client_is_low { self.key.low } else { self.key.high }
+        if self.client_is_low { self.key.low() } else { self.key.high() }
     }
 
     const fn server(&self) -> (Address, u16) {
-        if self.client_is_low { self.key.high } else { self.key.low }
+        if self.client_is_low { self.key.high() } else { self.key.low() }
+    }
+
+    /// Whether the flow is one of TCP.
+    #[must_use]
+    pub const fn is_stream(&self) -> bool {
+        self.key.protocol == protocol::TCP
+    }
+
+    fn endpoints(&self) -> Endpoints {
+        data::endpoints(self.key.protocol, self.client().1, self.server().1)
     }
 
     /// What all records of this flow share.
@@ -51,7 +65,7 @@ impl Head {
         let (source, source_port) = self.client();
         let (destination, destination_port) = self.server();
         Conversation {
-            flow_id: self.id,
+            flow_id: flow_id(&self.key, self.start),
             source,
             destination,
             source_port,
@@ -73,7 +87,6 @@ impl Head {
 #[derive(Clone, Debug)]
 pub struct Flow {
     head: Head,
-    start: u64,
     last: u64,
     packets: [u64; 2],
     bytes: [u64; 2],
@@ -95,21 +108,21 @@ impl Flow {
             Transport::Udp { payload } => is_dns_answer(packet, payload),
             _ => false,
         };
-        let mut data = Data::default();
         // Of a mirror session that is all there may be: sessions mirror one direction only where they are
         // told to, and the other may come to another worker. Then the server is who answers.
         let reversed = answer && mirror.is_some();
+        let head = Head {
+            key,
+            client_is_low: forward != reversed,
+            outer_destination: mirror.map_or(Address::default(), |mirror| mirror.outer_destination),
+            start: now,
+        };
+        let mut data = Data::default();
         if answer && !reversed {
             data.refuse();
         }
         Self {
-            head: Head {
-                key,
-                client_is_low: forward != reversed,
-                outer_destination: mirror.map_or(Address::default(), |mirror| mirror.outer_destination),
-                id: flow_id(&key, now),
-            },
-            start: now,
+            head,
             last: now,
             packets: [0; 2],
             bytes: [0; 2],
@@ -119,6 +132,11 @@ impl Flow {
             connection: None,
             data,
         }
+    }
+
+    /// Lets those of the analyzers follow the flow that want it from its first packet on.
+    pub fn followed_by(&mut self, analyzers: &Analyzers) {
+        self.data.follow(analyzers.begin(|| self.head.conversation()));
     }
 
     /// The direction of a packet that matched the flow's key, forward or not.
@@ -151,29 +169,22 @@ impl Flow {
         }
     }
 
-    /// Follows the connection and the data of a packet that was counted. `sink` takes the DNS messages.
-    pub fn follow(
-        &mut self,
-        direction: Direction,
-        packet: &Packet<'_>,
-        streams: &mut Streams,
-        mut sink: impl FnMut(&Head, &[u8], u32),
-    ) {
+    /// Follows the connection and the data of a packet that was counted.
+    pub fn follow(&mut self, direction: Direction, packet: &Packet<'_>, tools: &mut Tools<'_>) {
         let Self { head, data, connection, .. } = self;
-        let endpoints = data::endpoints(head.key.protocol, head.client().1, head.server().1);
-        let mut sink = |message: &[u8], number: u32| sink(head, message, number);
+        data.packet(head, direction, packet, tools);
         match packet.transport {
-            Transport::Udp { payload } => data.datagram(endpoints, direction, payload, &mut sink),
+            Transport::Udp { payload } => data.datagram(head, direction, payload, tools),
             Transport::Tcp { header, payload, missing } => {
                 let segment = Segment { header, payload, missing };
                 match connection {
-                    Some(connection) => connection.follow(direction, &segment),
-                    None => *connection = Connection::begin(&segment),
+                    Some(connection) => connection.follow(direction, &segment, tools.time),
+                    None => *connection = Connection::begin(&segment, tools.time),
                 }
                 if let Some(connection) = connection {
                     // Without a mirror, Suricata's rule: whom nobody answers has no connection.
                     if connection.is_answered() || head.key.session.vni.is_some() {
-                        data.segment(streams, connection, endpoints, direction, &segment, &mut sink);
+                        data.segment(head, connection, direction, &segment, tools);
                     }
                     self.state = connection.flow_state();
                 }
@@ -182,9 +193,15 @@ impl Flow {
         }
     }
 
-    /// Gives back what the flow holds of the worker's buffers.
-    pub fn close(&mut self, streams: &mut Streams) {
-        self.data.close(streams);
+    /// Whether nobody wants more of the flow than that its packets are counted.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.data.is_settled(self.head.is_stream())
+    }
+
+    /// Tells the analyzers that the flow ended, and gives back what it holds of the worker's buffers.
+    pub fn end(&mut self, tools: &mut Tools<'_>) {
+        self.data.end(&self.head, self.connection.as_ref(), tools);
     }
 
     /// Whether a segment begins a new connection between the same endpoints.
@@ -224,7 +241,7 @@ impl Flow {
             application: self.data.application(),
             packets: self.packets,
             bytes: self.bytes,
-            start: self.start,
+            start: self.head.start,
             end: self.last,
             state: self.state,
             reason,
@@ -232,6 +249,7 @@ impl Flow {
             spi: (protocol == protocol::ESP).then(|| self.head.key.spi()),
             tcp: (protocol == protocol::TCP)
                 .then(|| self.connection.as_ref().map(Connection::summary).unwrap_or_default()),
+            performance: self.connection.as_ref().and_then(Connection::performance),
         }
     }
 }
@@ -246,7 +264,7 @@ fn is_dns_answer(packet: &Packet<'_>, payload: &[u8]) -> bool {
 
 /// An identifier of 51 bits: the same for the same flow in every run.
 fn flow_id(key: &FlowKey, start: u64) -> u64 {
-    let (low, high) = (key.low, key.high);
+    let (low, high) = (key.low(), key.high());
     let session = u64::from(key.session.vni.map_or(u32::MAX, mirror_xdp_common::Vni::get)) << 32
         ^ key.session.outer_source.low
         ^ key.vlans.as_slice().iter().fold(0, |state, &id| state << 12 | u64::from(id));

@@ -2,6 +2,7 @@
 
 mod filter;
 mod log;
+mod pktgen;
 mod progress;
 mod read;
 mod run;
@@ -21,6 +22,7 @@ Examples:
   mirror-xdp run --interface ens6                           capture until Ctrl-C
   mirror-xdp read mirrored.pcap --log-dir records            the same records, from a file
   mirror-xdp source --interface eth0 --to 10.0.0.2 --vni 7   feed an appliance from any Linux host
+  mirror-xdp pktgen --interface eth1 --to 10.0.0.2 day.pcap  replay a capture as mirror traffic
   mirror-xdp filter check mirror-xdp.toml                    what the rules of a file amount to
 
 `mirror-xdp COMMAND --help` says more.";
@@ -38,6 +40,8 @@ enum Command {
     Run(run::Args),
     Read(read::Args),
     Source(source::Args),
+    // Larger than the others.
+    Pktgen(Box<pktgen::Args>),
     Filter(filter::Args),
 }
 
@@ -50,6 +54,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::main(args),
         Command::Read(args) => read::main(&args),
         Command::Source(args) => source::main(args),
+        Command::Pktgen(args) => pktgen::main(*args),
         Command::Filter(args) => filter::main(&args),
     };
     match result {

@@ -124,11 +124,12 @@ fn try_run(context: &XdpContext, counters: Counters) -> Result<(), Counter> {
     // verifier need not follow them once for each form of the outer headers.
     let macs: MacAddresses = packet.header(capture::LEN).unwrap_or_default();
     let inner = InnerHeaders::parse(&packet, capture::LEN);
-    let inner = forget(&INNER, &inner).ok_or(Counter::NoHeadroom)?;
+    let hash = inner.flow_hash(HASH_SEED.load());
+    // What an ICMP error quotes has no say beyond the hash.
+    let inner = forget(&INNER, &InnerHeaders { cause: None, ..inner }).ok_or(Counter::NoHeadroom)?;
     if packet.is_split() && !inner.is_complete() {
         counters.add(Counter::InnerNotLinear);
     }
-    let hash = inner.flow_hash(HASH_SEED.load());
     // SAFETY: the helper takes nothing.
     let now = unsafe { bpf_ktime_get_ns() };
 

@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 pub mod afxdp;
+pub mod analyzer;
 pub mod capture_file;
 pub mod cli;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod flow;
 pub mod live;
 pub mod nic;
 pub mod packet;
+pub mod pktgen;
 pub mod protocol;
 pub mod record;
 pub mod sink;

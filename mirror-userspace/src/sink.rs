@@ -8,15 +8,15 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::record::{DnsRecord, EventKind, FlowRecord, Record, eve};
+use crate::analyzer;
+use crate::record::{Conversation, EventRecord, EventType, FLOW, FlowRecord, Record, STATS, eve};
 
 /// The log's name in the log directory.
 pub const FILE_NAME: &str = "eve.json";
@@ -59,33 +59,58 @@ pub enum SinkError {
 }
 
 /// What became of the records handed to the sink.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SinkCounters {
-    /// Events that are in the file, by [`EventKind`].
-    pub written: [u64; EventKind::ALL.len()],
+    /// Events that are in the file, by their `event_type`.
+    written: Vec<(&'static str, u64)>,
     /// Events that the file would not take.
     pub lost: u64,
 }
 
-impl SinkCounters {
-    /// The events written, with the names of their kinds.
-    pub fn written_by_kind(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        EventKind::ALL.into_iter().map(|kind| (kind.name(), self.written[kind as usize]))
+impl Default for SinkCounters {
+    fn default() -> Self {
+        let event_types = [FLOW].into_iter().chain(analyzer::EVENT_TYPES).chain([STATS]);
+        Self { written: event_types.map(|name| (name, 0)).collect(), lost: 0 }
     }
 }
 
-#[derive(Debug, Default)]
-struct SharedCounters {
-    written: [AtomicU64; EventKind::ALL.len()],
-    lost: AtomicU64,
+impl SinkCounters {
+    /// The events written, with their `event_type`; of the kinds that are built in also those that there
+    /// were none of.
+    pub fn written_by_kind(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.written.iter().copied()
+    }
+
+    /// The events written of one kind.
+    #[must_use]
+    pub fn written(&self, event_type: &str) -> u64 {
+        self.written_by_kind().filter(|&(name, _)| name == event_type).map(|(_, count)| count).sum()
+    }
+
+    fn count(&mut self, event_type: &'static str) {
+        match self.written.iter_mut().find(|(name, _)| *name == event_type) {
+            Some((_, count)) => *count += 1,
+            None => self.written.push((event_type, 1)),
+        }
+    }
 }
+
+/// The counters where the sink's thread and others see them; locked for a moment at each write.
+#[derive(Debug, Default)]
+struct SharedCounters(Mutex<SinkCounters>);
 
 impl SharedCounters {
     fn load(&self) -> SinkCounters {
-        SinkCounters {
-            written: std::array::from_fn(|kind| self.written[kind].load(Ordering::Relaxed)),
-            lost: self.lost.load(Ordering::Relaxed),
-        }
+        self.with(|counters| counters.clone())
+    }
+
+    fn lose(&self, events: u64) {
+        self.with(|counters| counters.lost += events);
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut SinkCounters) -> T) -> T {
+        // Whatever panicked left whole numbers.
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -159,13 +184,22 @@ impl Producer {
         }
     }
 
-    /// Hands a DNS message over, or loses it where the sink is too far behind.
-    pub fn push_dns(&mut self, record: DnsRecord, message: &[u8]) {
-        if self.make_room(message.len()) {
-            let start = self.current.bytes.len();
-            self.current.bytes.extend_from_slice(message);
-            let message = (start as u32, message.len() as u32);
-            self.current.records.push(Record::Dns(DnsRecord { message, ..record }));
+    /// Hands an analyzer's event over, or loses it where the sink is too far behind. Its packed bytes are
+    /// those of `parts`, one after the other.
+    pub fn push_event(
+        &mut self,
+        time: u64,
+        conversation: Conversation,
+        event_type: &'static EventType,
+        parts: &[&[u8]],
+    ) {
+        let len = parts.iter().map(|part| part.len()).sum();
+        if self.make_room(len) {
+            let bytes = (self.current.bytes.len() as u32, len as u32);
+            for part in parts {
+                self.current.bytes.extend_from_slice(part);
+            }
+            self.current.records.push(Record::Event(EventRecord { time, conversation, event_type, bytes }));
         }
     }
 
@@ -265,7 +299,7 @@ impl Sink {
         let mut line = Vec::new();
         eve::write_stats(&mut line, time, stats)?;
         if self.queue.send(Message::Stats(line)).is_err() {
-            self.counters.lost.fetch_add(1, Ordering::Relaxed);
+            self.counters.lose(1);
         }
         Ok(())
     }
@@ -301,8 +335,8 @@ struct Writer {
     file: File,
     path: PathBuf,
     text: Vec<u8>,
-    /// Where each event in `text` ends, and its kind.
-    events: Vec<(usize, EventKind)>,
+    /// Where each event in `text` ends, and its `event_type`.
+    events: Vec<(usize, &'static str)>,
     /// The file ends within a line, after a write that failed half way.
     torn: bool,
     warned: bool,
@@ -332,7 +366,7 @@ impl Writer {
                     // Fails where the worker is gone, which needs no batches any more.
                     let _ = home.try_send(batch);
                 }
-                Ok(Message::Stats(line)) => self.add_line(&line, EventKind::Stats),
+                Ok(Message::Stats(line)) => self.add_line(&line, STATS),
                 Ok(Message::Flush(done)) => {
                     self.flush();
                     // Fails where nobody waits any more.
@@ -353,7 +387,7 @@ impl Writer {
 
     fn add_batch(&mut self, batch: &Batch) {
         for record in &batch.records {
-            let (kind, events) = (record.kind(), &mut self.events);
+            let (kind, events) = (record.event_type(), &mut self.events);
             let written =
                 eve::write_record(&mut self.text, record, &batch.bytes, |end| events.push((end, kind)));
             if let Err(error) = written {
@@ -364,7 +398,7 @@ impl Writer {
         }
     }
 
-    fn add_line(&mut self, line: &[u8], kind: EventKind) {
+    fn add_line(&mut self, line: &[u8], kind: &'static str) {
         self.text.extend_from_slice(line);
         self.events.push((self.text.len(), kind));
     }
@@ -375,14 +409,11 @@ impl Writer {
             return;
         }
         let (written, error) = self.write();
-        let mut lost = 0;
-        for &(end, kind) in &self.events {
-            if end <= written {
-                self.counters.written[kind as usize].fetch_add(1, Ordering::Relaxed);
-            } else {
-                lost += 1;
-            }
-        }
+        let whole = self.events.partition_point(|&(end, _)| end <= written);
+        let lost = (self.events.len() - whole) as u64;
+        self.counters.with(|counters| {
+            self.events.iter().take(whole).for_each(|&(_, kind)| counters.count(kind));
+        });
         if let Some(error) = error {
             self.torn =
                 written > 0 && self.text.get(written - 1) != Some(&b'\n') || self.torn && written == 0;
@@ -414,7 +445,7 @@ impl Writer {
     }
 
     fn lose(&mut self, records: u64, error: &dyn std::fmt::Display) {
-        self.counters.lost.fetch_add(records, Ordering::Relaxed);
+        self.counters.lose(records);
         if !self.warned {
             self.warned = true;
             tracing::warn!(
@@ -459,15 +490,17 @@ mod tests {
             icmp: None,
             spi: None,
             tcp: None,
+            performance: None,
         }
     }
 
-    fn dns_record() -> DnsRecord {
-        DnsRecord { time: 0, conversation: record(1).conversation, number: 0, message: (0, 0) }
-    }
+    /// An event that says how many bytes were packed for it.
+    static LENGTH: EventType =
+        EventType { name: "length", render: |bytes, lines| lines.line(&[bytes.len()]) };
 
-    /// A query for `a.`, type A.
-    const QUERY: &[u8] = b"\x00\x01\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x01\x00\x01";
+    fn push_event(producer: &mut Producer, parts: &[&[u8]]) {
+        producer.push_event(0, record(1).conversation, &LENGTH, parts);
+    }
 
     #[test]
     fn every_record_of_a_waiting_producer_is_written_in_order() {
@@ -478,11 +511,12 @@ mod tests {
         for id in 0..count {
             producer.push_flow(record(id));
         }
-        producer.push_dns(dns_record(), QUERY);
+        push_event(&mut producer, &[b"ab", b"cde"]);
         producer.flush();
         sink.stats(5, &serde_json::json!({"seen": 3})).unwrap();
         let counters = sink.finish();
-        assert_eq!(counters, SinkCounters { written: [count, 1, 1], lost: 0 });
+        assert_eq!(["flow", "length", "stats"].map(|kind| counters.written(kind)), [count, 1, 1]);
+        assert_eq!((counters.written("dns"), counters.lost), (0, 0));
         assert_eq!(producer.lost(), 0);
         let text = fs::read_to_string(directory.path().join("made/on/demand/eve.json")).unwrap();
         let events: Vec<serde_json::Value> =
@@ -490,7 +524,7 @@ mod tests {
         for (id, event) in (0..count).zip(&events) {
             assert_eq!(event["flow_id"], id);
         }
-        assert_eq!(events[count as usize]["dns"]["rrname"], "a");
+        assert_eq!(events[count as usize]["length"][0], 5);
         assert_eq!(events[count as usize + 1]["stats"]["seen"], 3);
     }
 
@@ -503,7 +537,7 @@ mod tests {
             producer.push_flow(record(id as u64));
         }
         assert!(!producer.has_room());
-        producer.push_dns(dns_record(), QUERY);
+        push_event(&mut producer, &[b"a"]);
         producer.flush();
         assert_eq!(producer.lost(), 501);
     }
@@ -513,13 +547,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let sink = Sink::open(directory.path()).unwrap();
         let mut producer = sink.producer(Overflow::Wait);
-        let mut message = QUERY.to_vec();
-        message.resize(65_535, 0);
+        let message = vec![0; 65_535];
         for _ in 0..20 {
-            producer.push_dns(dns_record(), &message);
+            push_event(&mut producer, &[&message]);
         }
         producer.flush();
-        assert_eq!(sink.finish(), SinkCounters { written: [0, 20, 0], lost: 0 });
+        let counters = sink.finish();
+        assert_eq!((counters.written("length"), counters.lost), (20, 0));
     }
 
     #[test]
@@ -532,7 +566,8 @@ mod tests {
             producer.push_flow(record(id));
         }
         producer.flush();
-        assert_eq!(sink.finish(), SinkCounters { written: [0, 0, 0], lost: 300 });
+        let counters = sink.finish();
+        assert_eq!((counters.written(FLOW), counters.lost), (0, 300));
     }
 
     #[test]

@@ -3,12 +3,17 @@
 use mirror_xdp_common::hash::FlowHash;
 use mirror_xdp_common::{Address, Vni};
 
+mod shunting;
+
+use self::shunting::Ending;
+pub use self::shunting::Shunting;
+use crate::analyzer::Analyzers;
 use crate::flow::stream::Streams;
 use crate::flow::tcp::Segment;
-use crate::flow::{Flow, FlowKey, FlowTable, Session};
+use crate::flow::{Flow, FlowIndex, FlowKey, FlowTable, Session, Tools};
 use crate::packet::fragment::Defragmenter;
 use crate::packet::{self, Decoded, Fragment, Layer, LinkType, Packet, Refusal, Transport};
-use crate::record::{DnsRecord, EndReason};
+use crate::record::EndReason;
 use crate::sink::Producer;
 
 /// Where a mirrored frame came from.
@@ -52,6 +57,8 @@ pub struct WorkerCounters {
     pub flows_active: u64,
     /// Flows that were ever made.
     pub flows_total: u64,
+    /// Flows that the driver counts now, and flows that it ever did.
+    pub flows_shunted: (u64, u64),
     /// Records that were lost because the sink's queue was full.
     pub records_lost: u64,
 }
@@ -82,7 +89,9 @@ const EXPIRE_AT_ONCE: usize = 1024;
 pub struct Worker {
     config: WorkerConfig,
     flows: FlowTable,
+    shunting: Option<Shunting>,
     streams: Streams,
+    analyzers: Analyzers,
     defragmenter: Defragmenter,
     /// The datagram that was put together last.
     datagram: Vec<u8>,
@@ -92,6 +101,7 @@ pub struct Worker {
     analysed: u64,
     refused: [u64; Refusal::COUNT],
     flows_total: u64,
+    flows_settled: u64,
     /// The latest time that was seen, in nanoseconds since the epoch.
     now: u64,
     handed_over: u64,
@@ -104,7 +114,9 @@ impl Worker {
         Self {
             config,
             flows: FlowTable::new(config.max_flows),
+            shunting: None,
             streams: Streams::default(),
+            analyzers: Analyzers::default(),
             defragmenter: Defragmenter::default(),
             datagram: Vec::new(),
             records,
@@ -113,9 +125,25 @@ impl Worker {
             analysed: 0,
             refused: [0; Refusal::COUNT],
             flows_total: 0,
+            flows_settled: 0,
             now: 0,
             handed_over: 0,
         }
+    }
+
+    /// The worker's analyzers, to register more with.
+    pub const fn analyzers(&mut self) -> &mut Analyzers {
+        &mut self.analyzers
+    }
+
+    /// Has the driver count flows that nobody wants more of.
+    pub fn shunt_by(&mut self, shunting: Shunting) {
+        self.shunting = Some(shunting);
+    }
+
+    /// What the worker needs to have flows counted by the driver, if it has.
+    pub const fn shunting(&mut self) -> Option<&mut Shunting> {
+        self.shunting.as_mut()
     }
 
     /// Takes one inner frame, from its Ethernet header on.
@@ -189,34 +217,40 @@ impl Worker {
         };
         let mut found = self.flows.find(&key, hash);
         if let Some(index) = found {
+            self.refresh_if_timed_out(index, info.time);
             let flow = self.flows.flow(index);
             let direction = flow.direction(forward);
             let reused = segment.is_some_and(|segment| flow.is_reused_by(direction, &segment));
             if reused || self.flows.is_timed_out(index, info.time) {
                 let flow = self.flows.remove(index);
-                self.end(flow, EndReason::Timeout, info.time);
+                self.end(index, flow, EndReason::Timeout, info.time);
                 found = None;
             }
         }
         let index = if let Some(index) = found {
             index
         } else {
-            let flow = Flow::new(key, forward, packet, info.mirror, info.time);
+            let mut flow = Flow::new(key, forward, packet, info.mirror, info.time);
+            flow.followed_by(&self.analyzers);
             self.flows_total += 1;
             let insert = self.flows.insert(flow, hash, info.time);
-            if let Some(evicted) = insert.evicted {
-                self.end(evicted, EndReason::Forced, info.time);
+            if let Some((index, evicted)) = insert.evicted {
+                self.end(index, evicted, EndReason::Forced, info.time);
             }
             insert.index
         };
         let flow = self.flows.flow(index);
         let direction = flow.direction(forward);
         flow.count(direction, packet, info.time);
-        let records = &mut self.records;
-        flow.follow(direction, packet, &mut self.streams, |head, message, number| {
-            let conversation = head.conversation();
-            records.push_dns(DnsRecord { time: info.time, conversation, number, message: (0, 0) }, message);
-        });
+        let Self { streams, analyzers, records, .. } = self;
+        let was_settled = flow.is_settled();
+        flow.follow(direction, packet, &mut Tools { streams, analyzers, records, index, time: info.time });
+        if !was_settled && flow.is_settled() {
+            self.flows_settled += 1;
+        }
+        if let Some(shunting) = &mut self.shunting {
+            shunting.consider(index, flow, info, packet);
+        }
         self.flows.touch(index, info.time);
         Ok(())
     }
@@ -231,9 +265,10 @@ impl Worker {
         let key = key.ok_or(Refusal::IcmpError)?;
         let hash = mix(key.flow_hash(self.config.hash_seed), &key.session);
         let index = self.flows.find(&key, hash).ok_or(Refusal::IcmpError)?;
+        self.refresh_if_timed_out(index, info.time);
         if self.flows.is_timed_out(index, info.time) {
             let flow = self.flows.remove(index);
-            self.end(flow, EndReason::Timeout, info.time);
+            self.end(index, flow, EndReason::Timeout, info.time);
             return Err(Refusal::IcmpError);
         }
         let flow = self.flows.flow(index);
@@ -243,9 +278,27 @@ impl Worker {
         Ok(())
     }
 
-    fn end(&mut self, mut flow: Flow, reason: EndReason, now: u64) {
-        flow.close(&mut self.streams);
-        self.records.push_flow(flow.record(reason, now));
+    fn end(&mut self, index: FlowIndex, mut flow: Flow, reason: EndReason, now: u64) {
+        let Self { streams, analyzers, records, .. } = self;
+        flow.end(&mut Tools { streams, analyzers, records, index, time: now });
+        let ending = Ending { flow, reason, time: now };
+        let ended = match &mut self.shunting {
+            Some(shunting) => shunting.end(ending),
+            None => Some(ending),
+        };
+        if let Some(Ending { flow, reason, time }) = ended {
+            records.push_flow(flow.record(reason, time));
+        }
+    }
+
+    /// Asks the driver whether a flow that seems to have timed out had packets that only it has seen.
+    fn refresh_if_timed_out(&mut self, index: FlowIndex, now: u64) {
+        if let Some(shunting) = &self.shunting
+            && self.flows.is_timed_out(index, now)
+            && shunting.is_alive(self.flows.flow(index))
+        {
+            self.flows.touch(index, now);
+        }
     }
 
     /// Advances the timers to `now` (nanoseconds since the epoch), ending flows that timed out, and
@@ -258,8 +311,18 @@ impl Worker {
             if !self.records.has_room() {
                 break;
             }
-            let Some(flow) = self.flows.expire(now) else { break };
-            self.end(flow, EndReason::Timeout, now);
+            let Some(index) = self.flows.expired(now) else { break };
+            self.refresh_if_timed_out(index, now);
+            if self.flows.is_timed_out(index, now) {
+                let flow = self.flows.remove(index);
+                self.end(index, flow, EndReason::Timeout, now);
+            }
+        }
+        while let Some(shunting) = &mut self.shunting
+            && self.records.has_room()
+            && let Some(Ending { flow, reason, time }) = shunting.ended(&mut self.flows, now)
+        {
+            self.records.push_flow(flow.record(reason, time));
         }
         if now.saturating_sub(self.handed_over) >= HAND_OVER_INTERVAL {
             self.handed_over = now;
@@ -270,10 +333,21 @@ impl Worker {
     /// Ends all flows (reason `shutdown`) and hands over the last records, however long the sink takes.
     pub fn finish(&mut self) {
         self.records.wait();
-        for flow in self.flows.drain() {
-            self.records.push_flow(flow.record(EndReason::Shutdown, self.now));
+        let Self { flows, shunting, streams, analyzers, records, now, .. } = self;
+        for Ending { flow, reason, time } in shunting.iter_mut().flat_map(|shunting| shunting.finish(flows)) {
+            records.push_flow(flow.record(reason, time));
+        }
+        for (index, mut flow) in flows.drain() {
+            flow.end(&mut Tools { streams, analyzers, records, index, time: *now });
+            records.push_flow(flow.record(EndReason::Shutdown, *now));
         }
         self.records.flush();
+    }
+
+    /// Flows of which no analyzer wanted more at some time: from then on they are only counted.
+    #[must_use]
+    pub const fn settled(&self) -> u64 {
+        self.flows_settled
     }
 
     /// The latest time that the worker knows of, in nanoseconds since the epoch.
@@ -295,6 +369,7 @@ impl Worker {
                 .collect(),
             flows_active: self.flows.len() as u64,
             flows_total: self.flows_total,
+            flows_shunted: self.shunting.as_ref().map(Shunting::counters).unwrap_or_default(),
             records_lost: self.records.lost(),
         }
     }

@@ -1,5 +1,5 @@
-//! The real captures of the corpus: `mirror-xdp read` gives the flows and the DNS records that Suricata
-//! 7.0.10 gave for them, as far as the thresholds below say.
+//! The real captures of the corpus: `mirror-xdp read` gives the records that Suricata 7.0.10 gave for them,
+//! as far as the thresholds below say.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::collections::HashMap;
@@ -21,7 +21,7 @@ fn read(capture: &Path, logs: &Path) -> Vec<Value> {
     let events = events(&logs.join("eve.json"));
     let totals: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(totals["unaccounted"], 0, "{}", capture.display());
-    for kind in ["flow", "dns", "stats"] {
+    for kind in ["flow", "dns", "http", "tls", "quic", "ssh", "stats"] {
         let count = events.iter().filter(|event| event["event_type"] == kind).count();
         assert_eq!(totals["records"]["written"][kind], count, "{}", capture.display());
     }
@@ -71,6 +71,77 @@ fn whole_dns(event: &Value) -> Option<String> {
     (event["event_type"] == "dns").then(|| format!("{} {}", endpoints(event), event["dns"]))
 }
 
+/// The values in the object of an event of this kind, where the first of them is there.
+fn fields(event: &Value, kind: &str, pointers: &[&str]) -> Option<String> {
+    let object = event.get(kind).filter(|_| event["event_type"] == kind)?;
+    object.pointer(pointers.first()?)?;
+    let values: Vec<_> = pointers.iter().map(|pointer| object.pointer(pointer)).collect();
+    Some(format!("{} {values:?}", endpoints(event)))
+}
+
+fn http(event: &Value) -> Option<String> {
+    fields(event, "http", &["/http_method", "/hostname", "/url", "/status"])
+}
+
+/// All that is said of an HTTP transaction, but how long its body is.
+fn whole_http(event: &Value) -> Option<String> {
+    const FIELDS: [&str; 11] = [
+        "/http_method",
+        "/hostname",
+        "/http_port",
+        "/url",
+        "/http_user_agent",
+        "/http_content_type",
+        "/content_range",
+        "/http_refer",
+        "/protocol",
+        "/status",
+        "/redirect",
+    ];
+    fields(event, "http", &FIELDS)
+}
+
+fn tls(event: &Value) -> Option<String> {
+    fields(event, "tls", &["/version", "/sni"])
+}
+
+fn ja3(event: &Value) -> Option<String> {
+    fields(event, "tls", &["/ja3/hash", "/ja3/string"])
+}
+
+fn ja3s(event: &Value) -> Option<String> {
+    fields(event, "tls", &["/ja3s/hash", "/ja3s/string"])
+}
+
+fn ja4(event: &Value) -> Option<String> {
+    fields(event, "tls", &["/ja4"])
+}
+
+fn certificate(event: &Value) -> Option<String> {
+    const FIELDS: [&str; 6] = ["/subject", "/issuerdn", "/serial", "/fingerprint", "/notbefore", "/notafter"];
+    fields(event, "tls", &FIELDS)
+}
+
+fn client_certificate(event: &Value) -> Option<String> {
+    fields(event, "tls", &["/client"])
+}
+
+fn session_resumed(event: &Value) -> Option<String> {
+    fields(event, "tls", &["/session_resumed"])
+}
+
+fn quic(event: &Value) -> Option<String> {
+    fields(event, "quic", &["/sni", "/version", "/ja4"])
+}
+
+fn quic_client(event: &Value) -> Option<String> {
+    fields(event, "quic", &["/ja3", "/extensions"])
+}
+
+fn quic_server(event: &Value) -> Option<String> {
+    fields(event, "quic", &["/ja3s", "/extensions"])
+}
+
 /// The application protocols that analyzers are meant for.
 fn app_proto(event: &Value) -> Option<String> {
     let name = event["app_proto"].as_str().unwrap_or_default();
@@ -117,7 +188,7 @@ impl Measure {
 }
 
 #[test]
-fn flows_and_dns_records_are_those_of_suricata() {
+fn records_are_those_of_suricata() {
     let Some(corpus) = corpus() else { return };
     let mut measures = [
         Measure::new("flow", flow, [0.97, 0.95]),
@@ -126,6 +197,18 @@ fn flows_and_dns_records_are_those_of_suricata() {
         Measure::new("DNS", dns, [0.99, 0.99]),
         Measure::new("whole DNS", whole_dns, [0.99, 0.99]),
         Measure::new("app_proto", app_proto, [0.98, 0.95]),
+        Measure::new("HTTP", http, [0.97, 0.95]),
+        Measure::new("whole HTTP", whole_http, [0.95, 0.92]),
+        Measure::new("TLS", tls, [0.97, 0.96]),
+        Measure::new("JA3", ja3, [0.98, 0.96]),
+        Measure::new("JA3S", ja3s, [0.97, 0.96]),
+        Measure::new("JA4", ja4, [0.98, 0.96]),
+        Measure::new("certificate", certificate, [0.98, 0.95]),
+        Measure::new("client certificate", client_certificate, [1.0, 1.0]),
+        Measure::new("session resumed", session_resumed, [0.8, 0.8]),
+        Measure::new("QUIC", quic, [0.98, 0.98]),
+        Measure::new("QUIC client", quic_client, [0.98, 0.98]),
+        Measure::new("QUIC server", quic_server, [0.98, 0.98]),
     ];
     let manifest = fs::read_to_string(corpus.join("MANIFEST.tsv")).unwrap();
     for capture in manifest.lines().filter_map(|line| line.split('\t').next()) {

@@ -1,114 +1,173 @@
-//! The application data of a flow: recognised by its first bytes, then given to the analyzer of its
-//! protocol.
+//! The application data of a flow: recognised by its first bytes, and given to the analyzers that want it.
 
 use mirror_xdp_common::wire::protocol;
 
-use super::Direction;
 use super::stream::{Event, Stream, Streams, Use};
 use super::tcp::{Connection, Segment};
-use crate::packet::tcp_flags;
+use super::{Direction, FlowIndex, Head};
+use crate::analyzer::{Analyzers, Context, Following};
+use crate::packet::{Packet, tcp_flags};
 use crate::protocol::detect::{AppProto, Detection, Detector, Endpoints, Transport};
-use crate::protocol::dns::{self, Transactions};
 use crate::record::Application;
+use crate::sink::Producer;
 
-/// A DNS message that was found in a flow, and its number there.
-pub type DnsSink<'a> = dyn FnMut(&[u8], u32) + 'a;
+/// What following a packet takes besides the flow: parts of the worker, and where the flow stands.
+#[derive(Debug)]
+pub struct Tools<'a> {
+    /// The buffers of all streams.
+    pub streams: &'a mut Streams,
+    /// The analyzers.
+    pub analyzers: &'a mut Analyzers,
+    /// Where records go.
+    pub records: &'a mut Producer,
+    /// The flow's place in the table.
+    pub index: FlowIndex,
+    /// When the packet came, in nanoseconds since the epoch.
+    pub time: u64,
+}
 
 /// What is followed of a flow's data.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Data {
     detector: Detector,
-    transactions: Transactions,
+    following: Following,
     streams: [Stream; 2],
-    /// Bytes are missing: the next may be in the middle of a message.
-    lost: [bool; 2],
+    /// What the analyzers were told.
+    known: Known,
     /// The flow began with an answer of DNS and is not looked at, see [`Data::refuse`].
     unasked: bool,
 }
 
 impl Data {
+    /// Lets analyzers follow the flow.
+    pub const fn follow(&mut self, following: Following) {
+        self.following = following;
+    }
+
     /// Looks at no data: the flow counts as not recognised. So Suricata does where the first datagram of
     /// a flow comes from the port of DNS, since it is told to expect servers on that port only.
     pub const fn refuse(&mut self) {
         self.unasked = true;
     }
 
+    /// Hands a packet to the analyzers that want packets.
+    pub fn packet(&mut self, head: &Head, direction: Direction, packet: &Packet<'_>, tools: &mut Tools<'_>) {
+        if self.following.wants_packets() {
+            let mut context = Context { head, time: tools.time, records: tools.records };
+            tools.analyzers.packet(&mut self.following, tools.index, direction, packet, &mut context);
+        }
+    }
+
     /// Takes the payload of a UDP datagram.
-    pub fn datagram(
-        &mut self,
-        endpoints: Endpoints,
-        direction: Direction,
-        payload: &[u8],
-        sink: &mut DnsSink<'_>,
-    ) {
-        if payload.is_empty() {
+    pub fn datagram(&mut self, head: &Head, direction: Direction, payload: &[u8], tools: &mut Tools<'_>) {
+        if payload.is_empty() || self.unasked {
             return;
         }
-        if self.unasked {
-            return;
-        }
-        self.detector.feed(endpoints, direction, payload);
-        if self.detector.flow() == Detection::Found(AppProto::Dns) {
-            message(&mut self.transactions, payload, sink);
-        }
+        let Self { detector, following, known, .. } = self;
+        let mut side = Side { detector, following, known, head, direction, wait: false };
+        let context = Context { head, time: tools.time, records: tools.records };
+        side.take(Event::Data { bytes: payload, new: 0 }, tools.analyzers, tools.index, context);
     }
 
     /// Takes a TCP segment of a connection that was seen to begin.
     pub fn segment(
         &mut self,
-        streams: &mut Streams,
+        head: &Head,
         connection: &mut Connection,
-        endpoints: Endpoints,
         direction: Direction,
         segment: &Segment<'_>,
-        sink: &mut DnsSink<'_>,
+        tools: &mut Tools<'_>,
     ) {
-        let Self { detector, transactions, streams: [client, server], lost, .. } = self;
+        let Self { detector, following, known, streams: [client, server], .. } = self;
+        let Tools { streams, analyzers, records, index, time } = tools;
         let (this, other) = match direction {
             Direction::ToServer => (client, server),
             Direction::ToClient => (server, client),
         };
+        let from = direction.reverse();
+        let mut side = Side { detector, following, known, head, direction: from, wait: false };
         let flags = segment.header.flags;
         if flags & tcp_flags::ACK != 0 {
-            let from = match direction {
-                Direction::ToServer => Direction::ToClient,
-                Direction::ToClient => Direction::ToServer,
+            let mut take = |event: Event<'_>| {
+                side.take(event, analyzers, *index, Context { head, time: *time, records })
             };
-            let mut analyze = |event: Event<'_>| {
-                analyze(detector, transactions, &mut lost[from as usize], endpoints, from, event, sink)
-            };
-            if streams.acknowledge(other, segment.header.acknowledgement, &mut analyze) {
+            if streams.acknowledge(other, segment.header.acknowledgement, &mut take) {
                 connection.set_gap(from);
             }
         }
         // A SYN takes the number in front of its data.
         let sequence = segment.header.sequence.wrapping_add(u32::from(flags & tcp_flags::SYN != 0));
-        let mut analyze = |event: Event<'_>| {
-            analyze(detector, transactions, &mut lost[direction as usize], endpoints, direction, event, sink)
-        };
         let first = connection.first_byte(direction);
-        if streams.segment(this, first, sequence, segment.payload, &mut analyze) {
+        side.direction = direction;
+        side.wait = streams.has_unused(other);
+        let mut take =
+            |event: Event<'_>| side.take(event, analyzers, *index, Context { head, time: *time, records });
+        if streams.segment(this, first, sequence, segment.payload, &mut take) {
             connection.set_gap(direction);
+        }
+        if side.wait && matches!(side.detector.flow(), Detection::Found(_)) {
+            // What the other side said before is of use now, and first.
+            side.wait = false;
+            for (stream, direction) in [(&mut *other, from), (this, direction)] {
+                side.direction = direction;
+                let mut take = |event: Event<'_>| {
+                    side.take(event, analyzers, *index, Context { head, time: *time, records })
+                };
+                streams.again(stream, &mut take);
+            }
+        }
+        // An analyzer may have had enough of the other direction, too.
+        if detector.is_done() && !following.wants_data(from) {
+            streams.close(other);
         }
     }
 
-    /// Gives back what the flow holds.
-    pub fn close(&mut self, streams: &mut Streams) {
-        for stream in &mut self.streams {
-            streams.close(stream);
+    /// Whether nobody wants more of the flow: neither its packets nor its data, and nothing more is to be
+    /// found out about its application.
+    #[must_use]
+    pub fn is_settled(&self, stream: bool) -> bool {
+        let over = if stream {
+            self.streams.iter().all(Streams::is_closed)
+        } else {
+            self.detector.flow() != Detection::Unknown
+                && !self.following.wants_data(Direction::ToServer)
+                && !self.following.wants_data(Direction::ToClient)
+        };
+        over && !self.following.wants_packets()
+    }
+
+    /// Tells the analyzers of the flow's end, and gives back what the flow holds.
+    pub fn end(&mut self, head: &Head, connection: Option<&Connection>, tools: &mut Tools<'_>) {
+        let Tools { streams, analyzers, records, index, time } = tools;
+        let mut context = Context { head, time: *time, records };
+        for (stream, direction) in self.streams.iter_mut().zip([Direction::ToServer, Direction::ToClient]) {
+            let acknowledged = connection.is_none_or(|connection| connection.is_acknowledged(direction));
+            streams.end(stream, acknowledged, &mut |event| {
+                analyzers.data(&mut self.following, *index, direction, event, false, &mut context)
+            });
         }
+        analyzers.end(&mut self.following, *index, &mut context);
     }
 
     /// What the flow's record says of its application.
     #[must_use]
     pub fn application(&self) -> Application {
         let flow = if self.unasked { Detection::Failed } else { self.detector.flow() };
+        if let (Some(original), Detection::Unknown | Detection::Failed) = (self.known.original, flow) {
+            // Nothing was recognised in it: it is known by what led to it.
+            return Application { protocol: Some(original.name()), ..Application::default() };
+        }
         let other = |direction| match self.detector.direction(direction) {
             Detection::Unknown => None,
             found => found.name().filter(|_| found != flow),
         };
         Application {
             protocol: flow.name(),
+            original: self
+                .known
+                .original
+                .map(AppProto::name)
+                .filter(|&original| Some(original) != flow.name()),
             to_server: other(Direction::ToServer),
             to_client: other(Direction::ToClient),
         }
@@ -121,53 +180,94 @@ pub(super) fn endpoints(protocol: u8, client_port: u16, server_port: u16) -> End
     Endpoints { transport, client_port, server_port }
 }
 
-/// Takes the next bytes of a direction, first to recognise it and then to analyze it.
-fn analyze(
-    detector: &mut Detector,
-    transactions: &mut Transactions,
-    lost: &mut bool,
-    endpoints: Endpoints,
+/// What analyzers know of a flow's application.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    /// Those of the application have been told.
+    told: bool,
+    /// What was spoken before something else.
+    original: Option<AppProto>,
+}
+
+/// Bytes of one direction that are kept while only the other can still tell what they are.
+const MAX_HELD: usize = 4096;
+
+/// One direction of a flow's data.
+struct Side<'a> {
+    detector: &'a mut Detector,
+    following: &'a mut Following,
+    known: &'a mut Known,
+    head: &'a Head,
     direction: Direction,
-    event: Event<'_>,
-    sink: &mut DnsSink<'_>,
-) -> Use {
-    let (bytes, new) = match event {
-        Event::Data { bytes, new } => (bytes, new),
-        Event::Gap => {
-            *lost = true;
-            // Only the first bytes tell what a stream is.
-            let told = detector.direction(direction) != Detection::Unknown;
-            return if told { Use::Used(0) } else { Use::Close };
+    /// Bytes of the other direction come first, where the application turns out to be known.
+    wait: bool,
+}
+
+impl Side<'_> {
+    /// Takes what comes next, first to recognise it and then for the analyzers.
+    fn take(
+        &mut self,
+        event: Event<'_>,
+        analyzers: &mut Analyzers,
+        index: FlowIndex,
+        mut context: Context<'_>,
+    ) -> Use {
+        let outcome = self.step(event, analyzers, index, &mut context);
+        let Use::Restart(used) = outcome else { return outcome };
+        self.known.original = match self.detector.flow() {
+            Detection::Found(application) => Some(application),
+            Detection::Unknown | Detection::Failed => None,
+        };
+        self.known.told = false;
+        *self.detector = Detector::default();
+        let rest = match event {
+            Event::Data { bytes, .. } => bytes.get(used..).unwrap_or_default(),
+            Event::Gap { .. } | Event::End { .. } => &[],
+        };
+        if rest.is_empty() {
+            return Use::Used(used);
         }
-    };
-    match detector.feed(endpoints, direction, bytes.get(new..).unwrap_or_default()) {
-        Detection::Unknown => Use::Used(0),
-        Detection::Found(AppProto::Dns) => {
-            if *lost && !dns::probe_tcp(bytes) {
-                return Use::Used(bytes.len());
+        match self.step(Event::Data { bytes: rest, new: 0 }, analyzers, index, &mut context) {
+            Use::Used(more) | Use::Restart(more) => Use::Used(used + more),
+            other => other,
+        }
+    }
+
+    fn step(
+        &mut self,
+        event: Event<'_>,
+        analyzers: &mut Analyzers,
+        index: FlowIndex,
+        context: &mut Context<'_>,
+    ) -> Use {
+        let len = match event {
+            Event::Data { bytes, new } => {
+                let new = bytes.get(new..).unwrap_or_default();
+                self.detector.feed(self.head.endpoints(), self.direction, new);
+                bytes.len()
             }
-            *lost = false;
-            Use::Used(messages(transactions, bytes, sink))
+            // Only the first bytes tell what a stream is.
+            Event::Gap { .. } => {
+                self.detector.give_up(self.direction);
+                0
+            }
+            Event::End { .. } => 0,
+        };
+        let flow = self.detector.flow();
+        if let Detection::Found(application) = flow {
+            if self.wait {
+                return Use::Used(0);
+            }
+            if !std::mem::replace(&mut self.known.told, true) {
+                analyzers.recognised(self.following, application, || self.head.conversation());
+            }
         }
-        Detection::Found(_) | Detection::Failed => Use::Close,
-    }
-}
-
-/// Takes the DNS messages of a stream, each behind its length (RFC 1035, section 4.2.2); answers how many
-/// bytes were whole messages.
-fn messages(transactions: &mut Transactions, bytes: &[u8], sink: &mut DnsSink<'_>) -> usize {
-    let mut rest = bytes;
-    while let Some((len, body)) = rest.split_first_chunk()
-        && let Some((whole, behind)) = body.split_at_checked(usize::from(u16::from_be_bytes(*len)))
-    {
-        message(transactions, whole, sink);
-        rest = behind;
-    }
-    bytes.len() - rest.len()
-}
-
-fn message(transactions: &mut Transactions, bytes: &[u8], sink: &mut DnsSink<'_>) {
-    if dns::Message::parse(bytes).is_ok() {
-        sink(bytes, transactions.number());
+        // The bytes are kept for those that the application may turn out to be of interest to.
+        let hold = match (flow, self.detector.direction(self.direction)) {
+            (Detection::Found(_) | Detection::Failed, _) => false,
+            (Detection::Unknown, Detection::Unknown) => true,
+            (Detection::Unknown, _) => len < MAX_HELD,
+        };
+        analyzers.data(self.following, index, self.direction, event, hold, context)
     }
 }

@@ -36,10 +36,10 @@ impl From<Option<Mirror>> for Session {
 pub struct FlowKey {
     /// The mirror session.
     pub session: Session,
-    /// The lower endpoint.
-    pub low: (Address, u16),
-    /// The higher endpoint.
-    pub high: (Address, u16),
+    /// The addresses of the lower and the higher endpoint.
+    addresses: [Address; 2],
+    /// Their ports.
+    ports: [u16; 2],
     /// Transport protocol (IANA).
     pub protocol: u8,
     /// Whether the addresses are of IPv6.
@@ -51,6 +51,18 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
+    /// The lower endpoint.
+    #[must_use]
+    pub const fn low(&self) -> (Address, u16) {
+        (self.addresses[0], self.ports[0])
+    }
+
+    /// The higher endpoint.
+    #[must_use]
+    pub const fn high(&self) -> (Address, u16) {
+        (self.addresses[1], self.ports[1])
+    }
+
     /// The key of a packet's flow, and whether the packet goes from the lower to the higher endpoint.
     #[must_use]
     pub fn of_packet(packet: &Packet<'_>, session: Session) -> (Self, bool) {
@@ -73,8 +85,8 @@ impl FlowKey {
         }
         let key = Self {
             session,
-            low,
-            high,
+            addresses: [low.0, high.0],
+            ports: [low.1, high.1],
             protocol: packet.protocol,
             ipv6: packet.ipv6,
             depth: packet.depth,
@@ -88,10 +100,11 @@ impl FlowKey {
     pub fn of_cause(cause: &Cause, packet: &Packet<'_>, session: Session) -> Self {
         let source = (cause.source, cause.source_port);
         let destination = (cause.destination, cause.destination_port);
+        let (low, high) = (source.min(destination), source.max(destination));
         Self {
             session,
-            low: source.min(destination),
-            high: source.max(destination),
+            addresses: [low.0, high.0],
+            ports: [low.1, high.1],
             protocol: cause.protocol,
             ipv6: false,
             depth: packet.depth,
@@ -102,17 +115,18 @@ impl FlowKey {
     /// The symmetric flow hash, as the XDP program computes it.
     #[must_use]
     pub const fn flow_hash(&self, seed: u64) -> FlowHash {
-        let (low_port, high_port) = match self.protocol {
-            protocol::TCP | protocol::UDP | protocol::SCTP => (self.low.1, self.high.1),
-            _ => (0, 0),
+        let [low_port, high_port] = match self.protocol {
+            protocol::TCP | protocol::UDP | protocol::SCTP => self.ports,
+            _ => [0, 0],
         };
-        flow_hash(seed, self.low.0, low_port, self.high.0, high_port, self.protocol)
+        let [low, high] = self.addresses;
+        flow_hash(seed, low, low_port, high, high_port, self.protocol)
     }
 
     /// Security parameters index of an ESP flow.
     #[must_use]
     pub const fn spi(&self) -> u32 {
-        (self.low.1 as u32) << 16 | self.high.1 as u32
+        (self.ports[0] as u32) << 16 | self.ports[1] as u32
     }
 }
 

@@ -1,26 +1,32 @@
 //! Flows: which packets belong together ([`key`]), the bounded table that holds them ([`table`]), and
-//! what is followed of a TCP connection ([`tcp`]). The rules are Suricata's, so that records compare.
+//! what is followed of a TCP connection ([`tcp`], [`performance`]). The rules are Suricata's, so that records compare.
 
 pub mod data;
 pub mod key;
+pub mod performance;
 pub mod stream;
 pub mod table;
 pub mod tcp;
 
+pub use data::Tools;
 pub use key::{FlowKey, Session};
-pub use table::{FlowTable, Insert};
+pub use table::{FlowIndex, FlowTable, Insert};
 
 use mirror_xdp_common::Address;
+use mirror_xdp_common::filter::{ShuntKey, tuple_word};
 use mirror_xdp_common::hash::flow_hash;
+use mirror_xdp_common::inner::has_ports;
 use mirror_xdp_common::wire::protocol;
 
+use crate::analyzer::Analyzers;
+use crate::datapath::shunt::{ShuntId, Shunted};
 use crate::packet::{Packet, Transport};
 pub use crate::protocol::Direction;
+use crate::protocol::detect::Endpoints;
 use crate::protocol::dns;
 use crate::record::{Conversation, EndReason, FlowRecord, FlowState, IcmpSummary};
 use crate::worker::Mirror;
 use data::Data;
-use stream::Streams;
 use tcp::{Connection, Segment};
 
 /// Nanoseconds in a second.
@@ -33,16 +39,27 @@ pub struct Head {
     /// Whether the client is the key's lower endpoint.
     client_is_low: bool,
     outer_destination: Address,
-    id: u64,
+    /// Time of the first packet, in nanoseconds since the epoch.
+    start: u64,
 }
 
 impl Head {
     const fn client(&self) -> (Address, u16) {
-        if self.client_is_low { self.key.low } else { self.key.high }
+        if self.client_is_low { self.key.low() } else { self.key.high() }
     }
 
     const fn server(&self) -> (Address, u16) {
-        if self.client_is_low { self.key.high } else { self.key.low }
+        if self.client_is_low { self.key.high() } else { self.key.low() }
+    }
+
+    /// Whether the flow is one of TCP.
+    #[must_use]
+    pub const fn is_stream(&self) -> bool {
+        self.key.protocol == protocol::TCP
+    }
+
+    fn endpoints(&self) -> Endpoints {
+        data::endpoints(self.key.protocol, self.client().1, self.server().1)
     }
 
     /// What all records of this flow share.
@@ -51,7 +68,7 @@ impl Head {
         let (source, source_port) = self.client();
         let (destination, destination_port) = self.server();
         Conversation {
-            flow_id: self.id,
+            flow_id: flow_id(&self.key, self.start),
             source,
             destination,
             source_port,
@@ -73,7 +90,6 @@ impl Head {
 #[derive(Clone, Debug)]
 pub struct Flow {
     head: Head,
-    start: u64,
     last: u64,
     packets: [u64; 2],
     bytes: [u64; 2],
@@ -84,6 +100,10 @@ pub struct Flow {
     /// The connection, from its first SYN on.
     connection: Option<Connection>,
     data: Data,
+    /// The driver counts the flow, or did so and has not told yet what.
+    shunt: Option<ShuntId>,
+    /// It does, or did.
+    was_shunted: bool,
 }
 
 impl Flow {
@@ -95,21 +115,21 @@ impl Flow {
             Transport::Udp { payload } => is_dns_answer(packet, payload),
             _ => false,
         };
-        let mut data = Data::default();
         // Of a mirror session that is all there may be: sessions mirror one direction only where they are
         // told to, and the other may come to another worker. Then the server is who answers.
         let reversed = answer && mirror.is_some();
+        let head = Head {
+            key,
+            client_is_low: forward != reversed,
+            outer_destination: mirror.map_or(Address::default(), |mirror| mirror.outer_destination),
+            start: now,
+        };
+        let mut data = Data::default();
         if answer && !reversed {
             data.refuse();
         }
         Self {
-            head: Head {
-                key,
-                client_is_low: forward != reversed,
-                outer_destination: mirror.map_or(Address::default(), |mirror| mirror.outer_destination),
-                id: flow_id(&key, now),
-            },
-            start: now,
+            head,
             last: now,
             packets: [0; 2],
             bytes: [0; 2],
@@ -118,7 +138,14 @@ impl Flow {
             icmp: [None; 2],
             connection: None,
             data,
+            shunt: None,
+            was_shunted: false,
         }
+    }
+
+    /// Lets those of the analyzers follow the flow that want it from its first packet on.
+    pub fn followed_by(&mut self, analyzers: &Analyzers) {
+        self.data.follow(analyzers.begin(|| self.head.conversation()));
     }
 
     /// The direction of a packet that matched the flow's key, forward or not.
@@ -151,29 +178,27 @@ impl Flow {
         }
     }
 
-    /// Follows the connection and the data of a packet that was counted. `sink` takes the DNS messages.
-    pub fn follow(
-        &mut self,
-        direction: Direction,
-        packet: &Packet<'_>,
-        streams: &mut Streams,
-        mut sink: impl FnMut(&Head, &[u8], u32),
-    ) {
-        let Self { head, data, connection, .. } = self;
-        let endpoints = data::endpoints(head.key.protocol, head.client().1, head.server().1);
-        let mut sink = |message: &[u8], number: u32| sink(head, message, number);
+    /// Follows the connection and the data of a packet that was counted.
+    pub fn follow(&mut self, direction: Direction, packet: &Packet<'_>, tools: &mut Tools<'_>) {
+        let Self { head, data, connection, was_shunted, .. } = self;
+        data.packet(head, direction, packet, tools);
         match packet.transport {
-            Transport::Udp { payload } => data.datagram(endpoints, direction, payload, &mut sink),
+            Transport::Udp { payload } => data.datagram(head, direction, payload, tools),
             Transport::Tcp { header, payload, missing } => {
                 let segment = Segment { header, payload, missing };
                 match connection {
-                    Some(connection) => connection.follow(direction, &segment),
-                    None => *connection = Connection::begin(&segment),
+                    Some(connection) => {
+                        if *was_shunted {
+                            connection.resume(direction, &segment);
+                        }
+                        connection.follow(direction, &segment, tools.time);
+                    }
+                    None => *connection = Connection::begin(&segment, tools.time),
                 }
                 if let Some(connection) = connection {
                     // Without a mirror, Suricata's rule: whom nobody answers has no connection.
                     if connection.is_answered() || head.key.session.vni.is_some() {
-                        data.segment(streams, connection, endpoints, direction, &segment, &mut sink);
+                        data.segment(head, connection, direction, &segment, tools);
                     }
                     self.state = connection.flow_state();
                 }
@@ -182,9 +207,82 @@ impl Flow {
         }
     }
 
-    /// Gives back what the flow holds of the worker's buffers.
-    pub fn close(&mut self, streams: &mut Streams) {
-        self.data.close(streams);
+    /// Whether nobody wants more of the flow than that its packets are counted.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.data.is_settled(self.head.is_stream())
+    }
+
+    /// Whether the driver may count the rest of the flow: nobody wants more of it, it has had so many
+    /// bytes, and it is one that the driver can tell from others.
+    #[must_use]
+    pub(crate) fn may_be_shunted(&self, after: u64) -> bool {
+        let key = &self.head.key;
+        !self.was_shunted
+            && self.bytes[0] + self.bytes[1] >= after
+            && self.state == FlowState::Established
+            && key.depth == 0
+            && key.vlans.as_slice().is_empty()
+            && has_ports(key.protocol)
+            && self.is_settled()
+    }
+
+    /// What the driver knows the flow's two directions by; `None` of a flow that was not mirrored.
+    #[must_use]
+    pub(crate) fn shunt_keys(&self) -> Option<[ShuntKey; 2]> {
+        let session = &self.head.key.session;
+        let vni = session.vni?;
+        let (client, server) = (self.head.client(), self.head.server());
+        Some([(client, server), (server, client)].map(|(source, destination)| {
+            [
+                session.outer_source.high,
+                session.outer_source.low,
+                session.endpoint,
+                source.0.high,
+                source.0.low,
+                destination.0.high,
+                destination.0.low,
+                tuple_word(vni, self.head.key.protocol, source.1, destination.1),
+            ]
+        }))
+    }
+
+    /// Notes that the driver counts the flow from now on.
+    pub(crate) const fn set_shunted(&mut self, id: ShuntId) {
+        self.shunt = Some(id);
+        self.was_shunted = true;
+    }
+
+    /// The flow's number in the driver, as long as its counts are not all here.
+    #[must_use]
+    pub(crate) const fn shunted(&self) -> Option<ShuntId> {
+        self.shunt
+    }
+
+    /// Notes that the flow had a packet at this time, if that is news.
+    pub(crate) const fn seen_until(&mut self, time: u64) -> bool {
+        let news = time > self.last;
+        if news {
+            self.last = time;
+        }
+        news
+    }
+
+    /// Adds what the driver counted of the two directions.
+    pub(crate) fn add_shunted(&mut self, counted: [Shunted; 2]) {
+        self.shunt = None;
+        for (way, counted) in counted.into_iter().enumerate() {
+            self.packets[way] += counted.packets;
+            self.bytes[way] += counted.bytes;
+            if counted.packets > 0 {
+                self.seen_until(counted.last);
+            }
+        }
+    }
+
+    /// Tells the analyzers that the flow ended, and gives back what it holds of the worker's buffers.
+    pub fn end(&mut self, tools: &mut Tools<'_>) {
+        self.data.end(&self.head, self.connection.as_ref(), tools);
     }
 
     /// Whether a segment begins a new connection between the same endpoints.
@@ -224,7 +322,7 @@ impl Flow {
             application: self.data.application(),
             packets: self.packets,
             bytes: self.bytes,
-            start: self.start,
+            start: self.head.start,
             end: self.last,
             state: self.state,
             reason,
@@ -232,6 +330,7 @@ impl Flow {
             spi: (protocol == protocol::ESP).then(|| self.head.key.spi()),
             tcp: (protocol == protocol::TCP)
                 .then(|| self.connection.as_ref().map(Connection::summary).unwrap_or_default()),
+            performance: self.connection.as_ref().and_then(Connection::performance),
         }
     }
 }
@@ -246,7 +345,7 @@ fn is_dns_answer(packet: &Packet<'_>, payload: &[u8]) -> bool {
 
 /// An identifier of 51 bits: the same for the same flow in every run.
 fn flow_id(key: &FlowKey, start: u64) -> u64 {
-    let (low, high) = (key.low, key.high);
+    let (low, high) = (key.low(), key.high());
     let session = u64::from(key.session.vni.map_or(u32::MAX, mirror_xdp_common::Vni::get)) << 32
         ^ key.session.outer_source.low
         ^ key.vlans.as_slice().iter().fold(0, |state, &id| state << 12 | u64::from(id));

@@ -3,6 +3,8 @@
 //! comes. Both are bounded, in each direction of a connection and altogether; most segments pass through
 //! without being copied. The buffers go from connection to connection.
 
+use std::num::NonZeroU32;
+
 use super::tcp::before;
 
 /// Bytes that one direction may keep for its analyzer: a DNS message with its length.
@@ -21,7 +23,24 @@ pub struct Stream {
     /// Sequence number of the next byte.
     next: u32,
     /// The buffer that keeps bytes of this stream.
-    buffer: Option<u32>,
+    buffer: Option<BufferIndex>,
+}
+
+/// A buffer's place, plus one, so that none takes no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct BufferIndex(NonZeroU32);
+
+impl BufferIndex {
+    const fn new(index: usize) -> Option<Self> {
+        match NonZeroU32::new(index as u32 + 1) {
+            Some(plus_one) => Some(Self(plus_one)),
+            None => None,
+        }
+    }
+
+    const fn get(self) -> usize {
+        self.0.get() as usize - 1
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,18 +54,28 @@ enum State {
     Closed,
 }
 
-/// What happens in a stream.
+/// What comes in a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// New bytes came.
+    /// New bytes came: the next of a stream, or a datagram.
     Data {
-        /// All bytes that were not used yet, with the new ones at the end.
+        /// All bytes of the stream that were not used yet, with the new ones at the end.
         bytes: &'a [u8],
         /// Where the new ones begin.
         new: usize,
     },
     /// Bytes are missing between those before and those to come; none are left from before.
-    Gap,
+    Gap {
+        /// How many.
+        len: usize,
+    },
+    /// The flow ends here, with bytes of the stream that were not used.
+    End {
+        /// These.
+        bytes: &'a [u8],
+        /// Whether the other side has acknowledged what came last. If not, nobody may have got it.
+        acknowledged: bool,
+    },
 }
 
 /// What an analyzer did with an event.
@@ -54,8 +83,13 @@ pub enum Event<'a> {
 pub enum Use {
     /// So many bytes are done with; the rest is to be seen again with the next.
     Used(usize),
-    /// The analyzer needs no more of this stream.
+    /// No more of this direction is needed.
     Close,
+    /// No more of this flow is needed.
+    Done,
+    /// So many bytes are done with, and what follows in either direction is of another protocol: it is to
+    /// be recognised anew.
+    Restart(usize),
 }
 
 #[derive(Debug, Default)]
@@ -76,7 +110,7 @@ impl Buffer {
 #[derive(Debug, Default)]
 pub struct Streams {
     buffers: Vec<Buffer>,
-    free: Vec<u32>,
+    free: Vec<BufferIndex>,
 }
 
 impl Streams {
@@ -122,14 +156,54 @@ impl Streams {
         let nearest = early.min_by_key(|&sequence| sequence.wrapping_sub(next));
         let Some(nearest) = nearest.filter(|&nearest| !before(acknowledged, nearest)) else { return false };
         buffer.pending.clear();
+        let len = nearest.wrapping_sub(next) as usize;
         stream.next = nearest;
-        match each(Event::Gap) {
-            Use::Close => self.close(stream),
+        match each(Event::Gap { len }) {
             Use::Used(_) => {
                 self.deliver_early(stream, each);
             }
+            _ => self.close(stream),
         }
         true
+    }
+
+    /// Whether nobody wants more of the stream.
+    #[must_use]
+    pub fn is_closed(stream: &Stream) -> bool {
+        stream.state == State::Closed
+    }
+
+    /// Whether bytes of the stream are kept that were not used yet.
+    #[must_use]
+    pub fn has_unused(&self, stream: &Stream) -> bool {
+        let buffer = stream.buffer.and_then(|index| self.buffers.get(index.get()));
+        buffer.is_some_and(|buffer| !buffer.pending.is_empty())
+    }
+
+    /// Hands those bytes on once more, and none besides.
+    pub fn again(&mut self, stream: &mut Stream, each: &mut dyn FnMut(Event<'_>) -> Use) {
+        let Some(pending) = self.held(stream).map(|buffer| &mut buffer.pending) else { return };
+        if pending.is_empty() {
+            return;
+        }
+        match each(Event::Data { bytes: pending, new: 0 }) {
+            Use::Used(used) => {
+                pending.drain(..used.min(pending.len()));
+                if self.held(stream).is_some_and(|buffer| buffer.is_empty()) {
+                    self.give_back(stream);
+                }
+            }
+            _ => self.close(stream),
+        }
+    }
+
+    /// Says that the flow ends, and gives the stream's buffer back.
+    pub fn end(&mut self, stream: &mut Stream, acknowledged: bool, each: &mut dyn FnMut(Event<'_>) -> Use) {
+        if stream.state == State::Open {
+            let bytes = self.held(stream).map(|buffer| buffer.pending.as_slice()).unwrap_or_default();
+            each(Event::End { bytes, acknowledged });
+        }
+        self.close(stream);
     }
 
     /// Gives the stream's buffer back and follows it no further.
@@ -140,7 +214,7 @@ impl Streams {
 
     fn give_back(&mut self, stream: &mut Stream) {
         if let Some(index) = stream.buffer.take()
-            && let Some(buffer) = self.buffers.get_mut(index as usize)
+            && let Some(buffer) = self.buffers.get_mut(index.get())
         {
             buffer.pending.clear();
             buffer.early.clear();
@@ -151,7 +225,7 @@ impl Streams {
 
     /// The buffer that the stream has.
     fn held(&mut self, stream: &Stream) -> Option<&mut Buffer> {
-        self.buffers.get_mut(stream.buffer? as usize)
+        self.buffers.get_mut(stream.buffer?.get())
     }
 
     /// The stream's buffer, a new one where it has none; `None` where there are too many.
@@ -160,7 +234,7 @@ impl Streams {
             stream.buffer = self.free.pop();
         }
         if stream.buffer.is_none() && self.buffers.len() < MAX_BUFFERS {
-            stream.buffer = Some(self.buffers.len() as u32);
+            stream.buffer = BufferIndex::new(self.buffers.len());
             self.buffers.push(Buffer::default());
         }
         self.held(stream)
@@ -222,7 +296,7 @@ impl Streams {
     /// Hands on what came early and is in order now; `true` where the stream had to be given up.
     fn deliver_early(&mut self, stream: &mut Stream, each: &mut dyn FnMut(Event<'_>) -> Use) -> bool {
         while let Some(index) = stream.buffer
-            && let Some(buffer) = self.buffers.get_mut(index as usize)
+            && let Some(buffer) = self.buffers.get_mut(index.get())
         {
             let next = stream.next;
             let in_order = buffer.early.iter().position(|&(sequence, ..)| !before(next, sequence));
@@ -233,7 +307,7 @@ impl Streams {
             let mut bytes = std::mem::take(&mut buffer.early_bytes);
             let new = bytes.get(start + known..start + len).unwrap_or_default();
             let given_up = !new.is_empty() && self.deliver(stream, new, each);
-            let Some(buffer) = self.buffers.get_mut(index as usize) else { return given_up };
+            let Some(buffer) = self.buffers.get_mut(index.get()) else { return given_up };
             if buffer.early.is_empty() {
                 bytes.clear();
             }

@@ -29,9 +29,11 @@ impl Class {
 
 /// No flow.
 const NONE: u32 = u32::MAX;
-/// A flow's place in its list is renewed when it is older than this: order to the second is enough, and
-/// most packets need not touch the neighbours.
-const RELIST: u64 = SECOND;
+/// The time in seconds. A flow's place in its list is renewed when a second has begun since: order to the
+/// second is enough, and most packets need not touch the neighbours.
+const fn seconds(time: u64) -> u32 {
+    (time / SECOND) as u32
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -43,8 +45,8 @@ struct Entry {
     newer: u32,
     class: Class,
     used: bool,
-    /// When the entry was put at its place in its list.
-    listed: u64,
+    /// When the entry was put at its place in its list, in seconds.
+    listed: u32,
 }
 
 const _: () = assert!(size_of::<Entry>() <= 400, "a table of a million flows is to stay below 400 MB");
@@ -59,13 +61,21 @@ struct List {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowIndex(u32);
 
+impl FlowIndex {
+    /// The flow's place in the table: as small as the table is full.
+    #[must_use]
+    pub const fn get(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// What [`FlowTable::insert`] did.
 #[derive(Debug)]
 pub struct Insert {
     /// The new flow.
     pub index: FlowIndex,
     /// The flow that had to make room.
-    pub evicted: Option<Flow>,
+    pub evicted: Option<(FlowIndex, Flow)>,
 }
 
 /// Flows by key.
@@ -137,8 +147,11 @@ impl FlowTable {
     /// Adds a flow that is not in the table yet. Where the table is full, the flow goes that had no packet
     /// for the longest.
     pub fn insert(&mut self, flow: Flow, hash: u32, now: u64) -> Insert {
-        let evicted =
-            if self.len == self.max { self.most_idle().map(|index| self.remove(index)) } else { None };
+        let evicted = if self.len == self.max {
+            self.most_idle().map(|index| (index, self.remove(index)))
+        } else {
+            None
+        };
         let class = flow.class();
         let bucket = self.bucket(hash);
         let entry = Entry {
@@ -149,7 +162,7 @@ impl FlowTable {
             newer: NONE,
             class,
             used: true,
-            listed: now,
+            listed: seconds(now),
         };
         let at = if self.free == NONE {
             self.entries.push(entry);
@@ -170,13 +183,13 @@ impl FlowTable {
     pub fn touch(&mut self, index: FlowIndex, now: u64) {
         let entry = &mut self.entries[index.0 as usize];
         let class = entry.flow.class();
-        if class == entry.class && now.saturating_sub(entry.listed) < RELIST {
+        if class == entry.class && seconds(now) <= entry.listed {
             return;
         }
         self.unlink(index.0);
         let entry = &mut self.entries[index.0 as usize];
         entry.class = class;
-        entry.listed = now;
+        entry.listed = seconds(now);
         self.append(index.0);
     }
 
@@ -203,22 +216,26 @@ impl FlowTable {
         entry.flow.clone()
     }
 
+    /// A flow that timed out by `now`, if there is one.
+    #[must_use]
+    pub fn expired(&self, now: u64) -> Option<FlowIndex> {
+        let oldest = self.lists.iter().zip(Class::TIMEOUTS).find(|(list, timeout)| {
+            list.oldest != NONE && is_over(self.entries[list.oldest as usize].flow.last, *timeout, now)
+        });
+        oldest.map(|(list, _)| FlowIndex(list.oldest))
+    }
+
     /// Takes out a flow that timed out by `now`, if there is one.
-    pub fn expire(&mut self, now: u64) -> Option<Flow> {
-        for (list, timeout) in self.lists.iter().zip(Class::TIMEOUTS) {
-            let index = FlowIndex(list.oldest);
-            if list.oldest != NONE && is_over(self.entries[list.oldest as usize].flow.last, timeout, now) {
-                return Some(self.remove(index));
-            }
-        }
-        None
+    pub fn expire(&mut self, now: u64) -> Option<(FlowIndex, Flow)> {
+        self.expired(now).map(|index| (index, self.remove(index)))
     }
 
     /// Takes out all flows, about in the order in which they began.
-    pub fn drain(&mut self) -> impl Iterator<Item = Flow> {
+    pub fn drain(&mut self) -> impl Iterator<Item = (FlowIndex, Flow)> {
         (0..self.entries.len()).filter_map(|at| {
+            let index = FlowIndex(at as u32);
             let used = self.entries[at].used;
-            if used { Some(self.remove(FlowIndex(at as u32))) } else { None }
+            if used { Some((index, self.remove(index))) } else { None }
         })
     }
 
@@ -322,7 +339,7 @@ mod tests {
         let first = table.find(&flow(1, 0).0, hash(1)).unwrap();
         table.flow(first).last = 5 * SECOND;
         table.touch(first, 5 * SECOND);
-        let evicted = table.insert(flow(3, 6 * SECOND).1, hash(3), 6 * SECOND).evicted.unwrap();
+        let evicted = table.insert(flow(3, 6 * SECOND).1, hash(3), 6 * SECOND).evicted.unwrap().1;
         assert_eq!(evicted.head.key, flow(2, 0).0);
         assert_eq!(table.len(), 2);
     }
@@ -351,15 +368,15 @@ mod tests {
                         model.insert(number, now);
                     }
                     (None, 1) => {
-                        while let Some(ended) = table.expire(now) {
-                            let last = model.remove(&ended.head.key.low.1);
+                        while let Some((_, ended)) = table.expire(now) {
+                            let last = model.remove(&ended.head.key.low().1);
                             prop_assert!(last.is_some_and(|last| is_over(last, 30, now)));
                         }
                         prop_assert!(model.values().all(|&last| !is_over(last, 30, now)));
                     }
                     (None, _) => {
-                        if let Some(evicted) = table.insert(flow(number, now).1, hash(number), now).evicted {
-                            let last = model.remove(&evicted.head.key.low.1);
+                        if let Some((_, evicted)) = table.insert(flow(number, now).1, hash(number), now).evicted {
+                            let last = model.remove(&evicted.head.key.low().1);
                             prop_assert_eq!(last, model.values().copied().chain(last).min());
                         }
                         model.insert(number, now);
@@ -367,7 +384,7 @@ mod tests {
                 }
                 prop_assert_eq!(table.len(), model.len());
             }
-            let mut drained: Vec<_> = table.drain().map(|flow| flow.head.key.low.1).collect();
+            let mut drained: Vec<_> = table.drain().map(|(_, flow)| flow.head.key.low().1).collect();
             drained.sort_unstable();
             let mut left: Vec<_> = model.into_keys().collect();
             left.sort_unstable();

@@ -6,6 +6,7 @@ use crate::packet::{TcpHeader, tcp_flags};
 use crate::record::{FlowState, TcpSummary};
 
 use super::Direction;
+use super::performance::{Performance, Summary};
 
 /// A TCP segment.
 #[derive(Clone, Copy, Debug)]
@@ -68,17 +69,14 @@ impl State {
     }
 }
 
-/// One side of a connection.
+/// One side of a connection. As long as the server has not answered, its numbers are the time stamps of
+/// the first and the last SYN, 0 where there was none.
 #[derive(Clone, Copy, Debug, Default)]
 struct Side {
     /// Initial sequence number.
     initial: u32,
     /// Sequence number of the next new byte.
     next: u32,
-    /// Flags that it sent, or-ed.
-    flags: u8,
-    /// Some of its data was acknowledged and never seen.
-    gap: bool,
 }
 
 /// A connection that was seen to begin.
@@ -86,8 +84,26 @@ struct Side {
 pub struct Connection {
     state: State,
     sides: [Side; 2],
+    /// Flags that each side sent, or-ed.
+    flags: [u8; 2],
+    /// Some of a side's data was acknowledged and never seen.
+    gaps: [bool; 2],
     /// The side that closed first.
     closer: Direction,
+    performance: Performance,
+}
+
+/// The time stamp of a SYN, 0 where it has none.
+fn time_stamp(segment: &Segment<'_>) -> u32 {
+    segment.header.time_stamps.map_or(0, |(value, _)| value)
+}
+
+/// Whether an answer echoes the time stamp of a SYN, or none: clients take no other (RFC 7323, section 3.2).
+fn echoes(segment: &Segment<'_>, stamps: Side) -> bool {
+    segment
+        .header
+        .time_stamps
+        .is_none_or(|(_, echo)| echo == 0 || !before(echo, stamps.initial) && !before(stamps.next, echo))
 }
 
 /// Whether sequence number `a` is before `b`.
@@ -98,7 +114,7 @@ pub(super) const fn before(a: u32, b: u32) -> bool {
 impl Connection {
     /// A connection that begins with this segment, if it is a SYN.
     #[must_use]
-    pub fn begin(segment: &Segment<'_>) -> Option<Self> {
+    pub fn begin(segment: &Segment<'_>, now: u64) -> Option<Self> {
         if !segment.has(tcp_flags::SYN)
             || segment.has(tcp_flags::RST)
             || segment.has(tcp_flags::FIN)
@@ -106,13 +122,17 @@ impl Connection {
         {
             return None;
         }
-        let client = Side {
-            initial: segment.header.sequence,
-            next: segment.header.sequence.wrapping_add(1),
-            flags: segment.header.flags,
-            gap: false,
-        };
-        Some(Self { state: State::SynSent, sides: [client, Side::default()], closer: Direction::ToServer })
+        let client = Side { initial: segment.header.sequence, next: segment.header.sequence.wrapping_add(1) };
+        let mut performance = Performance::default();
+        performance.syn(Direction::ToServer, &segment.header, now);
+        Some(Self {
+            state: State::SynSent,
+            sides: [client, Side { initial: time_stamp(segment), next: time_stamp(segment) }],
+            flags: [segment.header.flags, 0],
+            gaps: [false; 2],
+            closer: Direction::ToServer,
+            performance,
+        })
     }
 
     /// The sequence number of the first byte of data from a side, once that side was heard.
@@ -129,52 +149,74 @@ impl Connection {
     }
 
     /// Follows a segment of either side.
-    pub fn follow(&mut self, direction: Direction, segment: &Segment<'_>) {
-        self.sides[direction as usize].flags |= segment.header.flags;
+    pub fn follow(&mut self, direction: Direction, segment: &Segment<'_>, now: u64) {
+        self.flags[direction as usize] |= segment.header.flags;
         if segment.has(tcp_flags::RST) {
             self.reset(direction, segment);
             return;
         }
         match self.state {
-            State::SynSent => self.answer(direction, segment),
-            State::SynReceived => self.complete(direction, segment),
-            _ => self.advance(direction, segment),
+            State::SynSent => self.answer(direction, segment, now),
+            State::SynReceived => self.complete(direction, segment, now),
+            _ => self.advance(direction, segment, now),
+        }
+    }
+
+    /// Goes on after segments that were not seen, at this one.
+    pub fn resume(&mut self, direction: Direction, segment: &Segment<'_>) {
+        if self.state > State::SynReceived {
+            let [this, other] = match direction {
+                Direction::ToServer => [0, 1],
+                Direction::ToClient => [1, 0],
+            };
+            self.sides[this].next = segment.header.sequence;
+            if segment.has(tcp_flags::ACK) {
+                self.sides[other].next = segment.header.acknowledgement;
+            }
         }
     }
 
     /// The answer to the SYN.
-    fn answer(&mut self, direction: Direction, segment: &Segment<'_>) {
+    fn answer(&mut self, direction: Direction, segment: &Segment<'_>, now: u64) {
         let [client, server] = &mut self.sides;
         match (segment.has(tcp_flags::SYN), segment.has(tcp_flags::ACK), direction) {
             // Data in a SYN (RFC 7413) may be acknowledged with it.
             (true, true, Direction::ToClient)
-                if !before(segment.header.acknowledgement, client.initial.wrapping_add(1)) =>
+                if !before(segment.header.acknowledgement, client.initial.wrapping_add(1))
+                    && echoes(segment, *server) =>
             {
                 server.initial = segment.header.sequence;
                 server.next = segment.header.sequence.wrapping_add(1);
                 self.state = State::SynReceived;
+                self.performance.syn(direction, &segment.header, now);
             }
             // A SYN sent again, perhaps with another number: the last is the likeliest to be answered.
             (true, false, Direction::ToServer) => {
                 client.initial = segment.header.sequence;
                 client.next = segment.header.sequence.wrapping_add(1);
+                server.next = time_stamp(segment);
+                self.performance.syn_again(direction);
             }
             _ => {}
         }
     }
 
     /// The acknowledgement of the answer.
-    fn complete(&mut self, direction: Direction, segment: &Segment<'_>) {
+    fn complete(&mut self, direction: Direction, segment: &Segment<'_>, now: u64) {
         if segment.has(tcp_flags::SYN) {
+            self.performance.syn_again(direction);
             return;
         }
         if segment.has(tcp_flags::ACK) || segment.has(tcp_flags::FIN) {
             self.state = State::Established;
-            self.advance(direction, segment);
+            if direction == Direction::ToServer {
+                self.performance.complete(direction, &segment.header, now);
+            }
+            self.advance(direction, segment, now);
         }
     }
 
-    fn advance(&mut self, direction: Direction, segment: &Segment<'_>) {
+    fn advance(&mut self, direction: Direction, segment: &Segment<'_>, now: u64) {
         if segment.has(tcp_flags::SYN) {
             return;
         }
@@ -182,6 +224,16 @@ impl Connection {
             Direction::ToServer => [0, 1],
             Direction::ToClient => [1, 0],
         };
+        let len = segment.payload.len() + segment.missing;
+        if len > 0 {
+            let next = self.sides[this].next;
+            self.performance.data(direction, next, segment.header.sequence, len, now);
+        }
+        if segment.has(tcp_flags::ACK) {
+            let alone = len == 0 && !segment.has(tcp_flags::FIN);
+            let sent = self.sides[other].next;
+            self.performance.acknowledge(direction, &segment.header, alone, sent, now);
+        }
         if before(self.sides[this].next, segment.end()) {
             self.sides[this].next = segment.end();
         }
@@ -223,6 +275,9 @@ impl Connection {
             _ => segment.header.sequence.wrapping_sub(side.next).wrapping_add(PLAUSIBLE / 2) < PLAUSIBLE,
         };
         if valid {
+            if self.state != State::Closed {
+                self.performance.reset(direction);
+            }
             self.state = State::Closed;
         }
     }
@@ -236,7 +291,7 @@ impl Connection {
 
     /// Remembers that data of one side is missing.
     pub const fn set_gap(&mut self, direction: Direction) {
-        self.sides[direction as usize].gap = true;
+        self.gaps[direction as usize] = true;
     }
 
     /// The state of the flow that the connection's state amounts to.
@@ -251,17 +306,34 @@ impl Connection {
         }
     }
 
+    /// Whether the other side has acknowledged all data of a direction, as far as that is to be known: it
+    /// is not where the other side was not heard, or the connection is closed.
+    #[must_use]
+    pub fn is_acknowledged(&self, direction: Direction) -> bool {
+        let by = direction.reverse();
+        let heard = self.flags[by as usize] != 0;
+        let next = self.sides[direction as usize].next;
+        !heard || self.flow_state() == FlowState::Closed || !before(self.performance.acknowledged(by), next)
+    }
+
+    /// How well it went; `None` where the handshake was not finished.
+    #[must_use]
+    pub fn performance(&self) -> Option<Summary> {
+        (self.state > State::SynReceived).then(|| self.performance.summary())
+    }
+
     /// What the flow's record says of the connection.
     #[must_use]
     pub const fn summary(&self) -> TcpSummary {
-        let [client, server] = &self.sides;
+        let [flags_to_server, flags_to_client] = self.flags;
+        let [gap_to_server, gap_to_client] = self.gaps;
         TcpSummary {
-            flags: client.flags | server.flags,
-            flags_to_server: client.flags,
-            flags_to_client: server.flags,
+            flags: flags_to_server | flags_to_client,
+            flags_to_server,
+            flags_to_client,
             state: Some(self.state.name()),
-            gap_to_server: client.gap,
-            gap_to_client: server.gap,
+            gap_to_server,
+            gap_to_client,
         }
     }
 }

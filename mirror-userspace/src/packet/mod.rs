@@ -215,6 +215,10 @@ pub struct TcpHeader {
     pub acknowledgement: u32,
     /// The low eight flags, see [`tcp_flags`].
     pub flags: u8,
+    /// The receive window, as it is in the header.
+    pub window: u16,
+    /// The time stamps' value and echo reply (RFC 7323, section 3.2); looked for in SYNs only.
+    pub time_stamps: Option<(u32, u32)>,
 }
 
 /// Bits of [`TcpHeader::flags`].

@@ -6,7 +6,7 @@ use zerocopy::FromBytes;
 use zerocopy::network_endian::{U16, U32};
 
 use super::network::Network;
-use super::{Cause, Layer, Packet, Protocol, Refusal, TcpHeader, Transport, tunnel};
+use super::{Cause, Layer, Packet, Protocol, Refusal, TcpHeader, Transport, tcp_flags, tunnel};
 
 /// Decodes the transport header that `layer` begins with.
 pub(super) fn decode(layer: Layer<'_>, network: Network) -> Result<Packet<'_>, Refusal> {
@@ -77,7 +77,7 @@ struct WireTcpHeader {
     acknowledgement: U32,
     data_offset: u8,
     flags: u8,
-    _window: U16,
+    window: U16,
     _checksum: U16,
     _urgent: U16,
 }
@@ -93,11 +93,37 @@ fn tcp(layer: Layer<'_>) -> Result<Transport<'_>, Refusal> {
             sequence: header.sequence.get(),
             acknowledgement: header.acknowledgement.get(),
             flags: header.flags,
+            window: header.window.get(),
+            time_stamps: if header.flags & tcp_flags::SYN == 0 {
+                None
+            } else {
+                layer.bytes.get(size_of::<WireTcpHeader>()..len).and_then(time_stamps)
+            },
         },
         // Options may have been cut off: then there is no payload at hand at all.
         payload: layer.bytes.get(len..).unwrap_or_default(),
         missing: layer.missing.min(layer.wire_len() - len),
     })
+}
+
+/// The time stamps among the options of a TCP header.
+fn time_stamps(options: &[u8]) -> Option<(u32, u32)> {
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    const TIME_STAMPS: u8 = 8;
+    let mut rest = options;
+    loop {
+        rest = match rest {
+            [] | [END, ..] => return None,
+            [NO_OPERATION, rest @ ..] => rest,
+            [TIME_STAMPS, 10, rest @ ..] => {
+                let (value, rest) = rest.split_first_chunk()?;
+                return Some((u32::from_be_bytes(*value), u32::from_be_bytes(*rest.first_chunk()?)));
+            }
+            [_, len, ..] => rest.get(usize::from((*len).max(2))..)?,
+            [_] => return None,
+        };
+    }
 }
 
 /// The payload of a UDP datagram.

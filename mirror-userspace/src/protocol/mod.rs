@@ -1,9 +1,16 @@
 //! Protocol code without input or output: bytes in, values out. Nothing here knows a clock, a socket or
-//! a flow table, nothing allocates, and nothing panics or works longer than in proportion to its
-//! input, whatever the bytes.
+//! a flow table, and nothing panics or works longer than in proportion to its input, whatever the bytes.
+//! What a worker calls allocates nothing, except for the buffers of handshakes, which are used again;
+//! what the thread of the sink calls to write a record may.
 
 pub mod detect;
 pub mod dns;
+pub mod http;
+pub mod quic;
+mod reader;
+pub mod ssh;
+pub(crate) mod text;
+pub mod tls;
 
 /// Which side of a flow sent the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,4 +19,15 @@ pub enum Direction {
     ToServer,
     /// From the server.
     ToClient,
+}
+
+impl Direction {
+    /// The other one.
+    #[must_use]
+    pub const fn reverse(self) -> Self {
+        match self {
+            Self::ToServer => Self::ToClient,
+            Self::ToClient => Self::ToServer,
+        }
+    }
 }

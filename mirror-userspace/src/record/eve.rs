@@ -5,14 +5,16 @@ use std::fmt;
 
 use mirror_xdp_common::Address;
 use mirror_xdp_common::wire::protocol;
-use serde::ser::SerializeSeq as _;
+use serde::ser::{SerializeMap as _, SerializeSeq as _};
 use serde::{Serialize, Serializer};
 
 use super::community_id::CommunityId;
 use super::{
-    Application, Conversation, DnsRecord, EndReason, FlowRecord, FlowState, Record, TcpSummary, Vlans,
+    Application, Conversation, EndReason, EventRecord, FLOW, FlowRecord, FlowState, Record, STATS,
+    TcpSummary, Vlans,
 };
-use crate::protocol::dns;
+use crate::flow::performance;
+use crate::protocol::Direction;
 use crate::worker::Mirror;
 
 /// Appends the events of `record` to `out`, a line each, and calls `each` after each with the length that
@@ -32,18 +34,46 @@ pub fn write_record(
             write_line(out, &FlowEvent::from(flow))?;
             each(out.len());
         }
-        Record::Dns(record) => {
-            let (start, len) = (record.message.0 as usize, record.message.1 as usize);
-            let message = bytes.get(start..start + len).unwrap_or_default();
-            // The worker has parsed it before: there is no other case.
-            let Ok(message) = dns::Message::parse(message) else { return Ok(()) };
-            for event in message.events(record.number) {
-                write_line(out, &DnsEvent::new(record, event))?;
-                each(out.len());
-            }
+        Record::Event(record) => {
+            let (start, len) = (record.bytes.0 as usize, record.bytes.1 as usize);
+            let bytes = bytes.get(start..start + len).unwrap_or_default();
+            (record.event_type.render)(bytes, &mut Lines { out, record, each: &mut each })?;
         }
     }
     Ok(())
+}
+
+/// Takes the events that one record becomes.
+pub struct Lines<'a> {
+    out: &'a mut Vec<u8>,
+    record: &'a EventRecord,
+    each: &'a mut dyn FnMut(usize),
+}
+
+impl Lines<'_> {
+    /// Writes an event with `object` for what is particular to it.
+    ///
+    /// # Errors
+    ///
+    /// Where `object` has no JSON form.
+    pub fn line(&mut self, object: &impl Serialize) -> serde_json::Result<()> {
+        self.write(None, object)
+    }
+
+    /// Writes an event about the transaction with this number in its flow.
+    ///
+    /// # Errors
+    ///
+    /// Where `object` has no JSON form.
+    pub fn transaction(&mut self, number: u32, object: &impl Serialize) -> serde_json::Result<()> {
+        self.write(Some(number), object)
+    }
+
+    fn write(&mut self, tx_id: Option<u32>, object: &impl Serialize) -> serde_json::Result<()> {
+        write_line(self.out, &AnalyzerEvent { record: self.record, tx_id, object })?;
+        (self.each)(self.out.len());
+        Ok(())
+    }
 }
 
 fn write_line(out: &mut Vec<u8>, event: &impl Serialize) -> serde_json::Result<()> {
@@ -64,7 +94,7 @@ pub fn write_stats(out: &mut Vec<u8>, time: u64, stats: &impl Serialize) -> serd
         event_type: &'static str,
         stats: &'a S,
     }
-    write_line(out, &StatsEvent { timestamp: Timestamp(time), event_type: "stats", stats })
+    write_line(out, &StatsEvent { timestamp: Timestamp(time), event_type: STATS, stats })
 }
 
 /// A time in nanoseconds since the epoch, written in UTC to the microsecond.
@@ -244,6 +274,8 @@ struct FlowEvent {
     #[serde(skip_serializing_if = "Option::is_none")]
     tcp: Option<TcpObject>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    tcp_perf: Option<PerformanceObject>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     mirror: Option<MirrorObject>,
 }
 
@@ -253,7 +285,7 @@ impl From<&FlowRecord> for FlowEvent {
         Self {
             timestamp: Timestamp(record.time),
             flow_id: record.conversation.flow_id,
-            event_type: "flow",
+            event_type: FLOW,
             tuple: Tuple::from(&record.conversation),
             icmp_type: record.icmp.map(|icmp| icmp.request.0),
             icmp_code: record.icmp.map(|icmp| icmp.request.1),
@@ -264,35 +296,48 @@ impl From<&FlowRecord> for FlowEvent {
             flow: record.into(),
             community_id: CommunityId::of(&record.conversation),
             tcp: record.tcp.map(TcpObject::from),
+            tcp_perf: record.performance.map(PerformanceObject::from),
             mirror: record.conversation.mirror.map(MirrorObject::from),
         }
     }
 }
 
-#[derive(Serialize)]
-struct DnsEvent<'a> {
-    timestamp: Timestamp,
-    flow_id: u64,
-    event_type: &'static str,
-    #[serde(flatten)]
-    tuple: Tuple,
-    community_id: CommunityId,
-    dns: dns::Event<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mirror: Option<MirrorObject>,
+/// An event whose particulars are an object named after it.
+struct AnalyzerEvent<'a, T> {
+    record: &'a EventRecord,
+    tx_id: Option<u32>,
+    object: &'a T,
 }
 
-impl<'a> DnsEvent<'a> {
-    fn new(record: &DnsRecord, dns: dns::Event<'a>) -> Self {
-        Self {
-            timestamp: Timestamp(record.time),
-            flow_id: record.conversation.flow_id,
-            event_type: "dns",
-            tuple: Tuple::from(&record.conversation),
-            community_id: CommunityId::of(&record.conversation),
-            dns,
-            mirror: record.conversation.mirror.map(MirrorObject::from),
+impl<T: Serialize> Serialize for AnalyzerEvent<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let EventRecord { time, conversation, event_type, .. } = self.record;
+        let Tuple { vlan, src_ip, src_port, dest_ip, dest_port, proto } = Tuple::from(conversation);
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("timestamp", &Timestamp(*time))?;
+        map.serialize_entry("flow_id", &conversation.flow_id)?;
+        map.serialize_entry("event_type", event_type.name)?;
+        if !vlan.is_empty() {
+            map.serialize_entry("vlan", &vlan)?;
         }
+        map.serialize_entry("src_ip", &src_ip)?;
+        if let Some(port) = src_port {
+            map.serialize_entry("src_port", &port)?;
+        }
+        map.serialize_entry("dest_ip", &dest_ip)?;
+        if let Some(port) = dest_port {
+            map.serialize_entry("dest_port", &port)?;
+        }
+        map.serialize_entry("proto", &proto)?;
+        map.serialize_entry("community_id", &CommunityId::of(conversation))?;
+        if let Some(number) = self.tx_id {
+            map.serialize_entry("tx_id", &number)?;
+        }
+        map.serialize_entry(event_type.name, self.object)?;
+        if let Some(mirror) = conversation.mirror {
+            map.serialize_entry("mirror", &MirrorObject::from(mirror))?;
+        }
+        map.end()
     }
 }
 
@@ -300,6 +345,8 @@ impl<'a> DnsEvent<'a> {
 struct ApplicationFields {
     #[serde(rename = "app_proto", skip_serializing_if = "Option::is_none")]
     flow: Option<&'static str>,
+    #[serde(rename = "app_proto_orig", skip_serializing_if = "Option::is_none")]
+    original: Option<&'static str>,
     #[serde(rename = "app_proto_ts", skip_serializing_if = "Option::is_none")]
     to_server: Option<&'static str>,
     #[serde(rename = "app_proto_tc", skip_serializing_if = "Option::is_none")]
@@ -309,6 +356,7 @@ struct ApplicationFields {
 impl From<Application> for ApplicationFields {
     fn from(application: Application) -> Self {
         Self {
+            original: application.original,
             flow: application.protocol,
             to_server: application.to_server,
             to_client: application.to_client,
@@ -369,6 +417,98 @@ struct Hex(u8);
 impl Serialize for Hex {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&format_args!("{:02x}", self.0))
+    }
+}
+
+/// A counter that is only written where it counted.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this signature")]
+const fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+/// How well a connection went. Segments by the direction in which they were sent; times by who took them.
+#[derive(Serialize)]
+struct PerformanceObject {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    handshake_server_ms: Option<Millis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    handshake_client_ms: Option<Millis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rtt_server_min_ms: Option<Millis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rtt_server_avg_ms: Option<Millis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rtt_client_min_ms: Option<Millis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rtt_client_avg_ms: Option<Millis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttfb_ms: Option<Millis>,
+    #[serde(skip_serializing_if = "is_zero")]
+    retransmissions_toserver: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    retransmissions_toclient: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    out_of_order_toserver: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    out_of_order_toclient: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    dup_acks_toserver: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    dup_acks_toclient: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    zero_windows_toserver: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    zero_windows_toclient: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    gap_bytes_toserver: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    gap_bytes_toclient: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reset_by: Option<&'static str>,
+}
+
+/// Microseconds, written as milliseconds.
+struct Millis(u32);
+
+impl Serialize for Millis {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(f64::from(self.0) / 1e3)
+    }
+}
+
+impl From<performance::Summary> for PerformanceObject {
+    fn from(summary: performance::Summary) -> Self {
+        let [handshake_client_ms, handshake_server_ms] = summary.handshake.map(|time| time.map(Millis));
+        let [rtt_client_min_ms, rtt_server_min_ms] = summary.rtt_min.map(|time| time.map(Millis));
+        let [rtt_client_avg_ms, rtt_server_avg_ms] = summary.rtt_average.map(|time| time.map(Millis));
+        let [retransmissions_toserver, retransmissions_toclient] = summary.retransmissions;
+        let [out_of_order_toserver, out_of_order_toclient] = summary.out_of_order;
+        let [dup_acks_toserver, dup_acks_toclient] = summary.duplicate_acks;
+        let [zero_windows_toserver, zero_windows_toclient] = summary.zero_windows;
+        let [gap_bytes_toserver, gap_bytes_toclient] = summary.gap_bytes;
+        Self {
+            handshake_server_ms,
+            handshake_client_ms,
+            rtt_server_min_ms,
+            rtt_server_avg_ms,
+            rtt_client_min_ms,
+            rtt_client_avg_ms,
+            ttfb_ms: summary.time_to_first_byte.map(Millis),
+            retransmissions_toserver,
+            retransmissions_toclient,
+            out_of_order_toserver,
+            out_of_order_toclient,
+            dup_acks_toserver,
+            dup_acks_toclient,
+            zero_windows_toserver,
+            zero_windows_toclient,
+            gap_bytes_toserver,
+            gap_bytes_toclient,
+            reset_by: summary.reset_by.map(|by| match by {
+                Direction::ToServer => "client",
+                Direction::ToClient => "server",
+            }),
+        }
     }
 }
 

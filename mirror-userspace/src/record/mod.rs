@@ -4,9 +4,11 @@
 
 pub mod community_id;
 pub mod eve;
+pub mod pack;
 
 use mirror_xdp_common::Address;
 
+use crate::flow::performance;
 use crate::worker::Mirror;
 
 /// VLAN identifiers of a packet, outermost first.
@@ -125,6 +127,8 @@ pub struct Application {
     /// The flow's protocol: the first that was recognised in either direction; `failed` where data was
     /// looked at and not recognised.
     pub protocol: Option<&'static str>,
+    /// What was spoken before that, where the two sides agreed to go on with something else.
+    pub original: Option<&'static str>,
     /// What the client's data said, where that differs.
     pub to_server: Option<&'static str>,
     /// What the server's data said, where that differs.
@@ -158,64 +162,58 @@ pub struct FlowRecord {
     pub spi: Option<u32>,
     /// TCP only.
     pub tcp: Option<TcpSummary>,
+    /// TCP connections whose handshake was seen.
+    pub performance: Option<performance::Summary>,
 }
 
-/// A DNS message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DnsRecord {
+/// What an analyzer has to say about a flow: packed bytes that become one or more events.
+#[derive(Clone, Copy, Debug)]
+pub struct EventRecord {
     /// When it was seen, in nanoseconds since the epoch.
     pub time: u64,
-    /// Whose message it is.
+    /// Whose flow it is about.
     pub conversation: Conversation,
-    /// The message's number in its flow.
-    pub number: u32,
-    /// Where the batch has the message's bytes: position and length.
-    pub message: (u32, u32),
+    /// What kind of event it becomes.
+    pub event_type: &'static EventType,
+    /// Where the batch has the packed bytes: position and length.
+    pub bytes: (u32, u32),
 }
 
+/// A kind of event that an analyzer emits. The analyzer packs what it knows into bytes, which costs the
+/// packet path little; text is made of them on the sink's thread, by [`EventType::render`].
+#[derive(Debug)]
+pub struct EventType {
+    /// The value of `event_type`, and the name of the object that has what is particular to the event.
+    pub name: &'static str,
+    /// Writes the events that packed bytes stand for.
+    pub render: Render,
+}
+
+/// Writes the events that packed bytes stand for.
+pub type Render = fn(&[u8], &mut eve::Lines<'_>) -> serde_json::Result<()>;
+
 /// Anything that a worker hands to the sinks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::large_enum_variant, reason = "written in place into a batch that goes round")]
 pub enum Record {
     /// A flow that ended.
     Flow(FlowRecord),
-    /// A DNS message.
-    Dns(DnsRecord),
+    /// What an analyzer emitted.
+    Event(EventRecord),
 }
 
-/// The kinds of events in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(usize)]
-pub enum EventKind {
-    /// A flow that ended.
-    Flow,
-    /// A DNS message.
-    Dns,
-    /// Counters.
-    Stats,
-}
-
-impl EventKind {
-    /// All kinds, in the order of their discriminants.
-    pub const ALL: [Self; 3] = [Self::Flow, Self::Dns, Self::Stats];
-
-    /// The value of `event_type`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Flow => "flow",
-            Self::Dns => "dns",
-            Self::Stats => "stats",
-        }
-    }
-}
+/// The `event_type` of ended flows.
+pub const FLOW: &str = "flow";
+/// The `event_type` of counters.
+pub const STATS: &str = "stats";
 
 impl Record {
-    /// The kind of event that the record becomes.
+    /// The `event_type` of what the record becomes.
     #[must_use]
-    pub const fn kind(&self) -> EventKind {
+    pub const fn event_type(&self) -> &'static str {
         match self {
-            Self::Flow(_) => EventKind::Flow,
-            Self::Dns(_) => EventKind::Dns,
+            Self::Flow(_) => FLOW,
+            Self::Event(event) => event.event_type.name,
         }
     }
 }

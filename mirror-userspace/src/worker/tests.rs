@@ -11,7 +11,9 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
+use crate::analyzer::{Analyzer, Context, Direction, Event, Filter, Interest, Use};
 use crate::flow::SECOND;
+use crate::record::EventType;
 use crate::sink::{FILE_NAME, Overflow, Sink};
 
 const CLIENT: [u8; 4] = [10, 0, 0, 1];
@@ -84,12 +86,17 @@ impl Bench {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
+    /// The events of one kind.
+    fn of(self, kind: &str) -> Vec<Value> {
+        self.events().into_iter().filter(|event| event["event_type"] == kind).collect()
+    }
+
     fn flows(self) -> Vec<Value> {
-        self.events().into_iter().filter(|event| event["event_type"] == "flow").collect()
+        self.of("flow")
     }
 
     fn dns(self) -> Vec<Value> {
-        self.events().into_iter().filter(|event| event["event_type"] == "dns").collect()
+        self.of("dns")
     }
 }
 
@@ -215,7 +222,7 @@ fn a_record_has_the_fields_of_suricata_in_its_order() {
             r#""state":"established","reason":"shutdown","alerted":false},"#,
             r#""community_id":"1:VdggaNENbgI21XxxxmwVYl5fXqs=","#,
             r#""tcp":{"tcp_flags":"12","tcp_flags_ts":"12","tcp_flags_tc":"12","syn":true,"ack":true,"#,
-            r#""state":"established"},"#,
+            r#""state":"established"},"tcp_perf":{"handshake_server_ms":1.0,"handshake_client_ms":1.0},"#,
             r#""mirror":{"vni":7,"outer_src":"10.0.0.99","outer_dst":"172.16.0.1"}}"#
         )
     );
@@ -373,7 +380,7 @@ fn a_live_worker_loses_no_flow_that_ends_with_many_others() {
         }
         worker.finish();
         assert_eq!(worker.counters().records_lost, 0);
-        assert_eq!(sink.finish().written[0], 20_000);
+        assert_eq!(sink.finish().written("flow"), 20_000);
     }
 }
 
@@ -681,5 +688,397 @@ proptest! {
         prop_assert_eq!(counters.delivered, count);
         prop_assert_eq!(bench.unaccounted(), 0);
         bench.events();
+    }
+}
+
+const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: a.example:8080\r\nUser-Agent: test\r\n\r\n";
+const POST: &[u8] = b"POST /b HTTP/1.1\r\nHost: a.example\r\nContent-Length: 4\r\n\r\nbody";
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=x\r\nContent-Length: 5\r\n\r\nhello";
+const MOVED: &[u8] =
+    b"HTTP/1.1 301 Moved\r\nLocation: /c\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+
+/// What is in an event of HTTP.
+fn http(event: &Value) -> (&str, &str, u64, u64) {
+    let http = &event["http"];
+    let text = |field: &str| http[field].as_str().unwrap_or_default();
+    (text("http_method"), text("url"), http["status"].as_u64().unwrap(), http["length"].as_u64().unwrap())
+}
+
+/// A connection to a port of HTTP that is given what both sides say in turns.
+fn conversation(turns: &[(bool, &[u8])]) -> Bench {
+    let mut bench = Bench::new();
+    let mut connection = Tcp::new(4000);
+    connection.server.1 = 80;
+    connection.open(&mut bench);
+    for &(from_client, bytes) in turns {
+        bench.frame(&connection.segment(from_client, "A", bytes));
+    }
+    connection.close(&mut bench);
+    bench
+}
+
+#[test]
+fn each_http_request_with_its_response_is_an_event_also_where_requests_do_not_wait() {
+    let events = conversation(&[(true, &[GET, POST].concat()), (false, &[OK, MOVED].concat())]).of("http");
+    assert_eq!(http(&events[0]), ("GET", "/a", 200, 5));
+    assert_eq!(http(&events[1]), ("POST", "/b", 301, 11));
+    assert_eq!(events.len(), 2);
+    let first = &events[0]["http"];
+    assert_eq!((&first["hostname"], &first["http_port"]), (&"a.example".into(), &8080.into()));
+    assert_eq!((&first["http_user_agent"], &first["protocol"]), (&"test".into(), &"HTTP/1.1".into()));
+    assert_eq!((&first["http_content_type"], &first["latency_ms"]), (&"text/plain".into(), &1.0.into()));
+    assert_eq!((&events[1]["tx_id"], &events[1]["http"]["redirect"]), (&1.into(), &"/c".into()));
+}
+
+#[test]
+fn http_is_the_same_however_it_is_cut_into_segments() {
+    let whole = conversation(&[(true, GET), (true, POST), (false, OK), (false, MOVED)]).of("http");
+    let mut turns: Vec<(bool, &[u8])> = Vec::new();
+    for (from_client, message) in [(true, GET), (true, POST), (false, OK), (false, MOVED)] {
+        turns.extend(message.chunks(3).map(|piece| (from_client, piece)));
+    }
+    let cut = conversation(&turns).of("http");
+    assert_eq!(whole.iter().map(http).collect::<Vec<_>>(), cut.iter().map(http).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_request_of_a_method_that_nobody_knows_is_told_by_its_response() {
+    let events = conversation(&[(true, b"FROB /x HTTP/1.1\r\n\r\n"), (false, OK)]).of("http");
+    assert_eq!(http(&events[0]), ("FROB", "/x", 200, 5));
+    assert_eq!(events.len(), 1);
+}
+
+#[test]
+fn what_is_spoken_in_the_tunnel_of_a_proxy_is_recognised_anew() {
+    let bench = conversation(&[
+        (true, b"CONNECT a.example:22 HTTP/1.1\r\n\r\n"),
+        (false, b"HTTP/1.1 200 Go\r\n\r\n"),
+        (false, b"SSH-2.0-server here\r\n"),
+        (true, b"SSH-2.0-client\r\n"),
+    ]);
+    let events = bench.events();
+    let of = |kind: &str| events.iter().find(|event| event["event_type"] == kind).unwrap();
+    assert_eq!(http(of("http")).0, "CONNECT");
+    assert_eq!(of("ssh")["ssh"]["client"]["software_version"], "client");
+    assert_eq!(
+        of("ssh")["ssh"]["server"],
+        serde_json::json!({"proto_version": "2.0", "software_version": "server"})
+    );
+    let flow = of("flow");
+    assert_eq!((&flow["app_proto"], &flow["app_proto_orig"]), (&"ssh".into(), &"http".into()));
+}
+
+#[test]
+fn a_tunnel_of_something_unknown_stays_http() {
+    let bench = conversation(&[
+        (true, b"GET /chat HTTP/1.1\r\nUpgrade: websocket\r\n\r\n"),
+        (false, b"HTTP/1.1 101 Switching Protocols\r\n\r\n"),
+        (false, b"\x81\x05hello"),
+        (true, b"\x81\x85abcdefghi"),
+    ]);
+    assert_eq!(bench.flows()[0]["app_proto"], "http");
+}
+
+#[test]
+fn a_body_of_which_a_piece_is_missing_is_bridged() {
+    let mut bench = Bench::new();
+    let mut connection = Tcp::new(4000);
+    connection.server.1 = 80;
+    connection.open(&mut bench);
+    bench.frame(&connection.segment(true, "A", GET));
+    bench.frame(&connection.segment(false, "A", b"HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\n0123456789"));
+    let _never_seen = connection.segment(false, "A", b"0123456789");
+    bench.frame(&connection.segment(false, "A", b"0123456789"));
+    bench.frame(&connection.segment(true, "A", POST));
+    bench.frame(&connection.segment(false, "A", MOVED));
+    bench.frame(&connection.segment(true, "A", b""));
+    let events = bench.of("http");
+    assert_eq!(http(&events[0]), ("GET", "/a", 200, 30));
+    assert_eq!(http(&events[1]), ("POST", "/b", 301, 11));
+}
+
+#[test]
+fn after_a_gap_in_a_head_the_next_message_is_found() {
+    let mut bench = Bench::new();
+    let mut connection = Tcp::new(4000);
+    connection.server.1 = 80;
+    connection.open(&mut bench);
+    bench.frame(&connection.segment(true, "A", b"GET /lost HTTP/1.1\r\nHost: "));
+    let _never_seen = connection.segment(true, "A", b"a.example\r\n\r\n");
+    bench.frame(&connection.segment(true, "A", GET));
+    bench.frame(&connection.segment(false, "A", OK));
+    let events = bench.of("http");
+    assert_eq!(http(&events[0]), ("GET", "/a", 200, 5));
+}
+
+#[test]
+fn a_transaction_that_the_capture_cuts_off_is_an_event_all_the_same() {
+    let mut bench = Bench::new();
+    let mut connection = Tcp::new(4000);
+    connection.server.1 = 80;
+    connection.open(&mut bench);
+    bench.frame(&connection.segment(true, "A", GET));
+    bench.frame(&connection.segment(false, "A", b"HTTP/1.1 503 No\r\nContent-"));
+    bench.frame(&connection.segment(true, "A", &[]));
+    let events = bench.of("http");
+    assert_eq!(http(&events[0]), ("GET", "/a", 503, 0));
+}
+
+/// Counts what it is given of each flow, and has enough after the third packet.
+#[derive(Default)]
+struct Counting;
+
+#[derive(Default)]
+struct Counts {
+    packets: u32,
+    bytes: [u32; 2],
+}
+
+static COUNTS: EventType = EventType { name: "counts", render: |bytes, lines| lines.line(&bytes) };
+
+impl Analyzer for Counting {
+    type Flow = Counts;
+
+    fn packet(
+        &mut self,
+        flow: &mut Counts,
+        _direction: Direction,
+        _packet: &Packet<'_>,
+        _context: &mut Context<'_>,
+    ) -> Interest {
+        flow.packets += 1;
+        Interest::More
+    }
+
+    fn data(
+        &mut self,
+        flow: &mut Counts,
+        direction: Direction,
+        event: Event<'_>,
+        _context: &mut Context<'_>,
+    ) -> Use {
+        match event {
+            // Slower than the built-in analyzer, which is not to matter to either.
+            Event::Data { bytes, .. } if bytes.len() >= 8 => {
+                flow.bytes[direction as usize] += 8;
+                Use::Used(8)
+            }
+            Event::Data { .. } | Event::Gap { .. } => Use::Used(0),
+            Event::End { bytes, .. } => {
+                flow.bytes[direction as usize] += bytes.len() as u32;
+                Use::Close
+            }
+        }
+    }
+
+    fn end(&mut self, flow: &mut Counts, context: &mut Context<'_>) {
+        let [client, server] = flow.bytes;
+        context.emit(&COUNTS, &[&[flow.packets as u8, client as u8], &[server as u8]]);
+    }
+}
+
+#[test]
+fn an_analyzer_of_the_user_sees_packets_data_and_the_end_beside_the_one_that_is_built_in() {
+    let mut bench = Bench::new();
+    let filter = Filter::all().port(80).packets();
+    bench.worker.analyzers().register(Counting, filter).unwrap();
+    let mut connection = Tcp::new(4000);
+    connection.server.1 = 80;
+    connection.open(&mut bench);
+    for (from_client, bytes) in [(true, GET), (false, OK), (true, POST), (false, MOVED)] {
+        bench.frame(&connection.segment(from_client, "A", bytes));
+    }
+    let mut other = Tcp::new(4001);
+    other.open(&mut bench);
+    let events = bench.events();
+    let of = |kind: &str| events.iter().filter(|event| event["event_type"] == kind).collect::<Vec<_>>();
+    let expected = [7, GET.len() + POST.len(), OK.len() + MOVED.len()];
+    assert_eq!(of("counts").len(), 1);
+    assert_eq!(of("counts")[0]["counts"], serde_json::json!(expected));
+    assert_eq!(
+        of("http").into_iter().map(http).map(|(.., status, _)| status).collect::<Vec<_>>(),
+        [200, 301]
+    );
+}
+
+#[test]
+fn a_flow_is_settled_when_no_analyzer_wants_more_of_it() {
+    let settled = |bench: &mut Bench| bench.worker.settled();
+    let mut bench = Bench::new();
+    let mut connection = Tcp::new(4000);
+    connection.server.1 = 22;
+    connection.open(&mut bench);
+    bench.frame(&connection.segment(true, "A", b"SSH-2.0-client\r\n"));
+    assert_eq!(settled(&mut bench), 0);
+    bench.frame(&connection.segment(false, "A", b"SSH-2.0-server\r\n"));
+    assert_eq!(settled(&mut bench), 1);
+    bench.frame(&connection.segment(false, "A", b"whatever"));
+    bench.frame(&udp((CLIENT, 5000), (SERVER, 53), QUERY));
+    assert_eq!(settled(&mut bench), 1);
+    bench.frame(&udp((CLIENT, 5000), (SERVER, 54), b"whatever"));
+    assert_eq!(settled(&mut bench), 2);
+}
+
+/// A record of TLS with a hello of a client that knows session tickets, for `a.example`.
+fn client_hello() -> Vec<u8> {
+    let name = b"a.example";
+    let len = name.len() as u8;
+    let server_name = [&[0, 0, 0, len + 5, 0, len + 3, 0, 0, len][..], name].concat();
+    let extensions = [&server_name[..], &[0, 35, 0, 0]].concat();
+    let body = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 0x01, 1, 0, 0, extensions.len() as u8], &extensions]
+        .concat();
+    let message = [&[1, 0, 0, body.len() as u8][..], &body].concat();
+    [&[22, 3, 1, 0, message.len() as u8][..], &message].concat()
+}
+
+#[test]
+fn a_hello_of_tls_over_several_segments_out_of_order_is_an_event() {
+    let mut bench = Bench::new();
+    let mut connection = Tcp::new(4000);
+    connection.server.1 = 443;
+    connection.open(&mut bench);
+    let hello = client_hello();
+    let (first, rest) = hello.split_at(20);
+    let (second, third) = rest.split_at(30);
+    let [first, second, third] = [first, second, third].map(|piece| connection.segment(true, "A", piece));
+    for frame in [&second, &third, &first] {
+        bench.frame(frame);
+    }
+    let events = bench.of("tls");
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0]["tls"]["sni"], "a.example");
+}
+
+#[test]
+fn tls_behind_starttls_is_recognised() {
+    let hello = client_hello();
+    let turns: [(bool, &[u8]); 5] = [
+        (false, b"220 mail.example ESMTP\r\n"),
+        (true, b"EHLO client\r\n"),
+        (true, b"STARTTLS\r\n"),
+        (false, b"220 go ahead\r\n"),
+        (true, &hello),
+    ];
+    let mut bench = Bench::new();
+    let mut connection = Tcp::new(4000);
+    connection.server.1 = 25;
+    connection.open(&mut bench);
+    for (from_client, bytes) in turns {
+        bench.frame(&connection.segment(from_client, "A", bytes));
+    }
+    let events = bench.events();
+    let of = |kind: &str| events.iter().find(|event| event["event_type"] == kind).unwrap();
+    assert_eq!(of("tls")["tls"]["sni"], "a.example");
+    assert_eq!((&of("flow")["app_proto"], &of("flow")["app_proto_orig"]), (&"tls".into(), &"smtp".into()));
+}
+
+/// What the flow's event says of the performance of the only connection.
+fn performance(bench: Bench) -> Value {
+    bench.flows().remove(0)["tcp_perf"].clone()
+}
+
+#[test]
+fn the_performance_of_a_connection_is_measured_from_between_its_sides() {
+    let mut bench = Bench::new();
+    let mut connection = Tcp::new(4000);
+    bench.frame(&connection.segment(true, "S", &[]));
+    bench.now += 9_000_000;
+    bench.frame(&connection.segment(false, "SA", &[]));
+    bench.now += 3_000_000;
+    bench.frame(&connection.segment(true, "A", &[]));
+    bench.frame(&connection.segment(true, "A", b"question"));
+    bench.now += 19_000_000;
+    bench.frame(&connection.segment(false, "A", b"answer"));
+    bench.now += 4_000_000;
+    bench.frame(&connection.segment(true, "A", &[]));
+    let perf = performance(bench);
+    assert_eq!((&perf["handshake_server_ms"], &perf["handshake_client_ms"]), (&10.0.into(), &4.0.into()));
+    assert_eq!((&perf["rtt_server_min_ms"], &perf["rtt_client_min_ms"]), (&20.0.into(), &5.0.into()));
+    assert_eq!((&perf["rtt_server_avg_ms"], &perf["ttfb_ms"]), (&20.0.into(), &20.0.into()));
+    assert!(perf["retransmissions_toserver"].is_null());
+    assert!(perf["reset_by"].is_null());
+}
+
+#[test]
+fn what_is_sent_again_overtaken_or_lost_is_told_apart() {
+    let mut bench = Bench::new();
+    let mut connection = Tcp::new(4000);
+    connection.open(&mut bench);
+    let [first, second, third, fourth, fifth] = [(); 5].map(|()| connection.segment(true, "A", &[7; 100]));
+    bench.frame(&first);
+    bench.frame(&first);
+    // Overtaken by the third.
+    bench.frame(&third);
+    bench.frame(&second);
+    // Lost in front of the mirror, and sent again late.
+    bench.frame(&fifth);
+    bench.wait(1);
+    bench.frame(&fourth);
+    // Lost by the mirror alone.
+    let _never_seen = connection.segment(true, "A", &[7; 60]);
+    bench.frame(&connection.segment(true, "A", &[7; 100]));
+    bench.frame(&connection.segment(false, "A", &[]));
+    let perf = performance(bench);
+    assert_eq!((&perf["retransmissions_toserver"], &perf["out_of_order_toserver"]), (&2.into(), &1.into()));
+    assert_eq!((&perf["gap_bytes_toserver"], &perf["gap_bytes_toclient"]), (&60.into(), &Value::Null));
+}
+
+#[test]
+fn repeated_acknowledgements_closed_windows_and_resets_are_counted_for_who_sent_them() {
+    let mut bench = Bench::new();
+    let mut connection = Tcp::new(4000);
+    connection.open(&mut bench);
+    let acknowledgement = connection.segment(false, "A", &[]);
+    bench.frame(&connection.segment(true, "A", b"data"));
+    for _ in 0..3 {
+        bench.frame(&acknowledgement);
+    }
+    let mut closed = connection.segment(false, "A", &[]);
+    closed[14 + 20 + 14..][..2].copy_from_slice(&[0, 0]);
+    bench.frame(&closed);
+    bench.frame(&closed);
+    bench.frame(&connection.segment(false, "RA", &[]));
+    let perf = performance(bench);
+    assert_eq!((&perf["dup_acks_toclient"], &perf["dup_acks_toserver"]), (&3.into(), &Value::Null));
+    assert_eq!((&perf["zero_windows_toclient"], &perf["reset_by"]), (&1.into(), &"server".into()));
+}
+
+#[test]
+fn a_connection_that_never_was_has_no_performance() {
+    let mut bench = Bench::new();
+    bench.frame(&Tcp::new(4000).segment(true, "S", &[]));
+    assert!(performance(bench).is_null());
+}
+
+#[test]
+fn an_answer_with_a_time_stamp_that_was_not_sent_opens_no_connection() {
+    let with_time_stamps = |flags: &str, value, echo| {
+        let from_client = !flags.contains('A');
+        let (source, destination) = ((CLIENT, 4000), (SERVER, 80));
+        let (source, destination) = if from_client { (source, destination) } else { (destination, source) };
+        let mut header = TcpHeader::new(source.1, destination.1, 1000, 1000);
+        header.syn = true;
+        header.ack = !from_client;
+        header.acknowledgment_number = if from_client { 0 } else { 1001 };
+        header.set_options(&[etherparse::TcpOptionElement::Timestamp(value, echo)]).unwrap();
+        let builder =
+            PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(source.0, destination.0, 64).tcp_header(header);
+        let mut frame = Vec::new();
+        builder.write(&mut frame, &[]).unwrap();
+        frame
+    };
+    for (echo, state) in [
+        (50, "syn_recv"),
+        (60, "syn_recv"),
+        (55, "syn_recv"),
+        (0, "syn_recv"),
+        (49, "syn_sent"),
+        (61, "syn_sent"),
+    ] {
+        let mut bench = Bench::new();
+        bench.frame(&with_time_stamps("S", 50, 0));
+        bench.frame(&with_time_stamps("S", 60, 0));
+        bench.frame(&with_time_stamps("SA", 7, echo));
+        assert_eq!(bench.flows()[0]["tcp"]["state"], state, "{echo}");
     }
 }

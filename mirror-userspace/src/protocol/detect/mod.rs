@@ -228,6 +228,18 @@ impl Detector {
         side.found
     }
 
+    /// Takes note that the next bytes of a stream are missing: those behind tell nothing.
+    pub const fn give_up(&mut self, direction: Direction) {
+        let [to_server, to_client] = &mut self.sides;
+        let side = match direction {
+            Direction::ToServer => to_server,
+            Direction::ToClient => to_client,
+        };
+        if matches!(side.found, Detection::Unknown) {
+            side.found = Detection::Failed;
+        }
+    }
+
     /// What the data of one direction told.
     #[must_use]
     pub const fn direction(&self, direction: Direction) -> Detection {

@@ -7,6 +7,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use super::message::{Data, Message, Question, Questions, Record, Records, rrtype};
 use super::name::{Name, NameBuffer};
 use super::registry::{rcode_name, rrtype_name};
+use crate::protocol::text::{Bytes, Text};
 
 impl<'a> Message<'a> {
     /// What is logged of the message: of a query each question, of a response all in one, provided that
@@ -121,15 +122,6 @@ fn name<M: SerializeMap>(map: &mut M, keys: [&'static str; 2], name: &Name<'_>) 
     if buffer.truncated() { map.serialize_entry(keys[1], &true) } else { Ok(()) }
 }
 
-/// A string of what can be displayed.
-struct Text<T>(T);
-
-impl<T: fmt::Display> Serialize for Text<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
-}
-
 /// The mnemonic of a record type, or its number as a string.
 struct RrType(u16);
 
@@ -145,28 +137,6 @@ impl fmt::Display for RrType {
 impl Serialize for RrType {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
-    }
-}
-
-/// Bytes that are mostly text: as they are where they are UTF-8, else with `\xNN` for each byte that is
-/// not ASCII. What JSON cannot hold as it is, the serializer escapes.
-struct Bytes<'a>(&'a [u8]);
-
-impl Serialize for Bytes<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match str::from_utf8(self.0) {
-            Ok(text) => serializer.serialize_str(text),
-            Err(_) => serializer.collect_str(self),
-        }
-    }
-}
-
-impl fmt::Display for Bytes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use fmt::Write;
-        self.0.iter().try_for_each(|byte| {
-            if byte.is_ascii() { f.write_char(char::from(*byte)) } else { write!(f, "\\x{byte:02x}") }
-        })
     }
 }
 

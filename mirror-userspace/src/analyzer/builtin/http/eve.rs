@@ -1,0 +1,175 @@
+//! The object `http`.
+
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
+
+use super::{Fixed, tag};
+use crate::protocol::text::Bytes;
+use crate::record::eve::Lines;
+use crate::record::pack;
+
+/// Renders a packed transaction.
+pub(super) fn render(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
+    let Some((fixed, packed)) = Fixed::unpack(bytes) else { return Ok(()) };
+    lines.transaction(fixed.number, &Object { fixed, packed })
+}
+
+struct Object<'a> {
+    fixed: Fixed,
+    packed: &'a [u8],
+}
+
+impl Object<'_> {
+    fn get(&self, tag: u8) -> Option<&[u8]> {
+        pack::get(self.packed, tag)
+    }
+}
+
+impl Serialize for Object<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        let authority = self.authority();
+        if let Some(host) = authority.host {
+            map.serialize_entry("hostname", &Bytes(&host.to_ascii_lowercase()))?;
+        }
+        if let Some(port) = authority.port {
+            map.serialize_entry("http_port", &port)?;
+        }
+        for (key, value) in [
+            ("url", self.get(tag::TARGET)),
+            ("http_user_agent", self.get(tag::USER_AGENT)),
+            ("xff", self.get(tag::FORWARDED_FOR)),
+            ("http_content_type", self.get(tag::CONTENT_TYPE).map(media_type)),
+        ] {
+            if let Some(value) = value {
+                map.serialize_entry(key, &Bytes(value))?;
+            }
+        }
+        if let Some(range) = self.get(tag::CONTENT_RANGE) {
+            map.serialize_entry("content_range", &ContentRange(range))?;
+        }
+        for (key, value) in [
+            ("http_refer", self.get(tag::REFERER)),
+            ("http_method", self.get(tag::METHOD)),
+            ("protocol", self.get(tag::PROTOCOL)),
+        ] {
+            if let Some(value) = value {
+                map.serialize_entry(key, &Bytes(value))?;
+            }
+        }
+        if self.fixed.status != 0 {
+            map.serialize_entry("status", &self.fixed.status)?;
+        }
+        if let Some(location) = self.get(tag::LOCATION).filter(|_| (301..400).contains(&self.fixed.status)) {
+            map.serialize_entry("redirect", &Bytes(location))?;
+        }
+        map.serialize_entry("length", &self.fixed.length)?;
+        if let Some(latency) = self.fixed.latency {
+            map.serialize_entry("latency_ms", &(latency as f64 / 1e6))?;
+        }
+        map.end()
+    }
+}
+
+/// Whom a request is meant for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Authority<'a> {
+    host: Option<&'a [u8]>,
+    port: Option<u16>,
+}
+
+impl Object<'_> {
+    /// What the target says, or else the field Host.
+    fn authority(&self) -> Authority<'_> {
+        let target = self.get(tag::TARGET).unwrap_or_default();
+        let in_target = if self.get(tag::METHOD) == Some(b"CONNECT") {
+            Authority::parse(target)
+        } else {
+            absolute(target).map_or_else(Authority::default, Authority::parse)
+        };
+        match in_target.host {
+            Some(_) => in_target,
+            None => self.get(tag::HOST).map_or_else(Authority::default, Authority::parse),
+        }
+    }
+}
+
+/// The authority of a target in absolute form.
+fn absolute(target: &[u8]) -> Option<&[u8]> {
+    let scheme = target.windows(3).position(|window| window == b"://")?;
+    if scheme == 0 || !target.get(..scheme)?.iter().all(u8::is_ascii_alphanumeric) {
+        return None;
+    }
+    let rest = target.get(scheme + 3..)?;
+    let authority = rest.split(|byte| matches!(byte, b'/' | b'?' | b'#')).next()?;
+    authority.rsplit(|&byte| byte == b'@').next()
+}
+
+impl<'a> Authority<'a> {
+    /// Host and port; an IPv6 address is in brackets.
+    fn parse(text: &'a [u8]) -> Self {
+        let text = text.trim_ascii();
+        let bracket = if text.starts_with(b"[") { text.iter().position(|&byte| byte == b']') } else { None };
+        let from = bracket.unwrap_or_default();
+        let colon = text.iter().skip(from).position(|&byte| byte == b':').map(|colon| colon + from);
+        let (host, port) = text.split_at(colon.unwrap_or(text.len()));
+        let mut host = host.trim_ascii();
+        while let Some(shorter) = host.strip_suffix(b".") {
+            host = shorter;
+        }
+        let port = port.strip_prefix(b":").and_then(|port| str::from_utf8(port.trim_ascii()).ok());
+        Self {
+            host: Some(host).filter(|host| !host.is_empty()),
+            port: port.and_then(|port| port.parse().ok()).filter(|&port| port > 0),
+        }
+    }
+}
+
+/// A media type without its parameters.
+fn media_type(value: &[u8]) -> &[u8] {
+    value.split(|&byte| byte == b';').next().unwrap_or_default()
+}
+
+/// The field Content-Range (RFC 9110, section 14.4).
+struct ContentRange<'a>(&'a [u8]);
+
+impl Serialize for ContentRange<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("raw", &Bytes(self.0))?;
+        let text = str::from_utf8(self.0).ok().and_then(|text| text.trim().strip_prefix("bytes"));
+        if let Some((range, size)) = text.and_then(|text| text.trim().split_once('/')) {
+            if let Some((start, end)) = range.split_once('-')
+                && let (Ok(start), Ok(end)) = (start.parse::<u64>(), end.parse::<u64>())
+            {
+                map.serialize_entry("start", &start)?;
+                map.serialize_entry("end", &end)?;
+            }
+            if let Ok(size) = size.parse::<u64>() {
+                map.serialize_entry("size", &size)?;
+            }
+        }
+        map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_and_ports_are_told_apart() {
+        for (text, host, port) in [
+            (&b"a.example"[..], Some(&b"a.example"[..]), None),
+            (b" a.example.:8080 ", Some(b"a.example"), Some(8080)),
+            (b"[2001:db8::1]:81", Some(b"[2001:db8::1]"), Some(81)),
+            (b"[2001:db8::1]", Some(b"[2001:db8::1]"), None),
+            (b"a:port", Some(b"a"), None),
+            (b":80", None, Some(80)),
+            (b"", None, None),
+        ] {
+            assert_eq!(Authority::parse(text), Authority { host, port }, "{}", text.escape_ascii());
+        }
+        assert_eq!(absolute(b"http://user@a.example:80/b?c"), Some(&b"a.example:80"[..]));
+        assert_eq!(absolute(b"/path?u=http://a.example/"), None);
+    }
+}

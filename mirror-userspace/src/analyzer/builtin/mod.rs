@@ -1,0 +1,17 @@
+//! The analyzers that are built in.
+
+mod dns;
+mod http;
+mod quic;
+mod ssh;
+mod tls;
+
+pub use dns::Dns;
+pub use http::Http;
+pub use quic::Quic;
+pub use ssh::Ssh;
+pub use tls::{StartTls, Tls};
+
+/// The kinds of events that the analyzers here emit.
+pub const EVENT_TYPES: [&str; 5] =
+    [dns::DNS.name, http::HTTP.name, tls::TLS.name, quic::QUIC.name, ssh::SSH.name];

@@ -1,0 +1,84 @@
+//! QUIC: each hello becomes an event. What comes after them is not looked at.
+
+use crate::analyzer::{Analyzer, Context, Direction, Event, Use};
+use crate::protocol::quic::{self, Connection, Hello, Version};
+use crate::record::EventType;
+use crate::record::eve::Lines;
+
+/// A hello: the version, whose it is, its body.
+pub(super) static QUIC: EventType = EventType { name: "quic", render };
+
+/// Marks of whose hello an event is about.
+const OF_CLIENT: u8 = 0;
+const OF_SERVER: u8 = 1;
+const OF_NOBODY: u8 = 2;
+
+fn render(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
+    let Some((version, rest)) = bytes.split_first_chunk() else { return Ok(()) };
+    let Some((of, body)) = rest.split_first() else { return Ok(()) };
+    let version = Version(u32::from_ne_bytes(*version));
+    lines.line(&match *of {
+        OF_CLIENT => quic::Event::new(version, Direction::ToServer, body),
+        OF_SERVER => quic::Event::new(version, Direction::ToClient, body),
+        _ => quic::Event::of_version(version),
+    })
+}
+
+/// Makes events of the hellos of QUIC connections.
+#[derive(Debug, Default)]
+pub struct Quic {
+    /// Connections that no flow uses, for their memory.
+    spare: Vec<Connection>,
+    /// What packets are decrypted in.
+    scratch: Vec<u8>,
+}
+
+/// What is kept of a flow.
+#[derive(Debug, Default)]
+pub struct Flow {
+    connection: Option<Connection>,
+}
+
+impl Analyzer for Quic {
+    type Flow = Flow;
+
+    fn data(
+        &mut self,
+        flow: &mut Flow,
+        direction: Direction,
+        event: Event<'_>,
+        context: &mut Context<'_>,
+    ) -> Use {
+        let Event::Data { bytes, .. } = event else { return Use::Done };
+        let connection = flow.connection.get_or_insert_with(|| self.spare.pop().unwrap_or_default());
+        if let Some(Hello { version, direction, body }) = connection.push(direction, bytes, &mut self.scratch)
+        {
+            let of = match direction {
+                Direction::ToServer => OF_CLIENT,
+                Direction::ToClient => OF_SERVER,
+            };
+            context.emit(&QUIC, &[&version.0.to_ne_bytes(), &[of], body]);
+        }
+        if connection.is_done() {
+            self.finish(flow, context);
+            return Use::Done;
+        }
+        Use::Used(bytes.len())
+    }
+
+    fn end(&mut self, flow: &mut Flow, context: &mut Context<'_>) {
+        self.finish(flow, context);
+    }
+}
+
+impl Quic {
+    /// Says at least which version was spoken, where nothing else was said.
+    fn finish(&mut self, flow: &mut Flow, context: &mut Context<'_>) {
+        let Some(mut connection) = flow.connection.take() else { return };
+        if let Some(version) = connection.version_alone() {
+            context.emit(&QUIC, &[&version.0.to_ne_bytes(), &[OF_NOBODY]]);
+        }
+        connection.clear();
+        self.spare.push(connection);
+    }
+}

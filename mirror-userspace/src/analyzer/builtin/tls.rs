@@ -1,0 +1,153 @@
+//! TLS: each handshake becomes an event. What comes after it is not looked at.
+
+use serde::Serialize;
+
+use crate::analyzer::{Analyzer, Context, Direction, Event, Use};
+use crate::protocol::tls::{self, Handshake, Messages, Outline, Progress, Version, begins_with_client_hello};
+use crate::record::EventType;
+use crate::record::eve::Lines;
+
+/// A handshake: the latency, the outline of its messages, the messages.
+pub(super) static TLS: EventType = EventType { name: "tls", render };
+
+/// Stands for a latency that is not known.
+const UNKNOWN: u64 = u64::MAX;
+
+#[derive(Serialize)]
+struct Object<'a> {
+    #[serde(flatten)]
+    event: tls::Event<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latency_ms: Option<f64>,
+}
+
+fn render(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
+    let Some((latency, rest)) = bytes.split_first_chunk() else { return Ok(()) };
+    let Some((outline, parts)) = rest.split_first_chunk() else { return Ok(()) };
+    let latency = Some(u64::from_ne_bytes(*latency)).filter(|&latency| latency != UNKNOWN);
+    lines.line(&Object {
+        event: tls::Event::new(&Outline::unpack(outline).messages(parts)),
+        latency_ms: latency.map(|latency| latency as f64 / 1e6),
+    })
+}
+
+/// Makes an event of each TLS handshake.
+#[derive(Debug, Default)]
+pub struct Tls {
+    /// Handshakes that no flow uses, for their memory.
+    spare: Vec<Handshake>,
+}
+
+/// What is kept of a flow.
+#[derive(Debug, Default)]
+pub struct Flow {
+    handshake: Option<Handshake>,
+    /// When the client last said something before the server did.
+    asked: Option<u64>,
+    /// Nanoseconds until the server answered.
+    latency: Option<u64>,
+    /// The client may not have got what the server sent.
+    unanswered: bool,
+}
+
+impl Analyzer for Tls {
+    type Flow = Flow;
+
+    fn data(
+        &mut self,
+        flow: &mut Flow,
+        direction: Direction,
+        event: Event<'_>,
+        context: &mut Context<'_>,
+    ) -> Use {
+        let bytes = match event {
+            Event::Data { bytes, .. } => bytes,
+            Event::Gap { .. } => {
+                // Behind a gap nothing can be told apart.
+                self.finish(flow, context);
+                return Use::Done;
+            }
+            Event::End { acknowledged, .. } => {
+                flow.unanswered |= direction == Direction::ToClient && !acknowledged;
+                return Use::Close;
+            }
+        };
+        let handshake = flow.handshake.get_or_insert_with(|| self.spare.pop().unwrap_or_default());
+        match direction {
+            Direction::ToServer if flow.latency.is_none() => flow.asked = Some(context.time()),
+            Direction::ToServer => {}
+            Direction::ToClient => {
+                let since = flow.asked.map(|asked| context.time().saturating_sub(asked));
+                flow.latency = flow.latency.or(since);
+            }
+        }
+        match handshake.push(direction, bytes) {
+            Ok(Progress::Reading) => Use::Used(bytes.len()),
+            Ok(Progress::Complete) | Err(_) => {
+                self.finish(flow, context);
+                Use::Done
+            }
+        }
+    }
+
+    fn end(&mut self, flow: &mut Flow, context: &mut Context<'_>) {
+        self.finish(flow, context);
+    }
+}
+
+impl Tls {
+    /// Emits what is known of a handshake, once.
+    fn finish(&mut self, flow: &mut Flow, context: &mut Context<'_>) {
+        let Some(mut handshake) = flow.handshake.take() else { return };
+        let mut messages = handshake.messages();
+        if flow.unanswered {
+            messages = Messages {
+                server_hello: None,
+                server_certificate: None,
+                server_record: Version::UNDETERMINED,
+                ..messages
+            };
+        }
+        if messages.is_recorded() {
+            let latency = flow.latency.unwrap_or(UNKNOWN).to_ne_bytes();
+            let [client, server, server_certificate, client_certificate] = messages.parts();
+            let outline = messages.outline().pack();
+            context.emit(&TLS, &[&latency, &outline, client, server, server_certificate, client_certificate]);
+        }
+        handshake.clear();
+        self.spare.push(handshake);
+    }
+}
+
+/// Looks for TLS in flows of protocols that agree on it in their own words (STARTTLS, AUTH TLS).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StartTls;
+
+/// Client data that is looked through: whoever means to, agrees on TLS soon.
+const MAX_PLAIN: usize = 64 * 1024;
+
+impl Analyzer for StartTls {
+    /// Bytes that the client has sent.
+    type Flow = usize;
+
+    fn data(
+        &mut self,
+        sent: &mut usize,
+        direction: Direction,
+        event: Event<'_>,
+        _context: &mut Context<'_>,
+    ) -> Use {
+        match (event, direction) {
+            (Event::Data { bytes, .. }, Direction::ToServer) => {
+                if *sent > 0 && begins_with_client_hello(bytes) {
+                    return Use::Restart(0);
+                }
+                *sent += bytes.len();
+                if *sent > MAX_PLAIN { Use::Done } else { Use::Used(bytes.len()) }
+            }
+            (Event::Data { bytes, .. }, Direction::ToClient) => Use::Used(bytes.len()),
+            (Event::Gap { .. }, _) => Use::Used(0),
+            (Event::End { .. }, _) => Use::Done,
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Analyzers: what is made of the data of flows.
+//!
+//! An [`Analyzer`] says by a [`Filter`] which flows it wants, gets their packets, their data in order and
+//! their ends, keeps a state for each flow that it follows, and emits events. Each worker has analyzers of
+//! its own ([`Analyzers`]), so none of them needs a lock. Those that are built in use nothing that
+//! others cannot; they are known by type, so that calls to them are direct.
+
+mod builtin;
+mod filter;
+mod registry;
+
+pub use builtin::{Dns, EVENT_TYPES, Http, Quic, Ssh, StartTls, Tls};
+pub use filter::Filter;
+pub use registry::{Analyzers, Following, TooMany};
+
+use crate::flow::Head;
+pub use crate::flow::stream::{Event, Use};
+use crate::packet::Packet;
+pub use crate::protocol::Direction;
+use crate::record::{Conversation, EventType};
+use crate::sink::Producer;
+
+/// Makes events of flows.
+///
+/// Nothing here may wait, and nothing should allocate once there was some traffic: what an analyzer
+/// needs for a flow it can keep in itself and use again.
+pub trait Analyzer: Send + 'static {
+    /// What is kept of a flow; made when the first of its events comes.
+    type Flow: Default + Send + 'static;
+
+    /// Takes a packet of a flow, where the filter asked for packets ([`Filter::packets`]).
+    fn packet(
+        &mut self,
+        _flow: &mut Self::Flow,
+        _direction: Direction,
+        _packet: &Packet<'_>,
+        _context: &mut Context<'_>,
+    ) -> Interest {
+        Interest::More
+    }
+
+    /// Takes what came in a flow: a datagram, the next bytes of a stream, or a gap in it.
+    fn data(
+        &mut self,
+        _flow: &mut Self::Flow,
+        _direction: Direction,
+        _event: Event<'_>,
+        _context: &mut Context<'_>,
+    ) -> Use {
+        Use::Done
+    }
+
+    /// Takes the end of a flow of which there was an event before. The flow's state goes then.
+    fn end(&mut self, _flow: &mut Self::Flow, _context: &mut Context<'_>) {}
+}
+
+/// Whether an analyzer wants to see more of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// It does.
+    More,
+    /// No more of this flow. When no analyzer wants more, the flow can be counted in the kernel from
+    /// then on.
+    Done,
+}
+
+/// What an analyzer is called with besides the event: whose it is, when, and where records go.
+#[derive(Debug)]
+pub struct Context<'a> {
+    pub(crate) head: &'a Head,
+    pub(crate) time: u64,
+    pub(crate) records: &'a mut Producer,
+}
+
+impl Context<'_> {
+    /// When the packet came, or the flow ended, in nanoseconds since the epoch.
+    #[must_use]
+    pub const fn time(&self) -> u64 {
+        self.time
+    }
+
+    /// Whose flow it is.
+    #[must_use]
+    pub fn conversation(&self) -> Conversation {
+        self.head.conversation()
+    }
+
+    /// Whether the flow is a stream of TCP.
+    #[must_use]
+    pub const fn is_stream(&self) -> bool {
+        self.head.is_stream()
+    }
+
+    /// Emits a record: `parts`, one after the other, are the packed bytes that its
+    /// [`EventType::render`] gets.
+    pub fn emit(&mut self, event_type: &'static EventType, parts: &[&[u8]]) {
+        self.records.push_event(self.time, self.conversation(), event_type, parts);
+    }
+}

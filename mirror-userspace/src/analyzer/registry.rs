@@ -1,0 +1,415 @@
+//! The analyzers of a worker, and which of them follows which flow.
+
+use std::fmt;
+
+use super::builtin::{Dns, Http, Quic, Ssh, StartTls, Tls};
+use super::{Analyzer, Context, Direction, Event, Filter, Interest, Use};
+use crate::flow::FlowIndex;
+use crate::packet::Packet;
+use crate::protocol::detect::AppProto;
+use crate::record::Conversation;
+
+/// Analyzers of a worker, a bit for each.
+type Set = u16;
+
+/// There are more analyzers than a worker can hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a worker has at most {MAX} analyzers of its user; register fewer", MAX = Analyzers::MAX_REGISTERED)]
+pub struct TooMany;
+
+/// Which analyzers follow a flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Following {
+    /// Those that have a state of the flow.
+    known: Set,
+    /// Those that want packets.
+    packets: Set,
+    /// Those that want the data of each direction.
+    data: [Set; 2],
+}
+
+impl Following {
+    /// Whether any analyzer wants data of a direction.
+    #[must_use]
+    pub const fn wants_data(&self, direction: Direction) -> bool {
+        self.data[direction as usize] != 0
+    }
+
+    /// Whether any analyzer wants packets.
+    #[must_use]
+    pub const fn wants_packets(&self) -> bool {
+        self.packets != 0
+    }
+
+    const fn add(&mut self, analyzer: Set, packets: bool) {
+        self.data[0] |= analyzer;
+        self.data[1] |= analyzer;
+        if packets {
+            self.packets |= analyzer;
+        }
+    }
+
+    const fn remove(&mut self, analyzer: Set) {
+        self.data[0] &= !analyzer;
+        self.data[1] &= !analyzer;
+        self.packets &= !analyzer;
+    }
+}
+
+/// The analyzers of a worker: those that are built in, and those that its user registered.
+#[derive(Debug)]
+pub struct Analyzers {
+    dns: Registered<Dns>,
+    http: Registered<Http>,
+    ssh: Registered<Ssh>,
+    tls: Registered<Tls>,
+    quic: Registered<Quic>,
+    start_tls: Registered<StartTls>,
+    registered: Vec<Box<dyn Erased>>,
+}
+
+/// The bits of the analyzers that are built in.
+const DNS: u32 = 0;
+const HTTP: u32 = 1;
+const SSH: u32 = 2;
+const TLS: u32 = 3;
+const QUIC: u32 = 4;
+const START_TLS: u32 = 5;
+/// The first bit of others.
+const REGISTERED: u32 = 8;
+
+impl Default for Analyzers {
+    fn default() -> Self {
+        let of = |application| Filter::all().application(application);
+        Self {
+            dns: Registered::new(Dns, of(AppProto::Dns)),
+            http: Registered::new(Http::default(), of(AppProto::Http)),
+            ssh: Registered::new(Ssh::default(), of(AppProto::Ssh)),
+            tls: Registered::new(Tls::default(), of(AppProto::Tls)),
+            quic: Registered::new(Quic::default(), of(AppProto::Quic)),
+            start_tls: Registered::new(
+                StartTls,
+                of(AppProto::Smtp).application(AppProto::Ftp).application(AppProto::Imap),
+            ),
+            registered: Vec::new(),
+        }
+    }
+}
+
+/// Calls a method of the analyzer with a bit.
+macro_rules! call {
+    ($of:expr, $analyzer:ident => $call:expr) => {{
+        let $analyzer = &mut $of;
+        $call
+    }};
+    ($analyzers:expr, $bit:expr, $analyzer:ident => $call:expr) => {
+        match $bit {
+            DNS => Some(call!($analyzers.dns, $analyzer => $call)),
+            HTTP => Some(call!($analyzers.http, $analyzer => $call)),
+            SSH => Some(call!($analyzers.ssh, $analyzer => $call)),
+            TLS => Some(call!($analyzers.tls, $analyzer => $call)),
+            QUIC => Some(call!($analyzers.quic, $analyzer => $call)),
+            START_TLS => Some(call!($analyzers.start_tls, $analyzer => $call)),
+            bit => $analyzers.registered.get_mut(bit.wrapping_sub(REGISTERED) as usize).map(|$analyzer| $call),
+        }
+    };
+}
+
+impl Analyzers {
+    /// How many analyzers can be registered besides those that are built in.
+    pub const MAX_REGISTERED: usize = (Set::BITS - REGISTERED) as usize;
+
+    /// Adds an analyzer that gets the flows which `filter` wants.
+    ///
+    /// # Errors
+    ///
+    /// Where there are [`Analyzers::MAX_REGISTERED`] already.
+    pub fn register<A: Analyzer>(&mut self, analyzer: A, filter: Filter) -> Result<(), TooMany> {
+        if self.registered.len() == Self::MAX_REGISTERED {
+            return Err(TooMany);
+        }
+        self.registered.push(Box::new(Registered::new(analyzer, filter)));
+        Ok(())
+    }
+
+    /// Who follows a flow from its first packet on.
+    pub(crate) fn begin(&self, conversation: impl FnOnce() -> Conversation) -> Following {
+        let mut following = Following::default();
+        if self.registered.is_empty() {
+            return following;
+        }
+        let conversation = conversation();
+        for (bit, analyzer) in (REGISTERED..).zip(&self.registered) {
+            let filter = analyzer.filter();
+            if !filter.asks_for_application() && filter.wants(&conversation, None) {
+                following.add(1 << bit, filter.wants_packets());
+            }
+        }
+        following
+    }
+
+    /// Adds those that were waiting for the application of a flow to be known.
+    pub(crate) fn recognised(
+        &self,
+        following: &mut Following,
+        application: AppProto,
+        conversation: impl FnOnce() -> Conversation,
+    ) {
+        // What their filters say, without asking them.
+        match application {
+            AppProto::Dns => following.add(1 << DNS, false),
+            AppProto::Http => following.add(1 << HTTP, false),
+            AppProto::Ssh => following.add(1 << SSH, false),
+            AppProto::Tls => following.add(1 << TLS, false),
+            AppProto::Quic => following.add(1 << QUIC, false),
+            AppProto::Smtp | AppProto::Ftp | AppProto::Imap => following.add(1 << START_TLS, false),
+            _ => {}
+        }
+        if self.registered.is_empty() {
+            return;
+        }
+        let conversation = conversation();
+        for (bit, analyzer) in (REGISTERED..).zip(&self.registered) {
+            let filter = analyzer.filter();
+            if filter.asks_for_application() && filter.wants(&conversation, Some(application)) {
+                following.add(1 << bit, filter.wants_packets());
+            }
+        }
+    }
+
+    /// Hands a packet to those that want packets of its flow.
+    pub(crate) fn packet(
+        &mut self,
+        following: &mut Following,
+        index: FlowIndex,
+        direction: Direction,
+        packet: &Packet<'_>,
+        context: &mut Context<'_>,
+    ) {
+        for bit in bits(following.packets) {
+            following.known |= 1 << bit;
+            let interest = call!(self, bit, analyzer => analyzer.packet(index, direction, packet, context));
+            if interest != Some(Interest::More) {
+                following.remove(1 << bit);
+            }
+        }
+    }
+
+    /// Hands data to those that want it. Says how many of the bytes none of them needs any more; with
+    /// `hold`, others may come that need them all.
+    pub(crate) fn data(
+        &mut self,
+        following: &mut Following,
+        index: FlowIndex,
+        direction: Direction,
+        event: Event<'_>,
+        hold: bool,
+        context: &mut Context<'_>,
+    ) -> Use {
+        let mut used = match event {
+            Event::Data { bytes, .. } if !hold => bytes.len(),
+            _ => 0,
+        };
+        let mut restart = None;
+        for bit in bits(following.data[direction as usize]) {
+            following.known |= 1 << bit;
+            match call!(self, bit, analyzer => analyzer.data(index, direction, event, context)) {
+                Some(Use::Used(of_this)) => used = used.min(of_this),
+                Some(Use::Close) => following.data[direction as usize] &= !(1 << bit),
+                Some(Use::Done) | None => following.remove(1 << bit),
+                Some(Use::Restart(of_this)) => {
+                    following.remove(1 << bit);
+                    restart = Some(of_this);
+                }
+            }
+        }
+        let left = following.data[direction as usize];
+        for bit in bits(left) {
+            call!(self, bit, analyzer => analyzer.advance(index, direction, used));
+        }
+        match restart {
+            Some(used) => Use::Restart(used),
+            None if left == 0 && !hold => Use::Close,
+            None => Use::Used(used),
+        }
+    }
+
+    /// Tells those that know a flow that it ended.
+    pub(crate) fn end(&mut self, following: &mut Following, index: FlowIndex, context: &mut Context<'_>) {
+        for bit in bits(following.known) {
+            call!(self, bit, analyzer => analyzer.end(index, context));
+        }
+        *following = Following::default();
+    }
+}
+
+/// The numbers of the bits that are set.
+fn bits(set: Set) -> impl Iterator<Item = u32> {
+    let mut left = set;
+    std::iter::from_fn(move || {
+        let bit = left.trailing_zeros();
+        left &= left.wrapping_sub(1);
+        (bit < Set::BITS).then_some(bit)
+    })
+}
+
+/// An analyzer with its filter and the states of the flows that it follows.
+struct Registered<A: Analyzer> {
+    analyzer: A,
+    filter: Filter,
+    /// The place in `states` that each flow of the table has, plus one; 0 where it has none.
+    places: Vec<u32>,
+    states: Vec<State<A::Flow>>,
+    free: Vec<u32>,
+}
+
+#[derive(Debug, Default)]
+struct State<F> {
+    flow: F,
+    /// How many of the bytes that are kept of each direction this analyzer has used already: others may
+    /// need them still.
+    ahead: [usize; 2],
+}
+
+impl<A: Analyzer> Registered<A> {
+    const fn new(analyzer: A, filter: Filter) -> Self {
+        Self { analyzer, filter, places: Vec::new(), states: Vec::new(), free: Vec::new() }
+    }
+
+    fn state(&mut self, index: FlowIndex) -> (&mut A, &mut State<A::Flow>) {
+        let at = index.get();
+        if self.places.len() <= at {
+            self.places.resize(at + 1, 0);
+        }
+        if self.places[at] == 0 {
+            let place = self.free.pop().unwrap_or_else(|| {
+                self.states.push(State::default());
+                self.states.len() as u32 - 1
+            });
+            self.places[at] = place + 1;
+        }
+        (&mut self.analyzer, &mut self.states[self.places[at] as usize - 1])
+    }
+
+    fn packet(
+        &mut self,
+        index: FlowIndex,
+        direction: Direction,
+        packet: &Packet<'_>,
+        context: &mut Context<'_>,
+    ) -> Interest {
+        let (analyzer, state) = self.state(index);
+        analyzer.packet(&mut state.flow, direction, packet, context)
+    }
+
+    /// Hands data on; says how many of all the bytes were used.
+    fn data(
+        &mut self,
+        index: FlowIndex,
+        direction: Direction,
+        event: Event<'_>,
+        context: &mut Context<'_>,
+    ) -> Use {
+        let (analyzer, state) = self.state(index);
+        let ahead = &mut state.ahead[direction as usize];
+        let event = match event {
+            Event::Data { bytes, new } => Event::Data {
+                bytes: bytes.get(*ahead..).unwrap_or_default(),
+                new: new.saturating_sub(*ahead),
+            },
+            Event::Gap { .. } => {
+                *ahead = 0;
+                event
+            }
+            Event::End { bytes, acknowledged } => {
+                Event::End { bytes: bytes.get(*ahead..).unwrap_or_default(), acknowledged }
+            }
+        };
+        match analyzer.data(&mut state.flow, direction, event, context) {
+            Use::Used(used) => {
+                *ahead += used;
+                Use::Used(*ahead)
+            }
+            Use::Restart(used) => Use::Restart(*ahead + used),
+            other => other,
+        }
+    }
+
+    /// Takes note that the first `used` bytes that were kept of a direction are kept no longer.
+    fn advance(&mut self, index: FlowIndex, direction: Direction, used: usize) {
+        let ahead = &mut self.state(index).1.ahead[direction as usize];
+        *ahead = ahead.saturating_sub(used);
+    }
+
+    fn end(&mut self, index: FlowIndex, context: &mut Context<'_>) {
+        let Some(place) = self.places.get_mut(index.get()).map(std::mem::take).filter(|&place| place > 0)
+        else {
+            return;
+        };
+        let state = &mut self.states[place as usize - 1];
+        self.analyzer.end(&mut state.flow, context);
+        *state = State::default();
+        self.free.push(place - 1);
+    }
+}
+
+impl<A: Analyzer> fmt::Debug for Registered<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registered").field("filter", &self.filter).finish_non_exhaustive()
+    }
+}
+
+/// A registered analyzer of whatever type.
+trait Erased: fmt::Debug + Send {
+    fn filter(&self) -> &Filter;
+    fn packet(
+        &mut self,
+        index: FlowIndex,
+        direction: Direction,
+        packet: &Packet<'_>,
+        context: &mut Context<'_>,
+    ) -> Interest;
+    fn data(
+        &mut self,
+        index: FlowIndex,
+        direction: Direction,
+        event: Event<'_>,
+        context: &mut Context<'_>,
+    ) -> Use;
+    fn advance(&mut self, index: FlowIndex, direction: Direction, used: usize);
+    fn end(&mut self, index: FlowIndex, context: &mut Context<'_>);
+}
+
+impl<A: Analyzer> Erased for Registered<A> {
+    fn filter(&self) -> &Filter {
+        &self.filter
+    }
+
+    fn packet(
+        &mut self,
+        index: FlowIndex,
+        direction: Direction,
+        packet: &Packet<'_>,
+        context: &mut Context<'_>,
+    ) -> Interest {
+        self.packet(index, direction, packet, context)
+    }
+
+    fn data(
+        &mut self,
+        index: FlowIndex,
+        direction: Direction,
+        event: Event<'_>,
+        context: &mut Context<'_>,
+    ) -> Use {
+        self.data(index, direction, event, context)
+    }
+
+    fn advance(&mut self, index: FlowIndex, direction: Direction, used: usize) {
+        self.advance(index, direction, used);
+    }
+
+    fn end(&mut self, index: FlowIndex, context: &mut Context<'_>) {
+        self.end(index, context);
+    }
+}

@@ -1,0 +1,143 @@
+//! Bodies of messages: where they end (RFC 9112, sections 6 and 7).
+
+/// What is still to come of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// So many bytes.
+    Length(u64),
+    /// Chunks.
+    Chunked(Chunks),
+    /// Everything until the connection closes.
+    UntilClose,
+}
+
+/// What was taken of some bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// How many belong to the body.
+    pub used: usize,
+    /// How many of those are its data or the lines around chunks: not the fields behind.
+    pub data: usize,
+}
+
+impl Taken {
+    const fn data(len: usize) -> Self {
+        Self { used: len, data: len }
+    }
+}
+
+/// Where the reading of chunks stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunks(State);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// In the digits of a chunk's size.
+    Size { size: u64, digits: u8 },
+    /// Behind the digits.
+    Extension { size: u64 },
+    /// In a chunk's data.
+    Data { left: u64 },
+    /// Behind a chunk's data, in front of the end of the line.
+    DataEnd,
+    /// Behind the last chunk: in fields, whose end is an empty line.
+    Trailer { empty: bool },
+    /// At the end.
+    End,
+}
+
+impl Body {
+    /// A body of chunks.
+    #[must_use]
+    pub const fn chunked() -> Self {
+        Self::Chunked(Chunks(State::Size { size: 0, digits: 0 }))
+    }
+
+    /// Whether nothing more belongs to the body.
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
+        matches!(self, Self::Length(0) | Self::Chunked(Chunks(State::End)))
+    }
+
+    /// Takes the next bytes.
+    pub fn take(&mut self, bytes: &[u8]) -> Taken {
+        match self {
+            Self::Length(left) => Taken::data(skip(left, bytes.len())),
+            Self::UntilClose => Taken::data(bytes.len()),
+            Self::Chunked(Chunks(state)) => {
+                let mut at = 0;
+                let mut trailer = 0;
+                while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+                    trailer += usize::from(matches!(state, State::Trailer { .. }));
+                    match state.step(rest) {
+                        // What is not in chunks can only be delimited by the end.
+                        None => {
+                            *self = Self::UntilClose;
+                            return Taken::data(bytes.len());
+                        }
+                        Some(used) => at += used,
+                    }
+                    if *state == State::End {
+                        break;
+                    }
+                }
+                Taken { used: at, data: at - trailer }
+            }
+        }
+    }
+
+    /// Takes note that the next `len` bytes are missing; `false` where it is not known any more where the
+    /// body ends.
+    #[must_use]
+    pub fn miss(&mut self, len: usize) -> bool {
+        match self {
+            Self::Length(left) | Self::Chunked(Chunks(State::Data { left })) => skip(left, len) == len,
+            Self::UntilClose => true,
+            Self::Chunked(_) => false,
+        }
+    }
+}
+
+/// Takes as many as there are off what is left.
+fn skip(left: &mut u64, len: usize) -> usize {
+    let used = (*left).min(len as u64);
+    *left -= used;
+    used as usize
+}
+
+impl State {
+    /// Takes the next bytes, at least one; says how many were used, or that they cannot be chunks.
+    fn step(&mut self, bytes: &[u8]) -> Option<usize> {
+        let byte = *bytes.first()?;
+        *self = match *self {
+            Self::Size { size, digits } => match (char::from(byte).to_digit(16), byte) {
+                (Some(digit), _) if digits < 15 => {
+                    Self::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
+                }
+                // White space in front of the size is tolerated.
+                (None, b' ' | b'\t' | b'\r' | b'\n') if digits == 0 => *self,
+                (None, b'\n') => Self::of_size(size),
+                (None, _) if digits > 0 => Self::Extension { size },
+                _ => return None,
+            },
+            Self::Extension { size } if byte == b'\n' => Self::of_size(size),
+            Self::Extension { .. } => *self,
+            Self::Data { mut left } => {
+                let used = skip(&mut left, bytes.len());
+                *self = if left == 0 { Self::DataEnd } else { Self::Data { left } };
+                return Some(used);
+            }
+            Self::DataEnd if byte == b'\n' => Self::Size { size: 0, digits: 0 },
+            Self::DataEnd if byte == b'\r' => *self,
+            Self::DataEnd | Self::End => return None,
+            Self::Trailer { empty: true } if byte == b'\n' => Self::End,
+            Self::Trailer { .. } if byte == b'\n' => Self::Trailer { empty: true },
+            Self::Trailer { empty } => Self::Trailer { empty: empty && byte == b'\r' },
+        };
+        Some(1)
+    }
+
+    const fn of_size(size: u64) -> Self {
+        if size == 0 { Self::Trailer { empty: true } } else { Self::Data { left: size } }
+    }
+}

@@ -1,0 +1,311 @@
+//! Heads of messages: a start line and fields.
+//!
+//! `httparse` reads those that keep to the rules. A monitor must still report what breaks them, as far as
+//! the receiver may have made sense of it: heads that `httparse` refuses are read line by line.
+
+use super::Body;
+
+/// Fields of a head that are looked at; further ones are not.
+const MAX_FIELDS: usize = 128;
+
+/// White space that an empty line may have.
+const MAX_SPACE: usize = 8;
+
+/// Whether a stream that begins like this can be one of requests.
+#[must_use]
+pub fn begins_request(bytes: &[u8]) -> bool {
+    let method = bytes.iter().take_while(|byte| byte.is_ascii_uppercase() || **byte == b'-').count();
+    (3..=20).contains(&method) && bytes.get(method) == Some(&b' ')
+}
+
+/// Whether what is there of a stream begins, or may begin, with a status line.
+#[must_use]
+pub fn begins_response(bytes: &[u8]) -> bool {
+    const BEGIN: &[u8] = b"HTTP/";
+    let len = bytes.len().min(BEGIN.len());
+    bytes.get(..len).is_some_and(|begin| begin.eq_ignore_ascii_case(BEGIN.get(..len).unwrap_or_default()))
+}
+
+/// Where the head that `bytes` begin with ends: behind its empty line. The first `seen` bytes were looked
+/// at before.
+#[must_use]
+pub fn head_end(bytes: &[u8], seen: usize) -> Option<usize> {
+    // The empty line may have begun in what was there before.
+    let mut at = seen.saturating_sub(MAX_SPACE + 2);
+    while let Some(line_feed) = bytes.get(at..)?.iter().position(|&byte| byte == b'\n') {
+        at += line_feed + 1;
+        // Receivers tolerate white space in the empty line.
+        let space =
+            bytes.get(at..)?.iter().take_while(|byte| matches!(byte, b'\r' | b' ' | b'\t')).take(MAX_SPACE);
+        let end = at + space.count();
+        if bytes.get(end) == Some(&b'\n') {
+            return Some(end + 1);
+        }
+    }
+    None
+}
+
+/// What the fields of a head say that records are made of. Values are as they were sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Fields<'a> {
+    content_length: Option<u64>,
+    chunked: bool,
+    content_type: Option<&'a [u8]>,
+    content_range: Option<&'a [u8]>,
+    host: Option<&'a [u8]>,
+    location: Option<&'a [u8]>,
+    referer: Option<&'a [u8]>,
+    user_agent: Option<&'a [u8]>,
+    forwarded_for: Option<&'a [u8]>,
+}
+
+impl<'a> Fields<'a> {
+    fn add(&mut self, name: &[u8], value: &'a [u8]) {
+        // Few of a head's fields are of interest, and those differ in length or first letter.
+        let slot = match name.len() {
+            4 if name.eq_ignore_ascii_case(b"host") => &mut self.host,
+            7 if name.eq_ignore_ascii_case(b"referer") => &mut self.referer,
+            8 if name.eq_ignore_ascii_case(b"location") => &mut self.location,
+            10 if name.eq_ignore_ascii_case(b"user-agent") => &mut self.user_agent,
+            12 if name.eq_ignore_ascii_case(b"content-type") => &mut self.content_type,
+            13 if name.eq_ignore_ascii_case(b"content-range") => &mut self.content_range,
+            15 if name.eq_ignore_ascii_case(b"x-forwarded-for") => &mut self.forwarded_for,
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                self.content_length = self.content_length.or_else(|| number(value));
+                return;
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                self.chunked |= contains_ignoring_case(value, b"chunked");
+                return;
+            }
+            _ => return,
+        };
+        slot.get_or_insert(value);
+    }
+
+    /// How the body behind the head is delimited where the fields say it.
+    const fn body(&self) -> Option<Body> {
+        match (self.chunked, self.content_length) {
+            (true, _) => Some(Body::chunked()),
+            (false, Some(len)) => Some(Body::Length(len)),
+            (false, None) => None,
+        }
+    }
+}
+
+/// A decimal number; what is behind it does not matter.
+fn number(value: &[u8]) -> Option<u64> {
+    let digits = value.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    str::from_utf8(value.get(..digits)?).ok()?.parse().ok()
+}
+
+fn contains_ignoring_case(text: &[u8], word: &[u8]) -> bool {
+    text.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word))
+}
+
+/// The head of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Request<'a> {
+    /// The method.
+    pub method: &'a [u8],
+    /// What is asked for, in whatever form.
+    pub target: &'a [u8],
+    /// The protocol's version; `None` in HTTP/0.9.
+    pub protocol: Option<&'a [u8]>,
+    fields: Fields<'a>,
+}
+
+impl<'a> Request<'a> {
+    /// Reads a head that ends with its empty line.
+    #[must_use]
+    pub fn parse(head: &'a [u8]) -> Self {
+        Self::strict(head).unwrap_or_else(|| Self::lenient(head))
+    }
+
+    fn strict(head: &'a [u8]) -> Option<Self> {
+        let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];
+        let mut request = httparse::Request::new(&mut headers);
+        let mut config = httparse::ParserConfig::default();
+        config.ignore_invalid_headers_in_requests(true);
+        config.parse_request(&mut request, head).ok().filter(httparse::Status::is_complete)?;
+        let mut fields = Fields::default();
+        for header in request.headers.iter() {
+            fields.add(header.name.as_bytes(), header.value);
+        }
+        Some(Self {
+            method: request.method?.as_bytes(),
+            target: request.path?.as_bytes(),
+            protocol: Some(if request.version? == 0 { b"HTTP/1.0" } else { b"HTTP/1.1" }),
+            fields,
+        })
+    }
+
+    fn lenient(head: &'a [u8]) -> Self {
+        let (line, rest) = line(head);
+        let (method, line) = word(line);
+        // A space ends the target; where there is none, other white space does.
+        let line = line.trim_ascii();
+        let (target, protocol) = match line.iter().position(|&byte| byte == b' ') {
+            Some(space) => line.split_at(space),
+            None => word(line),
+        };
+        let protocol = protocol.trim_ascii();
+        Self {
+            method,
+            target,
+            protocol: Some(protocol).filter(|protocol| !protocol.is_empty()),
+            fields: lenient_fields(rest),
+        }
+    }
+
+    /// The field Host.
+    #[must_use]
+    pub const fn host(&self) -> Option<&'a [u8]> {
+        self.fields.host
+    }
+
+    /// The field User-Agent.
+    #[must_use]
+    pub const fn user_agent(&self) -> Option<&'a [u8]> {
+        self.fields.user_agent
+    }
+
+    /// The field Referer.
+    #[must_use]
+    pub const fn referer(&self) -> Option<&'a [u8]> {
+        self.fields.referer
+    }
+
+    /// The field X-Forwarded-For.
+    #[must_use]
+    pub const fn forwarded_for(&self) -> Option<&'a [u8]> {
+        self.fields.forwarded_for
+    }
+
+    /// The body behind the head.
+    #[must_use]
+    pub fn body(&self) -> Body {
+        self.fields.body().unwrap_or(Body::Length(0))
+    }
+}
+
+/// The head of a response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Response<'a> {
+    /// The status code; `None` where the status line has none.
+    pub status: Option<u16>,
+    fields: Fields<'a>,
+}
+
+impl<'a> Response<'a> {
+    /// Reads a head that ends with its empty line.
+    #[must_use]
+    pub fn parse(head: &'a [u8]) -> Self {
+        Self::strict(head).unwrap_or_else(|| Self::lenient(head))
+    }
+
+    fn strict(head: &'a [u8]) -> Option<Self> {
+        let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];
+        let mut response = httparse::Response::new(&mut headers);
+        let mut config = httparse::ParserConfig::default();
+        config
+            .allow_spaces_after_header_name_in_responses(true)
+            .allow_multiple_spaces_in_response_status_delimiters(true)
+            .ignore_invalid_headers_in_responses(true);
+        config.parse_response(&mut response, head).ok().filter(httparse::Status::is_complete)?;
+        let mut fields = Fields::default();
+        for header in response.headers.iter() {
+            fields.add(header.name.as_bytes(), header.value);
+        }
+        Some(Self { status: response.code, fields })
+    }
+
+    fn lenient(head: &'a [u8]) -> Self {
+        let (line, rest) = line(head);
+        let (_, line) = word(line);
+        let (status, _) = word(line);
+        let status = number(status).and_then(|status| u16::try_from(status).ok());
+        Self { status, fields: lenient_fields(rest) }
+    }
+
+    /// The field Content-Type.
+    #[must_use]
+    pub const fn content_type(&self) -> Option<&'a [u8]> {
+        self.fields.content_type
+    }
+
+    /// The field Content-Range.
+    #[must_use]
+    pub const fn content_range(&self) -> Option<&'a [u8]> {
+        self.fields.content_range
+    }
+
+    /// The field Location.
+    #[must_use]
+    pub const fn location(&self) -> Option<&'a [u8]> {
+        self.fields.location
+    }
+
+    /// Whether another response to the same request follows (RFC 9110, section 15.2).
+    #[must_use]
+    pub fn is_interim(&self) -> bool {
+        self.status.is_some_and(|status| (100..200).contains(&status) && status != SWITCHING_PROTOCOLS)
+    }
+
+    /// Whether what follows is another protocol (RFC 9110, section 15.2.2).
+    #[must_use]
+    pub fn switches_protocols(&self) -> bool {
+        self.status == Some(SWITCHING_PROTOCOLS)
+    }
+
+    /// Whether the status is one of success.
+    #[must_use]
+    pub fn is_successful(&self) -> bool {
+        self.status.is_some_and(|status| (200..300).contains(&status))
+    }
+
+    /// The body behind the head (RFC 9112, section 6.3), for a request that was not of the method HEAD.
+    #[must_use]
+    pub fn body(&self) -> Body {
+        match (self.fields.body(), self.status) {
+            (Some(body), _) => body,
+            (None, Some(100..200 | 204 | 304)) => Body::Length(0),
+            (None, _) => Body::UntilClose,
+        }
+    }
+}
+
+const SWITCHING_PROTOCOLS: u16 = 101;
+
+/// The first line, without its end, and what follows it.
+fn line(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let end = bytes.iter().position(|&byte| byte == b'\n').unwrap_or(bytes.len());
+    let (line, rest) = bytes.split_at(end);
+    (line.strip_suffix(b"\r").unwrap_or(line), rest.get(1..).unwrap_or_default())
+}
+
+/// What is in front of the first white space, and what follows that space.
+fn word(line: &[u8]) -> (&[u8], &[u8]) {
+    const VERTICAL_TAB: u8 = 0x0b;
+    let is_space = |byte: &u8| byte.is_ascii_whitespace() || *byte == VERTICAL_TAB;
+    let (word, rest) = line.split_at(line.iter().position(is_space).unwrap_or(line.len()));
+    let space = rest.iter().position(|byte| !is_space(byte)).unwrap_or(rest.len());
+    (word, rest.get(space..).unwrap_or_default())
+}
+
+fn lenient_fields(head: &[u8]) -> Fields<'_> {
+    let mut fields = Fields::default();
+    let mut rest = head;
+    for _ in 0..MAX_FIELDS {
+        let (field, behind) = line(rest);
+        if field.is_empty() {
+            break;
+        }
+        if let Some(colon) = field.iter().position(|&byte| byte == b':') {
+            let (name, value) = field.split_at(colon);
+            fields.add(name.trim_ascii(), value.get(1..).unwrap_or_default().trim_ascii());
+        }
+        rest = behind;
+    }
+    fields
+}

@@ -1,0 +1,73 @@
+//! Versions of QUIC: their names in records, and what the protection of Initial packets takes from them.
+
+use std::fmt;
+
+/// A version, as a long header names it. Displays as in Suricata's records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Version(pub u32);
+
+/// How a version protects its Initial packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Protection {
+    pub(super) salt: [u8; 20],
+    pub(super) key: &'static [u8],
+    pub(super) iv: &'static [u8],
+    pub(super) hp: &'static [u8],
+}
+
+impl Version {
+    /// RFC 9000.
+    pub const V1: Self = Self(1);
+    /// RFC 9369.
+    pub const V2: Self = Self(0x6b33_43cf);
+
+    /// Whether it is one of Google's, of the time before the IETF took QUIC over, that has long headers
+    /// and no encryption of the first packets: Q044 to Q046.
+    #[must_use]
+    pub const fn is_google(self) -> bool {
+        matches!(self.0, 0x5130_3434..=0x5130_3436)
+    }
+
+    /// `None` for versions that are not known.
+    pub(super) const fn protection(self) -> Option<Protection> {
+        // RFC 9001, section 5.2; drafts 33 and 34 are the same.
+        const V1: [u8; 20] = [
+            0x38, 0x76, 0x2c, 0xf7, 0xf5, 0x59, 0x34, 0xb3, 0x4d, 0x17, 0x9a, 0xe6, 0xa4, 0xc8, 0x0c, 0xad,
+            0xcc, 0xbb, 0x7f, 0x0a,
+        ];
+        // RFC 9369, section 3.3.1.
+        const V2: [u8; 20] = [
+            0x0d, 0xed, 0xe3, 0xde, 0xf7, 0x00, 0xa6, 0xdb, 0x81, 0x93, 0x81, 0xbe, 0x6e, 0x26, 0x9d, 0xcb,
+            0xf9, 0xbd, 0x2e, 0xd9,
+        ];
+        // Drafts 29 to 32 of RFC 9001.
+        const DRAFTS_29_32: [u8; 20] = [
+            0xaf, 0xbf, 0xec, 0x28, 0x99, 0x93, 0xd2, 0x4c, 0x9e, 0x97, 0x86, 0xf1, 0x9c, 0x61, 0x11, 0xe0,
+            0x43, 0x90, 0xa8, 0x99,
+        ];
+        // Drafts 23 to 28.
+        const DRAFTS_23_28: [u8; 20] = [
+            0xc3, 0xee, 0xf7, 0x12, 0xc7, 0x2e, 0xbb, 0x5a, 0x11, 0xa7, 0xd2, 0x43, 0x2b, 0xb4, 0x63, 0x65,
+            0xbe, 0xf9, 0xf5, 0x02,
+        ];
+        let salt = match self.0 {
+            1 | 0xff00_0021..=0xff00_0022 => V1,
+            0x6b33_43cf => {
+                return Some(Protection { salt: V2, key: b"quicv2 key", iv: b"quicv2 iv", hp: b"quicv2 hp" });
+            }
+            0xff00_001d..=0xff00_0020 => DRAFTS_29_32,
+            0xff00_0017..=0xff00_001c => DRAFTS_23_28,
+            _ => return None,
+        };
+        Some(Protection { salt, key: b"quic key", iv: b"quic iv", hp: b"quic hp" })
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.to_be_bytes() {
+            [b'Q', b'0', b'4', last @ b'3'..=b'6'] => write!(f, "Q04{}", char::from(last)),
+            _ => write!(f, "{:x}", self.0),
+        }
+    }
+}

@@ -145,6 +145,12 @@ impl Case {
         cases
     }
 
+    /// Whether the packets are those that the targets are for.
+    fn is_plain(self) -> bool {
+        let Self { vnis, outer, encap, flows, .. } = self;
+        (vnis, outer, encap, flows) == (1, Outer::Ipv4, Encap::Vxlan, Flows::Known)
+    }
+
     fn frame(self, flow: &Flow) -> Vec<u8> {
         self.envelope().carrying(&inner(flow))
     }
@@ -251,7 +257,12 @@ struct Kernel {
     _socket: OwnedFd,
 }
 
-const PROGRAMS: [&str; 4] = ["floor", "redirect", "renewed_floor", "renewed_capture"];
+const PROGRAMS: [&str; 7] =
+    ["floor", "clock", "redirect", "renewed_floor", "renewed_outer", "renewed_inner", "renewed_capture"];
+
+/// Parts of the capture program, each with those before it, and what they cost.
+const PARTS: [(&str, &str); 2] =
+    [("renewed_outer", "outer headers read"), ("renewed_inner", "and taken off, inner ones read, hashed")];
 
 impl Kernel {
     fn load() -> Result<Self> {
@@ -484,7 +495,9 @@ struct Size {
 
 struct Report {
     floor: Times,
+    clock: Times,
     redirect: Times,
+    parts: [Times; PARTS.len()],
     rows: Vec<Row>,
     sizes: Vec<Size>,
 }
@@ -497,7 +510,8 @@ fn measure(quick: bool) -> Result<Report> {
         .into_iter()
         .map(|case| Row { case, times: Times::default(), renewing: Times::default(), judged: 0.0 })
         .collect();
-    let (mut floor, mut redirect) = (Times::default(), Times::default());
+    let (mut floor, mut clock, mut redirect) = (Times::default(), Times::default(), Times::default());
+    let mut parts: [Times; PARTS.len()] = Default::default();
     let mut in_force = None;
     for _ in 0..PASSES {
         // What renewing costs does not depend on the rules.
@@ -515,6 +529,13 @@ fn measure(quick: bool) -> Result<Report> {
                 Entry::Occupied(entry) => *entry.get(),
                 Entry::Vacant(entry) => {
                     let renewed = kernel.run_expecting("renewed_floor", DROP, &frame, repeat)?;
+                    if case.is_plain() {
+                        clock.0.push(kernel.run_expecting("clock", DROP, &frame, repeat)?);
+                        for ((program, _), times) in PARTS.iter().zip(&mut parts) {
+                            let time = kernel.run_expecting(program, DROP, &frame, repeat)?;
+                            times.0.push(time - (renewed - bare));
+                        }
+                    }
                     *entry.insert(renewed - bare)
                 }
             };
@@ -535,7 +556,7 @@ fn measure(quick: bool) -> Result<Report> {
         let info = xdp.info()?;
         sizes.push(Size { name, translated: info.size_translated(), jitted: info.size_jitted() });
     }
-    Ok(Report { floor, redirect, rows, sizes })
+    Ok(Report { floor, clock, redirect, parts, rows, sizes })
 }
 
 /// A tenth is as much as there is to a figure.
@@ -572,7 +593,11 @@ impl Report {
             let _ = writeln!(text, "{name:<48} {median:7.1} ({min:6.1}) {:6.2}×", median / floor);
         };
         line("floor: counts and drops", &self.floor);
+        line("reads the clock besides", &self.clock);
         line("counts and redirects to a socket", &self.redirect);
+        for ((_, name), times) in PARTS.iter().zip(&self.parts) {
+            line(name, times);
+        }
         for row in &self.rows {
             line(&row.name(), &row.times);
         }
@@ -594,10 +619,9 @@ impl Report {
     }
 
     fn targets(&self) -> Vec<(&'static str, f64, f64)> {
-        let (outer, encap, flows) = (Outer::Ipv4, Encap::Vxlan, Flows::Known);
         let of = |rules| {
-            let case = Case { rules, vnis: 1, outer, encap, flows };
-            self.rows.iter().find(|row| row.case == case).map_or(f64::NAN, |row| row.times.median())
+            let mut rows = self.rows.iter().filter(|row| row.case.is_plain());
+            rows.find(|row| row.case.rules == rules).map_or(f64::NAN, |row| row.times.median())
         };
         let floor = self.floor.median();
         vec![

@@ -28,11 +28,11 @@ const SOCKETS_TOTAL: u32 = 1;
 
 /// UDP ports of mirror traffic; user space sets them before loading.
 #[unsafe(no_mangle)]
-static PORTS: Global<Ports> = Global::new(Ports::NONE);
+pub(crate) static PORTS: Global<Ports> = Global::new(Ports::NONE);
 
 /// Secret seed of the flow hash; user space sets it before loading.
 #[unsafe(no_mangle)]
-static HASH_SEED: Global<u64> = Global::new(0);
+pub(crate) static HASH_SEED: Global<u64> = Global::new(0);
 
 /// Sockets of one queue; user space sets it before loading.
 #[unsafe(no_mangle)]
@@ -48,11 +48,11 @@ pub(crate) static SOCKETS: XskMap = XskMap::with_max_entries(SOCKETS_TOTAL, 0);
 
 /// What the outer headers said of the frame that this CPU handles.
 #[map]
-static MIRRORED: PerCpuArray<Mirrored> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static MIRRORED: PerCpuArray<Mirrored> = PerCpuArray::with_max_entries(1, 0);
 
 /// What its inner headers say.
 #[map]
-static INNER: PerCpuArray<InnerHeaders> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static INNER: PerCpuArray<InnerHeaders> = PerCpuArray::with_max_entries(1, 0);
 
 /// The counters of this CPU.
 #[derive(Clone, Copy)]

@@ -108,7 +108,7 @@ impl Worker {
             config,
             flows: FlowTable::new(config.max_flows),
             streams: Streams::default(),
-            analyzers: Analyzers::default(),
+            analyzers: Analyzers::of_worker(),
             defragmenter: Defragmenter::default(),
             datagram: Vec::new(),
             records,

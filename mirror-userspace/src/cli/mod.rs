@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use mirror_xdp_common::outer::{MAX_GENEVE_PORTS, MAX_VXLAN_GPE_PORTS, MAX_VXLAN_PORTS, Ports};
 
+use crate::analyzer::{Register, register_everywhere};
 use crate::error::one_line;
 
 const EXAMPLES: &str = "\
@@ -38,6 +39,18 @@ enum Command {
     Read(read::Args),
     Source(source::Args),
     Filter(filter::Args),
+}
+
+/// Does what [`main`] does, with analyzers beside those that are built in.
+#[must_use]
+pub fn main_with(register: Register) -> ExitCode {
+    match register_everywhere(register) {
+        Ok(()) => main(),
+        Err(error) => {
+            eprintln!("mirror-xdp: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Parses the command line and runs the subcommand.

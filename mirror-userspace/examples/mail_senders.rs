@@ -20,10 +20,8 @@ struct Mail<'a> {
 }
 
 /// The worker packs bytes; the log's thread makes JSON of them.
-static MAIL: EventType = EventType {
-    name: "mail",
-    render: |bytes, lines| lines.line(&Mail { from: &String::from_utf8_lossy(bytes) }),
-};
+static MAIL: EventType =
+    EventType::new("mail", |bytes, lines| lines.line(&Mail { from: &String::from_utf8_lossy(bytes) }));
 
 struct MailSenders;
 

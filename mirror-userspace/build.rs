@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// The programs' names: object `target/ebpf/NAME.o`, embedded as `NAME.o` from `OUT_DIR`.
-const PROGRAMS: [&str; 2] = ["capture", "source"];
+const PROGRAMS: [&str; 3] = ["capture", "pktgen", "source"];
 
 fn main() {
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));

@@ -15,6 +15,7 @@ pub mod flow;
 pub mod live;
 pub mod nic;
 pub mod packet;
+pub mod pktgen;
 pub mod protocol;
 pub mod record;
 pub mod sink;

@@ -7,7 +7,7 @@ use std::path::Path;
 use ethtool::{EthtoolAttr, EthtoolChannelAttr, EthtoolHandle};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use rtnetlink::packet_route::link::{
-    InfoData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+    InfoData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, Stats64,
 };
 use rtnetlink::{Handle, LinkUnspec};
 
@@ -41,8 +41,36 @@ pub struct Interface {
     pub up: bool,
     /// Whether frames on it begin with an Ethernet header.
     pub ethernet: bool,
+    /// Its hardware address, where it has one as Ethernet has it.
+    pub mac: Option<[u8; 6]>,
     /// XDP programs attached to it.
     pub xdp: Vec<AttachedXdp>,
+}
+
+/// What an interface has counted of the frames that it was to send.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Transmitted {
+    /// Sent.
+    pub packets: u64,
+    /// Not sent: its queue was full, or it could not.
+    pub dropped: u64,
+}
+
+impl Transmitted {
+    /// What was counted since `earlier`.
+    #[must_use]
+    pub const fn since(&self, earlier: Self) -> Self {
+        Self {
+            packets: self.packets.wrapping_sub(earlier.packets),
+            dropped: self.dropped.wrapping_sub(earlier.dropped),
+        }
+    }
+
+    /// All frames.
+    #[must_use]
+    pub const fn all(&self) -> u64 {
+        self.packets.saturating_add(self.dropped)
+    }
 }
 
 /// Why an interface is not known.
@@ -102,6 +130,23 @@ impl Netlink {
             Err(rtnetlink::Error::NetlinkError(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// What the interface with this index has counted of what it sent; nothing where it is gone.
+    pub async fn transmitted(&self, index: u32) -> Result<Transmitted, Error> {
+        let mut answer = self.links.link().get().match_index(index).execute().boxed();
+        let link = match answer.try_next().await {
+            Ok(link) => link,
+            Err(rtnetlink::Error::NetlinkError(_)) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let counters = link.iter().flat_map(|link| &link.attributes).find_map(|attribute| match attribute {
+            LinkAttribute::Stats64(Stats64 { tx_packets, tx_dropped, tx_errors, .. }) => {
+                Some(Transmitted { packets: *tx_packets, dropped: tx_dropped + tx_errors })
+            }
+            _ => None,
+        });
+        Ok(counters.unwrap_or_default())
     }
 
     async fn all(&self) -> Result<Vec<LinkMessage>, Error> {
@@ -167,12 +212,14 @@ fn interface(link: &LinkMessage) -> Interface {
         mtu: 0,
         up: link.header.flags.contains(LinkFlags::Up),
         ethernet: matches!(link.header.link_layer_type, LinkLayerType::Ether | LinkLayerType::Loopback),
+        mac: None,
         xdp: Vec::new(),
     };
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::IfName(name) => interface.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
+            LinkAttribute::Address(address) => interface.mac = address.as_slice().try_into().ok(),
             LinkAttribute::Xdp(attributes) => {
                 interface.xdp.extend(attributes.iter().filter_map(|attribute| match *attribute {
                     LinkXdp::DrvProgId(program) => Some(AttachedXdp { mode: Some(Mode::Native), program }),

@@ -17,6 +17,7 @@ pub mod frame;
 pub mod hash;
 pub mod inner;
 pub mod outer;
+pub mod pktgen;
 pub mod source;
 pub mod wire;
 

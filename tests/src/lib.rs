@@ -5,6 +5,7 @@
 #![expect(clippy::missing_panics_doc, reason = "a helper panics where the test that called it has failed")]
 
 pub mod appliance;
+pub mod bench;
 pub mod frames;
 pub mod inject;
 pub mod lab;

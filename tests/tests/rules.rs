@@ -1,13 +1,27 @@
-//! The rules as mirror-xdp decides by them agree with a plain matcher that was written apart from it.
+//! The rules as mirror-xdp decides by them agree with a plain matcher that was written apart from it: rule
+//! by rule as `mirror-xdp filter test` does it, by the compiled tables in user space, and by the program in
+//! the kernel.
+#![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
+use std::collections::HashMap;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 
 use mirror_userspace::config;
+use mirror_userspace::datapath::program::{CaptureProgram, Options};
+use mirror_userspace::filter::compile::{CompileError, CompiledPolicy, Places};
 use mirror_userspace::filter::policy::{self, Facts, RuleDirection};
+use mirror_xdp_common::capture::{CaptureHeader, flags};
+use mirror_xdp_common::counters::{Counter, Fate};
+use mirror_xdp_common::filter::{self, MAX_VNIS, action};
 use mirror_xdp_common::inner::{Fragment, InnerHeaders, Network};
 use mirror_xdp_common::outer::{Ports, decapsulate};
 use mirror_xdp_common::{Address, Vni};
+use mirror_xdp_tests::require;
 use mirror_xdp_tests::rules::{Action, Decision, Direction, Packet, Policy, Rng, Size};
+use rustix::net::{AddressFamily, SocketType, socket};
+
+const SEED: u64 = 0x5eed_0f1a_57ed_c0de;
 
 /// What the product reads of a policy's configuration file.
 fn product(policy: &Policy) -> policy::Policy {
@@ -66,6 +80,239 @@ fn said_by_reference(policy: &Policy, packet: &Packet) -> Said {
             ("rule", Some(set), Some((rule.number, rule.direction, action)))
         }
     }
+}
+
+/// The places of a policy's VNIs and rules, as the tables have them.
+#[derive(Default)]
+struct Numbered {
+    slots: HashMap<Vni, u32>,
+    /// By identifier minus one.
+    rules: Vec<(String, Option<policy::Rule>)>,
+}
+
+impl Places for Numbered {
+    fn vni(&mut self, vni: Vni) -> Result<u32, CompileError> {
+        let next = self.slots.len() as u32 + 1;
+        Ok(*self.slots.entry(vni).or_insert(next))
+    }
+
+    fn rule(&mut self, set: &str, rule: Option<&policy::Rule>) -> u16 {
+        self.rules.push((set.to_owned(), rule.cloned()));
+        self.rules.len() as u16
+    }
+}
+
+/// A policy compiled for user space.
+struct Tables {
+    compiled: CompiledPolicy,
+    places: Numbered,
+}
+
+impl Tables {
+    fn new(policy: &policy::Policy) -> Self {
+        let mut places = Numbered::default();
+        let compiled = CompiledPolicy::new(policy, 1, &mut places).unwrap();
+        Self { compiled, places }
+    }
+
+    /// What the tables decide on a frame: the counter, the rule, and how much is kept of the inner frame.
+    fn judge(&self, product: &policy::Policy, frame: &[u8]) -> Judged {
+        let outer = decapsulate(frame, &Ports::default()).unwrap();
+        let inner = &frame[outer.inner_offset..][..outer.inner_len];
+        let headers = InnerHeaders::parse(inner, 0);
+        let mac = |at: usize| inner[at..at + 6].iter().fold(0, |word, &byte| word << 8 | u64::from(byte));
+        if !filter::admits(&self.compiled, outer.sender) {
+            return Judged::dropped(Counter::SourceNotAdmitted);
+        }
+        let learned = match product.unknown_vnis {
+            policy::UnknownVnis::Learn => MAX_VNIS as u32 + 7,
+            policy::UnknownVnis::Drop => 0,
+        };
+        let slot = self.places.slots.get(&outer.vni).copied().unwrap_or(learned);
+        let judgement = filter::judge(&self.compiled, slot, mac(6), mac(0), &headers);
+        let rule = judgement.rule.checked_sub(1).map(|index| self.places.rules[usize::from(index)].clone());
+        let counter = match judgement.action {
+            action::ACCEPT | action::TRUNCATE => Counter::Redirected,
+            action::SAMPLE => sampled(&headers, judgement.parameter),
+            action::SHUNT => Counter::RuleShunted,
+            action::VNI_NOT_ADMITTED => Counter::VniNotAdmitted,
+            _ => Counter::FilterRejected,
+        };
+        let kept =
+            if judgement.action == action::TRUNCATE { judgement.parameter as usize } else { inner.len() };
+        Judged { counter, rule, kept: kept.min(inner.len()) }
+    }
+}
+
+fn sampled(headers: &InnerHeaders, n: u32) -> Counter {
+    let within = filter::sample_value(headers.flow_hash(SEED)).is_multiple_of(n);
+    if within { Counter::Redirected } else { Counter::SampledOut }
+}
+
+/// What becomes of a frame, and which rule of which set is counted for it.
+#[derive(Clone, Debug, PartialEq)]
+struct Judged {
+    counter: Counter,
+    rule: Option<(String, Option<policy::Rule>)>,
+    /// Bytes of the inner frame that are captured; means nothing of what is not.
+    kept: usize,
+}
+
+impl Judged {
+    fn dropped(counter: Counter) -> Self {
+        Self { counter, rule: None, kept: 0 }
+    }
+
+    /// What the plain reference says that has to become of a frame.
+    fn by_reference(policy: &Policy, product: &policy::Policy, packet: &Packet, frame: &[u8]) -> Self {
+        let outer = decapsulate(frame, &Ports::default()).unwrap();
+        let headers = InnerHeaders::parse(&frame[outer.inner_offset..], 0);
+        let kept = outer.inner_len;
+        match policy.decide(packet) {
+            Decision::NotAdmitted => Self::dropped(Counter::SourceNotAdmitted),
+            Decision::UnknownVni => Self::dropped(Counter::VniNotAdmitted),
+            Decision::NoSet => Self { counter: Counter::Redirected, rule: None, kept },
+            Decision::NoRule { set } => {
+                let rule = Some((product.sets[set].name.clone(), None));
+                Self { counter: Counter::FilterRejected, rule, kept }
+            }
+            Decision::Rule { set, rule } => {
+                let rule = &policy.sets[set].rules[rule];
+                let (counter, kept) = match rule.action {
+                    Action::Accept => (Counter::Redirected, kept),
+                    Action::Reject => (Counter::FilterRejected, kept),
+                    Action::Sample(n) => (sampled(&headers, n), kept),
+                    Action::Truncate(bytes) => (Counter::Redirected, kept.min(bytes as usize)),
+                    Action::Shunt => (Counter::RuleShunted, kept),
+                };
+                let direction = match rule.direction {
+                    Some(Direction::Ingress) => RuleDirection::Ingress,
+                    Some(Direction::Egress) => RuleDirection::Egress,
+                    None => RuleDirection::Both,
+                };
+                let found = product.sets[set]
+                    .rules
+                    .iter()
+                    .find(|found| (found.number, found.direction) == (rule.number, direction));
+                let rule = Some((product.sets[set].name.clone(), Some(found.unwrap().clone())));
+                Self { counter, rule, kept }
+            }
+        }
+    }
+}
+
+/// The program in the kernel, with a socket that nothing is ever delivered to.
+struct Kernel {
+    program: CaptureProgram,
+    rules: HashMap<u32, (String, Option<policy::Rule>)>,
+    /// Packets that rules had decided on when the policy came: those that were in the last one, too, go on
+    /// counting.
+    counted: HashMap<u16, u64>,
+    _socket: OwnedFd,
+}
+
+impl Kernel {
+    fn new() -> Option<Self> {
+        if !require::privileges() {
+            return None;
+        }
+        let mut program = CaptureProgram::load(&Options { hash_seed: SEED, ..Options::default() }).unwrap();
+        let socket = socket(AddressFamily::XDP, SocketType::RAW, None).unwrap();
+        program.set_socket(0, socket.as_raw_fd()).unwrap();
+        Some(Self { program, rules: HashMap::new(), counted: HashMap::new(), _socket: socket })
+    }
+
+    fn set_policy(&mut self, policy: &policy::Policy) {
+        self.program.set_policy(policy).unwrap();
+        let counts = self.program.rule_counts().unwrap();
+        self.counted = counts.iter().map(|count| (count.id, count.packets)).collect();
+        self.rules = counts.into_iter().map(|count| (count.id.into(), (count.set, count.rule))).collect();
+    }
+
+    /// Runs the program on a frame, twice: the second time it remembers what it decided. Returns what
+    /// became of the frame, as far as it shows: of dropped frames the rule does not.
+    fn run(&self, frame: &[u8]) -> Judged {
+        let first = self.run_once(frame);
+        let again = self.run_once(frame);
+        assert_eq!(first, again, "decided otherwise from memory");
+        first
+    }
+
+    fn run_once(&self, frame: &[u8]) -> Judged {
+        let before = self.program.counts().unwrap();
+        let run = self.program.test_run(frame, 1).unwrap();
+        let counts = self.program.counts().unwrap().since(&before);
+        let mut outcomes = Counter::ALL.iter().copied().filter(|counter| {
+            !matches!(counter.fate(), Fate::Seen | Fate::Noted) && counts.get(*counter) != 0
+        });
+        let counter = outcomes.next().unwrap();
+        assert_eq!((outcomes.next(), counts.get(counter)), (None, 1));
+        if counter != Counter::Redirected {
+            return Judged { counter, rule: None, kept: 0 };
+        }
+        let (header, inner) = CaptureHeader::decode(&run.frame).unwrap();
+        let rule = (header.rule != 0).then(|| self.rules[&header.rule].clone());
+        let outer = decapsulate(frame, &Ports::default()).unwrap();
+        assert_eq!(header.flags & flags::SNAPPED != 0, inner.len() < outer.inner_len);
+        assert_eq!(inner, &frame[outer.inner_offset..][..inner.len()]);
+        Judged { counter, rule, kept: inner.len() }
+    }
+}
+
+/// Holds packets of random policies against the compiled tables and, where there is one, the kernel.
+fn compare_compiled(seed: u64, size: Size, policies: usize, packets: usize, kernel: &mut Option<Kernel>) {
+    let mut rng = Rng::new(seed);
+    for _ in 0..policies {
+        let policy = Policy::random(&mut rng, size);
+        let product_policy = product(&policy);
+        let tables = Tables::new(&product_policy);
+        if let Some(kernel) = kernel {
+            kernel.set_policy(&product_policy);
+        }
+        let mut decided: HashMap<(String, Option<policy::Rule>), u64> = HashMap::new();
+        for _ in 0..packets {
+            let packet = Packet::near(&policy, &mut rng);
+            let Some(frame) = packet.mirrored_frame() else { continue };
+            let expected = Judged::by_reference(&policy, &product_policy, &packet, &frame);
+            let judged = tables.judge(&product_policy, &frame);
+            assert_eq!((judged.counter, &judged.rule), (expected.counter, &expected.rule), "{packet:?}");
+            let Some(kernel) = &kernel else { continue };
+            let ran = kernel.run(&frame);
+            assert_eq!(ran.counter, expected.counter, "{packet:?}\n{}", policy.to_toml());
+            if ran.counter == Counter::Redirected {
+                assert_eq!(ran, expected, "{packet:?}");
+                assert_eq!(ran.kept, judged.kept);
+            }
+            if let Some(rule) = expected.rule {
+                *decided.entry(rule).or_default() += 2;
+            }
+        }
+        let Some(kernel) = &kernel else { continue };
+        for count in kernel.program.rule_counts().unwrap() {
+            let rule = (count.set, count.rule);
+            assert_eq!(
+                count.packets - kernel.counted[&count.id],
+                decided.get(&rule).copied().unwrap_or_default(),
+                "{rule:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_program_decides_by_small_policies_as_the_reference_does() {
+    let mut kernel = Kernel::new();
+    for (seed, rules) in [(11, 0), (12, 1), (13, 2), (14, 5), (15, 20)] {
+        compare_compiled(seed, Size { rules, sets: 1 + rules % 4 }, 80, 300, &mut kernel);
+    }
+}
+
+#[test]
+fn the_program_decides_by_large_policies_as_the_reference_does() {
+    let mut kernel = Kernel::new();
+    compare_compiled(16, Size { rules: 300, sets: 8 }, 10, 1000, &mut kernel);
+    compare_compiled(17, Size { rules: 4096, sets: 256 }, 2, 1500, &mut kernel);
+    compare_compiled(18, Size { rules: 4096, sets: 1 }, 2, 1000, &mut kernel);
 }
 
 /// Holds `packets` packets against `policies` random policies of a size.

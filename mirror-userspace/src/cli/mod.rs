@@ -2,6 +2,7 @@
 
 mod filter;
 mod log;
+mod pktgen;
 mod progress;
 mod read;
 mod run;
@@ -14,6 +15,7 @@ use clap::{Parser, Subcommand};
 use mirror_xdp_common::outer::{MAX_GENEVE_PORTS, MAX_VXLAN_GPE_PORTS, MAX_VXLAN_PORTS, Ports};
 
 use crate::analyzer::{Register, register_everywhere};
+use crate::config;
 use crate::error::one_line;
 
 const EXAMPLES: &str = "\
@@ -21,6 +23,7 @@ Examples:
   mirror-xdp run --interface ens6                           capture until Ctrl-C
   mirror-xdp read mirrored.pcap --log-dir records            the same records, from a file
   mirror-xdp source --interface eth0 --to 10.0.0.2 --vni 7   feed an appliance from any Linux host
+  mirror-xdp pktgen --interface eth1 --to 10.0.0.2 day.pcap  replay a capture as mirror traffic
   mirror-xdp filter check mirror-xdp.toml                    what the rules of a file amount to
 
 `mirror-xdp COMMAND --help` says more.";
@@ -38,6 +41,8 @@ enum Command {
     Run(run::Args),
     Read(read::Args),
     Source(source::Args),
+    // Larger than the others.
+    Pktgen(Box<pktgen::Args>),
     Filter(filter::Args),
 }
 
@@ -62,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::main(args),
         Command::Read(args) => read::main(&args),
         Command::Source(args) => source::main(args),
+        Command::Pktgen(args) => pktgen::main(*args),
         Command::Filter(args) => filter::main(&args),
     };
     match result {
@@ -76,27 +82,37 @@ pub fn main() -> ExitCode {
 /// Which UDP ports are mirror traffic.
 #[derive(Clone, Debug, clap::Args)]
 struct PortArgs {
-    /// UDP ports of VXLAN: mirror sessions to an interface or a Network Load Balancer
-    #[arg(long = "vxlan-port", value_name = "PORT,…", default_value = "4789")]
+    /// UDP ports of VXLAN: mirror sessions to an interface or a Network Load Balancer; 4789 unless the
+    /// configuration says otherwise
+    #[arg(long = "vxlan-port", value_name = "PORT,…")]
     #[arg(value_parser = port_list::<MAX_VXLAN_PORTS>)]
-    vxlan: PortList,
+    vxlan: Option<PortList>,
 
-    /// UDP ports of GENEVE: mirror sessions to a Gateway Load Balancer, other clouds; `none` for none
-    #[arg(long = "geneve-port", value_name = "PORT,…", default_value = "6081")]
+    /// UDP ports of GENEVE: mirror sessions to a Gateway Load Balancer, other clouds; `none` for none; 6081
+    /// unless the configuration says otherwise
+    #[arg(long = "geneve-port", value_name = "PORT,…")]
     #[arg(value_parser = port_list::<MAX_GENEVE_PORTS>)]
-    geneve: PortList,
+    geneve: Option<PortList>,
 
-    /// UDP ports of VXLAN-GPE
-    #[arg(long = "vxlan-gpe-port", value_name = "PORT,…", default_value = "none")]
+    /// UDP ports of VXLAN-GPE; none unless the configuration says otherwise
+    #[arg(long = "vxlan-gpe-port", value_name = "PORT,…")]
     #[arg(value_parser = port_list::<MAX_VXLAN_GPE_PORTS>)]
-    vxlan_gpe: PortList,
+    vxlan_gpe: Option<PortList>,
 }
 
 impl PortArgs {
-    /// The ports. A port in two lists is taken for that of the first.
-    fn ports(&self) -> Ports {
-        Ports::new(&self.vxlan.0, &self.geneve.0, &self.vxlan_gpe.0)
-            .expect("no list is longer than the parser lets it be")
+    /// The ports: those of the arguments, else those that are configured. One in two lists is taken for
+    /// that of the first.
+    fn ports(&self, configured: &config::Ports) -> Ports {
+        let list = |argument: &Option<PortList>, configured: &Vec<u16>| {
+            argument.as_ref().map_or_else(|| configured.clone(), |list| list.0.clone())
+        };
+        Ports::new(
+            &list(&self.vxlan, &configured.vxlan),
+            &list(&self.geneve, &configured.geneve),
+            &list(&self.vxlan_gpe, &configured.vxlan_gpe),
+        )
+        .expect("no list is longer than its parser lets it be")
     }
 }
 

@@ -235,6 +235,30 @@ impl Serialize for Totals {
 /// What the kernel tells of interfaces, addresses, routes and neighbours without being asked.
 type Changes = BoxStream<'static, RouteNetlinkMessage>;
 
+/// The way to `target`, as mirror traffic would take it now.
+///
+/// Runs inside a tokio runtime, in the network namespace of the calling thread.
+pub async fn way_to(target: IpAddr) -> Result<Way, Error> {
+    let (network, mut changes) = connect()?;
+    network.resolve_within(RESOLVE, target, &mut changes).await
+}
+
+/// The kernel's tables of the network, and what it tells of their changes.
+fn connect() -> Result<(Network, Changes), Error> {
+    use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv6Ifaddr, Ipv6Route, Link as Links, Neigh};
+    let groups = [Links, Neigh, Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route];
+    let (connection, handle, changes) = rtnetlink::new_multicast_connection(&groups)
+        .map_err(Error::kernel("cannot ask the kernel for interfaces and routes"))?;
+    tokio::spawn(connection);
+    let changes = changes
+        .filter_map(|(message, _)| match message.payload {
+            NetlinkPayload::InnerMessage(message) => ready(Some(message)),
+            _ => ready(None),
+        })
+        .boxed();
+    Ok((Network::new(handle), changes))
+}
+
 /// Mirrors until `stop` is ready, and leaves nothing behind; `tell` hears what happens meanwhile.
 ///
 /// Runs inside a tokio runtime, in the network namespace of the calling thread.
@@ -243,19 +267,7 @@ pub async fn run(
     stop: impl Future<Output = ()>,
     mut tell: impl FnMut(Event<'_>),
 ) -> Result<Totals, Error> {
-    use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv6Ifaddr, Ipv6Route, Link as Links, Neigh};
-    let groups = [Links, Neigh, Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route];
-    let (connection, handle, changes) = rtnetlink::new_multicast_connection(&groups)
-        .map_err(Error::kernel("cannot ask the kernel for interfaces and routes"))?;
-    tokio::spawn(connection);
-    let mut changes: Changes = changes
-        .filter_map(|(message, _)| match message.payload {
-            NetlinkPayload::InnerMessage(message) => ready(Some(message)),
-            _ => ready(None),
-        })
-        .boxed();
-    let network = Network::new(handle);
-
+    let (network, mut changes) = connect()?;
     let mirrored = mirrored_interface(&network, &options.interface).await?;
     if !has_privilege() {
         return Err(Error::Privilege);

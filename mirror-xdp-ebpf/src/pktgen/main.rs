@@ -1,0 +1,26 @@
+//! The program of the packet generator's engine `live-frames`. It is attached to nothing: user space runs
+//! it by `BPF_PROG_TEST_RUN` with live frames, and each time it writes the next frame of a sequence into
+//! the page that the kernel gives it, and redirects the page to the interface.
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
+
+#[cfg(target_arch = "bpf")]
+mod page;
+#[cfg(target_arch = "bpf")]
+mod program;
+
+/// The programs exist for the eBPF target alone; a plain `cargo check` sees this.
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier admits no program in which this could be reached.
+    loop {}
+}
+
+#[cfg(target_arch = "bpf")]
+#[expect(unsafe_code, reason = "the kernel looks for the licence in a section of that name")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,259 @@
+//! The level `path`: from the interface to the program that captures. Two namespaces and a cable between
+//! them; the generator, and with it what the kernel does on reception, on one core, the subject's worker
+//! on another. Or a real interface, and a generator on another machine.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::search::{Effort, Trial, search};
+use super::subject::Subject;
+use super::traffic::{mixed, write_pcap};
+use crate::netns::Namespace;
+use crate::process::{Process, run};
+
+/// How long a program may take to begin, or to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Frames before each trial, so that memory is touched and caches are warm; they count as the others.
+const WARM_UP: [&str; 4] = ["--rate", "20kpps", "--duration", "200ms"];
+/// What is in a subject's buffers when the generator ends is worked off within this.
+const DRAIN: Duration = Duration::from_millis(700);
+/// The share of frames that may be lost for the rate with a little loss.
+const PARTIAL: f64 = 0.005;
+
+const NEAR: &str = "near0";
+const FAR: &str = "far0";
+
+/// What to measure with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The `mirror-xdp` that captures and generates.
+    pub binary: PathBuf,
+    /// Who is measured.
+    pub subjects: Vec<Subject>,
+    /// The real interface, and the command that generates on another machine.
+    pub remote: Option<Remote>,
+    /// How long a trial is.
+    pub trial: Duration,
+    /// How long the trial is that confirms the rate without loss, if there is to be one.
+    pub confirm: Option<Duration>,
+    /// How long the search for one subject may take.
+    pub budget: Duration,
+    /// When the search is content, see [`Effort::precision`].
+    pub precision: f64,
+}
+
+/// A real interface instead of a cable between namespaces.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    /// The interface of this machine that the frames come in by.
+    pub interface: String,
+    /// The command that generates, as a shell understands it: `ssh host mirror-xdp pktgen …`; rate, duration
+    /// and `--json` are added.
+    pub generator: String,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// What the frames went through.
+    pub path: String,
+    /// Mean length of the frames as they are given to the interface.
+    pub frame_bytes: f64,
+    /// Each subject.
+    pub subjects: Vec<Found>,
+}
+
+/// What was found of one subject.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Found {
+    /// Its name.
+    pub name: String,
+    /// The highest rate without loss, in frames a second.
+    pub ndr_pps: f64,
+    /// The highest rate with at most half a percent of loss.
+    pub pdr_pps: f64,
+    /// Whether nothing was lost at the highest rate that the generator reached.
+    pub generator_bound: bool,
+    /// All that was tried.
+    pub trials: Vec<Trial>,
+}
+
+/// Measures; `tell` hears of each trial.
+pub fn measure(options: &Options, mut tell: impl FnMut(Subject, &Trial)) -> io::Result<Report> {
+    let rig = Rig::new(options)?;
+    let mut frame_bytes = 0.0;
+    let mut subjects = Vec::new();
+    for &subject in &options.subjects {
+        let mut trials = Vec::new();
+        let mut trial = |asked: Option<f64>, duration| -> io::Result<Trial> {
+            let (trial, bytes) = rig.trial(subject, asked, duration)?;
+            frame_bytes = bytes;
+            tell(subject, &trial);
+            Ok(trial)
+        };
+        let start = Instant::now();
+        // The rate with a little loss first: it bounds the one without from above.
+        let effort = |share: u32| Effort {
+            precision: options.precision,
+            deadline: start + options.budget * share / 10,
+        };
+        search(PARTIAL, effort(5), &mut trials, |asked| trial(asked, options.trial))?;
+        let mut ndr = search(0.0, effort(10), &mut trials, |asked| trial(asked, options.trial))?;
+        if let Some(confirm) = options.confirm {
+            // A longer trial may lose what the short one did not.
+            while ndr > 0.0 {
+                let asked = trials.iter().find(|trial| trial.pps.total_cmp(&ndr).is_eq());
+                let asked = asked.and_then(|trial| trial.asked_pps);
+                let confirmed = trial(asked, confirm)?;
+                let good = confirmed.loss() <= 0.0;
+                // What it reached is what counts.
+                trials.retain(|trial| trial.pps < ndr * 0.999 || trial.loss() > 0.0);
+                trials.push(confirmed);
+                if good {
+                    ndr = confirmed.pps;
+                    break;
+                }
+                let next = effort(15);
+                ndr = search(0.0, next, &mut trials, |asked| trial(asked, options.trial))?;
+                if Instant::now() >= next.deadline {
+                    break;
+                }
+            }
+        }
+        let pdr = trials.iter().filter(|trial| trial.loss() <= PARTIAL).map(|trial| trial.pps);
+        let pdr = pdr.fold(ndr, f64::max);
+        let generator_bound = trials.iter().all(|trial| trial.asked_pps.is_some() || trial.loss() <= 0.0);
+        subjects.push(Found {
+            name: subject.name().to_owned(),
+            ndr_pps: ndr.round(),
+            pdr_pps: pdr.round(),
+            generator_bound,
+            trials,
+        });
+    }
+    Ok(Report { path: rig.path(), frame_bytes, subjects })
+}
+
+/// The cores to use: generator and worker.
+fn cores() -> io::Result<(usize, usize)> {
+    let set = sched_getaffinity(Pid::from_raw(0))?;
+    let mut cores = (0..CpuSet::count()).filter(|&core| set.is_set(core).unwrap_or(false));
+    let first = cores.next().unwrap_or_default();
+    Ok((first, cores.next().unwrap_or(first)))
+}
+
+struct Rig<'a> {
+    options: &'a Options,
+    cable: Option<Cable>,
+    cores: (usize, usize),
+    directory: tempfile::TempDir,
+}
+
+/// Two namespaces with a cable between them.
+struct Cable {
+    near: Namespace,
+    far: Namespace,
+}
+
+impl<'a> Rig<'a> {
+    fn new(options: &'a Options) -> io::Result<Self> {
+        let cable = if options.remote.is_some() {
+            None
+        } else {
+            let cable = Cable { near: Namespace::new()?, far: Namespace::new()? };
+            cable.near.veth(NEAR, &cable.far, FAR, 1)?;
+            for (namespace, interface) in [(&cable.near, NEAR), (&cable.far, FAR)] {
+                namespace.ip(&format!("link set {interface} mtu 3498 up"))?;
+            }
+            Some(cable)
+        };
+        let directory = tempfile::tempdir()?;
+        write_pcap(&directory.path().join("mixed.pcap"), &mixed())?;
+        Ok(Self { options, cable, cores: cores()?, directory })
+    }
+
+    fn path(&self) -> String {
+        let (generator, worker) = self.cores;
+        match &self.options.remote {
+            None => format!("veth; generator and reception on core {generator}, subject on core {worker}"),
+            Some(remote) => format!("{}; subject on core {worker}", remote.interface),
+        }
+    }
+
+    /// A command of the subject's side.
+    fn near(&self, words: &[String]) -> Command {
+        let core = self.cores.1.to_string();
+        let mut command = match &self.cable {
+            Some(cable) => cable.near.command("taskset"),
+            None => Command::new("taskset"),
+        };
+        command.args(["-c", &core]).args(words);
+        command
+    }
+
+    /// Runs the generator; what it says at its end.
+    fn generate(&self, arguments: &[&str]) -> io::Result<Value> {
+        let mut command = if let (None, Some(remote)) = (&self.cable, &self.options.remote) {
+            let mut command = Command::new("sh");
+            let arguments = arguments.join(" ");
+            command.args(["-c", &format!("{} --json {arguments}", remote.generator)]);
+            command
+        } else {
+            let cable = self.cable.as_ref().ok_or_else(|| io::Error::other("there is no cable"))?;
+            let mut command = cable.far.command("taskset");
+            command.args(["-c", &self.cores.0.to_string()]).arg(&self.options.binary);
+            command.args(["pktgen", "--interface", FAR, "--json", "--vni", "1-16"]);
+            command.arg(self.directory.path().join("mixed.pcap")).args(arguments);
+            command
+        };
+        Ok(serde_json::from_str(&run(&mut command)?)?)
+    }
+
+    /// One trial, and the mean length of its frames.
+    fn trial(&self, subject: Subject, asked: Option<f64>, duration: Duration) -> io::Result<(Trial, f64)> {
+        let interface = self.options.remote.as_ref().map_or(NEAR, |remote| &remote.interface);
+        if let Some(cable) = &self.cable {
+            let gro = if subject.has_xdp() { "off" } else { "on" };
+            run(cable.near.command("ethtool").args(["-K", NEAR, "gro", gro]))?;
+        }
+        let directory = tempfile::tempdir_in(self.directory.path())?;
+        let words = subject.command(&self.options.binary, interface, directory.path())?;
+        let mut process = Process::spawn(&mut merged(self.near(&words), subject))?;
+        process.wait_for_line(subject.ready(), PATIENCE)?;
+        let warm_up = self.generate(&WARM_UP)?;
+        let duration = format!("{}ms", duration.as_millis());
+        let rate = asked.map_or_else(|| "max".to_owned(), |pps| format!("{pps:.0}pps"));
+        let main = self.generate(&["--rate", &rate, "--duration", &duration])?;
+        std::thread::sleep(DRAIN);
+        let output = process.interrupt(PATIENCE)?;
+        let received = subject.received(&output, directory.path())?;
+        let count = |value: &Value, name: &str| value[name].as_u64().unwrap_or_default();
+        let given = |value: &Value| count(value, "sent") + count(value, "refused");
+        let seconds = main["seconds"].as_f64().unwrap_or_default().max(f64::EPSILON);
+        let bytes = count(&main, "bytes") as f64 / (count(&main, "sent").max(1) as f64);
+        let trial = Trial {
+            asked_pps: asked,
+            pps: given(&main) as f64 / seconds,
+            given: given(&warm_up) + given(&main),
+            received,
+        };
+        Ok((trial, bytes))
+    }
+}
+
+/// Suricata speaks on standard output; mirror-xdp's is the account.
+fn merged(command: Command, subject: Subject) -> Command {
+    if subject == Subject::MirrorXdp {
+        return command;
+    }
+    let mut merged = Command::new("sh");
+    merged.args(["-c", "exec \"$@\" 1>&2", "sh"]).arg(command.get_program()).args(command.get_args());
+    merged
+}

@@ -1,0 +1,125 @@
+//! The search for the highest rate at which at most a given share of the frames is lost (RFC 2544 calls it
+//! throughput, others NDR for no loss at all and PDR for a little), without anything that measures.
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+/// One measurement at one rate.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Frames a second that were asked for; none where it was as fast as it goes.
+    pub asked_pps: Option<f64>,
+    /// Frames a second that were given to the interface.
+    pub pps: f64,
+    /// Frames that were given to the interface.
+    pub given: u64,
+    /// Frames that the subject counted.
+    pub received: u64,
+}
+
+impl Trial {
+    /// The share of the frames that did not arrive.
+    #[must_use]
+    pub fn loss(&self) -> f64 {
+        if self.given == 0 {
+            0.0
+        } else {
+            self.given.saturating_sub(self.received) as f64 / self.given as f64
+        }
+    }
+}
+
+/// How long to search.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// The search ends where the highest good and the lowest bad rate are so close, as their ratio less 1.
+    pub precision: f64,
+    /// No further trial begins after this.
+    pub deadline: Instant,
+}
+
+/// The highest rate found with at most `tolerance` lost, given what was tried already; tries more where the
+/// effort allows. 0 where every rate that was tried lost more.
+pub fn search<E>(
+    tolerance: f64,
+    effort: Effort,
+    trials: &mut Vec<Trial>,
+    mut trial: impl FnMut(Option<f64>) -> Result<Trial, E>,
+) -> Result<f64, E> {
+    if trials.is_empty() {
+        trials.push(trial(None)?);
+    }
+    loop {
+        let (good, bad) = bracket(tolerance, trials);
+        let Some(bad) = bad else { return Ok(good) };
+        if good > 0.0 && bad.pps / good <= 1.0 + effort.precision || Instant::now() >= effort.deadline {
+            return Ok(good);
+        }
+        // What arrives under overload is a guess at what could arrive without.
+        let arrived = bad.pps * (1.0 - bad.loss());
+        let next = if good > 0.0 { (good * bad.pps).sqrt() } else { arrived.min(bad.pps * 0.9) * 0.9 };
+        if next < 1000.0 {
+            return Ok(good);
+        }
+        trials.push(trial(Some(next))?);
+    }
+}
+
+/// The highest good rate below all bad ones, and the lowest bad trial.
+fn bracket(tolerance: f64, trials: &[Trial]) -> (f64, Option<Trial>) {
+    let is_bad = |trial: &&Trial| trial.loss() > tolerance;
+    let bad = trials.iter().filter(is_bad).min_by(|a, b| a.pps.total_cmp(&b.pps)).copied();
+    let good = trials
+        .iter()
+        .filter(|trial| !is_bad(trial) && bad.is_none_or(|bad| trial.pps < bad.pps))
+        .map(|trial| trial.pps)
+        .fold(0.0, f64::max);
+    (good, bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A subject that takes so many frames a second, and a generator that makes so many.
+    fn found(capacity: f64, generator: f64, tolerance: f64) -> (f64, usize) {
+        let mut trials = Vec::new();
+        let effort = Effort { precision: 0.02, deadline: Instant::now() + Duration::from_secs(60) };
+        let rate = search(tolerance, effort, &mut trials, |asked| {
+            let pps = asked.unwrap_or(generator).min(generator);
+            let received = pps.min(capacity);
+            Ok::<_, Infallible>(Trial { asked_pps: asked, pps, given: pps as u64, received: received as u64 })
+        });
+        (rate.unwrap(), trials.len())
+    }
+
+    #[test]
+    fn the_rate_is_found_within_its_precision() {
+        for capacity in [1_200.0, 70_000.0, 263_000.0, 1_900_000.0] {
+            let (rate, trials) = found(capacity, 2_000_000.0, 0.0);
+            assert!(rate <= capacity && rate > capacity * 0.97, "{capacity}: {rate}");
+            assert!(trials < 15, "{capacity}: {trials} trials");
+        }
+    }
+
+    #[test]
+    fn one_trial_is_enough_where_nothing_is_lost() {
+        let (rate, trials) = found(2_000_000.0, 1_000_000.0, 0.0);
+        assert!((rate - 1_000_000.0).abs() < 1.0 && trials == 1, "{rate}, {trials} trials");
+    }
+
+    #[test]
+    fn a_little_loss_allows_a_little_more() {
+        let (rate, _) = found(100_000.0, 2_000_000.0, 0.1);
+        assert!((107_000.0..112_000.0).contains(&rate), "{rate}");
+    }
+
+    #[test]
+    fn nothing_is_found_where_everything_is_lost() {
+        assert!(found(0.0, 1_000_000.0, 0.0).0 < 1.0);
+    }
+}

@@ -1,0 +1,191 @@
+//! The programs whose path is measured: how they are started, when they are ready, what they counted.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::process::Output;
+
+/// A capture program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// mirror-xdp with all that it analyses.
+    MirrorXdp,
+    /// tcpdump, which writes what it captures to nowhere: the best that it can do.
+    Tcpdump,
+    /// netsniff-ng, likewise.
+    NetsniffNg,
+    /// Suricata without rules, on `AF_PACKET`, with the same kinds of records as mirror-xdp.
+    SuricataAfPacket,
+    /// The same on `AF_XDP`.
+    SuricataAfXdp,
+}
+
+impl Subject {
+    /// All of them, mirror-xdp first.
+    pub const ALL: [Self; 5] =
+        [Self::MirrorXdp, Self::Tcpdump, Self::NetsniffNg, Self::SuricataAfPacket, Self::SuricataAfXdp];
+
+    /// Its name in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::MirrorXdp => "mirror-xdp",
+            Self::Tcpdump => "tcpdump",
+            Self::NetsniffNg => "netsniff-ng",
+            Self::SuricataAfPacket => "suricata-af-packet",
+            Self::SuricataAfXdp => "suricata-af-xdp",
+        }
+    }
+
+    /// The program that has to be installed.
+    #[must_use]
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::MirrorXdp => "mirror-xdp",
+            Self::Tcpdump => "tcpdump",
+            Self::NetsniffNg => "netsniff-ng",
+            Self::SuricataAfPacket | Self::SuricataAfXdp => "suricata",
+        }
+    }
+
+    /// Program and arguments; what it writes goes into `directory`.
+    pub fn command(self, binary: &Path, interface: &str, directory: &Path) -> io::Result<Vec<String>> {
+        let directory = directory.to_string_lossy().into_owned();
+        let words: Vec<String> = match self {
+            Self::MirrorXdp => {
+                let binary = binary.to_string_lossy().into_owned();
+                ["run", "--interface", interface, "--log-dir", &directory, "--json"]
+                    .iter()
+                    .fold(vec![binary], |words, word| push(words, word))
+            }
+            Self::Tcpdump => {
+                words(&["tcpdump", "-i", interface, "-n", "-s", "0", "-B", "65536", "-w", "/dev/null"])
+            }
+            Self::NetsniffNg => words(&[
+                "netsniff-ng",
+                "--in",
+                interface,
+                "--out",
+                "/dev/null",
+                "--silent",
+                "--ring-size",
+                "64MiB",
+                "--no-promisc",
+            ]),
+            Self::SuricataAfPacket | Self::SuricataAfXdp => {
+                let configuration = format!("{directory}/suricata.yaml");
+                fs::write(&configuration, suricata(interface))?;
+                let engine = if self == Self::SuricataAfPacket { "--af-packet" } else { "--af-xdp" };
+                let engine = format!("{engine}={interface}");
+                words(&[
+                    "suricata",
+                    "-c",
+                    &configuration,
+                    "-S",
+                    "/dev/null",
+                    "-l",
+                    &directory,
+                    &engine,
+                    "--runmode=workers",
+                ])
+            }
+        };
+        Ok(words)
+    }
+
+    /// How the line begins that says that it captures now.
+    #[must_use]
+    pub const fn ready(self) -> &'static str {
+        match self {
+            Self::MirrorXdp => "capturing on",
+            Self::Tcpdump => "tcpdump: listening on",
+            Self::NetsniffNg => "Running!",
+            Self::SuricataAfPacket | Self::SuricataAfXdp => "Notice: threads: Threads created",
+        }
+    }
+
+    /// Whether it brings an XDP program, without which a veth interface takes frames of XDP only where GRO is
+    /// on.
+    #[must_use]
+    pub const fn has_xdp(self) -> bool {
+        matches!(self, Self::MirrorXdp | Self::SuricataAfXdp)
+    }
+
+    /// The frames that it has captured, by what it said at its end.
+    pub fn received(self, output: &Output, directory: &Path) -> io::Result<u64> {
+        let missing = || {
+            io::Error::other(format!(
+                "{} did not say what it has captured: {:?} {}",
+                self.name(),
+                output.stderr,
+                output.stdout
+            ))
+        };
+        let text = || output.stderr.iter().map(String::as_str).chain(output.stdout.lines());
+        let number_before = |words: &str| {
+            text().find_map(|line| line.split_once(words)?.0.split_whitespace().last()?.parse().ok())
+        };
+        match self {
+            Self::MirrorXdp => {
+                let account: Value = serde_json::from_str(&output.stdout).map_err(|_| missing())?;
+                let workers = account["workers"].as_array().ok_or_else(missing)?;
+                Ok(workers.iter().filter_map(|worker| worker["delivered"].as_u64()).sum())
+            }
+            Self::Tcpdump => number_before(" packets captured").ok_or_else(missing),
+            Self::NetsniffNg => number_before(" packets passed filter").ok_or_else(missing),
+            Self::SuricataAfPacket | Self::SuricataAfXdp => {
+                let records = fs::read_to_string(directory.join("eve.json"))?;
+                let last = records.lines().rev().find(|line| line.contains("\"event_type\":\"stats\""));
+                let last: Value = serde_json::from_str(last.ok_or_else(missing)?)?;
+                last["stats"]["decoder"]["vxlan"].as_u64().ok_or_else(missing)
+            }
+        }
+    }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+fn push(mut words: Vec<String>, word: &str) -> Vec<String> {
+    words.push(word.to_owned());
+    words
+}
+
+/// The configuration of Suricata: one thread, the records that mirror-xdp writes, everything else as it
+/// comes.
+fn suricata(interface: &str) -> String {
+    format!(
+        "%YAML 1.1
+---
+vars:
+  address-groups: {{HOME_NET: any, EXTERNAL_NET: any}}
+stats: {{enabled: yes, interval: 3600}}
+outputs:
+  - eve-log:
+      enabled: yes
+      filetype: regular
+      filename: eve.json
+      community-id: true
+      types: [dns, flow, stats: {{totals: yes}}]
+af-packet:
+  - interface: {interface}
+    threads: 1
+    cluster-id: 99
+    cluster-type: cluster_flow
+    defrag: yes
+    use-mmap: yes
+    tpacket-v3: yes
+    ring-size: 65536
+    block-size: 1048576
+af-xdp:
+  - interface: {interface}
+    threads: 1
+decoder:
+  vxlan: {{enabled: true, ports: 4789}}
+"
+    )
+}

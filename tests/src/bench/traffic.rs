@@ -1,0 +1,129 @@
+//! A mix of conversations as a VPC has them: name resolution, web requests, long transfers, pings. Made by
+//! code, so that every machine measures the same frames.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use etherparse::TcpHeader;
+
+use crate::frames::{Flow, dns_answer, dns_query};
+
+/// Bytes of a TCP segment's payload at most: with TCP and IP headers and the envelope they fit into 1500.
+const SEGMENT: usize = 1400;
+
+/// The inner frames of the mix, interleaved: in about 1,200 frames 75 flows.
+#[must_use]
+pub fn mixed() -> Vec<Vec<u8>> {
+    let mut conversations = Vec::new();
+    for host in 0..40 {
+        conversations.push(resolution(host));
+    }
+    for host in 0..20 {
+        conversations.push(transfer(host, 80, &http_request(host), 4));
+    }
+    for host in 20..25 {
+        conversations.push(transfer(host, 443, &client_hello(), 60));
+    }
+    for host in 0..10 {
+        conversations.push((0..6).map(|number| flow(host, 0, 0).ping(host, number)).collect());
+    }
+    interleave(conversations)
+}
+
+/// Takes a frame of each conversation in turn, as long as it has some.
+fn interleave(conversations: Vec<Vec<Vec<u8>>>) -> Vec<Vec<u8>> {
+    let mut conversations: Vec<_> = conversations.into_iter().map(Vec::into_iter).collect();
+    let mut frames = Vec::new();
+    loop {
+        let before = frames.len();
+        for conversation in &mut conversations {
+            frames.extend(conversation.next());
+        }
+        if frames.len() == before {
+            return frames;
+        }
+    }
+}
+
+fn flow(host: u16, client: u16, server: u16) -> Flow {
+    let end = |network, port| {
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, network, 0, 10 + (host % 200) as u8)), port)
+    };
+    Flow { client: end(1, client), server: end(2, server), vlans: Vec::new() }
+}
+
+fn resolution(host: u16) -> Vec<Vec<u8>> {
+    let flow = flow(host, 30_000 + host, 53);
+    let name = format!("service-{host}.eu-west-1.example.com");
+    vec![
+        flow.udp(&dns_query(host, &name)),
+        flow.reversed().udp(&dns_answer(host, &name, Ipv4Addr::new(10, 2, 0, host as u8))),
+    ]
+}
+
+/// A connection: a request, so many full segments back, each second one acknowledged, and the end.
+fn transfer(host: u16, port: u16, request: &[u8], segments: u32) -> Vec<Vec<u8>> {
+    let flow = flow(host, 40_000 + host, port);
+    let back = flow.reversed();
+    let header = |sequence_number, acknowledgment_number| TcpHeader {
+        sequence_number,
+        acknowledgment_number,
+        window_size: 64_240,
+        ack: true,
+        ..TcpHeader::default()
+    };
+    let mut frames = flow.tcp_handshake();
+    let mut mine = 1001;
+    let mut theirs = 9001;
+    frames.push(flow.tcp(TcpHeader { psh: true, ..header(mine, theirs) }, request));
+    mine += request.len() as u32;
+    for segment in 0..segments {
+        let mut payload = if segment == 0 && port == 80 {
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nServer: example\r\n\r\n".to_vec()
+        } else {
+            Vec::new()
+        };
+        payload.resize(SEGMENT, b'a' + (segment % 26) as u8);
+        frames.push(back.tcp(header(theirs, mine), &payload));
+        theirs += SEGMENT as u32;
+        if segment % 2 == 1 {
+            frames.push(flow.tcp(header(mine, theirs), b""));
+        }
+    }
+    frames.push(flow.tcp(TcpHeader { fin: true, ..header(mine, theirs) }, b""));
+    frames.push(back.tcp(TcpHeader { fin: true, ..header(theirs, mine + 1) }, b""));
+    frames.push(flow.tcp(header(mine + 1, theirs + 1), b""));
+    frames
+}
+
+fn http_request(host: u16) -> Vec<u8> {
+    format!("GET /item/{host} HTTP/1.1\r\nHost: www.example.com\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n")
+        .into_bytes()
+}
+
+/// A TLS record that begins a handshake (RFC 8446), as far as it says what it is.
+fn client_hello() -> Vec<u8> {
+    let mut record = vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
+    record.resize(5 + 512, 0);
+    record
+}
+
+/// Writes frames into a pcap file, a microsecond from one to the next.
+pub fn write_pcap(path: &Path, frames: &[Vec<u8>]) -> io::Result<()> {
+    let mut file = BufWriter::new(File::create(path)?);
+    // Microseconds, version 2.4, no offset of time, no precision, the longest frame, Ethernet.
+    for field in [0xa1b2_c3d4_u32, 4 << 16 | 2, 0, 0, 65_535, 1] {
+        file.write_all(&field.to_le_bytes())?;
+    }
+    for (index, frame) in frames.iter().enumerate() {
+        let (second, microsecond) = (1_600_000_000 + index / 1_000_000, index % 1_000_000);
+        let length = frame.len();
+        for field in [second, microsecond, length, length] {
+            file.write_all(&(field as u32).to_le_bytes())?;
+        }
+        file.write_all(frame)?;
+    }
+    file.flush()
+}

@@ -157,7 +157,8 @@ fn push(mut words: Vec<String>, word: &str) -> Vec<String> {
 
 /// The configuration of Suricata: one thread, the records that mirror-xdp writes, everything else as it
 /// comes.
-fn suricata(interface: &str) -> String {
+#[must_use]
+pub fn suricata(interface: &str) -> String {
     format!(
         "%YAML 1.1
 ---

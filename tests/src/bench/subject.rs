@@ -165,6 +165,8 @@ pub fn suricata(interface: &str) -> String {
 vars:
   address-groups: {{HOME_NET: any, EXTERNAL_NET: any}}
 stats: {{enabled: yes, interval: 3600}}
+# Without GRO a veth interface takes no frames of XDP.
+capture: {{disable-offloading: false}}
 outputs:
   - eve-log:
       enabled: yes

@@ -8,12 +8,18 @@
 //! delivered  = analysed + Σ refused                       (by worker)
 //! ```
 
+use std::time::Duration;
+
 use mirror_xdp_common::counters::{Counter, Fate};
+use mirror_xdp_common::filter::vni_counter;
+use nix::time::{ClockId, clock_gettime};
 use serde::{Serialize, Serializer};
 
 use crate::afxdp::Statistics;
 use crate::datapath::Mode;
+use crate::datapath::policy::{RuleCount, VniCount};
 use crate::datapath::program::Counts;
+use crate::filter::policy::Action;
 use crate::sink::SinkCounters;
 use crate::worker::WorkerCounters;
 
@@ -134,6 +140,10 @@ pub struct Worker {
     pub flows_active: u64,
     /// Flows that were ever made.
     pub flows_total: u64,
+    /// Flows that the driver counts now.
+    pub flows_shunted: u64,
+    /// Flows that the driver ever counted.
+    pub flows_shunted_total: u64,
     /// Records that the log's queue had no room for.
     pub records_lost: u64,
 }
@@ -150,6 +160,8 @@ impl Worker {
             refused: Named(counters.refused),
             flows_active: counters.flows_active,
             flows_total: counters.flows_total,
+            flows_shunted: counters.flows_shunted.0,
+            flows_shunted_total: counters.flows_shunted.1,
             records_lost: counters.records_lost,
         }
     }
@@ -172,6 +184,115 @@ impl Records {
     }
 }
 
+/// What an interface's policy counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Policy {
+    /// Name of the interface.
+    pub interface: String,
+    /// How many policies have been in force.
+    pub generation: u32,
+    /// VNIs of which frames came, in ascending order; last all those that had no counters of their own.
+    pub vnis: Vec<Vni>,
+    /// Rules, in the order in which they are tried, set by set; of each set last what none matched.
+    pub rules: Vec<Rule>,
+}
+
+/// What was counted of a VNI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Vni {
+    /// The VNI; absent for all others together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vni: Option<u32>,
+    /// Frames that came.
+    pub packets: u64,
+    /// Bytes of their inner frames.
+    pub bytes: u64,
+    /// What became of those that were not captured, by reason.
+    pub dropped: VniDropped,
+    /// Seconds since the last frame, when the statistics were made.
+    pub idle_seconds: u64,
+}
+
+/// What became of frames of a VNI that were not captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct VniDropped {
+    /// Rejected by the filter.
+    pub rejected: u64,
+    /// Of flows that a sample does not include.
+    pub sampled_out: u64,
+    /// Counted and dropped, as a rule or user space asked for.
+    pub shunted: u64,
+    /// The VNI is not admitted.
+    pub not_admitted: u64,
+    /// No socket, or no room for the capture header.
+    pub undelivered: u64,
+}
+
+/// What was counted of a rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Rule {
+    /// The set's name.
+    pub set: String,
+    /// The rule's number; absent for what no rule of the set matched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub number: Option<u32>,
+    /// Its direction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direction: Option<&'static str>,
+    /// What it does.
+    pub action: String,
+    /// Packets that it decided on.
+    pub packets: u64,
+    /// Bytes of their inner frames.
+    pub bytes: u64,
+}
+
+impl Policy {
+    /// The statistics of an interface's policy.
+    #[must_use]
+    pub fn new(interface: &str, generation: u32, vnis: &[VniCount], rules: Vec<RuleCount>) -> Self {
+        let now =
+            clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| Duration::from(time).as_nanos() as u64);
+        let came = vnis.iter().filter(|count| count.counters[vni_counter::PACKETS] > 0);
+        Self {
+            interface: interface.to_owned(),
+            generation,
+            vnis: came.map(|count| Vni::new(count, now)).collect(),
+            rules: rules.into_iter().map(Rule::from).collect(),
+        }
+    }
+}
+
+impl Vni {
+    fn new(count: &VniCount, now: u64) -> Self {
+        let counters = &count.counters;
+        Self {
+            vni: count.vni.map(mirror_xdp_common::Vni::get),
+            packets: counters[vni_counter::PACKETS],
+            bytes: counters[vni_counter::BYTES],
+            dropped: VniDropped {
+                rejected: counters[vni_counter::REJECTED],
+                sampled_out: counters[vni_counter::SAMPLED_OUT],
+                shunted: counters[vni_counter::SHUNTED],
+                not_admitted: counters[vni_counter::NOT_ADMITTED],
+                undelivered: counters[vni_counter::UNDELIVERED],
+            },
+            idle_seconds: now.saturating_sub(counters[vni_counter::LAST_SEEN]) / 1_000_000_000,
+        }
+    }
+}
+
+impl From<RuleCount> for Rule {
+    fn from(count: RuleCount) -> Self {
+        let RuleCount { set, rule, packets, bytes, .. } = count;
+        let (number, direction, action) = match &rule {
+            Some(rule) => (Some(rule.number), Some(rule.direction.name()), rule.action.to_string()),
+            None => (None, None, Action::Reject.to_string()),
+        };
+        Self { set, number, direction, action, packets, bytes }
+    }
+}
+
 /// The whole account.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Stats {
@@ -183,6 +304,9 @@ pub struct Stats {
     pub workers: Vec<Worker>,
     /// The records.
     pub records: Records,
+    /// What was counted of VNIs and rules, by interface. Only at the end: there may be many.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<Policy>,
     /// Frames that no counter explains: the sum of the absolute differences of the identities. Absent
     /// while frames are on their way.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -267,6 +391,7 @@ mod tests {
             }],
             workers: vec![worker(0, 4), worker(1, 2)],
             records: Records::default(),
+            policies: Vec::new(),
             unaccounted: None,
         }
     }

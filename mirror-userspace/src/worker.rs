@@ -3,6 +3,10 @@
 use mirror_xdp_common::hash::FlowHash;
 use mirror_xdp_common::{Address, Vni};
 
+mod shunting;
+
+use self::shunting::Ending;
+pub use self::shunting::Shunting;
 use crate::analyzer::Analyzers;
 use crate::flow::stream::Streams;
 use crate::flow::tcp::Segment;
@@ -53,6 +57,8 @@ pub struct WorkerCounters {
     pub flows_active: u64,
     /// Flows that were ever made.
     pub flows_total: u64,
+    /// Flows that the driver counts now, and flows that it ever did.
+    pub flows_shunted: (u64, u64),
     /// Records that were lost because the sink's queue was full.
     pub records_lost: u64,
 }
@@ -83,6 +89,7 @@ const EXPIRE_AT_ONCE: usize = 1024;
 pub struct Worker {
     config: WorkerConfig,
     flows: FlowTable,
+    shunting: Option<Shunting>,
     streams: Streams,
     analyzers: Analyzers,
     defragmenter: Defragmenter,
@@ -107,6 +114,7 @@ impl Worker {
         Self {
             config,
             flows: FlowTable::new(config.max_flows),
+            shunting: None,
             streams: Streams::default(),
             analyzers: Analyzers::default(),
             defragmenter: Defragmenter::default(),
@@ -126,6 +134,16 @@ impl Worker {
     /// The worker's analyzers, to register more with.
     pub const fn analyzers(&mut self) -> &mut Analyzers {
         &mut self.analyzers
+    }
+
+    /// Has the driver count flows that nobody wants more of.
+    pub fn shunt_by(&mut self, shunting: Shunting) {
+        self.shunting = Some(shunting);
+    }
+
+    /// What the worker needs to have flows counted by the driver, if it has.
+    pub const fn shunting(&mut self) -> Option<&mut Shunting> {
+        self.shunting.as_mut()
     }
 
     /// Takes one inner frame, from its Ethernet header on.
@@ -199,6 +217,7 @@ impl Worker {
         };
         let mut found = self.flows.find(&key, hash);
         if let Some(index) = found {
+            self.refresh_if_timed_out(index, info.time);
             let flow = self.flows.flow(index);
             let direction = flow.direction(forward);
             let reused = segment.is_some_and(|segment| flow.is_reused_by(direction, &segment));
@@ -229,6 +248,9 @@ impl Worker {
         if !was_settled && flow.is_settled() {
             self.flows_settled += 1;
         }
+        if let Some(shunting) = &mut self.shunting {
+            shunting.consider(index, flow, info, packet);
+        }
         self.flows.touch(index, info.time);
         Ok(())
     }
@@ -243,6 +265,7 @@ impl Worker {
         let key = key.ok_or(Refusal::IcmpError)?;
         let hash = mix(key.flow_hash(self.config.hash_seed), &key.session);
         let index = self.flows.find(&key, hash).ok_or(Refusal::IcmpError)?;
+        self.refresh_if_timed_out(index, info.time);
         if self.flows.is_timed_out(index, info.time) {
             let flow = self.flows.remove(index);
             self.end(index, flow, EndReason::Timeout, info.time);
@@ -258,7 +281,24 @@ impl Worker {
     fn end(&mut self, index: FlowIndex, mut flow: Flow, reason: EndReason, now: u64) {
         let Self { streams, analyzers, records, .. } = self;
         flow.end(&mut Tools { streams, analyzers, records, index, time: now });
-        records.push_flow(flow.record(reason, now));
+        let ending = Ending { flow, reason, time: now };
+        let ended = match &mut self.shunting {
+            Some(shunting) => shunting.end(ending),
+            None => Some(ending),
+        };
+        if let Some(Ending { flow, reason, time }) = ended {
+            records.push_flow(flow.record(reason, time));
+        }
+    }
+
+    /// Asks the driver whether a flow that seems to have timed out had packets that only it has seen.
+    fn refresh_if_timed_out(&mut self, index: FlowIndex, now: u64) {
+        if let Some(shunting) = &self.shunting
+            && self.flows.is_timed_out(index, now)
+            && shunting.is_alive(self.flows.flow(index))
+        {
+            self.flows.touch(index, now);
+        }
     }
 
     /// Advances the timers to `now` (nanoseconds since the epoch), ending flows that timed out, and
@@ -271,8 +311,18 @@ impl Worker {
             if !self.records.has_room() {
                 break;
             }
-            let Some((index, flow)) = self.flows.expire(now) else { break };
-            self.end(index, flow, EndReason::Timeout, now);
+            let Some(index) = self.flows.expired(now) else { break };
+            self.refresh_if_timed_out(index, now);
+            if self.flows.is_timed_out(index, now) {
+                let flow = self.flows.remove(index);
+                self.end(index, flow, EndReason::Timeout, now);
+            }
+        }
+        while let Some(shunting) = &mut self.shunting
+            && self.records.has_room()
+            && let Some(Ending { flow, reason, time }) = shunting.ended(&mut self.flows, now)
+        {
+            self.records.push_flow(flow.record(reason, time));
         }
         if now.saturating_sub(self.handed_over) >= HAND_OVER_INTERVAL {
             self.handed_over = now;
@@ -283,7 +333,10 @@ impl Worker {
     /// Ends all flows (reason `shutdown`) and hands over the last records, however long the sink takes.
     pub fn finish(&mut self) {
         self.records.wait();
-        let Self { flows, streams, analyzers, records, now, .. } = self;
+        let Self { flows, shunting, streams, analyzers, records, now, .. } = self;
+        for Ending { flow, reason, time } in shunting.iter_mut().flat_map(|shunting| shunting.finish(flows)) {
+            records.push_flow(flow.record(reason, time));
+        }
         for (index, mut flow) in flows.drain() {
             flow.end(&mut Tools { streams, analyzers, records, index, time: *now });
             records.push_flow(flow.record(EndReason::Shutdown, *now));
@@ -316,6 +369,7 @@ impl Worker {
                 .collect(),
             flows_active: self.flows.len() as u64,
             flows_total: self.flows_total,
+            flows_shunted: self.shunting.as_ref().map(Shunting::counters).unwrap_or_default(),
             records_lost: self.records.lost(),
         }
     }

@@ -223,6 +223,11 @@ impl Appliance {
         Report::parse(&output)
     }
 
+    /// Waits until it says a line on standard error that begins so, and returns it.
+    pub fn wait_for_line(&mut self, prefix: &str) -> String {
+        self.process.wait_for_line(prefix, PATIENCE).unwrap_or_else(|error| panic!("{error}"))
+    }
+
     /// Sends it a signal that does not end it.
     pub fn signal(&mut self, signal: Signal) {
         self.process.signal(signal).expect("the process can be signalled");
@@ -311,7 +316,7 @@ impl Report {
     pub fn reasons(&self) -> Vec<(String, u64)> {
         let mut reasons = std::collections::BTreeMap::new();
         for interface in self.list("/interfaces") {
-            for fate in ["passed", "dropped"] {
+            for fate in ["passed", "dropped", "shunted"] {
                 let counters = interface["program"][fate].as_object().expect("an object of counters");
                 for (name, count) in counters {
                     *reasons.entry(name.clone()).or_default() += count.as_u64().expect("a count");
@@ -333,7 +338,8 @@ impl Report {
             let redirected = number(&program["redirected"]);
             assert_eq!(
                 seen,
-                total(&program["passed"]) + total(&program["dropped"]) + redirected,
+                ["passed", "dropped", "shunted"].iter().map(|fate| total(&program[*fate])).sum::<u64>()
+                    + redirected,
                 "{program}"
             );
             let rings = interface["rings"].as_array().expect("a list of rings");

@@ -24,6 +24,11 @@ pub const SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
 /// [`APPLIANCE_V4`] for IPv6.
 pub const APPLIANCE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
 
+/// A Gateway Load Balancer's address, from which it hands mirrored frames on.
+pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 3);
+/// [`GATEWAY_V4`] for IPv6.
+pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3);
+
 /// The hardware addresses that built frames carry: source and destination.
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 
@@ -41,11 +46,24 @@ pub struct Mirrored {
     options: Vec<u8>,
     atomic_fragment: bool,
     vxlan_flags: u8,
+    vxlan_next_protocol: u8,
+    geneve: Option<Geneve>,
     // Malformed: what stands in a header instead of the truth.
     fragment: Option<(u16, bool)>,
     ip_length: Option<u16>,
     udp_length: Option<u16>,
     trailer: usize,
+}
+
+/// A GENEVE header (RFC 8926): in place of VXLAN, or around it.
+#[derive(Clone, Debug)]
+struct Geneve {
+    /// Where the load balancer and the appliance are, if the header is around IP, UDP and VXLAN.
+    gateway: Option<(IpAddr, IpAddr)>,
+    version: u8,
+    protocol: Option<u16>,
+    options: Vec<u8>,
+    options_words: Option<u8>,
 }
 
 /// A mirrored frame of the session with this VXLAN network identifier.
@@ -61,6 +79,8 @@ pub fn mirrored(vni: u32) -> Mirrored {
         options: Vec::new(),
         atomic_fragment: false,
         vxlan_flags: 0x08,
+        vxlan_next_protocol: 0,
+        geneve: None,
         fragment: None,
         ip_length: None,
         udp_length: None,
@@ -112,6 +132,74 @@ impl Mirrored {
         Self { atomic_fragment: true, ..self }
     }
 
+    /// With VXLAN-GPE's P flag, and this as what is said to follow; 3 is Ethernet.
+    #[must_use]
+    pub fn vxlan_gpe(self, next_protocol: u8) -> Self {
+        Self { vxlan_flags: self.vxlan_flags | 0x04, vxlan_next_protocol: next_protocol, ..self }
+    }
+
+    /// With the group policy extension's G flag.
+    #[must_use]
+    pub fn vxlan_group_policy(self) -> Self {
+        Self { vxlan_flags: self.vxlan_flags | 0x80, ..self }
+    }
+
+    /// In GENEVE in place of VXLAN, the Ethernet frame directly in it, as other clouds and Open vSwitch
+    /// mirror.
+    #[must_use]
+    pub fn geneve(self) -> Self {
+        self.with_geneve(None, Vec::new())
+    }
+
+    /// As a Gateway Load Balancer hands it on: all there is so far, from the IP header on, is inside of
+    /// GENEVE with Amazon's options, from [`GATEWAY_V4`] to [`APPLIANCE_V4`].
+    #[must_use]
+    pub fn by_gateway(self, endpoint: u64, attachment: u64, cookie: u32) -> Self {
+        let ends = (GATEWAY_V4.into(), APPLIANCE_V4.into());
+        self.with_geneve(Some(ends), gateway_options(endpoint, attachment, cookie))
+    }
+
+    /// As [`Mirrored::by_gateway`], from [`GATEWAY_V6`] to [`APPLIANCE_V6`].
+    #[must_use]
+    pub fn by_gateway_over_ipv6(self, endpoint: u64, attachment: u64, cookie: u32) -> Self {
+        let ends = (GATEWAY_V6.into(), APPLIANCE_V6.into());
+        self.with_geneve(Some(ends), gateway_options(endpoint, attachment, cookie))
+    }
+
+    fn with_geneve(self, gateway: Option<(IpAddr, IpAddr)>, options: Vec<u8>) -> Self {
+        let geneve = Geneve { gateway, version: 0, protocol: None, options, options_words: None };
+        Self { geneve: Some(geneve), ..self }
+    }
+
+    fn change_geneve(mut self, change: impl FnOnce(&mut Geneve)) -> Self {
+        change(self.geneve.as_mut().expect("`geneve` or `by_gateway` was called before"));
+        self
+    }
+
+    /// With these options in the GENEVE header, a multiple of four bytes; see [`geneve_option`].
+    #[must_use]
+    pub fn geneve_options(self, options: &[u8]) -> Self {
+        self.change_geneve(|geneve| geneve.options = options.to_vec())
+    }
+
+    /// With this `EtherType` in the GENEVE header, whatever is inside.
+    #[must_use]
+    pub fn geneve_protocol(self, protocol: u16) -> Self {
+        self.change_geneve(|geneve| geneve.protocol = Some(protocol))
+    }
+
+    /// Malformed: another version of GENEVE than 0.
+    #[must_use]
+    pub fn geneve_version(self, version: u8) -> Self {
+        self.change_geneve(|geneve| geneve.version = version)
+    }
+
+    /// Malformed: this many words of options, as the GENEVE header says.
+    #[must_use]
+    pub fn geneve_options_words(self, words: u8) -> Self {
+        self.change_geneve(|geneve| geneve.options_words = Some(words))
+    }
+
     /// With bytes behind the IP packet, as the padding of a short Ethernet frame.
     #[must_use]
     pub fn trailer(self, trailer: usize) -> Self {
@@ -142,25 +230,48 @@ impl Mirrored {
         Self { vxlan_flags, ..self }
     }
 
-    /// The frame, with `inner` behind the VXLAN header.
+    /// The frame, with `inner` behind the VXLAN or GENEVE header.
     #[must_use]
     pub fn carrying(&self, inner: &[u8]) -> Vec<u8> {
-        let mut payload = vec![self.vxlan_flags, 0, 0, 0];
-        payload.extend((self.vni << 8).to_be_bytes());
-        payload.extend(inner);
-        self.datagram(&payload)
+        let Some(geneve) = &self.geneve else {
+            return self.datagram(&self.vxlan(inner));
+        };
+        let Some((source, destination)) = geneve.gateway else {
+            let outer = Self { port: GENEVE_PORT, ..self.clone() };
+            return outer.datagram(&geneve.header(self.vni, EtherType(0x6558), inner));
+        };
+        let (kind, nested) = self.packet(&self.vxlan(inner));
+        let outer = Self { vlans: self.vlans.clone(), trailer: self.trailer, ..mirrored(0) };
+        let outer = outer.between(source, destination).port(GENEVE_PORT);
+        outer.datagram(&geneve.header(0, kind, &nested))
     }
 
     /// The frame, with `payload` in place of VXLAN header and inner frame.
     #[must_use]
     pub fn datagram(&self, payload: &[u8]) -> Vec<u8> {
+        let (kind, packet) = self.packet(payload);
+        let mut frame = ethernet(&self.vlans, kind);
+        frame.extend(packet);
+        frame.resize(frame.len() + self.trailer, 0);
+        frame
+    }
+
+    fn vxlan(&self, inner: &[u8]) -> Vec<u8> {
+        let mut payload = vec![self.vxlan_flags, 0, 0, self.vxlan_next_protocol];
+        payload.extend((self.vni << 8).to_be_bytes());
+        payload.extend(inner);
+        payload
+    }
+
+    /// The IP packet of the datagram with this payload.
+    fn packet(&self, payload: &[u8]) -> (EtherType, Vec<u8>) {
         let udp = UdpHeader {
             source_port: self.source_port,
             destination_port: self.port,
             length: self.udp_length.unwrap_or((UdpHeader::LEN + payload.len()) as u16),
             checksum: 0,
         };
-        let (kind, ip) = match (self.source, self.destination) {
+        let (kind, mut packet) = match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 (EtherType::IPV4, self.ipv4(source, destination, payload.len()))
             }
@@ -169,12 +280,9 @@ impl Mirrored {
             }
             (source, destination) => panic!("{source} and {destination} are of different families"),
         };
-        let mut frame = ethernet(&self.vlans, kind);
-        frame.extend(ip);
-        frame.extend(udp.to_bytes());
-        frame.extend(payload);
-        frame.resize(frame.len() + self.trailer, 0);
-        frame
+        packet.extend(udp.to_bytes());
+        packet.extend(payload);
+        (kind, packet)
     }
 
     fn ipv4(&self, source: Ipv4Addr, destination: Ipv4Addr, payload: usize) -> Vec<u8> {
@@ -217,6 +325,42 @@ impl Mirrored {
         };
         [&ip.to_bytes()[..], &extension].concat()
     }
+}
+
+/// The UDP port of GENEVE.
+const GENEVE_PORT: u16 = 6081;
+
+impl Geneve {
+    /// The header with what is inside, which is of this kind.
+    fn header(&self, vni: u32, kind: EtherType, inside: &[u8]) -> Vec<u8> {
+        let words = self.options_words.unwrap_or((self.options.len() / 4) as u8);
+        let mut payload = vec![self.version << 6 | words & 0x3f, 0];
+        payload.extend(self.protocol.unwrap_or(kind.0).to_be_bytes());
+        payload.extend((vni << 8).to_be_bytes());
+        payload.extend(&self.options);
+        payload.extend(inside);
+        payload
+    }
+}
+
+/// An option of a GENEVE header; the data is a multiple of four bytes.
+#[must_use]
+pub fn geneve_option(class: u16, kind: u8, data: &[u8]) -> Vec<u8> {
+    let mut option = class.to_be_bytes().to_vec();
+    option.extend([kind, (data.len() / 4) as u8]);
+    option.extend(data);
+    option
+}
+
+/// What a Gateway Load Balancer says of a frame: endpoint, attachment, flow cookie.
+fn gateway_options(endpoint: u64, attachment: u64, cookie: u32) -> Vec<u8> {
+    const AMAZON: u16 = 0x0108;
+    [
+        geneve_option(AMAZON, 1, &endpoint.to_be_bytes()),
+        geneve_option(AMAZON, 2, &attachment.to_be_bytes()),
+        geneve_option(AMAZON, 3, &cookie.to_be_bytes()),
+    ]
+    .concat()
 }
 
 /// An Ethernet header with VLAN tags, outermost first; the outer one of two is a service tag.

@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use mirror_xdp_common::outer::{MAX_GENEVE_PORTS, MAX_VXLAN_GPE_PORTS, MAX_VXLAN_PORTS, Ports};
 
+use crate::config;
 use crate::error::one_line;
 
 const EXAMPLES: &str = "\
@@ -68,27 +69,37 @@ pub fn main() -> ExitCode {
 /// Which UDP ports are mirror traffic.
 #[derive(Clone, Debug, clap::Args)]
 struct PortArgs {
-    /// UDP ports of VXLAN: mirror sessions to an interface or a Network Load Balancer
-    #[arg(long = "vxlan-port", value_name = "PORT,…", default_value = "4789")]
+    /// UDP ports of VXLAN: mirror sessions to an interface or a Network Load Balancer; 4789 unless the
+    /// configuration says otherwise
+    #[arg(long = "vxlan-port", value_name = "PORT,…")]
     #[arg(value_parser = port_list::<MAX_VXLAN_PORTS>)]
-    vxlan: PortList,
+    vxlan: Option<PortList>,
 
-    /// UDP ports of GENEVE: mirror sessions to a Gateway Load Balancer, other clouds; `none` for none
-    #[arg(long = "geneve-port", value_name = "PORT,…", default_value = "6081")]
+    /// UDP ports of GENEVE: mirror sessions to a Gateway Load Balancer, other clouds; `none` for none; 6081
+    /// unless the configuration says otherwise
+    #[arg(long = "geneve-port", value_name = "PORT,…")]
     #[arg(value_parser = port_list::<MAX_GENEVE_PORTS>)]
-    geneve: PortList,
+    geneve: Option<PortList>,
 
-    /// UDP ports of VXLAN-GPE
-    #[arg(long = "vxlan-gpe-port", value_name = "PORT,…", default_value = "none")]
+    /// UDP ports of VXLAN-GPE; none unless the configuration says otherwise
+    #[arg(long = "vxlan-gpe-port", value_name = "PORT,…")]
     #[arg(value_parser = port_list::<MAX_VXLAN_GPE_PORTS>)]
-    vxlan_gpe: PortList,
+    vxlan_gpe: Option<PortList>,
 }
 
 impl PortArgs {
-    /// The ports. A port in two lists is taken for that of the first.
-    fn ports(&self) -> Ports {
-        Ports::new(&self.vxlan.0, &self.geneve.0, &self.vxlan_gpe.0)
-            .expect("no list is longer than the parser lets it be")
+    /// The ports: those of the arguments, else those that are configured. One in two lists is taken for
+    /// that of the first.
+    fn ports(&self, configured: &config::Ports) -> Ports {
+        let list = |argument: &Option<PortList>, configured: &Vec<u16>| {
+            argument.as_ref().map_or_else(|| configured.clone(), |list| list.0.clone())
+        };
+        Ports::new(
+            &list(&self.vxlan, &configured.vxlan),
+            &list(&self.geneve, &configured.geneve),
+            &list(&self.vxlan_gpe, &configured.vxlan_gpe),
+        )
+        .expect("no list is longer than its parser lets it be")
     }
 }
 

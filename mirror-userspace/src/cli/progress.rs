@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use crate::stats::{Interface, Named, Stats};
+use crate::stats::{Interface, Named, Policy, Rule, Stats, Vni};
 
 /// Clears the terminal's line and goes to its beginning.
 pub(super) const CLEAR: &str = "\r\x1b[2K";
@@ -97,6 +97,38 @@ pub(super) fn totals(stats: &Stats) -> String {
     text
 }
 
+/// VNIs that are shown to people; scripts get all.
+const VNIS_SHOWN: usize = 10;
+
+/// The VNIs with the most packets, and what each rule decided on.
+fn write_policy(text: &mut String, policy: &Policy) -> std::fmt::Result {
+    let mut vnis: Vec<&Vni> = policy.vnis.iter().collect();
+    vnis.sort_by_key(|vni| std::cmp::Reverse(vni.packets));
+    for Vni { vni, packets, bytes, dropped, .. } in vnis.iter().take(VNIS_SHOWN) {
+        let name = vni.map_or("all others".to_owned(), |vni| vni.to_string());
+        let dropped = Named(vec![
+            ("rejected", dropped.rejected),
+            ("sampled out", dropped.sampled_out),
+            ("shunted", dropped.shunted),
+            ("not admitted", dropped.not_admitted),
+            ("undelivered", dropped.undelivered),
+        ]);
+        let bytes = with_unit(*bytes as f64, "B");
+        writeln!(text, "VNI {name}: {} frames, {bytes}{}", grouped(*packets), listed(&dropped))?;
+    }
+    if let Some(more) = vnis.len().checked_sub(VNIS_SHOWN).filter(|more| *more > 0) {
+        writeln!(text, "and {} more VNIs", grouped(more as u64))?;
+    }
+    for Rule { set, number, direction, action, packets, bytes } in &policy.rules {
+        let number = number.map_or("no match".to_owned(), |number| format!("rule {number}"));
+        let direction = direction.filter(|name| *name != "both").unwrap_or_default();
+        let bytes = with_unit(*bytes as f64, "B");
+        let space = if direction.is_empty() { "" } else { " " };
+        writeln!(text, "{set}: {number}{space}{direction} {action}: {} frames, {bytes}", grouped(*packets))?;
+    }
+    Ok(())
+}
+
 fn write_totals(text: &mut String, stats: &Stats) -> std::fmt::Result {
     let flows: u64 = stats.workers.iter().map(|worker| worker.flows_total).sum();
     writeln!(
@@ -110,12 +142,14 @@ fn write_totals(text: &mut String, stats: &Stats) -> std::fmt::Result {
     for Interface { name, program, rings, .. } in &stats.interfaces {
         writeln!(
             text,
-            "{name}: {} frames seen, {} passed to the kernel{}, {} dropped{}, {} redirected",
+            "{name}: {} frames seen, {} passed to the kernel{}, {} dropped{}, {} shunted{}, {} redirected",
             grouped(program.seen),
             grouped(program.passed.sum()),
             listed(&program.passed),
             grouped(program.dropped.sum()),
             listed(&program.dropped),
+            grouped(program.shunted.sum()),
+            listed(&program.shunted),
             grouped(program.redirected),
         )?;
         for ring in rings.iter().filter(|ring| ring.lost.rx_ring_full + ring.lost.rx_dropped > 0) {
@@ -128,6 +162,9 @@ fn write_totals(text: &mut String, stats: &Stats) -> std::fmt::Result {
                 grouped(ring.lost.rx_dropped),
             )?;
         }
+    }
+    for policy in &stats.policies {
+        write_policy(text, policy)?;
     }
     let mut refused: Vec<(&'static str, u64)> = Vec::new();
     for &(name, count) in stats.workers.iter().flat_map(|worker| &worker.refused.0) {

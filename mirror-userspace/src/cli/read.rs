@@ -16,6 +16,7 @@ use zerocopy::FromBytes;
 
 use super::progress::{CLEAR, grouped, listed, with_unit};
 use crate::capture_file::{CaptureFile, CaptureFileError, FileFrame};
+use crate::config;
 use crate::datapath::program::LogLevel;
 use crate::error::one_line;
 use crate::packet::LinkType;
@@ -117,7 +118,13 @@ impl Reader {
         let config = WorkerConfig { max_flows: args.max_flows, hash_seed: HASH_SEED };
         let worker = Worker::new(config, sink.producer(Overflow::Wait));
         let progress = Progress::new(args.json);
-        Ok(Self { ports: args.ports.ports(), sink, worker, frames: Frames::default(), progress })
+        Ok(Self {
+            ports: args.ports.ports(&config::Ports::default()),
+            sink,
+            worker,
+            frames: Frames::default(),
+            progress,
+        })
     }
 
     fn read(&mut self, file: CaptureFile) -> Result<(), CaptureFileError> {

@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -11,8 +11,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use super::progress::{self, Progress};
+use crate::config;
 use crate::datapath::program::LogLevel;
-use crate::live::{Config, ModeChoice, Plan};
+use crate::error::one_line;
+use crate::live::{Capture, Config, ModeChoice, Plan};
 use crate::sink::{Sink, SinkCounters};
 use crate::stats::Stats;
 use crate::worker::WorkerConfig;
@@ -21,6 +23,7 @@ const EXAMPLES: &str = "\
 Examples:
   mirror-xdp run --interface ens6
   mirror-xdp run --interface ens6 --interface ens7 --log-dir /data/eve --mode native
+  mirror-xdp run --interface ens6 --config /etc/mirror-xdp/config.toml     rules; kill -HUP rereads them
   mirror-xdp run --interface ens6 --duration 1min --json > account.json
 
 Needs root, or CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON. SSH and health checks to the
@@ -33,6 +36,10 @@ pub(super) struct Args {
     /// Interface that mirrored traffic comes in by; several may be given
     #[arg(short, long = "interface", value_name = "IF", required = true)]
     interfaces: Vec<String>,
+
+    /// Configuration: ports, admission, filter rules; SIGHUP has it read again
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
 
     /// Directory of eve.json, made where it is missing; the log is appended to
     #[arg(long, value_name = "DIR", default_value = "/var/log/mirror-xdp")]
@@ -88,6 +95,8 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
 
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let configured = configuration(args.config.as_deref())?;
     let worker = WorkerConfig {
         max_flows: args.max_flows,
         // The standard library's maps are keyed with the system's random numbers.
@@ -97,9 +106,11 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         interfaces: args.interfaces,
         mode: args.mode,
         replace: args.replace,
-        ports: args.ports.ports(),
+        ports: args.ports.ports(&configured.ports),
         log: args.bpf_log,
         worker,
+        policy: configured.policy.clone(),
+        shunt: configured.shunt,
     })
     .await?;
     let sink = Sink::open(&args.log_dir)?;
@@ -130,6 +141,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
             _ = interrupt.recv() => break None,
             _ = terminate.recv() => break None,
             () = until(end) => break None,
+            _ = hang_up.recv() => reload(&mut capture, args.config.as_deref(), &configured),
             // Stopping finds out why.
             _ = capture.worker_ended() => break None,
             _ = second.tick() => {
@@ -156,7 +168,10 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     loggers.iter_mut().for_each(aya_log::EbpfLogger::flush);
+    // The event has no place for thousands of VNIs; what is printed has.
+    let policies = std::mem::take(&mut stats.policies);
     write_stats(&sink, &mut stats, &sink.flush())?;
+    stats.policies = policies;
     stats.set_records(&sink.finish());
     if args.json {
         println!("{}", serde_json::to_string(&stats)?);
@@ -167,6 +182,48 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(error) => Err(error.into()),
         None => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// What the configuration file says; the defaults without one.
+fn configuration(path: Option<&Path>) -> anyhow::Result<config::Config> {
+    Ok(path.map(config::load).transpose()?.unwrap_or_default())
+}
+
+/// Reads the configuration again and puts its rules in force. Where something is wrong, the rules that are
+/// in force stay.
+fn reload(capture: &mut Capture, path: Option<&Path>, started_with: &config::Config) {
+    let Some(path) = path else {
+        eprintln!("mirror-xdp: nothing to read again: there is no --config");
+        return;
+    };
+    let begun = Instant::now();
+    match try_reload(capture, path, started_with) {
+        Ok(rules) => eprintln!(
+            "mirror-xdp: {}: read again, {rules} rules in force after {} ms",
+            path.display(),
+            begun.elapsed().as_millis()
+        ),
+        Err(error) => {
+            eprintln!("mirror-xdp: not reloaded, the rules in force stay: {}", one_line(error.as_ref()));
+        }
+    }
+}
+
+fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config) -> anyhow::Result<usize> {
+    let config::Config { ports, policy, shunt } = config::load(path)?;
+    anyhow::ensure!(
+        ports == started_with.ports,
+        "{}: [ports] has changed, which takes a restart",
+        path.display()
+    );
+    anyhow::ensure!(
+        shunt == started_with.shunt,
+        "{}: [shunt] has changed, which takes a restart",
+        path.display()
+    );
+    let rules = policy.sets.iter().map(|set| set.rules.len()).sum();
+    capture.set_policy(policy)?;
+    Ok(rules)
 }
 
 /// Waits for the end of the capture, for ever where there is none.

@@ -254,6 +254,11 @@ impl CaptureProgram {
         self.shunts.part(worker, workers)
     }
 
+    /// All of the loaded object, where it has more than the capture program and its maps.
+    pub const fn object_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
     fn xdp(&self) -> Result<&Xdp, Error> {
         let program = self.ebpf.program(PROGRAM_NAME).ok_or(Error::Missing(PROGRAM_NAME))?;
         Ok(program.try_into()?)

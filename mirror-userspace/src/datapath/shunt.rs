@@ -8,6 +8,8 @@
 //! that found the flow in the table: [`COOLING`] after it was taken out. Until then nobody else gets them.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
+use std::num::NonZeroU32;
 use std::os::fd::AsFd as _;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
@@ -56,6 +58,7 @@ impl ShuntMaps {
             cooling: VecDeque::new(),
             // Different from what any other worker writes.
             stamp: (worker + 1) << 24,
+            ahead: 0,
         })
     }
 }
@@ -67,7 +70,7 @@ fn again(map: &MapData) -> Result<MapData, MapError> {
 
 /// A shunted flow of one worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ShuntId(u32);
+pub struct ShuntId(NonZeroU32);
 
 /// What was counted of one direction of a shunted flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,14 +79,18 @@ pub struct Shunted {
     pub packets: u64,
     /// Their bytes, as they were on the wire.
     pub bytes: u64,
-    /// When the last of them came: `CLOCK_MONOTONIC`, nanoseconds; when the flow was shunted, where there
-    /// was none.
+    /// When the last of them came; when the flow was shunted, where there was none.
     pub last: u64,
 }
 
-impl From<ShuntCounters> for Shunted {
-    fn from([packets, bytes, last]: ShuntCounters) -> Self {
-        Self { packets, bytes, last }
+impl ShuntId {
+    /// The flow at a place of its worker's part.
+    const fn at(place: usize) -> Self {
+        Self(NonZeroU32::MIN.saturating_add(place as u32))
+    }
+
+    const fn place(self) -> usize {
+        self.0.get() as usize - 1
     }
 }
 
@@ -95,7 +102,7 @@ struct Entry {
     used: u64,
 }
 
-/// One worker's part of the table. Times are `CLOCK_MONOTONIC`, in nanoseconds.
+/// One worker's part of the table. Times are nanoseconds of the worker's clock.
 pub struct Shunter {
     table: HashMap<MapData, ShuntKey, u32>,
     counters: Array<MapData, ShuntCounters>,
@@ -111,9 +118,25 @@ pub struct Shunter {
     /// Flows that were taken out, and when they have cooled down.
     cooling: VecDeque<(u64, ShuntId)>,
     stamp: u32,
+    /// How far the worker's clock is ahead of the program's, `CLOCK_MONOTONIC`.
+    ahead: u64,
+}
+
+impl fmt::Debug for Shunter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shunter")
+            .field("first", &self.first)
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Shunter {
+    /// Sets how far the worker's clock is ahead of `CLOCK_MONOTONIC`, in nanoseconds.
+    pub fn set_clock(&mut self, ahead: u64) {
+        self.ahead = ahead;
+    }
+
     /// Shunts a flow, whose two directions have these keys. `None` where there is no room, since many were
     /// taken out just now.
     pub fn shunt(
@@ -126,10 +149,10 @@ impl Shunter {
             self.evict(now)?;
         }
         let Some(place) = self.free.pop() else { return Ok(None) };
-        let id = ShuntId(place);
+        let id = ShuntId::at(place as usize);
         let group = shunt_group(hash);
         for (index, key) in self.places(id).into_iter().zip(&keys) {
-            self.counters.set(index, [0, 0, now], 0)?;
+            self.counters.set(index, [0, 0, now.wrapping_sub(self.ahead)], 0)?;
             self.table.insert(key, index, 0)?;
         }
         self.entries[place as usize] = Some(Entry { keys, group, used: now });
@@ -141,13 +164,18 @@ impl Shunter {
     /// What was counted so far, of each direction.
     pub fn counted(&self, id: ShuntId) -> Result<[Shunted; 2], MapError> {
         let [first, second] = self.places(id);
-        Ok([self.counters.get(&first, 0)?.into(), self.counters.get(&second, 0)?.into()])
+        let counted = |[packets, bytes, last]: ShuntCounters| Shunted {
+            packets,
+            bytes,
+            last: last.wrapping_add(self.ahead),
+        };
+        Ok([counted(self.counters.get(&first, 0)?), counted(self.counters.get(&second, 0)?)])
     }
 
     /// Takes a flow out, if it is in the table still; its packets come up again. What was counted is told
     /// by [`Shunter::cooled`].
     pub fn release(&mut self, id: ShuntId, now: u64) -> Result<(), MapError> {
-        let Some(entry) = self.entries.get_mut(id.0 as usize).and_then(Option::take) else { return Ok(()) };
+        let Some(entry) = self.entries.get_mut(id.place()).and_then(Option::take) else { return Ok(()) };
         self.by_use.remove(&(entry.used, id));
         for key in &entry.keys {
             match self.table.remove(key) {
@@ -167,7 +195,7 @@ impl Shunter {
         };
         self.cooling.pop_front();
         let counted = self.counted(id)?;
-        self.free.push(id.0);
+        self.free.push(id.place() as u32);
         Ok(Some((id, counted)))
     }
 
@@ -193,7 +221,7 @@ impl Shunter {
             // It was used since that was noted: its turn comes later.
             self.by_use.remove(&(noted, id));
             self.by_use.insert((used, id));
-            if let Some(entry) = &mut self.entries[id.0 as usize] {
+            if let Some(entry) = &mut self.entries[id.place()] {
                 entry.used = used;
             }
         }
@@ -209,7 +237,7 @@ impl Shunter {
 
     /// The places of a flow's two directions in the kernel's counters.
     const fn places(&self, id: ShuntId) -> [u32; 2] {
-        let first = 2 * (self.first + id.0);
+        let first = 2 * (self.first + id.place() as u32);
         [first, first + 1]
     }
 }

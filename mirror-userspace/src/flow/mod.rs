@@ -13,10 +13,13 @@ pub use key::{FlowKey, Session};
 pub use table::{FlowIndex, FlowTable, Insert};
 
 use mirror_xdp_common::Address;
+use mirror_xdp_common::filter::{ShuntKey, tuple_word};
 use mirror_xdp_common::hash::flow_hash;
+use mirror_xdp_common::inner::has_ports;
 use mirror_xdp_common::wire::protocol;
 
 use crate::analyzer::Analyzers;
+use crate::datapath::shunt::{ShuntId, Shunted};
 use crate::packet::{Packet, Transport};
 pub use crate::protocol::Direction;
 use crate::protocol::detect::Endpoints;
@@ -97,6 +100,10 @@ pub struct Flow {
     /// The connection, from its first SYN on.
     connection: Option<Connection>,
     data: Data,
+    /// The driver counts the flow, or did so and has not told yet what.
+    shunt: Option<ShuntId>,
+    /// It does, or did.
+    was_shunted: bool,
 }
 
 impl Flow {
@@ -131,6 +138,8 @@ impl Flow {
             icmp: [None; 2],
             connection: None,
             data,
+            shunt: None,
+            was_shunted: false,
         }
     }
 
@@ -171,14 +180,19 @@ impl Flow {
 
     /// Follows the connection and the data of a packet that was counted.
     pub fn follow(&mut self, direction: Direction, packet: &Packet<'_>, tools: &mut Tools<'_>) {
-        let Self { head, data, connection, .. } = self;
+        let Self { head, data, connection, was_shunted, .. } = self;
         data.packet(head, direction, packet, tools);
         match packet.transport {
             Transport::Udp { payload } => data.datagram(head, direction, payload, tools),
             Transport::Tcp { header, payload, missing } => {
                 let segment = Segment { header, payload, missing };
                 match connection {
-                    Some(connection) => connection.follow(direction, &segment, tools.time),
+                    Some(connection) => {
+                        if *was_shunted {
+                            connection.resume(direction, &segment);
+                        }
+                        connection.follow(direction, &segment, tools.time);
+                    }
                     None => *connection = Connection::begin(&segment, tools.time),
                 }
                 if let Some(connection) = connection {
@@ -197,6 +211,73 @@ impl Flow {
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.data.is_settled(self.head.is_stream())
+    }
+
+    /// Whether the driver may count the rest of the flow: nobody wants more of it, it has had so many
+    /// bytes, and it is one that the driver can tell from others.
+    #[must_use]
+    pub(crate) fn may_be_shunted(&self, after: u64) -> bool {
+        let key = &self.head.key;
+        !self.was_shunted
+            && self.bytes[0] + self.bytes[1] >= after
+            && self.state == FlowState::Established
+            && key.depth == 0
+            && key.vlans.as_slice().is_empty()
+            && has_ports(key.protocol)
+            && self.is_settled()
+    }
+
+    /// What the driver knows the flow's two directions by; `None` of a flow that was not mirrored.
+    #[must_use]
+    pub(crate) fn shunt_keys(&self) -> Option<[ShuntKey; 2]> {
+        let session = &self.head.key.session;
+        let vni = session.vni?;
+        let (client, server) = (self.head.client(), self.head.server());
+        Some([(client, server), (server, client)].map(|(source, destination)| {
+            [
+                session.outer_source.high,
+                session.outer_source.low,
+                session.endpoint,
+                source.0.high,
+                source.0.low,
+                destination.0.high,
+                destination.0.low,
+                tuple_word(vni, self.head.key.protocol, source.1, destination.1),
+            ]
+        }))
+    }
+
+    /// Notes that the driver counts the flow from now on.
+    pub(crate) const fn set_shunted(&mut self, id: ShuntId) {
+        self.shunt = Some(id);
+        self.was_shunted = true;
+    }
+
+    /// The flow's number in the driver, as long as its counts are not all here.
+    #[must_use]
+    pub(crate) const fn shunted(&self) -> Option<ShuntId> {
+        self.shunt
+    }
+
+    /// Notes that the flow had a packet at this time, if that is news.
+    pub(crate) const fn seen_until(&mut self, time: u64) -> bool {
+        let news = time > self.last;
+        if news {
+            self.last = time;
+        }
+        news
+    }
+
+    /// Adds what the driver counted of the two directions.
+    pub(crate) fn add_shunted(&mut self, counted: [Shunted; 2]) {
+        self.shunt = None;
+        for (way, counted) in counted.into_iter().enumerate() {
+            self.packets[way] += counted.packets;
+            self.bytes[way] += counted.bytes;
+            if counted.packets > 0 {
+                self.seen_until(counted.last);
+            }
+        }
     }
 
     /// Tells the analyzers that the flow ended, and gives back what it holds of the worker's buffers.

@@ -216,15 +216,18 @@ impl FlowTable {
         entry.flow.clone()
     }
 
+    /// A flow that timed out by `now`, if there is one.
+    #[must_use]
+    pub fn expired(&self, now: u64) -> Option<FlowIndex> {
+        let oldest = self.lists.iter().zip(Class::TIMEOUTS).find(|(list, timeout)| {
+            list.oldest != NONE && is_over(self.entries[list.oldest as usize].flow.last, *timeout, now)
+        });
+        oldest.map(|(list, _)| FlowIndex(list.oldest))
+    }
+
     /// Takes out a flow that timed out by `now`, if there is one.
     pub fn expire(&mut self, now: u64) -> Option<(FlowIndex, Flow)> {
-        for (list, timeout) in self.lists.iter().zip(Class::TIMEOUTS) {
-            let index = FlowIndex(list.oldest);
-            if list.oldest != NONE && is_over(self.entries[list.oldest as usize].flow.last, timeout, now) {
-                return Some((index, self.remove(index)));
-            }
-        }
-        None
+        self.expired(now).map(|index| (index, self.remove(index)))
     }
 
     /// Takes out all flows, about in the order in which they began.

@@ -162,6 +162,20 @@ impl Connection {
         }
     }
 
+    /// Goes on after segments that were not seen, at this one.
+    pub fn resume(&mut self, direction: Direction, segment: &Segment<'_>) {
+        if self.state > State::SynReceived {
+            let [this, other] = match direction {
+                Direction::ToServer => [0, 1],
+                Direction::ToClient => [1, 0],
+            };
+            self.sides[this].next = segment.header.sequence;
+            if segment.has(tcp_flags::ACK) {
+                self.sides[other].next = segment.header.acknowledgement;
+            }
+        }
+    }
+
     /// The answer to the SYN.
     fn answer(&mut self, direction: Direction, segment: &Segment<'_>, now: u64) {
         let [client, server] = &mut self.sides;

@@ -37,6 +37,11 @@ impl Clock {
         self.offset.wrapping_add(monotonic)
     }
 
+    /// How far the time of day is ahead of the program's clock, in nanoseconds.
+    pub(super) const fn ahead(&self) -> u64 {
+        self.offset
+    }
+
     /// The time of day, in nanoseconds since the epoch.
     pub(super) fn now(&mut self) -> u64 {
         let now = nanoseconds(ClockId::CLOCK_MONOTONIC);

@@ -28,14 +28,17 @@ use self::port::ReservedPort;
 pub use self::queue_worker::WorkerError;
 use self::queue_worker::{Counters, Ended, Handle};
 use crate::afxdp::{self, Bind, Queue};
+use crate::config::ShuntSettings;
 use crate::datapath::Mode;
 use crate::datapath::attached::{self, Attached};
+use crate::datapath::policy::PolicyError;
 use crate::datapath::program::{self, CaptureProgram, LogLevel, Options};
 use crate::error::one_line;
+use crate::filter::Policy;
 use crate::nic::{self, Netlink};
 use crate::sink::{Overflow, Sink};
 use crate::stats::{self, Stats};
-use crate::worker::{Worker, WorkerConfig};
+use crate::worker::{Shunting, Worker, WorkerConfig};
 
 /// A program that was taken off has run out when its counters stand still for this long.
 const SETTLE: Duration = Duration::from_millis(10);
@@ -72,6 +75,10 @@ pub struct Config {
     pub log: LogLevel,
     /// How each worker is set up. Its seed is the program's, too.
     pub worker: WorkerConfig,
+    /// What may come in, and what is captured of it.
+    pub policy: Policy,
+    /// Which flows the driver only counts after a while.
+    pub shunt: ShuntSettings,
 }
 
 /// Why there is no capture, or no longer.
@@ -192,6 +199,9 @@ pub enum InterfaceError {
     /// The sockets are not opened.
     #[error(transparent)]
     Sockets(#[from] afxdp::Error),
+    /// Its rules are not in force.
+    #[error("the rules cannot be put in force")]
+    Policy(#[from] PolicyError),
     /// The program is not attached.
     #[error("the XDP program cannot be attached in {} mode: {}", mode.name(), reason(.cause))]
     Attach {
@@ -282,6 +292,7 @@ impl Plan {
             stop: Arc::clone(&stop),
             ended,
             started: Instant::now(),
+            policy: self.config.policy.clone(),
             netlink: self.netlink,
             _ports: self.ports,
         };
@@ -297,11 +308,19 @@ impl Plan {
             }
             let (opened, queues) = Device::open(planned, &self.config).map_err(error)?;
             capture.devices.push(opened);
+            let workers = queues.len() as u32;
             for queue in queues {
                 let number = capture.workers.len();
                 let cpu = (!cpus.is_empty()).then(|| cpus[number % cpus.len()]);
-                let worker = Worker::new(self.config.worker, sink.producer(Overflow::Lose));
+                let mut worker = Worker::new(self.config.worker, sink.producer(Overflow::Lose));
                 let id = queue.id();
+                if let Some(after) = self.config.shunt.after {
+                    let shunter = capture.devices[device]
+                        .program
+                        .shunter(id, workers)
+                        .map_err(|source| Error::of(&name, source))?;
+                    worker.shunt_by(Shunting::new(shunter, after));
+                }
                 let stop = Arc::clone(&stop);
                 let handle =
                     Handle::spawn(number, cpu, queue, worker, stop, notice.clone()).map_err(Error::Thread)?;
@@ -383,8 +402,10 @@ impl Device {
             hash_seed: config.worker.hash_seed,
             log: config.log,
             queues: queues.get(),
+            max_shunted: config.shunt.max_flows,
             ..Options::default()
         })?;
+        program.set_policy(&config.policy)?;
         let opened = afxdp::open(&interface.name, queues, Bind::Copy)?;
         for queue in &opened {
             program.set_socket(queue.id(), queue.socket())?;
@@ -454,6 +475,7 @@ fn account(devices: &[Device], workers: &[Part], time: Duration) -> Result<Stats
         interfaces: devices.iter().enumerate().map(interface).collect::<Result<_, Error>>()?,
         workers: workers.iter().enumerate().map(worker).collect(),
         records: stats::Records::default(),
+        policies: Vec::new(),
         unaccounted: None,
     })
 }
@@ -465,6 +487,7 @@ pub struct Capture {
     stop: Arc<AtomicBool>,
     ended: UnboundedReceiver<Ended>,
     started: Instant,
+    policy: Policy,
     netlink: Netlink,
     _ports: Vec<ReservedPort>,
 }
@@ -512,6 +535,35 @@ impl Capture {
         account(&self.devices, &workers, self.started.elapsed())
     }
 
+    /// Puts another policy in force, on all interfaces or on none.
+    pub fn set_policy(&mut self, policy: Policy) -> Result<(), Error> {
+        for index in 0..self.devices.len() {
+            let device = &mut self.devices[index];
+            let Err(source) = device.program.set_policy(&policy) else { continue };
+            let error = Error::of(&device.name, source);
+            for done in &mut self.devices[..index] {
+                // It was in force until now, so there is room for it.
+                let _ = done.program.set_policy(&self.policy);
+            }
+            return Err(error);
+        }
+        self.policy = policy;
+        Ok(())
+    }
+
+    /// What was counted of VNIs and rules, by interface.
+    pub fn policy_stats(&self) -> Result<Vec<stats::Policy>, Error> {
+        self.devices
+            .iter()
+            .map(|device| {
+                let error = |source| Error::of(&device.name, source);
+                let vnis = device.program.vni_counts().map_err(error)?;
+                let rules = device.program.rule_counts().map_err(error)?;
+                Ok(stats::Policy::new(&device.name, device.program.policy_generation(), &vnis, rules))
+            })
+            .collect()
+    }
+
     /// Waits until a worker has ended on its own. Cancel safe.
     pub async fn worker_ended(&mut self) -> usize {
         match self.ended.recv().await {
@@ -549,6 +601,7 @@ impl Capture {
         // The sockets stay open until the account is made.
         let (_sockets, workers): (Vec<_>, Vec<_>) = self.end_workers()?.into_iter().unzip();
         let mut stats = account(&self.devices, &workers, time)?;
+        stats.policies = self.policy_stats()?;
         stats.unaccounted = Some(stats.imbalance());
         Ok(stats)
     }

@@ -154,6 +154,9 @@ impl QueueWorker {
             let received = self.receive();
             let now = self.clock.now();
             if now.wrapping_sub(ticked) >= TICK {
+                if let Some(shunting) = self.worker.shunting() {
+                    shunting.set_clock(self.clock.ahead());
+                }
                 self.worker.tick(now);
                 ticked = now;
             }

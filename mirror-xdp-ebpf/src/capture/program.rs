@@ -44,7 +44,7 @@ static COUNTERS: PerCpuArray<CounterArray> = PerCpuArray::with_max_entries(1, 0)
 
 /// The sockets, those of queue 0 first.
 #[map]
-static SOCKETS: XskMap = XskMap::with_max_entries(SOCKETS_TOTAL, 0);
+pub(crate) static SOCKETS: XskMap = XskMap::with_max_entries(SOCKETS_TOTAL, 0);
 
 /// What the outer headers said of the frame that this CPU handles.
 #[map]
@@ -69,21 +69,27 @@ impl Counters {
 /// The program.
 #[xdp(frags)]
 pub(crate) fn capture(context: XdpContext) -> u32 {
+    handle(&context)
+}
+
+/// Handles one frame and returns the verdict.
+#[inline(always)]
+pub(crate) fn handle(context: &XdpContext) -> u32 {
     let Some(counters) = COUNTERS.get_ptr_mut(0).map(Counters) else {
         return xdp_action::XDP_ABORTED;
     };
     counters.add(Counter::Seen);
-    let outcome = run(&context, counters);
+    let outcome = run(context, counters);
     counters.add(outcome);
     match outcome.fate() {
         Fate::Passed => {
-            trace!(&context, "passed: {}", outcome.name());
+            trace!(context, "passed: {}", outcome.name());
             xdp_action::XDP_PASS
         }
         // `run` has already told the kernel which socket.
         Fate::Redirected => xdp_action::XDP_REDIRECT,
         Fate::Dropped | Fate::Shunted | Fate::Seen | Fate::Noted => {
-            debug!(&context, "dropped: {}", outcome.name());
+            debug!(context, "dropped: {}", outcome.name());
             xdp_action::XDP_DROP
         }
     }

@@ -59,7 +59,8 @@ pub(super) fn checks(seen: &Seen, source: &Value, cable_drops: u64, appliance: &
     let copied = number(source, "/copied") + on_the_interface;
     let copies_seen = number(source, "/seen").saturating_sub(number(source, "/skipped"));
     let program = appliance.pointer("/interfaces/0/program").unwrap_or(&Value::Null);
-    let arrived = total(program.get("dropped")) + total(program.get("redirected"));
+    let arrived =
+        total(program.get("dropped")) + total(program.get("shunted")) + total(program.get("redirected"));
     // A log without the account is not an account of nothing.
     let unaccounted = appliance.get("unaccounted").and_then(Value::as_u64);
     vec![

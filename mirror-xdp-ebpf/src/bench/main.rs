@@ -1,0 +1,52 @@
+//! The capture program as a benchmark runs it: again and again on one frame, by `BPF_PROG_TEST_RUN`.
+//!
+//! The program changes its frame, so the second run would see what the first has made of it. Here it runs
+//! behind code that renews the frame, and that code runs alone too, so that what it costs can be
+//! subtracted. The modules of the capture program are those that the product has.
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
+
+#[cfg(target_arch = "bpf")]
+#[path = "../capture/atomic.rs"]
+mod atomic;
+#[cfg(target_arch = "bpf")]
+mod entries;
+#[cfg(target_arch = "bpf")]
+#[path = "../capture/forget.rs"]
+mod forget;
+#[cfg(target_arch = "bpf")]
+#[path = "../capture/memo.rs"]
+mod memo;
+#[cfg(target_arch = "bpf")]
+#[path = "../capture/packet.rs"]
+mod packet;
+#[cfg(target_arch = "bpf")]
+#[path = "../capture/policy.rs"]
+mod policy;
+#[cfg(target_arch = "bpf")]
+#[path = "../capture/program.rs"]
+mod program;
+#[cfg(target_arch = "bpf")]
+mod renew;
+#[cfg(target_arch = "bpf")]
+#[path = "../capture/shunt.rs"]
+mod shunt;
+#[cfg(target_arch = "bpf")]
+#[path = "../capture/vni.rs"]
+mod vni;
+
+/// The programs exist for the eBPF target alone; a plain `cargo check` sees this.
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier admits no program in which this could be reached.
+    loop {}
+}
+
+#[cfg(target_arch = "bpf")]
+#[expect(unsafe_code, reason = "the kernel looks for the licence in a section of that name")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,107 @@
+//! Makes of a frame that has been captured the one that it was before, or the next of another flow.
+//!
+//! Nothing here depends on whether the frame has just been captured or not, so the work is the same in
+//! both programs that do it. What the capture program reads is written in the same pieces, since a CPU
+//! that has to put a piece together from several writes waits for them, as it never does with a frame from
+//! a NIC: four bytes each from the third on, where all headers begin, up to the inner Ethernet header.
+#![expect(unsafe_code, reason = "packet memory and map values are reached through raw pointers")]
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::Array;
+use aya_ebpf::programs::XdpContext;
+
+/// Words of outer headers that there can be.
+const WORDS: usize = 64;
+
+/// Where the words begin.
+const FIRST: usize = 2;
+
+/// The frame as it is to be; the benchmark writes it. Numbers for the packet are in its byte order.
+#[repr(C)]
+struct Frame {
+    /// Length.
+    length: u32,
+    /// The frame's first bytes.
+    head: u32,
+    /// How many words follow them until the inner frame.
+    words: u32,
+    /// Where the VNI stands, with eight bits behind it.
+    vni_at: u32,
+    /// Where the inner frame's source address stands.
+    source_at: u32,
+    /// Where its source port stands.
+    port_at: u32,
+    /// The first of its variants.
+    first: u32,
+    /// The number of variants, a power of two, less one.
+    mask: u32,
+    /// Counts the runs.
+    run: u32,
+    outer: [u32; WORDS],
+}
+
+/// What differs from packet to packet.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Variant {
+    vni: u32,
+    source: u32,
+    port: u32,
+    reserved: u32,
+}
+
+#[map]
+static FRAME: Array<Frame> = Array::with_max_entries(1, 0);
+
+/// Room for the variants of all frames of a benchmark.
+#[map]
+static VARIANTS: Array<Variant> = Array::with_max_entries(1 << 20, 0);
+
+/// Puts the frame's start back, writes the outer headers, and makes a packet of the next variant.
+#[inline(always)]
+pub(crate) fn renew(context: &XdpContext) -> Option<()> {
+    // SAFETY: the entry is there, and only one program runs at a time.
+    let frame = unsafe { &mut *FRAME.get_ptr_mut(0)? };
+    let length = context.data_end() - context.data();
+    let by = length as i32 - frame.length as i32;
+    // SAFETY: the helper checks the length; packet pointers are derived anew afterwards.
+    if unsafe { bpf_xdp_adjust_head(context.as_ptr().cast::<xdp_md>(), by) } != 0 {
+        return None;
+    }
+    let run = frame.run;
+    frame.run = run.wrapping_add(1);
+    let variant = *VARIANTS.get(frame.first + (run & frame.mask))?;
+
+    write(context, 0, frame.head as u16)?;
+    let start = context.data() + FIRST;
+    if start + 4 * WORDS > context.data_end() {
+        return None;
+    }
+    let mut word = 0;
+    while word < WORDS && word < frame.words as usize {
+        // SAFETY: all of the words were just checked to be within the frame.
+        unsafe { ((start + 4 * word) as *mut u32).write_unaligned(frame.outer[word]) };
+        word += 1;
+    }
+    write(context, frame.vni_at, variant.vni)?;
+    write(context, frame.source_at, variant.source)?;
+    write(context, frame.port_at, variant.port as u16)
+}
+
+/// Writes a number into the frame.
+#[inline(always)]
+fn write<T>(context: &XdpContext, at: u32, value: T) -> Option<()> {
+    let mut pointer = context.data() + (at & 0xff) as usize;
+    // The comparison and the access are to use one and the same pointer, so that the verifier sees it.
+    // SAFETY: the assembly is empty.
+    unsafe { core::arch::asm!("/* {0} */", inout(reg) pointer, options(pure, nomem, nostack)) };
+    if pointer + size_of::<T>() > context.data_end() {
+        return None;
+    }
+    // SAFETY: as many bytes were just checked to be within the frame. The machine allows unaligned access.
+    unsafe { (pointer as *mut T).write(value) };
+    Some(())
+}

@@ -1,0 +1,631 @@
+//! What the whole XDP program costs a packet, beside a program that counts and drops, in one run:
+//! `cargo xtask bench program`. See `mirror-xdp-ebpf/src/bench`.
+//!
+//! The kernel runs a program many times on one frame (`BPF_PROG_TEST_RUN`). The capture program changes
+//! its frame, so it runs behind code that renews it. What that code costs is measured too, by having it
+//! run before the program that counts and drops, and is subtracted. All are run in turn, several times
+//! over; each figure is the median. After each run the counters have to say that every frame was captured,
+//! and was judged anew or not, as it was meant to.
+
+use std::env;
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::maps::{Array, MapData};
+use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use mirror_userspace::datapath::program::{CaptureProgram, Counts, Options};
+use mirror_userspace::filter::policy::{Action, Policy, Rule, RuleDirection, RuleSet};
+use mirror_xdp_common::capture::{self, CaptureHeader};
+use mirror_xdp_common::counters::Counter;
+use mirror_xdp_common::inner::InnerHeaders;
+use mirror_xdp_tests::frames::{Flow, Mirrored, mirrored};
+use mirror_xdp_tests::require;
+use mirror_xdp_tests::rules::Rng;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
+use rustix::net::{AddressFamily, SocketType, socket};
+use serde_json::json;
+
+const SEED: u64 = 0x5eed_0f1a_57ed_c0de;
+
+/// The verdicts, as in `enum xdp_action` of the kernel.
+const DROP: u32 = 1;
+const REDIRECT: u32 = 4;
+
+/// Bytes of the inner frame: longer than all headers, and every flow's.
+const INNER_LEN: usize = 600;
+
+/// The VNIs are 1 to this at most.
+const MANY_VNIS: u32 = 16_384;
+/// Flows that come one after the other where each is to be judged: many times what the memo has room for.
+const NEW_FLOWS: usize = 1 << 18;
+/// Flows of which nothing is taken care that they find a place in the memo.
+const MANY_FLOWS: usize = 1 << 16;
+
+/// How often everything is measured.
+const PASSES: usize = 5;
+
+const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/ebpf/bench.o");
+
+fn main() -> ExitCode {
+    let (mut json, mut quick, mut bench) = (false, false, false);
+    for argument in env::args().skip(1) {
+        match argument.as_str() {
+            "--json" => json = true,
+            "--quick" => quick = true,
+            "--bench" => bench = true,
+            other => {
+                eprintln!("unknown argument `{other}`; possible are --json and --quick");
+                return ExitCode::from(2);
+            }
+        }
+    }
+    // `cargo test --all-targets` runs benchmarks as if they were tests.
+    if !bench {
+        return ExitCode::SUCCESS;
+    }
+    if !require::privileges() {
+        eprintln!("the benchmark loads eBPF programs: run it as root");
+        return ExitCode::FAILURE;
+    }
+    match measure(quick) {
+        Ok(report) if json => println!("{}", report.json()),
+        Ok(report) => print!("{}", report.text()),
+        Err(error) => {
+            eprintln!("{error:#}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// The outer IP version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outer {
+    Ipv4,
+    Ipv6,
+}
+
+/// The encapsulation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Encap {
+    Vxlan,
+    /// As a Gateway Load Balancer has it: GENEVE with IP, UDP and VXLAN in it.
+    Geneve,
+}
+
+/// What the program remembers of the packets' flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flows {
+    /// How the last packet was judged.
+    Known,
+    /// Nothing.
+    New,
+    /// Whatever there is of so many flows.
+    Many,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Case {
+    rules: usize,
+    vnis: u32,
+    outer: Outer,
+    encap: Encap,
+    flows: Flows,
+}
+
+impl Case {
+    fn all(quick: bool) -> Vec<Self> {
+        let rules: &[usize] = if quick { &[0, 10, 1000, 4096] } else { &[0, 1, 10, 100, 1000, 4096] };
+        let vnis: &[u32] = if quick { &[1] } else { &[1, MANY_VNIS] };
+        let outers: &[Outer] = if quick { &[Outer::Ipv4] } else { &[Outer::Ipv4, Outer::Ipv6] };
+        let encaps: &[Encap] = if quick { &[Encap::Vxlan] } else { &[Encap::Vxlan, Encap::Geneve] };
+        let mut cases = Vec::new();
+        for &rules in rules {
+            for &vnis in vnis {
+                for &outer in outers {
+                    for &encap in encaps {
+                        for flows in [Flows::Known, Flows::New] {
+                            cases.push(Self { rules, vnis, outer, encap, flows });
+                        }
+                    }
+                }
+            }
+        }
+        let many = Self { rules: 1000, vnis: 1, outer: Outer::Ipv4, encap: Encap::Vxlan, flows: Flows::Many };
+        cases.push(many);
+        cases
+    }
+
+    fn frame(self, flow: &Flow) -> Vec<u8> {
+        self.envelope().carrying(&inner(flow))
+    }
+
+    fn envelope(self) -> Mirrored {
+        match (self.outer, self.encap) {
+            (Outer::Ipv4, Encap::Vxlan) => mirrored(1),
+            (Outer::Ipv6, Encap::Vxlan) => mirrored(1).over_ipv6(),
+            (Outer::Ipv4, Encap::Geneve) => mirrored(1).by_gateway(1, 2, 3),
+            (Outer::Ipv6, Encap::Geneve) => mirrored(1).over_ipv6().by_gateway_over_ipv6(1, 2, 3),
+        }
+    }
+}
+
+/// The inner frames: all of one length, and to one server.
+fn inner(flow: &Flow) -> Vec<u8> {
+    let headers = flow.udp(b"").len();
+    flow.udp(&vec![7; INNER_LEN - headers])
+}
+
+/// The network that all clients are in, and the server's port.
+const CLIENTS: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 0);
+const SERVER_PORT: u16 = 443;
+
+/// The flow of a client.
+fn flow(client: u16, port: u16) -> Flow {
+    let address = Ipv4Addr::from_bits(CLIENTS.to_bits() | u32::from(client));
+    Flow { client: SocketAddr::from((address, port)), ..Flow::v4(0, SERVER_PORT) }
+}
+
+/// A policy of so many rules, of which the last accepts all packets that are measured, and the others do
+/// not match for one reason each, the rest of them matching. So all have to be looked at.
+fn policy(rules: usize, vnis: u32) -> Result<Policy> {
+    let mut policy = Policy { vnis: vec![1..=vnis], ..Policy::default() };
+    if rules == 0 {
+        return Ok(policy);
+    }
+    let any = Rule {
+        number: 0,
+        direction: RuleDirection::Both,
+        action: Action::Accept,
+        protocol: None,
+        source: None,
+        destination: None,
+        source_ports: None,
+        destination_ports: None,
+    };
+    let (udp, tcp) = (Some(17), Some(6));
+    let clients = Some(format!("{CLIENTS}/16").parse()?);
+    let server = Some("172.31.0.2/32".parse()?);
+    let mut list = Vec::with_capacity(rules);
+    for index in 1..rules {
+        let (high, low) = (index / 256, index % 256);
+        let other: ipnet::IpNet = format!("10.{high}.{low}.0/24").parse()?;
+        let port = 1024 + index as u16;
+        let action = if index % 3 == 0 { Action::Reject } else { Action::Accept };
+        let rule = match index % 5 {
+            0 => Rule { source: Some(other), destination: server, protocol: udp, ..any.clone() },
+            1 => Rule { source: clients, destination: Some(other), protocol: udp, ..any.clone() },
+            2 => Rule {
+                source: clients,
+                destination_ports: Some(port..=port + 9),
+                protocol: udp,
+                ..any.clone()
+            },
+            3 => {
+                Rule { destination: server, destination_ports: Some(443..=443), protocol: tcp, ..any.clone() }
+            }
+            _ => Rule { source: clients, source_ports: Some(1..=index as u16 % 1000 + 1), ..any.clone() },
+        };
+        list.push(Rule { number: index as u32, action, ..rule });
+    }
+    list.push(Rule {
+        number: rules as u32,
+        protocol: udp,
+        source: clients,
+        destination_ports: Some(SERVER_PORT..=SERVER_PORT),
+        ..any
+    });
+    policy.sets.push(RuleSet { name: "bench".to_owned(), rules: list });
+    policy.default_set = Some(0);
+    Ok(policy)
+}
+
+/// `Frame` of the programs: nine numbers and the outer headers as words.
+type FrameValue = [u32; 9 + 64];
+/// `Variant` of the programs.
+type VariantValue = [u32; 4];
+
+/// A part of the programs' list of variants.
+#[derive(Clone, Copy)]
+struct Variants {
+    first: u32,
+    count: u32,
+}
+
+/// The loaded programs.
+struct Kernel {
+    program: CaptureProgram,
+    frame: Array<MapData, FrameValue>,
+    known: [Variants; 2],
+    new: [Variants; 2],
+    many: Variants,
+    _socket: OwnedFd,
+}
+
+const PROGRAMS: [&str; 4] = ["floor", "redirect", "renewed_floor", "renewed_capture"];
+
+impl Kernel {
+    fn load() -> Result<Self> {
+        let object = std::fs::read(OBJECT)
+            .with_context(|| format!("cannot read {OBJECT}: build it with `cargo xtask build`"))?;
+        let options = Options { hash_seed: SEED, ..Options::default() };
+        let mut program = CaptureProgram::load_object(&object, &options)?;
+        let socket = socket(AddressFamily::XDP, SocketType::RAW, None)?;
+        program.set_socket(0, socket.as_raw_fd())?;
+        let object = program.object_mut();
+        for name in PROGRAMS {
+            let xdp: &mut Xdp = object.program_mut(name).context("the object lacks a program")?.try_into()?;
+            xdp.load()?;
+        }
+        let frame = object.take_map("FRAME").context("the object lacks FRAME")?.try_into()?;
+        let variants = object.take_map("VARIANTS").context("the object lacks VARIANTS")?.try_into()?;
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+        let memos: Array<MapData, [u64; 16]> =
+            object.take_map("MEMOS").context("the object lacks MEMOS")?.try_into()?;
+        let places = memos.len() as usize / cpus;
+        let mut list = List { variants, next: 0, rng: Rng::new(SEED) };
+        // A flow and its packets of the other direction have a place each.
+        let known = (MANY_VNIS as usize).min(places / 4);
+        Ok(Self {
+            known: [list.known(1, 1, places)?, list.known(known, MANY_VNIS, places)?],
+            new: [list.random(NEW_FLOWS, 1)?, list.random(NEW_FLOWS, MANY_VNIS)?],
+            many: list.random(MANY_FLOWS, 1)?,
+            program,
+            frame,
+            _socket: socket,
+        })
+    }
+
+    /// Has the next runs renew the frame as that of this case.
+    fn prepare(&mut self, case: Case) -> Result<Vec<u8>> {
+        let whole = case.frame(&flow(1, 40_000));
+        let inner_at = whole.len() - INNER_LEN;
+        ensure!(inner_at % 4 == 2, "the outer headers do not end where a word does");
+        let variants = match case.flows {
+            Flows::Known => self.known[usize::from(case.vnis != 1)],
+            Flows::New => self.new[usize::from(case.vnis != 1)],
+            Flows::Many => self.many,
+        };
+        let mut value: FrameValue = [0; 9 + 64];
+        let (ip_at, udp_at) = (inner_at + 14, inner_at + 34);
+        let numbers = [
+            whole.len(),
+            u16::from_ne_bytes([whole[0], whole[1]]).into(),
+            inner_at / 4,
+            inner_at - 4,
+            ip_at + 12,
+            udp_at,
+            variants.first as usize,
+            variants.count as usize - 1,
+            0,
+        ];
+        for (place, number) in value.iter_mut().zip(numbers) {
+            *place = number as u32;
+        }
+        for (place, word) in value[9..].iter_mut().zip(whole[2..inner_at].chunks_exact(4)) {
+            *place = u32::from_ne_bytes([word[0], word[1], word[2], word[3]]);
+        }
+        self.frame.set(0, value, 0)?;
+        Ok(whole)
+    }
+
+    /// Runs a program, and returns the verdict on the last frame, what became of that, and the time of one
+    /// run.
+    fn run(&mut self, program: &str, frame: &[u8], repeat: u32) -> Result<(u32, Vec<u8>, f64)> {
+        let object = self.program.object_mut();
+        let xdp: &Xdp = object.program(program).context("the object lacks a program")?.try_into()?;
+        let mut out = vec![0; frame.len() + capture::LEN];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            repeat,
+            ..TestRunOptions::new()
+        };
+        // The kernel's own measurement is in whole nanoseconds a run.
+        let before = cpu_time()?;
+        let result = xdp.test_run(options)?;
+        let time = cpu_time()?.saturating_sub(before);
+        out.truncate(result.data_size_out as usize);
+        Ok((result.return_value, out, time.as_nanos() as f64 / f64::from(repeat)))
+    }
+
+    /// Runs the capture program and makes sure that it did what is to be measured. Returns the time of one
+    /// run and the share of frames that were judged.
+    fn run_capture(&mut self, case: Case, frame: &[u8], repeat: u32) -> Result<(f64, f64)> {
+        let before = self.program.counts()?;
+        let (verdict, out, time) = self.run("renewed_capture", frame, repeat)?;
+        let counted = self.program.counts()?.since(&before);
+        ensure!(verdict == REDIRECT, "the verdict on {case:?} is {verdict}");
+        check_counts(case, &counted, repeat)?;
+        let (header, inner) =
+            CaptureHeader::decode(&out).map_err(|error| anyhow::anyhow!("{case:?}: {error:?}"))?;
+        let expected = case.frame(&flow(1, 40_000));
+        let expected = &expected[expected.len() - INNER_LEN..];
+        // The source address' end and the source port differ from flow to flow.
+        let same = |range: std::ops::Range<usize>| inner[range.clone()] == expected[range];
+        ensure!(inner.len() == INNER_LEN && same(0..28) && same(36..INNER_LEN), "{case:?}: a wrong frame");
+        ensure!((1..=case.vnis).contains(&header.vni.get()), "{case:?}: VNI {}", header.vni.get());
+        let hash = InnerHeaders::parse(inner, 0).flow_hash(SEED);
+        ensure!(header.flow_hash == hash, "{case:?}: a wrong hash");
+        ensure!((header.rule != 0) == (case.rules != 0), "{case:?}: decided by rule {}", header.rule);
+        Ok((time, counted.get(Counter::Judged) as f64 / f64::from(repeat)))
+    }
+}
+
+fn check_counts(case: Case, counted: &Counts, repeat: u32) -> Result<()> {
+    let all = u64::from(repeat);
+    ensure!(
+        counted.get(Counter::Seen) == all && counted.get(Counter::Redirected) == all,
+        "{case:?}: of {all} frames {} were seen and {} captured",
+        counted.get(Counter::Seen),
+        counted.get(Counter::Redirected)
+    );
+    let judged = counted.get(Counter::Judged);
+    let as_meant = match case.flows {
+        Flows::Known => judged <= all / 1000,
+        Flows::New => judged >= all - all / 100,
+        Flows::Many => true,
+    };
+    ensure!(as_meant, "{case:?}: of {all} frames {judged} were judged");
+    Ok(())
+}
+
+/// The programs' list of variants, as it is filled.
+struct List {
+    variants: Array<MapData, VariantValue>,
+    next: u32,
+    rng: Rng,
+}
+
+impl List {
+    fn random_flow(&mut self) -> (u16, u16) {
+        // Neither the server itself, nor below the ports that rules name.
+        (3 + self.rng.below(65_000) as u16, 2000 + self.rng.below(63_000) as u16)
+    }
+
+    /// As many flows as VNIs or fewer, no two of which share a place of the memo.
+    fn known(&mut self, count: usize, vnis: u32, places: usize) -> Result<Variants> {
+        let mut taken = vec![false; places / 2];
+        let mut flows = Vec::new();
+        while flows.len() < count {
+            let (client, port) = self.random_flow();
+            let hash = InnerHeaders::parse(&inner(&flow(client, port))[..], 0).flow_hash(SEED);
+            let place = hash.0 as usize % taken.len();
+            if !std::mem::replace(&mut taken[place], true) {
+                flows.push((client, port));
+            }
+        }
+        self.enter(&flows, vnis)
+    }
+
+    fn random(&mut self, count: usize, vnis: u32) -> Result<Variants> {
+        let flows: Vec<_> = (0..count).map(|_| self.random_flow()).collect();
+        self.enter(&flows, vnis)
+    }
+
+    fn enter(&mut self, flows: &[(u16, u16)], vnis: u32) -> Result<Variants> {
+        ensure!(flows.len().is_power_of_two(), "the number of flows is not a power of two");
+        let first = self.next;
+        // An odd factor: all VNIs, each as often as any other, but not one after the other.
+        let vni = |index: u32| 1 + index.wrapping_mul(0x9e37_79b1) % vnis;
+        for (index, &(client, port)) in (0..).zip(flows) {
+            let [a, b, ..] = CLIENTS.octets();
+            let [c, d] = client.to_be_bytes();
+            let variant =
+                [(vni(index) << 8).to_be(), u32::from_ne_bytes([a, b, c, d]), u32::from(port.to_be()), 0];
+            self.variants.set(self.next, variant, 0)?;
+            self.next += 1;
+        }
+        Ok(Variants { first, count: flows.len() as u32 })
+    }
+}
+
+/// Time that this thread has had a CPU for.
+fn cpu_time() -> Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
+}
+
+/// Keeps this thread on the CPU that it is on.
+fn pin() -> Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(nix::sched::sched_getcpu()?)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &cpus)?)
+}
+
+/// Times of one thing, one a pass.
+#[derive(Clone, Debug, Default)]
+struct Times(Vec<f64>);
+
+impl Times {
+    fn median(&self) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+
+    fn min(&self) -> f64 {
+        self.0.iter().copied().fold(f64::INFINITY, f64::min)
+    }
+}
+
+struct Row {
+    case: Case,
+    times: Times,
+    renewing: Times,
+    judged: f64,
+}
+
+struct Size {
+    name: &'static str,
+    translated: Option<u32>,
+    jitted: u32,
+}
+
+struct Report {
+    floor: Times,
+    redirect: Times,
+    rows: Vec<Row>,
+    sizes: Vec<Size>,
+}
+
+fn measure(quick: bool) -> Result<Report> {
+    pin()?;
+    let repeat: u32 = if quick { 100_000 } else { 1 << 17 };
+    let mut kernel = Kernel::load()?;
+    let mut rows: Vec<Row> = Case::all(quick)
+        .into_iter()
+        .map(|case| Row { case, times: Times::default(), renewing: Times::default(), judged: 0.0 })
+        .collect();
+    let (mut floor, mut redirect) = (Times::default(), Times::default());
+    let mut in_force = None;
+    for _ in 0..PASSES {
+        for row in &mut rows {
+            let case = row.case;
+            if in_force.replace((case.rules, case.vnis)) != Some((case.rules, case.vnis)) {
+                kernel.program.set_policy(&policy(case.rules, case.vnis)?)?;
+            }
+            let frame = kernel.prepare(case)?;
+            if case.flows != Flows::New {
+                kernel.run("renewed_capture", &frame, (2 * MANY_FLOWS as u32).min(repeat))?;
+            }
+            let run = |kernel: &mut Kernel, program, expected| -> Result<f64> {
+                let (verdict, _, time) = kernel.run(program, &frame, repeat)?;
+                if verdict != expected {
+                    bail!("the verdict of `{program}` on {case:?} is {verdict}");
+                }
+                Ok(time)
+            };
+            let bare = run(&mut kernel, "floor", DROP)?;
+            let renewed = run(&mut kernel, "renewed_floor", DROP)?;
+            redirect.0.push(run(&mut kernel, "redirect", REDIRECT)?);
+            let (captured, judged) = kernel.run_capture(case, &frame, repeat)?;
+            floor.0.push(bare);
+            row.renewing.0.push(renewed - bare);
+            row.times.0.push(captured - (renewed - bare));
+            row.judged = judged;
+        }
+    }
+    let mut sizes = Vec::new();
+    for name in ["floor", "redirect", "renewed_floor", "capture", "renewed_capture"] {
+        let object = kernel.program.object_mut();
+        let xdp: &Xdp = object.program(name).context("the object lacks a program")?.try_into()?;
+        let info = xdp.info()?;
+        sizes.push(Size { name, translated: info.size_translated(), jitted: info.size_jitted() });
+    }
+    Ok(Report { floor, redirect, rows, sizes })
+}
+
+/// A tenth is as much as there is to a figure.
+fn tenth(number: f64) -> f64 {
+    (number * 10.0).round() / 10.0
+}
+
+impl Report {
+    fn json(&self) -> serde_json::Value {
+        let rows: Vec<_> = self
+            .rows
+            .iter()
+            .filter(|row| row.case.flows != Flows::Many)
+            .map(|row| {
+                let Case { rules, vnis, .. } = row.case;
+                json!({
+                    "rules": rules,
+                    "vnis": vnis,
+                    "outer": row.outer(),
+                    "encap": row.encap(),
+                    "flow": row.flow(),
+                    "ns": tenth(row.times.median()),
+                })
+            })
+            .collect();
+        json!({ "floor_ns": tenth(self.floor.median()), "rows": rows })
+    }
+
+    fn text(&self) -> String {
+        let floor = self.floor.median();
+        let mut text = String::from("ns a packet, median (least) and times the floor\n\n");
+        let mut line = |name: &str, times: &Times| {
+            let (median, min) = (times.median(), times.min());
+            let _ = writeln!(text, "{name:<48} {median:7.1} ({min:6.1}) {:6.2}×", median / floor);
+        };
+        line("floor: counts and drops", &self.floor);
+        line("counts and redirects to a socket", &self.redirect);
+        for row in &self.rows {
+            line(&row.name(), &row.times);
+        }
+        text.push_str("\nsubtracted for renewing the frame\n\n");
+        for row in self.rows.iter().filter(|row| row.case.rules == 1000) {
+            let _ = writeln!(text, "{:<48} {:7.1}", row.name(), row.renewing.median());
+        }
+        text.push_str("\nprograms, in bytes of eBPF and of machine code\n\n");
+        for Size { name, translated, jitted } in &self.sizes {
+            let translated = translated.map_or_else(|| "?".to_owned(), |bytes| bytes.to_string());
+            let _ = writeln!(text, "{name:<48} {translated:>7} {jitted:>7}");
+        }
+        text.push_str("\ntargets, over IPv4 and VXLAN, of 1 VNI and known flows\n\n");
+        for (what, value, most) in self.targets() {
+            let verdict = if value <= most { "met" } else { "missed" };
+            let _ = writeln!(text, "{what:<48} {value:6.2}×, at most {most}×: {verdict}");
+        }
+        text
+    }
+
+    fn targets(&self) -> Vec<(&'static str, f64, f64)> {
+        let (outer, encap, flows) = (Outer::Ipv4, Encap::Vxlan, Flows::Known);
+        let of = |rules| {
+            let case = Case { rules, vnis: 1, outer, encap, flows };
+            self.rows.iter().find(|row| row.case == case).map_or(f64::NAN, |row| row.times.median())
+        };
+        let floor = self.floor.median();
+        vec![
+            ("10 rules to the floor", of(10) / floor, 5.0),
+            ("1,000 rules to the floor", of(1000) / floor, 7.0),
+            ("4,096 rules to 1,000", of(4096) / of(1000), 1.2),
+        ]
+    }
+}
+
+impl Row {
+    fn outer(&self) -> &'static str {
+        match self.case.outer {
+            Outer::Ipv4 => "ipv4",
+            Outer::Ipv6 => "ipv6",
+        }
+    }
+
+    fn encap(&self) -> &'static str {
+        match self.case.encap {
+            Encap::Vxlan => "vxlan",
+            Encap::Geneve => "geneve",
+        }
+    }
+
+    fn flow(&self) -> &'static str {
+        match self.case.flows {
+            Flows::Known => "known",
+            Flows::New => "new",
+            Flows::Many => "many",
+        }
+    }
+
+    fn name(&self) -> String {
+        let Case { rules, vnis, flows, .. } = self.case;
+        let mut name = format!(
+            "{rules:>4} rules {vnis:>5} VNIs {} {:<6} {:<5}",
+            self.outer(),
+            self.encap(),
+            self.flow()
+        );
+        if flows == Flows::Many {
+            let _ = write!(name, " ({:.0} % judged)", self.judged * 100.0);
+        }
+        name
+    }
+}

@@ -2,6 +2,7 @@
 //! start other programs.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
 mod check;
 mod command;
@@ -20,6 +21,8 @@ Examples:
   cargo xtask build --release                    target/release/mirror-xdp, the one file to deploy
   cargo xtask test                               all tests
   cargo xtask test -- --test start_stop          the tests of one file; arguments go to `cargo test`
+  cargo xtask pktgen -- --interface eth1 day.pcap  build, then replay a capture as mirror traffic
+  cargo xtask bench --quick                      how fast it is, and others beside it
   cargo xtask check                              formatting, lints, documentation
 
 The first of run, build and test sets the machine up; `cargo xtask setup` does only that.";
@@ -41,6 +44,9 @@ enum Command {
     Run(run::Args),
     /// Build, then run all tests; those that need root by sudo where this is not root
     Test(test::Args),
+    Bench(bench::Args),
+    /// Build, then send mirror traffic: `mirror-xdp pktgen ARGUMENTS` as root
+    Pktgen(run::PktgenArgs),
     /// Check formatting, lints and documentation; warnings are errors
     Check,
 }
@@ -51,6 +57,8 @@ fn main() -> ExitCode {
         Command::Build(args) => build::main(&args),
         Command::Run(args) => run::main(args),
         Command::Test(args) => test::main(&args),
+        Command::Bench(args) => bench::main(&args),
+        Command::Pktgen(args) => run::pktgen(args),
         Command::Check => check::main(),
     };
     match result {

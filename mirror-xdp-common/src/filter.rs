@@ -18,6 +18,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::Address;
 use crate::inner::{InnerHeaders, Network};
+use crate::wire::MacAddresses;
 
 /// Rules over all sets.
 pub const MAX_RULES: usize = 4096;
@@ -240,8 +241,12 @@ impl Judgement {
 #[inline(always)]
 pub fn admits<C: Compiled>(policy: &C, sender: Address) -> bool {
     let tables = policy.tables();
-    tables.any_source != 0 || tables.admitted.class::<C>(network_of(sender), sender) == 1
+    tables.any_source != 0 || tables.admitted.class::<C>(network_of(sender) as u64, sender) == 1
 }
+
+/// Numbers of [`Network`]'s variants.
+const IPV4: u64 = Network::Ipv4 as u64;
+const IPV6: u64 = Network::Ipv6 as u64;
 
 /// The family of an outer address, which has one for sure.
 #[inline(always)]
@@ -249,17 +254,51 @@ const fn network_of(address: Address) -> Network {
     if address.as_v4().is_some() { Network::Ipv4 } else { Network::Ipv6 }
 }
 
-/// Judges a frame of an admitted source: which rule of its VNI's set decides, and what.
-///
-/// `slot` is the VNI's, `source_mac` and `destination_mac` are the inner frame's.
+/// What rules ask of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The network protocol, as the number of [`Network`]'s variant.
+    pub network: u64,
+    /// Source address; means nothing of [`Network::Other`].
+    pub source: Address,
+    /// Destination address; likewise.
+    pub destination: Address,
+    /// Transport protocol (IANA); likewise.
+    pub protocol: u8,
+    /// 1 where there are ports, else 0.
+    pub has_ports: u64,
+    /// Source port; 0 where there is none.
+    pub source_port: u16,
+    /// Destination port; 0 where there is none.
+    pub destination_port: u16,
+    /// Hardware source, in the low 48 bits.
+    pub source_mac: u64,
+    /// Hardware destination, in the low 48 bits.
+    pub destination_mac: u64,
+}
+
+impl Question {
+    /// What rules ask of an inner frame with these headers.
+    #[must_use]
+    pub fn new(inner: &InnerHeaders, macs: MacAddresses) -> Self {
+        Self {
+            network: inner.network as u64,
+            source: inner.source,
+            destination: inner.destination,
+            protocol: inner.protocol,
+            has_ports: inner.has_ports.into(),
+            source_port: inner.source_port,
+            destination_port: inner.destination_port,
+            source_mac: macs.source(),
+            destination_mac: macs.destination(),
+        }
+    }
+}
+
+/// Judges a frame of an admitted source: which rule of its VNI's set decides, and what. `slot` is the
+/// VNI's.
 #[inline(always)]
-pub fn judge<C: Compiled>(
-    policy: &C,
-    slot: u32,
-    source_mac: u64,
-    destination_mac: u64,
-    packet: &InnerHeaders,
-) -> Judgement {
+pub fn judge<C: Compiled>(policy: &C, slot: u32, packet: &Question) -> Judgement {
     let tables = policy.tables();
     let Some(&entry) = tables.vnis.get(slot as usize) else { return Judgement::default() };
     if tables.only_known_vnis != 0 && entry & vni::KNOWN == 0 {
@@ -268,8 +307,8 @@ pub fn judge<C: Compiled>(
     let way = if tables.any_mac == 0 {
         direction::UNKNOWN
     } else {
-        let egress = tables.has_mac::<C>(source_mac);
-        let ingress = tables.has_mac::<C>(destination_mac) & !egress;
+        let egress = tables.has_mac::<C>(packet.source_mac);
+        let ingress = tables.has_mac::<C>(packet.destination_mac) & !egress;
         (u64::from(direction::EGRESS) & egress | u64::from(direction::INGRESS) & ingress) as u8
     };
     let set = (entry & vni::SET) as usize;
@@ -287,11 +326,11 @@ pub fn judge<C: Compiled>(
 
 /// Index of the first rule of a set that matches.
 #[inline(always)]
-fn first_match<C: Compiled>(policy: &C, set: &SetEntry, way: u8, packet: &InnerHeaders) -> Option<usize> {
+fn first_match<C: Compiled>(policy: &C, set: &SetEntry, way: u8, packet: &Question) -> Option<usize> {
     let tables = policy.tables();
-    let not_ip = zero(packet.network as u64);
+    let not_ip = zero(packet.network);
     let context = (u64::from(packet.protocol) & !not_ip | NOT_IP as u64 & not_ip) as usize;
-    let without = WITHOUT_PORTS as u64 & zero(u64::from(packet.has_ports));
+    let without = WITHOUT_PORTS as u64 & zero(packet.has_ports);
     let source_port = (u64::from(packet.source_port) | without) as usize;
     let destination_port = (u64::from(packet.destination_port) | without) as usize;
     let sources = policy.row(tables.sources.class::<C>(packet.network, packet.source))?;
@@ -329,9 +368,9 @@ fn first_match<C: Compiled>(policy: &C, set: &SetEntry, way: u8, packet: &InnerH
 impl Addresses {
     /// The class of an address.
     #[inline(always)]
-    fn class<C: Compiled>(&self, network: Network, address: Address) -> u16 {
+    fn class<C: Compiled>(&self, network: u64, address: Address) -> u16 {
         match network {
-            Network::Ipv4 => {
+            IPV4 => {
                 let value = u64::from(address.low as u32);
                 let at = search(MAX_INTERVALS, |at| {
                     let start = u64::from(self.v4.starts[at % MAX_INTERVALS]);
@@ -340,7 +379,7 @@ impl Addresses {
                 });
                 self.v4.classes[at % MAX_INTERVALS]
             }
-            Network::Ipv6 => {
+            IPV6 => {
                 let at = search(MAX_INTERVALS, |at| {
                     let [high, low] = self.v6.starts[at % MAX_INTERVALS];
                     let below =
@@ -349,7 +388,7 @@ impl Addresses {
                 });
                 self.v6.classes[at % MAX_INTERVALS]
             }
-            Network::Other => self.without as u16,
+            _ => self.without as u16,
         }
     }
 }

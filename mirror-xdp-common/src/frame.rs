@@ -18,6 +18,13 @@ pub trait Frame {
 
     /// The header at `offset`, by value; `None` where it does not lie wholly within the bytes at hand.
     fn header<T: FromBytes>(&self, offset: usize) -> Option<T>;
+
+    /// The number. In the kernel the verifier knows nothing of it any more, so that the ways on which it
+    /// had different values become one.
+    #[inline(always)]
+    fn forgotten(&self, number: usize) -> usize {
+        number
+    }
 }
 
 impl Frame for [u8] {
@@ -39,5 +46,10 @@ impl<F: Frame + ?Sized> Frame for &F {
     #[inline(always)]
     fn header<T: FromBytes>(&self, offset: usize) -> Option<T> {
         (**self).header(offset)
+    }
+
+    #[inline(always)]
+    fn forgotten(&self, number: usize) -> usize {
+        (**self).forgotten(number)
     }
 }

@@ -250,7 +250,9 @@ fn geneve<F: Frame + ?Sized>(
     payload: Payload,
     ports: &Ports,
 ) -> Result<Mirrored, Counter> {
-    let len = payload.end - payload.offset;
+    // Whatever the headers in front were.
+    let payload = Payload { offset: frame.forgotten(payload.offset), end: frame.forgotten(payload.end) };
+    let len = payload.end.wrapping_sub(payload.offset);
     if len < GeneveHeader::LEN {
         return Err(Counter::GeneveTruncated);
     }

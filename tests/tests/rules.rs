@@ -13,9 +13,11 @@ use mirror_userspace::filter::compile::{CompileError, CompiledPolicy, Places};
 use mirror_userspace::filter::policy::{self, Facts, RuleDirection};
 use mirror_xdp_common::capture::{CaptureHeader, flags};
 use mirror_xdp_common::counters::{Counter, Fate};
-use mirror_xdp_common::filter::{self, MAX_VNIS, action};
+use mirror_xdp_common::filter::{self, MAX_VNIS, Question, action};
+use mirror_xdp_common::frame::Frame as _;
 use mirror_xdp_common::inner::{Fragment, InnerHeaders, Network};
 use mirror_xdp_common::outer::{Ports, decapsulate};
+use mirror_xdp_common::wire::MacAddresses;
 use mirror_xdp_common::{Address, Vni};
 use mirror_xdp_tests::require;
 use mirror_xdp_tests::rules::{Action, Decision, Direction, Packet, Policy, Rng, Size};
@@ -120,7 +122,7 @@ impl Tables {
         let outer = decapsulate(frame, &Ports::default()).unwrap();
         let inner = &frame[outer.inner_offset..][..outer.inner_len];
         let headers = InnerHeaders::parse(inner, 0);
-        let mac = |at: usize| inner[at..at + 6].iter().fold(0, |word, &byte| word << 8 | u64::from(byte));
+        let macs = inner.header::<MacAddresses>(0).unwrap();
         if !filter::admits(&self.compiled, outer.sender) {
             return Judged::dropped(Counter::SourceNotAdmitted);
         }
@@ -129,7 +131,7 @@ impl Tables {
             policy::UnknownVnis::Drop => 0,
         };
         let slot = self.places.slots.get(&outer.vni).copied().unwrap_or(learned);
-        let judgement = filter::judge(&self.compiled, slot, mac(6), mac(0), &headers);
+        let judgement = filter::judge(&self.compiled, slot, &Question::new(&headers, macs));
         let rule = judgement.rule.checked_sub(1).map(|index| self.places.rules[usize::from(index)].clone());
         let counter = match judgement.action {
             action::ACCEPT | action::TRUNCATE => Counter::Redirected,

@@ -7,12 +7,13 @@ use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::XdpContext;
 use mirror_xdp_common::capture;
+use mirror_xdp_common::frame::Frame as _;
 use mirror_xdp_common::inner::InnerHeaders;
 use mirror_xdp_common::outer;
 
 use crate::forget::forget;
 use crate::packet::Packet;
-use crate::program::{HASH_SEED, INNER, MIRRORED, PORTS, SOCKETS, handle};
+use crate::program::{FACTS, Facts, MIRRORED, PORTS, SOCKETS, handle};
 use crate::renew::renew;
 
 /// Frames that were counted and dropped, or handed to a socket without a look at them.
@@ -100,9 +101,11 @@ pub(crate) fn renewed_inner(context: XdpContext) -> u32 {
         return xdp_action::XDP_ABORTED;
     }
     let inner = InnerHeaders::parse(&packet, capture::LEN);
-    let Some(inner) = forget(&INNER, &inner) else { return xdp_action::XDP_ABORTED };
-    let hash = inner.flow_hash(HASH_SEED.load());
+    let macs = packet.header(capture::LEN).unwrap_or_default();
+    let Some(facts) = forget(&FACTS, &Facts::new(mirrored, &inner, macs)) else {
+        return xdp_action::XDP_ABORTED;
+    };
     // The hash is used, so the compiler does not leave it out.
-    add(1 + u64::from(hash.0 == 0));
+    add(1 + u64::from(facts.hash().0 == 0));
     xdp_action::XDP_DROP
 }

@@ -11,9 +11,10 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::Array;
-use mirror_xdp_common::filter::{Judgement, ShuntKey, tuple_word};
+use mirror_xdp_common::Address;
+use mirror_xdp_common::filter::{Judgement, Question, ShuntKey, tuple_word};
 use mirror_xdp_common::hash::FlowHash;
-use mirror_xdp_common::inner::InnerHeaders;
+use mirror_xdp_common::inner::{Fragment, InnerHeaders};
 use mirror_xdp_common::outer::Mirrored;
 use mirror_xdp_common::wire::MacAddresses;
 
@@ -37,13 +38,22 @@ pub(crate) struct Key {
     destination_mac: u64,
 }
 
+/// Where the bits that say what kind of packet it is begin, and what they are.
+mod kind {
+    pub(super) const SHIFT: u32 = 48;
+    pub(super) const NETWORK: u64 = 3;
+    pub(super) const FRAGMENT: u32 = 2;
+    pub(super) const HAS_PORTS: u32 = 4;
+    pub(super) const VLANS: u32 = 5;
+}
+
 impl Key {
     #[inline(always)]
     pub(crate) fn new(mirrored: &Mirrored, inner: &InnerHeaders, macs: MacAddresses) -> Self {
         let kind = inner.network as u64
-            | (inner.fragment as u64) << 2
-            | u64::from(inner.has_ports) << 4
-            | u64::from(inner.vlan_count) << 5;
+            | (inner.fragment as u64) << kind::FRAGMENT
+            | u64::from(inner.has_ports) << kind::HAS_PORTS
+            | u64::from(inner.vlan_count) << kind::VLANS;
         let (source, destination) = (inner.source, inner.destination);
         Self {
             sender: [mirrored.sender.high, mirrored.sender.low],
@@ -57,9 +67,42 @@ impl Key {
                 destination.low,
                 tuple_word(mirrored.vni, inner.protocol, inner.source_port, inner.destination_port),
             ],
-            source_mac: macs.source() | kind << 48,
+            source_mac: macs.source() | kind << kind::SHIFT,
             destination_mac: macs.destination(),
         }
+    }
+
+    /// What rules ask of the packet.
+    #[inline(always)]
+    pub(crate) fn question(&self) -> Question {
+        let kind = self.source_mac >> kind::SHIFT;
+        let tuple = self.shunt[7];
+        let [.., source_high, source_low, destination_high, destination_low, _] = self.shunt;
+        Question {
+            network: kind & kind::NETWORK,
+            source: Address::from_words(source_high, source_low),
+            destination: Address::from_words(destination_high, destination_low),
+            protocol: (tuple >> 32) as u8,
+            has_ports: kind >> kind::HAS_PORTS & 1,
+            source_port: (tuple >> 16) as u16,
+            destination_port: tuple as u16,
+            source_mac: self.source_mac & ((1 << kind::SHIFT) - 1),
+            destination_mac: self.destination_mac,
+        }
+    }
+
+    /// Whether the driver may count the packet for a shunted flow: the name of such a flow says nothing of
+    /// VLANs and fragments, which are left to user space.
+    #[inline(always)]
+    pub(crate) fn may_be_shunted(&self) -> bool {
+        let kind = self.source_mac >> kind::SHIFT;
+        kind >> kind::VLANS == 0 && kind >> kind::FRAGMENT & 3 == Fragment::Whole as u64
+    }
+
+    /// The direction in which the packet goes between its two addresses.
+    #[inline(always)]
+    fn way(&self) -> u32 {
+        u32::from(self.shunt[4] < self.shunt[6])
     }
 
     /// Whether the two are equal, without a branch for each word.
@@ -124,11 +167,10 @@ pub(crate) struct Place(*mut Memo);
 
 impl Place {
     #[inline(always)]
-    pub(crate) fn of(hash: FlowHash, inner: &InnerHeaders) -> Option<Self> {
+    pub(crate) fn of(hash: FlowHash, key: &Key) -> Option<Self> {
         let bits = MEMO_BITS.load() & 31;
         // The two directions of a flow hash alike, and want a place each.
-        let way = u32::from(inner.source.low < inner.destination.low);
-        let within = (hash.0 << 1 | way) & ((1 << bits) - 1);
+        let within = hash.0.wrapping_add(key.way().wrapping_mul(0x9e37_79b9)) & ((1 << bits) - 1);
         // SAFETY: the helper takes nothing.
         let cpu = unsafe { bpf_get_smp_processor_id() };
         MEMOS.get_ptr_mut(cpu << bits | within).map(Self)

@@ -5,14 +5,22 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::XdpContext;
 use mirror_xdp_common::frame::Frame;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::forget::forget;
 
 /// No header is looked for beyond this offset. It keeps the verifier's idea of an offset small enough
 /// to be added to a packet pointer, and holds the longest chain of headers that is followed:
 /// 64 of outer IP, 2 × 18 of Ethernet, 6 extension headers of IPv6.
 const MAX_OFFSET: usize = 0x3fff;
+
+/// For [`Frame::forgotten`].
+#[map]
+static FORGOTTEN: PerCpuArray<usize> = PerCpuArray::with_max_entries(1, 0);
 
 /// The frame that the program was called for.
 pub(crate) struct Packet<'a> {
@@ -101,5 +109,10 @@ impl Frame for Packet<'_> {
         let pointer = self.pointer::<T>(offset)?;
         // SAFETY: as in `write_front`; every pattern of bits is a valid `T`.
         Some(unsafe { pointer.read() })
+    }
+
+    #[inline(always)]
+    fn forgotten(&self, number: usize) -> usize {
+        forget(&FORGOTTEN, &number).copied().unwrap_or_default()
     }
 }

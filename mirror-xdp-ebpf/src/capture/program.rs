@@ -50,9 +50,43 @@ pub(crate) static SOCKETS: XskMap = XskMap::with_max_entries(SOCKETS_TOTAL, 0);
 #[map]
 pub(crate) static MIRRORED: PerCpuArray<Mirrored> = PerCpuArray::with_max_entries(1, 0);
 
-/// What its inner headers say.
+/// What there is to know of a frame when its headers have been read.
+#[derive(Clone, Copy)]
+pub(crate) struct Facts {
+    key: Key,
+    hash: FlowHash,
+    original_len: u32,
+    /// From the start of the inner frame.
+    transport_offset: u32,
+    protocol: u8,
+    fragment: Fragment,
+    is_complete: bool,
+}
+
+impl Facts {
+    #[inline(always)]
+    pub(crate) fn new(mirrored: &Mirrored, inner: &InnerHeaders, macs: MacAddresses) -> Self {
+        Self {
+            key: Key::new(mirrored, inner, macs),
+            hash: inner.flow_hash(HASH_SEED.load()),
+            original_len: inner.original_len(mirrored.inner_len) as u32,
+            transport_offset: inner.transport_offset as u32,
+            protocol: inner.protocol,
+            fragment: inner.fragment,
+            is_complete: inner.is_complete(),
+        }
+    }
+
+    /// The hash of the inner flow.
+    #[inline(always)]
+    pub(crate) const fn hash(&self) -> FlowHash {
+        self.hash
+    }
+}
+
+/// Those of the frame that this CPU handles.
 #[map]
-pub(crate) static INNER: PerCpuArray<InnerHeaders> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static FACTS: PerCpuArray<Facts> = PerCpuArray::with_max_entries(1, 0);
 
 /// The counters of this CPU.
 #[derive(Clone, Copy)]
@@ -124,16 +158,15 @@ fn try_run(context: &XdpContext, counters: Counters) -> Result<(), Counter> {
     // verifier need not follow them once for each form of the outer headers.
     let macs: MacAddresses = packet.header(capture::LEN).unwrap_or_default();
     let inner = InnerHeaders::parse(&packet, capture::LEN);
-    let hash = inner.flow_hash(HASH_SEED.load());
-    // What an ICMP error quotes has no say beyond the hash.
-    let inner = forget(&INNER, &InnerHeaders { cause: None, ..inner }).ok_or(Counter::NoHeadroom)?;
-    if packet.is_split() && !inner.is_complete() {
+    let facts = forget(&FACTS, &Facts::new(mirrored, &inner, macs)).ok_or(Counter::NoHeadroom)?;
+    let hash = facts.hash;
+    if packet.is_split() && !facts.is_complete {
         counters.add(Counter::InnerNotLinear);
     }
     // SAFETY: the helper takes nothing.
     let now = unsafe { bpf_ktime_get_ns() };
 
-    let decided = decide(mirrored, inner, macs, hash, counters)?;
+    let decided = decide(mirrored, facts, counters)?;
     let vni = vni::Counted::frame(decided.vni_slot, mirrored.inner_len, now).ok_or(Counter::NoSocket)?;
     if decided.vni_slot == 0 {
         counters.add(Counter::VniUncounted);
@@ -141,7 +174,7 @@ fn try_run(context: &XdpContext, counters: Counters) -> Result<(), Counter> {
     if decided.rule != 0 {
         policy::count_rule(decided.rule, mirrored.inner_len);
     }
-    let original_len = inner.original_len(mirrored.inner_len);
+    let original_len = facts.original_len as usize;
     let mut bits = mirrored.flags;
     match decided.action {
         action::ACCEPT | action::TRUNCATE => {}
@@ -165,7 +198,7 @@ fn try_run(context: &XdpContext, counters: Counters) -> Result<(), Counter> {
             return Err(Counter::FilterRejected);
         }
     }
-    if decided.shunt != shunt::NOT_SHUNTED && !ends_connection(&packet, inner) {
+    if decided.shunt != shunt::NOT_SHUNTED && !ends_connection(&packet, facts) {
         shunt::count(decided.shunt, original_len, now);
         vni.add(vni_counter::SHUNTED);
         return Err(Counter::FlowShunted);
@@ -186,7 +219,7 @@ fn try_run(context: &XdpContext, counters: Counters) -> Result<(), Counter> {
         packet.truncate(len).map_err(|()| undelivered(Counter::NoHeadroom))?;
         bits |= flags::SNAPPED;
     }
-    match inner.fragment {
+    match facts.fragment {
         Fragment::Whole => {}
         Fragment::First => bits |= flags::FRAGMENT,
         Fragment::Later => bits |= flags::FRAGMENT | flags::LATER_FRAGMENT,
@@ -202,7 +235,7 @@ fn try_run(context: &XdpContext, counters: Counters) -> Result<(), Counter> {
         outer_source: mirrored.source,
         outer_destination: mirrored.destination,
         gateway: mirrored.gateway,
-        original_len: original_len as u32,
+        original_len: facts.original_len,
         flow_hash: hash,
         rule: u32::from(decided.rule),
         time: now,
@@ -212,19 +245,13 @@ fn try_run(context: &XdpContext, counters: Counters) -> Result<(), Counter> {
 
 /// What was decided on such packets before, or is decided now.
 #[inline(always)]
-fn decide(
-    mirrored: &Mirrored,
-    inner: &InnerHeaders,
-    macs: MacAddresses,
-    hash: FlowHash,
-    counters: Counters,
-) -> Result<Decided, Counter> {
-    let key = Key::new(mirrored, inner, macs);
+fn decide(mirrored: &Mirrored, facts: &Facts, counters: Counters) -> Result<Decided, Counter> {
+    let key = &facts.key;
     let generation = policy::generation();
-    let shunt_generation = shunt::generation(hash);
-    let place = Place::of(hash, inner);
+    let shunt_generation = shunt::generation(facts.hash);
+    let place = Place::of(facts.hash, key);
     if let Some(place) = &place {
-        if let Some(decided) = place.recall(&key, generation, shunt_generation) {
+        if let Some(decided) = place.recall(key, generation, shunt_generation) {
             return Ok(decided);
         }
     }
@@ -236,14 +263,12 @@ fn decide(
         return Err(Counter::SourceNotAdmitted);
     }
     let slot = vni::slot(mirrored.vni, filter::Compiled::tables(&policy));
-    let judgement = filter::judge(&policy, slot, macs.source(), macs.destination(), inner);
-    // The name of a shunted flow says nothing of VLANs and fragments: those are left to user space.
-    let may_be_shunted =
-        shunt_generation != 0 && matches!(inner.fragment, Fragment::Whole) && inner.vlan_count == 0;
+    let judgement = filter::judge(&policy, slot, &key.question());
+    let may_be_shunted = shunt_generation != 0 && key.may_be_shunted();
     let shunt = if may_be_shunted { shunt::place(&key.shunt) } else { shunt::NOT_SHUNTED };
     let decided = Decided::new(generation, shunt_generation, slot, shunt, judgement);
     if let Some(place) = &place {
-        place.remember(&key, &decided);
+        place.remember(key, &decided);
     }
     Ok(decided)
 }
@@ -257,10 +282,10 @@ fn sampled_out(hash: FlowHash, n: u32) -> bool {
 /// Whether a packet ends its TCP connection: user space sees that also of flows that it does not want to
 /// see otherwise.
 #[inline(always)]
-fn ends_connection(packet: &Packet<'_>, inner: &InnerHeaders) -> bool {
-    inner.protocol == protocol::TCP
+fn ends_connection(packet: &Packet<'_>, facts: &Facts) -> bool {
+    facts.protocol == protocol::TCP
         && packet
-            .header::<TcpFlags>(capture::LEN + inner.transport_offset + TcpFlags::OFFSET)
+            .header::<TcpFlags>(capture::LEN + facts.transport_offset as usize + TcpFlags::OFFSET)
             .is_some_and(TcpFlags::ends)
 }
 

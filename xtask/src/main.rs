@@ -5,6 +5,7 @@
 mod build;
 mod check;
 mod command;
+mod fuzz;
 mod run;
 mod setup;
 mod test;
@@ -20,6 +21,7 @@ Examples:
   cargo xtask build --release                    target/release/mirror-xdp, the one file to deploy
   cargo xtask test                               all tests
   cargo xtask test -- --test start_stop          the tests of one file; arguments go to `cargo test`
+  cargo xtask fuzz --seconds 60 worker           arbitrary frames into the worker, for a minute
   cargo xtask check                              formatting, lints, documentation
 
 The first of run, build and test sets the machine up; `cargo xtask setup` does only that.";
@@ -41,6 +43,8 @@ enum Command {
     Run(run::Args),
     /// Build, then run all tests; those that need root by sudo where this is not root
     Test(test::Args),
+    /// Run the fuzz targets, each for a while: a parser each, and the whole worker
+    Fuzz(fuzz::Args),
     /// Check formatting, lints and documentation; warnings are errors
     Check,
 }
@@ -51,6 +55,7 @@ fn main() -> ExitCode {
         Command::Build(args) => build::main(&args),
         Command::Run(args) => run::main(args),
         Command::Test(args) => test::main(&args),
+        Command::Fuzz(args) => fuzz::main(&args),
         Command::Check => check::main(),
     };
     match result {

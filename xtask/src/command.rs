@@ -56,9 +56,11 @@ pub(crate) fn root_prefix(why: &str) -> Result<Vec<std::ffi::OsString>> {
     Ok(["sudo", "--preserve-env", "--"].map(Into::into).to_vec())
 }
 
-/// Runs a command to its end and shows its output.
+/// Runs a command to its end and shows its output, on standard error: what this program itself has to say on
+/// standard output may be for another program.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("cannot start `{}`", display(command)))?;
+    let status =
+        command.stdout(stderr()).status().with_context(|| format!("cannot start `{}`", display(command)))?;
     if !status.success() {
         bail!("`{}` failed ({status})", display(command));
     }

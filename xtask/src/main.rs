@@ -2,6 +2,7 @@
 //! start other programs.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
 mod check;
 mod command;
@@ -22,6 +23,8 @@ Examples:
   cargo xtask test                               all tests
   cargo xtask test -- --test start_stop          the tests of one file; arguments go to `cargo test`
   cargo xtask fuzz --seconds 60 worker           arbitrary frames into the worker, for a minute
+  cargo xtask pktgen -- --interface eth1 day.pcap  build, then replay a capture as mirror traffic
+  cargo xtask bench --quick                      how fast it is, and others beside it
   cargo xtask check                              formatting, lints, documentation
 
 The first of run, build and test sets the machine up; `cargo xtask setup` does only that.";
@@ -45,6 +48,9 @@ enum Command {
     Test(test::Args),
     /// Run the fuzz targets, each for a while: a parser each, and the whole worker
     Fuzz(fuzz::Args),
+    Bench(bench::Args),
+    /// Build, then send mirror traffic: `mirror-xdp pktgen ARGUMENTS` as root
+    Pktgen(run::PktgenArgs),
     /// Check formatting, lints and documentation; warnings are errors
     Check,
 }
@@ -56,6 +62,8 @@ fn main() -> ExitCode {
         Command::Run(args) => run::main(args),
         Command::Test(args) => test::main(&args),
         Command::Fuzz(args) => fuzz::main(&args),
+        Command::Bench(args) => bench::main(&args),
+        Command::Pktgen(args) => run::pktgen(args),
         Command::Check => check::main(),
     };
     match result {

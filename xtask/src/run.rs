@@ -24,6 +24,20 @@ pub(crate) struct Args {
     lab: Option<PathBuf>,
 }
 
+/// Arguments of `cargo xtask pktgen`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PktgenArgs {
+    /// Arguments for `mirror-xdp pktgen`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "PKTGEN ARGUMENTS")]
+    arguments: Vec<OsString>,
+}
+
+/// Builds, then runs `mirror-xdp pktgen` as root.
+pub(crate) fn pktgen(args: PktgenArgs) -> Result<ExitCode> {
+    let binary = build(true)?;
+    run(as_root(binary, "sending through an XDP program")?.arg("pktgen").args(args.arguments))
+}
+
 pub(crate) fn main(args: Args) -> Result<ExitCode> {
     if let Some(binary) = args.lab {
         return run_lab(&binary);

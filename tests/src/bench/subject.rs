@@ -157,13 +157,16 @@ fn push(mut words: Vec<String>, word: &str) -> Vec<String> {
 
 /// The configuration of Suricata: one thread, the records that mirror-xdp writes, everything else as it
 /// comes.
-fn suricata(interface: &str) -> String {
+#[must_use]
+pub fn suricata(interface: &str) -> String {
     format!(
         "%YAML 1.1
 ---
 vars:
   address-groups: {{HOME_NET: any, EXTERNAL_NET: any}}
 stats: {{enabled: yes, interval: 3600}}
+# Without GRO a veth interface takes no frames of XDP.
+capture: {{disable-offloading: false}}
 outputs:
   - eve-log:
       enabled: yes

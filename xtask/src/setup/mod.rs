@@ -4,7 +4,7 @@
 //! ([`toolchain`]). Nothing is remembered between runs: each looks at what is there, which takes a
 //! fraction of a second.
 
-mod packages;
+pub(crate) mod packages;
 pub(crate) mod toolchain;
 
 use std::process::ExitCode;

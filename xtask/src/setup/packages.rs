@@ -48,6 +48,7 @@ const REQUIREMENTS: &[Requirement] = &[
     program("dnsmasq", "dnsmasq-base", "the lab's resolver"),
     program("busybox", "busybox", "the lab's HTTP server"),
     program("openssl", "openssl", "the lab's TLS server"),
+    program("valgrind", "valgrind", "counts the instructions of benchmarks"),
     program("ip", "iproute2", "network namespaces and virtual interfaces of tests and the lab"),
     program("ethtool", "ethtool", "offloads and queues of virtual interfaces"),
     program("nsenter", "util-linux", "runs programs in network namespaces"),
@@ -101,6 +102,17 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     // Nothing of the user's is to go for it.
     command.args(["install", "--yes", "--quiet", "--no-install-recommends", "--no-remove"]).args(packages);
     run(&mut command).with_context(|| by_hand)
+}
+
+/// Installs Debian packages from a suite that was added just now, as [`install`] does.
+pub(crate) fn install_from(suite: &str, packages: &[&str]) -> Result<()> {
+    if !confirmed(packages)? {
+        bail!("nothing was installed");
+    }
+    run(apt("fetching apt's lists of packages")?.args(["update", "--quiet"]))?;
+    let mut command = apt("installing packages")?;
+    command.args(["install", "--yes", "--quiet", "--no-install-recommends", "--no-remove"]);
+    run(command.args(["--target-release", suite]).args(packages))
 }
 
 /// Whether this system installs packages with apt.

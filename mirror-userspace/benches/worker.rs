@@ -1,0 +1,231 @@
+//! What a packet costs in a worker, frames already in memory: nanoseconds by criterion, and what else
+//! `cargo xtask bench` asks for by the first argument:
+//!
+//! * `instructions STAGE PASSES` goes through a stage so many times, in a function that callgrind counts;
+//! * `memory FLOWS` prints how many bytes more are resident with so many flows than without;
+//! * `growth FLOWS` prints the nanoseconds that a packet of one of so many flows takes.
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot run is to say why and end")]
+
+use std::env;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput};
+use mirror_userspace::packet::{Layer, LinkType, decode};
+use mirror_userspace::sink::{Overflow, Sink};
+use mirror_userspace::worker::{FrameInfo, Mirror, Worker, WorkerConfig};
+use mirror_xdp_common::hash::FlowHash;
+use mirror_xdp_common::inner::InnerHeaders;
+use mirror_xdp_common::{Address, Vni};
+use mirror_xdp_tests::bench::traffic::mixed;
+use mirror_xdp_tests::frames::{Flow, dns_answer, dns_query};
+
+/// Frames between two ticks of the worker, as many as a batch has.
+const BATCH: usize = 64;
+/// 2023-11-14, in nanoseconds.
+const EPOCH: u64 = 1_700_000_000_000_000_000;
+
+/// What is measured.
+#[derive(Clone, Copy)]
+enum Stage {
+    /// The inner headers and their hash.
+    Headers,
+    /// The decoded view.
+    View,
+    /// The whole worker, of known flows that nobody looks into any more.
+    Known,
+    /// The whole worker, DNS questions and answers.
+    Dns,
+    /// The whole worker, a flow with each packet.
+    New,
+    /// The whole worker over the mix.
+    Mixed,
+}
+
+impl Stage {
+    const ALL: [Self; 6] = [Self::Headers, Self::View, Self::Known, Self::Dns, Self::New, Self::Mixed];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Headers => "headers",
+            Self::View => "view",
+            Self::Known => "known-flows",
+            Self::Dns => "dns",
+            Self::New => "new-flows",
+            Self::Mixed => "mixed",
+        }
+    }
+
+    fn frames(self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Headers | Self::View | Self::Mixed => mixed(),
+            Self::Known => (0..200).map(|port| Flow::v4(10_000 + port, 9).udp(&[0; 200])).collect(),
+            Self::Dns => (0..100).flat_map(dns).collect(),
+            Self::New => vec![Flow::v4(10_000, 9).udp(&[0; 200])],
+        }
+    }
+}
+
+fn dns(host: u16) -> [Vec<u8>; 2] {
+    let flow = Flow::v4(20_000 + host, 53);
+    let name = format!("host{host}.example.com");
+    let answer = dns_answer(host, &name, [192, 0, 2, 1].into());
+    [flow.udp(&dns_query(host, &name)), flow.reversed().udp(&answer)]
+}
+
+/// A worker whose records go to a file in a directory that is removed at the end.
+struct Bench {
+    stage: Stage,
+    frames: Vec<(FrameInfo, Vec<u8>)>,
+    worker: Worker,
+    /// Packets so far.
+    count: u64,
+    _sink: Sink,
+    _directory: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(stage: Stage, frames: Vec<Vec<u8>>, max_flows: usize) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let sink = Sink::open(directory.path()).unwrap();
+        // Lost records cost nothing to write: it is the worker that is measured.
+        let worker =
+            Worker::new(WorkerConfig { max_flows, ..WorkerConfig::default() }, sink.producer(Overflow::Lose));
+        let frames = frames.into_iter().map(|frame| (info(&frame), frame)).collect();
+        let mut bench = Self { stage, frames, worker, count: 0, _sink: sink, _directory: directory };
+        // Until memory is touched and flows are known.
+        bench.pass();
+        bench.pass();
+        bench
+    }
+
+    /// Each frame once. Out of line, so that callgrind can tell it from what comes before.
+    #[inline(never)]
+    fn pass(&mut self) {
+        for index in 0..self.frames.len() {
+            let (info, frame) = &mut self.frames[index];
+            match self.stage {
+                Stage::Headers => {
+                    black_box(InnerHeaders::parse(black_box(&frame[..]), 0).flow_hash(0));
+                    continue;
+                }
+                Stage::View => {
+                    let _ =
+                        black_box(decode(Layer::frame(LinkType::Ethernet, black_box(frame), frame.len())));
+                    continue;
+                }
+                Stage::New => {
+                    if let Some(mirror) = &mut info.mirror {
+                        mirror.vni = Vni::new(self.count as u32 & Vni::MAX.get()).unwrap();
+                    }
+                }
+                Stage::Known | Stage::Dns | Stage::Mixed => {}
+            }
+            // A million packets a second.
+            info.time = EPOCH + self.count * 1000;
+            self.count += 1;
+            self.worker.frame(info, frame);
+            if index % BATCH == BATCH - 1 {
+                self.worker.tick(EPOCH + self.count * 1000);
+            }
+        }
+        self.worker.tick(EPOCH + self.count * 1000);
+    }
+}
+
+fn info(frame: &[u8]) -> FrameInfo {
+    let hash = InnerHeaders::parse(frame, 0).flow_hash(0);
+    FrameInfo { flow_hash: hash, original_len: frame.len() as u32, ..session(1) }
+}
+
+/// What is known of a frame of a session.
+fn session(vni: u32) -> FrameInfo {
+    let mirror = Mirror {
+        vni: Vni::new(vni).unwrap(),
+        outer_source: Address::from_v4(0x0a09_0001),
+        outer_destination: Address::from_v4(0x0a09_0002),
+        endpoint: 0,
+    };
+    FrameInfo { time: EPOCH, original_len: 0, flow_hash: FlowHash::default(), mirror: Some(mirror) }
+}
+
+/// Bytes of this process in memory.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+}
+
+/// A worker that keeps so many flows, and its resident memory without them and with them.
+fn with_flows(flows: u64) -> (Bench, u64) {
+    let before = resident();
+    let mut bench = Bench::new(Stage::New, Stage::New.frames(), flows as usize + 16);
+    while bench.worker.counters().flows_active < flows {
+        bench.pass();
+    }
+    (bench, resident() - before)
+}
+
+fn growth(flows: u64) -> f64 {
+    const ROUNDS: usize = 7;
+    const PACKETS: u64 = 200_000;
+    let (mut bench, _) = with_flows(flows);
+    let (mut info, frame) = bench.frames.pop().unwrap();
+    // In no order that a cache could follow.
+    let mut vni = 1_u64;
+    let mut rounds: Vec<_> = (0..ROUNDS)
+        .map(|_| {
+            let start = Instant::now();
+            for _ in 0..PACKETS {
+                vni = (vni + 0x9e37_79b1) % flows;
+                if let Some(mirror) = &mut info.mirror {
+                    mirror.vni = Vni::new(vni as u32).unwrap();
+                }
+                bench.worker.frame(&info, &frame);
+            }
+            start.elapsed().as_nanos() as f64 / PACKETS as f64
+        })
+        .collect();
+    rounds.sort_by(f64::total_cmp);
+    rounds[ROUNDS / 2]
+}
+
+fn main() {
+    let arguments: Vec<_> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let number = |index: usize| arguments[index].parse::<u64>().unwrap();
+    match arguments.first().map(String::as_str) {
+        Some("instructions") => {
+            let stage = Stage::ALL.into_iter().find(|stage| stage.name() == arguments[1]).unwrap();
+            let mut bench = Bench::new(stage, stage.frames(), WorkerConfig::default().max_flows);
+            for _ in 0..number(2) {
+                measured(&mut bench);
+            }
+            println!("{}", number(2) * bench.frames.len() as u64);
+        }
+        Some("memory") => println!("{}", with_flows(number(1)).1),
+        Some("growth") => println!("{:.2}", growth(number(1))),
+        _ => by_criterion(),
+    }
+}
+
+/// What callgrind counts.
+#[inline(never)]
+fn measured(bench: &mut Bench) {
+    bench.pass();
+}
+
+fn by_criterion() {
+    let mut criterion = Criterion::default()
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(2))
+        .sample_size(20)
+        .configure_from_args();
+    let mut group = criterion.benchmark_group("worker");
+    for stage in Stage::ALL {
+        let mut bench = Bench::new(stage, stage.frames(), WorkerConfig::default().max_flows);
+        group.throughput(Throughput::Elements(bench.frames.len() as u64));
+        group.bench_function(stage.name(), |bencher| bencher.iter(|| bench.pass()));
+    }
+    group.finish();
+    criterion.final_summary();
+}

@@ -1,0 +1,125 @@
+//! The regression gate: instructions a packet of the worker's stages, as callgrind counts them, kept in the
+//! repository. Time is no gate on a shared machine; instructions are the same everywhere.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use super::worker::{STAGES, Target};
+use crate::command::{cargo, output, step, workspace};
+
+/// More instructions than this share above the stored figure are not let through.
+const TOLERANCE: f64 = 0.05;
+
+/// What is stored.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Baseline {
+    /// Instructions a packet, by stage.
+    worker_instructions: BTreeMap<String, f64>,
+    /// Instructions that the verifier goes through in the XDP program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    program_verified: Option<f64>,
+}
+
+fn file() -> PathBuf {
+    workspace().join("tests/benches/baseline.json")
+}
+
+/// Measures what can be gated.
+fn measure() -> Result<Baseline> {
+    let target = Target::build()?;
+    let mut baseline = Baseline::default();
+    for stage in STAGES {
+        step(&format!("Counting the instructions of the worker's stage {stage}"));
+        baseline.worker_instructions.insert(stage.to_owned(), target.instructions(stage)?.round());
+    }
+    step("Asking the verifier about the XDP program");
+    let mut command = cargo();
+    command.args(["bench", "--quiet", "--package", "mirror-xdp-tests", "--bench", "verifier"]);
+    // Needs privileges; where there are none, the worker is gated alone.
+    baseline.program_verified = output(&mut command).and_then(|text| text.trim().parse().ok());
+    Ok(baseline)
+}
+
+/// Stores what there is now.
+pub(super) fn update() -> Result<ExitCode> {
+    let path = file();
+    let text = serde_json::to_string_pretty(&measure()?)? + "\n";
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    step(&format!("Stored in {}: commit it with the change that it belongs to", path.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Compares what there is now with what is stored.
+pub(super) fn check() -> Result<ExitCode> {
+    let path = file();
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let stored: Baseline =
+        serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
+    let worse = compare(&stored, &measure()?);
+    if worse.is_empty() {
+        step("No more instructions than were stored");
+        return Ok(ExitCode::SUCCESS);
+    }
+    for line in worse {
+        eprintln!("    {line}");
+    }
+    eprintln!(
+        "cargo xtask: more instructions than {} allows. Where the change is worth them, store the new figures: \
+         `cargo xtask bench --update-baseline`",
+        path.display()
+    );
+    Ok(ExitCode::FAILURE)
+}
+
+/// What takes more instructions than it may.
+fn compare(stored: &Baseline, now: &Baseline) -> Vec<String> {
+    let mut worse = Vec::new();
+    let mut judge = |name: &str, stored: f64, now: f64| {
+        if now > stored * (1.0 + TOLERANCE) {
+            let more = (now / stored - 1.0) * 100.0;
+            worse.push(format!("{name}: {now:.0} instructions, {more:.1} % more than {stored:.0}"));
+        }
+    };
+    for (stage, &now) in &now.worker_instructions {
+        match stored.worker_instructions.get(stage) {
+            Some(&stored) => judge(&format!("worker, {stage}"), stored, now),
+            None => judge(&format!("worker, {stage} (not stored yet)"), 0.0, now),
+        }
+    }
+    if let (Some(stored), Some(now)) = (stored.program_verified, now.program_verified) {
+        judge("XDP program, verifier", stored, now);
+    }
+    worse
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn baseline(mixed: f64, program: Option<f64>) -> Baseline {
+        Baseline {
+            worker_instructions: BTreeMap::from([("mixed".to_owned(), mixed)]),
+            program_verified: program,
+        }
+    }
+
+    #[test]
+    fn five_percent_more_instructions_pass_and_six_do_not() {
+        let stored = baseline(1000.0, Some(10_000.0));
+        assert!(compare(&stored, &baseline(1050.0, Some(10_500.0))).is_empty());
+        assert!(compare(&stored, &baseline(500.0, None)).is_empty());
+        let worse = compare(&stored, &baseline(1060.0, Some(10_600.0)));
+        assert_eq!(worse.len(), 2, "{worse:?}");
+        assert!(worse[0].contains("6.0 % more than 1000"), "{worse:?}");
+    }
+
+    #[test]
+    fn a_stage_without_a_stored_figure_does_not_pass() {
+        assert_eq!(compare(&Baseline::default(), &baseline(1.0, None)).len(), 1);
+    }
+}

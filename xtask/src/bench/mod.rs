@@ -1,0 +1,336 @@
+//! `cargo xtask bench`: how fast mirror-xdp is, with others beside it, on this machine. A level a file; each
+//! says where its figures come from. What is heavy to compile is in bench targets of other packages, which
+//! are run from here.
+
+mod baseline;
+mod chart;
+mod machine;
+mod peers;
+mod report;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+use std::{env, fs};
+
+use anyhow::{Context as _, Result, bail};
+use mirror_xdp_tests::bench::path::{self, Remote};
+use mirror_xdp_tests::bench::subject::Subject;
+use serde_json::json;
+
+use self::chart::Series;
+use self::machine::Machine;
+use self::report::{Program, Report};
+use crate::build::build;
+use crate::command::{as_root, cargo, display, find_program, root_prefix, step, workspace};
+
+/// More than this share worse than before is told. Less is noise on a shared machine.
+const NOTABLE: f64 = 0.1;
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask bench                                   everything; takes a quarter of an hour
+  cargo xtask bench --quick                           everything, in two minutes
+  cargo xtask bench path --json                       {\"subjects\":[{\"name\":…,\"ndr_pps\":…,\"pdr_pps\":…},…]}
+  cargo xtask bench --compare old/report.json         what got worse
+  cargo xtask bench path --interface ens6 --generator \\
+      'ssh other sudo mirror-xdp pktgen --interface ens6 --to 10.0.9.5 mixed.pcap'
+  cargo xtask bench --gate                            what CI runs: instructions, against those stored
+
+The report goes into target/bench: report.json, report.md and charts.";
+
+/// A level of measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+enum Level {
+    /// Nanoseconds a packet in the XDP program, against one that counts and drops
+    Program,
+    /// Nanoseconds and instructions a packet in a worker, and beside Suricata
+    Worker,
+    /// The highest rates without loss and with little, and of others on the same path
+    Path,
+    /// Resident bytes by the number of flows
+    Memory,
+    /// The cost of a packet by the number of flows
+    Growth,
+}
+
+const ALL: [Level; 5] = [Level::Program, Level::Worker, Level::Path, Level::Memory, Level::Growth];
+
+/// Measure how fast mirror-xdp is, and others beside it
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own on the command line")]
+pub(crate) struct Args {
+    /// What to measure; everything where nothing is named
+    #[arg(value_enum)]
+    levels: Vec<Level>,
+
+    /// Few and short trials
+    #[arg(long)]
+    quick: bool,
+
+    /// Say what is worse than in this earlier report; the exit code is 1 where something is
+    #[arg(long, value_name = "REPORT.JSON")]
+    compare: Option<PathBuf>,
+
+    /// Install the programs to measure beside mirror-xdp: tcpdump, netsniff-ng, Suricata
+    #[arg(long)]
+    install_peers: bool,
+
+    /// Measure `path` on this interface, which another machine sends to
+    #[arg(long, value_name = "IF", requires = "generator")]
+    interface: Option<String>,
+
+    /// What sends there: `mirror-xdp pktgen` on the other machine, with interface, target and frames; rate
+    /// and duration are added
+    #[arg(long, value_name = "COMMAND", requires = "interface")]
+    generator: Option<String>,
+
+    /// Print the figures on stdout
+    #[arg(long)]
+    json: bool,
+
+    /// Compare the instructions with those stored in the repository; 5 % more are too many
+    #[arg(long, conflicts_with_all = ["levels", "update_baseline"])]
+    gate: bool,
+
+    /// Store the instructions there are now
+    #[arg(long, conflicts_with = "levels")]
+    update_baseline: bool,
+
+    /// Measure the path of this binary: what this program starts as root
+    #[arg(long, hide = true, value_name = "BINARY")]
+    measure_path: Option<PathBuf>,
+}
+
+pub(crate) fn main(args: &Args) -> Result<ExitCode> {
+    if let Some(binary) = &args.measure_path {
+        let report = measure_path(args, binary)?;
+        println!("{}", serde_json::to_string(&report)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.install_peers {
+        peers::install()?;
+        if args.levels.is_empty() && !args.quick {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    let earlier = args.compare.as_deref().map(read).transpose()?;
+    // Also sets the machine up.
+    let binary = build(true)?;
+    if args.update_baseline {
+        return baseline::update();
+    }
+    if args.gate {
+        return baseline::check();
+    }
+    let report = measure(args, &binary)?;
+    let directory = workspace().join("target/bench");
+    write(&report, &directory)?;
+    step(&format!("The report is in {}", directory.join("report.md").display()));
+    if args.json {
+        println!("{}", figures(args, &report)?);
+    } else {
+        println!("{}", report.markdown(&[]));
+    }
+    let worse = earlier.map(|earlier| report.worse_than(&earlier, NOTABLE)).unwrap_or_default();
+    for line in &worse {
+        eprintln!("worse: {line}");
+    }
+    Ok(if worse.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn read(path: &Path) -> Result<Report> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text)
+        .with_context(|| format!("{} is no report of `cargo xtask bench`", path.display()))
+}
+
+/// What `--json` prints: of the path alone the rates, else the report.
+fn figures(args: &Args, report: &Report) -> Result<String> {
+    match (&args.levels[..], &report.path) {
+        ([Level::Path], Some(path)) => {
+            let subject = |found: &path::Found| json!({ "name": found.name, "ndr_pps": found.ndr_pps, "pdr_pps": found.pdr_pps });
+            let subjects: Vec<_> = path.subjects.iter().map(subject).collect();
+            Ok(json!({ "subjects": subjects }).to_string())
+        }
+        _ => Ok(serde_json::to_string(report)?),
+    }
+}
+
+fn measure(args: &Args, binary: &Path) -> Result<Report> {
+    let levels = if args.levels.is_empty() { &ALL[..] } else { &args.levels };
+    let wanted = |level| levels.contains(&level);
+    let mut report = Report { machine: Machine::this(), quick: args.quick, ..Report::default() };
+    if wanted(Level::Program) {
+        step("program: nanoseconds a packet in the kernel");
+        report.program = program(args.quick)?;
+    }
+    if wanted(Level::Worker) || wanted(Level::Memory) || wanted(Level::Growth) {
+        step("Building the worker's benchmark");
+        let target = worker::Target::build()?;
+        if wanted(Level::Worker) {
+            step("worker: nanoseconds and instructions a packet");
+            let stages = target.stages(args.quick)?;
+            step("worker: reading a capture beside Suricata");
+            let peers = Some(worker::peers(binary, args.quick)?);
+            report.worker = Some(report::Worker { stages, peers });
+        }
+        if wanted(Level::Memory) {
+            step("memory: resident bytes by the number of flows");
+            report.memory = Some(target.memory()?);
+        }
+        if wanted(Level::Growth) {
+            step("growth: the cost of a packet by the number of flows");
+            report.growth = Some(target.growth()?);
+        }
+    }
+    if wanted(Level::Path) {
+        step("path: the highest rates without loss, and with little");
+        report.path = Some(path_as_root(args, binary)?);
+    }
+    Ok(report)
+}
+
+/// Runs the bench target that measures the XDP program; `None` where there is none.
+fn program(quick: bool) -> Result<Option<Program>> {
+    if !workspace().join("tests/benches/program.rs").is_file() {
+        return Ok(None);
+    }
+    let mut command = cargo();
+    command.args(["bench", "--quiet", "--package", "mirror-xdp-tests", "--bench", "program"]);
+    let runner = root_prefix("loading the XDP program, to measure it,")?;
+    if !runner.is_empty() {
+        let words: Vec<_> = runner.iter().map(|word| format!("{:?}", word.to_string_lossy())).collect();
+        command.arg("--config").arg(format!("target.'cfg(all())'.runner=[{}]", words.join(",")));
+    }
+    command.args(["--", "--json"]);
+    if quick {
+        command.arg("--quick");
+    }
+    let output = command
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot start `{}`", display(&command)))?;
+    if !output.status.success() {
+        bail!("`{}` failed ({})", display(&command), output.status);
+    }
+    Ok(Some(
+        serde_json::from_slice(&output.stdout)
+            .context("the program's benchmark did not print its figures")?,
+    ))
+}
+
+/// Measures the path in a process of its own, which is root.
+fn path_as_root(args: &Args, binary: &Path) -> Result<path::Report> {
+    let this = env::current_exe().context("cannot tell where this program is")?;
+    let mut command = as_root(this, "making network namespaces, and loading eBPF programs into them,")?;
+    command.arg("bench").arg("--measure-path").arg(binary);
+    if args.quick {
+        command.arg("--quick");
+    }
+    if let (Some(interface), Some(generator)) = (&args.interface, &args.generator) {
+        command.args(["--interface", interface, "--generator", generator]);
+    }
+    let output = command
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot start `{}`", display(&command)))?;
+    if !output.status.success() {
+        bail!("measuring the path failed ({})", output.status);
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+fn measure_path(args: &Args, binary: &Path) -> Result<path::Report> {
+    let installed =
+        |subject: &Subject| *subject == Subject::MirrorXdp || find_program(subject.program()).is_some();
+    let remote = args.interface.clone().zip(args.generator.clone());
+    let seconds = Duration::from_secs;
+    let options = path::Options {
+        binary: binary.to_owned(),
+        subjects: Subject::ALL.into_iter().filter(installed).collect(),
+        remote: remote.map(|(interface, generator)| Remote { interface, generator }),
+        trial: if args.quick { Duration::from_millis(400) } else { seconds(2) },
+        confirm: (!args.quick).then(|| seconds(10)),
+        budget: if args.quick { seconds(8) } else { seconds(75) },
+        precision: if args.quick { 0.1 } else { 0.02 },
+    };
+    let report = path::measure(&options, |subject, trial| {
+        eprintln!(
+            "    {:<20} {:>9} frames/s, {:.3} % lost",
+            subject.name(),
+            report::short(trial.pps),
+            trial.loss() * 100.0
+        );
+    });
+    report.context("cannot measure the path")
+}
+
+/// Writes the report, for programs and for people, and its charts.
+fn write(report: &Report, directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    let charts = charts(report)?;
+    let mut files = Vec::new();
+    for (level, svg) in &charts {
+        let file = format!("{level}.svg");
+        fs::write(directory.join(&file), svg)?;
+        files.push((*level, file));
+    }
+    let files: Vec<_> = files.iter().map(|(level, file)| (*level, file.as_str())).collect();
+    fs::write(directory.join("report.md"), report.markdown(&files))?;
+    fs::write(directory.join("report.json"), serde_json::to_string_pretty(report)? + "\n")?;
+    Ok(())
+}
+
+/// A chart for each level that was measured.
+fn charts(report: &Report) -> Result<Vec<(&'static str, String)>> {
+    let mut charts = Vec::new();
+    if let Some(program) = &report.program {
+        let mut series: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+        for row in &program.rows {
+            let name = format!("{}, {}, {} VNIs, {}", row.outer, row.encap, row.vnis, row.flow);
+            // A logarithm has no place for none.
+            series.entry(name).or_default().push((row.rules.max(1) as f64, row.ns / program.floor_ns));
+        }
+        // A line has two ends at least.
+        let series = series.into_iter().filter(|(_, values)| values.len() > 1);
+        let series: Vec<_> = series.map(|(name, values)| Series { name, values }).collect();
+        let title = "XDP program: a packet, against counting and dropping it";
+        charts.push(("program", chart::lines(title, ("rules", "× floor"), &series)?));
+    }
+    if let Some(worker) = &report.worker {
+        let (labels, values) = worker
+            .stages
+            .iter()
+            .map(|stage| (stage.name.clone(), stage.ns.unwrap_or_default()))
+            .unzip::<_, _, Vec<_>, _>();
+        let series = Series { name: "ns".to_owned(), values };
+        charts.push(("worker", chart::bars("Worker: a packet, by stage", "ns", &labels, &[series])?));
+    }
+    if let Some(path) = &report.path {
+        let labels: Vec<_> = path.subjects.iter().map(|found| found.name.clone()).collect();
+        let rates = |name: &str, rate: fn(&path::Found) -> f64| Series {
+            name: name.to_owned(),
+            values: path.subjects.iter().map(rate).collect(),
+        };
+        let series = [rates("no loss", |found| found.ndr_pps), rates("≤ 0.5 % loss", |found| found.pdr_pps)];
+        charts.push(("path", chart::bars("Path: highest rates", "frames/s", &labels, &series)?));
+    }
+    if let Some(memory) = &report.memory {
+        let each = memory
+            .iter()
+            .map(|memory| (memory.flows as f64, memory.resident_bytes as f64 / memory.flows as f64));
+        let series = Series { name: "bytes".to_owned(), values: each.collect() };
+        charts.push(("memory", chart::lines("Memory: resident, a flow", ("flows", "bytes"), &[series])?));
+    }
+    if let Some(growth) = &report.growth {
+        let values = growth.iter().map(|growth| (growth.flows as f64, growth.ns)).collect();
+        let series = Series { name: "ns".to_owned(), values };
+        charts
+            .push(("growth", chart::lines("Worker: a packet of a known flow", ("flows", "ns"), &[series])?));
+    }
+    Ok(charts)
+}

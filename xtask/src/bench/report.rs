@@ -1,0 +1,314 @@
+//! The report: one JSON file that another run can be compared with, and the same for people.
+
+use std::fmt::{self, Write as _};
+
+use mirror_xdp_tests::bench::path;
+use serde::{Deserialize, Serialize};
+
+use super::machine::Machine;
+
+/// Everything that was measured.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Report {
+    pub(super) machine: Machine,
+    /// Whether it was done in a hurry.
+    pub(super) quick: bool,
+    pub(super) program: Option<Program>,
+    pub(super) worker: Option<Worker>,
+    pub(super) path: Option<path::Report>,
+    pub(super) memory: Option<Vec<Memory>>,
+    pub(super) growth: Option<Vec<Growth>>,
+}
+
+/// What a packet costs in the XDP program.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Program {
+    /// Of a program that counts and drops.
+    pub(super) floor_ns: f64,
+    pub(super) rows: Vec<ProgramRow>,
+}
+
+/// One way through the program.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct ProgramRow {
+    pub(super) rules: u64,
+    pub(super) vnis: u64,
+    pub(super) outer: String,
+    pub(super) encap: String,
+    pub(super) flow: String,
+    pub(super) ns: f64,
+}
+
+/// What a packet costs in a worker.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Worker {
+    pub(super) stages: Vec<Stage>,
+    /// The same capture read by mirror-xdp and by Suricata.
+    pub(super) peers: Option<Peers>,
+}
+
+/// A stage of the worker, alone.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Stage {
+    pub(super) name: String,
+    /// Nanoseconds a packet; the median.
+    pub(super) ns: Option<f64>,
+    /// Instructions a packet.
+    pub(super) instructions: Option<f64>,
+}
+
+/// Packets for each second of CPU time in user space, start-up subtracted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Peers {
+    pub(super) packets: u64,
+    pub(super) mirror_xdp_pps: f64,
+    pub(super) suricata_pps: Option<f64>,
+}
+
+/// What flows cost in memory.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Memory {
+    pub(super) flows: u64,
+    pub(super) resident_bytes: u64,
+}
+
+/// What a packet costs in a worker that keeps so many flows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Growth {
+    pub(super) flows: u64,
+    pub(super) ns: f64,
+}
+
+impl Report {
+    /// The figures by a name that stays the same from run to run, and whether more of it is better.
+    pub(super) fn figures(&self) -> Vec<(String, f64, bool)> {
+        let mut figures = Vec::new();
+        if let Some(program) = &self.program {
+            for row in &program.rows {
+                figures.push((format!("program: {row}, × floor"), row.ns / program.floor_ns, false));
+            }
+        }
+        if let Some(worker) = &self.worker {
+            for Stage { name, ns, instructions } in &worker.stages {
+                let ns = ns.map(|ns| (format!("worker: {name}, ns"), ns, false));
+                let instructions =
+                    instructions.map(|count| (format!("worker: {name}, instructions"), count, false));
+                figures.extend(ns.into_iter().chain(instructions));
+            }
+            if let Some(Peers { mirror_xdp_pps, suricata_pps: Some(suricata), .. }) = worker.peers {
+                figures.push(("worker: × Suricata".to_owned(), mirror_xdp_pps / suricata, true));
+            }
+        }
+        for found in self.path.iter().flat_map(|path| &path.subjects) {
+            figures.push((format!("path: {}, no loss, pps", found.name), found.ndr_pps, true));
+            figures.push((format!("path: {}, ≤ 0.5 % loss, pps", found.name), found.pdr_pps, true));
+        }
+        for memory in self.memory.iter().flatten() {
+            let each = memory.resident_bytes as f64 / memory.flows as f64;
+            figures.push((format!("memory: {} flows, bytes each", memory.flows), each, false));
+        }
+        for growth in self.growth.iter().flatten() {
+            figures.push((format!("growth: {} flows, ns", growth.flows), growth.ns, false));
+        }
+        figures
+    }
+
+    /// What is worse than in an earlier report, by more than `tolerance`.
+    pub(super) fn worse_than(&self, earlier: &Self, tolerance: f64) -> Vec<String> {
+        let before = earlier.figures();
+        let compare = |(name, now, more_is_better): (String, f64, bool)| {
+            let &(_, then, _) = before.iter().find(|(other, ..)| *other == name)?;
+            let change = if more_is_better { then / now } else { now / then } - 1.0;
+            let worse = change > tolerance;
+            worse.then(|| format!("{name}: {} → {} ({:.0} % worse)", short(then), short(now), change * 100.0))
+        };
+        self.figures().into_iter().filter_map(compare).collect()
+    }
+
+    /// The report for people; `charts` are the files that lie beside it.
+    pub(super) fn markdown(&self, charts: &[(&str, &str)]) -> String {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = self.write(&mut text, charts);
+        text
+    }
+
+    fn write(&self, text: &mut String, charts: &[(&str, &str)]) -> fmt::Result {
+        let Machine { cpu, cores, memory_mib, kernel, governor, is_virtual, rustc, commit } = &self.machine;
+        writeln!(text, "# How fast mirror-xdp is on this machine\n")?;
+        let kind = if *is_virtual { " (virtual machine)" } else { "" };
+        writeln!(
+            text,
+            "{cpu}{kind}, {cores} cores, {memory_mib} MiB; Linux {kernel}, governor {governor}; "
+        )?;
+        writeln!(text, "{rustc}; commit {commit}.")?;
+        if self.quick {
+            writeln!(text, "\nMeasured with `--quick`: few and short trials.")?;
+        }
+        let chart = |text: &mut String, level: &str| {
+            charts
+                .iter()
+                .filter(|(of, _)| *of == level)
+                .try_for_each(|(_, file)| writeln!(text, "\n![{level}]({file})"))
+        };
+        if let Some(program) = &self.program {
+            writeln!(
+                text,
+                "\n## program\n\nNanoseconds a packet; a program that counts and drops takes {:.1}.\n",
+                program.floor_ns
+            )?;
+            writeln!(
+                text,
+                "| rules | VNIs | outer | encapsulation | flow | ns | × floor |\n| ---: | ---: | --- | --- | --- | ---: | ---: |"
+            )?;
+            for row in &program.rows {
+                let ProgramRow { rules, vnis, outer, encap, flow, ns } = row;
+                writeln!(
+                    text,
+                    "| {rules} | {vnis} | {outer} | {encap} | {flow} | {ns:.0} | {:.1} |",
+                    ns / program.floor_ns
+                )?;
+            }
+            chart(text, "program")?;
+        }
+        if let Some(worker) = &self.worker {
+            writeln!(text, "\n## worker\n\nA packet of the mixed traffic, frames already in memory.\n")?;
+            writeln!(text, "| stage | ns | instructions |\n| --- | ---: | ---: |")?;
+            let shown =
+                |figure: &Option<f64>| figure.map_or_else(|| "–".to_owned(), |figure| format!("{figure:.0}"));
+            for Stage { name, ns, instructions } in &worker.stages {
+                writeln!(text, "| {name} | {} | {} |", shown(ns), shown(instructions))?;
+            }
+            if let Some(Peers { packets, mirror_xdp_pps, suricata_pps }) = worker.peers {
+                write!(
+                    text,
+                    "\nReading a capture of {packets} packets, for each second of CPU time in user space: "
+                )?;
+                write!(text, "mirror-xdp {} packets", short(mirror_xdp_pps))?;
+                match suricata_pps {
+                    Some(suricata) => writeln!(
+                        text,
+                        ", Suricata {}: {:.1} times as many.",
+                        short(suricata),
+                        mirror_xdp_pps / suricata
+                    )?,
+                    None => writeln!(text, "; Suricata is not installed.")?,
+                }
+            }
+            chart(text, "worker")?;
+        }
+        if let Some(path) = &self.path {
+            writeln!(
+                text,
+                "\n## path\n\n{}; frames of {:.0} bytes on average.\n",
+                path.path, path.frame_bytes
+            )?;
+            writeln!(text, "| subject | no loss, pps | ≤ 0.5 % loss, pps | |\n| --- | ---: | ---: | --- |")?;
+            for found in &path.subjects {
+                let bound = if found.generator_bound { "all that the generator makes" } else { "" };
+                writeln!(
+                    text,
+                    "| {} | {} | {} | {bound} |",
+                    found.name,
+                    short(found.ndr_pps),
+                    short(found.pdr_pps)
+                )?;
+            }
+            chart(text, "path")?;
+        }
+        if let Some(memory) = &self.memory {
+            writeln!(text, "\n## memory\n\n| flows | resident | bytes a flow |\n| ---: | ---: | ---: |")?;
+            for Memory { flows, resident_bytes } in memory {
+                let each = *resident_bytes as f64 / *flows as f64;
+                writeln!(
+                    text,
+                    "| {flows} | {:.1} MiB | {each:.0} |",
+                    *resident_bytes as f64 / f64::from(1 << 20)
+                )?;
+            }
+            chart(text, "memory")?;
+        }
+        if let Some(growth) = &self.growth {
+            writeln!(text, "\n## growth\n\nA packet of a known flow, by how many flows there are.\n")?;
+            writeln!(text, "| flows | ns |\n| ---: | ---: |")?;
+            for Growth { flows, ns } in growth {
+                writeln!(text, "| {flows} | {ns:.0} |")?;
+            }
+            chart(text, "growth")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for ProgramRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rules, vnis, outer, encap, flow, .. } = self;
+        write!(f, "{rules} rules, {vnis} VNIs, {outer}, {encap}, {flow}")
+    }
+}
+
+/// A number with three digits: `1.23 M`.
+pub(super) fn short(value: f64) -> String {
+    let (value, prefix) = match value {
+        value if value >= 999_500.0 => (value / 1e6, " M"),
+        value if value >= 9_995.0 => (value / 1e3, " k"),
+        value => (value, ""),
+    };
+    let digits = if value >= 99.95 {
+        0
+    } else if value >= 9.995 {
+        1
+    } else {
+        2
+    };
+    format!("{value:.digits$}{prefix}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(ns: f64, pps: f64) -> Report {
+        let row = ProgramRow {
+            rules: 10,
+            vnis: 1,
+            outer: "ipv4".to_owned(),
+            encap: "vxlan".to_owned(),
+            flow: "known".to_owned(),
+            ns,
+        };
+        let found = path::Found {
+            name: "mirror-xdp".to_owned(),
+            ndr_pps: pps,
+            pdr_pps: pps,
+            generator_bound: false,
+            trials: Vec::new(),
+        };
+        Report {
+            program: Some(Program { floor_ns: 20.0, rows: vec![row] }),
+            path: Some(path::Report { path: "veth".to_owned(), frame_bytes: 100.0, subjects: vec![found] }),
+            ..Report::default()
+        }
+    }
+
+    #[test]
+    fn what_got_worse_is_told_and_nothing_else() {
+        let before = report(100.0, 1_000_000.0);
+        assert!(report(105.0, 960_000.0).worse_than(&before, 0.1).is_empty());
+        assert!(report(50.0, 2_000_000.0).worse_than(&before, 0.1).is_empty());
+        let worse = report(150.0, 500_000.0).worse_than(&before, 0.1);
+        assert_eq!(worse.len(), 3, "{worse:?}");
+        assert!(worse[0].contains("× floor: 5.00 → 7.50 (50 % worse)"), "{worse:?}");
+        assert!(worse[1].contains("1.00 M → 500 k (100 % worse)"), "{worse:?}");
+    }
+
+    #[test]
+    fn a_level_that_was_not_measured_is_not_shown() {
+        let text = report(100.0, 1.0).markdown(&[("path", "path.svg")]);
+        assert!(
+            text.contains("## program") && text.contains("## path") && text.contains("(path.svg)"),
+            "{text}"
+        );
+        assert!(!text.contains("## memory"), "{text}");
+    }
+}

@@ -1,0 +1,198 @@
+//! The levels `worker`, `memory` and `growth`: the bench target of `mirror-userspace` does the measuring, by
+//! itself, under callgrind, and beside Suricata.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use mirror_xdp_tests::bench::traffic::{mixed, write_pcap};
+use mirror_xdp_tests::frames::mirrored;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike as _;
+use serde_json::Value;
+
+use super::report::{Growth, Memory, Peers, Stage};
+use crate::command::{cargo, display, find_program, output, run, workspace};
+
+/// The stages that the bench target knows.
+pub(super) const STAGES: [&str; 6] = ["headers", "view", "known-flows", "dns", "new-flows", "mixed"];
+/// Passes over a stage's frames that callgrind counts. A single frame is passed more often.
+const PASSES: u64 = 20;
+/// Frames of the capture that is read beside Suricata.
+const PEER_FRAMES: usize = 400_000;
+const PEER_FRAMES_QUICK: usize = 100_000;
+
+/// The compiled bench target.
+pub(super) struct Target {
+    program: PathBuf,
+}
+
+impl Target {
+    /// Compiles it.
+    pub(super) fn build() -> Result<Self> {
+        let mut command = cargo();
+        command.args(["bench", "--package", "mirror-userspace", "--bench", "worker", "--no-run"]);
+        command.args(["--message-format", "json"]);
+        let built = command.output().with_context(|| format!("cannot start `{}`", display(&command)))?;
+        if !built.status.success() {
+            eprint!("{}", String::from_utf8_lossy(&built.stderr));
+            bail!("`{}` failed", display(&command));
+        }
+        let messages = String::from_utf8_lossy(&built.stdout);
+        let program = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).find_map(
+            |message| {
+                let is_it = message["target"]["name"] == "worker" && message["target"]["kind"][0] == "bench";
+                is_it.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
+            },
+        );
+        Ok(Self { program: program.context("cargo did not say where it put the bench target")? })
+    }
+
+    fn ask(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.program);
+        output(command.args(arguments)).with_context(|| format!("`{}` failed", display(&command)))
+    }
+
+    /// Nanoseconds a packet of each stage, by criterion.
+    fn times(&self, quick: bool) -> Result<Vec<Option<f64>>> {
+        let home = workspace().join("target/criterion");
+        let mut command = Command::new(&self.program);
+        command.arg("--bench").env("CRITERION_HOME", &home).current_dir(workspace());
+        if quick {
+            command.args(["--warm-up-time", "0.1", "--measurement-time", "0.5", "--sample-size", "10"]);
+        }
+        // It reports to people; figures are taken from what it leaves.
+        command.stdout(std::process::Stdio::null());
+        run(&mut command)?;
+        let time = |stage: &&str| {
+            let read = |file: &str| -> Option<Value> {
+                let text = fs::read_to_string(home.join("worker").join(stage).join("new").join(file)).ok()?;
+                serde_json::from_str(&text).ok()
+            };
+            let median = read("estimates.json")?["median"]["point_estimate"].as_f64()?;
+            let frames = read("benchmark.json")?["throughput"]["Elements"].as_f64()?;
+            Some(median / frames)
+        };
+        Ok(STAGES.iter().map(time).collect())
+    }
+
+    /// Instructions a packet of a stage, by callgrind.
+    pub(super) fn instructions(&self, stage: &str) -> Result<f64> {
+        ensure!(
+            find_program("valgrind").is_some(),
+            "there is no valgrind: install it, by `cargo xtask setup`"
+        );
+        let directory = tempfile::tempdir()?;
+        let file = directory.path().join("callgrind.out");
+        let passes = if stage == "new-flows" { PASSES * 500 } else { PASSES };
+        let mut command = Command::new("valgrind");
+        command
+            .args(["--tool=callgrind", "--collect-atstart=no", "--toggle-collect=*measured*", "--quiet"])
+            .arg(format!("--callgrind-out-file={}", file.display()))
+            .arg(&self.program)
+            .args(["instructions", stage, &passes.to_string()]);
+        let packets = output(&mut command).with_context(|| format!("`{}` failed", display(&command)))?;
+        let packets: f64 =
+            packets.trim().parse().context("the bench target did not say how many packets it had")?;
+        let counted = fs::read_to_string(&file)?;
+        let total =
+            counted.lines().find_map(|line| line.strip_prefix("summary:").or(line.strip_prefix("totals:")));
+        let total: f64 =
+            total.and_then(|total| total.trim().parse().ok()).context("callgrind counted nothing")?;
+        ensure!(total > 0.0, "callgrind did not find the measured function in {}", self.program.display());
+        Ok(total / packets)
+    }
+
+    /// Times and instructions of the stages.
+    pub(super) fn stages(&self, quick: bool) -> Result<Vec<Stage>> {
+        let times = self.times(quick)?;
+        let mut stages = Vec::new();
+        for (name, ns) in STAGES.into_iter().zip(times) {
+            // Takes a second or two each; in a hurry the whole worker is enough.
+            let wanted = find_program("valgrind").is_some() && (!quick || name == "mixed");
+            let instructions = if wanted { Some(self.instructions(name)?) } else { None };
+            stages.push(Stage { name: name.to_owned(), ns, instructions });
+        }
+        Ok(stages)
+    }
+
+    /// What flows cost in memory.
+    pub(super) fn memory(&self) -> Result<Vec<Memory>> {
+        let of = |flows: u64| {
+            let resident_bytes = self.ask(&["memory", &flows.to_string()])?.trim().parse()?;
+            Ok(Memory { flows, resident_bytes })
+        };
+        [10_000, 100_000, 1_000_000].into_iter().map(of).collect()
+    }
+
+    /// What a packet costs by how many flows there are.
+    pub(super) fn growth(&self) -> Result<Vec<Growth>> {
+        let of = |flows: u64| {
+            let ns = self.ask(&["growth", &flows.to_string()])?.trim().parse()?;
+            Ok(Growth { flows, ns })
+        };
+        [100, 1_000, 10_000, 100_000, 1_000_000].into_iter().map(of).collect()
+    }
+}
+
+/// Reads one capture with mirror-xdp and, where it is installed, with Suricata.
+pub(super) fn peers(binary: &Path, quick: bool) -> Result<Peers> {
+    let directory = tempfile::tempdir()?;
+    let frames = mixed();
+    let wanted = if quick { PEER_FRAMES_QUICK } else { PEER_FRAMES };
+    // Another session each time: other flows.
+    let many: Vec<_> = (0..)
+        .flat_map(|lap| frames.iter().map(move |inner| mirrored(lap).carrying(inner)))
+        .take(wanted)
+        .collect();
+    let (capture, empty) = (directory.path().join("mixed.pcap"), directory.path().join("one.pcap"));
+    write_pcap(&capture, &many)?;
+    write_pcap(&empty, many.get(..1).unwrap_or_default())?;
+    let rounds = if quick { 3 } else { 5 };
+    let rate = |command: &dyn Fn(&Path) -> Result<Command>| -> Result<f64> {
+        let time = |file: &Path| -> Result<f64> {
+            let mut times = Vec::new();
+            for _ in 0..rounds {
+                times.push(cpu_time(&mut command(file)?)?.as_secs_f64());
+            }
+            times.sort_by(f64::total_cmp);
+            times.get(rounds / 2).copied().context("nothing was measured")
+        };
+        let start_up = time(&empty)?;
+        Ok(many.len() as f64 / (time(&capture)? - start_up).max(f64::EPSILON))
+    };
+    let logs = directory.path().join("logs");
+    let fresh = || -> Result<()> {
+        let _ = fs::remove_dir_all(&logs);
+        Ok(fs::create_dir_all(&logs)?)
+    };
+    let mirror_xdp_pps = rate(&|file| {
+        fresh()?;
+        let mut command = Command::new(binary);
+        command.args(["read", "--json"]).arg(file).arg("--log-dir").arg(&logs);
+        Ok(command)
+    })?;
+    let suricata_pps = match find_program("suricata") {
+        Some(suricata) => Some(rate(&|file| {
+            fresh()?;
+            let configuration = logs.join("suricata.yaml");
+            fs::write(&configuration, mirror_xdp_tests::bench::subject::suricata("lo"))?;
+            let mut command = Command::new(&suricata);
+            command.arg("-c").arg(configuration).args(["-S", "/dev/null", "--runmode=single", "-l"]);
+            command.arg(&logs).arg("-r").arg(file);
+            Ok(command)
+        })?),
+        None => None,
+    };
+    Ok(Peers { packets: many.len() as u64, mirror_xdp_pps, suricata_pps })
+}
+
+/// Runs a command to its end; the CPU time that it took in user space.
+fn cpu_time(command: &mut Command) -> Result<Duration> {
+    let before = getrusage(UsageWho::RUSAGE_CHILDREN)?.user_time();
+    output(command).with_context(|| format!("`{}` failed", display(command)))?;
+    let after = getrusage(UsageWho::RUSAGE_CHILDREN)?.user_time();
+    Ok(Duration::from_micros(u64::try_from((after - before).num_microseconds())?))
+}

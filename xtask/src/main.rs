@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod check;
 mod command;
+mod fuzz;
 mod run;
 mod setup;
 mod test;
@@ -21,6 +22,7 @@ Examples:
   cargo xtask build --release                    target/release/mirror-xdp, the one file to deploy
   cargo xtask test                               all tests
   cargo xtask test -- --test start_stop          the tests of one file; arguments go to `cargo test`
+  cargo xtask fuzz --seconds 60 worker           arbitrary frames into the worker, for a minute
   cargo xtask pktgen -- --interface eth1 day.pcap  build, then replay a capture as mirror traffic
   cargo xtask bench --quick                      how fast it is, and others beside it
   cargo xtask check                              formatting, lints, documentation
@@ -44,6 +46,8 @@ enum Command {
     Run(run::Args),
     /// Build, then run all tests; those that need root by sudo where this is not root
     Test(test::Args),
+    /// Run the fuzz targets, each for a while: a parser each, and the whole worker
+    Fuzz(fuzz::Args),
     Bench(bench::Args),
     /// Build, then send mirror traffic: `mirror-xdp pktgen ARGUMENTS` as root
     Pktgen(run::PktgenArgs),
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
         Command::Build(args) => build::main(&args),
         Command::Run(args) => run::main(args),
         Command::Test(args) => test::main(&args),
+        Command::Fuzz(args) => fuzz::main(&args),
         Command::Bench(args) => bench::main(&args),
         Command::Pktgen(args) => run::pktgen(args),
         Command::Check => check::main(),

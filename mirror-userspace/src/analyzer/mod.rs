@@ -92,7 +92,7 @@ impl Context<'_> {
     }
 
     /// Emits a record: `parts`, one after the other, are the packed bytes that its
-    /// [`EventType::render`] gets.
+    /// function to render them gets (see [`EventType::new`]).
     pub fn emit(&mut self, event_type: &'static EventType, parts: &[&[u8]]) {
         self.records.push_event(self.time, self.conversation(), event_type, parts);
     }

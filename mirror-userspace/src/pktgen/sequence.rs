@@ -557,6 +557,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::envelope::checksum;
+    use mirror_xdp_common::inner::Cause;
+
     use super::*;
 
     const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
@@ -632,7 +634,11 @@ mod tests {
                 prop_assert_ne!(after.source, before.source);
                 prop_assert_ne!(after.destination, before.destination);
                 prop_assert_eq!(after.source.low ^ before.source.low, after.destination.low ^ before.destination.low);
-                let same = InnerHeaders { source: before.source, destination: before.destination, ..after };
+                // The packet that an error quotes went the other way.
+                let (source, destination) = (after.destination, after.source);
+                prop_assert_eq!(after.cause, before.cause.map(|cause| Cause { source, destination, ..cause }));
+                let (source, destination, cause) = (before.source, before.destination, before.cause);
+                let same = InnerHeaders { source, destination, cause, ..after };
                 prop_assert_eq!(same, before);
                 // Twice the same is nothing: what was flipped is flipped back.
                 rewrite(&mut rewritten[..], &places, lap);

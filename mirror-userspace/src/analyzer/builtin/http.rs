@@ -328,6 +328,8 @@ impl Http {
             return Some(Next::Body(Body::Length(0)));
         }
         let since = transaction.requested.map(|requested| context.time().saturating_sub(requested));
+        // What was kept until the answer told what it is has the answer's time.
+        let since = since.filter(|&since| since > 0);
         transaction.fixed.latency = transaction.fixed.latency.or(since);
         for (tag, value) in [
             (tag::CONTENT_TYPE, response.content_type()),

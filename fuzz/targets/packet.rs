@@ -1,0 +1,16 @@
+//! Frames of every link layer, with all that they carry.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use mirror_userspace::packet::{self, Decoded, Layer, LinkType};
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some(([link, missing], frame)) = bytes.split_first_chunk() else { return };
+    let Some(link) = LinkType::from_number(u32::from(*link)) else { return };
+    let mut next = Some(Layer::frame(link, frame, frame.len() + usize::from(*missing)));
+    while let Some(layer) = next.take() {
+        if let Ok(Decoded::Packet(packet)) = packet::decode(layer) {
+            next = packet.tunnelled;
+        }
+    }
+});

@@ -1,0 +1,23 @@
+//! Datagrams of QUIC of either side, and what is written of them. The first bytes of a datagram say whose
+//! it is and how long.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use mirror_userspace::protocol::Direction;
+use mirror_userspace::protocol::quic::{Connection, Event};
+
+fuzz_target!(|bytes: &[u8]| {
+    let mut connection = Connection::new();
+    let mut scratch = Vec::new();
+    let mut rest = bytes;
+    while let Some(([from, len], behind)) = rest.split_first_chunk() {
+        let direction = if from & 1 == 0 { Direction::ToServer } else { Direction::ToClient };
+        let len = usize::from(*len) + 256 * usize::from(from >> 1 & 7);
+        let (datagram, behind) = behind.split_at(len.min(behind.len()));
+        if let Some(hello) = connection.push(direction, datagram, &mut scratch) {
+            let event = Event::new(hello.version, hello.direction, hello.body);
+            serde_json::to_vec(&event).expect("every hello has a JSON form");
+        }
+        rest = behind;
+    }
+});

@@ -1,0 +1,24 @@
+//! Handshakes of TLS in pieces of either side, and what is written of them. The first byte of a piece says
+//! whose it is and how long.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use mirror_userspace::protocol::Direction;
+use mirror_userspace::protocol::tls::{Event, Handshake, MAX_CERTIFICATE, MAX_HELLO};
+
+fuzz_target!(|bytes: &[u8]| {
+    let mut handshake = Handshake::new();
+    let mut rest = bytes;
+    while let Some((&head, behind)) = rest.split_first() {
+        let direction = if head & 1 == 0 { Direction::ToServer } else { Direction::ToClient };
+        let (piece, behind) = behind.split_at(usize::from(head >> 1).min(behind.len()));
+        let _ = handshake.push(direction, piece);
+        rest = behind;
+    }
+    let messages = handshake.messages();
+    let _ = messages.is_recorded();
+    assert!(
+        messages.parts().iter().map(|part| part.len()).sum::<usize>() <= 2 * (MAX_HELLO + MAX_CERTIFICATE)
+    );
+    serde_json::to_vec(&Event::new(&messages)).expect("every handshake has a JSON form");
+});

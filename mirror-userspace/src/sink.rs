@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::analyzer;
+use crate::apm::{METRICS, Metrics, Service, Services};
 use crate::record::{Conversation, EventRecord, EventType, FLOW, FlowRecord, Record, STATS, eve};
 
 /// The log's name in the log directory.
@@ -69,7 +70,7 @@ pub struct SinkCounters {
 
 impl Default for SinkCounters {
     fn default() -> Self {
-        let event_types = [FLOW].into_iter().chain(analyzer::EVENT_TYPES).chain([STATS]);
+        let event_types = [FLOW].into_iter().chain(analyzer::EVENT_TYPES).chain([METRICS, STATS]);
         Self { written: event_types.map(|name| (name, 0)).collect(), lost: 0 }
     }
 }
@@ -140,8 +141,8 @@ impl Batch {
 enum Message {
     /// A batch of records, and where to send it when it is empty again.
     Records { batch: Batch, home: SyncSender<Batch> },
-    /// A `stats` event, already a line of text.
-    Stats(Vec<u8>),
+    /// A `stats` event, already a line of text, and its time.
+    Stats(Vec<u8>, u64),
     /// Everything before this is to be written now, and the sender told when it is.
     Flush(SyncSender<()>),
     /// Nothing comes after this.
@@ -298,7 +299,7 @@ impl Sink {
     pub fn stats(&self, time: u64, stats: &impl Serialize) -> serde_json::Result<()> {
         let mut line = Vec::new();
         eve::write_stats(&mut line, time, stats)?;
-        if self.queue.send(Message::Stats(line)).is_err() {
+        if self.queue.send(Message::Stats(line, time)).is_err() {
             self.counters.lose(1);
         }
         Ok(())
@@ -310,7 +311,8 @@ impl Sink {
         self.counters.load()
     }
 
-    /// Writes out everything that was handed over before this call, and waits for it.
+    /// Writes out everything that was handed over before this call, with what was measured of services, and
+    /// waits for it: the capture is over.
     #[must_use]
     pub fn flush(&self) -> SinkCounters {
         let (done, written) = sync_channel(1);
@@ -337,6 +339,10 @@ struct Writer {
     text: Vec<u8>,
     /// Where each event in `text` ends, and its `event_type`.
     events: Vec<(usize, &'static str)>,
+    /// What is measured of services.
+    services: Services,
+    /// The latest time of a record.
+    now: u64,
     /// The file ends within a line, after a write that failed half way.
     torn: bool,
     warned: bool,
@@ -350,6 +356,8 @@ impl Writer {
             path,
             text: Vec::with_capacity(BUFFER * 2),
             events: Vec::with_capacity(BATCH_RECORDS * 4),
+            services: Services::default(),
+            now: 0,
             torn: false,
             warned: false,
             counters,
@@ -366,14 +374,19 @@ impl Writer {
                     // Fails where the worker is gone, which needs no batches any more.
                     let _ = home.try_send(batch);
                 }
-                Ok(Message::Stats(line)) => self.add_line(&line, STATS),
+                Ok(Message::Stats(line, time)) => {
+                    self.advance(time);
+                    self.add_line(&line, STATS);
+                }
                 Ok(Message::Flush(done)) => {
+                    self.end_interval();
                     self.flush();
                     // Fails where nobody waits any more.
                     let _ = done.try_send(());
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    self.end_interval();
                     self.flush();
                     return;
                 }
@@ -387,6 +400,7 @@ impl Writer {
 
     fn add_batch(&mut self, batch: &Batch) {
         for record in &batch.records {
+            self.measure(record, &batch.bytes);
             let (kind, events) = (record.event_type(), &mut self.events);
             let written =
                 eve::write_record(&mut self.text, record, &batch.bytes, |end| events.push((end, kind)));
@@ -396,6 +410,25 @@ impl Writer {
                 self.lose(1, &error);
             }
         }
+    }
+
+    /// Has a record count for its service.
+    fn measure(&mut self, record: &Record, bytes: &[u8]) {
+        self.now = self.now.max(record.time());
+        let Self { services, text, events, .. } = self;
+        services.add(record, bytes, |service, metrics| add_metrics(text, events, service, metrics));
+    }
+
+    fn advance(&mut self, time: u64) {
+        self.now = self.now.max(time);
+        let Self { services, text, events, now, .. } = self;
+        services.advance(*now, |service, metrics| add_metrics(text, events, service, metrics));
+    }
+
+    /// Writes what was measured of services and not written yet.
+    fn end_interval(&mut self) {
+        let Self { services, text, events, now, .. } = self;
+        services.flush(*now, |service, metrics| add_metrics(text, events, service, metrics));
     }
 
     fn add_line(&mut self, line: &[u8], kind: &'static str) {
@@ -456,6 +489,20 @@ impl Writer {
     }
 }
 
+fn add_metrics(
+    text: &mut Vec<u8>,
+    events: &mut Vec<(usize, &'static str)>,
+    service: &Service,
+    metrics: &Metrics,
+) {
+    let before = text.len();
+    match eve::write_metrics(text, service, metrics) {
+        Ok(()) => events.push((text.len(), METRICS)),
+        // What is left of a half-written line goes. No number lacks a JSON form.
+        Err(_) => text.truncate(before),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
@@ -495,8 +542,7 @@ mod tests {
     }
 
     /// An event that says how many bytes were packed for it.
-    static LENGTH: EventType =
-        EventType { name: "length", render: |bytes, lines| lines.line(&[bytes.len()]) };
+    static LENGTH: EventType = EventType::new("length", |bytes, lines| lines.line(&[bytes.len()]));
 
     fn push_event(producer: &mut Producer, parts: &[&[u8]]) {
         producer.push_event(0, record(1).conversation, &LENGTH, parts);

@@ -116,7 +116,7 @@ impl Worker {
             flows: FlowTable::new(config.max_flows),
             shunting: None,
             streams: Streams::default(),
-            analyzers: Analyzers::default(),
+            analyzers: Analyzers::of_worker(),
             defragmenter: Defragmenter::default(),
             datagram: Vec::new(),
             records,

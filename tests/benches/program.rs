@@ -7,6 +7,8 @@
 //! over; each figure is the median. After each run the counters have to say that every frame was captured,
 //! and was judged anew or not, as it was meant to.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::env;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,7 +16,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, MapData};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use mirror_userspace::datapath::program::{CaptureProgram, Counts, Options};
@@ -85,14 +87,14 @@ fn main() -> ExitCode {
 }
 
 /// The outer IP version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Outer {
     Ipv4,
     Ipv6,
 }
 
 /// The encapsulation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Encap {
     Vxlan,
     /// As a Gateway Load Balancer has it: GENEVE with IP, UDP and VXLAN in it.
@@ -100,7 +102,7 @@ enum Encap {
 }
 
 /// What the program remembers of the packets' flows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Flows {
     /// How the last packet was judged.
     Known,
@@ -111,7 +113,7 @@ enum Flows {
 }
 
 /// What is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Case {
     rules: usize,
     vnis: u32,
@@ -141,6 +143,12 @@ impl Case {
         let many = Self { rules: 1000, vnis: 1, outer: Outer::Ipv4, encap: Encap::Vxlan, flows: Flows::Many };
         cases.push(many);
         cases
+    }
+
+    /// Whether the packets are those that the targets are for.
+    fn is_plain(self) -> bool {
+        let Self { vnis, outer, encap, flows, .. } = self;
+        (vnis, outer, encap, flows) == (1, Outer::Ipv4, Encap::Vxlan, Flows::Known)
     }
 
     fn frame(self, flow: &Flow) -> Vec<u8> {
@@ -249,7 +257,12 @@ struct Kernel {
     _socket: OwnedFd,
 }
 
-const PROGRAMS: [&str; 4] = ["floor", "redirect", "renewed_floor", "renewed_capture"];
+const PROGRAMS: [&str; 7] =
+    ["floor", "clock", "redirect", "renewed_floor", "renewed_outer", "renewed_inner", "renewed_capture"];
+
+/// Parts of the capture program, each with those before it, and what they cost.
+const PARTS: [(&str, &str); 2] =
+    [("renewed_outer", "outer headers read"), ("renewed_inner", "and taken off, inner ones read, hashed")];
 
 impl Kernel {
     fn load() -> Result<Self> {
@@ -283,16 +296,21 @@ impl Kernel {
         })
     }
 
+    /// The flows of a case.
+    fn variants(&self, case: Case) -> Variants {
+        match case.flows {
+            Flows::Known => self.known[usize::from(case.vnis != 1)],
+            Flows::New => self.new[usize::from(case.vnis != 1)],
+            Flows::Many => self.many,
+        }
+    }
+
     /// Has the next runs renew the frame as that of this case.
     fn prepare(&mut self, case: Case) -> Result<Vec<u8>> {
         let whole = case.frame(&flow(1, 40_000));
         let inner_at = whole.len() - INNER_LEN;
         ensure!(inner_at % 4 == 2, "the outer headers do not end where a word does");
-        let variants = match case.flows {
-            Flows::Known => self.known[usize::from(case.vnis != 1)],
-            Flows::New => self.new[usize::from(case.vnis != 1)],
-            Flows::Many => self.many,
-        };
+        let variants = self.variants(case);
         let mut value: FrameValue = [0; 9 + 64];
         let (ip_at, udp_at) = (inner_at + 14, inner_at + 34);
         let numbers = [
@@ -334,6 +352,13 @@ impl Kernel {
         let time = cpu_time()?.saturating_sub(before);
         out.truncate(result.data_size_out as usize);
         Ok((result.return_value, out, time.as_nanos() as f64 / f64::from(repeat)))
+    }
+
+    /// Runs a program, and returns the time of one run, if the verdict is as expected.
+    fn run_expecting(&mut self, program: &str, expected: u32, frame: &[u8], repeat: u32) -> Result<f64> {
+        let (verdict, _, time) = self.run(program, frame, repeat)?;
+        ensure!(verdict == expected, "the verdict of `{program}` is {verdict}");
+        Ok(time)
     }
 
     /// Runs the capture program and makes sure that it did what is to be measured. Returns the time of one
@@ -470,7 +495,9 @@ struct Size {
 
 struct Report {
     floor: Times,
+    clock: Times,
     redirect: Times,
+    parts: [Times; PARTS.len()],
     rows: Vec<Row>,
     sizes: Vec<Size>,
 }
@@ -483,32 +510,42 @@ fn measure(quick: bool) -> Result<Report> {
         .into_iter()
         .map(|case| Row { case, times: Times::default(), renewing: Times::default(), judged: 0.0 })
         .collect();
-    let (mut floor, mut redirect) = (Times::default(), Times::default());
+    let (mut floor, mut clock, mut redirect) = (Times::default(), Times::default(), Times::default());
+    let mut parts: [Times; PARTS.len()] = Default::default();
     let mut in_force = None;
     for _ in 0..PASSES {
+        // What renewing costs does not depend on the rules.
+        let mut renewing: HashMap<Case, f64> = HashMap::new();
         for row in &mut rows {
             let case = row.case;
+            let frame = kernel.prepare(case)?;
             if in_force.replace((case.rules, case.vnis)) != Some((case.rules, case.vnis)) {
                 kernel.program.set_policy(&policy(case.rules, case.vnis)?)?;
+                redirect.0.push(kernel.run_expecting("redirect", REDIRECT, &frame, repeat)?);
             }
-            let frame = kernel.prepare(case)?;
-            if case.flows != Flows::New {
-                kernel.run("renewed_capture", &frame, (2 * MANY_FLOWS as u32).min(repeat))?;
-            }
-            let run = |kernel: &mut Kernel, program, expected| -> Result<f64> {
-                let (verdict, _, time) = kernel.run(program, &frame, repeat)?;
-                if verdict != expected {
-                    bail!("the verdict of `{program}` on {case:?} is {verdict}");
-                }
-                Ok(time)
-            };
-            let bare = run(&mut kernel, "floor", DROP)?;
-            let renewed = run(&mut kernel, "renewed_floor", DROP)?;
-            redirect.0.push(run(&mut kernel, "redirect", REDIRECT)?);
-            let (captured, judged) = kernel.run_capture(case, &frame, repeat)?;
+            let bare = kernel.run_expecting("floor", DROP, &frame, repeat)?;
             floor.0.push(bare);
-            row.renewing.0.push(renewed - bare);
-            row.times.0.push(captured - (renewed - bare));
+            let renewing = match renewing.entry(Case { rules: 0, ..case }) {
+                Entry::Occupied(entry) => *entry.get(),
+                Entry::Vacant(entry) => {
+                    let renewed = kernel.run_expecting("renewed_floor", DROP, &frame, repeat)?;
+                    if case.is_plain() {
+                        clock.0.push(kernel.run_expecting("clock", DROP, &frame, repeat)?);
+                        for ((program, _), times) in PARTS.iter().zip(&mut parts) {
+                            let time = kernel.run_expecting(program, DROP, &frame, repeat)?;
+                            times.0.push(time - (renewed - bare));
+                        }
+                    }
+                    *entry.insert(renewed - bare)
+                }
+            };
+            if case.flows != Flows::New {
+                let flows = kernel.variants(case).count;
+                kernel.run_expecting("renewed_capture", REDIRECT, &frame, flows)?;
+            }
+            let (captured, judged) = kernel.run_capture(case, &frame, repeat)?;
+            row.renewing.0.push(renewing);
+            row.times.0.push(captured - renewing);
             row.judged = judged;
         }
     }
@@ -519,7 +556,7 @@ fn measure(quick: bool) -> Result<Report> {
         let info = xdp.info()?;
         sizes.push(Size { name, translated: info.size_translated(), jitted: info.size_jitted() });
     }
-    Ok(Report { floor, redirect, rows, sizes })
+    Ok(Report { floor, clock, redirect, parts, rows, sizes })
 }
 
 /// A tenth is as much as there is to a figure.
@@ -556,7 +593,11 @@ impl Report {
             let _ = writeln!(text, "{name:<48} {median:7.1} ({min:6.1}) {:6.2}×", median / floor);
         };
         line("floor: counts and drops", &self.floor);
+        line("reads the clock besides", &self.clock);
         line("counts and redirects to a socket", &self.redirect);
+        for ((_, name), times) in PARTS.iter().zip(&self.parts) {
+            line(name, times);
+        }
         for row in &self.rows {
             line(&row.name(), &row.times);
         }
@@ -578,10 +619,9 @@ impl Report {
     }
 
     fn targets(&self) -> Vec<(&'static str, f64, f64)> {
-        let (outer, encap, flows) = (Outer::Ipv4, Encap::Vxlan, Flows::Known);
         let of = |rules| {
-            let case = Case { rules, vnis: 1, outer, encap, flows };
-            self.rows.iter().find(|row| row.case == case).map_or(f64::NAN, |row| row.times.median())
+            let mut rows = self.rows.iter().filter(|row| row.case.is_plain());
+            rows.find(|row| row.case.rules == rules).map_or(f64::NAN, |row| row.times.median())
         };
         let floor = self.floor.median();
         vec![

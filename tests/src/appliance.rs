@@ -386,18 +386,25 @@ pub fn of_type<'a>(records: &'a [Value], event_type: &str) -> Vec<&'a Value> {
     records.iter().filter(|record| record["event_type"] == event_type).collect()
 }
 
-/// Flow and DNS records without what differs between two runs over the same frames: the time, and the
-/// random identifier of the flow. Sorted, since workers write in no certain order.
+/// Records of flows without what differs between two runs over the same frames: times, what is made of
+/// them, and the identifier of the flow. Sorted, since workers write in no certain order.
 #[must_use]
 pub fn comparable(records: &[Value]) -> Vec<String> {
     let mut comparable: Vec<_> = records
         .iter()
-        .filter(|record| record["event_type"] != "stats")
+        .filter(|record| record["event_type"] != "stats" && record["event_type"] != "metrics")
         .map(|record| {
             let mut record = record.clone();
             let fields = record.as_object_mut().expect("a record is an object");
             for name in ["timestamp", "flow_id"] {
                 fields.remove(name).unwrap_or_else(|| panic!("a record without {name}"));
+            }
+            fields.remove("tcp_perf");
+            for object in ["dns", "http", "tls"] {
+                fields
+                    .get_mut(object)
+                    .and_then(Value::as_object_mut)
+                    .map(|object| object.remove("latency_ms"));
             }
             if let Some(flow) = fields.get_mut("flow").and_then(Value::as_object_mut) {
                 for name in ["start", "end", "age"] {

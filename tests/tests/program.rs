@@ -12,8 +12,8 @@ use mirror_xdp_common::capture::{CaptureHeader, flags};
 use mirror_xdp_common::counters::{Counter, Fate};
 use mirror_xdp_common::frame::Frame;
 use mirror_xdp_common::inner::{Fragment, InnerHeaders};
-use mirror_xdp_common::outer::{Ports, decapsulate};
-use mirror_xdp_tests::frames::{Flow, Mirrored, mirrored};
+use mirror_xdp_common::outer::{MAX_GENEVE_OPTIONS, Ports, decapsulate};
+use mirror_xdp_tests::frames::{Flow, Mirrored, geneve_option, mirrored};
 use mirror_xdp_tests::require;
 use nix::time::{ClockId, clock_gettime};
 use rustix::net::{AddressFamily, SocketType, socket};
@@ -66,7 +66,12 @@ impl Kernel {
         let after = monotonic();
         let counted = self.program.counts().unwrap().since(&counted);
 
-        let expected = decapsulate(&Split { frame, linear }, &self.ports);
+        // The parsers need not see the whole of a long option; the capture header is written up to where the
+        // outer headers end.
+        let expected = decapsulate(&Split { frame, linear }, &self.ports).and_then(|mirrored| {
+            let linear = mirrored.inner_offset <= linear;
+            if linear { Ok(mirrored) } else { Err(Counter::HeadersNotLinear) }
+        });
         let outcome = expected.err().unwrap_or(Counter::Redirected);
         for &counter in Counter::ALL.iter().filter(|counter| counter.fate() != Fate::Noted) {
             let times = u64::from(counter == Counter::Seen || counter == outcome);
@@ -159,6 +164,15 @@ fn outer() -> Vec<Mirrored> {
         mirrored(7).vlan(42).ip_options(&[1; 40]),
         mirrored(7).trailer(6),
         mirrored(7).over_ipv6().trailer(300),
+        mirrored(7).vxlan_gpe(3),
+        mirrored(7).over_ipv6().vxlan_gpe(1).vxlan_group_policy(),
+        mirrored(7).geneve(),
+        mirrored(7).over_ipv6().vlan(42).geneve().geneve_options(&geneve_option(0xffff, 1, &[1; 12])),
+        mirrored(7).by_gateway(1, u64::MAX, 3),
+        mirrored(7).by_gateway_over_ipv6(1 << 63, 2, u32::MAX),
+        mirrored(7).over_ipv6().by_gateway(1, 2, 3),
+        mirrored(7).over_ipv6().vlan(42).by_gateway_over_ipv6(1, 2, 3).trailer(4),
+        mirrored(7).ip_options(&[1; 8]).vxlan_group_policy().by_gateway(1, 2, 3).geneve_options(&[]),
     ]
 }
 
@@ -275,6 +289,110 @@ fn each_malformed_kind_is_dropped_under_its_own_counter() {
             assert_eq!(kernel.check(&frame).0, counter, "{base:?}");
         }
     }
+}
+
+#[test]
+fn each_malformed_kind_of_geneve_is_dropped_under_its_own_counter() {
+    let Some(kernel) = kernel() else { return };
+    let inner = Flow::default().udp(b"payload");
+    for base in
+        [mirrored(7).geneve(), mirrored(7).by_gateway(1, 2, 3), mirrored(7).by_gateway_over_ipv6(1, 2, 3)]
+    {
+        // One option that claims more than the header has room for, behind one that does not.
+        let options = [geneve_option(0x0108, 3, &[1; 4]), vec![1, 8, 1, 2]].concat();
+        let cases = [
+            (base.clone().geneve_version(1), Counter::GeneveVersion),
+            (base.clone().geneve_version(3), Counter::GeneveVersion),
+            (base.clone().geneve_options(&[]).geneve_options_words(63), Counter::GeneveTruncated),
+            (base.clone().geneve_options(&options), Counter::GeneveTruncated),
+        ];
+        for (frame, counter) in cases {
+            assert_eq!(kernel.check(&frame.carrying(&inner)).0, counter, "{frame:?}");
+        }
+    }
+    // GENEVE in the datagram itself: the header is cut short.
+    for length in 0..8 {
+        let frame = mirrored(7).port(6081).datagram(&[0, 0, 0x65, 0x58, 0, 0, 7, 0][..length]);
+        assert_eq!(kernel.check(&frame).0, Counter::GeneveTruncated, "{length}");
+    }
+    // What is wrong inside is told as where there is nothing around it.
+    let short = mirrored(7).geneve().carrying(&inner[..13]);
+    assert_eq!(kernel.check(&short).0, Counter::InnerTooShort);
+    for base in [mirrored(7), mirrored(7).over_ipv6()] {
+        let inside = |mirrored: Mirrored| mirrored.by_gateway(1, 2, 3).carrying(&inner);
+        let cases = [
+            (inside(base.clone().fragment(0, true)), Counter::OuterFragment),
+            (inside(base.clone().ip_length(7)), Counter::OuterIpLength),
+            (inside(base.clone().ip_length(u16::MAX)), Counter::OuterIpLength),
+            (inside(base.clone().udp_length(7)), Counter::OuterUdpLength),
+            (inside(base.clone().vxlan_flags(0xf7)), Counter::VxlanNoVni),
+            (base.by_gateway(1, 2, 3).carrying(&inner[..13]), Counter::InnerTooShort),
+        ];
+        for (frame, counter) in cases {
+            assert_eq!(kernel.check(&frame).0, counter, "{frame:02x?}");
+        }
+    }
+}
+
+#[test]
+fn a_port_of_vxlan_gpe_takes_ethernet_and_nothing_else() {
+    let Some(kernel) = Kernel::new(Ports::new(&[4789], &[6081], &[4790]).unwrap()) else { return };
+    let inner = Flow::default().udp(b"x");
+    let gpe = || mirrored(7).port(4790);
+    let outcome = |mirrored: Mirrored| kernel.check(&mirrored.carrying(&inner)).0;
+    assert_eq!(outcome(gpe()), Counter::Redirected);
+    assert_eq!(outcome(gpe().vxlan_gpe(3)), Counter::Redirected);
+    assert_eq!(outcome(gpe().vxlan_gpe(3).by_gateway(1, 2, 3)), Counter::Redirected);
+    for other in [0, 1, 2, 4, 0xff] {
+        assert_eq!(outcome(gpe().vxlan_gpe(other)), Counter::VxlanNextProtocol);
+        assert_eq!(outcome(gpe().vxlan_gpe(other).by_gateway(1, 2, 3)), Counter::VxlanNextProtocol);
+        // The bits are reserved ones of VXLAN, and so are the numbers.
+        assert_eq!(outcome(mirrored(7).vxlan_gpe(other)), Counter::Redirected);
+    }
+}
+
+#[test]
+fn geneve_that_is_not_mirror_traffic_is_left_to_the_kernel_untouched() {
+    let Some(kernel) = kernel() else { return };
+    let inner = Flow::default().udp(b"x");
+    let v6 = Flow::v6(1, 4789);
+    let mut others = vec![
+        // What a load balancer has a firewall inspect.
+        mirrored(7)
+            .geneve()
+            .geneve_protocol(0x0800)
+            .carrying(&Flow::v4(1, 443).tcp(TcpHeader::default(), b"x")[14..]),
+        mirrored(7).geneve().geneve_protocol(0x0800).carrying(&Flow::v4(1, 53).udp(b"x")[14..]),
+        mirrored(7).geneve().geneve_protocol(0x86dd).carrying(&v6.tcp(TcpHeader::default(), b"x")[14..]),
+        mirrored(7).geneve().geneve_protocol(0x0806).carrying(&inner),
+        mirrored(7).geneve().geneve_protocol(0).carrying(&[]),
+        mirrored(7).fragment(1480, false).by_gateway(1, 2, 3).carrying(&inner),
+    ];
+    // An IP packet that does not hold what the header says, and GENEVE in GENEVE.
+    others.push(mirrored(7).by_gateway(1, 2, 3).geneve_protocol(0x86dd).carrying(&inner));
+    others.push(mirrored(7).port(6081).by_gateway(1, 2, 3).carrying(&inner));
+    for frame in others {
+        assert_eq!(kernel.check(&frame).0, Counter::GeneveNotMirror, "{frame:02x?}");
+    }
+}
+
+#[test]
+fn what_a_gateway_says_of_a_frame_reaches_the_capture_header() {
+    let Some(kernel) = kernel() else { return };
+    let inner = Flow::default().udp(b"x");
+    let said = |mirrored: Mirrored| {
+        let gateway = kernel.check(&mirrored.carrying(&inner)).1.unwrap().gateway;
+        (gateway.endpoint, gateway.attachment, gateway.cookie)
+    };
+    assert_eq!(said(mirrored(7).by_gateway(1, 2, 3)), (1, 2, 3));
+    assert_eq!(said(mirrored(7).by_gateway_over_ipv6(u64::MAX, 1 << 63, 3)), (u64::MAX, 1 << 63, 3));
+    // Among options of others, up to as many as are looked at.
+    let option = geneve_option(0x0108, 2, &[9; 8]);
+    let options = |before| [geneve_option(0x0109, 2, &[1; 8]).repeat(before), option.clone()].concat();
+    let attachment = |before| said(mirrored(7).by_gateway(0, 0, 0).geneve_options(&options(before))).1;
+    assert_eq!(attachment(1), 0x0909_0909_0909_0909);
+    assert_eq!(attachment(MAX_GENEVE_OPTIONS - 1), 0x0909_0909_0909_0909);
+    assert_eq!(attachment(MAX_GENEVE_OPTIONS), 0);
 }
 
 #[test]

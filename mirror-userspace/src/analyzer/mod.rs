@@ -11,7 +11,7 @@ mod registry;
 
 pub use builtin::{Dns, EVENT_TYPES, Http, Quic, Ssh, StartTls, Tls};
 pub use filter::Filter;
-pub use registry::{Analyzers, Following, TooMany};
+pub use registry::{Analyzers, Following, Register, TooMany, register_everywhere};
 
 use crate::flow::Head;
 pub use crate::flow::stream::{Event, Use};

@@ -1,6 +1,7 @@
 //! The analyzers of a worker, and which of them follows which flow.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use super::builtin::{Dns, Http, Quic, Ssh, StartTls, Tls};
 use super::{Analyzer, Context, Direction, Event, Filter, Interest, Use};
@@ -16,6 +17,23 @@ type Set = u16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a worker has at most {MAX} analyzers of its user; register fewer", MAX = Analyzers::MAX_REGISTERED)]
 pub struct TooMany;
+
+/// Registers a user's analyzers with those of a worker.
+pub type Register = fn(&mut Analyzers) -> Result<(), TooMany>;
+
+/// What every worker of this process registers.
+static REGISTER: OnceLock<Register> = OnceLock::new();
+
+/// Has every worker that is made from now on register analyzers. Of several calls, the first counts.
+///
+/// # Errors
+///
+/// Those of `register`: then none of the workers would have what it is to have.
+pub fn register_everywhere(register: Register) -> Result<(), TooMany> {
+    register(&mut Analyzers::default())?;
+    REGISTER.get_or_init(|| register);
+    Ok(())
+}
 
 /// Which analyzers follow a flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,6 +136,16 @@ macro_rules! call {
 impl Analyzers {
     /// How many analyzers can be registered besides those that are built in.
     pub const MAX_REGISTERED: usize = (Set::BITS - REGISTERED) as usize;
+
+    /// The analyzers of a new worker.
+    pub(crate) fn of_worker() -> Self {
+        let mut analyzers = Self::default();
+        if let Some(register) = REGISTER.get() {
+            // It did the same to others before, and succeeded.
+            let _ = register(&mut analyzers);
+        }
+        analyzers
+    }
 
     /// Adds an analyzer that gets the flows which `filter` wants.
     ///

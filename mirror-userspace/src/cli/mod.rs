@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use mirror_xdp_common::outer::{MAX_GENEVE_PORTS, MAX_VXLAN_GPE_PORTS, MAX_VXLAN_PORTS, Ports};
 
+use crate::analyzer::{Register, register_everywhere};
 use crate::config;
 use crate::error::one_line;
 
@@ -43,6 +44,18 @@ enum Command {
     // Larger than the others.
     Pktgen(Box<pktgen::Args>),
     Filter(filter::Args),
+}
+
+/// Does what [`main`] does, with analyzers beside those that are built in.
+#[must_use]
+pub fn main_with(register: Register) -> ExitCode {
+    match register_everywhere(register) {
+        Ok(()) => main(),
+        Err(error) => {
+            eprintln!("mirror-xdp: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Parses the command line and runs the subcommand.

@@ -13,6 +13,7 @@ use super::{
     Application, Conversation, EndReason, EventRecord, FLOW, FlowRecord, FlowState, Record, STATS,
     TcpSummary, Vlans,
 };
+use crate::apm::{METRICS, Metrics, Service};
 use crate::flow::performance;
 use crate::protocol::Direction;
 use crate::worker::Mirror;
@@ -35,9 +36,8 @@ pub fn write_record(
             each(out.len());
         }
         Record::Event(record) => {
-            let (start, len) = (record.bytes.0 as usize, record.bytes.1 as usize);
-            let bytes = bytes.get(start..start + len).unwrap_or_default();
-            (record.event_type.render)(bytes, &mut Lines { out, record, each: &mut each })?;
+            let packed = record.packed(bytes);
+            (record.event_type.render)(packed, &mut Lines { out, record, each: &mut each })?;
         }
     }
     Ok(())
@@ -95,6 +95,43 @@ pub fn write_stats(out: &mut Vec<u8>, time: u64, stats: &impl Serialize) -> serd
         stats: &'a S,
     }
     write_line(out, &StatsEvent { timestamp: Timestamp(time), event_type: STATS, stats })
+}
+
+/// Appends a `metrics` event to `out` as one line.
+///
+/// # Errors
+///
+/// Where a value has no JSON form; none of ours lacks one.
+pub fn write_metrics(out: &mut Vec<u8>, service: &Service, metrics: &Metrics) -> serde_json::Result<()> {
+    #[derive(Serialize)]
+    struct MetricsEvent<'a> {
+        timestamp: Timestamp,
+        event_type: &'static str,
+        dest_ip: EveAddress,
+        dest_port: u16,
+        proto: Protocol,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        app_proto: Option<&'static str>,
+        metrics: &'a Metrics,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        mirror: Option<Network>,
+    }
+    #[derive(Serialize)]
+    struct Network {
+        vni: u32,
+    }
+    let [_, end] = metrics.interval;
+    let event = MetricsEvent {
+        timestamp: Timestamp(end),
+        event_type: METRICS,
+        dest_ip: EveAddress { address: service.address, ipv6: service.ipv6 },
+        dest_port: service.port,
+        proto: Protocol(service.protocol),
+        app_proto: service.application,
+        metrics,
+        mirror: service.vni.map(|vni| Network { vni }),
+    };
+    write_line(out, &event)
 }
 
 /// A time in nanoseconds since the epoch, written in UTC to the microsecond.

@@ -8,6 +8,7 @@ pub mod pack;
 
 use mirror_xdp_common::Address;
 
+use crate::apm::Measured;
 use crate::flow::performance;
 use crate::worker::Mirror;
 
@@ -179,18 +180,50 @@ pub struct EventRecord {
     pub bytes: (u32, u32),
 }
 
+impl EventRecord {
+    /// What the event says of a request; `bytes` are those of the record's batch.
+    #[must_use]
+    pub fn measured(&self, bytes: &[u8]) -> Option<Measured> {
+        (self.event_type.measure?)(self.packed(bytes))
+    }
+
+    /// The packed bytes, of those of the record's batch.
+    #[must_use]
+    pub fn packed<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        let (start, len) = (self.bytes.0 as usize, self.bytes.1 as usize);
+        bytes.get(start..start + len).unwrap_or_default()
+    }
+}
+
 /// A kind of event that an analyzer emits. The analyzer packs what it knows into bytes, which costs the
-/// packet path little; text is made of them on the sink's thread, by [`EventType::render`].
+/// packet path little; text is made of them on the sink's thread.
 #[derive(Debug)]
 pub struct EventType {
     /// The value of `event_type`, and the name of the object that has what is particular to the event.
     pub name: &'static str,
-    /// Writes the events that packed bytes stand for.
-    pub render: Render,
+    render: Render,
+    measure: Option<Measure>,
 }
 
 /// Writes the events that packed bytes stand for.
 pub type Render = fn(&[u8], &mut eve::Lines<'_>) -> serde_json::Result<()>;
+
+/// Says what packed bytes mean for the service that was asked; `None` where they are about no request.
+pub type Measure = fn(&[u8]) -> Option<Measured>;
+
+impl EventType {
+    /// Events of this name, written by `render`.
+    #[must_use]
+    pub const fn new(name: &'static str, render: Render) -> Self {
+        Self { name, render, measure: None }
+    }
+
+    /// Counts the events for the `metrics` of services, as `measure` says.
+    #[must_use]
+    pub const fn measured(self, measure: Measure) -> Self {
+        Self { measure: Some(measure), ..self }
+    }
+}
 
 /// Anything that a worker hands to the sinks.
 #[derive(Clone, Copy, Debug)]
@@ -208,6 +241,15 @@ pub const FLOW: &str = "flow";
 pub const STATS: &str = "stats";
 
 impl Record {
+    /// When what it says was so, in nanoseconds since the epoch.
+    #[must_use]
+    pub const fn time(&self) -> u64 {
+        match self {
+            Self::Flow(flow) => flow.time,
+            Self::Event(event) => event.time,
+        }
+    }
+
     /// The `event_type` of what the record becomes.
     #[must_use]
     pub const fn event_type(&self) -> &'static str {

@@ -2,11 +2,17 @@
 #![expect(unsafe_code, reason = "map values are raw pointers")]
 
 use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::XdpContext;
+use mirror_xdp_common::capture;
+use mirror_xdp_common::inner::InnerHeaders;
+use mirror_xdp_common::outer;
 
-use crate::program::{SOCKETS, handle};
+use crate::forget::forget;
+use crate::packet::Packet;
+use crate::program::{HASH_SEED, INNER, MIRRORED, PORTS, SOCKETS, handle};
 use crate::renew::renew;
 
 /// Frames that were counted and dropped, or handed to a socket without a look at them.
@@ -15,9 +21,14 @@ static COUNTED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 #[inline(always)]
 fn count() {
+    add(1);
+}
+
+#[inline(always)]
+fn add(frames: u64) {
     if let Some(counted) = COUNTED.get_ptr_mut(0) {
         // SAFETY: the counter belongs to this CPU, and no other program on it interrupts this one.
-        unsafe { *counted += 1 };
+        unsafe { *counted += frames };
     }
 }
 
@@ -52,4 +63,46 @@ pub(crate) fn renewed_capture(context: XdpContext) -> u32 {
         return xdp_action::XDP_ABORTED;
     }
     handle(&context)
+}
+
+/// Reads the clock, counts and drops.
+#[xdp(frags)]
+pub(crate) fn clock(_context: XdpContext) -> u32 {
+    // SAFETY: the helper takes nothing. The time is used, so the compiler does not leave it out.
+    let now = unsafe { bpf_ktime_get_ns() };
+    add(1 + (now >> 63));
+    xdp_action::XDP_DROP
+}
+
+/// Renews the frame, reads its outer headers, counts and drops.
+#[xdp(frags)]
+pub(crate) fn renewed_outer(context: XdpContext) -> u32 {
+    if renew(&context).is_none() {
+        return xdp_action::XDP_ABORTED;
+    }
+    let packet = Packet::new(&context);
+    let Ok(mirrored) = outer::decapsulate(&packet, &PORTS.load()) else { return xdp_action::XDP_ABORTED };
+    let Some(_) = forget(&MIRRORED, &mirrored) else { return xdp_action::XDP_ABORTED };
+    count();
+    xdp_action::XDP_DROP
+}
+
+/// As `renewed_outer`, and takes the outer headers off, reads the inner ones and calculates the hash.
+#[xdp(frags)]
+pub(crate) fn renewed_inner(context: XdpContext) -> u32 {
+    if renew(&context).is_none() {
+        return xdp_action::XDP_ABORTED;
+    }
+    let mut packet = Packet::new(&context);
+    let Ok(mirrored) = outer::decapsulate(&packet, &PORTS.load()) else { return xdp_action::XDP_ABORTED };
+    let Some(mirrored) = forget(&MIRRORED, &mirrored) else { return xdp_action::XDP_ABORTED };
+    if packet.move_front(mirrored.inner_offset, capture::LEN).is_err() {
+        return xdp_action::XDP_ABORTED;
+    }
+    let inner = InnerHeaders::parse(&packet, capture::LEN);
+    let Some(inner) = forget(&INNER, &inner) else { return xdp_action::XDP_ABORTED };
+    let hash = inner.flow_hash(HASH_SEED.load());
+    // The hash is used, so the compiler does not leave it out.
+    add(1 + u64::from(hash.0 == 0));
+    xdp_action::XDP_DROP
 }

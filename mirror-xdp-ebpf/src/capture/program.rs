@@ -28,11 +28,11 @@ const SOCKETS_TOTAL: u32 = 1;
 
 /// UDP ports of mirror traffic; user space sets them before loading.
 #[unsafe(no_mangle)]
-static PORTS: Global<Ports> = Global::new(Ports::NONE);
+pub(crate) static PORTS: Global<Ports> = Global::new(Ports::NONE);
 
 /// Secret seed of the flow hash; user space sets it before loading.
 #[unsafe(no_mangle)]
-static HASH_SEED: Global<u64> = Global::new(0);
+pub(crate) static HASH_SEED: Global<u64> = Global::new(0);
 
 /// Sockets of one queue; user space sets it before loading.
 #[unsafe(no_mangle)]
@@ -48,11 +48,11 @@ pub(crate) static SOCKETS: XskMap = XskMap::with_max_entries(SOCKETS_TOTAL, 0);
 
 /// What the outer headers said of the frame that this CPU handles.
 #[map]
-static MIRRORED: PerCpuArray<Mirrored> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static MIRRORED: PerCpuArray<Mirrored> = PerCpuArray::with_max_entries(1, 0);
 
 /// What its inner headers say.
 #[map]
-static INNER: PerCpuArray<InnerHeaders> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static INNER: PerCpuArray<InnerHeaders> = PerCpuArray::with_max_entries(1, 0);
 
 /// The counters of this CPU.
 #[derive(Clone, Copy)]
@@ -124,11 +124,12 @@ fn try_run(context: &XdpContext, counters: Counters) -> Result<(), Counter> {
     // verifier need not follow them once for each form of the outer headers.
     let macs: MacAddresses = packet.header(capture::LEN).unwrap_or_default();
     let inner = InnerHeaders::parse(&packet, capture::LEN);
-    let inner = forget(&INNER, &inner).ok_or(Counter::NoHeadroom)?;
+    let hash = inner.flow_hash(HASH_SEED.load());
+    // What an ICMP error quotes has no say beyond the hash.
+    let inner = forget(&INNER, &InnerHeaders { cause: None, ..inner }).ok_or(Counter::NoHeadroom)?;
     if packet.is_split() && !inner.is_complete() {
         counters.add(Counter::InnerNotLinear);
     }
-    let hash = inner.flow_hash(HASH_SEED.load());
     // SAFETY: the helper takes nothing.
     let now = unsafe { bpf_ktime_get_ns() };
 

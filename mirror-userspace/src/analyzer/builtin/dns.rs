@@ -1,28 +1,65 @@
 //! DNS: each message becomes an event.
 
+use serde::Serialize;
+
 use crate::analyzer::{Analyzer, Context, Direction, Event, Use};
+use crate::apm::Measured;
 use crate::protocol::dns::{self, Message, Transactions};
 use crate::record::EventType;
 use crate::record::eve::Lines;
 
-/// A message, behind its number in the flow.
-pub(super) static DNS: EventType = EventType { name: "dns", render };
+/// A message, behind its number in the flow and the latency.
+pub(super) static DNS: EventType = EventType::new("dns", render).measured(measure);
+
+/// Stands for a latency that is not known.
+const UNKNOWN: u64 = u64::MAX;
+
+/// Number, latency and message.
+fn unpack(bytes: &[u8]) -> Option<(u32, Option<u64>, Message<'_>)> {
+    let (number, rest) = bytes.split_first_chunk()?;
+    let (latency, message) = rest.split_first_chunk()?;
+    let latency = Some(u64::from_ne_bytes(*latency)).filter(|&latency| latency != UNKNOWN);
+    // The worker has parsed it before: there is no other case.
+    Some((u32::from_ne_bytes(*number), latency, Message::parse(message).ok()?))
+}
 
 fn render(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
-    let Some((number, message)) = bytes.split_first_chunk() else { return Ok(()) };
-    // The worker has parsed it before: there is no other case.
-    let Ok(message) = Message::parse(message) else { return Ok(()) };
-    message.events(u32::from_ne_bytes(*number)).try_for_each(|event| lines.line(&event))
+    #[derive(Serialize)]
+    struct Object<'a> {
+        #[serde(flatten)]
+        event: dns::Event<'a>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        latency_ms: Option<f64>,
+    }
+    let Some((number, latency, message)) = unpack(bytes) else { return Ok(()) };
+    let latency_ms = latency.map(|latency| latency as f64 / 1e6);
+    message.events(number).try_for_each(|event| lines.line(&Object { event, latency_ms }))
+}
+
+/// An answer ends a request, with an error where it is one of the server.
+fn measure(bytes: &[u8]) -> Option<Measured> {
+    const NO_ERROR: u8 = 0;
+    const NO_SUCH_NAME: u8 = 3;
+    let (_, latency, message) = unpack(bytes)?;
+    let header = message.header();
+    let error = !matches!(header.rcode(), NO_ERROR | NO_SUCH_NAME);
+    header.is_response().then_some(Measured { latency, error })
 }
 
 /// Makes events of DNS messages, over UDP and TCP.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Dns;
 
+/// Queries of a flow that may wait for their answers; with one more the oldest is forgotten.
+const MAX_OPEN: usize = 4;
+
 /// What is kept of a flow.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Flow {
     transactions: Transactions,
+    /// Identifiers of queries, and when they came; 0 for none.
+    open: [(u16, u64); MAX_OPEN],
+    next: u8,
     /// Bytes of a direction are missing: the next may be in the middle of a message.
     lost: [bool; 2],
 }
@@ -37,19 +74,19 @@ impl Analyzer for Dns {
         event: Event<'_>,
         context: &mut Context<'_>,
     ) -> Use {
-        let lost = &mut flow.lost[direction as usize];
+        let lost = flow.lost[direction as usize];
         match event {
             Event::Data { bytes, .. } if !context.is_stream() => {
-                message(&mut flow.transactions, bytes, context);
+                message(flow, bytes, context);
                 Use::Used(bytes.len())
             }
-            Event::Data { bytes, .. } if *lost && !dns::probe_tcp(bytes) => Use::Used(bytes.len()),
+            Event::Data { bytes, .. } if lost && !dns::probe_tcp(bytes) => Use::Used(bytes.len()),
             Event::Data { bytes, .. } => {
-                *lost = false;
-                Use::Used(messages(&mut flow.transactions, bytes, context))
+                flow.lost[direction as usize] = false;
+                Use::Used(messages(flow, bytes, context))
             }
             Event::Gap { .. } => {
-                *lost = true;
+                flow.lost[direction as usize] = true;
                 Use::Used(0)
             }
             Event::End { .. } => Use::Done,
@@ -59,19 +96,43 @@ impl Analyzer for Dns {
 
 /// Takes the messages of a stream, each behind its length (RFC 1035, section 4.2.2); answers how many
 /// bytes were whole messages.
-fn messages(transactions: &mut Transactions, bytes: &[u8], context: &mut Context<'_>) -> usize {
+fn messages(flow: &mut Flow, bytes: &[u8], context: &mut Context<'_>) -> usize {
     let mut rest = bytes;
     while let Some((len, body)) = rest.split_first_chunk()
         && let Some((whole, behind)) = body.split_at_checked(usize::from(u16::from_be_bytes(*len)))
     {
-        message(transactions, whole, context);
+        message(flow, whole, context);
         rest = behind;
     }
     bytes.len() - rest.len()
 }
 
-fn message(transactions: &mut Transactions, bytes: &[u8], context: &mut Context<'_>) {
-    if Message::parse(bytes).is_ok() {
-        context.emit(&DNS, &[&transactions.number().to_ne_bytes(), bytes]);
+fn message(flow: &mut Flow, bytes: &[u8], context: &mut Context<'_>) {
+    let Ok(message) = Message::parse(bytes) else { return };
+    let header = message.header();
+    let latency = if header.is_response() {
+        flow.answer(header.id).map(|asked| context.time().saturating_sub(asked))
+    } else {
+        flow.ask(header.id, context.time());
+        None
+    };
+    let number = flow.transactions.number().to_ne_bytes();
+    context.emit(&DNS, &[&number, &latency.unwrap_or(UNKNOWN).to_ne_bytes(), bytes]);
+}
+
+impl Flow {
+    fn ask(&mut self, id: u16, time: u64) {
+        // A query that is sent again waits since the first time.
+        if self.open.iter().any(|&(open, since)| open == id && since > 0) {
+            return;
+        }
+        self.open[usize::from(self.next)] = (id, time);
+        self.next = (self.next + 1) % MAX_OPEN as u8;
+    }
+
+    /// When the query with this identifier came, which waits no longer.
+    fn answer(&mut self, id: u16) -> Option<u64> {
+        let query = self.open.iter_mut().find(|(open, since)| *open == id && *since > 0)?;
+        Some(std::mem::take(&mut query.1))
     }
 }

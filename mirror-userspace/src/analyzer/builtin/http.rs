@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::analyzer::{Analyzer, Context, Direction, Event, Use};
+use crate::apm::Measured;
 use crate::protocol::http::{Body, Request, Response, Taken, begins_request, begins_response, head_end};
 use crate::record::EventType;
 use crate::record::pack;
@@ -10,7 +11,13 @@ use crate::record::pack;
 mod eve;
 
 /// A transaction: [`Fixed`] values, then packed ones.
-pub(super) static HTTP: EventType = EventType { name: "http", render: eve::render };
+pub(super) static HTTP: EventType = EventType::new("http", eve::render).measured(measure);
+
+/// A request, with an error where that is the server's.
+fn measure(bytes: &[u8]) -> Option<Measured> {
+    let (fixed, _) = Fixed::unpack(bytes)?;
+    Some(Measured { latency: fixed.latency, error: fixed.status >= 500 })
+}
 
 /// Requests of a connection that may wait for their responses; one more is the end of the analysis.
 const MAX_OPEN: usize = 128;

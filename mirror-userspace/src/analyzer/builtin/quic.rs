@@ -6,7 +6,7 @@ use crate::record::EventType;
 use crate::record::eve::Lines;
 
 /// A hello: the version, whose it is, its body.
-pub(super) static QUIC: EventType = EventType { name: "quic", render };
+pub(super) static QUIC: EventType = EventType::new("quic", render);
 
 /// Marks of whose hello an event is about.
 const OF_CLIENT: u8 = 0;

@@ -10,7 +10,7 @@ use crate::record::eve::Lines;
 use crate::record::pack;
 
 /// The banners of both sides.
-pub(super) static SSH: EventType = EventType { name: "ssh", render };
+pub(super) static SSH: EventType = EventType::new("ssh", render);
 
 /// Tags of a side's protocol version; the software has the tag behind it.
 const TAGS: [u8; 2] = [0, 2];

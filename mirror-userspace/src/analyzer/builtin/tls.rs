@@ -3,12 +3,13 @@
 use serde::Serialize;
 
 use crate::analyzer::{Analyzer, Context, Direction, Event, Use};
+use crate::apm::Measured;
 use crate::protocol::tls::{self, Handshake, Messages, Outline, Progress, Version, begins_with_client_hello};
 use crate::record::EventType;
 use crate::record::eve::Lines;
 
 /// A handshake: the latency, the outline of its messages, the messages.
-pub(super) static TLS: EventType = EventType { name: "tls", render };
+pub(super) static TLS: EventType = EventType::new("tls", render).measured(measure);
 
 /// Stands for a latency that is not known.
 const UNKNOWN: u64 = u64::MAX;
@@ -29,6 +30,15 @@ fn render(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
         event: tls::Event::new(&Outline::unpack(outline).messages(parts)),
         latency_ms: latency.map(|latency| latency as f64 / 1e6),
     })
+}
+
+/// A handshake, which failed where the server has not answered it.
+fn measure(bytes: &[u8]) -> Option<Measured> {
+    let (latency, rest) = bytes.split_first_chunk()?;
+    let (outline, parts) = rest.split_first_chunk()?;
+    let latency = Some(u64::from_ne_bytes(*latency)).filter(|&latency| latency != UNKNOWN);
+    let error = Outline::unpack(outline).messages(parts).server_hello.is_none();
+    Some(Measured { latency, error })
 }
 
 /// Makes an event of each TLS handshake.

@@ -1,0 +1,54 @@
+//! An analyzer of your own, beside those that are built in: says who sends mail, in events of the kind
+//! `mail`. It takes `mirror-xdp`'s command line, so it runs over captures and live:
+//!
+//! ```console
+//! $ cargo run --example mail_senders -- read capture.pcap
+//! # target/debug/examples/mail_senders run --interface ens6
+//! ```
+
+use std::process::ExitCode;
+
+use mirror_userspace::analyzer::{Analyzer, Analyzers, Context, Direction, Event, Filter, TooMany, Use};
+use mirror_userspace::protocol::detect::AppProto;
+use mirror_userspace::record::EventType;
+use serde::Serialize;
+
+/// What is particular to the event.
+#[derive(Serialize)]
+struct Mail<'a> {
+    from: &'a str,
+}
+
+/// The worker packs bytes; the log's thread makes JSON of them.
+static MAIL: EventType =
+    EventType::new("mail", |bytes, lines| lines.line(&Mail { from: &String::from_utf8_lossy(bytes) }));
+
+struct MailSenders;
+
+impl Analyzer for MailSenders {
+    type Flow = ();
+
+    fn data(&mut self, (): &mut (), from: Direction, event: Event<'_>, context: &mut Context<'_>) -> Use {
+        const COMMAND: &[u8] = b"MAIL FROM:";
+        let (Event::Data { bytes, .. }, Direction::ToServer) = (event, from) else { return Use::Close };
+        let mut used = 0;
+        for line in bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")) {
+            if let Some((command, sender)) = line.split_at_checked(COMMAND.len())
+                && command.eq_ignore_ascii_case(COMMAND)
+            {
+                context.emit(&MAIL, &[sender.trim_ascii()]);
+            }
+            used += line.len();
+        }
+        // What is behind the last whole line comes again, with more behind it.
+        Use::Used(used)
+    }
+}
+
+fn register(analyzers: &mut Analyzers) -> Result<(), TooMany> {
+    analyzers.register(MailSenders, Filter::all().application(AppProto::Smtp))
+}
+
+fn main() -> ExitCode {
+    mirror_userspace::cli::main_with(register)
+}

@@ -1,0 +1,118 @@
+//! The packet path takes no memory once it has seen what its traffic needs: whatever comes after, buffers
+//! and states go from flow to flow.
+#![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
+
+use etherparse::{PacketBuilder, TcpHeader};
+use mirror_userspace::sink::{Overflow, Sink};
+use mirror_userspace::worker::{FrameInfo, Worker, WorkerConfig};
+use mirror_xdp_common::inner::InnerHeaders;
+
+const SEED: u64 = 7;
+const SECOND: u64 = 1_000_000_000;
+const CLIENT: [u8; 4] = [10, 0, 0, 1];
+const SERVER: [u8; 4] = [10, 0, 0, 2];
+
+fn udp(ports: [u16; 2], from_client: bool, payload: &[u8]) -> Vec<u8> {
+    let (this, other) = if from_client { (0, 1) } else { (1, 0) };
+    let ends = [CLIENT, SERVER];
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2([2; 6], [4; 6])
+        .ipv4(ends[this], ends[other], 64)
+        .udp(ports[this], ports[other])
+        .write(&mut frame, payload)
+        .unwrap();
+    frame
+}
+
+/// The segments of a connection to `port` in which both sides say these in turns, with its handshake and
+/// its end.
+fn tcp(ports: [u16; 2], turns: &[(bool, &[u8])]) -> Vec<Vec<u8>> {
+    let mut next = [1000_u32, 5000];
+    let mut segment = |from_client: bool, flags: &str, payload: &[u8]| {
+        let (this, other) = if from_client { (0, 1) } else { (1, 0) };
+        let ends = [CLIENT, SERVER];
+        let mut header = TcpHeader::new(ports[this], ports[other], next[this], 1000);
+        header.syn = flags.contains('S');
+        header.fin = flags.contains('F');
+        header.ack = flags.contains('A');
+        header.acknowledgment_number = if header.ack { next[other] } else { 0 };
+        next[this] += payload.len() as u32 + u32::from(header.syn || header.fin);
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2([2; 6], [4; 6])
+            .ipv4(ends[this], ends[other], 64)
+            .tcp_header(header)
+            .write(&mut frame, payload)
+            .unwrap();
+        frame
+    };
+    let mut frames = vec![segment(true, "S", &[]), segment(false, "SA", &[]), segment(true, "A", &[])];
+    for &(from_client, text) in turns {
+        // In two segments, the second in front of the first.
+        let (first, second) = text.split_at(text.len() / 2);
+        let [first, second] = [first, second].map(|half| segment(from_client, "A", half));
+        frames.extend([second, first]);
+    }
+    frames.extend([segment(true, "FA", &[]), segment(false, "FA", &[]), segment(true, "A", &[])]);
+    frames
+}
+
+/// What flows of the kinds that are analyzed carry. The client's port tells them from earlier ones.
+fn traffic(client_port: u16) -> Vec<Vec<u8>> {
+    const QUERY: &[u8] =
+        b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x07example\x00\x00\x01\x00\x01";
+    const ANSWER: &[u8] =
+        b"\x12\x34\x81\x80\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x07example\x00\x00\x01\x00\x01";
+    const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: a.example\r\nUser-Agent: test\r\n\r\n";
+    const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello";
+    const SSH: [&[u8]; 2] = [b"SSH-2.0-client\r\n", b"SSH-2.0-server\r\n"];
+    // A hello without extensions.
+    let hello = [&[22, 3, 1, 0, 45, 1, 0, 0, 41, 3, 3][..], &[7; 32], &[0, 0, 2, 0, 47, 1, 0]].concat();
+    let initial = [&[0xc3, 0, 0, 0, 1, 8][..], &[5; 8], &[0, 0, 0x44, 0xb0], &[9; 1200]].concat();
+    let mut frames = vec![
+        udp([client_port, 53], true, QUERY),
+        udp([client_port, 53], false, ANSWER),
+        udp([client_port, 443], true, &initial),
+        udp([client_port, 9], true, b"whatever"),
+    ];
+    frames.extend(tcp([client_port, 80], &[(true, GET), (true, GET), (false, OK), (false, OK)]));
+    frames.extend(tcp([client_port, 22], &[(true, SSH[0]), (false, SSH[1])]));
+    frames.extend(tcp([client_port, 443], &[(true, &hello)]));
+    frames.extend(tcp([client_port, 25], &[(false, b"220 mail\r\n"), (true, b"EHLO x\r\n")]));
+    frames.extend(tcp([client_port, 4711], &[(true, b"garbage"), (false, b"garbage")]));
+    frames
+}
+
+#[test]
+fn traffic_like_that_before_takes_no_memory() {
+    const ROUNDS: u16 = 400;
+    const MEASURED: u16 = 100;
+    let directory = tempfile::tempdir().unwrap();
+    let sink = Sink::open(directory.path()).unwrap();
+    let config = WorkerConfig { max_flows: 64, hash_seed: SEED };
+    let mut worker = Worker::new(config, sink.producer(Overflow::Wait));
+    let rounds: Vec<_> = (0..ROUNDS + MEASURED).map(|round| traffic(10_000 + round)).collect();
+    let mut now = 1_000 * SECOND;
+    let mut run = |rounds: &[Vec<Vec<u8>>]| {
+        for frames in rounds {
+            for frame in frames {
+                now += SECOND / 50;
+                let flow_hash = InnerHeaders::parse(frame.as_slice(), 0).flow_hash(SEED);
+                let info = FrameInfo { time: now, original_len: frame.len() as u32, flow_hash, mirror: None };
+                worker.frame(&info, frame);
+                worker.tick(now);
+            }
+        }
+    };
+    let (before, measured) = rounds.split_at(ROUNDS.into());
+    let needed = allocation_counter::measure(|| run(before));
+    let taken = allocation_counter::measure(|| run(measured));
+    worker.finish();
+    let counters = sink.finish();
+    let flows = u64::from(ROUNDS + MEASURED) * 8;
+    assert_eq!(counters.written("flow"), flows);
+    for (kind, each) in [("dns", 2), ("http", 2), ("ssh", 1)] {
+        assert_eq!(counters.written(kind), u64::from(ROUNDS + MEASURED) * each, "{kind}");
+    }
+    assert!(needed.count_total > 0, "the counter does not count");
+    assert_eq!((taken.count_total, taken.bytes_total), (0, 0), "{taken:?}");
+}

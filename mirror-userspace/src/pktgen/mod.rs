@@ -1,7 +1,7 @@
 //! The packet generator: replays captures as mirror traffic, or makes traffic up.
 //!
-//! [`run`] does all of it: it makes the frames ([`sequence`]) and gives them to an engine, which sends them
-//! when they are due ([`rate`]). What the engine has handed to the interface and what the interface has
+//! [`run`] does all of it: it makes the frames (`sequence`) and gives them to an engine, which sends them
+//! when they are due (`rate`). What the engine has handed to the interface and what the interface has
 //! taken are two things: the kernel drops what a full queue refuses without telling the one who sent it.
 //! So the interface's own counters say in the end what was sent, and what was refused.
 

@@ -109,6 +109,31 @@ fn exactly_as_many_frames_are_sent_as_were_asked_for() {
 }
 
 #[test]
+fn a_socket_sends_the_same_frames_as_the_program_in_the_kernel() {
+    let Some(bed) = Bed::new(1) else { return };
+    let capture = Capture::new(&conversation());
+    let sniffer = sniff(&bed);
+    let sent = |engine: &str| -> Vec<_> {
+        let arguments =
+            ["--engine", engine, "--vni", "1-3", "--loops", "30", "--rate", "10kpps", capture.path()];
+        let totals = totals(&run(&bed, &arguments));
+        assert_eq!((&totals["sent"], &totals["refused"]), (&120.into(), &0.into()), "{engine}");
+        (0..120).map(|_| sniffer.receive()).collect()
+    };
+    assert_eq!(sent("live-frames"), sent("af-xdp"));
+}
+
+#[test]
+fn a_socket_sends_exactly_as_many_frames_and_longer_ones() {
+    let Some(bed) = Bed::new(1) else { return };
+    let arguments = ["--engine", "af-xdp", "--size", "3462", "--count", "2003", "--rate", "20kpps"];
+    let (totals, report) = generate(&bed, &arguments);
+    assert_eq!((totals["sent"].as_u64().unwrap(), report.seen()), (2003, 2003));
+    assert_eq!(totals["bytes"], 2003 * 3512);
+    refused(&bed, &["--size", "3462"], &["3392", "3512"]);
+}
+
+#[test]
 fn bytes_are_those_of_the_frames() {
     let Some(bed) = Bed::new(1) else { return };
     // An envelope of 50 bytes around 60 and more.

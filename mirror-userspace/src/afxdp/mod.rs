@@ -12,6 +12,8 @@
 //! * the end of the batch gives each descriptor back once.
 #![expect(unsafe_code, reason = "the rings and the UMEM are shared with the kernel")]
 
+pub mod transmit;
+
 use std::ffi::CString;
 use std::io;
 use std::num::NonZeroU32;

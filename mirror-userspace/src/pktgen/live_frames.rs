@@ -15,11 +15,10 @@ use aya::{Ebpf, EbpfLoader};
 use mirror_xdp_common::pktgen::{BLOCK_LEN, BLOCK_VALUE_LEN, ENTRY_LEN, Entry, STATE_LEN, State};
 use nix::sys::pthread::{pthread_kill, pthread_self};
 use nix::sys::signal::Signal;
-use nix::time::{ClockId, clock_gettime};
 use zerocopy::FromBytes as _;
 
 use super::sequence::Sequence;
-use super::{Engine, Error, Go, LISTEN, Progress};
+use super::{Engine, Error, Go, LISTEN, Progress, monotonic};
 
 /// The object that `cargo xtask build` made; empty where the binary was built without it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pktgen.o"));
@@ -170,12 +169,6 @@ fn read(state: &Array<MapData, [u8; STATE_LEN]>) -> Result<State, Error> {
         return Err(Error::Kernel { what: CANNOT_RUN, cause });
     }
     Ok(state)
-}
-
-/// The time of the clock that the program reads, in nanoseconds.
-fn monotonic() -> Result<u64, Error> {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(Error::kernel(CANNOT_RUN))?;
-    Ok(Duration::from(now).as_nanos() as u64)
 }
 
 impl Engine for LiveFrames {

@@ -5,6 +5,7 @@
 //! taken are two things: the kernel drops what a full queue refuses without telling the one who sent it.
 //! So the interface's own counters say in the end what was sent, and what was refused.
 
+mod af_xdp;
 mod envelope;
 mod features;
 mod live_frames;
@@ -26,6 +27,7 @@ pub use self::envelope::Envelope;
 pub use self::rate::Rate;
 pub use self::sequence::{Countable, IMIX, Ranges, Traffic};
 
+use self::af_xdp::AfXdp;
 use self::envelope::Macs;
 use self::live_frames::LiveFrames;
 use self::sequence::{Recipe, Sequence, Target};
@@ -48,6 +50,18 @@ pub enum EngineChoice {
     /// An XDP program that makes the frames in the kernel: the fastest, on interfaces with native XDP
     #[default]
     LiveFrames,
+    /// An AF_XDP socket: also frames of up to 4096 bytes, and interfaces without native XDP
+    AfXdp,
+}
+
+impl EngineChoice {
+    /// Bytes of the longest frame that it can send.
+    const fn max_frame(self) -> usize {
+        match self {
+            Self::LiveFrames => live_frames::MAX_FRAME,
+            Self::AfXdp => af_xdp::MAX_FRAME,
+        }
+    }
 }
 
 /// What to do with frames that are longer than the interface sends.
@@ -203,6 +217,13 @@ fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     None
 }
 
+/// The time of the clock that schedules go by, in nanoseconds.
+fn monotonic() -> Result<u64, Error> {
+    use nix::time::{ClockId, clock_gettime};
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(Error::kernel("cannot read the clock"))?;
+    Ok(Duration::from(now).as_nanos() as u64)
+}
+
 /// What an engine has handed to the interface since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Progress {
@@ -298,7 +319,7 @@ pub fn run(options: &Options, stop: &AtomicBool, mut tell: impl FnMut(Event<'_>)
         target_for_all: options.target.is_some(),
         rate: options.rate,
         oversize: options.oversize,
-        max_frame: (interface.mtu as usize + BEYOND_MTU).min(live_frames::MAX_FRAME),
+        max_frame: (interface.mtu as usize + BEYOND_MTU).min(options.engine.max_frame()),
         malformed: options.malformed,
         seed: options.seed,
     };
@@ -308,8 +329,9 @@ pub fn run(options: &Options, stop: &AtomicBool, mut tell: impl FnMut(Event<'_>)
         truncated: sequence.truncated,
         unsendable: sequence.unsendable,
     };
-    let mut engine: Box<dyn Engine> = match options.engine {
+    let mut engine: Box<dyn Engine + '_> = match options.engine {
         EngineChoice::LiveFrames => Box::new(live_frames(&sequence, &interface, options.rewrite)?),
+        EngineChoice::AfXdp => Box::new(AfXdp::open(&sequence, &interface.name, options.rewrite)?),
     };
     let counters = || -> Result<nic::Transmitted, Error> {
         let failed = |source| Error::Interface { interface: options.interface.clone(), source };

@@ -85,60 +85,78 @@ pub struct Found {
     pub trials: Vec<Trial>,
 }
 
-/// Measures; `tell` hears of each trial.
-pub fn measure(options: &Options, mut tell: impl FnMut(Subject, &Trial)) -> io::Result<Report> {
+/// What happens meanwhile.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A trial is over.
+    Trial(&'a Trial),
+    /// The subject cannot be measured here, and is left out.
+    LeftOut(&'a io::Error),
+}
+
+/// Measures; `tell` hears of each trial. A subject other than mirror-xdp that does not work is left out.
+pub fn measure(options: &Options, mut tell: impl FnMut(Subject, Event<'_>)) -> io::Result<Report> {
     let rig = Rig::new(options)?;
     let mut frame_bytes = 0.0;
     let mut subjects = Vec::new();
     for &subject in &options.subjects {
-        let mut trials = Vec::new();
         let mut trial = |asked: Option<f64>, duration| -> io::Result<Trial> {
             let (trial, bytes) = rig.trial(subject, asked, duration)?;
             frame_bytes = bytes;
-            tell(subject, &trial);
+            tell(subject, Event::Trial(&trial));
             Ok(trial)
         };
-        let start = Instant::now();
-        // The rate with a little loss first: it bounds the one without from above.
-        let effort = |share: u32| Effort {
-            precision: options.precision,
-            deadline: start + options.budget * share / 10,
-        };
-        search(PARTIAL, effort(5), &mut trials, |asked| trial(asked, options.trial))?;
-        let mut ndr = search(0.0, effort(10), &mut trials, |asked| trial(asked, options.trial))?;
-        if let Some(confirm) = options.confirm {
-            // A longer trial may lose what the short one did not.
-            while ndr > 0.0 {
-                let asked = trials.iter().find(|trial| trial.pps.total_cmp(&ndr).is_eq());
-                let asked = asked.and_then(|trial| trial.asked_pps);
-                let confirmed = trial(asked, confirm)?;
-                let good = confirmed.loss() <= 0.0;
-                // What it reached is what counts.
-                trials.retain(|trial| trial.pps < ndr * 0.999 || trial.loss() > 0.0);
-                trials.push(confirmed);
-                if good {
-                    ndr = confirmed.pps;
-                    break;
-                }
-                let next = effort(15);
-                ndr = search(0.0, next, &mut trials, |asked| trial(asked, options.trial))?;
-                if Instant::now() >= next.deadline {
-                    break;
-                }
-            }
+        match find(options, subject, &mut trial) {
+            Ok(found) => subjects.push(found),
+            Err(error) if subject == Subject::MirrorXdp => return Err(error),
+            Err(error) => tell(subject, Event::LeftOut(&error)),
         }
-        let pdr = trials.iter().filter(|trial| trial.loss() <= PARTIAL).map(|trial| trial.pps);
-        let pdr = pdr.fold(ndr, f64::max);
-        let generator_bound = trials.iter().all(|trial| trial.asked_pps.is_some() || trial.loss() <= 0.0);
-        subjects.push(Found {
-            name: subject.name().to_owned(),
-            ndr_pps: ndr.round(),
-            pdr_pps: pdr.round(),
-            generator_bound,
-            trials,
-        });
     }
     Ok(Report { path: rig.path(), frame_bytes, subjects })
+}
+
+/// Searches the rates of one subject.
+fn find(
+    options: &Options,
+    subject: Subject,
+    trial: &mut impl FnMut(Option<f64>, Duration) -> io::Result<Trial>,
+) -> io::Result<Found> {
+    let mut trials = Vec::new();
+    let start = Instant::now();
+    // The rate with a little loss first: it bounds the one without from above.
+    let effort =
+        |share: u32| Effort { precision: options.precision, deadline: start + options.budget * share / 10 };
+    search(PARTIAL, effort(5), &mut trials, |asked| trial(asked, options.trial))?;
+    let mut ndr = search(0.0, effort(10), &mut trials, |asked| trial(asked, options.trial))?;
+    if let Some(confirm) = options.confirm {
+        // A longer trial may lose what the short one did not.
+        let last = effort(15);
+        while ndr > 0.0 {
+            let tried = trials.iter().find(|trial| trial.pps.total_cmp(&ndr).is_eq()).copied();
+            let confirmed = trial(tried.and_then(|trial| trial.asked_pps), confirm)?;
+            // What the longer one reached is what counts.
+            trials.retain(|trial| Some(trial) != tried.as_ref());
+            trials.push(confirmed);
+            if confirmed.loss() <= 0.0 {
+                ndr = confirmed.pps;
+                break;
+            }
+            ndr = search(0.0, last, &mut trials, |asked| trial(asked, options.trial))?;
+            if Instant::now() >= last.deadline {
+                break;
+            }
+        }
+    }
+    let partly = trials.iter().filter(|trial| trial.loss() <= PARTIAL).map(|trial| trial.pps);
+    let pdr = partly.fold(ndr, f64::max);
+    let generator_bound = trials.iter().all(|trial| trial.asked_pps.is_some() || trial.loss() <= 0.0);
+    Ok(Found {
+        name: subject.name().to_owned(),
+        ndr_pps: ndr.round(),
+        pdr_pps: pdr.round(),
+        generator_bound,
+        trials,
+    })
 }
 
 /// The cores to use: generator and worker.
@@ -172,6 +190,8 @@ impl<'a> Rig<'a> {
             for (namespace, interface) in [(&cable.near, NEAR), (&cable.far, FAR)] {
                 namespace.ip(&format!("link set {interface} mtu 3498 up"))?;
             }
+            // Without it, the interface takes frames of XDP only while it has a program.
+            run(cable.near.command("ethtool").args(["-K", NEAR, "gro", "on"]))?;
             Some(cable)
         };
         let directory = tempfile::tempdir()?;
@@ -219,10 +239,6 @@ impl<'a> Rig<'a> {
     /// One trial, and the mean length of its frames.
     fn trial(&self, subject: Subject, asked: Option<f64>, duration: Duration) -> io::Result<(Trial, f64)> {
         let interface = self.options.remote.as_ref().map_or(NEAR, |remote| &remote.interface);
-        if let Some(cable) = &self.cable {
-            let gro = if subject.has_xdp() { "off" } else { "on" };
-            run(cable.near.command("ethtool").args(["-K", NEAR, "gro", gro]))?;
-        }
         let directory = tempfile::tempdir_in(self.directory.path())?;
         let words = subject.command(&self.options.binary, interface, directory.path())?;
         let mut process = Process::spawn(&mut merged(self.near(&words), subject))?;

@@ -62,7 +62,7 @@ impl Subject {
                     .fold(vec![binary], |words, word| push(words, word))
             }
             Self::Tcpdump => {
-                words(&["tcpdump", "-i", interface, "-n", "-s", "0", "-B", "65536", "-w", "/dev/null"])
+                words(&["tcpdump", "-i", interface, "-n", "-s", "0", "-B", "16384", "-w", "/dev/null"])
             }
             Self::NetsniffNg => words(&[
                 "netsniff-ng",
@@ -72,7 +72,7 @@ impl Subject {
                 "/dev/null",
                 "--silent",
                 "--ring-size",
-                "64MiB",
+                "16MiB",
                 "--no-promisc",
             ]),
             Self::SuricataAfPacket | Self::SuricataAfXdp => {
@@ -105,13 +105,6 @@ impl Subject {
             Self::NetsniffNg => "Running!",
             Self::SuricataAfPacket | Self::SuricataAfXdp => "Notice: threads: Threads created",
         }
-    }
-
-    /// Whether it brings an XDP program, without which a veth interface takes frames of XDP only where GRO is
-    /// on.
-    #[must_use]
-    pub const fn has_xdp(self) -> bool {
-        matches!(self, Self::MirrorXdp | Self::SuricataAfXdp)
     }
 
     /// The frames that it has captured, by what it said at its end.
@@ -182,8 +175,7 @@ af-packet:
     defrag: yes
     use-mmap: yes
     tpacket-v3: yes
-    ring-size: 65536
-    block-size: 1048576
+    ring-size: 4096
 af-xdp:
   - interface: {interface}
     threads: 1

@@ -253,18 +253,22 @@ fn measure_path(args: &Args, binary: &Path) -> Result<path::Report> {
         binary: binary.to_owned(),
         subjects: Subject::ALL.into_iter().filter(installed).collect(),
         remote: remote.map(|(interface, generator)| Remote { interface, generator }),
-        trial: if args.quick { Duration::from_millis(400) } else { seconds(2) },
+        trial: if args.quick { seconds(1) } else { seconds(3) },
         confirm: (!args.quick).then(|| seconds(10)),
         budget: if args.quick { seconds(8) } else { seconds(75) },
         precision: if args.quick { 0.1 } else { 0.02 },
     };
-    let report = path::measure(&options, |subject, trial| {
-        eprintln!(
+    let report = path::measure(&options, |subject, event| match event {
+        path::Event::Trial(trial) => eprintln!(
             "    {:<20} {:>9} frames/s, {:.3} % lost",
             subject.name(),
             report::short(trial.pps),
             trial.loss() * 100.0
-        );
+        ),
+        path::Event::LeftOut(error) => {
+            let why: String = error.to_string().chars().take(400).collect();
+            eprintln!("    {:<20} left out: {why}", subject.name());
+        }
     });
     report.context("cannot measure the path")
 }

@@ -57,7 +57,7 @@ impl ShuntMaps {
             by_use: BTreeSet::new(),
             cooling: VecDeque::new(),
             // Different from what any other worker writes.
-            stamp: (worker + 1) << 24,
+            stamp: (worker % 255 + 1) << 24,
             ahead: 0,
         })
     }

@@ -168,7 +168,7 @@ fn try_run(context: &XdpContext, counters: Counters) -> Result<(), Counter> {
 
     let decided = decide(mirrored, facts, counters)?;
     let vni = vni::Counted::frame(decided.vni_slot, mirrored.inner_len, now).ok_or(Counter::NoSocket)?;
-    if decided.vni_slot == 0 {
+    if decided.vni_slot == 0 && decided.action != action::VNI_NOT_ADMITTED {
         counters.add(Counter::VniUncounted);
     }
     if decided.rule != 0 {

@@ -58,7 +58,7 @@ pub fn search<E>(
         }
         // What arrives under overload is a guess at what could arrive without.
         let arrived = bad.pps * (1.0 - bad.loss());
-        let next = if good > 0.0 { (good * bad.pps).sqrt() } else { arrived.min(bad.pps * 0.9) * 0.9 };
+        let next = if good > 0.0 { (good * bad.pps).sqrt() } else { (arrived * 0.9).min(bad.pps * 0.75) };
         if next < 1000.0 {
             return Ok(good);
         }

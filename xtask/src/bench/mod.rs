@@ -255,7 +255,7 @@ fn measure_path(args: &Args, binary: &Path) -> Result<path::Report> {
         remote: remote.map(|(interface, generator)| Remote { interface, generator }),
         trial: if args.quick { seconds(1) } else { seconds(3) },
         confirm: (!args.quick).then(|| seconds(10)),
-        budget: if args.quick { seconds(8) } else { seconds(75) },
+        budget: if args.quick { seconds(16) } else { seconds(75) },
         precision: if args.quick { 0.1 } else { 0.02 },
     };
     let report = path::measure(&options, |subject, event| match event {

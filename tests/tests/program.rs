@@ -437,6 +437,115 @@ fn frames_of_a_queue_without_a_socket_are_dropped_and_counted() {
     assert_eq!(program.counts().unwrap().get(Counter::NoSocket), 1);
 }
 
+/// As many programs as a queue has sockets; each has but one of them, so that it tells which frames are
+/// that one's.
+struct FanOut {
+    programs: Vec<CaptureProgram>,
+    _socket: OwnedFd,
+}
+
+impl FanOut {
+    fn new(sockets: u32) -> Option<Self> {
+        if !require::privileges() {
+            return None;
+        }
+        let options = Options { hash_seed: SEED, sockets_per_queue: sockets, ..Options::default() };
+        let socket = socket(AddressFamily::XDP, SocketType::RAW, None).unwrap();
+        let programs = (0..sockets)
+            .map(|number| {
+                let mut program = CaptureProgram::load(&options).unwrap();
+                program.set_socket_of_several(0, number, socket.as_raw_fd()).unwrap();
+                program
+            })
+            .collect();
+        Some(Self { programs, _socket: socket })
+    }
+
+    /// The number of the one socket that gets a frame.
+    fn socket(&self, frame: &[u8]) -> usize {
+        let gets = |program: &CaptureProgram| {
+            let before = program.counts().unwrap();
+            let action = program.test_run(frame, 1).unwrap().action;
+            let counted = program.counts().unwrap().since(&before);
+            assert_eq!(counted.get(Counter::Redirected), u64::from(action == REDIRECT));
+            assert_eq!(counted.get(Counter::NoSocket), u64::from(action == DROP));
+            action == REDIRECT
+        };
+        let mut getting = (0..self.programs.len()).filter(|&number| gets(&self.programs[number]));
+        let socket = getting.next().unwrap();
+        assert_eq!(getting.next(), None, "{frame:02x?}");
+        socket
+    }
+}
+
+/// Frames of one flow: both directions and errors about it from both ends and from between, in sessions
+/// of several kinds. Second, fragments of each direction.
+fn frames_of(flow: &Flow) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    let (mut whole, mut fragments) = (Vec::new(), Vec::new());
+    for way in [flow.clone(), flow.reversed()] {
+        let datagram = way.udp(&[7; 40]);
+        let back = Flow { client: ([192, 0, 2, 1], 0).into(), ..way.reversed() };
+        if way.client.is_ipv4() {
+            // Destination unreachable, and the header that every error quotes with eight bytes.
+            let error = [&[3, 3, 0, 0, 0, 0, 0, 0][..], &datagram[14..42]].concat();
+            whole.extend([way.reversed(), back].map(|from| from.packet(IpNumber::ICMP, &error)));
+            for field in [[0x20, 0], [0x20, 5], [0, 0xb9]] {
+                let mut fragment = datagram.clone();
+                fragment[20..22].copy_from_slice(&field);
+                fragments.push(fragment);
+            }
+        } else {
+            let error = [&[1, 4, 0, 0, 0, 0, 0, 0][..], &datagram[14..]].concat();
+            whole.push(way.reversed().packet(IpNumber::IPV6_ICMP, &error));
+            for field in [1, 41, 1480_u16] {
+                let mut header = extension(17, 0, 1);
+                header[2..4].copy_from_slice(&field.to_be_bytes());
+                let payload = [&header[..], &datagram[54..]].concat();
+                fragments.push(way.packet(IpNumber::IPV6_FRAGMENTATION_HEADER, &payload));
+            }
+        }
+        whole.extend([datagram, way.clone().vlan(5).udp(b"x")]);
+    }
+    let sessions = [mirrored(7), mirrored(8).over_ipv6(), mirrored(9).by_gateway(1, 2, 3)];
+    let carried = |inner: &[Vec<u8>]| {
+        inner.iter().zip(sessions.iter().cycle()).map(|(inner, session)| session.carrying(inner)).collect()
+    };
+    (carried(&whole), carried(&fragments))
+}
+
+#[test]
+fn all_of_a_flow_goes_to_one_socket_of_its_queue() {
+    let Some(fan_out) = FanOut::new(4) else { return };
+    for number in 0..50 {
+        for flow in [Flow::v4(40_000 + number, 53), Flow::v6(40_000 + number, 53)] {
+            let (whole, fragments) = frames_of(&flow);
+            for frames in [whole, fragments] {
+                let socket = fan_out.socket(&frames[0]);
+                for frame in &frames[1..] {
+                    assert_eq!(fan_out.socket(frame), socket, "{flow:?}: {frame:02x?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn flows_are_spread_evenly_over_the_sockets_of_a_queue() {
+    const FLOWS: usize = 4000;
+    // Also where the number is not a power of two.
+    for sockets in [3, 4] {
+        let Some(fan_out) = FanOut::new(sockets) else { return };
+        let mut load = vec![0_usize; sockets as usize];
+        for number in 0..FLOWS {
+            let flow = Flow::v4(20_000 + number as u16, 443);
+            load[fan_out.socket(&mirrored(7).carrying(&flow.udp(b"x")))] += 1;
+        }
+        let mean = FLOWS / sockets as usize;
+        // Five standard deviations, at least, of a binomial with this mean.
+        assert!(load.iter().all(|flows| flows.abs_diff(mean) < 5 * mean.isqrt()), "{load:?}");
+    }
+}
+
 /// The shortest frame that the kernel has the program run on.
 const SHORTEST: usize = 14;
 

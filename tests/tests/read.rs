@@ -16,7 +16,7 @@ use pcap_file::pcapng::blocks::interface_description::{
     InterfaceDescriptionBlock, InterfaceDescriptionOption,
 };
 use pcap_file::{DataLink, Endianness, TsResolution};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// 2020-09-13T12:26:40Z
@@ -270,4 +270,54 @@ fn with_json_the_summary_is_one_object() {
     assert!(output.status.success(), "{:?}", output.stderr);
     let summary: Value = serde_json::from_str(&output.stdout).unwrap();
     assert!(summary.is_object(), "{summary}");
+}
+
+/// The inner flows of the corpus's captures of VXLAN and GENEVE: file, VNI, how many flows, and the ends of
+/// one.
+const TUNNELS: &[(&str, u32, usize, &str)] = &[
+    ("suricata-verify/tests/vxlan-decoder-03/vxlan.pcap", 5_569_041, 13, "172.31.0.238 78.46.93.39"),
+    ("suricata-verify/tests/vxlan-decoder-01/input.pcap", 37, 1, "10.96.0.10 185.27.115.6"),
+    ("suricata-verify/tests/vxlan-non-zero-reserved-fields/input.pcap", 11, 1, "218.94.93.34 192.168.1.134"),
+    ("zeek/tunnels/vxlan-inner-tcp-bad-checksum.pcap", 42, 1, "10.0.0.1 10.0.0.2"),
+    // VXLAN in VXLAN in VXLAN: the outermost is the session.
+    ("zeek/tunnels/vxlan-triple-v2.pcap", 1, 3, "4.4.4.4 4.4.4.9"),
+    ("zeek/tunnels/geneve-47101.pcap", 4242, 1, "192.168.0.107 145.40.68.75"),
+    ("zeek/tunnels/geneve-many-options.pcap", 786_734, 1, "10.0.0.226 95.217.228.176"),
+    ("zeek/tunnels/geneve-tagged-udp-packet.pcap", 100, 1, "127.0.0.1 127.0.0.1"),
+    // VXLAN in IP in GENEVE, as a load balancer has it; without options.
+    ("zeek/tunnels/geneve-vxlan-dns-truncated.pcap", 4242, 1, "172.16.11.201 1.1.1.1"),
+];
+
+#[test]
+fn captures_of_tunnels_yield_the_inner_flows_with_their_vni() {
+    let Some(corpus) = require::corpus() else { return };
+    for &(name, vni, count, ends) in TUNNELS {
+        let Some(records) = records_of(&[&corpus.join(name)]) else { return };
+        let flows = of_type(&records, "flow");
+        let mirrored: Vec<_> = flows.iter().filter(|flow| flow["mirror"]["vni"] == vni).collect();
+        assert_eq!(mirrored.len(), count, "{name}: {flows:?}");
+        // Where a frame is not of the session, it is not of another either.
+        assert_eq!(flows.iter().filter(|flow| flow.get("mirror").is_some()).count(), count, "{name}");
+        let ends_of =
+            |flow: &Value| [&flow["src_ip"], &flow["dest_ip"]].map(|ip| ip.as_str().unwrap().to_owned());
+        assert!(mirrored.iter().any(|flow| ends_of(flow).join(" ") == ends), "{name}: {mirrored:?}");
+    }
+}
+
+#[test]
+fn a_capture_behind_a_load_balancer_yields_flows_with_endpoint_and_vni() {
+    let sessions =
+        [mirrored(7).by_gateway(0x0123_4567_89ab_cdef, 2, 3), mirrored(8).by_gateway_over_ipv6(4, 5, 6)];
+    let frames =
+        sessions.map(|session| session.carrying(&Flow::v4(20_000, 53).udp(&dns_query(7, "example.com"))));
+    let directory = tempfile::tempdir().unwrap();
+    let file = write_pcap(directory.path(), &frames, Endianness::Little, TsResolution::MicroSecond);
+    let Some(records) = records_of(&[&file]) else { return };
+    let mut sessions: Vec<_> = of_type(&records, "flow").iter().map(|flow| flow["mirror"].clone()).collect();
+    sessions.sort_by_key(|session| session["vni"].as_u64());
+    // The outer addresses are those of the session, not those of the load balancer.
+    let expected = [("vpce-0123456789abcdef", 7), ("vpce-0000000000000004", 8)].map(|(endpoint, vni)| {
+        json!({ "vni": vni, "outer_src": "10.9.0.1", "outer_dst": "10.9.0.2", "endpoint": endpoint })
+    });
+    assert_eq!(sessions, expected);
 }

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use mirror_xdp_tests::appliance::{Bed, Report, of_type};
+use mirror_xdp_tests::appliance::{Bed, PATIENCE, Report, of_type};
 use mirror_xdp_tests::frames::{Flow, mirrored};
 use mirror_xdp_tests::process::Process;
 use mirror_xdp_tests::require;
@@ -140,7 +140,7 @@ fn a_thousand_reloads_under_load_leave_no_frame_to_a_mixture_and_none_unaccounte
     command.args(["pktgen", "--json", "--interface", "source0", "--envelope", "none", "--new-flows", "no"]);
     command.args(["--rate", "1Mpps", "--duration", "10min"]).arg(&capture);
     let mut generator = Process::spawn(&mut command).unwrap();
-    generator.wait_for_line("sending by", mirror_xdp_tests::appliance::PATIENCE).unwrap();
+    generator.wait_for_line("sending by", PATIENCE).unwrap();
 
     let begun = Instant::now();
     let before = bed.received();
@@ -152,7 +152,7 @@ fn a_thousand_reloads_under_load_leave_no_frame_to_a_mixture_and_none_unaccounte
         assert!(said.contains(&format!("read again, {rules} rules in force")), "{said}");
     }
     let (took, received) = (begun.elapsed(), bed.received() - before);
-    let output = generator.interrupt(mirror_xdp_tests::appliance::PATIENCE).unwrap();
+    let output = generator.interrupt(PATIENCE).unwrap();
     assert!(output.status.success(), "{:?}", output.stderr);
     let sent = serde_json::from_str::<Value>(&output.stdout).unwrap()["sent"].as_u64().unwrap();
     let report = appliance.stop();

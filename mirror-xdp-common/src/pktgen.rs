@@ -72,7 +72,7 @@ pub const FRACTION_BITS: u32 = 16;
 
 /// So many nanoseconds behind its schedule the generator hurries to catch up; what is beyond is given up, for
 /// a burst as long as that would not be the rate that was asked for.
-pub const CATCH_UP: u64 = 20_000_000;
+pub const CATCH_UP: u64 = 1_000_000;
 
 /// How far the sequence was sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

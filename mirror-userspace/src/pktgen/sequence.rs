@@ -552,7 +552,7 @@ mod tests {
     use etherparse::PacketBuilder;
     use etherparse::icmpv4::DestUnreachableHeader;
     use etherparse::{Icmpv4Type, Icmpv6Type, icmpv6};
-    use mirror_xdp_common::pktgen::rewrite;
+    use mirror_xdp_common::pktgen::{lap_mask, rewrite};
     use mirror_xdp_tests::frames::mirrored;
     use proptest::prelude::*;
 
@@ -632,7 +632,14 @@ mod tests {
                 prop_assert_ne!(after.source, before.source);
                 prop_assert_ne!(after.destination, before.destination);
                 prop_assert_eq!(after.source.low ^ before.source.low, after.destination.low ^ before.destination.low);
-                let same = InnerHeaders { source: before.source, destination: before.destination, ..after };
+                // Of an error, what it is about becomes the same other flow.
+                if let (Some(before), Some(after)) = (before.cause, after.cause) {
+                    prop_assert_eq!(after.source.low ^ before.source.low, u64::from(lap_mask(lap)));
+                    prop_assert_eq!(after.destination.low ^ before.destination.low, u64::from(lap_mask(lap)));
+                }
+                prop_assert_eq!(after.cause.is_some(), before.cause.is_some());
+                let InnerHeaders { source, destination, cause, .. } = before;
+                let same = InnerHeaders { source, destination, cause, ..after };
                 prop_assert_eq!(same, before);
                 // Twice the same is nothing: what was flipped is flipped back.
                 rewrite(&mut rewritten[..], &places, lap);

@@ -138,13 +138,15 @@ pub struct RuleEntry {
     pub parameter: u32,
 }
 
-/// The class of a port, or of a packet without ports: one place more than there are ports, rounded up.
-pub type PortClasses = [u16; (1 << 16) + 4];
-/// Index of the class of packets without ports in [`PortClasses`].
+/// The class of a port, or of a packet without ports: a power of two of places, so that a mask is all that
+/// the verifier needs to see.
+pub type PortClasses = [u16; PORT_PLACES];
+const PORT_PLACES: usize = 1 << 17;
+/// Index from which on [`PortClasses`] has the class of packets without ports.
 pub const WITHOUT_PORTS: usize = 1 << 16;
 
-/// Places that a direction has in [`Tables::contexts`].
-const CONTEXTS: usize = 260;
+/// Places that a direction has in [`Tables::contexts`]: a power of two, as for ports.
+const CONTEXTS: usize = 512;
 /// The place of what is not an IP packet.
 const NOT_IP: usize = 256;
 
@@ -315,9 +317,10 @@ pub fn judge<C: Compiled>(policy: &C, slot: u32, packet: &Question) -> Judgement
     if set == 0 {
         return Judgement::of(action::ACCEPT, way);
     }
-    let Some(set) = tables.sets.get(set - 1) else { return Judgement::of(action::ACCEPT, way) };
-    match first_match(policy, set, way, packet).and_then(|index| tables.rules.get(index)) {
-        Some(rule) => {
+    let set = &tables.sets[C::opaque(set as u64 - 1) as usize % MAX_SETS];
+    match first_match(policy, set, way, packet) {
+        Some(index) => {
+            let rule = &tables.rules[C::opaque(index as u64) as usize % MAX_RULES];
             Judgement { rule: rule.id, action: rule.action, direction: way, parameter: rule.parameter }
         }
         None => Judgement { rule: set.no_match, ..Judgement::of(action::REJECT, way) },
@@ -329,15 +332,14 @@ pub fn judge<C: Compiled>(policy: &C, slot: u32, packet: &Question) -> Judgement
 fn first_match<C: Compiled>(policy: &C, set: &SetEntry, way: u8, packet: &Question) -> Option<usize> {
     let tables = policy.tables();
     let not_ip = zero(packet.network);
-    let context = (u64::from(packet.protocol) & !not_ip | NOT_IP as u64 & not_ip) as usize;
+    let context = u64::from(packet.protocol) & !not_ip | NOT_IP as u64 & not_ip;
     let without = WITHOUT_PORTS as u64 & zero(packet.has_ports);
-    let source_port = (u64::from(packet.source_port) | without) as usize;
-    let destination_port = (u64::from(packet.destination_port) | without) as usize;
+    let place = |port: u16| C::opaque(u64::from(port) | without) as usize % PORT_PLACES;
     let sources = policy.row(tables.sources.class::<C>(packet.network, packet.source))?;
     let destinations = policy.row(tables.destinations.class::<C>(packet.network, packet.destination))?;
-    let source_ports = policy.row(*tables.source_ports.get(source_port)?)?;
-    let destination_ports = policy.row(*tables.destination_ports.get(destination_port)?)?;
-    let contexts = policy.row(*tables.contexts.get((way & 3) as usize)?.get(context)?)?;
+    let source_ports = policy.row(tables.source_ports[place(packet.source_port)])?;
+    let destination_ports = policy.row(tables.destination_ports[place(packet.destination_port)])?;
+    let contexts = policy.row(tables.contexts[(way & 3) as usize][C::opaque(context) as usize % CONTEXTS])?;
 
     let of_set = policy.row(set.class)?;
 
@@ -357,7 +359,7 @@ fn first_match<C: Compiled>(policy: &C, set: &SetEntry, way: u8, packet: &Questi
             & destination_ports.words[at]
             & contexts.words[at];
         if word != 0 {
-            return Some((at * 64 + C::lowest_bit(word)) % MAX_RULES);
+            return Some(at * 64 + C::lowest_bit(word));
         }
         left &= left - 1;
         looked_at += 1;
@@ -372,21 +374,21 @@ impl Addresses {
         match network {
             IPV4 => {
                 let value = u64::from(address.low as u32);
-                let at = search(MAX_INTERVALS, |at| {
-                    let start = u64::from(self.v4.starts[at % MAX_INTERVALS]);
+                let at = search::<C>(MAX_INTERVALS, |at| {
+                    let start = u64::from(self.v4.starts[at]);
                     // Of numbers below 2³² the difference is negative where the first is smaller.
                     !C::opaque(sign(C::opaque(value.wrapping_sub(start))))
                 });
-                self.v4.classes[at % MAX_INTERVALS]
+                self.v4.classes[at]
             }
             IPV6 => {
-                let at = search(MAX_INTERVALS, |at| {
-                    let [high, low] = self.v6.starts[at % MAX_INTERVALS];
+                let at = search::<C>(MAX_INTERVALS, |at| {
+                    let [high, low] = self.v6.starts[at];
                     let below =
                         borrow(address.high, high) | equal(address.high, high) & borrow(address.low, low);
                     !C::opaque(sign(C::opaque(below)))
                 });
-                self.v6.classes[at % MAX_INTERVALS]
+                self.v6.classes[at]
             }
             _ => self.without as u16,
         }
@@ -396,14 +398,18 @@ impl Addresses {
 /// The last of so many places, a power of two, that is reached; the first is, and none behind the last.
 /// `reached` says so by all bits or none.
 #[inline(always)]
-fn search(places: usize, reached: impl Fn(usize) -> u64) -> usize {
+fn search<C: Compiled>(places: usize, reached: impl Fn(usize) -> u64) -> usize {
+    // The compiler knows that no place is beyond the last, and would leave out what shows it: verifiers
+    // before Linux 6.10 do not follow the bits through the instructions that are left.
+    let within = |at: usize| C::opaque(at as u64) as usize % places;
     let mut at = 0;
     let mut step = places / 2;
     while step != 0 {
-        at = (at + (step & reached(at + step) as usize)) % places;
+        let next = at + step;
+        at += step & reached(within(next)) as usize;
         step /= 2;
     }
-    at
+    within(at)
 }
 
 /// All bits where the number is 0, else none; the number is less than 2⁶³.
@@ -435,12 +441,12 @@ impl Tables {
     /// All bits where a mirrored interface has this hardware address, else none.
     #[inline(always)]
     fn has_mac<C: Compiled>(&self, mac: u64) -> u64 {
-        let at = search(MAC_PLACES, |at| {
+        let at = search::<C>(MAC_PLACES, |at| {
             // Places that are not in use are larger than any address, also where the top bit is a sign.
-            !C::opaque(sign(C::opaque(mac.wrapping_sub(self.macs[at % MAC_PLACES]))))
+            !C::opaque(sign(C::opaque(mac.wrapping_sub(self.macs[at]))))
         });
         // The first place holds 0, which is nobody's address.
-        C::opaque(sign(equal(self.macs[at % MAC_PLACES], mac))) & !zero(mac)
+        C::opaque(sign(equal(self.macs[at], mac))) & !zero(mac)
     }
 
     /// The place of a protocol and direction in [`Tables::contexts`]: the second index; the first is the

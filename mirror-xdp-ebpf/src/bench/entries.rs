@@ -106,6 +106,6 @@ pub(crate) fn renewed_inner(context: XdpContext) -> u32 {
         return xdp_action::XDP_ABORTED;
     };
     // The hash is used, so the compiler does not leave it out.
-    add(1 + u64::from(facts.hash().0 == 0));
+    add(1 + u64::from(facts.hash.0 == 0));
     xdp_action::XDP_DROP
 }

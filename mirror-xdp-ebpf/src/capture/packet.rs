@@ -42,7 +42,12 @@ impl<'a> Packet<'a> {
         if offset > MAX_OFFSET {
             return None;
         }
-        let mut start = self.context.data() + offset;
+        // The compiler knows that the mask changes nothing, and would leave it out. Verifiers before Linux
+        // 6.10 forget what a comparison has told of a number that lies on the stack.
+        let mut offset = offset;
+        // SAFETY: the assembly is empty.
+        unsafe { core::arch::asm!("/* {0} */", inout(reg) offset, options(pure, nomem, nostack)) };
+        let mut start = self.context.data() + (offset & MAX_OFFSET);
         // Without this the compiler may compute `start` twice, once for the comparison and once for the
         // access; the verifier then does not know that the two are the same.
         // SAFETY: the assembly is empty.

@@ -54,7 +54,7 @@ pub(crate) static MIRRORED: PerCpuArray<Mirrored> = PerCpuArray::with_max_entrie
 #[derive(Clone, Copy)]
 pub(crate) struct Facts {
     key: Key,
-    hash: FlowHash,
+    pub(crate) hash: FlowHash,
     original_len: u32,
     /// From the start of the inner frame.
     transport_offset: u32,
@@ -75,12 +75,6 @@ impl Facts {
             fragment: inner.fragment,
             is_complete: inner.is_complete(),
         }
-    }
-
-    /// The hash of the inner flow.
-    #[inline(always)]
-    pub(crate) const fn hash(&self) -> FlowHash {
-        self.hash
     }
 }
 

@@ -210,8 +210,8 @@ impl Report {
                     text,
                     "| {} | {} | {} | {bound} |",
                     found.name,
-                    short(found.ndr_pps),
-                    short(found.pdr_pps)
+                    rate(found.ndr_pps),
+                    rate(found.pdr_pps)
                 )?;
             }
             chart(text, "path")?;
@@ -245,6 +245,11 @@ impl fmt::Display for ProgramRow {
         let Self { rules, vnis, outer, encap, flow, .. } = self;
         write!(f, "{rules} rules, {vnis} VNIs, {outer}, {encap}, {flow}")
     }
+}
+
+/// A rate that was searched for, which ends before it is found where losses follow no rate.
+fn rate(pps: f64) -> String {
+    if pps > 0.0 { short(pps) } else { "not found".to_owned() }
 }
 
 /// A number with three digits: `1.23 M`.

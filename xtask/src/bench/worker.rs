@@ -21,8 +21,8 @@ pub(super) const STAGES: [&str; 6] = ["headers", "view", "known-flows", "dns", "
 /// Passes over a stage's frames that callgrind counts. A single frame is passed more often.
 const PASSES: u64 = 20;
 /// Frames of the capture that is read beside Suricata.
-const PEER_FRAMES: usize = 400_000;
-const PEER_FRAMES_QUICK: usize = 100_000;
+const PEER_FRAMES: usize = 600_000;
+const PEER_FRAMES_QUICK: usize = 300_000;
 
 /// The compiled bench target.
 pub(super) struct Target {

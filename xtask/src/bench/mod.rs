@@ -148,7 +148,7 @@ fn read(path: &Path) -> Result<Report> {
         .with_context(|| format!("{} is no report of `cargo xtask bench`", path.display()))
 }
 
-/// What `--json` prints: of the path alone the rates, else the report.
+/// What `--json` prints: of the path alone the rates, of the program alone its rows, else the report.
 fn figures(args: &Args, report: &Report) -> Result<String> {
     match (&args.levels[..], &report.path) {
         ([Level::Path], Some(path)) => {
@@ -156,6 +156,7 @@ fn figures(args: &Args, report: &Report) -> Result<String> {
             let subjects: Vec<_> = path.subjects.iter().map(subject).collect();
             Ok(json!({ "subjects": subjects }).to_string())
         }
+        ([Level::Program], _) if report.program.is_some() => Ok(serde_json::to_string(&report.program)?),
         _ => Ok(serde_json::to_string(report)?),
     }
 }

@@ -75,7 +75,8 @@ pub(super) struct PolicyMaps {
     vni_counters: PerCpuArray<MapData, VniCounters>,
     generation: u32,
     rule_ids: HashMap<Identity, u16>,
-    vni_slots: HashMap<Vni, u32>,
+    /// Slots of VNIs that were given out.
+    vni_slots: u32,
     policy: Policy,
 }
 
@@ -92,7 +93,7 @@ impl PolicyMaps {
             vni_counters: map("VNI_COUNTERS")?.try_into()?,
             generation: 0,
             rule_ids: HashMap::new(),
-            vni_slots: HashMap::new(),
+            vni_slots: 0,
             policy: Policy::default(),
         })
     }
@@ -197,7 +198,7 @@ struct Allocator<'a> {
     rule_ids: HashMap<Identity, u16>,
     last_id: u16,
     vnis: &'a mut BpfHashMap<MapData, u32, u32>,
-    vni_slots: &'a mut HashMap<Vni, u32>,
+    vni_slots: &'a mut u32,
     failed: Option<MapError>,
 }
 
@@ -226,11 +227,11 @@ impl Allocator<'_> {
         if let Some(slot) = self.known(vni)? {
             return Ok(Some(slot));
         }
-        let slot = self.vni_slots.len() as u32 + 1;
-        if slot > MAX_VNIS as u32 {
+        if *self.vni_slots == MAX_VNIS as u32 {
             return Ok(None);
         }
-        self.vni_slots.insert(vni, slot);
+        *self.vni_slots += 1;
+        let slot = *self.vni_slots;
         match self.vnis.insert(vni.get(), slot, BPF_NOEXIST) {
             Ok(()) => Ok(Some(slot)),
             // Learned in this very moment, or refused.

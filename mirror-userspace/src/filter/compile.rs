@@ -42,25 +42,6 @@ pub trait Places {
     fn rule(&mut self, set: &str, rule: Option<&Rule>) -> u16;
 }
 
-/// Places from 1 on, for tables that nothing is counted for.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Consecutive {
-    vnis: u32,
-    rules: u16,
-}
-
-impl Places for Consecutive {
-    fn vni(&mut self, _: Vni) -> Result<u32, CompileError> {
-        self.vnis += 1;
-        Ok(self.vnis)
-    }
-
-    fn rule(&mut self, _: &str, _: Option<&Rule>) -> u16 {
-        self.rules += 1;
-        self.rules
-    }
-}
-
 /// A compiled policy.
 pub struct CompiledPolicy {
     /// The tables.

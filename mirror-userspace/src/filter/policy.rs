@@ -12,7 +12,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 use mirror_xdp_common::Vni;
-use mirror_xdp_common::wire::protocol;
+pub use mirror_xdp_common::inner::has_ports;
 
 /// A hardware address.
 pub type MacAddress = [u8; 6];
@@ -248,12 +248,6 @@ pub enum Mismatch {
     SourcePort,
     /// Its destination port, or that there is none.
     DestinationPort,
-}
-
-/// Whether packets of this protocol have ports that rules can name.
-#[must_use]
-pub const fn has_ports(number: u8) -> bool {
-    matches!(number, protocol::TCP | protocol::UDP | protocol::SCTP)
 }
 
 impl fmt::Display for Action {

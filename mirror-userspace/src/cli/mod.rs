@@ -5,6 +5,7 @@ mod log;
 mod pktgen;
 mod progress;
 mod read;
+mod receive;
 mod run;
 mod source;
 

@@ -11,10 +11,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use super::progress::{self, Progress};
+use super::receive::ReceiveArgs;
 use crate::config;
 use crate::datapath::program::LogLevel;
 use crate::error::one_line;
-use crate::live::{Capture, Config, ModeChoice, Plan};
+use crate::live::{Capture, Config, Plan};
 use crate::sink::{Sink, SinkCounters};
 use crate::stats::Stats;
 use crate::worker::WorkerConfig;
@@ -22,7 +23,7 @@ use crate::worker::WorkerConfig;
 const EXAMPLES: &str = "\
 Examples:
   mirror-xdp run --interface ens6
-  mirror-xdp run --interface ens6 --interface ens7 --log-dir /data/eve --mode native
+  mirror-xdp run --interface ens6 --interface ens7 --xdp-mode native --zero-copy required
   mirror-xdp run --interface ens6 --config /etc/mirror-xdp/config.toml     rules; kill -HUP rereads them
   mirror-xdp run --interface ens6 --duration 1min --json > account.json
 
@@ -44,10 +45,6 @@ pub(super) struct Args {
     /// Directory of eve.json, made where it is missing; the log is appended to
     #[arg(long, value_name = "DIR", default_value = "/var/log/mirror-xdp")]
     log_dir: PathBuf,
-
-    /// Where the XDP program runs
-    #[arg(long, value_enum, default_value_t)]
-    mode: ModeChoice,
 
     /// Take off an XDP program that is attached to the interface already
     #[arg(long)]
@@ -76,6 +73,9 @@ pub(super) struct Args {
     /// Have the XDP program tell of each frame that it drops (debug) or does not capture (trace)
     #[arg(long, value_enum, default_value_t, value_name = "LEVEL")]
     bpf_log: LogLevel,
+
+    #[command(flatten)]
+    receive: ReceiveArgs,
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
@@ -104,7 +104,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let plan = Plan::make(Config {
         interfaces: args.interfaces,
-        mode: args.mode,
+        receive: args.receive.settings(&configured.receive),
         replace: args.replace,
         ports: args.ports.ports(&configured.ports),
         log: args.bpf_log,
@@ -210,7 +210,7 @@ fn reload(capture: &mut Capture, path: Option<&Path>, started_with: &config::Con
 }
 
 fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config) -> anyhow::Result<usize> {
-    let config::Config { ports, policy, shunt } = config::load(path)?;
+    let config::Config { ports, policy, shunt, receive } = config::load(path)?;
     anyhow::ensure!(
         ports == started_with.ports,
         "{}: [ports] has changed, which takes a restart",
@@ -219,6 +219,11 @@ fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config)
     anyhow::ensure!(
         shunt == started_with.shunt,
         "{}: [shunt] has changed, which takes a restart",
+        path.display()
+    );
+    anyhow::ensure!(
+        receive == started_with.receive,
+        "{}: [receive] has changed, which takes a restart",
         path.display()
     );
     let rules = policy.sets.iter().map(|set| set.rules.len()).sum();

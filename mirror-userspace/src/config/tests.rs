@@ -38,6 +38,11 @@ fn every_key_is_read() {
     let config = parsed(EXAMPLE).unwrap();
     assert_eq!((config.ports.vxlan, config.ports.geneve), (vec![4789], vec![6081]));
     assert_eq!((config.shunt.after, config.shunt.max_flows), (Some(1 << 20), 65_536));
+    let receive = config.receive;
+    assert_eq!((receive.xdp_mode, receive.zero_copy), (ModeChoice::Auto, ZeroCopy::Auto));
+    assert_eq!(receive.cpus.unwrap().cpus(), [2, 3, 4, 5, 6, 7, 10]);
+    assert_eq!((receive.sockets_per_queue, receive.ring), (Some(2), Some(32_768)));
+    assert_eq!((receive.flow_affinity, receive.busy_poll), (true, None));
     let policy = config.policy;
     assert_eq!(policy.unknown_vnis, UnknownVnis::Learn);
     assert_eq!(policy.vnis, [5..=5, 1000..=1009]);
@@ -85,6 +90,7 @@ fn the_example_has_every_key_that_there_is() {
         ("ports", "[ports]\nnone = 1\n"),
         ("admission", "[admission]\nnone = 1\n"),
         ("shunt", "[shunt]\nnone = 1\n"),
+        ("receive", "[receive]\nnone = 1\n"),
         ("filter", "[filter]\nnone = 1\n"),
         ("filter.sets", "[[filter.sets]]\nname = \"a\"\nnone = 1\n"),
         ("filter.sets.rules", &with_rule("action = \"accept\"\nnone = 1\n")),
@@ -97,6 +103,25 @@ fn the_example_has_every_key_that_there_is() {
         }
     }
     assert_eq!(found.len(), sections.len(), "a section is missing in this test: {found:?}");
+}
+
+#[test]
+fn how_to_receive_is_checked() {
+    let wrong = [
+        ("xdp_mode = \"fast\"", "\"auto\", \"native\", \"generic\""),
+        ("zero_copy = true", "must be \"auto\", \"required\", \"off\""),
+        ("cpus = \"3-1\"", "2-7,10"),
+        ("sockets_per_queue = 0", "1 to 64"),
+        ("flow_affinity = \"on\"", "true or false"),
+        ("ring = 1000", "16384"),
+        ("ring = 128", "256 to 262144"),
+        ("busy_poll = 10001", "0 to 10000"),
+    ];
+    for (line, allowed) in wrong {
+        let [mistake] = &mistakes(&format!("[receive]\n{line}\n"))[..] else { panic!("{line}") };
+        assert!(mistake.allowed.contains(allowed), "{line}: {mistake}");
+        assert_eq!(mistake.line, 2);
+    }
 }
 
 #[test]

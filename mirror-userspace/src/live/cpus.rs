@@ -1,0 +1,154 @@
+//! Which CPUs the workers run on.
+
+use std::fs;
+use std::path::Path;
+use std::str::FromStr;
+
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
+/// CPUs, as in `0-3,6`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuList(Vec<usize>);
+
+impl CpuList {
+    /// The CPUs, in the order in which they were named.
+    #[must_use]
+    pub fn cpus(&self) -> &[usize] {
+        &self.0
+    }
+
+    /// What a file of the kernel lists; nothing where it cannot be read.
+    fn read(path: impl AsRef<Path>) -> Self {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        text.trim().parse().unwrap_or_default()
+    }
+}
+
+impl FromStr for CpuList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no list of CPUs such as 0-3,6");
+        let number = |text: &str| match text.trim().parse() {
+            Ok(cpu) if cpu < CpuSet::count() => Ok(cpu),
+            _ => Err(wrong()),
+        };
+        let mut cpus = Vec::new();
+        for part in text.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last) = (number(first)?, number(last)?);
+            if first > last {
+                return Err(wrong());
+            }
+            for cpu in first..=last {
+                if cpus.contains(&cpu) {
+                    return Err(format!("CPU {cpu} is named twice"));
+                }
+                cpus.push(cpu);
+            }
+        }
+        Ok(Self(cpus))
+    }
+}
+
+/// The CPUs for the workers of these interfaces where none are given: those that the scheduler leaves alone
+/// where there are some, and not those that serve the interfaces' interrupts where there are others. Empty
+/// where the kernel does not say what there is.
+pub(super) fn choose(interfaces: &[&str]) -> Vec<usize> {
+    let allowed = allowed();
+    let isolated = CpuList::read("/sys/devices/system/cpu/isolated").0;
+    let online = CpuList::read("/sys/devices/system/cpu/online").0;
+    let candidates = prefer_isolated(allowed, &isolated, &online);
+    let busy = interrupted(&fs::read_to_string("/proc/interrupts").unwrap_or_default(), interfaces)
+        .flat_map(|irq| CpuList::read(format!("/proc/irq/{irq}/effective_affinity_list")).0)
+        .collect::<Vec<_>>();
+    without(candidates, &busy)
+}
+
+/// CPUs that this thread may run on.
+fn allowed() -> Vec<usize> {
+    let Ok(set) = sched_getaffinity(Pid::from_raw(0)) else { return Vec::new() };
+    (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect()
+}
+
+/// The isolated CPUs, where nobody has said otherwise: a process may run on all others until it is told.
+fn prefer_isolated(allowed: Vec<usize>, isolated: &[usize], online: &[usize]) -> Vec<usize> {
+    let both: Vec<_> = allowed.iter().copied().filter(|cpu| isolated.contains(cpu)).collect();
+    if !both.is_empty() {
+        return both;
+    }
+    let others = online.iter().filter(|cpu| !isolated.contains(cpu));
+    if !isolated.is_empty() && others.eq(allowed.iter()) { isolated.to_vec() } else { allowed }
+}
+
+/// The numbers of interrupts of these interfaces, by the text of `/proc/interrupts`.
+fn interrupted<'t>(text: &'t str, interfaces: &[&str]) -> impl Iterator<Item = &'t str> {
+    text.lines().filter_map(|line| {
+        let (number, rest) = line.split_once(':')?;
+        // Drivers name them NAME-Tx-Rx-0 and the like.
+        let name = rest.split_whitespace().last()?;
+        let is_of = |interface: &&str| {
+            name.strip_prefix(*interface).is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
+        };
+        interfaces.iter().any(is_of).then_some(number.trim())
+    })
+}
+
+/// The CPUs that are not busy, or all where all are.
+fn without(cpus: Vec<usize>, busy: &[usize]) -> Vec<usize> {
+    let idle: Vec<_> = cpus.iter().copied().filter(|cpu| !busy.contains(cpu)).collect();
+    if idle.is_empty() { cpus } else { idle }
+}
+
+/// The CPUs of the NUMA node that an interface is connected to; `None` where there is but one, or `/sys` does
+/// not say, as it does not in a network namespace of one's own.
+pub(super) fn of_interface(interface: &str) -> Option<Vec<usize>> {
+    let node = fs::read_to_string(format!("/sys/class/net/{interface}/device/numa_node")).ok()?;
+    let node: u32 = node.trim().parse().ok()?;
+    let cpus = CpuList::read(format!("/sys/devices/system/node/node{node}/cpulist")).0;
+    (!cpus.is_empty()).then_some(cpus)
+}
+
+/// Keeps the calling thread on these CPUs. Where the kernel refuses, it runs anywhere.
+pub(super) fn pin(cpus: &[usize]) {
+    let mut set = CpuSet::new();
+    let pinned = cpus.iter().try_for_each(|&cpu| set.set(cpu));
+    if let Err(error) = pinned.and_then(|()| sched_setaffinity(Pid::from_raw(0), &set)) {
+        tracing::warn!("cannot keep a worker on CPU {cpus:?}: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_read_as_the_kernel_writes_them() {
+        let list = |text: &str| text.parse::<CpuList>().map(|list| list.0);
+        assert_eq!(list("0"), Ok(vec![0]));
+        assert_eq!(list("0-3,6"), Ok(vec![0, 1, 2, 3, 6]));
+        for wrong in ["", "a", "3-1", "1,1", "-1", "0-99999999", "1,,2"] {
+            assert!(list(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn isolated_cpus_are_preferred_unless_the_process_was_put_elsewhere() {
+        let online = [0, 1, 2, 3];
+        assert_eq!(prefer_isolated(vec![0, 1], &[2, 3], &online), [2, 3]);
+        assert_eq!(prefer_isolated(vec![0], &[2, 3], &online), [0]);
+        assert_eq!(prefer_isolated(vec![1, 2], &[2, 3], &online), [2]);
+        assert_eq!(prefer_isolated(vec![0, 1, 2, 3], &[], &online), online);
+    }
+
+    #[test]
+    fn interrupts_are_those_of_the_interface() {
+        let text = "           CPU0       CPU1\n  24:          1          0   PCI-MSI 81920-edge      \
+                    ens6-Tx-Rx-0\n  25:          0          9   PCI-MSI 81921-edge      ens60-Tx-Rx-0\n NMI: 0 \
+                    0 Non-maskable interrupts\n";
+        assert_eq!(interrupted(text, &["ens6"]).collect::<Vec<_>>(), ["24"]);
+        assert_eq!(without(vec![0, 1], &[0]), [1]);
+        assert_eq!(without(vec![0, 1], &[0, 1]), [0, 1]);
+    }
+}

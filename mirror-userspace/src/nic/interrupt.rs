@@ -15,15 +15,17 @@ pub struct Interrupt {
     pub name: String,
     /// CPUs that may take it, as the kernel lists them: `0,2-3`.
     pub cpus: String,
+    /// The CPUs that take it of these; empty where the kernel does not say.
+    pub effective: String,
     /// How often it came, by CPU.
     pub counts: Vec<u64>,
 }
 
 impl Interrupt {
-    /// The CPUs, one by one.
+    /// The CPUs that take it.
     #[must_use]
-    pub fn cpu_numbers(&self) -> Vec<usize> {
-        cpu_list(&self.cpus)
+    pub fn taken_by(&self) -> Vec<usize> {
+        cpu_list(if self.effective.is_empty() { &self.cpus } else { &self.effective })
     }
 
     /// Whether it is one of a queue, and not of the device as a whole.
@@ -79,9 +81,9 @@ pub fn interrupts(interface: &Interface) -> Vec<Interrupt> {
     let mut interrupts = parse(&text);
     interrupts.retain(|interrupt| numbers.contains(&interrupt.number));
     for interrupt in &mut interrupts {
-        if let Ok(cpus) = fs::read_to_string(affinity(interrupt.number)) {
-            cpus.trim().clone_into(&mut interrupt.cpus);
-        }
+        let read = |path: String| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        interrupt.cpus = read(affinity(interrupt.number));
+        interrupt.effective = read(format!("/proc/irq/{}/effective_affinity_list", interrupt.number));
     }
     interrupts
 }
@@ -109,7 +111,7 @@ fn interrupt(line: &str, cpus: usize) -> Option<Interrupt> {
     let mut words = rest.split_whitespace();
     let counts: Vec<u64> = words.by_ref().take(cpus).map_while(|word| word.parse().ok()).collect();
     let name = words.next_back().unwrap_or_default().to_owned();
-    Some(Interrupt { number, name, cpus: String::new(), counts })
+    Some(Interrupt { number, name, cpus: String::new(), effective: String::new(), counts })
 }
 
 #[cfg(test)]

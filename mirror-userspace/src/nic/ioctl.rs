@@ -25,6 +25,8 @@ mod uapi {
     pub(super) const GSTRINGS: u32 = 0x1b;
     pub(super) const GSTATS: u32 = 0x1d;
     pub(super) const GRXFH: u32 = 0x29;
+    pub(super) const SRXFH: u32 = 0x2a;
+    pub(super) const GRXCLSRLCNT: u32 = 0x2e;
     pub(super) const GSSET_INFO: u32 = 0x37;
     pub(super) const GRSSH: u32 = 0x46;
     pub(super) const SRSSH: u32 = 0x47;
@@ -33,8 +35,17 @@ mod uapi {
     pub(super) const UDP_V4_FLOW: u32 = 0x02;
     pub(super) const UDP_V6_FLOW: u32 = 0x06;
     pub(super) const RXFH_INDIR_NO_CHANGE: u32 = u32::MAX;
-    pub(super) const RXH_L4_B_0_1: u64 = 1 << 6;
+    /// Bytes of `struct ethtool_rxnfc`, and where the number of rules is in it.
+    pub(super) const RXNFC_LEN: usize = 192;
+    pub(super) const RXNFC_RULE_COUNT: usize = 184;
 }
+
+/// Addresses and ports: all that a NIC can hash of UDP (`RXH_IP_SRC`, `RXH_IP_DST`, `RXH_L4_B_0_1` and
+/// `RXH_L4_B_2_3`).
+pub const HASH_ALL: u64 = 1 << 4 | 1 << 5 | HASH_SOURCE_PORT | 1 << 7;
+
+/// The source port (`RXH_L4_B_0_1`).
+pub const HASH_SOURCE_PORT: u64 = 1 << 6;
 
 /// Nothing that a driver tells is longer.
 const MAX_ENTRIES: usize = 1 << 16;
@@ -236,17 +247,38 @@ impl Device {
         self.call(&mut room)
     }
 
-    /// Whether the ports of UDP are hashed, over IPv4 and over IPv6.
-    pub fn hashes_udp_ports(&self) -> io::Result<[bool; 2]> {
-        let hashes = |flow| {
-            // struct ethtool_rxnfc: cmd, flow_type, data, …
-            let mut room = Room::new(256)?;
-            room.put_u32(0, uapi::GRXFH);
+    /// What of UDP over IPv4 and over IPv6 is hashed, `RXH_…`.
+    pub fn udp_hash(&self) -> io::Result<[u64; 2]> {
+        Ok([self.flow_hash(uapi::UDP_V4_FLOW)?, self.flow_hash(uapi::UDP_V6_FLOW)?])
+    }
+
+    fn flow_hash(&self, flow: u32) -> io::Result<u64> {
+        // struct ethtool_rxnfc: cmd, flow_type, data, …
+        let mut room = Room::new(uapi::RXNFC_LEN)?;
+        room.put_u32(0, uapi::GRXFH);
+        room.put_u32(4, flow);
+        self.call(&mut room)?;
+        Ok(room.u64(8))
+    }
+
+    /// Sets what of UDP over IPv4 and over IPv6 is hashed.
+    pub fn set_udp_hash(&self, fields: [u64; 2]) -> io::Result<()> {
+        for (flow, fields) in [uapi::UDP_V4_FLOW, uapi::UDP_V6_FLOW].into_iter().zip(fields) {
+            let mut room = Room::new(uapi::RXNFC_LEN)?;
+            room.put_u32(0, uapi::SRXFH);
             room.put_u32(4, flow);
+            room.put(8, &fields.to_ne_bytes());
             self.call(&mut room)?;
-            Ok::<_, io::Error>(room.u64(8) & uapi::RXH_L4_B_0_1 != 0)
-        };
-        Ok([hashes(uapi::UDP_V4_FLOW)?, hashes(uapi::UDP_V6_FLOW)?])
+        }
+        Ok(())
+    }
+
+    /// How many rules send certain frames to a queue of their own (ntuple filters).
+    pub fn steering_rules(&self) -> io::Result<u32> {
+        let mut room = Room::new(uapi::RXNFC_LEN)?;
+        room.put_u32(0, uapi::GRXCLSRLCNT);
+        self.call(&mut room)?;
+        Ok(room.u32(uapi::RXNFC_RULE_COUNT))
     }
 }
 

@@ -6,11 +6,15 @@
 //! * `netdev`: what the driver can do with XDP, the kernel's netdev family;
 //! * `ioctl`: driver and version, its own counters, and the hash, which only the ioctl tells;
 //! * `rss`: what that hash does to mirror traffic;
-//! * `interrupt`: which CPUs take the NIC's interrupts.
+//! * `interrupt`: which CPUs take the NIC's interrupts;
+//! * `changes`: what is set, and taken back;
+//! * `losses`: which counters tell of frames that the device lost.
 
+mod changes;
 mod generic;
 pub mod interrupt;
 pub mod ioctl;
+pub mod losses;
 mod netdev;
 pub mod rss;
 mod settings;
@@ -22,6 +26,7 @@ use rtnetlink::packet_route::link::{
 };
 use rtnetlink::{Handle, LinkUnspec};
 
+pub use self::changes::{Change, Changes};
 pub use self::netdev::XdpFeatures;
 pub use self::settings::{Channels, Feature, Rings, Setting};
 use crate::datapath::Mode;
@@ -155,19 +160,39 @@ impl Netlink {
 
     /// What the interface with this index has counted of what it sent; nothing where it is gone.
     pub async fn transmitted(&self, index: u32) -> Result<Transmitted, Error> {
+        let counters = self.counters(index).await?;
+        Ok(counters.map_or_else(Transmitted::default, |counters| Transmitted {
+            packets: counters.tx_packets,
+            dropped: counters.tx_dropped + counters.tx_errors,
+        }))
+    }
+
+    /// What the interface with this index has counted of what it could not receive, by the kernel's names;
+    /// nothing where it is gone.
+    pub async fn receive_errors(&self, index: u32) -> Result<Vec<(&'static str, u64)>, Error> {
+        let counters = self.counters(index).await?;
+        Ok(counters.map_or_else(Vec::new, |counters| {
+            vec![
+                ("rx_missed_errors", counters.rx_missed_errors),
+                ("rx_over_errors", counters.rx_over_errors),
+                ("rx_fifo_errors", counters.rx_fifo_errors),
+                ("rx_length_errors", counters.rx_length_errors),
+                ("rx_crc_errors", counters.rx_crc_errors),
+            ]
+        }))
+    }
+
+    async fn counters(&self, index: u32) -> Result<Option<Stats64>, Error> {
         let mut answer = self.links.link().get().match_index(index).execute().boxed();
         let link = match answer.try_next().await {
             Ok(link) => link,
             Err(rtnetlink::Error::NetlinkError(_)) => None,
             Err(error) => return Err(error.into()),
         };
-        let counters = link.iter().flat_map(|link| &link.attributes).find_map(|attribute| match attribute {
-            LinkAttribute::Stats64(Stats64 { tx_packets, tx_dropped, tx_errors, .. }) => {
-                Some(Transmitted { packets: *tx_packets, dropped: tx_dropped + tx_errors })
-            }
+        Ok(link.iter().flat_map(|link| &link.attributes).find_map(|attribute| match attribute {
+            LinkAttribute::Stats64(counters) => Some(*counters),
             _ => None,
-        });
-        Ok(counters.unwrap_or_default())
+        }))
     }
 
     async fn all(&self) -> Result<Vec<LinkMessage>, Error> {

@@ -11,6 +11,7 @@ pub mod config;
 pub mod datapath;
 pub mod doctor;
 pub mod error;
+pub mod expression;
 pub mod filter;
 pub mod flow;
 pub mod live;

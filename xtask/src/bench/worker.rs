@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use mirror_xdp_tests::bench::traffic::{mixed, write_pcap};
+use mirror_xdp_tests::bench::traffic::{mixed_anew, write_pcap};
 use mirror_xdp_tests::frames::mirrored;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
@@ -140,13 +140,9 @@ impl Target {
 /// Reads one capture with mirror-xdp and, where it is installed, with Suricata.
 pub(super) fn peers(binary: &Path, quick: bool) -> Result<Peers> {
     let directory = tempfile::tempdir()?;
-    let frames = mixed();
     let wanted = if quick { PEER_FRAMES_QUICK } else { PEER_FRAMES };
-    // Another session each time: other flows.
-    let many: Vec<_> = (0..)
-        .flat_map(|lap| frames.iter().map(move |inner| mirrored(lap).carrying(inner)))
-        .take(wanted)
-        .collect();
+    let session = mirrored(1);
+    let many: Vec<_> = mixed_anew().take(wanted).map(|inner| session.carrying(&inner)).collect();
     let (capture, empty) = (directory.path().join("mixed.pcap"), directory.path().join("one.pcap"));
     write_pcap(&capture, &many)?;
     write_pcap(&empty, many.get(..1).unwrap_or_default())?;

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod datapath;
 pub mod error;
+pub mod expression;
 pub mod filter;
 pub mod flow;
 pub mod live;

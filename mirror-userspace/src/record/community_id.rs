@@ -3,17 +3,36 @@
 //! without ports.
 
 use std::fmt;
+use std::str::FromStr;
 
+use base64::Engine as _;
 use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
 use mirror_xdp_common::Address;
+use mirror_xdp_common::wire::protocol;
 use sha1::{Digest as _, Sha1};
 
 use super::Conversation;
+use crate::flow::FlowKey;
 
 /// A Community ID; its text form is `1:` and the hash in base64.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CommunityId([u8; 20]);
+
+/// The text is no Community ID of version 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not `1:` and 20 bytes in base64")]
+pub struct NoCommunityId;
+
+impl FromStr for CommunityId {
+    type Err = NoCommunityId;
+
+    fn from_str(text: &str) -> Result<Self, NoCommunityId> {
+        let hash = text.strip_prefix("1:").ok_or(NoCommunityId)?;
+        let bytes = STANDARD.decode(hash).map_err(|_| NoCommunityId)?;
+        bytes.try_into().map(Self).map_err(|_| NoCommunityId)
+    }
+}
 
 impl CommunityId {
     /// The Community ID with seed 0.
@@ -21,6 +40,23 @@ impl CommunityId {
     pub fn of(flow: &Conversation) -> Self {
         let source = (flow.source, flow.source_port);
         let destination = (flow.destination, flow.destination_port);
+        Self::hash([source, destination], flow.protocol, flow.ipv6)
+    }
+
+    /// The Community ID of the flow with this key.
+    #[must_use]
+    pub fn of_key(key: &FlowKey) -> Self {
+        let (mut low, mut high) = (key.low(), key.high());
+        match key.protocol {
+            // The key has the code in the high byte.
+            protocol::ICMP | protocol::ICMPV6 => (low.1, high.1) = (low.1 & 0xff, high.1 & 0xff),
+            protocol::ESP => (low.1, high.1) = (key.spi() as u16, 0),
+            _ => {}
+        }
+        Self::hash([low, high], key.protocol, key.ipv6)
+    }
+
+    fn hash([source, destination]: [(Address, u16); 2], protocol: u8, ipv6: bool) -> Self {
         // Between ports of one address, Suricata compares their bytes in the wrong order on the machines
         // that it runs on, where the specification wants the lower port first. Its records are what ours
         // must be found with; such flows do not leave a host, so that no other tool sees them.
@@ -29,9 +65,9 @@ impl CommunityId {
             if order(source) < order(destination) { (source, destination) } else { (destination, source) };
         let mut hash = Sha1::new();
         hash.update([0, 0]);
-        hash_address(&mut hash, low.0, flow.ipv6);
-        hash_address(&mut hash, high.0, flow.ipv6);
-        hash.update([flow.protocol, 0]);
+        hash_address(&mut hash, low.0, ipv6);
+        hash_address(&mut hash, high.0, ipv6);
+        hash.update([protocol, 0]);
         hash.update(low.1.to_be_bytes());
         hash.update(high.1.to_be_bytes());
         Self(hash.finalize().into())
@@ -84,6 +120,7 @@ mod tests {
         ] {
             assert_eq!(CommunityId::of(&conversation(source, destination, protocol)).to_string(), expected);
             assert_eq!(CommunityId::of(&conversation(destination, source, protocol)).to_string(), expected);
+            assert_eq!(expected.parse(), Ok(CommunityId::of(&conversation(source, destination, protocol))));
         }
     }
 }

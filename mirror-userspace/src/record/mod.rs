@@ -6,6 +6,8 @@ pub mod community_id;
 pub mod eve;
 pub mod pack;
 
+pub use community_id::{CommunityId, NoCommunityId};
+
 use mirror_xdp_common::Address;
 
 use crate::apm::Measured;

@@ -44,6 +44,7 @@ const REQUIREMENTS: &[Requirement] = &[
     program("clang", "clang", "compiles libxdp and reads its headers"),
     header("libelf.h", "libelf-dev", "libbpf reads object files with it"),
     header("zlib.h", "zlib1g-dev", "libelf decompresses with it"),
+    header("pcap.h", "libpcap-dev", "compiles filter expressions"),
     program("curl", "curl", "downloads; a client of the lab"),
     program("dnsmasq", "dnsmasq-base", "the lab's resolver"),
     program("busybox", "busybox", "the lab's HTTP server"),

@@ -1,0 +1,134 @@
+use mirror_xdp_common::hash::FlowHash;
+use mirror_xdp_tests::frames::Flow;
+
+use super::*;
+use crate::worker::Mirror;
+
+/// What is known of a frame of this mirror session.
+fn info(vni: u32, outer_source: &str, frame: &[u8]) -> FrameInfo {
+    let address = |text: &str| text.parse::<IpAddr>().unwrap().into();
+    FrameInfo {
+        time: 1,
+        original_len: frame.len() as u32,
+        flow_hash: FlowHash(0),
+        mirror: Some(Mirror {
+            vni: Vni::new(vni).unwrap(),
+            outer_source: address(outer_source),
+            outer_destination: address("10.9.0.2"),
+            endpoint: 0,
+        }),
+    }
+}
+
+/// Whether an expression matches a UDP datagram from 10.1.2.3:4000 to 10.2.0.1:443 in the session of
+/// VNI 7 and 10.0.1.17.
+fn matches(expression: &str) -> bool {
+    let flow = Flow {
+        client: "10.1.2.3:4000".parse().unwrap(),
+        server: "10.2.0.1:443".parse().unwrap(),
+        ..Flow::default()
+    };
+    let frame = flow.udp(b"hello");
+    let expression = Expression::parse(expression).unwrap_or_else(|error| panic!("{expression}: {error}"));
+    expression.matches(&info(7, "10.0.1.17", &frame), &frame)
+}
+
+#[test]
+fn words_of_tcpdump_and_of_ours_mix() {
+    for (expression, expected) in [
+        ("", true),
+        ("udp", true),
+        ("tcp", false),
+        ("vni 7", true),
+        ("vni 8", false),
+        ("host 10.1.2.3 and port 443 and vni 7", true),
+        ("host 10.1.2.3 and port 443 and vni 8", false),
+        ("vni 1-6 or vni 8-99", false),
+        ("vni 0-16777215 && udp port 443", true),
+        ("not vni 7", false),
+        ("!vni 8", true),
+        ("!(vni 8 or tcp)", true),
+        ("vni 8 or (udp and (port 443 or vni 9))", true),
+        ("outer src 10.0.1.17", true),
+        ("outer src 10.0.0.0/16 and not outer src 10.0.1.18", true),
+        ("outer source 10.1.0.0/16", false),
+        ("udp and vni 7 and ip[8] != 0", true),
+        ("tcp[13] & 2 != 0 or vni 7", true),
+    ] {
+        assert_eq!(matches(expression), expected, "{expression}");
+    }
+}
+
+#[test]
+fn tcpdump_s_precedence_holds_for_our_words() {
+    // `and` and `or` bind alike, from the left.
+    assert!(!matches("vni 7 or udp and vni 8"));
+    assert!(matches("vni 7 or (udp and vni 8)"));
+}
+
+#[test]
+fn words_that_change_what_follows_do_so_across_ours() {
+    let flow = Flow::default().vlan(5);
+    let frame = flow.udp(b"hello");
+    let expression = Expression::parse("vlan 5 and vni 7 and udp").unwrap();
+    assert!(expression.matches(&info(7, "10.0.1.17", &frame), &frame));
+    assert!(!Expression::parse("udp and vni 7").unwrap().matches(&info(7, "10.0.1.17", &frame), &frame));
+}
+
+#[test]
+fn a_community_id_matches_both_directions_of_its_flow_and_no_other() {
+    let flow = Flow::default();
+    let (there, back) = (flow.udp(b"hello"), flow.reversed().udp(b"hello"));
+    let id = community_id(&info(7, "10.0.1.17", &there), &there).unwrap();
+    let expression = Expression::parse(&format!("vni 7 and community-id {id}")).unwrap();
+    for frame in [&there, &back] {
+        assert!(expression.matches(&info(7, "10.0.1.17", frame), frame));
+    }
+    let other = Flow { client: "10.1.2.3:4001".parse().unwrap(), ..flow }.udp(b"hello");
+    assert!(!expression.matches(&info(7, "10.0.1.17", &other), &other));
+}
+
+#[test]
+fn a_frame_that_was_not_mirrored_has_neither_vni_nor_outer_source() {
+    let frame = Flow::default().udp(b"hello");
+    let plain = FrameInfo { mirror: None, ..info(7, "10.0.1.17", &frame) };
+    assert!(!Expression::parse("vni 0-16777215 or outer src ::/0").unwrap().matches(&plain, &frame));
+    assert!(Expression::parse("not vni 7").unwrap().matches(&plain, &frame));
+}
+
+#[test]
+fn what_every_match_needs_of_ours_is_known() {
+    let required =
+        |expression: &str| Expression::parse(expression).unwrap().required().cloned().collect::<Vec<_>>();
+    assert_eq!(required("vni 7 and port 80"), [Primitive::Vni(7..=7)]);
+    assert_eq!(required("(vni 7 and port 80) or (vni 7 and port 81)"), []);
+    assert_eq!(required("vni 7 or port 80"), []);
+    assert_eq!(required("not vni 7 and outer src ::/0").len(), 1);
+    assert!(Expression::parse("tcp and udp").unwrap().matches_nothing());
+}
+
+#[test]
+fn mistakes_are_told_with_their_place() {
+    for (expression, column, what) in [
+        ("vni", 4, "nothing follows `vni`"),
+        ("port 80 and vni x", 17, "`x` is out of range or no number"),
+        ("vni 9-7", 5, "`9-7` is reversed"),
+        ("vni 16777216", 5, "`16777216` is out of range or no number"),
+        ("outer dst 10.0.0.1", 7, "`outer dst` is no condition"),
+        ("outer src 10.0.0.1/8", 11, "`10.0.0.1/8` has bits set beyond its prefix length"),
+        ("community-id 1:xyz", 14, "`1:xyz` is no Community ID of version 1"),
+        ("host 10.1.2.3 and ] 443", 19, "`]`: syntax error"),
+        ("(port 53 and (vni 7 and tcp udp))", 29, "`udp`: syntax error"),
+        ("port 80 and", 12, "the end: syntax error"),
+        ("vni 7 vni 8", 7, "`vni 8`: syntax error"),
+        (
+            "vni 1 or vni 2 or vni 3 or vni 4 or vni 5 or vni 6 or vni 7",
+            60,
+            "has 7 conditions on VNI, outer \
+          source and Community ID",
+        ),
+    ] {
+        let error = Expression::parse(expression).unwrap_err();
+        assert_eq!((error.column, &error.what[..]), (column, what), "{expression}: {error}");
+    }
+}

@@ -127,13 +127,19 @@ impl Target {
         [10_000, 100_000, 1_000_000].into_iter().map(of).collect()
     }
 
-    /// What a packet costs by how many flows there are.
+    /// What a packet costs by how many flows, VNIs and workers there are.
     pub(super) fn growth(&self) -> Result<Vec<Growth>> {
-        let of = |flows: u64| {
-            let ns = self.ask(&["growth", &flows.to_string()])?.trim().parse()?;
-            Ok(Growth { flows, ns })
-        };
-        [100, 1_000, 10_000, 100_000, 1_000_000].into_iter().map(of).collect()
+        const SWEEPS: [(&str, &[u64]); 3] = [
+            ("flows", &[100, 1_000, 10_000, 100_000, 1_000_000]),
+            ("VNIs", &[1, 10, 100, 1_000, 10_000]),
+            ("workers", &[1, 2, 4, 8]),
+        ];
+        let counts = SWEEPS.into_iter().flat_map(|(of, counts)| counts.iter().map(move |&count| (of, count)));
+        let measured = counts.map(|(of, count)| {
+            let ns = self.ask(&["growth", of, &count.to_string()])?.trim().parse()?;
+            Ok(Growth { of: of.to_owned(), count, ns })
+        });
+        measured.collect()
     }
 }
 

@@ -27,6 +27,9 @@ const LENT_SHARE: u32 = 4;
 /// The most frames that wait between two workers.
 const MOST_LENT: usize = 8192;
 
+/// A queue's fill ring, and the completion ring that comes with it.
+type Rings = (FillQueue, CompQueue);
+
 /// Whether the kernel may receive without copying.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ZeroCopy {
@@ -199,11 +202,7 @@ impl<'p> Opening<'p> {
             .collect())
     }
 
-    fn socket(
-        &self,
-        config: SocketConfig,
-        queue: u32,
-    ) -> Result<(TxQueue, RxQueue, Option<(FillQueue, CompQueue)>), Error> {
+    fn socket(&self, config: SocketConfig, queue: u32) -> Result<(TxQueue, RxQueue, Option<Rings>), Error> {
         let deadline = Instant::now() + REBIND_PATIENCE;
         loop {
             // SAFETY: libxdp is told not to load a program of its own, which is what the contract asks for
@@ -225,7 +224,7 @@ impl<'p> Opening<'p> {
     }
 
     /// How each worker's buffers get into its queue's fill ring, which all of them are put into now.
-    fn ways(&self, fills: Vec<(FillQueue, CompQueue)>) -> Vec<Way> {
+    fn ways(&self, fills: Vec<Rings>) -> Vec<Way> {
         let queues = fills.len();
         let buffers = self.plan.buffers() as usize;
         let mut from_workers: Vec<Vec<Consumer<FrameDesc>>> = fills.iter().map(|_| Vec::new()).collect();
@@ -262,12 +261,11 @@ impl<'p> Opening<'p> {
         if !self.plan.hand_over {
             return peers;
         }
-        for a in 0..workers {
-            for b in (a + 1..workers).filter(|b| b / queues == a / queues) {
-                let (of_a, of_b) = Peer::pair(self.plan.may_be_lent());
-                peers[a][b] = Some(of_a);
-                peers[b][a] = Some(of_b);
-            }
+        let pairs = (0..workers).flat_map(|a| (a + 1..workers).map(move |b| (a, b)));
+        for (a, b) in pairs.filter(|(a, b)| a / queues == b / queues) {
+            let (of_a, of_b) = Peer::pair(self.plan.may_be_lent());
+            peers[a][b] = Some(of_a);
+            peers[b][a] = Some(of_b);
         }
         peers
     }

@@ -287,14 +287,6 @@ impl<'d> Value<'d> {
         self.node.get_ref().as_str()
     }
 
-    pub(super) fn boolean(&self) -> Option<bool> {
-        let value = self.node.get_ref().as_bool();
-        if value.is_none() {
-            self.wrong_type("true or false");
-        }
-        value
-    }
-
     /// The number within a range; `what` names such numbers.
     pub(super) fn number(&self, what: &str, range: &RangeInclusive<u64>) -> Option<u64> {
         let allowed = format!("{what} from {} to {}", range.start(), range.end());

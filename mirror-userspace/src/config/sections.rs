@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use mirror_xdp_common::Vni;
 
 use super::document::{Table, Value};
-use super::{Config, Ports, ReceiveSettings, ShuntSettings};
+use super::{AnalysisSettings, Config, EveSettings, Ports, ReceiveSettings, ShuntSettings};
 use crate::afxdp::BusyPoll;
 use crate::filter::policy::{
     Action, MacAddress, Policy, Rule, RuleDirection, RuleSet, UnknownVnis, has_ports,
@@ -29,6 +30,12 @@ pub(super) fn config(mut root: Table<'_>) -> Config {
     }
     if let Some(table) = root.get("receive").and_then(|value| value.table()) {
         config.receive = receive(table);
+    }
+    if let Some(table) = root.get("analysis").and_then(|value| value.table()) {
+        config.analysis = analysis(table);
+    }
+    if let Some(table) = root.get("eve").and_then(|value| value.table()) {
+        config.eve = eve(table);
     }
     if let Some(table) = root.get("filter").and_then(|value| value.table()) {
         filter(table, &mut config.policy, &mut known);
@@ -161,7 +168,7 @@ fn receive(mut table: Table<'_>) -> ReceiveSettings {
         let range = least as u64..=most as u64;
         receive.sockets_per_queue = value.number("a number", &range).map(|sockets| sockets as u32);
     }
-    if let Some(on) = table.get("flow_affinity").and_then(|value| value.boolean()) {
+    if let Some(on) = table.get("flow_affinity").and_then(|value| switch(&value)) {
         receive.flow_affinity = on;
     }
     if let Some(value) = table.get("ring") {
@@ -184,6 +191,18 @@ fn receive(mut table: Table<'_>) -> ReceiveSettings {
     receive
 }
 
+/// On or off.
+fn switch(value: &Value<'_>) -> Option<bool> {
+    match value.text("\"on\" or \"off\"")? {
+        "on" => Some(true),
+        "off" => Some(false),
+        word => {
+            value.wrong(format!("`{word}` is neither"), "\"on\" or \"off\"");
+            None
+        }
+    }
+}
+
 /// One of the words that the command line takes, too.
 fn choice<T: clap::ValueEnum>(value: &Value<'_>) -> Option<T> {
     let words: Vec<_> = T::value_variants().iter().filter_map(T::to_possible_value).collect();
@@ -195,6 +214,49 @@ fn choice<T: clap::ValueEnum>(value: &Value<'_>) -> Option<T> {
         value.wrong(format!("`{text}` is none of them"), allowed);
     }
     choice.ok()
+}
+
+fn analysis(mut table: Table<'_>) -> AnalysisSettings {
+    let mut analysis = AnalysisSettings::default();
+    if let Some(dedup) = table.get("dedup").and_then(|value| switch(&value)) {
+        analysis.dedup = dedup;
+    }
+    table.finish();
+    analysis
+}
+
+fn eve(mut table: Table<'_>) -> EveSettings {
+    let mut eve = EveSettings::default();
+    if let Some(value) = table.get("output") {
+        let text = value.text("a file, \"-\", \"unix-stream:PATH\" or \"unix-dgram:PATH\"");
+        if text == Some("") {
+            value.wrong("is empty", "leave the key out for eve.json");
+        }
+        eve.output = text.map(PathBuf::from);
+    }
+    if let Some(value) = table.get("rotate_size") {
+        eve.rotation.size = match value.as_text() {
+            Some(text) => value.checked(text::bytes(text)),
+            None => value.number("a number of bytes, or such as \"1GiB\",", &(1..=u64::MAX)),
+        };
+        if eve.rotation.size == Some(0) {
+            value.wrong("is nothing", "write such as \"1GiB\"");
+        }
+    }
+    if let Some(value) = table.get("rotate_interval")
+        && let Some(text) = value.text("a time such as \"1h\"")
+    {
+        match humantime::parse_duration(text) {
+            Ok(time) if time.as_secs() > 0 => eve.rotation.interval = Some(time),
+            _ => value.wrong(format!("`{text}` is no time of a second or more"), "write such as \"1h\""),
+        }
+    }
+    if let Some(value) = table.get("rotate_keep") {
+        let number = value.number("a number of files", &(0..=1_000_000));
+        eve.rotation.keep = number.map(|number| number as usize);
+    }
+    table.finish();
+    eve
 }
 
 fn filter<'d>(mut table: Table<'d>, policy: &mut Policy, known: &mut Vec<KnownVnis<'d>>) {

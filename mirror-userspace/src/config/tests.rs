@@ -43,6 +43,11 @@ fn every_key_is_read() {
     assert_eq!(receive.cpus.unwrap().cpus(), [2, 3, 4, 5, 6, 7, 10]);
     assert_eq!((receive.sockets_per_queue, receive.ring), (Some(2), Some(32_768)));
     assert_eq!((receive.flow_affinity, receive.busy_poll), (true, None));
+    assert!(config.analysis.dedup);
+    assert_eq!(config.eve.output.as_deref(), Some(Path::new("eve.json")));
+    let rotation = config.eve.rotation;
+    assert_eq!((rotation.size, rotation.keep), (Some(1 << 30), Some(48)));
+    assert_eq!(rotation.interval.map(|interval| interval.as_secs()), Some(3600));
     let policy = config.policy;
     assert_eq!(policy.unknown_vnis, UnknownVnis::Learn);
     assert_eq!(policy.vnis, [5..=5, 1000..=1009]);
@@ -91,6 +96,8 @@ fn the_example_has_every_key_that_there_is() {
         ("admission", "[admission]\nnone = 1\n"),
         ("shunt", "[shunt]\nnone = 1\n"),
         ("receive", "[receive]\nnone = 1\n"),
+        ("analysis", "[analysis]\nnone = 1\n"),
+        ("eve", "[eve]\nnone = 1\n"),
         ("filter", "[filter]\nnone = 1\n"),
         ("filter.sets", "[[filter.sets]]\nname = \"a\"\nnone = 1\n"),
         ("filter.sets.rules", &with_rule("action = \"accept\"\nnone = 1\n")),
@@ -112,7 +119,7 @@ fn how_to_receive_is_checked() {
         ("zero_copy = true", "must be \"auto\", \"required\", \"off\""),
         ("cpus = \"3-1\"", "2-7,10"),
         ("sockets_per_queue = 0", "1 to 64"),
-        ("flow_affinity = \"on\"", "true or false"),
+        ("flow_affinity = true", "\"on\" or \"off\""),
         ("ring = 1000", "16384"),
         ("ring = 128", "256 to 262144"),
         ("busy_poll = 10001", "0 to 10000"),
@@ -161,13 +168,16 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
         (accept("protocol = tcp\n"), 7, "protocol".into(), "tcp", "in quotes"),
         ("[shunt]\nafter =\n".into(), 2, "after".into(), "no value", "number, or text"),
         ("a = 1\n\u{1}".into(), 2, "\\u{1}".into(), "not TOML", "`=`"),
+        ("[analysis]\ndedup = \"yes\"\n".into(), 2, "analysis.dedup".into(), "neither", "on"),
+        ("[eve]\nrotate_interval = \"0s\"\n".into(), 2, "eve.rotate_interval".into(), "0s", "1h"),
+        ("[eve]\nrotate_size = \"0B\"\n".into(), 2, "eve.rotate_size".into(), "nothing", "1GiB"),
         // Keys.
         (
             "[fliter]\n".into(),
             1,
             "fliter".into(),
             "did you mean `filter`?",
-            "ports, admission, shunt, filter",
+            "ports, admission, shunt, receive, analysis, eve, filter",
         ),
         ("[ports]\nvlan = [1]\n".into(), 2, "ports.vlan".into(), "did you mean `vxlan`?", "geneve"),
         (

@@ -26,7 +26,7 @@ impl Affinity {
     /// The number of a flow's owner.
     pub(super) const fn owner(self, hash: FlowHash) -> usize {
         // The socket is hash · sockets / 2³², rounded down, in the program; and workers = sockets · queues.
-        (hash.0 as u64 * self.workers as u64 >> 32) as usize
+        ((hash.0 as u64 * self.workers as u64) >> 32) as usize
     }
 }
 
@@ -42,7 +42,7 @@ mod tests {
             hash: u32, queues in 1_u32..64, sockets in 1_u32..64,
         ) {
             let owner = Affinity::over(queues * sockets).owner(FlowHash(hash)) as u32;
-            let chosen = (u64::from(hash) * u64::from(sockets) >> 32) as u32;
+            let chosen = ((u64::from(hash) * u64::from(sockets)) >> 32) as u32;
             prop_assert_eq!(owner / queues, chosen);
         }
     }

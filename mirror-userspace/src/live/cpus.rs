@@ -1,11 +1,13 @@
 //! Which CPUs the workers run on.
 
 use std::fs;
-use std::path::Path;
 use std::str::FromStr;
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
+
+use crate::nic::Interface;
+use crate::nic::interrupt::{cpu_list, interrupts, numa_node};
 
 /// CPUs, as in `0-3,6`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,12 +18,6 @@ impl CpuList {
     #[must_use]
     pub fn cpus(&self) -> &[usize] {
         &self.0
-    }
-
-    /// What a file of the kernel lists; nothing where it cannot be read.
-    fn read(path: impl AsRef<Path>) -> Self {
-        let text = fs::read_to_string(path).unwrap_or_default();
-        text.trim().parse().unwrap_or_default()
     }
 }
 
@@ -53,21 +49,20 @@ impl FromStr for CpuList {
 }
 
 /// The CPUs for the workers of these interfaces where none are given: those that the scheduler leaves alone
-/// where there are some, and not those that serve the interfaces' interrupts where there are others. Empty
+/// where there are some, and not those that take the interfaces' interrupts where there are others. Empty
 /// where the kernel does not say what there is.
-pub(super) fn choose(interfaces: &[&str]) -> Vec<usize> {
-    let allowed = allowed();
-    let isolated = CpuList::read("/sys/devices/system/cpu/isolated").0;
-    let online = CpuList::read("/sys/devices/system/cpu/online").0;
-    let candidates = prefer_isolated(allowed, &isolated, &online);
-    let busy = interrupted(&fs::read_to_string("/proc/interrupts").unwrap_or_default(), interfaces)
-        .flat_map(|irq| CpuList::read(format!("/proc/irq/{irq}/effective_affinity_list")).0)
-        .collect::<Vec<_>>();
-    without(candidates, &busy)
+pub(super) fn choose<'i>(interfaces: impl Iterator<Item = &'i Interface>) -> Vec<usize> {
+    let list = |name: &str| {
+        let path = format!("/sys/devices/system/cpu/{name}");
+        cpu_list(&fs::read_to_string(path).unwrap_or_default())
+    };
+    let candidates = prefer_isolated(allowed(), &list("isolated"), &list("online"));
+    let taken: Vec<_> = interfaces.flat_map(interrupts).flat_map(|interrupt| interrupt.taken_by()).collect();
+    without(candidates, &taken)
 }
 
-/// CPUs that this thread may run on.
-fn allowed() -> Vec<usize> {
+/// CPUs that this thread may run on; empty where the kernel does not say.
+pub(crate) fn allowed() -> Vec<usize> {
     let Ok(set) = sched_getaffinity(Pid::from_raw(0)) else { return Vec::new() };
     (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect()
 }
@@ -82,32 +77,17 @@ fn prefer_isolated(allowed: Vec<usize>, isolated: &[usize], online: &[usize]) ->
     if !isolated.is_empty() && others.eq(allowed.iter()) { isolated.to_vec() } else { allowed }
 }
 
-/// The numbers of interrupts of these interfaces, by the text of `/proc/interrupts`.
-fn interrupted<'t>(text: &'t str, interfaces: &[&str]) -> impl Iterator<Item = &'t str> {
-    text.lines().filter_map(|line| {
-        let (number, rest) = line.split_once(':')?;
-        // Drivers name them NAME-Tx-Rx-0 and the like.
-        let name = rest.split_whitespace().last()?;
-        let is_of = |interface: &&str| {
-            name.strip_prefix(*interface).is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
-        };
-        interfaces.iter().any(is_of).then_some(number.trim())
-    })
-}
-
 /// The CPUs that are not busy, or all where all are.
 fn without(cpus: Vec<usize>, busy: &[usize]) -> Vec<usize> {
     let idle: Vec<_> = cpus.iter().copied().filter(|cpu| !busy.contains(cpu)).collect();
     if idle.is_empty() { cpus } else { idle }
 }
 
-/// The CPUs of the NUMA node that an interface is connected to; `None` where there is but one, or `/sys` does
-/// not say, as it does not in a network namespace of one's own.
-pub(super) fn of_interface(interface: &str) -> Option<Vec<usize>> {
-    let node = fs::read_to_string(format!("/sys/class/net/{interface}/device/numa_node")).ok()?;
-    let node: u32 = node.trim().parse().ok()?;
-    let cpus = CpuList::read(format!("/sys/devices/system/node/node{node}/cpulist")).0;
-    (!cpus.is_empty()).then_some(cpus)
+/// The CPUs that are next to the same memory as an interface; `None` where all memory is as near.
+pub(super) fn near(interface: &Interface) -> Option<Vec<usize>> {
+    let node = numa_node(interface)?;
+    let cpus = fs::read_to_string(format!("/sys/devices/system/node/node{node}/cpulist")).ok()?;
+    Some(cpu_list(&cpus)).filter(|cpus| !cpus.is_empty())
 }
 
 /// Keeps the calling thread on these CPUs. Where the kernel refuses, it runs anywhere.
@@ -143,11 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn interrupts_are_those_of_the_interface() {
-        let text = "           CPU0       CPU1\n  24:          1          0   PCI-MSI 81920-edge      \
-                    ens6-Tx-Rx-0\n  25:          0          9   PCI-MSI 81921-edge      ens60-Tx-Rx-0\n NMI: 0 \
-                    0 Non-maskable interrupts\n";
-        assert_eq!(interrupted(text, &["ens6"]).collect::<Vec<_>>(), ["24"]);
+    fn cpus_that_take_interrupts_are_avoided_where_there_are_others() {
         assert_eq!(without(vec![0, 1], &[0]), [1]);
         assert_eq!(without(vec![0, 1], &[0, 1]), [0, 1]);
     }

@@ -12,10 +12,21 @@ const SHARE: u64 = 16;
 /// any cache.
 const RING: std::ops::RangeInclusive<u32> = 2048..=32_768;
 
+/// Bytes of the buffers of so many queues, on a machine with so many bytes of memory.
+pub(crate) fn buffer_bytes(memory: u64, queues: u32) -> u64 {
+    let ring = ring_of(memory, NonZeroU32::new(queues).unwrap_or(NonZeroU32::MIN));
+    u64::from(queues) * u64::from(ring) * 2 * u64::from(CHUNK_SIZE)
+}
+
 /// Frames that may wait for each worker, with so many queues in all.
 pub(super) fn ring(queues: NonZeroU32) -> u32 {
+    ring_of(of_machine(), queues)
+}
+
+/// Bytes of memory that the machine has; little where the kernel does not say.
+pub(crate) fn of_machine() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    ring_of(total(&text).unwrap_or(1 << 30), queues)
+    total(&text).unwrap_or(1 << 30)
 }
 
 /// Bytes that the machine has, by the text of `/proc/meminfo`.
@@ -39,7 +50,7 @@ mod tests {
 
     #[test]
     fn buffers_take_a_share_of_the_memory_within_bounds() {
-        let ring = |gigabytes, queues| ring_of(gigabytes << 30, NonZeroU32::new(queues).unwrap());
+        let ring = |gigabytes: u64, queues| ring_of(gigabytes << 30, NonZeroU32::new(queues).unwrap());
         assert_eq!(ring(8, 1), 32_768);
         assert_eq!(ring(8, 4), 16_384);
         assert_eq!(ring(1024, 8), 32_768);

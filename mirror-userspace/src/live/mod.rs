@@ -8,10 +8,10 @@
 
 mod affinity;
 mod clock;
-mod cpus;
-mod memory;
-mod port;
-mod privilege;
+pub(crate) mod cpus;
+pub(crate) mod memory;
+pub(crate) mod port;
+pub(crate) mod privilege;
 mod queue_worker;
 
 use std::fmt;
@@ -253,10 +253,7 @@ impl Shares {
     fn new(settings: &ReceiveSettings, devices: &[PlannedDevice]) -> Self {
         let cpus = match &settings.cpus {
             Some(list) => list.cpus().to_vec(),
-            None => {
-                let names: Vec<_> = devices.iter().map(|device| device.interface.name.as_str()).collect();
-                cpus::choose(&names)
-            }
+            None => cpus::choose(devices.iter().map(|device| &device.interface)),
         };
         let queues = devices.iter().map(|device| device.queues.get()).sum();
         let queues = NonZeroU32::new(queues).unwrap_or(NonZeroU32::MIN);
@@ -463,7 +460,7 @@ impl Device {
             multi_buffer: jumbo,
             busy_poll,
         };
-        let Opened { ports, zero_copy, refused, huge_pages } = open_near(&interface.name, &plan)?;
+        let Opened { ports, zero_copy, refused, huge_pages } = open_near(&interface, &plan)?;
         if let Some(errno) = refused {
             tracing::warn!("{}: {}", interface.name, without_zero_copy(errno));
         }
@@ -512,13 +509,13 @@ impl Device {
 }
 
 /// Opens the sockets, with the buffers in memory that is near the interface.
-fn open_near(interface: &str, plan: &afxdp::Plan) -> Result<Opened, afxdp::Error> {
-    let Some(cpus) = cpus::of_interface(interface) else { return afxdp::open(interface, plan) };
+fn open_near(interface: &nic::Interface, plan: &afxdp::Plan) -> Result<Opened, afxdp::Error> {
+    let Some(cpus) = cpus::near(interface) else { return afxdp::open(&interface.name, plan) };
     // The memory is touched, and so placed, by the thread that maps it.
     let opened = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             cpus::pin(&cpus);
-            afxdp::open(interface, plan)
+            afxdp::open(&interface.name, plan)
         });
         thread.join()
     });

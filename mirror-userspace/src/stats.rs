@@ -20,6 +20,7 @@ use crate::datapath::Mode;
 use crate::datapath::policy::{RuleCount, VniCount};
 use crate::datapath::program::Counts;
 use crate::filter::policy::Action;
+use crate::nic::losses::Counters as Losses;
 use crate::sink::SinkCounters;
 use crate::worker::WorkerCounters;
 
@@ -117,10 +118,27 @@ pub struct Interface {
     pub name: String,
     /// How the program runs on it.
     pub mode: Mode,
+    /// What device and driver lost since the capture began, by their counters; not in the identities, for
+    /// no program saw it.
+    pub device: Losses,
     /// What the program did.
     pub program: Program,
     /// What became of what it redirected.
     pub rings: Vec<Ring>,
+}
+
+impl Interface {
+    /// Frames that a driver may count as dropped, but that this account has already: those that the program
+    /// dropped, and those that no socket could take.
+    #[must_use]
+    pub fn explained(&self) -> u64 {
+        if self.mode == Mode::Generic {
+            // Driver and program do not know of each other.
+            return 0;
+        }
+        let lost: u64 = self.rings.iter().map(|ring| ring.lost.rx_ring_full + ring.lost.rx_dropped).sum();
+        self.program.dropped.sum() + self.program.shunted.sum() + lost
+    }
 }
 
 /// One worker.
@@ -386,6 +404,7 @@ mod tests {
             interfaces: vec![Interface {
                 name: "v0".to_owned(),
                 mode: Mode::Native,
+                device: Losses::default(),
                 program,
                 rings: vec![ring(0, 4, 2), ring(1, 2, 0)],
             }],

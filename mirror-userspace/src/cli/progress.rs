@@ -139,7 +139,12 @@ fn write_totals(text: &mut String, stats: &Stats) -> std::fmt::Result {
         grouped(flows),
         stats.seconds,
     )?;
-    for Interface { name, program, rings, .. } in &stats.interfaces {
+    for interface in &stats.interfaces {
+        let Interface { name, program, rings, device, .. } = interface;
+        for (known, count) in device.silent(interface.explained()).0 {
+            let count = grouped(count);
+            writeln!(text, "{name}: the device LOST {count} ({}): {}", known.name, known.meaning)?;
+        }
         writeln!(
             text,
             "{name}: {} frames seen, {} passed to the kernel{}, {} dropped{}, {} shunted{}, {} redirected",

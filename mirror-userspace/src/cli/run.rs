@@ -15,6 +15,7 @@ use crate::config;
 use crate::datapath::program::LogLevel;
 use crate::error::one_line;
 use crate::live::{Capture, Config, ModeChoice, Plan};
+use crate::nic::Watch;
 use crate::sink::{Sink, SinkCounters};
 use crate::stats::Stats;
 use crate::worker::WorkerConfig;
@@ -55,6 +56,10 @@ pub(super) struct Args {
 
     #[command(flatten)]
     ports: super::PortArgs,
+
+    /// First do what `mirror-xdp doctor --fix` does; taken back at the end, but not where the process is killed
+    #[arg(long)]
+    prepare: bool,
 
     /// Stop after this time, such as 90s, 10min or 1h
     #[arg(long, value_name = "TIME")]
@@ -102,11 +107,16 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         // The standard library's maps are keyed with the system's random numbers.
         hash_seed: RandomState::new().hash_one(0),
     };
+    let ports = args.ports.ports(&configured.ports);
+    // Taken back when this function ends, however it does.
+    let _changes =
+        if args.prepare { super::doctor::prepare(&args.interfaces, &ports).await? } else { Vec::new() };
+    let interfaces = args.interfaces.clone();
     let plan = Plan::make(Config {
         interfaces: args.interfaces,
         mode: args.mode,
         replace: args.replace,
-        ports: args.ports.ports(&configured.ports),
+        ports,
         log: args.bpf_log,
         worker,
         policy: configured.policy.clone(),
@@ -114,6 +124,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
     .await?;
     let sink = Sink::open(&args.log_dir)?;
+    let mut watch = Watch::start(&interfaces).await?;
     let mut capture = plan.start(&sink).await?;
     for interface in capture.interfaces() {
         eprintln!("capturing on {interface}");
@@ -152,13 +163,19 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
                     progress.show(&capture.stats()?);
                 }
             }
-            _ = statistics.tick() => write_stats(&sink, &mut capture.stats()?, &sink.counters())?,
+            _ = statistics.tick() => {
+                watch.read().await;
+                let mut stats = capture.stats()?;
+                watch.enter(&mut stats);
+                write_stats(&sink, &mut stats, &sink.counters())?;
+            }
             _ = messages.tick(), if !loggers.is_empty() => {
                 loggers.iter_mut().for_each(aya_log::EbpfLogger::flush);
             }
         }
     };
     drop(progress);
+    watch.read().await;
     let mut stats = match capture.stop().await {
         Ok(stats) => stats,
         Err(error) => {
@@ -168,6 +185,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     loggers.iter_mut().for_each(aya_log::EbpfLogger::flush);
+    watch.enter(&mut stats);
     // The event has no place for thousands of VNIs; what is printed has.
     let policies = std::mem::take(&mut stats.policies);
     write_stats(&sink, &mut stats, &sink.flush())?;

@@ -464,6 +464,7 @@ fn account(devices: &[Device], workers: &[Part], time: Duration) -> Result<Stats
         Ok(stats::Interface {
             name: device.name.clone(),
             mode: device.mode,
+            device: nic::losses::Counters::default(),
             program: (&device.counts()?).into(),
             rings: served.map(|(served, c)| stats::Ring::new(served.queue, c.delivered, c.socket)).collect(),
         })

@@ -1,6 +1,7 @@
 //! The command line: a file a subcommand.
 
 mod doctor;
+mod eve;
 mod filter;
 mod log;
 mod pktgen;
@@ -11,6 +12,7 @@ mod source;
 
 use std::num::NonZeroU16;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use mirror_xdp_common::outer::{MAX_GENEVE_PORTS, MAX_VXLAN_GPE_PORTS, MAX_VXLAN_PORTS, Ports};
@@ -135,6 +137,26 @@ fn port_list<const MAX: usize>(text: &str) -> Result<PortList, String> {
     };
     let ports: Vec<u16> = text.split(',').map(port).collect::<Result<_, _>>()?;
     if ports.len() > MAX { Err(format!("at most {MAX} ports")) } else { Ok(PortList(ports)) }
+}
+
+/// A switch that is given as a word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Switch {
+    #[default]
+    Off,
+    On,
+}
+
+impl Switch {
+    fn is_on(self) -> bool {
+        self == Self::On
+    }
+}
+
+/// Reads a time that is not nothing.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time.is_zero() { Err("must be more than nothing".to_owned()) } else { Ok(time) }
 }
 
 /// Reads the number that `--max-flows` takes.

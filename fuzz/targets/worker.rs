@@ -22,7 +22,7 @@ fuzz_target!(|bytes: &[u8]| {
         let (frame, behind) = behind.split_at(len);
         time += u64::from(*passed).pow(2) * 10_000_000;
         let flow_hash = InnerHeaders::parse(frame, 0).flow_hash(SEED);
-        worker.frame(&FrameInfo { time, original_len: len as u32, flow_hash, mirror: None }, frame);
+        worker.frame(&FrameInfo { time, original_len: len as u32, flow_hash, mirror: None, side: None }, frame);
         worker.tick(time);
         frames += 1;
         rest = behind;

@@ -15,6 +15,7 @@ use crate::packet::fragment::Defragmenter;
 use crate::packet::{self, Decoded, Fragment, Layer, LinkType, Packet, Refusal, Transport};
 use crate::record::EndReason;
 use crate::sink::Producer;
+use crate::store::{StoreCounters, StoreHandle};
 
 /// Where a mirrored frame came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,6 +30,15 @@ pub struct Mirror {
     pub endpoint: u64,
 }
 
+/// Which way a packet went by the mirrored interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// It came in.
+    Ingress,
+    /// It left.
+    Egress,
+}
+
 /// What is known of a frame besides its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameInfo {
@@ -40,6 +50,8 @@ pub struct FrameInfo {
     pub flow_hash: FlowHash,
     /// The mirror session's marks; `None` for a plain frame of a capture file.
     pub mirror: Option<Mirror>,
+    /// Which way it went by the mirrored interface, where that is known.
+    pub side: Option<Side>,
 }
 
 /// What a worker counts. `delivered = analysed + Σ refused`.
@@ -61,6 +73,8 @@ pub struct WorkerCounters {
     pub flows_shunted: (u64, u64),
     /// Records that were lost because the sink's queue was full.
     pub records_lost: u64,
+    /// What became of the frames in the packet store, if there is one.
+    pub store: Option<StoreCounters>,
 }
 
 /// How a worker is set up.
@@ -90,6 +104,7 @@ pub struct Worker {
     config: WorkerConfig,
     flows: FlowTable,
     shunting: Option<Shunting>,
+    store: Option<StoreHandle>,
     streams: Streams,
     analyzers: Analyzers,
     defragmenter: Defragmenter,
@@ -115,6 +130,7 @@ impl Worker {
             config,
             flows: FlowTable::new(config.max_flows),
             shunting: None,
+            store: None,
             streams: Streams::default(),
             analyzers: Analyzers::of_worker(),
             defragmenter: Defragmenter::default(),
@@ -141,6 +157,11 @@ impl Worker {
         self.shunting = Some(shunting);
     }
 
+    /// Has the frames kept, too.
+    pub fn store_by(&mut self, store: StoreHandle) {
+        self.store = Some(store);
+    }
+
     /// What the worker needs to have flows counted by the driver, if it has.
     pub const fn shunting(&mut self) -> Option<&mut Shunting> {
         self.shunting.as_mut()
@@ -156,6 +177,9 @@ impl Worker {
         self.delivered += 1;
         self.delivered_bytes += u64::from(info.original_len).max(frame.len() as u64);
         self.now = self.now.max(info.time);
+        if let Some(store) = &mut self.store {
+            store.begin_frame(info, link, frame);
+        }
         let outcome = match link {
             Some(link) => self.layers(info, Layer::frame(link, frame, info.original_len as usize)),
             None => Err(Refusal::LinkType),
@@ -163,6 +187,9 @@ impl Worker {
         match outcome {
             Ok(()) => self.analysed += 1,
             Err(refusal) => self.refused[refusal as usize] += 1,
+        }
+        if let Some(store) = &mut self.store {
+            store.end_frame(info, frame);
         }
     }
 
@@ -248,6 +275,9 @@ impl Worker {
         if !was_settled && flow.is_settled() {
             self.flows_settled += 1;
         }
+        if let Some(store) = &mut self.store {
+            store.flow(index, found.is_none(), flow.key(), packet.direct);
+        }
         if let Some(shunting) = &mut self.shunting {
             shunting.consider(index, flow, info, packet);
         }
@@ -324,6 +354,9 @@ impl Worker {
         {
             self.records.push_flow(flow.record(reason, time));
         }
+        if let Some(store) = &mut self.store {
+            store.tick(now);
+        }
         if now.saturating_sub(self.handed_over) >= HAND_OVER_INTERVAL {
             self.handed_over = now;
             self.records.flush();
@@ -342,6 +375,9 @@ impl Worker {
             records.push_flow(flow.record(EndReason::Shutdown, *now));
         }
         self.records.flush();
+        if let Some(store) = &mut self.store {
+            store.finish();
+        }
     }
 
     /// Flows of which no analyzer wanted more at some time: from then on they are only counted.
@@ -371,6 +407,7 @@ impl Worker {
             flows_total: self.flows_total,
             flows_shunted: self.shunting.as_ref().map(Shunting::counters).unwrap_or_default(),
             records_lost: self.records.lost(),
+            store: self.store.as_ref().map(StoreHandle::counters),
         }
     }
 }

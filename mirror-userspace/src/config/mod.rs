@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 pub use self::document::Mistake;
 use self::document::{Document, Table};
 use crate::filter::Policy;
+use crate::store::Settings;
 
 /// What a configuration file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +29,17 @@ pub struct Config {
     pub policy: Policy,
     /// Which flows are only counted after a while.
     pub shunt: ShuntSettings,
+    /// How packets are kept, where they are.
+    pub store: StoreSettings,
+}
+
+/// How packets are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreSettings {
+    /// How the store is written.
+    pub settings: Settings,
+    /// The file of the key that it is encrypted with.
+    pub key: Option<PathBuf>,
 }
 
 /// UDP ports of mirror traffic, an envelope each. No port is in two of them, none is 0.

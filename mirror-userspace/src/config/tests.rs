@@ -38,6 +38,12 @@ fn every_key_is_read() {
     let config = parsed(EXAMPLE).unwrap();
     assert_eq!((config.ports.vxlan, config.ports.geneve), (vec![4789], vec![6081]));
     assert_eq!((config.shunt.after, config.shunt.max_flows), (Some(1 << 20), 65_536));
+    let store = config.store;
+    assert_eq!((store.settings.segment_size, store.settings.memory), (256 << 20, 64 << 20));
+    assert_eq!(store.settings.segment_time.as_secs(), 600);
+    assert_eq!(store.settings.policy.vnis, Some(vec![7..=7, 100..=199]));
+    assert_eq!((store.settings.policy.flow, store.settings.compression), (Some(10 << 20), Some(1)));
+    assert_eq!(store.key.unwrap().to_str(), Some("/etc/mirror-xdp/store.key"));
     let policy = config.policy;
     assert_eq!(policy.unknown_vnis, UnknownVnis::Learn);
     assert_eq!(policy.vnis, [5..=5, 1000..=1009]);
@@ -85,6 +91,7 @@ fn the_example_has_every_key_that_there_is() {
         ("ports", "[ports]\nnone = 1\n"),
         ("admission", "[admission]\nnone = 1\n"),
         ("shunt", "[shunt]\nnone = 1\n"),
+        ("store", "[store]\nnone = 1\n"),
         ("filter", "[filter]\nnone = 1\n"),
         ("filter.sets", "[[filter.sets]]\nname = \"a\"\nnone = 1\n"),
         ("filter.sets.rules", &with_rule("action = \"accept\"\nnone = 1\n")),

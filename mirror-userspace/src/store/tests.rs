@@ -292,7 +292,7 @@ fn a_missing_segment_a_foreign_one_and_a_cut_manifest_are_found() {
     );
     let manifest = directory.path().join(manifest::FILE_NAME);
     let text = fs::read_to_string(&manifest).unwrap();
-    let cut: String = text.lines().take(1).map(|line| format!("{line}\n")).collect();
+    let cut = text.split_inclusive('\n').next().unwrap();
     fs::write(&manifest, cut).unwrap();
     let report = verify(directory.path(), Some(&head), |_, _| {}).unwrap();
     assert!(report.findings.iter().any(|finding| finding.what.starts_with("has no line of digest")));

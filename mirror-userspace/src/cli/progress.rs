@@ -204,6 +204,10 @@ fn write_totals(text: &mut String, stats: &Stats) -> std::fmt::Result {
         writeln!(text, "not analysed: {}{}", grouped(refused.sum()), listed(&refused))?;
     }
     text.push_str(&stored(stats.workers.iter().filter_map(|worker| worker.store.as_ref())));
+    let duplicates: u64 = stats.workers.iter().map(|worker| worker.duplicates).sum();
+    if duplicates > 0 {
+        writeln!(text, "mirrored at both ends, the copy not analysed: {}", grouped(duplicates))?;
+    }
     writeln!(
         text,
         "records: {} written{}, {} lost",

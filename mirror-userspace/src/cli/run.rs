@@ -15,7 +15,7 @@ use crate::config;
 use crate::datapath::program::LogLevel;
 use crate::error::one_line;
 use crate::live::{Capture, Config, ModeChoice, Plan};
-use crate::sink::{Sink, SinkCounters};
+use crate::sink::{Patience, Sink, SinkCounters};
 use crate::stats::Stats;
 use crate::worker::WorkerConfig;
 
@@ -25,6 +25,8 @@ Examples:
   mirror-xdp run --interface ens6 --interface ens7 --log-dir /data/eve --mode native
   mirror-xdp run --interface ens6 --config /etc/mirror-xdp/config.toml     rules; kill -HUP rereads them
   mirror-xdp run --interface ens6 --store /data/packets                    keep the packets, too
+  mirror-xdp run --interface ens6 --rotate-interval 1h --rotate-keep 48   two days of records
+  mirror-xdp run --interface ens6 --eve-output unix-stream:/run/eve.sock
   mirror-xdp run --interface ens6 --duration 1min --json > account.json
 
 Needs root, or CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON. SSH and health checks to the
@@ -38,7 +40,7 @@ pub(super) struct Args {
     #[arg(short, long = "interface", value_name = "IF", required = true)]
     interfaces: Vec<String>,
 
-    /// Configuration: ports, admission, filter rules; SIGHUP has it read again
+    /// Configuration: ports, admission, filter rules, …; SIGHUP has it read again, and the log opened again
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -50,6 +52,9 @@ pub(super) struct Args {
     /// finds them
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
+
+    #[command(flatten)]
+    eve: super::eve::EveArgs,
 
     /// Where the XDP program runs
     #[arg(long, value_enum, default_value_t)]
@@ -71,7 +76,7 @@ pub(super) struct Args {
     json: bool,
 
     /// Time between two `stats` events
-    #[arg(long, value_name = "TIME", default_value = "8s", value_parser = interval)]
+    #[arg(long, value_name = "TIME", default_value = "8s", value_parser = super::seconds)]
     stats_interval: Duration,
 
     /// Flows that each worker keeps at most; beyond, the flow that was idle the longest is ended
@@ -79,14 +84,14 @@ pub(super) struct Args {
     #[arg(value_parser = super::max_flows)]
     max_flows: usize,
 
+    /// Where both ends of conversations are mirrored: analyse one copy of each packet, and count the other;
+    /// off unless the configuration says otherwise
+    #[arg(long, value_enum, value_name = "on|off", hide_possible_values = true)]
+    dedup: Option<super::Switch>,
+
     /// Have the XDP program tell of each frame that it drops (debug) or does not capture (trace)
     #[arg(long, value_enum, default_value_t, value_name = "LEVEL")]
     bpf_log: LogLevel,
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if interval.is_zero() { Err("must be more than nothing".to_owned()) } else { Ok(interval) }
 }
 
 pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
@@ -107,6 +112,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         max_flows: args.max_flows,
         // The standard library's maps are keyed with the system's random numbers.
         hash_seed: RandomState::new().hash_one(0),
+        dedup: args.dedup.map_or(configured.analysis.dedup, super::Switch::is_on),
     };
     let plan = Plan::make(Config {
         interfaces: args.interfaces,
@@ -119,7 +125,8 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         shunt: configured.shunt,
     })
     .await?;
-    let sink = Sink::open(&args.log_dir)?;
+    let destination = args.eve.destination(&args.log_dir, &configured.eve);
+    let sink = super::eve::open(destination, Patience::Short, args.json)?;
     let store = super::store::open(args.store.as_deref(), &configured.store)?;
     let mut capture = plan.start(&sink, store.as_ref()).await?;
     for interface in capture.interfaces() {
@@ -148,7 +155,12 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
             _ = interrupt.recv() => break None,
             _ = terminate.recv() => break None,
             () = until(end) => break None,
-            _ = hang_up.recv() => reload(&mut capture, args.config.as_deref(), &configured),
+            _ = hang_up.recv() => {
+                if !sink.reopen() {
+                    tracing::warn!("the log is too far behind to be opened again");
+                }
+                reload(&mut capture, args.config.as_deref(), &configured);
+            }
             // Stopping finds out why.
             _ = capture.worker_ended() => break None,
             _ = second.tick() => {
@@ -202,10 +214,7 @@ fn configuration(path: Option<&Path>) -> anyhow::Result<config::Config> {
 /// Reads the configuration again and puts its rules in force. Where something is wrong, the rules that are
 /// in force stay.
 fn reload(capture: &mut Capture, path: Option<&Path>, started_with: &config::Config) {
-    let Some(path) = path else {
-        eprintln!("mirror-xdp: nothing to read again: there is no --config");
-        return;
-    };
+    let Some(path) = path else { return };
     let begun = Instant::now();
     match try_reload(capture, path, started_with) {
         Ok(rules) => eprintln!(
@@ -220,7 +229,7 @@ fn reload(capture: &mut Capture, path: Option<&Path>, started_with: &config::Con
 }
 
 fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config) -> anyhow::Result<usize> {
-    let config::Config { ports, policy, shunt, store } = config::load(path)?;
+    let config::Config { ports, policy, shunt, analysis, eve, store } = config::load(path)?;
     anyhow::ensure!(
         ports == started_with.ports,
         "{}: [ports] has changed, which takes a restart",
@@ -236,6 +245,12 @@ fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config)
         "{}: [store] has changed, which takes a restart",
         path.display()
     );
+    anyhow::ensure!(
+        analysis == started_with.analysis,
+        "{}: [analysis] has changed, which takes a restart",
+        path.display()
+    );
+    anyhow::ensure!(eve == started_with.eve, "{}: [eve] has changed, which takes a restart", path.display());
     let rules = policy.sets.iter().map(|set| set.rules.len()).sum();
     capture.set_policy(policy)?;
     Ok(rules)

@@ -19,8 +19,8 @@ const MAX_FLOWS: usize = 4096;
 const MAX_INTERFACES: usize = 512;
 /// Flows of one frame that are noted: one, and those within its tunnels.
 pub(super) const FLOWS_A_FRAME: usize = 8;
-/// See [`Chunk::other`].
-const OTHERS: usize = 16;
+/// See [`Chunk::flow`].
+const LATEST_FLOWS: usize = 16;
 /// What may stand around the section when it is stored: a header, what compression adds at worst.
 const MARGIN: usize = 64 * 1024;
 /// Bytes of memory of a chunk.
@@ -131,8 +131,8 @@ pub(super) struct Chunk {
     latest: Option<(Interface, u32)>,
     /// Flows with packets in it, each once.
     pub(super) flows: Vec<FlowRef>,
-    /// Some of the [`FlowRef::other`]s that are noted already. The index has each once all the same.
-    others: [Option<FlowRef>; OTHERS],
+    /// Some of the flows that are noted already. The index has each once all the same.
+    latest_flows: [Option<FlowRef>; LATEST_FLOWS],
 }
 
 impl Chunk {
@@ -144,7 +144,7 @@ impl Chunk {
             positions: HashMap::with_capacity(MAX_INTERFACES),
             latest: None,
             flows: Vec::with_capacity(MAX_FLOWS),
-            others: [None; OTHERS],
+            latest_flows: [None; LATEST_FLOWS],
         }
     }
 
@@ -155,7 +155,7 @@ impl Chunk {
         self.positions.clear();
         self.latest = None;
         self.flows.clear();
-        self.others = [None; OTHERS];
+        self.latest_flows = [None; LATEST_FLOWS];
     }
 
     pub(super) const fn is_empty(&self) -> bool {
@@ -200,19 +200,13 @@ impl Chunk {
         position
     }
 
-    /// Notes a flow that is new to the chunk.
+    /// Notes a flow that is new to the chunk, as far as is known.
     pub(super) fn flow(&mut self, flow: FlowRef) {
-        self.flows.push(flow);
-    }
-
-    /// Notes a frame that is not found by its flow.
-    pub(super) fn other(&mut self, interface: u32, frame: &[u8]) {
-        let other = FlowRef::other(interface, frame);
-        let mixed = (other.addresses[0].low ^ other.addresses[1].low).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let place = &mut self.others[(mixed >> 60) as usize % OTHERS];
-        if *place != Some(other) {
-            *place = Some(other);
-            self.flows.push(other);
+        let mixed = (flow.addresses[0].low ^ flow.addresses[1].low).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let place = &mut self.latest_flows[(mixed >> 60) as usize % LATEST_FLOWS];
+        if *place != Some(flow) {
+            *place = Some(flow);
+            self.flows.push(flow);
         }
     }
 

@@ -10,8 +10,8 @@ use super::chunk::{Chunk, FLOWS_A_FRAME, FlowRef};
 use super::pcapng::{Interface, PacketInfo};
 use super::policy::Policy;
 use super::{Counters, StoreCounters};
-use crate::flow::{FlowIndex, FlowKey};
-use crate::packet::LinkType;
+use crate::flow::{FlowIndex, FlowKey, Session};
+use crate::packet::{self, Decoded, Layer, LinkType, Transport};
 use crate::record::CommunityId;
 use crate::sink::Overflow;
 use crate::worker::FrameInfo;
@@ -22,8 +22,9 @@ const FLUSH_AFTER: u64 = 1_000_000_000;
 /// What the store knows of a flow.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Mark {
-    /// The chunk in which the flow was noted last.
+    /// The chunk in which the flow was noted last, and for which interface.
     chunk: u32,
+    interface: u32,
     /// Bytes of its frames that were kept, as they were on the wire.
     pub(super) kept: u32,
 }
@@ -44,6 +45,17 @@ struct Current {
     has_flow: bool,
     /// A flow wants it to be kept.
     wanted: bool,
+}
+
+/// The flow that a frame would be of which the worker has made no flow: a copy, perhaps.
+fn key(info: &FrameInfo, frame: &[u8]) -> Option<FlowKey> {
+    let layer = Layer::frame(LinkType::Ethernet, frame, info.original_len as usize);
+    match packet::decode(layer) {
+        Ok(Decoded::Packet(packet)) if !matches!(packet.transport, Transport::Icmp { error: true, .. }) => {
+            Some(FlowKey::of_packet(&packet, Session::from(info.mirror)).0)
+        }
+        _ => None,
+    }
 }
 
 /// A worker's end of the store.
@@ -148,11 +160,12 @@ impl StoreHandle {
             current.begins.get_or_insert_with(|| CommunityId::of_key(key));
         }
         mark.kept = mark.kept.saturating_add(current.len);
-        if mark.chunk != self.number
+        if (mark.chunk, mark.interface) != (self.number, current.interface)
             && let Some(place) = current.flows.iter_mut().find(|place| place.is_none())
         {
             *place = Some(FlowRef::new(current.interface, key));
             mark.chunk = self.number;
+            mark.interface = current.interface;
         }
     }
 
@@ -167,7 +180,12 @@ impl StoreHandle {
             chunk.flow(flow);
         }
         if !current.findable {
-            chunk.other(current.interface, frame);
+            chunk.flow(FlowRef::other(current.interface, frame));
+        }
+        if !current.has_flow
+            && let Some(key) = key(info, frame)
+        {
+            chunk.flow(FlowRef::new(current.interface, &key));
         }
         if chunk.is_empty() {
             self.began = info.time;

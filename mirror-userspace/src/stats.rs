@@ -6,6 +6,7 @@
 //! redirected = Σ rings (delivered + lost)                 (by interface)
 //! Σ rings delivered = Σ workers delivered
 //! delivered  = analysed + Σ refused + duplicates          (by worker)
+//! delivered  = kept + Σ not kept + Σ lost to the store    (by worker, with a packet store)
 //! ```
 
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::datapath::program::Counts;
 use crate::filter::policy::Action;
 use crate::nic::losses::Counters as Losses;
 use crate::sink::SinkCounters;
+use crate::store::StoreCounters;
 use crate::worker::WorkerCounters;
 
 /// Counters with their names, in the order in which they are shown.
@@ -141,6 +143,48 @@ impl Interface {
     }
 }
 
+/// What became of a worker's frames in the packet store: each is kept, not kept, or lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Store {
+    /// On the disk.
+    pub kept: u64,
+    /// Bytes of them.
+    pub kept_bytes: u64,
+    /// Bytes of the segments that they are in.
+    pub written_bytes: u64,
+    /// Segments that were finished.
+    pub segments: u64,
+    /// Nothing can be written just now: the disk is full, or fails.
+    pub paused: bool,
+    /// Not to be kept, by reason.
+    pub not_kept: Named,
+    /// To be kept, and lost to the store, by reason.
+    pub lost: Named,
+}
+
+impl From<StoreCounters> for Store {
+    fn from(counters: StoreCounters) -> Self {
+        let StoreCounters { kept, kept_bytes, written_bytes, segments, paused, not_kept, lost } = counters;
+        Self {
+            kept,
+            kept_bytes,
+            written_bytes,
+            segments,
+            paused,
+            not_kept: Named(not_kept),
+            lost: Named(lost),
+        }
+    }
+}
+
+impl Store {
+    /// All of the frames.
+    #[must_use]
+    pub fn seen(&self) -> u64 {
+        self.kept + self.not_kept.sum() + self.lost.sum()
+    }
+}
+
 /// One worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Worker {
@@ -166,6 +210,9 @@ pub struct Worker {
     pub flows_shunted_total: u64,
     /// Records that the log's queue had no room for.
     pub records_lost: u64,
+    /// What became of the frames in the packet store; absent without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<Store>,
 }
 
 impl Worker {
@@ -184,13 +231,15 @@ impl Worker {
             flows_shunted: counters.flows_shunted.0,
             flows_shunted_total: counters.flows_shunted.1,
             records_lost: counters.records_lost,
+            store: counters.store.map(Store::from),
         }
     }
 
     /// Frames that no counter explains.
     #[must_use]
     pub fn imbalance(&self) -> u64 {
-        self.delivered.abs_diff(self.analysed + self.refused.sum() + self.duplicates)
+        let stored = self.store.as_ref().map_or(0, |store| self.delivered.abs_diff(store.seen()));
+        self.delivered.abs_diff(self.analysed + self.refused.sum() + self.duplicates) + stored
     }
 }
 

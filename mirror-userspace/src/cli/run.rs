@@ -25,6 +25,7 @@ Examples:
   mirror-xdp run --interface ens6
   mirror-xdp run --interface ens6 --interface ens7 --log-dir /data/eve --mode native
   mirror-xdp run --interface ens6 --config /etc/mirror-xdp/config.toml     rules; kill -HUP rereads them
+  mirror-xdp run --interface ens6 --store /data/packets                    keep the packets, too
   mirror-xdp run --interface ens6 --rotate-interval 1h --rotate-keep 48   two days of records
   mirror-xdp run --interface ens6 --eve-output unix-stream:/run/eve.sock
   mirror-xdp run --interface ens6 --duration 1min --json > account.json
@@ -47,6 +48,11 @@ pub(super) struct Args {
     /// Directory of eve.json, made where it is missing; the log is appended to
     #[arg(long, value_name = "DIR", default_value = "/var/log/mirror-xdp")]
     log_dir: PathBuf,
+
+    /// Keep the packets, too, in this directory, as [store] of the configuration says; `mirror-xdp extract`
+    /// finds them
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
 
     #[command(flatten)]
     eve: super::eve::EveArgs,
@@ -132,7 +138,8 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let destination = args.eve.destination(&args.log_dir, &configured.eve);
     let sink = super::eve::open(destination, Patience::Short, args.json)?;
     let mut watch = Watch::start(&interfaces).await?;
-    let mut capture = plan.start(&sink).await?;
+    let store = super::store::open(args.store.as_deref(), &configured.store)?;
+    let mut capture = plan.start(&sink, store.as_ref()).await?;
     for interface in capture.interfaces() {
         eprintln!("capturing on {interface}");
     }
@@ -203,6 +210,9 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     write_stats(&sink, &mut stats, &sink.flush())?;
     stats.policies = policies;
     stats.set_records(&sink.finish());
+    if let Some(store) = store {
+        super::store::finish(store, args.json);
+    }
     if args.json {
         println!("{}", serde_json::to_string(&stats)?);
     } else {
@@ -237,7 +247,7 @@ fn reload(capture: &mut Capture, path: Option<&Path>, started_with: &config::Con
 }
 
 fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config) -> anyhow::Result<usize> {
-    let config::Config { ports, policy, shunt, analysis, eve } = config::load(path)?;
+    let config::Config { ports, policy, shunt, analysis, eve, store } = config::load(path)?;
     anyhow::ensure!(
         ports == started_with.ports,
         "{}: [ports] has changed, which takes a restart",
@@ -246,6 +256,11 @@ fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config)
     anyhow::ensure!(
         shunt == started_with.shunt,
         "{}: [shunt] has changed, which takes a restart",
+        path.display()
+    );
+    anyhow::ensure!(
+        store == started_with.store,
+        "{}: [store] has changed, which takes a restart",
         path.display()
     );
     anyhow::ensure!(

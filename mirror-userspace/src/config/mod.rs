@@ -19,6 +19,7 @@ pub use self::document::Mistake;
 use self::document::{Document, Table};
 use crate::filter::Policy;
 use crate::sink::Rotation;
+use crate::store::Settings;
 
 /// What a configuration file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub struct Config {
     pub analysis: AnalysisSettings,
     /// Where records go.
     pub eve: EveSettings,
+    /// How packets are kept, where they are.
+    pub store: StoreSettings,
 }
 
 /// Where records go.
@@ -49,6 +52,15 @@ pub struct EveSettings {
 pub struct AnalysisSettings {
     /// Whether a packet that is mirrored at both ends of its conversation is analysed once only.
     pub dedup: bool,
+}
+
+/// How packets are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreSettings {
+    /// How the store is written.
+    pub settings: Settings,
+    /// The file of the key that it is encrypted with.
+    pub key: Option<PathBuf>,
 }
 
 /// UDP ports of mirror traffic, an envelope each. No port is in two of them, none is 0.

@@ -38,6 +38,7 @@ use crate::filter::Policy;
 use crate::nic::{self, Netlink};
 use crate::sink::{Overflow, Sink};
 use crate::stats::{self, Stats};
+use crate::store::{Store, StoreError};
 use crate::worker::{Shunting, Worker, WorkerConfig};
 
 /// A program that was taken off has run out when its counters stand still for this long.
@@ -123,6 +124,9 @@ pub enum Error {
     /// A worker's thread cannot be started.
     #[error("cannot start a worker")]
     Thread(#[source] std::io::Error),
+    /// The packet store has no room for a worker.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// A worker ended on its own.
     #[error("worker {worker}, of queue {queue} of {interface}, ended")]
     Worker {
@@ -281,8 +285,9 @@ impl Plan {
         Ok(Self { config, netlink, devices, ports })
     }
 
-    /// Opens the sockets, starts the workers, attaches the program.
-    pub async fn start(self, sink: &Sink) -> Result<Capture, Error> {
+    /// Opens the sockets, starts the workers, attaches the program. With a store, the workers' frames are
+    /// kept.
+    pub async fn start(self, sink: &Sink, store: Option<&Store>) -> Result<Capture, Error> {
         privilege::raise_locked_memory_limit();
         let stop = Arc::new(AtomicBool::new(false));
         let (notice, ended) = unbounded_channel();
@@ -313,6 +318,9 @@ impl Plan {
                 let number = capture.workers.len();
                 let cpu = (!cpus.is_empty()).then(|| cpus[number % cpus.len()]);
                 let mut worker = Worker::new(self.config.worker, sink.producer(Overflow::Lose));
+                if let Some(store) = store {
+                    worker.store_by(store.handle(number, Overflow::Lose)?);
+                }
                 let id = queue.id();
                 if let Some(after) = self.config.shunt.after {
                     let shunter = capture.devices[device]

@@ -23,4 +23,5 @@ pub mod record;
 pub mod sink;
 pub mod source;
 pub mod stats;
+pub mod store;
 pub mod worker;

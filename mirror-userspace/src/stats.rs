@@ -7,6 +7,7 @@
 //! Σ rings delivered = Σ workers delivered + Σ workers handed over in vain
 //! Σ workers handed over = Σ workers taken over
 //! delivered  = analysed + Σ refused + duplicates          (by worker)
+//! delivered  = kept + Σ not kept + Σ lost to the store    (by worker, with a packet store)
 //! ```
 
 use std::time::Duration;
@@ -21,7 +22,9 @@ use crate::datapath::Mode;
 use crate::datapath::policy::{RuleCount, VniCount};
 use crate::datapath::program::Counts;
 use crate::filter::policy::Action;
+use crate::nic::losses::Counters as Losses;
 use crate::sink::SinkCounters;
+use crate::store::StoreCounters;
 use crate::worker::WorkerCounters;
 
 /// Counters with their names, in the order in which they are shown.
@@ -148,10 +151,69 @@ pub struct Interface {
     pub profile: Profile,
     /// Whether the buffers are in huge pages.
     pub huge_pages: bool,
+    /// What device and driver lost since the capture began, by their counters; not in the identities, for
+    /// no program saw it.
+    pub device: Losses,
     /// What the program did.
     pub program: Program,
     /// What became of what it redirected.
     pub rings: Vec<Ring>,
+}
+
+impl Interface {
+    /// Frames that a driver may count as dropped, but that this account has already: those that the program
+    /// dropped, and those that no socket could take.
+    #[must_use]
+    pub fn explained(&self) -> u64 {
+        if self.mode == Mode::Generic {
+            // Driver and program do not know of each other.
+            return 0;
+        }
+        let lost: u64 = self.rings.iter().map(|ring| ring.lost.rx_ring_full + ring.lost.rx_dropped).sum();
+        self.program.dropped.sum() + self.program.shunted.sum() + lost
+    }
+}
+
+/// What became of a worker's frames in the packet store: each is kept, not kept, or lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Store {
+    /// On the disk.
+    pub kept: u64,
+    /// Bytes of them.
+    pub kept_bytes: u64,
+    /// Bytes of the segments that they are in.
+    pub written_bytes: u64,
+    /// Segments that were finished.
+    pub segments: u64,
+    /// Nothing can be written just now: the disk is full, or fails.
+    pub paused: bool,
+    /// Not to be kept, by reason.
+    pub not_kept: Named,
+    /// To be kept, and lost to the store, by reason.
+    pub lost: Named,
+}
+
+impl From<StoreCounters> for Store {
+    fn from(counters: StoreCounters) -> Self {
+        let StoreCounters { kept, kept_bytes, written_bytes, segments, paused, not_kept, lost } = counters;
+        Self {
+            kept,
+            kept_bytes,
+            written_bytes,
+            segments,
+            paused,
+            not_kept: Named(not_kept),
+            lost: Named(lost),
+        }
+    }
+}
+
+impl Store {
+    /// All of the frames.
+    #[must_use]
+    pub fn seen(&self) -> u64 {
+        self.kept + self.not_kept.sum() + self.lost.sum()
+    }
 }
 
 /// One worker.
@@ -181,6 +243,9 @@ pub struct Worker {
     pub flows_shunted_total: u64,
     /// Records that the log's queue had no room for.
     pub records_lost: u64,
+    /// What became of the frames in the packet store; absent without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<Store>,
 }
 
 impl Worker {
@@ -200,13 +265,15 @@ impl Worker {
             flows_shunted: counters.flows_shunted.0,
             flows_shunted_total: counters.flows_shunted.1,
             records_lost: counters.records_lost,
+            store: counters.store.map(Store::from),
         }
     }
 
     /// Frames that no counter explains.
     #[must_use]
     pub fn imbalance(&self) -> u64 {
-        self.delivered.abs_diff(self.analysed + self.refused.sum() + self.duplicates)
+        let stored = self.store.as_ref().map_or(0, |store| self.delivered.abs_diff(store.seen()));
+        self.delivered.abs_diff(self.analysed + self.refused.sum() + self.duplicates) + stored
     }
 }
 
@@ -441,6 +508,7 @@ mod tests {
                 zero_copy: false,
                 profile: Profile::SingleBuffer,
                 huge_pages: false,
+                device: Losses::default(),
                 program,
                 rings: vec![ring(0, 4, 2), ring(1, 2, 0)],
             }],

@@ -17,6 +17,7 @@ use crate::packet::fragment::Defragmenter;
 use crate::packet::{self, Decoded, Fragment, Layer, LinkType, Packet, Refusal, Transport, tcp_flags};
 use crate::record::EndReason;
 use crate::sink::Producer;
+use crate::store::{StoreCounters, StoreHandle};
 
 /// Where a mirrored frame came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,6 +32,15 @@ pub struct Mirror {
     pub endpoint: u64,
 }
 
+/// Which way a packet went by the mirrored interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// It came in.
+    Ingress,
+    /// It left.
+    Egress,
+}
+
 /// What is known of a frame besides its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameInfo {
@@ -42,6 +52,8 @@ pub struct FrameInfo {
     pub flow_hash: FlowHash,
     /// The mirror session's marks; `None` for a plain frame of a capture file.
     pub mirror: Option<Mirror>,
+    /// Which way it went by the mirrored interface, where that is known.
+    pub side: Option<Side>,
 }
 
 /// What a worker counts. `delivered = analysed + Σ refused + duplicates`.
@@ -65,6 +77,8 @@ pub struct WorkerCounters {
     pub flows_shunted: (u64, u64),
     /// Records that were lost because the sink's queue was full.
     pub records_lost: u64,
+    /// What became of the frames in the packet store, if there is one.
+    pub store: Option<StoreCounters>,
 }
 
 /// How a worker is set up.
@@ -104,6 +118,7 @@ pub struct Worker {
     config: WorkerConfig,
     flows: FlowTable,
     shunting: Option<Shunting>,
+    store: Option<StoreHandle>,
     /// What finds the copies of packets that are mirrored at both ends, if that is wanted.
     twice: Option<Box<Duplicates>>,
     streams: Streams,
@@ -132,6 +147,7 @@ impl Worker {
             config,
             flows: FlowTable::new(config.max_flows),
             shunting: None,
+            store: None,
             twice: config.dedup.then(|| Box::new(Duplicates::new(config.hash_seed))),
             streams: Streams::default(),
             analyzers: Analyzers::of_worker(),
@@ -160,6 +176,11 @@ impl Worker {
         self.shunting = Some(shunting);
     }
 
+    /// Has the frames kept, too.
+    pub fn store_by(&mut self, store: StoreHandle) {
+        self.store = Some(store);
+    }
+
     /// What the worker needs to have flows counted by the driver, if it has.
     pub const fn shunting(&mut self) -> Option<&mut Shunting> {
         self.shunting.as_mut()
@@ -175,6 +196,16 @@ impl Worker {
         self.delivered += 1;
         self.delivered_bytes += u64::from(info.original_len).max(frame.len() as u64);
         self.now = self.now.max(info.time);
+        if let Some(store) = &mut self.store {
+            store.begin_frame(info, link, frame);
+        }
+        self.analyse(info, link, frame);
+        if let Some(store) = &mut self.store {
+            store.end_frame(info, frame);
+        }
+    }
+
+    fn analyse(&mut self, info: &FrameInfo, link: Option<LinkType>, frame: &[u8]) {
         let mut place = Place::from(info.mirror);
         if let (Some(twice), Some(mirror), Some(LinkType::Ethernet)) = (&mut self.twice, info.mirror, link) {
             match twice.look(mirror, info.time, frame) {
@@ -283,6 +314,9 @@ impl Worker {
         flow.follow(direction, packet, &mut Tools { streams, analyzers, records, index, time: info.time });
         if !was_settled && flow.is_settled() {
             self.flows_settled += 1;
+        }
+        if let Some(store) = &mut self.store {
+            store.flow(index, found.is_none(), flow.key(), packet.direct);
         }
         if let Some(shunting) = &mut self.shunting {
             shunting.consider(index, flow, info, packet);
@@ -446,6 +480,9 @@ impl Worker {
         {
             self.records.push_flow(flow.record(reason, time));
         }
+        if let Some(store) = &mut self.store {
+            store.tick(now);
+        }
         if now.saturating_sub(self.handed_over) >= HAND_OVER_INTERVAL {
             self.handed_over = now;
             self.records.flush();
@@ -464,6 +501,9 @@ impl Worker {
             records.push_flow(flow.record(EndReason::Shutdown, *now));
         }
         self.records.flush();
+        if let Some(store) = &mut self.store {
+            store.finish();
+        }
     }
 
     /// Flows of which no analyzer wanted more at some time: from then on they are only counted.
@@ -494,6 +534,7 @@ impl Worker {
             flows_total: self.flows_total,
             flows_shunted: self.shunting.as_ref().map(Shunting::counters).unwrap_or_default(),
             records_lost: self.records.lost(),
+            store: self.store.as_ref().map(StoreHandle::counters),
         }
     }
 }

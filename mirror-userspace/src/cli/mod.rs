@@ -2,6 +2,7 @@
 
 mod doctor;
 mod eve;
+mod extract;
 mod filter;
 mod log;
 mod pktgen;
@@ -10,6 +11,8 @@ mod read;
 mod receive;
 mod run;
 mod source;
+mod store;
+mod verify;
 
 use std::num::NonZeroU16;
 use std::process::ExitCode;
@@ -30,6 +33,7 @@ Examples:
   mirror-xdp source --interface eth0 --to 10.0.0.2 --vni 7   feed an appliance from any Linux host
   mirror-xdp pktgen --interface eth1 --to 10.0.0.2 day.pcap  replay a capture as mirror traffic
   mirror-xdp filter check mirror-xdp.toml                    what the rules of a file amount to
+  mirror-xdp extract --store DIR 'host 10.1.2.3 and vni 7'   packets that `run --store DIR` has kept
 
 `mirror-xdp COMMAND --help` says more.";
 
@@ -49,6 +53,8 @@ enum Command {
     // Larger than the others.
     Pktgen(Box<pktgen::Args>),
     Filter(filter::Args),
+    Extract(extract::Args),
+    Verify(verify::Args),
     Doctor(doctor::Args),
 }
 
@@ -75,6 +81,8 @@ pub fn main() -> ExitCode {
         Command::Source(args) => source::main(args),
         Command::Pktgen(args) => pktgen::main(*args),
         Command::Filter(args) => filter::main(&args),
+        Command::Extract(args) => extract::main(&args),
+        Command::Verify(args) => verify::main(&args),
         Command::Doctor(args) => doctor::main(&args),
     };
     match result {

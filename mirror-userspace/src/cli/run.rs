@@ -16,6 +16,7 @@ use crate::config;
 use crate::datapath::program::LogLevel;
 use crate::error::one_line;
 use crate::live::{Capture, Config, Plan};
+use crate::nic::Watch;
 use crate::sink::{Patience, Sink, SinkCounters};
 use crate::stats::Stats;
 use crate::worker::WorkerConfig;
@@ -25,6 +26,7 @@ Examples:
   mirror-xdp run --interface ens6
   mirror-xdp run --interface ens6 --interface ens7 --xdp-mode native --zero-copy required
   mirror-xdp run --interface ens6 --config /etc/mirror-xdp/config.toml     rules; kill -HUP rereads them
+  mirror-xdp run --interface ens6 --store /data/packets                    keep the packets, too
   mirror-xdp run --interface ens6 --rotate-interval 1h --rotate-keep 48   two days of records
   mirror-xdp run --interface ens6 --eve-output unix-stream:/run/eve.sock
   mirror-xdp run --interface ens6 --duration 1min --json > account.json
@@ -48,6 +50,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR", default_value = "/var/log/mirror-xdp")]
     log_dir: PathBuf,
 
+    /// Keep the packets, too, in this directory, as [store] of the configuration says; `mirror-xdp extract`
+    /// finds them
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+
     #[command(flatten)]
     eve: super::eve::EveArgs,
 
@@ -57,6 +64,10 @@ pub(super) struct Args {
 
     #[command(flatten)]
     ports: super::PortArgs,
+
+    /// First do what `mirror-xdp doctor --fix` does; taken back at the end, but not where the process is killed
+    #[arg(long)]
+    prepare: bool,
 
     /// Stop after this time, such as 90s, 10min or 1h
     #[arg(long, value_name = "TIME")]
@@ -108,11 +119,16 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         hash_seed: RandomState::new().hash_one(0),
         dedup: args.dedup.map_or(configured.analysis.dedup, super::Switch::is_on),
     };
+    let ports = args.ports.ports(&configured.ports);
+    // Taken back when this function ends, however it does.
+    let _changes =
+        if args.prepare { super::doctor::prepare(&args.interfaces, &ports).await? } else { Vec::new() };
+    let interfaces = args.interfaces.clone();
     let plan = Plan::make(Config {
         interfaces: args.interfaces,
         receive: args.receive.settings(&configured.receive),
         replace: args.replace,
-        ports: args.ports.ports(&configured.ports),
+        ports,
         log: args.bpf_log,
         worker,
         policy: configured.policy.clone(),
@@ -121,7 +137,9 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     .await?;
     let destination = args.eve.destination(&args.log_dir, &configured.eve);
     let sink = super::eve::open(destination, Patience::Short, args.json)?;
-    let mut capture = plan.start(&sink).await?;
+    let mut watch = Watch::start(&interfaces).await?;
+    let store = super::store::open(args.store.as_deref(), &configured.store)?;
+    let mut capture = plan.start(&sink, store.as_ref()).await?;
     for interface in capture.interfaces() {
         eprintln!("capturing on {interface}");
     }
@@ -164,13 +182,19 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
                     progress.show(&capture.stats()?);
                 }
             }
-            _ = statistics.tick() => write_stats(&sink, &mut capture.stats()?, &sink.counters())?,
+            _ = statistics.tick() => {
+                watch.read().await;
+                let mut stats = capture.stats()?;
+                watch.enter(&mut stats);
+                write_stats(&sink, &mut stats, &sink.counters())?;
+            }
             _ = messages.tick(), if !loggers.is_empty() => {
                 loggers.iter_mut().for_each(aya_log::EbpfLogger::flush);
             }
         }
     };
     drop(progress);
+    watch.read().await;
     let mut stats = match capture.stop().await {
         Ok(stats) => stats,
         Err(error) => {
@@ -180,11 +204,15 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     loggers.iter_mut().for_each(aya_log::EbpfLogger::flush);
+    watch.enter(&mut stats);
     // The event has no place for thousands of VNIs; what is printed has.
     let policies = std::mem::take(&mut stats.policies);
     write_stats(&sink, &mut stats, &sink.flush())?;
     stats.policies = policies;
     stats.set_records(&sink.finish());
+    if let Some(store) = store {
+        super::store::finish(store, args.json);
+    }
     if args.json {
         println!("{}", serde_json::to_string(&stats)?);
     } else {
@@ -219,7 +247,7 @@ fn reload(capture: &mut Capture, path: Option<&Path>, started_with: &config::Con
 }
 
 fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config) -> anyhow::Result<usize> {
-    let config::Config { ports, policy, shunt, receive, analysis, eve } = config::load(path)?;
+    let config::Config { ports, policy, shunt, receive, analysis, eve, store } = config::load(path)?;
     anyhow::ensure!(
         ports == started_with.ports,
         "{}: [ports] has changed, which takes a restart",
@@ -233,6 +261,11 @@ fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config)
     anyhow::ensure!(
         receive == started_with.receive,
         "{}: [receive] has changed, which takes a restart",
+        path.display()
+    );
+    anyhow::ensure!(
+        store == started_with.store,
+        "{}: [store] has changed, which takes a restart",
         path.display()
     );
     anyhow::ensure!(

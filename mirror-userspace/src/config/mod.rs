@@ -22,6 +22,7 @@ use crate::afxdp::{BusyPoll, ZeroCopy};
 use crate::filter::Policy;
 use crate::live::{CpuList, ModeChoice};
 use crate::sink::Rotation;
+use crate::store::Settings;
 
 /// What a configuration file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct Config {
     pub analysis: AnalysisSettings,
     /// Where records go.
     pub eve: EveSettings,
+    /// How packets are kept, where they are.
+    pub store: StoreSettings,
 }
 
 /// Where records go.
@@ -54,6 +57,15 @@ pub struct EveSettings {
 pub struct AnalysisSettings {
     /// Whether a packet that is mirrored at both ends of its conversation is analysed once only.
     pub dedup: bool,
+}
+
+/// How packets are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreSettings {
+    /// How the store is written.
+    pub settings: Settings,
+    /// The file of the key that it is encrypted with.
+    pub key: Option<PathBuf>,
 }
 
 /// UDP ports of mirror traffic, an envelope each. No port is in two of them, none is 0.

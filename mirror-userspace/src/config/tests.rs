@@ -48,6 +48,12 @@ fn every_key_is_read() {
     let rotation = config.eve.rotation;
     assert_eq!((rotation.size, rotation.keep), (Some(1 << 30), Some(48)));
     assert_eq!(rotation.interval.map(|interval| interval.as_secs()), Some(3600));
+    let store = config.store;
+    assert_eq!((store.settings.segment_size, store.settings.memory), (256 << 20, 64 << 20));
+    assert_eq!(store.settings.segment_time.as_secs(), 600);
+    assert_eq!(store.settings.policy.vnis, Some(vec![7..=7, 100..=199]));
+    assert_eq!((store.settings.policy.flow, store.settings.compression), (Some(10 << 20), Some(1)));
+    assert_eq!(store.key.unwrap().to_str(), Some("/etc/mirror-xdp/store.key"));
     let policy = config.policy;
     assert_eq!(policy.unknown_vnis, UnknownVnis::Learn);
     assert_eq!(policy.vnis, [5..=5, 1000..=1009]);
@@ -98,6 +104,7 @@ fn the_example_has_every_key_that_there_is() {
         ("receive", "[receive]\nnone = 1\n"),
         ("analysis", "[analysis]\nnone = 1\n"),
         ("eve", "[eve]\nnone = 1\n"),
+        ("store", "[store]\nnone = 1\n"),
         ("filter", "[filter]\nnone = 1\n"),
         ("filter.sets", "[[filter.sets]]\nname = \"a\"\nnone = 1\n"),
         ("filter.sets.rules", &with_rule("action = \"accept\"\nnone = 1\n")),
@@ -177,7 +184,7 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
             1,
             "fliter".into(),
             "did you mean `filter`?",
-            "ports, admission, shunt, receive, analysis, eve, filter",
+            "ports, admission, shunt, receive, store, analysis, eve, filter",
         ),
         ("[ports]\nvlan = [1]\n".into(), 2, "ports.vlan".into(), "did you mean `vxlan`?", "geneve"),
         (

@@ -34,7 +34,6 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
         kernel(facts),
         capabilities(facts),
         locked_memory(facts),
-        huge_pages(facts),
         interface(facts),
         driver(facts, ena),
         xdp(facts),
@@ -49,6 +48,7 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
         steering(facts),
         interrupts(facts),
         numa(facts),
+        huge_pages(facts),
         losses(facts),
     ];
     checks
@@ -148,6 +148,10 @@ fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }
 
+fn is_veth(facts: &Facts) -> bool {
+    facts.driver.as_ref().is_some_and(|driver| driver.name == "veth")
+}
+
 fn is_captured(facts: &Facts) -> bool {
     facts.attached.iter().any(|attached| attached.ours)
 }
@@ -209,7 +213,8 @@ fn xdp(facts: &Facts) -> Judged {
         return Judged::fine(NAME, "not told: Linux 6.3 and newer say what a driver can; `run` tries");
     };
     if !features.native() {
-        return Judged::warning(NAME, "not in the driver: generic mode, slower", Fix::None);
+        let why = if is_veth(facts) { "; a veth needs as many queues as its peer sends by" } else { "" };
+        return Judged::warning(NAME, format!("not in the driver: generic mode, slower{why}"), Fix::None);
     }
     let mut can = vec!["native"];
     if features.redirect() {
@@ -290,12 +295,14 @@ fn channels(facts: &Facts, ena: Option<Ena>) -> Judged {
         Some(Ena { all_channels: false, .. }) => most / 2,
         _ => most,
     };
-    let plural =
-        |count: u32, what: &str| if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") };
-    let found = format!("{} of at most {most}, {}", plural(queues, "queue"), plural(cpus, "CPU"));
+    let found = format!("{} of at most {most}, {}", counted(queues, "queue"), counted(cpus, "CPU"));
     if usable > 0 && queues > usable {
         let found = format!("{found}: XDP runs in this driver with at most {usable}");
         return Judged::warning(NAME, found, set(usable.min(cpus)));
+    }
+    if is_veth(facts) && queues < most && facts.xdp.is_some_and(|features| !features.native()) {
+        let found = format!("{found}: fewer than its peer sends by, which native XDP does not take");
+        return Judged::warning(NAME, found, set(most));
     }
     if queues >= cpus {
         return Judged::fine(NAME, found);
@@ -304,13 +311,19 @@ fn channels(facts: &Facts, ena: Option<Ena>) -> Judged {
         if queues > 1 {
             return Judged::fine(NAME, found);
         }
-        let how = match facts.driver.as_ref().map(|driver| driver.name.as_str()) {
-            Some("veth") => ": it was made with one (`ip link add … numrxqueues N numtxqueues N type veth`)",
-            _ => "",
+        let how = if is_veth(facts) {
+            ": it was made with one (`ip link add … numrxqueues N numtxqueues N type veth`)"
+        } else {
+            ""
         };
         return Judged::warning(NAME, format!("{found}: one queue does not feed them{how}"), Fix::None);
     }
     Judged::warning(NAME, format!("{found}: more queues feed more of them"), set(usable.min(cpus)))
+}
+
+/// `1 queue`, `2 queues`.
+fn counted(count: u32, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 fn rings(facts: &Facts) -> Judged {
@@ -419,7 +432,8 @@ fn interrupts(facts: &Facts) -> Judged {
     let mut used: Vec<usize> = of_queues.iter().flat_map(|interrupt| interrupt.taken_by()).collect();
     used.sort_unstable();
     used.dedup();
-    let found = format!("{} interrupts on {} of {} CPUs", of_queues.len(), used.len(), cpus.len());
+    let found =
+        format!("{} on {} of {} CPUs", counted(of_queues.len() as u32, "interrupt"), used.len(), cpus.len());
     if used.len() >= of_queues.len().min(cpus.len()) {
         return Judged::fine(NAME, found);
     }

@@ -41,6 +41,7 @@ use crate::filter::Policy;
 use crate::nic::{self, Netlink};
 use crate::sink::{Overflow, Sink};
 use crate::stats::{self, Profile, Stats};
+use crate::store::{Store, StoreError};
 use crate::worker::{Shunting, Worker, WorkerConfig};
 
 /// A program that was taken off has run out when its counters stand still for this long.
@@ -126,6 +127,9 @@ pub enum Error {
     /// A worker's thread cannot be started.
     #[error("cannot start a worker")]
     Thread(#[source] std::io::Error),
+    /// The packet store has no room for a worker.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// A worker ended on its own.
     #[error("worker {worker}, of queue {queue} of {interface}, ended")]
     Worker {
@@ -311,8 +315,9 @@ impl Plan {
         Ok(Self { config, netlink, devices, ports })
     }
 
-    /// Opens the sockets, starts the workers, attaches the program.
-    pub async fn start(self, sink: &Sink) -> Result<Capture, Error> {
+    /// Opens the sockets, starts the workers, attaches the program. With a store, the workers' frames are
+    /// kept.
+    pub async fn start(self, sink: &Sink, store: Option<&Store>) -> Result<Capture, Error> {
         privilege::raise_locked_memory_limit();
         let stop = Arc::new(AtomicBool::new(false));
         let (notice, ended) = unbounded_channel();
@@ -346,6 +351,9 @@ impl Plan {
                 let number = capture.workers.len();
                 let cpu = (!shares.cpus.is_empty()).then(|| shares.cpus[number % shares.cpus.len()]);
                 let mut worker = Worker::new(self.config.worker, sink.producer(Overflow::Lose));
+                if let Some(store) = store {
+                    worker.store_by(store.handle(number, Overflow::Lose)?);
+                }
                 let queue = port.queue();
                 if let Some(after) = self.config.shunt.after {
                     let shunter = capture.devices[device]
@@ -555,6 +563,7 @@ fn account(devices: &[Device], workers: &[Part], time: Duration) -> Result<Stats
             zero_copy: device.zero_copy,
             profile: device.profile,
             huge_pages: device.huge_pages,
+            device: nic::losses::Counters::default(),
             program: (&device.counts()?).into(),
             rings: served
                 .map(|(worker, (served, c))| stats::Ring::new(served.queue, worker, c.delivered, c.socket))

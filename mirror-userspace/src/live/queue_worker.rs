@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use mirror_xdp_common::capture::CaptureHeader;
+use mirror_xdp_common::capture::{CaptureHeader, flags};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::affinity::Affinity;
@@ -14,7 +14,7 @@ use super::clock::Clock;
 use super::cpus;
 use crate::afxdp::{BATCH, Port, Statistics};
 use crate::stats::HandOver;
-use crate::worker::{FrameInfo, Mirror, Worker, WorkerCounters};
+use crate::worker::{FrameInfo, Mirror, Side, Worker, WorkerCounters};
 
 /// A worker without traffic looks this often whether it is to stop.
 const IDLE: Duration = Duration::from_millis(100);
@@ -177,6 +177,15 @@ impl Handle {
     }
 }
 
+/// Which way a packet went by the mirrored interface, as its capture header says.
+const fn side(header: u16) -> Option<Side> {
+    match header & (flags::INGRESS | flags::EGRESS) {
+        flags::INGRESS => Some(Side::Ingress),
+        flags::EGRESS => Some(Side::Egress),
+        _ => None,
+    }
+}
+
 impl QueueWorker {
     /// Works until `stop` is set, the ring is empty, and no other worker hands anything over any more.
     fn run(&mut self, stop: &AtomicBool) -> std::io::Result<()> {
@@ -263,6 +272,9 @@ impl QueueWorker {
         let mut worker = self.worker.counters();
         worker.delivered += self.undecodable;
         worker.refused.push((BAD_HEADER, self.undecodable));
+        if let Some(store) = &mut worker.store {
+            store.not_kept.push((BAD_HEADER, self.undecodable));
+        }
         Ok(Counters {
             delivered: self.delivered,
             hand_over: self.hand_over,
@@ -293,5 +305,6 @@ fn info(clock: &Clock, header: &CaptureHeader) -> FrameInfo {
             outer_destination: header.outer_destination,
             endpoint: header.gateway.endpoint,
         }),
+        side: side(header.flags),
     }
 }

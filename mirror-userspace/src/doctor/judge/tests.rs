@@ -246,4 +246,12 @@ fn a_veth_with_one_queue_says_what_it_was_made_with() {
 
     facts.channels = Some(Channels { rx: Setting { current: 1, maximum: 4 }, ..Channels::default() });
     assert_eq!(only(&facts).fix.as_deref(), Some("ethtool -L ens6 rx 4"));
+
+    // Its peer sends by more queues than it receives by: no XDP in the driver, however few the CPUs are.
+    facts.xdp = Some(XdpFeatures::new(0, 0));
+    facts.machine.cpus = vec![0];
+    let checks = judge(&facts);
+    let fix = |name| checks.iter().find(|check| check.check == name).unwrap();
+    assert_eq!((fix("xdp").state, fix("channels").state), (State::Warning, State::Warning));
+    assert_eq!(fix("channels").fix.as_deref(), Some("ethtool -L ens6 rx 4"));
 }

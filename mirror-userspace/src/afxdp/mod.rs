@@ -1,10 +1,11 @@
 //! `AF_XDP` sockets: the memory that the kernel writes frames into (the UMEM), and a receive ring for each
 //! worker ([`Port`]). The only module with unsafe code for it; what it offers is safe.
 //!
-//! All queues of a device share one UMEM. Each queue has buffers of its own in it, which go round: fill ring
-//! → kernel → receive ring of one of the queue's sockets → [`Frame`] → fill ring. A fill ring has one writer,
-//! the worker of the queue's first socket; the queue's other workers send buffers to it by a ring each. A
-//! worker can also lend a frame to another one, from which its buffers come back (`exchange`).
+//! Each queue has a UMEM, whose buffers go round: fill ring → kernel → receive ring of one of the queue's
+//! sockets → [`Frame`] → fill ring. A fill ring has one writer, the worker of the queue's first socket; the
+//! queue's other workers send buffers to it by a ring each. A worker can also lend a frame to one of another
+//! queue, from which its buffers come back (`exchange`). (One UMEM for all queues would do as well, but libxdp
+//! gives further sockets only to the queue that a UMEM was first bound to.)
 //!
 //! A buffer is named by its descriptor, and a descriptor is at one of these places only. In a worker's hands
 //! it is a [`Frame`]: that borrows the port, so nobody else has it; and when it ends, its descriptors go on

@@ -1,4 +1,4 @@
-//! Opening a device: its UMEM, the sockets of its queues, and what connects its workers.
+//! Opening a device: the UMEM and the sockets of each queue, and what connects the workers.
 
 use std::ffi::CString;
 use std::io;
@@ -97,7 +97,7 @@ pub struct Opened {
     pub huge_pages: bool,
 }
 
-/// Opens a device's sockets, with one UMEM for all of them.
+/// Opens a device's sockets.
 pub fn open(interface: &str, plan: &Plan) -> Result<Opened, Error> {
     let name = Interface::new(CString::new(interface).map_err(|error| Error::Umem(error.into()))?);
     let mut opening = Opening::new(&name, plan)?;
@@ -113,7 +113,7 @@ pub fn open(interface: &str, plan: &Plan) -> Result<Opened, Error> {
             Err(Error::Bind { queue, source }) => {
                 refused = Some(Errno::from_raw(source.raw_os_error().unwrap_or_default()));
                 if queue > 0 {
-                    // The UMEM is bound to the mode of its first socket.
+                    // A UMEM is bound to the mode of its first socket.
                     drop(opening);
                     opening = Opening::new(&name, plan)?;
                 }
@@ -134,33 +134,38 @@ pub fn open(interface: &str, plan: &Plan) -> Result<Opened, Error> {
 struct Opening<'p> {
     interface: &'p Interface,
     plan: &'p Plan,
-    umem: Umem,
-    descriptors: Vec<FrameDesc>,
+    /// The UMEM of each queue, and all its descriptors.
+    umems: Vec<(Umem, Vec<FrameDesc>)>,
     huge_pages: bool,
 }
 
 impl<'p> Opening<'p> {
-    /// Makes the UMEM, in huge pages where there are enough.
+    /// Makes the UMEMs, in huge pages where there are enough.
     fn new(interface: &'p Interface, plan: &'p Plan) -> Result<Self, Error> {
-        let count = plan.queues.saturating_mul(NonZeroU32::MIN.saturating_add(plan.buffers() - 1));
-        let umem_config = UmemConfig::builder()
+        let huge = Self::umems(plan, true);
+        let huge_pages = huge.is_ok();
+        let umems = huge.or_else(|_| Self::umems(plan, false))?;
+        Ok(Self { interface, plan, umems, huge_pages })
+    }
+
+    fn umems(plan: &Plan, huge_pages: bool) -> Result<Vec<(Umem, Vec<FrameDesc>)>, Error> {
+        let config = UmemConfig::builder()
             .frame_size(FrameSize::new(CHUNK_SIZE).expect("a page is more than the smallest chunk"))
             .fill_queue_size(ring(plan.buffers()))
             .comp_queue_size(ring(UNUSED_RING))
             .build()
             .expect("the chunk size is a power of two and larger than the headroom");
-        let bytes = u64::from(count.get()) * u64::from(CHUNK_SIZE);
-        let (made, huge_pages) = match Umem::new(umem_config, count, true) {
-            Ok(made) => (Ok(made), true),
-            Err(_) => (Umem::new(umem_config, count, false), false),
+        let count = NonZeroU32::MIN.saturating_add(plan.buffers() - 1);
+        let bytes = u64::from(plan.queues.get()) * u64::from(count.get()) * u64::from(CHUNK_SIZE);
+        let umem = |_| {
+            Umem::new(config, count, huge_pages).map_err(|error| match os_error(&error) {
+                Some(Errno::ENOBUFS | Errno::EPERM) => Error::LockedMemory { bytes },
+                Some(Errno::ENOMEM) => Error::Memory { bytes },
+                Some(Errno::EAFNOSUPPORT) => Error::Unsupported,
+                other => Error::Umem(other.unwrap_or(Errno::EIO).into()),
+            })
         };
-        let (umem, descriptors) = made.map_err(|error| match os_error(&error) {
-            Some(Errno::ENOBUFS | Errno::EPERM) => Error::LockedMemory { bytes },
-            Some(Errno::ENOMEM) => Error::Memory { bytes },
-            Some(Errno::EAFNOSUPPORT) => Error::Unsupported,
-            other => Error::Umem(other.unwrap_or(Errno::EIO).into()),
-        })?;
-        Ok(Self { interface, plan, umem, descriptors, huge_pages })
+        (0..plan.queues.get()).map(umem).collect()
     }
 
     /// Opens all sockets and connects them.
@@ -178,8 +183,8 @@ impl<'p> Opening<'p> {
         let mut fills = Vec::new();
         let mut sockets = Vec::new();
         for number in 0..sockets_per_queue.get() {
-            for queue in 0..queues.get() {
-                let (tx, rx, rings) = self.socket(config, queue)?;
+            for (queue, (umem, _)) in (0..queues.get()).zip(&self.umems) {
+                let (tx, rx, rings) = self.socket(config, umem, queue)?;
                 if let Some(settings) = busy_poll {
                     busy_poll::enable(rx.fd().as_raw_fd(), settings).map_err(Error::BusyPoll)?;
                 }
@@ -193,21 +198,27 @@ impl<'p> Opening<'p> {
         }
         let ways = self.ways(fills);
         let peers = self.peers(workers);
+        let umems: Vec<_> = self.umems.iter().map(|(umem, _)| umem.clone()).collect();
         let ports = sockets.into_iter().zip(ways).zip(peers).enumerate();
         Ok(ports
             .map(|(number, (((queue, socket), way), peers))| {
                 let wake = (Arc::clone(&signals), busy_poll.is_some());
-                Port::new(number, queue, socket, self.umem.clone(), way, peers, wake)
+                Port::new(number, queue, socket, umems.clone(), way, peers, wake)
             })
             .collect())
     }
 
-    fn socket(&self, config: SocketConfig, queue: u32) -> Result<(TxQueue, RxQueue, Option<Rings>), Error> {
+    fn socket(
+        &self,
+        config: SocketConfig,
+        umem: &Umem,
+        queue: u32,
+    ) -> Result<(TxQueue, RxQueue, Option<Rings>), Error> {
         let deadline = Instant::now() + REBIND_PATIENCE;
         loop {
             // SAFETY: libxdp is told not to load a program of its own, which is what the contract asks for
             // where a queue is bound to twice.
-            match unsafe { Socket::new(config, &self.umem, self.interface, queue) } {
+            match unsafe { Socket::new(config, umem, self.interface, queue) } {
                 Ok(socket) => return Ok(socket),
                 Err(error) => match os_error(&error) {
                     Some(Errno::EBUSY) if Instant::now() < deadline => {
@@ -237,12 +248,11 @@ impl<'p> Opening<'p> {
             }
         }
         let mut ways = Vec::with_capacity(queues + others.len());
-        let descriptors = self.descriptors.chunks(buffers);
-        for (((mut fill, completion), from_workers), descriptors) in
-            fills.into_iter().zip(from_workers).zip(descriptors)
+        for (((mut fill, completion), from_workers), (_, descriptors)) in
+            fills.into_iter().zip(from_workers).zip(&self.umems)
         {
-            // SAFETY: the descriptors are of this UMEM, and are given to this queue alone; nothing refers to
-            // their buffers.
+            // SAFETY: the descriptors are of this queue's UMEM, and nothing refers to their buffers: each is
+            // given to the kernel here, where it was nowhere before.
             let filled = unsafe { fill.produce(descriptors) };
             debug_assert_eq!(filled, buffers, "the fill ring has a place for every buffer");
             let waiting = Vec::with_capacity(BATCH);

@@ -39,13 +39,14 @@ pub(super) enum Way {
     Worker { home: Home<FrameDesc>, filler: usize },
 }
 
-/// What one worker has of a device. Dropping it closes its socket; the UMEM goes with the last.
+/// What one worker has of a device. Dropping it closes its socket; the UMEMs go with the last.
 #[derive(Debug)]
 pub struct Port {
     number: usize,
     queue: u32,
     rx: RxQueue,
-    umem: Umem,
+    /// The UMEM of each queue of the device.
+    umems: Vec<Umem>,
     way: Way,
     /// Descriptors of the current batch, from `next` to `count` those that are still to be looked at.
     received: Box<[FrameDesc]>,
@@ -70,7 +71,7 @@ impl Port {
         number: usize,
         queue: u32,
         (tx, rx): (TxQueue, RxQueue),
-        umem: Umem,
+        umems: Vec<Umem>,
         way: Way,
         peers: Vec<Option<Peer<FrameDesc>>>,
         (signals, busy_poll): (Arc<[Signal]>, bool),
@@ -79,7 +80,7 @@ impl Port {
             number,
             queue,
             rx,
-            umem,
+            umems,
             way,
             received: vec![FrameDesc::default(); BATCH + MAX_PARTS].into_boxed_slice(),
             next: 0,
@@ -138,8 +139,8 @@ impl Port {
     /// Takes descriptors off the ring, whole frames only.
     fn receive(&mut self) {
         let (batch, rest) = self.received.split_at_mut(BATCH);
-        // SAFETY: the descriptors that come off the ring are those of the UMEM that this socket was opened
-        // with; it is never exchanged.
+        // SAFETY: the descriptors that come off the ring are those of the queue's UMEM, which this socket was
+        // opened with.
         self.count = unsafe { self.rx.consume(batch) };
         self.next = 0;
         if self.count < BATCH {
@@ -182,14 +183,16 @@ impl Port {
 
     /// The frame whose descriptors are in `current`.
     fn frame(&mut self, parts: usize, lender: Option<usize>) -> Frame<'_> {
+        // Workers are numbered queue by queue, again and again.
+        let queue = lender.map_or(self.queue as usize, |lender| lender % self.umems.len());
         if parts > 1 {
             self.assembled.clear();
             for descriptor in &self.current[..parts] {
                 // SAFETY: as in `Frame::bytes`.
-                self.assembled.extend_from_slice(unsafe { self.umem.data(descriptor) }.contents());
+                self.assembled.extend_from_slice(unsafe { self.umems[queue].data(descriptor) }.contents());
             }
         }
-        Frame { port: self, parts, lender }
+        Frame { port: self, parts, lender, queue }
     }
 
     /// Brings buffers back to the kernel that nobody uses any more, and wakes those who have got something
@@ -305,6 +308,8 @@ pub struct Frame<'p> {
     parts: usize,
     /// The worker that has lent it; `None` where it was received by this one.
     lender: Option<usize>,
+    /// The queue that it was received by.
+    queue: usize,
 }
 
 impl Frame<'_> {
@@ -314,9 +319,9 @@ impl Frame<'_> {
         if self.parts > 1 {
             return &self.port.assembled;
         }
-        // SAFETY: the kernel wrote the descriptor, so it lies within the UMEM, which is that of the socket
-        // and of all its peers. The buffer is this frame's until it is dropped, and nobody writes to it.
-        unsafe { self.port.umem.data(&self.port.current[0]) }.contents()
+        // SAFETY: the kernel wrote the descriptor, so it lies within the UMEM of the queue that received it. The
+        // buffer is this frame's until it is dropped, and nobody writes to it.
+        unsafe { self.port.umems[self.queue].data(&self.port.current[0]) }.contents()
     }
 }
 

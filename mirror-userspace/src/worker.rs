@@ -11,6 +11,7 @@ use crate::analyzer::Analyzers;
 use crate::flow::stream::Streams;
 use crate::flow::tcp::Segment;
 use crate::flow::{Flow, FlowIndex, FlowKey, FlowTable, Session, Tools};
+use crate::observe::Observers;
 use crate::packet::fragment::Defragmenter;
 use crate::packet::{self, Decoded, Fragment, Layer, LinkType, Packet, Refusal, Transport};
 use crate::record::EndReason;
@@ -90,6 +91,7 @@ pub struct Worker {
     config: WorkerConfig,
     flows: FlowTable,
     shunting: Option<Shunting>,
+    observers: Observers,
     streams: Streams,
     analyzers: Analyzers,
     defragmenter: Defragmenter,
@@ -115,6 +117,7 @@ impl Worker {
             config,
             flows: FlowTable::new(config.max_flows),
             shunting: None,
+            observers: Observers::default(),
             streams: Streams::default(),
             analyzers: Analyzers::of_worker(),
             defragmenter: Defragmenter::default(),
@@ -146,6 +149,11 @@ impl Worker {
         self.shunting.as_mut()
     }
 
+    /// Those who look on.
+    pub const fn observers(&mut self) -> &mut Observers {
+        &mut self.observers
+    }
+
     /// Takes one inner frame, from its Ethernet header on.
     pub fn frame(&mut self, info: &FrameInfo, frame: &[u8]) {
         self.link_frame(info, Some(LinkType::Ethernet), frame);
@@ -156,6 +164,9 @@ impl Worker {
         self.delivered += 1;
         self.delivered_bytes += u64::from(info.original_len).max(frame.len() as u64);
         self.now = self.now.max(info.time);
+        if !self.observers.is_empty() {
+            self.observers.frame(info, frame);
+        }
         let outcome = match link {
             Some(link) => self.layers(info, Layer::frame(link, frame, info.original_len as usize)),
             None => Err(Refusal::LinkType),

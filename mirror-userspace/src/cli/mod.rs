@@ -1,5 +1,6 @@
 //! The command line: a file a subcommand.
 
+mod extcap;
 mod filter;
 mod log;
 mod pktgen;
@@ -7,6 +8,7 @@ mod progress;
 mod read;
 mod run;
 mod source;
+mod tail;
 
 use std::num::NonZeroU16;
 use std::process::ExitCode;
@@ -25,6 +27,7 @@ Examples:
   mirror-xdp source --interface eth0 --to 10.0.0.2 --vni 7   feed an appliance from any Linux host
   mirror-xdp pktgen --interface eth1 --to 10.0.0.2 day.pcap  replay a capture as mirror traffic
   mirror-xdp filter check mirror-xdp.toml                    what the rules of a file amount to
+  mirror-xdp tail 'tcp port 443' --vni 7                     look on at a running capture
 
 `mirror-xdp COMMAND --help` says more.";
 
@@ -44,6 +47,9 @@ enum Command {
     // Larger than the others.
     Pktgen(Box<pktgen::Args>),
     Filter(filter::Args),
+    Tail(tail::Args),
+    #[command(hide = true)]
+    Extcap(extcap::Args),
 }
 
 /// Does what [`main`] does, with analyzers beside those that are built in.
@@ -69,6 +75,8 @@ pub fn main() -> ExitCode {
         Command::Source(args) => source::main(args),
         Command::Pktgen(args) => pktgen::main(*args),
         Command::Filter(args) => filter::main(&args),
+        Command::Tail(args) => tail::main(&args),
+        Command::Extcap(args) => extcap::main(&args),
     };
     match result {
         Ok(code) => code,

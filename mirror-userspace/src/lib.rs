@@ -16,6 +16,7 @@ pub mod filter;
 pub mod flow;
 pub mod live;
 pub mod nic;
+pub mod observe;
 pub mod packet;
 pub mod pktgen;
 pub mod protocol;

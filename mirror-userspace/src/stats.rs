@@ -22,6 +22,7 @@ use crate::datapath::policy::{RuleCount, VniCount};
 use crate::datapath::program::Counts;
 use crate::filter::policy::Action;
 use crate::nic::losses::Counters as Losses;
+use crate::observe::tap::TapCounts;
 use crate::sink::SinkCounters;
 use crate::store::StoreCounters;
 use crate::worker::WorkerCounters;
@@ -380,6 +381,9 @@ pub struct Stats {
     pub workers: Vec<Worker>,
     /// The records.
     pub records: Records,
+    /// What became of the frames that were to go out of the tap, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tap: Option<TapCounts>,
     /// What was counted of VNIs and rules, by interface. Only at the end: there may be many.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<Policy>,
@@ -465,6 +469,7 @@ mod tests {
             }],
             workers: vec![worker(0, 4), worker(1, 2)],
             records: Records::default(),
+            tap: None,
             policies: Vec::new(),
             unaccounted: None,
         }

@@ -13,6 +13,7 @@ use crate::analyzer::Analyzers;
 use crate::flow::stream::Streams;
 use crate::flow::tcp::Segment;
 use crate::flow::{Flow, FlowIndex, FlowKey, FlowTable, Session, Tools};
+use crate::observe::Observers;
 use crate::packet::fragment::Defragmenter;
 use crate::packet::{self, Decoded, Fragment, Layer, LinkType, Packet, Refusal, Transport, tcp_flags};
 use crate::record::EndReason;
@@ -121,6 +122,7 @@ pub struct Worker {
     store: Option<StoreHandle>,
     /// What finds the copies of packets that are mirrored at both ends, if that is wanted.
     twice: Option<Box<Duplicates>>,
+    observers: Observers,
     streams: Streams,
     analyzers: Analyzers,
     defragmenter: Defragmenter,
@@ -149,6 +151,7 @@ impl Worker {
             shunting: None,
             store: None,
             twice: config.dedup.then(|| Box::new(Duplicates::new(config.hash_seed))),
+            observers: Observers::default(),
             streams: Streams::default(),
             analyzers: Analyzers::of_worker(),
             defragmenter: Defragmenter::default(),
@@ -186,6 +189,11 @@ impl Worker {
         self.shunting.as_mut()
     }
 
+    /// Those who look on.
+    pub const fn observers(&mut self) -> &mut Observers {
+        &mut self.observers
+    }
+
     /// Takes one inner frame, from its Ethernet header on.
     pub fn frame(&mut self, info: &FrameInfo, frame: &[u8]) {
         self.link_frame(info, Some(LinkType::Ethernet), frame);
@@ -196,6 +204,9 @@ impl Worker {
         self.delivered += 1;
         self.delivered_bytes += u64::from(info.original_len).max(frame.len() as u64);
         self.now = self.now.max(info.time);
+        if !self.observers.is_empty() {
+            self.observers.frame(info, frame);
+        }
         if let Some(store) = &mut self.store {
             store.begin_frame(info, link, frame);
         }

@@ -3,6 +3,7 @@
 mod doctor;
 mod eve;
 mod extract;
+mod extcap;
 mod filter;
 mod log;
 mod pktgen;
@@ -12,6 +13,7 @@ mod run;
 mod source;
 mod store;
 mod verify;
+mod tail;
 
 use std::num::NonZeroU16;
 use std::process::ExitCode;
@@ -33,6 +35,7 @@ Examples:
   mirror-xdp pktgen --interface eth1 --to 10.0.0.2 day.pcap  replay a capture as mirror traffic
   mirror-xdp filter check mirror-xdp.toml                    what the rules of a file amount to
   mirror-xdp extract --store DIR 'host 10.1.2.3 and vni 7'   packets that `run --store DIR` has kept
+  mirror-xdp tail 'tcp port 443' --vni 7                     look on at a running capture
 
 `mirror-xdp COMMAND --help` says more.";
 
@@ -55,6 +58,9 @@ enum Command {
     Extract(extract::Args),
     Verify(verify::Args),
     Doctor(doctor::Args),
+    Tail(tail::Args),
+    #[command(hide = true)]
+    Extcap(extcap::Args),
 }
 
 /// Does what [`main`] does, with analyzers beside those that are built in.
@@ -83,6 +89,8 @@ pub fn main() -> ExitCode {
         Command::Extract(args) => extract::main(&args),
         Command::Verify(args) => verify::main(&args),
         Command::Doctor(args) => doctor::main(&args),
+        Command::Tail(args) => tail::main(&args),
+        Command::Extcap(args) => extcap::main(&args),
     };
     match result {
         Ok(code) => code,

@@ -16,6 +16,8 @@ use crate::datapath::program::LogLevel;
 use crate::error::one_line;
 use crate::live::{Capture, Config, ModeChoice, Plan};
 use crate::nic::Watch;
+use crate::observe::control::{self, OpenError, Socket};
+use crate::observe::tap::{self, Tap};
 use crate::sink::{Patience, Sink, SinkCounters};
 use crate::stats::Stats;
 use crate::worker::WorkerConfig;
@@ -29,6 +31,7 @@ Examples:
   mirror-xdp run --interface ens6 --rotate-interval 1h --rotate-keep 48   two days of records
   mirror-xdp run --interface ens6 --eve-output unix-stream:/run/eve.sock
   mirror-xdp run --interface ens6 --duration 1min --json > account.json
+  mirror-xdp run --interface ens6 --tap tap0     and `suricata -i tap0-ids` at the other end of the pair
 
 Needs root, or CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON. SSH and health checks to the
 interface keep working: what is not mirror traffic goes to the kernel untouched.";
@@ -93,6 +96,13 @@ pub(super) struct Args {
     /// off unless the configuration says otherwise
     #[arg(long, value_enum, value_name = "on|off", hide_possible_values = true)]
     dedup: Option<super::Switch>,
+    /// Send the inner frames out of this interface, such as one end of a veth pair, for other programs to see
+    #[arg(long, value_name = "IF")]
+    tap: Option<String>,
+
+    /// Socket that `mirror-xdp tail` connects to
+    #[arg(long, value_name = "PATH", default_value = control::DEFAULT_PATH)]
+    control: PathBuf,
 
     /// Have the XDP program tell of each frame that it drops (debug) or does not capture (trace)
     #[arg(long, value_enum, default_value_t, value_name = "LEVEL")]
@@ -113,6 +123,8 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     let mut hang_up = signal(SignalKind::hangup())?;
     let configured = configuration(args.config.as_deref())?;
+    let tap = args.tap.as_deref().map(|interface| Tap::open(interface, &args.interfaces)).transpose()?;
+    let control = open_control(&args.control)?;
     let worker = WorkerConfig {
         max_flows: args.max_flows,
         // The standard library's maps are keyed with the system's random numbers.
@@ -140,6 +152,9 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut watch = Watch::start(&interfaces).await?;
     let store = super::store::open(args.store.as_deref(), &configured.store)?;
     let mut capture = plan.start(&sink, store.as_ref()).await?;
+    let tap = tap.map(|tap| tap.start(&capture.workers())).transpose()?;
+    let serving =
+        control.map(|socket| socket.serve(capture.workers())).transpose().context("cannot start")?;
     for interface in capture.interfaces() {
         eprintln!("capturing on {interface}");
     }
@@ -186,6 +201,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 watch.read().await;
                 let mut stats = capture.stats()?;
                 watch.enter(&mut stats);
+                stats.tap = tap.as_ref().map(tap::Running::counts);
                 write_stats(&sink, &mut stats, &sink.counters())?;
             }
             _ = messages.tick(), if !loggers.is_empty() => {
@@ -203,6 +219,8 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
             return Err(error.into());
         }
     };
+    drop(serving);
+    stats.tap = tap.map(tap::Running::finish);
     loggers.iter_mut().for_each(aya_log::EbpfLogger::flush);
     watch.enter(&mut stats);
     // The event has no place for thousands of VNIs; what is printed has.
@@ -221,6 +239,19 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match failure {
         Some(error) => Err(error.into()),
         None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// The control socket. A capture goes on without one where another has it, or the default place cannot be
+/// written to.
+fn open_control(path: &Path) -> anyhow::Result<Option<Socket>> {
+    match Socket::open(path) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error @ OpenError::Io { .. }) if path != Path::new(control::DEFAULT_PATH) => Err(error.into()),
+        Err(error) => {
+            tracing::warn!("`mirror-xdp tail` cannot look on: {}", one_line(&error));
+            Ok(None)
+        }
     }
 }
 

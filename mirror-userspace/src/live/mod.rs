@@ -36,6 +36,7 @@ use crate::datapath::program::{self, CaptureProgram, LogLevel, Options};
 use crate::error::one_line;
 use crate::filter::Policy;
 use crate::nic::{self, Netlink};
+use crate::observe::Workers;
 use crate::sink::{Overflow, Sink};
 use crate::stats::{self, Stats};
 use crate::store::{Store, StoreError};
@@ -484,6 +485,7 @@ fn account(devices: &[Device], workers: &[Part], time: Duration) -> Result<Stats
         interfaces: devices.iter().enumerate().map(interface).collect::<Result<_, Error>>()?,
         workers: workers.iter().enumerate().map(worker).collect(),
         records: stats::Records::default(),
+        tap: None,
         policies: Vec::new(),
         unaccounted: None,
     })
@@ -527,6 +529,12 @@ impl Capture {
             mode: device.mode,
             queues: device.queues,
         })
+    }
+
+    /// The workers, to look on at.
+    #[must_use]
+    pub fn workers(&self) -> Workers {
+        Workers::new(self.workers.iter().map(|(_, handle)| Arc::clone(handle.mailbox())))
     }
 
     /// What the programs tell of single frames, see [`LogLevel`].

@@ -12,6 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::clock::Clock;
 use crate::afxdp::{Queue, Statistics};
+use crate::observe::Mailbox;
 use crate::worker::{FrameInfo, Mirror, Side, Worker, WorkerCounters};
 
 /// A worker without traffic looks this often whether it is to stop.
@@ -62,6 +63,7 @@ struct QueueWorker {
     delivered: u64,
     undecodable: u64,
     published: Arc<Mutex<Counters>>,
+    mailbox: Arc<Mailbox>,
 }
 
 /// A running worker.
@@ -69,6 +71,7 @@ struct QueueWorker {
 pub(super) struct Handle {
     thread: JoinHandle<std::io::Result<(Queue, Counters)>>,
     published: Arc<Mutex<Counters>>,
+    mailbox: Arc<Mailbox>,
 }
 
 /// Sends [`Ended`] when it is dropped.
@@ -95,6 +98,7 @@ impl Handle {
         ended: UnboundedSender<Ended>,
     ) -> std::io::Result<Self> {
         let published = Arc::new(Mutex::new(Counters::default()));
+        let mailbox = Arc::new(Mailbox::default());
         let mut this = QueueWorker {
             queue,
             worker,
@@ -102,6 +106,7 @@ impl Handle {
             delivered: 0,
             undecodable: 0,
             published: Arc::clone(&published),
+            mailbox: Arc::clone(&mailbox),
         };
         let thread = std::thread::Builder::new().name(format!("worker {number}")).spawn(move || {
             let _notice = EndNotice { worker: number, to: ended };
@@ -112,7 +117,12 @@ impl Handle {
             let counters = this.counters()?;
             Ok((this.queue, counters))
         })?;
-        Ok(Self { thread, published })
+        Ok(Self { thread, published, mailbox })
+    }
+
+    /// Where observers are left for the worker.
+    pub(super) const fn mailbox(&self) -> &Arc<Mailbox> {
+        &self.mailbox
     }
 
     /// The counters as last published, a fraction of a second old.
@@ -166,6 +176,7 @@ impl QueueWorker {
                 if let Some(shunting) = self.worker.shunting() {
                     shunting.set_clock(self.clock.ahead());
                 }
+                self.mailbox.collect(self.worker.observers());
                 self.worker.tick(now);
                 ticked = now;
             }

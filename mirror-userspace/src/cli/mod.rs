@@ -2,18 +2,19 @@
 
 mod doctor;
 mod eve;
-mod extract;
 mod extcap;
+mod extract;
 mod filter;
 mod log;
 mod pktgen;
 mod progress;
 mod read;
+mod receive;
 mod run;
 mod source;
 mod store;
-mod verify;
 mod tail;
+mod verify;
 
 use std::num::NonZeroU16;
 use std::process::ExitCode;

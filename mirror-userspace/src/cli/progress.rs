@@ -202,6 +202,14 @@ fn write_totals(text: &mut String, stats: &Stats) -> std::fmt::Result {
             )?;
         }
     }
+    let [given, full] = [stats.hand_over(|over| over.given), stats.hand_over(|over| over.full)];
+    if given + full > 0 {
+        let share = (given + full) as f64 / stats.delivered().max(1) as f64 * 100.0;
+        writeln!(text, "handed over between workers: {} frames, {share:.1} %", grouped(given + full))?;
+    }
+    if full > 0 {
+        writeln!(text, "LOST {} because the worker that owns the flow was too slow", grouped(full))?;
+    }
     for policy in &stats.policies {
         write_policy(text, policy)?;
     }

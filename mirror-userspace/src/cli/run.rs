@@ -11,10 +11,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use super::progress::{self, Progress};
+use super::receive::ReceiveArgs;
 use crate::config;
 use crate::datapath::program::LogLevel;
 use crate::error::one_line;
-use crate::live::{Capture, Config, ModeChoice, Plan};
+use crate::live::{Capture, Config, Plan};
 use crate::nic::Watch;
 use crate::observe::control::{self, OpenError, Socket};
 use crate::observe::tap::{self, Tap};
@@ -25,7 +26,7 @@ use crate::worker::WorkerConfig;
 const EXAMPLES: &str = "\
 Examples:
   mirror-xdp run --interface ens6
-  mirror-xdp run --interface ens6 --interface ens7 --log-dir /data/eve --mode native
+  mirror-xdp run --interface ens6 --interface ens7 --xdp-mode native --zero-copy required
   mirror-xdp run --interface ens6 --config /etc/mirror-xdp/config.toml     rules; kill -HUP rereads them
   mirror-xdp run --interface ens6 --store /data/packets                    keep the packets, too
   mirror-xdp run --interface ens6 --rotate-interval 1h --rotate-keep 48   two days of records
@@ -59,10 +60,6 @@ pub(super) struct Args {
 
     #[command(flatten)]
     eve: super::eve::EveArgs,
-
-    /// Where the XDP program runs
-    #[arg(long, value_enum, default_value_t)]
-    mode: ModeChoice,
 
     /// Take off an XDP program that is attached to the interface already
     #[arg(long)]
@@ -107,6 +104,9 @@ pub(super) struct Args {
     /// Have the XDP program tell of each frame that it drops (debug) or does not capture (trace)
     #[arg(long, value_enum, default_value_t, value_name = "LEVEL")]
     bpf_log: LogLevel,
+
+    #[command(flatten)]
+    receive: ReceiveArgs,
 }
 
 pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
@@ -138,7 +138,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let interfaces = args.interfaces.clone();
     let plan = Plan::make(Config {
         interfaces: args.interfaces,
-        mode: args.mode,
+        receive: args.receive.settings(&configured.receive),
         replace: args.replace,
         ports,
         log: args.bpf_log,
@@ -278,7 +278,7 @@ fn reload(capture: &mut Capture, path: Option<&Path>, started_with: &config::Con
 }
 
 fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config) -> anyhow::Result<usize> {
-    let config::Config { ports, policy, shunt, analysis, eve, store } = config::load(path)?;
+    let config::Config { ports, policy, shunt, receive, analysis, eve, store } = config::load(path)?;
     anyhow::ensure!(
         ports == started_with.ports,
         "{}: [ports] has changed, which takes a restart",
@@ -292,6 +292,11 @@ fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config)
     anyhow::ensure!(
         store == started_with.store,
         "{}: [store] has changed, which takes a restart",
+        path.display()
+    );
+    anyhow::ensure!(
+        receive == started_with.receive,
+        "{}: [receive] has changed, which takes a restart",
         path.display()
     );
     anyhow::ensure!(

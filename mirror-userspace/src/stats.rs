@@ -21,7 +21,7 @@ use crate::datapath::policy::{RuleCount, VniCount};
 use crate::datapath::program::Counts;
 use crate::filter::policy::Action;
 use crate::sink::SinkCounters;
-use crate::worker::WorkerCounters;
+use crate::worker::{Protocols, WorkerCounters};
 
 /// Counters with their names, in the order in which they are shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -146,6 +146,10 @@ pub struct Worker {
     pub flows_shunted_total: u64,
     /// Records that the log's queue had no room for.
     pub records_lost: u64,
+    /// What came, by transport protocol.
+    pub protocols: Protocols,
+    /// Milliseconds of CPU time that it has taken; 0 where nothing measures it.
+    pub busy_ms: u64,
 }
 
 impl Worker {
@@ -163,6 +167,8 @@ impl Worker {
             flows_shunted: counters.flows_shunted.0,
             flows_shunted_total: counters.flows_shunted.1,
             records_lost: counters.records_lost,
+            protocols: counters.protocols,
+            busy_ms: 0,
         }
     }
 }

@@ -1,12 +1,16 @@
 //! A worker: frames in, records out. One a core; live and `read` run the very same code.
 
 use mirror_xdp_common::hash::FlowHash;
+use mirror_xdp_common::wire::protocol;
 use mirror_xdp_common::{Address, Vni};
+use serde::Serialize;
 
 mod shunting;
+pub mod survey;
 
 use self::shunting::Ending;
 pub use self::shunting::Shunting;
+use self::survey::Survey;
 use crate::analyzer::Analyzers;
 use crate::flow::stream::Streams;
 use crate::flow::tcp::Segment;
@@ -61,6 +65,43 @@ pub struct WorkerCounters {
     pub flows_shunted: (u64, u64),
     /// Records that were lost because the sink's queue was full.
     pub records_lost: u64,
+    /// What came, by transport protocol.
+    pub protocols: Protocols,
+}
+
+/// Packets and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Traffic {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of them, as mirrored.
+    pub bytes: u64,
+}
+
+/// Packets that belong to flows, by transport protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Protocols {
+    /// TCP.
+    pub tcp: Traffic,
+    /// UDP.
+    pub udp: Traffic,
+    /// ICMP and `ICMPv6`.
+    pub icmp: Traffic,
+    /// All others.
+    pub other: Traffic,
+}
+
+impl Protocols {
+    const fn count(&mut self, number: u8, bytes: u64) {
+        let traffic = match number {
+            protocol::TCP => &mut self.tcp,
+            protocol::UDP => &mut self.udp,
+            protocol::ICMP | protocol::ICMPV6 => &mut self.icmp,
+            _ => &mut self.other,
+        };
+        traffic.packets += 1;
+        traffic.bytes += bytes;
+    }
 }
 
 /// How a worker is set up.
@@ -102,6 +143,7 @@ pub struct Worker {
     refused: [u64; Refusal::COUNT],
     flows_total: u64,
     flows_settled: u64,
+    protocols: Protocols,
     /// The latest time that was seen, in nanoseconds since the epoch.
     now: u64,
     handed_over: u64,
@@ -126,6 +168,7 @@ impl Worker {
             refused: [0; Refusal::COUNT],
             flows_total: 0,
             flows_settled: 0,
+            protocols: Protocols::default(),
             now: 0,
             handed_over: 0,
         }
@@ -242,6 +285,7 @@ impl Worker {
         let flow = self.flows.flow(index);
         let direction = flow.direction(forward);
         flow.count(direction, packet, info.time);
+        self.protocols.count(packet.protocol, packet.len as u64);
         let Self { streams, analyzers, records, .. } = self;
         let was_settled = flow.is_settled();
         flow.follow(direction, packet, &mut Tools { streams, analyzers, records, index, time: info.time });
@@ -344,6 +388,12 @@ impl Worker {
         self.records.flush();
     }
 
+    /// Goes on with a survey of the flows; gives it back where it is not through.
+    #[must_use]
+    pub fn survey(&self, survey: Survey) -> Option<Survey> {
+        survey.advance(&self.flows, self.now)
+    }
+
     /// Flows of which no analyzer wanted more at some time: from then on they are only counted.
     #[must_use]
     pub const fn settled(&self) -> u64 {
@@ -371,6 +421,7 @@ impl Worker {
             flows_total: self.flows_total,
             flows_shunted: self.shunting.as_ref().map(Shunting::counters).unwrap_or_default(),
             records_lost: self.records.lost(),
+            protocols: self.protocols,
         }
     }
 }

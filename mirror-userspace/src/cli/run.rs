@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use super::progress::{self, Progress};
+use crate::api::{self, Address, Refused, Reloaded};
 use crate::config;
 use crate::datapath::program::LogLevel;
 use crate::error::one_line;
@@ -73,9 +74,42 @@ pub(super) struct Args {
     #[arg(value_parser = super::max_flows)]
     max_flows: usize,
 
+    #[command(flatten)]
+    api: ApiArgs,
+
     /// Have the XDP program tell of each frame that it drops (debug) or does not capture (trace)
     #[arg(long, value_enum, default_value_t, value_name = "LEVEL")]
     bpf_log: LogLevel,
+}
+
+/// Where the HTTP API is, and for whom.
+#[derive(Debug, clap::Args)]
+struct ApiArgs {
+    /// Address of the HTTP API, its metrics and its page, or `off`; 127.0.0.1:9470 unless the configuration
+    /// says otherwise
+    #[arg(long = "api", value_name = "ADDR:PORT")]
+    listen: Option<Address>,
+
+    /// Address at which health checks alone are answered besides, for load balancers
+    #[arg(long, value_name = "ADDR:PORT")]
+    health: Option<Address>,
+
+    /// File with the token that whoever asks the API has to know; needed where other hosts can reach it
+    #[arg(long = "api-token-file", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl ApiArgs {
+    /// What the arguments say, else what is configured.
+    fn settings(&self, configured: &config::ApiSettings, log_dir: &Path) -> anyhow::Result<api::Settings> {
+        let token_file = self.token_file.as_ref().or(configured.token_file.as_ref());
+        Ok(api::Settings {
+            api: self.listen.or(configured.listen).unwrap_or(api::DEFAULT),
+            health: self.health.or(configured.health).unwrap_or(Address::Off),
+            token: token_file.map(|path| api::Token::read(path)).transpose()?,
+            log_dir: log_dir.to_owned(),
+        })
+    }
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
@@ -113,8 +147,11 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         shunt: configured.shunt,
     })
     .await?;
+    let listener = api::Listener::bind(args.api.settings(&configured.api, &args.log_dir)?)?;
     let sink = Sink::open(&args.log_dir)?;
+    let mut server = listener.serve()?;
     let mut capture = plan.start(&sink).await?;
+    server.started(&capture, &sink);
     for interface in capture.interfaces() {
         eprintln!("capturing on {interface}");
     }
@@ -141,7 +178,16 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
             _ = interrupt.recv() => break None,
             _ = terminate.recv() => break None,
             () = until(end) => break None,
-            _ = hang_up.recv() => reload(&mut capture, args.config.as_deref(), &configured),
+            _ = hang_up.recv() => {
+                // It has been said on standard error how it went.
+                let _ = reload(&mut capture, args.config.as_deref(), &configured);
+            }
+            request = server.request() => {
+                if let Some(answer) = request.answer(&capture, &sink).await {
+                    // Fails where nobody waits any more; it is reloaded all the same.
+                    let _ = answer.send(reload(&mut capture, args.config.as_deref(), &configured));
+                }
+            }
             // Stopping finds out why.
             _ = capture.worker_ended() => break None,
             _ = second.tick() => {
@@ -159,6 +205,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     drop(progress);
+    server.stopping();
     let mut stats = match capture.stop().await {
         Ok(stats) => stats,
         Err(error) => {
@@ -191,26 +238,40 @@ fn configuration(path: Option<&Path>) -> anyhow::Result<config::Config> {
 
 /// Reads the configuration again and puts its rules in force. Where something is wrong, the rules that are
 /// in force stay.
-fn reload(capture: &mut Capture, path: Option<&Path>, started_with: &config::Config) {
+fn reload(
+    capture: &mut Capture,
+    path: Option<&Path>,
+    started_with: &config::Config,
+) -> Result<Reloaded, Refused> {
     let Some(path) = path else {
-        eprintln!("mirror-xdp: nothing to read again: there is no --config");
-        return;
+        let error = "nothing to read again: there is no --config".to_owned();
+        eprintln!("mirror-xdp: {error}");
+        return Err(Refused { error, mistakes: Vec::new() });
     };
     let begun = Instant::now();
     match try_reload(capture, path, started_with) {
-        Ok(rules) => eprintln!(
-            "mirror-xdp: {}: read again, {rules} rules in force after {} ms",
-            path.display(),
-            begun.elapsed().as_millis()
-        ),
+        Ok(rules) => {
+            let milliseconds = begun.elapsed().as_millis() as u64;
+            eprintln!(
+                "mirror-xdp: {}: read again, {rules} rules in force after {milliseconds} ms",
+                path.display()
+            );
+            Ok(Reloaded { rules, milliseconds })
+        }
         Err(error) => {
-            eprintln!("mirror-xdp: not reloaded, the rules in force stay: {}", one_line(error.as_ref()));
+            let mistakes = match error.downcast_ref() {
+                Some(config::Error::Wrong(mistakes)) => mistakes.all().to_vec(),
+                _ => Vec::new(),
+            };
+            let error = one_line(error.as_ref());
+            eprintln!("mirror-xdp: not reloaded, the rules in force stay: {error}");
+            Err(Refused { error, mistakes })
         }
     }
 }
 
 fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config) -> anyhow::Result<usize> {
-    let config::Config { ports, policy, shunt } = config::load(path)?;
+    let config::Config { ports, policy, shunt, api } = config::load(path)?;
     anyhow::ensure!(
         ports == started_with.ports,
         "{}: [ports] has changed, which takes a restart",
@@ -221,6 +282,7 @@ fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config)
         "{}: [shunt] has changed, which takes a restart",
         path.display()
     );
+    anyhow::ensure!(api == started_with.api, "{}: [api] has changed, which takes a restart", path.display());
     let rules = policy.sets.iter().map(|set| set.rules.len()).sum();
     capture.set_policy(policy)?;
     Ok(rules)

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 pub use self::document::Mistake;
 use self::document::{Document, Table};
+use crate::api::Address;
 use crate::filter::Policy;
 
 /// What a configuration file says.
@@ -28,6 +29,19 @@ pub struct Config {
     pub policy: Policy,
     /// Which flows are only counted after a while.
     pub shunt: ShuntSettings,
+    /// Where the HTTP API is, and for whom.
+    pub api: ApiSettings,
+}
+
+/// Where the HTTP API is, and for whom; what is not said is up to the command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ApiSettings {
+    /// Where all of it is.
+    pub listen: Option<Address>,
+    /// Where health checks alone are.
+    pub health: Option<Address>,
+    /// The file with the token that whoever asks has to know.
+    pub token_file: Option<PathBuf>,
 }
 
 /// UDP ports of mirror traffic, an envelope each. No port is in two of them, none is 0.

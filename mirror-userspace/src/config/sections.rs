@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use mirror_xdp_common::Vni;
 
 use super::document::{Table, Value};
-use super::{Config, Ports, ShuntSettings};
+use super::{ApiSettings, Config, Ports, ShuntSettings};
 use crate::filter::policy::{
     Action, MacAddress, Policy, Rule, RuleDirection, RuleSet, UnknownVnis, has_ports,
 };
@@ -28,6 +28,9 @@ pub(super) fn config(mut root: Table<'_>) -> Config {
     }
     if let Some(table) = root.get("filter").and_then(|value| value.table()) {
         filter(table, &mut config.policy, &mut known);
+    }
+    if let Some(table) = root.get("api").and_then(|value| value.table()) {
+        config.api = api(table);
     }
     check_capacity(&mut known);
     root.finish();
@@ -134,6 +137,32 @@ fn shunt(mut table: Table<'_>) -> ShuntSettings {
     }
     table.finish();
     shunt
+}
+
+fn api(mut table: Table<'_>) -> ApiSettings {
+    const ADDRESS: &str = "an address with a port, such as \"127.0.0.1:9470\", or \"off\"";
+    let mut address = |key| {
+        let value = table.get(key)?;
+        let text = value.text(ADDRESS)?;
+        let address = text.parse().ok();
+        if address.is_none() {
+            value.wrong(format!("`{text}` is no address to listen on"), ADDRESS);
+        }
+        address
+    };
+    let (listen, health) = (address("listen"), address("health"));
+    let token_file = table.get("token_file").and_then(|value| {
+        let text = value.text("the path of a file")?;
+        if !text.starts_with('/') {
+            value.wrong(
+                format!("`{text}` is no absolute path"),
+                "a path from the root, such as \"/etc/mirror-xdp/token\"",
+            );
+        }
+        Some(text.into())
+    });
+    table.finish();
+    ApiSettings { listen, health, token_file }
 }
 
 fn filter<'d>(mut table: Table<'d>, policy: &mut Policy, known: &mut Vec<KnownVnis<'d>>) {

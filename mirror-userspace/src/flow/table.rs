@@ -239,6 +239,19 @@ impl FlowTable {
         })
     }
 
+    /// How many places the slab has, taken or not.
+    #[must_use]
+    pub const fn places(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The flows in the places from `start` to before `end`.
+    pub fn stretch(&self, start: usize, end: usize) -> impl Iterator<Item = &Flow> {
+        let end = end.min(self.entries.len());
+        let entries = self.entries.get(start..end).unwrap_or_default();
+        entries.iter().filter(|entry| entry.used).map(|entry| &entry.flow)
+    }
+
     fn most_idle(&self) -> Option<FlowIndex> {
         self.lists
             .iter()

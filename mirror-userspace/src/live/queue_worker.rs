@@ -1,17 +1,21 @@
 //! The thread of one queue: frames off the ring, their capture headers read, to the worker, buffers back.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mirror_xdp_common::capture::CaptureHeader;
 use nix::sched::{CpuSet, sched_setaffinity};
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::clock::Clock;
+use super::pulse::Pulse;
 use crate::afxdp::{Queue, Statistics};
+use crate::worker::survey::Survey;
 use crate::worker::{FrameInfo, Mirror, Worker, WorkerCounters};
 
 /// A worker without traffic looks this often whether it is to stop.
@@ -34,6 +38,8 @@ pub(super) struct Counters {
     pub(super) socket: Statistics,
     /// What the worker counts.
     pub(super) worker: WorkerCounters,
+    /// CPU time of the thread.
+    pub(super) busy: Duration,
 }
 
 /// Sent when a worker's thread ends, be it by a panic.
@@ -62,6 +68,10 @@ struct QueueWorker {
     delivered: u64,
     undecodable: u64,
     published: Arc<Mutex<Counters>>,
+    pulse: Arc<Pulse>,
+    /// Surveys that somebody asks for, and the one that is on its way.
+    surveys: Receiver<Survey>,
+    survey: Option<Survey>,
 }
 
 /// A running worker.
@@ -69,6 +79,8 @@ struct QueueWorker {
 pub(super) struct Handle {
     thread: JoinHandle<std::io::Result<(Queue, Counters)>>,
     published: Arc<Mutex<Counters>>,
+    pulse: Arc<Pulse>,
+    surveys: SyncSender<Survey>,
 }
 
 /// Sends [`Ended`] when it is dropped.
@@ -95,6 +107,9 @@ impl Handle {
         ended: UnboundedSender<Ended>,
     ) -> std::io::Result<Self> {
         let published = Arc::new(Mutex::new(Counters::default()));
+        let pulse = Arc::new(Pulse::default());
+        // One that waits for another to end is enough.
+        let (asked, surveys) = sync_channel(1);
         let mut this = QueueWorker {
             queue,
             worker,
@@ -102,6 +117,9 @@ impl Handle {
             delivered: 0,
             undecodable: 0,
             published: Arc::clone(&published),
+            pulse: Arc::clone(&pulse),
+            surveys,
+            survey: None,
         };
         let thread = std::thread::Builder::new().name(format!("worker {number}")).spawn(move || {
             let _notice = EndNotice { worker: number, to: ended };
@@ -112,13 +130,23 @@ impl Handle {
             let counters = this.counters()?;
             Ok((this.queue, counters))
         })?;
-        Ok(Self { thread, published })
+        Ok(Self { thread, published, pulse, surveys: asked })
     }
 
     /// The counters as last published, a fraction of a second old.
     pub(super) fn published(&self) -> Counters {
         // A worker that panicked while it held the lock leaves whole counters: they are moved in at once.
         self.published.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// When the worker made its last turn.
+    pub(super) fn pulse(&self) -> Arc<Pulse> {
+        Arc::clone(&self.pulse)
+    }
+
+    /// Where surveys of the worker's flows are asked for.
+    pub(super) fn surveys(&self) -> SyncSender<Survey> {
+        self.surveys.clone()
     }
 
     /// Waits until the thread has ended.
@@ -158,6 +186,9 @@ impl QueueWorker {
                     shunting.set_clock(self.clock.ahead());
                 }
                 self.worker.tick(now);
+                self.pulse.beat();
+                let survey = self.survey.take().or_else(|| self.surveys.try_recv().ok());
+                self.survey = survey.and_then(|survey| self.worker.survey(survey));
                 ticked = now;
             }
             if now.wrapping_sub(published) >= PUBLISH {
@@ -168,7 +199,8 @@ impl QueueWorker {
                 if stopping {
                     break;
                 }
-                self.queue.wait(IDLE)?;
+                let surveying = self.survey.is_some();
+                self.queue.wait(if surveying { Duration::from_nanos(TICK) } else { IDLE })?;
             }
         }
         self.worker.finish();
@@ -204,7 +236,8 @@ impl QueueWorker {
         let mut worker = self.worker.counters();
         worker.delivered += self.undecodable;
         worker.refused.push((BAD_HEADER, self.undecodable));
-        Ok(Counters { delivered: self.delivered, socket: self.queue.statistics()?, worker })
+        let busy = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from);
+        Ok(Counters { delivered: self.delivered, socket: self.queue.statistics()?, worker, busy })
     }
 
     /// Publishes the counters, unless just now somebody reads the last ones.

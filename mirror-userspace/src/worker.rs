@@ -5,9 +5,11 @@ use mirror_xdp_common::wire::protocol;
 use mirror_xdp_common::{Address, Vni};
 use serde::Serialize;
 
+mod duplicates;
 mod shunting;
 pub mod survey;
 
+use self::duplicates::{Duplicates, Place, Verdict};
 use self::shunting::Ending;
 pub use self::shunting::Shunting;
 use self::survey::Survey;
@@ -16,7 +18,7 @@ use crate::flow::stream::Streams;
 use crate::flow::tcp::Segment;
 use crate::flow::{Flow, FlowIndex, FlowKey, FlowTable, Session, Tools};
 use crate::packet::fragment::Defragmenter;
-use crate::packet::{self, Decoded, Fragment, Layer, LinkType, Packet, Refusal, Transport};
+use crate::packet::{self, Decoded, Fragment, Layer, LinkType, Packet, Refusal, Transport, tcp_flags};
 use crate::record::EndReason;
 use crate::sink::Producer;
 
@@ -46,7 +48,7 @@ pub struct FrameInfo {
     pub mirror: Option<Mirror>,
 }
 
-/// What a worker counts. `delivered = analysed + Σ refused`.
+/// What a worker counts. `delivered = analysed + Σ refused + duplicates`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkerCounters {
     /// Frames given to [`Worker::frame`].
@@ -57,6 +59,8 @@ pub struct WorkerCounters {
     pub analysed: u64,
     /// Frames that no flow could be made of, by reason.
     pub refused: Vec<(&'static str, u64)>,
+    /// Frames that were mirrored at both ends and analysed when they came from the other.
+    pub duplicates: u64,
     /// Flows in the table now.
     pub flows_active: u64,
     /// Flows that were ever made.
@@ -111,11 +115,13 @@ pub struct WorkerConfig {
     pub max_flows: usize,
     /// Seed of the flow hash: the one that the frames' [`FrameInfo::flow_hash`] was made with.
     pub hash_seed: u64,
+    /// Whether a packet that is mirrored at both ends of its conversation is analysed once only.
+    pub dedup: bool,
 }
 
 impl Default for WorkerConfig {
     fn default() -> Self {
-        Self { max_flows: 1 << 18, hash_seed: 0 }
+        Self { max_flows: 1 << 18, hash_seed: 0, dedup: false }
     }
 }
 
@@ -125,12 +131,22 @@ const HAND_OVER_INTERVAL: u64 = 100_000_000;
 /// Flows that one tick ends at most.
 const EXPIRE_AT_ONCE: usize = 1024;
 
+/// What became of a frame that no flow refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    Analysed,
+    /// It is counted already.
+    Duplicate,
+}
+
 /// Keeps the flows of one core and feeds the analyzers.
 #[derive(Debug)]
 pub struct Worker {
     config: WorkerConfig,
     flows: FlowTable,
     shunting: Option<Shunting>,
+    /// What finds the copies of packets that are mirrored at both ends, if that is wanted.
+    twice: Option<Box<Duplicates>>,
     streams: Streams,
     analyzers: Analyzers,
     defragmenter: Defragmenter,
@@ -141,6 +157,7 @@ pub struct Worker {
     delivered_bytes: u64,
     analysed: u64,
     refused: [u64; Refusal::COUNT],
+    duplicates: u64,
     flows_total: u64,
     flows_settled: u64,
     protocols: Protocols,
@@ -157,6 +174,7 @@ impl Worker {
             config,
             flows: FlowTable::new(config.max_flows),
             shunting: None,
+            twice: config.dedup.then(|| Box::new(Duplicates::new(config.hash_seed))),
             streams: Streams::default(),
             analyzers: Analyzers::of_worker(),
             defragmenter: Defragmenter::default(),
@@ -166,6 +184,7 @@ impl Worker {
             delivered_bytes: 0,
             analysed: 0,
             refused: [0; Refusal::COUNT],
+            duplicates: 0,
             flows_total: 0,
             flows_settled: 0,
             protocols: Protocols::default(),
@@ -199,28 +218,42 @@ impl Worker {
         self.delivered += 1;
         self.delivered_bytes += u64::from(info.original_len).max(frame.len() as u64);
         self.now = self.now.max(info.time);
+        let mut place = Place::from(info.mirror);
+        if let (Some(twice), Some(mirror), Some(LinkType::Ethernet)) = (&mut self.twice, info.mirror, link) {
+            match twice.look(mirror, info.time, frame) {
+                Verdict::New(known) => place = known,
+                Verdict::Copy { place, united } => {
+                    self.duplicates += 1;
+                    if let Some(first) = united {
+                        self.unite_by_copy(info, frame, &place, &first);
+                    }
+                    return;
+                }
+            }
+        }
         let outcome = match link {
-            Some(link) => self.layers(info, Layer::frame(link, frame, info.original_len as usize)),
+            Some(link) => self.layers(info, &place, Layer::frame(link, frame, info.original_len as usize)),
             None => Err(Refusal::LinkType),
         };
         match outcome {
-            Ok(()) => self.analysed += 1,
+            Ok(Taken::Analysed) => self.analysed += 1,
+            Ok(Taken::Duplicate) => self.duplicates += 1,
             Err(refusal) => self.refused[refusal as usize] += 1,
         }
     }
 
     /// Takes the packets of a layer, one within the other. The frame counts as analysed as soon as one of
     /// them belongs to a flow, whatever is wrong with those inside.
-    fn layers(&mut self, info: &FrameInfo, layer: Layer<'_>) -> Result<(), Refusal> {
+    fn layers(&mut self, info: &FrameInfo, place: &Place, layer: Layer<'_>) -> Result<Taken, Refusal> {
         let mut outcome = Err(Refusal::Nesting);
         let mut next = Some(layer);
         while let Some(layer) = next.take() {
             let step = match packet::decode(layer) {
                 Ok(Decoded::Packet(packet)) => {
                     next = packet.tunnelled;
-                    self.packet(info, &packet)
+                    self.packet(info, place, &packet)
                 }
-                Ok(Decoded::Fragment(fragment)) => self.fragment(info, &fragment),
+                Ok(Decoded::Fragment(fragment)) => self.fragment(info, place, &fragment),
                 Err(refusal) => Err(refusal),
             };
             if outcome.is_err() {
@@ -230,36 +263,39 @@ impl Worker {
         outcome
     }
 
-    fn fragment(&mut self, info: &FrameInfo, fragment: &Fragment<'_>) -> Result<(), Refusal> {
+    fn fragment(
+        &mut self,
+        info: &FrameInfo,
+        place: &Place,
+        fragment: &Fragment<'_>,
+    ) -> Result<Taken, Refusal> {
         let mut datagram = std::mem::take(&mut self.datagram);
-        let whole = self.defragmenter.add(fragment, Session::from(info.mirror), info.time, &mut datagram);
+        let whole = self.defragmenter.add(fragment, place.session, info.time, &mut datagram);
         let outcome = match whole {
-            Ok(true) => self.layers(info, Layer::datagram(&datagram, fragment)),
-            Ok(false) => Ok(()),
+            Ok(true) => self.layers(info, place, Layer::datagram(&datagram, fragment)),
+            Ok(false) => Ok(Taken::Analysed),
             Err(refusal) => Err(refusal),
         };
         self.datagram = datagram;
         outcome
     }
 
-    fn packet(&mut self, info: &FrameInfo, packet: &Packet<'_>) -> Result<(), Refusal> {
-        let session = Session::from(info.mirror);
+    fn packet(&mut self, info: &FrameInfo, place: &Place, packet: &Packet<'_>) -> Result<Taken, Refusal> {
         if let Transport::Icmp { error: true, cause, .. } = packet.transport {
-            return self.icmp_error(
-                info,
-                packet,
-                cause.map(|cause| FlowKey::of_cause(&cause, packet, session)),
-            );
+            let key = cause.map(|cause| FlowKey::of_cause(&cause, packet, place.session));
+            return self.icmp_error(info, place, packet, key);
         }
-        let (key, forward) = FlowKey::of_packet(packet, session);
-        let hash = if packet.direct { info.flow_hash } else { key.flow_hash(self.config.hash_seed) };
-        let hash = mix(hash, &session);
+        let (key, forward) = FlowKey::of_packet(packet, place.session);
+        let hash = self.hash(info, packet, &key);
         let segment = match packet.transport {
             Transport::Tcp { header, payload, missing } => Some(Segment { header, payload, missing }),
             _ => None,
         };
-        let mut found = self.flows.find(&key, hash);
+        let mut found = self.find(&key, hash, place.other, info.time);
         if let Some(index) = found {
+            if self.is_counted_elsewhere(index, info, packet) {
+                return Ok(Taken::Duplicate);
+            }
             self.refresh_if_timed_out(index, info.time);
             let flow = self.flows.flow(index);
             let direction = flow.direction(forward);
@@ -276,7 +312,7 @@ impl Worker {
             let mut flow = Flow::new(key, forward, packet, info.mirror, info.time);
             flow.followed_by(&self.analyzers);
             self.flows_total += 1;
-            let insert = self.flows.insert(flow, hash, info.time);
+            let insert = self.flows.insert(flow, mix(hash, &key.session), info.time);
             if let Some((index, evicted)) = insert.evicted {
                 self.end(index, evicted, EndReason::Forced, info.time);
             }
@@ -296,19 +332,105 @@ impl Worker {
             shunting.consider(index, flow, info, packet);
         }
         self.flows.touch(index, info.time);
-        Ok(())
+        Ok(Taken::Analysed)
+    }
+
+    /// The hash of a packet's 5-tuple.
+    fn hash(&self, info: &FrameInfo, packet: &Packet<'_>, key: &FlowKey) -> FlowHash {
+        if packet.direct { info.flow_hash } else { key.flow_hash(self.config.hash_seed) }
+    }
+
+    /// The flow with this key, or with that of another session that sees the same hosts.
+    fn find(&mut self, key: &FlowKey, hash: FlowHash, other: Option<Session>, now: u64) -> Option<FlowIndex> {
+        let found = self.flows.find(key, mix(hash, &key.session));
+        let Some(other) = other else { return found };
+        if found.is_some_and(|index| self.flows.flow(index).is_united()) {
+            return found;
+        }
+        let second = self.flows.find(&key.in_session(other), mix(hash, &other));
+        match (found, second) {
+            (Some(one), Some(other)) => Some(self.unite(one, other, now)),
+            (Some(one), None) => {
+                self.flows.flow(one).set_united();
+                found
+            }
+            (None, _) => second,
+        }
+    }
+
+    /// Makes one flow of two that are the same conversation: the one that saw more of it goes on.
+    fn unite(&mut self, one: FlowIndex, other: FlowIndex, now: u64) -> FlowIndex {
+        self.flows.flow(one).set_united();
+        if self.flows.flow(one).was_shunted() || self.flows.flow(other).was_shunted() {
+            return one;
+        }
+        let (kept, gone) = if self.flows.flow(one).weight() < self.flows.flow(other).weight() {
+            (other, one)
+        } else {
+            (one, other)
+        };
+        let mut part = self.flows.remove(gone);
+        let Self { streams, analyzers, records, .. } = self;
+        part.end(&mut Tools { streams, analyzers, records, index: gone, time: now });
+        let flow = self.flows.flow(kept);
+        flow.add_part(&part);
+        flow.set_united();
+        self.flows.touch(kept, now);
+        kept
+    }
+
+    /// Unites the flows that a copy belongs to. The one that goes on may not have had the packet that it is
+    /// a copy of, which came by the session `first`.
+    fn unite_by_copy(&mut self, info: &FrameInfo, frame: &[u8], place: &Place, first: &Session) {
+        let layer = Layer::frame(LinkType::Ethernet, frame, info.original_len as usize);
+        let Ok(Decoded::Packet(packet)) = packet::decode(layer) else { return };
+        if matches!(packet.transport, Transport::Icmp { error: true, .. }) {
+            return;
+        }
+        let (key, forward) = FlowKey::of_packet(&packet, place.session);
+        let hash = self.hash(info, &packet, &key);
+        let flows = self.flows.len();
+        let Some(index) = self.find(&key, hash, place.other, info.time) else { return };
+        let united = self.flows.len() < flows;
+        let flow = self.flows.flow(index);
+        if united && flow.session() != *first {
+            let direction = flow.direction(forward);
+            let Self { streams, analyzers, records, .. } = self;
+            flow.follow(
+                direction,
+                &packet,
+                &mut Tools { streams, analyzers, records, index, time: info.time },
+            );
+            self.flows.touch(index, info.time);
+        }
+    }
+
+    /// Whether the driver counts the flow, which it knows as one of another session than this packet's.
+    fn is_counted_elsewhere(&mut self, index: FlowIndex, info: &FrameInfo, packet: &Packet<'_>) -> bool {
+        if self.twice.is_none() || !packet.direct {
+            return false;
+        }
+        // These come up from both.
+        if let Transport::Tcp { header, .. } = packet.transport
+            && header.flags & (tcp_flags::FIN | tcp_flags::RST) != 0
+        {
+            return false;
+        }
+        let flow = self.flows.flow(index);
+        flow.shunted().is_some() && flow.session() != Session::from(info.mirror)
     }
 
     /// Counts an ICMP error for the flow that it is about.
     fn icmp_error(
         &mut self,
         info: &FrameInfo,
+        place: &Place,
         packet: &Packet<'_>,
         key: Option<FlowKey>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Taken, Refusal> {
         let key = key.ok_or(Refusal::IcmpError)?;
-        let hash = mix(key.flow_hash(self.config.hash_seed), &key.session);
-        let index = self.flows.find(&key, hash).ok_or(Refusal::IcmpError)?;
+        let hash = key.flow_hash(self.config.hash_seed);
+        let index = self.find(&key, hash, place.other, info.time).ok_or(Refusal::IcmpError)?;
         self.refresh_if_timed_out(index, info.time);
         if self.flows.is_timed_out(index, info.time) {
             let flow = self.flows.remove(index);
@@ -319,7 +441,7 @@ impl Worker {
         let direction = flow.direction_of_error(packet.source);
         flow.count(direction, packet, info.time);
         self.flows.touch(index, info.time);
-        Ok(())
+        Ok(Taken::Analysed)
     }
 
     fn end(&mut self, index: FlowIndex, mut flow: Flow, reason: EndReason, now: u64) {
@@ -417,6 +539,7 @@ impl Worker {
                 .iter()
                 .map(|&refusal| (refusal.name(), self.refused[refusal as usize]))
                 .collect(),
+            duplicates: self.duplicates,
             flows_active: self.flows.len() as u64,
             flows_total: self.flows_total,
             flows_shunted: self.shunting.as_ref().map(Shunting::counters).unwrap_or_default(),

@@ -71,10 +71,10 @@ pub(super) fn interfaces(snapshot: &Snapshot) -> Value {
     struct Object<'a> {
         #[serde(flatten)]
         interface: &'a Interface,
-        device: &'a crate::nic::Received,
+        link: &'a crate::nic::Received,
     }
     let interfaces = snapshot.stats.interfaces.iter().zip(&snapshot.received);
-    let objects: Vec<_> = interfaces.map(|(interface, device)| Object { interface, device }).collect();
+    let objects: Vec<_> = interfaces.map(|(interface, link)| Object { interface, link }).collect();
     json!(objects)
 }
 

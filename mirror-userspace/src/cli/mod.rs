@@ -1,5 +1,7 @@
 //! The command line: a file a subcommand.
 
+mod doctor;
+mod eve;
 mod filter;
 mod log;
 mod pktgen;
@@ -10,6 +12,7 @@ mod source;
 
 use std::num::NonZeroU16;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use mirror_xdp_common::outer::{MAX_GENEVE_PORTS, MAX_VXLAN_GPE_PORTS, MAX_VXLAN_PORTS, Ports};
@@ -21,6 +24,7 @@ use crate::error::one_line;
 const EXAMPLES: &str = "\
 Examples:
   mirror-xdp run --interface ens6                           capture until Ctrl-C
+  mirror-xdp doctor --interface ens6                        what stands in its way, and what mends it
   mirror-xdp read mirrored.pcap --log-dir records            the same records, from a file
   mirror-xdp source --interface eth0 --to 10.0.0.2 --vni 7   feed an appliance from any Linux host
   mirror-xdp pktgen --interface eth1 --to 10.0.0.2 day.pcap  replay a capture as mirror traffic
@@ -44,6 +48,7 @@ enum Command {
     // Larger than the others.
     Pktgen(Box<pktgen::Args>),
     Filter(filter::Args),
+    Doctor(doctor::Args),
 }
 
 /// Does what [`main`] does, with analyzers beside those that are built in.
@@ -69,6 +74,7 @@ pub fn main() -> ExitCode {
         Command::Source(args) => source::main(args),
         Command::Pktgen(args) => pktgen::main(*args),
         Command::Filter(args) => filter::main(&args),
+        Command::Doctor(args) => doctor::main(&args),
     };
     match result {
         Ok(code) => code,
@@ -131,6 +137,26 @@ fn port_list<const MAX: usize>(text: &str) -> Result<PortList, String> {
     };
     let ports: Vec<u16> = text.split(',').map(port).collect::<Result<_, _>>()?;
     if ports.len() > MAX { Err(format!("at most {MAX} ports")) } else { Ok(PortList(ports)) }
+}
+
+/// A switch that is given as a word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Switch {
+    #[default]
+    Off,
+    On,
+}
+
+impl Switch {
+    fn is_on(self) -> bool {
+        self == Self::On
+    }
+}
+
+/// Reads a time that is not nothing.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time.is_zero() { Err("must be more than nothing".to_owned()) } else { Ok(time) }
 }
 
 /// Reads the number that `--max-flows` takes.

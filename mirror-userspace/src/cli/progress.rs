@@ -177,6 +177,10 @@ fn write_totals(text: &mut String, stats: &Stats) -> std::fmt::Result {
     if refused.sum() > 0 {
         writeln!(text, "not analysed: {}{}", grouped(refused.sum()), listed(&refused))?;
     }
+    let duplicates: u64 = stats.workers.iter().map(|worker| worker.duplicates).sum();
+    if duplicates > 0 {
+        writeln!(text, "mirrored at both ends, the copy not analysed: {}", grouped(duplicates))?;
+    }
     writeln!(
         text,
         "records: {} written{}, {} lost",

@@ -20,7 +20,7 @@ use crate::config;
 use crate::datapath::program::LogLevel;
 use crate::error::one_line;
 use crate::packet::LinkType;
-use crate::sink::{Overflow, Sink};
+use crate::sink::{Overflow, Patience, Sink};
 use crate::stats::{self, Named, Records};
 use crate::worker::{FrameInfo, Mirror, Worker, WorkerConfig};
 
@@ -37,6 +37,7 @@ const HASH_SEED: u64 = 0x6d69_7272_6f72;
 Examples:
   mirror-xdp read session.pcap                      records go to ./eve.json
   mirror-xdp read --log-dir out a.pcap b.pcapng.gz  several files, in this order
+  mirror-xdp read --eve-output - day.pcap | jq .dns  records to another program
   mirror-xdp read --json session.pcap | jq .workers totals for scripts")]
 pub(super) struct Args {
     /// Capture files: pcap or pcapng, plain or compressed by gzip or zstd
@@ -47,6 +48,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR", default_value = ".")]
     log_dir: PathBuf,
 
+    #[command(flatten)]
+    eve: super::eve::EveArgs,
+
     /// Print the totals as one JSON object on stdout, and nothing on stderr
     #[arg(long)]
     json: bool,
@@ -55,6 +59,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = WorkerConfig::default().max_flows)]
     #[arg(value_parser = super::max_flows)]
     max_flows: usize,
+
+    /// Where both ends of conversations are mirrored: analyse one copy of each packet, and count the other
+    #[arg(long, value_enum, default_value_t, value_name = "on|off", hide_possible_values = true)]
+    dedup: super::Switch,
 
     #[command(flatten)]
     ports: super::PortArgs,
@@ -114,8 +122,10 @@ struct Frames {
 
 impl Reader {
     fn new(args: &Args) -> anyhow::Result<Self> {
-        let sink = Sink::open(&args.log_dir)?;
-        let config = WorkerConfig { max_flows: args.max_flows, hash_seed: HASH_SEED };
+        let destination = args.eve.destination(&args.log_dir, &config::EveSettings::default());
+        let sink = super::eve::open(destination, Patience::Endless, args.json)?;
+        let config =
+            WorkerConfig { max_flows: args.max_flows, hash_seed: HASH_SEED, dedup: args.dedup.is_on() };
         let worker = Worker::new(config, sink.producer(Overflow::Wait));
         let progress = Progress::new(args.json);
         Ok(Self {
@@ -193,7 +203,7 @@ impl Reader {
         let worker = stats::Worker::new(0, self.worker.counters());
         let unaccounted = seen.abs_diff(mirrored + plain + dropped.sum())
             + (mirrored + plain).abs_diff(worker.delivered)
-            + worker.delivered.abs_diff(worker.analysed + worker.refused.sum());
+            + worker.imbalance();
         let mut totals = Totals {
             seconds: elapsed.as_secs_f64(),
             frames: FrameTotals { seen, bytes, mirrored, plain, dropped },
@@ -265,6 +275,9 @@ impl Totals {
         );
         if worker.refused.sum() > 0 {
             eprintln!("not analysed: {}{}", grouped(worker.refused.sum()), listed(&worker.refused));
+        }
+        if worker.duplicates > 0 {
+            eprintln!("mirrored at both ends, the copy not analysed: {}", grouped(worker.duplicates));
         }
         let Records { written, lost } = &self.records;
         eprintln!("records: {} written{}, {} lost", grouped(written.sum()), listed(written), grouped(*lost));

@@ -16,7 +16,7 @@ use crate::config;
 use crate::datapath::program::LogLevel;
 use crate::error::one_line;
 use crate::live::{Capture, Config, ModeChoice, Plan};
-use crate::sink::{Sink, SinkCounters};
+use crate::sink::{Patience, Sink, SinkCounters};
 use crate::stats::Stats;
 use crate::worker::WorkerConfig;
 
@@ -25,6 +25,8 @@ Examples:
   mirror-xdp run --interface ens6
   mirror-xdp run --interface ens6 --interface ens7 --log-dir /data/eve --mode native
   mirror-xdp run --interface ens6 --config /etc/mirror-xdp/config.toml     rules; kill -HUP rereads them
+  mirror-xdp run --interface ens6 --rotate-interval 1h --rotate-keep 48   two days of records
+  mirror-xdp run --interface ens6 --eve-output unix-stream:/run/eve.sock
   mirror-xdp run --interface ens6 --duration 1min --json > account.json
 
 Needs root, or CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON. SSH and health checks to the
@@ -38,13 +40,16 @@ pub(super) struct Args {
     #[arg(short, long = "interface", value_name = "IF", required = true)]
     interfaces: Vec<String>,
 
-    /// Configuration: ports, admission, filter rules; SIGHUP has it read again
+    /// Configuration: ports, admission, filter rules, …; SIGHUP has it read again, and the log opened again
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
 
     /// Directory of eve.json, made where it is missing; the log is appended to
     #[arg(long, value_name = "DIR", default_value = "/var/log/mirror-xdp")]
     log_dir: PathBuf,
+
+    #[command(flatten)]
+    eve: super::eve::EveArgs,
 
     /// Where the XDP program runs
     #[arg(long, value_enum, default_value_t)]
@@ -66,13 +71,18 @@ pub(super) struct Args {
     json: bool,
 
     /// Time between two `stats` events
-    #[arg(long, value_name = "TIME", default_value = "8s", value_parser = interval)]
+    #[arg(long, value_name = "TIME", default_value = "8s", value_parser = super::seconds)]
     stats_interval: Duration,
 
     /// Flows that each worker keeps at most; beyond, the flow that was idle the longest is ended
     #[arg(long, value_name = "N", default_value_t = WorkerConfig::default().max_flows)]
     #[arg(value_parser = super::max_flows)]
     max_flows: usize,
+
+    /// Where both ends of conversations are mirrored: analyse one copy of each packet, and count the other;
+    /// off unless the configuration says otherwise
+    #[arg(long, value_enum, value_name = "on|off", hide_possible_values = true)]
+    dedup: Option<super::Switch>,
 
     #[command(flatten)]
     api: ApiArgs,
@@ -112,11 +122,6 @@ impl ApiArgs {
     }
 }
 
-fn interval(text: &str) -> Result<Duration, String> {
-    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if interval.is_zero() { Err("must be more than nothing".to_owned()) } else { Ok(interval) }
-}
-
 pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
     super::log::init(args.bpf_log);
     // The packet path is threads of its own; this one only looks after signals, timers and netlink.
@@ -135,6 +140,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         max_flows: args.max_flows,
         // The standard library's maps are keyed with the system's random numbers.
         hash_seed: RandomState::new().hash_one(0),
+        dedup: args.dedup.map_or(configured.analysis.dedup, super::Switch::is_on),
     };
     let plan = Plan::make(Config {
         interfaces: args.interfaces,
@@ -148,7 +154,8 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
     .await?;
     let listener = api::Listener::bind(args.api.settings(&configured.api, &args.log_dir)?)?;
-    let sink = Sink::open(&args.log_dir)?;
+    let destination = args.eve.destination(&args.log_dir, &configured.eve);
+    let sink = super::eve::open(destination, Patience::Short, args.json)?;
     let mut server = listener.serve()?;
     let mut capture = plan.start(&sink).await?;
     server.started(&capture, &sink);
@@ -179,6 +186,9 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
             _ = terminate.recv() => break None,
             () = until(end) => break None,
             _ = hang_up.recv() => {
+                if !sink.reopen() {
+                    tracing::warn!("the log is too far behind to be opened again");
+                }
                 // It has been said on standard error how it went.
                 let _ = reload(&mut capture, args.config.as_deref(), &configured);
             }
@@ -245,7 +255,6 @@ fn reload(
 ) -> Result<Reloaded, Refused> {
     let Some(path) = path else {
         let error = "nothing to read again: there is no --config".to_owned();
-        eprintln!("mirror-xdp: {error}");
         return Err(Refused { error, mistakes: Vec::new() });
     };
     let begun = Instant::now();
@@ -271,7 +280,7 @@ fn reload(
 }
 
 fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config) -> anyhow::Result<usize> {
-    let config::Config { ports, policy, shunt, api } = config::load(path)?;
+    let config::Config { ports, policy, shunt, analysis, eve, api } = config::load(path)?;
     anyhow::ensure!(
         ports == started_with.ports,
         "{}: [ports] has changed, which takes a restart",
@@ -282,6 +291,12 @@ fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config)
         "{}: [shunt] has changed, which takes a restart",
         path.display()
     );
+    anyhow::ensure!(
+        analysis == started_with.analysis,
+        "{}: [analysis] has changed, which takes a restart",
+        path.display()
+    );
+    anyhow::ensure!(eve == started_with.eve, "{}: [eve] has changed, which takes a restart", path.display());
     anyhow::ensure!(api == started_with.api, "{}: [api] has changed, which takes a restart", path.display());
     let rules = policy.sets.iter().map(|set| set.rules.len()).sum();
     capture.set_policy(policy)?;

@@ -19,6 +19,7 @@ pub use self::document::Mistake;
 use self::document::{Document, Table};
 use crate::api::Address;
 use crate::filter::Policy;
+use crate::sink::Rotation;
 
 /// What a configuration file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,8 +30,28 @@ pub struct Config {
     pub policy: Policy,
     /// Which flows are only counted after a while.
     pub shunt: ShuntSettings,
+    /// What is made of the frames.
+    pub analysis: AnalysisSettings,
+    /// Where records go.
+    pub eve: EveSettings,
     /// Where the HTTP API is, and for whom.
     pub api: ApiSettings,
+}
+
+/// Where records go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EveSettings {
+    /// A file, `-`, or a socket, see [`crate::sink::Destination::named`]; `None` is `eve.json`.
+    pub output: Option<PathBuf>,
+    /// When a file is put aside.
+    pub rotation: Rotation,
+}
+
+/// What is made of the frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AnalysisSettings {
+    /// Whether a packet that is mirrored at both ends of its conversation is analysed once only.
+    pub dedup: bool,
 }
 
 /// Where the HTTP API is, and for whom; what is not said is up to the command line.

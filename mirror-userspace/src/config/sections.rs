@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use mirror_xdp_common::Vni;
 
 use super::document::{Table, Value};
-use super::{ApiSettings, Config, Ports, ShuntSettings};
+use super::{AnalysisSettings, ApiSettings, Config, EveSettings, Ports, ShuntSettings};
 use crate::filter::policy::{
     Action, MacAddress, Policy, Rule, RuleDirection, RuleSet, UnknownVnis, has_ports,
 };
@@ -25,6 +26,12 @@ pub(super) fn config(mut root: Table<'_>) -> Config {
     }
     if let Some(table) = root.get("shunt").and_then(|value| value.table()) {
         config.shunt = shunt(table);
+    }
+    if let Some(table) = root.get("analysis").and_then(|value| value.table()) {
+        config.analysis = analysis(table);
+    }
+    if let Some(table) = root.get("eve").and_then(|value| value.table()) {
+        config.eve = eve(table);
     }
     if let Some(table) = root.get("filter").and_then(|value| value.table()) {
         filter(table, &mut config.policy, &mut known);
@@ -137,6 +144,55 @@ fn shunt(mut table: Table<'_>) -> ShuntSettings {
     }
     table.finish();
     shunt
+}
+
+fn analysis(mut table: Table<'_>) -> AnalysisSettings {
+    let mut analysis = AnalysisSettings::default();
+    if let Some(value) = table.get("dedup")
+        && let Some(word) = value.text("\"on\" or \"off\"")
+    {
+        match word {
+            "on" => analysis.dedup = true,
+            "off" => {}
+            _ => value.wrong(format!("`{word}` is neither"), "\"on\" or \"off\""),
+        }
+    }
+    table.finish();
+    analysis
+}
+
+fn eve(mut table: Table<'_>) -> EveSettings {
+    let mut eve = EveSettings::default();
+    if let Some(value) = table.get("output") {
+        let text = value.text("a file, \"-\", \"unix-stream:PATH\" or \"unix-dgram:PATH\"");
+        if text == Some("") {
+            value.wrong("is empty", "leave the key out for eve.json");
+        }
+        eve.output = text.map(PathBuf::from);
+    }
+    if let Some(value) = table.get("rotate_size") {
+        eve.rotation.size = match value.as_text() {
+            Some(text) => value.checked(text::bytes(text)),
+            None => value.number("a number of bytes, or such as \"1GiB\",", &(1..=u64::MAX)),
+        };
+        if eve.rotation.size == Some(0) {
+            value.wrong("is nothing", "write such as \"1GiB\"");
+        }
+    }
+    if let Some(value) = table.get("rotate_interval")
+        && let Some(text) = value.text("a time such as \"1h\"")
+    {
+        match humantime::parse_duration(text) {
+            Ok(time) if time.as_secs() > 0 => eve.rotation.interval = Some(time),
+            _ => value.wrong(format!("`{text}` is no time of a second or more"), "write such as \"1h\""),
+        }
+    }
+    if let Some(value) = table.get("rotate_keep") {
+        let number = value.number("a number of files", &(0..=1_000_000));
+        eve.rotation.keep = number.map(|number| number as usize);
+    }
+    table.finish();
+    eve
 }
 
 fn api(mut table: Table<'_>) -> ApiSettings {

@@ -38,6 +38,11 @@ fn every_key_is_read() {
     let config = parsed(EXAMPLE).unwrap();
     assert_eq!((config.ports.vxlan, config.ports.geneve), (vec![4789], vec![6081]));
     assert_eq!((config.shunt.after, config.shunt.max_flows), (Some(1 << 20), 65_536));
+    assert!(config.analysis.dedup);
+    assert_eq!(config.eve.output.as_deref(), Some(Path::new("eve.json")));
+    let rotation = config.eve.rotation;
+    assert_eq!((rotation.size, rotation.keep), (Some(1 << 30), Some(48)));
+    assert_eq!(rotation.interval.map(|interval| interval.as_secs()), Some(3600));
     assert_eq!(config.api.listen, Some(crate::api::DEFAULT));
     assert_eq!(config.api.health.map(|address| address.to_string()).as_deref(), Some("0.0.0.0:9471"));
     assert_eq!(config.api.token_file.as_deref(), Some(Path::new("/etc/mirror-xdp/token")));
@@ -88,6 +93,8 @@ fn the_example_has_every_key_that_there_is() {
         ("ports", "[ports]\nnone = 1\n"),
         ("admission", "[admission]\nnone = 1\n"),
         ("shunt", "[shunt]\nnone = 1\n"),
+        ("analysis", "[analysis]\nnone = 1\n"),
+        ("eve", "[eve]\nnone = 1\n"),
         ("api", "[api]\nnone = 1\n"),
         ("filter", "[filter]\nnone = 1\n"),
         ("filter.sets", "[[filter.sets]]\nname = \"a\"\nnone = 1\n"),
@@ -140,13 +147,16 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
         (accept("protocol = tcp\n"), 7, "protocol".into(), "tcp", "in quotes"),
         ("[shunt]\nafter =\n".into(), 2, "after".into(), "no value", "number, or text"),
         ("a = 1\n\u{1}".into(), 2, "\\u{1}".into(), "not TOML", "`=`"),
+        ("[analysis]\ndedup = \"yes\"\n".into(), 2, "analysis.dedup".into(), "neither", "on"),
+        ("[eve]\nrotate_interval = \"0s\"\n".into(), 2, "eve.rotate_interval".into(), "0s", "1h"),
+        ("[eve]\nrotate_size = \"0B\"\n".into(), 2, "eve.rotate_size".into(), "nothing", "1GiB"),
         // Keys.
         (
             "[fliter]\n".into(),
             1,
             "fliter".into(),
             "did you mean `filter`?",
-            "ports, admission, shunt, filter, api",
+            "ports, admission, shunt, analysis, eve, filter, api",
         ),
         ("[ports]\nvlan = [1]\n".into(), 2, "ports.vlan".into(), "did you mean `vxlan`?", "geneve"),
         (

@@ -38,6 +38,7 @@ const fn header(name: &'static str, package: &'static str, why: &'static str) ->
 
 const REQUIREMENTS: &[Requirement] = &[
     program("cc", "gcc", "C compiler and linker"),
+    program("c++", "g++", "compiles libFuzzer"),
     program("make", "make", "builds libbpf, which libxdp is built on"),
     program("pkg-config", "pkg-config", "finds the libraries that libbpf needs"),
     program("m4", "m4", "generates parts of libxdp"),

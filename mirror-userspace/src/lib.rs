@@ -4,6 +4,7 @@
 
 pub mod afxdp;
 pub mod analyzer;
+pub mod api;
 pub mod apm;
 pub mod capture_file;
 pub mod cli;

@@ -26,7 +26,7 @@ use crate::nic::losses::Counters as Losses;
 use crate::observe::tap::TapCounts;
 use crate::sink::SinkCounters;
 use crate::store::StoreCounters;
-use crate::worker::WorkerCounters;
+use crate::worker::{Protocols, WorkerCounters};
 
 /// Counters with their names, in the order in which they are shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -247,6 +247,10 @@ pub struct Worker {
     /// What became of the frames in the packet store; absent without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<Store>,
+    /// What came, by transport protocol.
+    pub protocols: Protocols,
+    /// Milliseconds of CPU time that it has taken; 0 where nothing measures it.
+    pub busy_ms: u64,
 }
 
 impl Worker {
@@ -267,6 +271,8 @@ impl Worker {
             flows_shunted_total: counters.flows_shunted.1,
             records_lost: counters.records_lost,
             store: counters.store.map(Store::from),
+            protocols: counters.protocols,
+            busy_ms: 0,
         }
     }
 

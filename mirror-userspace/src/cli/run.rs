@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use super::progress::{self, Progress};
 use super::receive::ReceiveArgs;
+use crate::api::{self, Address, Refused, Reloaded};
 use crate::config;
 use crate::datapath::program::LogLevel;
 use crate::error::one_line;
@@ -101,12 +102,45 @@ pub(super) struct Args {
     #[arg(long, value_name = "PATH", default_value = control::DEFAULT_PATH)]
     control: PathBuf,
 
+    #[command(flatten)]
+    api: ApiArgs,
+
     /// Have the XDP program tell of each frame that it drops (debug) or does not capture (trace)
     #[arg(long, value_enum, default_value_t, value_name = "LEVEL")]
     bpf_log: LogLevel,
 
     #[command(flatten)]
     receive: ReceiveArgs,
+}
+
+/// Where the HTTP API is, and for whom.
+#[derive(Debug, clap::Args)]
+struct ApiArgs {
+    /// Address of the HTTP API, its metrics and its page, or `off`; 127.0.0.1:9470 unless the configuration
+    /// says otherwise
+    #[arg(long = "api", value_name = "ADDR:PORT")]
+    listen: Option<Address>,
+
+    /// Address at which health checks alone are answered besides, for load balancers
+    #[arg(long, value_name = "ADDR:PORT")]
+    health: Option<Address>,
+
+    /// File with the token that whoever asks the API has to know; needed where other hosts can reach it
+    #[arg(long = "api-token-file", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl ApiArgs {
+    /// What the arguments say, else what is configured.
+    fn settings(&self, configured: &config::ApiSettings, log_dir: &Path) -> anyhow::Result<api::Settings> {
+        let token_file = self.token_file.as_ref().or(configured.token_file.as_ref());
+        Ok(api::Settings {
+            api: self.listen.or(configured.listen).unwrap_or(api::DEFAULT),
+            health: self.health.or(configured.health).unwrap_or(Address::Off),
+            token: token_file.map(|path| api::Token::read(path)).transpose()?,
+            log_dir: log_dir.to_owned(),
+        })
+    }
 }
 
 pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
@@ -147,11 +181,14 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         shunt: configured.shunt,
     })
     .await?;
+    let listener = api::Listener::bind(args.api.settings(&configured.api, &args.log_dir)?)?;
     let destination = args.eve.destination(&args.log_dir, &configured.eve);
     let sink = super::eve::open(destination, Patience::Short, args.json)?;
-    let mut watch = Watch::start(&interfaces).await?;
     let store = super::store::open(args.store.as_deref(), &configured.store)?;
+    let mut watch = Watch::start(&interfaces).await?;
+    let mut server = listener.serve()?;
     let mut capture = plan.start(&sink, store.as_ref()).await?;
+    server.started(&capture, &sink);
     let tap = tap.map(|tap| tap.start(&capture.workers())).transpose()?;
     let serving =
         control.map(|socket| socket.serve(capture.workers())).transpose().context("cannot start")?;
@@ -185,7 +222,14 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 if !sink.reopen() {
                     tracing::warn!("the log is too far behind to be opened again");
                 }
-                reload(&mut capture, args.config.as_deref(), &configured);
+                // It has been said on standard error how it went.
+                let _ = reload(&mut capture, args.config.as_deref(), &configured);
+            }
+            request = server.request() => {
+                if let Some(answer) = request.answer(&capture, &sink).await {
+                    // Fails where nobody waits any more; it is reloaded all the same.
+                    let _ = answer.send(reload(&mut capture, args.config.as_deref(), &configured));
+                }
             }
             // Stopping finds out why.
             _ = capture.worker_ended() => break None,
@@ -210,6 +254,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     drop(progress);
+    server.stopping();
     watch.read().await;
     let mut stats = match capture.stop().await {
         Ok(stats) => stats,
@@ -262,23 +307,39 @@ fn configuration(path: Option<&Path>) -> anyhow::Result<config::Config> {
 
 /// Reads the configuration again and puts its rules in force. Where something is wrong, the rules that are
 /// in force stay.
-fn reload(capture: &mut Capture, path: Option<&Path>, started_with: &config::Config) {
-    let Some(path) = path else { return };
+fn reload(
+    capture: &mut Capture,
+    path: Option<&Path>,
+    started_with: &config::Config,
+) -> Result<Reloaded, Refused> {
+    let Some(path) = path else {
+        let error = "nothing to read again: there is no --config".to_owned();
+        return Err(Refused { error, mistakes: Vec::new() });
+    };
     let begun = Instant::now();
     match try_reload(capture, path, started_with) {
-        Ok(rules) => eprintln!(
-            "mirror-xdp: {}: read again, {rules} rules in force after {} ms",
-            path.display(),
-            begun.elapsed().as_millis()
-        ),
+        Ok(rules) => {
+            let milliseconds = begun.elapsed().as_millis() as u64;
+            eprintln!(
+                "mirror-xdp: {}: read again, {rules} rules in force after {milliseconds} ms",
+                path.display()
+            );
+            Ok(Reloaded { rules, milliseconds })
+        }
         Err(error) => {
-            eprintln!("mirror-xdp: not reloaded, the rules in force stay: {}", one_line(error.as_ref()));
+            let mistakes = match error.downcast_ref() {
+                Some(config::Error::Wrong(mistakes)) => mistakes.all().to_vec(),
+                _ => Vec::new(),
+            };
+            let error = one_line(error.as_ref());
+            eprintln!("mirror-xdp: not reloaded, the rules in force stay: {error}");
+            Err(Refused { error, mistakes })
         }
     }
 }
 
 fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config) -> anyhow::Result<usize> {
-    let config::Config { ports, policy, shunt, receive, analysis, eve, store } = config::load(path)?;
+    let config::Config { ports, policy, shunt, receive, analysis, eve, store, api } = config::load(path)?;
     anyhow::ensure!(
         ports == started_with.ports,
         "{}: [ports] has changed, which takes a restart",
@@ -305,6 +366,7 @@ fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config)
         path.display()
     );
     anyhow::ensure!(eve == started_with.eve, "{}: [eve] has changed, which takes a restart", path.display());
+    anyhow::ensure!(api == started_with.api, "{}: [api] has changed, which takes a restart", path.display());
     let rules = policy.sets.iter().map(|set| set.rules.len()).sum();
     capture.set_policy(policy)?;
     Ok(rules)

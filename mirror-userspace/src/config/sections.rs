@@ -9,7 +9,9 @@ use ipnet::IpNet;
 use mirror_xdp_common::Vni;
 
 use super::document::{Table, Value};
-use super::{AnalysisSettings, Config, EveSettings, Ports, ReceiveSettings, ShuntSettings, StoreSettings};
+use super::{
+    AnalysisSettings, ApiSettings, Config, EveSettings, Ports, ReceiveSettings, ShuntSettings, StoreSettings,
+};
 use crate::afxdp::BusyPoll;
 use crate::filter::policy::{
     Action, MacAddress, Policy, Rule, RuleDirection, RuleSet, UnknownVnis, has_ports,
@@ -44,6 +46,9 @@ pub(super) fn config(mut root: Table<'_>) -> Config {
     }
     if let Some(table) = root.get("filter").and_then(|value| value.table()) {
         filter(table, &mut config.policy, &mut known);
+    }
+    if let Some(table) = root.get("api").and_then(|value| value.table()) {
+        config.api = api(table);
     }
     check_capacity(&mut known);
     root.finish();
@@ -322,6 +327,32 @@ fn eve(mut table: Table<'_>) -> EveSettings {
     }
     table.finish();
     eve
+}
+
+fn api(mut table: Table<'_>) -> ApiSettings {
+    const ADDRESS: &str = "an address with a port, such as \"127.0.0.1:9470\", or \"off\"";
+    let mut address = |key| {
+        let value = table.get(key)?;
+        let text = value.text(ADDRESS)?;
+        let address = text.parse().ok();
+        if address.is_none() {
+            value.wrong(format!("`{text}` is no address to listen on"), ADDRESS);
+        }
+        address
+    };
+    let (listen, health) = (address("listen"), address("health"));
+    let token_file = table.get("token_file").and_then(|value| {
+        let text = value.text("the path of a file")?;
+        if !text.starts_with('/') {
+            value.wrong(
+                format!("`{text}` is no absolute path"),
+                "a path from the root, such as \"/etc/mirror-xdp/token\"",
+            );
+        }
+        Some(text.into())
+    });
+    table.finish();
+    ApiSettings { listen, health, token_file }
 }
 
 fn filter<'d>(mut table: Table<'d>, policy: &mut Policy, known: &mut Vec<KnownVnis<'d>>) {

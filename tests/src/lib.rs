@@ -14,3 +14,4 @@ pub mod process;
 pub mod require;
 pub mod rules;
 pub mod sniffer;
+pub mod tls;

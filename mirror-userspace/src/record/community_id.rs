@@ -6,7 +6,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use base64::Engine as _;
-use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
 use mirror_xdp_common::Address;
 use mirror_xdp_common::wire::protocol;
@@ -74,9 +73,21 @@ impl CommunityId {
     }
 }
 
+impl CommunityId {
+    /// Hands on its text.
+    pub(super) fn with_text<T>(&self, take: impl FnOnce(&str) -> T) -> T {
+        // Of twenty bytes base64 makes 28.
+        let mut text = *b"1:                            ";
+        let [_, _, hash @ ..] = &mut text;
+        let written = STANDARD.encode_slice(self.0, hash);
+        debug_assert_eq!(written, Ok(hash.len()));
+        take(std::str::from_utf8(&text).unwrap_or_default())
+    }
+}
+
 impl fmt::Display for CommunityId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "1:{}", Base64Display::new(&self.0, &STANDARD))
+        self.with_text(|text| f.write_str(text))
     }
 }
 

@@ -9,6 +9,7 @@ pub mod capture_file;
 pub mod cli;
 pub mod config;
 pub mod datapath;
+pub mod doctor;
 pub mod error;
 pub mod expression;
 pub mod filter;

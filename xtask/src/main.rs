@@ -10,6 +10,7 @@ mod fuzz;
 mod run;
 mod setup;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,7 @@ Examples:
   cargo xtask fuzz --seconds 60 worker           arbitrary frames into the worker, for a minute
   cargo xtask pktgen -- --interface eth1 day.pcap  build, then replay a capture as mirror traffic
   cargo xtask bench --quick                      how fast it is, and others beside it
+  cargo xtask vm test                            captures in virtual machines, on NICs with zero-copy
   cargo xtask check                              formatting, lints, documentation
 
 The first of run, build and test sets the machine up; `cargo xtask setup` does only that.";
@@ -51,6 +53,7 @@ enum Command {
     Bench(bench::Args),
     /// Build, then send mirror traffic: `mirror-xdp pktgen ARGUMENTS` as root
     Pktgen(run::PktgenArgs),
+    Vm(vm::Args),
     /// Check formatting, lints and documentation; warnings are errors
     Check,
 }
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Fuzz(args) => fuzz::main(&args),
         Command::Bench(args) => bench::main(&args),
         Command::Pktgen(args) => run::pktgen(args),
+        Command::Vm(args) => vm::main(&args),
         Command::Check => check::main(),
     };
     match result {

@@ -1,5 +1,6 @@
 //! The command line: a file a subcommand.
 
+mod doctor;
 mod filter;
 mod log;
 mod pktgen;
@@ -21,6 +22,7 @@ use crate::error::one_line;
 const EXAMPLES: &str = "\
 Examples:
   mirror-xdp run --interface ens6                           capture until Ctrl-C
+  mirror-xdp doctor --interface ens6                        what stands in its way, and what mends it
   mirror-xdp read mirrored.pcap --log-dir records            the same records, from a file
   mirror-xdp source --interface eth0 --to 10.0.0.2 --vni 7   feed an appliance from any Linux host
   mirror-xdp pktgen --interface eth1 --to 10.0.0.2 day.pcap  replay a capture as mirror traffic
@@ -44,6 +46,7 @@ enum Command {
     // Larger than the others.
     Pktgen(Box<pktgen::Args>),
     Filter(filter::Args),
+    Doctor(doctor::Args),
 }
 
 /// Does what [`main`] does, with analyzers beside those that are built in.
@@ -69,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Source(args) => source::main(args),
         Command::Pktgen(args) => pktgen::main(*args),
         Command::Filter(args) => filter::main(&args),
+        Command::Doctor(args) => doctor::main(&args),
     };
     match result {
         Ok(code) => code,

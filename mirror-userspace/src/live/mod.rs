@@ -7,8 +7,8 @@
 //! leaves nothing behind, for each part takes itself down when it is dropped.
 
 mod clock;
-mod port;
-mod privilege;
+pub(crate) mod port;
+pub(crate) mod privilege;
 mod queue_worker;
 
 use std::fmt;
@@ -378,7 +378,7 @@ impl PlannedDevice {
 }
 
 /// CPUs that this thread may run on; empty where the kernel does not say.
-fn allowed_cpus() -> Vec<usize> {
+pub(crate) fn allowed_cpus() -> Vec<usize> {
     let Ok(set) = sched_getaffinity(Pid::from_raw(0)) else { return Vec::new() };
     (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect()
 }

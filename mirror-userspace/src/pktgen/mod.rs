@@ -7,7 +7,6 @@
 
 mod af_xdp;
 mod envelope;
-mod features;
 mod kernel;
 mod live_frames;
 mod malform;
@@ -35,7 +34,7 @@ use self::live_frames::LiveFrames;
 use self::sequence::{Recipe, Sequence, Target};
 use crate::capture_file::CaptureFileError;
 use crate::error::one_line;
-use crate::nic::{self, Interface, Netlink};
+use crate::nic::{self, Interface, Netlink, XdpFeatures};
 
 /// So often the user is listened to and told.
 const LISTEN: Duration = Duration::from_millis(50);
@@ -370,7 +369,13 @@ pub fn run(options: &Options, stop: &AtomicBool, mut tell: impl FnMut(Event<'_>)
         unsendable: sequence.unsendable,
     };
     let mut engine: Box<dyn Engine + '_> = match options.engine {
-        EngineChoice::LiveFrames => Box::new(live_frames(&sequence, &interface, options.rewrite)?),
+        EngineChoice::LiveFrames => {
+            let features = || {
+                let failed = |source| Error::Interface { interface: options.interface.clone(), source };
+                runtime.block_on(netlink.xdp_features(interface.index)).map_err(failed)
+            };
+            Box::new(live_frames(&sequence, &interface, options.rewrite, features)?)
+        }
         EngineChoice::AfXdp => Box::new(AfXdp::open(&sequence, &interface.name, options.rewrite)?),
         EngineChoice::Kernel => {
             Box::new(Kernel::open(&runtime, options, &interface, &target, recipe.max_frame)?)
@@ -465,17 +470,20 @@ async fn target(options: &Options, interface: &Interface) -> Result<Target, Erro
     }
 }
 
-fn live_frames(sequence: &Sequence, interface: &Interface, rewrite: bool) -> Result<LiveFrames, Error> {
-    let features =
-        || features::of(interface.index).map_err(Error::kernel("cannot ask for the features of XDP"));
+fn live_frames(
+    sequence: &Sequence,
+    interface: &Interface,
+    rewrite: bool,
+    features: impl Fn() -> Result<Option<XdpFeatures>, Error>,
+) -> Result<LiveFrames, Error> {
     let now = features()?;
-    if now.is_some_and(|features| !features.native) {
+    if now.is_some_and(|features| !features.native()) {
         return Err(Error::NoNativeXdp(interface.name.clone()));
     }
     let mut engine = LiveFrames::load(sequence, interface.index, rewrite)?;
-    if now.is_some_and(|features| !features.transmit) {
+    if now.is_some_and(|features| !features.transmit()) {
         engine.prepare_driver(interface.index)?;
-        if features()?.is_some_and(|features| !features.transmit) {
+        if features()?.is_some_and(|features| !features.transmit()) {
             return Err(Error::NoTransmit(interface.name.clone()));
         }
     }

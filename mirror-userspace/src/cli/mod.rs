@@ -4,6 +4,7 @@ mod doctor;
 mod eve;
 mod extract;
 mod filter;
+mod hold;
 mod log;
 mod pktgen;
 mod progress;
@@ -54,6 +55,7 @@ enum Command {
     Filter(filter::Args),
     Extract(extract::Args),
     Verify(verify::Args),
+    Hold(hold::Args),
     Doctor(doctor::Args),
 }
 
@@ -82,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Filter(args) => filter::main(&args),
         Command::Extract(args) => extract::main(&args),
         Command::Verify(args) => verify::main(&args),
+        Command::Hold(args) => hold::main(&args),
         Command::Doctor(args) => doctor::main(&args),
     };
     match result {

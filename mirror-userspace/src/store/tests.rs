@@ -337,3 +337,27 @@ fn an_encrypted_store_shows_nothing_without_its_key() {
     let error = reader.extract(&wanted, &mut io::sink(), |_, _, _| {}).unwrap_err();
     assert!(matches!(error, reader::ReadError::Segment { source: Unreadable::NoKey, .. }), "{error}");
 }
+
+#[test]
+fn what_retention_deletes_is_told_by_the_manifest_and_held_segments_stay() {
+    let directory = tempfile::tempdir().unwrap();
+    let strange = directory.path().join("00000001-w9-20250101T000000Z.pcapng");
+    fs::write(&strange, b"not ours").unwrap();
+    let _ = Store::open(directory.path(), settings(), None).unwrap().finish();
+    hold::write(
+        directory.path(),
+        &[hold::Hold { number: 1, vnis: None, from: 0, to: 10 * SECOND, reason: "case".to_owned() }],
+    )
+    .unwrap();
+    let retention = Retention { max_size: Some(4 << 20), ..Retention::default() };
+    store(directory.path(), Settings { retention, ..settings() }, None, &[turns(7, 5, 9000, 0)]);
+    let report = verify(directory.path(), None, |_, _| {}).unwrap();
+    assert!(!report.deleted.is_empty() && report.bytes <= 4 << 20, "{report:?}");
+    // What is strange is named, and neither touched nor taken for a segment.
+    assert_eq!(report.findings.len(), 1, "{report:?}");
+    assert!(strange.exists());
+    // The first packets are there still, though they are the oldest.
+    let (found, _) = extract(directory.path(), None, "udp");
+    assert_eq!(found[0].0, 0);
+    assert!(found.len() < 9000);
+}

@@ -5,6 +5,7 @@ mod eve;
 mod extcap;
 mod extract;
 mod filter;
+mod hold;
 mod log;
 mod pktgen;
 mod progress;
@@ -58,6 +59,7 @@ enum Command {
     Filter(filter::Args),
     Extract(extract::Args),
     Verify(verify::Args),
+    Hold(hold::Args),
     Doctor(doctor::Args),
     Tail(tail::Args),
     #[command(hide = true)]
@@ -89,6 +91,7 @@ pub fn main() -> ExitCode {
         Command::Filter(args) => filter::main(&args),
         Command::Extract(args) => extract::main(&args),
         Command::Verify(args) => verify::main(&args),
+        Command::Hold(args) => hold::main(&args),
         Command::Doctor(args) => doctor::main(&args),
         Command::Tail(args) => tail::main(&args),
         Command::Extcap(args) => extcap::main(&args),

@@ -17,7 +17,7 @@ use crate::filter::policy::{
     Action, MacAddress, Policy, Rule, RuleDirection, RuleSet, UnknownVnis, has_ports,
 };
 use crate::filter::{limits, text};
-use crate::store::Kept;
+use crate::store::{Kept, Retention};
 
 /// The whole file. Where something is wrong the document knows, and the result is of no use.
 pub(super) fn config(mut root: Table<'_>) -> Config {
@@ -188,12 +188,28 @@ fn store(mut table: Table<'_>) -> StoreSettings {
             }
         }
     }
+    store_retention(&mut table, &mut settings.retention);
     if let Some(value) = table.get("compression") {
         settings.compression = value.number("zstd's level", &(1..=19)).map(|level| level as i32);
     }
     store.key = table.get("key").and_then(|value| value.text("a file's name")).map(PathBuf::from);
     table.finish();
     store
+}
+
+fn store_retention(table: &mut Table<'_>, retention: &mut Retention) {
+    retention.max_size = table.get("max_size").and_then(|value| bytes(&value));
+    retention.min_free = table.get("min_free").and_then(|value| bytes(&value));
+    retention.max_age = table.get("max_age").and_then(|value| duration(&value));
+    let ages = table.get("ages").and_then(|value| value.list("tables")).unwrap_or_default();
+    for mut age in ages.iter().filter_map(Value::table) {
+        let named = age.require("vnis", "[7, \"100-199\"]").map(|value| vnis(&value)).unwrap_or_default();
+        let limit = age.require("max_age", "\"30days\"").and_then(|value| duration(&value));
+        age.finish();
+        if let Some(limit) = limit {
+            retention.ages.push((named.into_iter().map(|known| known.range).collect(), limit));
+        }
+    }
 }
 
 /// A number of bytes, or a text such as "1GiB".

@@ -53,6 +53,10 @@ fn every_key_is_read() {
     assert_eq!(store.settings.segment_time.as_secs(), 600);
     assert_eq!(store.settings.policy.vnis, Some(vec![7..=7, 100..=199]));
     assert_eq!((store.settings.policy.flow, store.settings.compression), (Some(10 << 20), Some(1)));
+    let retention = store.settings.retention;
+    assert_eq!((retention.max_size, retention.min_free), (Some(500 << 30), Some(10 << 30)));
+    assert_eq!(retention.max_age.unwrap().as_secs(), 30 * 86_400);
+    assert_eq!(retention.ages[0].0, [7..=7]);
     assert_eq!(store.key.unwrap().to_str(), Some("/etc/mirror-xdp/store.key"));
     assert_eq!(config.api.listen, Some(crate::api::DEFAULT));
     assert_eq!(config.api.health.map(|address| address.to_string()).as_deref(), Some("0.0.0.0:9471"));
@@ -109,6 +113,7 @@ fn the_example_has_every_key_that_there_is() {
         ("eve", "[eve]\nnone = 1\n"),
         ("store", "[store]\nnone = 1\n"),
         ("api", "[api]\nnone = 1\n"),
+        ("store.ages", "[[store.ages]]\nvnis = [1]\nmax_age = \"1h\"\nnone = 1\n"),
         ("filter", "[filter]\nnone = 1\n"),
         ("filter.sets", "[[filter.sets]]\nname = \"a\"\nnone = 1\n"),
         ("filter.sets.rules", &with_rule("action = \"accept\"\nnone = 1\n")),

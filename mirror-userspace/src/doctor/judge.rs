@@ -7,6 +7,7 @@ use mirror_xdp_common::wire::{ETHERNET_LEN, Ipv6Header, UDP_LEN, VXLAN_LEN};
 use super::ena::{self, Ena};
 use super::{Check, Facts, State};
 use crate::afxdp;
+use crate::live::memory;
 use crate::nic::Change;
 use crate::nic::interrupt::Interrupt;
 use crate::nic::ioctl::{HASH_ALL, HASH_SOURCE_PORT};
@@ -129,7 +130,7 @@ fn capabilities(facts: &Facts) -> Judged {
 
 fn locked_memory(facts: &Facts) -> Judged {
     const NAME: &str = "locked_memory";
-    let needed = afxdp::buffer_bytes(facts.queues());
+    let needed = memory::buffer_bytes(facts.machine.memory, facts.queues());
     match facts.machine.lockable {
         None => Judged::fine(NAME, "no limit"),
         Some(limit) if limit >= needed => {
@@ -160,7 +161,7 @@ fn huge_pages(facts: &Facts) -> Judged {
     let Some(pages) = facts.machine.huge_pages.filter(|pages| pages.bytes > 0) else {
         return Judged::warning(NAME, "this kernel has none: more TLB misses with each frame", Fix::None);
     };
-    let needed = afxdp::buffer_bytes(facts.queues()).div_ceil(pages.bytes);
+    let needed = memory::buffer_bytes(facts.machine.memory, facts.queues()).div_ceil(pages.bytes);
     let size = mib(pages.bytes);
     if is_captured(facts) {
         return Judged::fine(
@@ -259,16 +260,18 @@ fn mtu(facts: &Facts, ena: Option<Ena>) -> Judged {
     const NAME: &str = "mtu";
     let mtu = facts.interface.mtu;
     let fix = || Fix::Change(Change::Mtu(GOOD_MTU));
-    if mtu > afxdp::MAX_MTU {
-        return Judged::broken(
-            NAME,
-            format!("{mtu}: a buffer holds frames for at most {}", afxdp::MAX_MTU),
-            fix(),
-        );
+    if mtu > afxdp::MAX_JUMBO_MTU {
+        let most = afxdp::MAX_JUMBO_MTU;
+        return Judged::broken(NAME, format!("{mtu}: frames are taken for at most {most}"), fix());
     }
     if mtu > ena::MAX_MTU && ena.is_some_and(|ena| !ena.multi_buffer) {
         let found =
             format!("{mtu}: beyond {} this driver takes no XDP program, generic mode is left", ena::MAX_MTU);
+        return Judged::warning(NAME, found, fix());
+    }
+    if mtu > afxdp::MAX_MTU {
+        let most = afxdp::MAX_MTU;
+        let found = format!("{mtu}: beyond {most}, frames are copied into several buffers");
         return Judged::warning(NAME, found, fix());
     }
     if mtu < LEAST_MTU {

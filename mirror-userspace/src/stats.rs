@@ -23,9 +23,10 @@ use crate::datapath::policy::{RuleCount, VniCount};
 use crate::datapath::program::Counts;
 use crate::filter::policy::Action;
 use crate::nic::losses::Counters as Losses;
+use crate::observe::tap::TapCounts;
 use crate::sink::SinkCounters;
 use crate::store::StoreCounters;
-use crate::worker::WorkerCounters;
+use crate::worker::{Protocols, WorkerCounters};
 
 /// Counters with their names, in the order in which they are shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -145,15 +146,15 @@ pub struct Interface {
     pub name: String,
     /// How the program runs on it.
     pub mode: Mode,
+    /// What device and driver lost since the capture began, by their counters; not in the identities, for
+    /// no program saw it.
+    pub device: Losses,
     /// Whether frames are received without copying.
     pub zero_copy: bool,
     /// Whether frames may be in several buffers.
     pub profile: Profile,
     /// Whether the buffers are in huge pages.
     pub huge_pages: bool,
-    /// What device and driver lost since the capture began, by their counters; not in the identities, for
-    /// no program saw it.
-    pub device: Losses,
     /// What the program did.
     pub program: Program,
     /// What became of what it redirected.
@@ -246,6 +247,10 @@ pub struct Worker {
     /// What became of the frames in the packet store; absent without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<Store>,
+    /// What came, by transport protocol.
+    pub protocols: Protocols,
+    /// Milliseconds of CPU time that it has taken; 0 where nothing measures it.
+    pub busy_ms: u64,
 }
 
 impl Worker {
@@ -266,6 +271,8 @@ impl Worker {
             flows_shunted_total: counters.flows_shunted.1,
             records_lost: counters.records_lost,
             store: counters.store.map(Store::from),
+            protocols: counters.protocols,
+            busy_ms: 0,
         }
     }
 
@@ -414,6 +421,9 @@ pub struct Stats {
     pub workers: Vec<Worker>,
     /// The records.
     pub records: Records,
+    /// What became of the frames that were to go out of the tap, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tap: Option<TapCounts>,
     /// What was counted of VNIs and rules, by interface. Only at the end: there may be many.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<Policy>,
@@ -505,15 +515,16 @@ mod tests {
             interfaces: vec![Interface {
                 name: "v0".to_owned(),
                 mode: Mode::Native,
+                device: Losses::default(),
                 zero_copy: false,
                 profile: Profile::SingleBuffer,
                 huge_pages: false,
-                device: Losses::default(),
                 program,
                 rings: vec![ring(0, 4, 2), ring(1, 2, 0)],
             }],
             workers: vec![worker(0, 2), worker(1, 3)],
             records: Records::default(),
+            tap: None,
             policies: Vec::new(),
             unaccounted: None,
         }

@@ -36,6 +36,7 @@ pub struct Bed {
     /// Where frames come from.
     pub far: Namespace,
     log_dir: TempDir,
+    run_dir: TempDir,
 }
 
 impl Bed {
@@ -57,7 +58,7 @@ impl Bed {
             namespace.ip(&format!("link set {interface} mtu 3498"))?;
             namespace.up(interface)?;
         }
-        Ok(Self { binary, appliance, far, log_dir: tempfile::tempdir()? })
+        Ok(Self { binary, appliance, far, log_dir: tempfile::tempdir()?, run_dir: tempfile::tempdir()? })
     }
 
     /// Gives both ends the addresses that built frames carry, so that the hosts can talk. They then also
@@ -78,6 +79,12 @@ impl Bed {
     #[must_use]
     pub fn log_dir(&self) -> &Path {
         self.log_dir.path()
+    }
+
+    /// The control socket of what [`Bed::start`] starts.
+    #[must_use]
+    pub fn control(&self) -> PathBuf {
+        self.run_dir.path().join("control.sock")
     }
 
     /// Sends frames into the appliance's interface.
@@ -101,7 +108,7 @@ impl Bed {
         for interface in interfaces {
             command.args(["--interface", interface]);
         }
-        command.arg("--log-dir").arg(self.log_dir()).args(arguments);
+        command.arg("--log-dir").arg(self.log_dir()).arg("--control").arg(self.control()).args(arguments);
         command
     }
 

@@ -72,7 +72,7 @@ pub(super) struct Args {
 }
 
 /// Reads a point in time.
-fn time(text: &str) -> Result<u64, String> {
+pub(super) fn time(text: &str) -> Result<u64, String> {
     let time = match text.strip_prefix('-') {
         Some(ago) => {
             let ago = humantime::parse_duration(ago).map_err(|error| error.to_string())?;

@@ -2,8 +2,10 @@
 
 mod doctor;
 mod eve;
+mod extcap;
 mod extract;
 mod filter;
+mod hold;
 mod log;
 mod pktgen;
 mod progress;
@@ -12,6 +14,7 @@ mod receive;
 mod run;
 mod source;
 mod store;
+mod tail;
 mod verify;
 
 use std::num::NonZeroU16;
@@ -34,6 +37,7 @@ Examples:
   mirror-xdp pktgen --interface eth1 --to 10.0.0.2 day.pcap  replay a capture as mirror traffic
   mirror-xdp filter check mirror-xdp.toml                    what the rules of a file amount to
   mirror-xdp extract --store DIR 'host 10.1.2.3 and vni 7'   packets that `run --store DIR` has kept
+  mirror-xdp tail 'tcp port 443' --vni 7                     look on at a running capture
 
 `mirror-xdp COMMAND --help` says more.";
 
@@ -55,7 +59,11 @@ enum Command {
     Filter(filter::Args),
     Extract(extract::Args),
     Verify(verify::Args),
+    Hold(hold::Args),
     Doctor(doctor::Args),
+    Tail(tail::Args),
+    #[command(hide = true)]
+    Extcap(extcap::Args),
 }
 
 /// Does what [`main`] does, with analyzers beside those that are built in.
@@ -83,7 +91,10 @@ pub fn main() -> ExitCode {
         Command::Filter(args) => filter::main(&args),
         Command::Extract(args) => extract::main(&args),
         Command::Verify(args) => verify::main(&args),
+        Command::Hold(args) => hold::main(&args),
         Command::Doctor(args) => doctor::main(&args),
+        Command::Tail(args) => tail::main(&args),
+        Command::Extcap(args) => extcap::main(&args),
     };
     match result {
         Ok(code) => code,

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
+use crate::observe::tap::TapCounts;
 use crate::stats::{Interface, Named, Policy, Rule, Stats, Store, Vni};
 
 /// Clears the terminal's line and goes to its beginning.
@@ -228,6 +229,15 @@ fn write_totals(text: &mut String, stats: &Stats) -> std::fmt::Result {
         listed(&stats.records.written),
         grouped(stats.records.lost),
     )?;
+    if let Some(TapCounts { interface, sent, lost, .. }) = &stats.tap {
+        let lost = Named(vec![
+            ("ring full", lost.ring_full),
+            ("too long", lost.too_long),
+            ("refused", lost.refused),
+        ]);
+        let sum = grouped(lost.sum());
+        writeln!(text, "tap {interface}: {} sent, {sum} lost{}", grouped(*sent), listed(&lost))?;
+    }
     match stats.unaccounted {
         Some(frames) if frames > 0 => {
             writeln!(text, "UNACCOUNTED: {} frames; this is a bug of mirror-xdp", grouped(frames))

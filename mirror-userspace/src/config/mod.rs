@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 pub use self::document::Mistake;
 use self::document::{Document, Table};
 use crate::afxdp::{BusyPoll, ZeroCopy};
+use crate::api::Address;
 use crate::filter::Policy;
 use crate::live::{CpuList, ModeChoice};
 use crate::sink::Rotation;
@@ -41,6 +42,8 @@ pub struct Config {
     pub eve: EveSettings,
     /// How packets are kept, where they are.
     pub store: StoreSettings,
+    /// Where the HTTP API is, and for whom.
+    pub api: ApiSettings,
 }
 
 /// Where records go.
@@ -66,6 +69,17 @@ pub struct StoreSettings {
     pub settings: Settings,
     /// The file of the key that it is encrypted with.
     pub key: Option<PathBuf>,
+}
+
+/// Where the HTTP API is, and for whom; what is not said is up to the command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ApiSettings {
+    /// Where all of it is.
+    pub listen: Option<Address>,
+    /// Where health checks alone are.
+    pub health: Option<Address>,
+    /// The file with the token that whoever asks has to know.
+    pub token_file: Option<PathBuf>,
 }
 
 /// UDP ports of mirror traffic, an envelope each. No port is in two of them, none is 0.

@@ -12,12 +12,14 @@ pub(crate) mod cpus;
 pub(crate) mod memory;
 pub(crate) mod port;
 pub(crate) mod privilege;
+mod pulse;
 mod queue_worker;
 
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use mirror_xdp_common::counters::Counter;
@@ -28,6 +30,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use self::affinity::Affinity;
 pub use self::cpus::CpuList;
 use self::port::ReservedPort;
+pub use self::pulse::Pulse;
 pub use self::queue_worker::WorkerError;
 use self::queue_worker::{Assignment, Counters, Ended, Handle};
 use crate::afxdp::{self, Opened, Port, ZeroCopy};
@@ -39,9 +42,11 @@ use crate::datapath::program::{self, CaptureProgram, LogLevel, Options};
 use crate::error::one_line;
 use crate::filter::Policy;
 use crate::nic::{self, Netlink};
+use crate::observe::Workers;
 use crate::sink::{Overflow, Sink};
 use crate::stats::{self, Profile, Stats};
 use crate::store::{Store, StoreError};
+use crate::worker::survey::Survey;
 use crate::worker::{Shunting, Worker, WorkerConfig};
 
 /// A program that was taken off has run out when its counters stand still for this long.
@@ -560,24 +565,26 @@ fn account(devices: &[Device], workers: &[Part], time: Duration) -> Result<Stats
         Ok(stats::Interface {
             name: device.name.clone(),
             mode: device.mode,
+            device: nic::losses::Counters::default(),
             zero_copy: device.zero_copy,
             profile: device.profile,
             huge_pages: device.huge_pages,
-            device: nic::losses::Counters::default(),
             program: (&device.counts()?).into(),
             rings: served
                 .map(|(worker, (served, c))| stats::Ring::new(served.queue, worker, c.delivered, c.socket))
                 .collect(),
         })
     };
-    let worker = |(number, (_, counters)): (usize, &Part)| {
-        stats::Worker::new(number, counters.hand_over, counters.worker.clone())
+    let worker = |(number, (_, counters)): (usize, &Part)| stats::Worker {
+        busy_ms: counters.busy.as_millis() as u64,
+        ..stats::Worker::new(number, counters.hand_over, counters.worker.clone())
     };
     Ok(Stats {
         seconds: time.as_secs_f64(),
         interfaces: devices.iter().enumerate().map(interface).collect::<Result<_, Error>>()?,
         workers: workers.iter().enumerate().map(worker).collect(),
         records: stats::Records::default(),
+        tap: None,
         policies: Vec::new(),
         unaccounted: None,
     })
@@ -614,6 +621,19 @@ pub struct Summary<'c> {
     pub huge_pages: bool,
 }
 
+/// A worker as seen from outside of its thread.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    /// The interface that it serves.
+    pub interface: String,
+    /// The queue that it serves.
+    pub queue: u32,
+    /// When it made its last turn.
+    pub pulse: Arc<Pulse>,
+    /// Where surveys of its flows are asked for; takes one at a time.
+    pub surveys: SyncSender<Survey>,
+}
+
 impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plural = |count| if count == 1 { "" } else { "s" };
@@ -643,6 +663,34 @@ impl Capture {
             profile: device.profile,
             huge_pages: device.huge_pages,
         })
+    }
+
+    /// The workers, to look on at.
+    #[must_use]
+    pub fn workers(&self) -> Workers {
+        Workers::new(self.workers.iter().map(|(_, handle)| Arc::clone(handle.mailbox())))
+    }
+
+    /// The workers, by their numbers.
+    #[must_use]
+    pub fn watches(&self) -> Vec<Watch> {
+        let watch = |(served, handle): &(Served, Handle)| Watch {
+            interface: self.devices.get(served.device).map(|d| d.name.clone()).unwrap_or_default(),
+            queue: served.queue,
+            pulse: handle.pulse(),
+            surveys: handle.surveys(),
+        };
+        self.workers.iter().map(watch).collect()
+    }
+
+    /// What the kernel has counted of what came in by each interface, and how it stands.
+    pub async fn received(&self) -> Result<Vec<nic::Received>, Error> {
+        let mut all = Vec::new();
+        for device in &self.devices {
+            let received = self.netlink.received(device.index).await;
+            all.push(received.map_err(|source| Error::of(&device.name, source))?);
+        }
+        Ok(all)
     }
 
     /// What the programs tell of single frames, see [`LogLevel`].

@@ -2,18 +2,23 @@
 //! the flow, buffers back.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mirror_xdp_common::capture::{CaptureHeader, flags};
+use nix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::affinity::Affinity;
 use super::clock::Clock;
 use super::cpus;
+use super::pulse::Pulse;
 use crate::afxdp::{BATCH, Port, Statistics};
+use crate::observe::Mailbox;
 use crate::stats::HandOver;
+use crate::worker::survey::Survey;
 use crate::worker::{FrameInfo, Mirror, Side, Worker, WorkerCounters};
 
 /// A worker without traffic looks this often whether it is to stop.
@@ -40,6 +45,8 @@ pub(super) struct Counters {
     pub(super) socket: Statistics,
     /// What the worker counts.
     pub(super) worker: WorkerCounters,
+    /// CPU time of the thread.
+    pub(super) busy: Duration,
 }
 
 /// Sent when a worker's thread ends, be it by a panic.
@@ -101,6 +108,11 @@ struct QueueWorker {
     hand_over: HandOver,
     undecodable: u64,
     published: Arc<Mutex<Counters>>,
+    mailbox: Arc<Mailbox>,
+    pulse: Arc<Pulse>,
+    /// Surveys that somebody asks for, and the one that is on its way.
+    surveys: Receiver<Survey>,
+    survey: Option<Survey>,
 }
 
 /// A running worker.
@@ -108,6 +120,9 @@ struct QueueWorker {
 pub(super) struct Handle {
     thread: JoinHandle<std::io::Result<(Port, Counters)>>,
     published: Arc<Mutex<Counters>>,
+    mailbox: Arc<Mailbox>,
+    pulse: Arc<Pulse>,
+    surveys: SyncSender<Survey>,
 }
 
 /// Sends [`Ended`] when it is dropped.
@@ -132,6 +147,10 @@ impl Handle {
     ) -> std::io::Result<Self> {
         let Assignment { number, cpu, port, worker, affinity, receivers } = assignment;
         let published = Arc::new(Mutex::new(Counters::default()));
+        let mailbox = Arc::new(Mailbox::default());
+        let pulse = Arc::new(Pulse::default());
+        // One that waits for another to end is enough.
+        let (asked, surveys) = sync_channel(1);
         let mut this = QueueWorker {
             port,
             worker,
@@ -143,6 +162,10 @@ impl Handle {
             hand_over: HandOver::default(),
             undecodable: 0,
             published: Arc::clone(&published),
+            mailbox: Arc::clone(&mailbox),
+            pulse: Arc::clone(&pulse),
+            surveys,
+            survey: None,
         };
         let thread = std::thread::Builder::new().name(format!("worker {number}")).spawn(move || {
             let _notice = EndNotice { worker: number, to: ended };
@@ -153,13 +176,28 @@ impl Handle {
             let counters = this.counters()?;
             Ok((this.port, counters))
         })?;
-        Ok(Self { thread, published })
+        Ok(Self { thread, published, mailbox, pulse, surveys: asked })
+    }
+
+    /// Where observers are left for the worker.
+    pub(super) const fn mailbox(&self) -> &Arc<Mailbox> {
+        &self.mailbox
     }
 
     /// The counters as last published, a fraction of a second old.
     pub(super) fn published(&self) -> Counters {
         // A worker that panicked while it held the lock leaves whole counters: they are moved in at once.
         self.published.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// When the worker made its last turn.
+    pub(super) fn pulse(&self) -> Arc<Pulse> {
+        Arc::clone(&self.pulse)
+    }
+
+    /// Where surveys of the worker's flows are asked for.
+    pub(super) fn surveys(&self) -> SyncSender<Survey> {
+        self.surveys.clone()
     }
 
     /// Waits until the thread has ended.
@@ -201,7 +239,11 @@ impl QueueWorker {
                 if let Some(shunting) = self.worker.shunting() {
                     shunting.set_clock(self.clock.ahead());
                 }
+                self.mailbox.collect(self.worker.observers());
                 self.worker.tick(now);
+                self.pulse.beat();
+                let survey = self.survey.take().or_else(|| self.surveys.try_recv().ok());
+                self.survey = survey.and_then(|survey| self.worker.survey(survey));
                 ticked = now;
             }
             if now.wrapping_sub(published) >= PUBLISH {
@@ -217,7 +259,12 @@ impl QueueWorker {
                     break;
                 }
             }
-            self.port.wait(if stopping { DRAIN } else { IDLE })?;
+            let patience = match (stopping, &self.survey) {
+                (true, _) => DRAIN,
+                (false, Some(_)) => Duration::from_nanos(TICK),
+                (false, None) => IDLE,
+            };
+            self.port.wait(patience)?;
         }
         self.worker.finish();
         Ok(())
@@ -275,11 +322,13 @@ impl QueueWorker {
         if let Some(store) = &mut worker.store {
             store.not_kept.push((BAD_HEADER, self.undecodable));
         }
+        let busy = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from);
         Ok(Counters {
             delivered: self.delivered,
             hand_over: self.hand_over,
             socket: self.port.statistics()?,
             worker,
+            busy,
         })
     }
 

@@ -11,6 +11,7 @@
 mod buffer;
 mod chunk;
 mod handle;
+pub mod hold;
 mod index;
 pub mod manifest;
 mod pcapng;
@@ -18,6 +19,7 @@ mod policy;
 mod query;
 pub mod reader;
 mod recovery;
+mod retention;
 mod seal;
 mod segment;
 pub mod verify;
@@ -39,6 +41,7 @@ pub use self::handle::StoreHandle;
 use self::manifest::Manifest;
 pub use self::policy::{Kept, Policy};
 pub use self::recovery::Recovered;
+pub use self::retention::Retention;
 pub use self::seal::{KeyError, StoreKey, Unreadable};
 use self::segment::{Limits, Sealer, Writer};
 use crate::sink::Overflow;
@@ -56,6 +59,8 @@ pub struct Settings {
     pub policy: Policy,
     /// zstd's level; `None` without compression.
     pub compression: Option<i32>,
+    /// How long it is kept.
+    pub retention: Retention,
 }
 
 impl Default for Settings {
@@ -66,6 +71,7 @@ impl Default for Settings {
             memory: 64 << 20,
             policy: Policy::default(),
             compression: None,
+            retention: Retention::default(),
         }
     }
 }
@@ -209,10 +215,21 @@ impl Store {
             orphans: Mutex::default(),
             failing: AtomicBool::new(false),
         };
+        for line in &contents.lines {
+            if let manifest::Event::Deleted { file, .. } = &line.event {
+                // Whoever wrote the line may have come no further.
+                remove(&shared, file);
+            }
+        }
         let recovered = recover_all(&shared, key.as_ref()).map_err(error)?;
         let shared = Arc::new(shared);
         let stop = Arc::new(AtomicBool::new(false));
-        let keeper = Keeper { shared: Arc::clone(&shared), key: key.clone() };
+        let keeper = Keeper {
+            shared: Arc::clone(&shared),
+            key: key.clone(),
+            retention: settings.retention.clone(),
+            warned: false,
+        };
         let (seen, policy) = (Arc::clone(&stop), Arc::new(settings.policy.clone()));
         let keeper = std::thread::Builder::new()
             .name("store".to_owned())
@@ -306,24 +323,79 @@ fn recover_all(shared: &Shared, key: Option<&StoreKey>) -> io::Result<Vec<(Strin
     Ok(recovered)
 }
 
-/// What is done beside the workers: segments that were given up are finished.
+/// Deletes a segment of which the manifest says that it is deleted.
+fn remove(shared: &Shared, file: &str) {
+    for name in [manifest::index_name(file), file.to_owned()] {
+        // What is not there need not go; what cannot go now is tried again at the next start.
+        let _ = fs::remove_file(shared.directory.join(name));
+    }
+}
+
+/// What is done beside the workers: segments that were given up are finished, and old ones deleted.
 struct Keeper {
     shared: Arc<Shared>,
     key: Option<StoreKey>,
+    retention: Retention,
+    /// It was said that what is held is more than there is to be.
+    warned: bool,
 }
 
 impl Keeper {
     /// Looks around this often.
     const INTERVAL: Duration = Duration::from_secs(1);
 
-    fn run(self, stop: &AtomicBool) {
+    fn run(mut self, stop: &AtomicBool) {
         loop {
             let stopping = stop.load(Ordering::Acquire);
             self.finish_orphans();
+            self.delete_old();
             if stopping {
                 return;
             }
             std::thread::park_timeout(Self::INTERVAL);
+        }
+    }
+
+    fn delete_old(&mut self) {
+        if self.retention == Retention::default() {
+            return;
+        }
+        let directory = &self.shared.directory;
+        let holds = match hold::read(directory) {
+            Ok(holds) => holds,
+            Err(error) => {
+                if !std::mem::replace(&mut self.warned, true) {
+                    tracing::error!(
+                        "{}: {error}; nothing is deleted before it can be read",
+                        directory.join(hold::FILE_NAME).display()
+                    );
+                }
+                return;
+            }
+        };
+        // Where the kernel does not say, nothing goes for want of space.
+        let free = nix::sys::statvfs::statvfs(directory)
+            .map_or(u64::MAX, |of| of.blocks_available().saturating_mul(of.fragment_size()));
+        let segments = self.shared.manifest().segments.clone();
+        let plan = self.retention.plan(&segments, &holds, now(), free);
+        if plan.held > 0 && !self.warned {
+            tracing::warn!(
+                "store {}: {} segments would be deleted, but are held",
+                directory.display(),
+                plan.held
+            );
+        }
+        self.warned = plan.held > 0;
+        for (file, reason) in plan.delete {
+            tracing::info!("store {}: {file} is deleted: {reason}", directory.display());
+            let event = manifest::Event::Deleted { file: file.clone(), reason };
+            if let Err(error) = self.shared.manifest().append(event) {
+                // What the manifest does not say does not happen, but for a full disk: there has to be room
+                // for a line before there can be more.
+                tracing::error!("store {}: cannot delete: {error}", directory.display());
+                return;
+            }
+            remove(&self.shared, &file);
         }
     }
 

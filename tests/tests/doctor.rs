@@ -102,9 +102,13 @@ fn what_is_wrong_is_named_with_what_mends_it_and_mended() {
     spoil(&bed);
 
     let output = doctor(&bed, &["--json"]);
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    // It would be captured, though not well.
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
     let (state_of_mtu, found, fix) = check(&output, "mtu");
-    assert_eq!((state_of_mtu.as_str(), fix.as_deref()), ("broken", Some("ip link set dev mirror0 mtu 3498")));
+    assert_eq!(
+        (state_of_mtu.as_str(), fix.as_deref()),
+        ("warning", Some("ip link set dev mirror0 mtu 3498"))
+    );
     assert!(found.contains("9000"), "{found}");
     let (state_of_pages, _, fix) = check(&output, "huge_pages");
     assert_eq!(state_of_pages, "warning");

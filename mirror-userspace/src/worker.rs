@@ -1,18 +1,23 @@
 //! A worker: frames in, records out. One a core; live and `read` run the very same code.
 
 use mirror_xdp_common::hash::FlowHash;
+use mirror_xdp_common::wire::protocol;
 use mirror_xdp_common::{Address, Vni};
+use serde::Serialize;
 
 mod duplicates;
 mod shunting;
+pub mod survey;
 
 use self::duplicates::{Duplicates, Place, Verdict};
 use self::shunting::Ending;
 pub use self::shunting::Shunting;
+use self::survey::Survey;
 use crate::analyzer::Analyzers;
 use crate::flow::stream::Streams;
 use crate::flow::tcp::Segment;
 use crate::flow::{Flow, FlowIndex, FlowKey, FlowTable, Session, Tools};
+use crate::observe::Observers;
 use crate::packet::fragment::Defragmenter;
 use crate::packet::{self, Decoded, Fragment, Layer, LinkType, Packet, Refusal, Transport, tcp_flags};
 use crate::record::EndReason;
@@ -79,6 +84,43 @@ pub struct WorkerCounters {
     pub records_lost: u64,
     /// What became of the frames in the packet store, if there is one.
     pub store: Option<StoreCounters>,
+    /// What came, by transport protocol.
+    pub protocols: Protocols,
+}
+
+/// Packets and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Traffic {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of them, as mirrored.
+    pub bytes: u64,
+}
+
+/// Packets that belong to flows, by transport protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Protocols {
+    /// TCP.
+    pub tcp: Traffic,
+    /// UDP.
+    pub udp: Traffic,
+    /// ICMP and `ICMPv6`.
+    pub icmp: Traffic,
+    /// All others.
+    pub other: Traffic,
+}
+
+impl Protocols {
+    const fn count(&mut self, number: u8, bytes: u64) {
+        let traffic = match number {
+            protocol::TCP => &mut self.tcp,
+            protocol::UDP => &mut self.udp,
+            protocol::ICMP | protocol::ICMPV6 => &mut self.icmp,
+            _ => &mut self.other,
+        };
+        traffic.packets += 1;
+        traffic.bytes += bytes;
+    }
 }
 
 /// How a worker is set up.
@@ -121,6 +163,7 @@ pub struct Worker {
     store: Option<StoreHandle>,
     /// What finds the copies of packets that are mirrored at both ends, if that is wanted.
     twice: Option<Box<Duplicates>>,
+    observers: Observers,
     streams: Streams,
     analyzers: Analyzers,
     defragmenter: Defragmenter,
@@ -134,6 +177,7 @@ pub struct Worker {
     duplicates: u64,
     flows_total: u64,
     flows_settled: u64,
+    protocols: Protocols,
     /// The latest time that was seen, in nanoseconds since the epoch.
     now: u64,
     handed_over: u64,
@@ -149,6 +193,7 @@ impl Worker {
             shunting: None,
             store: None,
             twice: config.dedup.then(|| Box::new(Duplicates::new(config.hash_seed))),
+            observers: Observers::default(),
             streams: Streams::default(),
             analyzers: Analyzers::of_worker(),
             defragmenter: Defragmenter::default(),
@@ -161,6 +206,7 @@ impl Worker {
             duplicates: 0,
             flows_total: 0,
             flows_settled: 0,
+            protocols: Protocols::default(),
             now: 0,
             handed_over: 0,
         }
@@ -186,6 +232,11 @@ impl Worker {
         self.shunting.as_mut()
     }
 
+    /// Those who look on.
+    pub const fn observers(&mut self) -> &mut Observers {
+        &mut self.observers
+    }
+
     /// Takes one inner frame, from its Ethernet header on.
     pub fn frame(&mut self, info: &FrameInfo, frame: &[u8]) {
         self.link_frame(info, Some(LinkType::Ethernet), frame);
@@ -196,6 +247,9 @@ impl Worker {
         self.delivered += 1;
         self.delivered_bytes += u64::from(info.original_len).max(frame.len() as u64);
         self.now = self.now.max(info.time);
+        if !self.observers.is_empty() {
+            self.observers.frame(info, frame);
+        }
         if let Some(store) = &mut self.store {
             store.begin_frame(info, link, frame);
         }
@@ -309,6 +363,7 @@ impl Worker {
         let flow = self.flows.flow(index);
         let direction = flow.direction(forward);
         flow.count(direction, packet, info.time);
+        self.protocols.count(packet.protocol, packet.len as u64);
         let Self { streams, analyzers, records, .. } = self;
         let was_settled = flow.is_settled();
         flow.follow(direction, packet, &mut Tools { streams, analyzers, records, index, time: info.time });
@@ -506,6 +561,12 @@ impl Worker {
         }
     }
 
+    /// Goes on with a survey of the flows; gives it back where it is not through.
+    #[must_use]
+    pub fn survey(&self, survey: Survey) -> Option<Survey> {
+        survey.advance(&self.flows, self.now)
+    }
+
     /// Flows of which no analyzer wanted more at some time: from then on they are only counted.
     #[must_use]
     pub const fn settled(&self) -> u64 {
@@ -535,6 +596,7 @@ impl Worker {
             flows_shunted: self.shunting.as_ref().map(Shunting::counters).unwrap_or_default(),
             records_lost: self.records.lost(),
             store: self.store.as_ref().map(StoreHandle::counters),
+            protocols: self.protocols,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod doctor;
 mod eve;
+mod extcap;
 mod extract;
 mod filter;
 mod hold;
@@ -9,9 +10,11 @@ mod log;
 mod pktgen;
 mod progress;
 mod read;
+mod receive;
 mod run;
 mod source;
 mod store;
+mod tail;
 mod verify;
 
 use std::num::NonZeroU16;
@@ -34,6 +37,7 @@ Examples:
   mirror-xdp pktgen --interface eth1 --to 10.0.0.2 day.pcap  replay a capture as mirror traffic
   mirror-xdp filter check mirror-xdp.toml                    what the rules of a file amount to
   mirror-xdp extract --store DIR 'host 10.1.2.3 and vni 7'   packets that `run --store DIR` has kept
+  mirror-xdp tail 'tcp port 443' --vni 7                     look on at a running capture
 
 `mirror-xdp COMMAND --help` says more.";
 
@@ -57,6 +61,9 @@ enum Command {
     Verify(verify::Args),
     Hold(hold::Args),
     Doctor(doctor::Args),
+    Tail(tail::Args),
+    #[command(hide = true)]
+    Extcap(extcap::Args),
 }
 
 /// Does what [`main`] does, with analyzers beside those that are built in.
@@ -86,6 +93,8 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => verify::main(&args),
         Command::Hold(args) => hold::main(&args),
         Command::Doctor(args) => doctor::main(&args),
+        Command::Tail(args) => tail::main(&args),
+        Command::Extcap(args) => extcap::main(&args),
     };
     match result {
         Ok(code) => code,

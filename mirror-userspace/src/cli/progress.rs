@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
+use crate::observe::tap::TapCounts;
 use crate::stats::{Interface, Named, Policy, Rule, Stats, Store, Vni};
 
 /// Clears the terminal's line and goes to its beginning.
@@ -172,7 +173,12 @@ fn write_totals(text: &mut String, stats: &Stats) -> std::fmt::Result {
         grouped(flows),
         stats.seconds,
     )?;
-    for Interface { name, program, rings, .. } in &stats.interfaces {
+    for interface in &stats.interfaces {
+        let Interface { name, program, rings, device, .. } = interface;
+        for (known, count) in device.silent(interface.explained()).0 {
+            let count = grouped(count);
+            writeln!(text, "{name}: the device LOST {count} ({}): {}", known.name, known.meaning)?;
+        }
         writeln!(
             text,
             "{name}: {} frames seen, {} passed to the kernel{}, {} dropped{}, {} shunted{}, {} redirected",
@@ -196,6 +202,14 @@ fn write_totals(text: &mut String, stats: &Stats) -> std::fmt::Result {
             )?;
         }
     }
+    let [given, full] = [stats.hand_over(|over| over.given), stats.hand_over(|over| over.full)];
+    if given + full > 0 {
+        let share = (given + full) as f64 / stats.delivered().max(1) as f64 * 100.0;
+        writeln!(text, "handed over between workers: {} frames, {share:.1} %", grouped(given + full))?;
+    }
+    if full > 0 {
+        writeln!(text, "LOST {} because the worker that owns the flow was too slow", grouped(full))?;
+    }
     for policy in &stats.policies {
         write_policy(text, policy)?;
     }
@@ -215,6 +229,15 @@ fn write_totals(text: &mut String, stats: &Stats) -> std::fmt::Result {
         listed(&stats.records.written),
         grouped(stats.records.lost),
     )?;
+    if let Some(TapCounts { interface, sent, lost, .. }) = &stats.tap {
+        let lost = Named(vec![
+            ("ring full", lost.ring_full),
+            ("too long", lost.too_long),
+            ("refused", lost.refused),
+        ]);
+        let sum = grouped(lost.sum());
+        writeln!(text, "tap {interface}: {} sent, {sum} lost{}", grouped(*sent), listed(&lost))?;
+    }
     match stats.unaccounted {
         Some(frames) if frames > 0 => {
             writeln!(text, "UNACCOUNTED: {} frames; this is a bug of mirror-xdp", grouped(frames))

@@ -218,7 +218,7 @@ impl Reader {
         let Frames { seen, bytes, mirrored, plain, dropped } = self.frames;
         let counters = Counter::ALL.iter().filter(|counter| counter.fate() == Fate::Dropped);
         let dropped = Named(counters.map(|&counter| (counter.name(), dropped[counter as usize])).collect());
-        let worker = stats::Worker::new(0, self.worker.counters());
+        let worker = stats::Worker::new(0, stats::HandOver::default(), self.worker.counters());
         let unaccounted = seen.abs_diff(mirrored + plain + dropped.sum())
             + (mirrored + plain).abs_diff(worker.delivered)
             + worker.imbalance();

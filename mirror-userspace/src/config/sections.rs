@@ -9,7 +9,10 @@ use ipnet::IpNet;
 use mirror_xdp_common::Vni;
 
 use super::document::{Table, Value};
-use super::{AnalysisSettings, Config, EveSettings, Ports, ShuntSettings, StoreSettings};
+use super::{
+    AnalysisSettings, ApiSettings, Config, EveSettings, Ports, ReceiveSettings, ShuntSettings, StoreSettings,
+};
+use crate::afxdp::BusyPoll;
 use crate::filter::policy::{
     Action, MacAddress, Policy, Rule, RuleDirection, RuleSet, UnknownVnis, has_ports,
 };
@@ -29,6 +32,9 @@ pub(super) fn config(mut root: Table<'_>) -> Config {
     if let Some(table) = root.get("shunt").and_then(|value| value.table()) {
         config.shunt = shunt(table);
     }
+    if let Some(table) = root.get("receive").and_then(|value| value.table()) {
+        config.receive = receive(table);
+    }
     if let Some(table) = root.get("store").and_then(|value| value.table()) {
         config.store = store(table);
     }
@@ -40,6 +46,9 @@ pub(super) fn config(mut root: Table<'_>) -> Config {
     }
     if let Some(table) = root.get("filter").and_then(|value| value.table()) {
         filter(table, &mut config.policy, &mut known);
+    }
+    if let Some(table) = root.get("api").and_then(|value| value.table()) {
+        config.api = api(table);
     }
     check_capacity(&mut known);
     root.finish();
@@ -224,16 +233,79 @@ fn duration(value: &Value<'_>) -> Option<Duration> {
     }
 }
 
+fn receive(mut table: Table<'_>) -> ReceiveSettings {
+    let mut receive = ReceiveSettings::default();
+    if let Some(mode) = table.get("xdp_mode").and_then(|value| choice(&value)) {
+        receive.xdp_mode = mode;
+    }
+    if let Some(zero_copy) = table.get("zero_copy").and_then(|value| choice(&value)) {
+        receive.zero_copy = zero_copy;
+    }
+    if let Some(value) = table.get("cpus")
+        && let Some(text) = value.text("a list of CPUs such as \"2-7,10\"")
+    {
+        match text.parse() {
+            Ok(cpus) => receive.cpus = Some(cpus),
+            Err(error) => value.wrong(error, "a list of CPUs such as \"2-7,10\""),
+        }
+    }
+    if let Some(value) = table.get("sockets_per_queue") {
+        let (least, most) = super::limits::SOCKETS_PER_QUEUE.into_inner();
+        let range = least as u64..=most as u64;
+        receive.sockets_per_queue = value.number("a number", &range).map(|sockets| sockets as u32);
+    }
+    if let Some(on) = table.get("flow_affinity").and_then(|value| switch(&value)) {
+        receive.flow_affinity = on;
+    }
+    if let Some(value) = table.get("ring") {
+        let (least, most) = super::limits::RING.into_inner();
+        if let Some(ring) = value.number("a power of two", &(least.into()..=most.into())) {
+            if !ring.is_power_of_two() {
+                value.wrong(format!("{ring} is no power of two"), "such as 16384");
+            }
+            receive.ring = Some(ring as u32);
+        }
+    }
+    if let Some(value) = table.get("busy_poll") {
+        let (least, most) = super::limits::BUSY_POLL.into_inner();
+        let range = least as u64..=most as u64;
+        if let Some(microseconds) = value.number("a number of microseconds", &range) {
+            receive.busy_poll = BusyPoll::of(microseconds as u32);
+        }
+    }
+    table.finish();
+    receive
+}
+
+/// On or off.
+fn switch(value: &Value<'_>) -> Option<bool> {
+    match value.text("\"on\" or \"off\"")? {
+        "on" => Some(true),
+        "off" => Some(false),
+        word => {
+            value.wrong(format!("`{word}` is neither"), "\"on\" or \"off\"");
+            None
+        }
+    }
+}
+
+/// One of the words that the command line takes, too.
+fn choice<T: clap::ValueEnum>(value: &Value<'_>) -> Option<T> {
+    let words: Vec<_> = T::value_variants().iter().filter_map(T::to_possible_value).collect();
+    let words: Vec<_> = words.iter().map(|word| format!("\"{}\"", word.get_name())).collect();
+    let allowed = words.join(", ");
+    let text = value.text(&allowed)?;
+    let choice = T::from_str(text, false);
+    if choice.is_err() {
+        value.wrong(format!("`{text}` is none of them"), allowed);
+    }
+    choice.ok()
+}
+
 fn analysis(mut table: Table<'_>) -> AnalysisSettings {
     let mut analysis = AnalysisSettings::default();
-    if let Some(value) = table.get("dedup")
-        && let Some(word) = value.text("\"on\" or \"off\"")
-    {
-        match word {
-            "on" => analysis.dedup = true,
-            "off" => {}
-            _ => value.wrong(format!("`{word}` is neither"), "\"on\" or \"off\""),
-        }
+    if let Some(dedup) = table.get("dedup").and_then(|value| switch(&value)) {
+        analysis.dedup = dedup;
     }
     table.finish();
     analysis
@@ -271,6 +343,32 @@ fn eve(mut table: Table<'_>) -> EveSettings {
     }
     table.finish();
     eve
+}
+
+fn api(mut table: Table<'_>) -> ApiSettings {
+    const ADDRESS: &str = "an address with a port, such as \"127.0.0.1:9470\", or \"off\"";
+    let mut address = |key| {
+        let value = table.get(key)?;
+        let text = value.text(ADDRESS)?;
+        let address = text.parse().ok();
+        if address.is_none() {
+            value.wrong(format!("`{text}` is no address to listen on"), ADDRESS);
+        }
+        address
+    };
+    let (listen, health) = (address("listen"), address("health"));
+    let token_file = table.get("token_file").and_then(|value| {
+        let text = value.text("the path of a file")?;
+        if !text.starts_with('/') {
+            value.wrong(
+                format!("`{text}` is no absolute path"),
+                "a path from the root, such as \"/etc/mirror-xdp/token\"",
+            );
+        }
+        Some(text.into())
+    });
+    table.finish();
+    ApiSettings { listen, health, token_file }
 }
 
 fn filter<'d>(mut table: Table<'d>, policy: &mut Policy, known: &mut Vec<KnownVnis<'d>>) {

@@ -1054,7 +1054,10 @@ fn tls_behind_starttls_is_recognised() {
     }
     let events = bench.events();
     let of = |kind: &str| events.iter().find(|event| event["event_type"] == kind).unwrap();
-    assert_eq!(of("tls")["tls"]["sni"], "a.example");
+    assert_eq!(
+        (&of("tls")["tls"]["sni"], &of("tls")["tls"]["from_proto"]),
+        (&"a.example".into(), &"smtp".into())
+    );
     assert_eq!((&of("flow")["app_proto"], &of("flow")["app_proto_orig"]), (&"tls".into(), &"smtp".into()));
 }
 

@@ -30,9 +30,12 @@ fn directory() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary directory")
 }
 
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path of plain characters")
+}
+
 fn start(bed: &Bed, store: &Path, arguments: &[&str]) -> Appliance {
-    let store = store.to_str().expect("a path of plain characters");
-    bed.start(&[&["--store", store], arguments].concat())
+    bed.start(&[&["--store", text(store)], arguments].concat())
 }
 
 /// Runs `mirror-xdp ARGUMENTS`, which is expected to succeed, and returns what it printed.
@@ -44,23 +47,24 @@ fn mirror_xdp(bed: &Bed, arguments: &[&str]) -> String {
 fn extract(bed: &Bed, store: &Path, expression: &str) -> Vec<Vec<u8>> {
     let found = directory();
     let file = found.path().join("found.pcapng");
-    let (store, path) = (store.to_str().unwrap(), file.to_str().unwrap());
+    let (store, path) = (text(store), text(&file));
     mirror_xdp(bed, &["extract", "--store", store, expression, "-w", path]);
     let mut frames = Vec::new();
-    let capture = CaptureFile::open(&file).unwrap();
-    capture.for_each(|frame| frames.push(frame.bytes.to_vec())).unwrap();
+    let capture = CaptureFile::open(&file).expect("a capture file");
+    capture.for_each(|frame| frames.push(frame.bytes.to_vec())).expect("a whole file");
     frames
 }
 
 /// What `mirror-xdp verify` finds.
 fn verified(bed: &Bed, store: &Path) -> Value {
     let mut command = bed.command(&["verify", "--json"]);
-    let output = command.arg(store).output().unwrap();
-    serde_json::from_slice(&output.stdout).unwrap()
+    let output = command.arg(store).output().expect("the binary starts");
+    serde_json::from_slice(&output.stdout).expect("an object")
 }
 
 fn segments(store: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<_> = fs::read_dir(store).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<_> =
+        fs::read_dir(store).expect("the store is there").map(|entry| entry.expect("a name").path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "pcapng"));
     files.sort();
     files
@@ -70,10 +74,10 @@ fn segments(store: &Path) -> Vec<PathBuf> {
 fn opened_by_others(store: &Path) -> u64 {
     let mut packets = 0;
     for segment in segments(store) {
-        let info = run(Command::new("capinfos").args(["-M", "-c"]).arg(&segment)).unwrap();
-        let count = info.lines().find_map(|line| line.strip_prefix("Number of packets:")).unwrap();
-        packets += count.trim().parse::<u64>().unwrap();
-        let output = Command::new("tshark").args(["-n", "-r"]).arg(&segment).output().unwrap();
+        let info = run(Command::new("capinfos").args(["-M", "-c"]).arg(&segment)).expect("capinfos opens it");
+        let count = info.lines().find_map(|line| line.strip_prefix("Number of packets:"));
+        packets += count.and_then(|count| count.trim().parse::<u64>().ok()).expect("a number");
+        let output = Command::new("tshark").args(["-n", "-r"]).arg(&segment).output().expect("tshark starts");
         let said = String::from_utf8_lossy(&output.stderr);
         let said: Vec<_> = said.lines().filter(|line| !line.starts_with("Running as user")).collect();
         assert!(output.status.success() && said.is_empty(), "{}: {said:?}", segment.display());
@@ -86,8 +90,8 @@ fn stored(report: &Report) -> (u64, u64) {
     let parts = report.list("/workers").iter().map(|worker| &worker["store"]);
     parts.fold((0, 0), |(kept, lost), store| {
         let reasons = store["lost"].as_object().expect("reasons").values();
-        let sum: u64 = reasons.map(|count| count.as_u64().unwrap()).sum();
-        (kept + store["kept"].as_u64().unwrap(), lost + sum)
+        let sum: u64 = reasons.map(|count| count.as_u64().expect("a count")).sum();
+        (kept + store["kept"].as_u64().expect("a count"), lost + sum)
     })
 }
 
@@ -167,15 +171,16 @@ fn whenever_it_is_killed_what_is_finished_is_whole_and_the_rest_is_repaired() {
     assert_eq!(extract(&bed, store.path(), "").len() as u64, packets);
 }
 
+//// A file system of its own, which nobody else sees; what is on it in the end is copied out.
+const SCRIPT: &str = "mount -t tmpfs -o size=12m tmpfs \"$0\" && \
+     dd if=/dev/zero of=\"$0/ballast\" bs=1M count=10 2>/dev/null || exit 9; \
+     copy=$1; shift; trap 'kill -INT $pid' INT; \"$@\" & pid=$!; wait $pid; wait $pid; code=$?; \
+     rm -f \"$0/ballast\"; cp \"$0\"/* \"$copy\"; exit $code";
+
 #[test]
 fn a_full_disk_pauses_the_store_and_not_the_analysis_and_ends_by_itself() {
     let Some(bed) = Bed::new(1) else { return };
     let (mounted, kept) = (directory(), directory());
-    // A file system of its own, which nobody else sees; what is on it in the end is copied out.
-    const SCRIPT: &str = "mount -t tmpfs -o size=12m tmpfs \"$0\" && \
-         dd if=/dev/zero of=\"$0/ballast\" bs=1M count=10 2>/dev/null || exit 9; \
-         copy=$1; shift; trap 'kill -INT $pid' INT; \"$@\" & pid=$!; wait $pid; wait $pid; code=$?; \
-         rm -f \"$0/ballast\"; cp \"$0\"/* \"$copy\"; exit $code";
     let inside = bed.run_command(&[INTERFACE], &["--store", mounted.path().to_str().unwrap()]);
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-c", SCRIPT]);

@@ -96,7 +96,7 @@ impl<'t> Document<'t> {
     }
 
     /// The number of the line, from 1, of a place in the text.
-    fn line(&self, at: usize) -> usize {
+    pub(super) fn line(&self, at: usize) -> usize {
         self.lines.partition_point(|&start| start <= at)
     }
 
@@ -280,6 +280,19 @@ impl<'d> Value<'d> {
             self.wrong_type(allowed);
         }
         text
+    }
+
+    /// Whether a switch is on.
+    pub(super) fn switch(&self) -> Option<bool> {
+        const WORDS: &str = "\"on\" or \"off\"";
+        match self.text(WORDS)? {
+            "on" => Some(true),
+            "off" => Some(false),
+            word => {
+                self.wrong(format!("`{word}` is neither"), WORDS);
+                None
+            }
+        }
     }
 
     /// The text, where it is one.

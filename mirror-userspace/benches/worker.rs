@@ -3,6 +3,8 @@
 //!
 //! * `instructions STAGE PASSES` goes through a stage so many times, in a function that callgrind counts;
 //! * `memory FLOWS` prints how many bytes more are resident with so many flows than without;
+//! * `pause FLOWS` prints the most microseconds of CPU time that a new flow takes where so many are all that
+//!   there is room for, each of which makes another end;
 //! * `growth flows|VNIs|workers COUNT` prints the nanoseconds that a packet takes with so many of them.
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot run is to say why and end")]
 
@@ -12,6 +14,11 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 use mirror_userspace::packet::{Layer, LinkType, decode};
+use mirror_userspace::protocol::Direction;
+use mirror_userspace::protocol::detect::{Detector, Endpoints, Transport};
+use mirror_userspace::protocol::dns::Message;
+use mirror_userspace::protocol::http::{Request, Response};
+use mirror_userspace::protocol::tls::Handshake;
 use mirror_userspace::sink::{Overflow, Sink};
 use mirror_userspace::worker::{FrameInfo, Mirror, Worker, WorkerConfig};
 use mirror_xdp_common::hash::FlowHash;
@@ -19,6 +26,7 @@ use mirror_xdp_common::inner::InnerHeaders;
 use mirror_xdp_common::{Address, Vni};
 use mirror_xdp_tests::bench::traffic::mixed;
 use mirror_xdp_tests::frames::{Flow, dns_answer, dns_query};
+use mirror_xdp_tests::tls::{client_hello, server_hello};
 
 /// Frames between two ticks of the worker, as many as a batch has.
 const BATCH: usize = 64;
@@ -146,7 +154,13 @@ fn session(vni: u32) -> FrameInfo {
         outer_destination: Address::from_v4(0x0a09_0002),
         endpoint: 0,
     };
-    FrameInfo { time: EPOCH, original_len: 0, flow_hash: FlowHash::default(), mirror: Some(mirror) }
+    FrameInfo {
+        time: EPOCH,
+        original_len: 0,
+        flow_hash: FlowHash::default(),
+        mirror: Some(mirror),
+        side: None,
+    }
 }
 
 /// Bytes of this process in memory.
@@ -164,6 +178,24 @@ fn with_flows(flows: u64) -> (Bench, u64) {
         bench.pass();
     }
     (bench, resident() - before)
+}
+
+/// A worker whose table is full; how long the longest of many new flows took it, its tick included.
+fn pause(flows: u64) -> Duration {
+    const NEW: usize = 300_000;
+    let mut bench = Bench::new(Stage::New, Stage::New.frames(), flows as usize);
+    // Twice, so that memory is touched and all of the first are gone.
+    for _ in 0..2 * flows {
+        bench.pass();
+    }
+    assert_eq!(bench.worker.counters().flows_active, flows);
+    let mut longest = Duration::ZERO;
+    for _ in 0..NEW {
+        let start = thread_time();
+        bench.pass();
+        longest = longest.max(thread_time().saturating_sub(start));
+    }
+    longest
 }
 
 /// How many flows a worker has, over how many sessions they are spread.
@@ -244,6 +276,7 @@ fn main() {
             println!("{}", number(2) * bench.frames.len() as u64);
         }
         Some("memory") => println!("{}", with_flows(number(1)).1),
+        Some("pause") => println!("{:.1}", pause(number(1)).as_secs_f64() * 1e6),
         Some("growth") => println!("{:.2}", growth(&arguments[1], number(2))),
         _ => by_criterion(),
     }
@@ -253,6 +286,44 @@ fn main() {
 #[inline(never)]
 fn measured(bench: &mut Bench) {
     bench.pass();
+}
+
+/// The parsers alone, of a message each.
+fn parsers(criterion: &mut Criterion) {
+    let answer = dns_answer(7, "host7.example.com", [192, 0, 2, 1].into());
+    let request =
+        b"GET /item/7 HTTP/1.1\r\nHost: www.example.com\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n";
+    let response =
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nServer: example\r\nContent-Length: 5\r\n\r\n";
+    let (client, server) = (client_hello("www.example.com"), server_hello());
+    let mut handshake = Handshake::new();
+    let mut group = criterion.benchmark_group("parser");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("dns", |bencher| bencher.iter(|| Message::parse(black_box(&answer)).is_ok()));
+    group.bench_function("http-request", |bencher| {
+        bencher.iter(|| Request::parse(black_box(request)).method.len())
+    });
+    group.bench_function("http-response", |bencher| {
+        bencher.iter(|| Response::parse(black_box(response)).status)
+    });
+    group.bench_function("tls-handshake", |bencher| {
+        bencher.iter(|| {
+            let _ = handshake.push(Direction::ToServer, black_box(&client));
+            let _ = handshake.push(Direction::ToClient, black_box(&server));
+            let recorded = handshake.messages().is_recorded();
+            handshake.clear();
+            recorded
+        });
+    });
+    group.bench_function("detect", |bencher| {
+        let endpoints = Endpoints { transport: Transport::Tcp, client_port: 40_000, server_port: 443 };
+        bencher.iter(|| {
+            let mut detector = Detector::default();
+            let _ = detector.feed(endpoints, Direction::ToServer, black_box(&client));
+            detector.flow()
+        });
+    });
+    group.finish();
 }
 
 fn by_criterion() {
@@ -268,5 +339,6 @@ fn by_criterion() {
         group.bench_function(stage.name(), |bencher| bencher.iter(|| bench.pass()));
     }
     group.finish();
+    parsers(&mut criterion);
     criterion.final_summary();
 }

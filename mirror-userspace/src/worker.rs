@@ -17,10 +17,12 @@ use crate::analyzer::Analyzers;
 use crate::flow::stream::Streams;
 use crate::flow::tcp::Segment;
 use crate::flow::{Flow, FlowIndex, FlowKey, FlowTable, Session, Tools};
+use crate::observe::Observers;
 use crate::packet::fragment::Defragmenter;
 use crate::packet::{self, Decoded, Fragment, Layer, LinkType, Packet, Refusal, Transport, tcp_flags};
 use crate::record::EndReason;
 use crate::sink::Producer;
+use crate::store::{StoreCounters, StoreHandle};
 
 /// Where a mirrored frame came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +37,15 @@ pub struct Mirror {
     pub endpoint: u64,
 }
 
+/// Which way a packet went by the mirrored interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// It came in.
+    Ingress,
+    /// It left.
+    Egress,
+}
+
 /// What is known of a frame besides its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameInfo {
@@ -46,6 +57,8 @@ pub struct FrameInfo {
     pub flow_hash: FlowHash,
     /// The mirror session's marks; `None` for a plain frame of a capture file.
     pub mirror: Option<Mirror>,
+    /// Which way it went by the mirrored interface, where that is known.
+    pub side: Option<Side>,
 }
 
 /// What a worker counts. `delivered = analysed + Σ refused + duplicates`.
@@ -69,6 +82,8 @@ pub struct WorkerCounters {
     pub flows_shunted: (u64, u64),
     /// Records that were lost because the sink's queue was full.
     pub records_lost: u64,
+    /// What became of the frames in the packet store, if there is one.
+    pub store: Option<StoreCounters>,
     /// What came, by transport protocol.
     pub protocols: Protocols,
 }
@@ -145,8 +160,10 @@ pub struct Worker {
     config: WorkerConfig,
     flows: FlowTable,
     shunting: Option<Shunting>,
+    store: Option<StoreHandle>,
     /// What finds the copies of packets that are mirrored at both ends, if that is wanted.
     twice: Option<Box<Duplicates>>,
+    observers: Observers,
     streams: Streams,
     analyzers: Analyzers,
     defragmenter: Defragmenter,
@@ -174,7 +191,9 @@ impl Worker {
             config,
             flows: FlowTable::new(config.max_flows),
             shunting: None,
+            store: None,
             twice: config.dedup.then(|| Box::new(Duplicates::new(config.hash_seed))),
+            observers: Observers::default(),
             streams: Streams::default(),
             analyzers: Analyzers::of_worker(),
             defragmenter: Defragmenter::default(),
@@ -203,9 +222,19 @@ impl Worker {
         self.shunting = Some(shunting);
     }
 
+    /// Has the frames kept, too.
+    pub fn store_by(&mut self, store: StoreHandle) {
+        self.store = Some(store);
+    }
+
     /// What the worker needs to have flows counted by the driver, if it has.
     pub const fn shunting(&mut self) -> Option<&mut Shunting> {
         self.shunting.as_mut()
+    }
+
+    /// Those who look on.
+    pub const fn observers(&mut self) -> &mut Observers {
+        &mut self.observers
     }
 
     /// Takes one inner frame, from its Ethernet header on.
@@ -218,6 +247,19 @@ impl Worker {
         self.delivered += 1;
         self.delivered_bytes += u64::from(info.original_len).max(frame.len() as u64);
         self.now = self.now.max(info.time);
+        if !self.observers.is_empty() {
+            self.observers.frame(info, frame);
+        }
+        if let Some(store) = &mut self.store {
+            store.begin_frame(info, link, frame);
+        }
+        self.analyse(info, link, frame);
+        if let Some(store) = &mut self.store {
+            store.end_frame(info, frame);
+        }
+    }
+
+    fn analyse(&mut self, info: &FrameInfo, link: Option<LinkType>, frame: &[u8]) {
         let mut place = Place::from(info.mirror);
         if let (Some(twice), Some(mirror), Some(LinkType::Ethernet)) = (&mut self.twice, info.mirror, link) {
             match twice.look(mirror, info.time, frame) {
@@ -327,6 +369,9 @@ impl Worker {
         flow.follow(direction, packet, &mut Tools { streams, analyzers, records, index, time: info.time });
         if !was_settled && flow.is_settled() {
             self.flows_settled += 1;
+        }
+        if let Some(store) = &mut self.store {
+            store.flow(index, found.is_none(), flow.key(), packet.direct);
         }
         if let Some(shunting) = &mut self.shunting {
             shunting.consider(index, flow, info, packet);
@@ -490,6 +535,9 @@ impl Worker {
         {
             self.records.push_flow(flow.record(reason, time));
         }
+        if let Some(store) = &mut self.store {
+            store.tick(now);
+        }
         if now.saturating_sub(self.handed_over) >= HAND_OVER_INTERVAL {
             self.handed_over = now;
             self.records.flush();
@@ -508,6 +556,9 @@ impl Worker {
             records.push_flow(flow.record(EndReason::Shutdown, *now));
         }
         self.records.flush();
+        if let Some(store) = &mut self.store {
+            store.finish();
+        }
     }
 
     /// Goes on with a survey of the flows; gives it back where it is not through.
@@ -544,6 +595,7 @@ impl Worker {
             flows_total: self.flows_total,
             flows_shunted: self.shunting.as_ref().map(Shunting::counters).unwrap_or_default(),
             records_lost: self.records.lost(),
+            store: self.store.as_ref().map(StoreHandle::counters),
             protocols: self.protocols,
         }
     }

@@ -16,3 +16,4 @@ pub mod require;
 pub mod rules;
 pub mod schema;
 pub mod sniffer;
+pub mod tls;

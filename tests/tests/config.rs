@@ -21,14 +21,14 @@ const WRONG: &[(&str, usize, &str, &str)] = &[
     ("[shunt]\nafter = soon\n", 2, "after", "text in quotes"),
     ("[shunt]\nafter =\n", 2, "after", "number, or text"),
     ("[fliter]\n", 1, "fliter", "capture, ports, admission"),
-    ("[capture]\ninterface = [\"ens6\"]\n", 2, "capture.interface", "interfaces, mode"),
+    ("[capture]\ninterface = [\"ens6\"]\n", 2, "capture.interface", "interfaces, replace"),
     ("[capture]\ninterfaces = []\n", 2, "capture.interfaces", "name one"),
     ("[capture]\ninterfaces = \"ens6\"\n", 2, "capture.interfaces", "a list of names"),
     ("[capture]\ninterfaces = [\"a b\"]\n", 2, "capture.interfaces[0]", "such as \"ens6\""),
-    ("[capture]\nmode = \"fast\"\n", 2, "capture.mode", "\"auto\", \"native\" or \"generic\""),
+    ("[receive]\nxdp_mode = \"fast\"\n", 2, "receive.xdp_mode", "\"native\""),
     ("[capture]\nreplace = \"yes\"\n", 2, "capture.replace", "\"on\" or \"off\""),
     ("[capture]\nlog_dir = \"log\"\n", 2, "capture.log_dir", "a path from the root"),
-    ("[capture]\nstats_interval = \"soon\"\n", 2, "capture.stats_interval", "such as \"8s\""),
+    ("[capture]\nstats_interval = \"soon\"\n", 2, "capture.stats_interval", "\"10min\""),
     ("[capture]\nmax_flows = -1\n", 2, "capture.max_flows", "a number from 1"),
     ("[ports]\nvxlan = [0]\n", 2, "ports.vxlan[0]", "from 1 to 65535"),
     ("[ports]\ngeneve = [4789]\n", 2, "ports.geneve[0]", "each port once"),
@@ -85,15 +85,17 @@ fn show(arguments: &[&str]) -> Option<Value> {
 fn what_is_in_force_is_shown_with_who_says_so() {
     let directory = tempfile::tempdir().expect("a directory can be made");
     let path = directory.path().join("some.toml");
-    fs::write(&path, "[capture]\ninterfaces = [\"ens6\"]\nmode = \"native\"\n[api]\n\nlisten = \"off\"\n")
+    fs::write(&path, "[capture]\ninterfaces = [\"ens6\"]\nreplace = \"on\"\n[receive]\nxdp_mode = \"native\"\n[api]\n\nlisten = \"off\"\n")
         .expect("written");
     let file = path.to_str().expect("text");
-    let Some(shown) = show(&["--config", file, "--mode", "generic", "--rotate-keep", "3"]) else { return };
+    let Some(shown) = show(&["--config", file, "--xdp-mode", "generic", "--rotate-keep", "3"]) else {
+        return;
+    };
     let setting =
         |key: &str| (shown[key]["value"].clone(), shown[key]["from"].as_str().unwrap_or_default().to_owned());
     assert_eq!(setting("capture.interfaces"), (vec!["ens6"].into(), format!("{file}:2")));
-    assert_eq!(setting("capture.mode"), ("generic".into(), "--mode".to_owned()));
-    assert_eq!(setting("api.listen"), ("off".into(), format!("{file}:6")));
+    assert_eq!(setting("receive.xdp_mode"), ("generic".into(), "--xdp-mode".to_owned()));
+    assert_eq!(setting("api.listen"), ("off".into(), format!("{file}:8")));
     assert_eq!(setting("eve.rotate_keep"), (3.into(), "--rotate-keep".to_owned()));
     assert_eq!(setting("capture.stats_interval"), ("8s".into(), "default".to_owned()));
     let text = config(&["show"]).expect("as before");

@@ -48,7 +48,7 @@ fn metrics_pass_promtool_and_are_those_that_alerts_and_dashboard_are_about() {
     let config = bed.log_dir().join("config.toml");
     let rule = "[[filter.sets.rules]]\nnumber = 100\naction = \"accept\"\n";
     fs::write(&config, format!("[[filter.sets]]\nname = \"a\"\nvnis = [7]\n{rule}")).unwrap();
-    let appliance = bed.start(&["--config", config.to_str().unwrap()]);
+    let appliance = bed.start(&["--stats-interval", "100ms", "--config", config.to_str().unwrap()]);
     let dns = Flow::v4(5353, 53);
     let frames = [
         dns.udp(&dns_query(1, "shop.test")),
@@ -56,7 +56,9 @@ fn metrics_pass_promtool_and_are_those_that_alerts_and_dashboard_are_about() {
     ];
     bed.send(&frames.map(|frame| mirrored(7).carrying(&frame)));
     wait_until("the request is measured", || {
-        bed.log_dir().join("eve.json").exists() && !of_type(&bed.records(), "dns").is_empty()
+        bed.log_dir().join("eve.json").exists()
+            && !of_type(&bed.records(), "dns").is_empty()
+            && of_type(&bed.records(), "stats").len() > 1
     });
     let answer = http::ask(&bed.appliance, "127.0.0.1:9470".parse().unwrap(), "GET /metrics", &[]).unwrap();
     assert_eq!(answer.status, 200, "{}", answer.body);

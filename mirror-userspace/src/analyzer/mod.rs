@@ -17,6 +17,7 @@ use crate::flow::Head;
 pub use crate::flow::stream::{Event, Use};
 use crate::packet::Packet;
 pub use crate::protocol::Direction;
+use crate::protocol::detect::AppProto;
 use crate::record::{Conversation, EventType};
 use crate::sink::Producer;
 
@@ -69,6 +70,7 @@ pub enum Interest {
 pub struct Context<'a> {
     pub(crate) head: &'a Head,
     pub(crate) time: u64,
+    pub(crate) original: Option<AppProto>,
     pub(crate) records: &'a mut Producer,
 }
 
@@ -77,6 +79,12 @@ impl Context<'_> {
     #[must_use]
     pub const fn time(&self) -> u64 {
         self.time
+    }
+
+    /// What was spoken in the flow before this application: STARTTLS, CONNECT.
+    #[must_use]
+    pub const fn original(&self) -> Option<AppProto> {
+        self.original
     }
 
     /// Whose flow it is.

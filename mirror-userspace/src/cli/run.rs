@@ -8,19 +8,23 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
+use clap::CommandFactory as _;
 use clap::error::ErrorKind;
-use clap::{CommandFactory as _, ValueEnum as _};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use super::progress::{self, Progress};
+use super::receive::ReceiveArgs;
 use crate::api::{self, Address, Refused, Reloaded};
 use crate::config;
 use crate::datapath::program::LogLevel;
 use crate::error::one_line;
 use crate::filter::policy::UnknownVnis;
-use crate::live::{Capture, Config, ModeChoice, Plan};
+use crate::live::{Capture, Config, Plan};
+use crate::nic::Watch;
+use crate::observe::control::{self, OpenError, Socket};
+use crate::observe::tap::{self, Tap};
 use crate::sink::{Patience, Sink, SinkCounters};
 use crate::stats::Stats;
 use crate::worker::WorkerConfig;
@@ -34,11 +38,13 @@ const DEFAULT_STATS_INTERVAL: Duration = Duration::from_secs(8);
 const EXAMPLES: &str = "\
 Examples:
   mirror-xdp run --interface ens6
-  mirror-xdp run --interface ens6 --interface ens7 --log-dir /data/eve --mode native
+  mirror-xdp run --interface ens6 --interface ens7 --xdp-mode native --zero-copy required
   mirror-xdp run --interface ens6 --config /etc/mirror-xdp/config.toml     rules; kill -HUP rereads them
+  mirror-xdp run --interface ens6 --store /data/packets                    keep the packets, too
   mirror-xdp run --interface ens6 --rotate-interval 1h --rotate-keep 48   two days of records
   mirror-xdp run --interface ens6 --eve-output unix-stream:/run/eve.sock
   mirror-xdp run --interface ens6 --duration 1min --json > account.json
+  mirror-xdp run --interface ens6 --tap tap0     and `suricata -i tap0-ids` at the other end of the pair
 
 Needs root, or CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON. SSH and health checks to the
 interface keep working: what is not mirror traffic goes to the kernel untouched.";
@@ -60,12 +66,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     log_dir: Option<PathBuf>,
 
+    /// Keep the packets, too, in this directory, as [store] of the configuration says; `mirror-xdp extract`
+    /// finds them
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+
     #[command(flatten)]
     eve: super::eve::EveArgs,
-
-    /// Where the XDP program runs; auto unless the configuration says otherwise
-    #[arg(long, value_enum)]
-    mode: Option<ModeChoice>,
 
     /// Take off an XDP program that is attached to the interface already
     #[arg(long)]
@@ -73,6 +80,10 @@ pub(super) struct Args {
 
     #[command(flatten)]
     ports: super::PortArgs,
+
+    /// First do what `mirror-xdp doctor --fix` does; taken back at the end, but not where the process is killed
+    #[arg(long)]
+    prepare: bool,
 
     /// Stop after this time, such as 90s, 10min or 1h
     #[arg(long, value_name = "TIME")]
@@ -95,6 +106,13 @@ pub(super) struct Args {
     /// off unless the configuration says otherwise
     #[arg(long, value_enum, value_name = "on|off", hide_possible_values = true)]
     dedup: Option<super::Switch>,
+    /// Send the inner frames out of this interface, such as one end of a veth pair, for other programs to see
+    #[arg(long, value_name = "IF")]
+    tap: Option<String>,
+
+    /// Socket that `mirror-xdp tail` connects to
+    #[arg(long, value_name = "PATH", default_value = control::DEFAULT_PATH)]
+    control: PathBuf,
 
     #[command(flatten)]
     api: ApiArgs,
@@ -102,13 +120,15 @@ pub(super) struct Args {
     /// Have the XDP program tell of each frame that it drops (debug) or does not capture (trace)
     #[arg(long, value_enum, default_value_t, value_name = "LEVEL")]
     bpf_log: LogLevel,
+
+    #[command(flatten)]
+    receive: ReceiveArgs,
 }
 
 /// What arguments, else the configuration, else the defaults say.
 #[derive(Debug)]
 struct Settled {
     interfaces: Vec<String>,
-    mode: ModeChoice,
     replace: bool,
     log_dir: PathBuf,
     stats_interval: Duration,
@@ -120,7 +140,6 @@ impl Settled {
         let argument = (!args.interfaces.is_empty()).then(|| args.interfaces.clone());
         Self {
             interfaces: argument.unwrap_or_else(|| configured.interfaces.clone()),
-            mode: args.mode.or(configured.mode).unwrap_or_default(),
             replace: args.replace || configured.replace.unwrap_or_default(),
             log_dir: args
                 .log_dir
@@ -161,7 +180,6 @@ impl Args {
         let policy = &configured.policy;
         let nets =
             policy.sources.as_ref().map(|nets| nets.iter().map(ToString::to_string).collect::<Vec<_>>());
-        let mode = settled.mode.to_possible_value().map(|mode| mode.get_name().to_owned());
         let time = |time: Duration| humantime::format_duration(time).to_string();
         let switch = |on: bool| if on { "on" } else { "off" };
         let flag = |given: bool, flag: &'static str| given.then_some(flag);
@@ -177,13 +195,12 @@ impl Args {
             UnknownVnis::Drop => "strict",
         };
         let default = policy.default_set.and_then(|set| policy.sets.get(set)).map(|set| set.name.as_str());
-        vec![
+        let mut all = vec![
             (
                 "capture.interfaces",
                 json!(settled.interfaces),
                 flag(!self.interfaces.is_empty(), "--interface"),
             ),
-            ("capture.mode", json!(mode), flag(self.mode.is_some(), "--mode")),
             ("capture.replace", json!(switch(settled.replace)), flag(self.replace, "--replace")),
             ("capture.log_dir", json!(settled.log_dir), flag(self.log_dir.is_some(), "--log-dir")),
             (
@@ -215,12 +232,16 @@ impl Args {
             ("filter.default", json!(default), None),
             ("filter.macs", json!(policy.macs.len()), None),
             ("filter.sets", json!(policy.sets.len()), None),
-        ]
+        ];
+        all.extend(self.receive.in_force(&configured.receive));
+        all.extend(super::store::in_force(&configured.store));
+        all.sort_by_key(|&(key, ..)| key);
+        all
     }
 }
 
 /// A range of VNIs as the configuration has it.
-fn range(vnis: &RangeInclusive<u32>) -> Value {
+pub(super) fn range(vnis: &RangeInclusive<u32>) -> Value {
     let (first, last) = (vnis.start(), vnis.end());
     if first == last { json!(first) } else { json!(format!("{first}-{last}")) }
 }
@@ -274,17 +295,24 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         let what = "no interface is named: use --interface, or [capture] in the configuration\n";
         super::Cli::command().error(ErrorKind::MissingRequiredArgument, what).exit();
     }
+    let tap = args.tap.as_deref().map(|interface| Tap::open(interface, &settled.interfaces)).transpose()?;
+    let control = open_control(&args.control)?;
     let worker = WorkerConfig {
         max_flows: settled.max_flows,
         // The standard library's maps are keyed with the system's random numbers.
         hash_seed: RandomState::new().hash_one(0),
         dedup: args.dedup.map_or(configured.analysis.dedup, super::Switch::is_on),
     };
+    let ports = args.ports.ports(&configured.ports);
+    // Taken back when this function ends, however it does.
+    let _changes =
+        if args.prepare { super::doctor::prepare(&settled.interfaces, &ports).await? } else { Vec::new() };
+    let interfaces = settled.interfaces.clone();
     let plan = Plan::make(Config {
         interfaces: settled.interfaces,
-        mode: settled.mode,
+        receive: args.receive.settings(&configured.receive),
         replace: settled.replace,
-        ports: args.ports.ports(&configured.ports),
+        ports,
         log: args.bpf_log,
         worker,
         policy: configured.policy.clone(),
@@ -294,9 +322,14 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let listener = api::Listener::bind(args.api.settings(&configured.api, &settled.log_dir)?)?;
     let destination = args.eve.destination(&settled.log_dir, &configured.eve);
     let sink = super::eve::open(destination, Patience::Short, args.json)?;
+    let store = super::store::open(args.store.as_deref(), &configured.store)?;
+    let mut watch = Watch::start(&interfaces).await?;
     let mut server = listener.serve()?;
-    let mut capture = plan.start(&sink).await?;
+    let mut capture = plan.start(&sink, store.as_ref()).await?;
     server.started(&capture, &sink);
+    let tap = tap.map(|tap| tap.start(&capture.workers())).transpose()?;
+    let serving =
+        control.map(|socket| socket.serve(capture.workers())).transpose().context("cannot start")?;
     for interface in capture.interfaces() {
         eprintln!("capturing on {interface}");
     }
@@ -331,7 +364,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 let _ = reload(&mut capture, args.config.as_deref(), &configured);
             }
             request = server.request() => {
-                if let Some(answer) = request.answer(&capture, &sink).await {
+                if let Some(answer) = request.answer(&capture, &sink, &mut watch).await {
                     // Fails where nobody waits any more; it is reloaded all the same.
                     let _ = answer.send(reload(&mut capture, args.config.as_deref(), &configured));
                 }
@@ -346,7 +379,13 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
                     progress.show(&capture.stats()?);
                 }
             }
-            _ = statistics.tick() => write_stats(&sink, &mut capture.stats()?, &sink.counters())?,
+            _ = statistics.tick() => {
+                watch.read().await;
+                let mut stats = capture.stats()?;
+                watch.enter(&mut stats);
+                stats.tap = tap.as_ref().map(tap::Running::counts);
+                write_stats(&sink, &mut stats, &sink.counters())?;
+            }
             _ = messages.tick(), if !loggers.is_empty() => {
                 loggers.iter_mut().for_each(aya_log::EbpfLogger::flush);
             }
@@ -354,6 +393,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     drop(progress);
     server.stopping();
+    watch.read().await;
     let mut stats = match capture.stop().await {
         Ok(stats) => stats,
         Err(error) => {
@@ -362,12 +402,18 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
             return Err(error.into());
         }
     };
+    drop(serving);
+    stats.tap = tap.map(tap::Running::finish);
     loggers.iter_mut().for_each(aya_log::EbpfLogger::flush);
+    watch.enter(&mut stats);
     // The event has no place for thousands of VNIs; what is printed has.
     let policies = std::mem::take(&mut stats.policies);
     write_stats(&sink, &mut stats, &sink.flush())?;
     stats.policies = policies;
     stats.set_records(&sink.finish());
+    if let Some(store) = store {
+        super::store::finish(store, args.json);
+    }
     if args.json {
         println!("{}", serde_json::to_string(&stats)?);
     } else {
@@ -376,6 +422,19 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match failure {
         Some(error) => Err(error.into()),
         None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// The control socket. A capture goes on without one where another has it, or the default place cannot be
+/// written to.
+fn open_control(path: &Path) -> anyhow::Result<Option<Socket>> {
+    match Socket::open(path) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error @ OpenError::Io { .. }) if path != Path::new(control::DEFAULT_PATH) => Err(error.into()),
+        Err(error) => {
+            tracing::warn!("`mirror-xdp tail` cannot look on: {}", one_line(&error));
+            Ok(None)
+        }
     }
 }
 
@@ -418,7 +477,8 @@ fn reload(
 }
 
 fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config) -> anyhow::Result<usize> {
-    let config::Config { capture: settings, ports, policy, shunt, analysis, eve, api } = config::load(path)?;
+    let config::Config { capture: settings, ports, policy, shunt, receive, analysis, eve, store, api } =
+        config::load(path)?;
     anyhow::ensure!(
         settings == started_with.capture,
         "{}: [capture] has changed, which takes a restart",
@@ -432,6 +492,16 @@ fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config)
     anyhow::ensure!(
         shunt == started_with.shunt,
         "{}: [shunt] has changed, which takes a restart",
+        path.display()
+    );
+    anyhow::ensure!(
+        store == started_with.store,
+        "{}: [store] has changed, which takes a restart",
+        path.display()
+    );
+    anyhow::ensure!(
+        receive == started_with.receive,
+        "{}: [receive] has changed, which takes a restart",
         path.display()
     );
     anyhow::ensure!(

@@ -282,19 +282,6 @@ impl<'d> Value<'d> {
         text
     }
 
-    /// Whether a switch is on.
-    pub(super) fn switch(&self) -> Option<bool> {
-        const WORDS: &str = "\"on\" or \"off\"";
-        match self.text(WORDS)? {
-            "on" => Some(true),
-            "off" => Some(false),
-            word => {
-                self.wrong(format!("`{word}` is neither"), WORDS);
-                None
-            }
-        }
-    }
-
     /// The text, where it is one.
     pub(super) fn as_text(&self) -> Option<&'d str> {
         self.node.get_ref().as_str()

@@ -5,6 +5,7 @@
 //! reads TOML so; `sections` knows the keys.
 
 mod document;
+pub mod limits;
 mod sections;
 
 #[cfg(test)]
@@ -19,10 +20,12 @@ use std::time::Duration;
 
 pub use self::document::Mistake;
 use self::document::{Document, Table};
+use crate::afxdp::{BusyPoll, ZeroCopy};
 use crate::api::Address;
 use crate::filter::Policy;
-use crate::live::ModeChoice;
+use crate::live::{CpuList, ModeChoice};
 use crate::sink::Rotation;
+use crate::store::Settings;
 
 /// What a configuration file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,10 +38,14 @@ pub struct Config {
     pub policy: Policy,
     /// Which flows are only counted after a while.
     pub shunt: ShuntSettings,
+    /// How frames are received.
+    pub receive: ReceiveSettings,
     /// What is made of the frames.
     pub analysis: AnalysisSettings,
     /// Where records go.
     pub eve: EveSettings,
+    /// How packets are kept, where they are.
+    pub store: StoreSettings,
     /// Where the HTTP API is, and for whom.
     pub api: ApiSettings,
 }
@@ -64,8 +71,6 @@ pub struct AnalysisSettings {
 pub struct CaptureSettings {
     /// Names of the interfaces.
     pub interfaces: Vec<String>,
-    /// How the program runs on them.
-    pub mode: Option<ModeChoice>,
     /// Whether to take off an XDP program that is there already.
     pub replace: Option<bool>,
     /// Where the records' files are.
@@ -74,6 +79,15 @@ pub struct CaptureSettings {
     pub stats_interval: Option<Duration>,
     /// Flows that each worker keeps at most.
     pub max_flows: Option<usize>,
+}
+
+/// How packets are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreSettings {
+    /// How the store is written.
+    pub settings: Settings,
+    /// The file of the key that it is encrypted with.
+    pub key: Option<PathBuf>,
 }
 
 /// Where the HTTP API is, and for whom; what is not said is up to the command line.
@@ -121,6 +135,39 @@ pub struct ShuntSettings {
 impl Default for ShuntSettings {
     fn default() -> Self {
         Self { after: None, max_flows: 65_536 }
+    }
+}
+
+/// How frames are received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReceiveSettings {
+    /// How to run the program.
+    pub xdp_mode: ModeChoice,
+    /// Whether to receive without copying.
+    pub zero_copy: ZeroCopy,
+    /// CPUs for the workers; `None`: the best of those that the process may use.
+    pub cpus: Option<CpuList>,
+    /// Sockets of each queue; `None`: as many as give each CPU a worker.
+    pub sockets_per_queue: Option<u32>,
+    /// Whether all packets of a flow are analysed by one worker.
+    pub flow_affinity: bool,
+    /// Frames that may wait for a worker, a power of two; `None`: by the machine's memory.
+    pub ring: Option<u32>,
+    /// How workers look for frames themselves; `None`: they wait for interrupts.
+    pub busy_poll: Option<BusyPoll>,
+}
+
+impl Default for ReceiveSettings {
+    fn default() -> Self {
+        Self {
+            xdp_mode: ModeChoice::Auto,
+            zero_copy: ZeroCopy::Auto,
+            cpus: None,
+            sockets_per_queue: None,
+            flow_affinity: true,
+            ring: None,
+            busy_poll: None,
+        }
     }
 }
 

@@ -53,7 +53,8 @@ impl Data {
     /// Hands a packet to the analyzers that want packets.
     pub fn packet(&mut self, head: &Head, direction: Direction, packet: &Packet<'_>, tools: &mut Tools<'_>) {
         if self.following.wants_packets() {
-            let mut context = Context { head, time: tools.time, records: tools.records };
+            let original = self.known.original;
+            let mut context = Context { head, time: tools.time, original, records: tools.records };
             tools.analyzers.packet(&mut self.following, tools.index, direction, packet, &mut context);
         }
     }
@@ -65,7 +66,8 @@ impl Data {
         }
         let Self { detector, following, known, .. } = self;
         let mut side = Side { detector, following, known, head, direction, wait: false, midstream: false };
-        let context = Context { head, time: tools.time, records: tools.records };
+        let original = side.known.original;
+        let context = Context { head, time: tools.time, original, records: tools.records };
         side.take(Event::Data { bytes: payload, new: 0 }, tools.analyzers, tools.index, context);
     }
 
@@ -90,7 +92,8 @@ impl Data {
         let flags = segment.header.flags;
         if flags & tcp_flags::ACK != 0 {
             let mut take = |event: Event<'_>| {
-                side.take(event, analyzers, *index, Context { head, time: *time, records })
+                let original = side.known.original;
+                side.take(event, analyzers, *index, Context { head, time: *time, original, records })
             };
             if streams.acknowledge(other, segment.header.acknowledgement, &mut take) {
                 connection.set_gap(from);
@@ -101,8 +104,10 @@ impl Data {
         let first = connection.first_byte(direction);
         side.direction = direction;
         side.wait = streams.has_unused(other);
-        let mut take =
-            |event: Event<'_>| side.take(event, analyzers, *index, Context { head, time: *time, records });
+        let mut take = |event: Event<'_>| {
+            let original = side.known.original;
+            side.take(event, analyzers, *index, Context { head, time: *time, original, records })
+        };
         if streams.segment(this, first, sequence, segment.payload, &mut take) {
             connection.set_gap(direction);
         }
@@ -112,7 +117,8 @@ impl Data {
             for (stream, direction) in [(&mut *other, from), (this, direction)] {
                 side.direction = direction;
                 let mut take = |event: Event<'_>| {
-                    side.take(event, analyzers, *index, Context { head, time: *time, records })
+                    let original = side.known.original;
+                    side.take(event, analyzers, *index, Context { head, time: *time, original, records })
                 };
                 streams.again(stream, &mut take);
             }
@@ -140,7 +146,8 @@ impl Data {
     /// Tells the analyzers of the flow's end, and gives back what the flow holds.
     pub fn end(&mut self, head: &Head, connection: Option<&Connection>, tools: &mut Tools<'_>) {
         let Tools { streams, analyzers, records, index, time } = tools;
-        let mut context = Context { head, time: *time, records };
+        let original = self.known.original;
+        let mut context = Context { head, time: *time, original, records };
         for (stream, direction) in self.streams.iter_mut().zip([Direction::ToServer, Direction::ToClient]) {
             let acknowledged = connection.is_none_or(|connection| connection.is_acknowledged(direction));
             streams.end(stream, acknowledged, &mut |event| {
@@ -225,6 +232,7 @@ impl Side<'_> {
             Detection::Unknown | Detection::Failed => None,
         };
         self.known.told = false;
+        context.original = self.known.original;
         *self.detector = Detector::default();
         let rest = match event {
             Event::Data { bytes, .. } => bytes.get(used..).unwrap_or_default(),

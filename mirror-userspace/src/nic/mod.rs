@@ -8,7 +8,8 @@
 //! * `rss`: what that hash does to mirror traffic;
 //! * `interrupt`: which CPUs take the NIC's interrupts;
 //! * `changes`: what is set, and taken back;
-//! * `losses`: which counters tell of frames that the device lost.
+//! * `losses`: which counters tell of frames that the device lost;
+//! * `watch`: the same while a capture runs.
 
 mod changes;
 mod generic;
@@ -18,6 +19,7 @@ pub mod losses;
 mod netdev;
 pub mod rss;
 mod settings;
+mod watch;
 
 use ethtool::EthtoolHandle;
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -30,6 +32,7 @@ use serde::Serialize;
 pub use self::changes::{Change, Changes};
 pub use self::netdev::XdpFeatures;
 pub use self::settings::{Channels, Feature, Rings, Setting};
+pub use self::watch::Watch;
 use crate::datapath::Mode;
 
 /// Flags of `IFLA_XDP_FLAGS`, `include/uapi/linux/if_link.h`.
@@ -109,14 +112,6 @@ pub struct Received {
     pub errors: u64,
     /// Missed by the device: nobody took them out in time.
     pub missed: u64,
-}
-
-impl Received {
-    /// What was lost before any program saw it, by reason.
-    #[must_use]
-    pub const fn lost(&self) -> [(&'static str, u64); 3] {
-        [("dropped", self.dropped), ("errors", self.errors), ("missed", self.missed)]
-    }
 }
 
 /// Why an interface is not known.

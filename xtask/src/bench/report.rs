@@ -73,6 +73,9 @@ pub(super) struct Peers {
 pub(super) struct Memory {
     pub(super) flows: u64,
     pub(super) resident_bytes: u64,
+    /// The longest that a new flow took which another had to make room for, in microseconds of CPU time.
+    #[serde(default)]
+    pub(super) longest_pause_us: f64,
 }
 
 /// What a packet of a known flow costs a worker where there are so many of something.
@@ -228,12 +231,15 @@ impl Report {
             chart(text, "path")?;
         }
         if let Some(memory) = &self.memory {
-            writeln!(text, "\n## memory\n\n| flows | resident | bytes a flow |\n| ---: | ---: | ---: |")?;
-            for Memory { flows, resident_bytes } in memory {
+            writeln!(
+                text,
+                "\n## memory\n\n| flows | resident | bytes a flow | longest pause when full |\n| ---: | ---: | ---: | ---: |"
+            )?;
+            for Memory { flows, resident_bytes, longest_pause_us } in memory {
                 let each = *resident_bytes as f64 / *flows as f64;
                 writeln!(
                     text,
-                    "| {flows} | {:.1} MiB | {each:.0} |",
+                    "| {flows} | {:.1} MiB | {each:.0} | {longest_pause_us:.0} µs |",
                     *resident_bytes as f64 / f64::from(1 << 20)
                 )?;
             }

@@ -122,7 +122,8 @@ impl Target {
     pub(super) fn memory(&self) -> Result<Vec<Memory>> {
         let of = |flows: u64| {
             let resident_bytes = self.ask(&["memory", &flows.to_string()])?.trim().parse()?;
-            Ok(Memory { flows, resident_bytes })
+            let longest_pause_us = self.ask(&["pause", &flows.to_string()])?.trim().parse()?;
+            Ok(Memory { flows, resident_bytes, longest_pause_us })
         };
         [10_000, 100_000, 1_000_000].into_iter().map(of).collect()
     }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use mirror_xdp_tests::bench::traffic::{mixed, write_pcap};
 use mirror_xdp_tests::frames::{Flow, dns_answer, dns_query, geneve_option, mirrored};
+use mirror_xdp_tests::tls::{client_hello, server_hello, with_len8, with_len16};
 
 /// Link type of Ethernet, in capture files.
 const ETHERNET: u8 = 1;
@@ -17,7 +18,7 @@ pub(super) fn write(directory: &Path) -> io::Result<()> {
     let seeds: [(&str, Vec<Vec<u8>>); 8] = [
         ("dns", messages()),
         ("http", http().into_iter().map(|message| [&[40], &message[..]].concat()).collect()),
-        ("tls", vec![pieces(&[(0, client_hello()), (1, server_hello())])]),
+        ("tls", vec![pieces(&[(0, client_hello("www.example.com")), (1, server_hello())])]),
         ("quic", quic().into_iter().map(|datagram| lengths(0, &datagram)).collect()),
         ("detect", openings()),
         ("packet", frames().into_iter().map(|frame| [&[ETHERNET, 0], &frame[..]].concat()).collect()),
@@ -36,12 +37,7 @@ pub(super) fn write(directory: &Path) -> io::Result<()> {
 
 fn messages() -> Vec<Vec<u8>> {
     let answer = dns_answer(7, "www.example.com", Ipv4Addr::LOCALHOST);
-    vec![dns_query(7, "www.example.com"), answer.clone(), framed(&answer)]
-}
-
-/// A message of DNS with its length in front, as over TCP.
-fn framed(message: &[u8]) -> Vec<u8> {
-    [&(message.len() as u16).to_be_bytes(), message].concat()
+    vec![dns_query(7, "www.example.com"), answer.clone(), with_len16(&answer)]
 }
 
 fn http() -> Vec<Vec<u8>> {
@@ -51,57 +47,6 @@ fn http() -> Vec<Vec<u8>> {
             .to_vec(),
         b"5\r\nhello\r\n1a\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\nTrailer: x\r\n\r\n".to_vec(),
     ]
-}
-
-fn with_len8(bytes: &[u8]) -> Vec<u8> {
-    [&[bytes.len() as u8], bytes].concat()
-}
-
-fn with_len16(bytes: &[u8]) -> Vec<u8> {
-    framed(bytes)
-}
-
-/// A record of TLS (RFC 8446, section 5.1) with a message of a handshake.
-fn handshake(kind: u8, body: &[u8]) -> Vec<u8> {
-    let message = [&[kind, 0], &with_len16(body)[..]].concat();
-    [&[22, 3, 1], &with_len16(&message)[..]].concat()
-}
-
-fn extension(kind: u16, body: &[u8]) -> Vec<u8> {
-    [&kind.to_be_bytes(), &with_len16(body)[..]].concat()
-}
-
-fn client_hello() -> Vec<u8> {
-    let name = with_len16(&[&[0], &with_len16(b"www.example.com")[..]].concat());
-    let alpn = with_len16(&[with_len8(b"h2"), with_len8(b"http/1.1")].concat());
-    let extensions = [
-        extension(0, &name),
-        extension(10, &with_len16(&[0, 29, 0, 23])),
-        extension(11, &with_len8(&[0])),
-        extension(13, &with_len16(&[4, 3, 8, 4])),
-        extension(16, &alpn),
-        extension(43, &with_len8(&[3, 4, 3, 3])),
-    ]
-    .concat();
-    let hello = [
-        &[3, 3][..],
-        &[7; 32],
-        &with_len8(&[9; 32]),
-        &with_len16(&[0x13, 1, 0x13, 2, 0xc0, 0x2f]),
-        &with_len8(&[0]),
-        &with_len16(&extensions),
-    ];
-    handshake(1, &hello.concat())
-}
-
-fn server_hello() -> Vec<u8> {
-    let extensions = [extension(16, &with_len16(&with_len8(b"h2"))), extension(43, &[3, 4])].concat();
-    let hello =
-        [&[3, 3][..], &[8; 32], &with_len8(&[9; 32]), &[0x13, 1, 0], &with_len16(&extensions)].concat();
-    // A certificate that is none: its length is right.
-    let certificate =
-        with_len16(&[&[0], &with_len16(&[&[0], &with_len16(&[0x30, 0])[..]].concat())[..]].concat());
-    [handshake(2, &hello), handshake(11, certificate.get(1..).unwrap_or_default())].concat()
 }
 
 /// Pieces as the target of TLS reads them: whose, and how long.
@@ -142,7 +87,7 @@ fn openings() -> Vec<Vec<u8>> {
     let mut openings: Vec<_> = http().iter().map(|message| over(0, 80, message)).collect();
     openings.extend(messages().iter().map(|message| over(1, 53, message)));
     openings.extend(quic().iter().map(|datagram| over(1, 443, datagram)));
-    openings.push(over(0, 443, &client_hello()));
+    openings.push(over(0, 443, &client_hello("www.example.com")));
     openings.push(over(0, 22, b"SSH-2.0-OpenSSH_9.2\r\n"));
     openings.push(over(2, 25, b"220 mail.example ESMTP\r\n"));
     openings

@@ -4,11 +4,12 @@ use serde::Serialize;
 
 use crate::analyzer::{Analyzer, Context, Direction, Event, Use};
 use crate::apm::Measured;
+use crate::protocol::detect::AppProto;
 use crate::protocol::tls::{self, Handshake, Messages, Outline, Progress, Version, begins_with_client_hello};
 use crate::record::EventType;
 use crate::record::eve::Lines;
 
-/// A handshake: the latency, the outline of its messages, the messages.
+/// A handshake: the latency, what was spoken before with its length, the outline of the messages, the messages.
 pub(super) static TLS: EventType = EventType::new("tls", render).measured(measure);
 
 /// Stands for a latency that is not known.
@@ -18,27 +19,47 @@ const UNKNOWN: u64 = u64::MAX;
 struct Object<'a> {
     #[serde(flatten)]
     event: tls::Event<'a>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    from_proto: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     latency_ms: Option<f64>,
 }
 
+/// A packed handshake.
+struct Packed<'a> {
+    latency: Option<u64>,
+    /// What was spoken before; empty for nothing.
+    original: &'a str,
+    messages: Messages<'a>,
+}
+
+impl<'a> Packed<'a> {
+    fn read(bytes: &'a [u8]) -> Option<Self> {
+        let (latency, rest) = bytes.split_first_chunk()?;
+        let (&len, rest) = rest.split_first()?;
+        let (original, rest) = rest.split_at_checked(usize::from(len))?;
+        let (outline, parts) = rest.split_first_chunk()?;
+        Some(Self {
+            latency: Some(u64::from_ne_bytes(*latency)).filter(|&latency| latency != UNKNOWN),
+            original: str::from_utf8(original).ok()?,
+            messages: Outline::unpack(outline).messages(parts),
+        })
+    }
+}
+
 fn render(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
-    let Some((latency, rest)) = bytes.split_first_chunk() else { return Ok(()) };
-    let Some((outline, parts)) = rest.split_first_chunk() else { return Ok(()) };
-    let latency = Some(u64::from_ne_bytes(*latency)).filter(|&latency| latency != UNKNOWN);
+    let Some(Packed { latency, original, messages }) = Packed::read(bytes) else { return Ok(()) };
     lines.line(&Object {
-        event: tls::Event::new(&Outline::unpack(outline).messages(parts)),
+        event: tls::Event::new(&messages),
+        from_proto: original,
         latency_ms: latency.map(|latency| latency as f64 / 1e6),
     })
 }
 
 /// A handshake, which failed where the server has not answered it.
 fn measure(bytes: &[u8]) -> Option<Measured> {
-    let (latency, rest) = bytes.split_first_chunk()?;
-    let (outline, parts) = rest.split_first_chunk()?;
-    let latency = Some(u64::from_ne_bytes(*latency)).filter(|&latency| latency != UNKNOWN);
-    let error = Outline::unpack(outline).messages(parts).server_hello.is_none();
-    Some(Measured { latency, error })
+    let Packed { latency, messages, .. } = Packed::read(bytes)?;
+    Some(Measured { latency, error: messages.server_hello.is_none() })
 }
 
 /// Makes an event of each TLS handshake.
@@ -122,7 +143,21 @@ impl Tls {
             let latency = flow.latency.unwrap_or(UNKNOWN).to_ne_bytes();
             let [client, server, server_certificate, client_certificate] = messages.parts();
             let outline = messages.outline().pack();
-            context.emit(&TLS, &[&latency, &outline, client, server, server_certificate, client_certificate]);
+            let original = context.original().map_or("", AppProto::name);
+            let before = [&[original.len() as u8], original.as_bytes()];
+            context.emit(
+                &TLS,
+                &[
+                    &latency,
+                    before[0],
+                    before[1],
+                    &outline,
+                    client,
+                    server,
+                    server_certificate,
+                    client_certificate,
+                ],
+            );
         }
         handshake.clear();
         self.spare.push(handshake);

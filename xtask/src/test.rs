@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 
 use crate::build::build;
 use crate::command::{cargo, display, root_prefix, step};
+use crate::setup::tools;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -22,6 +23,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
 /// Builds, then runs `cargo test` with these arguments, and these variables in the environment.
 pub(crate) fn run(arguments: &[OsString], variables: &[(&str, String)]) -> Result<ExitCode> {
     let binary = build(true)?;
+    tools::get()?;
     step("Running the tests");
     let mut command = cargo();
     // All that fail are to be known, not only those of the first file.

@@ -62,7 +62,7 @@ impl ReceiveArgs {
     pub(super) fn in_force(&self, configured: &ReceiveSettings) -> Vec<InForce> {
         let name = |value: Option<PossibleValue>| value.map(|value| value.get_name().to_owned());
         let settings = self.clone().settings(configured);
-        let microseconds = self.busy_poll.or(configured.busy_poll.map(|poll| poll.microseconds()));
+        let microseconds = self.busy_poll.or(configured.busy_poll.map(BusyPoll::microseconds));
         let flag = |given: bool, flag: &'static str| given.then_some(flag);
         vec![
             (

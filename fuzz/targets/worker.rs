@@ -35,7 +35,7 @@ fuzz_target!(|bytes: &[u8]| {
         time += u64::from(*passed).pow(2) * 10_000_000;
         let flow_hash = InnerHeaders::parse(frame, 0).flow_hash(SEED);
         let mirror = mirror(*session);
-        worker.frame(&FrameInfo { time, original_len: len as u32, flow_hash, mirror }, frame);
+        worker.frame(&FrameInfo { time, original_len: len as u32, flow_hash, mirror, side: None }, frame);
         worker.tick(time);
         frames += 1;
         rest = behind;

@@ -154,7 +154,13 @@ fn session(vni: u32) -> FrameInfo {
         outer_destination: Address::from_v4(0x0a09_0002),
         endpoint: 0,
     };
-    FrameInfo { time: EPOCH, original_len: 0, flow_hash: FlowHash::default(), mirror: Some(mirror) }
+    FrameInfo {
+        time: EPOCH,
+        original_len: 0,
+        flow_hash: FlowHash::default(),
+        mirror: Some(mirror),
+        side: None,
+    }
 }
 
 /// Bytes of this process in memory.

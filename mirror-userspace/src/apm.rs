@@ -23,6 +23,10 @@ const LONGEST: u64 = 3_600_000_000;
 /// Significant digits of histograms: percentiles are exact to one in a hundred.
 const DIGITS: u8 = 2;
 
+/// Upper bounds of the buckets in which latencies are counted for good, in seconds; one more has the rest.
+pub const BUCKETS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
 /// What one record says of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Measured {
@@ -137,6 +141,65 @@ impl Serialize for Metrics {
     }
 }
 
+/// What was measured of a service since the capture began.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Total {
+    /// Requests, answered or not.
+    pub requests: u64,
+    /// Those that the server failed to serve.
+    pub errors: u64,
+    /// Answers by their latency, see [`BUCKETS`]; the last bucket has those that took longer.
+    pub latency: [u64; BUCKETS.len() + 1],
+    /// Sum of the latencies, in seconds.
+    pub latency_sum: f64,
+    /// Connections that ended.
+    pub connections: u64,
+    /// Their packets.
+    pub packets: u64,
+    /// Retransmissions among them.
+    pub retransmissions: u64,
+}
+
+impl Total {
+    fn request(&mut self, measured: Measured) {
+        self.requests += 1;
+        self.errors += u64::from(measured.error);
+        if let Some(latency) = measured.latency {
+            let seconds = latency as f64 / 1e9;
+            self.latency[BUCKETS.partition_point(|&bound| bound < seconds)] += 1;
+            self.latency_sum += seconds;
+        }
+    }
+
+    fn connection(&mut self, flow: &FlowRecord) {
+        let Some(performance) = flow.performance else { return };
+        self.connections += 1;
+        self.packets += flow.packets.iter().sum::<u64>();
+        self.retransmissions += performance.retransmissions.iter().copied().map(u64::from).sum::<u64>();
+    }
+}
+
+/// What is kept of a service for as long as the capture runs.
+#[derive(Clone, Debug, Default)]
+struct Kept {
+    total: Total,
+    /// The last interval that is over and had something of the service.
+    last: Option<Metrics>,
+}
+
+/// How a service stands.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// The service; `None` for those together that there was no room for.
+    pub service: Option<Service>,
+    /// The interval that is not over.
+    pub current: Option<Metrics>,
+    /// The last one that is over and had something of the service.
+    pub last: Option<Metrics>,
+    /// All since the capture began.
+    pub total: Total,
+}
+
 /// Times in microseconds; serializes as some percentiles, in milliseconds.
 #[derive(Clone, Debug)]
 struct Times(Option<Histogram<u32>>);
@@ -169,7 +232,10 @@ impl Serialize for Times {
 /// The services of the interval that is not over yet.
 #[derive(Debug, Default)]
 pub struct Services {
-    services: HashMap<Service, Metrics>,
+    measured: HashMap<Service, Metrics>,
+    kept: HashMap<Service, Kept>,
+    /// Services beyond the first [`MAX_SERVICES`].
+    others: Total,
     /// When the interval began; 0 before the first record.
     start: u64,
 }
@@ -181,25 +247,55 @@ impl Services {
         match record {
             Record::Flow(flow) if flow.performance.is_some() => {
                 let service = Service::new(&flow.conversation, flow.application.protocol);
+                self.total(service).connection(flow);
                 self.metrics(service, flow.time, each).connection(flow);
             }
             Record::Flow(_) => {}
             Record::Event(event) => {
                 if let Some(measured) = event.measured(bytes) {
                     let service = Service::new(&event.conversation, Some(event.event_type.name));
+                    self.total(service).request(measured);
                     self.metrics(service, event.time, each).request(measured);
                 }
             }
         }
     }
 
+    fn total(&mut self, service: Service) -> &mut Total {
+        if self.kept.len() == MAX_SERVICES && !self.kept.contains_key(&service) {
+            return &mut self.others;
+        }
+        &mut self.kept.entry(service).or_default().total
+    }
+
+    /// How the services stand that had the most requests and connections, at most so many, and at the end
+    /// those together that there was no room for, if there are any.
+    #[must_use]
+    pub fn standing(&self, limit: usize) -> Vec<Standing> {
+        let mut kept: Vec<_> = self.kept.iter().collect();
+        kept.sort_unstable_by_key(|(service, kept)| {
+            (std::cmp::Reverse(kept.total.requests + kept.total.connections), **service)
+        });
+        let standing = |(service, kept): (&Service, &Kept)| Standing {
+            service: Some(*service),
+            current: self.measured.get(service).cloned(),
+            last: kept.last.clone(),
+            total: kept.total,
+        };
+        let mut all: Vec<_> = kept.into_iter().take(limit).map(standing).collect();
+        if self.others.requests + self.others.connections > 0 {
+            all.push(Standing { service: None, current: None, last: None, total: self.others });
+        }
+        all
+    }
+
     fn metrics(&mut self, service: Service, time: u64, each: impl FnMut(&Service, &Metrics)) -> &mut Metrics {
-        let full = self.services.len() == MAX_SERVICES && !self.services.contains_key(&service);
+        let full = self.measured.len() == MAX_SERVICES && !self.measured.contains_key(&service);
         if full || time >= self.start.saturating_add(INTERVAL) {
             self.flush(time, each);
         }
         let start = self.start;
-        self.services.entry(service).or_insert_with(|| Metrics::new(start))
+        self.measured.entry(service).or_insert_with(|| Metrics::new(start))
     }
 
     /// Takes note of the time, as [`Services::add`] does.
@@ -213,11 +309,14 @@ impl Services {
     pub fn flush(&mut self, now: u64, mut each: impl FnMut(&Service, &Metrics)) {
         let end = now.min(self.start.saturating_add(INTERVAL));
         // Always in the same order.
-        let mut services: Vec<_> = self.services.drain().collect();
+        let mut services: Vec<_> = self.measured.drain().collect();
         services.sort_unstable_by_key(|&(service, _)| service);
         for (service, mut metrics) in services {
             metrics.interval = [self.start, end];
             each(&service, &metrics);
+            if let Some(kept) = self.kept.get_mut(&service) {
+                kept.last = Some(metrics);
+            }
         }
         self.start = now;
     }
@@ -279,6 +378,26 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_is_the_interval_the_one_before_and_the_sum_of_all() {
+        let mut services = Services::default();
+        let start = 100 * INTERVAL;
+        for (second, latency) in [(0, 10), (1, 20), (2, 0), (61, 40)] {
+            services.add(&request(80, start + second * SECOND), &[latency], |_, _| {});
+        }
+        services.add(&request(443, start + 62 * SECOND), &[3], |_, _| {});
+        let standing = services.standing(1);
+        let [http] = &standing[..] else { panic!("{standing:?}") };
+        assert_eq!(http.service.map(|service| service.port), Some(80));
+        assert_eq!(http.current.as_ref().map(|metrics| metrics.requests), Some(1));
+        assert_eq!(http.last.as_ref().map(|metrics| metrics.requests), Some(3));
+        assert_eq!((http.total.requests, http.total.errors), (4, 1));
+        let bucket = |le: f64| http.total.latency[BUCKETS.iter().position(|&bound| bound == le).unwrap()];
+        assert_eq!((bucket(0.01), bucket(0.025), bucket(0.05)), (1, 1, 1));
+        assert!((http.total.latency_sum - 0.07).abs() < 1e-9);
+        assert_eq!(services.standing(9).len(), 2);
+    }
+
+    #[test]
     fn one_service_too_many_ends_the_interval() {
         let mut services = Services::default();
         let mut ended = 0;
@@ -287,5 +406,7 @@ mod tests {
             services.add(&request(port, SECOND), &[1], |_, _| ended += 1);
         }
         assert_eq!(ended, MAX_SERVICES);
+        let last = services.standing(MAX_SERVICES).pop().unwrap();
+        assert_eq!((last.service, last.total.requests), (None, 1));
     }
 }

@@ -13,14 +13,17 @@
 //! | `outer src 10.0.1.17`, `outer src 10.0.0.0/16` | the mirrored interface |
 //! | `community-id 1:LQU9qZlK+B5F3KDmev6m5PMibrg=` | the flow, in both directions |
 
+mod program;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 use mirror_xdp_common::Vni;
-use pcap::{BpfProgram, Capture, Linktype};
+use pcap::{Capture, Linktype};
 
+use self::program::Program;
 use crate::filter::text;
 use crate::flow::{FlowKey, Session};
 use crate::packet::{self, Decoded, Layer, LinkType};
@@ -91,12 +94,12 @@ pub fn community_id(info: &FrameInfo, frame: &[u8]) -> Option<CommunityId> {
     }
 }
 
-/// A compiled expression. It is of one thread: others compile one of their own.
+/// A compiled expression.
 pub struct Expression {
     text: String,
     primitives: Vec<Primitive>,
     /// By the conditions of ours that hold, a bit each; `None` where no frame matches then.
-    programs: Vec<Option<BpfProgram>>,
+    programs: Vec<Option<Program>>,
 }
 
 impl fmt::Debug for Expression {
@@ -168,7 +171,8 @@ impl Expression {
 }
 
 /// A part of an expression.
-enum Piece {
+#[derive(Clone, Debug)]
+pub(crate) enum Piece {
     /// A word of tcpdump's: where it is in the text.
     Word(std::ops::Range<usize>),
     /// A condition of ours.
@@ -191,7 +195,7 @@ impl Piece {
 }
 
 /// Takes an expression apart.
-fn pieces(text: &str) -> Result<Vec<Piece>, ExpressionError> {
+pub(crate) fn pieces(text: &str) -> Result<Vec<Piece>, ExpressionError> {
     let mut words = words(text).into_iter();
     let mut pieces = Vec::new();
     while let Some(word) = words.next() {
@@ -293,9 +297,9 @@ impl Compiler {
     }
 
     /// The program of an expression; `None` where nothing matches it.
-    fn compile(&self, expression: &str) -> Result<Option<BpfProgram>, String> {
+    fn compile(&self, expression: &str) -> Result<Option<Program>, String> {
         match self.0.compile(expression, true) {
-            Ok(program) => Ok(Some(program)),
+            Ok(program) => Ok(Some(Program::new(program))),
             Err(cause) => match message(&cause) {
                 message if message == REJECTS_ALL => Ok(None),
                 message => Err(message),

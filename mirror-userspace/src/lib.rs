@@ -4,6 +4,7 @@
 
 pub mod afxdp;
 pub mod analyzer;
+pub mod api;
 pub mod apm;
 pub mod capture_file;
 pub mod cli;
@@ -16,6 +17,7 @@ pub mod filter;
 pub mod flow;
 pub mod live;
 pub mod nic;
+pub mod observe;
 pub mod packet;
 pub mod pktgen;
 pub mod protocol;
@@ -23,4 +25,5 @@ pub mod record;
 pub mod sink;
 pub mod source;
 pub mod stats;
+pub mod store;
 pub mod worker;

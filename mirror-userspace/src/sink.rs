@@ -16,11 +16,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tokio::sync::oneshot;
 
 pub use self::output::{Destination, Patience, Rotation};
 use self::output::{Lines, Output};
 use crate::analyzer;
-use crate::apm::{METRICS, Metrics, Service, Services};
+use crate::apm::{METRICS, Metrics, Service, Services, Standing};
 use crate::record::{Conversation, EventRecord, EventType, FLOW, FlowRecord, Record, STATS, eve};
 
 /// The log's name in the log directory.
@@ -162,6 +163,8 @@ enum Message {
     Reopen,
     /// Everything before this is to be written now, and the sender told when it is.
     Flush(SyncSender<()>),
+    /// Somebody asks how services stand, of at most so many.
+    Services(usize, oneshot::Sender<Vec<Standing>>),
     /// Nothing comes after this.
     Stop,
 }
@@ -314,6 +317,12 @@ impl Sink {
         Producer::new(self.queue.clone(), overflow)
     }
 
+    /// Where one can ask how services stand.
+    #[must_use]
+    pub fn desk(&self) -> ServiceDesk {
+        ServiceDesk(self.queue.clone())
+    }
+
     /// Writes a `stats` event: `time` in nanoseconds since the epoch, `stats` its object.
     ///
     /// # Errors
@@ -352,6 +361,22 @@ impl Sink {
         let _ = self.queue.send(Message::Stop);
         let _ = self.thread.join();
         self.counters.load()
+    }
+}
+
+/// Answers how services stand.
+#[derive(Clone, Debug)]
+pub struct ServiceDesk(SyncSender<Message>);
+
+impl ServiceDesk {
+    /// Asks about the services with the most requests and connections, at most so many. There is no answer
+    /// where the sink is too far behind, or has ended.
+    #[must_use]
+    pub fn ask(&self, limit: usize) -> oneshot::Receiver<Vec<Standing>> {
+        let (answer, receiver) = oneshot::channel();
+        // Where it fails the answer's end is dropped, which the receiver learns.
+        let _ = self.0.try_send(Message::Services(limit, answer));
+        receiver
     }
 }
 
@@ -411,6 +436,10 @@ impl Writer {
                     self.flush();
                     // Fails where nobody waits any more.
                     let _ = done.try_send(());
+                }
+                Ok(Message::Services(limit, answer)) => {
+                    // Fails where nobody waits any more.
+                    let _ = answer.send(self.services.standing(limit));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => {

@@ -4,8 +4,10 @@
 //! ```text
 //! seen       = Σ passed + Σ dropped + Σ shunted + redirected   (by interface)
 //! redirected = Σ rings (delivered + lost)                 (by interface)
-//! Σ rings delivered = Σ workers delivered
+//! Σ rings delivered = Σ workers delivered + Σ workers handed over in vain
+//! Σ workers handed over = Σ workers taken over
 //! delivered  = analysed + Σ refused + duplicates          (by worker)
+//! delivered  = kept + Σ not kept + Σ lost to the store    (by worker, with a packet store)
 //! ```
 
 use std::time::Duration;
@@ -20,8 +22,11 @@ use crate::datapath::Mode;
 use crate::datapath::policy::{RuleCount, VniCount};
 use crate::datapath::program::Counts;
 use crate::filter::policy::Action;
+use crate::nic::losses::Counters as Losses;
+use crate::observe::tap::TapCounts;
 use crate::sink::SinkCounters;
-use crate::worker::WorkerCounters;
+use crate::store::StoreCounters;
+use crate::worker::{Protocols, WorkerCounters};
 
 /// Counters with their names, in the order in which they are shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,6 +94,8 @@ pub struct Lost {
 pub struct Ring {
     /// The queue.
     pub queue: u32,
+    /// The worker that reads it.
+    pub worker: usize,
     /// Taken off the ring by the worker.
     pub delivered: u64,
     /// Lost before.
@@ -100,14 +107,36 @@ pub struct Ring {
 impl Ring {
     /// A ring's part of the account.
     #[must_use]
-    pub const fn new(queue: u32, delivered: u64, statistics: Statistics) -> Self {
+    pub const fn new(queue: u32, worker: usize, delivered: u64, statistics: Statistics) -> Self {
         Self {
             queue,
+            worker,
             delivered,
             lost: Lost { rx_ring_full: statistics.rx_ring_full, rx_dropped: statistics.rx_dropped },
             fill_ring_empty: statistics.fill_ring_empty,
         }
     }
+}
+
+/// How frames lie in buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Profile {
+    /// A frame is in one buffer: the MTU allows for no longer ones.
+    SingleBuffer,
+    /// A frame may be in several buffers.
+    Jumbo,
+}
+
+/// What a worker did with frames that are not its own, and with its own that others received.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct HandOver {
+    /// Handed over to the worker that owns the flow.
+    pub given: u64,
+    /// Lost, because that had too many waiting already: it was too slow.
+    pub full: u64,
+    /// Taken over from other workers.
+    pub taken: u64,
 }
 
 /// One interface.
@@ -117,10 +146,75 @@ pub struct Interface {
     pub name: String,
     /// How the program runs on it.
     pub mode: Mode,
+    /// What device and driver lost since the capture began, by their counters; not in the identities, for
+    /// no program saw it.
+    pub device: Losses,
+    /// Whether frames are received without copying.
+    pub zero_copy: bool,
+    /// Whether frames may be in several buffers.
+    pub profile: Profile,
+    /// Whether the buffers are in huge pages.
+    pub huge_pages: bool,
     /// What the program did.
     pub program: Program,
     /// What became of what it redirected.
     pub rings: Vec<Ring>,
+}
+
+impl Interface {
+    /// Frames that a driver may count as dropped, but that this account has already: those that the program
+    /// dropped, and those that no socket could take.
+    #[must_use]
+    pub fn explained(&self) -> u64 {
+        if self.mode == Mode::Generic {
+            // Driver and program do not know of each other.
+            return 0;
+        }
+        let lost: u64 = self.rings.iter().map(|ring| ring.lost.rx_ring_full + ring.lost.rx_dropped).sum();
+        self.program.dropped.sum() + self.program.shunted.sum() + lost
+    }
+}
+
+/// What became of a worker's frames in the packet store: each is kept, not kept, or lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Store {
+    /// On the disk.
+    pub kept: u64,
+    /// Bytes of them.
+    pub kept_bytes: u64,
+    /// Bytes of the segments that they are in.
+    pub written_bytes: u64,
+    /// Segments that were finished.
+    pub segments: u64,
+    /// Nothing can be written just now: the disk is full, or fails.
+    pub paused: bool,
+    /// Not to be kept, by reason.
+    pub not_kept: Named,
+    /// To be kept, and lost to the store, by reason.
+    pub lost: Named,
+}
+
+impl From<StoreCounters> for Store {
+    fn from(counters: StoreCounters) -> Self {
+        let StoreCounters { kept, kept_bytes, written_bytes, segments, paused, not_kept, lost } = counters;
+        Self {
+            kept,
+            kept_bytes,
+            written_bytes,
+            segments,
+            paused,
+            not_kept: Named(not_kept),
+            lost: Named(lost),
+        }
+    }
+}
+
+impl Store {
+    /// All of the frames.
+    #[must_use]
+    pub fn seen(&self) -> u64 {
+        self.kept + self.not_kept.sum() + self.lost.sum()
+    }
 }
 
 /// One worker.
@@ -128,8 +222,10 @@ pub struct Interface {
 pub struct Worker {
     /// Its number.
     pub worker: usize,
-    /// Frames that it was given.
+    /// Frames that it was given, be it by its own socket or by other workers.
     pub delivered: u64,
+    /// Frames that changed the worker.
+    pub hand_over: HandOver,
     /// Bytes of them, as mirrored.
     pub delivered_bytes: u64,
     /// Frames that went through the whole analysis.
@@ -148,15 +244,23 @@ pub struct Worker {
     pub flows_shunted_total: u64,
     /// Records that the log's queue had no room for.
     pub records_lost: u64,
+    /// What became of the frames in the packet store; absent without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<Store>,
+    /// What came, by transport protocol.
+    pub protocols: Protocols,
+    /// Milliseconds of CPU time that it has taken; 0 where nothing measures it.
+    pub busy_ms: u64,
 }
 
 impl Worker {
     /// A worker's part of the account.
     #[must_use]
-    pub fn new(worker: usize, counters: WorkerCounters) -> Self {
+    pub fn new(worker: usize, hand_over: HandOver, counters: WorkerCounters) -> Self {
         Self {
             worker,
             delivered: counters.delivered,
+            hand_over,
             delivered_bytes: counters.delivered_bytes,
             analysed: counters.analysed,
             refused: Named(counters.refused),
@@ -166,13 +270,17 @@ impl Worker {
             flows_shunted: counters.flows_shunted.0,
             flows_shunted_total: counters.flows_shunted.1,
             records_lost: counters.records_lost,
+            store: counters.store.map(Store::from),
+            protocols: counters.protocols,
+            busy_ms: 0,
         }
     }
 
     /// Frames that no counter explains.
     #[must_use]
     pub fn imbalance(&self) -> u64 {
-        self.delivered.abs_diff(self.analysed + self.refused.sum() + self.duplicates)
+        let stored = self.store.as_ref().map_or(0, |store| self.delivered.abs_diff(store.seen()));
+        self.delivered.abs_diff(self.analysed + self.refused.sum() + self.duplicates) + stored
     }
 }
 
@@ -313,6 +421,9 @@ pub struct Stats {
     pub workers: Vec<Worker>,
     /// The records.
     pub records: Records,
+    /// What became of the frames that were to go out of the tap, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tap: Option<TapCounts>,
     /// What was counted of VNIs and rules, by interface. Only at the end: there may be many.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<Policy>,
@@ -343,7 +454,8 @@ impl Stats {
             sum += program.redirected.abs_diff(rings);
         }
         let taken: u64 = self.workers.iter().map(|worker| worker.delivered).sum();
-        sum += self.delivered().abs_diff(taken);
+        sum += self.delivered().abs_diff(taken + self.hand_over(|hand_over| hand_over.full));
+        sum += self.hand_over(|hand_over| hand_over.given).abs_diff(self.hand_over(|over| over.taken));
         sum + self.workers.iter().map(Worker::imbalance).sum::<u64>()
     }
 
@@ -353,10 +465,17 @@ impl Stats {
         self.rings().map(|ring| ring.delivered).sum()
     }
 
-    /// Frames that the rings lost.
+    /// Frames that were lost between the program and the worker that was to analyse them.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        self.rings().map(|ring| ring.lost.rx_ring_full + ring.lost.rx_dropped).sum()
+        let rings: u64 = self.rings().map(|ring| ring.lost.rx_ring_full + ring.lost.rx_dropped).sum();
+        rings + self.hand_over(|hand_over| hand_over.full)
+    }
+
+    /// The sum of what the workers say of frames that changed the worker.
+    #[must_use]
+    pub fn hand_over(&self, count: impl Fn(&HandOver) -> u64) -> u64 {
+        self.workers.iter().map(|worker| count(&worker.hand_over)).sum()
     }
 
     fn rings(&self) -> impl Iterator<Item = &Ring> {
@@ -379,24 +498,33 @@ mod tests {
         };
         let ring = |queue, delivered, rx_ring_full| Ring {
             queue,
+            worker: queue as usize,
             delivered,
             lost: Lost { rx_ring_full, rx_dropped: 0 },
             fill_ring_empty: 0,
         };
-        let worker = |worker, delivered| {
+        // The first has handed two frames over, of which the second could take one.
+        let hand_over = [HandOver { given: 1, full: 1, taken: 0 }, HandOver { given: 0, full: 0, taken: 1 }];
+        let worker = |worker: usize, delivered| {
             let counters = WorkerCounters { delivered, analysed: delivered - 1, ..WorkerCounters::default() };
-            Worker::new(worker, WorkerCounters { refused: vec![("not_ip", 1)], ..counters })
+            let counters = WorkerCounters { refused: vec![("not_ip", 1)], ..counters };
+            Worker::new(worker, hand_over[worker], counters)
         };
         Stats {
             seconds: 1.0,
             interfaces: vec![Interface {
                 name: "v0".to_owned(),
                 mode: Mode::Native,
+                device: Losses::default(),
+                zero_copy: false,
+                profile: Profile::SingleBuffer,
+                huge_pages: false,
                 program,
                 rings: vec![ring(0, 4, 2), ring(1, 2, 0)],
             }],
-            workers: vec![worker(0, 4), worker(1, 2)],
+            workers: vec![worker(0, 2), worker(1, 3)],
             records: Records::default(),
+            tap: None,
             policies: Vec::new(),
             unaccounted: None,
         }
@@ -409,12 +537,14 @@ mod tests {
 
     #[test]
     fn each_broken_identity_shows() {
-        let breaks: [fn(&mut Stats); 6] = [
+        let breaks: [fn(&mut Stats); 8] = [
             |stats| stats.interfaces[0].program.seen += 3,
             |stats| stats.interfaces[0].program.passed.0[0].1 += 3,
             |stats| stats.interfaces[0].rings[1].lost.rx_dropped += 3,
             |stats| stats.workers[1].refused.0[0].1 += 3,
             |stats| stats.workers[1].analysed -= 1,
+            |stats| stats.workers[0].hand_over.full += 1,
+            |stats| stats.workers[0].hand_over.given += 1,
             |stats| stats.workers[1].duplicates += 1,
         ];
         for (index, break_it) in breaks.into_iter().enumerate() {

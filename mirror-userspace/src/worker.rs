@@ -1,22 +1,28 @@
 //! A worker: frames in, records out. One a core; live and `read` run the very same code.
 
 use mirror_xdp_common::hash::FlowHash;
+use mirror_xdp_common::wire::protocol;
 use mirror_xdp_common::{Address, Vni};
+use serde::Serialize;
 
 mod duplicates;
 mod shunting;
+pub mod survey;
 
 use self::duplicates::{Duplicates, Place, Verdict};
 use self::shunting::Ending;
 pub use self::shunting::Shunting;
+use self::survey::Survey;
 use crate::analyzer::Analyzers;
 use crate::flow::stream::Streams;
 use crate::flow::tcp::Segment;
 use crate::flow::{Flow, FlowIndex, FlowKey, FlowTable, Session, Tools};
+use crate::observe::Observers;
 use crate::packet::fragment::Defragmenter;
 use crate::packet::{self, Decoded, Fragment, Layer, LinkType, Packet, Refusal, Transport, tcp_flags};
 use crate::record::EndReason;
 use crate::sink::Producer;
+use crate::store::{StoreCounters, StoreHandle};
 
 /// Where a mirrored frame came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,6 +37,15 @@ pub struct Mirror {
     pub endpoint: u64,
 }
 
+/// Which way a packet went by the mirrored interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// It came in.
+    Ingress,
+    /// It left.
+    Egress,
+}
+
 /// What is known of a frame besides its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameInfo {
@@ -42,6 +57,8 @@ pub struct FrameInfo {
     pub flow_hash: FlowHash,
     /// The mirror session's marks; `None` for a plain frame of a capture file.
     pub mirror: Option<Mirror>,
+    /// Which way it went by the mirrored interface, where that is known.
+    pub side: Option<Side>,
 }
 
 /// What a worker counts. `delivered = analysed + Σ refused + duplicates`.
@@ -65,6 +82,45 @@ pub struct WorkerCounters {
     pub flows_shunted: (u64, u64),
     /// Records that were lost because the sink's queue was full.
     pub records_lost: u64,
+    /// What became of the frames in the packet store, if there is one.
+    pub store: Option<StoreCounters>,
+    /// What came, by transport protocol.
+    pub protocols: Protocols,
+}
+
+/// Packets and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Traffic {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of them, as mirrored.
+    pub bytes: u64,
+}
+
+/// Packets that belong to flows, by transport protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Protocols {
+    /// TCP.
+    pub tcp: Traffic,
+    /// UDP.
+    pub udp: Traffic,
+    /// ICMP and `ICMPv6`.
+    pub icmp: Traffic,
+    /// All others.
+    pub other: Traffic,
+}
+
+impl Protocols {
+    const fn count(&mut self, number: u8, bytes: u64) {
+        let traffic = match number {
+            protocol::TCP => &mut self.tcp,
+            protocol::UDP => &mut self.udp,
+            protocol::ICMP | protocol::ICMPV6 => &mut self.icmp,
+            _ => &mut self.other,
+        };
+        traffic.packets += 1;
+        traffic.bytes += bytes;
+    }
 }
 
 /// How a worker is set up.
@@ -104,8 +160,10 @@ pub struct Worker {
     config: WorkerConfig,
     flows: FlowTable,
     shunting: Option<Shunting>,
+    store: Option<StoreHandle>,
     /// What finds the copies of packets that are mirrored at both ends, if that is wanted.
     twice: Option<Box<Duplicates>>,
+    observers: Observers,
     streams: Streams,
     analyzers: Analyzers,
     defragmenter: Defragmenter,
@@ -119,6 +177,7 @@ pub struct Worker {
     duplicates: u64,
     flows_total: u64,
     flows_settled: u64,
+    protocols: Protocols,
     /// The latest time that was seen, in nanoseconds since the epoch.
     now: u64,
     handed_over: u64,
@@ -132,7 +191,9 @@ impl Worker {
             config,
             flows: FlowTable::new(config.max_flows),
             shunting: None,
+            store: None,
             twice: config.dedup.then(|| Box::new(Duplicates::new(config.hash_seed))),
+            observers: Observers::default(),
             streams: Streams::default(),
             analyzers: Analyzers::of_worker(),
             defragmenter: Defragmenter::default(),
@@ -145,6 +206,7 @@ impl Worker {
             duplicates: 0,
             flows_total: 0,
             flows_settled: 0,
+            protocols: Protocols::default(),
             now: 0,
             handed_over: 0,
         }
@@ -160,9 +222,19 @@ impl Worker {
         self.shunting = Some(shunting);
     }
 
+    /// Has the frames kept, too.
+    pub fn store_by(&mut self, store: StoreHandle) {
+        self.store = Some(store);
+    }
+
     /// What the worker needs to have flows counted by the driver, if it has.
     pub const fn shunting(&mut self) -> Option<&mut Shunting> {
         self.shunting.as_mut()
+    }
+
+    /// Those who look on.
+    pub const fn observers(&mut self) -> &mut Observers {
+        &mut self.observers
     }
 
     /// Takes one inner frame, from its Ethernet header on.
@@ -175,6 +247,19 @@ impl Worker {
         self.delivered += 1;
         self.delivered_bytes += u64::from(info.original_len).max(frame.len() as u64);
         self.now = self.now.max(info.time);
+        if !self.observers.is_empty() {
+            self.observers.frame(info, frame);
+        }
+        if let Some(store) = &mut self.store {
+            store.begin_frame(info, link, frame);
+        }
+        self.analyse(info, link, frame);
+        if let Some(store) = &mut self.store {
+            store.end_frame(info, frame);
+        }
+    }
+
+    fn analyse(&mut self, info: &FrameInfo, link: Option<LinkType>, frame: &[u8]) {
         let mut place = Place::from(info.mirror);
         if let (Some(twice), Some(mirror), Some(LinkType::Ethernet)) = (&mut self.twice, info.mirror, link) {
             match twice.look(mirror, info.time, frame) {
@@ -278,11 +363,15 @@ impl Worker {
         let flow = self.flows.flow(index);
         let direction = flow.direction(forward);
         flow.count(direction, packet, info.time);
+        self.protocols.count(packet.protocol, packet.len as u64);
         let Self { streams, analyzers, records, .. } = self;
         let was_settled = flow.is_settled();
         flow.follow(direction, packet, &mut Tools { streams, analyzers, records, index, time: info.time });
         if !was_settled && flow.is_settled() {
             self.flows_settled += 1;
+        }
+        if let Some(store) = &mut self.store {
+            store.flow(index, found.is_none(), flow.key(), packet.direct);
         }
         if let Some(shunting) = &mut self.shunting {
             shunting.consider(index, flow, info, packet);
@@ -446,6 +535,9 @@ impl Worker {
         {
             self.records.push_flow(flow.record(reason, time));
         }
+        if let Some(store) = &mut self.store {
+            store.tick(now);
+        }
         if now.saturating_sub(self.handed_over) >= HAND_OVER_INTERVAL {
             self.handed_over = now;
             self.records.flush();
@@ -464,6 +556,15 @@ impl Worker {
             records.push_flow(flow.record(EndReason::Shutdown, *now));
         }
         self.records.flush();
+        if let Some(store) = &mut self.store {
+            store.finish();
+        }
+    }
+
+    /// Goes on with a survey of the flows; gives it back where it is not through.
+    #[must_use]
+    pub fn survey(&self, survey: Survey) -> Option<Survey> {
+        survey.advance(&self.flows, self.now)
     }
 
     /// Flows of which no analyzer wanted more at some time: from then on they are only counted.
@@ -494,6 +595,8 @@ impl Worker {
             flows_total: self.flows_total,
             flows_shunted: self.shunting.as_ref().map(Shunting::counters).unwrap_or_default(),
             records_lost: self.records.lost(),
+            store: self.store.as_ref().map(StoreHandle::counters),
+            protocols: self.protocols,
         }
     }
 }

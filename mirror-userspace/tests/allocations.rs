@@ -97,7 +97,13 @@ fn traffic_like_that_before_takes_no_memory() {
             for frame in frames {
                 now += SECOND / 50;
                 let flow_hash = InnerHeaders::parse(frame.as_slice(), 0).flow_hash(SEED);
-                let info = FrameInfo { time: now, original_len: frame.len() as u32, flow_hash, mirror: None };
+                let info = FrameInfo {
+                    time: now,
+                    original_len: frame.len() as u32,
+                    flow_hash,
+                    mirror: None,
+                    side: None,
+                };
                 worker.frame(&info, frame);
                 worker.tick(now);
             }

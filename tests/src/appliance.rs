@@ -36,6 +36,7 @@ pub struct Bed {
     /// Where frames come from.
     pub far: Namespace,
     log_dir: TempDir,
+    run_dir: TempDir,
 }
 
 impl Bed {
@@ -57,7 +58,7 @@ impl Bed {
             namespace.ip(&format!("link set {interface} mtu 3498"))?;
             namespace.up(interface)?;
         }
-        Ok(Self { binary, appliance, far, log_dir: tempfile::tempdir()? })
+        Ok(Self { binary, appliance, far, log_dir: tempfile::tempdir()?, run_dir: tempfile::tempdir()? })
     }
 
     /// Gives both ends the addresses that built frames carry, so that the hosts can talk. They then also
@@ -78,6 +79,12 @@ impl Bed {
     #[must_use]
     pub fn log_dir(&self) -> &Path {
         self.log_dir.path()
+    }
+
+    /// The control socket of what [`Bed::start`] starts.
+    #[must_use]
+    pub fn control(&self) -> PathBuf {
+        self.run_dir.path().join("control.sock")
     }
 
     /// Sends frames into the appliance's interface.
@@ -101,7 +108,7 @@ impl Bed {
         for interface in interfaces {
             command.args(["--interface", interface]);
         }
-        command.arg("--log-dir").arg(self.log_dir()).args(arguments);
+        command.arg("--log-dir").arg(self.log_dir()).arg("--control").arg(self.control()).args(arguments);
         command
     }
 
@@ -307,7 +314,8 @@ impl Report {
     #[must_use]
     pub fn lost(&self) -> u64 {
         let rings = self.list("/interfaces").iter().filter_map(|interface| interface["rings"].as_array());
-        rings.flatten().map(|ring| total(&ring["lost"])).sum()
+        let rings: u64 = rings.flatten().map(|ring| total(&ring["lost"])).sum();
+        rings + self.handed_over("full")
     }
 
     /// The counters, of those that say why a frame was passed or dropped, that are not zero, summed over
@@ -348,7 +356,10 @@ impl Report {
             assert_eq!(redirected, arrived + lost, "{interface}");
             delivered += arrived;
         }
-        assert_eq!(delivered, self.sum("/workers", "/delivered"), "{}", self.json);
+        let full = self.handed_over("full");
+        assert_eq!(delivered, self.sum("/workers", "/delivered") + full, "{}", self.json);
+        let [given, taken] = ["given", "taken"].map(|counter| self.handed_over(counter));
+        assert_eq!(given, taken, "{}", self.json);
         for worker in self.list("/workers") {
             let (delivered, analysed) = (worker["delivered"].as_u64(), worker["analysed"].as_u64());
             let accounted = analysed.map(|analysed| {
@@ -357,6 +368,12 @@ impl Report {
             assert_eq!(delivered, accounted, "{worker}");
         }
         assert_eq!(self.number("/unaccounted"), 0, "{}", self.json);
+    }
+
+    /// The sum of a counter of what changed the worker: `given`, `full` or `taken`.
+    #[must_use]
+    pub fn handed_over(&self, counter: &str) -> u64 {
+        self.sum("/workers", &format!("/hand_over/{counter}"))
     }
 
     fn sum(&self, list: &str, pointer: &str) -> u64 {

@@ -7,11 +7,13 @@
 pub mod appliance;
 pub mod bench;
 pub mod frames;
+pub mod http;
 pub mod inject;
 pub mod lab;
 pub mod netns;
 pub mod process;
 pub mod require;
 pub mod rules;
+pub mod schema;
 pub mod sniffer;
 pub mod tls;

@@ -105,7 +105,7 @@ fn wrong_usage_has_an_exit_code_of_its_own() {
         &["fly"],
         &["run"],
         &["run", "--interface"],
-        &["run", "--interface", INTERFACE, "--mode", "magic"],
+        &["run", "--interface", INTERFACE, "--xdp-mode", "magic"],
         &["run", "--interface", INTERFACE, "--vxlan-port", "0"],
         &["run", "--interface", INTERFACE, "--vxlan-port", "65536"],
         &["run", "--interface", INTERFACE, "--vxlan-port", "1,2,3,4,5,6,7,8,9"],

@@ -144,8 +144,8 @@ fn inner_frames_of_all_kinds_are_recorded() {
 #[test]
 fn the_generic_mode_captures_as_the_native_one_does() {
     let Some(bed) = Bed::new(1) else { return };
-    let appliance = bed.start(&["--mode", "generic"]);
-    assert!(appliance.announced[0].contains("generic mode"), "{:?}", appliance.announced);
+    let appliance = bed.start(&["--xdp-mode", "generic"]);
+    assert!(appliance.announced[0].contains("generic,"), "{:?}", appliance.announced);
     let flows = [Flow::v4(20_000, 9), Flow::v6(20_001, 9)];
     let frames: Vec<_> = flows
         .iter()

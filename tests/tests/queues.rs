@@ -12,11 +12,13 @@ fn spread(sessions: u16) -> Vec<Vec<u8>> {
 
 /// What each queue of the first interface has delivered.
 fn delivered(report: &Report) -> Vec<u64> {
-    report
-        .list("/interfaces/0/rings")
-        .iter()
-        .map(|ring| ring["delivered"].as_u64().expect("a count"))
-        .collect()
+    let mut delivered = Vec::new();
+    for ring in report.list("/interfaces/0/rings") {
+        let queue = ring["queue"].as_u64().expect("a number") as usize;
+        delivered.resize(delivered.len().max(queue + 1), 0);
+        delivered[queue] += ring["delivered"].as_u64().expect("a count");
+    }
+    delivered
 }
 
 #[test]

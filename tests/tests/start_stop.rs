@@ -8,7 +8,7 @@ use mirror_xdp_tests::appliance::{Bed, INTERFACE, of_type, wait_until};
 use mirror_xdp_tests::frames::{Flow, mirrored};
 use mirror_xdp_tests::process::run;
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn frame() -> Vec<u8> {
     mirrored(1).carrying(&Flow::default().udp(b"hello"))
@@ -22,12 +22,13 @@ fn has_program(bed: &Bed) -> bool {
 #[test]
 fn it_says_what_it_captures_on_and_how() {
     let Some(bed) = Bed::new(2) else { return };
-    let appliance = bed.start(&[]);
+    let appliance = bed.start(&["--sockets-per-queue", "1"]);
     let line = &appliance.announced[0];
-    assert!(line.starts_with("capturing on mirror0: native mode, 2 queues"), "{line}");
+    assert!(line.starts_with("capturing on mirror0: native, copy, 2 queues, 2 workers"), "{line}");
     assert!(has_program(&bed));
     let report = appliance.stop();
-    assert_eq!(report.list("/interfaces")[0]["mode"], "native");
+    let interface = &report.list("/interfaces")[0];
+    assert_eq!((&interface["mode"], &interface["zero_copy"]), (&json!("native"), &json!(false)));
 }
 
 #[test]

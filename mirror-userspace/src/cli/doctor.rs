@@ -1,17 +1,18 @@
 //! `mirror-xdp doctor`: what stands in the way of a capture, and what mends it.
 
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use mirror_xdp_common::outer::Ports;
 
 use crate::config;
 use crate::datapath::program::LogLevel;
 use crate::doctor::{self, Check, Mended, State};
 use crate::error::one_line;
-use crate::nic::Netlink;
+use crate::nic::{Changes, Netlink};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -65,23 +66,40 @@ async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         changes.await.with_context(unknown)?.keep();
     }
     let checks = doctor::examine(&netlink, interface, &ports).await.with_context(unknown)?;
-    if args.json {
-        println!("{}", serde_json::to_string(&checks)?);
+    let text = if args.json {
+        serde_json::to_string(&checks)?
     } else {
-        print!("{}", table(&checks, io::stdout().is_terminal()));
-        println!("{}", summary(interface, &checks));
+        table(&checks, io::stdout().is_terminal()) + &summary(interface, &checks)
+    };
+    if let Err(error) = writeln!(io::stdout(), "{text}")
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        return Err(error).context("cannot print");
     }
     let broken = checks.iter().any(|check| check.state == State::Broken);
     Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+/// Mends what can be mended of each interface, for a capture; what is returned takes it back when it is
+/// dropped.
+pub(super) async fn prepare(interfaces: &[String], ports: &Ports) -> anyhow::Result<Vec<Changes>> {
+    let netlink = Netlink::connect()?;
+    let ports: Vec<u16> = ports.iter().collect();
+    let mut changes = Vec::new();
+    for name in interfaces {
+        let mended = doctor::mend(&netlink, name, &ports, |mended| tell(name, mended)).await;
+        changes.push(mended.with_context(|| name.clone())?);
+    }
+    Ok(changes)
+}
+
 /// Says what was done about something.
-pub(super) fn tell(interface: &str, mended: &Mended<'_>) {
+fn tell(interface: &str, mended: &Mended<'_>) {
     let Mended { check, result } = mended;
     let command = check.fix.as_deref().unwrap_or_default();
     match result {
-        Ok(()) => eprintln!("{interface}: {}: {command}", check.check),
-        Err(error) => eprintln!("{interface}: {}: not mended: {}", check.check, one_line(error)),
+        Ok(()) => eprintln!("{interface}: {} mended: {command}", check.check),
+        Err(error) => eprintln!("{interface}: {} not mended: {}", check.check, one_line(error)),
     }
 }
 
@@ -106,7 +124,7 @@ fn table(checks: &[Check], coloured: bool) -> String {
         // Writing to a string does not fail.
         let _ = writeln!(text, "{colour}{:7}{plain}  {check:13}  {found}", word(*state));
         if let Some(fix) = fix {
-            let _ = writeln!(text, "{:26}{fix}", "→ ");
+            let _ = writeln!(text, "{:24}→ {fix}", "");
         }
     }
     text

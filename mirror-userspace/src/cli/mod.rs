@@ -2,13 +2,20 @@
 
 mod doctor;
 mod eve;
+mod extcap;
+mod extract;
 mod filter;
+mod hold;
 mod log;
 mod pktgen;
 mod progress;
 mod read;
+mod receive;
 mod run;
 mod source;
+mod store;
+mod tail;
+mod verify;
 
 use std::num::NonZeroU16;
 use std::process::ExitCode;
@@ -29,6 +36,8 @@ Examples:
   mirror-xdp source --interface eth0 --to 10.0.0.2 --vni 7   feed an appliance from any Linux host
   mirror-xdp pktgen --interface eth1 --to 10.0.0.2 day.pcap  replay a capture as mirror traffic
   mirror-xdp filter check mirror-xdp.toml                    what the rules of a file amount to
+  mirror-xdp extract --store DIR 'host 10.1.2.3 and vni 7'   packets that `run --store DIR` has kept
+  mirror-xdp tail 'tcp port 443' --vni 7                     look on at a running capture
 
 `mirror-xdp COMMAND --help` says more.";
 
@@ -48,7 +57,13 @@ enum Command {
     // Larger than the others.
     Pktgen(Box<pktgen::Args>),
     Filter(filter::Args),
+    Extract(extract::Args),
+    Verify(verify::Args),
+    Hold(hold::Args),
     Doctor(doctor::Args),
+    Tail(tail::Args),
+    #[command(hide = true)]
+    Extcap(extcap::Args),
 }
 
 /// Does what [`main`] does, with analyzers beside those that are built in.
@@ -74,7 +89,12 @@ pub fn main() -> ExitCode {
         Command::Source(args) => source::main(args),
         Command::Pktgen(args) => pktgen::main(*args),
         Command::Filter(args) => filter::main(&args),
+        Command::Extract(args) => extract::main(&args),
+        Command::Verify(args) => verify::main(&args),
+        Command::Hold(args) => hold::main(&args),
         Command::Doctor(args) => doctor::main(&args),
+        Command::Tail(args) => tail::main(&args),
+        Command::Extcap(args) => extcap::main(&args),
     };
     match result {
         Ok(code) => code,

@@ -22,6 +22,7 @@ use crate::error::one_line;
 use crate::packet::LinkType;
 use crate::sink::{Overflow, Patience, Sink};
 use crate::stats::{self, Named, Records};
+use crate::store::Store;
 use crate::worker::{FrameInfo, Mirror, Worker, WorkerConfig};
 
 /// Seed of the flow hash: fixed, so that a file gives the same records each time. Nobody can aim at a
@@ -37,6 +38,7 @@ const HASH_SEED: u64 = 0x6d69_7272_6f72;
 Examples:
   mirror-xdp read session.pcap                      records go to ./eve.json
   mirror-xdp read --log-dir out a.pcap b.pcapng.gz  several files, in this order
+  mirror-xdp read --store packets session.pcap      keep and index the packets, for `mirror-xdp extract`
   mirror-xdp read --eve-output - day.pcap | jq .dns  records to another program
   mirror-xdp read --json session.pcap | jq .workers totals for scripts")]
 pub(super) struct Args {
@@ -47,6 +49,10 @@ pub(super) struct Args {
     /// Directory of eve.json; made if it is missing
     #[arg(long, value_name = "DIR", default_value = ".")]
     log_dir: PathBuf,
+
+    /// Keep the packets, too, in this directory; `mirror-xdp extract` finds them
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
 
     #[command(flatten)]
     eve: super::eve::EveArgs,
@@ -104,9 +110,11 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
 struct Reader {
     ports: Ports,
     sink: Sink,
+    store: Option<Store>,
     worker: Worker,
     frames: Frames,
     progress: Progress,
+    quiet: bool,
 }
 
 /// What became of the files' frames before they reached the worker.
@@ -126,14 +134,20 @@ impl Reader {
         let sink = super::eve::open(destination, Patience::Endless, args.json)?;
         let config =
             WorkerConfig { max_flows: args.max_flows, hash_seed: HASH_SEED, dedup: args.dedup.is_on() };
-        let worker = Worker::new(config, sink.producer(Overflow::Wait));
+        let mut worker = Worker::new(config, sink.producer(Overflow::Wait));
+        let store = super::store::open(args.store.as_deref(), &config::StoreSettings::default())?;
+        if let Some(store) = &store {
+            worker.store_by(store.handle(0, Overflow::Wait)?);
+        }
         let progress = Progress::new(args.json);
         Ok(Self {
             ports: args.ports.ports(&config::Ports::default()),
             sink,
+            store,
             worker,
             frames: Frames::default(),
             progress,
+            quiet: args.json,
         })
     }
 
@@ -179,6 +193,7 @@ impl Reader {
             // Of the first packet in an Ethernet frame only; the worker hashes all others itself.
             flow_hash: FlowHash::default(),
             mirror: None,
+            side: None,
         };
         self.worker.link_frame(&info, link, frame.bytes);
         self.worker.tick(frame.time);
@@ -190,7 +205,10 @@ impl Reader {
         // The inner lengths say what a mirror cut off besides.
         let original_len = if mirror.is_some() { inner.original_len(original_len) } else { original_len };
         let flow_hash = inner.flow_hash(HASH_SEED);
-        self.worker.frame(&FrameInfo { time, original_len: original_len as u32, flow_hash, mirror }, frame);
+        self.worker.frame(
+            &FrameInfo { time, original_len: original_len as u32, flow_hash, mirror, side: None },
+            frame,
+        );
         self.worker.tick(time);
     }
 
@@ -200,7 +218,7 @@ impl Reader {
         let Frames { seen, bytes, mirrored, plain, dropped } = self.frames;
         let counters = Counter::ALL.iter().filter(|counter| counter.fate() == Fate::Dropped);
         let dropped = Named(counters.map(|&counter| (counter.name(), dropped[counter as usize])).collect());
-        let worker = stats::Worker::new(0, self.worker.counters());
+        let worker = stats::Worker::new(0, stats::HandOver::default(), self.worker.counters());
         let unaccounted = seen.abs_diff(mirrored + plain + dropped.sum())
             + (mirrored + plain).abs_diff(worker.delivered)
             + worker.imbalance();
@@ -213,6 +231,9 @@ impl Reader {
         };
         self.sink.stats(self.worker.now(), &totals).context("cannot write the statistics")?;
         totals.records = Records::new(self.worker.counters().records_lost, &self.sink.finish());
+        if let Some(store) = self.store {
+            super::store::finish(store, self.quiet);
+        }
         Ok(totals)
     }
 }
@@ -275,6 +296,9 @@ impl Totals {
         );
         if worker.refused.sum() > 0 {
             eprintln!("not analysed: {}{}", grouped(worker.refused.sum()), listed(&worker.refused));
+        }
+        if let Some(store) = &worker.store {
+            eprint!("{}", super::progress::stored([store].into_iter()));
         }
         if worker.duplicates > 0 {
             eprintln!("mirrored at both ends, the copy not analysed: {}", grouped(worker.duplicates));

@@ -11,10 +11,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use super::progress::{self, Progress};
+use super::receive::ReceiveArgs;
+use crate::api::{self, Address, Refused, Reloaded};
 use crate::config;
 use crate::datapath::program::LogLevel;
 use crate::error::one_line;
-use crate::live::{Capture, Config, ModeChoice, Plan};
+use crate::live::{Capture, Config, Plan};
+use crate::nic::Watch;
+use crate::observe::control::{self, OpenError, Socket};
+use crate::observe::tap::{self, Tap};
 use crate::sink::{Patience, Sink, SinkCounters};
 use crate::stats::Stats;
 use crate::worker::WorkerConfig;
@@ -22,11 +27,13 @@ use crate::worker::WorkerConfig;
 const EXAMPLES: &str = "\
 Examples:
   mirror-xdp run --interface ens6
-  mirror-xdp run --interface ens6 --interface ens7 --log-dir /data/eve --mode native
+  mirror-xdp run --interface ens6 --interface ens7 --xdp-mode native --zero-copy required
   mirror-xdp run --interface ens6 --config /etc/mirror-xdp/config.toml     rules; kill -HUP rereads them
+  mirror-xdp run --interface ens6 --store /data/packets                    keep the packets, too
   mirror-xdp run --interface ens6 --rotate-interval 1h --rotate-keep 48   two days of records
   mirror-xdp run --interface ens6 --eve-output unix-stream:/run/eve.sock
   mirror-xdp run --interface ens6 --duration 1min --json > account.json
+  mirror-xdp run --interface ens6 --tap tap0     and `suricata -i tap0-ids` at the other end of the pair
 
 Needs root, or CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON. SSH and health checks to the
 interface keep working: what is not mirror traffic goes to the kernel untouched.";
@@ -47,12 +54,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR", default_value = "/var/log/mirror-xdp")]
     log_dir: PathBuf,
 
+    /// Keep the packets, too, in this directory, as [store] of the configuration says; `mirror-xdp extract`
+    /// finds them
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+
     #[command(flatten)]
     eve: super::eve::EveArgs,
-
-    /// Where the XDP program runs
-    #[arg(long, value_enum, default_value_t)]
-    mode: ModeChoice,
 
     /// Take off an XDP program that is attached to the interface already
     #[arg(long)]
@@ -60,6 +68,10 @@ pub(super) struct Args {
 
     #[command(flatten)]
     ports: super::PortArgs,
+
+    /// First do what `mirror-xdp doctor --fix` does; taken back at the end, but not where the process is killed
+    #[arg(long)]
+    prepare: bool,
 
     /// Stop after this time, such as 90s, 10min or 1h
     #[arg(long, value_name = "TIME")]
@@ -82,10 +94,53 @@ pub(super) struct Args {
     /// off unless the configuration says otherwise
     #[arg(long, value_enum, value_name = "on|off", hide_possible_values = true)]
     dedup: Option<super::Switch>,
+    /// Send the inner frames out of this interface, such as one end of a veth pair, for other programs to see
+    #[arg(long, value_name = "IF")]
+    tap: Option<String>,
+
+    /// Socket that `mirror-xdp tail` connects to
+    #[arg(long, value_name = "PATH", default_value = control::DEFAULT_PATH)]
+    control: PathBuf,
+
+    #[command(flatten)]
+    api: ApiArgs,
 
     /// Have the XDP program tell of each frame that it drops (debug) or does not capture (trace)
     #[arg(long, value_enum, default_value_t, value_name = "LEVEL")]
     bpf_log: LogLevel,
+
+    #[command(flatten)]
+    receive: ReceiveArgs,
+}
+
+/// Where the HTTP API is, and for whom.
+#[derive(Debug, clap::Args)]
+struct ApiArgs {
+    /// Address of the HTTP API, its metrics and its page, or `off`; 127.0.0.1:9470 unless the configuration
+    /// says otherwise
+    #[arg(long = "api", value_name = "ADDR:PORT")]
+    listen: Option<Address>,
+
+    /// Address at which health checks alone are answered besides, for load balancers
+    #[arg(long, value_name = "ADDR:PORT")]
+    health: Option<Address>,
+
+    /// File with the token that whoever asks the API has to know; needed where other hosts can reach it
+    #[arg(long = "api-token-file", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl ApiArgs {
+    /// What the arguments say, else what is configured.
+    fn settings(&self, configured: &config::ApiSettings, log_dir: &Path) -> anyhow::Result<api::Settings> {
+        let token_file = self.token_file.as_ref().or(configured.token_file.as_ref());
+        Ok(api::Settings {
+            api: self.listen.or(configured.listen).unwrap_or(api::DEFAULT),
+            health: self.health.or(configured.health).unwrap_or(Address::Off),
+            token: token_file.map(|path| api::Token::read(path)).transpose()?,
+            log_dir: log_dir.to_owned(),
+        })
+    }
 }
 
 pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
@@ -102,26 +157,41 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     let mut hang_up = signal(SignalKind::hangup())?;
     let configured = configuration(args.config.as_deref())?;
+    let tap = args.tap.as_deref().map(|interface| Tap::open(interface, &args.interfaces)).transpose()?;
+    let control = open_control(&args.control)?;
     let worker = WorkerConfig {
         max_flows: args.max_flows,
         // The standard library's maps are keyed with the system's random numbers.
         hash_seed: RandomState::new().hash_one(0),
         dedup: args.dedup.map_or(configured.analysis.dedup, super::Switch::is_on),
     };
+    let ports = args.ports.ports(&configured.ports);
+    // Taken back when this function ends, however it does.
+    let _changes =
+        if args.prepare { super::doctor::prepare(&args.interfaces, &ports).await? } else { Vec::new() };
+    let interfaces = args.interfaces.clone();
     let plan = Plan::make(Config {
         interfaces: args.interfaces,
-        mode: args.mode,
+        receive: args.receive.settings(&configured.receive),
         replace: args.replace,
-        ports: args.ports.ports(&configured.ports),
+        ports,
         log: args.bpf_log,
         worker,
         policy: configured.policy.clone(),
         shunt: configured.shunt,
     })
     .await?;
+    let listener = api::Listener::bind(args.api.settings(&configured.api, &args.log_dir)?)?;
     let destination = args.eve.destination(&args.log_dir, &configured.eve);
     let sink = super::eve::open(destination, Patience::Short, args.json)?;
-    let mut capture = plan.start(&sink).await?;
+    let store = super::store::open(args.store.as_deref(), &configured.store)?;
+    let mut watch = Watch::start(&interfaces).await?;
+    let mut server = listener.serve()?;
+    let mut capture = plan.start(&sink, store.as_ref()).await?;
+    server.started(&capture, &sink);
+    let tap = tap.map(|tap| tap.start(&capture.workers())).transpose()?;
+    let serving =
+        control.map(|socket| socket.serve(capture.workers())).transpose().context("cannot start")?;
     for interface in capture.interfaces() {
         eprintln!("capturing on {interface}");
     }
@@ -152,7 +222,14 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 if !sink.reopen() {
                     tracing::warn!("the log is too far behind to be opened again");
                 }
-                reload(&mut capture, args.config.as_deref(), &configured);
+                // It has been said on standard error how it went.
+                let _ = reload(&mut capture, args.config.as_deref(), &configured);
+            }
+            request = server.request() => {
+                if let Some(answer) = request.answer(&capture, &sink).await {
+                    // Fails where nobody waits any more; it is reloaded all the same.
+                    let _ = answer.send(reload(&mut capture, args.config.as_deref(), &configured));
+                }
             }
             // Stopping finds out why.
             _ = capture.worker_ended() => break None,
@@ -164,13 +241,21 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
                     progress.show(&capture.stats()?);
                 }
             }
-            _ = statistics.tick() => write_stats(&sink, &mut capture.stats()?, &sink.counters())?,
+            _ = statistics.tick() => {
+                watch.read().await;
+                let mut stats = capture.stats()?;
+                watch.enter(&mut stats);
+                stats.tap = tap.as_ref().map(tap::Running::counts);
+                write_stats(&sink, &mut stats, &sink.counters())?;
+            }
             _ = messages.tick(), if !loggers.is_empty() => {
                 loggers.iter_mut().for_each(aya_log::EbpfLogger::flush);
             }
         }
     };
     drop(progress);
+    server.stopping();
+    watch.read().await;
     let mut stats = match capture.stop().await {
         Ok(stats) => stats,
         Err(error) => {
@@ -179,12 +264,18 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
             return Err(error.into());
         }
     };
+    drop(serving);
+    stats.tap = tap.map(tap::Running::finish);
     loggers.iter_mut().for_each(aya_log::EbpfLogger::flush);
+    watch.enter(&mut stats);
     // The event has no place for thousands of VNIs; what is printed has.
     let policies = std::mem::take(&mut stats.policies);
     write_stats(&sink, &mut stats, &sink.flush())?;
     stats.policies = policies;
     stats.set_records(&sink.finish());
+    if let Some(store) = store {
+        super::store::finish(store, args.json);
+    }
     if args.json {
         println!("{}", serde_json::to_string(&stats)?);
     } else {
@@ -196,6 +287,19 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// The control socket. A capture goes on without one where another has it, or the default place cannot be
+/// written to.
+fn open_control(path: &Path) -> anyhow::Result<Option<Socket>> {
+    match Socket::open(path) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error @ OpenError::Io { .. }) if path != Path::new(control::DEFAULT_PATH) => Err(error.into()),
+        Err(error) => {
+            tracing::warn!("`mirror-xdp tail` cannot look on: {}", one_line(&error));
+            Ok(None)
+        }
+    }
+}
+
 /// What the configuration file says; the defaults without one.
 fn configuration(path: Option<&Path>) -> anyhow::Result<config::Config> {
     Ok(path.map(config::load).transpose()?.unwrap_or_default())
@@ -203,23 +307,39 @@ fn configuration(path: Option<&Path>) -> anyhow::Result<config::Config> {
 
 /// Reads the configuration again and puts its rules in force. Where something is wrong, the rules that are
 /// in force stay.
-fn reload(capture: &mut Capture, path: Option<&Path>, started_with: &config::Config) {
-    let Some(path) = path else { return };
+fn reload(
+    capture: &mut Capture,
+    path: Option<&Path>,
+    started_with: &config::Config,
+) -> Result<Reloaded, Refused> {
+    let Some(path) = path else {
+        let error = "nothing to read again: there is no --config".to_owned();
+        return Err(Refused { error, mistakes: Vec::new() });
+    };
     let begun = Instant::now();
     match try_reload(capture, path, started_with) {
-        Ok(rules) => eprintln!(
-            "mirror-xdp: {}: read again, {rules} rules in force after {} ms",
-            path.display(),
-            begun.elapsed().as_millis()
-        ),
+        Ok(rules) => {
+            let milliseconds = begun.elapsed().as_millis() as u64;
+            eprintln!(
+                "mirror-xdp: {}: read again, {rules} rules in force after {milliseconds} ms",
+                path.display()
+            );
+            Ok(Reloaded { rules, milliseconds })
+        }
         Err(error) => {
-            eprintln!("mirror-xdp: not reloaded, the rules in force stay: {}", one_line(error.as_ref()));
+            let mistakes = match error.downcast_ref() {
+                Some(config::Error::Wrong(mistakes)) => mistakes.all().to_vec(),
+                _ => Vec::new(),
+            };
+            let error = one_line(error.as_ref());
+            eprintln!("mirror-xdp: not reloaded, the rules in force stay: {error}");
+            Err(Refused { error, mistakes })
         }
     }
 }
 
 fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config) -> anyhow::Result<usize> {
-    let config::Config { ports, policy, shunt, analysis, eve } = config::load(path)?;
+    let config::Config { ports, policy, shunt, receive, analysis, eve, store, api } = config::load(path)?;
     anyhow::ensure!(
         ports == started_with.ports,
         "{}: [ports] has changed, which takes a restart",
@@ -231,11 +351,22 @@ fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config)
         path.display()
     );
     anyhow::ensure!(
+        store == started_with.store,
+        "{}: [store] has changed, which takes a restart",
+        path.display()
+    );
+    anyhow::ensure!(
+        receive == started_with.receive,
+        "{}: [receive] has changed, which takes a restart",
+        path.display()
+    );
+    anyhow::ensure!(
         analysis == started_with.analysis,
         "{}: [analysis] has changed, which takes a restart",
         path.display()
     );
     anyhow::ensure!(eve == started_with.eve, "{}: [eve] has changed, which takes a restart", path.display());
+    anyhow::ensure!(api == started_with.api, "{}: [api] has changed, which takes a restart", path.display());
     let rules = policy.sets.iter().map(|set| set.rules.len()).sum();
     capture.set_policy(policy)?;
     Ok(rules)

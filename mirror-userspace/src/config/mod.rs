@@ -5,6 +5,7 @@
 //! reads TOML so; `sections` knows the keys.
 
 mod document;
+pub mod limits;
 mod sections;
 
 #[cfg(test)]
@@ -17,8 +18,12 @@ use std::path::{Path, PathBuf};
 
 pub use self::document::Mistake;
 use self::document::{Document, Table};
+use crate::afxdp::{BusyPoll, ZeroCopy};
+use crate::api::Address;
 use crate::filter::Policy;
+use crate::live::{CpuList, ModeChoice};
 use crate::sink::Rotation;
+use crate::store::Settings;
 
 /// What a configuration file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,10 +34,16 @@ pub struct Config {
     pub policy: Policy,
     /// Which flows are only counted after a while.
     pub shunt: ShuntSettings,
+    /// How frames are received.
+    pub receive: ReceiveSettings,
     /// What is made of the frames.
     pub analysis: AnalysisSettings,
     /// Where records go.
     pub eve: EveSettings,
+    /// How packets are kept, where they are.
+    pub store: StoreSettings,
+    /// Where the HTTP API is, and for whom.
+    pub api: ApiSettings,
 }
 
 /// Where records go.
@@ -49,6 +60,26 @@ pub struct EveSettings {
 pub struct AnalysisSettings {
     /// Whether a packet that is mirrored at both ends of its conversation is analysed once only.
     pub dedup: bool,
+}
+
+/// How packets are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreSettings {
+    /// How the store is written.
+    pub settings: Settings,
+    /// The file of the key that it is encrypted with.
+    pub key: Option<PathBuf>,
+}
+
+/// Where the HTTP API is, and for whom; what is not said is up to the command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ApiSettings {
+    /// Where all of it is.
+    pub listen: Option<Address>,
+    /// Where health checks alone are.
+    pub health: Option<Address>,
+    /// The file with the token that whoever asks has to know.
+    pub token_file: Option<PathBuf>,
 }
 
 /// UDP ports of mirror traffic, an envelope each. No port is in two of them, none is 0.
@@ -85,6 +116,39 @@ pub struct ShuntSettings {
 impl Default for ShuntSettings {
     fn default() -> Self {
         Self { after: None, max_flows: 65_536 }
+    }
+}
+
+/// How frames are received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReceiveSettings {
+    /// How to run the program.
+    pub xdp_mode: ModeChoice,
+    /// Whether to receive without copying.
+    pub zero_copy: ZeroCopy,
+    /// CPUs for the workers; `None`: the best of those that the process may use.
+    pub cpus: Option<CpuList>,
+    /// Sockets of each queue; `None`: as many as give each CPU a worker.
+    pub sockets_per_queue: Option<u32>,
+    /// Whether all packets of a flow are analysed by one worker.
+    pub flow_affinity: bool,
+    /// Frames that may wait for a worker, a power of two; `None`: by the machine's memory.
+    pub ring: Option<u32>,
+    /// How workers look for frames themselves; `None`: they wait for interrupts.
+    pub busy_poll: Option<BusyPoll>,
+}
+
+impl Default for ReceiveSettings {
+    fn default() -> Self {
+        Self {
+            xdp_mode: ModeChoice::Auto,
+            zero_copy: ZeroCopy::Auto,
+            cpus: None,
+            sockets_per_queue: None,
+            flow_affinity: true,
+            ring: None,
+            busy_poll: None,
+        }
     }
 }
 

@@ -3,16 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use mirror_xdp_common::Vni;
 
 use super::document::{Table, Value};
-use super::{AnalysisSettings, Config, EveSettings, Ports, ShuntSettings};
+use super::{
+    AnalysisSettings, ApiSettings, Config, EveSettings, Ports, ReceiveSettings, ShuntSettings, StoreSettings,
+};
+use crate::afxdp::BusyPoll;
 use crate::filter::policy::{
     Action, MacAddress, Policy, Rule, RuleDirection, RuleSet, UnknownVnis, has_ports,
 };
 use crate::filter::{limits, text};
+use crate::store::{Kept, Retention};
 
 /// The whole file. Where something is wrong the document knows, and the result is of no use.
 pub(super) fn config(mut root: Table<'_>) -> Config {
@@ -27,6 +32,12 @@ pub(super) fn config(mut root: Table<'_>) -> Config {
     if let Some(table) = root.get("shunt").and_then(|value| value.table()) {
         config.shunt = shunt(table);
     }
+    if let Some(table) = root.get("receive").and_then(|value| value.table()) {
+        config.receive = receive(table);
+    }
+    if let Some(table) = root.get("store").and_then(|value| value.table()) {
+        config.store = store(table);
+    }
     if let Some(table) = root.get("analysis").and_then(|value| value.table()) {
         config.analysis = analysis(table);
     }
@@ -35,6 +46,9 @@ pub(super) fn config(mut root: Table<'_>) -> Config {
     }
     if let Some(table) = root.get("filter").and_then(|value| value.table()) {
         filter(table, &mut config.policy, &mut known);
+    }
+    if let Some(table) = root.get("api").and_then(|value| value.table()) {
+        config.api = api(table);
     }
     check_capacity(&mut known);
     root.finish();
@@ -128,10 +142,7 @@ fn admission<'d>(mut table: Table<'d>, policy: &mut Policy, known: &mut Vec<Know
 fn shunt(mut table: Table<'_>) -> ShuntSettings {
     let mut shunt = ShuntSettings::default();
     if let Some(value) = table.get("after") {
-        shunt.after = match value.as_text() {
-            Some(text) => value.checked(text::bytes(text)),
-            None => value.number("a number of bytes, or such as \"1MiB\",", &(0..=u64::MAX)),
-        };
+        shunt.after = bytes(&value);
     }
     if let Some(value) = table.get("max_flows") {
         let range = u64::from(*limits::SHUNTED_FLOWS.start())..=u64::from(*limits::SHUNTED_FLOWS.end());
@@ -143,16 +154,158 @@ fn shunt(mut table: Table<'_>) -> ShuntSettings {
     shunt
 }
 
+fn store(mut table: Table<'_>) -> StoreSettings {
+    let mut store = StoreSettings::default();
+    let settings = &mut store.settings;
+    let mut bytes = |key, least: u64, to: &mut dyn FnMut(u64)| {
+        let Some(value) = table.get(key) else { return };
+        if let Some(bytes) = bytes(&value) {
+            if bytes < least {
+                value.wrong(format!("{bytes} bytes are too few"), format!("at least {least}"));
+            }
+            to(bytes);
+        }
+    };
+    bytes("segment_size", 16 << 20, &mut |bytes| settings.segment_size = bytes);
+    bytes("memory", 8 << 20, &mut |bytes| settings.memory = bytes);
+    bytes("flow_bytes", 1, &mut |bytes| settings.policy.flow = Some(bytes));
+    if let Some(time) = table.get("segment_time").and_then(|value| duration(&value)) {
+        settings.segment_time = time;
+    }
+    if let Some(value) = table.get("vnis") {
+        settings.policy.vnis = Some(vnis(&value).into_iter().map(|known| known.range).collect());
+    }
+    if let Some(value) = table.get("packet") {
+        const ALLOWED: &str = "\"whole\", \"headers\", or a number of bytes from 16 to 262144";
+        match value.as_text() {
+            Some("whole") => settings.policy.packet = Kept::Whole,
+            Some("headers") => settings.policy.packet = Kept::Headers,
+            Some(text) => value.wrong(format!("`{text}` is no part of a packet"), ALLOWED),
+            None => {
+                if let Some(first) = value.number(ALLOWED, &(16..=262_144)) {
+                    settings.policy.packet = Kept::First(first as usize);
+                }
+            }
+        }
+    }
+    store_retention(&mut table, &mut settings.retention);
+    if let Some(value) = table.get("compression") {
+        settings.compression = value.number("zstd's level", &(1..=19)).map(|level| level as i32);
+    }
+    store.key = table.get("key").and_then(|value| value.text("a file's name")).map(PathBuf::from);
+    table.finish();
+    store
+}
+
+fn store_retention(table: &mut Table<'_>, retention: &mut Retention) {
+    retention.max_size = table.get("max_size").and_then(|value| bytes(&value));
+    retention.min_free = table.get("min_free").and_then(|value| bytes(&value));
+    retention.max_age = table.get("max_age").and_then(|value| duration(&value));
+    let ages = table.get("ages").and_then(|value| value.list("tables")).unwrap_or_default();
+    for mut age in ages.iter().filter_map(Value::table) {
+        let named = age.require("vnis", "[7, \"100-199\"]").map(|value| vnis(&value)).unwrap_or_default();
+        let limit = age.require("max_age", "\"30days\"").and_then(|value| duration(&value));
+        age.finish();
+        if let Some(limit) = limit {
+            retention.ages.push((named.into_iter().map(|known| known.range).collect(), limit));
+        }
+    }
+}
+
+/// A number of bytes, or a text such as "1GiB".
+fn bytes(value: &Value<'_>) -> Option<u64> {
+    match value.as_text() {
+        Some(text) => value.checked(text::bytes(text)),
+        None => value.number("a number of bytes, or such as \"1MiB\",", &(0..=u64::MAX)),
+    }
+}
+
+/// A time such as "10min".
+fn duration(value: &Value<'_>) -> Option<Duration> {
+    const ALLOWED: &str = "a time such as \"10min\" or \"30days\"";
+    let text = value.text(ALLOWED)?;
+    match humantime::parse_duration(text) {
+        Ok(time) if !time.is_zero() => Some(time),
+        _ => {
+            value.wrong(format!("`{text}` is no time"), format!("write {ALLOWED}"));
+            None
+        }
+    }
+}
+
+fn receive(mut table: Table<'_>) -> ReceiveSettings {
+    let mut receive = ReceiveSettings::default();
+    if let Some(mode) = table.get("xdp_mode").and_then(|value| choice(&value)) {
+        receive.xdp_mode = mode;
+    }
+    if let Some(zero_copy) = table.get("zero_copy").and_then(|value| choice(&value)) {
+        receive.zero_copy = zero_copy;
+    }
+    if let Some(value) = table.get("cpus")
+        && let Some(text) = value.text("a list of CPUs such as \"2-7,10\"")
+    {
+        match text.parse() {
+            Ok(cpus) => receive.cpus = Some(cpus),
+            Err(error) => value.wrong(error, "a list of CPUs such as \"2-7,10\""),
+        }
+    }
+    if let Some(value) = table.get("sockets_per_queue") {
+        let (least, most) = super::limits::SOCKETS_PER_QUEUE.into_inner();
+        let range = least as u64..=most as u64;
+        receive.sockets_per_queue = value.number("a number", &range).map(|sockets| sockets as u32);
+    }
+    if let Some(on) = table.get("flow_affinity").and_then(|value| switch(&value)) {
+        receive.flow_affinity = on;
+    }
+    if let Some(value) = table.get("ring") {
+        let (least, most) = super::limits::RING.into_inner();
+        if let Some(ring) = value.number("a power of two", &(least.into()..=most.into())) {
+            if !ring.is_power_of_two() {
+                value.wrong(format!("{ring} is no power of two"), "such as 16384");
+            }
+            receive.ring = Some(ring as u32);
+        }
+    }
+    if let Some(value) = table.get("busy_poll") {
+        let (least, most) = super::limits::BUSY_POLL.into_inner();
+        let range = least as u64..=most as u64;
+        if let Some(microseconds) = value.number("a number of microseconds", &range) {
+            receive.busy_poll = BusyPoll::of(microseconds as u32);
+        }
+    }
+    table.finish();
+    receive
+}
+
+/// On or off.
+fn switch(value: &Value<'_>) -> Option<bool> {
+    match value.text("\"on\" or \"off\"")? {
+        "on" => Some(true),
+        "off" => Some(false),
+        word => {
+            value.wrong(format!("`{word}` is neither"), "\"on\" or \"off\"");
+            None
+        }
+    }
+}
+
+/// One of the words that the command line takes, too.
+fn choice<T: clap::ValueEnum>(value: &Value<'_>) -> Option<T> {
+    let words: Vec<_> = T::value_variants().iter().filter_map(T::to_possible_value).collect();
+    let words: Vec<_> = words.iter().map(|word| format!("\"{}\"", word.get_name())).collect();
+    let allowed = words.join(", ");
+    let text = value.text(&allowed)?;
+    let choice = T::from_str(text, false);
+    if choice.is_err() {
+        value.wrong(format!("`{text}` is none of them"), allowed);
+    }
+    choice.ok()
+}
+
 fn analysis(mut table: Table<'_>) -> AnalysisSettings {
     let mut analysis = AnalysisSettings::default();
-    if let Some(value) = table.get("dedup")
-        && let Some(word) = value.text("\"on\" or \"off\"")
-    {
-        match word {
-            "on" => analysis.dedup = true,
-            "off" => {}
-            _ => value.wrong(format!("`{word}` is neither"), "\"on\" or \"off\""),
-        }
+    if let Some(dedup) = table.get("dedup").and_then(|value| switch(&value)) {
+        analysis.dedup = dedup;
     }
     table.finish();
     analysis
@@ -190,6 +343,32 @@ fn eve(mut table: Table<'_>) -> EveSettings {
     }
     table.finish();
     eve
+}
+
+fn api(mut table: Table<'_>) -> ApiSettings {
+    const ADDRESS: &str = "an address with a port, such as \"127.0.0.1:9470\", or \"off\"";
+    let mut address = |key| {
+        let value = table.get(key)?;
+        let text = value.text(ADDRESS)?;
+        let address = text.parse().ok();
+        if address.is_none() {
+            value.wrong(format!("`{text}` is no address to listen on"), ADDRESS);
+        }
+        address
+    };
+    let (listen, health) = (address("listen"), address("health"));
+    let token_file = table.get("token_file").and_then(|value| {
+        let text = value.text("the path of a file")?;
+        if !text.starts_with('/') {
+            value.wrong(
+                format!("`{text}` is no absolute path"),
+                "a path from the root, such as \"/etc/mirror-xdp/token\"",
+            );
+        }
+        Some(text.into())
+    });
+    table.finish();
+    ApiSettings { listen, health, token_file }
 }
 
 fn filter<'d>(mut table: Table<'d>, policy: &mut Policy, known: &mut Vec<KnownVnis<'d>>) {

@@ -38,11 +38,29 @@ fn every_key_is_read() {
     let config = parsed(EXAMPLE).unwrap();
     assert_eq!((config.ports.vxlan, config.ports.geneve), (vec![4789], vec![6081]));
     assert_eq!((config.shunt.after, config.shunt.max_flows), (Some(1 << 20), 65_536));
+    let receive = config.receive;
+    assert_eq!((receive.xdp_mode, receive.zero_copy), (ModeChoice::Auto, ZeroCopy::Auto));
+    assert_eq!(receive.cpus.unwrap().cpus(), [2, 3, 4, 5, 6, 7, 10]);
+    assert_eq!((receive.sockets_per_queue, receive.ring), (Some(2), Some(32_768)));
+    assert_eq!((receive.flow_affinity, receive.busy_poll), (true, None));
     assert!(config.analysis.dedup);
     assert_eq!(config.eve.output.as_deref(), Some(Path::new("eve.json")));
     let rotation = config.eve.rotation;
     assert_eq!((rotation.size, rotation.keep), (Some(1 << 30), Some(48)));
     assert_eq!(rotation.interval.map(|interval| interval.as_secs()), Some(3600));
+    let store = config.store;
+    assert_eq!((store.settings.segment_size, store.settings.memory), (256 << 20, 64 << 20));
+    assert_eq!(store.settings.segment_time.as_secs(), 600);
+    assert_eq!(store.settings.policy.vnis, Some(vec![7..=7, 100..=199]));
+    assert_eq!((store.settings.policy.flow, store.settings.compression), (Some(10 << 20), Some(1)));
+    let retention = store.settings.retention;
+    assert_eq!((retention.max_size, retention.min_free), (Some(500 << 30), Some(10 << 30)));
+    assert_eq!(retention.max_age.unwrap().as_secs(), 30 * 86_400);
+    assert_eq!(retention.ages[0].0, [7..=7]);
+    assert_eq!(store.key.unwrap().to_str(), Some("/etc/mirror-xdp/store.key"));
+    assert_eq!(config.api.listen, Some(crate::api::DEFAULT));
+    assert_eq!(config.api.health.map(|address| address.to_string()).as_deref(), Some("0.0.0.0:9471"));
+    assert_eq!(config.api.token_file.as_deref(), Some(Path::new("/etc/mirror-xdp/token")));
     let policy = config.policy;
     assert_eq!(policy.unknown_vnis, UnknownVnis::Learn);
     assert_eq!(policy.vnis, [5..=5, 1000..=1009]);
@@ -90,8 +108,12 @@ fn the_example_has_every_key_that_there_is() {
         ("ports", "[ports]\nnone = 1\n"),
         ("admission", "[admission]\nnone = 1\n"),
         ("shunt", "[shunt]\nnone = 1\n"),
+        ("receive", "[receive]\nnone = 1\n"),
         ("analysis", "[analysis]\nnone = 1\n"),
         ("eve", "[eve]\nnone = 1\n"),
+        ("store", "[store]\nnone = 1\n"),
+        ("api", "[api]\nnone = 1\n"),
+        ("store.ages", "[[store.ages]]\nvnis = [1]\nmax_age = \"1h\"\nnone = 1\n"),
         ("filter", "[filter]\nnone = 1\n"),
         ("filter.sets", "[[filter.sets]]\nname = \"a\"\nnone = 1\n"),
         ("filter.sets.rules", &with_rule("action = \"accept\"\nnone = 1\n")),
@@ -104,6 +126,25 @@ fn the_example_has_every_key_that_there_is() {
         }
     }
     assert_eq!(found.len(), sections.len(), "a section is missing in this test: {found:?}");
+}
+
+#[test]
+fn how_to_receive_is_checked() {
+    let wrong = [
+        ("xdp_mode = \"fast\"", "\"auto\", \"native\", \"generic\""),
+        ("zero_copy = true", "must be \"auto\", \"required\", \"off\""),
+        ("cpus = \"3-1\"", "2-7,10"),
+        ("sockets_per_queue = 0", "1 to 64"),
+        ("flow_affinity = true", "\"on\" or \"off\""),
+        ("ring = 1000", "16384"),
+        ("ring = 128", "256 to 262144"),
+        ("busy_poll = 10001", "0 to 10000"),
+    ];
+    for (line, allowed) in wrong {
+        let [mistake] = &mistakes(&format!("[receive]\n{line}\n"))[..] else { panic!("{line}") };
+        assert!(mistake.allowed.contains(allowed), "{line}: {mistake}");
+        assert_eq!(mistake.line, 2);
+    }
 }
 
 #[test]
@@ -152,7 +193,7 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
             1,
             "fliter".into(),
             "did you mean `filter`?",
-            "ports, admission, shunt, analysis, eve, filter",
+            "ports, admission, shunt, receive, store, analysis, eve, filter, api",
         ),
         ("[ports]\nvlan = [1]\n".into(), 2, "ports.vlan".into(), "did you mean `vxlan`?", "geneve"),
         (
@@ -239,6 +280,11 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
         // Shunt.
         ("[shunt]\nafter = \"1 TiB\"\n".into(), 2, "shunt.after".into(), "`1 TiB`", "\"1MiB\""),
         ("[shunt]\nmax_flows = 0\n".into(), 2, "shunt.max_flows".into(), "out of range", "from 1 to 1048576"),
+        // API.
+        ("[api]\nlisten = \"localhost\"\n".into(), 2, "api.listen".into(), "`localhost`", "127.0.0.1:9470"),
+        ("[api]\nhealth = 9471\n".into(), 2, "api.health".into(), "is the number 9471", "\"off\""),
+        ("[api]\ntoken_file = \"token\"\n".into(), 2, "api.token_file".into(), "no absolute path", "/etc"),
+        ("[api]\nport = 1\n".into(), 2, "api.port".into(), "unknown key", "listen, health, token_file"),
         // Sets.
         ("[filter]\ndefault = \"b\"\n".into(), 2, "filter.default".into(), "no set \"b\"", "[[filter.sets]]"),
         (

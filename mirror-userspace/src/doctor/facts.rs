@@ -9,7 +9,7 @@ use nix::sys::utsname::uname;
 
 use crate::datapath::attached;
 use crate::live::port::ReservedPort;
-use crate::live::{allowed_cpus, privilege};
+use crate::live::{cpus, memory, privilege};
 use crate::nic::interrupt::{Interrupt, cpu_list, interrupts, numa_node};
 use crate::nic::ioctl::{Device, Driver};
 use crate::nic::losses::{Counters, select};
@@ -25,6 +25,8 @@ pub struct Machine {
     pub missing: Vec<&'static str>,
     /// Bytes that it may lock; `None`: any number.
     pub lockable: Option<u64>,
+    /// Bytes of memory.
+    pub memory: u64,
     /// Huge pages; `None` where the kernel has none.
     pub huge_pages: Option<HugePages>,
     /// CPUs that it may run on.
@@ -141,8 +143,9 @@ impl Machine {
             release: uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default(),
             missing: privilege::missing(),
             lockable: (!unlimited && limit != u64::MAX).then_some(limit),
+            memory: memory::of_machine(),
             huge_pages: huge_pages(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
-            cpus: allowed_cpus(),
+            cpus: cpus::allowed(),
         }
     }
 }

@@ -7,6 +7,7 @@ use mirror_xdp_common::wire::{ETHERNET_LEN, Ipv6Header, UDP_LEN, VXLAN_LEN};
 use super::ena::{self, Ena};
 use super::{Check, Facts, State};
 use crate::afxdp;
+use crate::live::memory;
 use crate::nic::Change;
 use crate::nic::interrupt::Interrupt;
 use crate::nic::ioctl::{HASH_ALL, HASH_SOURCE_PORT};
@@ -33,7 +34,6 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
         kernel(facts),
         capabilities(facts),
         locked_memory(facts),
-        huge_pages(facts),
         interface(facts),
         driver(facts, ena),
         xdp(facts),
@@ -48,6 +48,7 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
         steering(facts),
         interrupts(facts),
         numa(facts),
+        huge_pages(facts),
         losses(facts),
     ];
     checks
@@ -129,7 +130,7 @@ fn capabilities(facts: &Facts) -> Judged {
 
 fn locked_memory(facts: &Facts) -> Judged {
     const NAME: &str = "locked_memory";
-    let needed = afxdp::buffer_bytes(facts.queues());
+    let needed = memory::buffer_bytes(facts.machine.memory, facts.queues());
     match facts.machine.lockable {
         None => Judged::fine(NAME, "no limit"),
         Some(limit) if limit >= needed => {
@@ -147,6 +148,10 @@ fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }
 
+fn is_veth(facts: &Facts) -> bool {
+    facts.driver.as_ref().is_some_and(|driver| driver.name == "veth")
+}
+
 fn is_captured(facts: &Facts) -> bool {
     facts.attached.iter().any(|attached| attached.ours)
 }
@@ -156,7 +161,7 @@ fn huge_pages(facts: &Facts) -> Judged {
     let Some(pages) = facts.machine.huge_pages.filter(|pages| pages.bytes > 0) else {
         return Judged::warning(NAME, "this kernel has none: more TLB misses with each frame", Fix::None);
     };
-    let needed = afxdp::buffer_bytes(facts.queues()).div_ceil(pages.bytes);
+    let needed = memory::buffer_bytes(facts.machine.memory, facts.queues()).div_ceil(pages.bytes);
     let size = mib(pages.bytes);
     if is_captured(facts) {
         return Judged::fine(
@@ -208,7 +213,8 @@ fn xdp(facts: &Facts) -> Judged {
         return Judged::fine(NAME, "not told: Linux 6.3 and newer say what a driver can; `run` tries");
     };
     if !features.native() {
-        return Judged::warning(NAME, "not in the driver: generic mode, slower", Fix::None);
+        let why = if is_veth(facts) { "; a veth needs as many queues as its peer sends by" } else { "" };
+        return Judged::warning(NAME, format!("not in the driver: generic mode, slower{why}"), Fix::None);
     }
     let mut can = vec!["native"];
     if features.redirect() {
@@ -254,16 +260,18 @@ fn mtu(facts: &Facts, ena: Option<Ena>) -> Judged {
     const NAME: &str = "mtu";
     let mtu = facts.interface.mtu;
     let fix = || Fix::Change(Change::Mtu(GOOD_MTU));
-    if mtu > afxdp::MAX_MTU {
-        return Judged::broken(
-            NAME,
-            format!("{mtu}: a buffer holds frames for at most {}", afxdp::MAX_MTU),
-            fix(),
-        );
+    if mtu > afxdp::MAX_JUMBO_MTU {
+        let most = afxdp::MAX_JUMBO_MTU;
+        return Judged::broken(NAME, format!("{mtu}: frames are taken for at most {most}"), fix());
     }
     if mtu > ena::MAX_MTU && ena.is_some_and(|ena| !ena.multi_buffer) {
         let found =
             format!("{mtu}: beyond {} this driver takes no XDP program, generic mode is left", ena::MAX_MTU);
+        return Judged::warning(NAME, found, fix());
+    }
+    if mtu > afxdp::MAX_MTU {
+        let most = afxdp::MAX_MTU;
+        let found = format!("{mtu}: beyond {most}, frames are copied into several buffers");
         return Judged::warning(NAME, found, fix());
     }
     if mtu < LEAST_MTU {
@@ -287,12 +295,14 @@ fn channels(facts: &Facts, ena: Option<Ena>) -> Judged {
         Some(Ena { all_channels: false, .. }) => most / 2,
         _ => most,
     };
-    let plural =
-        |count: u32, what: &str| if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") };
-    let found = format!("{} of at most {most}, {}", plural(queues, "queue"), plural(cpus, "CPU"));
+    let found = format!("{} of at most {most}, {}", counted(queues, "queue"), counted(cpus, "CPU"));
     if usable > 0 && queues > usable {
         let found = format!("{found}: XDP runs in this driver with at most {usable}");
         return Judged::warning(NAME, found, set(usable.min(cpus)));
+    }
+    if is_veth(facts) && queues < most && facts.xdp.is_some_and(|features| !features.native()) {
+        let found = format!("{found}: fewer than its peer sends by, which native XDP does not take");
+        return Judged::warning(NAME, found, set(most));
     }
     if queues >= cpus {
         return Judged::fine(NAME, found);
@@ -301,13 +311,19 @@ fn channels(facts: &Facts, ena: Option<Ena>) -> Judged {
         if queues > 1 {
             return Judged::fine(NAME, found);
         }
-        let how = match facts.driver.as_ref().map(|driver| driver.name.as_str()) {
-            Some("veth") => ": it was made with one (`ip link add … numrxqueues N numtxqueues N type veth`)",
-            _ => "",
+        let how = if is_veth(facts) {
+            ": it was made with one (`ip link add … numrxqueues N numtxqueues N type veth`)"
+        } else {
+            ""
         };
         return Judged::warning(NAME, format!("{found}: one queue does not feed them{how}"), Fix::None);
     }
     Judged::warning(NAME, format!("{found}: more queues feed more of them"), set(usable.min(cpus)))
+}
+
+/// `1 queue`, `2 queues`.
+fn counted(count: u32, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 fn rings(facts: &Facts) -> Judged {
@@ -416,7 +432,8 @@ fn interrupts(facts: &Facts) -> Judged {
     let mut used: Vec<usize> = of_queues.iter().flat_map(|interrupt| interrupt.taken_by()).collect();
     used.sort_unstable();
     used.dedup();
-    let found = format!("{} interrupts on {} of {} CPUs", of_queues.len(), used.len(), cpus.len());
+    let found =
+        format!("{} on {} of {} CPUs", counted(of_queues.len() as u32, "interrupt"), used.len(), cpus.len());
     if used.len() >= of_queues.len().min(cpus.len()) {
         return Judged::fine(NAME, found);
     }

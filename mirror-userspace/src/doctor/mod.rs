@@ -56,8 +56,9 @@ pub struct Mended<'m> {
     pub result: Result<(), nic::Error>,
 }
 
-/// One change may call for another: with more queues there are more interrupts, and larger buffers.
-const ROUNDS: usize = 3;
+/// One change may call for another: with more queues there are more interrupts, and larger buffers. Nothing
+/// is tried twice, so this many rounds are only needed where each brings up something new.
+const ROUNDS: usize = 8;
 
 /// Mends what can be mended, tells of each change, and returns what was changed.
 pub async fn mend(
@@ -78,7 +79,12 @@ pub async fn mend(
             tried.push(change.clone());
             let result = changes.make(netlink, change).await;
             any |= result.is_ok();
+            let queues = matches!(change, Change::Channels { .. }) && result.is_ok();
             tell(&Mended { check, result });
+            if queues {
+                // What was found of interrupts and memory is for as many queues as there were.
+                break;
+            }
         }
         if !any {
             break;

@@ -262,6 +262,11 @@ impl Flow {
         }))
     }
 
+    /// What tells the flow from others.
+    pub(crate) const fn key(&self) -> &FlowKey {
+        &self.head.key
+    }
+
     /// Notes that the driver counts the flow from now on.
     pub(crate) const fn set_shunted(&mut self, id: ShuntId) {
         self.shunt = Some(id);

@@ -239,6 +239,19 @@ impl FlowTable {
         })
     }
 
+    /// How many places the slab has, taken or not.
+    #[must_use]
+    pub const fn places(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The flows in the places from `start` to before `end`.
+    pub fn stretch(&self, start: usize, end: usize) -> impl Iterator<Item = &Flow> {
+        let end = end.min(self.entries.len());
+        let entries = self.entries.get(start..end).unwrap_or_default();
+        entries.iter().filter(|entry| entry.used).map(|entry| &entry.flow)
+    }
+
     /// The flow that had no packet for the longest, among those that are half open where they are many.
     fn most_idle(&self) -> Option<FlowIndex> {
         let half_open = |class: usize| class == Class::New as usize || class == Class::TcpNew as usize;

@@ -1,4 +1,4 @@
-//! A running capture: interfaces with the program attached, a socket a queue, a worker a socket.
+//! A running capture: interfaces with the program attached, one or more sockets a queue, a worker a socket.
 //!
 //! [`Plan::make`] looks at everything that can be wrong without changing anything; [`Plan::start`] then
 //! sets up from the inside out: buffers and sockets, workers, and last the program, so that the first
@@ -6,29 +6,35 @@
 //! rings are drained, the workers end, the sockets close, the buffers go. Whatever fails on the way up
 //! leaves nothing behind, for each part takes itself down when it is dropped.
 
+mod affinity;
 mod clock;
+pub(crate) mod cpus;
+pub(crate) mod memory;
 pub(crate) mod port;
 pub(crate) mod privilege;
+mod pulse;
 mod queue_worker;
 
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use mirror_xdp_common::counters::Counter;
 use mirror_xdp_common::outer::Ports;
 use nix::errno::Errno;
-use nix::sched::{CpuSet, sched_getaffinity};
-use nix::unistd::Pid;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use self::affinity::Affinity;
+pub use self::cpus::CpuList;
 use self::port::ReservedPort;
+pub use self::pulse::Pulse;
 pub use self::queue_worker::WorkerError;
-use self::queue_worker::{Counters, Ended, Handle};
-use crate::afxdp::{self, Bind, Queue};
-use crate::config::ShuntSettings;
+use self::queue_worker::{Assignment, Counters, Ended, Handle};
+use crate::afxdp::{self, Opened, Port, ZeroCopy};
+use crate::config::{ReceiveSettings, ShuntSettings, limits};
 use crate::datapath::Mode;
 use crate::datapath::attached::{self, Attached};
 use crate::datapath::policy::PolicyError;
@@ -36,8 +42,11 @@ use crate::datapath::program::{self, CaptureProgram, LogLevel, Options};
 use crate::error::one_line;
 use crate::filter::Policy;
 use crate::nic::{self, Netlink};
+use crate::observe::Workers;
 use crate::sink::{Overflow, Sink};
-use crate::stats::{self, Stats};
+use crate::stats::{self, Profile, Stats};
+use crate::store::{Store, StoreError};
+use crate::worker::survey::Survey;
 use crate::worker::{Shunting, Worker, WorkerConfig};
 
 /// A program that was taken off has run out when its counters stand still for this long.
@@ -65,8 +74,8 @@ pub enum ModeChoice {
 pub struct Config {
     /// Names of the interfaces.
     pub interfaces: Vec<String>,
-    /// How to run the program.
-    pub mode: ModeChoice,
+    /// How frames are received.
+    pub receive: ReceiveSettings,
     /// Whether to take off an XDP program that is there already.
     pub replace: bool,
     /// UDP ports of mirror traffic.
@@ -123,6 +132,9 @@ pub enum Error {
     /// A worker's thread cannot be started.
     #[error("cannot start a worker")]
     Thread(#[source] std::io::Error),
+    /// The packet store has no room for a worker.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// A worker ended on its own.
     #[error("worker {worker}, of queue {queue} of {interface}, ended")]
     Worker {
@@ -174,18 +186,19 @@ pub enum InterfaceError {
     /// Its frames have no Ethernet header.
     #[error("not an Ethernet interface: mirror traffic comes in by one")]
     NotEthernet,
-    /// Its frames may be longer than a buffer.
+    /// Its frames may be longer than buffers hold.
     #[error(
-        "its MTU of {mtu} is too large, a buffer holds frames for at most {}; set it with `ip link set dev \
-         {name} mtu {}`",
-        afxdp::MAX_MTU,
-        afxdp::MAX_MTU
+        "its MTU of {mtu} is too large{}, frames are taken for at most {most}; set it with `ip link set dev \
+         {name} mtu {most}`",
+        if *most == afxdp::MAX_MTU { " for zero-copy" } else { "" }
     )]
     Mtu {
         /// The interface.
         name: String,
         /// Its MTU.
         mtu: u32,
+        /// The largest.
+        most: u32,
     },
     /// There is an XDP program on it.
     #[error("an XDP program is attached already ({0}); stop its owner, or take it off with --replace")]
@@ -237,6 +250,32 @@ struct PlannedDevice {
     queues: NonZeroU32,
 }
 
+/// What the interfaces share.
+struct Shares {
+    /// CPUs for the workers; empty where any will do.
+    cpus: Vec<usize>,
+    sockets_per_queue: NonZeroU32,
+    ring: u32,
+}
+
+impl Shares {
+    fn new(settings: &ReceiveSettings, devices: &[PlannedDevice]) -> Self {
+        let cpus = match &settings.cpus {
+            Some(list) => list.cpus().to_vec(),
+            None => cpus::choose(devices.iter().map(|device| &device.interface)),
+        };
+        let queues = devices.iter().map(|device| device.queues.get()).sum();
+        let queues = NonZeroU32::new(queues).unwrap_or(NonZeroU32::MIN);
+        let most = *limits::SOCKETS_PER_QUEUE.end() as u32;
+        let sockets = settings.sockets_per_queue.unwrap_or_else(|| (cpus.len() as u32 / queues).min(most));
+        Self {
+            cpus,
+            sockets_per_queue: NonZeroU32::new(sockets).unwrap_or(NonZeroU32::MIN),
+            ring: settings.ring.unwrap_or_else(|| memory::ring(queues)),
+        }
+    }
+}
+
 /// A capture that nothing is known to stand in the way of.
 #[derive(Debug)]
 pub struct Plan {
@@ -258,7 +297,7 @@ impl Plan {
         let netlink = Netlink::connect().map_err(Error::Netlink)?;
         let mut devices: Vec<PlannedDevice> = Vec::new();
         for name in &config.interfaces {
-            let device = PlannedDevice::check(&netlink, name, config.replace)
+            let device = PlannedDevice::check(&netlink, name, &config)
                 .await
                 .map_err(|source| Error::of(name, source))?;
             if devices.iter().any(|other| other.interface.index == device.interface.index) {
@@ -281,8 +320,9 @@ impl Plan {
         Ok(Self { config, netlink, devices, ports })
     }
 
-    /// Opens the sockets, starts the workers, attaches the program.
-    pub async fn start(self, sink: &Sink) -> Result<Capture, Error> {
+    /// Opens the sockets, starts the workers, attaches the program. With a store, the workers' frames are
+    /// kept.
+    pub async fn start(self, sink: &Sink, store: Option<&Store>) -> Result<Capture, Error> {
         privilege::raise_locked_memory_limit();
         let stop = Arc::new(AtomicBool::new(false));
         let (notice, ended) = unbounded_channel();
@@ -296,7 +336,7 @@ impl Plan {
             netlink: self.netlink,
             _ports: self.ports,
         };
-        let cpus = allowed_cpus();
+        let shares = Shares::new(&self.config.receive, &self.devices);
         for planned in self.devices {
             let name = planned.interface.name.clone();
             let error = |source| Error::of(&name, source);
@@ -306,29 +346,36 @@ impl Plan {
                 // which it closes when it finds its program gone.
                 planned.clear(&capture.netlink).await.map_err(error)?;
             }
-            let (opened, queues) = Device::open(planned, &self.config).map_err(error)?;
+            let (opened, ports) = Device::open(planned, &self.config, &shares).map_err(error)?;
             capture.devices.push(opened);
-            let workers = queues.len() as u32;
-            for queue in queues {
+            let workers = ports.len() as u32;
+            let affinity =
+                (self.config.receive.flow_affinity && workers > 1).then_some(Affinity::over(workers));
+            let receivers = Arc::new(AtomicUsize::new(ports.len()));
+            for port in ports {
                 let number = capture.workers.len();
-                let cpu = (!cpus.is_empty()).then(|| cpus[number % cpus.len()]);
+                let cpu = (!shares.cpus.is_empty()).then(|| shares.cpus[number % shares.cpus.len()]);
                 let mut worker = Worker::new(self.config.worker, sink.producer(Overflow::Lose));
-                let id = queue.id();
+                if let Some(store) = store {
+                    worker.store_by(store.handle(number, Overflow::Lose)?);
+                }
+                let queue = port.queue();
                 if let Some(after) = self.config.shunt.after {
                     let shunter = capture.devices[device]
                         .program
-                        .shunter(id, workers)
+                        .shunter(port.number() as u32, workers)
                         .map_err(|source| Error::of(&name, source))?;
                     worker.shunt_by(Shunting::new(shunter, after));
                 }
-                let stop = Arc::clone(&stop);
+                let receivers = Arc::clone(&receivers);
+                let assignment = Assignment { number, cpu, port, worker, affinity, receivers };
                 let handle =
-                    Handle::spawn(number, cpu, queue, worker, stop, notice.clone()).map_err(Error::Thread)?;
-                capture.workers.push((Served { device, queue: id }, handle));
+                    Handle::spawn(assignment, Arc::clone(&stop), notice.clone()).map_err(Error::Thread)?;
+                capture.workers.push((Served { device, queue }, handle));
             }
         }
         for device in &mut capture.devices {
-            device.attach(self.config.mode).map_err(|source| Error::of(&device.name, source))?;
+            device.attach(self.config.receive.xdp_mode).map_err(|source| Error::of(&device.name, source))?;
         }
         capture.started = Instant::now();
         Ok(capture)
@@ -336,7 +383,7 @@ impl Plan {
 }
 
 impl PlannedDevice {
-    async fn check(netlink: &Netlink, name: &str, replace: bool) -> Result<Self, InterfaceError> {
+    async fn check(netlink: &Netlink, name: &str, config: &Config) -> Result<Self, InterfaceError> {
         let interface = netlink.interface(name).await?;
         if !interface.ethernet {
             return Err(InterfaceError::NotEthernet);
@@ -344,10 +391,12 @@ impl PlannedDevice {
         if !interface.up {
             return Err(InterfaceError::Down(interface.name));
         }
-        if interface.mtu > afxdp::MAX_MTU {
-            return Err(InterfaceError::Mtu { mtu: interface.mtu, name: interface.name });
+        let zero_copy = config.receive.zero_copy == ZeroCopy::Required;
+        let most = if zero_copy { afxdp::MAX_MTU } else { afxdp::MAX_JUMBO_MTU };
+        if interface.mtu > most {
+            return Err(InterfaceError::Mtu { mtu: interface.mtu, name: interface.name, most });
         }
-        if !replace {
+        if !config.replace {
             Self::check_unattached(netlink, name).await?;
         }
         let queues = NonZeroU32::new(netlink.rx_queues(&interface).await).unwrap_or(NonZeroU32::MIN);
@@ -377,48 +426,74 @@ impl PlannedDevice {
     }
 }
 
-/// CPUs that this thread may run on; empty where the kernel does not say.
-pub(crate) fn allowed_cpus() -> Vec<usize> {
-    let Ok(set) = sched_getaffinity(Pid::from_raw(0)) else { return Vec::new() };
-    (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect()
-}
-
 /// An interface with its program.
 struct Device {
     name: String,
     index: u32,
     queues: u32,
+    workers: u32,
     mode: Mode,
+    zero_copy: bool,
+    profile: Profile,
+    huge_pages: bool,
     program: CaptureProgram,
     program_id: u32,
 }
 
 impl Device {
     /// Loads the program and opens the sockets.
-    fn open(planned: PlannedDevice, config: &Config) -> Result<(Self, Vec<Queue>), InterfaceError> {
+    fn open(
+        planned: PlannedDevice,
+        config: &Config,
+        shares: &Shares,
+    ) -> Result<(Self, Vec<Port>), InterfaceError> {
         let PlannedDevice { interface, queues } = planned;
+        let sockets_per_queue = shares.sockets_per_queue;
         let mut program = CaptureProgram::load(&Options {
             ports: config.ports,
             hash_seed: config.worker.hash_seed,
             log: config.log,
             queues: queues.get(),
+            sockets_per_queue: sockets_per_queue.get(),
             max_shunted: config.shunt.max_flows,
-            ..Options::default()
         })?;
         program.set_policy(&config.policy)?;
-        let opened = afxdp::open(&interface.name, queues, Bind::Copy)?;
-        for queue in &opened {
-            program.set_socket(queue.id(), queue.socket())?;
+        let ReceiveSettings { xdp_mode, zero_copy, flow_affinity, busy_poll, .. } = config.receive;
+        let jumbo = interface.mtu > afxdp::MAX_MTU;
+        let zero_copy = match zero_copy {
+            ZeroCopy::Auto if jumbo || xdp_mode == ModeChoice::Generic => ZeroCopy::Off,
+            choice => choice,
+        };
+        let plan = afxdp::Plan {
+            queues,
+            sockets_per_queue,
+            hand_over: flow_affinity,
+            ring: shares.ring,
+            zero_copy,
+            multi_buffer: jumbo,
+            busy_poll,
+        };
+        let Opened { ports, zero_copy, refused, huge_pages } = open_near(&interface, &plan)?;
+        if let Some(errno) = refused {
+            tracing::warn!("{}: {}", interface.name, without_zero_copy(errno));
+        }
+        for port in &ports {
+            let number = port.number() as u32 / queues;
+            program.set_socket_of_several(port.queue(), number, port.socket())?;
         }
         let device = Self {
             name: interface.name,
             index: interface.index,
             queues: queues.get(),
+            workers: ports.len() as u32,
             mode: Mode::Native,
+            zero_copy,
+            profile: if jumbo { Profile::Jumbo } else { Profile::SingleBuffer },
+            huge_pages,
             program_id: program.id()?,
             program,
         };
-        Ok((device, opened))
+        Ok((device, ports))
     }
 
     fn counts(&self) -> Result<program::Counts, Error> {
@@ -446,6 +521,32 @@ impl Device {
     }
 }
 
+/// Opens the sockets, with the buffers in memory that is near the interface.
+fn open_near(interface: &nic::Interface, plan: &afxdp::Plan) -> Result<Opened, afxdp::Error> {
+    let Some(cpus) = cpus::near(interface) else { return afxdp::open(&interface.name, plan) };
+    // The memory is touched, and so placed, by the thread that maps it.
+    let opened = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            cpus::pin(&cpus);
+            afxdp::open(&interface.name, plan)
+        });
+        thread.join()
+    });
+    opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// What to do about a driver that has no zero-copy.
+fn without_zero_copy(refused: Errno) -> String {
+    let reason = match refused {
+        Errno::EOPNOTSUPP => "the driver has none".to_owned(),
+        errno => format!("the driver refuses it: {}", errno.desc()),
+    };
+    format!(
+        "no zero-copy ({reason}), frames are copied once; ENA has it with amzn-drivers from 2.13.2 on, and \
+         --zero-copy off says that none is wanted"
+    )
+}
+
 /// Which queue a worker serves.
 #[derive(Clone, Copy)]
 struct Served {
@@ -460,21 +561,30 @@ type Part = (Served, Counters);
 /// The account without the records.
 fn account(devices: &[Device], workers: &[Part], time: Duration) -> Result<Stats, Error> {
     let interface = |(index, device): (usize, &Device)| {
-        let served = workers.iter().filter(|(served, _)| served.device == index);
+        let served = workers.iter().enumerate().filter(|(_, (served, _))| served.device == index);
         Ok(stats::Interface {
             name: device.name.clone(),
             mode: device.mode,
+            device: nic::losses::Counters::default(),
+            zero_copy: device.zero_copy,
+            profile: device.profile,
+            huge_pages: device.huge_pages,
             program: (&device.counts()?).into(),
-            rings: served.map(|(served, c)| stats::Ring::new(served.queue, c.delivered, c.socket)).collect(),
+            rings: served
+                .map(|(worker, (served, c))| stats::Ring::new(served.queue, worker, c.delivered, c.socket))
+                .collect(),
         })
     };
-    let worker =
-        |(number, (_, counters)): (usize, &Part)| stats::Worker::new(number, counters.worker.clone());
+    let worker = |(number, (_, counters)): (usize, &Part)| stats::Worker {
+        busy_ms: counters.busy.as_millis() as u64,
+        ..stats::Worker::new(number, counters.hand_over, counters.worker.clone())
+    };
     Ok(Stats {
         seconds: time.as_secs_f64(),
         interfaces: devices.iter().enumerate().map(interface).collect::<Result<_, Error>>()?,
         workers: workers.iter().enumerate().map(worker).collect(),
         records: stats::Records::default(),
+        tap: None,
         policies: Vec::new(),
         unaccounted: None,
     })
@@ -499,14 +609,45 @@ pub struct Summary<'c> {
     pub name: &'c str,
     /// How the program runs.
     pub mode: Mode,
+    /// Whether frames are received without copying.
+    pub zero_copy: bool,
     /// How many queues there are.
     pub queues: u32,
+    /// How many workers.
+    pub workers: u32,
+    /// How frames lie in buffers.
+    pub profile: Profile,
+    /// Whether the buffers are in huge pages.
+    pub huge_pages: bool,
+}
+
+/// A worker as seen from outside of its thread.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    /// The interface that it serves.
+    pub interface: String,
+    /// The queue that it serves.
+    pub queue: u32,
+    /// When it made its last turn.
+    pub pulse: Arc<Pulse>,
+    /// Where surveys of its flows are asked for; takes one at a time.
+    pub surveys: SyncSender<Survey>,
 }
 
 impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plural = if self.queues == 1 { "" } else { "s" };
-        write!(f, "{}: {} mode, {} queue{plural}", self.name, self.mode.name(), self.queues)
+        let plural = |count| if count == 1 { "" } else { "s" };
+        let Self { name, mode, queues, workers, .. } = *self;
+        let copy = if self.zero_copy { "zero-copy" } else { "copy" };
+        write!(f, "{name}: {}, {copy}, {queues} queue{}", mode.name(), plural(queues))?;
+        write!(f, ", {workers} worker{}", plural(workers))?;
+        if self.profile == Profile::Jumbo {
+            f.write_str(", jumbo frames in several buffers")?;
+        }
+        if self.huge_pages {
+            f.write_str(", huge pages")?;
+        }
+        Ok(())
     }
 }
 
@@ -516,8 +657,40 @@ impl Capture {
         self.devices.iter().map(|device| Summary {
             name: &device.name,
             mode: device.mode,
+            zero_copy: device.zero_copy,
             queues: device.queues,
+            workers: device.workers,
+            profile: device.profile,
+            huge_pages: device.huge_pages,
         })
+    }
+
+    /// The workers, to look on at.
+    #[must_use]
+    pub fn workers(&self) -> Workers {
+        Workers::new(self.workers.iter().map(|(_, handle)| Arc::clone(handle.mailbox())))
+    }
+
+    /// The workers, by their numbers.
+    #[must_use]
+    pub fn watches(&self) -> Vec<Watch> {
+        let watch = |(served, handle): &(Served, Handle)| Watch {
+            interface: self.devices.get(served.device).map(|d| d.name.clone()).unwrap_or_default(),
+            queue: served.queue,
+            pulse: handle.pulse(),
+            surveys: handle.surveys(),
+        };
+        self.workers.iter().map(watch).collect()
+    }
+
+    /// What the kernel has counted of what came in by each interface, and how it stands.
+    pub async fn received(&self) -> Result<Vec<nic::Received>, Error> {
+        let mut all = Vec::new();
+        for device in &self.devices {
+            let received = self.netlink.received(device.index).await;
+            all.push(received.map_err(|source| Error::of(&device.name, source))?);
+        }
+        Ok(all)
     }
 
     /// What the programs tell of single frames, see [`LogLevel`].
@@ -607,14 +780,14 @@ impl Capture {
     }
 
     /// Ends all workers, also when one has failed; says which did first.
-    fn end_workers(&mut self) -> Result<Vec<(Queue, Part)>, Error> {
+    fn end_workers(&mut self) -> Result<Vec<(Port, Part)>, Error> {
         self.stop.store(true, Ordering::Release);
         let ended: Vec<_> = std::mem::take(&mut self.workers)
             .into_iter()
             .map(|(served, handle)| (served, handle.join()))
             .collect();
         let result = |(worker, (served, result)): (usize, (Served, Result<_, WorkerError>))| match result {
-            Ok((queue, counters)) => Ok((queue, (served, counters))),
+            Ok((port, counters)) => Ok((port, (served, counters))),
             Err(source) => Err(Error::Worker {
                 worker,
                 interface: self.devices.get(served.device).map(|d| d.name.clone()).unwrap_or_default(),

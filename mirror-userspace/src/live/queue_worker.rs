@@ -1,21 +1,30 @@
-//! The thread of one queue: frames off the ring, their capture headers read, to the worker, buffers back.
+//! The thread of one worker: frames off its socket's ring, their capture headers read, to the worker that owns
+//! the flow, buffers back.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use mirror_xdp_common::capture::CaptureHeader;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
+use mirror_xdp_common::capture::{CaptureHeader, flags};
+use nix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::affinity::Affinity;
 use super::clock::Clock;
-use crate::afxdp::{Queue, Statistics};
-use crate::worker::{FrameInfo, Mirror, Worker, WorkerCounters};
+use super::cpus;
+use super::pulse::Pulse;
+use crate::afxdp::{BATCH, Port, Statistics};
+use crate::observe::Mailbox;
+use crate::stats::HandOver;
+use crate::worker::survey::Survey;
+use crate::worker::{FrameInfo, Mirror, Side, Worker, WorkerCounters};
 
 /// A worker without traffic looks this often whether it is to stop.
 const IDLE: Duration = Duration::from_millis(100);
+/// One that is to stop and waits for the others looks this often whether they hand frames over still.
+const DRAIN: Duration = Duration::from_millis(1);
 /// Timers advance, and finished records leave, this often under load. Nanoseconds.
 const TICK: u64 = 10_000_000;
 /// Counters are published this often. Nanoseconds.
@@ -25,15 +34,19 @@ const PUBLISH: u64 = 200_000_000;
 /// all the same.
 const BAD_HEADER: &str = "capture_header";
 
-/// The counters of a queue and its worker.
+/// The counters of a socket and its worker.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counters {
     /// Frames taken off the ring.
     pub(super) delivered: u64,
+    /// What became of those that are another worker's.
+    pub(super) hand_over: HandOver,
     /// What the kernel counts of the socket.
     pub(super) socket: Statistics,
     /// What the worker counts.
     pub(super) worker: WorkerCounters,
+    /// CPU time of the thread.
+    pub(super) busy: Duration,
 }
 
 /// Sent when a worker's thread ends, be it by a panic.
@@ -54,21 +67,62 @@ pub enum WorkerError {
     Receive(#[from] std::io::Error),
 }
 
+/// The workers of a device that take frames off their sockets still, and may hand some over. It counts one
+/// for as long as it lives.
+#[derive(Debug)]
+struct Receiving(Arc<AtomicUsize>);
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// What a worker is given.
+#[derive(Debug)]
+pub(super) struct Assignment {
+    /// Its number among all workers.
+    pub(super) number: usize,
+    /// The CPU to run on; `None` for any.
+    pub(super) cpu: Option<usize>,
+    /// Its socket.
+    pub(super) port: Port,
+    /// What analyses the frames.
+    pub(super) worker: Worker,
+    /// Who owns which flow; `None` where each worker has those that its socket receives.
+    pub(super) affinity: Option<Affinity>,
+    /// How many workers of the device receive.
+    pub(super) receivers: Arc<AtomicUsize>,
+}
+
 /// What the thread has while it runs.
 struct QueueWorker {
-    queue: Queue,
+    port: Port,
     worker: Worker,
+    affinity: Option<Affinity>,
+    receivers: Arc<AtomicUsize>,
+    /// Held until the ring is empty and stays so.
+    receiving: Option<Receiving>,
     clock: Clock,
     delivered: u64,
+    hand_over: HandOver,
     undecodable: u64,
     published: Arc<Mutex<Counters>>,
+    mailbox: Arc<Mailbox>,
+    pulse: Arc<Pulse>,
+    /// Surveys that somebody asks for, and the one that is on its way.
+    surveys: Receiver<Survey>,
+    survey: Option<Survey>,
 }
 
 /// A running worker.
 #[derive(Debug)]
 pub(super) struct Handle {
-    thread: JoinHandle<std::io::Result<(Queue, Counters)>>,
+    thread: JoinHandle<std::io::Result<(Port, Counters)>>,
     published: Arc<Mutex<Counters>>,
+    mailbox: Arc<Mailbox>,
+    pulse: Arc<Pulse>,
+    surveys: SyncSender<Survey>,
 }
 
 /// Sends [`Ended`] when it is dropped.
@@ -85,34 +139,49 @@ impl Drop for EndNotice {
 }
 
 impl Handle {
-    /// Starts the thread of worker number `number`, pinned to `cpu`.
+    /// Starts a worker's thread. It works until `stop` is set.
     pub(super) fn spawn(
-        number: usize,
-        cpu: Option<usize>,
-        queue: Queue,
-        worker: Worker,
+        assignment: Assignment,
         stop: Arc<AtomicBool>,
         ended: UnboundedSender<Ended>,
     ) -> std::io::Result<Self> {
+        let Assignment { number, cpu, port, worker, affinity, receivers } = assignment;
         let published = Arc::new(Mutex::new(Counters::default()));
+        let mailbox = Arc::new(Mailbox::default());
+        let pulse = Arc::new(Pulse::default());
+        // One that waits for another to end is enough.
+        let (asked, surveys) = sync_channel(1);
         let mut this = QueueWorker {
-            queue,
+            port,
             worker,
+            affinity,
+            receiving: Some(Receiving(Arc::clone(&receivers))),
+            receivers,
             clock: Clock::new(),
             delivered: 0,
+            hand_over: HandOver::default(),
             undecodable: 0,
             published: Arc::clone(&published),
+            mailbox: Arc::clone(&mailbox),
+            pulse: Arc::clone(&pulse),
+            surveys,
+            survey: None,
         };
         let thread = std::thread::Builder::new().name(format!("worker {number}")).spawn(move || {
             let _notice = EndNotice { worker: number, to: ended };
             if let Some(cpu) = cpu {
-                pin(cpu);
+                cpus::pin(&[cpu]);
             }
             this.run(&stop)?;
             let counters = this.counters()?;
-            Ok((this.queue, counters))
+            Ok((this.port, counters))
         })?;
-        Ok(Self { thread, published })
+        Ok(Self { thread, published, mailbox, pulse, surveys: asked })
+    }
+
+    /// Where observers are left for the worker.
+    pub(super) const fn mailbox(&self) -> &Arc<Mailbox> {
+        &self.mailbox
     }
 
     /// The counters as last published, a fraction of a second old.
@@ -121,8 +190,18 @@ impl Handle {
         self.published.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
+    /// When the worker made its last turn.
+    pub(super) fn pulse(&self) -> Arc<Pulse> {
+        Arc::clone(&self.pulse)
+    }
+
+    /// Where surveys of the worker's flows are asked for.
+    pub(super) fn surveys(&self) -> SyncSender<Survey> {
+        self.surveys.clone()
+    }
+
     /// Waits until the thread has ended.
-    pub(super) fn join(self) -> Result<(Queue, Counters), WorkerError> {
+    pub(super) fn join(self) -> Result<(Port, Counters), WorkerError> {
         match self.thread.join() {
             Ok(result) => Ok(result?),
             Err(panic) => {
@@ -136,75 +215,121 @@ impl Handle {
     }
 }
 
-/// Keeps the calling thread on one CPU. Where the kernel refuses, it runs anywhere.
-fn pin(cpu: usize) {
-    let mut cpus = CpuSet::new();
-    if let Err(error) = cpus.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &cpus)) {
-        tracing::warn!("cannot keep a worker on CPU {cpu}: {error}");
+/// Which way a packet went by the mirrored interface, as its capture header says.
+const fn side(header: u16) -> Option<Side> {
+    match header & (flags::INGRESS | flags::EGRESS) {
+        flags::INGRESS => Some(Side::Ingress),
+        flags::EGRESS => Some(Side::Egress),
+        _ => None,
     }
 }
 
 impl QueueWorker {
-    /// Works until `stop` is set and the ring is empty.
+    /// Works until `stop` is set, the ring is empty, and no other worker hands anything over any more.
     fn run(&mut self, stop: &AtomicBool) -> std::io::Result<()> {
         let (mut ticked, mut published) = (0, 0);
         loop {
             // Looked at before the ring: a frame that was there when the stop was asked for is still taken.
             let stopping = stop.load(Ordering::Acquire);
-            let received = self.receive();
+            let nobody_receives = self.receivers.load(Ordering::Acquire) == 0;
+            let taken = self.receive() + self.take_over();
+            self.port.flush();
             let now = self.clock.now();
             if now.wrapping_sub(ticked) >= TICK {
                 if let Some(shunting) = self.worker.shunting() {
                     shunting.set_clock(self.clock.ahead());
                 }
+                self.mailbox.collect(self.worker.observers());
                 self.worker.tick(now);
+                self.pulse.beat();
+                let survey = self.survey.take().or_else(|| self.surveys.try_recv().ok());
+                self.survey = survey.and_then(|survey| self.worker.survey(survey));
                 ticked = now;
             }
             if now.wrapping_sub(published) >= PUBLISH {
                 self.publish()?;
                 published = now;
             }
-            if received == 0 {
-                if stopping {
+            if taken > 0 {
+                continue;
+            }
+            if stopping {
+                self.receiving = None;
+                if nobody_receives {
                     break;
                 }
-                self.queue.wait(IDLE)?;
             }
+            let patience = match (stopping, &self.survey) {
+                (true, _) => DRAIN,
+                (false, Some(_)) => Duration::from_nanos(TICK),
+                (false, None) => IDLE,
+            };
+            self.port.wait(patience)?;
         }
         self.worker.finish();
         Ok(())
     }
 
-    /// Takes one batch and says how many frames it had.
+    /// Takes one batch off the ring, keeps what is this worker's and hands over the rest; says how many frames
+    /// there were.
     fn receive(&mut self) -> usize {
-        let batch = self.queue.receive();
-        for bytes in batch.frames() {
-            let Ok((header, frame)) = CaptureHeader::decode(bytes) else {
+        let Self { port, worker, clock, affinity, hand_over, .. } = self;
+        let number = port.number();
+        let mut count = 0;
+        while count < BATCH
+            && let Some(received) = port.received()
+        {
+            count += 1;
+            let Ok((header, frame)) = CaptureHeader::decode(received.bytes()) else {
                 self.undecodable += 1;
                 continue;
             };
-            let info = FrameInfo {
-                time: self.clock.time_of_day(header.time),
-                original_len: header.original_len,
-                flow_hash: header.flow_hash,
-                mirror: Some(Mirror {
-                    vni: header.vni,
-                    outer_source: header.outer_source,
-                    outer_destination: header.outer_destination,
-                    endpoint: header.gateway.endpoint,
-                }),
-            };
-            self.worker.frame(&info, frame);
+            match affinity.map(|affinity| affinity.owner(header.flow_hash)) {
+                Some(owner) if owner != number => {
+                    if received.hand_over(owner) {
+                        hand_over.given += 1;
+                    } else {
+                        hand_over.full += 1;
+                    }
+                }
+                _ => worker.frame(&info(clock, &header), frame),
+            }
         }
-        self.delivered += batch.len() as u64;
-        batch.len()
+        self.delivered += count as u64;
+        count
+    }
+
+    /// Takes one batch of what others have handed over.
+    fn take_over(&mut self) -> usize {
+        let mut count = 0;
+        while count < BATCH
+            && let Some(taken) = self.port.handed_over()
+        {
+            count += 1;
+            match CaptureHeader::decode(taken.bytes()) {
+                Ok((header, frame)) => self.worker.frame(&info(&self.clock, &header), frame),
+                Err(_) => self.undecodable += 1,
+            }
+        }
+        self.hand_over.taken += count as u64;
+        count
     }
 
     fn counters(&self) -> std::io::Result<Counters> {
         let mut worker = self.worker.counters();
         worker.delivered += self.undecodable;
         worker.refused.push((BAD_HEADER, self.undecodable));
-        Ok(Counters { delivered: self.delivered, socket: self.queue.statistics()?, worker })
+        if let Some(store) = &mut worker.store {
+            store.not_kept.push((BAD_HEADER, self.undecodable));
+        }
+        let busy = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from);
+        Ok(Counters {
+            delivered: self.delivered,
+            hand_over: self.hand_over,
+            socket: self.port.statistics()?,
+            worker,
+            busy,
+        })
     }
 
     /// Publishes the counters, unless just now somebody reads the last ones.
@@ -214,5 +339,21 @@ impl QueueWorker {
             *published = counters;
         }
         Ok(())
+    }
+}
+
+/// What the worker is told of a frame.
+fn info(clock: &Clock, header: &CaptureHeader) -> FrameInfo {
+    FrameInfo {
+        time: clock.time_of_day(header.time),
+        original_len: header.original_len,
+        flow_hash: header.flow_hash,
+        mirror: Some(Mirror {
+            vni: header.vni,
+            outer_source: header.outer_source,
+            outer_destination: header.outer_destination,
+            endpoint: header.gateway.endpoint,
+        }),
+        side: side(header.flags),
     }
 }

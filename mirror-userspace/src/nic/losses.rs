@@ -120,7 +120,7 @@ impl Counters {
         Self(self.0.iter().map(delta).collect())
     }
 
-    fn get(&self, known: &Known) -> u64 {
+    pub(super) fn get(&self, known: &Known) -> u64 {
         self.0.iter().find(|(other, _)| other.name == known.name).map_or(0, |&(_, count)| count)
     }
 

@@ -8,7 +8,8 @@
 //! * `rss`: what that hash does to mirror traffic;
 //! * `interrupt`: which CPUs take the NIC's interrupts;
 //! * `changes`: what is set, and taken back;
-//! * `losses`: which counters tell of frames that the device lost.
+//! * `losses`: which counters tell of frames that the device lost;
+//! * `watch`: the same while a capture runs.
 
 mod changes;
 mod generic;
@@ -18,6 +19,7 @@ pub mod losses;
 mod netdev;
 pub mod rss;
 mod settings;
+mod watch;
 
 use ethtool::EthtoolHandle;
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -25,10 +27,12 @@ use rtnetlink::packet_route::link::{
     InfoData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, Stats64,
 };
 use rtnetlink::{Handle, LinkUnspec};
+use serde::Serialize;
 
 pub use self::changes::{Change, Changes};
 pub use self::netdev::XdpFeatures;
 pub use self::settings::{Channels, Feature, Rings, Setting};
+pub use self::watch::Watch;
 use crate::datapath::Mode;
 
 /// Flags of `IFLA_XDP_FLAGS`, `include/uapi/linux/if_link.h`.
@@ -88,6 +92,33 @@ impl Transmitted {
     #[must_use]
     pub const fn all(&self) -> u64 {
         self.packets.saturating_add(self.dropped)
+    }
+}
+
+/// What an interface has counted of the frames that came, and how it stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Received {
+    /// Whether it is up and has a carrier.
+    pub running: bool,
+    /// Bytes of the largest network packet.
+    pub mtu: u32,
+    /// Frames that came.
+    pub packets: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Dropped by the kernel, or by the device for want of buffers.
+    pub dropped: u64,
+    /// Broken.
+    pub errors: u64,
+    /// Missed by the device: nobody took them out in time.
+    pub missed: u64,
+}
+
+impl Received {
+    /// What was lost before any program saw it, by reason.
+    #[must_use]
+    pub const fn lost(&self) -> [(&'static str, u64); 3] {
+        [("dropped", self.dropped), ("errors", self.errors), ("missed", self.missed)]
     }
 }
 
@@ -193,6 +224,32 @@ impl Netlink {
             LinkAttribute::Stats64(counters) => Some(*counters),
             _ => None,
         }))
+    }
+
+    /// What the interface with this index has counted of what came; nothing where it is gone.
+    pub async fn received(&self, index: u32) -> Result<Received, Error> {
+        let mut answer = self.links.link().get().match_index(index).execute().boxed();
+        let link = match answer.try_next().await {
+            Ok(Some(link)) => link,
+            Ok(None) | Err(rtnetlink::Error::NetlinkError(_)) => return Ok(Received::default()),
+            Err(error) => return Err(error.into()),
+        };
+        let running = link.header.flags.contains(LinkFlags::LowerUp);
+        let mut received = Received { running, ..Received::default() };
+        for attribute in &link.attributes {
+            match attribute {
+                LinkAttribute::Mtu(mtu) => received.mtu = *mtu,
+                LinkAttribute::Stats64(stats) => {
+                    received.packets = stats.rx_packets;
+                    received.bytes = stats.rx_bytes;
+                    received.dropped = stats.rx_dropped;
+                    received.errors = stats.rx_errors;
+                    received.missed = stats.rx_missed_errors;
+                }
+                _ => {}
+            }
+        }
+        Ok(received)
     }
 
     async fn all(&self) -> Result<Vec<LinkMessage>, Error> {

@@ -95,6 +95,40 @@ pub fn write_stats(out: &mut Vec<u8>, time: u64, stats: &impl Serialize) -> serd
     write_line(out, &StatsEvent { timestamp: Timestamp(time), event_type: STATS, stats })
 }
 
+/// The `flow` event of a flow as an object.
+///
+/// # Errors
+///
+/// Where a value has no JSON form; none of ours lacks one.
+pub fn flow_object(flow: &FlowRecord) -> serde_json::Result<serde_json::Value> {
+    serde_json::to_value(FlowEvent::from(flow))
+}
+
+/// A service as events name it: address and port of its server, protocols, network.
+///
+/// # Errors
+///
+/// Where a value has no JSON form; none of ours lacks one.
+pub fn service_object(service: &Service) -> serde_json::Result<serde_json::Value> {
+    #[derive(Serialize)]
+    struct Object {
+        dest_ip: EveAddress,
+        dest_port: u16,
+        proto: Protocol,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        app_proto: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        vni: Option<u32>,
+    }
+    serde_json::to_value(Object {
+        dest_ip: EveAddress { address: service.address, ipv6: service.ipv6 },
+        dest_port: service.port,
+        proto: Protocol(service.protocol),
+        app_proto: service.application,
+        vni: service.vni,
+    })
+}
+
 /// Appends a `metrics` event to `out` as one line.
 ///
 /// # Errors

@@ -57,6 +57,7 @@ impl Bench {
             original_len: (frame.len() + missing) as u32,
             flow_hash: InnerHeaders::parse(frame, 0).flow_hash(7),
             mirror: self.mirror,
+            side: None,
         };
         self.worker.frame(&info, frame);
     }
@@ -448,7 +449,13 @@ fn a_live_worker_loses_no_flow_that_ends_with_many_others() {
         for port in 0..20_000 {
             let frame = udp((CLIENT, port), (SERVER, 2), b"x");
             let flow_hash = InnerHeaders::parse(frame.as_slice(), 0).flow_hash(7);
-            let info = FrameInfo { time: START, original_len: frame.len() as u32, flow_hash, mirror: None };
+            let info = FrameInfo {
+                time: START,
+                original_len: frame.len() as u32,
+                flow_hash,
+                mirror: None,
+                side: None,
+            };
             worker.frame(&info, &frame);
         }
         if timeout {
@@ -681,10 +688,12 @@ fn link_layers_other_than_ethernet_lead_to_the_same_flow() {
         (276, behind(&[8, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 6, 2, 2, 2, 2, 2, 2, 0, 0])),
     ] {
         let original_len = frame.len() as u32;
-        let info = FrameInfo { time: START, original_len, flow_hash: FlowHash::default(), mirror: None };
+        let info =
+            FrameInfo { time: START, original_len, flow_hash: FlowHash::default(), mirror: None, side: None };
         bench.worker.link_frame(&info, LinkType::from_number(link), &frame);
     }
-    let info = FrameInfo { time: START, original_len: 1, flow_hash: FlowHash::default(), mirror: None };
+    let info =
+        FrameInfo { time: START, original_len: 1, flow_hash: FlowHash::default(), mirror: None, side: None };
     bench.worker.link_frame(&info, LinkType::from_number(127), &[0]);
     assert_eq!(bench.refused("link_type"), 1);
     let flows = bench.flows();

@@ -119,6 +119,7 @@ impl Seen {
             flows: all(workers, "/flows_total"),
             lost: all(interfaces, "/program/dropped")
                 + rings
+                + all(workers, "/hand_over/full")
                 + all(workers, "/refused")
                 + total(stats.pointer("/records/lost")),
         };

@@ -18,6 +18,7 @@ use std::{env, fs};
 use anyhow::{Context as _, Result, bail};
 use mirror_xdp_tests::bench::path::{self, Remote};
 use mirror_xdp_tests::bench::subject::Subject;
+use mirror_xdp_tests::bench::traffic;
 use serde_json::json;
 
 use self::chart::Series;
@@ -35,6 +36,7 @@ Examples:
   cargo xtask bench --quick                           everything, in two minutes
   cargo xtask bench path --json                       {\"subjects\":[{\"name\":…,\"ndr_pps\":…,\"pdr_pps\":…},…]}
   cargo xtask bench --compare old/report.json         what got worse
+  cargo xtask bench --write-frames mixed.pcap         for the other machine, which sends to this one:
   cargo xtask bench path --interface ens6 --generator \\
       'ssh other sudo mirror-xdp pktgen --interface ens6 --to 10.0.9.5 mixed.pcap'
   cargo xtask bench --gate                            what CI runs: instructions, against those stored
@@ -88,6 +90,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "COMMAND", requires = "interface")]
     generator: Option<String>,
 
+    /// Write the frames that are sent on the path into this file, for a generator on another machine
+    #[arg(long, value_name = "FILE.PCAP", conflicts_with_all = ["levels", "quick", "compare", "gate", "update_baseline"])]
+    write_frames: Option<PathBuf>,
+
     /// Print the figures on stdout
     #[arg(long)]
     json: bool,
@@ -109,6 +115,12 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     if let Some(binary) = &args.measure_path {
         let report = measure_path(args, binary)?;
         println!("{}", serde_json::to_string(&report)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(file) = &args.write_frames {
+        traffic::write_pcap(file, &traffic::mixed())
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        step(&format!("The frames are in {}", file.display()));
         return Ok(ExitCode::SUCCESS);
     }
     if args.install_peers {

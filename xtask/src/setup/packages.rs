@@ -50,6 +50,7 @@ const REQUIREMENTS: &[Requirement] = &[
     program("dnsmasq", "dnsmasq-base", "the lab's resolver"),
     program("busybox", "busybox", "the lab's HTTP server"),
     program("openssl", "openssl", "the lab's TLS server"),
+    program("tshark", "tshark", "opens what the packet store writes, in tests"),
     program("valgrind", "valgrind", "counts the instructions of benchmarks"),
     program("ip", "iproute2", "network namespaces and virtual interfaces of tests and the lab"),
     program("ethtool", "ethtool", "offloads and queues of virtual interfaces"),

@@ -138,6 +138,7 @@ fn outcome(case: &Case, kernel: &Kernel, said: Option<&Said>) -> Outcome {
     let got = match mode {
         Some(mode) => format!("{mode}, {}", if is_zero_copy { "zero-copy" } else { "copy" }),
         None if said.is_some_and(|said| said.exit == Some(1)) => "refused".to_owned(),
+        None if matches!(case.expect, Expect::Mended(_)) => "mended".to_owned(),
         None => "nothing".to_owned(),
     };
     let failure = match said {
@@ -155,6 +156,15 @@ fn failure(case: &Case, said: &Said, mode: Option<&str>, zero_copy: bool, frames
         Expect::Refusal(says) => {
             let refused = said.exit == Some(1) && said.lines.len() == 1 && lines.contains(says);
             (!refused).then(|| format!("exit code {:?}, and not one line about `{says}`: {lines}", said.exit))
+        }
+        Expect::Mended(names) => {
+            let checks = said.account.as_ref().and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+            let mended = |name: &str| {
+                let fine = |check: &Value| check["check"] == name && check["state"] == "fine";
+                lines.contains(&format!("{name} mended:")) && checks.iter().any(fine)
+            };
+            let not = names.iter().find(|name| !mended(name));
+            not.map(|name| format!("`{name}` is not mended: {lines}"))
         }
         Expect::Frames { mode: wanted, zero_copy: wants_zero_copy, says } => {
             let unaccounted = said.account.as_ref().and_then(|account| account["unaccounted"].as_u64());

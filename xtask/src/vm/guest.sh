@@ -50,6 +50,15 @@ capture() {
     sed 's/^/::account /' /tmp/account; echo
 }
 
+# doctor CASE: mends the interface, and prints what was mended and what is found then.
+doctor() {
+    echo "::case $1"
+    mirror-xdp doctor -i $IF --fix --json >/tmp/account 2>/tmp/said; code=$?
+    sed 's/^/::said /' /tmp/said
+    echo "::exit $code"
+    sed 's/^/::account /' /tmp/account; echo
+}
+
 # What is in the middle of a capture.
 mixed() { send --size imix --flows 200 --vni 1-9 --count 3000 --rate 2000pps || cat /tmp/sent; usleep 300000; }
 jumbo() { send --size 3000 --count 200 --rate 500pps || cat /tmp/sent; usleep 300000; }

@@ -55,6 +55,8 @@ pub(super) enum Expect {
     },
     /// A refusal that says this.
     Refusal(&'static str),
+    /// No capture: the doctor mends these, and then finds all of them fine.
+    Mended(&'static [&'static str]),
 }
 
 const fn zero_copy(name: &'static str, device: &'static str, asked: &'static str) -> Case {
@@ -99,6 +101,10 @@ capture 'link flap' flap --zero-copy required
 restarts restart --zero-copy required
 /bin/ip link set dev eth0 mtu 9001; /bin/ip link set dev eth1 mtu 9001
 capture jumbo jumbo
+ethtool -N eth0 rx-flow-hash udp4 sd
+ethtool -X eth0 hkey $(printf 'ff:%.0s' $(seq 39))ff
+ethtool -L eth0 combined 1
+doctor doctor
 ",
         cases: &[
             zero_copy("zero-copy", "igb", "zero-copy required"),
@@ -110,6 +116,12 @@ capture jumbo jumbo
             zero_copy("restart 2", "igb", "zero-copy required"),
             zero_copy("restart 3", "igb", "zero-copy required"),
             copied("jumbo", "igb", "auto, MTU 9001", "generic", ""),
+            Case {
+                name: "doctor",
+                device: "igb",
+                asked: "--fix",
+                expect: Expect::Mended(&["mtu", "channels", "rings", "udp_hash", "rss", "huge_pages"]),
+            },
         ],
     },
     Guest {

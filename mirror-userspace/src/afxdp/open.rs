@@ -1,0 +1,272 @@
+//! Opening a device: its UMEM, the sockets of its queues, and what connects its workers.
+
+use std::ffi::CString;
+use std::io;
+use std::num::NonZeroU32;
+use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use rtrb::Consumer;
+use xsk_rs::config::{BindFlags, FrameSize, Interface, LibxdpFlags, SocketConfig, UmemConfig};
+use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
+
+use super::busy_poll::{self, BusyPoll};
+use super::exchange::{Home, Peer};
+use super::port::{BATCH, Port, Way};
+use super::signal::Signal;
+use super::{CHUNK_SIZE, Error, UNUSED_RING, os_error, ring};
+
+/// A queue stays bound for a moment after its last socket was closed, since the kernel frees it in the
+/// background, and another capture needs up to a second to notice that it was replaced. So long that is
+/// waited for.
+const REBIND_PATIENCE: Duration = Duration::from_secs(3);
+/// The share of a queue's buffers that may be lent to other workers: the rest is for the kernel.
+const LENT_SHARE: u32 = 4;
+/// The most frames that wait between two workers.
+const MOST_LENT: usize = 8192;
+
+/// A queue's fill ring, and the completion ring that comes with it.
+type Rings = (FillQueue, CompQueue);
+
+/// Whether the kernel may receive without copying.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ZeroCopy {
+    /// Where the driver can, else with a copy, and a warning
+    #[default]
+    Auto,
+    /// Without copies, or not at all
+    Required,
+    /// With a copy: every driver can
+    Off,
+}
+
+/// How to open a device.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Its queues.
+    pub queues: NonZeroU32,
+    /// Sockets of each queue, a worker each.
+    pub sockets_per_queue: NonZeroU32,
+    /// Whether workers hand frames over to each other.
+    pub hand_over: bool,
+    /// Frames that may wait for a worker, a power of two. A queue has twice as many buffers, so that the ring
+    /// is full before they run out.
+    pub ring: u32,
+    /// Whether to receive without copying.
+    pub zero_copy: ZeroCopy,
+    /// Whether frames may be in several buffers. Not without copying.
+    pub multi_buffer: bool,
+    /// How the workers look for frames themselves, if they do.
+    pub busy_poll: Option<BusyPoll>,
+}
+
+impl Plan {
+    /// Buffers of each queue.
+    const fn buffers(&self) -> u32 {
+        2 * self.ring
+    }
+
+    /// How many frames each of two workers may lend to the other.
+    fn may_be_lent(&self) -> usize {
+        let peers = self.queues.get().saturating_sub(1).max(1);
+        ((self.buffers() / LENT_SHARE / peers) as usize).clamp(BATCH, MOST_LENT)
+    }
+
+    fn bind_flags(&self, zero_copy: bool) -> BindFlags {
+        let mut flags = BindFlags::XDP_USE_NEED_WAKEUP;
+        flags |= if zero_copy { BindFlags::XDP_ZEROCOPY } else { BindFlags::XDP_COPY };
+        if self.multi_buffer {
+            flags |= BindFlags::XDP_USE_SG;
+        }
+        flags
+    }
+}
+
+/// An open device.
+#[derive(Debug)]
+pub struct Opened {
+    /// What each worker has, by number: those of the queues' first sockets, then those of the second, …
+    pub ports: Vec<Port>,
+    /// Whether frames are received without copying.
+    pub zero_copy: bool,
+    /// Why they are not, where that was to be tried.
+    pub refused: Option<Errno>,
+    /// Whether the buffers are in huge pages.
+    pub huge_pages: bool,
+}
+
+/// Opens a device's sockets, with one UMEM for all of them.
+pub fn open(interface: &str, plan: &Plan) -> Result<Opened, Error> {
+    let name = Interface::new(CString::new(interface).map_err(|error| Error::Umem(error.into()))?);
+    let mut opening = Opening::new(&name, plan)?;
+    let mut refused = None;
+    if plan.zero_copy != ZeroCopy::Off {
+        match opening.sockets(true) {
+            Ok(ports) => {
+                return Ok(Opened { ports, zero_copy: true, refused, huge_pages: opening.huge_pages });
+            }
+            Err(Error::Bind { queue, source }) if plan.zero_copy == ZeroCopy::Required => {
+                return Err(Error::ZeroCopy { queue, source });
+            }
+            Err(Error::Bind { queue, source }) => {
+                refused = Some(Errno::from_raw(source.raw_os_error().unwrap_or_default()));
+                if queue > 0 {
+                    // The UMEM is bound to the mode of its first socket.
+                    drop(opening);
+                    opening = Opening::new(&name, plan)?;
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let ports = opening.sockets(false).map_err(|error| match error {
+        Error::Bind { source, .. } if plan.multi_buffer && source.raw_os_error() == Some(libc::EINVAL) => {
+            Error::MultiBuffer
+        }
+        error => error,
+    })?;
+    Ok(Opened { ports, zero_copy: false, refused, huge_pages: opening.huge_pages })
+}
+
+/// What is needed to open the sockets.
+struct Opening<'p> {
+    interface: &'p Interface,
+    plan: &'p Plan,
+    umem: Umem,
+    descriptors: Vec<FrameDesc>,
+    huge_pages: bool,
+}
+
+impl<'p> Opening<'p> {
+    /// Makes the UMEM, in huge pages where there are enough.
+    fn new(interface: &'p Interface, plan: &'p Plan) -> Result<Self, Error> {
+        let count = plan.queues.saturating_mul(NonZeroU32::MIN.saturating_add(plan.buffers() - 1));
+        let umem_config = UmemConfig::builder()
+            .frame_size(FrameSize::new(CHUNK_SIZE).expect("a page is more than the smallest chunk"))
+            .fill_queue_size(ring(plan.buffers()))
+            .comp_queue_size(ring(UNUSED_RING))
+            .build()
+            .expect("the chunk size is a power of two and larger than the headroom");
+        let bytes = u64::from(count.get()) * u64::from(CHUNK_SIZE);
+        let (made, huge_pages) = match Umem::new(umem_config, count, true) {
+            Ok(made) => (Ok(made), true),
+            Err(_) => (Umem::new(umem_config, count, false), false),
+        };
+        let (umem, descriptors) = made.map_err(|error| match os_error(&error) {
+            Some(Errno::ENOBUFS | Errno::EPERM) => Error::LockedMemory { bytes },
+            Some(Errno::ENOMEM) => Error::Memory { bytes },
+            Some(Errno::EAFNOSUPPORT) => Error::Unsupported,
+            other => Error::Umem(other.unwrap_or(Errno::EIO).into()),
+        })?;
+        Ok(Self { interface, plan, umem, descriptors, huge_pages })
+    }
+
+    /// Opens all sockets and connects them.
+    fn sockets(&self, zero_copy: bool) -> Result<Vec<Port>, Error> {
+        let config = SocketConfig::builder()
+            .rx_queue_size(ring(self.plan.ring))
+            .tx_queue_size(ring(UNUSED_RING))
+            .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+            .bind_flags(self.plan.bind_flags(zero_copy))
+            .build();
+        let Plan { queues, sockets_per_queue, busy_poll, .. } = *self.plan;
+        let workers = (queues.get() * sockets_per_queue.get()) as usize;
+        let signals = (0..workers).map(|_| Signal::new()).collect::<io::Result<Arc<[_]>>>();
+        let signals = signals.map_err(Error::Signal)?;
+        let mut fills = Vec::new();
+        let mut sockets = Vec::new();
+        for number in 0..sockets_per_queue.get() {
+            for queue in 0..queues.get() {
+                let (tx, rx, rings) = self.socket(config, queue)?;
+                if let Some(settings) = busy_poll {
+                    busy_poll::enable(rx.fd().as_raw_fd(), settings).map_err(Error::BusyPoll)?;
+                }
+                match (number, rings) {
+                    (0, Some(rings)) => fills.push(rings),
+                    (0, None) => return Err(Error::InUse { queue }),
+                    _ => {}
+                }
+                sockets.push((queue, (tx, rx)));
+            }
+        }
+        let ways = self.ways(fills);
+        let peers = self.peers(workers);
+        let ports = sockets.into_iter().zip(ways).zip(peers).enumerate();
+        Ok(ports
+            .map(|(number, (((queue, socket), way), peers))| {
+                let wake = (Arc::clone(&signals), busy_poll.is_some());
+                Port::new(number, queue, socket, self.umem.clone(), way, peers, wake)
+            })
+            .collect())
+    }
+
+    fn socket(&self, config: SocketConfig, queue: u32) -> Result<(TxQueue, RxQueue, Option<Rings>), Error> {
+        let deadline = Instant::now() + REBIND_PATIENCE;
+        loop {
+            // SAFETY: libxdp is told not to load a program of its own, which is what the contract asks for
+            // where a queue is bound to twice.
+            match unsafe { Socket::new(config, &self.umem, self.interface, queue) } {
+                Ok(socket) => return Ok(socket),
+                Err(error) => match os_error(&error) {
+                    Some(Errno::EBUSY) if Instant::now() < deadline => {
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                    Some(Errno::EBUSY) => return Err(Error::InUse { queue }),
+                    errno => {
+                        let source = errno.map_or_else(|| io::Error::other(error), Into::into);
+                        return Err(Error::Bind { queue, source });
+                    }
+                },
+            }
+        }
+    }
+
+    /// How each worker's buffers get into its queue's fill ring, which all of them are put into now.
+    fn ways(&self, fills: Vec<Rings>) -> Vec<Way> {
+        let queues = fills.len();
+        let buffers = self.plan.buffers() as usize;
+        let mut from_workers: Vec<Vec<Consumer<FrameDesc>>> = fills.iter().map(|_| Vec::new()).collect();
+        let mut others = Vec::new();
+        for _ in 1..self.plan.sockets_per_queue.get() {
+            for (queue, from_workers) in from_workers.iter_mut().enumerate() {
+                let (home, from_worker) = Home::new(buffers);
+                from_workers.push(from_worker);
+                others.push(Way::Worker { home, filler: queue });
+            }
+        }
+        let mut ways = Vec::with_capacity(queues + others.len());
+        let descriptors = self.descriptors.chunks(buffers);
+        for (((mut fill, completion), from_workers), descriptors) in
+            fills.into_iter().zip(from_workers).zip(descriptors)
+        {
+            // SAFETY: the descriptors are of this UMEM, and are given to this queue alone; nothing refers to
+            // their buffers.
+            let filled = unsafe { fill.produce(descriptors) };
+            debug_assert_eq!(filled, buffers, "the fill ring has a place for every buffer");
+            let waiting = Vec::with_capacity(BATCH);
+            ways.push(Way::Filler { fill, waiting, from_workers, _completion: completion });
+        }
+        ways.extend(others);
+        ways
+    }
+
+    /// What each worker exchanges with the others. The program has chosen among a queue's sockets already,
+    /// so frames go to the worker of the same socket of another queue only.
+    fn peers(&self, workers: usize) -> Vec<Vec<Option<Peer<FrameDesc>>>> {
+        let queues = self.plan.queues.get() as usize;
+        let none = |_| (0..workers).map(|_| None).collect();
+        let mut peers: Vec<Vec<Option<Peer<FrameDesc>>>> = (0..workers).map(none).collect();
+        if !self.plan.hand_over {
+            return peers;
+        }
+        let pairs = (0..workers).flat_map(|a| (a + 1..workers).map(move |b| (a, b)));
+        for (a, b) in pairs.filter(|(a, b)| a / queues == b / queues) {
+            let (of_a, of_b) = Peer::pair(self.plan.may_be_lent());
+            peers[a][b] = Some(of_a);
+            peers[b][a] = Some(of_b);
+        }
+        peers
+    }
+}

@@ -1,0 +1,85 @@
+//! `mirror-xdp extcap`: the appliance as an interface of Wireshark's, by its extcap protocol
+//! (<https://www.wireshark.org/docs/wsdg_html_chunked/ChCaptureExtcap.html>). Wireshark starts the program
+//! with options of its own choosing; a script in its extcap directory puts `extcap` in front of them.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::tail;
+use crate::expression::Expression;
+use crate::observe::control::DEFAULT_PATH;
+
+const EXAMPLES: &str = "\
+Examples:
+  ln -s /usr/share/mirror-xdp/extcap/mirror-xdp ~/.local/lib/wireshark/extcap/     then start Wireshark
+  mirror-xdp extcap --extcap-interfaces";
+
+/// The name of the one interface.
+const INTERFACE: &str = "mirror-xdp";
+
+/// Be an interface of Wireshark's: what it calls, not for people
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// List the interfaces
+    #[arg(long)]
+    extcap_interfaces: bool,
+
+    /// Say the link layer of the interface
+    #[arg(long)]
+    extcap_dlts: bool,
+
+    /// List what can be set
+    #[arg(long)]
+    extcap_config: bool,
+
+    /// The interface
+    #[arg(long, value_name = "IF")]
+    extcap_interface: Option<String>,
+
+    /// Wireshark's version
+    #[arg(long, value_name = "VERSION")]
+    extcap_version: Option<String>,
+
+    /// Which frames; alone, only check that it can be compiled
+    #[arg(long, value_name = "FILTER")]
+    extcap_capture_filter: Option<String>,
+
+    /// Capture
+    #[arg(long, requires = "fifo")]
+    capture: bool,
+
+    /// Where to write the frames
+    #[arg(long, value_name = "PATH")]
+    fifo: Option<PathBuf>,
+
+    /// Control socket of the capture
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_PATH)]
+    control: PathBuf,
+}
+
+pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    let filter = args.extcap_capture_filter.as_deref().unwrap_or_default();
+    if args.extcap_interfaces {
+        println!("extcap {{version={}}}", env!("CARGO_PKG_VERSION"));
+        println!("interface {{value={INTERFACE}}}{{display=Mirrored traffic (mirror-xdp)}}");
+    } else if args.extcap_dlts {
+        println!("dlt {{number=1}}{{name=EN10MB}}{{display=Ethernet}}");
+    } else if args.extcap_config {
+        println!(
+            "arg {{number=0}}{{call=--control}}{{display=Control socket}}{{type=string}}\
+             {{default={DEFAULT_PATH}}}{{tooltip=Socket of the running `mirror-xdp run`}}"
+        );
+    } else if let (true, Some(fifo)) = (args.capture, &args.fifo) {
+        return tail::to_fifo(&args.control, filter, fifo);
+    } else if args.extcap_capture_filter.is_some() {
+        // What is printed is what is wrong; nothing where nothing is.
+        if let Err(error) = Expression::parse(filter) {
+            println!("{error}");
+        }
+    } else {
+        eprintln!("mirror-xdp: extcap is for Wireshark; use `mirror-xdp tail`");
+        return Ok(ExitCode::from(2));
+    }
+    Ok(ExitCode::SUCCESS)
+}

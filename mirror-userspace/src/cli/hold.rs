@@ -1,0 +1,121 @@
+//! `mirror-xdp hold`: what retention must not delete.
+
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use clap::Subcommand;
+use mirror_xdp_common::Vni;
+
+use crate::store::hold::{self, Hold};
+use crate::store::manifest;
+
+/// Keep packets in a store from being deleted by its rules
+///
+/// Whole segments are held that have anything of it. A capture that runs heeds a hold at once.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  mirror-xdp hold --store /data/packets add --vni 7 --reason 'case 2026-17'
+  mirror-xdp hold --store /data/packets add --from 2026-03-01T08:00:00Z --to 2026-03-02T00:00:00Z --reason audit
+  mirror-xdp hold --store /data/packets list
+  mirror-xdp hold --store /data/packets remove 1")]
+pub(super) struct Args {
+    /// The store
+    #[arg(long, value_name = "DIR")]
+    store: PathBuf,
+
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Place a hold
+    Add {
+        /// On this VNI, or range of them; all without it
+        #[arg(long, value_name = "VNI", value_parser = vnis)]
+        vni: Option<RangeInclusive<u32>>,
+        /// From this time on
+        #[arg(long, value_name = "TIME", value_parser = super::extract::time, allow_hyphen_values = true)]
+        from: Option<u64>,
+        /// Before this time
+        #[arg(long, value_name = "TIME", value_parser = super::extract::time, allow_hyphen_values = true)]
+        to: Option<u64>,
+        /// Why
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// Show the holds
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Lift a hold
+    Remove {
+        /// Its number, see `list`
+        #[arg(value_name = "NUMBER")]
+        number: u64,
+    },
+}
+
+fn vnis(text: &str) -> Result<RangeInclusive<u32>, String> {
+    crate::filter::text::range(text, "a VNI", 0..=Vni::MAX.get()).map_err(|wrong| wrong.to_string())
+}
+
+pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    let path = &args.store;
+    anyhow::ensure!(
+        path.join(manifest::FILE_NAME).is_file(),
+        "{} is no store: it has no {}",
+        path.display(),
+        manifest::FILE_NAME
+    );
+    let mut holds = hold::read(path).with_context(|| named(path))?;
+    match &args.action {
+        Action::Add { vni, from, to, reason } => {
+            let number = holds.iter().map(|hold| hold.number).max().unwrap_or_default() + 1;
+            let hold = Hold {
+                number,
+                vnis: vni.clone(),
+                from: from.unwrap_or(0),
+                to: to.unwrap_or(u64::MAX),
+                reason: reason.clone(),
+            };
+            println!("{}", text(&hold));
+            holds.push(hold);
+            hold::write(path, &holds).with_context(|| named(path))?;
+        }
+        Action::List { json: true } => println!("{}", serde_json::to_string(&holds)?),
+        Action::List { json: false } => holds.iter().for_each(|hold| println!("{}", text(hold))),
+        Action::Remove { number } => {
+            let before = holds.len();
+            holds.retain(|hold| hold.number != *number);
+            anyhow::ensure!(holds.len() < before, "there is no hold {number}; `list` shows those there are");
+            hold::write(path, &holds).with_context(|| named(path))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn named(path: &Path) -> String {
+    format!("holds of {}", path.display())
+}
+
+fn text(hold: &Hold) -> String {
+    let time = |nanoseconds| {
+        let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(nanoseconds));
+        time.map_or_else(String::new, |time| humantime::format_rfc3339_seconds(time).to_string())
+    };
+    let vnis = match &hold.vnis {
+        None => "all VNIs".to_owned(),
+        Some(vnis) if vnis.start() == vnis.end() => format!("VNI {}", vnis.start()),
+        Some(vnis) => format!("VNIs {}-{}", vnis.start(), vnis.end()),
+    };
+    let from = if hold.from == 0 { String::new() } else { format!(" from {}", time(hold.from)) };
+    let to = if hold.to == u64::MAX { String::new() } else { format!(" before {}", time(hold.to)) };
+    format!("hold {}: {vnis}{from}{to}: {}", hold.number, hold.reason)
+}

@@ -1,0 +1,71 @@
+//! How frames are received: the arguments that go before what the configuration file says.
+
+use crate::afxdp::{BusyPoll, ZeroCopy};
+use crate::config::ReceiveSettings;
+use crate::config::limits;
+use crate::live::{CpuList, ModeChoice};
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+/// How to receive; what is not given is as the configuration says
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "How to receive (each also in the configuration, section [receive])")]
+pub(super) struct ReceiveArgs {
+    /// Where the XDP program runs [default: auto]
+    #[arg(long, value_enum, value_name = "MODE")]
+    xdp_mode: Option<ModeChoice>,
+
+    /// Whether the NIC writes frames where they are analysed [default: auto]
+    #[arg(long, value_enum, value_name = "WHEN")]
+    zero_copy: Option<ZeroCopy>,
+
+    /// CPUs for the workers, such as 2-7,10 [default: those that the process may use; isolated ones first,
+    /// without those that serve the interface's interrupts]
+    #[arg(long, value_name = "LIST")]
+    cpus: Option<CpuList>,
+
+    /// Sockets of each queue, a worker each [default: as many as give each CPU a worker]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(limits::SOCKETS_PER_QUEUE))]
+    sockets_per_queue: Option<u32>,
+
+    /// Whether all packets of a flow are analysed by one worker, whichever queue they come in by [default: on]
+    #[arg(long, value_enum, value_name = "ON|OFF")]
+    flow_affinity: Option<Switch>,
+
+    /// Frames that may wait for a worker, a power of two [default: by the machine's memory]
+    #[arg(long, value_name = "N", value_parser = ring)]
+    ring: Option<u32>,
+
+    /// Workers look for frames themselves, all the time, for so many microseconds a call; 0: they wait for
+    /// interrupts [default: 0]
+    #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u32).range(limits::BUSY_POLL))]
+    busy_poll: Option<u32>,
+}
+
+fn ring(text: &str) -> Result<u32, String> {
+    let ring = text.parse().ok().filter(|ring: &u32| ring.is_power_of_two() && limits::RING.contains(ring));
+    ring.ok_or_else(|| format!("must be a power of two, {} to {}", limits::RING.start(), limits::RING.end()))
+}
+
+impl ReceiveArgs {
+    /// What is given here, and of the rest what the configuration says.
+    pub(super) fn settings(self, configured: &ReceiveSettings) -> ReceiveSettings {
+        ReceiveSettings {
+            xdp_mode: self.xdp_mode.unwrap_or(configured.xdp_mode),
+            zero_copy: self.zero_copy.unwrap_or(configured.zero_copy),
+            cpus: self.cpus.or_else(|| configured.cpus.clone()),
+            sockets_per_queue: self.sockets_per_queue.or(configured.sockets_per_queue),
+            flow_affinity: self.flow_affinity.map_or(configured.flow_affinity, |is| is == Switch::On),
+            ring: self.ring.or(configured.ring),
+            busy_poll: match self.busy_poll {
+                Some(microseconds) => BusyPoll::of(microseconds),
+                None => configured.busy_poll,
+            },
+        }
+    }
+}

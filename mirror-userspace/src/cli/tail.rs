@@ -1,0 +1,260 @@
+//! `mirror-xdp tail`: frames of a running capture as they come, for people, scripts and Wireshark.
+
+use std::io::{self, BufWriter, IsTerminal as _, Write};
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Context as _;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::progress::grouped;
+use crate::expression::Expression;
+use crate::observe::control::{Client, DEFAULT_PATH, Message, Request};
+use crate::observe::copy::{self, CopyCounts};
+use crate::observe::pcapng::Writer;
+use crate::observe::summary::{self, Summary};
+use crate::worker::FrameInfo;
+
+const EXAMPLES: &str = "\
+Examples:
+  mirror-xdp tail 'tcp port 443' --vni 7
+  mirror-xdp tail --count 10 --json 'outer src 10.0.1.17 and icmp'
+  mirror-xdp tail -w - 'udp port 53' | wireshark -k -i -
+  mirror-xdp tail -w - --rate unlimited 'host 10.1.2.3' > host.pcapng
+
+The filter is tcpdump's language (`man pcap-filter`) on the inner frames, and besides: vni 7, vni 100-199,
+outer src 10.0.0.0/16, community-id ID. It runs on the workers; what matches is copied into a ring of 2 MiB
+a worker. When that is full, or more match than --rate allows, the copy is dropped and counted; the capture
+goes on as if nobody looked.";
+
+/// Show frames of a running capture
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// Which frames, in tcpdump's language; all without it
+    #[arg(value_name = "FILTER")]
+    filter: Vec<String>,
+
+    /// Only frames of these VNIs, such as 7 or 100-199; may be given several times
+    #[arg(long, value_name = "N|N-M")]
+    vni: Vec<String>,
+
+    /// Write pcapng to this file instead; `-` is standard output
+    #[arg(short, long, value_name = "FILE", conflicts_with = "json")]
+    write: Option<PathBuf>,
+
+    /// Write each frame's summary as a JSON object on a line
+    #[arg(long)]
+    json: bool,
+
+    /// End after so many frames
+    #[arg(short, long, value_name = "N")]
+    count: Option<NonZeroU64>,
+
+    /// Frames a second that each worker copies at most; `unlimited` for what the ring takes
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = rate)]
+    rate: Rate,
+
+    /// Bytes of each frame at most
+    #[arg(short, long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=65535))]
+    snaplen: Option<u32>,
+
+    /// Control socket of the capture
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_PATH)]
+    control: PathBuf,
+}
+
+/// Frames a second.
+#[derive(Clone, Copy, Debug)]
+struct Rate(Option<u32>);
+
+fn rate(text: &str) -> Result<Rate, String> {
+    match text {
+        "unlimited" => Ok(Rate(None)),
+        _ => match text.parse() {
+            Ok(0) | Err(_) => Err("must be a number of at least 1, or `unlimited`".to_owned()),
+            Ok(rate) => Ok(Rate(Some(rate))),
+        },
+    }
+}
+
+/// Where frames go.
+enum Output<'o> {
+    Lines { out: &'o mut dyn Write, text: String },
+    Json { out: &'o mut dyn Write },
+    Pcapng(Box<Writer<&'o mut dyn Write>>),
+}
+
+impl Output<'_> {
+    fn frame(&mut self, info: &FrameInfo, frame: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Lines { out, text } => {
+                text.clear();
+                summary::write_line(text, info, frame);
+                out.write_all(text.as_bytes())
+            }
+            Self::Json { out } => {
+                serde_json::to_writer(&mut *out, &Summary::of(info, frame))?;
+                out.write_all(b"\n")
+            }
+            Self::Pcapng(writer) => writer.frame(info, frame),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Lines { out, .. } | Self::Json { out } => out.flush(),
+            Self::Pcapng(writer) => writer.flush(),
+        }
+    }
+}
+
+/// What was shown, and what was not.
+#[derive(Debug, Default)]
+struct Outcome {
+    shown: u64,
+    counts: CopyCounts,
+}
+
+pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    let filter = match combined(&args.filter.join(" "), &args.vni) {
+        Ok(filter) => filter,
+        Err(error) => return Ok(wrong(&error)),
+    };
+    let request =
+        Request { filter, snaplen: args.snaplen.map(|snaplen| snaplen as usize), rate: args.rate.0 };
+    let to_stdout = args.write.as_deref().is_none_or(|path| path == Path::new("-"));
+    if args.write.is_some() && to_stdout && io::stdout().is_terminal() {
+        return Ok(wrong("pcapng is not for a terminal; pipe it on, such as `| wireshark -k -i -`"));
+    }
+    let client = Client::connect(&args.control, &request)?;
+    let mut file: Box<dyn Write> = match &args.write {
+        Some(path) if !to_stdout => {
+            Box::new(std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?)
+        }
+        _ => Box::new(io::stdout()),
+    };
+    let mut out = BufWriter::new(&mut file);
+    let output = match (&args.write, args.json) {
+        (Some(_), _) => pcapng(&mut out)?,
+        (None, true) => Output::Json { out: &mut out },
+        (None, false) => Output::Lines { out: &mut out, text: String::new() },
+    };
+    let outcome = pump(client, output, args.count, &*stop_flag()?)?;
+    drop(out);
+    let Outcome { shown, counts } = outcome;
+    eprintln!(
+        "{} frames, {} more not shown: {} beyond --rate, {} beyond what was read in time",
+        grouped(shown),
+        grouped(counts.limited + counts.lost),
+        grouped(counts.limited),
+        grouped(counts.lost)
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Wrong usage: one line, and the exit code for it.
+fn wrong(message: &str) -> ExitCode {
+    eprintln!("mirror-xdp: {message}");
+    ExitCode::from(2)
+}
+
+/// The filter and the VNIs as one expression, which is compiled here so that what is wrong with it is known
+/// before anybody is asked.
+fn combined(filter: &str, vnis: &[String]) -> Result<String, String> {
+    let mut text = filter.trim().to_owned();
+    if !vnis.is_empty() {
+        let vnis = vnis.iter().map(|vni| format!("vni {vni}")).collect::<Vec<_>>().join(" or ");
+        // `and` and `or` bind alike in this language, from left to right.
+        text = if text.is_empty() { vnis } else { format!("{text} and ({vnis})") };
+    }
+    let expression = Expression::parse(&text).map_err(|error| error.to_string())?;
+    if expression.matches_nothing() {
+        return Err(format!("no frame can match `{text}`"));
+    }
+    Ok(text)
+}
+
+fn pcapng(out: &mut dyn Write) -> io::Result<Output<'_>> {
+    let mut writer = Writer::new(out)?;
+    // Wireshark waits for the file's header.
+    writer.flush()?;
+    Ok(Output::Pcapng(Box::new(writer)))
+}
+
+/// Set when the process is to end in order.
+fn stop_flag() -> io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // The second time it ends at once.
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
+}
+
+/// Writes frames until there are enough, the capture ends, nobody reads, or `stop` is set.
+fn pump(
+    mut client: Client,
+    mut output: Output<'_>,
+    count: Option<NonZeroU64>,
+    stop: &AtomicBool,
+) -> anyhow::Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let mut write = |outcome: &mut Outcome, frames: &[u8]| {
+        for (head, frame) in copy::frames(frames) {
+            if count.is_some_and(|count| outcome.shown >= count.get()) {
+                break;
+            }
+            output.frame(&head.info(), frame)?;
+            outcome.shown += 1;
+        }
+        output.flush()
+    };
+    while count.is_none_or(|count| outcome.shown < count.get()) {
+        match client.next(stop).context("the connection to the appliance broke")? {
+            None => break,
+            Some(Message::Counts(counts)) => outcome.counts = counts,
+            Some(Message::Frames(frames)) => match write(&mut outcome, &frames) {
+                Ok(()) => {}
+                // Whoever read it has had enough.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+                Err(error) => return Err(error).context("cannot write"),
+            },
+        }
+    }
+    Ok(outcome)
+}
+
+/// Writes pcapng for Wireshark's extcap interface until the pipe is closed.
+pub(super) fn to_fifo(control: &Path, filter: &str, fifo: &Path) -> anyhow::Result<ExitCode> {
+    let filter = match combined(filter, &[]) {
+        Ok(filter) => filter,
+        Err(error) => return Ok(wrong(&error)),
+    };
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(fifo)
+        .with_context(|| format!("cannot open {}", fifo.display()))?;
+    let client = Client::connect(control, &Request { filter, snaplen: None, rate: None })?;
+    let mut out = BufWriter::new(&mut file);
+    pump(client, pcapng(&mut out)?, None, &*stop_flag()?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vnis_are_put_behind_the_filter() {
+        let vnis = ["7".to_owned(), "100-199".to_owned()];
+        assert_eq!(combined("tcp or udp", &vnis).unwrap(), "tcp or udp and (vni 7 or vni 100-199)");
+        assert_eq!(combined(" ", &vnis[..1]).unwrap(), "vni 7");
+        assert!(combined("", &["x".to_owned()]).is_err());
+        assert!(combined("tcp and udp", &[]).unwrap_err().contains("no frame can match"));
+    }
+}

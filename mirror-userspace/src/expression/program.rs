@@ -1,0 +1,23 @@
+//! A compiled program of libpcap's that another thread may have: the control thread compiles, workers
+//! run.
+#![expect(unsafe_code, reason = "pcap does not say that its programs may change threads")]
+
+use pcap::BpfProgram;
+
+/// A program.
+pub(super) struct Program(BpfProgram);
+
+// SAFETY: a program is a block of instructions from `malloc` that nothing else refers to; libpcap reads it
+// to run it, and frees it in the end. Neither depends on the thread.
+unsafe impl Send for Program {}
+
+impl Program {
+    pub(super) const fn new(program: BpfProgram) -> Self {
+        Self(program)
+    }
+
+    /// Whether the program lets a packet through.
+    pub(super) fn filter(&self, packet: &[u8]) -> bool {
+        self.0.filter(packet)
+    }
+}

@@ -1,0 +1,152 @@
+//! What goes when there is too much, or it is too old: whole segments, the oldest first, but none that is
+//! held, and none that the manifest does not know.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::hold::Hold;
+use super::manifest::Segment;
+
+/// How long and how much is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Bytes of all segments and indexes together.
+    pub max_size: Option<u64>,
+    /// Bytes that stay free on the file system.
+    pub min_free: Option<u64>,
+    /// Age of the latest packet of a segment.
+    pub max_age: Option<Duration>,
+    /// Other ages for some VNIs. A segment goes when that of each VNI in it is over.
+    pub ages: Vec<(Vec<RangeInclusive<u32>>, Duration)>,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Files of segments to delete, and why.
+    pub(super) delete: Vec<(String, String)>,
+    /// Segments that would go if they were not held.
+    pub(super) held: usize,
+}
+
+impl Retention {
+    fn age(&self, vni: u32) -> Option<Duration> {
+        let own = self.ages.iter().find(|(vnis, _)| vnis.iter().any(|range| range.contains(&vni)));
+        own.map(|(_, age)| *age).or(self.max_age)
+    }
+
+    /// Whether the age of all that is in a segment is over.
+    fn is_over(&self, segment: &Segment, now: u64) -> bool {
+        let over = |limit: Option<Duration>| {
+            limit.is_some_and(|limit| u128::from(now.saturating_sub(segment.last)) > limit.as_nanos())
+        };
+        if segment.vnis.is_empty() {
+            over(self.max_age)
+        } else {
+            segment.vnis.iter().all(|&vni| over(self.age(vni)))
+        }
+    }
+
+    /// Chooses what goes at the time `now`, when `free` bytes are free.
+    pub(super) fn plan(&self, segments: &[Segment], holds: &[Hold], now: u64, free: u64) -> Plan {
+        let mut plan = Plan::default();
+        let mut oldest: Vec<&Segment> = segments.iter().collect();
+        oldest.sort_by_key(|segment| segment.last);
+        let size = |segment: &Segment| segment.size + segment.index_size;
+        let mut total: u64 = segments.iter().map(size).sum();
+        let mut free = free;
+        for segment in oldest {
+            let reason = if self.is_over(segment, now) {
+                "older than it is to be kept"
+            } else if self.max_size.is_some_and(|limit| total > limit) {
+                "the store was larger than it is to be"
+            } else if self.min_free.is_some_and(|limit| free < limit) {
+                "less was free than is to be"
+            } else {
+                continue;
+            };
+            if holds.iter().any(|hold| hold.covers(segment)) {
+                plan.held += 1;
+                continue;
+            }
+            total -= size(segment);
+            free = free.saturating_add(size(segment));
+            plan.delete.push((segment.file.clone(), reason.to_owned()));
+        }
+        plan
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: u64 = 86_400_000_000_000;
+
+    /// A segment of 100 bytes whose latest packet is of this day.
+    fn segment(day: u64, vnis: &[u32]) -> Segment {
+        Segment {
+            file: format!("{day}"),
+            size: 90,
+            sha256: String::new(),
+            index_size: 10,
+            index_sha256: String::new(),
+            packets: 1,
+            bytes: 1,
+            first: day * DAY,
+            last: day * DAY,
+            vnis: vnis.to_vec(),
+            recovered: false,
+        }
+    }
+
+    fn deleted(retention: &Retention, segments: &[Segment], holds: &[Hold], free: u64) -> Vec<String> {
+        let plan = retention.plan(segments, holds, 100 * DAY, free);
+        plan.delete.into_iter().map(|(file, _)| file).collect()
+    }
+
+    fn days(days: u64) -> Duration {
+        Duration::from_nanos(days * DAY)
+    }
+
+    #[test]
+    fn the_oldest_go_until_the_rest_is_within_bounds() {
+        let segments = [segment(30, &[1]), segment(10, &[1]), segment(20, &[1])];
+        let of = |retention: Retention| deleted(&retention, &segments, &[], 1000);
+        assert_eq!(of(Retention::default()), [""; 0]);
+        assert_eq!(of(Retention { max_size: Some(300), ..Retention::default() }), [""; 0]);
+        assert_eq!(of(Retention { max_size: Some(299), ..Retention::default() }), ["10"]);
+        assert_eq!(of(Retention { max_size: Some(0), ..Retention::default() }), ["10", "20", "30"]);
+        assert_eq!(of(Retention { min_free: Some(1150), ..Retention::default() }), ["10", "20"]);
+        assert_eq!(of(Retention { max_age: Some(days(75)), ..Retention::default() }), ["10", "20"]);
+    }
+
+    #[test]
+    fn a_segment_lives_as_long_as_any_of_its_vnis() {
+        let retention = Retention {
+            max_age: Some(days(10)),
+            ages: vec![(vec![7..=7], days(85))],
+            ..Retention::default()
+        };
+        let segments = [segment(10, &[1, 7]), segment(20, &[1, 7]), segment(21, &[1]), segment(22, &[])];
+        assert_eq!(deleted(&retention, &segments, &[], 0), ["10", "21", "22"]);
+    }
+
+    #[test]
+    fn what_is_held_stays_whatever_the_bounds() {
+        let retention = Retention { max_size: Some(0), max_age: Some(days(1)), ..Retention::default() };
+        let segments = [segment(10, &[1]), segment(20, &[2]), segment(30, &[3])];
+        let hold = |vnis: Option<RangeInclusive<u32>>, from, to| Hold {
+            number: 1,
+            vnis,
+            from,
+            to,
+            reason: String::new(),
+        };
+        let of = |hold| deleted(&retention, &segments, &[hold], 0);
+        assert_eq!(of(hold(Some(2..=2), 0, u64::MAX)), ["10", "30"]);
+        assert_eq!(of(hold(None, 15 * DAY, u64::MAX)), ["10"]);
+        assert_eq!(of(hold(Some(1..=3), 15 * DAY, 25 * DAY)), ["10", "30"]);
+        assert_eq!(retention.plan(&segments, &[hold(None, 0, u64::MAX)], 100 * DAY, 0).held, 3);
+    }
+}

@@ -1,0 +1,362 @@
+//! The HTTP API: what it answers is what its description says and what the account says, it tells health
+//! from life, it is asked by those who may, and nobody who asks touches the capture.
+#![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mirror_xdp_tests::appliance::{Appliance, Bed, INTERFACE, wait_until};
+use mirror_xdp_tests::frames::{Flow, mirrored};
+use mirror_xdp_tests::http::{self, Answer};
+use mirror_xdp_tests::schema::violations;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+const API: &str = "127.0.0.1:9470";
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+fn ask(bed: &Bed, request: &str) -> Answer {
+    ask_with(bed, request, &[])
+}
+
+fn ask_with(bed: &Bed, request: &str, headers: &[&str]) -> Answer {
+    http::ask(&bed.appliance, API.parse().unwrap(), request, headers).unwrap()
+}
+
+fn get(bed: &Bed, path: &str) -> Value {
+    let answer = ask(bed, &format!("GET {path}"));
+    assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+    answer.json()
+}
+
+/// Frames of so many flows of VNI 7, of which the first is the largest.
+fn frames(flows: u16) -> Vec<Vec<u8>> {
+    let large = (0..50).map(|_| mirrored(7).carrying(&Flow::v4(4000, 443).udp(&[0; 1000])));
+    let small = (1..flows).map(|flow| mirrored(7).carrying(&Flow::v4(4000 + flow, 443).udp(b"hello")));
+    large.chain(small).collect()
+}
+
+/// A configuration with a set of one rule.
+fn write_config(bed: &Bed, action: &str) -> String {
+    let path = bed.log_dir().join("config.toml");
+    let rule = format!("number = 100\naction = \"{action}\"\n");
+    fs::write(&path, format!("[[filter.sets]]\nname = \"a\"\nvnis = [7]\n[[filter.sets.rules]]\n{rule}"))
+        .unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// Starts, sends no more at a time than rings have room for, and waits until all has been analysed.
+fn start_with_traffic(bed: &Bed, arguments: &[&str], frames: &[Vec<u8>]) -> Appliance {
+    let appliance = bed.start(arguments);
+    let mut sent = 0;
+    for some in frames.chunks(500) {
+        bed.send(some);
+        sent += some.len() as u64;
+        wait_until("the workers' counters are published", || {
+            let stats = get(bed, "/api/v1/stats");
+            let workers = stats["workers"].as_array().unwrap().iter();
+            workers.map(|worker| worker["analysed"].as_u64().unwrap()).sum::<u64>() == sent
+        });
+    }
+    appliance
+}
+
+#[test]
+fn every_path_answers_as_its_description_says() {
+    let Some(bed) = Bed::new(2) else { return };
+    let config = write_config(&bed, "accept");
+    let mut appliance = start_with_traffic(&bed, &["--config", &config], &frames(40));
+    let description = get(&bed, "/api/v1/openapi.json");
+    let paths = description["paths"].as_object().unwrap();
+    for (path, methods) in paths {
+        for (method, operation) in methods.as_object().unwrap() {
+            if path == "/api/v1/events" {
+                continue;
+            }
+            let answer = ask(&bed, &format!("{} {path}", method.to_uppercase()));
+            assert_described(&description, operation, path, &answer);
+            assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+            for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                assert_parameter(&bed, &description, operation, path, parameter);
+            }
+        }
+    }
+    // What the description does not have there is not.
+    assert_eq!(ask(&bed, "GET /api/v1/none").status, 404);
+    assert_eq!(ask(&bed, "POST /api/v1/stats").status, 405);
+    assert_eq!(ask(&bed, "GET /api/v1/reload").status, 405);
+    appliance.wait_for_line("mirror-xdp: ");
+    appliance.stop().assert_conserved();
+}
+
+/// Asserts that an answer is of a kind, and of a form, that the description says.
+#[track_caller]
+fn assert_described(description: &Value, operation: &Value, path: &str, answer: &Answer) {
+    let response = &operation["responses"][answer.status.to_string()];
+    assert!(response.is_object(), "{path}: {} is not described: {}", answer.status, answer.body);
+    let (kind, content) = response["content"].as_object().unwrap().iter().next().unwrap();
+    assert!(answer.header("content-type").unwrap().starts_with(kind), "{path}: {}", answer.head);
+    if kind == "application/json" {
+        let found = violations(description, &content["schema"], &answer.json());
+        assert!(found.is_empty(), "{path}: {found:#?}");
+    }
+}
+
+/// Asserts that a parameter takes what it is described to, and refuses what it is not.
+fn assert_parameter(bed: &Bed, description: &Value, operation: &Value, path: &str, parameter: &Value) {
+    let name = parameter["name"].as_str().unwrap();
+    let schema = &parameter["schema"];
+    let mut values: Vec<(String, u16)> = Vec::new();
+    if schema["type"] == "integer" {
+        let (least, most) = (schema["minimum"].as_i64().unwrap(), schema["maximum"].as_i64().unwrap());
+        values.extend([(least.to_string(), 200), (most.to_string(), 200), ("x".to_owned(), 400)]);
+        if name == "limit" {
+            values.extend([((least - 1).to_string(), 400), ((most + 1).to_string(), 400)]);
+        }
+    }
+    for value in schema["enum"].as_array().into_iter().flatten() {
+        values.push((value.as_str().unwrap().to_owned(), 200));
+    }
+    let others: &[(&str, u16)] = match name {
+        "sort" => &[("size", 400)],
+        "address" => &[("10.0.0.1", 200), ("fd00::1", 200), ("host", 400)],
+        "protocol" => &[("tcp", 200), ("47", 200), ("smtp", 400)],
+        "application" => &[("dns", 200), ("%22%00", 200)],
+        _ => &[],
+    };
+    values.extend(others.iter().map(|&(value, status)| (value.to_owned(), status)));
+    assert!(!values.is_empty(), "{name}");
+    for (value, status) in values {
+        let answer = ask(bed, &format!("GET {path}?{name}={value}"));
+        assert_eq!(answer.status, status, "{path}?{name}={value}: {}", answer.body);
+        assert_described(description, operation, path, &answer);
+    }
+}
+
+#[test]
+fn what_it_says_is_what_the_account_says() {
+    let Some(bed) = Bed::new(2) else { return };
+    let config = write_config(&bed, "accept");
+    let appliance = start_with_traffic(&bed, &["--config", &config], &frames(40));
+    let stats = get(&bed, "/api/v1/stats");
+    let flows = get(&bed, "/api/v1/flows?limit=5&vni=7&protocol=udp&port=443");
+    let flows = flows["flows"].as_array().unwrap();
+    assert_eq!(flows.len(), 5);
+    assert_eq!((&flows[0]["src_port"], &flows[0]["flow"]["pkts_toserver"]), (&4000.into(), &50.into()));
+    assert_eq!(get(&bed, "/api/v1/flows?limit=1000")["flows"].as_array().unwrap().len(), 40);
+    assert!(get(&bed, "/api/v1/flows?vni=8")["flows"].as_array().unwrap().is_empty());
+    assert_eq!(get(&bed, "/api/v1/flows?port=4007")["flows"].as_array().unwrap().len(), 1);
+    let vni = &get(&bed, "/api/v1/vnis")["vnis"][0];
+    let rule = &get(&bed, "/api/v1/rules")["rules"][0];
+    let workers = get(&bed, "/api/v1/workers");
+    assert!(workers["workers"].as_array().unwrap().iter().all(|worker| worker["moving"] == true));
+    let metrics = ask(&bed, "GET /metrics").body;
+
+    let report = appliance.stop();
+    report.assert_conserved();
+    assert_eq!(stats["interfaces"][0]["program"], report.json()["interfaces"][0]["program"]);
+    assert_eq!(
+        (&vni["vni"], &vni["packets"]),
+        (&7.into(), &report.json()["policies"][0]["vnis"][0]["packets"])
+    );
+    assert_eq!(rule["packets"], report.json()["policies"][0]["rules"][0]["packets"]);
+    let metric = |name: &str| {
+        let line = metrics.lines().find(|line| line.starts_with(name));
+        let value = line.unwrap_or_else(|| panic!("no {name} in {metrics}")).rsplit(' ').next();
+        value.unwrap().parse::<u64>().unwrap()
+    };
+    assert_eq!(metric("mirror_xdp_frames_seen_total{interface=\"mirror0\"}"), report.seen());
+    let redirected = "mirror_xdp_frames_total{interface=\"mirror0\",fate=\"redirected\",reason=\"captured\"}";
+    assert_eq!(metric(redirected), report.redirected());
+    assert_eq!(metric("mirror_xdp_vni_frames_total{interface=\"mirror0\",vni=\"7\"}"), 89);
+    assert_eq!(metric("mirror_xdp_protocol_packets_total{protocol=\"udp\"}"), 89);
+}
+
+#[test]
+fn summaries_come_as_events() {
+    let Some(bed) = Bed::new(1) else { return };
+    let appliance = start_with_traffic(&bed, &[], &frames(3));
+    let mut stream = http::connect(&bed.appliance, API.parse().unwrap()).unwrap();
+    stream.write_all(format!("GET /api/v1/events HTTP/1.1\r\nHost: {API}\r\n\r\n").as_bytes()).unwrap();
+    let mut text = String::new();
+    let mut bytes = [0; 4096];
+    while text.matches("event: summary").count() < 2 {
+        let count = stream.read(&mut bytes).unwrap();
+        assert_ne!(count, 0, "{text}");
+        text += &String::from_utf8_lossy(&bytes[..count]);
+    }
+    assert!(text.contains("text/event-stream"), "{text}");
+    appliance.stop().assert_conserved();
+}
+
+#[test]
+fn a_reload_takes_what_is_right_and_refuses_what_is_not_as_a_whole() {
+    let Some(bed) = Bed::new(1) else { return };
+    let config = write_config(&bed, "accept");
+    let mut appliance = bed.start(&["--config", &config]);
+    write_config(&bed, "reject");
+    let answer = ask(&bed, "POST /api/v1/reload");
+    assert_eq!((answer.status, &answer.json()["rules"]), (200, &1.into()), "{}", answer.body);
+    appliance.wait_for_line("mirror-xdp: ");
+
+    write_config(&bed, "drop");
+    let refused = ask(&bed, "POST /api/v1/reload");
+    assert_eq!(refused.status, 409);
+    let mistake = &refused.json()["mistakes"][0];
+    assert_eq!((&mistake["line"], &mistake["key"]), (&6.into(), &"filter.sets[0].rules[0].action".into()));
+    appliance.wait_for_line("mirror-xdp: not reloaded");
+    fs::write(&config, "[ports]\nvxlan = [8472]\n").unwrap();
+    let refused = ask(&bed, "POST /api/v1/reload");
+    assert_eq!(refused.status, 409);
+    assert!(refused.json()["error"].as_str().unwrap().contains("takes a restart"), "{}", refused.body);
+
+    bed.send(&frames(2));
+    let report = appliance.stop();
+    report.assert_conserved();
+    assert_eq!(report.number("/interfaces/0/program/dropped/filter_rejected"), 51);
+}
+
+#[test]
+fn health_is_told_on_an_address_of_its_own_until_the_capture_ends() {
+    let Some(bed) = Bed::new(1) else { return };
+    let health: SocketAddr = "127.0.0.1:9471".parse().unwrap();
+    let mut appliance = bed.start(&["--health", "127.0.0.1:9471"]);
+    let check = |path: &str| http::ask(&bed.appliance, health, path, &["Host: any.example"]).unwrap();
+    let healthy = check("GET /healthz");
+    assert_eq!((healthy.status, &healthy.json()["healthy"]), (200, &true.into()), "{}", healthy.body);
+    assert_eq!(check("GET /readyz").status, 200);
+    assert_eq!(check("GET /api/v1/stats").status, 404);
+    assert_eq!(check("GET /metrics").status, 404);
+    appliance.signal(Signal::SIGTERM);
+    let report = appliance.wait();
+    report.assert_conserved();
+    assert!(http::ask(&bed.appliance, health, "GET /healthz", &[]).is_err(), "it is stopped");
+}
+
+#[test]
+fn who_does_not_know_the_token_learns_nothing() {
+    let Some(bed) = Bed::new(1) else { return };
+    let token = bed.log_dir().join("token");
+    fs::write(&token, format!("{TOKEN}\n")).unwrap();
+    let appliance = bed.start(&["--api", "0.0.0.0:9470", "--api-token-file", token.to_str().unwrap()]);
+    let bearer = format!("Authorization: Bearer {TOKEN}");
+    for path in ["/metrics", "/api/v1/stats", "/api/v1/flows", "/api/v1/events", "/none"] {
+        for headers in
+            [&[][..], &["Authorization: Bearer 0123456789abcdef"], &[&bearer.replace("Bearer", "Basic")]]
+        {
+            let answer = ask_with(&bed, &format!("GET {path}"), headers);
+            assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("Bearer")), "{path}");
+        }
+    }
+    assert_eq!(ask(&bed, "POST /api/v1/reload").status, 401);
+    assert_eq!(ask_with(&bed, "GET /api/v1/stats", &[&bearer]).status, 200);
+    for open in ["/", "/healthz", "/api/v1/openapi.json"] {
+        assert_eq!(ask(&bed, &format!("GET {open}")).status, 200, "{open}");
+    }
+    appliance.stop().assert_conserved();
+}
+
+#[test]
+fn pages_of_others_cannot_ask_through_a_browser_on_this_host() {
+    let Some(bed) = Bed::new(1) else { return };
+    let appliance = bed.start(&[]);
+    let asked = |headers: &[&str]| ask_with(&bed, "GET /api/v1/stats", headers).status;
+    assert_eq!(asked(&["Host: evil.example:9470"]), 403);
+    assert_eq!(asked(&["Origin: http://evil.example"]), 403);
+    assert_eq!(ask_with(&bed, "POST /api/v1/reload", &["Origin: http://evil.example"]).status, 403);
+    assert_eq!(asked(&["Host: localhost:9470", "Origin: http://localhost:9470"]), 200);
+    appliance.stop().assert_conserved();
+}
+
+#[test]
+fn slow_clients_and_floods_do_not_touch_the_capture() {
+    let Some(bed) = Bed::new(1) else { return };
+    let mut appliance = bed.start(&["--health", "127.0.0.1:9471"]);
+    // More clients that say half of a request, or never read, than there is room for.
+    let mut slow = Vec::new();
+    for client in 0..200 {
+        let Ok(mut stream) = http::connect(&bed.appliance, API.parse().unwrap()) else { continue };
+        let request =
+            if client % 2 == 0 { "GET /api/v1/sta" } else { "GET /api/v1/events HTTP/1.1\r\nHost: x" };
+        let _ = stream.write_all(request.as_bytes());
+        slow.push(stream);
+    }
+    let frames = frames(200);
+    for _ in 0..5 {
+        bed.send(&frames);
+    }
+    let health = http::ask(&bed.appliance, "127.0.0.1:9471".parse().unwrap(), "GET /healthz", &[]).unwrap();
+    assert_eq!(health.status, 200, "{}", health.body);
+    // They are gone after a while, and there is room again.
+    wait_until("there is room again", || {
+        http::ask(&bed.appliance, API.parse().unwrap(), "GET /readyz", &[])
+            .is_ok_and(|answer| answer.status == 200)
+    });
+    drop(slow);
+    // A flood of requests.
+    for _ in 0..300 {
+        let _ = http::ask(&bed.appliance, API.parse().unwrap(), "GET /api/v1/flows?limit=1000", &[]);
+    }
+    bed.send(&frames);
+    appliance.signal(Signal::SIGINT);
+    let report = appliance.wait();
+    report.assert_conserved();
+    assert_eq!((report.lost(), report.analysed()), (0, 6 * frames.len() as u64));
+}
+
+#[test]
+fn what_is_wrong_with_its_addresses_is_told_in_one_line() {
+    let Some(bed) = Bed::new(1) else { return };
+    let refused = |arguments: &[&str], words: &[&str]| {
+        let output = bed.run_to_end(bed.run_command(&[INTERFACE], arguments));
+        assert_eq!(output.status.code(), Some(1), "{:?}", output.stderr);
+        let [line] = &output.stderr[..] else { panic!("not one line: {:#?}", output.stderr) };
+        for word in words {
+            assert!(line.contains(word), "“{word}” is missing: {line}");
+        }
+    };
+    refused(&["--api", "0.0.0.0:9470"], &["0.0.0.0:9470", "--api-token-file"]);
+    refused(&["--api", "[::]:9470"], &["--api-token-file"]);
+    refused(&["--api-token-file", "/absent"], &["/absent", "token"]);
+    refused(&["--api", "192.0.2.1:9470", "--api-token-file", "/dev/null"], &["too short", "openssl rand"]);
+    let weak = bed.log_dir().join("weak");
+    fs::write(&weak, "secret").unwrap();
+    refused(&["--api-token-file", weak.to_str().unwrap()], &["too short"]);
+
+    let appliance = bed.start(&[]);
+    bed.appliance.veth("mirror1", &bed.far, "source1", 1).unwrap();
+    bed.appliance.up("mirror1").unwrap();
+    bed.far.up("source1").unwrap();
+    let second = |arguments: &[&str]| {
+        let arguments = [&["--vxlan-port", "4790", "--geneve-port", "none"], arguments].concat();
+        bed.run_to_end(bed.run_command(&["mirror1"], &arguments))
+    };
+    let output = second(&[]);
+    let [line] = &output.stderr[..] else { panic!("not one line: {:#?}", output.stderr) };
+    assert_eq!(output.status.code(), Some(1));
+    for word in ["127.0.0.1:9470", "in use", "--api off"] {
+        assert!(line.contains(word), "“{word}” is missing: {line}");
+    }
+    let off = second(&["--api", "off", "--duration", "100ms"]);
+    assert!(off.status.success(), "{:?}", off.stderr);
+    let wrong = bed.run_to_end(bed.run_command(&[INTERFACE], &["--api", "localhost"]));
+    assert_eq!(wrong.status.code(), Some(2), "{:?}", wrong.stderr);
+    appliance.stop().assert_conserved();
+}
+
+/// How long a survey of a full table may take is a matter of ticks; that it ends at all is tested here.
+#[test]
+fn a_survey_goes_through_a_table_of_many_flows() {
+    let Some(bed) = Bed::new(1) else { return };
+    let frames: Vec<_> = (0..5000)
+        .map(|flow: u16| mirrored(7).carrying(&Flow::v4(10_000 + flow, 443).udp(b"hello")))
+        .collect();
+    let appliance = start_with_traffic(&bed, &[], &frames);
+    let begun = std::time::Instant::now();
+    let flows = get(&bed, "/api/v1/flows?limit=1000&sort=recent");
+    assert_eq!(flows["flows"].as_array().unwrap().len(), 1000);
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    appliance.stop().assert_conserved();
+}

@@ -1,0 +1,160 @@
+//! Looking on at a running capture: `mirror-xdp tail` by the control socket, and the tap.
+#![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
+
+use std::fs::File;
+use std::process::{Command, Stdio};
+
+use mirror_xdp_tests::appliance::{Bed, PATIENCE, wait_until};
+use mirror_xdp_tests::frames::{Flow, mirrored};
+use mirror_xdp_tests::process::{Output, Process, run};
+use mirror_xdp_tests::require;
+use mirror_xdp_tests::sniffer::Sniffer;
+use pcap_file::pcapng::{Block, PcapNgReader};
+use serde_json::Value;
+
+/// A datagram to this port in the session with this VNI.
+fn frame(vni: u32, port: u16) -> Vec<u8> {
+    mirrored(vni).carrying(&Flow::v4(40_000, port).udp(b"hello"))
+}
+
+/// A query for the addresses of `example.com` (RFC 1035, section 4.1).
+fn dns_query() -> Vec<u8> {
+    const QUERY: &[u8] = b"\x12\x34\x01\x00\0\x01\0\0\0\0\0\0\x07example\x03com\0\0\x01\0\x01";
+    mirrored(7).carrying(&Flow::v4(40_000, 53).udp(QUERY))
+}
+
+fn tail(bed: &Bed, arguments: &[&str]) -> Command {
+    let mut command = bed.command(&["tail"]);
+    command.arg("--control").arg(bed.control()).args(arguments);
+    command
+}
+
+/// Runs `tail` to its end while frames are sent again and again: nothing tells when it looks on.
+fn tail_while_sending(bed: &Bed, arguments: &[&str], frames: &[Vec<u8>]) -> Output {
+    let mut process = Process::spawn(&mut tail(bed, arguments)).unwrap();
+    wait_until("tail has had enough", || {
+        bed.send(frames);
+        !process.is_running()
+    });
+    process.wait(PATIENCE).unwrap()
+}
+
+#[test]
+fn what_matches_is_shown_a_line_each() {
+    let Some(bed) = Bed::new(2) else { return };
+    let appliance = bed.start(&[]);
+    let frames = [frame(7, 53), frame(7, 443), frame(8, 443)];
+    let output = tail_while_sending(&bed, &["udp port 443", "--vni", "7", "--count", "3"], &frames);
+    assert!(output.status.success(), "{:?}", output.stderr);
+    let lines: Vec<_> = output.stdout.lines().collect();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    for line in lines {
+        assert!(line.contains(" vni 7 IP ") && line.contains(":443: udp payload 5"), "{line}");
+    }
+    appliance.stop().assert_conserved();
+}
+
+#[test]
+fn scripts_get_an_object_a_line() {
+    let Some(bed) = Bed::new(1) else { return };
+    let appliance = bed.start(&[]);
+    let output = tail_while_sending(&bed, &["--json", "-c", "2"], &[frame(9, 5000)]);
+    for line in output.stdout.lines() {
+        let json: Value = serde_json::from_str(line).unwrap();
+        assert_eq!((&json["vni"], &json["dest_port"]), (&9.into(), &5000.into()), "{json}");
+        assert!(json["community_id"].as_str().unwrap().starts_with("1:"));
+    }
+    assert_eq!(output.stdout.lines().count(), 2);
+    appliance.stop().assert_conserved();
+}
+
+#[test]
+fn the_end_of_the_capture_ends_tail_too() {
+    let Some(bed) = Bed::new(1) else { return };
+    let appliance = bed.start(&[]);
+    let file = bed.log_dir().join("tail.pcapng");
+    let mut command = tail(&bed, &["-w"]);
+    command.arg(&file);
+    let process = Process::spawn(&mut command).unwrap();
+    let size = || std::fs::metadata(&file).map_or(0, |metadata| metadata.len());
+    wait_until("tail has written frames", || {
+        bed.send(&[frame(7, 53)]);
+        // More than a header.
+        size() > 500
+    });
+    appliance.stop().assert_conserved();
+    let output = process.wait(PATIENCE).unwrap();
+    assert!(output.status.success(), "{:?}", output.stderr);
+    let mut reader = PcapNgReader::new(File::open(&file).unwrap()).unwrap();
+    let mut packets = 0;
+    while let Some(block) = reader.next_block() {
+        packets += u64::from(matches!(block.unwrap(), Block::EnhancedPacket(_)));
+    }
+    assert!(packets > 0);
+    assert!(output.stderr.iter().any(|line| line.starts_with(&format!("{packets} frames"))));
+}
+
+#[test]
+fn wireshark_decodes_what_tail_writes() {
+    let Some(bed) = Bed::new(1) else { return };
+    if run(Command::new("tshark").arg("--version")).is_err() {
+        assert!(std::env::var_os("CI").is_none(), "tshark is missing");
+        return;
+    }
+    let appliance = bed.start(&[]);
+    let mut writer =
+        tail(&bed, &["-w", "-", "-c", "1", "udp port 53"]).stdout(Stdio::piped()).spawn().unwrap();
+    let reader = Command::new("tshark")
+        .args(["-r", "-", "-T", "fields", "-e", "dns.qry.name", "-e", "frame.interface_name"])
+        .stdin(writer.stdout.take().unwrap())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until("tail has had enough", || {
+        bed.send(&[dns_query()]);
+        writer.try_wait().unwrap().is_some()
+    });
+    let output = reader.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "example.com\tvni7");
+    appliance.stop().assert_conserved();
+}
+
+#[test]
+fn mistakes_are_told_before_anybody_is_asked() {
+    let Some(binary) = require::binary() else { return };
+    let tail = |arguments: &[&str]| {
+        let output = Command::new(&binary).arg("tail").args(arguments).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = tail(&["tcp prot 80"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("column 5"), "{said}");
+    let (code, said) = tail(&["--control", "/nonexistent/control.sock"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("no mirror-xdp answers there"), "{said}");
+}
+
+#[test]
+fn the_tap_sends_the_inner_frames_and_counts_those_that_are_too_long() {
+    let Some(bed) = Bed::new(2) else { return };
+    bed.appliance.veth("tap0", &bed.appliance, "ids0", 1).unwrap();
+    for interface in ["tap0", "ids0"] {
+        bed.appliance.up(interface).unwrap();
+    }
+    let sniffer = Sniffer::new(&bed.appliance, "ids0").unwrap();
+    let appliance = bed.start(&["--tap", "tap0"]);
+    let inner: Vec<_> = (0..100).map(|port| Flow::v4(40_000, 1000 + port).udp(b"hello")).collect();
+    let long = Flow::v4(40_000, 9).udp(&[0; 2000]);
+    let mut frames: Vec<_> = inner.iter().map(|frame| mirrored(7).carrying(frame)).collect();
+    frames.push(mirrored(7).carrying(&long));
+    bed.send(&frames);
+    let received = sniffer.take(inner.len(), |frame| inner.contains(&frame).then_some(frame));
+    assert_eq!(received.len(), inner.len());
+    let report = appliance.stop();
+    report.assert_conserved();
+    let tap = &report.json()["tap"];
+    assert_eq!(tap["lost"]["too_long"], 1, "{tap}");
+    let number = |value: &Value| value.as_u64().unwrap();
+    let lost = ["ring_full", "too_long", "refused"].map(|reason| number(&tap["lost"][reason]));
+    assert_eq!(number(&tap["frames"]), number(&tap["sent"]) + lost.iter().sum::<u64>(), "{tap}");
+}

@@ -171,7 +171,7 @@ fn whenever_it_is_killed_what_is_finished_is_whole_and_the_rest_is_repaired() {
     assert_eq!(extract(&bed, store.path(), "").len() as u64, packets);
 }
 
-//// A file system of its own, which nobody else sees; what is on it in the end is copied out.
+/// A file system of its own, which nobody else sees; what is on it in the end is copied out.
 const SCRIPT: &str = "mount -t tmpfs -o size=12m tmpfs \"$0\" && \
      dd if=/dev/zero of=\"$0/ballast\" bs=1M count=10 2>/dev/null || exit 9; \
      copy=$1; shift; trap 'kill -INT $pid' INT; \"$@\" & pid=$!; wait $pid; wait $pid; code=$?; \

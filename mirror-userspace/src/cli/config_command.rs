@@ -34,7 +34,8 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Check(Check),
-    Show(Show),
+    // Larger than the others.
+    Show(Box<Show>),
     Example(Example),
 }
 
@@ -77,7 +78,7 @@ struct Example {}
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.command {
         Command::Check(args) => check(args),
-        Command::Show(args) => show(args),
+        Command::Show(args) => show(*args),
         Command::Example(Example {}) => {
             print(EXAMPLE)?;
             Ok(ExitCode::SUCCESS)

@@ -53,10 +53,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Run(run::Args),
+    // Larger than the others, as are those of `pktgen`.
+    Run(Box<run::Args>),
     Read(read::Args),
     Source(source::Args),
-    // Larger than the others.
     Pktgen(Box<pktgen::Args>),
     Filter(filter::Args),
     // Has the flags of `run`.
@@ -88,7 +88,7 @@ pub fn main_with(register: Register) -> ExitCode {
 #[must_use]
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Run(args) => run::main(args),
+        Command::Run(args) => run::main(*args),
         Command::Read(args) => read::main(&args),
         Command::Source(args) => source::main(args),
         Command::Pktgen(args) => pktgen::main(*args),

@@ -78,7 +78,7 @@ struct Example {}
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.command {
         Command::Check(args) => check(args),
-        Command::Show(args) => show(*args),
+        Command::Show(args) => show(args),
         Command::Example(Example {}) => {
             print(EXAMPLE)?;
             Ok(ExitCode::SUCCESS)

@@ -8,6 +8,7 @@ pub mod apm;
 pub mod capture_file;
 pub mod cli;
 pub mod config;
+pub mod confine;
 pub mod datapath;
 pub mod error;
 pub mod expression;

@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::analyzer;
 use crate::apm::{METRICS, Metrics, Service, Services};
+use crate::confine;
 use crate::record::{Conversation, EventRecord, EventType, FLOW, FlowRecord, Record, STATS, eve};
 
 /// The log's name in the log directory.
@@ -280,7 +281,10 @@ impl Sink {
         let writer = Writer::new(file, path, Arc::clone(&counters));
         let thread = std::thread::Builder::new()
             .name("eve".to_owned())
-            .spawn(move || writer.run(&messages))
+            .spawn(move || {
+                confine::this_thread();
+                writer.run(&messages);
+            })
             .map_err(SinkError::Thread)?;
         Ok(Self { queue, counters, thread })
     }

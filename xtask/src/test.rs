@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 
 use crate::build::build;
-use crate::command::{cargo, display, root_prefix, step};
+use crate::command::{cargo, display, find_program, root_prefix, step, workspace};
+use crate::dist::package;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -17,13 +18,19 @@ pub(crate) struct Args {
 
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     let binary = build(true)?;
+    // Where Debian's tools are missing, the test of the package says so.
+    let package = match find_program("dpkg-shlibdeps") {
+        Some(_) => Some(package(&binary, &workspace().join("target/dist"))?),
+        None => None,
+    };
     step("Running the tests");
     let mut command = cargo();
     // All that fail are to be known, not only those of the first file.
     command
         .args(["test", "--workspace", "--no-fail-fast"])
         .args(&args.arguments)
-        .env("MIRROR_XDP_BIN", binary);
+        .env("MIRROR_XDP_BIN", binary)
+        .envs(package.map(|[package, _]| ("MIRROR_XDP_DEB", package)));
     let runner =
         root_prefix("making network namespaces for the tests, and loading eBPF programs into them,")?;
     if !runner.is_empty() {

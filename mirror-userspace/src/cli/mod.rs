@@ -2,11 +2,13 @@
 
 mod extcap;
 mod filter;
+mod generate;
 mod log;
 mod pktgen;
 mod progress;
 mod read;
 mod run;
+mod service;
 mod source;
 mod tail;
 
@@ -50,6 +52,8 @@ enum Command {
     Tail(tail::Args),
     #[command(hide = true)]
     Extcap(extcap::Args),
+    #[command(hide = true)]
+    Generate(generate::Args),
 }
 
 /// Does what [`main`] does, with analyzers beside those that are built in.
@@ -77,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Filter(args) => filter::main(&args),
         Command::Tail(args) => tail::main(&args),
         Command::Extcap(args) => extcap::main(&args),
+        Command::Generate(args) => generate::main(&args),
     };
     match result {
         Ok(code) => code,

@@ -1,5 +1,6 @@
 //! `mirror-xdp run`: from arguments to a running capture, and what people and scripts see of it.
 
+use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -10,8 +11,11 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
+use super::log::{Format, announce};
 use super::progress::{self, Progress};
+use super::service::Service;
 use crate::config;
+use crate::confine::{self, Files};
 use crate::datapath::program::LogLevel;
 use crate::error::one_line;
 use crate::live::{Capture, Config, ModeChoice, Plan};
@@ -84,6 +88,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "PATH", default_value = control::DEFAULT_PATH)]
     control: PathBuf,
 
+    /// How messages are written; `journal` under systemd, else `text`
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    log_format: Option<Format>,
+
     /// Have the XDP program tell of each frame that it drops (debug) or does not capture (trace)
     #[arg(long, value_enum, default_value_t, value_name = "LEVEL")]
     bpf_log: LogLevel,
@@ -95,7 +103,7 @@ fn interval(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
-    super::log::init(args.bpf_log);
+    super::log::init(args.bpf_log, args.log_format).context("cannot log to the journal")?;
     // The packet path is threads of its own; this one only looks after signals, timers and netlink.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
@@ -108,15 +116,13 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     let mut hang_up = signal(SignalKind::hangup())?;
     let configured = configuration(args.config.as_deref())?;
-    let tap = args.tap.as_deref().map(|interface| Tap::open(interface, &args.interfaces)).transpose()?;
-    let control = open_control(&args.control)?;
     let worker = WorkerConfig {
         max_flows: args.max_flows,
         // The standard library's maps are keyed with the system's random numbers.
         hash_seed: RandomState::new().hash_one(0),
     };
     let plan = Plan::make(Config {
-        interfaces: args.interfaces,
+        interfaces: args.interfaces.clone(),
         mode: args.mode,
         replace: args.replace,
         ports: args.ports.ports(&configured.ports),
@@ -126,21 +132,28 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         shunt: configured.shunt,
     })
     .await?;
+    let tap = args.tap.as_deref().map(|interface| Tap::open(interface, &args.interfaces)).transpose()?;
+    let control = open_control(&args.control)?;
+    fs::create_dir_all(&args.log_dir)
+        .with_context(|| format!("cannot make the directory {}", args.log_dir.display()))?;
+    confine::install(&needed_files(&args))?;
     let sink = Sink::open(&args.log_dir)?;
     let mut capture = plan.start(&sink).await?;
-    let tap = tap.map(|tap| tap.start(&capture.workers())).transpose()?;
-    let serving =
-        control.map(|socket| socket.serve(capture.workers())).transpose().context("cannot start")?;
-    for interface in capture.interfaces() {
-        eprintln!("capturing on {interface}");
-    }
-
     let mut loggers = Vec::new();
     if args.bpf_log != LogLevel::Off {
         for logger in capture.loggers() {
             loggers.push(logger.context("cannot read the messages of the XDP program")?);
         }
     }
+    // Nothing below needs more than what is open.
+    confine::this_thread();
+    let tap = tap.map(|tap| tap.start(&capture.workers())).transpose()?;
+    let serving =
+        control.map(|socket| socket.serve(capture.workers())).transpose().context("cannot start")?;
+    for interface in capture.interfaces() {
+        announce(&format!("capturing on {interface}"));
+    }
+    let mut service = Service::ready(&capture);
     let mut progress = std::io::stderr().is_terminal().then(Progress::new);
     let start = Instant::now();
     let end = args.duration.and_then(|duration| start.checked_add(duration.into()));
@@ -164,6 +177,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 if let Err(error) = capture.check().await {
                     break Some(error);
                 }
+                service.second(&capture);
                 if let Some(progress) = &mut progress {
                     progress.show(&capture.stats()?);
                 }
@@ -179,6 +193,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     drop(progress);
+    service.stopping();
     let mut stats = match capture.stop().await {
         Ok(stats) => stats,
         Err(error) => {
@@ -206,6 +221,21 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// What the process works with while it captures: its log, its configuration, which may be replaced or be
+/// somewhere else in truth, and the directory that the control socket is removed from.
+fn needed_files(args: &Args) -> Files {
+    let directory = |path: &Path| match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
+        Some(parent) => parent.to_owned(),
+        None => path.to_owned(),
+    };
+    let configs = args.config.iter().flat_map(|path| [Some(path.clone()), fs::canonicalize(path).ok()]);
+    Files {
+        read: configs.flatten().map(|path| directory(&path)).collect(),
+        write: vec![args.log_dir.clone(), directory(&args.control)],
+    }
+}
+
 /// The control socket. A capture goes on without one where another has it, or the default place cannot be
 /// written to.
 fn open_control(path: &Path) -> anyhow::Result<Option<Socket>> {
@@ -228,18 +258,21 @@ fn configuration(path: Option<&Path>) -> anyhow::Result<config::Config> {
 /// in force stay.
 fn reload(capture: &mut Capture, path: Option<&Path>, started_with: &config::Config) {
     let Some(path) = path else {
-        eprintln!("mirror-xdp: nothing to read again: there is no --config");
+        announce("mirror-xdp: nothing to read again: there is no --config");
         return;
     };
     let begun = Instant::now();
     match try_reload(capture, path, started_with) {
-        Ok(rules) => eprintln!(
+        Ok(rules) => announce(&format!(
             "mirror-xdp: {}: read again, {rules} rules in force after {} ms",
             path.display(),
             begun.elapsed().as_millis()
-        ),
+        )),
         Err(error) => {
-            eprintln!("mirror-xdp: not reloaded, the rules in force stay: {}", one_line(error.as_ref()));
+            announce(&format!(
+                "mirror-xdp: not reloaded, the rules in force stay: {}",
+                one_line(error.as_ref())
+            ));
         }
     }
 }

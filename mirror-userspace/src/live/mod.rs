@@ -522,6 +522,12 @@ impl Capture {
         })
     }
 
+    /// How often each worker has looked at the clock so far.
+    #[must_use]
+    pub fn ticks(&self) -> Vec<u64> {
+        self.workers.iter().map(|(_, handle)| handle.ticks()).collect()
+    }
+
     /// The workers, to look on at.
     #[must_use]
     pub fn workers(&self) -> Workers {

@@ -1,6 +1,6 @@
 //! The thread of one queue: frames off the ring, their capture headers read, to the worker, buffers back.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::clock::Clock;
 use crate::afxdp::{Queue, Statistics};
+use crate::confine;
 use crate::observe::Mailbox;
 use crate::worker::{FrameInfo, Mirror, Worker, WorkerCounters};
 
@@ -64,6 +65,7 @@ struct QueueWorker {
     undecodable: u64,
     published: Arc<Mutex<Counters>>,
     mailbox: Arc<Mailbox>,
+    ticks: Arc<AtomicU64>,
 }
 
 /// A running worker.
@@ -72,6 +74,7 @@ pub(super) struct Handle {
     thread: JoinHandle<std::io::Result<(Queue, Counters)>>,
     published: Arc<Mutex<Counters>>,
     mailbox: Arc<Mailbox>,
+    ticks: Arc<AtomicU64>,
 }
 
 /// Sends [`Ended`] when it is dropped.
@@ -99,6 +102,7 @@ impl Handle {
     ) -> std::io::Result<Self> {
         let published = Arc::new(Mutex::new(Counters::default()));
         let mailbox = Arc::new(Mailbox::default());
+        let ticks = Arc::new(AtomicU64::new(0));
         let mut this = QueueWorker {
             queue,
             worker,
@@ -107,17 +111,25 @@ impl Handle {
             undecodable: 0,
             published: Arc::clone(&published),
             mailbox: Arc::clone(&mailbox),
+            ticks: Arc::clone(&ticks),
         };
         let thread = std::thread::Builder::new().name(format!("worker {number}")).spawn(move || {
             let _notice = EndNotice { worker: number, to: ended };
             if let Some(cpu) = cpu {
                 pin(cpu);
             }
+            confine::this_thread();
             this.run(&stop)?;
             let counters = this.counters()?;
             Ok((this.queue, counters))
         })?;
-        Ok(Self { thread, published, mailbox })
+        Ok(Self { thread, published, mailbox, ticks })
+    }
+
+    /// How often the worker has looked at the clock: more often from one second to the next, as long as it
+    /// moves.
+    pub(super) fn ticks(&self) -> u64 {
+        self.ticks.load(Ordering::Relaxed)
     }
 
     /// Where observers are left for the worker.
@@ -167,6 +179,7 @@ impl QueueWorker {
                 if let Some(shunting) = self.worker.shunting() {
                     shunting.set_clock(self.clock.ahead());
                 }
+                self.ticks.fetch_add(1, Ordering::Relaxed);
                 self.mailbox.collect(self.worker.observers());
                 self.worker.tick(now);
                 ticked = now;

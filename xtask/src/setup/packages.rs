@@ -50,6 +50,7 @@ const REQUIREMENTS: &[Requirement] = &[
     program("busybox", "busybox", "the lab's HTTP server"),
     program("openssl", "openssl", "the lab's TLS server"),
     program("valgrind", "valgrind", "counts the instructions of benchmarks"),
+    program("dpkg-shlibdeps", "dpkg-dev", "finds what the package depends on"),
     program("ip", "iproute2", "network namespaces and virtual interfaces of tests and the lab"),
     program("ethtool", "ethtool", "offloads and queues of virtual interfaces"),
     program("nsenter", "util-linux", "runs programs in network namespaces"),

@@ -3,12 +3,12 @@
 //!
 //! * `instructions STAGE PASSES` goes through a stage so many times, in a function that callgrind counts;
 //! * `memory FLOWS` prints how many bytes more are resident with so many flows than without;
-//! * `growth FLOWS` prints the nanoseconds that a packet of one of so many flows takes.
+//! * `growth flows|VNIs|workers COUNT` prints the nanoseconds that a packet takes with so many of them.
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot run is to say why and end")]
 
 use std::env;
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 use mirror_userspace::packet::{Layer, LinkType, decode};
@@ -146,7 +146,13 @@ fn session(vni: u32) -> FrameInfo {
         outer_destination: Address::from_v4(0x0a09_0002),
         endpoint: 0,
     };
-    FrameInfo { time: EPOCH, original_len: 0, flow_hash: FlowHash::default(), mirror: Some(mirror) }
+    FrameInfo {
+        time: EPOCH,
+        original_len: 0,
+        flow_hash: FlowHash::default(),
+        mirror: Some(mirror),
+        side: None,
+    }
 }
 
 /// Bytes of this process in memory.
@@ -166,28 +172,69 @@ fn with_flows(flows: u64) -> (Bench, u64) {
     (bench, resident() - before)
 }
 
-fn growth(flows: u64) -> f64 {
-    const ROUNDS: usize = 7;
-    const PACKETS: u64 = 200_000;
-    let (mut bench, _) = with_flows(flows);
-    let (mut info, frame) = bench.frames.pop().unwrap();
-    // In no order that a cache could follow.
-    let mut vni = 1_u64;
-    let mut rounds: Vec<_> = (0..ROUNDS)
-        .map(|_| {
-            let start = Instant::now();
-            for _ in 0..PACKETS {
-                vni = (vni + 0x9e37_79b1) % flows;
-                if let Some(mirror) = &mut info.mirror {
-                    mirror.vni = Vni::new(vni as u32).unwrap();
+/// How many flows a worker has, over how many sessions they are spread.
+#[derive(Clone, Copy)]
+struct Spread {
+    flows: u64,
+    vnis: u64,
+}
+
+/// Flows where they are not what grows.
+const FLOWS: u64 = 10_000;
+
+impl Spread {
+    /// Nanoseconds of this thread's core that a packet of one of the flows takes, in no order that a cache could
+    /// follow.
+    fn packet(self) -> f64 {
+        const ROUNDS: usize = 7;
+        const PACKETS: u64 = 200_000;
+        let mut bench = Bench::new(Stage::New, Stage::New.frames(), self.flows as usize + 16);
+        let (info, mut frame) = bench.frames.pop().unwrap();
+        let mut send = |flow: u64| {
+            // The inner source address.
+            frame[26..30].copy_from_slice(&(0x0b00_0000 + flow as u32).to_be_bytes());
+            let flow_hash = FlowHash((flow as u32).wrapping_mul(0x9e37_79b1));
+            let session = session(1 + (flow % self.vnis) as u32);
+            bench.worker.frame(&FrameInfo { flow_hash, original_len: info.original_len, ..session }, &frame);
+        };
+        (0..self.flows).for_each(&mut send);
+        let mut flow = 1;
+        let mut rounds: Vec<_> = (0..ROUNDS)
+            .map(|_| {
+                let start = thread_time();
+                for _ in 0..PACKETS {
+                    flow = (flow + 0x9e37_79b1) % self.flows;
+                    send(flow);
                 }
-                bench.worker.frame(&info, &frame);
-            }
-            start.elapsed().as_nanos() as f64 / PACKETS as f64
-        })
-        .collect();
-    rounds.sort_by(f64::total_cmp);
-    rounds[ROUNDS / 2]
+                thread_time().saturating_sub(start).as_nanos() as f64 / PACKETS as f64
+            })
+            .collect();
+        assert!(bench.worker.counters().flows_active >= self.flows, "flows were taken for one another");
+        rounds.sort_by(f64::total_cmp);
+        rounds[ROUNDS / 2]
+    }
+}
+
+/// Time that this thread has had a core.
+fn thread_time() -> Duration {
+    use nix::time::{ClockId, clock_gettime};
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
+}
+
+fn growth(of: &str, count: u64) -> f64 {
+    match of {
+        "flows" => Spread { flows: count, vnis: 1 }.packet(),
+        "VNIs" => Spread { flows: FLOWS, vnis: count }.packet(),
+        "workers" => {
+            let one = || Spread { flows: FLOWS, vnis: 1 }.packet();
+            let all: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..count).map(|_| scope.spawn(one)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            all.iter().sum::<f64>() / count as f64
+        }
+        _ => panic!("nothing is known of the growth of {of}"),
+    }
 }
 
 fn main() {
@@ -203,7 +250,7 @@ fn main() {
             println!("{}", number(2) * bench.frames.len() as u64);
         }
         Some("memory") => println!("{}", with_flows(number(1)).1),
-        Some("growth") => println!("{:.2}", growth(number(1))),
+        Some("growth") => println!("{:.2}", growth(&arguments[1], number(2))),
         _ => by_criterion(),
     }
 }

@@ -181,7 +181,8 @@ impl CaptureFile {
                     if let Err(reason) = outcome {
                         return Err(self.damage(reason));
                     }
-                    self.reader.consume(len);
+                    // What is left moves to the front of the buffer when that is filled again, not before.
+                    self.reader.consume_noshift(len);
                     continue;
                 }
                 Err(PcapError::Eof) => return self.end(),

@@ -171,7 +171,8 @@ impl Expression {
 }
 
 /// A part of an expression.
-enum Piece {
+#[derive(Clone, Debug)]
+pub(crate) enum Piece {
     /// A word of tcpdump's: where it is in the text.
     Word(std::ops::Range<usize>),
     /// A condition of ours.
@@ -194,7 +195,7 @@ impl Piece {
 }
 
 /// Takes an expression apart.
-fn pieces(text: &str) -> Result<Vec<Piece>, ExpressionError> {
+pub(crate) fn pieces(text: &str) -> Result<Vec<Piece>, ExpressionError> {
     let mut words = words(text).into_iter();
     let mut pieces = Vec::new();
     while let Some(word) = words.next() {

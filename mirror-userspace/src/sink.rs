@@ -1,12 +1,14 @@
-//! The EVE sink: a thread of its own that turns records into lines of `eve.json`.
+//! The EVE sink: a thread of its own that turns records into lines, and writes them where they are to go
+//! ([`Destination`]): a file such as `eve.json`, standard output, or a Unix socket.
 //!
 //! Each worker has a [`Producer`] with a fixed number of batches that go round: the worker fills one,
 //! hands it over through a bounded queue, the sink writes it out and sends it back empty. So the packet
 //! path neither allocates nor waits: where no empty batch is left, the record is lost and counted. A
 //! producer for capture files waits instead, and loses nothing.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+mod output;
+
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +17,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+pub use self::output::{Destination, Patience, Rotation};
+use self::output::{Lines, Output};
 use crate::analyzer;
 use crate::apm::{METRICS, Metrics, Service, Services};
 use crate::confine;
@@ -55,6 +59,17 @@ pub enum SinkError {
         /// What the system said.
         source: io::Error,
     },
+    /// Nobody listens to a socket.
+    #[error("cannot connect to the socket {}: {source}; start what reads the log first", path.display())]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Records and account are to go to one place.
+    #[error("the records go to stdout, and so does the account; leave out --json, or the output `-`")]
+    Stdout,
     /// The sink's thread cannot be started.
     #[error("cannot start the thread that writes the log: {0}")]
     Thread(io::Error),
@@ -63,9 +78,9 @@ pub enum SinkError {
 /// What became of the records handed to the sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SinkCounters {
-    /// Events that are in the file, by their `event_type`.
+    /// Events that are written, by their `event_type`.
     written: Vec<(&'static str, u64)>,
-    /// Events that the file would not take.
+    /// Events that could not be written.
     pub lost: u64,
 }
 
@@ -144,6 +159,8 @@ enum Message {
     Records { batch: Batch, home: SyncSender<Batch> },
     /// A `stats` event, already a line of text, and its time.
     Stats(Vec<u8>, u64),
+    /// A file that was moved away is to be begun anew.
+    Reopen,
     /// Everything before this is to be written now, and the sender told when it is.
     Flush(SyncSender<()>),
     /// Nothing comes after this.
@@ -268,17 +285,16 @@ pub struct Sink {
 impl Sink {
     /// Opens `eve.json` in `directory` for appending, making the directory where it is missing.
     pub fn open(directory: &Path) -> Result<Self, SinkError> {
-        fs::create_dir_all(directory)
-            .map_err(|source| SinkError::Directory { path: directory.to_owned(), source })?;
-        let path = directory.join(FILE_NAME);
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(&path)
-            .map_err(|source| SinkError::Open { path: path.clone(), source })?;
+        Self::to(Destination::file(directory.join(FILE_NAME)), Patience::Endless)
+    }
+
+    /// Opens a destination of the log.
+    pub fn to(destination: Destination, patience: Patience) -> Result<Self, SinkError> {
+        let name = destination.to_string();
+        let output = Output::open(destination, patience)?;
         let (queue, messages) = sync_channel(QUEUE);
         let counters = Arc::new(SharedCounters::default());
-        let writer = Writer::new(file, path, Arc::clone(&counters));
+        let writer = Writer::new(output, name, Arc::clone(&counters));
         let thread = std::thread::Builder::new()
             .name("eve".to_owned())
             .spawn(move || {
@@ -287,6 +303,13 @@ impl Sink {
             })
             .map_err(SinkError::Thread)?;
         Ok(Self { queue, counters, thread })
+    }
+
+    /// Has the log's file begun anew under its name, for somebody has moved it away. Does not wait; where
+    /// the sink is too busy to be told, `false`.
+    #[must_use]
+    pub fn reopen(&self) -> bool {
+        self.queue.try_send(Message::Reopen).is_ok()
     }
 
     /// A new end of the queue, for one worker.
@@ -338,8 +361,9 @@ impl Sink {
 
 /// The sink thread's side.
 struct Writer {
-    file: File,
-    path: PathBuf,
+    output: Output,
+    /// Where that is.
+    name: String,
     text: Vec<u8>,
     /// Where each event in `text` ends, and its `event_type`.
     events: Vec<(usize, &'static str)>,
@@ -347,22 +371,20 @@ struct Writer {
     services: Services,
     /// The latest time of a record.
     now: u64,
-    /// The file ends within a line, after a write that failed half way.
-    torn: bool,
+    /// That records are lost was told, and they still are.
     warned: bool,
     counters: Arc<SharedCounters>,
 }
 
 impl Writer {
-    fn new(file: File, path: PathBuf, counters: Arc<SharedCounters>) -> Self {
+    fn new(output: Output, name: String, counters: Arc<SharedCounters>) -> Self {
         Self {
-            file,
-            path,
+            output,
+            name,
             text: Vec::with_capacity(BUFFER * 2),
             events: Vec::with_capacity(BATCH_RECORDS * 4),
             services: Services::default(),
             now: 0,
-            torn: false,
             warned: false,
             counters,
         }
@@ -381,6 +403,12 @@ impl Writer {
                 Ok(Message::Stats(line, time)) => {
                     self.advance(time);
                     self.add_line(&line, STATS);
+                }
+                Ok(Message::Reopen) => {
+                    self.flush();
+                    if let Err(error) = self.output.reopen() {
+                        tracing::warn!("cannot open {} again: {error}; the old file goes on", self.name);
+                    }
                 }
                 Ok(Message::Flush(done)) => {
                     self.end_interval();
@@ -440,55 +468,40 @@ impl Writer {
         self.events.push((self.text.len(), kind));
     }
 
-    /// Writes the collected text; what the file does not take is lost.
+    /// Writes the collected text; what cannot be written is lost.
     fn flush(&mut self) {
         if self.text.is_empty() {
+            if let Err(error) = self.output.tick() {
+                self.warn(&error, "it goes on in the same file");
+            }
             return;
         }
-        let (written, error) = self.write();
-        let whole = self.events.partition_point(|&(end, _)| end <= written);
+        let (whole, error) = self.output.write(Lines::new(&self.text, &self.events));
         let lost = (self.events.len() - whole) as u64;
         self.counters.with(|counters| {
             self.events.iter().take(whole).for_each(|&(_, kind)| counters.count(kind));
         });
-        if let Some(error) = error {
-            self.torn =
-                written > 0 && self.text.get(written - 1) != Some(&b'\n') || self.torn && written == 0;
-            self.lose(lost, &error);
+        match error {
+            Some(error) if lost > 0 => self.lose(lost, &error),
+            Some(error) => self.warn(&error, "it goes on in the same file"),
+            None if self.warned => {
+                self.warned = false;
+                tracing::info!("records are written {} again", self.name);
+            }
+            None => {}
         }
         self.text.clear();
         self.events.clear();
     }
 
-    /// Writes as much of the text as the file takes; the number of bytes, and what stopped it.
-    fn write(&mut self) -> (usize, Option<io::Error>) {
-        if self.torn {
-            // Ends the line that an earlier failure left unfinished, so that only that one is broken.
-            if let Err(error) = self.file.write_all(b"\n") {
-                return (0, Some(error));
-            }
-            self.torn = false;
-        }
-        let mut written = 0;
-        while let Some(rest) = self.text.get(written..).filter(|rest| !rest.is_empty()) {
-            match self.file.write(rest) {
-                Ok(0) => return (written, Some(io::ErrorKind::WriteZero.into())),
-                Ok(count) => written += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return (written, Some(error)),
-            }
-        }
-        (written, None)
-    }
-
     fn lose(&mut self, records: u64, error: &dyn std::fmt::Display) {
         self.counters.lose(records);
-        if !self.warned {
-            self.warned = true;
-            tracing::warn!(
-                "cannot write {}: {error}; records are lost until that is mended",
-                self.path.display()
-            );
+        self.warn(error, "records are lost until that is mended");
+    }
+
+    fn warn(&mut self, error: &dyn std::fmt::Display, consequence: &str) {
+        if !std::mem::replace(&mut self.warned, true) {
+            tracing::warn!("cannot write {}: {error}; {consequence}", self.name);
         }
     }
 }
@@ -509,6 +522,7 @@ fn add_metrics(
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     use mirror_xdp_common::Address;
@@ -618,6 +632,27 @@ mod tests {
         producer.flush();
         let counters = sink.finish();
         assert_eq!((counters.written(FLOW), counters.lost), (0, 300));
+    }
+
+    #[test]
+    fn a_reader_that_stalls_costs_records_and_no_time_of_the_packet_path() {
+        const RECORDS: u64 = 100_000;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("eve.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let sink = Sink::to(Destination::Socket { path, datagrams: false }, Patience::Short).unwrap();
+        let _reader = listener.accept().unwrap();
+        let mut producer = sink.producer(Overflow::Lose);
+        let begun = Instant::now();
+        for id in 0..RECORDS {
+            producer.push_flow(record(id));
+        }
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        producer.wait();
+        producer.flush();
+        let counters = sink.finish();
+        assert!(producer.lost() > 0 && counters.lost > 0 && counters.written(FLOW) > 0);
+        assert_eq!(producer.lost() + counters.lost + counters.written(FLOW), RECORDS);
     }
 
     #[test]

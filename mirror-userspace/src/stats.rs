@@ -5,7 +5,8 @@
 //! seen       = Σ passed + Σ dropped + Σ shunted + redirected   (by interface)
 //! redirected = Σ rings (delivered + lost)                 (by interface)
 //! Σ rings delivered = Σ workers delivered
-//! delivered  = analysed + Σ refused                       (by worker)
+//! delivered  = analysed + Σ refused + duplicates          (by worker)
+//! delivered  = kept + Σ not kept + Σ lost to the store    (by worker, with a packet store)
 //! ```
 
 use std::time::Duration;
@@ -20,8 +21,10 @@ use crate::datapath::Mode;
 use crate::datapath::policy::{RuleCount, VniCount};
 use crate::datapath::program::Counts;
 use crate::filter::policy::Action;
+use crate::nic::losses::Counters as Losses;
 use crate::observe::tap::TapCounts;
 use crate::sink::SinkCounters;
+use crate::store::StoreCounters;
 use crate::worker::WorkerCounters;
 
 /// Counters with their names, in the order in which they are shown.
@@ -118,10 +121,69 @@ pub struct Interface {
     pub name: String,
     /// How the program runs on it.
     pub mode: Mode,
+    /// What device and driver lost since the capture began, by their counters; not in the identities, for
+    /// no program saw it.
+    pub device: Losses,
     /// What the program did.
     pub program: Program,
     /// What became of what it redirected.
     pub rings: Vec<Ring>,
+}
+
+impl Interface {
+    /// Frames that a driver may count as dropped, but that this account has already: those that the program
+    /// dropped, and those that no socket could take.
+    #[must_use]
+    pub fn explained(&self) -> u64 {
+        if self.mode == Mode::Generic {
+            // Driver and program do not know of each other.
+            return 0;
+        }
+        let lost: u64 = self.rings.iter().map(|ring| ring.lost.rx_ring_full + ring.lost.rx_dropped).sum();
+        self.program.dropped.sum() + self.program.shunted.sum() + lost
+    }
+}
+
+/// What became of a worker's frames in the packet store: each is kept, not kept, or lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Store {
+    /// On the disk.
+    pub kept: u64,
+    /// Bytes of them.
+    pub kept_bytes: u64,
+    /// Bytes of the segments that they are in.
+    pub written_bytes: u64,
+    /// Segments that were finished.
+    pub segments: u64,
+    /// Nothing can be written just now: the disk is full, or fails.
+    pub paused: bool,
+    /// Not to be kept, by reason.
+    pub not_kept: Named,
+    /// To be kept, and lost to the store, by reason.
+    pub lost: Named,
+}
+
+impl From<StoreCounters> for Store {
+    fn from(counters: StoreCounters) -> Self {
+        let StoreCounters { kept, kept_bytes, written_bytes, segments, paused, not_kept, lost } = counters;
+        Self {
+            kept,
+            kept_bytes,
+            written_bytes,
+            segments,
+            paused,
+            not_kept: Named(not_kept),
+            lost: Named(lost),
+        }
+    }
+}
+
+impl Store {
+    /// All of the frames.
+    #[must_use]
+    pub fn seen(&self) -> u64 {
+        self.kept + self.not_kept.sum() + self.lost.sum()
+    }
 }
 
 /// One worker.
@@ -137,6 +199,8 @@ pub struct Worker {
     pub analysed: u64,
     /// Frames that no flow could be made of, by reason.
     pub refused: Named,
+    /// Frames that were mirrored at both ends and analysed when they came from the other.
+    pub duplicates: u64,
     /// Flows in the table.
     pub flows_active: u64,
     /// Flows that were ever made.
@@ -147,6 +211,9 @@ pub struct Worker {
     pub flows_shunted_total: u64,
     /// Records that the log's queue had no room for.
     pub records_lost: u64,
+    /// What became of the frames in the packet store; absent without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<Store>,
 }
 
 impl Worker {
@@ -159,12 +226,21 @@ impl Worker {
             delivered_bytes: counters.delivered_bytes,
             analysed: counters.analysed,
             refused: Named(counters.refused),
+            duplicates: counters.duplicates,
             flows_active: counters.flows_active,
             flows_total: counters.flows_total,
             flows_shunted: counters.flows_shunted.0,
             flows_shunted_total: counters.flows_shunted.1,
             records_lost: counters.records_lost,
+            store: counters.store.map(Store::from),
         }
+    }
+
+    /// Frames that no counter explains.
+    #[must_use]
+    pub fn imbalance(&self) -> u64 {
+        let stored = self.store.as_ref().map_or(0, |store| self.delivered.abs_diff(store.seen()));
+        self.delivered.abs_diff(self.analysed + self.refused.sum() + self.duplicates) + stored
     }
 }
 
@@ -339,10 +415,7 @@ impl Stats {
         }
         let taken: u64 = self.workers.iter().map(|worker| worker.delivered).sum();
         sum += self.delivered().abs_diff(taken);
-        for worker in &self.workers {
-            sum += worker.delivered.abs_diff(worker.analysed + worker.refused.sum());
-        }
-        sum
+        sum + self.workers.iter().map(Worker::imbalance).sum::<u64>()
     }
 
     /// Frames that the workers took off the rings.
@@ -390,6 +463,7 @@ mod tests {
             interfaces: vec![Interface {
                 name: "v0".to_owned(),
                 mode: Mode::Native,
+                device: Losses::default(),
                 program,
                 rings: vec![ring(0, 4, 2), ring(1, 2, 0)],
             }],
@@ -408,12 +482,13 @@ mod tests {
 
     #[test]
     fn each_broken_identity_shows() {
-        let breaks: [fn(&mut Stats); 5] = [
+        let breaks: [fn(&mut Stats); 6] = [
             |stats| stats.interfaces[0].program.seen += 3,
             |stats| stats.interfaces[0].program.passed.0[0].1 += 3,
             |stats| stats.interfaces[0].rings[1].lost.rx_dropped += 3,
             |stats| stats.workers[1].refused.0[0].1 += 3,
             |stats| stats.workers[1].analysed -= 1,
+            |stats| stats.workers[1].duplicates += 1,
         ];
         for (index, break_it) in breaks.into_iter().enumerate() {
             let mut stats = exact();

@@ -3,8 +3,10 @@
 use mirror_xdp_common::hash::FlowHash;
 use mirror_xdp_common::{Address, Vni};
 
+mod duplicates;
 mod shunting;
 
+use self::duplicates::{Duplicates, Place, Verdict};
 use self::shunting::Ending;
 pub use self::shunting::Shunting;
 use crate::analyzer::Analyzers;
@@ -13,9 +15,10 @@ use crate::flow::tcp::Segment;
 use crate::flow::{Flow, FlowIndex, FlowKey, FlowTable, Session, Tools};
 use crate::observe::Observers;
 use crate::packet::fragment::Defragmenter;
-use crate::packet::{self, Decoded, Fragment, Layer, LinkType, Packet, Refusal, Transport};
+use crate::packet::{self, Decoded, Fragment, Layer, LinkType, Packet, Refusal, Transport, tcp_flags};
 use crate::record::EndReason;
 use crate::sink::Producer;
+use crate::store::{StoreCounters, StoreHandle};
 
 /// Where a mirrored frame came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,6 +33,15 @@ pub struct Mirror {
     pub endpoint: u64,
 }
 
+/// Which way a packet went by the mirrored interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// It came in.
+    Ingress,
+    /// It left.
+    Egress,
+}
+
 /// What is known of a frame besides its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameInfo {
@@ -41,9 +53,11 @@ pub struct FrameInfo {
     pub flow_hash: FlowHash,
     /// The mirror session's marks; `None` for a plain frame of a capture file.
     pub mirror: Option<Mirror>,
+    /// Which way it went by the mirrored interface, where that is known.
+    pub side: Option<Side>,
 }
 
-/// What a worker counts. `delivered = analysed + Σ refused`.
+/// What a worker counts. `delivered = analysed + Σ refused + duplicates`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkerCounters {
     /// Frames given to [`Worker::frame`].
@@ -54,6 +68,8 @@ pub struct WorkerCounters {
     pub analysed: u64,
     /// Frames that no flow could be made of, by reason.
     pub refused: Vec<(&'static str, u64)>,
+    /// Frames that were mirrored at both ends and analysed when they came from the other.
+    pub duplicates: u64,
     /// Flows in the table now.
     pub flows_active: u64,
     /// Flows that were ever made.
@@ -62,6 +78,8 @@ pub struct WorkerCounters {
     pub flows_shunted: (u64, u64),
     /// Records that were lost because the sink's queue was full.
     pub records_lost: u64,
+    /// What became of the frames in the packet store, if there is one.
+    pub store: Option<StoreCounters>,
 }
 
 /// How a worker is set up.
@@ -71,11 +89,13 @@ pub struct WorkerConfig {
     pub max_flows: usize,
     /// Seed of the flow hash: the one that the frames' [`FrameInfo::flow_hash`] was made with.
     pub hash_seed: u64,
+    /// Whether a packet that is mirrored at both ends of its conversation is analysed once only.
+    pub dedup: bool,
 }
 
 impl Default for WorkerConfig {
     fn default() -> Self {
-        Self { max_flows: 1 << 18, hash_seed: 0 }
+        Self { max_flows: 1 << 18, hash_seed: 0, dedup: false }
     }
 }
 
@@ -85,12 +105,23 @@ const HAND_OVER_INTERVAL: u64 = 100_000_000;
 /// Flows that one tick ends at most.
 const EXPIRE_AT_ONCE: usize = 1024;
 
+/// What became of a frame that no flow refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    Analysed,
+    /// It is counted already.
+    Duplicate,
+}
+
 /// Keeps the flows of one core and feeds the analyzers.
 #[derive(Debug)]
 pub struct Worker {
     config: WorkerConfig,
     flows: FlowTable,
     shunting: Option<Shunting>,
+    store: Option<StoreHandle>,
+    /// What finds the copies of packets that are mirrored at both ends, if that is wanted.
+    twice: Option<Box<Duplicates>>,
     observers: Observers,
     streams: Streams,
     analyzers: Analyzers,
@@ -102,6 +133,7 @@ pub struct Worker {
     delivered_bytes: u64,
     analysed: u64,
     refused: [u64; Refusal::COUNT],
+    duplicates: u64,
     flows_total: u64,
     flows_settled: u64,
     /// The latest time that was seen, in nanoseconds since the epoch.
@@ -117,6 +149,8 @@ impl Worker {
             config,
             flows: FlowTable::new(config.max_flows),
             shunting: None,
+            store: None,
+            twice: config.dedup.then(|| Box::new(Duplicates::new(config.hash_seed))),
             observers: Observers::default(),
             streams: Streams::default(),
             analyzers: Analyzers::of_worker(),
@@ -127,6 +161,7 @@ impl Worker {
             delivered_bytes: 0,
             analysed: 0,
             refused: [0; Refusal::COUNT],
+            duplicates: 0,
             flows_total: 0,
             flows_settled: 0,
             now: 0,
@@ -142,6 +177,11 @@ impl Worker {
     /// Has the driver count flows that nobody wants more of.
     pub fn shunt_by(&mut self, shunting: Shunting) {
         self.shunting = Some(shunting);
+    }
+
+    /// Has the frames kept, too.
+    pub fn store_by(&mut self, store: StoreHandle) {
+        self.store = Some(store);
     }
 
     /// What the worker needs to have flows counted by the driver, if it has.
@@ -167,28 +207,52 @@ impl Worker {
         if !self.observers.is_empty() {
             self.observers.frame(info, frame);
         }
+        if let Some(store) = &mut self.store {
+            store.begin_frame(info, link, frame);
+        }
+        self.analyse(info, link, frame);
+        if let Some(store) = &mut self.store {
+            store.end_frame(info, frame);
+        }
+    }
+
+    fn analyse(&mut self, info: &FrameInfo, link: Option<LinkType>, frame: &[u8]) {
+        let mut place = Place::from(info.mirror);
+        if let (Some(twice), Some(mirror), Some(LinkType::Ethernet)) = (&mut self.twice, info.mirror, link) {
+            match twice.look(mirror, info.time, frame) {
+                Verdict::New(known) => place = known,
+                Verdict::Copy { place, united } => {
+                    self.duplicates += 1;
+                    if let Some(first) = united {
+                        self.unite_by_copy(info, frame, &place, &first);
+                    }
+                    return;
+                }
+            }
+        }
         let outcome = match link {
-            Some(link) => self.layers(info, Layer::frame(link, frame, info.original_len as usize)),
+            Some(link) => self.layers(info, &place, Layer::frame(link, frame, info.original_len as usize)),
             None => Err(Refusal::LinkType),
         };
         match outcome {
-            Ok(()) => self.analysed += 1,
+            Ok(Taken::Analysed) => self.analysed += 1,
+            Ok(Taken::Duplicate) => self.duplicates += 1,
             Err(refusal) => self.refused[refusal as usize] += 1,
         }
     }
 
     /// Takes the packets of a layer, one within the other. The frame counts as analysed as soon as one of
     /// them belongs to a flow, whatever is wrong with those inside.
-    fn layers(&mut self, info: &FrameInfo, layer: Layer<'_>) -> Result<(), Refusal> {
+    fn layers(&mut self, info: &FrameInfo, place: &Place, layer: Layer<'_>) -> Result<Taken, Refusal> {
         let mut outcome = Err(Refusal::Nesting);
         let mut next = Some(layer);
         while let Some(layer) = next.take() {
             let step = match packet::decode(layer) {
                 Ok(Decoded::Packet(packet)) => {
                     next = packet.tunnelled;
-                    self.packet(info, &packet)
+                    self.packet(info, place, &packet)
                 }
-                Ok(Decoded::Fragment(fragment)) => self.fragment(info, &fragment),
+                Ok(Decoded::Fragment(fragment)) => self.fragment(info, place, &fragment),
                 Err(refusal) => Err(refusal),
             };
             if outcome.is_err() {
@@ -198,36 +262,39 @@ impl Worker {
         outcome
     }
 
-    fn fragment(&mut self, info: &FrameInfo, fragment: &Fragment<'_>) -> Result<(), Refusal> {
+    fn fragment(
+        &mut self,
+        info: &FrameInfo,
+        place: &Place,
+        fragment: &Fragment<'_>,
+    ) -> Result<Taken, Refusal> {
         let mut datagram = std::mem::take(&mut self.datagram);
-        let whole = self.defragmenter.add(fragment, Session::from(info.mirror), info.time, &mut datagram);
+        let whole = self.defragmenter.add(fragment, place.session, info.time, &mut datagram);
         let outcome = match whole {
-            Ok(true) => self.layers(info, Layer::datagram(&datagram, fragment)),
-            Ok(false) => Ok(()),
+            Ok(true) => self.layers(info, place, Layer::datagram(&datagram, fragment)),
+            Ok(false) => Ok(Taken::Analysed),
             Err(refusal) => Err(refusal),
         };
         self.datagram = datagram;
         outcome
     }
 
-    fn packet(&mut self, info: &FrameInfo, packet: &Packet<'_>) -> Result<(), Refusal> {
-        let session = Session::from(info.mirror);
+    fn packet(&mut self, info: &FrameInfo, place: &Place, packet: &Packet<'_>) -> Result<Taken, Refusal> {
         if let Transport::Icmp { error: true, cause, .. } = packet.transport {
-            return self.icmp_error(
-                info,
-                packet,
-                cause.map(|cause| FlowKey::of_cause(&cause, packet, session)),
-            );
+            let key = cause.map(|cause| FlowKey::of_cause(&cause, packet, place.session));
+            return self.icmp_error(info, place, packet, key);
         }
-        let (key, forward) = FlowKey::of_packet(packet, session);
-        let hash = if packet.direct { info.flow_hash } else { key.flow_hash(self.config.hash_seed) };
-        let hash = mix(hash, &session);
+        let (key, forward) = FlowKey::of_packet(packet, place.session);
+        let hash = self.hash(info, packet, &key);
         let segment = match packet.transport {
             Transport::Tcp { header, payload, missing } => Some(Segment { header, payload, missing }),
             _ => None,
         };
-        let mut found = self.flows.find(&key, hash);
+        let mut found = self.find(&key, hash, place.other, info.time);
         if let Some(index) = found {
+            if self.is_counted_elsewhere(index, info, packet) {
+                return Ok(Taken::Duplicate);
+            }
             self.refresh_if_timed_out(index, info.time);
             let flow = self.flows.flow(index);
             let direction = flow.direction(forward);
@@ -244,7 +311,7 @@ impl Worker {
             let mut flow = Flow::new(key, forward, packet, info.mirror, info.time);
             flow.followed_by(&self.analyzers);
             self.flows_total += 1;
-            let insert = self.flows.insert(flow, hash, info.time);
+            let insert = self.flows.insert(flow, mix(hash, &key.session), info.time);
             if let Some((index, evicted)) = insert.evicted {
                 self.end(index, evicted, EndReason::Forced, info.time);
             }
@@ -259,23 +326,112 @@ impl Worker {
         if !was_settled && flow.is_settled() {
             self.flows_settled += 1;
         }
+        if let Some(store) = &mut self.store {
+            store.flow(index, found.is_none(), flow.key(), packet.direct);
+        }
         if let Some(shunting) = &mut self.shunting {
             shunting.consider(index, flow, info, packet);
         }
         self.flows.touch(index, info.time);
-        Ok(())
+        Ok(Taken::Analysed)
+    }
+
+    /// The hash of a packet's 5-tuple.
+    fn hash(&self, info: &FrameInfo, packet: &Packet<'_>, key: &FlowKey) -> FlowHash {
+        if packet.direct { info.flow_hash } else { key.flow_hash(self.config.hash_seed) }
+    }
+
+    /// The flow with this key, or with that of another session that sees the same hosts.
+    fn find(&mut self, key: &FlowKey, hash: FlowHash, other: Option<Session>, now: u64) -> Option<FlowIndex> {
+        let found = self.flows.find(key, mix(hash, &key.session));
+        let Some(other) = other else { return found };
+        if found.is_some_and(|index| self.flows.flow(index).is_united()) {
+            return found;
+        }
+        let second = self.flows.find(&key.in_session(other), mix(hash, &other));
+        match (found, second) {
+            (Some(one), Some(other)) => Some(self.unite(one, other, now)),
+            (Some(one), None) => {
+                self.flows.flow(one).set_united();
+                found
+            }
+            (None, _) => second,
+        }
+    }
+
+    /// Makes one flow of two that are the same conversation: the one that saw more of it goes on.
+    fn unite(&mut self, one: FlowIndex, other: FlowIndex, now: u64) -> FlowIndex {
+        self.flows.flow(one).set_united();
+        if self.flows.flow(one).was_shunted() || self.flows.flow(other).was_shunted() {
+            return one;
+        }
+        let (kept, gone) = if self.flows.flow(one).weight() < self.flows.flow(other).weight() {
+            (other, one)
+        } else {
+            (one, other)
+        };
+        let mut part = self.flows.remove(gone);
+        let Self { streams, analyzers, records, .. } = self;
+        part.end(&mut Tools { streams, analyzers, records, index: gone, time: now });
+        let flow = self.flows.flow(kept);
+        flow.add_part(&part);
+        flow.set_united();
+        self.flows.touch(kept, now);
+        kept
+    }
+
+    /// Unites the flows that a copy belongs to. The one that goes on may not have had the packet that it is
+    /// a copy of, which came by the session `first`.
+    fn unite_by_copy(&mut self, info: &FrameInfo, frame: &[u8], place: &Place, first: &Session) {
+        let layer = Layer::frame(LinkType::Ethernet, frame, info.original_len as usize);
+        let Ok(Decoded::Packet(packet)) = packet::decode(layer) else { return };
+        if matches!(packet.transport, Transport::Icmp { error: true, .. }) {
+            return;
+        }
+        let (key, forward) = FlowKey::of_packet(&packet, place.session);
+        let hash = self.hash(info, &packet, &key);
+        let flows = self.flows.len();
+        let Some(index) = self.find(&key, hash, place.other, info.time) else { return };
+        let united = self.flows.len() < flows;
+        let flow = self.flows.flow(index);
+        if united && flow.session() != *first {
+            let direction = flow.direction(forward);
+            let Self { streams, analyzers, records, .. } = self;
+            flow.follow(
+                direction,
+                &packet,
+                &mut Tools { streams, analyzers, records, index, time: info.time },
+            );
+            self.flows.touch(index, info.time);
+        }
+    }
+
+    /// Whether the driver counts the flow, which it knows as one of another session than this packet's.
+    fn is_counted_elsewhere(&mut self, index: FlowIndex, info: &FrameInfo, packet: &Packet<'_>) -> bool {
+        if self.twice.is_none() || !packet.direct {
+            return false;
+        }
+        // These come up from both.
+        if let Transport::Tcp { header, .. } = packet.transport
+            && header.flags & (tcp_flags::FIN | tcp_flags::RST) != 0
+        {
+            return false;
+        }
+        let flow = self.flows.flow(index);
+        flow.shunted().is_some() && flow.session() != Session::from(info.mirror)
     }
 
     /// Counts an ICMP error for the flow that it is about.
     fn icmp_error(
         &mut self,
         info: &FrameInfo,
+        place: &Place,
         packet: &Packet<'_>,
         key: Option<FlowKey>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Taken, Refusal> {
         let key = key.ok_or(Refusal::IcmpError)?;
-        let hash = mix(key.flow_hash(self.config.hash_seed), &key.session);
-        let index = self.flows.find(&key, hash).ok_or(Refusal::IcmpError)?;
+        let hash = key.flow_hash(self.config.hash_seed);
+        let index = self.find(&key, hash, place.other, info.time).ok_or(Refusal::IcmpError)?;
         self.refresh_if_timed_out(index, info.time);
         if self.flows.is_timed_out(index, info.time) {
             let flow = self.flows.remove(index);
@@ -286,7 +442,7 @@ impl Worker {
         let direction = flow.direction_of_error(packet.source);
         flow.count(direction, packet, info.time);
         self.flows.touch(index, info.time);
-        Ok(())
+        Ok(Taken::Analysed)
     }
 
     fn end(&mut self, index: FlowIndex, mut flow: Flow, reason: EndReason, now: u64) {
@@ -335,6 +491,9 @@ impl Worker {
         {
             self.records.push_flow(flow.record(reason, time));
         }
+        if let Some(store) = &mut self.store {
+            store.tick(now);
+        }
         if now.saturating_sub(self.handed_over) >= HAND_OVER_INTERVAL {
             self.handed_over = now;
             self.records.flush();
@@ -353,6 +512,9 @@ impl Worker {
             records.push_flow(flow.record(EndReason::Shutdown, *now));
         }
         self.records.flush();
+        if let Some(store) = &mut self.store {
+            store.finish();
+        }
     }
 
     /// Flows of which no analyzer wanted more at some time: from then on they are only counted.
@@ -378,10 +540,12 @@ impl Worker {
                 .iter()
                 .map(|&refusal| (refusal.name(), self.refused[refusal as usize]))
                 .collect(),
+            duplicates: self.duplicates,
             flows_active: self.flows.len() as u64,
             flows_total: self.flows_total,
             flows_shunted: self.shunting.as_ref().map(Shunting::counters).unwrap_or_default(),
             records_lost: self.records.lost(),
+            store: self.store.as_ref().map(StoreHandle::counters),
         }
     }
 }

@@ -88,7 +88,7 @@ fn traffic_like_that_before_takes_no_memory() {
     const MEASURED: u16 = 100;
     let directory = tempfile::tempdir().unwrap();
     let sink = Sink::open(directory.path()).unwrap();
-    let config = WorkerConfig { max_flows: 64, hash_seed: SEED };
+    let config = WorkerConfig { max_flows: 64, hash_seed: SEED, dedup: false };
     let mut worker = Worker::new(config, sink.producer(Overflow::Wait));
     let rounds: Vec<_> = (0..ROUNDS + MEASURED).map(|round| traffic(10_000 + round)).collect();
     let mut now = 1_000 * SECOND;
@@ -97,7 +97,13 @@ fn traffic_like_that_before_takes_no_memory() {
             for frame in frames {
                 now += SECOND / 50;
                 let flow_hash = InnerHeaders::parse(frame.as_slice(), 0).flow_hash(SEED);
-                let info = FrameInfo { time: now, original_len: frame.len() as u32, flow_hash, mirror: None };
+                let info = FrameInfo {
+                    time: now,
+                    original_len: frame.len() as u32,
+                    flow_hash,
+                    mirror: None,
+                    side: None,
+                };
                 worker.frame(&info, frame);
                 worker.tick(now);
             }

@@ -358,7 +358,10 @@ impl Report {
         assert_eq!(delivered, self.sum("/workers", "/delivered"), "{}", self.json);
         for worker in self.list("/workers") {
             let (delivered, analysed) = (worker["delivered"].as_u64(), worker["analysed"].as_u64());
-            assert_eq!(delivered, analysed.map(|analysed| analysed + total(&worker["refused"])), "{worker}");
+            let accounted = analysed.map(|analysed| {
+                analysed + total(&worker["refused"]) + worker["duplicates"].as_u64().unwrap_or_default()
+            });
+            assert_eq!(delivered, accounted, "{worker}");
         }
         assert_eq!(self.number("/unaccounted"), 0, "{}", self.json);
     }

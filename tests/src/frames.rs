@@ -443,8 +443,18 @@ impl Flow {
     /// A TCP segment with the flags, sequence numbers, and so on, of `header`; the ports are the flow's.
     #[must_use]
     pub fn tcp(&self, header: TcpHeader, payload: &[u8]) -> Vec<u8> {
-        let header =
+        let mut header =
             TcpHeader { source_port: self.client.port(), destination_port: self.server.port(), ..header };
+        let checksum = match (self.client.ip(), self.server.ip()) {
+            (IpAddr::V4(client), IpAddr::V4(server)) => {
+                header.calc_checksum_ipv4_raw(client.octets(), server.octets(), payload)
+            }
+            (IpAddr::V6(client), IpAddr::V6(server)) => {
+                header.calc_checksum_ipv6_raw(client.octets(), server.octets(), payload)
+            }
+            _ => panic!("{self:?}: not of one family"),
+        };
+        header.checksum = checksum.expect("the payload is shorter than 64 KiB");
         let mut segment = header.to_bytes().to_vec();
         segment.extend(payload);
         self.packet(IpNumber::TCP, &segment)

@@ -130,7 +130,17 @@ fn a_socket_sends_exactly_as_many_frames_and_longer_ones() {
     let (totals, report) = generate(&bed, &arguments);
     assert_eq!((totals["sent"].as_u64().unwrap(), report.seen()), (2003, 2003));
     assert_eq!(totals["bytes"], 2003 * 3512);
-    refused(&bed, &["--size", "3462"], &["3392", "3512"]);
+    refused(&bed, &["--size", "3462"], &["3392", "3512", "--engine af-xdp"]);
+    for (namespace, interface) in [(&bed.far, FAR), (&bed.appliance, INTERFACE)] {
+        namespace.ip(&format!("link set {interface} mtu 9000")).unwrap();
+    }
+    refused(&bed, &["--engine", "af-xdp", "--size", "3791"], &["3840", "3841", "--engine kernel"]);
+    // Cut, each of them told.
+    let cut = ["--engine", "af-xdp", "--size", "8000", "--oversize", "truncate", "--count", "10"];
+    let output = run(&bed, &cut);
+    assert!(output.stderr.iter().any(|line| line.contains("1000 of 1000 frames are cut")), "{output:?}");
+    let cut: Value = serde_json::from_str(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    assert_eq!((&cut["sent"], &cut["bytes"]), (&10.into(), &38_400.into()), "{cut}");
 }
 
 #[test]
@@ -429,6 +439,25 @@ fn an_interface_that_cannot_be_sent_by_is_refused() {
     bed.far.up("br0").unwrap();
     refused(&bed, &[&synthetic[..], &["--interface", "br0"]].concat(), &["br0", "native XDP", "--engine"]);
     assert!(!bed.far.ip(&format!("link show {FAR}")).unwrap().contains("xdp"), "a program was left behind");
+}
+
+#[test]
+fn the_kernels_generator_says_what_it_cannot_do() {
+    let Some(bed) = Bed::new(1) else { return };
+    let kernel = ["--engine", "kernel"];
+    let told = |arguments: &[&str], words: &[&str]| {
+        refused(&bed, &[&kernel[..], arguments].concat(), words);
+    };
+    told(&["day.pcap"], &["pktgen", "captures", "--engine live-frames"]);
+    told(&["--size", "60", "--to", "10.9.0.2", "--malformed", "1%"], &["break"]);
+    told(&["--size", "60", "--to", "10.9.0.2", "--new-flows", "yes"], &["new flows"]);
+    told(&["--size", "60", "--to", "10.9.0.2", "--vni", "1-65"], &["64"]);
+    told(&["--size", "60", "--to", "10.9.0.2", "--envelope", "gwlb"], &["load balancer"]);
+    told(&["--size", "60"], &["--to"]);
+    // Few machines have it loaded.
+    if !std::path::Path::new("/proc/net/pktgen").exists() {
+        told(&["--size", "60", "--envelope", "none"], &["modprobe pktgen", "--engine"]);
+    }
 }
 
 #[test]

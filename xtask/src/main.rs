@@ -11,6 +11,7 @@ mod fuzz;
 mod run;
 mod setup;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -27,6 +28,7 @@ Examples:
   cargo xtask pktgen -- --interface eth1 day.pcap  build, then replay a capture as mirror traffic
   cargo xtask dist                               target/dist: a Debian package and a tarball
   cargo xtask bench --quick                      how fast it is, and others beside it
+  cargo xtask vm test                            captures in virtual machines, on NICs with zero-copy
   cargo xtask check                              formatting, lints, documentation
 
 The first of run, build and test sets the machine up; `cargo xtask setup` does only that.";
@@ -55,6 +57,7 @@ enum Command {
     Dist(dist::Args),
     /// Build, then send mirror traffic: `mirror-xdp pktgen ARGUMENTS` as root
     Pktgen(run::PktgenArgs),
+    Vm(vm::Args),
     /// Check formatting, lints and documentation; warnings are errors
     Check,
 }
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::main(&args),
         Command::Dist(args) => dist::main(&args),
         Command::Pktgen(args) => run::pktgen(args),
+        Command::Vm(args) => vm::main(&args),
         Command::Check => check::main(),
     };
     match result {

@@ -52,6 +52,12 @@ pub const MAX_MTU: u32 = MAX_FRAME - (capture::LEN - (Ipv4Header::LEN + UDP_LEN 
 
 const _: () = assert!(ETHERNET_LEN + Ipv4Header::LEN + UDP_LEN + VXLAN_LEN < capture::LEN);
 
+/// Bytes of the buffers of so many queues.
+#[must_use]
+pub const fn buffer_bytes(queues: u32) -> u64 {
+    queues as u64 * BUFFERS as u64 * CHUNK_SIZE as u64
+}
+
 /// Why a queue's frames cannot be received.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -112,7 +118,7 @@ impl Bind {
 
 /// Opens sockets on queues 0 to `queues` − 1 of an interface, with one UMEM for all of them.
 pub fn open(interface: &str, queues: NonZeroU32, bind: Bind) -> Result<Vec<Queue>, Error> {
-    let bytes = u64::from(queues.get()) * u64::from(BUFFERS) * u64::from(CHUNK_SIZE);
+    let bytes = buffer_bytes(queues.get());
     let count = queues.saturating_mul(NonZeroU32::MIN.saturating_add(BUFFERS - 1));
     let (umem, descriptors) =
         Umem::new(umem_config(), count, false).map_err(|error| match os_error(&error) {

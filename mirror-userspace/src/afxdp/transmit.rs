@@ -16,7 +16,7 @@ const TX_RING: u32 = 2048;
 const BATCH: usize = 64;
 
 /// The longest frame that goes into one buffer.
-pub const MAX_TRANSMIT: u32 = CHUNK_SIZE;
+pub const MAX_TRANSMIT: u32 = super::MAX_FRAME;
 
 /// A socket that only sends, by queue 0 of an interface.
 #[derive(Debug)]

@@ -1,6 +1,9 @@
 //! The command line: a file a subcommand.
 
+mod doctor;
+mod eve;
 mod extcap;
+mod extract;
 mod filter;
 mod generate;
 mod log;
@@ -10,10 +13,13 @@ mod read;
 mod run;
 mod service;
 mod source;
+mod store;
 mod tail;
+mod verify;
 
 use std::num::NonZeroU16;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use mirror_xdp_common::outer::{MAX_GENEVE_PORTS, MAX_VXLAN_GPE_PORTS, MAX_VXLAN_PORTS, Ports};
@@ -25,10 +31,12 @@ use crate::error::one_line;
 const EXAMPLES: &str = "\
 Examples:
   mirror-xdp run --interface ens6                           capture until Ctrl-C
+  mirror-xdp doctor --interface ens6                        what stands in its way, and what mends it
   mirror-xdp read mirrored.pcap --log-dir records            the same records, from a file
   mirror-xdp source --interface eth0 --to 10.0.0.2 --vni 7   feed an appliance from any Linux host
   mirror-xdp pktgen --interface eth1 --to 10.0.0.2 day.pcap  replay a capture as mirror traffic
   mirror-xdp filter check mirror-xdp.toml                    what the rules of a file amount to
+  mirror-xdp extract --store DIR 'host 10.1.2.3 and vni 7'   packets that `run --store DIR` has kept
   mirror-xdp tail 'tcp port 443' --vni 7                     look on at a running capture
 
 `mirror-xdp COMMAND --help` says more.";
@@ -49,6 +57,9 @@ enum Command {
     // Larger than the others.
     Pktgen(Box<pktgen::Args>),
     Filter(filter::Args),
+    Extract(extract::Args),
+    Verify(verify::Args),
+    Doctor(doctor::Args),
     Tail(tail::Args),
     #[command(hide = true)]
     Extcap(extcap::Args),
@@ -79,6 +90,9 @@ pub fn main() -> ExitCode {
         Command::Source(args) => source::main(args),
         Command::Pktgen(args) => pktgen::main(*args),
         Command::Filter(args) => filter::main(&args),
+        Command::Extract(args) => extract::main(&args),
+        Command::Verify(args) => verify::main(&args),
+        Command::Doctor(args) => doctor::main(&args),
         Command::Tail(args) => tail::main(&args),
         Command::Extcap(args) => extcap::main(&args),
         Command::Generate(args) => generate::main(&args),
@@ -144,6 +158,26 @@ fn port_list<const MAX: usize>(text: &str) -> Result<PortList, String> {
     };
     let ports: Vec<u16> = text.split(',').map(port).collect::<Result<_, _>>()?;
     if ports.len() > MAX { Err(format!("at most {MAX} ports")) } else { Ok(PortList(ports)) }
+}
+
+/// A switch that is given as a word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Switch {
+    #[default]
+    Off,
+    On,
+}
+
+impl Switch {
+    fn is_on(self) -> bool {
+        self == Self::On
+    }
+}
+
+/// Reads a time that is not nothing.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time.is_zero() { Err("must be more than nothing".to_owned()) } else { Ok(time) }
 }
 
 /// Reads the number that `--max-flows` takes.

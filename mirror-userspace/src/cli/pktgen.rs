@@ -25,6 +25,7 @@ Examples:
   mirror-xdp pktgen -i eth1 --to 10.0.9.5 --vni 1-100 --rate 1.5Mpps --duration 1min day.pcap
   mirror-xdp pktgen -i eth1 --to 10.0.9.5 --size imix --flows 100000 --rate 10Gbps
   mirror-xdp pktgen -i eth1 --count 1000003 --json day.pcap        exactly so many frames
+  mirror-xdp pktgen -i eth1 --to 10.0.9.5 --engine kernel --size 8000   by the kernel's pktgen
 
 Frames of a capture that were mirrored already keep their session where --vni, --source and --to do not
 say otherwise; all others get an envelope. Needs root, or CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF. Send only

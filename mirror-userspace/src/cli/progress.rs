@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Instant;
 
 use crate::observe::tap::TapCounts;
-use crate::stats::{Interface, Named, Policy, Rule, Stats, Vni};
+use crate::stats::{Interface, Named, Policy, Rule, Stats, Store, Vni};
 
 /// Clears the terminal's line and goes to its beginning.
 pub(super) const CLEAR: &str = "\r\x1b[2K";
@@ -90,6 +90,39 @@ pub(super) fn listed(named: &Named) -> String {
     if list.is_empty() { String::new() } else { format!(" ({})", list.join(", ")) }
 }
 
+/// Counters of several, by name.
+fn summed<'n>(counters: impl Iterator<Item = &'n Named>) -> Named {
+    let mut sums: Vec<(&'static str, u64)> = Vec::new();
+    for &(name, count) in counters.flat_map(|named| &named.0) {
+        match sums.iter_mut().find(|(other, _)| *other == name) {
+            Some((_, sum)) => *sum += count,
+            None => sums.push((name, count)),
+        }
+    }
+    Named(sums)
+}
+
+/// A line about the packet store, of which these are the workers' parts; none without any.
+pub(super) fn stored<'s>(parts: impl Iterator<Item = &'s Store>) -> String {
+    let parts: Vec<_> = parts.collect();
+    if parts.is_empty() {
+        return String::new();
+    }
+    let sum = |of: fn(&Store) -> u64| parts.iter().map(|part| of(part)).sum::<u64>();
+    let not_kept = summed(parts.iter().map(|part| &part.not_kept));
+    let lost = summed(parts.iter().map(|part| &part.lost));
+    format!(
+        "store: {} packets kept, {} on disk in {} segments, {} not to be kept{}, {} lost{}\n",
+        grouped(sum(|part| part.kept)),
+        with_unit(sum(|part| part.written_bytes) as f64, "B"),
+        grouped(sum(|part| part.segments)),
+        grouped(not_kept.sum()),
+        listed(&not_kept),
+        grouped(lost.sum()),
+        listed(&lost),
+    )
+}
+
 /// The totals at the end of a capture, several lines.
 pub(super) fn totals(stats: &Stats) -> String {
     let mut text = String::new();
@@ -140,7 +173,12 @@ fn write_totals(text: &mut String, stats: &Stats) -> std::fmt::Result {
         grouped(flows),
         stats.seconds,
     )?;
-    for Interface { name, program, rings, .. } in &stats.interfaces {
+    for interface in &stats.interfaces {
+        let Interface { name, program, rings, device, .. } = interface;
+        for (known, count) in device.silent(interface.explained()).0 {
+            let count = grouped(count);
+            writeln!(text, "{name}: the device LOST {count} ({}): {}", known.name, known.meaning)?;
+        }
         writeln!(
             text,
             "{name}: {} frames seen, {} passed to the kernel{}, {} dropped{}, {} shunted{}, {} redirected",
@@ -167,16 +205,14 @@ fn write_totals(text: &mut String, stats: &Stats) -> std::fmt::Result {
     for policy in &stats.policies {
         write_policy(text, policy)?;
     }
-    let mut refused: Vec<(&'static str, u64)> = Vec::new();
-    for &(name, count) in stats.workers.iter().flat_map(|worker| &worker.refused.0) {
-        match refused.iter_mut().find(|(other, _)| *other == name) {
-            Some((_, sum)) => *sum += count,
-            None => refused.push((name, count)),
-        }
-    }
-    let refused = Named(refused);
+    let refused = summed(stats.workers.iter().map(|worker| &worker.refused));
     if refused.sum() > 0 {
         writeln!(text, "not analysed: {}{}", grouped(refused.sum()), listed(&refused))?;
+    }
+    text.push_str(&stored(stats.workers.iter().filter_map(|worker| worker.store.as_ref())));
+    let duplicates: u64 = stats.workers.iter().map(|worker| worker.duplicates).sum();
+    if duplicates > 0 {
+        writeln!(text, "mirrored at both ends, the copy not analysed: {}", grouped(duplicates))?;
     }
     writeln!(
         text,

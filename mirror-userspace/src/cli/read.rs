@@ -21,8 +21,9 @@ use crate::config;
 use crate::datapath::program::LogLevel;
 use crate::error::one_line;
 use crate::packet::LinkType;
-use crate::sink::{Overflow, Sink};
+use crate::sink::{Overflow, Patience, Sink};
 use crate::stats::{self, Named, Records};
+use crate::store::Store;
 use crate::worker::{FrameInfo, Mirror, Worker, WorkerConfig};
 
 /// Seed of the flow hash: fixed, so that a file gives the same records each time. Nobody can aim at a
@@ -38,6 +39,8 @@ const HASH_SEED: u64 = 0x6d69_7272_6f72;
 Examples:
   mirror-xdp read session.pcap                      records go to ./eve.json
   mirror-xdp read --log-dir out a.pcap b.pcapng.gz  several files, in this order
+  mirror-xdp read --store packets session.pcap      keep and index the packets, for `mirror-xdp extract`
+  mirror-xdp read --eve-output - day.pcap | jq .dns  records to another program
   mirror-xdp read --json session.pcap | jq .workers totals for scripts")]
 pub(super) struct Args {
     /// Capture files: pcap or pcapng, plain or compressed by gzip or zstd
@@ -48,6 +51,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR", default_value = ".")]
     log_dir: PathBuf,
 
+    /// Keep the packets, too, in this directory; `mirror-xdp extract` finds them
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+
+    #[command(flatten)]
+    eve: super::eve::EveArgs,
+
     /// Print the totals as one JSON object on stdout, and nothing on stderr
     #[arg(long)]
     json: bool,
@@ -56,6 +66,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = WorkerConfig::default().max_flows)]
     #[arg(value_parser = super::max_flows)]
     max_flows: usize,
+
+    /// Where both ends of conversations are mirrored: analyse one copy of each packet, and count the other
+    #[arg(long, value_enum, default_value_t, value_name = "on|off", hide_possible_values = true)]
+    dedup: super::Switch,
 
     #[command(flatten)]
     ports: super::PortArgs,
@@ -97,9 +111,11 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
 struct Reader {
     ports: Ports,
     sink: Sink,
+    store: Option<Store>,
     worker: Worker,
     frames: Frames,
     progress: Progress,
+    quiet: bool,
 }
 
 /// What became of the files' frames before they reached the worker.
@@ -115,16 +131,24 @@ struct Frames {
 
 impl Reader {
     fn new(args: &Args) -> anyhow::Result<Self> {
-        let sink = Sink::open(&args.log_dir)?;
-        let config = WorkerConfig { max_flows: args.max_flows, hash_seed: HASH_SEED };
-        let worker = Worker::new(config, sink.producer(Overflow::Wait));
+        let destination = args.eve.destination(&args.log_dir, &config::EveSettings::default());
+        let sink = super::eve::open(destination, Patience::Endless, args.json)?;
+        let config =
+            WorkerConfig { max_flows: args.max_flows, hash_seed: HASH_SEED, dedup: args.dedup.is_on() };
+        let mut worker = Worker::new(config, sink.producer(Overflow::Wait));
+        let store = super::store::open(args.store.as_deref(), &config::StoreSettings::default())?;
+        if let Some(store) = &store {
+            worker.store_by(store.handle(0, Overflow::Wait)?);
+        }
         let progress = Progress::new(args.json);
         Ok(Self {
             ports: args.ports.ports(&config::Ports::default()),
             sink,
+            store,
             worker,
             frames: Frames::default(),
             progress,
+            quiet: args.json,
         })
     }
 
@@ -170,6 +194,7 @@ impl Reader {
             // Of the first packet in an Ethernet frame only; the worker hashes all others itself.
             flow_hash: FlowHash::default(),
             mirror: None,
+            side: None,
         };
         self.worker.link_frame(&info, link, frame.bytes);
         self.worker.tick(frame.time);
@@ -181,7 +206,10 @@ impl Reader {
         // The inner lengths say what a mirror cut off besides.
         let original_len = if mirror.is_some() { inner.original_len(original_len) } else { original_len };
         let flow_hash = inner.flow_hash(HASH_SEED);
-        self.worker.frame(&FrameInfo { time, original_len: original_len as u32, flow_hash, mirror }, frame);
+        self.worker.frame(
+            &FrameInfo { time, original_len: original_len as u32, flow_hash, mirror, side: None },
+            frame,
+        );
         self.worker.tick(time);
     }
 
@@ -194,7 +222,7 @@ impl Reader {
         let worker = stats::Worker::new(0, self.worker.counters());
         let unaccounted = seen.abs_diff(mirrored + plain + dropped.sum())
             + (mirrored + plain).abs_diff(worker.delivered)
-            + worker.delivered.abs_diff(worker.analysed + worker.refused.sum());
+            + worker.imbalance();
         let mut totals = Totals {
             seconds: elapsed.as_secs_f64(),
             frames: FrameTotals { seen, bytes, mirrored, plain, dropped },
@@ -204,6 +232,9 @@ impl Reader {
         };
         self.sink.stats(self.worker.now(), &totals).context("cannot write the statistics")?;
         totals.records = Records::new(self.worker.counters().records_lost, &self.sink.finish());
+        if let Some(store) = self.store {
+            super::store::finish(store, self.quiet);
+        }
         Ok(totals)
     }
 }
@@ -266,6 +297,12 @@ impl Totals {
         );
         if worker.refused.sum() > 0 {
             eprintln!("not analysed: {}{}", grouped(worker.refused.sum()), listed(&worker.refused));
+        }
+        if let Some(store) = &worker.store {
+            eprint!("{}", super::progress::stored([store].into_iter()));
+        }
+        if worker.duplicates > 0 {
+            eprintln!("mirrored at both ends, the copy not analysed: {}", grouped(worker.duplicates));
         }
         let Records { written, lost } = &self.records;
         eprintln!("records: {} written{}, {} lost", grouped(written.sum()), listed(written), grouped(*lost));

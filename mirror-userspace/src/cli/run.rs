@@ -19,9 +19,10 @@ use crate::confine::{self, Files};
 use crate::datapath::program::LogLevel;
 use crate::error::one_line;
 use crate::live::{Capture, Config, ModeChoice, Plan};
+use crate::nic::Watch;
 use crate::observe::control::{self, OpenError, Socket};
 use crate::observe::tap::{self, Tap};
-use crate::sink::{Sink, SinkCounters};
+use crate::sink::{Destination, Patience, Sink, SinkCounters};
 use crate::stats::Stats;
 use crate::worker::WorkerConfig;
 
@@ -30,6 +31,9 @@ Examples:
   mirror-xdp run --interface ens6
   mirror-xdp run --interface ens6 --interface ens7 --log-dir /data/eve --mode native
   mirror-xdp run --interface ens6 --config /etc/mirror-xdp/config.toml     rules; kill -HUP rereads them
+  mirror-xdp run --interface ens6 --store /data/packets                    keep the packets, too
+  mirror-xdp run --interface ens6 --rotate-interval 1h --rotate-keep 48   two days of records
+  mirror-xdp run --interface ens6 --eve-output unix-stream:/run/eve.sock
   mirror-xdp run --interface ens6 --duration 1min --json > account.json
   mirror-xdp run --interface ens6 --tap tap0     and `suricata -i tap0-ids` at the other end of the pair
 
@@ -44,13 +48,21 @@ pub(super) struct Args {
     #[arg(short, long = "interface", value_name = "IF", required = true)]
     interfaces: Vec<String>,
 
-    /// Configuration: ports, admission, filter rules; SIGHUP has it read again
+    /// Configuration: ports, admission, filter rules, …; SIGHUP has it read again, and the log opened again
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
 
     /// Directory of eve.json, made where it is missing; the log is appended to
     #[arg(long, value_name = "DIR", default_value = "/var/log/mirror-xdp")]
     log_dir: PathBuf,
+
+    /// Keep the packets, too, in this directory, as [store] of the configuration says; `mirror-xdp extract`
+    /// finds them
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+
+    #[command(flatten)]
+    eve: super::eve::EveArgs,
 
     /// Where the XDP program runs
     #[arg(long, value_enum, default_value_t)]
@@ -63,6 +75,10 @@ pub(super) struct Args {
     #[command(flatten)]
     ports: super::PortArgs,
 
+    /// First do what `mirror-xdp doctor --fix` does; taken back at the end, but not where the process is killed
+    #[arg(long)]
+    prepare: bool,
+
     /// Stop after this time, such as 90s, 10min or 1h
     #[arg(long, value_name = "TIME")]
     duration: Option<humantime::Duration>,
@@ -72,7 +88,7 @@ pub(super) struct Args {
     json: bool,
 
     /// Time between two `stats` events
-    #[arg(long, value_name = "TIME", default_value = "8s", value_parser = interval)]
+    #[arg(long, value_name = "TIME", default_value = "8s", value_parser = super::seconds)]
     stats_interval: Duration,
 
     /// Flows that each worker keeps at most; beyond, the flow that was idle the longest is ended
@@ -80,6 +96,10 @@ pub(super) struct Args {
     #[arg(value_parser = super::max_flows)]
     max_flows: usize,
 
+    /// Where both ends of conversations are mirrored: analyse one copy of each packet, and count the other;
+    /// off unless the configuration says otherwise
+    #[arg(long, value_enum, value_name = "on|off", hide_possible_values = true)]
+    dedup: Option<super::Switch>,
     /// Send the inner frames out of this interface, such as one end of a veth pair, for other programs to see
     #[arg(long, value_name = "IF")]
     tap: Option<String>,
@@ -95,11 +115,6 @@ pub(super) struct Args {
     /// Have the XDP program tell of each frame that it drops (debug) or does not capture (trace)
     #[arg(long, value_enum, default_value_t, value_name = "LEVEL")]
     bpf_log: LogLevel,
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if interval.is_zero() { Err("must be more than nothing".to_owned()) } else { Ok(interval) }
 }
 
 pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
@@ -120,12 +135,18 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         max_flows: args.max_flows,
         // The standard library's maps are keyed with the system's random numbers.
         hash_seed: RandomState::new().hash_one(0),
+        dedup: args.dedup.map_or(configured.analysis.dedup, super::Switch::is_on),
     };
+    let ports = args.ports.ports(&configured.ports);
+    // Taken back when this function ends, however it does.
+    let _changes =
+        if args.prepare { super::doctor::prepare(&args.interfaces, &ports).await? } else { Vec::new() };
+    let interfaces = args.interfaces.clone();
     let plan = Plan::make(Config {
         interfaces: args.interfaces.clone(),
         mode: args.mode,
         replace: args.replace,
-        ports: args.ports.ports(&configured.ports),
+        ports,
         log: args.bpf_log,
         worker,
         policy: configured.policy.clone(),
@@ -134,19 +155,22 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     .await?;
     let tap = args.tap.as_deref().map(|interface| Tap::open(interface, &args.interfaces)).transpose()?;
     let control = open_control(&args.control)?;
-    fs::create_dir_all(&args.log_dir)
-        .with_context(|| format!("cannot make the directory {}", args.log_dir.display()))?;
-    confine::install(&needed_files(&args))?;
-    let sink = Sink::open(&args.log_dir)?;
-    let mut capture = plan.start(&sink).await?;
+    let destination = args.eve.destination(&args.log_dir, &configured.eve);
+    confine::install(&needed_files(&args, &destination))?;
+    let sink = super::eve::open(destination, Patience::Short, args.json)?;
+    let mut watch = Watch::start(&interfaces).await?;
+    let store = super::store::open(args.store.as_deref(), &configured.store)?;
+    let mut capture = plan.start(&sink, store.as_ref()).await?;
     let mut loggers = Vec::new();
     if args.bpf_log != LogLevel::Off {
         for logger in capture.loggers() {
             loggers.push(logger.context("cannot read the messages of the XDP program")?);
         }
     }
-    // Nothing below needs more than what is open.
-    confine::this_thread();
+    // Nothing below needs more than what is open, but for taking back what was changed.
+    if !args.prepare {
+        confine::this_thread();
+    }
     let tap = tap.map(|tap| tap.start(&capture.workers())).transpose()?;
     let serving =
         control.map(|socket| socket.serve(capture.workers())).transpose().context("cannot start")?;
@@ -170,7 +194,12 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
             _ = interrupt.recv() => break None,
             _ = terminate.recv() => break None,
             () = until(end) => break None,
-            _ = hang_up.recv() => reload(&mut capture, args.config.as_deref(), &configured),
+            _ = hang_up.recv() => {
+                if !sink.reopen() {
+                    tracing::warn!("the log is too far behind to be opened again");
+                }
+                reload(&mut capture, args.config.as_deref(), &configured);
+            }
             // Stopping finds out why.
             _ = capture.worker_ended() => break None,
             _ = second.tick() => {
@@ -183,7 +212,9 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 }
             }
             _ = statistics.tick() => {
+                watch.read().await;
                 let mut stats = capture.stats()?;
+                watch.enter(&mut stats);
                 stats.tap = tap.as_ref().map(tap::Running::counts);
                 write_stats(&sink, &mut stats, &sink.counters())?;
             }
@@ -194,6 +225,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     drop(progress);
     service.stopping();
+    watch.read().await;
     let mut stats = match capture.stop().await {
         Ok(stats) => stats,
         Err(error) => {
@@ -205,11 +237,15 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     drop(serving);
     stats.tap = tap.map(tap::Running::finish);
     loggers.iter_mut().for_each(aya_log::EbpfLogger::flush);
+    watch.enter(&mut stats);
     // The event has no place for thousands of VNIs; what is printed has.
     let policies = std::mem::take(&mut stats.policies);
     write_stats(&sink, &mut stats, &sink.flush())?;
     stats.policies = policies;
     stats.set_records(&sink.finish());
+    if let Some(store) = store {
+        super::store::finish(store, args.json);
+    }
     if args.json {
         println!("{}", serde_json::to_string(&stats)?);
     } else {
@@ -221,18 +257,28 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// What the process works with while it captures: its log, its configuration, which may be replaced or be
-/// somewhere else in truth, and the directory that the control socket is removed from.
-fn needed_files(args: &Args) -> Files {
+/// What the process works with while it captures: its log, its store, its configuration, which may be
+/// replaced or be somewhere else in truth, and the directory that the control socket is removed from.
+/// Directories that are written to are made where they are missing.
+fn needed_files(args: &Args, destination: &Destination) -> Files {
     let directory = |path: &Path| match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
         Some(parent) => parent.to_owned(),
         None => path.to_owned(),
     };
+    let log = match destination {
+        Destination::File { path, .. } => Some(directory(path)),
+        Destination::Stdout | Destination::Socket { .. } => None,
+    };
+    let write: Vec<_> = log.into_iter().chain(args.store.clone()).collect();
+    for directory in &write {
+        // Where it cannot be made, whoever opens it says so.
+        let _ = fs::create_dir_all(directory);
+    }
     let configs = args.config.iter().flat_map(|path| [Some(path.clone()), fs::canonicalize(path).ok()]);
     Files {
         read: configs.flatten().map(|path| directory(&path)).collect(),
-        write: vec![args.log_dir.clone(), directory(&args.control)],
+        write: write.into_iter().chain([directory(&args.control)]).collect(),
     }
 }
 
@@ -257,10 +303,7 @@ fn configuration(path: Option<&Path>) -> anyhow::Result<config::Config> {
 /// Reads the configuration again and puts its rules in force. Where something is wrong, the rules that are
 /// in force stay.
 fn reload(capture: &mut Capture, path: Option<&Path>, started_with: &config::Config) {
-    let Some(path) = path else {
-        announce("mirror-xdp: nothing to read again: there is no --config");
-        return;
-    };
+    let Some(path) = path else { return };
     let begun = Instant::now();
     match try_reload(capture, path, started_with) {
         Ok(rules) => announce(&format!(
@@ -278,7 +321,7 @@ fn reload(capture: &mut Capture, path: Option<&Path>, started_with: &config::Con
 }
 
 fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config) -> anyhow::Result<usize> {
-    let config::Config { ports, policy, shunt } = config::load(path)?;
+    let config::Config { ports, policy, shunt, analysis, eve, store } = config::load(path)?;
     anyhow::ensure!(
         ports == started_with.ports,
         "{}: [ports] has changed, which takes a restart",
@@ -289,6 +332,17 @@ fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config)
         "{}: [shunt] has changed, which takes a restart",
         path.display()
     );
+    anyhow::ensure!(
+        store == started_with.store,
+        "{}: [store] has changed, which takes a restart",
+        path.display()
+    );
+    anyhow::ensure!(
+        analysis == started_with.analysis,
+        "{}: [analysis] has changed, which takes a restart",
+        path.display()
+    );
+    anyhow::ensure!(eve == started_with.eve, "{}: [eve] has changed, which takes a restart", path.display());
     let rules = policy.sets.iter().map(|set| set.rules.len()).sum();
     capture.set_policy(policy)?;
     Ok(rules)

@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 pub use self::document::Mistake;
 use self::document::{Document, Table};
 use crate::filter::Policy;
+use crate::sink::Rotation;
+use crate::store::Settings;
 
 /// What a configuration file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +30,37 @@ pub struct Config {
     pub policy: Policy,
     /// Which flows are only counted after a while.
     pub shunt: ShuntSettings,
+    /// What is made of the frames.
+    pub analysis: AnalysisSettings,
+    /// Where records go.
+    pub eve: EveSettings,
+    /// How packets are kept, where they are.
+    pub store: StoreSettings,
+}
+
+/// Where records go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EveSettings {
+    /// A file, `-`, or a socket, see [`crate::sink::Destination::named`]; `None` is `eve.json`.
+    pub output: Option<PathBuf>,
+    /// When a file is put aside.
+    pub rotation: Rotation,
+}
+
+/// What is made of the frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AnalysisSettings {
+    /// Whether a packet that is mirrored at both ends of its conversation is analysed once only.
+    pub dedup: bool,
+}
+
+/// How packets are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreSettings {
+    /// How the store is written.
+    pub settings: Settings,
+    /// The file of the key that it is encrypted with.
+    pub key: Option<PathBuf>,
 }
 
 /// UDP ports of mirror traffic, an envelope each. No port is in two of them, none is 0.

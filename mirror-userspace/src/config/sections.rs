@@ -2,16 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use mirror_xdp_common::Vni;
 
 use super::document::{Table, Value};
-use super::{Config, Ports, ShuntSettings};
+use super::{AnalysisSettings, Config, EveSettings, Ports, ShuntSettings, StoreSettings};
 use crate::filter::policy::{
     Action, MacAddress, Policy, Rule, RuleDirection, RuleSet, UnknownVnis, has_ports,
 };
 use crate::filter::{limits, text};
+use crate::store::Kept;
 
 /// The whole file. Where something is wrong the document knows, and the result is of no use.
 pub(super) fn config(mut root: Table<'_>) -> Config {
@@ -25,6 +28,15 @@ pub(super) fn config(mut root: Table<'_>) -> Config {
     }
     if let Some(table) = root.get("shunt").and_then(|value| value.table()) {
         config.shunt = shunt(table);
+    }
+    if let Some(table) = root.get("store").and_then(|value| value.table()) {
+        config.store = store(table);
+    }
+    if let Some(table) = root.get("analysis").and_then(|value| value.table()) {
+        config.analysis = analysis(table);
+    }
+    if let Some(table) = root.get("eve").and_then(|value| value.table()) {
+        config.eve = eve(table);
     }
     if let Some(table) = root.get("filter").and_then(|value| value.table()) {
         filter(table, &mut config.policy, &mut known);
@@ -121,10 +133,7 @@ fn admission<'d>(mut table: Table<'d>, policy: &mut Policy, known: &mut Vec<Know
 fn shunt(mut table: Table<'_>) -> ShuntSettings {
     let mut shunt = ShuntSettings::default();
     if let Some(value) = table.get("after") {
-        shunt.after = match value.as_text() {
-            Some(text) => value.checked(text::bytes(text)),
-            None => value.number("a number of bytes, or such as \"1MiB\",", &(0..=u64::MAX)),
-        };
+        shunt.after = bytes(&value);
     }
     if let Some(value) = table.get("max_flows") {
         let range = u64::from(*limits::SHUNTED_FLOWS.start())..=u64::from(*limits::SHUNTED_FLOWS.end());
@@ -134,6 +143,118 @@ fn shunt(mut table: Table<'_>) -> ShuntSettings {
     }
     table.finish();
     shunt
+}
+
+fn store(mut table: Table<'_>) -> StoreSettings {
+    let mut store = StoreSettings::default();
+    let settings = &mut store.settings;
+    let mut bytes = |key, least: u64, to: &mut dyn FnMut(u64)| {
+        let Some(value) = table.get(key) else { return };
+        if let Some(bytes) = bytes(&value) {
+            if bytes < least {
+                value.wrong(format!("{bytes} bytes are too few"), format!("at least {least}"));
+            }
+            to(bytes);
+        }
+    };
+    bytes("segment_size", 16 << 20, &mut |bytes| settings.segment_size = bytes);
+    bytes("memory", 8 << 20, &mut |bytes| settings.memory = bytes);
+    bytes("flow_bytes", 1, &mut |bytes| settings.policy.flow = Some(bytes));
+    if let Some(time) = table.get("segment_time").and_then(|value| duration(&value)) {
+        settings.segment_time = time;
+    }
+    if let Some(value) = table.get("vnis") {
+        settings.policy.vnis = Some(vnis(&value).into_iter().map(|known| known.range).collect());
+    }
+    if let Some(value) = table.get("packet") {
+        const ALLOWED: &str = "\"whole\", \"headers\", or a number of bytes from 16 to 262144";
+        match value.as_text() {
+            Some("whole") => settings.policy.packet = Kept::Whole,
+            Some("headers") => settings.policy.packet = Kept::Headers,
+            Some(text) => value.wrong(format!("`{text}` is no part of a packet"), ALLOWED),
+            None => {
+                if let Some(first) = value.number(ALLOWED, &(16..=262_144)) {
+                    settings.policy.packet = Kept::First(first as usize);
+                }
+            }
+        }
+    }
+    if let Some(value) = table.get("compression") {
+        settings.compression = value.number("zstd's level", &(1..=19)).map(|level| level as i32);
+    }
+    store.key = table.get("key").and_then(|value| value.text("a file's name")).map(PathBuf::from);
+    table.finish();
+    store
+}
+
+/// A number of bytes, or a text such as "1GiB".
+fn bytes(value: &Value<'_>) -> Option<u64> {
+    match value.as_text() {
+        Some(text) => value.checked(text::bytes(text)),
+        None => value.number("a number of bytes, or such as \"1MiB\",", &(0..=u64::MAX)),
+    }
+}
+
+/// A time such as "10min".
+fn duration(value: &Value<'_>) -> Option<Duration> {
+    const ALLOWED: &str = "a time such as \"10min\" or \"30days\"";
+    let text = value.text(ALLOWED)?;
+    match humantime::parse_duration(text) {
+        Ok(time) if !time.is_zero() => Some(time),
+        _ => {
+            value.wrong(format!("`{text}` is no time"), format!("write {ALLOWED}"));
+            None
+        }
+    }
+}
+
+fn analysis(mut table: Table<'_>) -> AnalysisSettings {
+    let mut analysis = AnalysisSettings::default();
+    if let Some(value) = table.get("dedup")
+        && let Some(word) = value.text("\"on\" or \"off\"")
+    {
+        match word {
+            "on" => analysis.dedup = true,
+            "off" => {}
+            _ => value.wrong(format!("`{word}` is neither"), "\"on\" or \"off\""),
+        }
+    }
+    table.finish();
+    analysis
+}
+
+fn eve(mut table: Table<'_>) -> EveSettings {
+    let mut eve = EveSettings::default();
+    if let Some(value) = table.get("output") {
+        let text = value.text("a file, \"-\", \"unix-stream:PATH\" or \"unix-dgram:PATH\"");
+        if text == Some("") {
+            value.wrong("is empty", "leave the key out for eve.json");
+        }
+        eve.output = text.map(PathBuf::from);
+    }
+    if let Some(value) = table.get("rotate_size") {
+        eve.rotation.size = match value.as_text() {
+            Some(text) => value.checked(text::bytes(text)),
+            None => value.number("a number of bytes, or such as \"1GiB\",", &(1..=u64::MAX)),
+        };
+        if eve.rotation.size == Some(0) {
+            value.wrong("is nothing", "write such as \"1GiB\"");
+        }
+    }
+    if let Some(value) = table.get("rotate_interval")
+        && let Some(text) = value.text("a time such as \"1h\"")
+    {
+        match humantime::parse_duration(text) {
+            Ok(time) if time.as_secs() > 0 => eve.rotation.interval = Some(time),
+            _ => value.wrong(format!("`{text}` is no time of a second or more"), "write such as \"1h\""),
+        }
+    }
+    if let Some(value) = table.get("rotate_keep") {
+        let number = value.number("a number of files", &(0..=1_000_000));
+        eve.rotation.keep = number.map(|number| number as usize);
+    }
+    table.finish();
+    eve
 }
 
 fn filter<'d>(mut table: Table<'d>, policy: &mut Policy, known: &mut Vec<KnownVnis<'d>>) {

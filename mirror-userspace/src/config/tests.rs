@@ -38,6 +38,17 @@ fn every_key_is_read() {
     let config = parsed(EXAMPLE).unwrap();
     assert_eq!((config.ports.vxlan, config.ports.geneve), (vec![4789], vec![6081]));
     assert_eq!((config.shunt.after, config.shunt.max_flows), (Some(1 << 20), 65_536));
+    assert!(config.analysis.dedup);
+    assert_eq!(config.eve.output.as_deref(), Some(Path::new("eve.json")));
+    let rotation = config.eve.rotation;
+    assert_eq!((rotation.size, rotation.keep), (Some(1 << 30), Some(48)));
+    assert_eq!(rotation.interval.map(|interval| interval.as_secs()), Some(3600));
+    let store = config.store;
+    assert_eq!((store.settings.segment_size, store.settings.memory), (256 << 20, 64 << 20));
+    assert_eq!(store.settings.segment_time.as_secs(), 600);
+    assert_eq!(store.settings.policy.vnis, Some(vec![7..=7, 100..=199]));
+    assert_eq!((store.settings.policy.flow, store.settings.compression), (Some(10 << 20), Some(1)));
+    assert_eq!(store.key.unwrap().to_str(), Some("/etc/mirror-xdp/store.key"));
     let policy = config.policy;
     assert_eq!(policy.unknown_vnis, UnknownVnis::Learn);
     assert_eq!(policy.vnis, [5..=5, 1000..=1009]);
@@ -85,6 +96,9 @@ fn the_example_has_every_key_that_there_is() {
         ("ports", "[ports]\nnone = 1\n"),
         ("admission", "[admission]\nnone = 1\n"),
         ("shunt", "[shunt]\nnone = 1\n"),
+        ("analysis", "[analysis]\nnone = 1\n"),
+        ("eve", "[eve]\nnone = 1\n"),
+        ("store", "[store]\nnone = 1\n"),
         ("filter", "[filter]\nnone = 1\n"),
         ("filter.sets", "[[filter.sets]]\nname = \"a\"\nnone = 1\n"),
         ("filter.sets.rules", &with_rule("action = \"accept\"\nnone = 1\n")),
@@ -136,13 +150,16 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
         (accept("protocol = tcp\n"), 7, "protocol".into(), "tcp", "in quotes"),
         ("[shunt]\nafter =\n".into(), 2, "after".into(), "no value", "number, or text"),
         ("a = 1\n\u{1}".into(), 2, "\\u{1}".into(), "not TOML", "`=`"),
+        ("[analysis]\ndedup = \"yes\"\n".into(), 2, "analysis.dedup".into(), "neither", "on"),
+        ("[eve]\nrotate_interval = \"0s\"\n".into(), 2, "eve.rotate_interval".into(), "0s", "1h"),
+        ("[eve]\nrotate_size = \"0B\"\n".into(), 2, "eve.rotate_size".into(), "nothing", "1GiB"),
         // Keys.
         (
             "[fliter]\n".into(),
             1,
             "fliter".into(),
             "did you mean `filter`?",
-            "ports, admission, shunt, filter",
+            "ports, admission, shunt, store, analysis, eve, filter",
         ),
         ("[ports]\nvlan = [1]\n".into(), 2, "ports.vlan".into(), "did you mean `vxlan`?", "geneve"),
         (

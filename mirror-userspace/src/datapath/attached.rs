@@ -63,6 +63,12 @@ impl Attached {
         Self { interface, xdp, name, how: link.map_or(How::Netlink, How::Link) }
     }
 
+    /// Whether it is the program of a capture of this appliance.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.is_held() && self.name.as_deref() == Some(super::program::PROGRAM_NAME)
+    }
+
     /// Whether the program stays only as long as somebody holds its link.
     #[must_use]
     pub const fn is_held(&self) -> bool {

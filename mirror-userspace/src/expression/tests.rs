@@ -17,6 +17,7 @@ fn info(vni: u32, outer_source: &str, frame: &[u8]) -> FrameInfo {
             outer_destination: address("10.9.0.2"),
             endpoint: 0,
         }),
+        side: None,
     }
 }
 

@@ -64,7 +64,7 @@ impl Data {
             return;
         }
         let Self { detector, following, known, .. } = self;
-        let mut side = Side { detector, following, known, head, direction, wait: false };
+        let mut side = Side { detector, following, known, head, direction, wait: false, midstream: false };
         let context = Context { head, time: tools.time, records: tools.records };
         side.take(Event::Data { bytes: payload, new: 0 }, tools.analyzers, tools.index, context);
     }
@@ -85,7 +85,8 @@ impl Data {
             Direction::ToClient => (server, client),
         };
         let from = direction.reverse();
-        let mut side = Side { detector, following, known, head, direction: from, wait: false };
+        let midstream = connection.is_midstream();
+        let mut side = Side { detector, following, known, head, direction: from, wait: false, midstream };
         let flags = segment.header.flags;
         if flags & tcp_flags::ACK != 0 {
             let mut take = |event: Event<'_>| {
@@ -187,6 +188,9 @@ struct Known {
     told: bool,
     /// What was spoken before something else.
     original: Option<AppProto>,
+    /// Directions of a connection older than the capture of which data came before anything was
+    /// recognised: bits by [`Direction`]. It may be the middle of something.
+    missed: u8,
 }
 
 /// Bytes of one direction that are kept while only the other can still tell what they are.
@@ -201,6 +205,8 @@ struct Side<'a> {
     direction: Direction,
     /// Bytes of the other direction come first, where the application turns out to be known.
     wait: bool,
+    /// The connection is older than the capture.
+    midstream: bool,
 }
 
 impl Side<'_> {
@@ -254,12 +260,23 @@ impl Side<'_> {
             Event::End { .. } => 0,
         };
         let flow = self.detector.flow();
+        let missed = 1 << self.direction as u8;
         if let Detection::Found(application) = flow {
             if self.wait {
                 return Use::Used(0);
             }
             if !std::mem::replace(&mut self.known.told, true) {
                 analyzers.recognised(self.following, application, || self.head.conversation());
+            }
+            if self.known.missed & missed != 0 {
+                self.known.missed &= !missed;
+                let recognised = matches!(self.detector.direction(self.direction), Detection::Found(_));
+                if !recognised && len > 0 {
+                    // What can be understood of this direction comes later.
+                    let gap = Event::Gap { len };
+                    let outcome = analyzers.data(self.following, index, self.direction, gap, false, context);
+                    return if matches!(outcome, Use::Used(_)) { Use::Used(len) } else { outcome };
+                }
             }
         }
         // The bytes are kept for those that the application may turn out to be of interest to.
@@ -268,6 +285,13 @@ impl Side<'_> {
             (Detection::Unknown, Detection::Unknown) => true,
             (Detection::Unknown, _) => len < MAX_HELD,
         };
+        if self.midstream && len > 0 && flow == Detection::Unknown {
+            self.known.missed |= missed;
+            if !hold {
+                // The other direction can still tell what comes next.
+                return Use::Used(len);
+            }
+        }
         analyzers.data(self.following, index, self.direction, event, hold, context)
     }
 }

@@ -63,6 +63,12 @@ impl FlowKey {
         (self.addresses[1], self.ports[1])
     }
 
+    /// The key that the flow would have in another session.
+    #[must_use]
+    pub const fn in_session(self, session: Session) -> Self {
+        Self { session, ..self }
+    }
+
     /// The key of a packet's flow, and whether the packet goes from the lower to the higher endpoint.
     #[must_use]
     pub fn of_packet(packet: &Packet<'_>, session: Session) -> (Self, bool) {

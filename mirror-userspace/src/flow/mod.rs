@@ -20,7 +20,7 @@ use mirror_xdp_common::wire::protocol;
 
 use crate::analyzer::Analyzers;
 use crate::datapath::shunt::{ShuntId, Shunted};
-use crate::packet::{Packet, Transport};
+use crate::packet::{Packet, TcpHeader, Transport, tcp_flags};
 pub use crate::protocol::Direction;
 use crate::protocol::detect::Endpoints;
 use crate::protocol::dns;
@@ -93,8 +93,8 @@ pub struct Flow {
     last: u64,
     packets: [u64; 2],
     bytes: [u64; 2],
-    /// Directions that were heard, ICMP errors left aside.
-    heard: [bool; 2],
+    /// Bits of `Flow::…`.
+    marks: u8,
     state: FlowState,
     icmp: [Option<(u8, u8)>; 2],
     /// The connection, from its first SYN on.
@@ -102,21 +102,28 @@ pub struct Flow {
     data: Data,
     /// The driver counts the flow, or did so and has not told yet what.
     shunt: Option<ShuntId>,
-    /// It does, or did.
-    was_shunted: bool,
 }
 
 impl Flow {
+    /// A direction was heard, ICMP errors left aside.
+    const HEARD: [u8; 2] = [1, 2];
+    const BOTH_HEARD: u8 = Self::HEARD[0] | Self::HEARD[1];
+    /// The driver counts the flow, or did.
+    const SHUNTED: u8 = 4;
+    /// No other session has a flow of the same conversation.
+    const UNITED: u8 = 8;
+
     /// The flow that begins with `packet`, which is not counted yet. `forward` says that the packet goes
     /// from the key's lower to its higher endpoint.
     #[must_use]
     pub fn new(key: FlowKey, forward: bool, packet: &Packet<'_>, mirror: Option<Mirror>, now: u64) -> Self {
         let answer = match packet.transport {
             Transport::Udp { payload } => is_dns_answer(packet, payload),
+            Transport::Tcp { header, .. } => mirror.is_some() && is_from_server(packet, &header),
             _ => false,
         };
         // Of a mirror session that is all there may be: sessions mirror one direction only where they are
-        // told to, and the other may come to another worker. Then the server is who answers.
+        // told to, and connections are older than captures. Then the server is who answers.
         let reversed = answer && mirror.is_some();
         let head = Head {
             key,
@@ -133,13 +140,12 @@ impl Flow {
             last: now,
             packets: [0; 2],
             bytes: [0; 2],
-            heard: [false; 2],
+            marks: 0,
             state: FlowState::New,
             icmp: [None; 2],
             connection: None,
             data,
             shunt: None,
-            was_shunted: false,
         }
     }
 
@@ -172,15 +178,19 @@ impl Flow {
             }
             _ => {}
         }
-        self.heard[direction as usize] = true;
-        if self.head.key.protocol != protocol::TCP && self.heard == [true; 2] {
+        self.marks |= Self::HEARD[direction as usize];
+        if !self.head.is_stream() && self.are_both_heard() {
             self.state = FlowState::Established;
         }
     }
 
+    const fn are_both_heard(&self) -> bool {
+        self.marks & Self::BOTH_HEARD == Self::BOTH_HEARD
+    }
+
     /// Follows the connection and the data of a packet that was counted.
     pub fn follow(&mut self, direction: Direction, packet: &Packet<'_>, tools: &mut Tools<'_>) {
-        let Self { head, data, connection, was_shunted, .. } = self;
+        let Self { head, data, connection, marks, .. } = self;
         data.packet(head, direction, packet, tools);
         match packet.transport {
             Transport::Udp { payload } => data.datagram(head, direction, payload, tools),
@@ -188,12 +198,17 @@ impl Flow {
                 let segment = Segment { header, payload, missing };
                 match connection {
                     Some(connection) => {
-                        if *was_shunted {
+                        if *marks & Self::SHUNTED != 0 {
                             connection.resume(direction, &segment);
                         }
                         connection.follow(direction, &segment, tools.time);
                     }
                     None => *connection = Connection::begin(&segment, tools.time),
+                }
+                // Without a mirror, Suricata's default: connections that are older than the capture are not
+                // followed.
+                if connection.is_none() && head.key.session.vni.is_some() {
+                    *connection = Connection::pick_up(direction, &segment, tools.time);
                 }
                 if let Some(connection) = connection {
                     // Without a mirror, Suricata's rule: whom nobody answers has no connection.
@@ -218,7 +233,7 @@ impl Flow {
     #[must_use]
     pub(crate) fn may_be_shunted(&self, after: u64) -> bool {
         let key = &self.head.key;
-        !self.was_shunted
+        !self.was_shunted()
             && self.bytes[0] + self.bytes[1] >= after
             && self.state == FlowState::Established
             && key.depth == 0
@@ -247,10 +262,15 @@ impl Flow {
         }))
     }
 
+    /// What tells the flow from others.
+    pub(crate) const fn key(&self) -> &FlowKey {
+        &self.head.key
+    }
+
     /// Notes that the driver counts the flow from now on.
     pub(crate) const fn set_shunted(&mut self, id: ShuntId) {
         self.shunt = Some(id);
-        self.was_shunted = true;
+        self.marks |= Self::SHUNTED;
     }
 
     /// The flow's number in the driver, as long as its counts are not all here.
@@ -277,6 +297,57 @@ impl Flow {
             if counted.packets > 0 {
                 self.seen_until(counted.last);
             }
+        }
+    }
+
+    /// The mirror session whose flow it is.
+    #[must_use]
+    pub(crate) const fn session(&self) -> Session {
+        self.head.key.session
+    }
+
+    /// Whether it is known that no other session has a flow of the same conversation.
+    #[must_use]
+    pub(crate) const fn is_united(&self) -> bool {
+        self.marks & Self::UNITED != 0
+    }
+
+    /// Notes that no other session has a flow of the same conversation.
+    pub(crate) const fn set_united(&mut self) {
+        self.marks |= Self::UNITED;
+    }
+
+    /// Whether the driver counts, or counted, packets of the flow.
+    #[must_use]
+    pub(crate) const fn was_shunted(&self) -> bool {
+        self.marks & Self::SHUNTED != 0
+    }
+
+    /// By what the better of two flows of one conversation is found: packets, then age.
+    #[must_use]
+    pub(crate) fn weight(&self) -> impl Ord + use<> {
+        (self.packets[0] + self.packets[1], std::cmp::Reverse(self.head.start))
+    }
+
+    /// Adds what another flow has seen of the same conversation.
+    pub(crate) fn add_part(&mut self, part: &Self) {
+        let same = self.head.client_is_low == part.head.client_is_low;
+        for (way, other) in [0, 1].into_iter().zip(if same { [0, 1] } else { [1, 0] }) {
+            self.packets[way] += part.packets[other];
+            self.bytes[way] += part.bytes[other];
+            if part.marks & Self::HEARD[other] != 0 {
+                self.marks |= Self::HEARD[way];
+            }
+            self.icmp[way] = self.icmp[way].or(part.icmp[other]);
+        }
+        self.last = self.last.max(part.last);
+        if !self.head.is_stream() {
+            if self.are_both_heard() {
+                self.state = FlowState::Established;
+            }
+        } else if self.connection.is_none() && same {
+            self.connection = part.connection;
+            self.state = part.state;
         }
     }
 
@@ -332,6 +403,18 @@ impl Flow {
                 .then(|| self.connection.as_ref().map(Connection::summary).unwrap_or_default()),
             performance: self.connection.as_ref().and_then(Connection::performance),
         }
+    }
+}
+
+/// Whether the first segment that was seen of a connection comes from its server: it answers a SYN, or
+/// comes from one of the ports that are kept for servers.
+const fn is_from_server(packet: &Packet<'_>, header: &TcpHeader) -> bool {
+    const SYN_ACK: u8 = tcp_flags::SYN | tcp_flags::ACK;
+    const SERVERS: u16 = 1024;
+    match header.flags & SYN_ACK {
+        SYN_ACK => true,
+        tcp_flags::SYN => false,
+        _ => packet.source_port < SERVERS && packet.destination_port >= SERVERS,
     }
 }
 

@@ -99,6 +99,15 @@ impl Performance {
         (side.window, side.acknowledged) = (header.window, header.acknowledgement);
     }
 
+    /// Begins with a segment that is not the first of its connection.
+    pub(super) fn pick_up(&mut self, direction: Direction, header: &TcpHeader) {
+        // How long the handshake took is not to be known any more, nor when the client asked first.
+        self.flags |= Self::AMBIGUOUS | Self::ANSWERED;
+        let this = &mut self.sides[direction as usize];
+        (this.window, this.acknowledged) = (header.window, header.acknowledgement);
+        self.sides[direction.reverse() as usize].acknowledged = header.sequence;
+    }
+
     /// Takes a SYN, or an answer to one, that was sent again.
     pub(super) const fn syn_again(&mut self, direction: Direction) {
         self.flags |= Self::AMBIGUOUS;

@@ -6,7 +6,7 @@ use super::{Flow, FlowKey, SECOND};
 
 /// What flows have the same timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
+#[repr(u8)]
 pub(super) enum Class {
     /// Only one side was heard.
     New,
@@ -49,13 +49,18 @@ struct Entry {
     listed: u32,
 }
 
-const _: () = assert!(size_of::<Entry>() <= 400, "a table of a million flows is to stay below 400 MB");
+const _: () = assert!(size_of::<Entry>() <= 384, "a table of a million flows is to stay below 400 MB");
 
 #[derive(Clone, Copy, Debug)]
 struct List {
     oldest: u32,
     newest: u32,
+    len: usize,
 }
+
+/// At the bound, flows that only one side was heard of go first where they are more than this part of all
+/// there is room for: that many come of floods and scans.
+const HALF_OPEN_PART: usize = 8;
 
 /// A handle of a flow in the table; valid until the flow is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +104,7 @@ impl FlowTable {
             buckets: vec![0; max.next_power_of_two()],
             entries: Vec::with_capacity(max),
             free: NONE,
-            lists: [List { oldest: NONE, newest: NONE }; Class::COUNT],
+            lists: [List { oldest: NONE, newest: NONE, len: 0 }; Class::COUNT],
             len: 0,
             max,
         }
@@ -145,7 +150,7 @@ impl FlowTable {
     }
 
     /// Adds a flow that is not in the table yet. Where the table is full, the flow goes that had no packet
-    /// for the longest.
+    /// for the longest, or of many that are half open, that of them.
     pub fn insert(&mut self, flow: Flow, hash: u32, now: u64) -> Insert {
         let evicted = if self.len == self.max {
             self.most_idle().map(|index| (index, self.remove(index)))
@@ -225,11 +230,6 @@ impl FlowTable {
         oldest.map(|(list, _)| FlowIndex(list.oldest))
     }
 
-    /// Takes out a flow that timed out by `now`, if there is one.
-    pub fn expire(&mut self, now: u64) -> Option<(FlowIndex, Flow)> {
-        self.expired(now).map(|index| (index, self.remove(index)))
-    }
-
     /// Takes out all flows, about in the order in which they began.
     pub fn drain(&mut self) -> impl Iterator<Item = (FlowIndex, Flow)> {
         (0..self.entries.len()).filter_map(|at| {
@@ -239,10 +239,15 @@ impl FlowTable {
         })
     }
 
+    /// The flow that had no packet for the longest, among those that are half open where they are many.
     fn most_idle(&self) -> Option<FlowIndex> {
-        self.lists
-            .iter()
-            .filter(|list| list.oldest != NONE)
+        let half_open = |class: usize| class == Class::New as usize || class == Class::TcpNew as usize;
+        let lists = || self.lists.iter().enumerate();
+        let open: usize = lists().filter(|&(class, _)| half_open(class)).map(|(_, list)| list.len).sum();
+        let flooded = open > self.max / HALF_OPEN_PART;
+        lists()
+            .filter(|&(class, list)| list.oldest != NONE && (!flooded || half_open(class)))
+            .map(|(_, list)| list)
             .min_by_key(|list| self.entries[list.oldest as usize].flow.last)
             .map(|list| FlowIndex(list.oldest))
     }
@@ -254,6 +259,7 @@ impl FlowTable {
 
     fn append(&mut self, at: u32) {
         let list = &mut self.lists[self.entries[at as usize].class as usize];
+        list.len += 1;
         let older = std::mem::replace(&mut list.newest, at);
         if older == NONE {
             list.oldest = at;
@@ -268,6 +274,7 @@ impl FlowTable {
     fn unlink(&mut self, at: u32) {
         let Entry { older, newer, class, .. } = self.entries[at as usize];
         let list = &mut self.lists[class as usize];
+        list.len -= 1;
         if older == NONE {
             list.oldest = newer;
         }
@@ -368,7 +375,8 @@ mod tests {
                         model.insert(number, now);
                     }
                     (None, 1) => {
-                        while let Some((_, ended)) = table.expire(now) {
+                        while let Some(index) = table.expired(now) {
+                            let ended = table.remove(index);
                             let last = model.remove(&ended.head.key.low().1);
                             prop_assert!(last.is_some_and(|last| is_over(last, 30, now)));
                         }

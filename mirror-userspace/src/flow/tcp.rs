@@ -79,7 +79,7 @@ struct Side {
     next: u32,
 }
 
-/// A connection that was seen to begin.
+/// A connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Connection {
     state: State,
@@ -90,6 +90,8 @@ pub struct Connection {
     gaps: [bool; 2],
     /// The side that closed first.
     closer: Direction,
+    /// It began before it was seen.
+    midstream: bool,
     performance: Performance,
 }
 
@@ -131,8 +133,43 @@ impl Connection {
             flags: [segment.header.flags, 0],
             gaps: [false; 2],
             closer: Direction::ToServer,
+            midstream: false,
             performance,
         })
+    }
+
+    /// A connection that began before this segment, which is the first that was seen of it.
+    #[must_use]
+    pub fn pick_up(direction: Direction, segment: &Segment<'_>, now: u64) -> Option<Self> {
+        let answer = segment.has(tcp_flags::SYN);
+        let closed = segment.has(tcp_flags::FIN) && segment.payload.is_empty();
+        if !segment.has(tcp_flags::ACK) || segment.has(tcp_flags::RST) || closed {
+            return None;
+        }
+        let TcpHeader { sequence, acknowledgement, .. } = segment.header;
+        let this = if answer {
+            Side { initial: sequence, next: sequence.wrapping_add(1) }
+        } else {
+            Side { initial: sequence.wrapping_sub(1), next: sequence }
+        };
+        let other = Side { initial: acknowledgement.wrapping_sub(1), next: acknowledgement };
+        let sides = match direction {
+            Direction::ToServer => [this, other],
+            Direction::ToClient => [other, this],
+        };
+        let mut performance = Performance::default();
+        performance.pick_up(direction, &segment.header);
+        let mut connection = Self {
+            state: if answer { State::SynReceived } else { State::Established },
+            sides,
+            flags: [0; 2],
+            gaps: [false; 2],
+            closer: Direction::ToServer,
+            midstream: true,
+            performance,
+        };
+        connection.follow(direction, segment, now);
+        Some(connection)
     }
 
     /// The sequence number of the first byte of data from a side, once that side was heard.
@@ -140,6 +177,12 @@ impl Connection {
     pub fn first_byte(&self, direction: Direction) -> Option<u32> {
         let heard = direction == Direction::ToServer || self.state >= State::SynReceived;
         heard.then(|| self.sides[direction as usize].initial.wrapping_add(1))
+    }
+
+    /// Whether it began before it was seen.
+    #[must_use]
+    pub const fn is_midstream(&self) -> bool {
+        self.midstream
     }
 
     /// Whether the server has answered.
@@ -298,6 +341,10 @@ impl Connection {
     #[must_use]
     pub const fn flow_state(&self) -> FlowState {
         match self.state {
+            // Anybody can send segments of connections that there are none of.
+            State::Established if self.midstream && (self.flags[0] == 0 || self.flags[1] == 0) => {
+                FlowState::New
+            }
             State::SynSent | State::SynReceived => FlowState::New,
             State::Established | State::FinWait1 | State::FinWait2 | State::Closing | State::CloseWait => {
                 FlowState::Established

@@ -7,8 +7,8 @@
 //! leaves nothing behind, for each part takes itself down when it is dropped.
 
 mod clock;
-mod port;
-mod privilege;
+pub(crate) mod port;
+pub(crate) mod privilege;
 mod queue_worker;
 
 use std::fmt;
@@ -39,6 +39,7 @@ use crate::nic::{self, Netlink};
 use crate::observe::Workers;
 use crate::sink::{Overflow, Sink};
 use crate::stats::{self, Stats};
+use crate::store::{Store, StoreError};
 use crate::worker::{Shunting, Worker, WorkerConfig};
 
 /// A program that was taken off has run out when its counters stand still for this long.
@@ -124,6 +125,9 @@ pub enum Error {
     /// A worker's thread cannot be started.
     #[error("cannot start a worker")]
     Thread(#[source] std::io::Error),
+    /// The packet store has no room for a worker.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// A worker ended on its own.
     #[error("worker {worker}, of queue {queue} of {interface}, ended")]
     Worker {
@@ -282,8 +286,9 @@ impl Plan {
         Ok(Self { config, netlink, devices, ports })
     }
 
-    /// Opens the sockets, starts the workers, attaches the program.
-    pub async fn start(self, sink: &Sink) -> Result<Capture, Error> {
+    /// Opens the sockets, starts the workers, attaches the program. With a store, the workers' frames are
+    /// kept.
+    pub async fn start(self, sink: &Sink, store: Option<&Store>) -> Result<Capture, Error> {
         privilege::raise_locked_memory_limit();
         let stop = Arc::new(AtomicBool::new(false));
         let (notice, ended) = unbounded_channel();
@@ -314,6 +319,9 @@ impl Plan {
                 let number = capture.workers.len();
                 let cpu = (!cpus.is_empty()).then(|| cpus[number % cpus.len()]);
                 let mut worker = Worker::new(self.config.worker, sink.producer(Overflow::Lose));
+                if let Some(store) = store {
+                    worker.store_by(store.handle(number, Overflow::Lose)?);
+                }
                 let id = queue.id();
                 if let Some(after) = self.config.shunt.after {
                     let shunter = capture.devices[device]
@@ -379,7 +387,7 @@ impl PlannedDevice {
 }
 
 /// CPUs that this thread may run on; empty where the kernel does not say.
-fn allowed_cpus() -> Vec<usize> {
+pub(crate) fn allowed_cpus() -> Vec<usize> {
     let Ok(set) = sched_getaffinity(Pid::from_raw(0)) else { return Vec::new() };
     (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect()
 }
@@ -465,6 +473,7 @@ fn account(devices: &[Device], workers: &[Part], time: Duration) -> Result<Stats
         Ok(stats::Interface {
             name: device.name.clone(),
             mode: device.mode,
+            device: nic::losses::Counters::default(),
             program: (&device.counts()?).into(),
             rings: served.map(|(served, c)| stats::Ring::new(served.queue, c.delivered, c.socket)).collect(),
         })

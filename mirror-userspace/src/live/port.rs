@@ -12,14 +12,14 @@ use nix::sys::socket::{
 
 /// A UDP port that nobody else on this host gets datagrams from.
 #[derive(Debug)]
-pub(super) struct ReservedPort {
+pub(crate) struct ReservedPort {
     _socket: OwnedFd,
 }
 
 impl ReservedPort {
     /// Takes the port for both IP versions, or for IPv4 alone where there is no IPv6. Captures that run
     /// side by side share it.
-    pub(super) fn take(port: u16) -> Result<Self, Errno> {
+    pub(crate) fn take(port: u16) -> Result<Self, Errno> {
         match Self::take_v6(port) {
             Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => Self::take_v4(port),
             result => result,

@@ -12,14 +12,14 @@ const NEEDED: [(&str, &[Capability]); 4] = [
 ];
 
 /// The names of the capabilities that are needed and not there.
-pub(super) fn missing() -> Vec<&'static str> {
+pub(crate) fn missing() -> Vec<&'static str> {
     let has = |capability: &Capability| caps::has_cap(None, CapSet::Effective, *capability).unwrap_or(false);
     NEEDED.iter().filter(|(_, any)| !any.iter().any(has)).map(|&(name, _)| name).collect()
 }
 
 /// Raises the limit on locked memory as far as the process may by itself; with `CAP_IPC_LOCK` there is
 /// none.
-pub(super) fn raise_locked_memory_limit() {
+pub(crate) fn raise_locked_memory_limit() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_MEMLOCK)
         && soft < hard
         && let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard)

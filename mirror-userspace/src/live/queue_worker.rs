@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use mirror_xdp_common::capture::CaptureHeader;
+use mirror_xdp_common::capture::{CaptureHeader, flags};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use tokio::sync::mpsc::UnboundedSender;
@@ -14,7 +14,7 @@ use super::clock::Clock;
 use crate::afxdp::{Queue, Statistics};
 use crate::confine;
 use crate::observe::Mailbox;
-use crate::worker::{FrameInfo, Mirror, Worker, WorkerCounters};
+use crate::worker::{FrameInfo, Mirror, Side, Worker, WorkerCounters};
 
 /// A worker without traffic looks this often whether it is to stop.
 const IDLE: Duration = Duration::from_millis(100);
@@ -166,6 +166,15 @@ fn pin(cpu: usize) {
     }
 }
 
+/// Which way a packet went by the mirrored interface, as its capture header says.
+const fn side(header: u16) -> Option<Side> {
+    match header & (flags::INGRESS | flags::EGRESS) {
+        flags::INGRESS => Some(Side::Ingress),
+        flags::EGRESS => Some(Side::Egress),
+        _ => None,
+    }
+}
+
 impl QueueWorker {
     /// Works until `stop` is set and the ring is empty.
     fn run(&mut self, stop: &AtomicBool) -> std::io::Result<()> {
@@ -217,6 +226,7 @@ impl QueueWorker {
                     outer_destination: header.outer_destination,
                     endpoint: header.gateway.endpoint,
                 }),
+                side: side(header.flags),
             };
             self.worker.frame(&info, frame);
         }
@@ -228,6 +238,9 @@ impl QueueWorker {
         let mut worker = self.worker.counters();
         worker.delivered += self.undecodable;
         worker.refused.push((BAD_HEADER, self.undecodable));
+        if let Some(store) = &mut worker.store {
+            store.not_kept.push((BAD_HEADER, self.undecodable));
+        }
         Ok(Counters { delivered: self.delivered, socket: self.queue.statistics()?, worker })
     }
 

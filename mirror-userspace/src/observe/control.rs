@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::copy::{self, Copies, CopyCounts, Wanted};
 use super::{Observer, TooMany, Workers};
+use crate::confine;
 use crate::error::one_line;
 use crate::expression::{Expression, ExpressionError};
 
@@ -135,6 +136,7 @@ impl Socket {
             let Ok((stream, _)) = self.listener.accept() else { continue };
             let (workers, stop) = (workers.clone(), Arc::clone(stop));
             let serve = move || {
+                confine::this_thread();
                 if let Err(error) = serve_client(&stream, &workers, &stop) {
                     tracing::debug!("a client of the control socket: {error}");
                 }

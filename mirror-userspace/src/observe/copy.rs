@@ -73,6 +73,8 @@ impl Head {
             time: self.time,
             original_len: self.original_len,
             flow_hash: FlowHash(self.flow_hash),
+            // No filter asks for it.
+            side: None,
             mirror: Vni::new(self.vni).map(|vni| Mirror {
                 vni,
                 outer_source: address(self.outer_source),

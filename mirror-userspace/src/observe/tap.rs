@@ -22,6 +22,7 @@ use serde::Serialize;
 
 use super::copy::{self, Copies, CopyCounts, Wanted};
 use super::{Observer, Subscription, TooMany, Workers};
+use crate::confine;
 
 /// Bytes of the ring of each worker.
 const ROOM: usize = 8 << 20;
@@ -135,7 +136,10 @@ impl Tap {
         let _ = workers.wait_until_collected(COLLECT_PATIENCE);
         let shared = Arc::new(Shared::default());
         let (interface, counted) = (self.interface.clone(), Arc::clone(&shared));
-        let run = move || self.run(copies, &counted);
+        let run = move || {
+            confine::this_thread();
+            self.run(copies, &counted);
+        };
         let thread = thread::Builder::new()
             .name("tap".to_owned())
             .spawn(run)

@@ -7,7 +7,7 @@
 
 mod af_xdp;
 mod envelope;
-mod features;
+mod kernel;
 mod live_frames;
 mod malform;
 mod random;
@@ -29,11 +29,12 @@ pub use self::sequence::{Countable, IMIX, Ranges, Traffic};
 
 use self::af_xdp::AfXdp;
 use self::envelope::Macs;
+use self::kernel::Kernel;
 use self::live_frames::LiveFrames;
 use self::sequence::{Recipe, Sequence, Target};
 use crate::capture_file::CaptureFileError;
 use crate::error::one_line;
-use crate::nic::{self, Interface, Netlink};
+use crate::nic::{self, Interface, Netlink, XdpFeatures};
 
 /// So often the user is listened to and told.
 const LISTEN: Duration = Duration::from_millis(50);
@@ -50,8 +51,10 @@ pub enum EngineChoice {
     /// An XDP program that makes the frames in the kernel: the fastest, on interfaces with native XDP
     #[default]
     LiveFrames,
-    /// An AF_XDP socket: also frames of up to 4096 bytes, and interfaces without native XDP
+    /// An AF_XDP socket: also frames of up to 3840 bytes, and interfaces without native XDP
     AfXdp,
+    /// The kernel's own pktgen, where its module is loaded: made-up frames only, also longer ones
+    Kernel,
 }
 
 impl EngineChoice {
@@ -60,6 +63,20 @@ impl EngineChoice {
         match self {
             Self::LiveFrames => live_frames::MAX_FRAME,
             Self::AfXdp => af_xdp::MAX_FRAME,
+            Self::Kernel => usize::MAX,
+        }
+    }
+
+    /// What to do about frames that are too long, on an interface that sends so many bytes.
+    const fn remedy(self, interface_sends: usize) -> &'static str {
+        match self {
+            Self::LiveFrames if interface_sends > live_frames::MAX_FRAME => {
+                "live-frames has a page for each, use --engine af-xdp, which sends up to 3840"
+            }
+            Self::AfXdp if interface_sends > af_xdp::MAX_FRAME => {
+                "af-xdp has a page for each (--engine kernel makes longer ones up)"
+            }
+            _ => "raise the MTU",
         }
     }
 }
@@ -170,7 +187,7 @@ pub enum Error {
     /// Some frames are longer than the interface sends.
     #[error(
         "{count} of {frames} frames are longer than the {max} bytes that can be sent here, the longest has \
-         {longest} with its envelope: raise the MTU, or cut them with --oversize truncate"
+         {longest} with its envelope: {remedy}, or cut them with --oversize truncate"
     )]
     Oversize {
         /// How many.
@@ -181,7 +198,24 @@ pub enum Error {
         longest: usize,
         /// Bytes that can be sent.
         max: usize,
+        /// What to do about it.
+        remedy: &'static str,
     },
+    /// The kernel's generator is not there.
+    #[error("the kernel's pktgen is not loaded: load it with `modprobe pktgen`, or use another --engine")]
+    NoPktgen,
+    /// Somebody else uses the kernel's generator.
+    #[error("the kernel's pktgen is sending already, by {0}: wait for it, or use another --engine")]
+    PktgenBusy(String),
+    /// The kernel's generator cannot do what is asked for.
+    #[error("the kernel's pktgen cannot {0}: use --engine live-frames or af-xdp")]
+    KernelCannot(&'static str),
+    /// The kernel's generator needs a target that the kernel knows the way to.
+    #[error(
+        "the kernel's pktgen sends to a target that the kernel knows the way to: name it with --to, and leave \
+         --to-mac out"
+    )]
+    KernelTarget,
     /// The binary holds no eBPF object.
     #[error("this binary was built without its eBPF programs: build it with `cargo xtask build`")]
     NotBuilt,
@@ -293,6 +327,9 @@ pub struct Totals {
 ///
 /// Runs in the network namespace of the calling thread.
 pub fn run(options: &Options, stop: &AtomicBool, mut tell: impl FnMut(Event<'_>)) -> Result<Totals, Error> {
+    if options.engine == EngineChoice::Kernel {
+        kernel::check(options)?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -310,6 +347,7 @@ pub fn run(options: &Options, stop: &AtomicBool, mut tell: impl FnMut(Event<'_>)
         return Err(Error::Privilege);
     }
     let target = runtime.block_on(target(options, &interface))?;
+    let interface_sends = interface.mtu as usize + BEYOND_MTU;
     let recipe = Recipe {
         envelope: options.envelope,
         port: options.port,
@@ -319,7 +357,8 @@ pub fn run(options: &Options, stop: &AtomicBool, mut tell: impl FnMut(Event<'_>)
         target_for_all: options.target.is_some(),
         rate: options.rate,
         oversize: options.oversize,
-        max_frame: (interface.mtu as usize + BEYOND_MTU).min(options.engine.max_frame()),
+        max_frame: interface_sends.min(options.engine.max_frame()),
+        remedy: options.engine.remedy(interface_sends),
         malformed: options.malformed,
         seed: options.seed,
     };
@@ -330,8 +369,17 @@ pub fn run(options: &Options, stop: &AtomicBool, mut tell: impl FnMut(Event<'_>)
         unsendable: sequence.unsendable,
     };
     let mut engine: Box<dyn Engine + '_> = match options.engine {
-        EngineChoice::LiveFrames => Box::new(live_frames(&sequence, &interface, options.rewrite)?),
+        EngineChoice::LiveFrames => {
+            let features = || {
+                let failed = |source| Error::Interface { interface: options.interface.clone(), source };
+                runtime.block_on(netlink.xdp_features(interface.index)).map_err(failed)
+            };
+            Box::new(live_frames(&sequence, &interface, options.rewrite, features)?)
+        }
         EngineChoice::AfXdp => Box::new(AfXdp::open(&sequence, &interface.name, options.rewrite)?),
+        EngineChoice::Kernel => {
+            Box::new(Kernel::open(&runtime, options, &interface, &target, recipe.max_frame)?)
+        }
     };
     let counters = || -> Result<nic::Transmitted, Error> {
         let failed = |source| Error::Interface { interface: options.interface.clone(), source };
@@ -422,17 +470,20 @@ async fn target(options: &Options, interface: &Interface) -> Result<Target, Erro
     }
 }
 
-fn live_frames(sequence: &Sequence, interface: &Interface, rewrite: bool) -> Result<LiveFrames, Error> {
-    let features =
-        || features::of(interface.index).map_err(Error::kernel("cannot ask for the features of XDP"));
+fn live_frames(
+    sequence: &Sequence,
+    interface: &Interface,
+    rewrite: bool,
+    features: impl Fn() -> Result<Option<XdpFeatures>, Error>,
+) -> Result<LiveFrames, Error> {
     let now = features()?;
-    if now.is_some_and(|features| !features.native) {
+    if now.is_some_and(|features| !features.native()) {
         return Err(Error::NoNativeXdp(interface.name.clone()));
     }
     let mut engine = LiveFrames::load(sequence, interface.index, rewrite)?;
-    if now.is_some_and(|features| !features.transmit) {
+    if now.is_some_and(|features| !features.transmit()) {
         engine.prepare_driver(interface.index)?;
-        if features()?.is_some_and(|features| !features.transmit) {
+        if features()?.is_some_and(|features| !features.transmit()) {
             return Err(Error::NoTransmit(interface.name.clone()));
         }
     }

@@ -107,7 +107,7 @@ impl<T: Countable> Ranges<T> {
     }
 
     /// The number of this index, which starts anew behind the last.
-    fn nth(&self, index: u64) -> Option<T> {
+    pub(super) fn nth(&self, index: u64) -> Option<T> {
         let mut index = index % self.count().max(1);
         for &(first, last) in &self.0 {
             let count = first.count_to(last);
@@ -143,6 +143,8 @@ pub(super) struct Recipe<'a> {
     pub(super) oversize: Oversize,
     /// Bytes of the longest frame that can be sent.
     pub(super) max_frame: usize,
+    /// What to do about longer ones, besides cutting them.
+    pub(super) remedy: &'static str,
     /// Share of broken frames, 0 to 1.
     pub(super) malformed: f64,
     pub(super) seed: u64,
@@ -263,7 +265,8 @@ impl Sequence {
             }
         }
         if count > 0 && recipe.oversize == Oversize::Refuse {
-            return Err(Error::Oversize { count, frames: drafts.len(), longest, max: recipe.max_frame });
+            let (frames, max, remedy) = (drafts.len(), recipe.max_frame, recipe.remedy);
+            return Err(Error::Oversize { count, frames, longest, max, remedy });
         }
         self.truncated = count;
         Ok(drafts)
@@ -676,6 +679,7 @@ mod tests {
             rate: Rate::Max,
             oversize: Oversize::Refuse,
             max_frame: 1514,
+            remedy: "",
             malformed: 0.0,
             seed: 0,
         }

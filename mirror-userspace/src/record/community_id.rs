@@ -6,7 +6,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use base64::Engine as _;
-use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
 use mirror_xdp_common::Address;
 use mirror_xdp_common::wire::protocol;
@@ -46,14 +45,26 @@ impl CommunityId {
     /// The Community ID of the flow with this key.
     #[must_use]
     pub fn of_key(key: &FlowKey) -> Self {
-        let (mut low, mut high) = (key.low(), key.high());
-        match key.protocol {
+        Self::of_ends([key.low(), key.high()], key.protocol, key.ipv6)
+    }
+
+    /// The Community ID of the flow whose key has these ends, see [`FlowKey`].
+    #[must_use]
+    pub fn of_ends([mut low, mut high]: [(Address, u16); 2], protocol: u8, ipv6: bool) -> Self {
+        match protocol {
             // The key has the code in the high byte.
             protocol::ICMP | protocol::ICMPV6 => (low.1, high.1) = (low.1 & 0xff, high.1 & 0xff),
-            protocol::ESP => (low.1, high.1) = (key.spi() as u16, 0),
+            // It has the two halves of the index.
+            protocol::ESP => (low.1, high.1) = (high.1, 0),
             _ => {}
         }
-        Self::hash([low, high], key.protocol, key.ipv6)
+        Self::hash([low, high], protocol, ipv6)
+    }
+
+    /// The first bytes: enough to find a flow by.
+    #[must_use]
+    pub fn prefix(&self) -> u64 {
+        self.0[..8].iter().fold(0, |prefix, &byte| prefix << 8 | u64::from(byte))
     }
 
     fn hash([source, destination]: [(Address, u16); 2], protocol: u8, ipv6: bool) -> Self {
@@ -74,9 +85,21 @@ impl CommunityId {
     }
 }
 
+impl CommunityId {
+    /// Hands on its text.
+    pub(super) fn with_text<T>(&self, take: impl FnOnce(&str) -> T) -> T {
+        // Of twenty bytes base64 makes 28.
+        let mut text = *b"1:                            ";
+        let [_, _, hash @ ..] = &mut text;
+        let written = STANDARD.encode_slice(self.0, hash);
+        debug_assert_eq!(written, Ok(hash.len()));
+        take(std::str::from_utf8(&text).unwrap_or_default())
+    }
+}
+
 impl fmt::Display for CommunityId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "1:{}", Base64Display::new(&self.0, &STANDARD))
+        self.with_text(|text| f.write_str(text))
     }
 }
 

@@ -1,8 +1,6 @@
 //! EVE JSON: records as Suricata 7 writes them, one object a line, fields in its order, with the
 //! Community ID and the `mirror` object added.
 
-use std::fmt;
-
 use mirror_xdp_common::Address;
 use mirror_xdp_common::wire::protocol;
 use serde::ser::{SerializeMap as _, SerializeSeq as _};
@@ -11,7 +9,7 @@ use serde::{Serialize, Serializer};
 use super::community_id::CommunityId;
 use super::{
     Application, Conversation, EndReason, EventRecord, FLOW, FlowRecord, FlowState, Record, STATS,
-    TcpSummary, Vlans,
+    TcpSummary, Vlans, json,
 };
 use crate::apm::{METRICS, Metrics, Service};
 use crate::flow::performance;
@@ -77,7 +75,7 @@ impl Lines<'_> {
 }
 
 fn write_line(out: &mut Vec<u8>, event: &impl Serialize) -> serde_json::Result<()> {
-    serde_json::to_writer(&mut *out, event)?;
+    json::append(out, event)?;
     out.push(b'\n');
     Ok(())
 }
@@ -138,27 +136,76 @@ pub fn write_metrics(out: &mut Vec<u8>, service: &Service, metrics: &Metrics) ->
 #[derive(Clone, Copy, Debug)]
 pub struct Timestamp(pub u64);
 
-impl fmt::Display for Timestamp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0))
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        const SECONDS_A_DAY: u64 = 86_400;
+        let (seconds, micros) = (self.0 / 1_000_000_000, self.0 / 1_000 % 1_000_000);
+        let (days, second) = (seconds / SECONDS_A_DAY, seconds % SECONDS_A_DAY);
+        let date = time::Date::from_julian_day(UNIX_EPOCH_DAY + days as i32)
             .expect("2⁶⁴ nanoseconds after the epoch are in the year 2554");
-        write!(
-            f,
-            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}+0000",
-            time.year(),
-            u8::from(time.month()),
-            time.day(),
-            time.hour(),
-            time.minute(),
-            time.second(),
-            time.microsecond()
-        )
+        let mut text = Text::<31>::new();
+        text.digits(date.year() as u32, 4);
+        text.byte(b'-');
+        text.digits(u8::from(date.month()).into(), 2);
+        text.byte(b'-');
+        text.digits(date.day().into(), 2);
+        for (separator, value) in [(b'T', second / 3600), (b':', second / 60 % 60), (b':', second % 60)] {
+            text.byte(separator);
+            text.digits(value as u32, 2);
+        }
+        text.byte(b'.');
+        text.digits(micros as u32, 6);
+        text.bytes(b"+0000");
+        serializer.serialize_str(text.as_str())
     }
 }
 
-impl Serialize for Timestamp {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+/// The day that Unix time counts from, as a Julian day.
+const UNIX_EPOCH_DAY: i32 = time::OffsetDateTime::UNIX_EPOCH.date().to_julian_day();
+
+/// A short text, put together without the machinery of formatting, which takes most of the time that records
+/// do.
+struct Text<const N: usize> {
+    bytes: [u8; N],
+    len: usize,
+}
+
+impl<const N: usize> Text<N> {
+    const fn new() -> Self {
+        Self { bytes: [0; N], len: 0 }
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        if let Some(place) = self.bytes.get_mut(self.len..self.len + bytes.len()) {
+            place.copy_from_slice(bytes);
+            self.len += bytes.len();
+        }
+    }
+
+    fn byte(&mut self, byte: u8) {
+        self.bytes(&[byte]);
+    }
+
+    /// The last so many decimal digits of a number.
+    fn digits(&mut self, mut number: u32, count: usize) {
+        if let Some(place) = self.bytes.get_mut(self.len..self.len + count) {
+            for digit in place.iter_mut().rev() {
+                *digit = b'0' + (number % 10) as u8;
+                number /= 10;
+            }
+            self.len += count;
+        }
+    }
+
+    /// A byte in two hexadecimal digits.
+    fn hex(&mut self, byte: u8) {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        self.bytes(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 0xf)]]);
+    }
+
+    fn as_str(&self) -> &str {
+        let bytes = self.bytes.get(..self.len).unwrap_or_default();
+        std::str::from_utf8(bytes).unwrap_or_default()
     }
 }
 
@@ -169,27 +216,33 @@ struct EveAddress {
     ipv6: bool,
 }
 
-impl fmt::Display for EveAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.ipv6 {
-            return std::net::Ipv4Addr::from_bits(self.address.low as u32).fmt(f);
-        }
-        let groups = (u128::from(self.address.high) << 64 | u128::from(self.address.low)).to_be_bytes();
-        for (index, group) in groups.chunks_exact(2).enumerate() {
-            if index > 0 {
-                f.write_str(":")?;
-            }
-            for byte in group {
-                write!(f, "{byte:02x}")?;
-            }
-        }
-        Ok(())
-    }
-}
-
 impl Serialize for EveAddress {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        let mut text = Text::<39>::new();
+        if self.ipv6 {
+            let groups = (u128::from(self.address.high) << 64 | u128::from(self.address.low)).to_be_bytes();
+            for (index, byte) in groups.into_iter().enumerate() {
+                if index > 0 && index % 2 == 0 {
+                    text.byte(b':');
+                }
+                text.hex(byte);
+            }
+        } else {
+            for (index, byte) in (self.address.low as u32).to_be_bytes().into_iter().enumerate() {
+                if index > 0 {
+                    text.byte(b'.');
+                }
+                let digits = if byte >= 100 {
+                    3
+                } else if byte >= 10 {
+                    2
+                } else {
+                    1
+                };
+                text.digits(byte.into(), digits);
+            }
+        }
+        serializer.serialize_str(text.as_str())
     }
 }
 
@@ -207,8 +260,8 @@ impl Serialize for Vlans {
 /// The name of a transport protocol as Suricata knows it, its number where it has none.
 struct Protocol(u8);
 
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Serialize for Protocol {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let name = match self.0 {
             protocol::ICMP => "ICMP",
             protocol::TCP => "TCP",
@@ -218,21 +271,19 @@ impl fmt::Display for Protocol {
             protocol::IPV6 => "IPv6",
             protocol::IPV4 => "IPIP",
             protocol::ESP => "ESP",
-            other => return write!(f, "{other:03}"),
+            other => {
+                let mut text = Text::<3>::new();
+                text.digits(other.into(), 3);
+                return serializer.serialize_str(text.as_str());
+            }
         };
-        f.write_str(name)
-    }
-}
-
-impl Serialize for Protocol {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(name)
     }
 }
 
 impl Serialize for CommunityId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        self.with_text(|text| serializer.serialize_str(text))
     }
 }
 
@@ -453,7 +504,9 @@ struct Hex(u8);
 
 impl Serialize for Hex {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{:02x}", self.0))
+        let mut text = Text::<2>::new();
+        text.hex(self.0);
+        serializer.serialize_str(text.as_str())
     }
 }
 

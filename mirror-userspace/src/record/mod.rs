@@ -4,6 +4,7 @@
 
 pub mod community_id;
 pub mod eve;
+mod json;
 pub mod pack;
 
 pub use community_id::{CommunityId, NoCommunityId};

@@ -16,6 +16,8 @@ use crate::flow::SECOND;
 use crate::record::EventType;
 use crate::sink::{FILE_NAME, Overflow, Sink};
 
+mod duplicates;
+
 const CLIENT: [u8; 4] = [10, 0, 0, 1];
 const SERVER: [u8; 4] = [10, 0, 0, 2];
 const START: u64 = 1_000 * SECOND;
@@ -42,7 +44,7 @@ impl Bench {
     fn with_max_flows(max_flows: usize) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let sink = Sink::open(directory.path()).unwrap();
-        let config = WorkerConfig { max_flows, hash_seed: 7 };
+        let config = WorkerConfig { max_flows, hash_seed: 7, dedup: false };
         let worker = Worker::new(config, sink.producer(Overflow::Wait));
         Self { directory, sink, worker, now: START, mirror: None }
     }
@@ -55,6 +57,7 @@ impl Bench {
             original_len: (frame.len() + missing) as u32,
             flow_hash: InnerHeaders::parse(frame, 0).flow_hash(7),
             mirror: self.mirror,
+            side: None,
         };
         self.worker.frame(&info, frame);
     }
@@ -74,7 +77,8 @@ impl Bench {
     /// Frames that were delivered and neither analysed nor refused.
     fn unaccounted(&self) -> u64 {
         let counters = self.worker.counters();
-        counters.delivered.abs_diff(counters.analysed + counters.refused.iter().map(|(_, n)| n).sum::<u64>())
+        let refused: u64 = counters.refused.iter().map(|(_, n)| n).sum();
+        counters.delivered.abs_diff(counters.analysed + refused + counters.duplicates)
     }
 
     /// Ends the worker: its events, flows after the others. Without the metrics of services, which the sink
@@ -261,6 +265,78 @@ fn segments_without_a_handshake_are_a_flow_without_a_connection() {
 }
 
 #[test]
+fn a_connection_that_is_older_than_the_mirror_session_is_picked_up() {
+    let mut bench = Bench::new();
+    bench.mirror = Some(mirror(7, 0x0a00_0063));
+    let mut connection = Tcp { client: (CLIENT, 4000), server: (SERVER, 80), next: [u32::MAX - 10, 5000] };
+    // The middle of a large response.
+    for _ in 0..9 {
+        bench.frame(&connection.segment(false, "A", &[b'x'; 1000]));
+    }
+    bench.frame(&connection.segment(false, "A", b"ver ends here.\r\n"));
+    let request = connection.segment(true, "A", b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    bench.frame(&request);
+    bench.frame(&request);
+    bench.frame(&connection.segment(false, "A", b"HTTP/1.1 204 No Content\r\n\r\n"));
+    connection.close(&mut bench);
+    let events = bench.events();
+    let flow = events.iter().find(|event| event["event_type"] == "flow").unwrap();
+    // The server is who sends from the port of a server.
+    assert_eq!((&flow["src_ip"], &flow["dest_port"]), (&"10.0.0.1".into(), &80.into()));
+    assert_eq!((&flow["flow"]["state"], &flow["tcp"]["state"]), (&"closed".into(), &"closed".into()));
+    assert_eq!(
+        (&flow["tcp_perf"]["retransmissions_toserver"], &flow["app_proto"]),
+        (&1.into(), &"http".into())
+    );
+    assert!(
+        flow["tcp_perf"].get("handshake_server_ms").is_none() && flow["tcp_perf"].get("ttfb_ms").is_none()
+    );
+    assert_eq!(events.iter().filter(|event| event["http"]["status"] == 204).count(), 1);
+}
+
+#[test]
+fn an_answer_to_a_syn_that_was_not_seen_begins_a_connection() {
+    let mut bench = Bench::new();
+    bench.mirror = Some(mirror(7, 0x0a00_0063));
+    let mut connection = Tcp { client: (CLIENT, 4000), server: (SERVER, 8080), next: [1000, 5000] };
+    let _lost = connection.segment(true, "S", &[]);
+    bench.frame(&connection.segment(false, "SA", &[]));
+    bench.frame(&connection.segment(true, "A", &[]));
+    bench.frame(&connection.segment(true, "A", b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"));
+    bench.frame(&connection.segment(false, "A", b"HTTP/1.1 204 No Content\r\n\r\n"));
+    let events = bench.events();
+    assert_eq!(events.iter().filter(|event| event["http"]["status"] == 204).count(), 1);
+    let flow = events.iter().find(|event| event["event_type"] == "flow").unwrap();
+    assert_eq!((&flow["dest_port"], &flow["tcp"]["state"]), (&8080.into(), &"established".into()));
+}
+
+#[test]
+fn segments_that_nobody_answers_make_no_established_flow() {
+    let mut bench = Bench::new();
+    bench.mirror = Some(mirror(7, 0x0a00_0063));
+    for port in 1..10 {
+        bench.frame(&tcp((CLIENT, port), (SERVER, 9999), 7, 8, "A", b"flood"));
+    }
+    let flows = bench.flows();
+    assert!(flows.len() == 9 && flows.iter().all(|flow| flow["flow"]["state"] == "new"), "{flows:?}");
+}
+
+#[test]
+fn half_open_flows_make_room_first_where_they_are_many() {
+    let mut bench = Bench::with_max_flows(80);
+    let mut connection = Tcp::new(4000);
+    connection.open(&mut bench);
+    for port in 0..1000_u16 {
+        bench.frame(&tcp((CLIENT, 10_000 + port), (SERVER, 80), 1, 0, "S", &[]));
+    }
+    bench.frame(&connection.segment(true, "A", b"still here"));
+    assert_eq!(bench.worker.counters().flows_active, 80);
+    let flows = bench.flows();
+    let flow = flows.iter().find(|flow| flow["src_port"] == 4000).unwrap();
+    assert_eq!((&flow["flow"]["pkts_toserver"], &flow["flow"]["reason"]), (&3.into(), &"shutdown".into()));
+}
+
+#[test]
 fn a_forged_reset_does_not_close_a_connection() {
     let mut bench = Bench::new();
     let mut connection = Tcp::new(4000);
@@ -368,12 +444,18 @@ fn a_live_worker_loses_no_flow_that_ends_with_many_others() {
     for timeout in [true, false] {
         let directory = tempfile::tempdir().unwrap();
         let sink = Sink::open(directory.path()).unwrap();
-        let config = WorkerConfig { max_flows: 20_000, hash_seed: 7 };
+        let config = WorkerConfig { max_flows: 20_000, hash_seed: 7, dedup: false };
         let mut worker = Worker::new(config, sink.producer(Overflow::Lose));
         for port in 0..20_000 {
             let frame = udp((CLIENT, port), (SERVER, 2), b"x");
             let flow_hash = InnerHeaders::parse(frame.as_slice(), 0).flow_hash(7);
-            let info = FrameInfo { time: START, original_len: frame.len() as u32, flow_hash, mirror: None };
+            let info = FrameInfo {
+                time: START,
+                original_len: frame.len() as u32,
+                flow_hash,
+                mirror: None,
+                side: None,
+            };
             worker.frame(&info, &frame);
         }
         if timeout {
@@ -606,10 +688,12 @@ fn link_layers_other_than_ethernet_lead_to_the_same_flow() {
         (276, behind(&[8, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 6, 2, 2, 2, 2, 2, 2, 0, 0])),
     ] {
         let original_len = frame.len() as u32;
-        let info = FrameInfo { time: START, original_len, flow_hash: FlowHash::default(), mirror: None };
+        let info =
+            FrameInfo { time: START, original_len, flow_hash: FlowHash::default(), mirror: None, side: None };
         bench.worker.link_frame(&info, LinkType::from_number(link), &frame);
     }
-    let info = FrameInfo { time: START, original_len: 1, flow_hash: FlowHash::default(), mirror: None };
+    let info =
+        FrameInfo { time: START, original_len: 1, flow_hash: FlowHash::default(), mirror: None, side: None };
     bench.worker.link_frame(&info, LinkType::from_number(127), &[0]);
     assert_eq!(bench.refused("link_type"), 1);
     let flows = bench.flows();

@@ -68,6 +68,18 @@ pub struct Report {
     pub frame_bytes: f64,
     /// Each subject.
     pub subjects: Vec<Found>,
+    /// Those that could not be measured here.
+    #[serde(default)]
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A subject that could not be measured.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// Its name.
+    pub name: String,
+    /// What it said.
+    pub why: String,
 }
 
 /// What was found of one subject.
@@ -91,7 +103,7 @@ pub enum Event<'a> {
     /// A trial is over.
     Trial(&'a Trial),
     /// The subject cannot be measured here, and is left out.
-    LeftOut(&'a io::Error),
+    LeftOut(&'a str),
 }
 
 /// Measures; `tell` hears of each trial. A subject other than mirror-xdp that does not work is left out.
@@ -99,6 +111,7 @@ pub fn measure(options: &Options, mut tell: impl FnMut(Subject, Event<'_>)) -> i
     let rig = Rig::new(options)?;
     let mut frame_bytes = 0.0;
     let mut subjects = Vec::new();
+    let mut left_out = Vec::new();
     for &subject in &options.subjects {
         let mut trial = |asked: Option<f64>, duration| -> io::Result<Trial> {
             let (trial, bytes) = rig.trial(subject, asked, duration)?;
@@ -109,10 +122,17 @@ pub fn measure(options: &Options, mut tell: impl FnMut(Subject, Event<'_>)) -> i
         match find(options, subject, &mut trial) {
             Ok(found) => subjects.push(found),
             Err(error) if subject == Subject::MirrorXdp => return Err(error),
-            Err(error) => tell(subject, Event::LeftOut(&error)),
+            Err(error) => {
+                // Such programs tell much before the reason.
+                let said = error.to_string();
+                let why: String =
+                    said.chars().rev().take(400).collect::<Vec<_>>().into_iter().rev().collect();
+                tell(subject, Event::LeftOut(&why));
+                left_out.push(LeftOut { name: subject.name().to_owned(), why });
+            }
         }
     }
-    Ok(Report { path: rig.path(), frame_bytes, subjects })
+    Ok(Report { path: rig.path(), frame_bytes, subjects, left_out })
 }
 
 /// Searches the rates of one subject.

@@ -166,7 +166,7 @@ outputs:
       filetype: regular
       filename: eve.json
       community-id: true
-      types: [dns, flow, stats: {{totals: yes}}]
+      types: [dns, http, tls, quic, ssh, flow, stats: {{totals: yes}}]
 af-packet:
   - interface: {interface}
     threads: 1

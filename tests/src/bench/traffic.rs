@@ -16,20 +16,89 @@ const SEGMENT: usize = 1400;
 /// The inner frames of the mix, interleaved: in about 1,200 frames 75 flows.
 #[must_use]
 pub fn mixed() -> Vec<Vec<u8>> {
-    let mut conversations = Vec::new();
-    for host in 0..40 {
-        conversations.push(resolution(host));
+    Network(0).mixed()
+}
+
+/// So many frames of the mix, over and over again, each time between other hosts: not every program tells flows
+/// apart by their mirror session.
+pub fn mixed_anew() -> impl Iterator<Item = Vec<u8>> {
+    (0..).flat_map(|round| Network(round).mixed())
+}
+
+/// Hosts that nobody else talks to: there are some 30,000 such networks.
+#[derive(Clone, Copy)]
+struct Network(u16);
+
+impl Network {
+    fn mixed(self) -> Vec<Vec<u8>> {
+        let mut conversations = Vec::new();
+        for host in 0..40 {
+            conversations.push(self.resolution(host));
+        }
+        for host in 0..20 {
+            conversations.push(self.transfer(host, 80, &http_request(host), 4));
+        }
+        for host in 20..25 {
+            conversations.push(self.transfer(host, 443, &client_hello(), 60));
+        }
+        for host in 0..10 {
+            conversations.push((0..6).map(|number| self.flow(host, 0, 0).ping(host, number)).collect());
+        }
+        interleave(conversations)
     }
-    for host in 0..20 {
-        conversations.push(transfer(host, 80, &http_request(host), 4));
+
+    fn flow(self, host: u16, client: u16, server: u16) -> Flow {
+        let [block, network] = self.0.to_be_bytes();
+        let end = |side: u8, port| {
+            let address = [10, side + 2 * (block % 127), network, 10 + (host % 200) as u8];
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::from(address)), port)
+        };
+        Flow { client: end(1, client), server: end(2, server), vlans: Vec::new() }
     }
-    for host in 20..25 {
-        conversations.push(transfer(host, 443, &client_hello(), 60));
+
+    fn resolution(self, host: u16) -> Vec<Vec<u8>> {
+        let flow = self.flow(host, 30_000 + host, 53);
+        let name = format!("service-{host}.eu-west-1.example.com");
+        vec![
+            flow.udp(&dns_query(host, &name)),
+            flow.reversed().udp(&dns_answer(host, &name, Ipv4Addr::new(10, 2, 0, host as u8))),
+        ]
     }
-    for host in 0..10 {
-        conversations.push((0..6).map(|number| flow(host, 0, 0).ping(host, number)).collect());
+
+    /// A connection: a request, so many full segments back, each second one acknowledged, and the end.
+    fn transfer(self, host: u16, port: u16, request: &[u8], segments: u32) -> Vec<Vec<u8>> {
+        let flow = self.flow(host, 40_000 + host, port);
+        let back = flow.reversed();
+        let header = |sequence_number, acknowledgment_number| TcpHeader {
+            sequence_number,
+            acknowledgment_number,
+            window_size: 64_240,
+            ack: true,
+            ..TcpHeader::default()
+        };
+        let mut frames = flow.tcp_handshake();
+        let mut mine = 1001;
+        let mut theirs = 9001;
+        frames.push(flow.tcp(TcpHeader { psh: true, ..header(mine, theirs) }, request));
+        mine += request.len() as u32;
+        for segment in 0..segments {
+            let mut payload = if segment == 0 && port == 80 {
+                b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nServer: example\r\n\r\n".to_vec()
+            } else {
+                Vec::new()
+            };
+            payload.resize(SEGMENT, b'a' + (segment % 26) as u8);
+            frames.push(back.tcp(header(theirs, mine), &payload));
+            theirs += SEGMENT as u32;
+            if segment % 2 == 1 {
+                frames.push(flow.tcp(header(mine, theirs), b""));
+            }
+        }
+        frames.push(flow.tcp(TcpHeader { fin: true, ..header(mine, theirs) }, b""));
+        frames.push(back.tcp(TcpHeader { fin: true, ..header(theirs, mine + 1) }, b""));
+        frames.push(flow.tcp(header(mine + 1, theirs + 1), b""));
+        frames
     }
-    interleave(conversations)
 }
 
 /// Takes a frame of each conversation in turn, as long as it has some.
@@ -45,57 +114,6 @@ fn interleave(conversations: Vec<Vec<Vec<u8>>>) -> Vec<Vec<u8>> {
             return frames;
         }
     }
-}
-
-fn flow(host: u16, client: u16, server: u16) -> Flow {
-    let end = |network, port| {
-        SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, network, 0, 10 + (host % 200) as u8)), port)
-    };
-    Flow { client: end(1, client), server: end(2, server), vlans: Vec::new() }
-}
-
-fn resolution(host: u16) -> Vec<Vec<u8>> {
-    let flow = flow(host, 30_000 + host, 53);
-    let name = format!("service-{host}.eu-west-1.example.com");
-    vec![
-        flow.udp(&dns_query(host, &name)),
-        flow.reversed().udp(&dns_answer(host, &name, Ipv4Addr::new(10, 2, 0, host as u8))),
-    ]
-}
-
-/// A connection: a request, so many full segments back, each second one acknowledged, and the end.
-fn transfer(host: u16, port: u16, request: &[u8], segments: u32) -> Vec<Vec<u8>> {
-    let flow = flow(host, 40_000 + host, port);
-    let back = flow.reversed();
-    let header = |sequence_number, acknowledgment_number| TcpHeader {
-        sequence_number,
-        acknowledgment_number,
-        window_size: 64_240,
-        ack: true,
-        ..TcpHeader::default()
-    };
-    let mut frames = flow.tcp_handshake();
-    let mut mine = 1001;
-    let mut theirs = 9001;
-    frames.push(flow.tcp(TcpHeader { psh: true, ..header(mine, theirs) }, request));
-    mine += request.len() as u32;
-    for segment in 0..segments {
-        let mut payload = if segment == 0 && port == 80 {
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nServer: example\r\n\r\n".to_vec()
-        } else {
-            Vec::new()
-        };
-        payload.resize(SEGMENT, b'a' + (segment % 26) as u8);
-        frames.push(back.tcp(header(theirs, mine), &payload));
-        theirs += SEGMENT as u32;
-        if segment % 2 == 1 {
-            frames.push(flow.tcp(header(mine, theirs), b""));
-        }
-    }
-    frames.push(flow.tcp(TcpHeader { fin: true, ..header(mine, theirs) }, b""));
-    frames.push(back.tcp(TcpHeader { fin: true, ..header(theirs, mine + 1) }, b""));
-    frames.push(flow.tcp(header(mine + 1, theirs + 1), b""));
-    frames
 }
 
 fn http_request(host: u16) -> Vec<u8> {

@@ -22,7 +22,7 @@ use serde_json::json;
 
 use self::chart::Series;
 use self::machine::Machine;
-use self::report::{Program, Report};
+use self::report::{Growth, Program, Report};
 use crate::build::build;
 use crate::command::{as_root, cargo, display, find_program, root_prefix, step, workspace};
 
@@ -52,7 +52,7 @@ enum Level {
     Path,
     /// Resident bytes by the number of flows
     Memory,
-    /// The cost of a packet by the number of flows
+    /// The cost of a packet by the number of flows, VNIs and workers
     Growth,
 }
 
@@ -165,6 +165,15 @@ fn measure(args: &Args, binary: &Path) -> Result<Report> {
     let levels = if args.levels.is_empty() { &ALL[..] } else { &args.levels };
     let wanted = |level| levels.contains(&level);
     let mut report = Report { machine: Machine::this(), quick: args.quick, ..Report::default() };
+    if wanted(Level::Worker) || wanted(Level::Path) {
+        report.missing = peers::missing();
+        if !report.missing.is_empty() {
+            step(&format!(
+                "NOT MEASURED, for they are not installed: {}. `cargo xtask bench --install-peers` installs them",
+                report.missing.join(", ")
+            ));
+        }
+    }
     if wanted(Level::Program) {
         step("program: nanoseconds a packet in the kernel");
         report.program = program(args.quick)?;
@@ -184,7 +193,7 @@ fn measure(args: &Args, binary: &Path) -> Result<Report> {
             report.memory = Some(target.memory()?);
         }
         if wanted(Level::Growth) {
-            step("growth: the cost of a packet by the number of flows");
+            step("growth: the cost of a packet by the number of flows, VNIs and workers");
             report.growth = Some(target.growth()?);
         }
     }
@@ -266,10 +275,7 @@ fn measure_path(args: &Args, binary: &Path) -> Result<path::Report> {
             report::short(trial.pps),
             trial.loss() * 100.0
         ),
-        path::Event::LeftOut(error) => {
-            let why: String = error.to_string().chars().take(400).collect();
-            eprintln!("    {:<20} left out: {why}", subject.name());
-        }
+        path::Event::LeftOut(why) => eprintln!("    {:<20} left out: {why}", subject.name()),
     });
     report.context("cannot measure the path")
 }
@@ -332,10 +338,16 @@ fn charts(report: &Report) -> Result<Vec<(&'static str, String)>> {
         charts.push(("memory", chart::lines("Memory: resident, a flow", ("flows", "bytes"), &[series])?));
     }
     if let Some(growth) = &report.growth {
-        let values = growth.iter().map(|growth| (growth.flows as f64, growth.ns)).collect();
-        let series = Series { name: "ns".to_owned(), values };
-        charts
-            .push(("growth", chart::lines("Worker: a packet of a known flow", ("flows", "ns"), &[series])?));
+        let mut series: Vec<Series<(f64, f64)>> = Vec::new();
+        for Growth { of, count, ns } in growth {
+            let point = (*count as f64, *ns);
+            match series.iter_mut().find(|series| series.name == *of) {
+                Some(series) => series.values.push(point),
+                None => series.push(Series { name: of.clone(), values: vec![point] }),
+            }
+        }
+        let title = "Worker: a packet of a known flow";
+        charts.push(("growth", chart::lines(title, ("so many", "ns"), &series)?));
     }
     Ok(charts)
 }

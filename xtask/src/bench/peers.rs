@@ -7,19 +7,31 @@ use anyhow::{Context as _, Result};
 use crate::command::{as_root, find_program, run, step};
 use crate::setup::packages;
 
+/// Those that are plain packages everywhere.
+const PLAIN: [&str; 2] = ["tcpdump", "netsniff-ng"];
+const SURICATA: &str = "suricata";
+
+fn is_missing(program: &&str) -> bool {
+    find_program(program).is_none()
+}
+
+/// Those that are not installed.
+pub(super) fn missing() -> Vec<String> {
+    PLAIN.into_iter().chain([SURICATA]).filter(is_missing).map(str::to_owned).collect()
+}
+
 /// Installs those that are missing.
 pub(super) fn install() -> Result<()> {
-    let plain: Vec<_> =
-        ["tcpdump", "netsniff-ng"].into_iter().filter(|name| find_program(name).is_none()).collect();
+    let plain: Vec<_> = PLAIN.into_iter().filter(is_missing).collect();
     if !plain.is_empty() {
         packages::install(&plain)?;
     }
-    if find_program("suricata").is_none() {
+    if is_missing(&SURICATA) {
         packages::update()?;
-        if packages::candidate("suricata").is_some() {
-            packages::install(&["suricata"])?;
+        if packages::candidate(SURICATA).is_some() {
+            packages::install(&[SURICATA])?;
         } else {
-            install_from_backports("suricata")?;
+            install_from_backports(SURICATA)?;
         }
     }
     step("The programs to measure beside mirror-xdp are there");

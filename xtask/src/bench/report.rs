@@ -13,6 +13,9 @@ pub(super) struct Report {
     pub(super) machine: Machine,
     /// Whether it was done in a hurry.
     pub(super) quick: bool,
+    /// Programs that are measured beside mirror-xdp, and are not installed.
+    #[serde(default)]
+    pub(super) missing: Vec<String>,
     pub(super) program: Option<Program>,
     pub(super) worker: Option<Worker>,
     pub(super) path: Option<path::Report>,
@@ -72,10 +75,12 @@ pub(super) struct Memory {
     pub(super) resident_bytes: u64,
 }
 
-/// What a packet costs in a worker that keeps so many flows.
+/// What a packet of a known flow costs a worker where there are so many of something.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Growth {
-    pub(super) flows: u64,
+    /// What there are so many of.
+    pub(super) of: String,
+    pub(super) count: u64,
     pub(super) ns: f64,
 }
 
@@ -108,7 +113,7 @@ impl Report {
             figures.push((format!("memory: {} flows, bytes each", memory.flows), each, false));
         }
         for growth in self.growth.iter().flatten() {
-            figures.push((format!("growth: {} flows, ns", growth.flows), growth.ns, false));
+            figures.push((format!("growth: {} {}, ns", growth.count, growth.of), growth.ns, false));
         }
         figures
     }
@@ -144,6 +149,9 @@ impl Report {
         writeln!(text, "{rustc}; commit {commit}.")?;
         if self.quick {
             writeln!(text, "\nMeasured with `--quick`: few and short trials.")?;
+        }
+        if !self.missing.is_empty() {
+            writeln!(text, "\n**Not measured, for they are not installed: {}.**", self.missing.join(", "))?;
         }
         let chart = |text: &mut String, level: &str| {
             charts
@@ -214,6 +222,9 @@ impl Report {
                     rate(found.pdr_pps)
                 )?;
             }
+            for path::LeftOut { name, why } in &path.left_out {
+                writeln!(text, "\n{name} could not be measured here: {}", why.replace('\n', " "))?;
+            }
             chart(text, "path")?;
         }
         if let Some(memory) = &self.memory {
@@ -229,10 +240,15 @@ impl Report {
             chart(text, "memory")?;
         }
         if let Some(growth) = &self.growth {
-            writeln!(text, "\n## growth\n\nA packet of a known flow, by how many flows there are.\n")?;
-            writeln!(text, "| flows | ns |\n| ---: | ---: |")?;
-            for Growth { flows, ns } in growth {
-                writeln!(text, "| {flows} | {ns:.0} |")?;
+            writeln!(
+                text,
+                "\n## growth\n\nA packet of a known flow, in nanoseconds of its worker's core, by how many flows \
+                 of one VNI there are, over how many VNIs 10,000 flows are spread, and how many workers have \
+                 10,000 flows each. A queue has a worker of its own. By rules: see program.\n"
+            )?;
+            writeln!(text, "| | | ns |\n| ---: | --- | ---: |")?;
+            for Growth { of, count, ns } in growth {
+                writeln!(text, "| {count} | {of} | {ns:.0} |")?;
             }
             chart(text, "growth")?;
         }
@@ -291,7 +307,12 @@ mod tests {
         };
         Report {
             program: Some(Program { floor_ns: 20.0, rows: vec![row] }),
-            path: Some(path::Report { path: "veth".to_owned(), frame_bytes: 100.0, subjects: vec![found] }),
+            path: Some(path::Report {
+                path: "veth".to_owned(),
+                frame_bytes: 100.0,
+                subjects: vec![found],
+                left_out: Vec::new(),
+            }),
             ..Report::default()
         }
     }

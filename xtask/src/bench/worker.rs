@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use mirror_xdp_tests::bench::traffic::{mixed, write_pcap};
+use mirror_xdp_tests::bench::traffic::{mixed_anew, write_pcap};
 use mirror_xdp_tests::frames::mirrored;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
@@ -127,26 +127,28 @@ impl Target {
         [10_000, 100_000, 1_000_000].into_iter().map(of).collect()
     }
 
-    /// What a packet costs by how many flows there are.
+    /// What a packet costs by how many flows, VNIs and workers there are.
     pub(super) fn growth(&self) -> Result<Vec<Growth>> {
-        let of = |flows: u64| {
-            let ns = self.ask(&["growth", &flows.to_string()])?.trim().parse()?;
-            Ok(Growth { flows, ns })
-        };
-        [100, 1_000, 10_000, 100_000, 1_000_000].into_iter().map(of).collect()
+        const SWEEPS: [(&str, &[u64]); 3] = [
+            ("flows", &[100, 1_000, 10_000, 100_000, 1_000_000]),
+            ("VNIs", &[1, 10, 100, 1_000, 10_000]),
+            ("workers", &[1, 2, 4, 8]),
+        ];
+        let counts = SWEEPS.into_iter().flat_map(|(of, counts)| counts.iter().map(move |&count| (of, count)));
+        let measured = counts.map(|(of, count)| {
+            let ns = self.ask(&["growth", of, &count.to_string()])?.trim().parse()?;
+            Ok(Growth { of: of.to_owned(), count, ns })
+        });
+        measured.collect()
     }
 }
 
 /// Reads one capture with mirror-xdp and, where it is installed, with Suricata.
 pub(super) fn peers(binary: &Path, quick: bool) -> Result<Peers> {
     let directory = tempfile::tempdir()?;
-    let frames = mixed();
     let wanted = if quick { PEER_FRAMES_QUICK } else { PEER_FRAMES };
-    // Another session each time: other flows.
-    let many: Vec<_> = (0..)
-        .flat_map(|lap| frames.iter().map(move |inner| mirrored(lap).carrying(inner)))
-        .take(wanted)
-        .collect();
+    let session = mirrored(1);
+    let many: Vec<_> = mixed_anew().take(wanted).map(|inner| session.carrying(&inner)).collect();
     let (capture, empty) = (directory.path().join("mixed.pcap"), directory.path().join("one.pcap"));
     write_pcap(&capture, &many)?;
     write_pcap(&empty, many.get(..1).unwrap_or_default())?;

@@ -38,6 +38,7 @@ const fn header(name: &'static str, package: &'static str, why: &'static str) ->
 
 const REQUIREMENTS: &[Requirement] = &[
     program("cc", "gcc", "C compiler and linker"),
+    program("c++", "g++", "compiles libFuzzer"),
     program("make", "make", "builds libbpf, which libxdp is built on"),
     program("pkg-config", "pkg-config", "finds the libraries that libbpf needs"),
     program("m4", "m4", "generates parts of libxdp"),
@@ -49,6 +50,7 @@ const REQUIREMENTS: &[Requirement] = &[
     program("dnsmasq", "dnsmasq-base", "the lab's resolver"),
     program("busybox", "busybox", "the lab's HTTP server"),
     program("openssl", "openssl", "the lab's TLS server"),
+    program("tshark", "tshark", "opens what the packet store writes, in tests"),
     program("valgrind", "valgrind", "counts the instructions of benchmarks"),
     program("dpkg-shlibdeps", "dpkg-dev", "finds what the package depends on"),
     program("ip", "iproute2", "network namespaces and virtual interfaces of tests and the lab"),

@@ -1,16 +1,37 @@
-//! Network interfaces: what the kernel says of them over netlink (rtnetlink for state, MTU and attached
-//! XDP programs, ethtool's family for channels), and the one thing that is changed by it: taking an XDP
-//! program off.
+//! Network interfaces: what the kernel and their drivers say of them, and what can be set.
+//!
+//! This file has the interface itself, over rtnetlink: state, MTU, attached XDP programs, counters. Beside it:
+//!
+//! * `settings`: channels, rings and features, ethtool's part of netlink;
+//! * `netdev`: what the driver can do with XDP, the kernel's netdev family;
+//! * `ioctl`: driver and version, its own counters, and the hash, which only the ioctl tells;
+//! * `rss`: what that hash does to mirror traffic;
+//! * `interrupt`: which CPUs take the NIC's interrupts;
+//! * `changes`: what is set, and taken back;
+//! * `losses`: which counters tell of frames that the device lost;
+//! * `watch`: the same while a capture runs.
 
-use std::path::Path;
+mod changes;
+mod generic;
+pub mod interrupt;
+pub mod ioctl;
+pub mod losses;
+mod netdev;
+pub mod rss;
+mod settings;
+mod watch;
 
-use ethtool::{EthtoolAttr, EthtoolChannelAttr, EthtoolHandle};
+use ethtool::EthtoolHandle;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use rtnetlink::packet_route::link::{
     InfoData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, Stats64,
 };
 use rtnetlink::{Handle, LinkUnspec};
 
+pub use self::changes::{Change, Changes};
+pub use self::netdev::XdpFeatures;
+pub use self::settings::{Channels, Feature, Rings, Setting};
+pub use self::watch::Watch;
 use crate::datapath::Mode;
 
 /// Flags of `IFLA_XDP_FLAGS`, `include/uapi/linux/if_link.h`.
@@ -88,6 +109,14 @@ pub enum Error {
     /// The kernel refuses.
     #[error("the kernel refuses a request on the interface: {0}")]
     Request(#[from] rtnetlink::Error),
+    /// The driver refuses.
+    #[error("the driver refuses {what}")]
+    Refused {
+        /// What was asked for.
+        what: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
 }
 
 /// A connection to the kernel's interfaces, in the network namespace of the thread that made it.
@@ -134,19 +163,39 @@ impl Netlink {
 
     /// What the interface with this index has counted of what it sent; nothing where it is gone.
     pub async fn transmitted(&self, index: u32) -> Result<Transmitted, Error> {
+        let counters = self.counters(index).await?;
+        Ok(counters.map_or_else(Transmitted::default, |counters| Transmitted {
+            packets: counters.tx_packets,
+            dropped: counters.tx_dropped + counters.tx_errors,
+        }))
+    }
+
+    /// What the interface with this index has counted of what it could not receive, by the kernel's names;
+    /// nothing where it is gone.
+    pub async fn receive_errors(&self, index: u32) -> Result<Vec<(&'static str, u64)>, Error> {
+        let counters = self.counters(index).await?;
+        Ok(counters.map_or_else(Vec::new, |counters| {
+            vec![
+                ("rx_missed_errors", counters.rx_missed_errors),
+                ("rx_over_errors", counters.rx_over_errors),
+                ("rx_fifo_errors", counters.rx_fifo_errors),
+                ("rx_length_errors", counters.rx_length_errors),
+                ("rx_crc_errors", counters.rx_crc_errors),
+            ]
+        }))
+    }
+
+    async fn counters(&self, index: u32) -> Result<Option<Stats64>, Error> {
         let mut answer = self.links.link().get().match_index(index).execute().boxed();
         let link = match answer.try_next().await {
             Ok(link) => link,
             Err(rtnetlink::Error::NetlinkError(_)) => None,
             Err(error) => return Err(error.into()),
         };
-        let counters = link.iter().flat_map(|link| &link.attributes).find_map(|attribute| match attribute {
-            LinkAttribute::Stats64(Stats64 { tx_packets, tx_dropped, tx_errors, .. }) => {
-                Some(Transmitted { packets: *tx_packets, dropped: tx_dropped + tx_errors })
-            }
+        Ok(link.iter().flat_map(|link| &link.attributes).find_map(|attribute| match attribute {
+            LinkAttribute::Stats64(counters) => Some(*counters),
             _ => None,
-        });
-        Ok(counters.unwrap_or_default())
+        }))
     }
 
     async fn all(&self) -> Result<Vec<LinkMessage>, Error> {
@@ -173,23 +222,10 @@ impl Netlink {
     /// That is what the driver says of its channels. A driver that says nothing may still have several
     /// queues, which `/sys` shows.
     pub async fn rx_queues(&self, interface: &Interface) -> u32 {
-        match self.channels(&interface.name).await {
+        match self.channels(&interface.name).await.map(|channels| channels.receiving()) {
             Some(count) if count > 0 => count,
             _ => rx_queues_in_sys(interface).unwrap_or(1),
         }
-    }
-
-    async fn channels(&self, name: &str) -> Option<u32> {
-        let mut ethtool = self.ethtool.clone();
-        let mut answer = ethtool.channel().get(Some(name)).execute().await.ok()?.boxed();
-        let message = answer.try_next().await.ok()??;
-        let counts = message.payload.nlas.iter().map(|attribute| match attribute {
-            EthtoolAttr::Channel(
-                EthtoolChannelAttr::RxCount(count) | EthtoolChannelAttr::CombinedCount(count),
-            ) => *count,
-            _ => 0,
-        });
-        Some(counts.sum())
     }
 
     /// Takes the XDP program off that was attached over netlink in this mode.
@@ -249,12 +285,7 @@ fn vxlan_port(link: &LinkMessage) -> Option<u16> {
 
 /// Counts `/sys/class/net/NAME/queues/rx-*`; `None` where `/sys` is not that of this network namespace.
 fn rx_queues_in_sys(interface: &Interface) -> Option<u32> {
-    let directory = Path::new("/sys/class/net").join(&interface.name);
-    let index = std::fs::read_to_string(directory.join("ifindex")).ok()?;
-    if index.trim().parse() != Ok(interface.index) {
-        return None;
-    }
-    let queues = std::fs::read_dir(directory.join("queues")).ok()?;
+    let queues = std::fs::read_dir(interrupt::sys(interface)?.join("queues")).ok()?;
     let rx = queues.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("rx-"));
     u32::try_from(rx.count()).ok().filter(|&count| count > 0)
 }

@@ -1,0 +1,189 @@
+//! `mirror-xdp doctor`: what stands in the way of a capture, and what mends it.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use mirror_xdp_common::outer::Ports;
+
+use crate::config;
+use crate::datapath::program::LogLevel;
+use crate::doctor::{self, Check, Mended, State};
+use crate::error::one_line;
+use crate::nic::{Changes, Netlink};
+
+const EXAMPLES: &str = "\
+Examples:
+  mirror-xdp doctor --interface ens6
+  mirror-xdp doctor --interface ens6 --fix
+  mirror-xdp doctor --interface ens6 --json | jq '.[] | select(.state != \"fine\")'
+
+Looks at all that decides whether a capture works and how well: the kernel, rights, memory, the driver and
+its version, XDP, MTU, queues, rings, the hash that spreads frames over the queues, interrupts, and what
+the device has lost. JSON is an array of {\"check\",\"state\",\"found\",\"fix\"}, where `fix` is the command that
+mends it or null. Changing queues, rings or MTU may take the interface down for a moment.
+
+Exit code 0 where nothing is broken, 1 otherwise.";
+
+/// Check that an interface is ready for a capture, and mend what is not
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// Interface that mirrored traffic comes in by
+    #[arg(short, long, value_name = "IF")]
+    interface: String,
+
+    /// Mend what can be mended, then check again; it stays so until the machine restarts
+    #[arg(long)]
+    fix: bool,
+
+    /// Print one JSON array on stdout
+    #[arg(long)]
+    json: bool,
+
+    /// Configuration, for the UDP ports of mirror traffic
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    super::log::init(LogLevel::Off, Some(super::log::Format::Text))?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    runtime.block_on(run(args))
+}
+
+async fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let configured = args.config.as_deref().map(config::load).transpose()?.unwrap_or_default();
+    let ports = [configured.ports.vxlan, configured.ports.geneve, configured.ports.vxlan_gpe].concat();
+    let netlink = Netlink::connect()?;
+    let interface = args.interface.as_str();
+    let unknown = || interface.to_owned();
+    if args.fix {
+        let changes = doctor::mend(&netlink, interface, &ports, |mended| tell(interface, mended));
+        changes.await.with_context(unknown)?.keep();
+    }
+    let checks = doctor::examine(&netlink, interface, &ports).await.with_context(unknown)?;
+    let text = if args.json {
+        serde_json::to_string(&checks)?
+    } else {
+        table(&checks, io::stdout().is_terminal()) + &summary(interface, &checks)
+    };
+    if let Err(error) = writeln!(io::stdout(), "{text}")
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        return Err(error).context("cannot print");
+    }
+    let broken = checks.iter().any(|check| check.state == State::Broken);
+    Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Mends what can be mended of each interface, for a capture; what is returned takes it back when it is
+/// dropped.
+pub(super) async fn prepare(interfaces: &[String], ports: &Ports) -> anyhow::Result<Vec<Changes>> {
+    let netlink = Netlink::connect()?;
+    let ports: Vec<u16> = ports.iter().collect();
+    let mut changes = Vec::new();
+    for name in interfaces {
+        let mended = doctor::mend(&netlink, name, &ports, |mended| tell(name, mended)).await;
+        changes.push(mended.with_context(|| name.clone())?);
+    }
+    Ok(changes)
+}
+
+/// Says what was done about something.
+fn tell(interface: &str, mended: &Mended<'_>) {
+    let Mended { check, result } = mended;
+    let command = check.fix.as_deref().unwrap_or_default();
+    match result {
+        Ok(()) => eprintln!("{interface}: {} mended: {command}", check.check),
+        Err(error) => eprintln!("{interface}: {} not mended: {}", check.check, one_line(error)),
+    }
+}
+
+const fn word(state: State) -> &'static str {
+    match state {
+        State::Fine => "fine",
+        State::Warning => "warning",
+        State::Broken => "broken",
+    }
+}
+
+/// A line a check, and one more where something mends it.
+fn table(checks: &[Check], coloured: bool) -> String {
+    let mut text = String::new();
+    for Check { check, state, found, fix, .. } in checks {
+        let (colour, plain) = match (coloured, state) {
+            (false, _) => ("", ""),
+            (true, State::Fine) => ("\x1b[32m", "\x1b[0m"),
+            (true, State::Warning) => ("\x1b[33m", "\x1b[0m"),
+            (true, State::Broken) => ("\x1b[31m", "\x1b[0m"),
+        };
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{colour}{:7}{plain}  {check:13}  {found}", word(*state));
+        if let Some(fix) = fix {
+            let _ = writeln!(text, "{:24}→ {fix}", "");
+        }
+    }
+    text
+}
+
+fn summary(interface: &str, checks: &[Check]) -> String {
+    let count = |state| checks.iter().filter(|check| check.state == state).count();
+    let (broken, warnings) = (count(State::Broken), count(State::Warning));
+    if broken + warnings == 0 {
+        return format!("{interface} is ready");
+    }
+    let plural = if warnings == 1 { "" } else { "s" };
+    let mut text = format!("{interface}: {broken} broken, {warnings} warning{plural}");
+    let mendable = checks.iter().filter(|check| check.change.is_some()).count();
+    if mendable > 0 {
+        let _ = write!(text, "; --fix mends {mendable}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checks() -> Vec<Check> {
+        let check = |check, state, fix: Option<&str>| Check {
+            check,
+            state,
+            found: "so".to_owned(),
+            fix: fix.map(str::to_owned),
+            change: None,
+        };
+        vec![check("kernel", State::Fine, None), check("mtu", State::Broken, Some("ip link set"))]
+    }
+
+    #[test]
+    fn people_see_a_line_a_check_with_what_mends_it() {
+        let text = table(&checks(), false);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert!(lines[1].starts_with("broken   mtu"), "{text}");
+        assert!(lines[2].trim_end().ends_with("ip link set"), "{text}");
+        assert!(!text.contains('\x1b'));
+        assert!(table(&checks(), true).contains("\x1b[31mbroken"));
+    }
+
+    #[test]
+    fn the_summary_counts() {
+        assert_eq!(summary("e0", &checks()), "e0: 1 broken, 0 warnings");
+        assert_eq!(summary("e0", &checks()[..1]), "e0 is ready");
+    }
+
+    #[test]
+    fn scripts_see_four_fields() {
+        let json = serde_json::to_value(checks()).unwrap();
+        let expected = serde_json::json!([
+            {"check": "kernel", "state": "fine", "found": "so", "fix": null},
+            {"check": "mtu", "state": "broken", "found": "so", "fix": "ip link set"},
+        ]);
+        assert_eq!(json, expected);
+    }
+}

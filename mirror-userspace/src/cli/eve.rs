@@ -1,0 +1,58 @@
+//! Where the records go: the arguments that `run` and `read` share.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::config::EveSettings;
+use crate::filter::text;
+use crate::sink::{Destination, FILE_NAME, Patience, Rotation, Sink, SinkError};
+
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct EveArgs {
+    /// Where records go: a file in the log directory or by its path, `-` for stdout, or a Unix socket, as
+    /// unix-stream:PATH or unix-dgram:PATH
+    #[arg(long, value_name = "WHERE")]
+    eve_output: Option<PathBuf>,
+
+    /// Put the file aside, as eve.json.20261125-051403, before it gets larger than this, such as 1GiB
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    rotate_size: Option<u64>,
+
+    /// Put the file aside this often, such as 1h: on the hour
+    #[arg(long, value_name = "TIME", value_parser = super::seconds)]
+    rotate_interval: Option<Duration>,
+
+    /// Keep so many files that were put aside, and remove older ones
+    #[arg(long, value_name = "N")]
+    rotate_keep: Option<usize>,
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    match text::bytes(text) {
+        Ok(0) => Err("must be more than nothing".to_owned()),
+        Ok(bytes) => Ok(bytes),
+        Err(wrong) => Err(format!("{}; {}", wrong.what, wrong.allowed)),
+    }
+}
+
+impl EveArgs {
+    /// Where the arguments, or else the configuration, want the records.
+    pub(super) fn destination(&self, directory: &Path, configured: &EveSettings) -> Destination {
+        let Rotation { size, interval, keep } = configured.rotation;
+        let rotation = Rotation {
+            size: self.rotate_size.or(size),
+            interval: self.rotate_interval.or(interval),
+            keep: self.rotate_keep.or(keep),
+        };
+        let output = self.eve_output.as_ref().or(configured.output.as_ref());
+        Destination::named(output.map_or(Path::new(FILE_NAME), PathBuf::as_path), directory, rotation)
+    }
+}
+
+/// Opens the log, unless it is to go where the account goes: to stdout, with `json`.
+pub(super) fn open(destination: Destination, patience: Patience, json: bool) -> Result<Sink, SinkError> {
+    if json && destination == Destination::Stdout {
+        return Err(SinkError::Stdout);
+    }
+    Sink::to(destination, patience)
+}

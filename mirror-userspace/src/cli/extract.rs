@@ -1,0 +1,210 @@
+//! `mirror-xdp extract`: packets out of a store, found by its indexes.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{BufWriter, IsTerminal as _, Write, stdout};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use super::progress::{CLEAR, grouped, with_unit};
+use crate::expression::Expression;
+use crate::record::CommunityId;
+use crate::store::StoreKey;
+use crate::store::reader::{Effort, Reader, Wanted};
+
+const EXAMPLES: &str = "\
+Examples:
+  mirror-xdp extract --store /data/packets 'host 10.1.2.3 and port 443 and vni 7' -w found.pcapng
+  mirror-xdp extract --store /data/packets --flow 1:LQU9qZlK+B5F3KDmev6m5PMibrg= | tshark -r -
+  mirror-xdp extract --store /data/packets --from 2026-03-01T08:00:00Z --to 2026-03-01T08:05:00Z tcp -w five.pcapng
+  mirror-xdp extract --store /data/packets --from -10min 'udp port 53' --stats -w dns.pcapng
+
+Expressions are tcpdump's (`man pcap-filter`) for the inner frame, and besides:
+  vni N, vni N-M          the mirror session's VNI
+  outer src A, A/PREFIX   the mirrored interface
+  community-id ID         the flow, in both directions";
+
+/// Get packets out of a store, in the order of time, also while it is written to
+///
+/// The indexes say which parts of the store may have what is looked for; only those are read.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// The store: what `run --store` was given
+    #[arg(long, value_name = "DIR")]
+    store: PathBuf,
+
+    /// From this time on: 2026-03-01T08:00:00Z, or such as -10min before now
+    #[arg(long, value_name = "TIME", value_parser = time, allow_hyphen_values = true)]
+    from: Option<u64>,
+
+    /// Before this time
+    #[arg(long, value_name = "TIME", value_parser = time, allow_hyphen_values = true)]
+    to: Option<u64>,
+
+    /// What packets have to match; all match without it
+    #[arg(value_name = "EXPRESSION")]
+    expression: Vec<String>,
+
+    /// Only packets of this flow, as `community_id` in the records names it
+    #[arg(long, value_name = "COMMUNITY_ID", value_parser = community_id)]
+    flow: Option<CommunityId>,
+
+    /// File to write; `-` is stdout
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    write: PathBuf,
+
+    /// Key file of an encrypted store
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+
+    /// Say how much was read for it
+    #[arg(long)]
+    stats: bool,
+
+    /// Say that as one JSON object; on stderr where the packets go to stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// Reads a point in time.
+fn time(text: &str) -> Result<u64, String> {
+    let time = match text.strip_prefix('-') {
+        Some(ago) => {
+            let ago = humantime::parse_duration(ago).map_err(|error| error.to_string())?;
+            SystemTime::now().checked_sub(ago).ok_or("before all times")?
+        }
+        None => humantime::parse_rfc3339_weak(text).map_err(|_| {
+            "write a time in UTC such as 2026-03-01T08:00:00Z, or such as -10min before now".to_owned()
+        })?,
+    };
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Ok(since.as_nanos() as u64)
+}
+
+fn community_id(text: &str) -> Result<CommunityId, String> {
+    text.parse().map_err(|error| format!("{error}; write one such as 1:LQU9qZlK+B5F3KDmev6m5PMibrg="))
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Summary {
+    #[serde(flatten)]
+    effort: Effort,
+    seconds: f64,
+}
+
+pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    let start = Instant::now();
+    let mut text = args.expression.join(" ");
+    if let Some(id) = &args.flow {
+        let flow = format!("community-id {id}");
+        text = if text.trim().is_empty() { flow } else { format!("({text}) and {flow}") };
+    }
+    let expression = match Expression::parse(&text) {
+        Ok(expression) => expression,
+        Err(error) => {
+            eprintln!("mirror-xdp: {error}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    let wanted = Wanted { from: args.from.unwrap_or(0), to: args.to.unwrap_or(u64::MAX), expression };
+    if wanted.from >= wanted.to {
+        eprintln!("mirror-xdp: --from is not before --to; nothing lies between them");
+        return Ok(ExitCode::from(2));
+    }
+    let to_stdout = args.write.as_os_str() == "-";
+    if to_stdout && stdout().is_terminal() {
+        eprintln!(
+            "mirror-xdp: packets are not for a terminal; name a file with -w, or write `| tshark -r -`"
+        );
+        return Ok(ExitCode::from(2));
+    }
+    let key = args.key.as_deref().map(StoreKey::load).transpose()?;
+    let mut reader = Reader::open(&args.store, key)?;
+    let mut output: Box<dyn Write> = if to_stdout {
+        Box::new(BufWriter::with_capacity(1 << 20, stdout().lock()))
+    } else {
+        let file = File::create(&args.write);
+        let file = file.with_context(|| format!("cannot write {}", args.write.display()))?;
+        Box::new(BufWriter::with_capacity(1 << 20, file))
+    };
+    let mut progress = Progress::new(start, args.json);
+    let result =
+        reader.extract(&wanted, &mut *output, |done, total, effort| progress.show(done, total, effort));
+    progress.clear();
+    if let Err(error) = result {
+        // Whoever reads the other end of the pipe has seen enough.
+        let closed = matches!(&error, crate::store::reader::ReadError::Write(error)
+            if error.kind() == std::io::ErrorKind::BrokenPipe);
+        return if closed { Ok(ExitCode::SUCCESS) } else { Err(error.into()) };
+    }
+    let summary = Summary { effort: reader.effort, seconds: start.elapsed().as_secs_f64() };
+    if args.json {
+        let text = serde_json::to_string(&summary)?;
+        if to_stdout { eprintln!("{text}") } else { println!("{text}") }
+    } else if args.stats || !to_stdout {
+        eprint!("{}", summary.text(args.stats));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Summary {
+    fn text(&self, with_effort: bool) -> String {
+        let Self { effort, seconds } = self;
+        let bytes = |bytes: u64| with_unit(bytes as f64, "B");
+        let mut text =
+            format!("{} packets, {}, in {seconds:.2} s\n", grouped(effort.packets), bytes(effort.bytes));
+        if with_effort {
+            // Writing to a string does not fail.
+            _ = writeln!(
+                text,
+                "read {} of indexes of {} of {} segments, and {} in {} chunks of {} in store",
+                bytes(effort.index_bytes),
+                grouped(effort.indexes_read),
+                grouped(effort.segments),
+                bytes(effort.bytes_read),
+                grouped(effort.chunks_read),
+                bytes(effort.store_bytes),
+            );
+        }
+        text
+    }
+}
+
+/// A line on the terminal that says how far it is, where it takes long.
+struct Progress {
+    start: Instant,
+    shown: Option<Instant>,
+    wanted: bool,
+}
+
+impl Progress {
+    fn new(start: Instant, quiet: bool) -> Self {
+        Self { start, shown: None, wanted: !quiet && std::io::stderr().is_terminal() }
+    }
+
+    fn show(&mut self, done: usize, total: usize, effort: &Effort) {
+        const DELAY: Duration = Duration::from_secs(2);
+        const INTERVAL: Duration = Duration::from_millis(200);
+        if !self.wanted
+            || self.start.elapsed() < DELAY
+            || self.shown.is_some_and(|shown| shown.elapsed() < INTERVAL)
+        {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        let percent = done * 100 / total.max(1);
+        eprint!("{CLEAR}{percent} %  {} packets", grouped(effort.packets));
+    }
+
+    fn clear(&mut self) {
+        if self.shown.take().is_some() {
+            eprint!("{CLEAR}");
+        }
+    }
+}

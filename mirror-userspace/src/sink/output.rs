@@ -1,0 +1,182 @@
+//! Where the log goes: a file, which is rotated, standard output, or a Unix socket. What cannot be written
+//! is lost and told to be so; a reader that does not keep up is waited for, but not for ever where frames
+//! come in meanwhile.
+
+mod file;
+mod socket;
+mod stream;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use self::file::LogFile;
+use self::socket::Socket;
+use self::stream::Stream;
+use super::SinkError;
+
+/// Where the log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// A file, which is appended to.
+    File {
+        /// Its path; its directory is made where it is missing.
+        path: PathBuf,
+        /// When it is put aside and begun anew.
+        rotation: Rotation,
+    },
+    /// Standard output.
+    Stdout,
+    /// A Unix socket that somebody listens to.
+    Socket {
+        /// Its path.
+        path: PathBuf,
+        /// Whether each event is a datagram; else they are a stream of lines.
+        datagrams: bool,
+    },
+}
+
+impl Destination {
+    /// A file that is not rotated.
+    #[must_use]
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self::File { path: path.into(), rotation: Rotation::default() }
+    }
+
+    /// The destination that a name means: `-`, `unix-stream:PATH`, `unix-dgram:PATH`, or a file, which is
+    /// in `directory` unless it says otherwise.
+    #[must_use]
+    pub fn named(name: &Path, directory: &Path, rotation: Rotation) -> Self {
+        let text = name.to_str().unwrap_or_default();
+        let socket = |path: &str, datagrams| Self::Socket { path: path.into(), datagrams };
+        match (text, text.split_once(':')) {
+            ("-", _) => Self::Stdout,
+            (_, Some(("unix-stream", path))) => socket(path, false),
+            (_, Some(("unix-dgram", path))) => socket(path, true),
+            _ => Self::File { path: directory.join(name), rotation },
+        }
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, .. } => path.display().fmt(f),
+            Self::Stdout => f.write_str("standard output"),
+            Self::Socket { path, .. } => write!(f, "to the socket {}", path.display()),
+        }
+    }
+}
+
+/// When a log file is put aside under another name and begun anew.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rotation {
+    /// Before it would have more bytes than this.
+    pub size: Option<u64>,
+    /// When so much time has passed: at its multiples since 1970, UTC, so that 1 h means on the hour.
+    pub interval: Option<Duration>,
+    /// So many of those that were put aside are kept; all, where this is not said.
+    pub keep: Option<usize>,
+}
+
+/// How long a reader that takes nothing is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// For ever: the way of a reader of capture files.
+    Endless,
+    /// For two seconds, and not again until it has taken something: the way of a live capture.
+    Short,
+}
+
+impl Patience {
+    const SHORT: Duration = Duration::from_secs(2);
+
+    const fn limit(self) -> Option<Duration> {
+        match self {
+            Self::Endless => None,
+            Self::Short => Some(Self::SHORT),
+        }
+    }
+}
+
+/// An open destination.
+#[derive(Debug)]
+pub(super) enum Output {
+    File(LogFile),
+    Stdout(Stream),
+    Socket(Socket),
+}
+
+/// Events as text, one after the other, and where each ends.
+#[derive(Clone, Copy)]
+pub(super) struct Lines<'a> {
+    text: &'a [u8],
+    ends: &'a [(usize, &'static str)],
+    /// What `ends` are more than places in `text`.
+    base: usize,
+}
+
+impl<'a> Lines<'a> {
+    pub(super) const fn new(text: &'a [u8], ends: &'a [(usize, &'static str)]) -> Self {
+        Self { text, ends, base: 0 }
+    }
+
+    /// How many events are whole within the first `len` bytes.
+    fn whole(&self, len: usize) -> usize {
+        self.ends.partition_point(|&(end, _)| end - self.base <= len)
+    }
+
+    /// Where the event with this number begins.
+    fn start(&self, event: usize) -> usize {
+        event.checked_sub(1).and_then(|before| self.ends.get(before)).map_or(0, |&(end, _)| end - self.base)
+    }
+
+    /// The events from this number on.
+    fn from(&self, event: usize) -> Self {
+        let start = self.start(event);
+        let text = self.text.get(start..).unwrap_or_default();
+        Self { text, ends: self.ends.get(event..).unwrap_or_default(), base: self.base + start }
+    }
+}
+
+/// What became of events: how many, from the first on, are written, and what stopped that.
+pub(super) type Written = (usize, Option<io::Error>);
+
+impl Output {
+    pub(super) fn open(destination: Destination, patience: Patience) -> Result<Self, SinkError> {
+        Ok(match destination {
+            Destination::File { path, rotation } => Self::File(LogFile::open(path, rotation)?),
+            Destination::Stdout => Self::Stdout(Stream::stdout(patience)),
+            Destination::Socket { path, datagrams } => Self::Socket(Socket::open(path, datagrams, patience)?),
+        })
+    }
+
+    /// Writes as many events as it can.
+    pub(super) fn write(&mut self, lines: Lines<'_>) -> Written {
+        match self {
+            Self::File(file) => file.write(lines),
+            Self::Stdout(stream) => stream.write(lines),
+            Self::Socket(socket) => socket.write(lines),
+        }
+    }
+
+    /// Begins a file anew where it is time, also when there is nothing to write.
+    pub(super) fn tick(&mut self) -> io::Result<()> {
+        match self {
+            Self::File(file) => file.rotate_by_time(),
+            Self::Stdout(_) | Self::Socket(_) => Ok(()),
+        }
+    }
+
+    /// Opens a file by its name again: somebody has moved it away.
+    pub(super) fn reopen(&mut self) -> io::Result<()> {
+        match self {
+            Self::File(file) => file.reopen(),
+            Self::Stdout(_) | Self::Socket(_) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+//! A log file, put aside under another name when it is large or old.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use time::OffsetDateTime;
+use time::format_description::FormatItem;
+use time::macros::format_description;
+
+use super::{Lines, Rotation, Written};
+use crate::sink::SinkError;
+
+/// What is put behind the name of a file that is put aside: the time of that, UTC.
+const STAMP: &[FormatItem<'_>] = format_description!("[year][month][day]-[hour][minute][second]");
+const STAMP_LEN: usize = "20261125-051403".len();
+
+#[derive(Debug)]
+pub(crate) struct LogFile {
+    path: PathBuf,
+    rotation: Rotation,
+    file: File,
+    size: u64,
+    /// In which of the intervals it was begun.
+    interval: u64,
+    /// The file ends within a line, after a write that failed half way.
+    torn: bool,
+}
+
+impl LogFile {
+    pub(super) fn open(path: PathBuf, rotation: Rotation) -> Result<Self, SinkError> {
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)
+                .map_err(|source| SinkError::Directory { path: directory.to_owned(), source })?;
+        }
+        let opened = append(&path).and_then(|file| Ok((file.metadata()?, file)));
+        let (metadata, file) = opened.map_err(|source| SinkError::Open { path: path.clone(), source })?;
+        let begun = metadata.modified().ok().filter(|_| metadata.len() > 0).unwrap_or_else(SystemTime::now);
+        let interval = interval(&rotation, begun);
+        Ok(Self { path, rotation, file, size: metadata.len(), interval, torn: false })
+    }
+
+    pub(super) fn write(&mut self, lines: Lines<'_>) -> Written {
+        // A file that cannot be put aside is written to all the same.
+        let mut failure = self.rotate_by_time().err();
+        let mut done = 0;
+        while done < lines.ends.len() {
+            let start = lines.start(done);
+            let mut fitting = lines.ends.len();
+            if let (Some(size), None) = (self.rotation.size, &failure) {
+                let room = usize::try_from(size.saturating_sub(self.size)).unwrap_or(usize::MAX);
+                fitting = lines.whole(start.saturating_add(room)).max(done);
+                if fitting == done && self.size > 0 {
+                    failure = self.rotate().err();
+                    continue;
+                }
+                fitting = fitting.max(done + 1);
+            }
+            let text = lines.text.get(start..lines.start(fitting)).unwrap_or_default();
+            let (written, error) = self.write_text(text);
+            done = lines.whole(start + written);
+            if error.is_some() {
+                return (done, error);
+            }
+        }
+        (done, failure)
+    }
+
+    /// Writes as much of a text as the file takes; the number of bytes, and what stopped it.
+    fn write_text(&mut self, text: &[u8]) -> (usize, Option<io::Error>) {
+        if self.torn {
+            // Ends the line that an earlier failure left unfinished, so that only that one is broken.
+            if let Err(error) = self.file.write_all(b"\n") {
+                return (0, Some(error));
+            }
+            self.torn = false;
+        }
+        let mut written = 0;
+        let error = loop {
+            let Some(rest) = text.get(written..).filter(|rest| !rest.is_empty()) else { break None };
+            match self.file.write(rest) {
+                Ok(0) => break Some(io::ErrorKind::WriteZero.into()),
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break Some(error),
+            }
+        };
+        self.size += written as u64;
+        if let Some(last) = written.checked_sub(1) {
+            self.torn = text.get(last) != Some(&b'\n');
+        }
+        (written, error)
+    }
+
+    /// Puts the file aside where an interval has ended since it was begun.
+    pub(super) fn rotate_by_time(&mut self) -> io::Result<()> {
+        let now = interval(&self.rotation, SystemTime::now());
+        if now == self.interval {
+            return Ok(());
+        }
+        self.interval = now;
+        if self.size == 0 { Ok(()) } else { self.rotate() }
+    }
+
+    /// Puts the file aside under a name of its own, and begins anew.
+    fn rotate(&mut self) -> io::Result<()> {
+        let aside = self.name_aside()?;
+        fs::rename(&self.path, &aside)?;
+        if let Err(error) = self.reopen() {
+            // Better one large file than none.
+            let _ = fs::rename(&aside, &self.path);
+            return Err(error);
+        }
+        self.thin_out()
+    }
+
+    /// A name that is not taken: a second one within a second has a number.
+    fn name_aside(&self) -> io::Result<PathBuf> {
+        let stamp = OffsetDateTime::now_utc().format(STAMP).map_err(io::Error::other)?;
+        let named = |number: u32| {
+            let mut name = self.path.clone().into_os_string();
+            name.push(if number == 0 { format!(".{stamp}") } else { format!(".{stamp}-{number}") });
+            PathBuf::from(name)
+        };
+        let free = (0..u32::MAX).map(named).find(|path| !path.exists());
+        free.ok_or_else(|| io::ErrorKind::AlreadyExists.into())
+    }
+
+    /// Removes the oldest of those that were put aside, where they are more than are to be kept.
+    fn thin_out(&self) -> io::Result<()> {
+        let Some(keep) = self.rotation.keep else { return Ok(()) };
+        let mut aside = put_aside(&self.path)?;
+        aside.sort_unstable();
+        let many = aside.len().saturating_sub(keep);
+        aside.iter().take(many).try_for_each(|(_, _, path)| fs::remove_file(path))
+    }
+
+    pub(super) fn reopen(&mut self) -> io::Result<()> {
+        let file = append(&self.path)?;
+        self.size = file.metadata()?.len();
+        self.file = file;
+        self.torn = false;
+        Ok(())
+    }
+}
+
+/// The files that a log was put aside as: stamp, number, path.
+fn put_aside(log: &Path) -> io::Result<Vec<(String, u32, PathBuf)>> {
+    let (Some(directory), Some(name)) = (log.parent(), log.file_name().and_then(|name| name.to_str())) else {
+        return Ok(Vec::new());
+    };
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let suffix = path.file_name().and_then(|file| file.to_str()?.strip_prefix(name)?.strip_prefix('.'));
+        let Some((stamp, number)) = suffix.and_then(|suffix| suffix.split_at_checked(STAMP_LEN)) else {
+            continue;
+        };
+        let is_stamp = stamp.bytes().enumerate().all(|(at, byte)| match at {
+            8 => byte == b'-',
+            _ => byte.is_ascii_digit(),
+        });
+        let number = match number {
+            "" => Some(0),
+            number => number.strip_prefix('-').and_then(|number| number.parse().ok()),
+        };
+        if let Some(number) = number.filter(|_| is_stamp) {
+            found.push((stamp.to_owned(), number, path));
+        }
+    }
+    Ok(found)
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).open(path)
+}
+
+/// The number of the interval that a time is in.
+fn interval(rotation: &Rotation, time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    rotation.interval.map_or(0, |interval| since.as_secs() / interval.as_secs().max(1))
+}

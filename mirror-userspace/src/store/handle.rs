@@ -1,0 +1,287 @@
+//! A worker's side of the store: which frames are kept, and copying those into chunks. What is done here is
+//! done on the packet path: it does not allocate, and it does not wait.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::thread::JoinHandle;
+
+use super::chunk::{Chunk, FLOWS_A_FRAME, FlowRef};
+use super::pcapng::{Interface, PacketInfo};
+use super::policy::Policy;
+use super::{Counters, StoreCounters};
+use crate::flow::{FlowIndex, FlowKey, Session};
+use crate::packet::{self, Decoded, Layer, LinkType, Transport};
+use crate::record::CommunityId;
+use crate::sink::Overflow;
+use crate::worker::FrameInfo;
+
+/// A chunk that is not full is written when its first packet is this old, in nanoseconds.
+const FLUSH_AFTER: u64 = 1_000_000_000;
+
+/// What the store knows of a flow.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Mark {
+    /// The chunk in which the flow was noted last, and for which interface.
+    chunk: u32,
+    interface: u32,
+    /// Bytes of its frames that were kept, as they were on the wire.
+    pub(super) kept: u32,
+}
+
+/// What was found out about the frame that is being looked at.
+#[derive(Debug)]
+struct Current {
+    interface: u32,
+    /// Bytes that it had on the wire.
+    len: u32,
+    /// Its flows that are new to the chunk.
+    flows: [Option<FlowRef>; FLOWS_A_FRAME],
+    /// It is found by the addresses of one of its flows.
+    findable: bool,
+    /// A flow begins with it.
+    begins: Option<CommunityId>,
+    /// It belongs to a flow.
+    has_flow: bool,
+    /// A flow wants it to be kept.
+    wanted: bool,
+}
+
+/// The flow that a frame would be of which the worker has made no flow: a copy, perhaps.
+fn key(info: &FrameInfo, frame: &[u8]) -> Option<FlowKey> {
+    let layer = Layer::frame(LinkType::Ethernet, frame, info.original_len as usize);
+    match packet::decode(layer) {
+        Ok(Decoded::Packet(packet)) if !matches!(packet.transport, Transport::Icmp { error: true, .. }) => {
+            Some(FlowKey::of_packet(&packet, Session::from(info.mirror)).0)
+        }
+        _ => None,
+    }
+}
+
+/// A worker's end of the store.
+#[derive(Debug)]
+pub struct StoreHandle {
+    policy: Arc<Policy>,
+    overflow: Overflow,
+    empty: Receiver<Box<Chunk>>,
+    full: Option<SyncSender<Box<Chunk>>>,
+    chunk: Option<Box<Chunk>>,
+    /// Number of the chunk, so that flows can say whether they are noted in it.
+    number: u32,
+    /// When the chunk's first packet came.
+    began: u64,
+    /// By the place of a flow in the worker's table.
+    marks: Vec<Mark>,
+    current: Option<Current>,
+    counters: Arc<Counters>,
+    not_kept: u64,
+    not_ethernet: u64,
+    lost_no_block: u64,
+    lost_paused: u64,
+    lost_too_long: u64,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl StoreHandle {
+    pub(super) fn new(
+        policy: Arc<Policy>,
+        overflow: Overflow,
+        (empty, full): (Receiver<Box<Chunk>>, SyncSender<Box<Chunk>>),
+        counters: Arc<Counters>,
+        threads: Vec<JoinHandle<()>>,
+    ) -> Self {
+        Self {
+            policy,
+            overflow,
+            empty,
+            full: Some(full),
+            chunk: None,
+            number: 0,
+            began: 0,
+            marks: Vec::new(),
+            current: None,
+            counters,
+            not_kept: 0,
+            not_ethernet: 0,
+            lost_no_block: 0,
+            lost_paused: 0,
+            lost_too_long: 0,
+            threads,
+        }
+    }
+
+    /// Looks at a frame before the worker does. Its flows come with [`StoreHandle::flow`], and then
+    /// [`StoreHandle::end_frame`].
+    pub(crate) fn begin_frame(&mut self, info: &FrameInfo, link: Option<LinkType>, frame: &[u8]) {
+        self.current = None;
+        if link != Some(LinkType::Ethernet) {
+            self.not_ethernet += 1;
+        } else if !self.policy.wants_session(info.mirror.as_ref()) {
+            self.not_kept += 1;
+        } else if !Chunk::fits_any(frame.len()) {
+            self.lost_too_long += 1;
+        } else if self.overflow == Overflow::Lose && self.counters.paused.load(Ordering::Acquire) {
+            self.lost_paused += 1;
+        } else if let Some(chunk) = self.chunk_with_room(frame.len()) {
+            let interface = chunk.interface(Interface { mirror: info.mirror });
+            self.current = Some(Current {
+                interface,
+                len: info.original_len.max(frame.len() as u32),
+                flows: [None; FLOWS_A_FRAME],
+                findable: false,
+                begins: None,
+                has_flow: false,
+                wanted: false,
+            });
+        } else {
+            self.lost_no_block += 1;
+        }
+    }
+
+    /// Takes a flow that the frame has a packet of; `findable` says that the frame has the flow's addresses
+    /// where a filter looks for them.
+    pub(crate) fn flow(&mut self, index: FlowIndex, begins: bool, key: &FlowKey, findable: bool) {
+        let at = index.get();
+        if at >= self.marks.len() {
+            self.marks.resize(at + 1, Mark::default());
+        }
+        let mark = &mut self.marks[at];
+        if begins {
+            *mark = Mark::default();
+        }
+        let Some(current) = &mut self.current else { return };
+        current.has_flow = true;
+        if !self.policy.wants_flow(*mark) {
+            return;
+        }
+        current.wanted = true;
+        current.findable |= findable;
+        if mark.kept == 0 {
+            current.begins.get_or_insert_with(|| CommunityId::of_key(key));
+        }
+        mark.kept = mark.kept.saturating_add(current.len);
+        if (mark.chunk, mark.interface) != (self.number, current.interface)
+            && let Some(place) = current.flows.iter_mut().find(|place| place.is_none())
+        {
+            *place = Some(FlowRef::new(current.interface, key));
+            mark.chunk = self.number;
+            mark.interface = current.interface;
+        }
+    }
+
+    /// Keeps the frame that began, or does not.
+    pub(crate) fn end_frame(&mut self, info: &FrameInfo, frame: &[u8]) {
+        let (Some(current), Some(chunk)) = (self.current.take(), &mut self.chunk) else { return };
+        if current.has_flow && !current.wanted {
+            self.not_kept += 1;
+            return;
+        }
+        for flow in current.flows.into_iter().flatten() {
+            chunk.flow(flow);
+        }
+        if !current.findable {
+            chunk.flow(FlowRef::other(current.interface, frame));
+        }
+        if !current.has_flow
+            && let Some(key) = key(info, frame)
+        {
+            chunk.flow(FlowRef::new(current.interface, &key));
+        }
+        if chunk.is_empty() {
+            self.began = info.time;
+        }
+        let packet = PacketInfo {
+            interface: current.interface,
+            time: info.time,
+            original_len: info.original_len,
+            side: info.side,
+            flow_hash: info.flow_hash.0,
+            begins: current.begins,
+        };
+        chunk.packet(&packet, self.policy.cut(frame));
+    }
+
+    /// Lets the time pass: packets do not wait for ever in a chunk that does not get full. Those of a
+    /// capture file do.
+    pub(crate) fn tick(&mut self, now: u64) {
+        if self.overflow == Overflow::Lose
+            && self.chunk.as_ref().is_some_and(|chunk| !chunk.is_empty())
+            && now.abs_diff(self.began) >= FLUSH_AFTER
+        {
+            self.hand_over();
+        }
+    }
+
+    /// Writes out what there is, and waits for it.
+    pub(crate) fn finish(&mut self) {
+        self.overflow = Overflow::Wait;
+        self.hand_over();
+        // Without a sender, the threads end when they have done all.
+        self.full = None;
+        self.chunk = None;
+        for thread in self.threads.drain(..) {
+            // One that panicked has said so itself.
+            let _ = thread.join();
+        }
+    }
+
+    fn chunk_with_room(&mut self, frame: usize) -> Option<&mut Chunk> {
+        if self.chunk.as_ref().is_some_and(|chunk| !chunk.has_room(frame)) {
+            self.hand_over();
+        }
+        if self.chunk.is_none() {
+            self.chunk = match self.overflow {
+                Overflow::Lose => self.empty.try_recv().ok(),
+                Overflow::Wait => self.empty.recv().ok(),
+            };
+            self.next_number();
+        }
+        self.chunk.as_deref_mut()
+    }
+
+    fn next_number(&mut self) {
+        // 0 is what no flow is noted in.
+        self.number = self.number.wrapping_add(1).max(1);
+    }
+
+    fn hand_over(&mut self) {
+        let (Some(mut chunk), Some(full)) = (self.chunk.take(), &self.full) else { return };
+        if chunk.is_empty() {
+            chunk.clear();
+            self.chunk = Some(chunk);
+            self.next_number();
+            return;
+        }
+        let packets = chunk.summary.packets;
+        // The channel has room for every chunk; it fails where the thread behind it panicked.
+        if full.try_send(chunk).is_err() {
+            self.counters.lost_write.fetch_add(packets, Ordering::Relaxed);
+        }
+    }
+
+    /// What was counted so far. Packets that are on their way to the disk are in none of the figures.
+    #[must_use]
+    pub fn counters(&self) -> StoreCounters {
+        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        StoreCounters {
+            kept: load(&self.counters.kept),
+            kept_bytes: load(&self.counters.kept_bytes),
+            written_bytes: load(&self.counters.written),
+            segments: load(&self.counters.segments),
+            paused: self.counters.paused.load(Ordering::Acquire),
+            not_kept: vec![("policy", self.not_kept), ("link_type", self.not_ethernet)],
+            lost: vec![
+                ("no_block", self.lost_no_block),
+                ("paused", self.lost_paused),
+                ("write_error", load(&self.counters.lost_write)),
+                ("too_long", self.lost_too_long),
+            ],
+        }
+    }
+}
+
+impl Drop for StoreHandle {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}

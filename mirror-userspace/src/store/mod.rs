@@ -1,0 +1,353 @@
+//! The packet store: every packet kept, and found again.
+//!
+//! Each worker has a [`StoreHandle`] that copies frames into chunks of a megabyte; two threads a worker take
+//! those to the disk, as segments ([`segment`]) of pcapng with an index ([`index`]) beside them. What was
+//! written and deleted stands in a manifest whose lines are chained by hashes ([`manifest`]). Where the disk
+//! does not keep up, or does not take anything, packets are lost to the store and counted; the analysis goes
+//! on.
+//!
+//! `docs/store.md` is the format and its guarantees.
+
+mod buffer;
+mod chunk;
+mod handle;
+mod index;
+pub mod manifest;
+mod pcapng;
+mod policy;
+mod query;
+pub mod reader;
+mod recovery;
+mod seal;
+mod segment;
+pub mod verify;
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use self::chunk::Chunk;
+pub use self::handle::StoreHandle;
+use self::manifest::Manifest;
+pub use self::policy::{Kept, Policy};
+pub use self::recovery::Recovered;
+pub use self::seal::{KeyError, StoreKey, Unreadable};
+use self::segment::{Limits, Sealer, Writer};
+use crate::confine;
+use crate::sink::Overflow;
+
+/// How a store is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Bytes at which a segment is full.
+    pub segment_size: u64,
+    /// Age at which it is.
+    pub segment_time: Duration,
+    /// Bytes of memory that each worker's packets wait in for the disk.
+    pub memory: u64,
+    /// What is kept.
+    pub policy: Policy,
+    /// zstd's level; `None` without compression.
+    pub compression: Option<i32>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            segment_size: 256 << 20,
+            segment_time: Duration::from_secs(600),
+            memory: 64 << 20,
+            policy: Policy::default(),
+            compression: None,
+        }
+    }
+}
+
+/// Why there is no store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The directory is missing and cannot be made, or cannot be written to.
+    #[error("cannot write to the store {}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Somebody else writes to it.
+    #[error("the store {} is written to by another process; give each its own directory", .0.display())]
+    InUse(PathBuf),
+    /// A thread cannot be started.
+    #[error("cannot start a thread of the store")]
+    Thread(#[source] io::Error),
+}
+
+/// What became of a worker's frames in the store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreCounters {
+    /// Packets that are on the disk.
+    pub kept: u64,
+    /// Bytes of their frames.
+    pub kept_bytes: u64,
+    /// Bytes of the segments.
+    pub written_bytes: u64,
+    /// Segments that were finished.
+    pub segments: u64,
+    /// Nothing can be written just now.
+    pub paused: bool,
+    /// Packets that were not to be kept, by reason.
+    pub not_kept: Vec<(&'static str, u64)>,
+    /// Packets that were lost, by reason.
+    pub lost: Vec<(&'static str, u64)>,
+}
+
+/// What a worker's threads count.
+#[derive(Debug, Default)]
+struct Counters {
+    kept: AtomicU64,
+    kept_bytes: AtomicU64,
+    written: AtomicU64,
+    segments: AtomicU64,
+    lost_write: AtomicU64,
+    paused: AtomicBool,
+}
+
+/// What all threads of a store share.
+#[derive(Debug)]
+struct Shared {
+    directory: PathBuf,
+    manifest: Mutex<Manifest>,
+    next_segment: AtomicU64,
+    /// Segments that were given up, to be finished.
+    orphans: Mutex<VecDeque<PathBuf>>,
+    /// The last write failed.
+    failing: AtomicBool,
+}
+
+impl Shared {
+    fn manifest(&self) -> MutexGuard<'_, Manifest> {
+        // Whoever panicked had not changed it yet, or had changed it wholly.
+        self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn orphans(&self) -> MutexGuard<'_, VecDeque<PathBuf>> {
+        self.orphans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn orphan(&self, path: PathBuf) {
+        self.orphans().push_back(path);
+    }
+
+    /// Has what was written to the directory last through a crash.
+    fn sync_directory(&self) -> io::Result<()> {
+        File::open(&self.directory)?.sync_all()
+    }
+
+    /// Raises the alarm, once.
+    fn failed(&self, error: &io::Error) {
+        if !self.failing.swap(true, Ordering::AcqRel) {
+            tracing::error!(
+                "store {}: cannot write: {error}; packets are not kept until it can again, analysis goes on",
+                self.directory.display()
+            );
+        }
+    }
+
+    fn succeeded(&self) {
+        if self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::AcqRel) {
+            tracing::warn!("store {}: packets are kept again", self.directory.display());
+        }
+    }
+}
+
+/// Nanoseconds since the epoch.
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
+}
+
+/// The name of the file whose lock says that a store is written to.
+const LOCK: &str = "lock";
+
+/// A store that is written to.
+#[derive(Debug)]
+pub struct Store {
+    shared: Arc<Shared>,
+    settings: Settings,
+    key: Option<StoreKey>,
+    policy: Arc<Policy>,
+    stop: Arc<AtomicBool>,
+    keeper: Option<JoinHandle<()>>,
+    recovered: Vec<(String, Recovered)>,
+    _lock: Flock<File>,
+}
+
+impl Store {
+    /// Opens a store, making its directory where it is missing. What an earlier writer left unfinished is
+    /// finished, see [`Store::recovered`]. With a key, the segments are encrypted.
+    pub fn open(directory: &Path, settings: Settings, key: Option<StoreKey>) -> Result<Self, StoreError> {
+        let error = |source| StoreError::Directory { path: directory.to_owned(), source };
+        fs::create_dir_all(directory).map_err(error)?;
+        let lock = File::create(directory.join(LOCK)).map_err(error)?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
+            .map_err(|_| StoreError::InUse(directory.to_owned()))?;
+        let (manifest, contents) = Manifest::open(directory).map_err(error)?;
+        let known = contents.lines.iter().filter_map(|line| match &line.event {
+            manifest::Event::Segment(segment) => recovery::number(&segment.file),
+            _ => None,
+        });
+        let shared = Shared {
+            directory: directory.to_owned(),
+            manifest: Mutex::new(manifest),
+            next_segment: AtomicU64::new(known.max().unwrap_or_default() + 1),
+            orphans: Mutex::default(),
+            failing: AtomicBool::new(false),
+        };
+        let recovered = recover_all(&shared, key.as_ref()).map_err(error)?;
+        let shared = Arc::new(shared);
+        let stop = Arc::new(AtomicBool::new(false));
+        let keeper = Keeper { shared: Arc::clone(&shared), key: key.clone() };
+        let (seen, policy) = (Arc::clone(&stop), Arc::new(settings.policy.clone()));
+        let keeper = std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || {
+                confine::this_thread();
+                keeper.run(&seen);
+            })
+            .map_err(StoreError::Thread)?;
+        Ok(Self { shared, settings, key, policy, stop, keeper: Some(keeper), recovered, _lock: lock })
+    }
+
+    /// What was found unfinished when the store was opened, and what became of it.
+    #[must_use]
+    pub fn recovered(&self) -> &[(String, Recovered)] {
+        &self.recovered
+    }
+
+    /// A new worker's end, with its threads.
+    pub fn handle(&self, worker: usize, overflow: Overflow) -> Result<StoreHandle, StoreError> {
+        let Settings { segment_size, segment_time, memory, compression, .. } = &self.settings;
+        let chunks = (*memory / chunk::MEMORY as u64).max(4) as usize;
+        let (home, empty) = sync_channel(chunks);
+        for _ in 0..chunks {
+            // There is room for every chunk.
+            let _ = home.try_send(Box::new(Chunk::new()));
+        }
+        let (full, filled) = sync_channel(chunks);
+        // Between the two threads there are never more chunks than there are.
+        let (jobs, written) = sync_channel(chunks + 2);
+        let counters = Arc::new(Counters::default());
+        let failed = Arc::new(AtomicU64::new(0));
+        let sealer = Sealer {
+            shared: Arc::clone(&self.shared),
+            limits: Limits { size: *segment_size, time: *segment_time },
+            worker,
+            sealing: seal::Sealing::new(*compression, self.key.clone()).map_err(StoreError::Thread)?,
+            failed: Arc::clone(&failed),
+            jobs,
+        };
+        let writer =
+            Writer { shared: Arc::clone(&self.shared), counters: Arc::clone(&counters), failed, home };
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            let name = format!("{name} {worker}");
+            let run = || {
+                confine::this_thread();
+                run();
+            };
+            std::thread::Builder::new().name(name).spawn(run).map_err(StoreError::Thread)
+        };
+        let threads = vec![
+            spawn("seal", Box::new(move || sealer.run(&filled)))?,
+            spawn("write", Box::new(move || writer.run(&written)))?,
+        ];
+        Ok(StoreHandle::new(Arc::clone(&self.policy), overflow, (empty, full), counters, threads))
+    }
+
+    /// Ends what is done beside the workers, whose handles have ended before. Returns the manifest's head:
+    /// whoever keeps it elsewhere can tell later that nothing was cut off.
+    #[must_use]
+    pub fn finish(mut self) -> String {
+        self.stop();
+        self.shared.manifest().head().to_owned()
+    }
+
+    fn stop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(keeper) = self.keeper.take() {
+            keeper.thread().unpark();
+            // If it panicked, it has said so itself.
+            let _ = keeper.join();
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Finishes all segments that are not finished. Nobody writes yet.
+fn recover_all(shared: &Shared, key: Option<&StoreKey>) -> io::Result<Vec<(String, Recovered)>> {
+    let mut recovered = Vec::new();
+    let mut names: Vec<String> = Vec::new();
+    for entry in fs::read_dir(&shared.directory)? {
+        names.extend(entry?.file_name().into_string().ok());
+    }
+    names.sort_unstable();
+    for name in names {
+        let number = recovery::number(name.trim_end_matches(segment::PARTIAL));
+        // Numbers are used once, also those of segments that came to nothing.
+        shared.next_segment.fetch_max(number.unwrap_or_default() + 1, Ordering::Relaxed);
+        if recovery::is_partial(&name) {
+            let outcome = recovery::recover(shared, &shared.directory.join(&name), key)?;
+            recovered.push((name, outcome));
+        }
+    }
+    Ok(recovered)
+}
+
+/// What is done beside the workers: segments that were given up are finished.
+struct Keeper {
+    shared: Arc<Shared>,
+    key: Option<StoreKey>,
+}
+
+impl Keeper {
+    /// Looks around this often.
+    const INTERVAL: Duration = Duration::from_secs(1);
+
+    fn run(self, stop: &AtomicBool) {
+        loop {
+            let stopping = stop.load(Ordering::Acquire);
+            self.finish_orphans();
+            if stopping {
+                return;
+            }
+            std::thread::park_timeout(Self::INTERVAL);
+        }
+    }
+
+    fn finish_orphans(&self) {
+        let count = self.shared.orphans().len();
+        for _ in 0..count {
+            let Some(path) = self.shared.orphans().pop_front() else { return };
+            match recovery::recover(&self.shared, &path, self.key.as_ref()) {
+                Ok(outcome) => tracing::info!("{}: {outcome}", path.display()),
+                // The disk is full still, perhaps.
+                Err(_) if path.exists() => self.shared.orphan(path),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,402 @@
+//! Reading a store, also while it is written to: which chunks may have what is looked for, and their
+//! packets in the order of time.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mirror_xdp_common::hash::FlowHash;
+use serde::Serialize;
+
+use super::buffer::Buffer;
+use super::index::{self, Builder, ChunkEntry, Index};
+use super::manifest::{Contents, Segment, index_name};
+use super::pcapng::{self, Interface, Section};
+use super::query::{Answer, Query};
+use super::recovery;
+use super::seal::{self, SegmentSeal, StoreKey, Unreadable};
+use super::segment::PARTIAL;
+use crate::expression::{Expression, Primitive};
+use crate::worker::FrameInfo;
+
+/// Why a store cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// There is none.
+    #[error("{} is no store: it has no {}", path.display(), super::manifest::FILE_NAME)]
+    NoStore {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file of it cannot be read.
+    #[error("cannot read {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A segment of it cannot be read.
+    #[error("{file} {source}")]
+    Segment {
+        /// The segment's file.
+        file: String,
+        /// Why not.
+        source: Unreadable,
+    },
+    /// What was found cannot be written.
+    #[error("cannot write what was found")]
+    Write(#[source] io::Error),
+}
+
+/// What is looked for.
+#[derive(Debug)]
+pub struct Wanted {
+    /// From this time on, in nanoseconds since the epoch.
+    pub from: u64,
+    /// Before this time.
+    pub to: u64,
+    /// What packets have to match.
+    pub expression: Expression,
+}
+
+/// What was read for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Effort {
+    /// Segments of the store.
+    pub segments: u64,
+    /// Those whose index was looked at.
+    pub indexes_read: u64,
+    /// Bytes of these indexes.
+    pub index_bytes: u64,
+    /// Bytes of the store's segments.
+    pub store_bytes: u64,
+    /// Chunks that may have had something.
+    pub chunks_read: u64,
+    /// Bytes of them.
+    pub bytes_read: u64,
+    /// Packets that matched.
+    pub packets: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+}
+
+/// A segment that is read.
+#[derive(Debug)]
+struct Source {
+    name: String,
+    file: File,
+    seal: SegmentSeal,
+}
+
+/// A chunk that may have something.
+#[derive(Clone, Debug)]
+struct Candidate {
+    source: Arc<Source>,
+    entry: ChunkEntry,
+}
+
+/// A chunk with what matched in it.
+struct Loaded {
+    section: Vec<u8>,
+    interfaces: Vec<Interface>,
+    /// Time, where the block is, interface; the earliest last.
+    found: Vec<(u64, (usize, usize), usize)>,
+}
+
+/// A store to read from.
+#[derive(Debug)]
+pub struct Reader {
+    directory: PathBuf,
+    key: Option<StoreKey>,
+    /// What was read so far.
+    pub effort: Effort,
+}
+
+impl Reader {
+    /// Opens a store for reading.
+    pub fn open(directory: &Path, key: Option<StoreKey>) -> Result<Self, ReadError> {
+        if !directory.join(super::manifest::FILE_NAME).is_file() {
+            return Err(ReadError::NoStore { path: directory.to_owned() });
+        }
+        Ok(Self { directory: directory.to_owned(), key, effort: Effort::default() })
+    }
+
+    /// Writes what matches as pcapng, in the order of time. `progress` is told how many of how many chunks
+    /// have been read.
+    pub fn extract(
+        &mut self,
+        wanted: &Wanted,
+        to: &mut dyn Write,
+        mut progress: impl FnMut(usize, usize, &Effort),
+    ) -> Result<(), ReadError> {
+        let mut candidates = self.candidates(wanted)?;
+        candidates.sort_by_key(|candidate| Reverse(candidate.entry.first));
+        let total = candidates.len();
+        let mut output = Output::new(to);
+        output.begin().map_err(ReadError::Write)?;
+        let mut loaded: Vec<Option<Loaded>> = Vec::new();
+        // By the time of each loaded chunk's next packet.
+        let mut next: BinaryHeap<Reverse<(u64, usize)>> = BinaryHeap::new();
+        loop {
+            // All chunks that may have an earlier packet than those that are loaded.
+            while let Some(candidate) = candidates.last()
+                && next.peek().is_none_or(|Reverse((time, _))| candidate.entry.first <= *time)
+            {
+                let chunk = self.load(candidate, wanted)?;
+                candidates.pop();
+                progress(total - candidates.len(), total, &self.effort);
+                if let Some(&(time, ..)) = chunk.found.last() {
+                    let free = loaded.iter().position(Option::is_none).unwrap_or(loaded.len());
+                    if free == loaded.len() {
+                        loaded.push(None);
+                    }
+                    loaded[free] = Some(chunk);
+                    next.push(Reverse((time, free)));
+                }
+            }
+            let Some(Reverse((_, at))) = next.pop() else { break };
+            let Some(chunk) = &mut loaded[at] else { continue };
+            if let Some((_, block, interface)) = chunk.found.pop() {
+                output
+                    .packet(&chunk.section[block.0..block.1], &chunk.interfaces[interface])
+                    .map_err(ReadError::Write)?;
+            }
+            match chunk.found.last() {
+                Some(&(time, ..)) => next.push(Reverse((time, at))),
+                None => loaded[at] = None,
+            }
+        }
+        output.end().map_err(ReadError::Write)
+    }
+
+    /// The chunks that may have something.
+    fn candidates(&mut self, wanted: &Wanted) -> Result<Vec<Candidate>, ReadError> {
+        let query = Query::of(wanted.expression.text());
+        let required: Vec<&Primitive> = wanted.expression.required().collect();
+        let contents = Contents::read(&self.directory).map_err(|source| self.io_error("", source))?;
+        let mut candidates = Vec::new();
+        let segments = contents.segments();
+        for segment in &segments {
+            self.effort.segments += 1;
+            self.effort.store_bytes += segment.size;
+            let vnis = required.iter().filter_map(|primitive| match primitive {
+                Primitive::Vni(vnis) => Some(vnis),
+                _ => None,
+            });
+            let mut has = vnis.map(|range| segment.vnis.iter().any(|vni| range.contains(vni)));
+            if segment.last < wanted.from || segment.first >= wanted.to || !has.all(|has| has) {
+                continue;
+            }
+            let Some(source) = self.source(segment)? else { continue };
+            let index = self.index(segment)?;
+            select(&source, &index, wanted, &query, &required, &mut candidates);
+        }
+        // Those whose line came since are left aside: they are read as what they were when looked for.
+        for name in self.partials()? {
+            if segments.iter().any(|segment| name.strip_suffix(PARTIAL) == Some(&segment.file)) {
+                continue;
+            }
+            if let Some((source, index)) = self.scan(&name)? {
+                self.effort.segments += 1;
+                select(&source, &index, wanted, &query, &required, &mut candidates);
+            }
+        }
+        Ok(candidates)
+    }
+
+    fn io_error(&self, name: &str, source: io::Error) -> ReadError {
+        ReadError::Io { path: self.directory.join(name), source }
+    }
+
+    /// A segment's file; `None` where it was deleted just now.
+    fn source(&self, segment: &Segment) -> Result<Option<Arc<Source>>, ReadError> {
+        let partial = format!("{}{PARTIAL}", segment.file);
+        // Its line is written a moment before it gets its name.
+        for name in [&segment.file, &partial, &segment.file] {
+            match File::open(self.directory.join(name)) {
+                Ok(file) => return self.open_source(&segment.file, file).map(Some),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(self.io_error(name, error)),
+            }
+        }
+        Ok(None)
+    }
+
+    fn open_source(&self, name: &str, file: File) -> Result<Arc<Source>, ReadError> {
+        let mut beginning = [0; 128];
+        let error = |source| self.io_error(name, source);
+        let size = file.metadata().map_err(error)?.len();
+        let len = beginning.len().min(size as usize);
+        file.read_exact_at(&mut beginning[..len], 0).map_err(error)?;
+        let seal = SegmentSeal::of_segment(&beginning[..len], self.key.as_ref())
+            .map_err(|source| ReadError::Segment { file: name.to_owned(), source })?;
+        Ok(Arc::new(Source { name: name.to_owned(), file, seal }))
+    }
+
+    fn index(&mut self, segment: &Segment) -> Result<Index, ReadError> {
+        let name = index_name(&segment.file);
+        let damaged = |source| ReadError::Segment { file: name.clone(), source };
+        let bytes = fs::read(self.directory.join(&name)).map_err(|source| self.io_error(&name, source))?;
+        self.effort.indexes_read += 1;
+        self.effort.index_bytes += bytes.len() as u64;
+        let bytes = seal::open_index(bytes, self.key.as_ref()).map_err(damaged)?;
+        Index::parse(bytes).map_err(|_| damaged(Unreadable::Damaged))
+    }
+
+    /// Names of the segments that are being written.
+    fn partials(&self) -> Result<Vec<String>, ReadError> {
+        let entries = fs::read_dir(&self.directory).map_err(|source| self.io_error("", source))?;
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        Ok(names.filter(|name| recovery::is_partial(name)).collect())
+    }
+
+    /// Makes an index of what there is of a segment that is being written.
+    fn scan(&mut self, name: &str) -> Result<Option<(Arc<Source>, Index)>, ReadError> {
+        let file = match File::open(self.directory.join(name)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // It has its name by now.
+                let named = name.strip_suffix(PARTIAL).unwrap_or(name);
+                match File::open(self.directory.join(named)) {
+                    Ok(file) => file,
+                    Err(_) => return Ok(None),
+                }
+            }
+            Err(error) => return Err(self.io_error(name, error)),
+        };
+        let size = file.metadata().map_err(|source| self.io_error(name, source))?.len();
+        if size == 0 {
+            return Ok(None);
+        }
+        self.effort.store_bytes += size;
+        let source = self.open_source(name, file)?;
+        let mut builder = Builder::default();
+        let mut at = source.seal.first_chunk();
+        let error = |source| self.io_error(name, source);
+        while let Some(stored) = recovery::whole_chunk(&source.file, at, size).map_err(error)? {
+            let Ok(section) = source.seal.open(&stored) else { break };
+            let Ok((summary, interfaces, flows)) = index::scan(&section) else { break };
+            builder.add_parts(&summary, &interfaces, &flows, at, stored.len() as u32);
+            at += stored.len() as u64;
+        }
+        self.effort.bytes_read += at;
+        let index = Index::parse(builder.encode());
+        let damaged = |_| ReadError::Segment { file: name.to_owned(), source: Unreadable::Damaged };
+        index.map_err(damaged).map(|index| Some((source, index)))
+    }
+
+    /// Reads a chunk, and finds what matches in it.
+    fn load(&mut self, candidate: &Candidate, wanted: &Wanted) -> Result<Loaded, ReadError> {
+        let Candidate { source, entry } = candidate;
+        let mut stored = vec![0; entry.len as usize];
+        source
+            .file
+            .read_exact_at(&mut stored, entry.offset)
+            .map_err(|error| self.io_error(&source.name, error))?;
+        self.effort.chunks_read += 1;
+        self.effort.bytes_read += u64::from(entry.len);
+        let damaged = |error| ReadError::Segment { file: source.name.clone(), source: error };
+        let section = source.seal.open(&stored).map_err(damaged)?;
+        let mut found = Vec::new();
+        let mut reader = Section::new(&section);
+        while let Some(packet) = reader.next().map_err(|_| damaged(Unreadable::Damaged))? {
+            if packet.time < wanted.from || packet.time >= wanted.to {
+                continue;
+            }
+            let info = FrameInfo {
+                time: packet.time,
+                original_len: packet.original_len,
+                flow_hash: FlowHash(packet.flow_hash),
+                mirror: reader.interfaces.get(packet.interface).and_then(|interface| interface.mirror),
+                side: packet.side,
+            };
+            if wanted.expression.matches(&info, packet.frame) {
+                self.effort.packets += 1;
+                self.effort.bytes += packet.frame.len() as u64;
+                found.push((packet.time, packet.block, packet.interface));
+            }
+        }
+        let interfaces = reader.interfaces;
+        // In place and stable: of packets of one time, the one that came first goes first.
+        found.sort_by_key(|&(time, block, _)| Reverse((time, block)));
+        Ok(Loaded { section, interfaces, found })
+    }
+}
+
+/// Adds the chunks of a segment that may have something.
+fn select(
+    source: &Arc<Source>,
+    index: &Index,
+    wanted: &Wanted,
+    query: &Query,
+    required: &[&Primitive],
+    candidates: &mut Vec<Candidate>,
+) {
+    let chunks: Vec<ChunkEntry> = index.chunks().collect();
+    let id = required.iter().find_map(|primitive| match primitive {
+        Primitive::CommunityId(id) => Some(id.prefix()),
+        _ => None,
+    });
+    let mut possible = vec![false; chunks.len()];
+    // Where a Community ID is asked for, that flow has to be there.
+    let mut has_id = vec![id.is_none(); chunks.len()];
+    for entry in index.flows() {
+        let named = id.is_some_and(|id| id == entry.community_id);
+        if query.ask(&entry, index.interfaces()) == Answer::No {
+            continue;
+        }
+        for chunk in entry.chunks() {
+            if let (Some(possible), Some(has_id)) = (possible.get_mut(chunk), has_id.get_mut(chunk)) {
+                *possible = true;
+                *has_id |= named;
+            }
+        }
+    }
+    for ((entry, possible), has_id) in chunks.into_iter().zip(possible).zip(has_id) {
+        if possible && has_id && entry.first < wanted.to && entry.last >= wanted.from {
+            candidates.push(Candidate { source: Arc::clone(source), entry });
+        }
+    }
+}
+
+/// The pcapng that is written.
+struct Output<'w> {
+    to: &'w mut dyn Write,
+    interfaces: Vec<Interface>,
+    header: Buffer,
+    block: Vec<u8>,
+}
+
+impl<'w> Output<'w> {
+    fn new(to: &'w mut dyn Write) -> Self {
+        Self { to, interfaces: Vec::new(), header: Buffer::new(4096), block: Vec::new() }
+    }
+
+    fn begin(&mut self) -> io::Result<()> {
+        pcapng::put_section(&mut self.header);
+        self.to.write_all(self.header.as_slice())
+    }
+
+    fn packet(&mut self, block: &[u8], interface: &Interface) -> io::Result<()> {
+        let known = self.interfaces.iter().position(|known| known == interface);
+        let position = known.unwrap_or(self.interfaces.len());
+        if known.is_none() {
+            self.header.clear();
+            pcapng::put_interface(&mut self.header, interface);
+            self.to.write_all(self.header.as_slice())?;
+            self.interfaces.push(*interface);
+        }
+        self.block.clear();
+        pcapng::copy_packet(block, position as u32, &mut self.block);
+        self.to.write_all(&self.block)
+    }
+
+    fn end(self) -> io::Result<()> {
+        self.to.flush()
+    }
+}

@@ -1,0 +1,85 @@
+//! A worker that panics takes the capture with it, in order: the process says which one it was and fails, and
+//! nothing that the others had is lost. Never does half of a capture go on in silence.
+//!
+//! Nothing makes the product panic, so what runs here is the product with an analyzer that does. This file
+//! is both that program and the test that starts it, hence without the harness of other tests.
+#![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
+
+use std::env;
+use std::process::ExitCode;
+
+use mirror_userspace::analyzer::{Analyzer, Analyzers, Context, Direction, Event, Filter, TooMany, Use};
+use mirror_xdp_tests::appliance::{Bed, INTERFACE, PATIENCE, of_type, wait_until};
+use mirror_xdp_tests::frames::{Flow, mirrored};
+use mirror_xdp_tests::process::Process;
+
+/// Set where this is to be the program. Its value is of no interest.
+const AS_PROGRAM: &str = "MIRROR_XDP_PANICS";
+
+/// Who sends to this port has the worker panic.
+const FATAL: u16 = 666;
+
+struct Panics;
+
+impl Analyzer for Panics {
+    type Flow = ();
+
+    fn data(&mut self, (): &mut (), _: Direction, _: Event<'_>, _: &mut Context<'_>) -> Use {
+        panic!("as it was told")
+    }
+}
+
+fn register(analyzers: &mut Analyzers) -> Result<(), TooMany> {
+    analyzers.register(Panics, Filter::all().port(FATAL))
+}
+
+fn main() -> ExitCode {
+    if env::var_os(AS_PROGRAM).is_some() {
+        return mirror_userspace::cli::main_with(register);
+    }
+    a_worker_that_panics_ends_the_process_with_an_error_that_names_it();
+    println!("test a_worker_that_panics_ends_the_process_with_an_error_that_names_it ... ok");
+    ExitCode::SUCCESS
+}
+
+fn a_worker_that_panics_ends_the_process_with_an_error_that_names_it() {
+    // Asks for the product's binary, too, though it is not the one that runs.
+    let Some(bed) = Bed::new(2) else { return };
+    let this = env::current_exe().unwrap();
+    let mut command = bed.appliance.command(&this.to_string_lossy());
+    command.args(["run", "--json", "--interface", INTERFACE, "--stats-interval", "50ms", "--log-dir"]);
+    command.arg(bed.log_dir()).env(AS_PROGRAM, "yes").env("RUST_BACKTRACE", "0");
+    let mut process = Process::spawn(&mut command).unwrap();
+    process.wait_for_line("capturing on", PATIENCE).unwrap();
+
+    // Sessions for all queues, and flows for all workers: each has had some before one of them ends.
+    let frame = |port| mirrored(1).source_port(port).carrying(&Flow::v4(port, 9).udp(b"hello"));
+    let frames: Vec<_> = (40_000..40_200).map(frame).collect();
+    bed.send(&frames);
+    wait_until("all frames are analysed", || {
+        let text = std::fs::read_to_string(bed.log_dir().join("eve.json")).unwrap_or_default();
+        // A line is read while it may still be written: only whole ones are looked at.
+        let whole = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let analysed = |stats: serde_json::Value| {
+            let workers = stats["stats"]["workers"].as_array().cloned().unwrap_or_default();
+            workers.iter().filter_map(|worker| worker["analysed"].as_u64()).sum::<u64>()
+        };
+        whole.map(analysed).any(|analysed| analysed == frames.len() as u64)
+    });
+    bed.send(&[mirrored(1).carrying(&Flow::v4(30_000, FATAL).udp(b"die"))]);
+
+    let output = process.wait(PATIENCE).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{:?}", output.stderr);
+    assert_eq!(output.stdout, "", "an account that cannot be exact");
+    let last = output.stderr.last().unwrap();
+    for word in ["mirror-xdp: worker ", INTERFACE, "queue ", "panicked", "as it was told"] {
+        assert!(last.contains(word), "{word} is missing: {last}");
+    }
+    let program = bed.appliance.ip(&format!("link show {INTERFACE}")).unwrap();
+    assert!(!program.contains("xdp"), "the program is left behind: {program}");
+
+    // The flows of the worker that panicked are gone with it; those of the others are on record.
+    let records = bed.records();
+    let recorded = of_type(&records, "flow").len();
+    assert!((1..frames.len()).contains(&recorded), "{recorded} flows on record");
+}

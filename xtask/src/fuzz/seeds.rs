@@ -1,0 +1,185 @@
+//! What the fuzz targets begin with: the frames and messages that tests and benchmarks are made of, each in
+//! the form that its target reads.
+
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use mirror_xdp_tests::bench::traffic::{mixed, write_pcap};
+use mirror_xdp_tests::frames::{Flow, dns_answer, dns_query, geneve_option, mirrored};
+
+/// Link type of Ethernet, in capture files.
+const ETHERNET: u8 = 1;
+
+/// Writes the seeds of every target into a directory of its name.
+pub(super) fn write(directory: &Path) -> io::Result<()> {
+    let seeds: [(&str, Vec<Vec<u8>>); 8] = [
+        ("dns", messages()),
+        ("http", http().into_iter().map(|message| [&[40], &message[..]].concat()).collect()),
+        ("tls", vec![pieces(&[(0, client_hello()), (1, server_hello())])]),
+        ("quic", quic().into_iter().map(|datagram| lengths(0, &datagram)).collect()),
+        ("detect", openings()),
+        ("packet", frames().into_iter().map(|frame| [&[ETHERNET, 0], &frame[..]].concat()).collect()),
+        ("capture_file", captures()?),
+        ("worker", conversations()),
+    ];
+    for (target, seeds) in seeds {
+        let directory = directory.join(target);
+        fs::create_dir_all(&directory)?;
+        for (number, seed) in seeds.iter().enumerate() {
+            fs::write(directory.join(format!("seed-{number}")), seed)?;
+        }
+    }
+    Ok(())
+}
+
+fn messages() -> Vec<Vec<u8>> {
+    let answer = dns_answer(7, "www.example.com", Ipv4Addr::LOCALHOST);
+    vec![dns_query(7, "www.example.com"), answer.clone(), framed(&answer)]
+}
+
+/// A message of DNS with its length in front, as over TCP.
+fn framed(message: &[u8]) -> Vec<u8> {
+    [&(message.len() as u16).to_be_bytes(), message].concat()
+}
+
+fn http() -> Vec<Vec<u8>> {
+    vec![
+        b"POST /a?b=c HTTP/1.1\r\nHost: www.example.com\r\nContent-Length: 5\r\n\r\nhello".to_vec(),
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n0\r\n\r\n"
+            .to_vec(),
+        b"5\r\nhello\r\n1a\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\nTrailer: x\r\n\r\n".to_vec(),
+    ]
+}
+
+fn with_len8(bytes: &[u8]) -> Vec<u8> {
+    [&[bytes.len() as u8], bytes].concat()
+}
+
+fn with_len16(bytes: &[u8]) -> Vec<u8> {
+    framed(bytes)
+}
+
+/// A record of TLS (RFC 8446, section 5.1) with a message of a handshake.
+fn handshake(kind: u8, body: &[u8]) -> Vec<u8> {
+    let message = [&[kind, 0], &with_len16(body)[..]].concat();
+    [&[22, 3, 1], &with_len16(&message)[..]].concat()
+}
+
+fn extension(kind: u16, body: &[u8]) -> Vec<u8> {
+    [&kind.to_be_bytes(), &with_len16(body)[..]].concat()
+}
+
+fn client_hello() -> Vec<u8> {
+    let name = with_len16(&[&[0], &with_len16(b"www.example.com")[..]].concat());
+    let alpn = with_len16(&[with_len8(b"h2"), with_len8(b"http/1.1")].concat());
+    let extensions = [
+        extension(0, &name),
+        extension(10, &with_len16(&[0, 29, 0, 23])),
+        extension(11, &with_len8(&[0])),
+        extension(13, &with_len16(&[4, 3, 8, 4])),
+        extension(16, &alpn),
+        extension(43, &with_len8(&[3, 4, 3, 3])),
+    ]
+    .concat();
+    let hello = [
+        &[3, 3][..],
+        &[7; 32],
+        &with_len8(&[9; 32]),
+        &with_len16(&[0x13, 1, 0x13, 2, 0xc0, 0x2f]),
+        &with_len8(&[0]),
+        &with_len16(&extensions),
+    ];
+    handshake(1, &hello.concat())
+}
+
+fn server_hello() -> Vec<u8> {
+    let extensions = [extension(16, &with_len16(&with_len8(b"h2"))), extension(43, &[3, 4])].concat();
+    let hello =
+        [&[3, 3][..], &[8; 32], &with_len8(&[9; 32]), &[0x13, 1, 0], &with_len16(&extensions)].concat();
+    // A certificate that is none: its length is right.
+    let certificate =
+        with_len16(&[&[0], &with_len16(&[&[0], &with_len16(&[0x30, 0])[..]].concat())[..]].concat());
+    [handshake(2, &hello), handshake(11, certificate.get(1..).unwrap_or_default())].concat()
+}
+
+/// Pieces as the target of TLS reads them: whose, and how long.
+fn pieces(turns: &[(u8, Vec<u8>)]) -> Vec<u8> {
+    let piece = |from: u8, bytes: &[u8]| [&[(bytes.len() as u8) << 1 | from], bytes].concat();
+    turns.iter().flat_map(|(from, bytes)| bytes.chunks(100).flat_map(|bytes| piece(*from, bytes))).collect()
+}
+
+/// Datagrams that begin with the headers of Initial, version negotiation and Retry (RFC 9000, section 17.2).
+fn quic() -> Vec<Vec<u8>> {
+    let ids =
+        [with_len8(&[0x83, 0x94, 0xc8, 0xf0, 0x3e, 0x51, 0x57, 0x08]), with_len8(&[1, 2, 3, 4])].concat();
+    let long = |first: u8, version: u32, rest: &[u8]| {
+        let mut datagram = [&[first], &version.to_be_bytes()[..], &ids, rest].concat();
+        datagram.resize(1200, 0);
+        datagram
+    };
+    // No token, and a length of 1157 bytes.
+    vec![
+        long(0xc3, 1, &[0, 0x44, 0x85]),
+        long(0xd3, 0x6b33_43cf, &[0, 0x44, 0x85]),
+        long(0xf0, 0, &[0, 0, 0, 1]),
+    ]
+}
+
+/// A datagram as the target of QUIC reads it: whose, and how long.
+fn lengths(from: u8, datagram: &[u8]) -> Vec<u8> {
+    let [high, low] = (datagram.len() as u16).to_be_bytes();
+    [&[from | high << 1, low], datagram].concat()
+}
+
+/// First bytes as the target of detection reads them: transport and direction, port, where they are cut.
+fn openings() -> Vec<Vec<u8>> {
+    let over = |kind: u8, port: u16, bytes: &[u8]| {
+        let [high, low] = port.to_be_bytes();
+        [&[kind, high, low, 3], bytes].concat()
+    };
+    let mut openings: Vec<_> = http().iter().map(|message| over(0, 80, message)).collect();
+    openings.extend(messages().iter().map(|message| over(1, 53, message)));
+    openings.extend(quic().iter().map(|datagram| over(1, 443, datagram)));
+    openings.push(over(0, 443, &client_hello()));
+    openings.push(over(0, 22, b"SSH-2.0-OpenSSH_9.2\r\n"));
+    openings.push(over(2, 25, b"220 mail.example ESMTP\r\n"));
+    openings
+}
+
+/// Frames with all kinds of headers.
+fn frames() -> Vec<Vec<u8>> {
+    let inner = Flow::v4(40_000, 53).udp(&dns_query(7, "www.example.com"));
+    let tagged = Flow::v6(40_000, 80).vlan(7).vlan(8);
+    let mut frames = vec![
+        inner.clone(),
+        Flow::v4(1, 2).ping(7, 1),
+        mirrored(7).carrying(&inner),
+        mirrored(7).over_ipv6().vlan(42).ip_options(&[1; 4]).carrying(&inner),
+        mirrored(7).by_gateway(1, 2, 3).carrying(&inner),
+        mirrored(7).geneve().geneve_options(&geneve_option(0x0108, 1, &[0; 8])).carrying(&inner),
+    ];
+    frames.extend(tagged.tcp_handshake());
+    frames
+}
+
+fn captures() -> io::Result<Vec<Vec<u8>>> {
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("seed.pcap");
+    write_pcap(&path, &frames())?;
+    Ok(vec![fs::read(path)?])
+}
+
+/// Frames as the target of the worker reads them: length, time that passes, session.
+fn conversations() -> Vec<Vec<u8>> {
+    let one =
+        |session: u8, frame: &[u8]| [&(frame.len() as u16).to_be_bytes()[..], &[1, session], frame].concat();
+    let mixed = mixed();
+    let plain: Vec<u8> = mixed.iter().take(40).flat_map(|frame| one(0, frame)).collect();
+    // Mirrored at both ends.
+    let both: Vec<u8> =
+        mixed.iter().take(30).flat_map(|frame| [one(1, frame), one(2, frame)].concat()).collect();
+    let headers = frames().iter().flat_map(|frame| one(3, frame)).collect();
+    vec![plain, both, headers]
+}

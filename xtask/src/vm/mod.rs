@@ -1,0 +1,113 @@
+//! `cargo xtask vm test`: the appliance on drivers that this machine has no hardware for.
+//!
+//! QEMU emulates NICs whose Linux drivers take `AF_XDP` sockets in zero-copy mode, and others that refuse
+//! it in each way that there is. A guest is a stock Debian kernel and an initramfs that carries the very
+//! binary; nothing of it touches this machine's network: the NICs of a guest are joined by a hub within
+//! QEMU. What is measured there is whether it works, never how fast.
+//!
+//! * [`packages`] gets QEMU and kernels;
+//! * [`image`] makes the initramfs;
+//! * [`guest`] boots it and reads what it says;
+//! * [`scenarios`] says what is tried, and what has to come of it.
+
+mod guest;
+mod image;
+mod packages;
+mod scenarios;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+
+use self::guest::Outcome;
+use self::image::Image;
+use self::scenarios::{GUESTS, Guest};
+use crate::build;
+use crate::command::{step, workspace};
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask vm test           all guests, one after the other
+  cargo xtask vm test igb       one of them
+";
+
+/// Run the appliance in virtual machines, on NICs that can do zero-copy and on NICs that cannot
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Boot each guest, capture there, and say which mode was asked for and which was got
+    Test {
+        /// Guests to boot; without, all
+        #[arg(value_name = "GUEST")]
+        guests: Vec<String>,
+    },
+}
+
+/// Where packages, kernels and logs of the guests are kept.
+fn directory() -> PathBuf {
+    workspace().join("target/vm")
+}
+
+pub(crate) fn main(args: &Args) -> Result<ExitCode> {
+    let Command::Test { guests: names } = &args.command;
+    let guests = chosen(names)?;
+    let Some(packages) = packages::get()? else {
+        // A developer may work without guests; what guards the main branch may not.
+        let required = std::env::var_os("CI").is_some();
+        return Ok(if required { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+    };
+    let binary = build::build(false)?;
+    let mut failed = 0;
+    let mut outcomes = Vec::new();
+    let start = Instant::now();
+    for guest in guests {
+        step(&format!("Guest {}: {}", guest.name, guest.what));
+        let kernel = packages.kernel(guest.kernel)?;
+        let image = Image::make(guest, &kernel, &binary)?;
+        for outcome in guest::run(guest, &packages.qemu, &kernel, &image)? {
+            failed += usize::from(outcome.failure.is_some());
+            outcomes.push(outcome);
+        }
+    }
+    summary(&outcomes);
+    println!(
+        "\nvm test: {}. {} passed; {failed} failed; {} s",
+        if failed == 0 { "ok" } else { "FAILED" },
+        outcomes.len() - failed,
+        start.elapsed().as_secs()
+    );
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The guests of these names, all where there are none.
+fn chosen(names: &[String]) -> Result<Vec<&'static Guest>> {
+    for name in names {
+        ensure!(
+            GUESTS.iter().any(|guest| guest.name == name),
+            "there is no guest `{name}`; there are {}",
+            GUESTS.iter().map(|guest| guest.name).collect::<Vec<_>>().join(", ")
+        );
+    }
+    let wanted = |guest: &&Guest| names.is_empty() || names.iter().any(|name| guest.name == name);
+    Ok(GUESTS.iter().filter(wanted).collect())
+}
+
+/// A line a case, in columns.
+fn summary(outcomes: &[Outcome]) {
+    println!("\n{:<9} {:<14} {:<30} {:<26} {:<26} frames", "kernel", "device", "case", "asked", "got");
+    for outcome in outcomes {
+        let Outcome { kernel, device, case, asked, got, frames, failure } = outcome;
+        println!("{kernel:<9} {device:<14} {case:<30} {asked:<26} {got:<26} {frames}");
+        if let Some(failure) = failure {
+            println!("    FAILED: {failure}");
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! What is tried in which guest, and what has to come of it.
+
+/// Which kernel a guest boots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KernelChoice {
+    /// The newest that Debian has, with the drivers of real NICs.
+    Newest,
+    /// The oldest that is supported.
+    Oldest,
+}
+
+/// A virtual machine, and what runs in it.
+#[derive(Debug)]
+pub(super) struct Guest {
+    /// What it is called on the command line.
+    pub(super) name: &'static str,
+    /// What it shows.
+    pub(super) what: &'static str,
+    /// What it boots.
+    pub(super) kernel: KernelChoice,
+    /// Its NICs, as QEMU's `-device` has them; all are on one hub.
+    pub(super) nics: &'static [&'static str],
+    /// Drivers that it loads.
+    pub(super) modules: &'static [&'static str],
+    /// What it runs, by the functions of `guest.sh`.
+    pub(super) script: &'static str,
+    /// What has to come of it, in the same order.
+    pub(super) cases: &'static [Case],
+}
+
+/// A capture in a guest.
+#[derive(Debug)]
+pub(super) struct Case {
+    /// Its name in the script.
+    pub(super) name: &'static str,
+    /// The device that captures.
+    pub(super) device: &'static str,
+    /// The mode asked for.
+    pub(super) asked: &'static str,
+    /// What has to come of it.
+    pub(super) expect: Expect,
+}
+
+/// What comes of a capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expect {
+    /// Frames, in this mode.
+    Frames {
+        /// `native` or `generic`.
+        mode: &'static str,
+        /// Whether without a copy.
+        zero_copy: bool,
+        /// What it has to say of it on standard error; empty for nothing in particular.
+        says: &'static str,
+    },
+    /// A refusal that says this.
+    Refusal(&'static str),
+}
+
+const fn zero_copy(name: &'static str, device: &'static str, asked: &'static str) -> Case {
+    Case { name, device, asked, expect: Expect::Frames { mode: "native", zero_copy: true, says: "" } }
+}
+
+const fn copied(
+    name: &'static str,
+    device: &'static str,
+    asked: &'static str,
+    mode: &'static str,
+    says: &'static str,
+) -> Case {
+    Case { name, device, asked, expect: Expect::Frames { mode, zero_copy: false, says } }
+}
+
+const fn refused(name: &'static str, device: &'static str, asked: &'static str, says: &'static str) -> Case {
+    Case { name, device, asked, expect: Expect::Refusal(says) }
+}
+
+/// The NIC that sends: any driver can, with a copy.
+const SENDER: &str = "virtio-net-pci";
+
+/// All guests.
+pub(super) const GUESTS: &[Guest] = &[
+    Guest {
+        name: "igb",
+        what: "a NIC of several queues whose driver has zero-copy",
+        kernel: KernelChoice::Newest,
+        nics: &["igb", SENDER],
+        modules: &["igb", "virtio_pci", "virtio_net"],
+        script: "\
+pair eth0 eth1
+ethtool -L eth0 combined 2
+ethtool -N eth0 rx-flow-hash udp4 sdfn
+await 100 carrier eth0
+capture zero-copy mixed --zero-copy required
+capture auto mixed
+capture 'sockets per queue' mixed --zero-copy required --sockets-per-queue 2
+capture copy mixed --zero-copy off
+capture 'link flap' flap --zero-copy required
+restarts restart --zero-copy required
+/bin/ip link set dev eth0 mtu 9001; /bin/ip link set dev eth1 mtu 9001
+capture jumbo jumbo
+",
+        cases: &[
+            zero_copy("zero-copy", "igb", "zero-copy required"),
+            zero_copy("auto", "igb", "auto"),
+            zero_copy("sockets per queue", "igb", "zero-copy, 2 sockets a queue"),
+            copied("copy", "igb", "zero-copy off", "native", ""),
+            zero_copy("link flap", "igb", "zero-copy required"),
+            zero_copy("restart 1", "igb", "zero-copy required"),
+            zero_copy("restart 2", "igb", "zero-copy required"),
+            zero_copy("restart 3", "igb", "zero-copy required"),
+            copied("jumbo", "igb", "auto, MTU 9001", "generic", ""),
+        ],
+    },
+    Guest {
+        name: "virtio",
+        what: "a NIC of the cloud that has zero-copy and frames of many buffers",
+        kernel: KernelChoice::Newest,
+        nics: &["virtio-net-pci,iommu_platform=on,disable-legacy=on", SENDER],
+        modules: &["virtio_pci", "virtio_net"],
+        script: "\
+pair eth0 eth1
+capture zero-copy mixed --zero-copy required
+capture 'sockets per queue' mixed --zero-copy required --sockets-per-queue 2
+capture 'link flap' flap --zero-copy required
+restarts restart --zero-copy required
+/bin/ip link set dev eth0 mtu 9001; /bin/ip link set dev eth1 mtu 9001
+capture jumbo jumbo
+",
+        cases: &[
+            zero_copy("zero-copy", "virtio-net", "zero-copy required"),
+            zero_copy("sockets per queue", "virtio-net", "zero-copy, 2 sockets a queue"),
+            zero_copy("link flap", "virtio-net", "zero-copy required"),
+            zero_copy("restart 1", "virtio-net", "zero-copy required"),
+            zero_copy("restart 2", "virtio-net", "zero-copy required"),
+            zero_copy("restart 3", "virtio-net", "zero-copy required"),
+            copied("jumbo", "virtio-net", "auto, MTU 9001", "native", ""),
+        ],
+    },
+    Guest {
+        name: "fallback",
+        what: "drivers that refuse zero-copy, each in its way, and one without XDP",
+        kernel: KernelChoice::Newest,
+        nics: &[SENDER, "vmxnet3", SENDER],
+        modules: &["virtio_pci", "virtio_net", "vmxnet3", "veth", "vxlan"],
+        script: "\
+pair eth0 eth2
+capture 'virtio auto' mixed
+capture 'virtio required' nothing --zero-copy required
+/bin/ip link set dev eth0 down
+pair eth1 eth2
+capture 'vmxnet3 auto' mixed
+capture 'vmxnet3 required' nothing --zero-copy required
+/bin/ip link set dev eth1 down
+/bin/ip link add v0 numrxqueues 2 numtxqueues 2 type veth peer name v1 numrxqueues 2 numtxqueues 2
+pair v0 v1
+capture 'veth auto' mixed
+capture 'veth required' nothing --zero-copy required
+/bin/ip link add vx0 type vxlan id 7 dev v0 remote 10.9.0.2 dstport 8472
+/bin/ip link set dev vx0 up
+IF=vx0
+capture 'vxlan native' nothing --xdp-mode native
+",
+        cases: &[
+            copied("virtio auto", "virtio-net", "auto", "native", "zero-copy"),
+            refused("virtio required", "virtio-net", "zero-copy required", "zero-copy"),
+            copied("vmxnet3 auto", "vmxnet3", "auto", "native", "zero-copy"),
+            refused("vmxnet3 required", "vmxnet3", "zero-copy required", "zero-copy"),
+            copied("veth auto", "veth", "auto", "native", "zero-copy"),
+            refused("veth required", "veth", "zero-copy required", "zero-copy"),
+            refused("vxlan native", "vxlan", "native", "native XDP"),
+        ],
+    },
+    Guest {
+        name: "oldest",
+        what: "the oldest kernel that is supported",
+        kernel: KernelChoice::Oldest,
+        nics: &[SENDER, SENDER],
+        modules: &["virtio_pci", "virtio_net", "veth"],
+        script: "\
+/bin/ip link add v0 numrxqueues 2 numtxqueues 2 type veth peer name v1 numrxqueues 2 numtxqueues 2
+pair v0 v1
+capture veth mixed
+pair eth0 eth1
+capture virtio mixed
+",
+        cases: &[
+            copied("veth", "veth", "auto", "native", ""),
+            copied("virtio", "virtio-net", "auto", "native", ""),
+        ],
+    },
+];

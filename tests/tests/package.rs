@@ -18,6 +18,7 @@ mkdir upper work root
 mount -t overlay overlay -o lowerdir=/,upperdir=upper,workdir=work root
 mount -t proc proc root/proc
 mount --rbind /dev root/dev
+mount --rbind /sys root/sys
 mount -t tmpfs tmpfs root/run
 mount -t tmpfs tmpfs root/tmp
 cp "$2" root/tmp/mirror-xdp.deb
@@ -28,8 +29,9 @@ exec chroot root sh -eu -c '
     mirror-xdp filter check /usr/share/doc/mirror-xdp/examples/mirror-xdp.toml >&2
     zcat /usr/share/man/man1/mirror-xdp-run.1.gz | grep -q interface
     install -d -o mirror-xdp -g mirror-xdp /run/mirror-xdp
-    prlimit --pid $$ --memlock=unlimited
     caps=+net_admin,+net_raw,+bpf,+perfmon
+    # What the unit sets; where even root may not, a capability that does the same.
+    prlimit --pid $$ --memlock=unlimited 2>/dev/null || caps=$caps,+ipc_lock
     setpriv --reuid=mirror-xdp --regid=mirror-xdp --clear-groups --no-new-privs --inh-caps=$caps \
         --ambient-caps=$caps /usr/bin/mirror-xdp run --config /etc/mirror-xdp/mirror-xdp.toml \
         --interface mirror0 2>/tmp/log &

@@ -116,7 +116,7 @@ pub fn this_thread() {
     match confinement.enter() {
         Ok(true) => {}
         Ok(false) => {
-            tracing::debug!("this kernel's Landlock cannot confine the process in all that it should")
+            tracing::debug!("this kernel's Landlock cannot confine the process in all that it should");
         }
         Err(error) => tracing::warn!("{}", crate::error::one_line(&error)),
     }

@@ -118,7 +118,7 @@ fn describe(tree: &Path, architecture: &str) -> Result<()> {
     }
     write(
         &control.join("control"),
-        &format!(
+        format!(
             "Package: mirror-xdp\nVersion: {VERSION}\nArchitecture: {architecture}\nSection: net\n\
              Priority: optional\nMaintainer: the authors of mirror-xdp <mirror-xdp@localhost>\n\
              Installed-Size: {}\nDepends: {libraries}, passwd\nSuggests: wireshark, suricata\n\

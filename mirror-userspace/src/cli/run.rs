@@ -154,12 +154,12 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
     .await?;
     let tap = args.tap.as_deref().map(|interface| Tap::open(interface, &args.interfaces)).transpose()?;
-    let control = open_control(&args.control)?;
     let destination = args.eve.destination(&args.log_dir, &configured.eve);
     confine::install(&needed_files(&args, &destination))?;
     let sink = super::eve::open(destination, Patience::Short, args.json)?;
     let mut watch = Watch::start(&interfaces).await?;
     let store = super::store::open(args.store.as_deref(), &configured.store)?;
+    let control = open_control(&args.control)?;
     let mut capture = plan.start(&sink, store.as_ref()).await?;
     let mut loggers = Vec::new();
     if args.bpf_log != LogLevel::Off {
@@ -224,7 +224,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     drop(progress);
-    service.stopping();
+    Service::stopping();
     watch.read().await;
     let mut stats = match capture.stop().await {
         Ok(stats) => stats,
@@ -270,16 +270,13 @@ fn needed_files(args: &Args, destination: &Destination) -> Files {
         Destination::File { path, .. } => Some(directory(path)),
         Destination::Stdout | Destination::Socket { .. } => None,
     };
-    let write: Vec<_> = log.into_iter().chain(args.store.clone()).collect();
+    let write: Vec<_> = log.into_iter().chain(args.store.clone()).chain([directory(&args.control)]).collect();
     for directory in &write {
         // Where it cannot be made, whoever opens it says so.
         let _ = fs::create_dir_all(directory);
     }
     let configs = args.config.iter().flat_map(|path| [Some(path.clone()), fs::canonicalize(path).ok()]);
-    Files {
-        read: configs.flatten().map(|path| directory(&path)).collect(),
-        write: write.into_iter().chain([directory(&args.control)]).collect(),
-    }
+    Files { read: configs.flatten().map(|path| directory(&path)).collect(), write }
 }
 
 /// The control socket. A capture goes on without one where another has it, or the default place cannot be

@@ -1,4 +1,4 @@
-//! What systemd wants to know of a capture (sd_notify(3)): when it runs, that it lives, when it stops.
+//! What systemd wants to know of a capture (`sd_notify(3)`): when it runs, that it lives, when it stops.
 //! Elsewhere nobody asks, and nothing is said.
 
 use sd_notify::NotifyState;
@@ -32,7 +32,7 @@ impl Service {
     }
 
     /// The capture is about to stop.
-    pub(super) fn stopping(&self) {
+    pub(super) fn stopping() {
         notify(&[NotifyState::Stopping]);
     }
 }

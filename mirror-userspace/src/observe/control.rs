@@ -215,7 +215,9 @@ fn serve_client(stream: &UnixStream, workers: &Workers, stop: &AtomicBool) -> io
         // Asked first: what was copied before the end is still taken.
         let last = stop.load(Ordering::Relaxed) || copies.iter().all(Copies::has_ended);
         buffer.clear();
-        copies.iter_mut().for_each(|copies| copies.take(&mut buffer));
+        for copies in &mut copies {
+            copies.take(&mut buffer);
+        }
         if !buffer.is_empty() {
             put_frames(&mut message, &buffer);
         }
@@ -240,8 +242,8 @@ fn subscribe(request: &str, workers: &Workers) -> Result<(super::Subscription, V
         let filter = Expression::parse(&request.filter)?;
         let filter = (!request.filter.trim().is_empty()).then_some(filter);
         let wanted = Wanted { filter, snaplen: request.snaplen, rate: request.rate };
-        let (copier, taken) = copy::pair(wanted, ROOM);
-        observers.push(Box::new(copier));
+        let (end, taken) = copy::pair(wanted, ROOM);
+        observers.push(Box::new(end));
         copies.push(taken);
     }
     Ok((workers.subscribe(observers)?, copies))
@@ -405,7 +407,7 @@ mod tests {
             observers
         });
         for time in 0..10 {
-            let info = FrameInfo { time, original_len: 3, flow_hash: FlowHash(0), mirror: None };
+            let info = FrameInfo { time, original_len: 3, flow_hash: FlowHash(0), mirror: None, side: None };
             observers[usize::from(time % 2 == 0)].frame(&info, b"abc");
         }
         let stop = AtomicBool::new(false);

@@ -223,6 +223,7 @@ mod tests {
             original_len: len as u32,
             flow_hash: FlowHash(0),
             mirror: Some(mirror),
+            side: None,
         }
     }
 

@@ -126,8 +126,8 @@ impl Tap {
         let mut observers: Vec<Box<dyn Observer>> = Vec::new();
         let mut copies = Vec::new();
         for _ in 0..workers.len() {
-            let (copier, taken) = copy::pair(Wanted::default(), ROOM);
-            observers.push(Box::new(copier));
+            let (end, taken) = copy::pair(Wanted::default(), ROOM);
+            observers.push(Box::new(end));
             copies.push(taken);
         }
         let subscription = workers.subscribe(observers)?;
@@ -154,7 +154,9 @@ impl Tap {
         loop {
             let ended = copies.iter().all(Copies::has_ended);
             buffer.clear();
-            copies.iter_mut().for_each(|copies| copies.take(&mut buffer));
+            for copies in &mut copies {
+                copies.take(&mut buffer);
+            }
             let counts: CopyCounts = copies.iter().map(Copies::counts).sum();
             shared.matched.store(counts.matched, Ordering::Relaxed);
             shared.ring_full.store(counts.lost, Ordering::Relaxed);

@@ -9,6 +9,7 @@ pub mod apm;
 pub mod capture_file;
 pub mod cli;
 pub mod config;
+pub mod confine;
 pub mod datapath;
 pub mod doctor;
 pub mod error;

@@ -22,6 +22,7 @@ pub use self::output::{Destination, Patience, Rotation};
 use self::output::{Lines, Output};
 use crate::analyzer;
 use crate::apm::{METRICS, Metrics, Service, Services, Standing};
+use crate::confine;
 use crate::record::{Conversation, EventRecord, EventType, FLOW, FlowRecord, Record, STATS, eve};
 
 /// The log's name in the log directory.
@@ -299,7 +300,10 @@ impl Sink {
         let writer = Writer::new(output, name, Arc::clone(&counters));
         let thread = std::thread::Builder::new()
             .name("eve".to_owned())
-            .spawn(move || writer.run(&messages))
+            .spawn(move || {
+                confine::this_thread();
+                writer.run(&messages);
+            })
             .map_err(SinkError::Thread)?;
         Ok(Self { queue, counters, thread })
     }

@@ -27,6 +27,17 @@ pub fn binary() -> Option<PathBuf> {
     path
 }
 
+/// The Debian package under test: what `MIRROR_XDP_DEB` names, which `cargo xtask test` sets. Without it, its
+/// test is skipped as in [`privileges`].
+#[must_use]
+pub fn package() -> Option<PathBuf> {
+    let path = env::var_os("MIRROR_XDP_DEB").map(PathBuf::from);
+    if path.is_none() {
+        skip("MIRROR_XDP_DEB does not name a package: run `cargo xtask test`");
+    }
+    path
+}
+
 /// The corpus of captures: what `MIRROR_XDP_CORPUS` names, or `../shared/pcaps` beside the workspace. It is
 /// not part of the repository, so tests without it are skipped everywhere, and say so.
 #[must_use]

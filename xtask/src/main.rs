@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod check;
 mod command;
+mod dist;
 mod fuzz;
 mod run;
 mod setup;
@@ -26,6 +27,7 @@ Examples:
   cargo xtask test -- --test start_stop          the tests of one file; arguments go to `cargo test`
   cargo xtask fuzz --seconds 60 worker           arbitrary frames into the worker, for a minute
   cargo xtask pktgen -- --interface eth1 day.pcap  build, then replay a capture as mirror traffic
+  cargo xtask dist                               target/dist: a Debian package and a tarball
   cargo xtask bench --quick                      how fast it is, and others beside it
   cargo xtask vm test                            captures in virtual machines, on NICs with zero-copy
   cargo xtask soak                               ten minutes of full load, to see whether anything grows
@@ -53,6 +55,8 @@ enum Command {
     /// Run the fuzz targets, each for a while: a parser each, and the whole worker
     Fuzz(fuzz::Args),
     Bench(bench::Args),
+    /// Build, then pack what there is to deploy: a Debian package and a tarball
+    Dist(dist::Args),
     /// Build, then send mirror traffic: `mirror-xdp pktgen ARGUMENTS` as root
     Pktgen(run::PktgenArgs),
     Vm(vm::Args),
@@ -69,6 +73,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::main(&args),
         Command::Fuzz(args) => fuzz::main(&args),
         Command::Bench(args) => bench::main(&args),
+        Command::Dist(args) => dist::main(&args),
         Command::Pktgen(args) => run::pktgen(args),
         Command::Vm(args) => vm::main(&args),
         Command::Soak(args) => soak::main(&args),

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 
 use crate::build::build;
-use crate::command::{cargo, display, root_prefix, step};
+use crate::command::{cargo, display, find_program, root_prefix, step, workspace};
+use crate::dist::package;
 use crate::setup::tools;
 
 #[derive(Debug, clap::Args)]
@@ -24,6 +25,11 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
 pub(crate) fn run(arguments: &[OsString], variables: &[(&str, String)]) -> Result<ExitCode> {
     let binary = build(true)?;
     tools::get()?;
+    // Where Debian's tools are missing, the test of the package says so.
+    let package = match find_program("dpkg-shlibdeps") {
+        Some(_) => Some(package(&binary, &workspace().join("target/dist"))?),
+        None => None,
+    };
     step("Running the tests");
     let mut command = cargo();
     // All that fail are to be known, not only those of the first file.
@@ -31,7 +37,8 @@ pub(crate) fn run(arguments: &[OsString], variables: &[(&str, String)]) -> Resul
         .args(["test", "--workspace", "--no-fail-fast"])
         .args(arguments)
         .envs(variables.iter().map(|(name, value)| (name, value)))
-        .env("MIRROR_XDP_BIN", binary);
+        .env("MIRROR_XDP_BIN", binary)
+        .envs(package.map(|[package, _]| ("MIRROR_XDP_DEB", package)));
     let runner =
         root_prefix("making network namespaces for the tests, and loading eBPF programs into them,")?;
     if !runner.is_empty() {

@@ -29,6 +29,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::routes::State;
 pub use self::settings::{Address, Settings, Token, TokenError};
 pub use self::view::{Refused, Reloaded};
+use crate::confine;
 use crate::live::{Capture, Watch};
 use crate::nic::{self, Received};
 use crate::sink::{ServiceDesk, Sink};
@@ -203,7 +204,10 @@ impl Listener {
         let (api, checks) = (self.api, self.health);
         let thread = std::thread::Builder::new()
             .name("api".to_owned())
-            .spawn(move || serve::run(api, checks, state, stopped))
+            .spawn(move || {
+                confine::this_thread();
+                serve::run(api, checks, state, stopped);
+            })
             .map_err(Error::Thread)?;
         Ok(Server { health, requests: receiver, stop: Some(stop), thread: Some(thread) })
     }

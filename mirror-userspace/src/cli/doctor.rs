@@ -49,7 +49,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
-    super::log::init(LogLevel::Off);
+    super::log::init(LogLevel::Off, Some(super::log::Format::Text))?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(run(args))

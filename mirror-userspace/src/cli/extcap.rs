@@ -20,6 +20,7 @@ const INTERFACE: &str = "mirror-xdp";
 /// Be an interface of Wireshark's: what it calls, not for people
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
+#[expect(clippy::struct_excessive_bools, reason = "Wireshark's protocol has these flags")]
 pub(super) struct Args {
     /// List the interfaces
     #[arg(long)]

@@ -1,28 +1,76 @@
-//! Messages for people, on stderr: warnings by default, other things as `RUST_LOG` asks for them.
+//! What people and log files get to read: warnings by default, other things as `RUST_LOG` asks for them, and
+//! what a command has to announce.
 
 use std::io::IsTerminal as _;
+use std::os::linux::fs::MetadataExt as _;
+use std::sync::OnceLock;
+use std::{env, fs, io};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::datapath::program::{LogLevel, PROGRAM_NAME};
 
-/// Sets the logger up. `bpf` says what the XDP program is going to tell.
-pub(super) fn init(bpf: LogLevel) {
+/// How messages are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Format {
+    /// Lines on standard error
+    Text,
+    /// JSON objects on standard error, a line each
+    Json,
+    /// Entries of systemd's journal, with their fields
+    Journal,
+}
+
+/// The format in use; text until [`init`] has chosen.
+static FORMAT: OnceLock<Format> = OnceLock::new();
+
+/// Sets the logger up. `bpf` says what the XDP program is going to tell. Without a format it is the journal's
+/// where standard error goes there, else text.
+pub(super) fn init(bpf: LogLevel, format: Option<Format>) -> io::Result<()> {
     let level = match bpf {
         LogLevel::Off => "off",
         LogLevel::Debug => "debug",
         LogLevel::Trace => "trace",
     };
     let mut filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env_lossy();
-    if let Ok(directive) = format!("{PROGRAM_NAME}={level}").parse() {
-        filter = filter.add_directive(directive);
+    // What commands announce has a target of its own.
+    for directive in [format!("{PROGRAM_NAME}={level}"), format!("{ANNOUNCEMENTS}=info")] {
+        if let Ok(directive) = directive.parse() {
+            filter = filter.add_directive(directive);
+        }
     }
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .without_time()
-        .init();
+    let format = format.unwrap_or_else(|| if stderr_is_journal() { Format::Journal } else { Format::Text });
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    match format {
+        Format::Text => registry
+            .with(lines.with_ansi(io::stderr().is_terminal()).with_target(false).without_time())
+            .init(),
+        Format::Json => registry.with(lines.json().flatten_event(true)).init(),
+        Format::Journal => registry.with(tracing_journald::layer()?).init(),
+    }
+    let _ = FORMAT.set(format);
+    Ok(())
+}
+
+/// The target of [`announce`]d messages.
+const ANNOUNCEMENTS: &str = "mirror_xdp";
+
+/// Says what everybody is to know: as it is on standard error for people, as a message where those are
+/// collected.
+pub(super) fn announce(text: &str) {
+    match FORMAT.get() {
+        None | Some(Format::Text) => eprintln!("{text}"),
+        Some(Format::Json | Format::Journal) => tracing::info!(target: ANNOUNCEMENTS, "{text}"),
+    }
+}
+
+/// Whether standard error is the stream that systemd has connected with the journal (systemd.exec(5)).
+fn stderr_is_journal() -> bool {
+    let Some(stream) = env::var("JOURNAL_STREAM").ok() else { return false };
+    let Ok(stderr) = fs::metadata("/proc/self/fd/2") else { return false };
+    stream == format!("{}:{}", stderr.st_dev(), stderr.st_ino())
 }

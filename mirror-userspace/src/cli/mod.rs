@@ -6,6 +6,7 @@ mod eve;
 mod extcap;
 mod extract;
 mod filter;
+mod generate;
 mod hold;
 mod log;
 mod pktgen;
@@ -13,6 +14,7 @@ mod progress;
 mod read;
 mod receive;
 mod run;
+mod service;
 mod source;
 mod store;
 mod tail;
@@ -68,6 +70,8 @@ enum Command {
     Tail(tail::Args),
     #[command(hide = true)]
     Extcap(extcap::Args),
+    #[command(hide = true)]
+    Generate(generate::Args),
 }
 
 /// Does what [`main`] does, with analyzers beside those that are built in.
@@ -100,6 +104,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::main(&args),
         Command::Tail(args) => tail::main(&args),
         Command::Extcap(args) => extcap::main(&args),
+        Command::Generate(args) => generate::main(&args),
     };
     match result {
         Ok(code) => code,

@@ -14,6 +14,7 @@ use mirror_xdp_common::outer::{Ports, decapsulate};
 use serde::Serialize;
 use zerocopy::FromBytes;
 
+use super::log::Format;
 use super::progress::{CLEAR, grouped, listed, with_unit};
 use crate::capture_file::{CaptureFile, CaptureFileError, FileFrame};
 use crate::config;
@@ -75,7 +76,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
-    super::log::init(LogLevel::Off);
+    super::log::init(LogLevel::Off, Some(Format::Text))?;
     let start = Instant::now();
     // Made when there is something to read: a mistyped name leaves nothing behind.
     let mut reader: Option<Reader> = None;

@@ -1,5 +1,6 @@
 //! `mirror-xdp run`: from arguments to a running capture, and what people and scripts see of it.
 
+use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::IsTerminal as _;
 use std::ops::RangeInclusive;
@@ -14,10 +15,13 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
+use super::log::{Format, announce};
 use super::progress::{self, Progress};
 use super::receive::ReceiveArgs;
+use super::service::Service;
 use crate::api::{self, Address, Refused, Reloaded};
 use crate::config;
+use crate::confine::{self, Files};
 use crate::datapath::program::LogLevel;
 use crate::error::one_line;
 use crate::filter::policy::UnknownVnis;
@@ -25,7 +29,7 @@ use crate::live::{Capture, Config, Plan};
 use crate::nic::Watch;
 use crate::observe::control::{self, OpenError, Socket};
 use crate::observe::tap::{self, Tap};
-use crate::sink::{Patience, Sink, SinkCounters};
+use crate::sink::{Destination, Patience, Sink, SinkCounters};
 use crate::stats::Stats;
 use crate::worker::WorkerConfig;
 
@@ -116,6 +120,9 @@ pub(super) struct Args {
 
     #[command(flatten)]
     api: ApiArgs,
+    /// How messages are written; `journal` under systemd, else `text`
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    log_format: Option<Format>,
 
     /// Have the XDP program tell of each frame that it drops (debug) or does not capture (trace)
     #[arg(long, value_enum, default_value_t, value_name = "LEVEL")]
@@ -277,7 +284,7 @@ impl ApiArgs {
 }
 
 pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
-    super::log::init(args.bpf_log);
+    super::log::init(args.bpf_log, args.log_format).context("cannot log to the journal")?;
     // The packet path is threads of its own; this one only looks after signals, timers and netlink.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
@@ -295,8 +302,6 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         let what = "no interface is named: use --interface, or [capture] in the configuration\n";
         super::Cli::command().error(ErrorKind::MissingRequiredArgument, what).exit();
     }
-    let tap = args.tap.as_deref().map(|interface| Tap::open(interface, &settled.interfaces)).transpose()?;
-    let control = open_control(&args.control)?;
     let worker = WorkerConfig {
         max_flows: settled.max_flows,
         // The standard library's maps are keyed with the system's random numbers.
@@ -310,7 +315,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let interfaces = settled.interfaces.clone();
     let plan = Plan::make(Config {
         interfaces: settled.interfaces,
-        receive: args.receive.settings(&configured.receive),
+        receive: args.receive.clone().settings(&configured.receive),
         replace: settled.replace,
         ports,
         log: args.bpf_log,
@@ -319,27 +324,34 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         shunt: configured.shunt,
     })
     .await?;
+    let tap = args.tap.as_deref().map(|interface| Tap::open(interface, &interfaces)).transpose()?;
     let listener = api::Listener::bind(args.api.settings(&configured.api, &settled.log_dir)?)?;
     let destination = args.eve.destination(&settled.log_dir, &configured.eve);
+    confine::install(&needed_files(&args, &settled.log_dir, &destination))?;
     let sink = super::eve::open(destination, Patience::Short, args.json)?;
     let store = super::store::open(args.store.as_deref(), &configured.store)?;
     let mut watch = Watch::start(&interfaces).await?;
+    let control = open_control(&args.control)?;
     let mut server = listener.serve()?;
     let mut capture = plan.start(&sink, store.as_ref()).await?;
     server.started(&capture, &sink);
-    let tap = tap.map(|tap| tap.start(&capture.workers())).transpose()?;
-    let serving =
-        control.map(|socket| socket.serve(capture.workers())).transpose().context("cannot start")?;
-    for interface in capture.interfaces() {
-        eprintln!("capturing on {interface}");
-    }
-
     let mut loggers = Vec::new();
     if args.bpf_log != LogLevel::Off {
         for logger in capture.loggers() {
             loggers.push(logger.context("cannot read the messages of the XDP program")?);
         }
     }
+    // Nothing below needs more than what is open, but for taking back what was changed.
+    if !args.prepare {
+        confine::this_thread();
+    }
+    let tap = tap.map(|tap| tap.start(&capture.workers())).transpose()?;
+    let serving =
+        control.map(|socket| socket.serve(capture.workers())).transpose().context("cannot start")?;
+    for interface in capture.interfaces() {
+        announce(&format!("capturing on {interface}"));
+    }
+    let service = Service::ready(&capture);
     let mut progress = std::io::stderr().is_terminal().then(Progress::new);
     let start = Instant::now();
     let end = args.duration.and_then(|duration| start.checked_add(duration.into()));
@@ -375,6 +387,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 if let Err(error) = capture.check().await {
                     break Some(error);
                 }
+                service.second(&capture);
                 if let Some(progress) = &mut progress {
                     progress.show(&capture.stats()?);
                 }
@@ -393,6 +406,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     drop(progress);
     server.stopping();
+    Service::stopping();
     watch.read().await;
     let mut stats = match capture.stop().await {
         Ok(stats) => stats,
@@ -423,6 +437,30 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(error) => Err(error.into()),
         None => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// What the process works with while it captures: its log, its store, its configuration, which may be
+/// replaced or be somewhere else in truth, and the directory that the control socket is removed from.
+/// Directories that are written to are made where they are missing.
+fn needed_files(args: &Args, log_dir: &Path, destination: &Destination) -> Files {
+    let directory = |path: &Path| match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
+        Some(parent) => parent.to_owned(),
+        None => path.to_owned(),
+    };
+    let log = match destination {
+        Destination::File { path, .. } => Some(directory(path)),
+        Destination::Stdout | Destination::Socket { .. } => None,
+    };
+    let write: Vec<_> = log.into_iter().chain(args.store.clone()).chain([directory(&args.control)]).collect();
+    for directory in &write {
+        // Where it cannot be made, whoever opens it says so.
+        let _ = fs::create_dir_all(directory);
+    }
+    let configs = args.config.iter().flat_map(|path| [Some(path.clone()), fs::canonicalize(path).ok()]);
+    // Of the log's directory the API asks how full its disk is.
+    let read = configs.flatten().map(|path| directory(&path)).chain([log_dir.to_owned()]);
+    Files { read: read.collect(), write }
 }
 
 /// The control socket. A capture goes on without one where another has it, or the default place cannot be
@@ -458,10 +496,10 @@ fn reload(
     match try_reload(capture, path, started_with) {
         Ok(rules) => {
             let milliseconds = begun.elapsed().as_millis() as u64;
-            eprintln!(
+            announce(&format!(
                 "mirror-xdp: {}: read again, {rules} rules in force after {milliseconds} ms",
                 path.display()
-            );
+            ));
             Ok(Reloaded { rules, milliseconds })
         }
         Err(error) => {
@@ -470,7 +508,7 @@ fn reload(
                 _ => Vec::new(),
             };
             let error = one_line(error.as_ref());
-            eprintln!("mirror-xdp: not reloaded, the rules in force stay: {error}");
+            announce(&format!("mirror-xdp: not reloaded, the rules in force stay: {error}"));
             Err(Refused { error, mistakes })
         }
     }

@@ -16,6 +16,7 @@ use super::clock::Clock;
 use super::cpus;
 use super::pulse::Pulse;
 use crate::afxdp::{BATCH, Port, Statistics};
+use crate::confine;
 use crate::observe::Mailbox;
 use crate::stats::HandOver;
 use crate::worker::survey::Survey;
@@ -172,6 +173,7 @@ impl Handle {
             if let Some(cpu) = cpu {
                 cpus::pin(&[cpu]);
             }
+            confine::this_thread();
             this.run(&stop)?;
             let counters = this.counters()?;
             Ok((this.port, counters))

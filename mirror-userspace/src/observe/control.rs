@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::copy::{self, Copies, CopyCounts, Wanted};
 use super::{Observer, TooMany, Workers};
+use crate::confine;
 use crate::error::one_line;
 use crate::expression::{Expression, ExpressionError};
 
@@ -135,6 +136,7 @@ impl Socket {
             let Ok((stream, _)) = self.listener.accept() else { continue };
             let (workers, stop) = (workers.clone(), Arc::clone(stop));
             let serve = move || {
+                confine::this_thread();
                 if let Err(error) = serve_client(&stream, &workers, &stop) {
                     tracing::debug!("a client of the control socket: {error}");
                 }
@@ -213,7 +215,9 @@ fn serve_client(stream: &UnixStream, workers: &Workers, stop: &AtomicBool) -> io
         // Asked first: what was copied before the end is still taken.
         let last = stop.load(Ordering::Relaxed) || copies.iter().all(Copies::has_ended);
         buffer.clear();
-        copies.iter_mut().for_each(|copies| copies.take(&mut buffer));
+        for copies in &mut copies {
+            copies.take(&mut buffer);
+        }
         if !buffer.is_empty() {
             put_frames(&mut message, &buffer);
         }
@@ -238,8 +242,8 @@ fn subscribe(request: &str, workers: &Workers) -> Result<(super::Subscription, V
         let filter = Expression::parse(&request.filter)?;
         let filter = (!request.filter.trim().is_empty()).then_some(filter);
         let wanted = Wanted { filter, snaplen: request.snaplen, rate: request.rate };
-        let (copier, taken) = copy::pair(wanted, ROOM);
-        observers.push(Box::new(copier));
+        let (end, taken) = copy::pair(wanted, ROOM);
+        observers.push(Box::new(end));
         copies.push(taken);
     }
     Ok((workers.subscribe(observers)?, copies))
@@ -403,7 +407,7 @@ mod tests {
             observers
         });
         for time in 0..10 {
-            let info = FrameInfo { time, original_len: 3, flow_hash: FlowHash(0), side: None, mirror: None };
+            let info = FrameInfo { time, original_len: 3, flow_hash: FlowHash(0), mirror: None, side: None };
             observers[usize::from(time % 2 == 0)].frame(&info, b"abc");
         }
         let stop = AtomicBool::new(false);

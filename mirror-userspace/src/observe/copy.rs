@@ -274,13 +274,13 @@ mod tests {
             time,
             original_len: 1500,
             flow_hash: FlowHash(9),
-            side: None,
             mirror: Some(Mirror {
                 vni: Vni::new(7).unwrap(),
                 outer_source: Address::from_v4(0x0a00_0001),
                 outer_destination: Address::from_words(1, 2),
                 endpoint: 3,
             }),
+            side: None,
         }
     }
 
@@ -290,12 +290,12 @@ mod tests {
             lengths in prop::collection::vec((0_usize..200, any::<bool>()), 1..60),
             room in 100_usize..600,
         ) {
-            let (mut copier, mut copies) = pair(Wanted::default(), room);
+            let (mut end, mut copies) = pair(Wanted::default(), room);
             let (mut sent, mut received) = (Vec::new(), Vec::new());
             for (number, (length, take)) in lengths.iter().enumerate() {
                 let frame = vec![number as u8; *length];
                 let before = copies.counts().copied;
-                copier.frame(&info(number as u64), &frame);
+                end.frame(&info(number as u64), &frame);
                 if copies.counts().copied > before {
                     sent.push((number as u64, frame));
                 }
@@ -314,9 +314,9 @@ mod tests {
 
     #[test]
     fn what_is_known_of_a_frame_comes_along() {
-        for info in [info(5), FrameInfo { side: None, mirror: None, ..info(6) }] {
-            let (mut copier, mut copies) = pair(Wanted { snaplen: Some(2), ..Wanted::default() }, 1000);
-            copier.frame(&info, b"abc");
+        for info in [info(5), FrameInfo { mirror: None, ..info(6) }] {
+            let (mut end, mut copies) = pair(Wanted { snaplen: Some(2), ..Wanted::default() }, 1000);
+            end.frame(&info, b"abc");
             let mut buffer = Vec::new();
             copies.take(&mut buffer);
             let all: Vec<_> = frames(&buffer).collect();
@@ -326,12 +326,12 @@ mod tests {
 
     #[test]
     fn the_rate_is_kept_second_by_second() {
-        let (mut copier, copies) = pair(Wanted { rate: Some(2), ..Wanted::default() }, 1000);
+        let (mut end, copies) = pair(Wanted { rate: Some(2), ..Wanted::default() }, 1000);
         for time in [SECOND, SECOND + 1, SECOND + 2, 2 * SECOND + 1] {
-            copier.frame(&info(time), b"");
+            end.frame(&info(time), b"");
         }
         assert_eq!((copies.counts().copied, copies.counts().limited), (3, 1));
-        drop(copier);
+        drop(end);
         assert!(!copies.has_ended(), "not all was taken");
     }
 }

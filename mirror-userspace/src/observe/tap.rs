@@ -22,6 +22,7 @@ use serde::Serialize;
 
 use super::copy::{self, Copies, CopyCounts, Wanted};
 use super::{Observer, Subscription, TooMany, Workers};
+use crate::confine;
 
 /// Bytes of the ring of each worker.
 const ROOM: usize = 8 << 20;
@@ -125,8 +126,8 @@ impl Tap {
         let mut observers: Vec<Box<dyn Observer>> = Vec::new();
         let mut copies = Vec::new();
         for _ in 0..workers.len() {
-            let (copier, taken) = copy::pair(Wanted::default(), ROOM);
-            observers.push(Box::new(copier));
+            let (end, taken) = copy::pair(Wanted::default(), ROOM);
+            observers.push(Box::new(end));
             copies.push(taken);
         }
         let subscription = workers.subscribe(observers)?;
@@ -135,7 +136,10 @@ impl Tap {
         let _ = workers.wait_until_collected(COLLECT_PATIENCE);
         let shared = Arc::new(Shared::default());
         let (interface, counted) = (self.interface.clone(), Arc::clone(&shared));
-        let run = move || self.run(copies, &counted);
+        let run = move || {
+            confine::this_thread();
+            self.run(copies, &counted);
+        };
         let thread = thread::Builder::new()
             .name("tap".to_owned())
             .spawn(run)
@@ -150,7 +154,9 @@ impl Tap {
         loop {
             let ended = copies.iter().all(Copies::has_ended);
             buffer.clear();
-            copies.iter_mut().for_each(|copies| copies.take(&mut buffer));
+            for copies in &mut copies {
+                copies.take(&mut buffer);
+            }
             let counts: CopyCounts = copies.iter().map(Copies::counts).sum();
             shared.matched.store(counts.matched, Ordering::Relaxed);
             shared.ring_full.store(counts.lost, Ordering::Relaxed);

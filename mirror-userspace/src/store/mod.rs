@@ -44,6 +44,7 @@ pub use self::recovery::Recovered;
 pub use self::retention::Retention;
 pub use self::seal::{KeyError, StoreKey, Unreadable};
 use self::segment::{Limits, Sealer, Writer};
+use crate::confine;
 use crate::sink::Overflow;
 
 /// How a store is written.
@@ -233,7 +234,10 @@ impl Store {
         let (seen, policy) = (Arc::clone(&stop), Arc::new(settings.policy.clone()));
         let keeper = std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || keeper.run(&seen))
+            .spawn(move || {
+                confine::this_thread();
+                keeper.run(&seen);
+            })
             .map_err(StoreError::Thread)?;
         Ok(Self { shared, settings, key, policy, stop, keeper: Some(keeper), recovered, _lock: lock })
     }
@@ -270,6 +274,10 @@ impl Store {
             Writer { shared: Arc::clone(&self.shared), counters: Arc::clone(&counters), failed, home };
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             let name = format!("{name} {worker}");
+            let run = || {
+                confine::this_thread();
+                run();
+            };
             std::thread::Builder::new().name(name).spawn(run).map_err(StoreError::Thread)
         };
         let threads = vec![

@@ -52,6 +52,7 @@ const REQUIREMENTS: &[Requirement] = &[
     program("openssl", "openssl", "the lab's TLS server"),
     program("tshark", "tshark", "opens what the packet store writes, in tests"),
     program("valgrind", "valgrind", "counts the instructions of benchmarks"),
+    program("dpkg-shlibdeps", "dpkg-dev", "finds what the package depends on"),
     program("ip", "iproute2", "network namespaces and virtual interfaces of tests and the lab"),
     program("ethtool", "ethtool", "offloads and queues of virtual interfaces"),
     program("nsenter", "util-linux", "runs programs in network namespaces"),

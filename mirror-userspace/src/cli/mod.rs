@@ -51,7 +51,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Run(run::Args),
+    Run(Box<run::Args>),
     Read(read::Args),
     Source(source::Args),
     // Larger than the others.
@@ -84,7 +84,7 @@ pub fn main_with(register: Register) -> ExitCode {
 #[must_use]
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Run(args) => run::main(args),
+        Command::Run(args) => run::main(*args),
         Command::Read(args) => read::main(&args),
         Command::Source(args) => source::main(args),
         Command::Pktgen(args) => pktgen::main(*args),

@@ -301,10 +301,10 @@ fn parsers(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     group.bench_function("dns", |bencher| bencher.iter(|| Message::parse(black_box(&answer)).is_ok()));
     group.bench_function("http-request", |bencher| {
-        bencher.iter(|| Request::parse(black_box(request)).method.len())
+        bencher.iter(|| Request::parse(black_box(request)).method.len());
     });
     group.bench_function("http-response", |bencher| {
-        bencher.iter(|| Response::parse(black_box(response)).status)
+        bencher.iter(|| Response::parse(black_box(response)).status);
     });
     group.bench_function("tls-handshake", |bencher| {
         bencher.iter(|| {

@@ -391,7 +391,7 @@ mod tests {
         assert_eq!(http.current.as_ref().map(|metrics| metrics.requests), Some(1));
         assert_eq!(http.last.as_ref().map(|metrics| metrics.requests), Some(3));
         assert_eq!((http.total.requests, http.total.errors), (4, 1));
-        let bucket = |le: f64| http.total.latency[BUCKETS.iter().position(|&bound| bound == le).unwrap()];
+        let bucket = |le: f64| http.total.latency[BUCKETS.iter().position(|&bound| bound >= le).unwrap()];
         assert_eq!((bucket(0.01), bucket(0.025), bucket(0.05)), (1, 1, 1));
         assert!((http.total.latency_sum - 0.07).abs() < 1e-9);
         assert_eq!(services.standing(9).len(), 2);

@@ -235,6 +235,12 @@ impl Appliance {
         self.process.wait_for_line(prefix, PATIENCE).unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// The process's identifier.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Sends it a signal that does not end it.
     pub fn signal(&mut self, signal: Signal) {
         self.process.signal(signal).expect("the process can be signalled");

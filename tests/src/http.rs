@@ -56,7 +56,7 @@ pub fn ask(
     let mut stream = connect(namespace, address)?;
     let mut head = format!("{request} HTTP/1.1\r\nConnection: close\r\n");
     if !headers.iter().any(|line| line.starts_with("Host:")) {
-        head += &format!("Host: {address}\r\n");
+        head = format!("{head}Host: {address}\r\n");
     }
     for line in headers {
         head += line;

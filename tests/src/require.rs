@@ -40,6 +40,35 @@ pub fn corpus() -> Option<PathBuf> {
     None
 }
 
+/// A browser that needs no screen, where one is installed; without it, tests of the page are skipped as in
+/// [`privileges`].
+#[must_use]
+pub fn browser() -> Option<PathBuf> {
+    let names = ["chromium-headless-shell", "chromium", "google-chrome"];
+    let found = names.iter().find_map(|name| program(name));
+    if found.is_none() {
+        skip("there is no browser: run `cargo xtask setup`");
+    }
+    found
+}
+
+/// Prometheus' tool, be it installed or fetched by `cargo xtask setup`; without it, tests of metrics are
+/// skipped as in [`privileges`].
+#[must_use]
+pub fn promtool() -> Option<PathBuf> {
+    let fetched = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tools/usr/bin/promtool"));
+    let found = program("promtool").or_else(|| fetched.is_file().then_some(fetched));
+    if found.is_none() {
+        skip("there is no promtool: run `cargo xtask setup`");
+    }
+    found
+}
+
+/// The path of a program that is installed.
+fn program(name: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?).map(|directory| directory.join(name)).find(|path| path.is_file())
+}
+
 /// Always false: the test does not run.
 fn skip(obstacle: impl AsRef<str>) -> bool {
     let obstacle = obstacle.as_ref();

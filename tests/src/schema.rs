@@ -1,4 +1,4 @@
-//! Whether a value is what a schema of an OpenAPI description says. The schemas' words are those that the
+//! Whether a value is what a schema of an `OpenAPI` description says. The schemas' words are those that the
 //! API's description uses; one that is not known here is a failure, not a pass.
 
 use serde_json::{Map, Value};
@@ -20,7 +20,6 @@ fn check(description: &Value, schema: &Value, value: &Value, at: &str, found: &m
     let mut wrong = |what: String| found.push(format!("{at}: {what}: {value}"));
     for (word, expected) in words {
         match word.as_str() {
-            "description" | "default" | "properties" | "additionalProperties" | "items" | "$ref" => {}
             "type" if !is_of_type(expected, value) => wrong(format!("is no {expected}")),
             "enum" if !expected.as_array().is_some_and(|all| all.contains(value)) => {
                 wrong(format!("none of {expected}"));
@@ -34,7 +33,17 @@ fn check(description: &Value, schema: &Value, value: &Value, at: &str, found: &m
                     }
                 }
             }
-            "type" | "enum" | "minimum" | "maximum" => {}
+            // What the value satisfies, and what is no condition or looked at below.
+            "type"
+            | "enum"
+            | "minimum"
+            | "maximum"
+            | "description"
+            | "default"
+            | "properties"
+            | "additionalProperties"
+            | "items"
+            | "$ref" => {}
             word => wrong(format!("`{word}` is not known to this test")),
         }
     }
@@ -65,9 +74,10 @@ fn properties(
     for (name, value) in object {
         let at = format!("{at}/{name}");
         match (known.and_then(|known| known.get(name)), words.get("additionalProperties")) {
-            (Some(schema), _) => check(description, schema, value, &at, found),
+            (Some(schema), _) | (None, Some(schema @ Value::Object(_))) => {
+                check(description, schema, value, &at, found);
+            }
             (None, Some(Value::Bool(false))) => found.push(format!("{at}: is not described")),
-            (None, Some(schema @ Value::Object(_))) => check(description, schema, value, &at, found),
             (None, _) => {}
         }
     }

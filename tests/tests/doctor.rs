@@ -79,7 +79,7 @@ fn spoil(bed: &Bed) {
     for (namespace, interface) in [(&bed.appliance, INTERFACE), (&bed.far, "source0")] {
         run(namespace.command("ethtool").args(["-L", interface, "rx", "1", "tx", "1"]))
             .expect("queues can be set");
-        namespace.ip(&format!("link set dev {interface} mtu 10000")).expect("the MTU can be set");
+        namespace.ip(&format!("link set dev {interface} mtu 9000")).expect("the MTU can be set");
     }
 }
 
@@ -102,10 +102,14 @@ fn what_is_wrong_is_named_with_what_mends_it_and_mended() {
     spoil(&bed);
 
     let output = doctor(&bed, &["--json"]);
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    // It would be captured, though not well.
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
     let (state_of_mtu, found, fix) = check(&output, "mtu");
-    assert_eq!((state_of_mtu.as_str(), fix.as_deref()), ("broken", Some("ip link set dev mirror0 mtu 3498")));
-    assert!(found.contains("10000"), "{found}");
+    assert_eq!(
+        (state_of_mtu.as_str(), fix.as_deref()),
+        ("warning", Some("ip link set dev mirror0 mtu 3498"))
+    );
+    assert!(found.contains("9000"), "{found}");
     let (state_of_pages, _, fix) = check(&output, "huge_pages");
     assert_eq!(state_of_pages, "warning");
     assert!(fix.is_some_and(|fix| fix.starts_with("sysctl -w vm.nr_hugepages=")));
@@ -142,13 +146,13 @@ fn a_capture_that_prepares_the_interface_puts_it_back() {
     let report = appliance.stop();
     report.assert_conserved();
     assert_eq!(report.analysed(), 1);
-    assert_eq!((mtu(&bed.appliance).as_str(), queues(&bed.appliance)), ("10000", queues_before));
+    assert_eq!((mtu(&bed.appliance).as_str(), queues(&bed.appliance)), ("9000", queues_before));
     assert_eq!(huge_pages(), "0");
 
     // Also where there is no capture after all.
     let output = bed.run_to_end(bed.run_command(&[INTERFACE, "absent0"], &["--prepare"]));
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!((mtu(&bed.appliance).as_str(), huge_pages().as_str()), ("10000", "0"));
+    assert_eq!((mtu(&bed.appliance).as_str(), huge_pages().as_str()), ("9000", "0"));
 }
 
 #[test]

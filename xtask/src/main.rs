@@ -9,6 +9,7 @@ mod command;
 mod fuzz;
 mod run;
 mod setup;
+mod soak;
 mod test;
 mod vm;
 
@@ -27,6 +28,7 @@ Examples:
   cargo xtask pktgen -- --interface eth1 day.pcap  build, then replay a capture as mirror traffic
   cargo xtask bench --quick                      how fast it is, and others beside it
   cargo xtask vm test                            captures in virtual machines, on NICs with zero-copy
+  cargo xtask soak                               ten minutes of full load, to see whether anything grows
   cargo xtask check                              formatting, lints, documentation
 
 The first of run, build and test sets the machine up; `cargo xtask setup` does only that.";
@@ -54,6 +56,7 @@ enum Command {
     /// Build, then send mirror traffic: `mirror-xdp pktgen ARGUMENTS` as root
     Pktgen(run::PktgenArgs),
     Vm(vm::Args),
+    Soak(soak::Args),
     /// Check formatting, lints and documentation; warnings are errors
     Check,
 }
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::main(&args),
         Command::Pktgen(args) => run::pktgen(args),
         Command::Vm(args) => vm::main(&args),
+        Command::Soak(args) => soak::main(&args),
         Command::Check => check::main(),
     };
     match result {

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 
 use crate::build::build;
 use crate::command::{cargo, display, root_prefix, step};
+use crate::setup::tools;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -16,13 +17,20 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
+    run(&args.arguments, &[])
+}
+
+/// Builds, then runs `cargo test` with these arguments, and these variables in the environment.
+pub(crate) fn run(arguments: &[OsString], variables: &[(&str, String)]) -> Result<ExitCode> {
     let binary = build(true)?;
+    tools::get()?;
     step("Running the tests");
     let mut command = cargo();
     // All that fail are to be known, not only those of the first file.
     command
         .args(["test", "--workspace", "--no-fail-fast"])
-        .args(&args.arguments)
+        .args(arguments)
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .env("MIRROR_XDP_BIN", binary);
     let runner =
         root_prefix("making network namespaces for the tests, and loading eBPF programs into them,")?;

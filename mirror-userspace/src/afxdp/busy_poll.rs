@@ -19,6 +19,12 @@ impl BusyPoll {
     pub const fn of(microseconds: u32) -> Option<Self> {
         if microseconds > 0 { Some(Self { microseconds }) } else { None }
     }
+
+    /// Microseconds that one call looks for frames.
+    #[must_use]
+    pub const fn microseconds(self) -> u32 {
+        self.microseconds
+    }
 }
 
 /// Switches it on (`include/uapi/asm-generic/socket.h`).

@@ -154,9 +154,12 @@ fn interfaces(families: &mut Families, snapshot: &Snapshot) {
         "device_receive_lost_total",
         "Frames that were lost before the XDP program saw them, by reason.",
     );
-    for (interface, device) in interfaces() {
-        for (reason, count) in device.lost() {
-            families.count(&[("interface", &interface.name), ("reason", reason)], count);
+    for (interface, _) in interfaces() {
+        let silent = interface.device.silent(interface.explained());
+        for (known, _) in &interface.device.0 {
+            let count = silent.0.iter().find(|(other, _)| other.name == known.name);
+            let labels = [("interface", interface.name.as_str()), ("reason", known.name)];
+            families.count(&labels, count.map_or(0, |&(_, count)| count));
         }
     }
     families.counters("frames_seen_total", "Frames that entered the XDP program.");

@@ -30,7 +30,7 @@ use self::routes::State;
 pub use self::settings::{Address, Settings, Token, TokenError};
 pub use self::view::{Refused, Reloaded};
 use crate::live::{Capture, Watch};
-use crate::nic::Received;
+use crate::nic::{self, Received};
 use crate::sink::{ServiceDesk, Sink};
 use crate::stats::{Policy, Stats};
 
@@ -97,12 +97,14 @@ impl Request {
         self,
         capture: &Capture,
         sink: &Sink,
+        watch: &mut nic::Watch,
     ) -> Option<oneshot::Sender<Result<Reloaded, Refused>>> {
         // Sending fails where nobody waits any more.
         match self {
             Self::Stats(answer) => {
                 if let (Ok(mut stats), Ok(received)) = (capture.stats(), capture.received().await) {
                     stats.set_records(&sink.counters());
+                    watch.enter(&mut stats);
                     let _ = answer.send(Snapshot { time: SystemTime::now(), stats, received });
                 }
                 None

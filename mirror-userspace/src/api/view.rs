@@ -208,9 +208,9 @@ pub(super) fn losses(snapshot: &Snapshot) -> Vec<Loss> {
             losses.push(Loss { stage, place: place.to_owned(), reason, count });
         }
     };
-    for (interface, device) in snapshot.stats.interfaces.iter().zip(&snapshot.received) {
-        for (reason, count) in device.lost() {
-            lost("device", &interface.name, reason, count);
+    for interface in &snapshot.stats.interfaces {
+        for (known, count) in interface.device.silent(interface.explained()).0 {
+            lost("device", &interface.name, known.name, count);
         }
         for &(reason, count) in interface.program.dropped.0.iter().filter(|(reason, _)| !is_policy(reason)) {
             lost("program", &interface.name, reason, count);

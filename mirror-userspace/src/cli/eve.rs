@@ -38,14 +38,33 @@ fn bytes(text: &str) -> Result<u64, String> {
 impl EveArgs {
     /// Where the arguments, or else the configuration, want the records.
     pub(super) fn destination(&self, directory: &Path, configured: &EveSettings) -> Destination {
+        Destination::named(self.output(configured), directory, self.rotation(configured))
+    }
+
+    /// The file or socket.
+    pub(super) fn output<'a>(&'a self, configured: &'a EveSettings) -> &'a Path {
+        let output = self.eve_output.as_ref().or(configured.output.as_ref());
+        output.map_or(Path::new(FILE_NAME), PathBuf::as_path)
+    }
+
+    /// When a file is put aside.
+    pub(super) fn rotation(&self, configured: &EveSettings) -> Rotation {
         let Rotation { size, interval, keep } = configured.rotation;
-        let rotation = Rotation {
+        Rotation {
             size: self.rotate_size.or(size),
             interval: self.rotate_interval.or(interval),
             keep: self.rotate_keep.or(keep),
-        };
-        let output = self.eve_output.as_ref().or(configured.output.as_ref());
-        Destination::named(output.map_or(Path::new(FILE_NAME), PathBuf::as_path), directory, rotation)
+        }
+    }
+
+    /// The flags that were given.
+    pub(super) fn given(&self) -> [(&'static str, bool); 4] {
+        [
+            ("--eve-output", self.eve_output.is_some()),
+            ("--rotate-size", self.rotate_size.is_some()),
+            ("--rotate-interval", self.rotate_interval.is_some()),
+            ("--rotate-keep", self.rotate_keep.is_some()),
+        ]
     }
 }
 

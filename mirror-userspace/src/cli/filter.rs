@@ -21,7 +21,7 @@ use crate::filter::text::{self, condition, range_text, ranges_text, vni_ranges};
 use crate::filter::{import, limits};
 
 /// Where the configuration is when nobody says otherwise.
-const CONFIG: &str = "/etc/mirror-xdp/config.toml";
+pub(super) const CONFIG: &str = "/etc/mirror-xdp/config.toml";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -120,7 +120,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Writes to standard output; a reader that has seen enough is no failure.
-fn print(text: &str) -> anyhow::Result<()> {
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(error).context("cannot write the result")
@@ -129,12 +129,12 @@ fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+pub(super) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print(&(serde_json::to_string(value)? + "\n"))
 }
 
 /// The configuration, or `None` after a line on standard error for each mistake.
-fn load(
+pub(super) fn load(
     path: &Path,
     mistakes: impl FnOnce(&[Mistake]) -> anyhow::Result<()>,
 ) -> anyhow::Result<Option<Config>> {
@@ -153,9 +153,9 @@ fn load(
 
 /// What `check --json` prints of a file that is not valid.
 #[derive(Serialize)]
-struct Invalid<'a> {
-    valid: bool,
-    mistakes: &'a [Mistake],
+pub(super) struct Invalid<'a> {
+    pub(super) valid: bool,
+    pub(super) mistakes: &'a [Mistake],
 }
 
 fn check(args: &Check) -> anyhow::Result<ExitCode> {

@@ -1,5 +1,6 @@
 //! The command line: a file a subcommand.
 
+mod config_command;
 mod doctor;
 mod eve;
 mod extcap;
@@ -36,6 +37,7 @@ Examples:
   mirror-xdp source --interface eth0 --to 10.0.0.2 --vni 7   feed an appliance from any Linux host
   mirror-xdp pktgen --interface eth1 --to 10.0.0.2 day.pcap  replay a capture as mirror traffic
   mirror-xdp filter check mirror-xdp.toml                    what the rules of a file amount to
+  mirror-xdp config show --config mirror-xdp.toml            what is in force, and who says so
   mirror-xdp extract --store DIR 'host 10.1.2.3 and vni 7'   packets that `run --store DIR` has kept
   mirror-xdp tail 'tcp port 443' --vni 7                     look on at a running capture
 
@@ -51,12 +53,14 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    // Larger than the others, as are those of `pktgen`.
     Run(Box<run::Args>),
     Read(read::Args),
     Source(source::Args),
-    // Larger than the others.
     Pktgen(Box<pktgen::Args>),
     Filter(filter::Args),
+    // Has the flags of `run`.
+    Config(Box<config_command::Args>),
     Extract(extract::Args),
     Verify(verify::Args),
     Hold(hold::Args),
@@ -89,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Source(args) => source::main(args),
         Command::Pktgen(args) => pktgen::main(*args),
         Command::Filter(args) => filter::main(&args),
+        Command::Config(args) => config_command::main(&args),
         Command::Extract(args) => extract::main(&args),
         Command::Verify(args) => verify::main(&args),
         Command::Hold(args) => hold::main(&args),
@@ -130,15 +135,20 @@ impl PortArgs {
     /// The ports: those of the arguments, else those that are configured. One in two lists is taken for
     /// that of the first.
     fn ports(&self, configured: &config::Ports) -> Ports {
+        let config::Ports { vxlan, geneve, vxlan_gpe } = self.lists(configured);
+        Ports::new(&vxlan, &geneve, &vxlan_gpe).expect("no list is longer than its parser lets it be")
+    }
+
+    /// The ports as lists.
+    fn lists(&self, configured: &config::Ports) -> config::Ports {
         let list = |argument: &Option<PortList>, configured: &Vec<u16>| {
             argument.as_ref().map_or_else(|| configured.clone(), |list| list.0.clone())
         };
-        Ports::new(
-            &list(&self.vxlan, &configured.vxlan),
-            &list(&self.geneve, &configured.geneve),
-            &list(&self.vxlan_gpe, &configured.vxlan_gpe),
-        )
-        .expect("no list is longer than its parser lets it be")
+        config::Ports {
+            vxlan: list(&self.vxlan, &configured.vxlan),
+            geneve: list(&self.geneve, &configured.geneve),
+            vxlan_gpe: list(&self.vxlan_gpe, &configured.vxlan_gpe),
+        }
     }
 }
 

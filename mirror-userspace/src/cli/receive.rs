@@ -1,5 +1,10 @@
 //! How frames are received: the arguments that go before what the configuration file says.
 
+use clap::ValueEnum as _;
+use clap::builder::PossibleValue;
+use serde_json::json;
+
+use super::run::InForce;
 use crate::afxdp::{BusyPoll, ZeroCopy};
 use crate::config::ReceiveSettings;
 use crate::config::limits;
@@ -53,6 +58,47 @@ fn ring(text: &str) -> Result<u32, String> {
 }
 
 impl ReceiveArgs {
+    /// The settings in force, see [`InForce`].
+    pub(super) fn in_force(&self, configured: &ReceiveSettings) -> Vec<InForce> {
+        let name = |value: Option<PossibleValue>| value.map(|value| value.get_name().to_owned());
+        let settings = self.clone().settings(configured);
+        let microseconds = self.busy_poll.or(configured.busy_poll.map(BusyPoll::microseconds));
+        let flag = |given: bool, flag: &'static str| given.then_some(flag);
+        vec![
+            (
+                "receive.xdp_mode",
+                json!(name(settings.xdp_mode.to_possible_value())),
+                flag(self.xdp_mode.is_some(), "--xdp-mode"),
+            ),
+            (
+                "receive.zero_copy",
+                json!(name(settings.zero_copy.to_possible_value())),
+                flag(self.zero_copy.is_some(), "--zero-copy"),
+            ),
+            (
+                "receive.cpus",
+                json!(settings.cpus.as_ref().map(ToString::to_string)),
+                flag(self.cpus.is_some(), "--cpus"),
+            ),
+            (
+                "receive.sockets_per_queue",
+                json!(settings.sockets_per_queue),
+                flag(self.sockets_per_queue.is_some(), "--sockets-per-queue"),
+            ),
+            (
+                "receive.flow_affinity",
+                json!(if settings.flow_affinity { "on" } else { "off" }),
+                flag(self.flow_affinity.is_some(), "--flow-affinity"),
+            ),
+            ("receive.ring", json!(settings.ring), flag(self.ring.is_some(), "--ring")),
+            (
+                "receive.busy_poll",
+                json!(microseconds.unwrap_or(0)),
+                flag(self.busy_poll.is_some(), "--busy-poll"),
+            ),
+        ]
+    }
+
     /// What is given here, and of the rest what the configuration says.
     pub(super) fn settings(self, configured: &ReceiveSettings) -> ReceiveSettings {
         ReceiveSettings {

@@ -2,11 +2,15 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::IsTerminal as _;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
+use clap::CommandFactory as _;
+use clap::error::ErrorKind;
+use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
@@ -16,6 +20,7 @@ use crate::api::{self, Address, Refused, Reloaded};
 use crate::config;
 use crate::datapath::program::LogLevel;
 use crate::error::one_line;
+use crate::filter::policy::UnknownVnis;
 use crate::live::{Capture, Config, Plan};
 use crate::nic::Watch;
 use crate::observe::control::{self, OpenError, Socket};
@@ -23,6 +28,12 @@ use crate::observe::tap::{self, Tap};
 use crate::sink::{Patience, Sink, SinkCounters};
 use crate::stats::Stats;
 use crate::worker::WorkerConfig;
+
+/// Where the records are when nobody says otherwise.
+const DEFAULT_LOG_DIR: &str = "/var/log/mirror-xdp";
+
+/// Time between two `stats` events when nobody says otherwise.
+const DEFAULT_STATS_INTERVAL: Duration = Duration::from_secs(8);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -43,16 +54,17 @@ interface keep working: what is not mirror traffic goes to the kernel untouched.
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// Interface that mirrored traffic comes in by; several may be given
-    #[arg(short, long = "interface", value_name = "IF", required = true)]
+    #[arg(short, long = "interface", value_name = "IF")]
     interfaces: Vec<String>,
 
     /// Configuration: ports, admission, filter rules, …; SIGHUP has it read again, and the log opened again
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Directory of eve.json, made where it is missing; the log is appended to
-    #[arg(long, value_name = "DIR", default_value = "/var/log/mirror-xdp")]
-    log_dir: PathBuf,
+    /// Directory of eve.json, made where it is missing; the log is appended to; /var/log/mirror-xdp unless the
+    /// configuration says otherwise
+    #[arg(long, value_name = "DIR")]
+    log_dir: Option<PathBuf>,
 
     /// Keep the packets, too, in this directory, as [store] of the configuration says; `mirror-xdp extract`
     /// finds them
@@ -81,14 +93,14 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
 
-    /// Time between two `stats` events
-    #[arg(long, value_name = "TIME", default_value = "8s", value_parser = super::seconds)]
-    stats_interval: Duration,
+    /// Time between two `stats` events; 8s unless the configuration says otherwise
+    #[arg(long, value_name = "TIME", value_parser = super::seconds)]
+    stats_interval: Option<Duration>,
 
-    /// Flows that each worker keeps at most; beyond, the flow that was idle the longest is ended
-    #[arg(long, value_name = "N", default_value_t = WorkerConfig::default().max_flows)]
-    #[arg(value_parser = super::max_flows)]
-    max_flows: usize,
+    /// Flows that each worker keeps at most; beyond, the flow that was idle the longest is ended; 262144
+    /// unless the configuration says otherwise
+    #[arg(long, value_name = "N", value_parser = super::max_flows)]
+    max_flows: Option<usize>,
 
     /// Where both ends of conversations are mirrored: analyse one copy of each packet, and count the other;
     /// off unless the configuration says otherwise
@@ -111,6 +123,127 @@ pub(super) struct Args {
 
     #[command(flatten)]
     receive: ReceiveArgs,
+}
+
+/// What arguments, else the configuration, else the defaults say.
+#[derive(Debug)]
+struct Settled {
+    interfaces: Vec<String>,
+    replace: bool,
+    log_dir: PathBuf,
+    stats_interval: Duration,
+    max_flows: usize,
+}
+
+impl Settled {
+    fn new(args: &Args, configured: &config::CaptureSettings) -> Self {
+        let argument = (!args.interfaces.is_empty()).then(|| args.interfaces.clone());
+        Self {
+            interfaces: argument.unwrap_or_else(|| configured.interfaces.clone()),
+            replace: args.replace || configured.replace.unwrap_or_default(),
+            log_dir: args
+                .log_dir
+                .clone()
+                .or_else(|| configured.log_dir.clone())
+                .unwrap_or_else(|| DEFAULT_LOG_DIR.into()),
+            stats_interval: args
+                .stats_interval
+                .or(configured.stats_interval)
+                .unwrap_or(DEFAULT_STATS_INTERVAL),
+            max_flows: args
+                .max_flows
+                .or(configured.max_flows)
+                .unwrap_or_else(|| WorkerConfig::default().max_flows),
+        }
+    }
+}
+
+/// A setting in force: its key in the configuration, its value, the flag that says it, if one does.
+pub(super) type InForce = (&'static str, Value, Option<&'static str>);
+
+impl Args {
+    /// The configuration file.
+    pub(super) fn config(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
+    /// Whether JSON is wanted.
+    pub(super) const fn json(&self) -> bool {
+        self.json
+    }
+
+    /// All settings that are in force with this configuration, but for the rules.
+    pub(super) fn in_force(&self, configured: &config::Config) -> Vec<InForce> {
+        let settled = Settled::new(self, &configured.capture);
+        let ports = self.ports.lists(&configured.ports);
+        let rotation = self.eve.rotation(&configured.eve);
+        let policy = &configured.policy;
+        let nets =
+            policy.sources.as_ref().map(|nets| nets.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let time = |time: Duration| humantime::format_duration(time).to_string();
+        let switch = |on: bool| if on { "on" } else { "off" };
+        let flag = |given: bool, flag: &'static str| given.then_some(flag);
+        let given = self.eve.given();
+        let eve = |index: usize| given.get(index).and_then(|&(name, given)| flag(given, name));
+        let listen = self.api.listen.or(configured.api.listen).unwrap_or(api::DEFAULT);
+        let health = self.api.health.or(configured.api.health).unwrap_or(Address::Off);
+        let token = self.api.token_file.as_ref().or(configured.api.token_file.as_ref());
+        let dedup = self.dedup.map_or(configured.analysis.dedup, super::Switch::is_on);
+        let output = self.eve.output(&configured.eve);
+        let unknown = match policy.unknown_vnis {
+            UnknownVnis::Learn => "learn",
+            UnknownVnis::Drop => "strict",
+        };
+        let default = policy.default_set.and_then(|set| policy.sets.get(set)).map(|set| set.name.as_str());
+        let mut all = vec![
+            (
+                "capture.interfaces",
+                json!(settled.interfaces),
+                flag(!self.interfaces.is_empty(), "--interface"),
+            ),
+            ("capture.replace", json!(switch(settled.replace)), flag(self.replace, "--replace")),
+            ("capture.log_dir", json!(settled.log_dir), flag(self.log_dir.is_some(), "--log-dir")),
+            (
+                "capture.stats_interval",
+                json!(time(settled.stats_interval)),
+                flag(self.stats_interval.is_some(), "--stats-interval"),
+            ),
+            ("capture.max_flows", json!(settled.max_flows), flag(self.max_flows.is_some(), "--max-flows")),
+            ("ports.vxlan", json!(ports.vxlan), flag(self.ports.vxlan.is_some(), "--vxlan-port")),
+            ("ports.geneve", json!(ports.geneve), flag(self.ports.geneve.is_some(), "--geneve-port")),
+            (
+                "ports.vxlan_gpe",
+                json!(ports.vxlan_gpe),
+                flag(self.ports.vxlan_gpe.is_some(), "--vxlan-gpe-port"),
+            ),
+            ("admission.sources", json!(nets), None),
+            ("admission.mode", json!(unknown), None),
+            ("admission.vnis", json!(policy.vnis.iter().map(range).collect::<Vec<_>>()), None),
+            ("shunt.after", json!(configured.shunt.after), None),
+            ("shunt.max_flows", json!(configured.shunt.max_flows), None),
+            ("analysis.dedup", json!(switch(dedup)), flag(self.dedup.is_some(), "--dedup")),
+            ("eve.output", json!(output), eve(0)),
+            ("eve.rotate_size", json!(rotation.size), eve(1)),
+            ("eve.rotate_interval", json!(rotation.interval.map(time)), eve(2)),
+            ("eve.rotate_keep", json!(rotation.keep), eve(3)),
+            ("api.listen", json!(listen.to_string()), flag(self.api.listen.is_some(), "--api")),
+            ("api.health", json!(health.to_string()), flag(self.api.health.is_some(), "--health")),
+            ("api.token_file", json!(token), flag(self.api.token_file.is_some(), "--api-token-file")),
+            ("filter.default", json!(default), None),
+            ("filter.macs", json!(policy.macs.len()), None),
+            ("filter.sets", json!(policy.sets.len()), None),
+        ];
+        all.extend(self.receive.in_force(&configured.receive));
+        all.extend(super::store::in_force(&configured.store));
+        all.sort_by_key(|&(key, ..)| key);
+        all
+    }
+}
+
+/// A range of VNIs as the configuration has it.
+pub(super) fn range(vnis: &RangeInclusive<u32>) -> Value {
+    let (first, last) = (vnis.start(), vnis.end());
+    if first == last { json!(first) } else { json!(format!("{first}-{last}")) }
 }
 
 /// Where the HTTP API is, and for whom.
@@ -157,10 +290,15 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     let mut hang_up = signal(SignalKind::hangup())?;
     let configured = configuration(args.config.as_deref())?;
-    let tap = args.tap.as_deref().map(|interface| Tap::open(interface, &args.interfaces)).transpose()?;
+    let settled = Settled::new(&args, &configured.capture);
+    if settled.interfaces.is_empty() {
+        let what = "no interface is named: use --interface, or [capture] in the configuration\n";
+        super::Cli::command().error(ErrorKind::MissingRequiredArgument, what).exit();
+    }
+    let tap = args.tap.as_deref().map(|interface| Tap::open(interface, &settled.interfaces)).transpose()?;
     let control = open_control(&args.control)?;
     let worker = WorkerConfig {
-        max_flows: args.max_flows,
+        max_flows: settled.max_flows,
         // The standard library's maps are keyed with the system's random numbers.
         hash_seed: RandomState::new().hash_one(0),
         dedup: args.dedup.map_or(configured.analysis.dedup, super::Switch::is_on),
@@ -168,12 +306,12 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let ports = args.ports.ports(&configured.ports);
     // Taken back when this function ends, however it does.
     let _changes =
-        if args.prepare { super::doctor::prepare(&args.interfaces, &ports).await? } else { Vec::new() };
-    let interfaces = args.interfaces.clone();
+        if args.prepare { super::doctor::prepare(&settled.interfaces, &ports).await? } else { Vec::new() };
+    let interfaces = settled.interfaces.clone();
     let plan = Plan::make(Config {
-        interfaces: args.interfaces,
+        interfaces: settled.interfaces,
         receive: args.receive.settings(&configured.receive),
-        replace: args.replace,
+        replace: settled.replace,
         ports,
         log: args.bpf_log,
         worker,
@@ -181,8 +319,8 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         shunt: configured.shunt,
     })
     .await?;
-    let listener = api::Listener::bind(args.api.settings(&configured.api, &args.log_dir)?)?;
-    let destination = args.eve.destination(&args.log_dir, &configured.eve);
+    let listener = api::Listener::bind(args.api.settings(&configured.api, &settled.log_dir)?)?;
+    let destination = args.eve.destination(&settled.log_dir, &configured.eve);
     let sink = super::eve::open(destination, Patience::Short, args.json)?;
     let store = super::store::open(args.store.as_deref(), &configured.store)?;
     let mut watch = Watch::start(&interfaces).await?;
@@ -211,7 +349,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         ticks
     };
     let mut second = every(Duration::from_secs(1));
-    let mut statistics = every(args.stats_interval);
+    let mut statistics = every(settled.stats_interval);
     let mut messages = every(Duration::from_millis(100));
     let failure = loop {
         tokio::select! {
@@ -226,7 +364,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 let _ = reload(&mut capture, args.config.as_deref(), &configured);
             }
             request = server.request() => {
-                if let Some(answer) = request.answer(&capture, &sink).await {
+                if let Some(answer) = request.answer(&capture, &sink, &mut watch).await {
                     // Fails where nobody waits any more; it is reloaded all the same.
                     let _ = answer.send(reload(&mut capture, args.config.as_deref(), &configured));
                 }
@@ -339,7 +477,13 @@ fn reload(
 }
 
 fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config) -> anyhow::Result<usize> {
-    let config::Config { ports, policy, shunt, receive, analysis, eve, store, api } = config::load(path)?;
+    let config::Config { capture: settings, ports, policy, shunt, receive, analysis, eve, store, api } =
+        config::load(path)?;
+    anyhow::ensure!(
+        settings == started_with.capture,
+        "{}: [capture] has changed, which takes a restart",
+        path.display()
+    );
     anyhow::ensure!(
         ports == started_with.ports,
         "{}: [ports] has changed, which takes a restart",

@@ -1,9 +1,13 @@
 //! The packet store of a command that keeps packets.
 
 use std::path::Path;
+use std::time::Duration;
 
+use serde_json::json;
+
+use super::run::{InForce, range};
 use crate::config::StoreSettings;
-use crate::store::{Store, StoreKey};
+use crate::store::{Kept, Store, StoreKey};
 
 /// Opens the store in `directory`, if there is to be one, and says what was found unfinished in it.
 pub(super) fn open(directory: Option<&Path>, settings: &StoreSettings) -> anyhow::Result<Option<Store>> {
@@ -14,6 +18,34 @@ pub(super) fn open(directory: Option<&Path>, settings: &StoreSettings) -> anyhow
         eprintln!("mirror-xdp: {}: {outcome}", directory.join(name).display());
     }
     Ok(Some(store))
+}
+
+/// The settings in force, see [`InForce`].
+pub(super) fn in_force(configured: &StoreSettings) -> Vec<InForce> {
+    let settings = &configured.settings;
+    let (policy, retention) = (&settings.policy, &settings.retention);
+    let time = |time: Duration| humantime::format_duration(time).to_string();
+    let vnis = policy.vnis.as_ref().map(|vnis| vnis.iter().map(range).collect::<Vec<_>>());
+    let packet = match policy.packet {
+        Kept::Whole => json!("whole"),
+        Kept::Headers => json!("headers"),
+        Kept::First(bytes) => json!(bytes),
+    };
+    let all = [
+        ("store.segment_size", json!(settings.segment_size)),
+        ("store.segment_time", json!(time(settings.segment_time))),
+        ("store.memory", json!(settings.memory)),
+        ("store.vnis", json!(vnis)),
+        ("store.packet", packet),
+        ("store.flow_bytes", json!(policy.flow)),
+        ("store.compression", json!(settings.compression)),
+        ("store.key", json!(configured.key)),
+        ("store.max_size", json!(retention.max_size)),
+        ("store.min_free", json!(retention.min_free)),
+        ("store.max_age", json!(retention.max_age.map(time))),
+        ("store.ages", json!(retention.ages.len())),
+    ];
+    all.into_iter().map(|(key, value)| (key, value, None)).collect()
 }
 
 /// Ends a store whose workers have ended, and says by what its end is known.

@@ -96,7 +96,7 @@ impl<'t> Document<'t> {
     }
 
     /// The number of the line, from 1, of a place in the text.
-    fn line(&self, at: usize) -> usize {
+    pub(super) fn line(&self, at: usize) -> usize {
         self.lines.partition_point(|&start| start <= at)
     }
 

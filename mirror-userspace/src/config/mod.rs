@@ -11,10 +11,12 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use self::document::Mistake;
 use self::document::{Document, Table};
@@ -28,6 +30,8 @@ use crate::store::Settings;
 /// What a configuration file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
+    /// What is captured, and how.
+    pub capture: CaptureSettings,
     /// UDP ports of mirror traffic.
     pub ports: Ports,
     /// What may come in and what is captured of it.
@@ -60,6 +64,21 @@ pub struct EveSettings {
 pub struct AnalysisSettings {
     /// Whether a packet that is mirrored at both ends of its conversation is analysed once only.
     pub dedup: bool,
+}
+
+/// What is captured, and how; what is not said is up to the command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CaptureSettings {
+    /// Names of the interfaces.
+    pub interfaces: Vec<String>,
+    /// Whether to take off an XDP program that is there already.
+    pub replace: Option<bool>,
+    /// Where the records' files are.
+    pub log_dir: Option<PathBuf>,
+    /// Time between two `stats` events.
+    pub stats_interval: Option<Duration>,
+    /// Flows that each worker keeps at most.
+    pub max_flows: Option<usize>,
 }
 
 /// How packets are kept.
@@ -197,7 +216,7 @@ impl fmt::Display for Mistakes {
         if let [first, more @ ..] = &self.0[..] {
             write!(f, "{first}")?;
             if !more.is_empty() {
-                write!(f, " ({} more: `mirror-xdp filter check` shows them)", more.len())?;
+                write!(f, " ({} more: `mirror-xdp config check` shows them)", more.len())?;
             }
         }
         Ok(())
@@ -230,6 +249,21 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Config, Mistakes> {
     let config = config.unwrap_or_default();
     let mistakes = document.into_mistakes();
     if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
+}
+
+/// Where a file says what: the line of each key of a section, such as `ports.vxlan`. Empty where the file is
+/// no TOML.
+#[must_use]
+pub fn lines(text: &str) -> BTreeMap<String, usize> {
+    let document = Document::new(Path::new(""), text);
+    let mut lines = BTreeMap::new();
+    let Some(root) = document.parse() else { return lines };
+    for (section, value) in root.get_ref() {
+        for (key, _) in value.get_ref().as_table().into_iter().flatten() {
+            lines.insert(format!("{}.{}", section.get_ref(), key.get_ref()), document.line(key.span().start));
+        }
+    }
+    lines
 }
 
 /// The bytes of a file; of one that is no configuration for its sheer length, an error.

@@ -10,7 +10,8 @@ use mirror_xdp_common::Vni;
 
 use super::document::{Table, Value};
 use super::{
-    AnalysisSettings, ApiSettings, Config, EveSettings, Ports, ReceiveSettings, ShuntSettings, StoreSettings,
+    AnalysisSettings, ApiSettings, CaptureSettings, Config, EveSettings, Ports, ReceiveSettings,
+    ShuntSettings, StoreSettings,
 };
 use crate::afxdp::BusyPoll;
 use crate::filter::policy::{
@@ -22,6 +23,9 @@ use crate::store::{Kept, Retention};
 /// The whole file. Where something is wrong the document knows, and the result is of no use.
 pub(super) fn config(mut root: Table<'_>) -> Config {
     let mut config = Config::default();
+    if let Some(table) = root.get("capture").and_then(|value| value.table()) {
+        config.capture = capture(table);
+    }
     if let Some(table) = root.get("ports").and_then(|value| value.table()) {
         config.ports = ports(table);
     }
@@ -53,6 +57,47 @@ pub(super) fn config(mut root: Table<'_>) -> Config {
     check_capacity(&mut known);
     root.finish();
     config
+}
+
+fn capture(mut table: Table<'_>) -> CaptureSettings {
+    let mut capture = CaptureSettings::default();
+    if let Some(value) = table.get("interfaces")
+        && let Some(elements) = value.list("names of interfaces")
+    {
+        if elements.is_empty() {
+            value.wrong("is empty: nothing would be captured", "name one, or leave the key out");
+        }
+        for element in elements {
+            let Some(name) = element.text("the name of an interface") else { continue };
+            // What the kernel takes for a name (dev_valid_name).
+            let wrong = |byte: u8| byte == b'/' || byte == b':' || byte.is_ascii_whitespace();
+            if name.is_empty() || name.len() > 15 || matches!(name, "." | "..") || name.bytes().any(wrong) {
+                element.wrong(format!("`{name}` is no name of an interface"), "such as \"ens6\"");
+            }
+            capture.interfaces.push(name.to_owned());
+        }
+    }
+    capture.replace = table.get("replace").and_then(|value| switch(&value));
+    capture.log_dir = table.get("log_dir").and_then(|value| absolute(&value, "/var/log/mirror-xdp"));
+    capture.stats_interval = table.get("stats_interval").and_then(|value| duration(&value));
+    capture.max_flows = table.get("max_flows").and_then(|value| {
+        let flows = value.number("a number", &(1..=u64::from(u32::MAX) - 1))?;
+        Some(flows as usize)
+    });
+    table.finish();
+    capture
+}
+
+/// A path from the root.
+fn absolute(value: &Value<'_>, example: &str) -> Option<PathBuf> {
+    let text = value.text("a path")?;
+    if !text.starts_with('/') {
+        value.wrong(
+            format!("`{text}` is no absolute path"),
+            format!("a path from the root, such as \"{example}\""),
+        );
+    }
+    Some(text.into())
 }
 
 fn ports(mut table: Table<'_>) -> Ports {
@@ -357,16 +402,7 @@ fn api(mut table: Table<'_>) -> ApiSettings {
         address
     };
     let (listen, health) = (address("listen"), address("health"));
-    let token_file = table.get("token_file").and_then(|value| {
-        let text = value.text("the path of a file")?;
-        if !text.starts_with('/') {
-            value.wrong(
-                format!("`{text}` is no absolute path"),
-                "a path from the root, such as \"/etc/mirror-xdp/token\"",
-            );
-        }
-        Some(text.into())
-    });
+    let token_file = table.get("token_file").and_then(|value| absolute(&value, "/etc/mirror-xdp/token"));
     table.finish();
     ApiSettings { listen, health, token_file }
 }

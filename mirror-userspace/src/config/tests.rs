@@ -48,6 +48,11 @@ fn every_key_is_read() {
     let rotation = config.eve.rotation;
     assert_eq!((rotation.size, rotation.keep), (Some(1 << 30), Some(48)));
     assert_eq!(rotation.interval.map(|interval| interval.as_secs()), Some(3600));
+    let capture = config.capture;
+    assert_eq!(capture.interfaces, ["ens6"]);
+    assert_eq!((capture.replace, capture.max_flows), (Some(false), Some(1 << 18)));
+    assert_eq!(capture.log_dir.as_deref(), Some(Path::new("/var/log/mirror-xdp")));
+    assert_eq!(capture.stats_interval, Some(Duration::from_secs(8)));
     let store = config.store;
     assert_eq!((store.settings.segment_size, store.settings.memory), (256 << 20, 64 << 20));
     assert_eq!(store.settings.segment_time.as_secs(), 600);
@@ -105,6 +110,7 @@ fn the_example_has_every_key_that_there_is() {
     // What each table takes is asked of the reader, by a key that none takes.
     let sections = [
         ("", "none = 1\n"),
+        ("capture", "[capture]\nnone = 1\n"),
         ("ports", "[ports]\nnone = 1\n"),
         ("admission", "[admission]\nnone = 1\n"),
         ("shunt", "[shunt]\nnone = 1\n"),
@@ -163,6 +169,13 @@ fn rules_are_tried_by_number_and_ingress_comes_first() {
 }
 
 #[test]
+fn each_key_of_a_section_has_its_line() {
+    let lines = lines("[ports]\nvxlan = [\n1,\n2]\n\ngeneve = []\n[eve]\noutput = \"-\"\n");
+    let expected = [("eve.output", 8), ("ports.geneve", 6), ("ports.vxlan", 2)];
+    assert_eq!(lines, expected.map(|(key, line)| (key.to_owned(), line)).into());
+}
+
+#[test]
 fn ranges_of_known_vnis_are_merged() {
     let config = parsed("[admission]\nvnis = [\"5-9\", 1, 2, \"8-12\", 0]").unwrap();
     assert_eq!(config.policy.vnis, [0..=2, 5..=12]);
@@ -193,7 +206,7 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
             1,
             "fliter".into(),
             "did you mean `filter`?",
-            "ports, admission, shunt, receive, store, analysis, eve, filter, api",
+            "capture, ports, admission, shunt, receive, store, analysis, eve, filter, api",
         ),
         ("[ports]\nvlan = [1]\n".into(), 2, "ports.vlan".into(), "did you mean `vxlan`?", "geneve"),
         (
@@ -232,6 +245,31 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
         ),
         ("[shunt]\nafter = 1.5\n".into(), 2, "shunt.after".into(), "is the number 1.5", "\"1MiB\""),
         ("[[ports]]\n".into(), 1, "ports".into(), "is a list", "a table"),
+        // Capture.
+        ("[capture]\ninterfaces = []\n".into(), 2, "capture.interfaces".into(), "is empty", "name one"),
+        (
+            "[capture]\ninterfaces = [\"en/s6\"]\n".into(),
+            2,
+            "capture.interfaces[0]".into(),
+            "`en/s6`",
+            "such as \"ens6\"",
+        ),
+        ("[capture]\nreplace = true\n".into(), 2, "capture.replace".into(), "is true", "\"on\" or \"off\""),
+        (
+            "[capture]\nlog_dir = \"log\"\n".into(),
+            2,
+            "capture.log_dir".into(),
+            "no absolute path",
+            "/var/log",
+        ),
+        (
+            "[capture]\nstats_interval = \"0s\"\n".into(),
+            2,
+            "capture.stats_interval".into(),
+            "no time",
+            "\"10min\"",
+        ),
+        ("[capture]\nmax_flows = 0\n".into(), 2, "capture.max_flows".into(), "out of range", "from 1 to"),
         // Ports.
         ("[ports]\nvxlan = [\n  0]\n".into(), 3, "ports.vxlan[0]".into(), "out of range", "from 1 to 65535"),
         ("[ports]\ngeneve = [65536]\n".into(), 2, "ports.geneve[0]".into(), "65536", "from 1 to 65535"),

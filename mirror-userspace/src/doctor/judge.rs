@@ -269,9 +269,23 @@ fn mtu(facts: &Facts, ena: Option<Ena>) -> Judged {
             format!("{mtu}: beyond {} this driver takes no XDP program, generic mode is left", ena::MAX_MTU);
         return Judged::warning(NAME, found, fix());
     }
+    if mtu > afxdp::MAX_JUMBO_MTU {
+        return Judged::broken(NAME, format!("{mtu}: captured up to {} only", afxdp::MAX_JUMBO_MTU), fix());
+    }
+    let refused = match (ena, facts.xdp) {
+        (Some(ena), _) => !ena.multi_buffer && mtu > ena::MAX_MTU,
+        (None, Some(xdp)) => xdp.native() && !xdp.multi_buffer() && mtu > afxdp::MAX_MTU,
+        (None, None) => false,
+    };
+    if refused {
+        let found = format!("{mtu}: this driver takes no XDP program with it, generic mode is left, slower");
+        return Judged::warning(NAME, found, fix());
+    }
     if mtu > afxdp::MAX_MTU {
-        let most = afxdp::MAX_MTU;
-        let found = format!("{mtu}: beyond {most}, frames are copied into several buffers");
+        let found = format!(
+            "{mtu}: jumbo profile, each frame copied, into several buffers; up to {} zero-copy can do with one",
+            afxdp::MAX_MTU
+        );
         return Judged::warning(NAME, found, fix());
     }
     if mtu < LEAST_MTU {

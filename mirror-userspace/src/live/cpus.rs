@@ -13,6 +13,13 @@ use crate::nic::interrupt::{cpu_list, interrupts, numa_node};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CpuList(Vec<usize>);
 
+impl std::fmt::Display for CpuList {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let cpus: Vec<_> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&cpus.join(","))
+    }
+}
+
 impl CpuList {
     /// The CPUs, in the order in which they were named.
     #[must_use]

@@ -4,7 +4,7 @@
 //!
 //! A request is a structure that the kernel reads and writes. Where it has no fixed length, the kernel
 //! writes as much as the driver has *now*, however much was asked for: a queue that came up in between makes
-//! more. So the memory for it ends before a page that nobody can write to ([`Room`]).
+//! more. So the memory for it ends before a page that nobody can write to (`Room`).
 #![expect(unsafe_code, reason = "the kernel reads and writes the requests")]
 
 use std::ffi::c_void;

@@ -114,14 +114,6 @@ pub struct Received {
     pub missed: u64,
 }
 
-impl Received {
-    /// What was lost before any program saw it, by reason.
-    #[must_use]
-    pub const fn lost(&self) -> [(&'static str, u64); 3] {
-        [("dropped", self.dropped), ("errors", self.errors), ("missed", self.missed)]
-    }
-}
-
 /// Why an interface is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

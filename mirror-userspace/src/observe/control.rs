@@ -403,7 +403,7 @@ mod tests {
             observers
         });
         for time in 0..10 {
-            let info = FrameInfo { time, original_len: 3, flow_hash: FlowHash(0), mirror: None };
+            let info = FrameInfo { time, original_len: 3, flow_hash: FlowHash(0), side: None, mirror: None };
             observers[usize::from(time % 2 == 0)].frame(&info, b"abc");
         }
         let stop = AtomicBool::new(false);

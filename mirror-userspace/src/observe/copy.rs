@@ -274,6 +274,7 @@ mod tests {
             time,
             original_len: 1500,
             flow_hash: FlowHash(9),
+            side: None,
             mirror: Some(Mirror {
                 vni: Vni::new(7).unwrap(),
                 outer_source: Address::from_v4(0x0a00_0001),
@@ -313,7 +314,7 @@ mod tests {
 
     #[test]
     fn what_is_known_of_a_frame_comes_along() {
-        for info in [info(5), FrameInfo { mirror: None, ..info(6) }] {
+        for info in [info(5), FrameInfo { side: None, mirror: None, ..info(6) }] {
             let (mut copier, mut copies) = pair(Wanted { snaplen: Some(2), ..Wanted::default() }, 1000);
             copier.frame(&info, b"abc");
             let mut buffer = Vec::new();

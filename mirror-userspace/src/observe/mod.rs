@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn an_observer_looks_on_from_its_coming_until_its_going() {
-        let info = FrameInfo { time: 0, original_len: 0, flow_hash: FlowHash(0), mirror: None };
+        let info = FrameInfo { time: 0, original_len: 0, flow_hash: FlowHash(0), side: None, mirror: None };
         let mailbox = Arc::new(Mailbox::default());
         let workers = Workers::new([Arc::clone(&mailbox)]);
         let mut observers = Observers::default();

@@ -104,7 +104,7 @@ mod tests {
             [Some(mirror(7)), None, Some(mirror(8)), Some(mirror(7))].into_iter().enumerate()
         {
             let time = 1_000_000_007 + number as u64;
-            let info = FrameInfo { time, original_len: 100, flow_hash: FlowHash(0), mirror };
+            let info = FrameInfo { time, original_len: 100, flow_hash: FlowHash(0), side: None, mirror };
             writer.frame(&info, &[number as u8; 60]).unwrap();
         }
         writer.flush().unwrap();

@@ -222,6 +222,7 @@ mod tests {
             time: 3_661 * SECOND + 42_000,
             original_len: len as u32,
             flow_hash: FlowHash(0),
+            side: None,
             mirror: Some(mirror),
         }
     }

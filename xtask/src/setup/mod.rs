@@ -6,6 +6,7 @@
 
 pub(crate) mod packages;
 pub(crate) mod toolchain;
+pub(crate) mod tools;
 
 use std::process::ExitCode;
 
@@ -16,6 +17,7 @@ use toolchain::Toolchain;
 
 pub(crate) fn main() -> Result<ExitCode> {
     let toolchain = setup()?;
+    tools::get()?;
     step(&format!("Everything is there. eBPF programs are built with {toolchain}"));
     Ok(ExitCode::SUCCESS)
 }

@@ -160,6 +160,20 @@ fn what_people_have_to_do_is_not_done_for_them() {
 }
 
 #[test]
+fn a_large_mtu_says_which_profile_results() {
+    let found = |mtu, version: &str| {
+        let mut facts = ena();
+        facts.interface.mtu = mtu;
+        facts.driver.as_mut().unwrap().version = version.to_owned();
+        judge(&facts).into_iter().find(|check| check.check == "mtu").unwrap().found
+    };
+    assert!(found(9001, "2.17.0g").contains("jumbo profile"));
+    assert!(found(9001, "2.13.2g").contains("generic"));
+    assert!(found(3600, "2.13.2g").contains("generic"));
+    assert!(found(3600, "2.17.0g").contains("fits into one buffer"));
+}
+
+#[test]
 fn a_capture_that_runs_is_no_stranger() {
     let mut facts = ena();
     facts.attached = vec![Attached { description: "program capture".to_owned(), ours: true }];

@@ -1,0 +1,149 @@
+//! `mirror-xdp config`: what is wrong with a configuration file, what is in force with it, and an example.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Subcommand;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::filter::{CONFIG, Invalid, load, print, print_json};
+use super::run;
+use crate::config::{self, Config, Mistake};
+
+/// The file with every key.
+const EXAMPLE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/mirror-xdp.toml"));
+
+const EXAMPLES: &str = "\
+Examples:
+  mirror-xdp config example > mirror-xdp.toml
+  mirror-xdp config check mirror-xdp.toml
+  mirror-xdp config show --config mirror-xdp.toml --mode generic";
+
+/// Check, show and begin a configuration
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Check(Check),
+    // Larger than the others.
+    Show(Box<Show>),
+    Example(Example),
+}
+
+/// Say everything that is wrong with a configuration file: line, key, and what is allowed there
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  mirror-xdp config check                               the file of the service
+  mirror-xdp config check --json new.toml | jq .mistakes
+
+Exit code 0 where the file is valid, 1 where it is not.")]
+struct Check {
+    /// Configuration file
+    #[arg(value_name = "FILE", default_value = CONFIG)]
+    file: PathBuf,
+
+    /// Print one JSON object on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// Show the settings that are in force with the flags of `run`, and where each comes from
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  mirror-xdp config show                                              the defaults
+  mirror-xdp config show --config mirror-xdp.toml --json | jq '.[\"api.listen\"]'")]
+struct Show {
+    #[command(flatten)]
+    run: run::Args,
+}
+
+/// Print a configuration file that has every key, explained
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  mirror-xdp config example > mirror-xdp.toml")]
+struct Example {}
+
+pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    match &args.command {
+        Command::Check(args) => check(args),
+        Command::Show(args) => show(args),
+        Command::Example(Example {}) => {
+            print(EXAMPLE)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn check(args: &Check) -> anyhow::Result<ExitCode> {
+    let print_mistakes = |mistakes: &[Mistake]| {
+        if args.json { print_json(&Invalid { valid: false, mistakes }) } else { Ok(()) }
+    };
+    let Some(config) = load(&args.file, print_mistakes)? else { return Ok(ExitCode::FAILURE) };
+    let rules: usize = config.policy.sets.iter().map(|set| set.rules.len()).sum();
+    if args.json {
+        print_json(&json!({ "valid": true, "sets": config.policy.sets.len(), "rules": rules }))?;
+    } else {
+        print(&format!("{}: valid, {rules} rules\n", args.file.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A setting and who says so.
+#[derive(Serialize)]
+struct Setting {
+    value: Value,
+    from: String,
+}
+
+fn show(args: &Show) -> anyhow::Result<ExitCode> {
+    let (config, lines) = match args.run.config() {
+        None => (Config::default(), BTreeMap::new()),
+        Some(path) => {
+            let Some(config) = load(path, |_| Ok(()))? else { return Ok(ExitCode::FAILURE) };
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read the configuration {}", path.display()))?;
+            (config, config::lines(&text))
+        }
+    };
+    let from = |key: &str, flag: Option<&str>| match (flag, lines.get(key), args.run.config()) {
+        (Some(flag), ..) => flag.to_owned(),
+        (None, Some(line), Some(path)) => format!("{}:{line}", path.display()),
+        _ => "default".to_owned(),
+    };
+    let settings = args.run.in_force(&config).into_iter();
+    let settings: Vec<_> =
+        settings.map(|(key, value, flag)| (key, Setting { value, from: from(key, flag) })).collect();
+    if args.run.json() {
+        let object: BTreeMap<_, _> = settings.into_iter().collect();
+        print_json(&object)?;
+    } else {
+        print(&table(&settings))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A line a setting, as TOML has it but for those that are not set.
+fn table(settings: &[(&'static str, Setting)]) -> String {
+    let written = |value: &Value| if value.is_null() { "not set".to_owned() } else { value.to_string() };
+    let width = |of: &dyn Fn(&(&'static str, Setting)) -> usize| settings.iter().map(of).max().unwrap_or(0);
+    let key_width = width(&|(key, _)| key.len());
+    let value_width = width(&|(_, setting)| written(&setting.value).chars().count()).min(40);
+    let mut text = String::new();
+    for (key, Setting { value, from }) in settings {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{key:key_width$} = {:value_width$}  # {from}", written(value));
+    }
+    text
+}

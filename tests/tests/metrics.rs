@@ -1,0 +1,75 @@
+//! Metrics, alerts and dashboard: what Prometheus' own tool says of them, and that each metric that they are
+//! about is there.
+#![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use mirror_xdp_tests::appliance::{Bed, of_type, wait_until};
+use mirror_xdp_tests::frames::{Flow, dns_answer, dns_query, mirrored};
+use mirror_xdp_tests::http;
+use mirror_xdp_tests::require;
+
+const RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus/mirror-xdp.yml");
+const TESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus/tests.yml");
+const DASHBOARD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/grafana/mirror-xdp.json");
+
+fn promtool(promtool: &Path, arguments: &[&str], input: &str) {
+    let mut command = Command::new(promtool);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {said}");
+}
+
+#[test]
+fn alerts_are_valid_and_fire_when_they_should() {
+    let Some(tool) = require::promtool() else { return };
+    promtool(&tool, &["check", "rules", RULES], "");
+    promtool(&tool, &["test", "rules", TESTS], "");
+}
+
+/// The names of metrics in a text.
+fn names(text: &str) -> BTreeSet<&str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .filter(|word| word.starts_with("mirror_xdp_"))
+        .collect()
+}
+
+#[test]
+fn metrics_pass_promtool_and_are_those_that_alerts_and_dashboard_are_about() {
+    let Some(bed) = Bed::new(1) else { return };
+    let Some(tool) = require::promtool() else { return };
+    let config = bed.log_dir().join("config.toml");
+    let rule = "[[filter.sets.rules]]\nnumber = 100\naction = \"accept\"\n";
+    fs::write(&config, format!("[[filter.sets]]\nname = \"a\"\nvnis = [7]\n{rule}")).unwrap();
+    let appliance = bed.start(&["--stats-interval", "100ms", "--config", config.to_str().unwrap()]);
+    let dns = Flow::v4(5353, 53);
+    let frames = [
+        dns.udp(&dns_query(1, "shop.test")),
+        dns.reversed().udp(&dns_answer(1, "shop.test", [10, 0, 0, 1].into())),
+    ];
+    bed.send(&frames.map(|frame| mirrored(7).carrying(&frame)));
+    wait_until("the request is measured", || {
+        bed.log_dir().join("eve.json").exists()
+            && !of_type(&bed.records(), "dns").is_empty()
+            && of_type(&bed.records(), "stats").len() > 1
+    });
+    let answer = http::ask(&bed.appliance, "127.0.0.1:9470".parse().unwrap(), "GET /metrics", &[]).unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    promtool(&tool, &["check", "metrics"], &answer.body);
+    let there = names(&answer.body);
+    for file in [RULES, DASHBOARD] {
+        let text = fs::read_to_string(file).unwrap();
+        for name in names(&text) {
+            assert!(there.contains(name), "{file}: there is no {name}");
+        }
+    }
+    serde_json::from_str::<serde_json::Value>(&fs::read_to_string(DASHBOARD).unwrap()).unwrap();
+    appliance.stop().assert_conserved();
+}

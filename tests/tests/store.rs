@@ -1,0 +1,241 @@
+//! The packet store: what was sent comes out again, byte by byte; whatever happens to the process or the
+//! disk, what is finished is whole, and what is not kept is counted.
+
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use mirror_userspace::capture_file::CaptureFile;
+use mirror_xdp_tests::appliance::{Appliance, Bed, INTERFACE, PATIENCE, Report, wait_until};
+use mirror_xdp_tests::frames::{Flow, mirrored};
+use mirror_xdp_tests::process::{Process, run};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+/// Datagram `number` of a conversation, as it is before it is mirrored; all are different.
+fn inner(conversation: u16, number: u32) -> Vec<u8> {
+    let flow = Flow::v4(20_000 + conversation, 443);
+    let flow = if number.is_multiple_of(2) { flow } else { flow.reversed() };
+    flow.udp(&[&number.to_be_bytes()[..], &[conversation as u8; 1000]].concat())
+}
+
+/// So many datagrams of 10 conversations, mirrored by the sessions of VNI 7 and 8 in turns.
+fn frames(count: u32) -> Vec<Vec<u8>> {
+    (0..count).map(|number| mirrored(7 + number % 2).carrying(&inner(number as u16 % 10, number))).collect()
+}
+
+/// A directory for a store, in which everybody may look.
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path of plain characters")
+}
+
+fn start(bed: &Bed, store: &Path, arguments: &[&str]) -> Appliance {
+    bed.start(&[&["--store", text(store)], arguments].concat())
+}
+
+/// Runs `mirror-xdp ARGUMENTS`, which is expected to succeed, and returns what it printed.
+fn mirror_xdp(bed: &Bed, arguments: &[&str]) -> String {
+    run(&mut bed.command(arguments)).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The frames that an extract of the store has.
+fn extract(bed: &Bed, store: &Path, expression: &str) -> Vec<Vec<u8>> {
+    let found = directory();
+    let file = found.path().join("found.pcapng");
+    let (store, path) = (text(store), text(&file));
+    mirror_xdp(bed, &["extract", "--store", store, expression, "-w", path]);
+    let mut frames = Vec::new();
+    let capture = CaptureFile::open(&file).expect("a capture file");
+    capture.for_each(|frame| frames.push(frame.bytes.to_vec())).expect("a whole file");
+    frames
+}
+
+/// What `mirror-xdp verify` finds.
+fn verified(bed: &Bed, store: &Path) -> Value {
+    let mut command = bed.command(&["verify", "--json"]);
+    let output = command.arg(store).output().expect("the binary starts");
+    serde_json::from_slice(&output.stdout).expect("an object")
+}
+
+fn segments(store: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> =
+        fs::read_dir(store).expect("the store is there").map(|entry| entry.expect("a name").path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "pcapng"));
+    files.sort();
+    files
+}
+
+/// Has other programs open every finished segment, and returns how many packets these have.
+fn opened_by_others(store: &Path) -> u64 {
+    let mut packets = 0;
+    for segment in segments(store) {
+        let info = run(Command::new("capinfos").args(["-M", "-c"]).arg(&segment)).expect("capinfos opens it");
+        let count = info.lines().find_map(|line| line.strip_prefix("Number of packets:"));
+        packets += count.and_then(|count| count.trim().parse::<u64>().ok()).expect("a number");
+        let output = Command::new("tshark").args(["-n", "-r"]).arg(&segment).output().expect("tshark starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said: Vec<_> = said.lines().filter(|line| !line.starts_with("Running as user")).collect();
+        assert!(output.status.success() && said.is_empty(), "{}: {said:?}", segment.display());
+    }
+    packets
+}
+
+/// What all workers' stores counted: kept, lost.
+fn stored(report: &Report) -> (u64, u64) {
+    let parts = report.list("/workers").iter().map(|worker| &worker["store"]);
+    parts.fold((0, 0), |(kept, lost), store| {
+        let reasons = store["lost"].as_object().expect("reasons").values();
+        let sum: u64 = reasons.map(|count| count.as_u64().expect("a count")).sum();
+        (kept + store["kept"].as_u64().expect("a count"), lost + sum)
+    })
+}
+
+#[test]
+fn a_conversation_comes_out_as_it_was_sent_while_the_capture_runs_and_after() {
+    let Some(bed) = Bed::new(2) else { return };
+    let store = directory();
+    let appliance = start(&bed, store.path(), &[]);
+    bed.send(&frames(200));
+    let expected: Vec<_> =
+        (0..200).filter(|number| number % 10 == 3).map(|number| inner(3, number)).collect();
+    wait_until("the packets are on the disk", || {
+        extract(&bed, store.path(), "host 172.31.0.1 and port 20003") == expected
+    });
+    let report = appliance.stop();
+    report.assert_conserved();
+    assert_eq!(stored(&report), (200, 0));
+    assert_eq!(extract(&bed, store.path(), "port 20003 and vni 8"), expected);
+    assert_eq!(extract(&bed, store.path(), "port 20003 and vni 7"), [b""; 0]);
+    assert_eq!(opened_by_others(store.path()), 200);
+    let fields = ["-T", "fields", "-e", "frame.interface_name", "-e", "frame.comment"];
+    let shown = run(Command::new("tshark").args(["-n", "-r"]).arg(&segments(store.path())[0]).args(fields));
+    let shown = shown.unwrap();
+    assert!(shown.contains("vni7") && shown.contains("vni8") && shown.contains("community_id=1:"), "{shown}");
+    // By the Community ID that the records have.
+    let records = bed.records();
+    // Its first datagram came from the server.
+    let flow = records.iter().find(|record| record["event_type"] == "flow" && record["dest_port"] == 20_003);
+    let id = flow.and_then(|flow| flow["community_id"].as_str()).expect("the flow's record");
+    assert_eq!(extract(&bed, store.path(), &format!("community-id {id}")), expected);
+    assert_eq!(verified(&bed, store.path())["findings"], serde_json::json!([]));
+}
+
+#[test]
+fn a_flipped_byte_names_its_segment() {
+    let Some(bed) = Bed::new(1) else { return };
+    let store = directory();
+    let appliance = start(&bed, store.path(), &[]);
+    bed.send(&frames(50));
+    appliance.stop().assert_conserved();
+    let segment = segments(store.path()).remove(0);
+    let file = fs::OpenOptions::new().read(true).write(true).open(&segment).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 5000).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], 5000).unwrap();
+    let mut command = bed.command(&["verify"]);
+    let output = command.arg(store.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let name = segment.file_name().unwrap().to_str().unwrap();
+    assert!(text.starts_with(&format!("{name} was altered")), "{text}");
+}
+
+#[test]
+fn whenever_it_is_killed_what_is_finished_is_whole_and_the_rest_is_repaired() {
+    let Some(bed) = Bed::new(1) else { return };
+    let store = directory();
+    let sent = frames(3000);
+    for batch in [1500, 3000, 700] {
+        let appliance = start(&bed, store.path(), &[]);
+        // No longer waited for than until they are received: some are on their way to the disk.
+        bed.send(&sent[..batch]);
+        assert!(!appliance.kill().success());
+    }
+    let report = {
+        let appliance = start(&bed, store.path(), &[]);
+        bed.send(&sent[..100]);
+        appliance.stop()
+    };
+    report.assert_conserved();
+    assert_eq!(stored(&report), (100, 0));
+    let found = verified(&bed, store.path());
+    assert_eq!((&found["findings"], &found["unfinished"]), (&serde_json::json!([]), &serde_json::json!([])));
+    let packets = found["packets"].as_u64().unwrap();
+    assert!((100..=5300).contains(&packets), "{found}");
+    assert_eq!(opened_by_others(store.path()), packets);
+    assert_eq!(extract(&bed, store.path(), "").len() as u64, packets);
+}
+
+/// A file system of its own, which nobody else sees; what is on it in the end is copied out.
+const SCRIPT: &str = "mount -t tmpfs -o size=12m tmpfs \"$0\" && \
+     dd if=/dev/zero of=\"$0/ballast\" bs=1M count=10 2>/dev/null || exit 9; \
+     copy=$1; shift; trap 'kill -INT $pid' INT; \"$@\" & pid=$!; wait $pid; wait $pid; code=$?; \
+     rm -f \"$0/ballast\"; cp \"$0\"/* \"$copy\"; exit $code";
+
+#[test]
+fn a_full_disk_pauses_the_store_and_not_the_analysis_and_ends_by_itself() {
+    let Some(bed) = Bed::new(1) else { return };
+    let (mounted, kept) = (directory(), directory());
+    let inside = bed.run_command(&[INTERFACE], &["--store", mounted.path().to_str().unwrap()]);
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", SCRIPT]);
+    command.arg(mounted.path()).arg(kept.path());
+    command.arg(inside.get_program()).args(inside.get_args());
+    let mut process = Process::spawn(&mut command).unwrap();
+    process.wait_for_line("capturing on", PATIENCE).unwrap();
+    let sent = frames(6000);
+    bed.send(&sent[..5000]);
+    let said = process.wait_for_line("", PATIENCE);
+    let mut lines = vec![said.unwrap()];
+    while !lines.last().unwrap().contains("cannot write") {
+        lines.push(process.wait_for_line("", PATIENCE).unwrap());
+    }
+    let ballast = format!("/proc/{}/root{}/ballast", process.id(), mounted.path().display());
+    fs::remove_file(ballast).unwrap();
+    while !lines.last().unwrap().contains("kept again") {
+        bed.send(&sent[5000..5100]);
+        if let Ok(line) = process.wait_for_line("", std::time::Duration::from_millis(300)) {
+            lines.push(line);
+        }
+    }
+    process.signal(Signal::SIGINT).unwrap();
+    let output = process.wait(PATIENCE).unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let report = Report::parse(&output);
+    report.assert_conserved();
+    assert_eq!(report.analysed(), report.seen());
+    let (packets, lost) = stored(&report);
+    assert_eq!(packets + lost, report.analysed());
+    assert!(packets > 0 && lost > 0, "{packets} kept, {lost} lost");
+    assert_eq!(verified(&bed, kept.path())["packets"], packets);
+    assert_eq!(verified(&bed, kept.path())["findings"], serde_json::json!([]));
+    assert_eq!(opened_by_others(kept.path()), packets);
+}
+
+#[test]
+fn bad_use_is_told_in_one_line() {
+    let Some(bed) = Bed::new(1) else { return };
+    let nothing = directory();
+    let path = nothing.path().to_str().unwrap();
+    for (arguments, code, expected) in [
+        (&["extract", "--store", path, "-w", "/dev/null"][..], 1, "is no store"),
+        (&["extract", "--store", path, "port 80 and ]", "-w", "/dev/null"], 2, "column 13"),
+        (
+            &["extract", "--store", path, "--from", "2026-01-02T00:00:00Z", "--to", "2026-01-01T00:00:00Z"],
+            2,
+            "before",
+        ),
+        (&["verify", path], 1, "is no store"),
+        (&["hold", "--store", path, "list"], 1, "is no store"),
+    ] {
+        let output = bed.run_to_end(bed.command(arguments));
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
+        let [line] = &output.stderr[..] else { panic!("{arguments:?}: {output:?}") };
+        assert!(line.contains(expected), "{line}");
+    }
+}

@@ -50,7 +50,7 @@ fn an_mtu_that_changes_disturbs_nothing() {
 #[test]
 fn an_interface_that_is_deleted_ends_the_capture_and_what_was_captured_is_kept() {
     let Some(bed) = Bed::new(2) else { return };
-    let mut process = Process::spawn(&mut bed.run_command(&[INTERFACE], &[])).unwrap();
+    let mut process = Process::spawn(&mut bed.run_command(&[INTERFACE], &["--zero-copy", "off"])).unwrap();
     process.wait_for_line("capturing on", PATIENCE).unwrap();
     bed.send(&frames(1000));
     bed.appliance.ip(&format!("link del {INTERFACE}")).unwrap();

@@ -196,25 +196,32 @@ fn rings(families: &mut Families, snapshot: &Snapshot) {
         .interfaces
         .iter()
         .flat_map(|interface| {
-            interface.rings.iter().map(|ring| (interface.name.as_str(), ring.queue.to_string(), ring))
+            interface
+                .rings
+                .iter()
+                .map(|ring| (interface.name.as_str(), ring.queue.to_string(), ring.worker.to_string(), ring))
         })
         .collect();
     families.counters("ring_delivered_frames_total", "Frames that workers took off the rings.");
-    for (interface, queue, ring) in &rings {
-        families.count(&[("interface", interface), ("queue", queue)], ring.delivered);
+    for (interface, queue, worker, ring) in &rings {
+        families.count(&[("interface", interface), ("queue", queue), ("worker", worker)], ring.delivered);
     }
     families
         .counters("ring_lost_frames_total", "Frames that were lost between program and worker, by reason.");
-    for (interface, queue, ring) in &rings {
+    for (interface, queue, worker, ring) in &rings {
         for (reason, count) in
             [("rx_ring_full", ring.lost.rx_ring_full), ("rx_dropped", ring.lost.rx_dropped)]
         {
-            families.count(&[("interface", interface), ("queue", queue), ("reason", reason)], count);
+            families.count(
+                &[("interface", interface), ("queue", queue), ("worker", worker), ("reason", reason)],
+                count,
+            );
         }
     }
     families.counters("ring_fill_empty_total", "How often the kernel found no free buffer.");
-    for (interface, queue, ring) in &rings {
-        families.count(&[("interface", interface), ("queue", queue)], ring.fill_ring_empty);
+    for (interface, queue, worker, ring) in &rings {
+        families
+            .count(&[("interface", interface), ("queue", queue), ("worker", worker)], ring.fill_ring_empty);
     }
 }
 
@@ -244,10 +251,16 @@ fn workers(families: &mut Families, snapshot: &Snapshot, watches: &[Watch]) {
     for (number, _, worker, _) in &workers {
         families.counter(&[("worker", number)], worker.busy_ms as f64 / 1e3);
     }
-    let counters: [Counted<stats::Worker>; 6] = [
+    let counters: [Counted<stats::Worker>; 8] = [
         ("worker_delivered_frames_total", "Frames that a worker was given.", |worker| worker.delivered),
         ("worker_delivered_bytes_total", "Bytes of them, as mirrored.", |worker| worker.delivered_bytes),
         ("worker_analysed_frames_total", "Frames that went through the analysis.", |worker| worker.analysed),
+        ("worker_handed_over_frames_total", "Frames handed over to the flow's worker.", |worker| {
+            worker.hand_over.given
+        }),
+        ("worker_hand_over_lost_frames_total", "Frames that it had no room for.", |worker| {
+            worker.hand_over.full
+        }),
         ("worker_flows_created_total", "Flows that were ever made.", |worker| worker.flows_total),
         ("worker_flows_shunted_total", "Flows that the driver ever counted.", |worker| {
             worker.flows_shunted_total

@@ -225,6 +225,7 @@ pub(super) fn losses(snapshot: &Snapshot) -> Vec<Loss> {
         for &(reason, count) in &worker.refused.0 {
             lost("worker", &format!("worker {}", worker.worker), reason, count);
         }
+        lost("worker", &format!("worker {}", worker.worker), "hand_over_full", worker.hand_over.full);
     }
     lost("records", "log", "lost", snapshot.stats.records.lost);
     losses

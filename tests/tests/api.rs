@@ -329,9 +329,16 @@ fn what_is_wrong_with_its_addresses_is_told_in_one_line() {
     bed.appliance.veth("mirror1", &bed.far, "source1", 1).unwrap();
     bed.appliance.up("mirror1").unwrap();
     bed.far.up("source1").unwrap();
+    let control = bed.log_dir().join("second.sock");
     let second = |arguments: &[&str]| {
-        let arguments = [&["--vxlan-port", "4790", "--geneve-port", "none"], arguments].concat();
-        bed.run_to_end(bed.run_command(&["mirror1"], &arguments))
+        let mut command = bed.command(&["run", "--interface", "mirror1", "--vxlan-port", "4790"]);
+        command
+            .args(["--geneve-port", "none", "--log-dir"])
+            .arg(bed.log_dir())
+            .arg("--control")
+            .arg(&control);
+        command.args(arguments);
+        bed.run_to_end(command)
     };
     let output = second(&[]);
     let [line] = &output.stderr[..] else { panic!("not one line: {:#?}", output.stderr) };

@@ -95,8 +95,8 @@ fn generate(bed: &Bed, queue: usize, arguments: &[&str]) {
 fn delivered(bed: &Bed) -> u64 {
     let text = fs::read_to_string(bed.log_dir().join("eve.json")).unwrap_or_default();
     // A line is read while it may still be written: only whole ones are looked at.
-    let whole = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let last = whole.filter(|record| record["event_type"] == "stats").last().unwrap_or_default();
+    let mut whole = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let last = whole.rfind(|record| record["event_type"] == "stats").unwrap_or_default();
     let workers = last["stats"]["workers"].as_array().cloned().unwrap_or_default();
     workers.iter().map(|worker| worker["delivered"].as_u64().unwrap_or_default()).sum()
 }
@@ -104,15 +104,15 @@ fn delivered(bed: &Bed) -> u64 {
 /// Captures the conversations, each step when the one before has been analysed.
 fn capture(bed: &Bed, arguments: &[&str], send: impl Fn(&[Step])) -> (Report, Vec<String>) {
     let appliance = bed.start(&[&["--stats-interval", "50ms"], arguments].concat());
-    let mut sent = 0;
+    let mut expected = 0;
     for step in conversations() {
         send(&step);
-        sent += step.len() as u64;
-        wait_until("the step is analysed", || delivered(bed) >= sent);
+        expected += step.len() as u64;
+        wait_until("the step is analysed", || delivered(bed) >= expected);
     }
     let report = appliance.stop();
     report.assert_conserved();
-    assert_eq!((report.analysed(), report.lost()), (sent, 0));
+    assert_eq!((report.analysed(), report.lost()), (expected, 0));
     (report, comparable(&bed.records()))
 }
 

@@ -1,5 +1,4 @@
 //! How frames get from the driver into buffers: what is tried, what is got, and what is said about it.
-#![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use mirror_xdp_tests::appliance::{Bed, INTERFACE, of_type};
 use mirror_xdp_tests::frames::{Flow, mirrored};

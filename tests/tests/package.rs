@@ -3,7 +3,6 @@
 //!
 //! The system is this machine's with an overlay on it, in a mount namespace of its own: whatever is
 //! installed ends with the test.
-#![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use mirror_xdp_tests::appliance::Bed;
 use mirror_xdp_tests::process::run;

@@ -301,7 +301,7 @@ fn each_loop_brings_new_flows_unless_told_otherwise() {
     let flows = |arguments: &[&str]| {
         let (_, report) = generate(&bed, &[arguments, &["--loops", "50", capture.path()]].concat());
         assert_eq!(report.analysed(), 200);
-        report.number("/workers/0/flows_total")
+        report.sum("/workers", "/flows_total")
     };
     assert_eq!(flows(&[]), 100);
     assert_eq!(flows(&["--new-flows", "no"]), 2);

@@ -382,7 +382,9 @@ impl Report {
         self.sum("/workers", &format!("/hand_over/{counter}"))
     }
 
-    fn sum(&self, list: &str, pointer: &str) -> u64 {
+    /// The sum of what each in a list, such as `/workers`, has at a path within it.
+    #[must_use]
+    pub fn sum(&self, list: &str, pointer: &str) -> u64 {
         let number = |value: &Value| value.pointer(pointer).and_then(Value::as_u64);
         self.list(list)
             .iter()

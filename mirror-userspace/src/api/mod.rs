@@ -3,7 +3,7 @@
 //! It runs on a thread of its own at a low priority, and the packet path does not know of it: counters are
 //! those that workers publish anyway, and flows are surveyed a stretch with each tick, when somebody asks.
 //! Everything that one can ask for too often is bounded: connections, the time each takes, and how often
-//! the same question is really put ([`cache`]).
+//! the same question is really put (`cache`).
 //!
 //! [`Listener::bind`] takes the addresses before the capture starts, so that what is wrong with them is
 //! known in time; [`Listener::serve`] begins to answer. Questions that only the capture can answer, and

@@ -3,7 +3,7 @@
 //! A Unix socket that only its owner and group may connect to. A client sends a [`Request`] as one line of
 //! JSON and gets a line back: how many workers look on for it, or what is wrong. Then messages follow until
 //! either side has had enough: a head of two words, kind and length, and either frames, as
-//! [`copy`](super::copy) has them, or the counts of the observer as JSON.
+//! [`copy`] has them, or the counts of the observer as JSON.
 //!
 //! Each client has a thread. One that does not read what it gets is waited for; its rings fill up
 //! meanwhile, and what the workers have no room for is counted.

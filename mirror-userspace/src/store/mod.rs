@@ -1,7 +1,7 @@
 //! The packet store: every packet kept, and found again.
 //!
 //! Each worker has a [`StoreHandle`] that copies frames into chunks of a megabyte; two threads a worker take
-//! those to the disk, as segments ([`segment`]) of pcapng with an index ([`index`]) beside them. What was
+//! those to the disk, as segments (`segment`) of pcapng with an index (`index`) beside them. What was
 //! written and deleted stands in a manifest whose lines are chained by hashes ([`manifest`]). Where the disk
 //! does not keep up, or does not take anything, packets are lost to the store and counted; the analysis goes
 //! on.

@@ -376,6 +376,10 @@ impl Plan {
         }
         for device in &mut capture.devices {
             device.attach(self.config.receive.xdp_mode).map_err(|source| Error::of(&device.name, source))?;
+            // Said of a capture that runs: one that does not has something else to say.
+            if let Some(errno) = device.refused {
+                tracing::warn!("{}: {}", device.name, without_zero_copy(errno));
+            }
         }
         capture.started = Instant::now();
         Ok(capture)
@@ -434,6 +438,8 @@ struct Device {
     workers: u32,
     mode: Mode,
     zero_copy: bool,
+    /// Why there is no zero-copy, where it was to be tried.
+    refused: Option<Errno>,
     profile: Profile,
     huge_pages: bool,
     program: CaptureProgram,
@@ -474,9 +480,6 @@ impl Device {
             busy_poll,
         };
         let Opened { ports, zero_copy, refused, huge_pages } = open_near(&interface, &plan)?;
-        if let Some(errno) = refused {
-            tracing::warn!("{}: {}", interface.name, without_zero_copy(errno));
-        }
         for port in &ports {
             let number = port.number() as u32 / queues;
             program.set_socket_of_several(port.queue(), number, port.socket())?;
@@ -488,6 +491,7 @@ impl Device {
             workers: ports.len() as u32,
             mode: Mode::Native,
             zero_copy,
+            refused,
             profile: if jumbo { Profile::Jumbo } else { Profile::SingleBuffer },
             huge_pages,
             program_id: program.id()?,

@@ -3,6 +3,7 @@
 //! Whether something is there is asked of the file system and not of the package manager: a machine
 //! may have it from anywhere.
 
+use std::fs;
 use std::io::{IsTerminal as _, Write as _, stderr, stdin};
 use std::path::Path;
 use std::process::Command;
@@ -51,6 +52,7 @@ const REQUIREMENTS: &[Requirement] = &[
     program("busybox", "busybox", "the lab's HTTP server"),
     program("openssl", "openssl", "the lab's TLS server"),
     program("tshark", "tshark", "opens what the packet store writes, in tests"),
+    program("xz", "xz-utils", "unpacks the modules of the guests' kernels"),
     program("valgrind", "valgrind", "counts the instructions of benchmarks"),
     program("dpkg-shlibdeps", "dpkg-dev", "finds what the package depends on"),
     program("ip", "iproute2", "network namespaces and virtual interfaces of tests and the lab"),
@@ -108,8 +110,25 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     run(&mut command).with_context(|| by_hand)
 }
 
+/// Installs packages from the backports of this release of Debian, which may have what the release has not, or
+/// has it older.
+pub(crate) fn install_from_backports(packages: &[&str]) -> Result<()> {
+    let names = packages.join(", ");
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    let codename =
+        codename.with_context(|| format!("apt has no {names}, and this is no release of Debian"))?;
+    let suite = format!("{codename}-backports");
+    let list = format!("/etc/apt/sources.list.d/{suite}.list");
+    step(&format!("This release has no {names}, or an older one: adding Debian's {suite} in {list}"));
+    let source = format!("deb http://deb.debian.org/debian {suite} main");
+    let mut write = as_root("sh", "adding a source of packages")?;
+    run(write.args(["-c", "printf '%s\\n' \"$1\" > \"$2\"", "sh", &source, &list]))?;
+    install_from(&suite, packages)
+}
+
 /// Installs Debian packages from a suite that was added just now, as [`install`] does.
-pub(crate) fn install_from(suite: &str, packages: &[&str]) -> Result<()> {
+fn install_from(suite: &str, packages: &[&str]) -> Result<()> {
     if !confirmed(packages)? {
         bail!("nothing was installed");
     }

@@ -12,16 +12,17 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::directory;
 use super::scenarios::KernelChoice;
-use crate::command::{as_root, find_program, output, run, step};
-use crate::setup::packages::has_apt;
+use crate::command::{find_program, output, run, step};
+use crate::setup::packages::{self, has_apt};
 
 const QEMU: &str = "qemu-system-x86_64";
+const PACKAGE: &str = "qemu-system-x86";
 const MIRROR: &str = "http://deb.debian.org/debian";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// The suite with the newest kernels.
 const KERNELS: &str = "trixie-backports";
-/// The first release with a QEMU that emulates `igb`.
-const FIRST_WITH_IGB: u32 = 13;
+/// The first version of QEMU that emulates `igb`.
+const FIRST_WITH_IGB: u32 = 8;
 
 /// What guests are made of.
 pub(super) struct Packages {
@@ -65,7 +66,7 @@ pub(super) fn get() -> Result<Option<Packages>> {
     }
     let qemu = match emulator() {
         Some(qemu) => qemu,
-        None => apt.install_qemu()?,
+        None => install_emulator()?,
     };
     Ok(Some(Packages { qemu, apt }))
 }
@@ -123,28 +124,28 @@ fn emulator() -> Option<PathBuf> {
     devices.contains("\"igb\"").then_some(qemu)
 }
 
+/// Installs a QEMU that emulates `igb`, from the release of this machine or from its backports.
+fn install_emulator() -> Result<PathBuf> {
+    step("Installing QEMU, which emulates the NICs of the guests");
+    packages::update()?;
+    let version = packages::candidate(PACKAGE).unwrap_or_default();
+    let version = version.rsplit(':').next().unwrap_or_default();
+    let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    if major.is_some_and(|major| major >= FIRST_WITH_IGB) {
+        packages::install(&[PACKAGE])?;
+    } else {
+        packages::install_from_backports(&[PACKAGE])?;
+    }
+    emulator().context("QEMU was installed, but emulates no igb")
+}
+
 impl Apt {
     fn new() -> Result<Self> {
         let state = directory().join("apt");
         fs::create_dir_all(state.join("lists/partial"))?;
         fs::create_dir_all(state.join("cache/archives/partial"))?;
-        let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-        let field = |name: &str| {
-            release
-                .lines()
-                .find_map(|line| line.strip_prefix(name))
-                .map(|value| value.trim_matches('"').to_owned())
-        };
-        let codename = field("VERSION_CODENAME=").unwrap_or_else(|| "bookworm".to_owned());
-        let number: u32 = field("VERSION_ID=").and_then(|id| id.parse().ok()).unwrap_or_default();
-        // The machine's own release comes with its programs; the kernels, which run on none of its
-        // libraries, may come from others.
-        let mut suites = vec![codename.clone(), "bookworm".to_owned(), KERNELS.to_owned()];
-        if number < FIRST_WITH_IGB {
-            suites.push(format!("{codename}-backports"));
-        }
-        suites.sort_unstable();
-        suites.dedup();
+        // Nothing of what comes from there is run by this machine: kernels need none of its libraries.
+        let suites = ["bookworm", KERNELS];
         let sources: Vec<_> =
             suites.iter().map(|suite| format!("deb [signed-by={KEYRING}] {MIRROR} {suite} main")).collect();
         fs::write(state.join("sources.list"), sources.join("\n") + "\n")?;
@@ -176,27 +177,6 @@ impl Apt {
         let said = String::from_utf8_lossy(&answer.stderr);
         ensure!(answer.status.success(), "{}", said.lines().next().unwrap_or("apt-get update failed"));
         Ok(())
-    }
-
-    /// Installs QEMU on the machine.
-    fn install_qemu(&self) -> Result<PathBuf> {
-        step("Installing QEMU, which emulates the NICs of the guests");
-        let mut command = as_root("apt-get", "installing QEMU")?;
-        command.env("APT_CONFIG", &self.configuration).env("DEBIAN_FRONTEND", "noninteractive");
-        command.args(["install", "-y", "-q", "--no-install-recommends"]);
-        let policy =
-            output(self.command("apt-cache").args(["madison", "qemu-system-x86"])).unwrap_or_default();
-        if let Some(version) = policy.lines().next().and_then(|line| line.split('|').nth(1)) {
-            // The first line is the newest, which a backport is only when it is asked for by its version.
-            let version = version.trim();
-            for package in ["qemu-system-x86", "qemu-system-common", "qemu-system-data"] {
-                command.arg(format!("{package}={version}"));
-            }
-        } else {
-            command.arg("qemu-system-x86");
-        }
-        run(&mut command)?;
-        emulator().context("QEMU was installed, but emulates no igb: it has to be version 8 or newer")
     }
 
     /// The packages of the newest kernel, with the drivers of real NICs.

@@ -14,10 +14,12 @@ const BROWSERS: [&str; 3] = ["chromium-headless-shell", "chromium", "google-chro
 
 /// Gets what is missing and can be had.
 pub(crate) fn get() -> Result<()> {
-    if BROWSERS.iter().all(|name| find_program(name).is_none())
-        && packages::candidate("chromium-headless-shell").is_some()
-    {
-        packages::install(&["chromium-headless-shell"])?;
+    if packages::has_apt() && BROWSERS.iter().all(|name| find_program(name).is_none()) {
+        // Before the lists are fetched, apt knows of no package at all on a machine that is new.
+        packages::update()?;
+        if packages::candidate(BROWSERS[0]).is_some() {
+            packages::install(&BROWSERS[..1])?;
+        }
     }
     promtool()
 }
@@ -26,7 +28,11 @@ pub(crate) fn get() -> Result<()> {
 fn promtool() -> Result<()> {
     let tools = workspace().join("target/tools");
     let unpacked = tools.join("usr/bin/promtool").is_file();
-    if unpacked || find_program("promtool").is_some() || packages::candidate("prometheus").is_none() {
+    if unpacked || find_program("promtool").is_some() || !packages::has_apt() {
+        return Ok(());
+    }
+    packages::update()?;
+    if packages::candidate("prometheus").is_none() {
         return Ok(());
     }
     step("Fetching promtool");

@@ -517,38 +517,19 @@ fn reload(
 fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config) -> anyhow::Result<usize> {
     let config::Config { capture: settings, ports, policy, shunt, receive, analysis, eve, store, api } =
         config::load(path)?;
-    anyhow::ensure!(
-        settings == started_with.capture,
-        "{}: [capture] has changed, which takes a restart",
-        path.display()
-    );
-    anyhow::ensure!(
-        ports == started_with.ports,
-        "{}: [ports] has changed, which takes a restart",
-        path.display()
-    );
-    anyhow::ensure!(
-        shunt == started_with.shunt,
-        "{}: [shunt] has changed, which takes a restart",
-        path.display()
-    );
-    anyhow::ensure!(
-        store == started_with.store,
-        "{}: [store] has changed, which takes a restart",
-        path.display()
-    );
-    anyhow::ensure!(
-        receive == started_with.receive,
-        "{}: [receive] has changed, which takes a restart",
-        path.display()
-    );
-    anyhow::ensure!(
-        analysis == started_with.analysis,
-        "{}: [analysis] has changed, which takes a restart",
-        path.display()
-    );
-    anyhow::ensure!(eve == started_with.eve, "{}: [eve] has changed, which takes a restart", path.display());
-    anyhow::ensure!(api == started_with.api, "{}: [api] has changed, which takes a restart", path.display());
+    let sections = [
+        ("capture", settings == started_with.capture),
+        ("ports", ports == started_with.ports),
+        ("shunt", shunt == started_with.shunt),
+        ("store", store == started_with.store),
+        ("receive", receive == started_with.receive),
+        ("analysis", analysis == started_with.analysis),
+        ("eve", eve == started_with.eve),
+        ("api", api == started_with.api),
+    ];
+    if let Some((section, _)) = sections.iter().find(|(_, same)| !same) {
+        anyhow::bail!("{}: [{section}] has changed, which takes a restart", path.display());
+    }
     let rules = policy.sets.iter().map(|set| set.rules.len()).sum();
     capture.set_policy(policy)?;
     Ok(rules)

@@ -10,9 +10,13 @@
 
 use std::env;
 use std::hint::black_box;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
+use mirror_userspace::expression::Expression;
+use mirror_userspace::observe::copy::{self, Copier, Copies, Wanted};
+use mirror_userspace::observe::{Mailbox, Observer, Workers};
 use mirror_userspace::packet::{Layer, LinkType, decode};
 use mirror_userspace::protocol::Direction;
 use mirror_userspace::protocol::detect::{Detector, Endpoints, Transport};
@@ -48,10 +52,23 @@ enum Stage {
     New,
     /// The whole worker over the mix.
     Mixed,
+    /// The same while a `tail` looks on whose filter lets nothing through.
+    Tailed,
+    /// The same with a tap, for which all frames are copied.
+    Tapped,
 }
 
 impl Stage {
-    const ALL: [Self; 6] = [Self::Headers, Self::View, Self::Known, Self::Dns, Self::New, Self::Mixed];
+    const ALL: [Self; 8] = [
+        Self::Headers,
+        Self::View,
+        Self::Known,
+        Self::Dns,
+        Self::New,
+        Self::Mixed,
+        Self::Tailed,
+        Self::Tapped,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -61,16 +78,32 @@ impl Stage {
             Self::Dns => "dns",
             Self::New => "new-flows",
             Self::Mixed => "mixed",
+            Self::Tailed => "mixed-tail",
+            Self::Tapped => "mixed-tap",
         }
     }
 
     fn frames(self) -> Vec<Vec<u8>> {
         match self {
-            Self::Headers | Self::View | Self::Mixed => mixed(),
+            Self::Headers | Self::View | Self::Mixed | Self::Tailed | Self::Tapped => mixed(),
             Self::Known => (0..200).map(|port| Flow::v4(10_000 + port, 9).udp(&[0; 200])).collect(),
             Self::Dns => (0..100).flat_map(dns).collect(),
             Self::New => vec![Flow::v4(10_000, 9).udp(&[0; 200])],
         }
+    }
+
+    /// What looks on: the worker's end, and the other.
+    fn observer(self) -> Option<(Copier, Copies)> {
+        let wanted = match self {
+            Self::Tailed => {
+                let filter = Expression::parse("udp port 53 and vni 7").unwrap();
+                Wanted { filter: Some(filter), snaplen: None, rate: Some(10_000) }
+            }
+            Self::Tapped => Wanted::default(),
+            _ => return None,
+        };
+        // As much as a tap has.
+        Some(copy::pair(wanted, 8 << 20))
     }
 }
 
@@ -86,6 +119,9 @@ struct Bench {
     stage: Stage,
     frames: Vec<(FrameInfo, Vec<u8>)>,
     worker: Worker,
+    /// Copies of frames, on the side of who looks on.
+    copies: Option<Copies>,
+    taken: Vec<u8>,
     /// Packets so far.
     count: u64,
     _sink: Sink,
@@ -97,14 +133,36 @@ impl Bench {
         let directory = tempfile::tempdir().unwrap();
         let sink = Sink::open(directory.path()).unwrap();
         // Lost records cost nothing to write: it is the worker that is measured.
-        let worker =
+        let mut worker =
             Worker::new(WorkerConfig { max_flows, ..WorkerConfig::default() }, sink.producer(Overflow::Lose));
         let frames = frames.into_iter().map(|frame| (info(&frame), frame)).collect();
-        let mut bench = Self { stage, frames, worker, count: 0, _sink: sink, _directory: directory };
+        let mut copies = None;
+        if let Some((copier, other_end)) = stage.observer() {
+            let mailbox = Arc::new(Mailbox::default());
+            let observer: Box<dyn Observer> = Box::new(copier);
+            // The worker has it for good.
+            std::mem::forget(Workers::new([Arc::clone(&mailbox)]).subscribe([observer]).unwrap());
+            mailbox.collect(worker.observers());
+            copies = Some(other_end);
+        }
+        let taken = Vec::new();
+        let mut bench =
+            Self { stage, frames, worker, copies, taken, count: 0, _sink: sink, _directory: directory };
         // Until memory is touched and flows are known.
-        bench.pass();
-        bench.pass();
+        for _ in 0..2 {
+            bench.pass();
+            bench.take();
+        }
         bench
+    }
+
+    /// What another thread does: takes the copies, so that there is room again. All of them were made.
+    fn take(&mut self) {
+        if let Some(copies) = &mut self.copies {
+            self.taken.clear();
+            copies.take(&mut self.taken);
+            assert_eq!(copies.counts().lost, 0, "the ring is too small for a pass");
+        }
     }
 
     /// Each frame once. Out of line, so that callgrind can tell it from what comes before.
@@ -127,7 +185,7 @@ impl Bench {
                         mirror.vni = Vni::new(self.count as u32 & Vni::MAX.get()).unwrap();
                     }
                 }
-                Stage::Known | Stage::Dns | Stage::Mixed => {}
+                Stage::Known | Stage::Dns | Stage::Mixed | Stage::Tailed | Stage::Tapped => {}
             }
             // A million packets a second.
             info.time = EPOCH + self.count * 1000;
@@ -272,6 +330,7 @@ fn main() {
             let mut bench = Bench::new(stage, stage.frames(), WorkerConfig::default().max_flows);
             for _ in 0..number(2) {
                 measured(&mut bench);
+                bench.take();
             }
             println!("{}", number(2) * bench.frames.len() as u64);
         }
@@ -336,7 +395,18 @@ fn by_criterion() {
     for stage in Stage::ALL {
         let mut bench = Bench::new(stage, stage.frames(), WorkerConfig::default().max_flows);
         group.throughput(Throughput::Elements(bench.frames.len() as u64));
-        group.bench_function(stage.name(), |bencher| bencher.iter(|| bench.pass()));
+        group.bench_function(stage.name(), |bencher| {
+            bencher.iter_custom(|passes| {
+                let mut time = Duration::ZERO;
+                for _ in 0..passes {
+                    let start = Instant::now();
+                    bench.pass();
+                    time += start.elapsed();
+                    bench.take();
+                }
+                time
+            });
+        });
     }
     group.finish();
     parsers(&mut criterion);

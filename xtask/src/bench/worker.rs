@@ -17,7 +17,8 @@ use super::report::{Growth, Memory, Peers, Stage};
 use crate::command::{cargo, display, find_program, output, run, workspace};
 
 /// The stages that the bench target knows.
-pub(super) const STAGES: [&str; 6] = ["headers", "view", "known-flows", "dns", "new-flows", "mixed"];
+pub(super) const STAGES: [&str; 8] =
+    ["headers", "view", "known-flows", "dns", "new-flows", "mixed", "mixed-tail", "mixed-tap"];
 /// Passes over a stage's frames that callgrind counts. A single frame is passed more often.
 const PASSES: u64 = 20;
 /// Frames of the capture that is read beside Suricata.

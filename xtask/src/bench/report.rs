@@ -19,6 +19,8 @@ pub(super) struct Report {
     pub(super) program: Option<Program>,
     pub(super) worker: Option<Worker>,
     pub(super) path: Option<path::Report>,
+    #[serde(default)]
+    pub(super) disk: Option<Disk>,
     pub(super) memory: Option<Vec<Memory>>,
     pub(super) growth: Option<Vec<Growth>>,
 }
@@ -68,6 +70,27 @@ pub(super) struct Peers {
     pub(super) suricata_pps: Option<f64>,
 }
 
+/// Bytes a second to a disk.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Disk {
+    /// By `dd`, past the cache.
+    pub(super) dd: f64,
+    /// Programs that capture.
+    pub(super) path: path::Report,
+}
+
+impl Disk {
+    /// Names, and bytes a second of captured frames at the highest rate without loss.
+    pub(super) fn rows(&self) -> Vec<(String, f64)> {
+        let found = self
+            .path
+            .subjects
+            .iter()
+            .map(|found| (found.name.clone(), found.ndr_pps * self.path.frame_bytes));
+        [("dd".to_owned(), self.dd)].into_iter().chain(found).collect()
+    }
+}
+
 /// What flows cost in memory.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Memory {
@@ -110,6 +133,11 @@ impl Report {
         for found in self.path.iter().flat_map(|path| &path.subjects) {
             figures.push((format!("path: {}, no loss, pps", found.name), found.ndr_pps, true));
             figures.push((format!("path: {}, ≤ 0.5 % loss, pps", found.name), found.pdr_pps, true));
+        }
+        if let Some(disk) = &self.disk {
+            for (name, rate) in disk.rows().into_iter().skip(1) {
+                figures.push((format!("disk: {name}, × dd"), rate / disk.dd, true));
+            }
         }
         for memory in self.memory.iter().flatten() {
             let each = memory.resident_bytes as f64 / memory.flows as f64;
@@ -229,6 +257,18 @@ impl Report {
                 writeln!(text, "\n{name} could not be measured here: {}", why.replace('\n', " "))?;
             }
             chart(text, "path")?;
+        }
+        if let Some(disk) = &self.disk {
+            writeln!(
+                text,
+                "\n## disk\n\nBytes a second of frames that are captured and written to the disk, nothing lost; \
+                 of `dd oflag=direct` those written.\n"
+            )?;
+            writeln!(text, "| | bytes/s | × dd |\n| --- | ---: | ---: |")?;
+            for (name, rate) in disk.rows() {
+                writeln!(text, "| {name} | {} | {:.2} |", self::rate(rate), rate / disk.dd)?;
+            }
+            chart(text, "disk")?;
         }
         if let Some(memory) = &self.memory {
             writeln!(

@@ -500,4 +500,6 @@ fn losses(facts: &Facts) -> Judged {
 }
 
 #[cfg(test)]
+mod recorded;
+#[cfg(test)]
 mod tests;

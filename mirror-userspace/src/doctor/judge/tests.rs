@@ -10,7 +10,7 @@ use crate::nic::{Channels, Feature, Interface, Rings, Setting, XdpFeatures};
 const RELEASE: &str = "6.8.0-1024-aws";
 
 /// ENA with everything as it should be, on a machine with four CPUs.
-fn ena() -> Facts {
+pub(super) fn ena() -> Facts {
     let rss = Rss {
         key: vec![0x5a; 40],
         table: (0..128).map(|entry| entry % 4).collect(),

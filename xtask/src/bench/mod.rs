@@ -213,8 +213,11 @@ fn measure(args: &Args, binary: &Path) -> Result<Report> {
             report.memory = Some(target.memory()?);
         }
         if wanted(Level::Growth) {
-            step("growth: the cost of a packet by the number of flows, VNIs and workers");
+            step(
+                "growth: the cost of a packet by the number of flows, VNIs and workers, and by what is handed over",
+            );
             report.growth = Some(target.growth()?);
+            report.hand_over = Some(target.hand_over()?);
         }
     }
     if wanted(Level::Path) {

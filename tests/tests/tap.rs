@@ -29,8 +29,9 @@ fn bed() -> Option<Bed> {
 
 /// Starts a program that captures behind the tap.
 fn start(bed: &Bed, subject: Subject, words: &[String]) -> Process {
-    let mut command = bed.appliance.command(&words[0]);
-    let mut process = Process::spawn(command.args(&words[1..])).unwrap();
+    // Suricata says it on standard output.
+    let mut command = bed.appliance.command("sh");
+    let mut process = Process::spawn(command.args(["-c", "exec \"$@\" >&2", "sh"]).args(words)).unwrap();
     process.wait_for_line(subject.ready(), PATIENCE).unwrap();
     process
 }

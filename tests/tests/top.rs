@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -50,7 +51,8 @@ impl Terminal {
             stdio(&mut command, Stdio::from(side.try_clone().unwrap()));
         }
         let child = command.spawn().unwrap();
-        let shown = Arc::new((Mutex::new(vt100::Parser::new(rows, columns, 0)), Condvar::new()));
+        let shown =
+            Arc::new((Mutex::new(vt100::Parser::new(side_of(rows), side_of(columns), 0)), Condvar::new()));
         let keys = File::from(keys);
         let (mut screen, screened) = (keys.try_clone().unwrap(), Arc::clone(&shown));
         // Ends when nobody has the program's side any more.
@@ -87,7 +89,7 @@ impl Terminal {
 
     /// As somebody who pulls at the window's corner.
     fn resize(&self, rows: u16, columns: u16) {
-        self.shown.0.lock().unwrap().screen_mut().set_size(rows, columns);
+        self.shown.0.lock().unwrap().screen_mut().set_size(side_of(rows), side_of(columns));
         resize(&self.side, rows, columns);
     }
 
@@ -125,6 +127,10 @@ impl Drop for Terminal {
         // The reader ends with the last descriptor of the program's side, which goes after this.
         drop(self.reader.take());
     }
+}
+
+fn side_of(length: u16) -> NonZeroU16 {
+    NonZeroU16::new(length).unwrap()
 }
 
 fn resize(side: &OwnedFd, rows: u16, columns: u16) {

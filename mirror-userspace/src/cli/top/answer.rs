@@ -70,6 +70,7 @@ pub(super) struct Link {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
+#[expect(clippy::struct_field_names, reason = "the API's names")]
 pub(super) struct Worker {
     pub(super) worker: u64,
     pub(super) interface: String,
@@ -102,6 +103,7 @@ pub(super) struct Vnis {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
+#[expect(clippy::struct_field_names, reason = "the API's names")]
 pub(super) struct Vni {
     pub(super) interface: String,
     pub(super) vni: Option<u32>,
@@ -133,6 +135,7 @@ pub(super) struct Flows {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
+#[expect(clippy::struct_field_names, reason = "the API's names")]
 pub(super) struct Flow {
     pub(super) flow_id: u64,
     pub(super) src_ip: String,

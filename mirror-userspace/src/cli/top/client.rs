@@ -147,7 +147,7 @@ impl Server {
                 // Who does not answer the one does not answer the other either.
                 if !matches!(update.summary, Some(Err(_))) {
                     let rows = timeout(PATIENCE, self.rows(&mut connection, wanted)).await;
-                    update.rows = rows.unwrap_or_else(|_| Some(Err(late)));
+                    update.rows = rows.unwrap_or(Some(Err(late)));
                 }
             }
             Err(failure) => update.summary = Some(Err(failure)),

@@ -11,7 +11,7 @@ use ratatui::widgets::{Clear, Sparkline};
 use super::app::{App, Look};
 use super::state::{Answering, Rate};
 use super::table::{Table, Tone, cut, length, printable};
-use super::views::{self, View};
+use super::views::{self, View, several};
 use crate::cli::progress::{grouped, with_unit};
 
 /// Whether there are colours. What matters is told by words and weight without them too.
@@ -230,10 +230,10 @@ impl Screen<'_, '_> {
         let records = app.state.records_rate();
         let records = records.map_or_else(|| "–".to_owned(), |rate| with_unit(rate, "records/s"));
         let text = format!(
-            "{} flows, {} of them shunted   {records}   {} VNIs",
-            grouped(flows),
+            "{}, {} of them shunted   {records}   {}",
+            several(flows, "flow"),
             grouped(shunted),
-            grouped(summary.vnis.total)
+            several(summary.vnis.total, "VNI")
         );
         self.text(area, &text, Tone::Plain);
     }
@@ -302,7 +302,7 @@ impl Screen<'_, '_> {
     /// Keys; or what is typed.
     fn footer(&mut self, area: Rect, app: &App) {
         let Some(prompt) = &app.prompt else {
-            let long = "1-6 view  ↑↓ move  s sort  r reverse  / filter  Enter open  p pause  ? help  q quit";
+            let long = "1-6 view  ↑↓ move  s sort  / filter  Enter open  p pause  ? help  q quit";
             let short = "? help  q quit  / filter";
             self.text(area, if area.width >= length(long) { long } else { short }, Tone::Faint);
             return;

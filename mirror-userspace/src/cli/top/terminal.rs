@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, raise};
-use ratatui::DefaultTerminal;
+use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::event::{self, Event};
 use ratatui::crossterm::execute;
-use ratatui::crossterm::terminal::{EnterAlternateScreen, enable_raw_mode};
+use ratatui::crossterm::terminal::{Clear, ClearType, EnterAlternateScreen, enable_raw_mode};
+use ratatui::{DefaultTerminal, Terminal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP};
 
 use super::app::{Action, App};
@@ -37,8 +38,10 @@ impl Taken {
         give_back();
         raise(Signal::SIGSTOP)?;
         enable_raw_mode()?;
-        execute!(stdout(), EnterAlternateScreen)?;
-        self.0.clear()
+        execute!(stdout(), EnterAlternateScreen, Clear(ClearType::All))?;
+        // A new one draws all anew, and asks the terminal nothing, which may not answer.
+        self.0 = Terminal::new(CrosstermBackend::new(stdout()))?;
+        Ok(())
     }
 }
 

@@ -131,6 +131,11 @@ fn vni(vni: Option<u32>) -> Cell {
     }
 }
 
+/// So many of something.
+pub(super) fn several(count: u64, what: &str) -> String {
+    format!("{} {what}{}", grouped(count), if count == 1 { "" } else { "s" })
+}
+
 /// Time that has passed, in the largest unit that has some of it.
 pub(super) fn age(seconds: u64) -> String {
     match seconds {
@@ -240,7 +245,7 @@ fn vnis(state: &State) -> Table {
         ]
     };
     let rows: Vec<_> = state.vnis.vnis.iter().map(row).collect();
-    let title = format!("{} VNIs{}", grouped(state.vnis.total), shown(rows.len(), state.vnis.total));
+    let title = several(state.vnis.total, "VNI") + &shown(rows.len(), state.vnis.total);
     Table { title, columns: VNIS, rows, empty: "no mirrored packet yet", sort: None }
 }
 
@@ -265,7 +270,7 @@ const TALKERS: &[Column] = &[
 ];
 
 fn talkers(state: &State, filter: &Filter) -> Table {
-    let flows: Vec<_> = state.flows.iter().filter(|flow| filter.matches(texts(flow))).collect();
+    let flows: Vec<_> = state.flows.iter().filter(|flow| filter.matches(&texts(flow))).collect();
     let row = |((network, address), talker): ((Option<u32>, &str), super::state::Talker)| {
         vec![
             Cell::text(short(address)),
@@ -280,12 +285,12 @@ fn talkers(state: &State, filter: &Filter) -> Table {
     };
     let mut talkers: Vec<_> = state.talkers(flows.iter().copied()).into_iter().collect();
     // Those that are equal otherwise stay where they are from one answer to the next.
-    talkers.sort_by(|(a, _), (b, _)| a.cmp(b));
+    talkers.sort_by_key(|(key, _)| *key);
     let rows: Vec<_> = talkers.into_iter().map(row).collect();
     let title = format!(
-        "{} hosts in the {} largest flows{}",
-        grouped(rows.len() as u64),
-        grouped(flows.len() as u64),
+        "{} in the {}{}",
+        several(rows.len() as u64, "host"),
+        several(flows.len() as u64, "largest flow"),
         those(filter)
     );
     Table { title, columns: TALKERS, rows, empty: "no flow is active", sort: None }
@@ -295,7 +300,7 @@ const FLOWS: &[Column] = &[
     Column::text("client", 0, 15),
     Column::text("server", 0, 15),
     Column::text("proto", 5, 5),
-    Column::text("application", 3, 4),
+    Column::text("app", 3, 4),
     Column::number("VNI", 2),
     Column::number("bit/s", 1),
     Column::number("bytes", 0),
@@ -306,12 +311,9 @@ const FLOWS: &[Column] = &[
 ];
 
 /// What words are looked for in.
-fn texts(flow: &Flow) -> impl Iterator<Item = &str> + Clone {
+fn texts(flow: &Flow) -> [&str; 5] {
     let application = flow.app_proto.as_deref().unwrap_or_default();
-    [&flow.src_ip, &flow.dest_ip, &flow.proto, &flow.flow.state]
-        .into_iter()
-        .map(String::as_str)
-        .chain([application])
+    [&flow.src_ip, &flow.dest_ip, &flow.proto, &flow.flow.state, application]
 }
 
 fn flows(state: &State, filter: &Filter) -> Table {
@@ -331,12 +333,12 @@ fn flows(state: &State, filter: &Filter) -> Table {
             Cell::text(&flow.flow.state),
         ]
     };
-    let rows: Vec<_> = state.flows.iter().filter(|flow| filter.matches(texts(flow))).map(row).collect();
+    let rows: Vec<_> = state.flows.iter().filter(|flow| filter.matches(&texts(flow))).map(row).collect();
     let active = super::answer::sum(state.summary.workers.iter().map(|worker| worker.flows_active));
-    let shown = grouped(rows.len() as u64);
+    let rows_shown = rows.len() as u64;
     // The counter is told a little sooner or later than the flows.
-    let of = if rows.len() as u64 >= active { String::new() } else { format!(" of {}", grouped(active)) };
-    let title = format!("{shown}{of} active flows{}", those(filter));
+    let some = if rows_shown >= active { String::new() } else { format!("{} of ", grouped(rows_shown)) };
+    let title = format!("{some}{}{}", several(active.max(rows_shown), "active flow"), those(filter));
     Table { title, columns: FLOWS, rows, empty: "no such flow is active", sort: None }
 }
 
@@ -347,7 +349,7 @@ fn those(filter: &Filter) -> String {
 
 const SERVICES: &[Column] = &[
     Column::text("service", 0, 15),
-    Column::text("application", 3, 4),
+    Column::text("app", 3, 4),
     Column::number("VNI", 4),
     Column::number("requests/s", 2),
     Column::number("requests", 3),
@@ -412,7 +414,7 @@ const WORKERS: &[Column] = &[
     Column::number("shunted", 5),
     Column::number("refused", 6),
     Column::number("records lost", 4),
-    Column::text("state", 3, 5),
+    Column::text("state", 3, 6),
 ];
 
 /// Characters of a load's bar.
@@ -423,7 +425,7 @@ fn bar(share: f64) -> String {
     let eighths = (share.clamp(0.0, 1.0) * (BAR * 8) as f64).round() as usize;
     let mut bar = "█".repeat(eighths / 8);
     if let Some(part) = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'].get(eighths % 8)
-        && eighths % 8 > 0
+        && !eighths.is_multiple_of(8)
     {
         bar.push(*part);
     }
@@ -460,7 +462,7 @@ fn workers(state: &State) -> Table {
         ]
     };
     let rows: Vec<_> = state.summary.workers.iter().map(row).collect();
-    let title = format!("{} workers", rows.len());
+    let title = several(rows.len() as u64, "worker");
     Table { title, columns: WORKERS, rows, empty: "no workers", sort: None }
 }
 
@@ -496,6 +498,7 @@ mod tests {
 
     #[test]
     fn loads_are_bars_and_times_have_units() {
+        assert_eq!([several(1, "VNI"), several(2000, "VNI")], ["1 VNI", "2,000 VNIs"]);
         assert_eq!([bar(0.0), bar(0.55), bar(7.0)], ["", "█████▌", "██████████"]);
         assert_eq!([age(5), age(125), age(7_260), age(400_000)], ["5 s", "2 min", "2 h 1 min", "4 d"]);
     }

@@ -78,7 +78,7 @@ pub(super) fn alerts(
         let (severity, what) = match stage {
             "device" => ("critical", "frames lost by the device"),
             "ring" => ("critical", "frames lost between program and workers"),
-            HAND_OVER_FULL => ("critical", "frames lost on their way to the worker that has their flow"),
+            HAND_OVER_FULL => ("critical", "frames lost from worker to worker"),
             "records" => ("critical", "records lost on the way to the log"),
             "program" => ("warning", "frames dropped as malformed or undeliverable"),
             _ => ("info", "frames that no flow could be made of"),

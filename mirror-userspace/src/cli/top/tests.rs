@@ -83,7 +83,7 @@ fn a_small_and_a_large_screen_show_what_matters_most() {
         let mut app = app();
         for (view, text) in [
             ('1', "hand_over_full"),
-            ('2', "139"),
+            ('2', "136"),
             ('3', "10.20.0.10"),
             ('4', "10.20.0.20:80"),
             ('5', "10.20.0.2:53"),

@@ -312,13 +312,17 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         dedup: args.dedup.map_or(configured.analysis.dedup, super::Switch::is_on),
     };
     let ports = args.ports.ports(&configured.ports);
+    let receive = args.receive.clone().settings(&configured.receive);
     // Taken back when this function ends, however it does.
-    let _changes =
-        if args.prepare { super::doctor::prepare(&settled.interfaces, &ports).await? } else { Vec::new() };
+    let _changes = if args.prepare {
+        super::doctor::prepare(&settled.interfaces, &ports, receive.cpus.as_ref()).await?
+    } else {
+        Vec::new()
+    };
     let interfaces = settled.interfaces.clone();
     let plan = Plan::make(Config {
         interfaces: settled.interfaces,
-        receive: args.receive.clone().settings(&configured.receive),
+        receive,
         replace: settled.replace,
         ports,
         log: args.bpf_log,

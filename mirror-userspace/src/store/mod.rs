@@ -19,9 +19,12 @@ mod policy;
 mod query;
 pub mod reader;
 mod recovery;
+pub mod remote;
 mod retention;
 mod seal;
 mod segment;
+pub mod timeline;
+mod upload;
 pub mod verify;
 
 use std::collections::VecDeque;
@@ -41,9 +44,12 @@ pub use self::handle::StoreHandle;
 use self::manifest::Manifest;
 pub use self::policy::{Kept, Policy};
 pub use self::recovery::Recovered;
+use self::remote::{Location, Remote, RemoteError};
 pub use self::retention::Retention;
 pub use self::seal::{KeyError, StoreKey, Unreadable};
 use self::segment::{Limits, Sealer, Writer};
+use self::upload::Uploader;
+pub use self::upload::{UploadCounters, Watch as UploadWatch};
 use crate::confine;
 use crate::sink::Overflow;
 
@@ -62,6 +68,8 @@ pub struct Settings {
     pub compression: Option<i32>,
     /// How long it is kept.
     pub retention: Retention,
+    /// Where finished segments are uploaded to, before retention may delete them.
+    pub upload: Option<Location>,
 }
 
 impl Default for Settings {
@@ -73,6 +81,7 @@ impl Default for Settings {
             policy: Policy::default(),
             compression: None,
             retention: Retention::default(),
+            upload: None,
         }
     }
 }
@@ -94,6 +103,9 @@ pub enum StoreError {
     /// A thread cannot be started.
     #[error("cannot start a thread of the store")]
     Thread(#[source] io::Error),
+    /// Nothing can be uploaded to the place.
+    #[error("cannot upload")]
+    Upload(#[from] RemoteError),
 }
 
 /// What became of a worker's frames in the store.
@@ -191,6 +203,7 @@ pub struct Store {
     policy: Arc<Policy>,
     stop: Arc<AtomicBool>,
     keeper: Option<JoinHandle<()>>,
+    uploader: Option<Uploader>,
     recovered: Vec<(String, Recovered)>,
     _lock: Flock<File>,
 }
@@ -199,6 +212,16 @@ impl Store {
     /// Opens a store, making its directory where it is missing. What an earlier writer left unfinished is
     /// finished, see [`Store::recovered`]. With a key, the segments are encrypted.
     pub fn open(directory: &Path, settings: Settings, key: Option<StoreKey>) -> Result<Self, StoreError> {
+        let remote = settings.upload.as_ref().map(|location| Remote::open(location, true)).transpose()?;
+        Self::open_with(directory, settings, key, remote)
+    }
+
+    fn open_with(
+        directory: &Path,
+        settings: Settings,
+        key: Option<StoreKey>,
+        remote: Option<Remote>,
+    ) -> Result<Self, StoreError> {
         let error = |source| StoreError::Directory { path: directory.to_owned(), source };
         fs::create_dir_all(directory).map_err(error)?;
         let lock = File::create(directory.join(LOCK)).map_err(error)?;
@@ -225,10 +248,13 @@ impl Store {
         let recovered = recover_all(&shared, key.as_ref()).map_err(error)?;
         let shared = Arc::new(shared);
         let stop = Arc::new(AtomicBool::new(false));
+        let start = |remote| Uploader::start(Arc::clone(&shared), remote, settings.upload.as_ref());
+        let uploader = remote.map(start).transpose().map_err(StoreError::Thread)?;
         let keeper = Keeper {
             shared: Arc::clone(&shared),
             key: key.clone(),
             retention: settings.retention.clone(),
+            upload: uploader.as_ref().map(|uploader| Arc::clone(&uploader.state)),
             warned: false,
         };
         let (seen, policy) = (Arc::clone(&stop), Arc::new(settings.policy.clone()));
@@ -239,13 +265,29 @@ impl Store {
                 keeper.run(&seen);
             })
             .map_err(StoreError::Thread)?;
-        Ok(Self { shared, settings, key, policy, stop, keeper: Some(keeper), recovered, _lock: lock })
+        Ok(Self {
+            shared,
+            settings,
+            key,
+            policy,
+            stop,
+            keeper: Some(keeper),
+            uploader,
+            recovered,
+            _lock: lock,
+        })
     }
 
     /// What was found unfinished when the store was opened, and what became of it.
     #[must_use]
     pub fn recovered(&self) -> &[(String, Recovered)] {
         &self.recovered
+    }
+
+    /// Where it is read what was uploaded, if anything is to be.
+    #[must_use]
+    pub fn upload(&self) -> Option<UploadWatch> {
+        self.uploader.as_ref().map(|uploader| UploadWatch(Arc::clone(&uploader.state)))
     }
 
     /// A new worker's end, with its threads.
@@ -302,6 +344,10 @@ impl Store {
             // If it panicked, it has said so itself.
             let _ = keeper.join();
         }
+        // After all that there is to upload.
+        if let Some(mut uploader) = self.uploader.take() {
+            uploader.stop();
+        }
     }
 }
 
@@ -344,7 +390,9 @@ struct Keeper {
     shared: Arc<Shared>,
     key: Option<StoreKey>,
     retention: Retention,
-    /// It was said that what is held is more than there is to be.
+    /// Of what is uploaded, if anything is to be.
+    upload: Option<Arc<upload::State>>,
+    /// It was said that what is held, or not uploaded yet, is more than there is to be.
     warned: bool,
 }
 
@@ -357,6 +405,9 @@ impl Keeper {
             let stopping = stop.load(Ordering::Acquire);
             self.finish_orphans();
             self.delete_old();
+            if let Some(upload) = &self.upload {
+                upload.count(&self.shared.manifest());
+            }
             if stopping {
                 return;
             }
@@ -384,16 +435,20 @@ impl Keeper {
         // Where the kernel does not say, nothing goes for want of space.
         let free = nix::sys::statvfs::statvfs(directory)
             .map_or(u64::MAX, |of| of.blocks_available().saturating_mul(of.fragment_size()));
-        let segments = self.shared.manifest().segments.clone();
-        let plan = self.retention.plan(&segments, &holds, now(), free);
-        if plan.held > 0 && !self.warned {
-            tracing::warn!(
-                "store {}: {} segments would be deleted, but are held",
-                directory.display(),
-                plan.held
-            );
+        let (segments, uploaded) = {
+            let manifest = self.shared.manifest();
+            (manifest.segments.clone(), self.upload.as_ref().map(|_| manifest.uploaded.clone()))
+        };
+        let plan = self.retention.plan(&segments, &holds, uploaded.as_ref(), now(), free);
+        if let Some(upload) = &self.upload {
+            upload.overdue.store(plan.waiting as u64, Ordering::Relaxed);
         }
-        self.warned = plan.held > 0;
+        for (count, why) in [(plan.held, "are held"), (plan.waiting, "are not uploaded yet")] {
+            if count > 0 && !self.warned {
+                tracing::warn!("store {}: {count} segments would be deleted, but {why}", directory.display());
+            }
+        }
+        self.warned = plan.held + plan.waiting > 0;
         for (file, reason) in plan.delete {
             tracing::info!("store {}: {file} is deleted: {reason}", directory.display());
             let event = manifest::Event::Deleted { file: file.clone(), reason };

@@ -6,6 +6,7 @@ use std::io::IsTerminal as _;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
@@ -245,6 +246,8 @@ impl Args {
             ("shunt.after", json!(configured.shunt.after), None),
             ("shunt.max_flows", json!(configured.shunt.max_flows), None),
             ("analysis.dedup", json!(switch(dedup)), flag(self.dedup.is_some(), "--dedup")),
+            ("alerts.indicators", json!(configured.alerts.indicators.len()), None),
+            ("alerts.file", json!(configured.alerts.file), None),
             ("eve.output", json!(output), eve(0)),
             ("eve.rotate_size", json!(rotation.size), eve(1)),
             ("eve.rotate_interval", json!(rotation.interval.map(time)), eve(2)),
@@ -325,19 +328,24 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         dedup: args.dedup.map_or(configured.analysis.dedup, super::Switch::is_on),
     };
     let ports = args.ports.ports(&configured.ports);
+    let receive = args.receive.clone().settings(&configured.receive);
     // Taken back when this function ends, however it does.
-    let _changes =
-        if args.prepare { super::doctor::prepare(&settled.interfaces, &ports).await? } else { Vec::new() };
+    let _changes = if args.prepare {
+        super::doctor::prepare(&settled.interfaces, &ports, receive.cpus.as_ref()).await?
+    } else {
+        Vec::new()
+    };
     let interfaces = settled.interfaces.clone();
     let plan = Plan::make(Config {
         interfaces: settled.interfaces,
-        receive: args.receive.clone().settings(&configured.receive),
+        receive,
         replace: settled.replace,
         ports,
         log: args.bpf_log,
         worker,
         policy: configured.policy.clone(),
         shunt: configured.shunt,
+        indicators: Arc::new(configured.alerts.load()?),
     })
     .await?;
     let tap = args.tap.as_deref().map(|interface| Tap::open(interface, &interfaces)).transpose()?;
@@ -531,7 +539,7 @@ fn reload(
 }
 
 fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config) -> anyhow::Result<usize> {
-    let config::Config { capture: settings, ports, policy, shunt, receive, analysis, eve, store, api } =
+    let config::Config { capture: settings, ports, policy, shunt, receive, analysis, alerts, eve, store, api } =
         config::load(path)?;
     let sections = [
         ("capture", settings == started_with.capture),
@@ -540,6 +548,7 @@ fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config)
         ("store", store == started_with.store),
         ("receive", receive == started_with.receive),
         ("analysis", analysis == started_with.analysis),
+        ("alerts", alerts == started_with.alerts),
         ("eve", eve == started_with.eve),
         ("api", api == started_with.api),
     ];

@@ -41,6 +41,7 @@ use crate::datapath::policy::PolicyError;
 use crate::datapath::program::{self, CaptureProgram, LogLevel, Options};
 use crate::error::one_line;
 use crate::filter::Policy;
+use crate::indicators::Indicators;
 use crate::nic::{self, Netlink};
 use crate::observe::Workers;
 use crate::sink::{Overflow, Sink};
@@ -88,6 +89,8 @@ pub struct Config {
     pub policy: Policy,
     /// Which flows the driver only counts after a while.
     pub shunt: ShuntSettings,
+    /// What raises alerts.
+    pub indicators: Arc<Indicators>,
 }
 
 /// Why there is no capture, or no longer.
@@ -353,12 +356,19 @@ impl Plan {
             let affinity =
                 (self.config.receive.flow_affinity && workers > 1).then_some(Affinity::over(workers));
             let receivers = Arc::new(AtomicUsize::new(ports.len()));
+            let rules = store.and_then(Store::rules);
+            if let Some(rules) = &rules {
+                capture.devices[device].program.tell_rules(Arc::clone(rules));
+            }
             for port in ports {
                 let number = capture.workers.len();
                 let cpu = (!shares.cpus.is_empty()).then(|| shares.cpus[number % shares.cpus.len()]);
                 let mut worker = Worker::new(self.config.worker, sink.producer(Overflow::Lose));
                 if let Some(store) = store {
-                    worker.store_by(store.handle(number, Overflow::Lose)?);
+                    worker.store_by(store.handle(number, Overflow::Lose)?.by_rules(rules.clone()));
+                }
+                if !self.config.indicators.is_empty() {
+                    worker.watch_for(&self.config.indicators);
                 }
                 let queue = port.queue();
                 if let Some(after) = self.config.shunt.after {

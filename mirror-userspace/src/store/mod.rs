@@ -21,6 +21,8 @@ pub mod reader;
 mod recovery;
 pub mod remote;
 mod retention;
+mod ring;
+mod rules;
 mod seal;
 mod segment;
 pub mod timeline;
@@ -46,6 +48,7 @@ pub use self::policy::{Kept, Policy};
 pub use self::recovery::Recovered;
 use self::remote::{Location, Remote, RemoteError};
 pub use self::retention::Retention;
+pub use self::rules::{KeptRules, RuleRange};
 pub use self::seal::{KeyError, StoreKey, Unreadable};
 use self::segment::{Limits, Sealer, Writer};
 use self::upload::Uploader;
@@ -288,6 +291,13 @@ impl Store {
     #[must_use]
     pub fn upload(&self) -> Option<UploadWatch> {
         self.uploader.as_ref().map(|uploader| UploadWatch(Arc::clone(&uploader.state)))
+    }
+
+    /// The rules whose frames are kept, for the program of one interface to tell their identifiers; `None`
+    /// where rules do not matter.
+    #[must_use]
+    pub fn rules(&self) -> Option<Arc<KeptRules>> {
+        self.policy.rules.clone().map(|rules| Arc::new(KeptRules::new(rules)))
     }
 
     /// A new worker's end, with its threads.

@@ -1,3 +1,4 @@
+mod kept;
 mod upload;
 
 use std::fs;

@@ -219,8 +219,12 @@ impl Progress {
             return;
         }
         self.shown = Some(Instant::now());
-        let percent = done * 100 / total.max(1);
-        eprint!("{CLEAR}{percent} %  {} packets", grouped(effort.packets));
+        if total == 0 {
+            eprint!("{CLEAR}{} indexes read", grouped(effort.indexes_read));
+        } else {
+            let percent = done * 100 / total;
+            eprint!("{CLEAR}{percent} %  {} packets", grouped(effort.packets));
+        }
     }
 
     fn clear(&mut self) {

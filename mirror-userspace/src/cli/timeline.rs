@@ -120,28 +120,35 @@ fn line(span: &Span) -> String {
 }
 
 fn text(timeline: &Timeline) -> String {
-    let mut text = String::new();
-    let mut gaps = timeline.gaps.iter().peekable();
-    for span in &timeline.spans {
-        while let Some(gap) = gaps.next_if(|gap| gap.to <= span.first) {
-            let seconds = Duration::from_secs((gap.to - gap.from) / 1_000_000_000);
-            let took = humantime::format_duration(seconds);
-            // Writing to a string does not fail.
-            _ = writeln!(text, "{}  {}  nothing for {took}", time(gap.from), time(gap.to));
-        }
-        text.push_str(&line(span));
+    let took = |from: u64, to: u64| {
+        humantime::format_duration(Duration::from_secs(to.saturating_sub(from) / 1_000_000_000)).to_string()
+    };
+    // Of one time, what came before comes first.
+    let mut lines: Vec<(u64, String)> = Vec::new();
+    for gap in &timeline.gaps {
+        let (from, to) = (time(gap.from), time(gap.to));
+        lines.push((gap.from, format!("{from}  {to}  nothing for {}\n", took(gap.from, gap.to))));
     }
+    for loss in &timeline.losses {
+        let (from, to) = (time(loss.from), time(loss.to));
+        lines.push((loss.from, format!("{from}  {to}  {} packets LOST\n", grouped(loss.packets))));
+    }
+    lines.extend(timeline.spans.iter().map(|span| (span.first, line(span))));
+    lines.sort_by_key(|(time, _)| *time);
+    let mut text: String = lines.into_iter().map(|(_, line)| line).collect();
     let there = || timeline.spans.iter().filter(|span| span.whereabouts != Whereabouts::Deleted);
     let sum = |of: fn(&Span) -> u64| there().map(of).sum::<u64>();
+    // Writing to a string does not fail.
     _ = writeln!(
         text,
-        "{} packets, {}, of {} VNIs in {} segments, {}; {} gaps",
+        "{} packets, {}, of {} VNIs in {} segments, {}; {} gaps, {} packets lost",
         grouped(sum(|span| span.packets)),
         with_unit(sum(|span| span.bytes) as f64, "B"),
         grouped(timeline.vnis.len() as u64),
         grouped(sum(|span| span.segments)),
         with_unit(sum(|span| span.stored_bytes) as f64, "B"),
         grouped(timeline.gaps.len() as u64),
+        grouped(timeline.losses.iter().map(|loss| loss.packets).sum()),
     );
     text
 }

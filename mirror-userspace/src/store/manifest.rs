@@ -98,6 +98,15 @@ pub enum Event {
         /// The URL of the place.
         to: String,
     },
+    /// Packets were lost: the disk was full or failed, or was too slow.
+    Lost {
+        /// From this time on, in nanoseconds since the epoch.
+        from: u64,
+        /// Until this time.
+        to: u64,
+        /// How many.
+        packets: u64,
+    },
 }
 
 /// A line.
@@ -303,6 +312,7 @@ impl Manifest {
             Event::Uploaded { file, .. } => {
                 self.uploaded.insert(file);
             }
+            Event::Lost { .. } => {}
         }
         Ok(())
     }

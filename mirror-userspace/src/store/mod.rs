@@ -13,6 +13,7 @@ mod chunk;
 mod handle;
 pub mod hold;
 mod index;
+mod losses;
 pub mod manifest;
 mod pcapng;
 mod policy;
@@ -43,6 +44,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use self::chunk::Chunk;
 pub use self::handle::StoreHandle;
+use self::losses::Losses;
 use self::manifest::Manifest;
 pub use self::policy::{Kept, Policy};
 pub use self::recovery::Recovered;
@@ -138,6 +140,8 @@ struct Counters {
     written: AtomicU64,
     segments: AtomicU64,
     lost_write: AtomicU64,
+    /// Those of a worker that there was no memory or no disk for.
+    lost_waiting: AtomicU64,
     paused: AtomicBool,
 }
 
@@ -149,6 +153,8 @@ struct Shared {
     next_segment: AtomicU64,
     /// Segments that were given up, to be finished.
     orphans: Mutex<VecDeque<PathBuf>>,
+    /// Those of all workers there were.
+    counters: Mutex<Vec<Arc<Counters>>>,
     /// The last write failed.
     failing: AtomicBool,
 }
@@ -161,6 +167,18 @@ impl Shared {
 
     fn orphans(&self) -> MutexGuard<'_, VecDeque<PathBuf>> {
         self.orphans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn counters(&self) -> MutexGuard<'_, Vec<Arc<Counters>>> {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Packets that were to be kept, and were lost for want of memory or disk.
+    fn lost(&self) -> u64 {
+        let lost = |counters: &Arc<Counters>| {
+            counters.lost_write.load(Ordering::Relaxed) + counters.lost_waiting.load(Ordering::Relaxed)
+        };
+        self.counters().iter().map(lost).sum()
     }
 
     fn orphan(&self, path: PathBuf) {
@@ -240,6 +258,7 @@ impl Store {
             manifest: Mutex::new(manifest),
             next_segment: AtomicU64::new(known.max().unwrap_or_default() + 1),
             orphans: Mutex::default(),
+            counters: Mutex::default(),
             failing: AtomicBool::new(false),
         };
         for line in &contents.lines {
@@ -258,6 +277,7 @@ impl Store {
             key: key.clone(),
             retention: settings.retention.clone(),
             upload: uploader.as_ref().map(|uploader| Arc::clone(&uploader.state)),
+            losses: Losses::new(now()),
             warned: false,
         };
         let (seen, policy) = (Arc::clone(&stop), Arc::new(settings.policy.clone()));
@@ -313,6 +333,7 @@ impl Store {
         // Between the two threads there are never more chunks than there are.
         let (jobs, written) = sync_channel(chunks + 2);
         let counters = Arc::new(Counters::default());
+        self.shared.counters().push(Arc::clone(&counters));
         let failed = Arc::new(AtomicU64::new(0));
         let sealer = Sealer {
             shared: Arc::clone(&self.shared),
@@ -402,6 +423,7 @@ struct Keeper {
     retention: Retention,
     /// Of what is uploaded, if anything is to be.
     upload: Option<Arc<upload::State>>,
+    losses: Losses,
     /// It was said that what is held, or not uploaded yet, is more than there is to be.
     warned: bool,
 }
@@ -415,6 +437,7 @@ impl Keeper {
             let stopping = stop.load(Ordering::Acquire);
             self.finish_orphans();
             self.delete_old();
+            self.tell_losses(stopping);
             if let Some(upload) = &self.upload {
                 upload.count(&self.shared.manifest());
             }
@@ -469,6 +492,14 @@ impl Keeper {
                 return;
             }
             remove(&self.shared, &file);
+        }
+    }
+
+    fn tell_losses(&mut self, last: bool) {
+        let event = self.losses.look(self.shared.lost(), now(), last);
+        // Where the disk takes nothing, it is told once it does.
+        if event.is_some_and(|event| self.shared.manifest().append(event).is_ok()) {
+            self.losses.told();
         }
     }
 

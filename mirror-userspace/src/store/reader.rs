@@ -180,7 +180,7 @@ impl Reader {
     }
 
     /// Writes what matches as pcapng, in the order of time. `progress` is told how many of how many chunks
-    /// have been read.
+    /// have been read; none of none while it reads indexes.
     pub fn extract(
         &mut self,
         wanted: &Wanted,
@@ -188,7 +188,7 @@ impl Reader {
         mut progress: impl FnMut(usize, usize, &Effort),
     ) -> Result<(), ReadError> {
         self.ahead.clear();
-        let mut candidates = self.candidates(wanted)?;
+        let mut candidates = self.candidates(wanted, &mut progress)?;
         candidates.sort_by_key(|candidate| Reverse(candidate.entry.first));
         let total = candidates.len();
         let mut output = Output::new(to);
@@ -230,7 +230,11 @@ impl Reader {
     }
 
     /// The chunks that may have something.
-    fn candidates(&mut self, wanted: &Wanted) -> Result<Vec<Candidate>, ReadError> {
+    fn candidates(
+        &mut self,
+        wanted: &Wanted,
+        progress: &mut dyn FnMut(usize, usize, &Effort),
+    ) -> Result<Vec<Candidate>, ReadError> {
         let query = Query::of(wanted.expression.text());
         let required: Vec<&Primitive> = wanted.expression.required().collect();
         let contents = match &self.copy {
@@ -259,6 +263,7 @@ impl Reader {
             if !may_have(segment) {
                 continue;
             }
+            progress(0, 0, &self.effort);
             if here {
                 let Some(source) = self.source(segment)? else { continue };
                 let index = self.index(segment)?;
@@ -270,6 +275,7 @@ impl Reader {
         for (copy, segments) in copied {
             // So many that their memory is bounded.
             for segments in segments.chunks(4 * AT_ONCE) {
+                progress(0, 0, &self.effort);
                 for (source, index) in self.copied_indexes(&copy, segments)? {
                     select(&source, &index, wanted, &query, &required, &mut candidates);
                 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::hold::Hold;
-use super::manifest::{Contents, Segment};
+use super::manifest::{Contents, Event, Segment};
 
 /// Where packets are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -56,6 +56,17 @@ pub struct Gap {
     pub to: u64,
 }
 
+/// A time in which packets were lost: the disk was full or failed, or was too slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Loss {
+    /// From this time on.
+    pub from: u64,
+    /// Until this time.
+    pub to: u64,
+    /// How many packets.
+    pub packets: u64,
+}
+
 /// A VNI with packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Vni {
@@ -76,6 +87,8 @@ pub struct Timeline {
     pub spans: Vec<Span>,
     /// Times without.
     pub gaps: Vec<Gap>,
+    /// Times in which packets were lost.
+    pub losses: Vec<Loss>,
     /// VNIs with packets that are not deleted everywhere.
     pub vnis: Vec<Vni>,
     /// Lines of the manifest that are not as they were written: there may be more than is told.
@@ -126,6 +139,11 @@ impl Timeline {
             }
         }
         timeline.vnis = vnis.into_values().collect();
+        let losses = contents.lines.iter().filter_map(|line| match line.event {
+            Event::Lost { from, to, packets } => Some(Loss { from, to, packets }),
+            _ => None,
+        });
+        timeline.losses = losses.collect();
         timeline
     }
 }
@@ -163,7 +181,7 @@ impl Span {
 
 #[cfg(test)]
 mod tests {
-    use super::super::manifest::{Event, Line};
+    use super::super::manifest::Line;
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;

@@ -219,11 +219,9 @@ impl Progress {
             return;
         }
         self.shown = Some(Instant::now());
-        if total == 0 {
-            eprint!("{CLEAR}{} indexes read", grouped(effort.indexes_read));
-        } else {
-            let percent = done * 100 / total;
-            eprint!("{CLEAR}{percent} %  {} packets", grouped(effort.packets));
+        match (done * 100).checked_div(total) {
+            Some(percent) => eprint!("{CLEAR}{percent} %  {} packets", grouped(effort.packets)),
+            None => eprint!("{CLEAR}{} indexes read", grouped(effort.indexes_read)),
         }
     }
 

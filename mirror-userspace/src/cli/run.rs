@@ -78,8 +78,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
 
-    /// Upload finished segments of the store to here, before its rules may delete them: s3://BUCKET/PREFIX or
-    /// file:///DIRECTORY; credentials come from the environment or the instance
+    /// Upload finished segments of the store to here, before its rules may delete them: `s3://BUCKET/PREFIX` or
+    /// `file:///DIRECTORY`; credentials come from the environment or the instance
     #[arg(long, value_name = "URL", requires = "store", value_parser = super::store::location)]
     store_upload: Option<Location>,
 

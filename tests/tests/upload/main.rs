@@ -115,7 +115,7 @@ fn what_was_kept_is_found_in_the_bucket_and_what_is_altered_there_is_named() {
     let timeline = run(&mut mirror_xdp(&bed, &["timeline", &url, "--json"])).unwrap();
     let timeline: Value = serde_json::from_str(&timeline).unwrap();
     let span = &timeline["spans"][0];
-    assert_eq!((&span["packets"], &span["flows"]), (&json!(8000), &json!(20)), "{timeline}");
+    assert_eq!((&span["packets"], &span["flows"]), (&json!(8000), &json!(10)), "{timeline}");
     assert_eq!((&span["whereabouts"], &span["vnis"]), (&json!("here_and_uploaded"), &json!([7, 8])));
     let segment = names.iter().find(|name| name.ends_with(".pcapng")).unwrap();
     server.flip(segment, 5000);

@@ -66,6 +66,8 @@ fn every_key_is_read() {
     assert_eq!((retention.max_size, retention.min_free), (Some(500 << 30), Some(10 << 30)));
     assert_eq!(retention.max_age.unwrap().as_secs(), 30 * 86_400);
     assert_eq!(retention.ages[0].0, [7..=7]);
+    let upload = store.settings.upload.map(|location| location.to_string());
+    assert_eq!(upload.as_deref(), Some("s3://packets.example/appliance-1?region=eu-central-1"));
     assert_eq!(store.key.unwrap().to_str(), Some("/etc/mirror-xdp/store.key"));
     assert_eq!(config.api.listen, Some(crate::api::DEFAULT));
     assert_eq!(config.api.health.map(|address| address.to_string()).as_deref(), Some("0.0.0.0:9471"));
@@ -325,7 +327,13 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
         ("[shunt]\nmax_flows = 0\n".into(), 2, "shunt.max_flows".into(), "out of range", "from 1 to 1048576"),
         // Store.
         ("[store]\nkeep = \"some\"\n".into(), 2, "store.keep".into(), "`some` is neither", "\"alerts\""),
-        ("[store]\npre_trigger = \"8MiB\"\n".into(), 2, "store.pre_trigger".into(), "nothing waits", "keep ="),
+        (
+            "[store]\npre_trigger = \"8MiB\"\n".into(),
+            2,
+            "store.pre_trigger".into(),
+            "nothing waits",
+            "keep =",
+        ),
         (
             "[store]\nkeep = \"alerts\"\npre_trigger = \"4GiB\"\n".into(),
             3,
@@ -333,7 +341,13 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
             "out of range",
             "from 1MiB to 2GiB",
         ),
-        ("[store]\nrules = []\n".into(), 2, "store.rules".into(), "nothing would be kept", "leave the key out"),
+        (
+            "[store]\nrules = []\n".into(),
+            2,
+            "store.rules".into(),
+            "nothing would be kept",
+            "leave the key out",
+        ),
         (
             "[store]\nrules = [\"b/1\"]\n".into(),
             2,

@@ -180,13 +180,7 @@ impl StoreHandle {
 
     /// Looks at a frame before the worker does. Its flows come with [`StoreHandle::flow`], and then
     /// [`StoreHandle::end_frame`].
-    pub(crate) fn begin_frame(
-        &mut self,
-        rule: u32,
-        info: &FrameInfo,
-        link: Option<LinkType>,
-        frame: &[u8],
-    ) {
+    pub(crate) fn begin_frame(&mut self, rule: u32, info: &FrameInfo, link: Option<LinkType>, frame: &[u8]) {
         self.current = None;
         self.now = info.time;
         if link != Some(LinkType::Ethernet) {
@@ -392,12 +386,18 @@ impl StoreHandle {
     /// Lets the time pass: packets do not wait for ever in a chunk that does not get full. Those of a
     /// capture file do.
     pub(crate) fn tick(&mut self, now: u64) {
+        self.publish();
         if self.overflow == Overflow::Lose
             && self.chunk.as_ref().is_some_and(|chunk| !chunk.is_empty())
             && now.abs_diff(self.began) >= FLUSH_AFTER
         {
             self.hand_over();
         }
+    }
+
+    fn publish(&self) {
+        let lost = self.lost_no_block + self.lost_paused;
+        self.counters.lost_waiting.store(lost, Ordering::Relaxed);
     }
 
     /// Writes out what there is, and waits for it.
@@ -407,6 +407,7 @@ impl StoreHandle {
             waiting.ring.clear();
         }
         self.hand_over();
+        self.publish();
         // Without a sender, the threads end when they have done all.
         self.full = None;
         self.chunk = None;

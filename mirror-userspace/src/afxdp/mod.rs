@@ -14,6 +14,7 @@
 
 mod busy_poll;
 pub mod exchange;
+mod huge_pages;
 mod open;
 mod port;
 mod signal;

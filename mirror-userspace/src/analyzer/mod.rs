@@ -5,13 +5,17 @@
 //! its own ([`Analyzers`]), so none of them needs a lock. Those that are built in use nothing that
 //! others cannot; they are known by type, so that calls to them are direct.
 
+mod alert;
 mod builtin;
 mod filter;
 mod registry;
 
+pub(crate) use alert::Cause;
 pub use builtin::{Dns, EVENT_TYPES, Http, Quic, Ssh, StartTls, Tls};
 pub use filter::Filter;
 pub use registry::{Analyzers, Following, Register, TooMany, register_everywhere};
+
+use std::cell::Cell;
 
 use crate::flow::Head;
 pub use crate::flow::stream::{Event, Use};
@@ -72,6 +76,8 @@ pub struct Context<'a> {
     pub(crate) time: u64,
     pub(crate) original: Option<AppProto>,
     pub(crate) records: &'a mut Producer,
+    /// Set where the flow has raised an alert.
+    pub(crate) alerted: &'a Cell<bool>,
 }
 
 impl Context<'_> {
@@ -103,5 +109,17 @@ impl Context<'_> {
     /// function to render them gets (see [`EventType::new`]).
     pub fn emit(&mut self, event_type: &'static EventType, parts: &[&[u8]]) {
         self.records.push_event(self.time, self.conversation(), event_type, parts);
+    }
+
+    /// Raises an alert: an event `alert` with this signature. Where packets are kept, the flow's are from
+    /// here on, whatever the driver would else count of it; where only alerts are (`keep = "alerts"`), so are
+    /// those from before that are still in memory.
+    pub fn keep(&mut self, signature: &str) {
+        self.alert(Cause::Analyzer, signature.as_bytes());
+    }
+
+    pub(crate) fn alert(&mut self, cause: Cause, about: &[u8]) {
+        self.alerted.set(true);
+        self.emit(&alert::ALERT, &[&[cause as u8], about]);
     }
 }

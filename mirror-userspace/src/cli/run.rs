@@ -6,6 +6,7 @@ use std::io::IsTerminal as _;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
@@ -229,6 +230,8 @@ impl Args {
             ("shunt.after", json!(configured.shunt.after), None),
             ("shunt.max_flows", json!(configured.shunt.max_flows), None),
             ("analysis.dedup", json!(switch(dedup)), flag(self.dedup.is_some(), "--dedup")),
+            ("alerts.indicators", json!(configured.alerts.indicators.len()), None),
+            ("alerts.file", json!(configured.alerts.file), None),
             ("eve.output", json!(output), eve(0)),
             ("eve.rotate_size", json!(rotation.size), eve(1)),
             ("eve.rotate_interval", json!(rotation.interval.map(time)), eve(2)),
@@ -328,6 +331,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         worker,
         policy: configured.policy.clone(),
         shunt: configured.shunt,
+        indicators: Arc::new(configured.alerts.load()?),
     })
     .await?;
     let tap = args.tap.as_deref().map(|interface| Tap::open(interface, &interfaces)).transpose()?;
@@ -521,7 +525,7 @@ fn reload(
 }
 
 fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config) -> anyhow::Result<usize> {
-    let config::Config { capture: settings, ports, policy, shunt, receive, analysis, eve, store, api } =
+    let config::Config { capture: settings, ports, policy, shunt, receive, analysis, alerts, eve, store, api } =
         config::load(path)?;
     let sections = [
         ("capture", settings == started_with.capture),
@@ -530,6 +534,7 @@ fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config)
         ("store", store == started_with.store),
         ("receive", receive == started_with.receive),
         ("analysis", analysis == started_with.analysis),
+        ("alerts", alerts == started_with.alerts),
         ("eve", eve == started_with.eve),
         ("api", api == started_with.api),
     ];

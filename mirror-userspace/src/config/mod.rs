@@ -23,6 +23,7 @@ use self::document::{Document, Table};
 use crate::afxdp::{BusyPoll, ZeroCopy};
 use crate::api::Address;
 use crate::filter::Policy;
+use crate::indicators::{FileError, Indicators};
 use crate::live::{CpuList, ModeChoice};
 use crate::sink::Rotation;
 use crate::store::Settings;
@@ -42,6 +43,8 @@ pub struct Config {
     pub receive: ReceiveSettings,
     /// What is made of the frames.
     pub analysis: AnalysisSettings,
+    /// What raises alerts.
+    pub alerts: AlertSettings,
     /// Where records go.
     pub eve: EveSettings,
     /// How packets are kept, where they are.
@@ -64,6 +67,28 @@ pub struct EveSettings {
 pub struct AnalysisSettings {
     /// Whether a packet that is mirrored at both ends of its conversation is analysed once only.
     pub dedup: bool,
+}
+
+/// What raises alerts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AlertSettings {
+    /// What is looked for.
+    pub indicators: Indicators,
+    /// A file with more of them.
+    pub file: Option<PathBuf>,
+}
+
+impl AlertSettings {
+    /// All that is looked for, with what the file has now.
+    ///
+    /// # Errors
+    ///
+    /// Where the file cannot be read, or a line of it is no indicator.
+    pub fn load(&self) -> Result<Indicators, FileError> {
+        let mut indicators = self.indicators.clone();
+        self.file.as_deref().map_or(Ok(()), |file| indicators.add_file(file))?;
+        Ok(indicators)
+    }
 }
 
 /// What is captured, and how; what is not said is up to the command line.

@@ -39,6 +39,7 @@ use crate::datapath::policy::PolicyError;
 use crate::datapath::program::{self, CaptureProgram, LogLevel, Options};
 use crate::error::one_line;
 use crate::filter::Policy;
+use crate::indicators::Indicators;
 use crate::nic::{self, Netlink};
 use crate::observe::Workers;
 use crate::sink::{Overflow, Sink};
@@ -87,6 +88,8 @@ pub struct Config {
     pub policy: Policy,
     /// Which flows the driver only counts after a while.
     pub shunt: ShuntSettings,
+    /// What raises alerts.
+    pub indicators: Arc<Indicators>,
 }
 
 /// Why there is no capture, or no longer.
@@ -350,6 +353,10 @@ impl Plan {
             let workers = ports.len() as u32;
             let affinity =
                 (self.config.receive.flow_affinity && workers > 1).then_some(Affinity::over(workers));
+            let rules = store.and_then(Store::rules);
+            if let Some(rules) = &rules {
+                capture.devices[device].program.tell_rules(Arc::clone(rules));
+            }
             let stages = Arc::new(Stages::of(ports.len()));
             let mut datagrams = affinity
                 .map(|affinity| Datagrams::between(ports.len(), affinity))
@@ -360,7 +367,10 @@ impl Plan {
                 let cpu = (!shares.cpus.is_empty()).then(|| shares.cpus[number % shares.cpus.len()]);
                 let mut worker = Worker::new(self.config.worker, sink.producer(Overflow::Lose));
                 if let Some(store) = store {
-                    worker.store_by(store.handle(number, Overflow::Lose)?);
+                    worker.store_by(store.handle(number, Overflow::Lose)?.by_rules(rules.clone()));
+                }
+                if !self.config.indicators.is_empty() {
+                    worker.watch_for(&self.config.indicators);
                 }
                 if let Some(datagrams) = datagrams.next() {
                     worker.hand_datagrams_over_by(datagrams);

@@ -321,7 +321,7 @@ impl QueueWorker {
                         hand_over.full += 1;
                     }
                 }
-                _ => worker.frame(&info(clock, &header), frame),
+                _ => worker.frame_of(header.rule, &info(clock, &header), frame),
             }
         }
         self.delivered += count as u64;
@@ -336,7 +336,9 @@ impl QueueWorker {
         {
             count += 1;
             match CaptureHeader::decode(taken.bytes()) {
-                Ok((header, frame)) => self.worker.frame(&info(&self.clock, &header), frame),
+                Ok((header, frame)) => {
+                    self.worker.frame_of(header.rule, &info(&self.clock, &header), frame);
+                }
                 Err(_) => self.undecodable += 1,
             }
         }

@@ -10,8 +10,8 @@ use mirror_xdp_common::Vni;
 
 use super::document::{Table, Value};
 use super::{
-    AlertSettings, AnalysisSettings, ApiSettings, CaptureSettings, Config, EveSettings, Ports, ReceiveSettings,
-    ShuntSettings, StoreSettings,
+    AlertSettings, AnalysisSettings, ApiSettings, CaptureSettings, Config, EveSettings, Ports,
+    ReceiveSettings, ShuntSettings, StoreSettings,
 };
 use crate::afxdp::BusyPoll;
 use crate::filter::policy::{

@@ -25,7 +25,7 @@ use crate::filter::policy::Action;
 use crate::nic::losses::Counters as Losses;
 use crate::observe::tap::TapCounts;
 use crate::sink::SinkCounters;
-use crate::store::StoreCounters;
+use crate::store::{StoreCounters, UploadCounters};
 use crate::worker::{Protocols, WorkerCounters};
 
 /// Counters with their names, in the order in which they are shown.
@@ -429,6 +429,9 @@ pub struct Stats {
     /// What became of the frames that were to go out of the tap, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tap: Option<TapCounts>,
+    /// What was uploaded of the packet store, if anything is to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upload: Option<UploadCounters>,
     /// What was counted of VNIs and rules, by interface. Only at the end: there may be many.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<Policy>,
@@ -533,6 +536,7 @@ mod tests {
             workers: vec![worker(0, 2), worker(1, 3)],
             records: Records::default(),
             tap: None,
+            upload: None,
             policies: Vec::new(),
             unaccounted: None,
         }

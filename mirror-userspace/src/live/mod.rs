@@ -44,7 +44,7 @@ use crate::nic::{self, Netlink};
 use crate::observe::Workers;
 use crate::sink::{Overflow, Sink};
 use crate::stats::{self, Profile, Stats};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, UploadWatch};
 use crate::worker::affinity::Affinity;
 use crate::worker::survey::Survey;
 use crate::worker::{Datagrams, Shunting, Worker, WorkerConfig};
@@ -336,6 +336,7 @@ impl Plan {
             started: Instant::now(),
             policy: self.config.policy.clone(),
             netlink: self.netlink,
+            upload: store.and_then(Store::upload),
             _ports: self.ports,
         };
         let shares = Shares::new(&self.config.receive, &self.devices);
@@ -605,6 +606,7 @@ fn account(devices: &[Device], workers: &[Part], time: Duration) -> Result<Stats
         workers: workers.iter().enumerate().map(worker).collect(),
         records: stats::Records::default(),
         tap: None,
+        upload: None,
         policies: Vec::new(),
         unaccounted: None,
     })
@@ -619,6 +621,7 @@ pub struct Capture {
     started: Instant,
     policy: Policy,
     netlink: Netlink,
+    upload: Option<UploadWatch>,
     _ports: Vec<ReservedPort>,
 }
 
@@ -725,7 +728,9 @@ impl Capture {
     pub fn stats(&self) -> Result<Stats, Error> {
         let workers: Vec<_> =
             self.workers.iter().map(|(served, handle)| (*served, handle.published())).collect();
-        account(&self.devices, &workers, self.started.elapsed())
+        let mut stats = account(&self.devices, &workers, self.started.elapsed())?;
+        stats.upload = self.upload.as_ref().map(UploadWatch::counters);
+        Ok(stats)
     }
 
     /// Puts another policy in force, on all interfaces or on none.
@@ -794,6 +799,7 @@ impl Capture {
         // The sockets stay open until the account is made.
         let (_sockets, workers): (Vec<_>, Vec<_>) = self.end_workers()?.into_iter().unzip();
         let mut stats = account(&self.devices, &workers, time)?;
+        stats.upload = self.upload.as_ref().map(UploadWatch::counters);
         stats.policies = self.policy_stats()?;
         stats.unaccounted = Some(stats.imbalance());
         Ok(stats)

@@ -137,6 +137,11 @@ pub struct HandOver {
     pub full: u64,
     /// Taken over from other workers.
     pub taken: u64,
+    /// Datagrams that it has put together of fragments and handed over to the worker that owns the flow. Their
+    /// frames are its own.
+    pub datagrams_given: u64,
+    /// Datagrams that it has analysed itself, because that had too many waiting already.
+    pub datagrams_kept: u64,
 }
 
 /// One interface.
@@ -507,7 +512,10 @@ mod tests {
             fill_ring_empty: 0,
         };
         // The first has handed two frames over, of which the second could take one.
-        let hand_over = [HandOver { given: 1, full: 1, taken: 0 }, HandOver { given: 0, full: 0, taken: 1 }];
+        let hand_over = [
+            HandOver { given: 1, full: 1, ..HandOver::default() },
+            HandOver { taken: 1, ..HandOver::default() },
+        ];
         let worker = |worker: usize, delivered| {
             let counters = WorkerCounters { delivered, analysed: delivered - 1, ..WorkerCounters::default() };
             let counters = WorkerCounters { refused: vec![("not_ip", 1)], ..counters };

@@ -27,7 +27,7 @@ use crate::datapath::program::LogLevel;
 use crate::error::one_line;
 use crate::filter::policy::UnknownVnis;
 use crate::live::{Capture, Config, Plan};
-use crate::nic::Watch;
+use crate::nic::{Changes, Watch};
 use crate::observe::control::{self, OpenError, Socket};
 use crate::observe::tap::{self, Tap};
 use crate::sink::{Destination, Patience, Sink, SinkCounters};
@@ -330,11 +330,13 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let ports = args.ports.ports(&configured.ports);
     let receive = args.receive.clone().settings(&configured.receive);
     // Taken back when this function ends, however it does.
-    let _changes = if args.prepare {
-        super::doctor::prepare(&settled.interfaces, &ports, receive.cpus.as_ref()).await?
-    } else {
-        Vec::new()
-    };
+    let mut changes = Vec::new();
+    if args.prepare {
+        changes = super::doctor::prepare(&settled.interfaces, &ports, receive.cpus.as_ref()).await?;
+    }
+    if receive.busy_poll.is_some() {
+        changes.extend(super::doctor::defer_interrupts(&settled.interfaces).await?);
+    }
     let interfaces = settled.interfaces.clone();
     let plan = Plan::make(Config {
         interfaces: settled.interfaces,
@@ -366,7 +368,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     // Nothing below needs more than what is open, but for taking back what was changed.
-    if !args.prepare {
+    if changes.iter().all(Changes::is_empty) {
         confine::this_thread();
     }
     let tap = tap.map(|tap| tap.start(&capture.workers())).transpose()?;

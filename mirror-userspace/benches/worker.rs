@@ -153,8 +153,16 @@ impl Bench {
         });
         let frames = frames.into_iter().map(|frame| (info(&frame), frame)).collect();
         let peers = Peer::pair(2 * BATCH);
-        let mut bench =
-            Self { stage, frames, worker, peers, count: 0, _store: store, _sink: sink, _directory: directory };
+        let mut bench = Self {
+            stage,
+            frames,
+            worker,
+            peers,
+            count: 0,
+            _store: store,
+            _sink: sink,
+            _directory: directory,
+        };
         // Until memory is touched and flows are known.
         bench.pass();
         bench.pass();

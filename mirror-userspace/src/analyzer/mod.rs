@@ -6,10 +6,12 @@
 //! others cannot; they are known by type, so that calls to them are direct.
 
 mod builtin;
+mod enabled;
 mod filter;
 mod registry;
 
 pub use builtin::{Dns, EVENT_TYPES, Http, Quic, Ssh, StartTls, Tls};
+pub use enabled::Enabled;
 pub use filter::Filter;
 pub use registry::{Analyzers, Following, Register, TooMany, register_everywhere};
 
@@ -72,6 +74,19 @@ pub struct Context<'a> {
     pub(crate) time: u64,
     pub(crate) original: Option<AppProto>,
     pub(crate) records: &'a mut Producer,
+    /// The analyzer does not run any more: what it says is not heard.
+    pub(crate) muted: bool,
+}
+
+impl<'a> Context<'a> {
+    pub(crate) const fn new(
+        head: &'a Head,
+        time: u64,
+        original: Option<AppProto>,
+        records: &'a mut Producer,
+    ) -> Self {
+        Self { head, time, original, records, muted: false }
+    }
 }
 
 impl Context<'_> {
@@ -102,6 +117,8 @@ impl Context<'_> {
     /// Emits a record: `parts`, one after the other, are the packed bytes that its
     /// function to render them gets (see [`EventType::new`]).
     pub fn emit(&mut self, event_type: &'static EventType, parts: &[&[u8]]) {
-        self.records.push_event(self.time, self.conversation(), event_type, parts);
+        if !self.muted {
+            self.records.push_event(self.time, self.conversation(), event_type, parts);
+        }
     }
 }

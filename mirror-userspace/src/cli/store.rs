@@ -1,5 +1,6 @@
 //! The packet store of a command that keeps packets.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub(super) fn in_force(configured: &StoreSettings) -> Vec<InForce> {
     let (policy, retention) = (&settings.policy, &settings.retention);
     let time = |time: Duration| humantime::format_duration(time).to_string();
     let vnis = policy.vnis.as_ref().map(|vnis| vnis.iter().map(range).collect::<Vec<_>>());
+    let age = |(vnis, age): &(Vec<RangeInclusive<u32>>, Duration)| json!({ "vnis": vnis.iter().map(range).collect::<Vec<_>>(), "max_age": time(*age) });
+    let ages: Vec<_> = retention.ages.iter().map(age).collect();
     let packet = match policy.packet {
         Kept::Whole => json!("whole"),
         Kept::Headers => json!("headers"),
@@ -43,7 +46,7 @@ pub(super) fn in_force(configured: &StoreSettings) -> Vec<InForce> {
         ("store.max_size", json!(retention.max_size)),
         ("store.min_free", json!(retention.min_free)),
         ("store.max_age", json!(retention.max_age.map(time))),
-        ("store.ages", json!(retention.ages.len())),
+        ("store.ages", json!(ages)),
     ];
     all.into_iter().map(|(key, value)| (key, value, None)).collect()
 }

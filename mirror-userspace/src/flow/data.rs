@@ -54,7 +54,7 @@ impl Data {
     pub fn packet(&mut self, head: &Head, direction: Direction, packet: &Packet<'_>, tools: &mut Tools<'_>) {
         if self.following.wants_packets() {
             let original = self.known.original;
-            let mut context = Context { head, time: tools.time, original, records: tools.records };
+            let mut context = Context::new(head, tools.time, original, tools.records);
             tools.analyzers.packet(&mut self.following, tools.index, direction, packet, &mut context);
         }
     }
@@ -67,7 +67,7 @@ impl Data {
         let Self { detector, following, known, .. } = self;
         let mut side = Side { detector, following, known, head, direction, wait: false, midstream: false };
         let original = side.known.original;
-        let context = Context { head, time: tools.time, original, records: tools.records };
+        let context = Context::new(head, tools.time, original, tools.records);
         side.take(Event::Data { bytes: payload, new: 0 }, tools.analyzers, tools.index, context);
     }
 
@@ -93,7 +93,7 @@ impl Data {
         if flags & tcp_flags::ACK != 0 {
             let mut take = |event: Event<'_>| {
                 let original = side.known.original;
-                side.take(event, analyzers, *index, Context { head, time: *time, original, records })
+                side.take(event, analyzers, *index, Context::new(head, *time, original, records))
             };
             if streams.acknowledge(other, segment.header.acknowledgement, &mut take) {
                 connection.set_gap(from);
@@ -106,7 +106,7 @@ impl Data {
         side.wait = streams.has_unused(other);
         let mut take = |event: Event<'_>| {
             let original = side.known.original;
-            side.take(event, analyzers, *index, Context { head, time: *time, original, records })
+            side.take(event, analyzers, *index, Context::new(head, *time, original, records))
         };
         if streams.segment(this, first, sequence, segment.payload, &mut take) {
             connection.set_gap(direction);
@@ -118,7 +118,7 @@ impl Data {
                 side.direction = direction;
                 let mut take = |event: Event<'_>| {
                     let original = side.known.original;
-                    side.take(event, analyzers, *index, Context { head, time: *time, original, records })
+                    side.take(event, analyzers, *index, Context::new(head, *time, original, records))
                 };
                 streams.again(stream, &mut take);
             }
@@ -147,7 +147,7 @@ impl Data {
     pub fn end(&mut self, head: &Head, connection: Option<&Connection>, tools: &mut Tools<'_>) {
         let Tools { streams, analyzers, records, index, time } = tools;
         let original = self.known.original;
-        let mut context = Context { head, time: *time, original, records };
+        let mut context = Context::new(head, *time, original, records);
         for (stream, direction) in self.streams.iter_mut().zip([Direction::ToServer, Direction::ToClient]) {
             let acknowledged = connection.is_none_or(|connection| connection.is_acknowledged(direction));
             streams.end(stream, acknowledged, &mut |event| {

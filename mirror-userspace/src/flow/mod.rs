@@ -10,7 +10,7 @@ pub mod tcp;
 
 pub use data::Tools;
 pub use key::{FlowKey, Session};
-pub use table::{FlowIndex, FlowTable, Insert};
+pub use table::{FlowIndex, FlowTable, Insert, Timeouts};
 
 use mirror_xdp_common::Address;
 use mirror_xdp_common::filter::{ShuntKey, tuple_word};

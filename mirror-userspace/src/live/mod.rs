@@ -47,12 +47,15 @@ use crate::sink::{Overflow, Sink};
 use crate::stats::{self, Profile, Stats};
 use crate::store::{Store, StoreError};
 use crate::worker::survey::Survey;
-use crate::worker::{Shunting, Worker, WorkerConfig};
+use crate::worker::{Shunting, Tuning, Worker, WorkerConfig};
 
 /// A program that was taken off has run out when its counters stand still for this long.
 const SETTLE: Duration = Duration::from_millis(10);
 /// Longer than this is not waited for that.
 const SETTLE_LIMIT: Duration = Duration::from_secs(1);
+
+/// Workers have this long to take other settings; one that moves needs a tenth of a second at most.
+const TUNE_LIMIT: Duration = Duration::from_secs(1);
 
 /// A killed process may need this long to go.
 const EXIT_PATIENCE: Duration = Duration::from_millis(500);
@@ -333,6 +336,7 @@ impl Plan {
             ended,
             started: Instant::now(),
             policy: self.config.policy.clone(),
+            tuning: self.config.worker.tuning,
             netlink: self.netlink,
             _ports: self.ports,
         };
@@ -360,13 +364,11 @@ impl Plan {
                     worker.store_by(store.handle(number, Overflow::Lose)?);
                 }
                 let queue = port.queue();
-                if let Some(after) = self.config.shunt.after {
-                    let shunter = capture.devices[device]
-                        .program
-                        .shunter(port.number() as u32, workers)
-                        .map_err(|source| Error::of(&name, source))?;
-                    worker.shunt_by(Shunting::new(shunter, after));
-                }
+                let shunter = capture.devices[device]
+                    .program
+                    .shunter(port.number() as u32, workers)
+                    .map_err(|source| Error::of(&name, source))?;
+                worker.shunt_by(Shunting::new(shunter));
                 let receivers = Arc::clone(&receivers);
                 let assignment = Assignment { number, cpu, port, worker, affinity, receivers };
                 let handle =
@@ -602,6 +604,7 @@ pub struct Capture {
     ended: UnboundedReceiver<Ended>,
     started: Instant,
     policy: Policy,
+    tuning: Tuning,
     netlink: Netlink,
     _ports: Vec<ReservedPort>,
 }
@@ -726,6 +729,25 @@ impl Capture {
         }
         self.policy = policy;
         Ok(())
+    }
+
+    /// Has the workers go on with other settings, and waits until they do.
+    pub async fn tune(&mut self, tuning: Tuning) {
+        if tuning == self.tuning {
+            return;
+        }
+        self.tuning = tuning;
+        for (_, handle) in &self.workers {
+            handle.tuning().leave(tuning);
+        }
+        let deadline = Instant::now() + TUNE_LIMIT;
+        while !self.workers.iter().all(|(_, handle)| handle.tuning().is_collected()) {
+            if Instant::now() > deadline {
+                tracing::warn!("a worker does not move; it takes the new settings once it does");
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// What was counted of VNIs and rules, by interface.

@@ -17,10 +17,11 @@ use super::cpus;
 use super::pulse::Pulse;
 use crate::afxdp::{BATCH, Port, Statistics};
 use crate::confine;
+use crate::latest::Latest;
 use crate::observe::Mailbox;
 use crate::stats::HandOver;
 use crate::worker::survey::Survey;
-use crate::worker::{FrameInfo, Mirror, Side, Worker, WorkerCounters};
+use crate::worker::{FrameInfo, Mirror, Side, Tuning, Worker, WorkerCounters};
 
 /// A worker without traffic looks this often whether it is to stop.
 const IDLE: Duration = Duration::from_millis(100);
@@ -111,6 +112,7 @@ struct QueueWorker {
     published: Arc<Mutex<Counters>>,
     mailbox: Arc<Mailbox>,
     pulse: Arc<Pulse>,
+    tuning: Arc<Latest<Tuning>>,
     /// Surveys that somebody asks for, and the one that is on its way.
     surveys: Receiver<Survey>,
     survey: Option<Survey>,
@@ -123,6 +125,7 @@ pub(super) struct Handle {
     published: Arc<Mutex<Counters>>,
     mailbox: Arc<Mailbox>,
     pulse: Arc<Pulse>,
+    tuning: Arc<Latest<Tuning>>,
     surveys: SyncSender<Survey>,
 }
 
@@ -150,6 +153,7 @@ impl Handle {
         let published = Arc::new(Mutex::new(Counters::default()));
         let mailbox = Arc::new(Mailbox::default());
         let pulse = Arc::new(Pulse::default());
+        let tuning = Arc::new(Latest::default());
         // One that waits for another to end is enough.
         let (asked, surveys) = sync_channel(1);
         let mut this = QueueWorker {
@@ -165,6 +169,7 @@ impl Handle {
             published: Arc::clone(&published),
             mailbox: Arc::clone(&mailbox),
             pulse: Arc::clone(&pulse),
+            tuning: Arc::clone(&tuning),
             surveys,
             survey: None,
         };
@@ -178,7 +183,7 @@ impl Handle {
             let counters = this.counters()?;
             Ok((this.port, counters))
         })?;
-        Ok(Self { thread, published, mailbox, pulse, surveys: asked })
+        Ok(Self { thread, published, mailbox, pulse, tuning, surveys: asked })
     }
 
     /// Where observers are left for the worker.
@@ -195,6 +200,11 @@ impl Handle {
     /// When the worker made its last turn.
     pub(super) fn pulse(&self) -> Arc<Pulse> {
         Arc::clone(&self.pulse)
+    }
+
+    /// Where other settings are left for the worker.
+    pub(super) const fn tuning(&self) -> &Arc<Latest<Tuning>> {
+        &self.tuning
     }
 
     /// Where surveys of the worker's flows are asked for.
@@ -242,6 +252,9 @@ impl QueueWorker {
                     shunting.set_clock(self.clock.ahead());
                 }
                 self.mailbox.collect(self.worker.observers());
+                if let Some(tuning) = self.tuning.collect() {
+                    self.worker.tune(tuning);
+                }
                 self.worker.tick(now);
                 self.pulse.beat();
                 let survey = self.survey.take().or_else(|| self.surveys.try_recv().ok());

@@ -11,6 +11,7 @@ use super::pcapng::{Interface, PacketInfo};
 use super::policy::Policy;
 use super::{Counters, StoreCounters};
 use crate::flow::{FlowIndex, FlowKey, Session};
+use crate::latest::Latest;
 use crate::packet::{self, Decoded, Layer, LinkType, Transport};
 use crate::record::CommunityId;
 use crate::sink::Overflow;
@@ -62,6 +63,8 @@ fn key(info: &FrameInfo, frame: &[u8]) -> Option<FlowKey> {
 #[derive(Debug)]
 pub struct StoreHandle {
     policy: Arc<Policy>,
+    /// Where another policy is left.
+    changed: Arc<Latest<Arc<Policy>>>,
     overflow: Overflow,
     empty: Receiver<Box<Chunk>>,
     full: Option<SyncSender<Box<Chunk>>>,
@@ -92,6 +95,7 @@ impl StoreHandle {
     ) -> Self {
         Self {
             policy,
+            changed: Arc::default(),
             overflow,
             empty,
             full: Some(full),
@@ -108,6 +112,11 @@ impl StoreHandle {
             lost_too_long: 0,
             threads,
         }
+    }
+
+    /// Where another policy is left, which is taken with the next tick.
+    pub(super) const fn changed(&self) -> &Arc<Latest<Arc<Policy>>> {
+        &self.changed
     }
 
     /// Looks at a frame before the worker does. Its flows come with [`StoreHandle::flow`], and then
@@ -204,6 +213,9 @@ impl StoreHandle {
     /// Lets the time pass: packets do not wait for ever in a chunk that does not get full. Those of a
     /// capture file do.
     pub(crate) fn tick(&mut self, now: u64) {
+        if let Some(policy) = self.changed.collect() {
+            self.policy = policy;
+        }
         if self.overflow == Overflow::Lose
             && self.chunk.as_ref().is_some_and(|chunk| !chunk.is_empty())
             && now.abs_diff(self.began) >= FLUSH_AFTER

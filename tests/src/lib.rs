@@ -12,6 +12,7 @@ pub mod inject;
 pub mod lab;
 pub mod netns;
 pub mod process;
+pub mod promtool;
 pub mod require;
 pub mod rules;
 pub mod schema;

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mirror_xdp_tests::appliance::{Appliance, Bed, INTERFACE, PATIENCE, Report, of_type, wait_until};
+use mirror_xdp_tests::appliance::{Bed, INTERFACE, PATIENCE, Report, of_type, wait_until};
 use mirror_xdp_tests::frames::{Flow, dns_answer, dns_query, mirrored};
 use mirror_xdp_tests::http;
 use mirror_xdp_tests::process::Process;
@@ -243,7 +243,8 @@ fn shunting_timeouts_rotation_and_what_is_kept_change_by_reload() {
     let config = Configuration::new(&bed, "[store]\nvnis = [7]\n");
     let store = tempfile::tempdir().unwrap();
     let store = ["--store", store.path().to_str().unwrap()];
-    let appliance: Appliance = bed.start(&[config.arguments(), store].concat());
+    let one = ["--sockets-per-queue", "1"];
+    let appliance = bed.start(&[config.arguments(), store, one].concat());
     let flow = Flow::v4(4000, 443);
     let mut sent = 20;
     let talk = || {

@@ -5,14 +5,18 @@
 //! * `memory FLOWS` prints how many bytes more are resident with so many flows than without;
 //! * `pause FLOWS` prints the most microseconds of CPU time that a new flow takes where so many are all that
 //!   there is room for, each of which makes another end;
-//! * `growth flows|VNIs|workers COUNT` prints the nanoseconds that a packet takes with so many of them.
+//! * `growth flows|VNIs|workers COUNT` prints the nanoseconds that a packet takes with so many of them;
+//! * `handed-over PERCENT` prints the nanoseconds of CPU time that a packet takes two workers which hand over
+//!   so many in a hundred to each other, and how many in a hundred the other had no room for.
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot run is to say why and end")]
 
 use std::env;
 use std::hint::black_box;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
+use mirror_userspace::afxdp::exchange::Peer;
 use mirror_userspace::packet::{Layer, LinkType, decode};
 use mirror_userspace::protocol::Direction;
 use mirror_userspace::protocol::detect::{Detector, Endpoints, Transport};
@@ -48,10 +52,13 @@ enum Stage {
     New,
     /// The whole worker over the mix.
     Mixed,
+    /// What handing a frame over takes both workers together, without what one does with it.
+    HandOver,
 }
 
 impl Stage {
-    const ALL: [Self; 6] = [Self::Headers, Self::View, Self::Known, Self::Dns, Self::New, Self::Mixed];
+    const ALL: [Self; 7] =
+        [Self::Headers, Self::View, Self::Known, Self::Dns, Self::New, Self::Mixed, Self::HandOver];
 
     const fn name(self) -> &'static str {
         match self {
@@ -61,13 +68,16 @@ impl Stage {
             Self::Dns => "dns",
             Self::New => "new-flows",
             Self::Mixed => "mixed",
+            Self::HandOver => "hand-over",
         }
     }
 
     fn frames(self) -> Vec<Vec<u8>> {
         match self {
             Self::Headers | Self::View | Self::Mixed => mixed(),
-            Self::Known => (0..200).map(|port| Flow::v4(10_000 + port, 9).udp(&[0; 200])).collect(),
+            Self::Known | Self::HandOver => {
+                (0..200).map(|port| Flow::v4(10_000 + port, 9).udp(&[0; 200])).collect()
+            }
             Self::Dns => (0..100).flat_map(dns).collect(),
             Self::New => vec![Flow::v4(10_000, 9).udp(&[0; 200])],
         }
@@ -86,6 +96,7 @@ struct Bench {
     stage: Stage,
     frames: Vec<(FrameInfo, Vec<u8>)>,
     worker: Worker,
+    peers: (Peer<usize>, Peer<usize>),
     /// Packets so far.
     count: u64,
     _sink: Sink,
@@ -100,7 +111,8 @@ impl Bench {
         let worker =
             Worker::new(WorkerConfig { max_flows, ..WorkerConfig::default() }, sink.producer(Overflow::Lose));
         let frames = frames.into_iter().map(|frame| (info(&frame), frame)).collect();
-        let mut bench = Self { stage, frames, worker, count: 0, _sink: sink, _directory: directory };
+        let peers = Peer::pair(2 * BATCH);
+        let mut bench = Self { stage, frames, worker, peers, count: 0, _sink: sink, _directory: directory };
         // Until memory is touched and flows are known.
         bench.pass();
         bench.pass();
@@ -127,6 +139,10 @@ impl Bench {
                         mirror.vni = Vni::new(self.count as u32 & Vni::MAX.get()).unwrap();
                     }
                 }
+                Stage::HandOver => {
+                    self.hand_over(index);
+                    continue;
+                }
                 Stage::Known | Stage::Dns | Stage::Mixed => {}
             }
             // A million packets a second.
@@ -138,6 +154,91 @@ impl Bench {
             }
         }
         self.worker.tick(EPOCH + self.count * 1000);
+    }
+}
+
+impl Bench {
+    /// Lends a buffer, and where that is the last of a batch has all of them taken and brought back.
+    fn hand_over(&mut self, buffer: usize) {
+        let (one, other) = &mut self.peers;
+        assert!(one.lend(&[buffer]), "everything has come back");
+        if buffer % BATCH == BATCH - 1 || buffer + 1 == self.frames.len() {
+            while let Some(buffer) = other.borrow() {
+                other.give_back(black_box(buffer));
+            }
+            while let Some(buffer) = one.come_back() {
+                black_box(buffer);
+            }
+        }
+    }
+}
+
+/// Two workers that hand frames over to each other, each on a thread of its own.
+struct Exchange {
+    /// Frames of a hundred that are the other's.
+    percent: u64,
+    /// How many of the two have received all that they are to receive.
+    done: AtomicUsize,
+}
+
+impl Exchange {
+    const FRAMES: usize = 10_000;
+    const PACKETS: u64 = 3_000_000;
+    /// As between two queues with rings of the default size.
+    const ROOM: usize = 8192;
+
+    /// Nanoseconds of CPU time a packet, and the share that was lost because the other had no room.
+    fn measure(percent: u64) -> (f64, f64) {
+        let this = Self { percent, done: AtomicUsize::new(0) };
+        let (one, other) = Peer::pair(Self::ROOM);
+        let [one, other] = std::thread::scope(|scope| {
+            let this = &this;
+            [one, other].map(|peer| scope.spawn(move || this.work(peer))).map(|thread| thread.join().unwrap())
+        });
+        let analysed = one.1 + other.1;
+        let nanoseconds = (one.0 + other.0).as_nanos() as f64 / analysed as f64;
+        (nanoseconds, 1.0 - analysed as f64 / (2 * Self::PACKETS) as f64)
+    }
+
+    /// Does a worker's part; its CPU time, and the packets that it has analysed.
+    fn work(&self, mut peer: Peer<usize>) -> (Duration, u64) {
+        // The same flows on both sides: what is handed over belongs to one that the other has as well.
+        let frames = (0..Self::FRAMES as u16).map(|port| Flow::v4(10_000 + port, 9).udp(&[0; 200])).collect();
+        let mut bench = Bench::new(Stage::Known, frames, WorkerConfig::default().max_flows);
+        let mut analysed = 0;
+        let mut analyse = |buffer: usize| {
+            let (info, frame) = &bench.frames[buffer];
+            bench.worker.frame(info, frame);
+            analysed += 1;
+        };
+        let mut received = 0;
+        let mut waits_for_other = false;
+        let start = thread_time();
+        while self.done.load(Ordering::Acquire) < 2 || !peer.has_lent_nothing() {
+            for _ in 0..BATCH.min((Self::PACKETS - received) as usize) {
+                received += 1;
+                let buffer = (received.wrapping_mul(0x9e37_79b1) % Self::FRAMES as u64) as usize;
+                if received % 100 >= self.percent {
+                    analyse(buffer);
+                } else {
+                    let _ = peer.lend(&[buffer]);
+                }
+            }
+            for _ in 0..BATCH {
+                let Some(buffer) = peer.borrow() else { break };
+                analyse(buffer);
+                peer.give_back(buffer);
+            }
+            while peer.come_back().is_some() {}
+            if received == Self::PACKETS && !std::mem::replace(&mut waits_for_other, true) {
+                self.done.fetch_add(1, Ordering::Release);
+            }
+            if waits_for_other && peer.has_lent_nothing() {
+                // What waiting takes is not what handing over takes.
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        }
+        (thread_time().saturating_sub(start), analysed)
     }
 }
 
@@ -277,6 +378,10 @@ fn main() {
         }
         Some("memory") => println!("{}", with_flows(number(1)).1),
         Some("pause") => println!("{:.1}", pause(number(1)).as_secs_f64() * 1e6),
+        Some("handed-over") => {
+            let (nanoseconds, lost) = Exchange::measure(number(1));
+            println!("{nanoseconds:.2} {:.2}", lost * 100.0);
+        }
         Some("growth") => println!("{:.2}", growth(&arguments[1], number(2))),
         _ => by_criterion(),
     }

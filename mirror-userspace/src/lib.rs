@@ -16,6 +16,7 @@ pub mod error;
 pub mod expression;
 pub mod filter;
 pub mod flow;
+pub mod indicators;
 mod latest;
 pub mod live;
 pub mod nic;

@@ -607,6 +607,7 @@ mod tests {
             end: 0,
             state: FlowState::New,
             reason: EndReason::Shutdown,
+            alerted: false,
             icmp: None,
             spi: None,
             tcp: None,

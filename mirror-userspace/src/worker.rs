@@ -1,5 +1,8 @@
 //! A worker: frames in, records out. One a core; live and `read` run the very same code.
 
+use std::cell::Cell;
+use std::sync::Arc;
+
 use mirror_xdp_common::hash::FlowHash;
 use mirror_xdp_common::wire::protocol;
 use mirror_xdp_common::{Address, Vni};
@@ -15,10 +18,11 @@ use self::shunting::Ending;
 pub use self::shunting::Shunting;
 use self::survey::Survey;
 pub use self::tuning::Tuning;
-use crate::analyzer::Analyzers;
+use crate::analyzer::{Analyzers, Cause};
 use crate::flow::stream::Streams;
 use crate::flow::tcp::Segment;
 use crate::flow::{Flow, FlowIndex, FlowKey, FlowTable, Session, Tools};
+use crate::indicators::Indicators;
 use crate::observe::Observers;
 use crate::packet::fragment::Defragmenter;
 use crate::packet::{self, Decoded, Fragment, Layer, LinkType, Packet, Refusal, Transport, tcp_flags};
@@ -170,6 +174,10 @@ pub struct Worker {
     observers: Observers,
     streams: Streams,
     analyzers: Analyzers,
+    /// What raises an alert.
+    indicators: Option<Arc<Indicators>>,
+    /// The flow that is being looked at has raised an alert.
+    alerted: Cell<bool>,
     defragmenter: Defragmenter,
     /// The datagram that was put together last.
     datagram: Vec<u8>,
@@ -200,6 +208,8 @@ impl Worker {
             observers: Observers::default(),
             streams: Streams::default(),
             analyzers: Analyzers::of_worker(),
+            indicators: None,
+            alerted: Cell::new(false),
             defragmenter: Defragmenter::default(),
             datagram: Vec::new(),
             records,
@@ -239,6 +249,12 @@ impl Worker {
         self.tune(self.config.tuning);
     }
 
+    /// Has flows raise an alert that have one of these.
+    pub fn watch_for(&mut self, indicators: &Arc<Indicators>) {
+        self.analyzers.watch_for(indicators);
+        self.indicators = Some(Arc::clone(indicators));
+    }
+
     /// Has the frames kept, too.
     pub fn store_by(&mut self, store: StoreHandle) {
         self.store = Some(store);
@@ -256,11 +272,20 @@ impl Worker {
 
     /// Takes one inner frame, from its Ethernet header on.
     pub fn frame(&mut self, info: &FrameInfo, frame: &[u8]) {
-        self.link_frame(info, Some(LinkType::Ethernet), frame);
+        self.frame_of(0, info, frame);
+    }
+
+    /// Takes one inner frame that the filter's rule with this identifier has let through; 0 is none.
+    pub fn frame_of(&mut self, rule: u32, info: &FrameInfo, frame: &[u8]) {
+        self.take(rule, info, Some(LinkType::Ethernet), frame);
     }
 
     /// Takes one frame of a capture file, of whatever link layer; `None` is one that is not known.
     pub fn link_frame(&mut self, info: &FrameInfo, link: Option<LinkType>, frame: &[u8]) {
+        self.take(0, info, link, frame);
+    }
+
+    fn take(&mut self, rule: u32, info: &FrameInfo, link: Option<LinkType>, frame: &[u8]) {
         self.delivered += 1;
         self.delivered_bytes += u64::from(info.original_len).max(frame.len() as u64);
         self.now = self.now.max(info.time);
@@ -268,7 +293,7 @@ impl Worker {
             self.observers.frame(info, frame);
         }
         if let Some(store) = &mut self.store {
-            store.begin_frame(info, link, frame);
+            store.begin_frame(rule, info, link, frame);
         }
         self.analyse(info, link, frame);
         if let Some(store) = &mut self.store {
@@ -375,22 +400,37 @@ impl Worker {
             if let Some((index, evicted)) = insert.evicted {
                 self.end(index, evicted, EndReason::Forced, info.time);
             }
+            if self.indicators.is_some() {
+                self.look_at_addresses(insert.index, info.time);
+            }
             insert.index
         };
         let flow = self.flows.flow(index);
         let direction = flow.direction(forward);
         flow.count(direction, packet, info.time);
         self.protocols.count(packet.protocol, packet.len as u64);
-        let Self { streams, analyzers, records, .. } = self;
+        let Self { streams, analyzers, records, alerted, .. } = self;
         let was_settled = flow.is_settled();
-        flow.follow(direction, packet, &mut Tools { streams, analyzers, records, index, time: info.time });
+        let mut tools = Tools { streams, analyzers, records, index, time: info.time, alerted };
+        flow.follow(direction, packet, &mut tools);
         if !was_settled && flow.is_settled() {
             self.flows_settled += 1;
         }
+        let alerts = self.alerted.take();
+        if alerts {
+            flow.set_alerted();
+        }
+        let mut wanted = false;
         if let Some(store) = &mut self.store {
             store.flow(index, found.is_none(), flow.key(), packet.direct);
+            if alerts {
+                store.alert(index);
+            }
+            wanted = store.wants_rest_of(index);
         }
-        if let Some(shunting) = &mut self.shunting {
+        if let Some(shunting) = &mut self.shunting
+            && !wanted
+        {
             shunting.consider(index, flow, info, packet);
         }
         self.flows.touch(index, info.time);
@@ -432,8 +472,10 @@ impl Worker {
             (one, other)
         };
         let mut part = self.flows.remove(gone);
-        let Self { streams, analyzers, records, .. } = self;
-        part.end(&mut Tools { streams, analyzers, records, index: gone, time: now });
+        self.end_analysis(gone, &mut part, now);
+        if let Some(store) = &mut self.store {
+            store.unite(gone, kept);
+        }
         let flow = self.flows.flow(kept);
         flow.add_part(&part);
         flow.set_united();
@@ -457,12 +499,15 @@ impl Worker {
         let flow = self.flows.flow(index);
         if united && flow.session() != *first {
             let direction = flow.direction(forward);
-            let Self { streams, analyzers, records, .. } = self;
-            flow.follow(
-                direction,
-                &packet,
-                &mut Tools { streams, analyzers, records, index, time: info.time },
-            );
+            let Self { streams, analyzers, records, alerted, .. } = self;
+            let mut tools = Tools { streams, analyzers, records, index, time: info.time, alerted };
+            flow.follow(direction, &packet, &mut tools);
+            if self.alerted.take() {
+                flow.set_alerted();
+                if let Some(store) = &mut self.store {
+                    store.alert(index);
+                }
+            }
             self.flows.touch(index, info.time);
         }
     }
@@ -507,15 +552,39 @@ impl Worker {
     }
 
     fn end(&mut self, index: FlowIndex, mut flow: Flow, reason: EndReason, now: u64) {
-        let Self { streams, analyzers, records, .. } = self;
-        flow.end(&mut Tools { streams, analyzers, records, index, time: now });
+        self.end_analysis(index, &mut flow, now);
         let ending = Ending { flow, reason, time: now };
         let ended = match &mut self.shunting {
             Some(shunting) => shunting.end(ending),
             None => Some(ending),
         };
         if let Some(Ending { flow, reason, time }) = ended {
-            records.push_flow(flow.record(reason, time));
+            self.records.push_flow(flow.record(reason, time));
+        }
+    }
+
+    /// Tells the analyzers of a flow's end.
+    fn end_analysis(&mut self, index: FlowIndex, flow: &mut Flow, now: u64) {
+        let Self { streams, analyzers, records, alerted, .. } = self;
+        flow.end(&mut Tools { streams, analyzers, records, index, time: now, alerted });
+        if alerted.take() {
+            flow.set_alerted();
+            if let Some(store) = &mut self.store {
+                store.alert(index);
+            }
+        }
+    }
+
+    /// Raises an alert where a flow that begins has an address that is looked for.
+    fn look_at_addresses(&mut self, index: FlowIndex, time: u64) {
+        let Self { flows, streams, analyzers, records, alerted, indicators, .. } = self;
+        let flow = flows.flow(index);
+        let ends = [flow.key().low().0, flow.key().high().0];
+        let is_one = |address: &Address| indicators.as_ref().is_some_and(|all| all.has_address(*address));
+        if let Some(address) = ends.into_iter().find(is_one) {
+            let bytes = (u128::from(address.high) << 64 | u128::from(address.low)).to_be_bytes();
+            let mut tools = Tools { streams, analyzers, records, index, time, alerted };
+            flow.alert(Cause::Address, &bytes, &mut tools);
         }
     }
 
@@ -564,12 +633,18 @@ impl Worker {
     /// Ends all flows (reason `shutdown`) and hands over the last records, however long the sink takes.
     pub fn finish(&mut self) {
         self.records.wait();
-        let Self { flows, shunting, streams, analyzers, records, now, .. } = self;
+        let Self { flows, shunting, streams, analyzers, records, now, alerted, store, .. } = self;
         for Ending { flow, reason, time } in shunting.iter_mut().flat_map(|shunting| shunting.finish(flows)) {
             records.push_flow(flow.record(reason, time));
         }
         for (index, mut flow) in flows.drain() {
-            flow.end(&mut Tools { streams, analyzers, records, index, time: *now });
+            flow.end(&mut Tools { streams, analyzers, records, index, time: *now, alerted });
+            if alerted.take() {
+                flow.set_alerted();
+                if let Some(store) = store {
+                    store.alert(index);
+                }
+            }
             records.push_flow(flow.record(EndReason::Shutdown, *now));
         }
         self.records.flush();

@@ -5,7 +5,7 @@
 //! take turns, by a lock on a file, and put them back.
 
 use std::fs::{self, File};
-use std::io::{Read as _, Seek as _, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 
 use mirror_xdp_tests::appliance::{Bed, INTERFACE};
 use mirror_xdp_tests::frames::{Flow, mirrored};
@@ -153,6 +153,22 @@ fn a_capture_that_prepares_the_interface_puts_it_back() {
     let output = bed.run_to_end(bed.run_command(&[INTERFACE, "absent0"], &["--prepare"]));
     assert_eq!(output.status.code(), Some(1));
     assert_eq!((mtu(&bed.appliance).as_str(), huge_pages().as_str()), ("9000", "0"));
+}
+
+#[test]
+fn a_capture_has_huge_pages_made_for_as_long_as_it_runs() {
+    let Some(bed) = Bed::new(1) else { return };
+    let _pages = NoHugePages::take();
+    // A capture that changes it for a moment has it locked.
+    let allowed = || {
+        let file = File::open("/proc/sys/vm/nr_overcommit_hugepages").expect("the kernel has huge pages");
+        let file = Flock::lock(file, FlockArg::LockShared).expect("a lock on a file");
+        io::read_to_string(&*file).expect("a setting")
+    };
+    let before = allowed();
+    let report = bed.start(&["--ring", "2048"]).stop();
+    assert_eq!(report.json()["interfaces"][0]["huge_pages"], true, "{}", report.json());
+    assert_eq!((huge_pages().as_str(), allowed()), ("0", before));
 }
 
 #[test]

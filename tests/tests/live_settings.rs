@@ -282,3 +282,32 @@ fn shunting_timeouts_rotation_and_what_is_kept_change_by_reload() {
     let kept = count("/workers/0/store/kept");
     assert!((20..sent).contains(&kept), "{kept} of {sent}");
 }
+
+#[test]
+fn indicators_change_by_reload_and_so_does_their_file_and_a_wrong_line_of_it_is_refused() {
+    let Some(bed) = Bed::new(1) else { return };
+    let file = bed.log_dir().join("indicators");
+    fs::write(&file, "evil.test\n").unwrap();
+    let with_file = format!("[alerts]\nfile = \"{}\"\n", file.display());
+    let config = Configuration::new(&bed, &with_file);
+    let appliance = bed.start(&config.arguments());
+    bed.send(&lookups(7, 4000, 5));
+    wait_until_analysed(&bed, 10);
+    fs::write(&file, "evil.test\nshop.test\n").unwrap();
+    assert_eq!(changed(&bed), json!([]));
+    bed.send(&lookups(7, 5000, 5));
+    wait_until_analysed(&bed, 20);
+    fs::write(&file, "evil.test\nno indicator\n").unwrap();
+    let (status, answer) = reload(&bed);
+    assert!(status == 409 && answer["error"].as_str().unwrap().contains("indicators:2"), "{answer}");
+    bed.send(&lookups(7, 6000, 5));
+    wait_until_analysed(&bed, 30);
+    config.write("[alerts]\nindicators = [\"evil.test\"]\n");
+    assert_eq!(changed(&bed), json!(["alerts.file", "alerts.indicators"]));
+    bed.send(&lookups(7, 7000, 5));
+    appliance.stop().assert_conserved();
+    let records = bed.records();
+    let alerts = of_type(&records, "alert");
+    let of = |thousand: u64| alerts.iter().any(|alert| alert["src_port"].as_u64() == Some(thousand * 1000));
+    assert_eq!([4, 5, 6, 7].map(of), [false, true, true, false]);
+}

@@ -9,7 +9,7 @@ use rtrb::{Consumer, Producer, RingBuffer};
 
 /// One worker's side of what it shares with another. `T` names a buffer.
 #[derive(Debug)]
-pub(super) struct Peer<T> {
+pub struct Peer<T> {
     lend: Producer<T>,
     come_back: Consumer<T>,
     /// Buffers that are lent.
@@ -22,7 +22,8 @@ pub(super) struct Peer<T> {
 
 impl<T: Copy> Peer<T> {
     /// The two sides, each of which can lend as many as `capacity` buffers.
-    pub(super) fn pair(capacity: usize) -> (Self, Self) {
+    #[must_use]
+    pub fn pair(capacity: usize) -> (Self, Self) {
         let (lend_a, borrow_a) = RingBuffer::new(capacity);
         let (lend_b, borrow_b) = RingBuffer::new(capacity);
         let (give_a, back_a) = RingBuffer::new(capacity);
@@ -39,7 +40,7 @@ impl<T: Copy> Peer<T> {
     }
 
     /// Lends the buffers of one frame, all or none. False where too many are lent.
-    pub(super) fn lend(&mut self, buffers: &[T]) -> bool {
+    pub fn lend(&mut self, buffers: &[T]) -> bool {
         // The ring has at least the places that are missing in `lent`: what the peer has taken out of it is
         // lent still.
         if self.lent + buffers.len() > self.lend.buffer().capacity() {
@@ -54,24 +55,25 @@ impl<T: Copy> Peer<T> {
     }
 
     /// A buffer that the peer has given back.
-    pub(super) fn come_back(&mut self) -> Option<T> {
+    pub fn come_back(&mut self) -> Option<T> {
         let buffer = self.come_back.pop().ok()?;
         self.lent -= 1;
         Some(buffer)
     }
 
     /// A buffer that the peer lends, to be given back.
-    pub(super) fn borrow(&mut self) -> Option<T> {
+    pub fn borrow(&mut self) -> Option<T> {
         self.borrow.pop().ok()
     }
 
     /// Whether the peer lends nothing more at the moment.
-    pub(super) fn has_lent_nothing(&self) -> bool {
+    #[must_use]
+    pub fn has_lent_nothing(&self) -> bool {
         self.borrow.is_empty()
     }
 
     /// Gives a borrowed buffer back.
-    pub(super) fn give_back(&mut self, buffer: T) {
+    pub fn give_back(&mut self, buffer: T) {
         let pushed = self.give_back.push(buffer);
         debug_assert!(pushed.is_ok(), "the ring has a place for each buffer that may be borrowed");
     }

@@ -13,7 +13,8 @@
 #![expect(unsafe_code, reason = "the rings and the UMEM are shared with the kernel")]
 
 mod busy_poll;
-mod exchange;
+pub mod exchange;
+mod huge_pages;
 mod open;
 mod port;
 mod signal;

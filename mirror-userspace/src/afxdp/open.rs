@@ -16,7 +16,7 @@ use super::busy_poll::{self, BusyPoll};
 use super::exchange::{Home, Peer};
 use super::port::{BATCH, Port, Way};
 use super::signal::Signal;
-use super::{CHUNK_SIZE, Error, UNUSED_RING, os_error, ring};
+use super::{CHUNK_SIZE, Error, UNUSED_RING, huge_pages, os_error, ring};
 
 /// A queue stays bound for a moment after its last socket was closed, since the kernel frees it in the
 /// background, and another capture needs up to a second to notice that it was replaced. So long that is
@@ -66,6 +66,11 @@ impl Plan {
     /// Buffers of each queue.
     const fn buffers(&self) -> u32 {
         2 * self.ring
+    }
+
+    /// Bytes of all buffers.
+    fn bytes(&self) -> u64 {
+        u64::from(self.queues.get()) * u64::from(self.buffers()) * u64::from(CHUNK_SIZE)
     }
 
     /// How many frames each of two workers may lend to the other.
@@ -140,9 +145,13 @@ struct Opening<'p> {
 }
 
 impl<'p> Opening<'p> {
-    /// Makes the UMEMs, in huge pages where there are enough.
+    /// Makes the UMEMs, in huge pages where there are enough or the kernel can make some.
     fn new(interface: &'p Interface, plan: &'p Plan) -> Result<Self, Error> {
-        let huge = Self::umems(plan, true);
+        let huge = Self::umems(plan, true).or_else(|_| {
+            // Each is rounded up to whole pages.
+            let bytes = plan.bytes() + u64::from(plan.queues.get()) * huge_pages::SIZE;
+            huge_pages::allowed(bytes, || Self::umems(plan, true))
+        });
         let huge_pages = huge.is_ok();
         let umems = huge.or_else(|_| Self::umems(plan, false))?;
         Ok(Self { interface, plan, umems, huge_pages })
@@ -156,7 +165,7 @@ impl<'p> Opening<'p> {
             .build()
             .expect("the chunk size is a power of two and larger than the headroom");
         let count = NonZeroU32::MIN.saturating_add(plan.buffers() - 1);
-        let bytes = u64::from(plan.queues.get()) * u64::from(count.get()) * u64::from(CHUNK_SIZE);
+        let bytes = plan.bytes();
         let umem = |_| {
             Umem::new(config, count, huge_pages).map_err(|error| match os_error(&error) {
                 Some(Errno::ENOBUFS | Errno::EPERM) => Error::LockedMemory { bytes },

@@ -5,15 +5,19 @@
 //! its own ([`Analyzers`]), so none of them needs a lock. Those that are built in use nothing that
 //! others cannot; they are known by type, so that calls to them are direct.
 
+mod alert;
 mod builtin;
 mod enabled;
 mod filter;
 mod registry;
 
+pub(crate) use alert::Cause;
 pub use builtin::{Dns, EVENT_TYPES, Http, Quic, Ssh, StartTls, Tls};
 pub use enabled::Enabled;
 pub use filter::Filter;
 pub use registry::{Analyzers, Following, Register, TooMany, register_everywhere};
+
+use std::cell::Cell;
 
 use crate::flow::Head;
 pub use crate::flow::stream::{Event, Use};
@@ -74,6 +78,8 @@ pub struct Context<'a> {
     pub(crate) time: u64,
     pub(crate) original: Option<AppProto>,
     pub(crate) records: &'a mut Producer,
+    /// Set where the flow has raised an alert.
+    pub(crate) alerted: &'a Cell<bool>,
     /// The analyzer does not run any more: what it says is not heard.
     pub(crate) muted: bool,
 }
@@ -84,8 +90,9 @@ impl<'a> Context<'a> {
         time: u64,
         original: Option<AppProto>,
         records: &'a mut Producer,
+        alerted: &'a Cell<bool>,
     ) -> Self {
-        Self { head, time, original, records, muted: false }
+        Self { head, time, original, records, alerted, muted: false }
     }
 }
 
@@ -120,5 +127,17 @@ impl Context<'_> {
         if !self.muted {
             self.records.push_event(self.time, self.conversation(), event_type, parts);
         }
+    }
+
+    /// Raises an alert: an event `alert` with this signature. Where packets are kept, the flow's are from
+    /// here on, whatever the driver would else count of it; where only alerts are (`keep = "alerts"`), so are
+    /// those from before that are still in memory.
+    pub fn keep(&mut self, signature: &str) {
+        self.alert(Cause::Analyzer, signature.as_bytes());
+    }
+
+    pub(crate) fn alert(&mut self, cause: Cause, about: &[u8]) {
+        self.alerted.set(true);
+        self.emit(&alert::ALERT, &[&[cause as u8], about]);
     }
 }

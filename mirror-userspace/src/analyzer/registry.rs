@@ -1,11 +1,12 @@
 //! The analyzers of a worker, and which of them follows which flow.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use super::builtin::{Dns, Http, Quic, Ssh, StartTls, Tls};
 use super::{Analyzer, Context, Direction, Enabled, Event, Filter, Interest, Use};
 use crate::flow::FlowIndex;
+use crate::indicators::Indicators;
 use crate::packet::Packet;
 use crate::protocol::detect::AppProto;
 use crate::record::Conversation;
@@ -106,7 +107,7 @@ impl Default for Analyzers {
     fn default() -> Self {
         let of = |application| Filter::all().application(application);
         Self {
-            dns: Registered::new(Dns, of(AppProto::Dns)),
+            dns: Registered::new(Dns::default(), of(AppProto::Dns)),
             http: Registered::new(Http::default(), of(AppProto::Http)),
             ssh: Registered::new(Ssh::default(), of(AppProto::Ssh)),
             tls: Registered::new(Tls::default(), of(AppProto::Tls)),
@@ -158,6 +159,14 @@ impl Analyzers {
     /// flows that they follow; those that run again follow flows whose application is recognised from now on.
     pub const fn enable(&mut self, enabled: Enabled) {
         self.enabled = enabled;
+    }
+
+    /// Has names and fingerprints looked for: flows that have one raise an alert.
+    pub(crate) fn watch_for(&mut self, indicators: &Arc<Indicators>) {
+        self.dns.analyzer.watch.set(indicators);
+        self.http.analyzer.watch.set(indicators);
+        self.tls.analyzer.watch.set(indicators);
+        self.quic.analyzer.watch.set(indicators);
     }
 
     /// Adds an analyzer that gets the flows which `filter` wants.

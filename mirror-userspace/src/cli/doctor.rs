@@ -10,14 +10,16 @@ use mirror_xdp_common::outer::Ports;
 
 use crate::config;
 use crate::datapath::program::LogLevel;
-use crate::doctor::{self, Check, Mended, State};
+use crate::doctor::{self, Check, Intent, Mended, State};
 use crate::error::one_line;
+use crate::live::CpuList;
 use crate::nic::{Changes, Netlink};
 
 const EXAMPLES: &str = "\
 Examples:
   mirror-xdp doctor --interface ens6
   mirror-xdp doctor --interface ens6 --fix
+  mirror-xdp doctor --interface ens6 --fix --cpus 2-7
   mirror-xdp doctor --interface ens6 --json | jq '.[] | select(.state != \"fine\")'
 
 Looks at all that decides whether a capture works and how well: the kernel, rights, memory, the driver and
@@ -43,7 +45,12 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
 
-    /// Configuration, for the UDP ports of mirror traffic
+    /// CPUs for the workers, such as 2-7,10, which interrupts are kept off [default: as configured, or those
+    /// that are isolated]
+    #[arg(long, value_name = "LIST")]
+    cpus: Option<CpuList>,
+
+    /// Configuration, for the UDP ports of mirror traffic and the workers' CPUs
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -58,14 +65,16 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
 async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let configured = args.config.as_deref().map(config::load).transpose()?.unwrap_or_default();
     let ports = [configured.ports.vxlan, configured.ports.geneve, configured.ports.vxlan_gpe].concat();
+    let cpus = args.cpus.as_ref().or(configured.receive.cpus.as_ref());
+    let intent = Intent { ports: &ports, cpus };
     let netlink = Netlink::connect()?;
     let interface = args.interface.as_str();
     let unknown = || interface.to_owned();
     if args.fix {
-        let changes = doctor::mend(&netlink, interface, &ports, |mended| tell(interface, mended));
+        let changes = doctor::mend(&netlink, interface, intent, |mended| tell(interface, mended));
         changes.await.with_context(unknown)?.keep();
     }
-    let checks = doctor::examine(&netlink, interface, &ports).await.with_context(unknown)?;
+    let checks = doctor::examine(&netlink, interface, intent).await.with_context(unknown)?;
     let text = if args.json {
         serde_json::to_string(&checks)?
     } else {
@@ -82,12 +91,17 @@ async fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// Mends what can be mended of each interface, for a capture; what is returned takes it back when it is
 /// dropped.
-pub(super) async fn prepare(interfaces: &[String], ports: &Ports) -> anyhow::Result<Vec<Changes>> {
+pub(super) async fn prepare(
+    interfaces: &[String],
+    ports: &Ports,
+    cpus: Option<&CpuList>,
+) -> anyhow::Result<Vec<Changes>> {
     let netlink = Netlink::connect()?;
     let ports: Vec<u16> = ports.iter().collect();
+    let intent = Intent { ports: &ports, cpus };
     let mut changes = Vec::new();
     for name in interfaces {
-        let mended = doctor::mend(&netlink, name, &ports, |mended| tell(name, mended)).await;
+        let mended = doctor::mend(&netlink, name, intent, |mended| tell(name, mended)).await;
         changes.push(mended.with_context(|| name.clone())?);
     }
     Ok(changes)

@@ -4,6 +4,7 @@
 //! can change live is a mistake, told like all others, and then nothing changes.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -21,7 +22,9 @@ use crate::store::Store;
 const POLICY: [&str; 2] = ["admission", "filter"];
 
 /// Other keys that can change.
-const LIVE: [&str; 20] = [
+const LIVE: [&str; 22] = [
+    "alerts.file",
+    "alerts.indicators",
     "analysis.analyzers",
     "analysis.metrics_interval",
     "capture.stats_interval",
@@ -124,9 +127,10 @@ impl<'a> Reloader<'a> {
         if let Some(mistakes) = Mistakes::of(mistakes) {
             return Err(config::Error::from(mistakes).into());
         }
-        // The only part that can fail comes first.
+        // What can fail comes first.
+        let indicators = Arc::new(new.alerts.load()?);
         running.capture.set_policy(new.policy.clone())?;
-        running.capture.tune(new.tuning()).await;
+        running.capture.tune(new.tuning(), indicators).await;
         running.sink.set(self.args.sink_settings(&new));
         if let Some(store) = running.store {
             store.set(&new.store.settings.policy, &new.store.settings.retention);

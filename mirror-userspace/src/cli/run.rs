@@ -6,6 +6,7 @@ use std::io::IsTerminal as _;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
@@ -44,7 +45,7 @@ const EXAMPLES: &str = "\
 Examples:
   mirror-xdp run --interface ens6
   mirror-xdp run --interface ens6 --interface ens7 --xdp-mode native --zero-copy required
-  mirror-xdp run --interface ens6 --config /etc/mirror-xdp/config.toml     rules; kill -HUP rereads them
+  mirror-xdp run --interface ens6 --config /etc/mirror-xdp/mirror-xdp.toml  kill -HUP rereads it
   mirror-xdp run --interface ens6 --store /data/packets                    keep the packets, too
   mirror-xdp run --interface ens6 --rotate-interval 1h --rotate-keep 48   two days of records
   mirror-xdp run --interface ens6 --eve-output unix-stream:/run/eve.sock
@@ -244,6 +245,8 @@ impl Args {
             ("analysis.analyzers", json!(configured.analysis.analyzers.names().collect::<Vec<_>>()), None),
             ("analysis.metrics_interval", json!(time(configured.analysis.metrics_interval)), None),
             ("analysis.dedup", json!(switch(dedup)), flag(self.dedup.is_some(), "--dedup")),
+            ("alerts.indicators", json!(configured.alerts.indicators.len()), None),
+            ("alerts.file", json!(configured.alerts.file), None),
             ("eve.output", json!(output), eve(0)),
             ("eve.rotate_size", json!(rotation.size), eve(1)),
             ("eve.rotate_interval", json!(rotation.interval.map(time)), eve(2)),
@@ -332,25 +335,30 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         tuning: configured.tuning(),
     };
     let ports = args.ports.ports(&configured.ports);
+    let receive = args.receive.clone().settings(&configured.receive);
     // Taken back when this function ends, however it does.
-    let _changes =
-        if args.prepare { super::doctor::prepare(&settled.interfaces, &ports).await? } else { Vec::new() };
+    let _changes = if args.prepare {
+        super::doctor::prepare(&settled.interfaces, &ports, receive.cpus.as_ref()).await?
+    } else {
+        Vec::new()
+    };
     let interfaces = settled.interfaces.clone();
     let plan = Plan::make(Config {
         interfaces: settled.interfaces,
-        receive: args.receive.clone().settings(&configured.receive),
+        receive,
         replace: settled.replace,
         ports,
         log: args.bpf_log,
         worker,
         policy: configured.policy.clone(),
         shunt: configured.shunt,
+        indicators: Arc::new(configured.alerts.load()?),
     })
     .await?;
     let tap = args.tap.as_deref().map(|interface| Tap::open(interface, &interfaces)).transpose()?;
     let listener = api::Listener::bind(args.api.settings(&configured.api, &settled.log_dir)?)?;
     let destination = args.eve.destination(&settled.log_dir, &configured.eve);
-    confine::install(&needed_files(&args, &settled.log_dir, &destination))?;
+    confine::install(&needed_files(&args, &configured, &settled.log_dir, &destination))?;
     let sink = super::eve::open(destination, Patience::Short, args.json)?;
     sink.set(args.sink_settings(&configured));
     let store = super::store::open(args.store.as_deref(), &configured.store)?;
@@ -463,10 +471,15 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// What the process works with while it captures: its log, its store, its configuration, which may be
-/// replaced or be somewhere else in truth, and the directory that the control socket is removed from.
+/// What the process works with while it captures: its log, its store, its configuration and the file of
+/// indicators, which may be replaced or be somewhere else in truth, and the directory that the control socket is removed from.
 /// Directories that are written to are made where they are missing.
-fn needed_files(args: &Args, log_dir: &Path, destination: &Destination) -> Files {
+fn needed_files(
+    args: &Args,
+    configured: &config::Config,
+    log_dir: &Path,
+    destination: &Destination,
+) -> Files {
     let directory = |path: &Path| match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
         Some(parent) => parent.to_owned(),
@@ -481,7 +494,8 @@ fn needed_files(args: &Args, log_dir: &Path, destination: &Destination) -> Files
         // Where it cannot be made, whoever opens it says so.
         let _ = fs::create_dir_all(directory);
     }
-    let configs = args.config.iter().flat_map(|path| [Some(path.clone()), fs::canonicalize(path).ok()]);
+    let configs = args.config.iter().chain(&configured.alerts.file);
+    let configs = configs.flat_map(|path| [Some(path.clone()), fs::canonicalize(path).ok()]);
     // Of the log's directory the API asks how full its disk is.
     let read = configs.flatten().map(|path| directory(&path)).chain([log_dir.to_owned()]);
     Files { read: read.collect(), write }

@@ -29,6 +29,7 @@ pub(super) fn in_force(configured: &StoreSettings) -> Vec<InForce> {
     let vnis = policy.vnis.as_ref().map(|vnis| vnis.iter().map(range).collect::<Vec<_>>());
     let age = |(vnis, age): &(Vec<RangeInclusive<u32>>, Duration)| json!({ "vnis": vnis.iter().map(range).collect::<Vec<_>>(), "max_age": time(*age) });
     let ages: Vec<_> = retention.ages.iter().map(age).collect();
+    let rules = policy.rules.as_ref().map(|rules| rules.iter().map(ToString::to_string).collect::<Vec<_>>());
     let packet = match policy.packet {
         Kept::Whole => json!("whole"),
         Kept::Headers => json!("headers"),
@@ -39,6 +40,9 @@ pub(super) fn in_force(configured: &StoreSettings) -> Vec<InForce> {
         ("store.segment_time", json!(time(settings.segment_time))),
         ("store.memory", json!(settings.memory)),
         ("store.vnis", json!(vnis)),
+        ("store.rules", json!(rules)),
+        ("store.keep", json!(if policy.pre_trigger.is_some() { "alerts" } else { "all" })),
+        ("store.pre_trigger", json!(policy.pre_trigger)),
         ("store.packet", packet),
         ("store.flow_bytes", json!(policy.flow)),
         ("store.compression", json!(settings.compression)),

@@ -26,6 +26,7 @@ use crate::api::Address;
 use crate::apm;
 use crate::filter::Policy;
 use crate::flow::Timeouts;
+use crate::indicators::{FileError, Indicators};
 use crate::live::{CpuList, ModeChoice};
 use crate::sink::Rotation;
 use crate::store::Settings;
@@ -48,6 +49,8 @@ pub struct Config {
     pub analysis: AnalysisSettings,
     /// When flows end that have no packets.
     pub timeouts: Timeouts,
+    /// What raises alerts.
+    pub alerts: AlertSettings,
     /// Where records go.
     pub eve: EveSettings,
     /// How packets are kept, where they are.
@@ -96,6 +99,28 @@ pub struct AnalysisSettings {
 impl Default for AnalysisSettings {
     fn default() -> Self {
         Self { dedup: false, analyzers: Enabled::default(), metrics_interval: apm::INTERVAL }
+    }
+}
+
+/// What raises alerts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AlertSettings {
+    /// What is looked for.
+    pub indicators: Indicators,
+    /// A file with more of them.
+    pub file: Option<PathBuf>,
+}
+
+impl AlertSettings {
+    /// All that is looked for, with what the file has now.
+    ///
+    /// # Errors
+    ///
+    /// Where the file cannot be read, or a line of it is no indicator.
+    pub fn load(&self) -> Result<Indicators, FileError> {
+        let mut indicators = self.indicators.clone();
+        self.file.as_deref().map_or(Ok(()), |file| indicators.add_file(file))?;
+        Ok(indicators)
     }
 }
 

@@ -10,8 +10,8 @@ use mirror_xdp_common::Vni;
 
 use super::document::{Table, Value};
 use super::{
-    AnalysisSettings, ApiSettings, CaptureSettings, Config, EveSettings, LogSettings, Ports, ReceiveSettings,
-    ShuntSettings, StoreSettings,
+    AlertSettings, AnalysisSettings, ApiSettings, CaptureSettings, Config, EveSettings, LogSettings, Ports,
+    ReceiveSettings, ShuntSettings, StoreSettings,
 };
 use crate::afxdp::BusyPoll;
 use crate::analyzer::Enabled;
@@ -20,7 +20,7 @@ use crate::filter::policy::{
 };
 use crate::filter::{limits, text};
 use crate::flow::Timeouts;
-use crate::store::{Kept, Retention};
+use crate::store::{Kept, Retention, RuleRange};
 
 /// The whole file. Where something is wrong the document knows, and the result is of no use.
 pub(super) fn config(mut root: Table<'_>) -> Config {
@@ -41,7 +41,9 @@ pub(super) fn config(mut root: Table<'_>) -> Config {
     if let Some(table) = root.get("receive").and_then(|value| value.table()) {
         config.receive = receive(table);
     }
-    if let Some(table) = root.get("store").and_then(|value| value.table()) {
+    let mut kept_rules = None;
+    if let Some(mut table) = root.get("store").and_then(|value| value.table()) {
+        kept_rules = table.get("rules");
         config.store = store(table);
     }
     if let Some(table) = root.get("analysis").and_then(|value| value.table()) {
@@ -50,11 +52,17 @@ pub(super) fn config(mut root: Table<'_>) -> Config {
     if let Some(table) = root.get("timeouts").and_then(|value| value.table()) {
         config.timeouts = timeouts(table);
     }
+    if let Some(table) = root.get("alerts").and_then(|value| value.table()) {
+        config.alerts = alerts(table);
+    }
     if let Some(table) = root.get("eve").and_then(|value| value.table()) {
         config.eve = eve(table);
     }
     if let Some(table) = root.get("filter").and_then(|value| value.table()) {
         filter(table, &mut config.policy, &mut known);
+    }
+    if let Some(value) = kept_rules {
+        config.store.settings.policy.rules = Some(store_rules(&value, &config.policy));
     }
     if let Some(table) = root.get("api").and_then(|value| value.table()) {
         config.api = api(table);
@@ -241,6 +249,7 @@ fn store(mut table: Table<'_>) -> StoreSettings {
             }
         }
     }
+    settings.policy.pre_trigger = pre_trigger(&mut table);
     store_retention(&mut table, &mut settings.retention);
     if let Some(value) = table.get("compression") {
         settings.compression = value.number("zstd's level", &(1..=19)).map(|level| level as i32);
@@ -248,6 +257,80 @@ fn store(mut table: Table<'_>) -> StoreSettings {
     store.key = table.get("key").and_then(|value| value.text("a file's name")).map(PathBuf::from);
     table.finish();
     store
+}
+
+/// How much memory frames may wait in for an alert, and how much it is.
+const PRE_TRIGGER: RangeInclusive<u64> = 1 << 20..=2 << 30;
+const DEFAULT_PRE_TRIGGER: u64 = 32 << 20;
+const KEEP: &str = "\"all\" or \"alerts\"";
+
+/// Whether only alerts are kept, and with how much memory for what comes before.
+fn pre_trigger(table: &mut Table<'_>) -> Option<u64> {
+    let value = table.get("keep");
+    let alerts = match value.as_ref().and_then(|value| Some((value, value.text(KEEP)?))) {
+        None | Some((_, "all")) => false,
+        Some((_, "alerts")) => true,
+        Some((value, word)) => {
+            value.wrong(format!("`{word}` is neither"), KEEP);
+            false
+        }
+    };
+    let size = table.get("pre_trigger");
+    if let (Some(size), false) = (&size, alerts) {
+        size.wrong("nothing waits where all is kept", "write keep = \"alerts\", or leave it out");
+    }
+    let bytes = size.as_ref().map_or(Some(DEFAULT_PRE_TRIGGER), bytes);
+    if let (Some(value), Some(bytes)) = (&size, bytes)
+        && !PRE_TRIGGER.contains(&bytes)
+    {
+        value.wrong(format!("{bytes} bytes are out of range"), "from 1MiB to 2GiB");
+    }
+    bytes.filter(|_| alerts)
+}
+
+/// Rules as `SET`, `SET/NUMBER` and `SET/FIRST-LAST`. Those that there are not are mistakes: what nothing
+/// matches would be kept.
+fn store_rules(value: &Value<'_>, policy: &Policy) -> Vec<RuleRange> {
+    const OF: &str = "rules such as \"office\", \"office/100\" or \"office/100-199\"";
+    let elements = value.list(OF).unwrap_or_default();
+    if elements.is_empty() {
+        value.wrong("is empty: nothing would be kept", "leave the key out to keep what any rule accepts");
+    }
+    let mut rules = Vec::new();
+    for element in elements {
+        let Some(text) = element.text(OF) else { continue };
+        let named = |name: &str| policy.sets.iter().find(|set| set.name == name);
+        let (set, numbers) = match (named(text), text.rsplit_once('/')) {
+            (Some(set), _) => (Some(set), 0..=u32::MAX),
+            (None, Some((name, numbers))) => {
+                let range = text::range(numbers, "a rule's number", 1..=u32::MAX);
+                let Some(numbers) = element.checked(range) else { continue };
+                (named(name), numbers)
+            }
+            (None, None) => (None, 0..=u32::MAX),
+        };
+        let Some(set) = set else {
+            let names: Vec<_> = policy.sets.iter().map(|set| format!("\"{}\"", set.name)).collect();
+            let allowed = match &names[..] {
+                [] => "write a [[filter.sets]] of this name".to_owned(),
+                names => format!("a set is one of {}", names.join(", ")),
+            };
+            let name = text.rsplit_once('/').map_or(text, |(name, _)| name);
+            element.wrong(format!("there is no set \"{name}\""), allowed);
+            continue;
+        };
+        if !set.rules.iter().any(|rule| numbers.contains(&rule.number)) {
+            let there: Vec<_> = set.rules.iter().map(|rule| rule.number.to_string()).collect();
+            let allowed = match &there[..] {
+                [] => "the set has none".to_owned(),
+                there => format!("the set has {}", there.join(", ")),
+            };
+            element.wrong(format!("there is no such rule in set \"{}\"", set.name), allowed);
+            continue;
+        }
+        rules.push(RuleRange { set: set.name.clone(), numbers });
+    }
+    rules
 }
 
 fn store_retention(table: &mut Table<'_>, retention: &mut Retention) {
@@ -446,6 +529,19 @@ fn log(mut table: Table<'_>) -> LogSettings {
 /// Whether it is the path of a module.
 fn is_target(target: &str) -> bool {
     !target.is_empty() && target.chars().all(|c| c.is_ascii_alphanumeric() || "_:-".contains(c))
+}
+
+fn alerts(mut table: Table<'_>) -> AlertSettings {
+    let mut alerts = AlertSettings::default();
+    let indicators = table.get("indicators").and_then(|value| value.list("indicators")).unwrap_or_default();
+    for value in indicators {
+        if let Some(text) = value.text("a domain, an address, a network, a JA3 or a JA4") {
+            value.checked(alerts.indicators.add(text));
+        }
+    }
+    alerts.file = table.get("file").and_then(|value| absolute(&value, "/etc/mirror-xdp/indicators"));
+    table.finish();
+    alerts
 }
 
 fn eve(mut table: Table<'_>) -> EveSettings {

@@ -48,6 +48,10 @@ fn every_key_is_read() {
     assert_eq!(analysis.metrics_interval.as_secs(), 60);
     assert_eq!(config.timeouts, Timeouts::default());
     assert_eq!(config.log.level.as_deref(), Some("warn"));
+    assert_eq!((config.alerts.indicators.len(), config.alerts.file.is_some()), (4, true));
+    let kept = config.store.settings.policy.rules.clone().unwrap();
+    assert_eq!(kept.iter().map(ToString::to_string).collect::<Vec<_>>(), ["office/100", "office/300-400"]);
+    assert_eq!(config.store.settings.policy.pre_trigger, Some(32 << 20));
     assert_eq!(config.eve.output.as_deref(), Some(Path::new("eve.json")));
     let rotation = config.eve.rotation;
     assert_eq!((rotation.size, rotation.keep), (Some(1 << 30), Some(48)));
@@ -122,6 +126,7 @@ fn the_example_has_every_key_that_there_is() {
         ("analysis", "[analysis]\nnone = 1\n"),
         ("timeouts", "[timeouts]\nnone = 1\n"),
         ("log", "[log]\nnone = 1\n"),
+        ("alerts", "[alerts]\nnone = 1\n"),
         ("eve", "[eve]\nnone = 1\n"),
         ("store", "[store]\nnone = 1\n"),
         ("api", "[api]\nnone = 1\n"),
@@ -212,7 +217,7 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
             1,
             "fliter".into(),
             "did you mean `filter`?",
-            "capture, ports, admission, shunt, receive, store, analysis, timeouts, eve, filter, api, log",
+            "capture, ports, admission, shunt, receive, store, analysis, timeouts, alerts, eve, filter, api, log",
         ),
         ("[ports]\nvlan = [1]\n".into(), 2, "ports.vlan".into(), "did you mean `vxlan`?", "geneve"),
         (
@@ -390,6 +395,59 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
         // Shunt.
         ("[shunt]\nafter = \"1 TiB\"\n".into(), 2, "shunt.after".into(), "`1 TiB`", "\"1MiB\""),
         ("[shunt]\nmax_flows = 0\n".into(), 2, "shunt.max_flows".into(), "out of range", "from 1 to 1048576"),
+        // Store.
+        ("[store]\nkeep = \"some\"\n".into(), 2, "store.keep".into(), "`some` is neither", "\"alerts\""),
+        (
+            "[store]\npre_trigger = \"8MiB\"\n".into(),
+            2,
+            "store.pre_trigger".into(),
+            "nothing waits",
+            "keep =",
+        ),
+        (
+            "[store]\nkeep = \"alerts\"\npre_trigger = \"4GiB\"\n".into(),
+            3,
+            "store.pre_trigger".into(),
+            "out of range",
+            "from 1MiB to 2GiB",
+        ),
+        (
+            "[store]\nrules = []\n".into(),
+            2,
+            "store.rules".into(),
+            "nothing would be kept",
+            "leave the key out",
+        ),
+        (
+            "[store]\nrules = [\"b/1\"]\n".into(),
+            2,
+            "store.rules[0]".into(),
+            "there is no set \"b\"",
+            "write a [[filter.sets]]",
+        ),
+        (
+            format!("[store]\nrules = [\"a\", \"a/2-9\"]\n{}", accept("")),
+            2,
+            "store.rules[1]".into(),
+            "no such rule in set \"a\"",
+            "the set has 1",
+        ),
+        (
+            format!("[store]\nrules = [\"a/x\"]\n{}", accept("")),
+            2,
+            "store.rules[0]".into(),
+            "`x` is out of range or no number",
+            "a rule's number from 1",
+        ),
+        // Alerts.
+        (
+            "[alerts]\nindicators = [\"a.example\", \"com\"]\n".into(),
+            2,
+            "alerts.indicators[1]".into(),
+            "`com` is no indicator",
+            "write a domain",
+        ),
+        ("[alerts]\nfile = \"feed\"\n".into(), 2, "alerts.file".into(), "no absolute path", "/etc"),
         // API.
         ("[api]\nlisten = \"localhost\"\n".into(), 2, "api.listen".into(), "`localhost`", "127.0.0.1:9470"),
         ("[api]\nhealth = 9471\n".into(), 2, "api.health".into(), "is the number 9471", "\"off\""),

@@ -5,6 +5,7 @@
 //! write then switches.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
@@ -19,6 +20,7 @@ use super::program::Error;
 use crate::filter::Policy;
 use crate::filter::compile::{CompileError, CompiledPolicy, Places};
 use crate::filter::policy::Rule;
+use crate::store::KeptRules;
 
 /// The types of map values as aya takes them.
 type TablesValue = [u64; size_of::<Tables>() / 8];
@@ -78,6 +80,8 @@ pub(super) struct PolicyMaps {
     /// Slots of VNIs that were given out.
     vni_slots: u32,
     policy: Policy,
+    /// Who is to know the identifiers of rules before they are in force.
+    kept: Option<Arc<KeptRules>>,
 }
 
 impl PolicyMaps {
@@ -95,7 +99,15 @@ impl PolicyMaps {
             rule_ids: HashMap::new(),
             vni_slots: 0,
             policy: Policy::default(),
+            kept: None,
         })
+    }
+
+    /// Has the identifiers of rules told to a store: those in force now, and those of other policies before
+    /// they are.
+    pub(super) fn tell(&mut self, kept: Arc<KeptRules>) {
+        tell(&kept, &self.rule_ids);
+        self.kept = Some(kept);
     }
 
     /// Puts a policy in force. Frames are judged by the one before until the last moment, and by this one
@@ -129,6 +141,9 @@ impl PolicyMaps {
         let new_ids = rule_ids.iter().filter(|(identity, _)| !self.rule_ids.contains_key(*identity));
         for &id in new_ids.map(|(_, id)| id) {
             self.rule_counters.set(id.into(), zeros()?, 0)?;
+        }
+        if let Some(kept) = &self.kept {
+            tell(kept, &rule_ids);
         }
         self.generation_map.set(0, generation, 0)?;
         self.generation = generation;
@@ -182,6 +197,15 @@ impl PolicyMaps {
             counts.push(VniCount { vni, counters: sum });
         }
         Ok(counts)
+    }
+}
+
+/// Tells a store which identifiers rules have.
+fn tell(kept: &KeptRules, ids: &HashMap<Identity, u16>) {
+    for ((set, rule), &id) in ids {
+        if let Some(rule) = rule {
+            kept.learn(set, rule.number, id);
+        }
     }
 }
 

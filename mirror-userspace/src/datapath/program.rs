@@ -2,6 +2,7 @@
 //! behind types.
 
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aya::maps::{MapData, MapError, PerCpuArray, XskMap};
@@ -16,6 +17,7 @@ use mirror_xdp_common::outer::Ports;
 use super::policy::{PolicyError, PolicyMaps, RuleCount, VniCount};
 use super::shunt::{ShuntMaps, Shunter};
 use crate::filter::Policy;
+use crate::store::KeptRules;
 
 /// The object that `cargo xtask build` made; empty where the binary was built without it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/capture.o"));
@@ -231,6 +233,11 @@ impl CaptureProgram {
     /// Puts a policy in force: from one frame to the next, without a frame that is judged by parts of two.
     pub fn set_policy(&mut self, policy: &Policy) -> Result<(), PolicyError> {
         self.policy.replace(policy)
+    }
+
+    /// Has the identifiers of rules told to a store, those of other policies before they are in force.
+    pub fn tell_rules(&mut self, kept: Arc<KeptRules>) {
+        self.policy.tell(kept);
     }
 
     /// How many policies have been in force; the first is that of [`CaptureProgram::load`].

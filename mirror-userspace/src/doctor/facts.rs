@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::utsname::uname;
 
+use super::Intent;
 use crate::datapath::attached;
 use crate::live::port::ReservedPort;
 use crate::live::{cpus, memory, privilege};
@@ -31,6 +32,10 @@ pub struct Machine {
     pub huge_pages: Option<HugePages>,
     /// CPUs that it may run on.
     pub cpus: Vec<usize>,
+    /// CPUs that there are.
+    pub online: Vec<usize>,
+    /// CPUs that workers are given, or that are isolated for them; empty where a capture chooses.
+    pub workers: Vec<usize>,
 }
 
 /// Huge pages of the default size.
@@ -99,7 +104,7 @@ pub struct Facts {
 
 impl Facts {
     /// Asks for everything. Runs in the network namespace of the calling thread.
-    pub async fn gather(netlink: &Netlink, name: &str, ports: &[u16]) -> Result<Self, nic::Error> {
+    pub async fn gather(netlink: &Netlink, name: &str, intent: Intent<'_>) -> Result<Self, nic::Error> {
         let interface = netlink.interface(name).await?;
         let device = Device::open(name).ok();
         let driver = device.as_ref().and_then(|device| device.driver().ok());
@@ -110,7 +115,7 @@ impl Facts {
         let attached = attached::on(&interface);
         let attached = attached.iter().map(|a| Attached { description: a.to_string(), ours: a.is_ours() });
         Ok(Self {
-            machine: Machine::gather(),
+            machine: Machine::gather(intent),
             xdp: netlink.xdp_features(interface.index).await.ok().flatten(),
             channels: netlink.channels(name).await,
             rings: netlink.rings(name).await,
@@ -122,7 +127,7 @@ impl Facts {
             interrupts: interrupts(&interface),
             numa: numa_node(&interface).map(Numa::of),
             attached: attached.collect(),
-            taken_ports: taken_ports(netlink, ports).await?,
+            taken_ports: taken_ports(netlink, intent.ports).await?,
             driver,
             interface,
         })
@@ -136,7 +141,7 @@ impl Facts {
 }
 
 impl Machine {
-    fn gather() -> Self {
+    fn gather(intent: Intent<'_>) -> Self {
         let unlimited = caps::has_cap(None, CapSet::Effective, Capability::CAP_IPC_LOCK).unwrap_or(false);
         let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(u64::MAX, |(_, hard)| hard);
         Self {
@@ -146,6 +151,8 @@ impl Machine {
             memory: memory::of_machine(),
             huge_pages: huge_pages(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
             cpus: cpus::allowed(),
+            online: cpus::online(),
+            workers: intent.cpus.map_or_else(cpus::isolated, |list| list.cpus().to_vec()),
         }
     }
 }

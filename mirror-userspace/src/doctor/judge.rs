@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use mirror_xdp_common::wire::{ETHERNET_LEN, Ipv6Header, UDP_LEN, VXLAN_LEN};
 
 use super::ena::{self, Ena};
-use super::{Check, Facts, State};
+use super::{Check, Facts, Machine, State};
 use crate::afxdp;
 use crate::live::memory;
 use crate::nic::Change;
@@ -439,19 +439,33 @@ fn interrupts(facts: &Facts) -> Judged {
     const NAME: &str = "interrupts";
     let of_queues: Vec<&Interrupt> =
         facts.interrupts.iter().filter(|interrupt| interrupt.is_of_queue()).collect();
-    let cpus = &facts.machine.cpus;
+    let Machine { cpus, online, workers, .. } = &facts.machine;
     if of_queues.is_empty() || cpus.is_empty() {
         return Judged::fine(NAME, "none of its own");
     }
+    let others: Vec<usize> = online.iter().copied().filter(|cpu| !workers.contains(cpu)).collect();
+    // Reception and workers are apart where workers have CPUs of their own and there are others; else each
+    // queue is received on the CPU of a worker.
+    let apart = !workers.is_empty() && !others.is_empty();
+    let targets = match (apart, workers.is_empty()) {
+        (true, _) => &others,
+        (false, true) => cpus,
+        (false, false) => workers,
+    };
     let mut used: Vec<usize> = of_queues.iter().flat_map(|interrupt| interrupt.taken_by()).collect();
     used.sort_unstable();
     used.dedup();
-    let found =
-        format!("{} on {} of {} CPUs", counted(of_queues.len() as u32, "interrupt"), used.len(), cpus.len());
-    if used.len() >= of_queues.len().min(cpus.len()) {
-        return Judged::fine(NAME, found);
+    let mut found = counted(of_queues.len() as u32, "interrupt");
+    // Writing to a string does not fail.
+    let _ = write!(found, " on {} of {} CPUs", used.len(), online.len().max(cpus.len()));
+    let disturbed = used.iter().filter(|cpu| apart && workers.contains(cpu)).count();
+    if disturbed > 0 {
+        let _ = write!(found, ", {disturbed} of them workers'");
+    } else if used.len() >= of_queues.len().min(targets.len()) {
+        let rest = if apart { ", none of them a worker's" } else { "" };
+        return Judged::fine(NAME, found + rest);
     }
-    let one_each = of_queues.iter().zip(cpus.iter().cycle());
+    let one_each = of_queues.iter().zip(targets.iter().cycle());
     let affinity = one_each.map(|(interrupt, cpu)| (interrupt.number, cpu.to_string())).collect();
     Judged::warning(NAME, found, Fix::Change(Change::Affinity(affinity)))
 }
@@ -485,5 +499,7 @@ fn losses(facts: &Facts) -> Judged {
     Judged::warning(NAME, format!("lost by the device since it started: {}", told.join("; ")), Fix::None)
 }
 
+#[cfg(test)]
+mod recorded;
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,17 @@ use serde::Serialize;
 
 pub use self::facts::{Attached, Facts, HugePages, Machine, Numa};
 pub use self::judge::judge;
+use crate::live::CpuList;
 use crate::nic::{self, Change, Changes, Netlink};
+
+/// What is known of the capture that is to be.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Intent<'i> {
+    /// UDP ports of mirror traffic.
+    pub ports: &'i [u16],
+    /// CPUs that are given to the workers.
+    pub cpus: Option<&'i CpuList>,
+}
 
 /// What to think of something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -43,8 +53,12 @@ pub struct Check {
 }
 
 /// Looks at an interface, and judges.
-pub async fn examine(netlink: &Netlink, interface: &str, ports: &[u16]) -> Result<Vec<Check>, nic::Error> {
-    Ok(judge(&Facts::gather(netlink, interface, ports).await?))
+pub async fn examine(
+    netlink: &Netlink,
+    interface: &str,
+    intent: Intent<'_>,
+) -> Result<Vec<Check>, nic::Error> {
+    Ok(judge(&Facts::gather(netlink, interface, intent).await?))
 }
 
 /// What was done about something.
@@ -64,13 +78,13 @@ const ROUNDS: usize = 8;
 pub async fn mend(
     netlink: &Netlink,
     interface: &str,
-    ports: &[u16],
+    intent: Intent<'_>,
     mut tell: impl FnMut(&Mended<'_>),
 ) -> Result<Changes, nic::Error> {
     let mut changes = Changes::new(interface);
     let mut tried: Vec<Change> = Vec::new();
     for _ in 0..ROUNDS {
-        let checks = examine(netlink, interface, ports).await?;
+        let checks = examine(netlink, interface, intent).await?;
         let mut any = false;
         for check in &checks {
             let Some(change) = check.change.as_ref().filter(|change| !tried.contains(change)) else {

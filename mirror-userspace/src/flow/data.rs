@@ -1,5 +1,7 @@
 //! The application data of a flow: recognised by its first bytes, and given to the analyzers that want it.
 
+use std::cell::Cell;
+
 use mirror_xdp_common::wire::protocol;
 
 use super::stream::{Event, Stream, Streams, Use};
@@ -24,6 +26,8 @@ pub struct Tools<'a> {
     pub index: FlowIndex,
     /// When the packet came, in nanoseconds since the epoch.
     pub time: u64,
+    /// Set where the flow raises an alert.
+    pub alerted: &'a Cell<bool>,
 }
 
 /// What is followed of a flow's data.
@@ -54,7 +58,8 @@ impl Data {
     pub fn packet(&mut self, head: &Head, direction: Direction, packet: &Packet<'_>, tools: &mut Tools<'_>) {
         if self.following.wants_packets() {
             let original = self.known.original;
-            let mut context = Context::new(head, tools.time, original, tools.records);
+            let Tools { time, ref mut records, alerted, .. } = *tools;
+            let mut context = Context::new(head, time, original, records, alerted);
             tools.analyzers.packet(&mut self.following, tools.index, direction, packet, &mut context);
         }
     }
@@ -67,7 +72,8 @@ impl Data {
         let Self { detector, following, known, .. } = self;
         let mut side = Side { detector, following, known, head, direction, wait: false, midstream: false };
         let original = side.known.original;
-        let context = Context::new(head, tools.time, original, tools.records);
+        let Tools { time, ref mut records, alerted, .. } = *tools;
+        let context = Context::new(head, time, original, records, alerted);
         side.take(Event::Data { bytes: payload, new: 0 }, tools.analyzers, tools.index, context);
     }
 
@@ -81,7 +87,7 @@ impl Data {
         tools: &mut Tools<'_>,
     ) {
         let Self { detector, following, known, streams: [client, server], .. } = self;
-        let Tools { streams, analyzers, records, index, time } = tools;
+        let Tools { streams, analyzers, records, index, time, alerted } = tools;
         let (this, other) = match direction {
             Direction::ToServer => (client, server),
             Direction::ToClient => (server, client),
@@ -93,7 +99,7 @@ impl Data {
         if flags & tcp_flags::ACK != 0 {
             let mut take = |event: Event<'_>| {
                 let original = side.known.original;
-                side.take(event, analyzers, *index, Context::new(head, *time, original, records))
+                side.take(event, analyzers, *index, Context::new(head, *time, original, records, alerted))
             };
             if streams.acknowledge(other, segment.header.acknowledgement, &mut take) {
                 connection.set_gap(from);
@@ -106,7 +112,7 @@ impl Data {
         side.wait = streams.has_unused(other);
         let mut take = |event: Event<'_>| {
             let original = side.known.original;
-            side.take(event, analyzers, *index, Context::new(head, *time, original, records))
+            side.take(event, analyzers, *index, Context::new(head, *time, original, records, alerted))
         };
         if streams.segment(this, first, sequence, segment.payload, &mut take) {
             connection.set_gap(direction);
@@ -118,7 +124,7 @@ impl Data {
                 side.direction = direction;
                 let mut take = |event: Event<'_>| {
                     let original = side.known.original;
-                    side.take(event, analyzers, *index, Context::new(head, *time, original, records))
+                    side.take(event, analyzers, *index, Context::new(head, *time, original, records, alerted))
                 };
                 streams.again(stream, &mut take);
             }
@@ -145,9 +151,9 @@ impl Data {
 
     /// Tells the analyzers of the flow's end, and gives back what the flow holds.
     pub fn end(&mut self, head: &Head, connection: Option<&Connection>, tools: &mut Tools<'_>) {
-        let Tools { streams, analyzers, records, index, time } = tools;
+        let Tools { streams, analyzers, records, index, time, alerted } = tools;
         let original = self.known.original;
-        let mut context = Context::new(head, *time, original, records);
+        let mut context = Context::new(head, *time, original, records, alerted);
         for (stream, direction) in self.streams.iter_mut().zip([Direction::ToServer, Direction::ToClient]) {
             let acknowledged = connection.is_none_or(|connection| connection.is_acknowledged(direction));
             streams.end(stream, acknowledged, &mut |event| {

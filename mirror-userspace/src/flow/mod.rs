@@ -18,7 +18,7 @@ use mirror_xdp_common::hash::flow_hash;
 use mirror_xdp_common::inner::has_ports;
 use mirror_xdp_common::wire::protocol;
 
-use crate::analyzer::Analyzers;
+use crate::analyzer::{Analyzers, Cause, Context};
 use crate::datapath::shunt::{ShuntId, Shunted};
 use crate::packet::{Packet, TcpHeader, Transport, tcp_flags};
 pub use crate::protocol::Direction;
@@ -112,6 +112,8 @@ impl Flow {
     const SHUNTED: u8 = 4;
     /// No other session has a flow of the same conversation.
     const UNITED: u8 = 8;
+    /// It has raised an alert.
+    const ALERTED: u8 = 16;
 
     /// The flow that begins with `packet`, which is not counted yet. `forward` says that the packet goes
     /// from the key's lower to its higher endpoint.
@@ -262,6 +264,17 @@ impl Flow {
         }))
     }
 
+    /// Raises an alert about the flow.
+    pub(crate) fn alert(&self, cause: Cause, about: &[u8], tools: &mut Tools<'_>) {
+        let Tools { records, time, alerted, .. } = tools;
+        Context::new(&self.head, *time, None, records, alerted).alert(cause, about);
+    }
+
+    /// Notes that the flow has raised an alert.
+    pub(crate) const fn set_alerted(&mut self) {
+        self.marks |= Self::ALERTED;
+    }
+
     /// What tells the flow from others.
     pub(crate) const fn key(&self) -> &FlowKey {
         &self.head.key
@@ -335,6 +348,7 @@ impl Flow {
         for (way, other) in [0, 1].into_iter().zip(if same { [0, 1] } else { [1, 0] }) {
             self.packets[way] += part.packets[other];
             self.bytes[way] += part.bytes[other];
+            self.marks |= part.marks & Self::ALERTED;
             if part.marks & Self::HEARD[other] != 0 {
                 self.marks |= Self::HEARD[way];
             }
@@ -397,6 +411,7 @@ impl Flow {
             end: self.last,
             state: self.state,
             reason,
+            alerted: self.marks & Self::ALERTED != 0,
             icmp: self.icmp[0].map(|request| IcmpSummary { request, response: self.icmp[1] }),
             spi: (protocol == protocol::ESP).then(|| self.head.key.spi()),
             tcp: (protocol == protocol::TCP)

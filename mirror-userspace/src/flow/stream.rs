@@ -15,6 +15,9 @@ const MAX_EARLY: usize = 32 * 1024;
 const MAX_EARLY_SEGMENTS: usize = 64;
 /// Directions that may keep bytes at one time.
 const MAX_BUFFERS: usize = 1024;
+/// Bytes of memory that buffers without a stream hold for the next ones, altogether. Each would come to have
+/// room for the most that any stream ever kept.
+const MAX_SPARE: usize = 1 << 20;
 
 /// One direction of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,9 +101,18 @@ struct Buffer {
     /// Sequence number, position and length in `early_bytes` of each segment that came too early.
     early: Vec<(u32, usize, usize)>,
     early_bytes: Vec<u8>,
+    /// Its part in [`Streams::spare`].
+    spare: usize,
 }
 
 impl Buffer {
+    /// Bytes of memory that it holds.
+    const fn room(&self) -> usize {
+        self.pending.capacity()
+            + self.early_bytes.capacity()
+            + self.early.capacity() * size_of::<(u32, usize, usize)>()
+    }
+
     const fn is_empty(&self) -> bool {
         self.pending.is_empty() && self.early.is_empty()
     }
@@ -110,7 +122,13 @@ impl Buffer {
 #[derive(Debug, Default)]
 pub struct Streams {
     buffers: Vec<Buffer>,
+    /// Buffers without a stream that hold memory, and such that hold none.
     free: Vec<BufferIndex>,
+    empty: Vec<BufferIndex>,
+    /// Bytes of memory that the former hold.
+    spare: usize,
+    /// A segment that came early while it is handed on.
+    in_order: Vec<u8>,
 }
 
 impl Streams {
@@ -219,7 +237,14 @@ impl Streams {
             buffer.pending.clear();
             buffer.early.clear();
             buffer.early_bytes.clear();
-            self.free.push(index);
+            if self.spare + buffer.room() > MAX_SPARE {
+                *buffer = Buffer::default();
+                self.empty.push(index);
+            } else {
+                buffer.spare = buffer.room();
+                self.spare += buffer.spare;
+                self.free.push(index);
+            }
         }
     }
 
@@ -231,7 +256,10 @@ impl Streams {
     /// The stream's buffer, a new one where it has none; `None` where there are too many.
     fn buffer(&mut self, stream: &mut Stream) -> Option<&mut Buffer> {
         if stream.buffer.is_none() {
-            stream.buffer = self.free.pop();
+            stream.buffer = self.free.pop().or_else(|| self.empty.pop());
+            if let Some(buffer) = stream.buffer.and_then(|index| self.buffers.get_mut(index.get())) {
+                self.spare -= std::mem::take(&mut buffer.spare);
+            }
         }
         if stream.buffer.is_none() && self.buffers.len() < MAX_BUFFERS {
             stream.buffer = BufferIndex::new(self.buffers.len());
@@ -303,22 +331,68 @@ impl Streams {
             let Some(at) = in_order else { return false };
             let (sequence, start, len) = buffer.early.swap_remove(at);
             let known = (next.wrapping_sub(sequence) as usize).min(len);
-            // The bytes leave the buffer while they are handed on, which may change the buffer.
-            let mut bytes = std::mem::take(&mut buffer.early_bytes);
-            let new = bytes.get(start + known..start + len).unwrap_or_default();
-            let given_up = !new.is_empty() && self.deliver(stream, new, each);
-            let Some(buffer) = self.buffers.get_mut(index.get()) else { return given_up };
+            // Handing them on may change the buffer.
+            let mut new = std::mem::take(&mut self.in_order);
+            new.clear();
+            new.extend_from_slice(buffer.early_bytes.get(start + known..start + len).unwrap_or_default());
             if buffer.early.is_empty() {
-                bytes.clear();
+                buffer.early_bytes.clear();
             }
-            buffer.early_bytes = bytes;
+            let given_up = !new.is_empty() && self.deliver(stream, &new, each);
+            self.in_order = new;
             if given_up {
                 return true;
             }
-            if buffer.is_empty() && stream.buffer.is_some() {
+            if self.held(stream).is_some_and(|buffer| buffer.is_empty()) {
                 self.give_back(stream);
             }
         }
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Has streams keep `len` bytes each in front of a hole, fills the holes, and says what is kept then.
+    fn fill_holes(streams: &mut Streams, count: usize, len: usize) -> usize {
+        let segment = vec![0; len];
+        let mut open = vec![Stream::default(); count];
+        for stream in &mut open {
+            assert!(!streams.segment(stream, Some(1), 2, &segment, &mut |_| Use::Used(0)));
+        }
+        let mut delivered = 0;
+        for stream in &mut open {
+            streams.segment(stream, Some(1), 1, &[1], &mut |event| match event {
+                Event::Data { bytes, .. } => {
+                    delivered += bytes.len();
+                    Use::Used(bytes.len())
+                }
+                _ => Use::Used(0),
+            });
+        }
+        assert_eq!(delivered, count * (1 + len), "each byte once");
+        streams.buffers.iter().map(Buffer::room).sum()
+    }
+
+    #[test]
+    fn what_a_burst_needed_is_not_kept_for_ever() {
+        let mut streams = Streams::default();
+        let kept = fill_holes(&mut streams, MAX_BUFFERS, MAX_EARLY);
+        assert!(kept <= MAX_SPARE, "{kept} bytes");
+        assert_eq!(streams.spare, kept);
+        assert_eq!(streams.free.len() + streams.empty.len(), MAX_BUFFERS);
+    }
+
+    #[test]
+    fn few_streams_go_on_with_the_memory_of_others() {
+        let mut streams = Streams::default();
+        fill_holes(&mut streams, MAX_BUFFERS, MAX_EARLY);
+        for _ in 0..100 {
+            let held: Vec<_> = streams.buffers.iter().map(Buffer::room).collect();
+            fill_holes(&mut streams, 8, MAX_EARLY);
+            assert_eq!(held, streams.buffers.iter().map(Buffer::room).collect::<Vec<_>>());
+        }
     }
 }

@@ -7,7 +7,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::nic::Interface;
-use crate::nic::interrupt::{cpu_list, interrupts, numa_node};
+use crate::nic::interrupt::{Interrupt, cpu_list, interrupts, numa_node};
 
 /// CPUs, as in `0-3,6`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,13 +59,35 @@ impl FromStr for CpuList {
 /// where there are some, and not those that take the interfaces' interrupts where there are others. Empty
 /// where the kernel does not say what there is.
 pub(super) fn choose<'i>(interfaces: impl Iterator<Item = &'i Interface>) -> Vec<usize> {
-    let list = |name: &str| {
-        let path = format!("/sys/devices/system/cpu/{name}");
-        cpu_list(&fs::read_to_string(path).unwrap_or_default())
-    };
-    let candidates = prefer_isolated(allowed(), &list("isolated"), &list("online"));
-    let taken: Vec<_> = interfaces.flat_map(interrupts).flat_map(|interrupt| interrupt.taken_by()).collect();
+    let candidates = prefer_isolated(allowed(), &list("isolated"), &online());
+    let taken: Vec<_> = interfaces.flat_map(|interface| taken(&interrupts(interface))).collect();
     without(candidates, &taken)
+}
+
+/// The CPUs that receive from an interface: those that take the interrupts of its queues, or all of its
+/// interrupts where none is known as one of a queue.
+fn taken(interrupts: &[Interrupt]) -> Vec<usize> {
+    let any = interrupts.iter().any(Interrupt::is_of_queue);
+    let receiving = interrupts.iter().filter(|interrupt| !any || interrupt.is_of_queue());
+    receiving.flat_map(Interrupt::taken_by).collect()
+}
+
+/// A list of CPUs that the kernel keeps.
+fn list(name: &str) -> Vec<usize> {
+    cpu_list(&fs::read_to_string(format!("/sys/devices/system/cpu/{name}")).unwrap_or_default())
+}
+
+/// CPUs that there are; empty where the kernel does not say.
+pub(crate) fn online() -> Vec<usize> {
+    list("online")
+}
+
+/// The isolated CPUs that workers get where none are named.
+pub(crate) fn isolated() -> Vec<usize> {
+    let isolated = list("isolated");
+    let mut preferred = prefer_isolated(allowed(), &isolated, &online());
+    preferred.retain(|cpu| isolated.contains(cpu));
+    preferred
 }
 
 /// CPUs that this thread may run on; empty where the kernel does not say.
@@ -109,6 +131,7 @@ pub(super) fn pin(cpus: &[usize]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nic::interrupt::parse;
 
     #[test]
     fn lists_are_read_as_the_kernel_writes_them() {
@@ -133,5 +156,31 @@ mod tests {
     fn cpus_that_take_interrupts_are_avoided_where_there_are_others() {
         assert_eq!(without(vec![0, 1], &[0]), [1]);
         assert_eq!(without(vec![0, 1], &[0, 1]), [0, 1]);
+    }
+
+    #[test]
+    fn the_interrupts_of_queues_say_which_cpus_receive() {
+        // Of an ENA with two queues on a machine with four CPUs.
+        let recorded = "            CPU0       CPU1       CPU2       CPU3
+  8:          0          0          0          0  IO-APIC   8-edge      rtc0
+ 26:          0          0          0          5  PCI-MSIX-0000:00:06.0   0-edge      ena-mgmnt@pci:0000:00:06.0
+ 27:     912345          0          0          0  PCI-MSIX-0000:00:06.0   1-edge      ens6-Tx-Rx-0
+ 28:          0     876543          0          0  PCI-MSIX-0000:00:06.0   2-edge      ens6-Tx-Rx-1
+NMI:          0          0          0          0  Non-maskable interrupts
+";
+        // As in `/proc/irq/…/effective_affinity_list`.
+        let effective = [(26, "3"), (27, "0"), (28, "1")];
+        let mut interrupts = parse(recorded);
+        interrupts.retain(|interrupt| effective.iter().any(|(number, _)| *number == interrupt.number));
+        for (interrupt, (_, cpu)) in interrupts.iter_mut().zip(effective) {
+            (interrupt.cpus, interrupt.effective) = ("0-3".to_owned(), cpu.to_owned());
+        }
+        assert_eq!(taken(&interrupts), [0, 1]);
+        assert_eq!(without(vec![0, 1, 2, 3], &taken(&interrupts)), [2, 3]);
+        // Where no name is known, all count.
+        for interrupt in &mut interrupts {
+            "nic".clone_into(&mut interrupt.name);
+        }
+        assert_eq!(without(vec![0, 1, 2, 3], &taken(&interrupts)), [2]);
     }
 }

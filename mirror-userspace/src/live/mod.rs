@@ -41,6 +41,7 @@ use crate::datapath::policy::PolicyError;
 use crate::datapath::program::{self, CaptureProgram, LogLevel, Options};
 use crate::error::one_line;
 use crate::filter::Policy;
+use crate::indicators::Indicators;
 use crate::nic::{self, Netlink};
 use crate::observe::Workers;
 use crate::sink::{Overflow, Sink};
@@ -91,6 +92,8 @@ pub struct Config {
     pub policy: Policy,
     /// Which flows the driver only counts after a while.
     pub shunt: ShuntSettings,
+    /// What raises alerts.
+    pub indicators: Arc<Indicators>,
 }
 
 /// Why there is no capture, or no longer.
@@ -337,6 +340,7 @@ impl Plan {
             started: Instant::now(),
             policy: self.config.policy.clone(),
             tuning: self.config.worker.tuning,
+            indicators: Arc::clone(&self.config.indicators),
             netlink: self.netlink,
             _ports: self.ports,
         };
@@ -356,12 +360,19 @@ impl Plan {
             let affinity =
                 (self.config.receive.flow_affinity && workers > 1).then_some(Affinity::over(workers));
             let receivers = Arc::new(AtomicUsize::new(ports.len()));
+            let rules = store.and_then(Store::rules);
+            if let Some(rules) = &rules {
+                capture.devices[device].program.tell_rules(Arc::clone(rules));
+            }
             for port in ports {
                 let number = capture.workers.len();
                 let cpu = (!shares.cpus.is_empty()).then(|| shares.cpus[number % shares.cpus.len()]);
                 let mut worker = Worker::new(self.config.worker, sink.producer(Overflow::Lose));
                 if let Some(store) = store {
-                    worker.store_by(store.handle(number, Overflow::Lose)?);
+                    worker.store_by(store.handle(number, Overflow::Lose)?.by_rules(rules.clone()));
+                }
+                if !self.config.indicators.is_empty() {
+                    worker.watch_for(&self.config.indicators);
                 }
                 let queue = port.queue();
                 let shunter = capture.devices[device]
@@ -605,6 +616,7 @@ pub struct Capture {
     started: Instant,
     policy: Policy,
     tuning: Tuning,
+    indicators: Arc<Indicators>,
     netlink: Netlink,
     _ports: Vec<ReservedPort>,
 }
@@ -731,17 +743,20 @@ impl Capture {
         Ok(())
     }
 
-    /// Has the workers go on with other settings, and waits until they do.
-    pub async fn tune(&mut self, tuning: Tuning) {
-        if tuning == self.tuning {
-            return;
+    /// Has the workers go on with other settings, and look for these indicators; waits until they do.
+    pub async fn tune(&mut self, tuning: Tuning, indicators: Arc<Indicators>) {
+        if tuning != self.tuning {
+            self.tuning = tuning;
+            self.workers.iter().for_each(|(_, handle)| handle.changed().tuning.leave(tuning));
         }
-        self.tuning = tuning;
-        for (_, handle) in &self.workers {
-            handle.tuning().leave(tuning);
+        if indicators != self.indicators {
+            for (_, handle) in &self.workers {
+                handle.changed().indicators.leave(Arc::clone(&indicators));
+            }
+            self.indicators = indicators;
         }
         let deadline = Instant::now() + TUNE_LIMIT;
-        while !self.workers.iter().all(|(_, handle)| handle.tuning().is_collected()) {
+        while !self.workers.iter().all(|(_, handle)| handle.changed().is_collected()) {
             if Instant::now() > deadline {
                 tracing::warn!("a worker does not move; it takes the new settings once it does");
                 return;

@@ -17,6 +17,7 @@ use super::cpus;
 use super::pulse::Pulse;
 use crate::afxdp::{BATCH, Port, Statistics};
 use crate::confine;
+use crate::indicators::Indicators;
 use crate::latest::Latest;
 use crate::observe::Mailbox;
 use crate::stats::HandOver;
@@ -97,6 +98,30 @@ pub(super) struct Assignment {
     pub(super) receivers: Arc<AtomicUsize>,
 }
 
+/// Settings that are left for a worker while it runs.
+#[derive(Debug, Default)]
+pub(super) struct Changed {
+    pub(super) tuning: Latest<Tuning>,
+    pub(super) indicators: Latest<Arc<Indicators>>,
+}
+
+impl Changed {
+    /// Has the worker go on with them.
+    fn collect(&self, worker: &mut Worker) {
+        if let Some(tuning) = self.tuning.collect() {
+            worker.tune(tuning);
+        }
+        if let Some(indicators) = self.indicators.collect() {
+            worker.watch_for(&indicators);
+        }
+    }
+
+    /// Whether the worker has them all.
+    pub(super) fn is_collected(&self) -> bool {
+        self.tuning.is_collected() && self.indicators.is_collected()
+    }
+}
+
 /// What the thread has while it runs.
 struct QueueWorker {
     port: Port,
@@ -112,7 +137,8 @@ struct QueueWorker {
     published: Arc<Mutex<Counters>>,
     mailbox: Arc<Mailbox>,
     pulse: Arc<Pulse>,
-    tuning: Arc<Latest<Tuning>>,
+    /// Settings that somebody has changed.
+    changed: Arc<Changed>,
     /// Surveys that somebody asks for, and the one that is on its way.
     surveys: Receiver<Survey>,
     survey: Option<Survey>,
@@ -125,7 +151,7 @@ pub(super) struct Handle {
     published: Arc<Mutex<Counters>>,
     mailbox: Arc<Mailbox>,
     pulse: Arc<Pulse>,
-    tuning: Arc<Latest<Tuning>>,
+    changed: Arc<Changed>,
     surveys: SyncSender<Survey>,
 }
 
@@ -153,7 +179,7 @@ impl Handle {
         let published = Arc::new(Mutex::new(Counters::default()));
         let mailbox = Arc::new(Mailbox::default());
         let pulse = Arc::new(Pulse::default());
-        let tuning = Arc::new(Latest::default());
+        let changed = Arc::new(Changed::default());
         // One that waits for another to end is enough.
         let (asked, surveys) = sync_channel(1);
         let mut this = QueueWorker {
@@ -169,7 +195,7 @@ impl Handle {
             published: Arc::clone(&published),
             mailbox: Arc::clone(&mailbox),
             pulse: Arc::clone(&pulse),
-            tuning: Arc::clone(&tuning),
+            changed: Arc::clone(&changed),
             surveys,
             survey: None,
         };
@@ -183,7 +209,7 @@ impl Handle {
             let counters = this.counters()?;
             Ok((this.port, counters))
         })?;
-        Ok(Self { thread, published, mailbox, pulse, tuning, surveys: asked })
+        Ok(Self { thread, published, mailbox, pulse, changed, surveys: asked })
     }
 
     /// Where observers are left for the worker.
@@ -203,8 +229,8 @@ impl Handle {
     }
 
     /// Where other settings are left for the worker.
-    pub(super) const fn tuning(&self) -> &Arc<Latest<Tuning>> {
-        &self.tuning
+    pub(super) fn changed(&self) -> &Changed {
+        &self.changed
     }
 
     /// Where surveys of the worker's flows are asked for.
@@ -252,9 +278,7 @@ impl QueueWorker {
                     shunting.set_clock(self.clock.ahead());
                 }
                 self.mailbox.collect(self.worker.observers());
-                if let Some(tuning) = self.tuning.collect() {
-                    self.worker.tune(tuning);
-                }
+                self.changed.collect(&mut self.worker);
                 self.worker.tick(now);
                 self.pulse.beat();
                 let survey = self.survey.take().or_else(|| self.surveys.try_recv().ok());
@@ -307,7 +331,7 @@ impl QueueWorker {
                         hand_over.full += 1;
                     }
                 }
-                _ => worker.frame(&info(clock, &header), frame),
+                _ => worker.frame_of(header.rule, &info(clock, &header), frame),
             }
         }
         self.delivered += count as u64;
@@ -322,7 +346,9 @@ impl QueueWorker {
         {
             count += 1;
             match CaptureHeader::decode(taken.bytes()) {
-                Ok((header, frame)) => self.worker.frame(&info(&self.clock, &header), frame),
+                Ok((header, frame)) => {
+                    self.worker.frame_of(header.rule, &info(&self.clock, &header), frame);
+                }
                 Err(_) => self.undecodable += 1,
             }
         }

@@ -12,6 +12,8 @@ use crate::error::one_line;
 
 /// Where the number of huge pages is set.
 const HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
+/// A tenth of a second each, where memory is in pieces.
+const RESERVE_ATTEMPTS: u32 = 10;
 
 /// Something to be set. Written out, it is the command that does it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,8 +131,7 @@ impl Change {
             Self::Affinity(interrupts) => Self::Affinity(affinities(interrupts)?),
             Self::HugePages(pages) => {
                 let before = huge_pages().map_err(refused("to reserve huge pages"))?;
-                fs::write(HUGE_PAGES, pages.to_string()).map_err(refused("to reserve huge pages"))?;
-                let got = huge_pages().map_err(refused("to reserve huge pages"))?;
+                let got = reserve(*pages).map_err(refused("to reserve huge pages"))?;
                 if got < *pages {
                     // The rest of the memory is in pieces. What there is now helps nobody.
                     let _ = fs::write(HUGE_PAGES, before.to_string());
@@ -143,6 +144,20 @@ impl Change {
             }
         })
     }
+}
+
+/// Has so many huge pages reserved, and says how many are. The kernel brings memory together for some, and gives
+/// up; asked again, it goes on.
+fn reserve(pages: u64) -> io::Result<u64> {
+    let mut got = 0;
+    for _ in 0..RESERVE_ATTEMPTS {
+        fs::write(HUGE_PAGES, pages.to_string())?;
+        got = huge_pages()?;
+        if got >= pages {
+            break;
+        }
+    }
+    Ok(got)
 }
 
 /// The letters by which `ethtool -N` names fields of the hash.

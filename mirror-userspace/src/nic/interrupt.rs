@@ -98,7 +98,7 @@ pub fn set_affinity(interrupt: u32, cpus: &str) -> io::Result<()> {
 }
 
 /// The interrupts of the machine that have a number.
-fn parse(text: &str) -> Vec<Interrupt> {
+pub(crate) fn parse(text: &str) -> Vec<Interrupt> {
     let mut lines = text.lines();
     let cpus = lines.next().unwrap_or_default().split_whitespace().count();
     lines.filter_map(|line| interrupt(line, cpus)).collect()

@@ -124,6 +124,43 @@ impl Room {
         let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
         String::from_utf8_lossy(&bytes[..end]).into_owned()
     }
+
+    /// A `struct ethtool_drvinfo`.
+    fn driver(&self) -> Driver {
+        Driver {
+            name: self.text(4, 32),
+            version: self.text(36, 32),
+            firmware: self.text(68, 32),
+            bus: self.text(100, 32),
+        }
+    }
+
+    /// A `struct ethtool_stats` of so many counters, whose names are a `struct ethtool_gstrings`.
+    fn statistics(&self, names: &Self, count: usize) -> Option<Vec<(String, u64)>> {
+        if names.u32(8) as usize != count || self.u32(4) as usize != count {
+            return None;
+        }
+        let name = |index| names.text(12 + index * uapi::GSTRING_LEN, uapi::GSTRING_LEN);
+        Some((0..count).map(|index| (name(index), self.u64(8 + index * size_of::<u64>()))).collect())
+    }
+
+    /// A `struct ethtool_rxfh` with so many entries of the table and bytes of the key.
+    fn rss(&self, entries: usize, bytes: usize) -> Rss {
+        let key_at = 24 + entries * size_of::<u32>();
+        let [function, transformation] =
+            self.bytes().get(16..18).and_then(<[u8]>::first_chunk).map_or([0; 2], |b| *b);
+        Rss {
+            key: self.bytes().get(key_at..key_at + bytes).unwrap_or_default().to_vec(),
+            table: (0..entries).map(|entry| self.u32(24 + entry * size_of::<u32>())).collect(),
+            function,
+            transformation,
+        }
+    }
+
+    /// A `struct ethtool_rxnfc` that says what is hashed.
+    fn flow_hash(&self) -> u64 {
+        self.u64(8)
+    }
 }
 
 impl Drop for Room {
@@ -173,12 +210,7 @@ impl Device {
         let mut room = Room::new(256)?;
         room.put_u32(0, uapi::GDRVINFO);
         self.call(&mut room)?;
-        Ok(Driver {
-            name: room.text(4, 32),
-            version: room.text(36, 32),
-            firmware: room.text(68, 32),
-            bus: room.text(100, 32),
-        })
+        Ok(room.driver())
     }
 
     /// The driver's own counters, in its order. Empty where it has none.
@@ -203,12 +235,8 @@ impl Device {
         values.put_u32(0, uapi::GSTATS);
         values.put_u32(4, count as u32);
         self.call(&mut values)?;
-        if names.u32(8) as usize != count || values.u32(4) as usize != count {
-            // Queues came or went in between: names and values are not of each other.
-            return Err(Errno::EAGAIN.into());
-        }
-        let name = |index| names.text(12 + index * uapi::GSTRING_LEN, uapi::GSTRING_LEN);
-        Ok((0..count).map(|index| (name(index), values.u64(8 + index * size_of::<u64>()))).collect())
+        // Queues may have come or gone in between: then names and values are not of each other.
+        values.statistics(&names, count).ok_or_else(|| Errno::EAGAIN.into())
     }
 
     /// How frames are spread over the queues.
@@ -224,15 +252,7 @@ impl Device {
         room.put_u32(8, table);
         room.put_u32(12, key);
         self.call(&mut room)?;
-        let key_at = 24 + entries * size_of::<u32>();
-        let [function, transformation] =
-            room.bytes().get(16..18).and_then(<[u8]>::first_chunk).map_or([0; 2], |b| *b);
-        Ok(Rss {
-            key: room.bytes().get(key_at..key_at + bytes).unwrap_or_default().to_vec(),
-            table: (0..entries).map(|entry| room.u32(24 + entry * size_of::<u32>())).collect(),
-            function,
-            transformation,
-        })
+        Ok(room.rss(entries, bytes))
     }
 
     /// Sets the key of the hash; table and function stay.
@@ -258,7 +278,7 @@ impl Device {
         room.put_u32(0, uapi::GRXFH);
         room.put_u32(4, flow);
         self.call(&mut room)?;
-        Ok(room.u64(8))
+        Ok(room.flow_hash())
     }
 
     /// Sets what of UDP over IPv4 and over IPv6 is hashed.
@@ -279,6 +299,37 @@ impl Device {
         room.put_u32(0, uapi::GRXCLSRLCNT);
         self.call(&mut room)?;
         Ok(room.u32(uapi::RXNFC_RULE_COUNT))
+    }
+}
+
+/// Answers as bytes, for tests.
+#[cfg(test)]
+pub(crate) mod recorded {
+    use super::{Driver, Room, Rss, uapi};
+
+    fn room(answer: &[u8]) -> Room {
+        let mut room = Room::new(answer.len()).unwrap();
+        room.put(0, answer);
+        room
+    }
+
+    pub(crate) fn driver(answer: &[u8]) -> Driver {
+        room(answer).driver()
+    }
+
+    pub(crate) fn statistics(names: &[u8], values: &[u8]) -> Vec<(String, u64)> {
+        let names = room(names);
+        room(values).statistics(&names, names.u32(8) as usize).unwrap()
+    }
+
+    pub(crate) fn rss(answer: &[u8]) -> Rss {
+        let room = room(answer);
+        room.rss(room.u32(8) as usize, room.u32(12) as usize)
+    }
+
+    pub(crate) fn udp_hash(answers: [&[u8]; 2]) -> [u64; 2] {
+        assert_eq!(answers.map(|answer| room(answer).u32(4)), [uapi::UDP_V4_FLOW, uapi::UDP_V6_FLOW]);
+        answers.map(|answer| room(answer).flow_hash())
     }
 }
 

@@ -29,6 +29,15 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::{Handle, LinkUnspec};
 use serde::Serialize;
 
+#[cfg(test)]
+pub(crate) mod recorded {
+    //! Answers of the kernel and its drivers as bytes, read by what reads them otherwise.
+
+    pub(crate) use super::ioctl::recorded::{driver, rss, statistics, udp_hash};
+    pub(crate) use super::netdev::recorded::features as xdp_features;
+    pub(crate) use super::settings::recorded::{channels, features, rings};
+}
+
 pub use self::changes::{Change, Changes};
 pub use self::netdev::XdpFeatures;
 pub use self::settings::{Channels, Feature, Rings, Setting};

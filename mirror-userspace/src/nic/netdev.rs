@@ -86,6 +86,21 @@ fn features(answer: &Message<Netdev>) -> Option<XdpFeatures> {
     Some(XdpFeatures::new(bits, answer.get_u32(uapi::A_DEV_XDP_ZC_MAX_SEGS).unwrap_or(0)))
 }
 
+/// Answers as bytes, for tests.
+#[cfg(test)]
+pub(crate) mod recorded {
+    use netlink_packet_core::ParseableParametrized as _;
+    use netlink_packet_generic::GenlHeader;
+
+    use super::{Message, XdpFeatures};
+
+    pub(crate) fn features(answer: &[u8]) -> Option<XdpFeatures> {
+        let (header, attributes) = answer.split_at(4);
+        let header = GenlHeader { cmd: header[0], version: header[1] };
+        super::features(&Message::parse_with_param(attributes, header).unwrap())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

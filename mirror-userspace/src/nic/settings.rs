@@ -218,7 +218,8 @@ fn features(attributes: &[EthtoolAttr]) -> Vec<Feature> {
     for attribute in attributes {
         match attribute {
             EthtoolAttr::Feature(EthtoolFeatureAttr::Hw(bits)) => {
-                for bit in bits {
+                // All features are listed, with a value where the driver lets it be changed.
+                for bit in bits.iter().filter(|bit| bit.value) {
                     named(&mut features, &bit.name).changeable = true;
                 }
             }
@@ -241,6 +242,34 @@ fn named<'f>(features: &'f mut Vec<Feature>, name: &str) -> &'f mut Feature {
         features.push(Feature { name: name.to_owned(), active: false, changeable: false });
     }
     &mut features[index]
+}
+
+/// Answers as bytes, for tests: generic netlink's header and the attributes.
+#[cfg(test)]
+pub(crate) mod recorded {
+    use ethtool::{EthtoolAttr, EthtoolMessage};
+    use netlink_packet_core::ParseableParametrized as _;
+    use netlink_packet_generic::GenlHeader;
+
+    use super::{Channels, Feature, Rings};
+
+    fn attributes(answer: &[u8]) -> Vec<EthtoolAttr> {
+        let (header, attributes) = answer.split_at(4);
+        let header = GenlHeader { cmd: header[0], version: header[1] };
+        EthtoolMessage::parse_with_param(attributes, header).unwrap().nlas
+    }
+
+    pub(crate) fn channels(answer: &[u8]) -> Channels {
+        super::channels(&attributes(answer))
+    }
+
+    pub(crate) fn rings(answer: &[u8]) -> Rings {
+        super::rings(&attributes(answer))
+    }
+
+    pub(crate) fn features(answer: &[u8]) -> Vec<Feature> {
+        super::features(&attributes(answer))
+    }
 }
 
 #[cfg(test)]
@@ -278,7 +307,12 @@ mod tests {
     fn features_are_those_that_are_active_or_can_be() {
         let bit = |name: &str, value| EthtoolFeatureBit { index: 1, name: name.to_owned(), value };
         let answer = [
-            EthtoolFeatureAttr::Hw(vec![bit("rx-gro-hw", true), bit("rx-lro", true)]),
+            EthtoolFeatureAttr::Hw(vec![
+                bit("rx-gro-hw", true),
+                bit("rx-lro", true),
+                bit("highdma", false),
+                bit("rx-all", false),
+            ]),
             EthtoolFeatureAttr::Active(vec![bit("rx-gro-hw", true), bit("highdma", true)]),
         ];
         let features = features(&answer.map(EthtoolAttr::Feature));

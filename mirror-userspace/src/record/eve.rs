@@ -522,7 +522,7 @@ impl From<&FlowRecord> for FlowObject {
                 EndReason::Forced => "forced",
                 EndReason::Shutdown => "shutdown",
             },
-            alerted: false,
+            alerted: record.alerted,
         }
     }
 }

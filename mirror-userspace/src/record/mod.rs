@@ -160,6 +160,8 @@ pub struct FlowRecord {
     pub state: FlowState,
     /// Why it ended.
     pub reason: EndReason,
+    /// Whether it raised an alert.
+    pub alerted: bool,
     /// ICMP and `ICMPv6` only.
     pub icmp: Option<IcmpSummary>,
     /// ESP only: the security parameters index.

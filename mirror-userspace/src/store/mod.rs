@@ -20,6 +20,8 @@ mod query;
 pub mod reader;
 mod recovery;
 mod retention;
+mod ring;
+mod rules;
 mod seal;
 mod segment;
 pub mod verify;
@@ -42,6 +44,7 @@ use self::manifest::Manifest;
 pub use self::policy::{Kept, Policy};
 pub use self::recovery::Recovered;
 pub use self::retention::Retention;
+pub use self::rules::{KeptRules, RuleRange};
 pub use self::seal::{KeyError, StoreKey, Unreadable};
 use self::segment::{Limits, Sealer, Writer};
 use crate::confine;
@@ -265,6 +268,13 @@ impl Store {
             handle.leave(Arc::clone(&policy));
         }
         self.shared.retention.leave(retention.clone());
+    }
+
+    /// The rules whose frames are kept, for the program of one interface to tell their identifiers; `None`
+    /// where rules do not matter.
+    #[must_use]
+    pub fn rules(&self) -> Option<Arc<KeptRules>> {
+        self.policy.rules.clone().map(|rules| Arc::new(KeptRules::new(rules)))
     }
 
     /// A new worker's end, with its threads.

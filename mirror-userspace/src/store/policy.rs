@@ -6,6 +6,7 @@ use mirror_xdp_common::inner::{Fragment, InnerHeaders, Network};
 use mirror_xdp_common::wire::protocol;
 
 use super::handle::Mark;
+use super::rules::RuleRange;
 use crate::worker::Mirror;
 
 /// How much of a packet is kept.
@@ -29,6 +30,11 @@ pub struct Policy {
     pub packet: Kept,
     /// Bytes of each flow that are kept; what comes after them is not.
     pub flow: Option<u64>,
+    /// Rules of the filter whose frames are kept; `None`: of all.
+    pub rules: Option<Vec<RuleRange>>,
+    /// Only flows are kept that raise an alert, with what came of them before and is still in memory, of which
+    /// each worker has so many bytes for that; `None`: all are.
+    pub pre_trigger: Option<u64>,
 }
 
 impl Policy {

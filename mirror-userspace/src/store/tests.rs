@@ -1,3 +1,5 @@
+mod kept;
+
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;

@@ -37,6 +37,9 @@ pub struct Options {
     pub binary: PathBuf,
     /// Who is measured.
     pub subjects: Vec<Subject>,
+    /// The directory on the disk that is measured: the files of the trials go there. Where the system has
+    /// temporary files, if no disk is.
+    pub directory: Option<PathBuf>,
     /// The real interface, and the command that generates on another machine.
     pub remote: Option<Remote>,
     /// How long a trial is.
@@ -121,7 +124,7 @@ pub fn measure(options: &Options, mut tell: impl FnMut(Subject, Event<'_>)) -> i
         };
         match find(options, subject, &mut trial) {
             Ok(found) => subjects.push(found),
-            Err(error) if subject == Subject::MirrorXdp => return Err(error),
+            Err(error) if subject.is_ours() => return Err(error),
             Err(error) => {
                 // Such programs tell much before the reason.
                 let said = error.to_string();
@@ -214,7 +217,10 @@ impl<'a> Rig<'a> {
             run(cable.near.command("ethtool").args(["-K", NEAR, "gro", "on"]))?;
             Some(cable)
         };
-        let directory = tempfile::tempdir()?;
+        let directory = match &options.directory {
+            Some(directory) => tempfile::tempdir_in(directory)?,
+            None => tempfile::tempdir()?,
+        };
         write_pcap(&directory.path().join("mixed.pcap"), &mixed())?;
         Ok(Self { options, cable, cores: cores()?, directory })
     }
@@ -260,6 +266,10 @@ impl<'a> Rig<'a> {
     fn trial(&self, subject: Subject, asked: Option<f64>, duration: Duration) -> io::Result<(Trial, f64)> {
         let interface = self.options.remote.as_ref().map_or(NEAR, |remote| &remote.interface);
         let directory = tempfile::tempdir_in(self.directory.path())?;
+        if self.options.directory.is_some() {
+            // What the trial before has left to be written is not this one's burden.
+            nix::unistd::sync();
+        }
         let words = subject.command(&self.options.binary, interface, directory.path())?;
         let mut process = Process::spawn(&mut merged(self.near(&words), subject))?;
         process.wait_for_line(subject.ready(), PATIENCE)?;
@@ -286,7 +296,7 @@ impl<'a> Rig<'a> {
 
 /// Suricata speaks on standard output; mirror-xdp's is the account.
 fn merged(command: Command, subject: Subject) -> Command {
-    if subject == Subject::MirrorXdp {
+    if subject.is_ours() {
         return command;
     }
     let mut merged = Command::new("sh");

@@ -21,12 +21,19 @@ pub enum Subject {
     SuricataAfPacket,
     /// The same on `AF_XDP`.
     SuricataAfXdp,
+    /// mirror-xdp, which keeps all packets besides.
+    MirrorXdpStore,
+    /// tcpdump, which writes what it captures to the disk.
+    TcpdumpDisk,
 }
 
 impl Subject {
-    /// All of them, mirror-xdp first.
+    /// Those whose path is measured, mirror-xdp first.
     pub const ALL: [Self; 5] =
         [Self::MirrorXdp, Self::Tcpdump, Self::NetsniffNg, Self::SuricataAfPacket, Self::SuricataAfXdp];
+
+    /// Those that write packets to a disk.
+    pub const TO_DISK: [Self; 2] = [Self::MirrorXdpStore, Self::TcpdumpDisk];
 
     /// Its name in reports.
     #[must_use]
@@ -37,6 +44,8 @@ impl Subject {
             Self::NetsniffNg => "netsniff-ng",
             Self::SuricataAfPacket => "suricata-af-packet",
             Self::SuricataAfXdp => "suricata-af-xdp",
+            Self::MirrorXdpStore => "mirror-xdp-store",
+            Self::TcpdumpDisk => "tcpdump-disk",
         }
     }
 
@@ -44,25 +53,36 @@ impl Subject {
     #[must_use]
     pub const fn program(self) -> &'static str {
         match self {
-            Self::MirrorXdp => "mirror-xdp",
-            Self::Tcpdump => "tcpdump",
+            Self::MirrorXdp | Self::MirrorXdpStore => "mirror-xdp",
+            Self::Tcpdump | Self::TcpdumpDisk => "tcpdump",
             Self::NetsniffNg => "netsniff-ng",
             Self::SuricataAfPacket | Self::SuricataAfXdp => "suricata",
         }
+    }
+
+    /// Whether it is mirror-xdp, which has to work.
+    #[must_use]
+    pub const fn is_ours(self) -> bool {
+        matches!(self, Self::MirrorXdp | Self::MirrorXdpStore)
     }
 
     /// Program and arguments; what it writes goes into `directory`.
     pub fn command(self, binary: &Path, interface: &str, directory: &Path) -> io::Result<Vec<String>> {
         let directory = directory.to_string_lossy().into_owned();
         let words: Vec<String> = match self {
-            Self::MirrorXdp => {
+            Self::MirrorXdp | Self::MirrorXdpStore => {
                 let binary = binary.to_string_lossy().into_owned();
-                ["run", "--interface", interface, "--log-dir", &directory, "--json"]
-                    .iter()
-                    .fold(vec![binary], |words, word| push(words, word))
+                let mut command =
+                    words(&[&binary, "run", "--interface", interface, "--log-dir", &directory, "--json"]);
+                if self == Self::MirrorXdpStore {
+                    command.extend(["--store".to_owned(), format!("{directory}/packets")]);
+                }
+                command
             }
-            Self::Tcpdump => {
-                words(&["tcpdump", "-i", interface, "-n", "-s", "0", "-B", "16384", "-w", "/dev/null"])
+            Self::Tcpdump | Self::TcpdumpDisk => {
+                let file = format!("{directory}/packets.pcap");
+                let file = if self == Self::TcpdumpDisk { &file } else { "/dev/null" };
+                words(&["tcpdump", "-i", interface, "-n", "-s", "0", "-B", "16384", "-Z", "root", "-w", file])
             }
             Self::NetsniffNg => words(&[
                 "netsniff-ng",
@@ -100,8 +120,8 @@ impl Subject {
     #[must_use]
     pub const fn ready(self) -> &'static str {
         match self {
-            Self::MirrorXdp => "capturing on",
-            Self::Tcpdump => "tcpdump: listening on",
+            Self::MirrorXdp | Self::MirrorXdpStore => "capturing on",
+            Self::Tcpdump | Self::TcpdumpDisk => "tcpdump: listening on",
             Self::NetsniffNg => "Running!",
             Self::SuricataAfPacket | Self::SuricataAfXdp => "Notice: threads: Threads created",
         }
@@ -122,12 +142,16 @@ impl Subject {
             text().find_map(|line| line.split_once(words)?.0.split_whitespace().last()?.parse().ok())
         };
         match self {
-            Self::MirrorXdp => {
+            Self::MirrorXdp | Self::MirrorXdpStore => {
                 let account: Value = serde_json::from_str(&output.stdout).map_err(|_| missing())?;
                 let workers = account["workers"].as_array().ok_or_else(missing)?;
-                Ok(workers.iter().filter_map(|worker| worker["delivered"].as_u64()).sum())
+                let count = |worker: &Value| match self {
+                    Self::MirrorXdpStore => worker["store"]["kept"].as_u64(),
+                    _ => worker["delivered"].as_u64(),
+                };
+                Ok(workers.iter().filter_map(count).sum())
             }
-            Self::Tcpdump => number_before(" packets captured").ok_or_else(missing),
+            Self::Tcpdump | Self::TcpdumpDisk => number_before(" packets captured").ok_or_else(missing),
             Self::NetsniffNg => number_before(" packets passed filter").ok_or_else(missing),
             Self::SuricataAfPacket | Self::SuricataAfXdp => {
                 let records = fs::read_to_string(directory.join("eve.json"))?;
@@ -141,11 +165,6 @@ impl Subject {
 
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
-}
-
-fn push(mut words: Vec<String>, word: &str) -> Vec<String> {
-    words.push(word.to_owned());
-    words
 }
 
 /// The configuration of Suricata: one thread, the records that mirror-xdp writes, everything else as it

@@ -4,6 +4,7 @@
 
 mod baseline;
 mod chart;
+mod disk;
 mod machine;
 mod peers;
 mod report;
@@ -32,7 +33,7 @@ const NOTABLE: f64 = 0.1;
 
 const EXAMPLES: &str = "\
 Examples:
-  cargo xtask bench                                   everything; takes a quarter of an hour
+  cargo xtask bench                                   everything; takes twenty minutes
   cargo xtask bench --quick                           everything, in two minutes
   cargo xtask bench path --json                       {\"subjects\":[{\"name\":…,\"ndr_pps\":…,\"pdr_pps\":…},…]}
   cargo xtask bench --compare old/report.json         what got worse
@@ -52,13 +53,16 @@ enum Level {
     Worker,
     /// The highest rates without loss and with little, and of others on the same path
     Path,
+    /// Bytes a second to the disk, nothing lost, with a packet store
+    Disk,
     /// Resident bytes by the number of flows
     Memory,
     /// The cost of a packet by the number of flows, VNIs and workers
     Growth,
 }
 
-const ALL: [Level; 5] = [Level::Program, Level::Worker, Level::Path, Level::Memory, Level::Growth];
+const ALL: [Level; 6] =
+    [Level::Program, Level::Worker, Level::Path, Level::Disk, Level::Memory, Level::Growth];
 
 /// Measure how fast mirror-xdp is, and others beside it
 #[derive(Debug, clap::Args)]
@@ -109,6 +113,10 @@ pub(crate) struct Args {
     /// Measure the path of this binary: what this program starts as root
     #[arg(long, hide = true, value_name = "BINARY")]
     measure_path: Option<PathBuf>,
+
+    /// And have it write packets to the disk there.
+    #[arg(long, hide = true, value_name = "DIR", requires = "measure_path")]
+    to_disk: Option<PathBuf>,
 }
 
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
@@ -205,13 +213,20 @@ fn measure(args: &Args, binary: &Path) -> Result<Report> {
             report.memory = Some(target.memory()?);
         }
         if wanted(Level::Growth) {
-            step("growth: the cost of a packet by the number of flows, VNIs and workers");
+            step(
+                "growth: the cost of a packet by the number of flows, VNIs and workers, and by what is handed over",
+            );
             report.growth = Some(target.growth()?);
+            report.hand_over = Some(target.hand_over()?);
         }
     }
     if wanted(Level::Path) {
         step("path: the highest rates without loss, and with little");
-        report.path = Some(path_as_root(args, binary)?);
+        report.path = Some(path_as_root(args, binary, None)?);
+    }
+    if wanted(Level::Disk) {
+        step("disk: bytes a second, nothing lost");
+        report.disk = Some(disk::measure(args, binary)?);
     }
     Ok(report)
 }
@@ -246,10 +261,13 @@ fn program(quick: bool) -> Result<Option<Program>> {
 }
 
 /// Measures the path in a process of its own, which is root.
-fn path_as_root(args: &Args, binary: &Path) -> Result<path::Report> {
+fn path_as_root(args: &Args, binary: &Path, to_disk: Option<&Path>) -> Result<path::Report> {
     let this = env::current_exe().context("cannot tell where this program is")?;
     let mut command = as_root(this, "making network namespaces, and loading eBPF programs into them,")?;
     command.arg("bench").arg("--measure-path").arg(binary);
+    if let Some(directory) = to_disk {
+        command.arg("--to-disk").arg(directory);
+    }
     if args.quick {
         command.arg("--quick");
     }
@@ -267,13 +285,14 @@ fn path_as_root(args: &Args, binary: &Path) -> Result<path::Report> {
 }
 
 fn measure_path(args: &Args, binary: &Path) -> Result<path::Report> {
-    let installed =
-        |subject: &Subject| *subject == Subject::MirrorXdp || find_program(subject.program()).is_some();
+    let installed = |subject: &Subject| subject.is_ours() || find_program(subject.program()).is_some();
+    let subjects = if args.to_disk.is_some() { &Subject::TO_DISK[..] } else { &Subject::ALL };
     let remote = args.interface.clone().zip(args.generator.clone());
     let seconds = Duration::from_secs;
     let options = path::Options {
         binary: binary.to_owned(),
-        subjects: Subject::ALL.into_iter().filter(installed).collect(),
+        subjects: subjects.iter().copied().filter(installed).collect(),
+        directory: args.to_disk.clone(),
         remote: remote.map(|(interface, generator)| Remote { interface, generator }),
         trial: if args.quick { seconds(1) } else { seconds(3) },
         confirm: (!args.quick).then(|| seconds(10)),
@@ -341,6 +360,11 @@ fn charts(report: &Report) -> Result<Vec<(&'static str, String)>> {
         };
         let series = [rates("no loss", |found| found.ndr_pps), rates("≤ 0.5 % loss", |found| found.pdr_pps)];
         charts.push(("path", chart::bars("Path: highest rates", "frames/s", &labels, &series)?));
+    }
+    if let Some(disk) = &report.disk {
+        let (labels, values) = disk.rows().into_iter().unzip::<_, _, Vec<_>, _>();
+        let series = Series { name: "bytes".to_owned(), values };
+        charts.push(("disk", chart::bars("Disk: nothing lost", "bytes/s", &labels, &[series])?));
     }
     if let Some(memory) = &report.memory {
         let each = memory

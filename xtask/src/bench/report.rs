@@ -19,8 +19,12 @@ pub(super) struct Report {
     pub(super) program: Option<Program>,
     pub(super) worker: Option<Worker>,
     pub(super) path: Option<path::Report>,
+    #[serde(default)]
+    pub(super) disk: Option<Disk>,
     pub(super) memory: Option<Vec<Memory>>,
     pub(super) growth: Option<Vec<Growth>>,
+    #[serde(default)]
+    pub(super) hand_over: Option<Vec<HandOver>>,
 }
 
 /// What a packet costs in the XDP program.
@@ -68,6 +72,27 @@ pub(super) struct Peers {
     pub(super) suricata_pps: Option<f64>,
 }
 
+/// Bytes a second to a disk.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Disk {
+    /// By `dd`, past the cache.
+    pub(super) dd: f64,
+    /// Programs that capture.
+    pub(super) path: path::Report,
+}
+
+impl Disk {
+    /// Names, and bytes a second of captured frames at the highest rate without loss.
+    pub(super) fn rows(&self) -> Vec<(String, f64)> {
+        let found = self
+            .path
+            .subjects
+            .iter()
+            .map(|found| (found.name.clone(), found.ndr_pps * self.path.frame_bytes));
+        [("dd".to_owned(), self.dd)].into_iter().chain(found).collect()
+    }
+}
+
 /// What flows cost in memory.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Memory {
@@ -85,6 +110,16 @@ pub(super) struct Growth {
     pub(super) of: String,
     pub(super) count: u64,
     pub(super) ns: f64,
+}
+
+/// What a packet of a known flow costs two workers that hand frames over to each other.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct HandOver {
+    /// How many of a hundred are handed over.
+    pub(super) percent: u64,
+    pub(super) ns: f64,
+    /// How many of a hundred the other had no room for.
+    pub(super) lost_percent: f64,
 }
 
 impl Report {
@@ -111,12 +146,20 @@ impl Report {
             figures.push((format!("path: {}, no loss, pps", found.name), found.ndr_pps, true));
             figures.push((format!("path: {}, ≤ 0.5 % loss, pps", found.name), found.pdr_pps, true));
         }
+        if let Some(disk) = &self.disk {
+            for (name, rate) in disk.rows().into_iter().skip(1) {
+                figures.push((format!("disk: {name}, × dd"), rate / disk.dd, true));
+            }
+        }
         for memory in self.memory.iter().flatten() {
             let each = memory.resident_bytes as f64 / memory.flows as f64;
             figures.push((format!("memory: {} flows, bytes each", memory.flows), each, false));
         }
         for growth in self.growth.iter().flatten() {
             figures.push((format!("growth: {} {}, ns", growth.count, growth.of), growth.ns, false));
+        }
+        for HandOver { percent, ns, .. } in self.hand_over.iter().flatten() {
+            figures.push((format!("growth: {percent} % handed over, ns"), *ns, false));
         }
         figures
     }
@@ -230,6 +273,18 @@ impl Report {
             }
             chart(text, "path")?;
         }
+        if let Some(disk) = &self.disk {
+            writeln!(
+                text,
+                "\n## disk\n\nBytes a second of frames that are captured and written to the disk, nothing lost; \
+                 of `dd oflag=direct` those written.\n"
+            )?;
+            writeln!(text, "| | bytes/s | × dd |\n| --- | ---: | ---: |")?;
+            for (name, rate) in disk.rows() {
+                writeln!(text, "| {name} | {} | {:.2} |", self::rate(rate), rate / disk.dd)?;
+            }
+            chart(text, "disk")?;
+        }
         if let Some(memory) = &self.memory {
             writeln!(
                 text,
@@ -257,6 +312,16 @@ impl Report {
                 writeln!(text, "| {count} | {of} | {ns:.0} |")?;
             }
             chart(text, "growth")?;
+        }
+        if let Some(hand_over) = &self.hand_over {
+            writeln!(
+                text,
+                "\nTwo workers, 10,000 flows each, frames of which so many are the other's, in nanoseconds of CPU \
+                 time of both together.\n\n| handed over | ns a packet | no room for |\n| ---: | ---: | ---: |"
+            )?;
+            for HandOver { percent, ns, lost_percent } in hand_over {
+                writeln!(text, "| {percent} % | {ns:.0} | {lost_percent:.2} % |")?;
+            }
         }
         Ok(())
     }

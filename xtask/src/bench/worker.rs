@@ -13,11 +13,12 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 use serde_json::Value;
 
-use super::report::{Growth, Memory, Peers, Stage};
+use super::report::{Growth, HandOver, Memory, Peers, Stage};
 use crate::command::{cargo, display, find_program, output, run, workspace};
 
 /// The stages that the bench target knows.
-pub(super) const STAGES: [&str; 6] = ["headers", "view", "known-flows", "dns", "new-flows", "mixed"];
+pub(super) const STAGES: [&str; 7] =
+    ["headers", "view", "known-flows", "dns", "new-flows", "mixed", "hand-over"];
 /// Passes over a stage's frames that callgrind counts. A single frame is passed more often.
 const PASSES: u64 = 20;
 /// Frames of the capture that is read beside Suricata.
@@ -141,6 +142,23 @@ impl Target {
             Ok(Growth { of: of.to_owned(), count, ns })
         });
         measured.collect()
+    }
+
+    /// What a packet costs by how many are handed over: medians.
+    pub(super) fn hand_over(&self) -> Result<Vec<HandOver>> {
+        const ROUNDS: usize = 5;
+        let of = |percent: u64| {
+            let mut rounds = Vec::new();
+            for _ in 0..ROUNDS {
+                let told = self.ask(&["handed-over", &percent.to_string()])?;
+                let (ns, lost) = told.trim().split_once(' ').context("the bench target said too little")?;
+                rounds.push((ns.parse::<f64>()?, lost.parse::<f64>()?));
+            }
+            rounds.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let (ns, lost_percent) = rounds[ROUNDS / 2];
+            Ok(HandOver { percent, ns, lost_percent })
+        };
+        [0, 50, 100].into_iter().map(of).collect()
     }
 }
 

@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 
+use crate::analyzer::alert::{Cause, Watch};
 use crate::analyzer::{Analyzer, Context, Direction, Event, Use};
 use crate::apm::Measured;
-use crate::protocol::dns::{self, Message, Transactions};
+use crate::protocol::dns::{self, Message, NameBuffer, Transactions};
 use crate::record::EventType;
 use crate::record::eve::Lines;
 
@@ -47,8 +48,10 @@ fn measure(bytes: &[u8]) -> Option<Measured> {
 }
 
 /// Makes events of DNS messages, over UDP and TCP.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Dns;
+#[derive(Clone, Debug, Default)]
+pub struct Dns {
+    pub(in crate::analyzer) watch: Watch,
+}
 
 /// Queries of a flow that may wait for their answers; with one more the oldest is forgotten.
 const MAX_OPEN: usize = 4;
@@ -77,13 +80,13 @@ impl Analyzer for Dns {
         let lost = flow.lost[direction as usize];
         match event {
             Event::Data { bytes, .. } if !context.is_stream() => {
-                message(flow, bytes, context);
+                self.message(flow, bytes, context);
                 Use::Used(bytes.len())
             }
             Event::Data { bytes, .. } if lost && !dns::probe_tcp(bytes) => Use::Used(bytes.len()),
             Event::Data { bytes, .. } => {
                 flow.lost[direction as usize] = false;
-                Use::Used(messages(flow, bytes, context))
+                Use::Used(self.messages(flow, bytes, context))
             }
             Event::Gap { .. } => {
                 flow.lost[direction as usize] = true;
@@ -94,30 +97,39 @@ impl Analyzer for Dns {
     }
 }
 
-/// Takes the messages of a stream, each behind its length (RFC 1035, section 4.2.2); answers how many
-/// bytes were whole messages.
-fn messages(flow: &mut Flow, bytes: &[u8], context: &mut Context<'_>) -> usize {
-    let mut rest = bytes;
-    while let Some((len, body)) = rest.split_first_chunk()
-        && let Some((whole, behind)) = body.split_at_checked(usize::from(u16::from_be_bytes(*len)))
-    {
-        message(flow, whole, context);
-        rest = behind;
+impl Dns {
+    /// Takes the messages of a stream, each behind its length (RFC 1035, section 4.2.2); answers how many
+    /// bytes were whole messages.
+    fn messages(&self, flow: &mut Flow, bytes: &[u8], context: &mut Context<'_>) -> usize {
+        let mut rest = bytes;
+        while let Some((len, body)) = rest.split_first_chunk()
+            && let Some((whole, behind)) = body.split_at_checked(usize::from(u16::from_be_bytes(*len)))
+        {
+            self.message(flow, whole, context);
+            rest = behind;
+        }
+        bytes.len() - rest.len()
     }
-    bytes.len() - rest.len()
-}
 
-fn message(flow: &mut Flow, bytes: &[u8], context: &mut Context<'_>) {
-    let Ok(message) = Message::parse(bytes) else { return };
-    let header = message.header();
-    let latency = if header.is_response() {
-        flow.answer(header.id).map(|asked| context.time().saturating_sub(asked))
-    } else {
-        flow.ask(header.id, context.time());
-        None
-    };
-    let number = flow.transactions.number().to_ne_bytes();
-    context.emit(&DNS, &[&number, &latency.unwrap_or(UNKNOWN).to_ne_bytes(), bytes]);
+    fn message(&self, flow: &mut Flow, bytes: &[u8], context: &mut Context<'_>) {
+        let Ok(message) = Message::parse(bytes) else { return };
+        let header = message.header();
+        let latency = if header.is_response() {
+            flow.answer(header.id).map(|asked| context.time().saturating_sub(asked))
+        } else {
+            flow.ask(header.id, context.time());
+            None
+        };
+        // Of an answer where the question was not seen: it has that, too.
+        if self.watch.is_on() && latency.is_none() {
+            let mut name = NameBuffer::new();
+            for question in message.questions() {
+                self.watch.name(Cause::Query, question.name.read(&mut name), context);
+            }
+        }
+        let number = flow.transactions.number().to_ne_bytes();
+        context.emit(&DNS, &[&number, &latency.unwrap_or(UNKNOWN).to_ne_bytes(), bytes]);
+    }
 }
 
 impl Flow {

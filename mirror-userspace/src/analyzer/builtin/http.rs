@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::analyzer::alert::{Cause, Watch};
 use crate::analyzer::{Analyzer, Context, Direction, Event, Use};
 use crate::apm::Measured;
 use crate::protocol::http::{Body, Request, Response, Taken, begins_request, begins_response, head_end};
@@ -125,6 +126,7 @@ pub struct Flow {
 /// Makes an event of each HTTP/1.x transaction.
 #[derive(Clone, Debug, Default)]
 pub struct Http {
+    pub(in crate::analyzer) watch: Watch,
     /// Buffers and queues that no flow uses.
     spare: Vec<Vec<u8>>,
     spare_queues: Vec<VecDeque<Transaction>>,
@@ -283,7 +285,7 @@ impl Http {
     }
 
     /// Takes the head of a request.
-    fn request(&mut self, flow: &mut Flow, head: &[u8], context: &Context<'_>) -> Option<Next> {
+    fn request(&mut self, flow: &mut Flow, head: &[u8], context: &mut Context<'_>) -> Option<Next> {
         let request = Request::parse(head);
         if request.method.is_empty() || request.target.is_empty() {
             // Cruft between requests.
@@ -307,6 +309,11 @@ impl Http {
             if let Some(value) = value.filter(|value| !value.is_empty()) {
                 pack::put(&mut transaction.packed, tag, value);
             }
+        }
+        if self.watch.is_on()
+            && let Some(host) = request.host()
+        {
+            self.watch.name(Cause::Host, without_port(host), context);
         }
         let body = request.body();
         transaction.requested = body.is_complete().then_some(context.time());
@@ -389,6 +396,11 @@ impl Http {
             self.spare.push(packed);
         }
     }
+}
+
+/// A host without the number of its port.
+fn without_port(host: &[u8]) -> &[u8] {
+    host.iter().position(|&byte| byte == b':').and_then(|at| host.get(..at)).unwrap_or(host).trim_ascii()
 }
 
 /// How much of what a client sent is in front of a head: empty lines.

@@ -1,7 +1,9 @@
 //! QUIC: each hello becomes an event. What comes after them is not looked at.
 
+use crate::analyzer::alert::{Cause, Watch};
 use crate::analyzer::{Analyzer, Context, Direction, Event, Use};
 use crate::protocol::quic::{self, Connection, Hello, Version};
+use crate::protocol::tls::{Carrier, ClientHello};
 use crate::record::EventType;
 use crate::record::eve::Lines;
 
@@ -27,6 +29,7 @@ fn render(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
 /// Makes events of the hellos of QUIC connections.
 #[derive(Debug, Default)]
 pub struct Quic {
+    pub(in crate::analyzer) watch: Watch,
     /// Connections that no flow uses, for their memory.
     spare: Vec<Connection>,
     /// What packets are decrypted in.
@@ -57,6 +60,14 @@ impl Analyzer for Quic {
                 Direction::ToServer => OF_CLIENT,
                 Direction::ToClient => OF_SERVER,
             };
+            if self.watch.is_on() && direction == Direction::ToServer {
+                if let Some(name) = quic::Event::new(version, direction, body).server_name() {
+                    self.watch.name(Cause::ServerName, name, context);
+                }
+                if let Some(hello) = ClientHello::parse(body).filter(|_| !version.is_google()) {
+                    self.watch.fingerprints(&hello, Carrier::Quic, context);
+                }
+            }
             context.emit(&QUIC, &[&version.0.to_ne_bytes(), &[of], body]);
         }
         if connection.is_done() {

@@ -2,10 +2,13 @@
 
 use serde::Serialize;
 
+use crate::analyzer::alert::{Cause, Watch};
 use crate::analyzer::{Analyzer, Context, Direction, Event, Use};
 use crate::apm::Measured;
 use crate::protocol::detect::AppProto;
-use crate::protocol::tls::{self, Handshake, Messages, Outline, Progress, Version, begins_with_client_hello};
+use crate::protocol::tls::{
+    self, Carrier, ClientHello, Handshake, Messages, Outline, Progress, Version, begins_with_client_hello,
+};
 use crate::record::EventType;
 use crate::record::eve::Lines;
 
@@ -65,6 +68,7 @@ fn measure(bytes: &[u8]) -> Option<Measured> {
 /// Makes an event of each TLS handshake.
 #[derive(Debug, Default)]
 pub struct Tls {
+    pub(in crate::analyzer) watch: Watch,
     /// Handshakes that no flow uses, for their memory.
     spare: Vec<Handshake>,
 }
@@ -138,6 +142,14 @@ impl Tls {
                 server_record: Version::UNDETERMINED,
                 ..messages
             };
+        }
+        if self.watch.is_on()
+            && let Some(hello) = messages.client_hello.and_then(ClientHello::parse)
+        {
+            if let Some(name) = hello.extensions.server_name() {
+                self.watch.name(Cause::ServerName, name, context);
+            }
+            self.watch.fingerprints(&hello, Carrier::Tcp, context);
         }
         if messages.is_recorded() {
             let latency = flow.latency.unwrap_or(UNKNOWN).to_ne_bytes();

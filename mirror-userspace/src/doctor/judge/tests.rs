@@ -10,7 +10,7 @@ use crate::nic::{Channels, Feature, Interface, Rings, Setting, XdpFeatures};
 const RELEASE: &str = "6.8.0-1024-aws";
 
 /// ENA with everything as it should be, on a machine with four CPUs.
-fn ena() -> Facts {
+pub(super) fn ena() -> Facts {
     let rss = Rss {
         key: vec![0x5a; 40],
         table: (0..128).map(|entry| entry % 4).collect(),
@@ -25,6 +25,8 @@ fn ena() -> Facts {
             memory: 2 << 30,
             huge_pages: Some(HugePages { bytes: 2 << 20, total: 128, free: 128 }),
             cpus: (0..4).collect(),
+            online: (0..4).collect(),
+            workers: Vec::new(),
         },
         interface: Interface {
             name: "ens6".to_owned(),
@@ -131,6 +133,33 @@ fn each_setting_that_is_wrong_has_its_command() {
             "echo 0 > /proc/irq/30/smp_affinity_list; echo 1 > /proc/irq/31/smp_affinity_list"
         )
     );
+}
+
+/// Which CPUs the doctor has the interrupts of two queues taken by, where workers are given some.
+#[test]
+fn interrupts_are_kept_off_the_cpus_of_workers() {
+    let moved = |workers: &[usize], taken_by: [u32; 2]| {
+        let mut facts = ena();
+        facts.machine.workers = workers.to_vec();
+        facts.interrupts = vec![interrupt(0, taken_by[0]), interrupt(1, taken_by[1])];
+        let check = judge(&facts).into_iter().find(|check| check.check == "interrupts").unwrap();
+        assert_eq!(check.state == State::Fine, check.change.is_none(), "{check:?}");
+        match check.change {
+            Some(Change::Affinity(to)) => Some(to.into_iter().map(|(_, cpus)| cpus).collect::<Vec<_>>()),
+            _ => None,
+        }
+    };
+    let to = |cpus: [&str; 2]| Some(cpus.map(str::to_owned).to_vec());
+    assert_eq!(moved(&[2, 3], [0, 1]), None);
+    assert_eq!(moved(&[2, 3], [0, 2]), to(["0", "1"]));
+    assert_eq!(moved(&[2, 3], [1, 1]), to(["0", "1"]), "two CPUs are free for them");
+    assert_eq!(moved(&[1, 2, 3], [0, 3]), to(["0", "0"]), "one is free");
+    assert_eq!(moved(&[1, 2, 3], [0, 0]), None);
+    // Where workers have all CPUs, a queue is received on one of theirs, each on another.
+    assert_eq!(moved(&[3, 2, 1, 0], [0, 0]), to(["3", "2"]));
+    assert_eq!(moved(&[3, 2, 1, 0], [3, 2]), None);
+    // Where the capture chooses, it takes those that are left.
+    assert_eq!(moved(&[], [0, 1]), None);
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Fingerprints of hellos: JA3 and JA3S (salesforce/ja3) and JA4 of the client (`FoxIO`, its part that is
 //! under the BSD licence), in the forms that Suricata gives them.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write};
 
 use md5::Md5;
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest, Sha256};
 
 use super::hello::{ClientHello, Extensions, ServerHello, Version, extension};
 
@@ -26,22 +26,51 @@ impl Ja3 {
     /// The fingerprint of a client.
     #[must_use]
     pub fn client(hello: &ClientHello<'_>) -> Self {
-        let extensions = hello.extensions;
-        let formats = extensions.point_formats().iter().copied().map(u16::from);
-        Self::new(format!(
-            "{},{},{},{},{}",
-            hello.version,
-            joined(meant(hello.ciphers())),
-            joined(kinds(extensions)),
-            joined(meant(extensions.groups())),
-            joined(formats),
-        ))
+        let mut string = String::new();
+        // Writing to a string cannot fail.
+        let _ = write_ja3(&mut string, hello);
+        Self::new(string)
+    }
+
+    /// The hash of [`Ja3::client`] alone. Takes no memory.
+    #[must_use]
+    pub fn client_digest(hello: &ClientHello<'_>) -> [u8; 16] {
+        let mut digest = Hashing(Md5::new());
+        // Nor can hashing.
+        let _ = write_ja3(&mut digest, hello);
+        digest.0.finalize().into()
     }
 
     /// The fingerprint of a server.
     #[must_use]
     pub fn server(hello: &ServerHello<'_>) -> Self {
-        Self::new(format!("{},{},{}", hello.version, hello.cipher, joined(kinds(hello.extensions))))
+        let mut string = String::new();
+        let _ = write!(string, "{},{},", hello.version, hello.cipher);
+        let _ = write_joined(&mut string, kinds(hello.extensions));
+        Self::new(string)
+    }
+}
+
+/// Writes the text that a client's JA3 is the hash of.
+fn write_ja3(out: &mut impl Write, hello: &ClientHello<'_>) -> fmt::Result {
+    let extensions = hello.extensions;
+    write!(out, "{},", hello.version)?;
+    write_joined(out, meant(hello.ciphers()))?;
+    out.write_char(',')?;
+    write_joined(out, kinds(extensions))?;
+    out.write_char(',')?;
+    write_joined(out, meant(extensions.groups()))?;
+    out.write_char(',')?;
+    write_joined(out, extensions.point_formats().iter().copied().map(u16::from))
+}
+
+/// Text on its way into a hash.
+struct Hashing<D>(D);
+
+impl<D: Digest> Write for Hashing<D> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.update(text);
+        Ok(())
     }
 }
 
@@ -57,15 +86,22 @@ pub enum Carrier {
 /// The JA4 of a client.
 #[must_use]
 pub fn ja4(hello: &ClientHello<'_>, carrier: Carrier) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_ja4(&mut text, &mut Vec::new(), hello, carrier);
+    text
+}
+
+/// Writes the JA4 of a client; `values` is memory to sort in.
+pub(crate) fn write_ja4(
+    out: &mut impl Write,
+    values: &mut Vec<u16>,
+    hello: &ClientHello<'_>,
+    carrier: Carrier,
+) -> fmt::Result {
     const MOST: usize = 99;
     let extensions = hello.extensions;
-    let mut ciphers: Vec<_> = meant(hello.ciphers()).collect();
-    ciphers.sort_unstable();
-    let mut kinds: Vec<_> = kinds(extensions).collect();
-    let count = kinds.len();
-    let named = kinds.contains(&extension::SERVER_NAME);
-    kinds.retain(|kind| !matches!(*kind, extension::SERVER_NAME | extension::ALPN));
-    kinds.sort_unstable();
+    let named = kinds(extensions).any(|kind| kind == extension::SERVER_NAME);
     let known = extensions.supported_versions().filter(|&version| Version(version).is_known());
     let newest = known.fold(hello.version, u16::max);
     let [first, last] = match extensions.application_protocols().next() {
@@ -73,9 +109,9 @@ pub fn ja4(hello: &ClientHello<'_>, carrier: Carrier) -> String {
         Some([first, .., last]) => [first, last].map(|byte| char::from(*byte)),
         _ => ['0', '0'],
     };
-    let algorithms = meant(extensions.signature_algorithms());
-    format!(
-        "{}{}{}{:02}{:02}{first}{last}_{}_{}",
+    write!(
+        out,
+        "{}{}{}{:02}{:02}{first}{last}_",
         match carrier {
             Carrier::Tcp => 't',
             Carrier::Quic => 'q',
@@ -89,11 +125,19 @@ pub fn ja4(hello: &ClientHello<'_>, carrier: Carrier) -> String {
             _ => "00",
         },
         if named { 'd' } else { 'i' },
-        ciphers.len().min(MOST),
-        count.min(MOST),
-        short_hash(&hex_list(ciphers)),
-        short_hash(&format!("{}_{}", hex_list(kinds), hex_list(algorithms))),
-    )
+        meant(hello.ciphers()).count().min(MOST),
+        kinds(extensions).count().min(MOST),
+    )?;
+    let mut hash = Hashing(Sha256::new());
+    write_sorted(&mut hash, values, meant(hello.ciphers()))?;
+    write_short(out, hash)?;
+    out.write_char('_')?;
+    let mut hash = Hashing(Sha256::new());
+    let others = kinds(extensions).filter(|kind| !matches!(*kind, extension::SERVER_NAME | extension::ALPN));
+    write_sorted(&mut hash, values, others)?;
+    hash.write_char('_')?;
+    write_hex_list(&mut hash, meant(extensions.signature_algorithms()))?;
+    write_short(out, hash)
 }
 
 /// Whether a value means something. Those that are reserved do not (GREASE, RFC 8701): they are drawn anew
@@ -113,30 +157,40 @@ pub(in crate::protocol) fn kinds(extensions: Extensions<'_>) -> impl Iterator<It
 }
 
 /// Values in decimal, separated by hyphens.
-fn joined(values: impl Iterator<Item = u16>) -> String {
-    let mut text = String::new();
+fn write_joined(out: &mut impl Write, values: impl Iterator<Item = u16>) -> fmt::Result {
+    let mut hyphen = "";
     for value in values {
-        let hyphen = if text.is_empty() { "" } else { "-" };
-        let _ = write!(text, "{hyphen}{value}");
+        write!(out, "{hyphen}{value}")?;
+        hyphen = "-";
     }
-    text
+    Ok(())
+}
+
+/// Values in ascending order, as [`write_hex_list`] writes them.
+fn write_sorted(
+    out: &mut impl Write,
+    memory: &mut Vec<u16>,
+    values: impl Iterator<Item = u16>,
+) -> fmt::Result {
+    memory.clear();
+    memory.extend(values);
+    memory.sort_unstable();
+    write_hex_list(out, memory.iter().copied())
 }
 
 /// Values in four hexadecimal digits each, separated by commas.
-fn hex_list(values: impl IntoIterator<Item = u16>) -> String {
-    let mut text = String::new();
+fn write_hex_list(out: &mut impl Write, values: impl Iterator<Item = u16>) -> fmt::Result {
+    let mut comma = "";
     for value in values {
-        let comma = if text.is_empty() { "" } else { "," };
-        let _ = write!(text, "{comma}{value:04x}");
+        write!(out, "{comma}{value:04x}")?;
+        comma = ",";
     }
-    text
+    Ok(())
 }
 
-/// The first twelve digits of the SHA-256.
-fn short_hash(text: &str) -> String {
-    let mut hash = hex(&Sha256::digest(text));
-    hash.truncate(12);
-    hash
+/// The first twelve digits of a SHA-256.
+fn write_short(out: &mut impl Write, hash: Hashing<Sha256>) -> fmt::Result {
+    hash.0.finalize().iter().take(6).try_for_each(|byte| write!(out, "{byte:02x}"))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -1,0 +1,46 @@
+//! The level `disk`: how many bytes a second of captured frames get to the disk, nothing lost, beside what the
+//! disk takes at best. Frames come by the same path as of the level `path`.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+
+use super::report::Disk;
+use super::{Args, path_as_root};
+use crate::command::{output, workspace};
+
+/// Bytes that `dd` writes at once, and how often.
+const BLOCK: u64 = 1 << 20;
+const BLOCKS: u64 = 1024;
+const BLOCKS_QUICK: u64 = 256;
+
+/// Measures on the disk that the workspace is on.
+pub(super) fn measure(args: &Args, binary: &Path) -> Result<Disk> {
+    let target = workspace().join("target/bench");
+    fs::create_dir_all(&target).with_context(|| format!("cannot create {}", target.display()))?;
+    let directory = tempfile::tempdir_in(&target)?;
+    let dd = dd(directory.path(), args.quick)?;
+    let path = path_as_root(args, binary, Some(directory.path()))?;
+    Ok(Disk { dd, path })
+}
+
+/// Bytes a second by `dd`, past the cache; the median of some runs.
+fn dd(directory: &Path, quick: bool) -> Result<f64> {
+    let (blocks, rounds) = if quick { (BLOCKS_QUICK, 3) } else { (BLOCKS, 5) };
+    let file = directory.join("dd");
+    let mut rates = Vec::new();
+    for _ in 0..rounds {
+        let mut command = Command::new("dd");
+        command.args(["if=/dev/zero", "oflag=direct", "status=none"]);
+        command.args([format!("bs={BLOCK}"), format!("count={blocks}"), format!("of={}", file.display())]);
+        let start = Instant::now();
+        output(&mut command).context("dd cannot write past the cache of this file system")?;
+        rates.push((BLOCK * blocks) as f64 / start.elapsed().as_secs_f64());
+        fs::remove_file(&file)?;
+    }
+    rates.sort_by(f64::total_cmp);
+    rates.get(rounds / 2).copied().context("nothing was measured")
+}

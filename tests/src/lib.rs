@@ -6,6 +6,7 @@
 
 pub mod appliance;
 pub mod bench;
+pub mod browser;
 pub mod frames;
 pub mod http;
 pub mod inject;

@@ -1,9 +1,13 @@
 //! A browser without a screen, which looks at the page of a running capture.
 
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
+use crate::http;
 use crate::process::Process;
 
 /// How long the browser may take, for machines under load.
@@ -24,19 +28,61 @@ pub fn document(browser: Command, url: &str) -> String {
     run(browser, &["--dump-dom", "--virtual-time-budget=2500", url])
 }
 
-/// Takes a picture of a page (PNG) after its scripts have run for so long.
-pub fn picture(browser: Command, url: &str, look: Look, time: Duration, path: &Path) {
+/// Takes a picture (PNG) of the page of the API at `api` after it was looked at for so long.
+pub fn picture(mut browser: Command, api: SocketAddr, look: Look, time: Duration, path: &Path) {
     let (width, height) = look.size;
-    let scheme = if look.dark { "--blink-settings=preferredColorScheme=0" } else { "--hide-scrollbars" };
+    if look.dark {
+        browser.arg("--blink-settings=preferredColorScheme=0");
+    }
+    let page = delayed(api, time).expect("a port is free");
     let arguments = [
         &format!("--screenshot={}", path.display()),
         &format!("--window-size={width},{height}"),
-        &format!("--virtual-time-budget={}", time.as_millis()),
         "--hide-scrollbars",
-        scheme,
-        url,
+        &format!("http://{page}/"),
     ];
     run(browser, &arguments);
+}
+
+/// The page again, at an address at which it takes so long to load: pictures are taken of what has loaded.
+fn delayed(api: SocketAddr, time: Duration) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let address = listener.local_addr()?;
+    thread::spawn(move || {
+        for browser in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || answer(browser, api, time));
+        }
+    });
+    Ok(address)
+}
+
+/// Answers a connection of the browser: with the page, with nothing after some time, or as the API does.
+fn answer(mut browser: TcpStream, api: SocketAddr, time: Duration) -> io::Result<()> {
+    const WAIT: &str = "/wait";
+    let mut head = vec![0; 16_384];
+    let read = browser.read(&mut head)?;
+    head.truncate(read);
+    let text = String::from_utf8_lossy(&head);
+    let mut upstream = TcpStream::connect(api)?;
+    match text.split(' ').nth(1) {
+        Some("/") => {
+            let page = http::ask_by(upstream, api, "GET /", &[])?.body;
+            let page = page.replace("</body>", &format!("<img src=\"{WAIT}\" hidden></body>"));
+            let length = page.len();
+            let head = format!("Content-Type: text/html; charset=utf-8\r\nContent-Length: {length}\r\n");
+            write!(browser, "HTTP/1.1 200 OK\r\n{head}Connection: close\r\n\r\n{page}")
+        }
+        Some(WAIT) => {
+            thread::sleep(time);
+            write!(browser, "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        }
+        _ => {
+            upstream.write_all(&head)?;
+            let (mut from, mut to) = (browser.try_clone()?, upstream.try_clone()?);
+            thread::spawn(move || io::copy(&mut from, &mut to));
+            io::copy(&mut upstream, &mut browser).map(|_| ())
+        }
+    }
 }
 
 fn run(mut browser: Command, arguments: &[&str]) -> String {

@@ -6,7 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::env;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use mirror_xdp_tests::lab::{self, Outcome};
 use mirror_xdp_tests::require;
 use serde_json::Value;
 
-/// How many seconds of traffic pictures show.
+/// How much time pictures show.
 const SHOWN: Duration = Duration::from_secs(12);
 
 #[test]
@@ -77,12 +77,8 @@ impl Page<'_> {
         assert!(text(&document, "vnis").contains("|7||capture0||"), "{}", text(&document, "vnis"));
         let table = text(&document, "services");
         for service in services(&before) {
-            let server = (service["dest_ip"].as_str().unwrap(), &service["dest_port"]);
-            let server = if server.0.contains(':') {
-                format!("[{}]:{}", server.0, server.1)
-            } else {
-                format!("{}:{}", server.0, server.1)
-            };
+            let address = service["dest_ip"].as_str().unwrap().parse::<IpAddr>().unwrap();
+            let server = SocketAddr::new(address, service["dest_port"].as_u64().unwrap() as u16);
             let row = format!("|7||{server}||{}||", service["app_proto"].as_str().unwrap_or_default());
             assert!(table.contains(&row), "{row}: {table}");
         }
@@ -99,14 +95,14 @@ impl Page<'_> {
     /// For a wide window, for a telephone, and both in the dark.
     fn take_pictures(&self, directory: &Path) {
         let looks = [
-            ("page.png", (1280, 1240), false),
-            ("page-dark.png", (1280, 1240), true),
-            ("page-phone.png", (390, 2600), false),
-            ("page-phone-dark.png", (390, 2600), true),
+            ("page.png", (1280, 1120), false),
+            ("page-dark.png", (1280, 1120), true),
+            ("page-phone.png", (390, 1900), false),
+            ("page-phone-dark.png", (390, 1900), true),
         ];
         for (name, size, dark) in looks {
             let look = Look { size, dark };
-            browser::picture(Command::new(self.browser), &self.url(), look, SHOWN, &directory.join(name));
+            browser::picture(Command::new(self.browser), self.address, look, SHOWN, &directory.join(name));
         }
     }
 }

@@ -311,3 +311,23 @@ fn indicators_change_by_reload_and_so_does_their_file_and_a_wrong_line_of_it_is_
     let of = |thousand: u64| alerts.iter().any(|alert| alert["src_port"].as_u64() == Some(thousand * 1000));
     assert_eq!([4, 5, 6, 7].map(of), [false, true, true, false]);
 }
+
+#[test]
+fn a_rule_that_leaves_the_policy_has_its_last_counts_told() {
+    let Some(bed) = Bed::new(1) else { return };
+    let rule = |number: u32| {
+        format!(
+            "[[filter.sets]]\nname = \"all\"\nvnis = [7]\n[[filter.sets.rules]]\nnumber = {number}\naction = \"accept\"\n"
+        )
+    };
+    let config = Configuration::new(&bed, &format!("[log]\nlevel = \"info\"\n{}", rule(5)));
+    let mut command = bed.run_command(&[INTERFACE], &config.arguments());
+    let mut process = Process::spawn(command.env_remove("RUST_LOG")).unwrap();
+    process.wait_for_line("capturing on", PATIENCE).unwrap();
+    bed.send(&lookups(7, 4000, 5));
+    config.write(&format!("[log]\nlevel = \"info\"\n{}", rule(6)));
+    process.signal(Signal::SIGHUP).unwrap();
+    let told = " INFO rule 5 of set all is in force no longer: it had 10 packets, ";
+    process.wait_for_line(told, PATIENCE).unwrap();
+    assert!(process.interrupt(PATIENCE).unwrap().status.success());
+}

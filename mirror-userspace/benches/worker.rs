@@ -7,10 +7,13 @@
 //!   there is room for, each of which makes another end;
 //! * `growth flows|VNIs|workers COUNT` prints the nanoseconds that a packet takes with so many of them;
 //! * `handed-over PERCENT` prints the nanoseconds of CPU time that a packet takes two workers which hand over
-//!   so many in a hundred to each other, and how many in a hundred the other had no room for.
+//!   so many in a hundred to each other, and how many in a hundred the other had no room for;
+//! * `store plain|zstd|encrypted MIB` keeps so much and prints the nanoseconds of CPU time a byte that the
+//!   threads of the packet store take, `seal` and `write`.
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot run is to say why and end")]
 
 use std::env;
+use std::fs;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -24,6 +27,7 @@ use mirror_userspace::protocol::dns::Message;
 use mirror_userspace::protocol::http::{Request, Response};
 use mirror_userspace::protocol::tls::Handshake;
 use mirror_userspace::sink::{Overflow, Sink};
+use mirror_userspace::store::{Policy, Retention, Settings, Store, StoreKey};
 use mirror_userspace::worker::{FrameInfo, Mirror, Worker, WorkerConfig};
 use mirror_xdp_common::hash::FlowHash;
 use mirror_xdp_common::inner::InnerHeaders;
@@ -54,11 +58,24 @@ enum Stage {
     Mixed,
     /// What handing a frame over takes both workers together, without what one does with it.
     HandOver,
+    /// The mix, all of it kept.
+    Kept,
+    /// The mix, waiting for alerts that do not come.
+    Waiting,
 }
 
 impl Stage {
-    const ALL: [Self; 7] =
-        [Self::Headers, Self::View, Self::Known, Self::Dns, Self::New, Self::Mixed, Self::HandOver];
+    const ALL: [Self; 9] = [
+        Self::Headers,
+        Self::View,
+        Self::Known,
+        Self::Dns,
+        Self::New,
+        Self::Mixed,
+        Self::HandOver,
+        Self::Kept,
+        Self::Waiting,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -69,12 +86,24 @@ impl Stage {
             Self::New => "new-flows",
             Self::Mixed => "mixed",
             Self::HandOver => "hand-over",
+            Self::Kept => "kept",
+            Self::Waiting => "waiting-for-alerts",
         }
+    }
+
+    /// The store that the stage has.
+    fn store(self) -> Option<Settings> {
+        let pre_trigger = match self {
+            Self::Kept => None,
+            Self::Waiting => Some(32 << 20),
+            _ => return None,
+        };
+        Some(settings(Policy { pre_trigger, ..Policy::default() }))
     }
 
     fn frames(self) -> Vec<Vec<u8>> {
         match self {
-            Self::Headers | Self::View | Self::Mixed => mixed(),
+            Self::Headers | Self::View | Self::Mixed | Self::Kept | Self::Waiting => mixed(),
             Self::Known | Self::HandOver => {
                 (0..200).map(|port| Flow::v4(10_000 + port, 9).udp(&[0; 200])).collect()
             }
@@ -91,6 +120,12 @@ fn dns(host: u16) -> [Vec<u8>; 2] {
     [flow.udp(&dns_query(host, &name)), flow.reversed().udp(&answer)]
 }
 
+/// A store that does not grow without bounds.
+fn settings(policy: Policy) -> Settings {
+    let retention = Retention { max_size: Some(1 << 30), ..Retention::default() };
+    Settings { policy, retention, ..Settings::default() }
+}
+
 /// A worker whose records go to a file in a directory that is removed at the end.
 struct Bench {
     stage: Stage,
@@ -99,6 +134,7 @@ struct Bench {
     peers: (Peer<usize>, Peer<usize>),
     /// Packets so far.
     count: u64,
+    _store: Option<Store>,
     _sink: Sink,
     _directory: tempfile::TempDir,
 }
@@ -108,11 +144,25 @@ impl Bench {
         let directory = tempfile::tempdir().unwrap();
         let sink = Sink::open(directory.path()).unwrap();
         // Lost records cost nothing to write: it is the worker that is measured.
-        let worker =
+        let mut worker =
             Worker::new(WorkerConfig { max_flows, ..WorkerConfig::default() }, sink.producer(Overflow::Lose));
+        let store = stage.store().map(|settings| {
+            let store = Store::open(&directory.path().join("store"), settings, None).unwrap();
+            worker.store_by(store.handle(0, Overflow::Wait).unwrap());
+            store
+        });
         let frames = frames.into_iter().map(|frame| (info(&frame), frame)).collect();
         let peers = Peer::pair(2 * BATCH);
-        let mut bench = Self { stage, frames, worker, peers, count: 0, _sink: sink, _directory: directory };
+        let mut bench = Self {
+            stage,
+            frames,
+            worker,
+            peers,
+            count: 0,
+            _store: store,
+            _sink: sink,
+            _directory: directory,
+        };
         // Until memory is touched and flows are known.
         bench.pass();
         bench.pass();
@@ -143,7 +193,7 @@ impl Bench {
                     self.hand_over(index);
                     continue;
                 }
-                Stage::Known | Stage::Dns | Stage::Mixed => {}
+                Stage::Known | Stage::Dns | Stage::Mixed | Stage::Kept | Stage::Waiting => {}
             }
             // A million packets a second.
             info.time = EPOCH + self.count * 1000;
@@ -342,6 +392,45 @@ impl Spread {
     }
 }
 
+/// Nanoseconds of CPU time a byte of their segments that a store's threads take, of packets of the mix.
+fn store(form: &str, bytes: u64) -> Vec<(String, f64)> {
+    let directory = tempfile::tempdir().unwrap();
+    let sink = Sink::open(directory.path()).unwrap();
+    let key = (form == "encrypted").then(|| {
+        let path = directory.path().join("key");
+        fs::write(&path, [7; 32]).unwrap();
+        StoreKey::load(&path).unwrap()
+    });
+    let compression = (form == "zstd").then_some(1);
+    let settings = Settings { compression, ..settings(Policy::default()) };
+    let store = Store::open(&directory.path().join("store"), settings, key).unwrap();
+    let mut worker = Worker::new(WorkerConfig::default(), sink.producer(Overflow::Lose));
+    worker.store_by(store.handle(0, Overflow::Wait).unwrap());
+    let frames: Vec<_> = mixed().into_iter().map(|frame| (info(&frame), frame)).collect();
+    let mut kept = 0;
+    while kept < bytes {
+        for (info, frame) in &frames {
+            worker.frame(info, frame);
+            kept += frame.len() as u64;
+        }
+        worker.tick(EPOCH);
+    }
+    // All but what is on its way, which there is memory for.
+    let written = worker.counters().store.unwrap().written_bytes as f64;
+    let mut times = Vec::new();
+    for task in fs::read_dir("/proc/self/task").unwrap() {
+        let task = task.unwrap().path();
+        let name = fs::read_to_string(task.join("comm")).unwrap();
+        let on_cpu = fs::read_to_string(task.join("schedstat")).unwrap();
+        let on_cpu: f64 = on_cpu.split(' ').next().unwrap().parse().unwrap();
+        if name.starts_with("seal") || name.starts_with("write") {
+            times.push((name.trim().to_owned(), on_cpu / written));
+        }
+    }
+    times.sort_by(|one, other| one.0.cmp(&other.0));
+    times
+}
+
 /// Time that this thread has had a core.
 fn thread_time() -> Duration {
     use nix::time::{ClockId, clock_gettime};
@@ -381,6 +470,11 @@ fn main() {
         Some("handed-over") => {
             let (nanoseconds, lost) = Exchange::measure(number(1));
             println!("{nanoseconds:.2} {:.2}", lost * 100.0);
+        }
+        Some("store") => {
+            for (thread, nanoseconds) in store(&arguments[1], number(2) << 20) {
+                println!("{thread} {nanoseconds:.3}");
+            }
         }
         Some("growth") => println!("{:.2}", growth(&arguments[1], number(2))),
         _ => by_criterion(),

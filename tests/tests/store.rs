@@ -1,6 +1,11 @@
 //! The packet store: what was sent comes out again, byte by byte; whatever happens to the process or the
 //! disk, what is finished is whole, and what is not kept is counted.
 
+#[path = "store/integrity.rs"]
+mod integrity;
+#[path = "store/kept.rs"]
+mod kept;
+
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -143,32 +148,6 @@ fn a_flipped_byte_names_its_segment() {
     let text = String::from_utf8(output.stdout).unwrap();
     let name = segment.file_name().unwrap().to_str().unwrap();
     assert!(text.starts_with(&format!("{name} was altered")), "{text}");
-}
-
-#[test]
-fn whenever_it_is_killed_what_is_finished_is_whole_and_the_rest_is_repaired() {
-    let Some(bed) = Bed::new(1) else { return };
-    let store = directory();
-    let sent = frames(3000);
-    for batch in [1500, 3000, 700] {
-        let appliance = start(&bed, store.path(), &[]);
-        // No longer waited for than until they are received: some are on their way to the disk.
-        bed.send(&sent[..batch]);
-        assert!(!appliance.kill().success());
-    }
-    let report = {
-        let appliance = start(&bed, store.path(), &[]);
-        bed.send(&sent[..100]);
-        appliance.stop()
-    };
-    report.assert_conserved();
-    assert_eq!(stored(&report), (100, 0));
-    let found = verified(&bed, store.path());
-    assert_eq!((&found["findings"], &found["unfinished"]), (&serde_json::json!([]), &serde_json::json!([])));
-    let packets = found["packets"].as_u64().unwrap();
-    assert!((100..=5300).contains(&packets), "{found}");
-    assert_eq!(opened_by_others(store.path()), packets);
-    assert_eq!(extract(&bed, store.path(), "").len() as u64, packets);
 }
 
 /// A file system of its own, which nobody else sees; what is on it in the end is copied out.

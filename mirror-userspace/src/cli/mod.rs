@@ -19,6 +19,7 @@ mod service;
 mod source;
 mod store;
 mod tail;
+mod timeline;
 mod verify;
 
 use std::num::NonZeroU16;
@@ -65,6 +66,7 @@ enum Command {
     // Has the flags of `run`.
     Config(Box<config_command::Args>),
     Extract(extract::Args),
+    Timeline(timeline::Args),
     Verify(verify::Args),
     Hold(hold::Args),
     Doctor(doctor::Args),
@@ -100,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Filter(args) => filter::main(&args),
         Command::Config(args) => config_command::main(&args),
         Command::Extract(args) => extract::main(&args),
+        Command::Timeline(args) => timeline::main(&args),
         Command::Verify(args) => verify::main(&args),
         Command::Hold(args) => hold::main(&args),
         Command::Doctor(args) => doctor::main(&args),

@@ -398,12 +398,18 @@ impl StoreHandle {
         if let Some(policy) = self.changed.collect() {
             self.policy = policy;
         }
+        self.publish();
         if self.overflow == Overflow::Lose
             && self.chunk.as_ref().is_some_and(|chunk| !chunk.is_empty())
             && now.abs_diff(self.began) >= FLUSH_AFTER
         {
             self.hand_over();
         }
+    }
+
+    fn publish(&self) {
+        let lost = self.lost_no_block + self.lost_paused;
+        self.counters.lost_waiting.store(lost, Ordering::Relaxed);
     }
 
     /// Writes out what there is, and waits for it.
@@ -413,6 +419,7 @@ impl StoreHandle {
             waiting.ring.clear();
         }
         self.hand_over();
+        self.publish();
         // Without a sender, the threads end when they have done all.
         self.full = None;
         self.chunk = None;

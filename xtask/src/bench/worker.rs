@@ -17,8 +17,17 @@ use super::report::{Growth, HandOver, Memory, Peers, Stage};
 use crate::command::{cargo, display, find_program, output, run, workspace};
 
 /// The stages that the bench target knows.
-pub(super) const STAGES: [&str; 7] =
-    ["headers", "view", "known-flows", "dns", "new-flows", "mixed", "hand-over"];
+pub(super) const STAGES: [&str; 9] = [
+    "headers",
+    "view",
+    "known-flows",
+    "dns",
+    "new-flows",
+    "mixed",
+    "hand-over",
+    "kept",
+    "waiting-for-alerts",
+];
 /// Passes over a stage's frames that callgrind counts. A single frame is passed more often.
 const PASSES: u64 = 20;
 /// Frames of the capture that is read beside Suricata.

@@ -15,7 +15,7 @@ const ETHERNET: u8 = 1;
 
 /// Writes the seeds of every target into a directory of its name.
 pub(super) fn write(directory: &Path) -> io::Result<()> {
-    let seeds: [(&str, Vec<Vec<u8>>); 8] = [
+    let seeds: [(&str, Vec<Vec<u8>>); 11] = [
         ("dns", messages()),
         ("http", http().into_iter().map(|message| [&[40], &message[..]].concat()).collect()),
         ("tls", vec![pieces(&[(0, client_hello("www.example.com")), (1, server_hello())])]),
@@ -24,6 +24,9 @@ pub(super) fn write(directory: &Path) -> io::Result<()> {
         ("packet", frames().into_iter().map(|frame| [&[ETHERNET, 0], &frame[..]].concat()).collect()),
         ("capture_file", captures()?),
         ("worker", conversations()),
+        ("expression", expressions().map(|text| text.as_bytes().to_vec()).into()),
+        ("manifest", manifests().map(|text| text.as_bytes().to_vec()).into()),
+        ("store", changes()),
     ];
     for (target, seeds) in seeds {
         let directory = directory.join(target);
@@ -33,6 +36,47 @@ pub(super) fn write(directory: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Expressions as `extract` takes them.
+fn expressions() -> [&'static str; 6] {
+    [
+        "host 172.31.0.1 and port 53 and vni 7",
+        "not (udp or outer src 10.0.0.0/16) and not vni 100-199",
+        "community-id 1:LQU9qZlK+B5F3KDmev6m5PMibrg=",
+        "vni 7 or vni 8 and ( tcp[0] & 1 != 0 or ip6 net fd31::/16 )",
+        "src portrange 40000-40010 and greater 500",
+        "ether host ff:ff:ff:ff:ff:ff or vlan 7 and arp",
+    ]
+}
+
+/// Lines of a store's manifest: of the form that they have, with digests that are none.
+fn manifests() -> [&'static str; 2] {
+    [
+        concat!(
+            r#"{"number":1,"time":1,"previous":"","event":"segment","#,
+            r#""file":"00000001-w0-20260101T000000Z.pcapng","size":4096,"sha256":"00","index_size":1,"#,
+            r#""index_sha256":"00","packets":1,"bytes":60,"first":1,"last":1,"vnis":[7],"#,
+            "\"recovered\":false,\"digest\":\"00\"}\n",
+        ),
+        concat!(
+            r#"{"number":2,"time":1,"previous":"00","event":"deleted","#,
+            "\"file\":\"00000001-w0-20260101T000000Z.pcapng\",\"reason\":\"age\",\"digest\":\"00\"}\n",
+        ),
+    ]
+}
+
+/// What is changed in which file of which store, finished or not; the target makes the stores.
+fn changes() -> Vec<Vec<u8>> {
+    let mut changes = Vec::new();
+    for which in [0, 1, 2, 3, 0x80, 0x81, 0x82, 0x83] {
+        for file in 0..4 {
+            for how in [0x80, 0x81, 0x82] {
+                changes.push(vec![which, file, how, 60, 0, 0xff, 0, 9, 1, 1, 0]);
+            }
+        }
+    }
+    changes
 }
 
 fn messages() -> Vec<Vec<u8>> {

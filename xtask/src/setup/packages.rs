@@ -57,6 +57,7 @@ const REQUIREMENTS: &[Requirement] = &[
     program("dpkg-shlibdeps", "dpkg-dev", "finds what the package depends on"),
     program("ip", "iproute2", "network namespaces and virtual interfaces of tests and the lab"),
     program("ethtool", "ethtool", "offloads and queues of virtual interfaces"),
+    program("mkfs.ext4", "e2fsprogs", "file systems that tests freeze and lock"),
     program("nsenter", "util-linux", "runs programs in network namespaces"),
     program("setpriv", "util-linux", "ends programs with the test that started them"),
     program("mount", "mount", "gives the lab's client a resolver of its own"),

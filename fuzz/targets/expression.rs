@@ -1,0 +1,55 @@
+//! Filter expressions, run on frames where they are taken. Words that libpcap could take for the names of
+//! hosts, which it would look up, are left out.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use mirror_userspace::expression::Expression;
+use mirror_userspace::worker::{FrameInfo, Mirror};
+use mirror_xdp_common::hash::FlowHash;
+use mirror_xdp_common::{Address, Vni};
+
+/// Expressions that are longer take libpcap longer.
+const MAX: usize = 200;
+/// Words with letters that an expression may have.
+const WORDS: [&str; 34] = [
+    "and", "or", "not", "host", "net", "port", "portrange", "src", "dst", "ether", "ip", "ip6", "arp", "tcp",
+    "udp", "icmp", "sctp", "proto", "less", "greater", "len", "broadcast", "multicast", "vlan", "mask",
+    "gateway", "vni", "outer", "community-id", "fd31::1", "fd31::/16", "tcp[0]", "ip[6:2]", "ff:ff:ff:ff:ff:ff",
+];
+
+/// A frame with a UDP datagram in it, cut off at the end of its header.
+const FRAME: [u8; 42] = [
+    2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0, 0, 28, 0, 1, 0, 0, 64, 17, 0, 0, 172, 31, 0, 1, 172, 31, 0,
+    2, 0x9c, 0x40, 0, 53, 0, 8, 0, 0,
+];
+
+fuzz_target!(|bytes: &[u8]| {
+    let text = String::from_utf8_lossy(bytes);
+    let is_safe = |word: &&str| {
+        let bare = word.trim_matches(['(', ')', '!']);
+        WORDS.contains(&bare) || !bare.contains(char::is_alphabetic) || bare.starts_with("1:")
+    };
+    let words: Vec<_> = text.split(' ').filter(is_safe).collect();
+    let text = words.join(" ");
+    if text.len() > MAX {
+        return;
+    }
+    let Ok(expression) = Expression::parse(&text) else { return };
+    let info = FrameInfo {
+        time: 0,
+        original_len: 1000,
+        flow_hash: FlowHash(7),
+        mirror: Vni::new(7).map(|vni| Mirror {
+            vni,
+            outer_source: Address::from_v4(0x0a00_0111),
+            outer_destination: Address::from_v4(0x0a00_0905),
+            endpoint: 0,
+        }),
+        side: None,
+    };
+    for len in 0..=FRAME.len() {
+        let matches = expression.matches(&info, &FRAME[..len]);
+        assert!(!(matches && expression.matches_nothing()), "{text}");
+    }
+    let _ = expression.required().count();
+});

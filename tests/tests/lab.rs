@@ -2,7 +2,7 @@
 //! page in a browser.
 //!
 //! With `MIRROR_XDP_PICTURES` in the environment, pictures of the page are put into the directory that it
-//! names; `page.png` is the one that the README shows.
+//! names, by its whole path.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::env;

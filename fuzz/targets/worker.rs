@@ -24,7 +24,7 @@ fn mirror(session: u8) -> Option<Mirror> {
 fuzz_target!(|bytes: &[u8]| {
     let directory = tempfile::tempdir().expect("the temporary directory takes files");
     let sink = Sink::open(directory.path()).expect("the directory is new");
-    let config = WorkerConfig { max_flows: 8, hash_seed: SEED, dedup: true };
+    let config = WorkerConfig { max_flows: 8, hash_seed: SEED, dedup: true, ..WorkerConfig::default() };
     let mut worker = Worker::new(config, sink.producer(Overflow::Wait));
     let mut time = 1_000_000_000_000;
     let mut rest = bytes;

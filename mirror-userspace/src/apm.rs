@@ -3,19 +3,19 @@
 //! service.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use mirror_xdp_common::Address;
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
-use crate::flow::SECOND;
 use crate::record::{Conversation, FlowRecord, Record};
 
 /// The `event_type` of what is made here.
 pub const METRICS: &str = "metrics";
 
-/// How long is measured for one event, in nanoseconds.
-const INTERVAL: u64 = 60 * SECOND;
+/// How long is measured for one event when nobody says otherwise.
+pub const INTERVAL: Duration = Duration::from_secs(60);
 /// Services that are measured at one time; with one more the interval ends early.
 const MAX_SERVICES: usize = 4096;
 /// Longer times count as this, in microseconds: an hour. It bounds what a histogram takes.
@@ -230,7 +230,7 @@ impl Serialize for Times {
 }
 
 /// The services of the interval that is not over yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Services {
     measured: HashMap<Service, Metrics>,
     kept: HashMap<Service, Kept>,
@@ -238,9 +238,28 @@ pub struct Services {
     others: Total,
     /// When the interval began; 0 before the first record.
     start: u64,
+    /// How long it lasts, in nanoseconds.
+    interval: u64,
+}
+
+impl Default for Services {
+    fn default() -> Self {
+        Self {
+            measured: HashMap::new(),
+            kept: HashMap::new(),
+            others: Total::default(),
+            start: 0,
+            interval: INTERVAL.as_nanos() as u64,
+        }
+    }
 }
 
 impl Services {
+    /// Sets how long is measured for one event, that which is being measured included.
+    pub fn set_interval(&mut self, interval: Duration) {
+        self.interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX).max(1);
+    }
+
     /// Takes what a record of a batch says. `each` gets what was measured until now where the record is of
     /// another interval, or of one service too many.
     pub fn add(&mut self, record: &Record, bytes: &[u8], each: impl FnMut(&Service, &Metrics)) {
@@ -291,7 +310,7 @@ impl Services {
 
     fn metrics(&mut self, service: Service, time: u64, each: impl FnMut(&Service, &Metrics)) -> &mut Metrics {
         let full = self.measured.len() == MAX_SERVICES && !self.measured.contains_key(&service);
-        if full || time >= self.start.saturating_add(INTERVAL) {
+        if full || time >= self.start.saturating_add(self.interval) {
             self.flush(time, each);
         }
         let start = self.start;
@@ -300,14 +319,14 @@ impl Services {
 
     /// Takes note of the time, as [`Services::add`] does.
     pub fn advance(&mut self, time: u64, each: impl FnMut(&Service, &Metrics)) {
-        if time >= self.start.saturating_add(INTERVAL) {
+        if time >= self.start.saturating_add(self.interval) {
             self.flush(time, each);
         }
     }
 
     /// Ends the interval, in which the last record was of `now`.
     pub fn flush(&mut self, now: u64, mut each: impl FnMut(&Service, &Metrics)) {
-        let end = now.min(self.start.saturating_add(INTERVAL));
+        let end = now.min(self.start.saturating_add(self.interval));
         // Always in the same order.
         let mut services: Vec<_> = self.measured.drain().collect();
         services.sort_unstable_by_key(|&(service, _)| service);
@@ -327,6 +346,7 @@ mod tests {
     use mirror_xdp_common::wire::protocol;
 
     use super::*;
+    use crate::flow::SECOND;
     use crate::record::{EventRecord, EventType, Vlans};
 
     /// A request whose latency, in milliseconds, is its only byte; 0 is one that failed.
@@ -359,7 +379,7 @@ mod tests {
     fn latencies_and_errors_are_of_the_service_and_the_interval() {
         let mut services = Services::default();
         let mut ended = Vec::new();
-        let start = 100 * INTERVAL;
+        let start = 6000 * SECOND;
         for (port, second, latency) in [(80, 0, 10), (80, 1, 20), (80, 2, 0), (443, 3, 7), (80, 61, 40)] {
             services.add(&request(port, start + second * SECOND), &[latency], |service, metrics| {
                 ended.push((service.port, json(metrics)));
@@ -380,7 +400,7 @@ mod tests {
     #[test]
     fn what_stands_is_the_interval_the_one_before_and_the_sum_of_all() {
         let mut services = Services::default();
-        let start = 100 * INTERVAL;
+        let start = 6000 * SECOND;
         for (second, latency) in [(0, 10), (1, 20), (2, 0), (61, 40)] {
             services.add(&request(80, start + second * SECOND), &[latency], |_, _| {});
         }

@@ -17,6 +17,7 @@ pub mod expression;
 pub mod filter;
 pub mod flow;
 pub mod indicators;
+mod latest;
 pub mod live;
 pub mod nic;
 pub mod observe;

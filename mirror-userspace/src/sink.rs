@@ -23,6 +23,7 @@ use self::output::{Lines, Output};
 use crate::analyzer;
 use crate::apm::{METRICS, Metrics, Service, Services, Standing};
 use crate::confine;
+use crate::latest::Latest;
 use crate::record::{Conversation, EventRecord, EventType, FLOW, FlowRecord, Record, STATS, eve};
 
 /// The log's name in the log directory.
@@ -277,10 +278,20 @@ impl Producer {
     }
 }
 
+/// What can be set anew while records are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SinkSettings {
+    /// How long services are measured for one `metrics` event.
+    pub metrics_interval: Duration,
+    /// When a file is put aside.
+    pub rotation: Rotation,
+}
+
 /// The log and the thread that writes it.
 #[derive(Debug)]
 pub struct Sink {
     queue: SyncSender<Message>,
+    settings: Arc<Latest<SinkSettings>>,
     counters: Arc<SharedCounters>,
     thread: JoinHandle<()>,
 }
@@ -297,7 +308,9 @@ impl Sink {
         let output = Output::open(destination, patience)?;
         let (queue, messages) = sync_channel(QUEUE);
         let counters = Arc::new(SharedCounters::default());
-        let writer = Writer::new(output, name, Arc::clone(&counters));
+        let settings = Arc::new(Latest::default());
+        let mut writer = Writer::new(output, name, Arc::clone(&counters));
+        writer.settings = Arc::clone(&settings);
         let thread = std::thread::Builder::new()
             .name("eve".to_owned())
             .spawn(move || {
@@ -305,7 +318,12 @@ impl Sink {
                 writer.run(&messages);
             })
             .map_err(SinkError::Thread)?;
-        Ok(Self { queue, counters, thread })
+        Ok(Self { queue, settings, counters, thread })
+    }
+
+    /// Goes on with other settings, within a second. Does not wait.
+    pub fn set(&self, settings: SinkSettings) {
+        self.settings.leave(settings);
     }
 
     /// Has the log's file begun anew under its name, for somebody has moved it away. Does not wait; where
@@ -399,6 +417,8 @@ struct Writer {
     /// That records are lost was told, and they still are.
     warned: bool,
     counters: Arc<SharedCounters>,
+    /// Where other settings are left.
+    settings: Arc<Latest<SinkSettings>>,
 }
 
 impl Writer {
@@ -412,13 +432,19 @@ impl Writer {
             now: 0,
             warned: false,
             counters,
+            settings: Arc::default(),
         }
     }
 
     fn run(mut self, messages: &Receiver<Message>) {
         let mut flushed = Instant::now();
         loop {
-            match messages.recv_timeout(FLUSH_INTERVAL.saturating_sub(flushed.elapsed())) {
+            let message = messages.recv_timeout(FLUSH_INTERVAL.saturating_sub(flushed.elapsed()));
+            if let Some(SinkSettings { metrics_interval, rotation }) = self.settings.collect() {
+                self.services.set_interval(metrics_interval);
+                self.output.set_rotation(rotation);
+            }
+            match message {
                 Ok(Message::Records { mut batch, home }) => {
                     self.add_batch(&batch);
                     batch.clear();

@@ -13,6 +13,7 @@ mod datagrams;
 mod duplicates;
 mod shunting;
 pub mod survey;
+mod tuning;
 
 use self::datagrams::Whole;
 pub use self::datagrams::{DatagramCounters, Datagrams};
@@ -20,6 +21,7 @@ use self::duplicates::{Duplicates, Place, Verdict};
 use self::shunting::Ending;
 pub use self::shunting::Shunting;
 use self::survey::Survey;
+pub use self::tuning::Tuning;
 use crate::analyzer::{Analyzers, Cause};
 use crate::flow::stream::Streams;
 use crate::flow::tcp::Segment;
@@ -140,11 +142,13 @@ pub struct WorkerConfig {
     pub hash_seed: u64,
     /// Whether a packet that is mirrored at both ends of its conversation is analysed once only.
     pub dedup: bool,
+    /// What can be set anew later, see [`Worker::tune`].
+    pub tuning: Tuning,
 }
 
 impl Default for WorkerConfig {
     fn default() -> Self {
-        Self { max_flows: 1 << 18, hash_seed: 0, dedup: false }
+        Self { max_flows: 1 << 18, hash_seed: 0, dedup: false, tuning: Tuning::default() }
     }
 }
 
@@ -201,7 +205,7 @@ impl Worker {
     /// A worker without flows; its records go to `records`.
     #[must_use]
     pub fn new(config: WorkerConfig, records: Producer) -> Self {
-        Self {
+        let mut worker = Self {
             config,
             flows: FlowTable::new(config.max_flows),
             shunting: None,
@@ -226,6 +230,18 @@ impl Worker {
             protocols: Protocols::default(),
             now: 0,
             handed_over: 0,
+        };
+        worker.tune(config.tuning);
+        worker
+    }
+
+    /// Goes on with other settings.
+    pub fn tune(&mut self, tuning: Tuning) {
+        self.config.tuning = tuning;
+        self.flows.set_timeouts(tuning.timeouts);
+        self.analyzers.enable(tuning.analyzers);
+        if let Some(shunting) = &mut self.shunting {
+            shunting.set_after(tuning.shunt_after);
         }
     }
 
@@ -237,6 +253,7 @@ impl Worker {
     /// Has the driver count flows that nobody wants more of.
     pub fn shunt_by(&mut self, shunting: Shunting) {
         self.shunting = Some(shunting);
+        self.tune(self.config.tuning);
     }
 
     /// Has flows raise an alert that have one of these.

@@ -88,7 +88,7 @@ fn traffic_like_that_before_takes_no_memory() {
     const MEASURED: u16 = 100;
     let directory = tempfile::tempdir().unwrap();
     let sink = Sink::open(directory.path()).unwrap();
-    let config = WorkerConfig { max_flows: 64, hash_seed: SEED, dedup: false };
+    let config = WorkerConfig { max_flows: 64, hash_seed: SEED, ..WorkerConfig::default() };
     let mut worker = Worker::new(config, sink.producer(Overflow::Wait));
     let rounds: Vec<_> = (0..ROUNDS + MEASURED).map(|round| traffic(10_000 + round)).collect();
     let mut now = 1_000 * SECOND;

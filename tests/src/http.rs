@@ -53,7 +53,16 @@ pub fn ask(
     request: &str,
     headers: &[&str],
 ) -> io::Result<Answer> {
-    let mut stream = connect(namespace, address)?;
+    ask_by(connect(namespace, address)?, address, request, headers)
+}
+
+/// Asks as [`ask`] does, by a connection that there is.
+pub fn ask_by(
+    mut stream: TcpStream,
+    address: SocketAddr,
+    request: &str,
+    headers: &[&str],
+) -> io::Result<Answer> {
     let mut head = format!("{request} HTTP/1.1\r\nConnection: close\r\n");
     if !headers.iter().any(|line| line.starts_with("Host:")) {
         head = format!("{head}Host: {address}\r\n");

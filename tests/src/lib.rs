@@ -6,12 +6,14 @@
 
 pub mod appliance;
 pub mod bench;
+pub mod browser;
 pub mod frames;
 pub mod http;
 pub mod inject;
 pub mod lab;
 pub mod netns;
 pub mod process;
+pub mod promtool;
 pub mod require;
 pub mod rules;
 pub mod schema;

@@ -12,6 +12,12 @@ use mirror_xdp_tests::frames::{Flow, mirrored};
 use mirror_xdp_tests::http::{self, Answer};
 use mirror_xdp_tests::schema::violations;
 use nix::sys::signal::Signal;
+use proptest::collection::vec;
+use proptest::prelude::{Strategy, any};
+use proptest::prop_oneof;
+use proptest::sample::select;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
 use serde_json::Value;
 
 const API: &str = "127.0.0.1:9470";
@@ -133,6 +139,99 @@ fn assert_parameter(bed: &Bed, description: &Value, operation: &Value, path: &st
         assert_eq!(answer.status, status, "{path}?{name}={value}: {}", answer.body);
         assert_described(description, operation, path, &answer);
     }
+}
+
+/// Bytes as they can stand in a query.
+fn encoded(text: &str) -> String {
+    text.bytes().fold(String::new(), |text, byte| {
+        if byte.is_ascii_alphanumeric() {
+            text + &char::from(byte).to_string()
+        } else {
+            format!("{text}%{byte:02X}")
+        }
+    })
+}
+
+/// Names of parameters with values, most of which are wrong.
+fn hostile_query(names: Vec<String>) -> impl Strategy<Value = String> {
+    let name = prop_oneof![4 => select(names), 1 => any::<String>().prop_map(|name| encoded(&name))];
+    let number = any::<i128>().prop_map(|number| number.to_string());
+    let small = (-2i32..70_000).prop_map(|number| number.to_string());
+    let text = any::<String>().prop_map(|text| encoded(&text));
+    let long = (0usize..20_000).prop_map(|len| "7".repeat(len));
+    let odd = select(vec![
+        "",
+        "0",
+        "-0",
+        "1e3",
+        "%",
+        "%zz",
+        "%00",
+        "10.0.0.256",
+        "::",
+        "tcp%0d%0aX:%20y",
+        "null",
+        "[]",
+    ]);
+    let value = prop_oneof![number, small, text, long, odd.prop_map(str::to_owned)];
+    vec((name, value), 0..4).prop_map(|pairs| {
+        pairs.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
+    })
+}
+
+#[test]
+fn whatever_is_asked_gets_an_answer_that_is_described_and_the_capture_goes_on() {
+    let Some(bed) = Bed::new(2) else { return };
+    let appliance = start_with_traffic(&bed, &[], &frames(40));
+    let description = get(&bed, "/api/v1/openapi.json");
+    let paths = description["paths"].as_object().unwrap();
+    let paths: Vec<_> = paths.iter().filter(|(path, _)| *path != "/api/v1/events").collect();
+    let mut runner = TestRunner::deterministic();
+    let any_query = hostile_query(
+        ["limit", "sort", "vni", "address", "port", "protocol", "application"].map(str::to_owned).to_vec(),
+    );
+    for round in 0..240 {
+        let (path, methods) = paths[round % paths.len()];
+        let query = any_query.new_tree(&mut runner).unwrap().current();
+        let method =
+            ["GET", "GET", "GET", "POST", "PUT", "DELETE", "OPTIONS", "BREW"][round / paths.len() % 8];
+        let Ok(answer) =
+            http::ask(&bed.appliance, API.parse().unwrap(), &format!("{method} {path}?{query}"), &[])
+        else {
+            // Too long for a head.
+            assert!(query.len() > 10_000, "{method} {path}?{query}");
+            continue;
+        };
+        let operation = &methods[method.to_lowercase()];
+        if operation.is_object() && !matches!(answer.status, 414 | 431) {
+            assert_described(&description, operation, path, &answer);
+        } else {
+            assert!((400..500).contains(&answer.status), "{method} {path}?{query}: {}", answer.head);
+        }
+    }
+    // What is no request of HTTP at all.
+    for bytes in [
+        &b"\r\n\r\n"[..],
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /api/v1/stats HTTP/1.1\r\nHost: \xff\xfe\r\n\r\n",
+        b"POST /api/v1/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n",
+        b"POST /api/v1/reload HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        &[0; 100_000],
+    ] {
+        let mut stream = http::connect(&bed.appliance, API.parse().unwrap()).unwrap();
+        let _ = stream.write_all(bytes);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(!answer.contains(" 200 ") && !answer.contains(" 500 "), "{answer}");
+    }
+    assert_eq!(get(&bed, "/healthz")["healthy"], true);
+    let report = appliance.stop();
+    report.assert_conserved();
+    assert_eq!(report.analysed(), 89);
 }
 
 #[test]

@@ -4,34 +4,21 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write as _;
-use std::path::Path;
-use std::process::{Command, Stdio};
 
 use mirror_xdp_tests::appliance::{Bed, of_type, wait_until};
 use mirror_xdp_tests::frames::{Flow, dns_answer, dns_query, mirrored};
 use mirror_xdp_tests::http;
-use mirror_xdp_tests::require;
+use mirror_xdp_tests::{promtool, require};
 
 const RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus/mirror-xdp.yml");
 const TESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus/tests.yml");
 const DASHBOARD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/grafana/mirror-xdp.json");
 
-fn promtool(promtool: &Path, arguments: &[&str], input: &str) {
-    let mut command = Command::new(promtool);
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {said}");
-}
-
 #[test]
 fn alerts_are_valid_and_fire_when_they_should() {
     let Some(tool) = require::promtool() else { return };
-    promtool(&tool, &["check", "rules", RULES], "");
-    promtool(&tool, &["test", "rules", TESTS], "");
+    promtool::accepts(&tool, &["check", "rules", RULES], "");
+    promtool::accepts(&tool, &["test", "rules", TESTS], "");
 }
 
 /// The names of metrics in a text.
@@ -66,7 +53,7 @@ fn metrics_pass_promtool_and_are_those_that_alerts_and_dashboard_are_about() {
     });
     let answer = http::ask(&bed.appliance, "127.0.0.1:9470".parse().unwrap(), "GET /metrics", &[]).unwrap();
     assert_eq!(answer.status, 200, "{}", answer.body);
-    promtool(&tool, &["check", "metrics"], &answer.body);
+    promtool::accepts(&tool, &["check", "metrics"], &answer.body);
     let there = names(&answer.body);
     for file in [RULES, DASHBOARD] {
         let text = fs::read_to_string(file).unwrap();

@@ -1,12 +1,28 @@
 //! The Debian package on a system that has not seen it before and has no systemd: installed, started as the
-//! unit starts it, reloaded, stopped, removed.
+//! unit starts it, asked how it does, reloaded and stopped under load, removed.
 //!
 //! The system is this machine's with an overlay on it, in a mount namespace of its own: whatever is
 //! installed ends with the test.
+#![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
-use mirror_xdp_tests::appliance::Bed;
-use mirror_xdp_tests::process::run;
-use mirror_xdp_tests::require;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use mirror_xdp_tests::appliance::{Bed, PATIENCE, Report, wait_until};
+use mirror_xdp_tests::frames::{Flow, mirrored};
+use mirror_xdp_tests::process::{Process, run};
+use mirror_xdp_tests::{http, promtool, require};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pcap_file::pcap::{PcapPacket, PcapWriter};
+use serde_json::Value;
+
+/// How long a stop may take.
+const STOP: Duration = Duration::from_secs(5);
+
+/// How often the rules are replaced under load.
+const RELOADS: u32 = 20;
 
 /// Runs as root of a new mount namespace. `$1` is a directory, `$2` the package.
 const SCRIPT: &str = r#"
@@ -32,24 +48,12 @@ exec chroot root sh -eu -c '
     # What the unit sets; where even root may not, a capability that does the same.
     prlimit --pid $$ --memlock=unlimited 2>/dev/null || caps=$caps,+ipc_lock
     setpriv --reuid=mirror-xdp --regid=mirror-xdp --clear-groups --no-new-privs --inh-caps=$caps \
-        --ambient-caps=$caps /usr/bin/mirror-xdp run --config /etc/mirror-xdp/mirror-xdp.toml \
-        --interface mirror0 2>/tmp/log &
+        --ambient-caps=$caps /usr/bin/mirror-xdp run --config /etc/mirror-xdp/mirror-xdp.toml --json \
+        --interface mirror0 >/tmp/account 2>/tmp/log &
     service=$!
-    said() {
-        tries=0
-        until grep -q "$1" /tmp/log; do
-            tries=$((tries + 1))
-            if [ $tries -gt 600 ] || ! kill -0 $service; then cat /tmp/log >&2; exit 1; fi
-            sleep 0.1
-        done
-    }
-    said "capturing on mirror0"
-    kill -HUP $service
-    said "read again"
-    test -S /run/mirror-xdp/control.sock
-    kill -TERM $service
+    echo "started as $service" >&2
     wait $service || { cat /tmp/log >&2; exit 1; }
-    cat /tmp/log
+    cat /tmp/account
     test -f /var/log/mirror-xdp/eve.json
     rm -r /var/log/mirror-xdp
     dpkg --purge mirror-xdp >&2
@@ -60,13 +64,114 @@ exec chroot root sh -eu -c '
 '
 "#;
 
+/// The installed system while its service runs.
+struct Installed {
+    process: Process,
+    service: Pid,
+    root: PathBuf,
+}
+
+impl Installed {
+    /// Installs the package and starts the service.
+    fn new(bed: &Bed, package: &Path, directory: &Path) -> Self {
+        let mut command = bed.appliance.command("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", SCRIPT, "sh"]);
+        let mut process = Process::spawn(command.arg(directory).arg(package)).unwrap();
+        let started = process.wait_for_line("started as ", PATIENCE * 2).unwrap();
+        let service = Pid::from_raw(started.rsplit(' ').next().unwrap().parse().unwrap());
+        let root = PathBuf::from(format!("/proc/{}/root", process.id()));
+        Self { process, service, root }
+    }
+
+    /// What the service has said.
+    fn said(&self) -> String {
+        fs::read_to_string(self.root.join("tmp/log")).unwrap()
+    }
+
+    fn wait_until_said(&self, words: &str, times: usize) {
+        wait_until(words, || {
+            assert!(kill(self.service, None).is_ok(), "it has ended: {}", self.said());
+            self.said().matches(words).count() >= times
+        });
+    }
+
+    /// Writes the configuration, of which no half is ever read.
+    fn configure(&self, text: &str) {
+        let path = self.root.join("etc/mirror-xdp/mirror-xdp.toml");
+        fs::write(path.with_extension("new"), text).unwrap();
+        fs::rename(path.with_extension("new"), path).unwrap();
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(self.service, signal).unwrap();
+    }
+}
+
+/// Has frames of VNI 7 and 8 sent, as fast as the cable takes them.
+fn start_generator(bed: &Bed, capture: &Path) -> Process {
+    let mut writer = PcapWriter::new(File::create(capture).unwrap()).unwrap();
+    for port in 0..500 {
+        let frame = mirrored(7 + u32::from(port) % 2).carrying(&Flow::v4(20_000 + port, 443).udp(b"hello"));
+        writer.write_packet(&PcapPacket::new(Duration::ZERO, frame.len() as u32, &frame)).unwrap();
+    }
+    drop(writer);
+    let mut command = bed.far.command(&require::binary().unwrap().to_string_lossy());
+    command.args(["pktgen", "--json", "--interface", "source0", "--envelope", "none", "--new-flows", "no"]);
+    command.args(["--rate", "1Mpps", "--duration", "10min"]).arg(capture);
+    let mut generator = Process::spawn(&mut command).unwrap();
+    generator.wait_for_line("sending by", PATIENCE).unwrap();
+    generator
+}
+
+fn rules(action: &str) -> String {
+    let rule = format!("[[filter.sets.rules]]\nnumber = 100\naction = \"{action}\"\n");
+    format!("[[filter.sets]]\nname = \"all\"\nvnis = [7]\n{rule}")
+}
+
 #[test]
-fn it_installs_starts_reloads_stops_and_leaves_nothing_behind() {
+fn it_installs_starts_answers_reloads_and_stops_under_load_and_leaves_nothing_behind() {
     let Some(package) = require::package() else { return };
     let Some(bed) = Bed::new(1) else { return };
+    let Some(tool) = require::promtool() else { return };
     let directory = tempfile::tempdir().unwrap();
-    let mut command = bed.appliance.command("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-c", SCRIPT, "sh"]);
-    let said = run(command.arg(directory.path()).arg(&package)).unwrap();
-    assert!(said.contains("capturing on mirror0"), "{said}");
+    let system = Installed::new(&bed, &package, directory.path());
+    system.wait_until_said("capturing on mirror0", 1);
+    assert!(system.root.join("run/mirror-xdp/control.sock").exists());
+
+    let curl = |path: &str| {
+        let mut command = bed.appliance.command("curl");
+        run(command.args(["--silent", "--fail"]).arg(format!("http://127.0.0.1:9470{path}"))).unwrap()
+    };
+    let health: Value = serde_json::from_str(&curl("/healthz")).unwrap();
+    assert_eq!(health["healthy"], true, "{health}");
+
+    let captures = tempfile::tempdir().unwrap();
+    let generator = start_generator(&bed, &captures.path().join("frames.pcap"));
+    bed.wait_until_received(bed.received() + 10_000);
+    promtool::accepts(&tool, &["check", "metrics"], &curl("/metrics"));
+    for reload in 1..=RELOADS {
+        system.configure(&rules(["accept", "reject"][reload as usize % 2]));
+        if reload % 2 == 0 {
+            system.signal(Signal::SIGHUP);
+        } else {
+            let api = "127.0.0.1:9470".parse().unwrap();
+            let answer = http::ask(&bed.appliance, api, "POST /api/v1/reload", &[]).unwrap();
+            assert_eq!((answer.status, &answer.json()["rules"]), (200, &1.into()), "{}", answer.body);
+        }
+        system.wait_until_said("read again, 1 rules in force", reload as usize);
+    }
+    let received = bed.received();
+    bed.wait_until_received(received + 10_000);
+    let begun = Instant::now();
+    system.signal(Signal::SIGTERM);
+    wait_until("the service ends", || kill(system.service, None).is_err());
+    let took = begun.elapsed();
+    let output = system.process.wait(PATIENCE).unwrap();
+    assert!(generator.interrupt(PATIENCE).unwrap().status.success());
+    assert!(output.status.success(), "{:#?}", output.stderr);
+    assert!(took < STOP, "{took:?}");
+    let report = Report::parse(&output);
+    report.assert_conserved();
+    assert!(report.number("/interfaces/0/program/dropped/filter_rejected") > 0, "{}", report.json());
+    assert!(report.redirected() > 0, "{}", report.json());
 }

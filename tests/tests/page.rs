@@ -1,52 +1,15 @@
 //! The page in a browser: what it shows is what the API says.
-#![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
-
-use std::process::Command;
-use std::time::Duration;
-
 use mirror_xdp_tests::appliance::{Bed, wait_until};
+use mirror_xdp_tests::browser::{self, text};
 use mirror_xdp_tests::frames::{Flow, dns_answer, dns_query, mirrored};
 use mirror_xdp_tests::http;
-use mirror_xdp_tests::process::Process;
 use mirror_xdp_tests::require;
 use serde_json::Value;
-
-/// How long the browser may take, for machines under load.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// The document as it is after scripts have run for a while.
-fn document(bed: &Bed, browser: &str, profile: &str) -> String {
-    let mut command: Command = bed.appliance.command(browser);
-    command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom"]);
-    command.args([
-        "--virtual-time-budget=2500",
-        "--timeout=20000",
-        &format!("--user-data-dir={profile}"),
-        "http://127.0.0.1:9470/",
-    ]);
-    let output = Process::spawn(&mut command).unwrap().wait(PATIENCE).unwrap();
-    assert!(output.status.success(), "{:?}", output.stderr);
-    output.stdout
-}
-
-/// The text of the element with this identifier, tags left out.
-fn text(document: &str, id: &str) -> String {
-    let rest =
-        document.split_once(&format!("id=\"{id}\"")).unwrap_or_else(|| panic!("no {id}: {document}")).1;
-    let rest = rest.split_once('>').unwrap().1;
-    let inner = ["</b>", "</table>", "</ul>"].iter().filter_map(|end| rest.find(end)).min().unwrap();
-    let mut text = String::new();
-    for part in rest[..inner].split('<') {
-        text += part.split_once('>').map_or(part, |(_, text)| text);
-        text.push('|');
-    }
-    text
-}
 
 #[test]
 fn it_shows_what_the_api_says() {
     let Some(bed) = Bed::new(2) else { return };
-    let Some(browser) = require::browser() else { return };
+    let Some(program) = require::browser() else { return };
     let appliance = bed.start(&[]);
     let mut frames: Vec<_> =
         (0..60).map(|flow| mirrored(7).carrying(&Flow::v4(4000 + flow % 4, 443).udp(&[7; 900]))).collect();
@@ -64,8 +27,8 @@ fn it_shows_what_the_api_says() {
             summary["workers"].as_array().unwrap().iter().filter_map(|w| w["analysed"].as_u64()).sum();
         analysed == 62 && summary["services"].as_array().is_some_and(|services| !services.is_empty())
     });
-    let profile = tempfile::tempdir().unwrap();
-    let document = document(&bed, &browser.to_string_lossy(), profile.path().to_str().unwrap());
+    let document =
+        browser::document(bed.appliance.command(&program.to_string_lossy()), "http://127.0.0.1:9470/");
     let summary = summary();
     let seen: u64 = summary["interfaces"][0]["program"]["seen"].as_u64().unwrap();
     assert_eq!(text(&document, "seen"), format!("{seen}|"));

@@ -162,10 +162,28 @@ fn the_unit_is_understood_and_hardened() {
     let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/mirror-xdp.service");
     let text = fs::read_to_string(&unit).unwrap();
     assert!(text.contains("Type=notify") && text.contains("WatchdogSec="));
+    // A group takes calls away that were given before.
+    let filter = |call: &str| text.find(call).unwrap_or_else(|| panic!("{call} is not said"));
+    for call in ["=bpf ", " capset ", " sched_setaffinity "] {
+        assert!(filter(call) > filter("SystemCallFilter=~@privileged"), "{call}");
+    }
     let directory = tempfile::tempdir().unwrap();
     let units = directory.path().join("etc/systemd/system");
     fs::create_dir_all(&units).unwrap();
     fs::copy(&unit, units.join("mirror-xdp.service")).unwrap();
+    let verify = std::process::Command::new("systemd-analyze")
+        .args(["verify", "--man=no"])
+        .arg(units.join("mirror-xdp.service"))
+        .output();
+    if let Ok(output) = verify {
+        // What is wrong with the unit is told with its line; that nothing is installed, without.
+        let said = String::from_utf8_lossy(&output.stderr);
+        let wrong = said.lines().filter(|line| {
+            let place = line.split_once("mirror-xdp.service:").map_or("", |(_, place)| place);
+            place.starts_with(|c: char| c.is_ascii_digit())
+        });
+        assert_eq!(wrong.count(), 0, "{said}");
+    }
     let analyze = std::process::Command::new("systemd-analyze")
         .args(["security", "--offline=yes", "--threshold=25", "--no-pager"])
         .arg(units.join("mirror-xdp.service"))

@@ -7,11 +7,13 @@
 
 mod alert;
 mod builtin;
+mod enabled;
 mod filter;
 mod registry;
 
 pub(crate) use alert::Cause;
 pub use builtin::{Dns, EVENT_TYPES, Http, Quic, Ssh, StartTls, Tls};
+pub use enabled::Enabled;
 pub use filter::Filter;
 pub use registry::{Analyzers, Following, Register, TooMany, register_everywhere};
 
@@ -78,6 +80,20 @@ pub struct Context<'a> {
     pub(crate) records: &'a mut Producer,
     /// Set where the flow has raised an alert.
     pub(crate) alerted: &'a Cell<bool>,
+    /// The analyzer does not run any more: what it says is not heard.
+    pub(crate) muted: bool,
+}
+
+impl<'a> Context<'a> {
+    pub(crate) const fn new(
+        head: &'a Head,
+        time: u64,
+        original: Option<AppProto>,
+        records: &'a mut Producer,
+        alerted: &'a Cell<bool>,
+    ) -> Self {
+        Self { head, time, original, records, alerted, muted: false }
+    }
 }
 
 impl Context<'_> {
@@ -108,7 +124,9 @@ impl Context<'_> {
     /// Emits a record: `parts`, one after the other, are the packed bytes that its
     /// function to render them gets (see [`EventType::new`]).
     pub fn emit(&mut self, event_type: &'static EventType, parts: &[&[u8]]) {
-        self.records.push_event(self.time, self.conversation(), event_type, parts);
+        if !self.muted {
+            self.records.push_event(self.time, self.conversation(), event_type, parts);
+        }
     }
 
     /// Raises an alert: an event `alert` with this signature. Where packets are kept, the flow's are from

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use super::builtin::{Dns, Http, Quic, Ssh, StartTls, Tls};
-use super::{Analyzer, Context, Direction, Event, Filter, Interest, Use};
+use super::{Analyzer, Context, Direction, Enabled, Event, Filter, Interest, Use};
 use crate::flow::FlowIndex;
 use crate::indicators::Indicators;
 use crate::packet::Packet;
@@ -12,7 +12,7 @@ use crate::protocol::detect::AppProto;
 use crate::record::Conversation;
 
 /// Analyzers of a worker, a bit for each.
-type Set = u16;
+pub(super) type Set = u16;
 
 /// There are more analyzers than a worker can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,6 +73,11 @@ impl Following {
         self.data[1] &= !analyzer;
         self.packets &= !analyzer;
     }
+
+    /// All that have a state of the flow, or want data.
+    const fn followers(&self) -> Set {
+        self.known | self.data[0] | self.data[1]
+    }
 }
 
 /// The analyzers of a worker: those that are built in, and those that its user registered.
@@ -87,14 +92,15 @@ pub struct Analyzers {
     registered: Vec<Box<dyn Erased>>,
     /// Flows that the worker has at most.
     max_flows: usize,
+    enabled: Enabled,
 }
 
 /// The bits of the analyzers that are built in.
-const DNS: u32 = 0;
-const HTTP: u32 = 1;
-const SSH: u32 = 2;
-const TLS: u32 = 3;
-const QUIC: u32 = 4;
+pub(super) const DNS: u32 = 0;
+pub(super) const HTTP: u32 = 1;
+pub(super) const SSH: u32 = 2;
+pub(super) const TLS: u32 = 3;
+pub(super) const QUIC: u32 = 4;
 const START_TLS: u32 = 5;
 /// The first bit of others.
 const REGISTERED: u32 = 8;
@@ -114,6 +120,7 @@ impl Default for Analyzers {
             ),
             registered: Vec::new(),
             max_flows: 0,
+            enabled: Enabled::default(),
         }
     }
 }
@@ -152,6 +159,12 @@ impl Analyzers {
             let _ = register(&mut analyzers);
         }
         analyzers
+    }
+
+    /// Says which of those that are built in run. Those that do not any more say nothing from now on, also of
+    /// flows that they follow; those that run again follow flows whose application is recognised from now on.
+    pub const fn enable(&mut self, enabled: Enabled) {
+        self.enabled = enabled;
     }
 
     /// Has names and fingerprints looked for: flows that have one raise an alert.
@@ -201,15 +214,16 @@ impl Analyzers {
         conversation: impl FnOnce() -> Conversation,
     ) {
         // What their filters say, without asking them.
-        match application {
-            AppProto::Dns => following.add(1 << DNS, false),
-            AppProto::Http => following.add(1 << HTTP, false),
-            AppProto::Ssh => following.add(1 << SSH, false),
-            AppProto::Tls => following.add(1 << TLS, false),
-            AppProto::Quic => following.add(1 << QUIC, false),
-            AppProto::Smtp | AppProto::Ftp | AppProto::Imap => following.add(1 << START_TLS, false),
-            _ => {}
-        }
+        let built_in = match application {
+            AppProto::Dns => 1 << DNS,
+            AppProto::Http => 1 << HTTP,
+            AppProto::Ssh => 1 << SSH,
+            AppProto::Tls => 1 << TLS,
+            AppProto::Quic => 1 << QUIC,
+            AppProto::Smtp | AppProto::Ftp | AppProto::Imap => 1 << START_TLS,
+            _ => 0,
+        };
+        following.add(built_in & self.enabled.set(), false);
         if self.registered.is_empty() {
             return;
         }
@@ -256,6 +270,9 @@ impl Analyzers {
             _ => 0,
         };
         let mut restart = None;
+        if following.followers() & !self.enabled.set() != 0 {
+            self.retire(following, index, context);
+        }
         for bit in bits(following.data[direction as usize]) {
             following.known |= 1 << bit;
             match call!(self, bit, analyzer => analyzer.data(index, direction, event, context)) {
@@ -279,8 +296,22 @@ impl Analyzers {
         }
     }
 
+    /// Has those that do not run any more forget a flow, without a word.
+    #[cold]
+    fn retire(&mut self, following: &mut Following, index: FlowIndex, context: &mut Context<'_>) {
+        let off = !self.enabled.set();
+        context.muted = true;
+        for bit in bits(following.known & off) {
+            call!(self, bit, analyzer => analyzer.end(index, context));
+        }
+        context.muted = false;
+        following.known &= !off;
+        following.remove(off);
+    }
+
     /// Tells those that know a flow that it ended.
     pub(crate) fn end(&mut self, following: &mut Following, index: FlowIndex, context: &mut Context<'_>) {
+        self.retire(following, index, context);
         for bit in bits(following.known) {
             call!(self, bit, analyzer => analyzer.end(index, context));
         }

@@ -27,10 +27,12 @@ pub(super) fn failure(status: StatusCode, what: impl Into<String>) -> (StatusCod
 }
 
 /// The configuration was read again and is in force.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Reloaded {
     /// Rules in force.
     pub rules: usize,
+    /// Keys of settings that are others now, rules and admission left aside.
+    pub changed: Vec<&'static str>,
     /// How long it took.
     pub milliseconds: u64,
 }

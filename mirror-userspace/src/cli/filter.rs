@@ -21,7 +21,7 @@ use crate::filter::text::{self, condition, range_text, ranges_text, vni_ranges};
 use crate::filter::{import, limits};
 
 /// Where the configuration is when nobody says otherwise.
-pub(super) const CONFIG: &str = "/etc/mirror-xdp/config.toml";
+pub(super) const CONFIG: &str = "/etc/mirror-xdp/mirror-xdp.toml";
 
 const EXAMPLES: &str = "\
 Examples:

@@ -1,15 +1,15 @@
 //! What people and log files get to read: warnings by default, other things as `RUST_LOG` asks for them, and
-//! what a command has to announce.
+//! what a command has to announce. Which messages are written can change while the program runs.
 
 use std::io::IsTerminal as _;
 use std::os::linux::fs::MetadataExt as _;
 use std::sync::OnceLock;
 use std::{env, fs, io};
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::datapath::program::{LogLevel, PROGRAM_NAME};
 
@@ -27,21 +27,53 @@ pub(super) enum Format {
 /// The format in use; text until [`init`] has chosen.
 static FORMAT: OnceLock<Format> = OnceLock::new();
 
-/// Sets the logger up. `bpf` says what the XDP program is going to tell. Without a format it is the journal's
-/// where standard error goes there, else text.
-pub(super) fn init(bpf: LogLevel, format: Option<Format>) -> io::Result<()> {
-    let level = match bpf {
+/// Which messages are written, and what the XDP program is to tell; from [`init`] on.
+static FILTER: OnceLock<(reload::Handle<EnvFilter, Registry>, LogLevel)> = OnceLock::new();
+
+/// The variable that says which messages are written, whatever the configuration says.
+pub(super) const VARIABLE: &str = EnvFilter::DEFAULT_ENV;
+
+/// What the environment says about messages, if anything.
+pub(super) fn environment() -> Option<String> {
+    env::var(VARIABLE).ok().filter(|directives| !directives.is_empty())
+}
+
+/// What is written: what the environment says, else what is said here, else warnings.
+fn filter(level: Option<&str>, bpf: LogLevel) -> EnvFilter {
+    let environment = environment();
+    let directives = environment.as_deref().or(level).unwrap_or_default();
+    let filter =
+        EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).parse_lossy(directives);
+    let bpf = match bpf {
         LogLevel::Off => "off",
         LogLevel::Debug => "debug",
         LogLevel::Trace => "trace",
     };
-    let mut filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env_lossy();
     // What commands announce has a target of its own.
-    for directive in [format!("{PROGRAM_NAME}={level}"), format!("{ANNOUNCEMENTS}=info")] {
-        if let Ok(directive) = directive.parse() {
-            filter = filter.add_directive(directive);
-        }
+    let own = [format!("{PROGRAM_NAME}={bpf}"), format!("{ANNOUNCEMENTS}=info")];
+    own.iter().filter_map(|directive| directive.parse().ok()).fold(filter, EnvFilter::add_directive)
+}
+
+/// Has other messages written from now on: those that the environment asks for, else `level`, else warnings.
+pub(super) fn set_level(level: Option<&str>) {
+    let Some((handle, bpf)) = FILTER.get() else { return };
+    if handle.reload(filter(level, *bpf)).is_ok() {
+        // Messages by way of the crate `log` are held back there already.
+        ::log::set_max_level(match LevelFilter::current() {
+            LevelFilter::OFF => ::log::LevelFilter::Off,
+            LevelFilter::ERROR => ::log::LevelFilter::Error,
+            LevelFilter::WARN => ::log::LevelFilter::Warn,
+            LevelFilter::INFO => ::log::LevelFilter::Info,
+            LevelFilter::DEBUG => ::log::LevelFilter::Debug,
+            LevelFilter::TRACE => ::log::LevelFilter::Trace,
+        });
     }
+}
+
+/// Sets the logger up. `bpf` says what the XDP program is going to tell. Without a format it is the journal's
+/// where standard error goes there, else text.
+pub(super) fn init(bpf: LogLevel, format: Option<Format>) -> io::Result<()> {
+    let (filter, handle) = reload::Layer::new(filter(None, bpf));
     let format = format.unwrap_or_else(|| if stderr_is_journal() { Format::Journal } else { Format::Text });
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
@@ -53,6 +85,7 @@ pub(super) fn init(bpf: LogLevel, format: Option<Format>) -> io::Result<()> {
         Format::Journal => registry.with(tracing_journald::layer()?).init(),
     }
     let _ = FORMAT.set(format);
+    let _ = FILTER.set((handle, bpf));
     Ok(())
 }
 

@@ -13,6 +13,7 @@ mod pktgen;
 mod progress;
 mod read;
 mod receive;
+mod reload;
 mod run;
 mod service;
 mod source;

@@ -133,8 +133,12 @@ impl Reader {
     fn new(args: &Args) -> anyhow::Result<Self> {
         let destination = args.eve.destination(&args.log_dir, &config::EveSettings::default());
         let sink = super::eve::open(destination, Patience::Endless, args.json)?;
-        let config =
-            WorkerConfig { max_flows: args.max_flows, hash_seed: HASH_SEED, dedup: args.dedup.is_on() };
+        let config = WorkerConfig {
+            max_flows: args.max_flows,
+            hash_seed: HASH_SEED,
+            dedup: args.dedup.is_on(),
+            ..WorkerConfig::default()
+        };
         let mut worker = Worker::new(config, sink.producer(Overflow::Wait));
         let store = super::store::open(args.store.as_deref(), &config::StoreSettings::default())?;
         if let Some(store) = &store {

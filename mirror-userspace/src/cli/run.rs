@@ -14,23 +14,24 @@ use clap::CommandFactory as _;
 use clap::error::ErrorKind;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
 
 use super::log::{Format, announce};
 use super::progress::{self, Progress};
 use super::receive::ReceiveArgs;
+use super::reload::{Reloader, Running};
 use super::service::Service;
-use crate::api::{self, Address, Refused, Reloaded};
+use crate::api::{self, Address};
 use crate::config;
 use crate::confine::{self, Files};
 use crate::datapath::program::LogLevel;
 use crate::error::one_line;
 use crate::filter::policy::UnknownVnis;
-use crate::live::{Capture, Config, Plan};
+use crate::live::{Config, Plan};
 use crate::nic::{Changes, Watch};
 use crate::observe::control::{self, OpenError, Socket};
 use crate::observe::tap::{self, Tap};
-use crate::sink::{Destination, Patience, Sink, SinkCounters};
+use crate::sink::{Destination, Patience, Sink, SinkCounters, SinkSettings};
 use crate::stats::Stats;
 use crate::store::remote::Location;
 use crate::worker::WorkerConfig;
@@ -45,7 +46,7 @@ const EXAMPLES: &str = "\
 Examples:
   mirror-xdp run --interface ens6
   mirror-xdp run --interface ens6 --interface ens7 --xdp-mode native --zero-copy required
-  mirror-xdp run --interface ens6 --config /etc/mirror-xdp/config.toml     rules; kill -HUP rereads them
+  mirror-xdp run --interface ens6 --config /etc/mirror-xdp/mirror-xdp.toml  kill -HUP rereads it
   mirror-xdp run --interface ens6 --store /data/packets                    keep the packets, too
   mirror-xdp run --interface ens6 --store /data/packets --store-upload s3://bucket/appliance-1
   mirror-xdp run --interface ens6 --rotate-interval 1h --rotate-keep 48   two days of records
@@ -146,7 +147,6 @@ struct Settled {
     interfaces: Vec<String>,
     replace: bool,
     log_dir: PathBuf,
-    stats_interval: Duration,
     max_flows: usize,
 }
 
@@ -161,10 +161,6 @@ impl Settled {
                 .clone()
                 .or_else(|| configured.log_dir.clone())
                 .unwrap_or_else(|| DEFAULT_LOG_DIR.into()),
-            stats_interval: args
-                .stats_interval
-                .or(configured.stats_interval)
-                .unwrap_or(DEFAULT_STATS_INTERVAL),
             max_flows: args
                 .max_flows
                 .or(configured.max_flows)
@@ -185,6 +181,19 @@ impl Args {
     /// Whether JSON is wanted.
     pub(super) const fn json(&self) -> bool {
         self.json
+    }
+
+    /// Time between two `stats` events.
+    pub(super) fn stats_interval(&self, configured: &config::Config) -> Duration {
+        self.stats_interval.or(configured.capture.stats_interval).unwrap_or(DEFAULT_STATS_INTERVAL)
+    }
+
+    /// How records are written, of what can change while they are.
+    pub(super) fn sink_settings(&self, configured: &config::Config) -> SinkSettings {
+        SinkSettings {
+            metrics_interval: configured.analysis.metrics_interval,
+            rotation: self.eve.rotation(&configured.eve),
+        }
     }
 
     /// How the store is written.
@@ -214,6 +223,10 @@ impl Args {
         let token = self.api.token_file.as_ref().or(configured.api.token_file.as_ref());
         let dedup = self.dedup.map_or(configured.analysis.dedup, super::Switch::is_on);
         let output = self.eve.output(&configured.eve);
+        let environment = super::log::environment();
+        let level = environment.as_deref().or(configured.log.level.as_deref()).unwrap_or("warn");
+        let seconds = |seconds| json!(time(Duration::from_secs(seconds)));
+        let timeouts = &configured.timeouts;
         let unknown = match policy.unknown_vnis {
             UnknownVnis::Learn => "learn",
             UnknownVnis::Drop => "strict",
@@ -229,7 +242,7 @@ impl Args {
             ("capture.log_dir", json!(settled.log_dir), flag(self.log_dir.is_some(), "--log-dir")),
             (
                 "capture.stats_interval",
-                json!(time(settled.stats_interval)),
+                json!(time(self.stats_interval(configured))),
                 flag(self.stats_interval.is_some(), "--stats-interval"),
             ),
             ("capture.max_flows", json!(settled.max_flows), flag(self.max_flows.is_some(), "--max-flows")),
@@ -245,6 +258,8 @@ impl Args {
             ("admission.vnis", json!(policy.vnis.iter().map(range).collect::<Vec<_>>()), None),
             ("shunt.after", json!(configured.shunt.after), None),
             ("shunt.max_flows", json!(configured.shunt.max_flows), None),
+            ("analysis.analyzers", json!(configured.analysis.analyzers.names().collect::<Vec<_>>()), None),
+            ("analysis.metrics_interval", json!(time(configured.analysis.metrics_interval)), None),
             ("analysis.dedup", json!(switch(dedup)), flag(self.dedup.is_some(), "--dedup")),
             ("alerts.indicators", json!(configured.alerts.indicators.len()), None),
             ("alerts.file", json!(configured.alerts.file), None),
@@ -255,6 +270,12 @@ impl Args {
             ("api.listen", json!(listen.to_string()), flag(self.api.listen.is_some(), "--api")),
             ("api.health", json!(health.to_string()), flag(self.api.health.is_some(), "--health")),
             ("api.token_file", json!(token), flag(self.api.token_file.is_some(), "--api-token-file")),
+            ("log.level", json!(level), flag(environment.is_some(), super::log::VARIABLE)),
+            ("timeouts.new", seconds(timeouts.new), None),
+            ("timeouts.established", seconds(timeouts.established), None),
+            ("timeouts.tcp_new", seconds(timeouts.tcp_new), None),
+            ("timeouts.tcp_established", seconds(timeouts.tcp_established), None),
+            ("timeouts.tcp_closed", seconds(timeouts.tcp_closed), None),
             ("filter.default", json!(default), None),
             ("filter.macs", json!(policy.macs.len()), None),
             ("filter.sets", json!(policy.sets.len()), None),
@@ -316,6 +337,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     let mut hang_up = signal(SignalKind::hangup())?;
     let configured = configuration(args.config.as_deref())?;
+    super::log::set_level(configured.log.level.as_deref());
     let settled = Settled::new(&args, &configured.capture);
     if settled.interfaces.is_empty() {
         let what = "no interface is named: use --interface, or [capture] in the configuration\n";
@@ -326,6 +348,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         // The standard library's maps are keyed with the system's random numbers.
         hash_seed: RandomState::new().hash_one(0),
         dedup: args.dedup.map_or(configured.analysis.dedup, super::Switch::is_on),
+        tuning: configured.tuning(),
     };
     let ports = args.ports.ports(&configured.ports);
     let receive = args.receive.clone().settings(&configured.receive);
@@ -353,8 +376,9 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let tap = args.tap.as_deref().map(|interface| Tap::open(interface, &interfaces)).transpose()?;
     let listener = api::Listener::bind(args.api.settings(&configured.api, &settled.log_dir)?)?;
     let destination = args.eve.destination(&settled.log_dir, &configured.eve);
-    confine::install(&needed_files(&args, &settled.log_dir, &destination))?;
+    confine::install(&needed_files(&args, &configured, &settled.log_dir, &destination))?;
     let sink = super::eve::open(destination, Patience::Short, args.json)?;
+    sink.set(args.sink_settings(&configured));
     let store = super::store::open(args.store.as_deref(), &args.store(&configured.store))?;
     let mut watch = Watch::start(&interfaces).await?;
     let control = open_control(&args.control)?;
@@ -381,14 +405,10 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut progress = std::io::stderr().is_terminal().then(Progress::new);
     let start = Instant::now();
     let end = args.duration.and_then(|duration| start.checked_add(duration.into()));
-    let every = |period| {
-        let mut ticks = interval_at(start + period, period);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        ticks
-    };
     let mut second = every(Duration::from_secs(1));
-    let mut statistics = every(settled.stats_interval);
+    let mut statistics = every(args.stats_interval(&configured));
     let mut messages = every(Duration::from_millis(100));
+    let mut reloader = Reloader::new(&args, configured);
     let failure = loop {
         tokio::select! {
             _ = interrupt.recv() => break None,
@@ -399,12 +419,16 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
                     tracing::warn!("the log is too far behind to be opened again");
                 }
                 // It has been said on standard error how it went.
-                let _ = reload(&mut capture, args.config.as_deref(), &configured);
+                let running = Running { capture: &mut capture, sink: &sink, store: store.as_ref() };
+                let _ = reloader.reload(running).await;
+                keep_pace(&mut statistics, reloader.stats_interval());
             }
             request = server.request() => {
                 if let Some(answer) = request.answer(&capture, &sink, &mut watch).await {
+                    let running = Running { capture: &mut capture, sink: &sink, store: store.as_ref() };
                     // Fails where nobody waits any more; it is reloaded all the same.
-                    let _ = answer.send(reload(&mut capture, args.config.as_deref(), &configured));
+                    let _ = answer.send(reloader.reload(running).await);
+                    keep_pace(&mut statistics, reloader.stats_interval());
                 }
             }
             // Stopping finds out why.
@@ -465,10 +489,15 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// What the process works with while it captures: its log, its store, its configuration, which may be
-/// replaced or be somewhere else in truth, and the directory that the control socket is removed from.
+/// What the process works with while it captures: its log, its store, its configuration and the file of
+/// indicators, which may be replaced or be somewhere else in truth, and the directory that the control socket is removed from.
 /// Directories that are written to are made where they are missing.
-fn needed_files(args: &Args, log_dir: &Path, destination: &Destination) -> Files {
+fn needed_files(
+    args: &Args,
+    configured: &config::Config,
+    log_dir: &Path,
+    destination: &Destination,
+) -> Files {
     let directory = |path: &Path| match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
         Some(parent) => parent.to_owned(),
@@ -483,7 +512,8 @@ fn needed_files(args: &Args, log_dir: &Path, destination: &Destination) -> Files
         // Where it cannot be made, whoever opens it says so.
         let _ = fs::create_dir_all(directory);
     }
-    let configs = args.config.iter().flat_map(|path| [Some(path.clone()), fs::canonicalize(path).ok()]);
+    let configs = args.config.iter().chain(&configured.alerts.file);
+    let configs = configs.flat_map(|path| [Some(path.clone()), fs::canonicalize(path).ok()]);
     // Of the log's directory the API asks how full its disk is.
     let read = configs.flatten().map(|path| directory(&path)).chain([log_dir.to_owned()]);
     Files { read: read.collect(), write }
@@ -507,69 +537,18 @@ fn configuration(path: Option<&Path>) -> anyhow::Result<config::Config> {
     Ok(path.map(config::load).transpose()?.unwrap_or_default())
 }
 
-/// Reads the configuration again and puts its rules in force. Where something is wrong, the rules that are
-/// in force stay.
-fn reload(
-    capture: &mut Capture,
-    path: Option<&Path>,
-    started_with: &config::Config,
-) -> Result<Reloaded, Refused> {
-    let Some(path) = path else {
-        let error = "nothing to read again: there is no --config".to_owned();
-        return Err(Refused { error, mistakes: Vec::new() });
-    };
-    let begun = Instant::now();
-    match try_reload(capture, path, started_with) {
-        Ok(rules) => {
-            let milliseconds = begun.elapsed().as_millis() as u64;
-            announce(&format!(
-                "mirror-xdp: {}: read again, {rules} rules in force after {milliseconds} ms",
-                path.display()
-            ));
-            Ok(Reloaded { rules, milliseconds })
-        }
-        Err(error) => {
-            let mistakes = match error.downcast_ref() {
-                Some(config::Error::Wrong(mistakes)) => mistakes.all().to_vec(),
-                _ => Vec::new(),
-            };
-            let error = one_line(error.as_ref());
-            announce(&format!("mirror-xdp: not reloaded, the rules in force stay: {error}"));
-            Err(Refused { error, mistakes })
-        }
-    }
+/// A tick after each such time, the first one when it has passed.
+fn every(period: Duration) -> Interval {
+    let mut ticks = interval_at(Instant::now() + period, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
-fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config) -> anyhow::Result<usize> {
-    let config::Config {
-        capture: settings,
-        ports,
-        policy,
-        shunt,
-        receive,
-        analysis,
-        alerts,
-        eve,
-        store,
-        api,
-    } = config::load(path)?;
-    let sections = [
-        ("capture", settings == started_with.capture),
-        ("ports", ports == started_with.ports),
-        ("shunt", shunt == started_with.shunt),
-        ("store", store == started_with.store),
-        ("receive", receive == started_with.receive),
-        ("analysis", analysis == started_with.analysis),
-        ("alerts", alerts == started_with.alerts),
-        ("eve", eve == started_with.eve),
-        ("api", api == started_with.api),
-    ];
-    if let Some((section, _)) = sections.iter().find(|(_, same)| !same) {
-        anyhow::bail!("{}: [{section}] has changed, which takes a restart", path.display());
+/// Has ticks come at another pace, where it is another one.
+fn keep_pace(ticks: &mut Interval, period: Duration) {
+    if ticks.period() != period {
+        *ticks = every(period);
     }
-    let rules = policy.sets.iter().map(|set| set.rules.len()).sum();
-    capture.set_policy(policy)?;
-    Ok(rules)
 }
 
 /// Waits for the end of the capture, for ever where there is none.

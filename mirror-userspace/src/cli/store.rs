@@ -1,5 +1,6 @@
 //! The packet store of a command that keeps packets, or reads them.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ pub(super) fn in_force(configured: &StoreSettings, upload_by_flag: bool) -> Vec<
     let (policy, retention) = (&settings.policy, &settings.retention);
     let time = |time: Duration| humantime::format_duration(time).to_string();
     let vnis = policy.vnis.as_ref().map(|vnis| vnis.iter().map(range).collect::<Vec<_>>());
+    let age = |(vnis, age): &(Vec<RangeInclusive<u32>>, Duration)| json!({ "vnis": vnis.iter().map(range).collect::<Vec<_>>(), "max_age": time(*age) });
+    let ages: Vec<_> = retention.ages.iter().map(age).collect();
     let rules = policy.rules.as_ref().map(|rules| rules.iter().map(ToString::to_string).collect::<Vec<_>>());
     let packet = match policy.packet {
         Kept::Whole => json!("whole"),
@@ -79,7 +82,7 @@ pub(super) fn in_force(configured: &StoreSettings, upload_by_flag: bool) -> Vec<
         ("store.max_size", json!(retention.max_size)),
         ("store.min_free", json!(retention.min_free)),
         ("store.max_age", json!(retention.max_age.map(time))),
-        ("store.ages", json!(retention.ages.len())),
+        ("store.ages", json!(ages)),
     ];
     let mut all: Vec<InForce> = all.into_iter().map(|(key, value)| (key, value, None)).collect();
     let upload = settings.upload.as_ref().map(ToString::to_string);

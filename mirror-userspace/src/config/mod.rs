@@ -21,12 +21,16 @@ use std::time::Duration;
 pub use self::document::Mistake;
 use self::document::{Document, Table};
 use crate::afxdp::{BusyPoll, ZeroCopy};
+use crate::analyzer::Enabled;
 use crate::api::Address;
+use crate::apm;
 use crate::filter::Policy;
+use crate::flow::Timeouts;
 use crate::indicators::{FileError, Indicators};
 use crate::live::{CpuList, ModeChoice};
 use crate::sink::Rotation;
 use crate::store::Settings;
+use crate::worker::Tuning;
 
 /// What a configuration file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,6 +47,8 @@ pub struct Config {
     pub receive: ReceiveSettings,
     /// What is made of the frames.
     pub analysis: AnalysisSettings,
+    /// When flows end that have no packets.
+    pub timeouts: Timeouts,
     /// What raises alerts.
     pub alerts: AlertSettings,
     /// Where records go.
@@ -51,6 +57,23 @@ pub struct Config {
     pub store: StoreSettings,
     /// Where the HTTP API is, and for whom.
     pub api: ApiSettings,
+    /// Which messages are written.
+    pub log: LogSettings,
+}
+
+impl Config {
+    /// What of it can be set anew while workers work.
+    #[must_use]
+    pub const fn tuning(&self) -> Tuning {
+        Tuning { analyzers: self.analysis.analyzers, timeouts: self.timeouts, shunt_after: self.shunt.after }
+    }
+}
+
+/// Which messages are written; what is not said is up to the environment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogSettings {
+    /// A level, and others for some parts of the program, as `RUST_LOG` has them: `info,hyper=warn`.
+    pub level: Option<String>,
 }
 
 /// Where records go.
@@ -63,10 +86,20 @@ pub struct EveSettings {
 }
 
 /// What is made of the frames.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AnalysisSettings {
     /// Whether a packet that is mirrored at both ends of its conversation is analysed once only.
     pub dedup: bool,
+    /// Which analyzers run.
+    pub analyzers: Enabled,
+    /// How long services are measured for one `metrics` event.
+    pub metrics_interval: Duration,
+}
+
+impl Default for AnalysisSettings {
+    fn default() -> Self {
+        Self { dedup: false, analyzers: Enabled::default(), metrics_interval: apm::INTERVAL }
+    }
 }
 
 /// What raises alerts.
@@ -222,6 +255,13 @@ impl Mistakes {
     /// Mistakes that are worth showing at once.
     const SHOWN: usize = 20;
 
+    /// These mistakes, in the order of their lines, where there is one.
+    #[must_use]
+    pub fn of(mut mistakes: Vec<Mistake>) -> Option<Self> {
+        mistakes.sort_by_key(|mistake| mistake.line);
+        (!mistakes.is_empty()).then_some(Self(mistakes))
+    }
+
     /// All of them; at least one.
     #[must_use]
     pub fn all(&self) -> &[Mistake] {
@@ -252,8 +292,15 @@ impl std::error::Error for Mistakes {}
 
 /// Reads a configuration file.
 pub fn load(path: &Path) -> Result<Config, Error> {
+    Ok(load_with_lines(path)?.0)
+}
+
+/// Reads a configuration file, and where it says what, see [`lines`].
+pub fn load_with_lines(path: &Path) -> Result<(Config, BTreeMap<String, usize>), Error> {
     let text = read(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
-    Ok(parse(path, &text)?)
+    let config = parse(path, &text)?;
+    // It is text: what is not was refused.
+    Ok((config, str::from_utf8(&text).map(lines).unwrap_or_default()))
 }
 
 /// Reads a configuration from the bytes of a file; `path` is for messages.
@@ -276,14 +323,15 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Config, Mistakes> {
     if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
 }
 
-/// Where a file says what: the line of each key of a section, such as `ports.vxlan`. Empty where the file is
-/// no TOML.
+/// Where a file says what: the line of each section, such as `ports`, and of each of its keys, such as
+/// `ports.vxlan`. Empty where the file is no TOML.
 #[must_use]
 pub fn lines(text: &str) -> BTreeMap<String, usize> {
     let document = Document::new(Path::new(""), text);
     let mut lines = BTreeMap::new();
     let Some(root) = document.parse() else { return lines };
     for (section, value) in root.get_ref() {
+        lines.insert(section.get_ref().to_string(), document.line(section.span().start));
         for (key, _) in value.get_ref().as_table().into_iter().flatten() {
             lines.insert(format!("{}.{}", section.get_ref(), key.get_ref()), document.line(key.span().start));
         }

@@ -10,14 +10,16 @@ use mirror_xdp_common::Vni;
 
 use super::document::{Table, Value};
 use super::{
-    AlertSettings, AnalysisSettings, ApiSettings, CaptureSettings, Config, EveSettings, Ports,
+    AlertSettings, AnalysisSettings, ApiSettings, CaptureSettings, Config, EveSettings, LogSettings, Ports,
     ReceiveSettings, ShuntSettings, StoreSettings,
 };
 use crate::afxdp::BusyPoll;
+use crate::analyzer::Enabled;
 use crate::filter::policy::{
     Action, MacAddress, Policy, Rule, RuleDirection, RuleSet, UnknownVnis, has_ports,
 };
 use crate::filter::{limits, text};
+use crate::flow::Timeouts;
 use crate::store::{Kept, Retention, RuleRange};
 
 /// The whole file. Where something is wrong the document knows, and the result is of no use.
@@ -47,6 +49,9 @@ pub(super) fn config(mut root: Table<'_>) -> Config {
     if let Some(table) = root.get("analysis").and_then(|value| value.table()) {
         config.analysis = analysis(table);
     }
+    if let Some(table) = root.get("timeouts").and_then(|value| value.table()) {
+        config.timeouts = timeouts(table);
+    }
     if let Some(table) = root.get("alerts").and_then(|value| value.table()) {
         config.alerts = alerts(table);
     }
@@ -61,6 +66,9 @@ pub(super) fn config(mut root: Table<'_>) -> Config {
     }
     if let Some(table) = root.get("api").and_then(|value| value.table()) {
         config.api = api(table);
+    }
+    if let Some(table) = root.get("log").and_then(|value| value.table()) {
+        config.log = log(table);
     }
     check_capacity(&mut known);
     root.finish();
@@ -439,8 +447,92 @@ fn analysis(mut table: Table<'_>) -> AnalysisSettings {
     if let Some(dedup) = table.get("dedup").and_then(|value| switch(&value)) {
         analysis.dedup = dedup;
     }
+    if let Some(value) = table.get("analyzers") {
+        analysis.analyzers = analyzers(&value);
+    }
+    if let Some(value) = table.get("metrics_interval")
+        && let Some(time) = whole_seconds(&value, 86_400)
+    {
+        analysis.metrics_interval = Duration::from_secs(time);
+    }
     table.finish();
     analysis
+}
+
+fn analyzers(value: &Value<'_>) -> Enabled {
+    let names: Vec<_> = Enabled::all_names().map(|name| format!("\"{name}\"")).collect();
+    let allowed = names.join(", ");
+    let mut enabled = Enabled::none();
+    for element in value.list("names of analyzers").unwrap_or_default() {
+        let Some(name) = element.text(&allowed) else { continue };
+        match enabled.with(name) {
+            Some(more) => enabled = more,
+            None => element.wrong(format!("`{name}` is no analyzer"), format!("one of {allowed}")),
+        }
+    }
+    enabled
+}
+
+fn timeouts(mut table: Table<'_>) -> Timeouts {
+    let mut timeouts = Timeouts::default();
+    let keys = [
+        ("new", &mut timeouts.new),
+        ("established", &mut timeouts.established),
+        ("tcp_new", &mut timeouts.tcp_new),
+        ("tcp_established", &mut timeouts.tcp_established),
+        ("tcp_closed", &mut timeouts.tcp_closed),
+    ];
+    for (key, timeout) in keys {
+        if let Some(seconds) = table.get(key).and_then(|value| whole_seconds(&value, 7 * 86_400)) {
+            *timeout = seconds;
+        }
+    }
+    table.finish();
+    timeouts
+}
+
+/// A time such as "30s", from a second to so many, in seconds.
+fn whole_seconds(value: &Value<'_>, most: u64) -> Option<u64> {
+    let time = duration(value)?;
+    if time.subsec_nanos() == 0 && time.as_secs() <= most {
+        return Some(time.as_secs());
+    }
+    let most = humantime::format_duration(Duration::from_secs(most));
+    let time = humantime::format_duration(time);
+    value.wrong(format!("{time} is out of range"), format!("must be whole seconds, from 1s to {most}"));
+    None
+}
+
+/// Levels of messages, from the fewest to the most.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+fn log(mut table: Table<'_>) -> LogSettings {
+    let mut log = LogSettings::default();
+    let allowed =
+        format!("{}, or such as \"info,hyper=debug\"", LEVELS.map(|l| format!("\"{l}\"")).join(", "));
+    if let Some(value) = table.get("level")
+        && let Some(text) = value.text(&allowed)
+    {
+        let is_level = |directive: &str| {
+            let level = match directive.split_once('=') {
+                Some((target, level)) if is_target(target) => level,
+                Some(_) => return false,
+                None => directive,
+            };
+            LEVELS.contains(&level)
+        };
+        if !text.split(',').all(is_level) {
+            value.wrong(format!("`{text}` is no level"), allowed);
+        }
+        log.level = Some(text.to_owned());
+    }
+    table.finish();
+    log
+}
+
+/// Whether it is the path of a module.
+fn is_target(target: &str) -> bool {
+    !target.is_empty() && target.chars().all(|c| c.is_ascii_alphanumeric() || "_:-".contains(c))
 }
 
 fn alerts(mut table: Table<'_>) -> AlertSettings {

@@ -43,7 +43,11 @@ fn every_key_is_read() {
     assert_eq!(receive.cpus.unwrap().cpus(), [2, 3, 4, 5, 6, 7, 10]);
     assert_eq!((receive.sockets_per_queue, receive.ring), (Some(2), Some(32_768)));
     assert_eq!((receive.flow_affinity, receive.busy_poll), (true, None));
-    assert!(config.analysis.dedup);
+    let analysis = config.analysis;
+    assert_eq!((analysis.dedup, analysis.analyzers), (true, Enabled::default()));
+    assert_eq!(analysis.metrics_interval.as_secs(), 60);
+    assert_eq!(config.timeouts, Timeouts::default());
+    assert_eq!(config.log.level.as_deref(), Some("warn"));
     assert_eq!((config.alerts.indicators.len(), config.alerts.file.is_some()), (4, true));
     let kept = config.store.settings.policy.rules.clone().unwrap();
     assert_eq!(kept.iter().map(ToString::to_string).collect::<Vec<_>>(), ["office/100", "office/300-400"]);
@@ -122,6 +126,8 @@ fn the_example_has_every_key_that_there_is() {
         ("shunt", "[shunt]\nnone = 1\n"),
         ("receive", "[receive]\nnone = 1\n"),
         ("analysis", "[analysis]\nnone = 1\n"),
+        ("timeouts", "[timeouts]\nnone = 1\n"),
+        ("log", "[log]\nnone = 1\n"),
         ("alerts", "[alerts]\nnone = 1\n"),
         ("eve", "[eve]\nnone = 1\n"),
         ("store", "[store]\nnone = 1\n"),
@@ -178,7 +184,7 @@ fn rules_are_tried_by_number_and_ingress_comes_first() {
 #[test]
 fn each_key_of_a_section_has_its_line() {
     let lines = lines("[ports]\nvxlan = [\n1,\n2]\n\ngeneve = []\n[eve]\noutput = \"-\"\n");
-    let expected = [("eve.output", 8), ("ports.geneve", 6), ("ports.vxlan", 2)];
+    let expected = [("eve", 7), ("eve.output", 8), ("ports", 1), ("ports.geneve", 6), ("ports.vxlan", 2)];
     assert_eq!(lines, expected.map(|(key, line)| (key.to_owned(), line)).into());
 }
 
@@ -213,7 +219,7 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
             1,
             "fliter".into(),
             "did you mean `filter`?",
-            "capture, ports, admission, shunt, receive, store, analysis, alerts, eve, filter, api",
+            "capture, ports, admission, shunt, receive, store, analysis, timeouts, alerts, eve, filter, api, log",
         ),
         ("[ports]\nvlan = [1]\n".into(), 2, "ports.vlan".into(), "did you mean `vxlan`?", "geneve"),
         (
@@ -322,6 +328,72 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
             "16385 VNIs",
             "at most 16384",
         ),
+        // Analysis.
+        (
+            "[analysis]\nanalyzers = [\"dns\", \"smtp\"]\n".into(),
+            2,
+            "analysis.analyzers[1]".into(),
+            "`smtp` is no analyzer",
+            "\"dns\", \"http\", \"quic\", \"ssh\", \"tls\"",
+        ),
+        (
+            "[analysis]\nanalyzers = \"dns\"\n".into(),
+            2,
+            "analysis.analyzers".into(),
+            "is the text \"dns\"",
+            "a list of names",
+        ),
+        (
+            "[analysis]\nmetrics_interval = \"2days\"\n".into(),
+            2,
+            "analysis.metrics_interval".into(),
+            "2days is out of range",
+            "from 1s to 1day",
+        ),
+        // Timeouts.
+        ("[timeouts]\nnew = 30\n".into(), 2, "timeouts.new".into(), "is the number 30", "\"10min\""),
+        ("[timeouts]\ntcp_new = \"1500ms\"\n".into(), 2, "timeouts.tcp_new".into(), "1s 500ms", "whole"),
+        (
+            "[timeouts]\nestablished = \"8days\"\n".into(),
+            2,
+            "timeouts.established".into(),
+            "8days is out of range",
+            "to 7days",
+        ),
+        (
+            "[timeouts]\ntcp-closed = \"1min\"\n".into(),
+            2,
+            "timeouts.tcp-closed".into(),
+            "did you mean `tcp_closed`?",
+            "new, established, tcp_new, tcp_established, tcp_closed",
+        ),
+        // Messages.
+        ("[log]\nlevel = \"loud\"\n".into(), 2, "log.level".into(), "`loud`", "\"warn\", \"info\""),
+        ("[log]\nlevel = \"info,=debug\"\n".into(), 2, "log.level".into(), "no level", "hyper=debug"),
+        ("[log]\nlevel = 3\n".into(), 2, "log.level".into(), "is the number 3", "\"trace\""),
+        // Store.
+        ("[store]\nsegment_size = \"1MiB\"\n".into(), 2, "store.segment_size".into(), "too few", "16777216"),
+        (
+            "[store]\nsegment_time = 600\n".into(),
+            2,
+            "store.segment_time".into(),
+            "is the number 600",
+            "10min",
+        ),
+        ("[store]\nmemory = 1\n".into(), 2, "store.memory".into(), "1 bytes are too few", "at least 8388608"),
+        ("[store]\nvnis = 7\n".into(), 2, "store.vnis".into(), "is the number 7", "a list of VNIs"),
+        ("[store]\npacket = \"half\"\n".into(), 2, "store.packet".into(), "`half`", "\"headers\""),
+        ("[store]\npacket = 8\n".into(), 2, "store.packet".into(), "8 is out of range", "from 16 to"),
+        ("[store]\nflow_bytes = 0\n".into(), 2, "store.flow_bytes".into(), "0 bytes", "at least 1"),
+        ("[store]\ncompression = 20\n".into(), 2, "store.compression".into(), "20", "from 1 to 19"),
+        ("[store]\nkey = 1\n".into(), 2, "store.key".into(), "is the number 1", "a file's name"),
+        ("[store]\nmax_size = \"big\"\n".into(), 2, "store.max_size".into(), "`big`", "\"1MiB\""),
+        ("[store]\nmax_age = \"old\"\n".into(), 2, "store.max_age".into(), "`old` is no time", "30days"),
+        ("[[store.ages]]\nvnis = [7]\n".into(), 1, "store.ages[0].max_age".into(), "missing", "\"30days\""),
+        ("[eve]\noutput = \"\"\n".into(), 2, "eve.output".into(), "is empty", "eve.json"),
+        ("[eve]\nrotate_keep = -1\n".into(), 2, "eve.rotate_keep".into(), "-1", "from 0 to"),
+        ("[receive]\nring = 1000\n".into(), 2, "receive.ring".into(), "no power of two", "16384"),
+        ("[receive]\ncpus = \"3-1\"\n".into(), 2, "receive.cpus".into(), "3-1", "2-7,10"),
         // Shunt.
         ("[shunt]\nafter = \"1 TiB\"\n".into(), 2, "shunt.after".into(), "`1 TiB`", "\"1MiB\""),
         ("[shunt]\nmax_flows = 0\n".into(), 2, "shunt.max_flows".into(), "out of range", "from 1 to 1048576"),

@@ -146,6 +146,7 @@ impl PolicyMaps {
             tell(kept, &rule_ids);
         }
         self.generation_map.set(0, generation, 0)?;
+        self.tell_of_gone(&rule_ids);
         self.generation = generation;
         self.rule_ids = rule_ids;
         self.policy = policy.clone();
@@ -165,16 +166,47 @@ impl PolicyMaps {
             for rule in set.rules.iter().cloned().map(Some).chain([None]) {
                 let identity = (set.name.clone(), rule);
                 let Some(&id) = self.rule_ids.get(&identity) else { continue };
-                let mut sum = RuleCounters::default();
-                for one_cpu in self.rule_counters.get(&id.into(), 0)?.iter() {
-                    sum[0] += one_cpu[0];
-                    sum[1] += one_cpu[1];
-                }
+                let [packets, bytes] = self.rule_count(id)?;
                 let (set, rule) = identity;
-                counts.push(RuleCount { set, rule, id, packets: sum[0], bytes: sum[1] });
+                counts.push(RuleCount { set, rule, id, packets, bytes });
             }
         }
         Ok(counts)
+    }
+
+    /// What was counted under an identifier by all CPUs.
+    fn rule_count(&self, id: u16) -> Result<RuleCounters, MapError> {
+        let mut sum = RuleCounters::default();
+        for one_cpu in self.rule_counters.get(&id.into(), 0)?.iter() {
+            sum[0] += one_cpu[0];
+            sum[1] += one_cpu[1];
+        }
+        Ok(sum)
+    }
+
+    /// Says what was counted of the rules that are not in force any more: nobody can ask later.
+    fn tell_of_gone(&self, in_force: &HashMap<Identity, u16>) {
+        if !tracing::enabled!(tracing::Level::INFO) {
+            return;
+        }
+        let gone = self.rule_ids.iter().filter(|(identity, _)| !in_force.contains_key(*identity));
+        let mut gone: Vec<_> = gone.collect();
+        if gone.is_empty() {
+            return;
+        }
+        // Frames that are being judged by them still are counted, too.
+        grace::wait();
+        gone.sort_unstable_by_key(|(_, id)| **id);
+        for ((set, rule), id) in gone {
+            let Ok([packets, bytes]) = self.rule_count(*id) else { continue };
+            match rule {
+                Some(rule) => tracing::info!(
+                    "rule {} of set {set} is in force no longer: it had {packets} packets, {bytes} bytes",
+                    rule.number
+                ),
+                None => tracing::info!("set {set} is no longer: no rule of it had {packets} packets"),
+            }
+        }
     }
 
     /// What was counted of each VNI that is known, in ascending order, and at the end of all others.

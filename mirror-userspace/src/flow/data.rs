@@ -59,7 +59,7 @@ impl Data {
         if self.following.wants_packets() {
             let original = self.known.original;
             let Tools { time, ref mut records, alerted, .. } = *tools;
-            let mut context = Context { head, time, original, records, alerted };
+            let mut context = Context::new(head, time, original, records, alerted);
             tools.analyzers.packet(&mut self.following, tools.index, direction, packet, &mut context);
         }
     }
@@ -73,7 +73,7 @@ impl Data {
         let mut side = Side { detector, following, known, head, direction, wait: false, midstream: false };
         let original = side.known.original;
         let Tools { time, ref mut records, alerted, .. } = *tools;
-        let context = Context { head, time, original, records, alerted };
+        let context = Context::new(head, time, original, records, alerted);
         side.take(Event::Data { bytes: payload, new: 0 }, tools.analyzers, tools.index, context);
     }
 
@@ -99,7 +99,7 @@ impl Data {
         if flags & tcp_flags::ACK != 0 {
             let mut take = |event: Event<'_>| {
                 let original = side.known.original;
-                side.take(event, analyzers, *index, Context { head, time: *time, original, records, alerted })
+                side.take(event, analyzers, *index, Context::new(head, *time, original, records, alerted))
             };
             if streams.acknowledge(other, segment.header.acknowledgement, &mut take) {
                 connection.set_gap(from);
@@ -112,7 +112,7 @@ impl Data {
         side.wait = streams.has_unused(other);
         let mut take = |event: Event<'_>| {
             let original = side.known.original;
-            side.take(event, analyzers, *index, Context { head, time: *time, original, records, alerted })
+            side.take(event, analyzers, *index, Context::new(head, *time, original, records, alerted))
         };
         if streams.segment(this, first, sequence, segment.payload, &mut take) {
             connection.set_gap(direction);
@@ -124,12 +124,7 @@ impl Data {
                 side.direction = direction;
                 let mut take = |event: Event<'_>| {
                     let original = side.known.original;
-                    side.take(
-                        event,
-                        analyzers,
-                        *index,
-                        Context { head, time: *time, original, records, alerted },
-                    )
+                    side.take(event, analyzers, *index, Context::new(head, *time, original, records, alerted))
                 };
                 streams.again(stream, &mut take);
             }
@@ -158,7 +153,7 @@ impl Data {
     pub fn end(&mut self, head: &Head, connection: Option<&Connection>, tools: &mut Tools<'_>) {
         let Tools { streams, analyzers, records, index, time, alerted } = tools;
         let original = self.known.original;
-        let mut context = Context { head, time: *time, original, records, alerted };
+        let mut context = Context::new(head, *time, original, records, alerted);
         for (stream, direction) in self.streams.iter_mut().zip([Direction::ToServer, Direction::ToClient]) {
             let acknowledged = connection.is_none_or(|connection| connection.is_acknowledged(direction));
             streams.end(stream, acknowledged, &mut |event| {

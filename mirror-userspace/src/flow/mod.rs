@@ -10,7 +10,7 @@ pub mod tcp;
 
 pub use data::Tools;
 pub use key::{FlowKey, Session};
-pub use table::{FlowIndex, FlowTable, Insert};
+pub use table::{FlowIndex, FlowTable, Insert, Timeouts};
 
 use mirror_xdp_common::Address;
 use mirror_xdp_common::filter::{ShuntKey, tuple_word};
@@ -267,7 +267,7 @@ impl Flow {
     /// Raises an alert about the flow.
     pub(crate) fn alert(&self, cause: Cause, about: &[u8], tools: &mut Tools<'_>) {
         let Tools { records, time, alerted, .. } = tools;
-        Context { head: &self.head, time: *time, original: None, records, alerted }.alert(cause, about);
+        Context::new(&self.head, *time, None, records, alerted).alert(cause, about);
     }
 
     /// Notes that the flow has raised an alert.

@@ -22,9 +22,36 @@ pub(super) enum Class {
 
 impl Class {
     const COUNT: usize = 5;
+}
 
-    /// Seconds without a packet after which a flow ends: Suricata's defaults.
-    const TIMEOUTS: [u64; Self::COUNT] = [30, 300, 60, 600, 60];
+/// Seconds without a packet after which a flow ends, by what was seen of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Only one side was heard.
+    pub new: u64,
+    /// Both sides were heard.
+    pub established: u64,
+    /// The TCP handshake is not finished.
+    pub tcp_new: u64,
+    /// The TCP handshake is finished.
+    pub tcp_established: u64,
+    /// The TCP connection is closed.
+    pub tcp_closed: u64,
+}
+
+impl Default for Timeouts {
+    /// Suricata's.
+    fn default() -> Self {
+        Self { new: 30, established: 300, tcp_new: 60, tcp_established: 600, tcp_closed: 60 }
+    }
+}
+
+impl Timeouts {
+    /// By [`Class`].
+    const fn by_class(self) -> [u64; Class::COUNT] {
+        let Self { new, established, tcp_new, tcp_established, tcp_closed } = self;
+        [new, established, tcp_new, tcp_established, tcp_closed]
+    }
 }
 
 /// No flow.
@@ -91,6 +118,8 @@ pub struct FlowTable {
     entries: Vec<Entry>,
     free: u32,
     lists: [List; Class::COUNT],
+    /// See [`Timeouts`].
+    timeouts: [u64; Class::COUNT],
     len: usize,
     max: usize,
 }
@@ -105,9 +134,15 @@ impl FlowTable {
             entries: Vec::with_capacity(max),
             free: NONE,
             lists: [List { oldest: NONE, newest: NONE, len: 0 }; Class::COUNT],
+            timeouts: Timeouts::default().by_class(),
             len: 0,
             max,
         }
+    }
+
+    /// Sets when flows end, also those that are there.
+    pub const fn set_timeouts(&mut self, timeouts: Timeouts) {
+        self.timeouts = timeouts.by_class();
     }
 
     /// How many flows there are.
@@ -146,7 +181,7 @@ impl FlowTable {
     #[must_use]
     pub fn is_timed_out(&self, index: FlowIndex, now: u64) -> bool {
         let entry = &self.entries[index.0 as usize];
-        is_over(entry.flow.last, Class::TIMEOUTS[entry.class as usize], now)
+        is_over(entry.flow.last, self.timeouts[entry.class as usize], now)
     }
 
     /// Adds a flow that is not in the table yet. Where the table is full, the flow goes that had no packet
@@ -224,7 +259,7 @@ impl FlowTable {
     /// A flow that timed out by `now`, if there is one.
     #[must_use]
     pub fn expired(&self, now: u64) -> Option<FlowIndex> {
-        let oldest = self.lists.iter().zip(Class::TIMEOUTS).find(|(list, timeout)| {
+        let oldest = self.lists.iter().zip(self.timeouts).find(|(list, timeout)| {
             list.oldest != NONE && is_over(self.entries[list.oldest as usize].flow.last, *timeout, now)
         });
         oldest.map(|(list, _)| FlowIndex(list.oldest))

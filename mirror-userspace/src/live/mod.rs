@@ -47,12 +47,15 @@ use crate::stats::{self, Profile, Stats};
 use crate::store::{Store, StoreError, UploadWatch};
 use crate::worker::affinity::Affinity;
 use crate::worker::survey::Survey;
-use crate::worker::{Datagrams, Shunting, Worker, WorkerConfig};
+use crate::worker::{Datagrams, Shunting, Tuning, Worker, WorkerConfig};
 
 /// A program that was taken off has run out when its counters stand still for this long.
 const SETTLE: Duration = Duration::from_millis(10);
 /// Longer than this is not waited for that.
 const SETTLE_LIMIT: Duration = Duration::from_secs(1);
+
+/// Workers have this long to take other settings; one that moves needs a tenth of a second at most.
+const TUNE_LIMIT: Duration = Duration::from_secs(1);
 
 /// A killed process may need this long to go.
 const EXIT_PATIENCE: Duration = Duration::from_millis(500);
@@ -335,6 +338,8 @@ impl Plan {
             ended,
             started: Instant::now(),
             policy: self.config.policy.clone(),
+            tuning: self.config.worker.tuning,
+            indicators: Arc::clone(&self.config.indicators),
             netlink: self.netlink,
             upload: store.and_then(Store::upload),
             _ports: self.ports,
@@ -377,13 +382,11 @@ impl Plan {
                     worker.hand_datagrams_over_by(datagrams);
                 }
                 let queue = port.queue();
-                if let Some(after) = self.config.shunt.after {
-                    let shunter = capture.devices[device]
-                        .program
-                        .shunter(port.number() as u32, workers)
-                        .map_err(|source| Error::of(&name, source))?;
-                    worker.shunt_by(Shunting::new(shunter, after));
-                }
+                let shunter = capture.devices[device]
+                    .program
+                    .shunter(port.number() as u32, workers)
+                    .map_err(|source| Error::of(&name, source))?;
+                worker.shunt_by(Shunting::new(shunter));
                 let stages = Arc::clone(&stages);
                 let assignment = Assignment { number, cpu, port, worker, affinity, stages };
                 let handle =
@@ -620,6 +623,8 @@ pub struct Capture {
     ended: UnboundedReceiver<Ended>,
     started: Instant,
     policy: Policy,
+    tuning: Tuning,
+    indicators: Arc<Indicators>,
     netlink: Netlink,
     upload: Option<UploadWatch>,
     _ports: Vec<ReservedPort>,
@@ -747,6 +752,28 @@ impl Capture {
         }
         self.policy = policy;
         Ok(())
+    }
+
+    /// Has the workers go on with other settings, and look for these indicators; waits until they do.
+    pub async fn tune(&mut self, tuning: Tuning, indicators: Arc<Indicators>) {
+        if tuning != self.tuning {
+            self.tuning = tuning;
+            self.workers.iter().for_each(|(_, handle)| handle.changed().tuning.leave(tuning));
+        }
+        if indicators != self.indicators {
+            for (_, handle) in &self.workers {
+                handle.changed().indicators.leave(Arc::clone(&indicators));
+            }
+            self.indicators = indicators;
+        }
+        let deadline = Instant::now() + TUNE_LIMIT;
+        while !self.workers.iter().all(|(_, handle)| handle.changed().is_collected()) {
+            if Instant::now() > deadline {
+                tracing::warn!("a worker does not move; it takes the new settings once it does");
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// What was counted of VNIs and rules, by interface.

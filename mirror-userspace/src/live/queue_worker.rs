@@ -16,11 +16,13 @@ use super::cpus;
 use super::pulse::Pulse;
 use crate::afxdp::{BATCH, Port, Statistics};
 use crate::confine;
+use crate::indicators::Indicators;
+use crate::latest::Latest;
 use crate::observe::Mailbox;
 use crate::stats::HandOver;
 use crate::worker::affinity::Affinity;
 use crate::worker::survey::Survey;
-use crate::worker::{FrameInfo, Mirror, Side, Worker, WorkerCounters};
+use crate::worker::{FrameInfo, Mirror, Side, Tuning, Worker, WorkerCounters};
 
 /// A worker without traffic looks this often whether it is to stop.
 const IDLE: Duration = Duration::from_millis(100);
@@ -114,6 +116,30 @@ pub(super) struct Assignment {
     pub(super) stages: Arc<Stages>,
 }
 
+/// Settings that are left for a worker while it runs.
+#[derive(Debug, Default)]
+pub(super) struct Changed {
+    pub(super) tuning: Latest<Tuning>,
+    pub(super) indicators: Latest<Arc<Indicators>>,
+}
+
+impl Changed {
+    /// Has the worker go on with them.
+    fn collect(&self, worker: &mut Worker) {
+        if let Some(tuning) = self.tuning.collect() {
+            worker.tune(tuning);
+        }
+        if let Some(indicators) = self.indicators.collect() {
+            worker.watch_for(&indicators);
+        }
+    }
+
+    /// Whether the worker has them all.
+    pub(super) fn is_collected(&self) -> bool {
+        self.tuning.is_collected() && self.indicators.is_collected()
+    }
+}
+
 /// What the thread has while it runs.
 struct QueueWorker {
     port: Port,
@@ -131,6 +157,8 @@ struct QueueWorker {
     published: Arc<Mutex<Counters>>,
     mailbox: Arc<Mailbox>,
     pulse: Arc<Pulse>,
+    /// Settings that somebody has changed.
+    changed: Arc<Changed>,
     /// Surveys that somebody asks for, and the one that is on its way.
     surveys: Receiver<Survey>,
     survey: Option<Survey>,
@@ -143,6 +171,7 @@ pub(super) struct Handle {
     published: Arc<Mutex<Counters>>,
     mailbox: Arc<Mailbox>,
     pulse: Arc<Pulse>,
+    changed: Arc<Changed>,
     surveys: SyncSender<Survey>,
 }
 
@@ -170,6 +199,7 @@ impl Handle {
         let published = Arc::new(Mutex::new(Counters::default()));
         let mailbox = Arc::new(Mailbox::default());
         let pulse = Arc::new(Pulse::default());
+        let changed = Arc::new(Changed::default());
         // One that waits for another to end is enough.
         let (asked, surveys) = sync_channel(1);
         let mut this = QueueWorker {
@@ -186,6 +216,7 @@ impl Handle {
             published: Arc::clone(&published),
             mailbox: Arc::clone(&mailbox),
             pulse: Arc::clone(&pulse),
+            changed: Arc::clone(&changed),
             surveys,
             survey: None,
         };
@@ -199,7 +230,7 @@ impl Handle {
             let counters = this.counters()?;
             Ok((this.port, counters))
         })?;
-        Ok(Self { thread, published, mailbox, pulse, surveys: asked })
+        Ok(Self { thread, published, mailbox, pulse, changed, surveys: asked })
     }
 
     /// Where observers are left for the worker.
@@ -216,6 +247,11 @@ impl Handle {
     /// When the worker made its last turn.
     pub(super) fn pulse(&self) -> Arc<Pulse> {
         Arc::clone(&self.pulse)
+    }
+
+    /// Where other settings are left for the worker.
+    pub(super) fn changed(&self) -> &Changed {
+        &self.changed
     }
 
     /// Where surveys of the worker's flows are asked for.
@@ -266,6 +302,7 @@ impl QueueWorker {
                     shunting.set_clock(self.clock.ahead());
                 }
                 self.mailbox.collect(self.worker.observers());
+                self.changed.collect(&mut self.worker);
                 self.worker.tick(now);
                 self.pulse.beat();
                 let survey = self.survey.take().or_else(|| self.surveys.try_recv().ok());

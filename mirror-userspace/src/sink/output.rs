@@ -169,6 +169,14 @@ impl Output {
         }
     }
 
+    /// Sets when a file is put aside.
+    pub(super) fn set_rotation(&mut self, rotation: Rotation) {
+        match self {
+            Self::File(file) => file.set_rotation(rotation),
+            Self::Stdout(_) | Self::Socket(_) => {}
+        }
+    }
+
     /// Opens a file by its name again: somebody has moved it away.
     pub(super) fn reopen(&mut self) -> io::Result<()> {
         match self {

@@ -13,6 +13,7 @@ use super::ring::{LinkNumber, Ring, Taken};
 use super::rules::KeptRules;
 use super::{Counters, StoreCounters};
 use crate::flow::{FlowIndex, FlowKey, Session};
+use crate::latest::Latest;
 use crate::packet::{self, Decoded, Layer, LinkType, Transport};
 use crate::record::CommunityId;
 use crate::sink::Overflow;
@@ -108,6 +109,8 @@ fn key(info: &FrameInfo, frame: &[u8]) -> Option<FlowKey> {
 #[derive(Debug)]
 pub struct StoreHandle {
     policy: Arc<Policy>,
+    /// Where another policy is left.
+    changed: Arc<Latest<Arc<Policy>>>,
     /// The rules whose frames are kept; `None`: all.
     rules: Option<Arc<KeptRules>>,
     overflow: Overflow,
@@ -149,6 +152,7 @@ impl StoreHandle {
         });
         Self {
             policy,
+            changed: Arc::default(),
             rules: None,
             overflow,
             waiting,
@@ -169,6 +173,11 @@ impl StoreHandle {
             lost_too_long: 0,
             threads,
         }
+    }
+
+    /// Where another policy is left, which is taken with the next tick.
+    pub(super) const fn changed(&self) -> &Arc<Latest<Arc<Policy>>> {
+        &self.changed
     }
 
     /// Keeps nothing but what these rules let through.
@@ -386,6 +395,9 @@ impl StoreHandle {
     /// Lets the time pass: packets do not wait for ever in a chunk that does not get full. Those of a
     /// capture file do.
     pub(crate) fn tick(&mut self, now: u64) {
+        if let Some(policy) = self.changed.collect() {
+            self.policy = policy;
+        }
         self.publish();
         if self.overflow == Overflow::Lose
             && self.chunk.as_ref().is_some_and(|chunk| !chunk.is_empty())

@@ -56,6 +56,7 @@ use self::segment::{Limits, Sealer, Writer};
 use self::upload::Uploader;
 pub use self::upload::{UploadCounters, Watch as UploadWatch};
 use crate::confine;
+use crate::latest::Latest;
 use crate::sink::Overflow;
 
 /// How a store is written.
@@ -157,6 +158,9 @@ struct Shared {
     counters: Mutex<Vec<Arc<Counters>>>,
     /// The last write failed.
     failing: AtomicBool,
+    /// Where each worker's end finds what is kept from now on, and the keeper for how long.
+    policies: Mutex<Vec<Arc<Latest<Arc<Policy>>>>>,
+    retention: Latest<Retention>,
 }
 
 impl Shared {
@@ -167,6 +171,10 @@ impl Shared {
 
     fn orphans(&self) -> MutexGuard<'_, VecDeque<PathBuf>> {
         self.orphans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn policies(&self) -> MutexGuard<'_, Vec<Arc<Latest<Arc<Policy>>>>> {
+        self.policies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn counters(&self) -> MutexGuard<'_, Vec<Arc<Counters>>> {
@@ -260,6 +268,8 @@ impl Store {
             orphans: Mutex::default(),
             counters: Mutex::default(),
             failing: AtomicBool::new(false),
+            policies: Mutex::default(),
+            retention: Latest::default(),
         };
         for line in &contents.lines {
             if let manifest::Event::Deleted { file, .. } = &line.event {
@@ -305,6 +315,15 @@ impl Store {
     #[must_use]
     pub fn recovered(&self) -> &[(String, Recovered)] {
         &self.recovered
+    }
+
+    /// Goes on with another policy and retention, within a second. Does not wait.
+    pub fn set(&self, policy: &Policy, retention: &Retention) {
+        let policy = Arc::new(policy.clone());
+        for handle in self.shared.policies().iter() {
+            handle.leave(Arc::clone(&policy));
+        }
+        self.shared.retention.leave(retention.clone());
     }
 
     /// Where it is read what was uploaded, if anything is to be.
@@ -357,7 +376,9 @@ impl Store {
             spawn("seal", Box::new(move || sealer.run(&filled)))?,
             spawn("write", Box::new(move || writer.run(&written)))?,
         ];
-        Ok(StoreHandle::new(Arc::clone(&self.policy), overflow, (empty, full), counters, threads))
+        let handle = StoreHandle::new(Arc::clone(&self.policy), overflow, (empty, full), counters, threads);
+        self.shared.policies().push(Arc::clone(handle.changed()));
+        Ok(handle)
     }
 
     /// Ends what is done beside the workers, whose handles have ended before. Returns the manifest's head:
@@ -436,6 +457,9 @@ impl Keeper {
         loop {
             let stopping = stop.load(Ordering::Acquire);
             self.finish_orphans();
+            if let Some(retention) = self.shared.retention.collect() {
+                self.retention = retention;
+            }
             self.delete_old();
             self.tell_losses(stopping);
             if let Some(upload) = &self.upload {

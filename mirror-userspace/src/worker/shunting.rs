@@ -23,8 +23,8 @@ pub(super) struct Ending {
 #[derive(Debug)]
 pub struct Shunting {
     table: Shunter,
-    /// Bytes that a flow has to have.
-    after: u64,
+    /// Bytes that a flow has to have; `None`: none is handed over.
+    after: Option<u64>,
     /// Flows of the flow table that the driver counts, or has counted.
     flows: HashMap<ShuntId, FlowIndex>,
     ending: HashMap<ShuntId, Ending>,
@@ -33,10 +33,15 @@ pub struct Shunting {
 }
 
 impl Shunting {
-    /// Hands flows over that no analyzer wants more of, once they have had `after` bytes.
+    /// Hands no flow over before it is said which, see [`Shunting::set_after`].
     #[must_use]
-    pub fn new(table: Shunter, after: u64) -> Self {
-        Self { table, after, flows: HashMap::new(), ending: HashMap::new(), total: 0 }
+    pub fn new(table: Shunter) -> Self {
+        Self { table, after: None, flows: HashMap::new(), ending: HashMap::new(), total: 0 }
+    }
+
+    /// Has flows handed over that no analyzer wants more of, once they have had so many bytes.
+    pub(super) const fn set_after(&mut self, after: Option<u64>) {
+        self.after = after;
     }
 
     /// Sets how far the worker's clock, the time of day, is ahead of the driver's, in nanoseconds.
@@ -59,7 +64,7 @@ impl Shunting {
         packet: &Packet<'_>,
     ) {
         // The driver knows a flow by the hash of whole packets that are not within others.
-        if !packet.direct || !flow.may_be_shunted(self.after) {
+        if !packet.direct || self.after.is_none_or(|after| !flow.may_be_shunted(after)) {
             return;
         }
         let Some(keys) = flow.shunt_keys() else { return };

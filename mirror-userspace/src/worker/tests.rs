@@ -17,6 +17,7 @@ use crate::record::EventType;
 use crate::sink::{FILE_NAME, Overflow, Sink};
 
 mod duplicates;
+mod tuning;
 
 const CLIENT: [u8; 4] = [10, 0, 0, 1];
 const SERVER: [u8; 4] = [10, 0, 0, 2];
@@ -44,7 +45,7 @@ impl Bench {
     fn with_max_flows(max_flows: usize) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let sink = Sink::open(directory.path()).unwrap();
-        let config = WorkerConfig { max_flows, hash_seed: 7, dedup: false };
+        let config = WorkerConfig { max_flows, hash_seed: 7, ..WorkerConfig::default() };
         let worker = Worker::new(config, sink.producer(Overflow::Wait));
         Self { directory, sink, worker, now: START, mirror: None }
     }
@@ -444,7 +445,7 @@ fn a_live_worker_loses_no_flow_that_ends_with_many_others() {
     for timeout in [true, false] {
         let directory = tempfile::tempdir().unwrap();
         let sink = Sink::open(directory.path()).unwrap();
-        let config = WorkerConfig { max_flows: 20_000, hash_seed: 7, dedup: false };
+        let config = WorkerConfig { max_flows: 20_000, hash_seed: 7, ..WorkerConfig::default() };
         let mut worker = Worker::new(config, sink.producer(Overflow::Lose));
         for port in 0..20_000 {
             let frame = udp((CLIENT, port), (SERVER, 2), b"x");

@@ -4,6 +4,9 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
+#[path = "../object.rs"]
+mod object;
+#[cfg(target_arch = "bpf")]
 mod page;
 #[cfg(target_arch = "bpf")]
 mod program;
@@ -11,16 +14,3 @@ mod program;
 /// The programs exist for the eBPF target alone; a plain `cargo check` sees this.
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
-
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    // The verifier admits no program in which this could be reached.
-    loop {}
-}
-
-#[cfg(target_arch = "bpf")]
-#[expect(unsafe_code, reason = "the kernel looks for the licence in a section of that name")]
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -3,14 +3,17 @@
 //! A small VPC (`vpc`) in which real programs talk to each other over the kernel's TCP/IP; the server's
 //! interface is mirrored to an appliance as AWS does it, by `mirror-xdp source`; `mirror-xdp run` captures
 //! there. What is shown while it runs (`screen`) and what decides about success in the end (`checks`)
-//! is taken from the appliance's records alone (`seen`), and from what both programs counted.
+//! is taken from the appliance's records alone (`seen`), and from what both programs counted. Its page can be
+//! looked at meanwhile (`window`).
 
 mod checks;
 mod screen;
 mod seen;
 mod vpc;
+mod window;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +27,7 @@ use signal_hook::{flag, low_level};
 use self::screen::Screen;
 use self::seen::Seen;
 use self::vpc::Vpc;
+use self::window::Window;
 use crate::process::Process;
 
 /// How long the programs talk.
@@ -47,19 +51,27 @@ pub enum Outcome {
     Interrupted,
 }
 
+/// Somebody who looks at the appliance's API, at this address, while the lab runs.
+pub type Visitor<'a> = &'a (dyn Fn(SocketAddr) + Sync);
+
 /// Runs the lab with this `mirror-xdp`, showing it on standard output. Needs root. Leaves nothing behind,
 /// however it ends.
 pub fn run(binary: &Path) -> io::Result<Outcome> {
+    run_visited(binary, &|_| {})
+}
+
+/// Runs the lab, at least for as long as a visitor stays.
+pub fn run_visited(binary: &Path, visitor: Visitor<'_>) -> io::Result<Outcome> {
     let stop = Arc::new(AtomicBool::new(false));
     let signals = [SIGINT, SIGTERM, SIGHUP].map(|signal| flag::register(signal, Arc::clone(&stop)));
-    let result = show(binary, &stop);
+    let result = show(binary, &stop, visitor);
     for signal in signals {
         low_level::unregister(signal?);
     }
     result
 }
 
-fn show(binary: &Path, stop: &AtomicBool) -> io::Result<Outcome> {
+fn show(binary: &Path, stop: &AtomicBool, visitor: Visitor<'_>) -> io::Result<Outcome> {
     let mut screen = Screen::new();
     screen.title("a small VPC of network namespaces; no packet leaves this machine");
     let logs = tempfile::tempdir()?;
@@ -70,29 +82,36 @@ fn show(binary: &Path, stop: &AtomicBool) -> io::Result<Outcome> {
     let mut source = start_source(&vpc, binary)?;
     Screen::line(&source.wait_for_line("mirroring", PATIENCE)?);
     let mut programs = vpc.start_programs()?;
-    Screen::line("real programs talk: curl, dnsmasq, busybox httpd, openssl s_server\n");
+    Screen::line("real programs talk: curl, dnsmasq, busybox httpd, openssl s_server");
+    let window = Window::open(&vpc.appliance)?;
+    Screen::line(&format!("while they do, the appliance's page is at http://{}/\n", window.address));
 
     let start = Instant::now();
     let mut seen = Seen::new(logs.path().join("eve.json"));
-    while start.elapsed() < DURATION {
-        thread::sleep(TICK);
-        if stop.load(Ordering::Relaxed) {
-            Screen::line("stopped");
-            return Ok(Outcome::Interrupted);
+    let interrupted = thread::scope(|scope| {
+        let visit = scope.spawn(|| visitor(window.address));
+        while start.elapsed() < DURATION || !visit.is_finished() {
+            thread::sleep(TICK);
+            if stop.load(Ordering::Relaxed) {
+                Screen::line("stopped");
+                return Ok(true);
+            }
+            if !appliance.is_running() || !source.is_running() {
+                break;
+            }
+            if let Some(ended) = programs.iter_mut().position(|program| !program.is_running()) {
+                let output = programs.swap_remove(ended).wait(PATIENCE)?;
+                let said = output.stderr.join("; ");
+                let what = format!("one of the programs that talk ended, {}: {said}", output.status);
+                return Err(io::Error::other(what));
+            }
+            seen.read()?;
+            screen.show(&seen, DURATION.saturating_sub(start.elapsed()));
         }
-        if !appliance.is_running() || !source.is_running() {
-            break;
-        }
-        if let Some(ended) = programs.iter_mut().position(|program| !program.is_running()) {
-            let output = programs.swap_remove(ended).wait(PATIENCE)?;
-            let said = output.stderr.join("; ");
-            return Err(io::Error::other(format!(
-                "one of the programs that talk ended, {}: {said}",
-                output.status
-            )));
-        }
-        seen.read()?;
-        screen.show(&seen, DURATION.saturating_sub(start.elapsed()));
+        Ok(false)
+    })?;
+    if interrupted {
+        return Ok(Outcome::Interrupted);
     }
     drop(programs);
     // First what feeds, then what is fed: every mirrored frame has arrived before the account is made.

@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::process::Command;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -47,7 +48,7 @@ pub(super) const BULK: u64 = 4 << 20;
 pub(super) struct Vpc {
     client: Namespace,
     pub(super) server: Namespace,
-    pub(super) appliance: Namespace,
+    pub(super) appliance: Arc<Namespace>,
     files: TempDir,
 }
 
@@ -56,7 +57,7 @@ impl Vpc {
         let vpc = Self {
             client: Namespace::new()?,
             server: Namespace::new()?,
-            appliance: Namespace::new()?,
+            appliance: Arc::new(Namespace::new()?),
             files: tempfile::Builder::new().prefix("mirror-xdp-lab.").tempdir()?,
         };
         vpc.client.veth("eth0", &vpc.server, SERVER_INTERFACE, 1)?;

@@ -41,6 +41,14 @@ impl LogFile {
         Ok(Self { path, rotation, file, size: metadata.len(), interval, torn: false })
     }
 
+    /// Sets when the file is put aside; the interval that is running is not over by that.
+    pub(super) fn set_rotation(&mut self, rotation: Rotation) {
+        if rotation.interval != self.rotation.interval {
+            self.interval = interval(&rotation, SystemTime::now());
+        }
+        self.rotation = rotation;
+    }
+
     pub(super) fn write(&mut self, lines: Lines<'_>) -> Written {
         // A file that cannot be put aside is written to all the same.
         let mut failure = self.rotate_by_time().err();

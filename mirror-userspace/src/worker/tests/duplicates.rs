@@ -23,7 +23,7 @@ fn at_other_end(frame: &[u8]) -> Vec<u8> {
 impl Bench {
     fn deduplicating() -> Self {
         let mut bench = Self::new();
-        let config = WorkerConfig { max_flows: 1000, hash_seed: 7, dedup: true };
+        let config = WorkerConfig { max_flows: 1000, hash_seed: 7, dedup: true, ..WorkerConfig::default() };
         bench.worker = Worker::new(config, bench.sink.producer(Overflow::Wait));
         bench
     }

@@ -1,0 +1,177 @@
+//! Reading the configuration again while the capture runs: what may change does, all of it or nothing.
+//!
+//! What is in force is compared key by key, flags included. A key that differs and is not among those that
+//! can change live is a mistake, told like all others, and then nothing changes.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::log::{self, announce};
+use super::run::{Args, InForce};
+use crate::api::{Refused, Reloaded};
+use crate::config::{self, Config, Mistake, Mistakes};
+use crate::error::one_line;
+use crate::live::Capture;
+use crate::sink::Sink;
+use crate::store::Store;
+
+/// Sections that can change as a whole. They are put in force as one policy.
+const POLICY: [&str; 2] = ["admission", "filter"];
+
+/// Other keys that can change.
+const LIVE: [&str; 22] = [
+    "alerts.file",
+    "alerts.indicators",
+    "analysis.analyzers",
+    "analysis.metrics_interval",
+    "capture.stats_interval",
+    "eve.rotate_interval",
+    "eve.rotate_keep",
+    "eve.rotate_size",
+    "log.level",
+    "shunt.after",
+    "store.ages",
+    "store.flow_bytes",
+    "store.max_age",
+    "store.max_size",
+    "store.min_free",
+    "store.packet",
+    "store.vnis",
+    "timeouts.established",
+    "timeouts.new",
+    "timeouts.tcp_closed",
+    "timeouts.tcp_established",
+    "timeouts.tcp_new",
+];
+
+/// Whether a key is of the policy.
+fn is_policy(key: &str) -> bool {
+    key.split_once('.').is_some_and(|(section, _)| POLICY.contains(&section))
+}
+
+/// The parts of a running capture that go on with other settings.
+pub(super) struct Running<'a> {
+    pub(super) capture: &'a mut Capture,
+    pub(super) sink: &'a Sink,
+    pub(super) store: Option<&'a Store>,
+}
+
+/// What is in force, and the flags that come before all of it.
+pub(super) struct Reloader<'a> {
+    args: &'a Args,
+    current: Config,
+}
+
+impl<'a> Reloader<'a> {
+    pub(super) const fn new(args: &'a Args, current: Config) -> Self {
+        Self { args, current }
+    }
+
+    /// Time between two `stats` events.
+    pub(super) fn stats_interval(&self) -> Duration {
+        self.args.stats_interval(&self.current)
+    }
+
+    /// Reads the configuration again, puts it in force, and says how that went. Where something is wrong,
+    /// what is in force stays.
+    pub(super) async fn reload(&mut self, running: Running<'_>) -> Result<Reloaded, Refused> {
+        let Some(path) = self.args.config() else {
+            let error = "nothing to read again: there is no --config".to_owned();
+            return Err(Refused { error, mistakes: Vec::new() });
+        };
+        let begun = Instant::now();
+        match self.try_reload(path, running).await {
+            Ok((rules, changed)) => {
+                let milliseconds = begun.elapsed().as_millis() as u64;
+                let others = if changed.is_empty() {
+                    String::new()
+                } else {
+                    format!("; changed: {}", changed.join(", "))
+                };
+                announce(&format!(
+                    "mirror-xdp: {}: read again, {rules} rules in force after {milliseconds} ms{others}",
+                    path.display()
+                ));
+                Ok(Reloaded { rules, changed, milliseconds })
+            }
+            Err(error) => {
+                let mistakes = match error.downcast_ref() {
+                    Some(config::Error::Wrong(mistakes)) => mistakes.all().to_vec(),
+                    _ => Vec::new(),
+                };
+                let error = one_line(error.as_ref());
+                announce(&format!("mirror-xdp: not reloaded, what is in force stays: {error}"));
+                Err(Refused { error, mistakes })
+            }
+        }
+    }
+
+    /// Returns how many rules are in force, and which other settings have changed.
+    async fn try_reload(
+        &mut self,
+        path: &Path,
+        running: Running<'_>,
+    ) -> anyhow::Result<(usize, Vec<&'static str>)> {
+        let (new, lines) = config::load_with_lines(path)?;
+        let line = |key: &str| {
+            let section = key.split_once('.').map_or(key, |(section, _)| section);
+            lines.get(key).or_else(|| lines.get(section)).copied().unwrap_or(1)
+        };
+        let (before, after) = (self.args.in_force(&self.current), self.args.in_force(&new));
+        let changes: Vec<_> = changes(&before, &after).collect();
+        let fixed = changes.iter().filter(|change| !is_policy(change.key) && !LIVE.contains(&change.key));
+        let mistakes = fixed.map(|change| change.mistake(path, line(change.key))).collect();
+        if let Some(mistakes) = Mistakes::of(mistakes) {
+            return Err(config::Error::from(mistakes).into());
+        }
+        // What can fail comes first.
+        let indicators = Arc::new(new.alerts.load()?);
+        running.capture.set_policy(new.policy.clone())?;
+        running.capture.tune(new.tuning(), indicators).await;
+        running.sink.set(self.args.sink_settings(&new));
+        if let Some(store) = running.store {
+            store.set(&new.store.settings.policy, &new.store.settings.retention);
+        }
+        log::set_level(new.log.level.as_deref());
+        for Change { key, before, after } in &changes {
+            tracing::debug!("{key}: {before} becomes {after}");
+        }
+        self.current = new;
+        let rules = self.current.policy.sets.iter().map(|set| set.rules.len()).sum();
+        Ok((rules, changes.iter().map(|change| change.key).filter(|key| !is_policy(key)).collect()))
+    }
+}
+
+/// A key whose value is another one.
+struct Change<'v> {
+    key: &'static str,
+    before: &'v serde_json::Value,
+    after: &'v serde_json::Value,
+}
+
+impl Change<'_> {
+    /// That it cannot change while the capture runs.
+    fn mistake(&self, path: &Path, line: usize) -> Mistake {
+        let written = |value: &serde_json::Value| {
+            if value.is_null() { "not set".to_owned() } else { value.to_string() }
+        };
+        Mistake {
+            file: path.to_owned(),
+            line,
+            key: self.key.to_owned(),
+            what: format!("a change to {} takes a restart", written(self.after)),
+            allowed: format!("while the capture runs it stays what it was: {}", written(self.before)),
+        }
+    }
+}
+
+fn changes<'v>(before: &'v [InForce], after: &'v [InForce]) -> impl Iterator<Item = Change<'v>> {
+    // Both lists have the same keys in the same order.
+    let pairs = before.iter().zip(after);
+    pairs
+        .filter(|((_, before, _), (_, after, _))| before != after)
+        .map(|((key, before, _), (_, after, _))| Change { key, before, after })
+}

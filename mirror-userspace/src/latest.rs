@@ -1,0 +1,69 @@
+//! The newest of some settings, left for a thread that must not wait: a worker, the writer of records.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Where a value is left, and collected by one thread when it has time.
+#[derive(Debug)]
+pub(crate) struct Latest<T> {
+    changed: AtomicBool,
+    value: Mutex<Option<T>>,
+}
+
+impl<T> Default for Latest<T> {
+    fn default() -> Self {
+        Self { changed: AtomicBool::new(false), value: Mutex::new(None) }
+    }
+}
+
+impl<T> Latest<T> {
+    /// Leaves a value. It takes the place of one that was not collected.
+    pub(crate) fn leave(&self, value: T) {
+        // Whatever is in there is whole: values are moved in and out.
+        *self.value.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+        self.changed.store(true, Ordering::Release);
+    }
+
+    /// What was left since the last time. Somebody who is just leaving something is not waited for.
+    #[inline]
+    pub(crate) fn collect(&self) -> Option<T> {
+        if !self.changed.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut value = self.value.try_lock().ok()?;
+        self.changed.store(false, Ordering::Release);
+        value.take()
+    }
+
+    /// Whether everything that was left was collected.
+    pub(crate) fn is_collected(&self) -> bool {
+        !self.changed.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_value_is_collected_once() {
+        let latest = Latest::default();
+        assert_eq!(latest.collect(), None);
+        assert!(latest.is_collected());
+        latest.leave(1);
+        latest.leave(2);
+        assert!(!latest.is_collected());
+        assert_eq!((latest.collect(), latest.collect()), (Some(2), None));
+        assert!(latest.is_collected());
+    }
+
+    #[test]
+    fn who_is_leaving_something_is_not_waited_for() {
+        let latest = Latest::default();
+        latest.leave(1);
+        let held = latest.value.lock().unwrap();
+        assert_eq!(latest.collect(), None);
+        drop(held);
+        assert_eq!(latest.collect(), Some(1));
+    }
+}

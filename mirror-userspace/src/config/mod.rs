@@ -25,7 +25,7 @@ use crate::api::Address;
 use crate::filter::Policy;
 use crate::indicators::{FileError, Indicators};
 use crate::live::{CpuList, ModeChoice};
-use crate::sink::Rotation;
+use crate::sink::{EventTypes, Rotation};
 use crate::store::Settings;
 
 /// What a configuration file says.
@@ -58,6 +58,8 @@ pub struct Config {
 pub struct EveSettings {
     /// A file, `-`, or a socket, see [`crate::sink::Destination::named`]; `None` is `eve.json`.
     pub output: Option<PathBuf>,
+    /// The kinds of events that are written.
+    pub types: EventTypes,
     /// When a file is put aside.
     pub rotation: Rotation,
 }

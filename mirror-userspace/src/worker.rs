@@ -213,7 +213,7 @@ impl Worker {
             twice: config.dedup.then(|| Box::new(Duplicates::new(config.hash_seed))),
             observers: Observers::default(),
             streams: Streams::default(),
-            analyzers: Analyzers::of_worker(),
+            analyzers: Analyzers::of_worker(config.max_flows),
             indicators: None,
             alerted: Cell::new(false),
             defragmenter: Defragmenter::default(),

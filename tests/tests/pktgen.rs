@@ -131,16 +131,33 @@ fn a_socket_sends_exactly_as_many_frames_and_longer_ones() {
     assert_eq!((totals["sent"].as_u64().unwrap(), report.seen()), (2003, 2003));
     assert_eq!(totals["bytes"], 2003 * 3512);
     refused(&bed, &["--size", "3462"], &["3392", "3512", "--engine af-xdp"]);
-    for (namespace, interface) in [(&bed.far, FAR), (&bed.appliance, INTERFACE)] {
-        namespace.ip(&format!("link set {interface} mtu 9000")).unwrap();
-    }
-    refused(&bed, &["--engine", "af-xdp", "--size", "3791"], &["3840", "3841", "--engine kernel"]);
     // Cut, each of them told.
     let cut = ["--engine", "af-xdp", "--size", "8000", "--oversize", "truncate", "--count", "10"];
     let output = run(&bed, &cut);
     assert!(output.stderr.iter().any(|line| line.contains("1000 of 1000 frames are cut")), "{output:?}");
     let cut: Value = serde_json::from_str(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
-    assert_eq!((&cut["sent"], &cut["bytes"]), (&10.into(), &38_400.into()), "{cut}");
+    assert_eq!((&cut["sent"], &cut["bytes"]), (&10.into(), &35_120.into()), "{cut}");
+}
+
+#[test]
+fn a_socket_sends_frames_of_several_buffers_that_arrive_whole() {
+    let Some(bed) = Bed::new(1) else { return };
+    for (namespace, interface) in [(&bed.far, FAR), (&bed.appliance, INTERFACE)] {
+        namespace.ip(&format!("link set {interface} mtu 9001")).unwrap();
+    }
+    // Inner frames around the border between two buffers, and the longest that there is room for.
+    for (size, count) in [("3790", 200), ("3791", 200), ("7631", 200), ("8965", 2000)] {
+        let arguments =
+            ["--engine", "af-xdp", "--size", size, "--count", &count.to_string(), "--rate", "10kpps"];
+        let (totals, report) = generate(&bed, &arguments);
+        report.assert_conserved();
+        assert_eq!((&totals["sent"], report.seen(), report.analysed()), (&count.into(), count, count));
+        let inner: u64 = size.parse().unwrap();
+        assert_eq!(totals["bytes"], count * (inner + 50));
+        assert_eq!(report.sum("/workers", "/delivered_bytes"), count * inner, "not one byte is missing");
+    }
+    let too_long = ["--engine", "af-xdp", "--size", "8966"];
+    refused(&bed, &too_long, &["9015", "9016", "MTU"]);
 }
 
 #[test]

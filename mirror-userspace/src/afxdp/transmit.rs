@@ -15,8 +15,15 @@ const TX_RING: u32 = 2048;
 /// Descriptors that are handed over at once.
 const BATCH: usize = 64;
 
-/// The longest frame that goes into one buffer.
-pub const MAX_TRANSMIT: u32 = super::MAX_FRAME;
+/// Bytes of a frame that go into one buffer.
+const MAX_PART: usize = super::MAX_FRAME as usize;
+/// Buffers of the longest frame.
+const MAX_PARTS: usize = 3;
+/// The longest frame: more than the largest MTU that is captured needs.
+pub const MAX_TRANSMIT: usize = MAX_PARTS * MAX_PART;
+
+/// The descriptor is not a frame's last (`XDP_PKT_CONTD`).
+const CONTINUED: u32 = 1;
 
 /// A socket that only sends, by queue 0 of an interface.
 #[derive(Debug)]
@@ -36,12 +43,19 @@ pub struct Transmitter {
 }
 
 impl Transmitter {
-    /// Opens it: without copies where the driver can, else with.
-    pub fn open(interface: &str) -> Result<Self, Error> {
-        match Self::bind(interface, BindFlags::XDP_ZEROCOPY) {
+    /// Opens it for frames of so many bytes at most: without copies where the driver can, else with.
+    pub fn open(interface: &str, longest: usize) -> Result<Self, Error> {
+        let several = longest > MAX_PART;
+        let parts = if several { BindFlags::XDP_USE_SG } else { BindFlags::empty() };
+        match Self::bind(interface, BindFlags::XDP_ZEROCOPY | parts) {
             Ok(transmitter) => Ok(Self { zero_copy: true, ..transmitter }),
             Err(error @ Error::InUse { .. }) => Err(error),
-            Err(_) => Self::bind(interface, BindFlags::XDP_COPY),
+            Err(_) => Self::bind(interface, BindFlags::XDP_COPY | parts).map_err(|error| match error {
+                Error::Bind { source, .. } if several && source.raw_os_error() == Some(libc::EINVAL) => {
+                    Error::MultiBuffer
+                }
+                error => error,
+            }),
         }
     }
 
@@ -91,25 +105,30 @@ impl Transmitter {
         self.zero_copy
     }
 
-    /// Writes a frame, of [`MAX_TRANSMIT`] bytes at most, and lets `edit` change it. False where no buffer is
-    /// free: then [`Transmitter::flush`] comes first.
+    /// Writes a frame, of [`MAX_TRANSMIT`] bytes at most and no longer than was said, and lets `edit` change what
+    /// is in its first buffer. False where no buffer is free: then [`Transmitter::flush`] comes first.
     pub fn write(&mut self, frame: &[u8], edit: impl FnOnce(&mut [u8])) -> bool {
-        if self.written.len() >= BATCH {
+        let parts = frame.len().div_ceil(MAX_PART);
+        if self.written.len() + parts > BATCH || self.free.len() < parts {
             return false;
         }
-        let Some(mut descriptor) = self.free.pop() else { return false };
-        {
+        let mut edit = Some(edit);
+        for (number, part) in frame.chunks(MAX_PART).enumerate() {
+            let Some(mut descriptor) = self.free.pop() else { return false };
             // SAFETY: the descriptor is of this UMEM, and its buffer is in nobody's hands: it was free, and is
             // handed to the kernel only by `flush`.
             let mut data = unsafe { self.umem.data_mut(&mut descriptor) };
             let mut cursor = data.cursor();
             cursor.set_pos(0);
-            if io::Write::write_all(&mut cursor, frame).is_err() {
-                debug_assert!(false, "a frame is not longer than a buffer");
+            if io::Write::write_all(&mut cursor, part).is_err() {
+                debug_assert!(false, "a part is not longer than a buffer");
             }
-            edit(data.contents_mut());
+            if let Some(edit) = edit.take() {
+                edit(data.contents_mut());
+            }
+            descriptor.set_options(if number + 1 < parts { CONTINUED } else { 0 });
+            self.written.push(descriptor);
         }
-        self.written.push(descriptor);
         true
     }
 

@@ -85,6 +85,8 @@ pub struct Analyzers {
     quic: Registered<Quic>,
     start_tls: Registered<StartTls>,
     registered: Vec<Box<dyn Erased>>,
+    /// Flows that the worker has at most.
+    max_flows: usize,
 }
 
 /// The bits of the analyzers that are built in.
@@ -111,6 +113,7 @@ impl Default for Analyzers {
                 of(AppProto::Smtp).application(AppProto::Ftp).application(AppProto::Imap),
             ),
             registered: Vec::new(),
+            max_flows: 0,
         }
     }
 }
@@ -138,9 +141,12 @@ impl Analyzers {
     /// How many analyzers can be registered besides those that are built in.
     pub const MAX_REGISTERED: usize = (Set::BITS - REGISTERED) as usize;
 
-    /// The analyzers of a new worker.
-    pub(crate) fn of_worker() -> Self {
-        let mut analyzers = Self::default();
+    /// The analyzers of a new worker with so many flows at most.
+    pub(crate) fn of_worker(max_flows: usize) -> Self {
+        let mut analyzers = Self { max_flows, ..Self::default() };
+        for bit in DNS..=START_TLS {
+            call!(analyzers, bit, analyzer => analyzer.reserve(max_flows));
+        }
         if let Some(register) = REGISTER.get() {
             // It did the same to others before, and succeeded.
             let _ = register(&mut analyzers);
@@ -165,7 +171,9 @@ impl Analyzers {
         if self.registered.len() == Self::MAX_REGISTERED {
             return Err(TooMany);
         }
-        self.registered.push(Box::new(Registered::new(analyzer, filter)));
+        let mut registered = Registered::new(analyzer, filter);
+        registered.reserve(self.max_flows);
+        self.registered.push(Box::new(registered));
         Ok(())
     }
 
@@ -313,6 +321,14 @@ impl<A: Analyzer> Registered<A> {
         Self { analyzer, filter, places: Vec::new(), states: Vec::new(), free: Vec::new() }
     }
 
+    /// Reserves memory for as many flows as there can be, which is touched as they come: growing would leave
+    /// what was outgrown behind.
+    fn reserve(&mut self, max_flows: usize) {
+        self.places.reserve_exact(max_flows);
+        self.states.reserve_exact(max_flows);
+        self.free.reserve_exact(max_flows);
+    }
+
     fn state(&mut self, index: FlowIndex) -> (&mut A, &mut State<A::Flow>) {
         let at = index.get();
         if self.places.len() <= at {
@@ -399,6 +415,7 @@ impl<A: Analyzer> fmt::Debug for Registered<A> {
 /// A registered analyzer of whatever type.
 trait Erased: fmt::Debug + Send {
     fn filter(&self) -> &Filter;
+    fn reserve(&mut self, max_flows: usize);
     fn packet(
         &mut self,
         index: FlowIndex,
@@ -420,6 +437,10 @@ trait Erased: fmt::Debug + Send {
 impl<A: Analyzer> Erased for Registered<A> {
     fn filter(&self) -> &Filter {
         &self.filter
+    }
+
+    fn reserve(&mut self, max_flows: usize) {
+        self.reserve(max_flows);
     }
 
     fn packet(

@@ -11,7 +11,7 @@ use super::{Engine, Error, Go, LISTEN, Progress, monotonic};
 use crate::afxdp::transmit::{MAX_TRANSMIT, Transmitter};
 
 /// The longest frame.
-pub(super) const MAX_FRAME: usize = MAX_TRANSMIT as usize;
+pub(super) const MAX_FRAME: usize = MAX_TRANSMIT;
 
 const CANNOT_SEND: &str = "cannot send by AF_XDP";
 /// So often the user is listened to.
@@ -32,7 +32,8 @@ pub(super) struct AfXdp<'a> {
 impl<'a> AfXdp<'a> {
     /// Opens the socket. `rewrite` says whether each lap is to bring new flows.
     pub(super) fn open(sequence: &'a Sequence, interface: &str, rewrite: bool) -> Result<Self, Error> {
-        let transmitter = Transmitter::open(interface).map_err(Error::kernel(CANNOT_SEND))?;
+        let longest = sequence.frames.iter().map(|frame| frame.length as usize).max().unwrap_or_default();
+        let transmitter = Transmitter::open(interface, longest).map_err(Error::kernel(CANNOT_SEND))?;
         tracing::debug!("sending by AF_XDP, zero-copy: {}", transmitter.is_zero_copy());
         Ok(Self { sequence, transmitter, state: State::default(), rewrite })
     }

@@ -51,7 +51,7 @@ pub enum EngineChoice {
     /// An XDP program that makes the frames in the kernel: the fastest, on interfaces with native XDP
     #[default]
     LiveFrames,
-    /// An AF_XDP socket: also frames of up to 3840 bytes, and interfaces without native XDP
+    /// An AF_XDP socket: also frames of up to 11520 bytes, and interfaces without native XDP
     AfXdp,
     /// The kernel's own pktgen, where its module is loaded: made-up frames only, also longer ones
     Kernel,
@@ -71,10 +71,10 @@ impl EngineChoice {
     const fn remedy(self, interface_sends: usize) -> &'static str {
         match self {
             Self::LiveFrames if interface_sends > live_frames::MAX_FRAME => {
-                "live-frames has a page for each, use --engine af-xdp, which sends up to 3840"
+                "live-frames has a page for each, use --engine af-xdp, which sends up to 11520"
             }
             Self::AfXdp if interface_sends > af_xdp::MAX_FRAME => {
-                "af-xdp has a page for each (--engine kernel makes longer ones up)"
+                "af-xdp has three pages for each (--engine kernel makes longer ones up)"
             }
             _ => "raise the MTU",
         }

@@ -80,7 +80,7 @@ polled() {
 settings() { echo "::said $1: deferred" $(cat /sys/class/net/$IF/napi_defer_hard_irqs /sys/class/net/$IF/gro_flush_timeout); }
 
 # The interrupts of the queues, on which CPUs they are taken, and having them taken by some.
-interrupts() { sed -n "s/^ *\([0-9]*\):.*$IF-TxRx.*/\1/p" /proc/interrupts; }
+interrupts() { sed -n -E "s/^ *([0-9]+):.*$IF-(TxRx|rx).*/\1/p" /proc/interrupts; }
 interrupts_on() { for irq in $(interrupts); do echo $1 >/proc/irq/$irq/smp_affinity_list; done; }
 placement() { echo "::said $1: interrupts on" $(for irq in $(interrupts); do cat /proc/irq/$irq/smp_affinity_list; done); }
 placed() { placement while; mixed; }

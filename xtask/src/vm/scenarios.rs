@@ -108,12 +108,6 @@ capture 'sockets per queue' mixed --zero-copy required --sockets-per-queue 2
 capture copy mixed --zero-copy off
 capture 'link flap' flap --zero-copy required
 restarts restart --zero-copy required
-capture 'busy polling' polled --zero-copy required --busy-poll 50
-settings after
-capture 'busy polling, copy' polled --zero-copy off --busy-poll 50
-interrupts_on 1
-capture interrupts placed --zero-copy required --prepare --cpus 1
-placement after
 /bin/ip link set dev eth0 mtu 9001; /bin/ip link set dev eth1 mtu 9001
 capture jumbo jumbo
 ethtool -N eth0 rx-flow-hash udp4 sd
@@ -130,6 +124,33 @@ doctor doctor
             zero_copy("restart 1", "igb", "zero-copy required"),
             zero_copy("restart 2", "igb", "zero-copy required"),
             zero_copy("restart 3", "igb", "zero-copy required"),
+            copied("jumbo", "igb", "auto, MTU 9001", "generic", &[]),
+            Case {
+                name: "doctor",
+                device: "igb",
+                asked: "--fix",
+                expect: Expect::Mended(&["mtu", "channels", "rings", "udp_hash", "rss", "huge_pages"]),
+            },
+        ],
+    },
+    Guest {
+        name: "settings",
+        what: "what a capture sets of a NIC, and takes back",
+        kernel: KernelChoice::Newest,
+        nics: &["igb", SENDER],
+        modules: &["igb", "virtio_pci", "virtio_net"],
+        script: "\
+pair eth0 eth1
+ethtool -L eth0 combined 2
+await 100 carrier eth0
+capture 'busy polling' polled --zero-copy required --busy-poll 50
+settings after
+capture 'busy polling, copy' polled --zero-copy off --busy-poll 50
+interrupts_on 1
+capture interrupts placed --zero-copy required --prepare --cpus 1
+placement after
+",
+        cases: &[
             zero_copy_that_says(
                 "busy polling",
                 "igb",
@@ -143,13 +164,6 @@ doctor doctor
                 "--prepare, worker on CPU 1",
                 &["while: interrupts on 0 0", "interrupts mended", "after: interrupts on 1 1"],
             ),
-            copied("jumbo", "igb", "auto, MTU 9001", "generic", &[]),
-            Case {
-                name: "doctor",
-                device: "igb",
-                asked: "--fix",
-                expect: Expect::Mended(&["mtu", "channels", "rings", "udp_hash", "rss", "huge_pages"]),
-            },
         ],
     },
     Guest {

@@ -29,6 +29,7 @@ use mirror_userspace::protocol::Direction;
 use mirror_userspace::protocol::detect::{Detector, Endpoints, Transport};
 use mirror_userspace::protocol::dns::Message;
 use mirror_userspace::protocol::http::{Request, Response};
+use mirror_userspace::protocol::quic::Connection;
 use mirror_userspace::protocol::tls::Handshake;
 use mirror_userspace::sink::{Overflow, Sink};
 use mirror_userspace::store::{Policy, Retention, Settings, Store, StoreKey};
@@ -577,6 +578,15 @@ fn parsers(criterion: &mut Criterion) {
             recorded
         });
     });
+    let initial = quic_initial();
+    let (mut connection, mut scratch) = (Connection::new(), Vec::new());
+    group.bench_function("quic-initial", |bencher| {
+        bencher.iter(|| {
+            let hello = connection.push(Direction::ToServer, black_box(&initial), &mut scratch).is_some();
+            connection.clear();
+            assert!(hello);
+        });
+    });
     group.bench_function("detect", |bencher| {
         let endpoints = Endpoints { transport: Transport::Tcp, client_port: 40_000, server_port: 443 };
         bencher.iter(|| {
@@ -586,6 +596,13 @@ fn parsers(criterion: &mut Criterion) {
         });
     });
     group.finish();
+}
+
+/// The client's Initial packet of RFC 9001, A.2.
+fn quic_initial() -> Vec<u8> {
+    let text = include_str!("rfc9001-client-initial.hex").replace('\n', "");
+    let digit = |byte: &u8| char::from(*byte).to_digit(16).unwrap() as u8;
+    text.as_bytes().chunks(2).map(|pair| digit(&pair[0]) << 4 | digit(&pair[1])).collect()
 }
 
 fn by_criterion() {

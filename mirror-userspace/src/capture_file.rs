@@ -173,6 +173,10 @@ impl CaptureFile {
         let mut blocks = Blocks::default();
         let mut capacity = BUFFER;
         loop {
+            if let Some(plain) = &blocks.plain {
+                let used = plain.each(self.reader.data(), &mut each);
+                self.reader.consume_noshift(used);
+            }
             match self.reader.next() {
                 Ok((len, block)) => {
                     let frame = blocks.frame(&block);
@@ -226,8 +230,44 @@ struct Blocks {
     interfaces: Vec<Interface>,
     /// For pcap: the link layer, and nanoseconds in the unit of the times' fractions.
     legacy: (u32, u64),
+    /// For pcap with records of the usual form: how they are read.
+    plain: Option<Plain>,
     /// Time of the frame before, for blocks that have none.
     time: u64,
+}
+
+/// The records of a pcap file, as nearly all are. Those that are wholly there are read without more ado; whatever
+/// else there may be is left to `pcap-parser`.
+#[derive(Clone, Copy, Debug)]
+struct Plain {
+    link: u32,
+    /// Nanoseconds in the unit of the times' fractions.
+    unit: u64,
+    big_endian: bool,
+}
+
+impl Plain {
+    /// Calls `each` with the frames that `data` begins with; how many bytes of it they take.
+    fn each(&self, data: &[u8], mut each: impl FnMut(FileFrame<'_>)) -> usize {
+        let mut rest = data;
+        while let Some((header, behind)) = rest.split_first_chunk::<16>() {
+            let (words, _) = header.as_chunks();
+            let word = |index: usize| {
+                let word = words.get(index).copied().unwrap_or_default();
+                if self.big_endian { u32::from_be_bytes(word) } else { u32::from_le_bytes(word) }
+            };
+            let [seconds, fraction, captured, original] = [0, 1, 2, 3].map(word);
+            let Some((bytes, behind)) = behind.split_at_checked(captured as usize) else { break };
+            each(FileFrame {
+                time: u64::from(seconds) * SECOND + u64::from(fraction) * self.unit,
+                link: self.link,
+                original_len: original.max(captured),
+                bytes,
+            });
+            rest = behind;
+        }
+        data.len() - rest.len()
+    }
 }
 
 impl Blocks {
@@ -237,7 +277,13 @@ impl Blocks {
             PcapBlockOwned::LegacyHeader(header) => {
                 let unit = if header.is_nanosecond_precision() { 1 } else { 1_000 };
                 // The upper half is about frame check sequences.
-                self.legacy = (header.network.0 as u32 & 0xffff, unit);
+                let link = header.network.0 as u32 & 0xffff;
+                self.legacy = (link, unit);
+                self.plain = (!header.is_modified_format()).then(|| Plain {
+                    link,
+                    unit,
+                    big_endian: header.is_bigendian(),
+                });
                 return Ok(None);
             }
             PcapBlockOwned::Legacy(packet) => FileFrame {

@@ -77,6 +77,35 @@ pub enum SinkError {
     Thread(io::Error),
 }
 
+/// Which kinds of events are written; without a choice, all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventTypes(Option<Vec<String>>);
+
+impl EventTypes {
+    /// The kinds that there are; analyzers that are registered may have others.
+    pub const KNOWN: [&'static str; 3 + analyzer::EVENT_TYPES.len()] = {
+        let mut known = [FLOW; 3 + analyzer::EVENT_TYPES.len()];
+        let mut at = 0;
+        while at < analyzer::EVENT_TYPES.len() {
+            known[1 + at] = analyzer::EVENT_TYPES[at];
+            at += 1;
+        }
+        (known[1 + at], known[2 + at]) = (METRICS, STATS);
+        known
+    };
+
+    /// Of the known kinds only these.
+    #[must_use]
+    pub const fn only(types: Vec<String>) -> Self {
+        Self(Some(types))
+    }
+
+    fn wants(&self, kind: &str) -> bool {
+        let wanted = |types: &Vec<String>| types.iter().any(|wanted| wanted == kind);
+        self.0.as_ref().is_none_or(|types| wanted(types) || !Self::KNOWN.contains(&kind))
+    }
+}
+
 /// What became of the records handed to the sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SinkCounters {
@@ -88,8 +117,7 @@ pub struct SinkCounters {
 
 impl Default for SinkCounters {
     fn default() -> Self {
-        let event_types = [FLOW].into_iter().chain(analyzer::EVENT_TYPES).chain([METRICS, STATS]);
-        Self { written: event_types.map(|name| (name, 0)).collect(), lost: 0 }
+        Self { written: EventTypes::KNOWN.map(|name| (name, 0)).into(), lost: 0 }
     }
 }
 
@@ -161,6 +189,8 @@ enum Message {
     Records { batch: Batch, home: SyncSender<Batch> },
     /// A `stats` event, already a line of text, and its time.
     Stats(Vec<u8>, u64),
+    /// Services are to be measured, whether that is written or not.
+    Measure,
     /// A file that was moved away is to be begun anew.
     Reopen,
     /// Everything before this is to be written now, and the sender told when it is.
@@ -299,17 +329,18 @@ pub struct Sink {
 impl Sink {
     /// Opens `eve.json` in `directory` for appending, making the directory where it is missing.
     pub fn open(directory: &Path) -> Result<Self, SinkError> {
-        Self::to(Destination::file(directory.join(FILE_NAME)), Patience::Endless)
+        let destination = Destination::file(directory.join(FILE_NAME));
+        Self::to(destination, EventTypes::default(), Patience::Endless)
     }
 
-    /// Opens a destination of the log.
-    pub fn to(destination: Destination, patience: Patience) -> Result<Self, SinkError> {
+    /// Opens a destination of the log, which gets events of these kinds.
+    pub fn to(destination: Destination, types: EventTypes, patience: Patience) -> Result<Self, SinkError> {
         let name = destination.to_string();
         let output = Output::open(destination, patience)?;
         let (queue, messages) = sync_channel(QUEUE);
         let counters = Arc::new(SharedCounters::default());
         let settings = Arc::new(Latest::default());
-        let mut writer = Writer::new(output, name, Arc::clone(&counters));
+        let mut writer = Writer::new(output, name, types, Arc::clone(&counters));
         writer.settings = Arc::clone(&settings);
         let thread = std::thread::Builder::new()
             .name("eve".to_owned())
@@ -342,6 +373,8 @@ impl Sink {
     /// Where one can ask how services stand.
     #[must_use]
     pub fn desk(&self) -> ServiceDesk {
+        // Fails only where the thread panicked, which has said so itself.
+        let _ = self.queue.send(Message::Measure);
         ServiceDesk(self.queue.clone())
     }
 
@@ -407,11 +440,15 @@ struct Writer {
     output: Output,
     /// Where that is.
     name: String,
+    types: EventTypes,
+    renderer: eve::Renderer,
     text: Vec<u8>,
     /// Where each event in `text` ends, and its `event_type`.
     events: Vec<(usize, &'static str)>,
     /// What is measured of services.
     services: Services,
+    /// Whether anything is: somebody reads it.
+    measured: bool,
     /// The latest time of a record.
     now: u64,
     /// That records are lost was told, and they still are.
@@ -422,10 +459,13 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(output: Output, name: String, counters: Arc<SharedCounters>) -> Self {
+    fn new(output: Output, name: String, types: EventTypes, counters: Arc<SharedCounters>) -> Self {
         Self {
             output,
             name,
+            measured: types.wants(METRICS),
+            types,
+            renderer: eve::Renderer::default(),
             text: Vec::with_capacity(BUFFER * 2),
             events: Vec::with_capacity(BATCH_RECORDS * 4),
             services: Services::default(),
@@ -453,8 +493,11 @@ impl Writer {
                 }
                 Ok(Message::Stats(line, time)) => {
                     self.advance(time);
-                    self.add_line(&line, STATS);
+                    if self.types.wants(STATS) {
+                        self.add_line(&line, STATS);
+                    }
                 }
+                Ok(Message::Measure) => self.measured = true,
                 Ok(Message::Reopen) => {
                     self.flush();
                     if let Err(error) = self.output.reopen() {
@@ -489,8 +532,12 @@ impl Writer {
         for record in &batch.records {
             self.measure(record, &batch.bytes);
             let (kind, events) = (record.event_type(), &mut self.events);
-            let written =
-                eve::write_record(&mut self.text, record, &batch.bytes, |end| events.push((end, kind)));
+            if !self.types.wants(kind) {
+                continue;
+            }
+            let written = self
+                .renderer
+                .write_record(&mut self.text, record, &batch.bytes, |end| events.push((end, kind)));
             if let Err(error) = written {
                 // What is left of a half-written line goes.
                 self.text.truncate(self.events.last().map_or(0, |&(end, _)| end));
@@ -502,20 +549,36 @@ impl Writer {
     /// Has a record count for its service.
     fn measure(&mut self, record: &Record, bytes: &[u8]) {
         self.now = self.now.max(record.time());
-        let Self { services, text, events, .. } = self;
-        services.add(record, bytes, |service, metrics| add_metrics(text, events, service, metrics));
+        if self.measured {
+            let (services, mut add) = self.metrics();
+            services.add(record, bytes, &mut add);
+        }
     }
 
     fn advance(&mut self, time: u64) {
         self.now = self.now.max(time);
-        let Self { services, text, events, now, .. } = self;
-        services.advance(*now, |service, metrics| add_metrics(text, events, service, metrics));
+        let now = self.now;
+        let (services, mut add) = self.metrics();
+        services.advance(now, &mut add);
     }
 
     /// Writes what was measured of services and not written yet.
     fn end_interval(&mut self) {
-        let Self { services, text, events, now, .. } = self;
-        services.flush(*now, |service, metrics| add_metrics(text, events, service, metrics));
+        let now = self.now;
+        let (services, mut add) = self.metrics();
+        services.flush(now, &mut add);
+    }
+
+    /// The services, and what takes what was measured of each.
+    fn metrics(&mut self) -> (&mut Services, impl FnMut(&Service, &Metrics)) {
+        let Self { services, text, events, types, .. } = self;
+        let wanted = types.wants(METRICS);
+        let add = move |service: &Service, metrics: &Metrics| {
+            if wanted {
+                add_metrics(text, events, service, metrics);
+            }
+        };
+        (services, add)
     }
 
     fn add_line(&mut self, line: &[u8], kind: &'static str) {
@@ -696,7 +759,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("eve.sock");
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let sink = Sink::to(Destination::Socket { path, datagrams: false }, Patience::Short).unwrap();
+        let sink =
+            Sink::to(Destination::Socket { path, datagrams: false }, EventTypes::default(), Patience::Short)
+                .unwrap();
         let _reader = listener.accept().unwrap();
         let mut producer = sink.producer(Overflow::Lose);
         let begun = Instant::now();

@@ -11,6 +11,8 @@ use serde::Serialize;
 pub mod affinity;
 mod datagrams;
 mod duplicates;
+#[cfg(test)]
+mod fixture;
 mod shunting;
 pub mod survey;
 mod tuning;
@@ -183,6 +185,8 @@ pub struct Worker {
     /// The flow that is being looked at has raised an alert.
     alerted: Cell<bool>,
     defragmenter: Defragmenter,
+    /// Frames come without a hash of their flow.
+    unhashed: bool,
     /// The datagram that was put together last.
     datagram: Vec<u8>,
     /// The way of datagrams to the workers that own their flows, where there are several.
@@ -217,6 +221,7 @@ impl Worker {
             indicators: None,
             alerted: Cell::new(false),
             defragmenter: Defragmenter::default(),
+            unhashed: false,
             datagram: Vec::new(),
             datagrams: None,
             records,
@@ -265,6 +270,12 @@ impl Worker {
     /// Has the frames kept, too.
     pub fn store_by(&mut self, store: StoreHandle) {
         self.store = Some(store);
+    }
+
+    /// Has the worker hash each packet's flow, whatever [`FrameInfo::flow_hash`] says: it decodes the packets
+    /// anyway, and who reads them from a file has not looked into them.
+    pub const fn hash_itself(&mut self) {
+        self.unhashed = true;
     }
 
     /// What the worker needs to have flows counted by the driver, if it has.
@@ -502,7 +513,7 @@ impl Worker {
 
     /// The hash of a packet's 5-tuple.
     fn hash(&self, info: &FrameInfo, packet: &Packet<'_>, key: &FlowKey) -> FlowHash {
-        if packet.direct { info.flow_hash } else { key.flow_hash(self.config.hash_seed) }
+        if packet.direct && !self.unhashed { info.flow_hash } else { key.flow_hash(self.config.hash_seed) }
     }
 
     /// The flow with this key, or with that of another session that sees the same hosts.

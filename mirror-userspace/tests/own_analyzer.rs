@@ -1,11 +1,13 @@
 //! The example of an analyzer of one's own does what it says.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
-use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
 use etherparse::{PacketBuilder, TcpHeader};
+use mirror_xdp_tests::appliance::{Bed, of_type, records};
+use mirror_xdp_tests::bench::traffic::write_pcap;
+use mirror_xdp_tests::frames::mirrored;
 use serde_json::Value;
 
 /// Cargo builds examples beside tests.
@@ -19,21 +21,17 @@ fn example() -> PathBuf {
     example
 }
 
-/// A connection to the port of SMTP in which both sides say these in turns, as a pcap file.
-fn capture(turns: &[(bool, &str)]) -> Vec<u8> {
+/// A connection to the port of SMTP in which both sides say these in turns.
+fn connection(turns: &[(bool, &str)]) -> Vec<Vec<u8>> {
     let mut next = [1000_u32, 5000];
-    let mut file = Vec::new();
-    for word in [0xa1b2_c3d4, 0x0004_0002, 0, 0, 65_535, 1] {
-        file.extend(u32::to_le_bytes(word));
-    }
     let opening = [(true, "", true), (false, "", true), (true, "", false)];
     let turns = turns.iter().map(|&(from_client, text)| (from_client, text, false));
-    for (second, (from_client, text, syn)) in opening.into_iter().chain(turns).enumerate() {
+    let frame = |(number, (from_client, text, syn)): (usize, (bool, &str, bool))| {
         let (this, other) = if from_client { (0, 1) } else { (1, 0) };
         let (ends, ports) = ([[10, 0, 0, 1], [10, 0, 0, 2]], [4000, 25]);
         let mut header = TcpHeader::new(ports[this], ports[other], next[this], 1000);
         header.syn = syn;
-        header.ack = second > 0;
+        header.ack = number > 0;
         header.acknowledgment_number = next[other];
         next[this] += text.len() as u32 + u32::from(syn);
         let mut frame = Vec::new();
@@ -42,24 +40,33 @@ fn capture(turns: &[(bool, &str)]) -> Vec<u8> {
             .tcp_header(header)
             .write(&mut frame, text.as_bytes())
             .unwrap();
-        for word in [second as u32, 0, frame.len() as u32, frame.len() as u32] {
-            file.extend(u32::to_le_bytes(word));
-        }
-        file.extend(frame);
-    }
-    file
+        frame
+    };
+    opening.into_iter().chain(turns).enumerate().map(frame).collect()
+}
+
+/// Two mails are sent.
+const MAILS: [(bool, &str); 4] = [
+    (false, "220 mail.example\r\n"),
+    (true, "EHLO client\r\nmail FROM:<a@exa"),
+    (true, "mple>\r\n"),
+    (true, "MAIL FROM:<b@example>\r\n"),
+];
+
+/// Holds the events of a log to what the connection was; the events that say who sent mail.
+fn mails(events: &[Value]) -> Vec<&Value> {
+    let mails = of_type(events, "mail");
+    let senders: Vec<_> = mails.iter().map(|event| &event["mail"]["from"]).collect();
+    assert_eq!(senders, ["<a@example>", "<b@example>"]);
+    assert_eq!((&mails[0]["src_ip"], &mails[0]["dest_port"]), (&"10.0.0.1".into(), &25.into()));
+    assert_eq!(mails[0]["flow_id"], of_type(events, "flow")[0]["flow_id"]);
+    mails
 }
 
 #[test]
 fn an_analyzer_of_the_user_writes_events_of_its_own_to_the_log() {
     let directory = tempfile::tempdir().unwrap();
-    let file = capture(&[
-        (false, "220 mail.example\r\n"),
-        (true, "EHLO client\r\nmail FROM:<a@exa"),
-        (true, "mple>\r\n"),
-        (true, "MAIL FROM:<b@example>\r\n"),
-    ]);
-    fs::write(directory.path().join("mail.pcap"), file).unwrap();
+    write_pcap(&directory.path().join("mail.pcap"), &connection(&MAILS)).unwrap();
     let output = Command::new(example())
         .args(["read", "--json", "mail.pcap"])
         .current_dir(directory.path())
@@ -67,14 +74,15 @@ fn an_analyzer_of_the_user_writes_events_of_its_own_to_the_log() {
         .unwrap();
     let totals: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(totals["records"]["written"]["mail"], 2, "{output:?}");
-    let log = fs::read_to_string(directory.path().join("eve.json")).unwrap();
-    let events: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let mail: Vec<_> = events.iter().filter(|event| event["event_type"] == "mail").collect();
-    assert_eq!(
-        (&mail[0]["mail"]["from"], &mail[1]["mail"]["from"]),
-        (&"<a@example>".into(), &"<b@example>".into())
-    );
-    assert_eq!((&mail[0]["src_ip"], &mail[0]["dest_port"]), (&"10.0.0.1".into(), &25.into()));
-    let flow = events.iter().find(|event| event["event_type"] == "flow").unwrap();
-    assert_eq!(mail[0]["flow_id"], flow["flow_id"]);
+    mails(&records(directory.path()));
+}
+
+#[test]
+fn the_same_analyzer_does_so_live() {
+    let Some(bed) = Bed::of(|| Some(example()), 1) else { return };
+    let session = mirrored(7);
+    let frames: Vec<_> = connection(&MAILS).iter().map(|frame| session.carrying(frame)).collect();
+    let report = bed.capture(&frames, &[]);
+    assert_eq!(report.number("/records/written/mail"), 2);
+    assert_eq!(mails(&bed.records())[0]["mirror"]["vni"], 7);
 }

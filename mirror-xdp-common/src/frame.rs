@@ -28,10 +28,12 @@ pub trait Frame {
 }
 
 impl Frame for [u8] {
+    #[inline(always)]
     fn len(&self) -> usize {
         <[u8]>::len(self)
     }
 
+    #[inline(always)]
     fn header<T: FromBytes>(&self, offset: usize) -> Option<T> {
         T::read_from_prefix(self.get(offset..)?).ok().map(|(header, _)| header)
     }

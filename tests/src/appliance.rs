@@ -43,11 +43,16 @@ impl Bed {
     /// A cable with so many queues; `None` where such tests cannot run, see [`require`].
     #[must_use]
     pub fn new(queues: usize) -> Option<Self> {
+        Self::of(require::binary, queues)
+    }
+
+    /// The same for another program with mirror-xdp's command line.
+    #[must_use]
+    pub fn of(binary: impl FnOnce() -> Option<PathBuf>, queues: usize) -> Option<Self> {
         if !require::privileges() {
             return None;
         }
-        let binary = require::binary()?;
-        Some(Self::make(binary, queues).expect("namespaces and cables can be made"))
+        Some(Self::make(binary()?, queues).expect("namespaces and cables can be made"))
     }
 
     fn make(binary: PathBuf, queues: usize) -> io::Result<Self> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::EveSettings;
 use crate::filter::text;
-use crate::sink::{Destination, FILE_NAME, Patience, Rotation, Sink, SinkError};
+use crate::sink::{Destination, EventTypes, FILE_NAME, Patience, Rotation, Sink, SinkError};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct EveArgs {
@@ -13,6 +13,12 @@ pub(super) struct EveArgs {
     /// unix-stream:PATH or unix-dgram:PATH
     #[arg(long, value_name = "WHERE")]
     eve_output: Option<PathBuf>,
+
+    /// Write only events of these kinds, such as flow,dns,tls; there are flow, alert, dns, http, tls, quic, ssh,
+    /// metrics and stats
+    #[arg(long, value_name = "KIND,…", value_delimiter = ',', hide_possible_values = true)]
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(EventTypes::KNOWN))]
+    eve_types: Option<Vec<String>>,
 
     /// Put the file aside, as eve.json.20261125-051403, before it gets larger than this, such as 1GiB
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
@@ -47,6 +53,11 @@ impl EveArgs {
         output.map_or(Path::new(FILE_NAME), PathBuf::as_path)
     }
 
+    /// The kinds of events that are written.
+    pub(super) fn types(&self, configured: &EveSettings) -> EventTypes {
+        self.eve_types.clone().map_or_else(|| configured.types.clone(), EventTypes::only)
+    }
+
     /// When a file is put aside.
     pub(super) fn rotation(&self, configured: &EveSettings) -> Rotation {
         let Rotation { size, interval, keep } = configured.rotation;
@@ -58,9 +69,10 @@ impl EveArgs {
     }
 
     /// The flags that were given.
-    pub(super) fn given(&self) -> [(&'static str, bool); 4] {
+    pub(super) fn given(&self) -> [(&'static str, bool); 5] {
         [
             ("--eve-output", self.eve_output.is_some()),
+            ("--eve-types", self.eve_types.is_some()),
             ("--rotate-size", self.rotate_size.is_some()),
             ("--rotate-interval", self.rotate_interval.is_some()),
             ("--rotate-keep", self.rotate_keep.is_some()),
@@ -69,9 +81,14 @@ impl EveArgs {
 }
 
 /// Opens the log, unless it is to go where the account goes: to stdout, with `json`.
-pub(super) fn open(destination: Destination, patience: Patience, json: bool) -> Result<Sink, SinkError> {
+pub(super) fn open(
+    destination: Destination,
+    types: EventTypes,
+    patience: Patience,
+    json: bool,
+) -> Result<Sink, SinkError> {
     if json && destination == Destination::Stdout {
         return Err(SinkError::Stdout);
     }
-    Sink::to(destination, patience)
+    Sink::to(destination, types, patience)
 }

@@ -114,6 +114,8 @@ struct Reader {
     store: Option<Store>,
     worker: Worker,
     frames: Frames,
+    /// Time of the worker's last tick.
+    ticked: u64,
     progress: Progress,
     quiet: bool,
 }
@@ -131,8 +133,9 @@ struct Frames {
 
 impl Reader {
     fn new(args: &Args) -> anyhow::Result<Self> {
-        let destination = args.eve.destination(&args.log_dir, &config::EveSettings::default());
-        let sink = super::eve::open(destination, Patience::Endless, args.json)?;
+        let eve = config::EveSettings::default();
+        let destination = args.eve.destination(&args.log_dir, &eve);
+        let sink = super::eve::open(destination, args.eve.types(&eve), Patience::Endless, args.json)?;
         let config = WorkerConfig {
             max_flows: args.max_flows,
             hash_seed: HASH_SEED,
@@ -141,8 +144,9 @@ impl Reader {
         };
         let mut worker = Worker::new(config, sink.producer(Overflow::Wait));
         let store = super::store::open(args.store.as_deref(), &config::StoreSettings::default())?;
-        if let Some(store) = &store {
-            worker.store_by(store.handle(0, Overflow::Wait)?);
+        match &store {
+            Some(store) => worker.store_by(store.handle(0, Overflow::Wait)?),
+            None => worker.hash_itself(),
         }
         let progress = Progress::new(args.json);
         Ok(Self {
@@ -151,6 +155,7 @@ impl Reader {
             store,
             worker,
             frames: Frames::default(),
+            ticked: 0,
             progress,
             quiet: args.json,
         })
@@ -195,26 +200,45 @@ impl Reader {
         let info = FrameInfo {
             time: frame.time,
             original_len: frame.original_len,
-            // Of the first packet in an Ethernet frame only; the worker hashes all others itself.
+            // The worker hashes flows itself.
             flow_hash: FlowHash::default(),
             mirror: None,
             side: None,
         };
         self.worker.link_frame(&info, link, frame.bytes);
-        self.worker.tick(frame.time);
+        self.tick(frame.time);
+    }
+
+    /// The worker's timers: a live worker's go on after each batch.
+    fn tick(&mut self, time: u64) {
+        const BATCH: u64 = 64;
+        const INTERVAL: u64 = 10_000_000;
+        if self.frames.seen.is_multiple_of(BATCH) || time.saturating_sub(self.ticked) >= INTERVAL {
+            self.ticked = time;
+            self.worker.tick(time);
+        }
     }
 
     /// Hands on an inner frame of which `original_len` bytes are known to have been on the wire.
     fn ethernet(&mut self, time: u64, frame: &[u8], original_len: usize, mirror: Option<Mirror>) {
-        let inner = InnerHeaders::parse(frame, 0);
-        // The inner lengths say what a mirror cut off besides.
-        let original_len = if mirror.is_some() { inner.original_len(original_len) } else { original_len };
-        let flow_hash = inner.flow_hash(HASH_SEED);
-        self.worker.frame(
-            &FrameInfo { time, original_len: original_len as u32, flow_hash, mirror, side: None },
-            frame,
-        );
-        self.worker.tick(time);
+        let mut info = FrameInfo {
+            time,
+            original_len: original_len as u32,
+            flow_hash: FlowHash::default(),
+            mirror,
+            side: None,
+        };
+        // The packet store's index has the hash; else the worker hashes what it decodes anyway.
+        if mirror.is_some() || self.store.is_some() {
+            let inner = InnerHeaders::parse(frame, 0);
+            info.flow_hash = inner.flow_hash(HASH_SEED);
+            if mirror.is_some() {
+                // The inner lengths say what a mirror cut off besides.
+                info.original_len = inner.original_len(original_len) as u32;
+            }
+        }
+        self.worker.frame(&info, frame);
+        self.tick(time);
     }
 
     fn finish(mut self, elapsed: Duration) -> anyhow::Result<Totals> {

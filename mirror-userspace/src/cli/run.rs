@@ -377,7 +377,8 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let listener = api::Listener::bind(args.api.settings(&configured.api, &settled.log_dir)?)?;
     let destination = args.eve.destination(&settled.log_dir, &configured.eve);
     confine::install(&needed_files(&args, &configured, &settled.log_dir, &destination))?;
-    let sink = super::eve::open(destination, Patience::Short, args.json)?;
+    let types = args.eve.types(&configured.eve);
+    let sink = super::eve::open(destination, types, Patience::Short, args.json)?;
     sink.set(args.sink_settings(&configured));
     let store = super::store::open(args.store.as_deref(), &args.store(&configured.store))?;
     let mut watch = Watch::start(&interfaces).await?;

@@ -28,7 +28,7 @@ use crate::filter::Policy;
 use crate::flow::Timeouts;
 use crate::indicators::{FileError, Indicators};
 use crate::live::{CpuList, ModeChoice};
-use crate::sink::Rotation;
+use crate::sink::{EventTypes, Rotation};
 use crate::store::Settings;
 use crate::worker::Tuning;
 
@@ -81,6 +81,8 @@ pub struct LogSettings {
 pub struct EveSettings {
     /// A file, `-`, or a socket, see [`crate::sink::Destination::named`]; `None` is `eve.json`.
     pub output: Option<PathBuf>,
+    /// The kinds of events that are written.
+    pub types: EventTypes,
     /// When a file is put aside.
     pub rotation: Rotation,
 }

@@ -20,6 +20,7 @@ use crate::filter::policy::{
 };
 use crate::filter::{limits, text};
 use crate::flow::Timeouts;
+use crate::sink::EventTypes;
 use crate::store::{Kept, Retention, RuleRange};
 
 /// The whole file. Where something is wrong the document knows, and the result is of no use.
@@ -556,6 +557,17 @@ fn eve(mut table: Table<'_>) -> EveSettings {
             value.wrong("is empty", "leave the key out for eve.json");
         }
         eve.output = text.map(PathBuf::from);
+    }
+    if let Some(list) = table.get("types").and_then(|value| value.list("kinds of events")) {
+        let allowed = EventTypes::KNOWN.map(|kind| format!("\"{kind}\"")).join(", ");
+        let kind = |value: Value<'_>| {
+            let kind = value.text(&allowed)?;
+            if !EventTypes::KNOWN.contains(&kind) {
+                value.wrong(format!("`{kind}` is no kind of events"), &allowed);
+            }
+            Some(kind.to_owned())
+        };
+        eve.types = EventTypes::only(list.into_iter().filter_map(kind).collect());
     }
     if let Some(value) = table.get("rotate_size") {
         eve.rotation.size = match value.as_text() {

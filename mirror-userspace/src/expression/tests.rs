@@ -1,24 +1,10 @@
-use mirror_xdp_common::hash::FlowHash;
 use mirror_xdp_tests::frames::Flow;
 
 use super::*;
-use crate::worker::Mirror;
 
 /// What is known of a frame of this mirror session.
 fn info(vni: u32, outer_source: &str, frame: &[u8]) -> FrameInfo {
-    let address = |text: &str| text.parse::<IpAddr>().unwrap().into();
-    FrameInfo {
-        time: 1,
-        original_len: frame.len() as u32,
-        flow_hash: FlowHash(0),
-        mirror: Some(Mirror {
-            vni: Vni::new(vni).unwrap(),
-            outer_source: address(outer_source),
-            outer_destination: address("10.9.0.2"),
-            endpoint: 0,
-        }),
-        side: None,
-    }
+    FrameInfo::of(frame).at(1).mirrored(vni, outer_source)
 }
 
 /// Whether an expression matches a UDP datagram from 10.1.2.3:4000 to 10.2.0.1:443 in the session of

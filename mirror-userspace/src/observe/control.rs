@@ -383,7 +383,6 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
-    use mirror_xdp_common::hash::FlowHash;
 
     use super::super::{Mailbox, Observers};
     use super::*;
@@ -407,7 +406,7 @@ mod tests {
             observers
         });
         for time in 0..10 {
-            let info = FrameInfo { time, original_len: 3, flow_hash: FlowHash(0), mirror: None, side: None };
+            let info = FrameInfo::of(&[0; 3]).at(time);
             observers[usize::from(time % 2 == 0)].frame(&info, b"abc");
         }
         let stop = AtomicBool::new(false);

@@ -219,7 +219,6 @@ impl Drop for Subscription {
 
 #[cfg(test)]
 mod tests {
-    use mirror_xdp_common::hash::FlowHash;
 
     use super::*;
 
@@ -234,7 +233,7 @@ mod tests {
 
     #[test]
     fn an_observer_looks_on_from_its_coming_until_its_going() {
-        let info = FrameInfo { time: 0, original_len: 0, flow_hash: FlowHash(0), mirror: None, side: None };
+        let info = FrameInfo::of(&[]);
         let mailbox = Arc::new(Mailbox::default());
         let workers = Workers::new([Arc::clone(&mailbox)]);
         let mut observers = Observers::default();

@@ -203,27 +203,15 @@ pub fn write_line(out: &mut String, info: &FrameInfo, frame: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use mirror_xdp_common::hash::FlowHash;
-    use mirror_xdp_common::{Address, Vni};
     use mirror_xdp_tests::frames::Flow;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::worker::Mirror;
 
     fn info(len: usize) -> FrameInfo {
-        let mirror = Mirror {
-            vni: Vni::new(7).unwrap(),
-            outer_source: Address::from_v4(0x0a00_0001),
-            outer_destination: Address::from_v4(0x0a00_0002),
-            endpoint: 0,
-        };
         FrameInfo {
-            time: 3_661 * SECOND + 42_000,
             original_len: len as u32,
-            flow_hash: FlowHash(0),
-            side: None,
-            mirror: Some(mirror),
+            ..FrameInfo::of(&[]).at(3_661 * SECOND + 42_000).mirrored(7, "10.0.0.1")
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use foldhash::fast::RandomState;
 use mirror_xdp_common::Address;
 
 use super::Refusal;
@@ -156,7 +157,7 @@ fn copy(to: &mut [u8], to_at: usize, from: &[u8], from_at: usize, len: usize) {
 /// Puts fragments together.
 #[derive(Debug, Default)]
 pub struct Defragmenter {
-    datagrams: HashMap<Key, Datagram>,
+    datagrams: HashMap<Key, Datagram, RandomState>,
     /// Keys in the order of their first fragments, with serial and time of those.
     order: VecDeque<(Key, u64, u64)>,
     /// Datagrams that are done with, for their buffers.

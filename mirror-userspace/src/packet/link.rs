@@ -58,6 +58,7 @@ mod shim {
 pub(super) const BRIDGED_ETHERNET: u16 = 0x6558;
 
 /// Takes the link header off.
+#[inline(always)]
 pub(super) fn decode(layer: Layer<'_>, link: LinkType) -> Result<Layer<'_>, Refusal> {
     match link {
         LinkType::Ethernet => after_ethertype(layer, 12),
@@ -86,12 +87,14 @@ pub(super) fn decode(layer: Layer<'_>, link: LinkType) -> Result<Layer<'_>, Refu
 }
 
 /// Skips to behind the EtherType at `offset`.
+#[inline(always)]
 fn after_ethertype(layer: Layer<'_>, offset: usize) -> Result<Layer<'_>, Refusal> {
     let kind: EtherType = layer.after(offset, layer.protocol)?.header()?;
     layer.after(offset + 2, Protocol::EtherType(kind.get()))
 }
 
 /// Takes off what an EtherType announced, if that is not IP itself.
+#[inline(always)]
 pub(super) fn decode_ethertype(layer: Layer<'_>, kind: u16) -> Result<Layer<'_>, Refusal> {
     match kind {
         ethertype::IPV4 | ethertype::IPV6 => layer.after(0, Protocol::Ip),

@@ -14,6 +14,7 @@ mod tunnel;
 
 use mirror_xdp_common::Address;
 use mirror_xdp_common::frame::Frame as _;
+use mirror_xdp_common::wire::{EtherType, Ipv4Header, VlanTag, ethertype, protocol};
 use zerocopy::FromBytes;
 
 pub use fragment::Fragment;
@@ -87,7 +88,7 @@ enum Protocol {
 }
 
 /// Bytes to decode, and what is known of them from the layers around.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layer<'a> {
     bytes: &'a [u8],
     protocol: Protocol,
@@ -233,7 +234,7 @@ pub mod tcp_flags {
 }
 
 /// One IP packet of a frame.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet<'a> {
     /// Source address.
     pub source: Address,
@@ -276,7 +277,67 @@ pub enum Decoded<'a> {
 /// # Errors
 ///
 /// Says why there is none that a flow could be kept of.
+#[inline]
 pub fn decode(layer: Layer<'_>) -> Result<Decoded<'_>, Refusal> {
+    match usual(&layer) {
+        Some(packet) => Ok(Decoded::Packet(packet)),
+        None => step_by_step(layer),
+    }
+}
+
+/// Decodes what nearly all frames are: Ethernet, VLAN tags perhaps, and TCP or UDP in whole packets of IPv4. `None`
+/// where there is anything else, or anything wrong; never another packet than [`step_by_step`] gives.
+#[inline(always)]
+fn usual<'a>(layer: &Layer<'a>) -> Option<Packet<'a>> {
+    if layer.protocol != Protocol::Link(LinkType::Ethernet) {
+        return None;
+    }
+    let Layer { bytes, mut vlans, mut direct, .. } = *layer;
+    let mut kind = bytes.header::<EtherType>(12)?.get();
+    let mut at = 14;
+    while matches!(kind, ethertype::VLAN | ethertype::QINQ | ethertype::QINQ_OLD) {
+        let tag: VlanTag = bytes.header(at)?;
+        direct &= vlans.as_slice().len() < 2;
+        if !vlans.push(tag.id()) {
+            return None;
+        }
+        kind = tag.ethertype();
+        at += 4;
+    }
+    if kind != ethertype::IPV4 {
+        return None;
+    }
+    let bytes = bytes.get(at..)?;
+    let ip: Ipv4Header = bytes.header(0)?;
+    let (header_len, total_len) = (ip.header_len(), ip.total_length());
+    let whole = ip.fragment_offset() == 0 && !ip.more_fragments();
+    let fits =
+        header_len >= Ipv4Header::LEN && total_len >= header_len && total_len <= bytes.len() + layer.missing;
+    if ip.version() != 4 || !whole || !fits || !matches!(ip.protocol(), protocol::TCP | protocol::UDP) {
+        return None;
+    }
+    let captured = total_len.min(bytes.len());
+    let payload = Layer {
+        bytes: bytes.get(header_len..captured)?,
+        protocol: Protocol::EtherType(kind),
+        missing: total_len - captured,
+        vlans,
+        direct,
+        ..*layer
+    };
+    let network = network::Network {
+        source: ip.source(),
+        destination: ip.destination(),
+        ipv6: false,
+        protocol: ip.protocol(),
+    };
+    let mut packet = transport::decode(payload, network).ok()?;
+    packet.len = layer.wire_len();
+    Some(packet)
+}
+
+/// Decodes whatever there may be, a header after the other.
+fn step_by_step(layer: Layer<'_>) -> Result<Decoded<'_>, Refusal> {
     let mut layer = layer;
     let mut len = layer.wire_len();
     for _ in 0..MAX_SHIMS {
@@ -309,4 +370,58 @@ enum Step<'a> {
     Next(Layer<'a>),
     Packet(Packet<'a>),
     Fragment(Fragment<'a>),
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::PacketBuilder;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(udp: bool, tags: usize, payload: usize) -> Vec<u8> {
+        let mut frame = Vec::new();
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
+        let payload = vec![0xab; payload];
+        if udp {
+            builder.udp(4000, 4789).write(&mut frame, &payload).unwrap();
+        } else {
+            builder.tcp(4000, 443, 7, 1000).syn().write(&mut frame, &payload).unwrap();
+        }
+        for _ in 0..tags {
+            frame.splice(12..12, [0x81, 0, 0, 9]);
+        }
+        frame
+    }
+
+    #[test]
+    fn whole_packets_of_ipv4_take_the_short_way() {
+        for (udp, tags) in [(false, 0), (true, 0), (false, 1), (true, 3)] {
+            let frame = frame(udp, tags, 50);
+            assert!(usual(&Layer::frame(LinkType::Ethernet, &frame, frame.len())).is_some());
+        }
+        assert_eq!(usual(&Layer::frame(LinkType::RawIp, &frame(true, 0, 50), 100)), None);
+    }
+
+    proptest! {
+        #[test]
+        fn the_short_way_gives_what_the_long_one_does(
+            (udp, tags, payload) in (any::<bool>(), 0_usize..5, 0_usize..64),
+            changes in proptest::collection::vec((0_usize..60, any::<u8>()), 0..4),
+            (captured, missing) in (0_usize..120, 0_usize..20),
+        ) {
+            let mut frame = frame(udp, tags, payload);
+            for (at, byte) in changes {
+                if let Some(place) = frame.get_mut(at) {
+                    *place = byte;
+                }
+            }
+            frame.truncate(captured);
+            let layer = Layer::frame(LinkType::Ethernet, &frame, frame.len() + missing);
+            if let Some(packet) = usual(&layer) {
+                let Ok(Decoded::Packet(other)) = step_by_step(layer) else { panic!("{packet:?}") };
+                prop_assert_eq!(packet, other);
+            }
+        }
+    }
 }

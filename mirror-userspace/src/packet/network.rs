@@ -20,6 +20,7 @@ pub(super) struct Network {
 }
 
 /// Decodes the IP header that `layer` begins with.
+#[inline(always)]
 pub(super) fn decode(layer: Layer<'_>) -> Result<Step<'_>, Refusal> {
     match layer.bytes.first().map(|first| first >> 4) {
         Some(4) => decode_ipv4(layer),
@@ -29,6 +30,7 @@ pub(super) fn decode(layer: Layer<'_>) -> Result<Step<'_>, Refusal> {
     }
 }
 
+#[inline(always)]
 fn decode_ipv4(layer: Layer<'_>) -> Result<Step<'_>, Refusal> {
     let ip: Ipv4Header = layer.bytes.header(0).ok_or(Refusal::IpHeader)?;
     let header_len = ip.header_len();
@@ -96,6 +98,7 @@ fn decode_ipv6(layer: Layer<'_>) -> Result<Step<'_>, Refusal> {
 
 /// What follows the header, up to where the packet ends by its own length: link padding is left out,
 /// what the mirror or the capture cut off is remembered as missing.
+#[inline(always)]
 fn payload(layer: Layer<'_>, header_len: usize, total_len: usize) -> Result<Layer<'_>, Refusal> {
     if total_len > layer.wire_len() {
         return Err(Refusal::IpLength);
@@ -134,6 +137,7 @@ fn fragment<'a>(
     }))
 }
 
+#[inline(always)]
 fn decode_transport(payload: Layer<'_>, network: Network) -> Result<Step<'_>, Refusal> {
     if network.protocol == protocol::GRE {
         return tunnel::decode_gre(payload).map(Step::Next);

@@ -9,6 +9,7 @@ use super::network::Network;
 use super::{Cause, Layer, Packet, Protocol, Refusal, TcpHeader, Transport, tcp_flags, tunnel};
 
 /// Decodes the transport header that `layer` begins with.
+#[inline(always)]
 pub(super) fn decode(layer: Layer<'_>, network: Network) -> Result<Packet<'_>, Refusal> {
     let mut packet = Packet {
         source: network.source,
@@ -61,6 +62,7 @@ pub(super) fn decode(layer: Layer<'_>, network: Network) -> Result<Packet<'_>, R
     Ok(packet)
 }
 
+#[inline(always)]
 fn set_ports(packet: &mut Packet<'_>, layer: Layer<'_>) -> Result<(), Refusal> {
     let ports: Ports = layer.bytes.header(0).ok_or(Refusal::TransportHeader)?;
     packet.source_port = ports.source();
@@ -82,6 +84,7 @@ struct WireTcpHeader {
     _urgent: U16,
 }
 
+#[inline(always)]
 fn tcp(layer: Layer<'_>) -> Result<Transport<'_>, Refusal> {
     let header: WireTcpHeader = layer.bytes.header(0).ok_or(Refusal::TransportHeader)?;
     let len = usize::from(header.data_offset >> 4) * 4;
@@ -127,6 +130,7 @@ fn time_stamps(options: &[u8]) -> Option<(u32, u32)> {
 }
 
 /// The payload of a UDP datagram.
+#[inline(always)]
 fn udp(layer: Layer<'_>) -> Result<Layer<'_>, Refusal> {
     let header: UdpHeader = layer.bytes.header(0).ok_or(Refusal::TransportHeader)?;
     let len = header.length();

@@ -74,41 +74,47 @@ impl CommunityId {
         let order = |(address, port): (Address, u16)| (address, port.swap_bytes());
         let (low, high) =
             if order(source) < order(destination) { (source, destination) } else { (destination, source) };
-        let mut hash = Sha1::new();
-        hash.update([0, 0]);
-        hash_address(&mut hash, low.0, ipv6);
-        hash_address(&mut hash, high.0, ipv6);
-        hash.update([protocol, 0]);
-        hash.update(low.1.to_be_bytes());
-        hash.update(high.1.to_be_bytes());
-        Self(hash.finalize().into())
+        // Seed, addresses, protocol, padding, ports: all in one go.
+        let mut input = [0; 40];
+        let mut len = 2;
+        let mut add = |bytes: &[u8]| {
+            if let Some(place) = input.get_mut(len..len + bytes.len()) {
+                place.copy_from_slice(bytes);
+                len += bytes.len();
+            }
+        };
+        for (address, _) in [low, high] {
+            if ipv6 {
+                add(&address.high.to_be_bytes());
+                add(&address.low.to_be_bytes());
+            } else {
+                add(&(address.low as u32).to_be_bytes());
+            }
+        }
+        add(&[protocol, 0]);
+        add(&low.1.to_be_bytes());
+        add(&high.1.to_be_bytes());
+        Self(Sha1::digest(input.get(..len).unwrap_or_default()).into())
     }
 }
 
 impl CommunityId {
-    /// Hands on its text.
-    pub(super) fn with_text<T>(&self, take: impl FnOnce(&str) -> T) -> T {
-        // Of twenty bytes base64 makes 28.
+    /// Its text.
+    pub(super) fn text(&self) -> [u8; Self::TEXT_LEN] {
         let mut text = *b"1:                            ";
         let [_, _, hash @ ..] = &mut text;
         let written = STANDARD.encode_slice(self.0, hash);
         debug_assert_eq!(written, Ok(hash.len()));
-        take(std::str::from_utf8(&text).unwrap_or_default())
+        text
     }
+
+    /// Characters of the text: of twenty bytes base64 makes 28.
+    pub(super) const TEXT_LEN: usize = 30;
 }
 
 impl fmt::Display for CommunityId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.with_text(|text| f.write_str(text))
-    }
-}
-
-fn hash_address(hash: &mut Sha1, address: Address, ipv6: bool) {
-    if ipv6 {
-        hash.update(address.high.to_be_bytes());
-        hash.update(address.low.to_be_bytes());
-    } else {
-        hash.update((address.low as u32).to_be_bytes());
+        f.write_str(str::from_utf8(&self.text()).unwrap_or_default())
     }
 }
 

@@ -3,46 +3,362 @@
 
 use mirror_xdp_common::Address;
 use mirror_xdp_common::wire::protocol;
-use serde::ser::{SerializeMap as _, SerializeSeq as _};
 use serde::{Serialize, Serializer};
 
 use super::community_id::CommunityId;
+use super::text::{self, Clock, Text};
 use super::{
     Application, Conversation, EndReason, EventRecord, FLOW, FlowRecord, FlowState, Record, STATS,
-    TcpSummary, Vlans, json,
+    TcpSummary, json,
 };
 use crate::apm::{METRICS, Metrics, Service};
 use crate::flow::performance;
 use crate::protocol::Direction;
-use crate::worker::Mirror;
 
-/// Appends the events of `record` to `out`, a line each, and calls `each` after each with the length that
-/// `out` has then. `bytes` are those of the record's batch.
-///
-/// # Errors
-///
-/// Where a value has no JSON form; none of ours lacks one.
-pub fn write_record(
-    out: &mut Vec<u8>,
-    record: &Record,
-    bytes: &[u8],
-    mut each: impl FnMut(usize),
-) -> serde_json::Result<()> {
-    match record {
-        Record::Flow(flow) => {
-            write_line(out, &FlowEvent::from(flow))?;
-            each(out.len());
+/// Turns records into lines. Remembers what the last ones had in common.
+#[derive(Debug)]
+pub struct Renderer {
+    clock: Clock,
+    /// Community IDs of flows, where their numbers say.
+    ids: Box<[KnownId]>,
+}
+
+/// A Community ID, and whose it is.
+#[derive(Clone, Copy, Debug)]
+struct KnownId {
+    ends: [(Address, u16); 2],
+    protocol: u8,
+    ipv6: bool,
+    text: [u8; CommunityId::TEXT_LEN],
+}
+
+/// Community IDs that are remembered.
+const KNOWN_IDS: usize = 1024;
+
+impl Default for Renderer {
+    fn default() -> Self {
+        let nobody = KnownId {
+            ends: Default::default(),
+            protocol: 0,
+            ipv6: false,
+            text: CommunityId::of_ends(Default::default(), 0, false).text(),
+        };
+        Self { clock: Clock::default(), ids: vec![nobody; KNOWN_IDS].into() }
+    }
+}
+
+impl Renderer {
+    /// Appends the events of `record` to `out`, a line each, and calls `each` after each with the length that
+    /// `out` has then. `bytes` are those of the record's batch.
+    ///
+    /// # Errors
+    ///
+    /// Where a value has no JSON form; none of ours lacks one.
+    pub fn write_record(
+        &mut self,
+        out: &mut Vec<u8>,
+        record: &Record,
+        bytes: &[u8],
+        mut each: impl FnMut(usize),
+    ) -> serde_json::Result<()> {
+        match record {
+            Record::Flow(flow) => {
+                self.flow(&mut Line { out }, flow);
+                out.push(b'\n');
+                each(out.len());
+            }
+            Record::Event(record) => {
+                let packed = record.packed(bytes);
+                let mut lines = Lines { renderer: self, out, record, each: &mut each };
+                (record.event_type.render)(packed, &mut lines)?;
+            }
         }
-        Record::Event(record) => {
-            let packed = record.packed(bytes);
-            (record.event_type.render)(packed, &mut Lines { out, record, each: &mut each })?;
+        Ok(())
+    }
+
+    fn community_id(&mut self, flow: &Conversation) -> [u8; CommunityId::TEXT_LEN] {
+        let ends = [(flow.source, flow.source_port), (flow.destination, flow.destination_port)];
+        let Some(known) = self.ids.get_mut(flow.flow_id as usize % KNOWN_IDS) else {
+            return CommunityId::of(flow).text();
+        };
+        if (known.ends, known.protocol, known.ipv6) != (ends, flow.protocol, flow.ipv6) {
+            let text = CommunityId::of(flow).text();
+            *known = KnownId { ends, protocol: flow.protocol, ipv6: flow.ipv6, text };
+        }
+        known.text
+    }
+
+    /// What all records begin with.
+    fn head(
+        &mut self,
+        line: &mut Line<'_>,
+        time: u64,
+        kind: &str,
+        flow: &Conversation,
+    ) -> serde_json::Result<()> {
+        line.raw(b"{\"timestamp\":\"");
+        line.raw(&self.clock.text(time));
+        line.number(b"\",\"flow_id\":", flow.flow_id);
+        line.raw(b",\"event_type\":");
+        json::append(line.out, &kind)?;
+        if !flow.vlans.is_empty() {
+            let mut before = b",\"vlan\":[".as_slice();
+            for id in flow.vlans.as_slice() {
+                line.out.extend_from_slice(before);
+                line.number(b"", (*id).into());
+                before = b",";
+            }
+            line.raw(b"]");
+        }
+        let ports = matches!(flow.protocol, protocol::TCP | protocol::UDP | protocol::SCTP);
+        line.raw(b",\"src_ip\":\"");
+        line.text(text::address(flow.source, flow.ipv6).as_bytes());
+        line.raw(b"\"");
+        if ports {
+            line.number(b",\"src_port\":", flow.source_port.into());
+        }
+        line.raw(b",\"dest_ip\":\"");
+        line.text(text::address(flow.destination, flow.ipv6).as_bytes());
+        line.raw(b"\"");
+        if ports {
+            line.number(b",\"dest_port\":", flow.destination_port.into());
+        }
+        line.raw(b",\"proto\":\"");
+        match protocol_name(flow.protocol) {
+            Some(name) => line.text(name.as_bytes()),
+            None => line.text(protocol_number(flow.protocol).as_bytes()),
+        }
+        line.raw(b"\"");
+        Ok(())
+    }
+
+    /// An event whose particulars are an object named after it.
+    fn event(
+        &mut self,
+        out: &mut Vec<u8>,
+        record: &EventRecord,
+        tx_id: Option<u32>,
+        object: &impl Serialize,
+    ) -> serde_json::Result<()> {
+        let EventRecord { time, conversation, event_type, .. } = record;
+        let line = &mut Line { out };
+        self.head(line, *time, event_type.name, conversation)?;
+        line.raw(b",\"community_id\":\"");
+        line.raw(&self.community_id(conversation));
+        line.raw(b"\"");
+        if let Some(number) = tx_id {
+            line.number(b",\"tx_id\":", number.into());
+        }
+        line.raw(b",");
+        json::append(line.out, &event_type.name)?;
+        line.raw(b":");
+        json::append(line.out, object)?;
+        line.mirror(conversation);
+        line.raw(b"}\n");
+        Ok(())
+    }
+
+    fn flow(&mut self, line: &mut Line<'_>, record: &FlowRecord) {
+        const SECOND: u64 = 1_000_000_000;
+        // Fails for names of events only that have no JSON form.
+        let _ = self.head(line, record.time, FLOW, &record.conversation);
+        if let Some(icmp) = record.icmp {
+            line.number(b",\"icmp_type\":", icmp.request.0.into());
+            line.number(b",\"icmp_code\":", icmp.request.1.into());
+            if let Some((kind, code)) = icmp.response {
+                line.number(b",\"response_icmp_type\":", kind.into());
+                line.number(b",\"response_icmp_code\":", code.into());
+            }
+        }
+        if let Some(spi) = record.spi {
+            line.number(b",\"spi\":", spi.into());
+        }
+        let Application { protocol, original, to_server, to_client } = record.application;
+        line.name(b",\"app_proto\":\"", protocol);
+        line.name(b",\"app_proto_orig\":\"", original);
+        line.name(b",\"app_proto_ts\":\"", to_server);
+        line.name(b",\"app_proto_tc\":\"", to_client);
+        line.number(b",\"flow\":{\"pkts_toserver\":", record.packets[0]);
+        line.number(b",\"pkts_toclient\":", record.packets[1]);
+        line.number(b",\"bytes_toserver\":", record.bytes[0]);
+        line.number(b",\"bytes_toclient\":", record.bytes[1]);
+        line.raw(b",\"start\":\"");
+        line.raw(&self.clock.text(record.start));
+        line.raw(b"\",\"end\":\"");
+        line.raw(&self.clock.text(record.end));
+        // Suricata subtracts whole seconds.
+        line.number(b"\",\"age\":", (record.end / SECOND).saturating_sub(record.start / SECOND));
+        let state = match record.state {
+            FlowState::New => "new",
+            FlowState::Established => "established",
+            FlowState::Closed => "closed",
+        };
+        let reason = match record.reason {
+            EndReason::Timeout => "timeout",
+            EndReason::Forced => "forced",
+            EndReason::Shutdown => "shutdown",
+        };
+        line.name(b",\"state\":\"", Some(state));
+        line.name(b",\"reason\":\"", Some(reason));
+        line.raw(b",\"alerted\":");
+        line.text(if record.alerted { b"true" } else { b"false" });
+        line.raw(b"},\"community_id\":\"");
+        line.raw(&self.community_id(&record.conversation));
+        line.raw(b"\"");
+        if let Some(tcp) = &record.tcp {
+            line.tcp(tcp);
+        }
+        if let Some(performance) = &record.performance {
+            line.performance(performance);
+        }
+        line.mirror(&record.conversation);
+        line.raw(b"}");
+    }
+}
+
+/// A line that is being put together. Names and texts given to it need no escapes.
+struct Line<'a> {
+    out: &'a mut Vec<u8>,
+}
+
+impl Line<'_> {
+    /// Bytes whose number is known where this is called, so that writing them is a store or two.
+    #[inline(always)]
+    fn raw<const N: usize>(&mut self, bytes: &[u8; N]) {
+        self.out.extend_from_slice(bytes);
+    }
+
+    #[inline]
+    fn text(&mut self, text: &[u8]) {
+        self.out.extend_from_slice(text);
+    }
+
+    #[inline(always)]
+    fn number<const N: usize>(&mut self, before: &[u8; N], number: u64) {
+        self.raw(before);
+        self.out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    }
+
+    /// A field whose value is a name, where there is one.
+    #[inline(always)]
+    fn name<const N: usize>(&mut self, before: &[u8; N], name: Option<&'static str>) {
+        if let Some(name) = name {
+            self.raw(before);
+            self.text(name.as_bytes());
+            self.raw(b"\"");
         }
     }
-    Ok(())
+
+    /// The mirror session, as an object of its own.
+    fn mirror(&mut self, flow: &Conversation) {
+        let Some(mirror) = flow.mirror else { return };
+        let address = |address: Address| text::address(address, address.as_v4().is_none());
+        self.number(b",\"mirror\":{\"vni\":", mirror.vni.get().into());
+        self.raw(b",\"outer_src\":\"");
+        self.text(address(mirror.outer_source).as_bytes());
+        self.raw(b"\",\"outer_dst\":\"");
+        self.text(address(mirror.outer_destination).as_bytes());
+        self.raw(b"\"");
+        if mirror.endpoint != 0 {
+            // As the endpoint's name in AWS ends.
+            self.raw(b",\"endpoint\":\"vpce-");
+            for byte in mirror.endpoint.to_be_bytes() {
+                self.hex(byte);
+            }
+            self.raw(b"\"");
+        }
+        self.raw(b"}");
+    }
+
+    fn hex(&mut self, byte: u8) {
+        let mut text = Text::<2>::new();
+        text.hex(byte);
+        self.text(text.as_bytes());
+    }
+
+    /// What a TCP connection came to. Flags are written where they are set.
+    fn tcp(&mut self, tcp: &TcpSummary) {
+        self.raw(b",\"tcp\":{\"tcp_flags\":\"");
+        self.hex(tcp.flags);
+        self.raw(b"\",\"tcp_flags_ts\":\"");
+        self.hex(tcp.flags_to_server);
+        self.raw(b"\",\"tcp_flags_tc\":\"");
+        self.hex(tcp.flags_to_client);
+        self.raw(b"\"");
+        for (bit, text) in [
+            (0x02, b",\"syn\":true"),
+            (0x01, b",\"fin\":true"),
+            (0x04, b",\"rst\":true"),
+            (0x08, b",\"psh\":true"),
+            (0x10, b",\"ack\":true"),
+            (0x20, b",\"urg\":true"),
+            (0x40, b",\"ecn\":true"),
+            (0x80, b",\"cwr\":true"),
+        ] {
+            if tcp.flags & bit != 0 {
+                self.raw(text);
+            }
+        }
+        self.name(b",\"state\":\"", tcp.state);
+        if tcp.gap_to_client {
+            self.raw(b",\"tc_gap\":true");
+        }
+        if tcp.gap_to_server {
+            self.raw(b",\"ts_gap\":true");
+        }
+        self.raw(b"}");
+    }
+
+    /// How well a connection went. Segments by the direction in which they were sent; times by who took them.
+    fn performance(&mut self, summary: &performance::Summary) {
+        self.raw(b",\"tcp_perf\":{");
+        let start = self.out.len();
+        let [client, server] = [0, 1];
+        for (name, micros) in [
+            (&b"\"handshake_server_ms\":"[..], summary.handshake[server]),
+            (b"\"handshake_client_ms\":", summary.handshake[client]),
+            (b"\"rtt_server_min_ms\":", summary.rtt_min[server]),
+            (b"\"rtt_server_avg_ms\":", summary.rtt_average[server]),
+            (b"\"rtt_client_min_ms\":", summary.rtt_min[client]),
+            (b"\"rtt_client_avg_ms\":", summary.rtt_average[client]),
+            (b"\"ttfb_ms\":", summary.time_to_first_byte),
+        ] {
+            if let Some(micros) = micros {
+                self.text(name);
+                self.text(text::decimal(micros.into(), 3).as_bytes());
+                self.raw(b",");
+            }
+        }
+        for (names, counts) in [
+            (["\"retransmissions_toserver\":", "\"retransmissions_toclient\":"], summary.retransmissions),
+            (["\"out_of_order_toserver\":", "\"out_of_order_toclient\":"], summary.out_of_order),
+            (["\"dup_acks_toserver\":", "\"dup_acks_toclient\":"], summary.duplicate_acks),
+            (["\"zero_windows_toserver\":", "\"zero_windows_toclient\":"], summary.zero_windows),
+            (["\"gap_bytes_toserver\":", "\"gap_bytes_toclient\":"], summary.gap_bytes),
+        ] {
+            for (name, count) in names.into_iter().zip(counts) {
+                if count > 0 {
+                    self.text(name.as_bytes());
+                    self.number(b"", count.into());
+                    self.raw(b",");
+                }
+            }
+        }
+        match summary.reset_by {
+            Some(Direction::ToServer) => self.raw(b"\"reset_by\":\"client\","),
+            Some(Direction::ToClient) => self.raw(b"\"reset_by\":\"server\","),
+            None => {}
+        }
+        if self.out.len() > start {
+            self.out.pop();
+        }
+        self.raw(b"}");
+    }
 }
 
 /// Takes the events that one record becomes.
 pub struct Lines<'a> {
+    renderer: &'a mut Renderer,
     out: &'a mut Vec<u8>,
     record: &'a EventRecord,
     each: &'a mut dyn FnMut(usize),
@@ -68,7 +384,7 @@ impl Lines<'_> {
     }
 
     fn write(&mut self, tx_id: Option<u32>, object: &impl Serialize) -> serde_json::Result<()> {
-        write_line(self.out, &AnalyzerEvent { record: self.record, tx_id, object })?;
+        self.renderer.event(self.out, self.record, tx_id, object)?;
         (self.each)(self.out.len());
         Ok(())
     }
@@ -101,7 +417,9 @@ pub fn write_stats(out: &mut Vec<u8>, time: u64, stats: &impl Serialize) -> serd
 ///
 /// Where a value has no JSON form; none of ours lacks one.
 pub fn flow_object(flow: &FlowRecord) -> serde_json::Result<serde_json::Value> {
-    serde_json::to_value(FlowEvent::from(flow))
+    let mut out = Vec::new();
+    Renderer::default().flow(&mut Line { out: &mut out }, flow);
+    serde_json::from_slice(&out)
 }
 
 /// A service as events name it: address and port of its server, protocols, network.
@@ -172,74 +490,7 @@ pub struct Timestamp(pub u64);
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        const SECONDS_A_DAY: u64 = 86_400;
-        let (seconds, micros) = (self.0 / 1_000_000_000, self.0 / 1_000 % 1_000_000);
-        let (days, second) = (seconds / SECONDS_A_DAY, seconds % SECONDS_A_DAY);
-        let date = time::Date::from_julian_day(UNIX_EPOCH_DAY + days as i32)
-            .expect("2⁶⁴ nanoseconds after the epoch are in the year 2554");
-        let mut text = Text::<31>::new();
-        text.digits(date.year() as u32, 4);
-        text.byte(b'-');
-        text.digits(u8::from(date.month()).into(), 2);
-        text.byte(b'-');
-        text.digits(date.day().into(), 2);
-        for (separator, value) in [(b'T', second / 3600), (b':', second / 60 % 60), (b':', second % 60)] {
-            text.byte(separator);
-            text.digits(value as u32, 2);
-        }
-        text.byte(b'.');
-        text.digits(micros as u32, 6);
-        text.bytes(b"+0000");
-        serializer.serialize_str(text.as_str())
-    }
-}
-
-/// The day that Unix time counts from, as a Julian day.
-const UNIX_EPOCH_DAY: i32 = time::OffsetDateTime::UNIX_EPOCH.date().to_julian_day();
-
-/// A short text, put together without the machinery of formatting, which takes most of the time that records
-/// do.
-struct Text<const N: usize> {
-    bytes: [u8; N],
-    len: usize,
-}
-
-impl<const N: usize> Text<N> {
-    const fn new() -> Self {
-        Self { bytes: [0; N], len: 0 }
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        if let Some(place) = self.bytes.get_mut(self.len..self.len + bytes.len()) {
-            place.copy_from_slice(bytes);
-            self.len += bytes.len();
-        }
-    }
-
-    fn byte(&mut self, byte: u8) {
-        self.bytes(&[byte]);
-    }
-
-    /// The last so many decimal digits of a number.
-    fn digits(&mut self, mut number: u32, count: usize) {
-        if let Some(place) = self.bytes.get_mut(self.len..self.len + count) {
-            for digit in place.iter_mut().rev() {
-                *digit = b'0' + (number % 10) as u8;
-                number /= 10;
-            }
-            self.len += count;
-        }
-    }
-
-    /// A byte in two hexadecimal digits.
-    fn hex(&mut self, byte: u8) {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        self.bytes(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 0xf)]]);
-    }
-
-    fn as_str(&self) -> &str {
-        let bytes = self.bytes.get(..self.len).unwrap_or_default();
-        std::str::from_utf8(bytes).unwrap_or_default()
+        serializer.serialize_str(str::from_utf8(&Clock::default().text(self.0)).unwrap_or_default())
     }
 }
 
@@ -252,438 +503,40 @@ struct EveAddress {
 
 impl Serialize for EveAddress {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut text = Text::<39>::new();
-        if self.ipv6 {
-            let groups = (u128::from(self.address.high) << 64 | u128::from(self.address.low)).to_be_bytes();
-            for (index, byte) in groups.into_iter().enumerate() {
-                if index > 0 && index % 2 == 0 {
-                    text.byte(b':');
-                }
-                text.hex(byte);
-            }
-        } else {
-            for (index, byte) in (self.address.low as u32).to_be_bytes().into_iter().enumerate() {
-                if index > 0 {
-                    text.byte(b'.');
-                }
-                let digits = if byte >= 100 {
-                    3
-                } else if byte >= 10 {
-                    2
-                } else {
-                    1
-                };
-                text.digits(byte.into(), digits);
-            }
-        }
-        serializer.serialize_str(text.as_str())
+        serializer.serialize_str(text::address(self.address, self.ipv6).as_str())
     }
 }
 
-impl Serialize for Vlans {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let ids = self.as_slice();
-        let mut sequence = serializer.serialize_seq(Some(ids.len()))?;
-        for id in ids {
-            sequence.serialize_element(id)?;
-        }
-        sequence.end()
-    }
+/// The name of a transport protocol, where Suricata knows one.
+const fn protocol_name(number: u8) -> Option<&'static str> {
+    Some(match number {
+        protocol::ICMP => "ICMP",
+        protocol::TCP => "TCP",
+        protocol::UDP => "UDP",
+        protocol::ICMPV6 => "IPv6-ICMP",
+        protocol::SCTP => "SCTP",
+        protocol::IPV6 => "IPv6",
+        protocol::IPV4 => "IPIP",
+        protocol::ESP => "ESP",
+        _ => return None,
+    })
 }
 
-/// The name of a transport protocol as Suricata knows it, its number where it has none.
+/// What stands for a transport protocol without a name.
+fn protocol_number(number: u8) -> Text<3> {
+    let mut text = Text::new();
+    text.digits(number.into(), 3);
+    text
+}
+
+/// A transport protocol.
 struct Protocol(u8);
 
 impl Serialize for Protocol {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let name = match self.0 {
-            protocol::ICMP => "ICMP",
-            protocol::TCP => "TCP",
-            protocol::UDP => "UDP",
-            protocol::ICMPV6 => "IPv6-ICMP",
-            protocol::SCTP => "SCTP",
-            protocol::IPV6 => "IPv6",
-            protocol::IPV4 => "IPIP",
-            protocol::ESP => "ESP",
-            other => {
-                let mut text = Text::<3>::new();
-                text.digits(other.into(), 3);
-                return serializer.serialize_str(text.as_str());
-            }
-        };
-        serializer.serialize_str(name)
-    }
-}
-
-impl Serialize for CommunityId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.with_text(|text| serializer.serialize_str(text))
-    }
-}
-
-/// The mirror session, as an object of its own.
-#[derive(Serialize)]
-struct MirrorObject {
-    vni: u32,
-    outer_src: EveAddress,
-    outer_dst: EveAddress,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    endpoint: Option<String>,
-}
-
-impl From<Mirror> for MirrorObject {
-    fn from(mirror: Mirror) -> Self {
-        let address = |address: Address| EveAddress { address, ipv6: address.as_v4().is_none() };
-        Self {
-            vni: mirror.vni.get(),
-            outer_src: address(mirror.outer_source),
-            outer_dst: address(mirror.outer_destination),
-            // As the endpoint's name in AWS ends.
-            endpoint: (mirror.endpoint != 0).then(|| format!("vpce-{:016x}", mirror.endpoint)),
-        }
-    }
-}
-
-/// The fields between `event_type` and what is particular to an event.
-#[derive(Serialize)]
-struct Tuple {
-    #[serde(skip_serializing_if = "Vlans::is_empty")]
-    vlan: Vlans,
-    src_ip: EveAddress,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    src_port: Option<u16>,
-    dest_ip: EveAddress,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    dest_port: Option<u16>,
-    proto: Protocol,
-}
-
-impl From<&Conversation> for Tuple {
-    fn from(flow: &Conversation) -> Self {
-        let ports = matches!(flow.protocol, protocol::TCP | protocol::UDP | protocol::SCTP);
-        Self {
-            vlan: flow.vlans,
-            src_ip: EveAddress { address: flow.source, ipv6: flow.ipv6 },
-            src_port: ports.then_some(flow.source_port),
-            dest_ip: EveAddress { address: flow.destination, ipv6: flow.ipv6 },
-            dest_port: ports.then_some(flow.destination_port),
-            proto: Protocol(flow.protocol),
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct FlowEvent {
-    timestamp: Timestamp,
-    flow_id: u64,
-    event_type: &'static str,
-    #[serde(flatten)]
-    tuple: Tuple,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    icmp_type: Option<u8>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    icmp_code: Option<u8>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    response_icmp_type: Option<u8>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    response_icmp_code: Option<u8>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    spi: Option<u32>,
-    #[serde(flatten)]
-    application: ApplicationFields,
-    flow: FlowObject,
-    community_id: CommunityId,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tcp: Option<TcpObject>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tcp_perf: Option<PerformanceObject>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mirror: Option<MirrorObject>,
-}
-
-impl From<&FlowRecord> for FlowEvent {
-    fn from(record: &FlowRecord) -> Self {
-        let response = record.icmp.and_then(|icmp| icmp.response);
-        Self {
-            timestamp: Timestamp(record.time),
-            flow_id: record.conversation.flow_id,
-            event_type: FLOW,
-            tuple: Tuple::from(&record.conversation),
-            icmp_type: record.icmp.map(|icmp| icmp.request.0),
-            icmp_code: record.icmp.map(|icmp| icmp.request.1),
-            response_icmp_type: response.map(|(kind, _)| kind),
-            response_icmp_code: response.map(|(_, code)| code),
-            spi: record.spi,
-            application: record.application.into(),
-            flow: record.into(),
-            community_id: CommunityId::of(&record.conversation),
-            tcp: record.tcp.map(TcpObject::from),
-            tcp_perf: record.performance.map(PerformanceObject::from),
-            mirror: record.conversation.mirror.map(MirrorObject::from),
-        }
-    }
-}
-
-/// An event whose particulars are an object named after it.
-struct AnalyzerEvent<'a, T> {
-    record: &'a EventRecord,
-    tx_id: Option<u32>,
-    object: &'a T,
-}
-
-impl<T: Serialize> Serialize for AnalyzerEvent<'_, T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let EventRecord { time, conversation, event_type, .. } = self.record;
-        let Tuple { vlan, src_ip, src_port, dest_ip, dest_port, proto } = Tuple::from(conversation);
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("timestamp", &Timestamp(*time))?;
-        map.serialize_entry("flow_id", &conversation.flow_id)?;
-        map.serialize_entry("event_type", event_type.name)?;
-        if !vlan.is_empty() {
-            map.serialize_entry("vlan", &vlan)?;
-        }
-        map.serialize_entry("src_ip", &src_ip)?;
-        if let Some(port) = src_port {
-            map.serialize_entry("src_port", &port)?;
-        }
-        map.serialize_entry("dest_ip", &dest_ip)?;
-        if let Some(port) = dest_port {
-            map.serialize_entry("dest_port", &port)?;
-        }
-        map.serialize_entry("proto", &proto)?;
-        map.serialize_entry("community_id", &CommunityId::of(conversation))?;
-        if let Some(number) = self.tx_id {
-            map.serialize_entry("tx_id", &number)?;
-        }
-        map.serialize_entry(event_type.name, self.object)?;
-        if let Some(mirror) = conversation.mirror {
-            map.serialize_entry("mirror", &MirrorObject::from(mirror))?;
-        }
-        map.end()
-    }
-}
-
-#[derive(Serialize)]
-struct ApplicationFields {
-    #[serde(rename = "app_proto", skip_serializing_if = "Option::is_none")]
-    flow: Option<&'static str>,
-    #[serde(rename = "app_proto_orig", skip_serializing_if = "Option::is_none")]
-    original: Option<&'static str>,
-    #[serde(rename = "app_proto_ts", skip_serializing_if = "Option::is_none")]
-    to_server: Option<&'static str>,
-    #[serde(rename = "app_proto_tc", skip_serializing_if = "Option::is_none")]
-    to_client: Option<&'static str>,
-}
-
-impl From<Application> for ApplicationFields {
-    fn from(application: Application) -> Self {
-        Self {
-            original: application.original,
-            flow: application.protocol,
-            to_server: application.to_server,
-            to_client: application.to_client,
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct FlowObject {
-    pkts_toserver: u64,
-    pkts_toclient: u64,
-    bytes_toserver: u64,
-    bytes_toclient: u64,
-    start: Timestamp,
-    end: Timestamp,
-    age: u64,
-    state: &'static str,
-    reason: &'static str,
-    alerted: bool,
-}
-
-impl From<&FlowRecord> for FlowObject {
-    fn from(record: &FlowRecord) -> Self {
-        const SECOND: u64 = 1_000_000_000;
-        Self {
-            pkts_toserver: record.packets[0],
-            pkts_toclient: record.packets[1],
-            bytes_toserver: record.bytes[0],
-            bytes_toclient: record.bytes[1],
-            start: Timestamp(record.start),
-            end: Timestamp(record.end),
-            // Suricata subtracts whole seconds.
-            age: (record.end / SECOND).saturating_sub(record.start / SECOND),
-            state: match record.state {
-                FlowState::New => "new",
-                FlowState::Established => "established",
-                FlowState::Closed => "closed",
-            },
-            reason: match record.reason {
-                EndReason::Timeout => "timeout",
-                EndReason::Forced => "forced",
-                EndReason::Shutdown => "shutdown",
-            },
-            alerted: record.alerted,
-        }
-    }
-}
-
-/// A TCP flag that is only written where it is set.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this signature")]
-const fn is_unset(flag: &bool) -> bool {
-    !*flag
-}
-
-/// A flag byte in two hexadecimal digits.
-struct Hex(u8);
-
-impl Serialize for Hex {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut text = Text::<2>::new();
-        text.hex(self.0);
-        serializer.serialize_str(text.as_str())
-    }
-}
-
-/// A counter that is only written where it counted.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this signature")]
-const fn is_zero(count: &u32) -> bool {
-    *count == 0
-}
-
-/// How well a connection went. Segments by the direction in which they were sent; times by who took them.
-#[derive(Serialize)]
-struct PerformanceObject {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    handshake_server_ms: Option<Millis>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    handshake_client_ms: Option<Millis>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rtt_server_min_ms: Option<Millis>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rtt_server_avg_ms: Option<Millis>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rtt_client_min_ms: Option<Millis>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rtt_client_avg_ms: Option<Millis>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ttfb_ms: Option<Millis>,
-    #[serde(skip_serializing_if = "is_zero")]
-    retransmissions_toserver: u32,
-    #[serde(skip_serializing_if = "is_zero")]
-    retransmissions_toclient: u32,
-    #[serde(skip_serializing_if = "is_zero")]
-    out_of_order_toserver: u32,
-    #[serde(skip_serializing_if = "is_zero")]
-    out_of_order_toclient: u32,
-    #[serde(skip_serializing_if = "is_zero")]
-    dup_acks_toserver: u32,
-    #[serde(skip_serializing_if = "is_zero")]
-    dup_acks_toclient: u32,
-    #[serde(skip_serializing_if = "is_zero")]
-    zero_windows_toserver: u32,
-    #[serde(skip_serializing_if = "is_zero")]
-    zero_windows_toclient: u32,
-    #[serde(skip_serializing_if = "is_zero")]
-    gap_bytes_toserver: u32,
-    #[serde(skip_serializing_if = "is_zero")]
-    gap_bytes_toclient: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reset_by: Option<&'static str>,
-}
-
-/// Microseconds, written as milliseconds.
-struct Millis(u32);
-
-impl Serialize for Millis {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_f64(f64::from(self.0) / 1e3)
-    }
-}
-
-impl From<performance::Summary> for PerformanceObject {
-    fn from(summary: performance::Summary) -> Self {
-        let [handshake_client_ms, handshake_server_ms] = summary.handshake.map(|time| time.map(Millis));
-        let [rtt_client_min_ms, rtt_server_min_ms] = summary.rtt_min.map(|time| time.map(Millis));
-        let [rtt_client_avg_ms, rtt_server_avg_ms] = summary.rtt_average.map(|time| time.map(Millis));
-        let [retransmissions_toserver, retransmissions_toclient] = summary.retransmissions;
-        let [out_of_order_toserver, out_of_order_toclient] = summary.out_of_order;
-        let [dup_acks_toserver, dup_acks_toclient] = summary.duplicate_acks;
-        let [zero_windows_toserver, zero_windows_toclient] = summary.zero_windows;
-        let [gap_bytes_toserver, gap_bytes_toclient] = summary.gap_bytes;
-        Self {
-            handshake_server_ms,
-            handshake_client_ms,
-            rtt_server_min_ms,
-            rtt_server_avg_ms,
-            rtt_client_min_ms,
-            rtt_client_avg_ms,
-            ttfb_ms: summary.time_to_first_byte.map(Millis),
-            retransmissions_toserver,
-            retransmissions_toclient,
-            out_of_order_toserver,
-            out_of_order_toclient,
-            dup_acks_toserver,
-            dup_acks_toclient,
-            zero_windows_toserver,
-            zero_windows_toclient,
-            gap_bytes_toserver,
-            gap_bytes_toclient,
-            reset_by: summary.reset_by.map(|by| match by {
-                Direction::ToServer => "client",
-                Direction::ToClient => "server",
-            }),
-        }
-    }
-}
-
-#[derive(Serialize)]
-#[expect(clippy::struct_excessive_bools, reason = "the flags are fields of the format")]
-struct TcpObject {
-    tcp_flags: Hex,
-    tcp_flags_ts: Hex,
-    tcp_flags_tc: Hex,
-    #[serde(skip_serializing_if = "is_unset")]
-    syn: bool,
-    #[serde(skip_serializing_if = "is_unset")]
-    fin: bool,
-    #[serde(skip_serializing_if = "is_unset")]
-    rst: bool,
-    #[serde(skip_serializing_if = "is_unset")]
-    psh: bool,
-    #[serde(skip_serializing_if = "is_unset")]
-    ack: bool,
-    #[serde(skip_serializing_if = "is_unset")]
-    urg: bool,
-    #[serde(skip_serializing_if = "is_unset")]
-    ecn: bool,
-    #[serde(skip_serializing_if = "is_unset")]
-    cwr: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    state: Option<&'static str>,
-    #[serde(skip_serializing_if = "is_unset")]
-    tc_gap: bool,
-    #[serde(skip_serializing_if = "is_unset")]
-    ts_gap: bool,
-}
-
-impl From<TcpSummary> for TcpObject {
-    fn from(tcp: TcpSummary) -> Self {
-        let flag = |bit: u8| tcp.flags & bit != 0;
-        Self {
-            tcp_flags: Hex(tcp.flags),
-            tcp_flags_ts: Hex(tcp.flags_to_server),
-            tcp_flags_tc: Hex(tcp.flags_to_client),
-            syn: flag(0x02),
-            fin: flag(0x01),
-            rst: flag(0x04),
-            psh: flag(0x08),
-            ack: flag(0x10),
-            urg: flag(0x20),
-            ecn: flag(0x40),
-            cwr: flag(0x80),
-            state: tcp.state,
-            tc_gap: tcp.gap_to_client,
-            ts_gap: tcp.gap_to_server,
+        match protocol_name(self.0) {
+            Some(name) => serializer.serialize_str(name),
+            None => serializer.serialize_str(protocol_number(self.0).as_str()),
         }
     }
 }

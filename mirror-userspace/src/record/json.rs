@@ -47,6 +47,7 @@ impl<'a> Open<'a> {
     }
 
     /// A field of a structure.
+    #[inline]
     fn field(&mut self, name: &str, value: &(impl Serialize + ?Sized)) -> Result<()> {
         if std::mem::take(&mut self.empty) {
             quoted(self.out, [], name, *b":")?;

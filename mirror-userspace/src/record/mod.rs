@@ -6,6 +6,7 @@ pub mod community_id;
 pub mod eve;
 mod json;
 pub mod pack;
+pub(crate) mod text;
 
 pub use community_id::{CommunityId, NoCommunityId};
 

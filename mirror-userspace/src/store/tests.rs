@@ -5,8 +5,6 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 
-use mirror_xdp_common::Vni;
-use mirror_xdp_common::inner::InnerHeaders;
 use mirror_xdp_tests::frames::Flow;
 use tempfile::TempDir;
 
@@ -16,7 +14,7 @@ use super::*;
 use crate::capture_file::CaptureFile;
 use crate::expression::Expression;
 use crate::sink::Sink;
-use crate::worker::{FrameInfo, Mirror, Worker, WorkerConfig};
+use crate::worker::{FrameInfo, Worker, WorkerConfig};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -33,19 +31,7 @@ fn key() -> StoreKey {
 
 /// What is known of a frame of this VNI, `time` seconds after the epoch.
 fn info(vni: u32, time: u64, frame: &[u8]) -> FrameInfo {
-    let address = |text: &str| text.parse::<std::net::IpAddr>().unwrap().into();
-    FrameInfo {
-        time: time * SECOND,
-        original_len: frame.len() as u32,
-        flow_hash: InnerHeaders::parse(frame, 0).flow_hash(0),
-        mirror: Some(Mirror {
-            vni: Vni::new(vni).unwrap(),
-            outer_source: address("10.0.1.17"),
-            outer_destination: address("10.0.9.5"),
-            endpoint: 0,
-        }),
-        side: None,
-    }
+    FrameInfo::of(frame).at(time * SECOND).hashed(frame, 0).mirrored(vni, "10.0.1.17")
 }
 
 /// Frame `number` of a conversation: all are different, and 1000 bytes long.

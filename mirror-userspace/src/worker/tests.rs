@@ -6,7 +6,6 @@ use etherparse::{
     EtherType, IpNumber, Ipv4Header, LinuxSllPacketType, PacketBuilder, SingleVlanHeader, TcpHeader,
     VlanHeader, VlanId,
 };
-use mirror_xdp_common::inner::InnerHeaders;
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -54,11 +53,9 @@ impl Bench {
     fn cut_frame(&mut self, frame: &[u8], missing: usize) {
         self.now += 1_000_000;
         let info = FrameInfo {
-            time: self.now,
             original_len: (frame.len() + missing) as u32,
-            flow_hash: InnerHeaders::parse(frame, 0).flow_hash(7),
             mirror: self.mirror,
-            side: None,
+            ..FrameInfo::of(frame).at(self.now).hashed(frame, 7)
         };
         self.worker.frame(&info, frame);
     }
@@ -449,15 +446,7 @@ fn a_live_worker_loses_no_flow_that_ends_with_many_others() {
         let mut worker = Worker::new(config, sink.producer(Overflow::Lose));
         for port in 0..20_000 {
             let frame = udp((CLIENT, port), (SERVER, 2), b"x");
-            let flow_hash = InnerHeaders::parse(frame.as_slice(), 0).flow_hash(7);
-            let info = FrameInfo {
-                time: START,
-                original_len: frame.len() as u32,
-                flow_hash,
-                mirror: None,
-                side: None,
-            };
-            worker.frame(&info, &frame);
+            worker.frame(&FrameInfo::of(&frame).at(START).hashed(&frame, 7), &frame);
         }
         if timeout {
             worker.tick(START + 40 * SECOND);
@@ -688,14 +677,9 @@ fn link_layers_other_than_ethernet_lead_to_the_same_flow() {
         (104, behind(&[0x0f, 0, 8, 0])),
         (276, behind(&[8, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 6, 2, 2, 2, 2, 2, 2, 0, 0])),
     ] {
-        let original_len = frame.len() as u32;
-        let info =
-            FrameInfo { time: START, original_len, flow_hash: FlowHash::default(), mirror: None, side: None };
-        bench.worker.link_frame(&info, LinkType::from_number(link), &frame);
+        bench.worker.link_frame(&FrameInfo::of(&frame).at(START), LinkType::from_number(link), &frame);
     }
-    let info =
-        FrameInfo { time: START, original_len: 1, flow_hash: FlowHash::default(), mirror: None, side: None };
-    bench.worker.link_frame(&info, LinkType::from_number(127), &[0]);
+    bench.worker.link_frame(&FrameInfo::of(&[0]).at(START), LinkType::from_number(127), &[0]);
     assert_eq!(bench.refused("link_type"), 1);
     let flows = bench.flows();
     assert_eq!(flows.len(), 1);

@@ -128,20 +128,43 @@ fn client_hello() -> Vec<u8> {
     record
 }
 
+/// A frame and its time, in nanoseconds since some beginning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timed {
+    /// When it was captured.
+    pub time: u64,
+    /// Its bytes.
+    pub frame: Vec<u8>,
+}
+
+/// Frames with a microsecond from one to the next.
+pub fn each_microsecond(frames: impl Iterator<Item = Vec<u8>>) -> impl Iterator<Item = Timed> {
+    (0..).zip(frames).map(|(index, frame)| Timed { time: index * 1000, frame })
+}
+
 /// Writes frames into a pcap file, a microsecond from one to the next.
 pub fn write_pcap(path: &Path, frames: &[Vec<u8>]) -> io::Result<()> {
+    write_timed(path, each_microsecond(frames.iter().cloned())).map(|_| ())
+}
+
+/// Writes frames into a pcap file; how many there were.
+pub fn write_timed(path: &Path, frames: impl Iterator<Item = Timed>) -> io::Result<u64> {
+    const START: u64 = 1_600_000_000;
     let mut file = BufWriter::new(File::create(path)?);
     // Microseconds, version 2.4, no offset of time, no precision, the longest frame, Ethernet.
-    for field in [0xa1b2_c3d4_u32, 4 << 16 | 2, 0, 0, 65_535, 1] {
+    for field in [0xa1b2_c3d4_u32, 4 << 16 | 2, 0, 0, 262_144, 1] {
         file.write_all(&field.to_le_bytes())?;
     }
-    for (index, frame) in frames.iter().enumerate() {
-        let (second, microsecond) = (1_600_000_000 + index / 1_000_000, index % 1_000_000);
-        let length = frame.len();
+    let mut count = 0;
+    for Timed { time, frame } in frames {
+        let (second, microsecond) = (START + time / 1_000_000_000, time / 1000 % 1_000_000);
+        let length = frame.len() as u64;
         for field in [second, microsecond, length, length] {
             file.write_all(&(field as u32).to_le_bytes())?;
         }
-        file.write_all(frame)?;
+        file.write_all(&frame)?;
+        count += 1;
     }
-    file.flush()
+    file.flush()?;
+    Ok(count)
 }

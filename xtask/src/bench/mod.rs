@@ -204,9 +204,9 @@ fn measure(args: &Args, binary: &Path) -> Result<Report> {
         if wanted(Level::Worker) {
             step("worker: nanoseconds and instructions a packet");
             let stages = target.stages(args.quick)?;
-            step("worker: reading a capture beside Suricata");
-            let peers = Some(worker::peers(binary, args.quick)?);
-            report.worker = Some(report::Worker { stages, peers });
+            step("worker: reading captures beside Suricata");
+            let captures = worker::peers(binary, args.quick)?;
+            report.worker = Some(report::Worker { stages, captures });
         }
         if wanted(Level::Memory) {
             step("memory: resident bytes by the number of flows");

@@ -50,8 +50,9 @@ pub(super) struct ProgramRow {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Worker {
     pub(super) stages: Vec<Stage>,
-    /// The same capture read by mirror-xdp and by Suricata.
-    pub(super) peers: Option<Peers>,
+    /// The same captures read by mirror-xdp and by Suricata.
+    #[serde(default)]
+    pub(super) captures: Vec<Peers>,
 }
 
 /// A stage of the worker, alone.
@@ -67,6 +68,8 @@ pub(super) struct Stage {
 /// Packets for each second of CPU time in user space, start-up subtracted.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Peers {
+    /// What is in the capture.
+    pub(super) capture: String,
     pub(super) packets: u64,
     pub(super) mirror_xdp_pps: f64,
     pub(super) suricata_pps: Option<f64>,
@@ -138,8 +141,9 @@ impl Report {
                     instructions.map(|count| (format!("worker: {name}, instructions"), count, false));
                 figures.extend(ns.into_iter().chain(instructions));
             }
-            if let Some(Peers { mirror_xdp_pps, suricata_pps: Some(suricata), .. }) = worker.peers {
-                figures.push(("worker: × Suricata".to_owned(), mirror_xdp_pps / suricata, true));
+            for Peers { capture, mirror_xdp_pps, suricata_pps, .. } in &worker.captures {
+                let times = suricata_pps.map(|suricata| mirror_xdp_pps / suricata);
+                figures.extend(times.map(|times| (format!("worker: {capture}, × Suricata"), times, true)));
             }
         }
         for found in self.path.iter().flat_map(|path| &path.subjects) {
@@ -233,21 +237,23 @@ impl Report {
             for Stage { name, ns, instructions } in &worker.stages {
                 writeln!(text, "| {name} | {} | {} |", shown(ns), shown(instructions))?;
             }
-            if let Some(Peers { packets, mirror_xdp_pps, suricata_pps }) = worker.peers {
-                write!(
+            if !worker.captures.is_empty() {
+                writeln!(text, "\nReading a capture, packets for each second of CPU time in user space.\n")?;
+                writeln!(
                     text,
-                    "\nReading a capture of {packets} packets, for each second of CPU time in user space: "
+                    "| capture | packets | mirror-xdp | Suricata | × |\n| --- | ---: | ---: | ---: | ---: |"
                 )?;
-                write!(text, "mirror-xdp {} packets", short(mirror_xdp_pps))?;
-                match suricata_pps {
-                    Some(suricata) => writeln!(
-                        text,
-                        ", Suricata {}: {:.1} times as many.",
-                        short(suricata),
-                        mirror_xdp_pps / suricata
-                    )?,
-                    None => writeln!(text, "; Suricata is not installed.")?,
-                }
+            }
+            for Peers { capture, packets, mirror_xdp_pps, suricata_pps } in &worker.captures {
+                let (suricata, times) = match suricata_pps {
+                    Some(suricata) => (short(*suricata), format!("{:.1}", mirror_xdp_pps / suricata)),
+                    None => ("not installed".to_owned(), "–".to_owned()),
+                };
+                writeln!(
+                    text,
+                    "| {capture} | {packets} | {} | {suricata} | {times} |",
+                    short(*mirror_xdp_pps)
+                )?;
             }
             chart(text, "worker")?;
         }

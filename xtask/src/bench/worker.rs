@@ -7,8 +7,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use mirror_xdp_tests::bench::traffic::{mixed_anew, write_pcap};
+use mirror_xdp_tests::bench::corpus;
+use mirror_xdp_tests::bench::traffic::{Timed, each_microsecond, mixed_anew, write_timed};
 use mirror_xdp_tests::frames::mirrored;
+use mirror_xdp_tests::require;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 use serde_json::Value;
@@ -35,6 +37,9 @@ const PASSES: u64 = 20;
 /// Frames of the capture that is read beside Suricata.
 const PEER_FRAMES: usize = 600_000;
 const PEER_FRAMES_QUICK: usize = 300_000;
+/// How often the captures of the corpus are in the capture that is read.
+const CORPUS_ROUNDS: u64 = 10;
+const CORPUS_ROUNDS_QUICK: u64 = 5;
 
 /// The compiled bench target.
 pub(super) struct Target {
@@ -173,52 +178,90 @@ impl Target {
     }
 }
 
-/// Reads one capture with mirror-xdp and, where it is installed, with Suricata.
-pub(super) fn peers(binary: &Path, quick: bool) -> Result<Peers> {
+/// Reads captures with mirror-xdp and, where it is installed, with Suricata.
+pub(super) fn peers(binary: &Path, quick: bool) -> Result<Vec<Peers>> {
     let directory = tempfile::tempdir()?;
-    let wanted = if quick { PEER_FRAMES_QUICK } else { PEER_FRAMES };
+    let mut peers = Vec::new();
     let session = mirrored(1);
-    let many: Vec<_> = mixed_anew().take(wanted).map(|inner| session.carrying(&inner)).collect();
-    let (capture, empty) = (directory.path().join("mixed.pcap"), directory.path().join("one.pcap"));
-    write_pcap(&capture, &many)?;
-    write_pcap(&empty, many.get(..1).unwrap_or_default())?;
-    let rounds = if quick { 3 } else { 5 };
-    let rate = |command: &dyn Fn(&Path) -> Result<Command>| -> Result<f64> {
-        let time = |file: &Path| -> Result<f64> {
-            let mut times = Vec::new();
-            for _ in 0..rounds {
-                times.push(cpu_time(&mut command(file)?)?.as_secs_f64());
-            }
-            times.sort_by(f64::total_cmp);
-            times.get(rounds / 2).copied().context("nothing was measured")
-        };
-        let start_up = time(&empty)?;
-        Ok(many.len() as f64 / (time(&capture)? - start_up).max(f64::EPSILON))
-    };
-    let logs = directory.path().join("logs");
+    let frames = if quick { PEER_FRAMES_QUICK } else { PEER_FRAMES };
+    let capture = directory.path().join("mixed.pcap");
+    let mixed = mixed_anew().take(frames).map(|inner| session.carrying(&inner));
+    let packets = write_timed(&capture, each_microsecond(mixed))?;
+    peers.push(beside_suricata(binary, "mixed", &capture, packets, quick)?);
+    if let Some(corpus) = require::corpus() {
+        let rounds = if quick { CORPUS_ROUNDS_QUICK } else { CORPUS_ROUNDS };
+        let frames = corpus::merged(&corpus).context("cannot read the corpus")?;
+        let plain = || corpus::rounds(&frames, rounds);
+        let packets = write_timed(&capture, plain())?;
+        peers.push(beside_suricata(binary, "corpus", &capture, packets, quick)?);
+        let carried = |frame: Timed| Timed { frame: session.carrying(&frame.frame), ..frame };
+        let packets = write_timed(&capture, plain().map(carried))?;
+        peers.push(beside_suricata(binary, "corpus, mirrored", &capture, packets, quick)?);
+    }
+    Ok(peers)
+}
+
+/// Reads one capture with both in turn; of each the median, from which that of a capture of nothing but a frame
+/// is subtracted.
+fn beside_suricata(binary: &Path, capture: &str, file: &Path, packets: u64, quick: bool) -> Result<Peers> {
+    let directory = tempfile::tempdir()?;
+    let (logs, empty) = (directory.path().join("logs"), directory.path().join("one.pcap"));
+    write_timed(
+        &empty,
+        each_microsecond(std::iter::once(mirrored(1).carrying(&mixed_anew().next().unwrap_or_default()))),
+    )?;
     let fresh = || -> Result<()> {
         let _ = fs::remove_dir_all(&logs);
         Ok(fs::create_dir_all(&logs)?)
     };
-    let mirror_xdp_pps = rate(&|file| {
+    let mirror_xdp = |file: &Path| -> Result<Duration> {
         fresh()?;
         let mut command = Command::new(binary);
-        command.args(["read", "--json"]).arg(file).arg("--log-dir").arg(&logs);
-        Ok(command)
-    })?;
-    let suricata_pps = match find_program("suricata") {
-        Some(suricata) => Some(rate(&|file| {
-            fresh()?;
-            let configuration = logs.join("suricata.yaml");
-            fs::write(&configuration, mirror_xdp_tests::bench::subject::suricata("lo"))?;
-            let mut command = Command::new(&suricata);
-            command.arg("-c").arg(configuration).args(["-S", "/dev/null", "--runmode=single", "-l"]);
-            command.arg(&logs).arg("-r").arg(file);
-            Ok(command)
-        })?),
-        None => None,
+        // What Suricata has no counterpart of is left out.
+        command.args(["read", "--json", "--eve-types", "flow,dns,http,tls,quic,ssh,stats"]).arg(file);
+        cpu_time(command.arg("--log-dir").arg(&logs))
     };
-    Ok(Peers { packets: many.len() as u64, mirror_xdp_pps, suricata_pps })
+    let suricata = |program: &Path, file: &Path| -> Result<Duration> {
+        fresh()?;
+        let configuration = logs.join("suricata.yaml");
+        fs::write(&configuration, mirror_xdp_tests::bench::subject::suricata("lo"))?;
+        let mut command = Command::new(program);
+        // Neither of them looks at checksums.
+        command.arg("-c").arg(configuration).args([
+            "-S",
+            "/dev/null",
+            "-k",
+            "none",
+            "--runmode=single",
+            "-l",
+        ]);
+        cpu_time(command.arg(&logs).arg("-r").arg(file))
+    };
+    let peer = find_program("suricata");
+    let rounds = if quick { 3 } else { 5 };
+    let mut times: [Vec<Duration>; 4] = Default::default();
+    for _ in 0..rounds {
+        let [ours, ours_empty, theirs, theirs_empty] = &mut times;
+        ours.push(mirror_xdp(file)?);
+        ours_empty.push(mirror_xdp(&empty)?);
+        if let Some(peer) = &peer {
+            theirs.push(suricata(peer, file)?);
+            theirs_empty.push(suricata(peer, &empty)?);
+        }
+    }
+    let [ours, ours_empty, theirs, theirs_empty] = times.map(|mut times| {
+        times.sort_unstable();
+        times.get(rounds / 2).copied().unwrap_or_default()
+    });
+    let rate = |time: Duration, empty: Duration| {
+        packets as f64 / time.saturating_sub(empty).as_secs_f64().max(f64::EPSILON)
+    };
+    Ok(Peers {
+        capture: capture.to_owned(),
+        packets,
+        mirror_xdp_pps: rate(ours, ours_empty),
+        suricata_pps: peer.map(|_| rate(theirs, theirs_empty)),
+    })
 }
 
 /// Runs a command to its end; the CPU time that it took in user space.

@@ -8,6 +8,7 @@ use super::message::{Data, Message, Question, Questions, Record, Records, rrtype
 use super::name::{Name, NameBuffer};
 use super::registry::{rcode_name, rrtype_name};
 use crate::protocol::text::{Bytes, Text};
+use crate::record::text;
 
 impl<'a> Message<'a> {
     /// What is logged of the message: of a query each question, of a response all in one, provided that
@@ -81,7 +82,7 @@ impl Serialize for Event<'_> {
                 let header = message.header();
                 map.serialize_entry("type", "answer")?;
                 map.serialize_entry("id", &header.id)?;
-                map.serialize_entry("flags", &Text(format_args!("{:x}", header.flags)))?;
+                map.serialize_entry("flags", &Flags(header.flags))?;
                 flags(&mut map, header.flags, &FLAGS)?;
                 map.serialize_entry("opcode", &header.opcode())?;
                 name(&mut map, ["rrname", "rrname_truncated"], &question.name)?;
@@ -125,18 +126,24 @@ fn name<M: SerializeMap>(map: &mut M, keys: [&'static str; 2], name: &Name<'_>) 
 /// The mnemonic of a record type, or its number as a string.
 struct RrType(u16);
 
-impl fmt::Display for RrType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Serialize for RrType {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match rrtype_name(self.0) {
-            Some(name) => f.write_str(name),
-            None => self.0.fmt(f),
+            Some(name) => serializer.serialize_str(name),
+            None => serializer.collect_str(&self.0),
         }
     }
 }
 
-impl Serialize for RrType {
+/// The header's flags, as a hexadecimal number.
+struct Flags(u16);
+
+impl Serialize for Flags {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        let mut text = text::Text::<4>::new();
+        self.0.to_be_bytes().into_iter().for_each(|byte| text.hex(byte));
+        let zeros = self.0.leading_zeros() as usize / 4;
+        serializer.serialize_str(text.as_str().get(zeros.min(3)..).unwrap_or_default())
     }
 }
 
@@ -155,19 +162,13 @@ impl fmt::Display for Hex<'_> {
 /// An address of four or sixteen bytes, the latter in full; empty for other lengths.
 struct Address<'a>(&'a [u8]);
 
-impl fmt::Display for Address<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let [a, b, c, d] = self.0 {
-            return write!(f, "{a}.{b}.{c}.{d}");
-        }
-        if self.0.len() != 16 {
-            return Ok(());
-        }
-        self.0.chunks(2).enumerate().try_for_each(|(index, pair)| {
-            let colon = if index > 0 { ":" } else { "" };
-            f.write_str(colon)?;
-            pair.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-        })
+impl Serialize for Address<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = match *self.0 {
+            [a, b, c, d] => text::ipv4([a, b, c, d]),
+            _ => self.0.try_into().map_or_else(|_| text::AddressText::new(), text::ipv6),
+        };
+        serializer.serialize_str(text.as_str())
     }
 }
 
@@ -207,7 +208,7 @@ struct Value<'a>(Data<'a>);
 impl Serialize for Value<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match &self.0 {
-            Data::Address(bytes) => serializer.collect_str(&Address(bytes)),
+            Data::Address(bytes) => Address(bytes).serialize(serializer),
             Data::Name(name) => Bytes(name.read(&mut NameBuffer::new())).serialize(serializer),
             Data::Text(bytes) => Bytes(bytes).serialize(serializer),
             Data::Soa { mname, rname, numbers } => {

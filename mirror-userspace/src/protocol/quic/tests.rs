@@ -129,6 +129,9 @@ fn client_packet() -> Vec<u8> {
 fn packets_of_rfc_9001_are_opened() {
     let client = client_packet();
     assert_eq!(client.len(), 1200);
+    // What the benchmark reads.
+    let file = include_str!("../../../benches/rfc9001-client-initial.hex");
+    assert_eq!(client, unhex(&file.replace('\n', "")));
     assert!(client.starts_with(&unhex("c000000001088394c8f03e5157080000449e7b9aec34d1b1c98dd7689fb8ec11")));
     assert!(client.ends_with(&unhex("e221af44860018ab0856972e194cd934")));
     let mut connection = Connection::new();

@@ -1,5 +1,3 @@
-use mirror_xdp_common::Vni;
-use mirror_xdp_common::hash::FlowHash;
 use mirror_xdp_tests::frames::Flow;
 use proptest::prelude::*;
 
@@ -7,26 +5,14 @@ use super::*;
 use crate::expression::Expression;
 use crate::store::index::{Builder, Index, scan};
 use crate::store::{buffer, pcapng};
-use crate::worker::{FrameInfo, Mirror};
+use crate::worker::FrameInfo;
 
 /// A section with one frame of the session of VNI 7.
 fn section(frame: &[u8]) -> (Vec<u8>, FrameInfo) {
-    let mirror = Mirror {
-        vni: Vni::new(7).unwrap(),
-        outer_source: "10.0.1.17".parse::<IpAddr>().unwrap().into(),
-        outer_destination: "10.0.9.5".parse::<IpAddr>().unwrap().into(),
-        endpoint: 0,
-    };
-    let info = FrameInfo {
-        time: 5,
-        original_len: frame.len() as u32,
-        flow_hash: FlowHash(0),
-        mirror: Some(mirror),
-        side: None,
-    };
+    let info = FrameInfo::of(frame).at(5).mirrored(7, "10.0.1.17");
     let mut buffer = buffer::Buffer::new(1 << 16);
     pcapng::put_section(&mut buffer);
-    pcapng::put_interface(&mut buffer, &Interface { mirror: Some(mirror) });
+    pcapng::put_interface(&mut buffer, &Interface { mirror: info.mirror });
     let packet = pcapng::PacketInfo {
         interface: 0,
         time: info.time,

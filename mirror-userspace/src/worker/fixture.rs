@@ -1,0 +1,42 @@
+//! What is known of the frames that tests hand to a worker and to those who look on.
+
+use std::net::IpAddr;
+
+use mirror_xdp_common::inner::InnerHeaders;
+
+use super::{FlowHash, FrameInfo, Mirror, Vni};
+
+impl FrameInfo {
+    /// Of a plain frame that is all there, seen at the epoch, without its hash.
+    pub(crate) fn of(frame: &[u8]) -> Self {
+        Self {
+            time: 0,
+            original_len: frame.len() as u32,
+            flow_hash: FlowHash::default(),
+            mirror: None,
+            side: None,
+        }
+    }
+
+    /// Seen at this time, in nanoseconds since the epoch.
+    pub(crate) fn at(self, time: u64) -> Self {
+        Self { time, ..self }
+    }
+
+    /// With the hash of its flow.
+    pub(crate) fn hashed(self, frame: &[u8], seed: u64) -> Self {
+        Self { flow_hash: InnerHeaders::parse(frame, 0).flow_hash(seed), ..self }
+    }
+
+    /// Mirrored from `outer_source` to 10.0.9.5.
+    pub(crate) fn mirrored(self, vni: u32, outer_source: &str) -> Self {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap().into();
+        let mirror = Mirror {
+            vni: Vni::new(vni).unwrap(),
+            outer_source: address(outer_source),
+            outer_destination: address("10.0.9.5"),
+            endpoint: 0,
+        };
+        Self { mirror: Some(mirror), ..self }
+    }
+}

@@ -1,0 +1,108 @@
+//! The real captures of the corpus as one: all of them at the same time, over and over again. Each is in a VLAN of
+//! its own, since many of them have hosts of the same addresses; a round begins when the one before is over.
+
+use std::path::Path;
+use std::{fs, io};
+
+use super::traffic::Timed;
+
+/// Nanoseconds from one capture's first frame to the next one's.
+const STEP: u64 = 10_000_000;
+/// Nanoseconds between two frames of a capture at most, and from one round to the next: some were years apart.
+const MAX_GAP: u64 = 60_000_000_000;
+/// Where VLAN identifiers begin again.
+const VLANS: usize = 4094;
+
+/// Captures that are attacks on Suricata 7.0.10 itself, which they end: it is not to be compared with then.
+const LEFT_OUT: &str = "suricata-verify/tests/security-8510/";
+
+/// The frames of all captures that `MANIFEST.tsv` in `corpus` names, in the order of their times: those in pcap
+/// files of Ethernet, or of IP without a link layer.
+pub fn merged(corpus: &Path) -> io::Result<Vec<Timed>> {
+    let manifest = fs::read_to_string(corpus.join("MANIFEST.tsv"))?;
+    let mut frames = Vec::new();
+    for (index, line) in manifest.lines().enumerate() {
+        let name = line.split('\t').next().unwrap_or_default();
+        if name.starts_with(LEFT_OUT) {
+            continue;
+        }
+        let bytes = fs::read(corpus.join(name))?;
+        let Some(capture) = Capture::new(&bytes) else { continue };
+        let tag = [0x81, 0, ((1 + index % VLANS) >> 8) as u8, (1 + index % VLANS) as u8];
+        let mut time = index as u64 * STEP;
+        let mut before = None;
+        for (captured, frame) in capture {
+            time += captured.saturating_sub(before.unwrap_or(captured)).min(MAX_GAP);
+            before = Some(captured);
+            frames.push(Timed { time, frame: [&frame[..12], &tag, &frame[12..]].concat() });
+        }
+    }
+    frames.sort_by_key(|frame| frame.time);
+    Ok(frames)
+}
+
+/// So many rounds of frames.
+pub fn rounds(frames: &[Timed], rounds: u64) -> impl Iterator<Item = Timed> {
+    let round = frames.last().map_or(0, |last| last.time) + MAX_GAP;
+    (0..rounds).flat_map(move |number| {
+        frames
+            .iter()
+            .map(move |Timed { time, frame }| Timed { time: time + number * round, frame: frame.clone() })
+    })
+}
+
+/// A pcap file, as far as it can be read: the time of each frame in nanoseconds, and the frame.
+struct Capture<'a> {
+    rest: &'a [u8],
+    number: fn([u8; 4]) -> u32,
+    unit: u64,
+    /// Bytes in front of what `link` stands for.
+    skipped: usize,
+    /// Whether frames begin with an IP header.
+    bare: bool,
+}
+
+impl<'a> Capture<'a> {
+    fn new(bytes: &'a [u8]) -> Option<Self> {
+        let (magic, rest) = bytes.split_first_chunk()?;
+        let (number, unit): (fn([u8; 4]) -> u32, u64) = match u32::from_le_bytes(*magic) {
+            0xa1b2_c3d4 => (u32::from_le_bytes, 1000),
+            0xa1b2_3c4d => (u32::from_le_bytes, 1),
+            0xd4c3_b2a1 => (u32::from_be_bytes, 1000),
+            0x4d3c_b2a1 => (u32::from_be_bytes, 1),
+            _ => return None,
+        };
+        let (link, rest) = rest.get(16..)?.split_first_chunk()?;
+        let (skipped, bare) = match number(*link) & 0xffff {
+            1 => (0, false),
+            // The loopback of BSD: the address family.
+            0 => (4, true),
+            101 | 228 | 229 => (0, true),
+            _ => return None,
+        };
+        Some(Self { rest, number, unit, skipped, bare })
+    }
+}
+
+impl Iterator for Capture<'_> {
+    type Item = (u64, Vec<u8>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (header, rest) = self.rest.split_first_chunk::<16>()?;
+        let [seconds, fraction, captured, _] = [0, 4, 8, 12]
+            .map(|at| (self.number)([header[at], header[at + 1], header[at + 2], header[at + 3]]));
+        let (frame, rest) = rest.split_at_checked(captured as usize)?;
+        self.rest = rest;
+        let frame = frame.get(self.skipped..).unwrap_or_default();
+        let mut ethernet = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+        if self.bare {
+            let ipv6 = frame.first().is_some_and(|first| first >> 4 == 6);
+            ethernet.extend(if ipv6 { [0x86, 0xdd] } else { [8, 0] });
+        } else {
+            ethernet.clear();
+        }
+        ethernet.extend_from_slice(frame);
+        ethernet.resize(ethernet.len().max(14), 0);
+        Some((u64::from(seconds) * 1_000_000_000 + u64::from(fraction) * self.unit, ethernet))
+    }
+}

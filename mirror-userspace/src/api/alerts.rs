@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::view::losses;
+use super::view::{HAND_OVER_FULL, losses};
 use super::{Health, Snapshot};
 use crate::datapath::Mode;
 use crate::stats::Policy;
@@ -33,7 +33,7 @@ fn alert(severity: &'static str, text: impl Into<String>) -> Alert {
     Alert { severity, text: text.into() }
 }
 
-/// What was lost, by stage, at some times of the last minute.
+/// What was lost, by stage or kind, at some times of the last minute.
 #[derive(Debug, Default)]
 pub(super) struct History(VecDeque<(Instant, Vec<(&'static str, u64)>)>);
 
@@ -69,15 +69,18 @@ pub(super) fn alerts(
     }
     let mut sums: Vec<(&'static str, u64)> = Vec::new();
     for loss in losses(snapshot) {
-        match sums.iter_mut().find(|(stage, _)| *stage == loss.stage) {
+        // Frames that did not reach the worker that owns their flow are lost; what it refused is not.
+        let kind = if loss.reason == HAND_OVER_FULL { HAND_OVER_FULL } else { loss.stage };
+        match sums.iter_mut().find(|(other, _)| *other == kind) {
             Some((_, sum)) => *sum += loss.count,
-            None => sums.push((loss.stage, loss.count)),
+            None => sums.push((kind, loss.count)),
         }
     }
     for (stage, count) in history.recent(Instant::now(), sums) {
         let (severity, what) = match stage {
             "device" => ("critical", "frames lost by the device"),
             "ring" => ("critical", "frames lost between program and workers"),
+            HAND_OVER_FULL => ("critical", "frames lost from worker to worker"),
             "records" => ("critical", "records lost on the way to the log"),
             "program" => ("warning", "frames dropped as malformed or undeliverable"),
             _ => ("info", "frames that no flow could be made of"),

@@ -19,6 +19,7 @@ mod source;
 mod store;
 mod tail;
 mod timeline;
+mod top;
 mod verify;
 
 use std::num::NonZeroU16;
@@ -43,6 +44,7 @@ Examples:
   mirror-xdp config show --config mirror-xdp.toml            what is in force, and who says so
   mirror-xdp extract --store DIR 'host 10.1.2.3 and vni 7'   packets that `run --store DIR` has kept
   mirror-xdp tail 'tcp port 443' --vni 7                     look on at a running capture
+  mirror-xdp top                                             its rates, flows, services, losses
 
 `mirror-xdp COMMAND --help` says more.";
 
@@ -70,6 +72,7 @@ enum Command {
     Hold(hold::Args),
     Doctor(doctor::Args),
     Tail(tail::Args),
+    Top(top::Args),
     #[command(hide = true)]
     Extcap(extcap::Args),
     #[command(hide = true)]
@@ -106,6 +109,7 @@ pub fn main() -> ExitCode {
         Command::Hold(args) => hold::main(&args),
         Command::Doctor(args) => doctor::main(&args),
         Command::Tail(args) => tail::main(&args),
+        Command::Top(args) => top::main(args),
         Command::Extcap(args) => extcap::main(&args),
         Command::Generate(args) => generate::main(&args),
     };

@@ -165,6 +165,10 @@ fn meaning(error: &object_store::Error) -> String {
          s3:AbortMultipartUpload there"
     } else if said(&["without LOCATION", "AuthorizationHeaderMalformed", "PermanentRedirect"]) {
         "the bucket is in another region; add ?region=… to the URL"
+    } else if said(&["timed out"]) {
+        "there is no answer in time"
+    } else if let Some((_, why)) = text.split_once("(Connect): ") {
+        return format!("cannot be reached: {why}").chars().take(MOST).collect();
     } else {
         ""
     };

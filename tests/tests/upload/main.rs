@@ -217,6 +217,7 @@ fn bad_use_is_told_in_one_line() {
         (&["extract", "--store", &elsewhere, "-w", "/dev/null"][..], "there is no such bucket"),
         (&["verify", &elsewhere], "there is no such bucket"),
         (&["verify", &empty], "is no store"),
+        (&["verify", "s3://packets?endpoint=https://127.0.0.1:1"], "cannot be reached: "),
         (&["timeline", &nothing], "is no store"),
         (&["timeline", text(bed.log_dir())], "is no store"),
     ] {

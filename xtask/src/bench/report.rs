@@ -121,8 +121,6 @@ pub(super) struct HandOver {
     /// How many of a hundred are handed over.
     pub(super) percent: u64,
     pub(super) ns: f64,
-    /// How many of a hundred the other had no room for.
-    pub(super) lost_percent: f64,
 }
 
 impl Report {
@@ -162,7 +160,7 @@ impl Report {
         for growth in self.growth.iter().flatten() {
             figures.push((format!("growth: {} {}, ns", growth.count, growth.of), growth.ns, false));
         }
-        for HandOver { percent, ns, .. } in self.hand_over.iter().flatten() {
+        for HandOver { percent, ns } in self.hand_over.iter().flatten() {
             figures.push((format!("growth: {percent} % handed over, ns"), *ns, false));
         }
         figures
@@ -323,10 +321,10 @@ impl Report {
             writeln!(
                 text,
                 "\nTwo workers, 10,000 flows each, frames of which so many are the other's, in nanoseconds of CPU \
-                 time of both together.\n\n| handed over | ns a packet | no room for |\n| ---: | ---: | ---: |"
+                 time of both together.\n\n| handed over | ns a packet |\n| ---: | ---: |"
             )?;
-            for HandOver { percent, ns, lost_percent } in hand_over {
-                writeln!(text, "| {percent} % | {ns:.0} | {lost_percent:.2} % |")?;
+            for HandOver { percent, ns } in hand_over {
+                writeln!(text, "| {percent} % | {ns:.0} |")?;
             }
         }
         Ok(())

@@ -166,13 +166,10 @@ impl Target {
         let of = |percent: u64| {
             let mut rounds = Vec::new();
             for _ in 0..ROUNDS {
-                let told = self.ask(&["handed-over", &percent.to_string()])?;
-                let (ns, lost) = told.trim().split_once(' ').context("the bench target said too little")?;
-                rounds.push((ns.parse::<f64>()?, lost.parse::<f64>()?));
+                rounds.push(self.ask(&["handed-over", &percent.to_string()])?.trim().parse()?);
             }
-            rounds.sort_by(|a, b| a.0.total_cmp(&b.0));
-            let (ns, lost_percent) = rounds[ROUNDS / 2];
-            Ok(HandOver { percent, ns, lost_percent })
+            rounds.sort_by(f64::total_cmp);
+            Ok(HandOver { percent, ns: rounds[ROUNDS / 2] })
         };
         [0, 50, 100].into_iter().map(of).collect()
     }

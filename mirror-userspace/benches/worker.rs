@@ -153,8 +153,16 @@ impl Bench {
         });
         let frames = frames.into_iter().map(|frame| (info(&frame), frame)).collect();
         let peers = Peer::pair(2 * BATCH);
-        let mut bench =
-            Self { stage, frames, worker, peers, count: 0, _store: store, _sink: sink, _directory: directory };
+        let mut bench = Self {
+            stage,
+            frames,
+            worker,
+            peers,
+            count: 0,
+            _store: store,
+            _sink: sink,
+            _directory: directory,
+        };
         // Until memory is touched and flows are known.
         bench.pass();
         bench.pass();
@@ -308,7 +316,7 @@ fn session(vni: u32) -> FrameInfo {
 
 /// Bytes of this process in memory.
 fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
 }

@@ -223,9 +223,8 @@ fn is_ja4(text: &str) -> bool {
     else {
         return false;
     };
-    let is_hash = |part: &str| {
-        part.len() == 12 && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    };
+    let is_hash =
+        |part: &str| part.len() == 12 && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     text.len() <= MAX_JA4
         && first.chars().count() == 10
         && first.starts_with(['t', 'q'])
@@ -279,7 +278,8 @@ mod tests {
         }
         assert_eq!(all.domain_of(b"x.a.b.c.example"), Some(&b"a.b.c.example"[..]));
         let long = [&[b'a'; 250][..], b".evil.example"].concat();
-        for name in [&b"notevil.example"[..], b"evil.example.com", b"b.c.example", b"example", b"", b".", &long]
+        for name in
+            [&b"notevil.example"[..], b"evil.example.com", b"b.c.example", b"example", b"", b".", &long]
         {
             assert_eq!(all.domain_of(name), None, "{}", name.escape_ascii());
         }

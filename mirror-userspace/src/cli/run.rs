@@ -523,8 +523,18 @@ fn reload(
 }
 
 fn try_reload(capture: &mut Capture, path: &Path, started_with: &config::Config) -> anyhow::Result<usize> {
-    let config::Config { capture: settings, ports, policy, shunt, receive, analysis, alerts, eve, store, api } =
-        config::load(path)?;
+    let config::Config {
+        capture: settings,
+        ports,
+        policy,
+        shunt,
+        receive,
+        analysis,
+        alerts,
+        eve,
+        store,
+        api,
+    } = config::load(path)?;
     let sections = [
         ("capture", settings == started_with.capture),
         ("ports", ports == started_with.ports),

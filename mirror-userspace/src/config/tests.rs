@@ -325,7 +325,13 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
         ("[shunt]\nmax_flows = 0\n".into(), 2, "shunt.max_flows".into(), "out of range", "from 1 to 1048576"),
         // Store.
         ("[store]\nkeep = \"some\"\n".into(), 2, "store.keep".into(), "`some` is neither", "\"alerts\""),
-        ("[store]\npre_trigger = \"8MiB\"\n".into(), 2, "store.pre_trigger".into(), "nothing waits", "keep ="),
+        (
+            "[store]\npre_trigger = \"8MiB\"\n".into(),
+            2,
+            "store.pre_trigger".into(),
+            "nothing waits",
+            "keep =",
+        ),
         (
             "[store]\nkeep = \"alerts\"\npre_trigger = \"4GiB\"\n".into(),
             3,
@@ -333,7 +339,13 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
             "out of range",
             "from 1MiB to 2GiB",
         ),
-        ("[store]\nrules = []\n".into(), 2, "store.rules".into(), "nothing would be kept", "leave the key out"),
+        (
+            "[store]\nrules = []\n".into(),
+            2,
+            "store.rules".into(),
+            "nothing would be kept",
+            "leave the key out",
+        ),
         (
             "[store]\nrules = [\"b/1\"]\n".into(),
             2,

@@ -124,7 +124,12 @@ impl Data {
                 side.direction = direction;
                 let mut take = |event: Event<'_>| {
                     let original = side.known.original;
-                    side.take(event, analyzers, *index, Context { head, time: *time, original, records, alerted })
+                    side.take(
+                        event,
+                        analyzers,
+                        *index,
+                        Context { head, time: *time, original, records, alerted },
+                    )
                 };
                 streams.again(stream, &mut take);
             }

@@ -180,13 +180,7 @@ impl StoreHandle {
 
     /// Looks at a frame before the worker does. Its flows come with [`StoreHandle::flow`], and then
     /// [`StoreHandle::end_frame`].
-    pub(crate) fn begin_frame(
-        &mut self,
-        rule: u32,
-        info: &FrameInfo,
-        link: Option<LinkType>,
-        frame: &[u8],
-    ) {
+    pub(crate) fn begin_frame(&mut self, rule: u32, info: &FrameInfo, link: Option<LinkType>, frame: &[u8]) {
         self.current = None;
         self.now = info.time;
         if link != Some(LinkType::Ethernet) {

@@ -82,13 +82,8 @@ impl Ring {
             mirror: None,
             side: None,
         };
-        let nothing = FlowRef {
-            interface: 0,
-            addresses: [Address::default(); 2],
-            ports: [0; 2],
-            protocol: 0,
-            kind: 0,
-        };
+        let nothing =
+            FlowRef { interface: 0, addresses: [Address::default(); 2], ports: [0; 2], protocol: 0, kind: 0 };
         let mut found = vec![1; links];
         found.clear();
         Self {
@@ -301,13 +296,17 @@ mod tests {
         let mut latest = [0; LINKS_A_FRAME];
         for time in 0..2 * places {
             let flows = (0..1).map(|number| (number, flow(number)));
-            ring.push(&info(time), b"frame", None, flows, |at, link| std::mem::replace(&mut latest[at], link));
+            ring.push(&info(time), b"frame", None, flows, |at, link| {
+                std::mem::replace(&mut latest[at], link)
+            });
         }
         assert_eq!((ring.overwritten(), ring.find([latest[0], 0])), (places, places as usize));
         for time in 0..places {
             let flows = (0..FLOWS_A_FRAME).map(|number| (number, flow(number)));
             let other = Some(flow(77));
-            ring.push(&info(time), b"frame", other, flows, |at, link| std::mem::replace(&mut latest[at], link));
+            ring.push(&info(time), b"frame", other, flows, |at, link| {
+                std::mem::replace(&mut latest[at], link)
+            });
         }
         let left = ring.find([latest[3], 0]);
         assert_eq!(left, ring.links.len() / LINKS_A_FRAME);

@@ -157,8 +157,7 @@ impl Frozen {
     fn new(mounted: &Mounted) -> Self {
         let mut command =
             mounted.shell("fsfreeze -f \"$0\" && echo frozen && { read line; fsfreeze -u \"$0\"; }");
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("nsenter starts");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("nsenter starts");
         let mut line = String::new();
         let said = child.stdout.take().expect("it is a pipe");
         BufReader::new(said).read_line(&mut line).expect("it says something");
@@ -185,7 +184,8 @@ fn a_disk_that_takes_nothing_for_a_while_costs_packets_and_neither_analysis_nor_
         bed.send(&sent);
         let records = bed.records();
         let stats = of_type(&records, "stats").pop().and_then(|stats| stats["stats"]["workers"].as_array());
-        let lost = stats.into_iter().flatten().filter_map(|worker| worker["store"]["lost"]["no_block"].as_u64());
+        let lost =
+            stats.into_iter().flatten().filter_map(|worker| worker["store"]["lost"]["no_block"].as_u64());
         lost.sum::<u64>() > 1000
     });
     frozen.thaw();

@@ -50,8 +50,7 @@ fn what_is_kept_by_rule_stays_right_when_rules_are_replaced() {
     let mut appliance = start(&bed, store.path(), &["--config", text(&config)]);
     // Each conversation a datagram of its client: by VNI 7, by VNI 8, and by VNI 9, for which there is no set.
     let datagram = |vni, conversation| mirrored(vni).carrying(&inner(conversation, 2 * vni));
-    let sent: Vec<_> =
-        (0..10).flat_map(|number| [7, 8, 9].map(|vni| datagram(vni, number))).collect();
+    let sent: Vec<_> = (0..10).flat_map(|number| [7, 8, 9].map(|vni| datagram(vni, number))).collect();
     bed.send(&sent);
     // Now it is the other rule of set a that has a number from 100 to 199.
     configure(&rules([99, 150, 7]));

@@ -13,11 +13,5 @@ pub use ssh::Ssh;
 pub use tls::{StartTls, Tls};
 
 /// The kinds of events that the analyzers here emit.
-pub const EVENT_TYPES: [&str; 6] = [
-    super::alert::ALERT.name,
-    dns::DNS.name,
-    http::HTTP.name,
-    tls::TLS.name,
-    quic::QUIC.name,
-    ssh::SSH.name,
-];
+pub const EVENT_TYPES: [&str; 6] =
+    [super::alert::ALERT.name, dns::DNS.name, http::HTTP.name, tls::TLS.name, quic::QUIC.name, ssh::SSH.name];

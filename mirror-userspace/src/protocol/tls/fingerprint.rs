@@ -133,8 +133,7 @@ pub(crate) fn write_ja4(
     write_short(out, hash)?;
     out.write_char('_')?;
     let mut hash = Hashing(Sha256::new());
-    let others =
-        kinds(extensions).filter(|kind| !matches!(*kind, extension::SERVER_NAME | extension::ALPN));
+    let others = kinds(extensions).filter(|kind| !matches!(*kind, extension::SERVER_NAME | extension::ALPN));
     write_sorted(&mut hash, values, others)?;
     hash.write_char('_')?;
     write_hex_list(&mut hash, meant(extensions.signature_algorithms()))?;

@@ -24,8 +24,8 @@ mod tests;
 
 pub use certificate::Certificate;
 pub use eve::Event;
-pub use fingerprint::{Carrier, Ja3, ja4};
 pub(crate) use fingerprint::write_ja4;
+pub use fingerprint::{Carrier, Ja3, ja4};
 pub(super) use fingerprint::{kinds, meant};
 pub use handshake::{Handshake, MAX_CERTIFICATE, MAX_HELLO, Malformed, Messages, Outline, Progress};
 pub(super) use hello::extension;

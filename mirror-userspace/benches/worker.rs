@@ -15,11 +15,15 @@
 use std::env;
 use std::fs;
 use std::hint::black_box;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use mirror_userspace::afxdp::exchange::Peer;
+use mirror_userspace::expression::Expression;
+use mirror_userspace::observe::copy::{self, Copier, Copies, Wanted};
+use mirror_userspace::observe::{Mailbox, Observer, Workers};
 use mirror_userspace::packet::{Layer, LinkType, decode};
 use mirror_userspace::protocol::Direction;
 use mirror_userspace::protocol::detect::{Detector, Endpoints, Transport};
@@ -56,6 +60,10 @@ enum Stage {
     New,
     /// The whole worker over the mix.
     Mixed,
+    /// The same while a `tail` looks on whose filter lets nothing through.
+    Tailed,
+    /// The same with a tap, for which all frames are copied.
+    Tapped,
     /// What handing a frame over takes both workers together, without what one does with it.
     HandOver,
     /// The mix, all of it kept.
@@ -65,13 +73,15 @@ enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::Headers,
         Self::View,
         Self::Known,
         Self::Dns,
         Self::New,
         Self::Mixed,
+        Self::Tailed,
+        Self::Tapped,
         Self::HandOver,
         Self::Kept,
         Self::Waiting,
@@ -85,6 +95,8 @@ impl Stage {
             Self::Dns => "dns",
             Self::New => "new-flows",
             Self::Mixed => "mixed",
+            Self::Tailed => "mixed-tail",
+            Self::Tapped => "mixed-tap",
             Self::HandOver => "hand-over",
             Self::Kept => "kept",
             Self::Waiting => "waiting-for-alerts",
@@ -103,13 +115,33 @@ impl Stage {
 
     fn frames(self) -> Vec<Vec<u8>> {
         match self {
-            Self::Headers | Self::View | Self::Mixed | Self::Kept | Self::Waiting => mixed(),
+            Self::Headers
+            | Self::View
+            | Self::Mixed
+            | Self::Tailed
+            | Self::Tapped
+            | Self::Kept
+            | Self::Waiting => mixed(),
             Self::Known | Self::HandOver => {
                 (0..200).map(|port| Flow::v4(10_000 + port, 9).udp(&[0; 200])).collect()
             }
             Self::Dns => (0..100).flat_map(dns).collect(),
             Self::New => vec![Flow::v4(10_000, 9).udp(&[0; 200])],
         }
+    }
+
+    /// What looks on: the worker's end, and the other.
+    fn observer(self) -> Option<(Copier, Copies)> {
+        let wanted = match self {
+            Self::Tailed => {
+                let filter = Expression::parse("udp port 53 and vni 7").unwrap();
+                Wanted { filter: Some(filter), snaplen: None, rate: Some(10_000) }
+            }
+            Self::Tapped => Wanted::default(),
+            _ => return None,
+        };
+        // As much as a tap has.
+        Some(copy::pair(wanted, 8 << 20))
     }
 }
 
@@ -131,6 +163,9 @@ struct Bench {
     stage: Stage,
     frames: Vec<(FrameInfo, Vec<u8>)>,
     worker: Worker,
+    /// Copies of frames, on the side of who looks on.
+    copies: Option<Copies>,
+    taken: Vec<u8>,
     peers: (Peer<usize>, Peer<usize>),
     /// Packets so far.
     count: u64,
@@ -152,21 +187,42 @@ impl Bench {
             store
         });
         let frames = frames.into_iter().map(|frame| (info(&frame), frame)).collect();
-        let peers = Peer::pair(2 * BATCH);
+        let mut copies = None;
+        if let Some((copier, other_end)) = stage.observer() {
+            let mailbox = Arc::new(Mailbox::default());
+            let observer: Box<dyn Observer> = Box::new(copier);
+            // The worker has it for good.
+            std::mem::forget(Workers::new([Arc::clone(&mailbox)]).subscribe([observer]).unwrap());
+            mailbox.collect(worker.observers());
+            copies = Some(other_end);
+        }
         let mut bench = Self {
             stage,
             frames,
             worker,
-            peers,
+            copies,
+            taken: Vec::new(),
+            peers: Peer::pair(2 * BATCH),
             count: 0,
             _store: store,
             _sink: sink,
             _directory: directory,
         };
         // Until memory is touched and flows are known.
-        bench.pass();
-        bench.pass();
+        for _ in 0..2 {
+            bench.pass();
+            bench.take();
+        }
         bench
+    }
+
+    /// What another thread does: takes the copies, so that there is room again. All of them were made.
+    fn take(&mut self) {
+        if let Some(copies) = &mut self.copies {
+            self.taken.clear();
+            copies.take(&mut self.taken);
+            assert_eq!(copies.counts().lost, 0, "the ring is too small for a pass");
+        }
     }
 
     /// Each frame once. Out of line, so that callgrind can tell it from what comes before.
@@ -193,7 +249,13 @@ impl Bench {
                     self.hand_over(index);
                     continue;
                 }
-                Stage::Known | Stage::Dns | Stage::Mixed | Stage::Kept | Stage::Waiting => {}
+                Stage::Known
+                | Stage::Dns
+                | Stage::Mixed
+                | Stage::Tailed
+                | Stage::Tapped
+                | Stage::Kept
+                | Stage::Waiting => {}
             }
             // A million packets a second.
             info.time = EPOCH + self.count * 1000;
@@ -462,6 +524,7 @@ fn main() {
             let mut bench = Bench::new(stage, stage.frames(), WorkerConfig::default().max_flows);
             for _ in 0..number(2) {
                 measured(&mut bench);
+                bench.take();
             }
             println!("{}", number(2) * bench.frames.len() as u64);
         }
@@ -535,7 +598,18 @@ fn by_criterion() {
     for stage in Stage::ALL {
         let mut bench = Bench::new(stage, stage.frames(), WorkerConfig::default().max_flows);
         group.throughput(Throughput::Elements(bench.frames.len() as u64));
-        group.bench_function(stage.name(), |bencher| bencher.iter(|| bench.pass()));
+        group.bench_function(stage.name(), |bencher| {
+            bencher.iter_custom(|passes| {
+                let mut time = Duration::ZERO;
+                for _ in 0..passes {
+                    let start = Instant::now();
+                    bench.pass();
+                    time += start.elapsed();
+                    bench.take();
+                }
+                time
+            });
+        });
     }
     group.finish();
     parsers(&mut criterion);

@@ -69,15 +69,22 @@ static INSTALLED: OnceLock<Confinement> = OnceLock::new();
 impl Confinement {
     /// To these files. Those that are not there now will not be there later either.
     pub fn new(files: &Files) -> Result<Self, Error> {
+        Self::make(files, false)
+    }
+
+    /// To these files, and to connections by TCP if `network` says so.
+    fn make(files: &Files, network: bool) -> Result<Self, Error> {
         let everything = AccessFs::from_all(RIGHTS);
         let reading = AccessFs::ReadFile | AccessFs::ReadDir;
         let writing = everything & !(AccessFs::Execute | AccessFs::MakeBlock | AccessFs::MakeChar);
         let mut ruleset = Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)
             .handle_access(everything)?
-            .handle_access(AccessNet::ConnectTcp)?
-            .scope(Scope::Signal)?
-            .create()?;
+            .scope(Scope::Signal)?;
+        if !network {
+            ruleset = ruleset.handle_access(AccessNet::ConnectTcp)?;
+        }
+        let mut ruleset = ruleset.create()?;
         let read = files.read.iter().map(PathBuf::as_path).chain(NAMES.map(Path::new));
         let all = read.map(|path| (path, reading)).chain(files.write.iter().map(|p| (p.as_path(), writing)));
         for (path, access) in all {
@@ -112,8 +119,21 @@ pub fn install(files: &Files) -> Result<(), Error> {
 
 /// Confines the calling thread as [`install`] said; does nothing where nothing was installed.
 pub fn this_thread() {
-    let Some(confinement) = INSTALLED.get() else { return };
-    match confinement.enter() {
+    if let Some(confinement) = INSTALLED.get() {
+        said(confinement.enter());
+    }
+}
+
+/// Confines the calling thread, which talks to other hosts by TCP and has to have these files, where
+/// [`this_thread`] would confine others. The names of hosts can be looked up.
+pub fn this_thread_to_network(files: &Files) {
+    if INSTALLED.get().is_some() {
+        said(Confinement::make(files, true).and_then(|confinement| confinement.enter()));
+    }
+}
+
+fn said(result: Result<bool, Error>) {
+    match result {
         Ok(true) => {}
         Ok(false) => {
             tracing::debug!("this kernel's Landlock cannot confine the process in all that it should");

@@ -25,7 +25,7 @@ use crate::filter::policy::Action;
 use crate::nic::losses::Counters as Losses;
 use crate::observe::tap::TapCounts;
 use crate::sink::SinkCounters;
-use crate::store::StoreCounters;
+use crate::store::{StoreCounters, UploadCounters};
 use crate::worker::{Protocols, WorkerCounters};
 
 /// Counters with their names, in the order in which they are shown.
@@ -137,6 +137,11 @@ pub struct HandOver {
     pub full: u64,
     /// Taken over from other workers.
     pub taken: u64,
+    /// Datagrams that it has put together of fragments and handed over to the worker that owns the flow. Their
+    /// frames are its own.
+    pub datagrams_given: u64,
+    /// Datagrams that it has analysed itself, because that had too many waiting already.
+    pub datagrams_kept: u64,
 }
 
 /// One interface.
@@ -424,6 +429,9 @@ pub struct Stats {
     /// What became of the frames that were to go out of the tap, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tap: Option<TapCounts>,
+    /// What was uploaded of the packet store, if anything is to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upload: Option<UploadCounters>,
     /// What was counted of VNIs and rules, by interface. Only at the end: there may be many.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<Policy>,
@@ -504,7 +512,10 @@ mod tests {
             fill_ring_empty: 0,
         };
         // The first has handed two frames over, of which the second could take one.
-        let hand_over = [HandOver { given: 1, full: 1, taken: 0 }, HandOver { given: 0, full: 0, taken: 1 }];
+        let hand_over = [
+            HandOver { given: 1, full: 1, ..HandOver::default() },
+            HandOver { taken: 1, ..HandOver::default() },
+        ];
         let worker = |worker: usize, delivered| {
             let counters = WorkerCounters { delivered, analysed: delivered - 1, ..WorkerCounters::default() };
             let counters = WorkerCounters { refused: vec![("not_ip", 1)], ..counters };
@@ -525,6 +536,7 @@ mod tests {
             workers: vec![worker(0, 2), worker(1, 3)],
             records: Records::default(),
             tap: None,
+            upload: None,
             policies: Vec::new(),
             unaccounted: None,
         }

@@ -8,10 +8,14 @@ use mirror_xdp_common::wire::protocol;
 use mirror_xdp_common::{Address, Vni};
 use serde::Serialize;
 
+pub mod affinity;
+mod datagrams;
 mod duplicates;
 mod shunting;
 pub mod survey;
 
+use self::datagrams::Whole;
+pub use self::datagrams::{DatagramCounters, Datagrams};
 use self::duplicates::{Duplicates, Place, Verdict};
 use self::shunting::Ending;
 pub use self::shunting::Shunting;
@@ -177,6 +181,8 @@ pub struct Worker {
     defragmenter: Defragmenter,
     /// The datagram that was put together last.
     datagram: Vec<u8>,
+    /// The way of datagrams to the workers that own their flows, where there are several.
+    datagrams: Option<Datagrams>,
     records: Producer,
     delivered: u64,
     delivered_bytes: u64,
@@ -208,6 +214,7 @@ impl Worker {
             alerted: Cell::new(false),
             defragmenter: Defragmenter::default(),
             datagram: Vec::new(),
+            datagrams: None,
             records,
             delivered: 0,
             delivered_bytes: 0,
@@ -246,6 +253,40 @@ impl Worker {
     /// What the worker needs to have flows counted by the driver, if it has.
     pub const fn shunting(&mut self) -> Option<&mut Shunting> {
         self.shunting.as_mut()
+    }
+
+    /// Has datagrams that come in fragments analysed by the workers that own their flows.
+    pub fn hand_datagrams_over_by(&mut self, datagrams: Datagrams) {
+        self.datagrams = Some(datagrams);
+    }
+
+    /// Analyses what others have put together, so many at most; says how many there were. They count as frames
+    /// of those who have received them.
+    pub fn take_datagrams(&mut self, most: usize) -> usize {
+        let mut count = 0;
+        while count < most
+            && let Some(whole) = self.datagrams.as_ref().and_then(Datagrams::taken)
+        {
+            count += 1;
+            let Whole { info, place, vlans, bytes, .. } = &whole;
+            // Nothing is wrong with it that was not looked at before.
+            let _ = self.layers(info, place, Layer::whole(bytes, *vlans, 0));
+            whole.end();
+        }
+        count
+    }
+
+    /// What became of the datagrams that this worker has put together for others.
+    #[must_use]
+    pub fn datagram_counters(&self) -> DatagramCounters {
+        self.datagrams.as_ref().map(|datagrams| datagrams.counters).unwrap_or_default()
+    }
+
+    /// Calls `wake` with the number of each worker that was handed a datagram since the last time.
+    pub fn wake_for_datagrams(&mut self, wake: impl FnMut(usize)) {
+        if let Some(datagrams) = &mut self.datagrams {
+            datagrams.wake(wake);
+        }
     }
 
     /// Those who look on.
@@ -339,12 +380,34 @@ impl Worker {
         let mut datagram = std::mem::take(&mut self.datagram);
         let whole = self.defragmenter.add(fragment, place.session, info.time, &mut datagram);
         let outcome = match whole {
+            Ok(true) if self.is_handed_over(info, place, fragment, &datagram) => Ok(Taken::Analysed),
             Ok(true) => self.layers(info, place, Layer::datagram(&datagram, fragment)),
             Ok(false) => Ok(Taken::Analysed),
             Err(refusal) => Err(refusal),
         };
         self.datagram = datagram;
         outcome
+    }
+
+    /// Has the datagram analysed by the worker that owns its flow, where that is another.
+    fn is_handed_over(
+        &mut self,
+        info: &FrameInfo,
+        place: &Place,
+        fragment: &Fragment<'_>,
+        datagram: &[u8],
+    ) -> bool {
+        let Some(datagrams) = &mut self.datagrams else { return false };
+        // What is in a tunnel goes where the tunnel goes.
+        if fragment.depth > 0 {
+            return false;
+        }
+        let Ok(Decoded::Packet(packet)) = packet::decode(Layer::datagram(datagram, fragment)) else {
+            return false;
+        };
+        let (key, _) = FlowKey::of_packet(&packet, place.session);
+        let hash = key.flow_hash(self.config.hash_seed);
+        datagrams.hand_over(hash, datagram, fragment.vlans, info, place)
     }
 
     fn packet(&mut self, info: &FrameInfo, place: &Place, packet: &Packet<'_>) -> Result<Taken, Refusal> {

@@ -75,6 +75,26 @@ pub fn promtool() -> Option<PathBuf> {
     found
 }
 
+/// A program that `cargo xtask setup` installs; without it, tests that need it are skipped as in [`privileges`].
+#[must_use]
+pub fn tool(name: &str) -> Option<PathBuf> {
+    let found = program(name);
+    if found.is_none() {
+        skip(format!("there is no {name}: run `cargo xtask setup`"));
+    }
+    found
+}
+
+/// A program that nobody has to have; without it, tests that need it are skipped everywhere, and say so.
+#[must_use]
+pub fn optional(name: &str) -> Option<PathBuf> {
+    let found = program(name);
+    if found.is_none() {
+        announce(&format!("there is no {name}"));
+    }
+    found
+}
+
 /// The path of a program that is installed.
 fn program(name: &str) -> Option<PathBuf> {
     env::split_paths(&env::var_os("PATH")?).map(|directory| directory.join(name)).find(|path| path.is_file())

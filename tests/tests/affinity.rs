@@ -22,13 +22,13 @@ const ETHERNET: usize = 14;
 /// Frames in the order in which they are on the wire, each with the queue that it is to come in by.
 type Step = (usize, Vec<u8>);
 
-/// The two fragments of an IPv4 packet.
-fn fragments(packet: &[u8]) -> [Vec<u8>; 2] {
+/// The two fragments of an IPv4 packet that its sender has given this number.
+fn fragments(packet: &[u8], identification: u16) -> [Vec<u8>; 2] {
     let (header, payload) = Ipv4Header::from_slice(&packet[ETHERNET..]).unwrap();
     let (first, second) = payload.split_at(512);
     [(first, 0, true), (second, 512 / 8, false)].map(|(part, offset, more_fragments)| {
         let mut header = Ipv4Header {
-            identification: 7,
+            identification,
             dont_fragment: false,
             more_fragments,
             fragment_offset: IpFragOffset::try_new(offset).unwrap(),
@@ -42,7 +42,7 @@ fn fragments(packet: &[u8]) -> [Vec<u8>; 2] {
 
 /// Conversations step by step. What goes to the server comes in by queue 0, what comes back by queue 1; name
 /// resolution the other way round, since AWS sends all answers of the resolver with one source port; and of
-/// fragments the first by queue 0.
+/// fragments the first by queue 0. Some flows have both whole packets and such that come in fragments.
 fn conversations() -> Vec<Vec<Step>> {
     let mut steps: Vec<Vec<Step>> = vec![Vec::new(); 5];
     for client in 20_000..20_030 {
@@ -68,9 +68,14 @@ fn conversations() -> Vec<Vec<Step>> {
         steps[0].push((1, dns.udp(&dns_query(client, &name))));
         steps[1].push((0, dns.reversed().udp(&dns_answer(client, &name, [192, 0, 2, 1].into()))));
     }
-    let [first, second] = fragments(&Flow::v4(5000, 9).udp(&[7; 1000]));
-    steps[2].push((0, first));
-    steps[3].push((1, second));
+    for client in 5000..5030 {
+        let flow = Flow::v4(client, 9);
+        let [first, second] = fragments(&flow.reversed().udp(&[7; 1000]), client);
+        steps[0].push((0, flow.udp(b"whole")));
+        steps[1].push((0, first));
+        steps[2].push((1, second));
+        steps[4].push((1, flow.udp(b"whole again")));
+    }
     let wrap = |(queue, frame): Step| (queue, mirrored(1).carrying(&frame));
     steps.into_iter().map(|step| step.into_iter().map(wrap).collect()).collect()
 }
@@ -147,6 +152,11 @@ fn directions_on_different_queues_make_the_records_of_one_queue() {
         });
         assert_eq!(records, expected, "{arguments:?}");
         assert!(report.handed_over("given") > 0, "nothing was handed over, and all was on the right queue");
+        assert!(
+            report.handed_over("datagrams_given") > 0,
+            "all datagrams are of the worker of their fragments"
+        );
+        assert_eq!(report.handed_over("datagrams_kept"), 0);
     }
 }
 
@@ -173,6 +183,7 @@ fn several_sockets_share_a_queue_and_hand_nothing_over() {
     assert_eq!(rings.len(), 4);
     assert!(rings.iter().all(|ring| ring["delivered"].as_u64() > Some(0)), "{rings:?}");
     assert_eq!(report.handed_over("given"), 0, "the program and the workers choose alike");
+    assert!(report.handed_over("datagrams_given") > 0, "of fragments, only what becomes of them has ports");
 }
 
 #[test]

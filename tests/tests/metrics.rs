@@ -48,7 +48,11 @@ fn metrics_pass_promtool_and_are_those_that_alerts_and_dashboard_are_about() {
     let config = bed.log_dir().join("config.toml");
     let rule = "[[filter.sets.rules]]\nnumber = 100\naction = \"accept\"\n";
     fs::write(&config, format!("[[filter.sets]]\nname = \"a\"\nvnis = [7]\n{rule}")).unwrap();
-    let appliance = bed.start(&["--stats-interval", "100ms", "--config", config.to_str().unwrap()]);
+    let (store, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let upload = format!("file://{}", copy.path().display());
+    let store = ["--store", store.path().to_str().unwrap(), "--store-upload", &upload];
+    let others = ["--stats-interval", "100ms", "--config", config.to_str().unwrap()];
+    let appliance = bed.start(&[store, others].concat());
     let dns = Flow::v4(5353, 53);
     let frames = [
         dns.udp(&dns_query(1, "shop.test")),

@@ -2,11 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::fs::File;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use mirror_xdp_tests::appliance::{Bed, PATIENCE, wait_until};
 use mirror_xdp_tests::frames::{Flow, mirrored};
-use mirror_xdp_tests::process::{Output, Process, run};
+use mirror_xdp_tests::process::{Output, Process};
 use mirror_xdp_tests::require;
 use mirror_xdp_tests::sniffer::Sniffer;
 use pcap_file::pcapng::{Block, PcapNgReader};
@@ -15,12 +15,6 @@ use serde_json::Value;
 /// A datagram to this port in the session with this VNI.
 fn frame(vni: u32, port: u16) -> Vec<u8> {
     mirrored(vni).carrying(&Flow::v4(40_000, port).udp(b"hello"))
-}
-
-/// A query for the addresses of `example.com` (RFC 1035, section 4.1).
-fn dns_query() -> Vec<u8> {
-    const QUERY: &[u8] = b"\x12\x34\x01\x00\0\x01\0\0\0\0\0\0\x07example\x03com\0\0\x01\0\x01";
-    mirrored(7).carrying(&Flow::v4(40_000, 53).udp(QUERY))
 }
 
 fn tail(bed: &Bed, arguments: &[&str]) -> Command {
@@ -92,31 +86,6 @@ fn the_end_of_the_capture_ends_tail_too() {
     }
     assert!(packets > 0);
     assert!(output.stderr.iter().any(|line| line.starts_with(&format!("{packets} frames"))));
-}
-
-#[test]
-fn wireshark_decodes_what_tail_writes() {
-    let Some(bed) = Bed::new(1) else { return };
-    if run(Command::new("tshark").arg("--version")).is_err() {
-        assert!(std::env::var_os("CI").is_none(), "tshark is missing");
-        return;
-    }
-    let appliance = bed.start(&[]);
-    let mut writer =
-        tail(&bed, &["-w", "-", "-c", "1", "udp port 53"]).stdout(Stdio::piped()).spawn().unwrap();
-    let reader = Command::new("tshark")
-        .args(["-r", "-", "-T", "fields", "-e", "dns.qry.name", "-e", "frame.interface_name"])
-        .stdin(writer.stdout.take().unwrap())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    wait_until("tail has had enough", || {
-        bed.send(&[dns_query()]);
-        writer.try_wait().unwrap().is_some()
-    });
-    let output = reader.wait_with_output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "example.com\tvni7");
-    appliance.stop().assert_conserved();
 }
 
 #[test]

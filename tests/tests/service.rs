@@ -42,7 +42,11 @@ fn no_thread_keeps_a_capability_or_can_get_one_and_rules_are_reloaded_all_the_sa
         fs::write(&config, text).unwrap();
     };
     with("accept");
-    let arguments = ["--config", config.to_str().unwrap()];
+    // With all threads that there can be.
+    let (store, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let upload = format!("file://{}", copy.path().display());
+    let store = ["--store", store.path().to_str().unwrap(), "--store-upload", &upload];
+    let arguments = [&store[..], &["--config", config.to_str().unwrap()]].concat();
     let mut process = Process::spawn(&mut bed.run_command(&[INTERFACE], &arguments)).unwrap();
     process.wait_for_line("capturing on", PATIENCE).unwrap();
     let capabilities = [("CapEff", "0000000000000000"), ("CapPrm", "0000000000000000")];

@@ -262,6 +262,13 @@ impl Port {
         waited
     }
 
+    /// Wakes the worker of this number where it waits.
+    pub fn wake(&self, number: usize) {
+        if let Some(signal) = self.signals.get(number) {
+            signal.wake();
+        }
+    }
+
     /// What the kernel has counted since the socket was opened.
     pub fn statistics(&self) -> io::Result<Statistics> {
         let statistics = self.rx.fd().xdp_statistics()?;

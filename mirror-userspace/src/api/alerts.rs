@@ -1,15 +1,17 @@
 //! What an operator should look at: what was lost within the last minute, workers that do not move,
-//! interfaces without a carrier, generic mode, VNIs that have fallen silent, a disk that is nearly full.
+//! interfaces without a carrier, generic mode, VNIs that have fallen silent, a disk that is nearly full, packets
+//! that cannot be uploaded.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::view::losses;
+use super::view::{HAND_OVER_FULL, losses};
 use super::{Health, Snapshot};
 use crate::datapath::Mode;
 use crate::stats::Policy;
+use crate::store::UploadCounters;
 
 /// What was lost longer ago is no alert any more.
 const WINDOW: Duration = Duration::from_secs(60);
@@ -31,7 +33,7 @@ fn alert(severity: &'static str, text: impl Into<String>) -> Alert {
     Alert { severity, text: text.into() }
 }
 
-/// What was lost, by stage, at some times of the last minute.
+/// What was lost, by stage or kind, at some times of the last minute.
 #[derive(Debug, Default)]
 pub(super) struct History(VecDeque<(Instant, Vec<(&'static str, u64)>)>);
 
@@ -67,15 +69,18 @@ pub(super) fn alerts(
     }
     let mut sums: Vec<(&'static str, u64)> = Vec::new();
     for loss in losses(snapshot) {
-        match sums.iter_mut().find(|(stage, _)| *stage == loss.stage) {
+        // Frames that did not reach the worker that owns their flow are lost; what it refused is not.
+        let kind = if loss.reason == HAND_OVER_FULL { HAND_OVER_FULL } else { loss.stage };
+        match sums.iter_mut().find(|(other, _)| *other == kind) {
             Some((_, sum)) => *sum += loss.count,
-            None => sums.push((loss.stage, loss.count)),
+            None => sums.push((kind, loss.count)),
         }
     }
     for (stage, count) in history.recent(Instant::now(), sums) {
         let (severity, what) = match stage {
             "device" => ("critical", "frames lost by the device"),
             "ring" => ("critical", "frames lost between program and workers"),
+            HAND_OVER_FULL => ("critical", "frames lost from worker to worker"),
             "records" => ("critical", "records lost on the way to the log"),
             "program" => ("warning", "frames dropped as malformed or undeliverable"),
             _ => ("info", "frames that no flow could be made of"),
@@ -88,6 +93,7 @@ pub(super) fn alerts(
         let severity = if free < all / 50 { "critical" } else { "warning" };
         alerts.push(alert(severity, format!("{} MB are free for records", free >> 20)));
     }
+    alerts.extend(snapshot.stats.upload.as_ref().and_then(upload));
     for (interface, device) in snapshot.stats.interfaces.iter().zip(&snapshot.received) {
         if !device.running {
             alerts.push(alert("critical", format!("{} has no carrier", interface.name)));
@@ -115,9 +121,34 @@ pub(super) fn alerts(
     alerts
 }
 
+/// What to look at of what is uploaded.
+fn upload(counters: &UploadCounters) -> Option<Alert> {
+    let UploadCounters { to, failing, waiting, waiting_bytes, overdue, .. } = counters;
+    if *overdue > 0 {
+        let text = format!("{overdue} segments cannot be deleted before they are uploaded to {to}");
+        return Some(alert("critical", text));
+    }
+    failing.then(|| {
+        let megabytes = waiting_bytes >> 20;
+        alert("warning", format!("uploading to {to} fails; {waiting} segments wait, {megabytes} MB"))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_uploaded_is_told_where_something_is_wrong() {
+        let counters = UploadCounters { to: "file:///copy".to_owned(), waiting: 3, ..Default::default() };
+        assert_eq!(upload(&counters), None);
+        let failing = UploadCounters { failing: true, waiting_bytes: 5 << 20, ..counters.clone() };
+        let text = "uploading to file:///copy fails; 3 segments wait, 5 MB";
+        assert_eq!(upload(&failing), Some(alert("warning", text)));
+        let overdue = UploadCounters { overdue: 2, ..failing };
+        let text = "2 segments cannot be deleted before they are uploaded to file:///copy";
+        assert_eq!(upload(&overdue), Some(alert("critical", text)));
+    }
 
     #[test]
     fn only_what_was_lost_within_the_window_is_recent() {

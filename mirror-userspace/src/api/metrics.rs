@@ -13,6 +13,7 @@ use crate::apm::{BUCKETS, Standing, Total};
 use crate::live::Watch;
 use crate::record::eve::service_object;
 use crate::stats::{self, Policy, Vni};
+use crate::store::UploadCounters;
 
 /// VNIs of an interface that have metrics of their own.
 const VNIS: usize = 1000;
@@ -96,6 +97,9 @@ pub(super) fn exposition(
     interfaces(&mut families, snapshot);
     rings(&mut families, snapshot);
     workers(&mut families, snapshot, watches);
+    if let Some(counters) = &snapshot.stats.upload {
+        upload(&mut families, counters);
+    }
     vnis(&mut families, policies);
     rules(&mut families, policies);
     measured(&mut families, services);
@@ -284,6 +288,30 @@ fn workers(families: &mut Families, snapshot: &Snapshot, watches: &[Watch]) {
         for (number, _, worker, _) in &workers {
             families.gauge(&[("worker", number)], get(worker) as f64);
         }
+    }
+}
+
+/// What is uploaded of the packet store.
+fn upload(families: &mut Families, counters: &UploadCounters) {
+    let totals = [
+        ("upload_segments_total", "Segments that were uploaded, and compared there.", counters.segments),
+        ("upload_bytes_total", "Bytes of them and their indexes.", counters.bytes),
+        ("upload_failures_total", "Tries to upload that failed.", counters.failures),
+    ];
+    for (name, help, count) in totals {
+        families.counters(name, help);
+        families.count(&[], count);
+    }
+    let overdue = "Segments that would be deleted if they were uploaded.";
+    let gauges = [
+        ("upload_failing", "Whether the last try to upload failed.", u64::from(counters.failing)),
+        ("upload_waiting_segments", "Finished segments that are not uploaded yet.", counters.waiting),
+        ("upload_waiting_bytes", "Bytes of them and their indexes.", counters.waiting_bytes),
+        ("upload_overdue_segments", overdue, counters.overdue),
+    ];
+    for (name, help, value) in gauges {
+        families.gauges(name, help);
+        families.gauge(&[], value as f64);
     }
 }
 

@@ -106,6 +106,11 @@ impl Token {
         Ok(Self(token.to_owned()))
     }
 
+    /// What a client says in the header `Authorization`.
+    pub(crate) fn authorization(&self) -> String {
+        format!("Bearer {}", self.0)
+    }
+
     /// Whether somebody who says this knows the token. Takes as long for a near miss as for any other.
     #[must_use]
     pub fn is(&self, said: &str) -> bool {

@@ -200,6 +200,9 @@ fn total(total: &Total) -> Value {
     })
 }
 
+/// The reason of frames that the worker that owns their flow had no room for.
+pub(super) const HAND_OVER_FULL: &str = "hand_over_full";
+
 /// Where frames and records were lost, stage by stage; zeros are left out.
 pub(super) fn losses(snapshot: &Snapshot) -> Vec<Loss> {
     let mut losses = Vec::new();
@@ -225,7 +228,7 @@ pub(super) fn losses(snapshot: &Snapshot) -> Vec<Loss> {
         for &(reason, count) in &worker.refused.0 {
             lost("worker", &format!("worker {}", worker.worker), reason, count);
         }
-        lost("worker", &format!("worker {}", worker.worker), "hand_over_full", worker.hand_over.full);
+        lost("worker", &format!("worker {}", worker.worker), HAND_OVER_FULL, worker.hand_over.full);
     }
     lost("records", "log", "lost", snapshot.stats.records.lost);
     losses

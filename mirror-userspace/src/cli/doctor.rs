@@ -13,7 +13,7 @@ use crate::datapath::program::LogLevel;
 use crate::doctor::{self, Check, Intent, Mended, State};
 use crate::error::one_line;
 use crate::live::CpuList;
-use crate::nic::{Changes, Netlink};
+use crate::nic::{Change, Changes, Deferral, Netlink};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -105,6 +105,21 @@ pub(super) async fn prepare(
         changes.push(mended.with_context(|| name.clone())?);
     }
     Ok(changes)
+}
+
+/// Has the interfaces' interrupts wait, for workers that poll; what is returned takes it back when it is
+/// dropped. Where that cannot be set, workers poll beside the interrupts.
+pub(super) async fn defer_interrupts(interfaces: &[String]) -> anyhow::Result<Vec<Changes>> {
+    let netlink = Netlink::connect()?;
+    let mut all = Vec::new();
+    for name in interfaces {
+        let mut changes = Changes::new(name);
+        if let Err(error) = changes.make(&netlink, &Change::Deferral(Deferral::OF_BUSY_POLLING)).await {
+            tracing::warn!("{name}: interrupts go on beside busy polling: {}", one_line(&error));
+        }
+        all.push(changes);
+    }
+    Ok(all)
 }
 
 /// Says what was done about something.

@@ -11,8 +11,9 @@ use crate::observe::control::DEFAULT_PATH;
 
 const EXAMPLES: &str = "\
 Examples:
-  ln -s /usr/share/mirror-xdp/extcap/mirror-xdp ~/.local/lib/wireshark/extcap/     then start Wireshark
-  mirror-xdp extcap --extcap-interfaces";
+  tshark -G folders                             tells Wireshark's extcap path
+  ln -s /usr/share/mirror-xdp/extcap/mirror-xdp /usr/lib/x86_64-linux-gnu/wireshark/extcap/
+  tshark -i mirror-xdp -f 'udp port 53'";
 
 /// The name of the one interface.
 const INTERFACE: &str = "mirror-xdp";

@@ -11,10 +11,12 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use super::progress::{CLEAR, grouped, with_unit};
+use super::store::Place;
 use crate::expression::Expression;
 use crate::record::CommunityId;
 use crate::store::StoreKey;
 use crate::store::reader::{Effort, Reader, Wanted};
+use crate::store::remote::RemoteReader;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -22,6 +24,7 @@ Examples:
   mirror-xdp extract --store /data/packets --flow 1:LQU9qZlK+B5F3KDmev6m5PMibrg= | tshark -r -
   mirror-xdp extract --store /data/packets --from 2026-03-01T08:00:00Z --to 2026-03-01T08:05:00Z tcp -w five.pcapng
   mirror-xdp extract --store /data/packets --from -10min 'udp port 53' --stats -w dns.pcapng
+  mirror-xdp extract --store s3://bucket/appliance-1 'host 10.1.2.3' -w found.pcapng
 
 Expressions are tcpdump's (`man pcap-filter`) for the inner frame, and besides:
   vni N, vni N-M          the mirror session's VNI
@@ -30,13 +33,18 @@ Expressions are tcpdump's (`man pcap-filter`) for the inner frame, and besides:
 
 /// Get packets out of a store, in the order of time, also while it is written to
 ///
-/// The indexes say which parts of the store may have what is looked for; only those are read.
+/// The indexes say which parts of the store may have what is looked for; only those are read. Segments that
+/// were deleted after they had been uploaded are read where they were uploaded to.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// The store: what `run --store` was given
-    #[arg(long, value_name = "DIR")]
-    store: PathBuf,
+    /// The store: what `run --store` was given, or what `--store-upload` was
+    #[arg(long, value_name = "DIR|URL", value_parser = Place::parse)]
+    store: Place,
+
+    /// Leave out what was deleted from the directory, though it was uploaded before
+    #[arg(long)]
+    local: bool,
 
     /// From this time on: 2026-03-01T08:00:00Z, or such as -10min before now
     #[arg(long, value_name = "TIME", value_parser = time, allow_hyphen_values = true)]
@@ -125,7 +133,17 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(2));
     }
     let key = args.key.as_deref().map(StoreKey::load).transpose()?;
-    let mut reader = Reader::open(&args.store, key)?;
+    let mut reader = match &args.store {
+        Place::Directory(directory) => Reader::open(directory, key)?,
+        Place::Copy(_) if args.local => {
+            eprintln!("mirror-xdp: --local is about a directory; a URL is of a copy");
+            return Ok(ExitCode::from(2));
+        }
+        Place::Copy(location) => Reader::open_copy(RemoteReader::open(location)?, key),
+    };
+    if args.local {
+        reader.only_local();
+    }
     let mut output: Box<dyn Write> = if to_stdout {
         Box::new(BufWriter::with_capacity(1 << 20, stdout().lock()))
     } else {
@@ -171,6 +189,9 @@ impl Summary {
                 grouped(effort.chunks_read),
                 bytes(effort.store_bytes),
             );
+            if effort.requests > 0 {
+                _ = writeln!(text, "{} requests to an object store", grouped(effort.requests));
+            }
         }
         text
     }
@@ -198,8 +219,10 @@ impl Progress {
             return;
         }
         self.shown = Some(Instant::now());
-        let percent = done * 100 / total.max(1);
-        eprint!("{CLEAR}{percent} %  {} packets", grouped(effort.packets));
+        match (done * 100).checked_div(total) {
+            Some(percent) => eprint!("{CLEAR}{percent} %  {} packets", grouped(effort.packets)),
+            None => eprint!("{CLEAR}{} indexes read", grouped(effort.indexes_read)),
+        }
     }
 
     fn clear(&mut self) {

@@ -10,7 +10,6 @@ use clap::Subcommand;
 use mirror_xdp_common::Vni;
 
 use crate::store::hold::{self, Hold};
-use crate::store::manifest;
 
 /// Keep packets in a store from being deleted by its rules
 ///
@@ -68,12 +67,7 @@ fn vnis(text: &str) -> Result<RangeInclusive<u32>, String> {
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let path = &args.store;
-    anyhow::ensure!(
-        path.join(manifest::FILE_NAME).is_file(),
-        "{} is no store: it has no {}",
-        path.display(),
-        manifest::FILE_NAME
-    );
+    super::store::is_store(path)?;
     let mut holds = hold::read(path).with_context(|| named(path))?;
     match &args.action {
         Action::Add { vni, from, to, reason } => {

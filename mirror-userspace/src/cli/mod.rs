@@ -18,6 +18,8 @@ mod service;
 mod source;
 mod store;
 mod tail;
+mod timeline;
+mod top;
 mod verify;
 
 use std::num::NonZeroU16;
@@ -42,6 +44,7 @@ Examples:
   mirror-xdp config show --config mirror-xdp.toml            what is in force, and who says so
   mirror-xdp extract --store DIR 'host 10.1.2.3 and vni 7'   packets that `run --store DIR` has kept
   mirror-xdp tail 'tcp port 443' --vni 7                     look on at a running capture
+  mirror-xdp top                                             its rates, flows, services, losses
 
 `mirror-xdp COMMAND --help` says more.";
 
@@ -64,10 +67,12 @@ enum Command {
     // Has the flags of `run`.
     Config(Box<config_command::Args>),
     Extract(extract::Args),
+    Timeline(timeline::Args),
     Verify(verify::Args),
     Hold(hold::Args),
     Doctor(doctor::Args),
     Tail(tail::Args),
+    Top(top::Args),
     #[command(hide = true)]
     Extcap(extcap::Args),
     #[command(hide = true)]
@@ -99,10 +104,12 @@ pub fn main() -> ExitCode {
         Command::Filter(args) => filter::main(&args),
         Command::Config(args) => config_command::main(&args),
         Command::Extract(args) => extract::main(&args),
+        Command::Timeline(args) => timeline::main(&args),
         Command::Verify(args) => verify::main(&args),
         Command::Hold(args) => hold::main(&args),
         Command::Doctor(args) => doctor::main(&args),
         Command::Tail(args) => tail::main(&args),
+        Command::Top(args) => top::main(args),
         Command::Extcap(args) => extcap::main(&args),
         Command::Generate(args) => generate::main(&args),
     };

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::observe::tap::TapCounts;
 use crate::stats::{Interface, Named, Policy, Rule, Stats, Store, Vni};
+use crate::store::UploadCounters;
 
 /// Clears the terminal's line and goes to its beginning.
 pub(super) const CLEAR: &str = "\r\x1b[2K";
@@ -218,6 +219,11 @@ fn write_totals(text: &mut String, stats: &Stats) -> std::fmt::Result {
         writeln!(text, "not analysed: {}{}", grouped(refused.sum()), listed(&refused))?;
     }
     text.push_str(&stored(stats.workers.iter().filter_map(|worker| worker.store.as_ref())));
+    if let Some(UploadCounters { to, segments, bytes, waiting, failures, .. }) = &stats.upload {
+        let (segments, bytes) = (grouped(*segments), with_unit(*bytes as f64, "B"));
+        let (waiting, failures) = (grouped(*waiting), grouped(*failures));
+        writeln!(text, "upload to {to}: {segments} segments, {bytes}; {waiting} wait, {failures} failures")?;
+    }
     let duplicates: u64 = stats.workers.iter().map(|worker| worker.duplicates).sum();
     if duplicates > 0 {
         writeln!(text, "mirrored at both ends, the copy not analysed: {}", grouped(duplicates))?;

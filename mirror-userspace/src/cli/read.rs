@@ -233,7 +233,8 @@ impl Reader {
         self.sink.stats(self.worker.now(), &totals).context("cannot write the statistics")?;
         totals.records = Records::new(self.worker.counters().records_lost, &self.sink.finish());
         if let Some(store) = self.store {
-            super::store::finish(store, self.quiet);
+            // Nothing is uploaded here.
+            let _ = super::store::finish(store, self.quiet);
         }
         Ok(totals)
     }

@@ -27,11 +27,12 @@ use crate::datapath::program::LogLevel;
 use crate::error::one_line;
 use crate::filter::policy::UnknownVnis;
 use crate::live::{Capture, Config, Plan};
-use crate::nic::Watch;
+use crate::nic::{Changes, Watch};
 use crate::observe::control::{self, OpenError, Socket};
 use crate::observe::tap::{self, Tap};
 use crate::sink::{Destination, Patience, Sink, SinkCounters};
 use crate::stats::Stats;
+use crate::store::remote::Location;
 use crate::worker::WorkerConfig;
 
 /// Where the records are when nobody says otherwise.
@@ -46,6 +47,7 @@ Examples:
   mirror-xdp run --interface ens6 --interface ens7 --xdp-mode native --zero-copy required
   mirror-xdp run --interface ens6 --config /etc/mirror-xdp/config.toml     rules; kill -HUP rereads them
   mirror-xdp run --interface ens6 --store /data/packets                    keep the packets, too
+  mirror-xdp run --interface ens6 --store /data/packets --store-upload s3://bucket/appliance-1
   mirror-xdp run --interface ens6 --rotate-interval 1h --rotate-keep 48   two days of records
   mirror-xdp run --interface ens6 --eve-output unix-stream:/run/eve.sock
   mirror-xdp run --interface ens6 --duration 1min --json > account.json
@@ -75,6 +77,11 @@ pub(super) struct Args {
     /// finds them
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
+
+    /// Upload finished segments of the store to here, before its rules may delete them: `s3://BUCKET/PREFIX` or
+    /// `file:///DIRECTORY`; credentials come from the environment or the instance
+    #[arg(long, value_name = "URL", requires = "store", value_parser = super::store::location)]
+    store_upload: Option<Location>,
 
     #[command(flatten)]
     eve: super::eve::EveArgs,
@@ -180,6 +187,15 @@ impl Args {
         self.json
     }
 
+    /// How the store is written.
+    fn store(&self, configured: &config::StoreSettings) -> config::StoreSettings {
+        let mut store = configured.clone();
+        if self.store_upload.is_some() {
+            store.settings.upload.clone_from(&self.store_upload);
+        }
+        store
+    }
+
     /// All settings that are in force with this configuration, but for the rules.
     pub(super) fn in_force(&self, configured: &config::Config) -> Vec<InForce> {
         let settled = Settled::new(self, &configured.capture);
@@ -244,7 +260,7 @@ impl Args {
             ("filter.sets", json!(policy.sets.len()), None),
         ];
         all.extend(self.receive.in_force(&configured.receive));
-        all.extend(super::store::in_force(&configured.store));
+        all.extend(super::store::in_force(&self.store(&configured.store), self.store_upload.is_some()));
         all.sort_by_key(|&(key, ..)| key);
         all
     }
@@ -314,11 +330,13 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let ports = args.ports.ports(&configured.ports);
     let receive = args.receive.clone().settings(&configured.receive);
     // Taken back when this function ends, however it does.
-    let _changes = if args.prepare {
-        super::doctor::prepare(&settled.interfaces, &ports, receive.cpus.as_ref()).await?
-    } else {
-        Vec::new()
-    };
+    let mut changes = Vec::new();
+    if args.prepare {
+        changes = super::doctor::prepare(&settled.interfaces, &ports, receive.cpus.as_ref()).await?;
+    }
+    if receive.busy_poll.is_some() {
+        changes.extend(super::doctor::defer_interrupts(&settled.interfaces).await?);
+    }
     let interfaces = settled.interfaces.clone();
     let plan = Plan::make(Config {
         interfaces: settled.interfaces,
@@ -337,7 +355,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let destination = args.eve.destination(&settled.log_dir, &configured.eve);
     confine::install(&needed_files(&args, &settled.log_dir, &destination))?;
     let sink = super::eve::open(destination, Patience::Short, args.json)?;
-    let store = super::store::open(args.store.as_deref(), &configured.store)?;
+    let store = super::store::open(args.store.as_deref(), &args.store(&configured.store))?;
     let mut watch = Watch::start(&interfaces).await?;
     let control = open_control(&args.control)?;
     let mut server = listener.serve()?;
@@ -350,7 +368,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     // Nothing below needs more than what is open, but for taking back what was changed.
-    if !args.prepare {
+    if changes.iter().all(Changes::is_empty) {
         confine::this_thread();
     }
     let tap = tap.map(|tap| tap.start(&capture.workers())).transpose()?;
@@ -434,7 +452,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     stats.policies = policies;
     stats.set_records(&sink.finish());
     if let Some(store) = store {
-        super::store::finish(store, args.json);
+        stats.upload = super::store::finish(store, args.json);
     }
     if args.json {
         println!("{}", serde_json::to_string(&stats)?);

@@ -1,13 +1,45 @@
-//! The packet store of a command that keeps packets.
+//! The packet store of a command that keeps packets, or reads them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::run::{InForce, range};
 use crate::config::StoreSettings;
-use crate::store::{Kept, Store, StoreKey};
+use crate::filter::text::Wrong;
+use crate::store::remote::Location;
+use crate::store::{Kept, Store, StoreKey, UploadCounters, manifest};
+
+/// A store to read from, as an argument names it.
+#[derive(Clone, Debug)]
+pub(super) enum Place {
+    Directory(PathBuf),
+    Copy(Location),
+}
+
+impl Place {
+    /// Reads a directory's name, or the URL of a copy.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        if Location::is_meant(text) {
+            location(text).map(Self::Copy)
+        } else {
+            Ok(Self::Directory(PathBuf::from(text)))
+        }
+    }
+}
+
+/// Reads the URL of a copy.
+pub(super) fn location(text: &str) -> Result<Location, String> {
+    text.parse().map_err(|wrong: Wrong| wrong.to_string())
+}
+
+/// Makes sure that a directory is a store.
+pub(super) fn is_store(directory: &Path) -> anyhow::Result<()> {
+    let file = manifest::FILE_NAME;
+    anyhow::ensure!(directory.join(file).is_file(), "{} is no store: it has no {file}", directory.display());
+    Ok(())
+}
 
 /// Opens the store in `directory`, if there is to be one, and says what was found unfinished in it.
 pub(super) fn open(directory: Option<&Path>, settings: &StoreSettings) -> anyhow::Result<Option<Store>> {
@@ -21,7 +53,7 @@ pub(super) fn open(directory: Option<&Path>, settings: &StoreSettings) -> anyhow
 }
 
 /// The settings in force, see [`InForce`].
-pub(super) fn in_force(configured: &StoreSettings) -> Vec<InForce> {
+pub(super) fn in_force(configured: &StoreSettings, upload_by_flag: bool) -> Vec<InForce> {
     let settings = &configured.settings;
     let (policy, retention) = (&settings.policy, &settings.retention);
     let time = |time: Duration| humantime::format_duration(time).to_string();
@@ -49,13 +81,25 @@ pub(super) fn in_force(configured: &StoreSettings) -> Vec<InForce> {
         ("store.max_age", json!(retention.max_age.map(time))),
         ("store.ages", json!(retention.ages.len())),
     ];
-    all.into_iter().map(|(key, value)| (key, value, None)).collect()
+    let mut all: Vec<InForce> = all.into_iter().map(|(key, value)| (key, value, None)).collect();
+    let upload = settings.upload.as_ref().map(ToString::to_string);
+    all.push(("store.upload", json!(upload), upload_by_flag.then_some("--store-upload")));
+    all
 }
 
-/// Ends a store whose workers have ended, and says by what its end is known.
-pub(super) fn finish(store: Store, quiet: bool) {
+/// Ends a store whose workers have ended, and says by what its end is known. Returns what was uploaded, if
+/// anything was to be.
+pub(super) fn finish(store: Store, quiet: bool) -> Option<UploadCounters> {
+    let upload = store.upload();
     let head = store.finish();
+    let uploaded = upload.map(|upload| upload.counters());
     if !quiet {
         eprintln!("store: the manifest's head is {head}");
+        if let Some(UploadCounters { to, waiting: waiting @ 1.., .. }) = &uploaded {
+            eprintln!(
+                "store: {waiting} segments are not uploaded to {to} yet; the next start goes on with it"
+            );
+        }
     }
+    uploaded
 }

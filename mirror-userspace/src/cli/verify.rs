@@ -2,15 +2,15 @@
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
 use super::progress::{CLEAR, grouped, with_unit};
-use crate::store::manifest;
-use crate::store::verify::{Report, verify};
+use super::store::Place;
+use crate::store::remote::RemoteReader;
+use crate::store::verify::{Report, verify, verify_copy};
 
 /// Find out whether a store is what was written
 ///
@@ -21,11 +21,12 @@ use crate::store::verify::{Report, verify};
 Examples:
   mirror-xdp verify /data/packets
   mirror-xdp verify /data/packets --head 3f8a…    nothing of what was there when this was the head is gone
+  mirror-xdp verify s3://bucket/appliance-1       the same of what was uploaded; reads all of it
   mirror-xdp verify /data/packets --json | jq .findings")]
 pub(super) struct Args {
-    /// The store
-    #[arg(value_name = "DIR")]
-    store: PathBuf,
+    /// The store: a directory, or the URL of a copy
+    #[arg(value_name = "DIR|URL", value_parser = Place::parse)]
+    store: Place,
 
     /// A head that the manifest had before, and that was kept elsewhere
     #[arg(long, value_name = "DIGEST")]
@@ -37,16 +38,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
-    let path = args.store.join(manifest::FILE_NAME);
-    anyhow::ensure!(
-        path.is_file(),
-        "{} is no store: it has no {}",
-        args.store.display(),
-        manifest::FILE_NAME
-    );
     let (start, mut shown) = (Instant::now(), None::<Instant>);
     let terminal = !args.json && std::io::stderr().is_terminal();
-    let report = verify(&args.store, args.head.as_deref(), |done, total| {
+    let progress = |done, total| {
         if terminal
             && start.elapsed() > Duration::from_secs(2)
             && shown.is_none_or(|shown| shown.elapsed() > Duration::from_millis(200))
@@ -55,11 +49,21 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
             let bytes = |bytes: u64| with_unit(bytes as f64, "B");
             eprint!("{CLEAR}{} of {}", bytes(done), bytes(total));
         }
-    });
+    };
+    let head = args.head.as_deref();
+    let report = match &args.store {
+        Place::Directory(directory) => {
+            super::store::is_store(directory)?;
+            verify(directory, head, progress).with_context(|| format!("cannot read {}", directory.display()))
+        }
+        Place::Copy(location) => RemoteReader::open(location)
+            .and_then(|copy| verify_copy(&copy, head, progress))
+            .map_err(anyhow::Error::from),
+    };
     if shown.is_some() {
         eprint!("{CLEAR}");
     }
-    let report = report.with_context(|| format!("cannot read {}", args.store.display()))?;
+    let report = report?;
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
@@ -79,6 +83,9 @@ fn text(report: &Report) -> String {
     }
     for name in &report.unfinished {
         _ = writeln!(text, "{name} is not finished, so there is nothing to compare it with");
+    }
+    for name in &report.not_uploaded {
+        _ = writeln!(text, "{name} is not uploaded yet");
     }
     _ = writeln!(
         text,

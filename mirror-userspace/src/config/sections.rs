@@ -246,6 +246,10 @@ fn store(mut table: Table<'_>) -> StoreSettings {
     if let Some(value) = table.get("compression") {
         settings.compression = value.number("zstd's level", &(1..=19)).map(|level| level as i32);
     }
+    settings.upload = table.get("upload").and_then(|value| {
+        let text = value.text("the URL of a place such as \"s3://BUCKET/PREFIX\"")?;
+        value.checked(text.parse())
+    });
     store.key = table.get("key").and_then(|value| value.text("a file's name")).map(PathBuf::from);
     table.finish();
     store

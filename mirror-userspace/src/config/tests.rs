@@ -66,6 +66,8 @@ fn every_key_is_read() {
     assert_eq!((retention.max_size, retention.min_free), (Some(500 << 30), Some(10 << 30)));
     assert_eq!(retention.max_age.unwrap().as_secs(), 30 * 86_400);
     assert_eq!(retention.ages[0].0, [7..=7]);
+    let upload = store.settings.upload.map(|location| location.to_string());
+    assert_eq!(upload.as_deref(), Some("s3://packets.example/appliance-1?region=eu-central-1"));
     assert_eq!(store.key.unwrap().to_str(), Some("/etc/mirror-xdp/store.key"));
     assert_eq!(config.api.listen, Some(crate::api::DEFAULT));
     assert_eq!(config.api.health.map(|address| address.to_string()).as_deref(), Some("0.0.0.0:9471"));

@@ -6,7 +6,6 @@
 //! rings are drained, the workers end, the sockets close, the buffers go. Whatever fails on the way up
 //! leaves nothing behind, for each part takes itself down when it is dropped.
 
-mod affinity;
 mod clock;
 pub(crate) mod cpus;
 pub(crate) mod memory;
@@ -18,7 +17,7 @@ mod queue_worker;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
@@ -27,12 +26,11 @@ use mirror_xdp_common::outer::Ports;
 use nix::errno::Errno;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use self::affinity::Affinity;
 pub use self::cpus::CpuList;
 use self::port::ReservedPort;
 pub use self::pulse::Pulse;
 pub use self::queue_worker::WorkerError;
-use self::queue_worker::{Assignment, Counters, Ended, Handle};
+use self::queue_worker::{Assignment, Counters, Ended, Handle, Stages};
 use crate::afxdp::{self, Opened, Port, ZeroCopy};
 use crate::config::{ReceiveSettings, ShuntSettings, limits};
 use crate::datapath::Mode;
@@ -46,9 +44,10 @@ use crate::nic::{self, Netlink};
 use crate::observe::Workers;
 use crate::sink::{Overflow, Sink};
 use crate::stats::{self, Profile, Stats};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, UploadWatch};
+use crate::worker::affinity::Affinity;
 use crate::worker::survey::Survey;
-use crate::worker::{Shunting, Worker, WorkerConfig};
+use crate::worker::{Datagrams, Shunting, Worker, WorkerConfig};
 
 /// A program that was taken off has run out when its counters stand still for this long.
 const SETTLE: Duration = Duration::from_millis(10);
@@ -337,6 +336,7 @@ impl Plan {
             started: Instant::now(),
             policy: self.config.policy.clone(),
             netlink: self.netlink,
+            upload: store.and_then(Store::upload),
             _ports: self.ports,
         };
         let shares = Shares::new(&self.config.receive, &self.devices);
@@ -354,11 +354,15 @@ impl Plan {
             let workers = ports.len() as u32;
             let affinity =
                 (self.config.receive.flow_affinity && workers > 1).then_some(Affinity::over(workers));
-            let receivers = Arc::new(AtomicUsize::new(ports.len()));
             let rules = store.and_then(Store::rules);
             if let Some(rules) = &rules {
                 capture.devices[device].program.tell_rules(Arc::clone(rules));
             }
+            let stages = Arc::new(Stages::of(ports.len()));
+            let mut datagrams = affinity
+                .map(|affinity| Datagrams::between(ports.len(), affinity))
+                .unwrap_or_default()
+                .into_iter();
             for port in ports {
                 let number = capture.workers.len();
                 let cpu = (!shares.cpus.is_empty()).then(|| shares.cpus[number % shares.cpus.len()]);
@@ -369,6 +373,9 @@ impl Plan {
                 if !self.config.indicators.is_empty() {
                     worker.watch_for(&self.config.indicators);
                 }
+                if let Some(datagrams) = datagrams.next() {
+                    worker.hand_datagrams_over_by(datagrams);
+                }
                 let queue = port.queue();
                 if let Some(after) = self.config.shunt.after {
                     let shunter = capture.devices[device]
@@ -377,8 +384,8 @@ impl Plan {
                         .map_err(|source| Error::of(&name, source))?;
                     worker.shunt_by(Shunting::new(shunter, after));
                 }
-                let receivers = Arc::clone(&receivers);
-                let assignment = Assignment { number, cpu, port, worker, affinity, receivers };
+                let stages = Arc::clone(&stages);
+                let assignment = Assignment { number, cpu, port, worker, affinity, stages };
                 let handle =
                     Handle::spawn(assignment, Arc::clone(&stop), notice.clone()).map_err(Error::Thread)?;
                 capture.workers.push((Served { device, queue }, handle));
@@ -599,6 +606,7 @@ fn account(devices: &[Device], workers: &[Part], time: Duration) -> Result<Stats
         workers: workers.iter().enumerate().map(worker).collect(),
         records: stats::Records::default(),
         tap: None,
+        upload: None,
         policies: Vec::new(),
         unaccounted: None,
     })
@@ -613,6 +621,7 @@ pub struct Capture {
     started: Instant,
     policy: Policy,
     netlink: Netlink,
+    upload: Option<UploadWatch>,
     _ports: Vec<ReservedPort>,
 }
 
@@ -719,7 +728,9 @@ impl Capture {
     pub fn stats(&self) -> Result<Stats, Error> {
         let workers: Vec<_> =
             self.workers.iter().map(|(served, handle)| (*served, handle.published())).collect();
-        account(&self.devices, &workers, self.started.elapsed())
+        let mut stats = account(&self.devices, &workers, self.started.elapsed())?;
+        stats.upload = self.upload.as_ref().map(UploadWatch::counters);
+        Ok(stats)
     }
 
     /// Puts another policy in force, on all interfaces or on none.
@@ -788,6 +799,7 @@ impl Capture {
         // The sockets stay open until the account is made.
         let (_sockets, workers): (Vec<_>, Vec<_>) = self.end_workers()?.into_iter().unzip();
         let mut stats = account(&self.devices, &workers, time)?;
+        stats.upload = self.upload.as_ref().map(UploadWatch::counters);
         stats.policies = self.policy_stats()?;
         stats.unaccounted = Some(stats.imbalance());
         Ok(stats)

@@ -11,7 +11,6 @@ use mirror_xdp_common::capture::{CaptureHeader, flags};
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::affinity::Affinity;
 use super::clock::Clock;
 use super::cpus;
 use super::pulse::Pulse;
@@ -19,6 +18,7 @@ use crate::afxdp::{BATCH, Port, Statistics};
 use crate::confine;
 use crate::observe::Mailbox;
 use crate::stats::HandOver;
+use crate::worker::affinity::Affinity;
 use crate::worker::survey::Survey;
 use crate::worker::{FrameInfo, Mirror, Side, Worker, WorkerCounters};
 
@@ -68,14 +68,32 @@ pub enum WorkerError {
     Receive(#[from] std::io::Error),
 }
 
-/// The workers of a device that take frames off their sockets still, and may hand some over. It counts one
-/// for as long as it lives.
+/// How far the workers of a device are with stopping: nobody ends before all have handed over everything.
 #[derive(Debug)]
-struct Receiving(Arc<AtomicUsize>);
+pub(super) struct Stages {
+    /// Workers that take frames off their sockets still, and may hand some over.
+    receiving: AtomicUsize,
+    /// Workers that may have frames still, and hand over datagrams that they put together of them.
+    analysing: AtomicUsize,
+}
 
-impl Drop for Receiving {
+impl Stages {
+    /// So many workers, all of them at the beginning.
+    pub(super) const fn of(workers: usize) -> Self {
+        Self { receiving: AtomicUsize::new(workers), analysing: AtomicUsize::new(workers) }
+    }
+}
+
+/// Where one worker is. It counts for as long as it lives.
+#[derive(Debug)]
+struct Stage {
+    stages: Arc<Stages>,
+    of: fn(&Stages) -> &AtomicUsize,
+}
+
+impl Drop for Stage {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Release);
+        (self.of)(&self.stages).fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -92,8 +110,8 @@ pub(super) struct Assignment {
     pub(super) worker: Worker,
     /// Who owns which flow; `None` where each worker has those that its socket receives.
     pub(super) affinity: Option<Affinity>,
-    /// How many workers of the device receive.
-    pub(super) receivers: Arc<AtomicUsize>,
+    /// How far the workers of the device are with stopping.
+    pub(super) stages: Arc<Stages>,
 }
 
 /// What the thread has while it runs.
@@ -101,9 +119,11 @@ struct QueueWorker {
     port: Port,
     worker: Worker,
     affinity: Option<Affinity>,
-    receivers: Arc<AtomicUsize>,
+    stages: Arc<Stages>,
     /// Held until the ring is empty and stays so.
-    receiving: Option<Receiving>,
+    receiving: Option<Stage>,
+    /// Held until nobody hands over frames any more, and none is left.
+    analysing: Option<Stage>,
     clock: Clock,
     delivered: u64,
     hand_over: HandOver,
@@ -146,7 +166,7 @@ impl Handle {
         stop: Arc<AtomicBool>,
         ended: UnboundedSender<Ended>,
     ) -> std::io::Result<Self> {
-        let Assignment { number, cpu, port, worker, affinity, receivers } = assignment;
+        let Assignment { number, cpu, port, worker, affinity, stages } = assignment;
         let published = Arc::new(Mutex::new(Counters::default()));
         let mailbox = Arc::new(Mailbox::default());
         let pulse = Arc::new(Pulse::default());
@@ -156,8 +176,9 @@ impl Handle {
             port,
             worker,
             affinity,
-            receiving: Some(Receiving(Arc::clone(&receivers))),
-            receivers,
+            receiving: Some(Stage { stages: Arc::clone(&stages), of: |stages| &stages.receiving }),
+            analysing: Some(Stage { stages: Arc::clone(&stages), of: |stages| &stages.analysing }),
+            stages,
             clock: Clock::new(),
             delivered: 0,
             hand_over: HandOver::default(),
@@ -233,9 +254,12 @@ impl QueueWorker {
         loop {
             // Looked at before the ring: a frame that was there when the stop was asked for is still taken.
             let stopping = stop.load(Ordering::Acquire);
-            let nobody_receives = self.receivers.load(Ordering::Acquire) == 0;
-            let taken = self.receive() + self.take_over();
+            let nobody_receives = self.stages.receiving.load(Ordering::Acquire) == 0;
+            let nobody_analyses = self.stages.analysing.load(Ordering::Acquire) == 0;
+            let taken = self.receive() + self.take_over() + self.worker.take_datagrams(BATCH);
             self.port.flush();
+            let Self { worker, port, .. } = self;
+            worker.wake_for_datagrams(|number| port.wake(number));
             let now = self.clock.now();
             if now.wrapping_sub(ticked) >= TICK {
                 if let Some(shunting) = self.worker.shunting() {
@@ -258,6 +282,9 @@ impl QueueWorker {
             if stopping {
                 self.receiving = None;
                 if nobody_receives {
+                    self.analysing = None;
+                }
+                if nobody_analyses {
                     break;
                 }
             }
@@ -329,7 +356,11 @@ impl QueueWorker {
         let busy = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from);
         Ok(Counters {
             delivered: self.delivered,
-            hand_over: self.hand_over,
+            hand_over: HandOver {
+                datagrams_given: self.worker.datagram_counters().given,
+                datagrams_kept: self.worker.datagram_counters().kept,
+                ..self.hand_over
+            },
             socket: self.port.statistics()?,
             worker,
             busy,

@@ -5,9 +5,9 @@ use std::fs;
 use std::io;
 use std::thread;
 
-use super::interrupt::set_affinity;
+use super::interrupt::{set_affinity, sys};
 use super::ioctl::Device;
-use super::{Error, Netlink};
+use super::{Error, Interface, Netlink};
 use crate::error::one_line;
 
 /// Where the number of huge pages is set.
@@ -46,6 +46,37 @@ pub enum Change {
     Affinity(Vec<(u32, String)>),
     /// Huge pages of the machine.
     HugePages(u64),
+    /// How long the interface's interrupts wait for somebody who polls.
+    Deferral(Deferral),
+}
+
+/// When the driver's polling gives up and has interrupts again: settings of an interface that busy polling
+/// needs, or the interrupts go on beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deferral {
+    /// How often nothing may be found in a row (`napi_defer_hard_irqs`).
+    pub rounds: u64,
+    /// After how many nanoseconds the kernel looks itself where nobody does (`gro_flush_timeout`).
+    pub nanoseconds: u64,
+}
+
+impl Deferral {
+    const FILES: [&str; 2] = ["napi_defer_hard_irqs", "gro_flush_timeout"];
+
+    /// As the kernel's documentation of busy polling has it.
+    pub const OF_BUSY_POLLING: Self = Self { rounds: 2, nanoseconds: 200_000 };
+
+    /// Sets it, and returns what it was.
+    fn set(self, interface: &Interface) -> io::Result<Self> {
+        let directory = sys(interface)
+            .ok_or_else(|| io::Error::other("/sys is of another network namespace than the interface"))?;
+        let [rounds, nanoseconds] = Self::FILES.map(|file| directory.join(file));
+        let read = |path| fs::read_to_string(path)?.trim().parse().map_err(io::Error::other);
+        let before = Self { rounds: read(&rounds)?, nanoseconds: read(&nanoseconds)? };
+        fs::write(rounds, self.rounds.to_string())?;
+        fs::write(nanoseconds, self.nanoseconds.to_string())?;
+        Ok(before)
+    }
 }
 
 impl Change {
@@ -82,6 +113,11 @@ impl Change {
                 interrupts.iter().map(one).collect::<Vec<_>>().join("; ")
             }
             Self::HugePages(pages) => format!("sysctl -w vm.nr_hugepages={pages}"),
+            Self::Deferral(Deferral { rounds, nanoseconds }) => {
+                let [first, second] =
+                    Deferral::FILES.map(|file| format!("/sys/class/net/{interface}/{file}"));
+                format!("echo {rounds} > {first}; echo {nanoseconds} > {second}")
+            }
         }
     }
 
@@ -141,6 +177,9 @@ impl Change {
                     return Err(Error::Refused { what: "to reserve huge pages", source });
                 }
                 Self::HugePages(before)
+            }
+            Self::Deferral(deferral) => {
+                Self::Deferral(deferral.set(&before).map_err(refused("to put interrupts off"))?)
             }
         })
     }
@@ -221,6 +260,12 @@ impl Changes {
         Ok(())
     }
 
+    /// Whether there is nothing to be taken back.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.undo.is_empty()
+    }
+
     /// Leaves everything as it is now.
     pub fn keep(mut self) {
         self.undo.clear();
@@ -285,6 +330,11 @@ mod tests {
                 "echo 0 > /proc/irq/27/smp_affinity_list; echo 1 > /proc/irq/28/smp_affinity_list",
             ),
             (Change::HugePages(64), "sysctl -w vm.nr_hugepages=64"),
+            (
+                Change::Deferral(Deferral::OF_BUSY_POLLING),
+                "echo 2 > /sys/class/net/e0/napi_defer_hard_irqs; echo 200000 > \
+                 /sys/class/net/e0/gro_flush_timeout",
+            ),
         ];
         for (change, command) in cases {
             assert_eq!(change.command("e0"), command);

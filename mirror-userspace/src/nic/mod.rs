@@ -38,7 +38,7 @@ pub(crate) mod recorded {
     pub(crate) use super::settings::recorded::{channels, features, rings};
 }
 
-pub use self::changes::{Change, Changes};
+pub use self::changes::{Change, Changes, Deferral};
 pub use self::netdev::XdpFeatures;
 pub use self::settings::{Channels, Feature, Rings, Setting};
 pub use self::watch::Watch;

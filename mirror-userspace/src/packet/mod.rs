@@ -117,14 +117,13 @@ impl<'a> Layer<'a> {
     /// The whole datagram that `fragment` belonged to.
     #[must_use]
     pub const fn datagram(bytes: &'a [u8], fragment: &Fragment<'_>) -> Self {
-        Self {
-            bytes,
-            protocol: Protocol::Ip,
-            missing: 0,
-            vlans: fragment.vlans,
-            depth: fragment.depth,
-            direct: false,
-        }
+        Self::whole(bytes, fragment.vlans, fragment.depth)
+    }
+
+    /// A datagram whose fragments came with these VLAN tags, in so many packets.
+    #[must_use]
+    pub const fn whole(bytes: &'a [u8], vlans: Vlans, depth: u8) -> Self {
+        Self { bytes, protocol: Protocol::Ip, missing: 0, vlans, depth, direct: false }
     }
 
     /// Length as it was sent, in bytes.

@@ -386,12 +386,18 @@ impl StoreHandle {
     /// Lets the time pass: packets do not wait for ever in a chunk that does not get full. Those of a
     /// capture file do.
     pub(crate) fn tick(&mut self, now: u64) {
+        self.publish();
         if self.overflow == Overflow::Lose
             && self.chunk.as_ref().is_some_and(|chunk| !chunk.is_empty())
             && now.abs_diff(self.began) >= FLUSH_AFTER
         {
             self.hand_over();
         }
+    }
+
+    fn publish(&self) {
+        let lost = self.lost_no_block + self.lost_paused;
+        self.counters.lost_waiting.store(lost, Ordering::Relaxed);
     }
 
     /// Writes out what there is, and waits for it.
@@ -401,6 +407,7 @@ impl StoreHandle {
             waiting.ring.clear();
         }
         self.hand_over();
+        self.publish();
         // Without a sender, the threads end when they have done all.
         self.full = None;
         self.chunk = None;

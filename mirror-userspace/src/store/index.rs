@@ -76,6 +76,11 @@ impl Builder {
         &self.summary
     }
 
+    /// How many flows the segment has.
+    pub(super) fn flow_count(&self) -> u64 {
+        self.flows.keys().filter(|flow| flow.kind & kind::OTHER == 0).count() as u64
+    }
+
     /// The VNIs of the segment, in ascending order.
     pub(super) fn vnis(&self) -> Vec<u32> {
         let mut vnis: Vec<u32> =

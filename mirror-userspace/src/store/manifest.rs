@@ -5,6 +5,7 @@
 //! segment and its index. A segment gets its final name only once its line is on the disk: a file of that name
 //! which the manifest does not know is not the store's.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
@@ -40,19 +41,28 @@ pub struct Segment {
     pub last: u64,
     /// The VNIs in it.
     pub vnis: Vec<u32>,
+    /// Its flows.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub flows: u64,
     /// Its writer was killed, or could not go on: it ends before it was full, and was repaired since.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recovered: bool,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 impl Segment {
     /// Enters what is known of the packets.
-    pub(super) fn describe(mut self, summary: &Summary, vnis: Vec<u32>) -> Self {
+    pub(super) fn describe(mut self, summary: &Summary, vnis: Vec<u32>, flows: u64) -> Self {
         self.packets = summary.packets;
         self.bytes = summary.bytes;
         self.first = summary.first;
         self.last = summary.last;
         self.vnis = vnis;
+        self.flows = flows;
         self
     }
 
@@ -85,6 +95,17 @@ pub enum Event {
     Uploaded {
         /// The segment's file.
         file: String,
+        /// The URL of the place.
+        to: String,
+    },
+    /// Packets were lost: the disk was full or failed, or was too slow.
+    Lost {
+        /// From this time on, in nanoseconds since the epoch.
+        from: u64,
+        /// Until this time.
+        to: u64,
+        /// How many.
+        packets: u64,
     },
 }
 
@@ -195,34 +216,37 @@ impl Contents {
     /// The segments that were not deleted, in the order in which they were finished.
     #[must_use]
     pub fn segments(&self) -> Vec<Segment> {
-        let mut segments: Vec<Segment> = Vec::new();
-        for line in &self.lines {
-            match &line.event {
-                Event::Segment(segment) => segments.push(segment.clone()),
-                Event::Deleted { file, .. } => segments.retain(|segment| segment.file != *file),
-                Event::Uploaded { .. } => {}
-            }
-        }
-        segments
+        let deleted = self.deleted();
+        let segments = self.written().filter(|segment| !deleted.contains_key(segment.file.as_str()));
+        segments.cloned().collect()
     }
 
-    /// The files of segments that were uploaded.
-    #[must_use]
-    pub fn uploaded(&self) -> std::collections::HashSet<String> {
-        let file = |line: &Line| match &line.event {
-            Event::Uploaded { file } => Some(file.clone()),
-            _ => None,
-        };
-        self.lines.iter().filter_map(file).collect()
-    }
-
-    /// Why a segment was deleted, if it was.
-    #[must_use]
-    pub fn deleted(&self, file: &str) -> Option<&str> {
-        self.lines.iter().rev().find_map(|line| match &line.event {
-            Event::Deleted { file: deleted, reason } if deleted == file => Some(reason.as_str()),
+    /// All segments that ever were finished, in that order.
+    pub fn written(&self) -> impl Iterator<Item = &Segment> {
+        self.lines.iter().filter_map(|line| match &line.event {
+            Event::Segment(segment) => Some(segment),
             _ => None,
         })
+    }
+
+    /// The files of segments that were uploaded, and where to.
+    #[must_use]
+    pub fn uploaded(&self) -> HashMap<&str, &str> {
+        let files = self.lines.iter().filter_map(|line| match &line.event {
+            Event::Uploaded { file, to } => Some((file.as_str(), to.as_str())),
+            _ => None,
+        });
+        files.collect()
+    }
+
+    /// The files of segments that were deleted, and why.
+    #[must_use]
+    pub fn deleted(&self) -> HashMap<&str, &str> {
+        let files = self.lines.iter().filter_map(|line| match &line.event {
+            Event::Deleted { file, reason } => Some((file.as_str(), reason.as_str())),
+            _ => None,
+        });
+        files.collect()
     }
 }
 
@@ -234,6 +258,8 @@ pub(super) struct Manifest {
     number: u64,
     /// The segments that were not deleted, in the order in which they were finished.
     pub(super) segments: Vec<Segment>,
+    /// Those of them that were uploaded.
+    pub(super) uploaded: HashSet<String>,
 }
 
 impl Manifest {
@@ -250,7 +276,10 @@ impl Manifest {
         file.seek(SeekFrom::End(0))?;
         let number = contents.lines.last().map_or(0, |line| line.number);
         let (head, segments) = (contents.head.clone(), contents.segments());
-        Ok((Self { file, head, number, segments }, contents))
+        let uploaded = contents.uploaded();
+        let there = segments.iter().map(|segment| segment.file.clone());
+        let uploaded = there.filter(|file| uploaded.contains_key(file.as_str())).collect();
+        Ok((Self { file, head, number, segments, uploaded }, contents))
     }
 
     /// Appends a line and waits until it is on the disk.
@@ -276,8 +305,14 @@ impl Manifest {
         self.number += 1;
         match line.event {
             Event::Segment(segment) => self.segments.push(segment),
-            Event::Deleted { file, .. } => self.segments.retain(|segment| segment.file != file),
-            Event::Uploaded { .. } => {}
+            Event::Deleted { file, .. } => {
+                self.segments.retain(|segment| segment.file != file);
+                self.uploaded.remove(&file);
+            }
+            Event::Uploaded { file, .. } => {
+                self.uploaded.insert(file);
+            }
+            Event::Lost { .. } => {}
         }
         Ok(())
     }

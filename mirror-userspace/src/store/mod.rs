@@ -13,17 +13,21 @@ mod chunk;
 mod handle;
 pub mod hold;
 mod index;
+mod losses;
 pub mod manifest;
 mod pcapng;
 mod policy;
 mod query;
 pub mod reader;
 mod recovery;
+pub mod remote;
 mod retention;
 mod ring;
 mod rules;
 mod seal;
 mod segment;
+pub mod timeline;
+mod upload;
 pub mod verify;
 
 use std::collections::VecDeque;
@@ -40,13 +44,17 @@ use nix::fcntl::{Flock, FlockArg};
 
 use self::chunk::Chunk;
 pub use self::handle::StoreHandle;
+use self::losses::Losses;
 use self::manifest::Manifest;
 pub use self::policy::{Kept, Policy};
 pub use self::recovery::Recovered;
+use self::remote::{Location, Remote, RemoteError};
 pub use self::retention::Retention;
 pub use self::rules::{KeptRules, RuleRange};
 pub use self::seal::{KeyError, StoreKey, Unreadable};
 use self::segment::{Limits, Sealer, Writer};
+use self::upload::Uploader;
+pub use self::upload::{UploadCounters, Watch as UploadWatch};
 use crate::confine;
 use crate::sink::Overflow;
 
@@ -65,6 +73,8 @@ pub struct Settings {
     pub compression: Option<i32>,
     /// How long it is kept.
     pub retention: Retention,
+    /// Where finished segments are uploaded to, before retention may delete them.
+    pub upload: Option<Location>,
 }
 
 impl Default for Settings {
@@ -76,6 +86,7 @@ impl Default for Settings {
             policy: Policy::default(),
             compression: None,
             retention: Retention::default(),
+            upload: None,
         }
     }
 }
@@ -97,6 +108,9 @@ pub enum StoreError {
     /// A thread cannot be started.
     #[error("cannot start a thread of the store")]
     Thread(#[source] io::Error),
+    /// Nothing can be uploaded to the place.
+    #[error("cannot upload")]
+    Upload(#[from] RemoteError),
 }
 
 /// What became of a worker's frames in the store.
@@ -126,6 +140,8 @@ struct Counters {
     written: AtomicU64,
     segments: AtomicU64,
     lost_write: AtomicU64,
+    /// Those of a worker that there was no memory or no disk for.
+    lost_waiting: AtomicU64,
     paused: AtomicBool,
 }
 
@@ -137,6 +153,8 @@ struct Shared {
     next_segment: AtomicU64,
     /// Segments that were given up, to be finished.
     orphans: Mutex<VecDeque<PathBuf>>,
+    /// Those of all workers there were.
+    counters: Mutex<Vec<Arc<Counters>>>,
     /// The last write failed.
     failing: AtomicBool,
 }
@@ -149,6 +167,18 @@ impl Shared {
 
     fn orphans(&self) -> MutexGuard<'_, VecDeque<PathBuf>> {
         self.orphans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn counters(&self) -> MutexGuard<'_, Vec<Arc<Counters>>> {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Packets that were to be kept, and were lost for want of memory or disk.
+    fn lost(&self) -> u64 {
+        let lost = |counters: &Arc<Counters>| {
+            counters.lost_write.load(Ordering::Relaxed) + counters.lost_waiting.load(Ordering::Relaxed)
+        };
+        self.counters().iter().map(lost).sum()
     }
 
     fn orphan(&self, path: PathBuf) {
@@ -194,6 +224,7 @@ pub struct Store {
     policy: Arc<Policy>,
     stop: Arc<AtomicBool>,
     keeper: Option<JoinHandle<()>>,
+    uploader: Option<Uploader>,
     recovered: Vec<(String, Recovered)>,
     _lock: Flock<File>,
 }
@@ -202,6 +233,16 @@ impl Store {
     /// Opens a store, making its directory where it is missing. What an earlier writer left unfinished is
     /// finished, see [`Store::recovered`]. With a key, the segments are encrypted.
     pub fn open(directory: &Path, settings: Settings, key: Option<StoreKey>) -> Result<Self, StoreError> {
+        let remote = settings.upload.as_ref().map(|location| Remote::open(location, true)).transpose()?;
+        Self::open_with(directory, settings, key, remote)
+    }
+
+    fn open_with(
+        directory: &Path,
+        settings: Settings,
+        key: Option<StoreKey>,
+        remote: Option<Remote>,
+    ) -> Result<Self, StoreError> {
         let error = |source| StoreError::Directory { path: directory.to_owned(), source };
         fs::create_dir_all(directory).map_err(error)?;
         let lock = File::create(directory.join(LOCK)).map_err(error)?;
@@ -217,6 +258,7 @@ impl Store {
             manifest: Mutex::new(manifest),
             next_segment: AtomicU64::new(known.max().unwrap_or_default() + 1),
             orphans: Mutex::default(),
+            counters: Mutex::default(),
             failing: AtomicBool::new(false),
         };
         for line in &contents.lines {
@@ -228,10 +270,14 @@ impl Store {
         let recovered = recover_all(&shared, key.as_ref()).map_err(error)?;
         let shared = Arc::new(shared);
         let stop = Arc::new(AtomicBool::new(false));
+        let start = |remote| Uploader::start(Arc::clone(&shared), remote, settings.upload.as_ref());
+        let uploader = remote.map(start).transpose().map_err(StoreError::Thread)?;
         let keeper = Keeper {
             shared: Arc::clone(&shared),
             key: key.clone(),
             retention: settings.retention.clone(),
+            upload: uploader.as_ref().map(|uploader| Arc::clone(&uploader.state)),
+            losses: Losses::new(now()),
             warned: false,
         };
         let (seen, policy) = (Arc::clone(&stop), Arc::new(settings.policy.clone()));
@@ -242,13 +288,29 @@ impl Store {
                 keeper.run(&seen);
             })
             .map_err(StoreError::Thread)?;
-        Ok(Self { shared, settings, key, policy, stop, keeper: Some(keeper), recovered, _lock: lock })
+        Ok(Self {
+            shared,
+            settings,
+            key,
+            policy,
+            stop,
+            keeper: Some(keeper),
+            uploader,
+            recovered,
+            _lock: lock,
+        })
     }
 
     /// What was found unfinished when the store was opened, and what became of it.
     #[must_use]
     pub fn recovered(&self) -> &[(String, Recovered)] {
         &self.recovered
+    }
+
+    /// Where it is read what was uploaded, if anything is to be.
+    #[must_use]
+    pub fn upload(&self) -> Option<UploadWatch> {
+        self.uploader.as_ref().map(|uploader| UploadWatch(Arc::clone(&uploader.state)))
     }
 
     /// The rules whose frames are kept, for the program of one interface to tell their identifiers; `None`
@@ -271,6 +333,7 @@ impl Store {
         // Between the two threads there are never more chunks than there are.
         let (jobs, written) = sync_channel(chunks + 2);
         let counters = Arc::new(Counters::default());
+        self.shared.counters().push(Arc::clone(&counters));
         let failed = Arc::new(AtomicU64::new(0));
         let sealer = Sealer {
             shared: Arc::clone(&self.shared),
@@ -311,6 +374,10 @@ impl Store {
             keeper.thread().unpark();
             // If it panicked, it has said so itself.
             let _ = keeper.join();
+        }
+        // After all that there is to upload.
+        if let Some(mut uploader) = self.uploader.take() {
+            uploader.stop();
         }
     }
 }
@@ -354,7 +421,10 @@ struct Keeper {
     shared: Arc<Shared>,
     key: Option<StoreKey>,
     retention: Retention,
-    /// It was said that what is held is more than there is to be.
+    /// Of what is uploaded, if anything is to be.
+    upload: Option<Arc<upload::State>>,
+    losses: Losses,
+    /// It was said that what is held, or not uploaded yet, is more than there is to be.
     warned: bool,
 }
 
@@ -367,6 +437,10 @@ impl Keeper {
             let stopping = stop.load(Ordering::Acquire);
             self.finish_orphans();
             self.delete_old();
+            self.tell_losses(stopping);
+            if let Some(upload) = &self.upload {
+                upload.count(&self.shared.manifest());
+            }
             if stopping {
                 return;
             }
@@ -394,16 +468,20 @@ impl Keeper {
         // Where the kernel does not say, nothing goes for want of space.
         let free = nix::sys::statvfs::statvfs(directory)
             .map_or(u64::MAX, |of| of.blocks_available().saturating_mul(of.fragment_size()));
-        let segments = self.shared.manifest().segments.clone();
-        let plan = self.retention.plan(&segments, &holds, now(), free);
-        if plan.held > 0 && !self.warned {
-            tracing::warn!(
-                "store {}: {} segments would be deleted, but are held",
-                directory.display(),
-                plan.held
-            );
+        let (segments, uploaded) = {
+            let manifest = self.shared.manifest();
+            (manifest.segments.clone(), self.upload.as_ref().map(|_| manifest.uploaded.clone()))
+        };
+        let plan = self.retention.plan(&segments, &holds, uploaded.as_ref(), now(), free);
+        if let Some(upload) = &self.upload {
+            upload.overdue.store(plan.waiting as u64, Ordering::Relaxed);
         }
-        self.warned = plan.held > 0;
+        for (count, why) in [(plan.held, "are held"), (plan.waiting, "are not uploaded yet")] {
+            if count > 0 && !self.warned {
+                tracing::warn!("store {}: {count} segments would be deleted, but {why}", directory.display());
+            }
+        }
+        self.warned = plan.held + plan.waiting > 0;
         for (file, reason) in plan.delete {
             tracing::info!("store {}: {file} is deleted: {reason}", directory.display());
             let event = manifest::Event::Deleted { file: file.clone(), reason };
@@ -414,6 +492,14 @@ impl Keeper {
                 return;
             }
             remove(&self.shared, &file);
+        }
+    }
+
+    fn tell_losses(&mut self, last: bool) {
+        let event = self.losses.look(self.shared.lost(), now(), last);
+        // Where the disk takes nothing, it is told once it does.
+        if event.is_some_and(|event| self.shared.manifest().append(event).is_ok()) {
+            self.losses.told();
         }
     }
 

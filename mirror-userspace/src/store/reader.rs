@@ -1,13 +1,17 @@
 //! Reading a store, also while it is written to: which chunks may have what is looked for, and their
 //! packets in the order of time.
+//!
+//! A store is a directory, or a copy of one in an object store; of a directory, too, some segments may be in
+//! such a copy only. What is read there is asked for several parts at the same time, since each answer takes
+//! a while: first the indexes, then the chunks, in the order in which they will be needed.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashSet, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::rc::Rc;
 
 use mirror_xdp_common::hash::FlowHash;
 use serde::Serialize;
@@ -18,6 +22,7 @@ use super::manifest::{Contents, Segment, index_name};
 use super::pcapng::{self, Interface, Section};
 use super::query::{Answer, Query};
 use super::recovery;
+use super::remote::{AT_ONCE, Location, RemoteError, RemoteReader};
 use super::seal::{self, SegmentSeal, StoreKey, Unreadable};
 use super::segment::PARTIAL;
 use crate::expression::{Expression, Primitive};
@@ -47,6 +52,20 @@ pub enum ReadError {
         file: String,
         /// Why not.
         source: Unreadable,
+    },
+    /// Something is in an object store, and cannot be read there.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// A segment was deleted, and cannot be read where it was uploaded to.
+    #[error(
+        "{file} was deleted here; it cannot be read where it was uploaded to: {source}; --local leaves such \
+         segments out"
+    )]
+    Elsewhere {
+        /// The segment's file.
+        file: String,
+        /// Why it cannot be read.
+        source: RemoteError,
     },
     /// What was found cannot be written.
     #[error("cannot write what was found")]
@@ -79,6 +98,8 @@ pub struct Effort {
     pub chunks_read: u64,
     /// Bytes of them.
     pub bytes_read: u64,
+    /// Requests to object stores.
+    pub requests: u64,
     /// Packets that matched.
     pub packets: u64,
     /// Bytes of them.
@@ -89,14 +110,21 @@ pub struct Effort {
 #[derive(Debug)]
 struct Source {
     name: String,
-    file: File,
+    place: Place,
     seal: SegmentSeal,
+}
+
+/// Where a segment is.
+#[derive(Clone, Debug)]
+enum Place {
+    File(Rc<File>),
+    Remote(Rc<RemoteReader>),
 }
 
 /// A chunk that may have something.
 #[derive(Clone, Debug)]
 struct Candidate {
-    source: Arc<Source>,
+    source: Rc<Source>,
     entry: ChunkEntry,
 }
 
@@ -108,11 +136,21 @@ struct Loaded {
     found: Vec<(u64, (usize, usize), usize)>,
 }
 
+/// Segments of which a copy has the indexes, with these.
+type Copied<'s> = (Rc<RemoteReader>, Vec<&'s Segment>);
+
 /// A store to read from.
 #[derive(Debug)]
 pub struct Reader {
+    /// The directory; empty where the store is a copy elsewhere.
     directory: PathBuf,
+    /// The copy that is the store.
+    copy: Option<Rc<RemoteReader>>,
+    /// What is in the directory no more is left out, wherever else it is.
+    local: bool,
     key: Option<StoreKey>,
+    /// What was asked for of copies before it is needed: of the last candidates, the very last first.
+    ahead: VecDeque<Vec<u8>>,
     /// What was read so far.
     pub effort: Effort,
 }
@@ -123,18 +161,34 @@ impl Reader {
         if !directory.join(super::manifest::FILE_NAME).is_file() {
             return Err(ReadError::NoStore { path: directory.to_owned() });
         }
-        Ok(Self { directory: directory.to_owned(), key, effort: Effort::default() })
+        Ok(Self::new(directory.to_owned(), None, key))
+    }
+
+    /// Opens a copy of a store for reading.
+    pub fn open_copy(copy: RemoteReader, key: Option<StoreKey>) -> Self {
+        Self::new(PathBuf::new(), Some(Rc::new(copy)), key)
+    }
+
+    fn new(directory: PathBuf, copy: Option<Rc<RemoteReader>>, key: Option<StoreKey>) -> Self {
+        let (ahead, effort) = (VecDeque::new(), Effort::default());
+        Self { directory, copy, local: false, key, ahead, effort }
+    }
+
+    /// Leaves out what was deleted from the directory and is in a copy.
+    pub const fn only_local(&mut self) {
+        self.local = true;
     }
 
     /// Writes what matches as pcapng, in the order of time. `progress` is told how many of how many chunks
-    /// have been read.
+    /// have been read; none of none while it reads indexes.
     pub fn extract(
         &mut self,
         wanted: &Wanted,
         to: &mut dyn Write,
         mut progress: impl FnMut(usize, usize, &Effort),
     ) -> Result<(), ReadError> {
-        let mut candidates = self.candidates(wanted)?;
+        self.ahead.clear();
+        let mut candidates = self.candidates(wanted, &mut progress)?;
         candidates.sort_by_key(|candidate| Reverse(candidate.entry.first));
         let total = candidates.len();
         let mut output = Output::new(to);
@@ -147,7 +201,8 @@ impl Reader {
             while let Some(candidate) = candidates.last()
                 && next.peek().is_none_or(|Reverse((time, _))| candidate.entry.first <= *time)
             {
-                let chunk = self.load(candidate, wanted)?;
+                let stored = self.stored(&candidates)?;
+                let chunk = self.load(candidate, &stored, wanted)?;
                 candidates.pop();
                 progress(total - candidates.len(), total, &self.effort);
                 if let Some(&(time, ..)) = chunk.found.last() {
@@ -175,30 +230,64 @@ impl Reader {
     }
 
     /// The chunks that may have something.
-    fn candidates(&mut self, wanted: &Wanted) -> Result<Vec<Candidate>, ReadError> {
+    fn candidates(
+        &mut self,
+        wanted: &Wanted,
+        progress: &mut dyn FnMut(usize, usize, &Effort),
+    ) -> Result<Vec<Candidate>, ReadError> {
         let query = Query::of(wanted.expression.text());
         let required: Vec<&Primitive> = wanted.expression.required().collect();
-        let contents = Contents::read(&self.directory).map_err(|source| self.io_error("", source))?;
-        let mut candidates = Vec::new();
-        let segments = contents.segments();
-        for segment in &segments {
-            self.effort.segments += 1;
-            self.effort.store_bytes += segment.size;
+        let contents = match &self.copy {
+            Some(copy) => copy.manifest()?,
+            None => Contents::read(&self.directory).map_err(|source| self.io_error("", source))?,
+        };
+        let may_have = |segment: &Segment| {
             let vnis = required.iter().filter_map(|primitive| match primitive {
                 Primitive::Vni(vnis) => Some(vnis),
                 _ => None,
             });
             let mut has = vnis.map(|range| segment.vnis.iter().any(|vni| range.contains(vni)));
-            if segment.last < wanted.from || segment.first >= wanted.to || !has.all(|has| has) {
+            segment.last >= wanted.from && segment.first < wanted.to && has.all(|has| has)
+        };
+        let (deleted, uploaded) = (contents.deleted(), contents.uploaded());
+        let mut candidates = Vec::new();
+        let mut copied: Vec<Copied<'_>> = Vec::new();
+        for segment in contents.written() {
+            let there = uploaded.get(segment.file.as_str());
+            let here = self.copy.is_none() && !deleted.contains_key(segment.file.as_str());
+            if !here && (there.is_none() || self.local) {
                 continue;
             }
-            let Some(source) = self.source(segment)? else { continue };
-            let index = self.index(segment)?;
-            select(&source, &index, wanted, &query, &required, &mut candidates);
+            self.effort.segments += 1;
+            self.effort.store_bytes += segment.size;
+            if !may_have(segment) {
+                continue;
+            }
+            progress(0, 0, &self.effort);
+            if here {
+                let Some(source) = self.source(segment)? else { continue };
+                let index = self.index(segment)?;
+                select(&source, &index, wanted, &query, &required, &mut candidates);
+            } else if let Some(&url) = there {
+                self.copied(&mut copied, segment, url)?;
+            }
+        }
+        for (copy, segments) in copied {
+            // So many that their memory is bounded.
+            for segments in segments.chunks(4 * AT_ONCE) {
+                progress(0, 0, &self.effort);
+                for (source, index) in self.copied_indexes(&copy, segments)? {
+                    select(&source, &index, wanted, &query, &required, &mut candidates);
+                }
+            }
+        }
+        if self.copy.is_some() {
+            return Ok(candidates);
         }
         // Those whose line came since are left aside: they are read as what they were when looked for.
+        let known: HashSet<&str> = contents.written().map(|segment| segment.file.as_str()).collect();
         for name in self.partials()? {
-            if segments.iter().any(|segment| name.strip_suffix(PARTIAL) == Some(&segment.file)) {
+            if name.strip_suffix(PARTIAL).is_some_and(|name| known.contains(name)) {
                 continue;
             }
             if let Some((source, index)) = self.scan(&name)? {
@@ -209,17 +298,71 @@ impl Reader {
         Ok(candidates)
     }
 
+    /// Enters a segment for the copy that it is in.
+    fn copied<'s>(
+        &self,
+        copied: &mut Vec<Copied<'s>>,
+        segment: &'s Segment,
+        url: &str,
+    ) -> Result<(), ReadError> {
+        let found = copied.iter().position(|(copy, _)| self.copy.is_some() || copy.url() == url);
+        let place = match (found, &self.copy) {
+            (Some(place), _) => place,
+            (None, Some(copy)) => {
+                copied.push((Rc::clone(copy), Vec::new()));
+                copied.len() - 1
+            }
+            (None, None) => {
+                let elsewhere = |source| ReadError::Elsewhere { file: segment.file.clone(), source };
+                let location = url.parse::<Location>().map_err(RemoteError::from).map_err(elsewhere)?;
+                let copy = RemoteReader::open(&location).map_err(elsewhere)?;
+                copied.push((Rc::new(copy), Vec::new()));
+                copied.len() - 1
+            }
+        };
+        copied[place].1.push(segment);
+        Ok(())
+    }
+
+    /// Gets the indexes of some segments of a copy.
+    fn copied_indexes(
+        &mut self,
+        copy: &Rc<RemoteReader>,
+        segments: &[&Segment],
+    ) -> Result<Vec<(Rc<Source>, Index)>, ReadError> {
+        let names: Vec<String> = segments.iter().map(|segment| segment.index_file()).collect();
+        let indexes = copy.get_all(&names).map_err(|source| match (&self.copy, segments.first()) {
+            (None, Some(segment)) => ReadError::Elsewhere { file: segment.file.clone(), source },
+            _ => ReadError::Remote(source),
+        })?;
+        self.effort.requests += names.len() as u64;
+        let mut found = Vec::with_capacity(names.len());
+        for ((segment, name), bytes) in segments.iter().zip(&names).zip(indexes) {
+            let wrong = |source| ReadError::Segment { file: name.clone(), source };
+            let bytes = bytes.ok_or_else(|| copy.missing(name))?;
+            self.effort.indexes_read += 1;
+            self.effort.index_bytes += bytes.len() as u64;
+            // An index begins as its segment does, as far as a key is concerned.
+            let seal = SegmentSeal::of_segment(&bytes, self.key.as_ref()).map_err(wrong)?;
+            let bytes = seal::open_index(bytes.into(), self.key.as_ref()).map_err(wrong)?;
+            let index = Index::parse(bytes).map_err(|_| wrong(Unreadable::Damaged))?;
+            let place = Place::Remote(Rc::clone(copy));
+            found.push((Rc::new(Source { name: segment.file.clone(), place, seal }), index));
+        }
+        Ok(found)
+    }
+
     fn io_error(&self, name: &str, source: io::Error) -> ReadError {
         ReadError::Io { path: self.directory.join(name), source }
     }
 
     /// A segment's file; `None` where it was deleted just now.
-    fn source(&self, segment: &Segment) -> Result<Option<Arc<Source>>, ReadError> {
+    fn source(&self, segment: &Segment) -> Result<Option<Rc<Source>>, ReadError> {
         let partial = format!("{}{PARTIAL}", segment.file);
         // Its line is written a moment before it gets its name.
         for name in [&segment.file, &partial, &segment.file] {
             match File::open(self.directory.join(name)) {
-                Ok(file) => return self.open_source(&segment.file, file).map(Some),
+                Ok(file) => return self.open_source(&segment.file, &Rc::new(file)).map(Some),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(self.io_error(name, error)),
             }
@@ -227,7 +370,7 @@ impl Reader {
         Ok(None)
     }
 
-    fn open_source(&self, name: &str, file: File) -> Result<Arc<Source>, ReadError> {
+    fn open_source(&self, name: &str, file: &Rc<File>) -> Result<Rc<Source>, ReadError> {
         let mut beginning = [0; 128];
         let error = |source| self.io_error(name, source);
         let size = file.metadata().map_err(error)?.len();
@@ -235,7 +378,7 @@ impl Reader {
         file.read_exact_at(&mut beginning[..len], 0).map_err(error)?;
         let seal = SegmentSeal::of_segment(&beginning[..len], self.key.as_ref())
             .map_err(|source| ReadError::Segment { file: name.to_owned(), source })?;
-        Ok(Arc::new(Source { name: name.to_owned(), file, seal }))
+        Ok(Rc::new(Source { name: name.to_owned(), place: Place::File(Rc::clone(file)), seal }))
     }
 
     fn index(&mut self, segment: &Segment) -> Result<Index, ReadError> {
@@ -256,7 +399,7 @@ impl Reader {
     }
 
     /// Makes an index of what there is of a segment that is being written.
-    fn scan(&mut self, name: &str) -> Result<Option<(Arc<Source>, Index)>, ReadError> {
+    fn scan(&mut self, name: &str) -> Result<Option<(Rc<Source>, Index)>, ReadError> {
         let file = match File::open(self.directory.join(name)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -274,11 +417,12 @@ impl Reader {
             return Ok(None);
         }
         self.effort.store_bytes += size;
-        let source = self.open_source(name, file)?;
+        let file = Rc::new(file);
+        let source = self.open_source(name, &file)?;
         let mut builder = Builder::default();
         let mut at = source.seal.first_chunk();
         let error = |source| self.io_error(name, source);
-        while let Some(stored) = recovery::whole_chunk(&source.file, at, size).map_err(error)? {
+        while let Some(stored) = recovery::whole_chunk(&file, at, size).map_err(error)? {
             let Ok(section) = source.seal.open(&stored) else { break };
             let Ok((summary, interfaces, flows)) = index::scan(&section) else { break };
             builder.add_parts(&summary, &interfaces, &flows, at, stored.len() as u32);
@@ -290,18 +434,40 @@ impl Reader {
         index.map_err(damaged).map(|index| Some((source, index)))
     }
 
-    /// Reads a chunk, and finds what matches in it.
-    fn load(&mut self, candidate: &Candidate, wanted: &Wanted) -> Result<Loaded, ReadError> {
+    /// Reads the chunk that is the last of the candidates. Of a copy, those that come next are read, too.
+    fn stored(&mut self, candidates: &[Candidate]) -> Result<Vec<u8>, ReadError> {
+        if let Some(stored) = self.ahead.pop_front() {
+            return Ok(stored);
+        }
+        let Some(Candidate { source, entry }) = candidates.last() else { return Ok(Vec::new()) };
+        let copy = match &source.place {
+            Place::File(file) => {
+                let mut stored = vec![0; entry.len as usize];
+                file.read_exact_at(&mut stored, entry.offset)
+                    .map_err(|error| self.io_error(&source.name, error))?;
+                return Ok(stored);
+            }
+            Place::Remote(copy) => Rc::clone(copy),
+        };
+        let next = candidates.iter().rev().take(AT_ONCE);
+        let next =
+            next.take_while(|next| matches!(&next.source.place, Place::Remote(of) if Rc::ptr_eq(of, &copy)));
+        let parts = next.map(|Candidate { source, entry }| {
+            (source.name.as_str(), entry.offset..entry.offset + u64::from(entry.len))
+        });
+        let read = copy.ranges(parts)?;
+        self.effort.requests += read.len() as u64;
+        self.ahead.extend(read.into_iter().map(Vec::from));
+        Ok(self.ahead.pop_front().unwrap_or_default())
+    }
+
+    /// Finds what matches in a chunk.
+    fn load(&mut self, candidate: &Candidate, stored: &[u8], wanted: &Wanted) -> Result<Loaded, ReadError> {
         let Candidate { source, entry } = candidate;
-        let mut stored = vec![0; entry.len as usize];
-        source
-            .file
-            .read_exact_at(&mut stored, entry.offset)
-            .map_err(|error| self.io_error(&source.name, error))?;
         self.effort.chunks_read += 1;
         self.effort.bytes_read += u64::from(entry.len);
         let damaged = |error| ReadError::Segment { file: source.name.clone(), source: error };
-        let section = source.seal.open(&stored).map_err(damaged)?;
+        let section = source.seal.open(stored).map_err(damaged)?;
         let mut found = Vec::new();
         let mut reader = Section::new(&section);
         while let Some(packet) = reader.next().map_err(|_| damaged(Unreadable::Damaged))? {
@@ -330,7 +496,7 @@ impl Reader {
 
 /// Adds the chunks of a segment that may have something.
 fn select(
-    source: &Arc<Source>,
+    source: &Rc<Source>,
     index: &Index,
     wanted: &Wanted,
     query: &Query,
@@ -359,7 +525,7 @@ fn select(
     }
     for ((entry, possible), has_id) in chunks.into_iter().zip(possible).zip(has_id) {
         if possible && has_id && entry.first < wanted.to && entry.last >= wanted.from {
-            candidates.push(Candidate { source: Arc::clone(source), entry });
+            candidates.push(Candidate { source: Rc::clone(source), entry });
         }
     }
 }

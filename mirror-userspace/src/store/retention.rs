@@ -1,6 +1,7 @@
 //! What goes when there is too much, or it is too old: whole segments, the oldest first, but none that is
-//! held, and none that the manifest does not know.
+//! held, none that is to be uploaded first, and none that the manifest does not know.
 
+use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub(super) struct Plan {
     pub(super) delete: Vec<(String, String)>,
     /// Segments that would go if they were not held.
     pub(super) held: usize,
+    /// Segments that would go if they were uploaded.
+    pub(super) waiting: usize,
 }
 
 impl Retention {
@@ -47,8 +50,16 @@ impl Retention {
         }
     }
 
-    /// Chooses what goes at the time `now`, when `free` bytes are free.
-    pub(super) fn plan(&self, segments: &[Segment], holds: &[Hold], now: u64, free: u64) -> Plan {
+    /// Chooses what goes at the time `now`, when `free` bytes are free. Where segments are uploaded, only
+    /// those go that were.
+    pub(super) fn plan(
+        &self,
+        segments: &[Segment],
+        holds: &[Hold],
+        uploaded: Option<&HashSet<String>>,
+        now: u64,
+        free: u64,
+    ) -> Plan {
         let mut plan = Plan::default();
         let mut oldest: Vec<&Segment> = segments.iter().collect();
         oldest.sort_by_key(|segment| segment.last);
@@ -67,6 +78,10 @@ impl Retention {
             };
             if holds.iter().any(|hold| hold.covers(segment)) {
                 plan.held += 1;
+                continue;
+            }
+            if uploaded.is_some_and(|uploaded| !uploaded.contains(&segment.file)) {
+                plan.waiting += 1;
                 continue;
             }
             total -= size(segment);
@@ -96,12 +111,13 @@ mod tests {
             first: day * DAY,
             last: day * DAY,
             vnis: vnis.to_vec(),
+            flows: 1,
             recovered: false,
         }
     }
 
     fn deleted(retention: &Retention, segments: &[Segment], holds: &[Hold], free: u64) -> Vec<String> {
-        let plan = retention.plan(segments, holds, 100 * DAY, free);
+        let plan = retention.plan(segments, holds, None, 100 * DAY, free);
         plan.delete.into_iter().map(|(file, _)| file).collect()
     }
 
@@ -147,6 +163,19 @@ mod tests {
         assert_eq!(of(hold(Some(2..=2), 0, u64::MAX)), ["10", "30"]);
         assert_eq!(of(hold(None, 15 * DAY, u64::MAX)), ["10"]);
         assert_eq!(of(hold(Some(1..=3), 15 * DAY, 25 * DAY)), ["10", "30"]);
-        assert_eq!(retention.plan(&segments, &[hold(None, 0, u64::MAX)], 100 * DAY, 0).held, 3);
+        assert_eq!(retention.plan(&segments, &[hold(None, 0, u64::MAX)], None, 100 * DAY, 0).held, 3);
+    }
+    #[test]
+    fn what_is_to_be_uploaded_first_stays_until_it_was() {
+        let retention = Retention { max_size: Some(100), ..Retention::default() };
+        let segments = [segment(10, &[1]), segment(20, &[1]), segment(30, &[1])];
+        let plan = |uploaded: &[&str]| {
+            let uploaded = uploaded.iter().map(|&file| file.to_owned()).collect();
+            let plan = retention.plan(&segments, &[], Some(&uploaded), 100 * DAY, 0);
+            (plan.delete.into_iter().map(|(file, _)| file).collect::<Vec<_>>(), plan.waiting)
+        };
+        assert_eq!(plan(&[]), (vec![], 3));
+        assert_eq!(plan(&["20"]), (vec!["20".to_owned()], 2));
+        assert_eq!(plan(&["10", "20"]), (vec!["10".to_owned(), "20".to_owned()], 0));
     }
 }

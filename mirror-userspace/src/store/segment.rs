@@ -156,9 +156,10 @@ pub(super) fn describe(file: String, size: u64, digest: Sha256, index: &[u8], of
         first: 0,
         last: 0,
         vnis: Vec::new(),
+        flows: 0,
         recovered: false,
     };
-    segment.describe(of.summary(), of.vnis())
+    segment.describe(of.summary(), of.vnis(), of.flow_count())
 }
 
 /// A time as it stands in names: to the second, in UTC.

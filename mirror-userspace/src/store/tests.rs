@@ -1,4 +1,5 @@
 mod kept;
+mod upload;
 
 use std::fs;
 use std::io::Write as _;
@@ -100,8 +101,11 @@ fn extract(
     key: Option<StoreKey>,
     expression: &str,
 ) -> (Vec<(u64, Vec<u8>)>, reader::Effort) {
+    extract_by(Reader::open(directory, key).unwrap(), expression)
+}
+
+fn extract_by(mut reader: Reader, expression: &str) -> (Vec<(u64, Vec<u8>)>, reader::Effort) {
     let wanted = Wanted { from: 0, to: u64::MAX, expression: Expression::parse(expression).unwrap() };
-    let mut reader = Reader::open(directory, key).unwrap();
     let mut file = tempfile::NamedTempFile::new().unwrap();
     reader.extract(&wanted, file.as_file_mut(), |_, _, _| {}).unwrap();
     let mut frames = Vec::new();

@@ -1,6 +1,7 @@
 //! Holds a store against its manifest.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::Path;
@@ -8,8 +9,9 @@ use std::path::Path;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::manifest::{Contents, Event, FILE_NAME, hex};
+use super::manifest::{Contents, FILE_NAME, Segment, hex};
 use super::recovery;
+use super::remote::{RemoteError, RemoteReader};
 use super::segment::PARTIAL;
 
 /// Something that is not as it was written.
@@ -36,6 +38,9 @@ pub struct Report {
     pub deleted: Vec<Finding>,
     /// Segments that are being written, or whose writer was killed.
     pub unfinished: Vec<String>,
+    /// Of a copy: segments that were finished, and are not uploaded yet, or were deleted before.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_uploaded: Vec<String>,
     /// Digest of the manifest's last line.
     pub head: String,
 }
@@ -51,72 +56,122 @@ pub fn verify(
     let names: HashSet<String> =
         fs::read_dir(directory)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     let contents = Contents::read(directory)?;
-    let mut report = Report { head: contents.head.clone(), ..Report::default() };
-    for wrong in &contents.wrong {
-        report.findings.push(Finding {
-            file: FILE_NAME.to_owned(),
-            what: format!("line {} {}", wrong.line, wrong.what),
-        });
+    let mut report = Report::of_manifest(&contents, head);
+    let deleted = contents.deleted();
+    let mut there = Vec::new();
+    for segment in contents.written() {
+        match deleted.get(segment.file.as_str()) {
+            Some(&reason) => {
+                report.deleted.push(Finding { file: segment.file.clone(), what: reason.to_owned() });
+            }
+            None => there.push(segment),
+        }
     }
-    if let Some(head) = head
-        && !contents.heads.iter().any(|known| known == head)
-    {
-        report.findings.push(Finding {
-            file: FILE_NAME.to_owned(),
-            what: format!("has no line of digest {head}: its end was cut off, or it was written anew"),
-        });
-    }
-    let mut known = HashSet::new();
-    let segments = || {
-        contents.lines.iter().filter_map(|line| match &line.event {
-            Event::Segment(segment) => Some(segment),
-            _ => None,
+    let result = report.compare(&there, &mut progress, |file, size, digest, read| {
+        Ok::<_, Infallible>(match compare(directory, file, size, digest, read) {
+            Ok(what) => what,
+            Err(error) => Some(format!("cannot be read: {error}")),
         })
-    };
-    let total = segments()
-        .filter(|segment| contents.deleted(&segment.file).is_none())
-        .map(|segment| segment.size + segment.index_size)
-        .sum();
-    let mut done = 0;
-    for segment in segments() {
-        known.insert(segment.file.clone());
-        if let Some(reason) = contents.deleted(&segment.file) {
-            report.deleted.push(Finding { file: segment.file.clone(), what: reason.to_owned() });
-            continue;
-        }
-        let mut wrong = Vec::new();
-        for (file, size, digest) in [
-            (segment.file.clone(), segment.size, &segment.sha256),
-            (segment.index_file(), segment.index_size, &segment.index_sha256),
-        ] {
-            match compare(directory, &file, size, digest, |bytes| {
-                done += bytes;
-                progress(done, total);
-            }) {
-                Ok(None) => {}
-                Ok(Some(what)) => wrong.push(Finding { file, what }),
-                Err(error) => wrong.push(Finding { file, what: format!("cannot be read: {error}") }),
-            }
-        }
-        if wrong.is_empty() {
-            report.intact += 1;
-            report.bytes += segment.size + segment.index_size;
-            report.packets += segment.packets;
-        }
-        report.findings.append(&mut wrong);
-    }
-    let mut others: Vec<_> = names.into_iter().collect();
-    others.sort_unstable();
-    for name in others {
-        if recovery::is_partial(&name) {
-            if !known.contains(name.trim_end_matches(PARTIAL)) {
-                report.unfinished.push(name);
-            }
-        } else if recovery::number(&name).is_some() && !known.contains(name.trim_end_matches(".idx")) {
-            report.findings.push(Finding { file: name, what: "is not in the manifest".to_owned() });
-        }
-    }
+    });
+    let Ok(()) = result;
+    report.others(&contents, names);
     Ok(report)
+}
+
+/// Compares everything in a copy of a store with what its manifest says of what was uploaded, as [`verify`]
+/// does.
+pub fn verify_copy(
+    copy: &RemoteReader,
+    head: Option<&str>,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Report, RemoteError> {
+    // Before the list, whoever uploads would seem to have put there what is not in the manifest.
+    let names: HashSet<String> = copy.list()?.into_iter().collect();
+    let contents = copy.manifest()?;
+    let mut report = Report::of_manifest(&contents, head);
+    let (uploaded, deleted) = (contents.uploaded(), contents.deleted());
+    let mut there = Vec::new();
+    for segment in contents.written() {
+        let file = segment.file.as_str();
+        match (uploaded.contains_key(file), deleted.get(file)) {
+            (true, _) => there.push(segment),
+            (false, Some(&reason)) => {
+                report.deleted.push(Finding { file: file.to_owned(), what: reason.to_owned() });
+            }
+            (false, None) => report.not_uploaded.push(file.to_owned()),
+        }
+    }
+    report
+        .compare(&there, &mut progress, |file, size, digest, read| copy.compare(file, size, digest, read))?;
+    report.others(&contents, names);
+    Ok(report)
+}
+
+impl Report {
+    /// What is wrong with the manifest itself.
+    fn of_manifest(contents: &Contents, head: Option<&str>) -> Self {
+        let mut report = Self { head: contents.head.clone(), ..Self::default() };
+        let mut wrong = |what| report.findings.push(Finding { file: FILE_NAME.to_owned(), what });
+        for line in &contents.wrong {
+            wrong(format!("line {} {}", line.line, line.what));
+        }
+        if let Some(head) = head
+            && !contents.heads.iter().any(|known| known == head)
+        {
+            wrong(format!("has no line of digest {head}: its end was cut off, or it was written anew"));
+        }
+        report
+    }
+
+    /// Compares segments and their indexes with what the manifest says, by a function that says what is
+    /// wrong with a file of a name, a size and a digest.
+    fn compare<E>(
+        &mut self,
+        segments: &[&Segment],
+        progress: &mut dyn FnMut(u64, u64),
+        mut compare: impl FnMut(&str, u64, &str, &mut dyn FnMut(u64)) -> Result<Option<String>, E>,
+    ) -> Result<(), E> {
+        let total = segments.iter().map(|segment| segment.size + segment.index_size).sum();
+        let mut done = 0;
+        let mut read = |bytes| {
+            done += bytes;
+            progress(done, total);
+        };
+        for segment in segments {
+            let mut whole = true;
+            for (file, size, digest) in [
+                (segment.file.clone(), segment.size, &segment.sha256),
+                (segment.index_file(), segment.index_size, &segment.index_sha256),
+            ] {
+                if let Some(what) = compare(&file, size, digest, &mut read)? {
+                    whole = false;
+                    self.findings.push(Finding { file, what });
+                }
+            }
+            if whole {
+                self.intact += 1;
+                self.bytes += segment.size + segment.index_size;
+                self.packets += segment.packets;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at files of which the manifest says nothing.
+    fn others(&mut self, contents: &Contents, names: HashSet<String>) {
+        let known: HashSet<&str> = contents.written().map(|segment| segment.file.as_str()).collect();
+        let mut names: Vec<_> = names.into_iter().collect();
+        names.sort_unstable();
+        for name in names {
+            if recovery::is_partial(&name) {
+                if !known.contains(name.trim_end_matches(PARTIAL)) {
+                    self.unfinished.push(name);
+                }
+            } else if recovery::number(&name).is_some() && !known.contains(name.trim_end_matches(".idx")) {
+                self.findings.push(Finding { file: name, what: "is not in the manifest".to_owned() });
+            }
+        }
+    }
 }
 
 /// What is wrong with a file, if anything is.
@@ -125,7 +180,7 @@ fn compare(
     name: &str,
     size: u64,
     digest: &str,
-    mut read: impl FnMut(u64),
+    read: &mut dyn FnMut(u64),
 ) -> io::Result<Option<String>> {
     let open = |name: &str| match File::open(directory.join(name)) {
         Ok(file) => Ok(Some(file)),

@@ -17,13 +17,15 @@ use super::report::{Growth, HandOver, Memory, Peers, Stage};
 use crate::command::{cargo, display, find_program, output, run, workspace};
 
 /// The stages that the bench target knows.
-pub(super) const STAGES: [&str; 9] = [
+pub(super) const STAGES: [&str; 11] = [
     "headers",
     "view",
     "known-flows",
     "dns",
     "new-flows",
     "mixed",
+    "mixed-tail",
+    "mixed-tap",
     "hand-over",
     "kept",
     "waiting-for-alerts",

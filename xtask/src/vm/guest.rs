@@ -177,7 +177,8 @@ fn failure(case: &Case, said: &Said, mode: Option<&str>, zero_copy: bool, frames
             } else if frames == 0 {
                 Some("no frame was analysed".to_owned())
             } else {
-                (!lines.contains(says)).then(|| format!("says nothing about `{says}`: {lines}"))
+                let missing = says.iter().find(|&&says| !lines.contains(says));
+                missing.map(|says| format!("says nothing about `{says}`: {lines}"))
             }
         }
     }

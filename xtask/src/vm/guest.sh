@@ -70,6 +70,21 @@ flap() {
 }
 nothing() { :; }
 
+# Frames that were found by busy polling, and how long interrupts wait for it.
+polled() {
+    mixed
+    settings while
+    awk '/^TcpExt/ { if (names) for (i in n) if (n[i] == "BusyPollRxPackets") print "::said busy-polled", $i
+        names = split($0, n) }' /proc/net/netstat
+}
+settings() { echo "::said $1: deferred" $(cat /sys/class/net/$IF/napi_defer_hard_irqs /sys/class/net/$IF/gro_flush_timeout); }
+
+# The interrupts of the queues, on which CPUs they are taken, and having them taken by some.
+interrupts() { sed -n "s/^ *\([0-9]*\):.*$IF-TxRx.*/\1/p" /proc/interrupts; }
+interrupts_on() { for irq in $(interrupts); do echo $1 >/proc/irq/$irq/smp_affinity_list; done; }
+placement() { echo "::said $1: interrupts on" $(for irq in $(interrupts); do cat /proc/irq/$irq/smp_affinity_list; done); }
+placed() { placement while; mixed; }
+
 # Starts and stops the appliance again and again while traffic goes on.
 restarts() {
     case=$1; shift

@@ -19,9 +19,9 @@ const SCRIPT: &str = include_str!("guest.sh");
 /// Programs of this machine that the script uses.
 const PROGRAMS: [&str; 3] = ["busybox", "ip", "ethtool"];
 /// busybox's commands that the script uses.
-const APPLETS: [&str; 16] = [
+const APPLETS: [&str; 17] = [
     "sh", "mount", "insmod", "cat", "echo", "grep", "sed", "usleep", "kill", "sleep", "dmesg", "poweroff",
-    "ls", "head", "wc", "mkdir",
+    "ls", "head", "wc", "mkdir", "awk",
 ];
 
 /// An initramfs, compressed.

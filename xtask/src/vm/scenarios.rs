@@ -50,8 +50,8 @@ pub(super) enum Expect {
         mode: &'static str,
         /// Whether without a copy.
         zero_copy: bool,
-        /// What it has to say of it on standard error; empty for nothing in particular.
-        says: &'static str,
+        /// What has to be said of it, on standard error or by the script.
+        says: &'static [&'static str],
     },
     /// A refusal that says this.
     Refusal(&'static str),
@@ -60,7 +60,16 @@ pub(super) enum Expect {
 }
 
 const fn zero_copy(name: &'static str, device: &'static str, asked: &'static str) -> Case {
-    Case { name, device, asked, expect: Expect::Frames { mode: "native", zero_copy: true, says: "" } }
+    zero_copy_that_says(name, device, asked, &[])
+}
+
+const fn zero_copy_that_says(
+    name: &'static str,
+    device: &'static str,
+    asked: &'static str,
+    says: &'static [&'static str],
+) -> Case {
+    Case { name, device, asked, expect: Expect::Frames { mode: "native", zero_copy: true, says } }
 }
 
 const fn copied(
@@ -68,7 +77,7 @@ const fn copied(
     device: &'static str,
     asked: &'static str,
     mode: &'static str,
-    says: &'static str,
+    says: &'static [&'static str],
 ) -> Case {
     Case { name, device, asked, expect: Expect::Frames { mode, zero_copy: false, says } }
 }
@@ -99,6 +108,12 @@ capture 'sockets per queue' mixed --zero-copy required --sockets-per-queue 2
 capture copy mixed --zero-copy off
 capture 'link flap' flap --zero-copy required
 restarts restart --zero-copy required
+capture 'busy polling' polled --zero-copy required --busy-poll 50
+settings after
+capture 'busy polling, copy' polled --zero-copy off --busy-poll 50
+interrupts_on 1
+capture interrupts placed --zero-copy required --prepare --cpus 1
+placement after
 /bin/ip link set dev eth0 mtu 9001; /bin/ip link set dev eth1 mtu 9001
 capture jumbo jumbo
 ethtool -N eth0 rx-flow-hash udp4 sd
@@ -110,12 +125,25 @@ doctor doctor
             zero_copy("zero-copy", "igb", "zero-copy required"),
             zero_copy("auto", "igb", "auto"),
             zero_copy("sockets per queue", "igb", "zero-copy, 2 sockets a queue"),
-            copied("copy", "igb", "zero-copy off", "native", ""),
+            copied("copy", "igb", "zero-copy off", "native", &[]),
             zero_copy("link flap", "igb", "zero-copy required"),
             zero_copy("restart 1", "igb", "zero-copy required"),
             zero_copy("restart 2", "igb", "zero-copy required"),
             zero_copy("restart 3", "igb", "zero-copy required"),
-            copied("jumbo", "igb", "auto, MTU 9001", "generic", ""),
+            zero_copy_that_says(
+                "busy polling",
+                "igb",
+                "zero-copy, busy polling",
+                &["while: deferred 2 200000", "after: deferred 0 0"],
+            ),
+            copied("busy polling, copy", "igb", "zero-copy off, busy polling", "native", &[]),
+            zero_copy_that_says(
+                "interrupts",
+                "igb",
+                "--prepare, worker on CPU 1",
+                &["while: interrupts on 0 0", "interrupts mended", "after: interrupts on 1 1"],
+            ),
+            copied("jumbo", "igb", "auto, MTU 9001", "generic", &[]),
             Case {
                 name: "doctor",
                 device: "igb",
@@ -136,6 +164,7 @@ capture zero-copy mixed --zero-copy required
 capture 'sockets per queue' mixed --zero-copy required --sockets-per-queue 2
 capture 'link flap' flap --zero-copy required
 restarts restart --zero-copy required
+capture 'busy polling' polled --zero-copy required --busy-poll 50
 /bin/ip link set dev eth0 mtu 9001; /bin/ip link set dev eth1 mtu 9001
 capture jumbo jumbo
 ",
@@ -146,7 +175,13 @@ capture jumbo jumbo
             zero_copy("restart 1", "virtio-net", "zero-copy required"),
             zero_copy("restart 2", "virtio-net", "zero-copy required"),
             zero_copy("restart 3", "virtio-net", "zero-copy required"),
-            copied("jumbo", "virtio-net", "auto, MTU 9001", "native", ""),
+            zero_copy_that_says(
+                "busy polling",
+                "virtio-net",
+                "zero-copy, busy polling",
+                &["while: deferred 2 200000"],
+            ),
+            copied("jumbo", "virtio-net", "auto, MTU 9001", "native", &[]),
         ],
     },
     Guest {
@@ -174,11 +209,11 @@ IF=vx0
 capture 'vxlan native' nothing --xdp-mode native
 ",
         cases: &[
-            copied("virtio auto", "virtio-net", "auto", "native", "zero-copy"),
+            copied("virtio auto", "virtio-net", "auto", "native", &["zero-copy"]),
             refused("virtio required", "virtio-net", "zero-copy required", "zero-copy"),
-            copied("vmxnet3 auto", "vmxnet3", "auto", "native", "zero-copy"),
+            copied("vmxnet3 auto", "vmxnet3", "auto", "native", &["zero-copy"]),
             refused("vmxnet3 required", "vmxnet3", "zero-copy required", "zero-copy"),
-            copied("veth auto", "veth", "auto", "native", "zero-copy"),
+            copied("veth auto", "veth", "auto", "native", &["zero-copy"]),
             refused("veth required", "veth", "zero-copy required", "zero-copy"),
             refused("vxlan native", "vxlan", "native", "native XDP"),
         ],
@@ -197,8 +232,8 @@ pair eth0 eth1
 capture virtio mixed
 ",
         cases: &[
-            copied("veth", "veth", "auto", "native", ""),
-            copied("virtio", "virtio-net", "auto", "native", ""),
+            copied("veth", "veth", "auto", "native", &[]),
+            copied("virtio", "virtio-net", "auto", "native", &[]),
         ],
     },
 ];

@@ -7,24 +7,27 @@
 //! is handed over.
 //!
 //! The mirror session is no part of the hash: copies of a packet that two sessions have mirrored meet at one
-//! worker. Fragments have the hash of their addresses and protocol, so those of a datagram meet, too.
+//! worker. Fragments have the hash of their addresses and protocol, so those of a datagram meet, too; what they
+//! become has ports, and goes on to the owner of its flow.
 
 use mirror_xdp_common::hash::FlowHash;
 
 /// Who owns which flow.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Affinity {
+pub struct Affinity {
     workers: u32,
 }
 
 impl Affinity {
     /// Over so many workers, numbered as [`crate::afxdp::Opened::ports`] is.
-    pub(super) const fn over(workers: u32) -> Self {
+    #[must_use]
+    pub const fn over(workers: u32) -> Self {
         Self { workers }
     }
 
     /// The number of a flow's owner.
-    pub(super) const fn owner(self, hash: FlowHash) -> usize {
+    #[must_use]
+    pub const fn owner(self, hash: FlowHash) -> usize {
         // The socket is hash · sockets / 2³², rounded down, in the program; and workers = sockets · queues.
         ((hash.0 as u64 * self.workers as u64) >> 32) as usize
     }

@@ -1,0 +1,288 @@
+//! A server that speaks as much of S3 as the store's client does: objects put at once and in parts, read
+//! wholly and in ranges, listed and deleted. It looks at each request's signature (AWS Signature Version 4),
+//! and keeps everything in memory.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use mirror_xdp_tests::netns::Namespace;
+use sha2::{Digest as _, Sha256};
+
+pub(crate) const BUCKET: &str = "packets";
+pub(crate) const KEY_ID: &str = "AKIDEXAMPLE";
+pub(crate) const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
+/// Parts but the last have this many bytes at least.
+const LEAST_PART: usize = 5 << 20;
+
+#[derive(Debug, Default)]
+struct Contents {
+    objects: BTreeMap<String, Vec<u8>>,
+    /// By the upload's identifier.
+    parts: HashMap<String, BTreeMap<usize, Vec<u8>>>,
+    /// Method and what distinguishes the request.
+    log: Vec<String>,
+}
+
+/// The server. It lives as long as the test's process.
+#[derive(Clone, Debug)]
+pub(crate) struct S3 {
+    address: SocketAddr,
+    contents: Arc<Mutex<Contents>>,
+}
+
+/// A request, as far as it matters.
+struct Request {
+    method: String,
+    path: String,
+    query: BTreeMap<String, String>,
+    headers: BTreeMap<String, String>,
+    body: Vec<u8>,
+}
+
+/// An answer: its status, headers besides the length, and body.
+struct Answer(u16, Vec<(&'static str, String)>, Vec<u8>);
+
+impl S3 {
+    /// Starts to serve in a namespace.
+    pub(crate) fn start(namespace: &Namespace) -> Self {
+        let listener = namespace.enter(|| TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+        let server = Self { address: listener.local_addr().unwrap(), contents: Arc::default() };
+        let serving = server.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let serving = serving.clone();
+                thread::spawn(move || serving.serve(stream));
+            }
+        });
+        server
+    }
+
+    /// The URL of a prefix of a bucket.
+    pub(crate) fn url(&self, bucket: &str, prefix: &str) -> String {
+        format!("s3://{bucket}/{prefix}?region=eu-central-1&endpoint=http://{}", self.address)
+    }
+
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.contents.lock().unwrap().objects.keys().cloned().collect()
+    }
+
+    /// How many requests of a kind there were: `GET range`, `PUT part`, `POST complete`, ….
+    pub(crate) fn count(&self, kind: &str) -> usize {
+        self.contents.lock().unwrap().log.iter().filter(|logged| *logged == kind).count()
+    }
+
+    /// Uploads in parts that are neither complete nor given up.
+    pub(crate) fn unfinished(&self) -> usize {
+        self.contents.lock().unwrap().parts.len()
+    }
+
+    /// Changes a byte of an object.
+    pub(crate) fn flip(&self, name: &str, at: usize) {
+        self.contents.lock().unwrap().objects.get_mut(name).unwrap()[at] ^= 1;
+    }
+
+    fn serve(&self, stream: TcpStream) {
+        let mut writer = stream.try_clone().unwrap();
+        let mut reader = BufReader::new(stream);
+        while let Some(request) = read(&mut reader) {
+            let Answer(status, headers, body) = self.answer(&request);
+            let mut head = format!("HTTP/1.1 {status} X\r\n");
+            for (name, value) in headers {
+                head += &format!("{name}: {value}\r\n");
+            }
+            if !head.contains("content-length") {
+                head += &format!("content-length: {}\r\n", body.len());
+            }
+            if writer.write_all((head + "\r\n").as_bytes()).and_then(|()| writer.write_all(&body)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn answer(&self, request: &Request) -> Answer {
+        if !is_signed(request) {
+            return error(403, "SignatureDoesNotMatch");
+        }
+        let path = request.path.trim_start_matches('/');
+        let (bucket, name) = path.split_once('/').unwrap_or((path, ""));
+        if bucket != BUCKET {
+            return error(404, "NoSuchBucket");
+        }
+        let mut contents = self.contents.lock().unwrap();
+        let contents = &mut *contents;
+        let upload = request.query.get("uploadId").cloned();
+        let part = request.query.get("partNumber").and_then(|number| number.parse().ok());
+        let (kind, answer) = match (request.method.as_str(), upload, part) {
+            ("GET", None, _) if name.is_empty() => {
+                let prefix = request.query.get("prefix").map_or("", String::as_str);
+                ("GET list", list(contents, prefix))
+            }
+            ("GET" | "HEAD", None, _) => match contents.objects.get(name) {
+                None => ("GET nothing", error(404, "NoSuchKey")),
+                Some(object) if request.method == "HEAD" => {
+                    let mut answer = whole(200, &[]);
+                    answer.1.push(("content-length", object.len().to_string()));
+                    ("HEAD", answer)
+                }
+                Some(object) => match request.headers.get("range").and_then(|range| parse_range(range)) {
+                    None => ("GET", whole(200, object)),
+                    Some((first, last)) => {
+                        let last = last.min(object.len() - 1);
+                        let mut answer = whole(206, &object[first..=last]);
+                        let range = format!("bytes {first}-{last}/{}", object.len());
+                        answer.1.push(("content-range", range));
+                        ("GET range", answer)
+                    }
+                },
+            },
+            ("PUT", None, _) => {
+                contents.objects.insert(name.to_owned(), request.body.clone());
+                ("PUT", whole(200, &[]))
+            }
+            ("POST", None, _) if request.query.contains_key("uploads") => {
+                let upload = format!("upload{}", contents.log.len());
+                contents.parts.insert(upload.clone(), BTreeMap::new());
+                let xml = format!(
+                    "<InitiateMultipartUploadResult><Bucket>{bucket}</Bucket><Key>{name}</Key>\
+                     <UploadId>{upload}</UploadId></InitiateMultipartUploadResult>"
+                );
+                ("POST begin", whole(200, xml.as_bytes()))
+            }
+            ("PUT", Some(upload), Some(number)) => match contents.parts.get_mut(&upload) {
+                None => ("PUT part", error(404, "NoSuchUpload")),
+                Some(parts) => {
+                    parts.insert(number, request.body.clone());
+                    ("PUT part", whole(200, &[]))
+                }
+            },
+            ("POST", Some(upload), _) => match contents.parts.remove(&upload) {
+                None => ("POST complete", error(404, "NoSuchUpload")),
+                Some(parts) => {
+                    let named = String::from_utf8_lossy(&request.body).matches("<PartNumber>").count();
+                    let small = parts.values().rev().skip(1).any(|part| part.len() < LEAST_PART);
+                    if named != parts.len() || small {
+                        ("POST complete", error(400, "EntityTooSmall"))
+                    } else {
+                        let object = parts.into_values().flatten().collect();
+                        contents.objects.insert(name.to_owned(), object);
+                        let xml = format!(
+                            "<CompleteMultipartUploadResult><Bucket>{bucket}</Bucket><Key>{name}</Key>\
+                             <ETag>\"e\"</ETag></CompleteMultipartUploadResult>"
+                        );
+                        ("POST complete", whole(200, xml.as_bytes()))
+                    }
+                }
+            },
+            ("DELETE", Some(upload), _) => {
+                contents.parts.remove(&upload);
+                ("DELETE upload", whole(204, &[]))
+            }
+            ("DELETE", None, _) => {
+                contents.objects.remove(name);
+                ("DELETE", whole(204, &[]))
+            }
+            _ => ("?", error(400, "NotImplemented")),
+        };
+        contents.log.push(kind.to_owned());
+        answer
+    }
+}
+
+fn whole(status: u16, body: &[u8]) -> Answer {
+    let headers =
+        vec![("etag", "\"e\"".to_owned()), ("last-modified", "Sun, 01 Mar 2026 08:00:00 GMT".to_owned())];
+    Answer(status, headers, body.to_vec())
+}
+
+fn error(status: u16, code: &str) -> Answer {
+    let xml = format!("<Error><Code>{code}</Code><Message>{code}</Message></Error>");
+    Answer(status, Vec::new(), xml.into_bytes())
+}
+
+fn list(contents: &Contents, prefix: &str) -> Answer {
+    let mut xml = "<ListBucketResult>".to_owned();
+    for (name, object) in contents.objects.iter().filter(|(name, _)| name.starts_with(prefix)) {
+        xml += &format!(
+            "<Contents><Key>{name}</Key><Size>{}</Size>\
+             <LastModified>2026-03-01T08:00:00.000Z</LastModified><ETag>\"e\"</ETag></Contents>",
+            object.len()
+        );
+    }
+    whole(200, (xml + "</ListBucketResult>").as_bytes())
+}
+
+fn parse_range(text: &str) -> Option<(usize, usize)> {
+    let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
+    Some((first.parse().ok()?, last.parse().ok()?))
+}
+
+fn read(reader: &mut BufReader<TcpStream>) -> Option<Request> {
+    let mut line = String::new();
+    reader.read_line(&mut line).ok().filter(|&len| len > 0)?;
+    let mut words = line.split_whitespace();
+    let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
+    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    let query = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (name.to_owned(), value.to_owned())
+    });
+    let query: BTreeMap<_, _> = query.collect();
+    let mut headers = BTreeMap::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        let Some((name, value)) = line.split_once(':') else { break };
+        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+    }
+    let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    Some(Request { method, path: path.to_owned(), query, headers, body })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// HMAC-SHA256 (RFC 2104), of keys that are not longer than a block.
+fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
+    let padded = |with: u8| {
+        let mut block = [with; 64];
+        block.iter_mut().zip(key).for_each(|(byte, key)| *byte ^= key);
+        block
+    };
+    let inner = Sha256::new().chain_update(padded(0x36)).chain_update(message).finalize();
+    Sha256::new().chain_update(padded(0x5c)).chain_update(inner).finalize().to_vec()
+}
+
+/// Whether a request is signed as whoever knows the secret signs it.
+fn is_signed(request: &Request) -> bool {
+    let header = |name: &str| request.headers.get(name).map_or("", String::as_str);
+    let authorization = header("authorization");
+    let field = |name: &str| {
+        let field = authorization.split([' ', ',']).find_map(|field| field.strip_prefix(name));
+        field.unwrap_or_default()
+    };
+    let credential = field("Credential=");
+    let Some((id, scope)) = credential.split_once('/') else { return false };
+    let payload = header("x-amz-content-sha256");
+    if id != KEY_ID || (payload != "UNSIGNED-PAYLOAD" && payload != hex(&Sha256::digest(&request.body))) {
+        return false;
+    }
+    let query: Vec<_> = request.query.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let signed = field("SignedHeaders=");
+    let headers: String = signed.split(';').map(|name| format!("{name}:{}\n", header(name))).collect();
+    let Request { method, path, .. } = request;
+    let canonical = format!("{method}\n{path}\n{}\n{headers}\n{signed}\n{payload}", query.join("&"));
+    let to_sign = format!(
+        "AWS4-HMAC-SHA256\n{}\n{scope}\n{}",
+        header("x-amz-date"),
+        hex(&Sha256::digest(canonical.as_bytes()))
+    );
+    let secret = format!("AWS4{SECRET}").into_bytes();
+    let key = scope.split('/').fold(secret, |key, part| hmac(&key, part.as_bytes()));
+    scope.contains("/eu-central-1/s3/") && hex(&hmac(&key, to_sign.as_bytes())) == field("Signature=")
+}

@@ -301,41 +301,35 @@ fn store_rules(value: &Value<'_>, policy: &Policy) -> Vec<RuleRange> {
     if elements.is_empty() {
         value.wrong("is empty: nothing would be kept", "leave the key out to keep what any rule accepts");
     }
-    let mut rules = Vec::new();
-    for element in elements {
-        let Some(text) = element.text(OF) else { continue };
-        let named = |name: &str| policy.sets.iter().find(|set| set.name == name);
-        let (set, numbers) = match (named(text), text.rsplit_once('/')) {
-            (Some(set), _) => (Some(set), 0..=u32::MAX),
-            (None, Some((name, numbers))) => {
-                let range = text::range(numbers, "a rule's number", 1..=u32::MAX);
-                let Some(numbers) = element.checked(range) else { continue };
-                (named(name), numbers)
-            }
-            (None, None) => (None, 0..=u32::MAX),
+    elements.iter().filter_map(|element| store_rule(element, element.text(OF)?, policy)).collect()
+}
+
+/// One of the texts that [`store_rules`] takes.
+fn store_rule(value: &Value<'_>, text: &str, policy: &Policy) -> Option<RuleRange> {
+    let find = |name: &str| policy.sets.iter().find(|set| set.name == name);
+    let (name, numbers) = match text.rsplit_once('/').filter(|_| find(text).is_none()) {
+        Some((name, range)) => (name, value.checked(text::range(range, "a rule's number", 1..=u32::MAX))?),
+        None => (text, 0..=u32::MAX),
+    };
+    let Some(set) = find(name) else {
+        let others: Vec<_> = policy.sets.iter().map(|set| format!("\"{}\"", set.name)).collect();
+        let allowed = match &others[..] {
+            [] => "write a [[filter.sets]] of this name".to_owned(),
+            others => format!("a set is one of {}", others.join(", ")),
         };
-        let Some(set) = set else {
-            let names: Vec<_> = policy.sets.iter().map(|set| format!("\"{}\"", set.name)).collect();
-            let allowed = match &names[..] {
-                [] => "write a [[filter.sets]] of this name".to_owned(),
-                names => format!("a set is one of {}", names.join(", ")),
-            };
-            let name = text.rsplit_once('/').map_or(text, |(name, _)| name);
-            element.wrong(format!("there is no set \"{name}\""), allowed);
-            continue;
+        value.wrong(format!("there is no set \"{name}\""), allowed);
+        return None;
+    };
+    if !set.rules.iter().any(|rule| numbers.contains(&rule.number)) {
+        let others: Vec<_> = set.rules.iter().map(|rule| rule.number.to_string()).collect();
+        let allowed = match &others[..] {
+            [] => "the set has none".to_owned(),
+            others => format!("the set has {}", others.join(", ")),
         };
-        if !set.rules.iter().any(|rule| numbers.contains(&rule.number)) {
-            let there: Vec<_> = set.rules.iter().map(|rule| rule.number.to_string()).collect();
-            let allowed = match &there[..] {
-                [] => "the set has none".to_owned(),
-                there => format!("the set has {}", there.join(", ")),
-            };
-            element.wrong(format!("there is no such rule in set \"{}\"", set.name), allowed);
-            continue;
-        }
-        rules.push(RuleRange { set: set.name.clone(), numbers });
+        value.wrong(format!("there is no such rule in set \"{name}\""), allowed);
+        return None;
     }
-    rules
+    Some(RuleRange { set: name.to_owned(), numbers })
 }
 
 fn store_retention(table: &mut Table<'_>, retention: &mut Retention) {

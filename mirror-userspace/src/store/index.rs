@@ -16,7 +16,7 @@
 
 use std::collections::HashMap;
 
-use super::chunk::{Chunk, FlowRef, Summary, kind};
+use super::chunk::{Chunk, FlowRef, MEMORY, Summary, kind};
 use super::pcapng::{self, Interface, decode_address, encode_address, u16_at, u32_at, u64_at};
 
 const MAGIC: &[u8; 8] = b"MXINDEX1";
@@ -203,7 +203,12 @@ impl Index {
         }
         let described = bytes[interfaces..flows].chunks_exact(Interface::ENCODED);
         let described = described.map(Interface::decode).collect::<Option<_>>().ok_or(NoIndex)?;
-        Ok(Self { interfaces: described, chunks, flows, postings, end, bytes })
+        let index = Self { interfaces: described, chunks, flows, postings, end, bytes };
+        // So much memory is taken to read one.
+        if index.chunks().any(|chunk| chunk.len as usize > MEMORY) {
+            return Err(NoIndex);
+        }
+        Ok(index)
     }
 
     pub(super) fn interfaces(&self) -> &[Interface] {

@@ -1,9 +1,15 @@
 //! What is kept by rule, and of flows that raise an alert.
 
+use etherparse::TcpHeader;
+use mirror_xdp_common::Address;
 use mirror_xdp_tests::frames::{dns_answer, dns_query};
+use mirror_xdp_tests::tls::client_hello;
 
 use super::*;
+use crate::analyzer::{Analyzer, Context, Event, Filter, Use};
 use crate::indicators::Indicators;
+use crate::protocol::Direction;
+use crate::protocol::tls::{Carrier, ClientHello, Ja3, ja4};
 use crate::worker::WorkerCounters;
 
 /// Memory for what comes before an alert: the least there can be.
@@ -151,7 +157,6 @@ fn a_flow_of_two_sessions_is_kept_with_what_came_of_it_by_both() {
         }
         (info, frame.to_vec())
     };
-    use mirror_xdp_common::Address;
     // Each session has a packet of its own before a copy tells that the flow is one.
     let flow = Flow::v4(30_001, 53);
     let asked = flow.udp(&dns_query(1, "good.example"));
@@ -179,7 +184,7 @@ fn what_waits_for_an_alert_takes_no_memory_beyond_its_ring_and_costs_no_chunk() 
     let (counters, _) = taken(directory.path(), alerts(), false, turns(7, 5, 3000, 0));
     let stored = counters.store.unwrap();
     assert_eq!((stored.kept, stored.segments, stored.not_kept[1].1), (0, 0, 3000));
-    assert_eq!(files(&directory, ".pcapng"), [PathBuf::new(); 0]);
+    assert!(files(&directory, ".pcapng").is_empty());
 }
 
 #[test]
@@ -217,4 +222,97 @@ fn rules_say_what_is_kept_also_after_others_have_taken_their_numbers() {
     let found: Vec<_> =
         extract(directory.path(), None, "").0.into_iter().map(|(time, _)| time / SECOND - 1000).collect();
     assert_eq!(found, [0, 3, 5]);
+}
+
+/// What alerts say that this traffic raises, and how many packets are kept for them.
+fn alerts_of(
+    indicators: &[&str],
+    frames: &[Vec<u8>],
+    prepare: impl FnOnce(&mut Worker),
+) -> (Vec<String>, u64) {
+    let (directory, log) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let sink = Sink::open(log.path()).unwrap();
+    let store = Store::open(directory.path(), alerts(), None).unwrap();
+    let mut worker = Worker::new(WorkerConfig::default(), sink.producer(Overflow::Wait));
+    let mut all = Indicators::default();
+    for indicator in indicators {
+        all.add(indicator).unwrap();
+    }
+    worker.watch_for(&Arc::new(all));
+    prepare(&mut worker);
+    worker.store_by(store.handle(0, Overflow::Wait).unwrap());
+    for frame in frames {
+        worker.frame(&info(7, 1000, frame), frame);
+    }
+    worker.finish();
+    let kept = worker.counters().store.unwrap().kept;
+    let _ = (sink.finish(), store.finish());
+    let text = fs::read_to_string(log.path().join(crate::sink::FILE_NAME)).unwrap();
+    let records = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let signatures = records.filter_map(|it| Some(it["alert"]["signature"].as_str()?.to_owned())).collect();
+    (signatures, kept)
+}
+
+/// A connection whose client says this, with its end.
+fn connection(flow: &Flow, said: &[u8]) -> Vec<Vec<u8>> {
+    let segment = |sequence_number, acknowledgment_number| TcpHeader {
+        sequence_number,
+        acknowledgment_number,
+        ack: true,
+        window_size: 64_240,
+        ..TcpHeader::default()
+    };
+    let mut frames = flow.tcp_handshake();
+    frames.push(flow.tcp(segment(1001, 9001), said));
+    frames.push(flow.reversed().tcp(segment(9001, 1001 + said.len() as u32), b""));
+    frames
+}
+
+#[test]
+fn names_and_fingerprints_are_looked_for_where_clients_say_them() {
+    let hello = client_hello("www.evil.example");
+    // Behind the headers of record and message.
+    let parsed = ClientHello::parse(&hello[9..]).unwrap();
+    let (ja3, ja4) = (Ja3::client(&parsed).hash, ja4(&parsed, Carrier::Tcp));
+    let tls = connection(&Flow::v4(40_000, 443), &hello);
+    let all = alerts_of(&["evil.example", &ja3, &ja4], &tls, |_| {});
+    let expected = [
+        "indicator: evil.example as TLS server name".to_owned(),
+        format!("indicator: JA3 {ja3}"),
+        format!("indicator: JA4 {ja4}"),
+    ];
+    assert_eq!(all, (expected.to_vec(), 5));
+    assert_eq!(alerts_of(&["www2.evil.example", &ja3.replace('a', "b")], &tls, |_| {}), (vec![], 0));
+
+    let request = b"GET / HTTP/1.1\r\nHost: cdn.Evil.example:8080\r\n\r\n";
+    let http = connection(&Flow::v4(40_000, 80), request);
+    let alert = "indicator: evil.example as HTTP host".to_owned();
+    assert_eq!(alerts_of(&["evil.example"], &http, |_| {}), (vec![alert], 5));
+}
+
+/// Raises an alert where somebody asks for help.
+struct Cries;
+
+impl Analyzer for Cries {
+    type Flow = ();
+
+    fn data(&mut self, (): &mut (), _: Direction, event: Event<'_>, context: &mut Context<'_>) -> Use {
+        if let Event::Data { bytes: b"help", .. } = event {
+            context.keep("somebody asked for help");
+        }
+        Use::Used(4)
+    }
+}
+
+#[test]
+fn an_analyzer_of_ones_own_has_its_flow_kept() {
+    let (calm, afraid) = (Flow::v4(40_000, 9), Flow::v4(40_001, 9));
+    let frames: Vec<_> =
+        [(&calm, "fine"), (&afraid, "fine"), (&afraid, "help"), (&calm, "fine"), (&afraid, "fine")]
+            .map(|(flow, text)| flow.udp(text.as_bytes()))
+            .into();
+    let all = alerts_of(&[], &frames, |worker| {
+        worker.analyzers().register(Cries, Filter::all().port(9)).unwrap();
+    });
+    assert_eq!(all, (vec!["somebody asked for help".to_owned()], 3));
 }

@@ -218,7 +218,7 @@ fn whatever_is_asked_gets_an_answer_that_is_described_and_the_capture_goes_on() 
         b"POST /api/v1/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n",
         b"POST /api/v1/reload HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-        &[0; 100_000],
+        &vec![0; 100_000],
     ] {
         let mut stream = http::connect(&bed.appliance, API.parse().unwrap()).unwrap();
         let _ = stream.write_all(bytes);

@@ -160,8 +160,7 @@ fn it_installs_starts_answers_reloads_and_stops_under_load_and_leaves_nothing_be
         }
         system.wait_until_said("read again, 1 rules in force", reload as usize);
     }
-    let received = bed.received();
-    bed.wait_until_received(received + 10_000);
+    bed.wait_until_received(bed.received() + 10_000);
     let begun = Instant::now();
     system.signal(Signal::SIGTERM);
     wait_until("the service ends", || kill(system.service, None).is_err());

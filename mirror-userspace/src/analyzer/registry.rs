@@ -75,7 +75,7 @@ impl Following {
     }
 
     /// All that have a state of the flow, or want data.
-    const fn followers(&self) -> Set {
+    const fn followers(self) -> Set {
         self.known | self.data[0] | self.data[1]
     }
 }

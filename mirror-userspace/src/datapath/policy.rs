@@ -199,13 +199,14 @@ impl PolicyMaps {
         gone.sort_unstable_by_key(|(_, id)| **id);
         for ((set, rule), id) in gone {
             let Ok([packets, bytes]) = self.rule_count(*id) else { continue };
-            match rule {
-                Some(rule) => tracing::info!(
-                    "rule {} of set {set} is in force no longer: it had {packets} packets, {bytes} bytes",
-                    rule.number
-                ),
-                None => tracing::info!("set {set} is no longer: no rule of it had {packets} packets"),
-            }
+            let Some(rule) = rule else {
+                tracing::info!("set {set} is in force no longer: no rule of it had {packets} packets");
+                continue;
+            };
+            let number = rule.number;
+            tracing::info!(
+                "rule {number} of set {set} is in force no longer: it had {packets} packets, {bytes} bytes"
+            );
         }
     }
 

@@ -3,6 +3,7 @@
 //! and keeps everything in memory.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -91,10 +92,10 @@ impl S3 {
             let Answer(status, headers, body) = self.answer(&request);
             let mut head = format!("HTTP/1.1 {status} X\r\n");
             for (name, value) in headers {
-                head += &format!("{name}: {value}\r\n");
+                let _ = write!(head, "{name}: {value}\r\n");
             }
             if !head.contains("content-length") {
-                head += &format!("content-length: {}\r\n", body.len());
+                let _ = write!(head, "content-length: {}\r\n", body.len());
             }
             if writer.write_all((head + "\r\n").as_bytes()).and_then(|()| writer.write_all(&body)).is_err() {
                 return;
@@ -205,7 +206,8 @@ fn error(status: u16, code: &str) -> Answer {
 fn list(contents: &Contents, prefix: &str) -> Answer {
     let mut xml = "<ListBucketResult>".to_owned();
     for (name, object) in contents.objects.iter().filter(|(name, _)| name.starts_with(prefix)) {
-        xml += &format!(
+        let _ = write!(
+            xml,
             "<Contents><Key>{name}</Key><Size>{}</Size>\
              <LastModified>2026-03-01T08:00:00.000Z</LastModified><ETag>\"e\"</ETag></Contents>",
             object.len()
@@ -244,7 +246,7 @@ fn read(reader: &mut BufReader<TcpStream>) -> Option<Request> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
 /// HMAC-SHA256 (RFC 2104), of keys that are not longer than a block.
@@ -274,7 +276,8 @@ fn is_signed(request: &Request) -> bool {
     }
     let query: Vec<_> = request.query.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let signed = field("SignedHeaders=");
-    let headers: String = signed.split(';').map(|name| format!("{name}:{}\n", header(name))).collect();
+    let headers: Vec<_> = signed.split(';').map(|name| format!("{name}:{}\n", header(name))).collect();
+    let headers = headers.concat();
     let Request { method, path, .. } = request;
     let canonical = format!("{method}\n{path}\n{}\n{headers}\n{signed}\n{payload}", query.join("&"));
     let to_sign = format!(

@@ -12,15 +12,46 @@ use mirror_xdp_common::{Address, Vni};
 const MAX: usize = 200;
 /// Words with letters that an expression may have.
 const WORDS: [&str; 34] = [
-    "and", "or", "not", "host", "net", "port", "portrange", "src", "dst", "ether", "ip", "ip6", "arp", "tcp",
-    "udp", "icmp", "sctp", "proto", "less", "greater", "len", "broadcast", "multicast", "vlan", "mask",
-    "gateway", "vni", "outer", "community-id", "fd31::1", "fd31::/16", "tcp[0]", "ip[6:2]", "ff:ff:ff:ff:ff:ff",
+    "and",
+    "or",
+    "not",
+    "host",
+    "net",
+    "port",
+    "portrange",
+    "src",
+    "dst",
+    "ether",
+    "ip",
+    "ip6",
+    "arp",
+    "tcp",
+    "udp",
+    "icmp",
+    "sctp",
+    "proto",
+    "less",
+    "greater",
+    "len",
+    "broadcast",
+    "multicast",
+    "vlan",
+    "mask",
+    "gateway",
+    "vni",
+    "outer",
+    "community-id",
+    "fd31::1",
+    "fd31::/16",
+    "tcp[0]",
+    "ip[6:2]",
+    "ff:ff:ff:ff:ff:ff",
 ];
 
 /// A frame with a UDP datagram in it, cut off at the end of its header.
 const FRAME: [u8; 42] = [
-    2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0, 0, 28, 0, 1, 0, 0, 64, 17, 0, 0, 172, 31, 0, 1, 172, 31, 0,
-    2, 0x9c, 0x40, 0, 53, 0, 8, 0, 0,
+    2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0, 0, 28, 0, 1, 0, 0, 64, 17, 0, 0, 172, 31, 0, 1, 172,
+    31, 0, 2, 0x9c, 0x40, 0, 53, 0, 8, 0, 0,
 ];
 
 fuzz_target!(|bytes: &[u8]| {

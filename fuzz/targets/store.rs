@@ -116,7 +116,9 @@ fn change(name: &str, how: u8, bytes: &mut Vec<u8>, changes: &[u8]) {
 fuzz_target!(|bytes: &[u8]| {
     static FORMS: OnceLock<Vec<Form>> = OnceLock::new();
     let forms = FORMS.get_or_init(|| {
-        [(None, false), (Some(1), false), (None, true), (Some(1), true)].map(|(zstd, key)| form(zstd, key)).into()
+        [(None, false), (Some(1), false), (None, true), (Some(1), true)]
+            .map(|(zstd, key)| form(zstd, key))
+            .into()
     });
     let Some(([which, file, how], changes)) = bytes.split_first_chunk() else { return };
     let form = &forms[usize::from(which % 4)];

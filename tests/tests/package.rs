@@ -164,11 +164,11 @@ fn it_installs_starts_answers_reloads_and_stops_under_load_and_leaves_nothing_be
     let begun = Instant::now();
     system.signal(Signal::SIGTERM);
     wait_until("the service ends", || kill(system.service, None).is_err());
-    let stopping = begun.elapsed();
+    let duration = begun.elapsed();
     let output = system.process.wait(PATIENCE).unwrap();
     assert!(generator.interrupt(PATIENCE).unwrap().status.success());
     assert!(output.status.success(), "{:#?}", output.stderr);
-    assert!(stopping < STOP, "{stopping:?}");
+    assert!(duration < STOP, "{duration:?}");
     let report = Report::parse(&output);
     report.assert_conserved();
     assert!(report.number("/interfaces/0/program/dropped/filter_rejected") > 0, "{}", report.json());

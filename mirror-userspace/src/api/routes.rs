@@ -30,7 +30,8 @@ use crate::worker::survey::{Order, Survey, Wanted};
 
 /// How old answers may be.
 const FRESH_STATS: Duration = Duration::from_millis(250);
-const FRESH: Duration = Duration::from_secs(1);
+/// Less than the time between two events, so that each has something new.
+const FRESH: Duration = Duration::from_millis(750);
 /// How long a worker may take for a survey of its flows.
 const SURVEY: Duration = Duration::from_secs(5);
 /// Pages that are kept up to date at a time.

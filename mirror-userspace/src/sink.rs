@@ -100,6 +100,12 @@ impl EventTypes {
         Self(Some(types))
     }
 
+    /// The kinds that were chosen, where some were.
+    #[must_use]
+    pub fn chosen(&self) -> Option<&[String]> {
+        self.0.as_deref()
+    }
+
     fn wants(&self, kind: &str) -> bool {
         let wanted = |types: &Vec<String>| types.iter().any(|wanted| wanted == kind);
         self.0.as_ref().is_none_or(|types| wanted(types) || !Self::KNOWN.contains(&kind))

@@ -52,7 +52,8 @@ mod tests {
     #[test]
     fn names_are_those_of_the_events_and_switch_one_analyzer_each() {
         assert!(Enabled::all_names().eq(Enabled::default().names()));
-        let mut types = EVENT_TYPES;
+        // Whatever runs may raise an alert.
+        let mut types: Vec<_> = EVENT_TYPES.into_iter().filter(|name| *name != "alert").collect();
         types.sort_unstable();
         assert!(Enabled::all_names().eq(types));
         assert_eq!(Enabled::none().names().count(), 0);

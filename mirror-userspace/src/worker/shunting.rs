@@ -33,7 +33,7 @@ pub struct Shunting {
 }
 
 impl Shunting {
-    /// Hands no flow over before it is said which, see [`Shunting::set_after`].
+    /// Hands no flow over before it is said which (`set_after`).
     #[must_use]
     pub fn new(table: Shunter) -> Self {
         Self { table, after: None, flows: HashMap::new(), ending: HashMap::new(), total: 0 }

@@ -19,6 +19,7 @@ pub mod flow;
 pub mod indicators;
 mod latest;
 pub mod live;
+mod meminfo;
 pub mod nic;
 pub mod observe;
 pub mod packet;

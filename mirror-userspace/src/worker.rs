@@ -490,18 +490,11 @@ impl Worker {
         if !was_settled && flow.is_settled() {
             self.flows_settled += 1;
         }
-        let alerts = self.alerted.take();
-        if alerts {
-            flow.set_alerted();
-        }
-        let mut wanted = false;
         if let Some(store) = &mut self.store {
             store.flow(index, found.is_none(), flow.key(), packet.direct);
-            if alerts {
-                store.alert(index);
-            }
-            wanted = store.wants_rest_of(index);
         }
+        take_alert(&self.alerted, self.store.as_mut(), index, flow);
+        let wanted = self.store.as_ref().is_some_and(|store| store.wants_rest_of(index));
         if let Some(shunting) = &mut self.shunting
             && !wanted
         {
@@ -576,12 +569,7 @@ impl Worker {
             let Self { streams, analyzers, records, alerted, .. } = self;
             let mut tools = Tools { streams, analyzers, records, index, time: info.time, alerted };
             flow.follow(direction, &packet, &mut tools);
-            if self.alerted.take() {
-                flow.set_alerted();
-                if let Some(store) = &mut self.store {
-                    store.alert(index);
-                }
-            }
+            take_alert(&self.alerted, self.store.as_mut(), index, flow);
             self.flows.touch(index, info.time);
         }
     }
@@ -639,14 +627,9 @@ impl Worker {
 
     /// Tells the analyzers of a flow's end.
     fn end_analysis(&mut self, index: FlowIndex, flow: &mut Flow, now: u64) {
-        let Self { streams, analyzers, records, alerted, .. } = self;
+        let Self { streams, analyzers, records, alerted, store, .. } = self;
         flow.end(&mut Tools { streams, analyzers, records, index, time: now, alerted });
-        if alerted.take() {
-            flow.set_alerted();
-            if let Some(store) = &mut self.store {
-                store.alert(index);
-            }
-        }
+        take_alert(alerted, store.as_mut(), index, flow);
     }
 
     /// Raises an alert where a flow that begins has an address that is looked for.
@@ -713,12 +696,7 @@ impl Worker {
         }
         for (index, mut flow) in flows.drain() {
             flow.end(&mut Tools { streams, analyzers, records, index, time: *now, alerted });
-            if alerted.take() {
-                flow.set_alerted();
-                if let Some(store) = store {
-                    store.alert(index);
-                }
-            }
+            take_alert(alerted, store.as_mut(), index, &mut flow);
             records.push_flow(flow.record(EndReason::Shutdown, *now));
         }
         self.records.flush();
@@ -773,6 +751,17 @@ fn mix(hash: FlowHash, session: &Session) -> u32 {
     let source = session.outer_source.low ^ session.outer_source.high.rotate_left(32) ^ session.endpoint;
     let mixed = (u64::from(vni) << 32 ^ source ^ u64::from(hash.0)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     hash.0 ^ (mixed >> 32) as u32
+}
+
+/// Has everybody know that a flow has raised an alert, if it just has.
+#[inline]
+fn take_alert(alerted: &Cell<bool>, store: Option<&mut StoreHandle>, index: FlowIndex, flow: &mut Flow) {
+    if alerted.take() {
+        flow.set_alerted();
+        if let Some(store) = store {
+            store.alert(index);
+        }
+    }
 }
 
 #[cfg(test)]

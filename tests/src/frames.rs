@@ -554,3 +554,12 @@ fn dns_question(name: &str) -> Vec<u8> {
     question.extend([0, 0, 1, 0, 1]);
     question
 }
+
+/// Datagram `number` of a conversation, to and fro in turns, with so many bytes besides its number: all are
+/// different.
+#[must_use]
+pub fn distinct_datagram(conversation: u16, number: u32, len: usize) -> Vec<u8> {
+    let flow = Flow::v4(20_000 + conversation, 443);
+    let flow = if number.is_multiple_of(2) { flow } else { flow.reversed() };
+    flow.udp(&[&number.to_be_bytes()[..], &vec![conversation as u8; len]].concat())
+}

@@ -13,16 +13,14 @@ use std::process::Command;
 
 use mirror_userspace::capture_file::CaptureFile;
 use mirror_xdp_tests::appliance::{Appliance, Bed, INTERFACE, PATIENCE, Report, wait_until};
-use mirror_xdp_tests::frames::{Flow, mirrored};
+use mirror_xdp_tests::frames::{Flow, distinct_datagram, mirrored};
 use mirror_xdp_tests::process::{Process, run};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-/// Datagram `number` of a conversation, as it is before it is mirrored; all are different.
+/// Datagram `number` of a conversation, as it is before it is mirrored.
 fn inner(conversation: u16, number: u32) -> Vec<u8> {
-    let flow = Flow::v4(20_000 + conversation, 443);
-    let flow = if number.is_multiple_of(2) { flow } else { flow.reversed() };
-    flow.udp(&[&number.to_be_bytes()[..], &[conversation as u8; 1000]].concat())
+    distinct_datagram(conversation, number, 1000)
 }
 
 /// So many datagrams of 10 conversations, mirrored by the sessions of VNI 7 and 8 in turns.

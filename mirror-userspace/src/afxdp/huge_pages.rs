@@ -3,11 +3,13 @@
 //! (`Documentation/admin-guide/mm/hugetlbpage.rst`). What is allocated stays when it is not allowed any more: so
 //! it is allowed for that moment, and the machine's settings are as before.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 
 use nix::fcntl::{Flock, FlockArg};
+
+use crate::meminfo;
 
 const OVERCOMMIT: &str = "/proc/sys/vm/nr_overcommit_hugepages";
 /// Bytes of a huge page; where they are larger, more is allowed than is needed.
@@ -28,11 +30,6 @@ pub(super) fn allowed<T, E>(bytes: u64, allocate: impl Fn() -> Result<T, E>) -> 
     allocated
 }
 
-/// How many pages were made on demand, by the text of `/proc/meminfo`.
-fn surplus(meminfo: &str) -> Option<u64> {
-    meminfo.lines().find_map(|line| line.strip_prefix("HugePages_Surp:"))?.trim().parse().ok()
-}
-
 /// A tenth of a second each, where memory is in pieces.
 const ATTEMPTS: u32 = 5;
 
@@ -50,7 +47,7 @@ impl Allowed {
         let mut before = String::new();
         file.read_to_string(&mut before).ok()?;
         // Those that other captures have count, whatever is allowed by now.
-        let others = surplus(&fs::read_to_string("/proc/meminfo").ok()?)?;
+        let others = meminfo::field(&meminfo::read(), "HugePages_Surp")?;
         let pages = before.trim().parse::<u64>().ok()?.max(others).saturating_add(bytes.div_ceil(SIZE));
         let this = Self { before, file };
         this.set(&pages.to_string()).ok()?;

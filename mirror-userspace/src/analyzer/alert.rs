@@ -2,7 +2,6 @@
 //! whatever reads its alerts reads these.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
@@ -13,6 +12,7 @@ use crate::indicators::Indicators;
 use crate::protocol::tls::{Carrier, ClientHello, Ja3, write_ja4};
 use crate::record::EventType;
 use crate::record::eve::Lines;
+use crate::record::text::hex;
 
 /// An alert: its cause, and what that is about.
 pub(super) static ALERT: EventType = EventType::new("alert", render);
@@ -67,14 +67,7 @@ fn render(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
         2 => format!("indicator: {text} asked for in DNS").into(),
         3 => format!("indicator: {text} as TLS server name").into(),
         4 => format!("indicator: {text} as HTTP host").into(),
-        5 => {
-            let mut digits = String::new();
-            for byte in value {
-                // Writing to a string cannot fail.
-                let _ = write!(digits, "{byte:02x}");
-            }
-            format!("indicator: JA3 {digits}").into()
-        }
+        5 => format!("indicator: JA3 {}", hex(value)).into(),
         6 => format!("indicator: JA4 {text}").into(),
         _ => text,
     };
@@ -130,7 +123,7 @@ impl Watch {
         }
         if indicators.has_any_ja4() {
             self.text.clear();
-            // Nor can this.
+            // Writing to a string cannot fail.
             let _ = write_ja4(&mut self.text, &mut self.values, hello, carrier);
             if indicators.has_ja4(&self.text) {
                 context.alert(Cause::Ja4, self.text.as_bytes());

@@ -270,9 +270,7 @@ impl Analyzers {
             _ => 0,
         };
         let mut restart = None;
-        if following.followers() & !self.enabled.set() != 0 {
-            self.retire(following, index, context);
-        }
+        self.retire(following, index, context);
         for bit in bits(following.data[direction as usize]) {
             following.known |= 1 << bit;
             match call!(self, bit, analyzer => analyzer.data(index, direction, event, context)) {
@@ -296,10 +294,18 @@ impl Analyzers {
         }
     }
 
-    /// Has those that do not run any more forget a flow, without a word.
-    #[cold]
+    /// Has those that do not run any more forget a flow, if there are some.
+    #[inline]
     fn retire(&mut self, following: &mut Following, index: FlowIndex, context: &mut Context<'_>) {
         let off = !self.enabled.set();
+        if following.followers() & off != 0 {
+            self.forget(off, following, index, context);
+        }
+    }
+
+    /// Has these forget a flow, without a word.
+    #[cold]
+    fn forget(&mut self, off: Set, following: &mut Following, index: FlowIndex, context: &mut Context<'_>) {
         context.muted = true;
         for bit in bits(following.known & off) {
             call!(self, bit, analyzer => analyzer.end(index, context));

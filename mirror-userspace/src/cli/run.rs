@@ -492,8 +492,8 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// What the process works with while it captures: its log, its store, its configuration and the file of
-/// indicators, which may be replaced or be somewhere else in truth, and the directory that the control socket is removed from.
-/// Directories that are written to are made where they are missing.
+/// indicators, which may be replaced or be somewhere else in truth, and the directory that the control socket
+/// is removed from. Directories that are written to are made where they are missing.
 fn needed_files(
     args: &Args,
     configured: &config::Config,

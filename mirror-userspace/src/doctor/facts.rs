@@ -11,6 +11,7 @@ use super::Intent;
 use crate::datapath::attached;
 use crate::live::port::ReservedPort;
 use crate::live::{cpus, memory, privilege};
+use crate::meminfo;
 use crate::nic::interrupt::{Interrupt, cpu_list, interrupts, numa_node};
 use crate::nic::ioctl::{Device, Driver};
 use crate::nic::losses::{Counters, select};
@@ -149,7 +150,7 @@ impl Machine {
             missing: privilege::missing(),
             lockable: (!unlimited && limit != u64::MAX).then_some(limit),
             memory: memory::of_machine(),
-            huge_pages: huge_pages(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
+            huge_pages: huge_pages(&meminfo::read()),
             cpus: cpus::allowed(),
             online: cpus::online(),
             workers: intent.cpus.map_or_else(cpus::isolated, |list| list.cpus().to_vec()),
@@ -166,10 +167,7 @@ impl Numa {
 
 /// `HugePages_Total: 64` and its like in `/proc/meminfo`.
 fn huge_pages(meminfo: &str) -> Option<HugePages> {
-    let field = |name: &str| -> Option<u64> {
-        let value = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        value.split_whitespace().next()?.parse().ok()
-    };
+    let field = |name| meminfo::field(meminfo, name);
     let reserved = field("HugePages_Rsvd")?;
     Some(HugePages {
         bytes: field("Hugepagesize")?.saturating_mul(1024),

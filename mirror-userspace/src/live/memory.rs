@@ -1,9 +1,9 @@
 //! How many buffers a capture has where nobody has said.
 
-use std::fs;
 use std::num::NonZeroU32;
 
 use crate::afxdp::CHUNK_SIZE;
+use crate::meminfo;
 
 /// The share of the machine's memory that buffers take at most.
 const SHARE: u64 = 16;
@@ -25,15 +25,12 @@ pub(super) fn ring(queues: NonZeroU32) -> u32 {
 
 /// Bytes of memory that the machine has; little where the kernel does not say.
 pub(crate) fn of_machine() -> u64 {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    total(&text).unwrap_or(1 << 30)
+    total(&meminfo::read()).unwrap_or(1 << 30)
 }
 
 /// Bytes that the machine has, by the text of `/proc/meminfo`.
 fn total(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes << 10)
+    Some(meminfo::field(text, "MemTotal")? << 10)
 }
 
 fn ring_of(memory: u64, queues: NonZeroU32) -> u32 {

@@ -83,6 +83,17 @@ impl<const N: usize> Text<N> {
     }
 }
 
+/// Bytes in hexadecimal digits, as digests are written.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let mut digits = String::with_capacity(2 * bytes.len());
+    for &byte in bytes {
+        let mut two = Text::<2>::new();
+        two.hex(byte);
+        digits.push_str(two.as_str());
+    }
+    digits
+}
+
 /// Room for the text of an address, one character more than that may have.
 pub(crate) type AddressText = Text<40>;
 

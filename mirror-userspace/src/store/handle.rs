@@ -105,6 +105,26 @@ fn key(info: &FrameInfo, frame: &[u8]) -> Option<FlowKey> {
     }
 }
 
+/// The mark of the flow in this place of the worker's table.
+fn mark(marks: &mut Vec<Mark>, at: usize) -> &mut Mark {
+    if at >= marks.len() {
+        marks.resize(at + 1, Mark::default());
+    }
+    &mut marks[at]
+}
+
+/// What a packet's block says besides its bytes.
+const fn packet_info(interface: u32, info: &FrameInfo, begins: Option<CommunityId>) -> PacketInfo {
+    PacketInfo {
+        interface,
+        time: info.time,
+        original_len: info.original_len,
+        side: info.side,
+        flow_hash: info.flow_hash.0,
+        begins,
+    }
+}
+
 /// A worker's end of the store.
 #[derive(Debug)]
 pub struct StoreHandle {
@@ -217,10 +237,7 @@ impl StoreHandle {
     /// where a filter looks for them.
     pub(crate) fn flow(&mut self, index: FlowIndex, begins: bool, key: &FlowKey, findable: bool) {
         let at = index.get();
-        if at >= self.marks.len() {
-            self.marks.resize(at + 1, Mark::default());
-        }
-        let mark = &mut self.marks[at];
+        let mark = mark(&mut self.marks, at);
         if begins {
             *mark = Mark::default();
             if let Some(waiting) = &mut self.waiting {
@@ -256,10 +273,7 @@ impl StoreHandle {
     /// Takes an alert of a flow: where only those are kept, its frames are that wait for one.
     pub(crate) fn alert(&mut self, index: FlowIndex) {
         let at = index.get();
-        if at >= self.marks.len() {
-            self.marks.resize(at + 1, Mark::default());
-        }
-        self.marks[at].alerted = true;
+        mark(&mut self.marks, at).alerted = true;
         let Some(mut waiting) = self.waiting.take() else { return };
         let latest = std::mem::take(&mut waiting.flow(at).latest);
         for place in 0..waiting.ring.find(latest) {
@@ -319,14 +333,7 @@ impl StoreHandle {
         if chunk.is_empty() {
             self.began = info.time;
         }
-        let packet = PacketInfo {
-            interface: current.interface,
-            time: info.time,
-            original_len: info.original_len,
-            side: info.side,
-            flow_hash: info.flow_hash.0,
-            begins: current.begins,
-        };
+        let packet = packet_info(current.interface, info, current.begins);
         chunk.packet(&packet, self.policy.cut(frame));
     }
 
@@ -377,15 +384,7 @@ impl StoreHandle {
         for flow in flows {
             chunk.flow(FlowRef { interface, ..flow });
         }
-        let packet = PacketInfo {
-            interface,
-            time: info.time,
-            original_len: info.original_len,
-            side: info.side,
-            flow_hash: info.flow_hash.0,
-            begins,
-        };
-        chunk.packet(&packet, frame);
+        chunk.packet(&packet_info(interface, info, begins), frame);
         if is_new {
             // What comes from the ring is old already.
             self.began = now;

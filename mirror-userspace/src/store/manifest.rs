@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::chunk::Summary;
+use crate::record::text::hex;
 
 /// The manifest's name in the store.
 pub const FILE_NAME: &str = "manifest.jsonl";
@@ -164,16 +165,6 @@ pub struct Contents {
     pub torn: usize,
     /// Bytes of the lines.
     len: usize,
-}
-
-/// A digest in the usual form.
-pub(super) fn hex(digest: &[u8]) -> String {
-    use std::fmt::Write as _;
-    digest.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 impl Contents {

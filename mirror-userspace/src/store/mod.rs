@@ -163,22 +163,27 @@ struct Shared {
     retention: Latest<Retention>,
 }
 
+/// Locks what the threads of a store share.
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Whoever panicked had not changed it yet, or had changed it wholly.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Shared {
     fn manifest(&self) -> MutexGuard<'_, Manifest> {
-        // Whoever panicked had not changed it yet, or had changed it wholly.
-        self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.manifest)
     }
 
     fn orphans(&self) -> MutexGuard<'_, VecDeque<PathBuf>> {
-        self.orphans.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.orphans)
     }
 
     fn policies(&self) -> MutexGuard<'_, Vec<Arc<Latest<Arc<Policy>>>>> {
-        self.policies.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.policies)
     }
 
     fn counters(&self) -> MutexGuard<'_, Vec<Arc<Counters>>> {
-        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.counters)
     }
 
     /// Packets that were to be kept, and were lost for want of memory or disk.

@@ -20,9 +20,10 @@ use object_store::{ClientOptions, ObjectStore, ObjectStoreExt as _, RetryConfig}
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
-use super::manifest::{Contents, FILE_NAME, hex};
+use super::manifest::{Contents, FILE_NAME};
 use crate::error::one_line;
 use crate::filter::text::Wrong;
+use crate::record::text::hex;
 
 /// A connection comes about within this time.
 const CONNECT: Duration = Duration::from_secs(5);

@@ -24,9 +24,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::chunk::Chunk;
 use super::index::Builder;
-use super::manifest::{Event, Segment, hex, index_name};
+use super::manifest::{Event, Segment, index_name};
 use super::seal::{Sealing, SegmentSeal};
 use super::{Counters, Shared};
+use crate::record::text::hex;
 
 /// What the name of a segment that is not finished ends with.
 pub(super) const PARTIAL: &str = ".partial";

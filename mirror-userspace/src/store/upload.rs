@@ -29,12 +29,13 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::manifest::{Contents, Event, FILE_NAME, Manifest, Segment, hex};
+use super::manifest::{Contents, Event, FILE_NAME, Manifest, Segment};
 use super::remote::{Location, Remote, RemoteError};
 use super::segment::PARTIAL;
 use super::{Shared, recovery};
 use crate::confine::{self, Files};
 use crate::error::one_line;
+use crate::record::text::hex;
 
 /// How much less than others the thread is entitled to CPU time, in steps of `nice`.
 const NICE: i32 = 10;

@@ -9,10 +9,11 @@ use std::path::Path;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::manifest::{Contents, FILE_NAME, Segment, hex};
+use super::manifest::{Contents, FILE_NAME, Segment};
 use super::recovery;
 use super::remote::{RemoteError, RemoteReader};
 use super::segment::PARTIAL;
+use crate::record::text::hex;
 
 /// Something that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -6,7 +6,7 @@
 //! one of a few buffers that go round between this worker and the others, by a bounded queue. Where none is left
 //! it is analysed by who has it, and counted.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use mirror_xdp_common::hash::FlowHash;
 
@@ -107,9 +107,7 @@ impl Datagrams {
         };
         buffer.extend_from_slice(bytes);
         let whole = Whole { bytes: buffer, vlans, info: *info, place: *place, home: self.home.clone() };
-        if let Err(refused) = inbox.try_send(whole) {
-            let (std::sync::mpsc::TrySendError::Full(whole)
-            | std::sync::mpsc::TrySendError::Disconnected(whole)) = refused;
+        if let Err(TrySendError::Full(whole) | TrySendError::Disconnected(whole)) = inbox.try_send(whole) {
             whole.end();
             self.counters.kept += 1;
             return false;

@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use super::report::Disk;
-use super::{Args, path_as_root};
+use super::{Args, median, path_as_root};
 use crate::command::{output, workspace};
 
 /// Bytes that `dd` writes at once, and how often.
@@ -41,6 +41,5 @@ fn dd(directory: &Path, quick: bool) -> Result<f64> {
         rates.push((BLOCK * blocks) as f64 / start.elapsed().as_secs_f64());
         fs::remove_file(&file)?;
     }
-    rates.sort_by(f64::total_cmp);
-    rates.get(rounds / 2).copied().context("nothing was measured")
+    median(rates).context("nothing was measured")
 }

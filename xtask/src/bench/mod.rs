@@ -10,6 +10,7 @@ mod peers;
 mod report;
 mod worker;
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -160,6 +161,12 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         eprintln!("worse: {line}");
     }
     Ok(if worse.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The value in the middle, if there is one.
+fn median<T: Copy + PartialOrd>(mut values: Vec<T>) -> Option<T> {
+    values.sort_by(|one, other| one.partial_cmp(other).unwrap_or(Ordering::Equal));
+    values.get(values.len() / 2).copied()
 }
 
 fn read(path: &Path) -> Result<Report> {

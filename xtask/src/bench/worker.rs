@@ -15,6 +15,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 use serde_json::Value;
 
+use super::median;
 use super::report::{Growth, HandOver, Memory, Peers, Stage};
 use crate::command::{cargo, display, find_program, output, run, workspace};
 
@@ -168,8 +169,7 @@ impl Target {
             for _ in 0..ROUNDS {
                 rounds.push(self.ask(&["handed-over", &percent.to_string()])?.trim().parse()?);
             }
-            rounds.sort_by(f64::total_cmp);
-            Ok(HandOver { percent, ns: rounds[ROUNDS / 2] })
+            Ok(HandOver { percent, ns: median(rounds).unwrap_or_default() })
         };
         [0, 50, 100].into_iter().map(of).collect()
     }
@@ -246,10 +246,7 @@ fn beside_suricata(binary: &Path, capture: &str, file: &Path, packets: u64, quic
             theirs_empty.push(suricata(peer, &empty)?);
         }
     }
-    let [ours, ours_empty, theirs, theirs_empty] = times.map(|mut times| {
-        times.sort_unstable();
-        times.get(rounds / 2).copied().unwrap_or_default()
-    });
+    let [ours, ours_empty, theirs, theirs_empty] = times.map(|times| median(times).unwrap_or_default());
     let rate = |time: Duration, empty: Duration| {
         packets as f64 / time.saturating_sub(empty).as_secs_f64().max(f64::EPSILON)
     };

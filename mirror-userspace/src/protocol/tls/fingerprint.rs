@@ -8,6 +8,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::hello::{ClientHello, Extensions, ServerHello, Version, extension};
+use crate::record::text::hex;
 
 /// JA3 or JA3S: the string and its MD5.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -191,12 +192,4 @@ fn write_hex_list(out: &mut impl Write, values: impl Iterator<Item = u16>) -> fm
 /// The first twelve digits of a SHA-256.
 fn write_short(out: &mut impl Write, hash: Hashing<Sha256>) -> fmt::Result {
     hash.0.finalize().iter().take(6).try_for_each(|byte| write!(out, "{byte:02x}"))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }

@@ -683,7 +683,7 @@ impl Worker {
         }
         if now.saturating_sub(self.handed_over) >= HAND_OVER_INTERVAL {
             self.handed_over = now;
-            self.records.flush();
+            self.records.flush_in_time();
         }
     }
 

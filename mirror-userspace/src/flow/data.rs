@@ -70,6 +70,10 @@ impl Data {
             return;
         }
         let Self { detector, following, known, .. } = self;
+        // Nobody wants it, and it tells nothing new.
+        if detector.is_over(direction) && !following.wants_data(direction) {
+            return;
+        }
         let Tools { analyzers, records, index, time, alerted, .. } = tools;
         let now = Now { head, time: *time, index: *index, alerted, midstream: false };
         let mut side = Side { detector, following, known, analyzers, records, now, direction, wait: false };

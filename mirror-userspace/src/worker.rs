@@ -654,12 +654,10 @@ impl Worker {
 
     fn end(&mut self, index: FlowIndex, mut flow: Flow, reason: EndReason, now: u64) {
         self.end_analysis(index, &mut flow, now);
-        let ending = Ending { flow, reason, time: now };
-        let ended = match &mut self.shunting {
-            Some(shunting) => shunting.end(ending),
-            None => Some(ending),
+        let Some(shunting) = &mut self.shunting else {
+            return self.records.push_flow(flow.record(reason, now));
         };
-        if let Some(Ending { flow, reason, time }) = ended {
+        if let Some(Ending { flow, reason, time }) = shunting.end(Ending { flow, reason, time: now }) {
             self.records.push_flow(flow.record(reason, time));
         }
     }
@@ -713,7 +711,7 @@ impl Worker {
         }
         if now.saturating_sub(self.handed_over) >= HAND_OVER_INTERVAL {
             self.handed_over = now;
-            self.records.flush();
+            self.records.flush_in_time();
         }
     }
 

@@ -287,7 +287,7 @@ impl Side<'_> {
                 let recognised = matches!(self.detector.direction(self.direction), Detection::Found(_));
                 if !recognised && len > 0 {
                     // What can be understood of this direction comes later.
-                    let gap = Event::Gap { len };
+                    let gap = Event::Gap { bytes: &[], len };
                     let outcome = analyzers.data(self.following, index, self.direction, gap, false, context);
                     return if matches!(outcome, Use::Used(_)) { Use::Used(len) } else { outcome };
                 }

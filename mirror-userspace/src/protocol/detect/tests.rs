@@ -168,7 +168,7 @@ fn without_payload_there_is_nothing_to_tell() {
 
 #[test]
 fn versions_of_quic_are_known_and_others_are_not() {
-    for version in [0, 1, 0x6b33_43cf, 0xff00_001d, 0x5130_3433, 0x1a2a_3a4a] {
+    for version in [0, 1, 0x6b33_43cf, 0xff00_001d, 0x5130_3530, 0x1a2a_3a4a] {
         assert_eq!(detect(Udp, 443, ToServer, &quic_initial(version)), Detection::Found(AppProto::Quic));
     }
 }

@@ -315,7 +315,7 @@ impl Side<'_> {
                 let recognised = matches!(self.detector.direction(direction), Detection::Found(_));
                 if !recognised && len > 0 {
                     // What can be understood of this direction comes later.
-                    let outcome = self.analyse(Event::Gap { len }, false);
+                    let outcome = self.analyse(Event::Gap { bytes: &[], len }, false);
                     return if matches!(outcome, Use::Used(_)) { Use::Used(len) } else { outcome };
                 }
             }

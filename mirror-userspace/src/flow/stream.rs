@@ -81,16 +81,18 @@ pub enum Event<'a> {
         /// Where the new ones begin.
         new: usize,
     },
-    /// Bytes are missing between those before and those to come; none are left from before.
+    /// Bytes are missing between those before and those to come.
     Gap {
-        /// How many.
+        /// The bytes in front of them that were not used. They are not given again.
+        bytes: &'a [u8],
+        /// How many are missing.
         len: usize,
     },
     /// The flow ends here, with bytes of the stream that were not used.
     End {
         /// These.
         bytes: &'a [u8],
-        /// Whether the other side has acknowledged what came last. If not, nobody may have got it.
+        /// Whether the other side has acknowledged some of the stream. If not, nobody may have got it.
         acknowledged: bool,
     },
 }
@@ -187,10 +189,11 @@ impl Streams {
         let early = buffer.early.iter().map(|&(sequence, ..)| sequence);
         let nearest = early.min_by_key(|&sequence| sequence.wrapping_sub(next));
         let Some(nearest) = nearest.filter(|&nearest| !before(acknowledged, nearest)) else { return false };
-        buffer.pending.clear();
         let len = nearest.wrapping_sub(next) as usize;
+        let outcome = each(Event::Gap { bytes: &buffer.pending, len });
+        buffer.pending.clear();
         stream.next = nearest;
-        match each(Event::Gap { len }) {
+        match outcome {
             Use::Used(_) => {
                 self.deliver_early(stream, &mut each);
             }
@@ -222,12 +225,7 @@ impl Streams {
     }
 
     /// Says that the flow ends, and gives the stream's buffer back.
-    pub fn end(
-        &mut self,
-        stream: &mut Stream,
-        acknowledged: bool,
-        mut each: impl FnMut(Event<'_>) -> Use,
-    ) {
+    pub fn end(&mut self, stream: &mut Stream, acknowledged: bool, mut each: impl FnMut(Event<'_>) -> Use) {
         if stream.state == State::Open {
             let bytes = self.held(stream).map(|buffer| buffer.pending.as_slice()).unwrap_or_default();
             each(Event::End { bytes, acknowledged });
@@ -299,12 +297,7 @@ impl Streams {
     }
 
     /// Hands new bytes on; `true` where the stream had to be given up.
-    fn deliver(
-        &mut self,
-        stream: &mut Stream,
-        new: &[u8],
-        each: &mut impl FnMut(Event<'_>) -> Use,
-    ) -> bool {
+    fn deliver(&mut self, stream: &mut Stream, new: &[u8], each: &mut impl FnMut(Event<'_>) -> Use) -> bool {
         stream.next = stream.next.wrapping_add(new.len() as u32);
         if stream.keeps() && self.has_unused(stream) {
             return self.deliver_behind(stream, new, each);

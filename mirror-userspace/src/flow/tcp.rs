@@ -346,14 +346,14 @@ impl Connection {
         }
     }
 
-    /// Whether the other side has acknowledged all data of a direction, as far as that is to be known: it
-    /// is not where the other side was not heard, or the connection is closed.
+    /// Whether the other side has acknowledged data of a direction, as far as that is to be known: it is not
+    /// where the other side was not heard.
     #[must_use]
     pub fn is_acknowledged(&self, direction: Direction) -> bool {
         let by = direction.reverse();
         let heard = self.flags[by as usize] != 0;
-        let next = self.sides[direction as usize].next;
-        !heard || self.flow_state() == FlowState::Closed || !before(self.performance.acknowledged(by), next)
+        let acknowledged = self.performance.acknowledged(by);
+        !heard || self.first_byte(direction).is_none_or(|first| before(first, acknowledged))
     }
 
     /// How well it went; `None` where the handshake was not finished.

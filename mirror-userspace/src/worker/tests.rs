@@ -869,6 +869,62 @@ fn a_body_of_which_a_piece_is_missing_is_bridged() {
 }
 
 #[test]
+fn what_was_seen_of_a_response_before_a_gap_counts() {
+    let mut bench = Bench::new();
+    let mut connection = Tcp::new(4000);
+    connection.server.1 = 80;
+    connection.open(&mut bench);
+    bench.frame(&connection.segment(true, "A", GET));
+    bench.frame(&connection.segment(false, "A", b"HTTP/1.0 302 MOVED"));
+    let _never_seen = connection.segment(false, "A", b"\r\nContent-Length: 5\r\n\r\n");
+    bench.frame(&connection.segment(false, "A", b"01234"));
+    bench.frame(&connection.segment(true, "A", POST));
+    bench.frame(&connection.segment(false, "A", MOVED));
+    bench.frame(&connection.segment(true, "A", b""));
+    let events = bench.of("http");
+    assert_eq!(http(&events[0]), ("GET", "/a", 302, 0));
+    assert_eq!(http(&events[1]), ("POST", "/b", 301, 11));
+}
+
+#[test]
+fn a_response_is_that_to_its_request_whatever_a_gap_took() {
+    // Bytes that are missing, and what the second of three requests is known to have been answered.
+    for (missing, second) in [(10, 301), (12, 301), (60, 0)] {
+        let mut bench = Bench::new();
+        let mut connection = Tcp::new(4000);
+        connection.server.1 = 80;
+        connection.open(&mut bench);
+        bench.frame(&connection.segment(true, "A", GET));
+        bench.frame(&connection.segment(false, "A", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"));
+        bench.frame(&connection.segment(true, "A", GET));
+        let _never_seen = connection.segment(false, "A", &vec![b'.'; missing]);
+        if second == 0 {
+            bench.frame(&connection.segment(true, "A", GET));
+        }
+        bench.frame(&connection.segment(false, "A", MOVED));
+        bench.frame(&connection.segment(true, "A", b""));
+        let events = bench.of("http");
+        assert_eq!(http(&events[0]), ("GET", "/a", 200, 10), "{missing}");
+        assert_eq!(events[1]["http"]["status"].as_u64().unwrap_or_default(), second, "{missing}");
+        let last = &events[events.len() - 1];
+        assert_eq!(last["http"]["status"], 301, "{missing}");
+    }
+}
+
+#[test]
+fn a_response_without_its_request_has_the_url_that_suricata_gives_it() {
+    let mut bench = Bench::new();
+    let mut connection = Tcp::new(4000);
+    connection.server.1 = 80;
+    connection.open(&mut bench);
+    bench.frame(&connection.segment(false, "A", OK));
+    bench.frame(&connection.segment(true, "A", b""));
+    let event = &bench.of("http")[0]["http"];
+    assert_eq!((&event["url"], &event["status"]), (&"/libhtp::request_uri_not_seen".into(), &200.into()));
+    assert_eq!(event["http_method"], Value::Null);
+}
+
+#[test]
 fn after_a_gap_in_a_head_the_next_message_is_found() {
     let mut bench = Bench::new();
     let mut connection = Tcp::new(4000);
@@ -877,9 +933,11 @@ fn after_a_gap_in_a_head_the_next_message_is_found() {
     bench.frame(&connection.segment(true, "A", b"GET /lost HTTP/1.1\r\nHost: "));
     let _never_seen = connection.segment(true, "A", b"a.example\r\n\r\n");
     bench.frame(&connection.segment(true, "A", GET));
+    bench.frame(&connection.segment(false, "A", MOVED));
     bench.frame(&connection.segment(false, "A", OK));
     let events = bench.of("http");
-    assert_eq!(http(&events[0]), ("GET", "/a", 200, 5));
+    assert_eq!(http(&events[0]), ("GET", "/lost", 301, 11));
+    assert_eq!(http(&events[1]), ("GET", "/a", 200, 5));
 }
 
 #[test]

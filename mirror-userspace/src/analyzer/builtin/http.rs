@@ -99,6 +99,8 @@ struct Transaction {
     method: Method,
     /// The final response is still to come.
     interim: bool,
+    /// The head of the final response has come.
+    answered: bool,
     /// When the request's last byte came; `None` where no request was seen, or is still coming.
     requested: Option<u64>,
     packed: Vec<u8>,
@@ -153,21 +155,9 @@ impl Analyzer for Http {
     ) -> Use {
         match event {
             Event::Data { bytes, new } => self.bytes(flow, direction, bytes, new, context),
-            Event::Gap { len } => {
-                let phase = &mut flow.phases[direction as usize];
-                let bridged = match phase {
-                    Phase::Body(body) => body.miss(len),
-                    Phase::Head | Phase::Lost => false,
-                };
-                if !bridged {
-                    *phase = Phase::Lost;
-                }
-                if bridged
-                    && direction == Direction::ToClient
-                    && let Some(transaction) = flow.open.front_mut()
-                {
-                    transaction.fixed.length += len as u64;
-                }
+            Event::Gap { bytes, len } => {
+                self.unfinished(flow, direction, bytes, context);
+                self.gap(flow, direction, len, context);
                 Use::Used(0)
             }
             Event::End { bytes, .. } => {
@@ -269,16 +259,48 @@ impl Http {
         Use::Used(at)
     }
 
+    /// Goes on behind missing bytes.
+    fn gap(&mut self, flow: &mut Flow, direction: Direction, len: usize, context: &mut Context<'_>) {
+        const MIN_HEAD: usize = b"HTTP/1.1 200\r\n\r\n".len();
+        let phase = &mut flow.phases[direction as usize];
+        let (behind, complete) = match phase {
+            Phase::Body(body) => (body.miss(len), body.is_complete()),
+            Phase::Head | Phase::Lost => (None, false),
+        };
+        if behind != Some(0) {
+            *phase = Phase::Lost;
+        }
+        let Some(behind) = behind else { return };
+        if direction == Direction::ToClient
+            && let Some(transaction) = flow.open.front_mut()
+        {
+            transaction.fixed.length += (len - behind) as u64;
+        }
+        if complete {
+            let phase = flow.phases[direction as usize];
+            self.complete(flow, direction, context);
+            flow.phases[direction as usize] = if behind == 0 { Phase::Head } else { phase };
+        }
+        // The next response is missing, too.
+        if direction == Direction::ToClient
+            && behind >= MIN_HEAD
+            && let Some(transaction) = flow.open.pop_front()
+        {
+            self.emit(transaction, context);
+        }
+    }
+
     /// Takes what is there of a head that will not come as a whole.
     fn unfinished(&mut self, flow: &mut Flow, direction: Direction, head: &[u8], context: &mut Context<'_>) {
-        if flow.phases[direction as usize] != Phase::Head || !head.contains(&b'\n') {
+        const STATUS: usize = b"HTTP/1.1 200".len();
+        if flow.phases[direction as usize] != Phase::Head {
             return;
         }
         match direction {
-            Direction::ToServer if begins_request(head) => {
+            Direction::ToServer if begins_request(head) && head.contains(&b'\n') => {
                 self.request(flow, head, context);
             }
-            Direction::ToClient if begins_response(head) => {
+            Direction::ToClient if begins_response(head) && head.len() >= STATUS => {
                 self.response(flow, head, context);
             }
             _ => {}
@@ -325,6 +347,10 @@ impl Http {
     /// Takes the head of a response.
     fn response(&mut self, flow: &mut Flow, head: &[u8], context: &mut Context<'_>) -> Option<Next> {
         let response = Response::parse(head);
+        // The end of the response in front of this one is in a gap.
+        if let Some(transaction) = flow.open.pop_front_if(|front| front.answered) {
+            self.emit(transaction, context);
+        }
         if flow.open.is_empty() {
             let transaction = self.open(flow)?;
             flow.open.push_back(transaction);
@@ -335,6 +361,7 @@ impl Http {
         if transaction.interim {
             return Some(Next::Body(Body::Length(0)));
         }
+        transaction.answered = true;
         let since = transaction.requested.map(|requested| context.time().saturating_sub(requested));
         // What was kept until the answer told what it is has the answer's time.
         let since = since.filter(|&since| since > 0);

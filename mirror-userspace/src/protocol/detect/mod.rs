@@ -202,10 +202,13 @@ fn look(endpoints: Endpoints, direction: Direction, bytes: &[u8]) -> Detection {
     };
     let mut more = false;
     // The server's port says what is spoken; the client's does where the flow was taken for its reverse.
-    for port in [None, Some(endpoints.server_port), Some(endpoints.client_port)] {
+    for (port, reverse) in
+        [(None, false), (Some(endpoints.server_port), false), (Some(endpoints.client_port), true)]
+    {
         for signature in signatures.iter().filter(|signature| {
             signature.from.is_none_or(|from| from == direction)
                 && port.map_or(signature.ports.is_empty(), |port| signature.ports.contains(&port))
+                && !(reverse && signature.weak)
         }) {
             match signature.look(bytes) {
                 Look::Yes => return Detection::Found(signature.protocol),

@@ -1,7 +1,7 @@
 //! The table of signatures.
 
 use super::AppProto;
-use crate::protocol::{Direction, dns};
+use crate::protocol::{Direction, dns, quic};
 
 use AppProto::{
     BittorrentDht, Dcerpc, Dhcp, Dns, Ftp, Http, Http2, Ike, Imap, Krb5, Mqtt, Nfs, Ntp, Quic, Rdp, Rfb, Sip,
@@ -34,6 +34,8 @@ pub(super) struct Signature {
     pub(super) from: Option<Direction>,
     /// Ports on which it counts; empty for all.
     pub(super) ports: &'static [u16],
+    /// It does not count where a flow may have been taken for its reverse: the port alone nearly decides.
+    pub(super) weak: bool,
     test: Test,
 }
 
@@ -45,6 +47,10 @@ enum Test {
 }
 
 impl Signature {
+    const fn weak(self) -> Self {
+        Self { weak: true, ..self }
+    }
+
     pub(super) fn look(&self, bytes: &[u8]) -> Look {
         match self.test {
             Begins(words) => words.iter().map(|word| begins(word, bytes)).max().unwrap_or(Look::No),
@@ -107,16 +113,12 @@ pub(super) const DATAGRAMS: &[Signature] = &[
     sign(Tftp, Some(ToServer), &[69], Content(tftp)),
     sign(Ike, None, &[500], Content(ike)),
     sign(Sip, None, &[5060, 5061], Content(sip)),
-    sign(Quic, None, &[443, 80], Content(quic)),
+    sign(Quic, None, &[443, 80], Content(|bytes| quic::probe(bytes).into())).weak(),
+    sign(Quic, None, &[443, 80], Content(|bytes| quic::probe_version(bytes).into())),
 ];
 
-const fn sign(
-    protocol: AppProto,
-    from: Option<Direction>,
-    ports: &'static [u16],
-    test: Test,
-) -> Signature {
-    Signature { protocol, from, ports, test }
+const fn sign(protocol: AppProto, from: Option<Direction>, ports: &'static [u16], test: Test) -> Signature {
+    Signature { protocol, from, ports, weak: false, test }
 }
 
 /// The methods of HTTP/1.1, `WebDAV` (RFC 4918) and versioning (RFC 3253).
@@ -356,26 +358,4 @@ fn sip(bytes: &[u8]) -> Look {
     let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     (line.starts_with(b"SIP/2.0 ") || line.ends_with(b" SIP/2.0")).into()
-}
-
-/// A long header of a known kind of version, or a short one that could hold a protected packet at all
-/// (RFC 9000, 17).
-fn quic(bytes: &[u8]) -> Look {
-    match bytes {
-        [0xc0..=0xff, a, b, c, d, ..] => quic_version([*a, *b, *c, *d]).into(),
-        [0x40..=0x7f, ..] => (bytes.len() > 20).into(),
-        // Google's, up to version 43: public flags, connection, version.
-        [0x08..=0x3f, _, _, _, _, _, _, _, _, b'Q', b'0', ..] => Look::Yes,
-        _ => Look::No,
-    }
-}
-
-/// Negotiation, versions 1 and 2 (RFC 9369), drafts, Google's, and those that are reserved to make
-/// others negotiate (RFC 9000, 15).
-fn quic_version(version: [u8; 4]) -> bool {
-    let known = matches!(
-        version,
-        [0, 0, 0, 0 | 1] | [0x6b, 0x33, 0x43, 0xcf] | [0xff, 0, 0, _] | [b'Q' | b'T', b'0'..=b'9', _, _]
-    );
-    known || version.iter().all(|byte| byte & 0x0f == 0x0a)
 }

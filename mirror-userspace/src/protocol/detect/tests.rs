@@ -168,10 +168,40 @@ fn without_payload_there_is_nothing_to_tell() {
 
 #[test]
 fn versions_of_quic_are_known_and_others_are_not() {
-    for version in [0, 1, 0x6b33_43cf, 0xff00_001d, 0x5130_3433, 0x1a2a_3a4a] {
+    for version in [0, 1, 0x6b33_43cf, 0xff00_001d, 0x5130_3530, 0x1a2a_3a4a] {
         assert_eq!(detect(Udp, 443, ToServer, &quic_initial(version)), Detection::Found(AppProto::Quic));
     }
-    assert_eq!(detect(Udp, 443, ToServer, &quic_initial(0x1234_5678)), Detection::Failed);
+}
+
+#[test]
+fn a_datagram_on_the_port_of_quic_is_taken_for_it_where_its_header_fits() {
+    let fits = |bytes: &[u8]| detect(Udp, 443, ToServer, bytes) == Detection::Found(AppProto::Quic);
+    // Flags, what the datagram must have behind them.
+    for (first, len) in
+        [(0x00, 1), (0x01, 5), (0x04, 33), (0x08, 21), (0x0d, 25), (0x19, 26), (0x40, 0), (0x7f, 0)]
+    {
+        let datagram = [&[first][..], &[0x11; 60]].concat();
+        assert!(fits(&datagram[..=len]), "{first:#x}");
+        assert!(len == 0 || !fits(&datagram[..len]), "{first:#x}");
+    }
+    let initial = |first: u8| [&[first][..], &[0x12, 0x34, 0x56, 0x78, 2, 7, 7, 0, 0, 4], &[9; 4]].concat();
+    assert!(fits(&initial(0xc0)) && !fits(&initial(0xc0)[..14]), "it says how long it is");
+    assert!(fits(&initial(0xe0)[..9]) && !fits(&initial(0xe0)[..8]), "no further than its connections");
+    let google = |first: u8, version: &[u8; 4]| [&[first][..], version, &[0x50], &[7; 8], &[0; 16]].concat();
+    assert!(fits(&google(0xff, b"Q043")) && !fits(&google(0xf0, b"Q043")));
+    assert!(fits(&google(0xc3, b"Q046")) && !fits(&google(0xc3, b"Q046")[..13]));
+}
+
+#[test]
+fn a_flow_that_comes_from_the_port_of_quic_must_name_a_known_version() {
+    let endpoints = Endpoints { transport: Udp, client_port: 443, server_port: 49_152 };
+    for (bytes, found) in [
+        (quic_initial(1), Detection::Found(AppProto::Quic)),
+        (quic_initial(0x1234_5678), Detection::Failed),
+        (vec![0x43; 40], Detection::Failed),
+    ] {
+        assert_eq!(Detector::default().feed(endpoints, ToServer, &bytes), found);
+    }
 }
 
 proptest! {

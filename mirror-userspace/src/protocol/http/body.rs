@@ -86,14 +86,15 @@ impl Body {
         }
     }
 
-    /// Takes note that the next `len` bytes are missing; `false` where it is not known any more where the
-    /// body ends.
+    /// Takes note that the next `len` bytes are missing; answers how many of those are behind the body, or
+    /// `None` where it is not known any more where the body ends.
     #[must_use]
-    pub fn miss(&mut self, len: usize) -> bool {
+    pub fn miss(&mut self, len: usize) -> Option<usize> {
         match self {
-            Self::Length(left) | Self::Chunked(Chunks(State::Data { left })) => skip(left, len) == len,
-            Self::UntilClose => true,
-            Self::Chunked(_) => false,
+            Self::Length(left) => Some(len - skip(left, len)),
+            Self::Chunked(Chunks(State::Data { left })) => (skip(left, len) == len).then_some(0),
+            Self::UntilClose => Some(0),
+            Self::Chunked(_) => None,
         }
     }
 }

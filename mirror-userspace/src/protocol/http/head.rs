@@ -51,6 +51,8 @@ pub fn head_end(bytes: &[u8], seen: usize) -> Option<usize> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Fields<'a> {
     content_length: Option<u64>,
+    /// A length that is none.
+    malformed_length: bool,
     chunked: bool,
     content_type: Option<&'a [u8]>,
     content_range: Option<&'a [u8]>,
@@ -74,6 +76,7 @@ impl<'a> Fields<'a> {
             15 if name.eq_ignore_ascii_case(b"x-forwarded-for") => &mut self.forwarded_for,
             14 if name.eq_ignore_ascii_case(b"content-length") => {
                 self.content_length = self.content_length.or_else(|| number(value));
+                self.malformed_length |= self.content_length.is_none();
                 return;
             }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
@@ -89,6 +92,8 @@ impl<'a> Fields<'a> {
     const fn body(&self) -> Option<Body> {
         match (self.chunked, self.content_length) {
             (true, _) => Some(Body::chunked()),
+            // Where the message ends, nobody knows (RFC 9112, section 6.3).
+            (false, _) if self.malformed_length => Some(Body::UntilClose),
             (false, Some(len)) => Some(Body::Length(len)),
             (false, None) => None,
         }
@@ -188,7 +193,11 @@ impl<'a> Request<'a> {
     /// The body behind the head.
     #[must_use]
     pub fn body(&self) -> Body {
-        self.fields.body().unwrap_or(Body::Length(0))
+        match self.protocol {
+            // HTTP/0.9 has one request in a connection, and no fields.
+            None if self.fields == Fields::default() => Body::UntilClose,
+            _ => self.fields.body().unwrap_or(Body::Length(0)),
+        }
     }
 }
 

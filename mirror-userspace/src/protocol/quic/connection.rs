@@ -127,7 +127,8 @@ impl Connection {
         let version = self.version.filter(|_| found)?;
         self.heard = true;
         let side = self.side(direction);
-        side.done = true;
+        // A client of Google's says more in its next hello, which the server has asked for.
+        side.done = !version.is_google();
         let body = if version.is_google() { side.crypto.begin() } else { hello(&side.crypto, direction)? };
         Some(Hello { version, direction, body })
     }
@@ -141,13 +142,15 @@ impl Connection {
 
     /// Takes a packet; answers whether the side's hello has come as a whole by it.
     fn packet(&mut self, direction: Direction, packet: &Packet<'_>, scratch: &mut Vec<u8>) -> bool {
-        const NEGOTIATION: Version = Version(0);
-        if packet.version != NEGOTIATION {
+        if packet.version.is_known() {
             self.version = Some(packet.version);
         }
         match packet.kind {
             Kind::Initial if self.side(direction).done => false,
-            Kind::Initial if packet.version.is_google() => self.google(direction, packet),
+            Kind::Initial if packet.version.protection().is_none() => {
+                let frames = packet.bytes.get(packet.number_at..).unwrap_or_default();
+                self.google(direction, google::client_hello(frames))
+            }
             Kind::Initial => self.initial(direction, packet, scratch),
             Kind::Retry if direction == Direction::ToClient && !self.retried => {
                 // The client begins again, and may do so once (RFC 9000, 17.2.5.2).
@@ -160,10 +163,9 @@ impl Connection {
         }
     }
 
-    fn google(&mut self, direction: Direction, packet: &Packet<'_>) -> bool {
-        let unprotected = packet.bytes.get(packet.number_at..).unwrap_or_default();
-        let hello = google::client_hello(unprotected).filter(|_| direction == Direction::ToServer);
-        let Some(hello) = hello else { return false };
+    fn google(&mut self, direction: Direction, hello: Option<&[u8]>) -> bool {
+        let Some(hello) = hello.filter(|_| direction == Direction::ToServer) else { return false };
+        self.client.crypto.clear();
         self.client.crypto.insert(0, hello);
         true
     }
@@ -174,8 +176,12 @@ impl Connection {
         }
         self.initials += 1;
         let Some(frames) = self.open(direction, packet, scratch) else { return false };
+        let frames = scratch.get(frames).unwrap_or_default();
+        if packet.version.is_google() {
+            return self.google(direction, google::protected_client_hello(frames));
+        }
         let crypto = &mut self.side(direction).crypto;
-        crypto_frames(scratch.get(frames).unwrap_or_default(), |offset, data| crypto.insert(offset, data));
+        crypto_frames(frames, |offset, data| crypto.insert(offset, data));
         hello(crypto, direction).is_some()
     }
 

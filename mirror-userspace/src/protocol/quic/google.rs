@@ -1,16 +1,53 @@
-//! Google's QUIC, versions Q044 to Q046: the hello of the client, which is not encrypted and consists of
-//! tags with values. ([Document](https://docs.google.com/document/d/1g5nIXAIkN_Y-7XJW5K45IblHd_L2f5LTaDUDwvZ5L6g).)
+//! Google's QUIC, versions up to Q050: the hello of the client, which consists of tags with values and, up
+//! to Q046, is not encrypted, and the public headers of versions up to Q043.
+//! ([Handshake](https://docs.google.com/document/d/1g5nIXAIkN_Y-7XJW5K45IblHd_L2f5LTaDUDwvZ5L6g),
+//! [headers](https://docs.google.com/document/d/1WJvyZflAO2pq77yOLbp9NsGjC1CHetAXV8I0fQe-B_U).)
 
+use super::version::Version;
 use crate::protocol::reader::Reader;
 
 /// The hello of a client: what it begins with.
 const CLIENT_HELLO: &[u8; 4] = b"CHLO";
 
-/// The hello of the client in the packet, from its tag on.
-pub(super) fn client_hello(unprotected: &[u8]) -> Option<&[u8]> {
-    const NUMBER: usize = 4;
-    const HASH: usize = 12;
-    let mut reader = Reader::new(unprotected.get(NUMBER + HASH..)?);
+/// What authenticates an unprotected packet, in front of its frames.
+pub(super) const HASH: usize = 12;
+
+/// A public header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PublicHeader {
+    /// Clients name it until they have heard of the server.
+    pub(super) version: Option<Version>,
+    /// Bytes of the header, the number of the packet included.
+    pub(super) len: usize,
+}
+
+/// Reads the public header that a datagram begins with; `None` where it can be none.
+pub(super) fn public_header(datagram: &[u8]) -> Option<PublicHeader> {
+    const HAS_VERSION: u8 = 1;
+    const HAS_NONCE: u8 = 4;
+    const HAS_CONNECTION_ID: u8 = 8;
+    const NONCE: usize = 32;
+    let mut reader = Reader::new(datagram);
+    let flags = reader.u8().filter(|flags| flags & 0xc0 == 0)?;
+    match flags & (HAS_CONNECTION_ID | HAS_NONCE) {
+        0 => {}
+        // Servers need not name the connection, and clients set the same bit without a nonce.
+        HAS_NONCE => _ = reader.bytes(NONCE)?,
+        _ => _ = reader.bytes(8)?,
+    }
+    let version = if flags & HAS_VERSION == 0 { None } else { Some(Version(reader.u32()?)) };
+    let number: [usize; 4] = [1, 2, 4, 6];
+    reader.bytes(*number.get(usize::from(flags >> 4))?)?;
+    let len = datagram.len() - reader.rest().len();
+    if flags & HAS_CONNECTION_ID != 0 {
+        reader.bytes(HASH)?;
+    }
+    Some(PublicHeader { version, len })
+}
+
+/// The hello of the client in the frames of an unprotected packet, from its tag on.
+pub(super) fn client_hello(frames: &[u8]) -> Option<&[u8]> {
+    let mut reader = Reader::new(frames);
     loop {
         let kind = reader.u8()?;
         if kind & 0x80 == 0 {
@@ -27,6 +64,25 @@ pub(super) fn client_hello(unprotected: &[u8]) -> Option<&[u8]> {
         let data = if kind & 0x20 == 0 { reader.bytes(reader.rest().len())? } else { reader.vector16()? };
         if data.starts_with(CLIENT_HELLO) {
             return Some(data);
+        }
+    }
+}
+
+/// The hello of the client in the frames of a packet of Q050.
+pub(super) fn protected_client_hello(frames: &[u8]) -> Option<&[u8]> {
+    const CRYPTO: u8 = 8;
+    let mut reader = Reader::new(frames);
+    loop {
+        match reader.u8()? {
+            // Padding.
+            0 => {}
+            CRYPTO => {
+                reader.varint()?;
+                let len = reader.varint()?;
+                let data = reader.bytes(usize::try_from(len).ok()?)?;
+                return Some(data).filter(|data| data.starts_with(CLIENT_HELLO));
+            }
+            _ => return None,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! QUIC (RFC 9000, version 2 of RFC 9369, drafts from the 23rd on): the hellos in Initial packets, whose
 //! protection (RFC 9001) everybody can remove who sees the client's first. Of Google's versions before, the
-//! hello of the client.
+//! hellos of the client.
 //!
 //! A worker pushes the datagrams of both directions into the flow's [`Connection`], which gives out each
 //! [`Hello`] as soon as all of its CRYPTO frames have come, in whatever order and packets; a datagram may
@@ -23,4 +23,5 @@ mod version;
 pub use connection::{Connection, Hello};
 pub use eve::Event;
 pub use frames::MAX_CRYPTO;
+pub(crate) use packet::{probe, probe_version};
 pub use version::Version;

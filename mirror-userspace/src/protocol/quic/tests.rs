@@ -227,9 +227,9 @@ fn a_server_may_go_on_in_another_version() {
     );
 }
 
-#[test]
-fn the_hello_of_googles_quic_is_read() {
-    let values = [(*b"PAD\0", &[b'-'; 40][..]), (*b"SNI\0", b"example.com"), (*b"UAID", b"Chrome/74")];
+/// A hello of a client of Google's.
+fn google_hello(name: &[u8]) -> Vec<u8> {
+    let values = [(*b"PAD\0", &[b'-'; 40][..]), (*b"SNI\0", name), (*b"UAID", b"Chrome/74")];
     let mut end = 0;
     let index = values.iter().flat_map(|(tag, value)| {
         end += value.len() as u32;
@@ -238,6 +238,17 @@ fn the_hello_of_googles_quic_is_read() {
     let mut hello = [&b"CHLO"[..], &[3, 0, 0, 0]].concat();
     hello.extend(index);
     hello.extend(values.iter().flat_map(|value| value.1));
+    hello
+}
+
+/// What is logged of it.
+fn google_event(version: Version, name: &str) -> Value {
+    json!({ "version": version.to_string(), "sni": name, "ua": "Chrome/74" })
+}
+
+#[test]
+fn the_hello_of_googles_quic_is_read() {
+    let hello = google_hello(b"example.com");
     for (first, version) in [(0xff, 0x5130_3434), (0xc3, 0x5130_3436)] {
         let version = Version(version);
         let frame = [&[0xa0, 1][..], &(hello.len() as u16).to_be_bytes(), &hello].concat();
@@ -246,14 +257,46 @@ fn the_hello_of_googles_quic_is_read() {
         let datagram = [&header.concat()[..], &frame, &[0; 30]].concat();
         let mut connection = Connection::new();
         let logged = push(&mut connection, ToServer, &datagram).unwrap();
-        assert_eq!(
-            logged,
-            json!({ "version": version.to_string(), "sni": "example.com", "ua": "Chrome/74" })
-        );
+        assert_eq!(logged, google_event(version, "example.com"));
         for len in 0..datagram.len() {
             push(&mut Connection::new(), ToServer, &datagram[..len]);
         }
     }
+}
+
+#[test]
+fn each_hello_behind_a_public_header_is_read() {
+    let version = Version(u32::from_be_bytes(*b"Q039"));
+    let mut connection = Connection::new();
+    for name in ["a.example", "b.example"] {
+        let hello = google_hello(name.as_bytes());
+        let frame = [&[0xa0, 1][..], &(hello.len() as u16).to_be_bytes(), &hello].concat();
+        let header = [&[0x0d][..], &CONNECTION_ID, &version.0.to_be_bytes(), &[1], &[7; 12]].concat();
+        let datagram = [header, frame].concat();
+        assert_eq!(push(&mut connection, ToServer, &datagram), Some(google_event(version, name)));
+        for len in 0..datagram.len() {
+            push(&mut Connection::new(), ToServer, &datagram[..len]);
+        }
+    }
+    assert_eq!(version.to_string(), "Q039");
+}
+
+#[test]
+fn googles_hello_is_read_in_protected_packets() {
+    let version = Version(u32::from_be_bytes(*b"Q050"));
+    let hello = google_hello(b"example.com");
+    let frames = [&[0, 8, 0][..], &varint(hello.len()), &hello, &[0; 40]].concat();
+    let datagram = initial(version, &CONNECTION_ID, &CONNECTION_ID, 1, &frames);
+    let mut connection = Connection::new();
+    assert_eq!(push(&mut connection, ToServer, &datagram), Some(google_event(version, "example.com")));
+}
+
+#[test]
+fn versions_that_nobody_speaks_are_not_remembered() {
+    let mut connection = Connection::new();
+    let datagram = [&[0xe0, 0x12, 0x34, 0x56, 0x78][..], &[0; 40]].concat();
+    assert_eq!(push(&mut connection, ToServer, &datagram), None);
+    assert_eq!(connection.version_alone(), None);
 }
 
 #[test]

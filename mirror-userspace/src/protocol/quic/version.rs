@@ -21,11 +21,32 @@ impl Version {
     /// RFC 9369.
     pub const V2: Self = Self(0x6b33_43cf);
 
-    /// Whether it is one of Google's, of the time before the IETF took QUIC over, that has long headers
-    /// and no encryption of the first packets: Q044 to Q046.
+    /// Whether it is one of Google's, of the time before the IETF took QUIC over, whose hello consists of
+    /// tags with values: up to Q050.
     #[must_use]
     pub const fn is_google(self) -> bool {
+        matches!(self.0.to_be_bytes(), [b'Q', b'0', b'0'..=b'9', b'0'..=b'9'])
+    }
+
+    /// Whether it is one of Google's that has long headers of its own: Q044 to Q046. Those before have public
+    /// headers, which are not told by their first bit.
+    pub(super) const fn has_google_header(self) -> bool {
         matches!(self.0, 0x5130_3434..=0x5130_3436)
+    }
+
+    /// Whether somebody is known to speak it: versions 1 and 2, drafts, Google's, Facebook's, and those that
+    /// are reserved to make others negotiate (RFC 9000, 15).
+    #[must_use]
+    pub const fn is_known(self) -> bool {
+        let spoken = matches!(
+            self.0.to_be_bytes(),
+            [0, 0, 0, 1]
+                | [0x6b, 0x33, 0x43, 0xcf]
+                | [0xff, 0, 0, _]
+                | [0xfa, 0xce, 0xb0, _]
+                | [b'Q' | b'T', b'0'..=b'9', _, _]
+        );
+        spoken || self.0 & 0x0f0f_0f0f == 0x0a0a_0a0a
     }
 
     /// `None` for versions that are not known.
@@ -50,13 +71,20 @@ impl Version {
             0xc3, 0xee, 0xf7, 0x12, 0xc7, 0x2e, 0xbb, 0x5a, 0x11, 0xa7, 0xd2, 0x43, 0x2b, 0xb4, 0x63, 0x65,
             0xbe, 0xf9, 0xf5, 0x02,
         ];
+        // Google's, for Q050.
+        const Q050: [u8; 20] = [
+            0x50, 0x45, 0x74, 0xef, 0xd0, 0x66, 0xfe, 0x2f, 0x9d, 0x94, 0x5c, 0xfc, 0xdb, 0xd3, 0xa7, 0xf0,
+            0xd3, 0xb5, 0x6b, 0x45,
+        ];
         let salt = match self.0 {
             1 | 0xff00_0021..=0xff00_0022 => V1,
             0x6b33_43cf => {
                 return Some(Protection { salt: V2, key: b"quicv2 key", iv: b"quicv2 iv", hp: b"quicv2 hp" });
             }
             0xff00_001d..=0xff00_0020 => DRAFTS_29_32,
-            0xff00_0017..=0xff00_001c => DRAFTS_23_28,
+            // Facebook's is draft 27 under another name.
+            0xff00_0017..=0xff00_001c | 0xface_b002 => DRAFTS_23_28,
+            0x5130_3530 => Q050,
             _ => return None,
         };
         Some(Protection { salt, key: b"quic key", iv: b"quic iv", hp: b"quic hp" })
@@ -66,6 +94,7 @@ impl Version {
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.to_be_bytes() {
+            [b'Q', b'0', b'3', b'9'] => write!(f, "Q039"),
             [b'Q', b'0', b'4', last @ b'3'..=b'6'] => write!(f, "Q04{}", char::from(last)),
             _ => write!(f, "{:x}", self.0),
         }

@@ -13,6 +13,9 @@ pub(super) fn render(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<
     lines.transaction(fixed.number, &Object::new(fixed, packed))
 }
 
+/// Stands for the target of a request that was not seen, as in Suricata's records.
+const UNSEEN: &[u8] = b"/libhtp::request_uri_not_seen";
+
 struct Object<'a> {
     fixed: Fixed,
     /// The packed values by their tags.
@@ -49,9 +52,7 @@ impl Serialize for Object<'_> {
         if let Some(port) = authority.port {
             object.serialize_field("http_port", &port)?;
         }
-        if let Some(target) = self.get(tag::TARGET) {
-            object.serialize_field("url", &Bytes(target))?;
-        }
+        object.serialize_field("url", &Bytes(self.get(tag::TARGET).unwrap_or(UNSEEN)))?;
         if let Some(agent) = self.get(tag::USER_AGENT) {
             object.serialize_field("http_user_agent", &Bytes(agent))?;
         }
@@ -99,7 +100,7 @@ impl Object<'_> {
     fn authority(&self) -> Authority<'_> {
         let target = self.get(tag::TARGET).unwrap_or_default();
         let in_target = if self.get(tag::METHOD) == Some(b"CONNECT") {
-            Authority::parse(target)
+            Authority::parse(target).unless_odd(target)
         } else {
             absolute(target).map_or_else(Authority::default, Authority::parse)
         };
@@ -119,6 +120,12 @@ fn absolute(target: &[u8]) -> Option<&[u8]> {
 }
 
 impl<'a> Authority<'a> {
+    /// Nothing where what is behind the host is no port.
+    fn unless_odd(self, text: &[u8]) -> Self {
+        let odd = self.port.is_none() && text.contains(&b':') && !text.ends_with(b"]");
+        if odd { Self::default() } else { self }
+    }
+
     /// Host and port; an IPv6 address is in brackets.
     fn parse(text: &'a [u8]) -> Self {
         let text = text.trim_ascii();
@@ -182,6 +189,13 @@ mod tests {
             (b"", None, None),
         ] {
             assert_eq!(Authority::parse(text), Authority { host, port }, "{}", text.escape_ascii());
+        }
+        for (target, host) in [
+            (&b"a.example:443"[..], Some(&b"a.example"[..])),
+            (b"[2001:db8::1]", Some(b"[2001:db8::1]")),
+            (b"{\"verbose\":false}", None),
+        ] {
+            assert_eq!(Authority::parse(target).unless_odd(target).host, host);
         }
         assert_eq!(absolute(b"http://user@a.example:80/b?c"), Some(&b"a.example:80"[..]));
         assert_eq!(absolute(b"/path?u=http://a.example/"), None);

@@ -222,12 +222,7 @@ impl Streams {
     }
 
     /// Says that the flow ends, and gives the stream's buffer back.
-    pub fn end(
-        &mut self,
-        stream: &mut Stream,
-        acknowledged: bool,
-        mut each: impl FnMut(Event<'_>) -> Use,
-    ) {
+    pub fn end(&mut self, stream: &mut Stream, acknowledged: bool, mut each: impl FnMut(Event<'_>) -> Use) {
         if stream.state == State::Open {
             let bytes = self.held(stream).map(|buffer| buffer.pending.as_slice()).unwrap_or_default();
             each(Event::End { bytes, acknowledged });
@@ -299,12 +294,7 @@ impl Streams {
     }
 
     /// Hands new bytes on; `true` where the stream had to be given up.
-    fn deliver(
-        &mut self,
-        stream: &mut Stream,
-        new: &[u8],
-        each: &mut impl FnMut(Event<'_>) -> Use,
-    ) -> bool {
+    fn deliver(&mut self, stream: &mut Stream, new: &[u8], each: &mut impl FnMut(Event<'_>) -> Use) -> bool {
         stream.next = stream.next.wrapping_add(new.len() as u32);
         if stream.keeps() && self.has_unused(stream) {
             return self.deliver_behind(stream, new, each);

@@ -110,12 +110,7 @@ pub(super) const DATAGRAMS: &[Signature] = &[
     sign(Quic, None, &[443, 80], Content(quic)),
 ];
 
-const fn sign(
-    protocol: AppProto,
-    from: Option<Direction>,
-    ports: &'static [u16],
-    test: Test,
-) -> Signature {
+const fn sign(protocol: AppProto, from: Option<Direction>, ports: &'static [u16], test: Test) -> Signature {
     Signature { protocol, from, ports, test }
 }
 

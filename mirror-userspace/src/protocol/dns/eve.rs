@@ -140,7 +140,11 @@ fn flags<S: SerializeStruct>(object: &mut S, flags: u16) -> Result<(), S::Error>
 
 /// Writes a name and, where it was cut off, a mark.
 #[inline(always)]
-fn name<S: SerializeStruct>(object: &mut S, keys: [&'static str; 2], name: &Name<'_>) -> Result<(), S::Error> {
+fn name<S: SerializeStruct>(
+    object: &mut S,
+    keys: [&'static str; 2],
+    name: &Name<'_>,
+) -> Result<(), S::Error> {
     let mut buffer = NameBuffer::new();
     name.read(&mut buffer);
     object.serialize_field(keys[0], &Bytes(buffer.as_bytes()))?;

@@ -49,7 +49,7 @@ impl Vlans {
 
     /// All that tells them from others, as one number.
     #[inline]
-    pub(crate) fn word(&self) -> u64 {
+    pub(crate) fn word(self) -> u64 {
         let [first, second, third] = self.ids.map(u64::from);
         first | second << 16 | third << 32 | u64::from(self.count) << 48
     }

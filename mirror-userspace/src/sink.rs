@@ -224,6 +224,8 @@ pub struct Producer {
     empty: Receiver<Batch>,
     current: Batch,
     overflow: Overflow,
+    /// When records were handed over last without being many.
+    flushed: Instant,
     lost: u64,
 }
 
@@ -233,7 +235,7 @@ impl Producer {
         for _ in 0..BATCHES {
             home.try_send(Batch::new()).expect("the channel has room for every batch");
         }
-        Self { sink, home, empty, current: Batch::new(), overflow, lost: 0 }
+        Self { sink, home, empty, current: Batch::new(), overflow, flushed: Instant::now(), lost: 0 }
     }
 
     /// Hands a flow's record over, or loses it where the sink is too far behind.
@@ -275,6 +277,16 @@ impl Producer {
         if !self.current.records.is_empty() {
             self.hand_over();
         }
+    }
+
+    /// Does the same now and then, so that no record waits for long. Time passes fast in a capture file: its
+    /// reader goes by the clock, or the sink would be woken for every few records.
+    pub fn flush_in_time(&mut self) {
+        if self.overflow == Overflow::Wait && self.flushed.elapsed() < FLUSH_INTERVAL {
+            return;
+        }
+        self.flushed = Instant::now();
+        self.flush();
     }
 
     /// Whether a flow's record could be handed over now. What can be put off is put off where it could not.

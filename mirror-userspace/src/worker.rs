@@ -27,7 +27,7 @@ pub use self::tuning::Tuning;
 use crate::analyzer::{Analyzers, Cause};
 use crate::flow::stream::Streams;
 use crate::flow::tcp::Segment;
-use crate::flow::{Flow, FlowIndex, FlowKey, FlowTable, Session, Tools};
+use crate::flow::{Flow, FlowIndex, FlowKey, FlowTable, SECOND, Session, Tools};
 use crate::indicators::Indicators;
 use crate::observe::Observers;
 use crate::packet::fragment::Defragmenter;
@@ -202,6 +202,8 @@ pub struct Worker {
     protocols: Protocols,
     /// The latest time that was seen, in nanoseconds since the epoch.
     now: u64,
+    /// The second in which no flow was left that had timed out: timeouts count whole seconds.
+    swept: u64,
     handed_over: u64,
 }
 
@@ -234,6 +236,7 @@ impl Worker {
             flows_settled: 0,
             protocols: Protocols::default(),
             now: 0,
+            swept: 0,
             handed_over: 0,
         };
         worker.tune(config.tuning);
@@ -244,6 +247,7 @@ impl Worker {
     pub fn tune(&mut self, tuning: Tuning) {
         self.config.tuning = tuning;
         self.flows.set_timeouts(tuning.timeouts);
+        self.swept = 0;
         self.analyzers.enable(tuning.analyzers);
         if let Some(shunting) = &mut self.shunting {
             shunting.set_after(tuning.shunt_after);
@@ -367,9 +371,15 @@ impl Worker {
                 }
             }
         }
-        let outcome = match link {
-            Some(link) => self.layers(info, &place, Layer::frame(link, frame, info.original_len as usize)),
-            None => Err(Refusal::LinkType),
+        let original_len = info.original_len as usize;
+        let outcome = if let Some(LinkType::Ethernet) = link
+            && let Some(packet) = packet::decode_usual(frame, original_len)
+        {
+            self.packet(info, &place, &packet)
+        } else if let Some(link) = link {
+            self.layers(info, &place, Layer::frame(link, frame, original_len))
+        } else {
+            Err(Refusal::LinkType)
         };
         match outcome {
             Ok(Taken::Analysed) => self.analysed += 1,
@@ -384,7 +394,7 @@ impl Worker {
         let mut outcome = Err(Refusal::Nesting);
         let mut next = Some(layer);
         while let Some(layer) = next.take() {
-            let step = match packet::decode(layer) {
+            let step = match packet::decode_stepwise(layer) {
                 Ok(Decoded::Packet(packet)) => {
                     next = packet.tunnelled;
                     self.packet(info, place, &packet)
@@ -445,10 +455,6 @@ impl Worker {
         }
         let (key, forward) = FlowKey::of_packet(packet, place.session);
         let hash = self.hash(info, packet, &key);
-        let segment = match packet.transport {
-            Transport::Tcp { header, payload, missing } => Some(Segment { header, payload, missing }),
-            _ => None,
-        };
         let mut found = self.find(&key, hash, place.other, info.time);
         if let Some(index) = found {
             if self.is_counted_elsewhere(index, info, packet) {
@@ -456,28 +462,21 @@ impl Worker {
             }
             self.refresh_if_timed_out(index, info.time);
             let flow = self.flows.flow(index);
-            let direction = flow.direction(forward);
-            let reused = segment.is_some_and(|segment| flow.is_reused_by(direction, &segment));
+            let reused = match packet.transport {
+                Transport::Tcp { header, payload, missing } if header.begins_connection() => {
+                    flow.is_reused_by(flow.direction(forward), &Segment { header, payload, missing })
+                }
+                _ => false,
+            };
             if reused || self.flows.is_timed_out(index, info.time) {
                 let flow = self.flows.remove(index);
                 self.end(index, flow, EndReason::Timeout, info.time);
                 found = None;
             }
         }
-        let index = if let Some(index) = found {
-            index
-        } else {
-            let mut flow = Flow::new(key, forward, packet, info.mirror, info.time);
-            flow.followed_by(&self.analyzers);
-            self.flows_total += 1;
-            let insert = self.flows.insert(flow, mix(hash, &key.session), info.time);
-            if let Some((index, evicted)) = insert.evicted {
-                self.end(index, evicted, EndReason::Forced, info.time);
-            }
-            if self.indicators.is_some() {
-                self.look_at_addresses(insert.index, info.time);
-            }
-            insert.index
+        let index = match found {
+            Some(index) => index,
+            None => self.begin(key, forward, hash, info, packet),
         };
         let flow = self.flows.flow(index);
         let direction = flow.direction(forward);
@@ -504,19 +503,57 @@ impl Worker {
         Ok(Taken::Analysed)
     }
 
+    /// The flow that begins with a packet.
+    #[inline(never)]
+    fn begin(
+        &mut self,
+        key: FlowKey,
+        forward: bool,
+        hash: FlowHash,
+        info: &FrameInfo,
+        packet: &Packet<'_>,
+    ) -> FlowIndex {
+        let mut flow = Flow::new(key, forward, packet, info.mirror, info.time);
+        flow.followed_by(&self.analyzers);
+        self.flows_total += 1;
+        let insert = self.flows.insert(flow, spread(self.config.hash_seed, hash, &key), info.time);
+        if let Some((index, evicted)) = insert.evicted {
+            self.end(index, evicted, EndReason::Forced, info.time);
+        }
+        if self.indicators.is_some() {
+            self.look_at_addresses(insert.index, info.time);
+        }
+        insert.index
+    }
+
     /// The hash of a packet's 5-tuple.
     fn hash(&self, info: &FrameInfo, packet: &Packet<'_>, key: &FlowKey) -> FlowHash {
         if packet.direct && !self.unhashed { info.flow_hash } else { key.flow_hash(self.config.hash_seed) }
     }
 
     /// The flow with this key, or with that of another session that sees the same hosts.
+    #[inline]
     fn find(&mut self, key: &FlowKey, hash: FlowHash, other: Option<Session>, now: u64) -> Option<FlowIndex> {
-        let found = self.flows.find(key, mix(hash, &key.session));
-        let Some(other) = other else { return found };
+        let found = self.flows.find(key, spread(self.config.hash_seed, hash, key));
+        match other {
+            None => found,
+            Some(other) => self.find_in_both(found, key, hash, other, now),
+        }
+    }
+
+    fn find_in_both(
+        &mut self,
+        found: Option<FlowIndex>,
+        key: &FlowKey,
+        hash: FlowHash,
+        other: Session,
+        now: u64,
+    ) -> Option<FlowIndex> {
         if found.is_some_and(|index| self.flows.flow(index).is_united()) {
             return found;
         }
-        let second = self.flows.find(&key.in_session(other), mix(hash, &other));
+        let second = key.in_session(other);
+        let second = self.flows.find(&second, spread(self.config.hash_seed, hash, &second));
         match (found, second) {
             (Some(one), Some(other)) => Some(self.unite(one, other, now)),
             (Some(one), None) => {
@@ -575,6 +612,7 @@ impl Worker {
     }
 
     /// Whether the driver counts the flow, which it knows as one of another session than this packet's.
+    #[inline]
     fn is_counted_elsewhere(&mut self, index: FlowIndex, info: &FrameInfo, packet: &Packet<'_>) -> bool {
         if self.twice.is_none() || !packet.direct {
             return false;
@@ -590,6 +628,7 @@ impl Worker {
     }
 
     /// Counts an ICMP error for the flow that it is about.
+    #[inline(never)]
     fn icmp_error(
         &mut self,
         info: &FrameInfo,
@@ -615,12 +654,10 @@ impl Worker {
 
     fn end(&mut self, index: FlowIndex, mut flow: Flow, reason: EndReason, now: u64) {
         self.end_analysis(index, &mut flow, now);
-        let ending = Ending { flow, reason, time: now };
-        let ended = match &mut self.shunting {
-            Some(shunting) => shunting.end(ending),
-            None => Some(ending),
+        let Some(shunting) = &mut self.shunting else {
+            return self.records.push_flow(flow.record(reason, now));
         };
-        if let Some(Ending { flow, reason, time }) = ended {
+        if let Some(Ending { flow, reason, time }) = shunting.end(Ending { flow, reason, time: now }) {
             self.records.push_flow(flow.record(reason, time));
         }
     }
@@ -646,6 +683,7 @@ impl Worker {
     }
 
     /// Asks the driver whether a flow that seems to have timed out had packets that only it has seen.
+    #[inline]
     fn refresh_if_timed_out(&mut self, index: FlowIndex, now: u64) {
         if let Some(shunting) = &self.shunting
             && self.flows.is_timed_out(index, now)
@@ -659,18 +697,8 @@ impl Worker {
     /// hands finished records to the sink. Live: called after each batch and at least once a second.
     pub fn tick(&mut self, now: u64) {
         self.now = self.now.max(now);
-        // The rest can wait for the next tick: neither the frames nor the sink are to suffer from many
-        // flows that end at once.
-        for _ in 0..EXPIRE_AT_ONCE {
-            if !self.records.has_room() {
-                break;
-            }
-            let Some(index) = self.flows.expired(now) else { break };
-            self.refresh_if_timed_out(index, now);
-            if self.flows.is_timed_out(index, now) {
-                let flow = self.flows.remove(index);
-                self.end(index, flow, EndReason::Timeout, now);
-            }
+        if now / SECOND != self.swept {
+            self.end_timed_out(now);
         }
         while let Some(shunting) = &mut self.shunting
             && self.records.has_room()
@@ -683,7 +711,26 @@ impl Worker {
         }
         if now.saturating_sub(self.handed_over) >= HAND_OVER_INTERVAL {
             self.handed_over = now;
-            self.records.flush();
+            self.records.flush_in_time();
+        }
+    }
+
+    /// Ends flows that timed out. The rest can wait for the next tick: neither the frames nor the sink are to
+    /// suffer from many flows that end at once.
+    fn end_timed_out(&mut self, now: u64) {
+        for _ in 0..EXPIRE_AT_ONCE {
+            if !self.records.has_room() {
+                return;
+            }
+            let Some(index) = self.flows.expired(now) else {
+                self.swept = now / SECOND;
+                return;
+            };
+            self.refresh_if_timed_out(index, now);
+            if self.flows.is_timed_out(index, now) {
+                let flow = self.flows.remove(index);
+                self.end(index, flow, EndReason::Timeout, now);
+            }
         }
     }
 
@@ -745,12 +792,20 @@ impl Worker {
     }
 }
 
-/// Spreads flows of equal inner addresses in different mirror sessions over the table.
-fn mix(hash: FlowHash, session: &Session) -> u32 {
-    let vni = session.vni.map_or(0, |vni| vni.get().wrapping_add(1));
-    let source = session.outer_source.low ^ session.outer_source.high.rotate_left(32) ^ session.endpoint;
-    let mixed = (u64::from(vni) << 32 ^ source ^ u64::from(hash.0)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    hash.0 ^ (mixed >> 32) as u32
+/// Spreads flows of equal inner addresses, in different mirror sessions or VLANs, over the table. The seed is
+/// secret: nobody can have them meet.
+#[inline]
+fn spread(seed: u64, hash: FlowHash, key: &FlowKey) -> u32 {
+    const MULTIPLIER: u128 = 0x9e37_79b9_7f4a_7c15;
+    let fold = |state: u64| {
+        let product = u128::from(state) * MULTIPLIER;
+        (product ^ product >> 64) as u64
+    };
+    let Session { outer_source, vni, endpoint } = key.session;
+    let vni = vni.map_or(0, |vni| vni.get().wrapping_add(1));
+    let state = fold(seed ^ u64::from(hash.0) ^ u64::from(vni) << 32);
+    let state = fold(state ^ outer_source.low ^ outer_source.high.rotate_left(32) ^ endpoint);
+    fold(state ^ key.vlans.word()) as u32
 }
 
 /// Has everybody know that a flow has raised an alert, if it just has.

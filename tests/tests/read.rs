@@ -289,6 +289,20 @@ const TUNNELS: &[(&str, u32, usize, &str)] = &[
 ];
 
 #[test]
+fn a_reader_of_the_summary_that_goes_away_is_no_failure() {
+    let Some(binary) = require::binary() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let file = write_pcap(directory.path(), &conversations(), Endianness::Little, TsResolution::MicroSecond);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = std::process::Command::new(binary);
+    command.arg("read").arg(file).arg("--json").arg("--log-dir").arg(directory.path()).stdout(writer);
+    let output = command.stderr(std::process::Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[test]
 fn captures_of_tunnels_yield_the_inner_flows_with_their_vni() {
     let Some(corpus) = require::corpus() else { return };
     for &(name, vni, count, ends) in TUNNELS {

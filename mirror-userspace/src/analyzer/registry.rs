@@ -271,9 +271,12 @@ impl Analyzers {
         };
         let mut restart = None;
         self.retire(following, index, context);
-        for bit in bits(following.data[direction as usize]) {
-            following.known |= 1 << bit;
-            match call!(self, bit, analyzer => analyzer.data(index, direction, event, context)) {
+        let wanting = following.data[direction as usize];
+        following.known |= wanting;
+        // What one alone has used, nobody needs.
+        let alone = !hold && wanting.is_power_of_two();
+        for bit in bits(wanting) {
+            match call!(self, bit, analyzer => analyzer.data(index, direction, event, alone, context)) {
                 Some(Use::Used(of_this)) => used = used.min(of_this),
                 Some(Use::Close) => following.data[direction as usize] &= !(1 << bit),
                 Some(Use::Done) | None => following.remove(1 << bit),
@@ -284,8 +287,10 @@ impl Analyzers {
             }
         }
         let left = following.data[direction as usize];
-        for bit in bits(left) {
-            call!(self, bit, analyzer => analyzer.advance(index, direction, used));
+        if !alone && used > 0 {
+            for bit in bits(left) {
+                call!(self, bit, analyzer => analyzer.advance(index, direction, used));
+            }
         }
         match restart {
             Some(used) => Use::Restart(used),
@@ -392,33 +397,35 @@ impl<A: Analyzer> Registered<A> {
         analyzer.packet(&mut state.flow, direction, packet, context)
     }
 
-    /// Hands data on; says how many of all the bytes were used.
+    /// Hands data on; says how many of all the bytes were used. Where nobody else follows, they are not kept.
     fn data(
         &mut self,
         index: FlowIndex,
         direction: Direction,
         event: Event<'_>,
+        alone: bool,
         context: &mut Context<'_>,
     ) -> Use {
         let (analyzer, state) = self.state(index);
         let ahead = &mut state.ahead[direction as usize];
-        let event = match event {
-            Event::Data { bytes, new } => Event::Data {
-                bytes: bytes.get(*ahead..).unwrap_or_default(),
-                new: new.saturating_sub(*ahead),
-            },
+        let (event, len) = match event {
+            Event::Data { bytes, new } => {
+                let new = new.saturating_sub(*ahead);
+                (Event::Data { bytes: bytes.get(*ahead..).unwrap_or_default(), new }, bytes.len())
+            }
             Event::Gap { .. } => {
                 *ahead = 0;
-                event
+                (event, 0)
             }
             Event::End { bytes, acknowledged } => {
-                Event::End { bytes: bytes.get(*ahead..).unwrap_or_default(), acknowledged }
+                (Event::End { bytes: bytes.get(*ahead..).unwrap_or_default(), acknowledged }, 0)
             }
         };
         match analyzer.data(&mut state.flow, direction, event, context) {
             Use::Used(used) => {
-                *ahead += used;
-                Use::Used(*ahead)
+                let used = *ahead + used;
+                *ahead = if alone { used.saturating_sub(len) } else { used };
+                Use::Used(used)
             }
             Use::Restart(used) => Use::Restart(*ahead + used),
             other => other,
@@ -465,6 +472,7 @@ trait Erased: fmt::Debug + Send {
         index: FlowIndex,
         direction: Direction,
         event: Event<'_>,
+        alone: bool,
         context: &mut Context<'_>,
     ) -> Use;
     fn advance(&mut self, index: FlowIndex, direction: Direction, used: usize);
@@ -495,9 +503,10 @@ impl<A: Analyzer> Erased for Registered<A> {
         index: FlowIndex,
         direction: Direction,
         event: Event<'_>,
+        alone: bool,
         context: &mut Context<'_>,
     ) -> Use {
-        self.data(index, direction, event, context)
+        self.data(index, direction, event, alone, context)
     }
 
     fn advance(&mut self, index: FlowIndex, direction: Direction, used: usize) {

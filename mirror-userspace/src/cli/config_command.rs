@@ -10,8 +10,9 @@ use clap::Subcommand;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::filter::{CONFIG, Invalid, load, print, print_json};
+use super::filter::{CONFIG, Invalid, load};
 use super::run;
+use super::{print, print_json};
 use crate::config::{self, Config, Mistake};
 
 /// The file with every key.

@@ -1,7 +1,7 @@
 //! `mirror-xdp doctor`: what stands in the way of a capture, and what mends it.
 
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -80,11 +80,7 @@ async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     } else {
         table(&checks, io::stdout().is_terminal()) + &summary(interface, &checks)
     };
-    if let Err(error) = writeln!(io::stdout(), "{text}")
-        && error.kind() != io::ErrorKind::BrokenPipe
-    {
-        return Err(error).context("cannot print");
-    }
+    super::print(&(text + "\n"))?;
     let broken = checks.iter().any(|check| check.state == State::Broken);
     Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

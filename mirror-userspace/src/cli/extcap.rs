@@ -63,21 +63,23 @@ pub(super) struct Args {
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let filter = args.extcap_capture_filter.as_deref().unwrap_or_default();
     if args.extcap_interfaces {
-        println!("extcap {{version={}}}", env!("CARGO_PKG_VERSION"));
-        println!("interface {{value={INTERFACE}}}{{display=Mirrored traffic (mirror-xdp)}}");
+        super::print(&format!(
+            "extcap {{version={}}}\ninterface {{value={INTERFACE}}}{{display=Mirrored traffic (mirror-xdp)}}\n",
+            env!("CARGO_PKG_VERSION")
+        ))?;
     } else if args.extcap_dlts {
-        println!("dlt {{number=1}}{{name=EN10MB}}{{display=Ethernet}}");
+        super::print("dlt {number=1}{name=EN10MB}{display=Ethernet}\n")?;
     } else if args.extcap_config {
-        println!(
+        super::print(&format!(
             "arg {{number=0}}{{call=--control}}{{display=Control socket}}{{type=string}}\
-             {{default={DEFAULT_PATH}}}{{tooltip=Socket of the running `mirror-xdp run`}}"
-        );
+             {{default={DEFAULT_PATH}}}{{tooltip=Socket of the running `mirror-xdp run`}}\n"
+        ))?;
     } else if let (true, Some(fifo)) = (args.capture, &args.fifo) {
         return tail::to_fifo(&args.control, filter, fifo);
     } else if args.extcap_capture_filter.is_some() {
         // What is printed is what is wrong; nothing where nothing is.
         if let Err(error) = Expression::parse(filter) {
-            println!("{error}");
+            super::print(&format!("{error}\n"))?;
         }
     } else {
         eprintln!("mirror-xdp: extcap is for Wireshark; use `mirror-xdp tail`");

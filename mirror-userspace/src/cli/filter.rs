@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,6 +13,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use super::progress::grouped;
+use super::{print, print_json};
 use crate::config::{self, Config, Mistake};
 use crate::filter::analysis::{Analysis, Overlap};
 use crate::filter::policy::{Decision, Policy, Rule, RuleDirection, RuleSet, UnknownVnis};
@@ -117,20 +118,6 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Test(args) => test(args),
         Command::Import(args) => import(args),
     }
-}
-
-/// Writes to standard output; a reader that has seen enough is no failure.
-pub(super) fn print(text: &str) -> anyhow::Result<()> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write the result")
-        }
-        _ => Ok(()),
-    }
-}
-
-pub(super) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    print(&(serde_json::to_string(value)? + "\n"))
 }
 
 /// The configuration, or `None` after a line on standard error for each mistake.

@@ -79,12 +79,14 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
                 to: to.unwrap_or(u64::MAX),
                 reason: reason.clone(),
             };
-            println!("{}", text(&hold));
+            super::print(&(text(&hold) + "\n"))?;
             holds.push(hold);
             hold::write(path, &holds).with_context(|| named(path))?;
         }
-        Action::List { json: true } => println!("{}", serde_json::to_string(&holds)?),
-        Action::List { json: false } => holds.iter().for_each(|hold| println!("{}", text(hold))),
+        Action::List { json: true } => super::print_json(&holds)?,
+        Action::List { json: false } => {
+            super::print(&holds.iter().map(|hold| text(hold) + "\n").collect::<String>())?;
+        }
         Action::Remove { number } => {
             let before = holds.len();
             holds.retain(|hold| hold.number != *number);

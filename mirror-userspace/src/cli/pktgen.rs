@@ -228,7 +228,7 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
         eprint!("{CLEAR}");
     }
     if json {
-        println!("{}", serde_json::to_string(&totals)?);
+        super::print_json(&totals)?;
     } else {
         print_totals(&totals);
     }

@@ -100,7 +100,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let Some(reader) = reader else { return Ok(ExitCode::FAILURE) };
     let totals = reader.finish(start.elapsed())?;
     if args.json {
-        println!("{}", serde_json::to_string(&totals).context("cannot write the totals")?);
+        super::print_json(&totals)?;
     } else {
         totals.print();
     }
@@ -172,40 +172,50 @@ impl Reader {
         self.frames.seen += 1;
         self.frames.bytes += u64::from(frame.original_len);
         let link = LinkType::from_number(frame.link);
+        let mut bytes = frame.bytes;
+        let mut info = FrameInfo {
+            time: frame.time,
+            original_len: frame.original_len,
+            flow_hash: FlowHash::default(),
+            mirror: None,
+            side: None,
+        };
         if link == Some(LinkType::Ethernet) {
-            let whole = Captured { bytes: frame.bytes, original_len: frame.original_len as usize };
+            let whole = Captured { bytes, original_len: frame.original_len as usize };
             match decapsulate(&whole, &self.ports) {
                 Ok(outer) => {
-                    let inner = frame.bytes.get(outer.inner_offset..).unwrap_or_default();
-                    let inner = inner.get(..outer.inner_len).unwrap_or(inner);
-                    let mirror = Mirror {
+                    self.frames.mirrored += 1;
+                    bytes = bytes.get(outer.inner_offset..).unwrap_or_default();
+                    bytes = bytes.get(..outer.inner_len).unwrap_or(bytes);
+                    info.mirror = Some(Mirror {
                         vni: outer.vni,
                         outer_source: outer.source,
                         outer_destination: outer.destination,
                         endpoint: outer.gateway.endpoint,
-                    };
-                    self.frames.mirrored += 1;
-                    return self.ethernet(frame.time, inner, outer.inner_len, Some(mirror));
+                    });
+                    // The inner lengths say what a mirror cut off besides.
+                    let headers = InnerHeaders::parse(bytes, 0);
+                    info.original_len = headers.original_len(outer.inner_len) as u32;
+                    if self.store.is_some() {
+                        info.flow_hash = headers.flow_hash(HASH_SEED);
+                    }
                 }
                 Err(counter) if counter.fate() == Fate::Dropped => {
                     self.frames.dropped[counter as usize] += 1;
                     return;
                 }
-                Err(_) => {}
+                Err(_) => {
+                    self.frames.plain += 1;
+                    if self.store.is_some() {
+                        info.flow_hash = InnerHeaders::parse(bytes, 0).flow_hash(HASH_SEED);
+                    }
+                }
             }
+        } else {
             self.frames.plain += 1;
-            return self.ethernet(frame.time, frame.bytes, frame.original_len as usize, None);
         }
-        self.frames.plain += 1;
-        let info = FrameInfo {
-            time: frame.time,
-            original_len: frame.original_len,
-            // The worker hashes flows itself.
-            flow_hash: FlowHash::default(),
-            mirror: None,
-            side: None,
-        };
-        self.worker.link_frame(&info, link, frame.bytes);
+        // Without a packet store, whose index has the hash, the worker hashes what it decodes anyway.
+        self.worker.link_frame(&info, link, bytes);
         self.tick(frame.time);
     }
 
@@ -217,28 +227,6 @@ impl Reader {
             self.ticked = time;
             self.worker.tick(time);
         }
-    }
-
-    /// Hands on an inner frame of which `original_len` bytes are known to have been on the wire.
-    fn ethernet(&mut self, time: u64, frame: &[u8], original_len: usize, mirror: Option<Mirror>) {
-        let mut info = FrameInfo {
-            time,
-            original_len: original_len as u32,
-            flow_hash: FlowHash::default(),
-            mirror,
-            side: None,
-        };
-        // The packet store's index has the hash; else the worker hashes what it decodes anyway.
-        if mirror.is_some() || self.store.is_some() {
-            let inner = InnerHeaders::parse(frame, 0);
-            info.flow_hash = inner.flow_hash(HASH_SEED);
-            if mirror.is_some() {
-                // The inner lengths say what a mirror cut off besides.
-                info.original_len = inner.original_len(original_len) as u32;
-            }
-        }
-        self.worker.frame(&info, frame);
-        self.tick(time);
     }
 
     fn finish(mut self, elapsed: Duration) -> anyhow::Result<Totals> {

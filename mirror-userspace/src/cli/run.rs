@@ -481,7 +481,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         stats.upload = super::store::finish(store, args.json);
     }
     if args.json {
-        println!("{}", serde_json::to_string(&stats)?);
+        super::print_json(&stats)?;
     } else {
         eprint!("{}", progress::totals(&stats));
     }

@@ -132,7 +132,7 @@ async fn mirror(args: Args) -> anyhow::Result<ExitCode> {
     let seconds = start.elapsed().as_secs_f64();
     if args.json {
         let account = Account { seconds, interface, target: *target, vni: vni.get(), totals: &totals };
-        println!("{}", serde_json::to_string(&account)?);
+        super::print_json(&account)?;
     } else {
         print_totals(seconds, &totals);
     }

@@ -54,9 +54,9 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let every = args.every.map(nanoseconds);
     let timeline = Timeline::new(&contents, &holds, nanoseconds(args.gap), every);
     if args.json {
-        println!("{}", serde_json::to_string(&timeline)?);
+        super::print_json(&timeline)?;
     } else {
-        print!("{}", text(&timeline));
+        super::print(&text(&timeline))?;
     }
     if timeline.wrong_lines > 0 {
         eprintln!(

@@ -65,9 +65,9 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let report = report?;
     if args.json {
-        println!("{}", serde_json::to_string(&report)?);
+        super::print_json(&report)?;
     } else {
-        print!("{}", text(&report));
+        super::print(&text(&report))?;
     }
     Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -70,15 +70,43 @@ impl Data {
             return;
         }
         let Self { detector, following, known, .. } = self;
-        let mut side = Side { detector, following, known, head, direction, wait: false, midstream: false };
-        let original = side.known.original;
-        let Tools { time, ref mut records, alerted, .. } = *tools;
-        let context = Context::new(head, time, original, records, alerted);
-        side.take(Event::Data { bytes: payload, new: 0 }, tools.analyzers, tools.index, context);
+        // Nobody wants it, and it tells nothing new.
+        if detector.is_over(direction) && !following.wants_data(direction) {
+            return;
+        }
+        let Tools { analyzers, records, index, time, alerted, .. } = tools;
+        let now = Now { head, time: *time, index: *index, alerted, midstream: false };
+        let mut side = Side { detector, following, known, analyzers, records, now, direction, wait: false };
+        side.take(Event::Data { bytes: payload, new: 0 });
     }
 
     /// Takes a TCP segment of a connection that was seen to begin.
+    #[inline]
     pub fn segment(
+        &mut self,
+        head: &Head,
+        connection: &mut Connection,
+        direction: Direction,
+        segment: &Segment<'_>,
+        tools: &mut Tools<'_>,
+    ) {
+        let Self { detector, following, streams: [client, server], .. } = self;
+        let (this, other) = match direction {
+            Direction::ToServer => (client, server),
+            Direction::ToClient => (server, client),
+        };
+        // Most segments have nothing that anybody wants, and acknowledge nothing that is kept.
+        if !segment.payload.is_empty() && !this.is_closed() || other.keeps() {
+            return self.bytes(head, connection, direction, segment, tools);
+        }
+        // An analyzer may have had enough of the flow by its packets.
+        if !other.is_closed() && detector.is_done() && !following.wants_data(direction.reverse()) {
+            tools.streams.close(other);
+        }
+    }
+
+    /// Takes a TCP segment with data, or one that acknowledges some.
+    fn bytes(
         &mut self,
         head: &Head,
         connection: &mut Connection,
@@ -93,28 +121,23 @@ impl Data {
             Direction::ToClient => (server, client),
         };
         let from = direction.reverse();
-        let midstream = connection.is_midstream();
-        let mut side = Side { detector, following, known, head, direction: from, wait: false, midstream };
+        let now = Now { head, time: *time, index: *index, alerted, midstream: connection.is_midstream() };
+        let mut side =
+            Side { detector, following, known, analyzers, records, now, direction: from, wait: false };
         let flags = segment.header.flags;
-        if flags & tcp_flags::ACK != 0 {
-            let mut take = |event: Event<'_>| {
-                let original = side.known.original;
-                side.take(event, analyzers, *index, Context::new(head, *time, original, records, alerted))
-            };
-            if streams.acknowledge(other, segment.header.acknowledgement, &mut take) {
+        if other.keeps() {
+            if flags & tcp_flags::ACK != 0
+                && streams.acknowledge(other, segment.header.acknowledgement, |event| side.take(event))
+            {
                 connection.set_gap(from);
             }
+            side.wait = streams.has_unused(other);
         }
         // A SYN takes the number in front of its data.
         let sequence = segment.header.sequence.wrapping_add(u32::from(flags & tcp_flags::SYN != 0));
         let first = connection.first_byte(direction);
         side.direction = direction;
-        side.wait = streams.has_unused(other);
-        let mut take = |event: Event<'_>| {
-            let original = side.known.original;
-            side.take(event, analyzers, *index, Context::new(head, *time, original, records, alerted))
-        };
-        if streams.segment(this, first, sequence, segment.payload, &mut take) {
+        if streams.segment(this, first, sequence, segment.payload, |event| side.take(event)) {
             connection.set_gap(direction);
         }
         if side.wait && matches!(side.detector.flow(), Detection::Found(_)) {
@@ -122,15 +145,11 @@ impl Data {
             side.wait = false;
             for (stream, direction) in [(&mut *other, from), (this, direction)] {
                 side.direction = direction;
-                let mut take = |event: Event<'_>| {
-                    let original = side.known.original;
-                    side.take(event, analyzers, *index, Context::new(head, *time, original, records, alerted))
-                };
-                streams.again(stream, &mut take);
+                streams.again(stream, |event| side.take(event));
             }
         }
         // An analyzer may have had enough of the other direction, too.
-        if detector.is_done() && !following.wants_data(from) {
+        if !other.is_closed() && detector.is_done() && !following.wants_data(from) {
             streams.close(other);
         }
     }
@@ -140,7 +159,7 @@ impl Data {
     #[must_use]
     pub fn is_settled(&self, stream: bool) -> bool {
         let over = if stream {
-            self.streams.iter().all(Streams::is_closed)
+            self.streams.iter().all(Stream::is_closed)
         } else {
             self.detector.flow() != Detection::Unknown
                 && !self.following.wants_data(Direction::ToServer)
@@ -156,7 +175,7 @@ impl Data {
         let mut context = Context::new(head, *time, original, records, alerted);
         for (stream, direction) in self.streams.iter_mut().zip([Direction::ToServer, Direction::ToClient]) {
             let acknowledged = connection.is_none_or(|connection| connection.is_acknowledged(direction));
-            streams.end(stream, acknowledged, &mut |event| {
+            streams.end(stream, acknowledged, |event| {
                 analyzers.data(&mut self.following, *index, direction, event, false, &mut context)
             });
         }
@@ -209,36 +228,47 @@ struct Known {
 /// Bytes of one direction that are kept while only the other can still tell what they are.
 const MAX_HELD: usize = 4096;
 
+/// What does not change while a packet is followed.
+#[derive(Clone, Copy)]
+struct Now<'a> {
+    head: &'a Head,
+    time: u64,
+    index: FlowIndex,
+    alerted: &'a Cell<bool>,
+    /// The connection is older than the capture.
+    midstream: bool,
+}
+
 /// One direction of a flow's data.
 struct Side<'a> {
     detector: &'a mut Detector,
     following: &'a mut Following,
     known: &'a mut Known,
-    head: &'a Head,
+    analyzers: &'a mut Analyzers,
+    records: &'a mut Producer,
+    now: Now<'a>,
     direction: Direction,
     /// Bytes of the other direction come first, where the application turns out to be known.
     wait: bool,
-    /// The connection is older than the capture.
-    midstream: bool,
 }
 
 impl Side<'_> {
     /// Takes what comes next, first to recognise it and then for the analyzers.
-    fn take(
-        &mut self,
-        event: Event<'_>,
-        analyzers: &mut Analyzers,
-        index: FlowIndex,
-        mut context: Context<'_>,
-    ) -> Use {
-        let outcome = self.step(event, analyzers, index, &mut context);
-        let Use::Restart(used) = outcome else { return outcome };
+    fn take(&mut self, event: Event<'_>) -> Use {
+        match self.step(event) {
+            Use::Restart(used) => self.restart(event, used),
+            outcome => outcome,
+        }
+    }
+
+    /// Takes what is behind the first `used` bytes, which is of another protocol.
+    #[cold]
+    fn restart(&mut self, event: Event<'_>, used: usize) -> Use {
         self.known.original = match self.detector.flow() {
             Detection::Found(application) => Some(application),
             Detection::Unknown | Detection::Failed => None,
         };
         self.known.told = false;
-        context.original = self.known.original;
         *self.detector = Detector::default();
         let rest = match event {
             Event::Data { bytes, .. } => bytes.get(used..).unwrap_or_default(),
@@ -247,65 +277,70 @@ impl Side<'_> {
         if rest.is_empty() {
             return Use::Used(used);
         }
-        match self.step(Event::Data { bytes: rest, new: 0 }, analyzers, index, &mut context) {
+        match self.step(Event::Data { bytes: rest, new: 0 }) {
             Use::Used(more) | Use::Restart(more) => Use::Used(used + more),
             other => other,
         }
     }
 
-    fn step(
-        &mut self,
-        event: Event<'_>,
-        analyzers: &mut Analyzers,
-        index: FlowIndex,
-        context: &mut Context<'_>,
-    ) -> Use {
+    fn step(&mut self, event: Event<'_>) -> Use {
+        let direction = self.direction;
         let len = match event {
             Event::Data { bytes, new } => {
-                let new = bytes.get(new..).unwrap_or_default();
-                self.detector.feed(self.head.endpoints(), self.direction, new);
+                if self.detector.direction(direction) == Detection::Unknown {
+                    let new = bytes.get(new..).unwrap_or_default();
+                    self.detector.feed(self.now.head.endpoints(), direction, new);
+                }
                 bytes.len()
             }
             // Only the first bytes tell what a stream is.
             Event::Gap { .. } => {
-                self.detector.give_up(self.direction);
+                self.detector.give_up(direction);
                 0
             }
             Event::End { .. } => 0,
         };
         let flow = self.detector.flow();
-        let missed = 1 << self.direction as u8;
+        let missed = 1 << direction as u8;
         if let Detection::Found(application) = flow {
             if self.wait {
                 return Use::Used(0);
             }
             if !std::mem::replace(&mut self.known.told, true) {
-                analyzers.recognised(self.following, application, || self.head.conversation());
+                let head = self.now.head;
+                self.analyzers.recognised(self.following, application, || head.conversation());
             }
             if self.known.missed & missed != 0 {
                 self.known.missed &= !missed;
-                let recognised = matches!(self.detector.direction(self.direction), Detection::Found(_));
+                let recognised = matches!(self.detector.direction(direction), Detection::Found(_));
                 if !recognised && len > 0 {
                     // What can be understood of this direction comes later.
-                    let gap = Event::Gap { bytes: &[], len };
-                    let outcome = analyzers.data(self.following, index, self.direction, gap, false, context);
+                    let outcome = self.analyse(Event::Gap { bytes: &[], len }, false);
                     return if matches!(outcome, Use::Used(_)) { Use::Used(len) } else { outcome };
                 }
             }
         }
         // The bytes are kept for those that the application may turn out to be of interest to.
-        let hold = match (flow, self.detector.direction(self.direction)) {
+        let hold = match (flow, self.detector.direction(direction)) {
             (Detection::Found(_) | Detection::Failed, _) => false,
             (Detection::Unknown, Detection::Unknown) => true,
             (Detection::Unknown, _) => len < MAX_HELD,
         };
-        if self.midstream && len > 0 && flow == Detection::Unknown {
+        if self.now.midstream && len > 0 && flow == Detection::Unknown {
             self.known.missed |= missed;
             if !hold {
                 // The other direction can still tell what comes next.
                 return Use::Used(len);
             }
         }
-        analyzers.data(self.following, index, self.direction, event, hold, context)
+        self.analyse(event, hold)
+    }
+
+    /// Hands on what was recognised.
+    #[inline]
+    fn analyse(&mut self, event: Event<'_>, hold: bool) -> Use {
+        let Now { head, time, index, alerted, .. } = self.now;
+        let mut context = Context::new(head, time, self.known.original, self.records, alerted);
+        self.analyzers.data(self.following, index, self.direction, event, hold, &mut context)
     }
 }

@@ -370,10 +370,10 @@ impl Flow {
         self.data.end(&self.head, self.connection.as_ref(), tools);
     }
 
-    /// Whether a segment begins a new connection between the same endpoints.
+    /// Whether a SYN begins a new connection between the same endpoints.
     #[must_use]
     pub fn is_reused_by(&self, direction: Direction, segment: &Segment<'_>) -> bool {
-        segment.begins_connection()
+        segment.header.begins_connection()
             && self.connection.as_ref().is_none_or(|connection| connection.is_reused_by(direction, segment))
     }
 

@@ -57,6 +57,20 @@ enum State {
     Closed,
 }
 
+impl Stream {
+    /// Whether nobody wants more of it.
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
+    /// Whether bytes of it are kept.
+    #[must_use]
+    pub const fn keeps(&self) -> bool {
+        self.buffer.is_some()
+    }
+}
+
 /// What comes in a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
@@ -143,7 +157,7 @@ impl Streams {
         first: Option<u32>,
         sequence: u32,
         payload: &[u8],
-        each: &mut dyn FnMut(Event<'_>) -> Use,
+        mut each: impl FnMut(Event<'_>) -> Use,
     ) -> bool {
         if payload.is_empty() {
             return false;
@@ -159,7 +173,7 @@ impl Streams {
         }
         let known = stream.next.wrapping_sub(sequence) as usize;
         let Some(new) = payload.get(known..).filter(|new| !new.is_empty()) else { return false };
-        self.deliver(stream, new, each) || self.deliver_early(stream, each)
+        self.deliver(stream, new, &mut each) || stream.keeps() && self.deliver_early(stream, &mut each)
     }
 
     /// Takes note that the other side has all bytes in front of `acknowledged`: those that were not seen
@@ -168,7 +182,7 @@ impl Streams {
         &mut self,
         stream: &mut Stream,
         acknowledged: u32,
-        each: &mut dyn FnMut(Event<'_>) -> Use,
+        mut each: impl FnMut(Event<'_>) -> Use,
     ) -> bool {
         let Some(buffer) = self.held(stream) else { return false };
         let next = stream.next;
@@ -181,17 +195,11 @@ impl Streams {
         stream.next = nearest;
         match outcome {
             Use::Used(_) => {
-                self.deliver_early(stream, each);
+                self.deliver_early(stream, &mut each);
             }
             _ => self.close(stream),
         }
         true
-    }
-
-    /// Whether nobody wants more of the stream.
-    #[must_use]
-    pub fn is_closed(stream: &Stream) -> bool {
-        stream.state == State::Closed
     }
 
     /// Whether bytes of the stream are kept that were not used yet.
@@ -202,7 +210,7 @@ impl Streams {
     }
 
     /// Hands those bytes on once more, and none besides.
-    pub fn again(&mut self, stream: &mut Stream, each: &mut dyn FnMut(Event<'_>) -> Use) {
+    pub fn again(&mut self, stream: &mut Stream, mut each: impl FnMut(Event<'_>) -> Use) {
         let Some(pending) = self.held(stream).map(|buffer| &mut buffer.pending) else { return };
         if pending.is_empty() {
             return;
@@ -210,16 +218,14 @@ impl Streams {
         match each(Event::Data { bytes: pending, new: 0 }) {
             Use::Used(used) => {
                 pending.drain(..used.min(pending.len()));
-                if self.held(stream).is_some_and(|buffer| buffer.is_empty()) {
-                    self.give_back(stream);
-                }
+                self.give_back_if_empty(stream);
             }
             _ => self.close(stream),
         }
     }
 
     /// Says that the flow ends, and gives the stream's buffer back.
-    pub fn end(&mut self, stream: &mut Stream, acknowledged: bool, each: &mut dyn FnMut(Event<'_>) -> Use) {
+    pub fn end(&mut self, stream: &mut Stream, acknowledged: bool, mut each: impl FnMut(Event<'_>) -> Use) {
         if stream.state == State::Open {
             let bytes = self.held(stream).map(|buffer| buffer.pending.as_slice()).unwrap_or_default();
             each(Event::End { bytes, acknowledged });
@@ -291,41 +297,62 @@ impl Streams {
     }
 
     /// Hands new bytes on; `true` where the stream had to be given up.
-    fn deliver(&mut self, stream: &mut Stream, new: &[u8], each: &mut dyn FnMut(Event<'_>) -> Use) -> bool {
+    fn deliver(&mut self, stream: &mut Stream, new: &[u8], each: &mut impl FnMut(Event<'_>) -> Use) -> bool {
         stream.next = stream.next.wrapping_add(new.len() as u32);
-        let pending = self.held(stream).map(|buffer| &mut buffer.pending).filter(|bytes| !bytes.is_empty());
-        let kept = if let Some(pending) = pending {
-            let old = pending.len();
-            pending.extend_from_slice(new);
-            let Use::Used(used) = each(Event::Data { bytes: pending, new: old }) else {
-                self.close(stream);
-                return false;
-            };
-            pending.drain(..used.min(pending.len()));
-            pending.len() <= MAX_PENDING
-        } else {
-            let Use::Used(used) = each(Event::Data { bytes: new, new: 0 }) else {
-                self.close(stream);
-                return false;
-            };
-            match new.get(used..).filter(|rest| !rest.is_empty()) {
-                Some(rest) => {
-                    rest.len() <= MAX_PENDING
-                        && self.buffer(stream).map(|buffer| buffer.pending.extend_from_slice(rest)).is_some()
-                }
-                None => true,
-            }
+        if stream.keeps() && self.has_unused(stream) {
+            return self.deliver_behind(stream, new, each);
+        }
+        let Use::Used(used) = each(Event::Data { bytes: new, new: 0 }) else {
+            self.close(stream);
+            return false;
         };
+        let rest = new.get(used..).unwrap_or_default();
+        if rest.is_empty() {
+            self.give_back_if_empty(stream);
+            return false;
+        }
+        let buffer = if rest.len() <= MAX_PENDING { self.buffer(stream) } else { None };
+        let kept = buffer.map(|buffer| buffer.pending.extend_from_slice(rest)).is_some();
         if !kept {
             self.close(stream);
-        } else if self.held(stream).is_some_and(|buffer| buffer.is_empty()) {
-            self.give_back(stream);
         }
         !kept
     }
 
+    /// The same behind bytes that are kept.
+    fn deliver_behind(
+        &mut self,
+        stream: &mut Stream,
+        new: &[u8],
+        each: &mut impl FnMut(Event<'_>) -> Use,
+    ) -> bool {
+        let Some(pending) = self.held(stream).map(|buffer| &mut buffer.pending) else { return false };
+        let old = pending.len();
+        pending.extend_from_slice(new);
+        let Use::Used(used) = each(Event::Data { bytes: pending, new: old }) else {
+            self.close(stream);
+            return false;
+        };
+        pending.drain(..used.min(pending.len()));
+        let kept = pending.len() <= MAX_PENDING;
+        if kept {
+            self.give_back_if_empty(stream);
+        } else {
+            self.close(stream);
+        }
+        !kept
+    }
+
+    /// Gives the stream's buffer back where there is nothing in it.
+    #[inline]
+    fn give_back_if_empty(&mut self, stream: &mut Stream) {
+        if self.held(stream).is_some_and(|buffer| buffer.is_empty()) {
+            self.give_back(stream);
+        }
+    }
+
     /// Hands on what came early and is in order now; `true` where the stream had to be given up.
-    fn deliver_early(&mut self, stream: &mut Stream, each: &mut dyn FnMut(Event<'_>) -> Use) -> bool {
+    fn deliver_early(&mut self, stream: &mut Stream, each: &mut impl FnMut(Event<'_>) -> Use) -> bool {
         while let Some(index) = stream.buffer
             && let Some(buffer) = self.buffers.get_mut(index.get())
         {
@@ -346,9 +373,7 @@ impl Streams {
             if given_up {
                 return true;
             }
-            if self.held(stream).is_some_and(|buffer| buffer.is_empty()) {
-                self.give_back(stream);
-            }
+            self.give_back_if_empty(stream);
         }
         false
     }
@@ -363,11 +388,11 @@ mod tests {
         let segment = vec![0; len];
         let mut open = vec![Stream::default(); count];
         for stream in &mut open {
-            assert!(!streams.segment(stream, Some(1), 2, &segment, &mut |_| Use::Used(0)));
+            assert!(!streams.segment(stream, Some(1), 2, &segment, |_| Use::Used(0)));
         }
         let mut delivered = 0;
         for stream in &mut open {
-            streams.segment(stream, Some(1), 1, &[1], &mut |event| match event {
+            streams.segment(stream, Some(1), 1, &[1], |event| match event {
                 Event::Data { bytes, .. } => {
                     delivered += bytes.len();
                     Use::Used(bytes.len())

@@ -158,12 +158,13 @@ impl FlowTable {
     }
 
     /// The flow with this key, whose hash is `hash`.
+    #[inline]
     #[must_use]
     pub fn find(&self, key: &FlowKey, hash: u32) -> Option<FlowIndex> {
         let mut at = self.buckets[self.bucket(hash)].wrapping_sub(1);
         while at != NONE {
             let entry = &self.entries[at as usize];
-            if entry.hash == hash && entry.flow.head.key == *key {
+            if entry.hash == hash && entry.flow.head.key.is(key) {
                 return Some(FlowIndex(at));
             }
             at = entry.next;
@@ -172,6 +173,7 @@ impl FlowTable {
     }
 
     /// The flow at `index`.
+    #[inline]
     #[must_use]
     pub fn flow(&mut self, index: FlowIndex) -> &mut Flow {
         &mut self.entries[index.0 as usize].flow
@@ -220,12 +222,16 @@ impl FlowTable {
     }
 
     /// To be called after a packet of the flow was counted: renews its place in the order of idleness.
+    #[inline]
     pub fn touch(&mut self, index: FlowIndex, now: u64) {
-        let entry = &mut self.entries[index.0 as usize];
+        let entry = &self.entries[index.0 as usize];
         let class = entry.flow.class();
-        if class == entry.class && seconds(now) <= entry.listed {
-            return;
+        if class != entry.class || seconds(now) > entry.listed {
+            self.relist(index, class, now);
         }
+    }
+
+    fn relist(&mut self, index: FlowIndex, class: Class, now: u64) {
         self.unlink(index.0);
         let entry = &mut self.entries[index.0 as usize];
         entry.class = class;

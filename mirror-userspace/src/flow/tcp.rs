@@ -24,13 +24,6 @@ impl Segment<'_> {
         self.header.flags & flag != 0
     }
 
-    /// Whether this is the first segment of a connection.
-    #[must_use]
-    pub const fn begins_connection(&self) -> bool {
-        self.header.flags & (tcp_flags::SYN | tcp_flags::ACK | tcp_flags::RST | tcp_flags::FIN)
-            == tcp_flags::SYN
-    }
-
     /// The sequence number behind the data.
     const fn end(&self) -> u32 {
         self.header.sequence.wrapping_add((self.payload.len() + self.missing) as u32)

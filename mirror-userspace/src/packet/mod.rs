@@ -14,7 +14,7 @@ mod tunnel;
 
 use mirror_xdp_common::Address;
 use mirror_xdp_common::frame::Frame as _;
-use mirror_xdp_common::wire::{EtherType, Ipv4Header, VlanTag, ethertype, protocol};
+use mirror_xdp_common::wire::{EtherType, Ipv4Header, Ports, VlanTag, ethertype, protocol};
 use zerocopy::FromBytes;
 
 pub use fragment::Fragment;
@@ -221,6 +221,14 @@ pub struct TcpHeader {
     pub time_stamps: Option<(u32, u32)>,
 }
 
+impl TcpHeader {
+    /// Whether this is the first segment of a connection.
+    #[must_use]
+    pub const fn begins_connection(&self) -> bool {
+        self.flags & (tcp_flags::SYN | tcp_flags::ACK | tcp_flags::RST | tcp_flags::FIN) == tcp_flags::SYN
+    }
+}
+
 /// Bits of [`TcpHeader::flags`].
 pub mod tcp_flags {
     /// No more data from the sender.
@@ -272,6 +280,59 @@ pub enum Decoded<'a> {
     Fragment(Fragment<'a>),
 }
 
+/// Decodes what nearly all frames are: Ethernet, VLAN tags perhaps, and TCP or UDP in whole packets of IPv4, no
+/// tunnel. `None` where there is anything else, or anything wrong; never another packet than
+/// [`decode_stepwise`] gives.
+#[inline(always)]
+#[must_use]
+pub fn decode_usual(frame: &[u8], original_len: usize) -> Option<Packet<'_>> {
+    let mut kind = frame.header::<EtherType>(12)?.get();
+    let mut at = 14;
+    let mut vlans = Vlans::new();
+    while matches!(kind, ethertype::VLAN | ethertype::QINQ | ethertype::QINQ_OLD) {
+        let tag: VlanTag = frame.header(at)?;
+        if !vlans.push(tag.id()) {
+            return None;
+        }
+        kind = tag.ethertype();
+        at += 4;
+    }
+    let ip: Ipv4Header = frame.header(at)?;
+    let len = original_len.max(frame.len());
+    let (header_len, total_len) = (ip.header_len(), ip.total_length());
+    let whole = ip.fragment_offset() == 0 && !ip.more_fragments();
+    let fits = header_len >= Ipv4Header::LEN && total_len >= header_len && total_len <= len - at;
+    if kind != ethertype::IPV4 || ip.version() != 4 || !whole || !fits {
+        return None;
+    }
+    let bytes = frame.get(at + header_len..frame.len().min(at + total_len))?;
+    let missing = total_len - header_len - bytes.len();
+    let ports: Ports = bytes.header(0)?;
+    let (source_port, destination_port) = (ports.source(), ports.destination());
+    let transport = match ip.protocol() {
+        protocol::TCP => transport::tcp(bytes, missing).ok()?,
+        protocol::UDP if !tunnel::may_be_in_udp(source_port, destination_port) => {
+            Transport::Udp { payload: transport::udp(bytes, missing).ok()?.0 }
+        }
+        _ => return None,
+    };
+    Some(Packet {
+        source: ip.source(),
+        destination: ip.destination(),
+        ipv6: false,
+        protocol: ip.protocol(),
+        source_port,
+        destination_port,
+        vlans,
+        depth: 0,
+        // The capture header's hash is made of frames with two tags at most.
+        direct: vlans.as_slice().len() <= 2,
+        len,
+        transport,
+        tunnelled: None,
+    })
+}
+
 /// Decodes the first IP packet of `layer`.
 ///
 /// # Errors
@@ -279,65 +340,19 @@ pub enum Decoded<'a> {
 /// Says why there is none that a flow could be kept of.
 #[inline]
 pub fn decode(layer: Layer<'_>) -> Result<Decoded<'_>, Refusal> {
-    match usual(&layer) {
+    let is_frame = layer.protocol == Protocol::Link(LinkType::Ethernet) && layer.depth == 0;
+    match is_frame.then(|| decode_usual(layer.bytes, layer.wire_len())).flatten() {
         Some(packet) => Ok(Decoded::Packet(packet)),
-        None => step_by_step(layer),
+        None => decode_stepwise(layer),
     }
 }
 
-/// Decodes what nearly all frames are: Ethernet, VLAN tags perhaps, and TCP or UDP in whole packets of IPv4. `None`
-/// where there is anything else, or anything wrong; never another packet than [`step_by_step`] gives.
-#[inline(always)]
-fn usual<'a>(layer: &Layer<'a>) -> Option<Packet<'a>> {
-    if layer.protocol != Protocol::Link(LinkType::Ethernet) {
-        return None;
-    }
-    let Layer { bytes, mut vlans, mut direct, .. } = *layer;
-    let mut kind = bytes.header::<EtherType>(12)?.get();
-    let mut at = 14;
-    while matches!(kind, ethertype::VLAN | ethertype::QINQ | ethertype::QINQ_OLD) {
-        let tag: VlanTag = bytes.header(at)?;
-        direct &= vlans.as_slice().len() < 2;
-        if !vlans.push(tag.id()) {
-            return None;
-        }
-        kind = tag.ethertype();
-        at += 4;
-    }
-    if kind != ethertype::IPV4 {
-        return None;
-    }
-    let bytes = bytes.get(at..)?;
-    let ip: Ipv4Header = bytes.header(0)?;
-    let (header_len, total_len) = (ip.header_len(), ip.total_length());
-    let whole = ip.fragment_offset() == 0 && !ip.more_fragments();
-    let fits =
-        header_len >= Ipv4Header::LEN && total_len >= header_len && total_len <= bytes.len() + layer.missing;
-    if ip.version() != 4 || !whole || !fits || !matches!(ip.protocol(), protocol::TCP | protocol::UDP) {
-        return None;
-    }
-    let captured = total_len.min(bytes.len());
-    let payload = Layer {
-        bytes: bytes.get(header_len..captured)?,
-        protocol: Protocol::EtherType(kind),
-        missing: total_len - captured,
-        vlans,
-        direct,
-        ..*layer
-    };
-    let network = network::Network {
-        source: ip.source(),
-        destination: ip.destination(),
-        ipv6: false,
-        protocol: ip.protocol(),
-    };
-    let mut packet = transport::decode(payload, network).ok()?;
-    packet.len = layer.wire_len();
-    Some(packet)
-}
-
-/// Decodes whatever there may be, a header after the other.
-fn step_by_step(layer: Layer<'_>) -> Result<Decoded<'_>, Refusal> {
+/// Decodes as [`decode`] does, whatever there is, a header after the other.
+///
+/// # Errors
+///
+/// Says why there is no packet that a flow could be kept of.
+pub fn decode_stepwise(layer: Layer<'_>) -> Result<Decoded<'_>, Refusal> {
     let mut layer = layer;
     let mut len = layer.wire_len();
     for _ in 0..MAX_SHIMS {
@@ -384,7 +399,7 @@ mod tests {
         let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
         let payload = vec![0xab; payload];
         if udp {
-            builder.udp(4000, 4789).write(&mut frame, &payload).unwrap();
+            builder.udp(4000, 53).write(&mut frame, &payload).unwrap();
         } else {
             builder.tcp(4000, 443, 7, 1000).syn().write(&mut frame, &payload).unwrap();
         }
@@ -398,9 +413,8 @@ mod tests {
     fn whole_packets_of_ipv4_take_the_short_way() {
         for (udp, tags) in [(false, 0), (true, 0), (false, 1), (true, 3)] {
             let frame = frame(udp, tags, 50);
-            assert!(usual(&Layer::frame(LinkType::Ethernet, &frame, frame.len())).is_some());
+            assert!(decode_usual(&frame, frame.len()).is_some());
         }
-        assert_eq!(usual(&Layer::frame(LinkType::RawIp, &frame(true, 0, 50), 100)), None);
     }
 
     proptest! {
@@ -417,9 +431,10 @@ mod tests {
                 }
             }
             frame.truncate(captured);
-            let layer = Layer::frame(LinkType::Ethernet, &frame, frame.len() + missing);
-            if let Some(packet) = usual(&layer) {
-                let Ok(Decoded::Packet(other)) = step_by_step(layer) else { panic!("{packet:?}") };
+            let original_len = frame.len() + missing;
+            if let Some(packet) = decode_usual(&frame, original_len) {
+                let layer = Layer::frame(LinkType::Ethernet, &frame, original_len);
+                let Ok(Decoded::Packet(other)) = decode_stepwise(layer) else { panic!("{packet:?}") };
                 prop_assert_eq!(packet, other);
             }
         }

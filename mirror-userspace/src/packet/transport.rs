@@ -9,7 +9,6 @@ use super::network::Network;
 use super::{Cause, Layer, Packet, Protocol, Refusal, TcpHeader, Transport, tcp_flags, tunnel};
 
 /// Decodes the transport header that `layer` begins with.
-#[inline(always)]
 pub(super) fn decode(layer: Layer<'_>, network: Network) -> Result<Packet<'_>, Refusal> {
     let mut packet = Packet {
         source: network.source,
@@ -28,13 +27,14 @@ pub(super) fn decode(layer: Layer<'_>, network: Network) -> Result<Packet<'_>, R
     match network.protocol {
         protocol::TCP => {
             set_ports(&mut packet, layer)?;
-            packet.transport = tcp(layer)?;
+            packet.transport = tcp(layer.bytes, layer.missing)?;
         }
         protocol::UDP => {
             set_ports(&mut packet, layer)?;
-            let inside = udp(layer)?;
+            let (payload, missing) = udp(layer.bytes, layer.missing)?;
+            let inside = Layer { bytes: payload, missing, ..layer };
             packet.tunnelled = tunnel::in_udp(inside, packet.source_port, packet.destination_port);
-            packet.transport = Transport::Udp { payload: inside.bytes };
+            packet.transport = Transport::Udp { payload };
         }
         protocol::SCTP => {
             const COMMON_HEADER: usize = 12;
@@ -84,11 +84,12 @@ struct WireTcpHeader {
     _urgent: U16,
 }
 
+/// The TCP segment in these bytes, behind which so many are missing.
 #[inline(always)]
-fn tcp(layer: Layer<'_>) -> Result<Transport<'_>, Refusal> {
-    let header: WireTcpHeader = layer.bytes.header(0).ok_or(Refusal::TransportHeader)?;
+pub(super) fn tcp(bytes: &[u8], missing: usize) -> Result<Transport<'_>, Refusal> {
+    let header: WireTcpHeader = bytes.header(0).ok_or(Refusal::TransportHeader)?;
     let len = usize::from(header.data_offset >> 4) * 4;
-    if len < size_of::<WireTcpHeader>() || len > layer.wire_len() {
+    if len < size_of::<WireTcpHeader>() || len > bytes.len() + missing {
         return Err(Refusal::TransportHeader);
     }
     Ok(Transport::Tcp {
@@ -100,12 +101,12 @@ fn tcp(layer: Layer<'_>) -> Result<Transport<'_>, Refusal> {
             time_stamps: if header.flags & tcp_flags::SYN == 0 {
                 None
             } else {
-                layer.bytes.get(size_of::<WireTcpHeader>()..len).and_then(time_stamps)
+                bytes.get(size_of::<WireTcpHeader>()..len).and_then(time_stamps)
             },
         },
         // Options may have been cut off: then there is no payload at hand at all.
-        payload: layer.bytes.get(len..).unwrap_or_default(),
-        missing: layer.missing.min(layer.wire_len() - len),
+        payload: bytes.get(len..).unwrap_or_default(),
+        missing: missing.min(bytes.len() + missing - len),
     })
 }
 
@@ -129,17 +130,17 @@ fn time_stamps(options: &[u8]) -> Option<(u32, u32)> {
     }
 }
 
-/// The payload of a UDP datagram.
+/// The payload of the UDP datagram in these bytes, behind which so many are missing; and how many of it are.
 #[inline(always)]
-fn udp(layer: Layer<'_>) -> Result<Layer<'_>, Refusal> {
-    let header: UdpHeader = layer.bytes.header(0).ok_or(Refusal::TransportHeader)?;
+pub(super) fn udp(bytes: &[u8], missing: usize) -> Result<(&[u8], usize), Refusal> {
+    let header: UdpHeader = bytes.header(0).ok_or(Refusal::TransportHeader)?;
     let len = header.length();
-    if len < UDP_LEN || len > layer.wire_len() {
+    if len < UDP_LEN || len > bytes.len() + missing {
         return Err(Refusal::TransportHeader);
     }
-    let captured = len.min(layer.bytes.len());
-    let bytes = layer.bytes.get(UDP_LEN..captured).ok_or(Refusal::TransportHeader)?;
-    Ok(Layer { bytes, missing: len - captured, ..layer })
+    let captured = len.min(bytes.len());
+    let payload = bytes.get(UDP_LEN..captured).ok_or(Refusal::TransportHeader)?;
+    Ok((payload, len - captured))
 }
 
 /// What all ICMP messages begin with; the last four bytes depend on the type.

@@ -50,10 +50,17 @@ pub(super) fn decode_gre(layer: Layer<'_>) -> Result<Layer<'_>, Refusal> {
     layer.tunnelled().after(len, protocol).map_err(|_| Refusal::TransportHeader)
 }
 
+const GENEVE_PORT: u16 = 6081;
+const TEREDO_PORT: u16 = 3544;
+
+/// Whether a datagram between these ports may have a tunnel in it.
+#[inline(always)]
+pub(super) const fn may_be_in_udp(source_port: u16, destination_port: u16) -> bool {
+    matches!(destination_port, VXLAN_PORT | GENEVE_PORT | TEREDO_PORT) || source_port == TEREDO_PORT
+}
+
 /// The tunnel in a UDP payload, if its ports and its first bytes say that there is one.
 pub(super) fn in_udp(layer: Layer<'_>, source_port: u16, destination_port: u16) -> Option<Layer<'_>> {
-    const GENEVE_PORT: u16 = 6081;
-    const TEREDO_PORT: u16 = 3544;
     if destination_port == VXLAN_PORT {
         vxlan(layer)
     } else if destination_port == GENEVE_PORT {

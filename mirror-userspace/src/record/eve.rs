@@ -33,7 +33,7 @@ struct KnownId {
 }
 
 /// Community IDs that are remembered.
-const KNOWN_IDS: usize = 1024;
+const KNOWN_IDS: usize = 4096;
 
 impl Default for Renderer {
     fn default() -> Self {

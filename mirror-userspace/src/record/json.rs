@@ -21,43 +21,39 @@ struct Json<'a> {
     out: &'a mut Vec<u8>,
 }
 
-/// An array or object that is not closed yet.
+/// An array or object that is not closed yet. Each element has a comma behind it; what closes it takes the
+/// place of the last.
 struct Open<'a> {
     out: &'a mut Vec<u8>,
-    empty: bool,
     /// What closes it.
     end: &'static [u8],
 }
 
 impl<'a> Open<'a> {
-    fn new(out: &'a mut Vec<u8>, start: &[u8], end: &'static [u8]) -> Self {
-        out.extend_from_slice(start);
-        Self { out, empty: true, end }
-    }
-
-    fn separate(&mut self) {
-        if !std::mem::take(&mut self.empty) {
-            self.out.push(b',');
-        }
+    #[inline]
+    fn new(out: &'a mut Vec<u8>, start: u8, end: &'static [u8]) -> Self {
+        out.push(start);
+        Self { out, end }
     }
 
     fn element(&mut self, value: &(impl Serialize + ?Sized)) -> Result<()> {
-        self.separate();
-        value.serialize(Json { out: self.out })
+        value.serialize(Json { out: self.out })?;
+        self.out.push(b',');
+        Ok(())
     }
 
-    /// A field of a structure.
+    /// A field of a structure. Inlined, so that there is nothing to find out about its name.
+    #[inline(always)]
+    fn field(&mut self, name: &'static str, value: &(impl Serialize + ?Sized)) -> Result<()> {
+        quoted(self.out, name, *b":")?;
+        self.element(value)
+    }
+
     #[inline]
-    fn field(&mut self, name: &str, value: &(impl Serialize + ?Sized)) -> Result<()> {
-        if std::mem::take(&mut self.empty) {
-            quoted(self.out, [], name, *b":")?;
-        } else {
-            quoted(self.out, *b",", name, *b":")?;
-        }
-        value.serialize(Json { out: self.out })
-    }
-
     fn close(self) {
+        if self.out.last() == Some(&b',') {
+            self.out.pop();
+        }
         self.out.extend_from_slice(self.end);
     }
 }
@@ -87,17 +83,9 @@ fn needs_escape(text: &[u8]) -> bool {
     text.iter().any(|byte| matches!(byte, 0..0x20 | b'"' | b'\\'))
 }
 
-/// Writes a text in quotes. What `before` and `after` add is known where this is called, so that writing it
-/// is a store or two.
+/// Writes a text in quotes. What is `after` is known where this is called, so that writing it is a store or two.
 #[inline(always)]
-fn quoted<const B: usize, const A: usize>(
-    out: &mut Vec<u8>,
-    before: [u8; B],
-    text: &str,
-    after: [u8; A],
-) -> Result<()> {
-    out.reserve(B + text.len() + 2 + A);
-    out.extend_from_slice(&before);
+fn quoted<const N: usize>(out: &mut Vec<u8>, text: &str, after: [u8; N]) -> Result<()> {
     if needs_escape(text.as_bytes()) {
         serde_json::to_writer(&mut *out, text)?;
     } else {
@@ -110,11 +98,11 @@ fn quoted<const B: usize, const A: usize>(
 }
 
 fn text(out: &mut Vec<u8>, text: &str) -> Result<()> {
-    quoted(out, [], text, [])
+    quoted(out, text, [])
 }
 
 /// Writes a name and opens what it is the name of: `{"name":[`.
-fn open_variant<'a>(out: &'a mut Vec<u8>, name: &str, start: &[u8], end: &'static [u8]) -> Result<Open<'a>> {
+fn open_variant<'a>(out: &'a mut Vec<u8>, name: &str, start: u8, end: &'static [u8]) -> Result<Open<'a>> {
     out.push(b'{');
     text(out, name)?;
     out.push(b':');
@@ -195,14 +183,14 @@ impl<'a> Serializer for Json<'a> {
         variant: &'static str,
         value: &T,
     ) -> Result<()> {
-        let mut object = Open::new(self.out, b"{", b"}");
+        let mut object = Open::new(self.out, b'{', b"}");
         object.field(variant, value)?;
         object.close();
         Ok(())
     }
 
     fn serialize_seq(self, _: Option<usize>) -> Result<Open<'a>> {
-        Ok(Open::new(self.out, b"[", b"]"))
+        Ok(Open::new(self.out, b'[', b"]"))
     }
 
     fn serialize_tuple(self, _: usize) -> Result<Open<'a>> {
@@ -220,11 +208,11 @@ impl<'a> Serializer for Json<'a> {
         variant: &'static str,
         _: usize,
     ) -> Result<Open<'a>> {
-        open_variant(self.out, variant, b"[", b"]}")
+        open_variant(self.out, variant, b'[', b"]}")
     }
 
     fn serialize_map(self, _: Option<usize>) -> Result<Open<'a>> {
-        Ok(Open::new(self.out, b"{", b"}"))
+        Ok(Open::new(self.out, b'{', b"}"))
     }
 
     fn serialize_struct(self, _: &'static str, _: usize) -> Result<Open<'a>> {
@@ -238,7 +226,7 @@ impl<'a> Serializer for Json<'a> {
         variant: &'static str,
         _: usize,
     ) -> Result<Open<'a>> {
-        open_variant(self.out, variant, b"{", b"}}")
+        open_variant(self.out, variant, b'{', b"}}")
     }
 
     fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Result<()> {
@@ -271,7 +259,6 @@ impl SerializeMap for Open<'_> {
 
     #[inline]
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<()> {
-        self.separate();
         let start = self.out.len();
         key.serialize(Json { out: self.out })?;
         match self.out.get(start) {
@@ -288,7 +275,7 @@ impl SerializeMap for Open<'_> {
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
         self.out.push(b':');
-        value.serialize(Json { out: self.out })
+        self.element(value)
     }
 
     fn end(self) -> Result<()> {
@@ -321,6 +308,7 @@ macro_rules! fields {
             type Ok = ();
             type Error = Error;
 
+            #[inline(always)]
             fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<()> {
                 self.field(name, value)
             }

@@ -47,6 +47,13 @@ impl Vlans {
         self.count == 0
     }
 
+    /// All that tells them from others, as one number.
+    #[inline]
+    pub(crate) fn word(&self) -> u64 {
+        let [first, second, third] = self.ids.map(u64::from);
+        first | second << 16 | third << 32 | u64::from(self.count) << 48
+    }
+
     /// The identifiers, outermost first.
     #[must_use]
     pub fn as_slice(&self) -> &[u16] {

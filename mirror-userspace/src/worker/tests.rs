@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::*;
 use crate::analyzer::{Analyzer, Context, Direction, Event, Filter, Interest, Use};
 use crate::flow::SECOND;
-use crate::record::EventType;
+use crate::record::{EventType, Vlans};
 use crate::sink::{FILE_NAME, Overflow, Sink};
 
 mod duplicates;
@@ -1212,5 +1212,36 @@ fn an_answer_with_a_time_stamp_that_was_not_sent_opens_no_connection() {
         bench.frame(&with_time_stamps("S", 60, 0));
         bench.frame(&with_time_stamps("SA", 7, echo));
         assert_eq!(bench.flows()[0]["tcp"]["state"], state, "{echo}");
+    }
+}
+
+#[test]
+fn flows_that_differ_in_vlans_alone_do_not_meet_in_the_table() {
+    const BUCKETS: usize = 4096;
+    for shift in [0, 4, 8, 12] {
+        let mut load = vec![0; BUCKETS];
+        for number in 0..BUCKETS as u16 {
+            let mut vlans = Vlans::new();
+            // Any of the tags, and any of its bits.
+            let _ = vlans.push(number << shift) && vlans.push(number) && vlans.push(number >> shift);
+            let packet = Packet {
+                source: Address::from_v4(1),
+                destination: Address::from_v4(2),
+                ipv6: false,
+                protocol: 17,
+                source_port: 1,
+                destination_port: 2,
+                vlans,
+                depth: 0,
+                direct: true,
+                len: 60,
+                transport: Transport::Udp { payload: &[] },
+                tunnelled: None,
+            };
+            let (key, _) = FlowKey::of_packet(&packet, Session::default());
+            load[spread(7, key.flow_hash(7), &key) as usize % BUCKETS] += 1;
+        }
+        // As many by chance: once in ten million times.
+        assert!(load.iter().all(|&flows| flows < 12), "{shift}: {:?}", load.iter().max());
     }
 }

@@ -1,6 +1,6 @@
 //! DNS: each message becomes an event.
 
-use serde::Serialize;
+use serde::ser::{Serialize, SerializeStruct as _, Serializer};
 
 use crate::analyzer::alert::{Cause, Watch};
 use crate::analyzer::{Analyzer, Context, Direction, Event, Use};
@@ -24,17 +24,26 @@ fn unpack(bytes: &[u8]) -> Option<(u32, Option<u64>, Message<'_>)> {
     Some((u32::from_ne_bytes(*number), latency, Message::parse(message).ok()?))
 }
 
-fn render(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
-    #[derive(Serialize)]
-    struct Object<'a> {
-        #[serde(flatten)]
-        event: dns::Event<'a>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        latency_ms: Option<f64>,
+/// The object `dns`.
+struct Object<'a> {
+    event: dns::Event<'a>,
+    latency: Option<u64>,
+}
+
+impl Serialize for Object<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_struct("dns", 1)?;
+        self.event.fields(&mut object)?;
+        if let Some(latency) = self.latency {
+            object.serialize_field("latency_ms", &(latency as f64 / 1e6))?;
+        }
+        object.end()
     }
+}
+
+fn render(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
     let Some((number, latency, message)) = unpack(bytes) else { return Ok(()) };
-    let latency_ms = latency.map(|latency| latency as f64 / 1e6);
-    message.events(number).try_for_each(|event| lines.line(&Object { event, latency_ms }))
+    message.events(number).try_for_each(|event| lines.line(&Object { event, latency }))
 }
 
 /// An answer ends a request, with an error where it is one of the server.

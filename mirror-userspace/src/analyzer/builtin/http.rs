@@ -37,6 +37,7 @@ mod tag {
     pub(super) const CONTENT_TYPE: u8 = 7;
     pub(super) const CONTENT_RANGE: u8 = 8;
     pub(super) const LOCATION: u8 = 9;
+    pub(super) const COUNT: usize = 10;
 }
 
 /// Values that every transaction has.

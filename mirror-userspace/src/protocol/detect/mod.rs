@@ -10,7 +10,7 @@ mod signatures;
 mod tests;
 
 use super::Direction;
-use signatures::{Look, SIGNATURES};
+use signatures::{DATAGRAMS, Look, STREAMS};
 
 /// An application protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -196,14 +196,17 @@ impl Side {
 
 /// Walks the table.
 fn look(endpoints: Endpoints, direction: Direction, bytes: &[u8]) -> Detection {
+    let signatures = match endpoints.transport {
+        Transport::Tcp => STREAMS,
+        Transport::Udp => DATAGRAMS,
+    };
     let mut more = false;
     // The server's port says what is spoken; the client's does where the flow was taken for its reverse.
     for (port, reverse) in
         [(None, false), (Some(endpoints.server_port), false), (Some(endpoints.client_port), true)]
     {
-        for signature in SIGNATURES.iter().filter(|signature| {
-            signature.transport == endpoints.transport
-                && signature.from.is_none_or(|from| from == direction)
+        for signature in signatures.iter().filter(|signature| {
+            signature.from.is_none_or(|from| from == direction)
                 && port.map_or(signature.ports.is_empty(), |port| signature.ports.contains(&port))
                 && !(reverse && signature.weak)
         }) {
@@ -274,6 +277,12 @@ impl Detector {
     pub const fn is_done(&self) -> bool {
         let (to_server, to_client) = self.directions();
         !matches!(to_server, Detection::Unknown) && !matches!(to_client, Detection::Unknown)
+    }
+
+    /// Whether the direction and the flow are decided: more data of the direction changes nothing.
+    #[must_use]
+    pub const fn is_over(&self, direction: Direction) -> bool {
+        !matches!(self.direction(direction), Detection::Unknown) && !matches!(self.flow(), Detection::Unknown)
     }
 
     /// Takes note that client and server were mistaken for each other until now.

@@ -1,6 +1,6 @@
 //! The table of signatures.
 
-use super::{AppProto, Transport};
+use super::AppProto;
 use crate::protocol::{Direction, dns, quic};
 
 use AppProto::{
@@ -9,7 +9,6 @@ use AppProto::{
 };
 use Direction::{ToClient, ToServer};
 use Test::{Begins, Content};
-use Transport::{Tcp, Udp};
 
 /// What the first bytes of a direction have to do with a protocol; the better, the greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,7 +30,6 @@ impl From<bool> for Look {
 /// How a protocol is told.
 pub(super) struct Signature {
     pub(super) protocol: AppProto,
-    pub(super) transport: Transport,
     /// Which side says it; `None` for either.
     pub(super) from: Option<Direction>,
     /// Ports on which it counts; empty for all.
@@ -70,57 +68,57 @@ fn begins(word: &[u8], bytes: &[u8]) -> Look {
     }
 }
 
-/// Signatures that count on every port, then those that count on some; within each kind the first that
-/// fits decides.
-pub(super) const SIGNATURES: &[Signature] = &[
+/// The signatures of streams: those that count on every port, then those that count on some; within each kind
+/// the first that fits decides.
+pub(super) const STREAMS: &[Signature] = &[
     // Content.
-    sign(Http, Tcp, Some(ToServer), &[], Content(http_request)),
-    sign(Http, Tcp, Some(ToClient), &[], Begins(&[b"HTTP/0.9", b"HTTP/1.0", b"HTTP/1.1"])),
-    sign(Http2, Tcp, Some(ToServer), &[], Begins(&[b"PRI * HTTP/2.0\r\n"])),
-    sign(Tls, Tcp, Some(ToServer), &[], Content(tls_from_client)),
-    sign(Tls, Tcp, Some(ToClient), &[], Content(tls_from_server)),
-    sign(Ssh, Tcp, None, &[], Begins(&[b"SSH-"])),
-    sign(Smtp, Tcp, Some(ToServer), &[], Begins(&[b"EHLO", b"HELO", b"QUIT"])),
-    sign(Ftp, Tcp, Some(ToServer), &[], Begins(&[b"USER ", b"PASS ", b"PORT "])),
-    sign(Imap, Tcp, Some(ToServer), &[], Begins(&[b"1 capability"])),
-    sign(Imap, Tcp, Some(ToClient), &[], Begins(&[b"* OK "])),
-    sign(Rfb, Tcp, None, &[], Begins(&[b"RFB "])),
-    sign(Smb, Tcp, None, &[], Content(smb)),
-    sign(Dcerpc, Tcp, None, &[], Content(dcerpc)),
-    sign(Dcerpc, Udp, Some(ToServer), &[], Content(dcerpc_datagram)),
-    sign(BittorrentDht, Udp, None, &[], Begins(&[b"d1:ad2:id20:"])),
+    sign(Http, Some(ToServer), &[], Content(http_request)),
+    sign(Http, Some(ToClient), &[], Begins(&[b"HTTP/0.9", b"HTTP/1.0", b"HTTP/1.1"])),
+    sign(Http2, Some(ToServer), &[], Begins(&[b"PRI * HTTP/2.0\r\n"])),
+    sign(Tls, Some(ToServer), &[], Content(tls_from_client)),
+    sign(Tls, Some(ToClient), &[], Content(tls_from_server)),
+    sign(Ssh, None, &[], Begins(&[b"SSH-"])),
+    sign(Smtp, Some(ToServer), &[], Begins(&[b"EHLO", b"HELO", b"QUIT"])),
+    sign(Ftp, Some(ToServer), &[], Begins(&[b"USER ", b"PASS ", b"PORT "])),
+    sign(Imap, Some(ToServer), &[], Begins(&[b"1 capability"])),
+    sign(Imap, Some(ToClient), &[], Begins(&[b"* OK "])),
+    sign(Rfb, None, &[], Begins(&[b"RFB "])),
+    sign(Smb, None, &[], Content(smb)),
+    sign(Dcerpc, None, &[], Content(dcerpc)),
     // Port and content.
-    sign(Dns, Udp, None, &[53], Content(|bytes| dns::probe(bytes).into())),
-    sign(Dns, Tcp, None, &[53], Content(dns_stream)),
-    sign(Smtp, Tcp, Some(ToClient), &[25, 465, 587], Content(greeting)),
-    sign(Ftp, Tcp, Some(ToClient), &[21], Content(greeting)),
-    sign(Smb, Tcp, None, &[139, 445], Content(netbios_session)),
-    sign(Krb5, Udp, None, &[88], Content(kerberos)),
-    sign(Krb5, Tcp, None, &[88], Content(kerberos_stream)),
-    sign(Snmp, Udp, None, &[161, 162], Content(snmp)),
-    sign(Ntp, Udp, None, &[123], Content(ntp)),
-    sign(Mqtt, Tcp, None, &[1883], Content(mqtt)),
-    sign(Http2, Tcp, Some(ToClient), &[80], Content(http2_settings)),
-    sign(Nfs, Tcp, None, &[2049], Content(rpc_stream)),
-    sign(Nfs, Udp, None, &[2049], Content(rpc)),
-    sign(Dhcp, Udp, None, &[67, 68], Content(dhcp)),
-    sign(Tftp, Udp, Some(ToServer), &[69], Content(tftp)),
-    sign(Ike, Udp, None, &[500], Content(ike)),
-    sign(Rdp, Tcp, None, &[3389], Begins(&[&[3, 0]])),
-    sign(Sip, Udp, None, &[5060, 5061], Content(sip)),
-    sign(Quic, Udp, None, &[443, 80], Content(|bytes| quic::probe(bytes).into())).weak(),
-    sign(Quic, Udp, None, &[443, 80], Content(|bytes| quic::probe_version(bytes).into())),
-    sign(Telnet, Tcp, None, &[23], Content(|bytes| if bytes.len() < 2 { Look::More } else { Look::Yes })),
+    sign(Dns, None, &[53], Content(dns_stream)),
+    sign(Smtp, Some(ToClient), &[25, 465, 587], Content(greeting)),
+    sign(Ftp, Some(ToClient), &[21], Content(greeting)),
+    sign(Smb, None, &[139, 445], Content(netbios_session)),
+    sign(Krb5, None, &[88], Content(kerberos_stream)),
+    sign(Mqtt, None, &[1883], Content(mqtt)),
+    sign(Http2, Some(ToClient), &[80], Content(http2_settings)),
+    sign(Nfs, None, &[2049], Content(rpc_stream)),
+    sign(Rdp, None, &[3389], Begins(&[&[3, 0]])),
+    sign(Telnet, None, &[23], Content(|bytes| if bytes.len() < 2 { Look::More } else { Look::Yes })),
 ];
 
-const fn sign(
-    protocol: AppProto,
-    transport: Transport,
-    from: Option<Direction>,
-    ports: &'static [u16],
-    test: Test,
-) -> Signature {
-    Signature { protocol, transport, from, ports, weak: false, test }
+/// Those of datagrams.
+pub(super) const DATAGRAMS: &[Signature] = &[
+    // Content.
+    sign(Dcerpc, Some(ToServer), &[], Content(dcerpc_datagram)),
+    sign(BittorrentDht, None, &[], Begins(&[b"d1:ad2:id20:"])),
+    // Port and content.
+    sign(Dns, None, &[53], Content(|bytes| dns::probe(bytes).into())),
+    sign(Krb5, None, &[88], Content(kerberos)),
+    sign(Snmp, None, &[161, 162], Content(snmp)),
+    sign(Ntp, None, &[123], Content(ntp)),
+    sign(Nfs, None, &[2049], Content(rpc)),
+    sign(Dhcp, None, &[67, 68], Content(dhcp)),
+    sign(Tftp, Some(ToServer), &[69], Content(tftp)),
+    sign(Ike, None, &[500], Content(ike)),
+    sign(Sip, None, &[5060, 5061], Content(sip)),
+    sign(Quic, None, &[443, 80], Content(|bytes| quic::probe(bytes).into())).weak(),
+    sign(Quic, None, &[443, 80], Content(|bytes| quic::probe_version(bytes).into())),
+];
+
+const fn sign(protocol: AppProto, from: Option<Direction>, ports: &'static [u16], test: Test) -> Signature {
+    Signature { protocol, from, ports, weak: false, test }
 }
 
 /// The methods of HTTP/1.1, `WebDAV` (RFC 4918) and versioning (RFC 3253).

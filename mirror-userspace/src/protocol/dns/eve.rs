@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use super::message::{Data, Message, Question, Questions, Record, Records, rrtype};
 use super::name::{Name, NameBuffer};
@@ -65,62 +65,90 @@ pub enum Event<'a> {
 
 impl Serialize for Event<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("version", &2)?;
-        match self {
-            Self::Query { message, question, tx_id } => {
-                let header = message.header();
-                map.serialize_entry("type", "query")?;
-                map.serialize_entry("id", &header.id)?;
-                name(&mut map, ["rrname", "rrname_truncated"], &question.name)?;
-                map.serialize_entry("rrtype", &RrType(question.rrtype))?;
-                map.serialize_entry("tx_id", tx_id)?;
-                flags(&mut map, header.flags, &FLAGS[5..])?;
-                map.serialize_entry("opcode", &header.opcode())?;
-            }
-            Self::Answer { message, question } => {
-                let header = message.header();
-                map.serialize_entry("type", "answer")?;
-                map.serialize_entry("id", &header.id)?;
-                map.serialize_entry("flags", &Flags(header.flags))?;
-                flags(&mut map, header.flags, &FLAGS)?;
-                map.serialize_entry("opcode", &header.opcode())?;
-                name(&mut map, ["rrname", "rrname_truncated"], &question.name)?;
-                map.serialize_entry("rrtype", &RrType(question.rrtype))?;
-                match rcode_name(header.rcode()) {
-                    Some(name) => map.serialize_entry("rcode", name)?,
-                    None => map.serialize_entry("rcode", &Text(header.rcode()))?,
-                }
-                if header.answers > 0 {
-                    map.serialize_entry("answers", &Section(message.answers()))?;
-                    map.serialize_entry("grouped", &Grouped(message.answers()))?;
-                }
-                if header.authorities > 0 {
-                    map.serialize_entry("authorities", &Section(message.authorities()))?;
-                }
-            }
-        }
-        map.end()
+        let mut object = serializer.serialize_struct("dns", 1)?;
+        self.fields(&mut object)?;
+        object.end()
     }
 }
 
-/// Names and bits of the header's flags, in the order of the record. Only those set are logged.
-const FLAGS: [(&str, u16); 6] =
-    [("qr", 0x8000), ("aa", 0x0400), ("tc", 0x0200), ("rd", 0x0100), ("ra", 0x0080), ("z", 0x0040)];
+impl Event<'_> {
+    /// Writes the fields of the object.
+    pub(crate) fn fields<S: SerializeStruct>(&self, object: &mut S) -> Result<(), S::Error> {
+        object.serialize_field("version", &2)?;
+        match self {
+            Self::Query { message, question, tx_id } => {
+                let header = message.header();
+                object.serialize_field("type", "query")?;
+                object.serialize_field("id", &header.id)?;
+                name(object, ["rrname", "rrname_truncated"], &question.name)?;
+                object.serialize_field("rrtype", &RrType(question.rrtype))?;
+                object.serialize_field("tx_id", tx_id)?;
+                flags(object, header.flags & ZERO)?;
+                object.serialize_field("opcode", &header.opcode())
+            }
+            Self::Answer { message, question } => {
+                let header = message.header();
+                object.serialize_field("type", "answer")?;
+                object.serialize_field("id", &header.id)?;
+                object.serialize_field("flags", &Flags(header.flags))?;
+                flags(object, header.flags)?;
+                object.serialize_field("opcode", &header.opcode())?;
+                name(object, ["rrname", "rrname_truncated"], &question.name)?;
+                object.serialize_field("rrtype", &RrType(question.rrtype))?;
+                match rcode_name(header.rcode()) {
+                    Some(name) => object.serialize_field("rcode", name)?,
+                    None => object.serialize_field("rcode", &Text(header.rcode()))?,
+                }
+                if header.answers > 0 {
+                    object.serialize_field("answers", &Section(message.answers()))?;
+                    object.serialize_field("grouped", &Grouped(message.answers()))?;
+                }
+                if header.authorities > 0 {
+                    object.serialize_field("authorities", &Section(message.authorities()))?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
 
-fn flags<M: SerializeMap>(map: &mut M, flags: u16, names: &[(&'static str, u16)]) -> Result<(), M::Error> {
-    names
-        .iter()
-        .filter(|(_, bit)| flags & bit != 0)
-        .try_for_each(|(name, _)| map.serialize_entry(name, &true))
+/// The bit that is to be zero; of queries no other is logged.
+const ZERO: u16 = 0x0040;
+
+/// Writes the names of the header's flags that are set.
+fn flags<S: SerializeStruct>(object: &mut S, flags: u16) -> Result<(), S::Error> {
+    if flags & 0x8000 != 0 {
+        object.serialize_field("qr", &true)?;
+    }
+    if flags & 0x0400 != 0 {
+        object.serialize_field("aa", &true)?;
+    }
+    if flags & 0x0200 != 0 {
+        object.serialize_field("tc", &true)?;
+    }
+    if flags & 0x0100 != 0 {
+        object.serialize_field("rd", &true)?;
+    }
+    if flags & 0x0080 != 0 {
+        object.serialize_field("ra", &true)?;
+    }
+    if flags & ZERO != 0 {
+        object.serialize_field("z", &true)?;
+    }
+    Ok(())
 }
 
 /// Writes a name and, where it was cut off, a mark.
-fn name<M: SerializeMap>(map: &mut M, keys: [&'static str; 2], name: &Name<'_>) -> Result<(), M::Error> {
+#[inline(always)]
+fn name<S: SerializeStruct>(
+    object: &mut S,
+    keys: [&'static str; 2],
+    name: &Name<'_>,
+) -> Result<(), S::Error> {
     let mut buffer = NameBuffer::new();
     name.read(&mut buffer);
-    map.serialize_entry(keys[0], &Bytes(buffer.as_bytes()))?;
-    if buffer.truncated() { map.serialize_entry(keys[1], &true) } else { Ok(()) }
+    object.serialize_field(keys[0], &Bytes(buffer.as_bytes()))?;
+    if buffer.truncated() { object.serialize_field(keys[1], &true) } else { Ok(()) }
 }
 
 /// The mnemonic of a record type, or its number as a string.
@@ -186,19 +214,19 @@ struct Detail<'a>(Record<'a>);
 impl Serialize for Detail<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let record = &self.0;
-        let mut map = serializer.serialize_map(None)?;
-        name(&mut map, ["rrname", "rrname_truncated"], &record.name)?;
-        map.serialize_entry("rrtype", &RrType(record.rrtype))?;
-        map.serialize_entry("ttl", &record.ttl)?;
+        let mut object = serializer.serialize_struct("record", 1)?;
+        name(&mut object, ["rrname", "rrname_truncated"], &record.name)?;
+        object.serialize_field("rrtype", &RrType(record.rrtype))?;
+        object.serialize_field("ttl", &record.ttl)?;
         match &record.data {
-            Data::Name(data) => name(&mut map, ["rdata", "rdata_truncated"], data)?,
-            Data::Address(_) | Data::Text(_) => map.serialize_entry("rdata", &Value(record.data))?,
-            Data::Soa { .. } => map.serialize_entry("soa", &Value(record.data))?,
-            Data::Srv { .. } => map.serialize_entry("srv", &Value(record.data))?,
-            Data::Sshfp { .. } => map.serialize_entry("sshfp", &Value(record.data))?,
+            Data::Name(data) => name(&mut object, ["rdata", "rdata_truncated"], data)?,
+            Data::Address(_) | Data::Text(_) => object.serialize_field("rdata", &Value(record.data))?,
+            Data::Soa { .. } => object.serialize_field("soa", &Value(record.data))?,
+            Data::Srv { .. } => object.serialize_field("srv", &Value(record.data))?,
+            Data::Sshfp { .. } => object.serialize_field("sshfp", &Value(record.data))?,
             Data::Other => {}
         }
-        map.end()
+        object.end()
     }
 }
 
@@ -211,29 +239,31 @@ impl Serialize for Value<'_> {
             Data::Address(bytes) => Address(bytes).serialize(serializer),
             Data::Name(name) => Bytes(name.read(&mut NameBuffer::new())).serialize(serializer),
             Data::Text(bytes) => Bytes(bytes).serialize(serializer),
-            Data::Soa { mname, rname, numbers } => {
-                let mut map = serializer.serialize_map(None)?;
-                name(&mut map, ["mname", "mname_truncated"], mname)?;
-                name(&mut map, ["rname", "rname_truncated"], rname)?;
-                for (key, number) in ["serial", "refresh", "retry", "expire", "minimum"].iter().zip(numbers) {
-                    map.serialize_entry(key, number)?;
-                }
-                map.end()
+            Data::Soa { mname, rname, numbers: [serial, refresh, retry, expire, minimum] } => {
+                let mut object = serializer.serialize_struct("soa", 1)?;
+                name(&mut object, ["mname", "mname_truncated"], mname)?;
+                name(&mut object, ["rname", "rname_truncated"], rname)?;
+                object.serialize_field("serial", serial)?;
+                object.serialize_field("refresh", refresh)?;
+                object.serialize_field("retry", retry)?;
+                object.serialize_field("expire", expire)?;
+                object.serialize_field("minimum", minimum)?;
+                object.end()
             }
             Data::Srv { priority, weight, port, target } => {
-                let mut map = serializer.serialize_map(None)?;
-                map.serialize_entry("priority", priority)?;
-                map.serialize_entry("weight", weight)?;
-                map.serialize_entry("port", port)?;
-                map.serialize_entry("name", &Bytes(target.read(&mut NameBuffer::new())))?;
-                map.end()
+                let mut object = serializer.serialize_struct("srv", 1)?;
+                object.serialize_field("priority", priority)?;
+                object.serialize_field("weight", weight)?;
+                object.serialize_field("port", port)?;
+                object.serialize_field("name", &Bytes(target.read(&mut NameBuffer::new())))?;
+                object.end()
             }
             Data::Sshfp { algorithm, kind, fingerprint } => {
-                let mut map = serializer.serialize_map(None)?;
-                map.serialize_entry("fingerprint", &Text(Hex(fingerprint)))?;
-                map.serialize_entry("algo", algorithm)?;
-                map.serialize_entry("type", kind)?;
-                map.end()
+                let mut object = serializer.serialize_struct("sshfp", 1)?;
+                object.serialize_field("fingerprint", &Text(Hex(fingerprint)))?;
+                object.serialize_field("algo", algorithm)?;
+                object.serialize_field("type", kind)?;
+                object.end()
             }
             Data::Other => serializer.serialize_unit(),
         }

@@ -165,12 +165,15 @@ impl NameBuffer {
     }
 
     fn push(&mut self, label: &[u8]) {
-        let dot: &[u8] = if self.len > 0 { b"." } else { b"" };
-        for part in [dot, label] {
-            if let Some(room) = self.bytes.get_mut(self.len..self.len + part.len()) {
-                room.copy_from_slice(part);
-                self.len += part.len();
-            }
+        if self.len > 0
+            && let Some(dot) = self.bytes.get_mut(self.len)
+        {
+            *dot = b'.';
+            self.len += 1;
+        }
+        if let Some(room) = self.bytes.get_mut(self.len..self.len + label.len()) {
+            room.copy_from_slice(label);
+            self.len += label.len();
         }
     }
 }

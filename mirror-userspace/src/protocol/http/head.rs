@@ -3,6 +3,8 @@
 //! `httparse` reads those that keep to the rules. A monitor must still report what breaks them, as far as
 //! the receiver may have made sense of it: heads that `httparse` refuses are read line by line.
 
+use std::mem::MaybeUninit;
+
 use super::Body;
 
 /// Fields of a head that are looked at; further ones are not.
@@ -32,7 +34,7 @@ pub fn begins_response(bytes: &[u8]) -> bool {
 pub fn head_end(bytes: &[u8], seen: usize) -> Option<usize> {
     // The empty line may have begun in what was there before.
     let mut at = seen.saturating_sub(MAX_SPACE + 2);
-    while let Some(line_feed) = bytes.get(at..)?.iter().position(|&byte| byte == b'\n') {
+    while let Some(line_feed) = memchr::memchr(b'\n', bytes.get(at..)?) {
         at += line_feed + 1;
         // Receivers tolerate white space in the empty line.
         let space =
@@ -128,11 +130,12 @@ impl<'a> Request<'a> {
     }
 
     fn strict(head: &'a [u8]) -> Option<Self> {
-        let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];
-        let mut request = httparse::Request::new(&mut headers);
+        let mut headers = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut request = httparse::Request::new(&mut []);
         let mut config = httparse::ParserConfig::default();
         config.ignore_invalid_headers_in_requests(true);
-        config.parse_request(&mut request, head).ok().filter(httparse::Status::is_complete)?;
+        let parsed = config.parse_request_with_uninit_headers(&mut request, head, &mut headers);
+        parsed.ok().filter(httparse::Status::is_complete)?;
         let mut fields = Fields::default();
         for header in request.headers.iter() {
             fields.add(header.name.as_bytes(), header.value);
@@ -214,14 +217,15 @@ impl<'a> Response<'a> {
     }
 
     fn strict(head: &'a [u8]) -> Option<Self> {
-        let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];
-        let mut response = httparse::Response::new(&mut headers);
+        let mut headers = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut response = httparse::Response::new(&mut []);
         let mut config = httparse::ParserConfig::default();
         config
             .allow_spaces_after_header_name_in_responses(true)
             .allow_multiple_spaces_in_response_status_delimiters(true)
             .ignore_invalid_headers_in_responses(true);
-        config.parse_response(&mut response, head).ok().filter(httparse::Status::is_complete)?;
+        let parsed = config.parse_response_with_uninit_headers(&mut response, head, &mut headers);
+        parsed.ok().filter(httparse::Status::is_complete)?;
         let mut fields = Fields::default();
         for header in response.headers.iter() {
             fields.add(header.name.as_bytes(), header.value);

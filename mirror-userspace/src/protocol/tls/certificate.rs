@@ -1,11 +1,11 @@
 //! What records say of an X.509 certificate (RFC 5280).
 
-use std::fmt::Write as _;
-
 use sha1::{Digest as _, Sha1};
 use time::OffsetDateTime;
-use x509_parser::certificate::X509Certificate;
-use x509_parser::prelude::FromDer as _;
+use x509_parser::certificate::X509CertificateParser;
+use x509_parser::nom::Parser as _;
+
+use crate::record::text::Text;
 
 /// A certificate in the form of records.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,9 @@ impl Certificate {
     /// Reads a certificate in DER; `None` where it is none.
     #[must_use]
     pub fn parse(der: &[u8]) -> Option<Self> {
-        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        // Nothing is said of its extensions.
+        let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
+        let (_, certificate) = parser.parse(der).ok()?;
         let validity = certificate.validity();
         Some(Self {
             subject: certificate.subject().to_string(),
@@ -43,21 +45,32 @@ impl Certificate {
 
 fn pairs(bytes: &[u8], upper: bool) -> String {
     let mut text = String::with_capacity(3 * bytes.len());
-    for byte in bytes {
-        let colon = if text.is_empty() { "" } else { ":" };
-        let _ = if upper { write!(text, "{colon}{byte:02X}") } else { write!(text, "{colon}{byte:02x}") };
+    for &byte in bytes {
+        let mut pair = Text::<3>::new();
+        if !text.is_empty() {
+            pair.byte(b':');
+        }
+        pair.hex(byte);
+        text.push_str(pair.as_str());
+    }
+    if upper {
+        text.make_ascii_uppercase();
     }
     text
 }
 
 fn date(time: OffsetDateTime) -> String {
-    format!(
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}",
-        time.year(),
-        u8::from(time.month()),
-        time.day(),
-        time.hour(),
-        time.minute(),
-        time.second()
-    )
+    let mut text = Text::<19>::new();
+    text.digits(time.year().unsigned_abs(), 4);
+    for (before, value) in [
+        (b'-', u8::from(time.month())),
+        (b'-', time.day()),
+        (b'T', time.hour()),
+        (b':', time.minute()),
+        (b':', time.second()),
+    ] {
+        text.byte(before);
+        text.digits(value.into(), 2);
+    }
+    text.as_str().to_owned()
 }

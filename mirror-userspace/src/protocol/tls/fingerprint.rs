@@ -8,7 +8,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::hello::{ClientHello, Extensions, ServerHello, Version, extension};
-use crate::record::text::hex;
+use crate::record::text::{Text, hex};
 
 /// JA3 or JA3S: the string and its MD5.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -46,7 +46,10 @@ impl Ja3 {
     #[must_use]
     pub fn server(hello: &ServerHello<'_>) -> Self {
         let mut string = String::new();
-        let _ = write!(string, "{},{},", hello.version, hello.cipher);
+        for value in [hello.version, hello.cipher] {
+            let _ = write_number(&mut string, value);
+            string.push(',');
+        }
         let _ = write_joined(&mut string, kinds(hello.extensions));
         Self::new(string)
     }
@@ -55,7 +58,8 @@ impl Ja3 {
 /// Writes the text that a client's JA3 is the hash of.
 fn write_ja3(out: &mut impl Write, hello: &ClientHello<'_>) -> fmt::Result {
     let extensions = hello.extensions;
-    write!(out, "{},", hello.version)?;
+    write_number(out, hello.version)?;
+    out.write_char(',')?;
     write_joined(out, meant(hello.ciphers()))?;
     out.write_char(',')?;
     write_joined(out, kinds(extensions))?;
@@ -84,10 +88,13 @@ pub enum Carrier {
     Quic,
 }
 
+/// Characters of a JA4, as a rule.
+const JA4_LEN: usize = 36;
+
 /// The JA4 of a client.
 #[must_use]
 pub fn ja4(hello: &ClientHello<'_>, carrier: Carrier) -> String {
-    let mut text = String::new();
+    let mut text = String::with_capacity(JA4_LEN);
     // Writing to a string cannot fail.
     let _ = write_ja4(&mut text, &mut Vec::new(), hello, carrier);
     text
@@ -110,25 +117,26 @@ pub(crate) fn write_ja4(
         Some([first, .., last]) => [first, last].map(|byte| char::from(*byte)),
         _ => ['0', '0'],
     };
-    write!(
-        out,
-        "{}{}{}{:02}{:02}{first}{last}_",
-        match carrier {
-            Carrier::Tcp => 't',
-            Carrier::Quic => 'q',
-        },
-        match newest {
-            0x0304 => "13",
-            0x0303 => "12",
-            0x0302 => "11",
-            0x0301 => "10",
-            0x0300 => "s3",
-            _ => "00",
-        },
-        if named { 'd' } else { 'i' },
-        meant(hello.ciphers()).count().min(MOST),
-        kinds(extensions).count().min(MOST),
-    )?;
+    let mut text = Text::<8>::new();
+    text.byte(match carrier {
+        Carrier::Tcp => b't',
+        Carrier::Quic => b'q',
+    });
+    text.bytes(match newest {
+        0x0304 => b"13",
+        0x0303 => b"12",
+        0x0302 => b"11",
+        0x0301 => b"10",
+        0x0300 => b"s3",
+        _ => b"00",
+    });
+    text.byte(if named { b'd' } else { b'i' });
+    text.digits(meant(hello.ciphers()).count().min(MOST) as u32, 2);
+    text.digits(kinds(extensions).count().min(MOST) as u32, 2);
+    out.write_str(text.as_str())?;
+    out.write_char(first)?;
+    out.write_char(last)?;
+    out.write_char('_')?;
     let mut hash = Hashing(Sha256::new());
     write_sorted(&mut hash, values, meant(hello.ciphers()))?;
     write_short(out, hash)?;
@@ -157,12 +165,18 @@ pub(in crate::protocol) fn kinds(extensions: Extensions<'_>) -> impl Iterator<It
     meant(extensions.into_iter().map(|(kind, _)| kind))
 }
 
+/// A value in decimal.
+fn write_number(out: &mut impl Write, value: u16) -> fmt::Result {
+    out.write_str(itoa::Buffer::new().format(value))
+}
+
 /// Values in decimal, separated by hyphens.
 fn write_joined(out: &mut impl Write, values: impl Iterator<Item = u16>) -> fmt::Result {
-    let mut hyphen = "";
-    for value in values {
-        write!(out, "{hyphen}{value}")?;
-        hyphen = "-";
+    for (index, value) in values.enumerate() {
+        if index > 0 {
+            out.write_char('-')?;
+        }
+        write_number(out, value)?;
     }
     Ok(())
 }
@@ -181,15 +195,20 @@ fn write_sorted(
 
 /// Values in four hexadecimal digits each, separated by commas.
 fn write_hex_list(out: &mut impl Write, values: impl Iterator<Item = u16>) -> fmt::Result {
-    let mut comma = "";
-    for value in values {
-        write!(out, "{comma}{value:04x}")?;
-        comma = ",";
+    for (index, value) in values.enumerate() {
+        let mut text = Text::<5>::new();
+        if index > 0 {
+            text.byte(b',');
+        }
+        value.to_be_bytes().into_iter().for_each(|byte| text.hex(byte));
+        out.write_str(text.as_str())?;
     }
     Ok(())
 }
 
 /// The first twelve digits of a SHA-256.
 fn write_short(out: &mut impl Write, hash: Hashing<Sha256>) -> fmt::Result {
-    hash.0.finalize().iter().take(6).try_for_each(|byte| write!(out, "{byte:02x}"))
+    let mut text = Text::<12>::new();
+    hash.0.finalize().into_iter().take(6).for_each(|byte| text.hex(byte));
+    out.write_str(text.as_str())
 }

@@ -1,6 +1,6 @@
 //! The object `http`.
 
-use serde::ser::{Serialize, SerializeMap as _, Serializer};
+use serde::ser::{Serialize, SerializeMap as _, SerializeStruct as _, Serializer};
 
 use super::{Fixed, tag};
 use crate::protocol::text::Bytes;
@@ -10,7 +10,7 @@ use crate::record::pack;
 /// Renders a packed transaction.
 pub(super) fn render(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
     let Some((fixed, packed)) = Fixed::unpack(bytes) else { return Ok(()) };
-    lines.transaction(fixed.number, &Object { fixed, packed })
+    lines.transaction(fixed.number, &Object::new(fixed, packed))
 }
 
 /// Stands for the target of a request that was not seen, as in Suricata's records.
@@ -18,58 +18,73 @@ const UNSEEN: &[u8] = b"/libhtp::request_uri_not_seen";
 
 struct Object<'a> {
     fixed: Fixed,
-    packed: &'a [u8],
+    /// The packed values by their tags.
+    values: [Option<&'a [u8]>; tag::COUNT],
 }
 
-impl Object<'_> {
-    fn get(&self, tag: u8) -> Option<&[u8]> {
-        pack::get(self.packed, tag)
+impl<'a> Object<'a> {
+    fn new(fixed: Fixed, packed: &'a [u8]) -> Self {
+        let mut values = [None; tag::COUNT];
+        for (tag, value) in pack::values(packed) {
+            if let Some(place) = values.get_mut(usize::from(tag)) {
+                *place = Some(value);
+            }
+        }
+        Self { fixed, values }
+    }
+
+    fn get(&self, tag: u8) -> Option<&'a [u8]> {
+        self.values[usize::from(tag)]
     }
 }
 
 impl Serialize for Object<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
+        let mut object = serializer.serialize_struct("http", 1)?;
         let authority = self.authority();
         if let Some(host) = authority.host {
-            map.serialize_entry("hostname", &Bytes(&host.to_ascii_lowercase()))?;
+            if host.iter().any(u8::is_ascii_uppercase) {
+                object.serialize_field("hostname", &Bytes(&host.to_ascii_lowercase()))?;
+            } else {
+                object.serialize_field("hostname", &Bytes(host))?;
+            }
         }
         if let Some(port) = authority.port {
-            map.serialize_entry("http_port", &port)?;
+            object.serialize_field("http_port", &port)?;
         }
-        for (key, value) in [
-            ("url", self.get(tag::TARGET).or(Some(UNSEEN))),
-            ("http_user_agent", self.get(tag::USER_AGENT)),
-            ("xff", self.get(tag::FORWARDED_FOR)),
-            ("http_content_type", self.get(tag::CONTENT_TYPE).map(media_type)),
-        ] {
-            if let Some(value) = value {
-                map.serialize_entry(key, &Bytes(value))?;
-            }
+        object.serialize_field("url", &Bytes(self.get(tag::TARGET).unwrap_or(UNSEEN)))?;
+        if let Some(agent) = self.get(tag::USER_AGENT) {
+            object.serialize_field("http_user_agent", &Bytes(agent))?;
+        }
+        if let Some(forwarded_for) = self.get(tag::FORWARDED_FOR) {
+            object.serialize_field("xff", &Bytes(forwarded_for))?;
+        }
+        if let Some(content_type) = self.get(tag::CONTENT_TYPE) {
+            object.serialize_field("http_content_type", &Bytes(media_type(content_type)))?;
         }
         if let Some(range) = self.get(tag::CONTENT_RANGE) {
-            map.serialize_entry("content_range", &ContentRange(range))?;
+            object.serialize_field("content_range", &ContentRange(range))?;
         }
-        for (key, value) in [
-            ("http_refer", self.get(tag::REFERER)),
-            ("http_method", self.get(tag::METHOD)),
-            ("protocol", self.get(tag::PROTOCOL)),
-        ] {
-            if let Some(value) = value {
-                map.serialize_entry(key, &Bytes(value))?;
-            }
+        if let Some(referer) = self.get(tag::REFERER) {
+            object.serialize_field("http_refer", &Bytes(referer))?;
+        }
+        if let Some(method) = self.get(tag::METHOD) {
+            object.serialize_field("http_method", &Bytes(method))?;
+        }
+        if let Some(protocol) = self.get(tag::PROTOCOL) {
+            object.serialize_field("protocol", &Bytes(protocol))?;
         }
         if self.fixed.status != 0 {
-            map.serialize_entry("status", &self.fixed.status)?;
+            object.serialize_field("status", &self.fixed.status)?;
         }
         if let Some(location) = self.get(tag::LOCATION).filter(|_| (301..400).contains(&self.fixed.status)) {
-            map.serialize_entry("redirect", &Bytes(location))?;
+            object.serialize_field("redirect", &Bytes(location))?;
         }
-        map.serialize_entry("length", &self.fixed.length)?;
+        object.serialize_field("length", &self.fixed.length)?;
         if let Some(latency) = self.fixed.latency {
-            map.serialize_entry("latency_ms", &(latency as f64 / 1e6))?;
+            object.serialize_field("latency_ms", &(latency as f64 / 1e6))?;
         }
-        map.end()
+        object.end()
     }
 }
 
@@ -98,11 +113,8 @@ impl Object<'_> {
 
 /// The authority of a target in absolute form.
 fn absolute(target: &[u8]) -> Option<&[u8]> {
-    let scheme = target.windows(3).position(|window| window == b"://")?;
-    if scheme == 0 || !target.get(..scheme)?.iter().all(u8::is_ascii_alphanumeric) {
-        return None;
-    }
-    let rest = target.get(scheme + 3..)?;
+    let scheme = target.iter().position(|byte| !byte.is_ascii_alphanumeric()).filter(|&len| len > 0)?;
+    let rest = target.get(scheme..)?.strip_prefix(b"://")?;
     let authority = rest.split(|byte| matches!(byte, b'/' | b'?' | b'#')).next()?;
     authority.rsplit(|&byte| byte == b'@').next()
 }

@@ -348,7 +348,9 @@ impl Http {
     fn response(&mut self, flow: &mut Flow, head: &[u8], context: &mut Context<'_>) -> Option<Next> {
         let response = Response::parse(head);
         // The end of the response in front of this one is in a gap.
-        if let Some(transaction) = flow.open.pop_front_if(|front| front.answered) {
+        if flow.open.front().is_some_and(|front| front.answered)
+            && let Some(transaction) = flow.open.pop_front()
+        {
             self.emit(transaction, context);
         }
         if flow.open.is_empty() {

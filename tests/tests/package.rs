@@ -47,6 +47,8 @@ exec chroot root sh -eu -c '
     caps=+net_admin,+net_raw,+bpf,+perfmon
     # What the unit sets; where even root may not, a capability that does the same.
     prlimit --pid $$ --memlock=unlimited 2>/dev/null || caps=$caps,+ipc_lock
+    # There before anybody looks into it.
+    : >/tmp/log
     setpriv --reuid=mirror-xdp --regid=mirror-xdp --clear-groups --no-new-privs --inh-caps=$caps \
         --ambient-caps=$caps /usr/bin/mirror-xdp run --config /etc/mirror-xdp/mirror-xdp.toml --json \
         --interface mirror0 >/tmp/account 2>/tmp/log &

@@ -272,6 +272,20 @@ fn with_json_the_summary_is_one_object() {
     assert!(summary.is_object(), "{summary}");
 }
 
+#[test]
+fn a_reader_of_the_summary_that_goes_away_is_no_failure() {
+    let Some(binary) = require::binary() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let file = write_pcap(directory.path(), &conversations(), Endianness::Little, TsResolution::MicroSecond);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = std::process::Command::new(binary);
+    command.arg("read").arg(file).arg("--json").arg("--log-dir").arg(directory.path()).stdout(writer);
+    let output = command.stderr(std::process::Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
 /// The inner flows of the corpus's captures of VXLAN and GENEVE: file, VNI, how many flows, and the ends of
 /// one.
 const TUNNELS: &[(&str, u32, usize, &str)] = &[
@@ -287,20 +301,6 @@ const TUNNELS: &[(&str, u32, usize, &str)] = &[
     // VXLAN in IP in GENEVE, as a load balancer has it; without options.
     ("zeek/tunnels/geneve-vxlan-dns-truncated.pcap", 4242, 1, "172.16.11.201 1.1.1.1"),
 ];
-
-#[test]
-fn a_reader_of_the_summary_that_goes_away_is_no_failure() {
-    let Some(binary) = require::binary() else { return };
-    let directory = tempfile::tempdir().unwrap();
-    let file = write_pcap(directory.path(), &conversations(), Endianness::Little, TsResolution::MicroSecond);
-    let (reader, writer) = std::io::pipe().unwrap();
-    drop(reader);
-    let mut command = std::process::Command::new(binary);
-    command.arg("read").arg(file).arg("--json").arg("--log-dir").arg(directory.path()).stdout(writer);
-    let output = command.stderr(std::process::Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
-}
 
 #[test]
 fn captures_of_tunnels_yield_the_inner_flows_with_their_vni() {

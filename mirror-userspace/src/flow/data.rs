@@ -90,17 +90,15 @@ impl Data {
         segment: &Segment<'_>,
         tools: &mut Tools<'_>,
     ) {
-        let Self { detector, following, streams: [client, server], .. } = self;
-        let (this, other) = match direction {
-            Direction::ToServer => (client, server),
-            Direction::ToClient => (server, client),
-        };
+        let from = direction.reverse();
+        let [this, other] = [direction, from].map(|of| &self.streams[of as usize]);
         // Most segments have nothing that anybody wants, and acknowledge nothing that is kept.
         if !segment.payload.is_empty() && !this.is_closed() || other.keeps() {
-            return self.bytes(head, connection, direction, segment, tools);
+            self.bytes(head, connection, direction, segment, tools);
         }
-        // An analyzer may have had enough of the flow by its packets.
-        if !other.is_closed() && detector.is_done() && !following.wants_data(direction.reverse()) {
+        // An analyzer may have had enough of the other direction, too, by packets or by data.
+        let other = &mut self.streams[from as usize];
+        if !other.is_closed() && self.detector.is_done() && !self.following.wants_data(from) {
             tools.streams.close(other);
         }
     }
@@ -147,10 +145,6 @@ impl Data {
                 side.direction = direction;
                 streams.again(stream, |event| side.take(event));
             }
-        }
-        // An analyzer may have had enough of the other direction, too.
-        if !other.is_closed() && detector.is_done() && !following.wants_data(from) {
-            streams.close(other);
         }
     }
 

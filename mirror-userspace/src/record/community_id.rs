@@ -98,22 +98,13 @@ impl CommunityId {
     }
 }
 
-/// The digits of base64.
-const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
 impl CommunityId {
     /// Its text.
     pub(super) fn text(&self) -> [u8; Self::TEXT_LEN] {
         let mut text = *b"1:                            ";
         let [_, _, hash @ ..] = &mut text;
-        let mut padded = [0; 21];
-        padded[..20].copy_from_slice(&self.0);
-        for (three, four) in padded.as_chunks().0.iter().zip(hash.as_chunks_mut().0) {
-            let &[a, b, c] = three;
-            let bits = u32::from_be_bytes([0, a, b, c]) as usize;
-            *four = [bits >> 18, bits >> 12, bits >> 6, bits].map(|bits| DIGITS[bits & 63]);
-        }
-        text[Self::TEXT_LEN - 1] = b'=';
+        let written = STANDARD.encode_slice(self.0, hash);
+        debug_assert_eq!(written, Ok(hash.len()));
         text
     }
 

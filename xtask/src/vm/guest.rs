@@ -96,7 +96,8 @@ fn outcomes(guest: &Guest, kernel: &Kernel, text: &str, hangs: bool, log: &Path)
         }
         let current = said.last_mut().map(|(_, said)| said);
         match (key, current) {
-            ("kernel", _) => complaints.push(value.to_owned()),
+            ("kernel", _) => complaints.push(format!("the guest's kernel complains: {value}")),
+            ("unprepared", _) => complaints.push(format!("`{value}` failed in the guest")),
             ("end", _) => ended = true,
             ("said", Some(said)) => said.lines.push(value.to_owned()),
             ("exit", Some(said)) => said.exit = value.parse().ok(),
@@ -117,7 +118,7 @@ fn outcomes(guest: &Guest, kernel: &Kernel, text: &str, hangs: bool, log: &Path)
         let failure = if hangs {
             Some(format!("the guest did not end within {} s, see {log}", PATIENCE.as_secs()))
         } else if let Some(complaint) = complaints.first() {
-            Some(format!("the guest's kernel complains: {complaint}; see {log}"))
+            Some(format!("{complaint}; see {log}"))
         } else {
             (!ended).then(|| format!("the guest did not come to its end, see {log}"))
         };

@@ -21,6 +21,9 @@ await() {
 carrier() { [ "$(cat /sys/class/net/$1/carrier 2>/dev/null)" = 1 ]; }
 ready() { grep -q '^capturing on' /tmp/said || ! kill -0 $capture; }
 
+# What a case needs beforehand: where that fails, nothing that follows means what it says.
+ethtool() { command ethtool "$@" || echo "::unprepared ethtool $*"; }
+
 # The interface that captures, the one that sends to it, and its hardware address.
 pair() {
     IF=$1 PEER=$2

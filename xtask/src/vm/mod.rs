@@ -64,7 +64,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         let required = std::env::var_os("CI").is_some();
         return Ok(if required { ExitCode::FAILURE } else { ExitCode::SUCCESS });
     };
-    let binary = build::build(false)?;
+    let binary = build::build(true)?;
     let mut failed = 0;
     let mut outcomes = Vec::new();
     let start = Instant::now();

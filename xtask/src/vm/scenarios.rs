@@ -111,7 +111,7 @@ restarts restart --zero-copy required
 /bin/ip link set dev eth0 mtu 9001; /bin/ip link set dev eth1 mtu 9001
 capture jumbo jumbo
 ethtool -N eth0 rx-flow-hash udp4 sd
-ethtool -X eth0 hkey $(printf 'ff:%.0s' $(seq 39))ff
+ethtool -X eth0 hkey ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff:ff
 ethtool -L eth0 combined 1
 doctor doctor
 ",

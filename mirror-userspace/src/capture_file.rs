@@ -13,6 +13,7 @@ use pcap_parser::traits::{PcapNGPacketBlock as _, PcapReaderIterator};
 use pcap_parser::{PcapBlockOwned, PcapError, create_reader};
 
 use crate::flow::SECOND;
+use crate::hint;
 
 /// The reader's buffer at the start; grows to the size of the longest record.
 const BUFFER: usize = 256 * 1024;
@@ -258,6 +259,7 @@ impl Plain {
             };
             let [seconds, fraction, captured, original] = [0, 1, 2, 3].map(word);
             let Some((bytes, behind)) = behind.split_at_checked(captured as usize) else { break };
+            hint::fetch(behind);
             each(FileFrame {
                 time: u64::from(seconds) * SECOND + u64::from(fraction) * self.unit,
                 link: self.link,

@@ -16,6 +16,7 @@ pub mod error;
 pub mod expression;
 pub mod filter;
 pub mod flow;
+mod hint;
 pub mod indicators;
 mod latest;
 pub mod live;

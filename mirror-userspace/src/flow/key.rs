@@ -32,35 +32,82 @@ impl From<Option<Mirror>> for Session {
 /// Session and 5-tuple, the endpoints ordered so that both directions have the same key. Protocols
 /// without ports have in their place what else tells their flows apart: the types of ICMP request and
 /// answer, the index of ESP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Eq)]
 pub struct FlowKey {
     /// The mirror session.
     pub session: Session,
     /// The addresses of the lower and the higher endpoint.
     addresses: [Address; 2],
-    /// Their ports.
-    ports: [u16; 2],
-    /// Transport protocol (IANA).
-    pub protocol: u8,
-    /// Whether the addresses are of IPv6.
-    pub ipv6: bool,
-    /// How many packets the flow's packets are in.
-    pub depth: u8,
+    /// What is small, in one word.
+    small: Small,
     /// VLAN tags.
     pub vlans: Vlans,
+}
+
+/// From the lowest bit on: the lower endpoint's port, that of the higher (16 bits each), the transport protocol,
+/// how many packets the flow's packets are in (8 bits each), and whether the addresses are of IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Small(u64);
+
+impl Small {
+    #[inline(always)]
+    const fn new([low, high]: [u16; 2], protocol: u8, depth: u8, ipv6: bool) -> Self {
+        Self(
+            low as u64
+                | (high as u64) << 16
+                | (protocol as u64) << 32
+                | (depth as u64) << 40
+                | (ipv6 as u64) << 48,
+        )
+    }
+}
+
+impl PartialEq for FlowKey {
+    /// Without a branch for each field: a key that is looked for is nearly always the one that is found.
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        let address = |a: Address, b: Address| (a.high ^ b.high) | (a.low ^ b.low);
+        let vni = |key: &Self| key.session.vni.map_or(u64::MAX, |vni| vni.get().into());
+        let differ = address(self.addresses[0], other.addresses[0])
+            | address(self.addresses[1], other.addresses[1])
+            | address(self.session.outer_source, other.session.outer_source)
+            | (self.session.endpoint ^ other.session.endpoint)
+            | (vni(self) ^ vni(other))
+            | (self.small.0 ^ other.small.0)
+            | (self.vlans.word() ^ other.vlans.word());
+        differ == 0
+    }
 }
 
 impl FlowKey {
     /// The lower endpoint.
     #[must_use]
     pub const fn low(&self) -> (Address, u16) {
-        (self.addresses[0], self.ports[0])
+        (self.addresses[0], self.small.0 as u16)
     }
 
     /// The higher endpoint.
     #[must_use]
     pub const fn high(&self) -> (Address, u16) {
-        (self.addresses[1], self.ports[1])
+        (self.addresses[1], (self.small.0 >> 16) as u16)
+    }
+
+    /// Transport protocol (IANA).
+    #[must_use]
+    pub const fn protocol(&self) -> u8 {
+        (self.small.0 >> 32) as u8
+    }
+
+    /// How many packets the flow's packets are in.
+    #[must_use]
+    pub const fn depth(&self) -> u8 {
+        (self.small.0 >> 40) as u8
+    }
+
+    /// Whether the addresses are of IPv6.
+    #[must_use]
+    pub const fn ipv6(&self) -> bool {
+        self.small.0 >> 48 & 1 == 1
     }
 
     /// The key that the flow would have in another session.
@@ -69,31 +116,10 @@ impl FlowKey {
         Self { session, ..self }
     }
 
-    /// Whether both are the same: what `==` says, in fewer instructions, with the small fields as words.
-    #[inline]
-    #[must_use]
-    pub fn is(&self, other: &Self) -> bool {
-        let address = |a: Address, b: Address| (a.high ^ b.high) | (a.low ^ b.low);
-        let vni = |key: &Self| key.session.vni.map_or(u64::MAX, |vni| vni.get().into());
-        let small = |key: &Self| {
-            u64::from(key.ports[0])
-                | u64::from(key.ports[1]) << 16
-                | u64::from(key.protocol) << 32
-                | u64::from(key.ipv6) << 40
-                | u64::from(key.depth) << 48
-        };
-        let differ = address(self.addresses[0], other.addresses[0])
-            | address(self.addresses[1], other.addresses[1])
-            | address(self.session.outer_source, other.session.outer_source)
-            | (self.session.endpoint ^ other.session.endpoint)
-            | (vni(self) ^ vni(other))
-            | (small(self) ^ small(other))
-            | (self.vlans.word() ^ other.vlans.word());
-        differ == 0
-    }
-
     /// The key of a packet's flow, and whether the packet goes from the lower to the higher endpoint.
-    #[inline]
+    // Inlined wherever it is called: a key that is written here word by word and moved there in greater pieces
+    // costs as much as finding it.
+    #[inline(always)]
     #[must_use]
     pub fn of_packet(packet: &Packet<'_>, session: Session) -> (Self, bool) {
         let (source_port, destination_port) = match packet.transport {
@@ -118,10 +144,7 @@ impl FlowKey {
         let key = Self {
             session,
             addresses,
-            ports,
-            protocol: packet.protocol,
-            ipv6: packet.ipv6,
-            depth: packet.depth,
+            small: Small::new(ports, packet.protocol, packet.depth, packet.ipv6),
             vlans: packet.vlans,
         };
         (key, forward)
@@ -136,10 +159,7 @@ impl FlowKey {
         Self {
             session,
             addresses: [low.0, high.0],
-            ports: [low.1, high.1],
-            protocol: cause.protocol,
-            ipv6: false,
-            depth: packet.depth,
+            small: Small::new([low.1, high.1], cause.protocol, packet.depth, false),
             vlans: packet.vlans,
         }
     }
@@ -147,18 +167,19 @@ impl FlowKey {
     /// The symmetric flow hash, as the XDP program computes it.
     #[must_use]
     pub const fn flow_hash(&self, seed: u64) -> FlowHash {
-        let [low_port, high_port] = match self.protocol {
-            protocol::TCP | protocol::UDP | protocol::SCTP => self.ports,
-            _ => [0, 0],
-        };
-        let [low, high] = self.addresses;
-        flow_hash(seed, low, low_port, high, high_port, self.protocol)
+        let ((low, low_port), (high, high_port)) = (self.low(), self.high());
+        match self.protocol() {
+            protocol @ (protocol::TCP | protocol::UDP | protocol::SCTP) => {
+                flow_hash(seed, low, low_port, high, high_port, protocol)
+            }
+            protocol => flow_hash(seed, low, 0, high, 0, protocol),
+        }
     }
 
     /// Security parameters index of an ESP flow.
     #[must_use]
     pub const fn spi(&self) -> u32 {
-        (self.ports[0] as u32) << 16 | self.ports[1] as u32
+        (self.low().1 as u32) << 16 | self.high().1 as u32
     }
 }
 

@@ -55,26 +55,35 @@ impl Head {
     /// Whether the flow is one of TCP.
     #[must_use]
     pub const fn is_stream(&self) -> bool {
-        self.key.protocol == protocol::TCP
+        self.key.protocol() == protocol::TCP
     }
 
     fn endpoints(&self) -> Endpoints {
-        data::endpoints(self.key.protocol, self.client().1, self.server().1)
+        data::endpoints(self.key.protocol(), self.client().1, self.server().1)
     }
 
     /// What all records of this flow share.
     #[must_use]
     pub fn conversation(&self) -> Conversation {
-        let (source, source_port) = self.client();
-        let (destination, destination_port) = self.server();
+        let (source, mut source_port) = self.client();
+        let (destination, mut destination_port) = self.server();
+        match self.key.protocol() {
+            // What Suricata hashes into the Community ID.
+            protocol::ESP => (source_port, destination_port) = (self.key.spi() as u16, 0),
+            // The key of ICMPv6 has the code in the high byte.
+            protocol::ICMP | protocol::ICMPV6 => {
+                (source_port, destination_port) = (source_port & 0xff, destination_port & 0xff);
+            }
+            _ => {}
+        }
         Conversation {
             flow_id: flow_id(&self.key, self.start),
             source,
             destination,
             source_port,
             destination_port,
-            protocol: self.key.protocol,
-            ipv6: self.key.ipv6,
+            protocol: self.key.protocol(),
+            ipv6: self.key.ipv6(),
             vlans: self.key.vlans,
             mirror: self.key.session.vni.map(|vni| Mirror {
                 vni,
@@ -238,9 +247,9 @@ impl Flow {
         !self.was_shunted()
             && self.bytes[0] + self.bytes[1] >= after
             && self.state == FlowState::Established
-            && key.depth == 0
-            && key.vlans.as_slice().is_empty()
-            && has_ports(key.protocol)
+            && key.depth() == 0
+            && key.vlans.is_empty()
+            && has_ports(key.protocol())
             && self.is_settled()
     }
 
@@ -259,7 +268,7 @@ impl Flow {
                 source.0.low,
                 destination.0.high,
                 destination.0.low,
-                tuple_word(vni, self.head.key.protocol, source.1, destination.1),
+                tuple_word(vni, self.head.key.protocol(), source.1, destination.1),
             ]
         }))
     }
@@ -378,7 +387,7 @@ impl Flow {
     }
 
     const fn class(&self) -> table::Class {
-        match (self.head.key.protocol, self.state) {
+        match (self.head.key.protocol(), self.state) {
             (protocol::TCP, FlowState::New) => table::Class::TcpNew,
             (protocol::TCP, FlowState::Established) => table::Class::TcpEstablished,
             (_, FlowState::Closed) => table::Class::TcpClosed,
@@ -390,17 +399,8 @@ impl Flow {
     /// The record of the flow's end.
     #[must_use]
     pub fn record(&self, reason: EndReason, now: u64) -> FlowRecord {
-        let mut conversation = self.head.conversation();
+        let conversation = self.head.conversation();
         let protocol = conversation.protocol;
-        if protocol == protocol::ESP {
-            // What Suricata hashes into the Community ID.
-            (conversation.source_port, conversation.destination_port) = (self.head.key.spi() as u16, 0);
-        }
-        if matches!(protocol, protocol::ICMP | protocol::ICMPV6) {
-            // The key of ICMPv6 has the code in the high byte.
-            conversation.source_port &= 0xff;
-            conversation.destination_port &= 0xff;
-        }
         FlowRecord {
             time: now,
             conversation,
@@ -446,7 +446,7 @@ fn flow_id(key: &FlowKey, start: u64) -> u64 {
     let (low, high) = (key.low(), key.high());
     let session = u64::from(key.session.vni.map_or(u32::MAX, mirror_xdp_common::Vni::get)) << 32
         ^ key.session.outer_source.low
-        ^ key.vlans.as_slice().iter().fold(0, |state, &id| state << 12 | u64::from(id));
-    let hash = |seed| u64::from(flow_hash(seed, low.0, low.1, high.0, high.1, key.protocol).0);
+        ^ key.vlans.ids().fold(0, |state, id| state << 12 | u64::from(id));
+    let hash = |seed| u64::from(flow_hash(seed, low.0, low.1, high.0, high.1, key.protocol()).0);
     (hash(start) << 32 | hash(!start ^ session)) & ((1 << 51) - 1)
 }

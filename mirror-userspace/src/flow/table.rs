@@ -3,6 +3,7 @@
 //! reserved at the start and touched as flows come: nothing moves and nothing is scanned.
 
 use super::{Flow, FlowKey, SECOND};
+use crate::hint;
 
 /// What flows have the same timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,9 +130,13 @@ impl FlowTable {
     #[must_use]
     pub fn new(max: usize) -> Self {
         let max = max.clamp(1, NONE as usize - 1);
+        let mut buckets = vec![0; max.next_power_of_two()];
+        hint::huge_pages(&mut buckets);
+        let mut entries = Vec::with_capacity(max);
+        hint::huge_pages(&mut entries);
         Self {
-            buckets: vec![0; max.next_power_of_two()],
-            entries: Vec::with_capacity(max),
+            buckets,
+            entries,
             free: NONE,
             lists: [List { oldest: NONE, newest: NONE, len: 0 }; Class::COUNT],
             timeouts: Timeouts::default().by_class(),
@@ -164,7 +169,7 @@ impl FlowTable {
         let mut at = self.buckets[self.bucket(hash)].wrapping_sub(1);
         while at != NONE {
             let entry = &self.entries[at as usize];
-            if entry.hash == hash && entry.flow.head.key.is(key) {
+            if entry.hash == hash && entry.flow.head.key == *key {
                 return Some(FlowIndex(at));
             }
             at = entry.next;

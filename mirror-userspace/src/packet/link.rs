@@ -102,7 +102,7 @@ pub(super) fn decode_ethertype(layer: Layer<'_>, kind: u16) -> Result<Layer<'_>,
             let tag: VlanTag = layer.header()?;
             let mut layer = layer;
             // The capture header's hash is made of frames with two tags at most.
-            layer.direct &= layer.vlans.as_slice().len() < 2;
+            layer.direct &= layer.vlans.len() < 2;
             if !layer.vlans.push(tag.id()) {
                 return Err(Refusal::Nesting);
             }

@@ -326,7 +326,7 @@ pub fn decode_usual(frame: &[u8], original_len: usize) -> Option<Packet<'_>> {
         vlans,
         depth: 0,
         // The capture header's hash is made of frames with two tags at most.
-        direct: vlans.as_slice().len() <= 2,
+        direct: vlans.len() <= 2,
         len,
         transport,
         tunnelled: None,

@@ -45,7 +45,7 @@ impl CommunityId {
     /// The Community ID of the flow with this key.
     #[must_use]
     pub fn of_key(key: &FlowKey) -> Self {
-        Self::of_ends([key.low(), key.high()], key.protocol, key.ipv6)
+        Self::of_ends([key.low(), key.high()], key.protocol(), key.ipv6())
     }
 
     /// The Community ID of the flow whose key has these ends, see [`FlowKey`].

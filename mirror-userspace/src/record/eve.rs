@@ -23,26 +23,20 @@ pub struct Renderer {
     ids: Box<[KnownId]>,
 }
 
-/// A Community ID, and whose it is.
+/// A Community ID, and the number of the flow whose it is.
 #[derive(Clone, Copy, Debug)]
 struct KnownId {
-    ends: [(Address, u16); 2],
-    protocol: u8,
-    ipv6: bool,
+    flow_id: u64,
     text: [u8; CommunityId::TEXT_LEN],
 }
 
-/// Community IDs that are remembered.
+/// Community IDs that are remembered: a flow's record comes long after its first event.
 const KNOWN_IDS: usize = 4096;
 
 impl Default for Renderer {
     fn default() -> Self {
-        let nobody = KnownId {
-            ends: Default::default(),
-            protocol: 0,
-            ipv6: false,
-            text: CommunityId::of_ends(Default::default(), 0, false).text(),
-        };
+        // No flow has this number.
+        let nobody = KnownId { flow_id: u64::MAX, text: [0; CommunityId::TEXT_LEN] };
         Self { clock: Clock::default(), ids: vec![nobody; KNOWN_IDS].into() }
     }
 }
@@ -77,13 +71,11 @@ impl Renderer {
     }
 
     fn community_id(&mut self, flow: &Conversation) -> [u8; CommunityId::TEXT_LEN] {
-        let ends = [(flow.source, flow.source_port), (flow.destination, flow.destination_port)];
         let Some(known) = self.ids.get_mut(flow.flow_id as usize % KNOWN_IDS) else {
             return CommunityId::of(flow).text();
         };
-        if (known.ends, known.protocol, known.ipv6) != (ends, flow.protocol, flow.ipv6) {
-            let text = CommunityId::of(flow).text();
-            *known = KnownId { ends, protocol: flow.protocol, ipv6: flow.ipv6, text };
+        if known.flow_id != flow.flow_id {
+            *known = KnownId { flow_id: flow.flow_id, text: CommunityId::of(flow).text() };
         }
         known.text
     }
@@ -103,9 +95,9 @@ impl Renderer {
         json::append(line.out, &kind)?;
         if !flow.vlans.is_empty() {
             let mut before = b",\"vlan\":[".as_slice();
-            for id in flow.vlans.as_slice() {
+            for id in flow.vlans.ids() {
                 line.out.extend_from_slice(before);
-                line.number(b"", (*id).into());
+                line.number(b"", id.into());
                 before = b",";
             }
             line.raw(b"]");

@@ -16,48 +16,51 @@ use crate::apm::Measured;
 use crate::flow::performance;
 use crate::worker::Mirror;
 
-/// VLAN identifiers of a packet, outermost first.
+/// VLAN identifiers of a packet, outermost first: 16 bits each from the lowest on, and how many there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Vlans {
-    ids: [u16; Self::MAX],
-    count: u8,
-}
+pub struct Vlans(u64);
 
 impl Vlans {
     /// How many tags are looked at; Suricata knows as many.
     pub const MAX: usize = 3;
+    const COUNT: u32 = 48;
 
     /// No tags.
     #[must_use]
     pub const fn new() -> Self {
-        Self { ids: [0; Self::MAX], count: 0 }
+        Self(0)
     }
 
     /// Adds the identifier of a further tag; `false` where there are [`Vlans::MAX`] already.
-    pub fn push(&mut self, id: u16) -> bool {
-        let Some(slot) = self.ids.get_mut(usize::from(self.count)) else { return false };
-        *slot = id;
-        self.count += 1;
+    pub const fn push(&mut self, id: u16) -> bool {
+        let there = self.len();
+        if there == Self::MAX {
+            return false;
+        }
+        self.0 += 1 << Self::COUNT | (id as u64) << (16 * there);
         true
+    }
+
+    /// How many tags there are.
+    #[must_use]
+    pub const fn len(self) -> usize {
+        (self.0 >> Self::COUNT) as usize
     }
 
     /// Whether there are no tags.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.count == 0
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
     }
 
     /// All that tells them from others, as one number.
-    #[inline]
-    pub(crate) fn word(self) -> u64 {
-        let [first, second, third] = self.ids.map(u64::from);
-        first | second << 16 | third << 32 | u64::from(self.count) << 48
+    pub(crate) const fn word(self) -> u64 {
+        self.0
     }
 
     /// The identifiers, outermost first.
-    #[must_use]
-    pub fn as_slice(&self) -> &[u16] {
-        self.ids.get(..usize::from(self.count)).unwrap_or_default()
+    pub fn ids(self) -> impl Iterator<Item = u16> {
+        (0..self.len()).map(move |index| (self.0 >> (16 * index)) as u16)
     }
 }
 

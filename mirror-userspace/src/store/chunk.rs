@@ -56,8 +56,8 @@ impl FlowRef {
             interface,
             addresses: [low.0, high.0],
             ports: [low.1, high.1],
-            protocol: key.protocol,
-            kind: if key.ipv6 { kind::IPV6 } else { 0 },
+            protocol: key.protocol(),
+            kind: if key.ipv6() { kind::IPV6 } else { 0 },
         }
     }
 

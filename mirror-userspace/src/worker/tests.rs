@@ -941,6 +941,16 @@ fn after_a_gap_in_a_head_the_next_message_is_found() {
 }
 
 #[test]
+fn an_old_request_is_one_line_and_the_only_one_of_its_connection() {
+    let events = conversation(&[(true, b"GET /old\r\n"), (false, b"<html>"), (true, GET)]).of("http");
+    assert_eq!(
+        (&events[0]["http"]["http_method"], &events[0]["http"]["url"]),
+        (&"GET".into(), &"/old".into())
+    );
+    assert_eq!(events.len(), 1);
+}
+
+#[test]
 fn a_transaction_that_the_capture_cuts_off_is_an_event_all_the_same() {
     let mut bench = Bench::new();
     let mut connection = Tcp::new(4000);
@@ -1076,6 +1086,26 @@ fn a_hello_of_tls_over_several_segments_out_of_order_is_an_event() {
     let events = bench.of("tls");
     assert_eq!(events.len(), 1);
     assert_eq!(events[0]["tls"]["sni"], "a.example");
+}
+
+#[test]
+fn what_a_server_said_of_tls_counts_once_the_client_has_acknowledged_it() {
+    let body = [&[3, 3][..], &[9; 32], &[0, 0xc0, 0x2f, 0]].concat();
+    let message = [&[2, 0, 0, body.len() as u8][..], &body].concat();
+    let hello = [&[22, 3, 3, 0, message.len() as u8][..], &message].concat();
+    for (acknowledged, version) in [(true, "TLS 1.2"), (false, "UNDETERMINED")] {
+        let mut bench = Bench::new();
+        let mut connection = Tcp::new(4000);
+        connection.server.1 = 443;
+        connection.open(&mut bench);
+        bench.frame(&connection.segment(true, "A", &client_hello()));
+        bench.frame(&connection.segment(false, "A", &hello));
+        if acknowledged {
+            bench.frame(&connection.segment(true, "A", &[]));
+        }
+        let tls = &bench.of("tls")[0]["tls"];
+        assert_eq!((&tls["sni"], &tls["version"]), (&"a.example".into(), &version.into()));
+    }
 }
 
 #[test]

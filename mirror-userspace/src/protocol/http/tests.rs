@@ -46,6 +46,16 @@ fn what_breaks_the_rules_is_read_as_far_as_it_makes_sense() {
 }
 
 #[test]
+fn a_length_that_is_no_number_has_the_body_go_on_to_the_end() {
+    for (length, body) in [("x5", Body::UntilClose), ("", Body::UntilClose), ("5x", Body::Length(5))] {
+        let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+        assert_eq!(Response::parse(response.as_bytes()).body(), body, "{length:?}");
+        let request = format!("POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n");
+        assert_eq!(Request::parse(request.as_bytes()).body(), body, "{length:?}");
+    }
+}
+
+#[test]
 fn the_end_of_a_head_is_found_however_lines_end() {
     for head in [&b"A\r\nB\r\n\r\n"[..], b"A\nB\n\n", b"A\r\nB\n\r\n"] {
         let whole = [head, b"more"].concat();

@@ -2,8 +2,11 @@
 
 use std::ffi::OsStr;
 use std::io::{IsTerminal as _, stderr};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{available_parallelism, scope};
 use std::{env, fs};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -87,6 +90,26 @@ pub(crate) fn path_with(directory: &Path) -> Result<std::ffi::OsString> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::join_paths(std::iter::once(directory.to_path_buf()).chain(env::split_paths(&path)))
         .with_context(|| format!("{} cannot be put on PATH", directory.display()))
+}
+
+/// Does something with each of `items`, so many at a time, or as many as there are CPUs; what came of them.
+pub(crate) fn side_by_side<T: Sync, R: Send>(
+    items: &[T],
+    jobs: Option<usize>,
+    each: impl Fn(&T) -> R + Sync,
+) -> Vec<R> {
+    let jobs = jobs.unwrap_or_else(|| available_parallelism().map_or(1, usize::from)).max(1);
+    let next = AtomicUsize::new(0);
+    let some = || {
+        let rest = std::iter::from_fn(|| items.get(next.fetch_add(1, Ordering::Relaxed)));
+        rest.map(&each).collect::<Vec<_>>()
+    };
+    scope(|threads| {
+        let running: Vec<_> = (0..jobs).map(|_| threads.spawn(some)).collect();
+        let done =
+            running.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        done.flatten().collect()
+    })
 }
 
 /// The command as one would type it.

@@ -7,16 +7,13 @@
 
 mod seeds;
 
-use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::sync::{Mutex, PoisonError};
-use std::thread::{available_parallelism, scope};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::command::{cargo, display, run, step, workspace};
+use crate::command::{cargo, display, run, side_by_side, step, workspace};
 
 /// Directory of the targets and their crate, in the workspace's root.
 const DIRECTORY: &str = "fuzz";
@@ -57,28 +54,18 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     let seeds = home.join("seeds");
     seeds::write(&seeds).with_context(|| format!("cannot write seeds to {}", seeds.display()))?;
     let programs = build(targets, &home)?;
-    let jobs = args.jobs.unwrap_or_else(|| available_parallelism().map_or(1, usize::from)).max(1);
-    step(&format!("Fuzzing {} for {} seconds each, {jobs} at a time", targets.join(", "), args.seconds));
-    let waiting: Mutex<VecDeque<_>> = Mutex::new(targets.iter().collect());
-    let failed = Mutex::new(Vec::new());
-    scope(|threads| {
-        for _ in 0..jobs {
-            threads.spawn(|| {
-                loop {
-                    let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-                    let Some(target) = next else { break };
-                    match fuzz(target, &programs, &home, args.seconds) {
-                        Ok(said) => eprintln!("{target}: {said}"),
-                        Err(error) => {
-                            eprintln!("{target}: {error:#}");
-                            failed.lock().unwrap_or_else(PoisonError::into_inner).push(target.as_str());
-                        }
-                    }
-                }
-            });
+    step(&format!("Fuzzing {} for {} seconds each", targets.join(", "), args.seconds));
+    let fuzz = |target: &String| match fuzz(target, &programs, &home, args.seconds) {
+        Ok(said) => {
+            eprintln!("{target}: {said}");
+            None
         }
-    });
-    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Err(error) => {
+            eprintln!("{target}: {error:#}");
+            Some(target.clone())
+        }
+    };
+    let failed: Vec<_> = side_by_side(targets, args.jobs, fuzz).into_iter().flatten().collect();
     ensure!(failed.is_empty(), "something was found by {}", failed.join(", "));
     Ok(ExitCode::SUCCESS)
 }

@@ -11,6 +11,7 @@ use mirror_xdp_common::frame::Frame;
 use mirror_xdp_common::hash::FlowHash;
 use mirror_xdp_common::inner::InnerHeaders;
 use mirror_xdp_common::outer::{Ports, decapsulate};
+use mirror_xdp_common::wire::{ethertype, protocol};
 use serde::Serialize;
 use zerocopy::FromBytes;
 
@@ -20,6 +21,7 @@ use crate::capture_file::{CaptureFile, CaptureFileError, FileFrame};
 use crate::config;
 use crate::datapath::program::LogLevel;
 use crate::error::one_line;
+use crate::flow::SECOND;
 use crate::packet::LinkType;
 use crate::sink::{Overflow, Patience, Sink};
 use crate::stats::{self, Named, Records};
@@ -182,7 +184,9 @@ impl Reader {
         };
         if link == Some(LinkType::Ethernet) {
             let whole = Captured { bytes, original_len: frame.original_len as usize };
-            match decapsulate(&whole, &self.ports) {
+            let outer =
+                if is_tcp(bytes) { Err(Counter::NotMirror) } else { decapsulate(&whole, &self.ports) };
+            match outer {
                 Ok(outer) => {
                     self.frames.mirrored += 1;
                     bytes = bytes.get(outer.inner_offset..).unwrap_or_default();
@@ -219,11 +223,10 @@ impl Reader {
         self.tick(frame.time);
     }
 
-    /// The worker's timers: a live worker's go on after each batch.
+    /// The worker's timers, which count whole seconds. A live worker's go on after each batch, too.
     fn tick(&mut self, time: u64) {
         const BATCH: u64 = 64;
-        const INTERVAL: u64 = 10_000_000;
-        if self.frames.seen.is_multiple_of(BATCH) || time.saturating_sub(self.ticked) >= INTERVAL {
+        if self.frames.seen.is_multiple_of(BATCH) || time / SECOND != self.ticked / SECOND {
             self.ticked = time;
             self.worker.tick(time);
         }
@@ -254,6 +257,14 @@ impl Reader {
         }
         Ok(totals)
     }
+}
+
+/// Whether an Ethernet frame is TCP over IPv4, as most are: there is no need to look for an envelope then.
+fn is_tcp(frame: &[u8]) -> bool {
+    const ETHERTYPE: usize = 12;
+    const PROTOCOL: usize = 14 + 9;
+    let kind = frame.get(ETHERTYPE..).and_then(|rest| rest.first_chunk());
+    kind == Some(&ethertype::IPV4.to_be_bytes()) && frame.get(PROTOCOL) == Some(&protocol::TCP)
 }
 
 /// A frame of which the file has only the beginning, perhaps.

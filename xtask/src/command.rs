@@ -92,13 +92,17 @@ pub(crate) fn path_with(directory: &Path) -> Result<std::ffi::OsString> {
         .with_context(|| format!("{} cannot be put on PATH", directory.display()))
 }
 
-/// Does something with each of `items`, so many at a time, or as many as there are CPUs; what came of them.
+/// How many CPUs there are for this.
+pub(crate) fn cpus() -> usize {
+    available_parallelism().map_or(1, usize::from)
+}
+
+/// Does something with each of `items`, so many at a time; what came of them.
 pub(crate) fn side_by_side<T: Sync, R: Send>(
     items: &[T],
-    jobs: Option<usize>,
+    jobs: usize,
     each: impl Fn(&T) -> R + Sync,
 ) -> Vec<R> {
-    let jobs = jobs.unwrap_or_else(|| available_parallelism().map_or(1, usize::from)).max(1);
     let next = AtomicUsize::new(0);
     let some = || {
         let rest = std::iter::from_fn(|| items.get(next.fetch_add(1, Ordering::Relaxed)));

@@ -13,7 +13,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::command::{cargo, display, run, side_by_side, step, workspace};
+use crate::command::{cargo, cpus, display, run, side_by_side, step, workspace};
 
 /// Directory of the targets and their crate, in the workspace's root.
 const DIRECTORY: &str = "fuzz";
@@ -54,7 +54,8 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     let seeds = home.join("seeds");
     seeds::write(&seeds).with_context(|| format!("cannot write seeds to {}", seeds.display()))?;
     let programs = build(targets, &home)?;
-    step(&format!("Fuzzing {} for {} seconds each", targets.join(", "), args.seconds));
+    let jobs = args.jobs.unwrap_or_else(cpus).max(1);
+    step(&format!("Fuzzing {} for {} seconds each, {jobs} at a time", targets.join(", "), args.seconds));
     let fuzz = |target: &String| match fuzz(target, &programs, &home, args.seconds) {
         Ok(said) => {
             eprintln!("{target}: {said}");
@@ -65,7 +66,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
             Some(target.clone())
         }
     };
-    let failed: Vec<_> = side_by_side(targets, args.jobs, fuzz).into_iter().flatten().collect();
+    let failed: Vec<_> = side_by_side(targets, jobs, fuzz).into_iter().flatten().collect();
     ensure!(failed.is_empty(), "something was found by {}", failed.join(", "));
     Ok(ExitCode::SUCCESS)
 }

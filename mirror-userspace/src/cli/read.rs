@@ -11,7 +11,6 @@ use mirror_xdp_common::frame::Frame;
 use mirror_xdp_common::hash::FlowHash;
 use mirror_xdp_common::inner::InnerHeaders;
 use mirror_xdp_common::outer::{Ports, decapsulate};
-use mirror_xdp_common::wire::{ethertype, protocol};
 use serde::Serialize;
 use zerocopy::FromBytes;
 
@@ -184,9 +183,7 @@ impl Reader {
         };
         if link == Some(LinkType::Ethernet) {
             let whole = Captured { bytes, original_len: frame.original_len as usize };
-            let outer =
-                if is_tcp(bytes) { Err(Counter::NotMirror) } else { decapsulate(&whole, &self.ports) };
-            match outer {
+            match decapsulate(&whole, &self.ports) {
                 Ok(outer) => {
                     self.frames.mirrored += 1;
                     bytes = bytes.get(outer.inner_offset..).unwrap_or_default();
@@ -257,14 +254,6 @@ impl Reader {
         }
         Ok(totals)
     }
-}
-
-/// Whether an Ethernet frame is TCP over IPv4, as most are: there is no need to look for an envelope then.
-fn is_tcp(frame: &[u8]) -> bool {
-    const ETHERTYPE: usize = 12;
-    const PROTOCOL: usize = 14 + 9;
-    let kind = frame.get(ETHERTYPE..).and_then(|rest| rest.first_chunk());
-    kind == Some(&ethertype::IPV4.to_be_bytes()) && frame.get(PROTOCOL) == Some(&protocol::TCP)
 }
 
 /// A frame of which the file has only the beginning, perhaps.

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use super::worker::{STAGES, Target};
-use crate::command::{cargo, output, side_by_side, step, workspace};
+use crate::command::{cargo, cpus, output, side_by_side, step, workspace};
 
 /// More instructions than this share above the stored figure are not let through.
 const TOLERANCE: f64 = 0.05;
@@ -35,7 +35,7 @@ fn measure() -> Result<Baseline> {
     step(&format!("Counting the instructions of the worker's stages {}", STAGES.join(", ")));
     // They are counted, not timed: several at once do not disturb each other.
     let count = |stage: &&str| Ok(((*stage).to_owned(), target.instructions(stage)?.round()));
-    let worker_instructions = side_by_side(&STAGES, None, count).into_iter().collect::<Result<_>>()?;
+    let worker_instructions = side_by_side(&STAGES, cpus(), count).into_iter().collect::<Result<_>>()?;
     let mut baseline = Baseline { worker_instructions, ..Baseline::default() };
     step("Asking the verifier about the XDP program");
     let mut command = cargo();

@@ -24,9 +24,22 @@ pub(crate) fn huge_pages<T>(room: &mut Vec<T>) {
 /// Has the CPU fetch what begins there, a cache line or two: bytes that are looked at soon.
 #[inline(always)]
 pub(crate) fn fetch(bytes: &[u8]) {
-    const LINE: usize = 64;
-    for line in [0, LINE] {
-        let at = bytes.as_ptr().wrapping_add(line);
+    fetch_lines(bytes.as_ptr(), 2);
+}
+
+/// Has the CPU fetch a value that is looked at soon.
+#[inline(always)]
+pub(crate) fn fetch_value<T>(value: &T) {
+    fetch_lines(std::ptr::from_ref(value).cast(), size_of::<T>().div_ceil(LINE));
+}
+
+/// Size of a cache line.
+const LINE: usize = 64;
+
+#[inline(always)]
+fn fetch_lines(start: *const u8, lines: usize) {
+    for line in 0..lines {
+        let at = start.wrapping_add(line * LINE);
         // SAFETY: nothing is read; an address that is not mapped does no harm.
         #[cfg(target_arch = "x86_64")]
         unsafe {

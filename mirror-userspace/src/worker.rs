@@ -26,12 +26,13 @@ use self::survey::Survey;
 pub use self::tuning::Tuning;
 use crate::analyzer::{Analyzers, Cause};
 use crate::flow::stream::Streams;
-use crate::flow::tcp::Segment;
 use crate::flow::{Flow, FlowIndex, FlowKey, FlowTable, SECOND, Session, Tools};
 use crate::indicators::Indicators;
 use crate::observe::Observers;
 use crate::packet::fragment::Defragmenter;
-use crate::packet::{self, Decoded, Fragment, Layer, LinkType, Packet, Refusal, Transport, tcp_flags};
+use crate::packet::{
+    self, Decoded, Fragment, Layer, LinkType, Packet, Refusal, Segment, Transport, tcp_flags,
+};
 use crate::record::EndReason;
 use crate::sink::Producer;
 use crate::store::{StoreCounters, StoreHandle};
@@ -341,7 +342,22 @@ impl Worker {
         self.take(0, info, link, frame);
     }
 
+    /// Takes one plain Ethernet frame that is decoded already, by [`packet::decode_usual`].
+    #[inline(always)]
+    pub fn decoded_frame(&mut self, info: &FrameInfo, frame: &[u8], packet: &Packet<'_>) {
+        self.arrives(0, info, Some(LinkType::Ethernet), frame);
+        let outcome = self.packet(info, &Place::from(None), packet);
+        self.leaves(info, frame, outcome);
+    }
+
     fn take(&mut self, rule: u32, info: &FrameInfo, link: Option<LinkType>, frame: &[u8]) {
+        self.arrives(rule, info, link, frame);
+        let outcome = self.analyse(info, link, frame);
+        self.leaves(info, frame, outcome);
+    }
+
+    #[inline(always)]
+    fn arrives(&mut self, rule: u32, info: &FrameInfo, link: Option<LinkType>, frame: &[u8]) {
         self.delivered += 1;
         self.delivered_bytes += u64::from(info.original_len).max(frame.len() as u64);
         self.now = self.now.max(info.time);
@@ -351,41 +367,41 @@ impl Worker {
         if let Some(store) = &mut self.store {
             store.begin_frame(rule, info, link, frame);
         }
-        self.analyse(info, link, frame);
-        if let Some(store) = &mut self.store {
-            store.end_frame(info, frame);
-        }
     }
 
-    fn analyse(&mut self, info: &FrameInfo, link: Option<LinkType>, frame: &[u8]) {
-        let mut place = Place::from(info.mirror);
-        if let (Some(twice), Some(mirror), Some(LinkType::Ethernet)) = (&mut self.twice, info.mirror, link) {
-            match twice.look(mirror, info.time, frame) {
-                Verdict::New(known) => place = known,
-                Verdict::Copy { place, united } => {
-                    self.duplicates += 1;
-                    if let Some(first) = united {
-                        self.unite_by_copy(info, frame, &place, &first);
-                    }
-                    return;
-                }
-            }
-        }
-        let original_len = info.original_len as usize;
-        let outcome = if let Some(LinkType::Ethernet) = link
-            && let Some(packet) = packet::decode_usual(frame, original_len)
-        {
-            self.packet(info, &place, &packet)
-        } else if let Some(link) = link {
-            self.layers(info, &place, Layer::frame(link, frame, original_len))
-        } else {
-            Err(Refusal::LinkType)
-        };
+    #[inline(always)]
+    fn leaves(&mut self, info: &FrameInfo, frame: &[u8], outcome: Result<Taken, Refusal>) {
         match outcome {
             Ok(Taken::Analysed) => self.analysed += 1,
             Ok(Taken::Duplicate) => self.duplicates += 1,
             Err(refusal) => self.refused[refusal as usize] += 1,
         }
+        if let Some(store) = &mut self.store {
+            store.end_frame(info, frame);
+        }
+    }
+
+    fn analyse(&mut self, info: &FrameInfo, link: Option<LinkType>, frame: &[u8]) -> Result<Taken, Refusal> {
+        let mut place = Place::from(info.mirror);
+        if let (Some(twice), Some(mirror), Some(LinkType::Ethernet)) = (&mut self.twice, info.mirror, link) {
+            match twice.look(mirror, info.time, frame) {
+                Verdict::New(known) => place = known,
+                Verdict::Copy { place, united } => {
+                    if let Some(first) = united {
+                        self.unite_by_copy(info, frame, &place, &first);
+                    }
+                    return Ok(Taken::Duplicate);
+                }
+            }
+        }
+        let original_len = info.original_len as usize;
+        if let Some(LinkType::Ethernet) = link
+            && let Some(packet) = packet::decode_usual(frame, original_len)
+        {
+            return self.packet(info, &place, &packet);
+        }
+        let link = link.ok_or(Refusal::LinkType)?;
+        self.layers(info, &place, Layer::frame(link, frame, original_len))
     }
 
     /// Takes the packets of a layer, one within the other. The frame counts as analysed as soon as one of
@@ -397,7 +413,7 @@ impl Worker {
             let step = match packet::decode_stepwise(layer) {
                 Ok(Decoded::Packet(packet)) => {
                     next = packet.tunnelled;
-                    self.packet(info, place, &packet)
+                    self.unusual_packet(info, place, &packet)
                 }
                 Ok(Decoded::Fragment(fragment)) => self.fragment(info, place, &fragment),
                 Err(refusal) => Err(refusal),
@@ -448,27 +464,38 @@ impl Worker {
         datagrams.hand_over(hash, datagram, fragment.vlans, info, place)
     }
 
+    #[inline(never)]
+    fn unusual_packet(
+        &mut self,
+        info: &FrameInfo,
+        place: &Place,
+        packet: &Packet<'_>,
+    ) -> Result<Taken, Refusal> {
+        self.packet(info, place, packet)
+    }
+
+    // Inlined: with nearly all packets, what was decoded goes on in registers.
+    #[inline(always)]
     fn packet(&mut self, info: &FrameInfo, place: &Place, packet: &Packet<'_>) -> Result<Taken, Refusal> {
         if let Transport::Icmp { error: true, cause, .. } = packet.transport {
             let key = cause.map(|cause| FlowKey::of_cause(&cause, packet, place.session));
             return self.icmp_error(info, place, packet, key);
         }
         let (key, forward) = FlowKey::of_packet(packet, place.session);
-        let hash = self.hash(info, packet, &key);
-        let mut found = self.find(&key, hash, place.other, info.time);
+        let given = self.given_hash(info, packet);
+        let mut found = self.find(&key, given, place.other, info.time);
         if let Some(index) = found {
             if self.is_counted_elsewhere(index, info, packet) {
                 return Ok(Taken::Duplicate);
             }
-            self.refresh_if_timed_out(index, info.time);
             let flow = self.flows.flow(index);
-            let reused = match packet.transport {
-                Transport::Tcp { header, payload, missing } if header.begins_connection() => {
-                    flow.is_reused_by(flow.direction(forward), &Segment { header, payload, missing })
+            let reused = match &packet.transport {
+                Transport::Tcp(segment) if segment.header.begins_connection() => {
+                    flow.is_reused_by(flow.direction(forward), segment)
                 }
                 _ => false,
             };
-            if reused || self.flows.is_timed_out(index, info.time) {
+            if reused || self.is_over(index, info.time) {
                 let flow = self.flows.remove(index);
                 self.end(index, flow, EndReason::Timeout, info.time);
                 found = None;
@@ -476,17 +503,16 @@ impl Worker {
         }
         let index = match found {
             Some(index) => index,
-            None => self.begin(key, forward, hash, info, packet),
+            None => self.begin(key, forward, given, info, packet),
         };
         let flow = self.flows.flow(index);
         let direction = flow.direction(forward);
         flow.count(direction, packet, info.time);
         self.protocols.count(packet.protocol, packet.len as u64);
         let Self { streams, analyzers, records, alerted, .. } = self;
-        let was_settled = flow.is_settled();
         let mut tools = Tools { streams, analyzers, records, index, time: info.time, alerted };
         flow.follow(direction, packet, &mut tools);
-        if !was_settled && flow.is_settled() {
+        if flow.settles() {
             self.flows_settled += 1;
         }
         if let Some(store) = &mut self.store {
@@ -509,14 +535,14 @@ impl Worker {
         &mut self,
         key: FlowKey,
         forward: bool,
-        hash: FlowHash,
+        given: Option<FlowHash>,
         info: &FrameInfo,
         packet: &Packet<'_>,
     ) -> FlowIndex {
         let mut flow = Flow::new(key, forward, packet, info.mirror, info.time);
         flow.followed_by(&self.analyzers);
         self.flows_total += 1;
-        let insert = self.flows.insert(flow, spread(self.config.hash_seed, hash, &key), info.time);
+        let insert = self.flows.insert(flow, table_hash(self.config.hash_seed, given, &key), info.time);
         if let Some((index, evicted)) = insert.evicted {
             self.end(index, evicted, EndReason::Forced, info.time);
         }
@@ -526,18 +552,25 @@ impl Worker {
         insert.index
     }
 
-    /// The hash of a packet's 5-tuple.
-    fn hash(&self, info: &FrameInfo, packet: &Packet<'_>, key: &FlowKey) -> FlowHash {
-        if packet.direct && !self.unhashed { info.flow_hash } else { key.flow_hash(self.config.hash_seed) }
+    /// The hash of a packet's 5-tuple, where the driver has made it.
+    fn given_hash(&self, info: &FrameInfo, packet: &Packet<'_>) -> Option<FlowHash> {
+        (packet.direct && !self.unhashed).then_some(info.flow_hash)
     }
 
     /// The flow with this key, or with that of another session that sees the same hosts.
     #[inline]
-    fn find(&mut self, key: &FlowKey, hash: FlowHash, other: Option<Session>, now: u64) -> Option<FlowIndex> {
-        let found = self.flows.find(key, spread(self.config.hash_seed, hash, key));
+    fn find(
+        &mut self,
+        key: &FlowKey,
+        given: Option<FlowHash>,
+        other: Option<Session>,
+        now: u64,
+    ) -> Option<FlowIndex> {
+        let seed = self.config.hash_seed;
+        let found = self.flows.find(key, || table_hash(seed, given, key));
         match other {
             None => found,
-            Some(other) => self.find_in_both(found, key, hash, other, now),
+            Some(other) => self.find_in_both(found, key, given, other, now),
         }
     }
 
@@ -545,15 +578,15 @@ impl Worker {
         &mut self,
         found: Option<FlowIndex>,
         key: &FlowKey,
-        hash: FlowHash,
+        given: Option<FlowHash>,
         other: Session,
         now: u64,
     ) -> Option<FlowIndex> {
         if found.is_some_and(|index| self.flows.flow(index).is_united()) {
             return found;
         }
-        let second = key.in_session(other);
-        let second = self.flows.find(&second, spread(self.config.hash_seed, hash, &second));
+        let (seed, second) = (self.config.hash_seed, key.in_session(other));
+        let second = self.flows.find(&second, || table_hash(seed, given, &second));
         match (found, second) {
             (Some(one), Some(other)) => Some(self.unite(one, other, now)),
             (Some(one), None) => {
@@ -596,9 +629,9 @@ impl Worker {
             return;
         }
         let (key, forward) = FlowKey::of_packet(&packet, place.session);
-        let hash = self.hash(info, &packet, &key);
+        let given = self.given_hash(info, &packet);
         let flows = self.flows.len();
-        let Some(index) = self.find(&key, hash, place.other, info.time) else { return };
+        let Some(index) = self.find(&key, given, place.other, info.time) else { return };
         let united = self.flows.len() < flows;
         let flow = self.flows.flow(index);
         if united && flow.session() != *first {
@@ -618,8 +651,8 @@ impl Worker {
             return false;
         }
         // These come up from both.
-        if let Transport::Tcp { header, .. } = packet.transport
-            && header.flags & (tcp_flags::FIN | tcp_flags::RST) != 0
+        if let Transport::Tcp(Segment { header, .. }) = packet.transport
+            && header.flags() & (tcp_flags::FIN | tcp_flags::RST) != 0
         {
             return false;
         }
@@ -637,10 +670,8 @@ impl Worker {
         key: Option<FlowKey>,
     ) -> Result<Taken, Refusal> {
         let key = key.ok_or(Refusal::IcmpError)?;
-        let hash = key.flow_hash(self.config.hash_seed);
-        let index = self.find(&key, hash, place.other, info.time).ok_or(Refusal::IcmpError)?;
-        self.refresh_if_timed_out(index, info.time);
-        if self.flows.is_timed_out(index, info.time) {
+        let index = self.find(&key, None, place.other, info.time).ok_or(Refusal::IcmpError)?;
+        if self.is_over(index, info.time) {
             let flow = self.flows.remove(index);
             self.end(index, flow, EndReason::Timeout, info.time);
             return Err(Refusal::IcmpError);
@@ -682,15 +713,22 @@ impl Worker {
         }
     }
 
-    /// Asks the driver whether a flow that seems to have timed out had packets that only it has seen.
-    #[inline]
-    fn refresh_if_timed_out(&mut self, index: FlowIndex, now: u64) {
-        if let Some(shunting) = &self.shunting
-            && self.flows.is_timed_out(index, now)
-            && shunting.is_alive(self.flows.flow(index))
-        {
+    /// Whether a flow has timed out. Of one that seems to have, the driver is asked whether it had packets that
+    /// only the driver has seen.
+    #[inline(always)]
+    fn is_over(&mut self, index: FlowIndex, now: u64) -> bool {
+        self.flows.is_timed_out(index, now) && !self.refresh(index, now)
+    }
+
+    /// Renews a flow that the driver still sees packets of; whether it is one.
+    #[cold]
+    fn refresh(&mut self, index: FlowIndex, now: u64) -> bool {
+        let Some(shunting) = &self.shunting else { return false };
+        let alive = shunting.is_alive(self.flows.flow(index));
+        if alive {
             self.flows.touch(index, now);
         }
+        alive && !self.flows.is_timed_out(index, now)
     }
 
     /// Advances the timers to `now` (nanoseconds since the epoch), ending flows that timed out, and
@@ -726,8 +764,7 @@ impl Worker {
                 self.swept = now / SECOND;
                 return;
             };
-            self.refresh_if_timed_out(index, now);
-            if self.flows.is_timed_out(index, now) {
+            if self.is_over(index, now) {
                 let flow = self.flows.remove(index);
                 self.end(index, flow, EndReason::Timeout, now);
             }
@@ -792,15 +829,16 @@ impl Worker {
     }
 }
 
-/// Spreads flows of equal inner addresses, in different mirror sessions or VLANs, over the table. The seed is
-/// secret: nobody can have them meet.
+/// A flow's hash in the table: that of its 5-tuple, which the driver may have given, with mirror session and VLANs.
+/// The seed is secret: nobody can have flows meet.
 #[inline]
-fn spread(seed: u64, hash: FlowHash, key: &FlowKey) -> u32 {
+fn table_hash(seed: u64, given: Option<FlowHash>, key: &FlowKey) -> u32 {
     const MULTIPLIER: u128 = 0x9e37_79b9_7f4a_7c15;
     let fold = |state: u64| {
         let product = u128::from(state) * MULTIPLIER;
         (product ^ product >> 64) as u64
     };
+    let hash = given.unwrap_or_else(|| key.flow_hash(seed));
     let Session { outer_source, vni, endpoint } = key.session;
     let vni = vni.map_or(0, |vni| vni.get().wrapping_add(1));
     let state = fold(seed ^ u64::from(hash.0) ^ u64::from(vni) << 32);

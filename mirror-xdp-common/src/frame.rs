@@ -35,7 +35,8 @@ impl Frame for [u8] {
 
     #[inline(always)]
     fn header<T: FromBytes>(&self, offset: usize) -> Option<T> {
-        T::read_from_prefix(self.get(offset..)?).ok().map(|(header, _)| header)
+        // Bytes of the very length, so that the compiler reads each field where it lies instead of copying all.
+        T::read_from_bytes(self.get(offset..)?.get(..size_of::<T>())?).ok()
     }
 }
 

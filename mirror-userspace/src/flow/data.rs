@@ -5,10 +5,10 @@ use std::cell::Cell;
 use mirror_xdp_common::wire::protocol;
 
 use super::stream::{Event, Stream, Streams, Use};
-use super::tcp::{Connection, Segment};
+use super::tcp::Connection;
 use super::{Direction, FlowIndex, Head};
 use crate::analyzer::{Analyzers, Context, Following};
-use crate::packet::{Packet, tcp_flags};
+use crate::packet::{Packet, Segment, tcp_flags};
 use crate::protocol::detect::{AppProto, Detection, Detector, Endpoints, Transport};
 use crate::record::Application;
 use crate::sink::Producer;
@@ -122,17 +122,17 @@ impl Data {
         let now = Now { head, time: *time, index: *index, alerted, midstream: connection.is_midstream() };
         let mut side =
             Side { detector, following, known, analyzers, records, now, direction: from, wait: false };
-        let flags = segment.header.flags;
+        let flags = segment.header.flags();
         if other.keeps() {
             if flags & tcp_flags::ACK != 0
-                && streams.acknowledge(other, segment.header.acknowledgement, |event| side.take(event))
+                && streams.acknowledge(other, segment.header.acknowledgement(), |event| side.take(event))
             {
                 connection.set_gap(from);
             }
             side.wait = streams.has_unused(other);
         }
         // A SYN takes the number in front of its data.
-        let sequence = segment.header.sequence.wrapping_add(u32::from(flags & tcp_flags::SYN != 0));
+        let sequence = segment.header.sequence().wrapping_add(u32::from(flags & tcp_flags::SYN != 0));
         let first = connection.first_byte(direction);
         side.direction = direction;
         if streams.segment(this, first, sequence, segment.payload, |event| side.take(event)) {

@@ -133,11 +133,17 @@ impl FlowKey {
             _ => (packet.source_port, packet.destination_port),
         };
         let forward = (packet.source, source_port) <= (packet.destination, destination_port);
-        let (addresses, mut ports) = if forward {
-            ([packet.source, packet.destination], [source_port, destination_port])
-        } else {
-            ([packet.destination, packet.source], [destination_port, source_port])
+        // Without a branch: nobody can foretell which way a packet goes.
+        let way = u64::from(forward).wrapping_sub(1);
+        let swap = |a: u64, b: u64| {
+            let change = (a ^ b) & way;
+            [a ^ change, b ^ change]
         };
+        let [low_low, high_low] = swap(packet.source.low, packet.destination.low);
+        let [low_high, high_high] = swap(packet.source.high, packet.destination.high);
+        let mut ports = swap(source_port.into(), destination_port.into()).map(|port| port as u16);
+        let address = |high, low| Address { high, low };
+        let addresses = [address(low_high, low_low), address(high_high, high_low)];
         if let Transport::Esp { spi } = packet.transport {
             ports = [(spi >> 16) as u16, spi as u16];
         }

@@ -20,14 +20,14 @@ use mirror_xdp_common::wire::protocol;
 
 use crate::analyzer::{Analyzers, Cause, Context};
 use crate::datapath::shunt::{ShuntId, Shunted};
-use crate::packet::{Packet, TcpHeader, Transport, tcp_flags};
+use crate::packet::{Packet, Segment, TcpHeader, Transport, tcp_flags};
 pub use crate::protocol::Direction;
 use crate::protocol::detect::Endpoints;
 use crate::protocol::dns;
 use crate::record::{Conversation, EndReason, FlowRecord, FlowState, IcmpSummary};
 use crate::worker::Mirror;
 use data::Data;
-use tcp::{Connection, Segment};
+use tcp::Connection;
 
 /// Nanoseconds in a second.
 pub(crate) const SECOND: u64 = 1_000_000_000;
@@ -123,6 +123,8 @@ impl Flow {
     const UNITED: u8 = 8;
     /// It has raised an alert.
     const ALERTED: u8 = 16;
+    /// Nobody wanted more of it, at some time.
+    const SETTLED: u8 = 32;
 
     /// The flow that begins with `packet`, which is not counted yet. `forward` says that the packet goes
     /// from the key's lower to its higher endpoint.
@@ -130,7 +132,7 @@ impl Flow {
     pub fn new(key: FlowKey, forward: bool, packet: &Packet<'_>, mirror: Option<Mirror>, now: u64) -> Self {
         let answer = match packet.transport {
             Transport::Udp { payload } => is_dns_answer(packet, payload),
-            Transport::Tcp { header, .. } => mirror.is_some() && is_from_server(packet, &header),
+            Transport::Tcp(Segment { header, .. }) => mirror.is_some() && is_from_server(packet, header),
             _ => false,
         };
         // Of a mirror session that is all there may be: sessions mirror one direction only where they are
@@ -203,28 +205,27 @@ impl Flow {
     pub fn follow(&mut self, direction: Direction, packet: &Packet<'_>, tools: &mut Tools<'_>) {
         let Self { head, data, connection, marks, .. } = self;
         data.packet(head, direction, packet, tools);
-        match packet.transport {
+        match &packet.transport {
             Transport::Udp { payload } => data.datagram(head, direction, payload, tools),
-            Transport::Tcp { header, payload, missing } => {
-                let segment = Segment { header, payload, missing };
+            Transport::Tcp(segment) => {
                 match connection {
                     Some(connection) => {
                         if *marks & Self::SHUNTED != 0 {
-                            connection.resume(direction, &segment);
+                            connection.resume(direction, segment);
                         }
-                        connection.follow(direction, &segment, tools.time);
+                        connection.follow(direction, segment, tools.time);
                     }
-                    None => *connection = Connection::begin(&segment, tools.time),
+                    None => *connection = Connection::begin(segment, tools.time),
                 }
                 // Without a mirror, Suricata's default: connections that are older than the capture are not
                 // followed.
                 if connection.is_none() && head.key.session.vni.is_some() {
-                    *connection = Connection::pick_up(direction, &segment, tools.time);
+                    *connection = Connection::pick_up(direction, segment, tools.time);
                 }
                 if let Some(connection) = connection {
                     // Without a mirror, Suricata's rule: whom nobody answers has no connection.
                     if connection.is_answered() || head.key.session.vni.is_some() {
-                        data.segment(head, connection, direction, &segment, tools);
+                        data.segment(head, connection, direction, segment, tools);
                     }
                     self.state = connection.flow_state();
                 }
@@ -237,6 +238,15 @@ impl Flow {
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.data.is_settled(self.head.is_stream())
+    }
+
+    /// Whether this is the first time that nobody wants more.
+    pub(crate) fn settles(&mut self) -> bool {
+        let settles = self.marks & Self::SETTLED == 0 && self.is_settled();
+        if settles {
+            self.marks |= Self::SETTLED;
+        }
+        settles
     }
 
     /// Whether the driver may count the rest of the flow: nobody wants more of it, it has had so many
@@ -426,7 +436,7 @@ impl Flow {
 const fn is_from_server(packet: &Packet<'_>, header: &TcpHeader) -> bool {
     const SYN_ACK: u8 = tcp_flags::SYN | tcp_flags::ACK;
     const SERVERS: u16 = 1024;
-    match header.flags & SYN_ACK {
+    match header.flags() & SYN_ACK {
         SYN_ACK => true,
         tcp_flags::SYN => false,
         _ => packet.source_port < SERVERS && packet.destination_port >= SERVERS,

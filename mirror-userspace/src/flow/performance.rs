@@ -96,7 +96,7 @@ impl Performance {
         }
         self.mark = now;
         let side = &mut self.sides[direction as usize];
-        (side.window, side.acknowledged) = (header.window, header.acknowledgement);
+        (side.window, side.acknowledged) = (header.window(), header.acknowledgement());
     }
 
     /// Begins with a segment that is not the first of its connection.
@@ -104,8 +104,8 @@ impl Performance {
         // How long the handshake took is not to be known any more, nor when the client asked first.
         self.flags |= Self::AMBIGUOUS | Self::ANSWERED;
         let this = &mut self.sides[direction as usize];
-        (this.window, this.acknowledged) = (header.window, header.acknowledgement);
-        self.sides[direction.reverse() as usize].acknowledged = header.sequence;
+        (this.window, this.acknowledged) = (header.window(), header.acknowledgement());
+        self.sides[direction.reverse() as usize].acknowledged = header.sequence();
     }
 
     /// Takes a SYN, or an answer to one, that was sent again.
@@ -119,7 +119,7 @@ impl Performance {
     pub(super) fn complete(&mut self, direction: Direction, header: &TcpHeader, now: u64) {
         self.answered(direction, micros(now));
         let side = &mut self.sides[direction as usize];
-        (side.window, side.acknowledged) = (header.window, header.acknowledgement);
+        (side.window, side.acknowledged) = (header.window(), header.acknowledgement());
     }
 
     fn answered(&mut self, direction: Direction, now: u32) {
@@ -166,17 +166,20 @@ impl Performance {
     }
 
     fn first_byte(&mut self, direction: Direction, now: u32) {
+        if self.flags & Self::ANSWERED != 0 {
+            return;
+        }
         match direction {
-            Direction::ToServer if self.flags & (Self::ASKED | Self::ANSWERED) == 0 => {
+            Direction::ToServer if self.flags & Self::ASKED == 0 => {
                 self.flags |= Self::ASKED;
                 self.mark = now;
             }
-            Direction::ToClient if self.flags & Self::ANSWERED == 0 => {
+            Direction::ToClient => {
                 let asked = self.flags & Self::ASKED != 0;
                 self.mark = if asked { now.wrapping_sub(self.mark).max(1) } else { 0 };
                 self.flags |= Self::ANSWERED;
             }
-            _ => {}
+            Direction::ToServer => {}
         }
     }
 
@@ -197,14 +200,14 @@ impl Performance {
             Direction::ToServer => (client, server),
             Direction::ToClient => (server, client),
         };
-        let number = header.acknowledgement;
-        if header.window == 0 && this.window != 0 {
+        let number = header.acknowledgement();
+        if header.window() == 0 && this.window != 0 {
             this.zero_windows = this.zero_windows.saturating_add(1);
         }
-        if alone && number == this.acknowledged && header.window == this.window && before(number, sent) {
+        if alone && number == this.acknowledged && header.window() == this.window && before(number, sent) {
             this.duplicate_acks = this.duplicate_acks.saturating_add(1);
         }
-        this.window = header.window;
+        this.window = header.window();
         if !before(this.acknowledged, number) {
             return;
         }

@@ -2,31 +2,20 @@
 //! over the same endpoints, and which data comes next. The states are those of RFC 9293 as Suricata maps
 //! them onto an observer between the two sides.
 
-use crate::packet::{TcpHeader, tcp_flags};
+use crate::packet::{Segment, tcp_flags};
 use crate::record::{FlowState, TcpSummary};
 
 use super::Direction;
 use super::performance::{Performance, Summary};
 
-/// A TCP segment.
-#[derive(Clone, Copy, Debug)]
-pub struct Segment<'a> {
-    /// Its header.
-    pub header: TcpHeader,
-    /// Its data, as far as it was captured.
-    pub payload: &'a [u8],
-    /// Bytes of its data that were not captured.
-    pub missing: usize,
-}
-
 impl Segment<'_> {
     const fn has(&self, flag: u8) -> bool {
-        self.header.flags & flag != 0
+        self.header.flags() & flag != 0
     }
 
     /// The sequence number behind the data.
     const fn end(&self) -> u32 {
-        self.header.sequence.wrapping_add((self.payload.len() + self.missing) as u32)
+        self.header.sequence().wrapping_add((self.payload.len() + self.missing) as u32)
     }
 }
 
@@ -90,14 +79,13 @@ pub struct Connection {
 
 /// The time stamp of a SYN, 0 where it has none.
 fn time_stamp(segment: &Segment<'_>) -> u32 {
-    segment.header.time_stamps.map_or(0, |(value, _)| value)
+    segment.time_stamps().map_or(0, |(value, _)| value)
 }
 
 /// Whether an answer echoes the time stamp of a SYN, or none: clients take no other (RFC 7323, section 3.2).
 fn echoes(segment: &Segment<'_>, stamps: Side) -> bool {
     segment
-        .header
-        .time_stamps
+        .time_stamps()
         .is_none_or(|(_, echo)| echo == 0 || !before(echo, stamps.initial) && !before(stamps.next, echo))
 }
 
@@ -117,13 +105,14 @@ impl Connection {
         {
             return None;
         }
-        let client = Side { initial: segment.header.sequence, next: segment.header.sequence.wrapping_add(1) };
+        let client =
+            Side { initial: segment.header.sequence(), next: segment.header.sequence().wrapping_add(1) };
         let mut performance = Performance::default();
-        performance.syn(Direction::ToServer, &segment.header, now);
+        performance.syn(Direction::ToServer, segment.header, now);
         Some(Self {
             state: State::SynSent,
             sides: [client, Side { initial: time_stamp(segment), next: time_stamp(segment) }],
-            flags: [segment.header.flags, 0],
+            flags: [segment.header.flags(), 0],
             gaps: [false; 2],
             closer: Direction::ToServer,
             midstream: false,
@@ -139,7 +128,7 @@ impl Connection {
         if !segment.has(tcp_flags::ACK) || segment.has(tcp_flags::RST) || closed {
             return None;
         }
-        let TcpHeader { sequence, acknowledgement, .. } = segment.header;
+        let (sequence, acknowledgement) = (segment.header.sequence(), segment.header.acknowledgement());
         let this = if answer {
             Side { initial: sequence, next: sequence.wrapping_add(1) }
         } else {
@@ -151,7 +140,7 @@ impl Connection {
             Direction::ToClient => [other, this],
         };
         let mut performance = Performance::default();
-        performance.pick_up(direction, &segment.header);
+        performance.pick_up(direction, segment.header);
         let mut connection = Self {
             state: if answer { State::SynReceived } else { State::Established },
             sides,
@@ -186,7 +175,7 @@ impl Connection {
 
     /// Follows a segment of either side.
     pub fn follow(&mut self, direction: Direction, segment: &Segment<'_>, now: u64) {
-        self.flags[direction as usize] |= segment.header.flags;
+        self.flags[direction as usize] |= segment.header.flags();
         if segment.has(tcp_flags::RST) {
             self.reset(direction, segment);
             return;
@@ -205,9 +194,9 @@ impl Connection {
                 Direction::ToServer => [0, 1],
                 Direction::ToClient => [1, 0],
             };
-            self.sides[this].next = segment.header.sequence;
+            self.sides[this].next = segment.header.sequence();
             if segment.has(tcp_flags::ACK) {
-                self.sides[other].next = segment.header.acknowledgement;
+                self.sides[other].next = segment.header.acknowledgement();
             }
         }
     }
@@ -218,18 +207,18 @@ impl Connection {
         match (segment.has(tcp_flags::SYN), segment.has(tcp_flags::ACK), direction) {
             // Data in a SYN (RFC 7413) may be acknowledged with it.
             (true, true, Direction::ToClient)
-                if !before(segment.header.acknowledgement, client.initial.wrapping_add(1))
+                if !before(segment.header.acknowledgement(), client.initial.wrapping_add(1))
                     && echoes(segment, *server) =>
             {
-                server.initial = segment.header.sequence;
-                server.next = segment.header.sequence.wrapping_add(1);
+                server.initial = segment.header.sequence();
+                server.next = segment.header.sequence().wrapping_add(1);
                 self.state = State::SynReceived;
-                self.performance.syn(direction, &segment.header, now);
+                self.performance.syn(direction, segment.header, now);
             }
             // A SYN sent again, perhaps with another number: the last is the likeliest to be answered.
             (true, false, Direction::ToServer) => {
-                client.initial = segment.header.sequence;
-                client.next = segment.header.sequence.wrapping_add(1);
+                client.initial = segment.header.sequence();
+                client.next = segment.header.sequence().wrapping_add(1);
                 server.next = time_stamp(segment);
                 self.performance.syn_again(direction);
             }
@@ -246,7 +235,7 @@ impl Connection {
         if segment.has(tcp_flags::ACK) || segment.has(tcp_flags::FIN) {
             self.state = State::Established;
             if direction == Direction::ToServer {
-                self.performance.complete(direction, &segment.header, now);
+                self.performance.complete(direction, segment.header, now);
             }
             self.advance(direction, segment, now);
         }
@@ -263,19 +252,19 @@ impl Connection {
         let len = segment.payload.len() + segment.missing;
         if len > 0 {
             let next = self.sides[this].next;
-            self.performance.data(direction, next, segment.header.sequence, len, now);
+            self.performance.data(direction, next, segment.header.sequence(), len, now);
         }
         if segment.has(tcp_flags::ACK) {
             let alone = len == 0 && !segment.has(tcp_flags::FIN);
             let sent = self.sides[other].next;
-            self.performance.acknowledge(direction, &segment.header, alone, sent, now);
+            self.performance.acknowledge(direction, segment.header, alone, sent, now);
         }
         if before(self.sides[this].next, segment.end()) {
             self.sides[this].next = segment.end();
         }
         // The FIN takes a number of its own, but `next` stays in front of it, as in Suricata.
         let acknowledges_fin = segment.has(tcp_flags::ACK)
-            && !before(segment.header.acknowledgement, self.sides[other].next.wrapping_add(1));
+            && !before(segment.header.acknowledgement(), self.sides[other].next.wrapping_add(1));
         let by_closer = direction == self.closer;
         let fin = segment.has(tcp_flags::FIN);
         self.state = match self.state {
@@ -304,11 +293,11 @@ impl Connection {
         let side = &self.sides[direction as usize];
         let valid = match (self.state, direction) {
             (State::SynSent, Direction::ToClient) => {
-                segment.header.acknowledgement == self.sides[0].next || !segment.has(tcp_flags::ACK)
+                segment.header.acknowledgement() == self.sides[0].next || !segment.has(tcp_flags::ACK)
             }
             // Who resets what he has just opened, under a number that nobody acknowledged yet?
             (State::SynSent, Direction::ToServer) => false,
-            _ => segment.header.sequence.wrapping_sub(side.next).wrapping_add(PLAUSIBLE / 2) < PLAUSIBLE,
+            _ => segment.header.sequence().wrapping_sub(side.next).wrapping_add(PLAUSIBLE / 2) < PLAUSIBLE,
         };
         if valid {
             if self.state != State::Closed {
@@ -321,7 +310,8 @@ impl Connection {
     /// Whether a SYN begins a new connection after this one.
     #[must_use]
     pub fn is_reused_by(&self, direction: Direction, segment: &Segment<'_>) -> bool {
-        let sent_again = direction == Direction::ToServer && segment.header.sequence == self.sides[0].initial;
+        let sent_again =
+            direction == Direction::ToServer && segment.header.sequence() == self.sides[0].initial;
         !sent_again && self.state >= State::LastAck
     }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::filter::text::protocol_name;
 use crate::flow::{FlowKey, Session};
-use crate::packet::{self, Decoded, Layer, LinkType, Packet, Transport, tcp_flags};
+use crate::packet::{self, Decoded, Layer, LinkType, Packet, Segment, Transport, tcp_flags};
 use crate::record::CommunityId;
 use crate::worker::FrameInfo;
 
@@ -109,8 +109,8 @@ impl Conversation {
     fn of(info: &FrameInfo, packet: &Packet<'_>) -> Self {
         let has_ports = matches!(packet.protocol, protocol::TCP | protocol::UDP | protocol::SCTP);
         let (tcp_flags, icmp, payload) = match packet.transport {
-            Transport::Tcp { header, payload, missing } => {
-                (Some(flags(header.flags)), None, Some(payload.len() + missing))
+            Transport::Tcp(Segment { header, payload, missing, .. }) => {
+                (Some(flags(header.flags())), None, Some(payload.len() + missing))
             }
             Transport::Udp { payload } => (None, None, Some(payload.len())),
             Transport::Icmp { kind, .. } => (None, Some(kind), None),

@@ -14,8 +14,9 @@ mod tunnel;
 
 use mirror_xdp_common::Address;
 use mirror_xdp_common::frame::Frame as _;
-use mirror_xdp_common::wire::{EtherType, Ipv4Header, Ports, VlanTag, ethertype, protocol};
-use zerocopy::FromBytes;
+use mirror_xdp_common::wire::{EtherType, Ports, VlanTag, ethertype, protocol};
+use zerocopy::network_endian::{U16, U32};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 pub use fragment::Fragment;
 pub use link::LinkType;
@@ -158,14 +159,7 @@ impl<'a> Layer<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport<'a> {
     /// TCP (RFC 9293).
-    Tcp {
-        /// The fixed part of the header.
-        header: TcpHeader,
-        /// What follows the header, as far as it was captured.
-        payload: &'a [u8],
-        /// Bytes of the segment that were not captured.
-        missing: usize,
-    },
+    Tcp(Segment<'a>),
     /// UDP.
     Udp {
         /// The datagram's payload, as far as it was captured.
@@ -206,22 +200,66 @@ pub struct Cause {
     pub protocol: u8,
 }
 
-/// The fixed part of a TCP header.
+/// A TCP segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment<'a> {
+    /// The fixed part of the header.
+    pub header: &'a TcpHeader,
+    /// The options behind it, as far as they were captured.
+    pub options: &'a [u8],
+    /// Its data, as far as it was captured.
+    pub payload: &'a [u8],
+    /// Bytes of its data that were not captured.
+    pub missing: usize,
+}
+
+/// The fixed part of a TCP header (RFC 9293, section 3.1), where it lies in the frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
 pub struct TcpHeader {
-    /// Sequence number.
-    pub sequence: u32,
-    /// Acknowledgement number; meaningful with [`tcp_flags::ACK`].
-    pub acknowledgement: u32,
-    /// The low eight flags, see [`tcp_flags`].
-    pub flags: u8,
-    /// The receive window, as it is in the header.
-    pub window: u16,
-    /// The time stamps' value and echo reply (RFC 7323, section 3.2); looked for in SYNs only.
-    pub time_stamps: Option<(u32, u32)>,
+    ports: U32,
+    sequence: U32,
+    acknowledgement: U32,
+    data_offset: u8,
+    flags: u8,
+    window: U16,
+    checksum: U16,
+    urgent: U16,
 }
 
 impl TcpHeader {
+    /// Length of the fixed part in bytes.
+    const LEN: usize = size_of::<Self>();
+
+    /// Sequence number.
+    #[must_use]
+    pub const fn sequence(&self) -> u32 {
+        self.sequence.get()
+    }
+
+    /// Acknowledgement number; meaningful with [`tcp_flags::ACK`].
+    #[must_use]
+    pub const fn acknowledgement(&self) -> u32 {
+        self.acknowledgement.get()
+    }
+
+    /// The low eight flags, see [`tcp_flags`].
+    #[must_use]
+    pub const fn flags(&self) -> u8 {
+        self.flags
+    }
+
+    /// The receive window, as it is in the header.
+    #[must_use]
+    pub const fn window(&self) -> u16 {
+        self.window.get()
+    }
+
+    /// Length with options in bytes, 0 to 60 as the field says; below 20 is malformed.
+    const fn len(&self) -> usize {
+        (self.data_offset >> 4) as usize * 4
+    }
+
     /// Whether this is the first segment of a connection.
     #[must_use]
     pub const fn begins_connection(&self) -> bool {
@@ -280,8 +318,8 @@ pub enum Decoded<'a> {
     Fragment(Fragment<'a>),
 }
 
-/// Decodes what nearly all frames are: Ethernet, VLAN tags perhaps, and TCP or UDP in whole packets of IPv4, no
-/// tunnel. `None` where there is anything else, or anything wrong; never another packet than
+/// Decodes what nearly all frames are: Ethernet, VLAN tags perhaps, and TCP or UDP in whole packets of IPv4 or IPv6,
+/// no tunnel. `None` where there is anything else, or anything wrong; never another packet than
 /// [`decode_stepwise`] gives.
 #[inline(always)]
 #[must_use]
@@ -297,19 +335,20 @@ pub fn decode_usual(frame: &[u8], original_len: usize) -> Option<Packet<'_>> {
         kind = tag.ethertype();
         at += 4;
     }
-    let ip: Ipv4Header = frame.header(at)?;
+    let (network, header_len, total_len) = match kind {
+        ethertype::IPV4 => network::whole_ipv4(frame.get(at..)?)?,
+        ethertype::IPV6 => network::whole_ipv6(frame.get(at..)?)?,
+        _ => return None,
+    };
     let len = original_len.max(frame.len());
-    let (header_len, total_len) = (ip.header_len(), ip.total_length());
-    let whole = ip.fragment_offset() == 0 && !ip.more_fragments();
-    let fits = header_len >= Ipv4Header::LEN && total_len >= header_len && total_len <= len - at;
-    if kind != ethertype::IPV4 || ip.version() != 4 || !whole || !fits {
+    if total_len > len - at {
         return None;
     }
     let bytes = frame.get(at + header_len..frame.len().min(at + total_len))?;
     let missing = total_len - header_len - bytes.len();
     let ports: Ports = bytes.header(0)?;
     let (source_port, destination_port) = (ports.source(), ports.destination());
-    let transport = match ip.protocol() {
+    let transport = match network.protocol {
         protocol::TCP => transport::tcp(bytes, missing).ok()?,
         protocol::UDP if !tunnel::may_be_in_udp(source_port, destination_port) => {
             Transport::Udp { payload: transport::udp(bytes, missing).ok()?.0 }
@@ -317,10 +356,10 @@ pub fn decode_usual(frame: &[u8], original_len: usize) -> Option<Packet<'_>> {
         _ => return None,
     };
     Some(Packet {
-        source: ip.source(),
-        destination: ip.destination(),
-        ipv6: false,
-        protocol: ip.protocol(),
+        source: network.source,
+        destination: network.destination,
+        ipv6: network.ipv6,
+        protocol: network.protocol,
         source_port,
         destination_port,
         vlans,
@@ -394,9 +433,14 @@ mod tests {
 
     use super::*;
 
-    fn frame(udp: bool, tags: usize, payload: usize) -> Vec<u8> {
+    fn frame(ipv6: bool, udp: bool, tags: usize, payload: usize) -> Vec<u8> {
         let mut frame = Vec::new();
-        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]);
+        let builder = if ipv6 {
+            builder.ipv6([1; 16], [2; 16], 64)
+        } else {
+            builder.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+        };
         let payload = vec![0xab; payload];
         if udp {
             builder.udp(4000, 53).write(&mut frame, &payload).unwrap();
@@ -410,21 +454,23 @@ mod tests {
     }
 
     #[test]
-    fn whole_packets_of_ipv4_take_the_short_way() {
-        for (udp, tags) in [(false, 0), (true, 0), (false, 1), (true, 3)] {
-            let frame = frame(udp, tags, 50);
-            assert!(decode_usual(&frame, frame.len()).is_some());
+    fn whole_packets_take_the_short_way() {
+        for ipv6 in [false, true] {
+            for (udp, tags) in [(false, 0), (true, 0), (false, 1), (true, 3)] {
+                let frame = frame(ipv6, udp, tags, 50);
+                assert!(decode_usual(&frame, frame.len()).is_some());
+            }
         }
     }
 
     proptest! {
         #[test]
         fn the_short_way_gives_what_the_long_one_does(
-            (udp, tags, payload) in (any::<bool>(), 0_usize..5, 0_usize..64),
-            changes in proptest::collection::vec((0_usize..60, any::<u8>()), 0..4),
-            (captured, missing) in (0_usize..120, 0_usize..20),
+            (ipv6, udp, tags, payload) in (any::<bool>(), any::<bool>(), 0_usize..5, 0_usize..64),
+            changes in proptest::collection::vec((0_usize..80, any::<u8>()), 0..4),
+            (captured, missing) in (0_usize..150, 0_usize..20),
         ) {
-            let mut frame = frame(udp, tags, payload);
+            let mut frame = frame(ipv6, udp, tags, payload);
             for (at, byte) in changes {
                 if let Some(place) = frame.get_mut(at) {
                     *place = byte;

@@ -19,6 +19,19 @@ pub(super) struct Network {
     pub(super) protocol: u8,
 }
 
+impl Network {
+    #[inline(always)]
+    const fn of_ipv4(ip: &Ipv4Header) -> Self {
+        Self { source: ip.source(), destination: ip.destination(), ipv6: false, protocol: ip.protocol() }
+    }
+
+    /// As it is without extension headers.
+    #[inline(always)]
+    const fn of_ipv6(ip: &Ipv6Header) -> Self {
+        Self { source: ip.source(), destination: ip.destination(), ipv6: true, protocol: ip.next_header() }
+    }
+}
+
 /// Decodes the IP header that `layer` begins with.
 #[inline(always)]
 pub(super) fn decode(layer: Layer<'_>) -> Result<Step<'_>, Refusal> {
@@ -30,6 +43,24 @@ pub(super) fn decode(layer: Layer<'_>) -> Result<Step<'_>, Refusal> {
     }
 }
 
+/// The header of a packet of IPv4 that is no fragment, with the lengths of header and packet.
+#[inline(always)]
+pub(super) fn whole_ipv4(bytes: &[u8]) -> Option<(Network, usize, usize)> {
+    let ip: Ipv4Header = bytes.header(0)?;
+    let (header_len, total_len) = (ip.header_len(), ip.total_length());
+    let whole = ip.fragment_offset() == 0 && !ip.more_fragments();
+    (ip.version() == 4 && whole && header_len >= Ipv4Header::LEN && total_len >= header_len)
+        .then(|| (Network::of_ipv4(&ip), header_len, total_len))
+}
+
+/// The same of IPv6; extension headers are left to [`decode`].
+#[inline(always)]
+pub(super) fn whole_ipv6(bytes: &[u8]) -> Option<(Network, usize, usize)> {
+    let ip: Ipv6Header = bytes.header(0)?;
+    let len = Ipv6Header::LEN + ip.payload_length();
+    (ip.version() == 6).then(|| (Network::of_ipv6(&ip), Ipv6Header::LEN, len))
+}
+
 #[inline(always)]
 fn decode_ipv4(layer: Layer<'_>) -> Result<Step<'_>, Refusal> {
     let ip: Ipv4Header = layer.bytes.header(0).ok_or(Refusal::IpHeader)?;
@@ -39,8 +70,7 @@ fn decode_ipv4(layer: Layer<'_>) -> Result<Step<'_>, Refusal> {
         return Err(Refusal::IpHeader);
     }
     let payload = payload(layer, header_len, total_len)?;
-    let network =
-        Network { source: ip.source(), destination: ip.destination(), ipv6: false, protocol: ip.protocol() };
+    let network = Network::of_ipv4(&ip);
     let offset = ip.fragment_offset();
     if offset != 0 || ip.more_fragments() {
         let identification: U16 = layer.bytes.header(4).ok_or(Refusal::IpHeader)?;
@@ -60,12 +90,7 @@ fn decode_ipv4(layer: Layer<'_>) -> Result<Step<'_>, Refusal> {
 fn decode_ipv6(layer: Layer<'_>) -> Result<Step<'_>, Refusal> {
     let ip: Ipv6Header = layer.bytes.header(0).ok_or(Refusal::IpHeader)?;
     let mut payload = payload(layer, Ipv6Header::LEN, Ipv6Header::LEN + ip.payload_length())?;
-    let mut network = Network {
-        source: ip.source(),
-        destination: ip.destination(),
-        ipv6: true,
-        protocol: ip.next_header(),
-    };
+    let mut network = Network::of_ipv6(&ip);
     for _ in 0..MAX_EXTENSION_HEADERS {
         let extension =
             |payload: &Layer<'_>| payload.bytes.header::<ExtensionHeader>(0).ok_or(Refusal::IpHeader);

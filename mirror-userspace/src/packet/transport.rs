@@ -6,7 +6,7 @@ use zerocopy::FromBytes;
 use zerocopy::network_endian::{U16, U32};
 
 use super::network::Network;
-use super::{Cause, Layer, Packet, Protocol, Refusal, TcpHeader, Transport, tcp_flags, tunnel};
+use super::{Cause, Layer, Packet, Protocol, Refusal, Segment, TcpHeader, Transport, tcp_flags, tunnel};
 
 /// Decodes the transport header that `layer` begins with.
 pub(super) fn decode(layer: Layer<'_>, network: Network) -> Result<Packet<'_>, Refusal> {
@@ -70,44 +70,29 @@ fn set_ports(packet: &mut Packet<'_>, layer: Layer<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The fixed part of a TCP header (RFC 9293, section 3.1).
-#[derive(Clone, Copy, FromBytes)]
-#[repr(C)]
-struct WireTcpHeader {
-    _ports: U32,
-    sequence: U32,
-    acknowledgement: U32,
-    data_offset: u8,
-    flags: u8,
-    window: U16,
-    _checksum: U16,
-    _urgent: U16,
-}
-
 /// The TCP segment in these bytes, behind which so many are missing.
 #[inline(always)]
 pub(super) fn tcp(bytes: &[u8], missing: usize) -> Result<Transport<'_>, Refusal> {
-    let header: WireTcpHeader = bytes.header(0).ok_or(Refusal::TransportHeader)?;
-    let len = usize::from(header.data_offset >> 4) * 4;
-    if len < size_of::<WireTcpHeader>() || len > bytes.len() + missing {
+    let (header, _) = TcpHeader::ref_from_prefix(bytes).map_err(|_| Refusal::TransportHeader)?;
+    let len = header.len();
+    if len < TcpHeader::LEN || len > bytes.len() + missing {
         return Err(Refusal::TransportHeader);
     }
-    Ok(Transport::Tcp {
-        header: TcpHeader {
-            sequence: header.sequence.get(),
-            acknowledgement: header.acknowledgement.get(),
-            flags: header.flags,
-            window: header.window.get(),
-            time_stamps: if header.flags & tcp_flags::SYN == 0 {
-                None
-            } else {
-                bytes.get(size_of::<WireTcpHeader>()..len).and_then(time_stamps)
-            },
-        },
-        // Options may have been cut off: then there is no payload at hand at all.
-        payload: bytes.get(len..).unwrap_or_default(),
+    // Options may have been cut off: then there is no payload at hand at all.
+    let (options, payload) = bytes.split_at_checked(len).unwrap_or((bytes, &[]));
+    Ok(Transport::Tcp(Segment {
+        header,
+        options: options.get(TcpHeader::LEN..).unwrap_or_default(),
+        payload,
         missing: missing.min(bytes.len() + missing - len),
-    })
+    }))
+}
+
+impl Segment<'_> {
+    /// The time stamps' value and echo reply (RFC 7323, section 3.2); looked for in SYNs only.
+    pub(crate) fn time_stamps(&self) -> Option<(u32, u32)> {
+        if self.header.flags() & tcp_flags::SYN == 0 { None } else { time_stamps(self.options) }
+    }
 }
 
 /// The time stamps among the options of a TCP header.

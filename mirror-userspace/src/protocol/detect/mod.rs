@@ -196,25 +196,24 @@ impl Side {
 
 /// Walks the table.
 fn look(endpoints: Endpoints, direction: Direction, bytes: &[u8]) -> Detection {
-    let signatures = match endpoints.transport {
-        Transport::Tcp => STREAMS,
-        Transport::Udp => DATAGRAMS,
+    let table = match endpoints.transport {
+        Transport::Tcp => &STREAMS,
+        Transport::Udp => &DATAGRAMS,
     };
-    let mut more = false;
     // The server's port says what is spoken; the client's does where the flow was taken for its reverse.
-    for (port, reverse) in
-        [(None, false), (Some(endpoints.server_port), false), (Some(endpoints.client_port), true)]
-    {
-        for signature in signatures.iter().filter(|signature| {
-            signature.from.is_none_or(|from| from == direction)
-                && port.map_or(signature.ports.is_empty(), |port| signature.ports.contains(&port))
-                && !(reverse && signature.weak)
-        }) {
-            match signature.look(bytes) {
-                Look::Yes => return Detection::Found(signature.protocol),
-                Look::More => more = true,
-                Look::No => {}
-            }
+    let ports = [(endpoints.server_port, false), (endpoints.client_port, true)];
+    let on_ports = ports.into_iter().filter(|&(port, _)| table.has(port)).flat_map(|(port, reverse)| {
+        table.on_ports.iter().filter(move |it| it.ports.contains(&port) && !(reverse && it.weak))
+    });
+    let mut more = false;
+    for signature in table.everywhere.iter().chain(on_ports) {
+        if signature.from.is_some_and(|from| from != direction) {
+            continue;
+        }
+        match signature.look(bytes) {
+            Look::Yes => return Detection::Found(signature.protocol),
+            Look::More => more = true,
+            Look::No => {}
         }
     }
     if more { Detection::Unknown } else { Detection::Failed }

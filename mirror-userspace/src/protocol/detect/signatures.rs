@@ -68,10 +68,46 @@ fn begins(word: &[u8], bytes: &[u8]) -> Look {
     }
 }
 
-/// The signatures of streams: those that count on every port, then those that count on some; within each kind
-/// the first that fits decides.
-pub(super) const STREAMS: &[Signature] = &[
-    // Content.
+/// The signatures of a transport protocol; of each kind the first that fits decides.
+pub(super) struct Table {
+    /// Those that count on every port.
+    pub(super) everywhere: &'static [Signature],
+    /// Those that count on some.
+    pub(super) on_ports: &'static [Signature],
+    /// A bit for each port, set where one of the latter counts.
+    ports: [u64; Self::PORTS / 64],
+}
+
+impl Table {
+    const PORTS: usize = 1 << 16;
+
+    const fn new(everywhere: &'static [Signature], on_ports: &'static [Signature]) -> Self {
+        let mut ports = [0; Self::PORTS / 64];
+        let mut rest = on_ports;
+        while let [signature, behind @ ..] = rest {
+            let mut own = signature.ports;
+            while let [port, further @ ..] = own {
+                ports[*port as usize / 64] |= 1 << (*port % 64);
+                own = further;
+            }
+            rest = behind;
+        }
+        Self { everywhere, on_ports, ports }
+    }
+
+    /// Whether a signature counts on this port that does not on every one.
+    pub(super) const fn has(&self, port: u16) -> bool {
+        self.ports[port as usize / 64] >> (port % 64) & 1 == 1
+    }
+}
+
+/// Those of streams.
+pub(super) static STREAMS: Table = Table::new(STREAMS_EVERYWHERE, STREAMS_ON_PORTS);
+
+/// Those of datagrams.
+pub(super) static DATAGRAMS: Table = Table::new(DATAGRAMS_EVERYWHERE, DATAGRAMS_ON_PORTS);
+
+const STREAMS_EVERYWHERE: &[Signature] = &[
     sign(Http, Some(ToServer), &[], Content(http_request)),
     sign(Http, Some(ToClient), &[], Begins(&[b"HTTP/0.9", b"HTTP/1.0", b"HTTP/1.1"])),
     sign(Http2, Some(ToServer), &[], Begins(&[b"PRI * HTTP/2.0\r\n"])),
@@ -85,7 +121,9 @@ pub(super) const STREAMS: &[Signature] = &[
     sign(Rfb, None, &[], Begins(&[b"RFB "])),
     sign(Smb, None, &[], Content(smb)),
     sign(Dcerpc, None, &[], Content(dcerpc)),
-    // Port and content.
+];
+
+const STREAMS_ON_PORTS: &[Signature] = &[
     sign(Dns, None, &[53], Content(dns_stream)),
     sign(Smtp, Some(ToClient), &[25, 465, 587], Content(greeting)),
     sign(Ftp, Some(ToClient), &[21], Content(greeting)),
@@ -98,12 +136,12 @@ pub(super) const STREAMS: &[Signature] = &[
     sign(Telnet, None, &[23], Content(|bytes| if bytes.len() < 2 { Look::More } else { Look::Yes })),
 ];
 
-/// Those of datagrams.
-pub(super) const DATAGRAMS: &[Signature] = &[
-    // Content.
+const DATAGRAMS_EVERYWHERE: &[Signature] = &[
     sign(Dcerpc, Some(ToServer), &[], Content(dcerpc_datagram)),
     sign(BittorrentDht, None, &[], Begins(&[b"d1:ad2:id20:"])),
-    // Port and content.
+];
+
+const DATAGRAMS_ON_PORTS: &[Signature] = &[
     sign(Dns, None, &[53], Content(|bytes| dns::probe(bytes).into())),
     sign(Krb5, None, &[88], Content(kerberos)),
     sign(Snmp, None, &[161, 162], Content(snmp)),

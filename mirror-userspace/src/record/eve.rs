@@ -30,8 +30,9 @@ struct KnownId {
     text: [u8; CommunityId::TEXT_LEN],
 }
 
-/// Community IDs that are remembered: a flow's record comes long after its first event.
-const KNOWN_IDS: usize = 4096;
+/// Community IDs that are remembered, for the events of flows that have many in a row. More would not stay in the
+/// caches nearest to the CPU, and cost what making them anew does.
+const KNOWN_IDS: usize = 256;
 
 impl Default for Renderer {
     fn default() -> Self {

@@ -14,6 +14,7 @@ use pcap_parser::{PcapBlockOwned, PcapError, create_reader};
 
 use crate::flow::SECOND;
 use crate::hint;
+use crate::packet::LinkType;
 
 /// The reader's buffer at the start; grows to the size of the longest record.
 const BUFFER: usize = 256 * 1024;
@@ -72,8 +73,8 @@ pub enum CaptureFileError {
 pub struct FileFrame<'a> {
     /// When it was captured, in nanoseconds since the epoch.
     pub time: u64,
-    /// Number of its link layer (`LINKTYPE_…`).
-    pub link: u32,
+    /// Its link layer; `None` is one that is not known.
+    pub link: Option<LinkType>,
     /// Bytes that it had on the wire.
     pub original_len: u32,
     /// What was captured of it.
@@ -83,7 +84,7 @@ pub struct FileFrame<'a> {
 /// An interface of a pcapng section.
 #[derive(Clone, Copy, Debug)]
 struct Interface {
-    link: u32,
+    link: Option<LinkType>,
     snaplen: u32,
     /// Time units in a second.
     resolution: u64,
@@ -230,7 +231,7 @@ impl CaptureFile {
 struct Blocks {
     interfaces: Vec<Interface>,
     /// For pcap: the link layer, and nanoseconds in the unit of the times' fractions.
-    legacy: (u32, u64),
+    legacy: (Option<LinkType>, u64),
     /// For pcap with records of the usual form: how they are read.
     plain: Option<Plain>,
     /// Time of the frame before, for blocks that have none.
@@ -241,7 +242,7 @@ struct Blocks {
 /// else there may be is left to `pcap-parser`.
 #[derive(Clone, Copy, Debug)]
 struct Plain {
-    link: u32,
+    link: Option<LinkType>,
     /// Nanoseconds in the unit of the times' fractions.
     unit: u64,
     big_endian: bool,
@@ -279,7 +280,7 @@ impl Blocks {
             PcapBlockOwned::LegacyHeader(header) => {
                 let unit = if header.is_nanosecond_precision() { 1 } else { 1_000 };
                 // The upper half is about frame check sequences.
-                let link = header.network.0 as u32 & 0xffff;
+                let link = LinkType::from_number(header.network.0 as u32 & 0xffff);
                 self.legacy = (link, unit);
                 self.plain = (!header.is_modified_format()).then(|| Plain {
                     link,
@@ -300,7 +301,7 @@ impl Blocks {
             }
             PcapBlockOwned::NG(Block::InterfaceDescription(interface)) => {
                 self.interfaces.push(Interface {
-                    link: interface.linktype.0 as u32,
+                    link: LinkType::from_number(interface.linktype.0 as u32),
                     snaplen: interface.snaplen,
                     resolution: resolution(interface.if_tsresol).ok_or("an impossible time resolution")?,
                     offset: interface.ts_offset(),

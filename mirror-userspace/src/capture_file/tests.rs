@@ -6,7 +6,7 @@ use std::io::Write as _;
 use super::*;
 
 /// Time, link layer, length on the wire and bytes of a frame.
-type Owned = (u64, u32, u32, Vec<u8>);
+type Owned = (u64, Option<LinkType>, u32, Vec<u8>);
 
 #[derive(Clone, Copy)]
 struct Order(bool);
@@ -118,17 +118,17 @@ fn expected_pcap(unit: u64) -> Vec<Owned> {
     (1..=3_u32)
         .map(|number| {
             let time = u64::from(number) * (SECOND + unit);
-            (time, 1, number + 10, vec![number as u8; number as usize])
+            (time, Some(LinkType::Ethernet), number + 10, vec![number as u8; number as usize])
         })
         .collect()
 }
 
 fn expected_pcapng() -> Vec<Owned> {
     vec![
-        (1_500_000_000, 1, 11, vec![1]),
-        (1_500_000_001, 113, 12, vec![2, 2]),
-        (1_500_000_000, 101, 13, vec![3; 3]),
-        (2_000_000_000, 276, 14, vec![4; 4]),
+        (1_500_000_000, Some(LinkType::Ethernet), 11, vec![1]),
+        (1_500_000_001, Some(LinkType::LinuxSll), 12, vec![2, 2]),
+        (1_500_000_000, Some(LinkType::RawIp), 13, vec![3; 3]),
+        (2_000_000_000, Some(LinkType::LinuxSll2), 14, vec![4; 4]),
     ]
 }
 
@@ -244,4 +244,56 @@ fn what_is_no_capture_file_is_refused_by_name() {
     assert!(matches!(open("text"), CaptureFileError::Format { .. }));
     assert!(matches!(open("."), CaptureFileError::Directory { .. }));
     assert!(open("text").to_string().contains("text is not a capture file"));
+}
+
+/// Length of each record of [`long`].
+const RECORD: usize = 16 + 700;
+
+/// A pcap file of so many frames, each numbered, and those frames.
+fn long(frames: u32) -> (Vec<u8>, Vec<Owned>) {
+    let mut file = pcap(Order::LITTLE, true)[..24].to_vec();
+    let mut expected = Vec::new();
+    for number in 0..frames {
+        for word in [number, 1, 700, 900] {
+            file.extend(word.to_le_bytes());
+        }
+        let bytes: Vec<u8> = number.to_le_bytes().into_iter().cycle().take(700).collect();
+        file.extend(&bytes);
+        expected.push((u64::from(number) * SECOND + 1, Some(LinkType::Ethernet), 900, bytes));
+    }
+    (file, expected)
+}
+
+#[test]
+fn a_long_file_is_read_wherever_it_ends() {
+    let (file, expected) = long(2_000);
+    let (frames, outcome) = read(&file);
+    outcome.unwrap();
+    assert!(frames == expected);
+    for whole in [400, 1_100, 1_999] {
+        for cut in [1, 15, 16, 17, RECORD - 1] {
+            let begin = 24 + whole * RECORD;
+            let (frames, outcome) = read(&file[..begin + cut]);
+            assert!(frames == expected[..whole], "{} frames", frames.len());
+            let Err(CaptureFileError::Damaged { offset, .. }) = outcome else { panic!("{outcome:?}") };
+            assert_eq!(offset, begin);
+        }
+    }
+}
+
+/// One record of another form does not keep the rest from being read.
+#[test]
+fn a_long_file_with_a_record_longer_than_any_buffer_is_read() {
+    let (mut file, expected) = long(1_000);
+    let giant = vec![7; 2 * BUFFER];
+    for word in [0, 0, giant.len() as u32, giant.len() as u32] {
+        file.extend(word.to_le_bytes());
+    }
+    file.extend(&giant);
+    file.extend(&long(1_000).0[24..]);
+    let (frames, outcome) = read(&file);
+    outcome.unwrap();
+    assert_eq!(frames.len(), 2_001);
+    assert!(frames[..1_000] == expected && frames[1_001..] == expected);
+    assert!(frames[1_000].3 == giant);
 }

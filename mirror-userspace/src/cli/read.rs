@@ -11,6 +11,7 @@ use mirror_xdp_common::frame::Frame;
 use mirror_xdp_common::hash::FlowHash;
 use mirror_xdp_common::inner::InnerHeaders;
 use mirror_xdp_common::outer::{Ports, decapsulate};
+use mirror_xdp_common::wire::protocol;
 use serde::Serialize;
 use zerocopy::FromBytes;
 
@@ -21,7 +22,7 @@ use crate::config;
 use crate::datapath::program::LogLevel;
 use crate::error::one_line;
 use crate::flow::SECOND;
-use crate::packet::LinkType;
+use crate::packet::{self, LinkType};
 use crate::sink::{Overflow, Patience, Sink};
 use crate::stats::{self, Named, Records};
 use crate::store::Store;
@@ -115,8 +116,10 @@ struct Reader {
     store: Option<Store>,
     worker: Worker,
     frames: Frames,
-    /// Time of the worker's last tick.
-    ticked: u64,
+    /// The last frame that was looked at for one had an envelope.
+    in_envelopes: bool,
+    /// When the second of the worker's last tick is over, by the frames' time.
+    second_ends: u64,
     progress: Progress,
     quiet: bool,
 }
@@ -156,7 +159,8 @@ impl Reader {
             store,
             worker,
             frames: Frames::default(),
-            ticked: 0,
+            in_envelopes: false,
+            second_ends: 0,
             progress,
             quiet: args.json,
         })
@@ -172,7 +176,7 @@ impl Reader {
     fn frame(&mut self, frame: &FileFrame<'_>) {
         self.frames.seen += 1;
         self.frames.bytes += u64::from(frame.original_len);
-        let link = LinkType::from_number(frame.link);
+        let link = frame.link;
         let mut bytes = frame.bytes;
         let mut info = FrameInfo {
             time: frame.time,
@@ -181,10 +185,23 @@ impl Reader {
             mirror: None,
             side: None,
         };
+        // An envelope is a datagram: in a capture without any, what is a segment of TCP is decoded once.
+        if link == Some(LinkType::Ethernet)
+            && !self.in_envelopes
+            && self.store.is_none()
+            && let Some(packet) = packet::decode_usual(bytes, frame.original_len as usize)
+            && packet.protocol == protocol::TCP
+        {
+            self.frames.plain += 1;
+            self.worker.decoded_frame(&info, bytes, &packet);
+            return self.tick(frame.time);
+        }
+        self.in_envelopes = false;
         if link == Some(LinkType::Ethernet) {
             let whole = Captured { bytes, original_len: frame.original_len as usize };
             match decapsulate(&whole, &self.ports) {
                 Ok(outer) => {
+                    self.in_envelopes = true;
                     self.frames.mirrored += 1;
                     bytes = bytes.get(outer.inner_offset..).unwrap_or_default();
                     bytes = bytes.get(..outer.inner_len).unwrap_or(bytes);
@@ -223,8 +240,8 @@ impl Reader {
     /// The worker's timers, which count whole seconds. A live worker's go on after each batch, too.
     fn tick(&mut self, time: u64) {
         const BATCH: u64 = 64;
-        if self.frames.seen.is_multiple_of(BATCH) || time / SECOND != self.ticked / SECOND {
-            self.ticked = time;
+        if self.frames.seen.is_multiple_of(BATCH) || time >= self.second_ends {
+            self.second_ends = (time / SECOND).saturating_add(1).saturating_mul(SECOND);
             self.worker.tick(time);
         }
     }
@@ -361,6 +378,44 @@ impl Progress {
     fn clear(&mut self) {
         if self.shown.take().is_some() {
             eprint!("{CLEAR}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::PacketBuilder;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Reading leaves out to look for an envelope where there is a segment of TCP.
+        #[test]
+        fn what_is_decoded_as_tcp_is_no_envelope(
+            (ipv6, tags, payload) in (any::<bool>(), 0_usize..5, 0_usize..64),
+            changes in proptest::collection::vec((0_usize..80, any::<u8>()), 0..4),
+            (captured, missing) in (0_usize..150, 0_usize..20),
+        ) {
+            let builder = PacketBuilder::ethernet2([2; 6], [4; 6]);
+            let builder =
+                if ipv6 { builder.ipv6([1; 16], [2; 16], 64) } else { builder.ipv4([1; 4], [2; 4], 64) };
+            let mut frame = Vec::new();
+            builder.tcp(4000, 4789, 7, 1000).write(&mut frame, &vec![0xab; payload]).unwrap();
+            for _ in 0..tags {
+                frame.splice(12..12, [0x81, 0, 0, 9]);
+            }
+            for (at, byte) in changes {
+                if let Some(place) = frame.get_mut(at) {
+                    *place = byte;
+                }
+            }
+            frame.truncate(captured);
+            let original_len = frame.len() + missing;
+            if packet::decode_usual(&frame, original_len).is_some_and(|it| it.protocol == protocol::TCP) {
+                let outer = decapsulate(&Captured { bytes: &frame, original_len }, &Ports::default());
+                prop_assert!(outer.is_err_and(|counter| counter.fate() != Fate::Dropped));
+            }
         }
     }
 }

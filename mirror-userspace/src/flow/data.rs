@@ -91,7 +91,7 @@ impl Data {
         tools: &mut Tools<'_>,
     ) {
         let from = direction.reverse();
-        let [this, other] = [direction, from].map(|of| &self.streams[of as usize]);
+        let (this, other) = (&self.streams[direction as usize], &self.streams[from as usize]);
         // Most segments have nothing that anybody wants, and acknowledge nothing that is kept.
         if !segment.payload.is_empty() && !this.is_closed() || other.keeps() {
             self.bytes(head, connection, direction, segment, tools);

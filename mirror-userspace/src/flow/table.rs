@@ -244,7 +244,7 @@ impl FlowTable {
     }
 
     /// To be called after a packet of the flow was counted: renews its place in the order of idleness.
-    #[inline]
+    #[inline(always)]
     pub fn touch(&mut self, index: FlowIndex, now: u64) {
         let entry = &self.entries[index.0 as usize];
         let class = entry.flow.class();

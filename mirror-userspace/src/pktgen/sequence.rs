@@ -224,7 +224,7 @@ impl Sequence {
         for path in files {
             let mut too_large = false;
             CaptureFile::open(path)?.for_each(|frame| {
-                let ethernet = LinkType::from_number(frame.link) == Some(LinkType::Ethernet);
+                let ethernet = frame.link == Some(LinkType::Ethernet);
                 if !ethernet || frame.bytes.len() < ETHERNET_LEN {
                     self.unsendable += 1;
                     return;

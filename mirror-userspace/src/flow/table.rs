@@ -90,6 +90,9 @@ struct List {
 /// there is room for: that many come of floods and scans.
 const HALF_OPEN_PART: usize = 8;
 
+/// Buckets that are in use from the beginning.
+const FIRST_BUCKETS: usize = 1 << 10;
+
 /// A handle of a flow in the table; valid until the flow is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowIndex(u32);
@@ -114,8 +117,14 @@ pub struct Insert {
 /// Flows by key.
 #[derive(Debug)]
 pub struct FlowTable {
-    /// The first entry of each bucket, plus one: zero is none, so that fresh memory needs no touching.
+    /// The first entry of each bucket, plus one: zero is none, so that fresh memory needs no touching. They are
+    /// taken into use one by one, as flows come (linear hashing, Litwin 1980): what is reached into at random is no
+    /// larger than it has to be, and no flow waits until all have moved.
     buckets: Vec<u32>,
+    /// How many buckets are in use.
+    used: usize,
+    /// The bits of the hash that tell buckets apart, once all that these can tell apart are in use.
+    mask: usize,
     entries: Vec<Entry>,
     /// The entry that was found last, in use or not any more.
     found: u32,
@@ -136,8 +145,11 @@ impl FlowTable {
         hint::huge_pages(&mut buckets);
         let mut entries = Vec::with_capacity(max);
         hint::huge_pages(&mut entries);
+        let used = buckets.len().min(FIRST_BUCKETS);
         Self {
             buckets,
+            used,
+            mask: used - 1,
             entries,
             found: NONE,
             free: NONE,
@@ -215,6 +227,9 @@ impl FlowTable {
         } else {
             None
         };
+        if self.len == self.used && self.used < self.buckets.len() {
+            self.use_bucket();
+        }
         let class = flow.class();
         let bucket = self.bucket(hash);
         let entry = Entry {
@@ -328,9 +343,26 @@ impl FlowTable {
             .map(|list| FlowIndex(list.oldest))
     }
 
+    /// The bucket of flows with this hash.
+    #[inline(always)]
     const fn bucket(&self, hash: u32) -> usize {
-        // The number of buckets is a power of two.
-        hash as usize & (self.buckets.len() - 1)
+        let bucket = hash as usize & self.mask;
+        if bucket < self.used { bucket } else { bucket & self.mask >> 1 }
+    }
+
+    /// Takes one more bucket into use, for half of the flows of another.
+    fn use_bucket(&mut self) {
+        let new = self.used;
+        self.used += 1;
+        if new > self.mask {
+            self.mask = self.mask << 1 | 1;
+        }
+        let mut at = std::mem::take(&mut self.buckets[new & self.mask >> 1]).wrapping_sub(1);
+        while at != NONE {
+            let bucket = self.bucket(self.entries[at as usize].hash);
+            let first = std::mem::replace(&mut self.buckets[bucket], at.wrapping_add(1));
+            at = std::mem::replace(&mut self.entries[at as usize].next, first.wrapping_sub(1));
+        }
     }
 
     fn append(&mut self, at: u32) {
@@ -431,6 +463,36 @@ mod tests {
         let evicted = table.insert(flow(3, 6 * SECOND).1, hash(3), 6 * SECOND).evicted.unwrap().1;
         assert_eq!(evicted.head.key, flow(2, 0).0);
         assert_eq!(table.len(), 2);
+    }
+
+    #[test]
+    fn flows_are_found_however_many_come() {
+        let spread = |number: u16| u32::from(number).wrapping_mul(0x9e37_79b9);
+        for max in [1, 3, 5_000, 20_000] {
+            let mut table = FlowTable::new(max);
+            for number in 0..10_000 {
+                table.insert(flow(number, 0).1, spread(number), 0);
+                // Each is moved to another bucket some time.
+                let oldest = usize::from(number).saturating_sub(max - 1) as u16;
+                for known in [oldest, oldest.midpoint(number), number] {
+                    let found = table.find(&flow(known, 0).0, || spread(known)).unwrap();
+                    assert_eq!(table.flow(found).head.key, flow(known, 0).0);
+                }
+                if oldest > 0 {
+                    assert!(table.find(&flow(oldest - 1, 0).0, || spread(oldest - 1)).is_none());
+                }
+            }
+            let longest = (0..table.used).map(|bucket| {
+                let mut at = table.buckets[bucket].wrapping_sub(1);
+                let mut len = 0;
+                while at != NONE {
+                    (at, len) = (table.entries[at as usize].next, len + 1);
+                }
+                len
+            });
+            assert!(longest.max().unwrap() <= 12, "all buckets are used alike");
+            assert_eq!(table.used, table.buckets.len().min(table.len().max(FIRST_BUCKETS)));
+        }
     }
 
     proptest! {

@@ -346,6 +346,7 @@ impl FlowTable {
     /// The bucket of flows with this hash.
     #[inline(always)]
     const fn bucket(&self, hash: u32) -> usize {
+        // What belongs into one that is not in use yet is in the one that it will be split from.
         let bucket = hash as usize & self.mask;
         if bucket < self.used { bucket } else { bucket & self.mask >> 1 }
     }
@@ -472,7 +473,7 @@ mod tests {
             let mut table = FlowTable::new(max);
             for number in 0..10_000 {
                 table.insert(flow(number, 0).1, spread(number), 0);
-                // Each is moved to another bucket some time.
+                // Whatever bucket they have moved to.
                 let oldest = usize::from(number).saturating_sub(max - 1) as u16;
                 for known in [oldest, oldest.midpoint(number), number] {
                     let found = table.find(&flow(known, 0).0, || spread(known)).unwrap();

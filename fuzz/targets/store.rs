@@ -14,6 +14,7 @@ use mirror_userspace::store::reader::{Reader, Wanted};
 use mirror_userspace::store::verify::verify;
 use mirror_userspace::store::{Settings, Store, StoreKey};
 use mirror_userspace::worker::{FrameInfo, Mirror, Worker, WorkerConfig};
+use mirror_xdp_common::hash::FlowHashKey;
 use mirror_xdp_common::inner::InnerHeaders;
 use mirror_xdp_common::{Address, Vni};
 
@@ -65,7 +66,7 @@ fn form(compression: Option<i32>, encrypted: bool) -> Form {
         let info = FrameInfo {
             time: 1_700_000_000_000_000_000 + u64::from(number) * 1_000_000_000,
             original_len: frame.len() as u32,
-            flow_hash: InnerHeaders::parse(&frame[..], 0).flow_hash(0),
+            flow_hash: InnerHeaders::parse(&frame[..], 0).flow_hash(&FlowHashKey::new(0)),
             mirror: Some(mirror),
             side: None,
         };

@@ -5,6 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use mirror_userspace::sink::{Overflow, Sink};
 use mirror_userspace::worker::{FrameInfo, Mirror, Worker, WorkerConfig};
+use mirror_xdp_common::hash::FlowHashKey;
 use mirror_xdp_common::inner::InnerHeaders;
 use mirror_xdp_common::{Address, Vni};
 
@@ -33,7 +34,7 @@ fuzz_target!(|bytes: &[u8]| {
         let len = usize::from(u16::from_be_bytes([*high, *low])).min(behind.len());
         let (frame, behind) = behind.split_at(len);
         time += u64::from(*passed).pow(2) * 10_000_000;
-        let flow_hash = InnerHeaders::parse(frame, 0).flow_hash(SEED);
+        let flow_hash = InnerHeaders::parse(frame, 0).flow_hash(&FlowHashKey::new(SEED));
         let mirror = mirror(*session);
         worker.frame(&FrameInfo { time, original_len: len as u32, flow_hash, mirror, side: None }, frame);
         worker.tick(time);

@@ -34,7 +34,7 @@ use mirror_userspace::protocol::tls::Handshake;
 use mirror_userspace::sink::{Overflow, Sink};
 use mirror_userspace::store::{Policy, Retention, Settings, Store, StoreKey};
 use mirror_userspace::worker::{FrameInfo, Mirror, Worker, WorkerConfig};
-use mirror_xdp_common::hash::FlowHash;
+use mirror_xdp_common::hash::{FlowHash, FlowHashKey};
 use mirror_xdp_common::inner::InnerHeaders;
 use mirror_xdp_common::{Address, Vni};
 use mirror_xdp_tests::bench::traffic::mixed;
@@ -233,7 +233,7 @@ impl Bench {
             let (info, frame) = &mut self.frames[index];
             match self.stage {
                 Stage::Headers => {
-                    black_box(InnerHeaders::parse(black_box(&frame[..]), 0).flow_hash(0));
+                    black_box(InnerHeaders::parse(black_box(&frame[..]), 0).flow_hash(&FlowHashKey::new(0)));
                     continue;
                 }
                 Stage::View => {
@@ -356,7 +356,7 @@ impl Exchange {
 }
 
 fn info(frame: &[u8]) -> FrameInfo {
-    let hash = InnerHeaders::parse(frame, 0).flow_hash(0);
+    let hash = InnerHeaders::parse(frame, 0).flow_hash(&FlowHashKey::new(0));
     FrameInfo { flow_hash: hash, original_len: frame.len() as u32, ..session(1) }
 }
 

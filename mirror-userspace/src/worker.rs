@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use mirror_xdp_common::hash::FlowHash;
+use mirror_xdp_common::hash::{FlowHash, FlowHashKey};
 use mirror_xdp_common::wire::protocol;
 use mirror_xdp_common::{Address, Vni};
 use serde::Serialize;
@@ -26,7 +26,7 @@ use self::survey::Survey;
 pub use self::tuning::Tuning;
 use crate::analyzer::{Analyzers, Cause};
 use crate::flow::stream::Streams;
-use crate::flow::{Flow, FlowIndex, FlowKey, FlowTable, SECOND, Session, Tools};
+use crate::flow::{Flow, FlowIndex, FlowKey, FlowKeyHasher, FlowTable, SECOND, Session, Tools};
 use crate::indicators::Indicators;
 use crate::observe::Observers;
 use crate::packet::fragment::Defragmenter;
@@ -141,7 +141,7 @@ impl Protocols {
 pub struct WorkerConfig {
     /// Flows that the table holds at most; at the bound the flow that was idle the longest goes.
     pub max_flows: usize,
-    /// Seed of the flow hash: the one that the frames' [`FrameInfo::flow_hash`] was made with.
+    /// Seed of all keyed hashes: the one that the frames' [`FrameInfo::flow_hash`] was made with.
     pub hash_seed: u64,
     /// Whether a packet that is mirrored at both ends of its conversation is analysed once only.
     pub dedup: bool,
@@ -173,6 +173,9 @@ enum Taken {
 #[derive(Debug)]
 pub struct Worker {
     config: WorkerConfig,
+    hasher: FlowKeyHasher,
+    /// That of the driver, by which flows have owners.
+    hash_key: FlowHashKey,
     flows: FlowTable,
     shunting: Option<Shunting>,
     store: Option<StoreHandle>,
@@ -186,8 +189,6 @@ pub struct Worker {
     /// The flow that is being looked at has raised an alert.
     alerted: Cell<bool>,
     defragmenter: Defragmenter,
-    /// Frames come without a hash of their flow.
-    unhashed: bool,
     /// The datagram that was put together last.
     datagram: Vec<u8>,
     /// The way of datagrams to the workers that own their flows, where there are several.
@@ -214,6 +215,8 @@ impl Worker {
     pub fn new(config: WorkerConfig, records: Producer) -> Self {
         let mut worker = Self {
             config,
+            hasher: FlowKeyHasher::new(config.hash_seed),
+            hash_key: FlowHashKey::new(config.hash_seed),
             flows: FlowTable::new(config.max_flows),
             shunting: None,
             store: None,
@@ -224,7 +227,6 @@ impl Worker {
             indicators: None,
             alerted: Cell::new(false),
             defragmenter: Defragmenter::default(),
-            unhashed: false,
             datagram: Vec::new(),
             datagrams: None,
             records,
@@ -275,12 +277,6 @@ impl Worker {
     /// Has the frames kept, too.
     pub fn store_by(&mut self, store: StoreHandle) {
         self.store = Some(store);
-    }
-
-    /// Has the worker hash each packet's flow, whatever [`FrameInfo::flow_hash`] says: it decodes the packets
-    /// anyway, and who reads them from a file has not looked into them.
-    pub const fn hash_itself(&mut self) {
-        self.unhashed = true;
     }
 
     /// What the worker needs to have flows counted by the driver, if it has.
@@ -460,7 +456,7 @@ impl Worker {
             return false;
         };
         let (key, _) = FlowKey::of_packet(&packet, place.session);
-        let hash = key.flow_hash(self.config.hash_seed);
+        let hash = key.flow_hash(&self.hash_key);
         datagrams.hand_over(hash, datagram, fragment.vlans, info, place)
     }
 
@@ -482,8 +478,7 @@ impl Worker {
             return self.icmp_error(info, place, packet, key);
         }
         let (key, forward) = FlowKey::of_packet(packet, place.session);
-        let given = self.given_hash(info, packet);
-        let mut found = self.find(&key, given, place.other, info.time);
+        let mut found = self.find(&key, place.other, info.time);
         if let Some(index) = found {
             if self.is_counted_elsewhere(index, info, packet) {
                 return Ok(Taken::Duplicate);
@@ -503,7 +498,7 @@ impl Worker {
         }
         let index = match found {
             Some(index) => index,
-            None => self.begin(key, forward, given, info, packet),
+            None => self.begin(key, forward, info, packet),
         };
         let flow = self.flows.flow(index);
         let direction = flow.direction(forward);
@@ -531,18 +526,11 @@ impl Worker {
 
     /// The flow that begins with a packet.
     #[inline(never)]
-    fn begin(
-        &mut self,
-        key: FlowKey,
-        forward: bool,
-        given: Option<FlowHash>,
-        info: &FrameInfo,
-        packet: &Packet<'_>,
-    ) -> FlowIndex {
+    fn begin(&mut self, key: FlowKey, forward: bool, info: &FrameInfo, packet: &Packet<'_>) -> FlowIndex {
         let mut flow = Flow::new(key, forward, packet, info.mirror, info.time);
         flow.followed_by(&self.analyzers);
         self.flows_total += 1;
-        let insert = self.flows.insert(flow, table_hash(self.config.hash_seed, given, &key), info.time);
+        let insert = self.flows.insert(flow, self.hasher.hash(&key), info.time);
         if let Some((index, evicted)) = insert.evicted {
             self.end(index, evicted, EndReason::Forced, info.time);
         }
@@ -552,25 +540,14 @@ impl Worker {
         insert.index
     }
 
-    /// The hash of a packet's 5-tuple, where the driver has made it.
-    fn given_hash(&self, info: &FrameInfo, packet: &Packet<'_>) -> Option<FlowHash> {
-        (packet.direct && !self.unhashed).then_some(info.flow_hash)
-    }
-
     /// The flow with this key, or with that of another session that sees the same hosts.
     #[inline]
-    fn find(
-        &mut self,
-        key: &FlowKey,
-        given: Option<FlowHash>,
-        other: Option<Session>,
-        now: u64,
-    ) -> Option<FlowIndex> {
-        let seed = self.config.hash_seed;
-        let found = self.flows.find(key, || table_hash(seed, given, key));
+    fn find(&mut self, key: &FlowKey, other: Option<Session>, now: u64) -> Option<FlowIndex> {
+        let hasher = &self.hasher;
+        let found = self.flows.find(key, || hasher.hash(key).flow);
         match other {
             None => found,
-            Some(other) => self.find_in_both(found, key, given, other, now),
+            Some(other) => self.find_in_both(found, key, other, now),
         }
     }
 
@@ -578,15 +555,14 @@ impl Worker {
         &mut self,
         found: Option<FlowIndex>,
         key: &FlowKey,
-        given: Option<FlowHash>,
         other: Session,
         now: u64,
     ) -> Option<FlowIndex> {
         if found.is_some_and(|index| self.flows.flow(index).is_united()) {
             return found;
         }
-        let (seed, second) = (self.config.hash_seed, key.in_session(other));
-        let second = self.flows.find(&second, || table_hash(seed, given, &second));
+        let (hasher, second) = (&self.hasher, key.in_session(other));
+        let second = self.flows.find(&second, || hasher.hash(&second).flow);
         match (found, second) {
             (Some(one), Some(other)) => Some(self.unite(one, other, now)),
             (Some(one), None) => {
@@ -629,9 +605,8 @@ impl Worker {
             return;
         }
         let (key, forward) = FlowKey::of_packet(&packet, place.session);
-        let given = self.given_hash(info, &packet);
         let flows = self.flows.len();
-        let Some(index) = self.find(&key, given, place.other, info.time) else { return };
+        let Some(index) = self.find(&key, place.other, info.time) else { return };
         let united = self.flows.len() < flows;
         let flow = self.flows.flow(index);
         if united && flow.session() != *first {
@@ -670,7 +645,7 @@ impl Worker {
         key: Option<FlowKey>,
     ) -> Result<Taken, Refusal> {
         let key = key.ok_or(Refusal::IcmpError)?;
-        let index = self.find(&key, None, place.other, info.time).ok_or(Refusal::IcmpError)?;
+        let index = self.find(&key, place.other, info.time).ok_or(Refusal::IcmpError)?;
         if self.is_over(index, info.time) {
             let flow = self.flows.remove(index);
             self.end(index, flow, EndReason::Timeout, info.time);
@@ -827,23 +802,6 @@ impl Worker {
             protocols: self.protocols,
         }
     }
-}
-
-/// A flow's hash in the table: that of its 5-tuple, which the driver may have given, with mirror session and VLANs.
-/// The seed is secret: nobody can have flows meet.
-#[inline]
-fn table_hash(seed: u64, given: Option<FlowHash>, key: &FlowKey) -> u32 {
-    const MULTIPLIER: u128 = 0x9e37_79b9_7f4a_7c15;
-    let fold = |state: u64| {
-        let product = u128::from(state) * MULTIPLIER;
-        (product ^ product >> 64) as u64
-    };
-    let hash = given.unwrap_or_else(|| key.flow_hash(seed));
-    let Session { outer_source, vni, endpoint } = key.session;
-    let vni = vni.map_or(0, |vni| vni.get().wrapping_add(1));
-    let state = fold(seed ^ u64::from(hash.0) ^ u64::from(vni) << 32);
-    let state = fold(state ^ outer_source.low ^ outer_source.high.rotate_left(32) ^ endpoint);
-    fold(state ^ key.vlans.word()) as u32
 }
 
 /// Has everybody know that a flow has raised an alert, if it just has.

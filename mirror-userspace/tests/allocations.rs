@@ -5,6 +5,7 @@
 use etherparse::{PacketBuilder, TcpHeader};
 use mirror_userspace::sink::{Overflow, Sink};
 use mirror_userspace::worker::{FrameInfo, Worker, WorkerConfig};
+use mirror_xdp_common::hash::FlowHashKey;
 use mirror_xdp_common::inner::InnerHeaders;
 
 const SEED: u64 = 7;
@@ -96,7 +97,7 @@ fn traffic_like_that_before_takes_no_memory() {
         for frames in rounds {
             for frame in frames {
                 now += SECOND / 50;
-                let flow_hash = InnerHeaders::parse(frame.as_slice(), 0).flow_hash(SEED);
+                let flow_hash = InnerHeaders::parse(frame.as_slice(), 0).flow_hash(&FlowHashKey::new(SEED));
                 let info = FrameInfo {
                     time: now,
                     original_len: frame.len() as u32,

@@ -1,26 +1,78 @@
 //! The symmetric hash of an inner flow: both directions hash alike.
+//!
+//! Mirrored hosts choose what is hashed: addresses, ports and protocol of whatever they send. The hash decides which
+//! worker and which place of a table a flow gets, so nobody may be able to choose flows that meet. It is therefore
+//! keyed, and built from a family for which that is proven, not from a mixing function that looks random:
+//!
+//! 1. Each endpoint is hashed by *multilinear-HM* (Lemire and Kaser, "Strongly universal string hashing is fast",
+//!    The Computer Journal 57(11), 2014, section 3.2): with 32-bit words `s` and secret 64-bit words `k`,
+//!    `Σ (k₂ᵢ + s₂ᵢ) · (k₂ᵢ₊₁ + s₂ᵢ₊₁)` modulo 2⁶⁴. For any two endpoints, whichever bits they differ in, the upper
+//!    32 bits of their sums are independent and uniform over the choice of the keys. The lower bits are weaker: a
+//!    difference in the top bit of a word reaches bit 31 and those above alone. They are never used by themselves.
+//! 2. The two sums are multiplied. A sum of the sums would be as symmetric, but it has collisions that no key
+//!    prevents: what is added to one endpoint's sum and taken from the other's (ports 1000 and 443, 1001 and 442)
+//!    cancels out. Of two pairs of numbers with the same sum the products differ.
+//! 3. The upper half of the product, on which all bits of both sums act, is mixed into the lower one, and multiplied
+//!    by a further secret word: the hash is not linear in a port or an address, so that flows whose ports count up are
+//!    not an arithmetic progression. The upper half of that is the hash.
+//!
+//! All of it is 64-bit arithmetic without branches and with short chains of dependent multiplications, for that is
+//! what a BPF program has.
 
 use crate::Address;
 
-/// A symmetric hash of an inner flow, keyed by a secret seed so that crafted addresses and ports
-/// cannot be made to collide.
+/// A symmetric hash of an inner flow, keyed by a secret so that crafted addresses and ports cannot be made to
+/// collide. All its bits may be used, lowest or highest first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowHash(pub u32);
 
-const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+/// The secret words of [`flow_hash`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct FlowHashKey(pub [u64; FlowHashKey::WORDS]);
 
-/// One multiply-and-fold step; two of them mix 64 bits well enough for a table's buckets.
+impl FlowHashKey {
+    /// How many words there are.
+    pub const WORDS: usize = 8;
+
+    /// The key that a seed stands for.
+    #[must_use]
+    pub const fn new(seed: u64) -> Self {
+        let mut words = expand(seed);
+        // Odd, so that the last multiplication loses nothing.
+        words[Self::WORDS - 1] |= 1;
+        Self(words)
+    }
+}
+
+/// Makes secret words of a seed: `SplitMix64` (Steele, Lea and Flood, "Fast splittable pseudorandom number
+/// generators", OOPSLA 2014), whose outputs are all different.
+#[must_use]
+pub const fn expand<const WORDS: usize>(seed: u64) -> [u64; WORDS] {
+    let mut words = [0; WORDS];
+    let mut state = seed;
+    let mut at = 0;
+    while at < WORDS {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        words[at] = word ^ word >> 31;
+        at += 1;
+    }
+    words
+}
+
+/// The product of the two halves of a word, each with a word of the key added.
 #[inline(always)]
-const fn mix(state: u64, word: u64) -> u64 {
-    let product = (state ^ word).wrapping_mul(MULTIPLIER);
-    product ^ product >> 32
+const fn halves(word: u64, upper: u64, lower: u64) -> u64 {
+    upper.wrapping_add(word >> 32).wrapping_mul(lower.wrapping_add(word & 0xffff_ffff))
 }
 
 #[inline(always)]
-const fn endpoint(seed: u64, address: Address, port: u16) -> u64 {
-    // IPv4 addresses, whose high word is 0, differ from IPv6 in the mapping prefix of the low word.
-    let state = mix(mix(seed, address.high), address.low);
-    mix(state, port as u64)
+const fn endpoint(key: &[u64; FlowHashKey::WORDS], address: Address, port: u16) -> u64 {
+    halves(address.high, key[0], key[1])
+        .wrapping_add(halves(address.low, key[2], key[3]))
+        .wrapping_add(key[4].wrapping_mul(port as u64))
 }
 
 /// Hashes addresses, ports and protocol. The ports are 0 where the flow has none, and for every
@@ -28,17 +80,20 @@ const fn endpoint(seed: u64, address: Address, port: u16) -> u64 {
 #[inline(always)]
 #[must_use]
 pub const fn flow_hash(
-    seed: u64,
+    key: &FlowHashKey,
     source: Address,
     source_port: u16,
     destination: Address,
     destination_port: u16,
     protocol: u8,
 ) -> FlowHash {
-    let both =
-        endpoint(seed, source, source_port).wrapping_add(endpoint(seed, destination, destination_port));
-    let mixed = mix(both, protocol as u64);
-    FlowHash((mixed ^ mixed >> 29) as u32)
+    let key = &key.0;
+    let common = key[5].wrapping_add(key[6].wrapping_mul(protocol as u64));
+    let source = endpoint(key, source, source_port).wrapping_add(common);
+    let destination = endpoint(key, destination, destination_port).wrapping_add(common);
+    let product = source.wrapping_mul(destination);
+    let mixed = (product ^ product >> 32).wrapping_mul(key[7]);
+    FlowHash((mixed >> 32) as u32)
 }
 
 #[cfg(test)]
@@ -48,24 +103,118 @@ mod tests {
     #[test]
     fn both_directions_hash_alike() {
         let (a, b) = (Address::from_v4(0x0a00_0001), Address::from_v4(0x0a00_0002));
-        assert_eq!(flow_hash(7, a, 1000, b, 443, 6), flow_hash(7, b, 443, a, 1000, 6));
-        assert_ne!(flow_hash(7, a, 1000, b, 443, 6), flow_hash(7, a, 443, b, 1000, 6));
-        assert_ne!(flow_hash(7, a, 1000, b, 443, 6), flow_hash(8, a, 1000, b, 443, 6));
+        let (seven, eight) = (FlowHashKey::new(7), FlowHashKey::new(8));
+        assert_eq!(flow_hash(&seven, a, 1000, b, 443, 6), flow_hash(&seven, b, 443, a, 1000, 6));
+        assert_ne!(flow_hash(&seven, a, 1000, b, 443, 6), flow_hash(&seven, a, 443, b, 1000, 6));
+        assert_ne!(flow_hash(&seven, a, 1000, b, 443, 6), flow_hash(&eight, a, 1000, b, 443, 6));
     }
 
     #[test]
     fn consecutive_ports_spread_evenly_over_the_buckets() {
         const BUCKETS: usize = 64;
         const FLOWS: usize = 64 * 1024;
-        let mut load = [0_usize; BUCKETS];
-        for flow in 0..FLOWS {
+        let key = FlowHashKey::new(42);
+        let server = Address::from_v4(0x0a01_0001);
+        let hash = |flow: usize| {
             let client = Address::from_v4(0x0a00_0000 + (flow / 1024) as u32);
-            let hash = flow_hash(42, client, (flow % 1024) as u16, Address::from_v4(0x0a01_0001), 443, 6);
-            load[hash.0 as usize % BUCKETS] += 1;
-        }
+            flow_hash(&key, client, (flow % 1024) as u16, server, 443, 6).0 as usize
+        };
         let mean = FLOWS / BUCKETS;
         // Five standard deviations of a binomial with this mean.
         let bound = 5 * mean.isqrt();
-        assert!(load.iter().all(|&n| n.abs_diff(mean) < bound), "{load:?}");
+        let lowest: fn(usize) -> usize = |hash| hash % BUCKETS;
+        let highest: fn(usize) -> usize = |hash| hash * BUCKETS >> 32;
+        for bucket in [lowest, highest] {
+            let mut load = [0_usize; BUCKETS];
+            (0..FLOWS).for_each(|flow| load[bucket(hash(flow))] += 1);
+            assert!(load.iter().all(|&n| n.abs_diff(mean) < bound), "{load:?}");
+        }
+    }
+
+    /// A flow as the numbers that it is hashed by: two endpoints of two words and a port each, and the protocol.
+    #[derive(Clone, Copy, PartialEq)]
+    struct Input([u64; 7]);
+
+    impl Input {
+        /// How many bits each of the numbers has.
+        const BITS: [u32; 7] = [64, 64, 16, 64, 64, 16, 8];
+
+        fn hash(self, key: &FlowHashKey) -> u32 {
+            let Self([high, low, port, other_high, other_low, other_port, protocol]) = self;
+            let source = Address::from_words(high, low);
+            let destination = Address::from_words(other_high, other_low);
+            flow_hash(key, source, port as u16, destination, other_port as u16, protocol as u8).0
+        }
+
+        /// With bit number `bit` of all bits turned.
+        fn turned(mut self, mut bit: u32) -> Self {
+            for (number, bits) in self.0.iter_mut().zip(Self::BITS) {
+                if bit < bits {
+                    *number ^= 1 << bit;
+                    break;
+                }
+                bit -= bits;
+            }
+            self
+        }
+
+        /// As the other direction of the flow has it.
+        const fn reversed(self) -> Self {
+            let [high, low, port, other_high, other_low, other_port, protocol] = self.0;
+            Self([other_high, other_low, other_port, high, low, port, protocol])
+        }
+    }
+
+    /// An attacker who does not know the key chooses how flows differ. For each difference of one bit or two,
+    /// wherever they are, two flows share a byte of their hashes for as many keys as two random numbers do: the
+    /// lowest byte, which chooses buckets, and the highest, which chooses workers.
+    #[test]
+    fn hostile_differences_in_any_input_bits_meet_no_more_often_than_by_chance() {
+        const KEYS: usize = 512;
+        // Two random bytes are equal for one key in 256, twice here. Poisson's distribution with this mean exceeds
+        // 16 once in 10¹⁰ cases; there are 140,000.
+        const BOUND: u32 = 16;
+        let keys: [FlowHashKey; KEYS] = core::array::from_fn(|seed| FlowHashKey::new(seed as u64));
+        let all: u32 = Input::BITS.iter().sum();
+        let base = Input([0x2001_0db8_0000_0001, 7, 1000, 0x2001_0db8_0000_0002, 9, 443, 17]);
+        let hashes = keys.map(|key| base.hash(&key));
+        for first in 0..all {
+            for second in first..all {
+                let other = base.turned(first);
+                let other = if second == first { other } else { other.turned(second) };
+                let mut shared = [0_u32; 2];
+                for (key, hash) in keys.iter().zip(hashes) {
+                    let difference = hash ^ other.hash(key);
+                    shared[0] += u32::from(difference & 0xff == 0);
+                    shared[1] += u32::from(difference >> 24 == 0);
+                }
+                assert!(
+                    shared.iter().all(|&n| n <= BOUND),
+                    "bits {first} and {second}: {shared:?} of {KEYS}"
+                );
+            }
+        }
+    }
+
+    /// What is added to one endpoint and taken from the other does not cancel out.
+    #[test]
+    fn hostile_differences_of_both_endpoints_do_not_cancel_out() {
+        let base = Input([5, 7, 1000, 5, 7000, 443, 6]);
+        for number in 0..3 {
+            for step in [1_u64, 2, 1 << 8, 1 << 15, 1 << 31, 1 << 32, 1 << 62, 1 << 63] {
+                let mut other = base;
+                other.0[number] = other.0[number].wrapping_add(step);
+                other.0[number + 3] = other.0[number + 3].wrapping_sub(step);
+                let mask = if number == 2 { 0xffff } else { u64::MAX };
+                other.0[number] &= mask;
+                other.0[number + 3] &= mask;
+                if other == base || other == base.reversed() {
+                    continue;
+                }
+                let keys = || (0..4096).map(FlowHashKey::new);
+                let met = keys().filter(|key| (base.hash(key) ^ other.hash(key)) & 0xff == 0).count();
+                assert!(met <= 48, "number {number}, step {step:#x}: {met}");
+            }
+        }
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::Address;
 use crate::frame::Frame;
-use crate::hash::{FlowHash, flow_hash};
+use crate::hash::{FlowHash, FlowHashKey, flow_hash};
 use crate::outer::is_vlan;
 use crate::wire::{
     ETHERNET_LEN, EtherType, ExtensionHeader, IcmpHeader, Ipv4Header, Ipv6Header, Ports, VLAN_LEN, VlanTag,
@@ -229,10 +229,10 @@ impl InnerHeaders {
     /// ICMP error by the flow that it is about.
     #[inline(always)]
     #[must_use]
-    pub const fn flow_hash(&self, seed: u64) -> FlowHash {
+    pub const fn flow_hash(&self, key: &FlowHashKey) -> FlowHash {
         if let Some(about) = self.cause {
             return flow_hash(
-                seed,
+                key,
                 about.source,
                 about.source_port,
                 about.destination,
@@ -244,7 +244,7 @@ impl InnerHeaders {
             Fragment::Whole => (self.source_port, self.destination_port),
             Fragment::First | Fragment::Later => (0, 0),
         };
-        flow_hash(seed, self.source, source_port, self.destination, destination_port, self.protocol)
+        flow_hash(key, self.source, source_port, self.destination, destination_port, self.protocol)
     }
 }
 

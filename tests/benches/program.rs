@@ -23,6 +23,7 @@ use mirror_userspace::datapath::program::{CaptureProgram, Counts, Options};
 use mirror_userspace::filter::policy::{Action, Policy, Rule, RuleDirection, RuleSet};
 use mirror_xdp_common::capture::{self, CaptureHeader};
 use mirror_xdp_common::counters::Counter;
+use mirror_xdp_common::hash::FlowHashKey;
 use mirror_xdp_common::inner::InnerHeaders;
 use mirror_xdp_tests::frames::{Flow, Mirrored, mirrored};
 use mirror_xdp_tests::require;
@@ -377,7 +378,7 @@ impl Kernel {
         let same = |range: std::ops::Range<usize>| inner[range.clone()] == expected[range];
         ensure!(inner.len() == INNER_LEN && same(0..28) && same(36..INNER_LEN), "{case:?}: a wrong frame");
         ensure!((1..=case.vnis).contains(&header.vni.get()), "{case:?}: VNI {}", header.vni.get());
-        let hash = InnerHeaders::parse(inner, 0).flow_hash(SEED);
+        let hash = InnerHeaders::parse(inner, 0).flow_hash(&FlowHashKey::new(SEED));
         ensure!(header.flow_hash == hash, "{case:?}: a wrong hash");
         ensure!((header.rule != 0) == (case.rules != 0), "{case:?}: decided by rule {}", header.rule);
         Ok((time, counted.get(Counter::Judged) as f64 / f64::from(repeat)))
@@ -421,7 +422,8 @@ impl List {
         let mut flows = Vec::new();
         while flows.len() < count {
             let (client, port) = self.random_flow();
-            let hash = InnerHeaders::parse(&inner(&flow(client, port))[..], 0).flow_hash(SEED);
+            let hash =
+                InnerHeaders::parse(&inner(&flow(client, port))[..], 0).flow_hash(&FlowHashKey::new(SEED));
             let place = hash.0 as usize % taken.len();
             if !std::mem::replace(&mut taken[place], true) {
                 flows.push((client, port));

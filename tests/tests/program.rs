@@ -11,6 +11,7 @@ use mirror_userspace::datapath::program::{CaptureProgram, Options, TestRun};
 use mirror_xdp_common::capture::{CaptureHeader, flags};
 use mirror_xdp_common::counters::{Counter, Fate};
 use mirror_xdp_common::frame::Frame;
+use mirror_xdp_common::hash::FlowHashKey;
 use mirror_xdp_common::inner::{Fragment, InnerHeaders};
 use mirror_xdp_common::outer::{MAX_GENEVE_OPTIONS, Ports, decapsulate};
 use mirror_xdp_tests::frames::{Flow, Mirrored, geneve_option, mirrored};
@@ -117,7 +118,7 @@ impl Kernel {
             outer_destination: mirrored.destination,
             gateway: mirrored.gateway,
             original_len: original_len as u32,
-            flow_hash: headers.flow_hash(SEED),
+            flow_hash: headers.flow_hash(&FlowHashKey::new(SEED)),
             rule: 0,
             time: header.time,
         };

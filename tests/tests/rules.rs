@@ -15,6 +15,7 @@ use mirror_xdp_common::capture::{CaptureHeader, flags};
 use mirror_xdp_common::counters::{Counter, Fate};
 use mirror_xdp_common::filter::{self, MAX_VNIS, Question, action};
 use mirror_xdp_common::frame::Frame as _;
+use mirror_xdp_common::hash::FlowHashKey;
 use mirror_xdp_common::inner::{Fragment, InnerHeaders, Network};
 use mirror_xdp_common::outer::{Ports, decapsulate};
 use mirror_xdp_common::wire::MacAddresses;
@@ -147,7 +148,7 @@ impl Tables {
 }
 
 fn sampled(headers: &InnerHeaders, n: u32) -> Counter {
-    let within = filter::sample_value(headers.flow_hash(SEED)).is_multiple_of(n);
+    let within = filter::sample_value(headers.flow_hash(&FlowHashKey::new(SEED))).is_multiple_of(n);
     if within { Counter::Redirected } else { Counter::SampledOut }
 }
 

@@ -10,6 +10,7 @@ use mirror_userspace::datapath::program::{CaptureProgram, Options};
 use mirror_userspace::datapath::shunt::{COOLING, ShuntId, Shunted, Shunter};
 use mirror_xdp_common::counters::Counter;
 use mirror_xdp_common::filter::{ShuntKey, tuple_word};
+use mirror_xdp_common::hash::FlowHashKey;
 use mirror_xdp_common::inner::InnerHeaders;
 use mirror_xdp_common::outer::{Ports, decapsulate};
 use mirror_xdp_tests::frames::{Flow, GATEWAY_V4, mirrored};
@@ -57,7 +58,7 @@ impl Kernel {
                 tuple_word(outer.vni, inner.protocol, from.1, to.1),
             ]
         });
-        self.shunter.shunt(keys, inner.flow_hash(SEED), monotonic()).unwrap()
+        self.shunter.shunt(keys, inner.flow_hash(&FlowHashKey::new(SEED)), monotonic()).unwrap()
     }
 
     /// Whether the program counts a frame as one of a shunted flow; it is captured otherwise.

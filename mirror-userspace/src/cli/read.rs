@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use mirror_xdp_common::counters::{Counter, Fate};
 use mirror_xdp_common::frame::Frame;
-use mirror_xdp_common::hash::FlowHash;
+use mirror_xdp_common::hash::{FlowHash, FlowHashKey};
 use mirror_xdp_common::inner::InnerHeaders;
 use mirror_xdp_common::outer::{Ports, decapsulate};
 use mirror_xdp_common::wire::protocol;
@@ -31,6 +31,8 @@ use crate::worker::{FrameInfo, Mirror, Worker, WorkerConfig};
 /// Seed of the flow hash: fixed, so that a file gives the same records each time. Nobody can aim at a
 /// table that nobody else sends to.
 const HASH_SEED: u64 = 0x6d69_7272_6f72;
+/// What the packet store has each frame's flow by.
+const HASH_KEY: FlowHashKey = FlowHashKey::new(HASH_SEED);
 
 /// Analyse capture files as if their frames had been captured
 ///
@@ -148,9 +150,8 @@ impl Reader {
         };
         let mut worker = Worker::new(config, sink.producer(Overflow::Wait));
         let store = super::store::open(args.store.as_deref(), &config::StoreSettings::default())?;
-        match &store {
-            Some(store) => worker.store_by(store.handle(0, Overflow::Wait)?),
-            None => worker.hash_itself(),
+        if let Some(store) = &store {
+            worker.store_by(store.handle(0, Overflow::Wait)?);
         }
         let progress = Progress::new(args.json);
         Ok(Self {
@@ -215,7 +216,7 @@ impl Reader {
                     let headers = InnerHeaders::parse(bytes, 0);
                     info.original_len = headers.original_len(outer.inner_len) as u32;
                     if self.store.is_some() {
-                        info.flow_hash = headers.flow_hash(HASH_SEED);
+                        info.flow_hash = headers.flow_hash(&HASH_KEY);
                     }
                 }
                 Err(counter) if counter.fate() == Fate::Dropped => {
@@ -225,14 +226,13 @@ impl Reader {
                 Err(_) => {
                     self.frames.plain += 1;
                     if self.store.is_some() {
-                        info.flow_hash = InnerHeaders::parse(bytes, 0).flow_hash(HASH_SEED);
+                        info.flow_hash = InnerHeaders::parse(bytes, 0).flow_hash(&HASH_KEY);
                     }
                 }
             }
         } else {
             self.frames.plain += 1;
         }
-        // Without a packet store, whose index has the hash, the worker hashes what it decodes anyway.
         self.worker.link_frame(&info, link, bytes);
         self.tick(frame.time);
     }

@@ -12,6 +12,7 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use mirror_xdp_common::capture;
 use mirror_xdp_common::counters::{Counter, CounterArray};
+use mirror_xdp_common::hash::FlowHashKey;
 use mirror_xdp_common::outer::Ports;
 
 use super::policy::{PolicyError, PolicyMaps, RuleCount, VniCount};
@@ -205,9 +206,10 @@ impl CaptureProgram {
         let cpus = nr_cpus().map_err(|(_, error)| Error::Cpus(error))?;
         let memo_bits = memo_bits(cpus);
         let shunts = options.max_shunted.max(1).saturating_mul(2);
+        let hash_key = FlowHashKey::new(options.hash_seed);
         let mut ebpf = EbpfLoader::new()
             .override_global("PORTS", options.ports.as_array(), true)
-            .override_global("HASH_SEED", &options.hash_seed, true)
+            .override_global("HASH_KEY", &hash_key.0[..], true)
             .override_global("SOCKETS_PER_QUEUE", &options.sockets_per_queue, true)
             .override_global("MEMO_BITS", &memo_bits, true)
             .override_global(aya_log::LEVEL, &level, true)

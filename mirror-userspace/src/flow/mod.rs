@@ -9,12 +9,11 @@ pub mod table;
 pub mod tcp;
 
 pub use data::Tools;
-pub use key::{FlowKey, Session};
+pub use key::{FlowKey, FlowKeyHasher, KeyHash, Session};
 pub use table::{FlowIndex, FlowTable, Insert, Timeouts};
 
 use mirror_xdp_common::Address;
 use mirror_xdp_common::filter::{ShuntKey, tuple_word};
-use mirror_xdp_common::hash::flow_hash;
 use mirror_xdp_common::inner::has_ports;
 use mirror_xdp_common::wire::protocol;
 
@@ -453,10 +452,6 @@ fn is_dns_answer(packet: &Packet<'_>, payload: &[u8]) -> bool {
 
 /// An identifier of 51 bits: the same for the same flow in every run.
 fn flow_id(key: &FlowKey, start: u64) -> u64 {
-    let (low, high) = (key.low(), key.high());
-    let session = u64::from(key.session.vni.map_or(u32::MAX, mirror_xdp_common::Vni::get)) << 32
-        ^ key.session.outer_source.low
-        ^ key.vlans.ids().fold(0, |state, id| state << 12 | u64::from(id));
-    let hash = |seed| u64::from(flow_hash(seed, low.0, low.1, high.0, high.1, key.protocol()).0);
-    (hash(start) << 32 | hash(!start ^ session)) & ((1 << 51) - 1)
+    const HASHER: FlowKeyHasher = FlowKeyHasher::new(0);
+    HASHER.identifier(key, start) & ((1 << 51) - 1)
 }

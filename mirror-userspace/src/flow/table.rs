@@ -2,7 +2,7 @@
 //! flows in the order of their last packets. Everything is linked by index, and the slab's memory is
 //! reserved at the start and touched as flows come: nothing moves and nothing is scanned.
 
-use super::{Flow, FlowKey, SECOND};
+use super::{Flow, FlowKey, KeyHash, SECOND};
 use crate::hint;
 
 /// What flows have the same timeout.
@@ -67,6 +67,8 @@ const fn seconds(time: u64) -> u32 {
 struct Entry {
     flow: Flow,
     hash: u32,
+    /// Place of the flow's two hosts in [`FlowTable::hosts`].
+    hosts: u16,
     /// Next entry of the same bucket, or of the free list.
     next: u32,
     older: u32,
@@ -89,6 +91,21 @@ struct List {
 /// At the bound, flows that only one side was heard of go first where they are more than this part of all
 /// there is room for: that many come of floods and scans.
 const HALF_OPEN_PART: usize = 8;
+
+/// At the bound, flows of two hosts that have more than this part of all there is room for go first: that many
+/// come of floods, and nobody else's flows are to pay for them.
+const GREEDY_PART: usize = 8;
+/// Of a small table, so many flows are not too many.
+const MODEST: usize = 64;
+/// Pairs of hosts whose flows are counted apart.
+const HOSTS: usize = 1 << 12;
+/// Entries that are looked at for a flow of such two hosts. They have an eighth of all at least: one in 70 searches
+/// finds none of theirs, one in 10,000 once they have a quarter.
+const SAMPLES: usize = 32;
+
+/// Flows that share a bucket at most. By chance alone, a bucket that is about to be split, which has twice as many as
+/// the others, comes to so many with a probability of 4 · 10⁻¹⁸.
+const MAX_CHAIN: usize = 24;
 
 /// Buckets that are in use from the beginning.
 const FIRST_BUCKETS: usize = 1 << 10;
@@ -132,6 +149,14 @@ pub struct FlowTable {
     lists: [List; Class::COUNT],
     /// See [`Timeouts`].
     timeouts: [u64; Class::COUNT],
+    /// How many flows two hosts have, by a hash of the two.
+    hosts: Vec<u32>,
+    /// How many they may have before they make room for others.
+    modest: usize,
+    /// The two that were seen last to have more.
+    greedy: Option<u16>,
+    /// State of the generator that chooses entries to look at.
+    random: u64,
     len: usize,
     max: usize,
 }
@@ -155,6 +180,10 @@ impl FlowTable {
             free: NONE,
             lists: [List { oldest: NONE, newest: NONE, len: 0 }; Class::COUNT],
             timeouts: Timeouts::default().by_class(),
+            hosts: vec![0; HOSTS],
+            modest: (max / GREEDY_PART).max(MODEST),
+            greedy: None,
+            random: 1,
             len: 0,
             max,
         }
@@ -219,22 +248,25 @@ impl FlowTable {
         is_over(entry.flow.last, self.timeouts[entry.class as usize], now)
     }
 
-    /// Adds a flow that is not in the table yet. Where the table is full, the flow goes that had no packet
-    /// for the longest, or of many that are half open, that of them.
-    pub fn insert(&mut self, flow: Flow, hash: u32, now: u64) -> Insert {
-        let evicted = if self.len == self.max {
-            self.most_idle().map(|index| (index, self.remove(index)))
-        } else {
-            None
-        };
+    /// Adds a flow that is not in the table yet. Where the table is full, or the flow's bucket is, another makes
+    /// room: see [`FlowTable::spare`].
+    pub fn insert(&mut self, flow: Flow, hash: KeyHash, now: u64) -> Insert {
+        let evicted = self.spare(hash.flow).map(|index| (index, self.remove(index)));
         if self.len == self.used && self.used < self.buckets.len() {
             self.use_bucket();
         }
         let class = flow.class();
-        let bucket = self.bucket(hash);
+        let bucket = self.bucket(hash.flow);
+        let hosts = hash.hosts % HOSTS as u16;
+        let count = &mut self.hosts[usize::from(hosts)];
+        *count += 1;
+        if *count as usize > self.modest {
+            self.greedy = Some(hosts);
+        }
         let entry = Entry {
             flow,
-            hash,
+            hash: hash.flow,
+            hosts,
             next: self.buckets[bucket].wrapping_sub(1),
             older: NONE,
             newer: NONE,
@@ -292,6 +324,7 @@ impl FlowTable {
             self.entries[before as usize].next = next;
         }
         let entry = &mut self.entries[at as usize];
+        self.hosts[usize::from(entry.hosts)] -= 1;
         entry.used = false;
         entry.next = self.free;
         self.free = at;
@@ -328,6 +361,60 @@ impl FlowTable {
         let end = end.min(self.entries.len());
         let entries = self.entries.get(start..end).unwrap_or_default();
         entries.iter().filter(|entry| entry.used).map(|entry| &entry.flow)
+    }
+
+    /// The flow that makes room for one with this hash, where one has to. Of a bucket that is full it is the one
+    /// that had no packet for the longest. Of a table that is full, too, or of many flows that are half open, that of
+    /// them; but where two hosts have a great part of all flows, it is one of theirs, whoever wants the room.
+    fn spare(&mut self, hash: u32) -> Option<FlowIndex> {
+        if let Some(index) = self.crowded(self.bucket(hash)) {
+            return Some(index);
+        }
+        if self.len < self.max {
+            return None;
+        }
+        let idle = self.most_idle()?;
+        match self.greedy {
+            Some(hosts) if self.entries[idle.0 as usize].hosts != hosts => self.one_of(hosts).or(Some(idle)),
+            _ => Some(idle),
+        }
+    }
+
+    /// The flow that had no packet for the longest of a bucket that is full, the one that came first of several.
+    fn crowded(&self, bucket: usize) -> Option<FlowIndex> {
+        let mut at = self.buckets[bucket].wrapping_sub(1);
+        let mut oldest = at;
+        let mut len = 0;
+        while at != NONE {
+            if self.entries[at as usize].listed <= self.entries[oldest as usize].listed {
+                oldest = at;
+            }
+            at = self.entries[at as usize].next;
+            len += 1;
+        }
+        (len >= MAX_CHAIN).then_some(FlowIndex(oldest))
+    }
+
+    /// Of some entries of the full table, the flow of these two hosts that had no packet for the longest, where they
+    /// still have too many.
+    fn one_of(&mut self, hosts: u16) -> Option<FlowIndex> {
+        if self.hosts[usize::from(hosts)] as usize <= self.modest {
+            self.greedy = None;
+            return None;
+        }
+        let len = self.entries.len() as u64;
+        let samples = (0..SAMPLES).map(|_| {
+            // Xorshift (Marsaglia 2003): what is chosen need not be secret, only spread.
+            self.random ^= self.random << 13;
+            self.random ^= self.random >> 7;
+            self.random ^= self.random << 17;
+            ((u128::from(self.random) * u128::from(len)) >> 64) as u32
+        });
+        let entries = &self.entries;
+        samples
+            .filter(|&at| entries[at as usize].hosts == hosts && entries[at as usize].used)
+            .min_by_key(|&at| entries[at as usize].listed)
+            .map(FlowIndex)
     }
 
     /// The flow that had no packet for the longest, among those that are half open where they are many.
@@ -442,6 +529,11 @@ mod tests {
         (key, Flow::new(key, forward, &packet, None, now))
     }
 
+    /// A flow of two hosts of its own.
+    fn apart(flow: u32) -> KeyHash {
+        KeyHash { flow, hosts: flow.wrapping_mul(0x85eb_ca6b).to_be() as u16 }
+    }
+
     /// Few buckets, so that chains form.
     fn hash(number: u16) -> u32 {
         u32::from(number % 5)
@@ -453,7 +545,7 @@ mod tests {
         for (number, second) in [(1, 0), (2, 1)] {
             assert!(
                 table
-                    .insert(flow(number, second * SECOND).1, hash(number), second * SECOND)
+                    .insert(flow(number, second * SECOND).1, apart(hash(number)), second * SECOND)
                     .evicted
                     .is_none()
             );
@@ -461,18 +553,62 @@ mod tests {
         let first = table.find(&flow(1, 0).0, || hash(1)).unwrap();
         table.flow(first).last = 5 * SECOND;
         table.touch(first, 5 * SECOND);
-        let evicted = table.insert(flow(3, 6 * SECOND).1, hash(3), 6 * SECOND).evicted.unwrap().1;
+        let evicted = table.insert(flow(3, 6 * SECOND).1, apart(hash(3)), 6 * SECOND).evicted.unwrap().1;
         assert_eq!(evicted.head.key, flow(2, 0).0);
         assert_eq!(table.len(), 2);
     }
 
+    /// Numbers that are spread over all buckets.
+    fn spread(number: u16) -> u32 {
+        u32::from(number).wrapping_mul(0x9e37_79b9)
+    }
+
+    #[test]
+    fn hostile_hashes_make_no_chain_longer_than_its_bound() {
+        let mut table = FlowTable::new(4096);
+        for number in 0..1000 {
+            let second = u64::from(number) * SECOND;
+            let evicted = table.insert(flow(number, second).1, apart(7), second).evicted;
+            // The oldest of the bucket, and no other.
+            let oldest = usize::from(number).checked_sub(MAX_CHAIN).map(|oldest| flow(oldest as u16, 0).0);
+            assert_eq!(evicted.map(|(_, flow)| flow.head.key), oldest);
+        }
+        assert_eq!(table.len(), MAX_CHAIN);
+        let other = flow(2000, 0);
+        table.insert(other.1, apart(8), 0);
+        assert!(table.find(&other.0, || 8).is_some(), "the bucket beside it is as it was");
+    }
+
+    #[test]
+    fn hostile_flows_of_two_hosts_leave_those_of_others_alone() {
+        const OTHERS: u16 = 1500;
+        let mut table = FlowTable::new(2048);
+        for number in 0..OTHERS {
+            // They have been idle for longer than any flow of the flood.
+            table.insert(flow(number, 0).1, apart(spread(number)), 0);
+        }
+        for number in OTHERS..60_000 {
+            table.insert(flow(number, SECOND).1, KeyHash { flow: spread(number), hosts: 7 }, SECOND);
+        }
+        let found =
+            |table: &mut FlowTable, number| table.find(&flow(number, 0).0, || spread(number)).is_some();
+        let left = (0..OTHERS).filter(|&number| found(&mut table, number)).count();
+        assert!(left > 1450, "{left} are left");
+        // A flow of others finds room as well: one of the two hosts makes it.
+        for number in 60_000..60_200 {
+            table.insert(flow(number, SECOND).1, apart(spread(number)), SECOND);
+            assert!(found(&mut table, number));
+        }
+        let after = (0..OTHERS).filter(|&number| found(&mut table, number)).count();
+        assert!(left - after <= 10, "{} made room for flows of others", left - after);
+    }
+
     #[test]
     fn flows_are_found_however_many_come() {
-        let spread = |number: u16| u32::from(number).wrapping_mul(0x9e37_79b9);
         for max in [1, 3, 5_000, 20_000] {
             let mut table = FlowTable::new(max);
             for number in 0..10_000 {
-                table.insert(flow(number, 0).1, spread(number), 0);
+                table.insert(flow(number, 0).1, apart(spread(number)), 0);
                 // Whatever bucket they have moved to.
                 let oldest = usize::from(number).saturating_sub(max - 1) as u16;
                 for known in [oldest, oldest.midpoint(number), number] {
@@ -528,7 +664,7 @@ mod tests {
                         prop_assert!(model.values().all(|&last| !is_over(last, 30, now)));
                     }
                     (None, _) => {
-                        if let Some((_, evicted)) = table.insert(flow(number, now).1, hash(number), now).evicted {
+                        if let Some((_, evicted)) = table.insert(flow(number, now).1, apart(hash(number)), now).evicted {
                             let last = model.remove(&evicted.head.key.low().1);
                             prop_assert_eq!(last, model.values().copied().chain(last).min());
                         }

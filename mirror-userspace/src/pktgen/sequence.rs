@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use etherparse::PacketBuilder;
 use mirror_xdp_common::Vni;
 use mirror_xdp_common::counters::Fate;
+use mirror_xdp_common::hash::FlowHashKey;
 use mirror_xdp_common::inner::{Fragment, InnerHeaders, Network};
 use mirror_xdp_common::outer::{Ports, decapsulate};
 use mirror_xdp_common::pktgen::Rewrite;
@@ -360,8 +361,11 @@ impl Recipe<'_> {
             Err(_) => {
                 let headers = InnerHeaders::parse(bytes, 0);
                 let fixed_port = is_resolver(&headers);
-                let source_port =
-                    if fixed_port { FIRST_SOURCE_PORT } else { source_port(headers.flow_hash(0)) };
+                let source_port = if fixed_port {
+                    FIRST_SOURCE_PORT
+                } else {
+                    source_port(headers.flow_hash(&FlowHashKey::new(0)))
+                };
                 Draft {
                     inner: bytes.to_vec(),
                     wrap: Some(Wrap { as_is: None, session: None, source_port, fixed_port }),
@@ -436,7 +440,8 @@ impl Recipe<'_> {
                 session.source = target.source;
             }
         }
-        let index = u64::from(draft.headers.flow_hash(self.seed).0).wrapping_add(u64::from(lap));
+        let index =
+            u64::from(draft.headers.flow_hash(&FlowHashKey::new(self.seed)).0).wrapping_add(u64::from(lap));
         if let Some(vni) = self.vnis.and_then(|vnis| vnis.nth(index)) {
             session.vni = vni;
         }

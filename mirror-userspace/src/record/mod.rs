@@ -58,6 +58,12 @@ impl Vlans {
         self.0
     }
 
+    /// The tags that a number from [`Vlans::word`] stands for.
+    #[cfg(test)]
+    pub(crate) const fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+
     /// The identifiers, outermost first.
     pub fn ids(self) -> impl Iterator<Item = u16> {
         (0..self.len()).map(move |index| (self.0 >> (16 * index)) as u16)

@@ -16,7 +16,9 @@
 
 use std::collections::HashMap;
 
+use mirror_xdp_common::Address;
 use mirror_xdp_common::frame::Frame as _;
+use mirror_xdp_common::hash::expand;
 use mirror_xdp_common::inner::{Fragment, InnerHeaders, Network};
 use mirror_xdp_common::wire::{Ipv6Header, protocol};
 use zerocopy::network_endian::U64;
@@ -129,13 +131,16 @@ struct Pair {
 #[derive(Debug)]
 struct Sessions {
     numbers: HashMap<Session, u16>,
+    /// The first session of each interface.
+    first: HashMap<Address, u16>,
     /// Each with the number of the first session of the same interface.
     known: Vec<(Session, u16)>,
 }
 
 impl Sessions {
     fn new() -> Self {
-        Self { numbers: HashMap::with_capacity(SESSIONS), known: Vec::with_capacity(SESSIONS) }
+        let (numbers, first) = (HashMap::with_capacity(SESSIONS), HashMap::with_capacity(SESSIONS));
+        Self { numbers, first, known: Vec::with_capacity(SESSIONS) }
     }
 
     fn number(&mut self, session: &Session) -> Option<u16> {
@@ -146,8 +151,8 @@ impl Sessions {
             return None;
         }
         let number = self.known.len() as u16;
-        let same = self.known.iter().find(|(other, _)| other.outer_source == session.outer_source);
-        self.known.push((*session, same.map_or(number, |&(_, source)| source)));
+        let source = *self.first.entry(session.outer_source).or_insert(number);
+        self.known.push((*session, source));
         self.numbers.insert(*session, number);
         Some(number)
     }
@@ -164,17 +169,18 @@ impl Sessions {
 /// Finds the copies among a worker's packets.
 #[derive(Debug)]
 pub(super) struct Duplicates {
-    seed: u64,
+    keys: Keys,
     sessions: Sessions,
     packets: Vec<Seen>,
     pairs: Vec<Pair>,
 }
 
 impl Duplicates {
-    /// Nothing was seen yet; `seed` keys the hashes.
+    /// Nothing was seen yet; the hashes are keyed by what `seed` stands for.
     pub(super) fn new(seed: u64) -> Self {
         Self {
-            seed,
+            // Other words than those of other hashes of the same seed.
+            keys: expand(seed ^ 0x6475_706c_6963_6174),
             sessions: Sessions::new(),
             packets: vec![Seen::default(); PACKETS],
             pairs: vec![Pair::default(); PAIRS],
@@ -185,9 +191,9 @@ impl Duplicates {
     pub(super) fn look(&mut self, mirror: Mirror, now: u64, frame: &[u8]) -> Verdict {
         let own = Place::from(Some(mirror));
         let headers = InnerHeaders::parse(frame, 0);
-        let Some(tag) = fingerprint(self.seed, &headers, frame) else { return Verdict::New(own) };
+        let Some(tag) = fingerprint(&self.keys, &headers, frame) else { return Verdict::New(own) };
         let Some(number) = self.sessions.number(&own.session) else { return Verdict::New(own) };
-        let hosts = hosts(self.seed, &headers);
+        let hosts = hosts(&self.keys, &headers);
         match self.see(tag, number, now) {
             None => Verdict::New(self.place(hosts, number, now).unwrap_or(own)),
             Some(first) => self.copy(hosts, first, number, now),
@@ -219,7 +225,7 @@ impl Duplicates {
 
     /// Which flows the packets between two hosts belong to that come by a session.
     fn place(&mut self, hosts: u64, number: u16, now: u64) -> Option<Place> {
-        let pair = *pair(&mut self.pairs, tagged(hosts, number), now)?;
+        let pair = *pair(&mut self.pairs, tagged(&self.keys, hosts, number), now)?;
         Some(Place {
             session: self.sessions.session(pair.session),
             other: Some(self.sessions.session(pair.other)),
@@ -229,7 +235,8 @@ impl Duplicates {
     /// Notes that two sessions see the same two hosts.
     fn copy(&mut self, hosts: u64, first: u16, second: u16, now: u64) -> Verdict {
         let [of_first, of_second] = [first, second].map(|number| {
-            pair(&mut self.pairs, tagged(hosts, number), now).map(|pair| (pair.session, pair.since))
+            pair(&mut self.pairs, tagged(&self.keys, hosts, number), now)
+                .map(|pair| (pair.session, pair.since))
         });
         let (session, since) = match (of_first, of_second) {
             (Some(one), Some(other)) if one.0 == other.0 => (one.0, one.1.max(other.1)),
@@ -239,7 +246,7 @@ impl Duplicates {
         let other = if session == first { second } else { first };
         if since == now {
             for number in [first, second] {
-                let tag = tagged(hosts, number);
+                let tag = tagged(&self.keys, hosts, number);
                 let ways = ways(&mut self.pairs, tag);
                 let same = ways.iter().position(|pair| pair.tag == tag);
                 let oldest = (0..WAYS).min_by_key(|&way| ways[way].used);
@@ -272,7 +279,7 @@ fn ways<T>(table: &mut [T], tag: u64) -> &mut [T] {
 
 /// A hash of what stays the same of a packet on its way from one host to the other; `None` of what is no
 /// IP packet. Checksums are left out: where a sender leaves them to its interface, they are not there yet.
-fn fingerprint(seed: u64, headers: &InnerHeaders, frame: &[u8]) -> Option<u64> {
+fn fingerprint(keys: &Keys, headers: &InnerHeaders, frame: &[u8]) -> Option<u64> {
     let at = headers.network_offset;
     let (fixed, start) = match headers.network {
         Network::Other => return None,
@@ -306,32 +313,31 @@ fn fingerprint(seed: u64, headers: &InnerHeaders, frame: &[u8]) -> Option<u64> {
             checksum.fill(0);
         }
     }
-    let mut state = fold(seed ^ fixed, u64::from(headers.protocol) ^ KEYS[0]);
+    let mut state = fold(fixed ^ keys[0], u64::from(headers.protocol) ^ keys[1]);
     for address in [headers.source, headers.destination] {
-        state = fold(address.low ^ state, address.high ^ KEYS[1]);
+        state = fold(address.low ^ state, address.high ^ keys[2]);
     }
     for pair in sample.as_chunks::<16>().0 {
         let number = u128::from_le_bytes(*pair);
-        state = fold(number as u64 ^ state, (number >> 64) as u64 ^ KEYS[2]);
+        state = fold(number as u64 ^ state, (number >> 64) as u64 ^ keys[3]);
     }
     Some(state)
 }
 
 /// A hash of the two hosts of a packet, the same in both directions.
-fn hosts(seed: u64, headers: &InnerHeaders) -> u64 {
-    let [one, other] =
-        [headers.source, headers.destination].map(|address| fold(address.low ^ seed, address.high ^ KEYS[3]));
-    fold(one.wrapping_add(other), seed ^ KEYS[1])
+fn hosts(keys: &Keys, headers: &InnerHeaders) -> u64 {
+    let [one, other] = [headers.source, headers.destination]
+        .map(|address| fold(address.low ^ keys[4], address.high ^ keys[5]));
+    fold(one.wrapping_add(other) ^ keys[6], keys[7])
 }
 
 /// The tag of two hosts in a session.
-const fn tagged(hosts: u64, session: u16) -> u64 {
-    fold(hosts, KEYS[0] ^ session as u64)
+const fn tagged(keys: &Keys, hosts: u64, session: u16) -> u64 {
+    fold(hosts ^ keys[8], session as u64 ^ keys[9])
 }
 
-/// Any numbers of as many ones as zeros: digits of π.
-const KEYS: [u64; 4] =
-    [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0, 0x082e_fa98_ec4e_6c89];
+/// Secret words: none of those that a packet is made of can make a factor of [`fold`] zero but by a guess.
+type Keys = [u64; 10];
 
 /// Mixes two words into one by the halves of their product.
 const fn fold(a: u64, b: u64) -> u64 {

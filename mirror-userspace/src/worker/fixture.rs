@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use mirror_xdp_common::hash::FlowHashKey;
 use mirror_xdp_common::inner::InnerHeaders;
 
 use super::{FlowHash, FrameInfo, Mirror, Vni};
@@ -25,7 +26,7 @@ impl FrameInfo {
 
     /// With the hash of its flow.
     pub(crate) fn hashed(self, frame: &[u8], seed: u64) -> Self {
-        Self { flow_hash: InnerHeaders::parse(frame, 0).flow_hash(seed), ..self }
+        Self { flow_hash: InnerHeaders::parse(frame, 0).flow_hash(&FlowHashKey::new(seed)), ..self }
     }
 
     /// Mirrored from `outer_source` to 10.0.9.5.

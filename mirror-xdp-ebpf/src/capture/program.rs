@@ -12,7 +12,7 @@ use mirror_xdp_common::capture::{self, CaptureHeader, flags};
 use mirror_xdp_common::counters::{Counter, CounterArray, Fate};
 use mirror_xdp_common::filter::{self, action, direction, vni_counter};
 use mirror_xdp_common::frame::Frame as _;
-use mirror_xdp_common::hash::FlowHash;
+use mirror_xdp_common::hash::{FlowHash, FlowHashKey};
 use mirror_xdp_common::inner::{Fragment, InnerHeaders};
 use mirror_xdp_common::outer::{self, Mirrored, Ports};
 use mirror_xdp_common::wire::{MacAddresses, TcpFlags, protocol};
@@ -30,9 +30,17 @@ const SOCKETS_TOTAL: u32 = 1;
 #[unsafe(no_mangle)]
 pub(crate) static PORTS: Global<Ports> = Global::new(Ports::NONE);
 
-/// Secret seed of the flow hash; user space sets it before loading.
+/// Secret key of the flow hash; user space sets it before loading.
 #[unsafe(no_mangle)]
-pub(crate) static HASH_SEED: Global<u64> = Global::new(0);
+static HASH_KEY: Global<[u64; FlowHashKey::WORDS]> = Global::new([0; FlowHashKey::WORDS]);
+
+/// The key of the flow hash, word by word: loaded as a whole, it would be copied to the stack first.
+#[inline(always)]
+fn hash_key() -> FlowHashKey {
+    let words = (&raw const HASH_KEY).cast::<u64>();
+    // SAFETY: a global is laid out as what it holds, and all of these words are within it.
+    FlowHashKey(core::array::from_fn(|at| unsafe { words.add(at).read_volatile() }))
+}
 
 /// Sockets of one queue; user space sets it before loading.
 #[unsafe(no_mangle)]
@@ -68,7 +76,7 @@ impl Facts {
     pub(crate) fn new(mirrored: &Mirrored, inner: &InnerHeaders, macs: MacAddresses) -> Self {
         Self {
             key: Key::new(mirrored, inner, macs),
-            hash: inner.flow_hash(HASH_SEED.load()),
+            hash: inner.flow_hash(&hash_key()),
             original_len: inner.original_len(mirrored.inner_len) as u32,
             transport_offset: inner.transport_offset as u32,
             protocol: inner.protocol,

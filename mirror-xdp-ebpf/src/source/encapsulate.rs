@@ -1,6 +1,7 @@
 //! At the far end of the veth pair: the envelope around a copy, and its way to the target.
 
 use mirror_xdp_common::frame::Frame as _;
+use mirror_xdp_common::hash::FlowHashKey;
 use mirror_xdp_common::inner::InnerHeaders;
 use mirror_xdp_common::source::{SourceCounter, Template, V4_ENVELOPE_LEN, V6_ENVELOPE_LEN, source_port};
 use mirror_xdp_common::wire::VLAN_LEN;
@@ -9,6 +10,9 @@ use crate::skb::Skb;
 
 /// Bytes of the two hardware addresses, behind which the first VLAN tag stands.
 const MACS_LEN: usize = 12;
+
+/// The source ports of mirror traffic are no secret.
+const HASH_KEY: FlowHashKey = FlowHashKey::new(0);
 
 /// What was sent.
 pub(crate) struct Sealed {
@@ -21,7 +25,7 @@ pub(crate) struct Sealed {
 /// Cuts the frame to the packet length, puts the envelope in front, and sends it.
 #[inline(always)]
 pub(crate) fn encapsulate(skb: &mut Skb, template: &Template) -> Result<Sealed, SourceCounter> {
-    let hash = InnerHeaders::parse(skb, 0).flow_hash(0);
+    let hash = InnerHeaders::parse(skb, 0).flow_hash(&HASH_KEY);
     let source_port = source_port(hash);
     // What the kernel has there differs between the directions of a flow, which would then take different
     // queues, here and where a cable goes from queue to queue.

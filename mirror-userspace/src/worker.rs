@@ -25,7 +25,7 @@ pub use self::shunting::Shunting;
 use self::survey::Survey;
 pub use self::tuning::Tuning;
 use crate::analyzer::{Analyzers, Cause};
-use crate::flow::stream::Streams;
+use crate::flow::stream::{StreamLoss, Streams};
 use crate::flow::{Flow, FlowIndex, FlowKey, FlowKeyHasher, FlowTable, SECOND, Session, Tools};
 use crate::indicators::Indicators;
 use crate::observe::Observers;
@@ -95,6 +95,8 @@ pub struct WorkerCounters {
     pub flows_shunted: (u64, u64),
     /// Records that were lost because the sink's queue was full.
     pub records_lost: u64,
+    /// How often data of TCP connections was lost for want of memory to keep it in, by reason.
+    pub streams_lost: Vec<(&'static str, u64)>,
     /// What became of the frames in the packet store, if there is one.
     pub store: Option<StoreCounters>,
     /// What came, by transport protocol.
@@ -222,7 +224,7 @@ impl Worker {
             store: None,
             twice: config.dedup.then(|| Box::new(Duplicates::new(config.hash_seed))),
             observers: Observers::default(),
-            streams: Streams::default(),
+            streams: Streams::new(config.hash_seed),
             analyzers: Analyzers::of_worker(config.max_flows),
             indicators: None,
             alerted: Cell::new(false),
@@ -798,6 +800,7 @@ impl Worker {
             flows_total: self.flows_total,
             flows_shunted: self.shunting.as_ref().map(Shunting::counters).unwrap_or_default(),
             records_lost: self.records.lost(),
+            streams_lost: StreamLoss::ALL.iter().map(|why| why.name()).zip(self.streams.lost()).collect(),
             store: self.store.as_ref().map(StoreHandle::counters),
             protocols: self.protocols,
         }

@@ -251,6 +251,15 @@ fn workers(families: &mut Families, snapshot: &Snapshot, watches: &[Watch]) {
             families.count(&[("worker", number), ("reason", reason)], count);
         }
     }
+    families.counters(
+        "worker_streams_lost_total",
+        "How often data of TCP connections was lost for want of memory to keep it in, by reason.",
+    );
+    for (number, _, worker, _) in &workers {
+        for &(reason, count) in &worker.streams_lost.0 {
+            families.count(&[("worker", number), ("reason", reason)], count);
+        }
+    }
     families.counters("worker_cpu_seconds_total", "CPU time that a worker has taken.");
     for (number, _, worker, _) in &workers {
         families.counter(&[("worker", number)], worker.busy_ms as f64 / 1e3);

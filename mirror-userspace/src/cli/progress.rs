@@ -84,6 +84,11 @@ pub(super) fn grouped(number: u64) -> String {
     text
 }
 
+/// What is said of data of TCP connections that was lost for want of memory.
+pub(super) fn streams_lost(lost: &Named) -> String {
+    format!("TCP connections with LOST data, for want of memory: {}{}", grouped(lost.sum()), listed(lost))
+}
+
 /// The counters that are not 0, as `name 5, other 3`.
 pub(super) fn listed(named: &Named) -> String {
     let some = named.0.iter().filter(|(_, count)| *count > 0);
@@ -217,6 +222,10 @@ fn write_totals(text: &mut String, stats: &Stats) -> std::fmt::Result {
     let refused = summed(stats.workers.iter().map(|worker| &worker.refused));
     if refused.sum() > 0 {
         writeln!(text, "not analysed: {}{}", grouped(refused.sum()), listed(&refused))?;
+    }
+    let lost = summed(stats.workers.iter().map(|worker| &worker.streams_lost));
+    if lost.sum() > 0 {
+        writeln!(text, "{}", streams_lost(&lost))?;
     }
     text.push_str(&stored(stats.workers.iter().filter_map(|worker| worker.store.as_ref())));
     if let Some(UploadCounters { to, segments, bytes, waiting, failures, .. }) = &stats.upload {

@@ -99,7 +99,7 @@ impl Data {
         // An analyzer may have had enough of the other direction, too, by packets or by data.
         let other = &mut self.streams[from as usize];
         if !other.is_closed() && self.detector.is_done() && !self.following.wants_data(from) {
-            tools.streams.close(other);
+            tools.streams.close(other, head.owner(tools.index, from));
         }
     }
 
@@ -123,27 +123,33 @@ impl Data {
         let mut side =
             Side { detector, following, known, analyzers, records, now, direction: from, wait: false };
         let flags = segment.header.flags();
+        let (own, others) = (head.owner(*index, direction), head.owner(*index, from));
         if other.keeps() {
+            let missed = streams.miss(other, others, |event| side.take(event));
+            let acknowledgement = segment.header.acknowledgement();
             if flags & tcp_flags::ACK != 0
-                && streams.acknowledge(other, segment.header.acknowledgement(), |event| side.take(event))
+                && streams.acknowledge(other, others, acknowledgement, |event| side.take(event))
+                || missed
             {
                 connection.set_gap(from);
             }
-            side.wait = streams.has_unused(other);
+            side.wait = streams.has_unused(other, others);
         }
         // A SYN takes the number in front of its data.
         let sequence = segment.header.sequence().wrapping_add(u32::from(flags & tcp_flags::SYN != 0));
         let first = connection.first_byte(direction);
         side.direction = direction;
-        if streams.segment(this, first, sequence, segment.payload, |event| side.take(event)) {
+        if streams.miss(this, own, |event| side.take(event))
+            | streams.segment(this, own, first, sequence, segment.payload, |event| side.take(event))
+        {
             connection.set_gap(direction);
         }
         if side.wait && matches!(side.detector.flow(), Detection::Found(_)) {
             // What the other side said before is of use now, and first.
             side.wait = false;
-            for (stream, direction) in [(&mut *other, from), (this, direction)] {
+            for (stream, owner, direction) in [(&mut *other, others, from), (this, own, direction)] {
                 side.direction = direction;
-                streams.again(stream, |event| side.take(event));
+                streams.again(stream, owner, |event| side.take(event));
             }
         }
     }
@@ -169,7 +175,7 @@ impl Data {
         let mut context = Context::new(head, *time, original, records, alerted);
         for (stream, direction) in self.streams.iter_mut().zip([Direction::ToServer, Direction::ToClient]) {
             let acknowledged = connection.is_none_or(|connection| connection.is_acknowledged(direction));
-            streams.end(stream, acknowledged, |event| {
+            streams.end(stream, head.owner(*index, direction), acknowledged, |event| {
                 analyzers.data(&mut self.following, *index, direction, event, false, &mut context)
             });
         }

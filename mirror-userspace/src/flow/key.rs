@@ -243,6 +243,16 @@ impl FlowKeyHasher {
         }
     }
 
+    /// Hashes a host of a mirror session.
+    #[must_use]
+    pub fn host(&self, session: &Session, address: Address) -> u16 {
+        let [a, b, .., e, f, g, h, one, other] = self.secret;
+        let sum = product(address.low, a, address.high, b)
+            .wrapping_add(product(session.outer_source.low, e, session.outer_source.high, f))
+            .wrapping_add(product(session.vni_word(), g, session.endpoint, h));
+        fold(sum, one, other) as u16
+    }
+
     /// An identifier of the flow with this key that began at `start`: of 64 bits.
     #[must_use]
     pub fn identifier(&self, key: &FlowKey, start: u64) -> u64 {

@@ -57,6 +57,12 @@ impl Head {
         self.key.protocol() == protocol::TCP
     }
 
+    /// Whose bytes a direction of the flow at `flow` in the table has.
+    const fn owner(&self, flow: FlowIndex, direction: Direction) -> stream::Owner<'_> {
+        let low_sends = matches!(direction, Direction::ToServer) == self.client_is_low;
+        stream::Owner { flow, direction, key: &self.key, low_sends }
+    }
+
     fn endpoints(&self) -> Endpoints {
         data::endpoints(self.key.protocol(), self.client().1, self.server().1)
     }

@@ -115,6 +115,12 @@ const FIRST_BUCKETS: usize = 1 << 10;
 pub struct FlowIndex(u32);
 
 impl FlowIndex {
+    /// The handle of the flow at this place.
+    #[cfg(test)]
+    pub(super) const fn of(place: u32) -> Self {
+        Self(place)
+    }
+
     /// The flow's place in the table: as small as the table is full.
     #[must_use]
     pub const fn get(self) -> usize {

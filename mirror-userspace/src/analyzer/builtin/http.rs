@@ -264,8 +264,8 @@ impl Http {
         const MIN_HEAD: usize = b"HTTP/1.1 200\r\n\r\n".len();
         let phase = &mut flow.phases[direction as usize];
         let (behind, complete) = match phase {
-            Phase::Body(body) => (body.miss(len), body.is_complete()),
-            Phase::Head | Phase::Lost => (None, false),
+            Phase::Body(body) if len > 0 => (body.miss(len), body.is_complete()),
+            Phase::Body(_) | Phase::Head | Phase::Lost => (None, false),
         };
         if behind != Some(0) {
             *phase = Phase::Lost;

@@ -249,8 +249,9 @@ pub struct Worker {
     pub flows_shunted_total: u64,
     /// Records that the log's queue had no room for.
     pub records_lost: u64,
-    /// How often data of TCP connections was lost for want of memory to keep it in, by reason.
-    pub streams_lost: Named,
+    /// How often data was not put in order: streams of TCP that would have kept too much, and datagrams whose
+    /// fragments did not all come; by reason.
+    pub reassembly_lost: Named,
     /// What became of the frames in the packet store; absent without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<Store>,
@@ -277,7 +278,7 @@ impl Worker {
             flows_shunted: counters.flows_shunted.0,
             flows_shunted_total: counters.flows_shunted.1,
             records_lost: counters.records_lost,
-            streams_lost: Named(counters.streams_lost),
+            reassembly_lost: Named(counters.reassembly_lost),
             store: counters.store.map(Store::from),
             protocols: counters.protocols,
             busy_ms: 0,

@@ -95,8 +95,9 @@ pub struct WorkerCounters {
     pub flows_shunted: (u64, u64),
     /// Records that were lost because the sink's queue was full.
     pub records_lost: u64,
-    /// How often data of TCP connections was lost for want of memory to keep it in, by reason.
-    pub streams_lost: Vec<(&'static str, u64)>,
+    /// How often data was not put in order: streams of TCP that would have kept too much, and datagrams whose
+    /// fragments did not all come; by reason.
+    pub reassembly_lost: Vec<(&'static str, u64)>,
     /// What became of the frames in the packet store, if there is one.
     pub store: Option<StoreCounters>,
     /// What came, by transport protocol.
@@ -228,7 +229,7 @@ impl Worker {
             analyzers: Analyzers::of_worker(config.max_flows),
             indicators: None,
             alerted: Cell::new(false),
-            defragmenter: Defragmenter::default(),
+            defragmenter: Defragmenter::new(config.hash_seed),
             datagram: Vec::new(),
             datagrams: None,
             records,
@@ -751,6 +752,7 @@ impl Worker {
     /// Ends all flows (reason `shutdown`) and hands over the last records, however long the sink takes.
     pub fn finish(&mut self) {
         self.records.wait();
+        self.defragmenter.finish();
         let Self { flows, shunting, streams, analyzers, records, now, alerted, store, .. } = self;
         for Ending { flow, reason, time } in shunting.iter_mut().flat_map(|shunting| shunting.finish(flows)) {
             records.push_flow(flow.record(reason, time));
@@ -800,7 +802,9 @@ impl Worker {
             flows_total: self.flows_total,
             flows_shunted: self.shunting.as_ref().map(Shunting::counters).unwrap_or_default(),
             records_lost: self.records.lost(),
-            streams_lost: StreamLoss::ALL.iter().map(|why| why.name()).zip(self.streams.lost()).collect(),
+            reassembly_lost: (StreamLoss::ALL.iter().map(|why| why.name()).zip(self.streams.lost()))
+                .chain(self.defragmenter.lost())
+                .collect(),
             store: self.store.as_ref().map(StoreHandle::counters),
             protocols: self.protocols,
         }

@@ -252,11 +252,11 @@ fn workers(families: &mut Families, snapshot: &Snapshot, watches: &[Watch]) {
         }
     }
     families.counters(
-        "worker_streams_lost_total",
-        "How often data of TCP connections was lost for want of memory to keep it in, by reason.",
+        "worker_reassembly_lost_total",
+        "Streams that would have kept too much, and datagrams whose fragments did not all come, by reason.",
     );
     for (number, _, worker, _) in &workers {
-        for &(reason, count) in &worker.streams_lost.0 {
+        for &(reason, count) in &worker.reassembly_lost.0 {
             families.count(&[("worker", number), ("reason", reason)], count);
         }
     }

@@ -3,10 +3,8 @@
 //! comes. Both are bounded, in each direction of a connection and altogether; most segments pass through
 //! without being copied. The buffers go from connection to connection.
 //!
-//! The memory of all buffers is bounded, and shared fairly: where it is used up, a buffer is taken from the host
-//! that has sent most of what is kept, if that is a great part of it, and else the buffer that has been held for
-//! the longest. So neither a host that begins many requests and ends none, nor many such hosts, keep the
-//! requests of others from being seen. The stream whose buffer was taken finds a gap, and goes on behind it.
+//! The memory of all buffers is bounded, and hosts share it ([`crate::fair`]): where it is used up, the buffer of another
+//! stream is taken. That stream finds a gap, and goes on behind it.
 
 use std::num::NonZeroU32;
 
@@ -14,6 +12,7 @@ use super::Direction;
 use super::key::{FlowKey, FlowKeyHasher};
 use super::table::FlowIndex;
 use super::tcp::before;
+use crate::fair::Shares;
 
 /// Bytes that one direction may keep for its analyzer: a DNS message with its length.
 const MAX_PENDING: usize = 2 + 65_535;
@@ -25,12 +24,6 @@ const MAX_EARLY_SEGMENTS: usize = 64;
 const MAX_HELD: usize = 32 << 20;
 /// Bytes that a buffer counts as, however little it holds. So there are at most 8192.
 const MIN_COST: usize = 4096;
-/// A host that holds more than this part of all is the first whose buffers are taken.
-const GREEDY_PART: usize = 8;
-/// Hosts whose buffers are counted apart, by a hash of the host.
-const HOSTS: usize = 1024;
-/// No buffer.
-const NONE: u32 = u32::MAX;
 /// Bytes of memory that buffers without a stream hold for the next ones, altogether. Each would come to have
 /// room for the most that any stream ever kept.
 const MAX_SPARE: usize = 1 << 20;
@@ -149,7 +142,7 @@ impl Owner<'_> {
     /// The host that sends the bytes, among all hosts.
     fn host(&self, hasher: &FlowKeyHasher) -> u16 {
         let (address, _) = if self.low_sends { self.key.low() } else { self.key.high() };
-        hasher.host(&self.key.session, address) % HOSTS as u16
+        hasher.host(&self.key.session, address)
     }
 }
 
@@ -174,53 +167,17 @@ impl StreamLoss {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::BufferTaken => "buffer_taken",
-            Self::Hole => "hole",
-            Self::Unfinished => "unfinished",
+            Self::BufferTaken => "stream_memory",
+            Self::Hole => "stream_hole",
+            Self::Unfinished => "stream_unfinished",
         }
     }
 }
-
-/// Neighbours in the order of age.
-#[derive(Clone, Copy, Debug)]
-struct Links {
-    older: u32,
-    newer: u32,
-}
-
-impl Default for Links {
-    fn default() -> Self {
-        Self { older: NONE, newer: NONE }
-    }
-}
-
-/// Buffers in the order in which they were taken, and what they cost together.
-#[derive(Clone, Copy, Debug)]
-struct Queue {
-    oldest: u32,
-    newest: u32,
-    cost: usize,
-}
-
-impl Default for Queue {
-    fn default() -> Self {
-        Self { oldest: NONE, newest: NONE, cost: 0 }
-    }
-}
-
-/// The two queues that each buffer is in: that of all, and that of its host.
-const ALL: usize = 0;
-const OF_HOST: usize = 1;
 
 #[derive(Debug, Default)]
 struct Buffer {
     /// The stream that has it, see [`Owner::id`].
     owner: Option<u64>,
-    /// The host that sends what is in it.
-    host: u16,
-    /// What it counts as.
-    cost: usize,
-    links: [Links; 2],
     pending: Vec<u8>,
     /// Sequence number, position and length in `early_bytes` of each segment that came too early.
     early: Vec<(u32, usize, usize)>,
@@ -263,9 +220,7 @@ pub struct Streams {
     hasher: FlowKeyHasher,
     buffers: Vec<Buffer>,
     /// Those that streams have.
-    all: Queue,
-    /// The same by the host that sends.
-    hosts: Vec<Queue>,
+    shares: Shares,
     /// How often data was lost, by [`StreamLoss`].
     lost: [u64; StreamLoss::COUNT],
     /// Buffers without a stream that hold memory, and such that hold none.
@@ -284,8 +239,7 @@ impl Streams {
         Self {
             hasher: FlowKeyHasher::new(seed),
             buffers: Vec::new(),
-            all: Queue::default(),
-            hosts: vec![Queue::default(); HOSTS],
+            shares: Shares::new(MAX_HELD),
             lost: [0; StreamLoss::COUNT],
             free: Vec::new(),
             empty: Vec::new(),
@@ -433,7 +387,7 @@ impl Streams {
 
     /// Takes a buffer out of use, for the next stream.
     fn release(&mut self, index: BufferIndex) {
-        self.unlink(index);
+        self.shares.leave(index.get());
         let Some(buffer) = self.buffers.get_mut(index.get()) else { return };
         buffer.owner = None;
         buffer.pending.clear();
@@ -467,8 +421,7 @@ impl Streams {
             let buffer = self.buffers.get_mut(index.get())?;
             self.spare -= std::mem::take(&mut buffer.spare);
             buffer.owner = Some(owner.id());
-            buffer.host = host;
-            self.link(index);
+            self.shares.enter(index.get(), host);
         }
         self.held(stream, owner)
     }
@@ -476,89 +429,11 @@ impl Streams {
     /// Takes note that the stream's buffer may have grown, and has others make room for it.
     fn grown(&mut self, stream: &Stream) {
         let Some(index) = stream.buffer else { return };
-        self.charge(index);
-        while self.all.cost > MAX_HELD
-            && let Some(taken) = self.to_take(index)
-        {
+        let Some(buffer) = self.buffers.get(index.get()) else { return };
+        self.shares.charge(index.get(), buffer.room().max(MIN_COST));
+        while let Some(taken) = self.shares.to_give_back(index.get()).and_then(BufferIndex::new) {
             self.release(taken);
             self.lost[StreamLoss::BufferTaken as usize] += 1;
-        }
-    }
-
-    /// The buffer that is to make room for that at `index`.
-    fn to_take(&self, index: BufferIndex) -> Option<BufferIndex> {
-        let greediest = self.hosts.iter().max_by_key(|host| host.cost)?;
-        let is_greedy = greediest.cost > MAX_HELD / GREEDY_PART;
-        let (queue, links) = if is_greedy { (greediest, OF_HOST) } else { (&self.all, ALL) };
-        let oldest = queue.oldest as usize;
-        let taken =
-            if oldest == index.get() { self.buffers.get(oldest)?.links[links].newer } else { queue.oldest };
-        (taken != NONE).then(|| BufferIndex::new(taken as usize)).flatten()
-    }
-
-    /// The two queues of a buffer.
-    fn queue(&mut self, which: usize, host: u16) -> Option<&mut Queue> {
-        if which == ALL { Some(&mut self.all) } else { self.hosts.get_mut(usize::from(host)) }
-    }
-
-    /// Has a buffer count as what it holds now.
-    fn charge(&mut self, index: BufferIndex) {
-        let Some(buffer) = self.buffers.get_mut(index.get()) else { return };
-        let cost = buffer.room().max(MIN_COST);
-        let (host, before) = (buffer.host, std::mem::replace(&mut buffer.cost, cost));
-        for which in [ALL, OF_HOST] {
-            if let Some(queue) = self.queue(which, host) {
-                queue.cost = queue.cost + cost - before;
-            }
-        }
-    }
-
-    /// Enters a buffer as the newest of its queues, at no cost yet.
-    fn link(&mut self, index: BufferIndex) {
-        let at = index.get();
-        let Some(host) = self.buffers.get_mut(at).map(|buffer| {
-            buffer.cost = 0;
-            buffer.host
-        }) else {
-            return;
-        };
-        for which in [ALL, OF_HOST] {
-            let Some(queue) = self.queue(which, host) else { continue };
-            let older = std::mem::replace(&mut queue.newest, at as u32);
-            if older == NONE {
-                queue.oldest = at as u32;
-            }
-            if let Some(older) = self.buffers.get_mut(older as usize) {
-                older.links[which].newer = at as u32;
-            }
-            if let Some(buffer) = self.buffers.get_mut(at) {
-                buffer.links[which] = Links { older, newer: NONE };
-            }
-        }
-    }
-
-    /// Takes a buffer out of its queues.
-    fn unlink(&mut self, index: BufferIndex) {
-        let Some(buffer) = self.buffers.get_mut(index.get()) else { return };
-        let (host, links) = (buffer.host, buffer.links);
-        let cost = std::mem::take(&mut buffer.cost);
-        for which in [ALL, OF_HOST] {
-            let Links { older, newer } = links[which];
-            if let Some(queue) = self.queue(which, host) {
-                queue.cost -= cost;
-                if older == NONE {
-                    queue.oldest = newer;
-                }
-                if newer == NONE {
-                    queue.newest = older;
-                }
-            }
-            if let Some(older) = self.buffers.get_mut(older as usize) {
-                older.links[which].newer = newer;
-            }
-            if let Some(newer) = self.buffers.get_mut(newer as usize) {
-                newer.links[which].older = older;
-            }
         }
     }
 
@@ -752,8 +627,8 @@ mod tests {
             });
         }
         assert_eq!(delivered, count * (1 + len), "each byte once");
-        assert_eq!(streams.all.cost, 0);
-        assert!(streams.hosts.iter().all(|host| host.cost == 0 && host.oldest == NONE));
+        assert_eq!(streams.shares.cost(), 0);
+        assert_eq!(streams.shares.oldest(), None);
         streams.buffers.iter().map(Buffer::room).sum()
     }
 
@@ -811,7 +686,7 @@ mod tests {
                 assert!(in_two(&mut streams, 200_000 + flow, 3));
             }
         }
-        assert!(streams.all.cost <= MAX_HELD);
+        assert!(streams.shares.cost() <= MAX_HELD);
         // What another host began before all of them is there still.
         let mut seen = 0;
         other.send(&mut streams, 17, b"\r\n", |event| {
@@ -835,7 +710,7 @@ mod tests {
                 assert!(in_two(&mut streams, 200_000 + flow, 7));
             }
         }
-        assert!(streams.all.cost <= MAX_HELD);
+        assert!(streams.shares.cost() <= MAX_HELD);
         // The oldest has made room, and learns it with its next bytes.
         let mut events = Vec::new();
         first.send(&mut streams, 17, b"\r\n", |event| {

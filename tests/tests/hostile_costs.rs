@@ -1,0 +1,278 @@
+//! Whatever mirrored hosts send, a packet of it costs about as much as one of ordinary traffic, and no more because
+//! there are many.
+//!
+//! The measure is a ratio within one run: CPU time of `mirror-xdp read` over crafted packets, compared with as many
+//! packets of the same sizes that each begin a flow of UDP.
+#![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use etherparse::{IpNumber, TcpHeader};
+use mirror_xdp_tests::frames::{Flow, Mirrored, dns_query, mirrored};
+use mirror_xdp_tests::require;
+use nix::sys::resource::{UsageWho, getrusage};
+
+/// Packets of the two sizes of input.
+const FEW: usize = 10_000;
+const MANY: usize = 60_000;
+/// A packet costs at most so many times what one of its control does.
+const MOST: f64 = 4.0;
+/// A packet of many costs at most so many times what one of few does.
+const GROWTH: f64 = 2.0;
+/// How often a pair is measured before it is judged: other processes take CPU time, too, and caches.
+const TRIES: usize = 4;
+
+/// An input: packet number `n` of it, and the envelope around its control.
+struct Input {
+    name: &'static str,
+    packet: fn(usize) -> Vec<u8>,
+    envelope: Option<fn() -> Mirrored>,
+}
+
+/// As [`Input`], with the control in no envelope.
+const fn plain(name: &'static str, packet: fn(usize) -> Vec<u8>) -> Input {
+    Input { name, packet, envelope: None }
+}
+
+/// As [`Input`], with the control in the envelope of one session.
+const fn enveloped(name: &'static str, packet: fn(usize) -> Vec<u8>, envelope: fn() -> Mirrored) -> Input {
+    Input { name, packet, envelope: Some(envelope) }
+}
+
+const INPUTS: [Input; 20] = [
+    plain("ESP, a new index each", |n| esp(Flow::v4(0, 0), n as u32)),
+    plain("ESP over IPv6, indexes that differ in top bits", |n| {
+        esp(Flow::v6(0, 0), (n as u32).reverse_bits())
+    }),
+    plain("ICMPv6, a new type and code each", |n| {
+        // Neither errors, which have flows of others, nor types of neighbour discovery.
+        let (kind, code) = (128 + (n % 120) as u8, (n / 120) as u8);
+        Flow::v6(0, 0).packet(IpNumber::IPV6_ICMP, &[kind, code, 0, 0, 0, 0, (n >> 16) as u8, 0])
+    }),
+    plain("ICMP, a new type each", |n| {
+        Flow::v4(0, 0).packet(IpNumber::ICMP, &[40 + (n % 200) as u8, (n / 200) as u8, 0, 0, 0, 0, 0, 0])
+    }),
+    plain("a protocol without ports, a new number each", |n| {
+        between(host(n / 100), host(0)).packet(IpNumber(150 + (n % 100) as u8), &[0; 16])
+    }),
+    enveloped("outer IPv6 sources whose words cancel out", |n| cancelling(n, 0), || mirrored(1).over_ipv6()),
+    enveloped(
+        "outer IPv6 sources that differ in top bits",
+        |n| from_source((n as u64).reverse_bits(), 1),
+        || mirrored(1).over_ipv6(),
+    ),
+    enveloped("endpoints of a gateway that cancel out", gateway, || mirrored(1).by_gateway(1, 1, 1)),
+    enveloped(
+        "a new VNI each",
+        |n| mirrored(n as u32).carrying(&Flow::v4(1, 9).udp(&[0; 8])),
+        || mirrored(1),
+    ),
+    plain("IPv6 addresses that differ in top bits", |n| {
+        // Each difference of one end is undone at the other.
+        let top = (n as u128).reverse_bits();
+        udp(Ipv6Addr::from(top | 1).into(), Ipv6Addr::from(top | 2).into(), [1000, 2000])
+    }),
+    plain("IPv6 addresses whose halves are exchanged", |n| {
+        let (a, b) = (n as u128, (n as u128) << 64);
+        udp(Ipv6Addr::from(a | 1 << 120).into(), Ipv6Addr::from(b | 1 << 120).into(), [1000, 2000])
+    }),
+    plain("addresses and ports with the same sum", |n| {
+        let (up, down) = (n as u32, MANY as u32 - n as u32);
+        let address = |host| IpAddr::from(Ipv4Addr::from_bits(0x0a00_0000 + host));
+        udp(address(up), address(down), [1 + (n % 60_000) as u16, 60_001 - (n % 60_000) as u16])
+    }),
+    plain("VLAN tags, a new pair each", |n| {
+        Flow::v4(1, 9).vlan(1 + (n % 4000) as u16).vlan(1 + (n / 4000) as u16).udp(&[0; 8])
+    }),
+    plain("fragments at the end of their datagrams", |n| fragment(n as u16, n, 65_000 / 8, true, 24)),
+    plain("fragments of one datagram, from its end", |n| {
+        let at = 1000 - (n % 1000);
+        fragment((n / 1000) as u16, n / 1000, 2 * at as u16, true, 8)
+    }),
+    plain("open heads of HTTP, all of one host", |n| open_head(n, 1)),
+    plain("open heads of HTTP, each of a host", |n| open_head(n, 1 + n / 4)),
+    plain("segments behind holes", |n| {
+        let flow = connection(n / 64, 1);
+        match n % 64 {
+            at @ 0..3 => flow.tcp_handshake().swap_remove(at),
+            at => flow.tcp(segment(1001 + 2 * (at as u32)), b"x"),
+        }
+    }),
+    plain("SYNs, each of a host", |n| between(host(n), host(0)).tcp_handshake().swap_remove(0)),
+    plain("DNS, a name each", |n| {
+        Flow::v4(1024 + (n % 60_000) as u16, 53).udp(&dns_query(n as u16, &format!("n{n}.example.com")))
+    }),
+];
+
+fn host(n: usize) -> IpAddr {
+    Ipv4Addr::from_bits(0x0b00_0000 + n as u32).into()
+}
+
+fn between(client: IpAddr, server: IpAddr) -> Flow {
+    Flow { client: SocketAddr::new(client, 4000), server: SocketAddr::new(server, 80), vlans: Vec::new() }
+}
+
+fn udp(client: IpAddr, server: IpAddr, [from, to]: [u16; 2]) -> Vec<u8> {
+    Flow { client: SocketAddr::new(client, from), server: SocketAddr::new(server, to), vlans: Vec::new() }
+        .udp(&[0; 8])
+}
+
+fn esp(flow: Flow, index: u32) -> Vec<u8> {
+    let payload = [&index.to_be_bytes()[..], &[0, 0, 0, 1], &[0x5a; 40]].concat();
+    flow.packet(IpNumber::ENCAPSULATING_SECURITY_PAYLOAD, &payload)
+}
+
+/// Mirrored from an outer IPv6 address of these two words.
+fn from_source(high: u64, low: u64) -> Vec<u8> {
+    let source = Ipv6Addr::from(u128::from(high) << 64 | u128::from(low));
+    mirrored(1)
+        .over_ipv6()
+        .between(source.into(), Ipv6Addr::LOCALHOST.into())
+        .carrying(&Flow::v4(1, 9).udp(&[0; 8]))
+}
+
+/// Mirrored from an outer address one of whose words undoes the other, rotated as a weak hash may do.
+fn cancelling(n: usize, constant: u64) -> Vec<u8> {
+    let high = 0x2001_0db8_0000_0000 | n as u64;
+    from_source(high, constant ^ high.rotate_left(32))
+}
+
+fn gateway(n: usize) -> Vec<u8> {
+    let envelope = mirrored(1).by_gateway((n as u64).rotate_left(32), n as u64, n as u32);
+    envelope.carrying(&Flow::v4(1, 9).udp(&[0; 8]))
+}
+
+/// A fragment of a datagram of UDP between two hosts, at `offset` times eight bytes.
+fn fragment(identification: u16, of: usize, offset: u16, more: bool, len: usize) -> Vec<u8> {
+    let mut frame = between(host(of), host(0)).packet(IpNumber::UDP, &vec![0; len]);
+    let field = offset | if more { 0x2000 } else { 0 };
+    frame[18..20].copy_from_slice(&identification.to_be_bytes());
+    frame[20..22].copy_from_slice(&field.to_be_bytes());
+    frame[24..26].fill(0);
+    frame
+}
+
+/// Connection number `number` of a host.
+fn connection(number: usize, from: usize) -> Flow {
+    let port = 1024 + (number % 60_000) as u16;
+    Flow {
+        client: SocketAddr::new(host(from), port),
+        server: SocketAddr::new(host(0), 80),
+        vlans: Vec::new(),
+    }
+}
+
+fn segment(sequence_number: u32) -> TcpHeader {
+    TcpHeader { sequence_number, acknowledgment_number: 9001, ack: true, psh: true, ..TcpHeader::default() }
+}
+
+/// Packets of connections that each open and begin a request.
+fn open_head(n: usize, from: usize) -> Vec<u8> {
+    let flow = connection(n / 4, from);
+    match n % 4 {
+        at @ 0..3 => flow.tcp_handshake().swap_remove(at),
+        _ => flow.tcp(segment(1001), b"GET /open HTTP/1.1\r\nHost: example.com\r\n"),
+    }
+}
+
+/// A flow of UDP of its own, in a frame of this length, or the next that there can be.
+fn control(n: usize, len: usize, envelope: Option<fn() -> Mirrored>) -> Vec<u8> {
+    let flow = Flow {
+        client: SocketAddr::new(
+            Ipv4Addr::from_bits(0x0c00_0000 + (n / 50_000) as u32).into(),
+            (n % 50_000) as u16,
+        ),
+        server: SocketAddr::new(host(0), 9),
+        vlans: Vec::new(),
+    };
+    let frame = |payload: usize| {
+        let inner = flow.udp(&vec![0; payload]);
+        envelope.map_or_else(|| inner.clone(), |envelope| envelope().carrying(&inner))
+    };
+    let shortest = frame(0).len();
+    frame(len.saturating_sub(shortest))
+}
+
+/// Writes a capture file, a packet each millisecond.
+fn write(path: &Path, packets: impl Iterator<Item = Vec<u8>>) {
+    let mut bytes = Vec::new();
+    for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 262_144, 1] {
+        bytes.extend(word.to_le_bytes());
+    }
+    for (n, packet) in packets.enumerate() {
+        let (seconds, micros) = (1_600_000_000 + n / 100_000, n % 100_000 * 10);
+        for word in [seconds as u32, micros as u32, packet.len() as u32, packet.len() as u32] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.extend(packet);
+    }
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// CPU time that the children of this process have taken.
+fn children() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
+    [usage.user_time(), usage.system_time()]
+        .map(|time| Duration::from_micros((time.tv_sec() * 1_000_000 + time.tv_usec()) as u64))
+        .iter()
+        .sum()
+}
+
+/// CPU time of reading a file.
+fn read(binary: &Path, file: &Path) -> f64 {
+    let records = tempfile::tempdir().unwrap();
+    let before = children();
+    let status = Command::new(binary)
+        .arg("read")
+        .arg(file)
+        .arg("--log-dir")
+        .arg(records.path())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success(), "{}: {status}", file.display());
+    (children() - before).as_secs_f64()
+}
+
+// The only test of this file: what it measures is the time of all children.
+#[test]
+fn hostile_packets_cost_as_much_as_others_and_no_more_for_being_many() {
+    let Some(binary) = require::binary() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    write(&path("empty"), std::iter::empty());
+    let mut failures = Vec::new();
+    for Input { name, packet, envelope } in INPUTS {
+        write(&path("few"), (0..FEW).map(packet));
+        write(&path("many"), (0..MANY).map(packet));
+        write(&path("control"), (0..MANY).map(|n| control(n, packet(n).len(), envelope)));
+        let mut least = [f64::MAX; 4];
+        let mut ratios = (f64::MAX, f64::MAX);
+        for _ in 0..TRIES {
+            for (least, file) in least.iter_mut().zip(["empty", "few", "many", "control"]) {
+                *least = least.min(read(&binary, &path(file)));
+            }
+            let [empty, few, many, control] = least;
+            let each = |time: f64, packets: usize| (time - empty).max(1e-3) / packets as f64;
+            ratios = (each(many, MANY) / each(control, MANY), each(many, MANY) / each(few, FEW));
+            if ratios.0 <= MOST && ratios.1 <= GROWTH {
+                break;
+            }
+        }
+        let [empty, _, many, control] = least;
+        println!(
+            "{name}: {:.2} µs a packet, {:.2} times its control; {:.2} times as much at {MANY} as at {FEW}",
+            (many - empty) / MANY as f64 * 1e6,
+            ratios.0,
+            ratios.1,
+        );
+        let _ = control;
+        if ratios.0 > MOST || ratios.1 > GROWTH {
+            failures.push(name);
+        }
+    }
+    assert!(failures.is_empty(), "{failures:?} cost too much");
+}

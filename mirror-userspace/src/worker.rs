@@ -226,7 +226,7 @@ impl Worker {
             twice: config.dedup.then(|| Box::new(Duplicates::new(config.hash_seed))),
             observers: Observers::default(),
             streams: Streams::new(config.hash_seed),
-            analyzers: Analyzers::of_worker(config.max_flows),
+            analyzers: Analyzers::of_worker(config.max_flows, config.hash_seed),
             indicators: None,
             alerted: Cell::new(false),
             defragmenter: Defragmenter::new(config.hash_seed),
@@ -803,6 +803,7 @@ impl Worker {
             flows_shunted: self.shunting.as_ref().map(Shunting::counters).unwrap_or_default(),
             records_lost: self.records.lost(),
             reassembly_lost: (StreamLoss::ALL.iter().map(|why| why.name()).zip(self.streams.lost()))
+                .chain([("analyzer_memory", self.analyzers.forgotten())])
                 .chain(self.defragmenter.lost())
                 .collect(),
             store: self.store.as_ref().map(StoreHandle::counters),

@@ -42,7 +42,7 @@ const fn enveloped(name: &'static str, packet: fn(usize) -> Vec<u8>, envelope: f
     Input { name, packet, envelope: Some(envelope) }
 }
 
-const INPUTS: [Input; 20] = [
+const INPUTS: [Input; 27] = [
     plain("ESP, a new index each", |n| esp(Flow::v4(0, 0), n as u32)),
     plain("ESP over IPv6, indexes that differ in top bits", |n| {
         esp(Flow::v6(0, 0), (n as u32).reverse_bits())
@@ -105,7 +105,81 @@ const INPUTS: [Input; 20] = [
     plain("DNS, a name each", |n| {
         Flow::v4(1024 + (n % 60_000) as u16, 53).udp(&dns_query(n as u16, &format!("n{n}.example.com")))
     }),
+    plain("DNS, many questions for one long name", |n| {
+        Flow::v4(1024 + (n % 60_000) as u16, 53).udp(&dns_questions(n as u16, 180))
+    }),
+    plain("DNS, pointers that lead to pointers", |n| {
+        Flow::v4(1024 + (n % 60_000) as u16, 53).udp(&dns_pointers(n as u16))
+    }),
+    plain("what could be QUIC, a connection each", |n| quic(n)),
+    plain("hellos of TLS that never end, each of a host", |n| {
+        let flow = Flow { server: SocketAddr::new(host(0), 443), ..connection(n / 4, 1 + n / 4) };
+        match n % 4 {
+            at @ 0..3 => flow.tcp_handshake().swap_remove(at),
+            _ => flow
+                .tcp(segment(1001), &[&[22, 3, 1, 0x3f, 0, 1, 0, 0x3e, 0xf0, 3, 3][..], &[7; 1000]].concat()),
+        }
+    }),
+    plain("packets in packets, as deep as they are followed", |n| {
+        let mut frame = Flow::v4(1 + (n % 60_000) as u16, 9).udp(&[0; 8]);
+        for _ in 0..5 {
+            frame = between(host(n), host(0)).packet(IpNumber::IPV4, &frame[14..]);
+        }
+        frame
+    }),
+    plain("errors of ICMP about flows that there are none of", |n| {
+        let quoted = udp(host(n), host(1 + n), [1000, 2000]);
+        between(host(2 + n), host(n))
+            .packet(IpNumber::ICMP, &[&[3, 3, 0, 0, 0, 0, 0, 0][..], &quoted[14..42]].concat())
+    }),
+    plain("options of TCP, as many as there can be", |n| {
+        let mut header = segment(n as u32);
+        header.set_options_raw(&[1; 40]).unwrap();
+        connection(n, 1 + n).tcp(header, b"x")
+    }),
 ];
+
+/// A query with many questions, all but the first by a pointer to its name of 250 bytes.
+fn dns_questions(id: u16, count: u16) -> Vec<u8> {
+    let mut message = [id, 0x0100, count, 0, 0, 0].map(u16::to_be_bytes).concat();
+    for _ in 0..4 {
+        message.push(60);
+        message.extend([b'a'; 60]);
+    }
+    message.extend([0, 0, 1, 0, 1]);
+    for _ in 1..count {
+        message.extend([0xc0, 12, 0, 1, 0, 1]);
+    }
+    message
+}
+
+/// A query for a name that is a chain of pointers.
+fn dns_pointers(id: u16) -> Vec<u8> {
+    let mut message = [id, 0x0100, 100, 0, 0, 0].map(u16::to_be_bytes).concat();
+    message.extend([1, b'a', 0, 0, 1, 0, 1]);
+    for _ in 1..100 {
+        // To the name in front of it, which begins with one byte and a pointer.
+        let before = message.len() as u16 - 7;
+        message.extend([1, b'b']);
+        message.extend((0xc000 | before.max(12)).to_be_bytes());
+        message.extend([0, 1, 0, 1]);
+    }
+    message
+}
+
+/// A datagram as long and of the form of a client's first of QUIC, with an identifier of its own.
+fn quic(n: usize) -> Vec<u8> {
+    let mut datagram = vec![0xc3, 0, 0, 0, 1, 8];
+    datagram.extend((n as u64).to_be_bytes());
+    datagram.extend([0, 0, 0x44, 0x90]);
+    datagram.resize(1200, n as u8);
+    Flow {
+        client: SocketAddr::new(host(n / 50_000), 1024 + (n % 50_000) as u16),
+        server: SocketAddr::new(host(0), 443),
+        vlans: Vec::new(),
+    }
+    .udp(&datagram)
+}
 
 fn host(n: usize) -> IpAddr {
     Ipv4Addr::from_bits(0x0b00_0000 + n as u32).into()

@@ -59,6 +59,19 @@ pub trait Analyzer: Send + 'static {
 
     /// Takes the end of a flow of which there was an event before. The flow's state goes then.
     fn end(&mut self, _flow: &mut Self::Flow, _context: &mut Context<'_>) {}
+
+    /// Bytes of memory that a flow's state holds besides itself. The states of all flows of a worker hold
+    /// 32 MiB for each analyzer; beyond, the host that has most of it, or else the oldest, is told to [`forget`].
+    ///
+    /// [`forget`]: Analyzer::forget
+    fn held(_flow: &Self::Flow) -> usize {
+        0
+    }
+
+    /// Gives up what a flow's state holds. The flow goes on: what comes is the middle of something.
+    fn forget(&mut self, flow: &mut Self::Flow) {
+        *flow = Self::Flow::default();
+    }
 }
 
 /// Whether an analyzer wants to see more of a flow.

@@ -5,11 +5,15 @@ use std::sync::{Arc, OnceLock};
 
 use super::builtin::{Dns, Http, Quic, Ssh, StartTls, Tls};
 use super::{Analyzer, Context, Direction, Enabled, Event, Filter, Interest, Use};
-use crate::flow::FlowIndex;
+use crate::fair::Shares;
+use crate::flow::{FlowIndex, FlowKeyHasher};
 use crate::indicators::Indicators;
 use crate::packet::Packet;
 use crate::protocol::detect::AppProto;
 use crate::record::Conversation;
+
+/// Bytes of memory that the states of all flows hold for one analyzer, besides themselves.
+const MAX_HELD: usize = 32 << 20;
 
 /// Analyzers of a worker, a bit for each.
 pub(super) type Set = u16;
@@ -90,8 +94,9 @@ pub struct Analyzers {
     quic: Registered<Quic>,
     start_tls: Registered<StartTls>,
     registered: Vec<Box<dyn Erased>>,
-    /// Flows that the worker has at most.
+    /// Flows that the worker has at most, and what its hosts are hashed by.
     max_flows: usize,
+    hasher: FlowKeyHasher,
     enabled: Enabled,
 }
 
@@ -120,6 +125,7 @@ impl Default for Analyzers {
             ),
             registered: Vec::new(),
             max_flows: 0,
+            hasher: FlowKeyHasher::new(0),
             enabled: Enabled::default(),
         }
     }
@@ -148,11 +154,12 @@ impl Analyzers {
     /// How many analyzers can be registered besides those that are built in.
     pub const MAX_REGISTERED: usize = (Set::BITS - REGISTERED) as usize;
 
-    /// The analyzers of a new worker with so many flows at most.
-    pub(crate) fn of_worker(max_flows: usize) -> Self {
-        let mut analyzers = Self { max_flows, ..Self::default() };
+    /// The analyzers of a new worker with so many flows at most; the seed keys the hash of hosts.
+    pub(crate) fn of_worker(max_flows: usize, seed: u64) -> Self {
+        let hasher = FlowKeyHasher::new(seed);
+        let mut analyzers = Self { max_flows, hasher, ..Self::default() };
         for bit in DNS..=START_TLS {
-            call!(analyzers, bit, analyzer => analyzer.reserve(max_flows));
+            call!(analyzers, bit, analyzer => analyzer.prepare(max_flows, hasher));
         }
         if let Some(register) = REGISTER.get() {
             // It did the same to others before, and succeeded.
@@ -165,6 +172,19 @@ impl Analyzers {
     /// flows that they follow; those that run again follow flows whose application is recognised from now on.
     pub const fn enable(&mut self, enabled: Enabled) {
         self.enabled = enabled;
+    }
+
+    /// How often the state of a flow was given up for want of memory.
+    pub(crate) fn forgotten(&self) -> u64 {
+        let registered: u64 = self.registered.iter().map(|analyzer| analyzer.forgotten()).sum();
+        let Self { dns, http, ssh, tls, quic, start_tls, .. } = self;
+        registered
+            + dns.forgotten
+            + http.forgotten
+            + ssh.forgotten
+            + tls.forgotten
+            + quic.forgotten
+            + start_tls.forgotten
     }
 
     /// Has names and fingerprints looked for: flows that have one raise an alert.
@@ -185,7 +205,7 @@ impl Analyzers {
             return Err(TooMany);
         }
         let mut registered = Registered::new(analyzer, filter);
-        registered.reserve(self.max_flows);
+        registered.prepare(self.max_flows, self.hasher);
         self.registered.push(Box::new(registered));
         Ok(())
     }
@@ -348,6 +368,11 @@ struct Registered<A: Analyzer> {
     places: Vec<u32>,
     states: Vec<State<A::Flow>>,
     free: Vec<u32>,
+    hasher: FlowKeyHasher,
+    /// What the states hold, by their places.
+    shares: Shares,
+    /// How often a state was given up for want of memory.
+    forgotten: u64,
 }
 
 #[derive(Debug, Default)]
@@ -356,16 +381,28 @@ struct State<F> {
     /// How many of the bytes that are kept of each direction this analyzer has used already: others may
     /// need them still.
     ahead: [usize; 2],
+    /// Bytes that the state holds in [`Registered::shares`], where it has entered it.
+    held: usize,
 }
 
 impl<A: Analyzer> Registered<A> {
-    const fn new(analyzer: A, filter: Filter) -> Self {
-        Self { analyzer, filter, places: Vec::new(), states: Vec::new(), free: Vec::new() }
+    fn new(analyzer: A, filter: Filter) -> Self {
+        Self {
+            analyzer,
+            filter,
+            places: Vec::new(),
+            states: Vec::new(),
+            free: Vec::new(),
+            hasher: FlowKeyHasher::new(0),
+            shares: Shares::new(MAX_HELD),
+            forgotten: 0,
+        }
     }
 
     /// Reserves memory for as many flows as there can be, which is touched as they come: growing would leave
     /// what was outgrown behind.
-    fn reserve(&mut self, max_flows: usize) {
+    fn prepare(&mut self, max_flows: usize, hasher: FlowKeyHasher) {
+        self.hasher = hasher;
         self.places.reserve_exact(max_flows);
         self.states.reserve_exact(max_flows);
         self.free.reserve_exact(max_flows);
@@ -423,7 +460,7 @@ impl<A: Analyzer> Registered<A> {
                 (Event::End { bytes: bytes.get(*ahead..).unwrap_or_default(), acknowledged }, 0)
             }
         };
-        match analyzer.data(&mut state.flow, direction, event, context) {
+        let outcome = match analyzer.data(&mut state.flow, direction, event, context) {
             Use::Used(used) => {
                 let used = *ahead + used;
                 *ahead = if alone { used.saturating_sub(len) } else { used };
@@ -431,6 +468,33 @@ impl<A: Analyzer> Registered<A> {
             }
             Use::Restart(used) => Use::Restart(*ahead + used),
             other => other,
+        };
+        let held = A::held(&state.flow);
+        if held != state.held {
+            self.charge(index, direction, held, context);
+        }
+        outcome
+    }
+
+    /// Takes note of what a flow's state holds now, and has others give up theirs where that is too much.
+    #[inline(never)]
+    fn charge(&mut self, index: FlowIndex, direction: Direction, held: usize, context: &Context<'_>) {
+        let place = self.places[index.get()] as usize - 1;
+        let before = std::mem::replace(&mut self.states[place].held, held);
+        if held == 0 {
+            return self.shares.leave(place);
+        }
+        if before == 0 {
+            let host = context.head.owner(index, direction).host(&self.hasher);
+            self.shares.enter(place, host);
+        }
+        self.shares.charge(place, held);
+        while let Some(other) = self.shares.to_give_back(place) {
+            let state = &mut self.states[other];
+            self.analyzer.forget(&mut state.flow);
+            state.held = 0;
+            self.shares.leave(other);
+            self.forgotten += 1;
         }
     }
 
@@ -447,6 +511,9 @@ impl<A: Analyzer> Registered<A> {
         };
         let state = &mut self.states[place as usize - 1];
         self.analyzer.end(&mut state.flow, context);
+        if state.held > 0 {
+            self.shares.leave(place as usize - 1);
+        }
         *state = State::default();
         self.free.push(place - 1);
     }
@@ -461,7 +528,8 @@ impl<A: Analyzer> fmt::Debug for Registered<A> {
 /// A registered analyzer of whatever type.
 trait Erased: fmt::Debug + Send {
     fn filter(&self) -> &Filter;
-    fn reserve(&mut self, max_flows: usize);
+    fn prepare(&mut self, max_flows: usize, hasher: FlowKeyHasher);
+    fn forgotten(&self) -> u64;
     fn packet(
         &mut self,
         index: FlowIndex,
@@ -486,8 +554,12 @@ impl<A: Analyzer> Erased for Registered<A> {
         &self.filter
     }
 
-    fn reserve(&mut self, max_flows: usize) {
-        self.reserve(max_flows);
+    fn prepare(&mut self, max_flows: usize, hasher: FlowKeyHasher) {
+        self.prepare(max_flows, hasher);
+    }
+
+    fn forgotten(&self) -> u64 {
+        self.forgotten
     }
 
     fn packet(

@@ -58,7 +58,7 @@ impl Head {
     }
 
     /// Whose bytes a direction of the flow at `flow` in the table has.
-    const fn owner(&self, flow: FlowIndex, direction: Direction) -> stream::Owner<'_> {
+    pub(crate) const fn owner(&self, flow: FlowIndex, direction: Direction) -> stream::Owner<'_> {
         let low_sends = matches!(direction, Direction::ToServer) == self.client_is_low;
         stream::Owner { flow, direction, key: &self.key, low_sends }
     }

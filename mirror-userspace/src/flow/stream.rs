@@ -140,7 +140,7 @@ impl Owner<'_> {
     }
 
     /// The host that sends the bytes, among all hosts.
-    fn host(&self, hasher: &FlowKeyHasher) -> u16 {
+    pub(crate) fn host(&self, hasher: &FlowKeyHasher) -> u16 {
         let (address, _) = if self.low_sends { self.key.low() } else { self.key.high() };
         hasher.host(&self.key.session, address)
     }

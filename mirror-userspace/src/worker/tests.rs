@@ -1275,3 +1275,72 @@ fn flows_that_differ_in_vlans_alone_do_not_meet_in_the_table() {
         assert!(load.iter().all(|&flows| flows < 12), "{shift}: {:?}", load.iter().max());
     }
 }
+
+/// How often something was lost on being put in order for this reason.
+fn reassembly_lost(bench: &Bench, reason: &str) -> u64 {
+    bench.worker.counters().reassembly_lost.iter().find(|(name, _)| *name == reason).unwrap().1
+}
+
+/// A connection of a host of its own to a port.
+fn connection_of(host: u32, server: u16) -> Tcp {
+    let [a, b, c, d] = (0x0b00_0000 + host).to_be_bytes();
+    let mut connection = Tcp::new(4000);
+    connection.client.0 = [a, b, c, d];
+    connection.server.1 = server;
+    connection
+}
+
+#[test]
+fn hostile_handshakes_that_never_end_are_given_up_from_the_oldest() {
+    let mut bench = Bench::with_max_flows(10_000);
+    // A hello of 16,000 bytes, of which the last never come.
+    let len = 16_000_u32;
+    let body = [&[3, 3][..], &[7; 32], &[0; 15_000]].concat();
+    let message = [&[1][..], &len.to_be_bytes()[1..], &body].concat();
+    let record = [&[22, 3, 1][..], &(len as u16 + 4).to_be_bytes(), &message].concat();
+    let mut first = connection_of(0, 443);
+    first.open(&mut bench);
+    let hello = client_hello();
+    bench.frame(&first.segment(true, "A", &hello[..40]));
+    for host in 1..3_000 {
+        let mut connection = connection_of(host, 443);
+        connection.open(&mut bench);
+        for part in record.chunks(8_000) {
+            bench.frame(&connection.segment(true, "A", part));
+        }
+    }
+    assert!(reassembly_lost(&bench, "analyzer_memory") > 500);
+    // What comes meanwhile is seen; of what was begun before all of them, the end means nothing any more.
+    let mut other = connection_of(5_000, 443);
+    other.open(&mut bench);
+    for part in hello.chunks(40) {
+        bench.frame(&other.segment(true, "A", part));
+    }
+    bench.frame(&first.segment(true, "A", &hello[40..]));
+    let hellos = bench.of("tls");
+    let names: Vec<_> = hellos.iter().filter(|event| event["tls"]["sni"] == "a.example").collect();
+    assert_eq!(names.len(), 1);
+    assert_eq!(names[0]["src_ip"], "11.0.19.136");
+}
+
+#[test]
+fn hostile_requests_that_nobody_answers_are_given_up_from_the_greediest() {
+    let mut bench = Bench::with_max_flows(10_000);
+    let mut early = connection_of(0, 80);
+    early.open(&mut bench);
+    bench.frame(&early.segment(true, "A", GET));
+    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(4_000));
+    for port in 0..100 {
+        let mut connection = connection_of(1, 80);
+        connection.client.1 = 5_000 + port;
+        connection.open(&mut bench);
+        for _ in 0..127 {
+            bench.frame(&connection.segment(true, "A", long.as_bytes()));
+        }
+    }
+    let given_up = reassembly_lost(&bench, "analyzer_memory");
+    assert!((30..100).contains(&given_up), "{given_up} connections");
+    bench.frame(&early.segment(false, "A", OK));
+    let answered = bench.of("http");
+    assert!(answered.iter().any(|event| http(event) == ("GET", "/a", 200, 5)));
+}

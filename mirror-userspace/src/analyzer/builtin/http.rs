@@ -176,6 +176,22 @@ impl Analyzer for Http {
             self.spare_queues.push(queue);
         }
     }
+
+    fn held(flow: &Flow) -> usize {
+        let packed: usize = flow.open.iter().map(|transaction| transaction.packed.capacity()).sum();
+        flow.open.capacity() * size_of::<Transaction>() + packed
+    }
+
+    fn forget(&mut self, flow: &mut Flow) {
+        flow.phases = [Phase::Lost; 2];
+        while let Some(Transaction { packed, .. }) = flow.open.pop_front() {
+            self.keep_spare(packed);
+        }
+        let queue = std::mem::take(&mut flow.open);
+        if queue.capacity() > 0 {
+            self.spare_queues.push(queue);
+        }
+    }
 }
 
 impl Http {
@@ -419,8 +435,13 @@ impl Http {
     }
 
     fn emit(&mut self, transaction: Transaction, context: &mut Context<'_>) {
-        let Transaction { fixed, mut packed, .. } = transaction;
+        let Transaction { fixed, packed, .. } = transaction;
         context.emit(&HTTP, &[&fixed.pack(), &packed]);
+        self.keep_spare(packed);
+    }
+
+    /// Keeps a buffer for the next transaction.
+    fn keep_spare(&mut self, mut packed: Vec<u8>) {
         if packed.capacity() <= MAX_SPARE {
             packed.clear();
             self.spare.push(packed);

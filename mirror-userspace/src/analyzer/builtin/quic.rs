@@ -80,6 +80,17 @@ impl Analyzer for Quic {
     fn end(&mut self, flow: &mut Flow, context: &mut Context<'_>) {
         self.finish(flow, context);
     }
+
+    fn held(flow: &Flow) -> usize {
+        flow.connection.as_ref().map_or(0, Connection::room)
+    }
+
+    fn forget(&mut self, flow: &mut Flow) {
+        if let Some(mut connection) = flow.connection.take() {
+            connection.clear();
+            self.spare.push(connection);
+        }
+    }
 }
 
 impl Quic {

@@ -82,6 +82,10 @@ impl Analyzer for Ssh {
         Use::Done
     }
 
+    fn held(flow: &Flow) -> usize {
+        flow.packed.capacity()
+    }
+
     fn end(&mut self, flow: &mut Flow, context: &mut Context<'_>) {
         if !flow.packed.is_empty() {
             context.emit(&SSH, &[&flow.packed]);

@@ -128,6 +128,17 @@ impl Analyzer for Tls {
     fn end(&mut self, flow: &mut Flow, context: &mut Context<'_>) {
         self.finish(flow, context);
     }
+
+    fn held(flow: &Flow) -> usize {
+        flow.handshake.as_ref().map_or(0, Handshake::room)
+    }
+
+    fn forget(&mut self, flow: &mut Flow) {
+        if let Some(mut handshake) = std::mem::take(flow).handshake {
+            handshake.clear();
+            self.spare.push(handshake);
+        }
+    }
 }
 
 impl Tls {

@@ -92,6 +92,12 @@ impl Connection {
         *self = Self { client, server, ..Self::default() };
     }
 
+    /// Bytes of memory that it holds.
+    #[must_use]
+    pub const fn room(&self) -> usize {
+        self.client.crypto.room() + self.server.crypto.room()
+    }
+
     /// The version, where that is all that is known: packets with long headers came, and no hello of them.
     #[must_use]
     pub fn version_alone(&self) -> Option<Version> {

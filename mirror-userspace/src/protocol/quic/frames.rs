@@ -55,6 +55,11 @@ pub(super) struct Crypto {
 }
 
 impl Crypto {
+    /// Bytes of memory that it holds.
+    pub(super) const fn room(&self) -> usize {
+        self.bytes.capacity() + self.pieces.capacity() * size_of::<(u32, u32)>()
+    }
+
     /// Makes ready for another handshake; the memory stays, or most of it.
     pub(super) fn clear(&mut self) {
         const SPARE: usize = 4096;

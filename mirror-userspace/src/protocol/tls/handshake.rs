@@ -108,6 +108,12 @@ impl Handshake {
         *self = Self { client, server, ..Self::default() };
     }
 
+    /// Bytes of memory that it holds.
+    #[must_use]
+    pub const fn room(&self) -> usize {
+        self.client.kept.capacity() + self.server.kept.capacity()
+    }
+
     /// Takes the next bytes of a direction, in order and without a gap, however they are cut. All of them
     /// are used. Behind a gap a direction cannot be followed, but the other one can.
     ///

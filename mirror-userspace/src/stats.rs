@@ -249,9 +249,9 @@ pub struct Worker {
     pub flows_shunted_total: u64,
     /// Records that the log's queue had no room for.
     pub records_lost: u64,
-    /// How often data was not put in order: streams of TCP that would have kept too much, and datagrams whose
-    /// fragments did not all come; by reason.
-    pub reassembly_lost: Named,
+    /// What the analysis has not seen of the frames that went through it, by reason: streams of TCP and states of
+    /// analyzers that were given up, datagrams whose fragments did not all come, packets in packets.
+    pub analysis_lost: Named,
     /// What became of the frames in the packet store; absent without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<Store>,
@@ -278,7 +278,7 @@ impl Worker {
             flows_shunted: counters.flows_shunted.0,
             flows_shunted_total: counters.flows_shunted.1,
             records_lost: counters.records_lost,
-            reassembly_lost: Named(counters.reassembly_lost),
+            analysis_lost: Named(counters.analysis_lost),
             store: counters.store.map(Store::from),
             protocols: counters.protocols,
             busy_ms: 0,

@@ -95,9 +95,9 @@ pub struct WorkerCounters {
     pub flows_shunted: (u64, u64),
     /// Records that were lost because the sink's queue was full.
     pub records_lost: u64,
-    /// How often data was not put in order: streams of TCP that would have kept too much, and datagrams whose
-    /// fragments did not all come; by reason.
-    pub reassembly_lost: Vec<(&'static str, u64)>,
+    /// What the analysis has not seen of the frames that went through it, by reason: streams of TCP and states of
+    /// analyzers that were given up, datagrams whose fragments did not all come, packets in packets.
+    pub analysis_lost: Vec<(&'static str, u64)>,
     /// What became of the frames in the packet store, if there is one.
     pub store: Option<StoreCounters>,
     /// What came, by transport protocol.
@@ -164,6 +164,10 @@ const HAND_OVER_INTERVAL: u64 = 100_000_000;
 /// Flows that one tick ends at most.
 const EXPIRE_AT_ONCE: usize = 1024;
 
+/// Flows that the packets of one frame, one in the other, begin at most. Each costs as much as a frame with one; more
+/// begin with the next frame.
+const MAX_NEW_FLOWS: u8 = 3;
+
 /// What became of a frame that no flow refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Taken {
@@ -204,6 +208,10 @@ pub struct Worker {
     duplicates: u64,
     flows_total: u64,
     flows_settled: u64,
+    /// Flows that the packets of the frame at hand have begun, see [`MAX_NEW_FLOWS`].
+    begun: u8,
+    /// Packets within others that began no flow, because too many did.
+    unfollowed: u64,
     protocols: Protocols,
     /// The latest time that was seen, in nanoseconds since the epoch.
     now: u64,
@@ -240,6 +248,8 @@ impl Worker {
             duplicates: 0,
             flows_total: 0,
             flows_settled: 0,
+            begun: 0,
+            unfollowed: 0,
             protocols: Protocols::default(),
             now: 0,
             swept: 0,
@@ -301,6 +311,7 @@ impl Worker {
         {
             count += 1;
             let Whole { info, place, vlans, bytes, .. } = &whole;
+            self.begun = 0;
             // Nothing is wrong with it that was not looked at before.
             let _ = self.layers(info, place, Layer::whole(bytes, *vlans, 0));
             whole.end();
@@ -358,6 +369,7 @@ impl Worker {
     #[inline(always)]
     fn arrives(&mut self, rule: u32, info: &FrameInfo, link: Option<LinkType>, frame: &[u8]) {
         self.delivered += 1;
+        self.begun = 0;
         self.delivered_bytes += u64::from(info.original_len).max(frame.len() as u64);
         self.now = self.now.max(info.time);
         if !self.observers.is_empty() {
@@ -501,6 +513,10 @@ impl Worker {
         }
         let index = match found {
             Some(index) => index,
+            None if self.begun == MAX_NEW_FLOWS => {
+                self.unfollowed += 1;
+                return Ok(Taken::Analysed);
+            }
             None => self.begin(key, forward, info, packet),
         };
         let flow = self.flows.flow(index);
@@ -530,6 +546,7 @@ impl Worker {
     /// The flow that begins with a packet.
     #[inline(never)]
     fn begin(&mut self, key: FlowKey, forward: bool, info: &FrameInfo, packet: &Packet<'_>) -> FlowIndex {
+        self.begun += 1;
         let mut flow = Flow::new(key, forward, packet, info.mirror, info.time);
         flow.followed_by(&self.analyzers);
         self.flows_total += 1;
@@ -802,9 +819,10 @@ impl Worker {
             flows_total: self.flows_total,
             flows_shunted: self.shunting.as_ref().map(Shunting::counters).unwrap_or_default(),
             records_lost: self.records.lost(),
-            reassembly_lost: (StreamLoss::ALL.iter().map(|why| why.name()).zip(self.streams.lost()))
+            analysis_lost: (StreamLoss::ALL.iter().map(|why| why.name()).zip(self.streams.lost()))
                 .chain([("analyzer_memory", self.analyzers.forgotten())])
                 .chain(self.defragmenter.lost())
+                .chain([("nested_flow", self.unfollowed)])
                 .collect(),
             store: self.store.as_ref().map(StoreHandle::counters),
             protocols: self.protocols,

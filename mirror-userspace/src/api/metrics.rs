@@ -252,11 +252,11 @@ fn workers(families: &mut Families, snapshot: &Snapshot, watches: &[Watch]) {
         }
     }
     families.counters(
-        "worker_reassembly_lost_total",
-        "Streams that would have kept too much, and datagrams whose fragments did not all come, by reason.",
+        "worker_analysis_lost_total",
+        "What the analysis has not seen of the frames that went through it, by reason.",
     );
     for (number, _, worker, _) in &workers {
-        for &(reason, count) in &worker.reassembly_lost.0 {
+        for &(reason, count) in &worker.analysis_lost.0 {
             families.count(&[("worker", number), ("reason", reason)], count);
         }
     }

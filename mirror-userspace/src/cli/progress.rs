@@ -84,9 +84,9 @@ pub(super) fn grouped(number: u64) -> String {
     text
 }
 
-/// What is said of data that was not put in order.
-pub(super) fn reassembly_lost(lost: &Named) -> String {
-    format!("streams and datagrams with LOST parts: {}{}", grouped(lost.sum()), listed(lost))
+/// What is said of what the analysis has not seen of its frames.
+pub(super) fn analysis_lost(lost: &Named) -> String {
+    format!("not seen within analysed frames: {}{}", grouped(lost.sum()), listed(lost))
 }
 
 /// The counters that are not 0, as `name 5, other 3`.
@@ -223,9 +223,9 @@ fn write_totals(text: &mut String, stats: &Stats) -> std::fmt::Result {
     if refused.sum() > 0 {
         writeln!(text, "not analysed: {}{}", grouped(refused.sum()), listed(&refused))?;
     }
-    let lost = summed(stats.workers.iter().map(|worker| &worker.reassembly_lost));
+    let lost = summed(stats.workers.iter().map(|worker| &worker.analysis_lost));
     if lost.sum() > 0 {
-        writeln!(text, "{}", reassembly_lost(&lost))?;
+        writeln!(text, "{}", analysis_lost(&lost))?;
     }
     text.push_str(&stored(stats.workers.iter().filter_map(|worker| worker.store.as_ref())));
     if let Some(UploadCounters { to, segments, bytes, waiting, failures, .. }) = &stats.upload {

@@ -332,8 +332,8 @@ impl Totals {
         if worker.refused.sum() > 0 {
             eprintln!("not analysed: {}{}", grouped(worker.refused.sum()), listed(&worker.refused));
         }
-        if worker.reassembly_lost.sum() > 0 {
-            eprintln!("{}", super::progress::reassembly_lost(&worker.reassembly_lost));
+        if worker.analysis_lost.sum() > 0 {
+            eprintln!("{}", super::progress::analysis_lost(&worker.analysis_lost));
         }
         if let Some(store) = &worker.store {
             eprint!("{}", super::progress::stored([store].into_iter()));

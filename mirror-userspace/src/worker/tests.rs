@@ -1277,8 +1277,8 @@ fn flows_that_differ_in_vlans_alone_do_not_meet_in_the_table() {
 }
 
 /// How often something was lost on being put in order for this reason.
-fn reassembly_lost(bench: &Bench, reason: &str) -> u64 {
-    bench.worker.counters().reassembly_lost.iter().find(|(name, _)| *name == reason).unwrap().1
+fn analysis_lost(bench: &Bench, reason: &str) -> u64 {
+    bench.worker.counters().analysis_lost.iter().find(|(name, _)| *name == reason).unwrap().1
 }
 
 /// A connection of a host of its own to a port.
@@ -1309,7 +1309,7 @@ fn hostile_handshakes_that_never_end_are_given_up_from_the_oldest() {
             bench.frame(&connection.segment(true, "A", part));
         }
     }
-    assert!(reassembly_lost(&bench, "analyzer_memory") > 500);
+    assert!(analysis_lost(&bench, "analyzer_memory") > 500);
     // What comes meanwhile is seen; of what was begun before all of them, the end means nothing any more.
     let mut other = connection_of(5_000, 443);
     other.open(&mut bench);
@@ -1338,9 +1338,28 @@ fn hostile_requests_that_nobody_answers_are_given_up_from_the_greediest() {
             bench.frame(&connection.segment(true, "A", long.as_bytes()));
         }
     }
-    let given_up = reassembly_lost(&bench, "analyzer_memory");
+    let given_up = analysis_lost(&bench, "analyzer_memory");
     assert!((30..100).contains(&given_up), "{given_up} connections");
     bench.frame(&early.segment(false, "A", OK));
     let answered = bench.of("http");
     assert!(answered.iter().any(|event| http(event) == ("GET", "/a", 200, 5)));
+}
+
+#[test]
+fn hostile_packets_in_packets_begin_three_flows_a_frame() {
+    let mut bench = Bench::new();
+    let mut frame = udp((CLIENT, 4000), (SERVER, 9), b"inside");
+    for host in 0..5 {
+        let mut outer = Vec::new();
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 1, 0, host], [10, 1, 1, host], 64);
+        builder.write(&mut outer, IpNumber::IPV4, &frame[14..]).unwrap();
+        frame = outer;
+    }
+    bench.frame(&frame);
+    assert_eq!(bench.worker.counters().flows_total, 3);
+    assert_eq!(analysis_lost(&bench, "nested_flow"), 3);
+    // What goes on is followed to its end.
+    bench.frame(&frame);
+    assert_eq!(bench.worker.counters().flows_total, 6);
+    assert_eq!(analysis_lost(&bench, "nested_flow"), 3);
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::frames::{Crypto, crypto_frames};
 use super::google;
-use super::keys::Keys;
+use super::keys::SideKeys;
 use super::packet::{self, Kind, MAX_CONNECTION_ID, Packet};
 use super::version::Version;
 use crate::protocol::Direction;
@@ -38,24 +38,35 @@ struct Origin {
     /// The connection ID that the client chose for the server, in a buffer of the greatest length.
     destination: [u8; MAX_CONNECTION_ID],
     destination_len: u8,
-    keys: Keys,
+    /// The keys of both sides, once something of them was to be opened.
+    keys: [Option<SideKeys>; 2],
 }
 
 impl Origin {
     fn new(version: Version, destination: &[u8]) -> Option<Self> {
         let mut buffer = [0; MAX_CONNECTION_ID];
         buffer.get_mut(..destination.len())?.copy_from_slice(destination);
-        let keys = Keys::derive(version, destination)?;
-        Some(Self { version, destination: buffer, destination_len: destination.len() as u8, keys })
+        let destination_len = destination.len() as u8;
+        Some(Self { version, destination: buffer, destination_len, keys: [None; 2] })
     }
 
     /// The same in another version: a server may go on in one that the client knows, too (RFC 9368).
-    fn in_version(&self, version: Version) -> Option<Self> {
-        Self::new(version, self.destination.get(..usize::from(self.destination_len))?)
+    fn in_version(&self, version: Version) -> Self {
+        Self { version, keys: [None; 2], ..*self }
     }
 
-    fn open(&self, direction: Direction, packet: &Packet<'_>, scratch: &mut Vec<u8>) -> Option<Range<usize>> {
-        self.keys.of(direction).open(packet, scratch)
+    fn open(
+        &mut self,
+        direction: Direction,
+        packet: &Packet<'_>,
+        scratch: &mut Vec<u8>,
+    ) -> Option<Range<usize>> {
+        let keys = &mut self.keys[direction as usize];
+        if keys.is_none() {
+            let destination = self.destination.get(..usize::from(self.destination_len))?;
+            *keys = SideKeys::derive(self.version, destination, direction);
+        }
+        keys.as_ref()?.open(packet, scratch)
     }
 }
 
@@ -128,7 +139,10 @@ impl Connection {
         let mut found = false;
         while !found && let Some((packet, behind)) = packet::split(rest) {
             rest = behind;
-            found = self.packet(direction, &packet, scratch);
+            // All packets of a datagram are of one connection (RFC 9000, section 12.2): where one cannot be
+            // opened, keys are not derived for the others, too.
+            let Some(whole) = self.packet(direction, &packet, scratch) else { break };
+            found = whole;
         }
         let version = self.version.filter(|_| found)?;
         self.heard = true;
@@ -146,18 +160,18 @@ impl Connection {
         }
     }
 
-    /// Takes a packet; answers whether the side's hello has come as a whole by it.
-    fn packet(&mut self, direction: Direction, packet: &Packet<'_>, scratch: &mut Vec<u8>) -> bool {
+    /// Takes a packet; answers whether the side's hello has come as a whole by it. `None` where it cannot be opened.
+    fn packet(&mut self, direction: Direction, packet: &Packet<'_>, scratch: &mut Vec<u8>) -> Option<bool> {
         if packet.version.is_known() {
             self.version = Some(packet.version);
         }
-        match packet.kind {
+        let whole = match packet.kind {
             Kind::Initial if self.side(direction).done => false,
             Kind::Initial if packet.version.protection().is_none() => {
                 let frames = packet.bytes.get(packet.number_at..).unwrap_or_default();
                 self.google(direction, google::client_hello(frames))
             }
-            Kind::Initial => self.initial(direction, packet, scratch),
+            Kind::Initial => self.initial(direction, packet, scratch)?,
             Kind::Retry if direction == Direction::ToClient && !self.retried => {
                 // The client begins again, and may do so once (RFC 9000, 17.2.5.2).
                 self.retried = true;
@@ -166,7 +180,8 @@ impl Connection {
                 false
             }
             Kind::Retry | Kind::Other => false,
-        }
+        };
+        Some(whole)
     }
 
     fn google(&mut self, direction: Direction, hello: Option<&[u8]>) -> bool {
@@ -176,19 +191,19 @@ impl Connection {
         true
     }
 
-    fn initial(&mut self, direction: Direction, packet: &Packet<'_>, scratch: &mut Vec<u8>) -> bool {
+    fn initial(&mut self, direction: Direction, packet: &Packet<'_>, scratch: &mut Vec<u8>) -> Option<bool> {
         if self.initials >= MAX_INITIALS {
-            return false;
+            return None;
         }
         self.initials += 1;
-        let Some(frames) = self.open(direction, packet, scratch) else { return false };
+        let frames = self.open(direction, packet, scratch)?;
         let frames = scratch.get(frames).unwrap_or_default();
         if packet.version.is_google() {
-            return self.google(direction, google::protected_client_hello(frames));
+            return Some(self.google(direction, google::protected_client_hello(frames)));
         }
         let crypto = &mut self.side(direction).crypto;
         crypto_frames(frames, |offset, data| crypto.insert(offset, data));
-        hello(crypto, direction).is_some()
+        Some(hello(crypto, direction).is_some())
     }
 
     /// Removes the protection; answers where in `scratch` the frames are.
@@ -200,17 +215,20 @@ impl Connection {
     ) -> Option<Range<usize>> {
         if let Some(origin) = self.origin {
             let same = origin.version == packet.version;
-            let origin = if same { Some(origin) } else { origin.in_version(packet.version) };
-            if let Some(frames) = origin.and_then(|origin| origin.open(direction, packet, scratch)) {
-                self.origin = origin;
-                return Some(frames);
+            let mut origin = if same { origin } else { origin.in_version(packet.version) };
+            let frames = origin.open(direction, packet, scratch);
+            if same || frames.is_some() {
+                self.origin = Some(origin);
+            }
+            if frames.is_some() {
+                return frames;
             }
         }
         // The client's first packet, or its first after a retry or a negotiation of versions.
         if direction == Direction::ToClient {
             return None;
         }
-        let origin = Origin::new(packet.version, packet.destination)?;
+        let mut origin = Origin::new(packet.version, packet.destination)?;
         let frames = origin.open(direction, packet, scratch)?;
         self.origin = Some(origin);
         self.client.crypto.clear();

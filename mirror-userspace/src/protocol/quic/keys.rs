@@ -10,20 +10,13 @@ use hkdf::Hkdf;
 use sha2::Sha256;
 
 use super::packet::Packet;
-use super::version::{Protection, Version};
+use super::version::Version;
 use crate::protocol::Direction;
 
 /// Bytes that authenticate a packet, at its end.
 const TAG: usize = 16;
 /// The sample for the header's protection begins so far behind the begin of the packet number.
 const SAMPLE_AT: usize = 4;
-
-/// The keys of both sides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Keys {
-    client: SideKeys,
-    server: SideKeys,
-}
 
 /// The keys of the packets that one side sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,30 +26,17 @@ pub(super) struct SideKeys {
     pub(super) hp: [u8; 16],
 }
 
-impl Keys {
-    /// The keys that follow from the client's first choice of a connection ID; `None` where the version
-    /// is not known.
-    pub(super) fn derive(version: Version, destination: &[u8]) -> Option<Self> {
+impl SideKeys {
+    /// The keys of what a side sends, as they follow from the client's first choice of a connection ID; `None` where
+    /// the version is not known. That takes as long as a short packet's whole analysis.
+    pub(super) fn derive(version: Version, destination: &[u8], direction: Direction) -> Option<Self> {
         let protection = version.protection()?;
         let (_, initial) = Hkdf::<Sha256>::extract(Some(&protection.salt), destination);
-        Some(Self {
-            client: SideKeys::derive(&initial, b"client in", &protection)?,
-            server: SideKeys::derive(&initial, b"server in", &protection)?,
-        })
-    }
-
-    /// The keys of what a side sends.
-    pub(super) const fn of(&self, direction: Direction) -> &SideKeys {
-        match direction {
-            Direction::ToServer => &self.client,
-            Direction::ToClient => &self.server,
-        }
-    }
-}
-
-impl SideKeys {
-    fn derive(initial: &Hkdf<Sha256>, label: &[u8], protection: &Protection) -> Option<Self> {
-        let secret = expand_label::<32>(initial, label)?;
+        let label = match direction {
+            Direction::ToServer => b"client in",
+            Direction::ToClient => b"server in",
+        };
+        let secret = expand_label::<32>(&initial, label)?;
         let secret = Hkdf::<Sha256>::from_prk(&secret).ok()?;
         Some(Self {
             key: expand_label(&secret, protection.key)?,

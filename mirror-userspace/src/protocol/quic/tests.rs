@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::keys::{Keys, SideKeys};
+use super::keys::SideKeys;
 use super::packet;
 use super::*;
 use crate::protocol::Direction::{self, ToClient, ToServer};
@@ -53,8 +53,8 @@ fn crypto(offset: usize, data: &[u8]) -> Vec<u8> {
 
 /// Puts an Initial packet of a client together.
 fn initial(version: Version, keys_of: &[u8], destination: &[u8], number: u8, frames: &[u8]) -> Vec<u8> {
-    let keys = Keys::derive(version, keys_of).unwrap();
-    seal(version, keys.of(ToServer), destination, number, frames)
+    let keys = SideKeys::derive(version, keys_of, ToServer).unwrap();
+    seal(version, &keys, destination, number, frames)
 }
 
 fn seal(version: Version, keys: &SideKeys, destination: &[u8], number: u8, frames: &[u8]) -> Vec<u8> {
@@ -111,8 +111,7 @@ fn keys_are_those_of_rfc_9001_and_rfc_9369() {
             "edf6d05c83121201b436e16877593c3a",
         ),
     ] {
-        let keys = Keys::derive(version, &CONNECTION_ID).unwrap();
-        let side = keys.of(direction);
+        let side = SideKeys::derive(version, &CONNECTION_ID, direction).unwrap();
         assert_eq!((&side.key[..], &side.iv[..], &side.hp[..]), (&*unhex(key), &*unhex(iv), &*unhex(hp)));
     }
 }
@@ -122,7 +121,7 @@ fn client_packet() -> Vec<u8> {
     let mut frames = unhex(CLIENT_FRAMES);
     frames.resize(1162, 0);
     let header = unhex("c300000001088394c8f03e5157080000449e00000002");
-    Keys::derive(Version::V1, &CONNECTION_ID).unwrap().of(ToServer).seal(&header, 4, &frames)
+    SideKeys::derive(Version::V1, &CONNECTION_ID, ToServer).unwrap().seal(&header, 4, &frames)
 }
 
 #[test]
@@ -213,13 +212,13 @@ fn a_server_may_go_on_in_another_version() {
     let mut connection = Connection::new();
     assert!(push(&mut connection, ToServer, &client_packet()).is_some());
     // The frames of RFC 9001, A.3, behind the acknowledgement; the connection ID is the client's, empty.
-    let v1 = Keys::derive(Version::V1, &CONNECTION_ID).unwrap();
+    let v1 = SideKeys::derive(Version::V1, &CONNECTION_ID, ToClient).unwrap();
     let mut scratch = Vec::new();
     let bytes = unhex(SERVER_PACKET);
     let (packet, _) = packet::split(&bytes).unwrap();
-    let frames = v1.of(ToClient).open(&packet, &mut scratch).unwrap();
-    let v2 = Keys::derive(Version::V2, &CONNECTION_ID).unwrap();
-    let answer = seal(Version::V2, v2.of(ToClient), &[], 0, &scratch[frames]);
+    let frames = v1.open(&packet, &mut scratch).unwrap();
+    let v2 = SideKeys::derive(Version::V2, &CONNECTION_ID, ToClient).unwrap();
+    let answer = seal(Version::V2, &v2, &[], 0, &scratch[frames]);
     let logged = push(&mut connection, ToClient, &answer).unwrap();
     assert_eq!(
         (&logged["version"], &logged["ja3s"]["string"]),
@@ -385,4 +384,21 @@ fn every_prefix_of_a_packet_does_no_harm() {
         push(&mut connection, ToServer, &client);
         assert_eq!(push(&mut connection, ToClient, &server[..len]), None);
     }
+}
+
+/// Deriving keys costs as much as the analysis of a packet: a datagram has them derived once.
+#[test]
+fn hostile_packets_in_one_datagram_have_keys_derived_once() {
+    let mut connection = Connection::new();
+    let forged: Vec<_> =
+        (0..30).flat_map(|number| initial(Version::V1, &[number; 8], &[9; 8], 0, &[0; 30])).collect();
+    assert_eq!(push(&mut connection, ToServer, &forged), None);
+    // All others were passed over: there may be 64 packets, and each of so many datagrams has one.
+    for number in 0..60 {
+        assert_eq!(
+            push(&mut connection, ToServer, &initial(Version::V1, &[number; 8], &[9; 8], 0, &[0; 30])),
+            None
+        );
+    }
+    assert!(push(&mut connection, ToServer, &client_packet()).is_some());
 }

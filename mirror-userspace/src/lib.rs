@@ -27,6 +27,7 @@ pub mod packet;
 pub mod pktgen;
 pub mod protocol;
 pub mod record;
+pub mod secret;
 pub mod sink;
 pub mod source;
 pub mod stats;

@@ -2,7 +2,7 @@
 //!
 //! A connection is open to the whole API, or a guest, which is answered health checks and no more. While all
 //! open places are taken, or its client has as many as one client may have, a new connection takes the place
-//! of the one that has waited for a request the longest, of the client with the most places. Where none
+//! of the one that has waited for its client the longest, of the client with the most places. Where none
 //! waits, it becomes a guest. There is always a place for a guest: the oldest one of the client with the most
 //! guests makes room. So a health check gets in whatever the other connections do, and a client that opens
 //! connections without end closes its own.
@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -61,16 +61,21 @@ impl Clock {
     }
 }
 
-/// Whether a connection waits for its client's request. The connection writes it, the table reads it.
+/// A client that takes nothing of an answer for so long is waited for, as one without a request is.
+const STALL: Duration = Duration::from_secs(2);
+
+/// Whether a connection waits for its client. The connection writes it, the table reads it.
 #[derive(Debug)]
 pub(super) struct Activity {
     clock: Clock,
     /// When the connection began.
     begun: u64,
-    /// When it began to wait.
+    /// When it last ended an answer, or was last held up by its client.
     since: AtomicU64,
     /// Answers that are being made or sent.
     answers: AtomicU32,
+    /// All that the client has sent was read.
+    drained: AtomicBool,
     /// The client does not take what is sent.
     blocked: AtomicBool,
 }
@@ -83,6 +88,7 @@ impl Activity {
             begun,
             since: begun.into(),
             answers: AtomicU32::default(),
+            drained: true.into(),
             blocked: AtomicBool::default(),
         }
     }
@@ -93,13 +99,25 @@ impl Activity {
         Answering(Arc::clone(self))
     }
 
+    /// Notes whether all that the client has sent was read.
+    pub(super) fn set_drained(&self, drained: bool) {
+        self.drained.store(drained, Ordering::Relaxed);
+    }
+
     /// Notes whether the client does not take what is sent.
     pub(super) fn set_blocked(&self, blocked: bool) {
+        if blocked && !self.blocked.load(Ordering::Relaxed) {
+            self.since.store(self.clock.now(), Ordering::Relaxed);
+        }
         self.blocked.store(blocked, Ordering::Relaxed);
     }
 
+    /// Whether it waits for its client, which has no request, or takes nothing of an answer.
     fn is_waiting(&self) -> bool {
-        self.answers.load(Ordering::Relaxed) == 0 && !self.blocked.load(Ordering::Relaxed)
+        if self.blocked.load(Ordering::Relaxed) {
+            return self.clock.now().saturating_sub(self.since()) >= STALL.as_nanos() as u64;
+        }
+        self.answers.load(Ordering::Relaxed) == 0 && self.drained.load(Ordering::Relaxed)
     }
 
     fn since(&self) -> u64 {

@@ -4,7 +4,7 @@ use std::io;
 use std::net::TcpListener;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -18,6 +18,7 @@ use nix::sys::socket::Backlog;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use super::places::{Access, Activity, Answering, Bounds, Places, Ticket};
@@ -117,6 +118,8 @@ async fn accept(listener: tokio::net::TcpListener, places: Arc<Places>, routers:
             Access::Guest => (routers.guest.clone(), GUEST),
         };
         tokio::spawn(connection(stream, router, limits, ticket));
+        // What it has sent already is answered before the next connection may need its place.
+        yield_now().await;
     }
 }
 
@@ -129,7 +132,11 @@ async fn connection(stream: TcpStream, router: Router, limits: Limits, mut ticke
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let answering = activity.answer();
         let response = router.call(request);
-        async move { Ok::<_, std::convert::Infallible>(tracked(response.await?, answering)) }
+        async move {
+            // Each connection gets an answer in turn, however many requests it has sent at once.
+            yield_now().await;
+            Ok::<_, std::convert::Infallible>(tracked(response.await?, answering))
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -147,7 +154,7 @@ async fn connection(stream: TcpStream, router: Router, limits: Limits, mut ticke
     };
     tokio::select! {
         () = lived => {}
-        // Another needs the place. Nothing is lost: an open connection goes while it waits.
+        // Another needs the place, and this one waits for its client.
         _ = &mut ticket.closed => {}
     }
 }
@@ -183,7 +190,7 @@ impl HttpBody for Tracked {
     }
 }
 
-/// A stream of which is known whether its client takes what is sent.
+/// A stream that notes whether its client has more to say, and takes what is sent.
 #[derive(Debug)]
 struct Watched {
     stream: TcpStream,
@@ -191,9 +198,9 @@ struct Watched {
 }
 
 impl Watched {
-    fn note<T>(&self, result: Poll<T>) -> Poll<T> {
+    fn written(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.activity.set_blocked(result.is_pending());
-        Poll::Ready(ready!(result))
+        result
     }
 }
 
@@ -203,7 +210,9 @@ impl AsyncRead for Watched {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let result = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.activity.set_drained(result.is_pending());
+        result
     }
 }
 
@@ -214,7 +223,7 @@ impl AsyncWrite for Watched {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.note(result)
+        self.written(result)
     }
 
     fn poll_write_vectored(
@@ -223,7 +232,7 @@ impl AsyncWrite for Watched {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.note(result)
+        self.written(result)
     }
 
     fn is_write_vectored(&self) -> bool {

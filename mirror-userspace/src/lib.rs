@@ -14,6 +14,7 @@ pub mod datapath;
 pub mod doctor;
 pub mod error;
 pub mod expression;
+mod file;
 pub mod filter;
 pub mod flow;
 mod hint;

@@ -5,12 +5,11 @@
 //! belong to root and to the group of the service. All is asked of the open file, not of its name, which may be
 //! another file's a moment later.
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use nix::libc::{O_CLOEXEC, O_NOCTTY, O_NONBLOCK};
+use crate::file;
 
 /// Bytes of the longest secret; a file with more holds something else.
 const LONGEST: u64 = 4096;
@@ -78,7 +77,7 @@ const fn exposure(mode: u32) -> &'static str {
 /// to a user who is neither root nor the user of this process.
 pub fn read<T, E: From<SecretError>>(path: &Path, parse: impl FnOnce(&[u8]) -> Result<T, E>) -> Result<T, E> {
     let unreadable = |source| SecretError::Unreadable { path: path.to_owned(), source };
-    let file = open(path).map_err(unreadable)?;
+    let file = file::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     // A device, such as /dev/null, keeps nothing that others could read.
     let is_device = metadata.file_type().is_char_device();
@@ -95,11 +94,6 @@ pub fn read<T, E: From<SecretError>>(path: &Path, parse: impl FnOnce(&[u8]) -> R
         check(path, metadata.mode(), metadata.uid())?;
     }
     Ok(secret)
-}
-
-/// Opens a file without waiting for a writer where it is a pipe.
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(O_NONBLOCK | O_NOCTTY | O_CLOEXEC).open(path)
 }
 
 /// Finds out whether others than root and the user of this process can read a file or change it.

@@ -492,6 +492,12 @@ fn hostile_clients_that_take_no_answers_do_not_keep_health_checks_out() {
         let _ = (&stream).write_all(&requests);
         clients.push(stream);
     }
+    // Until the answers fill all buffers, the thread of the API has work to do.
+    wait_until("the connections are full", || {
+        let begun = Instant::now();
+        let answer = ask_from(&bed, HERE, API, "GET /healthz");
+        answer.is_ok_and(|answer| answer.status == 200) && begun.elapsed() < Duration::from_millis(100)
+    });
     for round in 0..100 {
         assert_healthy(&bed, round);
     }

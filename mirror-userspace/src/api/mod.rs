@@ -180,9 +180,8 @@ pub struct Listener {
 impl Listener {
     /// Takes the addresses, in the network namespace of the calling thread.
     pub fn bind(settings: Settings) -> Result<Self, Error> {
-        if let Address::At(address) = settings.api
-            && !address.ip().to_canonical().is_loopback()
-            && settings.token.is_none()
+        if settings.token.is_none()
+            && let Some(address) = reachable(settings.api)
         {
             return Err(Error::Open(address));
         }
@@ -218,6 +217,14 @@ impl Listener {
             })
             .map_err(Error::Thread)?;
         Ok(Server { health, requests: receiver, stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+/// The address, where other hosts can reach it.
+pub(crate) fn reachable(address: Address) -> Option<SocketAddr> {
+    match address {
+        Address::At(address) if !address.ip().to_canonical().is_loopback() => Some(address),
+        Address::At(_) | Address::Off => None,
     }
 }
 

@@ -14,7 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use nix::sys::socket::Backlog;
+use nix::sys::socket::{Backlog, setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -30,6 +30,9 @@ const API: Bounds = Bounds { open: 128, client: 64, guests: 32 };
 const HEALTH: Bounds = Bounds { open: 0, client: 0, guests: 32 };
 /// Connections that may wait until they are accepted.
 const BACKLOG: i32 = 1024;
+
+/// Bytes of answers that the kernel keeps for a client; on its own it would keep megabytes for each.
+const SEND_BUFFER: usize = 128 << 10;
 
 /// How long an open connection may take.
 const OPEN: Limits = Limits {
@@ -124,8 +127,9 @@ async fn accept(listener: tokio::net::TcpListener, places: Arc<Places>, routers:
 }
 
 async fn connection(stream: TcpStream, router: Router, limits: Limits, mut ticket: Ticket) {
-    // Small answers are not held back.
+    // Small answers are not held back. Where it fails, the client's window has to do.
     let _ = stream.set_nodelay(true);
+    let _ = setsockopt(&stream, sockopt::SndBuf, &SEND_BUFFER);
     let activity = Arc::clone(&ticket.activity);
     let stream = Watched { stream, activity: Arc::clone(&activity) };
     let router = TowerToHyperService::new(router);

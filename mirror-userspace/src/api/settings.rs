@@ -59,7 +59,7 @@ pub enum TokenError {
     File(#[from] SecretError),
     /// It is too short, or cannot stand in a header.
     #[error(
-        "the API's token in {} is {what}: write one line of {} or more letters and digits, such as `openssl \
+        "the API's token in {} is {what}; write one line of {} or more letters and digits, such as `openssl \
          rand -hex 32` makes",
         path.display(),
         Token::SHORTEST

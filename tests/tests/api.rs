@@ -312,6 +312,9 @@ fn a_reload_takes_what_is_right_and_refuses_what_is_not_as_a_whole() {
     let refused = ask(&bed, "POST /api/v1/reload");
     assert_eq!(refused.status, 409);
     assert!(refused.json()["error"].as_str().unwrap().contains("takes a restart"), "{}", refused.body);
+    fs::write(&config, "[admission]\nmode = \"strict\"\n").unwrap();
+    let refused = ask(&bed, "POST /api/v1/reload");
+    assert_eq!((refused.status, &refused.json()["mistakes"][0]["key"]), (409, &"admission.mode".into()));
 
     bed.send(&frames(2));
     let report = appliance.stop();

@@ -89,7 +89,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn check(args: &Check) -> anyhow::Result<ExitCode> {
-    let Checked { config, mistakes, warnings } = config::check(&args.file, |_| false)?;
+    let Checked { config, mistakes, warnings, .. } = config::check(&args.file, |_| false)?;
     let mistakes = Mistakes::of(mistakes);
     for line in mistakes.iter().flat_map(Mistakes::lines) {
         eprintln!("mirror-xdp: {line}");

@@ -299,15 +299,7 @@ impl std::error::Error for Mistakes {}
 
 /// Reads a configuration file.
 pub fn load(path: &Path) -> Result<Config, Error> {
-    Ok(load_with_lines(path)?.0)
-}
-
-/// Reads a configuration file, and where it says what, see [`lines`].
-pub fn load_with_lines(path: &Path) -> Result<(Config, BTreeMap<String, usize>), Error> {
-    let text = read(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
-    let config = parse(path, &text)?;
-    // It is text: what is not was refused.
-    Ok((config, str::from_utf8(&text).map(lines).unwrap_or_default()))
+    Ok(parse(path, &read(path)?)?)
 }
 
 /// Reads a configuration from the bytes of a file; `path` is for messages.
@@ -325,6 +317,8 @@ pub struct Checked {
     pub mistakes: Vec<Mistake>,
     /// What is allowed, but hardly what is wanted.
     pub warnings: Vec<Mistake>,
+    /// Where the file says what, see [`lines`].
+    pub lines: BTreeMap<String, usize>,
 }
 
 /// Reads a configuration file, and finds all of its mistakes and all that a start with it would fail of, as far
@@ -335,10 +329,11 @@ pub struct Checked {
 ///
 /// Where the file cannot be read.
 pub fn check(path: &Path, is_overridden: impl Fn(&str) -> bool) -> Result<Checked, Error> {
-    let text = read(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
+    let text = read(path)?;
     let mut checked = parse_all(path, &text);
-    let lines = str::from_utf8(&text).map(lines).unwrap_or_default();
-    start::check(path, &mut checked, &lines, is_overridden);
+    // What is no text was refused.
+    checked.lines = str::from_utf8(&text).map(lines).unwrap_or_default();
+    start::check(path, &mut checked, is_overridden);
     checked.mistakes.sort_by_key(|mistake| mistake.line);
     checked.warnings.sort_by_key(|warning| warning.line);
     Ok(checked)
@@ -360,7 +355,7 @@ fn parse_all(path: &Path, bytes: &[u8]) -> Checked {
     let config = root.as_ref().map(|root| sections::config(Table::root(&document, root)));
     let config = config.unwrap_or_default();
     let (mistakes, warnings) = document.into_findings();
-    Checked { config, mistakes, warnings }
+    Checked { config, mistakes, warnings, lines: BTreeMap::new() }
 }
 
 /// Where a file says what: the line of each section, such as `ports`, and of each of its keys, such as
@@ -380,12 +375,14 @@ pub fn lines(text: &str) -> BTreeMap<String, usize> {
 }
 
 /// The bytes of a file; of one that is no configuration for its sheer length, an error.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
     const LONGEST: u64 = 16 << 20;
+    let unreadable = |source| Error::Unreadable { path: path.to_owned(), source };
     let mut text = Vec::new();
-    File::open(path)?.take(LONGEST + 1).read_to_end(&mut text)?;
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(LONGEST + 1).read_to_end(&mut text).map_err(unreadable)?;
     if text.len() as u64 > LONGEST {
-        return Err(io::Error::other("longer than 16 MiB, which no configuration is"));
+        return Err(unreadable(io::Error::other("longer than 16 MiB, which no configuration is")));
     }
     Ok(text)
 }

@@ -2,7 +2,6 @@
 //! be listened on, settings that exclude each other. `mirror-xdp run` looks before it starts, `config check`
 //! on any machine; so interfaces, ports that others use and the like are no part of it.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -10,6 +9,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
+use url::Url;
 
 use super::{Checked, Config, DEFAULT_LOG_DIR, Mistake};
 use crate::afxdp::ZeroCopy;
@@ -48,50 +48,46 @@ impl Finding {
     }
 }
 
-/// Looks for all of it, and enters it. Keys with mistakes are not looked at again.
-pub(super) fn check(
-    path: &Path,
-    checked: &mut Checked,
-    lines: &BTreeMap<String, usize>,
-    is_overridden: impl Fn(&str) -> bool,
-) {
+/// Keys that what is found is about, and how it is found. It is entered at the first key.
+type Check = (&'static [&'static str], fn(&Config) -> Vec<Finding>);
+
+const CHECKS: &[Check] = &[
+    (&["capture.log_dir"], |config| one(config.capture.log_dir.as_deref().and_then(directory))),
+    (&["admission.mode", "admission.vnis", "filter.sets"], |config| one(strict(config))),
+    (&["receive.zero_copy", "receive.xdp_mode"], |config| one(zero_copy(config))),
+    (&["store.key"], |config| one(config.store.key.as_deref().and_then(key))),
+    (&["store.upload"], |config| one(upload(config))),
+    (&["api.token_file"], |config| one(config.api.token_file.as_deref().and_then(token))),
+    (&["api.listen", "api.token_file"], |config| one(open(config))),
+    (&["api.health", "api.listen"], |config| one(both(config))),
+    (&["eve.output", "capture.log_dir"], |config| one(output(config))),
+    (&["alerts.file"], indicators),
+];
+
+fn one(finding: Option<Finding>) -> Vec<Finding> {
+    finding.into_iter().collect()
+}
+
+/// Looks for all of it, and enters it. Keys that have mistakes already are not looked at.
+pub(super) fn check(path: &Path, checked: &mut Checked, is_overridden: impl Fn(&str) -> bool) {
     let wrong: Vec<_> = checked.mistakes.iter().map(|mistake| mistake.key.clone()).collect();
-    for (keys, finding) in findings(&checked.config) {
-        // A mistake may be in an element of a list.
-        let is_wrong = |key: &str| wrong.iter().any(|wrong| wrong.starts_with(key));
+    // A mistake may be in an element of a list.
+    let is_wrong = |key: &str| wrong.iter().any(|wrong| wrong.starts_with(key));
+    for (keys, find) in CHECKS {
         if keys.iter().any(|key| is_overridden(key) || is_wrong(key)) {
             continue;
         }
         let key = keys[0];
         let section = key.split_once('.').map_or(key, |(section, _)| section);
-        let line = lines.get(key).or_else(|| lines.get(section)).copied().unwrap_or(1);
-        match finding {
-            Finding::Mistake(what, allowed) => {
-                checked.mistakes.push(Mistake::new(path, line, key, &what, &allowed));
-            }
-            Finding::Warning(what, advice) => {
-                checked.warnings.push(Mistake::new(path, line, key, &what, &advice));
-            }
+        let line = checked.lines.get(key).or_else(|| checked.lines.get(section)).copied().unwrap_or(1);
+        for finding in find(&checked.config) {
+            let (list, what, allowed) = match finding {
+                Finding::Mistake(what, allowed) => (&mut checked.mistakes, what, allowed),
+                Finding::Warning(what, advice) => (&mut checked.warnings, what, advice),
+            };
+            list.push(Mistake::new(path, line, key, &what, &allowed));
         }
     }
-}
-
-/// The keys that a finding is about: it is entered at the first.
-type Keys = &'static [&'static str];
-
-fn findings(config: &Config) -> Vec<(Keys, Finding)> {
-    let mut all: Vec<(Keys, Finding)> = Vec::new();
-    let mut add = |keys, found: Option<Finding>| all.extend(found.map(|finding| (keys, finding)));
-    add(&["capture.log_dir"], config.capture.log_dir.as_deref().and_then(directory));
-    add(&["admission.mode", "admission.vnis", "filter.sets"], strict(config));
-    add(&["receive.zero_copy", "receive.xdp_mode"], zero_copy(config));
-    add(&["store.key"], config.store.key.as_deref().and_then(key));
-    add(&["api.token_file"], config.api.token_file.as_deref().and_then(token));
-    add(&["api.listen", "api.token_file"], open(config));
-    add(&["api.health", "api.listen"], both(config));
-    add(&["eve.output", "capture.log_dir"], output(config));
-    all.extend(indicators(config).into_iter().map(|finding| (&["alerts.file"][..], finding)));
-    all
 }
 
 /// Whether no frame at all would be admitted.
@@ -123,6 +119,12 @@ fn key(path: &Path) -> Option<Finding> {
         KeyError::File(file) => secret(file),
         KeyError::NoKey(_) => Finding::of(&error, ""),
     })
+}
+
+/// Why a directory that segments are copied to cannot be made.
+fn upload(config: &Config) -> Option<Finding> {
+    let url = Url::parse(&config.store.settings.upload.as_ref()?.to_string()).ok()?;
+    if url.scheme() == "file" { directory(&url.to_file_path().ok()?) } else { None }
 }
 
 fn token(path: &Path) -> Option<Finding> {

@@ -718,6 +718,7 @@ fn what_a_start_would_fail_of_is_found_with_its_line_and_key() {
         ("[store]\nkey = \"{}/open\"", 2, "store.key", &["mode 0644", "chmod 640"]),
         ("[store]\nkey = \"{}/short\"", 2, "store.key", &["has no key", "openssl"]),
         ("[store]\nkey = \"{}\"", 2, "store.key", &["is no regular file"]),
+        ("[store]\nupload = \"file://{}/good/copy\"", 2, "store.upload", &["/good is no directory"]),
         ("[alerts]\nfile = \"{}/absent\"", 2, "alerts.file", &["absent", "No such file"]),
         ("[alerts]\nfile = \"{}/short\"", 2, "alerts.file", &["short:1: `secret` is no indicator"]),
         ("[alerts]\nfile = \"{}\"", 2, "alerts.file", &["not a regular file"]),
@@ -745,7 +746,7 @@ fn what_a_start_would_fail_of_is_found_with_its_line_and_key() {
     let right = [
         "[capture]\nlog_dir = \"{}/a/b/c\"\n[eve]\noutput = \"d/eve.json\"",
         "[admission]\nmode = \"strict\"\n[[filter.sets]]\nname = \"a\"\nvnis = [7]",
-        "[store]\nkey = \"{}/good\"\n[api]\ntoken_file = \"{}/good\"\nlisten = \"[::]:1\"",
+        "[store]\nupload = \"file://{}/copy\"\nkey = \"{}/good\"\n[api]\ntoken_file = \"{}/good\"\nlisten = \"[::]:1\"",
         "[api]\nhealth = \"0.0.0.0:9471\"",
         "[api]\nlisten = \"off\"\nhealth = \"0.0.0.0:9470\"",
         "[api]\nlisten = \"127.0.0.1:1\"\nhealth = \"127.0.0.2:1\"",

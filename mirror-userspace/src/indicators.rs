@@ -7,7 +7,6 @@
 //! [`Context::alert`]: crate::analyzer::Context
 
 use std::collections::HashSet;
-use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -15,6 +14,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use mirror_xdp_common::Address;
 
+use crate::file;
 use crate::filter::text::{self, Wrong};
 
 /// The longest domain name, as text.
@@ -23,6 +23,11 @@ const MAX_DOMAIN: usize = 253;
 const MAX_LABEL: usize = 63;
 /// The longest JA4: two of its characters may be any of a byte.
 const MAX_JA4: usize = 38;
+
+/// Bytes of the longest file of indicators.
+const LONGEST_FILE: u64 = 256 << 20;
+/// Wrong lines of a file that are told.
+const MOST_WRONG: usize = 1000;
 
 /// What is looked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,6 +74,8 @@ impl Indicators {
             self.ja3.insert(digest);
         } else if is_ja4(text) {
             self.ja4.insert(text.as_bytes().into());
+        } else if let Some(wrong) = nearly_address(text) {
+            return Err(wrong);
         } else if let Some(domain) = domain(text) {
             self.labels = self.labels.max(domain.split('.').count());
             self.domains.insert(domain.into_bytes().into());
@@ -85,22 +92,15 @@ impl Indicators {
     ///
     /// # Errors
     ///
-    /// Where it cannot be read, or at the first line that is no indicator.
+    /// Where it cannot be read, or lines of it are no indicators: these, up to a thousand.
     pub fn add_file(&mut self, path: &Path) -> Result<(), FileError> {
-        let text = fs::read_to_string(path)
+        let text = file::read_text(path, LONGEST_FILE)
             .map_err(|source| FileError::Unreadable { path: path.to_owned(), source })?;
-        for (line, text) in (1..).zip(text.lines()) {
-            let text = text.split('#').next().unwrap_or_default().trim();
-            if !text.is_empty() {
-                self.add(text).map_err(|Wrong { what, allowed }| FileError::Line {
-                    path: path.to_owned(),
-                    line,
-                    what,
-                    allowed,
-                })?;
-            }
-        }
-        Ok(())
+        let lines = (1..).zip(text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()));
+        let wrong = lines.filter(|(_, text)| !text.is_empty());
+        let wrong = wrong.filter_map(|(line, text)| Some((line, self.add(text).err()?)));
+        let wrong: Vec<_> = wrong.take(MOST_WRONG).collect();
+        if wrong.is_empty() { Ok(()) } else { Err(FileError::Lines { path: path.to_owned(), wrong }) }
     }
 
     /// Whether an address is one of those that are looked for.
@@ -169,18 +169,24 @@ pub enum FileError {
         /// Why not.
         source: io::Error,
     },
-    /// A line of it is wrong.
-    #[error("{}:{line}: {what}; {allowed}", .path.display())]
-    Line {
+    /// Lines of it are wrong, at least one.
+    #[error("{}", lines(path, wrong))]
+    Lines {
         /// The file.
         path: PathBuf,
-        /// The line, from 1.
-        line: usize,
-        /// What is wrong with it.
-        what: String,
-        /// What would be right.
-        allowed: String,
+        /// The number of each line, from 1, and what is wrong with it.
+        wrong: Vec<(usize, Wrong)>,
     },
+}
+
+/// The first of some wrong lines, and how many more there are.
+fn lines(path: &Path, wrong: &[(usize, Wrong)]) -> String {
+    let [(line, first), more @ ..] = wrong else { return String::new() };
+    let more = match more.len() {
+        0 => String::new(),
+        more => format!(" ({more} more lines are wrong)"),
+    };
+    format!("{}:{line}: {first}{more}", path.display())
 }
 
 /// The bits of an address that a prefix has.
@@ -191,6 +197,9 @@ const fn mask(length: u8) -> u128 {
     }
 }
 
+/// The shortest prefix of a network: what is larger than a sixteenth of all addresses is no indicator.
+const SHORTEST_PREFIX: u8 = 4;
+
 /// Prefix length and first address of a network, or of an address alone; `None` of what is neither.
 fn network(text: &str) -> Option<Result<(u8, u128), Wrong>> {
     let network = match (text.parse::<IpAddr>(), text.parse::<IpNet>()) {
@@ -198,11 +207,54 @@ fn network(text: &str) -> Option<Result<(u8, u128), Wrong>> {
         (_, Ok(_)) => text::network(text),
         _ => return None,
     };
-    Some(network.map(|network| {
+    Some(network.and_then(is_of_some).map(|network| {
         let first = Address::from(network.addr());
         let before = if network.addr().is_ipv4() { 96 } else { 0 };
         (before + network.prefix_len(), u128::from(first.high) << 64 | u128::from(first.low))
     }))
+}
+
+/// The network, where it is not of so many hosts that nearly every flow would raise an alert.
+fn is_of_some(network: IpNet) -> Result<IpNet, Wrong> {
+    if network.prefix_len() >= SHORTEST_PREFIX {
+        return Ok(network);
+    }
+    let of = if network.prefix_len() == 0 { "all" } else { "too many" };
+    let family = if network.addr().is_ipv4() { "IPv4" } else { "IPv6" };
+    Err(Wrong::new(
+        format!("`{network}` is {of} of {family}: nearly every flow would raise an alert"),
+        format!("write networks of /{SHORTEST_PREFIX} or smaller"),
+    ))
+}
+
+/// What is wrong with a text that is meant to be an address or a network and is none. Each would be a name
+/// otherwise, if at all, and never be found.
+fn nearly_address(text: &str) -> Option<Wrong> {
+    const ALLOWED: &str =
+        "write an address such as 192.0.2.7 or 2001:db8::7, or a network such as 192.0.2.0/24";
+    let wrong = |what: &str| Some(Wrong::new(format!("`{text}` is {what}"), ALLOWED));
+    if text.contains("://") {
+        return Some(Wrong::new(format!("`{text}` is a URL"), "write the name of its host alone"));
+    }
+    if let Some((address, _)) = text.split_once('/') {
+        let is_address = address.parse::<IpAddr>().is_ok() || nearly_address(address).is_some();
+        return is_address.then(|| wrong("no network")).flatten();
+    }
+    if let Some((host, port)) = text.rsplit_once(':') {
+        let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+        if is_port && !host.contains(':') || host.ends_with(']') {
+            return Some(Wrong::new(format!("`{text}` has a port"), "write the address or the name alone"));
+        }
+        return wrong("no address");
+    }
+    // No name ends so: top-level domains are letters (RFC 3696, section 2), or begin with `xn--`.
+    let last = text.strip_suffix('.').unwrap_or(text).rsplit('.').next().unwrap_or_default();
+    let is_name = last.len() > 1 && !last.starts_with(|first: char| first.is_ascii_digit());
+    if text.contains('.') && !last.is_empty() && !is_name {
+        wrong("neither an address nor a name")
+    } else {
+        None
+    }
 }
 
 fn ja3(text: &str) -> Option<[u8; 16]> {
@@ -271,6 +323,46 @@ mod tests {
     }
 
     #[test]
+    fn what_is_nearly_an_address_is_no_name() {
+        let wrong = |text: &str| Indicators::default().add(text).unwrap_err().to_string();
+        for text in [
+            "10.1.2.300",
+            "10.1.2",
+            "1.2.3.4.5",
+            "1.2.3.4.",
+            "010.1.2.3",
+            "10.1.2.3a",
+            "10.1.2.x",
+            "10.1.2.0x7f",
+            "1.2.3.4/33",
+            "10.1.2.300/24",
+            "10.1.2/24",
+            "1.2.3.4/",
+            "fe80::xyz",
+            "fe80::1%eth0",
+            "2001:db8::/129",
+            "2001:db8:::1",
+        ] {
+            assert!(wrong(text).contains("write an address such as"), "{}", wrong(text));
+        }
+        for text in ["1.2.3.4:443", "evil.example:443", "[2001:db8::1]:443"] {
+            assert!(wrong(text).contains("has a port"), "{}", wrong(text));
+        }
+        assert!(wrong("https://evil.example/a").contains("is a URL"));
+        for text in ["0.0.0.0/0", "::/0", "128.0.0.0/1", "2000::/3"] {
+            assert!(wrong(text).contains("nearly every flow would raise an alert"), "{}", wrong(text));
+        }
+        indicators(&[
+            "1.2.3.com",
+            "4.3.2.1.in-addr.arpa",
+            "evil.xn--p1ai",
+            "ff00::/8",
+            "_x.k8s",
+            "224.0.0.0/4",
+        ]);
+    }
+
+    #[test]
     fn a_domain_stands_for_all_that_is_below_it_and_for_nothing_beside_it() {
         let all = indicators(&["evil.example", "a.b.c.example"]);
         for name in [&b"evil.example"[..], b"EVIL.example.", b"x.y.z.a.b.c.d.e.f.evil.example"] {
@@ -291,7 +383,7 @@ mod tests {
         let has = |text: &str| all.has_address(text.parse::<IpAddr>().unwrap().into());
         assert!(["192.0.2.255", "203.0.113.7", "2001:db8:1::2", "::1"].into_iter().all(has));
         assert!(!["192.0.3.0", "203.0.113.8", "2001:db9::", "::2", "0.0.0.1"].into_iter().any(has));
-        assert!(indicators(&["0.0.0.0/0"]).has_address(Address::from_v4(7)));
+        assert!(indicators(&["240.0.0.0/4"]).has_address(Address::from_v4(0xf000_0007)));
     }
 
     #[test]
@@ -303,6 +395,10 @@ mod tests {
         assert_eq!((all.len(), all.is_empty()), (2, false));
         writeln!(file, "evil").unwrap();
         let error = all.add_file(file.path()).unwrap_err().to_string();
+        assert!(error.ends_with("or a JA4"), "{error}");
+        writeln!(file, "192.0.2.8\n10.1.2.300").unwrap();
+        let error = all.add_file(file.path()).unwrap_err().to_string();
         assert!(error.contains(":5: `evil` is no indicator; write a domain"), "{error}");
+        assert!(error.ends_with("(1 more lines are wrong)"), "{error}");
     }
 }

@@ -240,6 +240,11 @@ impl Appliance {
         self.process.wait_for_line(prefix, PATIENCE).unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// Waits until it says a line on standard error that has these words in it, and returns it.
+    pub fn wait_for_line_with(&mut self, words: &str) -> String {
+        self.process.wait_for_line_with(words, PATIENCE).unwrap_or_else(|error| panic!("{error}"))
+    }
+
     /// The process's identifier.
     #[must_use]
     pub fn id(&self) -> u32 {

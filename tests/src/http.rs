@@ -1,9 +1,11 @@
 //! A client of HTTP/1.1 for tests: one request a connection.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
 use serde_json::Value;
 
 use crate::netns::Namespace;
@@ -42,6 +44,19 @@ impl Answer {
 /// Connects to an address in a namespace.
 pub fn connect(namespace: &Namespace, address: SocketAddr) -> io::Result<TcpStream> {
     let stream = namespace.enter(|| TcpStream::connect_timeout(&address, PATIENCE))??;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// Connects to an address in a namespace from another one there: any of 127.0.0.0/8 is one.
+pub fn connect_from(namespace: &Namespace, source: Ipv4Addr, address: SocketAddrV4) -> io::Result<TcpStream> {
+    let connect = || -> io::Result<TcpStream> {
+        let socket = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        socket::bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(source, 0)))?;
+        socket::connect(socket.as_raw_fd(), &SockaddrIn::from(address))?;
+        Ok(socket.into())
+    };
+    let stream = namespace.enter(connect)??;
     stream.set_read_timeout(Some(PATIENCE))?;
     Ok(stream)
 }

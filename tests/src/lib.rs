@@ -17,5 +17,6 @@ pub mod promtool;
 pub mod require;
 pub mod rules;
 pub mod schema;
+pub mod secret;
 pub mod sniffer;
 pub mod tls;

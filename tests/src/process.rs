@@ -86,10 +86,24 @@ impl Process {
     ///
     /// Where it ends or `timeout` passes first; then with all that it wrote instead.
     pub fn wait_for_line(&mut self, prefix: &str, timeout: Duration) -> io::Result<String> {
+        self.wait_for(prefix, timeout, |line| line.starts_with(prefix))
+    }
+
+    /// The same for a line that has these words somewhere, as messages of the log do behind their time.
+    pub fn wait_for_line_with(&mut self, words: &str, timeout: Duration) -> io::Result<String> {
+        self.wait_for(words, timeout, |line| line.contains(words))
+    }
+
+    fn wait_for(
+        &mut self,
+        words: &str,
+        timeout: Duration,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> io::Result<String> {
         let deadline = Instant::now() + timeout;
         loop {
             match self.stderr.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) if line.starts_with(prefix) => return Ok(line),
+                Ok(line) if is_wanted(&line) => return Ok(line),
                 Ok(line) => self.unread.push(line),
                 Err(error) => {
                     let what = match error {
@@ -97,7 +111,7 @@ impl Process {
                         RecvTimeoutError::Disconnected => "ended without saying",
                     };
                     let said = self.unread.join("\n");
-                    return Err(io::Error::other(format!("`{}` {what} «{prefix}…»: {said}", self.name)));
+                    return Err(io::Error::other(format!("`{}` {what} «{words}…»: {said}", self.name)));
                 }
             }
         }

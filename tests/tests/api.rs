@@ -3,14 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use mirror_xdp_tests::appliance::{Appliance, Bed, INTERFACE, wait_until};
 use mirror_xdp_tests::frames::{Flow, mirrored};
 use mirror_xdp_tests::http::{self, Answer};
 use mirror_xdp_tests::schema::violations;
+use mirror_xdp_tests::{process, secret};
 use nix::sys::signal::Signal;
 use proptest::collection::vec;
 use proptest::prelude::{Strategy, any};
@@ -310,6 +312,9 @@ fn a_reload_takes_what_is_right_and_refuses_what_is_not_as_a_whole() {
     let refused = ask(&bed, "POST /api/v1/reload");
     assert_eq!(refused.status, 409);
     assert!(refused.json()["error"].as_str().unwrap().contains("takes a restart"), "{}", refused.body);
+    fs::write(&config, "[admission]\nmode = \"strict\"\n").unwrap();
+    let refused = ask(&bed, "POST /api/v1/reload");
+    assert_eq!((refused.status, &refused.json()["mistakes"][0]["key"]), (409, &"admission.mode".into()));
 
     bed.send(&frames(2));
     let report = appliance.stop();
@@ -338,7 +343,7 @@ fn health_is_told_on_an_address_of_its_own_until_the_capture_ends() {
 fn who_does_not_know_the_token_learns_nothing() {
     let Some(bed) = Bed::new(1) else { return };
     let token = bed.log_dir().join("token");
-    fs::write(&token, format!("{TOKEN}\n")).unwrap();
+    secret::write(&token, &format!("{TOKEN}\n"));
     let appliance = bed.start(&["--api", "0.0.0.0:9470", "--api-token-file", token.to_str().unwrap()]);
     let bearer = format!("Authorization: Bearer {TOKEN}");
     for path in ["/metrics", "/api/v1/stats", "/api/v1/flows", "/api/v1/events", "/none"] {
@@ -405,6 +410,157 @@ fn slow_clients_and_floods_do_not_touch_the_capture() {
     assert_eq!((report.lost(), report.analysed()), (0, 6 * frames.len() as u64));
 }
 
+const HEALTH: &str = "127.0.0.1:9471";
+/// Addresses of this host that clients ask from.
+const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const THERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
+
+fn ask_from(bed: &Bed, source: Ipv4Addr, address: &str, request: &str) -> io::Result<Answer> {
+    let stream = http::connect_from(&bed.appliance, source, address.parse().unwrap())?;
+    http::ask_by(stream, address.parse().unwrap(), request, &[])
+}
+
+/// Opens a connection and sends something by it, which may be nothing.
+fn say(bed: &Bed, source: Ipv4Addr, address: &str, bytes: &[u8]) -> io::Result<TcpStream> {
+    let mut stream = http::connect_from(&bed.appliance, source, address.parse().unwrap())?;
+    stream.write_all(bytes)?;
+    Ok(stream)
+}
+
+/// Asserts that health checks are answered at once, wherever they come from and go to.
+#[track_caller]
+fn assert_healthy(bed: &Bed, round: usize) {
+    for (source, address) in [(HERE, API), (THERE, API), (HERE, HEALTH), (THERE, HEALTH)] {
+        for path in ["GET /healthz", "GET /readyz"] {
+            let begun = Instant::now();
+            let answer = ask_from(bed, source, address, path)
+                .unwrap_or_else(|error| panic!("{round}: {path} of {address} from {source}: {error}"));
+            let late = begun.elapsed() > Duration::from_secs(1);
+            assert_eq!((answer.status, late), (200, false), "{round}: {path} of {address} from {source}");
+            assert_eq!(answer.header("connection"), Some("close"), "{}", answer.head);
+        }
+    }
+}
+
+#[test]
+fn hostile_clients_by_the_hundred_do_not_keep_health_checks_out() {
+    let Some(bed) = Bed::new(1) else { return };
+    let appliance = bed.start(&["--health", HEALTH]);
+    let kept_alive = b"GET /api/v1/stats HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
+    let hostile: [(&str, &[u8]); 5] = [
+        (API, kept_alive),
+        (API, b"GET /api/v1/sta"),
+        (API, b""),
+        (HEALTH, b"GET /healthz HTTP/1.1\r\nX: "),
+        (HEALTH, b""),
+    ];
+    let mut clients = Vec::new();
+    let more = |clients: &mut Vec<TcpStream>| {
+        for (address, bytes) in hostile {
+            // One that had to go at once is as good.
+            let Ok(mut stream) = say(&bed, HERE, address, bytes) else { continue };
+            if bytes == kept_alive {
+                let _ = stream.read(&mut [0; 64]);
+            }
+            clients.push(stream);
+        }
+    };
+    for _ in 0..200 {
+        more(&mut clients);
+    }
+    assert!(clients.len() > 900, "{}", clients.len());
+    for round in 0..100 {
+        more(&mut clients);
+        assert_healthy(&bed, round);
+        // The flood from one address is not noticed at others.
+        assert_eq!(ask_from(&bed, THERE, API, "GET /api/v1/stats").unwrap().status, 200, "{round}");
+        if clients.len() > 950 {
+            clients.drain(..100);
+        }
+    }
+    appliance.stop().assert_conserved();
+}
+
+#[test]
+fn hostile_clients_that_take_no_answers_do_not_keep_health_checks_out() {
+    let Some(bed) = Bed::new(1) else { return };
+    let appliance = bed.start(&["--health", HEALTH]);
+    // More requests than there is room for in the buffers of the connection that the answers wait in.
+    let requests = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".repeat(1000);
+    let mut clients = Vec::new();
+    for source in [HERE, ELSEWHERE].into_iter().cycle().take(300) {
+        let Ok(stream) = http::connect_from(&bed.appliance, source, API.parse().unwrap()) else { continue };
+        rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096).unwrap();
+        let _ = (&stream).write_all(&requests);
+        clients.push(stream);
+    }
+    // Until the answers fill all buffers, the thread of the API has work to do.
+    wait_until("the connections are full", || {
+        let begun = Instant::now();
+        let answer = ask_from(&bed, HERE, API, "GET /healthz");
+        answer.is_ok_and(|answer| answer.status == 200) && begun.elapsed() < Duration::from_millis(100)
+    });
+    for round in 0..100 {
+        assert_healthy(&bed, round);
+    }
+    // Others do not wait until the connections have come to their end.
+    let begun = Instant::now();
+    wait_until("there is room for others", || {
+        ask_from(&bed, THERE, API, "GET /api/v1/stats").is_ok_and(|answer| answer.status == 200)
+    });
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    drop(clients);
+    appliance.stop().assert_conserved();
+}
+
+#[test]
+fn a_link_that_is_down_is_told_of_until_it_is_up_again() {
+    let Some(bed) = Bed::new(1) else { return };
+    let mut appliance = bed.start(&["--health", HEALTH]);
+    let ready = || http::ask(&bed.appliance, HEALTH.parse().unwrap(), "GET /readyz", &[]).unwrap();
+    assert_eq!((ready().status, &ready().json()["reasons"]), (200, &Value::Array(Vec::new())));
+    bed.far.ip("link set source0 down").unwrap();
+    appliance.wait_for_line_with("mirror0: link is down");
+    let answer = ready();
+    assert_eq!(answer.status, 503);
+    assert_eq!(answer.json()["reasons"], Value::from(vec!["mirror0: link is down"]));
+    bed.far.ip("link set source0 up").unwrap();
+    appliance.wait_for_line_with("mirror0: link is up again, it was down for ");
+    assert_eq!(ready().status, 200, "{}", ready().body);
+    bed.send(&frames(3));
+    appliance.stop().assert_conserved();
+}
+
+#[test]
+fn hostile_token_files_are_refused_and_neither_hang_nor_show_what_is_in_them() {
+    let Some(bed) = Bed::new(1) else { return };
+    let token = bed.log_dir().join("token");
+    let name = token.to_str().unwrap().to_owned();
+    let refused = |command: Command| {
+        let output = bed.run_to_end(command);
+        assert_eq!(output.status.code(), Some(1), "{:?}", output.stderr);
+        let [line] = &output.stderr[..] else { panic!("not one line: {:#?}", output.stderr) };
+        assert!(line.contains(&name) && !line.contains(TOKEN), "{line}");
+        line.clone()
+    };
+    for mode in ["644", "604", "660", "602"] {
+        secret::write(&token, TOKEN);
+        process::run(Command::new("chmod").args([mode, &name])).unwrap();
+        for command in [
+            bed.run_command(&[INTERFACE], &["--api-token-file", &name]),
+            bed.command(&["top", "--once", "--api-token-file", &name]),
+        ] {
+            let line = refused(command);
+            assert!(line.contains(&format!("mode 0{mode}")) && line.contains("chmod 640"), "{line}");
+        }
+        fs::remove_file(&token).unwrap();
+    }
+    process::run(Command::new("mkfifo").args(["-m", "600", &name])).unwrap();
+    let line = refused(bed.run_command(&[INTERFACE], &["--api-token-file", &name]));
+    assert!(line.contains("no regular file"), "{line}");
+}
+
 #[test]
 fn what_is_wrong_with_its_addresses_is_told_in_one_line() {
     let Some(bed) = Bed::new(1) else { return };
@@ -460,7 +616,7 @@ fn a_survey_goes_through_a_table_of_many_flows() {
         .map(|flow: u16| mirrored(7).carrying(&Flow::v4(10_000 + flow, 443).udp(b"hello")))
         .collect();
     let appliance = start_with_traffic(&bed, &[], &frames);
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let flows = get(&bed, "/api/v1/flows?limit=1000&sort=recent");
     assert_eq!(flows["flows"].as_array().unwrap().len(), 1000);
     assert!(begun.elapsed() < Duration::from_secs(5));

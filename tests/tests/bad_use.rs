@@ -1,8 +1,9 @@
 //! What cannot work is refused in one line that says what is wrong and what to do, with the exit code
 //! that scripts go by, and nothing is left behind.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt as _;
 
 use mirror_xdp_tests::appliance::{Bed, INTERFACE};
 
@@ -86,6 +87,41 @@ fn a_log_directory_that_cannot_be_written_to() {
 }
 
 #[test]
+fn a_configuration_that_names_what_cannot_be_used() {
+    let Some(bed) = Bed::new(1) else { return };
+    let config = bed.log_dir().join("wrong.toml");
+    let path = config.to_str().unwrap().to_owned();
+    let open = bed.log_dir().join("open");
+    fs::write(&open, "0123456789abcdef".repeat(4)).unwrap();
+    fs::set_permissions(&open, Permissions::from_mode(0o644)).unwrap();
+    let open = open.to_str().unwrap();
+    let store = bed.log_dir().join("store");
+    let store = store.to_str().unwrap();
+    let refused = |text: &str, arguments: &[&str], words: &[&str]| {
+        fs::write(&config, text).unwrap();
+        let arguments = [&["--config", &path], arguments].concat();
+        assert_refused(&bed, &[INTERFACE], &arguments, &[&[&*path], words].concat());
+    };
+    let key = format!("[store]\nkey = \"{open}\"\n");
+    refused(&key, &["--store", store], &[":2: store.key: ", "mode 0644", "chmod 640"]);
+    let token = format!("[api]\n\ntoken_file = \"{open}\"\n");
+    refused(&token, &[], &[":3: api.token_file: ", "mode 0644", "chmod 640"]);
+    refused("[store]\nkey = \"/absent/key\"\n", &["--store", store], &[":2: store.key: ", "/absent/key"]);
+    refused("[alerts]\nfile = \"/absent/feed\"\n", &[], &[":2: alerts.file: ", "/absent/feed"]);
+    refused("[alerts]\nindicators = [\"fe80::xyz\"]\n", &[], &[":2: alerts.indicators[0]: ", "fe80::xyz"]);
+    refused("[admission]\nmode = \"strict\"\n", &[], &[":2: admission.mode: ", "no frame"]);
+    refused("[eve]\noutput = \"foo://host\"\n", &[], &[":2: eve.output: ", "`foo:`"]);
+    let both = "[capture]\ninterfaces = [\"mirror0\", \"mirror0\"]\n[shunt]\nafter = true\n";
+    refused(both, &[], &[":2: capture.interfaces[1]: ", "(1 more: `mirror-xdp config check` shows them)"]);
+    assert!(!bed.log_dir().join("store").exists(), "a store was made");
+    // Where a flag says otherwise, or there is no store, the key is not used.
+    fs::write(&config, key + "[api]\nlisten = \"0.0.0.0:9470\"\n").unwrap();
+    let arguments = ["--config", &path, "--api", "off", "--duration", "100ms"];
+    let output = bed.run_to_end(bed.run_command(&[INTERFACE], &arguments));
+    assert!(output.status.success(), "{:?}", output.stderr);
+}
+
+#[test]
 fn a_log_directory_that_is_missing_is_made() {
     let Some(bed) = Bed::new(1) else { return };
     let directory = bed.log_dir().join("a/b/c");
@@ -111,6 +147,8 @@ fn wrong_usage_has_an_exit_code_of_its_own() {
         &["run", "--interface", INTERFACE, "--vxlan-port", "1,2,3,4,5,6,7,8,9"],
         &["run", "--interface", INTERFACE, "--duration", "soon"],
         &["run", "--interface", INTERFACE, "--bpf-log", "loud"],
+        &["run", "--interface", INTERFACE, "--eve-output", "foo://host"],
+        &["read", "--eve-output", "unix-stream:", "capture.pcap"],
         &["read"],
     ];
     for arguments in wrong {

@@ -24,6 +24,8 @@ const WRONG: &[(&str, usize, &str, &str)] = &[
     ("[capture]\ninterface = [\"ens6\"]\n", 2, "capture.interface", "interfaces, replace"),
     ("[capture]\ninterfaces = []\n", 2, "capture.interfaces", "name one"),
     ("[capture]\ninterfaces = \"ens6\"\n", 2, "capture.interfaces", "a list of names"),
+    ("[capture]\ninterfaces = [\"ens6\", \"ens6\"]\n", 2, "capture.interfaces[1]", "each interface once"),
+    ("[capture]\nlog_dir = \"/dev/null/log\"\n", 2, "capture.log_dir", "that can be made"),
     ("[capture]\ninterfaces = [\"a b\"]\n", 2, "capture.interfaces[0]", "such as \"ens6\""),
     ("[receive]\nxdp_mode = \"fast\"\n", 2, "receive.xdp_mode", "\"native\""),
     ("[capture]\nreplace = \"yes\"\n", 2, "capture.replace", "\"on\" or \"off\""),
@@ -38,10 +40,24 @@ const WRONG: &[(&str, usize, &str, &str)] = &[
     ("[admission]\nsources = [\"10.0.0.0/33\"]\n", 2, "admission.sources[0]", "such as 10.0.0.0/8"),
     ("[admission]\nvnis = [16777216]\n", 2, "admission.vnis[0]", "0 to 16777215"),
     ("[admission]\nvnis = [\"9-8\"]\n", 2, "admission.vnis[0]", "\"8-9\""),
+    ("[admission]\nmode = \"strict\"\n", 2, "admission.mode", "admission.vnis or filter.sets"),
     ("[shunt]\nafter = \"1 TiB\"\n", 2, "shunt.after", "\"1MiB\""),
     ("[shunt]\nmax_flows = 0\n", 2, "shunt.max_flows", "from 1 to 1048576"),
     ("[analysis]\ndedup = \"yes\"\n", 2, "analysis.dedup", "\"on\" or \"off\""),
     ("[eve]\noutput = 1\n", 2, "eve.output", "unix-stream:PATH"),
+    ("[eve]\noutput = \"foo://host\"\n", 2, "eve.output", "unix-stream:PATH"),
+    ("[eve]\noutput = \"/etc\"\n", 2, "eve.output", "a file in it"),
+    ("[store]\nkey = \"/absent/key\"\n", 2, "store.key", "leave the key out"),
+    ("[alerts]\nfile = \"/absent/feed\"\n", 2, "alerts.file", "leave the key out"),
+    ("[alerts]\nindicators = [\"10.1.2.300\"]\n", 2, "alerts.indicators[0]", "an address such as"),
+    ("[alerts]\nindicators = [\"10.1.2\"]\n", 2, "alerts.indicators[0]", "an address such as"),
+    ("[alerts]\nindicators = [\"1.2.3.4/33\"]\n", 2, "alerts.indicators[0]", "an address such as"),
+    ("[alerts]\nindicators = [\"0.0.0.0/0\"]\n", 2, "alerts.indicators[0]", "networks of /4 or smaller"),
+    ("[receive]\nxdp_mode = \"generic\"\nzero_copy = \"required\"\n", 3, "receive.zero_copy", "\"auto\""),
+    ("[api]\nlisten = \"0.0.0.0:9470\"\n", 2, "api.listen", "token_file = "),
+    ("[api]\nhealth = \"0.0.0.0:9470\"\n", 2, "api.health", "another port"),
+    ("[api]\ntoken_file = \"/absent/token\"\n", 2, "api.token_file", "leave the key out"),
+    ("[api]\ntoken_file = \"/etc/passwd\"\n", 2, "api.token_file", "openssl rand"),
     ("[eve]\nrotate_size = \"big\"\n", 2, "eve.rotate_size", "\"1MiB\""),
     ("[eve]\nrotate_interval = \"daily\"\n", 2, "eve.rotate_interval", "such as \"1h\""),
     ("[api]\nlisten = \"localhost\"\n", 2, "api.listen", "127.0.0.1:9470"),
@@ -73,6 +89,22 @@ fn each_mistake_is_told_with_file_line_key_and_what_is_allowed() {
         let json: Value = serde_json::from_slice(&json).expect("an object");
         assert_eq!((&json["valid"], &json["mistakes"][0]["key"]), (&false.into(), &key.into()), "{text}");
     }
+}
+
+#[test]
+fn what_is_allowed_but_hardly_wanted_is_warned_of() {
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let path = directory.path().join("some.toml");
+    fs::write(&path, "[admission]\nsources = [\"10.0.0.0/8\", \"0.0.0.0/0\"]\n").expect("written");
+    let file = path.to_str().expect("text");
+    let Some(output) = config(&["check", file]) else { return };
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let start = format!("mirror-xdp: warning: {file}:2: admission.sources[1]: `0.0.0.0/0` admits whoever");
+    assert!(said.starts_with(&start) && said.lines().count() == 1, "{said}");
+    let json = config(&["check", "--json", file]).expect("as before").stdout;
+    let json: Value = serde_json::from_slice(&json).expect("an object");
+    assert_eq!((&json["valid"], &json["warnings"][0]["line"]), (&true.into(), &2.into()), "{json}");
 }
 
 fn show(arguments: &[&str]) -> Option<Value> {

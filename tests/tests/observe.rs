@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::fs::File;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 
 use mirror_xdp_tests::appliance::{Bed, PATIENCE, wait_until};
@@ -101,6 +102,28 @@ fn mistakes_are_told_before_anybody_is_asked() {
     let (code, said) = tail(&["--control", "/nonexistent/control.sock"]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("no mirror-xdp answers there"), "{said}");
+}
+
+#[test]
+fn hostile_clients_of_the_control_socket_are_bounded_and_tail_says_so() {
+    let Some(bed) = Bed::new(1) else { return };
+    let appliance = bed.start(&[]);
+    // Connections that ask for nothing count as well, as long as they are waited for.
+    let refused = || {
+        let silent: Vec<_> = (0..200).map(|_| UnixStream::connect(bed.control()).unwrap()).collect();
+        let output = bed.run_to_end(tail(&bed, &["--count", "1"]));
+        drop(silent);
+        output
+    };
+    let output = refused();
+    assert_eq!((output.status.code(), output.stdout.as_str()), (Some(1), ""), "{:?}", output.stderr);
+    let [line] = &output.stderr[..] else { panic!("not one line: {:?}", output.stderr) };
+    assert!(line.contains("clients of user 0 are served already"), "{line}");
+    // The refused are gone, and so are those that went away.
+    wait_until("there is a place again", || {
+        tail_while_sending(&bed, &["--count", "1"], &[frame(7, 53)]).status.success()
+    });
+    appliance.stop().assert_conserved();
 }
 
 #[test]

@@ -256,7 +256,7 @@ fn scripts_get_text_or_an_object() {
     assert!(line.contains("no answer from http://127.0.0.1:9470: connection refused"), "{line}");
 
     let token = bed.log_dir().join("token");
-    std::fs::write(&token, "0123456789abcdef\n").unwrap();
+    mirror_xdp_tests::secret::write(&token, "0123456789abcdef\n");
     let token = token.to_str().unwrap();
     let appliance = bed.start(&["--api-token-file", token]);
     bed.send(&frames(7));

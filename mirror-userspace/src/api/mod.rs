@@ -13,6 +13,7 @@ mod alerts;
 mod cache;
 mod guard;
 mod metrics;
+mod places;
 mod routes;
 mod serve;
 mod settings;
@@ -31,7 +32,7 @@ pub use self::settings::{Address, Settings, Token, TokenError};
 pub use self::view::{Refused, Reloaded};
 use crate::confine;
 use crate::live::{Capture, Watch};
-use crate::nic::{self, Received};
+use crate::nic::{self, Links, Received};
 use crate::sink::{ServiceDesk, Sink};
 use crate::stats::{Policy, Stats};
 
@@ -146,6 +147,7 @@ pub(super) struct Health {
     phase: AtomicU8,
     watches: std::sync::OnceLock<Vec<Watch>>,
     desk: std::sync::OnceLock<ServiceDesk>,
+    links: std::sync::OnceLock<Links>,
 }
 
 impl Health {
@@ -160,6 +162,11 @@ impl Health {
     fn watches(&self) -> &[Watch] {
         self.watches.get().map(Vec::as_slice).unwrap_or_default()
     }
+
+    /// A line for each link that is down.
+    fn links_down(&self) -> Vec<String> {
+        self.links.get().map(Links::down).unwrap_or_default()
+    }
 }
 
 /// The addresses of the API, taken but not answered yet.
@@ -173,9 +180,8 @@ pub struct Listener {
 impl Listener {
     /// Takes the addresses, in the network namespace of the calling thread.
     pub fn bind(settings: Settings) -> Result<Self, Error> {
-        if let Address::At(address) = settings.api
-            && !address.ip().to_canonical().is_loopback()
-            && settings.token.is_none()
+        if settings.token.is_none()
+            && let Some(address) = reachable(settings.api)
         {
             return Err(Error::Open(address));
         }
@@ -198,6 +204,7 @@ impl Listener {
             phase: AtomicU8::new(Phase::Starting as u8),
             watches: std::sync::OnceLock::new(),
             desk: std::sync::OnceLock::new(),
+            links: std::sync::OnceLock::new(),
         });
         let (stop, stopped) = oneshot::channel();
         let state = State::new(Arc::clone(&health), requests, self.settings);
@@ -213,8 +220,17 @@ impl Listener {
     }
 }
 
+/// The address, where other hosts can reach it.
+pub(crate) fn reachable(address: Address) -> Option<SocketAddr> {
+    match address {
+        Address::At(address) if !address.ip().to_canonical().is_loopback() => Some(address),
+        Address::At(_) | Address::Off => None,
+    }
+}
+
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(address)?;
+    serve::lengthen_backlog(&listener)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
@@ -234,6 +250,7 @@ impl Server {
         // Called once; a second call would change nothing.
         let _ = self.health.watches.set(capture.watches());
         let _ = self.health.desk.set(sink.desk());
+        let _ = self.health.links.set(capture.links());
         self.health.phase.store(Phase::Running as u8, Ordering::Release);
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State as Shared};
 use axum::http::{StatusCode, header};
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::sse::{Event, Sse};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
@@ -209,8 +209,31 @@ pub(super) fn health(state: &Arc<State>) -> Router {
         .with_state(Arc::clone(state))
 }
 
+/// Health checks, and to everything else that there is no room: for connections beyond those that there are
+/// places for.
+pub(super) fn crowded(state: &Arc<State>) -> Router {
+    checks()
+        .fallback(async || {
+            let what =
+                "too many connections: close some, or use those that are open for more than one request";
+            failure(StatusCode::SERVICE_UNAVAILABLE, what)
+        })
+        .layer(from_fn(guard::limit_time))
+        .layer(from_fn_with_state(Arc::clone(state), guard::authorize))
+        .with_state(Arc::clone(state))
+}
+
+/// A health check's connection is closed after it, so that none of them stay.
 fn checks() -> Router<Arc<State>> {
-    Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz))
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route_layer(from_fn(close_after))
+}
+
+/// Has the connection closed after the answer.
+async fn close_after(request: axum::extract::Request, next: Next) -> Response {
+    ([(header::CONNECTION, "close")], next.run(request).await).into_response()
 }
 
 /// Whether a path may be asked for without the token: none of them tells anything of the traffic.
@@ -230,12 +253,14 @@ async fn healthz(Shared(state): Shared<Arc<State>>) -> Response {
     (status, Json(body)).into_response()
 }
 
-/// Frames are captured.
+/// Frames are captured, and no link is down.
 async fn readyz(Shared(state): Shared<Arc<State>>) -> Response {
     let phase = state.health.phase();
-    let ready = phase == Phase::Running;
+    let reasons = state.health.links_down();
+    let ready = phase == Phase::Running && reasons.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "ready": ready, "phase": phase.name() }))).into_response()
+    let body = json!({ "ready": ready, "phase": phase.name(), "reasons": reasons });
+    (status, Json(body)).into_response()
 }
 
 async fn page() -> Response {

@@ -1,29 +1,66 @@
-//! Connections: so many at a time, each for so long, whoever is at the other end.
+//! Connections: so many at a time and of a client, each for so long, whoever is at the other end.
 
+use std::io;
 use std::net::TcpListener;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use nix::sys::socket::{Backlog, setsockopt, sockopt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
+use super::places::{Access, Activity, Answering, Bounds, Places, Ticket};
 use super::routes::{self, State};
 
-/// Connections at a time, on each address; one more is closed at once.
-const CONNECTIONS: usize = 64;
-/// A request's head comes within this time, or the connection is closed.
-const HEAD: Duration = Duration::from_secs(5);
-/// No connection lasts longer: then it takes no more requests, and is closed a moment later.
-const LIFE: Duration = Duration::from_secs(60);
+/// Places at the address of the API.
+const API: Bounds = Bounds { open: 128, client: 64, guests: 32 };
+/// Places at the address of health checks: nothing else is asked there.
+const HEALTH: Bounds = Bounds { open: 0, client: 0, guests: 32 };
+/// Connections that may wait until they are accepted.
+const BACKLOG: i32 = 1024;
+
+/// Bytes of answers that the kernel keeps for a client; on its own it would keep megabytes for each.
+const SEND_BUFFER: usize = 128 << 10;
+
+/// How long an open connection may take.
+const OPEN: Limits = Limits {
+    head: Duration::from_secs(5),
+    life: Duration::from_secs(60),
+    buffer: 64 << 10,
+    keep_alive: true,
+};
+/// How long a guest may take. Its buffer is the smallest that hyper has.
+const GUEST: Limits =
+    Limits { head: Duration::from_secs(2), life: Duration::from_secs(5), buffer: 8 << 10, keep_alive: false };
+/// How long the last answer of a connection may take once its life is over.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// How much less than others the thread is entitled to CPU time, in steps of `nice`.
 const NICE: i32 = 10;
+
+/// What a connection may take.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// A request's head comes within this time, or the connection is closed.
+    head: Duration,
+    /// No connection lasts longer: then it takes no more requests, and is closed a moment later.
+    life: Duration,
+    /// Bytes of a head.
+    buffer: usize,
+    /// Whether more than one request may come.
+    keep_alive: bool,
+}
 
 /// Serves until told to stop.
 pub(super) fn run(
@@ -40,11 +77,16 @@ pub(super) fn run(
     };
     runtime.block_on(async {
         let state = Arc::new(state);
-        for (listener, router) in [(api, routes::api(&state)), (health, routes::health(&state))] {
+        let checks = routes::health(&state);
+        let listeners = [
+            (api, API, Routers { open: routes::api(&state), guest: routes::crowded(&state) }),
+            (health, HEALTH, Routers { open: checks.clone(), guest: checks }),
+        ];
+        for (listener, bounds, routers) in listeners {
             if let Some(listener) =
                 listener.and_then(|listener| tokio::net::TcpListener::from_std(listener).ok())
             {
-                tokio::spawn(accept(listener, router));
+                tokio::spawn(accept(listener, Places::new(bounds), routers));
             }
         }
         // Also where the other end was dropped.
@@ -53,36 +95,159 @@ pub(super) fn run(
     runtime.shutdown_background();
 }
 
-async fn accept(listener: tokio::net::TcpListener, router: Router) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+/// Has the kernel keep more connections for a listener until they are accepted: a flood of them does not keep
+/// others waiting for a second SYN.
+pub(super) fn lengthen_backlog(listener: &TcpListener) -> io::Result<()> {
+    Ok(nix::sys::socket::listen(listener, Backlog::new(BACKLOG)?)?)
+}
+
+/// What is answered.
+#[derive(Clone)]
+struct Routers {
+    open: Router,
+    guest: Router,
+}
+
+async fn accept(listener: tokio::net::TcpListener, places: Arc<Places>, routers: Routers) {
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, address)) = listener.accept().await else {
             // No file descriptor is free, or the like; at once it would fail again.
             sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
-        let router = router.clone();
-        tokio::spawn(async move {
-            connection(stream, router).await;
-            drop(permit);
-        });
+        let ticket = places.take(address.ip().into());
+        let (router, limits) = match ticket.access {
+            Access::Open => (routers.open.clone(), OPEN),
+            Access::Guest => (routers.guest.clone(), GUEST),
+        };
+        tokio::spawn(connection(stream, router, limits, ticket));
+        // What it has sent already is answered before the next connection may need its place.
+        yield_now().await;
     }
 }
 
-async fn connection(stream: TcpStream, router: Router) {
-    // Small answers are not held back.
+async fn connection(stream: TcpStream, router: Router, limits: Limits, mut ticket: Ticket) {
+    // Small answers are not held back. Where it fails, the client's window has to do.
     let _ = stream.set_nodelay(true);
-    let service = TowerToHyperService::new(router);
-    let connection = http1::Builder::new()
+    let _ = setsockopt(&stream, sockopt::SndBuf, &SEND_BUFFER);
+    let activity = Arc::clone(&ticket.activity);
+    let stream = Watched { stream, activity: Arc::clone(&activity) };
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let answering = activity.answer();
+        let response = router.call(request);
+        async move {
+            // Each connection gets an answer in turn, however many requests it has sent at once.
+            yield_now().await;
+            Ok::<_, std::convert::Infallible>(tracked(response.await?, answering))
+        }
+    });
+    let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_buf_size(64 * 1024)
+        .header_read_timeout(limits.head)
+        .max_buf_size(limits.buffer)
+        .keep_alive(limits.keep_alive)
         .serve_connection(TokioIo::new(stream), service);
-    let mut connection = pin!(connection);
+    let mut served = pin!(served);
     // What goes wrong on a connection is its client's affair.
-    if timeout(LIFE, connection.as_mut()).await.is_err() {
-        connection.as_mut().graceful_shutdown();
-        let _ = timeout(FAREWELL, connection).await;
+    let lived = async {
+        if timeout(limits.life, served.as_mut()).await.is_err() {
+            served.as_mut().graceful_shutdown();
+            let _ = timeout(FAREWELL, served).await;
+        }
+    };
+    tokio::select! {
+        () = lived => {}
+        // Another needs the place, and this one waits for its client.
+        _ = &mut ticket.closed => {}
+    }
+}
+
+/// The response, whose answer lasts until the body is on its way.
+fn tracked(response: axum::response::Response, answering: Answering) -> axum::response::Response {
+    response.map(|body| Body::new(Tracked { body, _answering: answering }))
+}
+
+/// A body that is known to be sent.
+struct Tracked {
+    body: Body,
+    _answering: Answering,
+}
+
+impl HttpBody for Tracked {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A stream that notes whether its client has more to say, and takes what is sent.
+#[derive(Debug)]
+struct Watched {
+    stream: TcpStream,
+    activity: Arc<Activity>,
+}
+
+impl Watched {
+    fn written(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.activity.set_blocked(result.is_pending());
+        result
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.activity.set_drained(result.is_pending());
+        result
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.written(result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.written(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

@@ -1,11 +1,11 @@
 //! Where the API listens, and for whom.
 
 use std::fmt;
-use std::fs;
-use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+use crate::secret::{self, SecretError};
 
 /// Where to listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,17 +54,12 @@ pub struct Settings {
 /// Why a token cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// Its file cannot be read.
-    #[error("cannot read the API's token from {}: {source}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    /// Its file cannot be read, or others can.
+    #[error("the API's token")]
+    File(#[from] SecretError),
     /// It is too short, or cannot stand in a header.
     #[error(
-        "the API's token in {} is {what}: write one line of {} or more letters and digits, such as `openssl \
+        "the API's token in {} is {what}; write one line of {} or more letters and digits, such as `openssl \
          rand -hex 32` makes",
         path.display(),
         Token::SHORTEST
@@ -93,10 +88,12 @@ impl Token {
 
     /// Reads a token from the only line of a file.
     pub fn read(path: &Path) -> Result<Self, TokenError> {
-        let text = fs::read_to_string(path)
-            .map_err(|source| TokenError::Unreadable { path: path.to_owned(), source })?;
-        let token = text.trim();
+        secret::read(path, |bytes| Self::parse(path, bytes))
+    }
+
+    fn parse(path: &Path, bytes: &[u8]) -> Result<Self, TokenError> {
         let weak = |what| TokenError::Weak { path: path.to_owned(), what };
+        let token = str::from_utf8(bytes).map_err(|_| weak("no text"))?.trim();
         if token.len() < Self::SHORTEST {
             return Err(weak("too short"));
         }
@@ -121,6 +118,9 @@ impl Token {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -137,6 +137,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("token");
         fs::write(&path, "0123456789abcdef\n").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
         let token = Token::read(&path).unwrap();
         assert!(token.is("0123456789abcdef"));
         for wrong in ["", "0123456789abcde", "0123456789abcdeF", "0123456789abcdef0"] {

@@ -10,10 +10,10 @@ use clap::Subcommand;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::filter::{CONFIG, Invalid, load};
+use super::filter::{CONFIG, load};
 use super::run;
 use super::{print, print_json};
-use crate::config::{self, Config, Mistake};
+use crate::config::{self, Checked, Config, Mistakes};
 
 /// The file with every key.
 const EXAMPLE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/mirror-xdp.toml"));
@@ -47,7 +47,8 @@ Examples:
   mirror-xdp config check                               the file of the service
   mirror-xdp config check --json new.toml | jq .mistakes
 
-Exit code 0 where the file is valid, 1 where it is not.")]
+Files that it names, such as a key or a token, are looked at; interfaces and ports of this machine are not.
+Exit code 0 where `run` would take the file, also with warnings; 1 where it would not.")]
 struct Check {
     /// Configuration file
     #[arg(value_name = "FILE", default_value = CONFIG)]
@@ -88,13 +89,24 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn check(args: &Check) -> anyhow::Result<ExitCode> {
-    let print_mistakes = |mistakes: &[Mistake]| {
-        if args.json { print_json(&Invalid { valid: false, mistakes }) } else { Ok(()) }
-    };
-    let Some(config) = load(&args.file, print_mistakes)? else { return Ok(ExitCode::FAILURE) };
-    let rules: usize = config.policy.sets.iter().map(|set| set.rules.len()).sum();
+    let Checked { config, mistakes, warnings, .. } = config::check(&args.file, |_| false)?;
+    let mistakes = Mistakes::of(mistakes);
+    for line in mistakes.iter().flat_map(Mistakes::lines) {
+        eprintln!("mirror-xdp: {line}");
+    }
+    for warning in &warnings {
+        eprintln!("mirror-xdp: warning: {warning}");
+    }
+    if let Some(mistakes) = mistakes {
+        if args.json {
+            print_json(&json!({ "valid": false, "mistakes": mistakes.all(), "warnings": warnings }))?;
+        }
+        return Ok(ExitCode::FAILURE);
+    }
+    let sets = &config.policy.sets;
+    let rules: usize = sets.iter().map(|set| set.rules.len()).sum();
     if args.json {
-        print_json(&json!({ "valid": true, "sets": config.policy.sets.len(), "rules": rules }))?;
+        print_json(&json!({ "valid": true, "sets": sets.len(), "rules": rules, "warnings": warnings }))?;
     } else {
         print(&format!("{}: valid, {rules} rules\n", args.file.display()))?;
     }

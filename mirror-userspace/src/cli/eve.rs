@@ -1,7 +1,10 @@
 //! Where the records go: the arguments that `run` and `read` share.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 
 use crate::config::EveSettings;
 use crate::filter::text;
@@ -11,7 +14,7 @@ use crate::sink::{Destination, EventTypes, FILE_NAME, Patience, Rotation, Sink, 
 pub(super) struct EveArgs {
     /// Where records go: a file in the log directory or by its path, `-` for stdout, or a Unix socket, as
     /// unix-stream:PATH or unix-dgram:PATH
-    #[arg(long, value_name = "WHERE")]
+    #[arg(long, value_name = "WHERE", value_parser = OsStringValueParser::new().try_map(output))]
     eve_output: Option<PathBuf>,
 
     /// Write only events of these kinds, such as flow,dns,tls; there are flow, alert, dns, http, tls, quic, ssh,
@@ -31,6 +34,12 @@ pub(super) struct EveArgs {
     /// Keep so many files that were put aside, and remove older ones
     #[arg(long, value_name = "N")]
     rotate_keep: Option<usize>,
+}
+
+/// Bytes that are no text are a file's name.
+fn output(name: OsString) -> Result<PathBuf, String> {
+    name.to_str().map_or(Ok(()), Destination::check).map_err(|wrong| wrong.to_string())?;
+    Ok(name.into())
 }
 
 fn bytes(text: &str) -> Result<u64, String> {

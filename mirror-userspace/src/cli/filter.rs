@@ -140,9 +140,9 @@ pub(super) fn load(
 
 /// What `check --json` prints of a file that is not valid.
 #[derive(Serialize)]
-pub(super) struct Invalid<'a> {
-    pub(super) valid: bool,
-    pub(super) mistakes: &'a [Mistake],
+struct Invalid<'a> {
+    valid: bool,
+    mistakes: &'a [Mistake],
 }
 
 fn check(args: &Check) -> anyhow::Result<ExitCode> {

@@ -115,7 +115,12 @@ impl<'a> Reloader<'a> {
         path: &Path,
         running: Running<'_>,
     ) -> anyhow::Result<(usize, Vec<&'static str>)> {
-        let (new, lines) = config::load_with_lines(path)?;
+        // What belongs to a start alone, such as the files of secrets, is not looked at.
+        let checked = config::check(path, |key| !is_policy(key))?;
+        if let Some(mistakes) = Mistakes::of(checked.mistakes) {
+            return Err(config::Error::from(mistakes).into());
+        }
+        let (new, lines) = (checked.config, checked.lines);
         let line = |key: &str| {
             let section = key.split_once('.').map_or(key, |(section, _)| section);
             lines.get(key).or_else(|| lines.get(section)).copied().unwrap_or(1)

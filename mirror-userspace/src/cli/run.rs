@@ -22,7 +22,7 @@ use super::receive::ReceiveArgs;
 use super::reload::{Reloader, Running};
 use super::service::Service;
 use crate::api::{self, Address};
-use crate::config;
+use crate::config::{self, Mistake, Mistakes};
 use crate::confine::{self, Files};
 use crate::datapath::program::LogLevel;
 use crate::error::one_line;
@@ -35,9 +35,6 @@ use crate::sink::{Destination, Patience, Sink, SinkCounters, SinkSettings};
 use crate::stats::Stats;
 use crate::store::remote::Location;
 use crate::worker::WorkerConfig;
-
-/// Where the records are when nobody says otherwise.
-const DEFAULT_LOG_DIR: &str = "/var/log/mirror-xdp";
 
 /// Time between two `stats` events when nobody says otherwise.
 const DEFAULT_STATS_INTERVAL: Duration = Duration::from_secs(8);
@@ -160,7 +157,7 @@ impl Settled {
                 .log_dir
                 .clone()
                 .or_else(|| configured.log_dir.clone())
-                .unwrap_or_else(|| DEFAULT_LOG_DIR.into()),
+                .unwrap_or_else(|| config::DEFAULT_LOG_DIR.into()),
             max_flows: args
                 .max_flows
                 .or(configured.max_flows)
@@ -337,7 +334,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
 
     let mut hang_up = signal(SignalKind::hangup())?;
-    let configured = configuration(args.config.as_deref())?;
+    let (configured, warnings) = configuration(&args)?;
     super::log::set_level(configured.log.level.as_deref());
     let settled = Settled::new(&args, &configured.capture);
     if settled.interfaces.is_empty() {
@@ -400,6 +397,9 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let tap = tap.map(|tap| tap.start(&capture.workers())).transpose()?;
     let serving =
         control.map(|socket| socket.serve(capture.workers())).transpose().context("cannot start")?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     for interface in capture.interfaces() {
         announce(&format!("capturing on {interface}"));
     }
@@ -534,9 +534,18 @@ fn open_control(path: &Path) -> anyhow::Result<Option<Socket>> {
     }
 }
 
-/// What the configuration file says; the defaults without one.
-fn configuration(path: Option<&Path>) -> anyhow::Result<config::Config> {
-    Ok(path.map(config::load).transpose()?.unwrap_or_default())
+/// What the configuration file says, and what of it is worth a second look; the defaults without one. What flags
+/// say otherwise, and the store where none is written, is not looked at.
+fn configuration(args: &Args) -> anyhow::Result<(config::Config, Vec<Mistake>)> {
+    let Some(path) = &args.config else { return Ok(Default::default()) };
+    let by_flag = args.in_force(&config::Config::default());
+    let by_flag: Vec<_> = by_flag.into_iter().filter_map(|(key, _, flag)| flag.map(|_| key)).collect();
+    let is_unused = |key: &str| args.store.is_none() && key.starts_with("store.");
+    let checked = config::check(path, |key| by_flag.contains(&key) || is_unused(key))?;
+    match Mistakes::of(checked.mistakes) {
+        Some(mistakes) => Err(config::Error::from(mistakes).into()),
+        None => Ok((checked.config, checked.warnings)),
+    }
 }
 
 /// A tick after each such time, the first one when it has passed.

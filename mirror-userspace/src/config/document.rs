@@ -31,6 +31,14 @@ pub struct Mistake {
     pub allowed: String,
 }
 
+impl Mistake {
+    /// A mistake; what of its text cannot stand in a line is escaped.
+    pub(super) fn new(file: &Path, line: usize, key: &str, what: &str, allowed: &str) -> Self {
+        let (key, what, allowed) = (printable(key), printable(what), printable(allowed));
+        Self { file: file.to_owned(), line, key, what, allowed }
+    }
+}
+
 impl Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { file, line, key, what, allowed } = self;
@@ -46,12 +54,14 @@ pub(super) struct Document<'t> {
     /// Where each line begins, in bytes.
     lines: Vec<usize>,
     mistakes: RefCell<Vec<Mistake>>,
+    warnings: RefCell<Vec<Mistake>>,
 }
 
 impl<'t> Document<'t> {
     pub(super) fn new(file: &'t Path, text: &'t str) -> Self {
         let starts = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n').map(|(at, _)| at + 1);
-        Self { file, text, lines: std::iter::once(0).chain(starts).collect(), mistakes: RefCell::default() }
+        let lines = std::iter::once(0).chain(starts).collect();
+        Self { file, text, lines, mistakes: RefCell::default(), warnings: RefCell::default() }
     }
 
     /// The whole file as TOML; `None` where it is not.
@@ -108,16 +118,12 @@ impl<'t> Document<'t> {
         allowed: impl Into<String>,
     ) {
         let line = self.line(span.start);
-        let (key, what) = (printable(key), printable(&what.into()));
-        let (file, allowed) = (self.file.to_owned(), printable(&allowed.into()));
-        self.mistakes.borrow_mut().push(Mistake { file, line, key, what, allowed });
+        self.mistakes.borrow_mut().push(Mistake::new(self.file, line, key, &what.into(), &allowed.into()));
     }
 
-    /// All mistakes, in the order of their lines.
-    pub(super) fn into_mistakes(self) -> Vec<Mistake> {
-        let mut mistakes = self.mistakes.into_inner();
-        mistakes.sort_by_key(|mistake| mistake.line);
-        mistakes
+    /// All mistakes, and what is allowed but worth a second look.
+    pub(super) fn into_findings(self) -> (Vec<Mistake>, Vec<Mistake>) {
+        (self.mistakes.into_inner(), self.warnings.into_inner())
     }
 }
 
@@ -234,6 +240,13 @@ impl<'d> Value<'d> {
     /// Reports that this value is wrong.
     pub(super) fn wrong(&self, what: impl Into<String>, allowed: impl Into<String>) {
         self.document.mistake(self.node.span(), &self.key, what, allowed);
+    }
+
+    /// Reports that this value is allowed, but hardly what is wanted.
+    pub(super) fn warn(&self, what: &str, advice: &str) {
+        let line = self.document.line(self.node.span().start);
+        let warning = Mistake::new(self.document.file, line, &self.key, what, advice);
+        self.document.warnings.borrow_mut().push(warning);
     }
 
     /// The value, or a report of what is wrong with it.

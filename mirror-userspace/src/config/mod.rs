@@ -2,11 +2,13 @@
 //!
 //! One TOML file configures the appliance. [`load`] takes it as a whole or refuses it as a whole, with a
 //! line for each mistake: file, line, key, what is wrong, what is allowed. `document` is the machinery that
-//! reads TOML so; `sections` knows the keys.
+//! reads TOML so; `sections` knows the keys. [`check`] finds besides what a start with the file would fail of:
+//! `start` looks at the files and addresses that it names.
 
 mod document;
 pub mod limits;
 mod sections;
+mod start;
 
 #[cfg(test)]
 mod tests;
@@ -31,6 +33,9 @@ use crate::live::{CpuList, ModeChoice};
 use crate::sink::{EventTypes, Rotation};
 use crate::store::Settings;
 use crate::worker::Tuning;
+
+/// The directory of the records when nobody says otherwise.
+pub const DEFAULT_LOG_DIR: &str = "/var/log/mirror-xdp";
 
 /// What a configuration file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -294,19 +299,47 @@ impl std::error::Error for Mistakes {}
 
 /// Reads a configuration file.
 pub fn load(path: &Path) -> Result<Config, Error> {
-    Ok(load_with_lines(path)?.0)
-}
-
-/// Reads a configuration file, and where it says what, see [`lines`].
-pub fn load_with_lines(path: &Path) -> Result<(Config, BTreeMap<String, usize>), Error> {
-    let text = read(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
-    let config = parse(path, &text)?;
-    // It is text: what is not was refused.
-    Ok((config, str::from_utf8(&text).map(lines).unwrap_or_default()))
+    Ok(parse(path, &read(path)?)?)
 }
 
 /// Reads a configuration from the bytes of a file; `path` is for messages.
 pub fn parse(path: &Path, bytes: &[u8]) -> Result<Config, Mistakes> {
+    let Checked { config, mistakes, .. } = parse_all(path, bytes);
+    Mistakes::of(mistakes).map_or(Ok(config), Err)
+}
+
+/// A configuration file, and all that is to be said of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// What the file says; of no use where there are mistakes.
+    pub config: Config,
+    /// What is wrong, in the order of its lines.
+    pub mistakes: Vec<Mistake>,
+    /// What is allowed, but hardly what is wanted.
+    pub warnings: Vec<Mistake>,
+    /// Where the file says what, see [`lines`].
+    pub lines: BTreeMap<String, usize>,
+}
+
+/// Reads a configuration file, and finds all of its mistakes and all that a start with it would fail of, as far
+/// as that does not depend on interfaces and ports of the machine. Keys of which `is_overridden` is so are not
+/// looked at for the latter: a flag says something else.
+///
+/// # Errors
+///
+/// Where the file cannot be read.
+pub fn check(path: &Path, is_overridden: impl Fn(&str) -> bool) -> Result<Checked, Error> {
+    let text = read(path)?;
+    let mut checked = parse_all(path, &text);
+    // What is no text was refused.
+    checked.lines = str::from_utf8(&text).map(lines).unwrap_or_default();
+    start::check(path, &mut checked, is_overridden);
+    checked.mistakes.sort_by_key(|mistake| mistake.line);
+    checked.warnings.sort_by_key(|warning| warning.line);
+    Ok(checked)
+}
+
+fn parse_all(path: &Path, bytes: &[u8]) -> Checked {
     let text = match str::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => {
@@ -314,15 +347,15 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Config, Mistakes> {
             let document = Document::new(path, good);
             let end = good.len();
             document.mistake(end..end, "TOML", "not UTF-8", "save the file as UTF-8 text");
-            return Err(Mistakes(document.into_mistakes()));
+            return Checked { mistakes: document.into_findings().0, ..Checked::default() };
         }
     };
     let document = Document::new(path, text);
     let root = document.parse();
     let config = root.as_ref().map(|root| sections::config(Table::root(&document, root)));
     let config = config.unwrap_or_default();
-    let mistakes = document.into_mistakes();
-    if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
+    let (mistakes, warnings) = document.into_findings();
+    Checked { config, mistakes, warnings, lines: BTreeMap::new() }
 }
 
 /// Where a file says what: the line of each section, such as `ports`, and of each of its keys, such as
@@ -342,12 +375,14 @@ pub fn lines(text: &str) -> BTreeMap<String, usize> {
 }
 
 /// The bytes of a file; of one that is no configuration for its sheer length, an error.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
     const LONGEST: u64 = 16 << 20;
+    let unreadable = |source| Error::Unreadable { path: path.to_owned(), source };
     let mut text = Vec::new();
-    File::open(path)?.take(LONGEST + 1).read_to_end(&mut text)?;
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(LONGEST + 1).read_to_end(&mut text).map_err(unreadable)?;
     if text.len() as u64 > LONGEST {
-        return Err(io::Error::other("longer than 16 MiB, which no configuration is"));
+        return Err(unreadable(io::Error::other("longer than 16 MiB, which no configuration is")));
     }
     Ok(text)
 }

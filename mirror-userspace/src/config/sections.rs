@@ -20,7 +20,7 @@ use crate::filter::policy::{
 };
 use crate::filter::{limits, text};
 use crate::flow::Timeouts;
-use crate::sink::EventTypes;
+use crate::sink::{Destination, EventTypes};
 use crate::store::{Kept, Retention, RuleRange};
 
 /// The whole file. Where something is wrong the document knows, and the result is of no use.
@@ -91,6 +91,10 @@ fn capture(mut table: Table<'_>) -> CaptureSettings {
             if name.is_empty() || name.len() > 15 || matches!(name, "." | "..") || name.bytes().any(wrong) {
                 element.wrong(format!("`{name}` is no name of an interface"), "such as \"ens6\"");
             }
+            if let Some(first) = capture.interfaces.iter().position(|other| other == name) {
+                let what = format!("`{name}` is capture.interfaces[{first}] already");
+                element.wrong(what, "name each interface once");
+            }
             capture.interfaces.push(name.to_owned());
         }
     }
@@ -108,7 +112,7 @@ fn capture(mut table: Table<'_>) -> CaptureSettings {
 /// A path from the root.
 fn absolute(value: &Value<'_>, example: &str) -> Option<PathBuf> {
     let text = value.text("a path")?;
-    if !text.starts_with('/') {
+    if !text.starts_with('/') || text.contains('\0') {
         value.wrong(
             format!("`{text}` is no absolute path"),
             format!("a path from the root, such as \"{example}\""),
@@ -191,7 +195,17 @@ fn admission<'d>(mut table: Table<'d>, policy: &mut Policy, known: &mut Vec<Know
         if elements.len() > limits::SOURCES {
             value.wrong(format!("has {} networks", elements.len()), format!("at most {}", limits::SOURCES));
         }
-        policy.sources = Some(elements.iter().filter_map(network).collect());
+        for (element, network) in elements.iter().filter_map(|element| Some((element, network(element)?))) {
+            if network.prefix_len() == 0 {
+                let family = if network.addr().is_ipv4() { "IPv4" } else { "IPv6" };
+                element.warn(
+                    &format!("`{network}` admits whoever can send to the appliance by {family}"),
+                    "name the networks of the mirrored interfaces",
+                );
+            }
+            policy.sources.get_or_insert_default().push(network);
+        }
+        policy.sources.get_or_insert_default();
     }
     if let Some(value) = table.get("vnis") {
         let vnis = vnis(&value);
@@ -547,8 +561,10 @@ fn eve(mut table: Table<'_>) -> EveSettings {
     let mut eve = EveSettings::default();
     if let Some(value) = table.get("output") {
         let text = value.text("a file, \"-\", \"unix-stream:PATH\" or \"unix-dgram:PATH\"");
-        if text == Some("") {
-            value.wrong("is empty", "leave the key out for eve.json");
+        match text {
+            Some("") => value.wrong("is empty", "leave the key out for eve.json"),
+            Some(text) => _ = value.checked(Destination::check(text)),
+            None => {}
         }
         eve.output = text.map(PathBuf::from);
     }

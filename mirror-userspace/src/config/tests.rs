@@ -12,6 +12,15 @@ use crate::filter::policy::{Action, RuleDirection, UnknownVnis};
 /// The configuration that comes with the product.
 const EXAMPLE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/mirror-xdp.toml"));
 
+/// The same with the keys that name files which have to be made first.
+fn example() -> String {
+    ["key", "file", "token_file"].iter().fold(EXAMPLE.to_owned(), |text, key| {
+        let with = text.replace(&format!("# {key} = "), &format!("{key} = "));
+        assert_ne!(with, text, "{key}");
+        with
+    })
+}
+
 fn parsed(text: &str) -> Result<Config, Mistakes> {
     parse(Path::new("rules.toml"), text.as_bytes())
 }
@@ -35,7 +44,7 @@ fn an_empty_file_is_the_default() {
 
 #[test]
 fn every_key_is_read() {
-    let config = parsed(EXAMPLE).unwrap();
+    let config = parsed(&example()).unwrap();
     assert_eq!((config.ports.vxlan, config.ports.geneve), (vec![4789], vec![6081]));
     assert_eq!((config.shunt.after, config.shunt.max_flows), (Some(1 << 20), 65_536));
     let receive = config.receive;
@@ -114,7 +123,8 @@ fn keys<'t>(table: &'t DeTable<'_>, path: &str, found: &mut BTreeMap<String, Vec
 
 #[test]
 fn the_example_has_every_key_that_there_is() {
-    let table = DeTable::parse(EXAMPLE).unwrap();
+    let example = example();
+    let table = DeTable::parse(&example).unwrap();
     let mut found = BTreeMap::new();
     keys(table.get_ref(), "", &mut found);
     // What each table takes is asked of the reader, by a key that none takes.
@@ -673,4 +683,115 @@ proptest! {
             }
         }
     }
+}
+
+/// What is found of a file that is in this directory, whose name stands for `{}` in the text.
+fn checked(directory: &tempfile::TempDir, text: &str) -> Checked {
+    let path = directory.path().join("start.toml");
+    std::fs::write(&path, text.replace("{}", directory.path().to_str().unwrap())).unwrap();
+    check(&path, |_| false).unwrap()
+}
+
+fn file(directory: &tempfile::TempDir, name: &str, content: &str, mode: u32) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = directory.path().join(name);
+    std::fs::write(&path, content).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn what_a_start_would_fail_of_is_found_with_its_line_and_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = "0123456789abcdef".repeat(4);
+    file(&directory, "open", &key, 0o644);
+    file(&directory, "good", &key, 0o640);
+    file(&directory, "short", "secret", 0o600);
+    std::os::unix::fs::symlink("/absent/log", directory.path().join("link")).unwrap();
+    let wrong: &[(&str, usize, &str, &[&str])] = &[
+        ("[capture]\nlog_dir = \"{}/good/log\"", 2, "capture.log_dir", &["/good is no directory"]),
+        ("[capture]\nlog_dir = \"{}/link\"", 2, "capture.log_dir", &["is a link to nothing"]),
+        ("[capture]\ninterfaces = [\"a\", \"b\", \"a\"]", 2, "capture.interfaces[2]", &["once"]),
+        ("[admission]\nmode = \"strict\"", 2, "admission.mode", &["no frame would be admitted"]),
+        ("[admission]\nvnis = []\nmode = \"strict\"", 3, "admission.mode", &["admission.vnis"]),
+        ("[receive]\nxdp_mode = \"generic\"\nzero_copy = \"required\"", 3, "receive.zero_copy", &["copies"]),
+        ("[store]\nkey = \"{}/absent\"", 2, "store.key", &["/absent: No such file", "make it"]),
+        ("[store]\nkey = \"{}/open\"", 2, "store.key", &["mode 0644", "chmod 640"]),
+        ("[store]\nkey = \"{}/short\"", 2, "store.key", &["has no key", "openssl"]),
+        ("[store]\nkey = \"{}\"", 2, "store.key", &["is no regular file"]),
+        ("[store]\nupload = \"file://{}/good/copy\"", 2, "store.upload", &["/good is no directory"]),
+        ("[alerts]\nfile = \"{}/absent\"", 2, "alerts.file", &["absent", "No such file"]),
+        ("[alerts]\nfile = \"{}/short\"", 2, "alerts.file", &["short:1: `secret` is no indicator"]),
+        ("[alerts]\nfile = \"{}\"", 2, "alerts.file", &["not a regular file"]),
+        ("[alerts]\nindicators = [\"10.1.2.300\"]", 2, "alerts.indicators[0]", &["address such as"]),
+        ("[alerts]\nindicators = [\"0.0.0.0/0\"]", 2, "alerts.indicators[0]", &["nearly every flow"]),
+        ("[eve]\noutput = \"foo://host\"", 2, "eve.output", &["`foo:` is no kind", "unix-stream:PATH"]),
+        ("[eve]\noutput = \"{}\"", 2, "eve.output", &["is a directory"]),
+        ("[eve]\noutput = \"{}/good/eve.json\"", 2, "eve.output", &["/good is no directory"]),
+        ("[api]\ntoken_file = \"{}/absent\"", 2, "api.token_file", &["absent", "No such file"]),
+        ("[api]\ntoken_file = \"{}/open\"", 2, "api.token_file", &["mode 0644", "chmod 640"]),
+        ("[api]\ntoken_file = \"{}/short\"", 2, "api.token_file", &["too short", "openssl"]),
+        ("[api]\nlisten = \"0.0.0.0:1\"", 2, "api.listen", &["no token", "token_file ="]),
+        ("[api]\nhealth = \"127.0.0.1:9470\"", 2, "api.health", &["taken by the API"]),
+        ("[api]\nhealth = \"[::]:9470\"", 2, "api.health", &["taken by the API"]),
+    ];
+    for &(text, line, key, words) in wrong {
+        let checked = checked(&directory, text);
+        let [mistake] = &checked.mistakes[..] else { panic!("{text}: {checked:?}") };
+        assert_eq!((mistake.line, mistake.key.as_str()), (line, key), "{mistake}");
+        assert!(
+            !mistake.allowed.is_empty() && words.iter().all(|word| mistake.to_string().contains(word)),
+            "{mistake}"
+        );
+    }
+    let right = [
+        "[capture]\nlog_dir = \"{}/a/b/c\"\n[eve]\noutput = \"d/eve.json\"",
+        "[admission]\nmode = \"strict\"\n[[filter.sets]]\nname = \"a\"\nvnis = [7]",
+        "[store]\nupload = \"file://{}/copy\"\nkey = \"{}/good\"\n[api]\ntoken_file = \"{}/good\"\nlisten = \"[::]:1\"",
+        "[api]\nhealth = \"0.0.0.0:9471\"",
+        "[api]\nlisten = \"off\"\nhealth = \"0.0.0.0:9470\"",
+        "[api]\nlisten = \"127.0.0.1:1\"\nhealth = \"127.0.0.2:1\"",
+    ];
+    for text in right {
+        let checked = checked(&directory, text);
+        assert_eq!((&checked.mistakes[..], &checked.warnings[..]), (&[][..], &[][..]), "{text}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_keys_and_with_the_files_they_name_is_told_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    file(&directory, "feed", "evil.example\n10.1.2.300\nevil\n", 0o644);
+    let text = "[store]\nkey = \"{}/absent\"\nmemory = \"little\"\n[admission]\nmode = \"strict\"\n\
+                sources = [\"::/0\", \"10.0.0.0/8\"]\n[alerts]\nfile = \"{}/feed\"\n[api]\nhealth = \"here\"\n";
+    let checked = checked(&directory, text);
+    let found = |mistakes: &[Mistake]| -> Vec<_> {
+        mistakes.iter().map(|mistake| format!("{} {}", mistake.line, mistake.key)).collect()
+    };
+    assert_eq!(
+        found(&checked.mistakes),
+        [
+            "2 store.key",
+            "3 store.memory",
+            "5 admission.mode",
+            "8 alerts.file",
+            "8 alerts.file",
+            "10 api.health"
+        ]
+    );
+    assert!(checked.mistakes[4].what.contains("feed:3: `evil` is no indicator"), "{}", checked.mistakes[4]);
+    assert_eq!(found(&checked.warnings), ["6 admission.sources[0]"]);
+}
+
+#[test]
+fn keys_that_a_flag_overrides_are_not_looked_at() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("start.toml");
+    std::fs::write(&path, "[api]\nlisten = \"0.0.0.0:1\"\n[store]\nkey = \"/absent\"\n").unwrap();
+    let keys = |overridden: &[&str]| -> Vec<_> {
+        let checked = check(&path, |key| overridden.contains(&key)).unwrap();
+        checked.mistakes.into_iter().map(|mistake| mistake.key).collect()
+    };
+    assert_eq!(keys(&[]), ["api.listen", "store.key"]);
+    assert_eq!(keys(&["api.token_file"]), ["store.key"]);
+    assert_eq!(keys(&["api.listen", "store.key"]), [""; 0]);
 }

@@ -40,7 +40,7 @@ use crate::datapath::program::{self, CaptureProgram, LogLevel, Options};
 use crate::error::one_line;
 use crate::filter::Policy;
 use crate::indicators::Indicators;
-use crate::nic::{self, Netlink};
+use crate::nic::{self, Links, Netlink};
 use crate::observe::Workers;
 use crate::sink::{Overflow, Sink};
 use crate::stats::{self, Profile, Stats};
@@ -342,6 +342,7 @@ impl Plan {
             indicators: Arc::clone(&self.config.indicators),
             netlink: self.netlink,
             upload: store.and_then(Store::upload),
+            links: Links::of(self.devices.iter().map(|device| &device.interface)),
             _ports: self.ports,
         };
         let shares = Shares::new(&self.config.receive, &self.devices);
@@ -627,6 +628,7 @@ pub struct Capture {
     indicators: Arc<Indicators>,
     netlink: Netlink,
     upload: Option<UploadWatch>,
+    links: Links,
     _ports: Vec<ReservedPort>,
 }
 
@@ -709,6 +711,12 @@ impl Capture {
             surveys: handle.surveys(),
         };
         self.workers.iter().map(watch).collect()
+    }
+
+    /// The links, as [`Capture::check`] has found them last.
+    #[must_use]
+    pub fn links(&self) -> Links {
+        self.links.clone()
     }
 
     /// What the kernel has counted of what came in by each interface, and how it stands.
@@ -798,15 +806,16 @@ impl Capture {
         }
     }
 
-    /// Finds out whether the interfaces are there still, with the program on them.
+    /// Finds out whether the interfaces are there still, with the program on them, and how their links stand.
     pub async fn check(&self) -> Result<(), Error> {
-        for device in &self.devices {
+        for (position, device) in self.devices.iter().enumerate() {
             let error = |source: InterfaceError| Error::of(&device.name, source);
             match self.netlink.interface_by_index(device.index).await {
                 Ok(Some(interface)) => {
                     if !interface.xdp.iter().any(|xdp| xdp.program == device.program_id) {
                         return Err(error(InterfaceError::Detached));
                     }
+                    self.links.note(position, interface.link);
                 }
                 Ok(None) => return Err(error(InterfaceError::Gone)),
                 Err(source) => return Err(error(source.into())),

@@ -8,6 +8,7 @@
 //! * `rss`: what that hash does to mirror traffic;
 //! * `interrupt`: which CPUs take the NIC's interrupts;
 //! * `changes`: what is set, and taken back;
+//! * `link`: whether the links of a capture are up;
 //! * `losses`: which counters tell of frames that the device lost;
 //! * `watch`: the same while a capture runs.
 
@@ -15,6 +16,7 @@ mod changes;
 mod generic;
 pub mod interrupt;
 pub mod ioctl;
+mod link;
 pub mod losses;
 mod netdev;
 pub mod rss;
@@ -39,6 +41,7 @@ pub(crate) mod recorded {
 }
 
 pub use self::changes::{Change, Changes, Deferral};
+pub use self::link::{Link, Links};
 pub use self::netdev::XdpFeatures;
 pub use self::settings::{Channels, Feature, Rings, Setting};
 pub use self::watch::Watch;
@@ -70,6 +73,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Whether it was set up by the administrator.
     pub up: bool,
+    /// How its link stands.
+    pub link: Link,
     /// Whether frames on it begin with an Ethernet header.
     pub ethernet: bool,
     /// Its hardware address, where it has one as Ethernet has it.
@@ -302,6 +307,7 @@ fn interface(link: &LinkMessage) -> Interface {
         index: link.header.index,
         mtu: 0,
         up: link.header.flags.contains(LinkFlags::Up),
+        link: Link { up: link.header.flags.contains(LinkFlags::LowerUp), losses: 0 },
         ethernet: matches!(link.header.link_layer_type, LinkLayerType::Ether | LinkLayerType::Loopback),
         mac: None,
         xdp: Vec::new(),
@@ -310,6 +316,7 @@ fn interface(link: &LinkMessage) -> Interface {
         match attribute {
             LinkAttribute::IfName(name) => interface.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
+            LinkAttribute::CarrierDownCount(losses) => interface.link.losses = *losses,
             LinkAttribute::Address(address) => interface.mac = address.as_slice().try_into().ok(),
             LinkAttribute::Xdp(attributes) => {
                 interface.xdp.extend(attributes.iter().filter_map(|attribute| match *attribute {

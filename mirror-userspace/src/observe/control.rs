@@ -6,7 +6,9 @@
 //! [`copy`] has them, or the counts of the observer as JSON.
 //!
 //! Each client has a thread. One that does not read what it gets is waited for; its rings fill up
-//! meanwhile, and what the workers have no room for is counted.
+//! meanwhile, and what the workers have no room for is counted. So many clients are served at a time, and so
+//! many of one user; one more gets a line that says so. A client that does not send its request in time is
+//! sent away, however it spreads the bytes.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -19,10 +21,11 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt};
 use serde::{Deserialize, Serialize};
 
 use super::copy::{self, Copies, CopyCounts, Wanted};
-use super::{Observer, TooMany, Workers};
+use super::{MAX_OBSERVERS, Observer, TooMany, Workers};
 use crate::confine;
 use crate::error::one_line;
 use crate::expression::{Expression, ExpressionError};
@@ -41,7 +44,13 @@ const TELL: Duration = Duration::from_secs(1);
 /// How long a client may take for its request.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of a request.
-const MAX_REQUEST: u64 = 16 << 10;
+const MAX_REQUEST: usize = 16 << 10;
+/// Bytes of a reply.
+const MAX_REPLY: u64 = 64 << 10;
+/// Clients at a time, those whose request has not come yet included.
+const MAX_CLIENTS: usize = MAX_OBSERVERS;
+/// Clients of one user: others find a place beside them.
+const MAX_CLIENTS_OF_USER: usize = MAX_CLIENTS / 2;
 /// Bytes of the ring of each worker.
 const ROOM: usize = 2 << 20;
 /// A message is not longer than this.
@@ -128,29 +137,91 @@ impl Socket {
     }
 
     fn run(&self, workers: &Workers, stop: &Arc<AtomicBool>) {
-        let mut clients: Vec<JoinHandle<()>> = Vec::new();
+        let mut clients: Vec<Served> = Vec::new();
         while !stop.load(Ordering::Relaxed) {
             wait_readable(&self.listener, LOOK);
-            clients.retain(|client| !client.is_finished());
+            clients.retain(|client| !client.thread.is_finished());
             workers.sweep();
-            let Ok((stream, _)) = self.listener.accept() else { continue };
-            let (workers, stop) = (workers.clone(), Arc::clone(stop));
-            let serve = move || {
-                confine::this_thread();
-                if let Err(error) = serve_client(&stream, &workers, &stop) {
-                    tracing::debug!("a client of the control socket: {error}");
-                }
-            };
-            match thread::Builder::new().name("control client".to_owned()).spawn(serve) {
-                Ok(client) => clients.push(client),
-                Err(error) => tracing::warn!("cannot serve a client of the control socket: {error}"),
+            match self.listener.accept() {
+                Ok((stream, _)) => clients.extend(serve(stream, &clients, workers, stop)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // No file descriptor is free, or the like; at once it would fail again.
+                Err(_) => thread::sleep(LOOK),
             }
         }
         for client in clients {
             // One that has panicked has said so.
-            let _ = client.join();
+            let _ = client.thread.join();
         }
     }
+}
+
+/// A client that is served.
+#[derive(Debug)]
+struct Served {
+    user: u32,
+    thread: JoinHandle<()>,
+}
+
+/// Serves a client on a thread of its own, unless there are enough already.
+fn serve(
+    stream: UnixStream,
+    clients: &[Served],
+    workers: &Workers,
+    stop: &Arc<AtomicBool>,
+) -> Option<Served> {
+    let user = match user_of(&stream).and_then(|user| admit(user, clients)) {
+        Ok(user) => user,
+        Err(refused) => {
+            refuse(&stream, &refused);
+            return None;
+        }
+    };
+    let (workers, stop) = (workers.clone(), Arc::clone(stop));
+    let serve = move || {
+        confine::this_thread();
+        if let Err(error) = serve_client(&stream, &workers, &stop) {
+            tracing::debug!("a client of the control socket: {error}");
+        }
+    };
+    match thread::Builder::new().name("control client".to_owned()).spawn(serve) {
+        Ok(thread) => Some(Served { user, thread }),
+        Err(error) => {
+            tracing::warn!("cannot serve a client of the control socket: {error}");
+            None
+        }
+    }
+}
+
+/// The number of the user who has connected.
+fn user_of(stream: &UnixStream) -> Result<u32, Refused> {
+    Ok(getsockopt(stream, sockopt::PeerCredentials).map_err(io::Error::from)?.uid())
+}
+
+/// Lets a client of this user in where there is room.
+fn admit(user: u32, clients: &[Served]) -> Result<u32, Refused> {
+    if clients.len() >= MAX_CLIENTS {
+        return Err(Refused::Clients);
+    }
+    if clients.iter().filter(|client| client.user == user).count() >= MAX_CLIENTS_OF_USER {
+        return Err(Refused::ClientsOfUser(user));
+    }
+    Ok(user)
+}
+
+/// Tells a client why it is not served. Waits for nobody: a client that has just connected has room for a line.
+fn refuse(mut stream: &UnixStream, refused: &Refused) {
+    let text = reply(&Reply::Error(one_line(refused)));
+    // A client that is gone needs no answer.
+    let _ = stream.set_nonblocking(true).and_then(|()| stream.write_all(&text));
+}
+
+/// A reply as a line.
+fn reply(reply: &Reply) -> Vec<u8> {
+    // A number or a text can always be written.
+    let mut text = serde_json::to_vec(reply).unwrap_or_default();
+    text.push(b'\n');
+    text
 }
 
 impl Drop for Socket {
@@ -187,6 +258,16 @@ fn wait_readable(file: &impl std::os::fd::AsFd, patience: Duration) -> bool {
 /// Why a request is not met.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
+    #[error("{MAX_CLIENTS} clients are served already; wait until one has ended")]
+    Clients,
+    #[error("{MAX_CLIENTS_OF_USER} clients of user {0} are served already; end one of them")]
+    ClientsOfUser(u32),
+    #[error("no request has come within {} s", REQUEST_PATIENCE.as_secs())]
+    Late,
+    #[error("the request is longer than {MAX_REQUEST} bytes; write a shorter filter")]
+    Long,
+    #[error("the connection cannot be used: {0}")]
+    Io(#[from] io::Error),
     #[error("the request is not understood: {0}; client and appliance have to be of one version")]
     Request(#[from] serde_json::Error),
     #[error(transparent)]
@@ -197,18 +278,19 @@ enum Refused {
 
 fn serve_client(stream: &UnixStream, workers: &Workers, stop: &AtomicBool) -> io::Result<()> {
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(REQUEST_PATIENCE))?;
+    stream.set_read_timeout(Some(LOOK))?;
     stream.set_write_timeout(Some(LOOK))?;
-    let mut line = String::new();
-    BufReader::new(stream.take(MAX_REQUEST)).read_line(&mut line)?;
-    let (reply, subscribed) = match subscribe(&line, workers) {
-        Ok(subscribed) => (Reply::Workers(workers.len()), Some(subscribed)),
-        Err(error) => (Reply::Error(one_line(&error)), None),
+    let request = read_request(stream, Instant::now() + REQUEST_PATIENCE, stop);
+    let (_subscription, mut copies) = match request.and_then(|request| subscribe(&request, workers)) {
+        Ok(subscribed) => {
+            send(stream, &reply(&Reply::Workers(workers.len())), stop)?;
+            subscribed
+        }
+        Err(refused) => {
+            refuse(stream, &refused);
+            return Ok(());
+        }
     };
-    let mut text = serde_json::to_vec(&reply)?;
-    text.push(b'\n');
-    send(stream, &text, stop)?;
-    let Some((_subscription, mut copies)) = subscribed else { return Ok(()) };
     let (mut buffer, mut message) = (Vec::new(), Vec::new());
     let mut told = Instant::now();
     loop {
@@ -234,8 +316,33 @@ fn serve_client(stream: &UnixStream, workers: &Workers, stop: &AtomicBool) -> io
     }
 }
 
-fn subscribe(request: &str, workers: &Workers) -> Result<(super::Subscription, Vec<Copies>), Refused> {
-    let request: Request = serde_json::from_str(request)?;
+/// Reads the first line that a client sends, or all that it sends where it ends without one.
+fn read_request(mut stream: &UnixStream, deadline: Instant, stop: &AtomicBool) -> Result<Vec<u8>, Refused> {
+    let mut request = Vec::new();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || stop.load(Ordering::Relaxed) {
+            return Err(Refused::Late);
+        }
+        if !wait_readable(stream, left.min(LOOK)) {
+            continue;
+        }
+        let mut bytes = [0; 1024];
+        let count = stream.read(&mut bytes)?;
+        let bytes = bytes.get(..count).unwrap_or_default();
+        let end = bytes.iter().position(|&byte| byte == b'\n');
+        request.extend_from_slice(bytes.get(..end.unwrap_or(count)).unwrap_or_default());
+        if request.len() > MAX_REQUEST {
+            return Err(Refused::Long);
+        }
+        if end.is_some() || count == 0 {
+            return Ok(request);
+        }
+    }
+}
+
+fn subscribe(request: &[u8], workers: &Workers) -> Result<(super::Subscription, Vec<Copies>), Refused> {
+    let request: Request = serde_json::from_slice(request)?;
     let mut observers: Vec<Box<dyn Observer>> = Vec::new();
     let mut copies = Vec::new();
     for _ in 0..workers.len() {
@@ -330,11 +437,15 @@ impl Client {
         let mut stream = UnixStream::connect(path).map_err(connect)?;
         let mut line = serde_json::to_vec(request).map_err(io::Error::from)?;
         line.push(b'\n');
-        stream.write_all(&line)?;
+        match stream.write_all(&line) {
+            // An appliance that serves enough others says so, and closes, before anything is asked.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
+            _ => {}
+        }
         stream.set_read_timeout(Some(2 * REQUEST_PATIENCE))?;
         let mut stream = BufReader::new(stream);
         let mut line = String::new();
-        stream.read_line(&mut line)?;
+        stream.by_ref().take(MAX_REPLY).read_line(&mut line)?;
         match serde_json::from_str(&line).map_err(io::Error::from)? {
             Reply::Workers(workers) => {
                 stream.get_ref().set_read_timeout(Some(LOOK))?;
@@ -454,5 +565,94 @@ mod tests {
         assert!(matches!(Socket::open(&path), Err(OpenError::InUse(_))));
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, MODE);
+    }
+
+    fn serving(directory: &tempfile::TempDir) -> (PathBuf, Serving) {
+        let path = directory.path().join("control.sock");
+        let workers = Workers::new([Arc::new(Mailbox::default())]);
+        let serving = Socket::open(&path).unwrap().serve(workers).unwrap();
+        (path, serving)
+    }
+
+    #[test]
+    fn hostile_clients_beyond_the_bound_of_a_user_get_a_line_that_says_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, _serving) = serving(&directory);
+        let mut clients: Vec<_> =
+            (0..MAX_CLIENTS_OF_USER).map(|_| Client::connect(&path, &request("")).unwrap()).collect();
+        for _ in 0..200 {
+            let refused = Client::connect(&path, &request("")).unwrap_err();
+            let said = format!("the appliance says: {MAX_CLIENTS_OF_USER} clients of user ");
+            assert!(refused.to_string().starts_with(&said), "{refused}");
+        }
+        clients.pop();
+        // Nothing tells when the place is free again.
+        let deadline = Instant::now() + 4 * REQUEST_PATIENCE;
+        while let Err(error) = Client::connect(&path, &request("")) {
+            assert!(Instant::now() < deadline, "{error}");
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn hostile_clients_that_send_no_whole_request_are_sent_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, _serving) = serving(&directory);
+        let silent = UnixStream::connect(&path).unwrap();
+        let mut slow = UnixStream::connect(&path).unwrap();
+        slow.set_read_timeout(Some(LOOK)).unwrap();
+        let (mut said, mut bytes) = (Vec::new(), [0; 1024]);
+        let begun = Instant::now();
+        // A byte now and then is no request either.
+        loop {
+            let _ = slow.write_all(b"{");
+            match slow.read(&mut bytes) {
+                Ok(0) => break,
+                Ok(count) => said.extend_from_slice(&bytes[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // Bytes that were sent too late were not read.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
+                Err(error) => panic!("{error}: {}", said.escape_ascii()),
+            }
+            assert!(begun.elapsed() < 4 * REQUEST_PATIENCE);
+        }
+        for said in [String::from_utf8(said).unwrap(), io::read_to_string(silent).unwrap()] {
+            assert!(said.contains("no request has come within"), "{said}");
+        }
+    }
+
+    #[test]
+    fn hostile_requests_are_refused_in_a_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, _serving) = serving(&directory);
+        let nested = vec![b'['; MAX_REQUEST - 1];
+        let long = vec![b' '; MAX_REQUEST + 1024];
+        let requests: [(&[u8], &str); 6] = [
+            (b"\xff\xfe\n", "not understood"),
+            (b"\n", "not understood"),
+            (b"{\"filter\":\"\",\"rate\":-1}\n", "not understood"),
+            (b"{\"filter\":\"\",\"path\":\"/etc/shadow\"}\n", "not understood"),
+            (&nested, "not understood"),
+            (&long, "longer than"),
+        ];
+        for (request, expected) in requests {
+            let mut stream = UnixStream::connect(&path).unwrap();
+            // Fails where the answer comes before all was sent.
+            let _ = stream.write_all(request).and_then(|()| stream.shutdown(std::net::Shutdown::Write));
+            let mut said = Vec::new();
+            let _ = stream.read_to_end(&mut said);
+            let said = String::from_utf8(said).unwrap();
+            assert!(said.contains(expected) && said.lines().count() == 1, "{said}");
+        }
+    }
+
+    #[test]
+    fn hostile_users_leave_places_to_others() {
+        let served = |user| Served { user, thread: thread::spawn(|| {}) };
+        let mut clients: Vec<_> = (0..MAX_CLIENTS_OF_USER).map(|_| served(1000)).collect();
+        assert!(matches!(admit(1000, &clients), Err(Refused::ClientsOfUser(1000))));
+        assert!(matches!(admit(0, &clients), Ok(0)));
+        clients.extend((0..MAX_CLIENTS_OF_USER).map(|_| served(1001)));
+        assert!(matches!(admit(0, &clients), Err(Refused::Clients)));
     }
 }

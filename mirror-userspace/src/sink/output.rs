@@ -15,6 +15,10 @@ use self::file::LogFile;
 use self::socket::Socket;
 use self::stream::Stream;
 use super::SinkError;
+use crate::filter::text::Wrong;
+
+/// Bytes of the longest path of a Unix socket (`sun_path`, less the 0 behind it).
+const SOCKET_PATH: usize = 107;
 
 /// Where the log goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +46,39 @@ impl Destination {
     #[must_use]
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self::File { path: path.into(), rotation: Rotation::default() }
+    }
+
+    /// Finds out whether a name means a destination: whether it is a file's, or begins with a kind that there is.
+    /// A file whose name looks like another kind is named by its path, such as `./udp:1`.
+    ///
+    /// # Errors
+    ///
+    /// Says what is wrong with it.
+    pub fn check(name: &str) -> Result<(), Wrong> {
+        const ALLOWED: &str = "write a file, \"-\", \"unix-stream:PATH\" or \"unix-dgram:PATH\"";
+        let wrong = |what: String| Err(Wrong::new(what, ALLOWED));
+        let is_kind =
+            |kind: &str| kind.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-_".contains(&byte));
+        if name.contains('\0') {
+            return wrong("no name has the character 0".to_owned());
+        }
+        match name.split_once(':') {
+            Some((kind @ ("unix-stream" | "unix-dgram"), path)) => match path.len() {
+                0 => wrong(format!("`{kind}:` without a path")),
+                1..=SOCKET_PATH => Ok(()),
+                len => {
+                    wrong(format!("the path of a socket has at most {SOCKET_PATH} bytes, this one has {len}"))
+                }
+            },
+            Some((kind, _)) if is_kind(kind) => wrong(format!("`{kind}:` is no kind of output")),
+            _ if name.is_empty()
+                || name.ends_with('/')
+                || matches!(name.rsplit('/').next(), Some("." | "..")) =>
+            {
+                wrong(format!("`{name}` is no name of a file"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The destination that a name means: `-`, `unix-stream:PATH`, `unix-dgram:PATH`, or a file, which is

@@ -27,6 +27,7 @@ use aes_gcm::{Aes256Gcm, KeyInit as _, Nonce, Tag};
 use super::buffer::{ALIGNMENT, Buffer};
 use super::chunk::CHUNK;
 use super::pcapng::{self, u32_at};
+use crate::secret::{self, SecretError};
 
 /// Bytes of the header in front of a chunk.
 const HEADER: usize = 64;
@@ -47,14 +48,9 @@ const INDEX_NUMBER: u32 = u32::MAX;
 /// Why a key file is not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// It cannot be read.
-    #[error("cannot read the key {}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    /// It cannot be read, or others can.
+    #[error("the store's key")]
+    File(#[from] SecretError),
     /// It has no key in it.
     #[error("{} has no key: 32 bytes, or 64 hexadecimal digits; make one with `openssl rand -hex 32`", .0.display())]
     NoKey(PathBuf),
@@ -82,10 +78,7 @@ impl Cipher {
 impl StoreKey {
     /// Reads a key file.
     pub fn load(path: &Path) -> Result<Self, KeyError> {
-        let unreadable = |source| KeyError::Unreadable { path: path.to_owned(), source };
-        let mut bytes = Vec::new();
-        File::open(path).and_then(|file| file.take(1024).read_to_end(&mut bytes)).map_err(unreadable)?;
-        Self::parse(&bytes).ok_or_else(|| KeyError::NoKey(path.to_owned()))
+        secret::read(path, |bytes| Self::parse(bytes).ok_or_else(|| KeyError::NoKey(path.to_owned())))
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {

@@ -5,7 +5,7 @@ use crate::doctor::{Attached, HugePages, Machine, Numa};
 use crate::nic::ioctl::Driver;
 use crate::nic::losses::{Counters, select};
 use crate::nic::rss::Rss;
-use crate::nic::{Channels, Feature, Interface, Rings, Setting, XdpFeatures};
+use crate::nic::{Channels, Feature, Interface, Link, Rings, Setting, XdpFeatures};
 
 const RELEASE: &str = "6.8.0-1024-aws";
 
@@ -33,6 +33,7 @@ pub(super) fn ena() -> Facts {
             index: 3,
             mtu: 3498,
             up: true,
+            link: Link { up: true, losses: 0 },
             ethernet: true,
             mac: None,
             xdp: Vec::new(),

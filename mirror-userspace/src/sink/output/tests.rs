@@ -58,6 +58,29 @@ fn names_say_where_the_log_goes() {
 }
 
 #[test]
+fn names_of_kinds_that_there_are_not_are_refused() {
+    for name in ["-", "eve.json", "/data/10:00.json", "./udp:1", "a.b:c", "unix-dgram:eve", "..eve"] {
+        Destination::check(name).unwrap();
+    }
+    let long = format!("unix-stream:/{}", "a".repeat(107));
+    for (name, expected) in [
+        ("foo://host", "`foo:` is no kind"),
+        ("unix_stream:/run/eve", "`unix_stream:` is no kind"),
+        ("udp:514", "`udp:` is no kind"),
+        (":a", "`:` is no kind"),
+        ("unix-stream:", "without a path"),
+        (&long, "at most 107 bytes, this one has 108"),
+        ("", "no name of a file"),
+        ("/data/", "no name of a file"),
+        ("/data/..", "no name of a file"),
+        ("a\0b", "character 0"),
+    ] {
+        let wrong = Destination::check(name).unwrap_err().to_string();
+        assert!(wrong.contains(expected) && wrong.contains("unix-dgram:PATH"), "{name}: {wrong}");
+    }
+}
+
+#[test]
 fn a_file_is_put_aside_before_it_is_too_large_and_no_line_is_lost() {
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("eve.json");

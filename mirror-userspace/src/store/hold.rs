@@ -55,7 +55,8 @@ pub(super) fn read_in(directory: &Directory) -> io::Result<Vec<Hold>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let holds: Vec<Hold> = serde_json::from_slice(&bytes)?;
+    let wrong = |error| io::Error::other(format!("`{FILE_NAME}` is no list of holds: {error}"));
+    let holds: Vec<Hold> = serde_json::from_slice(&bytes).map_err(wrong)?;
     // The next one gets a larger number.
     if holds.iter().any(|hold| hold.number > LARGEST_NUMBER) {
         return Err(io::Error::other(format!("{FILE_NAME} has a hold with a number that is too large")));

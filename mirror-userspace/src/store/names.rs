@@ -193,6 +193,8 @@ pub(super) fn has_absurd_number(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const NAME: &str = "00000042-w0-20260301T080000Z.pcapng";
@@ -275,6 +277,18 @@ mod tests {
         for end in ["lock", NAME] {
             for prefix in ["/", "../", "./", "x/", "\0", " "] {
                 assert_eq!(FileName::parse(&format!("{prefix}{end}")), None);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_texts_are_names_only_where_the_store_writes_them_so(
+            text in "[0-9./\\PC]{0,20}|[0-9+]{7,20}-w[0-9+]{1,3}-[0-9TZunkow]{14,17}[.a-z/]{0,20}"
+        ) {
+            if let Some(name) = FileName::parse(&text) {
+                prop_assert_eq!(name.to_string(), &text[..]);
+                prop_assert!(!text.contains(['/', '\0']) && !text.starts_with('.'));
             }
         }
     }

@@ -64,12 +64,14 @@ impl Retention {
         let mut plan = Plan::default();
         let mut oldest: Vec<&Segment> = segments.iter().collect();
         oldest.sort_by_key(|segment| segment.last);
-        let mut total = segments.iter().map(Segment::stored).fold(unfinished, u64::saturating_add);
+        // What a manifest says may add up to more than there are bytes.
+        let stored = segments.iter().map(|segment| u128::from(segment.stored()));
+        let mut total = stored.sum::<u128>() + u128::from(unfinished);
         let mut free = free;
         for segment in oldest {
             let reason = if self.is_over(segment, now) {
                 "older than it is to be kept"
-            } else if self.max_size.is_some_and(|limit| total > limit) {
+            } else if self.max_size.is_some_and(|limit| total > limit.into()) {
                 "the store was larger than it is to be"
             } else if self.min_free.is_some_and(|limit| free < limit) {
                 "less was free than is to be"
@@ -84,7 +86,7 @@ impl Retention {
                 plan.waiting += 1;
                 continue;
             }
-            total = total.saturating_sub(segment.stored());
+            total -= u128::from(segment.stored());
             free = free.saturating_add(segment.stored());
             plan.delete.push((segment.file.clone(), reason.to_owned()));
         }

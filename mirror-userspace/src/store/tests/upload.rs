@@ -199,7 +199,8 @@ impl Uploading {
     fn start(directory: &TempDir, settings: Settings, key: Option<StoreKey>, remote: Remote) -> Self {
         let log = tempfile::tempdir().unwrap();
         let sink = Sink::open(log.path()).unwrap();
-        let store = Store::begin_with(directory.path(), settings, key, Some(remote), Unopened::Fails).unwrap();
+        let store =
+            Store::begin_with(directory.path(), settings, key, Some(remote), Unopened::Fails).unwrap();
         Self { store, sink, _log: log }
     }
 

@@ -105,7 +105,7 @@ impl Keeper {
         let path = self.shared.path.join(FileName::Partial(name.clone()).to_string());
         match outcome {
             Recovered::NotYet(_) => tracing::error!("{}: {outcome}", path.display()),
-            _ => tracing::info!("{}: {outcome}", path.display()),
+            _ => tracing::warn!("{}: {outcome}", path.display()),
         }
     }
 

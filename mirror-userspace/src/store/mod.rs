@@ -276,6 +276,9 @@ impl Shared {
     /// Has nothing written any more, since the home is gone.
     fn close(&self, home: &Home) {
         Pause::Gone.store(&self.pause);
+        for counters in self.counters().iter() {
+            counters.set_pause(Pause::Gone);
+        }
         home.leave();
         *lock(&self.home) = None;
         self.manifest().close();

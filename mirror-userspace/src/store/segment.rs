@@ -230,10 +230,7 @@ impl Writer {
         let mut lost = &self.counters.lost_write;
         loop {
             failed = failed.filter(|failed| failed.elapsed() < RETRY_INTERVAL);
-            self.counters.set_pause(match self.shared.pause() {
-                Pause::No if failed.is_some() => Pause::Failed,
-                pause => pause,
-            });
+            self.pause(failed.is_some());
             let result = match jobs.recv_timeout(RETRY_INTERVAL / 4) {
                 Ok(Job::Begin { name, header }) => {
                     let number = name.number();
@@ -262,10 +259,18 @@ impl Writer {
             };
             if let Err(failure) = result {
                 failed = Some(Instant::now());
-                self.counters.set_pause(Pause::Failed);
+                self.pause(true);
                 lost = self.give_up(open.take(), &failure);
             }
         }
+    }
+
+    /// Has the worker copy nothing while nothing can be written.
+    fn pause(&self, failed: bool) {
+        self.counters.set_pause(match self.shared.pause() {
+            Pause::No if failed => Pause::Failed,
+            pause => pause,
+        });
     }
 
     fn give_back(&self, mut chunk: Box<Chunk>) {

@@ -61,6 +61,7 @@ use self::segment::{Limits, Sealer, Writer};
 use self::upload::Uploader;
 pub use self::upload::{UploadCounters, Watch as UploadWatch};
 use crate::confine;
+use crate::error::one_line;
 use crate::latest::Latest;
 use crate::sink::Overflow;
 
@@ -412,9 +413,9 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let goes_on = move |error: &StoreError| unopened == Unopened::Waits && !error.is_mistake();
         match make_directory(directory, settings.permissions) {
-            // Whoever opens it says so.
-            Err(error) if !goes_on(&error) => return Err(error),
-            _ => {}
+            Ok(()) => {}
+            Err(error) if goes_on(&error) => tracing::warn!("{}", one_line(&error)),
+            Err(error) => return Err(error),
         }
         let shared = Arc::new(Shared::new(directory));
         let stop = Arc::new(AtomicBool::new(false));

@@ -179,7 +179,7 @@ fn every_packet_that_came_is_in_the_extract_whether_segments_are_compressed_encr
             settings += "compression = 1\n";
         }
         if encrypted {
-            settings += &format!("key = {:?}\n", text(&key));
+            settings.extend(["key = \"", text(&key), "\"\n"]);
         }
         let config = files.path().join("config.toml");
         fs::write(&config, settings).expect("the directory is there");

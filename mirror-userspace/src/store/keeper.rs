@@ -103,9 +103,10 @@ impl Keeper {
 
     fn tell(&self, name: &SegmentName, outcome: &Recovered) {
         let path = self.shared.path.join(FileName::Partial(name.clone()).to_string());
-        match outcome {
-            Recovered::NotYet(_) => tracing::error!("{}: {outcome}", path.display()),
-            _ => tracing::warn!("{}: {outcome}", path.display()),
+        if matches!(outcome, Recovered::NotYet(_)) {
+            tracing::error!("{}: {outcome}", path.display());
+        } else {
+            tracing::warn!("{}: {outcome}", path.display());
         }
     }
 
@@ -183,7 +184,9 @@ impl Keeper {
         let mut files: Vec<&SegmentName> = files.iter().filter_map(FileName::segment).collect();
         files.sort_unstable();
         files.dedup();
-        files.into_iter().for_each(|name| count(name, ""));
+        for name in files {
+            count(name, "");
+        }
         self.shared.next_segment.fetch_max(latest + 1, Ordering::Relaxed);
         strange.truncate(TOLD);
         strange

@@ -329,7 +329,8 @@ impl Contents {
     /// Reads the bytes of a manifest.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Self {
-        Self::of(bytes).expect("reading from memory does not fail")
+        // Reading from memory does not fail.
+        Self::of(bytes).unwrap_or_default()
     }
 
     fn of(mut from: impl BufRead) -> io::Result<Self> {

@@ -127,9 +127,12 @@ impl FileName {
         if let Some(found) = fixed.into_iter().find(|fixed| fixed.fixed() == Some(name)) {
             return Some(found);
         }
-        let of: [(&str, fn(SegmentName) -> Self); 4] =
-            [(PARTIAL, Self::Partial), (DAMAGED, Self::Damaged), (INDEX, Self::Index), ("", Self::Segment)];
-        of.into_iter().find_map(|(end, made)| Some(made(SegmentName::parse(name.strip_suffix(end)?)?)))
+        let of = |end| SegmentName::parse(name.strip_suffix(end)?);
+        let partial = of(PARTIAL).map(Self::Partial);
+        partial
+            .or_else(|| of(DAMAGED).map(Self::Damaged))
+            .or_else(|| of(INDEX).map(Self::Index))
+            .or_else(|| of("").map(Self::Segment))
     }
 
     const fn fixed(&self) -> Option<&'static str> {

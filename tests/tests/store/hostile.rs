@@ -82,8 +82,7 @@ impl Scene {
 
 /// A line of a manifest as a store writes it, the first there is.
 fn line(event: &str) -> String {
-    let hex =
-        |bytes: &[u8]| Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hex = |bytes: &[u8]| format!("{:x}", Sha256::digest(bytes));
     let begin = format!("{{\"number\":1,\"time\":0,\"previous\":\"{}\",{event}", hex(b""));
     let digest = hex(format!("{begin},\"digest\":\"\"}}").as_bytes());
     format!("{begin},\"digest\":\"{digest}\"}}\n")
@@ -117,7 +116,7 @@ fn hostile_links_are_not_followed_and_the_capture_starts() {
             let scene = Scene::new(&bed);
             let before = scene.seen();
             let (at, victim) = (scene.path("store").join(name), scene.path("outside/victim"));
-            if name.ends_with(".idx") {
+            if at.extension().is_some_and(|end| end == "idx") {
                 let finished = segments(&scene.path("store")).remove(0);
                 fs::copy(finished, scene.path("store").join(format!("{segment}.partial")))
                     .expect("there is room");

@@ -91,10 +91,10 @@ impl Scene {
         let retention = Retention { max_size: Some(4096), ..Retention::default() };
         let wanted = || Wanted { from: 0, to: u64::MAX, expression: Expression::parse("udp").unwrap() };
         let mut read = || match Reader::open(&path, None) {
-            Err(error) => said.push(crate::error::one_line(&error)),
+            Err(error) => said.push(one_line(&error)),
             Ok(mut reader) => {
                 if let Err(error) = reader.extract(&wanted(), &mut io::sink(), |_, _, _| {}) {
-                    said.push(crate::error::one_line(&error));
+                    said.push(one_line(&error));
                 }
                 said.extend(reader.strange().to_vec());
             }
@@ -105,7 +105,7 @@ impl Scene {
             let opened = match open(&path, settings.clone(), None) {
                 Ok(opened) => opened,
                 Err(error) => {
-                    said.push(crate::error::one_line(&error));
+                    said.push(one_line(&error));
                     continue;
                 }
             };
@@ -233,7 +233,7 @@ fn line(number: usize, previous: &str, event: &Value) -> (String, String) {
         "from",
     ];
     for key in order.iter().filter(|key| fields.contains_key(**key)) {
-        text += &format!(",\"{key}\":{}", fields[*key]);
+        text.push_str(&[",\"", key, "\":", &fields[*key].to_string()].concat());
     }
     let digest = hex(&Sha256::digest(format!("{text},\"digest\":\"\"}}")));
     (format!("{text},\"digest\":\"{digest}\"}}\n"), digest)
@@ -424,7 +424,7 @@ fn hostile_copies_are_read_by_names_of_the_store_alone() {
         let verified = verify_copy(&copy(), None, |_, _| {});
         match verified {
             Ok(report) => {
-                assert!(report.findings.iter().any(|found| found.file.contains(&name(1))), "{what}")
+                assert!(report.findings.iter().any(|found| found.file.contains(&name(1))), "{what}");
             }
             Err(error) => assert!(error.to_string().contains(&name(1)), "{what}: {error}"),
         }

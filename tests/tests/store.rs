@@ -1,13 +1,15 @@
 //! The packet store: what was sent comes out again, byte by byte; whatever happens to the process or the
 //! disk, what is finished is whole, and what is not kept is counted.
 
+#[path = "store/hostile.rs"]
+mod hostile;
 #[path = "store/integrity.rs"]
 mod integrity;
 #[path = "store/kept.rs"]
 mod kept;
 
 use std::fs;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -48,10 +50,15 @@ fn mirror_xdp(bed: &Bed, arguments: &[&str]) -> String {
 
 /// The frames that an extract of the store has.
 fn extract(bed: &Bed, store: &Path, expression: &str) -> Vec<Vec<u8>> {
+    extract_by(bed, store, &[expression])
+}
+
+/// The frames that an extract of the store by these arguments has.
+fn extract_by(bed: &Bed, store: &Path, arguments: &[&str]) -> Vec<Vec<u8>> {
     let found = directory();
     let file = found.path().join("found.pcapng");
     let (store, path) = (text(store), text(&file));
-    mirror_xdp(bed, &["extract", "--store", store, expression, "-w", path]);
+    mirror_xdp(bed, &[&["extract", "--store", store, "-w", path], arguments].concat());
     let mut frames = Vec::new();
     let capture = CaptureFile::open(&file).expect("a capture file");
     capture.for_each(|frame| frames.push(frame.bytes.to_vec())).expect("a whole file");
@@ -126,6 +133,84 @@ fn a_conversation_comes_out_as_it_was_sent_while_the_capture_runs_and_after() {
     let id = flow.and_then(|flow| flow["community_id"].as_str()).expect("the flow's record");
     assert_eq!(extract(&bed, store.path(), &format!("community-id {id}")), expected);
     assert_eq!(verified(&bed, store.path())["findings"], serde_json::json!([]));
+}
+
+/// Waits until it says a line with this in it, and returns the line.
+fn wait_for(appliance: &mut Appliance, what: &str) -> String {
+    loop {
+        let line = appliance.wait_for_line("");
+        if line.contains(what) {
+            return line;
+        }
+    }
+}
+
+/// A file with a key, for its owner alone.
+fn key_in(directory: &Path) -> PathBuf {
+    let path = directory.join("store.key");
+    fs::write(&path, "5a".repeat(32)).expect("the directory is there");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it is our own");
+    path
+}
+
+/// Each of these is a way in which segments are stored, with what their names end with.
+const FORMS: [(bool, bool, &str); 4] = [
+    (false, false, ".pcapng"),
+    (true, false, ".pcapng.zst"),
+    (false, true, ".pcapng.enc"),
+    (true, true, ".pcapng.enc"),
+];
+
+#[test]
+fn every_packet_that_came_is_in_the_extract_whether_segments_are_compressed_encrypted_both_or_plain() {
+    let Some(bed) = Bed::new(1) else { return };
+    let files = directory();
+    let key = key_in(files.path());
+    // By how they differ: two workers may get to them in another order than they came.
+    let sorted = |mut frames: Vec<Vec<u8>>| {
+        frames.sort();
+        frames
+    };
+    let expected = |count| sorted((0..count).map(|number| inner(number as u16 % 10, number)).collect());
+    for (compressed, encrypted, end) in FORMS {
+        let store = directory();
+        let mut settings = "[store]\nsegment_time = \"1s\"\n".to_owned();
+        if compressed {
+            settings += "compression = 1\n";
+        }
+        if encrypted {
+            settings.extend(["key = \"", text(&key), "\"\n"]);
+        }
+        let config = files.path().join("config.toml");
+        fs::write(&config, settings).expect("the directory is there");
+        let appliance = start(&bed, store.path(), &["--config", text(&config)]);
+        let arguments = if encrypted { vec!["--key", text(&key), "udp"] } else { vec!["udp"] };
+        let sent = frames(4000);
+        bed.send(&sent[..2000]);
+        wait_until("the packets are on the disk", || {
+            sorted(extract_by(&bed, store.path(), &arguments)) == expected(2000)
+        });
+        // Then another is begun, with a key of its own.
+        wait_until("a segment is finished", || {
+            let names = fs::read_dir(store.path())
+                .expect("it is there")
+                .map(|entry| entry.expect("a name").file_name());
+            names.into_iter().any(|name| name.to_string_lossy().ends_with(end))
+        });
+        bed.send(&sent[2000..]);
+        let report = appliance.stop();
+        report.assert_conserved();
+        assert_eq!(stored(&report), (4000, 0), "compressed: {compressed}, encrypted: {encrypted}");
+        let found = sorted(extract_by(&bed, store.path(), &arguments));
+        assert!(found == expected(4000), "compressed: {compressed}, encrypted: {encrypted}");
+        assert_eq!(verified(&bed, store.path())["findings"], serde_json::json!([]));
+        if encrypted {
+            let file = files.path().join("found.pcapng");
+            let arguments = ["extract", "--store", text(store.path()), "udp", "-w", text(&file)];
+            let output = bed.run_to_end(bed.command(&arguments));
+            assert_eq!(output.status.code(), Some(1), "{output:?}");
+        }
+    }
 }
 
 #[test]

@@ -155,6 +155,9 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let result =
         reader.extract(&wanted, &mut *output, |done, total, effort| progress.show(done, total, effort));
     progress.clear();
+    for strange in reader.strange() {
+        eprintln!("mirror-xdp: {strange}");
+    }
     if let Err(error) = result {
         // Whoever reads the other end of the pipe has seen enough.
         let closed = matches!(&error, crate::store::reader::ReadError::Write(error)

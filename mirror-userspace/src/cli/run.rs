@@ -378,7 +378,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let types = args.eve.types(&configured.eve);
     let sink = super::eve::open(destination, types, Patience::Short, args.json)?;
     sink.set(args.sink_settings(&configured));
-    let store = super::store::open(args.store.as_deref(), &args.store(&configured.store))?;
+    let store = super::store::open_to_capture(args.store.as_deref(), &args.store(&configured.store))?;
     let mut watch = Watch::start(&interfaces).await?;
     let control = open_control(&args.control)?;
     let mut server = listener.serve()?;
@@ -510,6 +510,10 @@ fn needed_files(
         Destination::Stdout | Destination::Socket { .. } => None,
     };
     let write: Vec<_> = log.into_iter().chain(args.store.clone()).chain([directory(&args.control)]).collect();
+    if let Some(store) = &args.store {
+        // As below.
+        let _ = crate::store::make_directory(store, configured.store.settings.permissions);
+    }
     for directory in &write {
         // Where it cannot be made, whoever opens it says so.
         let _ = fs::create_dir_all(directory);

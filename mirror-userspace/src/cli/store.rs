@@ -4,13 +4,14 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use serde_json::json;
 
 use super::run::{InForce, range};
 use crate::config::StoreSettings;
 use crate::filter::text::Wrong;
 use crate::store::remote::Location;
-use crate::store::{Kept, Store, StoreKey, UploadCounters, manifest};
+use crate::store::{self, Kept, Store, StoreError, StoreKey, UploadCounters, manifest};
 
 /// A store to read from, as an argument names it.
 #[derive(Clone, Debug)]
@@ -37,18 +38,38 @@ pub(super) fn location(text: &str) -> Result<Location, String> {
 
 /// Makes sure that a directory is a store.
 pub(super) fn is_store(directory: &Path) -> anyhow::Result<()> {
-    let file = manifest::FILE_NAME;
-    anyhow::ensure!(directory.join(file).is_file(), "{} is no store: it has no {file}", directory.display());
+    let (path, file) = (directory.display(), manifest::FILE_NAME);
+    let found = store::is_store(directory).with_context(|| format!("cannot read {path}"))?;
+    anyhow::ensure!(found, "{path} is no store: it has no {file}");
     Ok(())
 }
 
 /// Opens the store in `directory`, if there is to be one, and says what was found unfinished in it.
 pub(super) fn open(directory: Option<&Path>, settings: &StoreSettings) -> anyhow::Result<Option<Store>> {
+    open_by(Store::open, directory, settings)
+}
+
+/// As [`open`], for a capture: nothing about a store's disk keeps it from starting.
+pub(super) fn open_to_capture(
+    directory: Option<&Path>,
+    settings: &StoreSettings,
+) -> anyhow::Result<Option<Store>> {
+    open_by(Store::open_or_wait, directory, settings)
+}
+
+fn open_by(
+    open: impl FnOnce(&Path, store::Settings, Option<StoreKey>) -> Result<Store, StoreError>,
+    directory: Option<&Path>,
+    settings: &StoreSettings,
+) -> anyhow::Result<Option<Store>> {
     let Some(directory) = directory else { return Ok(None) };
     let key = settings.key.as_deref().map(StoreKey::load).transpose()?;
-    let store = Store::open(directory, settings.settings.clone(), key)?;
+    let store = open(directory, settings.settings.clone(), key)?;
     for (name, outcome) in store.recovered() {
         eprintln!("mirror-xdp: {}: {outcome}", directory.join(name).display());
+    }
+    for strange in store.strange() {
+        eprintln!("mirror-xdp: {}: {strange}", directory.display());
     }
     Ok(Some(store))
 }
@@ -83,6 +104,8 @@ pub(super) fn in_force(configured: &StoreSettings, upload_by_flag: bool) -> Vec<
         ("store.min_free", json!(retention.min_free)),
         ("store.max_age", json!(retention.max_age.map(time))),
         ("store.ages", json!(ages)),
+        ("store.file_mode", json!(format!("{:04o}", settings.permissions.file))),
+        ("store.directory_mode", json!(format!("{:04o}", settings.permissions.directory))),
     ];
     let mut all: Vec<InForce> = all.into_iter().map(|(key, value)| (key, value, None)).collect();
     let upload = settings.upload.as_ref().map(ToString::to_string);
@@ -93,11 +116,13 @@ pub(super) fn in_force(configured: &StoreSettings, upload_by_flag: bool) -> Vec<
 /// Ends a store whose workers have ended, and says by what its end is known. Returns what was uploaded, if
 /// anything was to be.
 pub(super) fn finish(store: Store, quiet: bool) -> Option<UploadCounters> {
-    let upload = store.upload();
+    let (upload, is_open) = (store.upload(), store.is_open());
     let head = store.finish();
     let uploaded = upload.map(|upload| upload.counters());
     if !quiet {
-        eprintln!("store: the manifest's head is {head}");
+        if is_open {
+            eprintln!("store: the manifest's head is {head}");
+        }
         if let Some(UploadCounters { to, waiting: waiting @ 1.., .. }) = &uploaded {
             eprintln!(
                 "store: {waiting} segments are not uploaded to {to} yet; the next start goes on with it"

@@ -274,8 +274,29 @@ fn store(mut table: Table<'_>) -> StoreSettings {
         value.checked(text.parse())
     });
     store.key = table.get("key").and_then(|value| value.text("a file's name")).map(PathBuf::from);
+    let permissions = &mut settings.permissions;
+    for (key, least, mode) in
+        [("file_mode", 0o600, &mut permissions.file), ("directory_mode", 0o700, &mut permissions.directory)]
+    {
+        if let Some(given) = table.get(key).and_then(|value| file_mode(&value, least)) {
+            *mode = given;
+        }
+    }
     table.finish();
     store
+}
+
+/// Who may do what with files, as `chmod` takes it: the owner these things at least.
+fn file_mode(value: &Value<'_>, least: u32) -> Option<u32> {
+    let allowed =
+        format!("a text of octal digits from \"{least:04o}\" to \"0777\", such as \"{:04o}\"", least | 0o40);
+    let text = value.text(&allowed)?;
+    let mode = text.bytes().all(|digit| digit.is_ascii_digit()).then(|| u32::from_str_radix(text, 8).ok());
+    let mode = mode.flatten().filter(|mode| *mode <= 0o777 && mode & least == least);
+    if mode.is_none() {
+        value.wrong(format!("`{text}` is no mode that the store can work with"), allowed);
+    }
+    mode
 }
 
 /// How much memory frames may wait in for an alert, and how much it is.

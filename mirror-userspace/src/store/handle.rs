@@ -11,7 +11,7 @@ use super::pcapng::{Interface, PacketInfo};
 use super::policy::Policy;
 use super::ring::{LinkNumber, Ring, Taken};
 use super::rules::KeptRules;
-use super::{Counters, StoreCounters};
+use super::{Counters, Pause, StoreCounters};
 use crate::flow::{FlowIndex, FlowKey, Session};
 use crate::latest::Latest;
 use crate::packet::{self, Decoded, Layer, LinkType, Transport};
@@ -155,6 +155,7 @@ pub struct StoreHandle {
     not_ethernet: u64,
     lost_no_block: u64,
     lost_paused: u64,
+    lost_gone: u64,
     lost_too_long: u64,
     threads: Vec<JoinHandle<()>>,
 }
@@ -190,6 +191,7 @@ impl StoreHandle {
             not_ethernet: 0,
             lost_no_block: 0,
             lost_paused: 0,
+            lost_gone: 0,
             lost_too_long: 0,
             threads,
         }
@@ -223,8 +225,8 @@ impl StoreHandle {
         } else if let Some(waiting) = &mut self.waiting {
             waiting.current = [None; FLOWS_A_FRAME];
             self.current = Some(Current::new(0, info, frame));
-        } else if self.overflow == Overflow::Lose && self.counters.paused.load(Ordering::Acquire) {
-            self.lost_paused += 1;
+        } else if self.is_paused() {
+            // Counted there.
         } else if let Some(chunk) = self.chunk_with_room(frame.len()) {
             let interface = chunk.interface(Interface { mirror: info.mirror });
             self.current = Some(Current::new(interface, info, frame));
@@ -362,6 +364,19 @@ impl StoreHandle {
         self.put(info, cut, known.map(|(_, flow)| *flow).chain(other), begins);
     }
 
+    /// Whether nothing can be written just now; counts a frame that is lost for that.
+    fn is_paused(&mut self) -> bool {
+        if self.overflow == Overflow::Wait {
+            return false;
+        }
+        match self.counters.pause() {
+            Pause::No => return false,
+            Pause::Failed => self.lost_paused += 1,
+            Pause::Gone => self.lost_gone += 1,
+        }
+        true
+    }
+
     /// Adds a frame to a chunk, where there is one.
     fn put(
         &mut self,
@@ -370,8 +385,7 @@ impl StoreHandle {
         flows: impl Iterator<Item = FlowRef>,
         begins: Option<CommunityId>,
     ) {
-        if self.overflow == Overflow::Lose && self.counters.paused.load(Ordering::Acquire) {
-            self.lost_paused += 1;
+        if self.is_paused() {
             return;
         }
         let now = self.now;
@@ -407,7 +421,7 @@ impl StoreHandle {
     }
 
     fn publish(&self) {
-        let lost = self.lost_no_block + self.lost_paused;
+        let lost = self.lost_no_block + self.lost_paused + self.lost_gone;
         self.counters.lost_waiting.store(lost, Ordering::Relaxed);
     }
 
@@ -472,7 +486,7 @@ impl StoreHandle {
             kept_bytes: load(&self.counters.kept_bytes),
             written_bytes: load(&self.counters.written),
             segments: load(&self.counters.segments),
-            paused: self.counters.paused.load(Ordering::Acquire),
+            paused: self.counters.pause() != Pause::No,
             not_kept: vec![
                 ("policy", self.not_kept),
                 (
@@ -485,6 +499,7 @@ impl StoreHandle {
                 ("no_block", self.lost_no_block),
                 ("paused", self.lost_paused),
                 ("write_error", load(&self.counters.lost_write)),
+                ("directory_gone", self.lost_gone + load(&self.counters.lost_gone)),
                 ("too_long", self.lost_too_long),
             ],
         }

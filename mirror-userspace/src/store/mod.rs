@@ -10,11 +10,15 @@
 
 mod buffer;
 mod chunk;
+mod directory;
 mod handle;
 pub mod hold;
+mod home;
 mod index;
+mod keeper;
 mod losses;
 pub mod manifest;
+mod names;
 mod pcapng;
 mod policy;
 mod query;
@@ -31,21 +35,22 @@ mod upload;
 pub mod verify;
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use nix::fcntl::{Flock, FlockArg};
-
 use self::chunk::Chunk;
+pub use self::directory::Permissions;
+use self::directory::{Directory, Refused};
 pub use self::handle::StoreHandle;
-use self::losses::Losses;
+use self::home::Home;
+use self::keeper::{Keeper, Opened};
 use self::manifest::Manifest;
+pub use self::names::{FileName, NoSegment, SegmentName};
 pub use self::policy::{Kept, Policy};
 pub use self::recovery::Recovered;
 use self::remote::{Location, Remote, RemoteError};
@@ -56,6 +61,7 @@ use self::segment::{Limits, Sealer, Writer};
 use self::upload::Uploader;
 pub use self::upload::{UploadCounters, Watch as UploadWatch};
 use crate::confine;
+use crate::error::one_line;
 use crate::latest::Latest;
 use crate::sink::Overflow;
 
@@ -76,6 +82,8 @@ pub struct Settings {
     pub retention: Retention,
     /// Where finished segments are uploaded to, before retention may delete them.
     pub upload: Option<Location>,
+    /// Who may do what with the files of the store.
+    pub permissions: Permissions,
 }
 
 impl Default for Settings {
@@ -88,6 +96,7 @@ impl Default for Settings {
             compression: None,
             retention: Retention::default(),
             upload: None,
+            permissions: Permissions::default(),
         }
     }
 }
@@ -112,6 +121,49 @@ pub enum StoreError {
     /// Nothing can be uploaded to the place.
     #[error("cannot upload")]
     Upload(#[from] RemoteError),
+}
+
+impl StoreError {
+    /// Whether it is for a user to correct, and not for the disk to get well again.
+    fn is_mistake(&self) -> bool {
+        use io::ErrorKind::{InvalidInput, NotADirectory, PermissionDenied};
+        match self {
+            // What somebody has put there shall not keep the capture from starting.
+            Self::Directory { source, .. } if Refused::is(source) => false,
+            Self::Directory { source, .. } => {
+                // `FilesystemLoop` and `InvalidFilename` have no stable names.
+                let errno = source.raw_os_error();
+                matches!(source.kind(), InvalidInput | NotADirectory | PermissionDenied)
+                    || matches!(errno, Some(libc::ELOOP | libc::ENAMETOOLONG))
+            }
+            Self::InUse(_) | Self::Thread(_) | Self::Upload(_) => true,
+        }
+    }
+}
+
+/// Why nothing is kept just now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pause {
+    /// It is.
+    No,
+    /// The disk takes nothing.
+    Failed,
+    /// The store's directory is not there any more.
+    Gone,
+}
+
+impl Pause {
+    fn load(from: &AtomicU8) -> Self {
+        match from.load(Ordering::Acquire) {
+            0 => Self::No,
+            1 => Self::Failed,
+            _ => Self::Gone,
+        }
+    }
+
+    fn store(self, to: &AtomicU8) {
+        to.store(self as u8, Ordering::Release);
+    }
 }
 
 /// What became of a worker's frames in the store.
@@ -141,19 +193,37 @@ struct Counters {
     written: AtomicU64,
     segments: AtomicU64,
     lost_write: AtomicU64,
+    /// Written to where they are not found any more.
+    lost_gone: AtomicU64,
     /// Those of a worker that there was no memory or no disk for.
     lost_waiting: AtomicU64,
-    paused: AtomicBool,
+    /// See [`Pause`].
+    pause: AtomicU8,
+}
+
+impl Counters {
+    fn pause(&self) -> Pause {
+        Pause::load(&self.pause)
+    }
+
+    fn set_pause(&self, pause: Pause) {
+        pause.store(&self.pause);
+    }
 }
 
 /// What all threads of a store share.
 #[derive(Debug)]
 struct Shared {
-    directory: PathBuf,
+    /// Where its directory is to be.
+    path: PathBuf,
+    /// `None` while the store is not open.
+    home: Mutex<Option<Arc<Home>>>,
+    /// Why the store is not open, see [`Pause`].
+    pause: AtomicU8,
     manifest: Mutex<Manifest>,
     next_segment: AtomicU64,
     /// Segments that were given up, to be finished.
-    orphans: Mutex<VecDeque<PathBuf>>,
+    orphans: Mutex<VecDeque<SegmentName>>,
     /// Those of all workers there were.
     counters: Mutex<Vec<Arc<Counters>>>,
     /// The last write failed.
@@ -170,11 +240,57 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
+    /// Of a store that is not open yet.
+    fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            home: Mutex::default(),
+            pause: AtomicU8::new(Pause::Failed as u8),
+            manifest: Mutex::default(),
+            next_segment: AtomicU64::new(1),
+            orphans: Mutex::default(),
+            counters: Mutex::default(),
+            failing: AtomicBool::new(false),
+            policies: Mutex::default(),
+            retention: Latest::default(),
+        }
+    }
+
+    /// Where files are written, while the store is open.
+    fn home(&self) -> Option<Arc<Home>> {
+        lock(&self.home).clone()
+    }
+
+    /// Why nothing can be written, whoever tries.
+    fn pause(&self) -> Pause {
+        Pause::load(&self.pause)
+    }
+
+    /// Has files written to a home, in which these segments are left over.
+    fn open(&self, home: Home, manifest: Manifest, left_over: Vec<SegmentName>) {
+        *self.orphans() = left_over.into();
+        *self.manifest() = manifest;
+        *lock(&self.home) = Some(Arc::new(home));
+        Pause::No.store(&self.pause);
+    }
+
+    /// Has nothing written any more, since the home is gone.
+    fn close(&self, home: &Home) {
+        Pause::Gone.store(&self.pause);
+        for counters in self.counters().iter() {
+            counters.set_pause(Pause::Gone);
+        }
+        home.leave();
+        *lock(&self.home) = None;
+        self.manifest().close();
+        self.orphans().clear();
+    }
+
     fn manifest(&self) -> MutexGuard<'_, Manifest> {
         lock(&self.manifest)
     }
 
-    fn orphans(&self) -> MutexGuard<'_, VecDeque<PathBuf>> {
+    fn orphans(&self) -> MutexGuard<'_, VecDeque<SegmentName>> {
         lock(&self.orphans)
     }
 
@@ -189,18 +305,14 @@ impl Shared {
     /// Packets that were to be kept, and were lost for want of memory or disk.
     fn lost(&self) -> u64 {
         let lost = |counters: &Arc<Counters>| {
-            counters.lost_write.load(Ordering::Relaxed) + counters.lost_waiting.load(Ordering::Relaxed)
+            let lost = [&counters.lost_write, &counters.lost_gone, &counters.lost_waiting];
+            lost.iter().map(|lost| lost.load(Ordering::Relaxed)).sum::<u64>()
         };
         self.counters().iter().map(lost).sum()
     }
 
-    fn orphan(&self, path: PathBuf) {
-        self.orphans().push_back(path);
-    }
-
-    /// Has what was written to the directory last through a crash.
-    fn sync_directory(&self) -> io::Result<()> {
-        File::open(&self.directory)?.sync_all()
+    fn orphan(&self, name: SegmentName) {
+        self.orphans().push_back(name);
     }
 
     /// Raises the alarm, once.
@@ -208,14 +320,14 @@ impl Shared {
         if !self.failing.swap(true, Ordering::AcqRel) {
             tracing::error!(
                 "store {}: cannot write: {error}; packets are not kept until it can again, analysis goes on",
-                self.directory.display()
+                self.path.display()
             );
         }
     }
 
     fn succeeded(&self) {
         if self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::AcqRel) {
-            tracing::warn!("store {}: packets are kept again", self.directory.display());
+            tracing::warn!("store {}: packets are kept again", self.path.display());
         }
     }
 }
@@ -225,8 +337,22 @@ fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
 }
 
-/// The name of the file whose lock says that a store is written to.
-const LOCK: &str = "lock";
+/// Makes the directory of a store where it is missing, with those above it.
+pub fn make_directory(path: &Path, permissions: Permissions) -> Result<(), StoreError> {
+    directory::make(path, permissions)
+        .map_err(|source| StoreError::Directory { path: path.to_owned(), source })
+}
+
+/// Makes sure that a directory is a store: it has a manifest.
+pub fn is_store(path: &Path) -> io::Result<bool> {
+    match Directory::open_to_read(path).and_then(|directory| directory.size(&FileName::Manifest)) {
+        Ok(size) => Ok(size.is_some()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
 
 /// A store that is written to.
 #[derive(Debug)]
@@ -239,87 +365,137 @@ pub struct Store {
     keeper: Option<JoinHandle<()>>,
     uploader: Option<Uploader>,
     recovered: Vec<(String, Recovered)>,
-    _lock: Flock<File>,
+    strange: Vec<String>,
+}
+
+/// What a store that cannot be opened at the start is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unopened {
+    /// Nothing.
+    Fails,
+    /// It is opened later, where that is not up to a user.
+    Waits,
 }
 
 impl Store {
     /// Opens a store, making its directory where it is missing. What an earlier writer left unfinished is
     /// finished, see [`Store::recovered`]. With a key, the segments are encrypted.
     pub fn open(directory: &Path, settings: Settings, key: Option<StoreKey>) -> Result<Self, StoreError> {
-        let remote = settings.upload.as_ref().map(|location| Remote::open(location, true)).transpose()?;
-        Self::open_with(directory, settings, key, remote)
+        Self::begin(directory, settings, key, Unopened::Fails)
     }
 
-    fn open_with(
+    /// As [`Store::open`], for a capture: where the disk is full or fails, or something in the directory is not
+    /// the store's, it is tried again every second. Packets are lost to the store until then, and counted.
+    pub fn open_or_wait(
+        directory: &Path,
+        settings: Settings,
+        key: Option<StoreKey>,
+    ) -> Result<Self, StoreError> {
+        Self::begin(directory, settings, key, Unopened::Waits)
+    }
+
+    fn begin(
+        directory: &Path,
+        settings: Settings,
+        key: Option<StoreKey>,
+        unopened: Unopened,
+    ) -> Result<Self, StoreError> {
+        let remote = settings.upload.as_ref().map(|location| Remote::open(location, true)).transpose()?;
+        Self::begin_with(directory, settings, key, remote, unopened)
+    }
+
+    fn begin_with(
         directory: &Path,
         settings: Settings,
         key: Option<StoreKey>,
         remote: Option<Remote>,
+        unopened: Unopened,
     ) -> Result<Self, StoreError> {
-        let error = |source| StoreError::Directory { path: directory.to_owned(), source };
-        fs::create_dir_all(directory).map_err(error)?;
-        let lock = File::create(directory.join(LOCK)).map_err(error)?;
-        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
-            .map_err(|_| StoreError::InUse(directory.to_owned()))?;
-        let (manifest, contents) = Manifest::open(directory).map_err(error)?;
-        let known = contents.lines.iter().filter_map(|line| match &line.event {
-            manifest::Event::Segment(segment) => recovery::number(&segment.file),
-            _ => None,
-        });
-        let shared = Shared {
-            directory: directory.to_owned(),
-            manifest: Mutex::new(manifest),
-            next_segment: AtomicU64::new(known.max().unwrap_or_default() + 1),
-            orphans: Mutex::default(),
-            counters: Mutex::default(),
-            failing: AtomicBool::new(false),
-            policies: Mutex::default(),
-            retention: Latest::default(),
-        };
-        for line in &contents.lines {
-            if let manifest::Event::Deleted { file, .. } = &line.event {
-                // Whoever wrote the line may have come no further.
-                remove(&shared, file);
-            }
+        let goes_on = move |error: &StoreError| unopened == Unopened::Waits && !error.is_mistake();
+        match make_directory(directory, settings.permissions) {
+            Ok(()) => {}
+            Err(error) if goes_on(&error) => tracing::warn!("{}", one_line(&error)),
+            Err(error) => return Err(error),
         }
-        let recovered = recover_all(&shared, key.as_ref()).map_err(error)?;
-        let shared = Arc::new(shared);
+        let shared = Arc::new(Shared::new(directory));
         let stop = Arc::new(AtomicBool::new(false));
-        let start = |remote| Uploader::start(Arc::clone(&shared), remote, settings.upload.as_ref());
-        let uploader = remote.map(start).transpose().map_err(StoreError::Thread)?;
-        let keeper = Keeper {
-            shared: Arc::clone(&shared),
-            key: key.clone(),
-            retention: settings.retention.clone(),
-            upload: uploader.as_ref().map(|uploader| Arc::clone(&uploader.state)),
-            losses: Losses::new(now()),
-            warned: false,
-        };
+        let upload = remote.as_ref().map(|remote| Arc::new(upload::State::new(remote)));
+        let mut keeper = Keeper::new(
+            Arc::clone(&shared),
+            key.clone(),
+            settings.permissions,
+            settings.retention.clone(),
+            upload.clone(),
+        );
         let (seen, policy) = (Arc::clone(&stop), Arc::new(settings.policy.clone()));
+        let (tell, told) = sync_channel(1);
         let keeper = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || {
+                // Before anything in the directory is looked at.
                 confine::this_thread();
-                keeper.run(&seen);
+                let result = match keeper.open() {
+                    Err(error) if goes_on(&error) => {
+                        keeper.not_opened(&error);
+                        Ok(Opened::default())
+                    }
+                    result => result,
+                };
+                let opened = result.is_ok();
+                if tell.send(result).is_ok() && opened {
+                    keeper.run(&seen);
+                }
             })
             .map_err(StoreError::Thread)?;
-        Ok(Self {
+        let opened =
+            told.recv().unwrap_or_else(|_| Err(StoreError::Thread(io::Error::other("it has panicked"))));
+        let Opened { recovered, strange } = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                // With it, the lock goes.
+                let _ = keeper.join();
+                return Err(error);
+            }
+        };
+        let recovered = recovered
+            .into_iter()
+            .map(|(name, outcome)| (FileName::Partial(name).to_string(), outcome))
+            .collect();
+        let mut store = Self {
             shared,
             settings,
             key,
             policy,
             stop,
             keeper: Some(keeper),
-            uploader,
+            uploader: None,
             recovered,
-            _lock: lock,
-        })
+            strange,
+        };
+        if let (Some(remote), Some(state)) = (remote, upload) {
+            let location = store.settings.upload.as_ref();
+            let uploader = Uploader::start(Arc::clone(&store.shared), remote, location, state);
+            store.uploader = Some(uploader.map_err(StoreError::Thread)?);
+        }
+        Ok(store)
     }
 
     /// What was found unfinished when the store was opened, and what became of it.
     #[must_use]
     pub fn recovered(&self) -> &[(String, Recovered)] {
         &self.recovered
+    }
+
+    /// What was found when the store was opened that no store has written, and that was left alone; a line each.
+    #[must_use]
+    pub fn strange(&self) -> &[String] {
+        &self.strange
+    }
+
+    /// Whether it can be written to: its directory is there, and is the store's.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.shared.pause() == Pause::No
     }
 
     /// Goes on with another policy and retention, within a second. Does not wait.
@@ -329,6 +505,10 @@ impl Store {
             handle.leave(Arc::clone(&policy));
         }
         self.shared.retention.leave(retention.clone());
+        if let Some(keeper) = &self.keeper {
+            // Also where it waits to look again for a directory that is gone.
+            keeper.thread().unpark();
+        }
     }
 
     /// Where it is read what was uploaded, if anything is to be.
@@ -357,6 +537,7 @@ impl Store {
         // Between the two threads there are never more chunks than there are.
         let (jobs, written) = sync_channel(chunks + 2);
         let counters = Arc::new(Counters::default());
+        counters.set_pause(self.shared.pause());
         self.shared.counters().push(Arc::clone(&counters));
         let failed = Arc::new(AtomicU64::new(0));
         let sealer = Sealer {
@@ -411,138 +592,6 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-/// Finishes all segments that are not finished. Nobody writes yet.
-fn recover_all(shared: &Shared, key: Option<&StoreKey>) -> io::Result<Vec<(String, Recovered)>> {
-    let mut recovered = Vec::new();
-    let mut names: Vec<String> = Vec::new();
-    for entry in fs::read_dir(&shared.directory)? {
-        names.extend(entry?.file_name().into_string().ok());
-    }
-    names.sort_unstable();
-    for name in names {
-        let number = recovery::number(name.trim_end_matches(segment::PARTIAL));
-        // Numbers are used once, also those of segments that came to nothing.
-        shared.next_segment.fetch_max(number.unwrap_or_default() + 1, Ordering::Relaxed);
-        if recovery::is_partial(&name) {
-            let outcome = recovery::recover(shared, &shared.directory.join(&name), key)?;
-            recovered.push((name, outcome));
-        }
-    }
-    Ok(recovered)
-}
-
-/// Deletes a segment of which the manifest says that it is deleted.
-fn remove(shared: &Shared, file: &str) {
-    for name in [manifest::index_name(file), file.to_owned()] {
-        // What is not there need not go; what cannot go now is tried again at the next start.
-        let _ = fs::remove_file(shared.directory.join(name));
-    }
-}
-
-/// What is done beside the workers: segments that were given up are finished, and old ones deleted.
-struct Keeper {
-    shared: Arc<Shared>,
-    key: Option<StoreKey>,
-    retention: Retention,
-    /// Of what is uploaded, if anything is to be.
-    upload: Option<Arc<upload::State>>,
-    losses: Losses,
-    /// It was said that what is held, or not uploaded yet, is more than there is to be.
-    warned: bool,
-}
-
-impl Keeper {
-    /// Looks around this often.
-    const INTERVAL: Duration = Duration::from_secs(1);
-
-    fn run(mut self, stop: &AtomicBool) {
-        loop {
-            let stopping = stop.load(Ordering::Acquire);
-            self.finish_orphans();
-            if let Some(retention) = self.shared.retention.collect() {
-                self.retention = retention;
-            }
-            self.delete_old();
-            self.tell_losses(stopping);
-            if let Some(upload) = &self.upload {
-                upload.count(&self.shared.manifest());
-            }
-            if stopping {
-                return;
-            }
-            std::thread::park_timeout(Self::INTERVAL);
-        }
-    }
-
-    fn delete_old(&mut self) {
-        if self.retention == Retention::default() {
-            return;
-        }
-        let directory = &self.shared.directory;
-        let holds = match hold::read(directory) {
-            Ok(holds) => holds,
-            Err(error) => {
-                if !std::mem::replace(&mut self.warned, true) {
-                    tracing::error!(
-                        "{}: {error}; nothing is deleted before it can be read",
-                        directory.join(hold::FILE_NAME).display()
-                    );
-                }
-                return;
-            }
-        };
-        // Where the kernel does not say, nothing goes for want of space.
-        let free = nix::sys::statvfs::statvfs(directory)
-            .map_or(u64::MAX, |of| of.blocks_available().saturating_mul(of.fragment_size()));
-        let (segments, uploaded) = {
-            let manifest = self.shared.manifest();
-            (manifest.segments.clone(), self.upload.as_ref().map(|_| manifest.uploaded.clone()))
-        };
-        let plan = self.retention.plan(&segments, &holds, uploaded.as_ref(), now(), free);
-        if let Some(upload) = &self.upload {
-            upload.overdue.store(plan.waiting as u64, Ordering::Relaxed);
-        }
-        for (count, why) in [(plan.held, "are held"), (plan.waiting, "are not uploaded yet")] {
-            if count > 0 && !self.warned {
-                tracing::warn!("store {}: {count} segments would be deleted, but {why}", directory.display());
-            }
-        }
-        self.warned = plan.held + plan.waiting > 0;
-        for (file, reason) in plan.delete {
-            tracing::info!("store {}: {file} is deleted: {reason}", directory.display());
-            let event = manifest::Event::Deleted { file: file.clone(), reason };
-            if let Err(error) = self.shared.manifest().append(event) {
-                // What the manifest does not say does not happen, but for a full disk: there has to be room
-                // for a line before there can be more.
-                tracing::error!("store {}: cannot delete: {error}", directory.display());
-                return;
-            }
-            remove(&self.shared, &file);
-        }
-    }
-
-    fn tell_losses(&mut self, last: bool) {
-        let event = self.losses.look(self.shared.lost(), now(), last);
-        // Where the disk takes nothing, it is told once it does.
-        if event.is_some_and(|event| self.shared.manifest().append(event).is_ok()) {
-            self.losses.told();
-        }
-    }
-
-    fn finish_orphans(&self) {
-        let count = self.shared.orphans().len();
-        for _ in 0..count {
-            let Some(path) = self.shared.orphans().pop_front() else { return };
-            match recovery::recover(&self.shared, &path, self.key.as_ref()) {
-                Ok(outcome) => tracing::info!("{}: {outcome}", path.display()),
-                // The disk is full still, perhaps.
-                Err(_) if path.exists() => self.shared.orphan(path),
-                Err(_) => {}
-            }
-        }
     }
 }
 

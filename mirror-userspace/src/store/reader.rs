@@ -7,7 +7,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet, VecDeque};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -17,14 +17,15 @@ use mirror_xdp_common::hash::FlowHash;
 use serde::Serialize;
 
 use super::buffer::Buffer;
+use super::directory::{Directory, Refused};
 use super::index::{self, Builder, ChunkEntry, Index};
-use super::manifest::{Contents, Segment, index_name};
+use super::manifest::{Contents, Segment};
+use super::names::{FileName, SegmentName};
 use super::pcapng::{self, Interface, Section};
 use super::query::{Answer, Query};
 use super::recovery;
 use super::remote::{AT_ONCE, Location, RemoteError, RemoteReader};
 use super::seal::{self, SegmentSeal, StoreKey, Unreadable};
-use super::segment::PARTIAL;
 use crate::expression::{Expression, Primitive};
 use crate::worker::FrameInfo;
 
@@ -37,7 +38,7 @@ pub enum ReadError {
         /// The directory.
         path: PathBuf,
     },
-    /// A file of it cannot be read.
+    /// It, or a file of it, cannot be read.
     #[error("cannot read {}", path.display())]
     Io {
         /// The file.
@@ -106,10 +107,13 @@ pub struct Effort {
     pub bytes: u64,
 }
 
+/// Bytes of the longest index that is read.
+const LONGEST_INDEX: u64 = 4 << 30;
+
 /// A segment that is read.
 #[derive(Debug)]
 struct Source {
-    name: String,
+    name: FileName,
     place: Place,
     seal: SegmentSeal,
 }
@@ -142,8 +146,8 @@ type Copied<'s> = (Rc<RemoteReader>, Vec<&'s Segment>);
 /// A store to read from.
 #[derive(Debug)]
 pub struct Reader {
-    /// The directory; empty where the store is a copy elsewhere.
-    directory: PathBuf,
+    /// The directory; `None` where the store is a copy elsewhere.
+    directory: Option<Directory>,
     /// The copy that is the store.
     copy: Option<Rc<RemoteReader>>,
     /// What is in the directory no more is left out, wherever else it is.
@@ -151,6 +155,8 @@ pub struct Reader {
     key: Option<StoreKey>,
     /// What was asked for of copies before it is needed: of the last candidates, the very last first.
     ahead: VecDeque<Vec<u8>>,
+    /// What is in the store that no store has written, and is left out; a line each.
+    strange: Vec<String>,
     /// What was read so far.
     pub effort: Effort,
 }
@@ -158,20 +164,34 @@ pub struct Reader {
 impl Reader {
     /// Opens a store for reading.
     pub fn open(directory: &Path, key: Option<StoreKey>) -> Result<Self, ReadError> {
-        if !directory.join(super::manifest::FILE_NAME).is_file() {
-            return Err(ReadError::NoStore { path: directory.to_owned() });
+        let path = directory;
+        let no_store = || ReadError::NoStore { path: path.to_owned() };
+        let error = |source| ReadError::Io { path: path.to_owned(), source };
+        let directory = match Directory::open_to_read(path) {
+            Ok(directory) => directory,
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Err(no_store()),
+            Err(source) => return Err(error(source)),
+        };
+        if directory.size(&FileName::Manifest).map_err(error)?.is_none() {
+            return Err(no_store());
         }
-        Ok(Self::new(directory.to_owned(), None, key))
+        Ok(Self::new(Some(directory), None, key))
     }
 
     /// Opens a copy of a store for reading.
     pub fn open_copy(copy: RemoteReader, key: Option<StoreKey>) -> Self {
-        Self::new(PathBuf::new(), Some(Rc::new(copy)), key)
+        Self::new(None, Some(Rc::new(copy)), key)
     }
 
-    fn new(directory: PathBuf, copy: Option<Rc<RemoteReader>>, key: Option<StoreKey>) -> Self {
-        let (ahead, effort) = (VecDeque::new(), Effort::default());
-        Self { directory, copy, local: false, key, ahead, effort }
+    fn new(directory: Option<Directory>, copy: Option<Rc<RemoteReader>>, key: Option<StoreKey>) -> Self {
+        let (ahead, strange, effort) = (VecDeque::new(), Vec::new(), Effort::default());
+        Self { directory, copy, local: false, key, ahead, strange, effort }
+    }
+
+    /// What is in the store that no store has written, and was left out of what was read so far; a line each.
+    #[must_use]
+    pub fn strange(&self) -> &[String] {
+        &self.strange
     }
 
     /// Leaves out what was deleted from the directory and is in a copy.
@@ -237,10 +257,14 @@ impl Reader {
     ) -> Result<Vec<Candidate>, ReadError> {
         let query = Query::of(wanted.expression.text());
         let required: Vec<&Primitive> = wanted.expression.required().collect();
-        let contents = match &self.copy {
-            Some(copy) => copy.manifest()?,
-            None => Contents::read(&self.directory).map_err(|source| self.io_error("", source))?,
+        let contents = match (&self.copy, &self.directory) {
+            (Some(copy), _) => copy.manifest()?,
+            (None, Some(directory)) => {
+                Contents::read_in(directory).map_err(|source| self.io_error(&FileName::Manifest, source))?
+            }
+            (None, None) => Contents::parse(b""),
         };
+        self.strange = contents.refused().collect();
         let may_have = |segment: &Segment| {
             let vnis = required.iter().filter_map(|primitive| match primitive {
                 Primitive::Vni(vnis) => Some(vnis),
@@ -259,7 +283,7 @@ impl Reader {
                 continue;
             }
             self.effort.segments += 1;
-            self.effort.store_bytes += segment.size;
+            self.effort.store_bytes = self.effort.store_bytes.saturating_add(segment.size);
             if !may_have(segment) {
                 continue;
             }
@@ -285,12 +309,12 @@ impl Reader {
             return Ok(candidates);
         }
         // Those whose line came since are left aside: they are read as what they were when looked for.
-        let known: HashSet<&str> = contents.written().map(|segment| segment.file.as_str()).collect();
+        let known: HashSet<&SegmentName> = contents.written().map(|segment| &segment.file).collect();
         for name in self.partials()? {
-            if name.strip_suffix(PARTIAL).is_some_and(|name| known.contains(name)) {
+            if known.contains(&name) {
                 continue;
             }
-            if let Some((source, index)) = self.scan(&name)? {
+            if let Some((source, index)) = self.scan(name)? {
                 self.effort.segments += 1;
                 select(&source, &index, wanted, &query, &required, &mut candidates);
             }
@@ -313,7 +337,7 @@ impl Reader {
                 copied.len() - 1
             }
             (None, None) => {
-                let elsewhere = |source| ReadError::Elsewhere { file: segment.file.clone(), source };
+                let elsewhere = |source| ReadError::Elsewhere { file: segment.file.to_string(), source };
                 let location = url.parse::<Location>().map_err(RemoteError::from).map_err(elsewhere)?;
                 let copy = RemoteReader::open(&location).map_err(elsewhere)?;
                 copied.push((Rc::new(copy), Vec::new()));
@@ -330,15 +354,16 @@ impl Reader {
         copy: &Rc<RemoteReader>,
         segments: &[&Segment],
     ) -> Result<Vec<(Rc<Source>, Index)>, ReadError> {
-        let names: Vec<String> = segments.iter().map(|segment| segment.index_file()).collect();
-        let indexes = copy.get_all(&names).map_err(|source| match (&self.copy, segments.first()) {
-            (None, Some(segment)) => ReadError::Elsewhere { file: segment.file.clone(), source },
-            _ => ReadError::Remote(source),
-        })?;
+        let names: Vec<FileName> = segments.iter().map(|segment| segment.index_file()).collect();
+        let indexes =
+            copy.get_all(&names, LONGEST_INDEX).map_err(|source| match (&self.copy, segments.first()) {
+                (None, Some(segment)) => ReadError::Elsewhere { file: segment.file.to_string(), source },
+                _ => ReadError::Remote(source),
+            })?;
         self.effort.requests += names.len() as u64;
         let mut found = Vec::with_capacity(names.len());
         for ((segment, name), bytes) in segments.iter().zip(&names).zip(indexes) {
-            let wrong = |source| ReadError::Segment { file: name.clone(), source };
+            let wrong = |source| ReadError::Segment { file: name.to_string(), source };
             let bytes = bytes.ok_or_else(|| copy.missing(name))?;
             self.effort.indexes_read += 1;
             self.effort.index_bytes += bytes.len() as u64;
@@ -347,78 +372,94 @@ impl Reader {
             let bytes = seal::open_index(bytes.into(), self.key.as_ref()).map_err(wrong)?;
             let index = Index::parse(bytes).map_err(|_| wrong(Unreadable::Damaged))?;
             let place = Place::Remote(Rc::clone(copy));
-            found.push((Rc::new(Source { name: segment.file.clone(), place, seal }), index));
+            let name = FileName::Segment(segment.file.clone());
+            found.push((Rc::new(Source { name, place, seal }), index));
         }
         Ok(found)
     }
 
-    fn io_error(&self, name: &str, source: io::Error) -> ReadError {
-        ReadError::Io { path: self.directory.join(name), source }
+    fn io_error(&self, name: &FileName, source: io::Error) -> ReadError {
+        let path = self.directory.as_ref().map_or_else(|| name.to_string().into(), |home| home.named(name));
+        ReadError::Io { path, source }
+    }
+
+    /// Opens a file of the directory; `None` where there is none.
+    fn open_file(&self, name: &FileName) -> Result<Option<Rc<File>>, ReadError> {
+        let Some(directory) = &self.directory else { return Ok(None) };
+        match directory.read(name) {
+            Ok(file) => Ok(Some(Rc::new(file))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.io_error(name, error)),
+        }
     }
 
     /// A segment's file; `None` where it was deleted just now.
     fn source(&self, segment: &Segment) -> Result<Option<Rc<Source>>, ReadError> {
-        let partial = format!("{}{PARTIAL}", segment.file);
+        let (name, partial) =
+            (FileName::Segment(segment.file.clone()), FileName::Partial(segment.file.clone()));
         // Its line is written a moment before it gets its name.
-        for name in [&segment.file, &partial, &segment.file] {
-            match File::open(self.directory.join(name)) {
-                Ok(file) => return self.open_source(&segment.file, &Rc::new(file)).map(Some),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(self.io_error(name, error)),
+        for file in [&name, &partial, &name] {
+            if let Some(file) = self.open_file(file)? {
+                return self.open_source(name.clone(), &file).map(Some);
             }
         }
         Ok(None)
     }
 
-    fn open_source(&self, name: &str, file: &Rc<File>) -> Result<Rc<Source>, ReadError> {
+    fn open_source(&self, name: FileName, file: &Rc<File>) -> Result<Rc<Source>, ReadError> {
         let mut beginning = [0; 128];
-        let error = |source| self.io_error(name, source);
+        let error = |source| self.io_error(&name, source);
         let size = file.metadata().map_err(error)?.len();
         let len = beginning.len().min(size as usize);
         file.read_exact_at(&mut beginning[..len], 0).map_err(error)?;
         let seal = SegmentSeal::of_segment(&beginning[..len], self.key.as_ref())
-            .map_err(|source| ReadError::Segment { file: name.to_owned(), source })?;
-        Ok(Rc::new(Source { name: name.to_owned(), place: Place::File(Rc::clone(file)), seal }))
+            .map_err(|source| ReadError::Segment { file: name.to_string(), source })?;
+        Ok(Rc::new(Source { name, place: Place::File(Rc::clone(file)), seal }))
     }
 
     fn index(&mut self, segment: &Segment) -> Result<Index, ReadError> {
-        let name = index_name(&segment.file);
-        let damaged = |source| ReadError::Segment { file: name.clone(), source };
-        let bytes = fs::read(self.directory.join(&name)).map_err(|source| self.io_error(&name, source))?;
+        let name = segment.index_file();
+        let damaged = |source| ReadError::Segment { file: name.to_string(), source };
+        let read = self.directory.as_ref().map(|directory| directory.read_whole(&name, LONGEST_INDEX));
+        let bytes = read.unwrap_or_else(|| Ok(Vec::new())).map_err(|source| self.io_error(&name, source))?;
         self.effort.indexes_read += 1;
         self.effort.index_bytes += bytes.len() as u64;
         let bytes = seal::open_index(bytes, self.key.as_ref()).map_err(damaged)?;
         Index::parse(bytes).map_err(|_| damaged(Unreadable::Damaged))
     }
 
-    /// Names of the segments that are being written.
-    fn partials(&self) -> Result<Vec<String>, ReadError> {
-        let entries = fs::read_dir(&self.directory).map_err(|source| self.io_error("", source))?;
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        Ok(names.filter(|name| recovery::is_partial(name)).collect())
+    /// Names of the segments that are being written. What is no file of the store is left out.
+    fn partials(&mut self) -> Result<Vec<SegmentName>, ReadError> {
+        let Some(directory) = &self.directory else { return Ok(Vec::new()) };
+        let error = |source| ReadError::Io { path: directory.path().to_owned(), source };
+        let mut partials = Vec::new();
+        for file in directory.files().map_err(error)? {
+            let FileName::Partial(name) = &file else { continue };
+            match directory.size(&file) {
+                Err(refused) if Refused::is(&refused) => self.strange.push(refused.to_string()),
+                _ => partials.push(name.clone()),
+            }
+        }
+        Ok(partials)
     }
 
     /// Makes an index of what there is of a segment that is being written.
-    fn scan(&mut self, name: &str) -> Result<Option<(Rc<Source>, Index)>, ReadError> {
-        let file = match File::open(self.directory.join(name)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // It has its name by now.
-                let named = name.strip_suffix(PARTIAL).unwrap_or(name);
-                match File::open(self.directory.join(named)) {
-                    Ok(file) => file,
-                    Err(_) => return Ok(None),
-                }
-            }
-            Err(error) => return Err(self.io_error(name, error)),
+    fn scan(&mut self, name: SegmentName) -> Result<Option<(Rc<Source>, Index)>, ReadError> {
+        let (name, named) = (&FileName::Partial(name.clone()), FileName::Segment(name));
+        let file = match self.open_file(name)? {
+            Some(file) => file,
+            // It has its name by now.
+            None => match self.open_file(&named) {
+                Ok(Some(file)) => file,
+                _ => return Ok(None),
+            },
         };
         let size = file.metadata().map_err(|source| self.io_error(name, source))?.len();
         if size == 0 {
             return Ok(None);
         }
-        self.effort.store_bytes += size;
-        let file = Rc::new(file);
-        let source = self.open_source(name, &file)?;
+        self.effort.store_bytes = self.effort.store_bytes.saturating_add(size);
+        let source = self.open_source(name.clone(), &file)?;
         let mut builder = Builder::default();
         let mut at = source.seal.first_chunk();
         let error = |source| self.io_error(name, source);
@@ -430,7 +471,7 @@ impl Reader {
         }
         self.effort.bytes_read += at;
         let index = Index::parse(builder.encode());
-        let damaged = |_| ReadError::Segment { file: name.to_owned(), source: Unreadable::Damaged };
+        let damaged = |_| ReadError::Segment { file: name.to_string(), source: Unreadable::Damaged };
         index.map_err(damaged).map(|index| Some((source, index)))
     }
 
@@ -453,7 +494,7 @@ impl Reader {
         let next =
             next.take_while(|next| matches!(&next.source.place, Place::Remote(of) if Rc::ptr_eq(of, &copy)));
         let parts = next.map(|Candidate { source, entry }| {
-            (source.name.as_str(), entry.offset..entry.offset + u64::from(entry.len))
+            (&source.name, entry.offset..entry.offset.saturating_add(entry.len.into()))
         });
         let read = copy.ranges(parts)?;
         self.effort.requests += read.len() as u64;
@@ -466,7 +507,7 @@ impl Reader {
         let Candidate { source, entry } = candidate;
         self.effort.chunks_read += 1;
         self.effort.bytes_read += u64::from(entry.len);
-        let damaged = |error| ReadError::Segment { file: source.name.clone(), source: error };
+        let damaged = |error| ReadError::Segment { file: source.name.to_string(), source: error };
         let section = source.seal.open(stored).map_err(damaged)?;
         let mut found = Vec::new();
         let mut reader = Section::new(&section);

@@ -5,17 +5,18 @@
 //! and one that cannot be read (it is encrypted with another key, or damaged within) is set aside as
 //! `….damaged`.
 
-use std::fs::{self, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
 use super::Shared;
+use super::home::Home;
 use super::index::{self, Builder};
+use super::names::{FileName, SegmentName};
 use super::seal::{SegmentSeal, StoreKey, chunk_len};
-use super::segment::{self, PARTIAL};
+use super::segment;
 
 /// What became of a segment that had no final name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub enum Recovered {
     Empty,
     /// It cannot be read, and was set aside.
     SetAside,
+    /// It cannot be finished now, for this reason.
+    NotYet(String),
 }
 
 impl std::fmt::Display for Recovered {
@@ -44,37 +47,31 @@ impl std::fmt::Display for Recovered {
             }
             Self::Empty => f.write_str("was not finished and had no packets: deleted"),
             Self::SetAside => f.write_str("was not finished and cannot be read: set aside as .damaged"),
+            Self::NotYet(why) => write!(f, "is not finished: {why}; it is tried again"),
         }
     }
 }
 
-/// Whether a file's name is that of an unfinished segment of a store.
-pub(super) fn is_partial(name: &str) -> bool {
-    let Some(segment) = name.strip_suffix(PARTIAL) else { return false };
-    number(segment).is_some()
-}
-
-/// The number of the segment with this name.
-pub(super) fn number(name: &str) -> Option<u64> {
-    let (number, rest) = name.split_once('-')?;
-    let known = rest.starts_with('w') && rest.contains(".pcapng");
-    (known && number.len() >= 8).then(|| number.parse().ok()).flatten()
-}
-
 /// Finishes an unfinished segment.
-pub(super) fn recover(shared: &Shared, partial: &Path, key: Option<&StoreKey>) -> io::Result<Recovered> {
-    let name = partial.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let name = name.strip_suffix(PARTIAL).unwrap_or(name).to_owned();
-    let size = fs::metadata(partial)?.len();
-    if shared.manifest().segments.iter().any(|known| known.file == name && known.size == size) {
-        fs::rename(partial, shared.directory.join(&name))?;
-        shared.sync_directory()?;
+pub(super) fn recover(
+    shared: &Shared,
+    home: &Home,
+    name: &SegmentName,
+    key: Option<&StoreKey>,
+) -> io::Result<Recovered> {
+    let directory = &home.directory;
+    let partial = FileName::Partial(name.clone());
+    let file = directory.write(&partial)?;
+    let size = file.metadata()?.len();
+    if shared.manifest().segments.iter().any(|known| known.file == *name && known.size == size) {
+        directory.rename_new(&partial, &FileName::Segment(name.clone()))?;
+        directory.sync()?;
         return Ok(Recovered::Named);
     }
-    let file = OpenOptions::new().read(true).write(true).open(partial)?;
+    directory.is_free(&FileName::Segment(name.clone()))?;
     let mut beginning = vec![0; 4096.min(size as usize)];
     file.read_exact_at(&mut beginning, 0)?;
-    let Ok(seal) = SegmentSeal::of_segment(&beginning, key) else { return set_aside(shared, partial) };
+    let Ok(seal) = SegmentSeal::of_segment(&beginning, key) else { return set_aside(home, name) };
     let (mut builder, mut digest) = (Builder::default(), Sha256::new());
     let mut at = seal.first_chunk();
     if at > 0 {
@@ -92,29 +89,29 @@ pub(super) fn recover(shared: &Shared, partial: &Path, key: Option<&StoreKey>) -
     if number == 0 {
         // A chunk that is there but not readable is evidence, and not an empty file.
         if whole_chunk(&file, at, size)?.is_some() {
-            return set_aside(shared, partial);
+            return set_aside(home, name);
         }
-        fs::remove_file(partial)?;
+        directory.remove(&partial)?;
         return Ok(Recovered::Empty);
     }
     let cut = size - at;
     file.set_len(at)?;
     file.sync_all()?;
     let index = seal.seal_index(builder.encode());
-    let mut segment = segment::describe(name, at, digest, &index, &builder);
+    let mut segment = segment::describe(name.clone(), at, digest, &index, &builder);
     segment.recovered = true;
-    segment::finish(shared, partial, segment, &index)?;
+    segment::finish(shared, home, segment, &index)?;
     Ok(Recovered::Repaired { packets: builder.summary().packets, cut })
 }
 
-fn set_aside(shared: &Shared, partial: &Path) -> io::Result<Recovered> {
-    fs::rename(partial, partial.with_extension("damaged"))?;
-    shared.sync_directory()?;
+fn set_aside(home: &Home, name: &SegmentName) -> io::Result<Recovered> {
+    home.directory.rename_new(&FileName::Partial(name.clone()), &FileName::Damaged(name.clone()))?;
+    home.directory.sync()?;
     Ok(Recovered::SetAside)
 }
 
 /// The stored chunk at an offset of a file, if it is wholly there.
-pub(super) fn whole_chunk(file: &fs::File, at: u64, size: u64) -> io::Result<Option<Vec<u8>>> {
+pub(super) fn whole_chunk(file: &File, at: u64, size: u64) -> io::Result<Option<Vec<u8>>> {
     let mut beginning = [0; 64];
     if at + beginning.len() as u64 > size {
         return Ok(None);

@@ -20,7 +20,9 @@ use object_store::{ClientOptions, ObjectStore, ObjectStoreExt as _, RetryConfig}
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
-use super::manifest::{Contents, FILE_NAME};
+use super::directory::Directory;
+use super::manifest::{self, Contents, FILE_NAME};
+use super::names::FileName;
 use crate::error::one_line;
 use crate::filter::text::Wrong;
 use crate::record::text::hex;
@@ -182,6 +184,8 @@ pub(super) struct Remote {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     url: String,
+    /// The directory, if it is one: what is in it is looked at before it is read.
+    directory: Option<Arc<Directory>>,
 }
 
 impl Remote {
@@ -190,6 +194,7 @@ impl Remote {
     pub(super) fn open(location: &Location, write: bool) -> Result<Self, RemoteError> {
         let url = location.to_string();
         let error = |what: String| RemoteError { url: url.clone(), what };
+        let mut local = None;
         let (store, prefix): (Arc<dyn ObjectStore>, _) = match &location.place {
             Place::Directory(directory) => {
                 if write {
@@ -199,6 +204,9 @@ impl Remote {
                 }
                 let store = LocalFileSystem::new_with_prefix(directory);
                 let store = store.map_err(|reason| error(meaning(&reason)))?;
+                let opened =
+                    Directory::open_to_read(directory).map_err(|reason| error(reason.to_string()))?;
+                local = Some(Arc::new(opened));
                 (Arc::new(store.with_fsync(true)), Path::default())
             }
             Place::S3 { bucket, prefix, region, endpoint } => {
@@ -221,23 +229,33 @@ impl Remote {
                 (Arc::new(store), Path::from(prefix.as_str()))
             }
         };
-        Ok(Self::of(store, prefix, url))
+        Ok(Self { directory: local, ..Self::of(store, prefix, url) })
     }
 
     pub(super) fn of(store: Arc<dyn ObjectStore>, prefix: Path, url: String) -> Self {
-        Self { store, prefix, url }
+        Self { store, prefix, url, directory: None }
     }
 
     pub(super) fn url(&self) -> &str {
         &self.url
     }
 
-    pub(super) fn error(&self, name: &str, error: &object_store::Error) -> RemoteError {
+    pub(super) fn error(&self, name: &FileName, error: &object_store::Error) -> RemoteError {
         RemoteError { url: self.url.clone(), what: format!("{name}: {}", meaning(error)) }
     }
 
-    pub(super) fn path(&self, name: &str) -> Path {
-        self.prefix.clone().join(name)
+    fn wrong(&self, what: String) -> RemoteError {
+        RemoteError { url: self.url.clone(), what }
+    }
+
+    pub(super) fn path(&self, name: &FileName) -> Path {
+        self.prefix.clone().join(name.to_string())
+    }
+
+    /// Refuses what is in the place of a file of a directory and is none: a link, a FIFO.
+    fn check(&self, name: &FileName) -> Result<(), RemoteError> {
+        let size = self.directory.as_ref().map(|directory| directory.size(name)).transpose();
+        size.map(|_| ()).map_err(|refused| self.wrong(refused.to_string()))
     }
 
     /// What objects are written with.
@@ -245,10 +263,17 @@ impl Remote {
         &*self.store
     }
 
-    /// A whole object, if it is there.
-    pub(super) async fn get(&self, name: &str) -> Result<Option<Bytes>, RemoteError> {
-        let read = async { self.store.get(&self.path(name)).await?.bytes().await };
-        match read.await {
+    /// A whole object of at most so many bytes, if it is there.
+    pub(super) async fn get(&self, name: &FileName, most: u64) -> Result<Option<Bytes>, RemoteError> {
+        self.check(name)?;
+        let found = match self.store.get(&self.path(name)).await {
+            Ok(found) if found.meta.size > most => {
+                return Err(self.wrong(format!("{name} is longer than {most} bytes")));
+            }
+            Ok(found) => found.bytes().await,
+            Err(error) => Err(error),
+        };
+        match found {
             Ok(bytes) => Ok(Some(bytes)),
             Err(object_store::Error::NotFound { source, .. })
                 if !source.to_string().contains("NoSuchBucket") =>
@@ -259,19 +284,21 @@ impl Remote {
         }
     }
 
-    async fn range(&self, name: &str, range: Range<u64>) -> Result<Bytes, RemoteError> {
+    async fn range(&self, name: &FileName, range: Range<u64>) -> Result<Bytes, RemoteError> {
+        self.check(name)?;
         let wanted = range.end - range.start;
         let bytes = self.store.get_range(&self.path(name), range).await;
         let bytes = bytes.map_err(|error| self.error(name, &error))?;
         if bytes.len() as u64 == wanted {
             Ok(bytes)
         } else {
-            Err(RemoteError { url: self.url.clone(), what: format!("{name} is shorter than it was") })
+            Err(self.wrong(format!("{name} is shorter than it was")))
         }
     }
 
     /// Size of an object, if it is there.
-    async fn size(&self, name: &str) -> Result<Option<u64>, RemoteError> {
+    async fn size(&self, name: &FileName) -> Result<Option<u64>, RemoteError> {
+        self.check(name)?;
         match self.store.head(&self.path(name)).await {
             Ok(found) => Ok(Some(found.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
@@ -282,7 +309,7 @@ impl Remote {
     /// What is wrong with an object, if anything is: reads all of it.
     pub(super) async fn compare(
         &self,
-        name: &str,
+        name: &FileName,
         size: u64,
         digest: &str,
         mut read: impl FnMut(u64),
@@ -311,7 +338,7 @@ impl Remote {
         let mut names = Vec::new();
         let mut found = self.store.list(Some(&self.prefix));
         while let Some(object) = found.next().await {
-            let object = object.map_err(|error| self.error("list", &error))?;
+            let object = object.map_err(|error| self.wrong(format!("list: {}", meaning(&error))))?;
             // What is in directories below is not the store's.
             let mut parts = object.location.prefix_match(&self.prefix).into_iter().flatten();
             if let (Some(name), None) = (parts.next(), parts.next()) {
@@ -343,29 +370,29 @@ impl RemoteReader {
 
     /// The manifest.
     pub fn manifest(&self) -> Result<Contents, RemoteError> {
-        let bytes = self.runtime.block_on(self.remote.get(FILE_NAME))?;
+        let bytes = self.runtime.block_on(self.remote.get(&FileName::Manifest, manifest::LONGEST))?;
         let bytes = bytes.ok_or_else(|| RemoteError::is_no_store(&self.remote.url))?;
         Ok(Contents::parse(&bytes))
     }
 
     /// That an object is not there which should be.
-    pub(super) fn missing(&self, name: &str) -> RemoteError {
-        RemoteError { url: self.remote.url.clone(), what: format!("{name} is missing") }
+    pub(super) fn missing(&self, name: &FileName) -> RemoteError {
+        self.remote.wrong(format!("{name} is missing"))
     }
 
     pub(super) fn url(&self) -> &str {
         self.remote.url()
     }
 
-    /// Whole objects, several at the same time; `None` for those that are not there.
-    pub(super) fn get_all(&self, names: &[String]) -> Result<Vec<Option<Bytes>>, RemoteError> {
-        self.at_once(names.iter().map(|name| self.remote.get(name)))
+    /// Whole objects of at most so many bytes, several at the same time; `None` for those that are not there.
+    pub(super) fn get_all(&self, names: &[FileName], most: u64) -> Result<Vec<Option<Bytes>>, RemoteError> {
+        self.at_once(names.iter().map(|name| self.remote.get(name, most)))
     }
 
     /// Parts of objects, several at the same time.
     pub(super) fn ranges<'n>(
         &self,
-        wanted: impl Iterator<Item = (&'n str, Range<u64>)>,
+        wanted: impl Iterator<Item = (&'n FileName, Range<u64>)>,
     ) -> Result<Vec<Bytes>, RemoteError> {
         self.at_once(wanted.map(|(name, range)| self.remote.range(name, range)))
     }
@@ -380,7 +407,7 @@ impl RemoteReader {
     /// See [`Remote::compare`].
     pub(super) fn compare(
         &self,
-        name: &str,
+        name: &FileName,
         size: u64,
         digest: &str,
         read: impl FnMut(u64),

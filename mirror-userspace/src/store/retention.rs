@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::hold::Hold;
 use super::manifest::Segment;
+use super::names::SegmentName;
 
 /// How long and how much is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub struct Retention {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
     /// Files of segments to delete, and why.
-    pub(super) delete: Vec<(String, String)>,
+    pub(super) delete: Vec<(SegmentName, String)>,
     /// Segments that would go if they were not held.
     pub(super) held: usize,
     /// Segments that would go if they were uploaded.
@@ -50,26 +51,27 @@ impl Retention {
         }
     }
 
-    /// Chooses what goes at the time `now`, when `free` bytes are free. Where segments are uploaded, only
-    /// those go that were.
+    /// Chooses what goes at the time `now`, when `free` bytes are free and `unfinished` bytes are in segments
+    /// that are left over. Where segments are uploaded, only those go that were.
     pub(super) fn plan(
         &self,
         segments: &[Segment],
         holds: &[Hold],
-        uploaded: Option<&HashSet<String>>,
+        uploaded: Option<&HashSet<SegmentName>>,
         now: u64,
-        free: u64,
+        (unfinished, free): (u64, u64),
     ) -> Plan {
         let mut plan = Plan::default();
         let mut oldest: Vec<&Segment> = segments.iter().collect();
         oldest.sort_by_key(|segment| segment.last);
-        let size = |segment: &Segment| segment.size + segment.index_size;
-        let mut total: u64 = segments.iter().map(size).sum();
+        // What a manifest says may add up to more than there are bytes.
+        let stored = segments.iter().map(|segment| u128::from(segment.stored()));
+        let mut total = stored.sum::<u128>() + u128::from(unfinished);
         let mut free = free;
         for segment in oldest {
             let reason = if self.is_over(segment, now) {
                 "older than it is to be kept"
-            } else if self.max_size.is_some_and(|limit| total > limit) {
+            } else if self.max_size.is_some_and(|limit| total > limit.into()) {
                 "the store was larger than it is to be"
             } else if self.min_free.is_some_and(|limit| free < limit) {
                 "less was free than is to be"
@@ -84,8 +86,8 @@ impl Retention {
                 plan.waiting += 1;
                 continue;
             }
-            total -= size(segment);
-            free = free.saturating_add(size(segment));
+            total -= u128::from(segment.stored());
+            free = free.saturating_add(segment.stored());
             plan.delete.push((segment.file.clone(), reason.to_owned()));
         }
         plan
@@ -98,10 +100,14 @@ mod tests {
 
     const DAY: u64 = 86_400_000_000_000;
 
+    fn name(day: u64) -> SegmentName {
+        SegmentName::new(day, 0, None, ".pcapng").unwrap()
+    }
+
     /// A segment of 100 bytes whose latest packet is of this day.
     fn segment(day: u64, vnis: &[u32]) -> Segment {
         Segment {
-            file: format!("{day}"),
+            file: name(day),
             size: 90,
             sha256: String::new(),
             index_size: 10,
@@ -117,8 +123,8 @@ mod tests {
     }
 
     fn deleted(retention: &Retention, segments: &[Segment], holds: &[Hold], free: u64) -> Vec<String> {
-        let plan = retention.plan(segments, holds, None, 100 * DAY, free);
-        plan.delete.into_iter().map(|(file, _)| file).collect()
+        let plan = retention.plan(segments, holds, None, 100 * DAY, (0, free));
+        plan.delete.into_iter().map(|(file, _)| file.number().to_string()).collect()
     }
 
     fn days(days: u64) -> Duration {
@@ -163,19 +169,28 @@ mod tests {
         assert_eq!(of(hold(Some(2..=2), 0, u64::MAX)), ["10", "30"]);
         assert_eq!(of(hold(None, 15 * DAY, u64::MAX)), ["10"]);
         assert_eq!(of(hold(Some(1..=3), 15 * DAY, 25 * DAY)), ["10", "30"]);
-        assert_eq!(retention.plan(&segments, &[hold(None, 0, u64::MAX)], None, 100 * DAY, 0).held, 3);
+        assert_eq!(retention.plan(&segments, &[hold(None, 0, u64::MAX)], None, 100 * DAY, (0, 0)).held, 3);
     }
     #[test]
     fn what_is_to_be_uploaded_first_stays_until_it_was() {
         let retention = Retention { max_size: Some(100), ..Retention::default() };
         let segments = [segment(10, &[1]), segment(20, &[1]), segment(30, &[1])];
-        let plan = |uploaded: &[&str]| {
-            let uploaded = uploaded.iter().map(|&file| file.to_owned()).collect();
-            let plan = retention.plan(&segments, &[], Some(&uploaded), 100 * DAY, 0);
-            (plan.delete.into_iter().map(|(file, _)| file).collect::<Vec<_>>(), plan.waiting)
+        let plan = |uploaded: &[u64]| {
+            let uploaded = uploaded.iter().map(|&day| name(day)).collect();
+            let plan = retention.plan(&segments, &[], Some(&uploaded), 100 * DAY, (0, 0));
+            (plan.delete.into_iter().map(|(file, _)| file.number()).collect::<Vec<_>>(), plan.waiting)
         };
         assert_eq!(plan(&[]), (vec![], 3));
-        assert_eq!(plan(&["20"]), (vec!["20".to_owned()], 2));
-        assert_eq!(plan(&["10", "20"]), (vec!["10".to_owned(), "20".to_owned()], 0));
+        assert_eq!(plan(&[20]), (vec![20], 2));
+        assert_eq!(plan(&[10, 20]), (vec![10, 20], 0));
+    }
+
+    #[test]
+    fn segments_that_are_left_over_count_for_the_size() {
+        let retention = Retention { max_size: Some(300), ..Retention::default() };
+        let segments = [segment(10, &[1]), segment(20, &[1])];
+        let deleted =
+            |unfinished| retention.plan(&segments, &[], None, 100 * DAY, (unfinished, 0)).delete.len();
+        assert_eq!((deleted(100), deleted(101), deleted(u64::MAX)), (0, 1, 2));
     }
 }

@@ -23,6 +23,8 @@ use std::sync::Arc;
 
 use aes_gcm::aead::AeadInPlace as _;
 use aes_gcm::{Aes256Gcm, KeyInit as _, Nonce, Tag};
+use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::buffer::{ALIGNMENT, Buffer};
 use super::chunk::CHUNK;
@@ -95,7 +97,7 @@ impl StoreKey {
     /// Makes a data key: its cipher, and itself encrypted.
     fn make(&self) -> io::Result<(Cipher, [u8; KEY_HEADER])> {
         let mut random = [0; KEY + NONCE];
-        File::open("/dev/urandom")?.read_exact(&mut random)?;
+        fill_randomly(&mut random)?;
         let (key, nonce) = random.split_at_mut(KEY);
         let cipher = Cipher::new(key).ok_or_else(|| io::Error::other("no AES key"))?;
         let tag = self
@@ -119,6 +121,18 @@ impl StoreKey {
         self.0.0.decrypt_in_place_detached(nonce, KEY_MAGIC, &mut key, tag).ok()?;
         Cipher::new(&key)
     }
+}
+
+/// Fills bytes with the kernel's random numbers, by a system call: the thread that asks can open no device.
+fn fill_randomly(mut bytes: &mut [u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match getrandom(&mut *bytes, GetRandomFlags::empty()) {
+            Ok(filled) => bytes = &mut bytes[filled..],
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// How chunks are stored.

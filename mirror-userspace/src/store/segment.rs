@@ -11,26 +11,26 @@
 //! to the manifest, and only then it gets its name. Where any of that fails, writing pauses for a second;
 //! what was written so far is finished by [`super::recovery`].
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use sha2::{Digest as _, Sha256};
 
 use super::chunk::Chunk;
+use super::home::Home;
 use super::index::Builder;
-use super::manifest::{Event, Segment, index_name};
+use super::manifest::{Event, Segment};
+use super::names::{FileName, SegmentName};
 use super::seal::{Sealing, SegmentSeal};
-use super::{Counters, Shared};
+use super::{Counters, Pause, Shared};
 use crate::record::text::hex;
 
-/// What the name of a segment that is not finished ends with.
-pub(super) const PARTIAL: &str = ".partial";
 /// What was written is synced this often: so much a crash of the machine costs.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// After a failed write, the next is tried after this time.
@@ -46,15 +46,29 @@ pub(super) struct Limits {
 /// What the sealer tells the writer.
 #[derive(Debug)]
 pub(super) enum Job {
-    Begin { number: u64, name: String, header: Vec<u8> },
-    Chunk { number: u64, chunk: Box<Chunk> },
-    End { number: u64, segment: Segment, index: Vec<u8> },
+    Begin {
+        name: SegmentName,
+        header: Vec<u8>,
+    },
+    Chunk {
+        number: u64,
+        chunk: Box<Chunk>,
+    },
+    End {
+        number: u64,
+        segment: Segment,
+        index: Vec<u8>,
+    },
+    /// A chunk that there can be no segment for.
+    Lost {
+        chunk: Box<Chunk>,
+        error: io::Error,
+    },
 }
 
 /// A segment as the sealer knows it.
 struct Open {
-    number: u64,
-    name: String,
+    name: SegmentName,
     began: Instant,
     len: u64,
     digest: Sha256,
@@ -93,45 +107,48 @@ impl Sealer {
         chunk.seal();
         if open.as_ref().is_some_and(|open| {
             let full = open.len + chunk.buffer.len() as u64 > self.limits.size;
-            full || open.began.elapsed() >= self.limits.time || self.has_failed(open.number)
+            full || open.began.elapsed() >= self.limits.time || self.has_failed(open.name.number())
         }) {
             self.end(open.take());
         }
-        let open = open.get_or_insert_with(|| self.begin(chunk.summary.first));
+        let open = match open {
+            Some(open) => open,
+            None => match self.begin(chunk.summary.first) {
+                Ok(begun) => open.insert(begun),
+                Err(error) => return self.send(Job::Lost { chunk, error }),
+            },
+        };
         self.sealing.seal(&mut open.seal, &mut chunk.buffer);
         let len = chunk.buffer.len();
         open.digest.update(chunk.buffer.as_slice());
         open.index.add(&chunk, open.len, len as u32);
         open.len += len as u64;
-        self.send(Job::Chunk { number: open.number, chunk });
+        let number = open.name.number();
+        self.send(Job::Chunk { number, chunk });
     }
 
-    fn begin(&mut self, time: u64) -> Open {
+    fn begin(&self, time: u64) -> io::Result<Open> {
         let number = self.shared.next_segment.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{number:08}-w{}-{}{}", self.worker, stamp(time), self.sealing.extension());
-        let (seal, header) = self.sealing.begin().unwrap_or_else(|error| {
-            // The writer does not know of such a segment, and counts its chunk as lost.
-            self.shared.failed(&error);
-            self.failed.store(number, Ordering::Release);
-            (SegmentSeal::none(), Vec::new())
-        });
+        let name = SegmentName::new(number, self.worker, stamp(time), self.sealing.extension());
+        let name =
+            name.ok_or_else(|| io::Error::other(format!("there can be no segment number {number}")))?;
+        let (seal, header) = self.sealing.begin()?;
         let mut digest = Sha256::new();
         digest.update(&header);
         let len = header.len() as u64;
-        if !self.has_failed(number) {
-            self.send(Job::Begin { number, name: name.clone(), header });
-        }
-        Open { number, name, began: Instant::now(), len, digest, index: Builder::default(), seal }
+        self.send(Job::Begin { name: name.clone(), header });
+        Ok(Open { name, began: Instant::now(), len, digest, index: Builder::default(), seal })
     }
 
-    fn end(&mut self, open: Option<Open>) {
+    fn end(&self, open: Option<Open>) {
         let Some(open) = open else { return };
-        if self.has_failed(open.number) {
+        let number = open.name.number();
+        if self.has_failed(number) {
             return;
         }
         let index = open.seal.seal_index(open.index.encode());
         let segment = describe(open.name, open.len, open.digest, &index, &open.index);
-        self.send(Job::End { number: open.number, segment, index });
+        self.send(Job::End { number, segment, index });
     }
 
     fn has_failed(&self, number: u64) -> bool {
@@ -145,7 +162,7 @@ impl Sealer {
 }
 
 /// A segment's line in the manifest.
-pub(super) fn describe(file: String, size: u64, digest: Sha256, index: &[u8], of: &Builder) -> Segment {
+pub(super) fn describe(file: SegmentName, size: u64, digest: Sha256, index: &[u8], of: &Builder) -> Segment {
     let segment = Segment {
         file,
         size,
@@ -164,19 +181,36 @@ pub(super) fn describe(file: String, size: u64, digest: Sha256, index: &[u8], of
 }
 
 /// A time as it stands in names: to the second, in UTC.
-fn stamp(time: u64) -> String {
+fn stamp(time: u64) -> Option<String> {
     let format = time::macros::format_description!("[year][month][day]T[hour][minute][second]Z");
     let time = time::OffsetDateTime::from_unix_timestamp((time / 1_000_000_000).cast_signed());
-    time.ok().and_then(|time| time.format(&format).ok()).unwrap_or_else(|| "unknown".to_owned())
+    time.ok()?.format(&format).ok()
 }
 
 /// A file that is being written.
 struct Partial {
-    number: u64,
-    path: PathBuf,
+    name: SegmentName,
+    home: Arc<Home>,
     file: File,
     len: u64,
     synced: Instant,
+    /// What was counted as kept of what is in it.
+    packets: u64,
+    bytes: u64,
+}
+
+/// Why a segment is given up.
+enum Failure {
+    /// Writing failed.
+    Write(io::Error),
+    /// What was written has no name any more, or the store's directory has not.
+    Gone,
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Write(error)
+    }
 }
 
 /// The writer's side.
@@ -191,46 +225,97 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn run(self, jobs: &Receiver<Job>) {
         let mut open: Option<Partial> = None;
-        let mut paused: Option<Instant> = None;
+        let mut failed: Option<Instant> = None;
+        // Packets of segments that were given up are lost for this reason.
+        let mut lost = &self.counters.lost_write;
         loop {
-            if paused.is_some_and(|paused| paused.elapsed() >= RETRY_INTERVAL) {
-                paused = None;
-                self.counters.paused.store(false, Ordering::Release);
-            }
-            let job = match jobs.recv_timeout(RETRY_INTERVAL / 4) {
-                Ok(job) => job,
-                Err(RecvTimeoutError::Timeout) => continue,
+            failed = failed.filter(|failed| failed.elapsed() < RETRY_INTERVAL);
+            self.pause(failed.is_some());
+            let result = match jobs.recv_timeout(RETRY_INTERVAL / 4) {
+                Ok(Job::Begin { name, header }) => {
+                    let number = name.number();
+                    let result = self.begin(&mut open, name, &header);
+                    if result.is_err() {
+                        self.failed.store(number, Ordering::Release);
+                    }
+                    result
+                }
+                Ok(Job::Chunk { number, chunk }) => {
+                    let result = self.chunk(&mut open, number, &chunk, lost);
+                    self.give_back(chunk);
+                    result
+                }
+                Ok(Job::End { number, segment, index }) => self.end(&mut open, number, segment, &index),
+                Ok(Job::Lost { chunk, error }) => {
+                    self.counters.lost_write.fetch_add(chunk.summary.packets, Ordering::Relaxed);
+                    self.give_back(chunk);
+                    Err(error.into())
+                }
+                Err(RecvTimeoutError::Timeout) => match &open {
+                    Some(partial) if partial.is_gone() => Err(Failure::Gone),
+                    _ => Ok(()),
+                },
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            let (number, result) = match job {
-                Job::Begin { number, name, header } => {
-                    (number, self.begin(&mut open, number, &name, &header))
-                }
-                Job::Chunk { number, mut chunk } => {
-                    let result = self.chunk(&mut open, number, &chunk);
-                    chunk.clear();
-                    // Fails where the worker is gone, which needs no chunks any more.
-                    let _ = self.home.try_send(chunk);
-                    (number, result)
-                }
-                Job::End { number, segment, index } => (number, self.end(&mut open, segment, &index)),
-            };
-            if let Err(error) = result {
-                self.failed.store(number, Ordering::Release);
-                self.counters.paused.store(true, Ordering::Release);
-                paused = Some(Instant::now());
-                self.shared.failed(&error);
-                if let Some(partial) = open.take() {
-                    self.shared.orphan(partial.path);
-                }
+            if let Err(failure) = result {
+                failed = Some(Instant::now());
+                self.pause(true);
+                lost = self.give_up(open.take(), &failure);
             }
         }
     }
 
-    fn begin(&self, open: &mut Option<Partial>, number: u64, name: &str, header: &[u8]) -> io::Result<()> {
-        let path = self.shared.directory.join(format!("{name}{PARTIAL}"));
-        let file = create(&path)?;
-        let partial = open.insert(Partial { number, path, file, len: 0, synced: Instant::now() });
+    /// Has the worker copy nothing while nothing can be written.
+    fn pause(&self, failed: bool) {
+        self.counters.set_pause(match self.shared.pause() {
+            Pause::No if failed => Pause::Failed,
+            pause => pause,
+        });
+    }
+
+    fn give_back(&self, mut chunk: Box<Chunk>) {
+        chunk.clear();
+        // Fails where the worker is gone, which needs no chunks any more.
+        let _ = self.home.try_send(chunk);
+    }
+
+    /// Leaves a segment to be finished by others, if there is anything of it. Returns what the packets that are
+    /// still on their way to it count as.
+    fn give_up(&self, partial: Option<Partial>, failure: &Failure) -> &AtomicU64 {
+        if let Failure::Write(error) = failure {
+            self.shared.failed(error);
+        }
+        let counters = &self.counters;
+        let Some(partial) = partial else {
+            return if self.shared.pause() == Pause::Gone {
+                &counters.lost_gone
+            } else {
+                &counters.lost_write
+            };
+        };
+        self.failed.store(partial.name.number(), Ordering::Release);
+        if !partial.is_lost() {
+            self.shared.orphan(partial.name);
+            return &counters.lost_write;
+        }
+        tracing::error!(
+            "store {}: {} was removed while it was written, or its directory was: {} packets are lost",
+            self.shared.path.display(),
+            FileName::Partial(partial.name),
+            partial.packets
+        );
+        counters.lost_gone.fetch_add(partial.packets, Ordering::Relaxed);
+        counters.kept.fetch_sub(partial.packets, Ordering::Relaxed);
+        counters.kept_bytes.fetch_sub(partial.bytes, Ordering::Relaxed);
+        counters.written.fetch_sub(partial.len, Ordering::Relaxed);
+        &counters.lost_gone
+    }
+
+    fn begin(&self, open: &mut Option<Partial>, name: SegmentName, header: &[u8]) -> Result<(), Failure> {
+        let Some(home) = self.shared.home() else { return Err(Failure::Gone) };
+        let file = create(&home, &FileName::Partial(name.clone()))?;
+        let partial =
+            open.insert(Partial { name, home, file, len: 0, synced: Instant::now(), packets: 0, bytes: 0 });
         if !header.is_empty() {
             // As direct I/O wants it.
             let mut aligned = super::buffer::Buffer::new(header.len());
@@ -240,36 +325,56 @@ impl Writer {
         Ok(())
     }
 
-    fn chunk(&self, open: &mut Option<Partial>, number: u64, chunk: &Chunk) -> io::Result<()> {
-        let Some(partial) = open.as_mut().filter(|partial| partial.number == number) else {
+    fn chunk(
+        &self,
+        open: &mut Option<Partial>,
+        number: u64,
+        chunk: &Chunk,
+        lost: &AtomicU64,
+    ) -> Result<(), Failure> {
+        let (packets, bytes) = (chunk.summary.packets, chunk.summary.bytes);
+        let Some(partial) = open.as_mut().filter(|partial| partial.name.number() == number) else {
             // The segment failed while this was on its way.
-            self.counters.lost_write.fetch_add(chunk.summary.packets, Ordering::Relaxed);
+            lost.fetch_add(packets, Ordering::Relaxed);
             return Ok(());
         };
-        match partial.write(chunk.buffer.as_slice()) {
-            Ok(()) => {
-                self.counters.kept.fetch_add(chunk.summary.packets, Ordering::Relaxed);
-                self.counters.kept_bytes.fetch_add(chunk.summary.bytes, Ordering::Relaxed);
-                self.counters.written.fetch_add(chunk.buffer.len() as u64, Ordering::Relaxed);
-                self.shared.succeeded();
-                if partial.synced.elapsed() >= SYNC_INTERVAL {
-                    partial.synced = Instant::now();
-                    partial.file.sync_data()?;
-                }
-                Ok(())
-            }
-            Err(error) => {
-                self.counters.lost_write.fetch_add(chunk.summary.packets, Ordering::Relaxed);
-                Err(error)
-            }
+        if partial.is_gone() {
+            self.counters.lost_gone.fetch_add(packets, Ordering::Relaxed);
+            return Err(Failure::Gone);
         }
+        if let Err(error) = partial.write(chunk.buffer.as_slice()) {
+            self.counters.lost_write.fetch_add(packets, Ordering::Relaxed);
+            return Err(error.into());
+        }
+        partial.packets += packets;
+        partial.bytes += bytes;
+        self.counters.kept.fetch_add(packets, Ordering::Relaxed);
+        self.counters.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.counters.written.fetch_add(chunk.buffer.len() as u64, Ordering::Relaxed);
+        self.shared.succeeded();
+        if partial.synced.elapsed() >= SYNC_INTERVAL {
+            partial.synced = Instant::now();
+            partial.file.sync_data()?;
+        }
+        Ok(())
     }
 
-    fn end(&self, open: &mut Option<Partial>, segment: Segment, index: &[u8]) -> io::Result<()> {
+    fn end(
+        &self,
+        open: &mut Option<Partial>,
+        number: u64,
+        segment: Segment,
+        index: &[u8],
+    ) -> Result<(), Failure> {
         // Without one, the segment has failed.
-        let Some(partial) = open.as_ref() else { return Ok(()) };
+        let Some(partial) = open.as_ref().filter(|partial| partial.name.number() == number) else {
+            return Ok(());
+        };
         partial.file.sync_all()?;
-        finish(&self.shared, &partial.path, segment, index)?;
+        if partial.is_gone() || partial.is_lost() {
+            return Err(Failure::Gone);
+        }
+        finish(&self.shared, &partial.home, segment, index)?;
         self.counters.segments.fetch_add(1, Ordering::Relaxed);
         *open = None;
         Ok(())
@@ -277,12 +382,29 @@ impl Writer {
 }
 
 impl Partial {
+    /// Whether to go on writing to it makes no sense. Asks the kernel for no more than the file.
+    fn is_gone(&self) -> bool {
+        self.home.is_gone() || self.has_no_name()
+    }
+
+    fn has_no_name(&self) -> bool {
+        // Not every file system counts names.
+        self.file.metadata().is_ok_and(|found| found.nlink() == 0)
+            && !self.home.directory.has(&FileName::Partial(self.name.clone()), &self.file)
+    }
+
+    /// Whether nobody finds what was written by its name.
+    fn is_lost(&self) -> bool {
+        let directory = &self.home.directory;
+        !directory.is_there() || !directory.has(&FileName::Partial(self.name.clone()), &self.file)
+    }
+
     /// Appends bytes; where that fails, none of them are in the file.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut result = self.file.write_all_at(bytes, self.len);
         if result.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL)) {
-            // The file system opens files for direct I/O, but does none.
-            self.file = OpenOptions::new().read(true).write(true).open(&self.path)?;
+            // The file system takes files for direct I/O, but does none.
+            fcntl_setfl(&self.file, fcntl_getfl(&self.file)? - OFlags::DIRECT)?;
             result = self.file.write_all_at(bytes, self.len);
         }
         if let Err(error) = result {
@@ -295,26 +417,23 @@ impl Partial {
 }
 
 /// Makes a new file, for direct I/O where the file system knows it.
-fn create(path: &Path) -> io::Result<File> {
-    let options = |flags| {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true).mode(0o640).custom_flags(flags);
-        options
-    };
-    match options(libc::O_DIRECT).open(path) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => options(0).open(path),
-        result => result,
-    }
+fn create(home: &Home, name: &FileName) -> io::Result<File> {
+    let file = home.directory.create(name)?;
+    // Where it knows none, the file is written as any other.
+    let _ = fcntl_getfl(&file).and_then(|flags| fcntl_setfl(&file, flags | OFlags::DIRECT));
+    Ok(file)
 }
 
 /// Gives a segment that is wholly on the disk its index, its line, and its name.
-pub(super) fn finish(shared: &Shared, partial: &Path, segment: Segment, index: &[u8]) -> io::Result<()> {
-    let name = shared.directory.join(&segment.file);
-    let mut file = File::create(shared.directory.join(index_name(&segment.file)))?;
+pub(super) fn finish(shared: &Shared, home: &Home, segment: Segment, index: &[u8]) -> io::Result<()> {
+    let directory = &home.directory;
+    let name = segment.file.clone();
+    directory.is_free(&FileName::Segment(name.clone()))?;
+    let mut file = directory.replace(&FileName::Index(name.clone()))?;
     file.write_all(index)?;
     file.sync_all()?;
-    shared.sync_directory()?;
+    directory.sync()?;
     shared.manifest().append(Event::Segment(segment))?;
-    fs::rename(partial, name)?;
-    shared.sync_directory()
+    directory.rename_new(&FileName::Partial(name.clone()), &FileName::Segment(name))?;
+    directory.sync()
 }

@@ -1,3 +1,5 @@
+mod gone;
+mod hostile;
 mod kept;
 mod upload;
 

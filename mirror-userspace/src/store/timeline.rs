@@ -167,10 +167,11 @@ impl Span {
     fn add(&mut self, segment: &Segment) {
         self.last = self.last.max(segment.last);
         self.segments += 1;
-        self.stored_bytes += segment.size + segment.index_size;
-        self.packets += segment.packets;
-        self.bytes += segment.bytes;
-        self.flows += segment.flows;
+        // What a manifest from elsewhere says may add up to anything.
+        self.stored_bytes = self.stored_bytes.saturating_add(segment.stored());
+        self.packets = self.packets.saturating_add(segment.packets);
+        self.bytes = self.bytes.saturating_add(segment.bytes);
+        self.flows = self.flows.saturating_add(segment.flows);
         for vni in &segment.vnis {
             if let Err(place) = self.vnis.binary_search(vni) {
                 self.vnis.insert(place, *vni);
@@ -182,15 +183,21 @@ impl Span {
 #[cfg(test)]
 mod tests {
     use super::super::manifest::Line;
+    use super::super::names::SegmentName;
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
     const MINUTE: u64 = 60 * SECOND;
 
+    /// The name of the segment that is called by this letter here.
+    fn name(letter: &str) -> SegmentName {
+        SegmentName::new(letter.as_bytes()[0].into(), 0, None, ".pcapng").unwrap()
+    }
+
     /// A segment of ten packets, with packets of these seconds.
     fn segment(file: &str, seconds: std::ops::RangeInclusive<u64>, vnis: &[u32]) -> Event {
         Event::Segment(Segment {
-            file: file.to_owned(),
+            file: name(file),
             size: 90,
             sha256: String::new(),
             index_size: 10,
@@ -206,11 +213,11 @@ mod tests {
     }
 
     fn deleted(file: &str) -> Event {
-        Event::Deleted { file: file.to_owned(), reason: String::new() }
+        Event::Deleted { file: name(file), reason: String::new() }
     }
 
     fn uploaded(file: &str) -> Event {
-        Event::Uploaded { file: file.to_owned(), to: "file:///copy".to_owned() }
+        Event::Uploaded { file: name(file), to: "file:///copy".to_owned() }
     }
 
     fn contents(events: impl IntoIterator<Item = Event>) -> Contents {

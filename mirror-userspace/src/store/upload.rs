@@ -10,13 +10,13 @@
 //! request makes an object of. Where that is interrupted, it begins anew.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -29,10 +29,12 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::manifest::{Contents, Event, FILE_NAME, Manifest, Segment};
+use super::Shared;
+use super::directory::Directory;
+use super::home::Home;
+use super::manifest::{self, Contents, Event, Manifest, Segment};
+use super::names::{FileName, SegmentName};
 use super::remote::{Location, Remote, RemoteError};
-use super::segment::PARTIAL;
-use super::{Shared, recovery};
 use crate::confine::{self, Files};
 use crate::error::one_line;
 use crate::record::text::hex;
@@ -95,6 +97,11 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Of a place that nothing was uploaded to yet.
+    pub(super) fn new(remote: &Remote) -> Self {
+        Self { to: remote.url().to_owned(), ..Self::default() }
+    }
+
     pub(super) fn counters(&self) -> UploadCounters {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         UploadCounters {
@@ -112,15 +119,11 @@ impl State {
     /// Counts what waits.
     pub(super) fn count(&self, manifest: &Manifest) {
         let waiting = manifest.segments.iter().filter(|segment| !manifest.uploaded.contains(&segment.file));
-        let (count, bytes) =
-            waiting.fold((0, 0), |(count, bytes), segment| (count + 1, bytes + size(segment)));
+        let (count, bytes) = waiting
+            .fold((0, 0_u64), |(count, bytes), segment| (count + 1, bytes.saturating_add(segment.stored())));
         self.waiting.store(count, Ordering::Relaxed);
         self.waiting_bytes.store(bytes, Ordering::Relaxed);
     }
-}
-
-const fn size(segment: &Segment) -> u64 {
-    segment.size + segment.index_size
 }
 
 /// Where what the thread counts is read, also when the store has ended.
@@ -142,21 +145,23 @@ enum Failure {
     Remote(#[from] RemoteError),
     /// What has arrived is not what was sent.
     #[error("{to}: {file} {what}, after it was uploaded")]
-    Differs { to: String, file: String, what: String },
+    Differs { to: String, file: FileName, what: String },
     #[error("{0}: holds another store's packets; give each store a place of its own")]
     OtherStore(String),
     /// What is here is not what the manifest says.
     #[error("{file} {what}")]
-    Unreadable { file: String, what: String },
+    Unreadable { file: FileName, what: String },
     #[error("cannot write to the manifest")]
     Manifest(#[source] io::Error),
     #[error("the capture has ended")]
     Stopped,
+    #[error("the store is not open")]
+    Closed,
 }
 
 impl Failure {
-    fn unreadable(file: &str, error: &io::Error) -> Self {
-        Self::Unreadable { file: file.to_owned(), what: format!("cannot be read: {error}") }
+    fn unreadable(file: &FileName, error: &io::Error) -> Self {
+        Self::Unreadable { file: file.clone(), what: format!("cannot be read: {error}") }
     }
 }
 
@@ -174,14 +179,14 @@ impl Uploader {
         shared: Arc<Shared>,
         remote: Remote,
         location: Option<&Location>,
+        state: Arc<State>,
     ) -> io::Result<Self> {
         let (stop, stopped) = watch::channel(None);
-        let state = Arc::new(State { to: remote.url().to_owned(), ..State::default() });
         state.count(&shared.manifest());
-        let target = location.and_then(Location::directory).map(std::path::Path::to_owned);
+        let target = location.and_then(Location::directory).map(Path::to_owned);
         let tokens = TOKEN_FILES.iter().filter_map(|name| std::env::var_os(name).map(PathBuf::from));
         let files = Files {
-            read: [shared.directory.clone()].into_iter().chain(tokens).collect(),
+            read: [shared.path.clone()].into_iter().chain(tokens).collect(),
             write: target.iter().cloned().collect(),
         };
         let run = Run {
@@ -191,6 +196,7 @@ impl Uploader {
             state: Arc::clone(&state),
             stop: stopped,
             uploaded_head: None,
+            home: None,
             unreadable: HashMap::new(),
             said: String::new(),
         };
@@ -228,8 +234,10 @@ struct Run {
     stop: watch::Receiver<Option<Instant>>,
     /// Head of the manifest that is there; `None` before anybody has looked.
     uploaded_head: Option<String>,
+    /// The store's home whose manifest that is.
+    home: Option<Weak<Home>>,
     /// Segments that cannot be read here, and when they are tried again.
-    unreadable: HashMap<String, Instant>,
+    unreadable: HashMap<SegmentName, Instant>,
     /// What was said of the last failure.
     said: String,
 }
@@ -247,6 +255,8 @@ impl Run {
                     INTERVAL
                 }
                 Err(Failure::Stopped) => return,
+                // It is said elsewhere.
+                Err(Failure::Closed) => INTERVAL,
                 Err(failure) => {
                     self.failed(&failure);
                     let segments = self.state.segments.load(Ordering::Relaxed);
@@ -273,9 +283,15 @@ impl Run {
 
     /// Uploads what there is.
     async fn round(&mut self) -> Result<(), Failure> {
-        if self.uploaded_head.is_none() {
-            self.get_acquainted().await?;
+        let home = self.shared.home().ok_or(Failure::Closed)?;
+        let same = self.home.as_ref().is_some_and(|known| known.as_ptr() == Arc::as_ptr(&home));
+        if self.uploaded_head.is_none() || !same {
+            // Another home has another manifest, which must not take the place of what is there.
+            self.uploaded_head = None;
+            self.get_acquainted(&home.directory).await?;
+            self.home = Some(Arc::downgrade(&home));
         }
+        drop(home);
         loop {
             // What is there is always in the manifest that is there: first as finished, then as uploaded.
             let waiting = self.manifest().await?;
@@ -297,22 +313,23 @@ impl Run {
     }
 
     /// Finds out whose copy is there.
-    async fn get_acquainted(&mut self) -> Result<(), Failure> {
-        let there = self.unless_stopped(async { Ok(self.remote.get(FILE_NAME).await?) }).await?;
+    async fn get_acquainted(&mut self, directory: &Directory) -> Result<(), Failure> {
+        let get = async { Ok(self.remote.get(&FileName::Manifest, manifest::LONGEST).await?) };
+        let there = self.unless_stopped(get).await?;
         let head = match there {
             None => String::new(),
             Some(bytes) => {
                 let there = Contents::parse(&bytes);
-                let here = Contents::read(&self.shared.directory)
-                    .map_err(|error| Failure::unreadable(FILE_NAME, &error))?;
-                if !there.lines.is_empty() && !here.heads.contains(&there.head) {
+                let here = Contents::read_in(directory)
+                    .map_err(|error| Failure::unreadable(&FileName::Manifest, &error))?;
+                if !there.heads.is_empty() && !here.heads.contains(&there.head) {
                     return Err(Failure::OtherStore(self.remote.url().to_owned()));
                 }
                 there.head
             }
         };
-        if let Some(directory) = &self.target {
-            remove_torsos(directory);
+        if let Some(target) = &self.target {
+            remove_torsos(target);
         }
         self.uploaded_head = Some(head);
         Ok(())
@@ -331,15 +348,16 @@ impl Run {
     async fn segment(&self, segment: &Segment) -> Result<(), Failure> {
         // Who finds a segment finds its index.
         self.file(&segment.index_file(), segment.index_size, &segment.index_sha256).await?;
-        self.file(&segment.file, segment.size, &segment.sha256).await?;
+        let name = FileName::Segment(segment.file.clone());
+        self.file(&name, segment.size, &segment.sha256).await?;
         let event = Event::Uploaded { file: segment.file.clone(), to: self.remote.url().to_owned() };
         self.shared.manifest().append(event).map_err(Failure::Manifest)?;
         self.state.segments.fetch_add(1, Ordering::Relaxed);
-        self.state.bytes.fetch_add(size(segment), Ordering::Relaxed);
+        self.state.bytes.fetch_add(segment.stored(), Ordering::Relaxed);
         Ok(())
     }
 
-    async fn file(&self, name: &str, size: u64, digest: &str) -> Result<(), Failure> {
+    async fn file(&self, name: &FileName, size: u64, digest: &str) -> Result<(), Failure> {
         let file = Arc::new(self.open(name).map_err(|error| Failure::unreadable(name, &error))?);
         let put = if size <= PART {
             self.unless_stopped(self.put(name, &file, size, digest)).await
@@ -353,17 +371,19 @@ impl Run {
         let Some(what) = self.unless_stopped(compare).await? else { return Ok(()) };
         // What is wrong shall not be taken for right; where it stays, no manifest names it.
         let _ = timeout(ABORT, self.remote.store().delete(&self.remote.path(name))).await;
-        Err(Failure::Differs { to: self.remote.url().to_owned(), file: name.to_owned(), what })
+        Err(Failure::Differs { to: self.remote.url().to_owned(), file: name.clone(), what })
     }
 
-    fn open(&self, name: &str) -> io::Result<File> {
-        let open = |name: &str| File::open(self.shared.directory.join(name));
+    fn open(&self, name: &FileName) -> io::Result<File> {
+        let Some(home) = self.shared.home() else { return Err(io::Error::other("the store is not open")) };
+        let open = |name: &FileName| home.directory.read(name);
+        let FileName::Segment(segment) = name else { return open(name) };
         // It gets its name a moment after its line.
-        open(name).or_else(|_| open(&format!("{name}{PARTIAL}"))).or_else(|_| open(name))
+        open(name).or_else(|_| open(&FileName::Partial(segment.clone()))).or_else(|_| open(name))
     }
 
     /// Uploads a small file.
-    async fn put(&self, name: &str, file: &Arc<File>, size: u64, digest: &str) -> Result<(), Failure> {
+    async fn put(&self, name: &FileName, file: &Arc<File>, size: u64, digest: &str) -> Result<(), Failure> {
         let (bytes, hash) = read(name, file, 0..size, Sha256::new()).await?;
         same(name, hash, digest)?;
         let put = self.remote.store().put(&self.remote.path(name), bytes.into()).await;
@@ -372,7 +392,13 @@ impl Run {
     }
 
     /// Uploads a large file, in parts.
-    async fn put_parts(&self, name: &str, file: &Arc<File>, size: u64, digest: &str) -> Result<(), Failure> {
+    async fn put_parts(
+        &self,
+        name: &FileName,
+        file: &Arc<File>,
+        size: u64,
+        digest: &str,
+    ) -> Result<(), Failure> {
         let path = self.remote.path(name);
         let begin = async {
             let upload = self.remote.store().put_multipart(&path).await;
@@ -391,7 +417,7 @@ impl Run {
     async fn parts(
         &self,
         upload: &mut dyn MultipartUpload,
-        name: &str,
+        name: &FileName,
         file: &Arc<File>,
         size: u64,
         digest: &str,
@@ -428,23 +454,24 @@ impl Run {
             if self.uploaded_head.as_deref() == Some(manifest.head()) {
                 return Ok(waiting);
             }
-            let bytes = fs::read(self.shared.directory.join(FILE_NAME));
-            let bytes = bytes.map_err(|error| Failure::unreadable(FILE_NAME, &error))?;
+            let home = self.shared.home().ok_or(Failure::Closed)?;
+            let bytes = home.directory.read_whole(&FileName::Manifest, manifest::LONGEST);
+            let bytes = bytes.map_err(|error| Failure::unreadable(&FileName::Manifest, &error))?;
             (bytes, manifest.head().to_owned(), waiting)
         };
         let bytes = Bytes::from(bytes);
-        let path = self.remote.path(FILE_NAME);
+        let path = self.remote.path(&FileName::Manifest);
         let put = async {
             let put = self.remote.store().put(&path, bytes.clone().into()).await;
-            put.map_err(|error| self.remote.error(FILE_NAME, &error))?;
-            Ok(self.remote.get(FILE_NAME).await?)
+            put.map_err(|error| self.remote.error(&FileName::Manifest, &error))?;
+            Ok(self.remote.get(&FileName::Manifest, manifest::LONGEST).await?)
         };
         let there = self.unless_stopped(put).await?;
         if there.as_ref() != Some(&bytes) {
             let what = "is not what was sent".to_owned();
             return Err(Failure::Differs {
                 to: self.remote.url().to_owned(),
-                file: FILE_NAME.to_owned(),
+                file: FileName::Manifest,
                 what,
             });
         }
@@ -468,13 +495,13 @@ impl Run {
     }
 
     /// Goes on without a segment that cannot be read.
-    fn set_aside(&mut self, file: String, failure: &Failure) {
+    fn set_aside(&mut self, file: SegmentName, failure: &Failure) {
         self.state.failures.fetch_add(1, Ordering::Relaxed);
         let again = Instant::now() + UNREADABLE_DELAY;
         if self.unreadable.insert(file, again).is_none() {
             tracing::error!(
                 "store {}: {}: not uploaded, and not deleted either",
-                self.shared.directory.display(),
+                self.shared.path.display(),
                 one_line(failure)
             );
         }
@@ -487,7 +514,7 @@ impl Run {
         if text != self.said {
             tracing::error!(
                 "store {}: cannot upload: {text}; it is tried again, and nothing is deleted before it is uploaded",
-                self.shared.directory.display()
+                self.shared.path.display()
             );
             self.said = text;
         }
@@ -501,14 +528,14 @@ impl Run {
         drop(manifest);
         self.state.failing.store(!self.unreadable.is_empty(), Ordering::Relaxed);
         if !std::mem::take(&mut self.said).is_empty() {
-            tracing::warn!("store {}: segments are uploaded again", self.shared.directory.display());
+            tracing::warn!("store {}: segments are uploaded again", self.shared.path.display());
         }
     }
 }
 
 /// Reads a part of a file, and hashes it.
 async fn read(
-    name: &str,
+    name: &FileName,
     file: &Arc<File>,
     range: std::ops::Range<u64>,
     mut hash: Sha256,
@@ -527,12 +554,12 @@ async fn read(
 }
 
 /// Nothing is uploaded that is not what was written.
-fn same(name: &str, hash: Sha256, digest: &str) -> Result<(), Failure> {
+fn same(name: &FileName, hash: Sha256, digest: &str) -> Result<(), Failure> {
     if hex(&hash.finalize()) == digest {
         return Ok(());
     }
     let what = "was altered: its digest is not what the manifest says".to_owned();
-    Err(Failure::Unreadable { file: name.to_owned(), what })
+    Err(Failure::Unreadable { file: name.clone(), what })
 }
 
 /// How a part has fared.
@@ -547,14 +574,18 @@ fn arrived(
 }
 
 /// Removes what was not finished of files in a directory, as a process that was killed leaves it.
-fn remove_torsos(directory: &std::path::Path) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
+fn remove_torsos(directory: &Path) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
     for name in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
-        if let Some((file, _)) = name.split_once('#')
-            && (file == FILE_NAME || recovery::number(file).is_some())
+        if let Some((file, part)) = name.split_once('#')
+            && part.bytes().all(|byte| byte.is_ascii_digit())
+            && matches!(
+                FileName::parse(file),
+                Some(FileName::Manifest | FileName::Segment(_) | FileName::Index(_))
+            )
         {
-            // Where it stays, it is in nobody's way.
-            let _ = fs::remove_file(directory.join(&name));
+            // Where it stays, it is in nobody's way. Of a link, the link goes.
+            let _ = std::fs::remove_file(directory.join(&name));
         }
     }
 }

@@ -2,17 +2,16 @@
 
 use std::collections::HashSet;
 use std::convert::Infallible;
-use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::Path;
 
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
+use super::directory::{Directory, Refused};
 use super::manifest::{Contents, FILE_NAME, Segment};
-use super::recovery;
+use super::names::{FileName, SegmentName, has_absurd_number, shown};
 use super::remote::{RemoteError, RemoteReader};
-use super::segment::PARTIAL;
 use crate::record::text::hex;
 
 /// Something that is not as it was written.
@@ -54,28 +53,30 @@ pub fn verify(
     mut progress: impl FnMut(u64, u64),
 ) -> io::Result<Report> {
     // Before the manifest: what is finished in the meantime is in it then.
-    let names: HashSet<String> =
-        fs::read_dir(directory)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
-    let contents = Contents::read(directory)?;
+    let directory = Directory::open_to_read(directory)?;
+    let names: HashSet<String> = directory.list()?.into_iter().collect();
+    let contents = Contents::read_in(&directory)?;
     let mut report = Report::of_manifest(&contents, head);
     let deleted = contents.deleted();
     let mut there = Vec::new();
     for segment in contents.written() {
         match deleted.get(segment.file.as_str()) {
             Some(&reason) => {
-                report.deleted.push(Finding { file: segment.file.clone(), what: reason.to_owned() });
+                report.deleted.push(Finding { file: segment.file.to_string(), what: reason.to_owned() });
             }
             None => there.push(segment),
         }
     }
     let result = report.compare(&there, &mut progress, |file, size, digest, read| {
-        Ok::<_, Infallible>(match compare(directory, file, size, digest, read) {
+        Ok::<_, Infallible>(match compare(&directory, file, size, digest, read) {
             Ok(what) => what,
             Err(error) => Some(format!("cannot be read: {error}")),
         })
     });
     let Ok(()) = result;
-    report.others(&contents, names);
+    report.others(&contents, names, |file| {
+        directory.size(file).map_or_else(|error| Refused::said(&error), |_| None)
+    });
     Ok(report)
 }
 
@@ -104,7 +105,7 @@ pub fn verify_copy(
     }
     report
         .compare(&there, &mut progress, |file, size, digest, read| copy.compare(file, size, digest, read))?;
-    report.others(&contents, names);
+    report.others(&contents, names, |_| None);
     Ok(report)
 }
 
@@ -130,9 +131,9 @@ impl Report {
         &mut self,
         segments: &[&Segment],
         progress: &mut dyn FnMut(u64, u64),
-        mut compare: impl FnMut(&str, u64, &str, &mut dyn FnMut(u64)) -> Result<Option<String>, E>,
+        mut compare: impl FnMut(&FileName, u64, &str, &mut dyn FnMut(u64)) -> Result<Option<String>, E>,
     ) -> Result<(), E> {
-        let total = segments.iter().map(|segment| segment.size + segment.index_size).sum();
+        let total = segments.iter().map(|segment| segment.stored()).fold(0, u64::saturating_add);
         let mut done = 0;
         let mut read = |bytes| {
             done += bytes;
@@ -141,35 +142,52 @@ impl Report {
         for segment in segments {
             let mut whole = true;
             for (file, size, digest) in [
-                (segment.file.clone(), segment.size, &segment.sha256),
+                (FileName::Segment(segment.file.clone()), segment.size, &segment.sha256),
                 (segment.index_file(), segment.index_size, &segment.index_sha256),
             ] {
                 if let Some(what) = compare(&file, size, digest, &mut read)? {
                     whole = false;
-                    self.findings.push(Finding { file, what });
+                    self.findings.push(Finding { file: file.to_string(), what });
                 }
             }
             if whole {
                 self.intact += 1;
-                self.bytes += segment.size + segment.index_size;
-                self.packets += segment.packets;
+                self.bytes = self.bytes.saturating_add(segment.stored());
+                self.packets = self.packets.saturating_add(segment.packets);
             }
         }
         Ok(())
     }
 
-    /// Looks at files of which the manifest says nothing.
-    fn others(&mut self, contents: &Contents, names: HashSet<String>) {
-        let known: HashSet<&str> = contents.written().map(|segment| segment.file.as_str()).collect();
+    /// Looks at files of which the manifest says nothing, and at what is no file; `fault` says why it is none.
+    fn others(
+        &mut self,
+        contents: &Contents,
+        names: HashSet<String>,
+        fault: impl Fn(&FileName) -> Option<String>,
+    ) {
+        let known: HashSet<&SegmentName> = contents.written().map(|segment| &segment.file).collect();
         let mut names: Vec<_> = names.into_iter().collect();
         names.sort_unstable();
-        for name in names {
-            if recovery::is_partial(&name) {
-                if !known.contains(name.trim_end_matches(PARTIAL)) {
-                    self.unfinished.push(name);
+        for text in names {
+            let mut find = |what: String| self.findings.push(Finding { file: text.clone(), what });
+            let Some(name) = FileName::parse(&text) else {
+                if has_absurd_number(&text) {
+                    let what = "has a number that no segment has".to_owned();
+                    self.findings.push(Finding { file: shown(&text), what });
                 }
-            } else if recovery::number(&name).is_some() && !known.contains(name.trim_end_matches(".idx")) {
-                self.findings.push(Finding { file: name, what: "is not in the manifest".to_owned() });
+                continue;
+            };
+            let is_known = name.segment().is_some_and(|segment| known.contains(segment));
+            match &name {
+                // It was looked at with its line.
+                FileName::Segment(_) | FileName::Index(_) if is_known => {}
+                FileName::Segment(_) | FileName::Index(_) => find("is not in the manifest".to_owned()),
+                _ => match fault(&name) {
+                    Some(fault) => find(fault),
+                    None if !is_known && matches!(name, FileName::Partial(_)) => self.unfinished.push(text),
+                    None => {}
+                },
             }
         }
     }
@@ -177,25 +195,25 @@ impl Report {
 
 /// What is wrong with a file, if anything is.
 fn compare(
-    directory: &Path,
-    name: &str,
+    directory: &Directory,
+    name: &FileName,
     size: u64,
     digest: &str,
     read: &mut dyn FnMut(u64),
 ) -> io::Result<Option<String>> {
-    let open = |name: &str| match File::open(directory.join(name)) {
+    let open = |name: &FileName| match directory.read(name) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     };
+    let mut file = open(name)?;
     // It gets its name a moment after its line.
-    let file = match open(name)? {
-        Some(file) => Some(file),
-        None => match open(&format!("{name}{PARTIAL}"))? {
-            Some(file) => Some(file),
-            None => open(name)?,
-        },
-    };
+    if let (None, FileName::Segment(segment)) = (&file, name) {
+        file = open(&FileName::Partial(segment.clone()))?;
+        if file.is_none() {
+            file = open(name)?;
+        }
+    }
     let Some(mut file) = file else { return Ok(Some("is missing".to_owned())) };
     let found = file.metadata()?.len();
     if found != size {

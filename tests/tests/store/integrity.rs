@@ -201,3 +201,186 @@ fn a_disk_that_takes_nothing_for_a_while_costs_packets_and_neither_analysis_nor_
     assert_eq!((&found["findings"], found["packets"].as_u64()), (&serde_json::json!([]), Some(packets)));
     assert_eq!(opened_by_others(kept.path()), packets);
 }
+
+/// Has mirror-xdp run on a small file system, on which what is in a directory is copied first, and then all that is
+/// left is filled by `ballast`; what is on it in the end is copied into another directory.
+const FULL: &str = "from=$1; copy=$2; shift 2; mount -t tmpfs -o size=12m tmpfs \"$0\" && \
+     cp -r \"$from\"/. \"$0\" || exit 9; dd if=/dev/zero of=\"$0/ballast\" bs=4k 2>/dev/null; \
+     trap 'kill -INT $pid' INT; \"$@\" & pid=$!; wait $pid; wait $pid; code=$?; \
+     rm -f \"$0/ballast\"; cp \"$0\"/*.* \"$copy\"; exit $code";
+
+/// Starts it, and waits until it captures. Returns what it has said by then.
+fn start_on_full(bed: &Bed, on: &Path, from: &Path, copy: &Path, config: &Path) -> (Process, Vec<String>) {
+    let inside = bed.run_command(&[INTERFACE], &["--store", text(on), "--config", text(config)]);
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", FULL]).args([on, from, copy]);
+    command.arg(inside.get_program()).args(inside.get_args());
+    let mut process = Process::spawn(&mut command).expect("unshare starts");
+    let mut said = Vec::new();
+    while !said.last().is_some_and(|line: &String| line.starts_with("capturing on")) {
+        said.push(process.wait_for_line("", PATIENCE).unwrap_or_else(|error| panic!("{error}: {said:?}")));
+    }
+    (process, said)
+}
+
+/// A store with finished segments, and one whose writer was killed. The last block of its manifest is nearly full.
+struct LeftOver {
+    store: tempfile::TempDir,
+    /// Packets of the segments that are finished, and how many that are.
+    packets: u64,
+    segments: u64,
+    /// Packets of the other.
+    unfinished: u64,
+}
+
+impl LeftOver {
+    fn make(bed: &Bed) -> Self {
+        let store = directory();
+        let mut packets = 0;
+        loop {
+            let appliance = start(bed, store.path(), &[]);
+            bed.send(&frames(200));
+            assert_eq!(stored(&appliance.stop()), (200, 0));
+            packets += 200;
+            let len = fs::metadata(store.path().join("manifest.jsonl")).expect("it is there").len();
+            if len % 4096 > 3700 {
+                break;
+            }
+            assert!(packets < 8000, "lines of the manifest are of another length: {len}");
+        }
+        let all = segments(store.path());
+        let copied = store.path().join("00000099-w0-20260301T080000Z.pcapng.partial");
+        fs::copy(&all[0], copied).expect("there is room");
+        let name = all[0].file_name().expect("it has one").to_string_lossy().into_owned();
+        let manifest = fs::read_to_string(store.path().join("manifest.jsonl")).expect("it is there");
+        let mut lines = manifest.lines().map(|line| serde_json::from_str::<Value>(line).expect("an object"));
+        let line = lines.find(|line| line["file"] == *name).expect("the segment's line");
+        let unfinished = line["packets"].as_u64().expect("a number");
+        Self { store, packets, segments: all.len() as u64, unfinished }
+    }
+
+    /// What is said when the other is finished.
+    fn repaired(&self) -> String {
+        format!("repaired, {} packets kept", self.unfinished)
+    }
+}
+
+#[test]
+fn a_full_disk_with_a_segment_left_over_captures_makes_room_and_recovers() {
+    let Some(bed) = Bed::new(1) else { return };
+    let left = LeftOver::make(&bed);
+    let (mounted, copy) = (directory(), directory());
+    let config = configured(&bed, "[store]\nmax_size = \"1MiB\"\n");
+    let (mut process, said) = start_on_full(&bed, mounted.path(), left.store.path(), copy.path(), &config);
+    assert!(said.iter().any(|line| line.contains(&left.repaired())), "{said:?}");
+    bed.send(&frames(500));
+    process.signal(Signal::SIGINT).expect("it runs");
+    let output = process.wait(PATIENCE).expect("it ends");
+    assert!(output.status.success(), "{output:?}");
+    let report = Report::parse(&output);
+    report.assert_conserved();
+    assert_eq!((report.analysed(), stored(&report)), (500, (500, 0)), "{:?}", output.stderr);
+    let found = verified(&bed, copy.path());
+    let nothing = serde_json::json!([]);
+    assert_eq!((&found["findings"], &found["unfinished"]), (&nothing, &nothing));
+    let deleted = found["deleted"].as_array().expect("a list").len() as u64;
+    assert!(deleted > 0 && deleted < left.segments, "{found}");
+    assert!(found["packets"].as_u64().is_some_and(|packets| packets > left.unfinished + 500), "{found}");
+    assert!(found["bytes"].as_u64().is_some_and(|bytes| bytes <= 1 << 20), "{found}");
+}
+
+#[test]
+fn a_full_disk_on_which_nothing_may_be_deleted_captures_says_so_once_and_recovers_later() {
+    let Some(bed) = Bed::new(1) else { return };
+    let left = LeftOver::make(&bed);
+    let (mounted, copy) = (directory(), directory());
+    let config = configured(&bed, "[store]\n");
+    let (mut process, mut said) =
+        start_on_full(&bed, mounted.path(), left.store.path(), copy.path(), &config);
+    let id = process.id();
+    let told = |said: &[String], what: &str| said.iter().filter(|line| line.contains(what)).count();
+    assert_eq!(told(&said, "is not finished: "), 1, "{said:?}");
+    let sent = frames(500);
+    let mut more = |said: &mut Vec<String>, what: &str| {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while told(said, what) == 0 {
+            assert!(std::time::Instant::now() < deadline, "waited in vain for «{what}»: {said:?}");
+            bed.send(&sent);
+            if let Ok(line) = process.wait_for_line("", Duration::from_millis(300)) {
+                said.push(line);
+            }
+        }
+    };
+    more(&mut said, "cannot write");
+    assert_eq!(told(&said, "is not finished: "), 1, "{said:?}");
+    fs::remove_file(format!("/proc/{}/root{}/ballast", id, mounted.path().display())).unwrap();
+    more(&mut said, "kept again");
+    more(&mut said, &left.repaired());
+    process.signal(Signal::SIGINT).expect("it runs");
+    let output = process.wait(PATIENCE).expect("it ends");
+    let report = Report::parse(&output);
+    report.assert_conserved();
+    let (kept, lost) = stored(&report);
+    assert_eq!(kept + lost, report.analysed());
+    assert!(kept > 0 && lost > 0, "{kept} kept, {lost} lost");
+    let found = verified(&bed, copy.path());
+    let nothing = serde_json::json!([]);
+    assert_eq!((&found["findings"], &found["unfinished"]), (&nothing, &nothing));
+    assert_eq!(found["packets"].as_u64(), Some(left.packets + left.unfinished + kept));
+}
+
+#[test]
+fn packets_of_a_directory_that_is_removed_or_renamed_are_lost_and_not_kept() {
+    let Some(bed) = Bed::new(1) else { return };
+    let taken_away: [fn(&Path); 3] = [
+        |store| fs::remove_dir_all(store).expect("it is there"),
+        |store| {
+            fs::remove_dir_all(store).expect("it is there");
+            fs::create_dir(store).expect("it is not there");
+        },
+        |store| fs::rename(store, store.with_extension("old")).expect("it is there"),
+    ];
+    for take_away in taken_away {
+        let parent = directory();
+        let store = parent.path().join("store");
+        let mut appliance = start(&bed, &store, &[]);
+        bed.send(&frames(300));
+        wait_until("the packets are on the disk", || extract(&bed, &store, "udp").len() == 300);
+        take_away(&store);
+        // The process may not make another: it is confined to the one that it began with.
+        wait_for(&mut appliance, "restart mirror-xdp");
+        bed.send(&frames(200));
+        let report = appliance.stop();
+        report.assert_conserved();
+        assert_eq!((report.analysed(), stored(&report)), (500, (0, 500)));
+        let gone = report.sum("/workers", "/store/lost/directory_gone");
+        // Until a worker knows why, it knows that nothing can be written.
+        let paused = report.sum("/workers", "/store/lost/paused");
+        assert!(gone >= 300 && gone + paused == 500, "{gone} gone, {paused} paused");
+        let appliance = start(&bed, &store, &[]);
+        bed.send(&frames(100));
+        assert_eq!(stored(&appliance.stop()), (100, 0));
+        assert_eq!(extract(&bed, &store, "udp").len(), 100);
+    }
+}
+
+#[test]
+fn a_store_s_files_are_for_owner_and_group_unless_configured() {
+    let Some(bed) = Bed::new(1) else { return };
+    let modes = |settings: &str| {
+        let (parent, config) = (directory(), configured(&bed, settings));
+        let store = parent.path().join("store");
+        let appliance = start(&bed, &store, &["--config", text(&config)]);
+        bed.send(&frames(10));
+        assert_eq!(stored(&appliance.stop()), (10, 0));
+        let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o7777;
+        let files =
+            fs::read_dir(&store).expect("it is there").map(|entry| mode(&entry.expect("a name").path()));
+        let mut files: Vec<_> = files.collect();
+        files.dedup();
+        (mode(&store), files)
+    };
+    assert_eq!(modes("[store]\n"), (0o750, vec![0o640]));
+    let settings = "[store]\nfile_mode = \"0604\"\ndirectory_mode = \"0705\"\n";
+    assert_eq!(modes(settings), (0o705, vec![0o604]));
+}

@@ -12,7 +12,8 @@ use object_store::{
     ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, PutResult, UploadPart,
 };
 
-use super::super::manifest::{Contents, Event, index_name};
+use super::super::manifest::{Contents, Event};
+use super::super::names::FileName;
 use super::super::remote::RemoteReader;
 use super::super::verify::verify_copy;
 use super::*;
@@ -198,7 +199,8 @@ impl Uploading {
     fn start(directory: &TempDir, settings: Settings, key: Option<StoreKey>, remote: Remote) -> Self {
         let log = tempfile::tempdir().unwrap();
         let sink = Sink::open(log.path()).unwrap();
-        let store = Store::open_with(directory.path(), settings, key, Some(remote)).unwrap();
+        let store =
+            Store::begin_with(directory.path(), settings, key, Some(remote), Unopened::Fails).unwrap();
         Self { store, sink, _log: log }
     }
 
@@ -244,7 +246,7 @@ fn extract_copy(
     extract_by(Reader::open_copy(copy, key), expression)
 }
 
-fn uploaded(directory: &TempDir) -> Vec<String> {
+fn uploaded(directory: &TempDir) -> Vec<SegmentName> {
     let contents = Contents::read(directory.path()).unwrap();
     let lines = contents.lines.into_iter();
     lines
@@ -294,7 +296,8 @@ fn a_start_goes_on_where_the_one_before_has_ended() {
     uploading.wait_until(|counters| counters.waiting == 0);
     assert_eq!(uploading.finish().segments, counters.waiting);
     for file in before {
-        assert_eq!((copy.puts(&file), copy.puts(&index_name(&file))), (1, 1));
+        let index = FileName::Index(file.clone()).to_string();
+        assert_eq!((copy.puts(file.as_str()), copy.puts(&index)), (1, 1));
     }
     assert_eq!(copy_findings(&copy.reader()), []);
     assert_eq!(extract_copy(copy.reader(), None, "").0.len(), 8000);
@@ -426,11 +429,11 @@ fn a_segment_that_was_altered_here_is_neither_uploaded_nor_in_the_way_of_others(
     let counters = uploading.finish();
     assert!(counters.segments >= 2 && counters.failing && counters.failures == 1, "{counters:?}");
     let name = segment.file_name().unwrap().to_str().unwrap();
-    assert!(!uploaded(&directory).iter().any(|file| file == name));
+    assert!(!uploaded(&directory).iter().any(|file| file.as_str() == name));
     let there = async |name: &str| copy.inner.head(&ObjectPath::from(format!("prefix/{name}"))).await;
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     assert!(runtime.block_on(there(name)).is_err());
-    assert!(runtime.block_on(there(&uploaded(&directory)[0])).is_ok());
+    assert!(runtime.block_on(there(uploaded(&directory)[0].as_str())).is_ok());
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub use self::output::{Destination, Patience, Rotation};
 use self::output::{Lines, Output};
 use crate::analyzer;
 use crate::apm::{METRICS, Metrics, Service, Services, Standing};
-use crate::confine;
+use crate::confine::{self, Kind};
 use crate::latest::Latest;
 use crate::record::{Conversation, EventRecord, EventType, FLOW, FlowRecord, Record, STATS, eve};
 
@@ -363,7 +363,7 @@ impl Sink {
         let thread = std::thread::Builder::new()
             .name("eve".to_owned())
             .spawn(move || {
-                confine::this_thread();
+                confine::this_thread(Kind::Records);
                 writer.run(&messages);
             })
             .map_err(SinkError::Thread)?;

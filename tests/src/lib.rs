@@ -7,6 +7,7 @@
 pub mod appliance;
 pub mod bench;
 pub mod browser;
+pub mod calls;
 pub mod frames;
 pub mod http;
 pub mod inject;

@@ -29,7 +29,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::routes::State;
 pub use self::settings::{Address, Settings, Token, TokenError};
 pub use self::view::{Refused, Reloaded};
-use crate::confine;
+use crate::confine::{self, Kind};
 use crate::live::{Capture, Watch};
 use crate::nic::{self, Received};
 use crate::sink::{ServiceDesk, Sink};
@@ -205,7 +205,7 @@ impl Listener {
         let thread = std::thread::Builder::new()
             .name("api".to_owned())
             .spawn(move || {
-                confine::this_thread();
+                confine::this_thread(Kind::Api);
                 serve::run(api, checks, state, stopped);
             })
             .map_err(Error::Thread)?;

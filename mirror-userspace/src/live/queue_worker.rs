@@ -15,7 +15,7 @@ use super::clock::Clock;
 use super::cpus;
 use super::pulse::Pulse;
 use crate::afxdp::{BATCH, Port, Statistics};
-use crate::confine;
+use crate::confine::{self, Kind};
 use crate::indicators::Indicators;
 use crate::latest::Latest;
 use crate::observe::Mailbox;
@@ -225,7 +225,7 @@ impl Handle {
             if let Some(cpu) = cpu {
                 cpus::pin(&[cpu]);
             }
-            confine::this_thread();
+            confine::this_thread(Kind::Worker);
             this.run(&stop)?;
             let counters = this.counters()?;
             Ok((this.port, counters))

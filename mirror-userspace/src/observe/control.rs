@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::copy::{self, Copies, CopyCounts, Wanted};
 use super::{Observer, TooMany, Workers};
-use crate::confine;
+use crate::confine::{self, Kind};
 use crate::error::one_line;
 use crate::expression::{Expression, ExpressionError};
 
@@ -122,8 +122,11 @@ impl Socket {
     pub fn serve(self, workers: Workers) -> io::Result<Serving> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let thread =
-            thread::Builder::new().name("control".to_owned()).spawn(move || self.run(&workers, &stopped))?;
+        let run = move || {
+            confine::this_thread(Kind::Control);
+            self.run(&workers, &stopped);
+        };
+        let thread = thread::Builder::new().name("control".to_owned()).spawn(run)?;
         Ok(Serving { stop, thread: Some(thread) })
     }
 
@@ -136,7 +139,7 @@ impl Socket {
             let Ok((stream, _)) = self.listener.accept() else { continue };
             let (workers, stop) = (workers.clone(), Arc::clone(stop));
             let serve = move || {
-                confine::this_thread();
+                // As confined as this thread is.
                 if let Err(error) = serve_client(&stream, &workers, &stop) {
                     tracing::debug!("a client of the control socket: {error}");
                 }

@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use super::copy::{self, Copies, CopyCounts, Wanted};
 use super::{Observer, Subscription, TooMany, Workers};
-use crate::confine;
+use crate::confine::{self, Kind};
 
 /// Bytes of the ring of each worker.
 const ROOM: usize = 8 << 20;
@@ -137,7 +137,7 @@ impl Tap {
         let shared = Arc::new(Shared::default());
         let (interface, counted) = (self.interface.clone(), Arc::clone(&shared));
         let run = move || {
-            confine::this_thread();
+            confine::this_thread(Kind::Tap);
             self.run(copies, &counted);
         };
         let thread = thread::Builder::new()

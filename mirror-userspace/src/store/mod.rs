@@ -27,7 +27,7 @@ mod rules;
 mod seal;
 mod segment;
 pub mod timeline;
-mod upload;
+pub(crate) mod upload;
 pub mod verify;
 
 use std::collections::VecDeque;
@@ -55,7 +55,7 @@ pub use self::seal::{KeyError, StoreKey, Unreadable};
 use self::segment::{Limits, Sealer, Writer};
 use self::upload::Uploader;
 pub use self::upload::{UploadCounters, Watch as UploadWatch};
-use crate::confine;
+use crate::confine::{self, Kind};
 use crate::latest::Latest;
 use crate::sink::Overflow;
 
@@ -299,7 +299,7 @@ impl Store {
         let keeper = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || {
-                confine::this_thread();
+                confine::this_thread(Kind::Store);
                 keeper.run(&seen);
             })
             .map_err(StoreError::Thread)?;
@@ -369,17 +369,17 @@ impl Store {
         };
         let writer =
             Writer { shared: Arc::clone(&self.shared), counters: Arc::clone(&counters), failed, home };
-        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+        let spawn = |name: &str, kind: Kind, run: Box<dyn FnOnce() + Send>| {
             let name = format!("{name} {worker}");
-            let run = || {
-                confine::this_thread();
+            let run = move || {
+                confine::this_thread(kind);
                 run();
             };
             std::thread::Builder::new().name(name).spawn(run).map_err(StoreError::Thread)
         };
         let threads = vec![
-            spawn("seal", Box::new(move || sealer.run(&filled)))?,
-            spawn("write", Box::new(move || writer.run(&written)))?,
+            spawn("seal", Kind::Seal, Box::new(move || sealer.run(&filled)))?,
+            spawn("write", Kind::Store, Box::new(move || writer.run(&written)))?,
         ];
         let handle = StoreHandle::new(Arc::clone(&self.policy), overflow, (empty, full), counters, threads);
         self.shared.policies().push(Arc::clone(handle.changed()));

@@ -14,7 +14,7 @@ use std::fs::{self, File};
 use std::future::Future;
 use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -33,7 +33,7 @@ use super::manifest::{Contents, Event, FILE_NAME, Manifest, Segment};
 use super::remote::{Location, Remote, RemoteError};
 use super::segment::PARTIAL;
 use super::{Shared, recovery};
-use crate::confine::{self, Files};
+use crate::confine::{self, Files, Kind};
 use crate::error::one_line;
 use crate::record::text::hex;
 
@@ -160,6 +160,16 @@ impl Failure {
     }
 }
 
+/// What the thread that uploads the store in a directory works with.
+pub(crate) fn needed_files(store: &Path, location: &Location) -> Files {
+    let tokens = TOKEN_FILES.iter().filter_map(|name| std::env::var_os(name).map(PathBuf::from));
+    Files {
+        read: [store.to_owned()].into_iter().chain(tokens).collect(),
+        write: location.directory().map(Path::to_owned).into_iter().collect(),
+        ..Files::default()
+    }
+}
+
 /// The thread that uploads.
 #[derive(Debug)]
 pub(super) struct Uploader {
@@ -178,12 +188,7 @@ impl Uploader {
         let (stop, stopped) = watch::channel(None);
         let state = Arc::new(State { to: remote.url().to_owned(), ..State::default() });
         state.count(&shared.manifest());
-        let target = location.and_then(Location::directory).map(std::path::Path::to_owned);
-        let tokens = TOKEN_FILES.iter().filter_map(|name| std::env::var_os(name).map(PathBuf::from));
-        let files = Files {
-            read: [shared.directory.clone()].into_iter().chain(tokens).collect(),
-            write: target.iter().cloned().collect(),
-        };
+        let target = location.and_then(Location::directory).map(Path::to_owned);
         let run = Run {
             shared,
             remote,
@@ -199,7 +204,7 @@ impl Uploader {
         let thread = std::thread::Builder::new().name("upload".to_owned()).spawn(move || {
             // In Linux the thread's own; where it fails, the thread merely is as important as others.
             let _ = rustix::process::nice(NICE);
-            confine::this_thread_to_network(&files);
+            confine::this_thread(Kind::Upload);
             runtime.block_on(run.run());
             runtime.shutdown_background();
         })?;
@@ -547,7 +552,7 @@ fn arrived(
 }
 
 /// Removes what was not finished of files in a directory, as a process that was killed leaves it.
-fn remove_torsos(directory: &std::path::Path) {
+fn remove_torsos(directory: &Path) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for name in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
         if let Some((file, _)) = name.split_once('#')

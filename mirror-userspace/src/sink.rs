@@ -360,13 +360,8 @@ impl Sink {
         let settings = Arc::new(Latest::default());
         let mut writer = Writer::new(output, name, types, Arc::clone(&counters));
         writer.settings = Arc::clone(&settings);
-        let thread = std::thread::Builder::new()
-            .name("eve".to_owned())
-            .spawn(move || {
-                confine::this_thread(Kind::Records);
-                writer.run(&messages);
-            })
-            .map_err(SinkError::Thread)?;
+        let run = move || writer.run(&messages);
+        let thread = confine::spawn("eve".to_owned(), Kind::Records, || (), run).map_err(SinkError::Thread)?;
         Ok(Self { queue, settings, counters, thread })
     }
 

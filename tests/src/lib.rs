@@ -10,6 +10,7 @@ pub mod browser;
 pub mod calls;
 pub mod frames;
 pub mod http;
+pub mod huge_pages;
 pub mod inject;
 pub mod lab;
 pub mod netns;

@@ -202,13 +202,9 @@ impl Listener {
         let (stop, stopped) = oneshot::channel();
         let state = State::new(Arc::clone(&health), requests, self.settings);
         let (api, checks) = (self.api, self.health);
-        let thread = std::thread::Builder::new()
-            .name("api".to_owned())
-            .spawn(move || {
-                confine::this_thread(Kind::Api);
-                serve::run(api, checks, state, stopped);
-            })
-            .map_err(Error::Thread)?;
+        let run = move || serve::run(api, checks, state, stopped);
+        let thread =
+            confine::spawn("api".to_owned(), Kind::Api, || (), run).map_err(Error::Thread)?;
         Ok(Server { health, requests: receiver, stop: Some(stop), thread: Some(thread) })
     }
 }

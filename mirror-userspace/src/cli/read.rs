@@ -1,5 +1,6 @@
 //! `mirror-xdp read`: the worker of the live capture over capture files.
 
+use std::fs;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ use super::log::Format;
 use super::progress::{CLEAR, grouped, listed, with_unit};
 use crate::capture_file::{CaptureFile, CaptureFileError, FileFrame};
 use crate::config;
+use crate::confine::{Files, Kind};
 use crate::datapath::program::LogLevel;
 use crate::error::one_line;
 use crate::flow::SECOND;
@@ -80,6 +82,7 @@ pub(super) struct Args {
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     super::log::init(LogLevel::Off, Some(Format::Text))?;
     let start = Instant::now();
+    confine(args)?;
     // Made when there is something to read: a mistyped name leaves nothing behind.
     let mut reader: Option<Reader> = None;
     let mut damaged = false;
@@ -108,6 +111,26 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let failed = damaged || totals.records.lost > 0;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Confines the process to the capture files, the log and the store, before any of it is read. The log's and the
+/// store's directories are made where there is a file to read: a mistyped name leaves nothing behind.
+fn confine(args: &Args) -> anyhow::Result<()> {
+    let destination = args.eve.destination(&args.log_dir, &config::EveSettings::default());
+    let records = destination.needed_files();
+    let store = Files { write: args.store.iter().cloned().collect(), ..Files::default() };
+    if args.files.iter().any(|path| path.exists()) {
+        for directory in records.write.iter().chain(&store.write) {
+            // Where it cannot be made, whoever opens it says so.
+            let _ = fs::create_dir_all(directory);
+        }
+    }
+    let own = Files {
+        read: args.files.clone(),
+        write: records.write.iter().chain(&store.write).cloned().collect(),
+        connect: records.connect.clone(),
+    };
+    super::confined::to(Kind::Read, own, [(Kind::Records, records), (Kind::Store, store)].into())
 }
 
 struct Reader {

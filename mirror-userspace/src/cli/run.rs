@@ -509,12 +509,7 @@ fn needed_files(
     };
     let mut all = BTreeMap::new();
     let write = |path: PathBuf| Files { write: vec![path], ..Files::default() };
-    let records = match destination {
-        Destination::File { path, .. } => write(directory(path)),
-        Destination::Socket { path, .. } => Files { connect: vec![directory(path)], ..Files::default() },
-        Destination::Stdout => Files::default(),
-    };
-    all.insert(Kind::Records, records);
+    all.insert(Kind::Records, destination.needed_files());
     all.insert(Kind::Control, write(directory(&args.control)));
     if let Some(store) = &args.store {
         all.insert(Kind::Store, write(store.clone()));

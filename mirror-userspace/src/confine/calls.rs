@@ -141,6 +141,9 @@ fn living(calls: &mut Calls) {
     ]);
     #[cfg(target_arch = "x86_64")]
     calls.all(&[libc::SYS_poll, libc::SYS_time]);
+    // Handlers of signals, which any thread may run, wake the main thread by a socket; `write` would do as well.
+    calls.with(libc::SYS_sendto, &[Argument::Null(4)]);
+    calls.one_of(libc::SYS_fcntl, 1, &[libc::F_GETFD as u64, libc::F_GETFL as u64]);
     // No code that was not there before.
     let execute = libc::PROT_EXEC as u64;
     calls.with(libc::SYS_mmap, &[Argument::Without(2, execute)]);
@@ -153,10 +156,9 @@ fn living(calls: &mut Calls) {
     calls.all(&[libc::SYS_clone3]);
 }
 
-/// Sockets that are connected: nothing is sent to an address.
+/// Sockets that are connected.
 fn connected_sockets(calls: &mut Calls) {
     calls.all(&[libc::SYS_getpeername, libc::SYS_getsockname, libc::SYS_recvfrom, libc::SYS_shutdown]);
-    calls.with(libc::SYS_sendto, &[Argument::Null(4)]);
 }
 
 /// The event loop of tokio.
@@ -179,7 +181,7 @@ fn accepting(calls: &mut Calls) {
     calls.all(&[libc::SYS_accept4, libc::SYS_getsockopt]);
     calls.one_of(libc::SYS_ioctl, 1, &[libc::FIONBIO]);
     // Time limits and buffers of a socket, and how TCP sends.
-    let options = [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO, libc::SO_LINGER];
+    let options = [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO, libc::SO_RCVBUF, libc::SO_SNDBUF, libc::SO_LINGER];
     for option in options {
         let arguments = [Argument::Is(1, libc::SOL_SOCKET as u64), Argument::Is(2, option as u64)];
         calls.with(libc::SYS_setsockopt, &arguments);
@@ -220,7 +222,7 @@ fn files_to_read(calls: &mut Calls) {
     #[cfg(target_arch = "x86_64")]
     calls.all(&[libc::SYS_access, libc::SYS_lstat, libc::SYS_readlink, libc::SYS_stat]);
     calls.with(libc::SYS_openat, &[Argument::Without(2, MAKES_FILES)]);
-    calls.one_of(libc::SYS_fcntl, 1, &[libc::F_GETFD as u64, libc::F_SETFD as u64, libc::F_GETFL as u64]);
+    calls.one_of(libc::SYS_fcntl, 1, &[libc::F_SETFD as u64, libc::F_SETFL as u64]);
 }
 
 /// Flags of `open(2)` by which there is a new file. `O_TMPFILE` has a bit of `O_DIRECTORY` besides.
@@ -248,6 +250,8 @@ fn files_to_write(calls: &mut Calls) {
     let set_id = u64::from(libc::S_ISUID | libc::S_ISGID);
     let unnamed = (libc::O_TMPFILE & !libc::O_DIRECTORY) as u64;
     calls.with(libc::SYS_openat, &[Argument::Without(2, unnamed), Argument::Without(3, set_id)]);
+    // Of files that are open; not by a path, which Landlock does not look at.
+    calls.with(libc::SYS_fchmod, &[Argument::Without(1, set_id)]);
     calls.with(libc::SYS_mkdirat, &[Argument::Without(2, set_id)]);
     #[cfg(target_arch = "x86_64")]
     calls.with(libc::SYS_mkdir, &[Argument::Without(1, set_id)]);
@@ -282,7 +286,6 @@ fn network(calls: &mut Calls) {
         libc::SYS_uname,
     ]);
     calls.one_of(libc::SYS_ioctl, 1, &[libc::FIONBIO, libc::FIONREAD]);
-    calls.one_of(libc::SYS_fcntl, 1, &[libc::F_GETFL as u64, libc::F_SETFL as u64]);
 }
 
 /// Standard output and error: whether they are terminals, and how wide.
@@ -334,7 +337,6 @@ fn allowed(kind: Kind, journal: Option<RawFd>) -> Calls {
             // What the kernel has counted of the socket; for busy polling, a look at nothing.
             it.one_of(libc::SYS_getsockopt, 1, &[libc::SOL_XDP as u64]);
             it.with(libc::SYS_recvfrom, &[Argument::Is(2, 0), Argument::Null(4)]);
-            it.with(libc::SYS_sendto, &[Argument::Is(2, 0), Argument::Null(4)]);
         }
         Kind::Records => {
             files_to_write(it);
@@ -354,7 +356,7 @@ fn allowed(kind: Kind, journal: Option<RawFd>) -> Calls {
         Kind::Api => {
             event_loop(it);
             accepting(it);
-            it.all(&[libc::SYS_statfs, libc::SYS_setpriority]);
+            it.all(&[libc::SYS_statfs, libc::SYS_getpriority, libc::SYS_setpriority]);
         }
         Kind::Control => {
             accepting(it);
@@ -377,6 +379,7 @@ fn allowed(kind: Kind, journal: Option<RawFd>) -> Calls {
             socket(it, libc::AF_NETLINK, libc::SOCK_DGRAM);
             socket(it, libc::AF_INET, libc::SOCK_DGRAM);
             it.all(&[libc::SYS_bind, libc::SYS_setsockopt]);
+            it.one_of(libc::SYS_ioctl, 1, &[libc::FIONBIO]);
         }
         Kind::Read | Kind::ReadRemote => {
             files_to_write(it);
@@ -454,7 +457,6 @@ mod tests {
             libc::SYS_ptrace,
             libc::SYS_memfd_create,
             libc::SYS_io_uring_setup,
-            libc::SYS_fchmod,
             libc::SYS_fchmodat,
         ];
         for kind in Kind::ALL {

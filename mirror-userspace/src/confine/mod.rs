@@ -19,6 +19,8 @@ use std::io;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::mpsc::sync_channel;
+use std::thread::{self, JoinHandle};
 
 use caps::{CapSet, CapsHashSet};
 use landlock::{
@@ -26,6 +28,7 @@ use landlock::{
     PathFd, RestrictionStatus, Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _,
     RulesetStatus, Scope,
 };
+use nix::sys::statfs::fstatfs;
 use seccompiler::BpfProgram;
 
 pub use self::kind::Kind;
@@ -49,6 +52,9 @@ const NAMES: [&str; 8] = [
     "/etc/resolv.conf",
     "/etc/services",
 ];
+
+/// The type of the file system that pipes without a name are in (`linux/magic.h`).
+const PIPEFS_MAGIC: libc::c_long = 0x5049_5045;
 
 /// Where messages go to the journal.
 const JOURNAL: &str = "/run/systemd/journal/socket";
@@ -141,6 +147,10 @@ impl Confinement {
             rules.iter().flat_map(|(access, paths)| paths.iter().map(move |path| (*access, *path)))
         {
             let Ok(opened) = PathFd::new(path) else { continue };
+            // The kernel has no rules for pipes without a name, and lets them be opened by /proc/self/fd.
+            if fstatfs(&opened).is_ok_and(|of| of.filesystem_type().0 == PIPEFS_MAGIC) {
+                continue;
+            }
             // Rights that are about directories are refused for files.
             let is_file = fs::metadata(path).is_ok_and(|metadata| !metadata.is_dir());
             let access = if is_file { access & AccessFs::from_file(RIGHTS) } else { access };
@@ -199,6 +209,27 @@ pub fn this_thread(kind: Kind) {
     if let Some(confinement) = INSTALLED.get().and_then(|all| all.get(&kind)) {
         said(confinement.enter());
     }
+}
+
+/// Starts a thread of this name, which does first what takes rights, then confines itself, and then runs the
+/// rest. Returns once it is confined.
+pub fn spawn<T: Send + 'static>(
+    name: String,
+    kind: Kind,
+    first: impl FnOnce() + Send + 'static,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    let (confined, is_confined) = sync_channel(1);
+    let thread = thread::Builder::new().name(name).spawn(move || {
+        first();
+        this_thread(kind);
+        // There is room, and who waits does so until then.
+        let _ = confined.send(());
+        run()
+    })?;
+    // Where the thread panicked it has said so itself.
+    let _ = is_confined.recv();
+    Ok(thread)
 }
 
 /// Says by which socket messages go to the journal: threads that are confined may send by it still.

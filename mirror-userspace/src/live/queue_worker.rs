@@ -220,12 +220,10 @@ impl Handle {
             surveys,
             survey: None,
         };
-        let thread = std::thread::Builder::new().name(format!("worker {number}")).spawn(move || {
-            let _notice = EndNotice { worker: number, to: ended };
-            if let Some(cpu) = cpu {
-                cpus::pin(&[cpu]);
-            }
-            confine::this_thread(Kind::Worker);
+        let notice = EndNotice { worker: number, to: ended };
+        let pin = move || cpu.into_iter().for_each(|cpu| cpus::pin(&[cpu]));
+        let thread = confine::spawn(format!("worker {number}"), Kind::Worker, pin, move || {
+            let _notice = notice;
             this.run(&stop)?;
             let counters = this.counters()?;
             Ok((this.port, counters))

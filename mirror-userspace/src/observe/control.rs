@@ -122,11 +122,8 @@ impl Socket {
     pub fn serve(self, workers: Workers) -> io::Result<Serving> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let run = move || {
-            confine::this_thread(Kind::Control);
-            self.run(&workers, &stopped);
-        };
-        let thread = thread::Builder::new().name("control".to_owned()).spawn(run)?;
+        let run = move || self.run(&workers, &stopped);
+        let thread = confine::spawn("control".to_owned(), Kind::Control, || (), run)?;
         Ok(Serving { stop, thread: Some(thread) })
     }
 

@@ -136,13 +136,8 @@ impl Tap {
         let _ = workers.wait_until_collected(COLLECT_PATIENCE);
         let shared = Arc::new(Shared::default());
         let (interface, counted) = (self.interface.clone(), Arc::clone(&shared));
-        let run = move || {
-            confine::this_thread(Kind::Tap);
-            self.run(copies, &counted);
-        };
-        let thread = thread::Builder::new()
-            .name("tap".to_owned())
-            .spawn(run)
+        let run = move || self.run(copies, &counted);
+        let thread = confine::spawn("tap".to_owned(), Kind::Tap, || (), run)
             .map_err(|source| Error::Io { interface: interface.clone(), source })?;
         Ok(Running { interface, shared, subscription: Some(subscription), thread: Some(thread) })
     }

@@ -15,6 +15,7 @@ use self::file::LogFile;
 use self::socket::Socket;
 use self::stream::Stream;
 use super::SinkError;
+use crate::confine::Files;
 
 /// Where the log goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,20 @@ impl Destination {
     #[must_use]
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self::File { path: path.into(), rotation: Rotation::default() }
+    }
+
+    /// What the thread that writes it works with: the directory of a file, or of a socket.
+    pub(crate) fn needed_files(&self) -> Files {
+        let directory = |path: &Path| match path.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
+            Some(parent) => parent.to_owned(),
+            None => path.to_owned(),
+        };
+        match self {
+            Self::File { path, .. } => Files { write: vec![directory(path)], ..Files::default() },
+            Self::Stdout => Files::default(),
+            Self::Socket { path, .. } => Files { connect: vec![directory(path)], ..Files::default() },
+        }
     }
 
     /// The destination that a name means: `-`, `unix-stream:PATH`, `unix-dgram:PATH`, or a file, which is

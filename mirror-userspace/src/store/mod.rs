@@ -296,13 +296,9 @@ impl Store {
             warned: false,
         };
         let (seen, policy) = (Arc::clone(&stop), Arc::new(settings.policy.clone()));
-        let keeper = std::thread::Builder::new()
-            .name("store".to_owned())
-            .spawn(move || {
-                confine::this_thread(Kind::Store);
-                keeper.run(&seen);
-            })
-            .map_err(StoreError::Thread)?;
+        let keep = move || keeper.run(&seen);
+        let keeper =
+            confine::spawn("store".to_owned(), Kind::Store, || (), keep).map_err(StoreError::Thread)?;
         Ok(Self {
             shared,
             settings,
@@ -370,12 +366,7 @@ impl Store {
         let writer =
             Writer { shared: Arc::clone(&self.shared), counters: Arc::clone(&counters), failed, home };
         let spawn = |name: &str, kind: Kind, run: Box<dyn FnOnce() + Send>| {
-            let name = format!("{name} {worker}");
-            let run = move || {
-                confine::this_thread(kind);
-                run();
-            };
-            std::thread::Builder::new().name(name).spawn(run).map_err(StoreError::Thread)
+            confine::spawn(format!("{name} {worker}"), kind, || (), run).map_err(StoreError::Thread)
         };
         let threads = vec![
             spawn("seal", Kind::Seal, Box::new(move || sealer.run(&filled)))?,

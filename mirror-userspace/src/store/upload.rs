@@ -160,11 +160,15 @@ impl Failure {
     }
 }
 
+/// The files that credentials for other hosts are in.
+pub(crate) fn credentials() -> Vec<PathBuf> {
+    TOKEN_FILES.iter().filter_map(|name| std::env::var_os(name).map(PathBuf::from)).collect()
+}
+
 /// What the thread that uploads the store in a directory works with.
 pub(crate) fn needed_files(store: &Path, location: &Location) -> Files {
-    let tokens = TOKEN_FILES.iter().filter_map(|name| std::env::var_os(name).map(PathBuf::from));
     Files {
-        read: [store.to_owned()].into_iter().chain(tokens).collect(),
+        read: [store.to_owned()].into_iter().chain(credentials()).collect(),
         write: location.directory().map(Path::to_owned).into_iter().collect(),
         ..Files::default()
     }
@@ -201,10 +205,11 @@ impl Uploader {
         };
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().thread_name("upload").build()?;
-        let thread = std::thread::Builder::new().name("upload".to_owned()).spawn(move || {
-            // In Linux the thread's own; where it fails, the thread merely is as important as others.
+        // In Linux the thread's own; where it fails, the thread merely is as important as others.
+        let yielding = || {
             let _ = rustix::process::nice(NICE);
-            confine::this_thread(Kind::Upload);
+        };
+        let thread = confine::spawn("upload".to_owned(), Kind::Upload, yielding, move || {
             runtime.block_on(run.run());
             runtime.shutdown_background();
         })?;

@@ -361,7 +361,8 @@ impl Sink {
         let mut writer = Writer::new(output, name, types, Arc::clone(&counters));
         writer.settings = Arc::clone(&settings);
         let run = move || writer.run(&messages);
-        let thread = confine::spawn("eve".to_owned(), Kind::Records, || (), run).map_err(SinkError::Thread)?;
+        let thread =
+            confine::spawn("eve".to_owned(), Kind::Records, || (), run).map_err(SinkError::Thread)?;
         Ok(Self { queue, settings, counters, thread })
     }
 

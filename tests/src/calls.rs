@@ -185,17 +185,37 @@ fn all() -> Vec<Call> {
         call("listen", libc::SYS_listen, &[NONE]),
         call("accept4", libc::SYS_accept4, &[NONE]),
         call("connect", libc::SYS_connect, &[NONE, Address, Number(16)]),
-        call("sendto an address", libc::SYS_sendto, &[NONE, Address, Number(1), Number(0), Address, Number(16)]),
+        call(
+            "sendto an address",
+            libc::SYS_sendto,
+            &[NONE, Address, Number(1), Number(0), Address, Number(16)],
+        ),
         call("sendmsg", libc::SYS_sendmsg, &[NONE]),
         call("sendmmsg", libc::SYS_sendmmsg, &[NONE]),
         call("recvmsg", libc::SYS_recvmsg, &[NONE]),
-        call("setsockopt(SO_ATTACH_BPF)", libc::SYS_setsockopt, &[NONE, n(libc::SOL_SOCKET), n(libc::SO_ATTACH_BPF)]),
+        call(
+            "setsockopt(SO_ATTACH_BPF)",
+            libc::SYS_setsockopt,
+            &[NONE, n(libc::SOL_SOCKET), n(libc::SO_ATTACH_BPF)],
+        ),
         // Files.
         call("openat to read", libc::SYS_openat, &[CWD, file, n(libc::O_RDONLY)]),
         call("openat to write", libc::SYS_openat, &[CWD, file, n(libc::O_WRONLY)]),
-        call("openat(O_CREAT)", libc::SYS_openat, &[CWD, new, n(libc::O_WRONLY | libc::O_CREAT), Number(0o600)]),
-        call("openat(O_CREAT), set-uid", libc::SYS_openat, &[CWD, new, n(libc::O_WRONLY | libc::O_CREAT), Number(0o4700)]),
-        call("openat(O_TMPFILE)", libc::SYS_openat, &[CWD, Path("{outside}"), n(libc::O_WRONLY | libc::O_TMPFILE), Number(0o600)]),
+        call(
+            "openat(O_CREAT)",
+            libc::SYS_openat,
+            &[CWD, new, n(libc::O_WRONLY | libc::O_CREAT), Number(0o600)],
+        ),
+        call(
+            "openat(O_CREAT), set-uid",
+            libc::SYS_openat,
+            &[CWD, new, n(libc::O_WRONLY | libc::O_CREAT), Number(0o4700)],
+        ),
+        call(
+            "openat(O_TMPFILE)",
+            libc::SYS_openat,
+            &[CWD, Path("{outside}"), n(libc::O_WRONLY | libc::O_TMPFILE), Number(0o600)],
+        ),
         call("openat2", libc::SYS_openat2, &[CWD, file]),
         call("open_by_handle_at", libc::SYS_open_by_handle_at, &[NONE]),
         call("name_to_handle_at", libc::SYS_name_to_handle_at, &[CWD, file]),
@@ -206,7 +226,7 @@ fn all() -> Vec<Call> {
         call("symlinkat", libc::SYS_symlinkat, &[file, CWD, new]),
         call("renameat2", libc::SYS_renameat2, &[CWD, file, CWD, new]),
         call("unlinkat", libc::SYS_unlinkat, &[CWD, file]),
-        call("fchmod", libc::SYS_fchmod, &[NONE, Number(0o4755)]),
+        call("fchmod, set-uid", libc::SYS_fchmod, &[NONE, Number(0o4755)]),
         call("fchmodat", libc::SYS_fchmodat, &[CWD, file, Number(0o4755)]),
         call("fchown", libc::SYS_fchown, &[NONE]),
         call("fchownat", libc::SYS_fchownat, &[CWD, file]),
@@ -275,7 +295,11 @@ fn all() -> Vec<Call> {
         call("ioperm (x86-64)", libc::SYS_ioperm, &[NONE, NONE]),
         call("modify_ldt (x86-64)", libc::SYS_modify_ldt, &[NONE]),
         // The 32-bit kinds of numbers of a 64-bit kernel: `socket` of x32.
-        call("socket of x32 (x86-64)", 0x4000_0000 + libc::SYS_socket, &[n(libc::AF_INET), n(libc::SOCK_DGRAM)]),
+        call(
+            "socket of x32 (x86-64)",
+            0x4000_0000 + libc::SYS_socket,
+            &[n(libc::AF_INET), n(libc::SOCK_DGRAM)],
+        ),
     ]);
     calls
 }

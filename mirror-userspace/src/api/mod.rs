@@ -203,8 +203,7 @@ impl Listener {
         let state = State::new(Arc::clone(&health), requests, self.settings);
         let (api, checks) = (self.api, self.health);
         let run = move || serve::run(api, checks, state, stopped);
-        let thread =
-            confine::spawn("api".to_owned(), Kind::Api, || (), run).map_err(Error::Thread)?;
+        let thread = confine::spawn("api".to_owned(), Kind::Api, || (), run).map_err(Error::Thread)?;
         Ok(Server { health, requests: receiver, stop: Some(stop), thread: Some(thread) })
     }
 }

@@ -1,7 +1,6 @@
 //! The rights of commands that read what others have made: capture files, stores, configurations. They are given up
 //! before anything of it is read.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -12,26 +11,29 @@ use crate::store::remote::Location;
 use crate::store::upload;
 
 /// Where certificates of authorities are that distributions have.
-const AUTHORITIES: [&str; 5] =
-    ["/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates"];
+const AUTHORITIES: [&str; 5] = [
+    "/etc/ssl",
+    "/etc/pki",
+    "/etc/ca-certificates",
+    "/usr/share/ca-certificates",
+    "/usr/local/share/ca-certificates",
+];
 /// Variables that name other ones.
 const OTHER_AUTHORITIES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
 /// What an event of a manifest begins with that says where a segment was uploaded to.
 const UPLOADED: &[u8] = b"\"event\":\"uploaded\"";
 
-/// Confines the process to these files, with threads of other kinds to theirs.
-pub(super) fn to(kind: Kind, files: Files, others: BTreeMap<Kind, Files>) -> anyhow::Result<()> {
-    let mut all = others;
-    all.insert(kind, files);
-    confine::install(&all)?;
+/// Confines the process to these files.
+pub(super) fn to(kind: Kind, files: Files) -> anyhow::Result<()> {
+    confine::install(&[(kind, files)].into())?;
     confine::this_thread(kind);
     Ok(())
 }
 
 /// Confines a command that reads any files, and writes none: a configuration names others.
 pub(super) fn to_reading() -> anyhow::Result<()> {
-    to(Kind::Read, Files { read: vec!["/".into()], ..Files::default() }, BTreeMap::new())
+    to(Kind::Read, Files { read: vec!["/".into()], ..Files::default() })
 }
 
 /// Confines a command that reads a store and writes no file but those that are open: to the store's directory, or to
@@ -44,7 +46,7 @@ pub(super) fn to_store(place: &Place, local: bool) -> anyhow::Result<()> {
             if kind == Kind::ReadRemote {
                 files.read.extend(authorities());
             }
-            to(kind, files, BTreeMap::new())
+            to(kind, files)
         }
         Place::Copy(location) => to_copy(location),
     }
@@ -55,7 +57,7 @@ fn to_copy(location: &Location) -> anyhow::Result<()> {
     files.extend(location.directory().map(Path::to_owned));
     files.extend(authorities());
     let kind = if location.directory().is_some() { Kind::Read } else { Kind::ReadRemote };
-    to(kind, Files { read: files, ..Files::default() }, BTreeMap::new())
+    to(kind, Files { read: files, ..Files::default() })
 }
 
 fn authorities() -> impl Iterator<Item = PathBuf> {

@@ -1,6 +1,5 @@
 //! `mirror-xdp tail`: frames of a running capture as they come, for people, scripts and Wireshark.
 
-use std::collections::BTreeMap;
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -141,7 +140,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let stop = stop_flag()?;
     // What comes now are frames of others.
-    super::confined::to(Kind::Read, Files::default(), BTreeMap::new())?;
+    super::confined::to(Kind::Read, Files::default())?;
     let mut out = BufWriter::new(&mut file);
     let output = match (&args.write, args.json) {
         (Some(_), _) => pcapng(&mut out)?,

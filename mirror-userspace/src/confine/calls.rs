@@ -293,11 +293,11 @@ fn terminal(calls: &mut Calls) {
     calls.one_of(libc::SYS_ioctl, 1, &[libc::TCGETS, libc::TIOCGWINSZ]);
 }
 
-/// The maps that are open, and those of the program that say what was counted.
+/// The main thread's: configuration, counters, and the maps that are open.
 fn main_thread(calls: &mut Calls) {
     event_loop(calls);
     connected_sockets(calls);
-    files_to_write(calls);
+    files_to_read(calls);
     terminal(calls);
     // The kernel's answers about interfaces.
     calls.with(libc::SYS_sendto, &[Argument::Is(5, NETLINK_ADDRESS)]);
@@ -373,6 +373,7 @@ fn allowed(kind: Kind, journal: Option<RawFd>) -> Calls {
         Kind::Main => main_thread(it),
         Kind::MainToRestore => {
             main_thread(it);
+            files_to_write(it);
             threads(it);
             // The kernel's settings of interfaces.
             socket(it, libc::AF_NETLINK, libc::SOCK_RAW);
@@ -402,12 +403,7 @@ fn allowed(kind: Kind, journal: Option<RawFd>) -> Calls {
 
 /// What confines a thread further.
 fn enter_others(calls: &mut Calls) {
-    calls.all(&[
-        libc::SYS_capget,
-        libc::SYS_capset,
-        libc::SYS_landlock_restrict_self,
-        libc::SYS_seccomp,
-    ]);
+    calls.all(&[libc::SYS_capget, libc::SYS_capset, libc::SYS_landlock_restrict_self, libc::SYS_seccomp]);
     calls.one_of(
         libc::SYS_prctl,
         0,

@@ -24,9 +24,9 @@ use std::thread::{self, JoinHandle};
 
 use caps::{CapSet, CapsHashSet};
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, LandlockStatus, PathBeneath,
-    PathFd, RestrictionStatus, Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _,
-    RulesetStatus, Scope,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, LandlockStatus,
+    PathBeneath, PathFd, RestrictionStatus, Ruleset, RulesetAttr as _, RulesetCreated,
+    RulesetCreatedAttr as _, RulesetStatus, Scope,
 };
 use nix::sys::statfs::fstatfs;
 use seccompiler::BpfProgram;
@@ -248,7 +248,9 @@ fn said(result: Result<Entered, Error>) {
         Ok(Entered { files, calls }) => {
             for (done, what) in [(files, "Landlock that is new enough"), (calls, "seccomp")] {
                 if !done {
-                    tracing::debug!("this kernel has no {what}: the process is not confined in all that it should");
+                    tracing::debug!(
+                        "this kernel has no {what}: the process is not confined in all that it should"
+                    );
                 }
             }
         }

@@ -209,10 +209,10 @@ fn hostile_calls_fail_where_an_interface_is_to_be_restored_and_it_is() {
 
 #[test]
 fn hostile_calls_fail_while_a_file_is_read() {
-    // Headers of a file and of a packet, and the packet: an empty frame of Ethernet.
+    // The header of a file, and packets with theirs: more than is read at once.
     let mut file = vec![0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0];
-    file.extend([[1, 0, 0, 0], [0; 4], [14, 0, 0, 0], [14, 0, 0, 0]].concat());
-    file.extend([0; 14]);
+    let packet = [&[1, 0, 0, 0, 0, 0, 0, 0, 14, 0, 0, 0, 14, 0, 0, 0][..], &[0; 14]].concat();
+    file.extend(packet.repeat(200_000));
     if !require::privileges() {
         return;
     }

@@ -37,11 +37,13 @@ pub(super) fn to_reading() -> anyhow::Result<()> {
 }
 
 /// Confines a command that reads a store and writes no file but those that are open: to the store's directory, or to
-/// the network where the store, or a part of it that was deleted, is elsewhere.
-pub(super) fn to_store(place: &Place, local: bool) -> anyhow::Result<()> {
+/// the network where the store, or a part of it that was deleted, is elsewhere. Directories among `copies` can be read.
+pub(super) fn to_store(place: &Place, local: bool, copies: &[Location]) -> anyhow::Result<()> {
     match place {
         Place::Directory(directory) => {
-            let mut files = Files { read: vec![directory.clone()], ..Files::default() };
+            let copies = copies.iter().filter_map(Location::directory);
+            let read = copies.chain([directory.as_path()]).map(Path::to_owned).collect();
+            let mut files = Files { read, ..Files::default() };
             let kind = if !local && is_uploaded(directory) { Kind::ReadRemote } else { Kind::Read };
             if kind == Kind::ReadRemote {
                 files.read.extend(authorities());

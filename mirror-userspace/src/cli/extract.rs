@@ -143,7 +143,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         let file = File::options().write(true).create(true).truncate(false).open(&args.write);
         Box::new(Emptied::new(file.with_context(|| format!("cannot write {}", args.write.display()))?))
     };
-    super::confined::to_store(&args.store, args.local)?;
+    super::confined::to_store(&args.store, args.local, &[])?;
     let mut reader = match &args.store {
         Place::Directory(directory) => Reader::open(directory, key)?,
         Place::Copy(_) if args.local => {

@@ -202,13 +202,16 @@ fn threads(calls: &mut Calls) {
     calls.with(libc::SYS_clone, &[Argument::Bits(0, thread | u64::from(namespaces as u32), thread)]);
 }
 
-/// Files to read, where Landlock lets it.
+/// Files to read, where Landlock lets it, and locks on those that are open.
 fn files_to_read(calls: &mut Calls) {
     calls.all(&[
         libc::SYS_faccessat,
         libc::SYS_faccessat2,
         libc::SYS_fadvise64,
+        libc::SYS_fdatasync,
+        libc::SYS_flock,
         libc::SYS_fstatfs,
+        libc::SYS_fsync,
         libc::SYS_getcwd,
         libc::SYS_getdents64,
         libc::SYS_lseek,
@@ -234,9 +237,6 @@ fn files_to_write(calls: &mut Calls) {
     calls.all(&[
         libc::SYS_copy_file_range,
         libc::SYS_fallocate,
-        libc::SYS_fdatasync,
-        libc::SYS_flock,
-        libc::SYS_fsync,
         libc::SYS_ftruncate,
         libc::SYS_pwrite64,
         libc::SYS_pwritev,
@@ -388,8 +388,11 @@ fn allowed(kind: Kind, journal: Option<RawFd>) -> Calls {
             threads(it);
             it.all(&[libc::SYS_getsockopt]);
             connected_sockets(it);
+            // A copy of a store is read by an event loop, which has a pair of sockets for signals.
+            event_loop(it);
+            it.one_of(libc::SYS_socketpair, 0, &[libc::AF_UNIX as u64]);
+            it.one_of(libc::SYS_ioctl, 1, &[libc::FIONBIO]);
             if kind == Kind::ReadRemote {
-                event_loop(it);
                 network(it);
             }
         }

@@ -45,10 +45,11 @@ fn make(call: &Call, outside: &Path) -> Outcome {
         places.push(place);
         address
     });
-    let [a, b, c, d, e, f] = values;
     // SAFETY: what the addresses among the values point to lives until the end of this function; the calls do no
     // harm where they are let through, see `calls::Call`.
-    let result = unsafe { libc::syscall(call.number, a, b, c, d, e, f) };
+    let result = unsafe {
+        libc::syscall(call.number, values[0], values[1], values[2], values[3], values[4], values[5])
+    };
     let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or_default();
     Outcome::of(if result == -1 { -i64::from(errno) } else { result })
 }

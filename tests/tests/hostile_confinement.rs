@@ -52,7 +52,7 @@ impl Held {
     /// Has it make a call, and returns what came of it.
     fn make(&self, call: &Call, outside: &Path) -> Outcome {
         let mut free = (self.registers.rsp - RED_ZONE - ROOM) & !15;
-        let [a, b, c, d, e, f] = call.values(outside, |bytes| {
+        let values = call.values(outside, |bytes| {
             let place = free;
             free += bytes.len().next_multiple_of(16) as u64;
             let remote = RemoteIoVec { base: usize::try_from(place).unwrap(), len: bytes.len() };
@@ -67,8 +67,7 @@ impl Held {
         registers.rax = call.number as u64;
         // Not within a call that would be begun again.
         registers.orig_rax = u64::MAX;
-        (registers.rdi, registers.rsi, registers.rdx) = (a, b, c);
-        (registers.r10, registers.r8, registers.r9) = (d, e, f);
+        [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9] = values;
         ptrace::setregs(self.thread, registers).unwrap();
         ptrace::step(self.thread, None).unwrap();
         let stopped = waitpid(self.thread, Some(WaitPidFlag::__WALL)).unwrap();

@@ -147,7 +147,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         (None, true) => Output::Json { out: &mut out },
         (None, false) => Output::Lines { out: &mut out, text: String::new() },
     };
-    let outcome = pump(client, output, args.count, &*stop)?;
+    let outcome = pump(client, output, args.count, &stop)?;
     drop(out);
     let Outcome { shown, counts } = outcome;
     eprintln!(

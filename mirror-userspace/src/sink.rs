@@ -22,7 +22,7 @@ pub use self::output::{Destination, Patience, Rotation};
 use self::output::{Lines, Output};
 use crate::analyzer;
 use crate::apm::{METRICS, Metrics, Service, Services, Standing};
-use crate::confine;
+use crate::confine::{self, Kind};
 use crate::latest::Latest;
 use crate::record::{Conversation, EventRecord, EventType, FLOW, FlowRecord, Record, STATS, eve};
 
@@ -360,13 +360,9 @@ impl Sink {
         let settings = Arc::new(Latest::default());
         let mut writer = Writer::new(output, name, types, Arc::clone(&counters));
         writer.settings = Arc::clone(&settings);
-        let thread = std::thread::Builder::new()
-            .name("eve".to_owned())
-            .spawn(move || {
-                confine::this_thread();
-                writer.run(&messages);
-            })
-            .map_err(SinkError::Thread)?;
+        let run = move || writer.run(&messages);
+        let thread =
+            confine::spawn("eve".to_owned(), Kind::Records, || (), run).map_err(SinkError::Thread)?;
         Ok(Self { queue, settings, counters, thread })
     }
 

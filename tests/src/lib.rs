@@ -7,8 +7,10 @@
 pub mod appliance;
 pub mod bench;
 pub mod browser;
+pub mod calls;
 pub mod frames;
 pub mod http;
+pub mod huge_pages;
 pub mod inject;
 pub mod lab;
 pub mod netns;

@@ -1,58 +1,16 @@
 //! What `mirror-xdp doctor` finds wrong with an interface, and mends; and what `run --prepare` mends for as
 //! long as it runs.
-//!
-//! Huge pages are the machine's, and others' tests look at them, too: all tests of this file that change them
-//! take turns, by a lock on a file, and put them back.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::fs::File;
+use std::io;
 
 use mirror_xdp_tests::appliance::{Bed, INTERFACE};
 use mirror_xdp_tests::frames::{Flow, mirrored};
+use mirror_xdp_tests::huge_pages::{NoHugePages, huge_pages};
 use mirror_xdp_tests::netns::Namespace;
 use mirror_xdp_tests::process::{Output, run};
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
-
-const HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
-
-/// The machine without huge pages, until this is dropped.
-struct NoHugePages {
-    /// Locked; has what there was before. A test that was killed leaves it to the next one.
-    file: Flock<File>,
-}
-
-impl NoHugePages {
-    fn take() -> Self {
-        let path = std::env::temp_dir().join("mirror-xdp-tests.huge-pages");
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(path);
-        let lock = Flock::lock(file.expect("a file to lock"), FlockArg::LockExclusive);
-        let mut this = Self { file: lock.expect("a lock on a file") };
-        if this.before().is_empty() {
-            this.file.write_all(huge_pages().as_bytes()).expect("the file can be written");
-        }
-        fs::write(HUGE_PAGES, "0").expect("huge pages can be given back");
-        this
-    }
-
-    fn before(&mut self) -> String {
-        let mut text = String::new();
-        let _ = self.file.rewind();
-        let _ = self.file.read_to_string(&mut text);
-        text
-    }
-}
-
-impl Drop for NoHugePages {
-    fn drop(&mut self) {
-        let _ = fs::write(HUGE_PAGES, self.before());
-        let _ = self.file.set_len(0);
-    }
-}
-
-fn huge_pages() -> String {
-    fs::read_to_string(HUGE_PAGES).expect("the kernel has huge pages").trim().to_owned()
-}
 
 fn doctor(bed: &Bed, arguments: &[&str]) -> Output {
     let mut command = bed.command(&["doctor", "--interface", INTERFACE]);

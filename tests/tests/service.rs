@@ -50,9 +50,11 @@ fn no_thread_keeps_a_capability_or_can_get_one_and_rules_are_reloaded_all_the_sa
     let mut process = Process::spawn(&mut bed.run_command(&[INTERFACE], &arguments)).unwrap();
     process.wait_for_line("capturing on", PATIENCE).unwrap();
     let capabilities = [("CapEff", "0000000000000000"), ("CapPrm", "0000000000000000")];
-    for (field, value) in
-        capabilities.into_iter().chain([("CapAmb", "0000000000000000"), ("NoNewPrivs", "1")])
-    {
+    for (field, value) in capabilities.into_iter().chain([
+        ("CapAmb", "0000000000000000"),
+        ("NoNewPrivs", "1"),
+        ("Seccomp", "2"),
+    ]) {
         let states = states(process.id(), field);
         assert!(states.len() >= 4, "{states:?}");
         for state in states {

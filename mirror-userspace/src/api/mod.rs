@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::routes::State;
 pub use self::settings::{Address, Settings, Token, TokenError};
 pub use self::view::{Refused, Reloaded};
-use crate::confine;
+use crate::confine::{self, Kind};
 use crate::live::{Capture, Watch};
 use crate::nic::{self, Links, Received};
 use crate::sink::{ServiceDesk, Sink};
@@ -209,13 +209,8 @@ impl Listener {
         let (stop, stopped) = oneshot::channel();
         let state = State::new(Arc::clone(&health), requests, self.settings);
         let (api, checks) = (self.api, self.health);
-        let thread = std::thread::Builder::new()
-            .name("api".to_owned())
-            .spawn(move || {
-                confine::this_thread();
-                serve::run(api, checks, state, stopped);
-            })
-            .map_err(Error::Thread)?;
+        let run = move || serve::run(api, checks, state, stopped);
+        let thread = confine::spawn("api".to_owned(), Kind::Api, || (), run).map_err(Error::Thread)?;
         Ok(Server { health, requests: receiver, stop: Some(stop), thread: Some(thread) })
     }
 }

@@ -78,6 +78,7 @@ Example:
 struct Example {}
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    super::confined::to_reading()?;
     match &args.command {
         Command::Check(args) => check(args),
         Command::Show(args) => show(args),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{BufWriter, IsTerminal as _, Write, stdout};
+use std::io::{self, BufWriter, IsTerminal as _, Write, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
@@ -133,6 +133,17 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(2));
     }
     let key = args.key.as_deref().map(StoreKey::load).transpose()?;
+    let output: Box<dyn Write> = if to_stdout {
+        Box::new(stdout().lock())
+    } else {
+        if let Place::Directory(directory) = &args.store {
+            super::store::is_store(directory)?;
+        }
+        // Opened before the process is confined; emptied once there is something to write.
+        let file = File::options().write(true).create(true).truncate(false).open(&args.write);
+        Box::new(Emptied::new(file.with_context(|| format!("cannot write {}", args.write.display()))?))
+    };
+    super::confined::to_store(&args.store, args.local, &[])?;
     let mut reader = match &args.store {
         Place::Directory(directory) => Reader::open(directory, key)?,
         Place::Copy(_) if args.local => {
@@ -144,16 +155,10 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if args.local {
         reader.only_local();
     }
-    let mut output: Box<dyn Write> = if to_stdout {
-        Box::new(BufWriter::with_capacity(1 << 20, stdout().lock()))
-    } else {
-        let file = File::create(&args.write);
-        let file = file.with_context(|| format!("cannot write {}", args.write.display()))?;
-        Box::new(BufWriter::with_capacity(1 << 20, file))
-    };
+    let mut output = BufWriter::with_capacity(1 << 20, output);
     let mut progress = Progress::new(start, args.json);
     let result =
-        reader.extract(&wanted, &mut *output, |done, total, effort| progress.show(done, total, effort));
+        reader.extract(&wanted, &mut output, |done, total, effort| progress.show(done, total, effort));
     progress.clear();
     for strange in reader.strange() {
         eprintln!("mirror-xdp: {strange}");
@@ -161,7 +166,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if let Err(error) = result {
         // Whoever reads the other end of the pipe has seen enough.
         let closed = matches!(&error, crate::store::reader::ReadError::Write(error)
-            if error.kind() == std::io::ErrorKind::BrokenPipe);
+            if error.kind() == io::ErrorKind::BrokenPipe);
         return if closed { Ok(ExitCode::SUCCESS) } else { Err(error.into()) };
     }
     let summary = Summary { effort: reader.effort, seconds: start.elapsed().as_secs_f64() };
@@ -172,6 +177,37 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         eprint!("{}", summary.text(args.stats));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A file that keeps what it had until something is written.
+struct Emptied {
+    file: File,
+    is_emptied: bool,
+}
+
+impl Emptied {
+    const fn new(file: File) -> Self {
+        Self { file, is_emptied: false }
+    }
+
+    fn empty(&mut self) -> io::Result<()> {
+        if !std::mem::replace(&mut self.is_emptied, true) && self.file.metadata()?.is_file() {
+            self.file.set_len(0)?;
+        }
+        Ok(())
+    }
+}
+
+impl Write for Emptied {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.empty()?;
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.empty()?;
+        self.file.flush()
+    }
 }
 
 impl Summary {
@@ -209,7 +245,7 @@ struct Progress {
 
 impl Progress {
     fn new(start: Instant, quiet: bool) -> Self {
-        Self { start, shown: None, wanted: !quiet && std::io::stderr().is_terminal() }
+        Self { start, shown: None, wanted: !quiet && io::stderr().is_terminal() }
     }
 
     fn show(&mut self, done: usize, total: usize, effort: &Effort) {

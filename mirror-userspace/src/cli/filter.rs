@@ -113,6 +113,7 @@ fn probe(text: &str) -> Result<Probe, String> {
 }
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    super::confined::to_reading()?;
     match &args.command {
         Command::Check(args) => check(args),
         Command::Test(args) => test(args),

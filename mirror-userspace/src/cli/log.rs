@@ -2,6 +2,7 @@
 //! what a command has to announce. Which messages are written can change while the program runs.
 
 use std::io::IsTerminal as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::linux::fs::MetadataExt as _;
 use std::sync::OnceLock;
 use std::{env, fs, io};
@@ -11,6 +12,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
+use crate::confine;
 use crate::datapath::program::{LogLevel, PROGRAM_NAME};
 
 /// How messages are written.
@@ -82,7 +84,12 @@ pub(super) fn init(bpf: LogLevel, format: Option<Format>) -> io::Result<()> {
             .with(lines.with_ansi(io::stderr().is_terminal()).with_target(false).without_time())
             .init(),
         Format::Json => registry.with(lines.json().flatten_event(true)).init(),
-        Format::Journal => registry.with(tracing_journald::layer()?).init(),
+        Format::Journal => {
+            // Nobody else opens anything yet, so the journal's socket gets the lowest number that is free.
+            let free = io::stderr().as_fd().try_clone_to_owned()?.as_raw_fd();
+            registry.with(tracing_journald::layer()?).init();
+            confine::keep_journal(free);
+        }
     }
     let _ = FORMAT.set(format);
     let _ = FILTER.set((handle, bpf));

@@ -1,6 +1,7 @@
 //! The command line: a file a subcommand.
 
 mod config_command;
+mod confined;
 mod doctor;
 mod eve;
 mod extcap;

@@ -1,5 +1,6 @@
 //! `mirror-xdp read`: the worker of the live capture over capture files.
 
+use std::fs;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,11 +20,12 @@ use super::log::Format;
 use super::progress::{CLEAR, grouped, listed, with_unit};
 use crate::capture_file::{CaptureFile, CaptureFileError, FileFrame};
 use crate::config;
+use crate::confine::{self, Files, Kind};
 use crate::datapath::program::LogLevel;
 use crate::error::one_line;
 use crate::flow::SECOND;
 use crate::packet::{self, LinkType};
-use crate::sink::{Overflow, Patience, Sink};
+use crate::sink::{Destination, Overflow, Patience, Sink};
 use crate::stats::{self, Named, Records};
 use crate::store::Store;
 use crate::worker::{FrameInfo, Mirror, Worker, WorkerConfig};
@@ -82,6 +84,7 @@ pub(super) struct Args {
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     super::log::init(LogLevel::Off, Some(Format::Text))?;
     let start = Instant::now();
+    let mut sink = confine(args)?;
     // Made when there is something to read: a mistyped name leaves nothing behind.
     let mut reader: Option<Reader> = None;
     let mut damaged = false;
@@ -89,7 +92,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         let outcome = match CaptureFile::open(path) {
             Ok(file) => match &mut reader {
                 Some(reader) => reader.read(file),
-                None => reader.insert(Reader::new(args)?).read(file),
+                None => reader.insert(Reader::new(args, sink.take())?).read(file),
             },
             Err(error) => Err(error),
         };
@@ -110,6 +113,37 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let failed = damaged || totals.records.lost > 0;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Confines the process to the capture files, the log and the store, before any of it is read. The log's and the
+/// store's directories are made where there is a file to read: a mistyped name leaves nothing behind. Records that go
+/// to a socket are connected with it before, for then nothing is connected to any more.
+fn confine(args: &Args) -> anyhow::Result<Option<Sink>> {
+    let destination = args.eve.destination(&args.log_dir, &config::EveSettings::default());
+    let is_socket = matches!(destination, Destination::Socket { .. });
+    let records = destination.needed_files();
+    let store = Files { write: args.store.iter().cloned().collect(), ..Files::default() };
+    if args.files.iter().any(|path| path.exists()) {
+        for directory in records.write.iter().chain(&store.write) {
+            // Where it cannot be made, whoever opens it says so.
+            let _ = fs::create_dir_all(directory);
+        }
+    }
+    let own = Files {
+        read: args.files.clone(),
+        write: records.write.iter().chain(&store.write).cloned().collect(),
+        ..Files::default()
+    };
+    confine::install(&[(Kind::Read, own), (Kind::Records, records), (Kind::Store, store)].into())?;
+    let sink = is_socket.then(|| open_sink(args)).transpose()?;
+    confine::this_thread(Kind::Read);
+    Ok(sink)
+}
+
+fn open_sink(args: &Args) -> anyhow::Result<Sink> {
+    let eve = config::EveSettings::default();
+    let destination = args.eve.destination(&args.log_dir, &eve);
+    Ok(super::eve::open(destination, args.eve.types(&eve), Patience::Endless, args.json)?)
 }
 
 struct Reader {
@@ -138,10 +172,8 @@ struct Frames {
 }
 
 impl Reader {
-    fn new(args: &Args) -> anyhow::Result<Self> {
-        let eve = config::EveSettings::default();
-        let destination = args.eve.destination(&args.log_dir, &eve);
-        let sink = super::eve::open(destination, args.eve.types(&eve), Patience::Endless, args.json)?;
+    fn new(args: &Args, sink: Option<Sink>) -> anyhow::Result<Self> {
+        let sink = sink.map_or_else(|| open_sink(args), Ok)?;
         let config = WorkerConfig {
             max_flows: args.max_flows,
             hash_seed: HASH_SEED,

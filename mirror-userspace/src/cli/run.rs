@@ -1,5 +1,6 @@
 //! `mirror-xdp run`: from arguments to a running capture, and what people and scripts see of it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::IsTerminal as _;
@@ -23,7 +24,7 @@ use super::reload::{Reloader, Running};
 use super::service::Service;
 use crate::api::{self, Address};
 use crate::config::{self, Mistake, Mistakes};
-use crate::confine::{self, Files};
+use crate::confine::{self, Files, Kind};
 use crate::datapath::program::LogLevel;
 use crate::error::one_line;
 use crate::filter::policy::UnknownVnis;
@@ -34,6 +35,7 @@ use crate::observe::tap::{self, Tap};
 use crate::sink::{Destination, Patience, Sink, SinkCounters, SinkSettings};
 use crate::stats::Stats;
 use crate::store::remote::Location;
+use crate::store::upload;
 use crate::worker::WorkerConfig;
 
 /// Time between two `stats` events when nobody says otherwise.
@@ -390,20 +392,20 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
             loggers.push(logger.context("cannot read the messages of the XDP program")?);
         }
     }
-    // Nothing below needs more than what is open, but for taking back what was changed.
-    if changes.iter().all(Changes::is_empty) {
-        confine::this_thread();
-    }
     let tap = tap.map(|tap| tap.start(&capture.workers())).transpose()?;
     let serving =
         control.map(|socket| socket.serve(capture.workers())).transpose().context("cannot start")?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
+    let service = Service::connect();
+    // All threads are started. Nothing below needs more than what is open, but for taking back what was changed.
+    let unchanged = changes.iter().all(Changes::is_empty);
+    confine::this_thread(if unchanged { Kind::Main } else { Kind::MainToRestore });
     for interface in capture.interfaces() {
         announce(&format!("capturing on {interface}"));
     }
-    let service = Service::ready(&capture);
+    service.ready(&capture);
     let mut progress = std::io::stderr().is_terminal().then(Progress::new);
     let start = Instant::now();
     let end = args.duration.and_then(|duration| start.checked_add(duration.into()));
@@ -458,7 +460,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     drop(progress);
     server.stopping();
-    Service::stopping();
+    service.stopping();
     watch.read().await;
     let mut stats = match capture.stop().await {
         Ok(stats) => stats,
@@ -491,38 +493,47 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// What the process works with while it captures: its log, its store, its configuration and the file of
-/// indicators, which may be replaced or be somewhere else in truth, and the directory that the control socket
-/// is removed from. Directories that are written to are made where they are missing.
+/// What each kind of thread works with while it captures: the log, the store and what it is uploaded to, the
+/// directory that the control socket is removed from, and the configuration with the file of indicators, which
+/// may be replaced or be somewhere else in truth. Directories that are written to are made where they are missing.
 fn needed_files(
     args: &Args,
     configured: &config::Config,
     log_dir: &Path,
     destination: &Destination,
-) -> Files {
+) -> BTreeMap<Kind, Files> {
     let directory = |path: &Path| match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
         Some(parent) => parent.to_owned(),
         None => path.to_owned(),
     };
-    let log = match destination {
-        Destination::File { path, .. } => Some(directory(path)),
-        Destination::Stdout | Destination::Socket { .. } => None,
-    };
-    let write: Vec<_> = log.into_iter().chain(args.store.clone()).chain([directory(&args.control)]).collect();
+    let mut all = BTreeMap::new();
+    let write = |path: PathBuf| Files { write: vec![path], ..Files::default() };
+    all.insert(Kind::Records, destination.needed_files());
+    all.insert(Kind::Control, write(directory(&args.control)));
+    if let Some(store) = &args.store {
+        all.insert(Kind::Store, write(store.clone()));
+        if let Some(location) = &args.store(&configured.store).settings.upload {
+            all.insert(Kind::Upload, upload::needed_files(store, location));
+        }
+    }
     if let Some(store) = &args.store {
         // As below.
         let _ = crate::store::make_directory(store, configured.store.settings.permissions);
     }
-    for directory in &write {
+    for directory in all.values().flat_map(|files| &files.write).chain([&log_dir.to_owned()]) {
         // Where it cannot be made, whoever opens it says so.
         let _ = fs::create_dir_all(directory);
     }
     let configs = args.config.iter().chain(&configured.alerts.file);
     let configs = configs.flat_map(|path| [Some(path.clone()), fs::canonicalize(path).ok()]);
-    // Of the log's directory the API asks how full its disk is.
-    let read = configs.flatten().map(|path| directory(&path)).chain([log_dir.to_owned()]);
-    Files { read: read.collect(), write }
+    let main = Files { read: configs.flatten().map(|path| directory(&path)).collect(), ..Files::default() };
+    // The kernel's settings of interfaces, interrupts and huge pages.
+    let settings = ["/proc/sys/vm", "/proc/irq", "/sys/devices"].map(PathBuf::from);
+    let read = main.read.iter().cloned().chain(["/proc", "/sys"].map(PathBuf::from)).collect();
+    all.insert(Kind::MainToRestore, Files { read, write: settings.into(), ..Files::default() });
+    all.insert(Kind::Main, main);
+    all
 }
 
 /// The control socket. A capture goes on without one where another has it, or the default place cannot be

@@ -1,6 +1,14 @@
 //! What systemd wants to know of a capture (`sd_notify(3)`): when it runs, that it lives, when it stops.
 //! Elsewhere nobody asks, and nothing is said.
 
+use std::env;
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
 use sd_notify::NotifyState;
 
 use crate::live::Capture;
@@ -8,34 +16,60 @@ use crate::live::Capture;
 /// Tells the service manager, if there is one.
 #[derive(Debug)]
 pub(super) struct Service {
+    /// Connected before the thread is confined, which can connect to nothing later.
+    manager: Option<UnixDatagram>,
     /// Whether it wants to hear that the capture lives.
     watched: bool,
 }
 
 impl Service {
+    /// Connects to the manager that started this process.
+    pub(super) fn connect() -> Self {
+        let manager = env::var_os("NOTIFY_SOCKET").and_then(|name| said(connected(&name)));
+        Self { watched: manager.is_some() && sd_notify::watchdog_enabled().is_some(), manager }
+    }
+
     /// The capture runs.
-    pub(super) fn ready(capture: &Capture) -> Self {
+    pub(super) fn ready(&self, capture: &Capture) {
         let interfaces: Vec<_> = capture.interfaces().map(|interface| interface.to_string()).collect();
         let status = format!("capturing on {}", interfaces.join("; "));
-        notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
-        Self { watched: sd_notify::watchdog_enabled().is_some() }
+        self.notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
     }
 
     /// Called each second: the watchdog is fed as long as every worker moves.
     pub(super) fn second(&self, capture: &Capture) {
         if self.watched && capture.watches().iter().all(|worker| worker.pulse.is_moving()) {
-            notify(&[NotifyState::Watchdog]);
+            self.notify(&[NotifyState::Watchdog]);
         }
     }
 
     /// The capture is about to stop.
-    pub(super) fn stopping() {
-        notify(&[NotifyState::Stopping]);
+    pub(super) fn stopping(&self) {
+        self.notify(&[NotifyState::Stopping]);
+    }
+
+    fn notify(&self, states: &[NotifyState<'_>]) {
+        let Some(manager) = &self.manager else { return };
+        let text = states.iter().fold(String::new(), |mut text, state| {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{state}");
+            text
+        });
+        said(manager.send(text.as_bytes()));
     }
 }
 
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!("cannot tell the service manager: {error}");
-    }
+/// A socket that is connected to the one of this name; a name that begins with `@` is abstract.
+fn connected(name: &OsStr) -> io::Result<UnixDatagram> {
+    let address = match name.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(name)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.connect_addr(&address)?;
+    Ok(socket)
+}
+
+fn said<T>(result: io::Result<T>) -> Option<T> {
+    result.inspect_err(|error| tracing::warn!("cannot tell the service manager: {error}")).ok()
 }

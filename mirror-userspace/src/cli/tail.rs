@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::progress::grouped;
+use crate::confine::{Files, Kind};
 use crate::expression::Expression;
 use crate::observe::control::{Client, DEFAULT_PATH, Message, Request};
 use crate::observe::copy::{self, CopyCounts};
@@ -137,13 +138,16 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         }
         _ => Box::new(io::stdout()),
     };
+    let stop = stop_flag()?;
+    // What comes now are frames of others.
+    super::confined::to(Kind::Read, Files::default())?;
     let mut out = BufWriter::new(&mut file);
     let output = match (&args.write, args.json) {
         (Some(_), _) => pcapng(&mut out)?,
         (None, true) => Output::Json { out: &mut out },
         (None, false) => Output::Lines { out: &mut out, text: String::new() },
     };
-    let outcome = pump(client, output, args.count, &*stop_flag()?)?;
+    let outcome = pump(client, output, args.count, &stop)?;
     drop(out);
     let Outcome { shown, counts } = outcome;
     eprintln!(

@@ -41,9 +41,12 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    if let Place::Directory(directory) = &args.store {
+        super::store::is_store(directory)?;
+    }
+    super::confined::to_store(&args.store, true, &[])?;
     let (contents, holds) = match &args.store {
         Place::Directory(directory) => {
-            super::store::is_store(directory)?;
             let read = || Ok::<_, std::io::Error>((Contents::read(directory)?, hold::read(directory)?));
             read().with_context(|| format!("cannot read {}", directory.display()))?
         }

@@ -51,9 +51,13 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         }
     };
     let head = args.head.as_deref();
+    if let Place::Directory(directory) = &args.store {
+        super::store::is_store(directory)?;
+    }
+    // Nothing but what is in the directory is compared with its manifest.
+    super::confined::to_store(&args.store, true, &[])?;
     let report = match &args.store {
         Place::Directory(directory) => {
-            super::store::is_store(directory)?;
             verify(directory, head, progress).with_context(|| format!("cannot read {}", directory.display()))
         }
         Place::Copy(location) => RemoteReader::open(location)

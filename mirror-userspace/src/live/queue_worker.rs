@@ -15,7 +15,7 @@ use super::clock::Clock;
 use super::cpus;
 use super::pulse::Pulse;
 use crate::afxdp::{BATCH, Port, Statistics};
-use crate::confine;
+use crate::confine::{self, Kind};
 use crate::indicators::Indicators;
 use crate::latest::Latest;
 use crate::observe::Mailbox;
@@ -220,12 +220,10 @@ impl Handle {
             surveys,
             survey: None,
         };
-        let thread = std::thread::Builder::new().name(format!("worker {number}")).spawn(move || {
-            let _notice = EndNotice { worker: number, to: ended };
-            if let Some(cpu) = cpu {
-                cpus::pin(&[cpu]);
-            }
-            confine::this_thread();
+        let notice = EndNotice { worker: number, to: ended };
+        let pin = move || cpu.into_iter().for_each(|cpu| cpus::pin(&[cpu]));
+        let thread = confine::spawn(format!("worker {number}"), Kind::Worker, pin, move || {
+            let _notice = notice;
             this.run(&stop)?;
             let counters = this.counters()?;
             Ok((this.port, counters))

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use super::copy::{self, Copies, CopyCounts, Wanted};
 use super::{MAX_OBSERVERS, Observer, TooMany, Workers};
-use crate::confine;
+use crate::confine::{self, Kind};
 use crate::error::one_line;
 use crate::expression::{Expression, ExpressionError};
 
@@ -131,8 +131,8 @@ impl Socket {
     pub fn serve(self, workers: Workers) -> io::Result<Serving> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let thread =
-            thread::Builder::new().name("control".to_owned()).spawn(move || self.run(&workers, &stopped))?;
+        let run = move || self.run(&workers, &stopped);
+        let thread = confine::spawn("control".to_owned(), Kind::Control, || (), run)?;
         Ok(Serving { stop, thread: Some(thread) })
     }
 
@@ -179,7 +179,7 @@ fn serve(
     };
     let (workers, stop) = (workers.clone(), Arc::clone(stop));
     let serve = move || {
-        confine::this_thread();
+        // As confined as the thread that starts this one.
         if let Err(error) = serve_client(&stream, &workers, &stop) {
             tracing::debug!("a client of the control socket: {error}");
         }

@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use super::copy::{self, Copies, CopyCounts, Wanted};
 use super::{Observer, Subscription, TooMany, Workers};
-use crate::confine;
+use crate::confine::{self, Kind};
 
 /// Bytes of the ring of each worker.
 const ROOM: usize = 8 << 20;
@@ -136,13 +136,8 @@ impl Tap {
         let _ = workers.wait_until_collected(COLLECT_PATIENCE);
         let shared = Arc::new(Shared::default());
         let (interface, counted) = (self.interface.clone(), Arc::clone(&shared));
-        let run = move || {
-            confine::this_thread();
-            self.run(copies, &counted);
-        };
-        let thread = thread::Builder::new()
-            .name("tap".to_owned())
-            .spawn(run)
+        let run = move || self.run(copies, &counted);
+        let thread = confine::spawn("tap".to_owned(), Kind::Tap, || (), run)
             .map_err(|source| Error::Io { interface: interface.clone(), source })?;
         Ok(Running { interface, shared, subscription: Some(subscription), thread: Some(thread) })
     }

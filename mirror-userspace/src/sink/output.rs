@@ -15,6 +15,7 @@ use self::file::LogFile;
 use self::socket::Socket;
 use self::stream::Stream;
 use super::SinkError;
+use crate::confine::Files;
 use crate::filter::text::Wrong;
 
 /// Bytes of the longest path of a Unix socket (`sun_path`, less the 0 behind it).
@@ -78,6 +79,20 @@ impl Destination {
                 wrong(format!("`{name}` is no name of a file"))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// What the thread that writes it works with: the directory of a file, or of a socket.
+    pub(crate) fn needed_files(&self) -> Files {
+        let directory = |path: &Path| match path.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
+            Some(parent) => parent.to_owned(),
+            None => path.to_owned(),
+        };
+        match self {
+            Self::File { path, .. } => Files { write: vec![directory(path)], ..Files::default() },
+            Self::Stdout => Files::default(),
+            Self::Socket { path, .. } => Files { connect: vec![directory(path)], ..Files::default() },
         }
     }
 

@@ -1,8 +1,10 @@
 //! The directory of a store, and the only way in which the store opens, makes, renames, deletes and lists
 //! files in it.
 //!
-//! The directory is opened once. Files are found from there by their [`FileName`] alone, and no symbolic link
-//! is followed (`openat2` with `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS`). What is in the directory may have
+//! The directory is opened once. Files are found from there by their [`FileName`] alone, which has no separator in
+//! it, and no symbolic link is followed (`O_NOFOLLOW`): nothing else is reached than what lies in the directory itself.
+//! `openat2` would add nothing, and the threads of a capture may not use it, since their filters of system calls
+//! cannot see with which mode it would make a file. What is in the directory may have
 //! been put there by others: what is no regular file is refused by name, and so is, for writing, a file that
 //! has another name elsewhere.
 
@@ -12,7 +14,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
+use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use super::names::FileName;
@@ -212,10 +214,9 @@ impl Directory {
     }
 
     fn open_by(&self, name: &FileName, flags: OFlags, mode: Mode) -> io::Result<File> {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         // Opening a FIFO would wait for its other end.
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let opened = fs::openat2(&self.descriptor, name.to_string(), flags, mode, resolve);
+        let opened = fs::openat(&self.descriptor, name.to_string(), flags, mode);
         opened.map(File::from).map_err(|error| match error {
             Errno::LOOP => Refused { name: name.clone(), what: "a symbolic link" }.into(),
             // A FIFO that nobody reads, a socket.

@@ -31,7 +31,7 @@ mod rules;
 mod seal;
 mod segment;
 pub mod timeline;
-mod upload;
+pub(crate) mod upload;
 pub mod verify;
 
 use std::collections::VecDeque;
@@ -60,7 +60,7 @@ pub use self::seal::{KeyError, StoreKey, Unreadable};
 use self::segment::{Limits, Sealer, Writer};
 use self::upload::Uploader;
 pub use self::upload::{UploadCounters, Watch as UploadWatch};
-use crate::confine;
+use crate::confine::{self, Kind};
 use crate::error::one_line;
 use crate::latest::Latest;
 use crate::sink::Overflow;
@@ -429,24 +429,22 @@ impl Store {
         );
         let (seen, policy) = (Arc::clone(&stop), Arc::new(settings.policy.clone()));
         let (tell, told) = sync_channel(1);
-        let keeper = std::thread::Builder::new()
-            .name("store".to_owned())
-            .spawn(move || {
-                // Before anything in the directory is looked at.
-                confine::this_thread();
-                let result = match keeper.open() {
-                    Err(error) if goes_on(&error) => {
-                        keeper.not_opened(&error);
-                        Ok(Opened::default())
-                    }
-                    result => result,
-                };
-                let opened = result.is_ok();
-                if tell.send(result).is_ok() && opened {
-                    keeper.run(&seen);
+        let keep = move || {
+            let result = match keeper.open() {
+                Err(error) if goes_on(&error) => {
+                    keeper.not_opened(&error);
+                    Ok(Opened::default())
                 }
-            })
-            .map_err(StoreError::Thread)?;
+                result => result,
+            };
+            let opened = result.is_ok();
+            if tell.send(result).is_ok() && opened {
+                keeper.run(&seen);
+            }
+        };
+        // Confined before anything in the directory is looked at.
+        let keeper =
+            confine::spawn("store".to_owned(), Kind::Store, || (), keep).map_err(StoreError::Thread)?;
         let opened =
             told.recv().unwrap_or_else(|_| Err(StoreError::Thread(io::Error::other("it has panicked"))));
         let Opened { recovered, strange } = match opened {
@@ -550,17 +548,12 @@ impl Store {
         };
         let writer =
             Writer { shared: Arc::clone(&self.shared), counters: Arc::clone(&counters), failed, home };
-        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            let name = format!("{name} {worker}");
-            let run = || {
-                confine::this_thread();
-                run();
-            };
-            std::thread::Builder::new().name(name).spawn(run).map_err(StoreError::Thread)
+        let spawn = |name: &str, kind: Kind, run: Box<dyn FnOnce() + Send>| {
+            confine::spawn(format!("{name} {worker}"), kind, || (), run).map_err(StoreError::Thread)
         };
         let threads = vec![
-            spawn("seal", Box::new(move || sealer.run(&filled)))?,
-            spawn("write", Box::new(move || writer.run(&written)))?,
+            spawn("seal", Kind::Seal, Box::new(move || sealer.run(&filled)))?,
+            spawn("write", Kind::Store, Box::new(move || writer.run(&written)))?,
         ];
         let handle = StoreHandle::new(Arc::clone(&self.policy), overflow, (empty, full), counters, threads);
         self.shared.policies().push(Arc::clone(handle.changed()));

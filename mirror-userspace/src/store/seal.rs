@@ -16,8 +16,7 @@
 //! it, encrypted with the key of the key file. The nonces of AES-256-GCM are the chunks' numbers, which no
 //! two chunks of a data key share; the index has the highest.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

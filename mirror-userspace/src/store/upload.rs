@@ -35,7 +35,7 @@ use super::home::Home;
 use super::manifest::{self, Contents, Event, Manifest, Segment};
 use super::names::{FileName, SegmentName};
 use super::remote::{Location, Remote, RemoteError};
-use crate::confine::{self, Files};
+use crate::confine::{self, Files, Kind};
 use crate::error::one_line;
 use crate::record::text::hex;
 
@@ -165,6 +165,20 @@ impl Failure {
     }
 }
 
+/// The files that credentials for other hosts are in.
+pub(crate) fn credentials() -> Vec<PathBuf> {
+    TOKEN_FILES.iter().filter_map(|name| std::env::var_os(name).map(PathBuf::from)).collect()
+}
+
+/// What the thread that uploads the store in a directory works with.
+pub(crate) fn needed_files(store: &Path, location: &Location) -> Files {
+    Files {
+        read: [store.to_owned()].into_iter().chain(credentials()).collect(),
+        write: location.directory().map(Path::to_owned).into_iter().collect(),
+        ..Files::default()
+    }
+}
+
 /// The thread that uploads.
 #[derive(Debug)]
 pub(super) struct Uploader {
@@ -184,11 +198,6 @@ impl Uploader {
         let (stop, stopped) = watch::channel(None);
         state.count(&shared.manifest());
         let target = location.and_then(Location::directory).map(Path::to_owned);
-        let tokens = TOKEN_FILES.iter().filter_map(|name| std::env::var_os(name).map(PathBuf::from));
-        let files = Files {
-            read: [shared.path.clone()].into_iter().chain(tokens).collect(),
-            write: target.iter().cloned().collect(),
-        };
         let run = Run {
             shared,
             remote,
@@ -202,10 +211,11 @@ impl Uploader {
         };
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().thread_name("upload").build()?;
-        let thread = std::thread::Builder::new().name("upload".to_owned()).spawn(move || {
-            // In Linux the thread's own; where it fails, the thread merely is as important as others.
+        // In Linux the thread's own; where it fails, the thread merely is as important as others.
+        let yielding = || {
             let _ = rustix::process::nice(NICE);
-            confine::this_thread_to_network(&files);
+        };
+        let thread = confine::spawn("upload".to_owned(), Kind::Upload, yielding, move || {
             runtime.block_on(run.run());
             runtime.shutdown_background();
         })?;

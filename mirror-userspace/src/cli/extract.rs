@@ -1,7 +1,6 @@
 //! `mirror-xdp extract`: packets out of a store, found by its indexes.
 
 use std::fmt::Write as _;
-use std::fs::File;
 use std::io::{BufWriter, IsTerminal as _, Write, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,6 +13,7 @@ use super::progress::{CLEAR, grouped, with_unit};
 use super::store::Place;
 use crate::expression::Expression;
 use crate::record::CommunityId;
+use crate::sink::Modes;
 use crate::store::StoreKey;
 use crate::store::reader::{Effort, Reader, Wanted};
 use crate::store::remote::RemoteReader;
@@ -147,7 +147,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let mut output: Box<dyn Write> = if to_stdout {
         Box::new(BufWriter::with_capacity(1 << 20, stdout().lock()))
     } else {
-        let file = File::create(&args.write);
+        let file = Modes::default().create().write(true).truncate(true).open(&args.write);
         let file = file.with_context(|| format!("cannot write {}", args.write.display()))?;
         Box::new(BufWriter::with_capacity(1 << 20, file))
     };

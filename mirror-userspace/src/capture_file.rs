@@ -22,9 +22,9 @@ use crate::packet::LinkType;
 const BUFFER: usize = 256 * 1024;
 /// A longer record is not one: the longest that tools write have 256 KiB.
 const MAX_RECORD: usize = 4 * 1024 * 1024;
-/// The window of a zstd frame is held in memory: 32 MiB at most, the binary logarithm of which this is. That is four
-/// times what `zstd -19` takes; `--long`, `--ultra -21` and `--ultra -22` take more.
-const MAX_ZSTD_WINDOW_LOG: u32 = 25;
+/// The window of a zstd frame is held in memory: 16 MiB at most, the binary logarithm of which this is. That is twice
+/// what `zstd -19` takes; `--long` and `--ultra` take more.
+const MAX_ZSTD_WINDOW_LOG: u32 = 24;
 
 /// Why a capture file was not read, or not to its end.
 #[derive(Debug, thiserror::Error)]

@@ -13,6 +13,7 @@ use flate2::read::MultiGzDecoder;
 use pcap_parser::traits::PcapReaderIterator;
 use pcap_parser::{PcapBlockOwned, PcapError, create_reader};
 
+pub use self::pcapng::MAX_INTERFACES;
 use self::pcapng::{Block, Section};
 use crate::flow::SECOND;
 use crate::hint;

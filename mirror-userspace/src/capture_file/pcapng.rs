@@ -10,7 +10,7 @@ use crate::packet::LinkType;
 pub(super) const MAGIC: [u8; 4] = SECTION.to_be_bytes();
 /// Interfaces that a section may describe. Tools describe one for each network interface; a packet store
 /// describes one for each mirror session of a megabyte.
-pub(super) const MAX_INTERFACES: usize = 65_536;
+pub const MAX_INTERFACES: usize = 65_536;
 
 /// Block types.
 const SECTION: u32 = 0x0a0d_0d0a;

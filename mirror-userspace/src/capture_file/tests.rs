@@ -254,10 +254,10 @@ fn hostile_blocks_of_any_length_are_passed_over() {
 #[test]
 fn hostile_numbers_of_interfaces_are_refused_and_a_section_begins_anew() {
     let mut file = section(Order::LITTLE);
-    for _ in 0..pcapng::MAX_INTERFACES {
+    for _ in 0..MAX_INTERFACES {
         file.extend(interface(Order::LITTLE, 1, None));
     }
-    file.extend(packet(Order::LITTLE, pcapng::MAX_INTERFACES as u32 - 1, 0, &[1], 1));
+    file.extend(packet(Order::LITTLE, MAX_INTERFACES as u32 - 1, 0, &[1], 1));
     let mut sections = file.repeat(3);
     let (frames, outcome) = read(&sections);
     outcome.unwrap();

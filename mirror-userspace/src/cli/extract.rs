@@ -16,7 +16,7 @@ use crate::record::CommunityId;
 use crate::sink::Modes;
 use crate::store::StoreKey;
 use crate::store::reader::{Effort, Reader, Wanted};
-use crate::store::remote::RemoteReader;
+use crate::store::remote::{Location, RemoteReader};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -25,6 +25,7 @@ Examples:
   mirror-xdp extract --store /data/packets --from 2026-03-01T08:00:00Z --to 2026-03-01T08:05:00Z tcp -w five.pcapng
   mirror-xdp extract --store /data/packets --from -10min 'udp port 53' --stats -w dns.pcapng
   mirror-xdp extract --store s3://bucket/appliance-1 'host 10.1.2.3' -w found.pcapng
+  mirror-xdp extract --store /data/packets --copy file:///mnt/packets tcp -w found.pcapng
 
 Expressions are tcpdump's (`man pcap-filter`) for the inner frame, and besides:
   vni N, vni N-M          the mirror session's VNI
@@ -34,7 +35,7 @@ Expressions are tcpdump's (`man pcap-filter`) for the inner frame, and besides:
 /// Get packets out of a store, in the order of time, also while it is written to
 ///
 /// The indexes say which parts of the store may have what is looked for; only those are read. Segments that
-/// were deleted after they had been uploaded are read where they were uploaded to.
+/// were deleted after they had been uploaded are read where they were uploaded to, see --copy.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -45,6 +46,11 @@ pub(super) struct Args {
     /// Leave out what was deleted from the directory, though it was uploaded before
     #[arg(long)]
     local: bool,
+
+    /// Read what was deleted from the directory there, too: the URL that it was uploaded to. Needed where that names an
+    /// endpoint, or is a directory; the manifest alone is no reason to ask a server
+    #[arg(long, value_name = "URL", value_parser = super::store::location, conflicts_with = "local")]
+    copy: Vec<Location>,
 
     /// From this time on: 2026-03-01T08:00:00Z, or such as -10min before now
     #[arg(long, value_name = "TIME", value_parser = time, allow_hyphen_values = true)]
@@ -144,6 +150,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if args.local {
         reader.only_local();
     }
+    reader.read_copies(args.copy.clone());
     let mut output: Box<dyn Write> = if to_stdout {
         Box::new(BufWriter::with_capacity(1 << 20, stdout().lock()))
     } else {

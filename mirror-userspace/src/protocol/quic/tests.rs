@@ -398,7 +398,7 @@ fn hostile_extensions_that_are_repeated_have_their_values_once() {
     extensions.extend(extension(13, &[]).repeat(1000));
     extensions.extend(extension(16, &[]).repeat(1000));
     let body = [&[3, 3][..], &[7; 32], &[0], &list(&[0x13, 1]), &[1, 0], &list(&extensions)].concat();
-    let event = Event::new(Version::V1, Direction::ToServer, &body);
+    let event = Event::new(Version::V1, ToServer, &body);
     let text = serde_json::to_string(&event).unwrap();
     assert!(text.len() <= 16 * body.len(), "{} for {}", text.len(), body.len());
     assert_eq!(text.matches("\"values\"").count(), 2);

@@ -184,7 +184,9 @@ fn hostile_manifests_have_no_server_asked_that_the_user_did_not_name() {
 
     let before = (server.requests(), other.requests());
     let (store, elsewhere) = (text(store.path()), other.url(s3::BUCKET, "a"));
-    for arguments in [&["extract", "--store", store][..], &["extract", "--store", store, "--copy", &elsewhere]] {
+    for arguments in
+        [&["extract", "--store", store][..], &["extract", "--store", store, "--copy", &elsewhere]]
+    {
         let output = bed.run_to_end(mirror_xdp(&bed, &[arguments, &["-w", "/dev/null"]].concat()));
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let [line] = &output.stderr[..] else { panic!("{output:?}") };

@@ -50,7 +50,7 @@ impl Credit {
 
     /// Whether there is as much left.
     #[must_use]
-    pub(super) fn covers(&self, bytes: usize) -> bool {
+    pub(super) const fn covers(self, bytes: usize) -> bool {
         self.left as usize >= bytes
     }
 

@@ -136,7 +136,7 @@ impl Stage {
         let wanted = match self {
             Self::Tailed => {
                 let filter = Expression::parse("udp port 53 and vni 7").unwrap();
-                Wanted { filter: Some(filter), snaplen: None, rate: Some(10_000) }
+                Wanted { filter: Some(Arc::new(filter)), snaplen: None, rate: Some(10_000) }
             }
             Self::Tapped => Wanted::default(),
             _ => return None,

@@ -2,16 +2,19 @@
 //! and sections), as they are or compressed by gzip or zstd. The formats are read by `pcap-parser`; here
 //! they become frames with a time, and damage becomes an error that says where.
 
+mod pcapng;
+
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use flate2::read::MultiGzDecoder;
-use pcap_parser::pcapng::Block;
-use pcap_parser::traits::{PcapNGPacketBlock as _, PcapReaderIterator};
+use pcap_parser::traits::PcapReaderIterator;
 use pcap_parser::{PcapBlockOwned, PcapError, create_reader};
 
+pub use self::pcapng::MAX_INTERFACES;
+use self::pcapng::{Block, Section};
 use crate::flow::SECOND;
 use crate::hint;
 use crate::packet::LinkType;
@@ -19,7 +22,10 @@ use crate::packet::LinkType;
 /// The reader's buffer at the start; grows to the size of the longest record.
 const BUFFER: usize = 256 * 1024;
 /// A longer record is not one: the longest that tools write have 256 KiB.
-const MAX_RECORD: usize = 16 * 1024 * 1024;
+const MAX_RECORD: usize = 4 * 1024 * 1024;
+/// The window of a zstd frame is held in memory: 16 MiB at most, the binary logarithm of which this is. That is twice
+/// what `zstd -19` takes; `--long` and `--ultra` take more.
+const MAX_ZSTD_WINDOW_LOG: u32 = 24;
 
 /// Why a capture file was not read, or not to its end.
 #[derive(Debug, thiserror::Error)]
@@ -81,22 +87,13 @@ pub struct FileFrame<'a> {
     pub bytes: &'a [u8],
 }
 
-/// An interface of a pcapng section.
-#[derive(Clone, Copy, Debug)]
-struct Interface {
-    link: Option<LinkType>,
-    snaplen: u32,
-    /// Time units in a second.
-    resolution: u64,
-    /// Seconds to add to each time.
-    offset: i64,
-}
-
 /// An open capture file.
 pub struct CaptureFile {
     path: PathBuf,
     compressed: bool,
     reader: Box<dyn PcapReaderIterator + Send>,
+    /// Bytes of the reader's buffer.
+    capacity: usize,
     failure: Failure,
 }
 
@@ -124,12 +121,24 @@ impl Read for FullReads {
                 // What came before is handed on first; it ends there, and the failure says why.
                 Err(error) => {
                     self.failed = true;
-                    *lock(&self.failure) = Some(error);
+                    *lock(&self.failure) = Some(advised(error));
                 }
             }
         }
         Ok(filled)
     }
+}
+
+/// The error, with what can be done about it.
+fn advised(error: io::Error) -> io::Error {
+    // The library has no other way to tell its errors apart.
+    if error.to_string().contains("too much memory") {
+        let most = (1 << MAX_ZSTD_WINDOW_LOG) >> 20;
+        return io::Error::other(format!(
+            "its zstd window is larger than {most} MiB; decompress it first: zstd -d --long=31"
+        ));
+    }
+    error
 }
 
 fn lock(failure: &Failure) -> std::sync::MutexGuard<'_, Option<io::Error>> {
@@ -149,15 +158,19 @@ impl CaptureFile {
             [] => return Err(CaptureFileError::Empty { path: path.to_owned() }),
             [0x1f, 0x8b, ..] => (Box::new(MultiGzDecoder::new(input)), true),
             [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-                (Box::new(zstd::Decoder::with_buffer(input).map_err(cannot_open)?), true)
+                let mut decoder = zstd::Decoder::with_buffer(input).map_err(cannot_open)?;
+                decoder.window_log_max(MAX_ZSTD_WINDOW_LOG).map_err(cannot_open)?;
+                (Box::new(decoder), true)
             }
             _ => (Box::new(input), false),
         };
         let failure = Failure::default();
         let input = FullReads { input, failure: Arc::clone(&failure), failed: false };
-        let reader =
-            create_reader(BUFFER, input).map_err(|_| CaptureFileError::Format { path: path.to_owned() })?;
-        Ok(Self { path: path.to_owned(), compressed, reader, failure })
+        let reader = create_reader(BUFFER, input).map_err(|_| match lock(&failure).take() {
+            Some(error) => cannot_open(error),
+            None => CaptureFileError::Format { path: path.to_owned() },
+        })?;
+        Ok(Self { path: path.to_owned(), compressed, reader, capacity: BUFFER, failure })
     }
 
     /// Bytes of the file, uncompressed, that were read so far.
@@ -171,32 +184,33 @@ impl CaptureFile {
     /// # Errors
     ///
     /// Where the file is damaged, after all frames before the damage.
-    pub fn for_each(mut self, mut each: impl FnMut(FileFrame<'_>)) -> Result<(), CaptureFileError> {
-        let mut blocks = Blocks::default();
-        let mut capacity = BUFFER;
+    pub fn for_each(self, each: impl FnMut(FileFrame<'_>)) -> Result<(), CaptureFileError> {
+        if self.reader.data().starts_with(&pcapng::MAGIC) {
+            self.each_block(each)
+        } else {
+            self.each_record(each)
+        }
+    }
+
+    /// The way of pcap.
+    fn each_record(mut self, mut each: impl FnMut(FileFrame<'_>)) -> Result<(), CaptureFileError> {
+        let mut records = Records::default();
         loop {
-            if let Some(plain) = &blocks.plain {
+            if let Some(plain) = &records.plain {
                 let used = plain.each(self.reader.data(), &mut each);
                 self.reader.consume_noshift(used);
             }
             match self.reader.next() {
                 Ok((len, block)) => {
-                    let frame = blocks.frame(&block);
-                    let outcome = frame.map(|frame| frame.map(&mut each));
+                    records.frame(&block).map(&mut each);
                     drop(block);
-                    if let Err(reason) = outcome {
-                        return Err(self.damage(reason));
-                    }
                     // What is left moves to the front of the buffer when that is filled again, not before.
                     self.reader.consume_noshift(len);
                     continue;
                 }
                 Err(PcapError::Eof) => return self.end(),
                 Err(PcapError::Incomplete(_)) => {}
-                Err(PcapError::BufferTooSmall) if capacity < MAX_RECORD => {
-                    capacity *= 2;
-                    self.reader.grow(capacity);
-                }
+                Err(PcapError::BufferTooSmall) if self.capacity < MAX_RECORD => self.grow(self.capacity * 2),
                 Err(PcapError::BufferTooSmall) => return Err(self.damage("a record of impossible length")),
                 Err(PcapError::UnexpectedEof) => return Err(self.damage("the file ends within a record")),
                 Err(_) => return Err(self.damage("not a valid record")),
@@ -207,35 +221,95 @@ impl CaptureFile {
         }
     }
 
+    /// The way of pcapng.
+    fn each_block(mut self, mut each: impl FnMut(FileFrame<'_>)) -> Result<(), CaptureFileError> {
+        let mut section = Section::default();
+        loop {
+            match section.block(self.reader.data()) {
+                Ok(Block::Whole(len, frame)) => {
+                    frame.map(&mut each);
+                    // As above.
+                    self.reader.consume_noshift(len);
+                }
+                Ok(Block::Unused(len)) => self.pass_over(len, &section)?,
+                Ok(Block::Incomplete(_)) if self.reader.reader_exhausted() => {
+                    let whole = self.reader.data().is_empty();
+                    return if whole { self.end() } else { Err(self.damage("the file ends within a block")) };
+                }
+                Ok(Block::Incomplete(len)) => {
+                    self.grow(len);
+                    self.refill()?;
+                }
+                Err(reason) => return Err(self.damage(reason)),
+            }
+        }
+    }
+
+    /// Passes over a block of this length, which may be longer than any buffer.
+    fn pass_over(&mut self, len: usize, section: &Section) -> Result<(), CaptureFileError> {
+        let begin = self.reader.consumed();
+        let mut left = len;
+        loop {
+            let there = self.reader.data();
+            if let Some(block) = there.get(..left).filter(|_| left <= there.len()) {
+                let ends = section.ends(block.last_chunk::<{ pcapng::TRAILER }>().unwrap_or(&[0; 4]), len);
+                if !ends {
+                    return Err(self.damage_at(begin, "a block whose two lengths differ"));
+                }
+                self.reader.consume_noshift(left);
+                return Ok(());
+            }
+            // Its last bytes stay together.
+            let unused = there.len().min(left - pcapng::TRAILER);
+            self.reader.consume_noshift(unused);
+            left -= unused;
+            if self.reader.reader_exhausted() {
+                return Err(self.damage_at(begin, "the file ends within a block"));
+            }
+            self.refill()?;
+        }
+    }
+
+    /// Reads on. Of a pcapng file there is room in the buffer always.
+    fn refill(&mut self) -> Result<(), CaptureFileError> {
+        let outcome = self.reader.refill().is_ok();
+        if outcome { Ok(()) } else { Err(self.damage("the file ends within a block")) }
+    }
+
+    /// Makes room for records of this length.
+    fn grow(&mut self, len: usize) {
+        if len > self.capacity {
+            self.capacity = len;
+            self.reader.grow(len);
+        }
+    }
+
     /// The end of the input: of the file too, or only of what could be read of it.
     fn end(&self) -> Result<(), CaptureFileError> {
         if lock(&self.failure).is_some() { Err(self.damage("")) } else { Ok(()) }
     }
 
     fn damage(&self, reason: &str) -> CaptureFileError {
+        self.damage_at(self.reader.consumed(), reason)
+    }
+
+    fn damage_at(&self, offset: usize, reason: &str) -> CaptureFileError {
         let reason = match lock(&self.failure).take() {
             Some(error) => format!("cannot read on: {error}"),
             None => reason.to_owned(),
         };
-        CaptureFileError::Damaged {
-            path: self.path.clone(),
-            offset: self.reader.consumed(),
-            compressed: self.compressed,
-            reason,
-        }
+        CaptureFileError::Damaged { path: self.path.clone(), offset, compressed: self.compressed, reason }
     }
 }
 
-/// What the blocks so far say about those to come.
+/// What the header of a pcap file says about its records.
 #[derive(Debug, Default)]
-struct Blocks {
-    interfaces: Vec<Interface>,
-    /// For pcap: the link layer, and nanoseconds in the unit of the times' fractions.
-    legacy: (Option<LinkType>, u64),
-    /// For pcap with records of the usual form: how they are read.
+struct Records {
+    link: Option<LinkType>,
+    /// Nanoseconds in the unit of the times' fractions.
+    unit: u64,
+    /// For records of the usual form: how they are read.
     plain: Option<Plain>,
-    /// Time of the frame before, for blocks that have none.
-    time: u64,
 }
 
 /// The records of a pcap file, as nearly all are. Those that are wholly there are read without more ado; whatever
@@ -273,87 +347,26 @@ impl Plain {
     }
 }
 
-impl Blocks {
-    /// The frame in a block, if it has one.
-    fn frame<'a>(&mut self, block: &'a PcapBlockOwned<'_>) -> Result<Option<FileFrame<'a>>, &'static str> {
-        let frame = match block {
+impl Records {
+    /// The frame in a record; the file's header has none.
+    fn frame<'a>(&mut self, block: &'a PcapBlockOwned<'_>) -> Option<FileFrame<'a>> {
+        match block {
             PcapBlockOwned::LegacyHeader(header) => {
-                let unit = if header.is_nanosecond_precision() { 1 } else { 1_000 };
                 // The upper half is about frame check sequences.
                 let link = LinkType::from_number(header.network.0 as u32 & 0xffff);
-                self.legacy = (link, unit);
-                self.plain = (!header.is_modified_format()).then(|| Plain {
-                    link,
-                    unit,
-                    big_endian: header.is_bigendian(),
-                });
-                return Ok(None);
+                let unit = if header.is_nanosecond_precision() { 1 } else { 1_000 };
+                let plain = Plain { link, unit, big_endian: header.is_bigendian() };
+                *self = Self { link, unit, plain: (!header.is_modified_format()).then_some(plain) };
+                None
             }
-            PcapBlockOwned::Legacy(packet) => FileFrame {
-                time: u64::from(packet.ts_sec) * SECOND + u64::from(packet.ts_usec) * self.legacy.1,
-                link: self.legacy.0,
+            PcapBlockOwned::Legacy(packet) => Some(FileFrame {
+                time: u64::from(packet.ts_sec) * SECOND + u64::from(packet.ts_usec) * self.unit,
+                link: self.link,
                 original_len: packet.origlen.max(packet.caplen),
                 bytes: packet.data,
-            },
-            PcapBlockOwned::NG(Block::SectionHeader(_)) => {
-                self.interfaces.clear();
-                return Ok(None);
-            }
-            PcapBlockOwned::NG(Block::InterfaceDescription(interface)) => {
-                self.interfaces.push(Interface {
-                    link: LinkType::from_number(interface.linktype.0 as u32),
-                    snaplen: interface.snaplen,
-                    resolution: resolution(interface.if_tsresol).ok_or("an impossible time resolution")?,
-                    offset: interface.ts_offset(),
-                });
-                return Ok(None);
-            }
-            PcapBlockOwned::NG(Block::EnhancedPacket(packet)) => {
-                let interface = self.interface(packet.if_id as usize)?;
-                let units = u64::from(packet.ts_high) << 32 | u64::from(packet.ts_low);
-                FileFrame {
-                    time: interface.time(units),
-                    link: interface.link,
-                    original_len: packet.origlen.max(packet.caplen),
-                    bytes: packet.packet_data(),
-                }
-            }
-            PcapBlockOwned::NG(Block::SimplePacket(packet)) => {
-                let interface = self.interface(0)?;
-                let snaplen = if interface.snaplen == 0 { u32::MAX } else { interface.snaplen };
-                let captured = packet.origlen.min(snaplen) as usize;
-                FileFrame {
-                    time: self.time,
-                    link: interface.link,
-                    original_len: packet.origlen,
-                    bytes: packet.data.get(..captured).unwrap_or(packet.data),
-                }
-            }
-            PcapBlockOwned::NG(_) => return Ok(None),
-        };
-        self.time = frame.time;
-        Ok(Some(frame))
-    }
-
-    fn interface(&self, index: usize) -> Result<&Interface, &'static str> {
-        self.interfaces.get(index).ok_or("a packet of an interface that was not described")
-    }
-}
-
-/// Time units in a second: a power of two where the option's top bit is set, else of ten; `None` where
-/// they are more than a number can say. (`pcap-parser`'s own function refuses all powers of two.)
-fn resolution(option: u8) -> Option<u64> {
-    let exponent = u32::from(option & 0x7f);
-    if option & 0x80 == 0 { 10_u64.checked_pow(exponent) } else { 2_u64.checked_pow(exponent) }
-}
-
-impl Interface {
-    /// A time in this interface's units as nanoseconds since the epoch; times before it become 0.
-    fn time(&self, units: u64) -> u64 {
-        let nanoseconds = u128::from(units) * u128::from(SECOND) / u128::from(self.resolution);
-        let offset = i128::from(self.offset) * i128::from(SECOND);
-        u64::try_from(i128::try_from(nanoseconds).unwrap_or(i128::MAX).saturating_add(offset).max(0))
-            .unwrap_or(u64::MAX)
+            }),
+            PcapBlockOwned::NG(_) => None,
+        }
     }
 }
 

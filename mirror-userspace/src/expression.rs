@@ -13,16 +13,19 @@
 //! | `outer src 10.0.1.17`, `outer src 10.0.0.0/16` | the mirrored interface |
 //! | `community-id 1:LQU9qZlK+B5F3KDmev6m5PMibrg=` | the flow, in both directions |
 
+mod bounds;
 mod program;
 
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use mirror_xdp_common::Vni;
 use pcap::{Capture, Linktype};
 
+use self::bounds::TooMuch;
 use self::program::Program;
 use crate::filter::text;
 use crate::flow::{FlowKey, Session};
@@ -36,6 +39,10 @@ const MAX_PRIMITIVES: usize = 6;
 const CONSTANTS: [&str; 2] = ["(1 = 0)", "(1 = 1)"];
 /// What libpcap says where its optimizer finds that nothing can match.
 const REJECTS_ALL: &str = "expression rejects all packets";
+/// What is allowed where libpcap takes no expression.
+const ALLOWED: &str = "write it as for tcpdump (`man pcap-filter`), or vni N, outer src A, community-id ID";
+/// So long the place of a mistake is looked for, besides one look.
+const LOCATING: Duration = Duration::from_millis(200);
 /// What may stand between two conditions, and belongs to neither.
 const CONNECTIVES: [&str; 6] = ["and", "or", "not", "&&", "||", "!"];
 
@@ -112,6 +119,8 @@ impl Expression {
     /// Compiles an expression; an empty one matches everything. Names of hosts are looked up, as tcpdump
     /// does.
     pub fn parse(text: &str) -> Result<Self, ExpressionError> {
+        let too_much = |TooMuch { what, allowed }| error(text, 0, what, allowed);
+        bounds::weigh(text, &[], 1).map_err(too_much)?;
         let pieces = pieces(text)?;
         let primitives: Vec<_> = pieces.iter().filter_map(Piece::primitive).cloned().collect();
         if primitives.len() > MAX_PRIMITIVES {
@@ -122,12 +131,17 @@ impl Expression {
                 format!("at most {MAX_PRIMITIVES}; a range of VNIs is one"),
             ));
         }
+        let times = 1_usize << primitives.len();
+        let words: Vec<_> =
+            pieces.iter().filter(|piece| piece.primitive().is_none()).map(Piece::range).collect();
+        bounds::weigh(text, &words, times).map_err(too_much)?;
         let compiler = Compiler::new(text)?;
         let mut programs = Vec::new();
-        for held in 0..1_usize << primitives.len() {
-            match compiler.compile(&substituted(text, &pieces, held, text.len())) {
+        for held in 0..times {
+            match compiler.compile(&substituted(text, &pieces, held, text.len()), times) {
                 Ok(program) => programs.push(program),
-                Err(message) => return Err(compiler.locate(text, &pieces, &message)),
+                Err(Refused::TooMuch(reason)) => return Err(too_much(reason)),
+                Err(Refused::Wrong(message)) => return Err(compiler.locate(text, &pieces, &message)),
             }
         }
         Ok(Self { text: text.to_owned(), primitives, programs })
@@ -285,6 +299,26 @@ fn error(text: &str, at: usize, what: impl Into<String>, allowed: impl Into<Stri
     ExpressionError { column, what: what.into(), allowed: allowed.into() }
 }
 
+/// Why there is no program.
+enum Refused {
+    /// libpcap says what is wrong.
+    Wrong(String),
+    /// It would cost too much.
+    TooMuch(TooMuch),
+}
+
+impl From<TooMuch> for Refused {
+    fn from(reason: TooMuch) -> Self {
+        Self::TooMuch(reason)
+    }
+}
+
+/// Nothing, where libpcap says that nothing can match.
+fn refused_unless_empty(cause: &pcap::Error) -> Result<Option<Program>, Refused> {
+    let message = message(cause);
+    if message == REJECTS_ALL { Ok(None) } else { Err(Refused::Wrong(message)) }
+}
+
 /// libpcap's compiler, for Ethernet.
 struct Compiler(Capture<pcap::Dead>);
 
@@ -296,19 +330,32 @@ impl Compiler {
             .map_err(|cause| error(text, 0, message(&cause), "nothing is wrong with the expression"))
     }
 
-    /// The program of an expression; `None` where nothing matches it.
-    fn compile(&self, expression: &str) -> Result<Option<Program>, String> {
+    /// The program of an expression, one of so many; `None` where nothing matches it.
+    fn compile(&self, expression: &str, times: usize) -> Result<Option<Program>, Refused> {
+        let plain = match self.0.compile(expression, false) {
+            Ok(program) => program.get_instructions().len(),
+            Err(cause) => return refused_unless_empty(&cause),
+        };
+        bounds::weigh_plain(plain, times)?;
         match self.0.compile(expression, true) {
-            Ok(program) => Ok(Some(Program::new(program))),
-            Err(cause) => match message(&cause) {
-                message if message == REJECTS_ALL => Ok(None),
-                message => Err(message),
-            },
+            Ok(program) => {
+                bounds::weigh_program(program.get_instructions().len())?;
+                Ok(Some(Program::new(program)))
+            }
+            Err(cause) => refused_unless_empty(&cause),
+        }
+    }
+
+    /// Whether libpcap takes an expression.
+    fn takes(&self, expression: &str) -> bool {
+        match self.0.compile(expression, false) {
+            Ok(_) => true,
+            Err(cause) => message(&cause) == REJECTS_ALL,
         }
     }
 
     /// Says where an expression is wrong. libpcap does not: the first word is taken to be it behind the
-    /// longest part that libpcap takes.
+    /// longest part that libpcap takes. It is not looked for longer than [`LOCATING`].
     fn locate(&self, text: &str, pieces: &[Piece], message: &str) -> ExpressionError {
         let taken = |count: usize| {
             let Some(last) = count.checked_sub(1) else { return true };
@@ -316,9 +363,14 @@ impl Compiler {
             let count = |parenthesis| part.matches(parenthesis).count();
             let open = count('(').saturating_sub(count(')'));
             part.push_str(&")".repeat(open));
-            self.compile(&part).is_ok()
+            self.takes(&part)
         };
-        let mut wrong = (0..pieces.len()).rev().find(|&count| taken(count)).unwrap_or_default();
+        let begun = Instant::now();
+        let found = (0..pieces.len()).rev().find(|&count| begun.elapsed() > LOCATING || taken(count));
+        if begun.elapsed() > LOCATING {
+            return error(text, 0, message, ALLOWED);
+        }
+        let mut wrong = found.unwrap_or_default();
         let connective =
             |piece: &Piece| CONNECTIVES.iter().any(|word| text[piece.range().clone()].starts_with(word));
         while wrong < pieces.len() && connective(&pieces[wrong]) {
@@ -326,12 +378,7 @@ impl Compiler {
         }
         let at = pieces.get(wrong).map_or(text.len(), |piece| piece.range().start);
         let word = pieces.get(wrong).map(|piece| format!("`{}`", &text[piece.range().clone()]));
-        error(
-            text,
-            at,
-            format!("{}: {message}", word.as_deref().unwrap_or("the end")),
-            "write it as for tcpdump (`man pcap-filter`), or vni N, outer src A, community-id ID",
-        )
+        error(text, at, format!("{}: {message}", word.as_deref().unwrap_or("the end")), ALLOWED)
     }
 }
 

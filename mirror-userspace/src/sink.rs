@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-pub use self::output::{Destination, Patience, Rotation};
+pub use self::output::{Destination, Modes, Patience, Rotation};
 use self::output::{Lines, Output};
 use crate::analyzer;
 use crate::apm::{METRICS, Metrics, Service, Services, Standing};

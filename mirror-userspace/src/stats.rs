@@ -439,6 +439,9 @@ pub struct Stats {
     /// What was counted of VNIs and rules, by interface. Only at the end: there may be many.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<Policy>,
+    /// Datagrams for the ports of mirror traffic that the network stack got: no program has seen them, or it let them
+    /// pass. They are in no other counter.
+    pub missed: u64,
     /// Frames that no counter explains: the sum of the absolute differences of the identities. Absent
     /// while frames are on their way.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -542,6 +545,7 @@ mod tests {
             tap: None,
             upload: None,
             policies: Vec::new(),
+            missed: 0,
             unaccounted: None,
         }
     }

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::process::Command;
 
@@ -42,6 +43,50 @@ fn a_full_disk_costs_records_that_are_counted_and_no_packets() {
     assert_eq!(report.analysed(), u64::from(FLOWS));
     let (written, lost) = fate(&report);
     assert!(written > 0 && lost > 0 && written + lost > u64::from(FLOWS), "{written} {lost}");
+}
+
+/// The process is confined to the directory that it began with: one in its place is another.
+#[test]
+fn hostile_removal_of_the_log_directory_is_told_and_its_records_count_as_lost() {
+    let Some(bed) = Bed::new(1) else { return };
+    let mut appliance = bed.start(&["--stats-interval", "200ms"]);
+    let log = bed.log_dir().join("eve.json");
+    let lines = || fs::read_to_string(&log).map_or(0, |text| text.lines().count() as u64);
+    wait_until("something is written", || lines() > 0);
+    fs::remove_dir_all(bed.log_dir()).unwrap();
+    fs::create_dir(bed.log_dir()).unwrap();
+    let line = appliance.wait_for_line("");
+    let again = line.contains("is begun anew");
+    assert!(again || line.contains("was removed") && line.contains("restart it to log again"), "{line}");
+    appliance.signal(Signal::SIGHUP);
+    bed.send(&flows(2000));
+    let report = appliance.stop();
+    report.assert_conserved();
+    let (written, lost) = fate(&report);
+    if again {
+        // A kernel without Landlock.
+        assert!(lost == 0 && lines() > 2000, "{lost} {}", lines());
+    } else {
+        assert!(lost > 2000 && written < 100 && lines() == 0, "{lost} {written} {}", lines());
+    }
+}
+
+#[test]
+fn hostile_removal_of_the_log_costs_no_record() {
+    let Some(bed) = Bed::new(1) else { return };
+    let mut appliance = bed.start(&["--stats-interval", "200ms"]);
+    let log = bed.log_dir().join("eve.json");
+    let lines = || fs::read_to_string(&log).map_or(0, |text| text.lines().count() as u64);
+    wait_until("something is written", || lines() > 0);
+    fs::remove_file(&log).unwrap();
+    assert!(appliance.wait_for_line("").contains("was removed; it is begun anew"));
+    bed.send(&flows(2000));
+    let report = appliance.stop();
+    report.assert_conserved();
+    let (written, lost) = fate(&report);
+    assert!(lost == 0 && lines() > 2000 && written >= lines(), "{lost} {written} {}", lines());
+    let mode = fs::metadata(&log).unwrap().permissions().mode();
+    assert_eq!(mode & 0o137, 0, "{mode:o}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use etherparse::{
     SlicedPacket, TransportSlice,
 };
 use mirror_xdp_common::outer::{Mirrored, Ports, decapsulate};
-use mirror_xdp_tests::appliance::PATIENCE;
+use mirror_xdp_tests::appliance::{PATIENCE, wait_until};
 use mirror_xdp_tests::frames::{APPLIANCE_V4, APPLIANCE_V6, Flow, SOURCE_V4, SOURCE_V6};
 use mirror_xdp_tests::inject::Injector;
 use mirror_xdp_tests::netns::Namespace;
@@ -547,4 +547,46 @@ fn missing_privileges_are_named() {
     assert_eq!(output.status.code(), Some(1), "{:?}", output.stderr);
     let [line] = &output.stderr[..] else { panic!("not one line: {:#?}", output.stderr) };
     assert!(line.contains("root") && line.contains("CAP_NET_ADMIN"), "{line}");
+}
+
+/// The kernel shows a program in generic mode no frames that this host has redirected itself: what a source on the same
+/// host mirrors is one. In native mode they are as others.
+#[test]
+fn hostile_silence_of_generic_mode_beside_a_source_is_told_and_counted() {
+    const SENT: u64 = 40;
+    let Some(bed) = Bed::new() else { return };
+    for (mode, seen) in [("native", true), ("generic", false)] {
+        let log_dir = tempfile::tempdir().unwrap();
+        let mut command = bed.appliance.command(&bed.binary.to_string_lossy());
+        command.args(["run", "--json", "--interface", "appliance0", "--xdp-mode", mode, "--api", "off"]);
+        command
+            .arg("--log-dir")
+            .arg(log_dir.path())
+            .arg("--control")
+            .arg(log_dir.path().join("control.sock"));
+        let mut capture = Process::spawn(&mut command).unwrap();
+        capture.wait_for_line("capturing on", PATIENCE).unwrap();
+        let source = bed.mirror(&[]);
+        let injector = Injector::new(&bed.client, "client0").unwrap();
+        let send = || (0..SENT).for_each(|_| injector.send(&Flow::v4(40_000, 9).udp(&[1; 700])).unwrap());
+        send();
+        if !seen {
+            wait_until("the capture says what it misses", || {
+                // How many there was no room for the kernel says with the next.
+                send();
+                let Ok(line) = capture.wait_for_line("", Duration::from_millis(100)) else { return false };
+                assert!(line.contains("went past the capture") && line.contains("generic mode"), "{line}");
+                true
+            });
+        }
+        assert!(source.stop()["mirrored"].as_u64().unwrap() >= SENT);
+        let output = capture.interrupt(PATIENCE).unwrap();
+        assert!(output.status.success(), "{:?}", output.stderr);
+        let account: Value = serde_json::from_str(&output.stdout).unwrap();
+        let missed = account["missed"].as_u64().unwrap();
+        let workers = account["workers"].as_array().unwrap();
+        let taken: u64 = workers.iter().map(|worker| worker["delivered"].as_u64().unwrap()).sum();
+        assert_eq!((missed == 0, taken >= SENT), (seen, seen), "{mode}: {account}");
+        assert_eq!(account["unaccounted"], 0, "{account}");
+    }
 }

@@ -100,11 +100,13 @@ impl Watch {
         self.indicators.is_some()
     }
 
-    /// Looks at a name that a client has said.
-    pub(super) fn name(&self, cause: Cause, name: &[u8], context: &mut Context<'_>) {
-        if let Some(domain) = self.indicators.as_ref().and_then(|indicators| indicators.domain_of(name)) {
+    /// Looks at a name that a client has said; whether that raised an alert.
+    pub(super) fn name(&self, cause: Cause, name: &[u8], context: &mut Context<'_>) -> bool {
+        let domain = self.indicators.as_ref().and_then(|indicators| indicators.domain_of(name));
+        if let Some(domain) = domain {
             context.alert(cause, domain);
         }
+        domain.is_some()
     }
 
     /// Looks at the fingerprints of a client.

@@ -7,6 +7,7 @@
 
 mod alert;
 mod builtin;
+mod credit;
 mod enabled;
 mod filter;
 mod registry;

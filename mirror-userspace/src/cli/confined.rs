@@ -1,12 +1,11 @@
 //! The rights of commands that read what others have made: capture files, stores, configurations. They are given up
 //! before anything of it is read.
 
+use std::env;
 use std::path::{Path, PathBuf};
-use std::{env, fs};
 
 use super::store::Place;
 use crate::confine::{self, Files, Kind};
-use crate::store::manifest;
 use crate::store::remote::Location;
 use crate::store::upload;
 
@@ -21,9 +20,6 @@ const AUTHORITIES: [&str; 5] = [
 /// Variables that name other ones.
 const OTHER_AUTHORITIES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
-/// What an event of a manifest begins with that says where a segment was uploaded to.
-const UPLOADED: &[u8] = b"\"event\":\"uploaded\"";
-
 /// Confines the process to these files.
 pub(super) fn to(kind: Kind, files: Files) -> anyhow::Result<()> {
     confine::install(&[(kind, files)].into())?;
@@ -36,17 +32,18 @@ pub(super) fn to_reading() -> anyhow::Result<()> {
     to(Kind::Read, Files { read: vec!["/".into()], ..Files::default() })
 }
 
-/// Confines a command that reads a store and writes no file but those that are open: to the store's directory, or to
-/// the network where the store, or a part of it that was deleted, is elsewhere. Directories among `copies` can be read.
-pub(super) fn to_store(place: &Place, local: bool, copies: &[Location]) -> anyhow::Result<()> {
+/// Confines a command that reads a store and writes no file but those that are open: to the store's directory and to
+/// copies in directories, or to the network where the store, or a copy that may be read, is elsewhere.
+pub(super) fn to_store(place: &Place, copies: &[Location]) -> anyhow::Result<()> {
     match place {
         Place::Directory(directory) => {
-            let copies = copies.iter().filter_map(Location::directory);
-            let read = copies.chain([directory.as_path()]).map(Path::to_owned).collect();
+            let near = copies.iter().filter_map(Location::directory);
+            let read = near.chain([directory.as_path()]).map(Path::to_owned).collect();
             let mut files = Files { read, ..Files::default() };
-            let kind = if !local && is_uploaded(directory) { Kind::ReadRemote } else { Kind::Read };
+            let all_near = copies.iter().all(|copy| copy.directory().is_some());
+            let kind = if all_near { Kind::Read } else { Kind::ReadRemote };
             if kind == Kind::ReadRemote {
-                files.read.extend(authorities());
+                files.read.extend(upload::credentials().into_iter().chain(authorities()));
             }
             to(kind, files)
         }
@@ -65,10 +62,4 @@ fn to_copy(location: &Location) -> anyhow::Result<()> {
 fn authorities() -> impl Iterator<Item = PathBuf> {
     let others = OTHER_AUTHORITIES.iter().filter_map(|name| env::var_os(name).map(PathBuf::from));
     AUTHORITIES.into_iter().map(PathBuf::from).chain(others)
-}
-
-/// Whether the manifest of a store may say that something was uploaded. Nothing is read out of it yet.
-fn is_uploaded(directory: &Path) -> bool {
-    let manifest = fs::read(directory.join(manifest::FILE_NAME)).unwrap_or_default();
-    manifest.windows(UPLOADED.len()).any(|bytes| bytes == UPLOADED)
 }

@@ -53,7 +53,7 @@ fn bytes(text: &str) -> Result<u64, String> {
 impl EveArgs {
     /// Where the arguments, or else the configuration, want the records.
     pub(super) fn destination(&self, directory: &Path, configured: &EveSettings) -> Destination {
-        Destination::named(self.output(configured), directory, self.rotation(configured))
+        Destination::named(self.output(configured), directory, self.rotation(configured), configured.modes)
     }
 
     /// The file or socket.

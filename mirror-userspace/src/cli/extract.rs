@@ -14,9 +14,10 @@ use super::progress::{CLEAR, grouped, with_unit};
 use super::store::Place;
 use crate::expression::Expression;
 use crate::record::CommunityId;
+use crate::sink::Modes;
 use crate::store::StoreKey;
 use crate::store::reader::{Effort, Reader, Wanted};
-use crate::store::remote::RemoteReader;
+use crate::store::remote::{Location, RemoteReader};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -25,6 +26,7 @@ Examples:
   mirror-xdp extract --store /data/packets --from 2026-03-01T08:00:00Z --to 2026-03-01T08:05:00Z tcp -w five.pcapng
   mirror-xdp extract --store /data/packets --from -10min 'udp port 53' --stats -w dns.pcapng
   mirror-xdp extract --store s3://bucket/appliance-1 'host 10.1.2.3' -w found.pcapng
+  mirror-xdp extract --store /data/packets --copy file:///mnt/packets tcp -w found.pcapng
 
 Expressions are tcpdump's (`man pcap-filter`) for the inner frame, and besides:
   vni N, vni N-M          the mirror session's VNI
@@ -34,7 +36,7 @@ Expressions are tcpdump's (`man pcap-filter`) for the inner frame, and besides:
 /// Get packets out of a store, in the order of time, also while it is written to
 ///
 /// The indexes say which parts of the store may have what is looked for; only those are read. Segments that
-/// were deleted after they had been uploaded are read where they were uploaded to.
+/// were deleted after they had been uploaded are read where they were uploaded to, see --copy.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -45,6 +47,11 @@ pub(super) struct Args {
     /// Leave out what was deleted from the directory, though it was uploaded before
     #[arg(long)]
     local: bool,
+
+    /// Read what was deleted from the directory there, too: the URL that it was uploaded to. Needed where that names an
+    /// endpoint, or is a directory; the manifest alone is no reason to ask a server
+    #[arg(long, value_name = "URL", value_parser = super::store::location, conflicts_with = "local")]
+    copy: Vec<Location>,
 
     /// From this time on: 2026-03-01T08:00:00Z, or such as -10min before now
     #[arg(long, value_name = "TIME", value_parser = time, allow_hyphen_values = true)]
@@ -140,10 +147,10 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
             super::store::is_store(directory)?;
         }
         // Opened before the process is confined; emptied once there is something to write.
-        let file = File::options().write(true).create(true).truncate(false).open(&args.write);
+        let file = Modes::default().create().write(true).truncate(false).open(&args.write);
         Box::new(Emptied::new(file.with_context(|| format!("cannot write {}", args.write.display()))?))
     };
-    super::confined::to_store(&args.store, args.local, &[])?;
+    super::confined::to_store(&args.store, &args.copy)?;
     let mut reader = match &args.store {
         Place::Directory(directory) => Reader::open(directory, key)?,
         Place::Copy(_) if args.local => {
@@ -155,6 +162,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if args.local {
         reader.only_local();
     }
+    reader.read_copies(args.copy.clone());
     let mut output = BufWriter::with_capacity(1 << 20, output);
     let mut progress = Progress::new(start, args.json);
     let result =

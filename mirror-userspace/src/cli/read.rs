@@ -1,6 +1,5 @@
 //! `mirror-xdp read`: the worker of the live capture over capture files.
 
-use std::fs;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -124,9 +123,15 @@ fn confine(args: &Args) -> anyhow::Result<Option<Sink>> {
     let records = destination.needed_files();
     let store = Files { write: args.store.iter().cloned().collect(), ..Files::default() };
     if args.files.iter().any(|path| path.exists()) {
-        for directory in records.write.iter().chain(&store.write) {
-            // Where it cannot be made, whoever opens it says so.
-            let _ = fs::create_dir_all(directory);
+        // Where they cannot be made, whoever opens them says so.
+        for directory in &records.write {
+            let _ = config::EveSettings::default().modes.make_directory(directory);
+        }
+        for directory in &store.write {
+            let _ = crate::store::make_directory(
+                directory,
+                config::StoreSettings::default().settings.permissions,
+            );
         }
     }
     let own = Files {

@@ -267,6 +267,8 @@ impl Args {
             ("eve.rotate_size", json!(rotation.size), eve(2)),
             ("eve.rotate_interval", json!(rotation.interval.map(time)), eve(3)),
             ("eve.rotate_keep", json!(rotation.keep), eve(4)),
+            ("eve.file_mode", json!(format!("{:04o}", configured.eve.modes.file)), None),
+            ("eve.directory_mode", json!(format!("{:04o}", configured.eve.modes.directory)), None),
             ("api.listen", json!(listen.to_string()), flag(self.api.listen.is_some(), "--api")),
             ("api.health", json!(health.to_string()), flag(self.api.health.is_some(), "--health")),
             ("api.token_file", json!(token), flag(self.api.token_file.is_some(), "--api-token-file")),
@@ -523,7 +525,7 @@ fn needed_files(
     }
     for directory in all.values().flat_map(|files| &files.write).chain([&log_dir.to_owned()]) {
         // Where it cannot be made, whoever opens it says so.
-        let _ = fs::create_dir_all(directory);
+        let _ = configured.eve.modes.make_directory(directory);
     }
     let configs = args.config.iter().chain(&configured.alerts.file);
     let configs = configs.flat_map(|path| [Some(path.clone()), fs::canonicalize(path).ok()]);

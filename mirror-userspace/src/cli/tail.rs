@@ -17,6 +17,7 @@ use crate::observe::control::{Client, DEFAULT_PATH, Message, Request};
 use crate::observe::copy::{self, CopyCounts};
 use crate::observe::pcapng::Writer;
 use crate::observe::summary::{self, Summary};
+use crate::sink::Modes;
 use crate::worker::FrameInfo;
 
 const EXAMPLES: &str = "\
@@ -134,7 +135,8 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let client = Client::connect(&args.control, &request)?;
     let mut file: Box<dyn Write> = match &args.write {
         Some(path) if !to_stdout => {
-            Box::new(std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?)
+            let file = Modes::default().create().write(true).truncate(true).open(path);
+            Box::new(file.with_context(|| format!("cannot write {}", path.display()))?)
         }
         _ => Box::new(io::stdout()),
     };

@@ -44,7 +44,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if let Place::Directory(directory) = &args.store {
         super::store::is_store(directory)?;
     }
-    super::confined::to_store(&args.store, true, &[])?;
+    super::confined::to_store(&args.store, &[])?;
     let (contents, holds) = match &args.store {
         Place::Directory(directory) => {
             let read = || Ok::<_, std::io::Error>((Contents::read(directory)?, hold::read(directory)?));

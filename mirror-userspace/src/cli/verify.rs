@@ -55,7 +55,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         super::store::is_store(directory)?;
     }
     // Nothing but what is in the directory is compared with its manifest.
-    super::confined::to_store(&args.store, true, &[])?;
+    super::confined::to_store(&args.store, &[])?;
     let report = match &args.store {
         Place::Directory(directory) => {
             verify(directory, head, progress).with_context(|| format!("cannot read {}", directory.display()))

@@ -30,7 +30,7 @@ use crate::filter::Policy;
 use crate::flow::Timeouts;
 use crate::indicators::{FileError, Indicators};
 use crate::live::{CpuList, ModeChoice};
-use crate::sink::{EventTypes, Rotation};
+use crate::sink::{EventTypes, Modes, Rotation};
 use crate::store::Settings;
 use crate::worker::Tuning;
 
@@ -90,6 +90,8 @@ pub struct EveSettings {
     pub types: EventTypes,
     /// When a file is put aside.
     pub rotation: Rotation,
+    /// The permissions of files and directories that are made.
+    pub modes: Modes,
 }
 
 /// What is made of the frames.

@@ -578,6 +578,30 @@ fn alerts(mut table: Table<'_>) -> AlertSettings {
     alerts
 }
 
+/// Permissions of files, as `chmod` has them in digits. The owner needs those in `least`, and nobody but the owner and
+/// the group may write.
+fn permissions(value: &Value<'_>, least: u32, example: &str) -> Option<u32> {
+    let allowed = format!("permissions as text, such as \"{example}\"");
+    let text = value.text(&allowed)?;
+    let digits = text.len() <= 4 && text.bytes().all(|byte| byte.is_ascii_digit());
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if digits && mode & least == least && mode & !0o775 == 0 => Some(mode),
+        Ok(mode) if digits && mode <= 0o7777 => {
+            let what = if mode & least == least {
+                format!("`{text}` lets everybody write, or is more than permissions")
+            } else {
+                format!("`{text}` keeps the owner out")
+            };
+            value.wrong(what, format!("such as \"{example}\""));
+            None
+        }
+        _ => {
+            value.wrong(format!("`{text}` is no permissions"), format!("such as \"{example}\""));
+            None
+        }
+    }
+}
+
 fn eve(mut table: Table<'_>) -> EveSettings {
     let mut eve = EveSettings::default();
     if let Some(value) = table.get("output") {
@@ -620,6 +644,12 @@ fn eve(mut table: Table<'_>) -> EveSettings {
     if let Some(value) = table.get("rotate_keep") {
         let number = value.number("a number of files", &(0..=1_000_000));
         eve.rotation.keep = number.map(|number| number as usize);
+    }
+    if let Some(mode) = table.get("file_mode").and_then(|value| permissions(&value, 0o600, "0640")) {
+        eve.modes.file = mode;
+    }
+    if let Some(mode) = table.get("directory_mode").and_then(|value| permissions(&value, 0o700, "0750")) {
+        eve.modes.directory = mode;
     }
     table.finish();
     eve

@@ -19,7 +19,7 @@ use crate::filter::policy::UnknownVnis;
 use crate::indicators::FileError;
 use crate::live::ModeChoice;
 use crate::secret::SecretError;
-use crate::sink::{Destination, Rotation};
+use crate::sink::{Destination, Modes, Rotation};
 use crate::store::{KeyError, StoreKey};
 
 /// Something that was found.
@@ -182,7 +182,9 @@ fn both(config: &Config) -> Option<Finding> {
 fn output(config: &Config) -> Option<Finding> {
     let log_dir = config.capture.log_dir.clone().unwrap_or_else(|| DEFAULT_LOG_DIR.into());
     let output = config.eve.output.as_deref()?;
-    let Destination::File { path, .. } = Destination::named(output, &log_dir, Rotation::default()) else {
+    let Destination::File { path, .. } =
+        Destination::named(output, &log_dir, Rotation::default(), Modes::default())
+    else {
         return None;
     };
     if path.is_dir() {

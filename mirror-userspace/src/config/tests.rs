@@ -65,6 +65,7 @@ fn every_key_is_read() {
     let rotation = config.eve.rotation;
     assert_eq!((rotation.size, rotation.keep), (Some(1 << 30), Some(48)));
     assert_eq!(rotation.interval.map(|interval| interval.as_secs()), Some(3600));
+    assert_eq!((config.eve.modes.file, config.eve.modes.directory), (0o640, 0o750));
     let capture = config.capture;
     assert_eq!(capture.interfaces, ["ens6"]);
     assert_eq!((capture.replace, capture.max_flows), (Some(false), Some(1 << 18)));
@@ -406,6 +407,11 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
         ("[[store.ages]]\nvnis = [7]\n".into(), 1, "store.ages[0].max_age".into(), "missing", "\"30days\""),
         ("[eve]\noutput = \"\"\n".into(), 2, "eve.output".into(), "is empty", "eve.json"),
         ("[eve]\nrotate_keep = -1\n".into(), 2, "eve.rotate_keep".into(), "-1", "from 0 to"),
+        ("[eve]\nfile_mode = \"0646\"\n".into(), 2, "eve.file_mode".into(), "everybody", "0640"),
+        ("[eve]\nfile_mode = \"0440\"\n".into(), 2, "eve.file_mode".into(), "owner out", "0640"),
+        ("[eve]\nfile_mode = \"rw-r\"\n".into(), 2, "eve.file_mode".into(), "rw-r", "0640"),
+        ("[eve]\nfile_mode = 640\n".into(), 2, "eve.file_mode".into(), "number", "0640"),
+        ("[eve]\ndirectory_mode = \"4750\"\n".into(), 2, "eve.directory_mode".into(), "more than", "0750"),
         ("[receive]\nring = 1000\n".into(), 2, "receive.ring".into(), "no power of two", "16384"),
         ("[receive]\ncpus = \"3-1\"\n".into(), 2, "receive.cpus".into(), "3-1", "2-7,10"),
         // Shunt.

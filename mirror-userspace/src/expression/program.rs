@@ -1,4 +1,4 @@
-//! A compiled program of libpcap's that another thread may have: the control thread compiles, workers
+//! A compiled program of libpcap's that other threads may have: the control thread compiles, workers
 //! run.
 #![expect(unsafe_code, reason = "pcap does not say that its programs may change threads")]
 
@@ -10,6 +10,8 @@ pub(super) struct Program(BpfProgram);
 // SAFETY: a program is a block of instructions from `malloc` that nothing else refers to; libpcap reads it
 // to run it, and frees it in the end. Neither depends on the thread.
 unsafe impl Send for Program {}
+// SAFETY: as above; to run a program changes nothing of it.
+unsafe impl Sync for Program {}
 
 impl Program {
     pub(super) const fn new(program: BpfProgram) -> Self {

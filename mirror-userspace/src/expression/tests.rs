@@ -1,4 +1,5 @@
 use mirror_xdp_tests::frames::Flow;
+use proptest::prelude::*;
 
 use super::*;
 
@@ -117,5 +118,119 @@ fn mistakes_are_told_with_their_place() {
     ] {
         let error = Expression::parse(expression).unwrap_err();
         assert_eq!((error.column, &error.what[..]), (column, what), "{expression}: {error}");
+    }
+}
+
+/// So many of something, each with its number.
+fn list(count: usize, between: &str, each: impl Fn(usize) -> String) -> String {
+    (0..count).map(each).collect::<Vec<_>>().join(between)
+}
+
+/// A list that people write: the control.
+fn normal() -> String {
+    list(100, " or ", |number| format!("host 10.0.{}.{}", number / 10, number % 10))
+}
+
+fn time(expression: &str) -> (Duration, Result<(), ExpressionError>) {
+    let begun = Instant::now();
+    let outcome = Expression::parse(expression).map(|_| ());
+    (begun.elapsed(), outcome)
+}
+
+#[test]
+fn hostile_expressions_are_refused_before_they_cost_much() {
+    let own = |count: usize| list(count, " and ", |number| format!("not vni {number}"));
+    let expressions = [
+        format!("portrange {}", list(10_000, " or ", |number| format!("{}-{}", number + 1, number + 2))),
+        format!("portrange {}", list(600, "||", |number| format!("{}-{}", number + 1, number + 2))),
+        format!("portrange {}", list(100, " or ", |number| format!("{}-{}", number + 1, number + 2))),
+        format!("port {}", list(700, " or ", |number| (number + 1).to_string())),
+        format!("port {}", list(150, " or ", |number| (number + 1).to_string())),
+        format!("{} and port {}", own(6), list(100, " or ", |number| (number + 1).to_string())),
+        format!("{} and port {}", own(6), list(10, " or ", |number| (number + 1).to_string())),
+        list(400, " or ", |number| format!("host 10.0.{}.{}", number / 200, number % 200)),
+        list(40, " and ", |number| format!("(port {} or port {})", 2 * number + 1, 2 * number + 2)),
+        list(50, " or ", |number| format!("(port {} and host 10.0.0.{})", number + 1, number)),
+        list(60, " and ", |number| format!("not portrange {}-{}", number + 1, number + 9)),
+        list(500, " and ", |_| "vlan".to_owned()),
+        list(500, " or ", |_| "mpls".to_owned()),
+        format!("{}tcp{}", "(".repeat(500), ")".repeat(500)),
+        format!("{}tcp", "not ".repeat(700)),
+        format!("{}tcp", "!".repeat(4000)),
+        format!("{}0{} = 1", "ip[".repeat(900), "]".repeat(900)),
+        format!("ip[0]{} = 1", " + 1".repeat(900)),
+        format!("ip[0]{}=1", "+1".repeat(1900)),
+        // Where it is wrong is looked for.
+        format!("{} ]", list(100, " or ", |number| format!("port {}", number + 1))),
+        format!("] {}", list(100, " or ", |number| format!("port {}", number + 1))),
+        "(".repeat(4000),
+        "x".repeat(5000),
+        "or ".repeat(1300),
+    ];
+    // Of three, for other tests run beside this.
+    let control = (0..3).map(|_| time(&normal()).0).max().unwrap();
+    time(&normal()).1.unwrap();
+    for expression in expressions {
+        let (taken, outcome) = time(&expression);
+        let begin: String = expression.chars().take(60).collect();
+        println!("{taken:?} beside {control:?}: {begin}… {:?}", outcome.as_ref().err().map(|it| &it.what));
+        assert!(taken < 25 * control + Duration::from_secs(1), "{taken:?} beside {control:?}: {begin}");
+        let lines = outcome.map_or_else(|error| error.to_string(), |()| String::new());
+        assert!(!lines.contains('\n') && lines.len() < 400, "{lines}");
+    }
+}
+
+#[test]
+fn hostile_expressions_are_told_the_bound() {
+    for (expression, what) in [
+        ("x".repeat(5000), "has 5000 bytes, more than 4096"),
+        (format!("port {}", list(300, " or ", |number| number.to_string())), "is too long: about "),
+        (
+            format!(
+                "{} and port {}",
+                list(6, " and ", |number| format!("not vni {number}")),
+                list(50, " or ", |number| (number + 1).to_string())
+            ),
+            "for it is compiled with each combination of its other conditions",
+        ),
+        ("ip6 protochain 17".to_owned(), "is a loop"),
+        (list(70, " or ", |number| format!("host h{number}")), "has 70 names to look up"),
+    ] {
+        let error = Expression::parse(&expression).unwrap_err();
+        assert!(error.to_string().contains(what), "{error}");
+    }
+    // Neither names of ports nor values of fields are looked up.
+    let flags = list(6, " and ", |number| format!("not vni {number}"));
+    let expression = format!("{flags} and port http and tcp[tcpflags] & (tcp-syn|tcp-fin) != 0");
+    Expression::parse(&expression).unwrap();
+}
+
+/// A deep expression of small parts.
+fn nested() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just("tcp".to_owned()),
+        Just("vlan".to_owned()),
+        (0_u16..2000).prop_map(|port| format!("port {port}")),
+        (0_u16..2000, 0_u16..2000).prop_map(|(from, more)| format!("portrange {from}-{}", from + more)),
+        (any::<u8>(), any::<u8>()).prop_map(|(a, b)| format!("net 10.{a}.{b}.0/24")),
+        (any::<u8>(), any::<u8>()).prop_map(|(at, value)| format!("ip[{at}] & {value} != 0")),
+        (0_u32..9).prop_map(|vni| format!("vni {vni}")),
+    ];
+    leaf.prop_recursive(12, 150, 4, |inner| {
+        prop_oneof![
+            inner.clone().prop_map(|inner| format!("not ({inner})")),
+            (prop::collection::vec(inner.clone(), 1..5), prop_oneof![Just(" and "), Just(" or ")])
+                .prop_map(|(inner, between)| format!("({})", inner.join(between))),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn hostile_expressions_of_any_form_take_a_bounded_time(expression in nested()) {
+        let (taken, _) = time(&expression);
+        prop_assert!(taken < Duration::from_secs(20), "{taken:?}: {expression}");
     }
 }

@@ -343,7 +343,8 @@ impl Plan {
             netlink: self.netlink,
             upload: store.and_then(Store::upload),
             links: Links::of(self.devices.iter().map(|device| &device.interface)),
-            _ports: self.ports,
+            ports: self.ports,
+            missed_said: AtomicBool::new(false),
         };
         let shares = Shares::new(&self.config.receive, &self.devices);
         for planned in self.devices {
@@ -612,6 +613,7 @@ fn account(devices: &[Device], workers: &[Part], time: Duration) -> Result<Stats
         tap: None,
         upload: None,
         policies: Vec::new(),
+        missed: 0,
         unaccounted: None,
     })
 }
@@ -629,7 +631,9 @@ pub struct Capture {
     netlink: Netlink,
     upload: Option<UploadWatch>,
     links: Links,
-    _ports: Vec<ReservedPort>,
+    ports: Vec<ReservedPort>,
+    /// That mirror traffic is missed was said.
+    missed_said: AtomicBool,
 }
 
 /// How one interface is captured.
@@ -742,6 +746,7 @@ impl Capture {
         let workers: Vec<_> =
             self.workers.iter().map(|(served, handle)| (*served, handle.published())).collect();
         let mut stats = account(&self.devices, &workers, self.started.elapsed())?;
+        stats.missed = self.missed();
         stats.upload = self.upload.as_ref().map(UploadWatch::counters);
         Ok(stats)
     }
@@ -821,13 +826,41 @@ impl Capture {
                 Err(source) => return Err(error(source.into())),
             }
         }
+        self.say_missed();
         Ok(())
+    }
+
+    /// Datagrams of mirror traffic that the network stack got in the place of the capture.
+    fn missed(&self) -> u64 {
+        self.ports.iter().map(ReservedPort::reached).sum()
+    }
+
+    /// Says once that there are such, and why that may be.
+    fn say_missed(&self) {
+        // While a capture begins, some pass before the program is there.
+        const SOME: u64 = 16;
+        let missed = self.missed();
+        if missed < SOME || self.missed_said.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let generic = self.devices.iter().any(|device| device.mode == Mode::Generic);
+        let why = if generic {
+            "the kernel shows a program in generic mode no frames that this host has redirected itself, as \
+             `mirror-xdp source` on it does (use --xdp-mode native there), and none of other interfaces"
+        } else {
+            "they come by an interface that is not captured, or the program lets them pass"
+        };
+        tracing::warn!(
+            "{missed} datagrams of mirror traffic went past the capture to the network stack: {why}"
+        );
     }
 
     /// Takes the program off, drains the rings, ends the workers and their flows, closes the sockets and
     /// frees the buffers. The account is exact, but for the records, which are still on their way.
     pub async fn stop(mut self) -> Result<Stats, Error> {
         let time = self.started.elapsed();
+        // Without the programs, all of it would be.
+        let missed = self.missed();
         for device in &mut self.devices {
             device.program.detach().map_err(|source| Error::of(&device.name, source))?;
         }
@@ -835,6 +868,7 @@ impl Capture {
         // The sockets stay open until the account is made.
         let (_sockets, workers): (Vec<_>, Vec<_>) = self.end_workers()?.into_iter().unzip();
         let mut stats = account(&self.devices, &workers, time)?;
+        stats.missed = missed;
         stats.upload = self.upload.as_ref().map(UploadWatch::counters);
         stats.policies = self.policy_stats()?;
         stats.unaccounted = Some(stats.imbalance());

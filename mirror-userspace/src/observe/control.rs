@@ -345,10 +345,10 @@ fn subscribe(request: &[u8], workers: &Workers) -> Result<(super::Subscription, 
     let request: Request = serde_json::from_slice(request)?;
     let mut observers: Vec<Box<dyn Observer>> = Vec::new();
     let mut copies = Vec::new();
+    let filter = Arc::new(Expression::parse(&request.filter)?);
+    let filter = (!request.filter.trim().is_empty()).then_some(filter);
     for _ in 0..workers.len() {
-        let filter = Expression::parse(&request.filter)?;
-        let filter = (!request.filter.trim().is_empty()).then_some(filter);
-        let wanted = Wanted { filter, snaplen: request.snaplen, rate: request.rate };
+        let wanted = Wanted { filter: filter.clone(), snaplen: request.snaplen, rate: request.rate };
         let (end, taken) = copy::pair(wanted, ROOM);
         observers.push(Box::new(end));
         copies.push(taken);

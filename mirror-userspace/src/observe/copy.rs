@@ -136,7 +136,7 @@ impl Shared {
 #[derive(Debug, Default)]
 pub struct Wanted {
     /// Frames that match; all where there is none.
-    pub filter: Option<Expression>,
+    pub filter: Option<Arc<Expression>>,
     /// Bytes of each frame at most; all where there is none.
     pub snaplen: Option<usize>,
     /// Frames a second at most; any number where there is none.

@@ -18,6 +18,39 @@ impl Serialize for Bytes<'_> {
     }
 }
 
+impl<'a> Bytes<'a> {
+    /// The bytes that this has as a string of JSON, without the quotes; never fewer.
+    pub(crate) fn json_len(&self) -> usize {
+        let other = if str::from_utf8(self.0).is_ok() { 1 } else { r"\\xff".len() };
+        self.0.iter().map(|byte| json_len_of(*byte, other)).sum()
+    }
+
+    /// As much from the beginning as has at most so many bytes as a string of JSON.
+    pub(crate) fn cut_to(&self, json_len: usize) -> &'a [u8] {
+        // Where it is cut within a character, all others are written in more bytes, too.
+        let mut left = json_len;
+        let fits = |byte: &&u8| match left.checked_sub(json_len_of(**byte, r"\\xff".len())) {
+            Some(rest) => {
+                left = rest;
+                true
+            }
+            None => false,
+        };
+        let len = self.0.iter().take_while(fits).count();
+        self.0.get(..len).unwrap_or_default()
+    }
+}
+
+/// The bytes that a byte takes in a string of JSON, `other` where it is not ASCII.
+const fn json_len_of(byte: u8, other: usize) -> usize {
+    match byte {
+        b'"' | b'\\' => 2,
+        0..0x20 => r"\u0000".len(),
+        0x20..0x80 => 1,
+        0x80.. => other,
+    }
+}
+
 impl fmt::Display for Bytes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use fmt::Write;

@@ -64,7 +64,9 @@ impl Renderer {
             }
             Record::Event(record) => {
                 let packed = record.packed(bytes);
-                let mut lines = Lines { renderer: self, out, record, each: &mut each };
+                let left = MOST_OF_ANY + MOST_PER_BYTE * packed.len();
+                let each = &mut each;
+                let mut lines = Lines { renderer: self, out, record, each, left, closed: false };
                 (record.event_type.render)(packed, &mut lines)?;
             }
         }
@@ -355,7 +357,17 @@ pub struct Lines<'a> {
     out: &'a mut Vec<u8>,
     record: &'a EventRecord,
     each: &'a mut dyn FnMut(usize),
+    /// Bytes that the lines may still have.
+    left: usize,
+    /// They were too many, which the last one says.
+    closed: bool,
 }
+
+/// What the lines of one record may come to, in bytes, for each byte that was packed for it, and besides. The records
+/// of a normal message stay far below.
+pub const MOST_PER_BYTE: usize = 16;
+/// See [`MOST_PER_BYTE`].
+pub const MOST_OF_ANY: usize = 4096;
 
 impl Lines<'_> {
     /// Writes an event with `object` for what is particular to it.
@@ -376,10 +388,44 @@ impl Lines<'_> {
         self.write(Some(number), object)
     }
 
+    /// Writes such an event, unless it has more than so many bytes. Says whether it is written.
+    ///
+    /// # Errors
+    ///
+    /// Where `object` has no JSON form.
+    pub fn line_within(&mut self, most: usize, object: &impl Serialize) -> serde_json::Result<bool> {
+        self.write_within(most.min(self.left), None, object)
+    }
+
+    /// Writes an event; one that is too long says only that. Where even those are too many, no more are written.
     fn write(&mut self, tx_id: Option<u32>, object: &impl Serialize) -> serde_json::Result<()> {
-        self.renderer.event(self.out, self.record, tx_id, object)?;
-        (self.each)(self.out.len());
+        #[derive(Serialize)]
+        struct Truncated {
+            truncated: bool,
+        }
+        if !self.closed && !self.write_within(self.left, tx_id, object)? {
+            self.closed = true;
+            self.write_within(usize::MAX, tx_id, &Truncated { truncated: true })?;
+        }
         Ok(())
+    }
+
+    fn write_within(
+        &mut self,
+        most: usize,
+        tx_id: Option<u32>,
+        object: &impl Serialize,
+    ) -> serde_json::Result<bool> {
+        let start = self.out.len();
+        self.renderer.event(self.out, self.record, tx_id, object)?;
+        let len = self.out.len() - start;
+        if len > most {
+            self.out.truncate(start);
+            return Ok(false);
+        }
+        self.left = self.left.saturating_sub(len);
+        (self.each)(self.out.len());
+        Ok(true)
     }
 }
 

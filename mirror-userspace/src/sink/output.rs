@@ -7,7 +7,9 @@ mod socket;
 mod stream;
 
 use std::fmt;
+use std::fs::{DirBuilder, OpenOptions};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,6 +32,8 @@ pub enum Destination {
         path: PathBuf,
         /// When it is put aside and begun anew.
         rotation: Rotation,
+        /// Who may read it.
+        modes: Modes,
     },
     /// Standard output.
     Stdout,
@@ -46,7 +50,7 @@ impl Destination {
     /// A file that is not rotated.
     #[must_use]
     pub fn file(path: impl Into<PathBuf>) -> Self {
-        Self::File { path: path.into(), rotation: Rotation::default() }
+        Self::File { path: path.into(), rotation: Rotation::default(), modes: Modes::default() }
     }
 
     /// Finds out whether a name means a destination: whether it is a file's, or begins with a kind that there is.
@@ -99,14 +103,14 @@ impl Destination {
     /// The destination that a name means: `-`, `unix-stream:PATH`, `unix-dgram:PATH`, or a file, which is
     /// in `directory` unless it says otherwise.
     #[must_use]
-    pub fn named(name: &Path, directory: &Path, rotation: Rotation) -> Self {
+    pub fn named(name: &Path, directory: &Path, rotation: Rotation, modes: Modes) -> Self {
         let text = name.to_str().unwrap_or_default();
         let socket = |path: &str, datagrams| Self::Socket { path: path.into(), datagrams };
         match (text, text.split_once(':')) {
             ("-", _) => Self::Stdout,
             (_, Some(("unix-stream", path))) => socket(path, false),
             (_, Some(("unix-dgram", path))) => socket(path, true),
-            _ => Self::File { path: directory.join(name), rotation },
+            _ => Self::File { path: directory.join(name), rotation, modes },
         }
     }
 }
@@ -130,6 +134,37 @@ pub struct Rotation {
     pub interval: Option<Duration>,
     /// So many of those that were put aside are kept; all, where this is not said.
     pub keep: Option<usize>,
+}
+
+/// The permissions of a file that is made, and of the directories that are made for it. The process's umask may take
+/// some of them away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Modes {
+    /// Of the file, and of those that follow it when it is rotated.
+    pub file: u32,
+    /// Of each directory.
+    pub directory: u32,
+}
+
+impl Default for Modes {
+    fn default() -> Self {
+        Self { file: 0o640, directory: 0o750 }
+    }
+}
+
+impl Modes {
+    /// Makes a directory, and those that it is in, where they are missing.
+    pub fn make_directory(&self, path: &Path) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(self.directory).create(path)
+    }
+
+    /// How a file is opened that is made where it is missing.
+    #[must_use]
+    pub fn create(&self) -> OpenOptions {
+        let mut options = OpenOptions::new();
+        options.create(true).mode(self.file);
+        options
+    }
 }
 
 /// How long a reader that takes nothing is waited for.
@@ -198,7 +233,7 @@ pub(super) type Written = (usize, Option<io::Error>);
 impl Output {
     pub(super) fn open(destination: Destination, patience: Patience) -> Result<Self, SinkError> {
         Ok(match destination {
-            Destination::File { path, rotation } => Self::File(LogFile::open(path, rotation)?),
+            Destination::File { path, rotation, modes } => Self::File(LogFile::open(path, rotation, modes)?),
             Destination::Stdout => Self::Stdout(Stream::stdout(patience)),
             Destination::Socket { path, datagrams } => Self::Socket(Socket::open(path, datagrams, patience)?),
         })

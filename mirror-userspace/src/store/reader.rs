@@ -6,7 +6,7 @@
 //! a while: first the indexes, then the chunks, in the order in which they will be needed.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashSet, VecDeque};
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt as _;
@@ -26,6 +26,7 @@ use super::query::{Answer, Query};
 use super::recovery;
 use super::remote::{AT_ONCE, Location, RemoteError, RemoteReader};
 use super::seal::{self, SegmentSeal, StoreKey, Unreadable};
+use crate::capture_file::MAX_INTERFACES;
 use crate::expression::{Expression, Primitive};
 use crate::worker::FrameInfo;
 
@@ -152,6 +153,8 @@ pub struct Reader {
     copy: Option<Rc<RemoteReader>>,
     /// What is in the directory no more is left out, wherever else it is.
     local: bool,
+    /// Places of copies that the user has named.
+    copies: Vec<Location>,
     key: Option<StoreKey>,
     /// What was asked for of copies before it is needed: of the last candidates, the very last first.
     ahead: VecDeque<Vec<u8>>,
@@ -185,7 +188,7 @@ impl Reader {
 
     fn new(directory: Option<Directory>, copy: Option<Rc<RemoteReader>>, key: Option<StoreKey>) -> Self {
         let (ahead, strange, effort) = (VecDeque::new(), Vec::new(), Effort::default());
-        Self { directory, copy, local: false, key, ahead, strange, effort }
+        Self { directory, copy, local: false, copies: Vec::new(), key, ahead, strange, effort }
     }
 
     /// What is in the store that no store has written, and was left out of what was read so far; a line each.
@@ -197,6 +200,11 @@ impl Reader {
     /// Leaves out what was deleted from the directory and is in a copy.
     pub const fn only_local(&mut self) {
         self.local = true;
+    }
+
+    /// Reads what was deleted from the directory at these places, too, where the manifest says that it is there.
+    pub fn read_copies(&mut self, copies: Vec<Location>) {
+        self.copies = copies;
     }
 
     /// Writes what matches as pcapng, in the order of time. `progress` is told how many of how many chunks
@@ -338,7 +346,7 @@ impl Reader {
             }
             (None, None) => {
                 let elsewhere = |source| ReadError::Elsewhere { file: segment.file.to_string(), source };
-                let location = url.parse::<Location>().map_err(RemoteError::from).map_err(elsewhere)?;
+                let location = Location::of_manifest(url, &self.copies).map_err(elsewhere)?;
                 let copy = RemoteReader::open(&location).map_err(elsewhere)?;
                 copied.push((Rc::new(copy), Vec::new()));
                 copied.len() - 1
@@ -574,32 +582,39 @@ fn select(
 /// The pcapng that is written.
 struct Output<'w> {
     to: &'w mut dyn Write,
-    interfaces: Vec<Interface>,
+    /// The section's interfaces, with their positions.
+    interfaces: HashMap<Interface, u32>,
     header: Buffer,
     block: Vec<u8>,
 }
 
 impl<'w> Output<'w> {
     fn new(to: &'w mut dyn Write) -> Self {
-        Self { to, interfaces: Vec::new(), header: Buffer::new(4096), block: Vec::new() }
+        Self { to, interfaces: HashMap::new(), header: Buffer::new(4096), block: Vec::new() }
     }
 
     fn begin(&mut self) -> io::Result<()> {
+        self.header.clear();
+        self.interfaces.clear();
         pcapng::put_section(&mut self.header);
         self.to.write_all(self.header.as_slice())
     }
 
     fn packet(&mut self, block: &[u8], interface: &Interface) -> io::Result<()> {
-        let known = self.interfaces.iter().position(|known| known == interface);
-        let position = known.unwrap_or(self.interfaces.len());
+        let known = self.interfaces.get(interface).copied();
         if known.is_none() {
+            // Readers remember a section's interfaces.
+            if self.interfaces.len() == MAX_INTERFACES {
+                self.begin()?;
+            }
             self.header.clear();
             pcapng::put_interface(&mut self.header, interface);
             self.to.write_all(self.header.as_slice())?;
-            self.interfaces.push(*interface);
         }
+        let position = known.unwrap_or(self.interfaces.len() as u32);
+        self.interfaces.insert(*interface, position);
         self.block.clear();
-        pcapng::copy_packet(block, position as u32, &mut self.block);
+        pcapng::copy_packet(block, position, &mut self.block);
         self.to.write_all(&self.block)
     }
 

@@ -18,7 +18,7 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore, ObjectStoreExt as _, RetryConfig};
 use sha2::{Digest as _, Sha256};
-use url::Url;
+use url::{Host, Url};
 
 use super::directory::Directory;
 use super::manifest::{self, Contents, FILE_NAME};
@@ -38,6 +38,9 @@ const RETRY: Duration = Duration::from_secs(10);
 pub(super) const AT_ONCE: usize = 16;
 /// Bytes that are read at once of an object that is read wholly.
 const PIECE: u64 = 8 << 20;
+
+/// The variables of the environment that name the endpoint.
+const ENDPOINT_VARIABLES: [&str; 3] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
 
 /// What is allowed where no place is understood.
 const ALLOWED: &str = "write s3://BUCKET/PREFIX or file:///DIRECTORY";
@@ -61,6 +64,46 @@ impl Location {
     #[must_use]
     pub fn is_meant(text: &str) -> bool {
         text.contains("://")
+    }
+
+    /// Whether a line of a manifest is enough to read there. A manifest may be somebody else's: it names no server that
+    /// gets the requests of this user, signed, and no directory of this host. One without an endpoint leaves that to the
+    /// environment, or to AWS.
+    fn needs_naming(&self) -> bool {
+        match &self.place {
+            Place::S3 { endpoint: Some(endpoint), .. } => {
+                !ENDPOINT_VARIABLES.iter().any(|name| std::env::var(name).is_ok_and(|set| set == *endpoint))
+            }
+            Place::S3 { endpoint: None, .. } => false,
+            Place::Directory(_) => true,
+        }
+    }
+
+    /// Whether this has the endpoint of another place, or is the same directory.
+    fn is_beside(&self, other: &Self) -> bool {
+        match (&self.place, &other.place) {
+            (Place::S3 { endpoint: this, .. }, Place::S3 { endpoint: other, .. }) => this == other,
+            (Place::Directory(this), Place::Directory(other)) => this == other,
+            _ => false,
+        }
+    }
+
+    /// The place that a manifest says a copy is at, provided that it is one of those that the user `named`, or needs no
+    /// naming.
+    pub(super) fn of_manifest(url: &str, named: &[Self]) -> Result<Self, RemoteError> {
+        let location: Self = url.parse()?;
+        if location.needs_naming() && !named.iter().any(|named| location.is_beside(named)) {
+            let what = match &location.place {
+                Place::S3 { .. } => {
+                    "the manifest alone names this endpoint; if it is yours, add --copy and this URL"
+                }
+                Place::Directory(_) => {
+                    "the manifest alone names this directory; if it is yours, add --copy and this URL"
+                }
+            };
+            return Err(RemoteError { url: location.url, what: what.to_owned() });
+        }
+        Ok(location)
     }
 
     /// The directory, if it is one.
@@ -96,12 +139,28 @@ impl FromStr for Location {
             "s3" => {
                 let bucket = url.host_str().filter(|host| !host.is_empty());
                 let bucket = bucket.ok_or_else(|| wrong(format!("`{text}` names no bucket")))?.to_owned();
+                // Bucket and region become part of a server's name.
+                if !is_label(&bucket) {
+                    return Err(wrong(format!("`{bucket}` is no name of a bucket")));
+                }
                 let prefix = url.path().trim_matches('/').to_owned();
                 let (mut region, mut endpoint) = (None, None);
                 for (key, value) in url.query_pairs() {
                     match &*key {
-                        "region" => region = Some(value.into_owned()),
+                        "region" if is_label(&value) => region = Some(value.into_owned()),
+                        "region" => {
+                            let what = format!("`{value}` is no region");
+                            return Err(Wrong::new(what, "write such as region=eu-central-1"));
+                        }
                         "endpoint" if value.starts_with("https://") || value.starts_with("http://") => {
+                            if is_plain(&value) {
+                                let what =
+                                    format!("`{value}` is not encrypted, and requests have credentials");
+                                return Err(Wrong::new(
+                                    what,
+                                    "write https://; http:// is for this host alone",
+                                ));
+                            }
                             endpoint = Some(value.into_owned());
                         }
                         "endpoint" => {
@@ -126,6 +185,23 @@ impl FromStr for Location {
         };
         Ok(Self { url: text.trim_end_matches('/').to_owned(), place })
     }
+}
+
+/// Whether a text may stand in a server's name.
+fn is_label(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
+}
+
+/// Whether requests to an endpoint can be read on their way: by HTTP, to another host.
+fn is_plain(endpoint: &str) -> bool {
+    let Ok(url) = Url::parse(endpoint) else { return true };
+    let here = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    url.scheme() != "https" && !here
 }
 
 /// Why a copy cannot be read or written, in one line.
@@ -216,10 +292,18 @@ impl Remote {
                 if let Some(region) = region {
                     builder = builder.with_region(region);
                 }
+                // What a URL names comes before the environment.
                 if let Some(endpoint) = endpoint {
-                    builder = builder.with_endpoint(endpoint);
+                    builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, endpoint);
                 }
-                let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
+                let keys = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
+                let endpoint = keys.iter().find_map(|key| builder.get_config_value(key));
+                if let Some(endpoint) = endpoint.as_deref().filter(|endpoint| is_plain(endpoint)) {
+                    return Err(error(format!(
+                        "the endpoint {endpoint} of the environment is not encrypted, and requests have credentials; \
+                         write https://"
+                    )));
+                }
                 let plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
                 let client = ClientOptions::new().with_connect_timeout(CONNECT).with_timeout(ANSWER);
                 let retry =
@@ -266,15 +350,21 @@ impl Remote {
     /// A whole object of at most so many bytes, if it is there.
     pub(super) async fn get(&self, name: &FileName, most: u64) -> Result<Option<Bytes>, RemoteError> {
         self.check(name)?;
-        let found = match self.store.get(&self.path(name)).await {
-            Ok(found) if found.meta.size > most => {
-                return Err(self.wrong(format!("{name} is longer than {most} bytes")));
+        let read = async {
+            // Piece by piece: what a server announces is not what it sends.
+            let mut pieces = self.store.get(&self.path(name)).await?.into_stream();
+            let mut bytes = Vec::new();
+            while let Some(piece) = pieces.try_next().await? {
+                if (bytes.len() + piece.len()) as u64 > most {
+                    return Ok(None);
+                }
+                bytes.extend_from_slice(&piece);
             }
-            Ok(found) => found.bytes().await,
-            Err(error) => Err(error),
+            Ok(Some(Bytes::from(bytes)))
         };
-        match found {
-            Ok(bytes) => Ok(Some(bytes)),
+        match read.await {
+            Ok(None) => Err(self.wrong(format!("{name} is longer than {most} bytes"))),
+            Ok(bytes) => Ok(bytes),
             Err(object_store::Error::NotFound { source, .. })
                 if !source.to_string().contains("NoSuchBucket") =>
             {
@@ -448,10 +538,53 @@ mod tests {
             ("s3://me:secret@packets/a", "credentials do not belong in a URL"),
             ("s3://packets/a?secret=1", "`secret` is not known"),
             ("s3://packets?endpoint=minio", "is no endpoint"),
+            ("s3://packets?endpoint=http://minio.example:9000", "is not encrypted"),
+            ("s3://packets?endpoint=http://127.0.0.1.example:9000", "is not encrypted"),
+            ("s3://packets?endpoint=http://me@10.0.0.1", "is not encrypted"),
+            ("s3://packets?region=x.example/%23", "is no region"),
+            ("s3://a%2fb/c", "is no name of a bucket"),
             ("file://host/data", "is no directory of this host"),
         ] {
             let error = text.parse::<Location>().unwrap_err().to_string();
             assert!(error.contains(expected) && !error.contains("me:secret"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn hostile_manifests_name_no_server_and_no_directory_that_the_user_has_not_named() {
+        let named = |urls: &[&str]| urls.iter().map(|url| url.parse().unwrap()).collect::<Vec<Location>>();
+        let mine = named(&["s3://packets/a?endpoint=https://minio.example:9000", "file:///copies/a"]);
+        for (url, allowed) in [
+            ("s3://packets/a", true),
+            ("s3://other/b?region=eu-central-1", true),
+            ("s3://other/b?endpoint=https://minio.example:9000", true),
+            ("s3://packets/a?endpoint=https://evil.example", false),
+            ("s3://packets/a?endpoint=https://minio.example", false),
+            ("s3://packets/a?endpoint=http://127.0.0.1:9000", false),
+            ("file:///copies/a", true),
+            ("file:///copies", false),
+            ("file:///etc", false),
+        ] {
+            let outcome = Location::of_manifest(url, &mine);
+            assert_eq!(outcome.is_ok(), allowed, "{url}");
+            let without = Location::of_manifest(url, &[]);
+            assert_eq!(without.is_ok(), url.starts_with("s3:") && !url.contains("endpoint"), "{url}");
+            if let Err(error) = outcome {
+                assert!(error.to_string().contains("--copy"), "{error}");
+            }
+        }
+        for (endpoint, plain) in [
+            ("http://localhost:9000", false),
+            ("http://127.0.0.1", false),
+            ("http://[::1]:9000", false),
+            ("https://10.0.0.1", false),
+            ("http://10.0.0.1", true),
+            ("http://[::ffff:10.0.0.1]", true),
+            ("http://localhost.example", true),
+            ("http://localhost@10.0.0.1", true),
+            ("http://", true),
+        ] {
+            assert_eq!(is_plain(endpoint), plain, "{endpoint}");
         }
     }
 }

@@ -64,10 +64,14 @@ fn stop(process: Process) -> Report {
 
 /// The frames that an extract of a store has, and what was read for it.
 fn extract(bed: &Bed, store: &str, expression: &str) -> (Vec<Vec<u8>>, Value) {
+    extract_by(bed, &["--store", store, expression])
+}
+
+fn extract_by(bed: &Bed, arguments: &[&str]) -> (Vec<Vec<u8>>, Value) {
     let found = directory();
     let file = found.path().join("found.pcapng");
-    let arguments = ["extract", "--store", store, expression, "--json", "-w", text(&file)];
-    let said = run(&mut mirror_xdp(bed, &arguments)).unwrap();
+    let mut command = mirror_xdp(bed, &["extract", "--json", "-w", text(&file)]);
+    let said = run(command.args(arguments)).unwrap();
     let mut frames = Vec::new();
     let capture = CaptureFile::open(&file).unwrap();
     capture.for_each(|frame| frames.push(frame.bytes.to_vec())).unwrap();
@@ -161,9 +165,36 @@ fn whenever_it_is_killed_the_next_start_uploads_the_rest() {
             .all(|entry| !entry.file_name().to_str().unwrap().ends_with(".pcapng"))
     });
     appliance.stop().assert_conserved();
-    let (found, effort) = extract(&bed, text(store.path()), "");
+    let (found, effort) = extract_by(&bed, &["--store", text(store.path()), "--copy", &url]);
     assert_eq!(found, all);
     assert!(effort["requests"].as_u64().unwrap() > 1, "{effort}");
+}
+
+/// The lines of a manifest that came from elsewhere are as good as others.
+#[test]
+fn hostile_manifests_have_no_server_asked_that_the_user_did_not_name() {
+    let Some(bed) = Bed::new(1) else { return };
+    let (server, other) = (S3::start(&bed.appliance), S3::start(&bed.appliance));
+    let (store, url) = (directory(), server.url(s3::BUCKET, "a"));
+    let process = start(&bed, store.path(), &url);
+    bed.send(&frames(100));
+    assert_eq!(stop(process).analysed(), 100);
+    let appliance = bed.start(&["--store", text(store.path()), "--config", text(&retention(&bed))]);
+    appliance.stop().assert_conserved();
+
+    let before = (server.requests(), other.requests());
+    let (store, elsewhere) = (text(store.path()), other.url(s3::BUCKET, "a"));
+    for arguments in
+        [&["extract", "--store", store][..], &["extract", "--store", store, "--copy", &elsewhere]]
+    {
+        let output = bed.run_to_end(mirror_xdp(&bed, &[arguments, &["-w", "/dev/null"]].concat()));
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let [line] = &output.stderr[..] else { panic!("{output:?}") };
+        assert!(line.contains("the manifest alone names this endpoint") && line.contains("--copy"), "{line}");
+    }
+    assert_eq!((server.requests(), other.requests()), before);
+    let (found, effort) = extract_by(&bed, &["--store", store, "--copy", &url]);
+    assert_eq!(found.len(), 100, "{effort}");
 }
 
 /// A configuration by which nothing stays.
@@ -230,4 +261,13 @@ fn bad_use_is_told_in_one_line() {
     let output = bed.run_to_end(bed.command(&["verify", "gs://packets"]));
     assert_eq!(output.status.code(), Some(2));
     assert!(output.stderr[0].contains("`gs:` is no place for a store"), "{output:?}");
+    // Requests have credentials, which a token of a session is enough to use.
+    let output = bed.run_to_end(mirror_xdp(&bed, &["verify", "s3://packets?endpoint=http://10.9.9.9"]));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(output.stderr[0].contains("is not encrypted"), "{output:?}");
+    let mut command = mirror_xdp(&bed, &["verify", "s3://packets"]);
+    command.env("AWS_ENDPOINT_URL", "http://10.9.9.9");
+    let output = bed.run_to_end(command);
+    let [line] = &output.stderr[..] else { panic!("{output:?}") };
+    assert!(line.contains("of the environment is not encrypted"), "{line}");
 }

@@ -25,6 +25,8 @@ struct Contents {
     parts: HashMap<String, BTreeMap<usize, Vec<u8>>>,
     /// Method and what distinguishes the request.
     log: Vec<String>,
+    /// Requests of any kind, signed or not.
+    requests: usize,
 }
 
 /// The server. It lives as long as the test's process.
@@ -75,6 +77,11 @@ impl S3 {
         self.contents.lock().unwrap().log.iter().filter(|logged| *logged == kind).count()
     }
 
+    /// How many requests there were, whatever became of them.
+    pub(crate) fn requests(&self) -> usize {
+        self.contents.lock().unwrap().requests
+    }
+
     /// Uploads in parts that are neither complete nor given up.
     pub(crate) fn unfinished(&self) -> usize {
         self.contents.lock().unwrap().parts.len()
@@ -89,6 +96,7 @@ impl S3 {
         let mut writer = stream.try_clone().unwrap();
         let mut reader = BufReader::new(stream);
         while let Some(request) = read(&mut reader) {
+            self.contents.lock().unwrap().requests += 1;
             let Answer(status, headers, body) = self.answer(&request);
             let mut head = format!("HTTP/1.1 {status} X\r\n");
             for (name, value) in headers {

@@ -3,6 +3,7 @@
 use serde::ser::{Serialize, SerializeStruct as _, Serializer};
 
 use crate::analyzer::alert::{Cause, Watch};
+use crate::analyzer::credit::{self, Credit};
 use crate::analyzer::{Analyzer, Context, Direction, Event, Use};
 use crate::apm::Measured;
 use crate::protocol::dns::{self, Message, NameBuffer, Transactions};
@@ -11,6 +12,9 @@ use crate::record::eve::Lines;
 
 /// A message, behind its number in the flow and the latency.
 pub(super) static DNS: EventType = EventType::new("dns", render).measured(measure);
+
+/// How many messages of a stream were left out.
+static OMITTED: EventType = EventType::new("dns", credit::render_omitted);
 
 /// Stands for a latency that is not known.
 const UNKNOWN: u64 = u64::MAX;
@@ -43,7 +47,12 @@ impl Serialize for Object<'_> {
 
 fn render(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
     let Some((number, latency, message)) = unpack(bytes) else { return Ok(()) };
-    message.events(number).try_for_each(|event| lines.line(&Object { event, latency }))
+    message.events(number).try_for_each(|event| {
+        if lines.line_within(message.most(), &Object { event, latency })? {
+            return Ok(());
+        }
+        lines.line(&Object { event: event.shortened(), latency })
+    })
 }
 
 /// An answer ends a request, with an error where it is one of the server.
@@ -74,7 +83,12 @@ pub struct Flow {
     next: u8,
     /// Bytes of a direction are missing: the next may be in the middle of a message.
     lost: [bool; 2],
+    /// What messages of a stream may still become.
+    credit: Credit,
 }
+
+/// Alerts that the names in one message raise.
+const MAX_ALERTS: usize = 4;
 
 impl Analyzer for Dns {
     type Flow = Flow;
@@ -93,8 +107,9 @@ impl Analyzer for Dns {
                 Use::Used(bytes.len())
             }
             Event::Data { bytes, .. } if lost && !dns::probe_tcp(bytes) => Use::Used(bytes.len()),
-            Event::Data { bytes, .. } => {
+            Event::Data { bytes, new } => {
                 flow.lost[direction as usize] = false;
+                flow.credit.earn(bytes.len().saturating_sub(new));
                 Use::Used(self.messages(flow, bytes, context))
             }
             Event::Gap { .. } => {
@@ -103,6 +118,10 @@ impl Analyzer for Dns {
             }
             Event::End { .. } => Use::Done,
         }
+    }
+
+    fn end(&mut self, flow: &mut Flow, context: &mut Context<'_>) {
+        flow.credit.end(&OMITTED, context);
     }
 }
 
@@ -129,14 +148,19 @@ impl Dns {
             flow.ask(header.id, context.time());
             None
         };
+        let number = flow.transactions.number().to_ne_bytes();
+        // A datagram has the headers of a packet in front, a message in a stream has not.
+        if context.is_stream() && !flow.credit.spend(credit::EVENT + 2 * message.names()) {
+            return;
+        }
         // Of an answer where the question was not seen: it has that, too.
         if self.watch.is_on() && latency.is_none() {
             let mut name = NameBuffer::new();
-            for question in message.questions() {
-                self.watch.name(Cause::Query, question.name.read(&mut name), context);
-            }
+            let raises = |question: &dns::Question<'_>| {
+                self.watch.name(Cause::Query, question.name.read(&mut name), context)
+            };
+            message.questions().filter(raises).take(MAX_ALERTS).for_each(drop);
         }
-        let number = flow.transactions.number().to_ne_bytes();
         context.emit(&DNS, &[&number, &latency.unwrap_or(UNKNOWN).to_ne_bytes(), bytes]);
     }
 }

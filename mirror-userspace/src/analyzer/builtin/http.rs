@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::analyzer::alert::{Cause, Watch};
+use crate::analyzer::credit::{self, Credit};
 use crate::analyzer::{Analyzer, Context, Direction, Event, Use};
 use crate::apm::Measured;
 use crate::protocol::http::{Body, Request, Response, Taken, begins_request, begins_response, head_end};
@@ -13,6 +14,9 @@ mod eve;
 
 /// A transaction: [`Fixed`] values, then packed ones.
 pub(super) static HTTP: EventType = EventType::new("http", eve::render).measured(measure);
+
+/// How many transactions of a connection were left out.
+static OMITTED: EventType = EventType::new("http", credit::render_omitted);
 
 /// A request, with an error where that is the server's.
 fn measure(bytes: &[u8]) -> Option<Measured> {
@@ -124,6 +128,8 @@ pub struct Flow {
     phases: [Phase; 2],
     open: VecDeque<Transaction>,
     transactions: u32,
+    /// What transactions may still become.
+    credit: Credit,
 }
 
 /// Makes an event of each HTTP/1.x transaction.
@@ -154,7 +160,10 @@ impl Analyzer for Http {
         context: &mut Context<'_>,
     ) -> Use {
         match event {
-            Event::Data { bytes, new } => self.bytes(flow, direction, bytes, new, context),
+            Event::Data { bytes, new } => {
+                flow.credit.earn(bytes.len().saturating_sub(new));
+                self.bytes(flow, direction, bytes, new, context)
+            }
             Event::Gap { bytes, len } => {
                 self.unfinished(flow, direction, bytes, context);
                 self.gap(flow, direction, len, context);
@@ -169,8 +178,9 @@ impl Analyzer for Http {
 
     fn end(&mut self, flow: &mut Flow, context: &mut Context<'_>) {
         while let Some(transaction) = flow.open.pop_front() {
-            self.emit(transaction, context);
+            self.emit(&mut flow.credit, transaction, context);
         }
+        flow.credit.end(&OMITTED, context);
         let queue = std::mem::take(&mut flow.open);
         if queue.capacity() > 0 {
             self.spare_queues.push(queue);
@@ -302,7 +312,7 @@ impl Http {
             && behind >= MIN_HEAD
             && let Some(transaction) = flow.open.pop_front()
         {
-            self.emit(transaction, context);
+            self.emit(&mut flow.credit, transaction, context);
         }
     }
 
@@ -351,8 +361,11 @@ impl Http {
         }
         if self.watch.is_on()
             && let Some(host) = request.host()
+            && flow.credit.covers(credit::EVENT)
+            && self.watch.name(Cause::Host, without_port(host), context)
         {
-            self.watch.name(Cause::Host, without_port(host), context);
+            // It was covered.
+            let _ = flow.credit.spend(credit::EVENT);
         }
         let body = request.body();
         transaction.requested = body.is_complete().then_some(context.time());
@@ -367,7 +380,7 @@ impl Http {
         if flow.open.front().is_some_and(|front| front.answered)
             && let Some(transaction) = flow.open.pop_front()
         {
-            self.emit(transaction, context);
+            self.emit(&mut flow.credit, transaction, context);
         }
         if flow.open.is_empty() {
             let transaction = self.open(flow)?;
@@ -414,7 +427,7 @@ impl Http {
                 if flow.open.front().is_some_and(|transaction| !transaction.interim)
                     && let Some(transaction) = flow.open.pop_front()
                 {
-                    self.emit(transaction, context);
+                    self.emit(&mut flow.credit, transaction, context);
                 }
             }
         }
@@ -434,9 +447,11 @@ impl Http {
         Some(Transaction { fixed: Fixed { number, ..Fixed::default() }, packed, ..Transaction::default() })
     }
 
-    fn emit(&mut self, transaction: Transaction, context: &mut Context<'_>) {
+    fn emit(&mut self, credit: &mut Credit, transaction: Transaction, context: &mut Context<'_>) {
         let Transaction { fixed, packed, .. } = transaction;
-        context.emit(&HTTP, &[&fixed.pack(), &packed]);
+        if credit.spend(credit::EVENT) {
+            context.emit(&HTTP, &[&fixed.pack(), &packed]);
+        }
         self.keep_spare(packed);
     }
 

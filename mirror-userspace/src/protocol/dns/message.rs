@@ -118,6 +118,8 @@ pub struct Message<'a> {
     header: Header,
     answers_at: usize,
     authorities_at: usize,
+    /// Bytes of the names that it has, written out.
+    names: usize,
 }
 
 impl<'a> Message<'a> {
@@ -142,7 +144,19 @@ impl<'a> Message<'a> {
                 reader.record()?;
             }
         }
-        Ok(Self { bytes, header, answers_at, authorities_at })
+        Ok(Self { bytes, header, answers_at, authorities_at, names: reader.names })
+    }
+
+    /// The message as it came.
+    #[must_use]
+    pub const fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Bytes of its names, written out: compression makes them more than the message has.
+    #[must_use]
+    pub const fn names(&self) -> usize {
+        self.names
     }
 
     /// The header.
@@ -209,11 +223,13 @@ struct Reader<'a> {
     message: &'a [u8],
     at: usize,
     budget: usize,
+    /// What names cost so far.
+    names: usize,
 }
 
 impl<'a> Reader<'a> {
     fn new(message: &'a [u8]) -> Self {
-        Self { message, at: HEADER_LEN, budget: WORK_OF_ANY + message.len() * WORK_PER_BYTE }
+        Self { message, at: HEADER_LEN, budget: WORK_OF_ANY + message.len() * WORK_PER_BYTE, names: 0 }
     }
 
     fn spend(&mut self, work: usize) -> Result<(), Malformed> {
@@ -223,6 +239,7 @@ impl<'a> Reader<'a> {
 
     fn question(&mut self) -> Result<(), Malformed> {
         let name = walk(self.message, self.at, self.message.len(), |_| {})?;
+        self.names += name.cost();
         self.spend(name.cost())?;
         let next = name.next + 4;
         if next > self.message.len() {
@@ -236,12 +253,14 @@ impl<'a> Reader<'a> {
         let owner = walk(self.message, self.at, self.message.len(), |_| {})?;
         let fixed = Fixed::parse(self.message, owner.next)?;
         self.at = fixed.end;
+        self.names += owner.cost();
         self.spend(owner.cost() + WORK_PER_RECORD)?;
         if fixed.rrtype == rrtype::TXT {
             // Each string becomes a record of its own.
             let mut at = fixed.data;
             while let Some((_, next)) = string(self.message, at, fixed.end) {
                 if at > fixed.data {
+                    self.names += owner.cost();
                     self.spend(owner.cost() + WORK_PER_RECORD)?;
                 }
                 at = next;
@@ -250,6 +269,7 @@ impl<'a> Reader<'a> {
         }
         let mut cost = 0;
         Data::parse(self.message, &fixed, |name| cost += name)?;
+        self.names += cost;
         self.spend(cost)
     }
 }

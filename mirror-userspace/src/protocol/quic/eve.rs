@@ -86,14 +86,27 @@ impl Serialize for Event<'_> {
 }
 
 fn extensions<M: SerializeMap>(map: &mut M, all: &Extensions<'_>) -> Result<(), M::Error> {
-    let list: Vec<_> = kinds(*all).map(|kind| Extension { kind, all }).collect();
+    // An extension that is there twice has the values of the first, which are written once: each repetition takes four
+    // bytes, and would have all of them.
+    let mut valued = [false; VALUED.len()];
+    let mut first = |kind: u16| {
+        let place = VALUED.iter().position(|&valued| valued == kind);
+        place.and_then(|place| valued.get_mut(place)).is_some_and(|seen| !std::mem::replace(seen, true))
+    };
+    let list: Vec<_> = kinds(*all).map(|kind| Extension { kind, all, valued: first(kind) }).collect();
     if list.is_empty() { Ok(()) } else { map.serialize_entry("extensions", &list) }
 }
+
+/// The extensions whose values are written.
+const VALUED: [u16; 4] =
+    [extension::SERVER_NAME, extension::ALPN, extension::SIGNATURE_ALGORITHMS, extension::SUPPORTED_VERSIONS];
 
 /// An extension of a hello.
 struct Extension<'a> {
     kind: u16,
     all: &'a Extensions<'a>,
+    /// Its values are written.
+    valued: bool,
 }
 
 impl Serialize for Extension<'_> {
@@ -104,6 +117,7 @@ impl Serialize for Extension<'_> {
         }
         map.serialize_entry("type", &self.kind)?;
         match self.kind {
+            _ if !self.valued => {}
             extension::SERVER_NAME => values(&mut map, self.all.server_name().into_iter().map(Bytes))?,
             extension::ALPN => values(&mut map, self.all.application_protocols().map(Bytes))?,
             extension::SIGNATURE_ALGORITHMS => {

@@ -402,3 +402,20 @@ fn hostile_packets_in_one_datagram_have_keys_derived_once() {
     }
     assert!(push(&mut connection, ToServer, &client_packet()).is_some());
 }
+
+/// An extension takes four bytes, and each of one type would have the values of the first.
+#[test]
+fn hostile_extensions_that_are_repeated_have_their_values_once() {
+    let extension =
+        |kind: u16, body: &[u8]| [&kind.to_be_bytes()[..], &(body.len() as u16).to_be_bytes(), body].concat();
+    let list = |body: &[u8]| [&(body.len() as u16).to_be_bytes()[..], body].concat();
+    let mut extensions = extension(13, &list(&[4, 3].repeat(1000)));
+    extensions.extend(extension(16, &list(&[1, 1].repeat(1000))));
+    extensions.extend(extension(13, &[]).repeat(1000));
+    extensions.extend(extension(16, &[]).repeat(1000));
+    let body = [&[3, 3][..], &[7; 32], &[0], &list(&[0x13, 1]), &[1, 0], &list(&extensions)].concat();
+    let event = Event::new(Version::V1, ToServer, &body);
+    let text = serde_json::to_string(&event).unwrap();
+    assert!(text.len() <= 16 * body.len(), "{} for {}", text.len(), body.len());
+    assert_eq!(text.matches("\"values\"").count(), 2);
+}

@@ -1,7 +1,8 @@
-//! A log file, put aside under another name when it is large or old.
+//! A log file, put aside under another name when it is large or old, and made again where it was removed.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -9,7 +10,7 @@ use time::OffsetDateTime;
 use time::format_description::FormatItem;
 use time::macros::format_description;
 
-use super::{Lines, Rotation, Written};
+use super::{Lines, Modes, Rotation, Written};
 use crate::sink::SinkError;
 
 /// What is put behind the name of a file that is put aside: the time of that, UTC.
@@ -20,6 +21,7 @@ const STAMP_LEN: usize = "20261125-051403".len();
 pub(crate) struct LogFile {
     path: PathBuf,
     rotation: Rotation,
+    modes: Modes,
     file: File,
     size: u64,
     /// In which of the intervals it was begun.
@@ -29,16 +31,17 @@ pub(crate) struct LogFile {
 }
 
 impl LogFile {
-    pub(super) fn open(path: PathBuf, rotation: Rotation) -> Result<Self, SinkError> {
+    pub(super) fn open(path: PathBuf, rotation: Rotation, modes: Modes) -> Result<Self, SinkError> {
         if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)
+            modes
+                .make_directory(directory)
                 .map_err(|source| SinkError::Directory { path: directory.to_owned(), source })?;
         }
-        let opened = append(&path).and_then(|file| Ok((file.metadata()?, file)));
+        let opened = append(&path, modes).and_then(|file| Ok((file.metadata()?, file)));
         let (metadata, file) = opened.map_err(|source| SinkError::Open { path: path.clone(), source })?;
         let begun = metadata.modified().ok().filter(|_| metadata.len() > 0).unwrap_or_else(SystemTime::now);
         let interval = interval(&rotation, begun);
-        Ok(Self { path, rotation, file, size: metadata.len(), interval, torn: false })
+        Ok(Self { path, rotation, modes, file, size: metadata.len(), interval, torn: false })
     }
 
     /// Sets when the file is put aside; the interval that is running is not over by that.
@@ -50,9 +53,15 @@ impl LogFile {
     }
 
     pub(super) fn write(&mut self, lines: Lines<'_>) -> Written {
+        if self.is_removed()
+            && let Err(error) = self.make_again()
+        {
+            return (0, Some(error));
+        }
         // A file that cannot be put aside is written to all the same.
         let mut failure = self.rotate_by_time().err();
-        let mut done = 0;
+        // The first event that is in the file, and in none that was put aside.
+        let (mut first, mut done) = (0, 0);
         while done < lines.ends.len() {
             let start = lines.start(done);
             let mut fitting = lines.ends.len();
@@ -61,6 +70,9 @@ impl LogFile {
                 fitting = lines.whole(start.saturating_add(room)).max(done);
                 if fitting == done && self.size > 0 {
                     failure = self.rotate().err();
+                    if failure.is_none() {
+                        first = done;
+                    }
                     continue;
                 }
                 fitting = fitting.max(done + 1);
@@ -69,10 +81,41 @@ impl LogFile {
             let (written, error) = self.write_text(text);
             done = lines.whole(start + written);
             if error.is_some() {
-                return (done, error);
+                failure = error;
+                break;
             }
         }
+        if done > first && self.is_removed() {
+            return (first, Some(io::Error::other("it was removed")));
+        }
         (done, failure)
+    }
+
+    /// Whether the file has no name any more, so that nobody can read what is written to it.
+    fn is_removed(&self) -> bool {
+        let Ok(open) = self.file.metadata() else { return false };
+        // Some file systems do not count names.
+        let same = |named: fs::Metadata| (named.dev(), named.ino()) == (open.dev(), open.ino());
+        open.nlink() == 0 && !fs::metadata(&self.path).is_ok_and(same)
+    }
+
+    /// Makes the file again that was removed, with its directory. A confined process reaches the directory that it
+    /// began with, and none that is made in its place.
+    fn make_again(&mut self) -> io::Result<()> {
+        let made = self.path.parent().map_or(Ok(()), |directory| self.modes.make_directory(directory));
+        match made.and_then(|()| self.reopen()) {
+            Ok(()) => {
+                tracing::warn!("{} was removed; it is begun anew", self.path.display());
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(io::Error::new(
+                error.kind(),
+                "its directory was removed, and the process is confined to that one; restart it to log again",
+            )),
+            Err(error) => {
+                Err(io::Error::new(error.kind(), format!("it was removed; to make it again: {error}")))
+            }
+        }
     }
 
     /// Writes as much of a text as the file takes; the number of bytes, and what stopped it.
@@ -145,7 +188,7 @@ impl LogFile {
     }
 
     pub(super) fn reopen(&mut self) -> io::Result<()> {
-        let file = append(&self.path)?;
+        let file = append(&self.path, self.modes)?;
         self.size = file.metadata()?.len();
         self.file = file;
         self.torn = false;
@@ -181,8 +224,8 @@ fn put_aside(log: &Path) -> io::Result<Vec<(String, u32, PathBuf)>> {
     Ok(found)
 }
 
-fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).open(path)
+fn append(path: &Path, modes: Modes) -> io::Result<File> {
+    modes.create().append(true).open(path)
 }
 
 /// The number of the interval that a time is in.

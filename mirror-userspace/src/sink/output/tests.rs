@@ -1,5 +1,6 @@
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::time::{Instant, SystemTime};
 
@@ -44,12 +45,14 @@ fn open(destination: Destination) -> Output {
 }
 
 fn rotated(path: &Path, rotation: Rotation) -> Output {
-    open(Destination::File { path: path.to_owned(), rotation })
+    open(Destination::File { path: path.to_owned(), rotation, modes: Modes::default() })
 }
 
 #[test]
 fn names_say_where_the_log_goes() {
-    let named = |text: &str| Destination::named(Path::new(text), Path::new("/log"), Rotation::default());
+    let named = |text: &str| {
+        Destination::named(Path::new(text), Path::new("/log"), Rotation::default(), Modes::default())
+    };
     assert_eq!(named("-"), Destination::Stdout);
     assert_eq!(named("day.json"), Destination::file("/log/day.json"));
     assert_eq!(named("/data/eve.json"), Destination::file("/data/eve.json"));
@@ -164,9 +167,68 @@ fn a_directory_that_does_not_let_files_be_put_aside_costs_no_line() {
     let log = directory.path().join("eve.json");
     let mut output = rotated(&log, Rotation { size: Some(40), ..Rotation::default() });
     assert_written(&mut output, 0..1);
-    fs::remove_file(&log).unwrap();
+    let moved = directory.path().join("moved");
+    fs::rename(&log, &moved).unwrap();
     let (whole, error) = write(&mut output, 1..4);
     assert!(whole == 3 && error.is_some(), "{whole} {error:?}");
+    assert_eq!(numbers(&moved), [0, 1, 2, 3]);
+}
+
+#[test]
+fn hostile_removal_of_the_log_and_of_its_directory_costs_no_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("a/b/eve.json");
+    let mut output = open(Destination::file(&log));
+    assert_written(&mut output, 0..2);
+    fs::remove_file(&log).unwrap();
+    assert_written(&mut output, 2..4);
+    assert_eq!(numbers(&log), [2, 3]);
+    fs::remove_dir_all(directory.path().join("a")).unwrap();
+    assert_written(&mut output, 4..6);
+    assert_eq!(numbers(&log), [4, 5]);
+    // Another's file in its place is appended to.
+    fs::remove_file(&log).unwrap();
+    fs::write(&log, "9\n").unwrap();
+    assert_written(&mut output, 6..7);
+    assert_eq!(numbers(&log), [9, 6]);
+}
+
+#[test]
+fn hostile_removal_counts_what_cannot_be_written_as_lost_until_it_can() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("logs/eve.json");
+    let mut output = open(Destination::file(&log));
+    assert_written(&mut output, 0..2);
+    fs::remove_dir_all(directory.path().join("logs")).unwrap();
+    // What stands in the directory's place does not let it be made.
+    fs::write(directory.path().join("logs"), "").unwrap();
+    for _ in 0..2 {
+        let (whole, error) = write(&mut output, 2..5);
+        let error = error.unwrap().to_string();
+        assert!(whole == 0 && error.contains("it was removed"), "{whole}, {error}");
+    }
+    assert!(output.reopen().is_err());
+    fs::remove_file(directory.path().join("logs")).unwrap();
+    assert_written(&mut output, 5..6);
+    assert_eq!(numbers(&log), [5]);
+}
+
+#[test]
+fn hostile_readers_of_a_log_are_kept_out_of_it_and_of_what_is_made_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("a/eve.json");
+    let modes = Modes { file: 0o600, directory: 0o700 };
+    for (modes, log) in [(Modes::default(), log), (modes, directory.path().join("b/eve.json"))] {
+        let rotation = Rotation { size: Some(40), ..Rotation::default() };
+        let mut output = open(Destination::File { path: log.clone(), rotation, modes });
+        assert_written(&mut output, 0..3);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        // The process may be more strict.
+        for path in files(&log) {
+            assert_eq!(mode(&path) & !modes.file, 0, "{}", path.display());
+        }
+        assert_eq!(mode(log.parent().unwrap()) & !modes.directory, 0);
+    }
 }
 
 fn socket(path: &Path, datagrams: bool) -> Destination {

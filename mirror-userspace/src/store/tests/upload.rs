@@ -327,6 +327,7 @@ fn nothing_is_deleted_before_it_is_uploaded() {
     assert!(report.bytes <= 3 << 20 && report.deleted.len() > 1, "{report:?}");
     // What is not here any more is found there.
     let mut reader = Reader::open(directory.path(), None).unwrap();
+    reader.read_copies(vec![upload.clone()]);
     let (all, effort) = extract_by(reader, "port 10003");
     let expected: Vec<_> = frames
         .iter()

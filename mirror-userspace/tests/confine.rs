@@ -183,3 +183,38 @@ fn no_map_is_made_but_those_at_hand_serve() {
 fn new_map() -> Result<Array<MapData, u32>, MapError> {
     Array::create(1, 0)
 }
+
+/// All source files below a directory, one after the other.
+fn sources(directory: &Path) -> String {
+    let mut all = String::new();
+    for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        if entry.file_type().unwrap().is_dir() {
+            if entry.file_name() != "target" {
+                all += &sources(&path);
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            all += &fs::read_to_string(&path).unwrap();
+        }
+    }
+    all
+}
+
+#[test]
+fn each_test_that_the_threat_model_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let page = fs::read_to_string(root.join("docs/security.md")).unwrap();
+    let all: String =
+        ["mirror-xdp-common", "mirror-userspace", "tests"].map(|part| sources(&root.join(part))).concat();
+    // Names of five words and more are those of tests.
+    let names: Vec<_> = page
+        .split('`')
+        .filter(|name| {
+            name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+        })
+        .filter(|name| name.matches('_').count() >= 4)
+        .collect();
+    assert!(names.len() > 30, "{names:?}");
+    let missing: Vec<_> = names.iter().filter(|name| !all.contains(&format!("fn {name}("))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}

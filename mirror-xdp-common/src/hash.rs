@@ -12,9 +12,10 @@
 //! 2. The two sums are multiplied. A sum of the sums would be as symmetric, but it has collisions that no key
 //!    prevents: what is added to one endpoint's sum and taken from the other's (ports 1000 and 443, 1001 and 442)
 //!    cancels out. Of two pairs of numbers with the same sum the products differ.
-//! 3. The upper half of the product, on which all bits of both sums act, is mixed into the lower one, and multiplied
-//!    by a further secret word: the hash is not linear in a port or an address, so that flows whose ports count up are
-//!    not an arithmetic progression. The upper half of that is the hash.
+//!
+//! The upper half of the product, on which all bits of both sums act, is the hash. With one endpoint held, it is linear in
+//! the other's port and in each half of its address, by secret factors: it serves to choose among workers, and places
+//! where flows may displace each other. User space has a hash of its own for tables with chains.
 //!
 //! All of it is 64-bit arithmetic without branches and with short chains of dependent multiplications, for that is
 //! what a BPF program has.
@@ -33,15 +34,12 @@ pub struct FlowHashKey(pub [u64; FlowHashKey::WORDS]);
 
 impl FlowHashKey {
     /// How many words there are.
-    pub const WORDS: usize = 8;
+    pub const WORDS: usize = 5;
 
     /// The key that a seed stands for.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
-        let mut words = expand(seed);
-        // Odd, so that the last multiplication loses nothing.
-        words[Self::WORDS - 1] |= 1;
-        Self(words)
+        Self(expand(seed))
     }
 }
 
@@ -68,11 +66,12 @@ const fn halves(word: u64, upper: u64, lower: u64) -> u64 {
     upper.wrapping_add(word >> 32).wrapping_mul(lower.wrapping_add(word & 0xffff_ffff))
 }
 
+/// The sum of an endpoint; port and protocol are one word, with a secret factor of its own (*multilinear*, section 3.1).
 #[inline(always)]
-const fn endpoint(key: &[u64; FlowHashKey::WORDS], address: Address, port: u16) -> u64 {
+const fn endpoint(key: &[u64; FlowHashKey::WORDS], address: Address, port: u16, protocol: u8) -> u64 {
     halves(address.high, key[0], key[1])
         .wrapping_add(halves(address.low, key[2], key[3]))
-        .wrapping_add(key[4].wrapping_mul(port as u64))
+        .wrapping_add(key[4].wrapping_mul(port as u64 | (protocol as u64) << 16))
 }
 
 /// Hashes addresses, ports and protocol. The ports are 0 where the flow has none, and for every
@@ -88,12 +87,9 @@ pub const fn flow_hash(
     protocol: u8,
 ) -> FlowHash {
     let key = &key.0;
-    let common = key[5].wrapping_add(key[6].wrapping_mul(protocol as u64));
-    let source = endpoint(key, source, source_port).wrapping_add(common);
-    let destination = endpoint(key, destination, destination_port).wrapping_add(common);
-    let product = source.wrapping_mul(destination);
-    let mixed = (product ^ product >> 32).wrapping_mul(key[7]);
-    FlowHash((mixed >> 32) as u32)
+    let source = endpoint(key, source, source_port, protocol);
+    let product = source.wrapping_mul(endpoint(key, destination, destination_port, protocol));
+    FlowHash((product >> 32) as u32)
 }
 
 #[cfg(test)]

@@ -73,8 +73,11 @@ pub struct InnerHeaders {
     pub destination_port: u16,
     /// Whether the packet has ports, and they are at hand.
     pub has_ports: bool,
-    /// Of an ICMP error the packet that it is about, if the quotation is at hand.
-    pub cause: Option<Cause>,
+    /// Of an ICMP error the packet that it is about, if [`InnerHeaders::has_cause`]. Not an option: what such a one
+    /// has where it is none, compilers may leave in a register that the kernel's verifier does not let be touched.
+    pub cause: Cause,
+    /// Whether the packet is an ICMP error, and its quotation is at hand.
+    pub has_cause: bool,
     /// Identifiers of the VLAN tags, outermost first; the first [`InnerHeaders::vlan_count`] are valid.
     pub vlans: [u16; 2],
     /// How many VLAN tags there are, at most two.
@@ -142,7 +145,9 @@ impl InnerHeaders {
         self.parse_ports(frame, at);
         if self.protocol == protocol::ICMP && !matches!(self.fragment, Fragment::Later) {
             let is_error = frame.header::<IcmpHeader>(at).is_some_and(IcmpHeader::is_error);
-            self.cause = if is_error { quoted_ipv4(frame, at + IcmpHeader::LEN) } else { None };
+            if is_error && let Some(cause) = quoted_ipv4(frame, at + IcmpHeader::LEN) {
+                (self.cause, self.has_cause) = (cause, true);
+            }
         }
     }
 
@@ -188,7 +193,9 @@ impl InnerHeaders {
         self.parse_ports(frame, at);
         if self.protocol == protocol::ICMPV6 && !matches!(self.fragment, Fragment::Later) {
             let is_error = frame.header::<IcmpHeader>(at).is_some_and(IcmpHeader::is_error_v6);
-            self.cause = if is_error { quoted_ipv6(frame, at + IcmpHeader::LEN) } else { None };
+            if is_error && let Some(cause) = quoted_ipv6(frame, at + IcmpHeader::LEN) {
+                (self.cause, self.has_cause) = (cause, true);
+            }
         }
     }
 
@@ -230,7 +237,8 @@ impl InnerHeaders {
     #[inline(always)]
     #[must_use]
     pub const fn flow_hash(&self, key: &FlowHashKey) -> FlowHash {
-        if let Some(about) = self.cause {
+        if self.has_cause {
+            let about = &self.cause;
             return flow_hash(
                 key,
                 about.source,

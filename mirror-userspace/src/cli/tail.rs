@@ -237,14 +237,15 @@ fn pump(
 
 /// Writes pcapng for Wireshark's extcap interface until the pipe is closed.
 pub(super) fn to_fifo(control: &Path, filter: &str, fifo: &Path) -> anyhow::Result<ExitCode> {
-    let filter = match combined(filter, &[]) {
-        Ok(filter) => filter,
-        Err(error) => return Ok(wrong(&error)),
-    };
+    // First, whatever is wrong: Wireshark waits for its end, and for ever if that is closed before it looks.
     let mut file = std::fs::OpenOptions::new()
         .write(true)
         .open(fifo)
         .with_context(|| format!("cannot open {}", fifo.display()))?;
+    let filter = match combined(filter, &[]) {
+        Ok(filter) => filter,
+        Err(error) => return Ok(wrong(&error)),
+    };
     let client = Client::connect(control, &Request { filter, snaplen: None, rate: None })?;
     let mut out = BufWriter::new(&mut file);
     pump(client, pcapng(&mut out)?, None, &*stop_flag()?)?;

@@ -93,7 +93,7 @@ impl Directory {
     /// Opens a directory; its own path may have links in it.
     pub(super) fn open(path: &Path, permissions: Permissions) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let descriptor = fs::open(path, flags, Mode::empty())?;
+        let descriptor = fs::openat(fs::CWD, path, flags, Mode::empty())?;
         let identity = Identity::of(&fs::fstat(&descriptor)?);
         Ok(Self { path: path.to_owned(), descriptor, identity, permissions })
     }
@@ -115,7 +115,7 @@ impl Directory {
 
     /// Whether the path that it was opened by still names it.
     pub(super) fn is_there(&self) -> bool {
-        match fs::stat(&self.path) {
+        match fs::statat(fs::CWD, &self.path, AtFlags::empty()) {
             Ok(stat) => Identity::of(&stat) == self.identity,
             // What cannot be looked at just now need not be gone.
             Err(error) => !matches!(error, Errno::NOENT | Errno::NOTDIR),

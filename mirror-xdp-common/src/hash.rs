@@ -119,7 +119,7 @@ mod tests {
         // Five standard deviations of a binomial with this mean.
         let bound = 5 * mean.isqrt();
         let lowest: fn(usize) -> usize = |hash| hash % BUCKETS;
-        let highest: fn(usize) -> usize = |hash| hash * BUCKETS >> 32;
+        let highest: fn(usize) -> usize = |hash| (hash * BUCKETS) >> 32;
         for bucket in [lowest, highest] {
             let mut load = [0_usize; BUCKETS];
             (0..FLOWS).for_each(|flow| load[bucket(hash(flow))] += 1);
@@ -181,8 +181,8 @@ mod tests {
                 let mut shared = [0_u32; 2];
                 for (key, hash) in keys.iter().zip(hashes) {
                     let difference = hash ^ other.hash(key);
-                    shared[0] += u32::from(difference & 0xff == 0);
-                    shared[1] += u32::from(difference >> 24 == 0);
+                    shared[0] += u32::from(difference.trailing_zeros() >= 8);
+                    shared[1] += u32::from(difference.leading_zeros() >= 8);
                 }
                 assert!(
                     shared.iter().all(|&n| n <= BOUND),
@@ -208,7 +208,8 @@ mod tests {
                     continue;
                 }
                 let keys = || (0..4096).map(FlowHashKey::new);
-                let met = keys().filter(|key| (base.hash(key) ^ other.hash(key)) & 0xff == 0).count();
+                let met =
+                    keys().filter(|key| (base.hash(key) ^ other.hash(key)).trailing_zeros() >= 8).count();
                 assert!(met <= 48, "number {number}, step {step:#x}: {met}");
             }
         }

@@ -210,7 +210,8 @@ impl FlowKey {
 /// the hash.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowKeyHasher {
-    secret: [u64; 12],
+    /// Those of products, and those of the last step.
+    secret: [[u64; 2]; 6],
 }
 
 /// A key's place in the flow table, and that of its two hosts among all pairs of hosts.
@@ -228,7 +229,14 @@ impl FlowKeyHasher {
     pub const fn new(seed: u64) -> Self {
         // Other words than those of the driver's hash, which has the same seed.
         const FLOW_TABLE: u64 = 0x666c_6f77_2074_626c;
-        Self { secret: expand(seed ^ FLOW_TABLE) }
+        let words: [u64; 12] = expand(seed ^ FLOW_TABLE);
+        let mut secret = [[0; 2]; 6];
+        let mut at = 0;
+        while at < words.len() {
+            secret[at / 2][at % 2] = words[at];
+            at += 1;
+        }
+        Self { secret }
     }
 
     /// Hashes a key.
@@ -236,58 +244,58 @@ impl FlowKeyHasher {
     #[must_use]
     pub fn hash(&self, key: &FlowKey) -> KeyHash {
         let hosts = self.hosts(key);
-        let [.., one, other] = self.secret;
+        let [.., last] = self.secret;
         KeyHash {
-            flow: fold(hosts.wrapping_add(self.rest(key)), one, other) as u32,
-            hosts: fold(hosts, one, other) as u16,
+            flow: fold(hosts.wrapping_add(self.rest(key)), last) as u32,
+            hosts: fold(hosts, last) as u16,
         }
     }
 
     /// Hashes a host of a mirror session.
     #[must_use]
     pub fn host(&self, session: &Session, address: Address) -> u16 {
-        let [a, b, .., e, f, g, h, one, other] = self.secret;
-        let sum = product(address.low, a, address.high, b)
-            .wrapping_add(product(session.outer_source.low, e, session.outer_source.high, f))
-            .wrapping_add(product(session.vni_word(), g, session.endpoint, h));
-        fold(sum, one, other) as u16
+        let [of_address, .., of_source, of_session, _, last] = self.secret;
+        let sum = product([address.low, address.high], of_address)
+            .wrapping_add(product([session.outer_source.low, session.outer_source.high], of_source))
+            .wrapping_add(product([session.vni_word(), session.endpoint], of_session));
+        fold(sum, last) as u16
     }
 
     /// An identifier of the flow with this key that began at `start`: of 64 bits.
     #[must_use]
     pub fn identifier(&self, key: &FlowKey, start: u64) -> u64 {
-        fold(self.hosts(key).wrapping_add(self.rest(key)), start, !start)
+        fold(self.hosts(key).wrapping_add(self.rest(key)), [start, !start])
     }
 
     /// The part of the sum that session and addresses have.
     #[inline]
     fn hosts(&self, key: &FlowKey) -> u128 {
         let FlowKey { session: Session { outer_source, endpoint, .. }, addresses: [low, high], .. } = key;
-        let [a, b, c, d, e, f, g, h, ..] = self.secret;
-        product(low.low, a, high.low, b)
-            .wrapping_add(product(low.high, c, high.high, d))
-            .wrapping_add(product(outer_source.low, e, outer_source.high, f))
-            .wrapping_add(product(key.session.vni_word(), g, *endpoint, h))
+        let [of_low, of_high, of_source, of_session, ..] = self.secret;
+        product([low.low, high.low], of_low)
+            .wrapping_add(product([low.high, high.high], of_high))
+            .wrapping_add(product([outer_source.low, outer_source.high], of_source))
+            .wrapping_add(product([key.session.vni_word(), *endpoint], of_session))
     }
 
     /// The part that ports, protocol and VLAN tags have.
     #[inline]
     const fn rest(&self, key: &FlowKey) -> u128 {
-        let [.., a, b, _, _] = self.secret;
-        product(key.small.0, a, key.vlans.word(), b)
+        let [.., of_rest, _] = self.secret;
+        product([key.small.0, key.vlans.word()], of_rest)
     }
 }
 
-/// One product of NH.
+/// One product of NH: of two words, each with a secret word added.
 #[inline(always)]
-const fn product(word: u64, secret: u64, other: u64, other_secret: u64) -> u128 {
-    word.wrapping_add(secret) as u128 * other.wrapping_add(other_secret) as u128
+const fn product(words: [u64; 2], secret: [u64; 2]) -> u128 {
+    words[0].wrapping_add(secret[0]) as u128 * words[1].wrapping_add(secret[1]) as u128
 }
 
 /// Reduces a sum of NH.
 #[inline(always)]
-const fn fold(sum: u128, one: u64, other: u64) -> u64 {
-    let product = product(sum as u64, one, (sum >> 64) as u64, other);
+const fn fold(sum: u128, secret: [u64; 2]) -> u64 {
+    let product = product([sum as u64, (sum >> 64) as u64], secret);
     product as u64 ^ (product >> 64) as u64
 }
 
@@ -354,14 +362,15 @@ mod tests {
         const BITS: [u32; 10] = [64, 64, 64, 64, 64, 64, 24, 64, 49, 50];
 
         fn key(self) -> FlowKey {
-            let Self([a, b, c, d, e, f, vni, endpoint, small, vlans]) = self;
+            let Self(words) = self;
+            let [.., vni, endpoint, small, vlans] = words;
             FlowKey {
                 session: Session {
-                    outer_source: Address::from_words(a, b),
+                    outer_source: Address::from_words(words[0], words[1]),
                     vni: Vni::new(vni as u32),
                     endpoint,
                 },
-                addresses: [Address::from_words(c, d), Address::from_words(e, f)],
+                addresses: [Address::from_words(words[2], words[3]), Address::from_words(words[4], words[5])],
                 small: Small(small),
                 vlans: Vlans::from_word(vlans),
             }
@@ -389,16 +398,16 @@ mod tests {
         let hashers: [FlowKeyHasher; SEEDS] = std::array::from_fn(|seed| FlowKeyHasher::new(seed as u64));
         let all: u32 = Input::BITS.iter().sum();
         let base = Input([0, 0xffff_0a00_0001, 1 << 63, 3, 1 << 62, 4, 7, 0, 0x0006_01bb_03e8, 0]);
-        let hashes = hashers.map(|hasher| hasher.hash(&base.key()));
+        let first_hashes = hashers.map(|hasher| hasher.hash(&base.key()));
         for first in 0..all {
             for second in first..all {
                 let other = base.turned(first);
                 let other = if second == first { other } else { other.turned(second) };
                 let mut shared = [0_u32; 2];
-                for (hasher, hash) in hashers.iter().zip(hashes) {
+                for (hasher, hash) in hashers.iter().zip(first_hashes) {
                     let difference = hash.flow ^ hasher.hash(&other.key()).flow;
-                    shared[0] += u32::from(difference & 0xff == 0);
-                    shared[1] += u32::from(difference >> 24 == 0);
+                    shared[0] += u32::from(difference.trailing_zeros() >= 8);
+                    shared[1] += u32::from(difference.leading_zeros() >= 8);
                 }
                 assert!(
                     shared.iter().all(|&n| n <= BOUND),

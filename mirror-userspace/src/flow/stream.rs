@@ -3,7 +3,7 @@
 //! comes. Both are bounded, in each direction of a connection and altogether; most segments pass through
 //! without being copied. The buffers go from connection to connection.
 //!
-//! The memory of all buffers is bounded, and hosts share it ([`crate::fair`]): where it is used up, the buffer of another
+//! The memory of all buffers is bounded, and hosts share it (`fair`): where it is used up, the buffer of another
 //! stream is taken. That stream finds a gap, and goes on behind it.
 
 use std::num::NonZeroU32;

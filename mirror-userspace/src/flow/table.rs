@@ -255,7 +255,7 @@ impl FlowTable {
     }
 
     /// Adds a flow that is not in the table yet. Where the table is full, or the flow's bucket is, another makes
-    /// room: see [`FlowTable::spare`].
+    /// room, as `spare` says.
     pub fn insert(&mut self, flow: Flow, hash: KeyHash, now: u64) -> Insert {
         let evicted = self.spare(hash.flow).map(|index| (index, self.remove(index)));
         if self.len == self.used && self.used < self.buckets.len() {

@@ -3,7 +3,7 @@
 //!
 //! The bytes of a datagram are kept in the order in which they come, with where they belong, and put in order once
 //! all are there: a fragment costs what it has, wherever in its datagram it says that it belongs. Hosts share the memory
-//! ([`crate::fair`]).
+//! (`fair`).
 
 use std::collections::HashMap;
 

@@ -69,7 +69,8 @@ pub trait Analyzer: Send + 'static {
         0
     }
 
-    /// Gives up what a flow's state holds. The flow goes on: what comes is the middle of something.
+    /// Gives up what a flow's state holds, and keeps none of that memory for others. The flow goes on: what comes is
+    /// the middle of something.
     fn forget(&mut self, flow: &mut Self::Flow) {
         *flow = Self::Flow::default();
     }

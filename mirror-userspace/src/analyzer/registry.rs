@@ -431,7 +431,12 @@ impl<A: Analyzer> Registered<A> {
         context: &mut Context<'_>,
     ) -> Interest {
         let (analyzer, state) = self.state(index);
-        analyzer.packet(&mut state.flow, direction, packet, context)
+        let interest = analyzer.packet(&mut state.flow, direction, packet, context);
+        let held = A::held(&state.flow);
+        if held != state.held {
+            self.charge(index, direction, held, context);
+        }
+        interest
     }
 
     /// Hands data on; says how many of all the bytes were used. Where nobody else follows, they are not kept.

@@ -133,15 +133,15 @@ impl Data {
             {
                 connection.set_gap(from);
             }
-            side.wait = streams.has_unused(other, others);
         }
         // A SYN takes the number in front of its data.
         let sequence = segment.header.sequence().wrapping_add(u32::from(flags & tcp_flags::SYN != 0));
         let first = connection.first_byte(direction);
         side.direction = direction;
-        if streams.miss(this, own, |event| side.take(event))
-            | streams.segment(this, own, first, sequence, segment.payload, |event| side.take(event))
-        {
+        let missed = streams.miss(this, own, |event| side.take(event));
+        // Only data waits for what the other side said before.
+        side.wait = other.keeps() && streams.has_unused(other, others);
+        if streams.segment(this, own, first, sequence, segment.payload, |event| side.take(event)) || missed {
             connection.set_gap(direction);
         }
         if side.wait && matches!(side.detector.flow(), Detection::Found(_)) {
@@ -169,15 +169,23 @@ impl Data {
     }
 
     /// Tells the analyzers of the flow's end, and gives back what the flow holds.
-    pub fn end(&mut self, head: &Head, connection: Option<&Connection>, tools: &mut Tools<'_>) {
+    pub fn end(&mut self, head: &Head, mut connection: Option<&mut Connection>, tools: &mut Tools<'_>) {
         let Tools { streams, analyzers, records, index, time, alerted } = tools;
         let original = self.known.original;
         let mut context = Context::new(head, *time, original, records, alerted);
         for (stream, direction) in self.streams.iter_mut().zip([Direction::ToServer, Direction::ToClient]) {
-            let acknowledged = connection.is_none_or(|connection| connection.is_acknowledged(direction));
-            streams.end(stream, head.owner(*index, direction), acknowledged, |event| {
+            let owner = head.owner(*index, direction);
+            let mut each = |event: Event<'_>| {
                 analyzers.data(&mut self.following, *index, direction, event, false, &mut context)
-            });
+            };
+            if streams.miss(stream, owner, &mut each)
+                && let Some(connection) = connection.as_deref_mut()
+            {
+                connection.set_gap(direction);
+            }
+            let acknowledged =
+                connection.as_deref().is_none_or(|connection| connection.is_acknowledged(direction));
+            streams.end(stream, owner, acknowledged, each);
         }
         analyzers.end(&mut self.following, *index, &mut context);
     }

@@ -391,7 +391,7 @@ impl Flow {
 
     /// Tells the analyzers that the flow ended, and gives back what it holds of the worker's buffers.
     pub fn end(&mut self, tools: &mut Tools<'_>) {
-        self.data.end(&self.head, self.connection.as_ref(), tools);
+        self.data.end(&self.head, self.connection.as_mut(), tools);
     }
 
     /// Whether a SYN begins a new connection between the same endpoints.

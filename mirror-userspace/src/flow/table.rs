@@ -23,6 +23,12 @@ pub(super) enum Class {
 
 impl Class {
     const COUNT: usize = 5;
+    /// Those of which one side was not heard, or the handshake not seen to its end.
+    const HALF_OPEN: [Self; 2] = [Self::New, Self::TcpNew];
+
+    const fn is_half_open(self) -> bool {
+        matches!(self, Self::New | Self::TcpNew)
+    }
 }
 
 /// Seconds without a packet after which a flow ends, by what was seen of it.
@@ -386,13 +392,13 @@ impl FlowTable {
         }
     }
 
-    /// The flow that had no packet for the longest of a bucket that is full, the one that came first of several.
+    /// The flow that had no packet for the longest of a bucket that is full.
     fn crowded(&self, bucket: usize) -> Option<FlowIndex> {
         let mut at = self.buckets[bucket].wrapping_sub(1);
         let mut oldest = at;
         let mut len = 0;
         while at != NONE {
-            if self.entries[at as usize].listed <= self.entries[oldest as usize].listed {
+            if self.entries[at as usize].flow.last <= self.entries[oldest as usize].flow.last {
                 oldest = at;
             }
             at = self.entries[at as usize].next;
@@ -402,13 +408,13 @@ impl FlowTable {
     }
 
     /// Of some entries of the full table, the flow of these two hosts that had no packet for the longest, where they
-    /// still have too many.
+    /// still have too many. Where many flows are half open, only such a one: else those who flood are others.
     fn one_of(&mut self, hosts: u16) -> Option<FlowIndex> {
         if self.hosts[usize::from(hosts)] as usize <= self.modest {
             self.greedy = None;
             return None;
         }
-        let len = self.entries.len() as u64;
+        let (len, flooded) = (self.entries.len() as u64, self.is_flooded());
         let samples = (0..SAMPLES).map(|_| {
             // Xorshift (Marsaglia 2003): what is chosen need not be secret, only spread.
             self.random ^= self.random << 13;
@@ -418,22 +424,30 @@ impl FlowTable {
         });
         let entries = &self.entries;
         samples
-            .filter(|&at| entries[at as usize].hosts == hosts && entries[at as usize].used)
+            .filter(|&at| {
+                let Entry { hosts: of, used, class, .. } = entries[at as usize];
+                of == hosts && used && (!flooded || class.is_half_open())
+            })
             .min_by_key(|&at| entries[at as usize].listed)
             .map(FlowIndex)
     }
 
     /// The flow that had no packet for the longest, among those that are half open where they are many.
     fn most_idle(&self) -> Option<FlowIndex> {
-        let half_open = |class: usize| class == Class::New as usize || class == Class::TcpNew as usize;
-        let lists = || self.lists.iter().enumerate();
-        let open: usize = lists().filter(|&(class, _)| half_open(class)).map(|(_, list)| list.len).sum();
-        let flooded = open > self.max / HALF_OPEN_PART;
-        lists()
+        let flooded = self.is_flooded();
+        let half_open = |class: usize| Class::HALF_OPEN.iter().any(|&open| open as usize == class);
+        let lists = self.lists.iter().enumerate();
+        lists
             .filter(|&(class, list)| list.oldest != NONE && (!flooded || half_open(class)))
             .map(|(_, list)| list)
             .min_by_key(|list| self.entries[list.oldest as usize].flow.last)
             .map(|list| FlowIndex(list.oldest))
+    }
+
+    /// Whether so many flows are half open that they come of floods and scans.
+    fn is_flooded(&self) -> bool {
+        let open: usize = Class::HALF_OPEN.iter().map(|&class| self.lists[class as usize].len).sum();
+        open > self.max / HALF_OPEN_PART
     }
 
     /// The bucket of flows with this hash.

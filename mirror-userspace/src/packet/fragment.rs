@@ -253,6 +253,9 @@ impl Defragmenter {
         whole: &mut Vec<u8>,
     ) -> Result<bool, Refusal> {
         self.expire(now);
+        if fragment.header.len() + fragment.offset + fragment.payload.len() > MAX_PACKET {
+            return Err(Refusal::Fragment);
+        }
         let key = Key { session, id: fragment.id, vlans: fragment.vlans, depth: fragment.depth };
         let number = match self.numbers.get(&key) {
             Some(&number) => number,
@@ -261,8 +264,7 @@ impl Defragmenter {
         let Some(datagram) = self.datagrams.get_mut(number) else { return Err(Refusal::Fragment) };
         let added = datagram.add(fragment);
         self.shares.charge(number, OVERHEAD + datagram.room());
-        added?;
-        let is_whole = datagram.is_whole();
+        let is_whole = added.is_ok() && datagram.is_whole();
         if is_whole {
             datagram.assemble(&key.id, whole);
             self.end(number);
@@ -271,6 +273,7 @@ impl Defragmenter {
             self.end(other);
             self.lost[0] += 1;
         }
+        added?;
         Ok(is_whole)
     }
 
@@ -399,6 +402,24 @@ mod tests {
         let whole = add(&mut defragmenter, &fragment(1 << 16, 8, false, &[2; 8]));
         assert_eq!(whole.as_deref(), Some(&[1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2][..]));
         assert!(defragmenter.lost().any(|(reason, lost)| reason == "datagram_memory" && lost > 50_000));
+    }
+
+    #[test]
+    fn hostile_fragments_that_are_refused_leave_nothing_behind() {
+        let mut defragmenter = Defragmenter::new(1);
+        for number in 0..50_000 {
+            let mut whole = Vec::new();
+            let beyond = fragment(number, 65_528, true, &[0; 104]);
+            assert!(defragmenter.add(&beyond, Session::default(), 0, &mut whole).is_err());
+        }
+        assert_eq!(defragmenter.datagrams.len(), 0);
+        // One that contradicts the others is refused, and its datagram counts still.
+        for number in 0..50_000 {
+            add(&mut defragmenter, &fragment(number, 0, false, &[0; 8]));
+            add(&mut defragmenter, &fragment(number, 8, false, &[0; 8]));
+            add(&mut defragmenter, &fragment(number, 0, true, &[0; 1000]));
+        }
+        assert!(defragmenter.shares.cost() <= MAX_HELD);
     }
 
     #[test]

@@ -194,13 +194,7 @@ impl Analyzer for Http {
 
     fn forget(&mut self, flow: &mut Flow) {
         flow.phases = [Phase::Lost; 2];
-        while let Some(Transaction { packed, .. }) = flow.open.pop_front() {
-            self.keep_spare(packed);
-        }
-        let queue = std::mem::take(&mut flow.open);
-        if queue.capacity() > 0 {
-            self.spare_queues.push(queue);
-        }
+        flow.open = VecDeque::new();
     }
 }
 

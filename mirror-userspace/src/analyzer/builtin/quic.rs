@@ -84,13 +84,6 @@ impl Analyzer for Quic {
     fn held(flow: &Flow) -> usize {
         flow.connection.as_ref().map_or(0, Connection::room)
     }
-
-    fn forget(&mut self, flow: &mut Flow) {
-        if let Some(mut connection) = flow.connection.take() {
-            connection.clear();
-            self.spare.push(connection);
-        }
-    }
 }
 
 impl Quic {

@@ -132,13 +132,6 @@ impl Analyzer for Tls {
     fn held(flow: &Flow) -> usize {
         flow.handshake.as_ref().map_or(0, Handshake::room)
     }
-
-    fn forget(&mut self, flow: &mut Flow) {
-        if let Some(mut handshake) = std::mem::take(flow).handshake {
-            handshake.clear();
-            self.spare.push(handshake);
-        }
-    }
 }
 
 impl Tls {

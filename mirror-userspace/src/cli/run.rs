@@ -27,6 +27,7 @@ use crate::config::{self, Mistake, Mistakes};
 use crate::confine::{self, Files, Kind};
 use crate::datapath::program::LogLevel;
 use crate::error::one_line;
+use crate::file::directory_of;
 use crate::filter::policy::UnknownVnis;
 use crate::live::{Config, Plan};
 use crate::nic::{Changes, Watch};
@@ -504,15 +505,10 @@ fn needed_files(
     log_dir: &Path,
     destination: &Destination,
 ) -> BTreeMap<Kind, Files> {
-    let directory = |path: &Path| match path.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
-        Some(parent) => parent.to_owned(),
-        None => path.to_owned(),
-    };
     let mut all = BTreeMap::new();
     let write = |path: PathBuf| Files { write: vec![path], ..Files::default() };
     all.insert(Kind::Records, destination.needed_files());
-    all.insert(Kind::Control, write(directory(&args.control)));
+    all.insert(Kind::Control, write(directory_of(&args.control)));
     if let Some(store) = &args.store {
         all.insert(Kind::Store, write(store.clone()));
         if let Some(location) = &args.store(&configured.store).settings.upload {
@@ -529,7 +525,8 @@ fn needed_files(
     }
     let configs = args.config.iter().chain(&configured.alerts.file);
     let configs = configs.flat_map(|path| [Some(path.clone()), fs::canonicalize(path).ok()]);
-    let main = Files { read: configs.flatten().map(|path| directory(&path)).collect(), ..Files::default() };
+    let main =
+        Files { read: configs.flatten().map(|path| directory_of(&path)).collect(), ..Files::default() };
     // The kernel's settings of interfaces, interrupts and huge pages.
     let settings = ["/proc/sys/vm", "/proc/irq", "/sys/devices"].map(PathBuf::from);
     let read = main.read.iter().cloned().chain(["/proc", "/sys"].map(PathBuf::from)).collect();

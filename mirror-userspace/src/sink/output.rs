@@ -18,6 +18,7 @@ use self::socket::Socket;
 use self::stream::Stream;
 use super::SinkError;
 use crate::confine::Files;
+use crate::file::directory_of;
 use crate::filter::text::Wrong;
 
 /// Bytes of the longest path of a Unix socket (`sun_path`, less the 0 behind it).
@@ -88,15 +89,10 @@ impl Destination {
 
     /// What the thread that writes it works with: the directory of a file, or of a socket.
     pub(crate) fn needed_files(&self) -> Files {
-        let directory = |path: &Path| match path.parent() {
-            Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
-            Some(parent) => parent.to_owned(),
-            None => path.to_owned(),
-        };
         match self {
-            Self::File { path, .. } => Files { write: vec![directory(path)], ..Files::default() },
+            Self::File { path, .. } => Files { write: vec![directory_of(path)], ..Files::default() },
             Self::Stdout => Files::default(),
-            Self::Socket { path, .. } => Files { connect: vec![directory(path)], ..Files::default() },
+            Self::Socket { path, .. } => Files { connect: vec![directory_of(path)], ..Files::default() },
         }
     }
 

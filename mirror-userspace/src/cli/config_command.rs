@@ -7,13 +7,12 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Subcommand;
+use mirror_control::config::{self, Checked, Config, Mistakes};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::filter::{CONFIG, load};
-use super::run;
-use super::{print, print_json};
-use crate::config::{self, Checked, Config, Mistakes};
+use super::{print, print_json, run};
 
 /// The file with every key.
 const EXAMPLE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/mirror-xdp.toml"));

@@ -4,10 +4,11 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+use mirror_base::sandbox::{self, Files, Kind};
+use mirror_store::remote::Location;
+use mirror_store::upload;
+
 use super::store::Place;
-use crate::confine::{self, Files, Kind};
-use crate::store::remote::Location;
-use crate::store::upload;
 
 /// Where certificates of authorities are that distributions have.
 const AUTHORITIES: [&str; 5] = [
@@ -22,8 +23,8 @@ const OTHER_AUTHORITIES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
 /// Confines the process to these files.
 pub(super) fn to(kind: Kind, files: Files) -> anyhow::Result<()> {
-    confine::install(&[(kind, files)].into())?;
-    confine::this_thread(kind);
+    sandbox::install(&[(kind, files)].into())?;
+    sandbox::this_thread(kind);
     Ok(())
 }
 

@@ -6,14 +6,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use mirror_base::one_line;
+use mirror_control::config;
+use mirror_control::doctor::{self, Check, Intent, Mended, State};
+use mirror_control::host::CpuList;
+use mirror_device::nic::{Change, Changes, Deferral, Netlink};
+use mirror_device::xdp::program::LogLevel;
 use mirror_xdp_common::outer::Ports;
-
-use crate::config;
-use crate::datapath::program::LogLevel;
-use crate::doctor::{self, Check, Intent, Mended, State};
-use crate::error::one_line;
-use crate::live::CpuList;
-use crate::nic::{Change, Changes, Deferral, Netlink};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
-
-use crate::config::EveSettings;
-use crate::filter::text;
-use crate::sink::{Destination, EventTypes, FILE_NAME, Patience, Rotation, Sink, SinkError};
+use mirror_control::config::EveSettings;
+use mirror_records::sink::{Destination, EventTypes, FILE_NAME, Patience, Rotation, Sink, SinkError};
+use mirror_rules::text;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct EveArgs {

@@ -5,9 +5,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use mirror_control::observe::control::DEFAULT_PATH;
+use mirror_store::expression::Expression;
+
 use super::tail;
-use crate::expression::Expression;
-use crate::observe::control::DEFAULT_PATH;
 
 const EXAMPLES: &str = "\
 Examples:

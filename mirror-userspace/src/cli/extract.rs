@@ -8,16 +8,16 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
+use mirror_packet::CommunityId;
+use mirror_records::sink::Modes;
+use mirror_store::StoreKey;
+use mirror_store::expression::Expression;
+use mirror_store::reader::{Effort, Reader, Wanted};
+use mirror_store::remote::{Location, RemoteReader};
 use serde::Serialize;
 
 use super::progress::{CLEAR, grouped, with_unit};
 use super::store::Place;
-use crate::expression::Expression;
-use crate::record::CommunityId;
-use crate::sink::Modes;
-use crate::store::StoreKey;
-use crate::store::reader::{Effort, Reader, Wanted};
-use crate::store::remote::{Location, RemoteReader};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -173,7 +173,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     }
     if let Err(error) = result {
         // Whoever reads the other end of the pipe has seen enough.
-        let closed = matches!(&error, crate::store::reader::ReadError::Write(error)
+        let closed = matches!(&error, mirror_store::reader::ReadError::Write(error)
             if error.kind() == io::ErrorKind::BrokenPipe);
         return if closed { Ok(ExitCode::SUCCESS) } else { Err(error.into()) };
     }

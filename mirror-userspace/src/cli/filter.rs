@@ -10,16 +10,16 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Subcommand;
+use mirror_control::config::{self, Config, Mistake};
+use mirror_rules::analysis::{Analysis, Overlap};
+use mirror_rules::policy::{Decision, Policy, Rule, RuleDirection, RuleSet, UnknownVnis};
+use mirror_rules::probe::{Explanation, Probe, Verdict};
+use mirror_rules::text::{self, condition, range_text, ranges_text, vni_ranges};
+use mirror_rules::{import, limits};
 use serde::Serialize;
 
 use super::progress::grouped;
 use super::{print, print_json};
-use crate::config::{self, Config, Mistake};
-use crate::filter::analysis::{Analysis, Overlap};
-use crate::filter::policy::{Decision, Policy, Rule, RuleDirection, RuleSet, UnknownVnis};
-use crate::filter::probe::{Explanation, Probe, Verdict};
-use crate::filter::text::{self, condition, range_text, ranges_text, vni_ranges};
-use crate::filter::{import, limits};
 
 /// Where the configuration is when nobody says otherwise.
 pub(super) const CONFIG: &str = "/etc/mirror-xdp/mirror-xdp.toml";

@@ -7,9 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use clap::Subcommand;
+use mirror_store::hold::{self, Hold};
 use mirror_xdp_common::Vni;
-
-use crate::store::hold::{self, Hold};
 
 /// Keep packets in a store from being deleted by its rules
 ///
@@ -62,7 +61,7 @@ enum Action {
 }
 
 fn vnis(text: &str) -> Result<RangeInclusive<u32>, String> {
-    crate::filter::text::range(text, "a VNI", 0..=Vni::MAX.get()).map_err(|wrong| wrong.to_string())
+    mirror_base::text::range(text, "a VNI", 0..=Vni::MAX.get()).map_err(|wrong| wrong.to_string())
 }
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {

@@ -1,19 +1,18 @@
 //! What people and log files get to read: warnings by default, other things as `RUST_LOG` asks for them, and
 //! what a command has to announce. Which messages are written can change while the program runs.
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::linux::fs::MetadataExt as _;
 use std::sync::OnceLock;
-use std::{env, fs, io};
+use std::{env, fs};
 
+use mirror_base::sandbox;
+use mirror_device::xdp::program::{LogLevel, PROGRAM_NAME};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, reload};
-
-use crate::confine;
-use crate::datapath::program::{LogLevel, PROGRAM_NAME};
 
 /// How messages are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -88,7 +87,7 @@ pub(super) fn init(bpf: LogLevel, format: Option<Format>) -> io::Result<()> {
             // Nobody else opens anything yet, so the journal's socket gets the lowest number that is free.
             let free = io::stderr().as_fd().try_clone_to_owned()?.as_raw_fd();
             registry.with(tracing_journald::layer()?).init();
-            confine::keep_journal(free);
+            sandbox::keep_journal(free);
         }
     }
     let _ = FORMAT.set(format);

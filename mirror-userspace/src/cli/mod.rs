@@ -31,12 +31,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use mirror_base::one_line;
+use mirror_control::config;
+use mirror_engine::analyzer::{Register, register_everywhere};
 use mirror_xdp_common::outer::{MAX_GENEVE_PORTS, MAX_VXLAN_GPE_PORTS, MAX_VXLAN_PORTS, Ports};
 use serde::Serialize;
-
-use crate::analyzer::{Register, register_everywhere};
-use crate::config;
-use crate::error::one_line;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -10,13 +10,13 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use mirror_xdp_common::Vni;
-
-use super::progress::{CLEAR, grouped, with_unit};
-use crate::pktgen::{
+use mirror_control::pktgen::{
     Countable, EngineChoice, Envelope, Event, IMIX, Options, Oversize, Prepared, Ranges, Rate, Totals,
     Traffic, run,
 };
+use mirror_xdp_common::Vni;
+
+use super::progress::{CLEAR, grouped, with_unit};
 
 const EXAMPLES: &str = "\
 Examples:

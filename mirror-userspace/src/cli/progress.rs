@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use crate::observe::tap::TapCounts;
-use crate::stats::{Interface, Named, Policy, Rule, Stats, Store, Vni};
-use crate::store::UploadCounters;
+use mirror_control::observe::tap::TapCounts;
+use mirror_control::stats::{Interface, Named, Policy, Rule, Stats, Store, Vni};
+use mirror_store::UploadCounters;
 
 /// Clears the terminal's line and goes to its beginning.
 pub(super) const CLEAR: &str = "\r\x1b[2K";

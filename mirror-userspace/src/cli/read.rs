@@ -6,34 +6,20 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use mirror_xdp_common::counters::{Counter, Fate};
-use mirror_xdp_common::frame::Frame;
-use mirror_xdp_common::hash::{FlowHash, FlowHashKey};
-use mirror_xdp_common::inner::InnerHeaders;
-use mirror_xdp_common::outer::{Ports, decapsulate};
-use mirror_xdp_common::wire::protocol;
+use mirror_base::one_line;
+use mirror_base::sandbox::{self, Files, Kind};
+use mirror_control::config;
+use mirror_control::stats::{self, Named, Records};
+use mirror_device::xdp::program::LogLevel;
+use mirror_engine::offline::{self, Frames};
+use mirror_engine::worker::{Worker, WorkerConfig};
+use mirror_packet::capture_file::{CaptureFile, CaptureFileError};
+use mirror_records::sink::{Destination, Overflow, Patience, Sink};
+use mirror_store::{Store, StoreHandle};
 use serde::Serialize;
-use zerocopy::FromBytes;
 
 use super::log::Format;
 use super::progress::{CLEAR, grouped, listed, with_unit};
-use crate::capture_file::{CaptureFile, CaptureFileError, FileFrame};
-use crate::config;
-use crate::confine::{self, Files, Kind};
-use crate::datapath::program::LogLevel;
-use crate::error::one_line;
-use crate::flow::SECOND;
-use crate::packet::{self, LinkType};
-use crate::sink::{Destination, Overflow, Patience, Sink};
-use crate::stats::{self, Named, Records};
-use crate::store::Store;
-use crate::worker::{FrameInfo, Mirror, Worker, WorkerConfig};
-
-/// Seed of the flow hash: fixed, so that a file gives the same records each time. Nobody can aim at a
-/// table that nobody else sends to.
-const HASH_SEED: u64 = 0x6d69_7272_6f72;
-/// What the packet store has each frame's flow by.
-const HASH_KEY: FlowHashKey = FlowHashKey::new(HASH_SEED);
 
 /// Analyse capture files as if their frames had been captured
 ///
@@ -128,7 +114,7 @@ fn confine(args: &Args) -> anyhow::Result<Option<Sink>> {
             let _ = config::EveSettings::default().modes.make_directory(directory);
         }
         for directory in &store.write {
-            let _ = crate::store::make_directory(
+            let _ = mirror_store::make_directory(
                 directory,
                 config::StoreSettings::default().settings.permissions,
             );
@@ -139,9 +125,9 @@ fn confine(args: &Args) -> anyhow::Result<Option<Sink>> {
         write: records.write.iter().chain(&store.write).cloned().collect(),
         ..Files::default()
     };
-    confine::install(&[(Kind::Read, own), (Kind::Records, records), (Kind::Store, store)].into())?;
+    sandbox::install(&[(Kind::Read, own), (Kind::Records, records), (Kind::Store, store)].into())?;
     let sink = is_socket.then(|| open_sink(args)).transpose()?;
-    confine::this_thread(Kind::Read);
+    sandbox::this_thread(Kind::Read);
     Ok(sink)
 }
 
@@ -152,28 +138,11 @@ fn open_sink(args: &Args) -> anyhow::Result<Sink> {
 }
 
 struct Reader {
-    ports: Ports,
     sink: Sink,
     store: Option<Store>,
-    worker: Worker,
-    frames: Frames,
-    /// The last frame that was looked at for one had an envelope.
-    in_envelopes: bool,
-    /// When the second of the worker's last tick is over, by the frames' time.
-    second_ends: u64,
+    frames: offline::Reader<Option<StoreHandle>>,
     progress: Progress,
     quiet: bool,
-}
-
-/// What became of the files' frames before they reached the worker.
-#[derive(Clone, Debug, Default)]
-struct Frames {
-    seen: u64,
-    bytes: u64,
-    mirrored: u64,
-    plain: u64,
-    /// Malformed mirror traffic, by [`Counter`].
-    dropped: [u64; Counter::COUNT],
 }
 
 impl Reader {
@@ -181,148 +150,51 @@ impl Reader {
         let sink = sink.map_or_else(|| open_sink(args), Ok)?;
         let config = WorkerConfig {
             max_flows: args.max_flows,
-            hash_seed: HASH_SEED,
+            hash_seed: offline::HASH_SEED,
             dedup: args.dedup.is_on(),
             ..WorkerConfig::default()
         };
-        let mut worker = Worker::new(config, sink.producer(Overflow::Wait));
         let store = super::store::open(args.store.as_deref(), &config::StoreSettings::default())?;
-        if let Some(store) = &store {
-            worker.store_by(store.handle(0, Overflow::Wait)?);
-        }
-        let progress = Progress::new(args.json);
-        Ok(Self {
-            ports: args.ports.ports(&config::Ports::default()),
-            sink,
-            store,
-            worker,
-            frames: Frames::default(),
-            in_envelopes: false,
-            second_ends: 0,
-            progress,
-            quiet: args.json,
-        })
+        let recorder = store.as_ref().map(|store| store.handle(0, Overflow::Wait)).transpose()?;
+        let worker = Worker::builder(config, sink.producer(Overflow::Wait)).recorder(recorder).build();
+        let frames = offline::Reader::of(worker, args.ports.ports(&config::Ports::default()));
+        Ok(Self { sink, store, frames, progress: Progress::new(args.json), quiet: args.json })
     }
 
     fn read(&mut self, file: CaptureFile) -> Result<(), CaptureFileError> {
         file.for_each(|frame| {
-            self.frame(&frame);
-            self.progress.show(&self.frames);
+            self.frames.frame(&frame);
+            self.progress.show(self.frames.frames());
         })
     }
 
-    fn frame(&mut self, frame: &FileFrame<'_>) {
-        self.frames.seen += 1;
-        self.frames.bytes += u64::from(frame.original_len);
-        let link = frame.link;
-        let mut bytes = frame.bytes;
-        let mut info = FrameInfo {
-            time: frame.time,
-            original_len: frame.original_len,
-            flow_hash: FlowHash::default(),
-            mirror: None,
-            side: None,
-        };
-        // An envelope is a datagram: in a capture without any, what is a segment of TCP is decoded once.
-        if link == Some(LinkType::Ethernet)
-            && !self.in_envelopes
-            && self.store.is_none()
-            && let Some(packet) = packet::decode_usual(bytes, frame.original_len as usize)
-            && packet.protocol == protocol::TCP
-        {
-            self.frames.plain += 1;
-            self.worker.decoded_frame(&info, bytes, &packet);
-            return self.tick(frame.time);
-        }
-        self.in_envelopes = false;
-        if link == Some(LinkType::Ethernet) {
-            let whole = Captured { bytes, original_len: frame.original_len as usize };
-            match decapsulate(&whole, &self.ports) {
-                Ok(outer) => {
-                    self.in_envelopes = true;
-                    self.frames.mirrored += 1;
-                    bytes = bytes.get(outer.inner_offset..).unwrap_or_default();
-                    bytes = bytes.get(..outer.inner_len).unwrap_or(bytes);
-                    info.mirror = Some(Mirror {
-                        vni: outer.vni,
-                        outer_source: outer.source,
-                        outer_destination: outer.destination,
-                        endpoint: outer.gateway.endpoint,
-                    });
-                    // The inner lengths say what a mirror cut off besides.
-                    let headers = InnerHeaders::parse(bytes, 0);
-                    info.original_len = headers.original_len(outer.inner_len) as u32;
-                    if self.store.is_some() {
-                        info.flow_hash = headers.flow_hash(&HASH_KEY);
-                    }
-                }
-                Err(counter) if counter.fate() == Fate::Dropped => {
-                    self.frames.dropped[counter as usize] += 1;
-                    return;
-                }
-                Err(_) => {
-                    self.frames.plain += 1;
-                    if self.store.is_some() {
-                        info.flow_hash = InnerHeaders::parse(bytes, 0).flow_hash(&HASH_KEY);
-                    }
-                }
-            }
-        } else {
-            self.frames.plain += 1;
-        }
-        self.worker.link_frame(&info, link, bytes);
-        self.tick(frame.time);
-    }
-
-    /// The worker's timers, which count whole seconds. A live worker's go on after each batch, too.
-    fn tick(&mut self, time: u64) {
-        const BATCH: u64 = 64;
-        if self.frames.seen.is_multiple_of(BATCH) || time >= self.second_ends {
-            self.second_ends = (time / SECOND).saturating_add(1).saturating_mul(SECOND);
-            self.worker.tick(time);
-        }
-    }
-
     fn finish(mut self, elapsed: Duration) -> anyhow::Result<Totals> {
-        self.worker.finish();
+        self.frames.finish();
         self.progress.clear();
-        let Frames { seen, bytes, mirrored, plain, dropped } = self.frames;
-        let counters = Counter::ALL.iter().filter(|counter| counter.fate() == Fate::Dropped);
-        let dropped = Named(counters.map(|&counter| (counter.name(), dropped[counter as usize])).collect());
-        let worker = stats::Worker::new(0, stats::HandOver::default(), self.worker.counters());
+        let worker = self.frames.worker();
+        let frames = self.frames.frames();
+        let Frames { seen, bytes, mirrored, plain, .. } = *frames;
+        let dropped = Named(frames.dropped().collect());
+        let stored = worker.recorder().as_ref().map(StoreHandle::counters);
+        let records_lost = worker.counters().records_lost;
+        let analysed = stats::Worker::new(0, stats::HandOver::default(), worker.counters(), stored);
         let unaccounted = seen.abs_diff(mirrored + plain + dropped.sum())
-            + (mirrored + plain).abs_diff(worker.delivered)
-            + worker.imbalance();
+            + (mirrored + plain).abs_diff(analysed.delivered)
+            + analysed.imbalance();
         let mut totals = Totals {
             seconds: elapsed.as_secs_f64(),
             frames: FrameTotals { seen, bytes, mirrored, plain, dropped },
-            records: Records::new(self.worker.counters().records_lost, &self.sink.flush()),
-            workers: [worker],
+            records: Records::new(records_lost, &self.sink.flush()),
+            workers: [analysed],
             unaccounted,
         };
-        self.sink.stats(self.worker.now(), &totals).context("cannot write the statistics")?;
-        totals.records = Records::new(self.worker.counters().records_lost, &self.sink.finish());
+        self.sink.stats(worker.now(), &totals).context("cannot write the statistics")?;
+        totals.records = Records::new(records_lost, &self.sink.finish());
         if let Some(store) = self.store {
             // Nothing is uploaded here.
             let _ = super::store::finish(store, self.quiet);
         }
         Ok(totals)
-    }
-}
-
-/// A frame of which the file has only the beginning, perhaps.
-struct Captured<'f> {
-    bytes: &'f [u8],
-    original_len: usize,
-}
-
-impl Frame for Captured<'_> {
-    fn len(&self) -> usize {
-        self.original_len.max(self.bytes.len())
-    }
-
-    fn header<T: FromBytes>(&self, offset: usize) -> Option<T> {
-        self.bytes.header(offset)
     }
 }
 
@@ -418,44 +290,6 @@ impl Progress {
     fn clear(&mut self) {
         if self.shown.take().is_some() {
             eprint!("{CLEAR}");
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use etherparse::PacketBuilder;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        /// Reading leaves out to look for an envelope where there is a segment of TCP.
-        #[test]
-        fn what_is_decoded_as_tcp_is_no_envelope(
-            (ipv6, tags, payload) in (any::<bool>(), 0_usize..5, 0_usize..64),
-            changes in proptest::collection::vec((0_usize..80, any::<u8>()), 0..4),
-            (captured, missing) in (0_usize..150, 0_usize..20),
-        ) {
-            let builder = PacketBuilder::ethernet2([2; 6], [4; 6]);
-            let builder =
-                if ipv6 { builder.ipv6([1; 16], [2; 16], 64) } else { builder.ipv4([1; 4], [2; 4], 64) };
-            let mut frame = Vec::new();
-            builder.tcp(4000, 4789, 7, 1000).write(&mut frame, &vec![0xab; payload]).unwrap();
-            for _ in 0..tags {
-                frame.splice(12..12, [0x81, 0, 0, 9]);
-            }
-            for (at, byte) in changes {
-                if let Some(place) = frame.get_mut(at) {
-                    *place = byte;
-                }
-            }
-            frame.truncate(captured);
-            let original_len = frame.len() + missing;
-            if packet::decode_usual(&frame, original_len).is_some_and(|it| it.protocol == protocol::TCP) {
-                let outer = decapsulate(&Captured { bytes: &frame, original_len }, &Ports::default());
-                prop_assert!(outer.is_err_and(|counter| counter.fate() != Fate::Dropped));
-            }
         }
     }
 }

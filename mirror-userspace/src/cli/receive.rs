@@ -2,13 +2,12 @@
 
 use clap::ValueEnum as _;
 use clap::builder::PossibleValue;
+use mirror_control::config::{ModeChoice, ReceiveSettings, limits};
+use mirror_control::host::CpuList;
+use mirror_device::afxdp::{BusyPoll, ZeroCopy};
 use serde_json::json;
 
 use super::run::InForce;
-use crate::afxdp::{BusyPoll, ZeroCopy};
-use crate::config::ReceiveSettings;
-use crate::config::limits;
-use crate::live::{CpuList, ModeChoice};
 
 /// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -7,16 +7,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mirror_base::one_line;
+use mirror_control::api::{Refused, Reloaded};
+use mirror_control::capture::Capture;
+use mirror_control::config::{self, Config, Mistake, Mistakes};
+use mirror_records::sink::Sink;
+use mirror_store::Store;
 use tokio::time::Instant;
 
 use super::log::{self, announce};
 use super::run::{Args, InForce};
-use crate::api::{Refused, Reloaded};
-use crate::config::{self, Config, Mistake, Mistakes};
-use crate::error::one_line;
-use crate::live::Capture;
-use crate::sink::Sink;
-use crate::store::Store;
 
 /// Sections that can change as a whole. They are put in force as one policy.
 const POLICY: [&str; 2] = ["admission", "filter"];

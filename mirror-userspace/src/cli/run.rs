@@ -13,6 +13,23 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use clap::CommandFactory as _;
 use clap::error::ErrorKind;
+use mirror_base::file::directory_of;
+use mirror_base::one_line;
+use mirror_base::sandbox::{self, Files, Kind};
+use mirror_control::api::{self, Address};
+use mirror_control::capture::device_losses::Watch;
+use mirror_control::capture::{Config, Plan};
+use mirror_control::config::{self, Mistake, Mistakes};
+use mirror_control::observe::control::{self, OpenError, Socket};
+use mirror_control::observe::tap::{self, Tap};
+use mirror_control::stats::Stats;
+use mirror_device::nic::Changes;
+use mirror_device::xdp::program::LogLevel;
+use mirror_engine::worker::WorkerConfig;
+use mirror_records::sink::{Destination, Patience, Sink, SinkCounters, SinkSettings};
+use mirror_rules::policy::UnknownVnis;
+use mirror_store::remote::Location;
+use mirror_store::upload;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
@@ -22,22 +39,6 @@ use super::progress::{self, Progress};
 use super::receive::ReceiveArgs;
 use super::reload::{Reloader, Running};
 use super::service::Service;
-use crate::api::{self, Address};
-use crate::config::{self, Mistake, Mistakes};
-use crate::confine::{self, Files, Kind};
-use crate::datapath::program::LogLevel;
-use crate::error::one_line;
-use crate::file::directory_of;
-use crate::filter::policy::UnknownVnis;
-use crate::live::{Config, Plan};
-use crate::nic::{Changes, Watch};
-use crate::observe::control::{self, OpenError, Socket};
-use crate::observe::tap::{self, Tap};
-use crate::sink::{Destination, Patience, Sink, SinkCounters, SinkSettings};
-use crate::stats::Stats;
-use crate::store::remote::Location;
-use crate::store::upload;
-use crate::worker::WorkerConfig;
 
 /// Time between two `stats` events when nobody says otherwise.
 const DEFAULT_STATS_INTERVAL: Duration = Duration::from_secs(8);
@@ -379,7 +380,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let tap = args.tap.as_deref().map(|interface| Tap::open(interface, &interfaces)).transpose()?;
     let listener = api::Listener::bind(args.api.settings(&configured.api, &settled.log_dir)?)?;
     let destination = args.eve.destination(&settled.log_dir, &configured.eve);
-    confine::install(&needed_files(&args, &configured, &settled.log_dir, &destination))?;
+    sandbox::install(&needed_files(&args, &configured, &settled.log_dir, &destination))?;
     let types = args.eve.types(&configured.eve);
     let sink = super::eve::open(destination, types, Patience::Short, args.json)?;
     sink.set(args.sink_settings(&configured));
@@ -404,7 +405,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let service = Service::connect();
     // All threads are started. Nothing below needs more than what is open, but for taking back what was changed.
     let unchanged = changes.iter().all(Changes::is_empty);
-    confine::this_thread(if unchanged { Kind::Main } else { Kind::MainToRestore });
+    sandbox::this_thread(if unchanged { Kind::Main } else { Kind::MainToRestore });
     for interface in capture.interfaces() {
         announce(&format!("capturing on {interface}"));
     }
@@ -517,7 +518,7 @@ fn needed_files(
     }
     if let Some(store) = &args.store {
         // As below.
-        let _ = crate::store::make_directory(store, configured.store.settings.permissions);
+        let _ = mirror_store::make_directory(store, configured.store.settings.permissions);
     }
     for directory in all.values().flat_map(|files| &files.write).chain([&log_dir.to_owned()]) {
         // Where it cannot be made, whoever opens it says so.

@@ -1,17 +1,15 @@
 //! What systemd wants to know of a capture (`sd_notify(3)`): when it runs, that it lives, when it stops.
 //! Elsewhere nobody asks, and nothing is said.
 
-use std::env;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::{env, io};
 
+use mirror_control::capture::Capture;
 use sd_notify::NotifyState;
-
-use crate::live::Capture;
 
 /// Tells the service manager, if there is one.
 #[derive(Debug)]

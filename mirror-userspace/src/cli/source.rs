@@ -5,14 +5,13 @@ use std::num::NonZeroU16;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use mirror_base::one_line;
+use mirror_device::source::{Event, Options, Totals, run};
 use mirror_xdp_common::Vni;
 use mirror_xdp_common::source::SourceCounter;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
-
-use crate::error::one_line;
-use crate::source::{Event, Options, Totals, run};
 
 const EXAMPLES: &str = "\
 Examples:

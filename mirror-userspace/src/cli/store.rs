@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use mirror_control::config::StoreSettings;
+use mirror_rules::text::ParseError;
+use mirror_store::remote::Location;
+use mirror_store::{self, Kept, Store, StoreError, StoreKey, UploadCounters, manifest};
 use serde_json::json;
 
 use super::run::{InForce, range};
-use crate::config::StoreSettings;
-use crate::filter::text::Wrong;
-use crate::store::remote::Location;
-use crate::store::{self, Kept, Store, StoreError, StoreKey, UploadCounters, manifest};
 
 /// A store to read from, as an argument names it.
 #[derive(Clone, Debug)]
@@ -33,13 +33,13 @@ impl Place {
 
 /// Reads the URL of a copy.
 pub(super) fn location(text: &str) -> Result<Location, String> {
-    text.parse().map_err(|wrong: Wrong| wrong.to_string())
+    text.parse().map_err(|wrong: ParseError| wrong.to_string())
 }
 
 /// Makes sure that a directory is a store.
 pub(super) fn is_store(directory: &Path) -> anyhow::Result<()> {
     let (path, file) = (directory.display(), manifest::FILE_NAME);
-    let found = store::is_store(directory).with_context(|| format!("cannot read {path}"))?;
+    let found = mirror_store::is_store(directory).with_context(|| format!("cannot read {path}"))?;
     anyhow::ensure!(found, "{path} is no store: it has no {file}");
     Ok(())
 }
@@ -58,7 +58,7 @@ pub(super) fn open_to_capture(
 }
 
 fn open_by(
-    open: impl FnOnce(&Path, store::Settings, Option<StoreKey>) -> Result<Store, StoreError>,
+    open: impl FnOnce(&Path, mirror_store::Settings, Option<StoreKey>) -> Result<Store, StoreError>,
     directory: Option<&Path>,
     settings: &StoreSettings,
 ) -> anyhow::Result<Option<Store>> {

@@ -8,17 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context as _;
+use mirror_base::sandbox::{Files, Kind};
+use mirror_control::observe::control::{Client, DEFAULT_PATH, Message, Request};
+use mirror_control::observe::copy::{self, CopyCounts};
+use mirror_control::observe::pcapng::Writer;
+use mirror_control::observe::summary::{self, Summary};
+use mirror_packet::FrameInfo;
+use mirror_records::sink::Modes;
+use mirror_store::expression::Expression;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::progress::grouped;
-use crate::confine::{Files, Kind};
-use crate::expression::Expression;
-use crate::observe::control::{Client, DEFAULT_PATH, Message, Request};
-use crate::observe::copy::{self, CopyCounts};
-use crate::observe::pcapng::Writer;
-use crate::observe::summary::{self, Summary};
-use crate::sink::Modes;
-use crate::worker::FrameInfo;
 
 const EXAMPLES: &str = "\
 Examples:

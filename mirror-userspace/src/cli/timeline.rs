@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
+use mirror_store::hold;
+use mirror_store::manifest::Contents;
+use mirror_store::remote::RemoteReader;
+use mirror_store::timeline::{Span, Timeline, Whereabouts};
 
 use super::progress::{grouped, with_unit};
 use super::store::Place;
-use crate::store::hold;
-use crate::store::manifest::Contents;
-use crate::store::remote::RemoteReader;
-use crate::store::timeline::{Span, Timeline, Whereabouts};
 
 /// Show which times a store has packets of, of which VNIs, how many, and where they are
 ///

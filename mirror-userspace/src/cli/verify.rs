@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use mirror_store::remote::RemoteReader;
+use mirror_store::verify::{Report, verify, verify_copy};
 
 use super::progress::{CLEAR, grouped, with_unit};
 use super::store::Place;
-use crate::store::remote::RemoteReader;
-use crate::store::verify::{Report, verify, verify_copy};
 
 /// Find out whether a store is what was written
 ///

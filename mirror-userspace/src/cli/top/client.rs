@@ -1,12 +1,10 @@
 //! Asks a running capture by its HTTP API, on a thread of its own: however long an answer takes, keys are
 //! heard.
 
-use std::fmt;
-use std::io;
 use std::str::FromStr;
 use std::sync::mpsc;
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fmt, io, thread};
 
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
@@ -14,6 +12,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, HOST};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use mirror_control::api::Token;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
@@ -21,7 +20,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant as Time, sleep_until, timeout};
 
 use super::answer::{Flow, Flows, Service, Services, Summary, Vnis};
-use crate::api::Token;
 
 /// How long all answers of a time may take; the API gives up one after ten seconds.
 const PATIENCE: Duration = Duration::from_secs(15);

@@ -19,12 +19,13 @@ mod terminal;
 mod tests;
 mod views;
 
-use std::env;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{env, thread};
+
+use mirror_control::api::Token;
 
 use self::app::App;
 use self::client::{Address, Client, Failure, Server, Wanted};
@@ -32,7 +33,6 @@ use self::draw::Theme;
 use self::query::Filter;
 use self::state::State;
 use super::seconds;
-use crate::api::Token;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use crate::filter::text;
+use mirror_rules::text;
 
 /// The largest VNI.
 const MAX_VNI: u32 = (1 << 24) - 1;

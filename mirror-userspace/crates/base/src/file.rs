@@ -1,0 +1,60 @@
+//! Opening files whose names come from outside: what is no file neither holds the process up nor fills its
+//! memory.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::libc::{O_CLOEXEC, O_NOCTTY, O_NONBLOCK};
+
+/// Opens a file to read. A pipe is opened without waiting for a writer.
+pub fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(O_NONBLOCK | O_NOCTTY | O_CLOEXEC).open(path)
+}
+
+/// The directory that a file is in; the root is in itself.
+pub fn directory_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
+        Some(parent) => parent.to_owned(),
+        None => path.to_owned(),
+    }
+}
+
+/// Reads a regular file of at most so many bytes as text.
+pub fn read_text(path: &Path, longest: u64) -> io::Result<String> {
+    let file = open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut text = String::new();
+    file.take(longest + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > longest {
+        return Err(io::Error::other(format!("longer than {} MiB", longest >> 20)));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use nix::sys::stat::Mode;
+
+    use super::*;
+
+    #[test]
+    fn hostile_files_are_refused_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, Mode::S_IRUSR).unwrap();
+        for path in [pipe.as_path(), directory.path(), Path::new("/dev/zero")] {
+            assert!(read_text(path, 10).unwrap_err().to_string().contains("regular"), "{}", path.display());
+        }
+        let long = directory.path().join("long");
+        fs::write(&long, "0123456789").unwrap();
+        assert_eq!(read_text(&long, 10).unwrap(), "0123456789");
+        assert!(read_text(&long, 9).unwrap_err().to_string().contains("longer"));
+    }
+}

@@ -1,0 +1,420 @@
+//! The paths of the API.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State as Shared};
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::sse::{Event, Sse};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures_util::stream;
+use mirror_engine::worker::survey::{Order, Survey, Wanted};
+use mirror_records::apm::Standing;
+use mirror_rules::text;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::alerts::{self, History};
+use super::cache::Cache;
+use super::view::{self, Failure, Summary, failure};
+use super::{Health, Phase, Request, Settings, Snapshot, guard, metrics};
+use crate::stats::Policy;
+
+/// How old answers may be.
+const FRESH_STATS: Duration = Duration::from_millis(250);
+/// Less than the time between two events, so that each has something new.
+const FRESH: Duration = Duration::from_millis(750);
+/// How long a worker may take for a survey of its flows.
+const SURVEY: Duration = Duration::from_secs(5);
+/// Pages that are kept up to date at a time.
+const PAGES: usize = 16;
+/// How often they are, and for how long before they have to ask again.
+const EVENT: Duration = Duration::from_secs(1);
+const EVENTS: Duration = Duration::from_secs(55);
+/// Rows that the page shows of a kind.
+const ROWS: usize = 20;
+
+/// The default and the most of rows in an answer.
+const LIMIT: usize = 100;
+const MOST_FLOWS: usize = 1000;
+const MOST_VNIS: usize = 32_768;
+const MOST_SERVICES: usize = 500;
+
+/// Services and VNIs that have metrics of their own.
+const MEASURED_SERVICES: usize = 200;
+
+type Fallible<T> = Result<T, (StatusCode, Json<Failure>)>;
+
+/// What all requests share.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) settings: Settings,
+    health: Arc<Health>,
+    requests: mpsc::Sender<Request>,
+    stats: Cache<(), Snapshot>,
+    policies: Cache<(), Vec<Policy>>,
+    flows: Cache<Wanted, Vec<Value>>,
+    services: Cache<usize, Vec<Standing>>,
+    history: Mutex<History>,
+    pages: Arc<Semaphore>,
+}
+
+impl State {
+    pub(super) fn new(health: Arc<Health>, requests: mpsc::Sender<Request>, settings: Settings) -> Self {
+        Self {
+            settings,
+            health,
+            requests,
+            stats: Cache::new(FRESH_STATS),
+            policies: Cache::new(FRESH),
+            flows: Cache::new(FRESH),
+            services: Cache::new(FRESH),
+            history: Mutex::default(),
+            pages: Arc::new(Semaphore::new(PAGES)),
+        }
+    }
+
+    /// Puts a question to the capture's thread.
+    async fn ask<A>(&self, request: impl FnOnce(oneshot::Sender<A>) -> Request) -> Fallible<A> {
+        let unavailable = |what: String| failure(StatusCode::SERVICE_UNAVAILABLE, what);
+        let phase = self.health.phase();
+        if phase != Phase::Running {
+            return Err(unavailable(format!("the capture is {}", phase.name())));
+        }
+        let (answer, receiver) = oneshot::channel();
+        self.requests
+            .try_send(request(answer))
+            .map_err(|_| unavailable("too many questions wait already".to_owned()))?;
+        receiver.await.map_err(|_| unavailable("the capture does not answer".to_owned()))
+    }
+
+    async fn stats(&self) -> Fallible<Arc<Snapshot>> {
+        self.stats.get((), async |()| self.ask(Request::Stats).await).await
+    }
+
+    async fn policies(&self) -> Fallible<Arc<Vec<Policy>>> {
+        self.policies.get((), async |()| self.ask(Request::Policies).await).await
+    }
+
+    /// The largest flows of all workers.
+    async fn flows(&self, wanted: Wanted) -> Fallible<Arc<Vec<Value>>> {
+        self.flows.get(wanted, async |wanted| self.survey(wanted).await).await
+    }
+
+    async fn survey(&self, wanted: &Wanted) -> Fallible<Vec<Value>> {
+        let late = || failure(StatusCode::SERVICE_UNAVAILABLE, "a worker does not answer in time");
+        let mut answers = Vec::new();
+        for watch in self.health.watches() {
+            let (survey, answer) = Survey::new(wanted.clone());
+            watch.surveys.try_send(survey).map_err(|_| late())?;
+            answers.push(answer);
+        }
+        let mut flows = Vec::new();
+        let deadline = Instant::now() + SURVEY;
+        for answer in answers {
+            let answer = timeout(deadline.saturating_duration_since(Instant::now()), answer).await;
+            flows.extend(answer.ok().and_then(Result::ok).ok_or_else(late)?);
+        }
+        flows.sort_by_key(|flow| std::cmp::Reverse(wanted.size(flow)));
+        flows.truncate(wanted.limit);
+        Ok(flows.iter().map(view::flow).collect())
+    }
+
+    async fn services(&self, limit: usize) -> Fallible<Arc<Vec<Standing>>> {
+        self.services
+            .get(limit, async |&limit| {
+                let desk = self.health.desk.get();
+                let desk =
+                    desk.ok_or_else(|| failure(StatusCode::SERVICE_UNAVAILABLE, "the capture is starting"))?;
+                let late = |_| failure(StatusCode::SERVICE_UNAVAILABLE, "the log is too far behind");
+                desk.ask(limit).await.map_err(late)
+            })
+            .await
+    }
+
+    /// Bytes that are free where records go, and bytes that there are.
+    fn disk(&self) -> Option<(u64, u64)> {
+        let disk = nix::sys::statvfs::statvfs(self.settings.log_dir.as_path()).ok()?;
+        let block = disk.fragment_size();
+        Some((disk.blocks_available() * block, disk.blocks() * block))
+    }
+
+    async fn summary(&self) -> Fallible<String> {
+        let stats = self.stats().await?;
+        let policies = self.policies().await?;
+        let services = self.services(ROWS).await?;
+        let flows = self.flows(Wanted { limit: ROWS, ..Wanted::default() }).await?;
+        let alerts = {
+            let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+            alerts::alerts(&mut history, &stats, &policies, &self.health, self.disk())
+        };
+        let summary = Summary {
+            version: env!("CARGO_PKG_VERSION"),
+            time: view::time(&stats),
+            seconds: stats.stats.seconds,
+            protocols: view::protocols(&stats.stats),
+            interfaces: view::interfaces(&stats),
+            workers: view::workers(&stats.stats, &self.health),
+            vnis: view::vnis(&policies, ROWS),
+            flows: &flows,
+            services: view::services(&services),
+            records: &stats.stats.records,
+            losses: view::losses(&stats),
+            alerts,
+        };
+        serde_json::to_string(&summary)
+            .map_err(|error| failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+    }
+}
+
+/// All of the API.
+pub(super) fn api(state: &Arc<State>) -> Router {
+    Router::new()
+        .route("/", get(page))
+        .route("/metrics", get(exposition))
+        .route("/api/v1/openapi.json", get(description))
+        .route("/api/v1/stats", get(stats))
+        .route("/api/v1/interfaces", get(interfaces))
+        .route("/api/v1/workers", get(workers))
+        .route("/api/v1/vnis", get(vnis))
+        .route("/api/v1/rules", get(rules))
+        .route("/api/v1/flows", get(flows))
+        .route("/api/v1/services", get(services))
+        .route("/api/v1/summary", get(summary))
+        .route("/api/v1/events", get(events))
+        .route("/api/v1/reload", post(reload))
+        .merge(checks())
+        .fallback(async || failure(StatusCode::NOT_FOUND, "no such path; /api/v1/openapi.json has all"))
+        .method_not_allowed_fallback(async || {
+            failure(StatusCode::METHOD_NOT_ALLOWED, "not by this method; /api/v1/openapi.json has all")
+        })
+        .layer(from_fn(guard::limit_time))
+        .layer(from_fn_with_state(Arc::clone(state), guard::authorize))
+        .with_state(Arc::clone(state))
+}
+
+/// Health checks alone: they tell nothing that others must not know, and are asked without a token.
+pub(super) fn health(state: &Arc<State>) -> Router {
+    checks()
+        .fallback(async || failure(StatusCode::NOT_FOUND, "only /healthz and /readyz are here"))
+        .layer(from_fn(guard::limit_time))
+        .with_state(Arc::clone(state))
+}
+
+/// Health checks, and to everything else that there is no room: for connections beyond those that there are
+/// places for.
+pub(super) fn crowded(state: &Arc<State>) -> Router {
+    checks()
+        .fallback(async || {
+            let what =
+                "too many connections: close some, or use those that are open for more than one request";
+            failure(StatusCode::SERVICE_UNAVAILABLE, what)
+        })
+        .layer(from_fn(guard::limit_time))
+        .layer(from_fn_with_state(Arc::clone(state), guard::authorize))
+        .with_state(Arc::clone(state))
+}
+
+/// A health check's connection is closed after it, so that none of them stay.
+fn checks() -> Router<Arc<State>> {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route_layer(from_fn(close_after))
+}
+
+/// Has the connection closed after the answer.
+async fn close_after(request: axum::extract::Request, next: Next) -> Response {
+    ([(header::CONNECTION, "close")], next.run(request).await).into_response()
+}
+
+/// Whether a path may be asked for without the token: none of them tells anything of the traffic.
+pub(super) fn is_open(path: &str) -> bool {
+    matches!(path, "/" | "/healthz" | "/readyz" | "/api/v1/openapi.json")
+}
+
+/// Sockets are bound, and all workers move.
+async fn healthz(Shared(state): Shared<Arc<State>>) -> Response {
+    let phase = state.health.phase();
+    let watches = state.health.watches();
+    let still: Vec<_> =
+        watches.iter().enumerate().filter(|(_, watch)| !watch.pulse.is_moving()).map(|(n, _)| n).collect();
+    let healthy = phase == Phase::Running && still.is_empty();
+    let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = json!({ "healthy": healthy, "phase": phase.name(), "workers": watches.len(), "still": still });
+    (status, Json(body)).into_response()
+}
+
+/// Frames are captured, and no link is down.
+async fn readyz(Shared(state): Shared<Arc<State>>) -> Response {
+    let phase = state.health.phase();
+    let reasons = state.health.links_down();
+    let ready = phase == Phase::Running && reasons.is_empty();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = json!({ "ready": ready, "phase": phase.name(), "reasons": reasons });
+    (status, Json(body)).into_response()
+}
+
+async fn page() -> Response {
+    // What others may have slipped into names of the traffic stays text: no other script runs.
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+                  connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
+                  frame-ancestors 'none'";
+    let headers = [
+        (header::CONTENT_SECURITY_POLICY, policy),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    (headers, Html(include_str!("page.html"))).into_response()
+}
+
+async fn description() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], include_str!("openapi.json")).into_response()
+}
+
+async fn exposition(Shared(state): Shared<Arc<State>>) -> Fallible<Response> {
+    let snapshot = state.stats().await?;
+    let policies = state.policies().await?;
+    let services = state.services(MEASURED_SERVICES).await?;
+    let text = metrics::exposition(&snapshot, &policies, &services, state.health.watches(), state.disk())
+        .map_err(|error| failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response())
+}
+
+async fn stats(Shared(state): Shared<Arc<State>>) -> Fallible<Response> {
+    Ok(Json(view::Account::new(&*state.stats().await?)).into_response())
+}
+
+async fn interfaces(Shared(state): Shared<Arc<State>>) -> Fallible<Json<Value>> {
+    Ok(Json(json!({ "interfaces": view::interfaces(&*state.stats().await?) })))
+}
+
+async fn workers(Shared(state): Shared<Arc<State>>) -> Fallible<Json<Value>> {
+    Ok(Json(json!({ "workers": view::workers(&state.stats().await?.stats, &state.health) })))
+}
+
+/// How many rows are wanted.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Limit {
+    limit: Option<usize>,
+}
+
+/// The number of rows, where it is one of 1 to `most`.
+fn limit(asked: Option<usize>, most: usize) -> Fallible<usize> {
+    match asked.unwrap_or(LIMIT) {
+        limit if (1..=most).contains(&limit) => Ok(limit),
+        limit => Err(wrong(format!("limit={limit}: must be a number from 1 to {most}"))),
+    }
+}
+
+fn wrong(what: String) -> (StatusCode, Json<Failure>) {
+    failure(StatusCode::BAD_REQUEST, what)
+}
+
+/// What a query asks for.
+fn asked<Q>(query: Result<Query<Q>, QueryRejection>) -> Fallible<Q> {
+    query.map(|Query(query)| query).map_err(|error| wrong(error.body_text()))
+}
+
+async fn vnis(
+    Shared(state): Shared<Arc<State>>,
+    query: Result<Query<Limit>, QueryRejection>,
+) -> Fallible<Json<Value>> {
+    let limit = limit(asked(query)?.limit, MOST_VNIS)?;
+    Ok(Json(view::vnis(&state.policies().await?, limit)))
+}
+
+async fn rules(Shared(state): Shared<Arc<State>>) -> Fallible<Json<Value>> {
+    Ok(Json(view::rules(&state.policies().await?)))
+}
+
+async fn services(
+    Shared(state): Shared<Arc<State>>,
+    query: Result<Query<Limit>, QueryRejection>,
+) -> Fallible<Json<Value>> {
+    let limit = limit(asked(query)?.limit, MOST_SERVICES)?;
+    Ok(Json(json!({ "services": view::services(&state.services(limit).await?) })))
+}
+
+/// Which flows are wanted.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FlowQuery {
+    limit: Option<usize>,
+    sort: Option<Order>,
+    vni: Option<u32>,
+    address: Option<IpAddr>,
+    port: Option<u16>,
+    protocol: Option<String>,
+    application: Option<String>,
+}
+
+async fn flows(
+    Shared(state): Shared<Arc<State>>,
+    query: Result<Query<FlowQuery>, QueryRejection>,
+) -> Fallible<Json<Value>> {
+    let query = asked(query)?;
+    let protocol = match &query.protocol {
+        Some(name) => Some(
+            text::protocol(name)
+                .map_err(|error| wrong(format!("protocol: {}; {}", error.what, error.allowed)))?,
+        ),
+        None => None,
+    };
+    let wanted = Wanted {
+        order: query.sort.unwrap_or_default(),
+        limit: limit(query.limit, MOST_FLOWS)?,
+        vni: query.vni,
+        address: query.address.map(Into::into),
+        port: query.port,
+        protocol,
+        application: query.application,
+    };
+    Ok(Json(json!({ "flows": &*state.flows(wanted).await? })))
+}
+
+async fn summary(Shared(state): Shared<Arc<State>>) -> Fallible<Response> {
+    let text = state.summary().await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
+}
+
+/// A summary each second, for a minute.
+async fn events(Shared(state): Shared<Arc<State>>) -> Fallible<Response> {
+    let permit = Arc::clone(&state.pages)
+        .try_acquire_owned()
+        .map_err(|_| failure(StatusCode::SERVICE_UNAVAILABLE, "too many pages are open already"))?;
+    let mut ticks = interval(EVENT);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let end = Instant::now() + EVENTS;
+    let events = stream::unfold((state, ticks, permit), move |(state, mut ticks, permit)| async move {
+        ticks.tick().await;
+        if Instant::now() > end {
+            return None;
+        }
+        let event = match state.summary().await {
+            Ok(summary) => Event::default().event("summary").data(summary),
+            Err((_, Json(failure))) => {
+                Event::default().event("failure").json_data(failure).unwrap_or_default()
+            }
+        };
+        Some((Ok::<_, Infallible>(event), (state, ticks, permit)))
+    });
+    Ok(Sse::new(events).into_response())
+}
+
+async fn reload(Shared(state): Shared<Arc<State>>) -> Fallible<Response> {
+    Ok(match state.ask(Request::Reload).await? {
+        Ok(reloaded) => Json(reloaded).into_response(),
+        Err(refused) => (StatusCode::CONFLICT, Json(refused)).into_response(),
+    })
+}

@@ -1,0 +1,272 @@
+//! What the API answers, as JSON. `openapi.json` describes it; a test holds the two against each other.
+
+use axum::Json;
+use axum::http::StatusCode;
+use mirror_engine::worker::{Protocols, Traffic};
+use mirror_records::FlowRecord;
+use mirror_records::apm::{BUCKETS, Standing, Total};
+use mirror_records::eve::{Timestamp, flow_object, service_object};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::alerts::Alert;
+use super::{Health, Snapshot};
+use crate::capture::Watch;
+use crate::config::Mistake;
+use crate::stats::{Interface, Policy, Stats, Worker};
+
+/// Why there is no other answer.
+#[derive(Debug, Serialize)]
+pub(super) struct Failure {
+    error: String,
+}
+
+/// An answer of something that went wrong.
+pub(super) fn failure(status: StatusCode, what: impl Into<String>) -> (StatusCode, Json<Failure>) {
+    (status, Json(Failure { error: what.into() }))
+}
+
+/// The configuration was read again and is in force.
+#[derive(Clone, Debug, Serialize)]
+pub struct Reloaded {
+    /// Rules in force.
+    pub rules: usize,
+    /// Keys of settings that are others now, rules and admission left aside.
+    pub changed: Vec<&'static str>,
+    /// How long it took.
+    pub milliseconds: u64,
+}
+
+/// The configuration was read again and not taken; the one before is in force.
+#[derive(Clone, Debug, Serialize)]
+pub struct Refused {
+    /// Why, in one line.
+    pub error: String,
+    /// Everything that is wrong with the file.
+    pub mistakes: Vec<Mistake>,
+}
+
+/// The time of a snapshot as records write it.
+pub(super) fn time(snapshot: &Snapshot) -> Timestamp {
+    let since = snapshot.time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(since.as_nanos() as u64)
+}
+
+/// The account so far.
+#[derive(Serialize)]
+pub(super) struct Account<'a> {
+    version: &'static str,
+    time: Timestamp,
+    #[serde(flatten)]
+    stats: &'a Stats,
+}
+
+impl<'a> Account<'a> {
+    pub(super) fn new(snapshot: &'a Snapshot) -> Self {
+        Self { version: env!("CARGO_PKG_VERSION"), time: time(snapshot), stats: &snapshot.stats }
+    }
+}
+
+/// The interfaces, each with what the kernel counted of it.
+pub(super) fn interfaces(snapshot: &Snapshot) -> Value {
+    #[derive(Serialize)]
+    struct Object<'a> {
+        #[serde(flatten)]
+        interface: &'a Interface,
+        link: &'a mirror_device::nic::Received,
+    }
+    let interfaces = snapshot.stats.interfaces.iter().zip(&snapshot.received);
+    let objects: Vec<_> = interfaces.map(|(interface, link)| Object { interface, link }).collect();
+    json!(objects)
+}
+
+/// The workers, each with whom it serves and whether it moves.
+pub(super) fn workers(stats: &Stats, health: &Health) -> Value {
+    #[derive(Serialize)]
+    struct Object<'a> {
+        interface: &'a str,
+        queue: u32,
+        moving: bool,
+        moved_ms_ago: u64,
+        #[serde(flatten)]
+        worker: &'a Worker,
+    }
+    let object = |(worker, watch): (_, &'_ Watch)| {
+        json!(Object {
+            interface: &watch.interface,
+            queue: watch.queue,
+            moving: watch.pulse.is_moving(),
+            moved_ms_ago: watch.pulse.age().as_millis() as u64,
+            worker,
+        })
+    };
+    Value::Array(stats.workers.iter().zip(health.watches()).map(object).collect())
+}
+
+/// What came, by transport protocol, of all workers.
+pub(super) fn protocols(stats: &Stats) -> Protocols {
+    let add = |to: &mut Traffic, from: Traffic| {
+        to.packets += from.packets;
+        to.bytes += from.bytes;
+    };
+    stats.workers.iter().fold(Protocols::default(), |mut sum, worker| {
+        add(&mut sum.tcp, worker.protocols.tcp);
+        add(&mut sum.udp, worker.protocols.udp);
+        add(&mut sum.icmp, worker.protocols.icmp);
+        add(&mut sum.other, worker.protocols.other);
+        sum
+    })
+}
+
+/// The VNIs with the most packets, and how many there are.
+pub(super) fn vnis(policies: &[Policy], limit: usize) -> Value {
+    let mut all: Vec<_> = policies
+        .iter()
+        .flat_map(|policy| policy.vnis.iter().map(|vni| (policy.interface.as_str(), vni)))
+        .collect();
+    all.sort_by_key(|(_, vni)| std::cmp::Reverse(vni.packets));
+    let total = all.len();
+    let objects: Vec<_> = all.into_iter().take(limit).map(|(interface, vni)| of(interface, vni)).collect();
+    json!({ "total": total, "vnis": objects })
+}
+
+/// The rules in the order in which they are tried, and how many policies have been in force.
+pub(super) fn rules(policies: &[Policy]) -> Value {
+    let objects: Vec<_> = policies
+        .iter()
+        .flat_map(|policy| policy.rules.iter().map(|rule| of(&policy.interface, rule)))
+        .collect();
+    let generation = policies.iter().map(|policy| policy.generation).max().unwrap_or_default();
+    json!({ "generation": generation, "rules": objects })
+}
+
+/// An object with the interface that it is of.
+fn of(interface: &str, object: &impl Serialize) -> Value {
+    let mut map = Map::new();
+    map.insert("interface".to_owned(), interface.into());
+    if let Ok(Value::Object(rest)) = serde_json::to_value(object) {
+        map.extend(rest);
+    }
+    Value::Object(map)
+}
+
+/// Flows as their `flow` events would be now, but that they have not ended.
+pub(super) fn flow(flow: &FlowRecord) -> Value {
+    let mut value = flow_object(flow).unwrap_or_default();
+    if let Some(object) = value.as_object_mut() {
+        object.remove("event_type");
+        if let Some(flow) = object.get_mut("flow").and_then(Value::as_object_mut) {
+            flow.remove("reason");
+        }
+    }
+    value
+}
+
+/// How services stand.
+pub(super) fn services(standing: &[Standing]) -> Value {
+    Value::Array(standing.iter().map(service).collect())
+}
+
+fn service(standing: &Standing) -> Value {
+    let mut object = Map::new();
+    if let Some(Ok(Value::Object(named))) = standing.service.as_ref().map(service_object) {
+        object.extend(named);
+    }
+    for (name, metrics) in [("current", &standing.current), ("last", &standing.last)] {
+        if let Some(metrics) = metrics {
+            object.insert(name.to_owned(), json!(metrics));
+        }
+    }
+    object.insert("total".to_owned(), total(&standing.total));
+    Value::Object(object)
+}
+
+fn total(total: &Total) -> Value {
+    let answered: u64 = total.latency.iter().sum();
+    let mut below = 0;
+    let buckets: Vec<_> = BUCKETS
+        .iter()
+        .zip(total.latency)
+        .map(|(le, count)| {
+            below += count;
+            json!({ "le": le, "count": below })
+        })
+        .collect();
+    json!({
+        "requests": total.requests,
+        "errors": total.errors,
+        "latency_seconds": { "count": answered, "sum": total.latency_sum, "buckets": buckets },
+        "connections": total.connections,
+        "packets": total.packets,
+        "retransmissions": total.retransmissions,
+    })
+}
+
+/// The reason of frames that the worker that owns their flow had no room for.
+pub(super) const HAND_OVER_FULL: &str = "hand_over_full";
+
+/// Where frames and records were lost, stage by stage; zeros are left out.
+pub(super) fn losses(snapshot: &Snapshot) -> Vec<Loss> {
+    let mut losses = Vec::new();
+    let mut lost = |stage, place: &str, reason, count| {
+        if count > 0 {
+            losses.push(Loss { stage, place: place.to_owned(), reason, count });
+        }
+    };
+    for interface in &snapshot.stats.interfaces {
+        for (known, count) in interface.device.silent(interface.explained()).0 {
+            lost("device", &interface.name, known.name, count);
+        }
+        for &(reason, count) in interface.program.dropped.0.iter().filter(|(reason, _)| !is_policy(reason)) {
+            lost("program", &interface.name, reason, count);
+        }
+        for ring in &interface.rings {
+            let place = format!("{} queue {}", interface.name, ring.queue);
+            lost("ring", &place, "rx_ring_full", ring.lost.rx_ring_full);
+            lost("ring", &place, "rx_dropped", ring.lost.rx_dropped);
+        }
+    }
+    for worker in &snapshot.stats.workers {
+        for &(reason, count) in &worker.refused.0 {
+            lost("worker", &format!("worker {}", worker.worker), reason, count);
+        }
+        lost("worker", &format!("worker {}", worker.worker), HAND_OVER_FULL, worker.hand_over.full);
+    }
+    lost("records", "log", "lost", snapshot.stats.records.lost);
+    losses
+}
+
+/// Whether frames are dropped for this reason because somebody wants it so.
+pub(super) fn is_policy(reason: &str) -> bool {
+    matches!(reason, "filter_rejected" | "sampled_out" | "source_not_admitted" | "vni_not_admitted")
+}
+
+/// Something that was lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Loss {
+    /// Where: `device`, `program`, `ring`, `worker` or `records`.
+    pub(super) stage: &'static str,
+    /// Which of them.
+    pub(super) place: String,
+    /// Why.
+    pub(super) reason: &'static str,
+    /// How many frames, or records.
+    pub(super) count: u64,
+}
+
+/// All that the page shows at a time.
+#[derive(Serialize)]
+pub(super) struct Summary<'a> {
+    pub(super) version: &'static str,
+    pub(super) time: Timestamp,
+    pub(super) seconds: f64,
+    pub(super) protocols: Protocols,
+    pub(super) interfaces: Value,
+    pub(super) workers: Value,
+    pub(super) vnis: Value,
+    pub(super) flows: &'a [Value],
+    pub(super) services: Value,
+    pub(super) records: &'a crate::stats::Records,
+    pub(super) losses: Vec<Loss>,
+    pub(super) alerts: Vec<Alert>,
+}

@@ -1,0 +1,439 @@
+//! The thread of one worker: frames off its socket's ring, their capture headers read, to the worker that owns
+//! the flow, buffers back.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use mirror_base::Slot;
+use mirror_base::sandbox::{self, Kind};
+use mirror_device::afxdp::{BATCH, Port, Statistics};
+use mirror_device::xdp::shunt::Shunter;
+use mirror_engine::indicators::Indicators;
+use mirror_engine::observers::Mailbox;
+use mirror_engine::worker::affinity::Affinity;
+use mirror_engine::worker::survey::Survey;
+use mirror_engine::worker::{Tuning, Worker, WorkerCounters};
+use mirror_packet::{FrameInfo, MirrorDirection, MirrorSession};
+use mirror_store::{StoreCounters, StoreHandle};
+use mirror_xdp_common::capture::{CaptureHeader, flags};
+use nix::time::{ClockId, clock_gettime};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::clock::Clock;
+use super::cpus;
+use super::pulse::Pulse;
+use crate::stats::HandOver;
+
+/// A worker of a live capture.
+pub(super) type LiveWorker = Worker<Option<StoreHandle>, Shunter>;
+
+/// A worker without traffic looks this often whether it is to stop.
+const IDLE: Duration = Duration::from_millis(100);
+/// One that is to stop and waits for the others looks this often whether they hand frames over still.
+const DRAIN: Duration = Duration::from_millis(1);
+/// Timers advance, and finished records leave, this often under load. Nanoseconds.
+const TICK: u64 = 10_000_000;
+/// Counters are published this often. Nanoseconds.
+const PUBLISH: u64 = 200_000_000;
+
+/// Why a frame is refused that has no valid capture header. Nothing writes such frames; they are counted
+/// all the same.
+const BAD_HEADER: &str = "capture_header";
+
+/// The counters of a socket and its worker.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counters {
+    /// Frames taken off the ring.
+    pub(super) delivered: u64,
+    /// What became of those that are another worker's.
+    pub(super) hand_over: HandOver,
+    /// What the kernel counts of the socket.
+    pub(super) socket: Statistics,
+    /// What the worker counts.
+    pub(super) worker: WorkerCounters,
+    /// Those of the packet store, where there is one.
+    pub(super) store: Option<StoreCounters>,
+    /// CPU time of the thread.
+    pub(super) busy: Duration,
+}
+
+/// Sent when a worker's thread ends, be it by a panic.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ended {
+    /// The worker's number.
+    pub(super) worker: usize,
+}
+
+/// Why a worker ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// It met a state that should not exist.
+    #[error("panicked: {0}; this is a bug of mirror-xdp")]
+    Panicked(String),
+    /// The kernel refused to go on.
+    #[error("cannot receive: {0}")]
+    Receive(#[from] std::io::Error),
+}
+
+/// How far the workers of a device are with stopping: nobody ends before all have handed over everything.
+#[derive(Debug)]
+pub(super) struct Stages {
+    /// Workers that take frames off their sockets still, and may hand some over.
+    receiving: AtomicUsize,
+    /// Workers that may have frames still, and hand over datagrams that they put together of them.
+    analysing: AtomicUsize,
+}
+
+impl Stages {
+    /// So many workers, all of them at the beginning.
+    pub(super) const fn of(workers: usize) -> Self {
+        Self { receiving: AtomicUsize::new(workers), analysing: AtomicUsize::new(workers) }
+    }
+}
+
+/// Where one worker is. It counts for as long as it lives.
+#[derive(Debug)]
+struct Stage {
+    stages: Arc<Stages>,
+    of: fn(&Stages) -> &AtomicUsize,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        (self.of)(&self.stages).fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// What a worker is given.
+#[derive(Debug)]
+pub(super) struct Assignment {
+    /// Its number among all workers.
+    pub(super) number: usize,
+    /// The CPU to run on; `None` for any.
+    pub(super) cpu: Option<usize>,
+    /// Its socket.
+    pub(super) port: Port,
+    /// What analyses the frames.
+    pub(super) worker: LiveWorker,
+    /// Who owns which flow; `None` where each worker has those that its socket receives.
+    pub(super) affinity: Option<Affinity>,
+    /// How far the workers of the device are with stopping.
+    pub(super) stages: Arc<Stages>,
+}
+
+/// Settings that are left for a worker while it runs.
+#[derive(Debug, Default)]
+pub(super) struct Changed {
+    pub(super) tuning: Slot<Tuning>,
+    pub(super) indicators: Slot<Arc<Indicators>>,
+}
+
+impl Changed {
+    /// Has the worker go on with them.
+    fn collect(&self, worker: &mut LiveWorker) {
+        if let Some(tuning) = self.tuning.collect() {
+            worker.tune(tuning);
+        }
+        if let Some(indicators) = self.indicators.collect() {
+            worker.watch_for(&indicators);
+        }
+    }
+
+    /// Whether the worker has them all.
+    pub(super) fn is_collected(&self) -> bool {
+        self.tuning.is_collected() && self.indicators.is_collected()
+    }
+}
+
+/// What the thread has while it runs.
+struct QueueWorker {
+    port: Port,
+    worker: LiveWorker,
+    affinity: Option<Affinity>,
+    stages: Arc<Stages>,
+    /// Held until the ring is empty and stays so.
+    receiving: Option<Stage>,
+    /// Held until nobody hands over frames any more, and none is left.
+    analysing: Option<Stage>,
+    clock: Clock,
+    delivered: u64,
+    hand_over: HandOver,
+    undecodable: u64,
+    published: Arc<Mutex<Counters>>,
+    mailbox: Arc<Mailbox>,
+    pulse: Arc<Pulse>,
+    /// Settings that somebody has changed.
+    changed: Arc<Changed>,
+    /// Surveys that somebody asks for, and the one that is on its way.
+    surveys: Receiver<Survey>,
+    survey: Option<Survey>,
+}
+
+/// A running worker.
+#[derive(Debug)]
+pub(super) struct Handle {
+    thread: JoinHandle<std::io::Result<(Port, Counters)>>,
+    published: Arc<Mutex<Counters>>,
+    mailbox: Arc<Mailbox>,
+    pulse: Arc<Pulse>,
+    changed: Arc<Changed>,
+    surveys: SyncSender<Survey>,
+}
+
+/// Sends [`Ended`] when it is dropped.
+struct EndNotice {
+    worker: usize,
+    to: UnboundedSender<Ended>,
+}
+
+impl Drop for EndNotice {
+    fn drop(&mut self) {
+        // Nobody listens any more where the capture has ended first.
+        let _ = self.to.send(Ended { worker: self.worker });
+    }
+}
+
+impl Handle {
+    /// Starts a worker's thread. It works until `stop` is set.
+    pub(super) fn spawn(
+        assignment: Assignment,
+        stop: Arc<AtomicBool>,
+        ended: UnboundedSender<Ended>,
+    ) -> std::io::Result<Self> {
+        let Assignment { number, cpu, port, worker, affinity, stages } = assignment;
+        let published = Arc::new(Mutex::new(Counters::default()));
+        let mailbox = Arc::new(Mailbox::default());
+        let pulse = Arc::new(Pulse::default());
+        let changed = Arc::new(Changed::default());
+        // One that waits for another to end is enough.
+        let (asked, surveys) = sync_channel(1);
+        let mut this = QueueWorker {
+            port,
+            worker,
+            affinity,
+            receiving: Some(Stage { stages: Arc::clone(&stages), of: |stages| &stages.receiving }),
+            analysing: Some(Stage { stages: Arc::clone(&stages), of: |stages| &stages.analysing }),
+            stages,
+            clock: Clock::new(),
+            delivered: 0,
+            hand_over: HandOver::default(),
+            undecodable: 0,
+            published: Arc::clone(&published),
+            mailbox: Arc::clone(&mailbox),
+            pulse: Arc::clone(&pulse),
+            changed: Arc::clone(&changed),
+            surveys,
+            survey: None,
+        };
+        let notice = EndNotice { worker: number, to: ended };
+        let pin = move || cpu.into_iter().for_each(|cpu| cpus::pin(&[cpu]));
+        let thread = sandbox::spawn(format!("worker {number}"), Kind::Worker, pin, move || {
+            let _notice = notice;
+            this.run(&stop)?;
+            let counters = this.counters()?;
+            Ok((this.port, counters))
+        })?;
+        Ok(Self { thread, published, mailbox, pulse, changed, surveys: asked })
+    }
+
+    /// Where observers are left for the worker.
+    pub(super) const fn mailbox(&self) -> &Arc<Mailbox> {
+        &self.mailbox
+    }
+
+    /// The counters as last published, a fraction of a second old.
+    pub(super) fn published(&self) -> Counters {
+        // A worker that panicked while it held the lock leaves whole counters: they are moved in at once.
+        self.published.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// When the worker made its last turn.
+    pub(super) fn pulse(&self) -> Arc<Pulse> {
+        Arc::clone(&self.pulse)
+    }
+
+    /// Where other settings are left for the worker.
+    pub(super) fn changed(&self) -> &Changed {
+        &self.changed
+    }
+
+    /// Where surveys of the worker's flows are asked for.
+    pub(super) fn surveys(&self) -> SyncSender<Survey> {
+        self.surveys.clone()
+    }
+
+    /// Waits until the thread has ended.
+    pub(super) fn join(self) -> Result<(Port, Counters), WorkerError> {
+        match self.thread.join() {
+            Ok(result) => Ok(result?),
+            Err(panic) => {
+                let message = panic
+                    .downcast_ref::<String>()
+                    .map(String::as_str)
+                    .or_else(|| panic.downcast_ref::<&str>().copied());
+                Err(WorkerError::Panicked(message.unwrap_or("no message").to_owned()))
+            }
+        }
+    }
+}
+
+/// Which way a packet went by the mirrored interface, as its capture header says.
+const fn side(header: u16) -> Option<MirrorDirection> {
+    match header & (flags::INGRESS | flags::EGRESS) {
+        flags::INGRESS => Some(MirrorDirection::Ingress),
+        flags::EGRESS => Some(MirrorDirection::Egress),
+        _ => None,
+    }
+}
+
+impl QueueWorker {
+    /// Works until `stop` is set, the ring is empty, and no other worker hands anything over any more.
+    fn run(&mut self, stop: &AtomicBool) -> std::io::Result<()> {
+        let (mut ticked, mut published) = (0, 0);
+        loop {
+            // Looked at before the ring: a frame that was there when the stop was asked for is still taken.
+            let stopping = stop.load(Ordering::Acquire);
+            let nobody_receives = self.stages.receiving.load(Ordering::Acquire) == 0;
+            let nobody_analyses = self.stages.analysing.load(Ordering::Acquire) == 0;
+            let taken = self.receive() + self.take_over() + self.worker.take_datagrams(BATCH);
+            self.port.flush();
+            let Self { worker, port, .. } = self;
+            worker.wake_for_datagrams(|number| port.wake(number));
+            let now = self.clock.now();
+            if now.wrapping_sub(ticked) >= TICK {
+                if let Some(shunting) = self.worker.shunting() {
+                    shunting.set_clock(self.clock.ahead());
+                }
+                self.mailbox.collect(self.worker.observers());
+                self.changed.collect(&mut self.worker);
+                self.worker.tick(now);
+                self.pulse.beat();
+                let survey = self.survey.take().or_else(|| self.surveys.try_recv().ok());
+                self.survey = survey.and_then(|survey| self.worker.survey(survey));
+                ticked = now;
+            }
+            if now.wrapping_sub(published) >= PUBLISH {
+                self.publish()?;
+                published = now;
+            }
+            if taken > 0 {
+                continue;
+            }
+            if stopping {
+                self.receiving = None;
+                if nobody_receives {
+                    self.analysing = None;
+                }
+                if nobody_analyses {
+                    break;
+                }
+            }
+            let patience = match (stopping, &self.survey) {
+                (true, _) => DRAIN,
+                (false, Some(_)) => Duration::from_nanos(TICK),
+                (false, None) => IDLE,
+            };
+            self.port.wait(patience)?;
+        }
+        self.worker.finish();
+        Ok(())
+    }
+
+    /// Takes one batch off the ring, keeps what is this worker's and hands over the rest; says how many frames
+    /// there were.
+    fn receive(&mut self) -> usize {
+        let Self { port, worker, clock, affinity, hand_over, .. } = self;
+        let number = port.number();
+        let mut count = 0;
+        while count < BATCH
+            && let Some(received) = port.received()
+        {
+            count += 1;
+            let Ok((header, frame)) = CaptureHeader::decode(received.bytes()) else {
+                self.undecodable += 1;
+                continue;
+            };
+            match affinity.map(|affinity| affinity.owner(header.flow_hash)) {
+                Some(owner) if owner != number => {
+                    if received.hand_over(owner) {
+                        hand_over.given += 1;
+                    } else {
+                        hand_over.full += 1;
+                    }
+                }
+                _ => worker.frame_of(header.rule, &info(clock, &header), frame),
+            }
+        }
+        self.delivered += count as u64;
+        count
+    }
+
+    /// Takes one batch of what others have handed over.
+    fn take_over(&mut self) -> usize {
+        let mut count = 0;
+        while count < BATCH
+            && let Some(taken) = self.port.handed_over()
+        {
+            count += 1;
+            match CaptureHeader::decode(taken.bytes()) {
+                Ok((header, frame)) => {
+                    self.worker.frame_of(header.rule, &info(&self.clock, &header), frame);
+                }
+                Err(_) => self.undecodable += 1,
+            }
+        }
+        self.hand_over.taken += count as u64;
+        count
+    }
+
+    fn counters(&self) -> std::io::Result<Counters> {
+        let mut worker = self.worker.counters();
+        worker.delivered += self.undecodable;
+        worker.refused.push((BAD_HEADER, self.undecodable));
+        let mut store = self.worker.recorder().as_ref().map(StoreHandle::counters);
+        if let Some(store) = &mut store {
+            store.not_kept.push((BAD_HEADER, self.undecodable));
+        }
+        let busy = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from);
+        Ok(Counters {
+            delivered: self.delivered,
+            hand_over: HandOver {
+                datagrams_given: self.worker.datagram_counters().given,
+                datagrams_kept: self.worker.datagram_counters().kept,
+                ..self.hand_over
+            },
+            socket: self.port.statistics()?,
+            worker,
+            store,
+            busy,
+        })
+    }
+
+    /// Publishes the counters, unless just now somebody reads the last ones.
+    fn publish(&self) -> std::io::Result<()> {
+        let counters = self.counters()?;
+        if let Ok(mut published) = self.published.try_lock() {
+            *published = counters;
+        }
+        Ok(())
+    }
+}
+
+/// What the worker is told of a frame.
+fn info(clock: &Clock, header: &CaptureHeader) -> FrameInfo {
+    FrameInfo {
+        time: clock.time_of_day(header.time),
+        original_len: header.original_len,
+        flow_hash: header.flow_hash,
+        mirror: Some(MirrorSession {
+            vni: header.vni,
+            outer_source: header.outer_source,
+            outer_destination: header.outer_destination,
+            endpoint: header.gateway.endpoint,
+        }),
+        side: side(header.flags),
+    }
+}

@@ -1,0 +1,254 @@
+//! What a start with a configuration would fail of: files that are missing or wrong, addresses that cannot both
+//! be listened on, settings that exclude each other. `mirror-xdp run` looks before it starts, `config check`
+//! on any machine; so interfaces, ports that others use and the like are no part of it.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use mirror_base::one_line;
+use mirror_base::secret::SecretError;
+use mirror_device::afxdp::ZeroCopy;
+use mirror_engine::indicators::FileError;
+use mirror_records::sink::{Destination, Modes, Rotation};
+use mirror_rules::policy::UnknownVnis;
+use mirror_store::{KeyError, StoreKey};
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
+use url::Url;
+
+use super::listen::{self, Address, Token, TokenError};
+use super::{Checked, Config, DEFAULT_LOG_DIR, Mistake, ModeChoice};
+
+/// Something that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Finding {
+    /// A start fails: what is wrong, and what would be right.
+    Mistake(String, String),
+    /// A start may fail: this user cannot know.
+    Warning(String, String),
+}
+
+impl Finding {
+    fn mistake(what: impl Into<String>, allowed: impl Into<String>) -> Self {
+        Self::Mistake(what.into(), allowed.into())
+    }
+
+    fn warning(what: impl Into<String>, allowed: impl Into<String>) -> Self {
+        Self::Warning(what.into(), allowed.into())
+    }
+
+    /// An error, whose message says what is right behind a semicolon, if it does.
+    fn of(error: &(dyn std::error::Error + 'static), otherwise: &str) -> Self {
+        let text = one_line(error);
+        let (what, allowed) = text.split_once("; ").unwrap_or((&text, otherwise));
+        Self::mistake(what, allowed)
+    }
+}
+
+/// Keys that what is found is about, and how it is found. It is entered at the first key.
+type Check = (&'static [&'static str], fn(&Config) -> Vec<Finding>);
+
+const CHECKS: &[Check] = &[
+    (&["capture.log_dir"], |config| one(config.capture.log_dir.as_deref().and_then(directory))),
+    (&["admission.mode", "admission.vnis", "filter.sets"], |config| one(strict(config))),
+    (&["receive.zero_copy", "receive.xdp_mode"], |config| one(zero_copy(config))),
+    (&["store.key"], |config| one(config.store.key.as_deref().and_then(key))),
+    (&["store.upload"], |config| one(upload(config))),
+    (&["api.token_file"], |config| one(config.api.token_file.as_deref().and_then(token))),
+    (&["api.listen", "api.token_file"], |config| one(open(config))),
+    (&["api.health", "api.listen"], |config| one(both(config))),
+    (&["eve.output", "capture.log_dir"], |config| one(output(config))),
+    (&["alerts.file"], indicators),
+];
+
+fn one(finding: Option<Finding>) -> Vec<Finding> {
+    finding.into_iter().collect()
+}
+
+/// Looks for all of it, and enters it. Keys that have mistakes already are not looked at.
+pub(super) fn check(path: &Path, checked: &mut Checked, is_overridden: impl Fn(&str) -> bool) {
+    let wrong: Vec<_> = checked.mistakes.iter().map(|mistake| mistake.key.clone()).collect();
+    // A mistake may be in an element of a list.
+    let is_wrong = |key: &str| wrong.iter().any(|wrong| wrong.starts_with(key));
+    for (keys, find) in CHECKS {
+        if keys.iter().any(|key| is_overridden(key) || is_wrong(key)) {
+            continue;
+        }
+        let key = keys[0];
+        let section = key.split_once('.').map_or(key, |(section, _)| section);
+        let line = checked.lines.get(key).or_else(|| checked.lines.get(section)).copied().unwrap_or(1);
+        for finding in find(&checked.config) {
+            let (list, what, allowed) = match finding {
+                Finding::Mistake(what, allowed) => (&mut checked.mistakes, what, allowed),
+                Finding::Warning(what, advice) => (&mut checked.warnings, what, advice),
+            };
+            list.push(Mistake::new(path, line, key, &what, &allowed));
+        }
+    }
+}
+
+/// Whether no frame at all would be admitted.
+fn strict(config: &Config) -> Option<Finding> {
+    let policy = &config.policy;
+    let none = policy.vnis.is_empty() && policy.bindings.is_empty();
+    (policy.unknown_vnis == UnknownVnis::Drop && none).then(|| {
+        Finding::mistake(
+            "\"strict\" without any VNI: no frame would be admitted",
+            "name some in admission.vnis or filter.sets, or write \"learn\"",
+        )
+    })
+}
+
+/// Whether frames are to be received in a way that the network stack has not.
+fn zero_copy(config: &Config) -> Option<Finding> {
+    let receive = &config.receive;
+    (receive.xdp_mode == ModeChoice::Generic && receive.zero_copy == ZeroCopy::Required).then(|| {
+        Finding::mistake(
+            "\"required\" with xdp_mode = \"generic\", which always copies",
+            "write \"auto\", or another xdp_mode",
+        )
+    })
+}
+
+fn key(path: &Path) -> Option<Finding> {
+    let error = StoreKey::load(path).err()?;
+    Some(match &error {
+        KeyError::File(file) => secret(file),
+        KeyError::NoKey(_) => Finding::of(&error, ""),
+    })
+}
+
+/// Why a directory that segments are copied to cannot be made.
+fn upload(config: &Config) -> Option<Finding> {
+    let url = Url::parse(&config.store.settings.upload.as_ref()?.to_string()).ok()?;
+    if url.scheme() == "file" { directory(&url.to_file_path().ok()?) } else { None }
+}
+
+fn token(path: &Path) -> Option<Finding> {
+    let error = Token::read(path).err()?;
+    Some(match &error {
+        TokenError::File(file) => secret(file),
+        TokenError::Weak { .. } => Finding::of(&error, ""),
+    })
+}
+
+/// Why a file has no secret; what another user would see is not known.
+fn secret(error: &SecretError) -> Finding {
+    match error {
+        SecretError::Unreadable { path, source } if source.kind() == ErrorKind::PermissionDenied => {
+            let what = format!("this user cannot read {}", path.display());
+            Finding::warning(what, "check the file as the user who captures")
+        }
+        SecretError::Foreign { path, owner } => {
+            let what = format!("{} belongs to user {owner}", path.display());
+            Finding::warning(what, "it is taken by that user alone; let it belong to root")
+        }
+        other => Finding::of(other, "make it, or leave the key out"),
+    }
+}
+
+/// Whether others could ask without a token.
+fn open(config: &Config) -> Option<Finding> {
+    let address = listen::reachable(config.api.listen?).filter(|_| config.api.token_file.is_none())?;
+    Some(Finding::mistake(
+        format!("other hosts can reach the API on {address}, and there is no token"),
+        "write token_file = \"/etc/mirror-xdp/token\", or an address of this host alone, such as 127.0.0.1",
+    ))
+}
+
+/// Whether one address is to be listened on twice.
+fn both(config: &Config) -> Option<Finding> {
+    let listen = config.api.listen.unwrap_or(listen::DEFAULT);
+    let (Address::At(health), Address::At(listen)) = (config.api.health?, listen) else { return None };
+    let overlap = |a: SocketAddr, b: SocketAddr| {
+        let any = |address: SocketAddr| address.ip().is_unspecified();
+        // What listens on all addresses of IPv6 does so on those of IPv4, too.
+        let one_family = a.is_ipv4() == b.is_ipv4();
+        let all = |a: SocketAddr, b: SocketAddr| any(a) && (one_family || a.is_ipv6() && b.is_ipv4());
+        a.port() == b.port() && (a.ip() == b.ip() || all(a, b) || all(b, a))
+    };
+    (health.port() != 0 && overlap(health, listen)).then(|| {
+        Finding::mistake(
+            format!("{health} is taken by the API, which listens on {listen}"),
+            "write another port; health checks are answered by the API, too",
+        )
+    })
+}
+
+/// Whether the file of records cannot be made where it is to be.
+fn output(config: &Config) -> Option<Finding> {
+    let log_dir = config.capture.log_dir.clone().unwrap_or_else(|| DEFAULT_LOG_DIR.into());
+    let output = config.eve.output.as_deref()?;
+    let Destination::File { path, .. } =
+        Destination::named(output, &log_dir, Rotation::default(), Modes::default())
+    else {
+        return None;
+    };
+    if path.is_dir() {
+        let what = format!("{} is a directory", path.display());
+        return Some(Finding::mistake(what, "name a file in it"));
+    }
+    // What is wrong with the log directory is told of that.
+    path.parent().filter(|parent| !log_dir.starts_with(parent)).and_then(directory)
+}
+
+/// Why a directory cannot be made or written to, where it is missing by its nearest parent.
+fn directory(path: &Path) -> Option<Finding> {
+    const ALLOWED: &str = "name a directory that can be made and written to";
+    for ancestor in path.ancestors().filter(|ancestor| !ancestor.as_os_str().is_empty()) {
+        let shown = ancestor.display();
+        match fs::metadata(ancestor) {
+            Ok(metadata) if metadata.is_dir() => return writable(ancestor),
+            Ok(_) => return Some(Finding::mistake(format!("{shown} is no directory"), ALLOWED)),
+            Err(error) => match error.kind() {
+                // A link may lead nowhere.
+                ErrorKind::NotFound if fs::symlink_metadata(ancestor).is_ok() => {
+                    return Some(Finding::mistake(format!("{shown} is a link to nothing"), ALLOWED));
+                }
+                ErrorKind::NotFound | ErrorKind::NotADirectory => {}
+                ErrorKind::PermissionDenied => return Some(unknown(ancestor)),
+                _ => return Some(Finding::mistake(format!("{shown}: {error}"), ALLOWED)),
+            },
+        }
+    }
+    None
+}
+
+fn writable(directory: &Path) -> Option<Finding> {
+    match access(directory, AccessFlags::W_OK | AccessFlags::X_OK) {
+        Ok(()) => None,
+        Err(Errno::EACCES) => Some(unknown(directory)),
+        Err(error) => {
+            let what = format!("{} cannot be written to: {}", directory.display(), error.desc());
+            Some(Finding::mistake(what, "name a directory that can be made and written to"))
+        }
+    }
+}
+
+fn unknown(directory: &Path) -> Finding {
+    let what = format!("this user cannot write to {}", directory.display());
+    Finding::warning(what, "the user who captures has to")
+}
+
+/// What is wrong with the file of indicators, line by line.
+fn indicators(config: &Config) -> Vec<Finding> {
+    let Err(error) = config.alerts.load() else { return Vec::new() };
+    match error {
+        FileError::Unreadable { path, source } if source.kind() == ErrorKind::PermissionDenied => {
+            let what = format!("this user cannot read {}", path.display());
+            vec![Finding::warning(what, "the user who captures has to")]
+        }
+        FileError::Lines { path, wrong } => {
+            let at = |line| format!("{}:{line}", path.display());
+            wrong
+                .into_iter()
+                .map(|(line, wrong)| Finding::mistake(format!("{}: {}", at(line), wrong.what), wrong.allowed))
+                .collect()
+        }
+        error @ FileError::Unreadable { .. } => {
+            vec![Finding::of(&error, "make it, or leave the key out")]
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! How many buffers a capture has where nobody has said.
+
+use std::num::NonZeroU32;
+
+use mirror_base::meminfo;
+use mirror_device::afxdp::CHUNK_SIZE;
+
+/// The share of the machine's memory that buffers take at most.
+const SHARE: u64 = 16;
+/// Frames that may wait for a worker. Fewer would not last for the time that a worker is off its core now
+/// and then; more than tens of milliseconds at a million frames a second are of no use, and do not stay in
+/// any cache.
+const RING: std::ops::RangeInclusive<u32> = 2048..=32_768;
+
+/// Bytes of the buffers of so many queues, on a machine with so many bytes of memory.
+pub fn buffer_bytes(memory: u64, queues: u32) -> u64 {
+    let ring = ring_of(memory, NonZeroU32::new(queues).unwrap_or(NonZeroU32::MIN));
+    u64::from(queues) * u64::from(ring) * 2 * u64::from(CHUNK_SIZE)
+}
+
+/// Frames that may wait for each worker, with so many queues in all.
+pub fn ring(queues: NonZeroU32) -> u32 {
+    ring_of(of_machine(), queues)
+}
+
+/// Bytes of memory that the machine has; little where the kernel does not say.
+pub fn of_machine() -> u64 {
+    total(&meminfo::read()).unwrap_or(1 << 30)
+}
+
+/// Bytes that the machine has, by the text of `/proc/meminfo`.
+fn total(text: &str) -> Option<u64> {
+    Some(meminfo::field(text, "MemTotal")? << 10)
+}
+
+fn ring_of(memory: u64, queues: NonZeroU32) -> u32 {
+    let buffers = memory / SHARE / u64::from(CHUNK_SIZE) / u64::from(queues.get());
+    let (least, most) = RING.into_inner();
+    // A queue has two buffers for each place in the ring.
+    let ring = u32::try_from(buffers / 2).unwrap_or(most).clamp(least, most);
+    1 << ring.ilog2()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_take_a_share_of_the_memory_within_bounds() {
+        let ring = |gigabytes: u64, queues| ring_of(gigabytes << 30, NonZeroU32::new(queues).unwrap());
+        assert_eq!(ring(8, 1), 32_768);
+        assert_eq!(ring(8, 4), 16_384);
+        assert_eq!(ring(1024, 8), 32_768);
+        assert_eq!(ring(1, 32), 2048);
+        assert_eq!(total("MemFree: 1 kB\nMemTotal:       16 kB\n"), Some(16 << 10));
+        assert_eq!(total(""), None);
+    }
+}

@@ -1,0 +1,659 @@
+//! The control socket of a running capture: by it, `mirror-xdp tail` looks on.
+//!
+//! A Unix socket that only its owner and group may connect to. A client sends a [`Request`] as one line of
+//! JSON and gets a line back: how many workers look on for it, or what is wrong. Then messages follow until
+//! either side has had enough: a head of two words, kind and length, and either frames, as
+//! [`copy`] has them, or the counts of the observer as JSON.
+//!
+//! Each client has a thread. One that does not read what it gets is waited for; its rings fill up
+//! meanwhile, and what the workers have no room for is counted. So many clients are served at a time, and so
+//! many of one user; one more gets a line that says so. A client that does not send its request in time is
+//! sent away, however it spreads the bytes.
+
+use std::fs;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use mirror_base::one_line;
+use mirror_base::sandbox::{self, Kind};
+use mirror_store::expression::{Expression, ExpressionError};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt};
+use serde::{Deserialize, Serialize};
+
+use super::copy::{self, Copies, CopyCounts, Wanted};
+use super::{MAX_OBSERVERS, Observer, TooMany, Workers};
+
+/// Where the socket is unless somebody says otherwise.
+pub const DEFAULT_PATH: &str = "/run/mirror-xdp/control.sock";
+
+/// Who may connect: the owner and the group of the process.
+const MODE: u32 = 0o660;
+/// How often threads look whether they are to stop.
+const LOOK: Duration = Duration::from_millis(100);
+/// How often copies are taken off the rings.
+const TAKE: Duration = Duration::from_millis(10);
+/// How often counts are told.
+const TELL: Duration = Duration::from_secs(1);
+/// How long a client may take for its request.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes of a request.
+const MAX_REQUEST: usize = 16 << 10;
+/// Bytes of a reply.
+const MAX_REPLY: u64 = 64 << 10;
+/// Clients at a time, those whose request has not come yet included.
+const MAX_CLIENTS: usize = MAX_OBSERVERS;
+/// Clients of one user: others find a place beside them.
+const MAX_CLIENTS_OF_USER: usize = MAX_CLIENTS / 2;
+/// Bytes of the ring of each worker.
+const ROOM: usize = 2 << 20;
+/// A message is not longer than this.
+const MAX_MESSAGE: usize = 64 << 20;
+/// Bytes of a message's head: kind and length.
+const MESSAGE_HEAD: usize = 8;
+/// Kinds of messages.
+const FRAMES: u32 = 1;
+const COUNTS: u32 = 2;
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// A filter expression; empty for all frames.
+    pub filter: String,
+    /// Bytes of each frame.
+    pub snaplen: Option<usize>,
+    /// Frames a second that each worker copies.
+    pub rate: Option<u32>,
+}
+
+/// What a client gets back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Reply {
+    Workers(usize),
+    Error(String),
+}
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process answers there.
+    #[error("{0}: another mirror-xdp has its control socket there; choose another place with --control")]
+    InUse(PathBuf),
+    /// The system refuses.
+    #[error("{path}: cannot be made a control socket")]
+    Io {
+        /// Where it was to be.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A control socket that nobody is served at yet.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Socket {
+    /// Makes the socket, and its directory where that is missing. One that a killed process has left is
+    /// replaced.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let error = |source| OpenError::Io { path: path.to_owned(), source };
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).map_err(error)?;
+        }
+        let listener = match UnixListener::bind(path) {
+            Err(taken) if taken.kind() == io::ErrorKind::AddrInUse => {
+                if UnixStream::connect(path).is_ok() {
+                    return Err(OpenError::InUse(path.to_owned()));
+                }
+                fs::remove_file(path).and_then(|()| UnixListener::bind(path))
+            }
+            result => result,
+        };
+        let this = Self { listener: listener.map_err(error)?, path: path.to_owned() };
+        fs::set_permissions(path, fs::Permissions::from_mode(MODE)).map_err(error)?;
+        this.listener.set_nonblocking(true).map_err(error)?;
+        Ok(this)
+    }
+
+    /// Serves clients until the value that is returned is dropped.
+    pub fn serve(self, workers: Workers) -> io::Result<Serving> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let run = move || self.run(&workers, &stopped);
+        let thread = sandbox::spawn("control".to_owned(), Kind::Control, || (), run)?;
+        Ok(Serving { stop, thread: Some(thread) })
+    }
+
+    fn run(&self, workers: &Workers, stop: &Arc<AtomicBool>) {
+        let mut clients: Vec<Served> = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            wait_readable(&self.listener, LOOK);
+            clients.retain(|client| !client.thread.is_finished());
+            workers.sweep();
+            match self.listener.accept() {
+                Ok((stream, _)) => clients.extend(serve(stream, &clients, workers, stop)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // No file descriptor is free, or the like; at once it would fail again.
+                Err(_) => thread::sleep(LOOK),
+            }
+        }
+        for client in clients {
+            // One that has panicked has said so.
+            let _ = client.thread.join();
+        }
+    }
+}
+
+/// A client that is served.
+#[derive(Debug)]
+struct Served {
+    user: u32,
+    thread: JoinHandle<()>,
+}
+
+/// Serves a client on a thread of its own, unless there are enough already.
+fn serve(
+    stream: UnixStream,
+    clients: &[Served],
+    workers: &Workers,
+    stop: &Arc<AtomicBool>,
+) -> Option<Served> {
+    let user = match user_of(&stream).and_then(|user| admit(user, clients)) {
+        Ok(user) => user,
+        Err(refused) => {
+            refuse(&stream, &refused);
+            return None;
+        }
+    };
+    let (workers, stop) = (workers.clone(), Arc::clone(stop));
+    let serve = move || {
+        // As confined as the thread that starts this one.
+        if let Err(error) = serve_client(&stream, &workers, &stop) {
+            tracing::debug!("a client of the control socket: {error}");
+        }
+    };
+    match thread::Builder::new().name("control client".to_owned()).spawn(serve) {
+        Ok(thread) => Some(Served { user, thread }),
+        Err(error) => {
+            tracing::warn!("cannot serve a client of the control socket: {error}");
+            None
+        }
+    }
+}
+
+/// The number of the user who has connected.
+fn user_of(stream: &UnixStream) -> Result<u32, Refused> {
+    Ok(getsockopt(stream, sockopt::PeerCredentials).map_err(io::Error::from)?.uid())
+}
+
+/// Lets a client of this user in where there is room.
+fn admit(user: u32, clients: &[Served]) -> Result<u32, Refused> {
+    if clients.len() >= MAX_CLIENTS {
+        return Err(Refused::Clients);
+    }
+    if clients.iter().filter(|client| client.user == user).count() >= MAX_CLIENTS_OF_USER {
+        return Err(Refused::ClientsOfUser(user));
+    }
+    Ok(user)
+}
+
+/// Tells a client why it is not served. Waits for nobody: a client that has just connected has room for a line.
+fn refuse(mut stream: &UnixStream, refused: &Refused) {
+    let text = reply(&Reply::Error(one_line(refused)));
+    // A client that is gone needs no answer.
+    let _ = stream.set_nonblocking(true).and_then(|()| stream.write_all(&text));
+}
+
+/// A reply as a line.
+fn reply(reply: &Reply) -> Vec<u8> {
+    // A number or a text can always be written.
+    let mut text = serde_json::to_vec(reply).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // Somebody may have removed it.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Clients are served.
+#[derive(Debug)]
+pub struct Serving {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // As above.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Waits until there is something to read, or the time is over.
+fn wait_readable(file: &impl std::os::fd::AsFd, patience: Duration) -> bool {
+    let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
+    // A signal in between is as good as the time being over.
+    poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], timeout).is_ok_and(|ready| ready > 0)
+}
+
+/// Why a request is not met.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("{MAX_CLIENTS} clients are served already; wait until one has ended")]
+    Clients,
+    #[error("{MAX_CLIENTS_OF_USER} clients of user {0} are served already; end one of them")]
+    ClientsOfUser(u32),
+    #[error("no request has come within {} s", REQUEST_PATIENCE.as_secs())]
+    Late,
+    #[error("the request is longer than {MAX_REQUEST} bytes; write a shorter filter")]
+    Long,
+    #[error("the connection cannot be used: {0}")]
+    Io(#[from] io::Error),
+    #[error("the request is not understood: {0}; client and appliance have to be of one version")]
+    Request(#[from] serde_json::Error),
+    #[error(transparent)]
+    Expression(#[from] ExpressionError),
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
+}
+
+fn serve_client(stream: &UnixStream, workers: &Workers, stop: &AtomicBool) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(LOOK))?;
+    stream.set_write_timeout(Some(LOOK))?;
+    let request = read_request(stream, Instant::now() + REQUEST_PATIENCE, stop);
+    let (_subscription, mut copies) = match request.and_then(|request| subscribe(&request, workers)) {
+        Ok(subscribed) => {
+            send(stream, &reply(&Reply::Workers(workers.len())), stop)?;
+            subscribed
+        }
+        Err(refused) => {
+            refuse(stream, &refused);
+            return Ok(());
+        }
+    };
+    let (mut buffer, mut message) = (Vec::new(), Vec::new());
+    let mut told = Instant::now();
+    loop {
+        // Asked first: what was copied before the end is still taken.
+        let last = stop.load(Ordering::Relaxed) || copies.iter().all(Copies::has_ended);
+        buffer.clear();
+        for copies in &mut copies {
+            copies.take(&mut buffer);
+        }
+        if !buffer.is_empty() {
+            put_frames(&mut message, &buffer);
+        }
+        if last || told.elapsed() >= TELL {
+            told = Instant::now();
+            let counts: CopyCounts = copies.iter().map(Copies::counts).sum();
+            put_message(&mut message, COUNTS, &serde_json::to_vec(&counts)?);
+        }
+        send(stream, &message, stop)?;
+        message.clear();
+        if last || (wait_readable(stream, TAKE) && stream.take(1).read(&mut [0])? == 0) {
+            return Ok(());
+        }
+    }
+}
+
+/// Reads the first line that a client sends, or all that it sends where it ends without one.
+fn read_request(mut stream: &UnixStream, deadline: Instant, stop: &AtomicBool) -> Result<Vec<u8>, Refused> {
+    let mut request = Vec::new();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || stop.load(Ordering::Relaxed) {
+            return Err(Refused::Late);
+        }
+        if !wait_readable(stream, left.min(LOOK)) {
+            continue;
+        }
+        let mut bytes = [0; 1024];
+        let count = stream.read(&mut bytes)?;
+        let bytes = bytes.get(..count).unwrap_or_default();
+        let end = bytes.iter().position(|&byte| byte == b'\n');
+        request.extend_from_slice(bytes.get(..end.unwrap_or(count)).unwrap_or_default());
+        if request.len() > MAX_REQUEST {
+            return Err(Refused::Long);
+        }
+        if end.is_some() || count == 0 {
+            return Ok(request);
+        }
+    }
+}
+
+fn subscribe(request: &[u8], workers: &Workers) -> Result<(super::Subscription, Vec<Copies>), Refused> {
+    let request: Request = serde_json::from_slice(request)?;
+    let mut observers: Vec<Box<dyn Observer>> = Vec::new();
+    let mut copies = Vec::new();
+    let filter = Arc::new(Expression::parse(&request.filter)?);
+    let filter = (!request.filter.trim().is_empty()).then_some(filter);
+    for _ in 0..workers.len() {
+        let wanted = Wanted { filter: filter.clone(), snaplen: request.snaplen, rate: request.rate };
+        let (end, taken) = copy::pair(wanted, ROOM);
+        observers.push(Box::new(end));
+        copies.push(taken);
+    }
+    Ok((workers.subscribe(observers)?, copies))
+}
+
+/// Appends a message with the frames of several workers in the order of their times.
+fn put_frames(message: &mut Vec<u8>, copies: &[u8]) {
+    let mut frames: Vec<_> = copy::frames(copies).collect();
+    frames.sort_by_key(|(head, _)| head.time);
+    message.extend_from_slice(&FRAMES.to_le_bytes());
+    message.extend_from_slice(&(copies.len() as u32).to_le_bytes());
+    for (head, frame) in frames {
+        message.extend_from_slice(zerocopy::IntoBytes::as_bytes(&head));
+        message.extend_from_slice(frame);
+    }
+}
+
+fn put_message(message: &mut Vec<u8>, kind: u32, bytes: &[u8]) {
+    message.extend_from_slice(&kind.to_le_bytes());
+    message.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+    message.extend_from_slice(bytes);
+}
+
+/// Writes all of it, however long the client takes, unless the capture ends: then a client that takes
+/// nothing gets no more.
+fn send(mut stream: &UnixStream, mut bytes: &[u8], stop: &AtomicBool) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match stream.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !stop.load(Ordering::Relaxed) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Why a client is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers.
+    #[error(
+        "{path}: no mirror-xdp answers there ({source}); start `mirror-xdp run`, or name its control socket \
+         with --control"
+    )]
+    Connect {
+        /// Where the socket should be.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The appliance refused.
+    #[error("the appliance says: {0}")]
+    Refused(String),
+    /// The connection broke, or something came that makes no sense.
+    #[error("the connection to the appliance broke")]
+    Io(#[from] io::Error),
+}
+
+/// What a client receives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Frames, to be read by [`copy::frames`].
+    Frames(Vec<u8>),
+    /// What became of the frames so far.
+    Counts(CopyCounts),
+}
+
+/// A client that looks on.
+#[derive(Debug)]
+pub struct Client {
+    stream: BufReader<UnixStream>,
+    /// What was received of a message so far.
+    received: Vec<u8>,
+    /// How many workers look on for it.
+    pub workers: usize,
+}
+
+impl Client {
+    /// Asks the appliance whose socket this is.
+    pub fn connect(path: &Path, request: &Request) -> Result<Self, ClientError> {
+        let connect = |source| ClientError::Connect { path: path.to_owned(), source };
+        let mut stream = UnixStream::connect(path).map_err(connect)?;
+        let mut line = serde_json::to_vec(request).map_err(io::Error::from)?;
+        line.push(b'\n');
+        match stream.write_all(&line) {
+            // An appliance that serves enough others says so, and closes, before anything is asked.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
+            _ => {}
+        }
+        stream.set_read_timeout(Some(2 * REQUEST_PATIENCE))?;
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        stream.by_ref().take(MAX_REPLY).read_line(&mut line)?;
+        match serde_json::from_str(&line).map_err(io::Error::from)? {
+            Reply::Workers(workers) => {
+                stream.get_ref().set_read_timeout(Some(LOOK))?;
+                Ok(Self { stream, received: Vec::new(), workers })
+            }
+            Reply::Error(error) => Err(ClientError::Refused(error)),
+        }
+    }
+
+    /// The next message; `None` at the end of the capture, or when `stop` is set.
+    pub fn next(&mut self, stop: &AtomicBool) -> io::Result<Option<Message>> {
+        let word = |bytes: &[u8], at: usize| {
+            let bytes = bytes.get(at..at + 4)?.try_into().ok()?;
+            Some(u32::from_le_bytes(bytes) as usize)
+        };
+        loop {
+            let needed = MESSAGE_HEAD + word(&self.received, 4).unwrap_or_default();
+            if needed > MAX_MESSAGE {
+                return Err(io::Error::other("a message is longer than any can be"));
+            }
+            if self.received.len() == needed && needed > MESSAGE_HEAD {
+                let kind = word(&self.received, 0).unwrap_or_default() as u32;
+                let payload = self.received.split_off(MESSAGE_HEAD);
+                self.received.clear();
+                return match kind {
+                    FRAMES => Ok(Some(Message::Frames(payload))),
+                    COUNTS => Ok(Some(Message::Counts(serde_json::from_slice(&payload)?))),
+                    _ => Err(io::Error::other("a message of no known kind")),
+                };
+            }
+            let missing = (needed - self.received.len()) as u64;
+            match self.stream.by_ref().take(missing).read_to_end(&mut self.received) {
+                Ok(0) => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if stop.load(Ordering::Relaxed) {
+                        return Ok(None);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                Ok(_) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+
+    use mirror_packet::FrameInfo;
+
+    use super::super::{Mailbox, Observers};
+    use super::*;
+
+    fn request(filter: &str) -> Request {
+        Request { filter: filter.to_owned(), snaplen: None, rate: None }
+    }
+
+    #[test]
+    fn a_client_gets_the_frames_of_all_workers_in_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run/control.sock");
+        let mailboxes = [Arc::new(Mailbox::default()), Arc::new(Mailbox::default())];
+        let serving = Socket::open(&path).unwrap().serve(Workers::new(mailboxes.clone())).unwrap();
+        let mut client = Client::connect(&path, &request("")).unwrap();
+        assert_eq!(client.workers, 2);
+        let mut observers = mailboxes.each_ref().map(|mailbox| {
+            let mut observers = Observers::default();
+            mailbox.collect(&mut observers);
+            observers
+        });
+        for time in 0..10 {
+            let info = FrameInfo::of(&[0; 3]).at(time);
+            observers[usize::from(time % 2 == 0)].frame(&info, b"abc");
+        }
+        let stop = AtomicBool::new(false);
+        let mut times = Vec::new();
+        while times.len() < 10 {
+            if let Message::Frames(buffer) = client.next(&stop).unwrap().unwrap() {
+                times.extend(copy::frames(&buffer).map(|(head, _)| head.time));
+            }
+        }
+        times.sort_unstable();
+        assert_eq!(times, (0..10).collect::<Vec<_>>());
+        // The workers end: so do the frames, and the counts come last.
+        drop(observers);
+        let mut last = None;
+        while let Some(message) = client.next(&stop).unwrap() {
+            last = Some(message);
+        }
+        let counts = CopyCounts { matched: 10, copied: 10, lost: 0, limited: 0 };
+        assert_eq!(last, Some(Message::Counts(counts)));
+        drop(serving);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn wrong_expressions_and_requests_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control.sock");
+        let _serving =
+            Socket::open(&path).unwrap().serve(Workers::new([Arc::new(Mailbox::default())])).unwrap();
+        let error = Client::connect(&path, &request("tcp prot 80")).unwrap_err();
+        assert!(error.to_string().contains("column 5"), "{error}");
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.write_all(b"hello\n").unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        assert!(reply.contains("not understood"), "{reply}");
+    }
+
+    #[test]
+    fn a_socket_that_was_left_behind_is_replaced_and_one_in_use_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let _socket = Socket::open(&path).unwrap();
+        assert!(matches!(Socket::open(&path), Err(OpenError::InUse(_))));
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, MODE);
+    }
+
+    fn serving(directory: &tempfile::TempDir) -> (PathBuf, Serving) {
+        let path = directory.path().join("control.sock");
+        let workers = Workers::new([Arc::new(Mailbox::default())]);
+        let serving = Socket::open(&path).unwrap().serve(workers).unwrap();
+        (path, serving)
+    }
+
+    #[test]
+    fn hostile_clients_beyond_the_bound_of_a_user_get_a_line_that_says_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, _serving) = serving(&directory);
+        let mut clients: Vec<_> =
+            (0..MAX_CLIENTS_OF_USER).map(|_| Client::connect(&path, &request("")).unwrap()).collect();
+        for _ in 0..200 {
+            let refused = Client::connect(&path, &request("")).unwrap_err();
+            let said = format!("the appliance says: {MAX_CLIENTS_OF_USER} clients of user ");
+            assert!(refused.to_string().starts_with(&said), "{refused}");
+        }
+        clients.pop();
+        // Nothing tells when the place is free again.
+        let deadline = Instant::now() + 4 * REQUEST_PATIENCE;
+        while let Err(error) = Client::connect(&path, &request("")) {
+            assert!(Instant::now() < deadline, "{error}");
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn hostile_clients_that_send_no_whole_request_are_sent_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, _serving) = serving(&directory);
+        let silent = UnixStream::connect(&path).unwrap();
+        let mut slow = UnixStream::connect(&path).unwrap();
+        slow.set_read_timeout(Some(LOOK)).unwrap();
+        let (mut said, mut bytes) = (Vec::new(), [0; 1024]);
+        let begun = Instant::now();
+        // A byte now and then is no request either.
+        loop {
+            let _ = slow.write_all(b"{");
+            match slow.read(&mut bytes) {
+                Ok(0) => break,
+                Ok(count) => said.extend_from_slice(&bytes[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // Bytes that were sent too late were not read.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
+                Err(error) => panic!("{error}: {}", said.escape_ascii()),
+            }
+            assert!(begun.elapsed() < 4 * REQUEST_PATIENCE);
+        }
+        for said in [String::from_utf8(said).unwrap(), io::read_to_string(silent).unwrap()] {
+            assert!(said.contains("no request has come within"), "{said}");
+        }
+    }
+
+    #[test]
+    fn hostile_requests_are_refused_in_a_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, _serving) = serving(&directory);
+        let nested = vec![b'['; MAX_REQUEST - 1];
+        let long = vec![b' '; MAX_REQUEST + 1024];
+        let requests: [(&[u8], &str); 6] = [
+            (b"\xff\xfe\n", "not understood"),
+            (b"\n", "not understood"),
+            (b"{\"filter\":\"\",\"rate\":-1}\n", "not understood"),
+            (b"{\"filter\":\"\",\"path\":\"/etc/shadow\"}\n", "not understood"),
+            (&nested, "not understood"),
+            (&long, "longer than"),
+        ];
+        for (request, expected) in requests {
+            let mut stream = UnixStream::connect(&path).unwrap();
+            // Fails where the answer comes before all was sent.
+            let _ = stream.write_all(request).and_then(|()| stream.shutdown(std::net::Shutdown::Write));
+            let mut said = Vec::new();
+            let _ = stream.read_to_end(&mut said);
+            let said = String::from_utf8(said).unwrap();
+            assert!(said.contains(expected) && said.lines().count() == 1, "{said}");
+        }
+    }
+
+    #[test]
+    fn hostile_users_leave_places_to_others() {
+        let served = |user| Served { user, thread: thread::spawn(|| {}) };
+        let mut clients: Vec<_> = (0..MAX_CLIENTS_OF_USER).map(|_| served(1000)).collect();
+        assert!(matches!(admit(1000, &clients), Err(Refused::ClientsOfUser(1000))));
+        assert!(matches!(admit(0, &clients), Ok(0)));
+        clients.extend((0..MAX_CLIENTS_OF_USER).map(|_| served(1001)));
+        assert!(matches!(admit(0, &clients), Err(Refused::Clients)));
+    }
+}

@@ -1,0 +1,147 @@
+//! Alerts: that a flow has something that somebody should look at. The events are those of Suricata, so that
+//! whatever reads its alerts reads these.
+
+use std::borrow::Cow;
+use std::net::Ipv6Addr;
+use std::sync::Arc;
+
+use mirror_packet::text::hex;
+use mirror_protocols::tls::{Carrier, ClientHello, Ja3, write_ja4};
+use mirror_records::EventType;
+use mirror_records::eve::Lines;
+use serde::Serialize;
+
+use super::Context;
+use crate::indicators::Indicators;
+
+/// An alert: its cause, and what that is about.
+pub(super) static ALERT: EventType = EventType::new("alert", render);
+
+/// What raises an alert. Its number is that of the signature, beyond [`FIRST_SIGNATURE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Cause {
+    /// An analyzer of the user's.
+    Analyzer,
+    /// One of the two addresses: 16 bytes.
+    Address,
+    /// A name that DNS was asked for: the indicator.
+    Query,
+    /// The server's name in a hello of TLS or QUIC: the indicator.
+    ServerName,
+    /// The host of an HTTP request: the indicator.
+    Host,
+    /// The JA3 of a hello: the digest.
+    Ja3,
+    /// The JA4 of a hello.
+    Ja4,
+}
+
+/// Signatures of one's own begin at a million, by Suricata's convention.
+const FIRST_SIGNATURE: u32 = 1_000_000;
+
+/// Suricata's `bad-unknown`.
+const CATEGORY: &str = "Potentially Bad Traffic";
+const SEVERITY: u8 = 2;
+
+/// The object `alert`.
+#[derive(Serialize)]
+struct Object<'a> {
+    action: &'static str,
+    gid: u32,
+    signature_id: u32,
+    rev: u32,
+    signature: Cow<'a, str>,
+    category: &'static str,
+    severity: u8,
+}
+
+fn render(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
+    let Some((&cause, value)) = bytes.split_first() else { return Ok(()) };
+    let text = String::from_utf8_lossy(value);
+    let signature = match cause {
+        1 => {
+            let address = value.try_into().map_or(Ipv6Addr::UNSPECIFIED, <Ipv6Addr as From<[u8; 16]>>::from);
+            format!("indicator: address {}", address.to_canonical()).into()
+        }
+        2 => format!("indicator: {text} asked for in DNS").into(),
+        3 => format!("indicator: {text} as TLS server name").into(),
+        4 => format!("indicator: {text} as HTTP host").into(),
+        5 => format!("indicator: JA3 {}", hex(value)).into(),
+        6 => format!("indicator: JA4 {text}").into(),
+        _ => text,
+    };
+    lines.line(&Object {
+        action: "allowed",
+        gid: 1,
+        signature_id: FIRST_SIGNATURE + u32::from(cause),
+        rev: 1,
+        signature,
+        category: CATEGORY,
+        severity: SEVERITY,
+    })
+}
+
+/// What an analyzer that is built in looks for besides.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Watch {
+    indicators: Option<Arc<Indicators>>,
+    values: Vec<u16>,
+    text: String,
+}
+
+impl Watch {
+    /// Looks for these from now on.
+    pub(super) fn set(&mut self, indicators: &Arc<Indicators>) {
+        self.indicators = Some(Arc::clone(indicators));
+    }
+
+    pub(super) const fn is_on(&self) -> bool {
+        self.indicators.is_some()
+    }
+
+    /// Looks at a name that a client has said; whether that raised an alert.
+    pub(super) fn name(&self, cause: Cause, name: &[u8], context: &mut Context<'_>) -> bool {
+        let domain = self.indicators.as_ref().and_then(|indicators| indicators.domain_of(name));
+        if let Some(domain) = domain {
+            context.alert(cause, domain);
+        }
+        domain.is_some()
+    }
+
+    /// Looks at the fingerprints of a client.
+    pub(super) fn fingerprints(
+        &mut self,
+        hello: &ClientHello<'_>,
+        carrier: Carrier,
+        context: &mut Context<'_>,
+    ) {
+        let Some(indicators) = &self.indicators else { return };
+        if indicators.has_any_ja3() {
+            let digest = Ja3::client_digest(hello);
+            if indicators.has_ja3(&digest) {
+                context.alert(Cause::Ja3, &digest);
+            }
+        }
+        if indicators.has_any_ja4() {
+            self.text.clear();
+            // Writing to a string cannot fail.
+            let _ = write_ja4(&mut self.text, &mut self.values, hello, carrier);
+            if indicators.has_ja4(&self.text) {
+                context.alert(Cause::Ja4, self.text.as_bytes());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_cause_has_a_signature_of_its_own() {
+        let causes = [Cause::Analyzer, Cause::Address, Cause::Query, Cause::ServerName, Cause::Host];
+        let numbers: Vec<_> = causes.into_iter().chain([Cause::Ja3, Cause::Ja4]).map(|it| it as u8).collect();
+        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6], "as `render` knows them");
+    }
+}

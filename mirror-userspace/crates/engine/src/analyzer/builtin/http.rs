@@ -1,0 +1,496 @@
+//! HTTP/1.x: each request with its response becomes an event.
+
+use std::collections::VecDeque;
+
+use mirror_packet::Direction;
+use mirror_protocols::http::{Body, Request, Response, Taken, begins_request, begins_response, head_end};
+use mirror_records::apm::Measured;
+use mirror_records::{EventType, pack};
+
+use crate::analyzer::alert::{Cause, Watch};
+use crate::analyzer::credit::{self, Credit};
+use crate::analyzer::{Analyzer, Context, Event, Use};
+
+mod eve;
+
+/// A transaction: [`Fixed`] values, then packed ones.
+pub(super) static HTTP: EventType = EventType::new("http", eve::render).measured(measure);
+
+/// How many transactions of a connection were left out.
+static OMITTED: EventType = EventType::new("http", credit::render_omitted);
+
+/// A request, with an error where that is the server's.
+fn measure(bytes: &[u8]) -> Option<Measured> {
+    let (fixed, _) = Fixed::unpack(bytes)?;
+    Some(Measured { latency: fixed.latency, error: fixed.status >= 500 })
+}
+
+/// Requests of a connection that may wait for their responses; one more is the end of the analysis.
+const MAX_OPEN: usize = 128;
+/// A buffer with more room than this is not kept for others.
+const MAX_SPARE: usize = 16 * 1024;
+
+/// Tags of packed values.
+mod tag {
+    pub(super) const METHOD: u8 = 0;
+    pub(super) const TARGET: u8 = 1;
+    pub(super) const PROTOCOL: u8 = 2;
+    pub(super) const HOST: u8 = 3;
+    pub(super) const USER_AGENT: u8 = 4;
+    pub(super) const FORWARDED_FOR: u8 = 5;
+    pub(super) const REFERER: u8 = 6;
+    pub(super) const CONTENT_TYPE: u8 = 7;
+    pub(super) const CONTENT_RANGE: u8 = 8;
+    pub(super) const LOCATION: u8 = 9;
+    pub(super) const COUNT: usize = 10;
+}
+
+/// Values that every transaction has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Fixed {
+    /// The transaction's number in the flow.
+    number: u32,
+    /// Status of the response; 0 where there is none.
+    status: u16,
+    /// Bytes of the response's body.
+    length: u64,
+    /// Nanoseconds from the request's last byte to the response's first.
+    latency: Option<u64>,
+}
+
+impl Fixed {
+    const LEN: usize = 22;
+
+    fn pack(&self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        let latency = self.latency.unwrap_or(u64::MAX);
+        let (number, status) = (self.number.to_ne_bytes(), self.status.to_ne_bytes());
+        let values = number.into_iter().chain(status).chain(self.length.to_ne_bytes());
+        for (place, byte) in bytes.iter_mut().zip(values.chain(latency.to_ne_bytes())) {
+            *place = byte;
+        }
+        bytes
+    }
+
+    fn unpack(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (number, rest) = bytes.split_first_chunk()?;
+        let (status, rest) = rest.split_first_chunk()?;
+        let (length, rest) = rest.split_first_chunk()?;
+        let (latency, rest) = rest.split_first_chunk()?;
+        let latency = u64::from_ne_bytes(*latency);
+        let fixed = Self {
+            number: u32::from_ne_bytes(*number),
+            status: u16::from_ne_bytes(*status),
+            length: u64::from_ne_bytes(*length),
+            latency: (latency != u64::MAX).then_some(latency),
+        };
+        Some((fixed, rest))
+    }
+}
+
+/// Methods whose responses are delimited in a way of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Method {
+    Head,
+    Connect,
+    #[default]
+    Other,
+}
+
+/// A request that waits for its response, or is getting it.
+#[derive(Clone, Debug, Default)]
+struct Transaction {
+    fixed: Fixed,
+    method: Method,
+    /// The final response is still to come.
+    interim: bool,
+    /// The head of the final response has come.
+    answered: bool,
+    /// When the request's last byte came; `None` where no request was seen, or is still coming.
+    requested: Option<u64>,
+    packed: Vec<u8>,
+}
+
+/// Where a direction stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    /// In front of a head, or in it.
+    #[default]
+    Head,
+    /// In a body.
+    Body(Body),
+    /// Behind a gap: the next head is looked for at the beginning of segments.
+    Lost,
+}
+
+/// What is kept of a flow.
+#[derive(Clone, Debug, Default)]
+pub struct Flow {
+    phases: [Phase; 2],
+    open: VecDeque<Transaction>,
+    transactions: u32,
+    /// What transactions may still become.
+    credit: Credit,
+}
+
+/// Makes an event of each HTTP/1.x transaction.
+#[derive(Clone, Debug, Default)]
+pub struct Http {
+    pub(in crate::analyzer) watch: Watch,
+    /// Buffers and queues that no flow uses.
+    spare: Vec<Vec<u8>>,
+    spare_queues: Vec<VecDeque<Transaction>>,
+}
+
+/// What a head leads to.
+enum Next {
+    /// Its body.
+    Body(Body),
+    /// Another protocol.
+    Other,
+}
+
+impl Analyzer for Http {
+    type Flow = Flow;
+
+    fn data(
+        &mut self,
+        flow: &mut Flow,
+        direction: Direction,
+        event: Event<'_>,
+        context: &mut Context<'_>,
+    ) -> Use {
+        match event {
+            Event::Data { bytes, new } => {
+                flow.credit.earn(bytes.len().saturating_sub(new));
+                self.bytes(flow, direction, bytes, new, context)
+            }
+            Event::Gap { bytes, len } => {
+                self.unfinished(flow, direction, bytes, context);
+                self.gap(flow, direction, len, context);
+                Use::Used(0)
+            }
+            Event::End { bytes, .. } => {
+                self.unfinished(flow, direction, bytes, context);
+                Use::Close
+            }
+        }
+    }
+
+    fn end(&mut self, flow: &mut Flow, context: &mut Context<'_>) {
+        while let Some(transaction) = flow.open.pop_front() {
+            self.emit(&mut flow.credit, transaction, context);
+        }
+        flow.credit.end(&OMITTED, context);
+        let queue = std::mem::take(&mut flow.open);
+        if queue.capacity() > 0 {
+            self.spare_queues.push(queue);
+        }
+    }
+
+    fn held(flow: &Flow) -> usize {
+        let packed: usize = flow.open.iter().map(|transaction| transaction.packed.capacity()).sum();
+        flow.open.capacity() * size_of::<Transaction>() + packed
+    }
+
+    fn forget(&mut self, flow: &mut Flow) {
+        flow.phases = [Phase::Lost; 2];
+        flow.open = VecDeque::new();
+    }
+}
+
+impl Http {
+    fn bytes(
+        &mut self,
+        flow: &mut Flow,
+        direction: Direction,
+        bytes: &[u8],
+        new: usize,
+        context: &mut Context<'_>,
+    ) -> Use {
+        let mut at = 0;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            match &mut flow.phases[direction as usize] {
+                Phase::Head => {
+                    let skipped = match direction {
+                        Direction::ToServer => Some(skip_request(rest)),
+                        Direction::ToClient => skip_response(rest),
+                    };
+                    match skipped {
+                        Some(0) => {}
+                        Some(len) => {
+                            at += len;
+                            continue;
+                        }
+                        None => {
+                            flow.phases[direction as usize] = Phase::Body(Body::UntilClose);
+                            continue;
+                        }
+                    }
+                    let end = head_end(rest, new.saturating_sub(at)).or_else(|| match direction {
+                        Direction::ToServer => old_head_end(rest, new.saturating_sub(at)),
+                        Direction::ToClient => None,
+                    });
+                    let Some(end) = end else { break };
+                    let head = rest.get(..end).unwrap_or_default();
+                    let next = match direction {
+                        Direction::ToServer => self.request(flow, head, context),
+                        Direction::ToClient => self.response(flow, head, context),
+                    };
+                    at += end;
+                    let body = match next {
+                        Some(Next::Body(body)) => body,
+                        Some(Next::Other) => {
+                            self.end(flow, context);
+                            *flow = Flow::default();
+                            return Use::Restart(at);
+                        }
+                        None => return Use::Done,
+                    };
+                    flow.phases[direction as usize] = Phase::Body(body);
+                    if body.is_complete() {
+                        self.complete(flow, direction, context);
+                    }
+                }
+                Phase::Body(body) => {
+                    let Taken { used, data } = body.take(rest);
+                    at += used;
+                    let complete = body.is_complete();
+                    if direction == Direction::ToClient
+                        && let Some(transaction) = flow.open.front_mut()
+                    {
+                        transaction.fixed.length += data as u64;
+                    }
+                    if complete {
+                        self.complete(flow, direction, context);
+                    }
+                }
+                Phase::Lost => {
+                    let found = match direction {
+                        Direction::ToServer => begins_request(rest),
+                        Direction::ToClient => rest.len() > 12 && begins_response(rest),
+                    };
+                    if !found {
+                        return Use::Used(bytes.len());
+                    }
+                    flow.phases[direction as usize] = Phase::Head;
+                }
+            }
+        }
+        Use::Used(at)
+    }
+
+    /// Goes on behind missing bytes.
+    fn gap(&mut self, flow: &mut Flow, direction: Direction, len: usize, context: &mut Context<'_>) {
+        const MIN_HEAD: usize = b"HTTP/1.1 200\r\n\r\n".len();
+        let phase = &mut flow.phases[direction as usize];
+        let (behind, complete) = match phase {
+            Phase::Body(body) if len > 0 => (body.miss(len), body.is_complete()),
+            Phase::Body(_) | Phase::Head | Phase::Lost => (None, false),
+        };
+        if behind != Some(0) {
+            *phase = Phase::Lost;
+        }
+        let Some(behind) = behind else { return };
+        if direction == Direction::ToClient
+            && let Some(transaction) = flow.open.front_mut()
+        {
+            transaction.fixed.length += (len - behind) as u64;
+        }
+        if complete {
+            let phase = flow.phases[direction as usize];
+            self.complete(flow, direction, context);
+            flow.phases[direction as usize] = if behind == 0 { Phase::Head } else { phase };
+        }
+        // The next response is missing, too.
+        if direction == Direction::ToClient
+            && behind >= MIN_HEAD
+            && let Some(transaction) = flow.open.pop_front()
+        {
+            self.emit(&mut flow.credit, transaction, context);
+        }
+    }
+
+    /// Takes what is there of a head that will not come as a whole.
+    fn unfinished(&mut self, flow: &mut Flow, direction: Direction, head: &[u8], context: &mut Context<'_>) {
+        const STATUS: usize = b"HTTP/1.1 200".len();
+        if flow.phases[direction as usize] != Phase::Head {
+            return;
+        }
+        match direction {
+            Direction::ToServer if begins_request(head) && head.contains(&b'\n') => {
+                self.request(flow, head, context);
+            }
+            Direction::ToClient if begins_response(head) && head.len() >= STATUS => {
+                self.response(flow, head, context);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes the head of a request.
+    fn request(&mut self, flow: &mut Flow, head: &[u8], context: &mut Context<'_>) -> Option<Next> {
+        let request = Request::parse(head);
+        if request.method.is_empty() || request.target.is_empty() {
+            // Cruft between requests.
+            return Some(Next::Body(Body::Length(0)));
+        }
+        let mut transaction = self.open(flow)?;
+        transaction.method = match request.method {
+            b"HEAD" => Method::Head,
+            b"CONNECT" => Method::Connect,
+            _ => Method::Other,
+        };
+        for (tag, value) in [
+            (tag::METHOD, Some(request.method)),
+            (tag::TARGET, Some(request.target)),
+            (tag::PROTOCOL, request.protocol),
+            (tag::HOST, request.host()),
+            (tag::USER_AGENT, request.user_agent()),
+            (tag::FORWARDED_FOR, request.forwarded_for()),
+            (tag::REFERER, request.referer()),
+        ] {
+            if let Some(value) = value.filter(|value| !value.is_empty()) {
+                pack::put(&mut transaction.packed, tag, value);
+            }
+        }
+        if self.watch.is_on()
+            && let Some(host) = request.host()
+            && flow.credit.covers(credit::EVENT)
+            && self.watch.name(Cause::Host, without_port(host), context)
+        {
+            // It was covered.
+            let _ = flow.credit.spend(credit::EVENT);
+        }
+        let body = request.body();
+        transaction.requested = body.is_complete().then_some(context.time());
+        flow.open.push_back(transaction);
+        Some(Next::Body(body))
+    }
+
+    /// Takes the head of a response.
+    fn response(&mut self, flow: &mut Flow, head: &[u8], context: &mut Context<'_>) -> Option<Next> {
+        let response = Response::parse(head);
+        // The end of the response in front of this one is in a gap.
+        if flow.open.front().is_some_and(|front| front.answered)
+            && let Some(transaction) = flow.open.pop_front()
+        {
+            self.emit(&mut flow.credit, transaction, context);
+        }
+        if flow.open.is_empty() {
+            let transaction = self.open(flow)?;
+            flow.open.push_back(transaction);
+        }
+        let transaction = flow.open.front_mut()?;
+        transaction.fixed.status = response.status.unwrap_or_default();
+        transaction.interim = response.is_interim();
+        if transaction.interim {
+            return Some(Next::Body(Body::Length(0)));
+        }
+        transaction.answered = true;
+        let since = transaction.requested.map(|requested| context.time().saturating_sub(requested));
+        // What was kept until the answer told what it is has the answer's time.
+        let since = since.filter(|&since| since > 0);
+        transaction.fixed.latency = transaction.fixed.latency.or(since);
+        for (tag, value) in [
+            (tag::CONTENT_TYPE, response.content_type()),
+            (tag::CONTENT_RANGE, response.content_range()),
+            (tag::LOCATION, response.location()),
+        ] {
+            if let Some(value) = value.filter(|value| !value.is_empty()) {
+                pack::put(&mut transaction.packed, tag, value);
+            }
+        }
+        match transaction.method {
+            _ if response.switches_protocols() => Some(Next::Other),
+            Method::Connect if response.is_successful() => Some(Next::Other),
+            Method::Head => Some(Next::Body(Body::Length(0))),
+            _ => Some(Next::Body(response.body())),
+        }
+    }
+
+    /// A message is whole.
+    fn complete(&mut self, flow: &mut Flow, direction: Direction, context: &mut Context<'_>) {
+        flow.phases[direction as usize] = Phase::Head;
+        match direction {
+            Direction::ToServer => {
+                if let Some(transaction) = flow.open.back_mut() {
+                    transaction.requested.get_or_insert(context.time());
+                }
+            }
+            Direction::ToClient => {
+                if flow.open.front().is_some_and(|transaction| !transaction.interim)
+                    && let Some(transaction) = flow.open.pop_front()
+                {
+                    self.emit(&mut flow.credit, transaction, context);
+                }
+            }
+        }
+    }
+
+    /// A new transaction; `None` where too many are open.
+    fn open(&mut self, flow: &mut Flow) -> Option<Transaction> {
+        if flow.open.len() == MAX_OPEN {
+            return None;
+        }
+        if flow.open.capacity() == 0 {
+            flow.open = self.spare_queues.pop().unwrap_or_default();
+        }
+        let number = flow.transactions;
+        flow.transactions = number.wrapping_add(1);
+        let packed = self.spare.pop().unwrap_or_default();
+        Some(Transaction { fixed: Fixed { number, ..Fixed::default() }, packed, ..Transaction::default() })
+    }
+
+    fn emit(&mut self, credit: &mut Credit, transaction: Transaction, context: &mut Context<'_>) {
+        let Transaction { fixed, packed, .. } = transaction;
+        if credit.spend(credit::EVENT) {
+            context.emit(&HTTP, &[&fixed.pack(), &packed]);
+        }
+        self.keep_spare(packed);
+    }
+
+    /// Keeps a buffer for the next transaction.
+    fn keep_spare(&mut self, mut packed: Vec<u8>) {
+        if packed.capacity() <= MAX_SPARE {
+            packed.clear();
+            self.spare.push(packed);
+        }
+    }
+}
+
+/// A host without the number of its port.
+fn without_port(host: &[u8]) -> &[u8] {
+    host.iter().position(|&byte| byte == b':').and_then(|at| host.get(..at)).unwrap_or(host).trim_ascii()
+}
+
+/// How much of what a client sent is in front of a head: empty lines.
+fn skip_request(bytes: &[u8]) -> usize {
+    bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count()
+}
+
+/// How much of what a server sent is in front of a head: white space, or a line of something else with a
+/// head behind it, as receivers tolerate it. `None` where there is no head at all.
+fn skip_response(bytes: &[u8]) -> Option<usize> {
+    const MAX_LINE: usize = 512;
+    let space = bytes.iter().take_while(|byte| byte.is_ascii_whitespace() || **byte == 0).count();
+    let rest = bytes.get(space..)?;
+    if space > 0 || begins_response(rest) {
+        return Some(space);
+    }
+    let line = rest.iter().take(MAX_LINE).position(|&byte| byte == b'\n')? + 1;
+    let behind = rest.get(line..)?;
+    (behind.len() > 4 && begins_response(behind)).then_some(line)
+}
+
+/// Where a request of HTTP/0.9 ends, which is a line of method and target alone. The first `seen` bytes
+/// were looked at before.
+fn old_head_end(bytes: &[u8], seen: usize) -> Option<usize> {
+    if !bytes.get(seen..)?.contains(&b'\n') {
+        return None;
+    }
+    let end = bytes.iter().position(|&byte| byte == b'\n')?;
+    let line = bytes.get(..end)?;
+    (line.trim_ascii().split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).count() == 2)
+        .then_some(end + 1)
+}

@@ -1,0 +1,203 @@
+//! The object `http`.
+
+use mirror_protocols::text::Bytes;
+use mirror_records::eve::Lines;
+use mirror_records::pack;
+use serde::ser::{Serialize, SerializeMap as _, SerializeStruct as _, Serializer};
+
+use super::{Fixed, tag};
+
+/// Renders a packed transaction.
+pub(super) fn render(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
+    let Some((fixed, packed)) = Fixed::unpack(bytes) else { return Ok(()) };
+    lines.transaction(fixed.number, &Object::new(fixed, packed))
+}
+
+/// Stands for the target of a request that was not seen, as in Suricata's records.
+const UNSEEN: &[u8] = b"/libhtp::request_uri_not_seen";
+
+struct Object<'a> {
+    fixed: Fixed,
+    /// The packed values by their tags.
+    values: [Option<&'a [u8]>; tag::COUNT],
+}
+
+impl<'a> Object<'a> {
+    fn new(fixed: Fixed, packed: &'a [u8]) -> Self {
+        let mut values = [None; tag::COUNT];
+        for (tag, value) in pack::values(packed) {
+            if let Some(place) = values.get_mut(usize::from(tag)) {
+                *place = Some(value);
+            }
+        }
+        Self { fixed, values }
+    }
+
+    fn get(&self, tag: u8) -> Option<&'a [u8]> {
+        self.values[usize::from(tag)]
+    }
+}
+
+impl Serialize for Object<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_struct("http", 1)?;
+        let authority = self.authority();
+        if let Some(host) = authority.host {
+            if host.iter().any(u8::is_ascii_uppercase) {
+                object.serialize_field("hostname", &Bytes(&host.to_ascii_lowercase()))?;
+            } else {
+                object.serialize_field("hostname", &Bytes(host))?;
+            }
+        }
+        if let Some(port) = authority.port {
+            object.serialize_field("http_port", &port)?;
+        }
+        object.serialize_field("url", &Bytes(self.get(tag::TARGET).unwrap_or(UNSEEN)))?;
+        if let Some(agent) = self.get(tag::USER_AGENT) {
+            object.serialize_field("http_user_agent", &Bytes(agent))?;
+        }
+        if let Some(forwarded_for) = self.get(tag::FORWARDED_FOR) {
+            object.serialize_field("xff", &Bytes(forwarded_for))?;
+        }
+        if let Some(content_type) = self.get(tag::CONTENT_TYPE) {
+            object.serialize_field("http_content_type", &Bytes(media_type(content_type)))?;
+        }
+        if let Some(range) = self.get(tag::CONTENT_RANGE) {
+            object.serialize_field("content_range", &ContentRange(range))?;
+        }
+        if let Some(referer) = self.get(tag::REFERER) {
+            object.serialize_field("http_refer", &Bytes(referer))?;
+        }
+        if let Some(method) = self.get(tag::METHOD) {
+            object.serialize_field("http_method", &Bytes(method))?;
+        }
+        if let Some(protocol) = self.get(tag::PROTOCOL) {
+            object.serialize_field("protocol", &Bytes(protocol))?;
+        }
+        if self.fixed.status != 0 {
+            object.serialize_field("status", &self.fixed.status)?;
+        }
+        if let Some(location) = self.get(tag::LOCATION).filter(|_| (301..400).contains(&self.fixed.status)) {
+            object.serialize_field("redirect", &Bytes(location))?;
+        }
+        object.serialize_field("length", &self.fixed.length)?;
+        if let Some(latency) = self.fixed.latency {
+            object.serialize_field("latency_ms", &(latency as f64 / 1e6))?;
+        }
+        object.end()
+    }
+}
+
+/// Whom a request is meant for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Authority<'a> {
+    host: Option<&'a [u8]>,
+    port: Option<u16>,
+}
+
+impl Object<'_> {
+    /// What the target says, or else the field Host.
+    fn authority(&self) -> Authority<'_> {
+        let target = self.get(tag::TARGET).unwrap_or_default();
+        let in_target = if self.get(tag::METHOD) == Some(b"CONNECT") {
+            Authority::parse(target).unless_odd(target)
+        } else {
+            absolute(target).map_or_else(Authority::default, Authority::parse)
+        };
+        match in_target.host {
+            Some(_) => in_target,
+            None => self.get(tag::HOST).map_or_else(Authority::default, Authority::parse),
+        }
+    }
+}
+
+/// The authority of a target in absolute form.
+fn absolute(target: &[u8]) -> Option<&[u8]> {
+    let scheme = target.iter().position(|byte| !byte.is_ascii_alphanumeric()).filter(|&len| len > 0)?;
+    let rest = target.get(scheme..)?.strip_prefix(b"://")?;
+    let authority = rest.split(|byte| matches!(byte, b'/' | b'?' | b'#')).next()?;
+    authority.rsplit(|&byte| byte == b'@').next()
+}
+
+impl<'a> Authority<'a> {
+    /// Nothing where what is behind the host is no port.
+    fn unless_odd(self, text: &[u8]) -> Self {
+        let odd = self.port.is_none() && text.contains(&b':') && !text.ends_with(b"]");
+        if odd { Self::default() } else { self }
+    }
+
+    /// Host and port; an IPv6 address is in brackets.
+    fn parse(text: &'a [u8]) -> Self {
+        let text = text.trim_ascii();
+        let bracket = if text.starts_with(b"[") { text.iter().position(|&byte| byte == b']') } else { None };
+        let from = bracket.unwrap_or_default();
+        let colon = text.iter().skip(from).position(|&byte| byte == b':').map(|colon| colon + from);
+        let (host, port) = text.split_at(colon.unwrap_or(text.len()));
+        let mut host = host.trim_ascii();
+        while let Some(shorter) = host.strip_suffix(b".") {
+            host = shorter;
+        }
+        let port = port.strip_prefix(b":").and_then(|port| str::from_utf8(port.trim_ascii()).ok());
+        Self {
+            host: Some(host).filter(|host| !host.is_empty()),
+            port: port.and_then(|port| port.parse().ok()).filter(|&port| port > 0),
+        }
+    }
+}
+
+/// A media type without its parameters.
+fn media_type(value: &[u8]) -> &[u8] {
+    value.split(|&byte| byte == b';').next().unwrap_or_default()
+}
+
+/// The field Content-Range (RFC 9110, section 14.4).
+struct ContentRange<'a>(&'a [u8]);
+
+impl Serialize for ContentRange<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("raw", &Bytes(self.0))?;
+        let text = str::from_utf8(self.0).ok().and_then(|text| text.trim().strip_prefix("bytes"));
+        if let Some((range, size)) = text.and_then(|text| text.trim().split_once('/')) {
+            if let Some((start, end)) = range.split_once('-')
+                && let (Ok(start), Ok(end)) = (start.parse::<u64>(), end.parse::<u64>())
+            {
+                map.serialize_entry("start", &start)?;
+                map.serialize_entry("end", &end)?;
+            }
+            if let Ok(size) = size.parse::<u64>() {
+                map.serialize_entry("size", &size)?;
+            }
+        }
+        map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_and_ports_are_told_apart() {
+        for (text, host, port) in [
+            (&b"a.example"[..], Some(&b"a.example"[..]), None),
+            (b" a.example.:8080 ", Some(b"a.example"), Some(8080)),
+            (b"[2001:db8::1]:81", Some(b"[2001:db8::1]"), Some(81)),
+            (b"[2001:db8::1]", Some(b"[2001:db8::1]"), None),
+            (b"a:port", Some(b"a"), None),
+            (b":80", None, Some(80)),
+            (b"", None, None),
+        ] {
+            assert_eq!(Authority::parse(text), Authority { host, port }, "{}", text.escape_ascii());
+        }
+        for (target, host) in [
+            (&b"a.example:443"[..], Some(&b"a.example"[..])),
+            (b"[2001:db8::1]", Some(b"[2001:db8::1]")),
+            (b"{\"verbose\":false}", None),
+        ] {
+            assert_eq!(Authority::parse(target).unless_odd(target).host, host);
+        }
+        assert_eq!(absolute(b"http://user@a.example:80/b?c"), Some(&b"a.example:80"[..]));
+        assert_eq!(absolute(b"/path?u=http://a.example/"), None);
+    }
+}

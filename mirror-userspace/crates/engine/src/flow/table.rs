@@ -1,0 +1,686 @@
+//! The flow table: a slab of flows, a hash index into it, and a list for each timeout that keeps its
+//! flows in the order of their last packets. Everything is linked by index, and the slab's memory is
+//! reserved at the start and touched as flows come: nothing moves and nothing is scanned.
+
+use mirror_base::memory_hints;
+use mirror_packet::{FlowKey, KeyHash, SECOND};
+
+use super::Flow;
+use crate::meta::FlowIndex;
+
+/// What flows have the same timeout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Class {
+    /// Only one side was heard.
+    New,
+    /// Both sides were heard.
+    Established,
+    /// TCP handshake not finished.
+    TcpNew,
+    /// TCP handshake finished.
+    TcpEstablished,
+    /// TCP connection closed.
+    TcpClosed,
+}
+
+impl Class {
+    const COUNT: usize = 5;
+    /// Those of which one side was not heard, or the handshake not seen to its end.
+    const HALF_OPEN: [Self; 2] = [Self::New, Self::TcpNew];
+
+    const fn is_half_open(self) -> bool {
+        matches!(self, Self::New | Self::TcpNew)
+    }
+}
+
+/// Seconds without a packet after which a flow ends, by what was seen of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Only one side was heard.
+    pub new: u64,
+    /// Both sides were heard.
+    pub established: u64,
+    /// The TCP handshake is not finished.
+    pub tcp_new: u64,
+    /// The TCP handshake is finished.
+    pub tcp_established: u64,
+    /// The TCP connection is closed.
+    pub tcp_closed: u64,
+}
+
+impl Default for Timeouts {
+    /// Suricata's.
+    fn default() -> Self {
+        Self { new: 30, established: 300, tcp_new: 60, tcp_established: 600, tcp_closed: 60 }
+    }
+}
+
+impl Timeouts {
+    /// By [`Class`].
+    const fn by_class(self) -> [u64; Class::COUNT] {
+        let Self { new, established, tcp_new, tcp_established, tcp_closed } = self;
+        [new, established, tcp_new, tcp_established, tcp_closed]
+    }
+}
+
+/// No flow.
+const NONE: u32 = u32::MAX;
+/// The time in seconds. A flow's place in its list is renewed when a second has begun since: order to the
+/// second is enough, and most packets need not touch the neighbours.
+const fn seconds(time: u64) -> u32 {
+    (time / SECOND) as u32
+}
+
+#[derive(Debug)]
+struct Entry {
+    flow: Flow,
+    hash: u32,
+    /// Place of the flow's two hosts in [`FlowTable::hosts`].
+    hosts: u16,
+    /// Next entry of the same bucket, or of the free list.
+    next: u32,
+    older: u32,
+    newer: u32,
+    class: Class,
+    used: bool,
+    /// When the entry was put at its place in its list, in seconds.
+    listed: u32,
+}
+
+const _: () = assert!(size_of::<Entry>() <= 384, "a table of a million flows is to stay below 400 MB");
+
+#[derive(Clone, Copy, Debug)]
+struct List {
+    oldest: u32,
+    newest: u32,
+    len: usize,
+}
+
+/// At the bound, flows that only one side was heard of go first where they are more than this part of all
+/// there is room for: that many come of floods and scans.
+const HALF_OPEN_PART: usize = 8;
+
+/// At the bound, flows of two hosts that have more than this part of all there is room for go first: that many
+/// come of floods, and nobody else's flows are to pay for them.
+const GREEDY_PART: usize = 8;
+/// Of a small table, so many flows are not too many.
+const MODEST: usize = 64;
+/// Pairs of hosts whose flows are counted apart.
+const HOSTS: usize = 1 << 12;
+/// Entries that are looked at for a flow of such two hosts. They have an eighth of all at least: one in 70 searches
+/// finds none of theirs, one in 10,000 once they have a quarter.
+const SAMPLES: usize = 32;
+
+/// Flows that share a bucket at most. By chance alone, a bucket that is about to be split, which has twice as many as
+/// the others, comes to so many with a probability of 4 · 10⁻¹⁸.
+const MAX_CHAIN: usize = 24;
+
+/// Buckets that are in use from the beginning.
+const FIRST_BUCKETS: usize = 1 << 10;
+
+/// What [`FlowTable::insert`] did.
+#[derive(Debug)]
+pub struct Insert {
+    /// The new flow.
+    pub index: FlowIndex,
+    /// The flow that had to make room.
+    pub evicted: Option<(FlowIndex, Flow)>,
+}
+
+/// Flows by key.
+#[derive(Debug)]
+pub struct FlowTable {
+    /// The first entry of each bucket, plus one: zero is none, so that fresh memory needs no touching. They are
+    /// taken into use one by one, as flows come (linear hashing, Litwin 1980): what is reached into at random is no
+    /// larger than it has to be, and no flow waits until all have moved.
+    buckets: Vec<u32>,
+    /// How many buckets are in use.
+    used: usize,
+    /// The bits of the hash that tell buckets apart, once all that these can tell apart are in use.
+    mask: usize,
+    entries: Vec<Entry>,
+    /// The entry that was found last, in use or not any more.
+    found: u32,
+    free: u32,
+    lists: [List; Class::COUNT],
+    /// See [`Timeouts`].
+    timeouts: [u64; Class::COUNT],
+    /// How many flows two hosts have, by a hash of the two.
+    hosts: Vec<u32>,
+    /// How many they may have before they make room for others.
+    modest: usize,
+    /// The two that were seen last to have more.
+    greedy: Option<u16>,
+    /// State of the generator that chooses entries to look at.
+    random: u64,
+    len: usize,
+    max: usize,
+}
+
+impl FlowTable {
+    /// An empty table for at most `max` flows, at least one.
+    #[must_use]
+    pub fn new(max: usize) -> Self {
+        let max = max.clamp(1, NONE as usize - 1);
+        let mut buckets = vec![0; max.next_power_of_two()];
+        memory_hints::huge_pages(&mut buckets);
+        let mut entries = Vec::with_capacity(max);
+        memory_hints::huge_pages(&mut entries);
+        let used = buckets.len().min(FIRST_BUCKETS);
+        Self {
+            buckets,
+            used,
+            mask: used - 1,
+            entries,
+            found: NONE,
+            free: NONE,
+            lists: [List { oldest: NONE, newest: NONE, len: 0 }; Class::COUNT],
+            timeouts: Timeouts::default().by_class(),
+            hosts: vec![0; HOSTS],
+            modest: (max / GREEDY_PART).max(MODEST),
+            greedy: None,
+            random: 1,
+            len: 0,
+            max,
+        }
+    }
+
+    /// Sets when flows end, also those that are there.
+    pub const fn set_timeouts(&mut self, timeouts: Timeouts) {
+        self.timeouts = timeouts.by_class();
+    }
+
+    /// How many flows there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no flows.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The flow with this key, whose hash is `hash`. Packets of a flow come in trains: where it is the flow that was
+    /// found last, the hash is not asked for.
+    #[inline]
+    #[must_use]
+    pub fn find(&mut self, key: &FlowKey, hash: impl FnOnce() -> u32) -> Option<FlowIndex> {
+        if let Some(entry) = self.entries.get(self.found as usize)
+            && entry.flow.head.key == *key
+            && entry.used
+        {
+            return Some(FlowIndex(self.found));
+        }
+        self.find_by_hash(key, hash())
+    }
+
+    fn find_by_hash(&mut self, key: &FlowKey, hash: u32) -> Option<FlowIndex> {
+        let mut at = self.buckets[self.bucket(hash)].wrapping_sub(1);
+        while at != NONE {
+            let entry = &self.entries[at as usize];
+            if entry.hash == hash && entry.flow.head.key == *key {
+                self.found = at;
+                return Some(FlowIndex(at));
+            }
+            at = entry.next;
+        }
+        None
+    }
+
+    /// The flow at `index`.
+    #[inline]
+    #[must_use]
+    pub fn flow(&mut self, index: FlowIndex) -> &mut Flow {
+        &mut self.entries[index.0 as usize].flow
+    }
+
+    /// Whether the flow has had no packet for longer than its state allows.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_timed_out(&self, index: FlowIndex, now: u64) -> bool {
+        let entry = &self.entries[index.0 as usize];
+        is_over(entry.flow.last, self.timeouts[entry.class as usize], now)
+    }
+
+    /// Adds a flow that is not in the table yet. Where the table is full, or the flow's bucket is, another makes
+    /// room, as `spare` says.
+    pub fn insert(&mut self, flow: Flow, hash: KeyHash, now: u64) -> Insert {
+        let evicted = self.spare(hash.flow).map(|index| (index, self.remove(index)));
+        if self.len == self.used && self.used < self.buckets.len() {
+            self.use_bucket();
+        }
+        let class = flow.class();
+        let bucket = self.bucket(hash.flow);
+        let hosts = hash.hosts % HOSTS as u16;
+        let count = &mut self.hosts[usize::from(hosts)];
+        *count += 1;
+        if *count as usize > self.modest {
+            self.greedy = Some(hosts);
+        }
+        let entry = Entry {
+            flow,
+            hash: hash.flow,
+            hosts,
+            next: self.buckets[bucket].wrapping_sub(1),
+            older: NONE,
+            newer: NONE,
+            class,
+            used: true,
+            listed: seconds(now),
+        };
+        let at = if self.free == NONE {
+            self.entries.push(entry);
+            (self.entries.len() - 1) as u32
+        } else {
+            let at = self.free;
+            self.free = self.entries[at as usize].next;
+            self.entries[at as usize] = entry;
+            at
+        };
+        self.buckets[bucket] = at.wrapping_add(1);
+        self.found = at;
+        self.append(at);
+        self.len += 1;
+        Insert { index: FlowIndex(at), evicted }
+    }
+
+    /// To be called after a packet of the flow was counted: renews its place in the order of idleness.
+    #[inline(always)]
+    pub fn touch(&mut self, index: FlowIndex, now: u64) {
+        let entry = &self.entries[index.0 as usize];
+        let class = entry.flow.class();
+        if class != entry.class || seconds(now) > entry.listed {
+            self.relist(index, class, now);
+        }
+    }
+
+    fn relist(&mut self, index: FlowIndex, class: Class, now: u64) {
+        self.unlink(index.0);
+        let entry = &mut self.entries[index.0 as usize];
+        entry.class = class;
+        entry.listed = seconds(now);
+        self.append(index.0);
+    }
+
+    /// Takes a flow out.
+    pub fn remove(&mut self, index: FlowIndex) -> Flow {
+        let at = index.0;
+        self.unlink(at);
+        let (hash, next) = (self.entries[at as usize].hash, self.entries[at as usize].next);
+        let bucket = self.bucket(hash);
+        let mut before = self.buckets[bucket].wrapping_sub(1);
+        if before == at {
+            self.buckets[bucket] = next.wrapping_add(1);
+        } else {
+            while self.entries[before as usize].next != at {
+                before = self.entries[before as usize].next;
+            }
+            self.entries[before as usize].next = next;
+        }
+        let entry = &mut self.entries[at as usize];
+        self.hosts[usize::from(entry.hosts)] -= 1;
+        entry.used = false;
+        entry.next = self.free;
+        self.free = at;
+        self.len -= 1;
+        entry.flow.clone()
+    }
+
+    /// A flow that timed out by `now`, if there is one.
+    #[must_use]
+    pub fn expired(&self, now: u64) -> Option<FlowIndex> {
+        let oldest = self.lists.iter().zip(self.timeouts).find(|(list, timeout)| {
+            list.oldest != NONE && is_over(self.entries[list.oldest as usize].flow.last, *timeout, now)
+        });
+        oldest.map(|(list, _)| FlowIndex(list.oldest))
+    }
+
+    /// Takes out all flows, about in the order in which they began.
+    pub fn drain(&mut self) -> impl Iterator<Item = (FlowIndex, Flow)> {
+        (0..self.entries.len()).filter_map(|at| {
+            let index = FlowIndex(at as u32);
+            let used = self.entries[at].used;
+            if used { Some((index, self.remove(index))) } else { None }
+        })
+    }
+
+    /// How many places the slab has, taken or not.
+    #[must_use]
+    pub const fn places(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The flows in the places from `start` to before `end`.
+    pub fn stretch(&self, start: usize, end: usize) -> impl Iterator<Item = &Flow> {
+        let end = end.min(self.entries.len());
+        let entries = self.entries.get(start..end).unwrap_or_default();
+        entries.iter().filter(|entry| entry.used).map(|entry| &entry.flow)
+    }
+
+    /// The flow that makes room for one with this hash, where one has to. Of a bucket that is full it is the one
+    /// that had no packet for the longest. Of a table that is full, too, or of many flows that are half open, that of
+    /// them; but where two hosts have a great part of all flows, it is one of theirs, whoever wants the room.
+    fn spare(&mut self, hash: u32) -> Option<FlowIndex> {
+        if let Some(index) = self.crowded(self.bucket(hash)) {
+            return Some(index);
+        }
+        if self.len < self.max {
+            return None;
+        }
+        let idle = self.most_idle()?;
+        match self.greedy {
+            Some(hosts) if self.entries[idle.0 as usize].hosts != hosts => self.one_of(hosts).or(Some(idle)),
+            _ => Some(idle),
+        }
+    }
+
+    /// The flow that had no packet for the longest of a bucket that is full.
+    fn crowded(&self, bucket: usize) -> Option<FlowIndex> {
+        let mut at = self.buckets[bucket].wrapping_sub(1);
+        let mut oldest = at;
+        let mut len = 0;
+        while at != NONE {
+            if self.entries[at as usize].flow.last <= self.entries[oldest as usize].flow.last {
+                oldest = at;
+            }
+            at = self.entries[at as usize].next;
+            len += 1;
+        }
+        (len >= MAX_CHAIN).then_some(FlowIndex(oldest))
+    }
+
+    /// Of some entries of the full table, the flow of these two hosts that had no packet for the longest, where they
+    /// still have too many. Where many flows are half open, only such a one: else those who flood are others.
+    fn one_of(&mut self, hosts: u16) -> Option<FlowIndex> {
+        if self.hosts[usize::from(hosts)] as usize <= self.modest {
+            self.greedy = None;
+            return None;
+        }
+        let (len, flooded) = (self.entries.len() as u64, self.is_flooded());
+        let samples = (0..SAMPLES).map(|_| {
+            // Xorshift (Marsaglia 2003): what is chosen need not be secret, only spread.
+            self.random ^= self.random << 13;
+            self.random ^= self.random >> 7;
+            self.random ^= self.random << 17;
+            ((u128::from(self.random) * u128::from(len)) >> 64) as u32
+        });
+        let entries = &self.entries;
+        samples
+            .filter(|&at| {
+                let Entry { hosts: of, used, class, .. } = entries[at as usize];
+                of == hosts && used && (!flooded || class.is_half_open())
+            })
+            .min_by_key(|&at| entries[at as usize].listed)
+            .map(FlowIndex)
+    }
+
+    /// The flow that had no packet for the longest, among those that are half open where they are many.
+    fn most_idle(&self) -> Option<FlowIndex> {
+        let flooded = self.is_flooded();
+        let half_open = |class: usize| Class::HALF_OPEN.iter().any(|&open| open as usize == class);
+        let lists = self.lists.iter().enumerate();
+        lists
+            .filter(|&(class, list)| list.oldest != NONE && (!flooded || half_open(class)))
+            .map(|(_, list)| list)
+            .min_by_key(|list| self.entries[list.oldest as usize].flow.last)
+            .map(|list| FlowIndex(list.oldest))
+    }
+
+    /// Whether so many flows are half open that they come of floods and scans.
+    fn is_flooded(&self) -> bool {
+        let open: usize = Class::HALF_OPEN.iter().map(|&class| self.lists[class as usize].len).sum();
+        open > self.max / HALF_OPEN_PART
+    }
+
+    /// The bucket of flows with this hash.
+    #[inline(always)]
+    const fn bucket(&self, hash: u32) -> usize {
+        // What belongs into one that is not in use yet is in the one that it will be split from.
+        let bucket = hash as usize & self.mask;
+        if bucket < self.used { bucket } else { bucket & self.mask >> 1 }
+    }
+
+    /// Takes one more bucket into use, for half of the flows of another.
+    fn use_bucket(&mut self) {
+        let new = self.used;
+        self.used += 1;
+        if new > self.mask {
+            self.mask = self.mask << 1 | 1;
+        }
+        let mut at = std::mem::take(&mut self.buckets[new & self.mask >> 1]).wrapping_sub(1);
+        while at != NONE {
+            let bucket = self.bucket(self.entries[at as usize].hash);
+            let first = std::mem::replace(&mut self.buckets[bucket], at.wrapping_add(1));
+            at = std::mem::replace(&mut self.entries[at as usize].next, first.wrapping_sub(1));
+        }
+    }
+
+    fn append(&mut self, at: u32) {
+        let list = &mut self.lists[self.entries[at as usize].class as usize];
+        list.len += 1;
+        let older = std::mem::replace(&mut list.newest, at);
+        if older == NONE {
+            list.oldest = at;
+        } else {
+            self.entries[older as usize].newer = at;
+        }
+        let entry = &mut self.entries[at as usize];
+        entry.older = older;
+        entry.newer = NONE;
+    }
+
+    fn unlink(&mut self, at: u32) {
+        let Entry { older, newer, class, .. } = self.entries[at as usize];
+        let list = &mut self.lists[class as usize];
+        list.len -= 1;
+        if older == NONE {
+            list.oldest = newer;
+            // Where flows time out, they do so one after the other.
+            if let Some(next) = self.entries.get(newer as usize) {
+                memory_hints::fetch_value(next);
+            }
+        }
+        if newer == NONE {
+            list.newest = older;
+        }
+        if older != NONE {
+            self.entries[older as usize].newer = newer;
+        }
+        if newer != NONE {
+            self.entries[newer as usize].older = older;
+        }
+    }
+}
+
+/// Whether more than `timeout` seconds lie between two times, in whole seconds as Suricata counts.
+#[inline(always)]
+const fn is_over(last: u64, timeout: u64, now: u64) -> bool {
+    // Without a division where it cannot be.
+    now.saturating_sub(last) > timeout.saturating_mul(SECOND) && now / SECOND > last / SECOND + timeout
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use mirror_packet::{Packet, SessionKey, Transport, Vlans};
+    use mirror_xdp_common::Address;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A flow that is told from others by its number alone.
+    fn flow(number: u16, now: u64) -> (FlowKey, Flow) {
+        let packet = Packet {
+            source: Address::from_v4(0x0a00_0001),
+            destination: Address::from_v4(0x0a00_0002),
+            ipv6: false,
+            protocol: 17,
+            source_port: number,
+            destination_port: 9,
+            vlans: Vlans::new(),
+            depth: 0,
+            direct: true,
+            len: 60,
+            transport: Transport::Udp { payload: &[] },
+            tunnelled: None,
+        };
+        let (key, forward) = FlowKey::of_packet(&packet, SessionKey::default());
+        (key, Flow::new(key, forward, &packet, None, now))
+    }
+
+    /// A flow of two hosts of its own.
+    fn apart(flow: u32) -> KeyHash {
+        KeyHash { flow, hosts: flow.wrapping_mul(0x85eb_ca6b).to_be() as u16 }
+    }
+
+    /// Few buckets, so that chains form.
+    fn hash(number: u16) -> u32 {
+        u32::from(number % 5)
+    }
+
+    #[test]
+    fn the_flow_that_was_idle_the_longest_makes_room() {
+        let mut table = FlowTable::new(2);
+        for (number, second) in [(1, 0), (2, 1)] {
+            assert!(
+                table
+                    .insert(flow(number, second * SECOND).1, apart(hash(number)), second * SECOND)
+                    .evicted
+                    .is_none()
+            );
+        }
+        let first = table.find(&flow(1, 0).0, || hash(1)).unwrap();
+        table.flow(first).last = 5 * SECOND;
+        table.touch(first, 5 * SECOND);
+        let evicted = table.insert(flow(3, 6 * SECOND).1, apart(hash(3)), 6 * SECOND).evicted.unwrap().1;
+        assert_eq!(evicted.head.key, flow(2, 0).0);
+        assert_eq!(table.len(), 2);
+    }
+
+    /// Numbers that are spread over all buckets.
+    fn spread(number: u16) -> u32 {
+        u32::from(number).wrapping_mul(0x9e37_79b9)
+    }
+
+    #[test]
+    fn hostile_hashes_make_no_chain_longer_than_its_bound() {
+        let mut table = FlowTable::new(4096);
+        for number in 0..1000 {
+            let second = u64::from(number) * SECOND;
+            let evicted = table.insert(flow(number, second).1, apart(7), second).evicted;
+            // The oldest of the bucket, and no other.
+            let oldest = usize::from(number).checked_sub(MAX_CHAIN).map(|oldest| flow(oldest as u16, 0).0);
+            assert_eq!(evicted.map(|(_, flow)| flow.head.key), oldest);
+        }
+        assert_eq!(table.len(), MAX_CHAIN);
+        let other = flow(2000, 0);
+        table.insert(other.1, apart(8), 0);
+        assert!(table.find(&other.0, || 8).is_some(), "the bucket beside it is as it was");
+    }
+
+    #[test]
+    fn hostile_flows_of_two_hosts_leave_those_of_others_alone() {
+        const OTHERS: u16 = 1500;
+        let mut table = FlowTable::new(2048);
+        for number in 0..OTHERS {
+            // They have been idle for longer than any flow of the flood.
+            table.insert(flow(number, 0).1, apart(spread(number)), 0);
+        }
+        for number in OTHERS..60_000 {
+            table.insert(flow(number, SECOND).1, KeyHash { flow: spread(number), hosts: 7 }, SECOND);
+        }
+        let found =
+            |table: &mut FlowTable, number| table.find(&flow(number, 0).0, || spread(number)).is_some();
+        let left = (0..OTHERS).filter(|&number| found(&mut table, number)).count();
+        assert!(left > 1450, "{left} are left");
+        // A flow of others finds room as well: one of the two hosts makes it.
+        for number in 60_000..60_200 {
+            table.insert(flow(number, SECOND).1, apart(spread(number)), SECOND);
+            assert!(found(&mut table, number));
+        }
+        let after = (0..OTHERS).filter(|&number| found(&mut table, number)).count();
+        assert!(left - after <= 10, "{} made room for flows of others", left - after);
+    }
+
+    #[test]
+    fn flows_are_found_however_many_come() {
+        for max in [1, 3, 5_000, 20_000] {
+            let mut table = FlowTable::new(max);
+            for number in 0..10_000 {
+                table.insert(flow(number, 0).1, apart(spread(number)), 0);
+                // Whatever bucket they have moved to.
+                let oldest = usize::from(number).saturating_sub(max - 1) as u16;
+                for known in [oldest, oldest.midpoint(number), number] {
+                    let found = table.find(&flow(known, 0).0, || spread(known)).unwrap();
+                    assert_eq!(table.flow(found).head.key, flow(known, 0).0);
+                }
+                if oldest > 0 {
+                    assert!(table.find(&flow(oldest - 1, 0).0, || spread(oldest - 1)).is_none());
+                }
+            }
+            let longest = (0..table.used).map(|bucket| {
+                let mut at = table.buckets[bucket].wrapping_sub(1);
+                let mut len = 0;
+                while at != NONE {
+                    (at, len) = (table.entries[at as usize].next, len + 1);
+                }
+                len
+            });
+            assert!(longest.max().unwrap() <= 12, "all buckets are used alike");
+            assert_eq!(table.used, table.buckets.len().min(table.len().max(FIRST_BUCKETS)));
+        }
+    }
+
+    proptest! {
+        /// Whatever is done to it, the table holds what a plain map of the same flows holds.
+        #[test]
+        fn it_behaves_as_a_map_of_flows(
+            steps in prop::collection::vec((0_u16..40, 0_u8..4, 0_u64..20), 1..400)
+        ) {
+            let mut table = FlowTable::new(16);
+            let mut model: HashMap<u16, u64> = HashMap::new();
+            let mut now = SECOND;
+            for (number, action, passed) in steps {
+                now += passed * SECOND;
+                let found = table.find(&flow(number, 0).0, || hash(number));
+                prop_assert_eq!(found.is_some(), model.contains_key(&number));
+                match (found, action) {
+                    (Some(index), 0) => {
+                        table.remove(index);
+                        model.remove(&number);
+                    }
+                    (Some(index), _) => {
+                        table.flow(index).last = now;
+                        table.touch(index, now);
+                        model.insert(number, now);
+                    }
+                    (None, 1) => {
+                        while let Some(index) = table.expired(now) {
+                            let ended = table.remove(index);
+                            let last = model.remove(&ended.head.key.low().1);
+                            prop_assert!(last.is_some_and(|last| is_over(last, 30, now)));
+                        }
+                        prop_assert!(model.values().all(|&last| !is_over(last, 30, now)));
+                    }
+                    (None, _) => {
+                        if let Some((_, evicted)) = table.insert(flow(number, now).1, apart(hash(number)), now).evicted {
+                            let last = model.remove(&evicted.head.key.low().1);
+                            prop_assert_eq!(last, model.values().copied().chain(last).min());
+                        }
+                        model.insert(number, now);
+                    }
+                }
+                prop_assert_eq!(table.len(), model.len());
+            }
+            let mut drained: Vec<_> = table.drain().map(|(_, flow)| flow.head.key.low().1).collect();
+            drained.sort_unstable();
+            let mut left: Vec<_> = model.into_keys().collect();
+            left.sort_unstable();
+            prop_assert_eq!(drained, left);
+        }
+    }
+}

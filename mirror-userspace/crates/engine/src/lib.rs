@@ -1,0 +1,20 @@
+//! The engine: inner frames in, flows and records out. Live capture and the reading of capture files run this code.
+//!
+//! It owns connections ([`tcp`], [`performance`], [`stream`]), the flow table ([`flow`]), analyzers ([`analyzer`]),
+//! indicators ([`indicators`]), the [`worker`] that puts them together, and the reading of capture files ([`offline`]). What it calls and does not know is in
+//! [`hooks`]: the packet store, the driver's list of shunted flows, observers. It uses `mirror-packet`,
+//! `mirror-protocols`, `mirror-records` and `mirror-base`; it opens no socket and knows no network interface.
+
+pub mod analyzer;
+pub mod flow;
+pub mod hooks;
+pub mod indicators;
+mod meta;
+pub mod observers;
+pub mod offline;
+pub mod performance;
+pub mod stream;
+pub mod tcp;
+pub mod worker;
+
+pub use meta::{FlowIndex, Head};

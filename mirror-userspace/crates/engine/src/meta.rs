@@ -1,0 +1,107 @@
+//! The identity of a flow: what does not change with its packets, and its place in the table.
+
+use mirror_packet::{Conversation, Direction, FlowKey, FlowKeyHasher, MirrorSession};
+use mirror_protocols::detect::{Endpoints, Transport};
+use mirror_xdp_common::Address;
+use mirror_xdp_common::wire::protocol;
+
+use crate::stream;
+
+/// A handle of a flow in the table; valid until the flow is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowIndex(pub(crate) u32);
+
+impl FlowIndex {
+    /// The handle of the flow at this place.
+    #[cfg(test)]
+    pub(crate) const fn of(place: u32) -> Self {
+        Self(place)
+    }
+
+    /// The flow's place in the table: as small as the table is full.
+    #[must_use]
+    pub const fn get(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Whose flow it is: what does not change with its packets.
+#[derive(Clone, Copy, Debug)]
+pub struct Head {
+    pub(crate) key: FlowKey,
+    /// Whether the client is the key's lower endpoint.
+    pub(crate) client_is_low: bool,
+    pub(crate) outer_destination: Address,
+    /// Time of the first packet, in nanoseconds since the epoch.
+    pub(crate) start: u64,
+}
+
+impl Head {
+    pub(crate) const fn client(&self) -> (Address, u16) {
+        if self.client_is_low { self.key.low() } else { self.key.high() }
+    }
+
+    pub(crate) const fn server(&self) -> (Address, u16) {
+        if self.client_is_low { self.key.high() } else { self.key.low() }
+    }
+
+    /// Whether the flow is one of TCP.
+    #[must_use]
+    pub const fn is_stream(&self) -> bool {
+        self.key.protocol() == protocol::TCP
+    }
+
+    /// Whose bytes a direction of the flow at `flow` in the table has.
+    pub(crate) const fn owner(&self, flow: FlowIndex, direction: Direction) -> stream::Owner<'_> {
+        let low_sends = matches!(direction, Direction::ToServer) == self.client_is_low;
+        stream::Owner { flow, direction, key: &self.key, low_sends }
+    }
+
+    pub(crate) fn endpoints(&self) -> Endpoints {
+        endpoints(self.key.protocol(), self.client().1, self.server().1)
+    }
+
+    /// What all records of this flow share.
+    #[must_use]
+    pub fn conversation(&self) -> Conversation {
+        let (source, mut source_port) = self.client();
+        let (destination, mut destination_port) = self.server();
+        match self.key.protocol() {
+            // What Suricata hashes into the Community ID.
+            protocol::ESP => (source_port, destination_port) = (self.key.spi() as u16, 0),
+            // The key of ICMPv6 has the code in the high byte.
+            protocol::ICMP | protocol::ICMPV6 => {
+                (source_port, destination_port) = (source_port & 0xff, destination_port & 0xff);
+            }
+            _ => {}
+        }
+        Conversation {
+            flow_id: flow_id(&self.key, self.start),
+            source,
+            destination,
+            source_port,
+            destination_port,
+            protocol: self.key.protocol(),
+            ipv6: self.key.ipv6(),
+            vlans: self.key.vlans,
+            mirror: self.key.session.vni.map(|vni| MirrorSession {
+                vni,
+                outer_source: self.key.session.outer_source,
+                outer_destination: self.outer_destination,
+                endpoint: self.key.session.endpoint,
+            }),
+        }
+    }
+}
+
+/// What is known of a flow's ports.
+fn endpoints(protocol: u8, client_port: u16, server_port: u16) -> Endpoints {
+    let transport = if protocol == protocol::TCP { Transport::Tcp } else { Transport::Udp };
+    Endpoints { transport, client_port, server_port }
+}
+
+/// An identifier of 51 bits: the same for the same flow in every run.
+fn flow_id(key: &FlowKey, start: u64) -> u64 {
+    const HASHER: FlowKeyHasher = FlowKeyHasher::new(0);
+    HASHER.identifier(key, start) & ((1 << 51) - 1)
+}

@@ -1,0 +1,357 @@
+//! What is followed of a TCP connection: enough to say in which state it is, when a new connection takes
+//! over the same endpoints, and which data comes next. The states are those of RFC 9293 as Suricata maps
+//! them onto an observer between the two sides.
+
+use mirror_packet::{Direction, Segment, tcp_flags};
+use mirror_records::{FlowState, PerformanceSummary, TcpSummary};
+
+use crate::performance::Performance;
+
+/// States of a connection, in the order that Suricata compares them in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum State {
+    SynSent,
+    SynReceived,
+    Established,
+    FinWait1,
+    FinWait2,
+    TimeWait,
+    LastAck,
+    CloseWait,
+    Closing,
+    Closed,
+}
+
+impl State {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::SynSent => "syn_sent",
+            Self::SynReceived => "syn_recv",
+            Self::Established => "established",
+            Self::FinWait1 => "fin_wait1",
+            Self::FinWait2 => "fin_wait2",
+            Self::TimeWait => "time_wait",
+            Self::LastAck => "last_ack",
+            Self::CloseWait => "close_wait",
+            Self::Closing => "closing",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// One side of a connection. As long as the server has not answered, its numbers are the time stamps of
+/// the first and the last SYN, 0 where there was none.
+#[derive(Clone, Copy, Debug, Default)]
+struct Side {
+    /// Initial sequence number.
+    initial: u32,
+    /// Sequence number of the next new byte.
+    next: u32,
+}
+
+/// A connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Connection {
+    state: State,
+    sides: [Side; 2],
+    /// Flags that each side sent, or-ed.
+    flags: [u8; 2],
+    /// Some of a side's data was acknowledged and never seen.
+    gaps: [bool; 2],
+    /// The side that closed first.
+    closer: Direction,
+    /// It began before it was seen.
+    midstream: bool,
+    performance: Performance,
+}
+
+/// The time stamp of a SYN, 0 where it has none.
+fn time_stamp(segment: &Segment<'_>) -> u32 {
+    segment.time_stamps().map_or(0, |(value, _)| value)
+}
+
+/// Whether an answer echoes the time stamp of a SYN, or none: clients take no other (RFC 7323, section 3.2).
+fn echoes(segment: &Segment<'_>, stamps: Side) -> bool {
+    segment
+        .time_stamps()
+        .is_none_or(|(_, echo)| echo == 0 || !before(echo, stamps.initial) && !before(stamps.next, echo))
+}
+
+/// Whether sequence number `a` is before `b`.
+pub(super) const fn before(a: u32, b: u32) -> bool {
+    a.wrapping_sub(b).cast_signed() < 0
+}
+
+impl Connection {
+    /// A connection that begins with this segment, if it is a SYN.
+    #[must_use]
+    pub fn begin(segment: &Segment<'_>, now: u64) -> Option<Self> {
+        if !segment.has(tcp_flags::SYN)
+            || segment.has(tcp_flags::RST)
+            || segment.has(tcp_flags::FIN)
+            || segment.has(tcp_flags::ACK)
+        {
+            return None;
+        }
+        let client =
+            Side { initial: segment.header.sequence(), next: segment.header.sequence().wrapping_add(1) };
+        let mut performance = Performance::default();
+        performance.syn(Direction::ToServer, segment.header, now);
+        Some(Self {
+            state: State::SynSent,
+            sides: [client, Side { initial: time_stamp(segment), next: time_stamp(segment) }],
+            flags: [segment.header.flags(), 0],
+            gaps: [false; 2],
+            closer: Direction::ToServer,
+            midstream: false,
+            performance,
+        })
+    }
+
+    /// A connection that began before this segment, which is the first that was seen of it.
+    #[must_use]
+    pub fn pick_up(direction: Direction, segment: &Segment<'_>, now: u64) -> Option<Self> {
+        let answer = segment.has(tcp_flags::SYN);
+        let closed = segment.has(tcp_flags::FIN) && segment.payload.is_empty();
+        if !segment.has(tcp_flags::ACK) || segment.has(tcp_flags::RST) || closed {
+            return None;
+        }
+        let (sequence, acknowledgement) = (segment.header.sequence(), segment.header.acknowledgement());
+        let this = if answer {
+            Side { initial: sequence, next: sequence.wrapping_add(1) }
+        } else {
+            Side { initial: sequence.wrapping_sub(1), next: sequence }
+        };
+        let other = Side { initial: acknowledgement.wrapping_sub(1), next: acknowledgement };
+        let sides = match direction {
+            Direction::ToServer => [this, other],
+            Direction::ToClient => [other, this],
+        };
+        let mut performance = Performance::default();
+        performance.pick_up(direction, segment.header);
+        let mut connection = Self {
+            state: if answer { State::SynReceived } else { State::Established },
+            sides,
+            flags: [0; 2],
+            gaps: [false; 2],
+            closer: Direction::ToServer,
+            midstream: true,
+            performance,
+        };
+        connection.follow(direction, segment, now);
+        Some(connection)
+    }
+
+    /// The sequence number of the first byte of data from a side, once that side was heard.
+    #[must_use]
+    pub fn first_byte(&self, direction: Direction) -> Option<u32> {
+        let heard = direction == Direction::ToServer || self.state >= State::SynReceived;
+        heard.then(|| self.sides[direction as usize].initial.wrapping_add(1))
+    }
+
+    /// Whether it began before it was seen.
+    #[must_use]
+    pub const fn is_midstream(&self) -> bool {
+        self.midstream
+    }
+
+    /// Whether the server has answered.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.state != State::SynSent
+    }
+
+    /// Follows a segment of either side.
+    pub fn follow(&mut self, direction: Direction, segment: &Segment<'_>, now: u64) {
+        self.flags[direction as usize] |= segment.header.flags();
+        if segment.has(tcp_flags::RST) {
+            self.reset(direction, segment);
+            return;
+        }
+        match self.state {
+            State::SynSent => self.answer(direction, segment, now),
+            State::SynReceived => self.complete(direction, segment, now),
+            _ => self.advance(direction, segment, now),
+        }
+    }
+
+    /// Goes on after segments that were not seen, at this one.
+    pub fn resume(&mut self, direction: Direction, segment: &Segment<'_>) {
+        if self.state > State::SynReceived {
+            let [this, other] = match direction {
+                Direction::ToServer => [0, 1],
+                Direction::ToClient => [1, 0],
+            };
+            self.sides[this].next = segment.header.sequence();
+            if segment.has(tcp_flags::ACK) {
+                self.sides[other].next = segment.header.acknowledgement();
+            }
+        }
+    }
+
+    /// The answer to the SYN.
+    fn answer(&mut self, direction: Direction, segment: &Segment<'_>, now: u64) {
+        let [client, server] = &mut self.sides;
+        match (segment.has(tcp_flags::SYN), segment.has(tcp_flags::ACK), direction) {
+            // Data in a SYN (RFC 7413) may be acknowledged with it.
+            (true, true, Direction::ToClient)
+                if !before(segment.header.acknowledgement(), client.initial.wrapping_add(1))
+                    && echoes(segment, *server) =>
+            {
+                server.initial = segment.header.sequence();
+                server.next = segment.header.sequence().wrapping_add(1);
+                self.state = State::SynReceived;
+                self.performance.syn(direction, segment.header, now);
+            }
+            // A SYN sent again, perhaps with another number: the last is the likeliest to be answered.
+            (true, false, Direction::ToServer) => {
+                client.initial = segment.header.sequence();
+                client.next = segment.header.sequence().wrapping_add(1);
+                server.next = time_stamp(segment);
+                self.performance.syn_again(direction);
+            }
+            _ => {}
+        }
+    }
+
+    /// The acknowledgement of the answer.
+    fn complete(&mut self, direction: Direction, segment: &Segment<'_>, now: u64) {
+        if segment.has(tcp_flags::SYN) {
+            self.performance.syn_again(direction);
+            return;
+        }
+        if segment.has(tcp_flags::ACK) || segment.has(tcp_flags::FIN) {
+            self.state = State::Established;
+            if direction == Direction::ToServer {
+                self.performance.complete(direction, segment.header, now);
+            }
+            self.advance(direction, segment, now);
+        }
+    }
+
+    fn advance(&mut self, direction: Direction, segment: &Segment<'_>, now: u64) {
+        if segment.has(tcp_flags::SYN) {
+            return;
+        }
+        let [this, other] = match direction {
+            Direction::ToServer => [0, 1],
+            Direction::ToClient => [1, 0],
+        };
+        let len = segment.payload.len() + segment.missing;
+        if len > 0 {
+            let next = self.sides[this].next;
+            self.performance.data(direction, next, segment.header.sequence(), len, now);
+        }
+        if segment.has(tcp_flags::ACK) {
+            let alone = len == 0 && !segment.has(tcp_flags::FIN);
+            let sent = self.sides[other].next;
+            self.performance.acknowledge(direction, segment.header, alone, sent, now);
+        }
+        if before(self.sides[this].next, segment.end()) {
+            self.sides[this].next = segment.end();
+        }
+        // The FIN takes a number of its own, but `next` stays in front of it, as in Suricata.
+        let acknowledges_fin = segment.has(tcp_flags::ACK)
+            && !before(segment.header.acknowledgement(), self.sides[other].next.wrapping_add(1));
+        let by_closer = direction == self.closer;
+        let fin = segment.has(tcp_flags::FIN);
+        self.state = match self.state {
+            State::Established if fin => {
+                self.closer = direction;
+                match direction {
+                    Direction::ToServer => State::CloseWait,
+                    Direction::ToClient => State::FinWait1,
+                }
+            }
+            State::CloseWait if fin && !by_closer => State::LastAck,
+            State::LastAck if by_closer && acknowledges_fin => State::Closed,
+            State::FinWait1 if fin && !by_closer && acknowledges_fin => State::TimeWait,
+            State::FinWait1 if fin && !by_closer => State::Closing,
+            State::FinWait1 if !by_closer && acknowledges_fin => State::FinWait2,
+            State::FinWait2 if fin && !by_closer => State::TimeWait,
+            State::Closing if by_closer && acknowledges_fin => State::TimeWait,
+            State::TimeWait if segment.has(tcp_flags::ACK) && !fin => State::Closed,
+            state => state,
+        };
+    }
+
+    /// A reset closes the connection if it is in the right place; anybody can forge others.
+    fn reset(&mut self, direction: Direction, segment: &Segment<'_>) {
+        const PLAUSIBLE: u32 = 1 << 20;
+        let side = &self.sides[direction as usize];
+        let valid = match (self.state, direction) {
+            (State::SynSent, Direction::ToClient) => {
+                segment.header.acknowledgement() == self.sides[0].next || !segment.has(tcp_flags::ACK)
+            }
+            // Who resets what he has just opened, under a number that nobody acknowledged yet?
+            (State::SynSent, Direction::ToServer) => false,
+            _ => segment.header.sequence().wrapping_sub(side.next).wrapping_add(PLAUSIBLE / 2) < PLAUSIBLE,
+        };
+        if valid {
+            if self.state != State::Closed {
+                self.performance.reset(direction);
+            }
+            self.state = State::Closed;
+        }
+    }
+
+    /// Whether a SYN begins a new connection after this one.
+    #[must_use]
+    pub fn is_reused_by(&self, direction: Direction, segment: &Segment<'_>) -> bool {
+        let sent_again =
+            direction == Direction::ToServer && segment.header.sequence() == self.sides[0].initial;
+        !sent_again && self.state >= State::LastAck
+    }
+
+    /// Remembers that data of one side is missing.
+    pub const fn set_gap(&mut self, direction: Direction) {
+        self.gaps[direction as usize] = true;
+    }
+
+    /// The state of the flow that the connection's state amounts to.
+    #[must_use]
+    pub const fn flow_state(&self) -> FlowState {
+        match self.state {
+            // Anybody can send segments of connections that there are none of.
+            State::Established if self.midstream && (self.flags[0] == 0 || self.flags[1] == 0) => {
+                FlowState::New
+            }
+            State::SynSent | State::SynReceived => FlowState::New,
+            State::Established | State::FinWait1 | State::FinWait2 | State::Closing | State::CloseWait => {
+                FlowState::Established
+            }
+            State::LastAck | State::TimeWait | State::Closed => FlowState::Closed,
+        }
+    }
+
+    /// Whether the other side has acknowledged data of a direction, as far as that is to be known: it is not
+    /// where the other side was not heard.
+    #[must_use]
+    pub fn is_acknowledged(&self, direction: Direction) -> bool {
+        let by = direction.reverse();
+        let heard = self.flags[by as usize] != 0;
+        let acknowledged = self.performance.acknowledged(by);
+        !heard || self.first_byte(direction).is_none_or(|first| before(first, acknowledged))
+    }
+
+    /// How well it went; `None` where the handshake was not finished.
+    #[must_use]
+    pub fn performance(&self) -> Option<PerformanceSummary> {
+        (self.state > State::SynReceived).then(|| self.performance.summary())
+    }
+
+    /// What the flow's record says of the connection.
+    #[must_use]
+    pub const fn summary(&self) -> TcpSummary {
+        let [flags_to_server, flags_to_client] = self.flags;
+        let [gap_to_server, gap_to_client] = self.gaps;
+        TcpSummary {
+            flags: flags_to_server | flags_to_client,
+            flags_to_server,
+            flags_to_client,
+            state: Some(self.state.name()),
+            gap_to_server,
+            gap_to_client,
+        }
+    }
+}

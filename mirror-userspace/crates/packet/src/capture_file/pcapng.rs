@@ -1,0 +1,202 @@
+//! The blocks of a pcapng file (draft-ietf-opsawg-pcapng): each section's interfaces, and the frames. A block is
+//! looked at where it lies in the reader's buffer. Of a file, only the interfaces are remembered, of which a
+//! section has a bounded number; blocks of other kinds are passed over, however long they are.
+
+use super::{FileFrame, MAX_RECORD};
+use crate::LinkType;
+use crate::SECOND;
+
+/// What a pcapng file begins with.
+pub(super) const MAGIC: [u8; 4] = SECTION.to_be_bytes();
+/// Interfaces that a section may describe. Tools describe one for each network interface; a packet store
+/// describes one for each mirror session of a megabyte.
+pub const MAX_INTERFACES: usize = 65_536;
+
+/// Block types.
+const SECTION: u32 = 0x0a0d_0d0a;
+const INTERFACE: u32 = 1;
+const SIMPLE_PACKET: u32 = 3;
+const PACKET: u32 = 6;
+/// The number in a section's header that shows its byte order.
+const BYTE_ORDER: u32 = 0x1a2b_3c4d;
+/// Option codes of an interface.
+const END: u16 = 0;
+const RESOLUTION: u16 = 9;
+const OFFSET: u16 = 14;
+
+/// Bytes of a block's type and length, and of the length again at its end.
+pub(super) const HEADER: usize = 8;
+pub(super) const TRAILER: usize = 4;
+
+/// An interface of a section.
+#[derive(Clone, Copy, Debug)]
+struct Interface {
+    link: Option<LinkType>,
+    snaplen: u32,
+    /// Time units in a second.
+    resolution: u64,
+    /// Seconds to add to each time.
+    offset: i64,
+}
+
+/// The block at the beginning of some bytes.
+#[derive(Debug)]
+pub(super) enum Block<'a> {
+    /// It has so many bytes, all of which are there, and perhaps a frame.
+    Whole(usize, Option<FileFrame<'a>>),
+    /// It has so many bytes, none of which matters. Perhaps not all are there.
+    Unused(usize),
+    /// So many bytes have to be there before more can be said.
+    Incomplete(usize),
+}
+
+/// The section that is being read.
+#[derive(Debug, Default)]
+pub(super) struct Section {
+    big_endian: bool,
+    interfaces: Vec<Interface>,
+    /// Time of the frame before, for blocks that have none.
+    time: u64,
+}
+
+impl Section {
+    /// Looks at the block that `data` begins with; an error says what is wrong with it.
+    pub(super) fn block<'a>(&mut self, data: &'a [u8]) -> Result<Block<'a>, &'static str> {
+        // A section's header is the shortest at 28 bytes; its byte order counts for its own length, too.
+        let Some(header) = data.get(..HEADER + TRAILER) else {
+            return Ok(Block::Incomplete(HEADER + TRAILER));
+        };
+        if header.starts_with(&MAGIC) {
+            self.big_endian = match header.get(HEADER..).and_then(|word| word.try_into().ok()) {
+                Some(word) if u32::from_le_bytes(word) == BYTE_ORDER => false,
+                Some(word) if u32::from_be_bytes(word) == BYTE_ORDER => true,
+                _ => return Err("a section of no known byte order"),
+            };
+        }
+        let (kind, len) = (self.u32(header, 0), self.u32(header, 4) as usize);
+        if len < HEADER + TRAILER || !len.is_multiple_of(4) {
+            return Err("a block of impossible length");
+        }
+        if !matches!(kind, SECTION | INTERFACE | SIMPLE_PACKET | PACKET) {
+            return Ok(Block::Unused(len));
+        }
+        if len > MAX_RECORD {
+            return Err("a block of impossible length");
+        }
+        let Some(block) = data.get(..len) else { return Ok(Block::Incomplete(len)) };
+        if !self.ends(block.get(len - TRAILER..).unwrap_or_default(), len) {
+            return Err("a block whose two lengths differ");
+        }
+        let body = block.get(HEADER..len - TRAILER).unwrap_or_default();
+        let frame = match kind {
+            PACKET => Some(self.packet(body)?),
+            SIMPLE_PACKET => Some(self.simple_packet(body)?),
+            INTERFACE => {
+                self.describe(body)?;
+                None
+            }
+            _ => {
+                self.interfaces.clear();
+                None
+            }
+        };
+        self.time = frame.map_or(self.time, |frame| frame.time);
+        Ok(Block::Whole(len, frame))
+    }
+
+    /// Whether a block of this length may end with these bytes.
+    pub(super) fn ends(&self, trailer: &[u8], len: usize) -> bool {
+        self.u32(trailer, 0) as usize == len
+    }
+
+    fn describe(&mut self, body: &[u8]) -> Result<(), &'static str> {
+        if self.interfaces.len() == MAX_INTERFACES {
+            return Err("a section with more than 65536 interfaces");
+        }
+        let fixed = body.get(..8).ok_or("an interface's block that is too short")?;
+        let mut interface = Interface {
+            link: LinkType::from_number(u32::from(self.u16(fixed, 0))),
+            snaplen: self.u32(fixed, 4),
+            resolution: 1_000_000,
+            offset: 0,
+        };
+        // From a damaged option on there are none.
+        let mut rest = body.get(8..).unwrap_or_default();
+        while let Some((head, behind)) = rest.split_at_checked(4) {
+            let (code, len) = (self.u16(head, 0), usize::from(self.u16(head, 2)));
+            let Some(value) = behind.get(..len) else { break };
+            match (code, value) {
+                (END, _) => break,
+                (RESOLUTION, &[exponent, ..]) => {
+                    interface.resolution = resolution(exponent).ok_or("an impossible time resolution")?;
+                }
+                (OFFSET, value) => {
+                    if let Some(&bytes) = value.first_chunk() {
+                        interface.offset = if self.big_endian {
+                            i64::from_be_bytes(bytes)
+                        } else {
+                            i64::from_le_bytes(bytes)
+                        };
+                    }
+                }
+                _ => {}
+            }
+            rest = behind.get(len.next_multiple_of(4)..).unwrap_or_default();
+        }
+        self.interfaces.push(interface);
+        Ok(())
+    }
+
+    fn packet<'a>(&self, body: &'a [u8]) -> Result<FileFrame<'a>, &'static str> {
+        let (fixed, rest) = body.split_at_checked(20).ok_or("a packet's block that is too short")?;
+        let [interface, high, low, captured, original] = [0, 4, 8, 12, 16].map(|at| self.u32(fixed, at));
+        let interface = self.interface(interface as usize)?;
+        let bytes = rest.get(..captured as usize).ok_or("a packet that is longer than its block")?;
+        Ok(FileFrame {
+            time: interface.time(u64::from(high) << 32 | u64::from(low)),
+            link: interface.link,
+            original_len: original.max(captured),
+            bytes,
+        })
+    }
+
+    fn simple_packet<'a>(&self, body: &'a [u8]) -> Result<FileFrame<'a>, &'static str> {
+        let (original, rest) = body.split_at_checked(4).ok_or("a packet's block that is too short")?;
+        let original_len = self.u32(original, 0);
+        let interface = self.interface(0)?;
+        let snaplen = if interface.snaplen == 0 { u32::MAX } else { interface.snaplen };
+        let bytes = rest.get(..original_len.min(snaplen) as usize).unwrap_or(rest);
+        Ok(FileFrame { time: self.time, link: interface.link, original_len, bytes })
+    }
+
+    fn interface(&self, index: usize) -> Result<&Interface, &'static str> {
+        self.interfaces.get(index).ok_or("a packet of an interface that was not described")
+    }
+
+    fn u16(&self, bytes: &[u8], at: usize) -> u16 {
+        let bytes = bytes.get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or_default();
+        if self.big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) }
+    }
+
+    fn u32(&self, bytes: &[u8], at: usize) -> u32 {
+        let bytes = bytes.get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or_default();
+        if self.big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }
+    }
+}
+
+/// Time units in a second: a power of two where the option's top bit is set, else of ten; `None` where
+/// they are more than a number can say.
+fn resolution(option: u8) -> Option<u64> {
+    let exponent = u32::from(option & 0x7f);
+    if option & 0x80 == 0 { 10_u64.checked_pow(exponent) } else { 2_u64.checked_pow(exponent) }
+}
+
+impl Interface {
+    /// A time in this interface's units as nanoseconds since the epoch; times before it become 0.
+    fn time(&self, units: u64) -> u64 {
+        let nanoseconds = u128::from(units) * u128::from(SECOND) / u128::from(self.resolution);
+        let offset = i128::from(self.offset) * i128::from(SECOND);
+        u64::try_from(i128::try_from(nanoseconds).unwrap_or(i128::MAX).saturating_add(offset).max(0))
+            .unwrap_or(u64::MAX)
+    }
+}

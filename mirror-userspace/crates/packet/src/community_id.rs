@@ -1,0 +1,154 @@
+//! The Community ID of a flow, version 1: a hash of the 5-tuple that tools agree on
+//! (<https://github.com/corelight/community-id-spec>), with Suricata's reading of it for the protocols
+//! without ports.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use mirror_xdp_common::Address;
+use mirror_xdp_common::wire::protocol;
+use sha1::{Digest as _, Sha1};
+
+use crate::{Conversation, FlowKey};
+
+/// A Community ID; its text form is `1:` and the hash in base64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommunityId([u8; 20]);
+
+/// The text is no Community ID of version 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not `1:` and 20 bytes in base64")]
+pub struct NoCommunityId;
+
+impl FromStr for CommunityId {
+    type Err = NoCommunityId;
+
+    fn from_str(text: &str) -> Result<Self, NoCommunityId> {
+        let hash = text.strip_prefix("1:").ok_or(NoCommunityId)?;
+        let bytes = STANDARD.decode(hash).map_err(|_| NoCommunityId)?;
+        bytes.try_into().map(Self).map_err(|_| NoCommunityId)
+    }
+}
+
+impl CommunityId {
+    /// The Community ID with seed 0.
+    #[must_use]
+    pub fn of(flow: &Conversation) -> Self {
+        let source = (flow.source, flow.source_port);
+        let destination = (flow.destination, flow.destination_port);
+        Self::hash([source, destination], flow.protocol, flow.ipv6)
+    }
+
+    /// The Community ID of the flow with this key.
+    #[must_use]
+    pub fn of_key(key: &FlowKey) -> Self {
+        Self::of_ends([key.low(), key.high()], key.protocol(), key.ipv6())
+    }
+
+    /// The Community ID of the flow whose key has these ends, see [`FlowKey`].
+    #[must_use]
+    pub fn of_ends([mut low, mut high]: [(Address, u16); 2], protocol: u8, ipv6: bool) -> Self {
+        match protocol {
+            // The key has the code in the high byte.
+            protocol::ICMP | protocol::ICMPV6 => (low.1, high.1) = (low.1 & 0xff, high.1 & 0xff),
+            // It has the two halves of the index.
+            protocol::ESP => (low.1, high.1) = (high.1, 0),
+            _ => {}
+        }
+        Self::hash([low, high], protocol, ipv6)
+    }
+
+    /// The first bytes: enough to find a flow by.
+    #[must_use]
+    pub fn prefix(&self) -> u64 {
+        self.0[..8].iter().fold(0, |prefix, &byte| prefix << 8 | u64::from(byte))
+    }
+
+    fn hash([source, destination]: [(Address, u16); 2], protocol: u8, ipv6: bool) -> Self {
+        // Between ports of one address, Suricata compares their bytes in the wrong order on the machines
+        // that it runs on, where the specification wants the lower port first. Its records are what ours
+        // must be found with; such flows do not leave a host, so that no other tool sees them.
+        let order = |(address, port): (Address, u16)| (address, port.swap_bytes());
+        let (low, high) =
+            if order(source) < order(destination) { (source, destination) } else { (destination, source) };
+        // Seed, addresses, protocol, padding, ports: all in one go.
+        let mut input = [0; 40];
+        let mut len = 2;
+        let mut add = |bytes: &[u8]| {
+            if let Some(place) = input.get_mut(len..len + bytes.len()) {
+                place.copy_from_slice(bytes);
+                len += bytes.len();
+            }
+        };
+        for (address, _) in [low, high] {
+            if ipv6 {
+                add(&address.high.to_be_bytes());
+                add(&address.low.to_be_bytes());
+            } else {
+                add(&(address.low as u32).to_be_bytes());
+            }
+        }
+        add(&[protocol, 0]);
+        add(&low.1.to_be_bytes());
+        add(&high.1.to_be_bytes());
+        Self(Sha1::digest(input.get(..len).unwrap_or_default()).into())
+    }
+}
+
+impl CommunityId {
+    /// Its text.
+    pub fn text(&self) -> [u8; Self::TEXT_LEN] {
+        let mut text = *b"1:                            ";
+        let [_, _, hash @ ..] = &mut text;
+        let written = STANDARD.encode_slice(self.0, hash);
+        debug_assert_eq!(written, Ok(hash.len()));
+        text
+    }
+
+    /// Characters of the text: of twenty bytes base64 makes 28.
+    pub const TEXT_LEN: usize = 30;
+}
+
+impl fmt::Display for CommunityId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(str::from_utf8(&self.text()).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Vlans;
+
+    fn conversation(source: (&str, u16), destination: (&str, u16), protocol: u8) -> Conversation {
+        let address = |text: &str| text.parse::<std::net::IpAddr>().unwrap();
+        Conversation {
+            flow_id: 1,
+            source: address(source.0).into(),
+            destination: address(destination.0).into(),
+            source_port: source.1,
+            destination_port: destination.1,
+            protocol,
+            ipv6: address(source.0).is_ipv6(),
+            vlans: Vlans::new(),
+            mirror: None,
+        }
+    }
+
+    /// The examples of the specification's repository (`baseline/`), from captures that are in the corpus
+    /// too.
+    #[test]
+    fn community_ids_are_those_of_the_specification() {
+        for (source, destination, protocol, expected) in [
+            (("128.232.110.120", 34855), ("66.35.250.204", 80), 6, "1:LQU9qZlK+B5F3KDmev6m5PMibrg="),
+            (("192.168.1.52", 54585), ("8.8.8.8", 53), 17, "1:d/FP5EW3wiY1vCndhwleRRKHowQ="),
+            (("192.168.0.89", 8), ("192.168.0.1", 0), 1, "1:X0snYXpgwiv9TZtqg64sgzUn6Dk="),
+        ] {
+            assert_eq!(CommunityId::of(&conversation(source, destination, protocol)).to_string(), expected);
+            assert_eq!(CommunityId::of(&conversation(destination, source, protocol)).to_string(), expected);
+            assert_eq!(expected.parse(), Ok(CommunityId::of(&conversation(source, destination, protocol))));
+        }
+    }
+}

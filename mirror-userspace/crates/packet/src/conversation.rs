@@ -1,0 +1,28 @@
+//! The identity of a flow as its records carry it.
+
+use mirror_xdp_common::Address;
+
+use crate::{MirrorSession, Vlans};
+
+/// Who talks to whom: what all records of one flow share. Source is the client as far as known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conversation {
+    /// Identifies the flow in all its records; below 2⁵¹, so that JSON readers keep it exact.
+    pub flow_id: u64,
+    /// Client address.
+    pub source: Address,
+    /// Server address.
+    pub destination: Address,
+    /// Client port; for ICMP the type of the first message.
+    pub source_port: u16,
+    /// Server port; for ICMP the type of the answer.
+    pub destination_port: u16,
+    /// Transport protocol (IANA).
+    pub protocol: u8,
+    /// Whether the addresses are of IPv6; an IPv4-mapped IPv6 address is not IPv4.
+    pub ipv6: bool,
+    /// VLAN tags of the frames.
+    pub vlans: Vlans,
+    /// The mirror session; `None` for plain frames of a capture file.
+    pub mirror: Option<MirrorSession>,
+}

@@ -1,0 +1,503 @@
+//! The decoded view of a frame: which IP packets it carries and what their headers say, nothing copied.
+//!
+//! [`decode`] takes the bytes of one layer ([`Layer`]) and gives back the first IP packet in it
+//! ([`Packet`]), or the [`Fragment`] of one, or says why there is none ([`Refusal`]). A packet that
+//! carries further packets (a tunnel) has the layer to go on with in [`Packet::tunnelled`]; the caller
+//! loops. What counts as a packet follows Suricata: link and shim layers ([`link`]) and GRE are only ways
+//! to the next packet, while the packets of UDP and IP-in-IP tunnels are flows of their own.
+
+pub mod fragment;
+pub mod link;
+mod network;
+mod transport;
+mod tunnel;
+
+use mirror_xdp_common::Address;
+use mirror_xdp_common::frame::Frame as _;
+use mirror_xdp_common::wire::{EtherType, Ports, VlanTag, ethertype, protocol};
+use zerocopy::network_endian::{U16, U32};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+
+use crate::Vlans;
+pub use fragment::Fragment;
+pub use link::LinkType;
+
+/// Packets in packets that are followed: more only come from somebody who tries.
+const MAX_DEPTH: u8 = 8;
+/// Headers between two IP packets (tags, labels, shims) that are followed.
+const MAX_SHIMS: usize = 128;
+
+macro_rules! refusals {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// Why no flow could be made of a frame.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(usize)]
+        pub enum Refusal { $($(#[$doc])* $variant,)* }
+
+        impl Refusal {
+            /// All reasons, in the order of their discriminants.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            /// How many reasons there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The name in statistics and metrics.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+refusals! {
+    /// The frame's link layer is none that is known.
+    LinkType = "link_type",
+    /// The frame ends within its link layer or the shims behind it.
+    LinkTruncated = "link_truncated",
+    /// Neither IPv4 nor IPv6: ARP, spanning tree, …
+    NotIp = "not_ip",
+    /// The IP header is cut short or contradicts itself.
+    IpHeader = "ip_header",
+    /// The IP packet is longer than the frame was on the wire.
+    IpLength = "ip_length",
+    /// A fragment that fits no datagram, or that there was no room for.
+    Fragment = "fragment",
+    /// An IP protocol that no flows are kept of.
+    IpProtocol = "ip_protocol",
+    /// The transport header is cut short or contradicts itself.
+    TransportHeader = "transport_header",
+    /// An ICMP error about a flow that is not known.
+    IcmpError = "icmp_error",
+    /// Packets within packets, more than anybody honest nests.
+    Nesting = "nesting",
+}
+
+/// What a layer's first header is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    /// A frame of some link layer.
+    Link(LinkType),
+    /// What the EtherType in front of it says.
+    EtherType(u16),
+    /// A PPP protocol field (RFC 1661, section 2).
+    Ppp,
+    /// An MPLS label (RFC 3032).
+    Mpls,
+    /// IPv4 or IPv6, as the version field says.
+    Ip,
+}
+
+/// Bytes to decode, and what is known of them from the layers around.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layer<'a> {
+    bytes: &'a [u8],
+    protocol: Protocol,
+    /// Bytes that the layer lacks at its end because the mirror or the capture cut the frame short.
+    missing: usize,
+    vlans: Vlans,
+    depth: u8,
+    /// Nothing but Ethernet and at most two VLAN tags is in front: the capture header's flow hash is
+    /// that of this layer's packet.
+    direct: bool,
+}
+
+impl<'a> Layer<'a> {
+    /// A whole frame, of which `original_len` bytes were on the wire.
+    #[must_use]
+    pub const fn frame(link: LinkType, bytes: &'a [u8], original_len: usize) -> Self {
+        Self {
+            bytes,
+            protocol: Protocol::Link(link),
+            missing: original_len.saturating_sub(bytes.len()),
+            vlans: Vlans::new(),
+            depth: 0,
+            direct: matches!(link, LinkType::Ethernet),
+        }
+    }
+
+    /// The whole datagram that `fragment` belonged to.
+    #[must_use]
+    pub const fn datagram(bytes: &'a [u8], fragment: &Fragment<'_>) -> Self {
+        Self::whole(bytes, fragment.vlans, fragment.depth)
+    }
+
+    /// A datagram whose fragments came with these VLAN tags, in so many packets.
+    #[must_use]
+    pub const fn whole(bytes: &'a [u8], vlans: Vlans, depth: u8) -> Self {
+        Self { bytes, protocol: Protocol::Ip, missing: 0, vlans, depth, direct: false }
+    }
+
+    /// Length as it was sent, in bytes.
+    const fn wire_len(&self) -> usize {
+        self.bytes.len() + self.missing
+    }
+
+    /// The header at the beginning of this layer.
+    fn header<T: FromBytes>(&self) -> Result<T, Refusal> {
+        self.bytes.header(0).ok_or(Refusal::LinkTruncated)
+    }
+
+    /// What follows the first `len` bytes of this layer.
+    fn after(self, len: usize, protocol: Protocol) -> Result<Self, Refusal> {
+        let bytes = self.bytes.get(len..).ok_or(Refusal::LinkTruncated)?;
+        Ok(Self { bytes, protocol, ..self })
+    }
+
+    /// This layer behind a header that the XDP program does not look behind.
+    const fn shimmed(self) -> Self {
+        Self { direct: false, ..self }
+    }
+
+    /// This layer as the inside of a tunnel: a packet within a packet, with VLAN tags of its own.
+    const fn tunnelled(self) -> Self {
+        Self { depth: self.depth.saturating_add(1), vlans: Vlans::new(), direct: false, ..self }
+    }
+}
+
+/// What follows the IP header of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport<'a> {
+    /// TCP (RFC 9293).
+    Tcp(Segment<'a>),
+    /// UDP.
+    Udp {
+        /// The datagram's payload, as far as it was captured.
+        payload: &'a [u8],
+    },
+    /// SCTP (RFC 9260); only its ports are looked at.
+    Sctp,
+    /// ICMP or `ICMPv6`.
+    Icmp {
+        /// Type and code of the message.
+        kind: (u8, u8),
+        /// What an IPv4 destination-unreachable message says of the packet that caused it.
+        cause: Option<Cause>,
+        /// Whether the message is an ICMP error: it makes no flow of its own.
+        error: bool,
+    },
+    /// Encapsulating security payload (RFC 4303).
+    Esp {
+        /// Security parameters index.
+        spi: u32,
+    },
+    /// Another packet, without a transport header in between.
+    Ip,
+}
+
+/// The packet that an ICMP error is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// Its source address.
+    pub source: Address,
+    /// Its destination address.
+    pub destination: Address,
+    /// Its source port.
+    pub source_port: u16,
+    /// Its destination port.
+    pub destination_port: u16,
+    /// TCP or UDP.
+    pub protocol: u8,
+}
+
+/// A TCP segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment<'a> {
+    /// The fixed part of the header.
+    pub header: &'a TcpHeader,
+    /// The options behind it, as far as they were captured.
+    pub options: &'a [u8],
+    /// Its data, as far as it was captured.
+    pub payload: &'a [u8],
+    /// Bytes of its data that were not captured.
+    pub missing: usize,
+}
+
+/// The fixed part of a TCP header (RFC 9293, section 3.1), where it lies in the frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct TcpHeader {
+    ports: U32,
+    sequence: U32,
+    acknowledgement: U32,
+    data_offset: u8,
+    flags: u8,
+    window: U16,
+    checksum: U16,
+    urgent: U16,
+}
+
+impl TcpHeader {
+    /// Length of the fixed part in bytes.
+    const LEN: usize = size_of::<Self>();
+
+    /// Sequence number.
+    #[must_use]
+    pub const fn sequence(&self) -> u32 {
+        self.sequence.get()
+    }
+
+    /// Acknowledgement number; meaningful with [`tcp_flags::ACK`].
+    #[must_use]
+    pub const fn acknowledgement(&self) -> u32 {
+        self.acknowledgement.get()
+    }
+
+    /// The low eight flags, see [`tcp_flags`].
+    #[must_use]
+    pub const fn flags(&self) -> u8 {
+        self.flags
+    }
+
+    /// The receive window, as it is in the header.
+    #[must_use]
+    pub const fn window(&self) -> u16 {
+        self.window.get()
+    }
+
+    /// Length with options in bytes, 0 to 60 as the field says; below 20 is malformed.
+    const fn len(&self) -> usize {
+        (self.data_offset >> 4) as usize * 4
+    }
+
+    /// Whether this is the first segment of a connection.
+    #[must_use]
+    pub const fn begins_connection(&self) -> bool {
+        self.flags & (tcp_flags::SYN | tcp_flags::ACK | tcp_flags::RST | tcp_flags::FIN) == tcp_flags::SYN
+    }
+}
+
+/// Bits of [`TcpHeader::flags`].
+pub mod tcp_flags {
+    /// No more data from the sender.
+    pub const FIN: u8 = 0x01;
+    /// Synchronise sequence numbers.
+    pub const SYN: u8 = 0x02;
+    /// Reset the connection.
+    pub const RST: u8 = 0x04;
+    /// The acknowledgement number is valid.
+    pub const ACK: u8 = 0x10;
+}
+
+/// One IP packet of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet<'a> {
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Whether the packet is IPv6.
+    pub ipv6: bool,
+    /// Transport protocol (IANA).
+    pub protocol: u8,
+    /// Source port; 0 where the protocol has none.
+    pub source_port: u16,
+    /// Destination port; 0 where the protocol has none.
+    pub destination_port: u16,
+    /// VLAN tags in front of the packet, those of packets around it left aside.
+    pub vlans: Vlans,
+    /// How many packets this one is in.
+    pub depth: u8,
+    /// Whether [`crate::FrameInfo::flow_hash`] is this packet's.
+    pub direct: bool,
+    /// Length in bytes as sent, whatever was captured of it: from the beginning of the frame or of the
+    /// tunnel's payload, link headers and padding included.
+    pub len: usize,
+    /// What follows the IP header.
+    pub transport: Transport<'a>,
+    /// The packet within this one, not decoded yet.
+    pub tunnelled: Option<Layer<'a>>,
+}
+
+/// What a layer turned out to be.
+#[derive(Clone, Copy, Debug)]
+pub enum Decoded<'a> {
+    /// A whole packet, or one that was cut short on its way here.
+    Packet(Packet<'a>),
+    /// A fragment of one.
+    Fragment(Fragment<'a>),
+}
+
+/// Decodes what nearly all frames are: Ethernet, VLAN tags perhaps, and TCP or UDP in whole packets of IPv4 or IPv6,
+/// no tunnel. `None` where there is anything else, or anything wrong; never another packet than
+/// [`decode_stepwise`] gives.
+#[inline(always)]
+#[must_use]
+pub fn decode_usual(frame: &[u8], original_len: usize) -> Option<Packet<'_>> {
+    let mut kind = frame.header::<EtherType>(12)?.get();
+    let mut at = 14;
+    let mut vlans = Vlans::new();
+    while matches!(kind, ethertype::VLAN | ethertype::QINQ | ethertype::QINQ_OLD) {
+        let tag: VlanTag = frame.header(at)?;
+        if !vlans.push(tag.id()) {
+            return None;
+        }
+        kind = tag.ethertype();
+        at += 4;
+    }
+    let (network, header_len, total_len) = match kind {
+        ethertype::IPV4 => network::whole_ipv4(frame.get(at..)?)?,
+        ethertype::IPV6 => network::whole_ipv6(frame.get(at..)?)?,
+        _ => return None,
+    };
+    let len = original_len.max(frame.len());
+    if total_len > len - at {
+        return None;
+    }
+    let bytes = frame.get(at + header_len..frame.len().min(at + total_len))?;
+    let missing = total_len - header_len - bytes.len();
+    let ports: Ports = bytes.header(0)?;
+    let (source_port, destination_port) = (ports.source(), ports.destination());
+    let transport = match network.protocol {
+        protocol::TCP => transport::tcp(bytes, missing).ok()?,
+        protocol::UDP if !tunnel::may_be_in_udp(source_port, destination_port) => {
+            Transport::Udp { payload: transport::udp(bytes, missing).ok()?.0 }
+        }
+        _ => return None,
+    };
+    Some(Packet {
+        source: network.source,
+        destination: network.destination,
+        ipv6: network.ipv6,
+        protocol: network.protocol,
+        source_port,
+        destination_port,
+        vlans,
+        depth: 0,
+        // The capture header's hash is made of frames with two tags at most.
+        direct: vlans.len() <= 2,
+        len,
+        transport,
+        tunnelled: None,
+    })
+}
+
+/// Decodes the first IP packet of `layer`.
+///
+/// # Errors
+///
+/// Says why there is none that a flow could be kept of.
+#[inline]
+pub fn decode(layer: Layer<'_>) -> Result<Decoded<'_>, Refusal> {
+    let is_frame = layer.protocol == Protocol::Link(LinkType::Ethernet) && layer.depth == 0;
+    match is_frame.then(|| decode_usual(layer.bytes, layer.wire_len())).flatten() {
+        Some(packet) => Ok(Decoded::Packet(packet)),
+        None => decode_stepwise(layer),
+    }
+}
+
+/// Decodes as [`decode`] does, whatever there is, a header after the other.
+///
+/// # Errors
+///
+/// Says why there is no packet that a flow could be kept of.
+pub fn decode_stepwise(layer: Layer<'_>) -> Result<Decoded<'_>, Refusal> {
+    let mut layer = layer;
+    let mut len = layer.wire_len();
+    for _ in 0..MAX_SHIMS {
+        if layer.depth > MAX_DEPTH {
+            break;
+        }
+        let step = match layer.protocol {
+            Protocol::Link(link) => Step::Next(link::decode(layer, link)?),
+            Protocol::EtherType(kind) => Step::Next(link::decode_ethertype(layer, kind)?),
+            Protocol::Ppp => Step::Next(link::decode_ppp(layer)?),
+            Protocol::Mpls => Step::Next(link::decode_mpls(layer)?),
+            Protocol::Ip => network::decode(layer)?,
+        };
+        match step {
+            Step::Next(next) => {
+                if next.depth > layer.depth {
+                    len = next.wire_len();
+                }
+                layer = next;
+            }
+            Step::Packet(packet) => return Ok(Decoded::Packet(Packet { len, ..packet })),
+            Step::Fragment(fragment) => return Ok(Decoded::Fragment(fragment)),
+        }
+    }
+    Err(Refusal::Nesting)
+}
+
+/// What one header leads to.
+enum Step<'a> {
+    Next(Layer<'a>),
+    Packet(Packet<'a>),
+    Fragment(Fragment<'a>),
+}
+
+impl Segment<'_> {
+    /// Whether a flag of the header is set, see [`tcp_flags`].
+    #[inline]
+    #[must_use]
+    pub const fn has(&self, flag: u8) -> bool {
+        self.header.flags() & flag != 0
+    }
+
+    /// The sequence number behind the data.
+    #[inline]
+    #[must_use]
+    pub const fn end(&self) -> u32 {
+        self.header.sequence().wrapping_add((self.payload.len() + self.missing) as u32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::PacketBuilder;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(ipv6: bool, udp: bool, tags: usize, payload: usize) -> Vec<u8> {
+        let mut frame = Vec::new();
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]);
+        let builder = if ipv6 {
+            builder.ipv6([1; 16], [2; 16], 64)
+        } else {
+            builder.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+        };
+        let payload = vec![0xab; payload];
+        if udp {
+            builder.udp(4000, 53).write(&mut frame, &payload).unwrap();
+        } else {
+            builder.tcp(4000, 443, 7, 1000).syn().write(&mut frame, &payload).unwrap();
+        }
+        for _ in 0..tags {
+            frame.splice(12..12, [0x81, 0, 0, 9]);
+        }
+        frame
+    }
+
+    #[test]
+    fn whole_packets_take_the_short_way() {
+        for ipv6 in [false, true] {
+            for (udp, tags) in [(false, 0), (true, 0), (false, 1), (true, 3)] {
+                let frame = frame(ipv6, udp, tags, 50);
+                assert!(decode_usual(&frame, frame.len()).is_some());
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_short_way_gives_what_the_long_one_does(
+            (ipv6, udp, tags, payload) in (any::<bool>(), any::<bool>(), 0_usize..5, 0_usize..64),
+            changes in proptest::collection::vec((0_usize..80, any::<u8>()), 0..4),
+            (captured, missing) in (0_usize..150, 0_usize..20),
+        ) {
+            let mut frame = frame(ipv6, udp, tags, payload);
+            for (at, byte) in changes {
+                if let Some(place) = frame.get_mut(at) {
+                    *place = byte;
+                }
+            }
+            frame.truncate(captured);
+            let original_len = frame.len() + missing;
+            if let Some(packet) = decode_usual(&frame, original_len) {
+                let layer = Layer::frame(LinkType::Ethernet, &frame, original_len);
+                let Ok(Decoded::Packet(other)) = decode_stepwise(layer) else { panic!("{packet:?}") };
+                prop_assert_eq!(packet, other);
+            }
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! VLAN tags of a frame (IEEE 802.1Q).
+
+/// VLAN identifiers of a packet, outermost first: 16 bits each from the lowest on, and how many there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Vlans(u64);
+
+impl Vlans {
+    /// How many tags are looked at; Suricata knows as many.
+    pub const MAX: usize = 3;
+    const COUNT: u32 = 48;
+
+    /// No tags.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(0)
+    }
+
+    /// Adds the identifier of a further tag; `false` where there are [`Vlans::MAX`] already.
+    pub const fn push(&mut self, id: u16) -> bool {
+        let there = self.len();
+        if there == Self::MAX {
+            return false;
+        }
+        self.0 += 1 << Self::COUNT | (id as u64) << (16 * there);
+        true
+    }
+
+    /// How many tags there are.
+    #[must_use]
+    pub const fn len(self) -> usize {
+        (self.0 >> Self::COUNT) as usize
+    }
+
+    /// Whether there are no tags.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// All that tells them from others, as one number.
+    #[must_use]
+    pub const fn word(self) -> u64 {
+        self.0
+    }
+
+    /// The tags that a number from [`Vlans::word`] stands for.
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+
+    /// The identifiers, outermost first.
+    pub fn ids(self) -> impl Iterator<Item = u16> {
+        (0..self.len()).map(move |index| (self.0 >> (16 * index)) as u16)
+    }
+}

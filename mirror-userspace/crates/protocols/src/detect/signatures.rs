@@ -1,0 +1,400 @@
+//! The table of signatures.
+
+use AppProto::{
+    BittorrentDht, Dcerpc, Dhcp, Dns, Ftp, Http, Http2, Ike, Imap, Krb5, Mqtt, Nfs, Ntp, Quic, Rdp, Rfb, Sip,
+    Smb, Smtp, Snmp, Ssh, Telnet, Tftp, Tls,
+};
+use Direction::{ToClient, ToServer};
+use Test::{Begins, Content};
+use mirror_packet::Direction;
+
+use super::AppProto;
+use crate::{dns, quic};
+
+/// What the first bytes of a direction have to do with a protocol; the better, the greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Look {
+    /// They are not of it.
+    No,
+    /// More are needed to tell.
+    More,
+    /// They are of it.
+    Yes,
+}
+
+impl From<bool> for Look {
+    fn from(yes: bool) -> Self {
+        if yes { Self::Yes } else { Self::No }
+    }
+}
+
+/// How a protocol is told.
+pub(super) struct Signature {
+    pub(super) protocol: AppProto,
+    /// Which side says it; `None` for either.
+    pub(super) from: Option<Direction>,
+    /// Ports on which it counts; empty for all.
+    pub(super) ports: &'static [u16],
+    /// It does not count where a flow may have been taken for its reverse: the port alone nearly decides.
+    pub(super) weak: bool,
+    test: Test,
+}
+
+enum Test {
+    /// The first bytes are one of these, letter case aside.
+    Begins(&'static [&'static [u8]]),
+    /// A look at the content.
+    Content(fn(&[u8]) -> Look),
+}
+
+impl Signature {
+    const fn weak(self) -> Self {
+        Self { weak: true, ..self }
+    }
+
+    pub(super) fn look(&self, bytes: &[u8]) -> Look {
+        match self.test {
+            Begins(words) => words.iter().map(|word| begins(word, bytes)).max().unwrap_or(Look::No),
+            Content(test) => test(bytes),
+        }
+    }
+}
+
+fn begins(word: &[u8], bytes: &[u8]) -> Look {
+    let len = word.len().min(bytes.len());
+    match (word.get(..len), bytes.get(..len)) {
+        (Some(word), Some(bytes)) if !word.eq_ignore_ascii_case(bytes) => Look::No,
+        _ if len < word.len() => Look::More,
+        _ => Look::Yes,
+    }
+}
+
+/// The signatures of a transport protocol; of each kind the first that fits decides.
+pub(super) struct Table {
+    /// Those that count on every port.
+    pub(super) everywhere: &'static [Signature],
+    /// Those that count on some.
+    pub(super) on_ports: &'static [Signature],
+    /// A bit for each port, set where one of the latter counts.
+    ports: [u64; Self::PORTS / 64],
+}
+
+impl Table {
+    const PORTS: usize = 1 << 16;
+
+    const fn new(everywhere: &'static [Signature], on_ports: &'static [Signature]) -> Self {
+        let mut ports = [0; Self::PORTS / 64];
+        let mut rest = on_ports;
+        while let [signature, behind @ ..] = rest {
+            let mut own = signature.ports;
+            while let [port, further @ ..] = own {
+                ports[*port as usize / 64] |= 1 << (*port % 64);
+                own = further;
+            }
+            rest = behind;
+        }
+        Self { everywhere, on_ports, ports }
+    }
+
+    /// Whether a signature counts on this port that does not on every one.
+    pub(super) const fn has(&self, port: u16) -> bool {
+        self.ports[port as usize / 64] >> (port % 64) & 1 == 1
+    }
+}
+
+/// Those of streams.
+pub(super) static STREAMS: Table = Table::new(STREAMS_EVERYWHERE, STREAMS_ON_PORTS);
+
+/// Those of datagrams.
+pub(super) static DATAGRAMS: Table = Table::new(DATAGRAMS_EVERYWHERE, DATAGRAMS_ON_PORTS);
+
+const STREAMS_EVERYWHERE: &[Signature] = &[
+    sign(Http, Some(ToServer), &[], Content(http_request)),
+    sign(Http, Some(ToClient), &[], Begins(&[b"HTTP/0.9", b"HTTP/1.0", b"HTTP/1.1"])),
+    sign(Http2, Some(ToServer), &[], Begins(&[b"PRI * HTTP/2.0\r\n"])),
+    sign(Tls, Some(ToServer), &[], Content(tls_from_client)),
+    sign(Tls, Some(ToClient), &[], Content(tls_from_server)),
+    sign(Ssh, None, &[], Begins(&[b"SSH-"])),
+    sign(Smtp, Some(ToServer), &[], Begins(&[b"EHLO", b"HELO", b"QUIT"])),
+    sign(Ftp, Some(ToServer), &[], Begins(&[b"USER ", b"PASS ", b"PORT "])),
+    sign(Imap, Some(ToServer), &[], Begins(&[b"1 capability"])),
+    sign(Imap, Some(ToClient), &[], Begins(&[b"* OK "])),
+    sign(Rfb, None, &[], Begins(&[b"RFB "])),
+    sign(Smb, None, &[], Content(smb)),
+    sign(Dcerpc, None, &[], Content(dcerpc)),
+];
+
+const STREAMS_ON_PORTS: &[Signature] = &[
+    sign(Dns, None, &[53], Content(dns_stream)),
+    sign(Smtp, Some(ToClient), &[25, 465, 587], Content(greeting)),
+    sign(Ftp, Some(ToClient), &[21], Content(greeting)),
+    sign(Smb, None, &[139, 445], Content(netbios_session)),
+    sign(Krb5, None, &[88], Content(kerberos_stream)),
+    sign(Mqtt, None, &[1883], Content(mqtt)),
+    sign(Http2, Some(ToClient), &[80], Content(http2_settings)),
+    sign(Nfs, None, &[2049], Content(rpc_stream)),
+    sign(Rdp, None, &[3389], Begins(&[&[3, 0]])),
+    sign(Telnet, None, &[23], Content(|bytes| if bytes.len() < 2 { Look::More } else { Look::Yes })),
+];
+
+const DATAGRAMS_EVERYWHERE: &[Signature] = &[
+    sign(Dcerpc, Some(ToServer), &[], Content(dcerpc_datagram)),
+    sign(BittorrentDht, None, &[], Begins(&[b"d1:ad2:id20:"])),
+];
+
+const DATAGRAMS_ON_PORTS: &[Signature] = &[
+    sign(Dns, None, &[53], Content(|bytes| dns::probe(bytes).into())),
+    sign(Krb5, None, &[88], Content(kerberos)),
+    sign(Snmp, None, &[161, 162], Content(snmp)),
+    sign(Ntp, None, &[123], Content(ntp)),
+    sign(Nfs, None, &[2049], Content(rpc)),
+    sign(Dhcp, None, &[67, 68], Content(dhcp)),
+    sign(Tftp, Some(ToServer), &[69], Content(tftp)),
+    sign(Ike, None, &[500], Content(ike)),
+    sign(Sip, None, &[5060, 5061], Content(sip)),
+    sign(Quic, None, &[443, 80], Content(|bytes| quic::probe(bytes).into())).weak(),
+    sign(Quic, None, &[443, 80], Content(|bytes| quic::probe_version(bytes).into())),
+];
+
+const fn sign(protocol: AppProto, from: Option<Direction>, ports: &'static [u16], test: Test) -> Signature {
+    Signature { protocol, from, ports, weak: false, test }
+}
+
+/// The methods of HTTP/1.1, `WebDAV` (RFC 4918) and versioning (RFC 3253).
+const METHODS: [&[u8]; 28] = [
+    b"GET",
+    b"PUT",
+    b"POST",
+    b"HEAD",
+    b"TRACE",
+    b"OPTIONS",
+    b"CONNECT",
+    b"DELETE",
+    b"PATCH",
+    b"PROPFIND",
+    b"PROPPATCH",
+    b"MKCOL",
+    b"COPY",
+    b"MOVE",
+    b"LOCK",
+    b"UNLOCK",
+    b"CHECKOUT",
+    b"UNCHECKOUT",
+    b"CHECKIN",
+    b"UPDATE",
+    b"LABEL",
+    b"REPORT",
+    b"MKWORKSPACE",
+    b"MKACTIVITY",
+    b"MERGE",
+    b"INVALID",
+    b"VERSION-CONTROL",
+    b"BASELINE-CONTROL",
+];
+
+/// A method, then a space or tabulator.
+fn http_request(bytes: &[u8]) -> Look {
+    let Some(end) = bytes.iter().take(17).position(|byte| matches!(byte, b' ' | b'\t')) else {
+        let open =
+            METHODS.iter().any(|method| bytes.len() <= method.len() && begins(method, bytes) != Look::No);
+        return if open { Look::More } else { Look::No };
+    };
+    let word = bytes.get(..end).unwrap_or_default();
+    METHODS.iter().any(|method| method.eq_ignore_ascii_case(word)).into()
+}
+
+/// A record of SSL 3.0 to TLS 1.3 of one of these content types (RFC 8446, 5.1).
+fn tls_record(bytes: &[u8], types: &[u8]) -> Look {
+    match bytes {
+        [kind, ..] if !types.contains(kind) => Look::No,
+        [_] | [_, 3] => Look::More,
+        [_, 3, 0..=3, ..] => Look::Yes,
+        _ => Look::No,
+    }
+}
+
+/// A handshake, or the first record of a client hello of SSL 2.0: length, type 1, version.
+fn tls_from_client(bytes: &[u8]) -> Look {
+    match bytes {
+        [0x80..=0xff, _, 1, 0, 2, ..] | [0x80..=0xff, _, 1, 3, 0..=3, ..] => Look::Yes,
+        [0x80..=0xff] | [0x80..=0xff, _] | [0x80..=0xff, _, 1] | [0x80..=0xff, _, 1, 0 | 3] => Look::More,
+        _ => tls_record(bytes, &[1, 22]),
+    }
+}
+
+/// Alert, handshake or application data.
+fn tls_from_server(bytes: &[u8]) -> Look {
+    tls_record(bytes, &[21, 22, 23])
+}
+
+/// SMB 1, 2 and 3, the latter also encrypted, after four bytes of length.
+fn smb(bytes: &[u8]) -> Look {
+    match bytes {
+        [_, _, _, _, 0xfd..=0xff, b'S', b'M', b'B', ..] => Look::Yes,
+        [0, _, _] | [0, _, _, _] | [0, _, _, _, 0xfd..=0xff] => Look::More,
+        _ => Look::No,
+    }
+}
+
+/// Session request, its answers, keep-alive (RFC 1002, 4.3.1).
+fn netbios_session(bytes: &[u8]) -> Look {
+    matches!(bytes, [0x81..=0x85, _, _, _, ..]).into()
+}
+
+/// Connection-oriented header: version 5.0, data representation.
+fn dcerpc(bytes: &[u8]) -> Look {
+    match bytes {
+        [5, 0, _, _, form, float, ..] => (form & 0xee == 0 && *float <= 3 && bytes.len() >= 16).into(),
+        [5] | [5, 0] | [5, 0, _] | [5, 0, _, _] | [5, 0, _, _, _] => Look::More,
+        _ => Look::No,
+    }
+}
+
+/// Connectionless header: version 4, type, flags, data representation, at its end the length of the
+/// body. DNS messages with a fitting identifier pass all but the last.
+fn dcerpc_datagram(bytes: &[u8]) -> Look {
+    let ([4, kind, _, _, form, float, ..], Some([low, high])) = (bytes, bytes.get(74..76)) else {
+        return Look::No;
+    };
+    let little_endian = form & 0x10 != 0;
+    let body = if little_endian { [*low, *high].map(usize::from) } else { [*high, *low].map(usize::from) };
+    let len = 80 + body[0] + (body[1] << 8);
+    (*kind <= 19 && form & 0xee == 0 && *float <= 3 && len <= bytes.len()).into()
+}
+
+fn dns_stream(bytes: &[u8]) -> Look {
+    if dns::probe_tcp(bytes) {
+        Look::Yes
+    } else if bytes.len() < 14 {
+        Look::More
+    } else {
+        Look::No
+    }
+}
+
+/// The first line of a server of SMTP or FTP.
+fn greeting(bytes: &[u8]) -> Look {
+    match begins(b"220", bytes) {
+        Look::Yes => match bytes.get(3) {
+            Some(b' ' | b'-') => Look::Yes,
+            Some(_) => Look::No,
+            None => Look::More,
+        },
+        other => other,
+    }
+}
+
+/// The tag and content of a value in BER with a definite length, and what follows the tag and length.
+fn ber(bytes: &[u8]) -> Option<(u8, &[u8])> {
+    let (tag, rest) = bytes.split_first()?;
+    let (len, rest) = rest.split_first()?;
+    let more = if len & 0x80 != 0 { usize::from(len & 0x7f) } else { 0 };
+    if more > 4 {
+        return None;
+    }
+    Some((*tag, rest.get(more..)?))
+}
+
+/// An application tag up to 30, a sequence in it, and in that the version: 5 (RFC 4120).
+fn kerberos(bytes: &[u8]) -> Look {
+    let version = || {
+        let (tag, rest) = ber(bytes)?;
+        let (sequence, rest) = ber(rest)?;
+        (tag & 0xc0 == 0x40 && tag & 0x1f <= 30 && sequence == 0x30).then_some(rest)
+    };
+    matches!(version(), Some([_, _, 2, 1, 5, _, ..])).into()
+}
+
+fn kerberos_stream(bytes: &[u8]) -> Look {
+    match bytes {
+        [0, 0, 0..=0x40, _, message @ ..] if message.len() > 10 => kerberos(message),
+        [0, 0, 0..=0x40, ..] | [0] | [0, 0] => Look::More,
+        _ => Look::No,
+    }
+}
+
+/// A sequence that begins with the version: 0, 1 or 3 (RFC 1157, 1901, 3412).
+fn snmp(bytes: &[u8]) -> Look {
+    matches!(ber(bytes), Some((0x30, [2, 1, 0 | 1 | 3, ..]))).into()
+}
+
+/// Version 3 or 4 (RFC 5905, 7.3).
+fn ntp(bytes: &[u8]) -> Look {
+    match bytes {
+        [first, ..] => (matches!(first >> 3 & 7, 3 | 4) && bytes.len() >= 48).into(),
+        [] => Look::No,
+    }
+}
+
+/// A packet type other than 0 and a quality of service up to 2.
+fn mqtt(bytes: &[u8]) -> Look {
+    match bytes {
+        [first, _, ..] => (first >> 4 != 0 && first >> 1 & 3 <= 2).into(),
+        _ => Look::More,
+    }
+}
+
+/// A frame SETTINGS of at most 16 KiB (RFC 9113, 4.1), with which a server begins.
+fn http2_settings(bytes: &[u8]) -> Look {
+    match bytes {
+        [0, high, low, 4, 0 | 1, stream, _, _, _, ..] => {
+            (u16::from_be_bytes([*high, *low]) <= 16_384 && stream & 0x80 == 0).into()
+        }
+        _ => Look::No,
+    }
+}
+
+/// A call of the program NFS, version 2 to 4, or an accepted and successful reply (RFC 5531, 9).
+fn rpc(bytes: &[u8]) -> Look {
+    let word = |index: usize| {
+        let bytes = bytes.get(4 * index..)?.first_chunk()?;
+        Some(u32::from_be_bytes(*bytes))
+    };
+    match word(1) {
+        Some(0) => (word(3) == Some(100_003) && matches!(word(4), Some(2..=4))).into(),
+        Some(1) => (word(2) == Some(0)).into(),
+        _ => Look::No,
+    }
+}
+
+/// After the mark of a fragment (RFC 5531, 11).
+fn rpc_stream(bytes: &[u8]) -> Look {
+    match bytes {
+        [_, _, _, _, message @ ..] if !message.is_empty() => rpc(message),
+        _ => Look::More,
+    }
+}
+
+/// Request or reply with the magic cookie (RFC 2131).
+fn dhcp(bytes: &[u8]) -> Look {
+    let cookie = bytes.get(236..240) == Some(&[99, 130, 83, 99]);
+    (matches!(bytes, [1 | 2, ..]) && cookie).into()
+}
+
+/// A read or write request: file name and mode, each ended by zero (RFC 1350).
+fn tftp(bytes: &[u8]) -> Look {
+    let [0, 1 | 2, strings @ ..] = bytes else { return Look::No };
+    let mode = strings.split(|byte| *byte == 0).nth(1).unwrap_or_default();
+    [&b"octet"[..], b"netascii", b"mail"].iter().any(|known| known.eq_ignore_ascii_case(mode)).into()
+}
+
+/// The header of 28 bytes, version 1 or 2.0 (RFC 7296, 3.1).
+fn ike(bytes: &[u8]) -> Look {
+    let [version, exchange] = match bytes.get(17..19) {
+        Some([version, exchange]) if bytes.len() >= 28 => [*version, *exchange],
+        _ => return Look::No,
+    };
+    let len = bytes.get(24..28).and_then(<[u8]>::first_chunk).map(|len| u32::from_be_bytes(*len) as usize);
+    match version {
+        0x10..=0x1f => Look::Yes,
+        0x20 => ((34..=37).contains(&exchange) && len == Some(bytes.len())).into(),
+        _ => Look::No,
+    }
+}
+
+/// A request or status line.
+fn sip(bytes: &[u8]) -> Look {
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    (line.starts_with(b"SIP/2.0 ") || line.ends_with(b" SIP/2.0")).into()
+}

@@ -1,0 +1,143 @@
+//! Long headers (RFC 9000, section 17.2), as far as they are not protected, and those of Google's versions.
+
+use super::google;
+use super::version::Version;
+use crate::reader::Reader;
+
+/// The longest connection ID of known versions.
+pub(super) const MAX_CONNECTION_ID: usize = 20;
+
+/// What a packet with a long header is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// It carries a hello.
+    Initial,
+    /// It asks the client to come again, with a token.
+    Retry,
+    /// Data that is encrypted with keys that only the two sides have, or of an unknown version.
+    Other,
+}
+
+/// A packet with a long header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Packet<'a> {
+    pub(super) version: Version,
+    pub(super) kind: Kind,
+    /// Connection ID that the other side has chosen.
+    pub(super) destination: &'a [u8],
+    /// The packet, from its first byte on.
+    pub(super) bytes: &'a [u8],
+    /// Where in `bytes` the packet number begins; the unprotected header ends there. In packets that are not
+    /// protected at all, where the frames begin.
+    pub(super) number_at: usize,
+}
+
+/// Whether a datagram can be one of QUIC: it has room for the header that its first byte announces, a long
+/// one, a short one or a public one. That much tells Suricata on QUIC's ports.
+pub fn probe(datagram: &[u8]) -> bool {
+    match datagram.first() {
+        Some(0x80..) => long_header(datagram).is_some(),
+        Some(0x40..) => true,
+        Some(_) => google::public_header(datagram).is_some(),
+        None => false,
+    }
+}
+
+/// Whether a datagram has a long header of a version that somebody is known to speak, or that asks for one.
+pub fn probe_version(datagram: &[u8]) -> bool {
+    let version = match datagram {
+        [0xc0..=0xff, a, b, c, d, ..] => Version(u32::from_be_bytes([*a, *b, *c, *d])),
+        _ => return false,
+    };
+    (version.0 == 0 || version.is_known()) && long_header(datagram).is_some()
+}
+
+/// Reads a long header of whatever version.
+fn long_header(datagram: &[u8]) -> Option<()> {
+    let mut reader = Reader::new(datagram);
+    let first = reader.u8()?;
+    match reader.u32()?.to_be_bytes() {
+        [b'Q', b'0', b'4', b'3'..=b'5'] if first < 0xfc => return None,
+        [b'Q', b'0', b'4', b'3'..=b'6'] => {
+            connection_ids(&mut reader)?;
+        }
+        _ => {
+            reader.vector8()?;
+            reader.vector8()?;
+            if first & 0x30 == 0 {
+                let token = reader.varint()?;
+                reader.bytes(usize::try_from(token).ok()?)?;
+                let len = reader.varint()?;
+                reader.bytes(usize::try_from(len).ok()?)?;
+            }
+        }
+    }
+    Some(())
+}
+
+/// The connection IDs in one of Google's long headers; answers the one that the other side has chosen.
+fn connection_ids<'a>(reader: &mut Reader<'a>) -> Option<&'a [u8]> {
+    let lengths = reader.u8()?;
+    let length = |nibble: u8| if nibble == 0 { 0 } else { usize::from(nibble) + 3 };
+    let destination = reader.bytes(length(lengths >> 4))?;
+    reader.bytes(length(lengths & 0xf))?;
+    Some(destination)
+}
+
+/// Takes the first packet off a datagram; answers what is behind it. `None` where there is none whose
+/// header can be read; packets with a short header carry nothing that could be read.
+pub(super) fn split(datagram: &[u8]) -> Option<(Packet<'_>, &[u8])> {
+    if datagram.first().is_some_and(|first| first & 0xc0 == 0) {
+        let header = google::public_header(datagram)?;
+        let version = header.version.filter(|version| version.is_google())?;
+        let number_at = header.len + google::HASH;
+        return Some((
+            Packet { version, kind: Kind::Initial, destination: &[], bytes: datagram, number_at },
+            &[],
+        ));
+    }
+    let mut reader = Reader::new(datagram);
+    let first = reader.u8().filter(|first| first & 0x80 != 0)?;
+    let version = Version(reader.u32()?);
+    let number_at = |reader: &Reader<'_>| datagram.len() - reader.rest().len();
+    if version.has_google_header() {
+        const NUMBER: usize = 4;
+        let destination = connection_ids(&mut reader)?;
+        let kind = if matches!(first, 0xff | 0xc0..=0xcf) { Kind::Initial } else { Kind::Other };
+        let number_at = number_at(&reader) + NUMBER + google::HASH;
+        return Some((Packet { version, kind, destination, bytes: datagram, number_at }, &[]));
+    }
+    let destination = reader.vector8()?;
+    let source = reader.vector8()?;
+    let kind = kind(version, first);
+    if version.protection().is_none() || destination.len().max(source.len()) > MAX_CONNECTION_ID {
+        // How long it is, nobody knows.
+        let number_at = number_at(&reader);
+        let packet = Packet { version, kind: Kind::Other, destination, bytes: datagram, number_at };
+        return Some((packet, &[]));
+    }
+    let mut behind: &[u8] = &[];
+    let mut bytes = datagram;
+    if kind == Kind::Initial {
+        let token = reader.varint()?;
+        reader.bytes(usize::try_from(token).ok()?)?;
+    }
+    if kind != Kind::Retry {
+        let len = usize::try_from(reader.varint()?).ok()?;
+        let end = number_at(&reader).checked_add(len)?;
+        (bytes, behind) = datagram.split_at_checked(end)?;
+    }
+    let number_at = number_at(&reader);
+    Some((Packet { version, kind, destination, bytes, number_at }, behind))
+}
+
+fn kind(version: Version, first: u8) -> Kind {
+    match (version, first >> 4 & 3) {
+        (Version::V2, 1) => Kind::Initial,
+        (Version::V2, 0) => Kind::Retry,
+        (Version::V2, _) => Kind::Other,
+        (_, 0) => Kind::Initial,
+        (_, 3) => Kind::Retry,
+        _ => Kind::Other,
+    }
+}

@@ -1,0 +1,75 @@
+//! What records say of an X.509 certificate (RFC 5280).
+
+use mirror_packet::text::Text;
+use sha1::{Digest as _, Sha1};
+use time::OffsetDateTime;
+use x509_parser::certificate::X509CertificateParser;
+use x509_parser::nom::Parser as _;
+
+/// A certificate in the form of records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// Whom it is about: distinguished name in the order of the certificate.
+    pub subject: String,
+    /// Who issued it.
+    pub issuer: String,
+    /// Serial number: pairs of upper-case hexadecimal digits, separated by colons.
+    pub serial: String,
+    /// SHA-1 of the certificate: pairs of lower-case hexadecimal digits, separated by colons.
+    pub fingerprint: String,
+    /// Beginning of its validity, UTC.
+    pub not_before: String,
+    /// End of its validity, UTC.
+    pub not_after: String,
+}
+
+impl Certificate {
+    /// Reads a certificate in DER; `None` where it is none.
+    #[must_use]
+    pub fn parse(der: &[u8]) -> Option<Self> {
+        // Nothing is said of its extensions.
+        let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
+        let (_, certificate) = parser.parse(der).ok()?;
+        let validity = certificate.validity();
+        Some(Self {
+            subject: certificate.subject().to_string(),
+            issuer: certificate.issuer().to_string(),
+            serial: pairs(certificate.raw_serial(), true),
+            fingerprint: pairs(&Sha1::digest(der), false),
+            not_before: date(validity.not_before.to_datetime()),
+            not_after: date(validity.not_after.to_datetime()),
+        })
+    }
+}
+
+fn pairs(bytes: &[u8], upper: bool) -> String {
+    let mut text = String::with_capacity(3 * bytes.len());
+    for &byte in bytes {
+        let mut pair = Text::<3>::new();
+        if !text.is_empty() {
+            pair.byte(b':');
+        }
+        pair.hex(byte);
+        text.push_str(pair.as_str());
+    }
+    if upper {
+        text.make_ascii_uppercase();
+    }
+    text
+}
+
+fn date(time: OffsetDateTime) -> String {
+    let mut text = Text::<19>::new();
+    text.digits(time.year().unsigned_abs(), 4);
+    for (before, value) in [
+        (b'-', u8::from(time.month())),
+        (b'-', time.day()),
+        (b'T', time.hour()),
+        (b':', time.minute()),
+        (b':', time.second()),
+    ] {
+        text.byte(before);
+        text.digits(value.into(), 2);
+    }
+    text.as_str().to_owned()
+}

@@ -1,0 +1,214 @@
+//! Fingerprints of hellos: JA3 and JA3S (salesforce/ja3) and JA4 of the client (`FoxIO`, its part that is
+//! under the BSD licence), in the forms that Suricata gives them.
+
+use std::fmt::{self, Write};
+
+use md5::Md5;
+use mirror_packet::text::{Text, hex};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::hello::{ClientHello, Extensions, ServerHello, Version, extension};
+
+/// JA3 or JA3S: the string and its MD5.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ja3 {
+    /// MD5 of the string, in hexadecimal.
+    pub hash: String,
+    /// Numbers in decimal: fields separated by commas, values by hyphens.
+    pub string: String,
+}
+
+impl Ja3 {
+    fn new(string: String) -> Self {
+        Self { hash: hex(&Md5::digest(&string)), string }
+    }
+
+    /// The fingerprint of a client.
+    #[must_use]
+    pub fn client(hello: &ClientHello<'_>) -> Self {
+        let mut string = String::new();
+        // Writing to a string cannot fail.
+        let _ = write_ja3(&mut string, hello);
+        Self::new(string)
+    }
+
+    /// The hash of [`Ja3::client`] alone. Takes no memory.
+    #[must_use]
+    pub fn client_digest(hello: &ClientHello<'_>) -> [u8; 16] {
+        let mut digest = Hashing(Md5::new());
+        // Nor can hashing.
+        let _ = write_ja3(&mut digest, hello);
+        digest.0.finalize().into()
+    }
+
+    /// The fingerprint of a server.
+    #[must_use]
+    pub fn server(hello: &ServerHello<'_>) -> Self {
+        let mut string = String::new();
+        for value in [hello.version, hello.cipher] {
+            let _ = write_number(&mut string, value);
+            string.push(',');
+        }
+        let _ = write_joined(&mut string, kinds(hello.extensions));
+        Self::new(string)
+    }
+}
+
+/// Writes the text that a client's JA3 is the hash of.
+fn write_ja3(out: &mut impl Write, hello: &ClientHello<'_>) -> fmt::Result {
+    let extensions = hello.extensions;
+    write_number(out, hello.version)?;
+    out.write_char(',')?;
+    write_joined(out, meant(hello.ciphers()))?;
+    out.write_char(',')?;
+    write_joined(out, kinds(extensions))?;
+    out.write_char(',')?;
+    write_joined(out, meant(extensions.groups()))?;
+    out.write_char(',')?;
+    write_joined(out, extensions.point_formats().iter().copied().map(u16::from))
+}
+
+/// Text on its way into a hash.
+struct Hashing<D>(D);
+
+impl<D: Digest> Write for Hashing<D> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.update(text);
+        Ok(())
+    }
+}
+
+/// What a client hello came in; the first letter of its JA4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// A TCP connection.
+    Tcp,
+    /// QUIC.
+    Quic,
+}
+
+/// Characters of a JA4, as a rule.
+const JA4_LEN: usize = 36;
+
+/// The JA4 of a client.
+#[must_use]
+pub fn ja4(hello: &ClientHello<'_>, carrier: Carrier) -> String {
+    let mut text = String::with_capacity(JA4_LEN);
+    // Writing to a string cannot fail.
+    let _ = write_ja4(&mut text, &mut Vec::new(), hello, carrier);
+    text
+}
+
+/// Writes the JA4 of a client; `values` is memory to sort in.
+pub fn write_ja4(
+    out: &mut impl Write,
+    values: &mut Vec<u16>,
+    hello: &ClientHello<'_>,
+    carrier: Carrier,
+) -> fmt::Result {
+    const MOST: usize = 99;
+    let extensions = hello.extensions;
+    let named = kinds(extensions).any(|kind| kind == extension::SERVER_NAME);
+    let known = extensions.supported_versions().filter(|&version| Version(version).is_known());
+    let newest = known.fold(hello.version, u16::max);
+    let [first, last] = match extensions.application_protocols().next() {
+        Some([a, b]) if !is_meant(u16::from_be_bytes([*a, *b])) => ['0', '0'],
+        Some([first, .., last]) => [first, last].map(|byte| char::from(*byte)),
+        _ => ['0', '0'],
+    };
+    let mut text = Text::<8>::new();
+    text.byte(match carrier {
+        Carrier::Tcp => b't',
+        Carrier::Quic => b'q',
+    });
+    text.bytes(match newest {
+        0x0304 => b"13",
+        0x0303 => b"12",
+        0x0302 => b"11",
+        0x0301 => b"10",
+        0x0300 => b"s3",
+        _ => b"00",
+    });
+    text.byte(if named { b'd' } else { b'i' });
+    text.digits(meant(hello.ciphers()).count().min(MOST) as u32, 2);
+    text.digits(kinds(extensions).count().min(MOST) as u32, 2);
+    out.write_str(text.as_str())?;
+    out.write_char(first)?;
+    out.write_char(last)?;
+    out.write_char('_')?;
+    let mut hash = Hashing(Sha256::new());
+    write_sorted(&mut hash, values, meant(hello.ciphers()))?;
+    write_short(out, hash)?;
+    out.write_char('_')?;
+    let mut hash = Hashing(Sha256::new());
+    let others = kinds(extensions).filter(|kind| !matches!(*kind, extension::SERVER_NAME | extension::ALPN));
+    write_sorted(&mut hash, values, others)?;
+    hash.write_char('_')?;
+    write_hex_list(&mut hash, meant(extensions.signature_algorithms()))?;
+    write_short(out, hash)
+}
+
+/// Whether a value means something. Those that are reserved do not (GREASE, RFC 8701): they are drawn anew
+/// for each connection, so fingerprints leave them out.
+const fn is_meant(value: u16) -> bool {
+    !(value & 0x0f0f == 0x0a0a && value >> 8 == value & 0xff)
+}
+
+/// The values that [mean something](is_meant).
+pub(crate) fn meant(values: impl Iterator<Item = u16>) -> impl Iterator<Item = u16> {
+    values.filter(|&value| is_meant(value))
+}
+
+/// The types of the extensions, those without a meaning left out.
+pub(crate) fn kinds(extensions: Extensions<'_>) -> impl Iterator<Item = u16> {
+    meant(extensions.into_iter().map(|(kind, _)| kind))
+}
+
+/// A value in decimal.
+fn write_number(out: &mut impl Write, value: u16) -> fmt::Result {
+    out.write_str(itoa::Buffer::new().format(value))
+}
+
+/// Values in decimal, separated by hyphens.
+fn write_joined(out: &mut impl Write, values: impl Iterator<Item = u16>) -> fmt::Result {
+    for (index, value) in values.enumerate() {
+        if index > 0 {
+            out.write_char('-')?;
+        }
+        write_number(out, value)?;
+    }
+    Ok(())
+}
+
+/// Values in ascending order, as [`write_hex_list`] writes them.
+fn write_sorted(
+    out: &mut impl Write,
+    memory: &mut Vec<u16>,
+    values: impl Iterator<Item = u16>,
+) -> fmt::Result {
+    memory.clear();
+    memory.extend(values);
+    memory.sort_unstable();
+    write_hex_list(out, memory.iter().copied())
+}
+
+/// Values in four hexadecimal digits each, separated by commas.
+fn write_hex_list(out: &mut impl Write, values: impl Iterator<Item = u16>) -> fmt::Result {
+    for (index, value) in values.enumerate() {
+        let mut text = Text::<5>::new();
+        if index > 0 {
+            text.byte(b',');
+        }
+        value.to_be_bytes().into_iter().for_each(|byte| text.hex(byte));
+        out.write_str(text.as_str())?;
+    }
+    Ok(())
+}
+
+/// The first twelve digits of a SHA-256.
+fn write_short(out: &mut impl Write, hash: Hashing<Sha256>) -> fmt::Result {
+    let mut text = Text::<12>::new();
+    hash.0.finalize().into_iter().take(6).for_each(|byte| text.hex(byte));
+    out.write_str(text.as_str())
+}

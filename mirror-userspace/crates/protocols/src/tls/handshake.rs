@@ -1,0 +1,541 @@
+//! Follows the handshake of one connection through the record layer and keeps the messages that a record
+//! is made of.
+
+use std::ops::Range;
+
+use mirror_packet::Direction;
+use thiserror::Error;
+
+use super::hello::{ClientHello, ServerHello, Version, extension};
+
+/// The longest hello that is kept, in bytes. Those of post-quantum key exchange with a session ticket
+/// have less than 4 KiB.
+pub const MAX_HELLO: usize = 16 * 1024;
+/// The longest certificate that is kept, in bytes. One with a thousand names has less.
+pub const MAX_CERTIFICATE: usize = 32 * 1024;
+/// Bytes of a connection in which its handshake has to end. Of connections that are mirrored in one
+/// direction alone, the end is not seen.
+const MAX_HANDSHAKE: usize = 256 * 1024;
+/// What a [`Handshake`] that was [cleared](Handshake::clear) keeps of the memory of each direction.
+const SPARE: usize = 8 * 1024;
+
+/// The longest record (RFC 5246, 6.2.3).
+const MAX_RECORD: u16 = (1 << 14) + 2048;
+
+/// Content types of records.
+mod content {
+    pub(super) const CHANGE_CIPHER_SPEC: u8 = 20;
+    pub(super) const HANDSHAKE: u8 = 22;
+    pub(super) const APPLICATION_DATA: u8 = 23;
+    pub(super) const HEARTBEAT: u8 = 24;
+}
+
+/// Types of handshake messages.
+mod message {
+    pub(super) const CLIENT_HELLO: u8 = 1;
+    pub(super) const SERVER_HELLO: u8 = 2;
+    pub(super) const CERTIFICATE: u8 = 11;
+}
+
+/// The type of the first message of a side in SSL 2.0.
+const fn ssl_2_hello(direction: Direction) -> u8 {
+    match direction {
+        Direction::ToServer => 1,
+        Direction::ToClient => 4,
+    }
+}
+
+/// Why a connection cannot be followed further. What was kept until then is good.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum Malformed {
+    /// Something that is no record of SSL or TLS.
+    #[error("the bytes are not a record of SSL 3.0 to TLS 1.3")]
+    Record,
+    /// A record longer than the protocol allows.
+    #[error("a record is longer than the protocol allows")]
+    RecordLength,
+    /// A hello longer than is kept.
+    #[error("a hello is longer than {MAX_HELLO} bytes")]
+    HelloLength,
+    /// A hello whose fields do not fit into it.
+    #[error("a hello is not of its form")]
+    Hello,
+    /// A certificate longer than its message, or than is kept.
+    #[error("a certificate is longer than its message or {MAX_CERTIFICATE} bytes")]
+    CertificateLength,
+    /// A handshake without an end.
+    #[error("the handshake has not ended within {MAX_HANDSHAKE} bytes")]
+    Endless,
+}
+
+/// How far a handshake has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Further bytes are to be pushed.
+    Reading,
+    /// Both sides have finished: there is nothing more to see.
+    Complete,
+}
+
+/// The handshake of one connection. Each direction keeps at most [`MAX_HELLO`] + [`MAX_CERTIFICATE`]
+/// bytes, and takes that memory as the bytes come in, whatever lengths are announced.
+#[derive(Debug, Default)]
+pub struct Handshake {
+    client: Side,
+    server: Side,
+    /// From the server hello.
+    chosen: Option<Version>,
+    /// Bytes that were pushed.
+    pushed: usize,
+    outcome: Option<Result<(), Malformed>>,
+}
+
+impl Handshake {
+    /// A connection of which nothing was seen.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes ready for another connection, keeping the memory, or most of it.
+    pub fn clear(&mut self) {
+        let mut kept = [std::mem::take(&mut self.client.kept), std::mem::take(&mut self.server.kept)];
+        for kept in &mut kept {
+            kept.clear();
+            kept.shrink_to(SPARE);
+        }
+        let [client, server] = kept.map(|kept| Side { kept, ..Side::default() });
+        *self = Self { client, server, ..Self::default() };
+    }
+
+    /// Bytes of memory that it holds.
+    #[must_use]
+    pub const fn room(&self) -> usize {
+        self.client.kept.capacity() + self.server.kept.capacity()
+    }
+
+    /// Takes the next bytes of a direction, in order and without a gap, however they are cut. All of them
+    /// are used. Behind a gap a direction cannot be followed, but the other one can.
+    ///
+    /// # Errors
+    ///
+    /// Says why no further bytes are of use; says so again for each that come all the same.
+    pub fn push(&mut self, direction: Direction, bytes: &[u8]) -> Result<Progress, Malformed> {
+        let mut rest = bytes;
+        while self.outcome.is_none() && !rest.is_empty() {
+            match self.step(direction, rest) {
+                Ok(left) => rest = left,
+                Err(malformed) => self.outcome = Some(Err(malformed)),
+            }
+        }
+        self.pushed = self.pushed.saturating_add(bytes.len());
+        if self.outcome.is_none() && self.pushed > MAX_HANDSHAKE {
+            self.outcome = Some(Err(Malformed::Endless));
+        }
+        match self.outcome {
+            None => Ok(Progress::Reading),
+            Some(outcome) => outcome.map(|()| Progress::Complete),
+        }
+    }
+
+    /// What was kept so far.
+    #[must_use]
+    pub fn messages(&self) -> Messages<'_> {
+        Messages {
+            client_hello: self.client.hello(),
+            server_hello: self.server.hello(),
+            server_certificate: self.server.certificate(),
+            client_certificate: self.client.certificate(),
+            server_record: Version(self.server.record_version),
+        }
+    }
+
+    fn side(&mut self, direction: Direction) -> &mut Side {
+        match direction {
+            Direction::ToServer => &mut self.client,
+            Direction::ToClient => &mut self.server,
+        }
+    }
+
+    /// Takes some bytes off the front; answers what is left of them.
+    fn step<'a>(&mut self, direction: Direction, bytes: &'a [u8]) -> Result<&'a [u8], Malformed> {
+        let side = self.side(direction);
+        if side.record_left == 0 && !side.in_record {
+            let rest = side.header(direction, bytes)?;
+            self.began(direction);
+            return Ok(rest);
+        }
+        let len = bytes.len().min(side.record_left.into());
+        let (now, rest) = bytes.split_at_checked(len).unwrap_or((bytes, &[]));
+        side.record_left -= now.len() as u16;
+        let ended = side.record_left == 0;
+        let content = side.content;
+        // What follows a change of ciphers is hidden. TLS 1.3 feigns one, and may go on with further hellos
+        // after a request to try again; the first ones are what counts.
+        if content == content::HANDSHAKE && !side.cipher_changed {
+            self.handshake(direction, now)?;
+        }
+        if ended {
+            self.side(direction).in_record = false;
+            self.ended(direction, content);
+        }
+        Ok(rest)
+    }
+
+    /// Takes note that a record has begun.
+    fn began(&mut self, direction: Direction) {
+        let side = self.side(direction);
+        if side.in_record && side.record_left == 0 {
+            side.in_record = false;
+            let content = side.content;
+            self.ended(direction, content);
+        }
+        if self.server.record_version == Version::SSL_2.0 {
+            // Nothing of the rest goes into a record.
+            self.outcome = Some(Ok(()));
+        }
+    }
+
+    /// Takes note that all of a record was seen.
+    fn ended(&mut self, direction: Direction, content: u8) {
+        let server_finished = self.server.finished;
+        let chosen = self.chosen;
+        let side = self.side(direction);
+        match (content, chosen) {
+            (content::CHANGE_CIPHER_SPEC, _) => side.cipher_changed = true,
+            // TLS 1.3 hides the handshake in records of application data. Those that a client sends before
+            // the server's are early data.
+            (content::APPLICATION_DATA, Some(version)) if version.is_13() => {
+                side.finished = direction == Direction::ToClient || server_finished;
+            }
+            (content::APPLICATION_DATA | content::HANDSHAKE, Some(version)) if !version.is_13() => {
+                side.finished |= side.cipher_changed;
+            }
+            _ => {}
+        }
+        if self.client.finished && self.server.finished {
+            self.outcome = Some(Ok(()));
+        }
+    }
+
+    /// Takes a part of a handshake record.
+    fn handshake(&mut self, direction: Direction, bytes: &[u8]) -> Result<(), Malformed> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (left, whole) = self.side(direction).message(direction, rest)?;
+            rest = left;
+            if whole {
+                self.hello(direction)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at a hello that has come as a whole.
+    fn hello(&mut self, direction: Direction) -> Result<(), Malformed> {
+        let side = self.side(direction);
+        let body = side.kept.get(side.hello.clone()).unwrap_or_default();
+        let found = match direction {
+            Direction::ToServer => ClientHello::parse(body).map(|_| None),
+            Direction::ToClient => ServerHello::parse(body).map(|hello| Some(hello.chosen())),
+        };
+        let Some(found) = found else {
+            side.hello = 0..0;
+            return Err(Malformed::Hello);
+        };
+        self.chosen = self.chosen.or(found);
+        Ok(())
+    }
+}
+
+/// One direction.
+#[derive(Debug, Default)]
+struct Side {
+    /// Bytes of a header that has not come as a whole: of a record, or of a message.
+    header: [u8; 5],
+    header_len: u8,
+    /// Bytes of a message's header that has not come as a whole.
+    head: [u8; 4],
+    head_len: u8,
+    /// A record has begun and not ended.
+    in_record: bool,
+    content: u8,
+    record_left: u16,
+    /// What the records of the direction said, before its hello did.
+    record_version: u16,
+    message_left: u32,
+    part: Part,
+    cipher_changed: bool,
+    finished: bool,
+    /// The hello, and the certificate behind it.
+    kept: Vec<u8>,
+    hello: Range<usize>,
+    certificate: Range<usize>,
+}
+
+/// What the bytes of the current handshake message are for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Part {
+    /// Nothing.
+    #[default]
+    Skipped,
+    /// They are a hello.
+    Hello,
+    /// They are the lengths in front of a certificate: of the list, and of the first in it.
+    Lengths { seen: u8, len: u32 },
+    /// They are the first certificate.
+    Certificate { left: u32 },
+}
+
+impl Side {
+    fn hello(&self) -> Option<&[u8]> {
+        // A hello that has not come as a whole is of no use.
+        let whole = self.part != Part::Hello || self.message_left == 0;
+        self.kept.get(self.hello.clone()).filter(|body| whole && !body.is_empty())
+    }
+
+    fn certificate(&self) -> Option<&[u8]> {
+        let whole = !matches!(self.part, Part::Certificate { .. });
+        self.kept.get(self.certificate.clone()).filter(|der| whole && !der.is_empty())
+    }
+
+    /// Takes bytes of a record's header; answers what is left.
+    fn header<'a>(&mut self, direction: Direction, bytes: &'a [u8]) -> Result<&'a [u8], Malformed> {
+        let mut rest = bytes;
+        while let Some((&byte, left)) = rest.split_first() {
+            if let Some(slot) = self.header.get_mut(usize::from(self.header_len)) {
+                *slot = byte;
+            }
+            self.header_len += 1;
+            rest = left;
+            if self.begin_record(direction)? {
+                self.header_len = 0;
+                self.in_record = true;
+                break;
+            }
+        }
+        Ok(rest)
+    }
+
+    /// Begins a record where its header has come as a whole.
+    fn begin_record(&mut self, direction: Direction) -> Result<bool, Malformed> {
+        let known = self.header.get(..usize::from(self.header_len)).unwrap_or_default();
+        match *known {
+            // The header of a client of SSL 2.0, or of one that knows more and goes on with other records.
+            [0x80..=0xff] | [0x80..=0xff, _] if self.record_version == 0 => Ok(false),
+            [high @ 0x80..=0xff, low, kind] if kind == ssl_2_hello(direction) && self.record_version == 0 => {
+                // The type was the first byte of the content.
+                self.record_left = (u16::from(high & 0x7f) << 8 | u16::from(low)).saturating_sub(1);
+                self.content = 0;
+                self.record_version = Version::SSL_2.0;
+                Ok(true)
+            }
+            [content::CHANGE_CIPHER_SPEC..=content::HEARTBEAT, ref rest @ ..] => match *rest {
+                [] | [3] | [3, _] | [3, _, _] => Ok(false),
+                [3, minor, high, low] => {
+                    let length = u16::from_be_bytes([high, low]);
+                    if length > MAX_RECORD {
+                        return Err(Malformed::RecordLength);
+                    }
+                    self.content = known.first().copied().unwrap_or_default();
+                    self.record_left = length;
+                    if self.hello.is_empty() {
+                        self.record_version = u16::from_be_bytes([3, minor]);
+                    }
+                    Ok(true)
+                }
+                _ => Err(Malformed::Record),
+            },
+            _ => Err(Malformed::Record),
+        }
+    }
+
+    /// Takes bytes of handshake messages, of one message at most; answers what is left, and whether a
+    /// hello is whole now.
+    fn message<'a>(&mut self, direction: Direction, bytes: &'a [u8]) -> Result<(&'a [u8], bool), Malformed> {
+        let mut rest = bytes;
+        if self.message_left == 0 {
+            while let Some(slot) = self.head.get_mut(usize::from(self.head_len)) {
+                let Some((&byte, left)) = rest.split_first() else { return Ok((rest, false)) };
+                *slot = byte;
+                self.head_len += 1;
+                rest = left;
+            }
+            self.head_len = 0;
+            let [kind, length @ ..] = self.head;
+            self.begin_message(direction, kind, u24(length))?;
+        }
+        let len = rest.len().min(self.message_left as usize);
+        let (now, rest) = rest.split_at_checked(len).unwrap_or((rest, &[]));
+        self.message_left -= now.len() as u32;
+        self.body(now)?;
+        let whole = self.message_left == 0;
+        let hello = whole && self.part == Part::Hello;
+        if whole {
+            self.part = Part::Skipped;
+        }
+        Ok((rest, hello))
+    }
+
+    fn begin_message(&mut self, direction: Direction, kind: u8, len: u32) -> Result<(), Malformed> {
+        self.message_left = len;
+        self.part = match (direction, kind) {
+            (Direction::ToServer, message::CLIENT_HELLO) | (Direction::ToClient, message::SERVER_HELLO)
+                if self.hello.is_empty() =>
+            {
+                Part::Hello
+            }
+            (_, message::CERTIFICATE) if self.certificate.is_empty() => Part::Lengths { seen: 0, len: 0 },
+            _ => Part::Skipped,
+        };
+        if self.part == Part::Hello {
+            if len as usize > MAX_HELLO {
+                self.part = Part::Skipped;
+                return Err(Malformed::HelloLength);
+            }
+            // No certificate comes in front of a hello, except from somebody who wants to confuse.
+            self.kept.clear();
+            (self.hello, self.certificate) = (0..0, 0..0);
+        }
+        Ok(())
+    }
+
+    /// Takes bytes of a message's body.
+    fn body(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
+        let mut bytes = bytes;
+        if let Part::Lengths { mut seen, mut len } = self.part {
+            const BOTH: u8 = 6;
+            while seen < BOTH
+                && let Some((&byte, left)) = bytes.split_first()
+            {
+                // The second length pushes the first out.
+                len = (len << 8 | u32::from(byte)) & 0x00ff_ffff;
+                seen += 1;
+                bytes = left;
+            }
+            self.part = Part::Lengths { seen, len };
+            if seen == BOTH {
+                let there = bytes.len() as u32 + self.message_left;
+                if len > there || len as usize > MAX_CERTIFICATE {
+                    self.part = Part::Skipped;
+                    return Err(Malformed::CertificateLength);
+                }
+                self.certificate = self.kept.len()..self.kept.len();
+                self.part = if len == 0 { Part::Skipped } else { Part::Certificate { left: len } };
+            }
+        }
+        match self.part {
+            Part::Hello => {
+                self.kept.extend_from_slice(bytes);
+                self.hello.end = self.kept.len();
+            }
+            Part::Certificate { left } => {
+                let now = bytes.get(..left as usize).unwrap_or(bytes);
+                self.kept.extend_from_slice(now);
+                self.certificate.end = self.kept.len();
+                let left = left - now.len() as u32;
+                self.part = if left == 0 { Part::Skipped } else { Part::Certificate { left } };
+            }
+            Part::Skipped | Part::Lengths { .. } => {}
+        }
+        Ok(())
+    }
+}
+
+fn u24([high, middle, low]: [u8; 3]) -> u32 {
+    u32::from_be_bytes([0, high, middle, low])
+}
+
+/// The messages of a handshake that a record is made of: bodies of the hellos, certificates in DER.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Messages<'a> {
+    /// The client's first hello; `None` also where it is one of SSL 2.0.
+    pub client_hello: Option<&'a [u8]>,
+    /// The server's first hello; it may be a request to try again (RFC 8446, 4.1.4).
+    pub server_hello: Option<&'a [u8]>,
+    /// The server's own certificate; never seen where TLS 1.3 is spoken, or a session resumed.
+    pub server_certificate: Option<&'a [u8]>,
+    /// The client's own certificate.
+    pub client_certificate: Option<&'a [u8]>,
+    /// The version of the server's records, [`Version::UNDETERMINED`] where there were none.
+    pub server_record: Version,
+}
+
+impl<'a> Messages<'a> {
+    /// Whether a record is to be written, by Suricata's rule: a server has shown its certificate, or none
+    /// was due, since TLS 1.3 hides it or the client has offered to resume a session. What failed before
+    /// leaves a record only where the client knows session tickets, as most do.
+    #[must_use]
+    pub fn is_recorded(&self) -> bool {
+        let client = self.client_hello.and_then(ClientHello::parse);
+        let server = self.server_hello.and_then(ServerHello::parse);
+        self.server_certificate.is_some()
+            || server.is_some_and(|hello| hello.chosen().is_13())
+            || client.is_some_and(|client| {
+                client.extensions.find(extension::SESSION_TICKET).is_some()
+                    || server.is_some_and(|server| client.resumes(&server))
+            })
+    }
+
+    /// The messages one by one, to be written one behind the other into a batch of records.
+    #[must_use]
+    pub fn parts(&self) -> [&'a [u8]; 4] {
+        [self.client_hello, self.server_hello, self.server_certificate, self.client_certificate]
+            .map(Option::unwrap_or_default)
+    }
+
+    /// What is needed besides [`Messages::parts`] to have the messages again.
+    #[must_use]
+    pub fn outline(&self) -> Outline {
+        Outline { lengths: self.parts().map(|part| part.len() as u32), server_record: self.server_record }
+    }
+}
+
+/// Tells where the messages are in the bytes of a record; of fixed size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outline {
+    lengths: [u32; 4],
+    server_record: Version,
+}
+
+impl Outline {
+    /// Bytes of a packed outline.
+    pub const LEN: usize = 18;
+
+    /// The outline in bytes, to be written in front of the parts.
+    #[must_use]
+    pub fn pack(&self) -> [u8; Self::LEN] {
+        let mut packed = [0; Self::LEN];
+        let lengths = self.lengths.iter().flat_map(|len| len.to_ne_bytes());
+        for (to, from) in packed.iter_mut().zip(lengths.chain(self.server_record.0.to_ne_bytes())) {
+            *to = from;
+        }
+        packed
+    }
+
+    /// The outline that was packed.
+    #[must_use]
+    pub fn unpack(packed: &[u8; Self::LEN]) -> Self {
+        let (lengths, version) = packed.split_at(Self::LEN - 2);
+        let mut lengths = lengths.chunks_exact(4);
+        let mut next =
+            || lengths.next().and_then(|len| len.first_chunk()).map_or(0, |len| u32::from_ne_bytes(*len));
+        Self {
+            lengths: [next(), next(), next(), next()],
+            server_record: Version(version.first_chunk().map_or(0, |version| u16::from_ne_bytes(*version))),
+        }
+    }
+
+    /// The messages, from their [parts](Messages::parts) one behind the other.
+    #[must_use]
+    pub fn messages<'a>(&self, bytes: &'a [u8]) -> Messages<'a> {
+        let mut rest = bytes;
+        let [client_hello, server_hello, server_certificate, client_certificate] = self.lengths.map(|len| {
+            let (part, behind) = rest.split_at_checked(len as usize).unwrap_or((rest, &[]));
+            rest = behind;
+            Some(part).filter(|part| !part.is_empty())
+        });
+        let server_record = self.server_record;
+        Messages { client_hello, server_hello, server_certificate, client_certificate, server_record }
+    }
+}

@@ -1,0 +1,542 @@
+//! Conversations are put together message by message and pushed in pieces of any size.
+
+use mirror_packet::Direction;
+use mirror_packet::Direction::{ToClient, ToServer};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+const HANDSHAKE: u8 = 22;
+const CHANGE_CIPHER_SPEC: u8 = 20;
+const ALERT: u8 = 21;
+const APPLICATION_DATA: u8 = 23;
+
+fn vector8(bytes: impl AsRef<[u8]>) -> Vec<u8> {
+    [&[u8::try_from(bytes.as_ref().len()).unwrap()], bytes.as_ref()].concat()
+}
+
+fn vector16(bytes: impl AsRef<[u8]>) -> Vec<u8> {
+    [&u16::try_from(bytes.as_ref().len()).unwrap().to_be_bytes()[..], bytes.as_ref()].concat()
+}
+
+fn vector24(bytes: impl AsRef<[u8]>) -> Vec<u8> {
+    [&(bytes.as_ref().len() as u32).to_be_bytes()[1..], bytes.as_ref()].concat()
+}
+
+fn numbers(values: &[u16]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_be_bytes()).collect()
+}
+
+/// A hello of either side.
+#[derive(Clone)]
+struct Hello {
+    version: u16,
+    session_id: Vec<u8>,
+    ciphers: Vec<u16>,
+    extensions: Option<Vec<u8>>,
+}
+
+impl Hello {
+    fn new(version: u16, ciphers: &[u16]) -> Self {
+        Self { version, session_id: Vec::new(), ciphers: ciphers.to_vec(), extensions: None }
+    }
+
+    fn session(self, id: &[u8]) -> Self {
+        Self { session_id: id.to_vec(), ..self }
+    }
+
+    fn extension(mut self, kind: u16, data: impl AsRef<[u8]>) -> Self {
+        let extensions = self.extensions.get_or_insert_default();
+        extensions.extend([&kind.to_be_bytes()[..], &vector16(data)].concat());
+        self
+    }
+
+    fn name(self, name: &str) -> Self {
+        self.extension(0, vector16([&[0], &vector16(name)[..]].concat()))
+    }
+
+    fn protocols(self, names: &[&str]) -> Self {
+        self.extension(16, vector16(names.iter().flat_map(vector8).collect::<Vec<_>>()))
+    }
+
+    fn list(self, kind: u16, values: &[u16]) -> Self {
+        self.extension(kind, vector16(numbers(values)))
+    }
+
+    fn body(&self, ciphers: &[u8]) -> Vec<u8> {
+        let extensions = self.extensions.as_ref().map(vector16).unwrap_or_default();
+        [&self.version.to_be_bytes()[..], &[7; 32], &vector8(&self.session_id), ciphers, &extensions].concat()
+    }
+
+    fn client(&self) -> Vec<u8> {
+        self.body(&[vector16(numbers(&self.ciphers)), vector8([0])].concat())
+    }
+
+    fn server(&self) -> Vec<u8> {
+        self.body(&[numbers(&self.ciphers), vec![0]].concat())
+    }
+}
+
+fn message(kind: u8, body: impl AsRef<[u8]>) -> Vec<u8> {
+    [&[kind], &vector24(body)[..]].concat()
+}
+
+fn client_hello(hello: &Hello) -> Vec<u8> {
+    message(1, hello.client())
+}
+
+fn server_hello(hello: &Hello) -> Vec<u8> {
+    message(2, hello.server())
+}
+
+fn certificates(list: &[&[u8]]) -> Vec<u8> {
+    message(11, vector24(list.iter().flat_map(vector24).collect::<Vec<_>>()))
+}
+
+fn record(content: u8, body: impl AsRef<[u8]>) -> Vec<u8> {
+    [&[content, 3, 3], &vector16(body)[..]].concat()
+}
+
+fn finished(cipher_change: bool) -> Vec<u8> {
+    let change = if cipher_change { record(CHANGE_CIPHER_SPEC, [1]) } else { Vec::new() };
+    [change, record(HANDSHAKE, [0xee; 40])].concat()
+}
+
+/// DER of one value.
+fn der(tag: u8, content: impl AsRef<[u8]>) -> Vec<u8> {
+    let content = content.as_ref();
+    let length = match content.len() {
+        short @ 0..=127 => vec![short as u8],
+        long => [&[0x82], &u16::try_from(long).unwrap().to_be_bytes()[..]].concat(),
+    };
+    [&[tag][..], &length, content].concat()
+}
+
+/// A certificate of this organisation and name.
+fn certificate(organisation: &str, name: &str) -> Vec<u8> {
+    let attribute = |kind: u8, value: &str| {
+        let oid = der(6, [0x55, 4, kind]);
+        der(0x31, der(0x30, [oid, der(0x0c, value)].concat()))
+    };
+    let whom = der(0x30, [attribute(10, organisation), attribute(3, name)].concat());
+    let algorithm = der(0x30, der(6, [0x2b, 0x65, 0x70]));
+    let validity = der(0x30, [der(0x17, "691231000000Z"), der(0x18, "20500102030405Z")].concat());
+    let key = der(0x30, [algorithm.clone(), der(3, [0; 33])].concat());
+    let body = [
+        der(0xa0, der(2, [2])),
+        der(2, [0, 0xab, 0x01]),
+        algorithm.clone(),
+        whom.clone(),
+        validity,
+        whom,
+        key,
+    ];
+    der(0x30, [der(0x30, body.concat()), algorithm, der(3, [0; 65])].concat())
+}
+
+/// What each side says, in turns.
+type Talk = Vec<(Direction, Vec<u8>)>;
+
+/// A handshake of TLS 1.2, whole.
+fn talk_12() -> Talk {
+    let client =
+        Hello::new(0x0303, &[0x0a0a, 0xc02f, 0x002f]).name("example.net").list(10, &[0x1a1a, 29, 23]);
+    let client =
+        client.extension(11, vector8([0])).protocols(&["h2", "http/1.1"]).list(13, &[0x0403, 0x0804]);
+    let server = Hello::new(0x0303, &[0xc02f]).session(&[5; 32]).extension(0, []).protocols(&["h2"]);
+    let flight = [
+        server_hello(&server),
+        certificates(&[&certificate("Example, Inc.", "example.net"), &[1; 300]]),
+        message(12, [9; 200]),
+        message(14, []),
+    ];
+    vec![
+        (ToServer, record(HANDSHAKE, client_hello(&client))),
+        (ToClient, record(HANDSHAKE, flight.concat())),
+        (ToServer, [record(HANDSHAKE, message(16, [3; 33])), finished(true)].concat()),
+        (ToClient, finished(true)),
+        (ToServer, record(APPLICATION_DATA, [1; 100])),
+    ]
+}
+
+/// A handshake of TLS 1.3 with a retry, early data and feigned changes of ciphers.
+fn talk_13() -> Talk {
+    let client = Hello::new(0x0303, &[0x1301, 0x1302]).session(&[6; 32]).name("example.org");
+    let client = client.extension(43, vector8(numbers(&[0xdada, 0x0304, 0x0303]))).extension(35, []);
+    let retry = Hello::new(0x0303, &[0x1302]).session(&[6; 32]).extension(43, [3, 4]).extension(51, [0, 23]);
+    let server = Hello::new(0x0303, &[0x1302]).session(&[6; 32]).extension(51, [4; 69]).extension(43, [3, 4]);
+    let change = || record(CHANGE_CIPHER_SPEC, [1]);
+    let hidden = |len| record(APPLICATION_DATA, vec![0x55; len]);
+    vec![
+        (ToServer, [record(HANDSHAKE, client_hello(&client)), change(), hidden(80)].concat()),
+        (ToClient, [record(HANDSHAKE, server_hello(&retry)), change()].concat()),
+        (ToServer, record(HANDSHAKE, client_hello(&client.name("second")))),
+        (ToClient, [record(HANDSHAKE, server_hello(&server)), hidden(2000)].concat()),
+        (ToServer, [hidden(60), hidden(300)].concat()),
+    ]
+}
+
+fn event(handshake: &Handshake) -> Value {
+    let messages = handshake.messages();
+    let bytes = messages.parts().concat();
+    assert_eq!(messages.outline().messages(&bytes), messages);
+    serde_json::to_value(Event::new(&messages)).unwrap()
+}
+
+fn push(handshake: &mut Handshake, talk: &Talk) -> Result<Progress, Malformed> {
+    let pushed = talk.iter().map(|(direction, bytes)| handshake.push(*direction, bytes));
+    pushed.last().unwrap_or(Ok(Progress::Reading))
+}
+
+/// The event of a talk that is followed without complaint.
+fn followed(talk: &Talk) -> Value {
+    let mut handshake = Handshake::new();
+    push(&mut handshake, talk).unwrap();
+    event(&handshake)
+}
+
+#[test]
+fn a_handshake_of_tls_1_2_is_logged_with_its_certificate() {
+    let logged = followed(&talk_12());
+    assert_eq!(
+        logged,
+        json!({
+            "subject": "O=Example, Inc., CN=example.net",
+            "issuerdn": "O=Example, Inc., CN=example.net",
+            "serial": "00:AB:01",
+            "fingerprint": logged["fingerprint"],
+            "sni": "example.net",
+            "version": "TLS 1.2",
+            "notbefore": "1969-12-31T00:00:00",
+            "notafter": "2050-01-02T03:04:05",
+            "ja3": {
+                "hash": logged["ja3"]["hash"],
+                "string": "771,49199-47,0-10-11-16-13,29-23,0",
+            },
+            "ja3s": { "hash": logged["ja3s"]["hash"], "string": "771,49199,0-16" },
+            "ja4": logged["ja4"],
+            "cipher": "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+            "client_alpns": ["h2", "http/1.1"],
+            "server_alpns": ["h2"],
+        })
+    );
+    assert_eq!(logged["fingerprint"].as_str().map(str::len), Some(59));
+    assert_eq!(&logged["ja4"].as_str().unwrap()[..10], "t12d0205h2");
+}
+
+#[test]
+fn the_first_hellos_of_tls_1_3_count_where_the_server_asks_for_others() {
+    let logged = followed(&talk_13());
+    assert_eq!(logged["sni"], "example.org");
+    assert_eq!(logged["version"], "TLS 1.3");
+    assert_eq!(logged["cipher"], "TLS_AES_256_GCM_SHA384");
+    assert_eq!(logged["ja3s"]["string"], "771,4866,43-51");
+    assert_eq!(logged["session_resumed"], Value::Null);
+    assert_eq!(&logged["ja4"].as_str().unwrap()[..10], "t13d020300");
+}
+
+#[test]
+fn a_handshake_is_complete_when_both_sides_have_finished_and_not_before() {
+    for (talk, turn) in [(talk_12(), 3), (talk_13(), 4)] {
+        let mut handshake = Handshake::new();
+        for (at, (direction, bytes)) in talk.iter().enumerate() {
+            let progress = handshake.push(*direction, bytes).unwrap();
+            assert_eq!(progress == Progress::Complete, at >= turn, "turn {at}");
+        }
+    }
+}
+
+#[test]
+fn early_data_does_not_complete_a_handshake() {
+    let mut handshake = Handshake::new();
+    let mut talk = talk_13();
+    talk.truncate(3);
+    talk.push((ToServer, record(APPLICATION_DATA, [0; 1000])));
+    assert_eq!(push(&mut handshake, &talk), Ok(Progress::Reading));
+}
+
+#[test]
+fn a_session_is_resumed_where_the_server_goes_on_with_it_and_shows_no_certificate() {
+    let client = Hello::new(0x0301, &[5]).session(&[1; 32]);
+    let server = Hello::new(0x0301, &[5]);
+    let talk = |id: &[u8]| {
+        let server = server_hello(&server.clone().session(id));
+        vec![
+            (ToServer, record(HANDSHAKE, client_hello(&client))),
+            (ToClient, [record(HANDSHAKE, server), finished(true)].concat()),
+            (ToServer, finished(true)),
+        ]
+    };
+    assert_eq!(followed(&talk(&[1; 32]))["session_resumed"], true);
+    assert_eq!(followed(&talk(&[2; 32]))["session_resumed"], Value::Null);
+}
+
+#[test]
+fn a_hello_of_ssl_2_may_be_answered_in_either_form() {
+    let client = [&[0x80, 46, 1, 3, 1, 0, 21, 0, 0, 0, 16][..], &[0; 37]].concat();
+    let server = Hello::new(0x0301, &[5]).session(&[1; 32]);
+    let tls = record(HANDSHAKE, [server_hello(&server), certificates(&[&certificate("o", "n")])].concat());
+    let logged = followed(&vec![(ToServer, client.clone()), (ToClient, tls)]);
+    assert_eq!((&logged["version"], &logged["subject"]), (&json!("TLSv1"), &json!("O=o, CN=n")));
+    assert_eq!((&logged["ja3"], &logged["ja4"]), (&Value::Null, &Value::Null));
+
+    let mut handshake = Handshake::new();
+    let ssl = [&[0x80, 60, 4, 0, 1, 0, 2][..], &[0; 55]].concat();
+    assert_eq!(push(&mut handshake, &vec![(ToServer, client), (ToClient, ssl)]), Ok(Progress::Complete));
+    assert_eq!(event(&handshake)["version"], "SSLv2");
+}
+
+#[test]
+fn certificates_of_both_sides_are_logged() {
+    let mut talk = talk_12();
+    let bytes = record(HANDSHAKE, certificates(&[&certificate("people", "me")]));
+    talk.insert(2, (ToServer, bytes));
+    let logged = followed(&talk);
+    assert_eq!(logged["subject"], "O=Example, Inc., CN=example.net");
+    assert_eq!(logged["client"]["subject"], "O=people, CN=me");
+}
+
+#[test]
+fn what_failed_without_a_certificate_is_recorded_only_where_none_was_due() {
+    let hello = Hello::new(0x0303, &[0xc02f]).name("a");
+    let alert = (ToClient, record(ALERT, [2, 40]));
+    let recorded = |hello: &Hello| {
+        let mut handshake = Handshake::new();
+        push(&mut handshake, &vec![(ToServer, record(HANDSHAKE, client_hello(hello))), alert.clone()])
+            .unwrap();
+        (handshake.messages().is_recorded(), event(&handshake)["version"].clone())
+    };
+    assert_eq!(recorded(&hello), (false, json!("TLS 1.2")));
+    assert_eq!(recorded(&hello.extension(35, [])), (true, json!("TLS 1.2")));
+    for talk in [talk_12(), talk_13()] {
+        let mut handshake = Handshake::new();
+        assert!(!handshake.messages().is_recorded());
+        push(&mut handshake, &talk).unwrap();
+        assert!(handshake.messages().is_recorded());
+    }
+}
+
+#[test]
+fn versions_are_named_as_suricata_names_them() {
+    for (version, named) in [
+        (0, "UNDETERMINED"),
+        (2, "SSLv2"),
+        (0x0300, "SSLv3"),
+        (0x0301, "TLSv1"),
+        (0x0302, "TLS 1.1"),
+        (0x0304, "TLS 1.3"),
+        (0x7f12, "TLS 1.3 draft-18"),
+        (0xfb17, "TLS 1.3 draft-23-fb"),
+        (0x7e01, "0x7e01"),
+    ] {
+        assert_eq!(Version(version).to_string(), named);
+    }
+    let body = [&[3, 4][..], &[0; 32], &[0x13, 1]].concat();
+    assert_eq!(ServerHello::parse(&body).unwrap().chosen().to_string(), "TLS 1.3 draft-<16");
+}
+
+#[test]
+fn ja3_is_that_of_its_authors_example() {
+    let ciphers = [47, 53, 5, 10, 49161, 49162, 49171, 49172, 50, 56, 19, 4];
+    let hello = Hello::new(769, &ciphers).name("x").list(10, &[23, 24, 25]).extension(11, vector8([0]));
+    let body = hello.client();
+    let ja3 = Ja3::client(&ClientHello::parse(&body).unwrap());
+    assert_eq!(ja3.string, "769,47-53-5-10-49161-49162-49171-49172-50-56-19-4,0-10-11,23-24-25,0");
+    assert_eq!(ja3.hash, "ada70206e40642a3e4461f35503241d5");
+}
+
+#[test]
+fn ja4_is_that_of_its_authors_example() {
+    let ciphers = [
+        0x1301, 0x1302, 0x1303, 0xc02b, 0xc02f, 0xc02c, 0xc030, 0xcca9, 0xcca8, 0xc013, 0xc014, 0x9c, 0x9d,
+        0x2f, 0x35,
+    ];
+    let mut hello = Hello::new(0x0303, &ciphers).name("x").protocols(&["h2", "http/1.1"]);
+    for kind in [0x1b, 0x33, 0x4469, 0x17, 0x2d, 5, 0x23, 0x12, 0xff01, 0x0b, 0x0a, 0x15, 0x2a2a] {
+        hello = hello.extension(kind, []);
+    }
+    let hello = hello.extension(43, vector8(numbers(&[0x0304, 0x0303])));
+    let hello = hello.list(13, &[0x0403, 0x0804, 0x0401, 0x0503, 0x0805, 0x0501, 0x0806, 0x0601]);
+    let body = hello.client();
+    let hello = ClientHello::parse(&body).unwrap();
+    assert_eq!(ja4(&hello, Carrier::Tcp), "t13d1516h2_8daaf6152771_e5627efa2ab1");
+    assert_eq!(ja4(&hello, Carrier::Quic), "q13d1516h2_8daaf6152771_e5627efa2ab1");
+}
+
+#[test]
+fn what_is_wrong_has_a_name_and_what_came_before_is_kept() {
+    let hello = record(HANDSHAKE, client_hello(&Hello::new(0x0303, &[0xc02f]).name("kept")));
+    let cut = Hello::new(0x0303, &[0xc02f]).server();
+    let too_long = |kind: u8| record(HANDSHAKE, [kind, 0xff, 0xff, 0xff]);
+    let certificate =
+        |list: [u8; 3], one: [u8; 3]| record(HANDSHAKE, message(11, [&list[..], &one, &[0; 100]].concat()));
+    for (answer, wrong) in [
+        (b"HTTP/1.1 400 Bad Request".to_vec(), Malformed::Record),
+        (record(19, [0; 5]), Malformed::Record),
+        (vec![HANDSHAKE, 3, 3, 0xff, 0xff], Malformed::RecordLength),
+        (too_long(2), Malformed::HelloLength),
+        (record(HANDSHAKE, message(2, &cut[..36])), Malformed::Hello),
+        (certificate([0, 0, 103], [0, 0, 101]), Malformed::CertificateLength),
+        (certificate([0, 0, 103], [0xff, 0xff, 0xff]), Malformed::CertificateLength),
+    ] {
+        let mut handshake = Handshake::new();
+        handshake.push(ToServer, &hello).unwrap();
+        assert_eq!(handshake.push(ToClient, &answer), Err(wrong));
+        assert_eq!(handshake.push(ToServer, &hello), Err(wrong));
+        assert_eq!(event(&handshake)["sni"], "kept");
+    }
+}
+
+#[test]
+fn what_is_kept_is_bounded_and_used_again() {
+    let long = vec![0; MAX_CERTIFICATE + 1];
+    let mut handshake = Handshake::new();
+    for _ in 0..2 {
+        let mut longest = 0;
+        let message = certificates(&[&long]);
+        for part in message.chunks(16_000) {
+            let _ = handshake.push(ToClient, &record(HANDSHAKE, part));
+            longest = longest.max(handshake.messages().parts().concat().len());
+        }
+        assert_eq!(longest, 0);
+        handshake.clear();
+        push(&mut handshake, &talk_12()).unwrap();
+        assert_eq!(event(&handshake), followed(&talk_12()));
+        handshake.clear();
+        assert!(handshake.messages().parts().concat().is_empty());
+    }
+}
+
+#[test]
+fn a_connection_of_which_one_direction_is_seen_is_not_followed_for_ever() {
+    for direction in [ToServer, ToClient] {
+        let mut handshake = Handshake::new();
+        let mut talk = talk_12();
+        talk.retain(|turn| turn.0 == direction);
+        push(&mut handshake, &talk).unwrap();
+        let data = record(APPLICATION_DATA, [0; 16_000]);
+        let last = (0..20).map(|_| handshake.push(direction, &data)).last().unwrap();
+        assert_eq!(last, Err(Malformed::Endless));
+        assert_eq!(event(&handshake)["sni"].is_string(), direction == ToServer);
+        assert_eq!(event(&handshake)["subject"].is_string(), direction == ToClient);
+    }
+}
+
+#[test]
+fn a_client_hello_is_told_from_other_data() {
+    let hello = record(HANDSHAKE, client_hello(&Hello::new(0x0303, &[1])));
+    assert!(begins_with_client_hello(&hello));
+    for other in [&b"GET / HTTP/1.1\r\n"[..], &hello[..9], &[], &[22, 3, 1, 0, 4, 1, 0, 0, 0]] {
+        assert!(!begins_with_client_hello(other));
+    }
+}
+
+/// The talk with its handshake messages cut into records of these sizes, over and over.
+fn recut(talk: &Talk, sizes: &[usize]) -> Talk {
+    let mut sizes = sizes.iter().cycle();
+    let mut recut = Talk::new();
+    let mut changed = [false; 2];
+    for (direction, bytes) in talk {
+        let mut out = Vec::new();
+        let mut rest = &bytes[..];
+        while let [content, _, _, high, low, behind @ ..] = rest {
+            let (body, next) = behind.split_at(usize::from(u16::from_be_bytes([*high, *low])));
+            changed[*direction as usize] |= *content == CHANGE_CIPHER_SPEC;
+            if *content == HANDSHAKE && !changed[*direction as usize] {
+                let mut body = body;
+                while !body.is_empty() {
+                    let (part, left) = body.split_at((*sizes.next().unwrap()).min(body.len()));
+                    out.extend(record(HANDSHAKE, part));
+                    body = left;
+                }
+            } else {
+                out.extend(record(*content, body));
+            }
+            rest = next;
+        }
+        recut.push((*direction, out));
+    }
+    recut
+}
+
+/// The talk in segments of these sizes, over and over.
+fn segments(talk: &Talk, sizes: &[usize]) -> Talk {
+    let mut sizes = sizes.iter().cycle();
+    let mut cut = Talk::new();
+    for (direction, bytes) in talk {
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let (segment, left) = rest.split_at((*sizes.next().unwrap()).min(rest.len()));
+            cut.push((*direction, segment.to_vec()));
+            rest = left;
+        }
+    }
+    cut
+}
+
+proptest! {
+    #[test]
+    fn records_and_segments_of_any_size_give_the_same(
+        records in vec(1_usize..700, 1..8),
+        pieces in vec(1_usize..700, 1..8),
+    ) {
+        for talk in [talk_12(), talk_13()] {
+            prop_assert_eq!(followed(&segments(&recut(&talk, &records), &pieces)), followed(&talk));
+        }
+    }
+
+    #[test]
+    fn one_byte_changed_does_no_harm(at in any::<prop::sample::Index>(), value in any::<u8>()) {
+        for mut talk in [talk_12(), talk_13()] {
+            let len: usize = talk.iter().map(|turn| turn.1.len()).sum();
+            let byte = talk.iter_mut().flat_map(|turn| &mut turn.1).nth(at.index(len)).unwrap();
+            *byte = value;
+            let mut handshake = Handshake::new();
+            let whole = push(&mut handshake, &talk);
+            let mut bytewise = Handshake::new();
+            prop_assert_eq!(push(&mut bytewise, &segments(&talk, &[1])), whole);
+            prop_assert_eq!(event(&bytewise), event(&handshake));
+        }
+    }
+
+    #[test]
+    fn any_bytes_do_no_harm(pushes in vec((any::<bool>(), vec(any::<u8>(), 0..300)), 0..10)) {
+        let mut handshake = Handshake::new();
+        for (up, bytes) in pushes {
+            let _ = handshake.push(if up { ToServer } else { ToClient }, &bytes);
+            let _ = handshake.push(ToServer, &record(HANDSHAKE, &bytes));
+        }
+        event(&handshake);
+    }
+
+    #[test]
+    fn any_certificate_does_no_harm(mut der in Just(certificate("o", "n")), at in any::<prop::sample::Index>(), value in any::<u8>()) {
+        let at = at.index(der.len());
+        der[at] = value;
+        let _ = Certificate::parse(&der);
+        let _ = Certificate::parse(&der[..at]);
+    }
+}
+
+#[test]
+fn every_prefix_of_a_conversation_does_no_harm() {
+    for talk in [talk_12(), talk_13()] {
+        let whole = followed(&talk);
+        let mut handshake = Handshake::new();
+        for (direction, segment) in segments(&talk, &[1]) {
+            handshake.push(direction, &segment).unwrap();
+            let so_far = event(&handshake);
+            // Nothing is said that turns out to be wrong.
+            for key in ["sni", "subject", "ja3", "ja3s", "ja4"] {
+                assert!(so_far[key].is_null() || so_far[key] == whole[key], "{key}");
+            }
+        }
+        for part in [&talk[0].1, &talk[1].1] {
+            for len in 0..part.len() {
+                let _ = (ClientHello::parse(&part[..len]), ServerHello::parse(&part[..len]));
+            }
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Records: what a worker has to say about the traffic, typed. A record is plain data of fixed size, so
+//! that a worker can write it into a recycled batch; turning it into text ([`eve`]) and hashing its
+//! Community ID ([`community_id`]) are the sink thread's work.
+
+pub mod apm;
+pub mod eve;
+mod json;
+pub mod pack;
+pub mod sink;
+
+pub use mirror_packet::Conversation;
+use mirror_packet::Direction;
+
+use apm::Measured;
+
+/// Where a flow stood in its life when it ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum FlowState {
+    /// Only one side was heard; TCP: the handshake was not finished.
+    #[default]
+    New,
+    /// Both sides were heard; TCP: the handshake was finished.
+    Established,
+    /// TCP only: both sides closed, or one reset.
+    Closed,
+}
+
+/// Why a flow ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EndReason {
+    /// No packet came for as long as the flow's state allows.
+    Timeout,
+    /// The table was full and this flow was idle the longest.
+    Forced,
+    /// The capture ended.
+    Shutdown,
+}
+
+/// Type and code of ICMP messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpSummary {
+    /// Type and code of the first message.
+    pub request: (u8, u8),
+    /// Type and code of the first message of the other side.
+    pub response: Option<(u8, u8)>,
+}
+
+/// What a TCP connection came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpSummary {
+    /// Flags of both sides, or-ed; the low byte of the header's flag field.
+    pub flags: u8,
+    /// Flags that the client sent.
+    pub flags_to_server: u8,
+    /// Flags that the server sent.
+    pub flags_to_client: u8,
+    /// State name as in RFC 9293, lower case; `None` where no connection was seen to begin.
+    pub state: Option<&'static str>,
+    /// Data from the client is missing.
+    pub gap_to_server: bool,
+    /// Data from the server is missing.
+    pub gap_to_client: bool,
+}
+
+/// The application protocols of a flow, by Suricata's names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Application {
+    /// The flow's protocol: the first that was recognised in either direction; `failed` where data was
+    /// looked at and not recognised.
+    pub protocol: Option<&'static str>,
+    /// What was spoken before that, where the two sides agreed to go on with something else.
+    pub original: Option<&'static str>,
+    /// What the client's data said, where that differs.
+    pub to_server: Option<&'static str>,
+    /// What the server's data said, where that differs.
+    pub to_client: Option<&'static str>,
+}
+
+/// A flow that ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowRecord {
+    /// When it was ended, in nanoseconds since the epoch.
+    pub time: u64,
+    /// Whose flow it is.
+    pub conversation: Conversation,
+    /// Application protocols.
+    pub application: Application,
+    /// Packets from client and server.
+    pub packets: [u64; 2],
+    /// Bytes from client and server, frame headers included.
+    pub bytes: [u64; 2],
+    /// Time of the first packet, nanoseconds since the epoch.
+    pub start: u64,
+    /// Time of the last packet, nanoseconds since the epoch.
+    pub end: u64,
+    /// State at the end.
+    pub state: FlowState,
+    /// Why it ended.
+    pub reason: EndReason,
+    /// Whether it raised an alert.
+    pub alerted: bool,
+    /// ICMP and `ICMPv6` only.
+    pub icmp: Option<IcmpSummary>,
+    /// ESP only: the security parameters index.
+    pub spi: Option<u32>,
+    /// TCP only.
+    pub tcp: Option<TcpSummary>,
+    /// TCP connections whose handshake was seen.
+    pub performance: Option<PerformanceSummary>,
+}
+
+/// What is known of a connection's performance. Times are in microseconds; arrays are of client and
+/// server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PerformanceSummary {
+    /// Segments with data that were sent again.
+    pub retransmissions: [u32; 2],
+    /// Segments that others overtook.
+    pub out_of_order: [u32; 2],
+    /// Acknowledgements that repeat the one before while there is data to be acknowledged.
+    pub duplicate_acks: [u32; 2],
+    /// How often a side had no room for more.
+    pub zero_windows: [u32; 2],
+    /// Bytes that a side sent and that arrived, but were not seen here: the mirror lost them.
+    pub gap_bytes: [u32; 2],
+    /// How long each side took to answer in the handshake.
+    pub handshake: [Option<u32>; 2],
+    /// The least that each side took to acknowledge data.
+    pub rtt_min: [Option<u32>; 2],
+    /// What each side took to acknowledge data of late.
+    pub rtt_average: [Option<u32>; 2],
+    /// From the client's first data to the server's.
+    pub time_to_first_byte: Option<u32>,
+    /// Who reset the connection.
+    pub reset_by: Option<Direction>,
+}
+
+/// What an analyzer has to say about a flow: packed bytes that become one or more events.
+#[derive(Clone, Copy, Debug)]
+pub struct EventRecord {
+    /// When it was seen, in nanoseconds since the epoch.
+    pub time: u64,
+    /// Whose flow it is about.
+    pub conversation: Conversation,
+    /// What kind of event it becomes.
+    pub event_type: &'static EventType,
+    /// Where the batch has the packed bytes: position and length.
+    pub bytes: (u32, u32),
+}
+
+impl EventRecord {
+    /// What the event says of a request; `bytes` are those of the record's batch.
+    #[must_use]
+    pub fn measured(&self, bytes: &[u8]) -> Option<Measured> {
+        (self.event_type.measure?)(self.packed(bytes))
+    }
+
+    /// The packed bytes, of those of the record's batch.
+    #[must_use]
+    pub fn packed<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        let (start, len) = (self.bytes.0 as usize, self.bytes.1 as usize);
+        bytes.get(start..start + len).unwrap_or_default()
+    }
+}
+
+/// A kind of event that an analyzer emits. The analyzer packs what it knows into bytes, which costs the
+/// packet path little; text is made of them on the sink's thread.
+#[derive(Debug)]
+pub struct EventType {
+    /// The value of `event_type`, and the name of the object that has what is particular to the event.
+    pub name: &'static str,
+    render: Render,
+    measure: Option<Measure>,
+}
+
+/// Writes the events that packed bytes stand for.
+pub type Render = fn(&[u8], &mut eve::Lines<'_>) -> serde_json::Result<()>;
+
+/// Says what packed bytes mean for the service that was asked; `None` where they are about no request.
+pub type Measure = fn(&[u8]) -> Option<Measured>;
+
+impl EventType {
+    /// Events of this name, written by `render`.
+    #[must_use]
+    pub const fn new(name: &'static str, render: Render) -> Self {
+        Self { name, render, measure: None }
+    }
+
+    /// Counts the events for the `metrics` of services, as `measure` says.
+    #[must_use]
+    pub const fn measured(self, measure: Measure) -> Self {
+        Self { measure: Some(measure), ..self }
+    }
+}
+
+/// Anything that a worker hands to the sinks.
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::large_enum_variant, reason = "written in place into a batch that goes round")]
+pub enum Record {
+    /// A flow that ended.
+    Flow(FlowRecord),
+    /// What an analyzer emitted.
+    Event(EventRecord),
+}
+
+/// The `event_type` of ended flows.
+pub const FLOW: &str = "flow";
+/// The `event_type` of counters.
+pub const STATS: &str = "stats";
+
+impl Record {
+    /// When what it says was so, in nanoseconds since the epoch.
+    #[must_use]
+    pub const fn time(&self) -> u64 {
+        match self {
+            Self::Flow(flow) => flow.time,
+            Self::Event(event) => event.time,
+        }
+    }
+
+    /// The `event_type` of what the record becomes.
+    #[must_use]
+    pub const fn event_type(&self) -> &'static str {
+        match self {
+            Self::Flow(_) => FLOW,
+            Self::Event(event) => event.event_type.name,
+        }
+    }
+}
+
+/// The `event_type`s of built-in analyzers.
+pub const ANALYZER_EVENTS: [&str; 6] = ["alert", "dns", "http", "tls", "quic", "ssh"];

@@ -1,0 +1,802 @@
+//! The EVE sink: a thread of its own that turns records into lines, and writes them where they are to go
+//! ([`Destination`]): a file such as `eve.json`, standard output, or a Unix socket.
+//!
+//! Each worker has a [`Producer`] with a fixed number of batches that go round: the worker fills one,
+//! hands it over through a bounded queue, the sink writes it out and sends it back empty. So the packet
+//! path neither allocates nor waits: where no empty batch is left, the record is lost and counted. A
+//! producer for capture files waits instead, and loses nothing.
+
+mod output;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use mirror_base::Slot;
+use mirror_base::sandbox::{self, Kind};
+use mirror_packet::Conversation;
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+pub use self::output::{Destination, Modes, Patience, Rotation};
+use self::output::{Lines, Output};
+use crate::apm::{METRICS, Metrics, Service, Services, Standing};
+use crate::{EventRecord, EventType, FLOW, FlowRecord, Record, STATS, eve};
+
+/// The log's name in the log directory.
+pub const FILE_NAME: &str = "eve.json";
+
+/// Batches that go round between one worker and the sink.
+const BATCHES: usize = 8;
+/// Records a batch holds.
+const BATCH_RECORDS: usize = 256;
+/// Bytes a batch holds: at least one message of the largest kind, DNS over TCP.
+const BATCH_BYTES: usize = 128 * 1024;
+/// Batches, events and the stop mark that may wait for the sink.
+const QUEUE: usize = 1024;
+/// Text that is collected before it is written to the file.
+const BUFFER: usize = 256 * 1024;
+/// No line waits longer than this for its way to the file.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why a log cannot be opened, or was not wholly written.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// The log directory is missing and cannot be made, or is not a directory.
+    #[error("cannot make the log directory {}: {source}; choose a writable one with --log-dir", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The log cannot be opened for appending.
+    #[error("cannot write {}: {source}; choose a writable directory with --log-dir", path.display())]
+    Open {
+        /// The log file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Nobody listens to a socket.
+    #[error("cannot connect to the socket {}: {source}; start what reads the log first", path.display())]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Records and account are to go to one place.
+    #[error("the records go to stdout, and so does the account; leave out --json, or the output `-`")]
+    Stdout,
+    /// The sink's thread cannot be started.
+    #[error("cannot start the thread that writes the log: {0}")]
+    Thread(io::Error),
+}
+
+/// Which kinds of events are written; without a choice, all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventTypes(Option<Vec<String>>);
+
+impl EventTypes {
+    /// The kinds that there are; analyzers that are registered may have others.
+    pub const KNOWN: [&'static str; 3 + crate::ANALYZER_EVENTS.len()] = {
+        let mut known = [FLOW; 3 + crate::ANALYZER_EVENTS.len()];
+        let mut at = 0;
+        while at < crate::ANALYZER_EVENTS.len() {
+            known[1 + at] = crate::ANALYZER_EVENTS[at];
+            at += 1;
+        }
+        (known[1 + at], known[2 + at]) = (METRICS, STATS);
+        known
+    };
+
+    /// Of the known kinds only these.
+    #[must_use]
+    pub const fn only(types: Vec<String>) -> Self {
+        Self(Some(types))
+    }
+
+    /// The kinds that were chosen, where some were.
+    #[must_use]
+    pub fn chosen(&self) -> Option<&[String]> {
+        self.0.as_deref()
+    }
+
+    fn wants(&self, kind: &str) -> bool {
+        let wanted = |types: &Vec<String>| types.iter().any(|wanted| wanted == kind);
+        self.0.as_ref().is_none_or(|types| wanted(types) || !Self::KNOWN.contains(&kind))
+    }
+}
+
+/// What became of the records handed to the sink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SinkCounters {
+    /// Events that are written, by their `event_type`.
+    written: Vec<(&'static str, u64)>,
+    /// Events that could not be written.
+    pub lost: u64,
+}
+
+impl Default for SinkCounters {
+    fn default() -> Self {
+        Self { written: EventTypes::KNOWN.map(|name| (name, 0)).into(), lost: 0 }
+    }
+}
+
+impl SinkCounters {
+    /// The events written, with their `event_type`; of the kinds that are built in also those that there
+    /// were none of.
+    pub fn written_by_kind(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.written.iter().copied()
+    }
+
+    /// The events written of one kind.
+    #[must_use]
+    pub fn written(&self, event_type: &str) -> u64 {
+        self.written_by_kind().filter(|&(name, _)| name == event_type).map(|(_, count)| count).sum()
+    }
+
+    fn count(&mut self, event_type: &'static str) {
+        match self.written.iter_mut().find(|(name, _)| *name == event_type) {
+            Some((_, count)) => *count += 1,
+            None => self.written.push((event_type, 1)),
+        }
+    }
+}
+
+/// The counters where the sink's thread and others see them; locked for a moment at each write.
+#[derive(Debug, Default)]
+struct SharedCounters(Mutex<SinkCounters>);
+
+impl SharedCounters {
+    fn load(&self) -> SinkCounters {
+        self.with(|counters| counters.clone())
+    }
+
+    fn lose(&self, events: u64) {
+        self.with(|counters| counters.lost += events);
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut SinkCounters) -> T) -> T {
+        // Whatever panicked left whole numbers.
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Records on their way to the sink, and the bytes that some of them are about.
+#[derive(Debug)]
+struct Batch {
+    records: Vec<Record>,
+    bytes: Vec<u8>,
+}
+
+impl Batch {
+    fn new() -> Self {
+        Self { records: Vec::with_capacity(BATCH_RECORDS), bytes: Vec::with_capacity(BATCH_BYTES) }
+    }
+
+    fn clear(&mut self) {
+        self.records.clear();
+        self.bytes.clear();
+    }
+
+    const fn has_room(&self, bytes: usize) -> bool {
+        self.records.len() < BATCH_RECORDS && self.bytes.len() + bytes <= BATCH_BYTES
+    }
+}
+
+#[derive(Debug)]
+enum Message {
+    /// A batch of records, and where to send it when it is empty again.
+    Records { batch: Batch, home: SyncSender<Batch> },
+    /// A `stats` event, already a line of text, and its time.
+    Stats(Vec<u8>, u64),
+    /// Services are to be measured, whether that is written or not.
+    Measure,
+    /// A file that was moved away is to be begun anew.
+    Reopen,
+    /// Everything before this is to be written now, and the sender told when it is.
+    Flush(SyncSender<()>),
+    /// Somebody asks how services stand, of at most so many.
+    Services(usize, oneshot::Sender<Vec<Standing>>),
+    /// Nothing comes after this.
+    Stop,
+}
+
+/// What a producer does when the sink does not keep up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overflow {
+    /// Lose the record and count it: the way of a live worker.
+    Lose,
+    /// Wait for the sink: the way of a reader of capture files.
+    Wait,
+}
+
+/// A worker's end of the queue to the sink.
+#[derive(Debug)]
+pub struct Producer {
+    sink: SyncSender<Message>,
+    home: SyncSender<Batch>,
+    empty: Receiver<Batch>,
+    current: Batch,
+    overflow: Overflow,
+    /// When records were handed over last without being many.
+    flushed: Instant,
+    lost: u64,
+}
+
+impl Producer {
+    fn new(sink: SyncSender<Message>, overflow: Overflow) -> Self {
+        let (home, empty) = sync_channel(BATCHES);
+        for _ in 0..BATCHES {
+            home.try_send(Batch::new()).expect("the channel has room for every batch");
+        }
+        Self { sink, home, empty, current: Batch::new(), overflow, flushed: Instant::now(), lost: 0 }
+    }
+
+    /// Hands a flow's record over, or loses it where the sink is too far behind.
+    pub fn push_flow(&mut self, record: FlowRecord) {
+        if self.make_room(0) {
+            self.current.records.push(Record::Flow(record));
+        }
+    }
+
+    /// Hands an analyzer's event over, or loses it where the sink is too far behind. Its packed bytes are
+    /// those of `parts`, one after the other.
+    pub fn push_event(
+        &mut self,
+        time: u64,
+        conversation: Conversation,
+        event_type: &'static EventType,
+        parts: &[&[u8]],
+    ) {
+        let len = parts.iter().map(|part| part.len()).sum();
+        if self.make_room(len) {
+            let bytes = (self.current.bytes.len() as u32, len as u32);
+            for part in parts {
+                self.current.bytes.extend_from_slice(part);
+            }
+            self.current.records.push(Record::Event(EventRecord { time, conversation, event_type, bytes }));
+        }
+    }
+
+    /// Makes room for a record and its bytes; where there is none, counts the record as lost.
+    fn make_room(&mut self, bytes: usize) -> bool {
+        let room = self.current.has_room(bytes) || self.hand_over() && self.current.has_room(bytes);
+        self.lost += u64::from(!room);
+        room
+    }
+
+    /// Hands over what was collected, where the sink has room for it; keeps it for the next time where
+    /// it has not.
+    pub fn flush(&mut self) {
+        if !self.current.records.is_empty() {
+            self.hand_over();
+        }
+    }
+
+    /// Does the same now and then, so that no record waits for long. Time passes fast in a capture file: its
+    /// reader goes by the clock, or the sink would be woken for every few records.
+    pub fn flush_in_time(&mut self) {
+        if self.overflow == Overflow::Wait && self.flushed.elapsed() < FLUSH_INTERVAL {
+            return;
+        }
+        self.flushed = Instant::now();
+        self.flush();
+    }
+
+    /// Whether a flow's record could be handed over now. What can be put off is put off where it could not.
+    pub fn has_room(&mut self) -> bool {
+        self.current.has_room(0) || self.hand_over()
+    }
+
+    /// Waits for the sink from now on: the capture is over.
+    pub const fn wait(&mut self) {
+        self.overflow = Overflow::Wait;
+    }
+
+    /// Records that were lost because the sink was too far behind.
+    #[must_use]
+    pub const fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Exchanges the current batch for an empty one; `false` where there is none.
+    fn hand_over(&mut self) -> bool {
+        let empty = match self.overflow {
+            Overflow::Lose => self.empty.try_recv().ok(),
+            Overflow::Wait => self.empty.recv().ok(),
+        };
+        let Some(empty) = empty else { return false };
+        let batch = std::mem::replace(&mut self.current, empty);
+        let records = batch.records.len() as u64;
+        let message = Message::Records { batch, home: self.home.clone() };
+        let sent = match self.overflow {
+            Overflow::Lose => self.sink.try_send(message).is_ok(),
+            Overflow::Wait => self.sink.send(message).is_ok(),
+        };
+        if !sent {
+            self.lost += records;
+        }
+        true
+    }
+}
+
+/// What can be set anew while records are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SinkSettings {
+    /// How long services are measured for one `metrics` event.
+    pub metrics_interval: Duration,
+    /// When a file is put aside.
+    pub rotation: Rotation,
+}
+
+/// The log and the thread that writes it.
+#[derive(Debug)]
+pub struct Sink {
+    queue: SyncSender<Message>,
+    settings: Arc<Slot<SinkSettings>>,
+    counters: Arc<SharedCounters>,
+    thread: JoinHandle<()>,
+}
+
+impl Sink {
+    /// Opens `eve.json` in `directory` for appending, making the directory where it is missing.
+    pub fn open(directory: &Path) -> Result<Self, SinkError> {
+        let destination = Destination::file(directory.join(FILE_NAME));
+        Self::to(destination, EventTypes::default(), Patience::Endless)
+    }
+
+    /// Opens a destination of the log, which gets events of these kinds.
+    pub fn to(destination: Destination, types: EventTypes, patience: Patience) -> Result<Self, SinkError> {
+        let name = destination.to_string();
+        let output = Output::open(destination, patience)?;
+        let (queue, messages) = sync_channel(QUEUE);
+        let counters = Arc::new(SharedCounters::default());
+        let settings = Arc::new(Slot::default());
+        let mut writer = Writer::new(output, name, types, Arc::clone(&counters));
+        writer.settings = Arc::clone(&settings);
+        let run = move || writer.run(&messages);
+        let thread =
+            sandbox::spawn("eve".to_owned(), Kind::Records, || (), run).map_err(SinkError::Thread)?;
+        Ok(Self { queue, settings, counters, thread })
+    }
+
+    /// Goes on with other settings, within a second. Does not wait.
+    pub fn set(&self, settings: SinkSettings) {
+        self.settings.leave(settings);
+    }
+
+    /// Has the log's file begun anew under its name, for somebody has moved it away. Does not wait; where
+    /// the sink is too busy to be told, `false`.
+    #[must_use]
+    pub fn reopen(&self) -> bool {
+        self.queue.try_send(Message::Reopen).is_ok()
+    }
+
+    /// A new end of the queue, for one worker.
+    #[must_use]
+    pub fn producer(&self, overflow: Overflow) -> Producer {
+        Producer::new(self.queue.clone(), overflow)
+    }
+
+    /// Where one can ask how services stand.
+    #[must_use]
+    pub fn desk(&self) -> ServiceDesk {
+        // Fails only where the thread panicked, which has said so itself.
+        let _ = self.queue.send(Message::Measure);
+        ServiceDesk(self.queue.clone())
+    }
+
+    /// Writes a `stats` event: `time` in nanoseconds since the epoch, `stats` its object.
+    ///
+    /// # Errors
+    ///
+    /// Where `stats` has no JSON form.
+    pub fn stats(&self, time: u64, stats: &impl Serialize) -> serde_json::Result<()> {
+        let mut line = Vec::new();
+        eve::write_stats(&mut line, time, stats)?;
+        if self.queue.send(Message::Stats(line, time)).is_err() {
+            self.counters.lose(1);
+        }
+        Ok(())
+    }
+
+    /// What became of the events so far. Those that wait for the next write are in neither figure.
+    #[must_use]
+    pub fn counters(&self) -> SinkCounters {
+        self.counters.load()
+    }
+
+    /// Writes out everything that was handed over before this call, with what was measured of services, and
+    /// waits for it: the capture is over.
+    #[must_use]
+    pub fn flush(&self) -> SinkCounters {
+        let (done, written) = sync_channel(1);
+        // Both fail only where the thread panicked, which has said so itself.
+        let _ = self.queue.send(Message::Flush(done));
+        let _ = written.recv();
+        self.counters.load()
+    }
+
+    /// Writes out everything that was handed over before this call and closes the log.
+    #[must_use]
+    pub fn finish(self) -> SinkCounters {
+        // As above.
+        let _ = self.queue.send(Message::Stop);
+        let _ = self.thread.join();
+        self.counters.load()
+    }
+}
+
+/// Answers how services stand.
+#[derive(Clone, Debug)]
+pub struct ServiceDesk(SyncSender<Message>);
+
+impl ServiceDesk {
+    /// Asks about the services with the most requests and connections, at most so many. There is no answer
+    /// where the sink is too far behind, or has ended.
+    #[must_use]
+    pub fn ask(&self, limit: usize) -> oneshot::Receiver<Vec<Standing>> {
+        let (answer, receiver) = oneshot::channel();
+        // Where it fails the answer's end is dropped, which the receiver learns.
+        let _ = self.0.try_send(Message::Services(limit, answer));
+        receiver
+    }
+}
+
+/// The sink thread's side.
+struct Writer {
+    output: Output,
+    /// Where that is.
+    name: String,
+    types: EventTypes,
+    renderer: eve::Renderer,
+    text: Vec<u8>,
+    /// Where each event in `text` ends, and its `event_type`.
+    events: Vec<(usize, &'static str)>,
+    /// What is measured of services.
+    services: Services,
+    /// Whether anything is: somebody reads it.
+    measured: bool,
+    /// The latest time of a record.
+    now: u64,
+    /// That records are lost was told, and they still are.
+    warned: bool,
+    counters: Arc<SharedCounters>,
+    /// Where other settings are left.
+    settings: Arc<Slot<SinkSettings>>,
+}
+
+impl Writer {
+    fn new(output: Output, name: String, types: EventTypes, counters: Arc<SharedCounters>) -> Self {
+        Self {
+            output,
+            name,
+            measured: types.wants(METRICS),
+            types,
+            renderer: eve::Renderer::default(),
+            text: Vec::with_capacity(BUFFER * 2),
+            events: Vec::with_capacity(BATCH_RECORDS * 4),
+            services: Services::default(),
+            now: 0,
+            warned: false,
+            counters,
+            settings: Arc::default(),
+        }
+    }
+
+    fn run(mut self, messages: &Receiver<Message>) {
+        let mut flushed = Instant::now();
+        loop {
+            let message = messages.recv_timeout(FLUSH_INTERVAL.saturating_sub(flushed.elapsed()));
+            if let Some(SinkSettings { metrics_interval, rotation }) = self.settings.collect() {
+                self.services.set_interval(metrics_interval);
+                self.output.set_rotation(rotation);
+            }
+            match message {
+                Ok(Message::Records { mut batch, home }) => {
+                    self.add_batch(&batch);
+                    batch.clear();
+                    // Fails where the worker is gone, which needs no batches any more.
+                    let _ = home.try_send(batch);
+                }
+                Ok(Message::Stats(line, time)) => {
+                    self.advance(time);
+                    if self.types.wants(STATS) {
+                        self.add_line(&line, STATS);
+                    }
+                }
+                Ok(Message::Measure) => self.measured = true,
+                Ok(Message::Reopen) => {
+                    self.flush();
+                    if let Err(error) = self.output.reopen() {
+                        tracing::warn!("cannot open {} again: {error}; the old file goes on", self.name);
+                    }
+                }
+                Ok(Message::Flush(done)) => {
+                    self.end_interval();
+                    self.flush();
+                    // Fails where nobody waits any more.
+                    let _ = done.try_send(());
+                }
+                Ok(Message::Services(limit, answer)) => {
+                    // Fails where nobody waits any more.
+                    let _ = answer.send(self.services.standing(limit));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    self.end_interval();
+                    self.flush();
+                    return;
+                }
+            }
+            if self.text.len() >= BUFFER || flushed.elapsed() >= FLUSH_INTERVAL {
+                self.flush();
+                flushed = Instant::now();
+            }
+        }
+    }
+
+    fn add_batch(&mut self, batch: &Batch) {
+        for record in &batch.records {
+            self.measure(record, &batch.bytes);
+            let (kind, events) = (record.event_type(), &mut self.events);
+            if !self.types.wants(kind) {
+                continue;
+            }
+            let written = self
+                .renderer
+                .write_record(&mut self.text, record, &batch.bytes, |end| events.push((end, kind)));
+            if let Err(error) = written {
+                // What is left of a half-written line goes.
+                self.text.truncate(self.events.last().map_or(0, |&(end, _)| end));
+                self.lose(1, &error);
+            }
+        }
+    }
+
+    /// Has a record count for its service.
+    fn measure(&mut self, record: &Record, bytes: &[u8]) {
+        self.now = self.now.max(record.time());
+        if self.measured {
+            let (services, mut add) = self.metrics();
+            services.add(record, bytes, &mut add);
+        }
+    }
+
+    fn advance(&mut self, time: u64) {
+        self.now = self.now.max(time);
+        let now = self.now;
+        let (services, mut add) = self.metrics();
+        services.advance(now, &mut add);
+    }
+
+    /// Writes what was measured of services and not written yet.
+    fn end_interval(&mut self) {
+        let now = self.now;
+        let (services, mut add) = self.metrics();
+        services.flush(now, &mut add);
+    }
+
+    /// The services, and what takes what was measured of each.
+    fn metrics(&mut self) -> (&mut Services, impl FnMut(&Service, &Metrics)) {
+        let Self { services, text, events, types, .. } = self;
+        let wanted = types.wants(METRICS);
+        let add = move |service: &Service, metrics: &Metrics| {
+            if wanted {
+                add_metrics(text, events, service, metrics);
+            }
+        };
+        (services, add)
+    }
+
+    fn add_line(&mut self, line: &[u8], kind: &'static str) {
+        self.text.extend_from_slice(line);
+        self.events.push((self.text.len(), kind));
+    }
+
+    /// Writes the collected text; what cannot be written is lost.
+    fn flush(&mut self) {
+        if self.text.is_empty() {
+            if let Err(error) = self.output.tick() {
+                self.warn(&error, "it goes on in the same file");
+            }
+            return;
+        }
+        let (whole, error) = self.output.write(Lines::new(&self.text, &self.events));
+        let lost = (self.events.len() - whole) as u64;
+        self.counters.with(|counters| {
+            self.events.iter().take(whole).for_each(|&(_, kind)| counters.count(kind));
+        });
+        match error {
+            Some(error) if lost > 0 => self.lose(lost, &error),
+            Some(error) => self.warn(&error, "it goes on in the same file"),
+            None if self.warned => {
+                self.warned = false;
+                tracing::info!("records are written {} again", self.name);
+            }
+            None => {}
+        }
+        self.text.clear();
+        self.events.clear();
+    }
+
+    fn lose(&mut self, records: u64, error: &dyn std::fmt::Display) {
+        self.counters.lose(records);
+        self.warn(error, "records are lost until that is mended");
+    }
+
+    fn warn(&mut self, error: &dyn std::fmt::Display, consequence: &str) {
+        if !std::mem::replace(&mut self.warned, true) {
+            tracing::warn!("cannot write {}: {error}; {consequence}", self.name);
+        }
+    }
+}
+
+fn add_metrics(
+    text: &mut Vec<u8>,
+    events: &mut Vec<(usize, &'static str)>,
+    service: &Service,
+    metrics: &Metrics,
+) {
+    let before = text.len();
+    match eve::write_metrics(text, service, metrics) {
+        Ok(()) => events.push((text.len(), METRICS)),
+        // What is left of a half-written line goes. No number lacks a JSON form.
+        Err(_) => text.truncate(before),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use mirror_packet::Vlans;
+    use mirror_xdp_common::Address;
+
+    use super::*;
+    use crate::{Application, Conversation, EndReason, FlowState};
+
+    fn record(flow_id: u64) -> FlowRecord {
+        let conversation = Conversation {
+            flow_id,
+            source: Address::from_v4(0x0a00_0001),
+            destination: Address::from_v4(0x0a00_0002),
+            source_port: 1000,
+            destination_port: 2000,
+            protocol: 17,
+            ipv6: false,
+            vlans: Vlans::new(),
+            mirror: None,
+        };
+        FlowRecord {
+            time: 0,
+            conversation,
+            application: Application::default(),
+            packets: [1, 0],
+            bytes: [60, 0],
+            start: 0,
+            end: 0,
+            state: FlowState::New,
+            reason: EndReason::Shutdown,
+            alerted: false,
+            icmp: None,
+            spi: None,
+            tcp: None,
+            performance: None,
+        }
+    }
+
+    /// An event that says how many bytes were packed for it.
+    static LENGTH: EventType = EventType::new("length", |bytes, lines| lines.line(&[bytes.len()]));
+
+    fn push_event(producer: &mut Producer, parts: &[&[u8]]) {
+        producer.push_event(0, record(1).conversation, &LENGTH, parts);
+    }
+
+    #[test]
+    fn every_record_of_a_waiting_producer_is_written_in_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let sink = Sink::open(&directory.path().join("made/on/demand")).unwrap();
+        let mut producer = sink.producer(Overflow::Wait);
+        let count = (BATCH_RECORDS * BATCHES * 3 + 7) as u64;
+        for id in 0..count {
+            producer.push_flow(record(id));
+        }
+        push_event(&mut producer, &[b"ab", b"cde"]);
+        producer.flush();
+        sink.stats(5, &serde_json::json!({"seen": 3})).unwrap();
+        let counters = sink.finish();
+        assert_eq!(["flow", "length", "stats"].map(|kind| counters.written(kind)), [count, 1, 1]);
+        assert_eq!((counters.written("dns"), counters.lost), (0, 0));
+        assert_eq!(producer.lost(), 0);
+        let text = fs::read_to_string(directory.path().join("made/on/demand/eve.json")).unwrap();
+        let events: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        for (id, event) in (0..count).zip(&events) {
+            assert_eq!(event["flow_id"], id);
+        }
+        assert_eq!(events[count as usize]["length"][0], 5);
+        assert_eq!(events[count as usize + 1]["stats"]["seen"], 3);
+    }
+
+    #[test]
+    fn a_live_producer_never_waits_and_counts_each_record_that_it_loses() {
+        let (queue, _messages) = sync_channel(QUEUE);
+        let mut producer = Producer::new(queue, Overflow::Lose);
+        let held = (BATCHES + 1) * BATCH_RECORDS;
+        for id in 0..held + 500 {
+            producer.push_flow(record(id as u64));
+        }
+        assert!(!producer.has_room());
+        push_event(&mut producer, &[b"a"]);
+        producer.flush();
+        assert_eq!(producer.lost(), 501);
+    }
+
+    #[test]
+    fn a_batch_without_room_for_a_message_is_handed_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let sink = Sink::open(directory.path()).unwrap();
+        let mut producer = sink.producer(Overflow::Wait);
+        let message = vec![0; 65_535];
+        for _ in 0..20 {
+            push_event(&mut producer, &[&message]);
+        }
+        producer.flush();
+        let counters = sink.finish();
+        assert_eq!((counters.written("length"), counters.lost), (20, 0));
+    }
+
+    #[test]
+    fn records_that_a_full_disk_does_not_take_are_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        symlink("/dev/full", directory.path().join(FILE_NAME)).unwrap();
+        let sink = Sink::open(directory.path()).unwrap();
+        let mut producer = sink.producer(Overflow::Wait);
+        for id in 0..300 {
+            producer.push_flow(record(id));
+        }
+        producer.flush();
+        let counters = sink.finish();
+        assert_eq!((counters.written(FLOW), counters.lost), (0, 300));
+    }
+
+    #[test]
+    fn a_reader_that_stalls_costs_records_and_no_time_of_the_packet_path() {
+        const RECORDS: u64 = 100_000;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("eve.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let sink =
+            Sink::to(Destination::Socket { path, datagrams: false }, EventTypes::default(), Patience::Short)
+                .unwrap();
+        let _reader = listener.accept().unwrap();
+        let mut producer = sink.producer(Overflow::Lose);
+        let begun = Instant::now();
+        for id in 0..RECORDS {
+            producer.push_flow(record(id));
+        }
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        producer.wait();
+        producer.flush();
+        let counters = sink.finish();
+        assert!(producer.lost() > 0 && counters.lost > 0 && counters.written(FLOW) > 0);
+        assert_eq!(producer.lost() + counters.lost + counters.written(FLOW), RECORDS);
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = Sink::open(&file.join("logs")).unwrap_err().to_string();
+        assert!(error.contains("file/logs") && error.contains("--log-dir"), "{error}");
+    }
+}

@@ -1,0 +1,238 @@
+//! Rules and their parts as text: as operators write them in files and on the command line, and as they
+//! get to read them.
+
+use std::fmt::{self, Display, Write as _};
+use std::ops::RangeInclusive;
+
+use ipnet::IpNet;
+pub use mirror_base::ParseError;
+pub use mirror_base::text::{bytes, network, range};
+use mirror_xdp_common::Vni;
+use mirror_xdp_common::wire::protocol;
+
+use super::limits;
+use super::policy::{Action, MacAddress, Rule, RuleDirection};
+
+/// Names of protocols that are read, the first of each number is the one that is written. The numbers
+/// are IANA's; what is not here goes by its number.
+const PROTOCOLS: &[(&str, u8)] = &[
+    ("icmp", protocol::ICMP),
+    ("igmp", 2),
+    ("ipv4", protocol::IPV4),
+    ("ipip", protocol::IPV4),
+    ("tcp", protocol::TCP),
+    ("udp", protocol::UDP),
+    ("ipv6", protocol::IPV6),
+    ("gre", protocol::GRE),
+    ("esp", protocol::ESP),
+    ("ah", protocol::AH),
+    ("icmpv6", protocol::ICMPV6),
+    ("icmp6", protocol::ICMPV6),
+    ("eigrp", 88),
+    ("ospf", 89),
+    ("pim", 103),
+    ("vrrp", 112),
+    ("l2tp", 115),
+    ("sctp", protocol::SCTP),
+];
+
+/// The protocol of this name or number.
+pub fn protocol(text: &str) -> Result<u8, ParseError> {
+    let known = PROTOCOLS.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|&(_, number)| number);
+    known.or_else(|| text.parse().ok()).ok_or_else(|| {
+        let mut names: Vec<_> = PROTOCOLS.iter().map(|&(name, _)| name).collect();
+        names.dedup_by_key(|name| protocol(name).ok());
+        ParseError::new(
+            format!("`{text}` is no protocol"),
+            format!("a number from 0 to 255, or {}", names.join(", ")),
+        )
+    })
+}
+
+/// The name of a protocol, or its number.
+#[must_use]
+pub fn protocol_name(number: u8) -> String {
+    match PROTOCOLS.iter().find(|&&(_, known)| known == number) {
+        Some((name, _)) => (*name).to_owned(),
+        None => format!("protocol {number}"),
+    }
+}
+
+/// A hardware address of an interface.
+pub fn mac_address(text: &str) -> Result<MacAddress, ParseError> {
+    let mut address = MacAddress::default();
+    let mut parts = text.split(':');
+    for byte in &mut address {
+        let part = parts.next().filter(|part| part.len() == 2 && part.bytes().all(|c| c.is_ascii_hexdigit()));
+        let value = part.and_then(|part| u8::from_str_radix(part, 16).ok());
+        *byte = value.ok_or_else(|| not_mac(text))?;
+    }
+    if parts.next().is_some() {
+        return Err(not_mac(text));
+    }
+    Ok(address)
+}
+
+fn not_mac(text: &str) -> ParseError {
+    ParseError::new(format!("`{text}` is no hardware address"), "write six bytes such as 02:00:00:00:00:01")
+}
+
+/// What becomes of packets.
+pub fn action(text: &str) -> Result<Action, ParseError> {
+    let unknown = || {
+        let allowed = format!(
+            "accept, reject, shunt, sample 1/N (N from {} to {}) or truncate N (N from {} to {})",
+            limits::SAMPLE.start(),
+            limits::SAMPLE.end(),
+            limits::TRUNCATE.start(),
+            limits::TRUNCATE.end(),
+        );
+        ParseError::new(format!("`{text}` is no action"), allowed)
+    };
+    let number = |text: &str, range: &RangeInclusive<u32>| {
+        text.parse().ok().filter(|number| range.contains(number)).ok_or_else(unknown)
+    };
+    let words: Vec<_> = text.split_whitespace().collect();
+    match words[..] {
+        ["accept"] => Ok(Action::Accept),
+        ["reject"] => Ok(Action::Reject),
+        ["shunt"] => Ok(Action::Shunt),
+        ["sample", share] => {
+            let flows = share.strip_prefix("1/").ok_or_else(unknown)?;
+            Ok(Action::Sample(number(flows, &limits::SAMPLE)?))
+        }
+        ["truncate", bytes] => Ok(Action::Truncate(number(bytes, &limits::TRUNCATE)?)),
+        _ => Err(unknown()),
+    }
+}
+
+/// The packets that a rule is about.
+pub fn direction(text: &str) -> Result<RuleDirection, ParseError> {
+    [RuleDirection::Ingress, RuleDirection::Egress, RuleDirection::Both]
+        .into_iter()
+        .find(|direction| direction.name() == text)
+        .ok_or_else(|| ParseError::new(format!("`{text}` is no direction"), "ingress, egress or both"))
+}
+
+/// A range as it is read: a number alone where it is no more.
+#[must_use]
+pub fn range_text<T: PartialEq + Display>(range: &RangeInclusive<T>) -> String {
+    let (first, last) = (range.start(), range.end());
+    if first == last { first.to_string() } else { format!("{first}-{last}") }
+}
+
+/// Ranges as a list: `7, 100-199`.
+#[must_use]
+pub fn ranges_text<T: PartialEq + Display>(ranges: &[RangeInclusive<T>]) -> String {
+    let mut text = String::new();
+    for range in ranges {
+        let separator = if text.is_empty() { "" } else { ", " };
+        let _ = write!(text, "{separator}{}", range_text(range));
+    }
+    text
+}
+
+/// VNIs in ascending order, as ranges.
+#[must_use]
+pub fn vni_ranges(vnis: impl IntoIterator<Item = Vni>) -> Vec<RangeInclusive<u32>> {
+    let mut ranges: Vec<RangeInclusive<u32>> = Vec::new();
+    for vni in vnis.into_iter().map(Vni::get) {
+        match ranges.last_mut() {
+            Some(last) if *last.end() + 1 == vni => *last = *last.start()..=vni,
+            _ => ranges.push(vni..=vni),
+        }
+    }
+    ranges
+}
+
+/// A hardware address as it is read.
+#[must_use]
+pub fn mac_text(address: MacAddress) -> String {
+    address.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// The packets that a rule is about: `ingress tcp 10.0.0.0/8 > any port 443`.
+#[must_use]
+pub fn condition(rule: &Rule) -> String {
+    let mut text = String::new();
+    if rule.direction != RuleDirection::Both {
+        let _ = write!(text, "{} ", rule.direction.name());
+    }
+    match rule.protocol {
+        Some(number) => text.push_str(&protocol_name(number)),
+        None => text.push_str("any protocol"),
+    }
+    let side = |net: Option<IpNet>, ports: &Option<RangeInclusive<u16>>| {
+        let mut side = net.map_or_else(|| "any".to_owned(), |net| net.to_string());
+        if let Some(ports) = ports {
+            let _ = write!(side, " port {}", range_text(ports));
+        }
+        side
+    };
+    let _ = write!(
+        text,
+        " {} > {}",
+        side(rule.source, &rule.source_ports),
+        side(rule.destination, &rule.destination_ports)
+    );
+    text
+}
+
+impl Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.number, self.action, condition(self))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_rules_are_read() {
+        assert_eq!(protocol("TCP"), Ok(6));
+        assert_eq!(protocol("132"), Ok(132));
+        assert_eq!(network("10.0.0.0/8").unwrap().to_string(), "10.0.0.0/8");
+        assert_eq!(range("100-199", "a VNI", 0..=1000u32), Ok(100..=199));
+        assert_eq!(mac_address("02:aB:00:00:00:01"), Ok([2, 0xab, 0, 0, 0, 1]));
+        assert_eq!(action("sample 1/64"), Ok(Action::Sample(64)));
+        assert_eq!(action("truncate  96"), Ok(Action::Truncate(96)));
+        for (text, expected) in
+            [("0", 0), ("12B", 12), ("64KiB", 65_536), ("2 MB", 2_000_000), ("1GiB", 1 << 30)]
+        {
+            assert_eq!(bytes(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_what_is_right() {
+        assert_eq!(network("10.1.0.0/8").unwrap_err().allowed, "write 10.0.0.0/8");
+        assert_eq!(network("10.1.0.9").unwrap_err().allowed, "write 10.1.0.9/32 for this address alone");
+        assert!(network("::ffff:10.0.0.0/104").is_err());
+        assert_eq!(range("9-1", "a VNI", 0..=9u32).unwrap_err().allowed, "write \"1-9\"");
+        assert!(protocol("smtp").unwrap_err().allowed.contains("tcp"));
+        for text in ["", "-1", "1e3", "KiB", "99999999999999GiB", "1 TiB"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+        for text in ["02:00:00:00:00", "02:00:00:00:00:01:02", "02-00-00-00-00-01", "02:00:00:00:00:+1"] {
+            assert!(mac_address(text).is_err(), "{text}");
+        }
+        for text in ["drop", "sample", "sample 2/3", "sample 1/0", "truncate 13", "truncate", "accept all"] {
+            assert!(action(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_protocol_reads_back_as_it_is_written() {
+        for number in 0..=255 {
+            let name = protocol_name(number);
+            assert_eq!(protocol(name.trim_start_matches("protocol ")), Ok(number));
+        }
+    }
+
+    #[test]
+    fn consecutive_vnis_are_one_range() {
+        let vnis = [1, 2, 3, 7, 9, 10].map(|vni| Vni::new(vni).unwrap());
+        assert_eq!(ranges_text(&vni_ranges(vnis)), "1-3, 7, 9-10");
+    }
+}

@@ -1,0 +1,393 @@
+//! Filter expressions: which frames somebody asks for, in the syntax of tcpdump for the inner frame, and
+//! with words of our own for what only the mirror knows.
+//!
+//! `host 10.1.2.3 and port 443 and vni 7`: the first two are libpcap's, which compiles them to BPF; the
+//! last is ours. Ours may stand wherever one of libpcap's may, within parentheses and behind `not`. No
+//! grammar is kept here for that: an expression with *n* words of ours is handed to libpcap 2ⁿ times, with
+//! each combination of true and false in their places. Of these programs the one runs on a frame whose
+//! combination is the frame's.
+//!
+//! | ours | matches |
+//! | --- | --- |
+//! | `vni 7`, `vni 100-199` | the mirror session's VNI |
+//! | `outer src 10.0.1.17`, `outer src 10.0.0.0/16` | the mirrored interface |
+//! | `community-id 1:LQU9qZlK+B5F3KDmev6m5PMibrg=` | the flow, in both directions |
+
+mod bounds;
+mod program;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use mirror_packet::{CommunityId, Decoded, FlowKey, FrameInfo, Layer, LinkType, SessionKey};
+use mirror_rules::text;
+use mirror_xdp_common::Vni;
+use pcap::{Capture, Linktype};
+
+use self::bounds::TooMuch;
+use self::program::Program;
+
+/// Words of ours that an expression may have.
+const MAX_PRIMITIVES: usize = 6;
+/// What libpcap gets in the place of one that is true, or false.
+const CONSTANTS: [&str; 2] = ["(1 = 0)", "(1 = 1)"];
+/// What libpcap says where its optimizer finds that nothing can match.
+const REJECTS_ALL: &str = "expression rejects all packets";
+/// What is allowed where libpcap takes no expression.
+const ALLOWED: &str = "write it as for tcpdump (`man pcap-filter`), or vni N, outer src A, community-id ID";
+/// So long the place of a mistake is looked for, besides one look.
+const LOCATING: Duration = Duration::from_millis(200);
+/// What may stand between two conditions, and belongs to neither.
+const CONNECTIVES: [&str; 6] = ["and", "or", "not", "&&", "||", "!"];
+
+/// Why an expression is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ExpressionError {
+    /// Where, in characters from 1.
+    pub column: usize,
+    /// What is wrong.
+    pub what: String,
+    /// What would be right.
+    pub allowed: String,
+}
+
+impl fmt::Display for ExpressionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { column, what, allowed } = self;
+        write!(f, "expression, column {column}: {what}; {allowed}")
+    }
+}
+
+/// A condition of our own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Primitive {
+    /// The VNI is one of these.
+    Vni(RangeInclusive<u32>),
+    /// The outer source is within this network.
+    OuterSource(IpNet),
+    /// The frame's outermost packet is of this flow.
+    CommunityId(CommunityId),
+}
+
+impl Primitive {
+    fn matches(&self, info: &FrameInfo, frame: &[u8]) -> bool {
+        match self {
+            Self::Vni(vnis) => info.mirror.is_some_and(|mirror| vnis.contains(&mirror.vni.get())),
+            Self::OuterSource(network) => {
+                info.mirror.is_some_and(|mirror| network.contains(&mirror.outer_source.to_ip()))
+            }
+            Self::CommunityId(id) => community_id(info, frame) == Some(*id),
+        }
+    }
+}
+
+/// The Community ID of a frame's outermost packet, if it has one. Fragments have none: their ports are not
+/// in all of them.
+#[must_use]
+pub fn community_id(info: &FrameInfo, frame: &[u8]) -> Option<CommunityId> {
+    let layer = Layer::frame(LinkType::Ethernet, frame, info.original_len as usize);
+    match mirror_packet::decode(layer) {
+        Ok(Decoded::Packet(packet)) => {
+            let (key, _) = FlowKey::of_packet(&packet, SessionKey::from(info.mirror));
+            Some(CommunityId::of_key(&key))
+        }
+        Ok(Decoded::Fragment(_)) | Err(_) => None,
+    }
+}
+
+/// A compiled expression.
+pub struct Expression {
+    text: String,
+    primitives: Vec<Primitive>,
+    /// By the conditions of ours that hold, a bit each; `None` where no frame matches then.
+    programs: Vec<Option<Program>>,
+}
+
+impl fmt::Debug for Expression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Expression").field("text", &self.text).finish_non_exhaustive()
+    }
+}
+
+impl Expression {
+    /// Compiles an expression; an empty one matches everything. Names of hosts are looked up, as tcpdump
+    /// does.
+    pub fn parse(text: &str) -> Result<Self, ExpressionError> {
+        let too_much = |TooMuch { what, allowed }| error(text, 0, what, allowed);
+        bounds::weigh(text, &[], 1).map_err(too_much)?;
+        let pieces = pieces(text)?;
+        let primitives: Vec<_> = pieces.iter().filter_map(Piece::primitive).cloned().collect();
+        if primitives.len() > MAX_PRIMITIVES {
+            return Err(error(
+                text,
+                text.len(),
+                format!("has {} conditions on VNI, outer source and Community ID", primitives.len()),
+                format!("at most {MAX_PRIMITIVES}; a range of VNIs is one"),
+            ));
+        }
+        let times = 1_usize << primitives.len();
+        let words: Vec<_> =
+            pieces.iter().filter(|piece| piece.primitive().is_none()).map(Piece::range).collect();
+        bounds::weigh(text, &words, times).map_err(too_much)?;
+        let compiler = Compiler::new(text)?;
+        let mut programs = Vec::new();
+        for held in 0..times {
+            match compiler.compile(&substituted(text, &pieces, held, text.len()), times) {
+                Ok(program) => programs.push(program),
+                Err(Refused::TooMuch(reason)) => return Err(too_much(reason)),
+                Err(Refused::Wrong(message)) => return Err(compiler.locate(text, &pieces, &message)),
+            }
+        }
+        Ok(Self { text: text.to_owned(), primitives, programs })
+    }
+
+    /// The expression as it was written.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether the expression lets nothing through, whatever the frame: `tcp and udp`.
+    #[must_use]
+    pub fn matches_nothing(&self) -> bool {
+        self.programs.iter().all(Option::is_none)
+    }
+
+    /// Whether a frame matches. Lengths that the expression asks for are of what is there of the frame.
+    #[must_use]
+    pub fn matches(&self, info: &FrameInfo, frame: &[u8]) -> bool {
+        let held = self
+            .primitives
+            .iter()
+            .enumerate()
+            .fold(0, |held, (bit, primitive)| held | usize::from(primitive.matches(info, frame)) << bit);
+        self.programs[held].as_ref().is_some_and(|program| program.filter(frame))
+    }
+
+    /// Conditions that hold for each frame that matches, as far as they are ours: what an index can be asked
+    /// for.
+    pub fn required(&self) -> impl Iterator<Item = &Primitive> {
+        let needed = |bit: usize| {
+            self.programs.iter().enumerate().all(|(held, program)| held >> bit & 1 == 1 || program.is_none())
+        };
+        self.primitives
+            .iter()
+            .enumerate()
+            .filter(move |&(bit, _)| needed(bit))
+            .map(|(_, primitive)| primitive)
+    }
+}
+
+/// A part of an expression.
+#[derive(Clone, Debug)]
+pub enum Piece {
+    /// A word of tcpdump's: where it is in the text.
+    Word(std::ops::Range<usize>),
+    /// A condition of ours.
+    Own(std::ops::Range<usize>, Primitive),
+}
+
+impl Piece {
+    const fn range(&self) -> &std::ops::Range<usize> {
+        match self {
+            Self::Word(range) | Self::Own(range, _) => range,
+        }
+    }
+
+    const fn primitive(&self) -> Option<&Primitive> {
+        match self {
+            Self::Word(_) => None,
+            Self::Own(_, primitive) => Some(primitive),
+        }
+    }
+}
+
+/// Takes an expression apart.
+pub fn pieces(text: &str) -> Result<Vec<Piece>, ExpressionError> {
+    let mut words = words(text).into_iter();
+    let mut pieces = Vec::new();
+    while let Some(word) = words.next() {
+        let start = word.start;
+        let mut value = |after: &str, of: &str| {
+            let missing = || error(text, text.len(), format!("nothing follows `{after}`"), of);
+            words.next().ok_or_else(missing)
+        };
+        match &text[word.clone()] {
+            "vni" => {
+                let range = value("vni", "write a VNI, or a range such as 100-199")?;
+                let vnis = text::range(&text[range.clone()], "a VNI", 0..=Vni::MAX.get())
+                    .map_err(|wrong| error(text, range.start, wrong.what, wrong.allowed))?;
+                pieces.push(Piece::Own(start..range.end, Primitive::Vni(vnis)));
+            }
+            "outer" => {
+                const ALLOWED: &str = "write `outer src` and an address, or a network such as 10.0.0.0/16";
+                let source = value("outer", ALLOWED)?;
+                if !matches!(&text[source.clone()], "src" | "source") {
+                    let what = format!("`outer {}` is no condition", &text[source.clone()]);
+                    return Err(error(text, source.start, what, ALLOWED));
+                }
+                let range = value("outer src", ALLOWED)?;
+                let word = &text[range.clone()];
+                let network = match word.parse::<IpAddr>() {
+                    Ok(address) => Ok(IpNet::from(address)),
+                    Err(_) => text::network(word),
+                };
+                let network = network.map_err(|wrong| error(text, range.start, wrong.what, wrong.allowed))?;
+                pieces.push(Piece::Own(start..range.end, Primitive::OuterSource(network)));
+            }
+            "community-id" => {
+                const ALLOWED: &str = "write one such as 1:LQU9qZlK+B5F3KDmev6m5PMibrg=";
+                let range = value("community-id", ALLOWED)?;
+                let id = text[range.clone()].parse().map_err(|_| {
+                    let what = format!("`{}` is no Community ID of version 1", &text[range.clone()]);
+                    error(text, range.start, what, ALLOWED)
+                })?;
+                pieces.push(Piece::Own(start..range.end, Primitive::CommunityId(id)));
+            }
+            _ => pieces.push(Piece::Word(word)),
+        }
+    }
+    Ok(pieces)
+}
+
+/// Where the words of a text are. Parentheses and operators are words, too.
+fn words(text: &str) -> Vec<std::ops::Range<usize>> {
+    let mut words = Vec::new();
+    let mut start = None;
+    for (at, character) in text.char_indices() {
+        let single = matches!(character, '(' | ')' | '!' | '&' | '|');
+        if single || character.is_whitespace() {
+            words.extend(start.take().map(|start| start..at));
+        }
+        if single {
+            words.push(at..at + 1);
+        } else if !character.is_whitespace() {
+            start.get_or_insert(at);
+        }
+    }
+    words.extend(start.map(|start| start..text.len()));
+    words
+}
+
+/// The first `len` bytes of an expression with constants in the places of conditions of ours, true where
+/// `held` has a bit.
+fn substituted(text: &str, pieces: &[Piece], held: usize, len: usize) -> String {
+    let mut result = String::new();
+    let (mut at, mut bit) = (0, 0);
+    for piece in pieces {
+        if let Piece::Own(range, _) = piece
+            && range.end <= len
+        {
+            result.push_str(&text[at..range.start]);
+            result.push_str(CONSTANTS[held >> bit & 1]);
+            at = range.end;
+            bit += 1;
+        }
+    }
+    result.push_str(&text[at..len]);
+    result
+}
+
+fn error(text: &str, at: usize, what: impl Into<String>, allowed: impl Into<String>) -> ExpressionError {
+    let column = text.get(..at).unwrap_or(text).chars().count() + 1;
+    ExpressionError { column, what: what.into(), allowed: allowed.into() }
+}
+
+/// Why there is no program.
+enum Refused {
+    /// libpcap says what is wrong.
+    Wrong(String),
+    /// It would cost too much.
+    TooMuch(TooMuch),
+}
+
+impl From<TooMuch> for Refused {
+    fn from(reason: TooMuch) -> Self {
+        Self::TooMuch(reason)
+    }
+}
+
+/// Nothing, where libpcap says that nothing can match.
+fn refused_unless_empty(cause: &pcap::Error) -> Result<Option<Program>, Refused> {
+    let message = message(cause);
+    if message == REJECTS_ALL { Ok(None) } else { Err(Refused::Wrong(message)) }
+}
+
+/// libpcap's compiler, for Ethernet.
+struct Compiler(Capture<pcap::Dead>);
+
+impl Compiler {
+    fn new(text: &str) -> Result<Self, ExpressionError> {
+        let opened = Capture::dead(Linktype::ETHERNET);
+        opened
+            .map(Self)
+            .map_err(|cause| error(text, 0, message(&cause), "nothing is wrong with the expression"))
+    }
+
+    /// The program of an expression, one of so many; `None` where nothing matches it.
+    fn compile(&self, expression: &str, times: usize) -> Result<Option<Program>, Refused> {
+        let plain = match self.0.compile(expression, false) {
+            Ok(program) => program.get_instructions().len(),
+            Err(cause) => return refused_unless_empty(&cause),
+        };
+        bounds::weigh_plain(plain, times)?;
+        match self.0.compile(expression, true) {
+            Ok(program) => {
+                bounds::weigh_program(program.get_instructions().len())?;
+                Ok(Some(Program::new(program)))
+            }
+            Err(cause) => refused_unless_empty(&cause),
+        }
+    }
+
+    /// Whether libpcap takes an expression.
+    fn takes(&self, expression: &str) -> bool {
+        match self.0.compile(expression, false) {
+            Ok(_) => true,
+            Err(cause) => message(&cause) == REJECTS_ALL,
+        }
+    }
+
+    /// Says where an expression is wrong. libpcap does not: the first word is taken to be it behind the
+    /// longest part that libpcap takes. It is not looked for longer than [`LOCATING`].
+    fn locate(&self, text: &str, pieces: &[Piece], message: &str) -> ExpressionError {
+        let taken = |count: usize| {
+            let Some(last) = count.checked_sub(1) else { return true };
+            let mut part = substituted(text, pieces, 0, pieces[last].range().end);
+            let count = |parenthesis| part.matches(parenthesis).count();
+            let open = count('(').saturating_sub(count(')'));
+            part.push_str(&")".repeat(open));
+            self.takes(&part)
+        };
+        let begun = Instant::now();
+        let found = (0..pieces.len()).rev().find(|&count| begun.elapsed() > LOCATING || taken(count));
+        if begun.elapsed() > LOCATING {
+            return error(text, 0, message, ALLOWED);
+        }
+        let mut wrong = found.unwrap_or_default();
+        let connective =
+            |piece: &Piece| CONNECTIVES.iter().any(|word| text[piece.range().clone()].starts_with(word));
+        while wrong < pieces.len() && connective(&pieces[wrong]) {
+            wrong += 1;
+        }
+        let at = pieces.get(wrong).map_or(text.len(), |piece| piece.range().start);
+        let word = pieces.get(wrong).map(|piece| format!("`{}`", &text[piece.range().clone()]));
+        error(text, at, format!("{}: {message}", word.as_deref().unwrap_or("the end")), ALLOWED)
+    }
+}
+
+/// What libpcap says, without what its Rust interface puts in front.
+fn message(cause: &pcap::Error) -> String {
+    match cause {
+        pcap::Error::PcapError(message) => {
+            message.strip_prefix("can't parse filter expression: ").unwrap_or(message).to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+//! Which frames are kept, and how much of each.
+
+use std::ops::RangeInclusive;
+
+use mirror_packet::MirrorSession;
+use mirror_rules::RuleRange;
+use mirror_xdp_common::inner::{Fragment, InnerHeaders, Network};
+use mirror_xdp_common::wire::protocol;
+
+use super::handle::Mark;
+
+/// How much of a packet is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kept {
+    /// All that was captured.
+    #[default]
+    Whole,
+    /// The first bytes.
+    First(usize),
+    /// The headers: the payload of TCP, UDP and of all other protocols is not.
+    Headers,
+}
+
+/// What is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// VNIs whose frames are kept; `None`: of all.
+    pub vnis: Option<Vec<RangeInclusive<u32>>>,
+    /// How much of each packet.
+    pub packet: Kept,
+    /// Bytes of each flow that are kept; what comes after them is not.
+    pub flow: Option<u64>,
+    /// Rules of the filter whose frames are kept; `None`: of all.
+    pub rules: Option<Vec<RuleRange>>,
+    /// Only flows are kept that raise an alert, with what came of them before and is still in memory, of which
+    /// each worker has so many bytes for that; `None`: all are.
+    pub pre_trigger: Option<u64>,
+}
+
+impl Policy {
+    pub(super) fn wants_session(&self, mirror: Option<&MirrorSession>) -> bool {
+        match (&self.vnis, mirror) {
+            (None, _) => true,
+            (Some(vnis), Some(mirror)) => vnis.iter().any(|range| range.contains(&mirror.vni.get())),
+            (Some(_), None) => false,
+        }
+    }
+
+    pub(super) fn wants_flow(&self, mark: Mark) -> bool {
+        self.flow.is_none_or(|limit| u64::from(mark.kept) < limit)
+    }
+
+    /// What is kept of a frame.
+    pub(super) fn cut<'f>(&self, frame: &'f [u8]) -> &'f [u8] {
+        let len = match self.packet {
+            Kept::Whole => frame.len(),
+            Kept::First(len) => len,
+            Kept::Headers => headers(frame),
+        };
+        frame.get(..len).unwrap_or(frame)
+    }
+}
+
+/// Length of a frame's headers, those of tunnels left aside. Of what is not IP, an ARP packet's length is
+/// kept.
+fn headers(frame: &[u8]) -> usize {
+    const ARP: usize = 28;
+    let headers = InnerHeaders::parse(frame, 0);
+    if !matches!(headers.network, Network::Ipv4 | Network::Ipv6) {
+        return headers.network_offset + ARP;
+    }
+    if matches!(headers.fragment, Fragment::Later) {
+        return headers.transport_offset;
+    }
+    let transport = match headers.protocol {
+        protocol::TCP => {
+            let offset = frame.get(headers.transport_offset + 12).map_or(0, |byte| byte >> 4);
+            usize::from(offset).max(5) * 4
+        }
+        protocol::UDP | protocol::ICMP | protocol::ICMPV6 | protocol::ESP => 8,
+        protocol::SCTP => 12,
+        _ => 0,
+    };
+    headers.transport_offset + transport
+}

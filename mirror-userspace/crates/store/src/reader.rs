@@ -1,0 +1,624 @@
+//! Reading a store, also while it is written to: which chunks may have what is looked for, and their
+//! packets in the order of time.
+//!
+//! A store is a directory, or a copy of one in an object store; of a directory, too, some segments may be in
+//! such a copy only. What is read there is asked for several parts at the same time, since each answer takes
+//! a while: first the indexes, then the chunks, in the order in which they will be needed.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use mirror_packet::FrameInfo;
+use mirror_packet::capture_file::MAX_INTERFACES;
+use mirror_xdp_common::hash::FlowHash;
+use serde::Serialize;
+
+use super::buffer::Buffer;
+use super::directory::{Directory, Refused};
+use super::index::{self, Builder, ChunkEntry, Index};
+use super::manifest::{Contents, Segment};
+use super::names::{FileName, SegmentName};
+use super::pcapng::{self, Interface, Section};
+use super::query::{Answer, Query};
+use super::recovery;
+use super::remote::{AT_ONCE, Location, RemoteError, RemoteReader};
+use super::seal::{self, SegmentSeal, StoreKey, Unreadable};
+use crate::expression::{Expression, Primitive};
+
+/// Why a store cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// There is none.
+    #[error("{} is no store: it has no {}", path.display(), super::manifest::FILE_NAME)]
+    NoStore {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// It, or a file of it, cannot be read.
+    #[error("cannot read {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A segment of it cannot be read.
+    #[error("{file} {source}")]
+    Segment {
+        /// The segment's file.
+        file: String,
+        /// Why not.
+        source: Unreadable,
+    },
+    /// Something is in an object store, and cannot be read there.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// A segment was deleted, and cannot be read where it was uploaded to.
+    #[error(
+        "{file} was deleted here; it cannot be read where it was uploaded to: {source}; --local leaves such \
+         segments out"
+    )]
+    Elsewhere {
+        /// The segment's file.
+        file: String,
+        /// Why it cannot be read.
+        source: RemoteError,
+    },
+    /// What was found cannot be written.
+    #[error("cannot write what was found")]
+    Write(#[source] io::Error),
+}
+
+/// What is looked for.
+#[derive(Debug)]
+pub struct Wanted {
+    /// From this time on, in nanoseconds since the epoch.
+    pub from: u64,
+    /// Before this time.
+    pub to: u64,
+    /// What packets have to match.
+    pub expression: Expression,
+}
+
+/// What was read for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Effort {
+    /// Segments of the store.
+    pub segments: u64,
+    /// Those whose index was looked at.
+    pub indexes_read: u64,
+    /// Bytes of these indexes.
+    pub index_bytes: u64,
+    /// Bytes of the store's segments.
+    pub store_bytes: u64,
+    /// Chunks that may have had something.
+    pub chunks_read: u64,
+    /// Bytes of them.
+    pub bytes_read: u64,
+    /// Requests to object stores.
+    pub requests: u64,
+    /// Packets that matched.
+    pub packets: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+}
+
+/// Bytes of the longest index that is read.
+const LONGEST_INDEX: u64 = 4 << 30;
+
+/// A segment that is read.
+#[derive(Debug)]
+struct Source {
+    name: FileName,
+    place: Place,
+    seal: SegmentSeal,
+}
+
+/// Where a segment is.
+#[derive(Clone, Debug)]
+enum Place {
+    File(Rc<File>),
+    Remote(Rc<RemoteReader>),
+}
+
+/// A chunk that may have something.
+#[derive(Clone, Debug)]
+struct Candidate {
+    source: Rc<Source>,
+    entry: ChunkEntry,
+}
+
+/// A chunk with what matched in it.
+struct Loaded {
+    section: Vec<u8>,
+    interfaces: Vec<Interface>,
+    /// Time, where the block is, interface; the earliest last.
+    found: Vec<(u64, (usize, usize), usize)>,
+}
+
+/// Segments of which a copy has the indexes, with these.
+type Copied<'s> = (Rc<RemoteReader>, Vec<&'s Segment>);
+
+/// A store to read from.
+#[derive(Debug)]
+pub struct Reader {
+    /// The directory; `None` where the store is a copy elsewhere.
+    directory: Option<Directory>,
+    /// The copy that is the store.
+    copy: Option<Rc<RemoteReader>>,
+    /// What is in the directory no more is left out, wherever else it is.
+    local: bool,
+    /// Places of copies that the user has named.
+    copies: Vec<Location>,
+    key: Option<StoreKey>,
+    /// What was asked for of copies before it is needed: of the last candidates, the very last first.
+    ahead: VecDeque<Vec<u8>>,
+    /// What is in the store that no store has written, and is left out; a line each.
+    strange: Vec<String>,
+    /// What was read so far.
+    pub effort: Effort,
+}
+
+impl Reader {
+    /// Opens a store for reading.
+    pub fn open(directory: &Path, key: Option<StoreKey>) -> Result<Self, ReadError> {
+        let path = directory;
+        let no_store = || ReadError::NoStore { path: path.to_owned() };
+        let error = |source| ReadError::Io { path: path.to_owned(), source };
+        let directory = match Directory::open_to_read(path) {
+            Ok(directory) => directory,
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Err(no_store()),
+            Err(source) => return Err(error(source)),
+        };
+        if directory.size(&FileName::Manifest).map_err(error)?.is_none() {
+            return Err(no_store());
+        }
+        Ok(Self::new(Some(directory), None, key))
+    }
+
+    /// Opens a copy of a store for reading.
+    pub fn open_copy(copy: RemoteReader, key: Option<StoreKey>) -> Self {
+        Self::new(None, Some(Rc::new(copy)), key)
+    }
+
+    fn new(directory: Option<Directory>, copy: Option<Rc<RemoteReader>>, key: Option<StoreKey>) -> Self {
+        let (ahead, strange, effort) = (VecDeque::new(), Vec::new(), Effort::default());
+        Self { directory, copy, local: false, copies: Vec::new(), key, ahead, strange, effort }
+    }
+
+    /// What is in the store that no store has written, and was left out of what was read so far; a line each.
+    #[must_use]
+    pub fn strange(&self) -> &[String] {
+        &self.strange
+    }
+
+    /// Leaves out what was deleted from the directory and is in a copy.
+    pub const fn only_local(&mut self) {
+        self.local = true;
+    }
+
+    /// Reads what was deleted from the directory at these places, too, where the manifest says that it is there.
+    pub fn read_copies(&mut self, copies: Vec<Location>) {
+        self.copies = copies;
+    }
+
+    /// Writes what matches as pcapng, in the order of time. `progress` is told how many of how many chunks
+    /// have been read; none of none while it reads indexes.
+    pub fn extract(
+        &mut self,
+        wanted: &Wanted,
+        to: &mut dyn Write,
+        mut progress: impl FnMut(usize, usize, &Effort),
+    ) -> Result<(), ReadError> {
+        self.ahead.clear();
+        let mut candidates = self.candidates(wanted, &mut progress)?;
+        candidates.sort_by_key(|candidate| Reverse(candidate.entry.first));
+        let total = candidates.len();
+        let mut output = Output::new(to);
+        output.begin().map_err(ReadError::Write)?;
+        let mut loaded: Vec<Option<Loaded>> = Vec::new();
+        // By the time of each loaded chunk's next packet.
+        let mut next: BinaryHeap<Reverse<(u64, usize)>> = BinaryHeap::new();
+        loop {
+            // All chunks that may have an earlier packet than those that are loaded.
+            while let Some(candidate) = candidates.last()
+                && next.peek().is_none_or(|Reverse((time, _))| candidate.entry.first <= *time)
+            {
+                let stored = self.stored(&candidates)?;
+                let chunk = self.load(candidate, &stored, wanted)?;
+                candidates.pop();
+                progress(total - candidates.len(), total, &self.effort);
+                if let Some(&(time, ..)) = chunk.found.last() {
+                    let free = loaded.iter().position(Option::is_none).unwrap_or(loaded.len());
+                    if free == loaded.len() {
+                        loaded.push(None);
+                    }
+                    loaded[free] = Some(chunk);
+                    next.push(Reverse((time, free)));
+                }
+            }
+            let Some(Reverse((_, at))) = next.pop() else { break };
+            let Some(chunk) = &mut loaded[at] else { continue };
+            if let Some((_, block, interface)) = chunk.found.pop() {
+                output
+                    .packet(&chunk.section[block.0..block.1], &chunk.interfaces[interface])
+                    .map_err(ReadError::Write)?;
+            }
+            match chunk.found.last() {
+                Some(&(time, ..)) => next.push(Reverse((time, at))),
+                None => loaded[at] = None,
+            }
+        }
+        output.end().map_err(ReadError::Write)
+    }
+
+    /// The chunks that may have something.
+    fn candidates(
+        &mut self,
+        wanted: &Wanted,
+        progress: &mut dyn FnMut(usize, usize, &Effort),
+    ) -> Result<Vec<Candidate>, ReadError> {
+        let query = Query::of(wanted.expression.text());
+        let required: Vec<&Primitive> = wanted.expression.required().collect();
+        let contents = match (&self.copy, &self.directory) {
+            (Some(copy), _) => copy.manifest()?,
+            (None, Some(directory)) => {
+                Contents::read_in(directory).map_err(|source| self.io_error(&FileName::Manifest, source))?
+            }
+            (None, None) => Contents::parse(b""),
+        };
+        self.strange = contents.refused().collect();
+        let may_have = |segment: &Segment| {
+            let vnis = required.iter().filter_map(|primitive| match primitive {
+                Primitive::Vni(vnis) => Some(vnis),
+                _ => None,
+            });
+            let mut has = vnis.map(|range| segment.vnis.iter().any(|vni| range.contains(vni)));
+            segment.last >= wanted.from && segment.first < wanted.to && has.all(|has| has)
+        };
+        let (deleted, uploaded) = (contents.deleted(), contents.uploaded());
+        let mut candidates = Vec::new();
+        let mut copied: Vec<Copied<'_>> = Vec::new();
+        for segment in contents.written() {
+            let there = uploaded.get(segment.file.as_str());
+            let here = self.copy.is_none() && !deleted.contains_key(segment.file.as_str());
+            if !here && (there.is_none() || self.local) {
+                continue;
+            }
+            self.effort.segments += 1;
+            self.effort.store_bytes = self.effort.store_bytes.saturating_add(segment.size);
+            if !may_have(segment) {
+                continue;
+            }
+            progress(0, 0, &self.effort);
+            if here {
+                let Some(source) = self.source(segment)? else { continue };
+                let index = self.index(segment)?;
+                select(&source, &index, wanted, &query, &required, &mut candidates);
+            } else if let Some(&url) = there {
+                self.copied(&mut copied, segment, url)?;
+            }
+        }
+        for (copy, segments) in copied {
+            // So many that their memory is bounded.
+            for segments in segments.chunks(4 * AT_ONCE) {
+                progress(0, 0, &self.effort);
+                for (source, index) in self.copied_indexes(&copy, segments)? {
+                    select(&source, &index, wanted, &query, &required, &mut candidates);
+                }
+            }
+        }
+        if self.copy.is_some() {
+            return Ok(candidates);
+        }
+        // Those whose line came since are left aside: they are read as what they were when looked for.
+        let known: HashSet<&SegmentName> = contents.written().map(|segment| &segment.file).collect();
+        for name in self.partials()? {
+            if known.contains(&name) {
+                continue;
+            }
+            if let Some((source, index)) = self.scan(name)? {
+                self.effort.segments += 1;
+                select(&source, &index, wanted, &query, &required, &mut candidates);
+            }
+        }
+        Ok(candidates)
+    }
+
+    /// Enters a segment for the copy that it is in.
+    fn copied<'s>(
+        &self,
+        copied: &mut Vec<Copied<'s>>,
+        segment: &'s Segment,
+        url: &str,
+    ) -> Result<(), ReadError> {
+        let found = copied.iter().position(|(copy, _)| self.copy.is_some() || copy.url() == url);
+        let place = match (found, &self.copy) {
+            (Some(place), _) => place,
+            (None, Some(copy)) => {
+                copied.push((Rc::clone(copy), Vec::new()));
+                copied.len() - 1
+            }
+            (None, None) => {
+                let elsewhere = |source| ReadError::Elsewhere { file: segment.file.to_string(), source };
+                let location = Location::of_manifest(url, &self.copies).map_err(elsewhere)?;
+                let copy = RemoteReader::open(&location).map_err(elsewhere)?;
+                copied.push((Rc::new(copy), Vec::new()));
+                copied.len() - 1
+            }
+        };
+        copied[place].1.push(segment);
+        Ok(())
+    }
+
+    /// Gets the indexes of some segments of a copy.
+    fn copied_indexes(
+        &mut self,
+        copy: &Rc<RemoteReader>,
+        segments: &[&Segment],
+    ) -> Result<Vec<(Rc<Source>, Index)>, ReadError> {
+        let names: Vec<FileName> = segments.iter().map(|segment| segment.index_file()).collect();
+        let indexes =
+            copy.get_all(&names, LONGEST_INDEX).map_err(|source| match (&self.copy, segments.first()) {
+                (None, Some(segment)) => ReadError::Elsewhere { file: segment.file.to_string(), source },
+                _ => ReadError::Remote(source),
+            })?;
+        self.effort.requests += names.len() as u64;
+        let mut found = Vec::with_capacity(names.len());
+        for ((segment, name), bytes) in segments.iter().zip(&names).zip(indexes) {
+            let wrong = |source| ReadError::Segment { file: name.to_string(), source };
+            let bytes = bytes.ok_or_else(|| copy.missing(name))?;
+            self.effort.indexes_read += 1;
+            self.effort.index_bytes += bytes.len() as u64;
+            // An index begins as its segment does, as far as a key is concerned.
+            let seal = SegmentSeal::of_segment(&bytes, self.key.as_ref()).map_err(wrong)?;
+            let bytes = seal::open_index(bytes.into(), self.key.as_ref()).map_err(wrong)?;
+            let index = Index::parse(bytes).map_err(|_| wrong(Unreadable::Damaged))?;
+            let place = Place::Remote(Rc::clone(copy));
+            let name = FileName::Segment(segment.file.clone());
+            found.push((Rc::new(Source { name, place, seal }), index));
+        }
+        Ok(found)
+    }
+
+    fn io_error(&self, name: &FileName, source: io::Error) -> ReadError {
+        let path = self.directory.as_ref().map_or_else(|| name.to_string().into(), |home| home.named(name));
+        ReadError::Io { path, source }
+    }
+
+    /// Opens a file of the directory; `None` where there is none.
+    fn open_file(&self, name: &FileName) -> Result<Option<Rc<File>>, ReadError> {
+        let Some(directory) = &self.directory else { return Ok(None) };
+        match directory.read(name) {
+            Ok(file) => Ok(Some(Rc::new(file))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.io_error(name, error)),
+        }
+    }
+
+    /// A segment's file; `None` where it was deleted just now.
+    fn source(&self, segment: &Segment) -> Result<Option<Rc<Source>>, ReadError> {
+        let (name, partial) =
+            (FileName::Segment(segment.file.clone()), FileName::Partial(segment.file.clone()));
+        // Its line is written a moment before it gets its name.
+        for file in [&name, &partial, &name] {
+            if let Some(file) = self.open_file(file)? {
+                return self.open_source(name.clone(), &file).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    fn open_source(&self, name: FileName, file: &Rc<File>) -> Result<Rc<Source>, ReadError> {
+        let mut beginning = [0; 128];
+        let error = |source| self.io_error(&name, source);
+        let size = file.metadata().map_err(error)?.len();
+        let len = beginning.len().min(size as usize);
+        file.read_exact_at(&mut beginning[..len], 0).map_err(error)?;
+        let seal = SegmentSeal::of_segment(&beginning[..len], self.key.as_ref())
+            .map_err(|source| ReadError::Segment { file: name.to_string(), source })?;
+        Ok(Rc::new(Source { name, place: Place::File(Rc::clone(file)), seal }))
+    }
+
+    fn index(&mut self, segment: &Segment) -> Result<Index, ReadError> {
+        let name = segment.index_file();
+        let damaged = |source| ReadError::Segment { file: name.to_string(), source };
+        let read = self.directory.as_ref().map(|directory| directory.read_whole(&name, LONGEST_INDEX));
+        let bytes = read.unwrap_or_else(|| Ok(Vec::new())).map_err(|source| self.io_error(&name, source))?;
+        self.effort.indexes_read += 1;
+        self.effort.index_bytes += bytes.len() as u64;
+        let bytes = seal::open_index(bytes, self.key.as_ref()).map_err(damaged)?;
+        Index::parse(bytes).map_err(|_| damaged(Unreadable::Damaged))
+    }
+
+    /// Names of the segments that are being written. What is no file of the store is left out.
+    fn partials(&mut self) -> Result<Vec<SegmentName>, ReadError> {
+        let Some(directory) = &self.directory else { return Ok(Vec::new()) };
+        let error = |source| ReadError::Io { path: directory.path().to_owned(), source };
+        let mut partials = Vec::new();
+        for file in directory.files().map_err(error)? {
+            let FileName::Partial(name) = &file else { continue };
+            match directory.size(&file) {
+                Err(refused) if Refused::is(&refused) => self.strange.push(refused.to_string()),
+                _ => partials.push(name.clone()),
+            }
+        }
+        Ok(partials)
+    }
+
+    /// Makes an index of what there is of a segment that is being written.
+    fn scan(&mut self, name: SegmentName) -> Result<Option<(Rc<Source>, Index)>, ReadError> {
+        let (name, named) = (&FileName::Partial(name.clone()), FileName::Segment(name));
+        let file = match self.open_file(name)? {
+            Some(file) => file,
+            // It has its name by now.
+            None => match self.open_file(&named) {
+                Ok(Some(file)) => file,
+                _ => return Ok(None),
+            },
+        };
+        let size = file.metadata().map_err(|source| self.io_error(name, source))?.len();
+        if size == 0 {
+            return Ok(None);
+        }
+        self.effort.store_bytes = self.effort.store_bytes.saturating_add(size);
+        let source = self.open_source(name.clone(), &file)?;
+        let mut builder = Builder::default();
+        let mut at = source.seal.first_chunk();
+        let error = |source| self.io_error(name, source);
+        while let Some(stored) = recovery::whole_chunk(&file, at, size).map_err(error)? {
+            let Ok(section) = source.seal.open(&stored) else { break };
+            let Ok((summary, interfaces, flows)) = index::scan(&section) else { break };
+            builder.add_parts(&summary, &interfaces, &flows, at, stored.len() as u32);
+            at += stored.len() as u64;
+        }
+        self.effort.bytes_read += at;
+        let index = Index::parse(builder.encode());
+        let damaged = |_| ReadError::Segment { file: name.to_string(), source: Unreadable::Damaged };
+        index.map_err(damaged).map(|index| Some((source, index)))
+    }
+
+    /// Reads the chunk that is the last of the candidates. Of a copy, those that come next are read, too.
+    fn stored(&mut self, candidates: &[Candidate]) -> Result<Vec<u8>, ReadError> {
+        if let Some(stored) = self.ahead.pop_front() {
+            return Ok(stored);
+        }
+        let Some(Candidate { source, entry }) = candidates.last() else { return Ok(Vec::new()) };
+        let copy = match &source.place {
+            Place::File(file) => {
+                let mut stored = vec![0; entry.len as usize];
+                file.read_exact_at(&mut stored, entry.offset)
+                    .map_err(|error| self.io_error(&source.name, error))?;
+                return Ok(stored);
+            }
+            Place::Remote(copy) => Rc::clone(copy),
+        };
+        let next = candidates.iter().rev().take(AT_ONCE);
+        let next =
+            next.take_while(|next| matches!(&next.source.place, Place::Remote(of) if Rc::ptr_eq(of, &copy)));
+        let parts = next.map(|Candidate { source, entry }| {
+            (&source.name, entry.offset..entry.offset.saturating_add(entry.len.into()))
+        });
+        let read = copy.ranges(parts)?;
+        self.effort.requests += read.len() as u64;
+        self.ahead.extend(read.into_iter().map(Vec::from));
+        Ok(self.ahead.pop_front().unwrap_or_default())
+    }
+
+    /// Finds what matches in a chunk.
+    fn load(&mut self, candidate: &Candidate, stored: &[u8], wanted: &Wanted) -> Result<Loaded, ReadError> {
+        let Candidate { source, entry } = candidate;
+        self.effort.chunks_read += 1;
+        self.effort.bytes_read += u64::from(entry.len);
+        let damaged = |error| ReadError::Segment { file: source.name.to_string(), source: error };
+        let section = source.seal.open(stored).map_err(damaged)?;
+        let mut found = Vec::new();
+        let mut reader = Section::new(&section);
+        while let Some(packet) = reader.next().map_err(|_| damaged(Unreadable::Damaged))? {
+            if packet.time < wanted.from || packet.time >= wanted.to {
+                continue;
+            }
+            let info = FrameInfo {
+                time: packet.time,
+                original_len: packet.original_len,
+                flow_hash: FlowHash(packet.flow_hash),
+                mirror: reader.interfaces.get(packet.interface).and_then(|interface| interface.mirror),
+                side: packet.side,
+            };
+            if wanted.expression.matches(&info, packet.frame) {
+                self.effort.packets += 1;
+                self.effort.bytes += packet.frame.len() as u64;
+                found.push((packet.time, packet.block, packet.interface));
+            }
+        }
+        let interfaces = reader.interfaces;
+        // In place and stable: of packets of one time, the one that came first goes first.
+        found.sort_by_key(|&(time, block, _)| Reverse((time, block)));
+        Ok(Loaded { section, interfaces, found })
+    }
+}
+
+/// Adds the chunks of a segment that may have something.
+fn select(
+    source: &Rc<Source>,
+    index: &Index,
+    wanted: &Wanted,
+    query: &Query,
+    required: &[&Primitive],
+    candidates: &mut Vec<Candidate>,
+) {
+    let chunks: Vec<ChunkEntry> = index.chunks().collect();
+    let id = required.iter().find_map(|primitive| match primitive {
+        Primitive::CommunityId(id) => Some(id.prefix()),
+        _ => None,
+    });
+    let mut possible = vec![false; chunks.len()];
+    // Where a Community ID is asked for, that flow has to be there.
+    let mut has_id = vec![id.is_none(); chunks.len()];
+    for entry in index.flows() {
+        let named = id.is_some_and(|id| id == entry.community_id);
+        if query.ask(&entry, index.interfaces()) == Answer::No {
+            continue;
+        }
+        for chunk in entry.chunks() {
+            if let (Some(possible), Some(has_id)) = (possible.get_mut(chunk), has_id.get_mut(chunk)) {
+                *possible = true;
+                *has_id |= named;
+            }
+        }
+    }
+    for ((entry, possible), has_id) in chunks.into_iter().zip(possible).zip(has_id) {
+        if possible && has_id && entry.first < wanted.to && entry.last >= wanted.from {
+            candidates.push(Candidate { source: Rc::clone(source), entry });
+        }
+    }
+}
+
+/// The pcapng that is written.
+struct Output<'w> {
+    to: &'w mut dyn Write,
+    /// The section's interfaces, with their positions.
+    interfaces: HashMap<Interface, u32>,
+    header: Buffer,
+    block: Vec<u8>,
+}
+
+impl<'w> Output<'w> {
+    fn new(to: &'w mut dyn Write) -> Self {
+        Self { to, interfaces: HashMap::new(), header: Buffer::new(4096), block: Vec::new() }
+    }
+
+    fn begin(&mut self) -> io::Result<()> {
+        self.header.clear();
+        self.interfaces.clear();
+        pcapng::put_section(&mut self.header);
+        self.to.write_all(self.header.as_slice())
+    }
+
+    fn packet(&mut self, block: &[u8], interface: &Interface) -> io::Result<()> {
+        let known = self.interfaces.get(interface).copied();
+        if known.is_none() {
+            // Readers remember a section's interfaces.
+            if self.interfaces.len() == MAX_INTERFACES {
+                self.begin()?;
+            }
+            self.header.clear();
+            pcapng::put_interface(&mut self.header, interface);
+            self.to.write_all(self.header.as_slice())?;
+        }
+        let position = known.unwrap_or(self.interfaces.len() as u32);
+        self.interfaces.insert(*interface, position);
+        self.block.clear();
+        pcapng::copy_packet(block, position, &mut self.block);
+        self.to.write_all(&self.block)
+    }
+
+    fn end(self) -> io::Result<()> {
+        self.to.flush()
+    }
+}

@@ -1,0 +1,589 @@
+//! Where copies of segments are besides the store's directory: an object store, S3 or what speaks its
+//! language, or a directory. Objects have the names that the files have, the manifest's included, so the copy
+//! is a store like any other.
+
+use std::future::Future;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fs, io};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use mirror_base::one_line;
+use mirror_packet::text::hex;
+use mirror_rules::text::ParseError;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{ClientOptions, ObjectStore, ObjectStoreExt as _, RetryConfig};
+use sha2::{Digest as _, Sha256};
+use url::{Host, Url};
+
+use super::directory::Directory;
+use super::manifest::{self, Contents, FILE_NAME};
+use super::names::FileName;
+
+/// A connection comes about within this time.
+const CONNECT: Duration = Duration::from_secs(5);
+/// A request is answered within this time, with all of its body.
+const ANSWER: Duration = Duration::from_secs(60);
+/// What fails for a moment is tried again so often, and for so long, before it counts as failed.
+const RETRIES: usize = 3;
+const RETRY: Duration = Duration::from_secs(10);
+/// Requests that are under way at the same time.
+pub(super) const AT_ONCE: usize = 16;
+/// Bytes that are read at once of an object that is read wholly.
+const PIECE: u64 = 8 << 20;
+
+/// The variables of the environment that name the endpoint.
+const ENDPOINT_VARIABLES: [&str; 3] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
+
+/// What is allowed where no place is understood.
+const ALLOWED: &str = "write s3://BUCKET/PREFIX or file:///DIRECTORY";
+
+/// A place for copies: `s3://BUCKET/PREFIX`, to which `?region=…` and `&endpoint=…` may be added, or
+/// `file:///DIRECTORY`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    url: String,
+    place: Place,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    S3 { bucket: String, prefix: String, region: Option<String>, endpoint: Option<String> },
+    Directory(PathBuf),
+}
+
+impl Location {
+    /// Whether a text is meant to be a URL, and not a directory's name.
+    #[must_use]
+    pub fn is_meant(text: &str) -> bool {
+        text.contains("://")
+    }
+
+    /// Whether a line of a manifest is enough to read there. A manifest may be somebody else's: it names no server that
+    /// gets the requests of this user, signed, and no directory of this host. One without an endpoint leaves that to the
+    /// environment, or to AWS.
+    fn needs_naming(&self) -> bool {
+        match &self.place {
+            Place::S3 { endpoint: Some(endpoint), .. } => {
+                !ENDPOINT_VARIABLES.iter().any(|name| std::env::var(name).is_ok_and(|set| set == *endpoint))
+            }
+            Place::S3 { endpoint: None, .. } => false,
+            Place::Directory(_) => true,
+        }
+    }
+
+    /// Whether this has the endpoint of another place, or is the same directory.
+    fn is_beside(&self, other: &Self) -> bool {
+        match (&self.place, &other.place) {
+            (Place::S3 { endpoint: this, .. }, Place::S3 { endpoint: other, .. }) => this == other,
+            (Place::Directory(this), Place::Directory(other)) => this == other,
+            _ => false,
+        }
+    }
+
+    /// The place that a manifest says a copy is at, provided that it is one of those that the user `named`, or needs no
+    /// naming.
+    pub(super) fn of_manifest(url: &str, named: &[Self]) -> Result<Self, RemoteError> {
+        let location: Self = url.parse()?;
+        if location.needs_naming() && !named.iter().any(|named| location.is_beside(named)) {
+            let what = match &location.place {
+                Place::S3 { .. } => {
+                    "the manifest alone names this endpoint; if it is yours, add --copy and this URL"
+                }
+                Place::Directory(_) => {
+                    "the manifest alone names this directory; if it is yours, add --copy and this URL"
+                }
+            };
+            return Err(RemoteError { url: location.url, what: what.to_owned() });
+        }
+        Ok(location)
+    }
+
+    /// The directory, if it is one.
+    #[must_use]
+    pub fn directory(&self) -> Option<&std::path::Path> {
+        match &self.place {
+            Place::Directory(directory) => Some(directory),
+            Place::S3 { .. } => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Location {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.url)
+    }
+}
+
+impl FromStr for Location {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let wrong = |what: String| ParseError::new(what, ALLOWED);
+        let url = Url::parse(text).map_err(|_| wrong(format!("`{text}` is no URL")))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            // The text is not repeated.
+            return Err(ParseError::new(
+                "credentials do not belong in a URL",
+                "they come from the environment or the instance",
+            ));
+        }
+        let place = match url.scheme() {
+            "s3" => {
+                let bucket = url.host_str().filter(|host| !host.is_empty());
+                let bucket = bucket.ok_or_else(|| wrong(format!("`{text}` names no bucket")))?.to_owned();
+                // Bucket and region become part of a server's name.
+                if !is_label(&bucket) {
+                    return Err(wrong(format!("`{bucket}` is no name of a bucket")));
+                }
+                let prefix = url.path().trim_matches('/').to_owned();
+                let (mut region, mut endpoint) = (None, None);
+                for (key, value) in url.query_pairs() {
+                    match &*key {
+                        "region" if is_label(&value) => region = Some(value.into_owned()),
+                        "region" => {
+                            let what = format!("`{value}` is no region");
+                            return Err(ParseError::new(what, "write such as region=eu-central-1"));
+                        }
+                        "endpoint" if value.starts_with("https://") || value.starts_with("http://") => {
+                            if is_plain(&value) {
+                                let what =
+                                    format!("`{value}` is not encrypted, and requests have credentials");
+                                return Err(ParseError::new(
+                                    what,
+                                    "write https://; http:// is for this host alone",
+                                ));
+                            }
+                            endpoint = Some(value.into_owned());
+                        }
+                        "endpoint" => {
+                            let what = format!("`{value}` is no endpoint");
+                            return Err(ParseError::new(what, "write endpoint=https://HOST:PORT"));
+                        }
+                        _ => {
+                            let what = format!("`{key}` is not known in a URL");
+                            return Err(ParseError::new(what, "only `region` and `endpoint` are"));
+                        }
+                    }
+                }
+                Place::S3 { bucket, prefix, region, endpoint }
+            }
+            "file" => {
+                let directory = url.to_file_path();
+                Place::Directory(
+                    directory.map_err(|()| wrong(format!("`{text}` is no directory of this host")))?,
+                )
+            }
+            other => return Err(wrong(format!("`{other}:` is no place for a store"))),
+        };
+        Ok(Self { url: text.trim_end_matches('/').to_owned(), place })
+    }
+}
+
+/// Whether a text may stand in a server's name.
+fn is_label(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
+}
+
+/// Whether requests to an endpoint can be read on their way: by HTTP, to another host.
+fn is_plain(endpoint: &str) -> bool {
+    let Ok(url) = Url::parse(endpoint) else { return true };
+    let here = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    url.scheme() != "https" && !here
+}
+
+/// Why a copy cannot be read or written, in one line.
+#[derive(Debug, thiserror::Error)]
+#[error("{url}: {what}")]
+pub struct RemoteError {
+    url: String,
+    what: String,
+}
+
+impl From<ParseError> for RemoteError {
+    fn from(wrong: ParseError) -> Self {
+        Self { url: "the place of a copy".to_owned(), what: wrong.to_string() }
+    }
+}
+
+impl RemoteError {
+    /// That nothing of a store is there.
+    fn is_no_store(url: &str) -> Self {
+        Self { url: url.to_owned(), what: format!("is no store: it has no {FILE_NAME}") }
+    }
+}
+
+/// What an error means to whoever set up the store.
+fn meaning(error: &object_store::Error) -> String {
+    // More than a line would be a document of the server's.
+    const MOST: usize = 300;
+    let text = one_line(error);
+    let said = |marks: &[&str]| marks.iter().any(|mark| text.contains(mark));
+    let what = if said(&["NoSuchBucket"]) {
+        "there is no such bucket"
+    } else if said(&["latest/api/token", "meta-data/iam"]) {
+        "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the instance a role"
+    } else if said(&["InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"])
+        || matches!(error, object_store::Error::Unauthenticated { .. })
+    {
+        "the credentials are not accepted"
+    } else if said(&["AccessDenied"]) || matches!(error, object_store::Error::PermissionDenied { .. }) {
+        "access is denied; the credentials need s3:ListBucket, s3:GetObject, s3:PutObject and \
+         s3:AbortMultipartUpload there"
+    } else if said(&["without LOCATION", "AuthorizationHeaderMalformed", "PermanentRedirect"]) {
+        "the bucket is in another region; add ?region=… to the URL"
+    } else if said(&["timed out"]) {
+        "there is no answer in time"
+    } else if let Some((_, why)) = text.split_once("(Connect): ") {
+        return format!("cannot be reached: {why}").chars().take(MOST).collect();
+    } else {
+        ""
+    };
+    if what.is_empty() { text.chars().take(MOST).collect() } else { what.to_owned() }
+}
+
+/// A place for copies that can be worked with.
+#[derive(Clone, Debug)]
+pub(super) struct Remote {
+    store: Arc<dyn ObjectStore>,
+    prefix: Path,
+    url: String,
+    /// The directory, if it is one: what is in it is looked at before it is read.
+    directory: Option<Arc<Directory>>,
+}
+
+impl Remote {
+    /// Gets ready to work with a place; asks nobody yet. To write to a directory, it is made where it is
+    /// missing.
+    pub(super) fn open(location: &Location, write: bool) -> Result<Self, RemoteError> {
+        let url = location.to_string();
+        let error = |what: String| RemoteError { url: url.clone(), what };
+        let mut local = None;
+        let (store, prefix): (Arc<dyn ObjectStore>, _) = match &location.place {
+            Place::Directory(directory) => {
+                if write {
+                    fs::create_dir_all(directory).map_err(|reason| error(reason.to_string()))?;
+                } else if !directory.is_dir() {
+                    return Err(RemoteError::is_no_store(&url));
+                }
+                let store = LocalFileSystem::new_with_prefix(directory);
+                let store = store.map_err(|reason| error(meaning(&reason)))?;
+                let opened =
+                    Directory::open_to_read(directory).map_err(|reason| error(reason.to_string()))?;
+                local = Some(Arc::new(opened));
+                (Arc::new(store.with_fsync(true)), Path::default())
+            }
+            Place::S3 { bucket, prefix, region, endpoint } => {
+                // The TLS of all connections. Where somebody has chosen already, that is fine, too.
+                let _ = rustls::crypto::ring::default_provider().install_default();
+                let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
+                if let Some(region) = region {
+                    builder = builder.with_region(region);
+                }
+                // What a URL names comes before the environment.
+                if let Some(endpoint) = endpoint {
+                    builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, endpoint);
+                }
+                let keys = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
+                let endpoint = keys.iter().find_map(|key| builder.get_config_value(key));
+                if let Some(endpoint) = endpoint.as_deref().filter(|endpoint| is_plain(endpoint)) {
+                    return Err(error(format!(
+                        "the endpoint {endpoint} of the environment is not encrypted, and requests have credentials; \
+                         write https://"
+                    )));
+                }
+                let plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
+                let client = ClientOptions::new().with_connect_timeout(CONNECT).with_timeout(ANSWER);
+                let retry =
+                    RetryConfig { max_retries: RETRIES, retry_timeout: RETRY, ..RetryConfig::default() };
+                let builder = builder.with_client_options(client.with_allow_http(plain)).with_retry(retry);
+                let store = builder.build().map_err(|reason| error(meaning(&reason)))?;
+                (Arc::new(store), Path::from(prefix.as_str()))
+            }
+        };
+        Ok(Self { directory: local, ..Self::of(store, prefix, url) })
+    }
+
+    pub(super) fn of(store: Arc<dyn ObjectStore>, prefix: Path, url: String) -> Self {
+        Self { store, prefix, url, directory: None }
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(super) fn error(&self, name: &FileName, error: &object_store::Error) -> RemoteError {
+        RemoteError { url: self.url.clone(), what: format!("{name}: {}", meaning(error)) }
+    }
+
+    fn wrong(&self, what: String) -> RemoteError {
+        RemoteError { url: self.url.clone(), what }
+    }
+
+    pub(super) fn path(&self, name: &FileName) -> Path {
+        self.prefix.clone().join(name.to_string())
+    }
+
+    /// Refuses what is in the place of a file of a directory and is none: a link, a FIFO.
+    fn check(&self, name: &FileName) -> Result<(), RemoteError> {
+        let size = self.directory.as_ref().map(|directory| directory.size(name)).transpose();
+        size.map(|_| ()).map_err(|refused| self.wrong(refused.to_string()))
+    }
+
+    /// What objects are written with.
+    pub(super) fn store(&self) -> &dyn ObjectStore {
+        &*self.store
+    }
+
+    /// A whole object of at most so many bytes, if it is there.
+    pub(super) async fn get(&self, name: &FileName, most: u64) -> Result<Option<Bytes>, RemoteError> {
+        self.check(name)?;
+        let read = async {
+            // Piece by piece: what a server announces is not what it sends.
+            let mut pieces = self.store.get(&self.path(name)).await?.into_stream();
+            let mut bytes = Vec::new();
+            while let Some(piece) = pieces.try_next().await? {
+                if (bytes.len() + piece.len()) as u64 > most {
+                    return Ok(None);
+                }
+                bytes.extend_from_slice(&piece);
+            }
+            Ok(Some(Bytes::from(bytes)))
+        };
+        match read.await {
+            Ok(None) => Err(self.wrong(format!("{name} is longer than {most} bytes"))),
+            Ok(bytes) => Ok(bytes),
+            Err(object_store::Error::NotFound { source, .. })
+                if !source.to_string().contains("NoSuchBucket") =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(self.error(name, &error)),
+        }
+    }
+
+    async fn range(&self, name: &FileName, range: Range<u64>) -> Result<Bytes, RemoteError> {
+        self.check(name)?;
+        let wanted = range.end - range.start;
+        let bytes = self.store.get_range(&self.path(name), range).await;
+        let bytes = bytes.map_err(|error| self.error(name, &error))?;
+        if bytes.len() as u64 == wanted {
+            Ok(bytes)
+        } else {
+            Err(self.wrong(format!("{name} is shorter than it was")))
+        }
+    }
+
+    /// Size of an object, if it is there.
+    async fn size(&self, name: &FileName) -> Result<Option<u64>, RemoteError> {
+        self.check(name)?;
+        match self.store.head(&self.path(name)).await {
+            Ok(found) => Ok(Some(found.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.error(name, &error)),
+        }
+    }
+
+    /// What is wrong with an object, if anything is: reads all of it.
+    pub(super) async fn compare(
+        &self,
+        name: &FileName,
+        size: u64,
+        digest: &str,
+        mut read: impl FnMut(u64),
+    ) -> Result<Option<String>, RemoteError> {
+        match self.size(name).await? {
+            None => return Ok(Some("is missing".to_owned())),
+            Some(found) if found != size => {
+                return Ok(Some(format!("was altered: it has {found} bytes instead of {size}")));
+            }
+            Some(_) => {}
+        }
+        let mut hash = Sha256::new();
+        let starts = (0..size).step_by(PIECE as usize);
+        let pieces = starts.map(|start| self.range(name, start..(start + PIECE).min(size)));
+        let mut pieces = stream::iter(pieces).buffered(4);
+        while let Some(piece) = pieces.try_next().await? {
+            hash.update(&piece);
+            read(piece.len() as u64);
+        }
+        let same = hex(&hash.finalize()) == digest;
+        Ok((!same).then(|| "was altered: its digest is not what the manifest says".to_owned()))
+    }
+
+    /// Names of the objects that are there.
+    async fn list(&self) -> Result<Vec<String>, RemoteError> {
+        let mut names = Vec::new();
+        let mut found = self.store.list(Some(&self.prefix));
+        while let Some(object) = found.next().await {
+            let object = object.map_err(|error| self.wrong(format!("list: {}", meaning(&error))))?;
+            // What is in directories below is not the store's.
+            let mut parts = object.location.prefix_match(&self.prefix).into_iter().flatten();
+            if let (Some(name), None) = (parts.next(), parts.next()) {
+                names.push(name.as_ref().to_owned());
+            }
+        }
+        Ok(names)
+    }
+}
+
+/// A copy of a store, read by a thread that waits for it.
+#[derive(Debug)]
+pub struct RemoteReader {
+    remote: Remote,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl RemoteReader {
+    /// Gets ready to read; asks nobody yet.
+    pub fn open(location: &Location) -> Result<Self, RemoteError> {
+        Self::of(Remote::open(location, false)?)
+    }
+
+    pub(super) fn of(remote: Remote) -> Result<Self, RemoteError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let error = |reason: io::Error| RemoteError { url: remote.url.clone(), what: reason.to_string() };
+        Ok(Self { runtime: runtime.map_err(error)?, remote })
+    }
+
+    /// The manifest.
+    pub fn manifest(&self) -> Result<Contents, RemoteError> {
+        let bytes = self.runtime.block_on(self.remote.get(&FileName::Manifest, manifest::LONGEST))?;
+        let bytes = bytes.ok_or_else(|| RemoteError::is_no_store(&self.remote.url))?;
+        Ok(Contents::parse(&bytes))
+    }
+
+    /// That an object is not there which should be.
+    pub(super) fn missing(&self, name: &FileName) -> RemoteError {
+        self.remote.wrong(format!("{name} is missing"))
+    }
+
+    pub(super) fn url(&self) -> &str {
+        self.remote.url()
+    }
+
+    /// Whole objects of at most so many bytes, several at the same time; `None` for those that are not there.
+    pub(super) fn get_all(&self, names: &[FileName], most: u64) -> Result<Vec<Option<Bytes>>, RemoteError> {
+        self.at_once(names.iter().map(|name| self.remote.get(name, most)))
+    }
+
+    /// Parts of objects, several at the same time.
+    pub(super) fn ranges<'n>(
+        &self,
+        wanted: impl Iterator<Item = (&'n FileName, Range<u64>)>,
+    ) -> Result<Vec<Bytes>, RemoteError> {
+        self.at_once(wanted.map(|(name, range)| self.remote.range(name, range)))
+    }
+
+    fn at_once<T>(
+        &self,
+        requests: impl Iterator<Item = impl Future<Output = Result<T, RemoteError>>>,
+    ) -> Result<Vec<T>, RemoteError> {
+        self.runtime.block_on(stream::iter(requests).buffered(AT_ONCE).try_collect())
+    }
+
+    /// See [`Remote::compare`].
+    pub(super) fn compare(
+        &self,
+        name: &FileName,
+        size: u64,
+        digest: &str,
+        read: impl FnMut(u64),
+    ) -> Result<Option<String>, RemoteError> {
+        self.runtime.block_on(self.remote.compare(name, size, digest, read))
+    }
+
+    /// Names of the objects that are there.
+    pub(super) fn list(&self) -> Result<Vec<String>, RemoteError> {
+        self.runtime.block_on(self.remote.list())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_understood_and_others_refused_in_one_line() {
+        let place = |text: &str| text.parse::<Location>().map(|location| location.place);
+        let s3 = |bucket: &str, prefix: &str, region: Option<&str>, endpoint: Option<&str>| Place::S3 {
+            bucket: bucket.to_owned(),
+            prefix: prefix.to_owned(),
+            region: region.map(str::to_owned),
+            endpoint: endpoint.map(str::to_owned),
+        };
+        assert_eq!(place("s3://packets"), Ok(s3("packets", "", None, None)));
+        assert_eq!(place("s3://packets/a/b/"), Ok(s3("packets", "a/b", None, None)));
+        assert_eq!(
+            place("s3://packets/a?region=eu-central-1&endpoint=https://minio.example:9000"),
+            Ok(s3("packets", "a", Some("eu-central-1"), Some("https://minio.example:9000")))
+        );
+        assert_eq!(place("file:///data/copy"), Ok(Place::Directory("/data/copy".into())));
+        for (text, expected) in [
+            ("packets", "is no URL"),
+            ("gs://packets", "`gs:` is no place for a store"),
+            ("s3://", "names no bucket"),
+            ("s3://me:secret@packets/a", "credentials do not belong in a URL"),
+            ("s3://packets/a?secret=1", "`secret` is not known"),
+            ("s3://packets?endpoint=minio", "is no endpoint"),
+            ("s3://packets?endpoint=http://minio.example:9000", "is not encrypted"),
+            ("s3://packets?endpoint=http://127.0.0.1.example:9000", "is not encrypted"),
+            ("s3://packets?endpoint=http://me@10.0.0.1", "is not encrypted"),
+            ("s3://packets?region=x.example/%23", "is no region"),
+            ("s3://a%2fb/c", "is no name of a bucket"),
+            ("file://host/data", "is no directory of this host"),
+        ] {
+            let error = text.parse::<Location>().unwrap_err().to_string();
+            assert!(error.contains(expected) && !error.contains("me:secret"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn hostile_manifests_name_no_server_and_no_directory_that_the_user_has_not_named() {
+        let named = |urls: &[&str]| urls.iter().map(|url| url.parse().unwrap()).collect::<Vec<Location>>();
+        let mine = named(&["s3://packets/a?endpoint=https://minio.example:9000", "file:///copies/a"]);
+        for (url, allowed) in [
+            ("s3://packets/a", true),
+            ("s3://other/b?region=eu-central-1", true),
+            ("s3://other/b?endpoint=https://minio.example:9000", true),
+            ("s3://packets/a?endpoint=https://evil.example", false),
+            ("s3://packets/a?endpoint=https://minio.example", false),
+            ("s3://packets/a?endpoint=http://127.0.0.1:9000", false),
+            ("file:///copies/a", true),
+            ("file:///copies", false),
+            ("file:///etc", false),
+        ] {
+            let outcome = Location::of_manifest(url, &mine);
+            assert_eq!(outcome.is_ok(), allowed, "{url}");
+            let without = Location::of_manifest(url, &[]);
+            assert_eq!(without.is_ok(), url.starts_with("s3:") && !url.contains("endpoint"), "{url}");
+            if let Err(error) = outcome {
+                assert!(error.to_string().contains("--copy"), "{error}");
+            }
+        }
+        for (endpoint, plain) in [
+            ("http://localhost:9000", false),
+            ("http://127.0.0.1", false),
+            ("http://[::1]:9000", false),
+            ("https://10.0.0.1", false),
+            ("http://10.0.0.1", true),
+            ("http://[::ffff:10.0.0.1]", true),
+            ("http://localhost.example", true),
+            ("http://localhost@10.0.0.1", true),
+            ("http://", true),
+        ] {
+            assert_eq!(is_plain(endpoint), plain, "{endpoint}");
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! What others have put into a store: nothing outside its directory changes, nothing waits for ever, and each
+//! thing that is not the store's is refused by its name.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, symlink};
+use std::os::unix::net::UnixListener;
+use std::sync::OnceLock;
+use std::time::SystemTime;
+
+use mirror_packet::text::hex;
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::unistd::mkfifo;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::super::manifest::Contents;
+use super::super::remote::RemoteReader;
+use super::super::timeline::Timeline;
+use super::super::verify::verify_copy;
+use super::*;
+
+/// A directory with a store, and beside it what must not change.
+struct Scene {
+    root: TempDir,
+}
+
+/// See [`Scene::files`]; made once.
+static FILES: OnceLock<Vec<(String, Vec<u8>)>> = OnceLock::new();
+
+/// What there is to see of a file: size, mode, when it was changed, its bytes.
+type Seen = (u64, u32, SystemTime, Vec<u8>);
+
+impl Scene {
+    /// A store with three finished segments and one that is not finished.
+    fn new() -> Self {
+        // Where nothing waits for a disk.
+        let memory = Path::new("/dev/shm");
+        let root = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        let scene = Self { root: root.unwrap() };
+        fs::create_dir(scene.outside("")).unwrap();
+        fs::write(scene.outside("victim"), b"not to be touched").unwrap();
+        fs::create_dir(scene.outside("directory")).unwrap();
+        fs::write(scene.outside("directory/file"), b"not to be touched either").unwrap();
+        fs::create_dir(scene.store("")).unwrap();
+        for (name, bytes) in FILES.get_or_init(Self::files) {
+            fs::write(scene.store(name), bytes).unwrap();
+        }
+        scene
+    }
+
+    /// The files of the store.
+    fn files() -> Vec<(String, Vec<u8>)> {
+        let directory = tempfile::tempdir().unwrap();
+        for start in 0..3 {
+            store(directory.path(), settings(), None, &[turns(7, 5, 50, start * 1000)]);
+        }
+        let first = directory.path().join(name(1));
+        fs::copy(first, directory.path().join(format!("{}.partial", name(9)))).unwrap();
+        let read = |path: PathBuf| {
+            (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap())
+        };
+        files(&directory, "").into_iter().map(read).collect()
+    }
+
+    fn outside(&self, name: &str) -> PathBuf {
+        self.root.path().join("outside").join(name)
+    }
+
+    fn store(&self, name: &str) -> PathBuf {
+        self.root.path().join("store").join(name)
+    }
+
+    /// All that is outside.
+    fn seen(&self) -> BTreeMap<PathBuf, Seen> {
+        let mut seen = BTreeMap::new();
+        let mut left = vec![self.outside("")];
+        while let Some(path) = left.pop() {
+            let found = fs::symlink_metadata(&path).unwrap();
+            let bytes = if found.is_file() { fs::read(&path).unwrap() } else { Vec::new() };
+            if found.is_dir() {
+                left.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            }
+            seen.insert(path, (found.size(), found.mode(), found.modified().unwrap(), bytes));
+        }
+        seen
+    }
+
+    /// Does with the store all that is ever done with one. Returns all that is said of it.
+    fn use_it(&self) -> String {
+        let (path, mut said) = (self.store(""), Vec::new());
+        let retention = Retention { max_size: Some(4096), ..Retention::default() };
+        let wanted = || Wanted { from: 0, to: u64::MAX, expression: Expression::parse("udp").unwrap() };
+        let mut read = || match Reader::open(&path, None) {
+            Err(error) => said.push(one_line(&error)),
+            Ok(mut reader) => {
+                if let Err(error) = reader.extract(&wanted(), &mut io::sink(), |_, _, _| {}) {
+                    said.push(one_line(&error));
+                }
+                said.extend(reader.strange().to_vec());
+            }
+        };
+        read();
+        let settings = Settings { retention, ..settings() };
+        for open in [Store::open, Store::open_or_wait] {
+            let opened = match open(&path, settings.clone(), None) {
+                Ok(opened) => opened,
+                Err(error) => {
+                    said.push(one_line(&error));
+                    continue;
+                }
+            };
+            said.extend(opened.strange().to_vec());
+            said.extend(opened.recovered().iter().map(|(name, outcome)| format!("{name} {outcome}")));
+            let log = tempfile::tempdir().unwrap();
+            let sink = Sink::open(log.path()).unwrap();
+            let mut worker = Worker::builder(WorkerConfig::default(), sink.producer(Overflow::Wait))
+                .recorder(opened.handle(0, Overflow::Wait).unwrap())
+                .build();
+            for (info, frame) in turns(7, 5, 50, 9000) {
+                worker.frame(&info, &frame);
+            }
+            worker.finish();
+            let counters = worker.counters();
+            let stored = worker.recorder().counters();
+            let lost: u64 = stored.lost.iter().map(|(_, count)| count).sum();
+            assert_eq!((counters.analysed, stored.kept + lost), (50, 50), "analysis goes on");
+            let _ = opened.finish();
+        }
+        match verify(&path, None, |_, _| {}) {
+            Ok(report) => {
+                said.extend(report.findings.iter().map(|found| format!("{} {}", found.file, found.what)));
+            }
+            Err(error) => said.push(error.to_string()),
+        }
+        match hold::read(&path).and_then(|holds| hold::write(&path, &holds)) {
+            Ok(()) => {}
+            Err(error) => said.push(error.to_string()),
+        }
+        match Contents::read(&path) {
+            Ok(contents) => drop(Timeline::new(&contents, &[], SECOND, None)),
+            Err(error) => said.push(error.to_string()),
+        }
+        said.join("\n")
+    }
+}
+
+/// The name of segment `number` as the tests write it.
+fn name(number: u64) -> String {
+    let seconds = if number == 9 { 2000 } else { (number - 1) * 1000 };
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    format!("{number:08}-w0-19700101T{hours:02}{minutes:02}{:02}Z.pcapng", seconds % 60)
+}
+
+/// Something that is no file of the store, put in the place of one. Returns whether that can be done here.
+type Plant = fn(&Scene, &Path) -> bool;
+
+const PLANTS: [(&str, Plant); 10] = [
+    ("a link to a file", |scene, at| symlink(scene.outside("victim"), at).is_ok()),
+    ("a link by a relative path", |_, at| symlink("../outside/victim", at).is_ok()),
+    ("a link to nothing", |scene, at| symlink(scene.outside("made"), at).is_ok()),
+    ("a link to a directory", |scene, at| symlink(scene.outside("directory"), at).is_ok()),
+    ("a link to itself", |_, at| symlink(at, at).is_ok()),
+    ("a hard link", |scene, at| fs::hard_link(scene.outside("victim"), at).is_ok()),
+    ("a directory", |_, at| fs::create_dir(at).is_ok()),
+    ("a FIFO", |_, at| mkfifo(at, Mode::S_IRWXU).is_ok()),
+    ("a socket", |_, at| UnixListener::bind(at).is_ok()),
+    ("a device", |_, at| mknod(at, SFlag::S_IFCHR, Mode::S_IRWXU, makedev(1, 5)).is_ok()),
+];
+
+#[test]
+fn hostile_links_and_special_files_change_nothing_outside_and_are_refused_by_name() {
+    let names = [
+        manifest::FILE_NAME.to_owned(),
+        "lock".to_owned(),
+        hold::FILE_NAME.to_owned(),
+        "holds.json.new".to_owned(),
+        name(1),
+        format!("{}.idx", name(1)),
+        // Of the segment that is not finished: itself, its index, its name.
+        format!("{}.partial", name(9)),
+        format!("{}.idx", name(9)),
+        name(9),
+        format!("{}.damaged", name(9)),
+        // A segment that nothing is known of.
+        format!("{}.partial", name(7)),
+    ];
+    for (what, plant) in PLANTS {
+        for name in &names {
+            let scene = Scene::new();
+            let at = scene.store(name);
+            let _ = fs::remove_file(&at);
+            if !plant(&scene, &at) {
+                // Devices are for root alone; the temporary directory's path may be too long for a socket's.
+                assert!(matches!(what, "a device" | "a socket"), "{what}");
+                continue;
+            }
+            let before = scene.seen();
+            let said = scene.use_it();
+            assert_eq!(scene.seen(), before, "{what} as {name}: {said}");
+            // To read a file that has another name besides does no harm, and is no wonder in a copied store.
+            let finished = *name == self::name(1) || name.starts_with(&self::name(1));
+            // Retention has deleted what it was: the link alone.
+            let deleted = finished && fs::symlink_metadata(&at).is_err();
+            // Nobody looks into what was set aside.
+            let harmless = what == "a hard link" && name.ends_with(".damaged");
+            assert!(said.contains(name.as_str()) || deleted || harmless, "{what} as {name}: {said}");
+            let is_left = |of: fs::Metadata| of.file_type().is_fifo() || of.is_dir() || of.is_symlink();
+            if fs::symlink_metadata(&at).is_ok_and(is_left) {
+                assert!(said.contains("move it away"), "{what} as {name}: {said}");
+            }
+        }
+    }
+}
+
+/// A line of a manifest as a store writes it, whatever it says.
+fn line(number: usize, previous: &str, event: &Value) -> (String, String) {
+    let fields = event.as_object().unwrap();
+    let name = &fields["event"];
+    let mut text = format!("{{\"number\":{number},\"time\":0,\"previous\":\"{previous}\",\"event\":{name}");
+    // In the order in which they are written.
+    let order = [
+        "file",
+        "size",
+        "sha256",
+        "index_size",
+        "index_sha256",
+        "packets",
+        "bytes",
+        "first",
+        "last",
+        "vnis",
+        "reason",
+        "to",
+        "from",
+    ];
+    for key in order.iter().filter(|key| fields.contains_key(**key)) {
+        text.push_str(&[",\"", key, "\":", &fields[*key].to_string()].concat());
+    }
+    let digest = hex(&Sha256::digest(format!("{text},\"digest\":\"\"}}")));
+    (format!("{text},\"digest\":\"{digest}\"}}\n"), digest)
+}
+
+/// A manifest of these events, each line as it should be.
+fn manifest_of(events: &[Value]) -> String {
+    let mut previous = hex(&Sha256::digest(b""));
+    let mut text = String::new();
+    for (number, event) in (1..).zip(events) {
+        let (line, digest) = line(number, &previous, event);
+        text += &line;
+        previous = digest;
+    }
+    text
+}
+
+fn segment(file: &str) -> Value {
+    let none = hex(&Sha256::digest(b""));
+    json!({
+        "event": "segment", "file": file, "size": 17, "sha256": none, "index_size": 0, "index_sha256": none,
+        "packets": 1, "bytes": 1, "first": 1, "last": 2, "vnis": [7],
+    })
+}
+
+fn deleted(file: &str) -> Value {
+    json!({ "event": "deleted", "file": file, "reason": "old" })
+}
+
+fn uploaded(file: &str) -> Value {
+    json!({ "event": "uploaded", "file": file, "to": "file:///nowhere" })
+}
+
+#[test]
+fn hostile_names_in_a_manifest_are_ignored_and_reported_by_line_and_name() {
+    let scene = Scene::new();
+    let victim = scene.outside("victim").to_str().unwrap().to_owned();
+    let mut names = vec![
+        victim.clone(),
+        victim.trim_end_matches("victim").to_owned(),
+        format!("/{victim}"),
+        "../outside/victim".to_owned(),
+        "../outside".to_owned(),
+        "./../outside/victim".to_owned(),
+        format!("{}/../../outside/victim", name(1)),
+        format!("../outside/{}", name(1)),
+        format!("{}\0", name(1)),
+        format!("{}\n", name(1)),
+        "victim\x1b[2J".to_owned(),
+        String::new(),
+        ".".to_owned(),
+        "..".to_owned(),
+        "lock".to_owned(),
+        manifest::FILE_NAME.to_owned(),
+        hold::FILE_NAME.to_owned(),
+        format!("{}.idx", name(1)),
+        format!("{}.partial", name(9)),
+        "x".repeat(100_000),
+        "18446744073709551615-w0-20260301T080000Z.pcapng".to_owned(),
+        "1000000000000000-w0-20260301T080000Z.pcapng".to_owned(),
+    ];
+    // An index beside what is named was deleted, too.
+    fs::write(scene.outside("victim.idx"), b"nor this").unwrap();
+    names.push(format!("{victim}.idx"));
+    let before = scene.seen();
+    for hostile in &names {
+        let events =
+            [segment(&name(2)), segment(hostile), deleted(hostile), uploaded(hostile), deleted(&name(2))];
+        let text = manifest_of(&events);
+        let contents = Contents::parse(text.as_bytes());
+        assert_eq!((contents.lines.len(), contents.wrong.len()), (2, 3), "{hostile:?}: {:?}", contents.wrong);
+        assert_eq!(contents.head, contents.heads[4], "the chain goes on");
+        fs::write(scene.store(manifest::FILE_NAME), &text).unwrap();
+        let said = scene.use_it();
+        assert_eq!(scene.seen(), before, "{hostile:?}: {said}");
+        for line in 2..=4 {
+            let shown = format!("line {line} names {}", names::shown(hostile));
+            assert!(said.contains(&shown), "{shown}: {said}");
+        }
+        assert!(!said.contains(['\x1b', '\0']), "{said}");
+        // Those of the store's own form are there still: it is no segment that they were named as.
+        assert!(scene.store("lock").exists() && scene.store(manifest::FILE_NAME).exists());
+    }
+}
+
+#[test]
+fn hostile_numbers_and_texts_in_a_manifest_are_bounded() {
+    let with = |key: &str, value: Value| {
+        let mut event = segment(&name(2));
+        event[key] = value;
+        event
+    };
+    let most = json!(u64::MAX);
+    let events = [
+        with("size", most.clone()),
+        with("index_size", most.clone()),
+        with("packets", most.clone()),
+        with("bytes", most.clone()),
+        with("vnis", json!([u32::MAX])),
+        with("sha256", json!("../x")),
+        json!({ "event": "deleted", "file": name(2), "reason": "\u{1b}[2J" }),
+        json!({ "event": "deleted", "file": name(2), "reason": "x".repeat(10_000) }),
+        json!({ "event": "uploaded", "file": name(2), "to": "s3://\n" }),
+        json!({ "event": "unheard", "file": name(2) }),
+    ];
+    for event in events {
+        let contents = Contents::parse(manifest_of(&[event.clone(), segment(&name(3))]).as_bytes());
+        assert_eq!((contents.lines.len(), contents.wrong.len()), (1, 1), "{event}");
+        assert!(contents.wrong[0].refused, "{event}: {:?}", contents.wrong);
+    }
+    // What is allowed may come as often as there is room.
+    let scene = Scene::new();
+    let large = |number: u64| {
+        let mut event = segment(&name(number));
+        for key in ["size", "index_size", "packets", "bytes"] {
+            event[key] = json!(1_u64 << 48);
+        }
+        event
+    };
+    let events: Vec<_> = std::iter::repeat_n(large(2), 70_000).collect();
+    fs::write(scene.store(manifest::FILE_NAME), manifest_of(&events)).unwrap();
+    let contents = Contents::read(&scene.store("")).unwrap();
+    assert_eq!(contents.wrong, []);
+    let timeline = Timeline::new(&contents, &[], SECOND, None);
+    assert_eq!(timeline.spans[0].stored_bytes, u64::MAX);
+    let retention = Retention { max_size: Some(1), ..Retention::default() };
+    let plan = retention.plan(&contents.segments(), &[], None, 0, (0, 0));
+    assert_eq!(plan.delete.len(), 70_000);
+    // A line that has no end takes no more memory than the longest there is.
+    let mut text = vec![b'x'; 40 << 20];
+    text.push(b'\n');
+    text.extend(manifest_of(&[segment(&name(3))]).bytes());
+    let contents = Contents::parse(&text);
+    assert_eq!((contents.lines.len(), contents.wrong.len(), contents.torn), (1, 1, 0));
+}
+
+#[test]
+fn hostile_names_of_files_never_have_numbers_begin_anew() {
+    let numbers = ["18446744073709551615", "18446744073709551614", "99999999999999999999", "999999999999999"];
+    for number in numbers {
+        let scene = Scene::new();
+        let strange = format!("{number}-w0-20260301T080000Z.pcapng");
+        let ends = ["", ".idx", ".partial", ".damaged"];
+        for end in ends {
+            fs::write(scene.store(&format!("{strange}{end}")), b"").unwrap();
+        }
+        let opened = Store::open(&scene.store(""), settings(), None).unwrap();
+        assert!(opened.strange().iter().any(|line| line.contains(number)), "{:?}", opened.strange());
+        let _ = opened.finish();
+        store(&scene.store(""), settings(), None, &[turns(7, 5, 50, 9000)]);
+        let contents = Contents::read(&scene.store("")).unwrap();
+        let numbers: Vec<_> = contents.written().map(|segment| segment.file.number()).collect();
+        assert_eq!(numbers, [1, 2, 3, 9, 10]);
+        assert_eq!(extract(&scene.store(""), None, "udp").0.len(), 250);
+        assert!(findings_in(&scene.store("")).iter().any(|(file, _)| file.contains(number)));
+    }
+}
+
+fn findings_in(directory: &Path) -> Vec<(String, String)> {
+    let report = verify(directory, None, |_, _| {}).unwrap();
+    report.findings.into_iter().map(|finding| (finding.file, finding.what)).collect()
+}
+
+#[test]
+fn hostile_copies_are_read_by_names_of_the_store_alone() {
+    let scene = Scene::new();
+    let before = scene.seen();
+    let url = format!("file://{}", scene.store("").display());
+    let copy = || RemoteReader::open(&url.parse().unwrap()).unwrap();
+    let victim = "../outside/victim";
+    let text = manifest_of(&[segment(victim), uploaded(victim), segment(&name(1)), uploaded(&name(1))]);
+    fs::write(scene.store(manifest::FILE_NAME), &text).unwrap();
+    let report = verify_copy(&copy(), None, |_, _| {}).unwrap();
+    let found = |what: &str| report.findings.iter().any(|finding| finding.what.contains(what));
+    assert!(found("line 1 names `../outside/victim`") && found("line 2 names"), "{report:?}");
+    for (what, plant) in PLANTS {
+        let at = scene.store(&name(1));
+        let index = scene.store(&format!("{}.idx", name(1)));
+        for at in [&at, &index] {
+            let _ = (fs::remove_file(at), fs::remove_dir(at));
+            if !plant(&scene, at) {
+                fs::write(at, b"").unwrap();
+            }
+        }
+        let wanted = Wanted { from: 0, to: u64::MAX, expression: Expression::parse("udp").unwrap() };
+        let read = Reader::open_copy(copy(), None).extract(&wanted, &mut io::sink(), |_, _, _| {});
+        assert!(read.unwrap_err().to_string().contains(&name(1)), "{what}");
+        let verified = verify_copy(&copy(), None, |_, _| {});
+        match verified {
+            Ok(report) => {
+                assert!(report.findings.iter().any(|found| found.file.contains(&name(1))), "{what}");
+            }
+            Err(error) => assert!(error.to_string().contains(&name(1)), "{what}: {error}"),
+        }
+    }
+    assert_eq!(scene.seen(), before);
+}

@@ -59,7 +59,7 @@ pub enum CaptureFileError {
     },
     /// The file ends within a record, or a record is invalid.
     #[error(
-        "{} is damaged at byte {offset}{}: {reason}; what comes before was analysed",
+        "{} is damaged at byte {offset}{}: {reason}; the frames before it were analysed",
         path.display(),
         if *compressed { " (uncompressed)" } else { "" }
     )]
@@ -230,7 +230,7 @@ impl CaptureFile {
             match section.block(self.reader.data()) {
                 Ok(Block::Whole(len, frame)) => {
                     frame.map(&mut each);
-                    // As above, the rest does not move yet.
+                    // The rest does not move yet, as in `each_record`.
                     self.reader.consume_noshift(len);
                 }
                 Ok(Block::Unused(len)) => self.pass_over(len, &section)?,

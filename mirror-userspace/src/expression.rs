@@ -39,7 +39,7 @@ const CONSTANTS: [&str; 2] = ["(1 = 0)", "(1 = 1)"];
 /// libpcap's message when its optimizer finds that nothing can match.
 const REJECTS_ALL: &str = "expression rejects all packets";
 /// The accepted forms, for expressions that libpcap rejects.
-const ALLOWED: &str = "write it as for tcpdump (`man pcap-filter`), or vni N, outer src A, community-id ID";
+const ALLOWED: &str = "use the syntax of tcpdump (`man pcap-filter`), or vni N, outer src A, community-id ID";
 /// Time limit for locating a mistake. An attempt that has begun may exceed it.
 const LOCATING: Duration = Duration::from_millis(200);
 /// Words that connect conditions, and belong to none of them.
@@ -126,7 +126,7 @@ impl Expression {
                 text,
                 text.len(),
                 format!("has {} conditions on VNI, outer source and Community ID", primitives.len()),
-                format!("at most {MAX_PRIMITIVES}; a range of VNIs is one"),
+                format!("use at most {MAX_PRIMITIVES}; a range of VNIs counts as one"),
             ));
         }
         let times = 1_usize << primitives.len();
@@ -227,7 +227,7 @@ pub(crate) fn pieces(text: &str) -> Result<Vec<Piece>, ExpressionError> {
                 const ALLOWED: &str = "write `outer src` and an address, or a network such as 10.0.0.0/16";
                 let source = value("outer", ALLOWED)?;
                 if !matches!(&text[source.clone()], "src" | "source") {
-                    let what = format!("`outer {}` is no condition", &text[source.clone()]);
+                    let what = format!("`outer {}` is not a condition", &text[source.clone()]);
                     return Err(error(text, source.start, what, ALLOWED));
                 }
                 let range = value("outer src", ALLOWED)?;
@@ -243,7 +243,7 @@ pub(crate) fn pieces(text: &str) -> Result<Vec<Piece>, ExpressionError> {
                 const ALLOWED: &str = "write one such as 1:LQU9qZlK+B5F3KDmev6m5PMibrg=";
                 let range = value("community-id", ALLOWED)?;
                 let id = text[range.clone()].parse().map_err(|_| {
-                    let what = format!("`{}` is no Community ID of version 1", &text[range.clone()]);
+                    let what = format!("`{}` is not a Community ID of version 1", &text[range.clone()]);
                     error(text, range.start, what, ALLOWED)
                 })?;
                 pieces.push(Piece::Own(start..range.end, Primitive::CommunityId(id)));

@@ -70,7 +70,7 @@ impl Section {
             self.big_endian = match header.get(HEADER..).and_then(|word| word.try_into().ok()) {
                 Some(word) if u32::from_le_bytes(word) == BYTE_ORDER => false,
                 Some(word) if u32::from_be_bytes(word) == BYTE_ORDER => true,
-                _ => return Err("a section of no known byte order"),
+                _ => return Err("a section of unknown byte order"),
             };
         }
         let (kind, len) = (self.u32(header, 0), self.u32(header, 4) as usize);

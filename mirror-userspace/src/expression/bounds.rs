@@ -87,7 +87,7 @@ pub(super) struct TooMuch {
     pub(super) allowed: &'static str,
 }
 
-const SHORTER: &str = "write networks and ranges of ports in the place of many hosts and ports";
+const SHORTER: &str = "write networks and ranges of ports instead of many hosts and ports";
 
 /// Checks the words of a text that is compiled `times` times.
 pub(super) fn weigh(text: &str, words: &[&Range<usize>], times: usize) -> Result<(), TooMuch> {
@@ -99,10 +99,7 @@ pub(super) fn weigh(text: &str, words: &[&Range<usize>], times: usize) -> Result
     for word in words.iter().filter_map(|word| text.get((*word).clone())) {
         if word == "protochain" {
             let what = "`protochain` is a loop, which would run on each frame".to_owned();
-            return Err(TooMuch {
-                what,
-                allowed: "name the protocol that is looked for, such as `ip6 proto 50`",
-            });
+            return Err(TooMuch { what, allowed: "name the protocol itself, such as `ip6 proto 50`" });
         }
         estimate += instructions(word);
         // Names of ports come from a file.
@@ -128,7 +125,7 @@ pub(super) fn weigh_plain(instructions: usize, times: usize) -> Result<(), TooMu
     }
     let most = (MAX_PLAIN.pow(2) / times as u64).isqrt();
     let again =
-        if times > 1 { ", for it is compiled with each combination of its other conditions" } else { "" };
+        if times > 1 { ", since it is compiled with each combination of its other conditions" } else { "" };
     Err(TooMuch {
         what: format!("is too long: {instructions} instructions, more than {most}{again}"),
         allowed: SHORTER,

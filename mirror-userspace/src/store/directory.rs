@@ -36,7 +36,7 @@ impl Default for Permissions {
 
 /// An entry with the name of one of the store's files that the store did not create.
 #[derive(Debug, thiserror::Error)]
-#[error("`{name}` is {what}; the store takes only plain files that it has made itself: move it away")]
+#[error("`{name}` is {what}; the store uses only regular files that it created itself: move it away")]
 pub(super) struct Refused {
     name: FileName,
     what: &'static str,
@@ -285,15 +285,13 @@ impl Directory {
 }
 
 fn taken(name: &FileName) -> io::Error {
-    io::Error::other(format!("there is a `{name}` already, which the store has not made: move it away"))
+    io::Error::other(format!("`{name}` already exists, but the store did not create it: move it away"))
 }
 
 /// Refuses an entry that cannot be a file of the store.
 fn check(name: &FileName, stat: &Stat, writes: bool) -> Result<(), Refused> {
     let what = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile if writes && stat.st_nlink > 1 => {
-            "a file with another name besides (a hard link)"
-        }
+        FileType::RegularFile if writes && stat.st_nlink > 1 => "a file with a second name (a hard link)",
         FileType::RegularFile => return Ok(()),
         FileType::Symlink => "a symbolic link",
         FileType::Directory => "a directory",

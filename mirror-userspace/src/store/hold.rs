@@ -55,7 +55,7 @@ pub(super) fn read_in(directory: &Directory) -> io::Result<Vec<Hold>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let wrong = |error| io::Error::other(format!("`{FILE_NAME}` is no list of holds: {error}"));
+    let wrong = |error| io::Error::other(format!("`{FILE_NAME}` is not a list of holds: {error}"));
     let holds: Vec<Hold> = serde_json::from_slice(&bytes).map_err(wrong)?;
     // The next hold gets a larger number.
     if holds.iter().any(|hold| hold.number > LARGEST_NUMBER) {

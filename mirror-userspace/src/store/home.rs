@@ -67,5 +67,7 @@ pub(super) fn make_anew(path: &Path, permissions: Permissions, device: u64) -> i
 /// Returns the error for a directory on another device. The store writes nothing there before a user has
 /// looked.
 pub(super) fn other_device() -> io::Error {
-    io::Error::other("another file system is there than before, or none; restart mirror-xdp to write to it")
+    io::Error::other(
+        "another file system than before is mounted there, or none; restart mirror-xdp to write to it",
+    )
 }

@@ -40,7 +40,7 @@ pub(super) struct Keeper {
     /// The state of the upload, if the store is uploaded.
     pub(super) upload: Option<Arc<upload::State>>,
     losses: Losses,
-    /// It was already logged that segments beyond the limits are held or not uploaded yet, or that the holds
+    /// A warning was already logged: segments beyond the limits are held or not uploaded yet, or the holds
     /// cannot be read.
     warned: bool,
     /// The reasons why segments could not be finished, as they were logged last.
@@ -198,14 +198,14 @@ impl Keeper {
     pub(super) fn not_opened(&mut self, error: &StoreError) {
         let denied = matches!(error, StoreError::Directory { source, .. } if source.kind() == io::ErrorKind::PermissionDenied);
         let hint = if denied {
-            " (the process is confined to the directory that it began with; restart mirror-xdp to use another in its place)"
+            " (the process is confined to the directory that it started with; restart mirror-xdp to use another one)"
         } else {
             ""
         };
         let text = one_line(error) + hint;
         if text != self.said {
             tracing::error!(
-                "{text}; packets are not kept until it can be opened, which is tried again and again; analysis goes on"
+                "{text}; packets are not kept until it can be opened, which is retried every second; analysis continues"
             );
             self.said = text;
         }
@@ -220,7 +220,7 @@ impl Keeper {
             self.shared.close(&home);
             tracing::error!(
                 "store {}: its directory, or the manifest or the lock in it, was removed, renamed or unmounted; \
-                 packets are lost until it is there again, analysis goes on",
+                 packets are lost until it is back; analysis continues",
                 self.shared.path.display()
             );
             self.left = Some(home);

@@ -103,9 +103,9 @@ impl Segment {
         if numbers.iter().any(|&number| number > MOST) {
             Some("has a number that no segment can have")
         } else if self.vnis.iter().any(|&vni| vni > Vni::MAX.get()) {
-            Some("has a VNI that there is not")
+            Some("has a VNI that is too large")
         } else if !is_digest(&self.sha256) || !is_digest(&self.index_sha256) {
-            Some("has a digest that is none")
+            Some("has a digest that is not a SHA-256")
         } else {
             None
         }
@@ -153,7 +153,7 @@ impl Event {
             Self::Lost { .. } => return None,
         };
         let wrong = text.len() > LONGEST_TEXT || text.chars().any(char::is_control);
-        wrong.then_some("has a text that is too long, or not for people")
+        wrong.then_some("has a text that is too long, or contains control characters")
     }
 }
 
@@ -215,7 +215,7 @@ impl Link {
             Some(serde_json::Value::String(file)) if SegmentName::parse(file).is_none() => {
                 format!("names {}, which is not the name of a segment; it is ignored", shown(file))
             }
-            _ => "says nothing that this version understands; it is ignored".to_owned(),
+            _ => "has no event that this version understands; it is ignored".to_owned(),
         }
     }
 }
@@ -298,7 +298,7 @@ impl Reading {
     fn link(&mut self, previous: &str, digest: &str, number: u64) {
         // The chain cannot be checked across an altered line.
         if previous != self.contents.head && !std::mem::take(&mut self.altered) {
-            self.wrong("does not follow from the line before it: lines are missing, or were put in", false);
+            self.wrong("does not follow from the line before it: lines were removed or inserted", false);
         }
         digest.clone_into(&mut self.contents.head);
         self.contents.heads.push(digest.to_owned());

@@ -319,7 +319,7 @@ impl Shared {
     fn failed(&self, error: &io::Error) {
         if !self.failing.swap(true, Ordering::AcqRel) {
             tracing::error!(
-                "store {}: cannot write: {error}; packets are not kept until it can again, analysis goes on",
+                "store {}: cannot write: {error}; packets are not kept until writing succeeds; analysis continues",
                 self.path.display()
             );
         }

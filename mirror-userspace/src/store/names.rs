@@ -244,7 +244,7 @@ mod tests {
             "manifest.jsonl/../../x",
             "holds.json.partial",
             "notes",
-            // Of segments: number, worker, time, end.
+            // Segments with a wrong number, worker, time or end.
             "42-w0-20260301T080000Z.pcapng",
             "000000042-w0-20260301T080000Z.pcapng",
             "+0000042-w0-20260301T080000Z.pcapng",

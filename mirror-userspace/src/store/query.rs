@@ -19,7 +19,7 @@ use super::index::FlowEntry;
 use super::pcapng::Interface;
 use crate::expression::{Piece, Primitive, pieces};
 
-/// Whether a packet of a flow matches.
+/// The answer whether a packet of a flow matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Answer {
     No,

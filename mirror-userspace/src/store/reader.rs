@@ -70,7 +70,7 @@ pub enum ReadError {
         source: RemoteError,
     },
     /// The packets that were found cannot be written.
-    #[error("cannot write what was found")]
+    #[error("cannot write the packets that were found")]
     Write(#[source] io::Error),
 }
 

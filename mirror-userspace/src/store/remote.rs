@@ -126,7 +126,7 @@ impl FromStr for Location {
 
     fn from_str(text: &str) -> Result<Self, Wrong> {
         let wrong = |what: String| Wrong::new(what, ALLOWED);
-        let url = Url::parse(text).map_err(|_| wrong(format!("`{text}` is no URL")))?;
+        let url = Url::parse(text).map_err(|_| wrong(format!("`{text}` is not a URL")))?;
         if !url.username().is_empty() || url.password().is_some() {
             // The message does not repeat the text, which contains credentials.
             return Err(Wrong::new(
@@ -140,7 +140,7 @@ impl FromStr for Location {
                 let bucket = bucket.ok_or_else(|| wrong(format!("`{text}` names no bucket")))?.to_owned();
                 // Bucket and region become part of a host name.
                 if !is_label(&bucket) {
-                    return Err(wrong(format!("`{bucket}` is no name of a bucket")));
+                    return Err(wrong(format!("`{bucket}` is not the name of a bucket")));
                 }
                 let prefix = url.path().trim_matches('/').to_owned();
                 let (mut region, mut endpoint) = (None, None);
@@ -148,7 +148,7 @@ impl FromStr for Location {
                     match &*key {
                         "region" if is_label(&value) => region = Some(value.into_owned()),
                         "region" => {
-                            let what = format!("`{value}` is no region");
+                            let what = format!("`{value}` is not a region");
                             return Err(Wrong::new(what, "write such as region=eu-central-1"));
                         }
                         "endpoint" if value.starts_with("https://") || value.starts_with("http://") => {
@@ -163,7 +163,7 @@ impl FromStr for Location {
                             endpoint = Some(value.into_owned());
                         }
                         "endpoint" => {
-                            let what = format!("`{value}` is no endpoint");
+                            let what = format!("`{value}` is not an endpoint");
                             return Err(Wrong::new(what, "write endpoint=https://HOST:PORT"));
                         }
                         _ => {
@@ -177,7 +177,7 @@ impl FromStr for Location {
             "file" => {
                 let directory = url.to_file_path();
                 Place::Directory(
-                    directory.map_err(|()| wrong(format!("`{text}` is no directory of this host")))?,
+                    directory.map_err(|()| wrong(format!("`{text}` is not a directory of this host")))?,
                 )
             }
             other => return Err(wrong(format!("`{other}:` is no place for a store"))),
@@ -418,7 +418,7 @@ impl Remote {
             read(piece.len() as u64);
         }
         let same = hex(&hash.finalize()) == digest;
-        Ok((!same).then(|| "was altered: its digest is not what the manifest says".to_owned()))
+        Ok((!same).then(|| "was altered: its digest differs from the one in the manifest".to_owned()))
     }
 
     /// Returns the names of the objects at the location.
@@ -531,18 +531,18 @@ mod tests {
         );
         assert_eq!(place("file:///data/copy"), Ok(Place::Directory("/data/copy".into())));
         for (text, expected) in [
-            ("packets", "is no URL"),
+            ("packets", "is not a URL"),
             ("gs://packets", "`gs:` is no place for a store"),
             ("s3://", "names no bucket"),
             ("s3://me:secret@packets/a", "credentials do not belong in a URL"),
             ("s3://packets/a?secret=1", "`secret` is not known"),
-            ("s3://packets?endpoint=minio", "is no endpoint"),
+            ("s3://packets?endpoint=minio", "is not an endpoint"),
             ("s3://packets?endpoint=http://minio.example:9000", "is not encrypted"),
             ("s3://packets?endpoint=http://127.0.0.1.example:9000", "is not encrypted"),
             ("s3://packets?endpoint=http://me@10.0.0.1", "is not encrypted"),
-            ("s3://packets?region=x.example/%23", "is no region"),
-            ("s3://a%2fb/c", "is no name of a bucket"),
-            ("file://host/data", "is no directory of this host"),
+            ("s3://packets?region=x.example/%23", "is not a region"),
+            ("s3://a%2fb/c", "is not the name of a bucket"),
+            ("file://host/data", "is not a directory of this host"),
         ] {
             let error = text.parse::<Location>().unwrap_err().to_string();
             assert!(error.contains(expected) && !error.contains("me:secret"), "{text}: {error}");

@@ -245,8 +245,8 @@ mod tests {
     const FLOWS: usize = 5;
 
     proptest! {
-        /// Whatever is pushed and taken: of each flow come the frames that a plain list of all of them has, as
-        /// far as they are still there, the oldest being those that are not.
+        /// Compares the ring with plain lists: for each flow it returns the list's frames, in order, except
+        /// for the oldest ones that were overwritten.
         #[test]
         fn what_is_still_there_of_a_flow_is_the_latest_of_it_in_order(
             steps in prop::collection::vec((0..FLOWS, 0_usize..60_000, 0..FLOWS, 0_u8..8), 1..300)

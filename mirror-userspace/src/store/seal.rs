@@ -339,7 +339,7 @@ pub enum Unreadable {
     #[error("is encrypted with another key")]
     WrongKey,
     /// The segment is not as it was written.
-    #[error("is damaged; `mirror-xdp verify` says what is wrong")]
+    #[error("is damaged; run `mirror-xdp verify` for details")]
     Damaged,
 }
 

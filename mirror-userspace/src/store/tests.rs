@@ -289,7 +289,7 @@ fn a_missing_segment_a_foreign_one_and_a_cut_manifest_are_found() {
     let cut = text.split_inclusive('\n').next().unwrap();
     fs::write(&manifest, cut).unwrap();
     let report = verify(directory.path(), Some(&head), |_, _| {}).unwrap();
-    assert!(report.findings.iter().any(|finding| finding.what.starts_with("has no line of digest")));
+    assert!(report.findings.iter().any(|finding| finding.what.starts_with("has no line with the digest")));
 }
 
 #[test]
@@ -315,7 +315,7 @@ fn policies_keep_what_they_say_and_count_the_rest() {
     assert_eq!(keep(Policy { vnis: Some(vec![8..=9]), ..Policy::default() }), (20, 20, 1000));
     assert_eq!(keep(Policy { packet: Kept::First(100), ..Policy::default() }), (40, 0, 100));
     assert_eq!(keep(Policy { packet: Kept::Headers, ..Policy::default() }), (40, 0, 42));
-    // Of four flows, two packets each.
+    // Two packets each of four flows.
     assert_eq!(keep(Policy { flow: Some(1001), ..Policy::default() }), (8, 32, 1000));
 }
 

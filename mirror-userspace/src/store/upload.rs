@@ -524,7 +524,7 @@ impl Run {
         let text = one_line(failure);
         if text != self.said {
             tracing::error!(
-                "store {}: cannot upload: {text}; it is tried again, and nothing is deleted before it is uploaded",
+                "store {}: cannot upload: {text}; the upload is retried, and nothing is deleted before it is uploaded",
                 self.shared.path.display()
             );
             self.said = text;
@@ -569,7 +569,7 @@ fn same(name: &FileName, hash: Sha256, digest: &str) -> Result<(), Failure> {
     if hex(&hash.finalize()) == digest {
         return Ok(());
     }
-    let what = "was altered: its digest is not what the manifest says".to_owned();
+    let what = "was altered: its digest differs from the one in the manifest".to_owned();
     Err(Failure::Unreadable { file: name.clone(), what })
 }
 

@@ -120,7 +120,7 @@ impl Report {
         if let Some(head) = head
             && !contents.heads.iter().any(|known| known == head)
         {
-            wrong(format!("has no line of digest {head}: its end was cut off, or it was written anew"));
+            wrong(format!("has no line with the digest {head}: its end was cut off, or it was rewritten"));
         }
         report
     }
@@ -231,5 +231,5 @@ fn compare(
         read(len as u64);
     }
     let same = hex(&hash.finalize()) == digest;
-    Ok((!same).then(|| "was altered: its digest is not what the manifest says".to_owned()))
+    Ok((!same).then(|| "was altered: its digest differs from the one in the manifest".to_owned()))
 }

@@ -176,7 +176,7 @@ fn hostile_links_and_special_files_change_nothing_outside_and_are_refused_by_nam
         "holds.json.new".to_owned(),
         name(1),
         format!("{}.idx", name(1)),
-        // Of the unfinished segment: itself, its index, its final name.
+        // The unfinished segment itself, its index, its final name.
         format!("{}.partial", name(9)),
         format!("{}.idx", name(9)),
         name(9),

@@ -397,7 +397,7 @@ fn what_is_altered_missing_or_strange_in_a_copy_is_named() {
     assert_eq!(
         copy_findings(&copy()),
         [
-            (name(&segments[0]), "was altered: its digest is not what the manifest says".to_owned()),
+            (name(&segments[0]), "was altered: its digest differs from the one in the manifest".to_owned()),
             (name(&segments[1]), "is missing".to_owned()),
             (name(&strange), "is not in the manifest".to_owned()),
         ]

@@ -1,8 +1,8 @@
-//! Indicators: names, addresses and fingerprints by which traffic is told that somebody should look at. A
-//! flow with one of them raises an alert ([`Context::alert`]), and where only alerts are kept, its packets are.
+//! Indicators: names, addresses and fingerprints of traffic that an operator should examine. A flow that
+//! matches one raises an alert ([`Context::alert`]), and where only alerts are kept, its packets are kept.
 //!
-//! A look-up takes no memory: one a prefix length for a new flow, one a label for a name, at most as many as
-//! the longest indicator has, and one for a fingerprint. No packet takes any.
+//! A look-up does not allocate. A new flow takes one look-up per prefix length; a name one per label, at most
+//! as many as the longest indicator has; a fingerprint one. A packet takes none.
 //!
 //! [`Context::alert`]: crate::analyzer::Context
 
@@ -16,52 +16,52 @@ use mirror_base::file;
 use mirror_rules::text::{self, ParseError};
 use mirror_xdp_common::Address;
 
-/// The longest domain name, as text.
+/// Maximum length of a domain name, as text.
 const MAX_DOMAIN: usize = 253;
-/// The longest label of one.
+/// Maximum length of a label.
 const MAX_LABEL: usize = 63;
-/// The longest JA4: two of its characters may be any of a byte.
+/// Maximum length of a JA4 in bytes: two of its characters may stand for any byte.
 const MAX_JA4: usize = 38;
 
-/// Bytes of the longest file of indicators.
+/// Size in bytes of the longest file of indicators that is read.
 const LONGEST_FILE: u64 = 256 << 20;
-/// Wrong lines of a file that are told.
+/// Maximum number of wrong lines that are reported of a file.
 const MOST_WRONG: usize = 1000;
 
-/// What is looked for.
+/// A set of indicators.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Indicators {
-    /// In lower case.
+    /// Domains, in lower case.
     domains: HashSet<Box<[u8]>>,
-    /// Labels of the longest of them.
+    /// Number of labels of the longest domain.
     labels: usize,
-    /// Prefix length and first address of networks; those of IPv4 within those of IPv6.
+    /// Prefix length and first address of each network; IPv4 networks are mapped into IPv6.
     networks: HashSet<(u8, u128)>,
-    /// The prefix lengths that there are.
+    /// The prefix lengths of the networks, each once.
     prefixes: Vec<u8>,
     ja3: HashSet<[u8; 16]>,
     ja4: HashSet<Box<[u8]>>,
 }
 
 impl Indicators {
-    /// Whether there are none.
+    /// Returns whether there are no indicators.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many there are.
+    /// Returns the number of indicators.
     #[must_use]
     pub fn len(&self) -> usize {
         self.domains.len() + self.networks.len() + self.ja3.len() + self.ja4.len()
     }
 
-    /// Adds what a text stands for, which its form tells: an address or a network, a JA3 (MD5 in
-    /// hexadecimal), a JA4, or a domain with all that is below it.
+    /// Adds an indicator of the kind that its form implies: an address or a network, a JA3 (MD5 in
+    /// hexadecimal), a JA4, or a domain with all its subdomains.
     ///
     /// # Errors
     ///
-    /// Where it has none of these forms.
+    /// If the text has none of these forms.
     pub fn add(&mut self, text: &str) -> Result<(), ParseError> {
         if let Some(network) = network(text) {
             let (length, first) = network?;
@@ -87,11 +87,12 @@ impl Indicators {
         Ok(())
     }
 
-    /// Adds the indicators of a file: one a line; empty lines, and what is behind a `#`, say nothing.
+    /// Adds the indicators of a file, one per line. Empty lines, and text after a `#`, are ignored.
     ///
     /// # Errors
     ///
-    /// Where it cannot be read, or lines of it are no indicators: these, up to a thousand.
+    /// If the file cannot be read, or some of its lines are not indicators; the error lists up to a thousand
+    /// of them.
     pub fn add_file(&mut self, path: &Path) -> Result<(), FileError> {
         let text = file::read_text(path, LONGEST_FILE)
             .map_err(|source| FileError::Unreadable { path: path.to_owned(), source })?;
@@ -102,14 +103,14 @@ impl Indicators {
         if wrong.is_empty() { Ok(()) } else { Err(FileError::Lines { path: path.to_owned(), wrong }) }
     }
 
-    /// Whether an address is one of those that are looked for.
+    /// Returns whether an address matches an indicator.
     #[must_use]
     pub fn has_address(&self, address: Address) -> bool {
         let bits = u128::from(address.high) << 64 | u128::from(address.low);
         self.prefixes.iter().any(|&length| self.networks.contains(&(length, bits & mask(length))))
     }
 
-    /// The domain that a name is, or is below.
+    /// Returns the domain among the indicators that equals a name or is a parent of it.
     #[must_use]
     pub fn domain_of(&self, name: &[u8]) -> Option<&[u8]> {
         if self.domains.is_empty() {
@@ -132,53 +133,53 @@ impl Indicators {
         None
     }
 
-    /// Whether any fingerprint JA3 is looked for.
+    /// Returns whether any indicator is a JA3.
     #[must_use]
     pub fn has_any_ja3(&self) -> bool {
         !self.ja3.is_empty()
     }
 
-    /// Whether this JA3 is looked for.
+    /// Returns whether this JA3 is an indicator.
     #[must_use]
     pub fn has_ja3(&self, digest: &[u8; 16]) -> bool {
         self.ja3.contains(digest)
     }
 
-    /// Whether any fingerprint JA4 is looked for.
+    /// Returns whether any indicator is a JA4.
     #[must_use]
     pub fn has_any_ja4(&self) -> bool {
         !self.ja4.is_empty()
     }
 
-    /// Whether this JA4 is looked for.
+    /// Returns whether this JA4 is an indicator.
     #[must_use]
     pub fn has_ja4(&self, ja4: &str) -> bool {
         self.ja4.contains(ja4.as_bytes())
     }
 }
 
-/// Why a file of indicators is not taken.
+/// The reason why a file of indicators is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read the indicators {}", .path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
-    /// Lines of it are wrong, at least one.
+    /// At least one line is wrong.
     #[error("{}", lines(path, wrong))]
     Lines {
         /// The file.
         path: PathBuf,
-        /// The number of each line, from 1, and what is wrong with it.
+        /// The number of each wrong line, from 1, and what is wrong with it.
         wrong: Vec<(usize, ParseError)>,
     },
 }
 
-/// The first of some wrong lines, and how many more there are.
+/// Formats the first of some wrong lines, and the number of further ones.
 fn lines(path: &Path, wrong: &[(usize, ParseError)]) -> String {
     let [(line, first), more @ ..] = wrong else { return String::new() };
     let more = match more.len() {
@@ -188,7 +189,7 @@ fn lines(path: &Path, wrong: &[(usize, ParseError)]) -> String {
     format!("{}:{line}: {first}{more}", path.display())
 }
 
-/// The bits of an address that a prefix has.
+/// Returns the mask of the address bits that a prefix of this length covers.
 const fn mask(length: u8) -> u128 {
     match 128_u32.checked_sub(length as u32) {
         Some(rest) if rest < 128 => u128::MAX << rest,
@@ -196,10 +197,10 @@ const fn mask(length: u8) -> u128 {
     }
 }
 
-/// The shortest prefix of a network: what is larger than a sixteenth of all addresses is no indicator.
+/// The shortest prefix of a network: a network of more than a sixteenth of all addresses is not an indicator.
 const SHORTEST_PREFIX: u8 = 4;
 
-/// Prefix length and first address of a network, or of an address alone; `None` of what is neither.
+/// Parses a network or an address into prefix length and first address; returns `None` for any other text.
 fn network(text: &str) -> Option<Result<(u8, u128), ParseError>> {
     let network = match (text.parse::<IpAddr>(), text.parse::<IpNet>()) {
         (Ok(address), _) => Ok(IpNet::from(address)),
@@ -213,7 +214,7 @@ fn network(text: &str) -> Option<Result<(u8, u128), ParseError>> {
     }))
 }
 
-/// The network, where it is not of so many hosts that nearly every flow would raise an alert.
+/// Returns the network, unless it has so many hosts that nearly every flow would raise an alert.
 fn is_of_some(network: IpNet) -> Result<IpNet, ParseError> {
     if network.prefix_len() >= SHORTEST_PREFIX {
         return Ok(network);
@@ -226,8 +227,8 @@ fn is_of_some(network: IpNet) -> Result<IpNet, ParseError> {
     ))
 }
 
-/// What is wrong with a text that is meant to be an address or a network and is none. Each would be a name
-/// otherwise, if at all, and never be found.
+/// Returns what is wrong with a text that resembles an address or a network but is not one. Otherwise it
+/// would be taken for a name, if at all, and never be found.
 fn nearly_address(text: &str) -> Option<ParseError> {
     const ALLOWED: &str =
         "write an address such as 192.0.2.7 or 2001:db8::7, or a network such as 192.0.2.0/24";
@@ -249,7 +250,8 @@ fn nearly_address(text: &str) -> Option<ParseError> {
         }
         return wrong("no address");
     }
-    // No name ends so: top-level domains are letters (RFC 3696, section 2), or begin with `xn--`.
+    // No name ends in such a label: top-level domains are letters (RFC 3696, section 2), or begin with
+    // `xn--`.
     let last = text.strip_suffix('.').unwrap_or(text).rsplit('.').next().unwrap_or_default();
     let is_name = last.len() > 1 && !last.starts_with(|first: char| first.is_ascii_digit());
     if text.contains('.') && !last.is_empty() && !is_name {
@@ -269,7 +271,7 @@ fn ja3(text: &str) -> Option<[u8; 16]> {
     Some(digest)
 }
 
-/// Whether a text is such as `t13d1516h2_8daaf6152771_b186095e22b6`.
+/// Returns whether a text has the form of a JA4, such as `t13d1516h2_8daaf6152771_b186095e22b6`.
 fn is_ja4(text: &str) -> bool {
     let mut parts = text.split('_');
     let (Some(first), Some(ciphers), Some(extensions), None) =
@@ -286,7 +288,8 @@ fn is_ja4(text: &str) -> bool {
         && is_hash(extensions)
 }
 
-/// A domain in lower case, without a dot at its end. One of a single label would be about half of the world.
+/// Returns a domain in lower case, without a trailing dot; `None` for a single label, which would match about
+/// half of the world.
 fn domain(text: &str) -> Option<String> {
     let text = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     let is_label = |label: &str| {

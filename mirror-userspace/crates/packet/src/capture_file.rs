@@ -1,6 +1,7 @@
-//! Capture files: pcap (microseconds and nanoseconds, either byte order) and pcapng (several interfaces
-//! and sections), as they are or compressed by gzip or zstd. The formats are read by `pcap-parser`; here
-//! they become frames with a time, and damage becomes an error that says where.
+//! Capture files: pcap (microseconds and nanoseconds, either byte order) and pcapng (several interfaces and
+//! sections), uncompressed or compressed by gzip or zstd. `pcap-parser` buffers the input and parses unusual
+//! pcap records; `Plain` parses the usual ones, and `pcapng` the blocks of pcapng. They become frames with a
+//! time, and damage becomes an error with its offset.
 
 mod pcapng;
 
@@ -18,57 +19,57 @@ pub use self::pcapng::MAX_INTERFACES;
 use self::pcapng::{Block, Section};
 use crate::{LinkType, SECOND};
 
-/// The reader's buffer at the start; grows to the size of the longest record.
+/// Initial size of the reader's buffer in bytes; it grows to the size of the longest record.
 const BUFFER: usize = 256 * 1024;
-/// A longer record is not one: the longest that tools write have 256 KiB.
+/// Maximum size of a record in bytes. The longest that tools write have 256 KiB.
 const MAX_RECORD: usize = 4 * 1024 * 1024;
-/// The window of a zstd frame is held in memory: 16 MiB at most, the binary logarithm of which this is. That is twice
-/// what `zstd -19` takes; `--long` and `--ultra` take more.
+/// Binary logarithm of the largest zstd window, which is held in memory: 16 MiB. That is twice the window of
+/// `zstd -19`; `--long` and `--ultra` use larger ones.
 const MAX_ZSTD_WINDOW_LOG: u32 = 24;
 
-/// Why a capture file was not read, or not to its end.
+/// The reason why a capture file was not read, or not to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureFileError {
-    /// It cannot be opened or read.
+    /// The file cannot be opened or read.
     #[error("cannot read {}: {source}", path.display())]
     Open {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// It is a directory.
+    /// The path is a directory.
     #[error("{} is a directory; name the capture files in it", path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
     },
-    /// There is nothing in it.
+    /// The file is empty.
     #[error("{} is empty", path.display())]
     Empty {
         /// The file.
         path: PathBuf,
     },
-    /// Neither pcap nor pcapng.
+    /// The file is neither pcap nor pcapng.
     #[error("{} is not a capture file (pcap or pcapng, plain or compressed by gzip or zstd)", path.display())]
     Format {
         /// The file.
         path: PathBuf,
     },
-    /// It ends within a record, or a record makes no sense.
+    /// The file ends within a record, or a record is invalid.
     #[error(
-        "{} is damaged at byte {offset}{}: {reason}; what comes before was analysed",
+        "{} is damaged at byte {offset}{}: {reason}; the frames before it were analysed",
         path.display(),
         if *compressed { " (uncompressed)" } else { "" }
     )]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Where the record begins that cannot be read.
+        /// Offset of the record that cannot be read.
         offset: usize,
         /// Whether the offset counts uncompressed bytes.
         compressed: bool,
-        /// What is wrong with it.
+        /// A description of the damage.
         reason: String,
     },
 }
@@ -76,13 +77,13 @@ pub enum CaptureFileError {
 /// A frame of a capture file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileFrame<'a> {
-    /// When it was captured, in nanoseconds since the epoch.
+    /// Capture time in nanoseconds since the epoch.
     pub time: u64,
-    /// Its link layer; `None` is one that is not known.
+    /// The link layer; `None` if it is not known.
     pub link: Option<LinkType>,
-    /// Bytes that it had on the wire.
+    /// Bytes of the frame on the wire.
     pub original_len: u32,
-    /// What was captured of it.
+    /// The captured bytes.
     pub bytes: &'a [u8],
 }
 
@@ -91,15 +92,15 @@ pub struct CaptureFile {
     path: PathBuf,
     compressed: bool,
     reader: Box<dyn PcapReaderIterator + Send>,
-    /// Bytes of the reader's buffer.
+    /// Size of the reader's buffer in bytes.
     capacity: usize,
     failure: Failure,
 }
 
-/// What reading failed of: `pcap-parser` does not hand it on.
+/// The error with which reading failed; `pcap-parser` does not pass it on.
 type Failure = Arc<Mutex<Option<io::Error>>>;
 
-/// Fills the whole buffer that it is given, unless the input ends; keeps what went wrong.
+/// Fills each buffer completely, unless the input ends, and stores the error of a failed read.
 struct FullReads {
     input: Box<dyn Read + Send>,
     failure: Failure,
@@ -117,7 +118,8 @@ impl Read for FullReads {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // What came before is handed on first; it ends there, and the failure says why.
+                // The bytes before the failure are returned first; the input ends there, and the stored error
+                // is the reason.
                 Err(error) => {
                     self.failed = true;
                     *lock(&self.failure) = Some(advised(error));
@@ -128,9 +130,9 @@ impl Read for FullReads {
     }
 }
 
-/// The error, with what can be done about it.
+/// Adds advice to an error, if there is any.
 fn advised(error: io::Error) -> io::Error {
-    // The library has no other way to tell its errors apart.
+    // The library has no other way to distinguish its errors.
     if error.to_string().contains("too much memory") {
         let most = (1 << MAX_ZSTD_WINDOW_LOG) >> 20;
         return io::Error::other(format!(
@@ -145,7 +147,7 @@ fn lock(failure: &Failure) -> std::sync::MutexGuard<'_, Option<io::Error>> {
 }
 
 impl CaptureFile {
-    /// Opens a capture file and looks at its header.
+    /// Opens a capture file and reads its header.
     pub fn open(path: &Path) -> Result<Self, CaptureFileError> {
         let cannot_open = |source| CaptureFileError::Open { path: path.to_owned(), source };
         let file = File::open(path).map_err(cannot_open)?;
@@ -172,7 +174,7 @@ impl CaptureFile {
         Ok(Self { path: path.to_owned(), compressed, reader, capacity: BUFFER, failure })
     }
 
-    /// Bytes of the file, uncompressed, that were read so far.
+    /// Returns the number of uncompressed bytes that were read so far.
     #[must_use]
     pub fn position(&self) -> usize {
         self.reader.consumed()
@@ -182,7 +184,7 @@ impl CaptureFile {
     ///
     /// # Errors
     ///
-    /// Where the file is damaged, after all frames before the damage.
+    /// If the file is damaged, after calling `each` with all frames before the damage.
     pub fn for_each(self, each: impl FnMut(FileFrame<'_>)) -> Result<(), CaptureFileError> {
         if self.reader.data().starts_with(&pcapng::MAGIC) {
             self.each_block(each)
@@ -191,7 +193,7 @@ impl CaptureFile {
         }
     }
 
-    /// The way of pcap.
+    /// Reads the frames of a pcap file.
     fn each_record(mut self, mut each: impl FnMut(FileFrame<'_>)) -> Result<(), CaptureFileError> {
         let mut records = Records::default();
         loop {
@@ -203,7 +205,7 @@ impl CaptureFile {
                 Ok((len, block)) => {
                     records.frame(&block).map(&mut each);
                     drop(block);
-                    // What is left moves to the front of the buffer when that is filled again, not before.
+                    // The rest moves to the front of the buffer when the buffer is refilled, not before.
                     self.reader.consume_noshift(len);
                     continue;
                 }
@@ -220,14 +222,14 @@ impl CaptureFile {
         }
     }
 
-    /// The way of pcapng.
+    /// Reads the frames of a pcapng file.
     fn each_block(mut self, mut each: impl FnMut(FileFrame<'_>)) -> Result<(), CaptureFileError> {
         let mut section = Section::default();
         loop {
             match section.block(self.reader.data()) {
                 Ok(Block::Whole(len, frame)) => {
                     frame.map(&mut each);
-                    // As above.
+                    // The rest does not move yet, as in `each_record`.
                     self.reader.consume_noshift(len);
                 }
                 Ok(Block::Unused(len)) => self.pass_over(len, &section)?,
@@ -244,7 +246,7 @@ impl CaptureFile {
         }
     }
 
-    /// Passes over a block of this length, which may be longer than any buffer.
+    /// Skips a block of this length, which may be longer than any buffer.
     fn pass_over(&mut self, len: usize, section: &Section) -> Result<(), CaptureFileError> {
         let begin = self.reader.consumed();
         let mut left = len;
@@ -258,7 +260,7 @@ impl CaptureFile {
                 self.reader.consume_noshift(left);
                 return Ok(());
             }
-            // Its last bytes stay together.
+            // The last bytes of the block stay together.
             let unused = there.len().min(left - pcapng::TRAILER);
             self.reader.consume_noshift(unused);
             left -= unused;
@@ -269,13 +271,13 @@ impl CaptureFile {
         }
     }
 
-    /// Reads on. Of a pcapng file there is room in the buffer always.
+    /// Refills the buffer. For a pcapng file, the buffer always has room.
     fn refill(&mut self) -> Result<(), CaptureFileError> {
         let outcome = self.reader.refill().is_ok();
         if outcome { Ok(()) } else { Err(self.damage("the file ends within a block")) }
     }
 
-    /// Makes room for records of this length.
+    /// Grows the buffer for records of this length.
     fn grow(&mut self, len: usize) {
         if len > self.capacity {
             self.capacity = len;
@@ -283,7 +285,7 @@ impl CaptureFile {
         }
     }
 
-    /// The end of the input: of the file too, or only of what could be read of it.
+    /// Returns the result at the end of the input, which is the end of the file or a failed read.
     fn end(&self) -> Result<(), CaptureFileError> {
         if lock(&self.failure).is_some() { Err(self.damage("")) } else { Ok(()) }
     }
@@ -301,28 +303,28 @@ impl CaptureFile {
     }
 }
 
-/// What the header of a pcap file says about its records.
+/// Properties of a pcap file's records, from the file's header.
 #[derive(Debug, Default)]
 struct Records {
     link: Option<LinkType>,
-    /// Nanoseconds in the unit of the times' fractions.
+    /// Nanoseconds per unit of the times' fractions.
     unit: u64,
-    /// For records of the usual form: how they are read.
+    /// The parser of the usual records, if the file has them.
     plain: Option<Plain>,
 }
 
-/// The records of a pcap file, as nearly all are. Those that are wholly there are read without more ado; whatever
-/// else there may be is left to `pcap-parser`.
+/// A fast parser for the records of nearly all pcap files. It parses those that are completely in the buffer;
+/// `pcap-parser` parses everything else.
 #[derive(Clone, Copy, Debug)]
 struct Plain {
     link: Option<LinkType>,
-    /// Nanoseconds in the unit of the times' fractions.
+    /// Nanoseconds per unit of the times' fractions.
     unit: u64,
     big_endian: bool,
 }
 
 impl Plain {
-    /// Calls `each` with the frames that `data` begins with; how many bytes of it they take.
+    /// Calls `each` with the frames at the beginning of `data`; returns the number of bytes that they take.
     fn each(&self, data: &[u8], mut each: impl FnMut(FileFrame<'_>)) -> usize {
         let mut rest = data;
         while let Some((header, behind)) = rest.split_first_chunk::<16>() {
@@ -347,11 +349,11 @@ impl Plain {
 }
 
 impl Records {
-    /// The frame in a record; the file's header has none.
+    /// Returns the frame of a record; the file's header has none.
     fn frame<'a>(&mut self, block: &'a PcapBlockOwned<'_>) -> Option<FileFrame<'a>> {
         match block {
             PcapBlockOwned::LegacyHeader(header) => {
-                // The upper half is about frame check sequences.
+                // The upper half describes frame check sequences.
                 let link = LinkType::from_number(header.network.0 as u32 & 0xffff);
                 let unit = if header.is_nanosecond_precision() { 1 } else { 1_000 };
                 let plain = Plain { link, unit, big_endian: header.is_bigendian() };

@@ -1,5 +1,5 @@
-//! How services are doing: requests, errors and latencies by server, port, protocol and network, from the
-//! records that pass through the sink. What was measured in an interval becomes a `metrics` event for each
+//! Performance of services: requests, errors and latencies by server, port, protocol and network, from the
+//! records that pass through the sink. The measurements of an interval become a `metrics` event for each
 //! service.
 
 use std::collections::HashMap;
@@ -11,45 +11,46 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
 use crate::{Conversation, FlowRecord, Record};
 
-/// The `event_type` of what is made here.
+/// The `event_type` of the events made here.
 pub const METRICS: &str = "metrics";
 
-/// How long is measured for one event when nobody says otherwise.
+/// Default length of an interval.
 pub const INTERVAL: Duration = Duration::from_secs(60);
-/// Services that are measured at one time; with one more the interval ends early.
+/// Maximum number of services in an interval; with one more, the interval ends early.
 const MAX_SERVICES: usize = 4096;
-/// Longer times count as this, in microseconds: an hour. It bounds what a histogram takes.
+/// Maximum time in microseconds, an hour; longer times count as this. It bounds the memory of a histogram.
 const LONGEST: u64 = 3_600_000_000;
 /// Significant digits of histograms: percentiles are exact to one in a hundred.
 const DIGITS: u8 = 2;
 
-/// Upper bounds of the buckets in which latencies are counted for good, in seconds; one more has the rest.
+/// Upper bounds, in seconds, of the buckets in which latencies are counted for the whole capture; one more
+/// bucket has the rest.
 pub const BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// What one record says of a request.
+/// The measurements of one request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Measured {
-    /// Nanoseconds until the server answered, where it did.
+    /// Nanoseconds until the server answered, if it did.
     pub latency: Option<u64>,
     /// The server failed.
     pub error: bool,
 }
 
-/// Whose performance is measured.
+/// A service whose performance is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Service {
-    /// The network that the server is in; `None` for plain frames of capture files.
+    /// VNI of the server's network; `None` for plain frames of capture files.
     pub vni: Option<u32>,
     /// The server's address.
     pub address: Address,
-    /// Whether that is one of IPv6.
+    /// Whether the address is IPv6.
     pub ipv6: bool,
     /// The server's port.
     pub port: u16,
     /// Transport protocol (IANA).
     pub protocol: u8,
-    /// Application protocol, where it was recognised.
+    /// Application protocol, if it was recognised.
     pub application: Option<&'static str>,
 }
 
@@ -66,10 +67,10 @@ impl Service {
     }
 }
 
-/// What was measured of a service in an interval; serializes as the object `metrics`.
+/// The measurements of a service in an interval; serializes as the object `metrics`.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    /// When the interval began and ended, in nanoseconds since the epoch.
+    /// Start and end of the interval, in nanoseconds since the epoch.
     pub interval: [u64; 2],
     requests: u64,
     errors: u64,
@@ -141,22 +142,22 @@ impl Serialize for Metrics {
     }
 }
 
-/// What was measured of a service since the capture began.
+/// The measurements of a service since the capture began.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Total {
     /// Requests, answered or not.
     pub requests: u64,
-    /// Those that the server failed to serve.
+    /// Requests that the server failed to serve.
     pub errors: u64,
-    /// Answers by their latency, see [`BUCKETS`]; the last bucket has those that took longer.
+    /// Number of answers by latency, see [`BUCKETS`]; the last bucket has the slower ones.
     pub latency: [u64; BUCKETS.len() + 1],
     /// Sum of the latencies, in seconds.
     pub latency_sum: f64,
     /// Connections that ended.
     pub connections: u64,
-    /// Their packets.
+    /// Packets of these connections.
     pub packets: u64,
-    /// Retransmissions among them.
+    /// Retransmissions among these packets.
     pub retransmissions: u64,
 }
 
@@ -179,28 +180,28 @@ impl Total {
     }
 }
 
-/// What is kept of a service for as long as the capture runs.
+/// The state of a service that is kept for as long as the capture runs.
 #[derive(Clone, Debug, Default)]
 struct Kept {
     total: Total,
-    /// The last interval that is over and had something of the service.
+    /// The last complete interval with measurements of the service.
     last: Option<Metrics>,
 }
 
-/// How a service stands.
+/// The present measurements of a service.
 #[derive(Clone, Debug)]
 pub struct Standing {
-    /// The service; `None` for those together that there was no room for.
+    /// The service; `None` for the sum of the services that there was no room for.
     pub service: Option<Service>,
-    /// The interval that is not over.
+    /// The current interval.
     pub current: Option<Metrics>,
-    /// The last one that is over and had something of the service.
+    /// The last complete interval with measurements of the service.
     pub last: Option<Metrics>,
-    /// All since the capture began.
+    /// The sum since the capture began.
     pub total: Total,
 }
 
-/// Times in microseconds; serializes as some percentiles, in milliseconds.
+/// A histogram of times in microseconds; serializes as some percentiles, in milliseconds.
 #[derive(Clone, Debug)]
 struct Times(Option<Histogram<u32>>);
 
@@ -210,7 +211,7 @@ impl Times {
             self.0 = Histogram::new(DIGITS).ok();
         }
         if let Some(histogram) = &mut self.0 {
-            // The range grows as needed, so that there is room for each value.
+            // The range grows as needed, so that every value fits.
             histogram.auto(true);
             let _ = histogram.record(micros.clamp(1, LONGEST));
         }
@@ -229,16 +230,16 @@ impl Serialize for Times {
     }
 }
 
-/// The services of the interval that is not over yet.
+/// The measurements of all services, in the current interval and since the capture began.
 #[derive(Debug)]
 pub struct Services {
     measured: HashMap<Service, Metrics>,
     kept: HashMap<Service, Kept>,
     /// Services beyond the first [`MAX_SERVICES`].
     others: Total,
-    /// When the interval began; 0 before the first record.
+    /// Start of the interval; 0 before the first record.
     start: u64,
-    /// How long it lasts, in nanoseconds.
+    /// Length of the interval, in nanoseconds.
     interval: u64,
 }
 
@@ -255,13 +256,13 @@ impl Default for Services {
 }
 
 impl Services {
-    /// Sets how long is measured for one event, that which is being measured included.
+    /// Sets the length of the intervals, including the current one.
     pub fn set_interval(&mut self, interval: Duration) {
         self.interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX).max(1);
     }
 
-    /// Takes what a record of a batch says. `each` gets what was measured until now where the record is of
-    /// another interval, or of one service too many.
+    /// Adds the measurements of a record of a batch. `each` receives those of the interval so far if the
+    /// record belongs to another interval, or to one service too many.
     pub fn add(&mut self, record: &Record, bytes: &[u8], each: impl FnMut(&Service, &Metrics)) {
         match record {
             Record::Flow(flow) if flow.performance.is_some() => {
@@ -287,8 +288,8 @@ impl Services {
         &mut self.kept.entry(service).or_default().total
     }
 
-    /// How the services stand that had the most requests and connections, at most so many, and at the end
-    /// those together that there was no room for, if there are any.
+    /// Returns the measurements of at most `limit` services, those with the most requests and connections. If
+    /// there was no room for some services, their sum comes last.
     #[must_use]
     pub fn standing(&self, limit: usize) -> Vec<Standing> {
         let mut kept: Vec<_> = self.kept.iter().collect();
@@ -317,17 +318,17 @@ impl Services {
         self.measured.entry(service).or_insert_with(|| Metrics::new(start))
     }
 
-    /// Takes note of the time, as [`Services::add`] does.
+    /// Advances the time, which ends the interval as [`Services::add`] does.
     pub fn advance(&mut self, time: u64, each: impl FnMut(&Service, &Metrics)) {
         if time >= self.start.saturating_add(self.interval) {
             self.flush(time, each);
         }
     }
 
-    /// Ends the interval, in which the last record was of `now`.
+    /// Ends the interval at the time `now`, at which the next begins.
     pub fn flush(&mut self, now: u64, mut each: impl FnMut(&Service, &Metrics)) {
         let end = now.min(self.start.saturating_add(self.interval));
-        // Always in the same order.
+        // The order is always the same.
         let mut services: Vec<_> = self.measured.drain().collect();
         services.sort_unstable_by_key(|&(service, _)| service);
         for (service, mut metrics) in services {
@@ -349,7 +350,7 @@ mod tests {
     use super::*;
     use crate::{EventRecord, EventType};
 
-    /// A request whose latency, in milliseconds, is its only byte; 0 is one that failed.
+    /// A request whose only byte is its latency in milliseconds; 0 stands for a failed request.
     static REQUEST: EventType = EventType::new("request", |_, _| Ok(())).measured(|bytes| {
         let [latency] = bytes else { return None };
         let answered = *latency > 0;

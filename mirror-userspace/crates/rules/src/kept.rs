@@ -1,8 +1,8 @@
-//! Which of the filter's rules let frames through that are kept.
+//! The rules of the filter whose frames the store keeps.
 //!
-//! Frames come with the number that the XDP program knows their rule by. Which rule that is changes when
-//! rules are replaced: what is to be kept of the new ones is noted before they are in force, under numbers
-//! that none of those in force has, so that each frame is judged as the rule says that let it through.
+//! Each frame carries the number by which the XDP program knows its rule. These numbers change when rules are
+//! replaced. Before the new rules are in force, their numbers are recorded here; none of the rules in force
+//! has one of these numbers. So each frame is judged by the rule that let it through.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -19,7 +19,7 @@ pub struct RuleRange {
     pub numbers: RangeInclusive<u32>,
 }
 
-/// As in the configuration: the set's name, and behind it the numbers, unless they are all there are.
+/// Formats the rules as in the configuration: the set's name, followed by the numbers unless they are all.
 impl fmt::Display for RuleRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (set, first, last) = (&self.set, self.numbers.start(), self.numbers.end());
@@ -31,22 +31,22 @@ impl fmt::Display for RuleRange {
     }
 }
 
-/// The rules whose frames are kept, as the program of one interface knows them.
+/// The rules whose frames are kept, by the identifiers of one interface's program.
 #[derive(Debug)]
 pub struct KeptRules {
     kept: Vec<RuleRange>,
-    /// A bit for each identifier.
+    /// One bit per identifier.
     ids: Vec<AtomicU64>,
 }
 
 impl KeptRules {
-    /// None is in force yet.
+    /// Returns a value in which no rule has an identifier yet.
     #[must_use]
     pub fn new(kept: Vec<RuleRange>) -> Self {
         Self { kept, ids: (0..MAX_RULE_IDS.div_ceil(64)).map(|_| AtomicU64::new(0)).collect() }
     }
 
-    /// Takes note of a rule's identifier.
+    /// Records a rule's identifier.
     pub fn learn(&self, set: &str, number: u32, id: u16) {
         let Some(word) = self.ids.get(usize::from(id) / 64) else { return };
         let bit = 1 << (id % 64);
@@ -57,7 +57,7 @@ impl KeptRules {
         }
     }
 
-    /// Whether frames are kept that the rule with this identifier let through.
+    /// Returns whether the frames that the rule with this identifier let through are kept.
     #[must_use]
     pub fn keeps(&self, id: u32) -> bool {
         let word = self.ids.get(id as usize / 64);

@@ -1,14 +1,14 @@
-//! Memory whose beginning is aligned as direct I/O wants it, and which never grows: writing into it does
-//! not allocate.
+//! A buffer with the alignment that direct I/O requires. It never grows, so that writing into it does not
+//! allocate.
 
-/// What offsets, lengths and memory of direct I/O are multiples of. Devices want 512 or 4096 bytes.
+/// Alignment of offsets, lengths and memory for direct I/O. Devices require 512 or 4096 bytes.
 pub(super) const ALIGNMENT: usize = 4096;
 
 /// A fixed amount of memory, filled from its aligned beginning on.
 #[derive(Debug)]
 pub(super) struct Buffer {
-    /// Holds what is in front of the aligned beginning, too, and never more than its capacity: so it stays
-    /// where it is.
+    /// Includes the bytes in front of the aligned beginning. It never grows beyond its capacity, so its
+    /// address does not change.
     memory: Vec<u8>,
     start: usize,
     capacity: usize,
@@ -18,7 +18,7 @@ impl Buffer {
     pub(super) fn new(capacity: usize) -> Self {
         let mut memory: Vec<u8> = Vec::with_capacity(capacity + ALIGNMENT);
         let start = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-        // Written once, so that the first packets do not meet the page faults.
+        // The memory is written once, so that the first packets do not incur the page faults.
         memory.resize(start + capacity, 0);
         memory.truncate(start);
         Self { memory, start, capacity }
@@ -36,19 +36,19 @@ impl Buffer {
         self.memory.truncate(self.start);
     }
 
-    /// Adds bytes, for which there has to be room.
+    /// Appends bytes. There must be room for them.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         assert!(bytes.len() <= self.room(), "callers look for room first");
         self.memory.extend_from_slice(bytes);
     }
 
-    /// Adds zeros, for which there has to be room.
+    /// Appends zeros. There must be room for them.
     pub(super) fn push_zeros(&mut self, count: usize) {
         assert!(count <= self.room(), "callers look for room first");
         self.memory.resize(self.memory.len() + count, 0);
     }
 
-    /// Takes bytes off the end.
+    /// Shortens the contents to `len` bytes.
     pub(super) fn truncate(&mut self, len: usize) {
         self.memory.truncate(self.start + len);
     }

@@ -1,5 +1,5 @@
-//! A chunk: the part of a segment that is written at once. It is a section of pcapng of its own, so that
-//! each can be read without its predecessors, and carries along what the index needs of it.
+//! A chunk: the part of a segment that is written at once. Each chunk is a pcapng section of its own, so that
+//! it can be read without its predecessors. It carries along what the index needs of it.
 
 use std::collections::HashMap;
 
@@ -10,36 +10,37 @@ use mirror_xdp_common::inner::{InnerHeaders, Network};
 use super::buffer::{ALIGNMENT, Buffer};
 use super::pcapng::{self, Interface, PacketInfo};
 
-/// Bytes of a chunk. Larger writes are not faster.
+/// Maximum size of a chunk in bytes. Larger writes are not faster.
 pub(super) const CHUNK: usize = 1 << 20;
-/// Flows that a chunk has at most; one with more is written early.
+/// Maximum number of flows in a chunk. A chunk with more is written early.
 const MAX_FLOWS: usize = 4096;
-/// Mirror sessions that a chunk has at most.
+/// Maximum number of mirror sessions in a chunk.
 const MAX_INTERFACES: usize = 512;
-/// Flows of one frame that are noted: one, and those within its tunnels.
+/// Maximum number of flows noted of one frame: its own, and those within its tunnels.
 pub(super) const FLOWS_A_FRAME: usize = 8;
-/// See [`Chunk::flow`].
+/// Size of the cache that [`Chunk::flow`] uses.
 const LATEST_FLOWS: usize = 16;
-/// What may stand around the section when it is stored: a header, what compression adds at worst.
+/// Bytes that storing may add to the section: a header, and the worst case of compression.
 const MARGIN: usize = 64 * 1024;
-/// Bytes of memory of a chunk.
+/// Bytes of memory that a chunk takes.
 pub(super) const MEMORY: usize = CHUNK + MARGIN;
 
-/// What a flow reference is besides its 5-tuple.
+/// Flags of a flow reference, besides its 5-tuple.
 pub(super) mod kind {
-    /// Its addresses are IPv6.
+    /// The addresses are IPv6.
     pub(crate) const IPV6: u8 = 1;
-    /// It stands for frames that are of no flow, or not found by the addresses of theirs: fragments, ICMP
-    /// errors, what is in GRE. Its addresses are those of the first IP header; ports are not known.
+    /// The reference stands for frames that belong to no flow, or that are not found by their flow's
+    /// addresses: fragments, ICMP errors, GRE payloads. Its addresses are those of the first IP header; its
+    /// ports are unknown.
     pub(crate) const OTHER: u8 = 2;
-    /// It has not even addresses.
+    /// The addresses are unknown, too.
     pub(crate) const UNKNOWN: u8 = 4;
 }
 
-/// A flow as the index knows it.
+/// A flow, as the index stores it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct FlowRef {
-    /// Position of its interface, in the chunk or the segment.
+    /// Position of the flow's interface, in the chunk or the segment.
     pub(super) interface: u32,
     pub(super) addresses: [Address; 2],
     pub(super) ports: [u16; 2],
@@ -60,7 +61,7 @@ impl FlowRef {
         }
     }
 
-    /// What a frame is found by that is not found by its flow.
+    /// Returns the reference for a frame that is not found by its flow.
     pub(super) fn other(interface: u32, frame: &[u8]) -> Self {
         let headers = InnerHeaders::parse(frame, 0);
         let (source, destination) = (headers.source, headers.destination);
@@ -85,7 +86,7 @@ impl FlowRef {
     }
 }
 
-/// What is known of a chunk's packets.
+/// Counts and times of a chunk's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Summary {
     pub(super) packets: u64,
@@ -118,7 +119,7 @@ impl Summary {
     }
 }
 
-/// A chunk that is being filled, or on its way to the disk.
+/// A chunk that is being filled, or is on its way to the disk.
 #[derive(Debug)]
 pub(super) struct Chunk {
     pub(super) buffer: Buffer,
@@ -126,11 +127,11 @@ pub(super) struct Chunk {
     /// The section's interfaces.
     pub(super) interfaces: Vec<Interface>,
     positions: HashMap<Interface, u32>,
-    /// The interface of the packet before.
+    /// The interface of the preceding packet.
     latest: Option<(Interface, u32)>,
-    /// Flows with packets in it, each once.
+    /// Flows with packets in the chunk; a flow may be repeated.
     pub(super) flows: Vec<FlowRef>,
-    /// Some of the flows that are noted already. The index has each once all the same.
+    /// A cache of flows that are noted already. The index removes the duplicates that the cache misses.
     latest_flows: [Option<FlowRef>; LATEST_FLOWS],
 }
 
@@ -161,12 +162,12 @@ impl Chunk {
         self.summary.packets == 0
     }
 
-    /// Whether a frame of any length fits into an empty chunk.
+    /// Returns whether a frame of this length fits into an empty chunk.
     pub(super) const fn fits_any(frame: usize) -> bool {
         frame <= pcapng::SNAPLEN
     }
 
-    /// Whether there is room for another frame of this length, with all that comes with it.
+    /// Returns whether there is room for another frame of this length, with everything that comes with it.
     pub(super) fn has_room(&self, frame: usize) -> bool {
         let needed = pcapng::SECTION_HEADER
             + pcapng::MAX_INTERFACE
@@ -179,7 +180,8 @@ impl Chunk {
             && self.interfaces.len() < MAX_INTERFACES
     }
 
-    /// The position of an interface, which is described where it is new. The caller has looked for room.
+    /// Returns the position of an interface, and describes the interface in the section if it is new. The
+    /// caller has checked for room.
     pub(super) fn interface(&mut self, interface: Interface) -> u32 {
         if let Some((latest, position)) = self.latest
             && latest == interface
@@ -199,7 +201,7 @@ impl Chunk {
         position
     }
 
-    /// Notes a flow that is new to the chunk, as far as is known.
+    /// Notes a flow, unless the cache shows that the chunk has it already.
     pub(super) fn flow(&mut self, flow: FlowRef) {
         let mixed = (flow.addresses[0].low ^ flow.addresses[1].low).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let place = &mut self.latest_flows[(mixed >> 60) as usize % LATEST_FLOWS];
@@ -209,13 +211,13 @@ impl Chunk {
         }
     }
 
-    /// Adds a packet. The caller has looked for room.
+    /// Adds a packet. The caller has checked for room.
     pub(super) fn packet(&mut self, info: &PacketInfo, frame: &[u8]) {
         pcapng::put_packet(&mut self.buffer, info, frame);
         self.summary.add(info.time, frame.len());
     }
 
-    /// Ends the section, at a length that direct I/O takes.
+    /// Ends the section at a length that direct I/O accepts.
     pub(super) fn seal(&mut self) {
         let len = self.buffer.len();
         let end = (len + pcapng::MIN_PADDING).next_multiple_of(ALIGNMENT);

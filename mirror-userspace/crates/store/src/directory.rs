@@ -1,12 +1,12 @@
-//! The directory of a store, and the only way in which the store opens, makes, renames, deletes and lists
-//! files in it.
+//! The directory of a store. The store opens, creates, renames, deletes and lists files only through this
+//! module.
 //!
-//! The directory is opened once. Files are found from there by their [`FileName`] alone, which has no separator in
-//! it, and no symbolic link is followed (`O_NOFOLLOW`): nothing else is reached than what lies in the directory itself.
-//! `openat2` would add nothing, and the threads of a capture may not use it, since their filters of system calls
-//! cannot see with which mode it would make a file. What is in the directory may have
-//! been put there by others: what is no regular file is refused by name, and so is, for writing, a file that
-//! has another name elsewhere.
+//! The directory is opened once. Files are found relative to it by their [`FileName`] alone, which contains
+//! no separator, and no symbolic link is followed (`O_NOFOLLOW`): only files in the directory itself are
+//! reachable. `openat2` would add nothing, and the threads of a capture may not use it, since their seccomp
+//! filters cannot see the mode with which it would create a file. Others may have put entries into the
+//! directory. An entry that is not a regular file is refused by name. So is, for writing, a file that has
+//! another name elsewhere.
 
 use std::fs::{self as std_fs, DirBuilder, File, Permissions as StdPermissions};
 use std::io::{self, Read as _};
@@ -19,12 +19,12 @@ use rustix::io::Errno;
 
 use super::names::FileName;
 
-/// Who may do what with files and directories that the store makes, as `chmod` takes it.
+/// Modes of files and directories that the store creates, as for `chmod`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Permissions {
-    /// Of files.
+    /// Mode of files.
     pub file: u32,
-    /// Of directories.
+    /// Mode of directories.
     pub directory: u32,
 }
 
@@ -34,21 +34,21 @@ impl Default for Permissions {
     }
 }
 
-/// A file in the place of one of the store's is not one that the store has made.
+/// An entry with the name of one of the store's files that the store did not create.
 #[derive(Debug, thiserror::Error)]
-#[error("`{name}` is {what}; the store takes only plain files that it has made itself: move it away")]
+#[error("`{name}` is {what}; the store uses only regular files that it created itself: move it away")]
 pub(super) struct Refused {
     name: FileName,
     what: &'static str,
 }
 
 impl Refused {
-    /// Whether an error is one.
+    /// Returns whether an error is a refusal.
     pub(super) fn is(error: &io::Error) -> bool {
         Self::said(error).is_some()
     }
 
-    /// What it says, if an error is one.
+    /// Returns the message of a refusal, if an error is one.
     pub(super) fn said(error: &io::Error) -> Option<String> {
         Some(error.get_ref()?.downcast_ref::<Self>()?.to_string())
     }
@@ -60,7 +60,7 @@ impl From<Refused> for io::Error {
     }
 }
 
-/// By which the kernel knows a file, whatever its name: its device and its inode.
+/// The identity of a file to the kernel, whatever its name: device and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity(u64, u64);
 
@@ -79,18 +79,18 @@ pub(super) struct Directory {
     permissions: Permissions,
 }
 
-/// Makes a directory where it is missing, with those above it.
+/// Creates a directory where it is missing, and its parents.
 pub(super) fn make(path: &Path, permissions: Permissions) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
     DirBuilder::new().recursive(true).mode(permissions.directory).create(path)?;
-    // Whatever the umask takes away.
+    // The umask may have removed bits.
     std_fs::set_permissions(path, StdPermissions::from_mode(permissions.directory))
 }
 
 impl Directory {
-    /// Opens a directory; its own path may have links in it.
+    /// Opens a directory. Its own path may contain symbolic links.
     pub(super) fn open(path: &Path, permissions: Permissions) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let descriptor = fs::openat(fs::CWD, path, flags, Mode::empty())?;
@@ -98,42 +98,42 @@ impl Directory {
         Ok(Self { path: path.to_owned(), descriptor, identity, permissions })
     }
 
-    /// Opens a directory to read files in it.
+    /// Opens a directory for reading files in it.
     pub(super) fn open_to_read(path: &Path) -> io::Result<Self> {
         Self::open(path, Permissions::default())
     }
 
-    /// The path that it was opened by.
+    /// Returns the path by which the directory was opened.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The path of a file, for messages.
+    /// Returns the path of a file, for messages.
     pub(super) fn named(&self, name: &FileName) -> PathBuf {
         self.path.join(name.to_string())
     }
 
-    /// Whether the path that it was opened by still names it.
+    /// Returns whether the path by which the directory was opened still refers to it.
     pub(super) fn is_there(&self) -> bool {
         match fs::statat(fs::CWD, &self.path, AtFlags::empty()) {
             Ok(stat) => Identity::of(&stat) == self.identity,
-            // What cannot be looked at just now need not be gone.
+            // A directory that cannot be examined at present need not be gone.
             Err(error) => !matches!(error, Errno::NOENT | Errno::NOTDIR),
         }
     }
 
-    /// The device that it is on.
+    /// Returns the device that the directory is on.
     pub(super) const fn device(&self) -> u64 {
         self.identity.0
     }
 
-    /// Whether a file that is open still has this name.
+    /// Returns whether an open file still has this name.
     pub(super) fn has(&self, name: &FileName, file: &File) -> bool {
         let (Ok(named), Ok(open)) = (self.stat(name), fs::fstat(file)) else { return true };
         named.is_some_and(|named| Identity::of(&named) == Identity::of(&open))
     }
 
-    /// What the kernel says of a file, if there is one of this name. No link is followed.
+    /// Returns the file's status, if a file of this name exists. Does not follow symbolic links.
     fn stat(&self, name: &FileName) -> io::Result<Option<Stat>> {
         match fs::statat(&self.descriptor, name.to_string(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat)),
@@ -142,28 +142,28 @@ impl Directory {
         }
     }
 
-    /// Bytes of a file, if there is one of this name; an error where it is no plain file.
+    /// Returns a file's size in bytes, if a file of this name exists. Fails if it is not a regular file.
     pub(super) fn size(&self, name: &FileName) -> io::Result<Option<u64>> {
         let Some(stat) = self.stat(name)? else { return Ok(None) };
         check(name, &stat, false)?;
         Ok(Some(stat.st_size.cast_unsigned()))
     }
 
-    /// Opens a file to read it.
+    /// Opens a file for reading.
     pub(super) fn read(&self, name: &FileName) -> io::Result<File> {
         self.open_file(name, OFlags::RDONLY)
     }
 
-    /// Opens a file to read and to change it.
+    /// Opens a file for reading and writing.
     pub(super) fn write(&self, name: &FileName) -> io::Result<File> {
         self.open_file(name, OFlags::RDWR)
     }
 
-    /// Opens a file to read and to change it; makes it where it is missing.
+    /// Opens a file for reading and writing; creates it where it is missing.
     pub(super) fn write_or_create(&self, name: &FileName) -> io::Result<File> {
         match self.write(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => match self.create(name) {
-                // Another process was quicker.
+                // Another process was faster.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.write(name),
                 result => result,
             },
@@ -171,17 +171,17 @@ impl Directory {
         }
     }
 
-    /// Makes a file that is not there.
+    /// Creates a file that does not exist yet.
     pub(super) fn create(&self, name: &FileName) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
         let mode = Mode::from_raw_mode(self.permissions.file);
         let file = self.open_by(name, flags, mode)?;
-        // Whatever the umask takes away.
+        // The umask may have removed bits.
         fs::fchmod(&file, mode)?;
         Ok(file)
     }
 
-    /// Makes a file, in the place of an earlier one if there is one.
+    /// Creates a file, and removes an earlier one of the same name.
     pub(super) fn replace(&self, name: &FileName) -> io::Result<File> {
         if let Some(stat) = self.stat(name)? {
             check(name, &stat, true)?;
@@ -190,7 +190,7 @@ impl Directory {
         self.create(name)
     }
 
-    /// Reads a whole file of at most so many bytes.
+    /// Reads a whole file of at most `most` bytes.
     pub(super) fn read_whole(&self, name: &FileName, most: u64) -> io::Result<Vec<u8>> {
         let file = self.read(name)?;
         let too_long = || io::Error::other(format!("`{name}` is longer than {most} bytes"));
@@ -204,7 +204,7 @@ impl Directory {
 
     fn open_file(&self, name: &FileName, flags: OFlags) -> io::Result<File> {
         let writes = flags.contains(OFlags::RDWR);
-        // Before it is opened: to open a device may already do something.
+        // The check precedes the opening, since opening a device may have side effects.
         if let Some(stat) = self.stat(name)? {
             check(name, &stat, writes)?;
         }
@@ -214,18 +214,18 @@ impl Directory {
     }
 
     fn open_by(&self, name: &FileName, flags: OFlags, mode: Mode) -> io::Result<File> {
-        // Opening a FIFO would wait for its other end.
+        // `O_NONBLOCK`: opening a FIFO would wait for its other end.
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let opened = fs::openat(&self.descriptor, name.to_string(), flags, mode);
         opened.map(File::from).map_err(|error| match error {
             Errno::LOOP => Refused { name: name.clone(), what: "a symbolic link" }.into(),
-            // A FIFO that nobody reads, a socket.
+            // A FIFO without a reader, or a socket.
             Errno::NXIO => Refused { name: name.clone(), what: "no file" }.into(),
             error => error.into(),
         })
     }
 
-    /// Deletes a file; what is not there need not go. Of a link, the link goes.
+    /// Deletes a file, if it exists. Of a symbolic link, deletes the link itself.
     pub(super) fn remove(&self, name: &FileName) -> io::Result<()> {
         match fs::unlinkat(&self.descriptor, name.to_string(), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -233,13 +233,13 @@ impl Directory {
         }
     }
 
-    /// Gives a file a name that no other has.
+    /// Renames a file to a name that does not exist yet.
     pub(super) fn rename_new(&self, from: &FileName, to: &FileName) -> io::Result<()> {
         let (old, new) = (from.to_string(), to.to_string());
         let here = &self.descriptor;
         match fs::renameat_with(here, &old, here, &new, RenameFlags::NOREPLACE) {
             Err(Errno::EXIST) => Err(taken(to)),
-            // The file system knows no such thing.
+            // The file system does not support `RENAME_NOREPLACE`.
             Err(Errno::INVAL) => {
                 self.is_free(to)?;
                 Ok(fs::renameat(here, &old, here, &new)?)
@@ -248,22 +248,22 @@ impl Directory {
         }
     }
 
-    /// An error where there is something of this name.
+    /// Fails if an entry of this name exists.
     pub(super) fn is_free(&self, name: &FileName) -> io::Result<()> {
         if self.stat(name)?.is_some() { Err(taken(name)) } else { Ok(()) }
     }
 
-    /// Puts a file in the place of another.
+    /// Renames a file, and replaces another of the new name.
     pub(super) fn rename_over(&self, from: &FileName, to: &FileName) -> io::Result<()> {
         Ok(fs::renameat(&self.descriptor, from.to_string(), &self.descriptor, to.to_string())?)
     }
 
-    /// Has what was made, renamed and deleted last through a crash.
+    /// Makes earlier creations, renames and deletions survive a crash.
     pub(super) fn sync(&self) -> io::Result<()> {
         Ok(fs::fsync(&self.descriptor)?)
     }
 
-    /// Names of all that is in the directory, as far as they are texts.
+    /// Returns the names of all entries of the directory that are valid UTF-8.
     pub(super) fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.descriptor)? {
@@ -272,12 +272,12 @@ impl Directory {
         Ok(names)
     }
 
-    /// Names of what the store may have made.
+    /// Returns the names of all files that the store may have created.
     pub(super) fn files(&self) -> io::Result<Vec<FileName>> {
         Ok(self.list()?.iter().filter_map(|name| FileName::parse(name)).collect())
     }
 
-    /// Bytes that are free on its file system.
+    /// Returns the number of free bytes on the directory's file system.
     pub(super) fn free(&self) -> io::Result<u64> {
         let of = fs::fstatvfs(&self.descriptor)?;
         Ok(of.f_bavail.saturating_mul(of.f_frsize))
@@ -285,15 +285,13 @@ impl Directory {
 }
 
 fn taken(name: &FileName) -> io::Error {
-    io::Error::other(format!("there is a `{name}` already, which the store has not made: move it away"))
+    io::Error::other(format!("`{name}` already exists, but the store did not create it: move it away"))
 }
 
-/// Refuses what is no file that the store can have made.
+/// Refuses an entry that cannot be a file of the store.
 fn check(name: &FileName, stat: &Stat, writes: bool) -> Result<(), Refused> {
     let what = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile if writes && stat.st_nlink > 1 => {
-            "a file with another name besides (a hard link)"
-        }
+        FileType::RegularFile if writes && stat.st_nlink > 1 => "a file with a second name (a hard link)",
         FileType::RegularFile => return Ok(()),
         FileType::Symlink => "a symbolic link",
         FileType::Directory => "a directory",

@@ -1,11 +1,10 @@
-//! Filter expressions: which frames somebody asks for, in the syntax of tcpdump for the inner frame, and
-//! with words of our own for what only the mirror knows.
+//! Filter expressions: select frames, in tcpdump's syntax for the inner frame, and with conditions of our own
+//! on data that only the mirror provides.
 //!
-//! `host 10.1.2.3 and port 443 and vni 7`: the first two are libpcap's, which compiles them to BPF; the
-//! last is ours. Ours may stand wherever one of libpcap's may, within parentheses and behind `not`. No
-//! grammar is kept here for that: an expression with *n* words of ours is handed to libpcap 2ⁿ times, with
-//! each combination of true and false in their places. Of these programs the one runs on a frame whose
-//! combination is the frame's.
+//! In `host 10.1.2.3 and port 443 and vni 7`, the first two conditions are libpcap's, which compiles them to
+//! BPF; the last is ours. Ours may stand wherever one of libpcap's may, within parentheses and behind `not`.
+//! This needs no grammar here: libpcap compiles an expression with *n* conditions of ours 2ⁿ times, with each
+//! combination of true and false in their places. On a frame, the program for the frame's combination runs.
 //!
 //! | ours | matches |
 //! | --- | --- |
@@ -30,27 +29,27 @@ use pcap::{Capture, Linktype};
 use self::bounds::TooMuch;
 use self::program::Program;
 
-/// Words of ours that an expression may have.
+/// Maximum number of our conditions in an expression.
 const MAX_PRIMITIVES: usize = 6;
-/// What libpcap gets in the place of one that is true, or false.
+/// Constants that libpcap gets in the place of our conditions: false, and true.
 const CONSTANTS: [&str; 2] = ["(1 = 0)", "(1 = 1)"];
-/// What libpcap says where its optimizer finds that nothing can match.
+/// libpcap's message when its optimizer finds that nothing can match.
 const REJECTS_ALL: &str = "expression rejects all packets";
-/// What is allowed where libpcap takes no expression.
-const ALLOWED: &str = "write it as for tcpdump (`man pcap-filter`), or vni N, outer src A, community-id ID";
-/// So long the place of a mistake is looked for, besides one look.
+/// The accepted forms, for expressions that libpcap rejects.
+const ALLOWED: &str = "use the syntax of tcpdump (`man pcap-filter`), or vni N, outer src A, community-id ID";
+/// Time limit for locating a mistake. An attempt that has begun may exceed it.
 const LOCATING: Duration = Duration::from_millis(200);
-/// What may stand between two conditions, and belongs to neither.
+/// Words that connect conditions, and belong to none of them.
 const CONNECTIVES: [&str; 6] = ["and", "or", "not", "&&", "||", "!"];
 
-/// Why an expression is not taken.
+/// The reason why an expression is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct ExpressionError {
-    /// Where, in characters from 1.
+    /// Position of the mistake, in characters from 1.
     pub column: usize,
-    /// What is wrong.
+    /// A description of the mistake.
     pub what: String,
-    /// What would be right.
+    /// The accepted forms.
     pub allowed: String,
 }
 
@@ -84,8 +83,8 @@ impl Primitive {
     }
 }
 
-/// The Community ID of a frame's outermost packet, if it has one. Fragments have none: their ports are not
-/// in all of them.
+/// Returns the Community ID of a frame's outermost packet, if it has one. Fragments have none, since not all
+/// of them contain the ports.
 #[must_use]
 pub fn community_id(info: &FrameInfo, frame: &[u8]) -> Option<CommunityId> {
     let layer = Layer::frame(LinkType::Ethernet, frame, info.original_len as usize);
@@ -102,7 +101,7 @@ pub fn community_id(info: &FrameInfo, frame: &[u8]) -> Option<CommunityId> {
 pub struct Expression {
     text: String,
     primitives: Vec<Primitive>,
-    /// By the conditions of ours that hold, a bit each; `None` where no frame matches then.
+    /// Programs by the set of our conditions that hold, one bit each; `None` if no frame matches then.
     programs: Vec<Option<Program>>,
 }
 
@@ -113,8 +112,7 @@ impl fmt::Debug for Expression {
 }
 
 impl Expression {
-    /// Compiles an expression; an empty one matches everything. Names of hosts are looked up, as tcpdump
-    /// does.
+    /// Compiles an expression; an empty one matches everything. Host names are resolved, as tcpdump does.
     pub fn parse(text: &str) -> Result<Self, ExpressionError> {
         let too_much = |TooMuch { what, allowed }| error(text, 0, what, allowed);
         bounds::weigh(text, &[], 1).map_err(too_much)?;
@@ -125,7 +123,7 @@ impl Expression {
                 text,
                 text.len(),
                 format!("has {} conditions on VNI, outer source and Community ID", primitives.len()),
-                format!("at most {MAX_PRIMITIVES}; a range of VNIs is one"),
+                format!("use at most {MAX_PRIMITIVES}; a range of VNIs counts as one"),
             ));
         }
         let times = 1_usize << primitives.len();
@@ -144,19 +142,19 @@ impl Expression {
         Ok(Self { text: text.to_owned(), primitives, programs })
     }
 
-    /// The expression as it was written.
+    /// Returns the text of the expression.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Whether the expression lets nothing through, whatever the frame: `tcp and udp`.
+    /// Returns whether the expression matches no frame at all, such as `tcp and udp`.
     #[must_use]
     pub fn matches_nothing(&self) -> bool {
         self.programs.iter().all(Option::is_none)
     }
 
-    /// Whether a frame matches. Lengths that the expression asks for are of what is there of the frame.
+    /// Returns whether a frame matches. Lengths in the expression refer to the captured bytes of the frame.
     #[must_use]
     pub fn matches(&self, info: &FrameInfo, frame: &[u8]) -> bool {
         let held = self
@@ -167,8 +165,8 @@ impl Expression {
         self.programs[held].as_ref().is_some_and(|program| program.filter(frame))
     }
 
-    /// Conditions that hold for each frame that matches, as far as they are ours: what an index can be asked
-    /// for.
+    /// Returns those of our conditions that hold for every frame that matches. An index can be queried for
+    /// them.
     pub fn required(&self) -> impl Iterator<Item = &Primitive> {
         let needed = |bit: usize| {
             self.programs.iter().enumerate().all(|(held, program)| held >> bit & 1 == 1 || program.is_none())
@@ -181,12 +179,12 @@ impl Expression {
     }
 }
 
-/// A part of an expression.
+/// A piece of an expression.
 #[derive(Clone, Debug)]
 pub enum Piece {
-    /// A word of tcpdump's: where it is in the text.
+    /// A word of tcpdump's, by its position in the text.
     Word(std::ops::Range<usize>),
-    /// A condition of ours.
+    /// A condition of ours, and its position in the text.
     Own(std::ops::Range<usize>, Primitive),
 }
 
@@ -205,7 +203,7 @@ impl Piece {
     }
 }
 
-/// Takes an expression apart.
+/// Splits an expression into its pieces.
 pub fn pieces(text: &str) -> Result<Vec<Piece>, ExpressionError> {
     let mut words = words(text).into_iter();
     let mut pieces = Vec::new();
@@ -226,7 +224,7 @@ pub fn pieces(text: &str) -> Result<Vec<Piece>, ExpressionError> {
                 const ALLOWED: &str = "write `outer src` and an address, or a network such as 10.0.0.0/16";
                 let source = value("outer", ALLOWED)?;
                 if !matches!(&text[source.clone()], "src" | "source") {
-                    let what = format!("`outer {}` is no condition", &text[source.clone()]);
+                    let what = format!("`outer {}` is not a condition", &text[source.clone()]);
                     return Err(error(text, source.start, what, ALLOWED));
                 }
                 let range = value("outer src", ALLOWED)?;
@@ -242,7 +240,7 @@ pub fn pieces(text: &str) -> Result<Vec<Piece>, ExpressionError> {
                 const ALLOWED: &str = "write one such as 1:LQU9qZlK+B5F3KDmev6m5PMibrg=";
                 let range = value("community-id", ALLOWED)?;
                 let id = text[range.clone()].parse().map_err(|_| {
-                    let what = format!("`{}` is no Community ID of version 1", &text[range.clone()]);
+                    let what = format!("`{}` is not a Community ID of version 1", &text[range.clone()]);
                     error(text, range.start, what, ALLOWED)
                 })?;
                 pieces.push(Piece::Own(start..range.end, Primitive::CommunityId(id)));
@@ -253,7 +251,7 @@ pub fn pieces(text: &str) -> Result<Vec<Piece>, ExpressionError> {
     Ok(pieces)
 }
 
-/// Where the words of a text are. Parentheses and operators are words, too.
+/// Returns the positions of the words of a text. Parentheses and operators are words, too.
 fn words(text: &str) -> Vec<std::ops::Range<usize>> {
     let mut words = Vec::new();
     let mut start = None;
@@ -272,8 +270,8 @@ fn words(text: &str) -> Vec<std::ops::Range<usize>> {
     words
 }
 
-/// The first `len` bytes of an expression with constants in the places of conditions of ours, true where
-/// `held` has a bit.
+/// Returns the first `len` bytes of an expression with constants in the places of our conditions, true where
+/// `held` has the condition's bit.
 fn substituted(text: &str, pieces: &[Piece], held: usize, len: usize) -> String {
     let mut result = String::new();
     let (mut at, mut bit) = (0, 0);
@@ -296,11 +294,11 @@ fn error(text: &str, at: usize, what: impl Into<String>, allowed: impl Into<Stri
     ExpressionError { column, what: what.into(), allowed: allowed.into() }
 }
 
-/// Why there is no program.
+/// The reason why there is no program.
 enum Refused {
-    /// libpcap says what is wrong.
+    /// libpcap's error message.
     Wrong(String),
-    /// It would cost too much.
+    /// The program would cost too much.
     TooMuch(TooMuch),
 }
 
@@ -310,7 +308,7 @@ impl From<TooMuch> for Refused {
     }
 }
 
-/// Nothing, where libpcap says that nothing can match.
+/// Returns no program if libpcap reports that nothing can match, and any other error as it is.
 fn refused_unless_empty(cause: &pcap::Error) -> Result<Option<Program>, Refused> {
     let message = message(cause);
     if message == REJECTS_ALL { Ok(None) } else { Err(Refused::Wrong(message)) }
@@ -327,7 +325,7 @@ impl Compiler {
             .map_err(|cause| error(text, 0, message(&cause), "nothing is wrong with the expression"))
     }
 
-    /// The program of an expression, one of so many; `None` where nothing matches it.
+    /// Compiles an expression, one of `times`; returns `None` if nothing matches it.
     fn compile(&self, expression: &str, times: usize) -> Result<Option<Program>, Refused> {
         let plain = match self.0.compile(expression, false) {
             Ok(program) => program.get_instructions().len(),
@@ -343,7 +341,7 @@ impl Compiler {
         }
     }
 
-    /// Whether libpcap takes an expression.
+    /// Returns whether libpcap accepts an expression.
     fn takes(&self, expression: &str) -> bool {
         match self.0.compile(expression, false) {
             Ok(_) => true,
@@ -351,8 +349,8 @@ impl Compiler {
         }
     }
 
-    /// Says where an expression is wrong. libpcap does not: the first word is taken to be it behind the
-    /// longest part that libpcap takes. It is not looked for longer than [`LOCATING`].
+    /// Locates the mistake in an expression. libpcap does not report its position, so it is assumed to be the
+    /// first word behind the longest part that libpcap accepts. The search is limited by [`LOCATING`].
     fn locate(&self, text: &str, pieces: &[Piece], message: &str) -> ExpressionError {
         let taken = |count: usize| {
             let Some(last) = count.checked_sub(1) else { return true };
@@ -379,7 +377,7 @@ impl Compiler {
     }
 }
 
-/// What libpcap says, without what its Rust interface puts in front.
+/// Returns libpcap's message, without the prefix of its Rust interface.
 fn message(cause: &pcap::Error) -> String {
     match cause {
         pcap::Error::PcapError(message) => {

@@ -1,5 +1,5 @@
-//! A worker's side of the store: which frames are kept, and copying those into chunks. What is done here is
-//! done on the packet path: it does not allocate, and it does not wait.
+//! A worker's handle of the store: selects the frames to keep and copies them into chunks. It runs on the
+//! packet path, so it neither allocates nor blocks.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,37 +17,37 @@ use super::policy::Policy;
 use super::ring::{LinkNumber, Ring, Taken};
 use super::{Counters, Pause, StoreCounters};
 
-/// A chunk that is not full is written when its first packet is this old, in nanoseconds.
+/// Age of a chunk's first packet, in nanoseconds, at which the chunk is written although it is not full.
 const FLUSH_AFTER: u64 = 1_000_000_000;
 
-/// What the store knows of a flow.
+/// The state of a flow in the store.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Mark {
-    /// The chunk in which the flow was noted last, and for which interface.
+    /// The chunk in which the flow was noted last, and the interface for which it was.
     chunk: u32,
     interface: u32,
-    /// Bytes of its frames that were kept, as they were on the wire; those that wait for an alert included.
+    /// Wire bytes of the flow's frames that were kept, including those that wait for an alert.
     pub(super) kept: u32,
-    /// It has raised an alert.
+    /// The flow has raised an alert.
     alerted: bool,
 }
 
-/// What is known of a flow besides where only alerts are kept.
+/// The additional state of a flow where only alerts are kept.
 #[derive(Clone, Copy, Debug, Default)]
 struct Waiting {
-    /// Its latest frame in the ring, and the latest of a flow that turned out to be the same.
+    /// The flow's latest frame in the ring, and that of a flow that turned out to be the same.
     latest: [LinkNumber; 2],
-    /// The first frame of it is kept.
+    /// The flow's first frame is kept.
     begun: bool,
 }
 
-/// Where frames wait for an alert, and whose they are.
+/// The frames that wait for an alert, and their flows.
 #[derive(Debug)]
 struct PreTrigger {
     ring: Ring,
-    /// By the place of a flow in the worker's table.
+    /// State by the flow's index in the worker's table.
     flows: Vec<Waiting>,
-    /// The flows of the frame that is being looked at.
+    /// The flows of the current frame.
     current: [Option<(usize, FlowRef)>; FLOWS_A_FRAME],
 }
 
@@ -60,21 +60,21 @@ impl PreTrigger {
     }
 }
 
-/// What was found out about the frame that is being looked at.
+/// The findings about the current frame.
 #[derive(Debug)]
 struct Current {
     interface: u32,
-    /// Bytes that it had on the wire.
+    /// Bytes of the frame on the wire.
     len: u32,
-    /// Its flows that are new to the chunk.
+    /// The frame's flows that are new to the chunk.
     flows: [Option<FlowRef>; FLOWS_A_FRAME],
-    /// It is found by the addresses of one of its flows.
+    /// The frame is found by the addresses of one of its flows.
     findable: bool,
-    /// A flow begins with it.
+    /// The Community ID of a flow that begins with the frame.
     begins: Option<CommunityId>,
-    /// It belongs to a flow.
+    /// The frame belongs to a flow.
     has_flow: bool,
-    /// A flow wants it to be kept.
+    /// A flow wants the frame to be kept.
     wanted: bool,
 }
 
@@ -92,7 +92,7 @@ impl Current {
     }
 }
 
-/// The flow that a frame would be of which the worker has made no flow: a copy, perhaps.
+/// Returns the flow key of a frame for which the worker has made no flow, e.g. a duplicate.
 fn key(info: &FrameInfo, frame: &[u8]) -> Option<FlowKey> {
     let layer = Layer::frame(LinkType::Ethernet, frame, info.original_len as usize);
     match mirror_packet::decode(layer) {
@@ -103,7 +103,7 @@ fn key(info: &FrameInfo, frame: &[u8]) -> Option<FlowKey> {
     }
 }
 
-/// The mark of the flow in this place of the worker's table.
+/// Returns the mark of the flow at this index of the worker's table.
 fn mark(marks: &mut Vec<Mark>, at: usize) -> &mut Mark {
     if at >= marks.len() {
         marks.resize(at + 1, Mark::default());
@@ -111,7 +111,7 @@ fn mark(marks: &mut Vec<Mark>, at: usize) -> &mut Mark {
     &mut marks[at]
 }
 
-/// What a packet's block says besides its bytes.
+/// Returns the fields of a packet's block, without its bytes.
 const fn packet_info(interface: u32, info: &FrameInfo, begins: Option<CommunityId>) -> PacketInfo {
     PacketInfo {
         interface,
@@ -123,32 +123,32 @@ const fn packet_info(interface: u32, info: &FrameInfo, begins: Option<CommunityI
     }
 }
 
-/// A worker's end of the store.
+/// A worker's handle of the store.
 #[derive(Debug)]
 pub struct StoreHandle {
     policy: Arc<Policy>,
-    /// Where another policy is left.
+    /// The slot for a new policy.
     changed: Arc<Slot<Arc<Policy>>>,
-    /// The rules whose frames are kept; `None`: all.
+    /// The rules whose frames are kept; `None` keeps those of all.
     rules: Option<Arc<KeptRules>>,
     overflow: Overflow,
-    /// Where only alerts are kept.
+    /// Frames that wait for an alert, where only alerts are kept.
     waiting: Option<Box<PreTrigger>>,
     empty: Receiver<Box<Chunk>>,
     full: Option<SyncSender<Box<Chunk>>>,
     chunk: Option<Box<Chunk>>,
-    /// Number of the chunk, so that flows can say whether they are noted in it.
+    /// Number of the chunk, by which marks refer to it.
     number: u32,
-    /// When the chunk's first packet came.
+    /// Time of the chunk's first packet.
     began: u64,
-    /// When the frame came that is being looked at.
+    /// Time of the current frame.
     now: u64,
-    /// By the place of a flow in the worker's table.
+    /// Marks by the flow's index in the worker's table.
     marks: Vec<Mark>,
     current: Option<Current>,
     counters: Arc<Counters>,
     not_kept: u64,
-    /// Where only alerts are kept: frames that no flow could be made of.
+    /// Frames without a flow, where only alerts are kept.
     without_flow: u64,
     not_ethernet: u64,
     lost_no_block: u64,
@@ -195,19 +195,19 @@ impl StoreHandle {
         }
     }
 
-    /// Where another policy is left, which is taken with the next tick.
+    /// Returns the slot for a new policy, which the handle collects at the next tick.
     pub(super) const fn changed(&self) -> &Arc<Slot<Arc<Policy>>> {
         &self.changed
     }
 
-    /// Keeps nothing but what these rules let through.
+    /// Restricts the handle to frames that these rules let through.
     #[must_use]
     pub fn by_rules(mut self, rules: Option<Arc<KeptRules>>) -> Self {
         self.rules = rules;
         self
     }
 
-    /// Looks at a frame before the worker does. Its flows come with [`StoreHandle::flow`], and then
+    /// Examines a frame before the worker does. Its flows follow by [`StoreHandle::flow`], and its end by
     /// [`StoreHandle::end_frame`].
     pub fn begin_frame(&mut self, rule: u32, info: &FrameInfo, link: Option<LinkType>, frame: &[u8]) {
         self.current = None;
@@ -224,7 +224,7 @@ impl StoreHandle {
             waiting.current = [None; FLOWS_A_FRAME];
             self.current = Some(Current::new(0, info, frame));
         } else if self.is_paused() {
-            // Counted there.
+            // `is_paused` has counted the frame.
         } else if let Some(chunk) = self.chunk_with_room(frame.len()) {
             let interface = chunk.interface(Interface { mirror: info.mirror });
             self.current = Some(Current::new(interface, info, frame));
@@ -233,8 +233,8 @@ impl StoreHandle {
         }
     }
 
-    /// Takes a flow that the frame has a packet of; `findable` says that the frame has the flow's addresses
-    /// where a filter looks for them.
+    /// Adds a flow of which the frame contains a packet. `findable` means that the flow's addresses are where
+    /// a filter looks for them in the frame.
     pub fn flow(&mut self, at: usize, begins: bool, key: &FlowKey, findable: bool) {
         let mark = mark(&mut self.marks, at);
         if begins {
@@ -269,14 +269,15 @@ impl StoreHandle {
         }
     }
 
-    /// Takes an alert of a flow: where only those are kept, its frames are that wait for one.
+    /// Records that a flow raised an alert. Where only alerts are kept, this stores the flow's waiting
+    /// frames.
     pub fn alert(&mut self, at: usize) {
         mark(&mut self.marks, at).alerted = true;
         let Some(mut waiting) = self.waiting.take() else { return };
         let latest = std::mem::take(&mut waiting.flow(at).latest);
         for place in 0..waiting.ring.find(latest) {
             let Some(Taken { info, frame, flows }) = waiting.ring.take(place) else { continue };
-            // It is the first that its links are of.
+            // The Community ID is that of the frame's first flow.
             let begins = std::mem::replace(&mut waiting.flows[at].begun, true);
             let begins = (!begins).then(|| flows[0].map(|flow| flow.community_id())).flatten();
             self.put(&info, frame, flows.into_iter().flatten(), begins);
@@ -284,7 +285,7 @@ impl StoreHandle {
         self.waiting = Some(waiting);
     }
 
-    /// Takes note that two flows are one, which goes on in the place of the second.
+    /// Records that two flows are the same, which continues at the index of the second.
     pub fn unite(&mut self, gone: usize, kept: usize) {
         let Some(gone_mark) = self.marks.get(gone).copied() else { return };
         if let Some(waiting) = &mut self.waiting {
@@ -298,12 +299,13 @@ impl StoreHandle {
         }
     }
 
-    /// Whether what comes of a flow is to be seen here: it has raised an alert, and is kept still.
+    /// Returns whether the store needs the flow's further frames: the flow has raised an alert, and is still
+    /// kept.
     pub fn wants_rest_of(&self, at: usize) -> bool {
         self.marks.get(at).is_some_and(|mark| mark.alerted && self.policy.wants_flow(*mark))
     }
 
-    /// Keeps the frame that began, lets it wait for an alert, or does not keep it.
+    /// Stores the current frame, adds it to those that wait for an alert, or drops it.
     pub fn end_frame(&mut self, info: &FrameInfo, frame: &[u8]) {
         if let Some(mut waiting) = self.waiting.take() {
             if let Some(current) = self.current.take() {
@@ -335,7 +337,7 @@ impl StoreHandle {
         chunk.packet(&packet, self.policy.cut(frame));
     }
 
-    /// As [`StoreHandle::end_frame`], where only alerts are kept.
+    /// Ends a frame as [`StoreHandle::end_frame`] does, where only alerts are kept.
     fn end_waiting(&mut self, waiting: &mut PreTrigger, current: &Current, info: &FrameInfo, frame: &[u8]) {
         if !current.wanted {
             if current.has_flow {
@@ -360,7 +362,7 @@ impl StoreHandle {
         self.put(info, cut, known.map(|(_, flow)| *flow).chain(other), begins);
     }
 
-    /// Whether nothing can be written just now; counts a frame that is lost for that.
+    /// Returns whether nothing can be written at present. If so, counts a frame as lost.
     fn is_paused(&mut self) -> bool {
         if self.overflow == Overflow::Wait {
             return false;
@@ -373,7 +375,7 @@ impl StoreHandle {
         true
     }
 
-    /// Adds a frame to a chunk, where there is one.
+    /// Adds a frame to a chunk, if one is free.
     fn put(
         &mut self,
         info: &FrameInfo,
@@ -396,13 +398,13 @@ impl StoreHandle {
         }
         chunk.packet(&packet_info(interface, info, begins), frame);
         if is_new {
-            // What comes from the ring is old already.
+            // Frames from the ring are already old.
             self.began = now;
         }
     }
 
-    /// Lets the time pass: packets do not wait for ever in a chunk that does not get full. Those of a
-    /// capture file do.
+    /// Advances the time, so that packets do not wait for ever in a chunk that does not fill up. Packets of a
+    /// capture file do wait.
     pub fn tick(&mut self, now: u64) {
         if let Some(policy) = self.changed.collect() {
             self.policy = policy;
@@ -421,7 +423,7 @@ impl StoreHandle {
         self.counters.lost_waiting.store(lost, Ordering::Relaxed);
     }
 
-    /// Writes out what there is, and waits for it.
+    /// Writes everything that is left, and waits until it is written.
     pub fn finish(&mut self) {
         self.overflow = Overflow::Wait;
         if let Some(waiting) = &mut self.waiting {
@@ -429,11 +431,11 @@ impl StoreHandle {
         }
         self.hand_over();
         self.publish();
-        // Without a sender, the threads end when they have done all.
+        // Without a sender, the threads finish their work and end.
         self.full = None;
         self.chunk = None;
         for thread in self.threads.drain(..) {
-            // One that panicked has said so itself.
+            // A thread that panicked has already reported it.
             let _ = thread.join();
         }
     }
@@ -453,7 +455,7 @@ impl StoreHandle {
     }
 
     fn next_number(&mut self) {
-        // 0 is what no flow is noted in.
+        // No flow is noted in chunk 0.
         self.number = self.number.wrapping_add(1).max(1);
     }
 
@@ -466,14 +468,14 @@ impl StoreHandle {
             return;
         }
         let packets = chunk.summary.packets;
-        // The channel has room for every chunk; it fails where the thread behind it panicked.
+        // The channel has room for every chunk; sending fails only if the receiving thread panicked.
         if full.try_send(chunk).is_err() {
             self.counters.lost_write.fetch_add(packets, Ordering::Relaxed);
         }
     }
 
-    /// What was counted so far. Packets that are on their way to the disk, or wait for an alert, are in none of
-    /// the figures.
+    /// Returns the counters so far. They do not include packets that are on their way to the disk or wait for
+    /// an alert.
     #[must_use]
     pub fn counters(&self) -> StoreCounters {
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);

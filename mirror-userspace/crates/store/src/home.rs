@@ -1,5 +1,5 @@
-//! The home of a store that is open: its directory and the lock in it. What is opened here is checked again
-//! and again, since others may remove, rename or unmount it meanwhile.
+//! The home of an open store: its directory and the lock in it. Others may remove, rename or unmount the
+//! directory while the store is open, so the store checks it again and again.
 
 use std::fs::File;
 use std::io;
@@ -14,12 +14,12 @@ use super::directory::{self, Directory, Permissions};
 use super::manifest::Manifest;
 use super::names::FileName;
 
-/// The directory of a store, locked.
+/// The locked directory of a store.
 #[derive(Debug)]
 pub(super) struct Home {
     pub(super) directory: Directory,
     lock: Flock<File>,
-    /// It is nobody's home any more.
+    /// The store has left this home.
     gone: AtomicBool,
 }
 
@@ -36,25 +36,25 @@ impl Home {
         Ok(Self { directory, lock, gone: AtomicBool::new(false) })
     }
 
-    /// Whether directory, lock and manifest are still what their names name.
+    /// Returns whether the paths of directory, lock and manifest still refer to the open files.
     pub(super) fn is_there(&self, manifest: &Manifest) -> bool {
         self.directory.is_there()
             && self.directory.has(&FileName::Lock, &self.lock)
             && manifest.is_in(&self.directory)
     }
 
-    /// Has those who write to it leave it.
+    /// Makes the threads that write to the home leave it.
     pub(super) fn leave(&self) {
         self.gone.store(true, Ordering::Release);
     }
 
-    /// Whether it is to be left.
+    /// Returns whether writers have to leave the home.
     pub(super) fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)
     }
 }
 
-/// Makes the directory of a store anew that was removed, on the device that it was on.
+/// Creates a store's directory again that was removed, provided that its parent is on the given device.
 pub(super) fn make_anew(path: &Path, permissions: Permissions, device: u64) -> io::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let parent = Directory::open_to_read(parent.unwrap_or(Path::new(".")))?;
@@ -64,7 +64,10 @@ pub(super) fn make_anew(path: &Path, permissions: Permissions, device: u64) -> i
     directory::make(path, permissions)
 }
 
-/// That the directory is not where it was: nothing is written there before somebody has looked.
+/// Returns the error for a directory on another device. The store writes nothing there before a user has
+/// looked.
 pub(super) fn other_device() -> io::Error {
-    io::Error::other("another file system is there than before, or none; restart mirror-xdp to write to it")
+    io::Error::other(
+        "another file system than before is mounted there, or none; restart mirror-xdp to write to it",
+    )
 }

@@ -1,5 +1,6 @@
-//! The index of a segment: which flows have packets in which of its chunks. It is by flow and not by
-//! packet, so it is small; whoever looks for something reads the chunks that may have it, and looks there.
+//! The index of a segment: the flows that have packets in each of its chunks. It is by flow and not by
+//! packet, so it is small. A reader takes from it the chunks that may contain a match, and searches the
+//! packets in those.
 //!
 //! ```text
 //! magic "MXINDEX1"
@@ -12,7 +13,7 @@
 //! CRC-32 of all that
 //! ```
 //!
-//! Numbers are little endian, but addresses. It is read as a whole and looked at in place.
+//! Numbers are little endian, except addresses. A reader loads the whole index and accesses it in place.
 
 use std::collections::HashMap;
 
@@ -26,7 +27,7 @@ const FLOW_ENTRY: usize = 60;
 const POSTING: usize = 4;
 const CHECKSUM: usize = 4;
 
-/// An index in the making.
+/// An index that is being built.
 #[derive(Debug, Default)]
 pub(super) struct Builder {
     chunks: Vec<(u64, u32, Summary)>,
@@ -37,12 +38,12 @@ pub(super) struct Builder {
 }
 
 impl Builder {
-    /// Adds a chunk that lies in the segment at `offset`.
+    /// Adds a chunk at `offset` of the segment.
     pub(super) fn add(&mut self, chunk: &Chunk, offset: u64, len: u32) {
         self.add_parts(&chunk.summary, &chunk.interfaces, &chunk.flows, offset, len);
     }
 
-    /// Adds a chunk of which these are the parts.
+    /// Adds a chunk by its parts.
     pub(super) fn add_parts(
         &mut self,
         summary: &Summary,
@@ -76,12 +77,12 @@ impl Builder {
         &self.summary
     }
 
-    /// How many flows the segment has.
+    /// Returns the number of flows in the segment.
     pub(super) fn flow_count(&self) -> u64 {
         self.flows.keys().filter(|flow| flow.kind & kind::OTHER == 0).count() as u64
     }
 
-    /// The VNIs of the segment, in ascending order.
+    /// Returns the VNIs of the segment, in ascending order.
     pub(super) fn vnis(&self) -> Vec<u32> {
         let mut vnis: Vec<u32> =
             self.interfaces.iter().filter_map(|interface| Some(interface.mirror?.vni.get())).collect();
@@ -90,7 +91,7 @@ impl Builder {
         vnis
     }
 
-    /// The index as it is written.
+    /// Returns the encoded index.
     pub(super) fn encode(&self) -> Vec<u8> {
         let postings: usize = self.flows.values().map(Vec::len).sum();
         let mut bytes = Vec::with_capacity(
@@ -138,12 +139,12 @@ impl Builder {
     }
 }
 
-/// Bytes are no index.
+/// Bytes that are not a valid index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not an index of this version, or damaged")]
 pub(super) struct NoIndex;
 
-/// A chunk, as an index knows it.
+/// The index entry of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ChunkEntry {
     pub(super) offset: u64,
@@ -153,7 +154,7 @@ pub(super) struct ChunkEntry {
     pub(super) last: u64,
 }
 
-/// A flow, as an index knows it.
+/// The index entry of a flow.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FlowEntry<'a> {
     pub(super) flow: FlowRef,
@@ -163,18 +164,18 @@ pub(super) struct FlowEntry<'a> {
 }
 
 impl FlowEntry<'_> {
-    /// The chunks that have packets of the flow.
+    /// Returns the positions of the chunks that contain packets of the flow.
     pub(super) fn chunks(&self) -> impl Iterator<Item = usize> {
         self.postings.chunks_exact(POSTING).filter_map(|posting| Some(u32_at(posting, 0)? as usize))
     }
 }
 
-/// An index that was read.
+/// A parsed index.
 #[derive(Debug)]
 pub(super) struct Index {
     bytes: Vec<u8>,
     interfaces: Vec<Interface>,
-    /// Where each of the parts begins.
+    /// Byte offsets of the parts.
     chunks: usize,
     flows: usize,
     postings: usize,
@@ -182,7 +183,7 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Takes the bytes of an index file.
+    /// Parses the contents of an index file.
     pub(super) fn parse(bytes: Vec<u8>) -> Result<Self, NoIndex> {
         let content = bytes.len().checked_sub(CHECKSUM).ok_or(NoIndex)?;
         if bytes.get(..8) != Some(&MAGIC[..])
@@ -204,7 +205,7 @@ impl Index {
         let described = bytes[interfaces..flows].chunks_exact(Interface::ENCODED);
         let described = described.map(Interface::decode).collect::<Option<_>>().ok_or(NoIndex)?;
         let index = Self { interfaces: described, chunks, flows, postings, end, bytes };
-        // So much memory is taken to read one.
+        // A reader allocates this much memory to read a chunk.
         if index.chunks().any(|chunk| chunk.len as usize > MEMORY) {
             return Err(NoIndex);
         }
@@ -258,8 +259,8 @@ impl Index {
     }
 }
 
-/// Reads a chunk's section for what an index has to know of it: the way to an index of a segment whose
-/// writer was killed.
+/// Parses a chunk's section and returns what an index needs of it. Recovery uses this to index a segment
+/// whose writer was killed.
 pub(super) fn scan(section: &[u8]) -> Result<(Summary, Vec<Interface>, Vec<FlowRef>), pcapng::Damaged> {
     use mirror_packet::{Decoded, FlowKey, Layer, LinkType, SessionKey, Transport};
 

@@ -1,7 +1,7 @@
-//! The thread of a store that looks after it: opens it, finishes what others have left unfinished, deletes
-//! what is over, and notices when its directory is not there any more.
+//! The keeper: the thread that maintains a store. It opens the store, finishes the segments that others left
+//! unfinished, deletes expired segments, and notices when the directory is gone.
 //!
-//! All that is done here with what is in the directory is done by a thread that is confined.
+//! The thread is confined before it touches anything in the directory.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -21,15 +21,15 @@ use super::retention::Retention;
 use super::seal::StoreKey;
 use super::{Shared, StoreError, hold, now, upload};
 
-/// Lines of one kind that are told one by one.
+/// Maximum number of lines of one kind that are reported one by one.
 const TOLD: usize = 10;
 
-/// What was found when a store was opened.
+/// The findings of opening a store.
 #[derive(Debug, Default)]
 pub(super) struct Opened {
-    /// Segments that were not finished, and what became of them.
+    /// Segments that were unfinished, and the outcome of each.
     pub(super) recovered: Vec<(SegmentName, Recovered)>,
-    /// What is not the store's, and was left alone.
+    /// Foreign entries that were left alone, one line each.
     pub(super) strange: Vec<String>,
 }
 
@@ -38,23 +38,24 @@ pub(super) struct Keeper {
     pub(super) key: Option<StoreKey>,
     pub(super) permissions: Permissions,
     pub(super) retention: Retention,
-    /// Of what is uploaded, if anything is to be.
+    /// The state of the upload, if the store is uploaded.
     pub(super) upload: Option<Arc<upload::State>>,
     losses: Losses,
-    /// It was said that what is held, or not uploaded yet, is more than there is to be.
+    /// A warning was already logged: segments beyond the limits are held or not uploaded yet, or the holds
+    /// cannot be read.
     warned: bool,
-    /// Why segments could not be finished, as it was said.
+    /// The reasons why segments could not be finished, as they were logged last.
     unfinished: BTreeMap<SegmentName, String>,
     /// The device of the directory, once it was opened.
     device: Option<u64>,
-    /// What was the store's home, until nobody writes to it any more.
+    /// The previous home, as long as a thread still writes to it.
     left: Option<Arc<Home>>,
-    /// Why the store could not be opened, as it was said.
+    /// The reason why the store could not be opened, as it was logged last.
     said: String,
 }
 
 impl Keeper {
-    /// Looks around this often.
+    /// Interval of the maintenance.
     const INTERVAL: Duration = Duration::from_secs(1);
 
     pub(super) fn new(
@@ -86,7 +87,7 @@ impl Keeper {
                 self.retention = retention;
             }
             self.look_after(stopping);
-            // There has to be room before there can be more.
+            // Deleting comes first, since finishing segments needs room.
             self.delete_old();
             for (name, outcome) in self.finish_orphans() {
                 self.tell(&name, &outcome);
@@ -111,7 +112,7 @@ impl Keeper {
         }
     }
 
-    /// Opens the store: makes room in it, and finishes what is not finished.
+    /// Opens the store: deletes expired segments to make room, then finishes unfinished ones.
     pub(super) fn open(&mut self) -> Result<Opened, StoreError> {
         let path = &self.shared.path;
         let error = |source| StoreError::Directory { path: path.clone(), source };
@@ -139,7 +140,7 @@ impl Keeper {
         );
         opened.strange.extend(self.count_numbers(&contents, &files));
         for name in deleted(&contents) {
-            // Whoever wrote the line may have come no further.
+            // The process that wrote the line may have stopped before it deleted the files.
             if [FileName::Index(name.clone()), FileName::Segment(name.clone())]
                 .iter()
                 .any(|file| files.contains(file))
@@ -163,10 +164,11 @@ impl Keeper {
         Ok(opened)
     }
 
-    /// Takes note of the numbers that are used. Each is used once, also those of segments that came to nothing.
-    /// Returns which of them no store has used: it would run out of numbers.
+    /// Records the segment numbers in use. A number is used only once, also where its segment came to
+    /// nothing. Returns the numbers that no store can have reached: continuing after one of them would
+    /// exhaust the numbers.
     fn count_numbers(&self, contents: &Contents, files: &HashSet<FileName>) -> Vec<String> {
-        /// So many segments nobody deletes without a line in the manifest.
+        /// No store deletes so many segments without a line in the manifest.
         const FARTHEST: u64 = 1_000_000_000;
         let mut latest = self.shared.next_segment.load(Ordering::Relaxed).saturating_sub(1);
         let mut strange = Vec::new();
@@ -193,24 +195,24 @@ impl Keeper {
         strange
     }
 
-    /// Says that the store could not be opened, and that it is tried again.
+    /// Logs that the store could not be opened, and that the keeper tries again.
     pub(super) fn not_opened(&mut self, error: &StoreError) {
         let denied = matches!(error, StoreError::Directory { source, .. } if source.kind() == io::ErrorKind::PermissionDenied);
         let hint = if denied {
-            " (the process is confined to the directory that it began with; restart mirror-xdp to use another in its place)"
+            " (the process is confined to the directory that it started with; restart mirror-xdp to use another one)"
         } else {
             ""
         };
         let text = one_line(error) + hint;
         if text != self.said {
             tracing::error!(
-                "{text}; packets are not kept until it can be opened, which is tried again and again; analysis goes on"
+                "{text}; packets are not kept until it can be opened, which is retried every second; analysis continues"
             );
             self.said = text;
         }
     }
 
-    /// Notices that the store's home is gone, and looks for it, or another.
+    /// Notices that the store's home is gone, and looks for that home or another.
     fn look_after(&mut self, stopping: bool) {
         if let Some(home) = self.shared.home() {
             if home.is_there(&self.shared.manifest()) {
@@ -219,12 +221,12 @@ impl Keeper {
             self.shared.close(&home);
             tracing::error!(
                 "store {}: its directory, or the manifest or the lock in it, was removed, renamed or unmounted; \
-                 packets are lost until it is there again, analysis goes on",
+                 packets are lost until it is back; analysis continues",
                 self.shared.path.display()
             );
             self.left = Some(home);
         }
-        // Those who write to what is gone give it up within a moment.
+        // Threads that write to the old home give it up within a moment.
         if stopping || self.left.as_ref().is_some_and(|left| Arc::strong_count(left) > 1) {
             return;
         }
@@ -262,7 +264,7 @@ impl Keeper {
                 return;
             }
         };
-        // Where the kernel does not say, nothing goes for want of space.
+        // If the kernel does not report the free space, nothing is deleted for lack of it.
         let free = directory.free().unwrap_or(u64::MAX);
         let left_over = |name: &SegmentName| directory.size(&FileName::Partial(name.clone())).ok().flatten();
         let unfinished = self.shared.orphans().iter().filter_map(left_over).fold(0, u64::saturating_add);
@@ -284,19 +286,19 @@ impl Keeper {
         for (name, reason) in plan.delete {
             tracing::info!("store {shown}: {name} is deleted: {reason}");
             if let Err(error) = self.delete(&home, &name, reason) {
-                // What the manifest does not say does not happen.
+                // The keeper deletes only what the manifest records.
                 tracing::error!("store {shown}: cannot delete: {error}");
                 return;
             }
         }
     }
 
-    /// Deletes a segment, whose line comes first.
+    /// Deletes a segment, after its line is in the manifest.
     fn delete(&self, home: &Home, name: &SegmentName, reason: String) -> io::Result<()> {
         let event = Event::Deleted { file: name.clone(), reason };
         let mut result = self.shared.manifest().append(event.clone());
         if result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull) {
-            // The disk has no room for the line. The index can be made again of the segment, which stays.
+            // The disk has no room for the line. The index can be built again from the segment, which stays.
             home.directory.remove(&FileName::Index(name.clone()))?;
             home.directory.sync()?;
             result = self.shared.manifest().append(event);
@@ -308,13 +310,13 @@ impl Keeper {
 
     fn tell_losses(&mut self, last: bool) {
         let event = self.losses.look(self.shared.lost(), now(), last);
-        // Where the disk takes nothing, it is told once it does.
+        // If writing fails, the losses are recorded once it succeeds.
         if event.is_some_and(|event| self.shared.manifest().append(event).is_ok()) {
             self.losses.told();
         }
     }
 
-    /// Finishes segments that are left over. Returns what is new about them.
+    /// Finishes segments that are left over. Returns the outcomes that are new.
     fn finish_orphans(&mut self) -> Vec<(SegmentName, Recovered)> {
         let Some(home) = self.shared.home() else { return Vec::new() };
         let count = self.shared.orphans().len();
@@ -328,7 +330,7 @@ impl Keeper {
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => {
-                    // The disk is full still, perhaps. What is no file of the store may go away.
+                    // The disk may still be full, and a foreign entry may go away.
                     self.shared.orphan(name.clone());
                     let why = error.to_string();
                     if self.unfinished.insert(name.clone(), why.clone()).as_ref() == Some(&why) {
@@ -343,7 +345,7 @@ impl Keeper {
     }
 }
 
-/// The segments of which the manifest says that they are deleted.
+/// Returns the segments that the manifest lists as deleted.
 fn deleted(contents: &Contents) -> impl Iterator<Item = &SegmentName> {
     contents.lines.iter().filter_map(|line| match &line.event {
         Event::Deleted { file, .. } => Some(file),
@@ -351,10 +353,10 @@ fn deleted(contents: &Contents) -> impl Iterator<Item = &SegmentName> {
     })
 }
 
-/// Deletes a segment of which the manifest says that it is deleted.
+/// Deletes the files of a segment that the manifest lists as deleted.
 fn remove(home: &Home, name: &SegmentName) {
     for file in [FileName::Index(name.clone()), FileName::Segment(name.clone())] {
-        // What cannot go now is tried again at the next start.
+        // Files that cannot be deleted now are tried again at the next start.
         let _ = home.directory.remove(&file);
     }
 }

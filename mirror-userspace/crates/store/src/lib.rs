@@ -1,12 +1,12 @@
-//! The packet store: every packet kept, and found again.
+//! The packet store: writes packets to the disk and finds them again.
 //!
-//! Each worker has a [`StoreHandle`] that copies frames into chunks of a megabyte; two threads a worker take
-//! those to the disk, as segments (`segment`) of pcapng with an index (`index`) beside them. What was
-//! written and deleted stands in a manifest whose lines are chained by hashes ([`manifest`]). Where the disk
-//! does not keep up, or does not take anything, packets are lost to the store and counted; the analysis goes
-//! on.
+//! Each worker has a [`StoreHandle`], which copies frames into chunks of a megabyte. Two threads per worker
+//! write the chunks to the disk, as pcapng segments (`segment`), each with an index (`index`) beside it. The
+//! manifest ([`manifest`]), whose lines are chained by hashes, lists each segment that was written or
+//! deleted. When the disk is too slow, or writing fails, the store loses packets and counts them; the
+//! analysis continues.
 //!
-//! `docs/store.md` is the format and its guarantees.
+//! `docs/store.md` describes the format and its guarantees.
 
 mod buffer;
 mod chunk;
@@ -66,24 +66,24 @@ use self::segment::{Limits, Sealer, Writer};
 use self::upload::Uploader;
 pub use self::upload::{UploadCounters, Watch as UploadWatch};
 
-/// How a store is written.
+/// The settings of a store that is written to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Bytes at which a segment is full.
+    /// Size in bytes at which a segment is full.
     pub segment_size: u64,
-    /// Age at which it is.
+    /// Age at which a segment is full.
     pub segment_time: Duration,
-    /// Bytes of memory that each worker's packets wait in for the disk.
+    /// Bytes of memory in which each worker's packets wait for the disk.
     pub memory: u64,
-    /// What is kept.
+    /// Selects the frames to keep, and how much of each.
     pub policy: Policy,
-    /// zstd's level; `None` without compression.
+    /// zstd compression level; `None` turns compression off.
     pub compression: Option<i32>,
-    /// How long it is kept.
+    /// Limits beyond which segments are deleted.
     pub retention: Retention,
-    /// Where finished segments are uploaded to, before retention may delete them.
+    /// Destination of finished segments; retention deletes a segment only after its upload.
     pub upload: Option<Location>,
-    /// Who may do what with the files of the store.
+    /// Modes of the store's files and directories.
     pub permissions: Permissions,
 }
 
@@ -102,34 +102,34 @@ impl Default for Settings {
     }
 }
 
-/// Why there is no store.
+/// An error that keeps a store from being opened.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The directory is missing and cannot be made, or cannot be written to.
+    /// The directory is missing and cannot be created, or cannot be written to.
     #[error("cannot write to the store {}", path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// Somebody else writes to it.
+    /// Another process writes to the store.
     #[error("the store {} is written to by another process; give each its own directory", .0.display())]
     InUse(PathBuf),
     /// A thread cannot be started.
     #[error("cannot start a thread of the store")]
     Thread(#[source] io::Error),
-    /// Nothing can be uploaded to the place.
+    /// The destination of the upload cannot be used.
     #[error("cannot upload")]
     Upload(#[from] RemoteError),
 }
 
 impl StoreError {
-    /// Whether it is for a user to correct, and not for the disk to get well again.
+    /// Returns whether a user has to correct the error; other errors may go away by themselves.
     fn is_mistake(&self) -> bool {
         use io::ErrorKind::{InvalidInput, NotADirectory, PermissionDenied};
         match self {
-            // What somebody has put there shall not keep the capture from starting.
+            // A foreign entry in the directory must not keep the capture from starting.
             Self::Directory { source, .. } if Refused::is(source) => false,
             Self::Directory { source, .. } => {
                 // `FilesystemLoop` and `InvalidFilename` have no stable names.
@@ -142,14 +142,14 @@ impl StoreError {
     }
 }
 
-/// Why nothing is kept just now.
+/// The reason why no packets are kept at present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pause {
-    /// It is.
+    /// Packets are kept.
     No,
-    /// The disk takes nothing.
+    /// Writing failed, or the store could not be opened.
     Failed,
-    /// The store's directory is not there any more.
+    /// The store's directory is gone.
     Gone,
 }
 
@@ -167,26 +167,26 @@ impl Pause {
     }
 }
 
-/// What became of a worker's frames in the store.
+/// The outcome of a worker's frames in the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreCounters {
-    /// Packets that are on the disk.
+    /// Packets on the disk.
     pub kept: u64,
-    /// Bytes of their frames.
+    /// Bytes of these packets' frames.
     pub kept_bytes: u64,
-    /// Bytes of the segments.
+    /// Bytes written to segments.
     pub written_bytes: u64,
-    /// Segments that were finished.
+    /// Finished segments.
     pub segments: u64,
-    /// Nothing can be written just now.
+    /// Nothing can be written at present.
     pub paused: bool,
-    /// Packets that were not to be kept, by reason.
+    /// Packets that the settings exclude, by reason.
     pub not_kept: Vec<(&'static str, u64)>,
-    /// Packets that were lost, by reason.
+    /// Lost packets, by reason.
     pub lost: Vec<(&'static str, u64)>,
 }
 
-/// What a worker's threads count.
+/// The counters that a worker's threads share.
 #[derive(Debug, Default)]
 struct Counters {
     kept: AtomicU64,
@@ -194,9 +194,9 @@ struct Counters {
     written: AtomicU64,
     segments: AtomicU64,
     lost_write: AtomicU64,
-    /// Written to where they are not found any more.
+    /// Packets written to a file, or a directory, that was removed afterwards.
     lost_gone: AtomicU64,
-    /// Those of a worker that there was no memory or no disk for.
+    /// Packets that the worker itself lost, for lack of memory or disk.
     lost_waiting: AtomicU64,
     /// See [`Pause`].
     pause: AtomicU8,
@@ -212,36 +212,36 @@ impl Counters {
     }
 }
 
-/// What all threads of a store share.
+/// The state that all threads of a store share.
 #[derive(Debug)]
 struct Shared {
-    /// Where its directory is to be.
+    /// The path at which the store's directory belongs.
     path: PathBuf,
     /// `None` while the store is not open.
     home: Mutex<Option<Arc<Home>>>,
-    /// Why the store is not open, see [`Pause`].
+    /// The reason why the store is not open, see [`Pause`].
     pause: AtomicU8,
     manifest: Mutex<Manifest>,
     next_segment: AtomicU64,
-    /// Segments that were given up, to be finished.
+    /// Unfinished segments that their writers gave up; the keeper finishes them.
     orphans: Mutex<VecDeque<SegmentName>>,
-    /// Those of all workers there were.
+    /// The counters of all workers, past ones included.
     counters: Mutex<Vec<Arc<Counters>>>,
     /// The last write failed.
     failing: AtomicBool,
-    /// Where each worker's end finds what is kept from now on, and the keeper for how long.
+    /// Slots for a new policy, one per worker, and for a new retention, which the keeper collects.
     policies: Mutex<Vec<Arc<Slot<Arc<Policy>>>>>,
     retention: Slot<Retention>,
 }
 
-/// Locks what the threads of a store share.
+/// Locks state that the threads of a store share.
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Whoever panicked had not changed it yet, or had changed it wholly.
+    // A thread that panicked either had not begun its change or had completed it.
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
-    /// Of a store that is not open yet.
+    /// Returns the state of a store that is not open yet.
     fn new(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
@@ -257,17 +257,17 @@ impl Shared {
         }
     }
 
-    /// Where files are written, while the store is open.
+    /// Returns the home that files are written to, while the store is open.
     fn home(&self) -> Option<Arc<Home>> {
         lock(&self.home).clone()
     }
 
-    /// Why nothing can be written, whoever tries.
+    /// Returns the reason why no worker can write at present.
     fn pause(&self) -> Pause {
         Pause::load(&self.pause)
     }
 
-    /// Has files written to a home, in which these segments are left over.
+    /// Opens the store in a home. The home contains the unfinished segments `left_over`.
     fn open(&self, home: Home, manifest: Manifest, left_over: Vec<SegmentName>) {
         *self.orphans() = left_over.into();
         *self.manifest() = manifest;
@@ -275,7 +275,7 @@ impl Shared {
         Pause::No.store(&self.pause);
     }
 
-    /// Has nothing written any more, since the home is gone.
+    /// Closes the store, since its home is gone.
     fn close(&self, home: &Home) {
         Pause::Gone.store(&self.pause);
         for counters in self.counters().iter() {
@@ -303,7 +303,7 @@ impl Shared {
         lock(&self.counters)
     }
 
-    /// Packets that were to be kept, and were lost for want of memory or disk.
+    /// Returns the number of packets that were to be kept but were lost for lack of memory or disk.
     fn lost(&self) -> u64 {
         let lost = |counters: &Arc<Counters>| {
             let lost = [&counters.lost_write, &counters.lost_gone, &counters.lost_waiting];
@@ -316,11 +316,11 @@ impl Shared {
         self.orphans().push_back(name);
     }
 
-    /// Raises the alarm, once.
+    /// Logs the first of a series of write errors.
     fn failed(&self, error: &io::Error) {
         if !self.failing.swap(true, Ordering::AcqRel) {
             tracing::error!(
-                "store {}: cannot write: {error}; packets are not kept until it can again, analysis goes on",
+                "store {}: cannot write: {error}; packets are not kept until writing succeeds; analysis continues",
                 self.path.display()
             );
         }
@@ -333,18 +333,18 @@ impl Shared {
     }
 }
 
-/// Nanoseconds since the epoch.
+/// Returns the current time in nanoseconds since the epoch.
 fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
 }
 
-/// Makes the directory of a store where it is missing, with those above it.
+/// Creates the directory of a store where it is missing, and its parents.
 pub fn make_directory(path: &Path, permissions: Permissions) -> Result<(), StoreError> {
     directory::make(path, permissions)
         .map_err(|source| StoreError::Directory { path: path.to_owned(), source })
 }
 
-/// Makes sure that a directory is a store: it has a manifest.
+/// Returns whether a directory is a store, i.e. contains a manifest.
 pub fn is_store(path: &Path) -> io::Result<bool> {
     match Directory::open_to_read(path).and_then(|directory| directory.size(&FileName::Manifest)) {
         Ok(size) => Ok(size.is_some()),
@@ -369,24 +369,25 @@ pub struct Store {
     strange: Vec<String>,
 }
 
-/// What a store that cannot be opened at the start is good for.
+/// The treatment of a store that cannot be opened at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unopened {
-    /// Nothing.
+    /// [`Store::begin`] fails.
     Fails,
-    /// It is opened later, where that is not up to a user.
+    /// The keeper opens the store later, unless a user has to correct the error.
     Waits,
 }
 
 impl Store {
-    /// Opens a store, making its directory where it is missing. What an earlier writer left unfinished is
-    /// finished, see [`Store::recovered`]. With a key, the segments are encrypted.
+    /// Opens a store, and creates its directory where it is missing. Finishes the segments that an earlier
+    /// writer left unfinished, see [`Store::recovered`]. With a key, segments are encrypted.
     pub fn open(directory: &Path, settings: Settings, key: Option<StoreKey>) -> Result<Self, StoreError> {
         Self::begin(directory, settings, key, Unopened::Fails)
     }
 
-    /// As [`Store::open`], for a capture: where the disk is full or fails, or something in the directory is not
-    /// the store's, it is tried again every second. Packets are lost to the store until then, and counted.
+    /// Opens a store for a capture, as [`Store::open`] does, but tolerates errors that a user need not
+    /// correct. When the disk is full or fails, or the directory contains a foreign entry, the keeper tries
+    /// again every second. Until then the store loses packets and counts them.
     pub fn open_or_wait(
         directory: &Path,
         settings: Settings,
@@ -443,7 +444,7 @@ impl Store {
                 keeper.run(&seen);
             }
         };
-        // Confined before anything in the directory is looked at.
+        // The thread is confined before it looks at anything in the directory.
         let keeper =
             sandbox::spawn("store".to_owned(), Kind::Store, || (), keep).map_err(StoreError::Thread)?;
         let opened =
@@ -451,7 +452,7 @@ impl Store {
         let Opened { recovered, strange } = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                // With it, the lock goes.
+                // The end of the thread releases the lock.
                 let _ = keeper.join();
                 return Err(error);
             }
@@ -479,25 +480,25 @@ impl Store {
         Ok(store)
     }
 
-    /// What was found unfinished when the store was opened, and what became of it.
+    /// Returns the segments that were unfinished when the store was opened, and the outcome of each.
     #[must_use]
     pub fn recovered(&self) -> &[(String, Recovered)] {
         &self.recovered
     }
 
-    /// What was found when the store was opened that no store has written, and that was left alone; a line each.
+    /// Returns the foreign entries that were found and left alone when the store was opened, one line each.
     #[must_use]
     pub fn strange(&self) -> &[String] {
         &self.strange
     }
 
-    /// Whether it can be written to: its directory is there, and is the store's.
+    /// Returns whether the store can be written to, i.e. its directory exists and belongs to the store.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.shared.pause() == Pause::No
     }
 
-    /// Goes on with another policy and retention, within a second. Does not wait.
+    /// Replaces policy and retention. The change takes effect within a second; the call does not block.
     pub fn set(&self, policy: &Policy, retention: &Retention) {
         let policy = Arc::new(policy.clone());
         for handle in self.shared.policies().iter() {
@@ -505,35 +506,35 @@ impl Store {
         }
         self.shared.retention.leave(retention.clone());
         if let Some(keeper) = &self.keeper {
-            // Also where it waits to look again for a directory that is gone.
+            // This also wakes the keeper while it waits to look again for a directory that is gone.
             keeper.thread().unpark();
         }
     }
 
-    /// Where it is read what was uploaded, if anything is to be.
+    /// Returns a view of the upload's progress, if the store is uploaded.
     #[must_use]
     pub fn upload(&self) -> Option<UploadWatch> {
         self.uploader.as_ref().map(|uploader| UploadWatch(Arc::clone(&uploader.state)))
     }
 
-    /// The rules whose frames are kept, for the program of one interface to tell their identifiers; `None`
-    /// where rules do not matter.
+    /// Returns the rules whose frames are kept. The XDP program of one interface adds its identifiers of
+    /// them. Returns `None` if the policy does not depend on rules.
     #[must_use]
     pub fn rules(&self) -> Option<Arc<mirror_rules::KeptRules>> {
         self.policy.rules.clone().map(|rules| Arc::new(mirror_rules::KeptRules::new(rules)))
     }
 
-    /// A new worker's end, with its threads.
+    /// Returns the handle of a new worker, and starts the worker's threads.
     pub fn handle(&self, worker: usize, overflow: Overflow) -> Result<StoreHandle, StoreError> {
         let Settings { segment_size, segment_time, memory, compression, .. } = &self.settings;
         let chunks = (*memory / chunk::MEMORY as u64).max(4) as usize;
         let (home, empty) = sync_channel(chunks);
         for _ in 0..chunks {
-            // There is room for every chunk.
+            // The channel has room for every chunk.
             let _ = home.try_send(Box::new(Chunk::new()));
         }
         let (full, filled) = sync_channel(chunks);
-        // Between the two threads there are never more chunks than there are.
+        // The two threads never have more than all chunks between them.
         let (jobs, written) = sync_channel(chunks + 2);
         let counters = Arc::new(Counters::default());
         counters.set_pause(self.shared.pause());
@@ -561,8 +562,8 @@ impl Store {
         Ok(handle)
     }
 
-    /// Ends what is done beside the workers, whose handles have ended before. Returns the manifest's head:
-    /// whoever keeps it elsewhere can tell later that nothing was cut off.
+    /// Ends the store's own threads; the workers' handles must have ended before. Returns the head of the
+    /// manifest. A copy of the head that is stored elsewhere proves later that no line was cut off.
     #[must_use]
     pub fn finish(mut self) -> String {
         self.stop();
@@ -573,10 +574,10 @@ impl Store {
         self.stop.store(true, Ordering::Release);
         if let Some(keeper) = self.keeper.take() {
             keeper.thread().unpark();
-            // If it panicked, it has said so itself.
+            // A keeper that panicked has already reported it.
             let _ = keeper.join();
         }
-        // After all that there is to upload.
+        // The uploader ends last, after every segment that it can upload.
         if let Some(mut uploader) = self.uploader.take() {
             uploader.stop();
         }

@@ -1,20 +1,20 @@
-//! What was lost to the store, by time: a line in the manifest for each time in which packets were lost, so
-//! that whoever reads it later can tell such a time from one in which nothing came.
+//! Losses of the store over time. The manifest gets a line for each period in which packets were lost, so
+//! that a reader can distinguish such a period from one without traffic.
 
 use super::manifest::Event;
 
-/// A loss is over when for so long there was no other, in nanoseconds.
+/// Nanoseconds without another loss after which a period of losses is over.
 const OVER: u64 = 10_000_000_000;
-/// One that goes on is told of after this time, in case nobody can later.
+/// Nanoseconds after which a period that continues is reported, in case no later report is possible.
 const LONG: u64 = 60_000_000_000;
 
-/// Follows a sum of lost packets.
+/// Tracks the sum of lost packets.
 #[derive(Clone, Debug)]
 pub(super) struct Losses {
-    /// The sum, when it was looked at last, and when that was.
+    /// The sum at the last look, and the time of it.
     sum: u64,
     looked: u64,
-    /// What is not told yet.
+    /// Losses that are not reported yet.
     open: Option<Lost>,
 }
 
@@ -30,8 +30,8 @@ impl Losses {
         Self { sum: 0, looked: now, open: None }
     }
 
-    /// Takes the sum at the time `now`. What is returned is to be told, and after that [`Losses::told`];
-    /// `last` says that nobody will look again.
+    /// Takes the sum at the time `now`, and returns an event if one is due. After recording the event, the
+    /// caller calls [`Losses::told`]. `last` means that this is the last look.
     pub(super) fn look(&mut self, sum: u64, now: u64, last: bool) -> Option<Event> {
         if sum > self.sum {
             let open = self.open.get_or_insert(Lost { from: self.looked, to: now, packets: 0 });
@@ -44,7 +44,7 @@ impl Losses {
         over.then_some(Event::Lost { from, to, packets })
     }
 
-    /// What was returned last is told.
+    /// Confirms that the event returned last was recorded.
     pub(super) const fn told(&mut self) {
         self.open = None;
     }

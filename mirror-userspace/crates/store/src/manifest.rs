@@ -1,12 +1,14 @@
-//! The manifest: what the store ever wrote and deleted, a line of JSON each, appended and never changed.
+//! The manifest: one line of JSON per event of the store (a segment written, uploaded or deleted, packets
+//! lost), appended and never changed.
 //!
-//! Each line has a digest of itself and that of the line before it, so that none can be changed, taken out or
-//! put in between without all later ones being written anew; and each segment's line the digests of the
-//! segment and its index. A segment gets its final name only once its line is on the disk: a file of that name
-//! which the manifest does not know is not the store's.
+//! Each line contains a digest of itself and that of the preceding line, so that no line can be changed,
+//! removed or inserted without rewriting all later ones. The line of a segment also contains the digests of
+//! the segment and its index. A segment gets its final name only once its line is on the disk: a file of that
+//! name which the manifest does not list is not the store's.
 //!
-//! The digests keep nobody from writing a line who can write to the directory. So what a line says is data: it
-//! is bounded, and a line that names a file which is not a segment's is reported, and otherwise left out.
+//! The digests do not keep anyone who can write to the directory from writing a line. So a line's contents
+//! are data: they are bounded, and a line that names a file which is not a segment's is reported, and
+//! otherwise ignored.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -25,42 +27,43 @@ use super::names::{FileName, LARGEST_NUMBER, SegmentName, shown};
 /// The manifest's name in the store.
 pub const FILE_NAME: &str = "manifest.jsonl";
 
-/// Bytes of the longest line that is looked at: one with a million VNIs is shorter.
+/// Size in bytes of the longest line that is parsed. A line with a million VNIs is shorter.
 const LONGEST_LINE: u64 = 16 << 20;
-/// Bytes of the longest manifest that is read.
+/// Size in bytes of the longest manifest that is read.
 pub(super) const LONGEST: u64 = 8 << 30;
-/// What a segment has at most of bytes, packets and flows.
+/// Maximum number of bytes, packets and flows of a segment.
 const MOST: u64 = 1 << 48;
-/// Bytes of the longest reason or URL in a line.
+/// Size in bytes of the longest reason or URL in a line.
 const LONGEST_TEXT: usize = 4096;
 
-/// A segment.
+/// A segment, as the manifest describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
-    /// Name of its file.
+    /// Name of the segment's file.
     pub file: SegmentName,
-    /// Bytes of its file.
+    /// Size of the segment's file in bytes.
     pub size: u64,
-    /// SHA-256 of its file.
+    /// SHA-256 of the segment's file.
     pub sha256: String,
-    /// Bytes of its index.
+    /// Size of the index in bytes.
     pub index_size: u64,
-    /// SHA-256 of its index.
+    /// SHA-256 of the index.
     pub index_sha256: String,
-    /// Its packets.
+    /// Number of packets.
     pub packets: u64,
-    /// Bytes of them that are kept.
+    /// Bytes of the packets that are kept.
     pub bytes: u64,
     /// Time of the earliest packet, in nanoseconds since the epoch.
     pub first: u64,
     /// Time of the latest packet.
     pub last: u64,
-    /// The VNIs in it.
+    /// VNIs of the packets.
     pub vnis: Vec<u32>,
-    /// Its flows.
+    /// Number of flows.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub flows: u64,
-    /// Its writer was killed, or could not go on: it ends before it was full, and was repaired since.
+    /// Whether the segment was repaired: its writer was killed or could not go on before the segment was
+    /// full.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recovered: bool,
 }
@@ -71,7 +74,7 @@ const fn is_zero(number: &u64) -> bool {
 }
 
 impl Segment {
-    /// Enters what is known of the packets.
+    /// Sets the fields that describe the packets.
     pub(super) fn describe(mut self, summary: &Summary, vnis: Vec<u32>, flows: u64) -> Self {
         self.packets = summary.packets;
         self.bytes = summary.bytes;
@@ -82,34 +85,34 @@ impl Segment {
         self
     }
 
-    /// Name of the index.
+    /// Returns the name of the index file.
     #[must_use]
     pub fn index_file(&self) -> FileName {
         FileName::Index(self.file.clone())
     }
 
-    /// Bytes of the segment and its index.
+    /// Returns the size of the segment and its index in bytes.
     pub(super) const fn stored(&self) -> u64 {
         self.size.saturating_add(self.index_size)
     }
 
-    /// What is wrong with what a line says of it.
+    /// Returns what is wrong with a line's description of the segment.
     fn fault(&self) -> Option<&'static str> {
         let numbers = [self.size, self.index_size, self.packets, self.bytes, self.flows];
         let is_digest = |text: &str| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         if numbers.iter().any(|&number| number > MOST) {
             Some("has a number that no segment can have")
         } else if self.vnis.iter().any(|&vni| vni > Vni::MAX.get()) {
-            Some("has a VNI that there is not")
+            Some("has a VNI that is too large")
         } else if !is_digest(&self.sha256) || !is_digest(&self.index_sha256) {
-            Some("has a digest that is none")
+            Some("has a digest that is not a SHA-256")
         } else {
             None
         }
     }
 }
 
-/// What a line says.
+/// The event of a line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
@@ -119,29 +122,29 @@ pub enum Event {
     Deleted {
         /// The segment's file.
         file: SegmentName,
-        /// Why.
+        /// The reason for the deletion.
         reason: String,
     },
-    /// A segment and its index were uploaded, and compared there.
+    /// A segment and its index were uploaded, and verified there.
     Uploaded {
         /// The segment's file.
         file: SegmentName,
-        /// The URL of the place.
+        /// The URL of the destination.
         to: String,
     },
     /// Packets were lost: the disk was full or failed, or was too slow.
     Lost {
-        /// From this time on, in nanoseconds since the epoch.
+        /// Start of the period, in nanoseconds since the epoch.
         from: u64,
-        /// Until this time.
+        /// End of the period.
         to: u64,
-        /// How many.
+        /// Number of lost packets.
         packets: u64,
     },
 }
 
 impl Event {
-    /// What is wrong with what it says.
+    /// Returns what is wrong with the event.
     fn fault(&self) -> Option<&'static str> {
         let text = match self {
             Self::Segment(segment) => return segment.fault(),
@@ -150,34 +153,34 @@ impl Event {
             Self::Lost { .. } => return None,
         };
         let wrong = text.len() > LONGEST_TEXT || text.chars().any(char::is_control);
-        wrong.then_some("has a text that is too long, or not for people")
+        wrong.then_some("has a text that is too long, or contains control characters")
     }
 }
 
-/// A line.
+/// A line of the manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
-    /// Its number, from 1.
+    /// Number of the line, from 1.
     pub number: u64,
-    /// When it was written, in nanoseconds since the epoch.
+    /// Time of writing, in nanoseconds since the epoch.
     pub time: u64,
-    /// Digest of the line before it; of the first, SHA-256 of nothing.
+    /// Digest of the preceding line; for the first line, SHA-256 of the empty string.
     pub previous: String,
-    /// What it says.
+    /// The event.
     #[serde(flatten)]
     pub event: Event,
-    /// SHA-256 of the line as it is with nothing in this place.
+    /// SHA-256 of the line with an empty digest.
     pub digest: String,
 }
 
 impl Line {
-    /// The digest that the line ought to have.
+    /// Computes the digest that the line should have.
     fn right_digest(&self) -> serde_json::Result<String> {
         let without = Self { digest: String::new(), ..self.clone() };
         Ok(hex(&Sha256::digest(serde_json::to_vec(&without)?)))
     }
 
-    /// The line in these bytes, if it is as it was written.
+    /// Parses a line; returns `None` if it is not as it was written.
     fn parse(text: &[u8]) -> Option<Self> {
         let line: Self = serde_json::from_slice(text).ok()?;
         let written = serde_json::to_vec(&line).is_ok_and(|written| written == text);
@@ -185,7 +188,7 @@ impl Line {
     }
 }
 
-/// What there is of a line in any case, also of one that says what this version does not take.
+/// The part of a line that is always there, also if this version does not understand the event.
 #[derive(Deserialize)]
 struct Link {
     number: u64,
@@ -195,7 +198,7 @@ struct Link {
 }
 
 impl Link {
-    /// The line in these bytes, if it is as it was written.
+    /// Parses a line; returns `None` if it is not as it was written.
     fn parse(text: &[u8]) -> Option<Self> {
         const DIGEST: &[u8] = b"\"digest\":\"";
         const END: &[u8] = b"\"}";
@@ -206,51 +209,51 @@ impl Link {
         (hex(&digest) == link.digest).then_some(link)
     }
 
-    /// Why nothing is made of it.
+    /// Returns the reason why the line is ignored.
     fn fault(&self) -> String {
         match &self.file {
             Some(serde_json::Value::String(file)) if SegmentName::parse(file).is_none() => {
                 format!("names {}, which is not the name of a segment; it is ignored", shown(file))
             }
-            _ => "says nothing that this version understands; it is ignored".to_owned(),
+            _ => "has no event that this version understands; it is ignored".to_owned(),
         }
     }
 }
 
-/// What is wrong with a line.
+/// A line that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrongLine {
-    /// Its number in the file, from 1.
+    /// Number of the line in the file, from 1.
     pub line: usize,
-    /// What is wrong.
+    /// A description of the fault.
     pub what: String,
-    /// The line is as it was written, and says what no store does.
+    /// The line is as it was written, but no store writes such an event.
     pub refused: bool,
 }
 
-/// A manifest as it was read.
+/// A parsed manifest.
 #[derive(Clone, Debug, Default)]
 pub struct Contents {
-    /// The lines that are whole, in their order.
+    /// The valid lines, in their order.
     pub lines: Vec<Line>,
-    /// What is wrong with others.
+    /// The other lines, and what is wrong with them.
     pub wrong: Vec<WrongLine>,
-    /// Digest of the last line: whoever keeps it elsewhere can tell that none was cut off.
+    /// Digest of the last line. A copy of it that is stored elsewhere proves that no line was cut off.
     pub head: String,
-    /// All heads there were, the last included.
+    /// The digests of all lines, the last included.
     pub heads: Vec<String>,
-    /// Bytes of a last line that was not written wholly.
+    /// Bytes of an incomplete last line.
     pub torn: u64,
-    /// Bytes of the lines.
+    /// Bytes of the complete lines.
     len: u64,
     /// Number of the last line.
     number: u64,
 }
 
-/// Reads lines one after the other.
+/// Parses lines one after the other.
 struct Reading {
     contents: Contents,
-    /// Number of the line in the file.
+    /// Number of the current line in the file.
     line: usize,
     altered: bool,
 }
@@ -270,7 +273,7 @@ impl Reading {
         self.altered = true;
     }
 
-    /// Takes a line without its end.
+    /// Parses a line without its newline.
     fn take(&mut self, text: &[u8]) {
         self.line += 1;
         match Line::parse(text) {
@@ -291,11 +294,11 @@ impl Reading {
         }
     }
 
-    /// Takes a line into the chain.
+    /// Appends a line to the chain of digests.
     fn link(&mut self, previous: &str, digest: &str, number: u64) {
-        // What follows an altered line cannot be told to do so.
+        // The chain cannot be checked across an altered line.
         if previous != self.contents.head && !std::mem::take(&mut self.altered) {
-            self.wrong("does not follow from the line before it: lines are missing, or were put in", false);
+            self.wrong("does not follow from the line before it: lines were removed or inserted", false);
         }
         digest.clone_into(&mut self.contents.head);
         self.contents.heads.push(digest.to_owned());
@@ -304,12 +307,12 @@ impl Reading {
 }
 
 impl Contents {
-    /// Reads the manifest of the store in a directory; one that is not there is empty.
+    /// Reads the manifest of the store in a directory. A missing manifest is empty.
     pub fn read(directory: &Path) -> io::Result<Self> {
         Self::read_in(&Directory::open_to_read(directory)?)
     }
 
-    /// Reads a store's manifest; one that is not there is empty.
+    /// Reads a store's manifest. A missing manifest is empty.
     pub(super) fn read_in(directory: &Directory) -> io::Result<Self> {
         match directory.read(&FileName::Manifest) {
             Ok(file) => Self::read_from(&file),
@@ -326,7 +329,7 @@ impl Contents {
         Self::of(BufReader::new(file.take(LONGEST)))
     }
 
-    /// Reads the bytes of a manifest.
+    /// Parses the bytes of a manifest.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Self {
         // Reading from memory does not fail.
@@ -356,13 +359,13 @@ impl Contents {
         }
     }
 
-    /// The lines that are as they were written and say what no store does, for people.
+    /// Returns messages for the lines that are as they were written, but whose event no store writes.
     pub(super) fn refused(&self) -> impl Iterator<Item = String> {
         let refused = self.wrong.iter().filter(|line| line.refused);
         refused.map(|line| format!("{FILE_NAME}: line {} {}", line.line, line.what))
     }
 
-    /// The segments that were not deleted, in the order in which they were finished.
+    /// Returns the segments that were not deleted, in the order in which they were finished.
     #[must_use]
     pub fn segments(&self) -> Vec<Segment> {
         let deleted = self.deleted();
@@ -370,7 +373,7 @@ impl Contents {
         segments.cloned().collect()
     }
 
-    /// All segments that ever were finished, in that order.
+    /// Returns all segments that were ever finished, in that order.
     pub fn written(&self) -> impl Iterator<Item = &Segment> {
         self.lines.iter().filter_map(|line| match &line.event {
             Event::Segment(segment) => Some(segment),
@@ -378,7 +381,7 @@ impl Contents {
         })
     }
 
-    /// The files of segments that were uploaded, and where to.
+    /// Returns the files of segments that were uploaded, with their destinations.
     #[must_use]
     pub fn uploaded(&self) -> HashMap<&str, &str> {
         let files = self.lines.iter().filter_map(|line| match &line.event {
@@ -388,7 +391,7 @@ impl Contents {
         files.collect()
     }
 
-    /// The files of segments that were deleted, and why.
+    /// Returns the files of segments that were deleted, with the reasons.
     #[must_use]
     pub fn deleted(&self) -> HashMap<&str, &str> {
         let files = self.lines.iter().filter_map(|line| match &line.event {
@@ -399,7 +402,7 @@ impl Contents {
     }
 }
 
-/// Goes to the end of a line that is too long; returns how many bytes that are.
+/// Skips the rest of a line that is too long; returns the number of bytes skipped.
 fn skip_line(from: &mut impl BufRead) -> io::Result<u64> {
     let mut skipped = 0;
     loop {
@@ -423,12 +426,12 @@ pub(super) struct Manifest {
     number: u64,
     /// The segments that were not deleted, in the order in which they were finished.
     pub(super) segments: Vec<Segment>,
-    /// Those of them that were uploaded.
+    /// The segments that were uploaded and not deleted.
     pub(super) uploaded: HashSet<SegmentName>,
 }
 
 impl Manifest {
-    /// Opens the manifest for appending. A torn line is cut off.
+    /// Opens the manifest for appending, and cuts off an incomplete last line.
     pub(super) fn open(directory: &Directory) -> io::Result<(Self, Contents)> {
         let mut file = directory.write_or_create(&FileName::Manifest)?;
         let contents = Contents::read_from(&file)?;
@@ -443,12 +446,12 @@ impl Manifest {
         Ok((Self { file: Some(file), head, number: contents.number, segments, uploaded }, contents))
     }
 
-    /// Whether its file still has its name.
+    /// Returns whether the manifest's file still has its name.
     pub(super) fn is_in(&self, directory: &Directory) -> bool {
         self.file.as_ref().is_some_and(|file| directory.has(&FileName::Manifest, file))
     }
 
-    /// Has no more lines appended.
+    /// Closes the file; no more lines are appended.
     pub(super) fn close(&mut self) {
         self.file = None;
     }
@@ -469,7 +472,7 @@ impl Manifest {
         text.push(b'\n');
         let end = file.stream_position()?;
         if let Err(error) = file.write_all(&text).and_then(|()| file.sync_data()) {
-            // What was written of it must not stand in front of the next.
+            // Remove the incomplete line, so that it does not precede the next.
             let _ = file.set_len(end).and_then(|()| file.seek(SeekFrom::Start(end)));
             return Err(error);
         }
@@ -489,7 +492,7 @@ impl Manifest {
         Ok(())
     }
 
-    /// Digest of the last line.
+    /// Returns the digest of the last line.
     pub(super) fn head(&self) -> &str {
         &self.head
     }

@@ -1,45 +1,45 @@
-//! Names of the files in a store. No other name is ever opened, made, renamed or deleted, wherever it comes
-//! from: a listing of the directory, a line of the manifest, a copy in an object store.
+//! Names of the files in a store. No other name is ever opened, created, renamed or deleted, wherever it
+//! comes from: a listing of the directory, a line of the manifest, a copy in an object store.
 
 use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 
-/// The largest number that a segment gets: the store would take millennia to come there.
+/// The largest number of a segment; the store would take millennia to reach it.
 pub(super) const LARGEST_NUMBER: u64 = 999_999_999_999_999;
 /// The largest number of a worker in a name.
 const LARGEST_WORKER: u64 = 999_999;
-/// What the name of a segment that is not finished ends with.
+/// Suffix of an unfinished segment.
 const PARTIAL: &str = ".partial";
 const DAMAGED: &str = ".damaged";
 const INDEX: &str = ".idx";
-/// What the names of segments end with.
+/// Extensions of segments.
 const EXTENSIONS: [&str; 3] = [".pcapng", ".pcapng.zst", ".pcapng.enc"];
-/// Stands where a segment's time cannot be written.
+/// Replaces a segment's time where it cannot be written.
 const NO_TIME: &str = "unknown";
 
 /// The name of a segment: `00000042-w0-20260301T080000Z.pcapng`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SegmentName {
-    // First, so that segments are sorted by it.
+    // The number comes first, so that segments are sorted by it.
     number: u64,
     text: String,
 }
 
-/// A text is not the name of a segment.
+/// A text that is not the name of a segment.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{} is not the name of a segment", shown(.0))]
 pub struct NoSegment(String);
 
 impl SegmentName {
-    /// The name of the segment `number` of a worker, whose first packet is of the time `stamp`.
+    /// Returns the name of the segment `number` of a worker, with the time `stamp` of its first packet.
     pub(super) fn new(number: u64, worker: usize, stamp: Option<String>, extension: &str) -> Option<Self> {
         let stamp = stamp.unwrap_or_else(|| NO_TIME.to_owned());
         Self::parse(&format!("{number:08}-w{worker}-{stamp}{extension}"))
     }
 
-    /// Takes a name of exactly the form that [`SegmentName::new`] makes.
+    /// Parses a name of exactly the form that [`SegmentName::new`] creates.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (number, rest) = text.split_once("-w")?;
         let (worker, rest) = rest.split_once('-')?;
@@ -50,26 +50,26 @@ impl SegmentName {
         known.then(|| Self { number, text: text.to_owned() })
     }
 
-    /// Its number, which no other segment of the store has.
+    /// Returns the segment's number, which is unique in the store.
     #[must_use]
     pub const fn number(&self) -> u64 {
         self.number
     }
 
-    /// The name as a text.
+    /// Returns the name as a string.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 }
 
-/// The number that these digits are, if it is written as the store writes it.
+/// Parses a decimal number, provided that it is written as the store writes it.
 fn canonical(digits: &str, width: usize) -> Option<u64> {
     let number = digits.parse().ok()?;
     (format!("{number:0width$}") == digits).then_some(number)
 }
 
-/// Whether a text is a time as it stands in names.
+/// Returns whether a text is a time in the format of names.
 fn is_stamp(text: &str) -> bool {
     let fits = |(at, byte): (usize, u8)| match at {
         8 => byte == b'T',
@@ -102,26 +102,26 @@ impl From<SegmentName> for String {
 /// The name of a file of a store.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FileName {
-    /// What was written, uploaded, deleted and lost.
+    /// The manifest: a record of all that was written, uploaded, deleted and lost.
     Manifest,
-    /// Locked by the process that writes.
+    /// The lock, which the process that writes holds.
     Lock,
-    /// What must not be deleted.
+    /// The holds, which exempt segments from deletion.
     Holds,
-    /// What is about to take the place of the holds.
+    /// The holds that are about to replace the present ones.
     NewHolds,
     /// A segment.
     Segment(SegmentName),
     /// A segment's index.
     Index(SegmentName),
-    /// A segment that is not finished.
+    /// An unfinished segment.
     Partial(SegmentName),
-    /// A segment that was not finished, and cannot be read.
+    /// A segment that was left unfinished and cannot be read.
     Damaged(SegmentName),
 }
 
 impl FileName {
-    /// Takes the name of a file that the store may have made; `None` for all others.
+    /// Parses the name of a file that the store may have created; returns `None` for all others.
     pub(super) fn parse(name: &str) -> Option<Self> {
         let fixed = [Self::Manifest, Self::Lock, Self::Holds, Self::NewHolds];
         if let Some(found) = fixed.into_iter().find(|fixed| fixed.fixed() == Some(name)) {
@@ -145,7 +145,7 @@ impl FileName {
         }
     }
 
-    /// The segment that the file belongs to.
+    /// Returns the segment to which the file belongs.
     pub(super) const fn segment(&self) -> Option<&SegmentName> {
         match self {
             Self::Segment(name) | Self::Index(name) | Self::Partial(name) | Self::Damaged(name) => Some(name),
@@ -167,7 +167,7 @@ impl fmt::Display for FileName {
     }
 }
 
-/// A name from elsewhere as messages show it: short, and without what a terminal would obey.
+/// Formats a name from elsewhere for messages: short, with control characters escaped.
 pub(super) fn shown(name: &str) -> String {
     const MOST: usize = 80;
     let mut text = "`".to_owned();
@@ -183,14 +183,14 @@ pub(super) fn shown(name: &str) -> String {
     text + end
 }
 
-/// Whether a name looks as if it were that of a segment, and is none: its number is larger than any.
+/// Returns whether a name has the form of a segment's name, but a number larger than any segment's.
 pub(super) fn has_absurd_number(name: &str) -> bool {
     let Some((number, rest)) = name.split_once('-') else { return false };
     let is_number = number.len() >= 8 && number.bytes().all(|byte| byte.is_ascii_digit());
     is_number
         && rest.starts_with('w')
         && rest.contains(".pcapng")
-        // Digits that are no number are those of one that is too large.
+        // Digits that do not parse as `u64` are a number that is too large.
         && !number.parse().is_ok_and(|number: u64| number <= LARGEST_NUMBER)
 }
 
@@ -244,7 +244,7 @@ mod tests {
             "manifest.jsonl/../../x",
             "holds.json.partial",
             "notes",
-            // Of segments: number, worker, time, end.
+            // Segments with a wrong number, worker, time or end.
             "42-w0-20260301T080000Z.pcapng",
             "000000042-w0-20260301T080000Z.pcapng",
             "+0000042-w0-20260301T080000Z.pcapng",

@@ -1,9 +1,9 @@
-//! pcapng as the store writes it, and reads it again: a section with an interface a mirror session, and an
-//! enhanced packet block a frame (draft-ietf-opsawg-pcapng).
+//! Writes and reads pcapng in the form that the store uses: a section with an interface per mirror session,
+//! and an enhanced packet block per frame (draft-ietf-opsawg-pcapng).
 //!
-//! What pcapng has no field for stands in options for local use, which other tools pass over: of an
-//! interface the session ([`Interface`]), of a packet the flow hash. A comment tells the Community ID where
-//! a flow begins.
+//! Data for which pcapng has no field is stored in options for local use, which other tools ignore: the
+//! session of an interface ([`Interface`]), and the flow hash of a packet. A comment contains the Community
+//! ID where a flow begins.
 
 use mirror_packet::{CommunityId, MirrorDirection, MirrorSession};
 use mirror_xdp_common::{Address, Vni};
@@ -15,7 +15,7 @@ const SECTION: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
 const STATISTICS: u32 = 5;
 const PACKET: u32 = 6;
-/// What the byte order is seen by.
+/// The byte-order magic.
 const BYTE_ORDER: u32 = 0x1a2b_3c4d;
 /// The link layer of all frames.
 const ETHERNET: u32 = 1;
@@ -27,33 +27,33 @@ const DESCRIPTION: u16 = 3;
 const RESOLUTION: u16 = 9;
 const USER_APPLICATION: u16 = 4;
 const FLAGS: u16 = 2;
-/// Options for local use: their top bit is set.
+/// Options for local use; their top bit is set.
 const SESSION: u16 = 0x8001;
 const FLOW_HASH: u16 = 0x8002;
 const PADDING: u16 = 0x8003;
 
-/// Bytes of a section's header as it is written here.
+/// Bytes of a section header as it is written here.
 pub(super) const SECTION_HEADER: usize = 48;
-/// Bytes that an interface takes at most.
+/// Maximum size of an interface block in bytes.
 pub(super) const MAX_INTERFACE: usize = 320;
-/// Bytes that a packet takes at most besides its frame.
+/// Maximum size of a packet block in bytes, without its frame.
 pub(super) const MAX_PACKET_OVERHEAD: usize = 128;
-/// The smallest block that fills a gap.
+/// Size in bytes of the smallest block that fills a gap.
 pub(super) const MIN_PADDING: usize = 32;
-/// Frames are not longer than this; libpcap takes no more.
+/// Maximum length of a frame in bytes; libpcap accepts no longer ones.
 pub(super) const SNAPLEN: usize = 262_144;
 
-/// Where frames come from: the mirror session, if they were mirrored.
+/// The origin of frames: the mirror session, if they were mirrored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Interface {
     pub(super) mirror: Option<MirrorSession>,
 }
 
 impl Interface {
-    /// Bytes of an encoded interface.
+    /// Size in bytes of an encoded interface.
     pub(super) const ENCODED: usize = 48;
 
-    /// The interface as it stands in options and indexes.
+    /// Encodes the interface for options and indexes.
     pub(super) fn encode(&self) -> [u8; Self::ENCODED] {
         let mut bytes = [0; Self::ENCODED];
         if let Some(mirror) = &self.mirror {
@@ -66,7 +66,7 @@ impl Interface {
         bytes
     }
 
-    /// The interface that was encoded so.
+    /// Decodes an encoded interface.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let mirror = match bytes.first()? {
             0 => None,
@@ -81,7 +81,7 @@ impl Interface {
     }
 }
 
-/// An address as two words, the higher first.
+/// Encodes an address as two words in network byte order, the higher first.
 pub(super) fn encode_address(address: Address) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&address.high.to_be_bytes());
@@ -89,7 +89,7 @@ pub(super) fn encode_address(address: Address) -> [u8; 16] {
     bytes
 }
 
-/// The address that was encoded so.
+/// Decodes an address that [`encode_address`] has encoded.
 pub(super) fn decode_address(bytes: &[u8]) -> Option<Address> {
     let word = |at: usize| Some(u64::from_be_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
     Some(Address::from_words(word(0)?, word(8)?))
@@ -107,17 +107,17 @@ pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
 }
 
-/// What is written of a packet besides its bytes.
+/// The fields of a packet's block, without its bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PacketInfo {
-    /// Position of its interface in the section.
+    /// Position of the packet's interface in the section.
     pub(super) interface: u32,
-    /// In nanoseconds since the epoch.
+    /// Capture time in nanoseconds since the epoch.
     pub(super) time: u64,
     pub(super) original_len: u32,
     pub(super) side: Option<MirrorDirection>,
     pub(super) flow_hash: u32,
-    /// The packet begins a flow.
+    /// The Community ID of a flow that begins with the packet.
     pub(super) begins: Option<CommunityId>,
 }
 
@@ -132,7 +132,7 @@ pub(super) fn put_section(buffer: &mut Buffer) {
     put(buffer, &[u32::from(END), SECTION_HEADER as u32]);
 }
 
-/// Says how long the section is that is the whole buffer.
+/// Sets the length of the section that fills the whole buffer.
 pub(super) fn end_section(buffer: &mut Buffer) {
     let length = (buffer.len() - SECTION_HEADER) as u64;
     buffer.as_mut_slice()[16..24].copy_from_slice(&length.to_le_bytes());
@@ -146,7 +146,7 @@ pub(super) fn put_interface(buffer: &mut Buffer, interface: &Interface) {
     match &interface.mirror {
         Some(mirror) => {
             let mut text = Text::default();
-            // The texts have room for any session.
+            // A `Text` has room for any session.
             let _ = write!(text, "vni{}", mirror.vni);
             put_option(buffer, NAME, text.as_bytes());
             let mut text = Text::default();
@@ -189,15 +189,15 @@ pub(super) fn put_packet(buffer: &mut Buffer, info: &PacketInfo, frame: &[u8]) {
     put_option(buffer, FLOW_HASH, &info.flow_hash.to_le_bytes());
     if let Some(id) = info.begins {
         let mut text = Text::default();
-        // As above.
+        // A `Text` has room for any Community ID.
         let _ = write!(text, "community_id={id}");
         put_option(buffer, COMMENT, text.as_bytes());
     }
     end_block(buffer, start);
 }
 
-/// Fills `len` bytes, at least [`MIN_PADDING`] and a multiple of four, with a block that says nothing: the
-/// statistics of the first interface without any.
+/// Fills `len` bytes, at least [`MIN_PADDING`] and a multiple of four, with a block without information: the
+/// interface statistics of the first interface, without any statistics.
 pub(super) fn put_padding(buffer: &mut Buffer, len: usize) {
     let start = buffer.len();
     put(buffer, &[STATISTICS, 0, 0, 0, 0]);
@@ -260,7 +260,7 @@ impl std::fmt::Write for Text {
     }
 }
 
-/// How long the section is that begins here, as its header says; `None` where none begins.
+/// Returns the length of the section that begins here, from its header; `None` if no section begins here.
 pub(super) fn section_len(bytes: &[u8]) -> Option<u64> {
     let begins = u32_at(bytes, 0)? == SECTION && u32_at(bytes, 8)? == BYTE_ORDER;
     let header = u64::from(u32_at(bytes, 4)?);
@@ -270,18 +270,18 @@ pub(super) fn section_len(bytes: &[u8]) -> Option<u64> {
 /// A packet of a section.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Packet<'a> {
-    /// Position of its interface in the section.
+    /// Position of the packet's interface in the section.
     pub(super) interface: usize,
     pub(super) time: u64,
     pub(super) original_len: u32,
     pub(super) side: Option<MirrorDirection>,
     pub(super) flow_hash: u32,
     pub(super) frame: &'a [u8],
-    /// Where the block is in the section.
+    /// Start and end offsets of the block in the section.
     pub(super) block: (usize, usize),
 }
 
-/// The section is damaged.
+/// The section is damaged, at this offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a block of pcapng as the store writes it, {0} bytes after the section's beginning")]
 pub(super) struct Damaged(pub(super) usize);
@@ -291,7 +291,7 @@ pub(super) struct Damaged(pub(super) usize);
 pub(super) struct Section<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// The interfaces so far.
+    /// The interfaces read so far.
     pub(super) interfaces: Vec<Interface>,
 }
 
@@ -300,7 +300,7 @@ impl<'a> Section<'a> {
         Self { bytes, at: 0, interfaces: Vec::new() }
     }
 
-    /// The next packet; `None` at the end.
+    /// Returns the next packet, or `None` at the end.
     pub(super) fn next(&mut self) -> Result<Option<Packet<'a>>, Damaged> {
         while self.at < self.bytes.len() {
             let start = self.at;
@@ -366,7 +366,7 @@ fn packet(block: &[u8], start: usize) -> Option<Packet<'_>> {
     Some(packet)
 }
 
-/// The options of a block, up to the first that is damaged.
+/// Returns the options of a block, up to the first that is damaged.
 fn options(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -378,7 +378,7 @@ fn options(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// Writes a packet's block with another interface.
+/// Appends a copy of a packet's block with another interface.
 pub(super) fn copy_packet(block: &[u8], interface: u32, to: &mut Vec<u8>) {
     let start = to.len();
     to.extend_from_slice(block);

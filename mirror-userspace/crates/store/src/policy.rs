@@ -1,4 +1,4 @@
-//! Which frames are kept, and how much of each.
+//! The policy: selects the frames to keep, and how much of each.
 
 use std::ops::RangeInclusive;
 
@@ -9,31 +9,31 @@ use mirror_xdp_common::wire::protocol;
 
 use super::handle::Mark;
 
-/// How much of a packet is kept.
+/// The part of a packet that is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kept {
-    /// All that was captured.
+    /// The packet as it was captured.
     #[default]
     Whole,
     /// The first bytes.
     First(usize),
-    /// The headers: the payload of TCP, UDP and of all other protocols is not.
+    /// The headers, without the payload of TCP, UDP or any other protocol.
     Headers,
 }
 
-/// What is kept.
+/// Selects the frames to keep.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// VNIs whose frames are kept; `None`: of all.
+    /// VNIs whose frames are kept; `None` keeps those of all.
     pub vnis: Option<Vec<RangeInclusive<u32>>>,
-    /// How much of each packet.
+    /// The part of each packet that is kept.
     pub packet: Kept,
-    /// Bytes of each flow that are kept; what comes after them is not.
+    /// Bytes of each flow that are kept, from its beginning.
     pub flow: Option<u64>,
-    /// Rules of the filter whose frames are kept; `None`: of all.
+    /// Rules of the filter whose frames are kept; `None` keeps those of all.
     pub rules: Option<Vec<RuleRange>>,
-    /// Only flows are kept that raise an alert, with what came of them before and is still in memory, of which
-    /// each worker has so many bytes for that; `None`: all are.
+    /// Size in bytes of the memory in which each worker's frames wait for an alert. Only flows that raise an
+    /// alert are kept, with their earlier frames that are still in this memory. `None` keeps all flows.
     pub pre_trigger: Option<u64>,
 }
 
@@ -50,7 +50,7 @@ impl Policy {
         self.flow.is_none_or(|limit| u64::from(mark.kept) < limit)
     }
 
-    /// What is kept of a frame.
+    /// Returns the part of a frame that is kept.
     pub(super) fn cut<'f>(&self, frame: &'f [u8]) -> &'f [u8] {
         let len = match self.packet {
             Kept::Whole => frame.len(),
@@ -61,8 +61,8 @@ impl Policy {
     }
 }
 
-/// Length of a frame's headers, those of tunnels left aside. Of what is not IP, an ARP packet's length is
-/// kept.
+/// Returns the length of a frame's headers, not including those within tunnels. For frames that are not IP,
+/// returns the length that an ARP packet would have.
 fn headers(frame: &[u8]) -> usize {
     const ARP: usize = 28;
     let headers = InnerHeaders::parse(frame, 0);

@@ -1,11 +1,11 @@
-//! What is looked for, as far as an index can tell: whether a flow can have a packet that an expression
-//! matches.
+//! Queries to an index: evaluates as much of an expression as an index can answer, i.e. whether a flow may
+//! have a packet that matches.
 //!
-//! The answer has three values. What the index does not know (flags, lengths, hardware addresses, …) may be
-//! so or not; and where the index says that a flow has an address, the frame may still be one that tcpdump
-//! does not look into (behind a VLAN tag). So what libpcap evaluates is either false, or not known; `not`
-//! makes true of false, and leaves unknown what is. Who gets "false" for all flows of a chunk need not read
-//! it.
+//! The answer has three values. Conditions on data that the index does not contain (flags, lengths, hardware
+//! addresses, …) may hold or not. Even where the index lists an address for a flow, tcpdump may not look into
+//! the frame (behind a VLAN tag). So a condition that libpcap evaluates is either false or unknown. `not`
+//! turns false into true, and leaves unknown as it is. If the answer is false for all flows of a chunk, the
+//! chunk need not be read.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -19,7 +19,7 @@ use super::index::FlowEntry;
 use super::pcapng::Interface;
 use crate::expression::{Piece, Primitive, pieces};
 
-/// Whether something matches.
+/// The answer whether a packet of a flow matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Answer {
     No,
@@ -36,7 +36,7 @@ impl Answer {
         }
     }
 
-    /// What is false by the index is false; what is true there may be so.
+    /// A condition that is false by the index is false; one that is true by the index may be true.
     const fn at_most_perhaps(possible: bool) -> Self {
         if possible { Self::Perhaps } else { Self::No }
     }
@@ -46,7 +46,7 @@ impl Answer {
     }
 }
 
-/// An expression as the index can answer it.
+/// An expression in a form that the index can answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Query {
     And(Box<Self>, Box<Self>),
@@ -61,16 +61,16 @@ pub(super) enum Query {
 }
 
 impl Query {
-    /// The query of an expression that libpcap has compiled.
+    /// Returns the query of an expression that libpcap has compiled.
     pub(super) fn of(expression: &str) -> Self {
         let Ok(pieces) = pieces(expression) else { return Self::Unknown };
         let mut parser = Parser { text: expression, pieces: &pieces, depth: 0 };
         let query = parser.expression();
-        // What is left over was not understood, so nothing was.
+        // If anything is left over, the parser has not understood the expression.
         if parser.pieces.is_empty() { query } else { Self::Unknown }
     }
 
-    /// Whether a flow can have a packet that matches.
+    /// Returns whether a flow may have a packet that matches.
     pub(super) fn ask(&self, entry: &FlowEntry<'_>, interfaces: &[Interface]) -> Answer {
         let flow = &entry.flow;
         match self {
@@ -121,14 +121,14 @@ fn interface(flow: &FlowRef, interfaces: &[Interface]) -> Option<mirror_packet::
     interfaces.get(flow.interface as usize)?.mirror
 }
 
-/// Takes expressions apart as tcpdump does: `and` and `or` bind alike, from the left.
+/// Parses expressions as tcpdump does: `and` and `or` have the same precedence, and associate to the left.
 struct Parser<'p> {
     text: &'p str,
     pieces: &'p [Piece],
     depth: usize,
 }
 
-/// Parentheses and negations within each other; what has more is not understood.
+/// Maximum nesting of parentheses and negations. Deeper expressions are not understood.
 const MAX_DEPTH: usize = 64;
 
 impl<'p> Parser<'p> {
@@ -138,7 +138,7 @@ impl<'p> Parser<'p> {
         }
     }
 
-    /// Takes the next word, or the next two of `&&`, where it is one of these.
+    /// Consumes the next word if it is one of `words`. `&&` and `||` consist of two pieces.
     fn take(&mut self, words: [&str; 2]) -> bool {
         let Some(Piece::Word(range)) = self.pieces.first() else { return false };
         let Some(word) = self.text.get(range.clone()) else { return false };
@@ -180,7 +180,7 @@ impl<'p> Parser<'p> {
             Query::Not(Box::new(self.unary()))
         } else if self.take(["(", "("]) {
             let inner = self.expression();
-            // Where it does not end, something is left over.
+            // Without a closing parenthesis, something is left over.
             if self.take([")", ")"]) { inner } else { Query::Unknown }
         } else {
             self.leaf()
@@ -189,7 +189,7 @@ impl<'p> Parser<'p> {
         query
     }
 
-    /// A condition: the words up to the next connective.
+    /// Parses a condition: the words up to the next connective.
     fn leaf(&mut self) -> Query {
         if let Some(Piece::Own(_, primitive)) = self.pieces.first() {
             self.pieces = &self.pieces[1..];
@@ -207,8 +207,8 @@ impl<'p> Parser<'p> {
     }
 }
 
-/// A condition of tcpdump's, as far as the index knows of such things. What is false here must be false
-/// for tcpdump.
+/// Returns the query of a condition of tcpdump's, as far as the index can answer it. A condition that is
+/// false here must be false for tcpdump.
 fn condition(words: &[&str]) -> Query {
     let (transport, rest) = match words {
         ["tcp", rest @ ..] => (Some(Query::Protocol(protocol::TCP)), rest),
@@ -234,7 +234,7 @@ fn condition(words: &[&str]) -> Query {
         ["portrange", range] => {
             mirror_base::text::range(range, "a port", 0..=u16::MAX).map_or(Query::Unknown, Query::Ports)
         }
-        // `tcp[13]` and the like begin with a word that says nothing about what they are.
+        // `tcp[13]` and the like begin with a word that does not determine their meaning.
         _ => return Query::Unknown,
     };
     match transport {

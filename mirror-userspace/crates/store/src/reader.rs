@@ -1,9 +1,9 @@
-//! Reading a store, also while it is written to: which chunks may have what is looked for, and their
-//! packets in the order of time.
+//! Reads a store, also while it is written to: selects the chunks that may contain matching packets, and
+//! returns these packets in the order of time.
 //!
-//! A store is a directory, or a copy of one in an object store; of a directory, too, some segments may be in
-//! such a copy only. What is read there is asked for several parts at the same time, since each answer takes
-//! a while: first the indexes, then the chunks, in the order in which they will be needed.
+//! A store is a directory, or a copy of one in an object store. Even of a directory, some segments may exist
+//! only in such a copy. The reader sends several requests to a copy at the same time, since each answer takes
+//! a while: first for the indexes, then for the chunks, in the order in which it will need them.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
@@ -30,35 +30,35 @@ use super::remote::{AT_ONCE, Location, RemoteError, RemoteReader};
 use super::seal::{self, SegmentSeal, StoreKey, Unreadable};
 use crate::expression::{Expression, Primitive};
 
-/// Why a store cannot be read.
+/// An error of reading a store.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// There is none.
+    /// The directory is not a store.
     #[error("{} is no store: it has no {}", path.display(), super::manifest::FILE_NAME)]
     NoStore {
         /// The directory.
         path: PathBuf,
     },
-    /// It, or a file of it, cannot be read.
+    /// The store, or a file of it, cannot be read.
     #[error("cannot read {}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// A segment of it cannot be read.
+    /// A segment cannot be read.
     #[error("{file} {source}")]
     Segment {
         /// The segment's file.
         file: String,
-        /// Why not.
+        /// The reason.
         source: Unreadable,
     },
-    /// Something is in an object store, and cannot be read there.
+    /// An object store cannot be read.
     #[error(transparent)]
     Remote(#[from] RemoteError),
-    /// A segment was deleted, and cannot be read where it was uploaded to.
+    /// A segment was deleted, and cannot be read at the location that it was uploaded to.
     #[error(
         "{file} was deleted here; it cannot be read where it was uploaded to: {source}; --local leaves such \
          segments out"
@@ -66,49 +66,49 @@ pub enum ReadError {
     Elsewhere {
         /// The segment's file.
         file: String,
-        /// Why it cannot be read.
+        /// The reason why it cannot be read.
         source: RemoteError,
     },
-    /// What was found cannot be written.
-    #[error("cannot write what was found")]
+    /// The packets that were found cannot be written.
+    #[error("cannot write the packets that were found")]
     Write(#[source] io::Error),
 }
 
-/// What is looked for.
+/// The packets to extract.
 #[derive(Debug)]
 pub struct Wanted {
-    /// From this time on, in nanoseconds since the epoch.
+    /// Start of the period, in nanoseconds since the epoch.
     pub from: u64,
-    /// Before this time.
+    /// End of the period, exclusive.
     pub to: u64,
-    /// What packets have to match.
+    /// The expression that packets have to match.
     pub expression: Expression,
 }
 
-/// What was read for it.
+/// The amount of work that a search took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Effort {
     /// Segments of the store.
     pub segments: u64,
-    /// Those whose index was looked at.
+    /// Segments whose index was read.
     pub indexes_read: u64,
     /// Bytes of these indexes.
     pub index_bytes: u64,
     /// Bytes of the store's segments.
     pub store_bytes: u64,
-    /// Chunks that may have had something.
+    /// Chunks that might have contained matching packets.
     pub chunks_read: u64,
-    /// Bytes of them.
+    /// Bytes of these chunks.
     pub bytes_read: u64,
     /// Requests to object stores.
     pub requests: u64,
     /// Packets that matched.
     pub packets: u64,
-    /// Bytes of them.
+    /// Bytes of these packets.
     pub bytes: u64,
 }
 
-/// Bytes of the longest index that is read.
+/// Size in bytes of the longest index that is read.
 const LONGEST_INDEX: u64 = 4 << 30;
 
 /// A segment that is read.
@@ -119,53 +119,53 @@ struct Source {
     seal: SegmentSeal,
 }
 
-/// Where a segment is.
+/// The location of a segment.
 #[derive(Clone, Debug)]
 enum Place {
     File(Rc<File>),
     Remote(Rc<RemoteReader>),
 }
 
-/// A chunk that may have something.
+/// A chunk that may contain matching packets.
 #[derive(Clone, Debug)]
 struct Candidate {
     source: Rc<Source>,
     entry: ChunkEntry,
 }
 
-/// A chunk with what matched in it.
+/// A chunk, with the matching packets in it.
 struct Loaded {
     section: Vec<u8>,
     interfaces: Vec<Interface>,
-    /// Time, where the block is, interface; the earliest last.
+    /// Time, position of the block, and interface of each match; the earliest comes last.
     found: Vec<(u64, (usize, usize), usize)>,
 }
 
-/// Segments of which a copy has the indexes, with these.
+/// A copy, and the segments whose indexes are read there.
 type Copied<'s> = (Rc<RemoteReader>, Vec<&'s Segment>);
 
-/// A store to read from.
+/// A store that is open for reading.
 #[derive(Debug)]
 pub struct Reader {
-    /// The directory; `None` where the store is a copy elsewhere.
+    /// The directory; `None` if the store is a copy elsewhere.
     directory: Option<Directory>,
-    /// The copy that is the store.
+    /// The copy, if the store is one.
     copy: Option<Rc<RemoteReader>>,
-    /// What is in the directory no more is left out, wherever else it is.
+    /// Segments that are no longer in the directory are skipped, wherever else they are.
     local: bool,
-    /// Places of copies that the user has named.
+    /// Locations of copies that the user has named.
     copies: Vec<Location>,
     key: Option<StoreKey>,
-    /// What was asked for of copies before it is needed: of the last candidates, the very last first.
+    /// Chunks of a copy that were read ahead, for the last candidates; the first is for the very last one.
     ahead: VecDeque<Vec<u8>>,
-    /// What is in the store that no store has written, and is left out; a line each.
+    /// Foreign entries of the store that are skipped, one line each.
     strange: Vec<String>,
-    /// What was read so far.
+    /// The work so far.
     pub effort: Effort,
 }
 
 impl Reader {
-    /// Opens a store for reading.
+    /// Opens the store in a directory for reading.
     pub fn open(directory: &Path, key: Option<StoreKey>) -> Result<Self, ReadError> {
         let path = directory;
         let no_store = || ReadError::NoStore { path: path.to_owned() };
@@ -191,24 +191,24 @@ impl Reader {
         Self { directory, copy, local: false, copies: Vec::new(), key, ahead, strange, effort }
     }
 
-    /// What is in the store that no store has written, and was left out of what was read so far; a line each.
+    /// Returns the foreign entries that the reader has skipped so far, one line each.
     #[must_use]
     pub fn strange(&self) -> &[String] {
         &self.strange
     }
 
-    /// Leaves out what was deleted from the directory and is in a copy.
+    /// Skips segments that were deleted from the directory but are in a copy.
     pub const fn only_local(&mut self) {
         self.local = true;
     }
 
-    /// Reads what was deleted from the directory at these places, too, where the manifest says that it is there.
+    /// Also allows reading deleted segments at these locations, if the manifest lists them there.
     pub fn read_copies(&mut self, copies: Vec<Location>) {
         self.copies = copies;
     }
 
-    /// Writes what matches as pcapng, in the order of time. `progress` is told how many of how many chunks
-    /// have been read; none of none while it reads indexes.
+    /// Writes the matching packets as pcapng, in the order of time. `progress` receives the number of chunks
+    /// that were read and their total; both are 0 while the reader reads indexes.
     pub fn extract(
         &mut self,
         wanted: &Wanted,
@@ -222,10 +222,10 @@ impl Reader {
         let mut output = Output::new(to);
         output.begin().map_err(ReadError::Write)?;
         let mut loaded: Vec<Option<Loaded>> = Vec::new();
-        // By the time of each loaded chunk's next packet.
+        // Loaded chunks, by the time of their next packet.
         let mut next: BinaryHeap<Reverse<(u64, usize)>> = BinaryHeap::new();
         loop {
-            // All chunks that may have an earlier packet than those that are loaded.
+            // Load all chunks that may contain an earlier packet than the loaded ones.
             while let Some(candidate) = candidates.last()
                 && next.peek().is_none_or(|Reverse((time, _))| candidate.entry.first <= *time)
             {
@@ -257,7 +257,7 @@ impl Reader {
         output.end().map_err(ReadError::Write)
     }
 
-    /// The chunks that may have something.
+    /// Returns the chunks that may contain matching packets.
     fn candidates(
         &mut self,
         wanted: &Wanted,
@@ -305,7 +305,7 @@ impl Reader {
             }
         }
         for (copy, segments) in copied {
-            // So many that their memory is bounded.
+            // Groups of this size bound the memory of the indexes.
             for segments in segments.chunks(4 * AT_ONCE) {
                 progress(0, 0, &self.effort);
                 for (source, index) in self.copied_indexes(&copy, segments)? {
@@ -316,7 +316,8 @@ impl Reader {
         if self.copy.is_some() {
             return Ok(candidates);
         }
-        // Those whose line came since are left aside: they are read as what they were when looked for.
+        // Segments that got their line in the meantime are skipped here: the loop above has read them as it
+        // found them.
         let known: HashSet<&SegmentName> = contents.written().map(|segment| &segment.file).collect();
         for name in self.partials()? {
             if known.contains(&name) {
@@ -330,7 +331,7 @@ impl Reader {
         Ok(candidates)
     }
 
-    /// Enters a segment for the copy that it is in.
+    /// Adds a segment to the copy that contains it.
     fn copied<'s>(
         &self,
         copied: &mut Vec<Copied<'s>>,
@@ -356,7 +357,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Gets the indexes of some segments of a copy.
+    /// Reads the indexes of some segments of a copy.
     fn copied_indexes(
         &mut self,
         copy: &Rc<RemoteReader>,
@@ -375,7 +376,7 @@ impl Reader {
             let bytes = bytes.ok_or_else(|| copy.missing(name))?;
             self.effort.indexes_read += 1;
             self.effort.index_bytes += bytes.len() as u64;
-            // An index begins as its segment does, as far as a key is concerned.
+            // An index begins with the same key header as its segment.
             let seal = SegmentSeal::of_segment(&bytes, self.key.as_ref()).map_err(wrong)?;
             let bytes = seal::open_index(bytes.into(), self.key.as_ref()).map_err(wrong)?;
             let index = Index::parse(bytes).map_err(|_| wrong(Unreadable::Damaged))?;
@@ -391,7 +392,7 @@ impl Reader {
         ReadError::Io { path, source }
     }
 
-    /// Opens a file of the directory; `None` where there is none.
+    /// Opens a file of the directory; returns `None` if it does not exist.
     fn open_file(&self, name: &FileName) -> Result<Option<Rc<File>>, ReadError> {
         let Some(directory) = &self.directory else { return Ok(None) };
         match directory.read(name) {
@@ -401,11 +402,11 @@ impl Reader {
         }
     }
 
-    /// A segment's file; `None` where it was deleted just now.
+    /// Opens a segment's file; returns `None` if it has just been deleted.
     fn source(&self, segment: &Segment) -> Result<Option<Rc<Source>>, ReadError> {
         let (name, partial) =
             (FileName::Segment(segment.file.clone()), FileName::Partial(segment.file.clone()));
-        // Its line is written a moment before it gets its name.
+        // A segment's line is written a moment before the segment gets its name.
         for file in [&name, &partial, &name] {
             if let Some(file) = self.open_file(file)? {
                 return self.open_source(name.clone(), &file).map(Some);
@@ -436,7 +437,8 @@ impl Reader {
         Index::parse(bytes).map_err(|_| damaged(Unreadable::Damaged))
     }
 
-    /// Names of the segments that are being written. What is no file of the store is left out.
+    /// Returns the names of the segments that are being written. Entries that are not plain files are
+    /// skipped.
     fn partials(&mut self) -> Result<Vec<SegmentName>, ReadError> {
         let Some(directory) = &self.directory else { return Ok(Vec::new()) };
         let error = |source| ReadError::Io { path: directory.path().to_owned(), source };
@@ -451,12 +453,12 @@ impl Reader {
         Ok(partials)
     }
 
-    /// Makes an index of what there is of a segment that is being written.
+    /// Builds an index of the whole chunks of a segment that is being written.
     fn scan(&mut self, name: SegmentName) -> Result<Option<(Rc<Source>, Index)>, ReadError> {
         let (name, named) = (&FileName::Partial(name.clone()), FileName::Segment(name));
         let file = match self.open_file(name)? {
             Some(file) => file,
-            // It has its name by now.
+            // The segment has got its name in the meantime.
             None => match self.open_file(&named) {
                 Ok(Some(file)) => file,
                 _ => return Ok(None),
@@ -483,7 +485,7 @@ impl Reader {
         index.map_err(damaged).map(|index| Some((source, index)))
     }
 
-    /// Reads the chunk that is the last of the candidates. Of a copy, those that come next are read, too.
+    /// Reads the chunk of the last candidate. From a copy, also reads the chunks of the next candidates.
     fn stored(&mut self, candidates: &[Candidate]) -> Result<Vec<u8>, ReadError> {
         if let Some(stored) = self.ahead.pop_front() {
             return Ok(stored);
@@ -510,7 +512,7 @@ impl Reader {
         Ok(self.ahead.pop_front().unwrap_or_default())
     }
 
-    /// Finds what matches in a chunk.
+    /// Finds the matching packets in a chunk.
     fn load(&mut self, candidate: &Candidate, stored: &[u8], wanted: &Wanted) -> Result<Loaded, ReadError> {
         let Candidate { source, entry } = candidate;
         self.effort.chunks_read += 1;
@@ -537,13 +539,13 @@ impl Reader {
             }
         }
         let interfaces = reader.interfaces;
-        // In place and stable: of packets of one time, the one that came first goes first.
+        // The order is stable: of packets with the same time, the one that came first comes out first.
         found.sort_by_key(|&(time, block, _)| Reverse((time, block)));
         Ok(Loaded { section, interfaces, found })
     }
 }
 
-/// Adds the chunks of a segment that may have something.
+/// Adds the chunks of a segment that may contain matching packets.
 fn select(
     source: &Rc<Source>,
     index: &Index,
@@ -558,7 +560,7 @@ fn select(
         _ => None,
     });
     let mut possible = vec![false; chunks.len()];
-    // Where a Community ID is asked for, that flow has to be there.
+    // If the expression requires a Community ID, the chunk must contain that flow.
     let mut has_id = vec![id.is_none(); chunks.len()];
     for entry in index.flows() {
         let named = id.is_some_and(|id| id == entry.community_id);
@@ -579,7 +581,7 @@ fn select(
     }
 }
 
-/// The pcapng that is written.
+/// The pcapng output.
 struct Output<'w> {
     to: &'w mut dyn Write,
     /// The section's interfaces, with their positions.
@@ -603,7 +605,7 @@ impl<'w> Output<'w> {
     fn packet(&mut self, block: &[u8], interface: &Interface) -> io::Result<()> {
         let known = self.interfaces.get(interface).copied();
         if known.is_none() {
-            // Readers remember a section's interfaces.
+            // Readers store the interfaces of a section, so their number is limited.
             if self.interfaces.len() == MAX_INTERFACES {
                 self.begin()?;
             }

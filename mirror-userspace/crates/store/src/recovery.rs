@@ -1,9 +1,9 @@
-//! What a writer that was killed, or could not go on, has left behind: segments without their final name.
+//! Recovery of segments without their final name, left behind by a writer that was killed or could not go on.
 //!
-//! Each is cut to the last chunk that is whole, gets the index that it lacks, a line in the manifest and its
-//! name. One whose line is in the manifest already only lacks the name. One without a whole chunk is deleted,
-//! and one that cannot be read (it is encrypted with another key, or damaged within) is set aside as
-//! `….damaged`.
+//! Recovery cuts each segment to its last whole chunk, builds the missing index, appends a line to the
+//! manifest and gives the segment its name. A segment whose line is in the manifest already only lacks the
+//! name. A segment without a whole chunk is deleted. A segment that cannot be read (it is encrypted with
+//! another key, or damaged within) is set aside as `….damaged`.
 
 use std::fs::File;
 use std::io;
@@ -18,23 +18,23 @@ use super::names::{FileName, SegmentName};
 use super::seal::{SegmentSeal, StoreKey, chunk_len};
 use super::segment;
 
-/// What became of a segment that had no final name.
+/// The outcome for a segment that had no final name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recovered {
-    /// It was whole, and only lacked its name.
+    /// The segment was complete, and only lacked its name.
     Named,
-    /// It was cut to its last whole chunk.
+    /// The segment was cut to its last whole chunk.
     Repaired {
         /// Packets that are kept.
         packets: u64,
         /// Bytes that were cut off.
         cut: u64,
     },
-    /// There was no whole chunk in it.
+    /// The segment contained no whole chunk, and was deleted.
     Empty,
-    /// It cannot be read, and was set aside.
+    /// The segment cannot be read, and was set aside.
     SetAside,
-    /// It cannot be finished now, for this reason.
+    /// The segment cannot be finished now, for this reason.
     NotYet(String),
 }
 
@@ -87,7 +87,7 @@ pub(super) fn recover(
         number += 1;
     }
     if number == 0 {
-        // A chunk that is there but not readable is evidence, and not an empty file.
+        // A whole chunk that is not readable is evidence, so the file is not deleted.
         if whole_chunk(&file, at, size)?.is_some() {
             return set_aside(home, name);
         }
@@ -110,7 +110,7 @@ fn set_aside(home: &Home, name: &SegmentName) -> io::Result<Recovered> {
     Ok(Recovered::SetAside)
 }
 
-/// The stored chunk at an offset of a file, if it is wholly there.
+/// Returns the stored chunk at an offset of a file, if the file contains all of it.
 pub(super) fn whole_chunk(file: &File, at: u64, size: u64) -> io::Result<Option<Vec<u8>>> {
     let mut beginning = [0; 64];
     if at + beginning.len() as u64 > size {

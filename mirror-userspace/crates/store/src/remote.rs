@@ -1,6 +1,5 @@
-//! Where copies of segments are besides the store's directory: an object store, S3 or what speaks its
-//! language, or a directory. Objects have the names that the files have, the manifest's included, so the copy
-//! is a store like any other.
+//! Copies of segments outside the store's directory: in an object store (S3 or a compatible one) or in a
+//! directory. The objects have the names of the files, the manifest included, so the copy is itself a store.
 
 use std::future::Future;
 use std::ops::Range;
@@ -26,25 +25,25 @@ use super::directory::Directory;
 use super::manifest::{self, Contents, FILE_NAME};
 use super::names::FileName;
 
-/// A connection comes about within this time.
+/// Timeout for establishing a connection.
 const CONNECT: Duration = Duration::from_secs(5);
-/// A request is answered within this time, with all of its body.
+/// Timeout of a request, including the response's body.
 const ANSWER: Duration = Duration::from_secs(60);
-/// What fails for a moment is tried again so often, and for so long, before it counts as failed.
+/// Maximum number of retries after a temporary failure, and the time limit for them.
 const RETRIES: usize = 3;
 const RETRY: Duration = Duration::from_secs(10);
-/// Requests that are under way at the same time.
+/// Maximum number of requests in flight.
 pub(super) const AT_ONCE: usize = 16;
-/// Bytes that are read at once of an object that is read wholly.
+/// Size in bytes of the ranges in which a whole object is read.
 const PIECE: u64 = 8 << 20;
 
-/// The variables of the environment that name the endpoint.
+/// The environment variables that name the endpoint.
 const ENDPOINT_VARIABLES: [&str; 3] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
 
-/// What is allowed where no place is understood.
+/// The accepted forms of a location, for error messages.
 const ALLOWED: &str = "write s3://BUCKET/PREFIX or file:///DIRECTORY";
 
-/// A place for copies: `s3://BUCKET/PREFIX`, to which `?region=…` and `&endpoint=…` may be added, or
+/// The location of copies: `s3://BUCKET/PREFIX`, with optional `?region=…` and `&endpoint=…`, or
 /// `file:///DIRECTORY`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
@@ -59,15 +58,15 @@ enum Place {
 }
 
 impl Location {
-    /// Whether a text is meant to be a URL, and not a directory's name.
+    /// Returns whether a text is intended as a URL rather than as a directory's name.
     #[must_use]
     pub fn is_meant(text: &str) -> bool {
         text.contains("://")
     }
 
-    /// Whether a line of a manifest is enough to read there. A manifest may be somebody else's: it names no server that
-    /// gets the requests of this user, signed, and no directory of this host. One without an endpoint leaves that to the
-    /// environment, or to AWS.
+    /// Returns whether a user must name the location before it is read. A manifest may be from someone else,
+    /// so it must not choose the server that receives signed requests of this user, nor a directory of this
+    /// host. An S3 location without an endpoint leaves the server to the environment, or to AWS.
     fn needs_naming(&self) -> bool {
         match &self.place {
             Place::S3 { endpoint: Some(endpoint), .. } => {
@@ -78,7 +77,7 @@ impl Location {
         }
     }
 
-    /// Whether this has the endpoint of another place, or is the same directory.
+    /// Returns whether this has the same endpoint as another location, or is the same directory.
     fn is_beside(&self, other: &Self) -> bool {
         match (&self.place, &other.place) {
             (Place::S3 { endpoint: this, .. }, Place::S3 { endpoint: other, .. }) => this == other,
@@ -87,8 +86,8 @@ impl Location {
         }
     }
 
-    /// The place that a manifest says a copy is at, provided that it is one of those that the user `named`, or needs no
-    /// naming.
+    /// Returns the location of a copy from a manifest, provided that it is among those that the user `named`,
+    /// or need not be named.
     pub(super) fn of_manifest(url: &str, named: &[Self]) -> Result<Self, RemoteError> {
         let location: Self = url.parse()?;
         if location.needs_naming() && !named.iter().any(|named| location.is_beside(named)) {
@@ -105,7 +104,7 @@ impl Location {
         Ok(location)
     }
 
-    /// The directory, if it is one.
+    /// Returns the directory, if the location is one.
     #[must_use]
     pub fn directory(&self) -> Option<&std::path::Path> {
         match &self.place {
@@ -126,9 +125,9 @@ impl FromStr for Location {
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let wrong = |what: String| ParseError::new(what, ALLOWED);
-        let url = Url::parse(text).map_err(|_| wrong(format!("`{text}` is no URL")))?;
+        let url = Url::parse(text).map_err(|_| wrong(format!("`{text}` is not a URL")))?;
         if !url.username().is_empty() || url.password().is_some() {
-            // The text is not repeated.
+            // The message does not repeat the text, which contains credentials.
             return Err(ParseError::new(
                 "credentials do not belong in a URL",
                 "they come from the environment or the instance",
@@ -138,9 +137,9 @@ impl FromStr for Location {
             "s3" => {
                 let bucket = url.host_str().filter(|host| !host.is_empty());
                 let bucket = bucket.ok_or_else(|| wrong(format!("`{text}` names no bucket")))?.to_owned();
-                // Bucket and region become part of a server's name.
+                // Bucket and region become part of a host name.
                 if !is_label(&bucket) {
-                    return Err(wrong(format!("`{bucket}` is no name of a bucket")));
+                    return Err(wrong(format!("`{bucket}` is not the name of a bucket")));
                 }
                 let prefix = url.path().trim_matches('/').to_owned();
                 let (mut region, mut endpoint) = (None, None);
@@ -148,7 +147,7 @@ impl FromStr for Location {
                     match &*key {
                         "region" if is_label(&value) => region = Some(value.into_owned()),
                         "region" => {
-                            let what = format!("`{value}` is no region");
+                            let what = format!("`{value}` is not a region");
                             return Err(ParseError::new(what, "write such as region=eu-central-1"));
                         }
                         "endpoint" if value.starts_with("https://") || value.starts_with("http://") => {
@@ -163,7 +162,7 @@ impl FromStr for Location {
                             endpoint = Some(value.into_owned());
                         }
                         "endpoint" => {
-                            let what = format!("`{value}` is no endpoint");
+                            let what = format!("`{value}` is not an endpoint");
                             return Err(ParseError::new(what, "write endpoint=https://HOST:PORT"));
                         }
                         _ => {
@@ -177,7 +176,7 @@ impl FromStr for Location {
             "file" => {
                 let directory = url.to_file_path();
                 Place::Directory(
-                    directory.map_err(|()| wrong(format!("`{text}` is no directory of this host")))?,
+                    directory.map_err(|()| wrong(format!("`{text}` is not a directory of this host")))?,
                 )
             }
             other => return Err(wrong(format!("`{other}:` is no place for a store"))),
@@ -186,12 +185,12 @@ impl FromStr for Location {
     }
 }
 
-/// Whether a text may stand in a server's name.
+/// Returns whether a text may be part of a host name.
 fn is_label(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
 }
 
-/// Whether requests to an endpoint can be read on their way: by HTTP, to another host.
+/// Returns whether requests to an endpoint can be intercepted: they use HTTP to another host.
 fn is_plain(endpoint: &str) -> bool {
     let Ok(url) = Url::parse(endpoint) else { return true };
     let here = match url.host() {
@@ -203,7 +202,7 @@ fn is_plain(endpoint: &str) -> bool {
     url.scheme() != "https" && !here
 }
 
-/// Why a copy cannot be read or written, in one line.
+/// An error of reading or writing a copy, in one line.
 #[derive(Debug, thiserror::Error)]
 #[error("{url}: {what}")]
 pub struct RemoteError {
@@ -218,15 +217,15 @@ impl From<ParseError> for RemoteError {
 }
 
 impl RemoteError {
-    /// That nothing of a store is there.
+    /// Returns the error that the location is not a store.
     fn is_no_store(url: &str) -> Self {
         Self { url: url.to_owned(), what: format!("is no store: it has no {FILE_NAME}") }
     }
 }
 
-/// What an error means to whoever set up the store.
+/// Describes an error for the user who set up the store.
 fn meaning(error: &object_store::Error) -> String {
-    // More than a line would be a document of the server's.
+    // A longer text would be a document that the server sent.
     const MOST: usize = 300;
     let text = one_line(error);
     let said = |marks: &[&str]| marks.iter().any(|mark| text.contains(mark));
@@ -253,19 +252,18 @@ fn meaning(error: &object_store::Error) -> String {
     if what.is_empty() { text.chars().take(MOST).collect() } else { what.to_owned() }
 }
 
-/// A place for copies that can be worked with.
+/// A location of copies that is open.
 #[derive(Clone, Debug)]
 pub(super) struct Remote {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     url: String,
-    /// The directory, if it is one: what is in it is looked at before it is read.
+    /// The directory, if the location is one. Its entries are checked before they are read.
     directory: Option<Arc<Directory>>,
 }
 
 impl Remote {
-    /// Gets ready to work with a place; asks nobody yet. To write to a directory, it is made where it is
-    /// missing.
+    /// Opens a location without sending requests. For writing, creates a directory that is missing.
     pub(super) fn open(location: &Location, write: bool) -> Result<Self, RemoteError> {
         let url = location.to_string();
         let error = |what: String| RemoteError { url: url.clone(), what };
@@ -285,13 +283,13 @@ impl Remote {
                 (Arc::new(store.with_fsync(true)), Path::default())
             }
             Place::S3 { bucket, prefix, region, endpoint } => {
-                // The TLS of all connections. Where somebody has chosen already, that is fine, too.
+                // The TLS provider of all connections. This fails if one is already installed, which is fine.
                 let _ = rustls::crypto::ring::default_provider().install_default();
                 let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
                 if let Some(region) = region {
                     builder = builder.with_region(region);
                 }
-                // What a URL names comes before the environment.
+                // The URL takes precedence over the environment.
                 if let Some(endpoint) = endpoint {
                     builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, endpoint);
                 }
@@ -335,22 +333,22 @@ impl Remote {
         self.prefix.clone().join(name.to_string())
     }
 
-    /// Refuses what is in the place of a file of a directory and is none: a link, a FIFO.
+    /// Refuses an entry of a directory that is not a regular file, such as a link or a FIFO.
     fn check(&self, name: &FileName) -> Result<(), RemoteError> {
         let size = self.directory.as_ref().map(|directory| directory.size(name)).transpose();
         size.map(|_| ()).map_err(|refused| self.wrong(refused.to_string()))
     }
 
-    /// What objects are written with.
+    /// Returns the object store, for writing.
     pub(super) fn store(&self) -> &dyn ObjectStore {
         &*self.store
     }
 
-    /// A whole object of at most so many bytes, if it is there.
+    /// Reads a whole object of at most `most` bytes; returns `None` if it does not exist.
     pub(super) async fn get(&self, name: &FileName, most: u64) -> Result<Option<Bytes>, RemoteError> {
         self.check(name)?;
         let read = async {
-            // Piece by piece: what a server announces is not what it sends.
+            // The body is read piece by piece, since a server may send more than it announced.
             let mut pieces = self.store.get(&self.path(name)).await?.into_stream();
             let mut bytes = Vec::new();
             while let Some(piece) = pieces.try_next().await? {
@@ -385,7 +383,7 @@ impl Remote {
         }
     }
 
-    /// Size of an object, if it is there.
+    /// Returns the size of an object, if it exists.
     async fn size(&self, name: &FileName) -> Result<Option<u64>, RemoteError> {
         self.check(name)?;
         match self.store.head(&self.path(name)).await {
@@ -395,7 +393,7 @@ impl Remote {
         }
     }
 
-    /// What is wrong with an object, if anything is: reads all of it.
+    /// Reads all of an object, and returns what is wrong with it, if anything is.
     pub(super) async fn compare(
         &self,
         name: &FileName,
@@ -419,16 +417,16 @@ impl Remote {
             read(piece.len() as u64);
         }
         let same = hex(&hash.finalize()) == digest;
-        Ok((!same).then(|| "was altered: its digest is not what the manifest says".to_owned()))
+        Ok((!same).then(|| "was altered: its digest differs from the one in the manifest".to_owned()))
     }
 
-    /// Names of the objects that are there.
+    /// Returns the names of the objects at the location.
     async fn list(&self) -> Result<Vec<String>, RemoteError> {
         let mut names = Vec::new();
         let mut found = self.store.list(Some(&self.prefix));
         while let Some(object) = found.next().await {
             let object = object.map_err(|error| self.wrong(format!("list: {}", meaning(&error))))?;
-            // What is in directories below is not the store's.
+            // Objects in subdirectories are not the store's.
             let mut parts = object.location.prefix_match(&self.prefix).into_iter().flatten();
             if let (Some(name), None) = (parts.next(), parts.next()) {
                 names.push(name.as_ref().to_owned());
@@ -438,7 +436,7 @@ impl Remote {
     }
 }
 
-/// A copy of a store, read by a thread that waits for it.
+/// A copy of a store, read synchronously by the calling thread.
 #[derive(Debug)]
 pub struct RemoteReader {
     remote: Remote,
@@ -446,7 +444,7 @@ pub struct RemoteReader {
 }
 
 impl RemoteReader {
-    /// Gets ready to read; asks nobody yet.
+    /// Opens a copy for reading, without sending requests.
     pub fn open(location: &Location) -> Result<Self, RemoteError> {
         Self::of(Remote::open(location, false)?)
     }
@@ -457,14 +455,14 @@ impl RemoteReader {
         Ok(Self { runtime: runtime.map_err(error)?, remote })
     }
 
-    /// The manifest.
+    /// Reads the manifest.
     pub fn manifest(&self) -> Result<Contents, RemoteError> {
         let bytes = self.runtime.block_on(self.remote.get(&FileName::Manifest, manifest::LONGEST))?;
         let bytes = bytes.ok_or_else(|| RemoteError::is_no_store(&self.remote.url))?;
         Ok(Contents::parse(&bytes))
     }
 
-    /// That an object is not there which should be.
+    /// Returns the error that an object is missing.
     pub(super) fn missing(&self, name: &FileName) -> RemoteError {
         self.remote.wrong(format!("{name} is missing"))
     }
@@ -473,12 +471,13 @@ impl RemoteReader {
         self.remote.url()
     }
 
-    /// Whole objects of at most so many bytes, several at the same time; `None` for those that are not there.
+    /// Reads whole objects of at most `most` bytes, several at the same time; returns `None` for those that
+    /// do not exist.
     pub(super) fn get_all(&self, names: &[FileName], most: u64) -> Result<Vec<Option<Bytes>>, RemoteError> {
         self.at_once(names.iter().map(|name| self.remote.get(name, most)))
     }
 
-    /// Parts of objects, several at the same time.
+    /// Reads ranges of objects, several at the same time.
     pub(super) fn ranges<'n>(
         &self,
         wanted: impl Iterator<Item = (&'n FileName, Range<u64>)>,
@@ -493,7 +492,7 @@ impl RemoteReader {
         self.runtime.block_on(stream::iter(requests).buffered(AT_ONCE).try_collect())
     }
 
-    /// See [`Remote::compare`].
+    /// Compares an object, see [`Remote::compare`].
     pub(super) fn compare(
         &self,
         name: &FileName,
@@ -504,7 +503,7 @@ impl RemoteReader {
         self.runtime.block_on(self.remote.compare(name, size, digest, read))
     }
 
-    /// Names of the objects that are there.
+    /// Returns the names of the objects at the location.
     pub(super) fn list(&self) -> Result<Vec<String>, RemoteError> {
         self.runtime.block_on(self.remote.list())
     }
@@ -531,18 +530,18 @@ mod tests {
         );
         assert_eq!(place("file:///data/copy"), Ok(Place::Directory("/data/copy".into())));
         for (text, expected) in [
-            ("packets", "is no URL"),
+            ("packets", "is not a URL"),
             ("gs://packets", "`gs:` is no place for a store"),
             ("s3://", "names no bucket"),
             ("s3://me:secret@packets/a", "credentials do not belong in a URL"),
             ("s3://packets/a?secret=1", "`secret` is not known"),
-            ("s3://packets?endpoint=minio", "is no endpoint"),
+            ("s3://packets?endpoint=minio", "is not an endpoint"),
             ("s3://packets?endpoint=http://minio.example:9000", "is not encrypted"),
             ("s3://packets?endpoint=http://127.0.0.1.example:9000", "is not encrypted"),
             ("s3://packets?endpoint=http://me@10.0.0.1", "is not encrypted"),
-            ("s3://packets?region=x.example/%23", "is no region"),
-            ("s3://a%2fb/c", "is no name of a bucket"),
-            ("file://host/data", "is no directory of this host"),
+            ("s3://packets?region=x.example/%23", "is not a region"),
+            ("s3://a%2fb/c", "is not the name of a bucket"),
+            ("file://host/data", "is not a directory of this host"),
         ] {
             let error = text.parse::<Location>().unwrap_err().to_string();
             assert!(error.contains(expected) && !error.contains("me:secret"), "{text}: {error}");

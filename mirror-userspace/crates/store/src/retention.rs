@@ -1,5 +1,6 @@
-//! What goes when there is too much, or it is too old: whole segments, the oldest first, but none that is
-//! held, none that is to be uploaded first, and none that the manifest does not know.
+//! Retention: deletes whole segments, the oldest first, when the store is too large or they are too old.
+//! Segments that are held, that have yet to be uploaded, or that the manifest does not list are never
+//! deleted.
 
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
@@ -9,27 +10,27 @@ use super::hold::Hold;
 use super::manifest::Segment;
 use super::names::SegmentName;
 
-/// How long and how much is kept.
+/// The limits beyond which segments are deleted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// Bytes of all segments and indexes together.
+    /// Maximum size of all segments and indexes together, in bytes.
     pub max_size: Option<u64>,
     /// Bytes that stay free on the file system.
     pub min_free: Option<u64>,
-    /// Age of the latest packet of a segment.
+    /// Maximum age of the latest packet of a segment.
     pub max_age: Option<Duration>,
-    /// Other ages for some VNIs. A segment goes when that of each VNI in it is over.
+    /// Maximum ages of some VNIs. A segment is deleted when the age of each VNI in it has expired.
     pub ages: Vec<(Vec<RangeInclusive<u32>>, Duration)>,
 }
 
-/// What is to be done.
+/// The segments to delete, and those that stay for now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// Files of segments to delete, and why.
+    /// Files of segments to delete, with the reason.
     pub(super) delete: Vec<(SegmentName, String)>,
-    /// Segments that would go if they were not held.
+    /// Segments that would be deleted if they were not held.
     pub(super) held: usize,
-    /// Segments that would go if they were uploaded.
+    /// Segments that would be deleted if they were uploaded.
     pub(super) waiting: usize,
 }
 
@@ -39,7 +40,7 @@ impl Retention {
         own.map(|(_, age)| *age).or(self.max_age)
     }
 
-    /// Whether the age of all that is in a segment is over.
+    /// Returns whether the age of all packets in a segment has expired.
     fn is_over(&self, segment: &Segment, now: u64) -> bool {
         let over = |limit: Option<Duration>| {
             limit.is_some_and(|limit| u128::from(now.saturating_sub(segment.last)) > limit.as_nanos())
@@ -51,8 +52,8 @@ impl Retention {
         }
     }
 
-    /// Chooses what goes at the time `now`, when `free` bytes are free and `unfinished` bytes are in segments
-    /// that are left over. Where segments are uploaded, only those go that were.
+    /// Plans the deletions at the time `now`, when `free` bytes are free and leftover segments take
+    /// `unfinished` bytes. With `uploaded`, only segments in that set are deleted.
     pub(super) fn plan(
         &self,
         segments: &[Segment],
@@ -64,7 +65,7 @@ impl Retention {
         let mut plan = Plan::default();
         let mut oldest: Vec<&Segment> = segments.iter().collect();
         oldest.sort_by_key(|segment| segment.last);
-        // What a manifest says may add up to more than there are bytes.
+        // The sizes in a manifest may add up to more than 64 bits.
         let stored = segments.iter().map(|segment| u128::from(segment.stored()));
         let mut total = stored.sum::<u128>() + u128::from(unfinished);
         let mut free = free;

@@ -1,75 +1,76 @@
-//! The latest packets of flows that have raised no alert so far, in memory: what came before an alert is kept
-//! from here.
+//! The latest packets, in memory, of flows that have raised no alert so far. When a flow raises an alert, its
+//! earlier packets are kept from here.
 //!
-//! A ring of bytes with the frames, one of what is known of each, and one of links: a frame has a link for
-//! each of its flows (it has several where it is a tunnel's), and each link knows the one before it of the same
-//! flow. So a packet costs a copy and some words, and finding those of a flow takes as many steps as it has
-//! packets here. All memory is taken and touched at the start. The oldest make room.
+//! Three rings: one of the frames' bytes, one of entries that describe the frames, and one of links. A frame
+//! has a link for each of its flows (several, if it is a tunnel's), and each link refers to the preceding one
+//! of the same flow. So adding a packet costs a copy and a few words, and finding a flow's packets takes as
+//! many steps as it has packets here. All memory is allocated and touched at the start. The oldest frames
+//! make room for new ones.
 
 use mirror_packet::FrameInfo;
 use mirror_xdp_common::Address;
 
 use super::chunk::{FLOWS_A_FRAME, FlowRef};
 
-/// Links of one frame: its flows, and what it is found by else.
+/// Maximum number of links of one frame: those of its flows, and the one by which it is found otherwise.
 pub(super) const LINKS_A_FRAME: usize = FLOWS_A_FRAME + 1;
-/// Bytes of the whole ring for which there is a frame: the bytes of small frames run out later than this.
+/// Bytes of the ring per entry. With small frames, the entries run out before the bytes do.
 const BYTES_A_FRAME: usize = 640;
 
-/// The place of a link, counted up for ever; 0 is none.
+/// The number of a link, which only ever increases; 0 is none.
 pub(super) type LinkNumber = u64;
 
-/// What is known of a frame.
+/// The entry of a frame.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     info: FrameInfo,
-    /// Where its bytes are.
+    /// Offset of the frame's bytes.
     start: u32,
     len: u32,
-    /// The first of its links, and how many there are.
+    /// The frame's first link, and the number of its links.
     link: LinkNumber,
     links: u8,
-    /// It has gone to the store.
+    /// The frame was handed to the store.
     gone: bool,
 }
 
-/// That a frame is one of a flow's.
+/// The link of a frame to one of its flows.
 #[derive(Clone, Copy, Debug)]
 struct Link {
-    /// The frame's number.
+    /// Number of the frame's entry.
     entry: u64,
     before: LinkNumber,
     flow: FlowRef,
 }
 
-/// A frame that is taken out.
+/// A frame that was taken out.
 pub(super) struct Taken<'r> {
     pub(super) info: FrameInfo,
     pub(super) frame: &'r [u8],
     pub(super) flows: [Option<FlowRef>; LINKS_A_FRAME],
 }
 
-/// See the module.
+/// The three rings, see the module.
 #[derive(Debug)]
 pub(super) struct Ring {
     bytes: Vec<u8>,
     entries: Vec<Entry>,
     links: Vec<Link>,
-    /// Numbers of the oldest and of the next, counted up for ever.
+    /// Numbers of the oldest entry and of the next; they only ever increase.
     oldest: u64,
     next: u64,
     oldest_link: LinkNumber,
     next_link: LinkNumber,
-    /// Where the next frame goes.
+    /// Offset of the next frame.
     head: usize,
-    /// Frames that made room without an alert.
+    /// Frames that were overwritten without an alert.
     overwritten: u64,
-    /// Memory to put a flow's frames in order in.
+    /// Scratch memory for sorting a flow's frames.
     found: Vec<u64>,
 }
 
 impl Ring {
-    /// A ring that takes about so many bytes of memory, a MiB at least and two GiB at most.
+    /// Creates a ring that takes about `size` bytes of memory, at least one MiB and at most two GiB.
     pub(super) fn new(size: u64) -> Self {
         let size = size.clamp(1 << 20, 2 << 30) as usize;
         let count = size / BYTES_A_FRAME;
@@ -87,7 +88,7 @@ impl Ring {
         let mut found = vec![1; links];
         found.clear();
         Self {
-            // Ones, since the kernel gives zeros without touching the memory.
+            // The kernel provides zeros without touching the memory, so the fill is ones.
             bytes: vec![1; size - known],
             entries: vec![Entry { info, start: 0, len: 0, link: 0, links: 0, gone: false }; count],
             links: vec![Link { entry: 0, before: 0, flow: nothing }; links],
@@ -101,13 +102,13 @@ impl Ring {
         }
     }
 
-    /// Frames that were not kept: they made room for others, or nothing came any more.
+    /// Returns the number of frames that were not kept: they made room for others, or nothing more came.
     pub(super) const fn overwritten(&self) -> u64 {
         self.overwritten
     }
 
-    /// Adds a frame of these flows. `latest` is told each flow's latest link, this frame's, and answers with
-    /// the one before. `other` is what the frame is found by besides.
+    /// Adds a frame of these flows. `latest` receives the flow's index and its new latest link, that of this
+    /// frame, and returns the previous one. `other` is the reference by which the frame is found otherwise.
     pub(super) fn push(
         &mut self,
         info: &FrameInfo,
@@ -119,7 +120,7 @@ impl Ring {
         self.make_room(frame.len());
         let start = self.head;
         let Some(place) = self.bytes.get_mut(start..start + frame.len()) else {
-            // None is longer than the ring.
+            // No frame is longer than the ring.
             self.overwritten += 1;
             return;
         };
@@ -140,8 +141,8 @@ impl Ring {
         self.next += 1;
     }
 
-    /// Looks for the frames of a flow of which these are the latest links, the earliest first. They are taken
-    /// by [`Ring::take`], by their places from 0 on; says how many there are.
+    /// Finds the frames of a flow with these latest links, the earliest first, and returns their number.
+    /// [`Ring::take`] takes them by their positions from 0 on.
     pub(super) fn find(&mut self, latest: [LinkNumber; 2]) -> usize {
         self.found.clear();
         for mut number in latest {
@@ -156,7 +157,7 @@ impl Ring {
         self.found.len()
     }
 
-    /// Takes out a frame that was found; `None` where it was taken before.
+    /// Takes out a frame that was found; returns `None` if it was already taken.
     pub(super) fn take(&mut self, place: usize) -> Option<Taken<'_>> {
         let number = *self.found.get(place)?;
         let at = number as usize % self.entries.len();
@@ -173,7 +174,7 @@ impl Ring {
         Some(Taken { info, frame, flows })
     }
 
-    /// Forgets all that is left.
+    /// Drops all frames that are left.
     pub(super) fn clear(&mut self) {
         while self.drop_oldest() {}
     }
@@ -184,10 +185,10 @@ impl Ring {
         self.next_link += 1;
     }
 
-    /// Makes room for a frame of this length, whose place begins at the head then.
+    /// Makes room for a frame of this length, which then begins at the head.
     fn make_room(&mut self, len: usize) {
         if self.head + len > self.bytes.len() {
-            // It goes to the beginning, and what lies behind the head is the oldest there is.
+            // The frame goes to the beginning. The frames behind the head are the oldest.
             while self.oldest_lies_within(self.head, usize::MAX) && self.drop_oldest() {}
             self.head = 0;
         }
@@ -199,13 +200,13 @@ impl Ring {
         while is_full(self) && self.drop_oldest() {}
     }
 
-    /// Whether the oldest frame begins within these places. In front of the head lies what is newer.
+    /// Returns whether the oldest frame begins within this range. The frames in front of the head are newer.
     fn oldest_lies_within(&self, from: usize, to: usize) -> bool {
         let entry = self.entries[self.oldest as usize % self.entries.len()];
         self.oldest < self.next && (from..to).contains(&(entry.start as usize))
     }
 
-    /// Forgets the oldest frame; `false` where there is none.
+    /// Drops the oldest frame; returns `false` if there is none.
     fn drop_oldest(&mut self) -> bool {
         if self.oldest == self.next {
             return false;
@@ -244,8 +245,8 @@ mod tests {
     const FLOWS: usize = 5;
 
     proptest! {
-        /// Whatever is pushed and taken: of each flow come the frames that a plain list of all of them has, as
-        /// far as they are still there, the oldest being those that are not.
+        /// Compares the ring with plain lists: for each flow it returns the list's frames, in order, except
+        /// for the oldest ones that were overwritten.
         #[test]
         fn what_is_still_there_of_a_flow_is_the_latest_of_it_in_order(
             steps in prop::collection::vec((0..FLOWS, 0_usize..60_000, 0..FLOWS, 0_u8..8), 1..300)

@@ -1,8 +1,8 @@
-//! Compression and encryption of segments: both chunk by chunk, so that each can be read alone.
+//! Compression and encryption of segments, both chunk by chunk, so that each chunk can be read alone.
 //!
-//! A chunk that is compressed, encrypted or both has a header in front, and is filled up behind, so that
-//! direct I/O takes it. To zstd both are skippable frames (RFC 8878, section 3.1.2): a compressed segment is
-//! a file that `zstd -d` and whatever reads `.pcapng.zst` can read.
+//! A chunk that is compressed, encrypted or both has a header in front and padding behind, to the alignment
+//! of direct I/O. To zstd, header and padding are skippable frames (RFC 8878, section 3.1.2), so `zstd -d`
+//! and every program that reads `.pcapng.zst` can read a compressed segment.
 //!
 //! ```text
 //! magic 0x184d2a5d, u32 56      zstd: skip 56 bytes
@@ -12,9 +12,9 @@
 //! tag 16 bytes, 0 × 16          of AES-GCM
 //! ```
 //!
-//! An encrypted segment begins with a header of its own, and so does its index: a data key that was made for
-//! it, encrypted with the key of the key file. The nonces of AES-256-GCM are the chunks' numbers, which no
-//! two chunks of a data key share; the index has the highest.
+//! An encrypted segment begins with a key header, and so does its index: a data key generated for the
+//! segment, encrypted with the key of the key file. The nonces of AES-256-GCM are the chunks' numbers, which
+//! are unique for a data key; the index uses the highest number.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,36 +32,36 @@ use super::pcapng::{self, u32_at};
 
 /// Bytes of the header in front of a chunk.
 const HEADER: usize = 64;
-/// zstd's mark of frames to skip, one of sixteen.
+/// Magic number of a skippable frame of zstd, one of sixteen.
 const SKIPPABLE: u32 = 0x184d_2a5d;
 const MAGIC: &[u8; 4] = b"MXC1";
 const COMPRESSED: u32 = 1;
 const ENCRYPTED: u32 = 2;
-/// What an encrypted segment, and its index, begin with: this, nonce, wrapped key, tag.
+/// Magic number of the key header of a segment or an index. Nonce, encrypted key and tag follow it.
 const KEY_MAGIC: &[u8; 8] = b"MXKEY001";
 const KEY: usize = 32;
 const NONCE: usize = 12;
 const TAG: usize = 16;
 const KEY_HEADER: usize = KEY_MAGIC.len() + NONCE + KEY + TAG;
-/// The number that stands for the index.
+/// The number from which the nonce of the index is made.
 const INDEX_NUMBER: u32 = u32::MAX;
 
-/// Why a key file is not taken.
+/// An error of a key file.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// It cannot be read, or others can.
+    /// The file cannot be read, or others can read it.
     #[error("the store's key")]
     File(#[from] SecretError),
-    /// It has no key in it.
+    /// The file contains no key.
     #[error("{} has no key: 32 bytes, or 64 hexadecimal digits; make one with `openssl rand -hex 32`", .0.display())]
     NoKey(PathBuf),
 }
 
-/// The key that segments' keys are encrypted with.
+/// The key that encrypts the segments' data keys.
 #[derive(Clone, Debug)]
 pub struct StoreKey(Arc<Cipher>);
 
-/// A cipher with its key, which is not shown.
+/// A cipher with its key, which its debug output omits.
 struct Cipher(Aes256Gcm);
 
 impl std::fmt::Debug for Cipher {
@@ -93,7 +93,7 @@ impl StoreKey {
         Some(Self(Arc::new(Cipher::new(&key?)?)))
     }
 
-    /// Makes a data key: its cipher, and itself encrypted.
+    /// Generates a data key. Returns its cipher, and a header with the encrypted key.
     fn make(&self) -> io::Result<(Cipher, [u8; KEY_HEADER])> {
         let mut random = [0; KEY + NONCE];
         fill_randomly(&mut random)?;
@@ -112,7 +112,7 @@ impl StoreKey {
         Ok((cipher, header))
     }
 
-    /// The cipher of the data key in a header.
+    /// Returns the cipher of the data key in a header.
     fn open(&self, header: &[u8]) -> Option<Cipher> {
         let header = header.get(..KEY_HEADER).filter(|header| header.starts_with(KEY_MAGIC))?;
         let mut key: [u8; KEY] = header[20..52].try_into().ok()?;
@@ -122,7 +122,7 @@ impl StoreKey {
     }
 }
 
-/// Fills bytes with the kernel's random numbers, by a system call: the thread that asks can open no device.
+/// Fills a buffer with random bytes by `getrandom(2)`, since the calling thread cannot open devices.
 fn fill_randomly(mut bytes: &mut [u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match getrandom(&mut *bytes, GetRandomFlags::empty()) {
@@ -134,15 +134,15 @@ fn fill_randomly(mut bytes: &mut [u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// How chunks are stored.
+/// Compression and encryption of chunks.
 pub(super) struct Sealing {
     compressor: Option<zstd::bulk::Compressor<'static>>,
     key: Option<StoreKey>,
-    /// Where a chunk is put together; it changes places with the chunk's.
+    /// A buffer in which a chunk is assembled; it is swapped with the chunk's.
     spare: Buffer,
 }
 
-/// What there is of this for a segment.
+/// The encryption state of a segment.
 #[derive(Debug)]
 pub(super) struct SegmentSeal {
     cipher: Option<Cipher>,
@@ -155,13 +155,13 @@ impl Sealing {
         let compressor = level.map(zstd::bulk::Compressor::new).transpose()?;
         let spare = if compressor.is_some() || key.is_some() { super::chunk::MEMORY } else { 0 };
         if let Some(key) = &key {
-            // What cannot be made later cannot be made now.
+            // Fail now rather than at the first segment.
             key.make()?;
         }
         Ok(Self { compressor, key, spare: Buffer::new(spare) })
     }
 
-    /// What the names of segments end with.
+    /// Returns the extension of the segments' names.
     pub(super) const fn extension(&self) -> &'static str {
         match (&self.compressor, &self.key) {
             (None, None) => ".pcapng",
@@ -170,7 +170,7 @@ impl Sealing {
         }
     }
 
-    /// Begins a segment; what is returned besides stands at its beginning.
+    /// Begins a segment. Also returns the bytes with which the segment begins.
     pub(super) fn begin(&self) -> io::Result<(SegmentSeal, Vec<u8>)> {
         let made = self.key.as_ref().map(StoreKey::make).transpose()?;
         let (cipher, key_header) = made.unzip();
@@ -182,7 +182,7 @@ impl Sealing {
         Ok((SegmentSeal { cipher, key_header, number: 0 }, header))
     }
 
-    /// Makes of a section what is stored of it.
+    /// Replaces a section by its stored form.
     pub(super) fn seal(&mut self, segment: &mut SegmentSeal, section: &mut Buffer) {
         if self.compressor.is_none() && self.key.is_none() {
             return;
@@ -199,7 +199,7 @@ impl Sealing {
                 spare.truncate(HEADER + len);
                 flags |= COMPRESSED;
             } else {
-                // It does not get smaller: then it is stored as it is.
+                // Compression failed, as the section does not get smaller. It is stored uncompressed.
                 spare.truncate(HEADER);
             }
         }
@@ -212,12 +212,12 @@ impl Sealing {
             let stored = &mut spare.as_mut_slice()[HEADER..];
             match cipher.0.encrypt_in_place_detached(&nonce(segment.number), &[], stored) {
                 Ok(made) => tag = made,
-                // That is for more than 64 GiB.
+                // Encryption fails only beyond 64 GiB.
                 Err(_) => stored.fill(0),
             }
         }
         let stored = spare.len() - HEADER;
-        // A frame to skip has eight bytes at least.
+        // A skippable frame has at least eight bytes.
         let total = (spare.len() + 8).next_multiple_of(ALIGNMENT);
         let fill = total - spare.len();
         spare.push(&SKIPPABLE.to_le_bytes());
@@ -244,12 +244,12 @@ impl Sealing {
 }
 
 impl SegmentSeal {
-    /// That of a segment without encryption.
+    /// Returns the seal of a segment without encryption.
     pub(super) const fn none() -> Self {
         Self { cipher: None, key_header: None, number: 0 }
     }
 
-    /// Makes of an index what is stored of it.
+    /// Returns the stored form of an index.
     pub(super) fn seal_index(&self, mut index: Vec<u8>) -> Vec<u8> {
         let (Some(cipher), Some(header)) = (&self.cipher, &self.key_header) else { return index };
         let Ok(tag) = cipher.0.encrypt_in_place_detached(&nonce(INDEX_NUMBER), &[], &mut index) else {
@@ -258,7 +258,7 @@ impl SegmentSeal {
         [&header[..], &tag, &index].concat()
     }
 
-    /// The seal of the segment that begins so, to read it or to end it.
+    /// Returns the seal of the segment with this beginning, for reading it or its recovery.
     pub(super) fn of_segment(beginning: &[u8], key: Option<&StoreKey>) -> Result<Self, Unreadable> {
         if !beginning.starts_with(KEY_MAGIC) {
             return Ok(Self::none());
@@ -268,12 +268,12 @@ impl SegmentSeal {
         Ok(Self { cipher: Some(cipher), key_header: Some(header), number: 0 })
     }
 
-    /// Where the first chunk is.
+    /// Returns the offset of the first chunk.
     pub(super) const fn first_chunk(&self) -> u64 {
         if self.cipher.is_some() { ALIGNMENT as u64 } else { 0 }
     }
 
-    /// Makes of a stored chunk its section.
+    /// Returns the section of a stored chunk.
     pub(super) fn open(&self, stored: &[u8]) -> Result<Vec<u8>, Unreadable> {
         if pcapng::section_len(stored).is_some() {
             return Ok(stored.to_vec());
@@ -305,7 +305,7 @@ impl SegmentSeal {
     }
 }
 
-/// Makes of a stored index the index.
+/// Returns the index, decrypted if its stored form is encrypted.
 pub(super) fn open_index(mut stored: Vec<u8>, key: Option<&StoreKey>) -> Result<Vec<u8>, Unreadable> {
     let seal = SegmentSeal::of_segment(&stored, key)?;
     let Some(cipher) = seal.cipher else { return Ok(stored) };
@@ -318,7 +318,8 @@ pub(super) fn open_index(mut stored: Vec<u8>, key: Option<&StoreKey>) -> Result<
     Ok(content)
 }
 
-/// Bytes of the chunk that begins so, up to the next; `None` where none begins.
+/// Returns the length in bytes of the chunk with this beginning, padding included, or `None` if no chunk
+/// begins here.
 pub(super) fn chunk_len(beginning: &[u8]) -> Option<u64> {
     let len = match pcapng::section_len(beginning) {
         Some(len) => len,
@@ -328,17 +329,17 @@ pub(super) fn chunk_len(beginning: &[u8]) -> Option<u64> {
     (len > 0 && len <= super::chunk::MEMORY as u64 && len % ALIGNMENT as u64 == 0).then_some(len)
 }
 
-/// Why a segment cannot be read.
+/// The reason why a segment cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    /// It is encrypted.
+    /// The segment is encrypted, and there is no key.
     #[error("is encrypted; name its key file with --key")]
     NoKey,
-    /// It is encrypted, or was altered.
+    /// The segment is encrypted with another key, or was altered.
     #[error("is encrypted with another key")]
     WrongKey,
-    /// It is not what was written.
-    #[error("is damaged; `mirror-xdp verify` says what is wrong")]
+    /// The segment is not as it was written.
+    #[error("is damaged; run `mirror-xdp verify` for details")]
     Damaged,
 }
 

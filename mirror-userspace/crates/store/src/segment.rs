@@ -1,15 +1,15 @@
 //! Segments: how chunks get to the disk.
 //!
 //! Each worker's chunks go through two threads. The sealer ends the chunk's section, decides when a segment
-//! is full, hashes it and keeps its index; the writer writes. So hashing one chunk takes place while another
-//! is being written, and a slow disk holds up nobody: when no empty chunk comes back, the worker counts
-//! frames as lost. `io_uring` would do the same with one thread less, but by unsafe code: of memory that the
-//! kernel writes from, the compiler knows nothing. With writes of a megabyte each, there is nothing else
-//! that it would save.
+//! is full, hashes the segment and builds its index. The writer writes. So one chunk is hashed while another
+//! is being written, and a slow disk never blocks the worker: when no empty chunk comes back, the worker
+//! counts frames as lost. `io_uring` would need one thread less, but unsafe code: the compiler knows nothing
+//! of memory that the kernel reads asynchronously. With writes of a megabyte each, it would save nothing
+//! else.
 //!
-//! A segment is written as `….partial`. When it is full, it is synced, its index written, its line appended
-//! to the manifest, and only then it gets its name. Where any of that fails, writing pauses for a second;
-//! what was written so far is finished by [`super::recovery`].
+//! A segment is written as `….partial`. When it is full, the writer syncs it, writes its index, appends its
+//! line to the manifest, and only then gives it its final name. If any step fails, writing pauses for a
+//! second, and [`super::recovery`] finishes what was written so far.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -31,19 +31,19 @@ use super::names::{FileName, SegmentName};
 use super::seal::{Sealing, SegmentSeal};
 use super::{Counters, Pause, Shared};
 
-/// What was written is synced this often: so much a crash of the machine costs.
+/// Interval between syncs of a segment; a crash of the machine loses at most so much.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
-/// After a failed write, the next is tried after this time.
+/// Time after a failed write before the next is tried.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// When a segment is full.
+/// Size and age at which a segment is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
     pub(super) size: u64,
     pub(super) time: Duration,
 }
 
-/// What the sealer tells the writer.
+/// A message from the sealer to the writer.
 #[derive(Debug)]
 pub(super) enum Job {
     Begin {
@@ -59,14 +59,14 @@ pub(super) enum Job {
         segment: Segment,
         index: Vec<u8>,
     },
-    /// A chunk that there can be no segment for.
+    /// A chunk for which no segment can be opened.
     Lost {
         chunk: Box<Chunk>,
         error: io::Error,
     },
 }
 
-/// A segment as the sealer knows it.
+/// An open segment, on the sealer's side.
 struct Open {
     name: SegmentName,
     began: Instant,
@@ -76,13 +76,13 @@ struct Open {
     seal: SegmentSeal,
 }
 
-/// The sealer's side.
+/// The sealer thread.
 pub(super) struct Sealer {
     pub(super) shared: Arc<Shared>,
     pub(super) limits: Limits,
     pub(super) worker: usize,
     pub(super) sealing: Sealing,
-    /// The latest segment that the writer gave up.
+    /// The number of the latest segment that the writer gave up.
     pub(super) failed: Arc<AtomicU64>,
     pub(super) jobs: SyncSender<Job>,
 }
@@ -156,12 +156,13 @@ impl Sealer {
     }
 
     fn send(&self, job: Job) {
-        // Fails where the writer panicked, which has said so itself; the account shows what is missing.
+        // This fails if the writer panicked, which it has already reported; the account shows the missing
+        // packets.
         let _ = self.jobs.send(job);
     }
 }
 
-/// A segment's line in the manifest.
+/// Returns a segment's line in the manifest.
 pub(super) fn describe(file: SegmentName, size: u64, digest: Sha256, index: &[u8], of: &Builder) -> Segment {
     let segment = Segment {
         file,
@@ -180,30 +181,30 @@ pub(super) fn describe(file: SegmentName, size: u64, digest: Sha256, index: &[u8
     segment.describe(of.summary(), of.vnis(), of.flow_count())
 }
 
-/// A time as it stands in names: to the second, in UTC.
+/// Formats a time for file names: UTC, to the second.
 fn stamp(time: u64) -> Option<String> {
     let format = time::macros::format_description!("[year][month][day]T[hour][minute][second]Z");
     let time = time::OffsetDateTime::from_unix_timestamp((time / 1_000_000_000).cast_signed());
     time.ok()?.format(&format).ok()
 }
 
-/// A file that is being written.
+/// An open segment, on the writer's side.
 struct Partial {
     name: SegmentName,
     home: Arc<Home>,
     file: File,
     len: u64,
     synced: Instant,
-    /// What was counted as kept of what is in it.
+    /// The packets in the file that were counted as kept, and their bytes.
     packets: u64,
     bytes: u64,
 }
 
-/// Why a segment is given up.
+/// The reason for giving up a segment.
 enum Failure {
     /// Writing failed.
     Write(io::Error),
-    /// What was written has no name any more, or the store's directory has not.
+    /// The segment's file has lost its name, or the store's directory has.
     Gone,
 }
 
@@ -213,12 +214,12 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// The writer's side.
+/// The writer thread.
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) counters: Arc<Counters>,
     pub(super) failed: Arc<AtomicU64>,
-    /// Where empty chunks go.
+    /// Returns empty chunks to the worker.
     pub(super) home: SyncSender<Box<Chunk>>,
 }
 
@@ -226,7 +227,7 @@ impl Writer {
     pub(super) fn run(self, jobs: &Receiver<Job>) {
         let mut open: Option<Partial> = None;
         let mut failed: Option<Instant> = None;
-        // Packets of segments that were given up are lost for this reason.
+        // The counter for packets of segments that were given up.
         let mut lost = &self.counters.lost_write;
         loop {
             failed = failed.filter(|failed| failed.elapsed() < RETRY_INTERVAL);
@@ -265,7 +266,7 @@ impl Writer {
         }
     }
 
-    /// Has the worker copy nothing while nothing can be written.
+    /// Pauses the worker, which copies no frames while nothing can be written.
     fn pause(&self, failed: bool) {
         self.counters.set_pause(match self.shared.pause() {
             Pause::No if failed => Pause::Failed,
@@ -275,12 +276,12 @@ impl Writer {
 
     fn give_back(&self, mut chunk: Box<Chunk>) {
         chunk.clear();
-        // Fails where the worker is gone, which needs no chunks any more.
+        // This fails if the worker is gone, which needs no more chunks.
         let _ = self.home.try_send(chunk);
     }
 
-    /// Leaves a segment to be finished by others, if there is anything of it. Returns what the packets that are
-    /// still on their way to it count as.
+    /// Gives up a segment, and leaves what there is of it to the keeper. Returns the counter for the packets
+    /// that are still on their way to the segment.
     fn give_up(&self, partial: Option<Partial>, failure: &Failure) -> &AtomicU64 {
         if let Failure::Write(error) = failure {
             self.shared.failed(error);
@@ -317,7 +318,7 @@ impl Writer {
         let partial =
             open.insert(Partial { name, home, file, len: 0, synced: Instant::now(), packets: 0, bytes: 0 });
         if !header.is_empty() {
-            // As direct I/O wants it.
+            // Direct I/O requires aligned memory.
             let mut aligned = super::buffer::Buffer::new(header.len());
             aligned.push(header);
             partial.write(aligned.as_slice())?;
@@ -334,7 +335,7 @@ impl Writer {
     ) -> Result<(), Failure> {
         let (packets, bytes) = (chunk.summary.packets, chunk.summary.bytes);
         let Some(partial) = open.as_mut().filter(|partial| partial.name.number() == number) else {
-            // The segment failed while this was on its way.
+            // The segment failed while this chunk was on its way.
             lost.fetch_add(packets, Ordering::Relaxed);
             return Ok(());
         };
@@ -366,7 +367,7 @@ impl Writer {
         segment: Segment,
         index: &[u8],
     ) -> Result<(), Failure> {
-        // Without one, the segment has failed.
+        // If no partial matches, the segment has failed.
         let Some(partial) = open.as_ref().filter(|partial| partial.name.number() == number) else {
             return Ok(());
         };
@@ -382,28 +383,28 @@ impl Writer {
 }
 
 impl Partial {
-    /// Whether to go on writing to it makes no sense. Asks the kernel for no more than the file.
+    /// Returns whether further writing is pointless. The only system call is `fstat` on the file.
     fn is_gone(&self) -> bool {
         self.home.is_gone() || self.has_no_name()
     }
 
     fn has_no_name(&self) -> bool {
-        // Not every file system counts names.
+        // Not every file system maintains the link count.
         self.file.metadata().is_ok_and(|found| found.nlink() == 0)
             && !self.home.directory.has(&FileName::Partial(self.name.clone()), &self.file)
     }
 
-    /// Whether nobody finds what was written by its name.
+    /// Returns whether the written data can no longer be found by its name.
     fn is_lost(&self) -> bool {
         let directory = &self.home.directory;
         !directory.is_there() || !directory.has(&FileName::Partial(self.name.clone()), &self.file)
     }
 
-    /// Appends bytes; where that fails, none of them are in the file.
+    /// Appends bytes. On an error, the file contains none of them.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut result = self.file.write_all_at(bytes, self.len);
         if result.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL)) {
-            // The file system takes files for direct I/O, but does none.
+            // The file system accepts `O_DIRECT`, but does not support the write.
             fcntl_setfl(&self.file, fcntl_getfl(&self.file)? - OFlags::DIRECT)?;
             result = self.file.write_all_at(bytes, self.len);
         }
@@ -416,15 +417,15 @@ impl Partial {
     }
 }
 
-/// Makes a new file, for direct I/O where the file system knows it.
+/// Creates a new file, for direct I/O where the file system supports it.
 fn create(home: &Home, name: &FileName) -> io::Result<File> {
     let file = home.directory.create(name)?;
-    // Where it knows none, the file is written as any other.
+    // Without support, the file is written through the page cache.
     let _ = fcntl_getfl(&file).and_then(|flags| fcntl_setfl(&file, flags | OFlags::DIRECT));
     Ok(file)
 }
 
-/// Gives a segment that is wholly on the disk its index, its line, and its name.
+/// Completes a segment that is fully on the disk: writes its index, its manifest line and its final name.
 pub(super) fn finish(shared: &Shared, home: &Home, segment: Segment, index: &[u8]) -> io::Result<()> {
     let directory = &home.directory;
     let name = segment.file.clone();

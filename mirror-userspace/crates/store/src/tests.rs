@@ -40,12 +40,12 @@ pub(super) fn session(vni: u32, outer_source: &str) -> MirrorSession {
     MirrorSession::new(Vni::new(vni).unwrap(), address(outer_source), address("10.0.9.5"))
 }
 
-/// What is known of a frame of this VNI, `time` seconds after the epoch.
+/// Returns the `FrameInfo` of this frame, mirrored with this VNI, `time` seconds after the epoch.
 fn info(vni: u32, time: u64, frame: &[u8]) -> FrameInfo {
     FrameInfo::of(frame).at(time * SECOND).hashed(frame, 0).mirrored(session(vni, "10.0.1.17"))
 }
 
-/// Frame `number` of a conversation: all are different, and 1000 bytes long.
+/// Returns frame `number` of a conversation. All frames are different, and 1000 bytes long.
 fn frame(conversation: u16, number: u32) -> Vec<u8> {
     let flow = Flow::v4(10_000 + conversation, 443);
     let flow = if number.is_multiple_of(2) { flow } else { flow.reversed() };
@@ -54,7 +54,7 @@ fn frame(conversation: u16, number: u32) -> Vec<u8> {
     flow.udp(&payload)
 }
 
-/// Stores frames by as many workers as there are lists of them, and returns what was counted.
+/// Stores frames by as many workers as there are lists of them, and returns the sums of the counters.
 fn store(
     directory: &Path,
     settings: Settings,
@@ -83,7 +83,7 @@ fn store(
     counters
 }
 
-/// Frames of this many conversations, taking turns, one a second from `start` on.
+/// Returns frames of this many conversations, which take turns, one a second from `start` on.
 fn turns(vni: u32, conversations: u16, frames: u32, start: u64) -> Vec<(FrameInfo, Vec<u8>)> {
     (0..frames)
         .map(|number| {
@@ -93,7 +93,7 @@ fn turns(vni: u32, conversations: u16, frames: u32, start: u64) -> Vec<(FrameInf
         .collect()
 }
 
-/// The frames that an extract has, with their times.
+/// Returns the frames of an extract, with their times.
 fn extract(
     directory: &Path,
     key: Option<StoreKey>,
@@ -184,7 +184,7 @@ fn a_segment_that_was_not_finished_is_cut_to_its_last_whole_chunk() {
     for key in [None, Some(key())] {
         let directory = tempfile::tempdir().unwrap();
         store(directory.path(), settings(), key.clone(), &[turns(7, 5, 1500, 0)]);
-        // As a killed writer leaves it: no line, no index, no name, and a torn end.
+        // A killed writer leaves this behind: no line, no index, no name, and a torn end.
         let segment = files(&directory, if key.is_some() { ".enc" } else { ".pcapng" }).remove(0);
         let partial = PathBuf::from(format!("{}.partial", segment.display()));
         fs::rename(&segment, &partial).unwrap();
@@ -229,7 +229,7 @@ fn packets_are_found_before_their_segment_is_finished() {
         .build();
     let frame = frame(1, 1);
     worker.frame(&info(7, 1000, &frame), &frame);
-    // A second later, the chunk goes to the disk as it is.
+    // A second later, the chunk goes to the disk although it is not full.
     worker.tick(1002 * SECOND);
     while worker.recorder().counters().kept == 0 {
         std::thread::yield_now();
@@ -300,7 +300,7 @@ fn a_missing_segment_a_foreign_one_and_a_cut_manifest_are_found() {
     let cut = text.split_inclusive('\n').next().unwrap();
     fs::write(&manifest, cut).unwrap();
     let report = verify(directory.path(), Some(&head), |_, _| {}).unwrap();
-    assert!(report.findings.iter().any(|finding| finding.what.starts_with("has no line of digest")));
+    assert!(report.findings.iter().any(|finding| finding.what.starts_with("has no line with the digest")));
 }
 
 #[test]
@@ -326,7 +326,7 @@ fn policies_keep_what_they_say_and_count_the_rest() {
     assert_eq!(keep(Policy { vnis: Some(vec![8..=9]), ..Policy::default() }), (20, 20, 1000));
     assert_eq!(keep(Policy { packet: Kept::First(100), ..Policy::default() }), (40, 0, 100));
     assert_eq!(keep(Policy { packet: Kept::Headers, ..Policy::default() }), (40, 0, 42));
-    // Of four flows, two packets each.
+    // Two packets each of four flows.
     assert_eq!(keep(Policy { flow: Some(1001), ..Policy::default() }), (8, 32, 1000));
 }
 
@@ -358,10 +358,10 @@ fn what_retention_deletes_is_told_by_the_manifest_and_held_segments_stay() {
     store(directory.path(), Settings { retention, ..settings() }, None, &[turns(7, 5, 9000, 0)]);
     let report = verify(directory.path(), None, |_, _| {}).unwrap();
     assert!(!report.deleted.is_empty() && report.bytes <= 4 << 20, "{report:?}");
-    // What is strange is named, and neither touched nor taken for a segment.
+    // The foreign entry is reported, and neither touched nor taken for a segment.
     assert_eq!(report.findings.len(), 1, "{report:?}");
     assert!(strange.exists());
-    // The first packets are there still, though they are the oldest.
+    // The first packets are still there, although they are the oldest.
     let (found, _) = extract(directory.path(), None, "udp");
     assert_eq!(found[0].0, 0);
     assert!(found.len() < 9000);

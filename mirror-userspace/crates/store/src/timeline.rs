@@ -1,5 +1,5 @@
-//! The overall timeline of a store: which times have packets, how many, of which VNIs, and where they are
-//! now. It is made of the manifest alone, so it is as quick for a year as for a day.
+//! The timeline of a store: its periods with packets, the number, VNIs and present location of these packets.
+//! It is computed from the manifest alone, so it is as fast for a year as for a day.
 
 use std::collections::BTreeMap;
 
@@ -8,62 +8,62 @@ use serde::Serialize;
 use super::hold::Hold;
 use super::manifest::{Contents, Event, Segment};
 
-/// Where packets are.
+/// The location of packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Whereabouts {
-    /// In the directory, and nowhere else.
+    /// Only in the directory.
     Here,
     /// In the directory, and uploaded.
     HereAndUploaded,
-    /// Uploaded, and deleted from the directory since.
+    /// Uploaded, and since deleted from the directory.
     Uploaded,
     /// Deleted.
     Deleted,
 }
 
-/// A time with packets.
+/// A period with packets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Span {
     /// Time of the earliest packet, in nanoseconds since the epoch.
     pub first: u64,
-    /// Time of the latest.
+    /// Time of the latest packet.
     pub last: u64,
-    /// Where they are.
+    /// Location of the packets.
     pub whereabouts: Whereabouts,
-    /// Retention must not delete them.
+    /// Whether a hold keeps retention from deleting the packets.
     pub held: bool,
-    /// Segments that they are in.
+    /// Segments that contain the packets.
     pub segments: u64,
-    /// Bytes of these and their indexes.
+    /// Bytes of these segments and their indexes.
     pub stored_bytes: u64,
-    /// Packets.
+    /// Number of packets.
     pub packets: u64,
-    /// Bytes of them that are kept.
+    /// Bytes of the packets that are kept.
     pub bytes: u64,
-    /// Flows, counted anew in each segment that they have packets in.
+    /// Number of flows; a flow is counted once for each segment with packets of it.
     pub flows: u64,
     /// VNIs, in ascending order.
     pub vnis: Vec<u32>,
 }
 
-/// A time without any.
+/// A period without packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Gap {
-    /// Time of the packet before.
+    /// Time of the preceding packet.
     pub from: u64,
-    /// Time of the packet after.
+    /// Time of the following packet.
     pub to: u64,
 }
 
-/// A time in which packets were lost: the disk was full or failed, or was too slow.
+/// A period in which packets were lost: the disk was full, failed, or was too slow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Loss {
-    /// From this time on.
+    /// Start of the period, in nanoseconds since the epoch.
     pub from: u64,
-    /// Until this time.
+    /// End of the period.
     pub to: u64,
-    /// How many packets.
+    /// Number of lost packets.
     pub packets: u64,
 }
 
@@ -72,32 +72,32 @@ pub struct Loss {
 pub struct Vni {
     /// The VNI.
     pub vni: u32,
-    /// Time of the earliest packet of the segments that it has packets in.
+    /// Time of the earliest packet in the segments that contain packets of this VNI.
     pub first: u64,
-    /// Time of the latest.
+    /// Time of the latest packet in these segments.
     pub last: u64,
-    /// How many segments these are.
+    /// Number of these segments.
     pub segments: u64,
 }
 
-/// What there is, in the order of time.
+/// The timeline of a store, in the order of time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Timeline {
-    /// Times with packets.
+    /// Periods with packets.
     pub spans: Vec<Span>,
-    /// Times without.
+    /// Periods without packets.
     pub gaps: Vec<Gap>,
-    /// Times in which packets were lost.
+    /// Periods in which packets were lost.
     pub losses: Vec<Loss>,
     /// VNIs with packets that are not deleted everywhere.
     pub vnis: Vec<Vni>,
-    /// Lines of the manifest that are not as they were written: there may be more than is told.
+    /// Number of invalid lines in the manifest. If it is not 0, the timeline may be incomplete.
     pub wrong_lines: usize,
 }
 
 impl Timeline {
-    /// Makes the timeline. Where for `gap` nanoseconds there are no packets, nothing was kept; times are also
-    /// parted at multiples of `every` nanoseconds.
+    /// Computes the timeline. A period of more than `gap` nanoseconds without packets is a gap. Spans are
+    /// also split at multiples of `every` nanoseconds.
     #[must_use]
     pub fn new(contents: &Contents, holds: &[Hold], gap: u64, every: Option<u64>) -> Self {
         let (deleted, uploaded) = (contents.deleted(), contents.uploaded());
@@ -167,7 +167,7 @@ impl Span {
     fn add(&mut self, segment: &Segment) {
         self.last = self.last.max(segment.last);
         self.segments += 1;
-        // What a manifest from elsewhere says may add up to anything.
+        // The sizes in a manifest from elsewhere may add up to anything.
         self.stored_bytes = self.stored_bytes.saturating_add(segment.stored());
         self.packets = self.packets.saturating_add(segment.packets);
         self.bytes = self.bytes.saturating_add(segment.bytes);
@@ -189,12 +189,12 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
     const MINUTE: u64 = 60 * SECOND;
 
-    /// The name of the segment that is called by this letter here.
+    /// Returns the name of the segment that this letter denotes here.
     fn name(letter: &str) -> SegmentName {
         SegmentName::new(letter.as_bytes()[0].into(), 0, None, ".pcapng").unwrap()
     }
 
-    /// A segment of ten packets, with packets of these seconds.
+    /// Returns a segment of ten packets, with packets of these seconds.
     fn segment(file: &str, seconds: std::ops::RangeInclusive<u64>, vnis: &[u32]) -> Event {
         Event::Segment(Segment {
             file: name(file),
@@ -232,7 +232,7 @@ mod tests {
         let contents = contents([
             segment("a", 0..=100, &[7]),
             segment("b", 100..=200, &[8, 7]),
-            // Of another worker, written late.
+            // A segment of another worker, written late.
             segment("c", 50..=150, &[9]),
             segment("d", 210..=300, &[7]),
             segment("e", 400..=500, &[7]),

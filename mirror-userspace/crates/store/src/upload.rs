@@ -1,13 +1,13 @@
-//! Uploading: finished segments go to an object store, their indexes and the manifest with them.
+//! Uploads finished segments to an object store, with their indexes and the manifest.
 //!
-//! One thread at a low priority does that, a segment after the other, the oldest first. What it sends is
-//! hashed on the way and held against the manifest; what has arrived is read back and held against it, too.
-//! Only then the manifest gets a line that says so, by which the next start knows, and without which retention
-//! deletes nothing. The manifest itself is uploaded before and after: so what is there is always named by the
-//! manifest that is there, and what that calls uploaded is there.
+//! A single thread with low priority uploads the segments one after the other, the oldest first. It hashes
+//! each file while sending it, reads the object back, and compares both digests with the manifest. Only then
+//! does it append a line to the manifest that records the upload. The next start relies on this line, and
+//! retention deletes no segment without it. The manifest itself is uploaded before and after the segments, so
+//! the manifest there lists everything that is there, and everything that it lists as uploaded is there.
 //!
-//! No object appears before it is whole: small ones are put at once, large ones in parts that the last
-//! request makes an object of. Where that is interrupted, it begins anew.
+//! No object appears before it is complete: small files are sent by a single request, large ones as a
+//! multipart upload, which becomes an object with its last request. An interrupted upload starts anew.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -39,51 +39,51 @@ use super::manifest::{self, Contents, Event, Manifest, Segment};
 use super::names::{FileName, SegmentName};
 use super::remote::{Location, Remote, RemoteError};
 
-/// How much less than others the thread is entitled to CPU time, in steps of `nice`.
+/// Increment of the thread's nice value.
 const NICE: i32 = 10;
-/// Looks for new segments this often.
+/// Interval of the search for new segments.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// After a failure, the next try is made after this time, then after twice of it, and so on.
+/// Delay before the first retry after a failure. It doubles with each further failure, up to `MOST_DELAY`.
 const FIRST_DELAY: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 1000 });
 const MOST_DELAY: Duration = Duration::from_millis(if cfg!(test) { 10 } else { 60_000 });
-/// A segment that cannot be read here is tried again after this time; others go on.
+/// Delay before an unreadable segment is tried again; other segments are uploaded in the meantime.
 const UNREADABLE_DELAY: Duration = Duration::from_secs(60);
-/// While there is much to upload, the manifest goes in between, this often.
+/// Maximum interval between uploads of the manifest while many segments wait.
 const MANIFEST_INTERVAL: Duration = Duration::from_secs(10);
-/// When the capture ends, what is left has this much time; the next start does the rest.
+/// Time for the uploads that remain when the capture ends; the next start does the rest.
 const GRACE: Duration = Duration::from_secs(3);
-/// An upload in parts that is given up is told so within this time.
+/// Timeout of a request that aborts a multipart upload or deletes an object.
 const ABORT: Duration = Duration::from_secs(1);
-/// Bytes of a part; larger objects are sent in parts. S3 takes 10,000 of them, of 5 MiB at least.
+/// Size of a part in bytes; larger files are sent in parts. S3 accepts 10,000 parts of at least 5 MiB each.
 const PART: u64 = if cfg!(test) { 1 << 19 } else { 8 << 20 };
 const MOST_PARTS: u64 = 9000;
-/// Parts that are on their way at the same time.
+/// Maximum number of parts in flight.
 const PARTS_AT_ONCE: usize = 4;
-/// Files with what credentials are asked for with.
+/// Variables that name the files with tokens for obtaining credentials.
 const TOKEN_FILES: [&str; 2] = ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"];
 
-/// What was uploaded, and what was not yet.
+/// The state of the upload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct UploadCounters {
-    /// URL of the place.
+    /// URL of the destination.
     pub to: String,
-    /// Segments that were uploaded, and compared there.
+    /// Segments that were uploaded and verified there.
     pub segments: u64,
-    /// Bytes of them and their indexes.
+    /// Bytes of these segments and their indexes.
     pub bytes: u64,
-    /// Tries that failed.
+    /// Failed attempts.
     pub failures: u64,
-    /// The last try failed.
+    /// The last attempt failed.
     pub failing: bool,
     /// Finished segments that are not uploaded yet.
     pub waiting: u64,
-    /// Bytes of them and their indexes.
+    /// Bytes of these segments and their indexes.
     pub waiting_bytes: u64,
-    /// Those of them that would be deleted if they were uploaded.
+    /// Waiting segments that would be deleted if they were uploaded.
     pub overdue: u64,
 }
 
-/// What the thread counts.
+/// The thread's counters.
 #[derive(Debug, Default)]
 pub(super) struct State {
     to: String,
@@ -97,7 +97,7 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Of a place that nothing was uploaded to yet.
+    /// Returns the state for a destination to which nothing was uploaded yet.
     pub(super) fn new(remote: &Remote) -> Self {
         Self { to: remote.url().to_owned(), ..Self::default() }
     }
@@ -116,7 +116,7 @@ impl State {
         }
     }
 
-    /// Counts what waits.
+    /// Counts the segments that wait for the upload.
     pub(super) fn count(&self, manifest: &Manifest) {
         let waiting = manifest.segments.iter().filter(|segment| !manifest.uploaded.contains(&segment.file));
         let (count, bytes) = waiting
@@ -126,29 +126,29 @@ impl State {
     }
 }
 
-/// Where what the thread counts is read, also when the store has ended.
+/// A view of the thread's counters, which remains valid after the store has ended.
 #[derive(Clone, Debug)]
 pub struct Watch(pub(super) Arc<State>);
 
 impl Watch {
-    /// What was counted so far.
+    /// Returns the counters so far.
     #[must_use]
     pub fn counters(&self) -> UploadCounters {
         self.0.counters()
     }
 }
 
-/// Why something is not uploaded.
+/// The reason why something is not uploaded.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
     Remote(#[from] RemoteError),
-    /// What has arrived is not what was sent.
+    /// The object is not what was sent.
     #[error("{to}: {file} {what}, after it was uploaded")]
     Differs { to: String, file: FileName, what: String },
     #[error("{0}: holds another store's packets; give each store a place of its own")]
     OtherStore(String),
-    /// What is here is not what the manifest says.
+    /// The local file is not what the manifest describes.
     #[error("{file} {what}")]
     Unreadable { file: FileName, what: String },
     #[error("cannot write to the manifest")]
@@ -165,12 +165,12 @@ impl Failure {
     }
 }
 
-/// The files that credentials for other hosts are in.
+/// Returns the files that contain credentials for other hosts.
 pub fn credentials() -> Vec<PathBuf> {
     TOKEN_FILES.iter().filter_map(|name| std::env::var_os(name).map(PathBuf::from)).collect()
 }
 
-/// What the thread that uploads the store in a directory works with.
+/// Returns the files that the upload thread of the store in a directory needs.
 pub fn needed_files(store: &Path, location: &Location) -> Files {
     Files {
         read: [store.to_owned()].into_iter().chain(credentials()).collect(),
@@ -179,7 +179,7 @@ pub fn needed_files(store: &Path, location: &Location) -> Files {
     }
 }
 
-/// The thread that uploads.
+/// The upload thread.
 #[derive(Debug)]
 pub(super) struct Uploader {
     pub(super) state: Arc<State>,
@@ -211,7 +211,7 @@ impl Uploader {
         };
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().thread_name("upload").build()?;
-        // In Linux the thread's own; where it fails, the thread merely is as important as others.
+        // In Linux, the nice value is the thread's own. Without it, the thread merely has normal priority.
         let yielding = || {
             let _ = rustix::process::nice(NICE);
         };
@@ -222,33 +222,33 @@ impl Uploader {
         Ok(Self { state, stop, thread: Some(thread) })
     }
 
-    /// Has it end, after what it can do within a moment.
+    /// Ends the thread after a short grace period.
     pub(super) fn stop(&mut self) {
-        // Fails where the thread has ended.
+        // Sending fails if the thread has ended.
         let _ = self.stop.send(Some(Instant::now() + GRACE));
         if let Some(thread) = self.thread.take() {
-            // If it panicked, it has said so itself.
+            // A thread that panicked has already reported it.
             let _ = thread.join();
         }
     }
 }
 
-/// What the thread works with.
+/// The state of the thread.
 struct Run {
     shared: Arc<Shared>,
     remote: Remote,
-    /// The directory that is uploaded to, if it is one.
+    /// The destination, if it is a directory.
     target: Option<PathBuf>,
     state: Arc<State>,
-    /// When all has to end, once it has to.
+    /// The deadline, once the upload has to end.
     stop: watch::Receiver<Option<Instant>>,
-    /// Head of the manifest that is there; `None` before anybody has looked.
+    /// Head of the uploaded manifest; `None` until it was read.
     uploaded_head: Option<String>,
-    /// The store's home whose manifest that is.
+    /// The store's home with this manifest.
     home: Option<Weak<Home>>,
-    /// Segments that cannot be read here, and when they are tried again.
+    /// Unreadable local segments, and the time of the next attempt.
     unreadable: HashMap<SegmentName, Instant>,
-    /// What was said of the last failure.
+    /// The last failure as it was logged.
     said: String,
 }
 
@@ -265,13 +265,13 @@ impl Run {
                     INTERVAL
                 }
                 Err(Failure::Stopped) => return,
-                // It is said elsewhere.
+                // The keeper logs this.
                 Err(Failure::Closed) => INTERVAL,
                 Err(failure) => {
                     self.failed(&failure);
                     let segments = self.state.segments.load(Ordering::Relaxed);
                     if std::mem::replace(&mut before, segments) != segments {
-                        // It went well for a while.
+                        // Some uploads have succeeded in between.
                         delay = FIRST_DELAY;
                     }
                     let pause = delay;
@@ -285,25 +285,25 @@ impl Run {
             let mut stop = self.stop.clone();
             tokio::select! {
                 () = sleep(pause) => {}
-                // Also where the other end is gone.
+                // This also ends when the sender is gone.
                 _ = stop.wait_for(Option::is_some) => {}
             }
         }
     }
 
-    /// Uploads what there is.
+    /// Uploads all waiting segments.
     async fn round(&mut self) -> Result<(), Failure> {
         let home = self.shared.home().ok_or(Failure::Closed)?;
         let same = self.home.as_ref().is_some_and(|known| known.as_ptr() == Arc::as_ptr(&home));
         if self.uploaded_head.is_none() || !same {
-            // Another home has another manifest, which must not take the place of what is there.
+            // Another home has another manifest, which must not replace the uploaded one.
             self.uploaded_head = None;
             self.get_acquainted(&home.directory).await?;
             self.home = Some(Arc::downgrade(&home));
         }
         drop(home);
         loop {
-            // What is there is always in the manifest that is there: first as finished, then as uploaded.
+            // The uploaded manifest always lists the uploaded objects, first as finished, then as uploaded.
             let waiting = self.manifest().await?;
             if waiting.is_empty() {
                 return Ok(());
@@ -322,7 +322,8 @@ impl Run {
         }
     }
 
-    /// Finds out whose copy is there.
+    /// Checks that the copy at the destination is this store's, or that there is none. Removes incomplete
+    /// files from a directory.
     async fn get_acquainted(&mut self, directory: &Directory) -> Result<(), Failure> {
         let get = async { Ok(self.remote.get(&FileName::Manifest, manifest::LONGEST).await?) };
         let there = self.unless_stopped(get).await?;
@@ -345,7 +346,7 @@ impl Run {
         Ok(())
     }
 
-    /// The segments to upload.
+    /// Returns the segments to upload.
     fn waiting(&self, manifest: &Manifest) -> Vec<Segment> {
         let now = Instant::now();
         let waits = |segment: &&Segment| {
@@ -356,7 +357,7 @@ impl Run {
     }
 
     async fn segment(&self, segment: &Segment) -> Result<(), Failure> {
-        // Who finds a segment finds its index.
+        // The index comes first, so that a segment is never there without its index.
         self.file(&segment.index_file(), segment.index_size, &segment.index_sha256).await?;
         let name = FileName::Segment(segment.file.clone());
         self.file(&name, segment.size, &segment.sha256).await?;
@@ -374,12 +375,12 @@ impl Run {
         } else {
             self.put_parts(name, &file, size, digest).await
         };
-        // Nobody here reads it again soon; what others read should stay in memory instead.
+        // This process will not read the file again soon; the page cache should hold what others read.
         let _ = posix_fadvise(&*file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
         put?;
         let compare = async { Ok(self.remote.compare(name, size, digest, |_| ()).await?) };
         let Some(what) = self.unless_stopped(compare).await? else { return Ok(()) };
-        // What is wrong shall not be taken for right; where it stays, no manifest names it.
+        // A wrong object must not be taken for the segment. If deleting fails, no manifest lists the object.
         let _ = timeout(ABORT, self.remote.store().delete(&self.remote.path(name))).await;
         Err(Failure::Differs { to: self.remote.url().to_owned(), file: name.clone(), what })
     }
@@ -388,7 +389,7 @@ impl Run {
         let Some(home) = self.shared.home() else { return Err(io::Error::other("the store is not open")) };
         let open = |name: &FileName| home.directory.read(name);
         let FileName::Segment(segment) = name else { return open(name) };
-        // It gets its name a moment after its line.
+        // A segment gets its final name a moment after its line.
         open(name).or_else(|_| open(&FileName::Partial(segment.clone()))).or_else(|_| open(name))
     }
 
@@ -401,7 +402,7 @@ impl Run {
         Ok(())
     }
 
-    /// Uploads a large file, in parts.
+    /// Uploads a large file in parts.
     async fn put_parts(
         &self,
         name: &FileName,
@@ -418,7 +419,7 @@ impl Run {
         let parts = self.parts(&mut *upload, name, file, size, digest);
         let result = self.unless_stopped(parts).await;
         if result.is_err() {
-            // What cannot be told that it is over is left to the rules of the bucket.
+            // If the abort fails, the lifecycle rules of the bucket have to remove the parts.
             let _ = timeout(ABORT, upload.abort()).await;
         }
         result
@@ -455,10 +456,10 @@ impl Run {
         Ok(())
     }
 
-    /// Uploads the manifest, where it has changed. Returns which of the segments in it are to be uploaded.
+    /// Uploads the manifest if it has changed. Returns the segments in it that are to be uploaded.
     async fn manifest(&mut self) -> Result<Vec<Segment>, Failure> {
         let (bytes, head, waiting) = {
-            // A line that is being written may yet be taken back.
+            // The lock is held, since a line that is being written may yet be removed.
             let manifest = self.shared.manifest();
             let waiting = self.waiting(&manifest);
             if self.uploaded_head.as_deref() == Some(manifest.head()) {
@@ -489,7 +490,7 @@ impl Run {
         Ok(waiting)
     }
 
-    /// Does something, but no longer than there is time.
+    /// Runs a future until the deadline.
     async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         let mut stop = self.stop.clone();
         let over = async move {
@@ -504,7 +505,7 @@ impl Run {
         }
     }
 
-    /// Goes on without a segment that cannot be read.
+    /// Skips a segment that cannot be read for a while.
     fn set_aside(&mut self, file: SegmentName, failure: &Failure) {
         self.state.failures.fetch_add(1, Ordering::Relaxed);
         let again = Instant::now() + UNREADABLE_DELAY;
@@ -523,7 +524,7 @@ impl Run {
         let text = one_line(failure);
         if text != self.said {
             tracing::error!(
-                "store {}: cannot upload: {text}; it is tried again, and nothing is deleted before it is uploaded",
+                "store {}: cannot upload: {text}; the upload is retried, and nothing is deleted before it is uploaded",
                 self.shared.path.display()
             );
             self.said = text;
@@ -543,7 +544,7 @@ impl Run {
     }
 }
 
-/// Reads a part of a file, and hashes it.
+/// Reads a part of a file and hashes it.
 async fn read(
     name: &FileName,
     file: &Arc<File>,
@@ -563,16 +564,16 @@ async fn read(
     }
 }
 
-/// Nothing is uploaded that is not what was written.
+/// Checks that a file was read as it was written, before its upload is completed.
 fn same(name: &FileName, hash: Sha256, digest: &str) -> Result<(), Failure> {
     if hex(&hash.finalize()) == digest {
         return Ok(());
     }
-    let what = "was altered: its digest is not what the manifest says".to_owned();
+    let what = "was altered: its digest differs from the one in the manifest".to_owned();
     Err(Failure::Unreadable { file: name.clone(), what })
 }
 
-/// How a part has fared.
+/// Returns the result of uploading a part.
 fn arrived(
     joined: Option<Result<object_store::Result<()>, tokio::task::JoinError>>,
 ) -> object_store::Result<()> {
@@ -583,7 +584,7 @@ fn arrived(
     }
 }
 
-/// Removes what was not finished of files in a directory, as a process that was killed leaves it.
+/// Removes the incomplete files that a killed process has left in the destination.
 fn remove_torsos(directory: &Path) {
     let Ok(entries) = std::fs::read_dir(directory) else { return };
     for name in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
@@ -594,7 +595,7 @@ fn remove_torsos(directory: &Path) {
                 Some(FileName::Manifest | FileName::Segment(_) | FileName::Index(_))
             )
         {
-            // Where it stays, it is in nobody's way. Of a link, the link goes.
+            // A file that stays does no harm. Of a symbolic link, the link itself is removed.
             let _ = std::fs::remove_file(directory.join(&name));
         }
     }

@@ -1,4 +1,4 @@
-//! Holds a store against its manifest.
+//! Verifies a store against its manifest.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -14,45 +14,45 @@ use super::manifest::{Contents, FILE_NAME, Segment};
 use super::names::{FileName, SegmentName, has_absurd_number, shown};
 use super::remote::{RemoteError, RemoteReader};
 
-/// Something that is not as it was written.
+/// A difference between the store and its manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// The file.
     pub file: String,
-    /// What is wrong with it.
+    /// A description of the difference.
     pub what: String,
 }
 
-/// What was found.
+/// The result of a verification.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// What is not as it was written.
+    /// Differences between the store and its manifest.
     pub findings: Vec<Finding>,
-    /// Segments that are as they were written.
+    /// Segments that are intact.
     pub intact: u64,
-    /// Bytes of them and their indexes.
+    /// Bytes of the intact segments and their indexes.
     pub bytes: u64,
-    /// Packets in them.
+    /// Packets in the intact segments.
     pub packets: u64,
-    /// Segments that were deleted, and the manifest says why.
+    /// Segments that were deleted, with the reason from the manifest.
     pub deleted: Vec<Finding>,
     /// Segments that are being written, or whose writer was killed.
     pub unfinished: Vec<String>,
-    /// Of a copy: segments that were finished, and are not uploaded yet, or were deleted before.
+    /// In a copy: finished segments that are not uploaded yet, or were deleted before.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub not_uploaded: Vec<String>,
     /// Digest of the manifest's last line.
     pub head: String,
 }
 
-/// Compares everything in a store with what its manifest says. `head` is a digest that the manifest's end
-/// once had. `progress` is told how many of how many bytes were looked at.
+/// Compares everything in a store with its manifest. `head` is a digest that the last line of the manifest
+/// once had. `progress` receives the number of bytes that were read, and the total.
 pub fn verify(
     directory: &Path,
     head: Option<&str>,
     mut progress: impl FnMut(u64, u64),
 ) -> io::Result<Report> {
-    // Before the manifest: what is finished in the meantime is in it then.
+    // The list is read before the manifest, so that the manifest includes what is finished in the meantime.
     let directory = Directory::open_to_read(directory)?;
     let names: HashSet<String> = directory.list()?.into_iter().collect();
     let contents = Contents::read_in(&directory)?;
@@ -80,14 +80,14 @@ pub fn verify(
     Ok(report)
 }
 
-/// Compares everything in a copy of a store with what its manifest says of what was uploaded, as [`verify`]
-/// does.
+/// Compares everything in a copy of a store with what its manifest lists as uploaded, as [`verify`] does.
 pub fn verify_copy(
     copy: &RemoteReader,
     head: Option<&str>,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Report, RemoteError> {
-    // Before the list, whoever uploads would seem to have put there what is not in the manifest.
+    // The list is read before the manifest. Otherwise files that are uploaded in the meantime would seem
+    // foreign.
     let names: HashSet<String> = copy.list()?.into_iter().collect();
     let contents = copy.manifest()?;
     let mut report = Report::of_manifest(&contents, head);
@@ -110,7 +110,7 @@ pub fn verify_copy(
 }
 
 impl Report {
-    /// What is wrong with the manifest itself.
+    /// Returns a report of what is wrong with the manifest itself.
     fn of_manifest(contents: &Contents, head: Option<&str>) -> Self {
         let mut report = Self { head: contents.head.clone(), ..Self::default() };
         let mut wrong = |what| report.findings.push(Finding { file: FILE_NAME.to_owned(), what });
@@ -120,13 +120,13 @@ impl Report {
         if let Some(head) = head
             && !contents.heads.iter().any(|known| known == head)
         {
-            wrong(format!("has no line of digest {head}: its end was cut off, or it was written anew"));
+            wrong(format!("has no line with the digest {head}: its end was cut off, or it was rewritten"));
         }
         report
     }
 
-    /// Compares segments and their indexes with what the manifest says, by a function that says what is
-    /// wrong with a file of a name, a size and a digest.
+    /// Compares segments and their indexes with the manifest. `compare` takes a file's name, size and digest,
+    /// and returns what is wrong with the file.
     fn compare<E>(
         &mut self,
         segments: &[&Segment],
@@ -159,7 +159,8 @@ impl Report {
         Ok(())
     }
 
-    /// Looks at files of which the manifest says nothing, and at what is no file; `fault` says why it is none.
+    /// Examines files that the manifest does not list, and entries that are not plain files, for which
+    /// `fault` returns the reason.
     fn others(
         &mut self,
         contents: &Contents,
@@ -180,7 +181,7 @@ impl Report {
             };
             let is_known = name.segment().is_some_and(|segment| known.contains(segment));
             match &name {
-                // It was looked at with its line.
+                // The file was compared with its line.
                 FileName::Segment(_) | FileName::Index(_) if is_known => {}
                 FileName::Segment(_) | FileName::Index(_) => find("is not in the manifest".to_owned()),
                 _ => match fault(&name) {
@@ -193,7 +194,7 @@ impl Report {
     }
 }
 
-/// What is wrong with a file, if anything is.
+/// Returns what is wrong with a file, if anything is.
 fn compare(
     directory: &Directory,
     name: &FileName,
@@ -207,7 +208,7 @@ fn compare(
         Err(error) => Err(error),
     };
     let mut file = open(name)?;
-    // It gets its name a moment after its line.
+    // A segment gets its final name a moment after its line.
     if let (None, FileName::Segment(segment)) = (&file, name) {
         file = open(&FileName::Partial(segment.clone()))?;
         if file.is_none() {
@@ -230,5 +231,5 @@ fn compare(
         read(len as u64);
     }
     let same = hex(&hash.finalize()) == digest;
-    Ok((!same).then(|| "was altered: its digest is not what the manifest says".to_owned()))
+    Ok((!same).then(|| "was altered: its digest differs from the one in the manifest".to_owned()))
 }

@@ -1,15 +1,15 @@
-//! The blocks of a pcapng file (draft-ietf-opsawg-pcapng): each section's interfaces, and the frames. A block is
-//! looked at where it lies in the reader's buffer. Of a file, only the interfaces are remembered, of which a
-//! section has a bounded number; blocks of other kinds are passed over, however long they are.
+//! The blocks of a pcapng file (draft-ietf-opsawg-pcapng): the interfaces of each section, and the frames. A
+//! block is parsed in place in the reader's buffer. Only the interfaces are stored, and their number is
+//! bounded per section. Blocks of other kinds are skipped, however long they are.
 
 use super::{FileFrame, MAX_RECORD};
 use crate::LinkType;
 use crate::SECOND;
 
-/// What a pcapng file begins with.
+/// The first bytes of a pcapng file.
 pub(super) const MAGIC: [u8; 4] = SECTION.to_be_bytes();
-/// Interfaces that a section may describe. Tools describe one for each network interface; a packet store
-/// describes one for each mirror session of a megabyte.
+/// Maximum number of interfaces in a section. Tools describe one per network interface; a packet store
+/// describes one per mirror session in a megabyte.
 pub const MAX_INTERFACES: usize = 65_536;
 
 /// Block types.
@@ -17,7 +17,7 @@ const SECTION: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
 const SIMPLE_PACKET: u32 = 3;
 const PACKET: u32 = 6;
-/// The number in a section's header that shows its byte order.
+/// The byte-order magic in a section's header.
 const BYTE_ORDER: u32 = 0x1a2b_3c4d;
 /// Option codes of an interface.
 const END: u16 = 0;
@@ -33,7 +33,7 @@ pub(super) const TRAILER: usize = 4;
 struct Interface {
     link: Option<LinkType>,
     snaplen: u32,
-    /// Time units in a second.
+    /// Time units per second.
     resolution: u64,
     /// Seconds to add to each time.
     offset: i64,
@@ -42,11 +42,11 @@ struct Interface {
 /// The block at the beginning of some bytes.
 #[derive(Debug)]
 pub(super) enum Block<'a> {
-    /// It has so many bytes, all of which are there, and perhaps a frame.
+    /// The block has this length and is complete. It may contain a frame.
     Whole(usize, Option<FileFrame<'a>>),
-    /// It has so many bytes, none of which matters. Perhaps not all are there.
+    /// The block has this length and is not needed. It may be incomplete.
     Unused(usize),
-    /// So many bytes have to be there before more can be said.
+    /// This many bytes are needed before the block can be parsed.
     Incomplete(usize),
 }
 
@@ -55,14 +55,14 @@ pub(super) enum Block<'a> {
 pub(super) struct Section {
     big_endian: bool,
     interfaces: Vec<Interface>,
-    /// Time of the frame before, for blocks that have none.
+    /// Time of the preceding frame, for blocks without a time.
     time: u64,
 }
 
 impl Section {
-    /// Looks at the block that `data` begins with; an error says what is wrong with it.
+    /// Parses the block at the beginning of `data`; an error describes what is wrong with it.
     pub(super) fn block<'a>(&mut self, data: &'a [u8]) -> Result<Block<'a>, &'static str> {
-        // A section's header is the shortest at 28 bytes; its byte order counts for its own length, too.
+        // A section's header has at least 28 bytes. Its byte order applies to its own length, too.
         let Some(header) = data.get(..HEADER + TRAILER) else {
             return Ok(Block::Incomplete(HEADER + TRAILER));
         };
@@ -70,7 +70,7 @@ impl Section {
             self.big_endian = match header.get(HEADER..).and_then(|word| word.try_into().ok()) {
                 Some(word) if u32::from_le_bytes(word) == BYTE_ORDER => false,
                 Some(word) if u32::from_be_bytes(word) == BYTE_ORDER => true,
-                _ => return Err("a section of no known byte order"),
+                _ => return Err("a section of unknown byte order"),
             };
         }
         let (kind, len) = (self.u32(header, 0), self.u32(header, 4) as usize);
@@ -104,7 +104,7 @@ impl Section {
         Ok(Block::Whole(len, frame))
     }
 
-    /// Whether a block of this length may end with these bytes.
+    /// Returns whether a block of this length may end with these bytes.
     pub(super) fn ends(&self, trailer: &[u8], len: usize) -> bool {
         self.u32(trailer, 0) as usize == len
     }
@@ -120,7 +120,7 @@ impl Section {
             resolution: 1_000_000,
             offset: 0,
         };
-        // From a damaged option on there are none.
+        // A damaged option ends the options.
         let mut rest = body.get(8..).unwrap_or_default();
         while let Some((head, behind)) = rest.split_at_checked(4) {
             let (code, len) = (self.u16(head, 0), usize::from(self.u16(head, 2)));
@@ -184,15 +184,16 @@ impl Section {
     }
 }
 
-/// Time units in a second: a power of two where the option's top bit is set, else of ten; `None` where
-/// they are more than a number can say.
+/// Returns the time units per second: a power of two if the option's top bit is set, else of ten; `None` if
+/// they exceed 64 bits.
 fn resolution(option: u8) -> Option<u64> {
     let exponent = u32::from(option & 0x7f);
     if option & 0x80 == 0 { 10_u64.checked_pow(exponent) } else { 2_u64.checked_pow(exponent) }
 }
 
 impl Interface {
-    /// A time in this interface's units as nanoseconds since the epoch; times before it become 0.
+    /// Converts a time in this interface's units to nanoseconds since the epoch; times before the epoch
+    /// become 0.
     fn time(&self, units: u64) -> u64 {
         let nanoseconds = u128::from(units) * u128::from(SECOND) / u128::from(self.resolution);
         let offset = i128::from(self.offset) * i128::from(SECOND);

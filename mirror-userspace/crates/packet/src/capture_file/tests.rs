@@ -1,4 +1,4 @@
-//! Capture files are made here byte by byte, so that each form and each kind of damage can be had.
+//! The tests build capture files byte by byte, so that each form and each kind of damage is possible.
 
 use std::fs;
 use std::io::Write as _;
@@ -24,7 +24,7 @@ impl Order {
     }
 }
 
-/// A pcap file with frames of 1, 2 and 3 bytes, one second and one unit apart.
+/// Returns a pcap file with frames of 1, 2 and 3 bytes, one second and one unit apart.
 fn pcap(order: Order, nanoseconds: bool) -> Vec<u8> {
     let magic = if nanoseconds { 0xa1b2_3c4d } else { 0xa1b2_c3d4 };
     let mut file = Vec::new();
@@ -87,7 +87,7 @@ fn packet(order: Order, interface: u32, units: u64, bytes: &[u8], original: u32)
     block(order, 6, &body)
 }
 
-/// Two sections; in the first, interfaces of different link layers and time units.
+/// Returns two sections. The first has interfaces of different link layers and time units.
 fn pcapng(order: Order) -> Vec<u8> {
     let mut file = section(order);
     file.extend(interface(order, 1, None));
@@ -164,8 +164,8 @@ fn compressed_files_are_read_as_they_are() {
     }
 }
 
-/// Cuts `file` at every byte: the frames before the cut are read, and what is left over is an error
-/// that names where it begins.
+/// Cuts `file` at every byte: the frames before the cut are read, and the rest is an error that contains the
+/// offset at which it begins.
 fn every_truncation(file: &[u8], expected: &[Owned], begins: &[usize]) {
     for cut in 0..file.len() {
         let (frames, outcome) = read(&file[..cut]);
@@ -222,7 +222,7 @@ fn impossible_lengths_are_damage() {
     }
 }
 
-/// What nothing is needed of may be longer than any buffer.
+/// A block that is not needed may be longer than any buffer.
 #[test]
 fn hostile_blocks_of_any_length_are_passed_over() {
     const SECRETS: u32 = 10;
@@ -243,7 +243,7 @@ fn hostile_blocks_of_any_length_are_passed_over() {
             assert_eq!(frames.len(), 2);
             assert!(matches!(outcome, Err(CaptureFileError::Damaged { offset, .. }) if offset == end));
         }
-        // The second length has to be the first.
+        // The second length must equal the first.
         file.truncate(file.len() - 4);
         file.extend(order.u32(16));
         let outcome = read(&file).1;
@@ -298,7 +298,7 @@ fn hostile_windows_of_zstd_are_refused_with_what_to_do() {
     fs::write(&path, encoder.finish().unwrap()).unwrap();
     let error = CaptureFile::open(&path).err().unwrap().to_string();
     assert!(error.contains("16 MiB") && error.contains("--long=31"), "{error}");
-    // Behind a frame that is read.
+    // The bad frame follows one that is read.
     let mut file = zstd::encode_all(pcapng(Order::LITTLE).as_slice(), 0).unwrap();
     file.extend(fs::read(&path).unwrap());
     let (frames, outcome) = read(&file);
@@ -328,10 +328,10 @@ fn what_is_no_capture_file_is_refused_by_name() {
     assert!(open("text").to_string().contains("text is not a capture file"));
 }
 
-/// Length of each record of [`long`].
+/// Length in bytes of each record of [`long`].
 const RECORD: usize = 16 + 700;
 
-/// A pcap file of so many frames, each numbered, and those frames.
+/// Returns a pcap file of `frames` numbered frames, and those frames.
 fn long(frames: u32) -> (Vec<u8>, Vec<Owned>) {
     let mut file = pcap(Order::LITTLE, true)[..24].to_vec();
     let mut expected = Vec::new();
@@ -363,7 +363,7 @@ fn a_long_file_is_read_wherever_it_ends() {
     }
 }
 
-/// One record of another form does not keep the rest from being read.
+/// A single record of unusual form does not keep the others from being read.
 #[test]
 fn a_long_file_with_a_record_longer_than_any_buffer_is_read() {
     let (mut file, expected) = long(1_000);

@@ -1,22 +1,23 @@
-//! What an expression may cost. libpcap's compiler takes time, and stack, with the square of what it makes and more: a
-//! list of some thousand ports takes it minutes and a process its life. So an expression is weighed before libpcap
-//! sees it, and what comes of it is weighed before libpcap optimizes that.
+//! Bounds on the cost of an expression. The time and stack that libpcap's compiler takes grow at least with
+//! the square of its output: a list of some thousand ports takes it minutes, and may kill the process. So an
+//! expression is checked before libpcap sees it, and libpcap's output is checked before libpcap optimizes it.
 
 use std::ops::Range;
 
-/// Bytes of an expression.
+/// Maximum length of an expression in bytes.
 const MAX_TEXT: usize = 4096;
-/// What libpcap makes of an expression at most, in instructions, as far as its words tell. That many take libpcap a
-/// second, and 256 KiB of stack.
+/// Maximum number of instructions that libpcap makes of an expression, as estimated from its words. That many
+/// take libpcap a second, and 256 KiB of stack.
 const MAX_ESTIMATE: usize = 12_288;
-/// What it may be before it is optimized, where that is done once. That many take a second, too.
+/// Maximum number of instructions before a single optimization. That many take a second, too.
 const MAX_PLAIN: u64 = 6_000;
-/// What may be run on a frame: the kernel takes no longer filters either (`BPF_MAXINSNS`).
+/// Maximum number of instructions that run on a frame. The kernel accepts no longer filters either
+/// (`BPF_MAXINSNS`).
 pub(super) const MAX_PROGRAM: usize = 4096;
-/// Names of hosts and networks that are looked up, each time anew.
+/// Maximum number of look-ups of hosts and networks; each compilation looks each name up anew.
 const MAX_NAMES: usize = 64;
 
-/// Words of libpcap's grammar: each makes few instructions, and none is a name.
+/// Keywords of libpcap's grammar: each yields few instructions, and none is a name.
 const KEYWORDS: [&str; 60] = [
     "address1",
     "address2",
@@ -80,15 +81,15 @@ const KEYWORDS: [&str; 60] = [
     "vrrp",
 ];
 
-/// What may be wrong with an expression besides its grammar.
+/// The reason why an expression costs too much.
 pub(super) struct TooMuch {
     pub(super) what: String,
     pub(super) allowed: &'static str,
 }
 
-const SHORTER: &str = "write networks and ranges of ports in the place of many hosts and ports";
+const SHORTER: &str = "write networks and ranges of ports instead of many hosts and ports";
 
-/// Weighs the words of a text that is compiled so many times.
+/// Checks the words of a text that is compiled `times` times.
 pub(super) fn weigh(text: &str, words: &[&Range<usize>], times: usize) -> Result<(), TooMuch> {
     if text.len() > MAX_TEXT {
         let what = format!("has {} bytes, more than {MAX_TEXT}", text.len());
@@ -98,13 +99,10 @@ pub(super) fn weigh(text: &str, words: &[&Range<usize>], times: usize) -> Result
     for word in words.iter().filter_map(|word| text.get((*word).clone())) {
         if word == "protochain" {
             let what = "`protochain` is a loop, which would run on each frame".to_owned();
-            return Err(TooMuch {
-                what,
-                allowed: "name the protocol that is looked for, such as `ip6 proto 50`",
-            });
+            return Err(TooMuch { what, allowed: "name the protocol itself, such as `ip6 proto 50`" });
         }
         estimate += instructions(word);
-        // Names of ports are in a file.
+        // Names of ports come from a file.
         of_ports = matches!(word, "port" | "portrange" | "proto") || of_ports && !is_subject(word);
         names += usize::from(!of_ports && is_name(word));
     }
@@ -119,7 +117,7 @@ pub(super) fn weigh(text: &str, words: &[&Range<usize>], times: usize) -> Result
     Ok(())
 }
 
-/// Weighs what libpcap has made of it, before it is optimized.
+/// Checks libpcap's output before it is optimized.
 pub(super) fn weigh_plain(instructions: usize, times: usize) -> Result<(), TooMuch> {
     let cost = (instructions as u64).pow(2).saturating_mul(times as u64);
     if cost <= MAX_PLAIN.pow(2) {
@@ -127,14 +125,14 @@ pub(super) fn weigh_plain(instructions: usize, times: usize) -> Result<(), TooMu
     }
     let most = (MAX_PLAIN.pow(2) / times as u64).isqrt();
     let again =
-        if times > 1 { ", for it is compiled with each combination of its other conditions" } else { "" };
+        if times > 1 { ", since it is compiled with each combination of its other conditions" } else { "" };
     Err(TooMuch {
         what: format!("is too long: {instructions} instructions, more than {most}{again}"),
         allowed: SHORTER,
     })
 }
 
-/// Weighs the program.
+/// Checks the optimized program.
 pub(super) fn weigh_program(instructions: usize) -> Result<(), TooMuch> {
     if instructions <= MAX_PROGRAM {
         return Ok(());
@@ -143,8 +141,8 @@ pub(super) fn weigh_program(instructions: usize) -> Result<(), TooMuch> {
     Err(TooMuch { what, allowed: SHORTER })
 }
 
-/// About how many instructions a word leads to: an address 32, a port 64, a range of ports 96; the more characters it has, the more
-/// it may do.
+/// Estimates the number of instructions that a word yields: 32 for an address, 64 for a port, 96 for a range
+/// of ports. The estimate grows with the word's length, since a longer word may do more.
 fn instructions(word: &str) -> usize {
     let least = if matches!(word, "(" | ")" | "!" | "&" | "|") || KEYWORDS.contains(&word) {
         8
@@ -158,17 +156,17 @@ fn instructions(word: &str) -> usize {
     least + 2 * word.len()
 }
 
-/// Whether other values follow this word.
+/// Returns whether other values follow this word.
 fn is_subject(word: &str) -> bool {
     KEYWORDS.contains(&word) && !matches!(word, "and" | "or" | "not")
 }
 
-/// Whether libpcap would look a word up.
+/// Returns whether libpcap would look a word up.
 fn is_name(word: &str) -> bool {
     let letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'\\');
     word.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic())
         && word.bytes().all(letter)
         && !KEYWORDS.contains(&word)
-        // Offsets and values of fields.
+        // The offsets and values of fields have such names.
         && !["tcp-", "icmp-", "icmp6-"].iter().any(|prefix| word.starts_with(prefix))
 }

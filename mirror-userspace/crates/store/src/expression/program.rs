@@ -1,10 +1,10 @@
-//! A compiled program of libpcap's that other threads may have: the control thread compiles, workers
-//! run.
+//! A compiled program of libpcap's that may be used by other threads: the control thread compiles it, and
+//! workers run it.
 #![expect(unsafe_code, reason = "pcap does not say that its programs may change threads")]
 
 use pcap::BpfProgram;
 
-/// A program.
+/// A compiled program.
 pub(super) struct Program(BpfProgram);
 
 // SAFETY: a program is a block of instructions from `malloc` that nothing else refers to; libpcap reads it
@@ -18,7 +18,7 @@ impl Program {
         Self(program)
     }
 
-    /// Whether the program lets a packet through.
+    /// Returns whether the program lets a packet through.
     pub(super) fn filter(&self, packet: &[u8]) -> bool {
         self.0.filter(packet)
     }

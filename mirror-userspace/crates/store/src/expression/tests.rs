@@ -3,12 +3,12 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What is known of a frame of this mirror session.
+/// Returns the `FrameInfo` of this frame in this mirror session.
 fn info(vni: u32, outer_source: &str, frame: &[u8]) -> FrameInfo {
     FrameInfo::of(frame).at(1).mirrored(crate::tests::session(vni, outer_source))
 }
 
-/// Whether an expression matches a UDP datagram from 10.1.2.3:4000 to 10.2.0.1:443 in the session of
+/// Returns whether an expression matches a UDP datagram from 10.1.2.3:4000 to 10.2.0.1:443 in the session of
 /// VNI 7 and 10.0.1.17.
 fn matches(expression: &str) -> bool {
     let flow = Flow {
@@ -49,7 +49,7 @@ fn words_of_tcpdump_and_of_ours_mix() {
 
 #[test]
 fn tcpdump_s_precedence_holds_for_our_words() {
-    // `and` and `or` bind alike, from the left.
+    // `and` and `or` have the same precedence, and associate to the left.
     assert!(!matches("vni 7 or udp and vni 8"));
     assert!(matches("vni 7 or (udp and vni 8)"));
 }
@@ -102,9 +102,9 @@ fn mistakes_are_told_with_their_place() {
         ("port 80 and vni x", 17, "`x` is out of range or no number"),
         ("vni 9-7", 5, "`9-7` is reversed"),
         ("vni 16777216", 5, "`16777216` is out of range or no number"),
-        ("outer dst 10.0.0.1", 7, "`outer dst` is no condition"),
+        ("outer dst 10.0.0.1", 7, "`outer dst` is not a condition"),
         ("outer src 10.0.0.1/8", 11, "`10.0.0.1/8` has bits set beyond its prefix length"),
-        ("community-id 1:xyz", 14, "`1:xyz` is no Community ID of version 1"),
+        ("community-id 1:xyz", 14, "`1:xyz` is not a Community ID of version 1"),
         ("host 10.1.2.3 and ] 443", 19, "`]`: syntax error"),
         ("(port 53 and (vni 7 and tcp udp))", 29, "`udp`: syntax error"),
         ("port 80 and", 12, "the end: syntax error"),
@@ -121,12 +121,12 @@ fn mistakes_are_told_with_their_place() {
     }
 }
 
-/// So many of something, each with its number.
+/// Returns a list of `count` conditions, each with its number.
 fn list(count: usize, between: &str, each: impl Fn(usize) -> String) -> String {
     (0..count).map(each).collect::<Vec<_>>().join(between)
 }
 
-/// A list that people write: the control.
+/// Returns a list as a user might write it: the control.
 fn normal() -> String {
     list(100, " or ", |number| format!("host 10.0.{}.{}", number / 10, number % 10))
 }
@@ -160,14 +160,14 @@ fn hostile_expressions_are_refused_before_they_cost_much() {
         format!("{}0{} = 1", "ip[".repeat(900), "]".repeat(900)),
         format!("ip[0]{} = 1", " + 1".repeat(900)),
         format!("ip[0]{}=1", "+1".repeat(1900)),
-        // Where it is wrong is looked for.
+        // The position of the mistake is searched for.
         format!("{} ]", list(100, " or ", |number| format!("port {}", number + 1))),
         format!("] {}", list(100, " or ", |number| format!("port {}", number + 1))),
         "(".repeat(4000),
         "x".repeat(5000),
         "or ".repeat(1300),
     ];
-    // Of three, for other tests run beside this.
+    // The slowest of three, since other tests run in parallel.
     let control = (0..3).map(|_| time(&normal()).0).max().unwrap();
     time(&normal()).1.unwrap();
     for expression in expressions {
@@ -191,7 +191,7 @@ fn hostile_expressions_are_told_the_bound() {
                 list(6, " and ", |number| format!("not vni {number}")),
                 list(50, " or ", |number| (number + 1).to_string())
             ),
-            "for it is compiled with each combination of its other conditions",
+            "since it is compiled with each combination of its other conditions",
         ),
         ("ip6 protochain 17".to_owned(), "is a loop"),
         (list(70, " or ", |number| format!("host h{number}")), "has 70 names to look up"),
@@ -205,7 +205,7 @@ fn hostile_expressions_are_told_the_bound() {
     Expression::parse(&expression).unwrap();
 }
 
-/// A deep expression of small parts.
+/// Generates deeply nested expressions of small parts.
 fn nested() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         Just("tcp".to_owned()),

@@ -7,7 +7,7 @@ use crate::expression::Expression;
 use crate::index::{Builder, Index, scan};
 use crate::{buffer, pcapng};
 
-/// A section with one frame of the session of VNI 7.
+/// Returns a section with one frame, of the session with VNI 7.
 fn section(frame: &[u8]) -> (Vec<u8>, FrameInfo) {
     let info = FrameInfo::of(frame).at(5).mirrored(crate::tests::session(7, "10.0.1.17"));
     let mut buffer = buffer::Buffer::new(1 << 16);
@@ -26,7 +26,7 @@ fn section(frame: &[u8]) -> (Vec<u8>, FrameInfo) {
     (buffer.as_slice().to_vec(), info)
 }
 
-/// What the index of that section answers.
+/// Returns the answer of that section's index.
 fn asked(expression: &str, section: &[u8]) -> Answer {
     let (summary, interfaces, flows) = scan(section).unwrap();
     let mut builder = Builder::default();
@@ -60,7 +60,7 @@ fn an_index_knows_addresses_ports_protocols_and_sessions() {
         ("net 172.32.0.0/16", false),
         ("port 80 or port 443", true),
         ("port 80 or port 81", false),
-        // From the left.
+        // Operators associate to the left.
         ("port 443 or port 80 and tcp", false),
         ("port 443 or (port 80 and tcp)", true),
         ("! (port 80 || tcp)", true),

@@ -1,13 +1,13 @@
-//! A store whose files or directory others take away while it is written to: what cannot be found any more is
-//! not counted as kept.
+//! A store whose files or directory others remove while it is written to: packets that can no longer be found
+//! are not counted as kept.
 
 use std::time::Instant;
 
 use super::*;
 
-/// A store that is written to, a frame at a time.
+/// A store that is written to, one frame at a time.
 struct Live {
-    /// What its directory is in.
+    /// The parent of the store's directory.
     root: TempDir,
     store: Store,
     worker: Worker<StoreHandle>,
@@ -32,7 +32,7 @@ impl Live {
         self.root.path().join("store")
     }
 
-    /// Sends a frame, and has it written.
+    /// Sends a frame, and waits until it is written.
     fn send(&mut self) {
         let frame = frame(1, self.sent);
         self.worker.frame(&info(7, self.time, &frame), &frame);
@@ -48,7 +48,7 @@ impl Live {
         self.counters().lost.iter().find(|(name, _)| *name == reason).unwrap().1
     }
 
-    /// Sends frames until something is so.
+    /// Sends frames until a condition holds.
     fn send_until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !is_so(self) {
@@ -58,7 +58,7 @@ impl Live {
         }
     }
 
-    /// Ends it. Each frame is accounted for, and what is kept is found.
+    /// Ends the store. Each frame is accounted for, and each frame that is kept is found.
     fn finish(mut self) -> StoreCounters {
         self.worker.finish();
         let counters = self.counters();

@@ -1,5 +1,5 @@
-//! What others have put into a store: nothing outside its directory changes, nothing waits for ever, and each
-//! thing that is not the store's is refused by its name.
+//! Hostile contents of a store: nothing outside its directory changes, nothing blocks for ever, and each
+//! entry that is not the store's is refused by its name.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, symlink};
@@ -19,21 +19,21 @@ use super::super::timeline::Timeline;
 use super::super::verify::verify_copy;
 use super::*;
 
-/// A directory with a store, and beside it what must not change.
+/// A directory that contains a store and, beside it, files that must not change.
 struct Scene {
     root: TempDir,
 }
 
-/// See [`Scene::files`]; made once.
+/// The result of [`Scene::files`], computed once.
 static FILES: OnceLock<Vec<(String, Vec<u8>)>> = OnceLock::new();
 
-/// What there is to see of a file: size, mode, when it was changed, its bytes.
+/// The visible state of a file: size, mode, modification time, bytes.
 type Seen = (u64, u32, SystemTime, Vec<u8>);
 
 impl Scene {
-    /// A store with three finished segments and one that is not finished.
+    /// Creates a store with three finished segments and one unfinished one.
     fn new() -> Self {
-        // Where nothing waits for a disk.
+        // In memory, so that nothing waits for a disk.
         let memory = Path::new("/dev/shm");
         let root = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
         let scene = Self { root: root.unwrap() };
@@ -48,7 +48,7 @@ impl Scene {
         scene
     }
 
-    /// The files of the store.
+    /// Returns the files of the store.
     fn files() -> Vec<(String, Vec<u8>)> {
         let directory = tempfile::tempdir().unwrap();
         for start in 0..3 {
@@ -70,7 +70,7 @@ impl Scene {
         self.root.path().join("store").join(name)
     }
 
-    /// All that is outside.
+    /// Returns the state of all files outside the store.
     fn seen(&self) -> BTreeMap<PathBuf, Seen> {
         let mut seen = BTreeMap::new();
         let mut left = vec![self.outside("")];
@@ -85,7 +85,7 @@ impl Scene {
         seen
     }
 
-    /// Does with the store all that is ever done with one. Returns all that is said of it.
+    /// Uses the store in every way there is. Returns all messages about it.
     fn use_it(&self) -> String {
         let (path, mut said) = (self.store(""), Vec::new());
         let retention = Retention { max_size: Some(4096), ..Retention::default() };
@@ -144,14 +144,15 @@ impl Scene {
     }
 }
 
-/// The name of segment `number` as the tests write it.
+/// Returns the name of segment `number`, as the tests write it.
 fn name(number: u64) -> String {
     let seconds = if number == 9 { 2000 } else { (number - 1) * 1000 };
     let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
     format!("{number:08}-w0-19700101T{hours:02}{minutes:02}{:02}Z.pcapng", seconds % 60)
 }
 
-/// Something that is no file of the store, put in the place of one. Returns whether that can be done here.
+/// Puts an entry that is not a plain file in the place of a store's file. Returns whether that is possible
+/// here.
 type Plant = fn(&Scene, &Path) -> bool;
 
 const PLANTS: [(&str, Plant); 10] = [
@@ -176,12 +177,12 @@ fn hostile_links_and_special_files_change_nothing_outside_and_are_refused_by_nam
         "holds.json.new".to_owned(),
         name(1),
         format!("{}.idx", name(1)),
-        // Of the segment that is not finished: itself, its index, its name.
+        // The unfinished segment itself, its index, its final name.
         format!("{}.partial", name(9)),
         format!("{}.idx", name(9)),
         name(9),
         format!("{}.damaged", name(9)),
-        // A segment that nothing is known of.
+        // A segment that nothing else refers to.
         format!("{}.partial", name(7)),
     ];
     for (what, plant) in PLANTS {
@@ -190,18 +191,19 @@ fn hostile_links_and_special_files_change_nothing_outside_and_are_refused_by_nam
             let at = scene.store(name);
             let _ = fs::remove_file(&at);
             if !plant(&scene, &at) {
-                // Devices are for root alone; the temporary directory's path may be too long for a socket's.
+                // Only root can create devices; the temporary directory's path may be too long for a
+                // socket's.
                 assert!(matches!(what, "a device" | "a socket"), "{what}");
                 continue;
             }
             let before = scene.seen();
             let said = scene.use_it();
             assert_eq!(scene.seen(), before, "{what} as {name}: {said}");
-            // To read a file that has another name besides does no harm, and is no wonder in a copied store.
+            // Reading a file that has another name is harmless, and to be expected in a copied store.
             let finished = *name == self::name(1) || name.starts_with(&self::name(1));
-            // Retention has deleted what it was: the link alone.
+            // Retention has deleted the entry: only the link itself.
             let deleted = finished && fs::symlink_metadata(&at).is_err();
-            // Nobody looks into what was set aside.
+            // Nothing reads a file that was set aside.
             let harmless = what == "a hard link" && name.ends_with(".damaged");
             assert!(said.contains(name.as_str()) || deleted || harmless, "{what} as {name}: {said}");
             let is_left = |of: fs::Metadata| of.file_type().is_fifo() || of.is_dir() || of.is_symlink();
@@ -212,12 +214,12 @@ fn hostile_links_and_special_files_change_nothing_outside_and_are_refused_by_nam
     }
 }
 
-/// A line of a manifest as a store writes it, whatever it says.
+/// Returns a line of a manifest with any event, in the form that a store writes.
 fn line(number: usize, previous: &str, event: &Value) -> (String, String) {
     let fields = event.as_object().unwrap();
     let name = &fields["event"];
     let mut text = format!("{{\"number\":{number},\"time\":0,\"previous\":\"{previous}\",\"event\":{name}");
-    // In the order in which they are written.
+    // The order in which the fields are written.
     let order = [
         "file",
         "size",
@@ -240,7 +242,7 @@ fn line(number: usize, previous: &str, event: &Value) -> (String, String) {
     (format!("{text},\"digest\":\"{digest}\"}}\n"), digest)
 }
 
-/// A manifest of these events, each line as it should be.
+/// Returns a manifest of these events, in which each line is valid.
 fn manifest_of(events: &[Value]) -> String {
     let mut previous = hex(&Sha256::digest(b""));
     let mut text = String::new();
@@ -296,7 +298,7 @@ fn hostile_names_in_a_manifest_are_ignored_and_reported_by_line_and_name() {
         "18446744073709551615-w0-20260301T080000Z.pcapng".to_owned(),
         "1000000000000000-w0-20260301T080000Z.pcapng".to_owned(),
     ];
-    // An index beside what is named was deleted, too.
+    // The index beside the named file must survive, too.
     fs::write(scene.outside("victim.idx"), b"nor this").unwrap();
     names.push(format!("{victim}.idx"));
     let before = scene.seen();
@@ -315,7 +317,7 @@ fn hostile_names_in_a_manifest_are_ignored_and_reported_by_line_and_name() {
             assert!(said.contains(&shown), "{shown}: {said}");
         }
         assert!(!said.contains(['\x1b', '\0']), "{said}");
-        // Those of the store's own form are there still: it is no segment that they were named as.
+        // Files with names of the store's own form are still there, since no segment has such a name.
         assert!(scene.store("lock").exists() && scene.store(manifest::FILE_NAME).exists());
     }
 }
@@ -345,7 +347,7 @@ fn hostile_numbers_and_texts_in_a_manifest_are_bounded() {
         assert_eq!((contents.lines.len(), contents.wrong.len()), (1, 1), "{event}");
         assert!(contents.wrong[0].refused, "{event}: {:?}", contents.wrong);
     }
-    // What is allowed may come as often as there is room.
+    // An allowed event may occur as often as there is room.
     let scene = Scene::new();
     let large = |number: u64| {
         let mut event = segment(&name(number));
@@ -363,7 +365,7 @@ fn hostile_numbers_and_texts_in_a_manifest_are_bounded() {
     let retention = Retention { max_size: Some(1), ..Retention::default() };
     let plan = retention.plan(&contents.segments(), &[], None, 0, (0, 0));
     assert_eq!(plan.delete.len(), 70_000);
-    // A line that has no end takes no more memory than the longest there is.
+    // A line without an end takes no more memory than the longest line.
     let mut text = vec![b'x'; 40 << 20];
     text.push(b'\n');
     text.extend(manifest_of(&[segment(&name(3))]).bytes());

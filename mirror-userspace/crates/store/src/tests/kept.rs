@@ -1,4 +1,4 @@
-//! What is kept by rule, and of flows that raise an alert.
+//! Tests of keeping frames by rule, and of flows that raise an alert.
 
 use etherparse::TcpHeader;
 use mirror_engine::analyzer::{Analyzer, Context, Event, Filter, Use};
@@ -12,14 +12,14 @@ use mirror_xdp_tests::tls::client_hello;
 
 use super::*;
 
-/// Memory for what comes before an alert: the least there can be.
+/// The smallest memory for frames that precede an alert.
 const RING: u64 = 1 << 20;
 
 fn alerts() -> Settings {
     Settings { policy: Policy { pre_trigger: Some(RING), ..Policy::default() }, ..settings() }
 }
 
-/// A worker that looks for a name and an address.
+/// Creates a worker that looks for a name and an address.
 fn watching(sink: &Sink, dedup: bool, store: StoreHandle) -> Worker<StoreHandle> {
     let config = WorkerConfig { dedup, ..WorkerConfig::default() };
     let mut indicators = Indicators::default();
@@ -32,7 +32,7 @@ fn watching(sink: &Sink, dedup: bool, store: StoreHandle) -> Worker<StoreHandle>
         .build()
 }
 
-/// Has a worker take frames, and counts: each frame is accounted for.
+/// Lets a worker process frames, and checks that each frame is accounted for.
 fn taken(
     directory: &Path,
     settings: Settings,
@@ -58,12 +58,12 @@ fn taken(
     (counters, stored, text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
 }
 
-/// A question of a client to its server of names.
+/// Returns a DNS query of a client.
 fn question(client: u16, number: u16, name: &str) -> Vec<u8> {
     Flow::v4(30_000 + client, 53).udp(&dns_query(number, name))
 }
 
-/// Questions of two clients in turns, of which one asks for a bad name in the midst.
+/// Returns queries of two clients in turns, of which one asks for a bad name in the midst.
 fn conversation() -> Vec<(FrameInfo, Vec<u8>)> {
     (0..40)
         .map(|number| {
@@ -85,7 +85,7 @@ fn a_flow_that_raises_an_alert_is_kept_from_before_it_and_no_other_is() {
     assert_eq!(extract(directory.path(), None, "").0, expected);
     assert_eq!(extract(directory.path(), None, "port 30001 and vni 7").0, expected);
     assert_eq!((stored.kept, stored.not_kept[1]), (20, ("no_alert", 20)));
-    // In the order of time, and with the Community ID at the flow's first packet.
+    // The packets are in the order of time, and the flow's first has the Community ID.
     let file = CaptureFile::open(&files(&directory, ".pcapng")[0]).unwrap();
     let mut times = Vec::new();
     file.for_each(|frame| times.push(frame.time)).unwrap();
@@ -93,7 +93,7 @@ fn a_flow_that_raises_an_alert_is_kept_from_before_it_and_no_other_is() {
     assert_eq!(findings(&directory), []);
     let bytes = fs::read(&files(&directory, ".pcapng")[0]).unwrap();
     assert_eq!(bytes.windows(13).filter(|window| window == b"community_id=").count(), 1);
-    // The alert is one of Suricata's form, and of that flow.
+    // The alert has Suricata's form, and belongs to that flow.
     let [alert] = &records.iter().filter(|it| it["event_type"] == "alert").collect::<Vec<_>>()[..] else {
         panic!("{records:?}")
     };
@@ -115,14 +115,14 @@ fn what_is_no_longer_in_memory_when_the_alert_comes_is_not_kept() {
     let directory = tempfile::tempdir().unwrap();
     let early = question(1, 1, "good.example");
     let mut frames = vec![(info(7, 1000, &early), early)];
-    // More than there is room for.
+    // More frames than there is room for.
     frames.extend(turns(7, 5, 4000, 1001));
     for (number, name) in [(2, "good.example"), (3, "evil.example"), (4, "good.example")] {
         let frame = question(1, number, name);
         frames.push((info(7, 5001, &frame), frame));
     }
     let (_, stored, _) = taken(directory.path(), alerts(), false, frames);
-    // A flow without packets for five minutes is another then.
+    // After five minutes without packets, the flow is another one.
     assert_eq!((stored.kept, stored.not_kept[1].1), (3, 4001));
     let (found, _) = extract(directory.path(), None, "");
     assert_eq!(found[0].1, question(1, 2, "good.example"));
@@ -132,7 +132,7 @@ fn what_is_no_longer_in_memory_when_the_alert_comes_is_not_kept() {
 fn an_address_raises_an_alert_with_the_first_packet_and_limits_hold_all_the_same() {
     let directory = tempfile::tempdir().unwrap();
     let mut frame = frame(1, 2);
-    // The source address, without its checksum's being looked at.
+    // Changes the source address; the checksum is not verified.
     frame[26..30].copy_from_slice(&[192, 0, 2, 77]);
     let frames = (0..10).map(|second| (info(7, 1000 + second, &frame), frame.clone()));
     let policy = Policy { flow: Some(2001), packet: Kept::First(60), ..alerts().policy };
@@ -154,7 +154,7 @@ fn a_flow_of_two_sessions_is_kept_with_what_came_of_it_by_both() {
         }
         (info, frame.to_vec())
     };
-    // Each session has a packet of its own before a copy tells that the flow is one.
+    // Each session has a packet of its own before a duplicate shows that the flows are one.
     let flow = Flow::v4(30_001, 53);
     let asked = flow.udp(&dns_query(1, "good.example"));
     let answer = flow.reversed().udp(&dns_answer(1, "good.example", [10, 9, 8, 7].into()));
@@ -204,7 +204,7 @@ fn rules_say_what_is_kept_also_after_others_have_taken_their_numbers() {
     send(1, 0);
     send(2, 1);
     send(0, 2);
-    // A reload: what number 2 stood for before is gone.
+    // After a reload, the earlier meaning of number 2 is gone.
     rules.learn("office", 150, 3);
     rules.learn("other", 150, 4);
     rules.learn("office", 199, 2);
@@ -220,7 +220,7 @@ fn rules_say_what_is_kept_also_after_others_have_taken_their_numbers() {
     assert_eq!(found, [0, 3, 5]);
 }
 
-/// What alerts say that this traffic raises, and how many packets are kept for them.
+/// Returns the alerts that this traffic raises, and the number of packets that are kept.
 fn alerts_of(
     indicators: &[&str],
     frames: &[Vec<u8>],
@@ -250,7 +250,7 @@ fn alerts_of(
     (signatures, kept)
 }
 
-/// A connection whose client says this, with its end.
+/// Returns a whole connection, in which the client sends `said`.
 fn connection(flow: &Flow, said: &[u8]) -> Vec<Vec<u8>> {
     let segment = |sequence_number, acknowledgment_number| TcpHeader {
         sequence_number,
@@ -268,7 +268,7 @@ fn connection(flow: &Flow, said: &[u8]) -> Vec<Vec<u8>> {
 #[test]
 fn names_and_fingerprints_are_looked_for_where_clients_say_them() {
     let hello = client_hello("www.evil.example");
-    // Behind the headers of record and message.
+    // The handshake begins after the headers of record and message.
     let parsed = ClientHello::parse(&hello[9..]).unwrap();
     let (ja3, ja4) = (Ja3::client(&parsed).hash, ja4(&parsed, Carrier::Tcp));
     let tls = connection(&Flow::v4(40_000, 443), &hello);
@@ -287,7 +287,7 @@ fn names_and_fingerprints_are_looked_for_where_clients_say_them() {
     assert_eq!(alerts_of(&["evil.example"], &http, |_| {}), (vec![alert], 5));
 }
 
-/// Raises an alert where somebody asks for help.
+/// Raises an alert for a client that asks for help.
 struct Cries;
 
 impl Analyzer for Cries {

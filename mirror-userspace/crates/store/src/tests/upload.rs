@@ -1,4 +1,5 @@
-//! Uploading: whatever fails on the way, what is uploaded is what was written, and nothing goes before it is.
+//! Uploading: whatever fails on the way, the uploaded files are those that were written, and none is deleted
+//! before its upload.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -18,14 +19,14 @@ use super::super::remote::RemoteReader;
 use super::super::verify::verify_copy;
 use super::*;
 
-/// What goes wrong: so many of 100 requests.
+/// Faults, each as a number out of 100 requests.
 #[derive(Clone, Copy, Debug, Default)]
 struct Trouble {
-    /// Nothing is done.
+    /// The request has no effect.
     refused: u64,
-    /// It is done, and it is said that it was not.
+    /// The request succeeds, but an error is reported.
     denied: u64,
-    /// A byte of what is written is another.
+    /// A byte of the written data is changed.
     altered: u64,
 }
 
@@ -33,11 +34,11 @@ struct Trouble {
 struct Requests {
     trouble: Trouble,
     random: u64,
-    /// How often each object was put.
+    /// Number of requests that wrote each object.
     puts: HashMap<String, u64>,
 }
 
-/// An object store in memory, with trouble.
+/// An object store in memory, with faults.
 #[derive(Clone, Debug, Default)]
 struct Troubled {
     inner: Arc<InMemory>,
@@ -73,7 +74,7 @@ impl Troubled {
         Remote::of(Arc::new(self.clone()), ObjectPath::from("prefix"), "memory://copy".to_owned())
     }
 
-    /// What is there, without trouble.
+    /// Returns a reader of the objects, without faults.
     fn reader(&self) -> RemoteReader {
         let url = "memory://copy".to_owned();
         RemoteReader::of(Remote::of(self.inner.clone(), ObjectPath::from("prefix"), url)).unwrap()
@@ -238,7 +239,7 @@ fn copy_findings(reader: &RemoteReader) -> Vec<(String, String)> {
     report.findings.into_iter().map(|finding| (finding.file, finding.what)).collect()
 }
 
-/// The frames that an extract of a copy has, with their times.
+/// Returns the frames of an extract from a copy, with their times.
 fn extract_copy(
     copy: RemoteReader,
     key: Option<StoreKey>,
@@ -326,7 +327,7 @@ fn nothing_is_deleted_before_it_is_uploaded() {
     let _ = up.finish();
     let report = verify(directory.path(), None, |_, _| {}).unwrap();
     assert!(report.bytes <= 3 << 20 && report.deleted.len() > 1, "{report:?}");
-    // What is not here any more is found there.
+    // Segments that are no longer here are found in the copy.
     let mut reader = Reader::open(directory.path(), None).unwrap();
     reader.read_copies(vec![upload.clone()]);
     let (all, effort) = extract_by(reader, "port 10003");
@@ -397,7 +398,7 @@ fn what_is_altered_missing_or_strange_in_a_copy_is_named() {
     assert_eq!(
         copy_findings(&copy()),
         [
-            (name(&segments[0]), "was altered: its digest is not what the manifest says".to_owned()),
+            (name(&segments[0]), "was altered: its digest differs from the one in the manifest".to_owned()),
             (name(&segments[1]), "is missing".to_owned()),
             (name(&strange), "is not in the manifest".to_owned()),
         ]

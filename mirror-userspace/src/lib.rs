@@ -1,5 +1,5 @@
-//! mirror-xdp in user space: loading the XDP program, receiving from `AF_XDP` sockets, keeping flows,
-//! writing records; and the same over capture files.
+//! mirror-xdp in user space. It loads the XDP program, receives frames from `AF_XDP` sockets, tracks flows
+//! and writes records; it does the same for capture files.
 #![deny(unsafe_code)]
 
 pub mod afxdp;

@@ -1,4 +1,4 @@
-//! `mirror-xdp read`: the worker of the live capture over capture files.
+//! `mirror-xdp read`: runs the worker of the live capture on capture files.
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -29,16 +29,16 @@ use crate::stats::{self, Named, Records};
 use crate::store::Store;
 use crate::worker::{FrameInfo, Mirror, Worker, WorkerConfig};
 
-/// Seed of the flow hash: fixed, so that a file gives the same records each time. Nobody can aim at a
-/// table that nobody else sends to.
+/// The seed of the flow hash. It is fixed, so that a file gives the same records each time. An attacker gains
+/// nothing from knowing it, because no live traffic reaches this table.
 const HASH_SEED: u64 = 0x6d69_7272_6f72;
-/// What the packet store has each frame's flow by.
+/// The key that hashes each frame's flow for the packet store.
 const HASH_KEY: FlowHashKey = FlowHashKey::new(HASH_SEED);
 
 /// Analyse capture files as if their frames had been captured
 ///
-/// Mirrored frames (VXLAN, GENEVE) are decapsulated, all others are taken as they are. Records are appended to
-/// eve.json in the log directory.
+/// Mirrored frames (VXLAN, GENEVE) are decapsulated, all others are analysed as they are. Records are
+/// appended to eve.json in the log directory.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -52,11 +52,11 @@ pub(super) struct Args {
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
 
-    /// Directory of eve.json; made if it is missing
+    /// Directory of eve.json; created if missing
     #[arg(long, value_name = "DIR", default_value = ".")]
     log_dir: PathBuf,
 
-    /// Keep the packets, too, in this directory; `mirror-xdp extract` finds them
+    /// Also keep the packets, in this directory; `mirror-xdp extract` finds them
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
 
@@ -67,12 +67,12 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
 
-    /// Flows that are kept at most; beyond, the flow that was idle the longest is ended
+    /// Maximum number of flows; beyond it, the flow that has been idle longest is ended
     #[arg(long, value_name = "N", default_value_t = WorkerConfig::default().max_flows)]
     #[arg(value_parser = super::max_flows)]
     max_flows: usize,
 
-    /// Where both ends of conversations are mirrored: analyse one copy of each packet, and count the other
+    /// If both ends of conversations are mirrored: analyse one copy of each packet, and count the other
     #[arg(long, value_enum, default_value_t, value_name = "on|off", hide_possible_values = true)]
     dedup: super::Switch,
 
@@ -84,7 +84,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     super::log::init(LogLevel::Off, Some(Format::Text))?;
     let start = Instant::now();
     let mut sink = confine(args)?;
-    // Made when there is something to read: a mistyped name leaves nothing behind.
+    // Created once there is something to read: a mistyped name leaves nothing behind.
     let mut reader: Option<Reader> = None;
     let mut damaged = false;
     for path in &args.files {
@@ -114,16 +114,16 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Confines the process to the capture files, the log and the store, before any of it is read. The log's and the
-/// store's directories are made where there is a file to read: a mistyped name leaves nothing behind. Records that go
-/// to a socket are connected with it before, for then nothing is connected to any more.
+/// Confines the process to the capture files, the log and the store, before it reads any of them. Creates the
+/// directories of log and store if there is a file to read: a mistyped name leaves nothing behind. Connects a
+/// socket for records first, and returns the sink, because a confined process cannot connect.
 fn confine(args: &Args) -> anyhow::Result<Option<Sink>> {
     let destination = args.eve.destination(&args.log_dir, &config::EveSettings::default());
     let is_socket = matches!(destination, Destination::Socket { .. });
     let records = destination.needed_files();
     let store = Files { write: args.store.iter().cloned().collect(), ..Files::default() };
     if args.files.iter().any(|path| path.exists()) {
-        // Where they cannot be made, whoever opens them says so.
+        // If they cannot be created, the code that opens them reports the error.
         for directory in &records.write {
             let _ = config::EveSettings::default().modes.make_directory(directory);
         }
@@ -157,15 +157,15 @@ struct Reader {
     store: Option<Store>,
     worker: Worker,
     frames: Frames,
-    /// The last frame that was looked at for one had an envelope.
+    /// True if the last frame that was checked for an outer header had one.
     in_envelopes: bool,
-    /// When the second of the worker's last tick is over, by the frames' time.
+    /// The end of the second of the worker's last tick, by the frames' time.
     second_ends: u64,
     progress: Progress,
     quiet: bool,
 }
 
-/// What became of the files' frames before they reached the worker.
+/// The frames of the files, by their fate before they reached the worker.
 #[derive(Clone, Debug, Default)]
 struct Frames {
     seen: u64,
@@ -223,7 +223,8 @@ impl Reader {
             mirror: None,
             side: None,
         };
-        // An envelope is a datagram: in a capture without any, what is a segment of TCP is decoded once.
+        // Outer headers need a datagram: in a capture without mirrored frames, a TCP segment is decoded only
+        // once.
         if link == Some(LinkType::Ethernet)
             && !self.in_envelopes
             && self.store.is_none()
@@ -249,7 +250,7 @@ impl Reader {
                         outer_destination: outer.destination,
                         endpoint: outer.gateway.endpoint,
                     });
-                    // The inner lengths say what a mirror cut off besides.
+                    // The inner lengths reveal bytes that a mirror cut off in addition.
                     let headers = InnerHeaders::parse(bytes, 0);
                     info.original_len = headers.original_len(outer.inner_len) as u32;
                     if self.store.is_some() {
@@ -274,7 +275,8 @@ impl Reader {
         self.tick(frame.time);
     }
 
-    /// The worker's timers, which count whole seconds. A live worker's go on after each batch, too.
+    /// Advances the worker's timers, which count whole seconds. A live worker also advances them after each
+    /// batch.
     fn tick(&mut self, time: u64) {
         const BATCH: u64 = 64;
         if self.frames.seen.is_multiple_of(BATCH) || time >= self.second_ends {
@@ -303,14 +305,14 @@ impl Reader {
         self.sink.stats(self.worker.now(), &totals).context("cannot write the statistics")?;
         totals.records = Records::new(self.worker.counters().records_lost, &self.sink.finish());
         if let Some(store) = self.store {
-            // Nothing is uploaded here.
+            // This command uploads nothing.
             let _ = super::store::finish(store, self.quiet);
         }
         Ok(totals)
     }
 }
 
-/// A frame of which the file has only the beginning, perhaps.
+/// A frame of which the file may contain only the beginning.
 struct Captured<'f> {
     bytes: &'f [u8],
     original_len: usize,
@@ -326,14 +328,14 @@ impl Frame for Captured<'_> {
     }
 }
 
-/// Everything that was counted.
+/// The sum of all counters.
 #[derive(Clone, Debug, Serialize)]
 struct Totals {
     seconds: f64,
     frames: FrameTotals,
     workers: [stats::Worker; 1],
     records: Records,
-    /// How far the counters are from adding up.
+    /// The difference between the counters; 0 if they add up.
     unaccounted: u64,
 }
 
@@ -386,7 +388,7 @@ impl Totals {
     }
 }
 
-/// A line on the terminal that says how far the reading is, for files that take long.
+/// A progress line on the terminal, shown only if reading takes long.
 struct Progress {
     start: Instant,
     shown: Option<Instant>,
@@ -396,7 +398,7 @@ struct Progress {
 impl Progress {
     const DELAY: Duration = Duration::from_secs(2);
     const INTERVAL: Duration = Duration::from_millis(200);
-    /// Frames between two looks at the clock.
+    /// The number of frames between two readings of the clock.
     const STRIDE: u64 = 1024;
 
     fn new(quiet: bool) -> Self {
@@ -430,7 +432,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Reading leaves out to look for an envelope where there is a segment of TCP.
+        /// A TCP segment, for which `read` skips the search for outer headers, is never encapsulated.
         #[test]
         fn what_is_decoded_as_tcp_is_no_envelope(
             (ipv6, tags, payload) in (any::<bool>(), 0_usize..5, 0_usize..64),

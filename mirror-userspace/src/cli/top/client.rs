@@ -46,9 +46,7 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text.starts_with("https://") {
-            return Err(
-                "the API speaks plain HTTP; forward it with `ssh -L 9470:127.0.0.1:9470 HOST`".into()
-            );
+            return Err("the API speaks plain HTTP; forward it with `ssh -L 9470:127.0.0.1:9470 HOST`".into());
         }
         let authority = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
         let host = |authority: &str| {
@@ -194,9 +192,7 @@ impl Server {
             StatusCode::OK => {
                 serde_json::from_slice(&body).map_err(|_| Failure::new("this is not mirror-xdp's API"))
             }
-            StatusCode::UNAUTHORIZED => {
-                Err(Failure::new("it requires its token: --api-token-file FILE"))
-            }
+            StatusCode::UNAUTHORIZED => Err(Failure::new("it requires its token: --api-token-file FILE")),
             _ => {
                 let Refusal { error } = serde_json::from_slice(&body).unwrap_or_default();
                 let error = if error.is_empty() { status.to_string() } else { error };

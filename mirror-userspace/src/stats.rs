@@ -100,7 +100,7 @@ pub struct Ring {
     pub delivered: u64,
     /// Frames lost before that.
     pub lost: Lost,
-    /// How often the kernel found no free buffer; `rx_dropped` includes the frames.
+    /// The number of times the kernel found no free buffer; `rx_dropped` includes the frames.
     pub fill_ring_empty: u64,
 }
 

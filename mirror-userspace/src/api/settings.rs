@@ -67,7 +67,7 @@ pub enum TokenError {
     Weak {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// A description of the problem.
         what: &'static str,
     },
 }

@@ -58,7 +58,7 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "IF")]
     interface: String,
 
-    /// How to send the frames
+    /// Engine that sends the frames
     #[arg(long, value_enum, default_value_t)]
     engine: EngineChoice,
 
@@ -108,7 +108,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "PORT", default_value = "4789")]
     port: NonZeroU16,
 
-    /// What to do with frames that are longer than the interface can send
+    /// Treatment of frames that are longer than the interface can send
     #[arg(long, value_enum, default_value_t)]
     oversize: Oversize,
 

@@ -21,11 +21,12 @@ enum Switch {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Reception (each also in the configuration, section [receive])")]
 pub(super) struct ReceiveArgs {
-    /// Where the XDP program runs [default: auto]
+    /// XDP mode: the place where the XDP program runs [default: auto]
     #[arg(long, value_enum, value_name = "MODE")]
     xdp_mode: Option<ModeChoice>,
 
-    /// Whether the NIC writes frames directly to the memory where they are analysed [default: auto]
+    /// Zero-copy reception: the NIC writes frames directly to the memory where they are analysed [default:
+    /// auto]
     #[arg(long, value_enum, value_name = "WHEN")]
     zero_copy: Option<ZeroCopy>,
 
@@ -38,7 +39,7 @@ pub(super) struct ReceiveArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(limits::SOCKETS_PER_QUEUE))]
     sockets_per_queue: Option<u32>,
 
-    /// Whether one worker analyses all packets of a flow, whichever queue they arrive on [default: on]
+    /// Let one worker analyse all packets of a flow, whichever queue they arrive on [default: on]
     #[arg(long, value_enum, value_name = "ON|OFF")]
     flow_affinity: Option<Switch>,
 

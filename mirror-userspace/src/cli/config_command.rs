@@ -1,4 +1,4 @@
-//! `mirror-xdp config`: what is wrong with a configuration file, what is in force with it, and an example.
+//! `mirror-xdp config`: checks a configuration file, shows the settings in force, and prints an example.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::filter::{CONFIG, load};
 use super::{print, print_json, run};
 
-/// The file with every key.
+/// The configuration file with every key.
 const EXAMPLE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/mirror-xdp.toml"));
 
 const EXAMPLES: &str = "\
@@ -23,7 +23,7 @@ Examples:
   mirror-xdp config check mirror-xdp.toml
   mirror-xdp config show --config mirror-xdp.toml --mode generic";
 
-/// Check, show and begin a configuration
+/// Check, show and create a configuration
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -34,20 +34,20 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Check(Check),
-    // Larger than the others.
+    // Boxed because it is larger than the others.
     Show(Box<Show>),
     Example(Example),
 }
 
-/// Say everything that is wrong with a configuration file: line, key, and what is allowed there
+/// Report everything that is wrong with a configuration file: line, key, and the accepted values
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   mirror-xdp config check                               the file of the service
   mirror-xdp config check --json new.toml | jq .mistakes
 
-Files that it names, such as a key or a token, are looked at; interfaces and ports of this machine are not.
-Exit code 0 where `run` would take the file, also with warnings; 1 where it would not.")]
+Files that it names, such as a key or a token, are checked; interfaces and ports of this machine are not.
+Exit code 0 if `run` would accept the file, even with warnings; 1 if it would not.")]
 struct Check {
     /// Configuration file
     #[arg(value_name = "FILE", default_value = CONFIG)]
@@ -58,7 +58,7 @@ struct Check {
     json: bool,
 }
 
-/// Show the settings that are in force with the flags of `run`, and where each comes from
+/// Show the settings that are in force with the flags of `run`, and the origin of each
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -69,7 +69,7 @@ struct Show {
     run: run::Args,
 }
 
-/// Print a configuration file that has every key, explained
+/// Print a configuration file with every key explained
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -113,7 +113,7 @@ fn check(args: &Check) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A setting and who says so.
+/// A setting and its origin.
 #[derive(Serialize)]
 struct Setting {
     value: Value,
@@ -147,7 +147,7 @@ fn show(args: &Show) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A line a setting, as TOML has it but for those that are not set.
+/// Formats one line for each setting, in TOML notation except for unset values.
 fn table(settings: &[(&'static str, Setting)]) -> String {
     let written = |value: &Value| if value.is_null() { "not set".to_owned() } else { value.to_string() };
     let width = |of: &dyn Fn(&(&'static str, Setting)) -> usize| settings.iter().map(of).max().unwrap_or(0);

@@ -1,5 +1,5 @@
-//! The rights of commands that read what others have made: capture files, stores, configurations. They are given up
-//! before anything of it is read.
+//! Confines commands that read the data of others: capture files, stores, configurations. They give up their
+//! rights before they read anything.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use mirror_store::upload;
 
 use super::store::Place;
 
-/// Where certificates of authorities are that distributions have.
+/// The directories where distributions store the certificates of authorities.
 const AUTHORITIES: [&str; 5] = [
     "/etc/ssl",
     "/etc/pki",
@@ -18,7 +18,7 @@ const AUTHORITIES: [&str; 5] = [
     "/usr/share/ca-certificates",
     "/usr/local/share/ca-certificates",
 ];
-/// Variables that name other ones.
+/// Environment variables that name other certificates.
 const OTHER_AUTHORITIES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
 /// Confines the process to these files.
@@ -28,13 +28,14 @@ pub(super) fn to(kind: Kind, files: Files) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Confines a command that reads any files, and writes none: a configuration names others.
+/// Confines a command that reads any file, because a configuration names further ones, and writes none.
 pub(super) fn to_reading() -> anyhow::Result<()> {
     to(Kind::Read, Files { read: vec!["/".into()], ..Files::default() })
 }
 
-/// Confines a command that reads a store and writes no file but those that are open: to the store's directory and to
-/// copies in directories, or to the network where the store, or a copy that may be read, is elsewhere.
+/// Confines a command that reads a store and writes only to files that are open already. It may read the
+/// store's directory and copies in directories, and use the network if the store, or one of its copies, is
+/// remote.
 pub(super) fn to_store(place: &Place, copies: &[Location]) -> anyhow::Result<()> {
     match place {
         Place::Directory(directory) => {

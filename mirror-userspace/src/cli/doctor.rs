@@ -1,4 +1,4 @@
-//! `mirror-xdp doctor`: what stands in the way of a capture, and what mends it.
+//! `mirror-xdp doctor`: finds the obstacles to a capture, and fixes them.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _};
@@ -21,22 +21,22 @@ Examples:
   mirror-xdp doctor --interface ens6 --fix --cpus 2-7
   mirror-xdp doctor --interface ens6 --json | jq '.[] | select(.state != \"fine\")'
 
-Looks at all that decides whether a capture works and how well: the kernel, rights, memory, the driver and
+Checks all that decides whether and how well a capture works: the kernel, rights, memory, the driver and
 its version, XDP, MTU, queues, rings, the hash that spreads frames over the queues, interrupts, and what
-the device has lost. JSON is an array of {\"check\",\"state\",\"found\",\"fix\"}, where `fix` is the command that
-mends it or null. Changing queues, rings or MTU may take the interface down for a moment.
+the device has lost. JSON is an array of {\"check\",\"state\",\"found\",\"fix\"}, where `fix` is the command
+to run, or null. Changing queues, rings or MTU may take the interface down for a moment.
 
-Exit code 0 where nothing is broken, 1 otherwise.";
+Exit code 0 if nothing is broken, 1 otherwise.";
 
-/// Check that an interface is ready for a capture, and mend what is not
+/// Check that an interface is ready for a capture, and fix problems
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Interface that mirrored traffic comes in by
+    /// Interface that receives mirrored traffic
     #[arg(short, long, value_name = "IF")]
     interface: String,
 
-    /// Mend what can be mended, then check again; it stays so until the machine restarts
+    /// Fix what can be fixed, then check again; the changes last until the machine restarts
     #[arg(long)]
     fix: bool,
 
@@ -44,12 +44,12 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
 
-    /// CPUs for the workers, such as 2-7,10, which interrupts are kept off [default: as configured, or those
-    /// that are isolated]
+    /// CPUs for the workers, such as 2-7,10; interrupts are kept off them [default: the configured ones, or
+    /// those that are isolated]
     #[arg(long, value_name = "LIST")]
     cpus: Option<CpuList>,
 
-    /// Configuration, for the UDP ports of mirror traffic and the workers' CPUs
+    /// Configuration with the UDP ports of mirror traffic and the workers' CPUs
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -84,8 +84,7 @@ async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Mends what can be mended of each interface, for a capture; what is returned takes it back when it is
-/// dropped.
+/// Fixes what can be fixed on each interface, for a capture. Dropping the returned values undoes the changes.
 pub(super) async fn prepare(
     interfaces: &[String],
     ports: &Ports,
@@ -102,22 +101,22 @@ pub(super) async fn prepare(
     Ok(changes)
 }
 
-/// Has the interfaces' interrupts wait, for workers that poll; what is returned takes it back when it is
-/// dropped. Where that cannot be set, workers poll beside the interrupts.
+/// Defers the interrupts of the interfaces, for workers that poll. Dropping the returned values undoes the
+/// changes. If an interface does not support deferral, its workers poll in addition to the interrupts.
 pub(super) async fn defer_interrupts(interfaces: &[String]) -> anyhow::Result<Vec<Changes>> {
     let netlink = Netlink::connect()?;
     let mut all = Vec::new();
     for name in interfaces {
         let mut changes = Changes::new(name);
         if let Err(error) = changes.make(&netlink, &Change::Deferral(Deferral::OF_BUSY_POLLING)).await {
-            tracing::warn!("{name}: interrupts go on beside busy polling: {}", one_line(&error));
+            tracing::warn!("{name}: interrupts continue in addition to busy polling: {}", one_line(&error));
         }
         all.push(changes);
     }
     Ok(all)
 }
 
-/// Says what was done about something.
+/// Prints the result of a fix.
 fn tell(interface: &str, mended: &Mended<'_>) {
     let Mended { check, result } = mended;
     let command = check.fix.as_deref().unwrap_or_default();
@@ -135,7 +134,7 @@ const fn word(state: State) -> &'static str {
     }
 }
 
-/// A line a check, and one more where something mends it.
+/// Formats a line for each check, and a second one for its fix.
 fn table(checks: &[Check], coloured: bool) -> String {
     let mut text = String::new();
     for Check { check, state, found, fix, .. } in checks {
@@ -145,7 +144,7 @@ fn table(checks: &[Check], coloured: bool) -> String {
             (true, State::Warning) => ("\x1b[33m", "\x1b[0m"),
             (true, State::Broken) => ("\x1b[31m", "\x1b[0m"),
         };
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "{colour}{:7}{plain}  {check:13}  {found}", word(*state));
         if let Some(fix) = fix {
             let _ = writeln!(text, "{:24}→ {fix}", "");

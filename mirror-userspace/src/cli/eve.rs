@@ -1,4 +1,4 @@
-//! Where the records go: the arguments that `run` and `read` share.
+//! The destination of the records: the arguments that `run` and `read` share.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -11,31 +11,31 @@ use mirror_rules::text;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct EveArgs {
-    /// Where records go: a file in the log directory or by its path, `-` for stdout, or a Unix socket, as
-    /// unix-stream:PATH or unix-dgram:PATH
+    /// Destination of the records: a file, by its name in the log directory or by its path, `-` for stdout,
+    /// or a Unix socket, as unix-stream:PATH or unix-dgram:PATH
     #[arg(long, value_name = "WHERE", value_parser = OsStringValueParser::new().try_map(output))]
     eve_output: Option<PathBuf>,
 
-    /// Write only events of these kinds, such as flow,dns,tls; there are flow, alert, dns, http, tls, quic, ssh,
-    /// metrics and stats
+    /// Write only events of these kinds, such as flow,dns,tls; the kinds are flow, alert, dns, http, tls,
+    /// quic, ssh, metrics and stats
     #[arg(long, value_name = "KIND,…", value_delimiter = ',', hide_possible_values = true)]
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(EventTypes::KNOWN))]
     eve_types: Option<Vec<String>>,
 
-    /// Put the file aside, as eve.json.20261125-051403, before it gets larger than this, such as 1GiB
+    /// Rotate the file, to eve.json.20261125-051403, before it exceeds this size, such as 1GiB
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     rotate_size: Option<u64>,
 
-    /// Put the file aside this often, such as 1h: on the hour
+    /// Rotate the file at this interval, such as 1h: on the hour
     #[arg(long, value_name = "TIME", value_parser = super::seconds)]
     rotate_interval: Option<Duration>,
 
-    /// Keep so many files that were put aside, and remove older ones
+    /// Keep this many rotated files, and remove older ones
     #[arg(long, value_name = "N")]
     rotate_keep: Option<usize>,
 }
 
-/// Bytes that are no text are a file's name.
+/// Parses the destination. A name that is not UTF-8 is the name of a file.
 fn output(name: OsString) -> Result<PathBuf, String> {
     name.to_str().map_or(Ok(()), Destination::check).map_err(|wrong| wrong.to_string())?;
     Ok(name.into())
@@ -43,30 +43,30 @@ fn output(name: OsString) -> Result<PathBuf, String> {
 
 fn bytes(text: &str) -> Result<u64, String> {
     match text::bytes(text) {
-        Ok(0) => Err("must be more than nothing".to_owned()),
+        Ok(0) => Err("must be greater than zero".to_owned()),
         Ok(bytes) => Ok(bytes),
         Err(wrong) => Err(format!("{}; {}", wrong.what, wrong.allowed)),
     }
 }
 
 impl EveArgs {
-    /// Where the arguments, or else the configuration, want the records.
+    /// Returns the destination of the records: that of the arguments, or else the configured one.
     pub(super) fn destination(&self, directory: &Path, configured: &EveSettings) -> Destination {
         Destination::named(self.output(configured), directory, self.rotation(configured), configured.modes)
     }
 
-    /// The file or socket.
+    /// Returns the name of the file or socket.
     pub(super) fn output<'a>(&'a self, configured: &'a EveSettings) -> &'a Path {
         let output = self.eve_output.as_ref().or(configured.output.as_ref());
         output.map_or(Path::new(FILE_NAME), PathBuf::as_path)
     }
 
-    /// The kinds of events that are written.
+    /// Returns the kinds of events to write.
     pub(super) fn types(&self, configured: &EveSettings) -> EventTypes {
         self.eve_types.clone().map_or_else(|| configured.types.clone(), EventTypes::only)
     }
 
-    /// When a file is put aside.
+    /// Returns the rotation of the file.
     pub(super) fn rotation(&self, configured: &EveSettings) -> Rotation {
         let Rotation { size, interval, keep } = configured.rotation;
         Rotation {
@@ -76,7 +76,7 @@ impl EveArgs {
         }
     }
 
-    /// The flags that were given.
+    /// Returns each flag, and whether it was given.
     pub(super) fn given(&self) -> [(&'static str, bool); 5] {
         [
             ("--eve-output", self.eve_output.is_some()),
@@ -88,7 +88,7 @@ impl EveArgs {
     }
 }
 
-/// Opens the log, unless it is to go where the account goes: to stdout, with `json`.
+/// Opens the log. Fails if both the log and, with `json`, the account go to stdout.
 pub(super) fn open(
     destination: Destination,
     types: EventTypes,

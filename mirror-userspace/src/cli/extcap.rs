@@ -1,6 +1,6 @@
-//! `mirror-xdp extcap`: the appliance as an interface of Wireshark's, by its extcap protocol
+//! `mirror-xdp extcap`: makes the appliance an interface in Wireshark, through Wireshark's extcap protocol
 //! (<https://www.wireshark.org/docs/wsdg_html_chunked/ChCaptureExtcap.html>). Wireshark starts the program
-//! with options of its own choosing; a script in its extcap directory puts `extcap` in front of them.
+//! with its own options; a script in its extcap directory puts `extcap` in front of them.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,14 +12,14 @@ use super::tail;
 
 const EXAMPLES: &str = "\
 Examples:
-  tshark -G folders                             tells Wireshark's extcap path
+  tshark -G folders                             prints Wireshark's extcap path
   ln -s /usr/share/mirror-xdp/extcap/mirror-xdp /usr/lib/x86_64-linux-gnu/wireshark/extcap/
   tshark -i mirror-xdp -f 'udp port 53'";
 
-/// The name of the one interface.
+/// The name of the only interface.
 const INTERFACE: &str = "mirror-xdp";
 
-/// Be an interface of Wireshark's: what it calls, not for people
+/// Serve as an interface of Wireshark; called by Wireshark, not by people
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 #[expect(clippy::struct_excessive_bools, reason = "Wireshark's protocol has these flags")]
@@ -28,11 +28,11 @@ pub(super) struct Args {
     #[arg(long)]
     extcap_interfaces: bool,
 
-    /// Say the link layer of the interface
+    /// Print the link layer of the interface
     #[arg(long)]
     extcap_dlts: bool,
 
-    /// List what can be set
+    /// List the settings
     #[arg(long)]
     extcap_config: bool,
 
@@ -44,15 +44,15 @@ pub(super) struct Args {
     #[arg(long, value_name = "VERSION")]
     extcap_version: Option<String>,
 
-    /// Which frames; alone, only check that it can be compiled
+    /// Capture filter; alone, only check that it compiles
     #[arg(long, value_name = "FILTER")]
     extcap_capture_filter: Option<String>,
 
-    /// Capture
+    /// Capture frames
     #[arg(long, requires = "fifo")]
     capture: bool,
 
-    /// Where to write the frames
+    /// Pipe to write the frames to
     #[arg(long, value_name = "PATH")]
     fifo: Option<PathBuf>,
 
@@ -78,7 +78,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     } else if let (true, Some(fifo)) = (args.capture, &args.fifo) {
         return tail::to_fifo(&args.control, filter, fifo);
     } else if args.extcap_capture_filter.is_some() {
-        // What is printed is what is wrong; nothing where nothing is.
+        // Prints the error; prints nothing if the filter is valid.
         if let Err(error) = Expression::parse(filter) {
             super::print(&format!("{error}\n"))?;
         }

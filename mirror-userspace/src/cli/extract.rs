@@ -1,4 +1,4 @@
-//! `mirror-xdp extract`: packets out of a store, found by its indexes.
+//! `mirror-xdp extract`: extracts packets from a store, using its indexes.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -28,44 +28,45 @@ Examples:
   mirror-xdp extract --store s3://bucket/appliance-1 'host 10.1.2.3' -w found.pcapng
   mirror-xdp extract --store /data/packets --copy file:///mnt/packets tcp -w found.pcapng
 
-Expressions are tcpdump's (`man pcap-filter`) for the inner frame, and besides:
+Expressions use tcpdump's syntax (`man pcap-filter`) on the inner frame, and in addition:
   vni N, vni N-M          the mirror session's VNI
   outer src A, A/PREFIX   the mirrored interface
   community-id ID         the flow, in both directions";
 
-/// Get packets out of a store, in the order of time, also while it is written to
+/// Extract packets from a store, in the order of time, even while the store is written to
 ///
-/// The indexes say which parts of the store may have what is looked for; only those are read. Segments that
-/// were deleted after they had been uploaded are read where they were uploaded to, see --copy.
+/// The indexes tell which parts of the store may contain matches; only those are read. Segments that were
+/// deleted after their upload are read from where they were uploaded to, see --copy.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// The store: what `run --store` was given, or what `--store-upload` was
+    /// The store: the argument of `run --store`, or of `--store-upload`
     #[arg(long, value_name = "DIR|URL", value_parser = Place::parse)]
     store: Place,
 
-    /// Leave out what was deleted from the directory, though it was uploaded before
+    /// Skip segments that were deleted from the directory, even if they were uploaded before
     #[arg(long)]
     local: bool,
 
-    /// Read what was deleted from the directory there, too: the URL that it was uploaded to. Needed where that names an
-    /// endpoint, or is a directory; the manifest alone is no reason to ask a server
+    /// Read segments that were deleted from the directory from this URL, which they were uploaded to.
+    /// Required if the URL names an endpoint, or is a directory: the manifest alone does not make mirror-xdp
+    /// contact a server
     #[arg(long, value_name = "URL", value_parser = super::store::location, conflicts_with = "local")]
     copy: Vec<Location>,
 
-    /// From this time on: 2026-03-01T08:00:00Z, or such as -10min before now
+    /// Start time: 2026-03-01T08:00:00Z, or relative to now, such as -10min
     #[arg(long, value_name = "TIME", value_parser = time, allow_hyphen_values = true)]
     from: Option<u64>,
 
-    /// Before this time
+    /// End time, exclusive
     #[arg(long, value_name = "TIME", value_parser = time, allow_hyphen_values = true)]
     to: Option<u64>,
 
-    /// What packets have to match; all match without it
+    /// Expression that packets must match; all packets without it
     #[arg(value_name = "EXPRESSION")]
     expression: Vec<String>,
 
-    /// Only packets of this flow, as `community_id` in the records names it
+    /// Only packets of this flow, by its `community_id` in the records
     #[arg(long, value_name = "COMMUNITY_ID", value_parser = community_id)]
     flow: Option<CommunityId>,
 
@@ -77,24 +78,24 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
 
-    /// Say how much was read for it
+    /// Print how much was read
     #[arg(long)]
     stats: bool,
 
-    /// Say that as one JSON object; on stderr where the packets go to stdout
+    /// Print that as one JSON object; on stderr if the packets go to stdout
     #[arg(long)]
     json: bool,
 }
 
-/// Reads a point in time.
+/// Parses a point in time, to nanoseconds since the epoch.
 pub(super) fn time(text: &str) -> Result<u64, String> {
     let time = match text.strip_prefix('-') {
         Some(ago) => {
             let ago = humantime::parse_duration(ago).map_err(|error| error.to_string())?;
-            SystemTime::now().checked_sub(ago).ok_or("before all times")?
+            SystemTime::now().checked_sub(ago).ok_or("the time is too far in the past")?
         }
         None => humantime::parse_rfc3339_weak(text).map_err(|_| {
-            "write a time in UTC such as 2026-03-01T08:00:00Z, or such as -10min before now".to_owned()
+            "write a time in UTC such as 2026-03-01T08:00:00Z, or relative to now, such as -10min".to_owned()
         })?,
     };
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -105,7 +106,7 @@ fn community_id(text: &str) -> Result<CommunityId, String> {
     text.parse().map_err(|error| format!("{error}; write one such as 1:LQU9qZlK+B5F3KDmev6m5PMibrg="))
 }
 
-/// What `--json` prints.
+/// The result that `--json` prints.
 #[derive(Serialize)]
 struct Summary {
     #[serde(flatten)]
@@ -129,13 +130,13 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let wanted = Wanted { from: args.from.unwrap_or(0), to: args.to.unwrap_or(u64::MAX), expression };
     if wanted.from >= wanted.to {
-        eprintln!("mirror-xdp: --from is not before --to; nothing lies between them");
+        eprintln!("mirror-xdp: --from is not before --to; give an earlier --from");
         return Ok(ExitCode::from(2));
     }
     let to_stdout = args.write.as_os_str() == "-";
     if to_stdout && stdout().is_terminal() {
         eprintln!(
-            "mirror-xdp: packets are not for a terminal; name a file with -w, or write `| tshark -r -`"
+            "mirror-xdp: packets cannot go to a terminal; name a file with -w, or append `| tshark -r -`"
         );
         return Ok(ExitCode::from(2));
     }
@@ -146,7 +147,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         if let Place::Directory(directory) = &args.store {
             super::store::is_store(directory)?;
         }
-        // Opened before the process is confined; emptied once there is something to write.
+        // Opened before the process is confined; truncated once there is something to write.
         let file = Modes::default().create().write(true).truncate(false).open(&args.write);
         Box::new(Emptied::new(file.with_context(|| format!("cannot write {}", args.write.display()))?))
     };
@@ -154,7 +155,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let mut reader = match &args.store {
         Place::Directory(directory) => Reader::open(directory, key)?,
         Place::Copy(_) if args.local => {
-            eprintln!("mirror-xdp: --local is about a directory; a URL is of a copy");
+            eprintln!("mirror-xdp: --local applies to a directory, not to the URL of a copy");
             return Ok(ExitCode::from(2));
         }
         Place::Copy(location) => Reader::open_copy(RemoteReader::open(location)?, key),
@@ -172,7 +173,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         eprintln!("mirror-xdp: {strange}");
     }
     if let Err(error) = result {
-        // Whoever reads the other end of the pipe has seen enough.
+        // The reader of the pipe has closed it.
         let closed = matches!(&error, mirror_store::reader::ReadError::Write(error)
             if error.kind() == io::ErrorKind::BrokenPipe);
         return if closed { Ok(ExitCode::SUCCESS) } else { Err(error.into()) };
@@ -187,7 +188,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A file that keeps what it had until something is written.
+/// A file that keeps its content until something is written.
 struct Emptied {
     file: File,
     is_emptied: bool,
@@ -225,7 +226,7 @@ impl Summary {
         let mut text =
             format!("{} packets, {}, in {seconds:.2} s\n", grouped(effort.packets), bytes(effort.bytes));
         if with_effort {
-            // Writing to a string does not fail.
+            // Writing to a string cannot fail.
             _ = writeln!(
                 text,
                 "read {} of indexes of {} of {} segments, and {} in {} chunks of {} in store",
@@ -244,7 +245,7 @@ impl Summary {
     }
 }
 
-/// A line on the terminal that says how far it is, where it takes long.
+/// A progress line on the terminal, shown only if the command takes long.
 struct Progress {
     start: Instant,
     shown: Option<Instant>,

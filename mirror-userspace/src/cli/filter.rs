@@ -1,4 +1,5 @@
-//! `mirror-xdp filter`: what the rules of a configuration file amount to, before or while a capture runs.
+//! `mirror-xdp filter`: checks and explains the rules of a configuration file, with or without a running
+//! capture.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -21,7 +22,7 @@ use serde::Serialize;
 use super::progress::grouped;
 use super::{print, print_json};
 
-/// Where the configuration is when nobody says otherwise.
+/// The default path of the configuration.
 pub(super) const CONFIG: &str = "/etc/mirror-xdp/mirror-xdp.toml";
 
 const EXAMPLES: &str = "\
@@ -30,7 +31,7 @@ Examples:
   mirror-xdp filter test 'tcp 10.1.2.3:4000 > 10.9.0.1:443 vni 7'
   aws ec2 describe-traffic-mirror-filters | mirror-xdp filter import - > filter.toml";
 
-/// Check, try and import the rules that say what is captured
+/// Check, test and import the rules that select the traffic to capture
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -45,16 +46,17 @@ enum Command {
     Import(Import),
 }
 
-/// Show what a configuration file amounts to, or everything that is wrong with it
+/// Show what a configuration file contains, or everything that is wrong with it
 ///
-/// Valid files also get warnings: rules that can never match, rules that overlap with different actions.
+/// Warns about rules of valid files that can never match, and about rules that overlap with different
+/// actions.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   mirror-xdp filter check                               the file of the service
   mirror-xdp filter check --json new.toml | jq .never_match
 
-Exit code 0 where the file is valid, warnings or not; 1 where it is not.")]
+Exit code 0 if the file is valid, even with warnings; 1 if it is not.")]
 struct Check {
     /// Configuration file
     #[arg(value_name = "FILE", default_value = CONFIG)]
@@ -65,14 +67,14 @@ struct Check {
     json: bool,
 }
 
-/// Say which rule decides on a packet, and why
+/// Show which rule decides on a packet, and why
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A packet is a protocol, the source, > and the destination, and then, in any order:
-  vni N                    the VNI that it comes by
-  ingress, egress          its direction, or what tells it:
+A packet is a protocol, the source, > and the destination, followed by, in any order:
+  vni N                    its VNI
+  ingress, egress          its direction, or, to derive it:
   mac SOURCE > DESTINATION its hardware addresses
-  fragment                 a later fragment, whose ports nobody knows
+  fragment                 a later fragment, which has no ports
   from ADDRESS             outer source of the mirrored frame, to test admission as well
 `not-ip vni N` is a frame that is not IP.
 
@@ -101,9 +103,9 @@ Example:
   aws ec2 describe-traffic-mirror-filters > filters.json
   mirror-xdp filter import filters.json > filter.toml
 
-Each filter becomes a set with the filter's name; bind the sets to the VNIs of the sessions then.")]
+Each filter becomes a set with the filter's name; afterwards, bind the sets to the VNIs of the sessions.")]
 struct Import {
-    /// What `aws ec2 describe-traffic-mirror-filters` printed; - reads standard input
+    /// Output of `aws ec2 describe-traffic-mirror-filters`; - reads standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
 }
@@ -121,7 +123,8 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The configuration, or `None` after a line on standard error for each mistake.
+/// Loads the configuration; prints a line on standard error for each mistake, and returns `None` if there are
+/// any.
 pub(super) fn load(
     path: &Path,
     mistakes: impl FnOnce(&[Mistake]) -> anyhow::Result<()>,
@@ -139,7 +142,7 @@ pub(super) fn load(
     }
 }
 
-/// What `check --json` prints of a file that is not valid.
+/// The output of `check --json` for a file that is not valid.
 #[derive(Serialize)]
 struct Invalid<'a> {
     valid: bool,
@@ -160,7 +163,7 @@ fn check(args: &Check) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A rule for scripts; the values are as a configuration file has them.
+/// A rule for scripts; the values are in the notation of a configuration file.
 #[derive(Serialize)]
 struct RuleView {
     number: u32,
@@ -194,7 +197,7 @@ impl From<&Rule> for RuleView {
     }
 }
 
-/// What `check --json` prints of a valid file.
+/// The output of `check --json` for a valid file.
 #[derive(Serialize)]
 struct Report<'a> {
     valid: bool,
@@ -234,10 +237,10 @@ struct ShuntView {
     max_flows: u32,
 }
 
-/// How much of something there is, and how much there may be.
+/// The number of entries in use, and the maximum.
 #[derive(Serialize)]
 struct Capacity {
-    /// For people.
+    /// The name for people.
     #[serde(skip)]
     of: &'static str,
     used: usize,
@@ -280,7 +283,7 @@ const fn mode(unknown: UnknownVnis) -> &'static str {
     }
 }
 
-/// By the names that scripts know them by, in the order for people.
+/// Returns the capacities with their names for scripts, in the order for people.
 fn capacity(policy: &Policy) -> [(&'static str, Capacity); 5] {
     let listed: usize = policy.vnis.iter().map(|range| (range.end() - range.start() + 1) as usize).sum();
     let bound =
@@ -295,7 +298,7 @@ fn capacity(policy: &Policy) -> [(&'static str, Capacity); 5] {
     ]
 }
 
-/// The VNIs that are bound to a set.
+/// Returns the VNIs that are bound to a set.
 fn bound_to(policy: &Policy, set: usize) -> Vec<RangeInclusive<u32>> {
     vni_ranges(policy.bindings.iter().filter(|(_, bound)| **bound == set).map(|(vni, _)| *vni))
 }
@@ -362,7 +365,7 @@ impl<'a> Report<'a> {
     }
 }
 
-/// What `check` prints for people.
+/// Formats the output of `check` for people.
 fn report(file: &Path, config: &Config, analysis: &Analysis) -> String {
     let policy = &config.policy;
     let mut text = format!("{} is valid\n\n", file.display());
@@ -458,7 +461,7 @@ fn warnings(policy: &Policy, analysis: &Analysis) -> String {
     for &(set, index) in analysis.undetermined.iter().take(Analysis::PAIRS) {
         let _ = writeln!(
             text,
-            "not determined: set {}, rule {}: whether it can match takes too much work to find out",
+            "not determined: set {}, rule {}: finding out whether it can match takes too much work",
             name(set),
             rule(set, index)
         );
@@ -489,7 +492,7 @@ fn warnings(policy: &Policy, analysis: &Analysis) -> String {
     text
 }
 
-/// A rule by its number, and its direction where the number alone does not say.
+/// Formats the number of a rule, with its direction if it applies to one only.
 fn short(rule: &Rule) -> String {
     match rule.direction {
         RuleDirection::Both => rule.number.to_string(),
@@ -497,7 +500,7 @@ fn short(rule: &Rule) -> String {
     }
 }
 
-/// What `test --json` prints.
+/// The output of `test --json`.
 #[derive(Serialize)]
 struct Outcome<'a> {
     verdict: String,
@@ -530,7 +533,7 @@ fn test(args: &Test) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The set that a decision fell in, and the rule.
+/// Returns the set and the rule of a decision.
 fn decided(policy: &Policy, decision: Decision) -> (Option<&RuleSet>, Option<&Rule>) {
     match decision {
         Decision::UnknownVni | Decision::NoSet => (None, None),
@@ -567,7 +570,7 @@ fn outcome<'a>(policy: &'a Policy, explanation: &Explanation) -> Outcome<'a> {
     }
 }
 
-/// What `test` prints for people.
+/// Formats the output of `test` for people.
 fn explained(policy: &Policy, probe: &Probe, explanation: &Explanation) -> String {
     let Explanation { facts, decision, .. } = explanation;
     let vni = probe.vni;
@@ -628,7 +631,7 @@ fn read_all(input: impl io::Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     input.take(LONGEST + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LONGEST {
-        return Err(io::Error::other("longer than 64 MiB, which no list of filters is"));
+        return Err(io::Error::other("longer than 64 MiB; name a list of filters"));
     }
     Ok(bytes)
 }

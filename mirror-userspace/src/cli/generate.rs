@@ -1,5 +1,5 @@
-//! `mirror-xdp generate`: manual pages and completions, from the one definition of the flags. Packages are
-//! made with it.
+//! `mirror-xdp generate`: writes manual pages and completions, from the single definition of the flags. It is
+//! used to build packages.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use clap_complete::Shell;
 
 use super::Cli;
 
-/// Shells, and where below `/usr/share` Debian has their completions.
+/// Shells, and the path below `/usr/share` of their completions on Debian.
 const SHELLS: [(Shell, &str); 3] = [
     (Shell::Bash, "bash-completion/completions/mirror-xdp"),
     (Shell::Fish, "fish/vendor_completions.d/mirror-xdp.fish"),
@@ -21,7 +21,7 @@ const SHELLS: [(Shell, &str); 3] = [
 /// Write manual pages and completions
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Directory that stands for /usr/share
+    /// Directory to use as /usr/share
     #[arg(value_name = "DIR")]
     share: PathBuf,
 }
@@ -38,7 +38,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes a page for a command, and one for each of its subcommands that people use.
+/// Writes a page for a command, and one for each of its visible subcommands.
 fn write_pages(command: clap::Command, directory: &Path) -> anyhow::Result<()> {
     for subcommand in command.get_subcommands() {
         if !subcommand.is_hide_set() && subcommand.get_name() != "help" {

@@ -1,4 +1,4 @@
-//! `mirror-xdp hold`: what retention must not delete.
+//! `mirror-xdp hold`: protects packets from retention.
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -10,9 +10,9 @@ use clap::Subcommand;
 use mirror_store::hold::{self, Hold};
 use mirror_xdp_common::Vni;
 
-/// Keep packets in a store from being deleted by its rules
+/// Protect packets in a store from deletion by its rules
 ///
-/// Whole segments are held that have anything of it. A capture that runs heeds a hold at once.
+/// A hold covers each segment that contains any of its packets. A running capture respects a hold at once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -33,28 +33,28 @@ pub(super) struct Args {
 enum Action {
     /// Place a hold
     Add {
-        /// On this VNI, or range of them; all without it
+        /// VNI, or range of VNIs; all VNIs without it
         #[arg(long, value_name = "VNI", value_parser = vnis)]
         vni: Option<RangeInclusive<u32>>,
-        /// From this time on
+        /// Start time
         #[arg(long, value_name = "TIME", value_parser = super::extract::time, allow_hyphen_values = true)]
         from: Option<u64>,
-        /// Before this time
+        /// End time, exclusive
         #[arg(long, value_name = "TIME", value_parser = super::extract::time, allow_hyphen_values = true)]
         to: Option<u64>,
-        /// Why
+        /// Reason for the hold
         #[arg(long, value_name = "TEXT")]
         reason: String,
     },
     /// Show the holds
     List {
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// Lift a hold
     Remove {
-        /// Its number, see `list`
+        /// Number of the hold, see `list`
         #[arg(value_name = "NUMBER")]
         number: u64,
     },
@@ -89,7 +89,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         Action::Remove { number } => {
             let before = holds.len();
             holds.retain(|hold| hold.number != *number);
-            anyhow::ensure!(holds.len() < before, "there is no hold {number}; `list` shows those there are");
+            anyhow::ensure!(holds.len() < before, "there is no hold {number}; see `list`");
             hold::write(path, &holds).with_context(|| named(path))?;
         }
     }

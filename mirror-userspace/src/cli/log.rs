@@ -1,5 +1,5 @@
-//! What people and log files get to read: warnings by default, other things as `RUST_LOG` asks for them, and
-//! what a command has to announce. Which messages are written can change while the program runs.
+//! The log for people and for log collectors: warnings by default, more if `RUST_LOG` asks for it, and the
+//! announcements of a command. The level can change while the program runs.
 
 use std::io::{self, IsTerminal as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -14,7 +14,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
-/// How messages are written.
+/// The format of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
     /// Lines on standard error
@@ -28,18 +28,18 @@ pub(super) enum Format {
 /// The format in use; text until [`init`] has chosen.
 static FORMAT: OnceLock<Format> = OnceLock::new();
 
-/// Which messages are written, and what the XDP program is to tell; from [`init`] on.
+/// The filter of messages and the log level of the XDP program; set by [`init`].
 static FILTER: OnceLock<(reload::Handle<EnvFilter, Registry>, LogLevel)> = OnceLock::new();
 
-/// The variable that says which messages are written, whatever the configuration says.
+/// The environment variable that selects messages; it takes precedence over the configuration.
 pub(super) const VARIABLE: &str = EnvFilter::DEFAULT_ENV;
 
-/// What the environment says about messages, if anything.
+/// Returns the directives of the environment, if there are any.
 pub(super) fn environment() -> Option<String> {
     env::var(VARIABLE).ok().filter(|directives| !directives.is_empty())
 }
 
-/// What is written: what the environment says, else what is said here, else warnings.
+/// Builds the filter: the directives of the environment, else `level`, else warnings.
 fn filter(level: Option<&str>, bpf: LogLevel) -> EnvFilter {
     let environment = environment();
     let directives = environment.as_deref().or(level).unwrap_or_default();
@@ -50,16 +50,16 @@ fn filter(level: Option<&str>, bpf: LogLevel) -> EnvFilter {
         LogLevel::Debug => "debug",
         LogLevel::Trace => "trace",
     };
-    // What commands announce has a target of its own.
+    // Announcements of commands have a target of their own.
     let own = [format!("{PROGRAM_NAME}={bpf}"), format!("{ANNOUNCEMENTS}=info")];
     own.iter().filter_map(|directive| directive.parse().ok()).fold(filter, EnvFilter::add_directive)
 }
 
-/// Has other messages written from now on: those that the environment asks for, else `level`, else warnings.
+/// Changes the filter: the directives of the environment, else `level`, else warnings.
 pub(super) fn set_level(level: Option<&str>) {
     let Some((handle, bpf)) = FILTER.get() else { return };
     if handle.reload(filter(level, *bpf)).is_ok() {
-        // Messages by way of the crate `log` are held back there already.
+        // The crate `log` filters its messages before they get here.
         ::log::set_max_level(match LevelFilter::current() {
             LevelFilter::OFF => ::log::LevelFilter::Off,
             LevelFilter::ERROR => ::log::LevelFilter::Error,
@@ -71,8 +71,8 @@ pub(super) fn set_level(level: Option<&str>) {
     }
 }
 
-/// Sets the logger up. `bpf` says what the XDP program is going to tell. Without a format it is the journal's
-/// where standard error goes there, else text.
+/// Sets up the logger. `bpf` is the log level of the XDP program. Without a format it writes to the journal
+/// if standard error is connected to it, else text.
 pub(super) fn init(bpf: LogLevel, format: Option<Format>) -> io::Result<()> {
     let (filter, handle) = reload::Layer::new(filter(None, bpf));
     let format = format.unwrap_or_else(|| if stderr_is_journal() { Format::Journal } else { Format::Text });
@@ -84,7 +84,7 @@ pub(super) fn init(bpf: LogLevel, format: Option<Format>) -> io::Result<()> {
             .init(),
         Format::Json => registry.with(lines.json().flatten_event(true)).init(),
         Format::Journal => {
-            // Nobody else opens anything yet, so the journal's socket gets the lowest number that is free.
+            // No other thread opens files yet, so the journal's socket gets the lowest free descriptor.
             let free = io::stderr().as_fd().try_clone_to_owned()?.as_raw_fd();
             registry.with(tracing_journald::layer()?).init();
             sandbox::keep_journal(free);
@@ -98,7 +98,7 @@ pub(super) fn init(bpf: LogLevel, format: Option<Format>) -> io::Result<()> {
 /// The target of [`announce`]d messages.
 const ANNOUNCEMENTS: &str = "mirror_xdp";
 
-/// Says what everybody is to know: as it is on standard error for people, as a message where those are
+/// Announces something: as plain text on standard error for people, as a log message where messages are
 /// collected.
 pub(super) fn announce(text: &str) {
     match FORMAT.get() {
@@ -107,7 +107,7 @@ pub(super) fn announce(text: &str) {
     }
 }
 
-/// Whether standard error is the stream that systemd has connected with the journal (systemd.exec(5)).
+/// Returns true if standard error is the stream that systemd connected to the journal (systemd.exec(5)).
 fn stderr_is_journal() -> bool {
     let Some(stream) = env::var("JOURNAL_STREAM").ok() else { return false };
     let Ok(stderr) = fs::metadata("/proc/self/fd/2") else { return false };

@@ -1,4 +1,4 @@
-//! The command line: a file a subcommand.
+//! The command line, with one file for each subcommand.
 
 mod config_command;
 mod confined;
@@ -40,19 +40,19 @@ use serde::Serialize;
 const EXAMPLES: &str = "\
 Examples:
   mirror-xdp run --interface ens6                           capture until Ctrl-C
-  mirror-xdp doctor --interface ens6                        what stands in its way, and what mends it
+  mirror-xdp doctor --interface ens6                        check an interface, and how to fix it
   mirror-xdp read mirrored.pcap --log-dir records            the same records, from a file
   mirror-xdp source --interface eth0 --to 10.0.0.2 --vni 7   feed an appliance from any Linux host
   mirror-xdp pktgen --interface eth1 --to 10.0.0.2 day.pcap  replay a capture as mirror traffic
-  mirror-xdp filter check mirror-xdp.toml                    what the rules of a file amount to
-  mirror-xdp config show --config mirror-xdp.toml            what is in force, and who says so
-  mirror-xdp extract --store DIR 'host 10.1.2.3 and vni 7'   packets that `run --store DIR` has kept
-  mirror-xdp tail 'tcp port 443' --vni 7                     look on at a running capture
+  mirror-xdp filter check mirror-xdp.toml                    check and summarize the rules of a file
+  mirror-xdp config show --config mirror-xdp.toml            the effective settings and their origin
+  mirror-xdp extract --store DIR 'host 10.1.2.3 and vni 7'   packets kept by `run --store DIR`
+  mirror-xdp tail 'tcp port 443' --vni 7                     show frames of a running capture
   mirror-xdp top                                             its rates, flows, services, losses
 
-`mirror-xdp COMMAND --help` says more.";
+`mirror-xdp COMMAND --help` shows all options.";
 
-/// Captures AWS VPC Traffic Mirroring sessions with XDP, keeps flows, writes EVE JSON.
+/// Captures AWS VPC Traffic Mirroring sessions with XDP, tracks flows and writes EVE JSON.
 #[derive(Debug, Parser)]
 #[command(name = "mirror-xdp", version, after_help = EXAMPLES, arg_required_else_help = true)]
 struct Cli {
@@ -62,13 +62,13 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    // Larger than the others, as are those of `pktgen`.
+    // Boxed because it is larger than the others, as is `Pktgen`.
     Run(Box<run::Args>),
     Read(read::Args),
     Source(source::Args),
     Pktgen(Box<pktgen::Args>),
     Filter(filter::Args),
-    // Has the flags of `run`.
+    // Contains the flags of `run`.
     Config(Box<config_command::Args>),
     Extract(extract::Args),
     Timeline(timeline::Args),
@@ -83,7 +83,7 @@ enum Command {
     Generate(generate::Args),
 }
 
-/// Does what [`main`] does, with analyzers beside those that are built in.
+/// Runs [`main`] with analyzers in addition to the built-in ones.
 #[must_use]
 pub fn main_with(register: Register) -> ExitCode {
     match register_everywhere(register) {
@@ -97,7 +97,7 @@ pub fn main_with(register: Register) -> ExitCode {
 
 /// Parses the command line and runs the subcommand.
 ///
-/// Exit codes: 0 done, 1 failed, 2 wrong usage.
+/// Exit codes: 0 success, 1 failure, 2 wrong usage.
 #[must_use]
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -126,7 +126,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Writes to standard output; a reader that has seen enough is no failure.
+/// Writes to standard output. A reader that closes the pipe is not an error.
 fn print(text: &str) -> anyhow::Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -140,36 +140,36 @@ fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print(&(serde_json::to_string(value)? + "\n"))
 }
 
-/// Which UDP ports are mirror traffic.
+/// The UDP ports of mirror traffic.
 #[derive(Clone, Debug, clap::Args)]
 struct PortArgs {
-    /// UDP ports of VXLAN: mirror sessions to an interface or a Network Load Balancer; 4789 unless the
-    /// configuration says otherwise
+    /// UDP ports of VXLAN: mirror sessions to an interface or a Network Load Balancer; 4789 unless configured
+    /// otherwise
     #[arg(long = "vxlan-port", value_name = "PORT,…")]
     #[arg(value_parser = port_list::<MAX_VXLAN_PORTS>)]
     vxlan: Option<PortList>,
 
-    /// UDP ports of GENEVE: mirror sessions to a Gateway Load Balancer, other clouds; `none` for none; 6081
-    /// unless the configuration says otherwise
+    /// UDP ports of GENEVE: mirror sessions to a Gateway Load Balancer, other clouds; `none` for no port;
+    /// 6081 unless configured otherwise
     #[arg(long = "geneve-port", value_name = "PORT,…")]
     #[arg(value_parser = port_list::<MAX_GENEVE_PORTS>)]
     geneve: Option<PortList>,
 
-    /// UDP ports of VXLAN-GPE; none unless the configuration says otherwise
+    /// UDP ports of VXLAN-GPE; none unless configured otherwise
     #[arg(long = "vxlan-gpe-port", value_name = "PORT,…")]
     #[arg(value_parser = port_list::<MAX_VXLAN_GPE_PORTS>)]
     vxlan_gpe: Option<PortList>,
 }
 
 impl PortArgs {
-    /// The ports: those of the arguments, else those that are configured. One in two lists is taken for
-    /// that of the first.
+    /// Returns the ports of the arguments, or else the configured ones. A port in two lists belongs to the
+    /// first of them.
     fn ports(&self, configured: &config::Ports) -> Ports {
         let config::Ports { vxlan, geneve, vxlan_gpe } = self.lists(configured);
-        Ports::new(&vxlan, &geneve, &vxlan_gpe).expect("no list is longer than its parser lets it be")
+        Ports::new(&vxlan, &geneve, &vxlan_gpe).expect("the parser bounds the length of each list")
     }
 
-    /// The ports as lists.
+    /// Returns the ports as lists.
     fn lists(&self, configured: &config::Ports) -> config::Ports {
         let list = |argument: &Option<PortList>, configured: &Vec<u16>| {
             argument.as_ref().map_or_else(|| configured.clone(), |list| list.0.clone())
@@ -182,11 +182,11 @@ impl PortArgs {
     }
 }
 
-/// UDP ports as an argument lists them.
+/// UDP ports in the notation of an argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct PortList(Vec<u16>);
 
-/// Reads a list of at most `MAX` UDP ports, separated by commas; `none` is an empty one.
+/// Parses a list of at most `MAX` UDP ports, separated by commas; `none` is an empty list.
 fn port_list<const MAX: usize>(text: &str) -> Result<PortList, String> {
     if text == "none" {
         return Ok(PortList(Vec::new()));
@@ -199,7 +199,7 @@ fn port_list<const MAX: usize>(text: &str) -> Result<PortList, String> {
     if ports.len() > MAX { Err(format!("at most {MAX} ports")) } else { Ok(PortList(ports)) }
 }
 
-/// A switch that is given as a word.
+/// The value of an on/off argument.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 enum Switch {
     #[default]
@@ -213,13 +213,13 @@ impl Switch {
     }
 }
 
-/// Reads a time that is not nothing.
+/// Parses a time greater than zero.
 fn seconds(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if time.is_zero() { Err("must be more than nothing".to_owned()) } else { Ok(time) }
+    if time.is_zero() { Err("must be greater than zero".to_owned()) } else { Ok(time) }
 }
 
-/// Reads the number that `--max-flows` takes.
+/// Parses the value of `--max-flows`.
 fn max_flows(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("must be a number of at least 1".to_owned()),

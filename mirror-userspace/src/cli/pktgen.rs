@@ -1,4 +1,4 @@
-//! `mirror-xdp pktgen`: arguments, what people and scripts see of it, and when it stops.
+//! `mirror-xdp pktgen`: its arguments, its output for people and scripts, and the events that stop it.
 
 use std::io::IsTerminal as _;
 use std::net::IpAddr;
@@ -24,18 +24,19 @@ Examples:
   mirror-xdp pktgen -i eth1 --to 10.0.9.5 --rate 1x day.pcap       as it was captured
   mirror-xdp pktgen -i eth1 --to 10.0.9.5 --vni 1-100 --rate 1.5Mpps --duration 1min day.pcap
   mirror-xdp pktgen -i eth1 --to 10.0.9.5 --size imix --flows 100000 --rate 10Gbps
-  mirror-xdp pktgen -i eth1 --count 1000003 --json day.pcap        exactly so many frames
+  mirror-xdp pktgen -i eth1 --count 1000003 --json day.pcap        exactly this many frames
   mirror-xdp pktgen -i eth1 --to 10.0.9.5 --engine kernel --size 8000   by the kernel's pktgen
 
-Frames of a capture that were mirrored already keep their session where --vni, --source and --to do not
-say otherwise; all others get an envelope. Needs root, or CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF. Send only
+Frames of a capture that were mirrored already keep their session unless --vni, --source or --to
+override it; all others are encapsulated. Needs root, or CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF. Send only
 into networks that are yours.";
 
-/// Bytes of the smallest and largest frame that can be made up: headers, and an IP packet in an envelope.
+/// The range of sizes of synthetic frames in bytes: at least the headers, at most an IP packet in an
+/// encapsulation.
 const SIZES: std::ops::RangeInclusive<u16> = 60..=9000;
 const MAX_FLOWS: i64 = 1 << 20;
 
-/// Send mirror traffic: a capture replayed, or frames made up
+/// Send mirror traffic: replayed from a capture, or synthetic
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 #[command(group(clap::ArgGroup::new("traffic").required(true).args(["files", "size"])))]
@@ -44,33 +45,33 @@ pub(super) struct Args {
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
 
-    /// Make UDP datagrams up, in inner frames of so many bytes; `imix` mixes 60, 590 and 1514
+    /// Generate UDP datagrams, in inner frames of this many bytes; `imix` mixes 60, 590 and 1514
     #[arg(long, value_name = "BYTES|imix", value_parser = sizes)]
     size: Option<Sizes>,
 
-    /// How many flows to make up
+    /// Number of flows to generate
     #[arg(long, value_name = "N", default_value_t = 1000, conflicts_with = "files")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_FLOWS))]
     flows: u32,
 
-    /// Interface to send by
+    /// Interface to send from
     #[arg(short, long, value_name = "IF")]
     interface: String,
 
-    /// How frames get to the interface
+    /// Engine that sends the frames
     #[arg(long, value_enum, default_value_t)]
     engine: EngineChoice,
 
-    /// How fast: 1000pps, 1.5Mpps, 10Gbps, 2x (twice as fast as captured), or max
+    /// Rate: 1000pps, 1.5Mpps, 10Gbps, 2x (twice as fast as captured), or max
     #[arg(long, value_name = "RATE", default_value = "max")]
     rate: Rate,
 
-    /// Send exactly so many frames
+    /// Send exactly this many frames
     #[arg(long, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 
-    /// Send the capture so many times; once, where neither --count nor --duration says more
+    /// Send the capture this many times; once, unless --count or --duration asks for more
     #[arg(long, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     loops: Option<u64>,
@@ -79,15 +80,15 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME")]
     duration: Option<humantime::Duration>,
 
-    /// Whether each loop brings new flows: other inner addresses; with files yes, else no
+    /// Use new flows, with other inner addresses, in each loop; with files yes, else no
     #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
     new_flows: Option<bool>,
 
-    /// What is put around the frames
+    /// Encapsulation of the frames
     #[arg(long, value_enum, default_value_t)]
     envelope: Envelope,
 
-    /// Network identifiers of the mirror sessions, such as 7 or 1-100,200; flows are spread over them
+    /// Network identifiers of the mirror sessions, such as 7 or 1-100,200; flows are distributed over them
     #[arg(long, value_name = "N,…", value_parser = vnis)]
     vni: Option<Ranges<Vni>>,
 
@@ -95,7 +96,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "IP,…", value_parser = addresses)]
     source: Option<Ranges<IpAddr>>,
 
-    /// Address of the appliance; its hardware address is asked for
+    /// Address of the appliance; its hardware address is resolved
     #[arg(long, value_name = "IP")]
     to: Option<IpAddr>,
 
@@ -107,7 +108,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "PORT", default_value = "4789")]
     port: NonZeroU16,
 
-    /// What to do with frames that are longer than the interface sends
+    /// Treatment of frames that are longer than the interface can send
     #[arg(long, value_enum, default_value_t)]
     oversize: Oversize,
 
@@ -115,7 +116,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "SHARE", default_value = "0", value_parser = share)]
     malformed: f64,
 
-    /// Seed of all that is chosen at random
+    /// Seed of all random choices
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
 
@@ -124,7 +125,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// Sizes of inner frames, one after the other.
+/// Sizes of inner frames, used in turn.
 #[derive(Clone, Debug)]
 struct Sizes(Vec<u16>);
 
@@ -142,7 +143,7 @@ fn yes_or_no(text: &str) -> Result<bool, String> {
     match text {
         "yes" => Ok(true),
         "no" => Ok(false),
-        _ => Err("say yes or no".to_owned()),
+        _ => Err("must be `yes` or `no`".to_owned()),
     }
 }
 
@@ -171,7 +172,7 @@ fn addresses(text: &str) -> Result<Ranges<IpAddr>, String> {
 fn mac(text: &str) -> Result<[u8; 6], String> {
     let bytes: Option<Vec<u8>> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
     let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
-    bytes.ok_or_else(|| format!("`{text}` is no hardware address such as 02:00:00:00:00:01"))
+    bytes.ok_or_else(|| format!("`{text}` is not a hardware address such as 02:00:00:00:00:01"))
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -181,7 +182,7 @@ fn share(text: &str) -> Result<f64, String> {
     };
     match number.parse::<f64>() {
         Ok(number) if (0.0..=whole).contains(&number) => Ok(number / whole),
-        _ => Err(format!("`{text}` is no share: give one as 1% or 0.01")),
+        _ => Err(format!("`{text}` is not a share, such as 1% or 0.01")),
     }
 }
 
@@ -235,7 +236,7 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What was shown last.
+/// The values shown last.
 struct Shown {
     live: bool,
     frames: u64,
@@ -248,12 +249,12 @@ impl Shown {
         match *event {
             Event::Ready(&Prepared { frames, truncated, unsendable }) => {
                 if truncated > 0 {
-                    eprintln!("mirror-xdp: {truncated} of {frames} frames are cut to what {interface} sends");
+                    eprintln!("mirror-xdp: {truncated} of {frames} frames are cut to the MTU of {interface}");
                 }
                 if unsendable > 0 {
                     eprintln!("mirror-xdp: {unsendable} frames are left out: they are not Ethernet");
                 }
-                eprintln!("sending by {interface}, over and over {} frames", grouped(frames as u64));
+                eprintln!("sending by {interface}, repeating {} frames", grouped(frames as u64));
             }
             Event::Sending { frames, bytes, elapsed } if self.live => {
                 let seconds = elapsed.saturating_sub(self.elapsed).as_secs_f64().max(f64::EPSILON);

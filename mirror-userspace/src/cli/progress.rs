@@ -1,4 +1,4 @@
-//! What people see of a capture: a line that shows what goes on, and the totals at the end.
+//! The view of a capture for people: a line of progress, and the totals at the end.
 
 use std::fmt::Write as _;
 use std::time::Instant;
@@ -7,10 +7,10 @@ use mirror_control::observe::tap::TapCounts;
 use mirror_control::stats::{Interface, Named, Policy, Rule, Stats, Store, Vni};
 use mirror_store::UploadCounters;
 
-/// Clears the terminal's line and goes to its beginning.
+/// Clears the line of the terminal and moves to its beginning.
 pub(super) const CLEAR: &str = "\r\x1b[2K";
 
-/// A line on the terminal that is written anew each second. Cleared when dropped.
+/// A progress line on the terminal that is rewritten each second. Dropping it clears the line.
 #[derive(Debug)]
 pub(super) struct Progress {
     shown: Instant,
@@ -23,7 +23,7 @@ impl Progress {
         Self { shown: Instant::now(), frames: 0, bytes: 0 }
     }
 
-    /// Shows the rates since the last time, and what was lost so far.
+    /// Shows the rates since the last call, and the losses so far.
     pub(super) fn show(&mut self, stats: &Stats) {
         let seconds = self.shown.elapsed().as_secs_f64().max(f64::EPSILON);
         let (frames, bytes) = (stats.delivered(), delivered_bytes(stats));
@@ -53,7 +53,7 @@ fn delivered_bytes(stats: &Stats) -> u64 {
     stats.workers.iter().map(|worker| worker.delivered_bytes).sum()
 }
 
-/// A number with three digits and the unit's prefix: `1.23 Mbit/s`.
+/// Formats a number with three digits and a unit with its prefix: `1.23 Mbit/s`.
 pub(super) fn with_unit(value: f64, unit: &str) -> String {
     let (mut value, mut prefix) = (value, "");
     for larger in ["k", "M", "G", "T"] {
@@ -71,7 +71,7 @@ pub(super) fn with_unit(value: f64, unit: &str) -> String {
     format!("{value:.digits$} {prefix}{unit}")
 }
 
-/// A number with its thousands set apart: `1,234,567`.
+/// Formats a number with its thousands separated: `1,234,567`.
 pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
@@ -84,19 +84,19 @@ pub(super) fn grouped(number: u64) -> String {
     text
 }
 
-/// What is said of what the analysis has not seen of its frames.
+/// Formats the losses of the analysis.
 pub(super) fn analysis_lost(lost: &Named) -> String {
     format!("not seen within analysed frames: {}{}", grouped(lost.sum()), listed(lost))
 }
 
-/// The counters that are not 0, as `name 5, other 3`.
+/// Formats the counters that are not 0, as `name 5, other 3` in parentheses.
 pub(super) fn listed(named: &Named) -> String {
     let some = named.0.iter().filter(|(_, count)| *count > 0);
     let list: Vec<_> = some.map(|(name, count)| format!("{name} {}", grouped(*count))).collect();
     if list.is_empty() { String::new() } else { format!(" ({})", list.join(", ")) }
 }
 
-/// Counters of several, by name.
+/// Sums up several sets of counters, by name.
 fn summed<'n>(counters: impl Iterator<Item = &'n Named>) -> Named {
     let mut sums: Vec<(&'static str, u64)> = Vec::new();
     for &(name, count) in counters.flat_map(|named| &named.0) {
@@ -108,7 +108,7 @@ fn summed<'n>(counters: impl Iterator<Item = &'n Named>) -> Named {
     Named(sums)
 }
 
-/// A line about the packet store, of which these are the workers' parts; none without any.
+/// Formats a line about the packet store from the workers' parts; an empty string without any.
 pub(super) fn stored<'s>(parts: impl Iterator<Item = &'s Store>) -> String {
     let parts: Vec<_> = parts.collect();
     if parts.is_empty() {
@@ -129,18 +129,18 @@ pub(super) fn stored<'s>(parts: impl Iterator<Item = &'s Store>) -> String {
     )
 }
 
-/// The totals at the end of a capture, several lines.
+/// Formats the totals at the end of a capture, in several lines.
 pub(super) fn totals(stats: &Stats) -> String {
     let mut text = String::new();
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     let _ = write_totals(&mut text, stats);
     text
 }
 
-/// VNIs that are shown to people; scripts get all.
+/// The number of VNIs that are shown to people; scripts get all of them.
 const VNIS_SHOWN: usize = 10;
 
-/// The VNIs with the most packets, and what each rule decided on.
+/// Writes the VNIs with the most packets, and the number of packets that each rule decided on.
 fn write_policy(text: &mut String, policy: &Policy) -> std::fmt::Result {
     let mut vnis: Vec<&Vni> = policy.vnis.iter().collect();
     vnis.sort_by_key(|vni| std::cmp::Reverse(vni.packets));

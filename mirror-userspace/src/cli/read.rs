@@ -1,4 +1,4 @@
-//! `mirror-xdp read`: the worker of the live capture over capture files.
+//! `mirror-xdp read`: runs the worker of the live capture on capture files.
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -20,11 +20,14 @@ use serde::Serialize;
 
 use super::log::Format;
 use super::progress::{CLEAR, grouped, listed, with_unit};
+/// The seed of the flow hash. It is fixed, so that a file gives the same records each time. An attacker gains
+/// nothing from knowing it, because no live traffic reaches this table.
+/// The key that hashes each frame's flow for the packet store.
 
 /// Analyse capture files as if their frames had been captured
 ///
-/// Mirrored frames (VXLAN, GENEVE) are decapsulated, all others are taken as they are. Records are appended to
-/// eve.json in the log directory.
+/// Mirrored frames (VXLAN, GENEVE) are decapsulated, all others are analysed as they are. Records are
+/// appended to eve.json in the log directory.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -38,11 +41,11 @@ pub(super) struct Args {
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
 
-    /// Directory of eve.json; made if it is missing
+    /// Directory of eve.json; created if missing
     #[arg(long, value_name = "DIR", default_value = ".")]
     log_dir: PathBuf,
 
-    /// Keep the packets, too, in this directory; `mirror-xdp extract` finds them
+    /// Also keep the packets, in this directory; `mirror-xdp extract` finds them
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
 
@@ -53,12 +56,12 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
 
-    /// Flows that are kept at most; beyond, the flow that was idle the longest is ended
+    /// Maximum number of flows; beyond it, the flow that has been idle longest is ended
     #[arg(long, value_name = "N", default_value_t = WorkerConfig::default().max_flows)]
     #[arg(value_parser = super::max_flows)]
     max_flows: usize,
 
-    /// Where both ends of conversations are mirrored: analyse one copy of each packet, and count the other
+    /// If both ends of conversations are mirrored: analyse one copy of each packet, and count the other
     #[arg(long, value_enum, default_value_t, value_name = "on|off", hide_possible_values = true)]
     dedup: super::Switch,
 
@@ -70,7 +73,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     super::log::init(LogLevel::Off, Some(Format::Text))?;
     let start = Instant::now();
     let mut sink = confine(args)?;
-    // Made when there is something to read: a mistyped name leaves nothing behind.
+    // Created once there is something to read: a mistyped name leaves nothing behind.
     let mut reader: Option<Reader> = None;
     let mut damaged = false;
     for path in &args.files {
@@ -100,16 +103,16 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Confines the process to the capture files, the log and the store, before any of it is read. The log's and the
-/// store's directories are made where there is a file to read: a mistyped name leaves nothing behind. Records that go
-/// to a socket are connected with it before, for then nothing is connected to any more.
+/// Confines the process to the capture files, the log and the store, before it reads any of them. Creates the
+/// directories of log and store if there is a file to read: a mistyped name leaves nothing behind. Connects a
+/// socket for records first, and returns the sink, because a confined process cannot connect.
 fn confine(args: &Args) -> anyhow::Result<Option<Sink>> {
     let destination = args.eve.destination(&args.log_dir, &config::EveSettings::default());
     let is_socket = matches!(destination, Destination::Socket { .. });
     let records = destination.needed_files();
     let store = Files { write: args.store.iter().cloned().collect(), ..Files::default() };
     if args.files.iter().any(|path| path.exists()) {
-        // Where they cannot be made, whoever opens them says so.
+        // If they cannot be created, the code that opens them reports the error.
         for directory in &records.write {
             let _ = config::EveSettings::default().modes.make_directory(directory);
         }
@@ -141,10 +144,13 @@ struct Reader {
     sink: Sink,
     store: Option<Store>,
     frames: offline::Reader<Option<StoreHandle>>,
+    /// True if the last frame that was checked for an outer header had one.
+    /// The end of the second of the worker's last tick, by the frames' time.
     progress: Progress,
     quiet: bool,
 }
 
+/// The frames of the files, by their fate before they reached the worker.
 impl Reader {
     fn new(args: &Args, sink: Option<Sink>) -> anyhow::Result<Self> {
         let sink = sink.map_or_else(|| open_sink(args), Ok)?;
@@ -168,6 +174,11 @@ impl Reader {
         })
     }
 
+        // Outer headers need a datagram: in a capture without mirrored frames, a TCP segment is decoded only
+        // once.
+                    // The inner lengths reveal bytes that a mirror cut off in addition.
+    /// Advances the worker's timers, which count whole seconds. A live worker also advances them after each
+    /// batch.
     fn finish(mut self, elapsed: Duration) -> anyhow::Result<Totals> {
         self.frames.finish();
         self.progress.clear();
@@ -191,21 +202,22 @@ impl Reader {
         self.sink.stats(worker.now(), &totals).context("cannot write the statistics")?;
         totals.records = Records::new(records_lost, &self.sink.finish());
         if let Some(store) = self.store {
-            // Nothing is uploaded here.
+            // This command uploads nothing.
             let _ = super::store::finish(store, self.quiet);
         }
         Ok(totals)
     }
 }
 
-/// Everything that was counted.
+/// A frame of which the file may contain only the beginning.
+/// The sum of all counters.
 #[derive(Clone, Debug, Serialize)]
 struct Totals {
     seconds: f64,
     frames: FrameTotals,
     workers: [stats::Worker; 1],
     records: Records,
-    /// How far the counters are from adding up.
+    /// The difference between the counters; 0 if they add up.
     unaccounted: u64,
 }
 
@@ -258,7 +270,7 @@ impl Totals {
     }
 }
 
-/// A line on the terminal that says how far the reading is, for files that take long.
+/// A progress line on the terminal, shown only if reading takes long.
 struct Progress {
     start: Instant,
     shown: Option<Instant>,
@@ -268,7 +280,7 @@ struct Progress {
 impl Progress {
     const DELAY: Duration = Duration::from_secs(2);
     const INTERVAL: Duration = Duration::from_millis(200);
-    /// Frames between two looks at the clock.
+    /// The number of frames between two readings of the clock.
     const STRIDE: u64 = 1024;
 
     fn new(quiet: bool) -> Self {
@@ -293,3 +305,4 @@ impl Progress {
         }
     }
 }
+        /// A TCP segment, for which `read` skips the search for outer headers, is never encapsulated.

@@ -1,4 +1,4 @@
-//! How frames are received: the arguments that go before what the configuration file says.
+//! The arguments that control how frames are received. They take precedence over the configuration file.
 
 use clap::ValueEnum as _;
 use clap::builder::PossibleValue;
@@ -16,15 +16,16 @@ enum Switch {
     Off,
 }
 
-/// How to receive; what is not given is as the configuration says
+/// Reception settings; those not given are as configured
 #[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "How to receive (each also in the configuration, section [receive])")]
+#[command(next_help_heading = "Reception (each also in the configuration, section [receive])")]
 pub(super) struct ReceiveArgs {
-    /// Where the XDP program runs [default: auto]
+    /// XDP mode: the place where the XDP program runs [default: auto]
     #[arg(long, value_enum, value_name = "MODE")]
     xdp_mode: Option<ModeChoice>,
 
-    /// Whether the NIC writes frames where they are analysed [default: auto]
+    /// Zero-copy reception: the NIC writes frames directly to the memory where they are analysed [default:
+    /// auto]
     #[arg(long, value_enum, value_name = "WHEN")]
     zero_copy: Option<ZeroCopy>,
 
@@ -33,20 +34,20 @@ pub(super) struct ReceiveArgs {
     #[arg(long, value_name = "LIST")]
     cpus: Option<CpuList>,
 
-    /// Sockets of each queue, a worker each [default: as many as give each CPU a worker]
+    /// Sockets of each queue, with a worker each [default: enough to give each CPU a worker]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(limits::SOCKETS_PER_QUEUE))]
     sockets_per_queue: Option<u32>,
 
-    /// Whether all packets of a flow are analysed by one worker, whichever queue they come in by [default: on]
+    /// Let one worker analyse all packets of a flow, whichever queue they arrive on [default: on]
     #[arg(long, value_enum, value_name = "ON|OFF")]
     flow_affinity: Option<Switch>,
 
-    /// Frames that may wait for a worker, a power of two [default: by the machine's memory]
+    /// Number of frames that may wait for a worker, a power of two [default: by the machine's memory]
     #[arg(long, value_name = "N", value_parser = ring)]
     ring: Option<u32>,
 
-    /// Workers look for frames themselves, all the time, for so many microseconds a call; 0: they wait for
-    /// interrupts [default: 0]
+    /// Workers poll for frames all the time, for this many microseconds a call; 0: they wait for interrupts
+    /// [default: 0]
     #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u32).range(limits::BUSY_POLL))]
     busy_poll: Option<u32>,
 }
@@ -57,7 +58,7 @@ fn ring(text: &str) -> Result<u32, String> {
 }
 
 impl ReceiveArgs {
-    /// The settings in force, see [`InForce`].
+    /// Returns the settings in force, see [`InForce`].
     pub(super) fn in_force(&self, configured: &ReceiveSettings) -> Vec<InForce> {
         let name = |value: Option<PossibleValue>| value.map(|value| value.get_name().to_owned());
         let settings = self.clone().settings(configured);
@@ -98,7 +99,7 @@ impl ReceiveArgs {
         ]
     }
 
-    /// What is given here, and of the rest what the configuration says.
+    /// Merges the arguments with the configuration; the arguments take precedence.
     pub(super) fn settings(self, configured: &ReceiveSettings) -> ReceiveSettings {
         ReceiveSettings {
             xdp_mode: self.xdp_mode.unwrap_or(configured.xdp_mode),

@@ -1,7 +1,7 @@
-//! Reading the configuration again while the capture runs: what may change does, all of it or nothing.
+//! Reloads the configuration while the capture runs: either all changes take effect, or none.
 //!
-//! What is in force is compared key by key, flags included. A key that differs and is not among those that
-//! can change live is a mistake, told like all others, and then nothing changes.
+//! The effective settings are compared key by key, including the flags. A changed key that cannot change at
+//! run time is a mistake, reported like all others, and then nothing changes.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::log::{self, announce};
 use super::run::{Args, InForce};
 
-/// Sections that can change as a whole. They are put in force as one policy.
+/// Sections that can change as a whole. They take effect as one policy.
 const POLICY: [&str; 2] = ["admission", "filter"];
 
 /// Other keys that can change.
@@ -47,19 +47,19 @@ const LIVE: [&str; 22] = [
     "timeouts.tcp_new",
 ];
 
-/// Whether a key is of the policy.
+/// Returns true if a key belongs to the policy.
 fn is_policy(key: &str) -> bool {
     key.split_once('.').is_some_and(|(section, _)| POLICY.contains(&section))
 }
 
-/// The parts of a running capture that go on with other settings.
+/// The parts of a running capture that accept new settings.
 pub(super) struct Running<'a> {
     pub(super) capture: &'a mut Capture,
     pub(super) sink: &'a Sink,
     pub(super) store: Option<&'a Store>,
 }
 
-/// What is in force, and the flags that come before all of it.
+/// The configuration in force, and the flags that take precedence over it.
 pub(super) struct Reloader<'a> {
     args: &'a Args,
     current: Config,
@@ -70,16 +70,16 @@ impl<'a> Reloader<'a> {
         Self { args, current }
     }
 
-    /// Time between two `stats` events.
+    /// Returns the time between two `stats` events.
     pub(super) fn stats_interval(&self) -> Duration {
         self.args.stats_interval(&self.current)
     }
 
-    /// Reads the configuration again, puts it in force, and says how that went. Where something is wrong,
-    /// what is in force stays.
+    /// Reloads the configuration, applies it, and reports the result. If something is wrong, the current
+    /// settings stay in force.
     pub(super) async fn reload(&mut self, running: Running<'_>) -> Result<Reloaded, Refused> {
         let Some(path) = self.args.config() else {
-            let error = "nothing to read again: there is no --config".to_owned();
+            let error = "nothing to reload: there is no --config".to_owned();
             return Err(Refused { error, mistakes: Vec::new() });
         };
         let begun = Instant::now();
@@ -109,13 +109,13 @@ impl<'a> Reloader<'a> {
         }
     }
 
-    /// Returns how many rules are in force, and which other settings have changed.
+    /// Returns the number of rules in force, and the other keys that changed.
     async fn try_reload(
         &mut self,
         path: &Path,
         running: Running<'_>,
     ) -> anyhow::Result<(usize, Vec<&'static str>)> {
-        // What belongs to a start alone, such as the files of secrets, is not looked at.
+        // Settings that matter only at the start, such as the files of secrets, are not checked.
         let checked = config::check(path, |key| !is_policy(key))?;
         if let Some(mistakes) = Mistakes::of(checked.mistakes) {
             return Err(config::Error::from(mistakes).into());
@@ -132,7 +132,7 @@ impl<'a> Reloader<'a> {
         if let Some(mistakes) = Mistakes::of(mistakes) {
             return Err(config::Error::from(mistakes).into());
         }
-        // What can fail comes first.
+        // The steps that can fail come first.
         let indicators = Arc::new(new.alerts.load()?);
         running.capture.set_policy(new.policy.clone())?;
         running.capture.tune(new.tuning(), indicators).await;
@@ -142,7 +142,7 @@ impl<'a> Reloader<'a> {
         }
         log::set_level(new.log.level.as_deref());
         for Change { key, before, after } in &changes {
-            tracing::debug!("{key}: {before} becomes {after}");
+            tracing::debug!("{key} changes from {before} to {after}");
         }
         self.current = new;
         let rules = self.current.policy.sets.iter().map(|set| set.rules.len()).sum();
@@ -150,7 +150,7 @@ impl<'a> Reloader<'a> {
     }
 }
 
-/// A key whose value is another one.
+/// A key whose value differs.
 struct Change<'v> {
     key: &'static str,
     before: &'v serde_json::Value,
@@ -158,7 +158,7 @@ struct Change<'v> {
 }
 
 impl Change<'_> {
-    /// That it cannot change while the capture runs.
+    /// Reports that the key cannot change while the capture runs.
     fn mistake(&self, path: &Path, line: usize) -> Mistake {
         let written = |value: &serde_json::Value| {
             if value.is_null() { "not set".to_owned() } else { value.to_string() }

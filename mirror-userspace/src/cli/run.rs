@@ -1,4 +1,4 @@
-//! `mirror-xdp run`: from arguments to a running capture, and what people and scripts see of it.
+//! `mirror-xdp run`: turns arguments into a running capture, and shows it to people and scripts.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -40,14 +40,14 @@ use super::receive::ReceiveArgs;
 use super::reload::{Reloader, Running};
 use super::service::Service;
 
-/// Time between two `stats` events when nobody says otherwise.
+/// The default time between two `stats` events.
 const DEFAULT_STATS_INTERVAL: Duration = Duration::from_secs(8);
 
 const EXAMPLES: &str = "\
 Examples:
   mirror-xdp run --interface ens6
   mirror-xdp run --interface ens6 --interface ens7 --xdp-mode native --zero-copy required
-  mirror-xdp run --interface ens6 --config /etc/mirror-xdp/mirror-xdp.toml  kill -HUP rereads it
+  mirror-xdp run --interface ens6 --config /etc/mirror-xdp/mirror-xdp.toml  kill -HUP reloads it
   mirror-xdp run --interface ens6 --store /data/packets                    keep the packets, too
   mirror-xdp run --interface ens6 --store /data/packets --store-upload s3://bucket/appliance-1
   mirror-xdp run --interface ens6 --rotate-interval 1h --rotate-keep 48   two days of records
@@ -56,46 +56,47 @@ Examples:
   mirror-xdp run --interface ens6 --tap tap0     and `suricata -i tap0-ids` at the other end of the pair
 
 Needs root, or CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON. SSH and health checks to the
-interface keep working: what is not mirror traffic goes to the kernel untouched.";
+interface keep working: all other traffic passes to the kernel unchanged.";
 
 /// Capture mirrored traffic from network interfaces
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Interface that mirrored traffic comes in by; several may be given
+    /// Interface that receives mirrored traffic; may be given several times
     #[arg(short, long = "interface", value_name = "IF")]
     interfaces: Vec<String>,
 
-    /// Configuration: ports, admission, filter rules, …; SIGHUP has it read again, and the log opened again
+    /// Configuration: ports, admission, filter rules, …; SIGHUP reloads it and reopens the log
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Directory of eve.json, made where it is missing; the log is appended to; /var/log/mirror-xdp unless the
-    /// configuration says otherwise
+    /// Directory of eve.json, created if missing; the log is appended to; /var/log/mirror-xdp unless
+    /// configured otherwise
     #[arg(long, value_name = "DIR")]
     log_dir: Option<PathBuf>,
 
-    /// Keep the packets, too, in this directory, as [store] of the configuration says; `mirror-xdp extract`
-    /// finds them
+    /// Also keep the packets, in this directory, as [store] of the configuration defines; `mirror-xdp
+    /// extract` finds them
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
 
-    /// Upload finished segments of the store to here, before its rules may delete them: `s3://BUCKET/PREFIX` or
-    /// `file:///DIRECTORY`; credentials come from the environment or the instance
+    /// Upload finished segments of the store to this URL, before retention may delete them:
+    /// `s3://BUCKET/PREFIX` or `file:///DIRECTORY`; credentials come from the environment or the instance
     #[arg(long, value_name = "URL", requires = "store", value_parser = super::store::location)]
     store_upload: Option<Location>,
 
     #[command(flatten)]
     eve: super::eve::EveArgs,
 
-    /// Take off an XDP program that is attached to the interface already
+    /// Replace an XDP program that is already attached to the interface
     #[arg(long)]
     replace: bool,
 
     #[command(flatten)]
     ports: super::PortArgs,
 
-    /// First do what `mirror-xdp doctor --fix` does; taken back at the end, but not where the process is killed
+    /// First run `mirror-xdp doctor --fix`; the changes are undone at the end, but not if the process is
+    /// killed
     #[arg(long)]
     prepare: bool,
 
@@ -107,17 +108,17 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
 
-    /// Time between two `stats` events; 8s unless the configuration says otherwise
+    /// Time between two `stats` events; 8s unless configured otherwise
     #[arg(long, value_name = "TIME", value_parser = super::seconds)]
     stats_interval: Option<Duration>,
 
-    /// Flows that each worker keeps at most; beyond, the flow that was idle the longest is ended; 262144
-    /// unless the configuration says otherwise
+    /// Maximum number of flows of each worker; beyond it, the flow that has been idle longest is ended;
+    /// 262144 unless configured otherwise
     #[arg(long, value_name = "N", value_parser = super::max_flows)]
     max_flows: Option<usize>,
 
-    /// Where both ends of conversations are mirrored: analyse one copy of each packet, and count the other;
-    /// off unless the configuration says otherwise
+    /// If both ends of conversations are mirrored: analyse one copy of each packet, and count the other; off
+    /// unless configured otherwise
     #[arg(long, value_enum, value_name = "on|off", hide_possible_values = true)]
     dedup: Option<super::Switch>,
     /// Send the inner frames out of this interface, such as one end of a veth pair, for other programs to see
@@ -130,11 +131,11 @@ pub(super) struct Args {
 
     #[command(flatten)]
     api: ApiArgs,
-    /// How messages are written; `journal` under systemd, else `text`
+    /// Format of messages; `journal` under systemd, else `text`
     #[arg(long, value_enum, value_name = "FORMAT")]
     log_format: Option<Format>,
 
-    /// Have the XDP program tell of each frame that it drops (debug) or does not capture (trace)
+    /// Let the XDP program report each frame that it drops (debug) or does not capture (trace)
     #[arg(long, value_enum, default_value_t, value_name = "LEVEL")]
     bpf_log: LogLevel,
 
@@ -142,7 +143,7 @@ pub(super) struct Args {
     receive: ReceiveArgs,
 }
 
-/// What arguments, else the configuration, else the defaults say.
+/// Settings from the arguments, else from the configuration, else the defaults.
 #[derive(Debug)]
 struct Settled {
     interfaces: Vec<String>,
@@ -170,26 +171,26 @@ impl Settled {
     }
 }
 
-/// A setting in force: its key in the configuration, its value, the flag that says it, if one does.
+/// A setting in force: its key in the configuration, its value, and the flag that sets it, if any.
 pub(super) type InForce = (&'static str, Value, Option<&'static str>);
 
 impl Args {
-    /// The configuration file.
+    /// Returns the path of the configuration file.
     pub(super) fn config(&self) -> Option<&Path> {
         self.config.as_deref()
     }
 
-    /// Whether JSON is wanted.
+    /// Returns true if `--json` is given.
     pub(super) const fn json(&self) -> bool {
         self.json
     }
 
-    /// Time between two `stats` events.
+    /// Returns the time between two `stats` events.
     pub(super) fn stats_interval(&self, configured: &config::Config) -> Duration {
         self.stats_interval.or(configured.capture.stats_interval).unwrap_or(DEFAULT_STATS_INTERVAL)
     }
 
-    /// How records are written, of what can change while they are.
+    /// Returns the settings of the sink that can change while it runs.
     pub(super) fn sink_settings(&self, configured: &config::Config) -> SinkSettings {
         SinkSettings {
             metrics_interval: configured.analysis.metrics_interval,
@@ -197,7 +198,7 @@ impl Args {
         }
     }
 
-    /// How the store is written.
+    /// Returns the settings of the store, including the flags.
     fn store(&self, configured: &config::StoreSettings) -> config::StoreSettings {
         let mut store = configured.clone();
         if self.store_upload.is_some() {
@@ -206,7 +207,7 @@ impl Args {
         store
     }
 
-    /// All settings that are in force with this configuration, but for the rules.
+    /// Returns all settings that are in force with this configuration, except the rules.
     pub(super) fn in_force(&self, configured: &config::Config) -> Vec<InForce> {
         let settled = Settled::new(self, &configured.capture);
         let ports = self.ports.lists(&configured.ports);
@@ -291,31 +292,31 @@ impl Args {
     }
 }
 
-/// A range of VNIs as the configuration has it.
+/// Formats a range of VNIs in the notation of the configuration.
 pub(super) fn range(vnis: &RangeInclusive<u32>) -> Value {
     let (first, last) = (vnis.start(), vnis.end());
     if first == last { json!(first) } else { json!(format!("{first}-{last}")) }
 }
 
-/// Where the HTTP API is, and for whom.
+/// The addresses of the HTTP API, and its access token.
 #[derive(Debug, clap::Args)]
 struct ApiArgs {
-    /// Address of the HTTP API, its metrics and its page, or `off`; 127.0.0.1:9470 unless the configuration
-    /// says otherwise
+    /// Address of the HTTP API, its metrics and its page, or `off`; 127.0.0.1:9470 unless configured
+    /// otherwise
     #[arg(long = "api", value_name = "ADDR:PORT")]
     listen: Option<Address>,
 
-    /// Address at which health checks alone are answered besides, for load balancers
+    /// Additional address that answers only health checks, for load balancers
     #[arg(long, value_name = "ADDR:PORT")]
     health: Option<Address>,
 
-    /// File with the token that whoever asks the API has to know; needed where other hosts can reach it
+    /// File with the token that clients of the API must send; required if other hosts can reach the API
     #[arg(long = "api-token-file", value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
 
 impl ApiArgs {
-    /// What the arguments say, else what is configured.
+    /// Merges the arguments with the configuration; the arguments take precedence.
     fn settings(&self, configured: &config::ApiSettings, log_dir: &Path) -> anyhow::Result<api::Settings> {
         let token_file = self.token_file.as_ref().or(configured.token_file.as_ref());
         Ok(api::Settings {
@@ -329,7 +330,7 @@ impl ApiArgs {
 
 pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
     super::log::init(args.bpf_log, args.log_format).context("cannot log to the journal")?;
-    // The packet path is threads of its own; this one only looks after signals, timers and netlink.
+    // The packet path has its own threads; this one only handles signals, timers and netlink.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(run(args))
@@ -349,14 +350,14 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let worker = WorkerConfig {
         max_flows: settled.max_flows,
-        // The standard library's maps are keyed with the system's random numbers.
+        // The standard library seeds its maps with random numbers of the system.
         hash_seed: RandomState::new().hash_one(0),
         dedup: args.dedup.map_or(configured.analysis.dedup, super::Switch::is_on),
         tuning: configured.tuning(),
     };
     let ports = args.ports.ports(&configured.ports);
     let receive = args.receive.clone().settings(&configured.receive);
-    // Taken back when this function ends, however it does.
+    // Undone when this function returns, in whatever way.
     let mut changes = Vec::new();
     if args.prepare {
         changes = super::doctor::prepare(&settled.interfaces, &ports, receive.cpus.as_ref()).await?;
@@ -403,7 +404,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         tracing::warn!("{warning}");
     }
     let service = Service::connect();
-    // All threads are started. Nothing below needs more than what is open, but for taking back what was changed.
+    // All threads run now. Except for undoing changes, the code below uses only what is open.
     let unchanged = changes.iter().all(Changes::is_empty);
     sandbox::this_thread(if unchanged { Kind::Main } else { Kind::MainToRestore });
     for interface in capture.interfaces() {
@@ -424,9 +425,9 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
             () = until(end) => break None,
             _ = hang_up.recv() => {
                 if !sink.reopen() {
-                    tracing::warn!("the log is too far behind to be opened again");
+                    tracing::warn!("the log is too far behind to be reopened");
                 }
-                // It has been said on standard error how it went.
+                // The reloader has reported the result on standard error.
                 let running = Running { capture: &mut capture, sink: &sink, store: store.as_ref() };
                 let _ = reloader.reload(running).await;
                 keep_pace(&mut statistics, reloader.stats_interval());
@@ -434,12 +435,12 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
             request = server.request() => {
                 if let Some(answer) = request.answer(&capture, &sink, &mut watch).await {
                     let running = Running { capture: &mut capture, sink: &sink, store: store.as_ref() };
-                    // Fails where nobody waits any more; it is reloaded all the same.
+                    // Sending fails if the client is gone; the reload happens all the same.
                     let _ = answer.send(reloader.reload(running).await);
                     keep_pace(&mut statistics, reloader.stats_interval());
                 }
             }
-            // Stopping finds out why.
+            // `stop` finds out the reason.
             _ = capture.worker_ended() => break None,
             _ = second.tick() => {
                 if let Err(error) = capture.check().await {
@@ -469,7 +470,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut stats = match capture.stop().await {
         Ok(stats) => stats,
         Err(error) => {
-            // What the other workers had to say is not lost with the one that failed.
+            // The records of the other workers are not lost with the worker that failed.
             let _ = sink.finish();
             return Err(error.into());
         }
@@ -478,7 +479,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     stats.tap = tap.map(tap::Running::finish);
     loggers.iter_mut().for_each(aya_log::EbpfLogger::flush);
     watch.enter(&mut stats);
-    // The event has no place for thousands of VNIs; what is printed has.
+    // The event has no room for thousands of VNIs, but the printed account does.
     let policies = std::mem::take(&mut stats.policies);
     write_stats(&sink, &mut stats, &sink.flush())?;
     stats.policies = policies;
@@ -497,9 +498,9 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// What each kind of thread works with while it captures: the log, the store and what it is uploaded to, the
-/// directory that the control socket is removed from, and the configuration with the file of indicators, which
-/// may be replaced or be somewhere else in truth. Directories that are written to are made where they are missing.
+/// Returns the files that each kind of thread uses while it captures: the log, the store and its upload
+/// target, the directory that the control socket is removed from, and the configuration with the file of
+/// indicators, which may be replaced or be symbolic links. Creates missing directories that are written to.
 fn needed_files(
     args: &Args,
     configured: &config::Config,
@@ -521,14 +522,14 @@ fn needed_files(
         let _ = mirror_store::make_directory(store, configured.store.settings.permissions);
     }
     for directory in all.values().flat_map(|files| &files.write).chain([&log_dir.to_owned()]) {
-        // Where it cannot be made, whoever opens it says so.
+        // If it cannot be created, the code that opens it reports the error.
         let _ = configured.eve.modes.make_directory(directory);
     }
     let configs = args.config.iter().chain(&configured.alerts.file);
     let configs = configs.flat_map(|path| [Some(path.clone()), fs::canonicalize(path).ok()]);
     let main =
         Files { read: configs.flatten().map(|path| directory_of(&path)).collect(), ..Files::default() };
-    // The kernel's settings of interfaces, interrupts and huge pages.
+    // The kernel settings of interfaces, interrupts and huge pages.
     let settings = ["/proc/sys/vm", "/proc/irq", "/sys/devices"].map(PathBuf::from);
     let read = main.read.iter().cloned().chain(["/proc", "/sys"].map(PathBuf::from)).collect();
     all.insert(Kind::MainToRestore, Files { read, write: settings.into(), ..Files::default() });
@@ -536,21 +537,21 @@ fn needed_files(
     all
 }
 
-/// The control socket. A capture goes on without one where another has it, or the default place cannot be
-/// written to.
+/// Opens the control socket. The capture runs without one if another process owns it, or if the default path
+/// cannot be written to.
 fn open_control(path: &Path) -> anyhow::Result<Option<Socket>> {
     match Socket::open(path) {
         Ok(socket) => Ok(Some(socket)),
         Err(error @ OpenError::Io { .. }) if path != Path::new(control::DEFAULT_PATH) => Err(error.into()),
         Err(error) => {
-            tracing::warn!("`mirror-xdp tail` cannot look on: {}", one_line(&error));
+            tracing::warn!("`mirror-xdp tail` cannot connect: {}", one_line(&error));
             Ok(None)
         }
     }
 }
 
-/// What the configuration file says, and what of it is worth a second look; the defaults without one. What flags
-/// say otherwise, and the store where none is written, is not looked at.
+/// Reads the configuration file, and returns it with its warnings; returns the defaults without a file. Keys
+/// that flags override are not checked, and neither is the store if none is written.
 fn configuration(args: &Args) -> anyhow::Result<(config::Config, Vec<Mistake>)> {
     let Some(path) = &args.config else { return Ok(Default::default()) };
     let by_flag = args.in_force(&config::Config::default());
@@ -563,21 +564,21 @@ fn configuration(args: &Args) -> anyhow::Result<(config::Config, Vec<Mistake>)> 
     }
 }
 
-/// A tick after each such time, the first one when it has passed.
+/// Creates an interval whose first tick comes after one period.
 fn every(period: Duration) -> Interval {
     let mut ticks = interval_at(Instant::now() + period, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
 }
 
-/// Has ticks come at another pace, where it is another one.
+/// Changes the period of an interval, if it differs.
 fn keep_pace(ticks: &mut Interval, period: Duration) {
     if ticks.period() != period {
         *ticks = every(period);
     }
 }
 
-/// Waits for the end of the capture, for ever where there is none.
+/// Waits for the end of the capture, or forever if there is none.
 async fn until(end: Option<Instant>) {
     match end {
         Some(end) => sleep_until(end).await,

@@ -1,5 +1,5 @@
-//! What systemd wants to know of a capture (`sd_notify(3)`): when it runs, that it lives, when it stops.
-//! Elsewhere nobody asks, and nothing is said.
+//! Notifies systemd (`sd_notify(3)`) when the capture runs, that it is alive, and when it stops. Does nothing
+//! outside a service.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -11,12 +11,12 @@ use std::{env, io};
 use mirror_control::capture::Capture;
 use sd_notify::NotifyState;
 
-/// Tells the service manager, if there is one.
+/// The connection to the service manager, if there is one.
 #[derive(Debug)]
 pub(super) struct Service {
-    /// Connected before the thread is confined, which can connect to nothing later.
+    /// Connected before the thread is confined, since it cannot connect later.
     manager: Option<UnixDatagram>,
-    /// Whether it wants to hear that the capture lives.
+    /// True if the service manager runs a watchdog.
     watched: bool,
 }
 
@@ -27,21 +27,21 @@ impl Service {
         Self { watched: manager.is_some() && sd_notify::watchdog_enabled().is_some(), manager }
     }
 
-    /// The capture runs.
+    /// Reports that the capture runs.
     pub(super) fn ready(&self, capture: &Capture) {
         let interfaces: Vec<_> = capture.interfaces().map(|interface| interface.to_string()).collect();
         let status = format!("capturing on {}", interfaces.join("; "));
         self.notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
     }
 
-    /// Called each second: the watchdog is fed as long as every worker moves.
+    /// Feeds the watchdog while every worker makes progress. Called each second.
     pub(super) fn second(&self, capture: &Capture) {
         if self.watched && capture.watches().iter().all(|worker| worker.pulse.is_moving()) {
             self.notify(&[NotifyState::Watchdog]);
         }
     }
 
-    /// The capture is about to stop.
+    /// Reports that the capture is about to stop.
     pub(super) fn stopping(&self) {
         self.notify(&[NotifyState::Stopping]);
     }
@@ -49,7 +49,7 @@ impl Service {
     fn notify(&self, states: &[NotifyState<'_>]) {
         let Some(manager) = &self.manager else { return };
         let text = states.iter().fold(String::new(), |mut text, state| {
-            // Writing to a string does not fail.
+            // Writing to a string cannot fail.
             let _ = writeln!(text, "{state}");
             text
         });
@@ -57,7 +57,7 @@ impl Service {
     }
 }
 
-/// A socket that is connected to the one of this name; a name that begins with `@` is abstract.
+/// Connects a socket to the one of this name; a name that begins with `@` is abstract.
 fn connected(name: &OsStr) -> io::Result<UnixDatagram> {
     let address = match name.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,
@@ -69,5 +69,5 @@ fn connected(name: &OsStr) -> io::Result<UnixDatagram> {
 }
 
 fn said<T>(result: io::Result<T>) -> Option<T> {
-    result.inspect_err(|error| tracing::warn!("cannot tell the service manager: {error}")).ok()
+    result.inspect_err(|error| tracing::warn!("cannot notify the service manager: {error}")).ok()
 }

@@ -1,4 +1,4 @@
-//! `mirror-xdp source`: arguments, what people and scripts see of it, and when it stops.
+//! `mirror-xdp source`: its arguments, its output for people and scripts, and the events that stop it.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -20,12 +20,12 @@ Examples:
   mirror-xdp source --interface eth0 --to 10.0.0.2 --vni 7 --duration 1min --json > account.json
 
 Needs root, or CAP_NET_ADMIN and CAP_BPF. ARP, DHCP and mirror traffic itself are not mirrored. Frames are
-cut to the outgoing interface's MTU less the envelope (36 bytes over IPv4, 56 over IPv6).";
+cut to the outgoing interface's MTU minus the encapsulation (36 bytes over IPv4, 56 over IPv6).";
 
-/// The shortest packet length: Ethernet with a VLAN tag, IPv4 and TCP, or IPv6 and its ports.
+/// The minimum packet length: Ethernet with a VLAN tag, IPv4 and TCP, or IPv6 and the ports.
 const MIN_PACKET_LENGTH: u32 = 64;
 
-/// Mirror an interface of this host to a capture appliance, as AWS does
+/// Mirror an interface of this host to a capture appliance, like AWS
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -65,13 +65,13 @@ fn vni(text: &str) -> Result<Vni, String> {
 }
 
 pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
-    // The frames stay in the kernel; this thread looks after signals, timers and netlink.
+    // The frames stay in the kernel; this thread handles signals, timers and netlink.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(mirror(args))
 }
 
-/// What `--json` prints.
+/// The account that `--json` prints.
 #[derive(Serialize)]
 struct Account<'a> {
     seconds: f64,

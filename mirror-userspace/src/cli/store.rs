@@ -1,4 +1,4 @@
-//! The packet store of a command that keeps packets, or reads them.
+//! The packet store of a command that writes or reads packets.
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::run::{InForce, range};
 
-/// A store to read from, as an argument names it.
+/// A store to read from, in the notation of an argument.
 #[derive(Clone, Debug)]
 pub(super) enum Place {
     Directory(PathBuf),
@@ -21,7 +21,7 @@ pub(super) enum Place {
 }
 
 impl Place {
-    /// Reads a directory's name, or the URL of a copy.
+    /// Parses the name of a directory, or the URL of a copy.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         if Location::is_meant(text) {
             location(text).map(Self::Copy)
@@ -31,12 +31,12 @@ impl Place {
     }
 }
 
-/// Reads the URL of a copy.
+/// Parses the URL of a copy.
 pub(super) fn location(text: &str) -> Result<Location, String> {
     text.parse().map_err(|wrong: ParseError| wrong.to_string())
 }
 
-/// Makes sure that a directory is a store.
+/// Returns an error if the directory is not a store.
 pub(super) fn is_store(directory: &Path) -> anyhow::Result<()> {
     let (path, file) = (directory.display(), manifest::FILE_NAME);
     let found = mirror_store::is_store(directory).with_context(|| format!("cannot read {path}"))?;
@@ -44,12 +44,12 @@ pub(super) fn is_store(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Opens the store in `directory`, if there is to be one, and says what was found unfinished in it.
+/// Opens the store in `directory`, if given, and reports unfinished segments that it found.
 pub(super) fn open(directory: Option<&Path>, settings: &StoreSettings) -> anyhow::Result<Option<Store>> {
     open_by(Store::open, directory, settings)
 }
 
-/// As [`open`], for a capture: nothing about a store's disk keeps it from starting.
+/// As [`open`], for a capture: it starts even if the store's disk fails or is full.
 pub(super) fn open_to_capture(
     directory: Option<&Path>,
     settings: &StoreSettings,
@@ -74,7 +74,7 @@ fn open_by(
     Ok(Some(store))
 }
 
-/// The settings in force, see [`InForce`].
+/// Returns the settings in force, see [`InForce`].
 pub(super) fn in_force(configured: &StoreSettings, upload_by_flag: bool) -> Vec<InForce> {
     let settings = &configured.settings;
     let (policy, retention) = (&settings.policy, &settings.retention);
@@ -113,8 +113,8 @@ pub(super) fn in_force(configured: &StoreSettings, upload_by_flag: bool) -> Vec<
     all
 }
 
-/// Ends a store whose workers have ended, and says by what its end is known. Returns what was uploaded, if
-/// anything was to be.
+/// Finishes a store whose workers have ended, and prints the head of its manifest. Returns the counters of
+/// the upload, if there is one.
 pub(super) fn finish(store: Store, quiet: bool) -> Option<UploadCounters> {
     let (upload, is_open) = (store.upload(), store.is_open());
     let head = store.finish();
@@ -125,7 +125,7 @@ pub(super) fn finish(store: Store, quiet: bool) -> Option<UploadCounters> {
         }
         if let Some(UploadCounters { to, waiting: waiting @ 1.., .. }) = &uploaded {
             eprintln!(
-                "store: {waiting} segments are not uploaded to {to} yet; the next start goes on with it"
+                "store: {waiting} segments are not uploaded to {to} yet; the next start continues the upload"
             );
         }
     }

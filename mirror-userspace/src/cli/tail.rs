@@ -1,4 +1,4 @@
-//! `mirror-xdp tail`: frames of a running capture as they come, for people, scripts and Wireshark.
+//! `mirror-xdp tail`: shows frames of a running capture as they arrive, for people, scripts and Wireshark.
 
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::num::NonZeroU64;
@@ -27,16 +27,16 @@ Examples:
   mirror-xdp tail -w - 'udp port 53' | wireshark -k -i -
   mirror-xdp tail -w - --rate unlimited 'host 10.1.2.3' > host.pcapng
 
-The filter is tcpdump's language (`man pcap-filter`) on the inner frames, and besides: vni 7, vni 100-199,
-outer src 10.0.0.0/16, community-id ID. It runs on the workers; what matches is copied into a ring of 2 MiB
-a worker. When that is full, or more match than --rate allows, the copy is dropped and counted; the capture
-goes on as if nobody looked.";
+The filter uses tcpdump's syntax (`man pcap-filter`) on the inner frames, and in addition: vni 7, vni 100-199,
+outer src 10.0.0.0/16, community-id ID. The workers apply it and copy matching frames into a ring of 2 MiB
+each. When a ring is full, or more frames match than --rate allows, the copy is dropped and counted; the
+capture is not affected.";
 
 /// Show frames of a running capture
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Which frames, in tcpdump's language; all without it
+    /// Filter in tcpdump's syntax; all frames without it
     #[arg(value_name = "FILTER")]
     filter: Vec<String>,
 
@@ -52,15 +52,15 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
 
-    /// End after so many frames
+    /// End after this many frames
     #[arg(short, long, value_name = "N")]
     count: Option<NonZeroU64>,
 
-    /// Frames a second that each worker copies at most; `unlimited` for what the ring takes
+    /// Maximum number of frames a second that each worker copies; `unlimited` for no limit but the ring
     #[arg(long, value_name = "N", default_value = "10000", value_parser = rate)]
     rate: Rate,
 
-    /// Bytes of each frame at most
+    /// Maximum number of bytes of each frame
     #[arg(short, long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=65535))]
     snaplen: Option<u32>,
 
@@ -83,7 +83,7 @@ fn rate(text: &str) -> Result<Rate, String> {
     }
 }
 
-/// Where frames go.
+/// The output format and destination.
 enum Output<'o> {
     Lines { out: &'o mut dyn Write, text: String },
     Json { out: &'o mut dyn Write },
@@ -114,7 +114,7 @@ impl Output<'_> {
     }
 }
 
-/// What was shown, and what was not.
+/// The number of frames shown, and the counters of the others.
 #[derive(Debug, Default)]
 struct Outcome {
     shown: u64,
@@ -130,7 +130,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         Request { filter, snaplen: args.snaplen.map(|snaplen| snaplen as usize), rate: args.rate.0 };
     let to_stdout = args.write.as_deref().is_none_or(|path| path == Path::new("-"));
     if args.write.is_some() && to_stdout && io::stdout().is_terminal() {
-        return Ok(wrong("pcapng is not for a terminal; pipe it on, such as `| wireshark -k -i -`"));
+        return Ok(wrong("pcapng cannot go to a terminal; pipe it on, for example to `wireshark -k -i -`"));
     }
     let client = Client::connect(&args.control, &request)?;
     let mut file: Box<dyn Write> = match &args.write {
@@ -141,7 +141,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         _ => Box::new(io::stdout()),
     };
     let stop = stop_flag()?;
-    // What comes now are frames of others.
+    // The process now handles the frames of others.
     super::confined::to(Kind::Read, Files::default())?;
     let mut out = BufWriter::new(&mut file);
     let output = match (&args.write, args.json) {
@@ -153,7 +153,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     drop(out);
     let Outcome { shown, counts } = outcome;
     eprintln!(
-        "{} frames, {} more not shown: {} beyond --rate, {} beyond what was read in time",
+        "{} frames, {} more not shown: {} beyond --rate, {} not read in time",
         grouped(shown),
         grouped(counts.limited + counts.lost),
         grouped(counts.limited),
@@ -162,19 +162,19 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Wrong usage: one line, and the exit code for it.
+/// Prints an error about wrong usage on one line, and returns the exit code for it.
 fn wrong(message: &str) -> ExitCode {
     eprintln!("mirror-xdp: {message}");
     ExitCode::from(2)
 }
 
-/// The filter and the VNIs as one expression, which is compiled here so that what is wrong with it is known
-/// before anybody is asked.
+/// Combines the filter and the VNIs to one expression. It is compiled here so that errors are reported before
+/// the appliance is contacted.
 fn combined(filter: &str, vnis: &[String]) -> Result<String, String> {
     let mut text = filter.trim().to_owned();
     if !vnis.is_empty() {
         let vnis = vnis.iter().map(|vni| format!("vni {vni}")).collect::<Vec<_>>().join(" or ");
-        // `and` and `or` bind alike in this language, from left to right.
+        // `and` and `or` have the same precedence in this language, and associate to the left.
         text = if text.is_empty() { vnis } else { format!("{text} and ({vnis})") };
     }
     let expression = Expression::parse(&text).map_err(|error| error.to_string())?;
@@ -191,18 +191,18 @@ fn pcapng(out: &mut dyn Write) -> io::Result<Output<'_>> {
     Ok(Output::Pcapng(Box::new(writer)))
 }
 
-/// Set when the process is to end in order.
+/// Returns a flag that is set when the process is to end in order.
 fn stop_flag() -> io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        // The second time it ends at once.
+        // The second signal ends the process at once.
         signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))?;
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
     Ok(stop)
 }
 
-/// Writes frames until there are enough, the capture ends, nobody reads, or `stop` is set.
+/// Writes frames until the count is reached, the capture ends, the reader closes the pipe, or `stop` is set.
 fn pump(
     mut client: Client,
     mut output: Output<'_>,
@@ -226,7 +226,7 @@ fn pump(
             Some(Message::Counts(counts)) => outcome.counts = counts,
             Some(Message::Frames(frames)) => match write(&mut outcome, &frames) {
                 Ok(()) => {}
-                // Whoever read it has had enough.
+                // The reader has closed the pipe.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
                 Err(error) => return Err(error).context("cannot write"),
             },
@@ -237,7 +237,8 @@ fn pump(
 
 /// Writes pcapng for Wireshark's extcap interface until the pipe is closed.
 pub(super) fn to_fifo(control: &Path, filter: &str, fifo: &Path) -> anyhow::Result<ExitCode> {
-    // First, whatever is wrong: Wireshark waits for its end, and for ever if that is closed before it looks.
+    // Opened before anything can fail: Wireshark waits for the other end of the pipe, and forever if that is
+    // closed before it looks.
     let mut file = std::fs::OpenOptions::new()
         .write(true)
         .open(fifo)

@@ -1,4 +1,4 @@
-//! `mirror-xdp timeline`: what a store has, by time.
+//! `mirror-xdp timeline`: shows the contents of a store over time.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -13,29 +13,29 @@ use mirror_store::timeline::{Span, Timeline, Whereabouts};
 use super::progress::{grouped, with_unit};
 use super::store::Place;
 
-/// Show which times a store has packets of, of which VNIs, how many, and where they are
+/// Show the times of which a store has packets, their VNIs and number, and where they are
 ///
-/// Looks at the manifest alone: no packet and no index is read.
+/// Reads only the manifest: no packet and no index.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   mirror-xdp timeline /data/packets
-  mirror-xdp timeline /data/packets --every 1h           a line an hour, at least
+  mirror-xdp timeline /data/packets --every 1h           at least one line an hour
   mirror-xdp timeline s3://bucket/appliance-1 --json | jq '.vnis[] | select(.vni == 7)'")]
 pub(super) struct Args {
     /// The store: a directory, or the URL of a copy
     #[arg(value_name = "DIR|URL", value_parser = Place::parse)]
     store: Place,
 
-    /// Begin a new line at each multiple of this time
+    /// Start a new line at each multiple of this time
     #[arg(long, value_name = "TIME", value_parser = super::seconds)]
     every: Option<Duration>,
 
-    /// Without a packet for this time, nothing was kept
+    /// Time without a packet that counts as a gap
     #[arg(long, value_name = "TIME", value_parser = super::seconds, default_value = "1min")]
     gap: Duration,
 
-    /// Print all of it as one JSON object on stdout; times are in nanoseconds since 1970
+    /// Print everything as one JSON object on stdout; times are in nanoseconds since 1970
     #[arg(long)]
     json: bool,
 }
@@ -50,7 +50,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
             let read = || Ok::<_, std::io::Error>((Contents::read(directory)?, hold::read(directory)?));
             read().with_context(|| format!("cannot read {}", directory.display()))?
         }
-        // What is held is held in the directory; a copy has rules of its own.
+        // Holds are stored in the directory; a copy has rules of its own.
         Place::Copy(location) => (RemoteReader::open(location)?.manifest()?, Vec::new()),
     };
     let nanoseconds = |time: Duration| time.as_nanos() as u64;
@@ -63,7 +63,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     }
     if timeline.wrong_lines > 0 {
         eprintln!(
-            "mirror-xdp: {} lines of the manifest are not as they were written; `mirror-xdp verify` says more",
+            "mirror-xdp: {} lines of the manifest were altered; run `mirror-xdp verify`",
             timeline.wrong_lines
         );
         return Ok(ExitCode::FAILURE);
@@ -76,7 +76,7 @@ fn time(nanoseconds: u64) -> String {
     time.map_or_else(String::new, |time| humantime::format_rfc3339_seconds(time).to_string())
 }
 
-/// VNIs as the configuration has them: `7, 100-199`.
+/// Formats VNIs in the notation of the configuration: `7, 100-199`.
 fn vnis(vnis: &[u32]) -> String {
     if vnis.is_empty() {
         return "no VNI".to_owned();
@@ -91,7 +91,7 @@ fn vnis(vnis: &[u32]) -> String {
     let mut text = (if vnis.len() == 1 { "VNI " } else { "VNIs " }).to_owned();
     for (number, (first, last)) in ranges.iter().enumerate() {
         let comma = if number > 0 { ", " } else { "" };
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         _ = match last - first {
             0 => write!(text, "{comma}{first}"),
             1 => write!(text, "{comma}{first}, {last}"),
@@ -126,7 +126,7 @@ fn text(timeline: &Timeline) -> String {
     let took = |from: u64, to: u64| {
         humantime::format_duration(Duration::from_secs(to.saturating_sub(from) / 1_000_000_000)).to_string()
     };
-    // Of one time, what came before comes first.
+    // Lines are sorted by time; of the same time, gaps come first, then losses.
     let mut lines: Vec<(u64, String)> = Vec::new();
     for gap in &timeline.gaps {
         let (from, to) = (time(gap.from), time(gap.to));
@@ -141,7 +141,7 @@ fn text(timeline: &Timeline) -> String {
     let mut text: String = lines.into_iter().map(|(_, line)| line).collect();
     let there = || timeline.spans.iter().filter(|span| span.whereabouts != Whereabouts::Deleted);
     let sum = |of: fn(&Span) -> u64| there().map(of).sum::<u64>();
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     _ = writeln!(
         text,
         "{} packets, {}, of {} VNIs in {} segments, {}; {} gaps, {} packets lost",

@@ -1,4 +1,4 @@
-//! `mirror-xdp verify`: is a store what was written?
+//! `mirror-xdp verify`: checks that a store is unaltered.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
@@ -12,23 +12,23 @@ use mirror_store::verify::{Report, verify, verify_copy};
 use super::progress::{CLEAR, grouped, with_unit};
 use super::store::Place;
 
-/// Find out whether a store is what was written
+/// Check that a store contains what was written
 ///
-/// Compares each segment and index with the manifest, and the manifest with itself: says what was altered,
-/// what is missing, and what was deleted by the store's own rules. Exit code 1 if anything is wrong.
+/// Compares each segment and index with the manifest, and checks the manifest itself. Reports altered and
+/// missing parts, and parts that the store's own rules deleted. Exit code 1 if anything is wrong.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   mirror-xdp verify /data/packets
-  mirror-xdp verify /data/packets --head 3f8a…    nothing of what was there when this was the head is gone
-  mirror-xdp verify s3://bucket/appliance-1       the same of what was uploaded; reads all of it
+  mirror-xdp verify /data/packets --head 3f8a…    nothing is gone since the head was this
+  mirror-xdp verify s3://bucket/appliance-1       the same for the uploaded copy; reads all of it
   mirror-xdp verify /data/packets --json | jq .findings")]
 pub(super) struct Args {
     /// The store: a directory, or the URL of a copy
     #[arg(value_name = "DIR|URL", value_parser = Place::parse)]
     store: Place,
 
-    /// A head that the manifest had before, and that was kept elsewhere
+    /// Previous head of the manifest, which was stored elsewhere
     #[arg(long, value_name = "DIGEST")]
     head: Option<String>,
 
@@ -54,7 +54,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if let Place::Directory(directory) = &args.store {
         super::store::is_store(directory)?;
     }
-    // Nothing but what is in the directory is compared with its manifest.
+    // Only the files in the directory are compared with its manifest.
     super::confined::to_store(&args.store, &[])?;
     let report = match &args.store {
         Place::Directory(directory) => {
@@ -78,7 +78,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
 
 fn text(report: &Report) -> String {
     let mut text = String::new();
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     for finding in &report.findings {
         _ = writeln!(text, "{} {}", finding.file, finding.what);
     }
@@ -86,7 +86,7 @@ fn text(report: &Report) -> String {
         _ = writeln!(text, "{} was deleted: {}", deleted.file, deleted.what);
     }
     for name in &report.unfinished {
-        _ = writeln!(text, "{name} is not finished, so there is nothing to compare it with");
+        _ = writeln!(text, "{name} is not finished, so it cannot be checked yet");
     }
     for name in &report.not_uploaded {
         _ = writeln!(text, "{name} is not uploaded yet");

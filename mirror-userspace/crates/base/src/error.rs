@@ -1,10 +1,10 @@
-//! Errors as people get to see them: one line.
+//! Formats errors for people: one line each.
 
 use std::error::Error;
 
-/// An error and its causes on one line. What a message has told already is not told again: some errors,
-/// other crates' among them, include their cause in their own text. Of a text of several lines, such as
-/// the verifier's log, the first counts.
+/// Returns an error and its causes on one line. A cause that the message already contains is not repeated:
+/// some errors, including those of other crates, include their cause in their own text. Of a text of several
+/// lines, such as the verifier's log, only the first line is used.
 #[must_use]
 pub fn one_line(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();

@@ -1,5 +1,5 @@
-//! Opening files whose names come from outside: what is no file neither holds the process up nor fills its
-//! memory.
+//! Opens files whose names come from outside. A path that is not a file neither blocks the process nor fills
+//! its memory.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use nix::libc::{O_CLOEXEC, O_NOCTTY, O_NONBLOCK};
 
-/// Opens a file to read. A pipe is opened without waiting for a writer.
+/// Opens a file for reading. Opening a pipe does not wait for a writer.
 pub fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(O_NONBLOCK | O_NOCTTY | O_CLOEXEC).open(path)
 }
 
-/// The directory that a file is in; the root is in itself.
+/// Returns the directory that contains a file; for the root it returns the root itself.
 pub fn directory_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
@@ -22,7 +22,7 @@ pub fn directory_of(path: &Path) -> PathBuf {
     }
 }
 
-/// Reads a regular file of at most so many bytes as text.
+/// Reads a regular file of at most `longest` bytes as text.
 pub fn read_text(path: &Path, longest: u64) -> io::Result<String> {
     let file = open(path)?;
     if !file.metadata()?.is_file() {

@@ -1,9 +1,9 @@
-//! Files with a secret in them: the key of the packet store, the token of the API.
+//! Reads files that hold a secret: the key of the packet store, the token of the API.
 //!
-//! A secret that others can read is none, and one that others can write to is theirs. As `ssh` does, a file is
-//! refused where its mode lets anybody do that but its owner; its group may read it, since a service's files
-//! belong to root and to the group of the service. All is asked of the open file, not of its name, which may be
-//! another file's a moment later.
+//! A secret that others can read is no secret, and a file that others can write holds their secret. As `ssh`
+//! does, this module refuses a file whose mode grants access to anybody but its owner. The group may read the
+//! file, since the files of a service belong to root and to the group of the service. All checks are made on
+//! the open file and not on its name, which may refer to another file a moment later.
 
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -11,31 +11,31 @@ use std::path::{Path, PathBuf};
 
 use crate::file;
 
-/// Bytes of the longest secret; a file with more holds something else.
+/// Bytes of the longest secret; a longer file holds something else.
 const LONGEST: u64 = 4096;
-/// The right to write, of the group, and all rights of others.
+/// The group's write permission, and all permissions of others.
 const EXPOSED: u32 = 0o027;
 
-/// Why a file is not taken for a secret.
+/// The reasons to refuse a file as a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    /// It cannot be opened or read.
+    /// The file cannot be opened or read.
     #[error("cannot read {}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// It is a directory, a pipe or the like.
+    /// The path is a directory, a pipe or the like.
     #[error("{} is no regular file; name one with the secret in it", .0.display())]
     NotAFile(PathBuf),
-    /// It is too long.
+    /// The file is too long.
     #[error("{} has more than {LONGEST} bytes, which no secret has; name another file", .0.display())]
     TooLong(PathBuf),
-    /// Others can read it or write to it.
+    /// Others can read or write the file.
     #[error(
-        "{path} has mode {mode:04o}, which lets {} it; `chmod 640 {path}` mends that",
+        "{path} has mode {mode:04o}, which lets {} it; `chmod 640 {path}` restricts it",
         exposure(*mode),
         path = path.display()
     )]
@@ -45,21 +45,21 @@ pub enum SecretError {
         /// Its mode.
         mode: u32,
     },
-    /// It belongs to somebody else, who can change it.
+    /// The file belongs to another user, who can change it.
     #[error(
-        "{path} belongs to user {owner}, who can change it; `chown {} {path}` mends that",
+        "{path} belongs to user {owner}, who can change it; `chown {} {path}` changes the owner",
         nix::unistd::geteuid(),
         path = path.display()
     )]
     Foreign {
         /// The file.
         path: PathBuf,
-        /// The number of its owner.
+        /// The user ID of its owner.
         owner: u32,
     },
 }
 
-/// Who can do what with a file of this mode.
+/// Returns the users and the access that this mode grants, for an error message.
 const fn exposure(mode: u32) -> &'static str {
     match (mode & 0o020 != 0, mode & 0o007) {
         (_, 0o002 | 0o003 | 0o006 | 0o007) => "everybody write to",
@@ -68,18 +68,18 @@ const fn exposure(mode: u32) -> &'static str {
     }
 }
 
-/// Reads a secret: what `parse` makes of the content of a file. Where that fails there is no secret in the
-/// file, and so nothing else to be said of it.
+/// Reads a secret, and returns the content of the file as `parse` converts it. If `parse` fails, the file
+/// holds no secret, so its mode and owner are not checked.
 ///
 /// # Errors
 ///
-/// Where the file cannot be read or `parse` fails, where others can read the file or write to it, or it belongs
-/// to a user who is neither root nor the user of this process.
+/// Returns an error if the file cannot be read, if `parse` fails, if others can read or write the file, or if
+/// it belongs to a user who is neither root nor the user of this process.
 pub fn read<T, E: From<SecretError>>(path: &Path, parse: impl FnOnce(&[u8]) -> Result<T, E>) -> Result<T, E> {
     let unreadable = |source| SecretError::Unreadable { path: path.to_owned(), source };
     let file = file::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
-    // A device, such as /dev/null, keeps nothing that others could read.
+    // A device, such as /dev/null, stores nothing that others could read.
     let is_device = metadata.file_type().is_char_device();
     if !metadata.is_file() && !is_device {
         return Err(SecretError::NotAFile(path.to_owned()).into());
@@ -96,7 +96,7 @@ pub fn read<T, E: From<SecretError>>(path: &Path, parse: impl FnOnce(&[u8]) -> R
     Ok(secret)
 }
 
-/// Finds out whether others than root and the user of this process can read a file or change it.
+/// Checks that nobody but root and the user of this process can read or change the file.
 fn check(path: &Path, mode: u32, owner: u32) -> Result<(), SecretError> {
     let mode = mode & 0o7777;
     if mode & EXPOSED != 0 {

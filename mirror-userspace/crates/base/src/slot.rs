@@ -1,9 +1,10 @@
-//! The newest of some settings, left for a thread that must not wait: a worker, the writer of records.
+//! A slot for the newest value of a setting, for a thread that must not wait: a worker, the writer of
+//! records.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Where a value is left, and collected by one thread when it has time.
+/// A slot where any thread leaves a value and one thread collects it when it has time.
 #[derive(Debug)]
 pub struct Slot<T> {
     changed: AtomicBool,
@@ -17,14 +18,14 @@ impl<T> Default for Slot<T> {
 }
 
 impl<T> Slot<T> {
-    /// Leaves a value. It takes the place of one that was not collected.
+    /// Leaves a value. It replaces a value that was not collected.
     pub fn leave(&self, value: T) {
-        // Whatever is in there is whole: values are moved in and out.
+        // The value is always whole: values are moved in and out.
         *self.value.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
         self.changed.store(true, Ordering::Release);
     }
 
-    /// What was left since the last time. Somebody who is just leaving something is not waited for.
+    /// Returns the value left since the last call. Does not wait for a thread that is just leaving one.
     #[inline]
     pub fn collect(&self) -> Option<T> {
         if !self.changed.load(Ordering::Relaxed) {
@@ -35,7 +36,7 @@ impl<T> Slot<T> {
         value.take()
     }
 
-    /// Whether everything that was left was collected.
+    /// Returns true if every value was collected.
     pub fn is_collected(&self) -> bool {
         !self.changed.load(Ordering::Acquire)
     }

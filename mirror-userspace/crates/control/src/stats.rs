@@ -28,12 +28,12 @@ use serde::{Serialize, Serializer};
 
 use crate::observe::tap::TapCounts;
 
-/// Counters with their names, in the order in which they are shown.
+/// Counters with their names, in display order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Named(pub Vec<(&'static str, u64)>);
 
 impl Named {
-    /// The sum of all.
+    /// Returns the sum of all counters.
     #[must_use]
     pub fn sum(&self) -> u64 {
         self.0.iter().map(|&(_, count)| count).sum()
@@ -46,20 +46,20 @@ impl Serialize for Named {
     }
 }
 
-/// What the XDP program of one interface did with the frames.
+/// The fate of the frames that the XDP program of one interface saw.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Program {
-    /// Frames that entered it.
+    /// Frames that entered the program.
     pub seen: u64,
-    /// Given to the kernel's network stack, by reason.
+    /// Frames passed to the kernel's network stack, by reason.
     pub passed: Named,
-    /// Dropped, by reason.
+    /// Frames dropped, by reason.
     pub dropped: Named,
-    /// Counted and dropped as it was asked for, by who asked.
+    /// Frames counted and dropped on request, by requester.
     pub shunted: Named,
-    /// Given to a socket.
+    /// Frames redirected to a socket.
     pub redirected: u64,
-    /// What else was noticed of frames, whatever became of them.
+    /// Further observations about frames, independent of their fate.
     pub noted: Named,
 }
 
@@ -80,32 +80,32 @@ impl From<&Counts> for Program {
     }
 }
 
-/// Frames that a socket could not take.
+/// Frames that a socket could not accept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Lost {
-    /// The receive ring was full: the worker is too slow.
+    /// Frames lost because the receive ring was full: the worker is too slow.
     pub rx_ring_full: u64,
-    /// No buffer was free, or the frame was longer than one.
+    /// Frames lost because no buffer was free, or because they were longer than a buffer.
     pub rx_dropped: u64,
 }
 
-/// What became of the frames that were redirected to one queue's socket.
+/// The fate of the frames that were redirected to the socket of one queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Ring {
     /// The queue.
     pub queue: u32,
-    /// The worker that reads it.
+    /// The worker that reads the queue.
     pub worker: usize,
-    /// Taken off the ring by the worker.
+    /// Frames that the worker took off the ring.
     pub delivered: u64,
-    /// Lost before.
+    /// Frames lost before that.
     pub lost: Lost,
-    /// How often the kernel found no free buffer; the frames are among those dropped.
+    /// The number of times the kernel found no free buffer; `rx_dropped` includes the frames.
     pub fill_ring_empty: u64,
 }
 
 impl Ring {
-    /// A ring's part of the account.
+    /// Builds the part of the account that covers one ring.
     #[must_use]
     pub const fn new(queue: u32, worker: usize, delivered: u64, statistics: Statistics) -> Self {
         Self {
@@ -118,29 +118,29 @@ impl Ring {
     }
 }
 
-/// How frames lie in buffers.
+/// The layout of frames in buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Profile {
-    /// A frame is in one buffer: the MTU allows for no longer ones.
+    /// A frame is in one buffer: the MTU allows no longer frames.
     SingleBuffer,
     /// A frame may be in several buffers.
     Jumbo,
 }
 
-/// What a worker did with frames that are not its own, and with its own that others received.
+/// Frames that a worker handed over to their owners, and frames that it took over from other workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct HandOver {
-    /// Handed over to the worker that owns the flow.
+    /// Frames handed over to the worker that owns the flow.
     pub given: u64,
-    /// Lost, because that had too many waiting already: it was too slow.
+    /// Frames lost because the owner had too many frames waiting: it was too slow.
     pub full: u64,
-    /// Taken over from other workers.
+    /// Frames taken over from other workers.
     pub taken: u64,
-    /// Datagrams that it has put together of fragments and handed over to the worker that owns the flow. Their
-    /// frames are its own.
+    /// Datagrams that this worker reassembled from fragments and handed over to the owner of the flow. Their
+    /// frames count as its own.
     pub datagrams_given: u64,
-    /// Datagrams that it has analysed itself, because that had too many waiting already.
+    /// Datagrams that this worker analysed itself, because the owner had too many frames waiting.
     pub datagrams_kept: u64,
 }
 
@@ -149,30 +149,30 @@ pub struct HandOver {
 pub struct Interface {
     /// Its name.
     pub name: String,
-    /// How the program runs on it.
+    /// The XDP mode of the program on it.
     pub mode: Mode,
-    /// What device and driver lost since the capture began, by their counters; not in the identities, for
-    /// no program saw it.
+    /// Frames that device and driver lost since the capture began, by their counters. They are not in the
+    /// identities, because no program saw them.
     pub device: Losses,
-    /// Whether frames are received without copying.
+    /// True if frames are received without copying.
     pub zero_copy: bool,
-    /// Whether frames may be in several buffers.
+    /// The layout of frames in buffers.
     pub profile: Profile,
-    /// Whether the buffers are in huge pages.
+    /// True if the buffers are in huge pages.
     pub huge_pages: bool,
-    /// What the program did.
+    /// The counters of the XDP program.
     pub program: Program,
-    /// What became of what it redirected.
+    /// The counters of the rings that it redirects to.
     pub rings: Vec<Ring>,
 }
 
 impl Interface {
-    /// Frames that a driver may count as dropped, but that this account has already: those that the program
-    /// dropped, and those that no socket could take.
+    /// Returns the frames that a driver may count as dropped although this account already includes them: the
+    /// frames that the program dropped, and the frames that no socket could accept.
     #[must_use]
     pub fn explained(&self) -> u64 {
         if self.mode == Mode::Generic {
-            // Driver and program do not know of each other.
+            // The driver and the program do not know of each other.
             return 0;
         }
         let lost: u64 = self.rings.iter().map(|ring| ring.lost.rx_ring_full + ring.lost.rx_dropped).sum();
@@ -180,22 +180,22 @@ impl Interface {
     }
 }
 
-/// What became of a worker's frames in the packet store: each is kept, not kept, or lost.
+/// The fate of a worker's frames in the packet store: each is kept, not kept, or lost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Store {
-    /// On the disk.
+    /// Frames on the disk.
     pub kept: u64,
-    /// Bytes of them.
+    /// Bytes of these frames.
     pub kept_bytes: u64,
-    /// Bytes of the segments that they are in.
+    /// Bytes of the segments that contain them.
     pub written_bytes: u64,
-    /// Segments that were finished.
+    /// Finished segments.
     pub segments: u64,
-    /// Nothing can be written just now: the disk is full, or fails.
+    /// True if nothing can be written at the moment: the disk is full, or fails.
     pub paused: bool,
-    /// Not to be kept, by reason.
+    /// Frames that are not to be kept, by reason.
     pub not_kept: Named,
-    /// To be kept, and lost to the store, by reason.
+    /// Frames that were to be kept and that the store lost, by reason.
     pub lost: Named,
 }
 
@@ -215,7 +215,7 @@ impl From<StoreCounters> for Store {
 }
 
 impl Store {
-    /// All of the frames.
+    /// Returns the number of all frames.
     #[must_use]
     pub fn seen(&self) -> u64 {
         self.kept + self.not_kept.sum() + self.lost.sum()
@@ -227,42 +227,42 @@ impl Store {
 pub struct Worker {
     /// Its number.
     pub worker: usize,
-    /// Frames that it was given, be it by its own socket or by other workers.
+    /// Frames that the worker received, from its own socket or from other workers.
     pub delivered: u64,
-    /// Frames that changed the worker.
+    /// Frames that moved from one worker to another.
     pub hand_over: HandOver,
-    /// Bytes of them, as mirrored.
+    /// Bytes of the delivered frames, as mirrored.
     pub delivered_bytes: u64,
     /// Frames that went through the whole analysis.
     pub analysed: u64,
-    /// Frames that no flow could be made of, by reason.
+    /// Frames that belong to no flow, by reason.
     pub refused: Named,
-    /// Frames that were mirrored at both ends and analysed when they came from the other.
+    /// Frames mirrored at both ends, of which the other copy was analysed.
     pub duplicates: u64,
     /// Flows in the table.
     pub flows_active: u64,
-    /// Flows that were ever made.
+    /// Flows created since the start.
     pub flows_total: u64,
     /// Flows that the driver counts now.
     pub flows_shunted: u64,
-    /// Flows that the driver ever counted.
+    /// Flows that the driver has counted since the start.
     pub flows_shunted_total: u64,
-    /// Records that the log's queue had no room for.
+    /// Records lost because the queue of the log was full.
     pub records_lost: u64,
-    /// What the analysis has not seen of the frames that went through it, by reason: streams of TCP and states of
-    /// analyzers that were given up, datagrams whose fragments did not all come, packets in packets.
+    /// Losses of the analysis, by reason: abandoned TCP streams and analyzer states, datagrams with missing
+    /// fragments, packets in packets. The frames themselves went through the analysis.
     pub analysis_lost: Named,
-    /// What became of the frames in the packet store; absent without one.
+    /// The fate of the frames in the packet store; absent without a store.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<Store>,
-    /// What came, by transport protocol.
+    /// Traffic by transport protocol.
     pub protocols: Protocols,
-    /// Milliseconds of CPU time that it has taken; 0 where nothing measures it.
+    /// Milliseconds of CPU time that the worker has used; 0 if it is not measured.
     pub busy_ms: u64,
 }
 
 impl Worker {
-    /// A worker's part of the account. `store` are its counters of the packet store, where there is one.
+    /// Builds the part of the account that covers one worker.
     #[must_use]
     pub fn new(
         worker: usize,
@@ -290,7 +290,7 @@ impl Worker {
         }
     }
 
-    /// Frames that no counter explains.
+    /// Returns the number of frames that no counter explains.
     #[must_use]
     pub fn imbalance(&self) -> u64 {
         let stored = self.store.as_ref().map_or(0, |store| self.delivered.abs_diff(store.seen()));
@@ -298,88 +298,90 @@ impl Worker {
     }
 }
 
-/// What became of the records.
+/// The fate of the records.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Records {
-    /// Written to the log, by kind.
+    /// Records written to the log, by kind.
     pub written: Named,
-    /// Lost, be it on the way to the log or because it could not be written.
+    /// Records lost, either on the way to the log or because they could not be written.
     pub lost: u64,
 }
 
 impl Records {
-    /// What became of the records, of which `on_the_way` never reached the sink.
+    /// Builds the counters of records, of which `on_the_way` never reached the sink.
     #[must_use]
     pub fn new(on_the_way: u64, sink: &SinkCounters) -> Self {
         Self { written: Named(sink.written_by_kind().collect()), lost: sink.lost + on_the_way }
     }
 }
 
-/// What an interface's policy counted.
+/// The counters of an interface's policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Policy {
     /// Name of the interface.
     pub interface: String,
-    /// How many policies have been in force.
+    /// The number of policies that have been in force.
     pub generation: u32,
-    /// VNIs of which frames came, in ascending order; last all those that had no counters of their own.
+    /// The VNIs that sent frames, in ascending order. The last entry sums up the VNIs that had no counters of
+    /// their own.
     pub vnis: Vec<Vni>,
-    /// Rules, in the order in which they are tried, set by set; of each set last what none matched.
+    /// The rules, in the order in which they are tried, set by set. The last entry of each set counts the
+    /// packets that no rule matched.
     pub rules: Vec<Rule>,
 }
 
-/// What was counted of a VNI.
+/// The counters of a VNI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Vni {
-    /// The VNI; absent for all others together.
+    /// The VNI; absent for the sum of all others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vni: Option<u32>,
-    /// Frames that came.
+    /// Frames received.
     pub packets: u64,
     /// Bytes of their inner frames.
     pub bytes: u64,
-    /// What became of those that were not captured, by reason.
+    /// Frames that were not captured, by reason.
     pub dropped: VniDropped,
-    /// Seconds since the last frame, when the statistics were made.
+    /// Seconds between the last frame and these statistics.
     pub idle_seconds: u64,
 }
 
-/// What became of frames of a VNI that were not captured.
+/// The reasons why frames of a VNI were not captured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct VniDropped {
-    /// Rejected by the filter.
+    /// Frames rejected by the filter.
     pub rejected: u64,
-    /// Of flows that a sample does not include.
+    /// Frames of flows that a sample excludes.
     pub sampled_out: u64,
-    /// Counted and dropped, as a rule or user space asked for.
+    /// Frames counted and dropped, at the request of a rule or of user space.
     pub shunted: u64,
-    /// The VNI is not admitted.
+    /// Frames dropped because the VNI is not admitted.
     pub not_admitted: u64,
-    /// No socket, or no room for the capture header.
+    /// Frames dropped because there was no socket, or no room for the capture header.
     pub undelivered: u64,
 }
 
-/// What was counted of a rule.
+/// The counters of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Rule {
-    /// The set's name.
+    /// The name of its set.
     pub set: String,
-    /// The rule's number; absent for what no rule of the set matched.
+    /// The number of the rule; absent for the packets that no rule of the set matched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub number: Option<u32>,
-    /// Its direction.
+    /// The direction that it applies to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direction: Option<&'static str>,
-    /// What it does.
+    /// The action of the rule.
     pub action: String,
-    /// Packets that it decided on.
+    /// Packets that the rule decided on.
     pub packets: u64,
     /// Bytes of their inner frames.
     pub bytes: u64,
 }
 
 impl Policy {
-    /// The statistics of an interface's policy.
+    /// Builds the statistics of an interface's policy.
     #[must_use]
     pub fn new(interface: &str, generation: u32, vnis: &[VniCount], rules: Vec<RuleCount>) -> Self {
         let now =
@@ -427,7 +429,7 @@ impl From<RuleCount> for Rule {
 /// The whole account.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Stats {
-    /// Since the capture began.
+    /// Seconds since the capture began.
     pub seconds: f64,
     /// The interfaces, in the order in which they were named.
     pub interfaces: Vec<Interface>,
@@ -435,32 +437,32 @@ pub struct Stats {
     pub workers: Vec<Worker>,
     /// The records.
     pub records: Records,
-    /// What became of the frames that were to go out of the tap, if there is one.
+    /// The fate of the frames for the tap; absent without a tap.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tap: Option<TapCounts>,
-    /// What was uploaded of the packet store, if anything is to be.
+    /// The progress of the upload of the packet store; absent without an upload.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upload: Option<UploadCounters>,
-    /// What was counted of VNIs and rules, by interface. Only at the end: there may be many.
+    /// The counters of VNIs and rules, by interface. Only at the end: there may be many.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<Policy>,
-    /// Datagrams for the ports of mirror traffic that the network stack got: no program has seen them, or it let them
-    /// pass. They are in no other counter.
+    /// Datagrams to the ports of mirror traffic that the network stack received: no program saw them, or a
+    /// program passed them. No other counter includes them.
     pub missed: u64,
-    /// Frames that no counter explains: the sum of the absolute differences of the identities. Absent
-    /// while frames are on their way.
+    /// Frames that no counter explains: the sum of the absolute differences of the identities. Absent while
+    /// frames are in flight.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unaccounted: Option<u64>,
 }
 
 impl Stats {
-    /// Enters what became of the records.
+    /// Sets the counters of the records.
     pub fn set_records(&mut self, sink: &SinkCounters) {
         let on_the_way: u64 = self.workers.iter().map(|worker| worker.records_lost).sum();
         self.records = Records::new(on_the_way, sink);
     }
 
-    /// Frames that no counter explains; 0 when the account is exact.
+    /// Returns the number of frames that no counter explains; 0 when the account is exact.
     #[must_use]
     pub fn imbalance(&self) -> u64 {
         let mut sum = 0;
@@ -479,20 +481,20 @@ impl Stats {
         sum + self.workers.iter().map(Worker::imbalance).sum::<u64>()
     }
 
-    /// Frames that the workers took off the rings.
+    /// Returns the number of frames that the workers took off the rings.
     #[must_use]
     pub fn delivered(&self) -> u64 {
         self.rings().map(|ring| ring.delivered).sum()
     }
 
-    /// Frames that were lost between the program and the worker that was to analyse them.
+    /// Returns the number of frames lost between the program and the worker that was to analyse them.
     #[must_use]
     pub fn lost(&self) -> u64 {
         let rings: u64 = self.rings().map(|ring| ring.lost.rx_ring_full + ring.lost.rx_dropped).sum();
         rings + self.hand_over(|hand_over| hand_over.full)
     }
 
-    /// The sum of what the workers say of frames that changed the worker.
+    /// Returns the sum of a hand-over counter over all workers.
     #[must_use]
     pub fn hand_over(&self, count: impl Fn(&HandOver) -> u64) -> u64 {
         self.workers.iter().map(|worker| count(&worker.hand_over)).sum()
@@ -523,7 +525,7 @@ mod tests {
             lost: Lost { rx_ring_full, rx_dropped: 0 },
             fill_ring_empty: 0,
         };
-        // The first has handed two frames over, of which the second could take one.
+        // The first worker has handed two frames over, of which the second could accept one.
         let hand_over = [
             HandOver { given: 1, full: 1, ..HandOver::default() },
             HandOver { taken: 1, ..HandOver::default() },

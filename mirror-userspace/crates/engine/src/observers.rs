@@ -1,12 +1,12 @@
-//! Who looks on while a worker works: `mirror-xdp tail` and the tap.
+//! Observers of a running worker: `mirror-xdp tail` and the tap.
 //!
-//! An [`Observer`] is called with each frame before the worker analyses it. It comes and goes while the
-//! capture runs: whoever wants to look on leaves it in the worker's [`Mailbox`], and the worker looks into
-//! that in its tick. A worker without observers pays for one branch a frame.
+//! A worker calls each [`Observer`] with a frame before it analyses the frame. Observers come and go while
+//! the capture runs: a subscriber leaves its observer in the worker's [`Mailbox`], which the worker checks in
+//! its tick. A worker without observers pays for one branch a frame.
 //!
-//! What observers have in common is [`copy`]: a filter, a bounded ring that frames are copied into, and
-//! counters of those that it had no room for. What is made of the copies happens on other threads:
-//! [`control`] hands them to `mirror-xdp tail`, [`tap`] sends them out of an interface.
+//! All observers share [`copy`]: a filter, a bounded ring that frames are copied into, and counters of the
+//! frames that did not fit. Other threads process the copies: [`control`] hands them to `mirror-xdp tail`,
+//! [`tap`] sends them out of an interface.
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use mirror_packet::FrameInfo;
 
-/// Observers that a worker has at most.
+/// The maximum number of observers of a worker.
 pub const MAX_OBSERVERS: usize = 16;
 
 pub use crate::hooks::Observer;
@@ -35,14 +35,14 @@ impl Default for Observers {
 }
 
 impl Observers {
-    /// Whether nobody looks on.
+    /// Returns true if there is no observer.
     #[must_use]
     #[inline]
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Shows a frame to all of them.
+    /// Passes a frame to all observers.
     #[cold]
     pub fn frame(&mut self, info: &FrameInfo, frame: &[u8]) {
         for (_, observer) in &mut self.0 {
@@ -51,8 +51,8 @@ impl Observers {
     }
 }
 
-/// Where observers are left for a worker, and where it puts those that are to go. They are freed by who
-/// left them there.
+/// A mailbox through which a worker receives observers, and returns those that leave. The thread that left an
+/// observer there frees it.
 #[derive(Debug, Default)]
 pub struct Mailbox {
     changed: AtomicBool,
@@ -67,7 +67,7 @@ struct Letters {
 }
 
 impl Mailbox {
-    /// Lets observers in and out, on the worker's thread. Somebody else at the mailbox is not waited for.
+    /// Adds and removes observers, on the worker's thread. Does not wait for a thread that holds the lock.
     pub fn collect(&self, observers: &mut Observers) {
         if !self.changed.load(Ordering::Relaxed) {
             return;
@@ -75,7 +75,7 @@ impl Mailbox {
         let Ok(mut letters) = self.letters.try_lock() else { return };
         self.changed.store(false, Ordering::Relaxed);
         let Letters { coming, leaving, gone } = &mut *letters;
-        // Nothing here takes memory: there is room for all that may come, and for all that may go.
+        // Nothing here allocates: the vectors have room for all observers that may come or go.
         while observers.0.len() < MAX_OBSERVERS
             && let Some(observer) = coming.pop()
         {
@@ -89,7 +89,7 @@ impl Mailbox {
     }
 
     fn letters(&self) -> MutexGuard<'_, Letters> {
-        // Whatever is in there is whole: letters are moved in and out.
+        // The content is always whole: letters are moved in and out.
         self.letters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -102,53 +102,53 @@ impl Mailbox {
 
     fn recall(&self, number: u64) {
         let mut letters = self.letters();
-        // What a worker that has ended did not take in needs nobody to let it out.
+        // A worker that has ended removes nothing, so an observer that it did not collect is removed here.
         letters.coming.retain(|(own, _)| *own != number);
         letters.leaving.push(number);
         self.changed.store(true, Ordering::Relaxed);
     }
 
-    /// Frees observers that the worker has let go.
+    /// Frees observers that the worker has removed.
     fn empty(&self) {
-        // Freed when nobody holds the lock.
+        // Freed after the lock is released.
         let gone = std::mem::replace(&mut self.letters().gone, Vec::with_capacity(MAX_OBSERVERS));
         drop(gone);
     }
 }
 
-/// The mailboxes of all workers: by them, one looks on at a capture.
+/// The mailboxes of all workers, through which a subscriber observes a capture.
 #[derive(Clone, Debug, Default)]
 pub struct Workers {
     mailboxes: Arc<[Arc<Mailbox>]>,
     subscribers: Arc<Mutex<usize>>,
 }
 
-/// There are as many observers as there may be.
+/// The maximum number of observers is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{MAX_OBSERVERS} others look on already; wait until one has ended")]
+#[error("{MAX_OBSERVERS} observers are attached already; wait until one has ended")]
 pub struct TooMany;
 
 impl Workers {
-    /// The workers that look into these mailboxes.
+    /// Groups the workers that own these mailboxes.
     #[must_use]
     pub fn new(mailboxes: impl IntoIterator<Item = Arc<Mailbox>>) -> Self {
         Self { mailboxes: mailboxes.into_iter().collect(), subscribers: Arc::default() }
     }
 
-    /// How many there are.
+    /// Returns the number of workers.
     #[must_use]
     pub fn len(&self) -> usize {
         self.mailboxes.len()
     }
 
-    /// Whether there is none.
+    /// Returns true if there are no workers.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.mailboxes.is_empty()
     }
 
-    /// Gives each worker its observer, in the order of the workers; they look on until the subscription
-    /// ends.
+    /// Gives each worker its observer, in the order of the workers. The observers stay until the subscription
+    /// is dropped.
     pub fn subscribe(
         &self,
         observers: impl IntoIterator<Item = Box<dyn Observer>>,
@@ -168,7 +168,8 @@ impl Workers {
         Ok(Subscription { workers: self.clone(), number })
     }
 
-    /// Waits until all workers have let in who was waiting, but not longer than so; says whether they have.
+    /// Waits until all workers have checked their mailboxes, for at most `patience`; returns true if they
+    /// have.
     #[must_use]
     pub fn wait_until_collected(&self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
@@ -181,7 +182,7 @@ impl Workers {
         true
     }
 
-    /// Frees what workers have let go since.
+    /// Frees the observers that workers have removed since the last call.
     pub fn sweep(&self) {
         self.mailboxes.iter().for_each(|mailbox| mailbox.empty());
     }
@@ -191,7 +192,7 @@ impl Workers {
     }
 }
 
-/// As long as this is there, its observers look on.
+/// A subscription; dropping it removes its observers.
 #[derive(Debug)]
 pub struct Subscription {
     workers: Workers,
@@ -252,7 +253,7 @@ mod tests {
         let all: Vec<_> = (0..MAX_OBSERVERS).map(|_| workers.subscribe([observer()]).unwrap()).collect();
         assert_eq!(workers.subscribe([observer()]).unwrap_err(), TooMany);
         drop(all);
-        // The worker has not looked yet: it lets the old ones out before there are too many.
+        // The worker has not checked its mailbox yet: it removes the old observers before there are too many.
         let _again = workers.subscribe([observer()]).unwrap();
         let mut observers = Observers::default();
         mailbox.collect(&mut observers);

@@ -1,16 +1,17 @@
-//! Memory that hosts share: who has to give some back when it is used up.
+//! Memory that hosts share, and the choice of the host that gives some back when it is used up.
 //!
-//! What a worker keeps of unfinished things (messages, holes in streams, fragments) is bounded altogether, and mirrored
-//! hosts decide how much of it there is. Whatever is kept is in two queues, that of all and that of the host that has
-//! sent it, in the order of age. Where the bound is exceeded, the host that has most gives its oldest back, if it has a
-//! great part of all; else the oldest of all goes. So neither one host that finishes nothing, nor many of them, keep
-//! from others what is finished soon.
+//! The memory that a worker uses for unfinished data (messages, holes in streams, fragments) has one bound in
+//! total, and mirrored hosts determine how much of it is used. Each item is in two queues, the queue of all
+//! items and the queue of the host that sent it, both in the order of age. When the bound is exceeded, the
+//! host that uses the most memory gives its oldest item back, provided that it uses a large part of the
+//! total. Otherwise the oldest item of all goes. So neither one host that finishes nothing, nor many such
+//! hosts, can displace the items of others that finish soon.
 
-/// A host that holds more than this part of all is the first to give some back.
+/// The divisor of the bound: a host that uses more than this part of it is the first to give memory back.
 const GREEDY_PART: usize = 8;
-/// Hosts that are told apart, by a hash.
+/// The number of hosts that a hash tells apart.
 const HOSTS: usize = 1024;
-/// No slot.
+/// Stands for no slot.
 const NONE: u32 = u32::MAX;
 
 /// The two queues that each slot is in.
@@ -25,7 +26,7 @@ struct Links {
     newer: u32,
 }
 
-/// Slots in the order in which they were entered, and what they cost together.
+/// Slots in the order in which they were entered, and their total cost.
 #[derive(Clone, Copy, Debug)]
 struct Queue {
     oldest: u32,
@@ -37,12 +38,12 @@ impl Queue {
     const EMPTY: Self = Self { oldest: NONE, newest: NONE, cost: 0 };
 }
 
-/// Something that is kept.
+/// An item that occupies memory.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
-    /// The host that has sent it.
+    /// The hash of the host that sent it.
     host: u16,
-    /// Bytes that it counts as.
+    /// The bytes that it counts as.
     cost: usize,
     links: [Links; 2],
 }
@@ -51,7 +52,7 @@ impl Slot {
     const UNUSED: Self = Self { host: 0, cost: 0, links: [Links { older: NONE, newer: NONE }; 2] };
 }
 
-/// What is kept, by number, age and host; the things themselves are elsewhere, under the same numbers.
+/// Items by number, age and host. The items themselves are stored elsewhere, under the same numbers.
 #[derive(Debug)]
 pub struct Shares {
     bound: usize,
@@ -61,23 +62,23 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// Nothing is kept yet; it may come to cost `bound` bytes.
+    /// Creates an empty instance. The items may cost `bound` bytes in total.
     pub fn new(bound: usize) -> Self {
         Self { bound, slots: Vec::new(), all: Queue::EMPTY, hosts: vec![Queue::EMPTY; HOSTS] }
     }
 
-    /// What everything costs.
+    /// Returns the total cost of all items.
     #[must_use]
     pub const fn cost(&self) -> usize {
         self.all.cost
     }
 
-    /// The number of what has been kept for the longest.
+    /// Returns the number of the oldest item.
     pub fn oldest(&self) -> Option<usize> {
         (self.all.oldest != NONE).then_some(self.all.oldest as usize)
     }
 
-    /// Enters what is new, at no cost yet. `host` is a hash of who has sent it.
+    /// Enters a new item, at no cost yet. `host` is a hash of its sender.
     pub fn enter(&mut self, slot: usize, host: u16) {
         if self.slots.len() <= slot {
             self.slots.resize(slot + 1, Slot::UNUSED);
@@ -97,7 +98,7 @@ impl Shares {
         self.slots[slot] = Slot { host, cost: 0, links };
     }
 
-    /// Takes note of what something costs from now on.
+    /// Sets the cost of an item.
     pub fn charge(&mut self, slot: usize, cost: usize) {
         let Slot { host, cost: before, .. } = self.slots[slot];
         self.slots[slot].cost = cost;
@@ -107,7 +108,7 @@ impl Shares {
         }
     }
 
-    /// Takes note that something is not kept any longer.
+    /// Removes an item.
     pub fn leave(&mut self, slot: usize) {
         let Slot { host, cost, links } = std::mem::replace(&mut self.slots[slot], Slot::UNUSED);
         for which in BOTH {
@@ -129,7 +130,7 @@ impl Shares {
         }
     }
 
-    /// Where the bound is exceeded, the number of what is to be given back, other than `except`.
+    /// Returns the number of the item to give back, other than `except`, if the bound is exceeded.
     pub fn to_give_back(&self, except: usize) -> Option<usize> {
         if self.all.cost <= self.bound {
             return None;
@@ -140,7 +141,7 @@ impl Shares {
         of_host.or_else(|| self.oldest_of(&self.all, ALL, except))
     }
 
-    /// The oldest in a queue but for `except`.
+    /// Returns the oldest item of a queue other than `except`.
     fn oldest_of(&self, queue: &Queue, which: usize, except: usize) -> Option<usize> {
         let oldest = queue.oldest;
         let chosen = if oldest as usize == except { self.slots[except].links[which].newer } else { oldest };
@@ -159,7 +160,8 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Whatever is entered, charged and left, costs add up and order is kept, by a plain list of the same.
+        /// Costs add up and the order holds for any sequence of entering, charging and leaving, compared with
+        /// a plain list.
         #[test]
         fn it_behaves_as_a_list_of_what_is_kept(
             steps in prop::collection::vec((0_usize..12, 0_u16..4, 1_usize..100), 1..200)
@@ -201,11 +203,11 @@ mod tests {
                     prop_assert_eq!(candidates().count(), 0);
                     continue;
                 };
-                // More than 400 among four hosts: one has more than an eighth.
+                // More than 400 bytes among four hosts: one host has more than an eighth.
                 let host = model.iter().find(|kept| kept.0 == chosen).map_or(9, |kept| kept.1);
                 let of_host = candidates().find(|kept| kept.1 == host).map(|kept| kept.0);
                 let first = candidates().next().map(|kept| kept.0);
-                // Or else the greediest has nothing besides.
+                // Otherwise the greediest host has no other item.
                 let alone = |host| of(host) == most && candidates().all(|kept| kept.1 != host);
                 let greedy = of(host) == most && of_host == Some(chosen);
                 prop_assert!(greedy || first == Some(chosen) && (0..4).any(alone));

@@ -1,5 +1,5 @@
-//! What the API answers, as far as `top` shows it. What a newer appliance says besides is passed over, and
-//! what an older one does not say is nothing: neither keeps the rest from being shown.
+//! The replies of the API, as far as `top` shows them. Unknown fields of a newer appliance are ignored, and
+//! fields that an older one lacks get default values, so that either can be shown.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ type Counters = BTreeMap<String, u64>;
 pub(super) struct Summary {
     pub(super) version: String,
     pub(super) time: String,
-    /// Since the capture began.
+    /// Seconds since the capture began.
     pub(super) seconds: f64,
     pub(super) protocols: BTreeMap<String, Traffic>,
     pub(super) interfaces: Vec<Interface>,
@@ -46,7 +46,7 @@ pub(super) struct Interface {
 }
 
 impl Interface {
-    /// How frames come from it: the mode in force.
+    /// Formats the mode in which frames are received.
     pub(super) fn mode_in_force(&self) -> String {
         let copy = if self.zero_copy { "zero-copy" } else { "copy" };
         let pages = if self.huge_pages { ", huge pages" } else { "" };
@@ -87,7 +87,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Frames that no flow could be made of.
+    /// Returns the number of frames that belong to no flow.
     pub(super) fn refused(&self) -> u64 {
         sum(self.refused.values().copied())
     }
@@ -114,13 +114,13 @@ pub(super) struct Vni {
 }
 
 impl Vni {
-    /// Frames that somebody wanted to be dropped.
+    /// Returns the number of frames that the policy dropped or did not capture.
     pub(super) fn dropped(&self) -> u64 {
         let wanted = self.dropped.iter().filter(|(reason, _)| *reason != "undelivered");
         sum(wanted.map(|(_, count)| *count))
     }
 
-    /// Frames that were to be delivered, and were not.
+    /// Returns the number of frames that should have been delivered but were not.
     pub(super) fn lost(&self) -> u64 {
         self.dropped.get("undelivered").copied().unwrap_or_default()
     }
@@ -169,7 +169,7 @@ pub(super) struct FlowCounters {
     pub(super) pkts_toclient: u64,
     pub(super) bytes_toserver: u64,
     pub(super) bytes_toclient: u64,
-    /// When its first and its last packet came, as records write times.
+    /// The times of its first and its last packet, in the format of records.
     pub(super) start: String,
     pub(super) end: String,
     pub(super) age: u64,
@@ -193,7 +193,7 @@ pub(super) struct Services {
 #[serde(default)]
 pub(super) struct Service {
     pub(super) vni: Option<u32>,
-    /// Absent where it is all those together that there was no room for.
+    /// Absent for the sum of all services that had no room of their own.
     pub(super) dest_ip: Option<String>,
     pub(super) dest_port: Option<u64>,
     pub(super) app_proto: Option<String>,
@@ -203,7 +203,8 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// What was measured in the last minute that is over, or in the one that is not where that has nothing.
+    /// Returns the metrics of the last complete minute. If that minute has no latencies, returns those of the
+    /// current minute if it has.
     pub(super) fn measured(&self) -> Option<&Metrics> {
         let both = [self.last.as_ref(), self.current.as_ref()];
         both.into_iter().flatten().find(|metrics| metrics.latency_ms.is_some()).or(self.last.as_ref())
@@ -262,7 +263,7 @@ pub(super) struct Alert {
     pub(super) text: String,
 }
 
-/// A sum that stays at the largest number instead of beginning anew.
+/// Sums up counts, saturating at the largest number instead of wrapping.
 pub(super) fn sum(counts: impl IntoIterator<Item = u64>) -> u64 {
     counts.into_iter().fold(0, u64::saturating_add)
 }

@@ -1,4 +1,4 @@
-//! What the keys do: which view is shown, in which order, and which flows.
+//! The reaction to keys: the view, its order and its filter.
 
 use std::time::{Duration, Instant};
 
@@ -10,24 +10,24 @@ use super::state::{Answering, State};
 use super::table::{Sort, Table};
 use super::views::{View, order_of_flows};
 
-/// What is to happen beyond what is shown.
+/// An action beyond a change of the screen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     Nothing,
     Quit,
-    /// To the background, as the shell's job control has it.
+    /// Suspends the process, as job control of the shell does.
     Suspend,
 }
 
-/// What somebody types behind `/`.
+/// The input behind `/`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Prompt {
     pub(super) typed: String,
-    /// What is wrong with it.
+    /// The error in the input.
     pub(super) mistake: Option<String>,
 }
 
-/// How a view is looked at.
+/// The order and the position of a view.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Look {
     pub(super) sort: Option<Sort>,
@@ -36,10 +36,10 @@ pub(super) struct Look {
     pub(super) offset: usize,
 }
 
-/// Everything that the screen depends on.
+/// The state that determines the screen.
 #[derive(Debug)]
 pub(super) struct App {
-    /// Whom it asks.
+    /// The address of the API.
     pub(super) server: String,
     interval: Duration,
     pub(super) state: State,
@@ -49,7 +49,7 @@ pub(super) struct App {
     pub(super) prompt: Option<Prompt>,
     pub(super) help: bool,
     pub(super) paused: bool,
-    /// Rows that there was room for.
+    /// Number of rows that fit on the screen.
     pub(super) page: usize,
 }
 
@@ -69,7 +69,7 @@ impl App {
         }
     }
 
-    /// Takes in what was answered, unless nothing is to change.
+    /// Applies an update, unless the screen is paused.
     pub(super) fn apply(&mut self, update: Update) {
         if !self.paused {
             self.state.apply(update);
@@ -84,7 +84,7 @@ impl App {
         &mut self.looks[self.view as usize]
     }
 
-    /// What the view needs from the appliance.
+    /// Returns the rows that the view needs from the appliance.
     pub(super) fn wanted(&self) -> Wanted {
         match self.view {
             View::Overview | View::Workers => Wanted::Nothing,
@@ -98,7 +98,8 @@ impl App {
         }
     }
 
-    /// The view's table, in its order. While somebody types, rows follow the words already.
+    /// Returns the view's table in its order. While the user types, the rows are filtered by the words typed
+    /// so far.
     pub(super) fn table(&self) -> Table {
         let typed = self.prompt.as_ref().and_then(|prompt| Filter::parse(&prompt.typed).ok());
         let filter = typed.map_or_else(|| self.filter.clone(), |typed| self.filter.with_words_of(&typed));
@@ -109,7 +110,7 @@ impl App {
         table
     }
 
-    /// What a key does.
+    /// Handles a key.
     pub(super) fn key(&mut self, key: KeyEvent) -> Action {
         if key.kind == KeyEventKind::Release {
             return Action::Nothing;
@@ -132,7 +133,7 @@ impl App {
             return Action::Nothing;
         }
         if self.help {
-            // Whatever it is, the page goes first.
+            // Any key closes the help first.
             self.help = false;
             return if key.code == KeyCode::Char('q') { Action::Quit } else { Action::Nothing };
         }
@@ -164,7 +165,7 @@ impl App {
         Action::Nothing
     }
 
-    /// A key while somebody types which flows.
+    /// Handles a key while the user types a filter.
     fn type_key(&mut self, code: KeyCode) {
         let Some(prompt) = &mut self.prompt else { return };
         match code {
@@ -208,7 +209,7 @@ impl App {
         *look = Look { sort: Some(Sort { column, reversed: false }), ..Look::default() };
     }
 
-    /// The flows of the row that is marked.
+    /// Opens the flows of the selected row.
     fn open(&mut self) {
         let table = self.table();
         let selected = self.look().selected;
@@ -218,7 +219,7 @@ impl App {
             View::Talkers => Filter::parse(&format!("{} address={}", self.filter.text, cell.text)),
             _ => return,
         };
-        // Those of all other VNIs, or of an address that is asked for already, cannot be asked for.
+        // The row of all other VNIs, or of an address that is filtered already, has no filter.
         if let Ok(filter) = filter {
             self.filter_by(filter);
             self.view = View::Flows;

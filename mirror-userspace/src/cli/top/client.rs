@@ -1,5 +1,5 @@
-//! Asks a running capture by its HTTP API, on a thread of its own: however long an answer takes, keys are
-//! heard.
+//! Requests data from the HTTP API of a running capture, on a thread of its own. So keys are handled while a
+//! reply is pending.
 
 use std::str::FromStr;
 use std::sync::mpsc;
@@ -21,21 +21,21 @@ use tokio::time::{Instant as Time, sleep_until, timeout};
 
 use super::answer::{Flow, Flows, Service, Services, Summary, Vnis};
 
-/// How long all answers of a time may take; the API gives up one after ten seconds.
+/// The time limit for each request; the API itself gives up after ten seconds.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Bytes of an answer.
+/// The maximum number of bytes of a reply.
 const MOST_BYTES: usize = 32 << 20;
-/// Between the end of an answer and the next question, however slow answers are.
+/// The minimum time between the end of a reply and the next request.
 const REST: Duration = Duration::from_millis(100);
-/// The port where none is named.
+/// The default port.
 const PORT: &str = ":9470";
 
-/// Rows that are asked for.
+/// The maximum numbers of rows to request.
 pub(super) const MOST_FLOWS: usize = 1000;
 const MOST_VNIS: usize = 1000;
 const MOST_SERVICES: usize = 500;
 
-/// Where the API is: host and port.
+/// The address of the API: host and port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Address(String);
 
@@ -44,9 +44,7 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text.starts_with("https://") {
-            return Err(
-                "the API speaks plain HTTP; bring it here by `ssh -L 9470:127.0.0.1:9470 HOST`".into()
-            );
+            return Err("the API speaks plain HTTP; forward it with `ssh -L 9470:127.0.0.1:9470 HOST`".into());
         }
         let authority = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
         let host = |authority: &str| {
@@ -60,7 +58,7 @@ impl FromStr for Address {
         match with_port {
             Some((name, _)) if host(name) => Ok(Self(authority.to_owned())),
             None if host(authority) => Ok(Self(format!("{authority}{PORT}"))),
-            _ => Err(format!("`{text}` is no address of an API, such as http://127.0.0.1:9470")),
+            _ => Err(format!("`{text}` is not an address of an API, such as http://127.0.0.1:9470")),
         }
     }
 }
@@ -71,18 +69,18 @@ impl fmt::Display for Address {
     }
 }
 
-/// What is asked for beside the summary, for what is on the screen.
+/// The rows that the screen needs in addition to the summary.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Wanted {
     #[default]
     Nothing,
     Vnis,
-    /// Flows, by the path that asks for them.
+    /// Flows, by the path of the request.
     Flows(String),
     Services,
 }
 
-/// What was answered beside the summary.
+/// The rows that the appliance returned in addition to the summary.
 #[derive(Debug)]
 pub(super) enum Rows {
     Vnis(Vnis),
@@ -90,18 +88,18 @@ pub(super) enum Rows {
     Services(Vec<Service>),
 }
 
-/// What came of asking once.
+/// The result of one round of requests.
 #[derive(Debug)]
 pub(super) struct Update {
-    /// When it came.
+    /// The time of the reply.
     pub(super) at: Instant,
-    /// The summary, unless only rows were asked for; or why there is none.
+    /// The summary, or the reason why it is missing; absent if only rows were requested.
     pub(super) summary: Option<Result<Box<Summary>, Failure>>,
-    /// Rows; or why there are none.
+    /// The rows, or the reason why they are missing.
     pub(super) rows: Option<Result<Rows, Failure>>,
 }
 
-/// Why there is no answer, in words that fit behind a colon.
+/// The reason why there is no reply, worded to follow a colon.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Failure(String);
@@ -112,14 +110,14 @@ impl Failure {
     }
 }
 
-/// What the API says where it cannot answer.
+/// The error object of the API.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Refusal {
     error: String,
 }
 
-/// Whom to ask, and how to be let in.
+/// The server and the token for it.
 #[derive(Clone, Debug)]
 pub(super) struct Server {
     pub(super) address: Address,
@@ -127,12 +125,12 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Asks once, and waits for the answer.
+    /// Sends the requests once, and waits for the replies.
     pub(super) fn ask_once(&self, wanted: &Wanted) -> io::Result<Update> {
         Ok(runtime()?.block_on(self.ask(wanted, true)))
     }
 
-    /// Asks for rows, and for the summary where that is due.
+    /// Requests the rows, and the summary if it is due.
     async fn ask(&self, wanted: &Wanted, summary: bool) -> Update {
         let mut update = Update { at: Instant::now(), summary: None, rows: None };
         let late = Failure::new(format_args!("no answer within {} s", PATIENCE.as_secs()));
@@ -142,7 +140,7 @@ impl Server {
                     let answer = timeout(PATIENCE, self.get(&mut connection, "/api/v1/summary")).await;
                     update.summary = Some(answer.unwrap_or_else(|_| Err(late.clone())));
                 }
-                // Who does not answer the one does not answer the other either.
+                // A server that does not send the summary does not send the rows either.
                 if !matches!(update.summary, Some(Err(_))) {
                     let rows = timeout(PATIENCE, self.rows(&mut connection, wanted)).await;
                     update.rows = rows.unwrap_or(Some(Err(late)));
@@ -172,7 +170,7 @@ impl Server {
     async fn connect(&self) -> Result<Connection, Failure> {
         let stream = TcpStream::connect(&self.address.0).await.map_err(|error| Failure(reason(&error)))?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(Failure::new)?;
-        // Ends with the sender; what goes wrong is told to whoever waits for an answer.
+        // The task ends with the sender; errors reach the code that waits for a reply.
         tokio::spawn(async { drop(connection.await) });
         Ok(sender)
     }
@@ -192,9 +190,7 @@ impl Server {
             StatusCode::OK => {
                 serde_json::from_slice(&body).map_err(|_| Failure::new("this is not mirror-xdp's API"))
             }
-            StatusCode::UNAUTHORIZED => {
-                Err(Failure::new("it wants the token that it was started with: --api-token-file FILE"))
-            }
+            StatusCode::UNAUTHORIZED => Err(Failure::new("it requires its token: --api-token-file FILE")),
             _ => {
                 let Refusal { error } = serde_json::from_slice(&body).unwrap_or_default();
                 let error = if error.is_empty() { status.to_string() } else { error };
@@ -206,7 +202,7 @@ impl Server {
 
 type Connection = SendRequest<Empty<Bytes>>;
 
-/// What went wrong, without the number that the system has for it.
+/// Formats an error without the number of the system.
 fn reason(error: &io::Error) -> String {
     let text = error.to_string().to_lowercase();
     text.split(" (os error").next().unwrap_or_default().to_owned()
@@ -216,16 +212,16 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// A thread that asks again and again. It ends, sooner or later, when this is dropped.
+/// A thread that sends requests periodically. It ends some time after this value is dropped.
 #[derive(Debug)]
 pub(super) struct Client {
     wanted: watch::Sender<Wanted>,
-    /// What came of it.
+    /// The results of the requests.
     pub(super) updates: mpsc::Receiver<Update>,
 }
 
 impl Client {
-    /// Asks once in each interval.
+    /// Starts the thread, which sends requests once per interval.
     pub(super) fn start(server: Server, interval: Duration) -> io::Result<Self> {
         let (wanted, asked) = watch::channel(Wanted::default());
         let (sender, updates) = mpsc::channel();
@@ -236,7 +232,7 @@ impl Client {
         Ok(Self { wanted, updates })
     }
 
-    /// Says what is on the screen now. It is asked for at once.
+    /// Sets the rows that the screen needs; they are requested at once.
     pub(super) fn want(&self, wanted: Wanted) {
         self.wanted.send_if_modified(|old| {
             let changed = *old != wanted;
@@ -246,7 +242,7 @@ impl Client {
     }
 }
 
-/// Asks until nobody wants to know any more.
+/// Sends requests until the receiver of the updates is dropped.
 async fn ask_forever(
     server: &Server,
     interval: Duration,
@@ -292,7 +288,7 @@ mod tests {
         }
     }
 
-    /// Answers one connection with each of these in turn, and returns what was asked.
+    /// Answers one connection with each of these replies in turn, and returns the requests.
     fn serve(answers: &'static [&'static str]) -> (Server, thread::JoinHandle<Vec<String>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string().parse().unwrap();

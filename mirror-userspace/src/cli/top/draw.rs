@@ -1,4 +1,4 @@
-//! Draws all that is shown, at whatever size the terminal has.
+//! Draws the screen, at any size of the terminal.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use super::table::{Table, Tone, cut, length, printable};
 use super::views::{self, View, several};
 use crate::cli::progress::{grouped, with_unit};
 
-/// Whether there are colours. What matters is told by words and weight without them too.
+/// The use of colours. Without them, words and weight still convey what is important.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Theme {
     pub(super) colours: bool,
@@ -39,21 +39,21 @@ impl Theme {
     }
 }
 
-/// Columns before a graph.
+/// The number of columns before a graph.
 const LEGEND: u16 = 24;
-/// Alerts that are shown.
+/// The maximum number of alerts shown.
 const ALERTS: usize = 4;
 
 const HELP: &[(&str, &str)] = &[
-    ("1-6  Tab  ← →", "choose what is shown"),
+    ("1-6  Tab  ← →", "choose the view"),
     ("↑ ↓  PgUp PgDn  Home End", "move the mark"),
-    ("s  r", "sort by the next column; the other way round"),
-    ("/", "which flows: vni=7 address=10.1.2.3 port=443"),
+    ("s  r", "sort by the next column; reverse the order"),
+    ("/", "filter flows: vni=7 address=10.1.2.3 port=443"),
     ("", "protocol=tcp application=dns, or words"),
-    ("Enter", "flows of the VNI, or of the host, that is marked"),
-    ("Esc", "all flows again"),
-    ("p", "hold everything still, or go on"),
-    ("Ctrl-Z", "to the background"),
+    ("Enter", "flows of the marked VNI or host"),
+    ("Esc", "clear the filter"),
+    ("p", "pause or continue"),
+    ("Ctrl-Z", "suspend"),
     ("q  Ctrl-C", "quit"),
 ];
 
@@ -91,7 +91,7 @@ impl Screen<'_, '_> {
         self.line(area, vec![span]);
     }
 
-    /// Who is asked, and whether it answers.
+    /// Draws the title line: the server, and whether it answers.
     fn title(&mut self, area: Rect, app: &App, now: Instant) {
         let summary = &app.state.summary;
         let mut name = "mirror-xdp top".to_owned();
@@ -133,7 +133,7 @@ impl Screen<'_, '_> {
 
     fn body(&mut self, area: Rect, app: &mut App) {
         if !app.state.is_known() {
-            self.text(area, "Waits for the first answer of the appliance.", Tone::Faint);
+            self.text(area, "Waiting for the first answer of the appliance.", Tone::Faint);
             return;
         }
         let table = app.table();
@@ -153,7 +153,7 @@ impl Screen<'_, '_> {
         app.page = self.table(area, &table, marked.then_some(app.look()));
     }
 
-    /// What is above the losses; returns what is left for these.
+    /// Draws the part above the losses; returns the remaining area.
     fn overview(&mut self, area: Rect, app: &App) -> Rect {
         let state = &app.state;
         let graph = match area.height {
@@ -216,7 +216,7 @@ impl Screen<'_, '_> {
         for ((text, row), tone) in texts.iter().zip(legend.rows()).zip([Tone::Strong, Tone::Faint]) {
             self.text(row, text, tone);
         }
-        // The widget multiplies: numbers are kept small.
+        // The widget multiplies, so numbers are kept small.
         let scaled = points.iter().map(|point| point.map(|point| (point / most.max(1.0) * 1000.0) as u64));
         let style = self.theme.style(Tone::Good);
         let sparkline = Sparkline::default().data(scaled.collect::<Vec<_>>()).max(1000).style(style);
@@ -238,7 +238,7 @@ impl Screen<'_, '_> {
         self.text(area, &text, Tone::Plain);
     }
 
-    /// The shares of transport protocols in what came in the last seconds.
+    /// Draws the shares of transport protocols in the traffic of the last seconds.
     fn protocols(&mut self, area: Rect, app: &App) {
         const NAMES: [&str; 4] = ["tcp", "udp", "icmp", "other"];
         let rates = NAMES.map(|name| app.state.protocol_rate(name).map_or(0.0, |rate| rate.bits));
@@ -248,8 +248,8 @@ impl Screen<'_, '_> {
         self.text(area, &shares.collect::<Vec<_>>().join("   "), Tone::Plain);
     }
 
-    /// A table, with its title where it has one and a mark where somebody can move it; returns how many rows
-    /// there was room for.
+    /// Draws a table, with its title if it has one and a mark if `look` is given; returns the number of rows
+    /// that fit.
     fn table(&mut self, area: Rect, table: &Table, look: Option<&mut Look>) -> usize {
         let mut lines = area.rows().collect::<Vec<_>>().into_iter();
         if !table.title.is_empty()
@@ -275,7 +275,7 @@ impl Screen<'_, '_> {
         let mut offset = 0;
         if let Some(look) = look {
             look.selected = look.selected.min(table.rows.len() - 1);
-            // As little as possible, so that the marked row is on the screen.
+            // Scrolls as little as possible to show the marked row.
             look.offset = look.offset.min(look.selected).max((look.selected + 1).saturating_sub(room));
             look.offset = look.offset.min(table.rows.len().saturating_sub(room));
             (mark, offset) = (Some(look.selected), look.offset);
@@ -299,7 +299,7 @@ impl Screen<'_, '_> {
         room
     }
 
-    /// Keys; or what is typed.
+    /// Draws the footer: the keys, or the typed text.
     fn footer(&mut self, area: Rect, app: &App) {
         let Some(prompt) = &app.prompt else {
             let long = "1-6 view  ↑↓ move  s sort  / filter  Enter open  p pause  ? help  q quit";
@@ -308,7 +308,7 @@ impl Screen<'_, '_> {
             return;
         };
         let mistake = prompt.mistake.as_ref().map(|mistake| format!("  {mistake}")).unwrap_or_default();
-        // The end is what somebody types.
+        // The end of the text is what the user types.
         let room = area.width.saturating_sub(length(&mistake)).saturating_sub(2);
         let typed = printable(prompt.typed.clone());
         let hidden = typed.chars().count().saturating_sub(usize::from(room));

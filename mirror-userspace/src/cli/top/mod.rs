@@ -1,9 +1,9 @@
-//! `mirror-xdp top`: a running capture on a terminal.
+//! `mirror-xdp top`: shows a running capture on a terminal.
 //!
-//! A client of the HTTP API: a thread asks (`client`), what it answers (`answer`) becomes what is known and the
-//! rates of it (`state`, `rates`), keys choose what of that is shown (`app`, `query`), as tables (`views`,
-//! `table`) that are drawn (`draw`, `terminal`) or printed (`snapshot`). Everything from `state` on is told the
-//! time and does no I/O.
+//! It is a client of the HTTP API. A thread requests data (`client`); the replies (`answer`) update the state
+//! and its rates (`state`, `rates`). Keys select the view (`app`, `query`), and the views build tables
+//! (`views`, `table`) that are drawn (`draw`, `terminal`) or printed (`snapshot`). All modules from `state`
+//! on receive the time as an argument and do no I/O, except `terminal`.
 
 mod answer;
 mod app;
@@ -41,23 +41,23 @@ Examples:
   mirror-xdp top --once
   mirror-xdp top --json | jq '.losses'
 
-Keys: 1-6 or Tab choose what is shown, arrows move, s sorts by the next column and r the other way round,
-Enter shows the flows of a VNI or a host, / says which flows (vni=7 address=10.1.2.3 port=443 protocol=tcp
-application=dns, or words), p holds everything still, ? explains, q quits.";
+Keys: 1-6 or Tab choose the view, arrows move, s sorts by the next column and r reverses the order,
+Enter shows the flows of a VNI or a host, / filters flows (vni=7 address=10.1.2.3 port=443 protocol=tcp
+application=dns, or words), p pauses, ? shows help, q quits.";
 
 /// Watch a running capture: rates, VNIs, hosts, flows, services, losses, load
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Where the capture's API is
+    /// URL of the capture's API
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9470")]
     api: Address,
 
-    /// File with the API's token, where it has one
+    /// File with the token of the API, if it needs one
     #[arg(long, value_name = "FILE")]
     api_token_file: Option<PathBuf>,
 
-    /// How often to ask
+    /// Time between two requests
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
     interval: Duration,
 
@@ -70,7 +70,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// The longest and the shortest time between two questions.
+/// The shortest and the longest time between two requests.
 const INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_secs(60);
 
 fn interval(text: &str) -> Result<Duration, String> {
@@ -89,7 +89,7 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
         } else {
             snapshot::text(&name, &state)
         };
-        // Whoever reads it may have had enough.
+        // The reader may have closed the pipe.
         return match io::stdout().write_all(text.as_bytes()) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
             _ => Ok(ExitCode::SUCCESS),
@@ -98,7 +98,7 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
     let is_dumb = env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
     if is_dumb || !io::stdout().is_terminal() {
         eprintln!(
-            "mirror-xdp: top draws on a terminal, and there is none: use --once for text, --json for scripts"
+            "mirror-xdp: top needs a terminal, and there is none: use --once for text, --json for scripts"
         );
         return Ok(ExitCode::from(2));
     }
@@ -109,7 +109,7 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is known after two answers, an interval apart: so that there are rates.
+/// Returns the state after two replies, an interval apart, so that it has rates.
 fn twice(server: &Server, interval: Duration) -> anyhow::Result<State> {
     let wanted = Wanted::Flows(Filter::default().path("bytes", client::MOST_FLOWS));
     let mut state = State::new(Instant::now());
@@ -123,8 +123,8 @@ fn twice(server: &Server, interval: Duration) -> anyhow::Result<State> {
         if let Some(failure) = failures.into_iter().flatten().next() {
             let address = &server.address;
             return Err(Failure::new(format_args!(
-                "no answer from http://{address}: {failure}; `mirror-xdp run` answers there, or where its --api \
-                 says"
+                "no answer from http://{address}: {failure}; start `mirror-xdp run`, or name its API with \
+                 --api"
             ))
             .into());
         }

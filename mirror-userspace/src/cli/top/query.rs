@@ -1,7 +1,7 @@
-//! What is asked for behind `/`: which flows.
+//! The filter behind `/`, which selects flows.
 //!
-//! `vni=7 port=443` is put to the appliance, which looks through all of its flows; so is an address alone. Any
-//! other word is looked for in what the rows show.
+//! The appliance evaluates conditions such as `vni=7 port=443`, and addresses, over all of its flows. All
+//! other words are searched for in the rows shown.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -11,19 +11,19 @@ use mirror_rules::text;
 /// The largest VNI.
 const MAX_VNI: u32 = (1 << 24) - 1;
 
-/// Which of the flows are shown.
+/// The selection of flows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Filter {
-    /// As it was typed.
+    /// The text as it was typed.
     pub(super) text: String,
-    /// What the appliance is asked for: parameters of `/api/v1/flows`, by name.
+    /// The conditions for the appliance: parameters of `/api/v1/flows`, by name.
     asked: Vec<(&'static str, String)>,
-    /// What each row has to have in it, in lower case.
+    /// The words that each row must contain, in lower case.
     words: Vec<String>,
 }
 
 impl Filter {
-    /// Reads what was typed; the error says what is wrong with it.
+    /// Parses the typed text; the error describes what is wrong with it.
     pub(super) fn parse(typed: &str) -> Result<Self, String> {
         let mut filter = Self { text: typed.trim().to_owned(), ..Self::default() };
         for word in typed.split_whitespace() {
@@ -36,29 +36,29 @@ impl Filter {
                 }
             };
             if filter.asked.iter().any(|(other, _)| *other == name) {
-                return Err(format!("{name} is there twice"));
+                return Err(format!("{name} is given twice"));
             }
             filter.asked.push((name, value));
         }
         Ok(filter)
     }
 
-    /// Whether all flows are shown.
+    /// Returns true if all flows are selected.
     pub(super) const fn is_empty(&self) -> bool {
         self.asked.is_empty() && self.words.is_empty()
     }
 
-    /// Whether a row that shows these texts has all the words.
+    /// Returns true if a row with these texts contains all the words.
     pub(super) fn matches(&self, texts: &[&str]) -> bool {
         self.words.iter().all(|word| texts.iter().any(|text| text.to_lowercase().contains(word)))
     }
 
-    /// The same flows of the appliance, with these words only.
+    /// Returns a filter with the conditions of `self` and the words of `other`.
     pub(super) fn with_words_of(&self, other: &Self) -> Self {
         Self { words: other.words.clone(), ..self.clone() }
     }
 
-    /// The path at which the appliance answers, of so many flows, those that are largest by `sort`.
+    /// Returns the path of the request for the `limit` largest flows by `sort`.
     pub(super) fn path(&self, sort: &str, limit: usize) -> String {
         let mut path = format!("/api/v1/flows?sort={sort}&limit={limit}");
         for (name, value) in &self.asked {
@@ -75,7 +75,7 @@ impl Filter {
     }
 }
 
-/// The parameter of the API that a name stands for.
+/// Returns the parameter of the API for a name.
 fn parameter(name: &str) -> Result<&'static str, String> {
     match name {
         "vni" => Ok("vni"),
@@ -87,7 +87,7 @@ fn parameter(name: &str) -> Result<&'static str, String> {
     }
 }
 
-/// The value, where the API takes it.
+/// Returns the value if the API accepts it.
 fn checked(name: &str, value: &str) -> Result<String, String> {
     let wrong = |what: &str| Err(format!("{name}={value}: {what}"));
     match parameter(name)? {

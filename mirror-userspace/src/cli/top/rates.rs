@@ -1,15 +1,15 @@
-//! Rates of counters: how much they rise in a second, over the last few seconds, so that answers that are up to
-//! a second old do not make them jump. What was counted anew has no rate until it was seen twice.
+//! Rates of counters: their increase per second over the last few seconds. The window smooths the jitter of
+//! replies, which are up to a second old. A new counter has no rate until it was seen twice.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
-/// Seconds that a rate is taken over.
+/// Seconds of the window.
 const WINDOW: f64 = 3.0;
-/// Counters that are told again sooner than this are told too soon to make a rate of.
+/// The minimum number of seconds between two samples of a rate.
 const SHORTEST: f64 = 0.2;
 
-/// Counters, `N` of each key, as they were in the last seconds.
+/// Samples of counters, `N` for each key, over the last seconds.
 #[derive(Debug)]
 pub(super) struct Rates<K, const N: usize> {
     samples: VecDeque<(f64, HashMap<K, [u64; N]>)>,
@@ -22,10 +22,10 @@ impl<K, const N: usize> Default for Rates<K, N> {
 }
 
 impl<K: Eq + Hash, const N: usize> Rates<K, N> {
-    /// Takes note of counters as they were `at` that second.
+    /// Records a sample of counters at the second `at`.
     pub(super) fn note(&mut self, at: f64, counters: impl IntoIterator<Item = (K, [u64; N])>) {
         match self.samples.back_mut() {
-            // The same seconds again, perhaps of other keys.
+            // The same sample again, perhaps with other keys.
             Some((last, known)) if at - *last < SHORTEST => {
                 for (key, counters) in counters {
                     known.entry(key).or_insert(counters);
@@ -38,7 +38,7 @@ impl<K: Eq + Hash, const N: usize> Rates<K, N> {
         }
     }
 
-    /// Says that these were nothing when counters were noted last.
+    /// Records that these counters were 0 in the last sample.
     pub(super) fn begin(&mut self, keys: impl IntoIterator<Item = K>) {
         if let Some((_, known)) = self.samples.back_mut() {
             for key in keys {
@@ -47,12 +47,12 @@ impl<K: Eq + Hash, const N: usize> Rates<K, N> {
         }
     }
 
-    /// Forgets all: the counters begin anew.
+    /// Removes all samples, because the counters restarted.
     pub(super) fn clear(&mut self) {
         self.samples.clear();
     }
 
-    /// How much each of the counters rises in a second.
+    /// Returns the increase of each counter per second.
     pub(super) fn of<Q>(&self, key: &Q) -> Option<[f64; N]>
     where
         K: std::borrow::Borrow<Q>,
@@ -61,12 +61,12 @@ impl<K: Eq + Hash, const N: usize> Rates<K, N> {
         self.over(key, usize::MAX, None)
     }
 
-    /// The same of counters that are not told as long as they are 0.
+    /// As [`Rates::of`], for counters that are not listed while they are 0.
     pub(super) fn of_listed(&self, key: &K) -> Option<[f64; N]> {
         self.over(key, usize::MAX, Some(&[0; N]))
     }
 
-    /// The same, since the last time only.
+    /// As [`Rates::of`], over the last step only.
     pub(super) fn last<Q>(&self, key: &Q) -> Option<[f64; N]>
     where
         K: std::borrow::Borrow<Q>,
@@ -75,7 +75,8 @@ impl<K: Eq + Hash, const N: usize> Rates<K, N> {
         self.over(key, 1, None)
     }
 
-    /// Over so many steps at most, and not beyond one where a counter fell: it began anew there.
+    /// Computes the rates over at most `steps` steps, and only back to a step at which a counter fell: it
+    /// restarted there.
     fn over<Q>(&self, key: &Q, steps: usize, absent: Option<&[u64; N]>) -> Option<[f64; N]>
     where
         K: std::borrow::Borrow<Q>,

@@ -1,4 +1,4 @@
-//! `--once` and `--json`: what `top` shows, for those who read no screen.
+//! `--once` and `--json`: the content of `top`, for mails and scripts.
 
 use std::fmt::Write as _;
 
@@ -10,10 +10,10 @@ use super::table::printable;
 use super::views::{self, View};
 use crate::cli::progress::with_unit;
 
-/// Rows of each kind.
+/// The number of rows of each kind.
 const ROWS: usize = 10;
 
-/// All views as text, one after the other.
+/// Formats all views as text, one after the other.
 pub(super) fn text(server: &str, state: &State) -> String {
     let summary = &state.summary;
     let mut text = format!(
@@ -40,7 +40,7 @@ pub(super) fn text(server: &str, state: &State) -> String {
     text
 }
 
-/// All views as one object.
+/// Returns all views as one JSON object.
 pub(super) fn json(server: &str, state: &State) -> Value {
     let summary = &state.summary;
     let rate = |rate: Option<Rate>| match rate {

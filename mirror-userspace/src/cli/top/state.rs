@@ -1,4 +1,4 @@
-//! What is known of the capture: the last answers, and the rates that come of the answers before.
+//! The state of the capture: the last replies, and the rates computed from earlier ones.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -7,27 +7,27 @@ use super::answer::{Flow, Service, Summary, Vnis, sum};
 use super::client::{Failure, Rows, Update};
 use super::rates::Rates;
 
-/// Points of a graph that are remembered: what the widest terminal shows.
+/// Number of points of a graph to keep: enough for the widest terminal.
 const POINTS: usize = 600;
-/// The appliance is late when it has said nothing for so long.
+/// The appliance counts as late after this time without a reply, in addition to the interval.
 const LATE: Duration = Duration::from_secs(4);
 
-/// Kinds of rows.
+/// The number of kinds of rows.
 const KINDS: usize = 3;
 
-/// Whose loss it is: stage, place and reason.
+/// The stage, the place and the reason of a loss.
 type LossKey = (String, String, String);
-/// Interface and VNI.
+/// The interface and the VNI.
 type VniKey = (String, Option<u32>);
 
-/// A service's address, port, VNI and protocol.
+/// The address, the port, the VNI and the protocol of a service.
 type ServiceKey = (Option<String>, Option<u64>, Option<u32>, Option<String>);
 
 fn service_key(service: &Service) -> ServiceKey {
     (service.dest_ip.clone(), service.dest_port, service.vni, service.app_proto.clone())
 }
 
-/// How much of something there is in a second.
+/// Packets and bits per second.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Rate {
     pub(super) packets: f64,
@@ -41,25 +41,25 @@ impl Rate {
     }
 }
 
-/// Packets and bits that came in each interval; nothing where that is not known.
+/// Packets and bits per second of each interval; `None` if they are unknown.
 pub(super) type Graph = VecDeque<Option<Rate>>;
 
-/// All that is known.
+/// Everything known about the capture.
 #[derive(Debug)]
 pub(super) struct State {
     began: Instant,
-    /// When the appliance answered last.
+    /// The time of the last reply.
     answered: Option<Instant>,
-    /// Why it did not since.
+    /// The failure since then.
     failure: Option<Failure>,
-    /// Why rows are missing, although it answered.
+    /// The reason why rows are missing, although the appliance answers.
     pub(super) rows_failure: Option<Failure>,
     pub(super) summary: Summary,
     pub(super) vnis: Vnis,
     pub(super) flows: Vec<Flow>,
     pub(super) services: Vec<Service>,
     pub(super) graph: Graph,
-    /// Of which rows there are more than the summary's.
+    /// For each kind of rows, true if there are more rows than those of the summary.
     full: [bool; KINDS],
     total: Rates<(), 2>,
     records: Rates<(), 1>,
@@ -69,18 +69,18 @@ pub(super) struct State {
     losses: Rates<LossKey, 1>,
     vni: Rates<VniKey, 2>,
     flow: Rates<u64, 2>,
-    /// The time of the appliance when its flows were told last.
+    /// The appliance's time of its last list of flows.
     flows_told: String,
     service: Rates<ServiceKey, 1>,
 }
 
-/// What is to be said of the appliance's answers.
+/// Tells whether the appliance answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answering {
-    /// Not asked long enough to say.
+    /// The first reply is not due yet.
     Waiting,
     Yes,
-    /// Not for so long, for this reason where one is known.
+    /// No reply for this time, with the reason if it is known.
     No(Duration, Option<Failure>),
 }
 
@@ -110,7 +110,7 @@ impl State {
         }
     }
 
-    /// Whether the appliance answers, `interval` being how often it is asked.
+    /// Returns whether the appliance answers; `interval` is the time between two requests.
     pub(super) fn answering(&self, now: Instant, interval: Duration) -> Answering {
         let silent = now.saturating_duration_since(self.answered.unwrap_or(self.began));
         match &self.failure {
@@ -121,18 +121,18 @@ impl State {
         }
     }
 
-    /// Whether there ever was an answer.
+    /// Returns true if there was a reply.
     pub(super) const fn is_known(&self) -> bool {
         self.answered.is_some()
     }
 
-    /// Takes in what came of asking.
+    /// Applies the result of a round of requests.
     pub(super) fn apply(&mut self, update: Update) {
         match update.summary {
             Some(Ok(summary)) => self.summarize(*summary, update.at),
             Some(Err(failure)) => {
                 self.failure = Some(failure);
-                // What is counted after that may be counted by another process.
+                // Later counters may come from another process.
                 self.begin_anew();
                 self.gap();
             }
@@ -175,7 +175,8 @@ impl State {
         let rate = self.total.last(&()).map(Rate::of);
         self.graph.push_back(rate);
         self.trim();
-        // What is on the screen is asked for besides, with more rows; until then the summary's have to do.
+        // The rows on the screen are requested separately, and are more; until they arrive, those of the
+        // summary are shown.
         let rows = [
             Rows::Vnis(summary.vnis.clone()),
             Rows::Flows(summary.flows.clone()),
@@ -190,7 +191,7 @@ impl State {
     }
 
     fn take_rows(&mut self, rows: Rows, at: Instant) {
-        // These answers do not say when they were true.
+        // These replies do not contain the time of their content.
         let at = at.saturating_duration_since(self.began).as_secs_f64();
         match rows {
             Rows::Vnis(vnis) => {
@@ -201,7 +202,7 @@ impl State {
                 self.vnis = vnis;
             }
             Rows::Flows(flows) => {
-                // Times are all written in the same way: later ones are greater.
+                // All times have the same format, so later ones compare greater.
                 let begun = flows.iter().filter(|flow| flow.flow.start > self.flows_told);
                 self.flow.begin(begun.map(|flow| flow.flow_id));
                 self.flows_told.clone_from(&self.summary.time);
@@ -216,7 +217,7 @@ impl State {
         }
     }
 
-    /// Forgets what rates are made of, and rows that may be another process's.
+    /// Clears the samples of the rates, and rows that may belong to another process.
     fn begin_anew(&mut self) {
         self.total.clear();
         self.records.clear();
@@ -246,7 +247,7 @@ impl State {
         }
     }
 
-    /// What workers get.
+    /// Returns the rate of all workers.
     pub(super) fn rate(&self) -> Option<Rate> {
         self.total.of(&()).map(Rate::of)
     }
@@ -255,7 +256,8 @@ impl State {
         self.records.of(&()).map(|[records]| records)
     }
 
-    /// Frames that the program sees on an interface, and bits that the interface receives.
+    /// Returns the rate of frames that the program sees on an interface, and of bits that the interface
+    /// receives.
     pub(super) fn interface_rate(&self, name: &str) -> Option<Rate> {
         self.interfaces.of(name).map(Rate::of)
     }
@@ -264,13 +266,13 @@ impl State {
         self.protocols.of(name).map(Rate::of)
     }
 
-    /// What a worker gets, and which share of a core it takes.
+    /// Returns the rate of a worker, and the share of a core that it uses.
     pub(super) fn worker_rate(&self, worker: u64) -> Option<(Rate, f64)> {
         let [packets, bytes, busy_ms] = self.workers.of(&worker)?;
         Some((Rate::of([packets, bytes]), busy_ms / 1000.0))
     }
 
-    /// How fast a loss grows.
+    /// Returns the increase of a loss per second.
     pub(super) fn loss_rate(&self, stage: &str, place: &str, reason: &str) -> Option<f64> {
         let key = (stage.to_owned(), place.to_owned(), reason.to_owned());
         self.losses.of_listed(&key).map(|[count]| count)
@@ -284,7 +286,7 @@ impl State {
         self.flow.of(&flow).map(Rate::of)
     }
 
-    /// Requests in a second.
+    /// Returns the requests per second.
     pub(super) fn service_rate(&self, service: &Service) -> Option<f64> {
         self.service.of(&service_key(service)).map(|[requests]| requests)
     }
@@ -298,19 +300,19 @@ const fn kind(rows: &Rows) -> usize {
     }
 }
 
-/// What a host sent and received, in the flows that are known.
+/// The traffic of a host in the known flows.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Talker {
     pub(super) flows: u64,
     pub(super) packets: u64,
     pub(super) sent: u64,
     pub(super) received: u64,
-    /// Bits a second, where any of its flows has a rate.
+    /// Bits per second; absent if none of its flows has a rate.
     pub(super) bits: Option<f64>,
 }
 
 impl State {
-    /// The hosts of flows, by VNI and address: an address in two VNIs is two hosts.
+    /// Returns the hosts of the flows, by VNI and address: an address in two VNIs is two hosts.
     pub(super) fn talkers<'f>(
         &self,
         flows: impl Iterator<Item = &'f Flow>,
@@ -361,12 +363,12 @@ mod tests {
         }
         let rate = Rate { packets: 1000.0, bits: 800_000.0 };
         assert_eq!(state.rate(), Some(rate));
-        // So fast that nobody noticed, but for the counters.
+        // So fast that only the counters reveal it.
         state.apply(answer(start + 6 * SECOND, summary(0.5, 10)));
         assert_eq!(state.rate(), None);
         state.apply(answer(start + 7 * SECOND, summary(1.5, 510)));
         assert_eq!(state.rate(), Some(Rate { packets: 500.0, bits: 400_000.0 }));
-        // Noticed; the new one has counted more than the old one by now.
+        // A failed request reveals it; by now the new process has counted more than the old one.
         let failure = Failure::new("connection refused");
         state.apply(Update { at: start + 8 * SECOND, summary: Some(Err(failure.clone())), rows: None });
         assert_eq!(state.answering(start + 19 * SECOND, SECOND), Answering::No(12 * SECOND, Some(failure)));

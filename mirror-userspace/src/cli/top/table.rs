@@ -1,30 +1,30 @@
-//! Tables: columns that are dropped and cut until they fit, rows in the order that somebody wants. The same
-//! tables are drawn and printed.
+//! Tables, whose columns are dropped and cut until they fit, and whose rows are sorted. The same tables are
+//! drawn and printed.
 
 use std::cmp::Ordering;
 
-/// What a text says beside its words.
+/// The emphasis of a text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Tone {
     #[default]
     Plain,
-    /// Of less interest.
+    /// Less interesting text.
     Faint,
-    /// A heading, or what is to be seen first.
+    /// A heading, or something to be seen first.
     Strong,
     Good,
     Warning,
     Bad,
 }
 
-/// What rows are put in order by.
+/// The sort key of a cell.
 #[derive(Clone, Debug, PartialEq)]
 enum Value {
     Text,
     Number(f64),
 }
 
-/// A place in a table.
+/// A cell of a table.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Cell {
     pub(super) text: String,
@@ -33,12 +33,13 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    /// A text, whoever it comes from: terminals are not to take part of it for a command.
+    /// Creates a cell from untrusted text: control characters are removed, so that a terminal executes
+    /// nothing.
     pub(super) fn text(text: impl Into<String>) -> Self {
         Self { text: printable(text.into()), tone: Tone::Plain, value: Value::Text }
     }
 
-    /// A number as people read it, and what it is.
+    /// Creates a cell from a number and its text.
     pub(super) fn number(text: impl Into<String>, number: f64) -> Self {
         Self { text: text.into(), tone: Tone::Plain, value: Value::Number(number) }
     }
@@ -56,7 +57,7 @@ impl Cell {
     }
 }
 
-/// The text without what is not to be printed.
+/// Replaces control characters.
 pub(super) fn printable(text: String) -> String {
     if text.chars().any(char::is_control) {
         return text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
@@ -64,70 +65,70 @@ pub(super) fn printable(text: String) -> String {
     text
 }
 
-/// What stands one below the other.
+/// A column of a table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Column {
     pub(super) title: &'static str,
-    /// Whether texts end at its right side, as numbers do.
+    /// True if texts are aligned to the right, as numbers are.
     pub(super) right: bool,
-    /// Columns with higher numbers go first where there is no room; that with 0 stays.
+    /// Columns with higher ranks are dropped first if there is no room; a column of rank 0 stays.
     pub(super) rank: u8,
-    /// Texts may be cut to so many characters to have more columns.
+    /// Texts may be cut to this many characters to make room for more columns.
     pub(super) least: u16,
-    /// Whether the largest come first, unless somebody wants it the other way round.
+    /// True if the largest come first by default.
     pub(super) falling: bool,
 }
 
 impl Column {
-    /// Of numbers, the largest of which are of most interest.
+    /// Creates a column of numbers, of which the largest are the most interesting.
     pub(super) const fn number(title: &'static str, rank: u8) -> Self {
         Self { title, right: true, rank, least: u16::MAX, falling: true }
     }
 
-    /// Of texts.
+    /// Creates a column of texts.
     pub(super) const fn text(title: &'static str, rank: u8, least: u16) -> Self {
         Self { title, right: false, rank, least, falling: false }
     }
 
-    /// The other way round at first.
+    /// Reverses the default order.
     pub(super) const fn turned(mut self) -> Self {
         self.falling = !self.falling;
         self
     }
 }
 
-/// By which column rows are in order.
+/// The order of rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sort {
     pub(super) column: usize,
-    /// The other way round than usual.
+    /// True for the reverse of the column's default order.
     pub(super) reversed: bool,
 }
 
-/// A column that has found room.
+/// A column that fits, and its width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) column: usize,
     pub(super) width: u16,
 }
 
-/// Columns and rows.
+/// The columns and rows of a table.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Table {
-    /// What it is of, for whom the columns do not say.
+    /// The title; empty if the columns explain themselves.
     pub(super) title: String,
     pub(super) columns: &'static [Column],
     pub(super) rows: Vec<Vec<Cell>>,
-    /// What is said where there are no rows.
+    /// The text shown if there are no rows.
     pub(super) empty: &'static str,
     pub(super) sort: Option<Sort>,
 }
 
-/// Blanks between columns.
+/// The number of blanks between columns.
 const GAP: u16 = 1;
 
 impl Table {
-    /// Puts the rows in order; those that are equal stay as they are.
+    /// Sorts the rows; equal ones keep their order.
     pub(super) fn sort(&mut self, sort: Sort) {
         let Some(column) = self.columns.get(sort.column) else { return };
         let falls = column.falling != sort.reversed;
@@ -141,7 +142,7 @@ impl Table {
         self.sort = Some(sort);
     }
 
-    /// The title of a column, with a mark where rows are in order by it.
+    /// Returns the title of a column, with a mark if the rows are sorted by it.
     pub(super) fn heading(&self, column: usize) -> String {
         let Some(Column { title, falling, .. }) = self.columns.get(column) else { return String::new() };
         match self.sort {
@@ -152,7 +153,7 @@ impl Table {
         }
     }
 
-    /// The columns that fit into so many characters, and how wide they are.
+    /// Returns the columns that fit into this many characters, and their widths.
     pub(super) fn fit(&self, width: u16) -> Vec<Place> {
         let natural: Vec<u16> = (0..self.columns.len())
             .map(|column| {
@@ -182,7 +183,7 @@ impl Table {
         kept.into_iter().map(place).collect()
     }
 
-    /// The table as text, all columns as wide as they are.
+    /// Formats the table as text, with all columns at full width.
     pub(super) fn print(&self, rows: usize) -> String {
         if self.rows.is_empty() {
             return format!("{}\n", self.empty);
@@ -204,7 +205,7 @@ impl Table {
         text
     }
 
-    /// A text as it stands in its column.
+    /// Formats a text as a cell of its column.
     pub(super) fn padded(&self, Place { column, width }: Place, text: &str) -> String {
         let text = cut(text, width);
         let blanks = " ".repeat(usize::from(width.saturating_sub(length(&text))));
@@ -216,12 +217,12 @@ impl Table {
     }
 }
 
-/// How many columns of a terminal a text takes.
+/// Returns the number of terminal columns that a text occupies.
 pub(super) fn length(text: &str) -> u16 {
     u16::try_from(ratatui::text::Span::raw(text).width()).unwrap_or(u16::MAX)
 }
 
-/// The text, cut where it takes more than so many columns.
+/// Cuts a text that occupies more than this many terminal columns.
 pub(super) fn cut(text: &str, width: u16) -> String {
     if length(text) <= width {
         return text.to_owned();

@@ -1,4 +1,4 @@
-//! The terminal: taken over while `top` draws, and given back as it was, however that ends.
+//! The terminal, which `top` takes over while it draws and restores in every case.
 
 use std::io::{self, stdout};
 use std::sync::Arc;
@@ -18,28 +18,28 @@ use super::app::{Action, App};
 use super::client::Client;
 use super::draw::{Theme, draw};
 
-/// How long is waited for a key before the appliance's answers are looked at.
+/// The time to wait for a key before the replies of the appliance are processed.
 const TICK: Duration = Duration::from_millis(50);
-/// How often is drawn when nothing happens: texts say how long something takes.
+/// The time between two redraws without an event: some texts contain durations.
 const REDRAW: Duration = Duration::from_secs(1);
 
-/// The terminal while it is taken over. Dropping it gives it back.
+/// The terminal while `top` uses it. Dropping it restores the terminal.
 struct Taken(DefaultTerminal);
 
 impl Taken {
-    /// Takes the terminal over; from then on a panic gives it back first, and then says so.
+    /// Takes over the terminal. A later panic restores it before it prints its message.
     fn new() -> io::Result<Self> {
-        // What is taken over half is given back too.
+        // A terminal that was only partly taken over is restored, too.
         ratatui::try_init().map(Self).inspect_err(|_| give_back())
     }
 
-    /// Gives the terminal back, stops this process until somebody wants it to go on, and takes it again.
+    /// Restores the terminal, stops this process until it is continued, and takes over the terminal again.
     fn suspend(&mut self) -> io::Result<()> {
         give_back();
         raise(Signal::SIGSTOP)?;
         enable_raw_mode()?;
         execute!(stdout(), EnterAlternateScreen, Clear(ClearType::All))?;
-        // A new one draws all anew, and asks the terminal nothing, which may not answer.
+        // A new one redraws everything, and does not query the terminal, which may not answer.
         self.0 = Terminal::new(CrosstermBackend::new(stdout()))?;
         Ok(())
     }
@@ -51,7 +51,7 @@ impl Drop for Taken {
     }
 }
 
-/// Where the terminal is gone, there is nothing to give back.
+/// Restores the terminal. If the terminal is gone, there is nothing to restore.
 fn give_back() {
     let _ = ratatui::try_restore();
     let _ = execute!(stdout(), Show);
@@ -65,7 +65,7 @@ fn flag(signals: &[i32]) -> io::Result<Arc<AtomicBool>> {
     Ok(flag)
 }
 
-/// Draws until somebody has seen enough.
+/// Draws until the user quits.
 pub(super) fn run(app: &mut App, client: &Client, theme: Theme) -> anyhow::Result<()> {
     let end = flag(&[SIGHUP, SIGINT, SIGTERM])?;
     let stop = flag(&[SIGTSTP])?;
@@ -78,7 +78,7 @@ pub(super) fn run(app: &mut App, client: &Client, theme: Theme) -> anyhow::Resul
                 Ok(update) => app.apply(update),
                 Err(std::sync::mpsc::TryRecvError::Empty) => break,
                 Err(std::sync::mpsc::TryRecvError::Disconnected) => {
-                    anyhow::bail!("the thread that asks the appliance has ended")
+                    anyhow::bail!("the thread that sends requests to the appliance has ended")
                 }
             }
             changed = true;

@@ -1,4 +1,4 @@
-//! The screen, drawn from answers that a running capture gave, at every size.
+//! Tests that draw the screen from recorded answers of a running capture, at every size.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ fn answered(at: Instant, json: &str) -> Update {
     Update { at, summary: Some(Ok(Box::new(summary))), rows: None }
 }
 
-/// Lets the state know what was recorded.
+/// Fills the state with the recorded answers.
 pub(super) fn fill(state: &mut State) {
     let start = Instant::now();
     for (second, json) in (0..).zip(RECORDED) {
@@ -41,7 +41,7 @@ fn app() -> App {
     app
 }
 
-/// What is on a screen of this size.
+/// Returns the content of a screen of this size.
 fn drawn(app: &mut App, now: Instant, width: u16, height: u16) -> Vec<String> {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
     terminal.draw(|frame| draw(frame, app, Theme { colours: true }, now)).unwrap();
@@ -158,7 +158,7 @@ fn scripts_get_everything_in_one_object() {
     }
 }
 
-/// Something that an appliance would not say, in the place of something that it says.
+/// A value that an appliance would not send, for use in place of one that it sends.
 fn odd() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(Value::from(u64::MAX)),
@@ -172,7 +172,7 @@ fn odd() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// Puts `odd` in the place of the n-th value of its kind; those of other kinds would be refused as a whole.
+/// Replaces the n-th value of its kind by `odd`; a value of another kind would be refused as a whole.
 fn replace(value: &mut Value, place: &mut usize, odd: &Value) {
     let same = std::mem::discriminant(value) == std::mem::discriminant(odd);
     if same && !value.is_object() {

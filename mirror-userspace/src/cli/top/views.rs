@@ -1,4 +1,4 @@
-//! What is shown: of everything that is known, the tables of each view.
+//! The tables of each view.
 
 use std::net::IpAddr;
 
@@ -46,10 +46,10 @@ impl View {
         }
     }
 
-    /// How its rows are in order unless somebody wants it otherwise.
+    /// Returns the default order of its rows.
     pub(super) const fn sort(self) -> Option<Sort> {
         let column = match self {
-            // In the order of a frame's way.
+            // In the order in which a frame passes the stages.
             Self::Overview => return None,
             Self::Workers => 0,
             Self::Vnis => 2,
@@ -60,7 +60,7 @@ impl View {
         Some(Sort { column, reversed: false })
     }
 
-    /// Its table.
+    /// Builds its table.
     pub(super) fn table(self, state: &State, filter: &Filter) -> Table {
         match self {
             Self::Overview => losses(state),
@@ -73,8 +73,8 @@ impl View {
     }
 }
 
-/// Which of the appliance's flows are asked for: those that are largest by the column that rows are in order
-/// by, as far as it knows that order.
+/// Returns the order in which to request flows: the appliance's equivalent of the column that the rows are
+/// sorted by, or bytes if there is none.
 pub(super) fn order_of_flows(sort: Option<Sort>) -> &'static str {
     match sort.and_then(|sort| FLOWS.get(sort.column)).map(|column| column.title) {
         Some("packets") => "packets",
@@ -83,7 +83,7 @@ pub(super) fn order_of_flows(sort: Option<Sort>) -> &'static str {
     }
 }
 
-/// What is not known.
+/// The text of an unknown value.
 const UNKNOWN: &str = "–";
 
 fn unknown() -> Cell {
@@ -99,7 +99,7 @@ fn bytes(bytes: u64) -> Cell {
     Cell::number(with_unit(bytes as f64, "B"), bytes as f64)
 }
 
-/// A count that ought to be 0.
+/// Formats a count that should be 0.
 fn bad(number: u64) -> Cell {
     if number == 0 { count(0) } else { count(number).toned(Tone::Bad) }
 }
@@ -131,12 +131,12 @@ fn vni(vni: Option<u32>) -> Cell {
     }
 }
 
-/// So many of something.
+/// Formats a count with a noun.
 pub(super) fn several(count: u64, what: &str) -> String {
     format!("{} {what}{}", grouped(count), if count == 1 { "" } else { "s" })
 }
 
-/// Time that has passed, in the largest unit that has some of it.
+/// Formats a duration in its largest non-zero unit.
 pub(super) fn age(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
@@ -150,12 +150,12 @@ fn ago(seconds: u64) -> Cell {
     Cell::number(age(seconds), seconds as f64)
 }
 
-/// An address as short as it can be written.
+/// Formats an address in its shortest form.
 fn short(address: &str) -> String {
     address.parse::<IpAddr>().map_or_else(|_| address.to_owned(), |address| address.to_string())
 }
 
-/// An address, and a port where there is one.
+/// Formats an address, and a port if there is one.
 fn endpoint(address: &str, port: Option<u64>) -> Cell {
     let address = short(address);
     match port {
@@ -175,7 +175,7 @@ const INTERFACES: &[Column] = &[
     Column::text("link", 5, 4),
 ];
 
-/// The interfaces and the mode in force of each.
+/// Builds the table of interfaces, with the mode of each.
 pub(super) fn interfaces(state: &State) -> Table {
     let row = |interface: &Interface| {
         let rate = state.interface_rate(&interface.name);
@@ -204,7 +204,7 @@ const LOSSES: &[Column] = &[
     Column::number("per second", 1),
 ];
 
-/// What was lost, stage by stage; what is being lost stands out.
+/// Builds the table of losses, stage by stage; a loss that grows stands out.
 fn losses(state: &State) -> Table {
     let row = |loss: &Loss| {
         let growth = state.loss_rate(&loss.stage, &loss.place, &loss.reason);
@@ -249,7 +249,7 @@ fn vnis(state: &State) -> Table {
     Table { title, columns: VNIS, rows, empty: "no mirrored packet yet", sort: None }
 }
 
-/// How many of all there are, where that is not all.
+/// Returns a note on how many are shown, if not all are.
 fn shown(rows: usize, of: u64) -> String {
     if (rows as u64) < of {
         format!(", the {} with the most packets", grouped(rows as u64))
@@ -284,7 +284,7 @@ fn talkers(state: &State, filter: &Filter) -> Table {
         ]
     };
     let mut talkers: Vec<_> = state.talkers(flows.iter().copied()).into_iter().collect();
-    // Those that are equal otherwise stay where they are from one answer to the next.
+    // Sorted by key, so that equal rows keep their place from one reply to the next.
     talkers.sort_by_key(|(key, _)| *key);
     let rows: Vec<_> = talkers.into_iter().map(row).collect();
     let title = format!(
@@ -310,7 +310,7 @@ const FLOWS: &[Column] = &[
     Column::text("state", 9, 5),
 ];
 
-/// What words are looked for in.
+/// Returns the texts that words are searched for in.
 fn texts(flow: &Flow) -> [&str; 5] {
     let application = flow.app_proto.as_deref().unwrap_or_default();
     [&flow.src_ip, &flow.dest_ip, &flow.proto, &flow.flow.state, application]
@@ -336,13 +336,13 @@ fn flows(state: &State, filter: &Filter) -> Table {
     let rows: Vec<_> = state.flows.iter().filter(|flow| filter.matches(&texts(flow))).map(row).collect();
     let active = super::answer::sum(state.summary.workers.iter().map(|worker| worker.flows_active));
     let rows_shown = rows.len() as u64;
-    // The counter is told a little sooner or later than the flows.
+    // The counter is slightly older or newer than the flows.
     let some = if rows_shown >= active { String::new() } else { format!("{} of ", grouped(rows_shown)) };
     let title = format!("{some}{}{}", several(active.max(rows_shown), "active flow"), those(filter));
     Table { title, columns: FLOWS, rows, empty: "no such flow is active", sort: None }
 }
 
-/// Which, where not all are shown.
+/// Returns the filter as a suffix of a title, if there is one.
 fn those(filter: &Filter) -> String {
     if filter.is_empty() { String::new() } else { super::table::printable(format!(": {}", filter.text)) }
 }
@@ -417,10 +417,10 @@ const WORKERS: &[Column] = &[
     Column::text("state", 3, 6),
 ];
 
-/// Characters of a load's bar.
+/// The number of characters of a load's bar.
 const BAR: usize = 10;
 
-/// A bar of ten characters, in eighths.
+/// Formats a bar of ten characters, in eighths.
 fn bar(share: f64) -> String {
     let eighths = (share.clamp(0.0, 1.0) * (BAR * 8) as f64).round() as usize;
     let mut bar = "█".repeat(eighths / 8);

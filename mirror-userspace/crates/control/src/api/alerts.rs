@@ -1,6 +1,6 @@
-//! What an operator should look at: what was lost within the last minute, workers that do not move,
-//! interfaces without a carrier, generic mode, VNIs that have fallen silent, a disk that is nearly full, packets
-//! that cannot be uploaded.
+//! Alerts for the operator: losses within the last minute, workers that do not move, interfaces without a
+//! carrier, generic mode, VNIs that have fallen silent, a disk that is nearly full, packets that cannot be
+//! uploaded.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -13,19 +13,19 @@ use super::view::{HAND_OVER_FULL, losses};
 use super::{Health, Snapshot};
 use crate::stats::Policy;
 
-/// What was lost longer ago is no alert any more.
+/// Older losses raise no alert.
 const WINDOW: Duration = Duration::from_secs(60);
-/// A VNI that had frames, and none for so long, has fallen silent. In seconds.
+/// A VNI that had frames, but none for this many seconds, has fallen silent.
 const SILENT: std::ops::Range<u64> = 300..86_400;
-/// Names of silent VNIs that are told.
+/// The maximum number of silent VNIs in the text.
 const NAMED: usize = 5;
 
-/// Something to look at.
+/// A condition that needs attention.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Alert {
     /// `critical`, `warning` or `info`.
     pub(super) severity: &'static str,
-    /// In words.
+    /// The description for people.
     pub(super) text: String,
 }
 
@@ -33,12 +33,12 @@ fn alert(severity: &'static str, text: impl Into<String>) -> Alert {
     Alert { severity, text: text.into() }
 }
 
-/// What was lost, by stage or kind, at some times of the last minute.
+/// The losses by stage or kind, at several times of the last minute.
 #[derive(Debug, Default)]
 pub(super) struct History(VecDeque<(Instant, Vec<(&'static str, u64)>)>);
 
 impl History {
-    /// What was lost by each stage within the window, as far as it was looked at.
+    /// Returns the losses of each stage within the window, as far as there are samples.
     fn recent(&mut self, now: Instant, sums: Vec<(&'static str, u64)>) -> Vec<(&'static str, u64)> {
         self.0.retain(|(time, _)| now.duration_since(*time) <= WINDOW);
         let before = self.0.front().map(|(_, sums)| sums.clone());
@@ -52,7 +52,7 @@ impl History {
     }
 }
 
-/// Everything to look at now, the worst first.
+/// Returns all current alerts, the most severe first.
 pub(super) fn alerts(
     history: &mut History,
     snapshot: &Snapshot,
@@ -69,7 +69,8 @@ pub(super) fn alerts(
     }
     let mut sums: Vec<(&'static str, u64)> = Vec::new();
     for loss in losses(snapshot) {
-        // Frames that did not reach the worker that owns their flow are lost; what it refused is not.
+        // Frames that did not reach the worker that owns their flow are lost; frames that a worker refused
+        // are not.
         let kind = if loss.reason == HAND_OVER_FULL { HAND_OVER_FULL } else { loss.stage };
         match sums.iter_mut().find(|(other, _)| *other == kind) {
             Some((_, sum)) => *sum += loss.count,
@@ -121,7 +122,7 @@ pub(super) fn alerts(
     alerts
 }
 
-/// What to look at of what is uploaded.
+/// Returns an alert about the upload, if there is a reason for one.
 fn upload(counters: &UploadCounters) -> Option<Alert> {
     let UploadCounters { to, failing, waiting, waiting_bytes, overdue, .. } = counters;
     if *overdue > 0 {

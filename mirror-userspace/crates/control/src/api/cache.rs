@@ -1,4 +1,4 @@
-//! The same question is put only so often: those who ask in between get the last answer.
+//! Bounds how often the same question is asked: clients that ask in between receive the last answer.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
-/// Answers that are remembered of one kind of question.
+/// The number of answers of one kind to keep.
 const ANSWERS: usize = 8;
 
-/// The last answers to questions of a kind. Questions wait for each other, so that none is put twice at a
-/// time.
+/// The last answers to questions of one kind. Questions wait for each other, so that none is asked twice at
+/// the same time.
 #[derive(Debug)]
 pub(super) struct Cache<Q, A> {
     fresh: Duration,
@@ -18,12 +18,12 @@ pub(super) struct Cache<Q, A> {
 }
 
 impl<Q: PartialEq, A> Cache<Q, A> {
-    /// An answer is good for so long.
+    /// Creates a cache whose answers are valid for the time `fresh`.
     pub(super) const fn new(fresh: Duration) -> Self {
         Self { fresh, answers: Mutex::const_new(VecDeque::new()) }
     }
 
-    /// The last answer, where it is fresh; else that of `ask`. An error is not remembered.
+    /// Returns the last answer if it is fresh, else that of `ask`. Errors are not cached.
     pub(super) async fn get<E>(
         &self,
         question: Q,

@@ -1,5 +1,5 @@
-//! Who may ask: whoever knows the token, where there is one; else whoever is on this host, but no web page
-//! of somebody else that is open in a browser there.
+//! Access control. With a token, a client must know it. Without one, any client that can connect may ask,
+//! except web pages of other origins in a browser on this host.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,44 +12,45 @@ use axum::response::{IntoResponse as _, Response};
 use super::routes::{self, State as Shared};
 use super::view::failure;
 
-/// An answer that takes longer is given up.
+/// The time limit of an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Lets through who may ask.
+/// Rejects requests without access rights.
 pub(super) async fn authorize(State(state): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let headers = request.headers();
     if let Some(token) = &state.settings.token {
         let said = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let said = said.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-        // The page has no data in it; it asks for the token itself.
+        // The page contains no data; it asks for the token itself.
         if !routes::is_open(request.uri().path()) && !token.is(said) {
             let mut refusal =
-                failure(StatusCode::UNAUTHORIZED, "say `Authorization: Bearer TOKEN`").into_response();
+                failure(StatusCode::UNAUTHORIZED, "send the header `Authorization: Bearer TOKEN`")
+                    .into_response();
             refusal
                 .headers_mut()
                 .insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
             return refusal;
         }
     } else if !is_of_this_host(headers) {
-        let what = "asked by the name of another host: use 127.0.0.1, or give the API a token";
+        let what = "the Host header names another host: use 127.0.0.1, or give the API a token";
         return failure(StatusCode::FORBIDDEN, what).into_response();
     }
     if is_of_another_page(headers) {
-        return failure(StatusCode::FORBIDDEN, "not for pages of other origins").into_response();
+        return failure(StatusCode::FORBIDDEN, "pages of other origins are not allowed").into_response();
     }
     next.run(request).await
 }
 
-/// Gives up what takes too long.
+/// Aborts requests that take too long.
 pub(super) async fn limit_time(request: Request, next: Next) -> Response {
     match tokio::time::timeout(TIMEOUT, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => failure(StatusCode::SERVICE_UNAVAILABLE, "took too long").into_response(),
+        Err(_) => failure(StatusCode::SERVICE_UNAVAILABLE, "the answer took too long").into_response(),
     }
 }
 
-/// Whether the host that was asked for is an address or localhost. A name of somebody else that leads to
-/// 127.0.0.1 would have browsers take the API for a part of his site.
+/// Returns true if the Host header is an address or localhost. With a foreign name that resolves to
+/// 127.0.0.1, browsers would treat the API as part of the attacker's site (DNS rebinding).
 fn is_of_this_host(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(header::HOST) else { return true };
     let host = host.to_str().unwrap_or_default();
@@ -60,7 +61,7 @@ fn is_of_this_host(headers: &HeaderMap) -> bool {
     name == "localhost" || name.parse::<std::net::IpAddr>().is_ok()
 }
 
-/// Whether a browser says that a page of somewhere else asks.
+/// Returns true if the Origin header names another page.
 fn is_of_another_page(headers: &HeaderMap) -> bool {
     let text = |name| headers.get(name).map(|value: &header::HeaderValue| value.to_str().unwrap_or("?"));
     let Some(origin) = text(header::ORIGIN) else { return false };

@@ -1,8 +1,7 @@
-//! The metrics in Prometheus' text format, made anew of the counters for each scrape.
+//! The metrics in Prometheus' text format, built from the counters for each scrape.
 //!
-//! Names follow its conventions: counters end in `_total`, units are seconds and bytes. What there may be
-//! thousands of is bounded: VNIs with few packets are counted together as `other`, services with few
-//! requests are left out.
+//! Names follow its conventions: counters end in `_total`, units are seconds and bytes. The number of metrics
+//! is bounded: VNIs with few packets are summed up as `other`, and services with few requests are omitted.
 
 use mirror_records::apm::{BUCKETS, Standing, Total};
 use mirror_records::eve::service_object;
@@ -15,21 +14,21 @@ use super::view::protocols;
 use crate::capture::Watch;
 use crate::stats::{self, Policy, Vni};
 
-/// VNIs of an interface that have metrics of their own.
+/// The number of VNIs of an interface with metrics of their own.
 const VNIS: usize = 1000;
 
-/// Labels of a metric: names and values.
+/// The labels of a metric: names and values.
 type Labels<'a> = &'a [(&'a str, &'a str)];
 
-/// A family's name and help, and where its value is.
+/// The name and help text of a family, and the function that reads its value.
 type Counted<T> = (&'static str, &'static str, fn(&T) -> u64);
 
-/// Families of metrics in the making.
+/// A list of metric families under construction.
 #[derive(Default)]
 struct Families(Vec<MetricFamily>);
 
 impl Families {
-    /// Begins a family; the metrics that follow are its.
+    /// Starts a family, to which the following metrics belong.
     fn family(&mut self, kind: MetricType, name: &str, help: &str) {
         let mut family = MetricFamily::default();
         family.set_name(format!("mirror_xdp_{name}"));
@@ -77,14 +76,14 @@ impl Families {
         self.metric(labels, |metric| metric.set_gauge(gauge));
     }
 
-    /// The text, without families that have no metrics.
+    /// Returns the text, without families that have no metrics.
     fn text(mut self) -> prometheus::Result<String> {
         self.0.retain(|family| !family.get_metric().is_empty());
         TextEncoder::new().encode_to_string(&self.0)
     }
 }
 
-/// All metrics.
+/// Returns all metrics as text.
 pub(super) fn exposition(
     snapshot: &Snapshot,
     policies: &[Policy],
@@ -108,7 +107,7 @@ pub(super) fn exposition(
 
 fn process(families: &mut Families, snapshot: &Snapshot, disk: Option<(u64, u64)>) {
     let stats = &snapshot.stats;
-    families.gauges("build_info", "The version that runs.");
+    families.gauges("build_info", "The running version.");
     families.gauge(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
     families.gauges("uptime_seconds", "Time since the capture began.");
     families.gauge(&[], stats.seconds);
@@ -116,12 +115,15 @@ fn process(families: &mut Families, snapshot: &Snapshot, disk: Option<(u64, u64)
     for &(event_type, count) in &stats.records.written.0 {
         families.count(&[("event_type", event_type)], count);
     }
-    families.counters("records_lost_total", "Records lost on the way to the log, or that it would not take.");
+    families.counters(
+        "records_lost_total",
+        "Records lost on the way to the log, or because it could not be written.",
+    );
     families.count(&[], stats.records.lost);
     if let Some((free, all)) = disk {
-        families.gauges("log_free_bytes", "Bytes that are free where records go.");
+        families.gauges("log_free_bytes", "Free bytes of the file system of the records.");
         families.gauge(&[], free as f64);
-        families.gauges("log_size_bytes", "Bytes that there are where records go.");
+        families.gauges("log_size_bytes", "Size of the file system of the records.");
         families.gauge(&[], all as f64);
     }
     let sum = protocols(stats);
@@ -138,7 +140,7 @@ fn process(families: &mut Families, snapshot: &Snapshot, disk: Option<(u64, u64)
 
 fn interfaces(families: &mut Families, snapshot: &Snapshot) {
     let interfaces = || snapshot.stats.interfaces.iter().zip(&snapshot.received);
-    families.gauges("interface_info", "How an interface is captured.");
+    families.gauges("interface_info", "The XDP mode of an interface.");
     for (interface, _) in interfaces() {
         families.gauge(&[("interface", &interface.name), ("mode", interface.mode.name())], 1.0);
     }
@@ -146,11 +148,17 @@ fn interfaces(families: &mut Families, snapshot: &Snapshot) {
     for (interface, device) in interfaces() {
         families.gauge(&[("interface", &interface.name)], f64::from(u8::from(device.running)));
     }
-    families.counters("device_receive_packets_total", "Frames that the kernel counted of the interface.");
+    families.counters(
+        "device_receive_packets_total",
+        "Frames received by the interface, as the kernel counts them.",
+    );
     for (interface, device) in interfaces() {
         families.count(&[("interface", &interface.name)], device.packets);
     }
-    families.counters("device_receive_bytes_total", "Bytes that the kernel counted of the interface.");
+    families.counters(
+        "device_receive_bytes_total",
+        "Bytes received by the interface, as the kernel counts them.",
+    );
     for (interface, device) in interfaces() {
         families.count(&[("interface", &interface.name)], device.bytes);
     }
@@ -172,7 +180,7 @@ fn interfaces(families: &mut Families, snapshot: &Snapshot) {
     }
     families.counters(
         "frames_total",
-        "What the XDP program did with frames, and why; the sum is what it has seen.",
+        "Frames by what the XDP program did with them, and why; the sum equals the frames seen.",
     );
     for (interface, _) in interfaces() {
         let program = &interface.program;
@@ -186,7 +194,7 @@ fn interfaces(families: &mut Families, snapshot: &Snapshot) {
         let labels = [("interface", interface.name.as_str()), ("fate", "redirected"), ("reason", "captured")];
         families.count(&labels, program.redirected);
     }
-    families.counters("frames_noted_total", "What was noticed of frames, whatever became of them.");
+    families.counters("frames_noted_total", "Further observations about frames, independent of their fate.");
     for (interface, _) in interfaces() {
         for &(note, count) in &interface.program.noted.0 {
             families.count(&[("interface", &interface.name), ("note", note)], count);
@@ -237,48 +245,52 @@ fn workers(families: &mut Families, snapshot: &Snapshot, watches: &[Watch]) {
         .zip(watches)
         .map(|(worker, watch)| (worker.worker.to_string(), watch.queue.to_string(), worker, watch))
         .collect();
-    families.gauges("worker_info", "Which queue a worker serves.");
+    families.gauges("worker_info", "The interface and the queue that a worker serves.");
     for (number, queue, _, watch) in &workers {
         families.gauge(&[("worker", number), ("interface", &watch.interface), ("queue", queue)], 1.0);
     }
-    families.gauges("worker_still_seconds", "Time since a worker made its last turn.");
+    families.gauges("worker_still_seconds", "Time since the last turn of a worker's loop.");
     for (number, _, _, watch) in &workers {
         families.gauge(&[("worker", number)], watch.pulse.age().as_secs_f64());
     }
-    families.counters("worker_refused_frames_total", "Frames that no flow could be made of, by reason.");
+    families.counters("worker_refused_frames_total", "Frames that belong to no flow, by reason.");
     for (number, _, worker, _) in &workers {
         for &(reason, count) in &worker.refused.0 {
             families.count(&[("worker", number), ("reason", reason)], count);
         }
     }
-    families.counters(
-        "worker_analysis_lost_total",
-        "What the analysis has not seen of the frames that went through it, by reason.",
-    );
+    families
+        .counters("worker_analysis_lost_total", "Losses of the analysis within analysed frames, by reason.");
     for (number, _, worker, _) in &workers {
         for &(reason, count) in &worker.analysis_lost.0 {
             families.count(&[("worker", number), ("reason", reason)], count);
         }
     }
-    families.counters("worker_cpu_seconds_total", "CPU time that a worker has taken.");
+    families.counters("worker_cpu_seconds_total", "CPU time that a worker has used.");
     for (number, _, worker, _) in &workers {
         families.counter(&[("worker", number)], worker.busy_ms as f64 / 1e3);
     }
     let counters: [Counted<stats::Worker>; 8] = [
-        ("worker_delivered_frames_total", "Frames that a worker was given.", |worker| worker.delivered),
-        ("worker_delivered_bytes_total", "Bytes of them, as mirrored.", |worker| worker.delivered_bytes),
+        ("worker_delivered_frames_total", "Frames that a worker received.", |worker| worker.delivered),
+        (
+            "worker_delivered_bytes_total",
+            "Bytes of the frames that a worker received, as mirrored.",
+            |worker| worker.delivered_bytes,
+        ),
         ("worker_analysed_frames_total", "Frames that went through the analysis.", |worker| worker.analysed),
         ("worker_handed_over_frames_total", "Frames handed over to the flow's worker.", |worker| {
             worker.hand_over.given
         }),
-        ("worker_hand_over_lost_frames_total", "Frames that it had no room for.", |worker| {
-            worker.hand_over.full
-        }),
-        ("worker_flows_created_total", "Flows that were ever made.", |worker| worker.flows_total),
-        ("worker_flows_shunted_total", "Flows that the driver ever counted.", |worker| {
+        (
+            "worker_hand_over_lost_frames_total",
+            "Frames lost because the flow's worker was too slow.",
+            |worker| worker.hand_over.full,
+        ),
+        ("worker_flows_created_total", "Flows created.", |worker| worker.flows_total),
+        ("worker_flows_shunted_total", "Flows that the driver has counted.", |worker| {
             worker.flows_shunted_total
         }),
-        ("worker_records_lost_total", "Records that the log's queue had no room for.", |worker| {
+        ("worker_records_lost_total", "Records lost because the queue of the log was full.", |worker| {
             worker.records_lost
         }),
     ];
@@ -300,22 +312,22 @@ fn workers(families: &mut Families, snapshot: &Snapshot, watches: &[Watch]) {
     }
 }
 
-/// What is uploaded of the packet store.
+/// Adds the metrics of the upload of the packet store.
 fn upload(families: &mut Families, counters: &UploadCounters) {
     let totals = [
-        ("upload_segments_total", "Segments that were uploaded, and compared there.", counters.segments),
-        ("upload_bytes_total", "Bytes of them and their indexes.", counters.bytes),
-        ("upload_failures_total", "Tries to upload that failed.", counters.failures),
+        ("upload_segments_total", "Segments uploaded and verified.", counters.segments),
+        ("upload_bytes_total", "Bytes of the uploaded segments and their indexes.", counters.bytes),
+        ("upload_failures_total", "Failed uploads.", counters.failures),
     ];
     for (name, help, count) in totals {
         families.counters(name, help);
         families.count(&[], count);
     }
-    let overdue = "Segments that would be deleted if they were uploaded.";
+    let overdue = "Segments due for deletion that are not uploaded yet.";
     let gauges = [
-        ("upload_failing", "Whether the last try to upload failed.", u64::from(counters.failing)),
+        ("upload_failing", "Whether the last upload failed.", u64::from(counters.failing)),
         ("upload_waiting_segments", "Finished segments that are not uploaded yet.", counters.waiting),
-        ("upload_waiting_bytes", "Bytes of them and their indexes.", counters.waiting_bytes),
+        ("upload_waiting_bytes", "Bytes of the waiting segments and their indexes.", counters.waiting_bytes),
         ("upload_overdue_segments", overdue, counters.overdue),
     ];
     for (name, help, value) in gauges {
@@ -324,7 +336,7 @@ fn upload(families: &mut Families, counters: &UploadCounters) {
     }
 }
 
-/// The VNIs of an interface that have metrics of their own, by name, and all others together.
+/// Returns the VNIs of an interface with metrics of their own, by name, and the sum of all others.
 fn bounded(policy: &Policy) -> Vec<(String, Vni)> {
     let mut named: Vec<_> = policy.vnis.iter().filter(|vni| vni.vni.is_some()).copied().collect();
     named.sort_by_key(|vni| (std::cmp::Reverse(vni.packets), vni.vni));
@@ -353,7 +365,7 @@ fn vnis(families: &mut Families, policies: &[Policy]) {
             bounded(policy).into_iter().map(|(name, vni)| (policy.interface.as_str(), name, vni))
         })
         .collect();
-    families.counters("vni_frames_total", "Frames that came by a VNI.");
+    families.counters("vni_frames_total", "Frames of a VNI.");
     for (interface, name, vni) in &vnis {
         families.count(&[("interface", interface), ("vni", name)], vni.packets);
     }
@@ -381,14 +393,14 @@ fn vnis(families: &mut Families, policies: &[Policy]) {
 }
 
 fn rules(families: &mut Families, policies: &[Policy]) {
-    families.gauges("policy_generation", "How many policies have been in force.");
+    families.gauges("policy_generation", "The number of policies that have been in force.");
     for policy in policies {
         families.gauge(&[("interface", &policy.interface)], f64::from(policy.generation));
     }
     let counters: [Counted<stats::Rule>; 2] = [
         (
             "rule_packets_total",
-            "Packets that a rule decided on; rule=\"none\" are those that none matched.",
+            "Packets that a rule decided on; rule=\"none\" counts packets that no rule matched.",
             |rule| rule.packets,
         ),
         ("rule_bytes_total", "Bytes of the inner frames that a rule decided on.", |rule| rule.bytes),
@@ -411,7 +423,7 @@ fn rules(families: &mut Families, policies: &[Policy]) {
     }
 }
 
-/// The labels of a service: names and values.
+/// Returns the labels of a service: names and values.
 fn labels(standing: &Standing) -> Vec<(&'static str, String)> {
     let Some(Ok(object)) = standing.service.as_ref().map(service_object) else {
         return vec![("address", "other".to_owned())];
@@ -442,8 +454,10 @@ fn measured(families: &mut Families, services: &[Standing]) {
         ("service_requests_total", "Requests to a service.", |total| total.requests),
         ("service_errors_total", "Requests that a service failed to serve.", |total| total.errors),
         ("service_connections_total", "Connections to a service that ended.", |total| total.connections),
-        ("service_packets_total", "Packets of the connections that ended.", |total| total.packets),
-        ("service_retransmissions_total", "Retransmissions among them.", |total| total.retransmissions),
+        ("service_packets_total", "Packets of connections that ended.", |total| total.packets),
+        ("service_retransmissions_total", "Retransmissions in connections that ended.", |total| {
+            total.retransmissions
+        }),
     ];
     for (name, help, get) in counters {
         families.counters(name, help);

@@ -1,13 +1,13 @@
-//! The HTTP API of a running capture: how it does, its metrics, what it counts, a page that shows it.
+//! The HTTP API of a running capture: health checks, metrics, counters, and a page that shows them.
 //!
-//! It runs on a thread of its own at a low priority, and the packet path does not know of it: counters are
-//! those that workers publish anyway, and flows are surveyed a stretch with each tick, when somebody asks.
-//! Everything that one can ask for too often is bounded: connections, the time each takes, and how often
-//! the same question is really put (`cache`).
+//! It runs on a thread of its own at a low priority, and the packet path does not know of it. Workers publish
+//! their counters in any case, and survey their flows on request, a stretch with each tick. All resources
+//! that clients could exhaust are bounded: connections, the time that each takes, and how often the same
+//! request reaches the capture (`cache`).
 //!
-//! [`Listener::bind`] takes the addresses before the capture starts, so that what is wrong with them is
-//! known in time; [`Listener::serve`] begins to answer. Questions that only the capture can answer, and
-//! reloads, go to its thread as [`Request`]s.
+//! [`Listener::bind`] binds the addresses before the capture starts, so that errors are reported in time;
+//! [`Listener::serve`] starts to answer. Requests that only the capture's thread can answer, and reloads, are
+//! sent to it as [`Request`]s.
 
 mod alerts;
 mod cache;
@@ -35,27 +35,28 @@ use crate::capture::{Capture, Watch};
 pub use crate::config::listen::{Address, DEFAULT, Settings, Token, TokenError, reachable};
 use crate::stats::{Policy, Stats};
 
-/// Questions that may wait for the capture's thread.
+/// The default address of the API.
+/// The maximum number of requests that wait for the capture's thread.
 const QUEUE: usize = 8;
 
-/// Why there is no API.
+/// The reasons why the API cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Somebody else has the address, or it is none of this host.
+    /// The address is in use, or does not belong to this host.
     #[error(
         "cannot listen on {address} for {what}: {source}; choose another address with {flag}, or {flag} off"
     )]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What is served there.
+        /// The service at this address.
         what: &'static str,
-        /// The flag that says so.
+        /// The flag that sets the address.
         flag: &'static str,
-        /// What the kernel said.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// Others could ask and reload.
+    /// Other hosts could query and reload the capture without a token.
     #[error(
         "other hosts can reach the API on {0}: give it a token with --api-token-file, or listen on 127.0.0.1"
     )]
@@ -65,38 +66,38 @@ pub enum Error {
     Thread(#[source] io::Error),
 }
 
-/// What the capture's thread knows of itself at a time.
+/// The counters of the capture at a point in time.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// When it was taken.
+    /// The time of the snapshot.
     pub time: SystemTime,
-    /// The account so far, records included.
+    /// The account so far, including the records.
     pub stats: Stats,
-    /// What the kernel counted of the interfaces, in the same order.
+    /// The kernel's counters of the interfaces, in the same order.
     pub received: Vec<Received>,
 }
 
-/// Something that only the capture's thread can do.
+/// A request that only the capture's thread can serve.
 #[derive(Debug)]
 pub enum Request {
     /// The account so far.
     Stats(oneshot::Sender<Snapshot>),
-    /// What was counted of VNIs and rules.
+    /// The counters of VNIs and rules.
     Policies(oneshot::Sender<Vec<Policy>>),
-    /// To read the configuration again.
+    /// Reload the configuration.
     Reload(oneshot::Sender<Result<Reloaded, Refused>>),
 }
 
 impl Request {
-    /// Answers, or gives the answer's end back where the request is to reload. What cannot be found out is
-    /// not answered: whoever asked learns that.
+    /// Answers the request. For a reload, returns the sender of the reply instead. If the data cannot be
+    /// read, it drops the sender, so that the client receives an error.
     pub async fn answer(
         self,
         capture: &Capture,
         sink: &Sink,
         watch: &mut crate::capture::device_losses::Watch,
     ) -> Option<oneshot::Sender<Result<Reloaded, Refused>>> {
-        // Sending fails where nobody waits any more.
+        // Sending fails if the client is gone.
         match self {
             Self::Stats(answer) => {
                 if let (Ok(mut stats), Ok(received)) = (capture.stats(), capture.received().await) {
@@ -117,7 +118,7 @@ impl Request {
     }
 }
 
-/// Where the capture is in its life.
+/// The phase of the capture's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Phase {
@@ -136,7 +137,7 @@ impl Phase {
     }
 }
 
-/// What the API's thread and the capture's share.
+/// The state that the thread of the API and that of the capture share.
 #[derive(Debug)]
 pub(super) struct Health {
     phase: AtomicU8,
@@ -158,13 +159,13 @@ impl Health {
         self.watches.get().map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// A line for each link that is down.
+    /// Returns a line for each link that is down.
     fn links_down(&self) -> Vec<String> {
         self.links.get().map(Links::down).unwrap_or_default()
     }
 }
 
-/// The addresses of the API, taken but not answered yet.
+/// The sockets of the API, which are bound but not served yet.
 #[derive(Debug)]
 pub struct Listener {
     settings: Settings,
@@ -173,7 +174,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Takes the addresses, in the network namespace of the calling thread.
+    /// Binds the addresses in the network namespace of the calling thread.
     pub fn bind(settings: Settings) -> Result<Self, Error> {
         if settings.token.is_none()
             && let Some(address) = reachable(settings.api)
@@ -192,7 +193,7 @@ impl Listener {
         Ok(Self { settings, api, health })
     }
 
-    /// Begins to answer: that the capture is starting, until [`Server::started`] says otherwise.
+    /// Starts to answer. The API reports that the capture is starting, until [`Server::started`] is called.
     pub fn serve(self) -> Result<Server, Error> {
         let (requests, receiver) = mpsc::channel(QUEUE);
         let health = Arc::new(Health {
@@ -210,6 +211,7 @@ impl Listener {
     }
 }
 
+/// Returns the address if other hosts can reach it.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(address)?;
     serve::lengthen_backlog(&listener)?;
@@ -217,7 +219,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// A running API. Dropping it ends it.
+/// A running API. Dropping it stops the API.
 #[derive(Debug)]
 pub struct Server {
     health: Arc<Health>,
@@ -227,7 +229,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Says that frames are captured from now on.
+    /// Reports that frames are captured from now on.
     pub fn started(&self, capture: &Capture, sink: &Sink) {
         // Called once; a second call would change nothing.
         let _ = self.health.watches.set(capture.watches());
@@ -236,16 +238,16 @@ impl Server {
         self.health.phase.store(Phase::Running as u8, Ordering::Release);
     }
 
-    /// Says that no more frames are captured.
+    /// Reports that no more frames are captured.
     pub fn stopping(&self) {
         self.health.phase.store(Phase::Stopping as u8, Ordering::Release);
     }
 
-    /// The next request. Cancel safe.
+    /// Returns the next request. Cancel safe.
     pub async fn request(&mut self) -> Request {
         match self.requests.recv().await {
             Some(request) => request,
-            // The API's thread holds the other end; without it nobody can ask.
+            // The API's thread holds the other end; without it there are no requests.
             None => std::future::pending().await,
         }
     }
@@ -255,11 +257,11 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stopping();
         if let Some(stop) = self.stop.take() {
-            // Fails where the thread has ended.
+            // Sending fails if the thread has ended.
             let _ = stop.send(());
         }
         if let Some(thread) = self.thread.take() {
-            // A panic there has said so itself.
+            // A thread that panicked has reported it.
             let _ = thread.join();
         }
     }

@@ -1,11 +1,11 @@
-//! Places for connections: which client has how many, and which connection makes room for the next one.
+//! Places for connections: how many each client has, and which connection makes room for the next one.
 //!
-//! A connection is open to the whole API, or a guest, which is answered health checks and no more. While all
-//! open places are taken, or its client has as many as one client may have, a new connection takes the place
-//! of the one that has waited for its client the longest, of the client with the most places. Where none
-//! waits, it becomes a guest. There is always a place for a guest: the oldest one of the client with the most
-//! guests makes room. So a health check gets in whatever the other connections do, and a client that opens
-//! connections without end closes its own.
+//! A connection is either open, which allows requests to the whole API, or a guest, which allows health
+//! checks only. If all open places are taken, or the client has its maximum of them, a new connection
+//! replaces the connection that has waited longest for its client, among those of the client with the most
+//! places. If no connection waits, the new one becomes a guest. There is always a place for a guest: the
+//! oldest guest of the client with the most guests makes room. So a health check gets in whatever the other
+//! connections do, and a client that opens connections without end closes its own.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-/// How many places there are.
+/// The numbers of places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
     /// Open connections.
@@ -27,8 +27,8 @@ pub(super) struct Bounds {
     pub(super) guests: usize,
 }
 
-/// The client of a connection: an IPv4 address, or the /64 that an IPv6 address is in, since a host can have
-/// all addresses of one.
+/// The client of a connection: an IPv4 address, or the /64 of an IPv6 address, since a host may own all
+/// addresses of a /64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Client(IpAddr);
 
@@ -41,7 +41,7 @@ impl From<IpAddr> for Client {
     }
 }
 
-/// What a connection may ask for.
+/// The requests that a connection may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
     /// Everything.
@@ -50,7 +50,7 @@ pub(super) enum Access {
     Guest,
 }
 
-/// Nanoseconds since the table was made.
+/// Measures nanoseconds since the table was created.
 #[derive(Clone, Copy, Debug)]
 struct Clock(Instant);
 
@@ -61,22 +61,22 @@ impl Clock {
     }
 }
 
-/// A client that takes nothing of an answer for so long is waited for, as one without a request is.
+/// A client that reads nothing of an answer for this time counts as idle, like one without a request.
 const STALL: Duration = Duration::from_secs(2);
 
-/// Whether a connection waits for its client. The connection writes it, the table reads it.
+/// Tracks whether a connection waits for its client. The connection writes it, the table reads it.
 #[derive(Debug)]
 pub(super) struct Activity {
     clock: Clock,
-    /// When the connection began.
+    /// The time when the connection began.
     begun: u64,
-    /// When it last ended an answer, or was last held up by its client.
+    /// The time when it last finished an answer, or when its client last blocked it.
     since: AtomicU64,
-    /// Answers that are being made or sent.
+    /// The number of answers being prepared or sent.
     answers: AtomicU32,
-    /// All that the client has sent was read.
+    /// True if all bytes that the client sent were read.
     drained: AtomicBool,
-    /// The client does not take what is sent.
+    /// True if the client does not read the answer.
     blocked: AtomicBool,
 }
 
@@ -93,18 +93,18 @@ impl Activity {
         }
     }
 
-    /// Notes that an answer is being made, until the value that is returned is dropped.
+    /// Counts an answer in progress, until the returned value is dropped.
     pub(super) fn answer(self: &Arc<Self>) -> Answering {
         self.answers.fetch_add(1, Ordering::Relaxed);
         Answering(Arc::clone(self))
     }
 
-    /// Notes whether all that the client has sent was read.
+    /// Records whether all bytes that the client sent were read.
     pub(super) fn set_drained(&self, drained: bool) {
         self.drained.store(drained, Ordering::Relaxed);
     }
 
-    /// Notes whether the client does not take what is sent.
+    /// Records whether the client does not read the answer.
     pub(super) fn set_blocked(&self, blocked: bool) {
         if blocked && !self.blocked.load(Ordering::Relaxed) {
             self.since.store(self.clock.now(), Ordering::Relaxed);
@@ -112,7 +112,8 @@ impl Activity {
         self.blocked.store(blocked, Ordering::Relaxed);
     }
 
-    /// Whether it waits for its client, which has no request, or takes nothing of an answer.
+    /// Returns true if the connection waits for its client, which sends no request or does not read an
+    /// answer.
     fn is_waiting(&self) -> bool {
         if self.blocked.load(Ordering::Relaxed) {
             return self.clock.now().saturating_sub(self.since()) >= STALL.as_nanos() as u64;
@@ -125,7 +126,7 @@ impl Activity {
     }
 }
 
-/// An answer that is being made or sent.
+/// An answer in progress.
 #[derive(Debug)]
 pub(super) struct Answering(Arc<Activity>);
 
@@ -142,7 +143,7 @@ struct Place {
     client: Client,
     access: Access,
     activity: Arc<Activity>,
-    /// Dropped to have the connection closed.
+    /// Dropped to close the connection.
     _open: oneshot::Sender<()>,
 }
 
@@ -160,14 +161,14 @@ struct Taken {
     places: HashMap<u64, Place>,
 }
 
-/// A place that a connection has taken, until it is dropped.
+/// The place of a connection; dropping it frees the place.
 #[derive(Debug)]
 pub(super) struct Ticket {
     places: Arc<Places>,
     number: u64,
-    /// What may be asked for by the connection.
+    /// The requests that the connection may send.
     pub(super) access: Access,
-    /// What the connection is doing.
+    /// The activity of the connection.
     pub(super) activity: Arc<Activity>,
     /// Resolves when the connection has to make room.
     pub(super) closed: oneshot::Receiver<()>,
@@ -175,7 +176,7 @@ pub(super) struct Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        // Not there where the connection had to make room.
+        // Already removed if the connection had to make room.
         self.places.taken().places.remove(&self.number);
     }
 }
@@ -186,11 +187,11 @@ impl Places {
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
-        // Entries are put in and taken out whole.
+        // Entries are inserted and removed as a whole.
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a place for a connection of this client. Another connection may have to go for it.
+    /// Takes a place for a connection of this client. Another connection may have to close for it.
     pub(super) fn take(self: &Arc<Self>, client: Client) -> Ticket {
         let mut taken = self.taken();
         let access = taken.make_room(client, &self.bounds);
@@ -206,7 +207,7 @@ impl Places {
 }
 
 impl Taken {
-    /// Says which kind of place the next connection of a client gets, and frees one if none is free.
+    /// Returns the kind of place that the next connection of a client gets, and frees one if none is free.
     fn make_room(&mut self, client: Client, bounds: &Bounds) -> Access {
         let of = |access| self.places.values().filter(move |place| place.access == access);
         let open = of(Access::Open).count();
@@ -214,7 +215,7 @@ impl Taken {
         if open < bounds.open && own < bounds.client {
             return Access::Open;
         }
-        // With the place that it asks for.
+        // Including the requested place.
         let own = own + 1;
         let counts = self.counts(Access::Open);
         let count = |place: &Place| match counts.get(&place.client) {
@@ -263,7 +264,7 @@ mod tests {
         IpAddr::from([10, 0, 0, last]).into()
     }
 
-    /// Whether the connection has been told to go.
+    /// Returns true if the connection was told to close.
     fn is_closed(ticket: &mut Ticket) -> bool {
         ticket.closed.try_recv() == Err(oneshot::error::TryRecvError::Closed)
     }
@@ -290,7 +291,7 @@ mod tests {
         let places = Places::new(BOUNDS);
         let mut others = take(&places, 2, 2);
         let mut own = take(&places, 1, 4);
-        // The oldest answers just now: the second waits the longest.
+        // The oldest is answering: the second waits the longest.
         let answer = own[0].activity.answer();
         assert_eq!(places.take(client(1)).access, Access::Open);
         assert_eq!((closed(&mut own), closed(&mut others)), (vec![1], vec![]));
@@ -305,7 +306,7 @@ mod tests {
         let third = places.take(client(3));
         assert_eq!(third.access, Access::Open);
         assert_eq!((closed(&mut greedy), closed(&mut modest)), (vec![0], vec![]));
-        // A client does not push out those who have no more than it would have.
+        // A client does not displace clients that have no more places than it would have.
         let mut busy: Vec<_> = greedy.iter().map(|ticket| ticket.activity.answer()).collect();
         let guest = places.take(client(3));
         assert_eq!(guest.access, Access::Open, "two are as many as the modest one has");

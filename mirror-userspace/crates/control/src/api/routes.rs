@@ -28,32 +28,32 @@ use super::view::{self, Failure, Summary, failure};
 use super::{Health, Phase, Request, Settings, Snapshot, guard, metrics};
 use crate::stats::Policy;
 
-/// How old answers may be.
+/// The maximum age of answers.
 const FRESH_STATS: Duration = Duration::from_millis(250);
-/// Less than the time between two events, so that each has something new.
+/// Less than the time between two events, so that each contains new data.
 const FRESH: Duration = Duration::from_millis(750);
-/// How long a worker may take for a survey of its flows.
+/// The time that a worker has for a survey of its flows.
 const SURVEY: Duration = Duration::from_secs(5);
-/// Pages that are kept up to date at a time.
+/// The maximum number of pages that receive events at a time.
 const PAGES: usize = 16;
-/// How often they are, and for how long before they have to ask again.
+/// The interval of events, and the time after which a page must reconnect.
 const EVENT: Duration = Duration::from_secs(1);
 const EVENTS: Duration = Duration::from_secs(55);
-/// Rows that the page shows of a kind.
+/// The number of rows of each kind that the page shows.
 const ROWS: usize = 20;
 
-/// The default and the most of rows in an answer.
+/// The default and the maximum numbers of rows of an answer.
 const LIMIT: usize = 100;
 const MOST_FLOWS: usize = 1000;
 const MOST_VNIS: usize = 32_768;
 const MOST_SERVICES: usize = 500;
 
-/// Services and VNIs that have metrics of their own.
+/// The number of services with metrics of their own.
 const MEASURED_SERVICES: usize = 200;
 
 type Fallible<T> = Result<T, (StatusCode, Json<Failure>)>;
 
-/// What all requests share.
+/// The state that all requests share.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) settings: Settings,
@@ -82,7 +82,7 @@ impl State {
         }
     }
 
-    /// Puts a question to the capture's thread.
+    /// Sends a request to the capture's thread, and waits for the answer.
     async fn ask<A>(&self, request: impl FnOnce(oneshot::Sender<A>) -> Request) -> Fallible<A> {
         let unavailable = |what: String| failure(StatusCode::SERVICE_UNAVAILABLE, what);
         let phase = self.health.phase();
@@ -92,7 +92,7 @@ impl State {
         let (answer, receiver) = oneshot::channel();
         self.requests
             .try_send(request(answer))
-            .map_err(|_| unavailable("too many questions wait already".to_owned()))?;
+            .map_err(|_| unavailable("too many requests are waiting; try again".to_owned()))?;
         receiver.await.map_err(|_| unavailable("the capture does not answer".to_owned()))
     }
 
@@ -104,7 +104,7 @@ impl State {
         self.policies.get((), async |()| self.ask(Request::Policies).await).await
     }
 
-    /// The largest flows of all workers.
+    /// Returns the largest flows of all workers.
     async fn flows(&self, wanted: Wanted) -> Fallible<Arc<Vec<Value>>> {
         self.flows.get(wanted, async |wanted| self.survey(wanted).await).await
     }
@@ -134,13 +134,13 @@ impl State {
                 let desk = self.health.desk.get();
                 let desk =
                     desk.ok_or_else(|| failure(StatusCode::SERVICE_UNAVAILABLE, "the capture is starting"))?;
-                let late = |_| failure(StatusCode::SERVICE_UNAVAILABLE, "the log is too far behind");
+                let late = |_| failure(StatusCode::SERVICE_UNAVAILABLE, "the log writer is too far behind");
                 desk.ask(limit).await.map_err(late)
             })
             .await
     }
 
-    /// Bytes that are free where records go, and bytes that there are.
+    /// Returns the free and the total bytes of the file system of the records.
     fn disk(&self) -> Option<(u64, u64)> {
         let disk = nix::sys::statvfs::statvfs(self.settings.log_dir.as_path()).ok()?;
         let block = disk.fragment_size();
@@ -175,7 +175,7 @@ impl State {
     }
 }
 
-/// All of the API.
+/// Builds the router of the whole API.
 pub(super) fn api(state: &Arc<State>) -> Router {
     Router::new()
         .route("/", get(page))
@@ -192,30 +192,29 @@ pub(super) fn api(state: &Arc<State>) -> Router {
         .route("/api/v1/events", get(events))
         .route("/api/v1/reload", post(reload))
         .merge(checks())
-        .fallback(async || failure(StatusCode::NOT_FOUND, "no such path; /api/v1/openapi.json has all"))
+        .fallback(async || failure(StatusCode::NOT_FOUND, "no such path; see /api/v1/openapi.json"))
         .method_not_allowed_fallback(async || {
-            failure(StatusCode::METHOD_NOT_ALLOWED, "not by this method; /api/v1/openapi.json has all")
+            failure(StatusCode::METHOD_NOT_ALLOWED, "method not allowed; see /api/v1/openapi.json")
         })
         .layer(from_fn(guard::limit_time))
         .layer(from_fn_with_state(Arc::clone(state), guard::authorize))
         .with_state(Arc::clone(state))
 }
 
-/// Health checks alone: they tell nothing that others must not know, and are asked without a token.
+/// Builds the router of health checks. They reveal nothing confidential, so they need no token.
 pub(super) fn health(state: &Arc<State>) -> Router {
     checks()
-        .fallback(async || failure(StatusCode::NOT_FOUND, "only /healthz and /readyz are here"))
+        .fallback(async || failure(StatusCode::NOT_FOUND, "this address serves only /healthz and /readyz"))
         .layer(from_fn(guard::limit_time))
         .with_state(Arc::clone(state))
 }
 
-/// Health checks, and to everything else that there is no room: for connections beyond those that there are
-/// places for.
+/// Builds the router of guests, the connections beyond the open places: it serves health checks, and answers
+/// any other request with an error.
 pub(super) fn crowded(state: &Arc<State>) -> Router {
     checks()
         .fallback(async || {
-            let what =
-                "too many connections: close some, or use those that are open for more than one request";
+            let what = "too many connections: close some, or send several requests on each";
             failure(StatusCode::SERVICE_UNAVAILABLE, what)
         })
         .layer(from_fn(guard::limit_time))
@@ -223,7 +222,8 @@ pub(super) fn crowded(state: &Arc<State>) -> Router {
         .with_state(Arc::clone(state))
 }
 
-/// A health check's connection is closed after it, so that none of them stay.
+/// Builds the routes of health checks. Their connections are closed after the answer, so that they do not
+/// accumulate.
 fn checks() -> Router<Arc<State>> {
     Router::new()
         .route("/healthz", get(healthz))
@@ -231,17 +231,17 @@ fn checks() -> Router<Arc<State>> {
         .route_layer(from_fn(close_after))
 }
 
-/// Has the connection closed after the answer.
+/// Closes the connection after the answer.
 async fn close_after(request: axum::extract::Request, next: Next) -> Response {
     ([(header::CONNECTION, "close")], next.run(request).await).into_response()
 }
 
-/// Whether a path may be asked for without the token: none of them tells anything of the traffic.
+/// Returns true if a path needs no token: none of these reveals anything about the traffic.
 pub(super) fn is_open(path: &str) -> bool {
     matches!(path, "/" | "/healthz" | "/readyz" | "/api/v1/openapi.json")
 }
 
-/// Sockets are bound, and all workers move.
+/// Healthy if sockets are bound, and all workers move.
 async fn healthz(Shared(state): Shared<Arc<State>>) -> Response {
     let phase = state.health.phase();
     let watches = state.health.watches();
@@ -253,7 +253,7 @@ async fn healthz(Shared(state): Shared<Arc<State>>) -> Response {
     (status, Json(body)).into_response()
 }
 
-/// Frames are captured, and no link is down.
+/// Ready if frames are captured, and no link is down.
 async fn readyz(Shared(state): Shared<Arc<State>>) -> Response {
     let phase = state.health.phase();
     let reasons = state.health.links_down();
@@ -264,7 +264,7 @@ async fn readyz(Shared(state): Shared<Arc<State>>) -> Response {
 }
 
 async fn page() -> Response {
-    // What others may have slipped into names of the traffic stays text: no other script runs.
+    // Names in the traffic may contain script code. It stays text: no other script runs.
     let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
                   connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
                   frame-ancestors 'none'";
@@ -302,14 +302,14 @@ async fn workers(Shared(state): Shared<Arc<State>>) -> Fallible<Json<Value>> {
     Ok(Json(json!({ "workers": view::workers(&state.stats().await?.stats, &state.health) })))
 }
 
-/// How many rows are wanted.
+/// The query of a list: the number of rows.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Limit {
     limit: Option<usize>,
 }
 
-/// The number of rows, where it is one of 1 to `most`.
+/// Returns the number of rows if it is in the range from 1 to `most`.
 fn limit(asked: Option<usize>, most: usize) -> Fallible<usize> {
     match asked.unwrap_or(LIMIT) {
         limit if (1..=most).contains(&limit) => Ok(limit),
@@ -321,7 +321,7 @@ fn wrong(what: String) -> (StatusCode, Json<Failure>) {
     failure(StatusCode::BAD_REQUEST, what)
 }
 
-/// What a query asks for.
+/// Returns the parsed query, or an error response.
 fn asked<Q>(query: Result<Query<Q>, QueryRejection>) -> Fallible<Q> {
     query.map(|Query(query)| query).map_err(|error| wrong(error.body_text()))
 }
@@ -346,7 +346,7 @@ async fn services(
     Ok(Json(json!({ "services": view::services(&state.services(limit).await?) })))
 }
 
-/// Which flows are wanted.
+/// The query of flows.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FlowQuery {
@@ -388,11 +388,11 @@ async fn summary(Shared(state): Shared<Arc<State>>) -> Fallible<Response> {
     Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
 }
 
-/// A summary each second, for a minute.
+/// Sends a summary each second, for a minute.
 async fn events(Shared(state): Shared<Arc<State>>) -> Fallible<Response> {
-    let permit = Arc::clone(&state.pages)
-        .try_acquire_owned()
-        .map_err(|_| failure(StatusCode::SERVICE_UNAVAILABLE, "too many pages are open already"))?;
+    let permit = Arc::clone(&state.pages).try_acquire_owned().map_err(|_| {
+        failure(StatusCode::SERVICE_UNAVAILABLE, "too many pages are open already; close one")
+    })?;
     let mut ticks = interval(EVENT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let end = Instant::now() + EVENTS;

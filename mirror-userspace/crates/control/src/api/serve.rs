@@ -1,4 +1,4 @@
-//! Connections: so many at a time and of a client, each for so long, whoever is at the other end.
+//! Connections, bounded in number, by client, and in duration, whatever the clients do.
 
 use std::io;
 use std::net::TcpListener;
@@ -24,52 +24,54 @@ use tokio::time::{sleep, timeout};
 use super::places::{Access, Activity, Answering, Bounds, Places, Ticket};
 use super::routes::{self, State};
 
-/// Places at the address of the API.
+/// The places at the address of the API.
 const API: Bounds = Bounds { open: 128, client: 64, guests: 32 };
-/// Places at the address of health checks: nothing else is asked there.
+/// The places at the address of health checks, where no other requests are allowed.
 const HEALTH: Bounds = Bounds { open: 0, client: 0, guests: 32 };
-/// Connections that may wait until they are accepted.
+/// The maximum number of connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// Bytes of answers that the kernel keeps for a client; on its own it would keep megabytes for each.
+/// The send buffer of a connection in bytes; by default the kernel would use megabytes for each.
 const SEND_BUFFER: usize = 128 << 10;
 
-/// How long an open connection may take.
+/// The limits of an open connection.
 const OPEN: Limits = Limits {
     head: Duration::from_secs(5),
     life: Duration::from_secs(60),
     buffer: 64 << 10,
     keep_alive: true,
 };
-/// How long a guest may take. Its buffer is the smallest that hyper has.
+/// The limits of a guest. Its buffer is the smallest that hyper accepts.
 const GUEST: Limits =
     Limits { head: Duration::from_secs(2), life: Duration::from_secs(5), buffer: 8 << 10, keep_alive: false };
-/// How long the last answer of a connection may take once its life is over.
+/// The time for the last answer of a connection whose life is over.
 const FAREWELL: Duration = Duration::from_secs(5);
-/// How much less than others the thread is entitled to CPU time, in steps of `nice`.
+/// The `nice` increment of the thread.
 const NICE: i32 = 10;
 
-/// What a connection may take.
+/// The limits of a connection.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    /// A request's head comes within this time, or the connection is closed.
+    /// The time limit for the head of a request; after it, the connection is closed.
     head: Duration,
-    /// No connection lasts longer: then it takes no more requests, and is closed a moment later.
+    /// The maximum life of a connection; after it, the connection accepts no more requests and closes a
+    /// moment later.
     life: Duration,
-    /// Bytes of a head.
+    /// The maximum number of bytes of a head.
     buffer: usize,
-    /// Whether more than one request may come.
+    /// True if the connection may carry more than one request.
     keep_alive: bool,
 }
 
-/// Serves until told to stop.
+/// Serves until `stopped` resolves.
 pub(super) fn run(
     api: Option<TcpListener>,
     health: Option<TcpListener>,
     state: State,
     stopped: oneshot::Receiver<()>,
 ) {
-    // In Linux the thread's own; where it fails the API merely is as important as others.
+    // On Linux, the value applies to the thread only. If the call fails, the API has the priority of other
+    // threads.
     let _ = rustix::process::nice(NICE);
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         tracing::error!("cannot start the API");
@@ -89,19 +91,19 @@ pub(super) fn run(
                 tokio::spawn(accept(listener, Places::new(bounds), routers));
             }
         }
-        // Also where the other end was dropped.
+        // This also returns when the sender was dropped.
         let _ = stopped.await;
     });
     runtime.shutdown_background();
 }
 
-/// Has the kernel keep more connections for a listener until they are accepted: a flood of them does not keep
-/// others waiting for a second SYN.
+/// Lengthens the kernel's backlog of a listener, so that during a flood of connections others need not send a
+/// second SYN.
 pub(super) fn lengthen_backlog(listener: &TcpListener) -> io::Result<()> {
     Ok(nix::sys::socket::listen(listener, Backlog::new(BACKLOG)?)?)
 }
 
-/// What is answered.
+/// The routers by access.
 #[derive(Clone)]
 struct Routers {
     open: Router,
@@ -111,7 +113,7 @@ struct Routers {
 async fn accept(listener: tokio::net::TcpListener, places: Arc<Places>, routers: Routers) {
     loop {
         let Ok((stream, address)) = listener.accept().await else {
-            // No file descriptor is free, or the like; at once it would fail again.
+            // For example, no file descriptor is free; an immediate retry would fail again.
             sleep(Duration::from_millis(100)).await;
             continue;
         };
@@ -121,13 +123,14 @@ async fn accept(listener: tokio::net::TcpListener, places: Arc<Places>, routers:
             Access::Guest => (routers.guest.clone(), GUEST),
         };
         tokio::spawn(connection(stream, router, limits, ticket));
-        // What it has sent already is answered before the next connection may need its place.
+        // Requests that this connection has sent already are answered before the next connection may need its
+        // place.
         yield_now().await;
     }
 }
 
 async fn connection(stream: TcpStream, router: Router, limits: Limits, mut ticket: Ticket) {
-    // Small answers are not held back. Where it fails, the client's window has to do.
+    // Sends small answers at once. If this fails, the client's window is the only bound.
     let _ = stream.set_nodelay(true);
     let _ = setsockopt(&stream, sockopt::SndBuf, &SEND_BUFFER);
     let activity = Arc::clone(&ticket.activity);
@@ -137,7 +140,7 @@ async fn connection(stream: TcpStream, router: Router, limits: Limits, mut ticke
         let answering = activity.answer();
         let response = router.call(request);
         async move {
-            // Each connection gets an answer in turn, however many requests it has sent at once.
+            // Connections take turns, however many requests one has sent at once.
             yield_now().await;
             Ok::<_, std::convert::Infallible>(tracked(response.await?, answering))
         }
@@ -149,7 +152,7 @@ async fn connection(stream: TcpStream, router: Router, limits: Limits, mut ticke
         .keep_alive(limits.keep_alive)
         .serve_connection(TokioIo::new(stream), service);
     let mut served = pin!(served);
-    // What goes wrong on a connection is its client's affair.
+    // Errors on a connection concern only its client.
     let lived = async {
         if timeout(limits.life, served.as_mut()).await.is_err() {
             served.as_mut().graceful_shutdown();
@@ -158,17 +161,17 @@ async fn connection(stream: TcpStream, router: Router, limits: Limits, mut ticke
     };
     tokio::select! {
         () = lived => {}
-        // Another needs the place, and this one waits for its client.
+        // Another connection needs the place, and this one waits for its client.
         _ = &mut ticket.closed => {}
     }
 }
 
-/// The response, whose answer lasts until the body is on its way.
+/// Ties the `Answering` to the body of the response, so that it ends when the body was sent.
 fn tracked(response: axum::response::Response, answering: Answering) -> axum::response::Response {
     response.map(|body| Body::new(Tracked { body, _answering: answering }))
 }
 
-/// A body that is known to be sent.
+/// A body whose transmission is tracked.
 struct Tracked {
     body: Body,
     _answering: Answering,
@@ -194,7 +197,7 @@ impl HttpBody for Tracked {
     }
 }
 
-/// A stream that notes whether its client has more to say, and takes what is sent.
+/// A stream that records whether its client has sent more, and reads the answer.
 #[derive(Debug)]
 struct Watched {
     stream: TcpStream,

@@ -1,4 +1,4 @@
-//! What the API answers, as JSON. `openapi.json` describes it; a test holds the two against each other.
+//! The answers of the API as JSON. `openapi.json` describes them; a test compares the two.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -15,38 +15,38 @@ use crate::capture::Watch;
 use crate::config::Mistake;
 use crate::stats::{Interface, Policy, Stats, Worker};
 
-/// Why there is no other answer.
+/// The body of an error response.
 #[derive(Debug, Serialize)]
 pub(super) struct Failure {
     error: String,
 }
 
-/// An answer of something that went wrong.
+/// Builds an error response.
 pub(super) fn failure(status: StatusCode, what: impl Into<String>) -> (StatusCode, Json<Failure>) {
     (status, Json(Failure { error: what.into() }))
 }
 
-/// The configuration was read again and is in force.
+/// The result of a reload: the new configuration is in force.
 #[derive(Clone, Debug, Serialize)]
 pub struct Reloaded {
-    /// Rules in force.
+    /// The number of rules in force.
     pub rules: usize,
-    /// Keys of settings that are others now, rules and admission left aside.
+    /// The keys of changed settings, except for rules and admission.
     pub changed: Vec<&'static str>,
-    /// How long it took.
+    /// The time that the reload took.
     pub milliseconds: u64,
 }
 
-/// The configuration was read again and not taken; the one before is in force.
+/// The result of a refused reload: the previous configuration stays in force.
 #[derive(Clone, Debug, Serialize)]
 pub struct Refused {
-    /// Why, in one line.
+    /// The reason, in one line.
     pub error: String,
-    /// Everything that is wrong with the file.
+    /// All mistakes in the file.
     pub mistakes: Vec<Mistake>,
 }
 
-/// The time of a snapshot as records write it.
+/// Returns the time of a snapshot in the format of records.
 pub(super) fn time(snapshot: &Snapshot) -> Timestamp {
     let since = snapshot.time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp(since.as_nanos() as u64)
@@ -67,7 +67,7 @@ impl<'a> Account<'a> {
     }
 }
 
-/// The interfaces, each with what the kernel counted of it.
+/// Returns the interfaces, each with the kernel's counters of it.
 pub(super) fn interfaces(snapshot: &Snapshot) -> Value {
     #[derive(Serialize)]
     struct Object<'a> {
@@ -80,7 +80,7 @@ pub(super) fn interfaces(snapshot: &Snapshot) -> Value {
     json!(objects)
 }
 
-/// The workers, each with whom it serves and whether it moves.
+/// Returns the workers, each with its interface and queue, and whether it moves.
 pub(super) fn workers(stats: &Stats, health: &Health) -> Value {
     #[derive(Serialize)]
     struct Object<'a> {
@@ -103,7 +103,7 @@ pub(super) fn workers(stats: &Stats, health: &Health) -> Value {
     Value::Array(stats.workers.iter().zip(health.watches()).map(object).collect())
 }
 
-/// What came, by transport protocol, of all workers.
+/// Returns the traffic of all workers by transport protocol.
 pub(super) fn protocols(stats: &Stats) -> Protocols {
     let add = |to: &mut Traffic, from: Traffic| {
         to.packets += from.packets;
@@ -118,7 +118,7 @@ pub(super) fn protocols(stats: &Stats) -> Protocols {
     })
 }
 
-/// The VNIs with the most packets, and how many there are.
+/// Returns the VNIs with the most packets, and the number of VNIs.
 pub(super) fn vnis(policies: &[Policy], limit: usize) -> Value {
     let mut all: Vec<_> = policies
         .iter()
@@ -130,7 +130,8 @@ pub(super) fn vnis(policies: &[Policy], limit: usize) -> Value {
     json!({ "total": total, "vnis": objects })
 }
 
-/// The rules in the order in which they are tried, and how many policies have been in force.
+/// Returns the rules in the order in which they are tried, and the number of policies that have been in
+/// force.
 pub(super) fn rules(policies: &[Policy]) -> Value {
     let objects: Vec<_> = policies
         .iter()
@@ -140,7 +141,7 @@ pub(super) fn rules(policies: &[Policy]) -> Value {
     json!({ "generation": generation, "rules": objects })
 }
 
-/// An object with the interface that it is of.
+/// Returns an object with the name of its interface in front.
 fn of(interface: &str, object: &impl Serialize) -> Value {
     let mut map = Map::new();
     map.insert("interface".to_owned(), interface.into());
@@ -150,7 +151,7 @@ fn of(interface: &str, object: &impl Serialize) -> Value {
     Value::Object(map)
 }
 
-/// Flows as their `flow` events would be now, but that they have not ended.
+/// Returns a flow as its `flow` event would be now, without the reason of its end.
 pub(super) fn flow(flow: &FlowRecord) -> Value {
     let mut value = flow_object(flow).unwrap_or_default();
     if let Some(object) = value.as_object_mut() {
@@ -162,7 +163,7 @@ pub(super) fn flow(flow: &FlowRecord) -> Value {
     value
 }
 
-/// How services stand.
+/// Returns the metrics of services.
 pub(super) fn services(standing: &[Standing]) -> Value {
     Value::Array(standing.iter().map(service).collect())
 }
@@ -202,10 +203,10 @@ fn total(total: &Total) -> Value {
     })
 }
 
-/// The reason of frames that the worker that owns their flow had no room for.
+/// The reason of frames that did not fit into the queue of the worker that owns their flow.
 pub(super) const HAND_OVER_FULL: &str = "hand_over_full";
 
-/// Where frames and records were lost, stage by stage; zeros are left out.
+/// Returns the losses of frames and records, stage by stage, without zeros.
 pub(super) fn losses(snapshot: &Snapshot) -> Vec<Loss> {
     let mut losses = Vec::new();
     let mut lost = |stage, place: &str, reason, count| {
@@ -236,25 +237,25 @@ pub(super) fn losses(snapshot: &Snapshot) -> Vec<Loss> {
     losses
 }
 
-/// Whether frames are dropped for this reason because somebody wants it so.
+/// Returns true if the policy asks to drop frames for this reason.
 pub(super) fn is_policy(reason: &str) -> bool {
     matches!(reason, "filter_rejected" | "sampled_out" | "source_not_admitted" | "vni_not_admitted")
 }
 
-/// Something that was lost.
+/// A loss of frames or records.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Loss {
-    /// Where: `device`, `program`, `ring`, `worker` or `records`.
+    /// The stage: `device`, `program`, `ring`, `worker` or `records`.
     pub(super) stage: &'static str,
-    /// Which of them.
+    /// The device, queue or worker.
     pub(super) place: String,
-    /// Why.
+    /// The reason.
     pub(super) reason: &'static str,
-    /// How many frames, or records.
+    /// The number of frames or records.
     pub(super) count: u64,
 }
 
-/// All that the page shows at a time.
+/// Everything that the page shows.
 #[derive(Serialize)]
 pub(super) struct Summary<'a> {
     pub(super) version: &'static str,

@@ -1,4 +1,4 @@
-//! Where the API listens, and for whom.
+//! The addresses and the token of the API.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -7,12 +7,12 @@ use std::str::FromStr;
 
 use mirror_base::secret::{self, SecretError};
 
-/// Where to listen.
+/// An address to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// Nowhere.
+    /// No address.
     Off,
-    /// There.
+    /// A socket address.
     At(SocketAddr),
 }
 
@@ -38,26 +38,26 @@ impl fmt::Display for Address {
     }
 }
 
-/// How the API is served.
+/// The settings of the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Where all of it is.
+    /// The address of the whole API.
     pub api: Address,
-    /// Where health checks alone are, besides.
+    /// An additional address that serves health checks only.
     pub health: Address,
-    /// What whoever asks has to know.
+    /// The token that clients must know.
     pub token: Option<Token>,
-    /// Where records go, whose free space is shown.
+    /// The directory of the records, whose free space is reported.
     pub log_dir: PathBuf,
 }
 
-/// Why a token cannot be used.
+/// The reasons to refuse a token.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// Its file cannot be read, or others can.
+    /// The file cannot be read, or others have access to it.
     #[error("the API's token")]
     File(#[from] SecretError),
-    /// It is too short, or cannot stand in a header.
+    /// The token is too short, or not valid in a header.
     #[error(
         "the API's token in {} is {what}; write one line of {} or more letters and digits, such as `openssl \
          rand -hex 32` makes",
@@ -67,12 +67,12 @@ pub enum TokenError {
     Weak {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// A description of the problem.
         what: &'static str,
     },
 }
 
-/// What whoever asks has to know. Not shown by `Debug`.
+/// The token that clients must know. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
@@ -93,22 +93,23 @@ impl Token {
 
     fn parse(path: &Path, bytes: &[u8]) -> Result<Self, TokenError> {
         let weak = |what| TokenError::Weak { path: path.to_owned(), what };
-        let token = str::from_utf8(bytes).map_err(|_| weak("no text"))?.trim();
+        let token = str::from_utf8(bytes).map_err(|_| weak("not valid UTF-8"))?.trim();
         if token.len() < Self::SHORTEST {
             return Err(weak("too short"));
         }
         if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(weak("more than a word"));
+            return Err(weak("more than one word"));
         }
         Ok(Self(token.to_owned()))
     }
 
-    /// What a client says in the header `Authorization`.
+    /// Returns the value of the header `Authorization`.
     pub fn authorization(&self) -> String {
         format!("Bearer {}", self.0)
     }
 
-    /// Whether somebody who says this knows the token. Takes as long for a near miss as for any other.
+    /// Returns true if `said` is the token. The comparison takes the same time for any value of the same
+    /// length.
     #[must_use]
     pub fn is(&self, said: &str) -> bool {
         let differs = self.0.bytes().zip(said.bytes()).fold(0, |differs, (a, b)| differs | (a ^ b));

@@ -1,14 +1,14 @@
-//! The control socket of a running capture: by it, `mirror-xdp tail` looks on.
+//! The control socket of a running capture, which `mirror-xdp tail` connects to.
 //!
-//! A Unix socket that only its owner and group may connect to. A client sends a [`Request`] as one line of
-//! JSON and gets a line back: how many workers look on for it, or what is wrong. Then messages follow until
-//! either side has had enough: a head of two words, kind and length, and either frames, as
-//! [`copy`] has them, or the counts of the observer as JSON.
+//! It is a Unix socket that only its owner and group may connect to. A client sends a [`Request`] as one line
+//! of JSON and receives a line in reply: the number of workers that serve it, or an error. Then messages
+//! follow until either side closes the connection. A message is a head of two words, kind and length,
+//! followed by either frames in the format of [`copy`], or the counters of the observer as JSON.
 //!
-//! Each client has a thread. One that does not read what it gets is waited for; its rings fill up
-//! meanwhile, and what the workers have no room for is counted. So many clients are served at a time, and so
-//! many of one user; one more gets a line that says so. A client that does not send its request in time is
-//! sent away, however it spreads the bytes.
+//! Each client has a thread. The thread waits for a client that does not read; meanwhile its rings fill up,
+//! and frames that do not fit are counted. The number of clients is bounded, in total and by user; a client
+//! beyond the bound receives a line that reports it. A client that does not send its request in time is
+//! disconnected, however it spreads the bytes.
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -30,50 +30,50 @@ use serde::{Deserialize, Serialize};
 use super::copy::{self, Copies, CopyCounts, Wanted};
 use super::{MAX_OBSERVERS, Observer, TooMany, Workers};
 
-/// Where the socket is unless somebody says otherwise.
+/// The default path of the socket.
 pub const DEFAULT_PATH: &str = "/run/mirror-xdp/control.sock";
 
-/// Who may connect: the owner and the group of the process.
+/// The permissions of the socket: the owner and the group of the process may connect.
 const MODE: u32 = 0o660;
-/// How often threads look whether they are to stop.
+/// The interval at which threads check whether they are to stop.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often copies are taken off the rings.
+/// The interval at which copies are taken off the rings.
 const TAKE: Duration = Duration::from_millis(10);
-/// How often counts are told.
+/// The interval at which counters are sent.
 const TELL: Duration = Duration::from_secs(1);
-/// How long a client may take for its request.
+/// The time that a client has to send its request.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
-/// Bytes of a request.
+/// The maximum number of bytes of a request.
 const MAX_REQUEST: usize = 16 << 10;
-/// Bytes of a reply.
+/// The maximum number of bytes of a reply.
 const MAX_REPLY: u64 = 64 << 10;
-/// Clients at a time, those whose request has not come yet included.
+/// The maximum number of clients at a time, including those that have not sent their request yet.
 const MAX_CLIENTS: usize = MAX_OBSERVERS;
-/// Clients of one user: others find a place beside them.
+/// The maximum number of clients of one user, which leaves room for others.
 const MAX_CLIENTS_OF_USER: usize = MAX_CLIENTS / 2;
-/// Bytes of the ring of each worker.
+/// The size of each worker's ring in bytes.
 const ROOM: usize = 2 << 20;
-/// A message is not longer than this.
+/// The maximum number of bytes of a message.
 const MAX_MESSAGE: usize = 64 << 20;
-/// Bytes of a message's head: kind and length.
+/// The size of a message's head in bytes: kind and length.
 const MESSAGE_HEAD: usize = 8;
 /// Kinds of messages.
 const FRAMES: u32 = 1;
 const COUNTS: u32 = 2;
 
-/// What a client asks for.
+/// The request of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
     /// A filter expression; empty for all frames.
     pub filter: String,
-    /// Bytes of each frame.
+    /// The maximum number of bytes copied of each frame.
     pub snaplen: Option<usize>,
-    /// Frames a second that each worker copies.
+    /// The maximum number of frames that each worker copies a second.
     pub rate: Option<u32>,
 }
 
-/// What a client gets back.
+/// The reply to a request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Reply {
@@ -81,23 +81,23 @@ enum Reply {
     Error(String),
 }
 
-/// Why there is no control socket.
+/// The reasons why the control socket cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process answers there.
+    /// Another process listens on the path.
     #[error("{0}: another mirror-xdp has its control socket there; choose another place with --control")]
     InUse(PathBuf),
-    /// The system refuses.
+    /// A system call failed.
     #[error("{path}: cannot be made a control socket")]
     Io {
-        /// Where it was to be.
+        /// The path of the socket.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system call.
         source: io::Error,
     },
 }
 
-/// A control socket that nobody is served at yet.
+/// A control socket that does not serve clients yet.
 #[derive(Debug)]
 pub struct Socket {
     listener: UnixListener,
@@ -105,8 +105,8 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Makes the socket, and its directory where that is missing. One that a killed process has left is
-    /// replaced.
+    /// Creates the socket, and its directory if it is missing. Replaces a socket that a killed process has
+    /// left behind.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let error = |source| OpenError::Io { path: path.to_owned(), source };
         if let Some(directory) = path.parent() {
@@ -127,7 +127,7 @@ impl Socket {
         Ok(this)
     }
 
-    /// Serves clients until the value that is returned is dropped.
+    /// Serves clients until the returned value is dropped.
     pub fn serve(self, workers: Workers) -> io::Result<Serving> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -145,12 +145,12 @@ impl Socket {
             match self.listener.accept() {
                 Ok((stream, _)) => clients.extend(serve(stream, &clients, workers, stop)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // No file descriptor is free, or the like; at once it would fail again.
+                // For example, no file descriptor is free; an immediate retry would fail again.
                 Err(_) => thread::sleep(LOOK),
             }
         }
         for client in clients {
-            // One that has panicked has said so.
+            // A thread that panicked has reported it.
             let _ = client.thread.join();
         }
     }
@@ -163,7 +163,7 @@ struct Served {
     thread: JoinHandle<()>,
 }
 
-/// Serves a client on a thread of its own, unless there are enough already.
+/// Serves a client on a thread of its own, unless the bound of clients is reached.
 fn serve(
     stream: UnixStream,
     clients: &[Served],
@@ -179,7 +179,7 @@ fn serve(
     };
     let (workers, stop) = (workers.clone(), Arc::clone(stop));
     let serve = move || {
-        // As confined as the thread that starts this one.
+        // This thread inherits the confinement of the thread that starts it.
         if let Err(error) = serve_client(&stream, &workers, &stop) {
             tracing::debug!("a client of the control socket: {error}");
         }
@@ -193,12 +193,12 @@ fn serve(
     }
 }
 
-/// The number of the user who has connected.
+/// Returns the user ID of the client.
 fn user_of(stream: &UnixStream) -> Result<u32, Refused> {
     Ok(getsockopt(stream, sockopt::PeerCredentials).map_err(io::Error::from)?.uid())
 }
 
-/// Lets a client of this user in where there is room.
+/// Admits a client of this user if there is room.
 fn admit(user: u32, clients: &[Served]) -> Result<u32, Refused> {
     if clients.len() >= MAX_CLIENTS {
         return Err(Refused::Clients);
@@ -209,16 +209,16 @@ fn admit(user: u32, clients: &[Served]) -> Result<u32, Refused> {
     Ok(user)
 }
 
-/// Tells a client why it is not served. Waits for nobody: a client that has just connected has room for a line.
+/// Sends a client the reason why it is not served. Does not wait: a new connection has room for a line.
 fn refuse(mut stream: &UnixStream, refused: &Refused) {
     let text = reply(&Reply::Error(one_line(refused)));
     // A client that is gone needs no answer.
     let _ = stream.set_nonblocking(true).and_then(|()| stream.write_all(&text));
 }
 
-/// A reply as a line.
+/// Serializes a reply as a line.
 fn reply(reply: &Reply) -> Vec<u8> {
-    // A number or a text can always be written.
+    // Serializing a number or a string cannot fail.
     let mut text = serde_json::to_vec(reply).unwrap_or_default();
     text.push(b'\n');
     text
@@ -226,12 +226,12 @@ fn reply(reply: &Reply) -> Vec<u8> {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // Somebody may have removed it.
+        // The socket may have been removed already.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Clients are served.
+/// The thread that serves clients; dropping this value stops it.
 #[derive(Debug)]
 pub struct Serving {
     stop: Arc<AtomicBool>,
@@ -248,17 +248,17 @@ impl Drop for Serving {
     }
 }
 
-/// Waits until there is something to read, or the time is over.
+/// Waits until there is something to read, or the time is over; returns true if there is.
 fn wait_readable(file: &impl std::os::fd::AsFd, patience: Duration) -> bool {
     let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
-    // A signal in between is as good as the time being over.
+    // A signal counts as the end of the time.
     poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], timeout).is_ok_and(|ready| ready > 0)
 }
 
-/// Why a request is not met.
+/// The reasons to refuse a request.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
-    #[error("{MAX_CLIENTS} clients are served already; wait until one has ended")]
+    #[error("{MAX_CLIENTS} clients are served already; wait until one disconnects")]
     Clients,
     #[error("{MAX_CLIENTS_OF_USER} clients of user {0} are served already; end one of them")]
     ClientsOfUser(u32),
@@ -268,7 +268,7 @@ enum Refused {
     Long,
     #[error("the connection cannot be used: {0}")]
     Io(#[from] io::Error),
-    #[error("the request is not understood: {0}; client and appliance have to be of one version")]
+    #[error("the request is not understood: {0}; use the same version of client and appliance")]
     Request(#[from] serde_json::Error),
     #[error(transparent)]
     Expression(#[from] ExpressionError),
@@ -294,7 +294,7 @@ fn serve_client(stream: &UnixStream, workers: &Workers, stop: &AtomicBool) -> io
     let (mut buffer, mut message) = (Vec::new(), Vec::new());
     let mut told = Instant::now();
     loop {
-        // Asked first: what was copied before the end is still taken.
+        // Checked first, so that frames copied before the end are still taken.
         let last = stop.load(Ordering::Relaxed) || copies.iter().all(Copies::has_ended);
         buffer.clear();
         for copies in &mut copies {
@@ -316,7 +316,8 @@ fn serve_client(stream: &UnixStream, workers: &Workers, stop: &AtomicBool) -> io
     }
 }
 
-/// Reads the first line that a client sends, or all that it sends where it ends without one.
+/// Reads the first line that a client sends, or everything if the client closes the connection before a line
+/// feed.
 fn read_request(mut stream: &UnixStream, deadline: Instant, stop: &AtomicBool) -> Result<Vec<u8>, Refused> {
     let mut request = Vec::new();
     loop {
@@ -356,7 +357,7 @@ fn subscribe(request: &[u8], workers: &Workers) -> Result<(super::Subscription, 
     Ok((workers.subscribe(observers)?, copies))
 }
 
-/// Appends a message with the frames of several workers in the order of their times.
+/// Appends a message with the frames of several workers, sorted by time.
 fn put_frames(message: &mut Vec<u8>, copies: &[u8]) {
     let mut frames: Vec<_> = copy::frames(copies).collect();
     frames.sort_by_key(|(head, _)| head.time);
@@ -374,8 +375,8 @@ fn put_message(message: &mut Vec<u8>, kind: u32, bytes: &[u8]) {
     message.extend_from_slice(bytes);
 }
 
-/// Writes all of it, however long the client takes, unless the capture ends: then a client that takes
-/// nothing gets no more.
+/// Writes all bytes, however long the client takes. When the capture ends, it returns an error for a client
+/// that does not read.
 fn send(mut stream: &UnixStream, mut bytes: &[u8], stop: &AtomicBool) -> io::Result<()> {
     while !bytes.is_empty() {
         match stream.write(bytes) {
@@ -389,56 +390,57 @@ fn send(mut stream: &UnixStream, mut bytes: &[u8], stop: &AtomicBool) -> io::Res
     Ok(())
 }
 
-/// Why a client is not served.
+/// The reasons why a client fails.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody answers.
+    /// Nobody listens on the path.
     #[error(
         "{path}: no mirror-xdp answers there ({source}); start `mirror-xdp run`, or name its control socket \
          with --control"
     )]
     Connect {
-        /// Where the socket should be.
+        /// The path of the socket.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// The appliance refused.
+    /// The appliance refused the request.
     #[error("the appliance says: {0}")]
     Refused(String),
-    /// The connection broke, or something came that makes no sense.
+    /// The connection broke, or a message was invalid.
     #[error("the connection to the appliance broke")]
     Io(#[from] io::Error),
 }
 
-/// What a client receives.
+/// A message to a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// Frames, to be read by [`copy::frames`].
+    /// Frames in the format that [`copy::frames`] reads.
     Frames(Vec<u8>),
-    /// What became of the frames so far.
+    /// The counters so far.
     Counts(CopyCounts),
 }
 
-/// A client that looks on.
+/// A client of the control socket.
 #[derive(Debug)]
 pub struct Client {
     stream: BufReader<UnixStream>,
-    /// What was received of a message so far.
+    /// The bytes of the current message received so far.
     received: Vec<u8>,
-    /// How many workers look on for it.
+    /// The number of workers that serve this client.
     pub workers: usize,
 }
 
 impl Client {
-    /// Asks the appliance whose socket this is.
+    /// Connects to the control socket at `path` and sends the request.
     pub fn connect(path: &Path, request: &Request) -> Result<Self, ClientError> {
         let connect = |source| ClientError::Connect { path: path.to_owned(), source };
         let mut stream = UnixStream::connect(path).map_err(connect)?;
         let mut line = serde_json::to_vec(request).map_err(io::Error::from)?;
         line.push(b'\n');
         match stream.write_all(&line) {
-            // An appliance that serves enough others says so, and closes, before anything is asked.
+            // An appliance that is at its bound of clients sends an error and closes the connection before it
+            // reads.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
             _ => {}
         }
@@ -455,7 +457,7 @@ impl Client {
         }
     }
 
-    /// The next message; `None` at the end of the capture, or when `stop` is set.
+    /// Returns the next message; `None` at the end of the capture, or when `stop` is set.
     pub fn next(&mut self, stop: &AtomicBool) -> io::Result<Option<Message>> {
         let word = |bytes: &[u8], at: usize| {
             let bytes = bytes.get(at..at + 4)?.try_into().ok()?;
@@ -464,7 +466,7 @@ impl Client {
         loop {
             let needed = MESSAGE_HEAD + word(&self.received, 4).unwrap_or_default();
             if needed > MAX_MESSAGE {
-                return Err(io::Error::other("a message is longer than any can be"));
+                return Err(io::Error::other("a message is longer than the maximum of 64 MiB"));
             }
             if self.received.len() == needed && needed > MESSAGE_HEAD {
                 let kind = word(&self.received, 0).unwrap_or_default() as u32;
@@ -473,7 +475,7 @@ impl Client {
                 return match kind {
                     FRAMES => Ok(Some(Message::Frames(payload))),
                     COUNTS => Ok(Some(Message::Counts(serde_json::from_slice(&payload)?))),
-                    _ => Err(io::Error::other("a message of no known kind")),
+                    _ => Err(io::Error::other("a message has an unknown kind")),
                 };
             }
             let missing = (needed - self.received.len()) as u64;
@@ -530,7 +532,7 @@ mod tests {
         }
         times.sort_unstable();
         assert_eq!(times, (0..10).collect::<Vec<_>>());
-        // The workers end: so do the frames, and the counts come last.
+        // When the workers end, so do the frames, and the counters come last.
         drop(observers);
         let mut last = None;
         while let Some(message) = client.next(&stop).unwrap() {
@@ -587,7 +589,7 @@ mod tests {
             assert!(refused.to_string().starts_with(&said), "{refused}");
         }
         clients.pop();
-        // Nothing tells when the place is free again.
+        // There is no notification when the place is free again.
         let deadline = Instant::now() + 4 * REQUEST_PATIENCE;
         while let Err(error) = Client::connect(&path, &request("")) {
             assert!(Instant::now() < deadline, "{error}");
@@ -604,14 +606,14 @@ mod tests {
         slow.set_read_timeout(Some(LOOK)).unwrap();
         let (mut said, mut bytes) = (Vec::new(), [0; 1024]);
         let begun = Instant::now();
-        // A byte now and then is no request either.
+        // A byte now and then does not make a request either.
         loop {
             let _ = slow.write_all(b"{");
             match slow.read(&mut bytes) {
                 Ok(0) => break,
                 Ok(count) => said.extend_from_slice(&bytes[..count]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // Bytes that were sent too late were not read.
+                // Bytes that arrived too late were not read.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
                 Err(error) => panic!("{error}: {}", said.escape_ascii()),
             }
@@ -638,7 +640,7 @@ mod tests {
         ];
         for (request, expected) in requests {
             let mut stream = UnixStream::connect(&path).unwrap();
-            // Fails where the answer comes before all was sent.
+            // Fails if the reply comes before all bytes were sent.
             let _ = stream.write_all(request).and_then(|()| stream.shutdown(std::net::Shutdown::Write));
             let mut said = Vec::new();
             let _ = stream.read_to_end(&mut said);

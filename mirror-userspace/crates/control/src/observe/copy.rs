@@ -1,8 +1,8 @@
 //! Copies of frames on their way from a worker to another thread.
 //!
-//! A [`Copier`] is the worker's end: it filters, and copies what matches into a ring of bytes, a
-//! [`Head`] in front of each frame. When the ring is full, or more frames match than somebody wants to
-//! see, the copy is dropped and counted; the worker never waits. A [`Copies`] is the other end.
+//! A [`Copier`] is the worker's end. It applies the filter and copies matching frames into a ring of bytes,
+//! each behind a [`Head`]. When the ring is full, or more frames match than the rate allows, it drops and
+//! counts the copy; the worker never waits. A [`Copies`] is the other end.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,15 +20,15 @@ use super::Observer;
 
 /// Stands for the VNI of a frame without one.
 const NO_VNI: u32 = u32::MAX;
-/// Nanoseconds of a second.
+/// Nanoseconds in a second.
 const SECOND: u64 = 1_000_000_000;
 
-/// What stands in front of each copied frame, also on the way to `mirror-xdp tail`, which runs on the same
+/// The header in front of each copied frame. It is also sent to `mirror-xdp tail`, which runs on the same
 /// machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Head {
-    /// When the frame was seen, in nanoseconds since the epoch.
+    /// The time when the frame was seen, in nanoseconds since the epoch.
     pub time: u64,
     endpoint: u64,
     outer_source: [u64; 2],
@@ -37,12 +37,12 @@ pub struct Head {
     flow_hash: u32,
     /// Bytes that the frame had on the wire.
     pub original_len: u32,
-    /// Bytes that follow.
+    /// Bytes of the copy that follows.
     pub len: u32,
 }
 
 impl Head {
-    /// Bytes of a head.
+    /// The size of a head in bytes.
     pub const LEN: usize = size_of::<Self>();
 
     fn new(info: &FrameInfo, len: usize) -> Self {
@@ -59,13 +59,13 @@ impl Head {
         }
     }
 
-    /// The head at the beginning of `bytes`.
+    /// Reads the head at the beginning of `bytes`; `None` if they are too short.
     #[must_use]
     pub fn read(bytes: &[u8]) -> Option<Self> {
         Self::read_from_prefix(bytes).ok().map(|(head, _)| head)
     }
 
-    /// What is known of the frame.
+    /// Returns the metadata of the frame.
     #[must_use]
     pub fn info(&self) -> FrameInfo {
         let address = |[high, low]: [u64; 2]| Address::from_words(high, low);
@@ -73,7 +73,7 @@ impl Head {
             time: self.time,
             original_len: self.original_len,
             flow_hash: FlowHash(self.flow_hash),
-            // No filter asks for it.
+            // No filter needs it.
             side: None,
             mirror: Vni::new(self.vni).map(|vni| MirrorSession {
                 vni,
@@ -85,16 +85,16 @@ impl Head {
     }
 }
 
-/// What became of the frames that an observer wanted. `matched = copied + lost + limited`.
+/// The counters of an observer. `matched = copied + lost + limited`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyCounts {
-    /// Frames that the filter let through.
+    /// Frames that matched the filter.
     pub matched: u64,
-    /// Of them, those that were copied.
+    /// Matching frames that were copied.
     pub copied: u64,
-    /// Those that the ring had no room for: who reads it is too slow.
+    /// Matching frames that did not fit into the ring: the reader is too slow.
     pub lost: u64,
-    /// Those beyond the rate that was asked for.
+    /// Matching frames beyond the requested rate.
     pub limited: u64,
 }
 
@@ -109,7 +109,7 @@ impl std::iter::Sum for CopyCounts {
     }
 }
 
-/// The counts as the other thread sees them. One thread writes.
+/// The counters as the other thread sees them. Only the worker writes them.
 #[derive(Debug, Default)]
 struct Shared {
     matched: AtomicU64,
@@ -120,35 +120,35 @@ struct Shared {
 
 impl Shared {
     fn add(counter: &AtomicU64) {
-        // Nobody else writes: no need for an instruction that locks the bus.
+        // No other thread writes, so no locked instruction is needed.
         counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
     fn counts(&self) -> CopyCounts {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        // What was matched is read last: the others are never more.
+        // `matched` is read last, so the others never exceed it.
         let (copied, lost, limited) = (get(&self.copied), get(&self.lost), get(&self.limited));
         CopyCounts { matched: get(&self.matched), copied, lost, limited }
     }
 }
 
-/// What to copy.
+/// Selects the frames to copy.
 #[derive(Debug, Default)]
 pub struct Wanted {
-    /// Frames that match; all where there is none.
+    /// Only frames that match; `None` for all frames.
     pub filter: Option<Arc<Expression>>,
-    /// Bytes of each frame at most; all where there is none.
+    /// The maximum number of bytes copied of each frame; `None` for all bytes.
     pub snaplen: Option<usize>,
-    /// Frames a second at most; any number where there is none.
+    /// The maximum number of frames a second; `None` for any number.
     pub rate: Option<u32>,
 }
 
-/// The worker's end.
+/// The worker's end of the ring.
 pub struct Copier {
     wanted: Wanted,
     ring: Producer<u8>,
     shared: Arc<Shared>,
-    /// When the second began that frames are counted in.
+    /// The time when the current second of the rate limit began.
     second: u64,
     in_second: u32,
 }
@@ -159,14 +159,14 @@ impl fmt::Debug for Copier {
     }
 }
 
-/// The other end: the copies of one worker's frames.
+/// The reader's end of the ring: the copies of one worker's frames.
 #[derive(Debug)]
 pub struct Copies {
     ring: Consumer<u8>,
     shared: Arc<Shared>,
 }
 
-/// Both ends of a ring with room for so many bytes.
+/// Creates both ends of a ring with room for `room` bytes.
 #[must_use]
 pub fn pair(wanted: Wanted, room: usize) -> (Copier, Copies) {
     let (producer, consumer) = RingBuffer::new(room);
@@ -176,7 +176,7 @@ pub fn pair(wanted: Wanted, room: usize) -> (Copier, Copies) {
 }
 
 impl Copier {
-    /// Whether another frame may be copied in this second.
+    /// Counts a frame, and returns true if the rate allows to copy it in this second.
     const fn is_within_rate(&mut self, time: u64) -> bool {
         let Some(rate) = self.wanted.rate else { return true };
         if time.wrapping_sub(self.second) >= SECOND {
@@ -202,7 +202,7 @@ impl Observer for Copier {
             return Shared::add(&self.shared.lost);
         }
         let head = Head::new(info, wanted.len());
-        // In one go: the other end sees both or neither.
+        // One chunk for both, so the other end sees either head and frame or neither.
         let Ok(mut chunk) = self.ring.write_chunk(Head::LEN + wanted.len()) else {
             return Shared::add(&self.shared.lost);
         };
@@ -214,7 +214,7 @@ impl Observer for Copier {
     }
 }
 
-/// Writes `bytes` at an offset into two slices, one behind the other.
+/// Writes `bytes` at the offset `at` into two slices that are treated as one.
 fn put(first: &mut [u8], second: &mut [u8], at: usize, bytes: &[u8]) {
     let room = first.len().saturating_sub(at).min(bytes.len());
     let (head, rest) = bytes.split_at(room);
@@ -228,7 +228,7 @@ fn put(first: &mut [u8], second: &mut [u8], at: usize, bytes: &[u8]) {
 }
 
 impl Copies {
-    /// Appends what is there to `buffer`: whole frames, each behind its head.
+    /// Appends everything in the ring to `buffer`: whole frames, each behind its head.
     pub fn take(&mut self, buffer: &mut Vec<u8>) {
         let Ok(chunk) = self.ring.read_chunk(self.ring.slots()) else { return };
         let (first, second) = chunk.as_slices();
@@ -237,21 +237,21 @@ impl Copies {
         chunk.commit_all();
     }
 
-    /// Whether nothing more comes: the worker has let go of its end, and all was taken.
+    /// Returns true if nothing more comes: the worker has dropped its end, and all bytes were taken.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        // In this order: what was written before the end is seen after it.
+        // In this order, bytes written before the end are seen after it.
         self.ring.is_abandoned() && self.ring.is_empty()
     }
 
-    /// What was counted so far.
+    /// Returns the counters so far.
     #[must_use]
     pub fn counts(&self) -> CopyCounts {
         self.shared.counts()
     }
 }
 
-/// The frames in a buffer of copies.
+/// Iterates over the frames in a buffer of copies.
 pub fn frames(buffer: &[u8]) -> impl Iterator<Item = (Head, &[u8])> {
     let mut rest = buffer;
     std::iter::from_fn(move || {

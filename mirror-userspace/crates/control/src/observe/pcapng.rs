@@ -1,4 +1,4 @@
-//! Observed frames as pcapng, for Wireshark: an interface for each mirror session, nanoseconds.
+//! Writes observed frames as pcapng for Wireshark, with an interface for each mirror session and nanoseconds.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -13,12 +13,12 @@ use pcap_file::pcapng::blocks::interface_description::{
 };
 use pcap_file::{DataLink, PcapError};
 
-/// Sessions that get an interface of their own; the frames of others share one.
+/// The maximum number of interfaces: sessions beyond it share one.
 const MAX_INTERFACES: usize = 4096;
-/// What `if_tsresol` says for nanoseconds.
+/// The value of `if_tsresol` for nanoseconds.
 const NANOSECONDS: u8 = 9;
 
-/// Writes frames as they come.
+/// Writes frames as they arrive.
 pub struct Writer<W: Write> {
     out: PcapNgWriter<W>,
     interfaces: HashMap<Option<MirrorSession>, u32>,
@@ -42,7 +42,7 @@ impl<W: Write> Writer<W> {
         self.out.write_pcapng_block(block).map(|_| ()).map_err(io_error)
     }
 
-    /// Hands on what was written.
+    /// Flushes the underlying writer.
     pub fn flush(&mut self) -> io::Result<()> {
         self.out.get_mut().flush()
     }

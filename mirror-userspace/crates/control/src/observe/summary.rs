@@ -1,4 +1,4 @@
-//! A frame in one line, as tcpdump would put it, and the same as a JSON object.
+//! Formats a frame as one line in the style of tcpdump, and as a JSON object.
 
 use std::fmt::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
@@ -11,49 +11,49 @@ use mirror_rules::text::protocol_name;
 use mirror_xdp_common::wire::protocol;
 use serde::Serialize;
 
-/// Nanoseconds of a second.
+/// Nanoseconds in a second.
 const SECOND: u64 = 1_000_000_000;
 
-/// What is told of a frame.
+/// A summary of a frame.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Summary {
-    /// When it was seen, in nanoseconds since the epoch.
+    /// The time when the frame was seen, in nanoseconds since the epoch.
     pub time: u64,
     /// Its VNI.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vni: Option<u32>,
-    /// The mirrored interface.
+    /// The outer source address: the mirrored interface.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outer_src: Option<IpAddr>,
     /// Bytes on the wire.
     pub length: u32,
-    /// The IP packet in it: the outermost.
+    /// The outermost IP packet in the frame.
     #[serde(flatten)]
     pub content: Content,
 }
 
-/// What is in the frame.
+/// The content of a frame.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Content {
     /// An IP packet.
     Packet(Conversation),
-    /// A fragment of one.
+    /// A fragment of an IP packet.
     Fragment {
-        /// The fragment's number.
+        /// The constant `ip`.
         fragment: &'static str,
     },
-    /// Nothing that flows are kept of.
+    /// A frame that belongs to no flow.
     Refused {
-        /// Why not.
+        /// The reason.
         refused: &'static str,
-        /// The EtherType or length field of the frame, if there is one.
+        /// The EtherType or length field of the frame; absent if the frame is too short.
         #[serde(skip_serializing_if = "Option::is_none")]
         ethertype: Option<u16>,
     },
 }
 
-/// Who talks to whom.
+/// The endpoints and the transport of a packet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Conversation {
     /// Source address.
@@ -68,21 +68,21 @@ pub struct Conversation {
     pub dest_port: Option<u16>,
     /// Transport protocol.
     pub proto: String,
-    /// Flags of TCP, as tcpdump writes them.
+    /// TCP flags, in tcpdump's notation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp_flags: Option<String>,
     /// Type and code of ICMP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub icmp: Option<(u8, u8)>,
-    /// Bytes of payload, where TCP or UDP say so.
+    /// Bytes of TCP or UDP payload.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload: Option<usize>,
-    /// The flow.
+    /// The Community ID of the flow.
     pub community_id: String,
 }
 
 impl Summary {
-    /// Of a frame.
+    /// Summarizes a frame.
     #[must_use]
     pub fn of(info: &FrameInfo, frame: &[u8]) -> Self {
         let layer = Layer::frame(LinkType::Ethernet, frame, info.original_len as usize);
@@ -130,7 +130,7 @@ impl Conversation {
     }
 }
 
-/// The flags of a segment, in tcpdump's letters.
+/// Formats the flags of a segment with tcpdump's letters.
 fn flags(flags: u8) -> String {
     const PUSH: u8 = 0x08;
     let letters = [
@@ -194,7 +194,7 @@ impl fmt::Display for Conversation {
     }
 }
 
-/// Appends what is told of a frame, and a line feed.
+/// Appends the summary of a frame and a line feed.
 pub fn write_line(out: &mut String, info: &FrameInfo, frame: &[u8]) {
     // Writing to a string cannot fail.
     let _ = writeln!(out, "{}", Summary::of(info, frame));

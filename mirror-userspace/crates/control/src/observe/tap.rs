@@ -1,8 +1,8 @@
-//! The tap: the inner frames sent out of an interface, so that Suricata, Zeek or Arkime can sit at its other
-//! end and see the traffic as if it were there.
+//! The tap sends the inner frames out of an interface, so that Suricata, Zeek or Arkime at its other end see
+//! the traffic as if it were there.
 //!
-//! A thread of its own takes the workers' copies and sends them by an `AF_PACKET` socket, many with one
-//! system call. What it cannot send is counted and not tried again.
+//! A separate thread takes the workers' copies and sends them through an `AF_PACKET` socket, many frames with
+//! one system call. Frames that it cannot send are counted and not retried.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -24,38 +24,38 @@ use serde::Serialize;
 use super::copy::{self, Copies, CopyCounts, Wanted};
 use super::{Observer, Subscription, TooMany, Workers};
 
-/// Bytes of the ring of each worker.
+/// The size of each worker's ring in bytes.
 const ROOM: usize = 8 << 20;
-/// Bytes that may wait in the socket.
+/// The size of the socket's send buffer in bytes.
 const SEND_BUFFER: usize = 4 << 20;
-/// Frames that are sent with one system call.
+/// The number of frames sent with one system call.
 const BATCH: usize = 64;
-/// How long the thread rests when nothing was there.
+/// The time that the thread sleeps when there are no frames.
 const REST: Duration = Duration::from_millis(1);
 
-/// How long is waited for the workers to take notice.
+/// The time that the tap waits for the workers to check their mailboxes.
 const COLLECT_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Why there is no tap.
+/// The reasons why the tap cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no such interface.
+    /// The interface does not exist.
     #[error(
         "--tap {0}: there is no such interface; make one with `ip link add {0} type veth peer name {0}-ids`"
     )]
     NoInterface(String),
-    /// It is captured from: frames would go round.
+    /// The capture reads from this interface: frames would loop.
     #[error("--tap {0}: mirrored traffic is captured from this interface; name another one")]
     Captured(String),
-    /// Somebody else looks on already.
+    /// The maximum number of observers is reached.
     #[error(transparent)]
     TooMany(#[from] TooMany),
-    /// The system refuses.
+    /// A system call failed.
     #[error("--tap {interface}: cannot send frames out of it")]
     Io {
         /// The interface.
         interface: String,
-        /// What the system said.
+        /// The error of the system call.
         source: io::Error,
     },
 }
@@ -63,24 +63,24 @@ pub enum Error {
 /// Frames that did not reach the interface, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TapLost {
-    /// The tap was too slow, and a worker found no room for the copy.
+    /// The tap was too slow, and the copy did not fit into a worker's ring.
     pub ring_full: u64,
     /// The frame was longer than the interface's MTU allows.
     pub too_long: u64,
-    /// The interface was down, or its queue full.
+    /// The interface was down, or its queue was full.
     pub refused: u64,
 }
 
-/// What became of the frames: `frames = sent + Σ lost`, and those on their way.
+/// The counters of the tap: `frames = sent + Σ lost`, plus frames in flight.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TapCounts {
     /// The interface.
     pub interface: String,
-    /// Frames that the workers had.
+    /// Frames that the workers received.
     pub frames: u64,
-    /// Sent.
+    /// Frames that were sent.
     pub sent: u64,
-    /// Not sent.
+    /// Frames that were not sent.
     pub lost: TapLost,
 }
 
@@ -93,7 +93,7 @@ struct Shared {
     ring_full: AtomicU64,
 }
 
-/// A socket to send by; nothing is sent yet.
+/// The socket of a tap; nothing is sent yet.
 #[derive(Debug)]
 pub struct Tap {
     interface: String,
@@ -112,16 +112,16 @@ impl Tap {
             .filter(|entry| entry.interface_name == interface)
             .find_map(|entry| entry.address?.as_link_addr().copied())
             .ok_or_else(|| Error::NoInterface(interface.to_owned()))?;
-        // Protocol 0: receives nothing.
+        // With protocol 0 the socket receives nothing.
         let socket =
             socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).map_err(error)?;
         bind(socket.as_raw_fd(), &address).map_err(error)?;
-        // Where that is not allowed, the usual room has to do.
+        // Without the right to do that, the default size has to do.
         let _ = setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER);
         Ok(Self { interface: interface.to_owned(), socket })
     }
 
-    /// Sends what the workers have from now on.
+    /// Sends the frames that the workers receive from now on.
     pub fn start(self, workers: &Workers) -> Result<Running, Error> {
         let mut observers: Vec<Box<dyn Observer>> = Vec::new();
         let mut copies = Vec::new();
@@ -131,8 +131,8 @@ impl Tap {
             copies.push(taken);
         }
         let subscription = workers.subscribe(observers)?;
-        // So that what comes once the capture is announced goes out; a worker that takes longer than this
-        // has other troubles.
+        // Frames that arrive after the capture is announced must go out. A worker that takes longer than this
+        // has other problems.
         let _ = workers.wait_until_collected(COLLECT_PATIENCE);
         let shared = Arc::new(Shared::default());
         let (interface, counted) = (self.interface.clone(), Arc::clone(&shared));
@@ -142,7 +142,7 @@ impl Tap {
         Ok(Running { interface, shared, subscription: Some(subscription), thread: Some(thread) })
     }
 
-    /// Sends until the workers have let go of their ends.
+    /// Sends frames until the workers have dropped their ends.
     fn run(self, mut copies: Vec<Copies>, shared: &Shared) {
         let mut headers = MultiHeaders::<LinkAddr>::preallocate(BATCH, None);
         let mut buffer = Vec::new();
@@ -182,7 +182,7 @@ impl Tap {
                 MsgFlags::empty(),
             )
             .map(Iterator::count);
-            // The kernel stops at the first that it does not take, and says why at the next call.
+            // The kernel stops at the first frame that it refuses, and reports the reason at the next call.
             let done = match sent {
                 Ok(sent) => {
                     shared.sent.fetch_add(sent as u64, Ordering::Relaxed);
@@ -203,7 +203,7 @@ impl Tap {
     }
 }
 
-/// A tap at work.
+/// A running tap.
 pub struct Running {
     interface: String,
     shared: Arc<Shared>,
@@ -218,7 +218,7 @@ impl fmt::Debug for Running {
 }
 
 impl Running {
-    /// What was counted so far.
+    /// Returns the counters so far.
     #[must_use]
     pub fn counts(&self) -> TapCounts {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -234,12 +234,12 @@ impl Running {
         }
     }
 
-    /// Sends what is left and says what was counted. The workers have ended.
+    /// Sends the remaining frames and returns the counters. The workers have ended before.
     #[must_use]
     pub fn finish(mut self) -> TapCounts {
         self.subscription = None;
         if let Some(thread) = self.thread.take() {
-            // One that has panicked has said so.
+            // A thread that panicked has reported it.
             let _ = thread.join();
         }
         self.counts()

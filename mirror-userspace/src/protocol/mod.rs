@@ -1,7 +1,7 @@
-//! Protocol code without input or output: bytes in, values out. Nothing here knows a clock, a socket or
-//! a flow table, and nothing panics or works longer than in proportion to its input, whatever the bytes.
-//! What a worker calls allocates nothing, except for the buffers of handshakes, which are used again;
-//! what the thread of the sink calls to write a record may.
+//! Protocol code without I/O: bytes in, values out. Nothing here uses a clock, a socket or a flow table. For
+//! any input, nothing panics, and the work is at most proportional to the input's length. Functions that a
+//! worker calls allocate nothing, except for the buffers of handshakes, which are reused. Functions that the
+//! sink's thread calls to write a record may allocate.
 
 pub mod detect;
 pub mod dns;
@@ -12,7 +12,7 @@ pub mod ssh;
 pub(crate) mod text;
 pub mod tls;
 
-/// Which side of a flow sent the bytes.
+/// The side of a flow that sent the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// From the client, the side that opened the flow.
@@ -22,7 +22,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// The other one.
+    /// Returns the other direction.
     #[must_use]
     pub const fn reverse(self) -> Self {
         match self {

@@ -1,4 +1,4 @@
-//! What is known of the frames that tests hand to a worker and to those who look on.
+//! Properties of the frames that tests pass to a worker and to observers.
 
 use std::net::IpAddr;
 
@@ -8,7 +8,7 @@ use mirror_xdp_common::inner::InnerHeaders;
 use super::{FlowHash, FrameInfo, Mirror, Vni};
 
 impl FrameInfo {
-    /// Of a plain frame that is all there, seen at the epoch, without its hash.
+    /// Returns those of a complete plain frame, seen at the epoch, without its hash.
     pub(crate) fn of(frame: &[u8]) -> Self {
         Self {
             time: 0,
@@ -19,17 +19,17 @@ impl FrameInfo {
         }
     }
 
-    /// Seen at this time, in nanoseconds since the epoch.
+    /// Sets the time, in nanoseconds since the epoch.
     pub(crate) fn at(self, time: u64) -> Self {
         Self { time, ..self }
     }
 
-    /// With the hash of its flow.
+    /// Sets the hash of the frame's flow.
     pub(crate) fn hashed(self, frame: &[u8], seed: u64) -> Self {
         Self { flow_hash: InnerHeaders::parse(frame, 0).flow_hash(&FlowHashKey::new(seed)), ..self }
     }
 
-    /// Mirrored from `outer_source` to 10.0.9.5.
+    /// Sets the mirror session, from `outer_source` to 10.0.9.5.
     pub(crate) fn mirrored(self, vni: u32, outer_source: &str) -> Self {
         let address = |text: &str| text.parse::<IpAddr>().unwrap().into();
         let mirror = Mirror {

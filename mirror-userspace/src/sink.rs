@@ -46,7 +46,7 @@ const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
     /// The log directory is missing and cannot be created, or is not a directory.
-    #[error("cannot make the log directory {}: {source}; choose a writable one with --log-dir", path.display())]
+    #[error("cannot create the log directory {}: {source}; choose a writable one with --log-dir", path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
@@ -62,7 +62,7 @@ pub enum SinkError {
         source: io::Error,
     },
     /// No process listens on a socket.
-    #[error("cannot connect to the socket {}: {source}; start what reads the log first", path.display())]
+    #[error("cannot connect to the socket {}: {source}; start the reader of the log first", path.display())]
     Connect {
         /// The socket.
         path: PathBuf,
@@ -70,7 +70,7 @@ pub enum SinkError {
         source: io::Error,
     },
     /// Records and account would both go to standard output.
-    #[error("the records go to stdout, and so does the account; leave out --json, or the output `-`")]
+    #[error("the records and the account would both go to stdout; leave out --json, or the output `-`")]
     Stdout,
     /// The sink's thread cannot be started.
     #[error("cannot start the thread that writes the log: {0}")]
@@ -459,7 +459,7 @@ struct Writer {
     events: Vec<(usize, &'static str)>,
     /// The measurements of services.
     services: Services,
-    /// True if services are measured, because somebody reads the result.
+    /// True if services are measured: metrics are written, or there is a [`ServiceDesk`].
     measured: bool,
     /// The latest time of a record.
     now: u64,
@@ -513,7 +513,10 @@ impl Writer {
                 Ok(Message::Reopen) => {
                     self.flush();
                     if let Err(error) = self.output.reopen() {
-                        tracing::warn!("cannot open {} again: {error}; the old file goes on", self.name);
+                        tracing::warn!(
+                            "cannot reopen {}: {error}; records still go to the old file",
+                            self.name
+                        );
                     }
                 }
                 Ok(Message::Flush(done)) => {
@@ -602,7 +605,7 @@ impl Writer {
     fn flush(&mut self) {
         if self.text.is_empty() {
             if let Err(error) = self.output.tick() {
-                self.warn(&error, "it goes on in the same file");
+                self.warn(&error, "records still go to the same file");
             }
             return;
         }
@@ -613,10 +616,10 @@ impl Writer {
         });
         match error {
             Some(error) if lost > 0 => self.lose(lost, &error),
-            Some(error) => self.warn(&error, "it goes on in the same file"),
+            Some(error) => self.warn(&error, "records still go to the same file"),
             None if self.warned => {
                 self.warned = false;
-                tracing::info!("records are written {} again", self.name);
+                tracing::info!("can write {} again", self.name);
             }
             None => {}
         }
@@ -626,7 +629,7 @@ impl Writer {
 
     fn lose(&mut self, records: u64, error: &dyn std::fmt::Display) {
         self.counters.lose(records);
-        self.warn(error, "records are lost until that is mended");
+        self.warn(error, "records are lost until this is fixed");
     }
 
     fn warn(&mut self, error: &dyn std::fmt::Display, consequence: &str) {

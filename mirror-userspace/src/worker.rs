@@ -288,7 +288,7 @@ impl Worker {
         self.indicators = Some(Arc::clone(indicators));
     }
 
-    /// Stores the frames in the packet store.
+    /// Enables the packet store: it stores the frames, too.
     pub fn store_by(&mut self, store: StoreHandle) {
         self.store = Some(store);
     }
@@ -298,7 +298,7 @@ impl Worker {
         self.shunting.as_mut()
     }
 
-    /// Hands reassembled datagrams to the workers that own their flows.
+    /// Enables the handoff of reassembled datagrams to the workers that own their flows.
     pub fn hand_datagrams_over_by(&mut self, datagrams: Datagrams) {
         self.datagrams = Some(datagrams);
     }
@@ -647,7 +647,7 @@ impl Worker {
         if self.twice.is_none() || !packet.direct {
             return false;
         }
-        // The driver passes these up from both sessions.
+        // The driver passes FINs and resets up from both sessions.
         if let Transport::Tcp(Segment { header, .. }) = packet.transport
             && header.flags() & (tcp_flags::FIN | tcp_flags::RST) != 0
         {

@@ -20,7 +20,7 @@ pub(super) type Set = u16;
 
 /// More analyzers were registered than a worker can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a worker has at most {MAX} analyzers of its user; register fewer", MAX = Analyzers::MAX_REGISTERED)]
+#[error("a worker has at most {MAX} registered analyzers; register fewer", MAX = Analyzers::MAX_REGISTERED)]
 pub struct TooMany;
 
 /// A function that registers a user's analyzers with those of a worker.

@@ -118,7 +118,7 @@ pub enum Use {
     /// No more data of this flow is needed.
     Done,
     /// This many bytes are used. The data that follows in either direction belongs to another protocol, and
-    /// detection starts anew.
+    /// detection starts again.
     Restart(usize),
 }
 

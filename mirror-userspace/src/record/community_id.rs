@@ -20,7 +20,7 @@ pub struct CommunityId([u8; 20]);
 
 /// The text is not a Community ID of version 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not `1:` and 20 bytes in base64")]
+#[error("not `1:` followed by 20 bytes in base64")]
 pub struct NoCommunityId;
 
 impl FromStr for CommunityId {

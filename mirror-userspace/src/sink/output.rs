@@ -66,7 +66,7 @@ impl Destination {
         let is_kind =
             |kind: &str| kind.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-_".contains(&byte));
         if name.contains('\0') {
-            return wrong("no name has the character 0".to_owned());
+            return wrong("a file name cannot contain the NUL character".to_owned());
         }
         match name.split_once(':') {
             Some((kind @ ("unix-stream" | "unix-dgram"), path)) => match path.len() {
@@ -81,7 +81,7 @@ impl Destination {
                 || name.ends_with('/')
                 || matches!(name.rsplit('/').next(), Some("." | "..")) =>
             {
-                wrong(format!("`{name}` is no name of a file"))
+                wrong(format!("`{name}` is not a file name"))
             }
             _ => Ok(()),
         }

@@ -50,7 +50,8 @@ impl Whole {
 pub struct DatagramCounters {
     /// Datagrams handed to the worker that owns the flow.
     pub given: u64,
-    /// Datagrams analysed by the worker that reassembled them, because no buffer was free.
+    /// Datagrams analysed by the worker that reassembled them, because no buffer was free or
+    /// the owner could not take them.
     pub kept: u64,
 }
 

@@ -147,6 +147,6 @@ impl Shunting {
     }
 
     fn complain(error: &MapError) {
-        tracing::warn!("the kernel refuses to keep a flow's counters: {error}");
+        tracing::warn!("cannot access a flow's counters in the kernel: {error}");
     }
 }

@@ -45,10 +45,10 @@ pub enum Malformed {
     #[error("a name has a reserved label type, a wrong pointer or no end")]
     Name,
     /// The data of a record is shorter than its type requires.
-    #[error("the data of a record is not of its type's form")]
+    #[error("the data of a record does not match its type")]
     Data,
     /// Compression expands the message to many times its size: an attack on its readers.
-    #[error("compression makes the message many times its size")]
+    #[error("compression expands the message to many times its size")]
     Expansion,
 }
 

@@ -58,7 +58,7 @@ pub enum Malformed {
     #[error("a hello is longer than {MAX_HELLO} bytes")]
     HelloLength,
     /// A hello whose fields exceed its length.
-    #[error("a hello is not of its form")]
+    #[error("the fields of a hello exceed its length")]
     Hello,
     /// A certificate longer than its message, or than [`MAX_CERTIFICATE`].
     #[error("a certificate is longer than its message or {MAX_CERTIFICATE} bytes")]

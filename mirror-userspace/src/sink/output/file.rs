@@ -91,7 +91,7 @@ impl LogFile {
         (done, failure)
     }
 
-    /// Returns true if the file has no name any more, so that nobody can read it.
+    /// Returns true if the file has no name any more, so that no reader can open it.
     fn is_removed(&self) -> bool {
         let Ok(open) = self.file.metadata() else { return false };
         // Some file systems do not count links.
@@ -105,16 +105,17 @@ impl LogFile {
         let made = self.path.parent().map_or(Ok(()), |directory| self.modes.make_directory(directory));
         match made.and_then(|()| self.reopen()) {
             Ok(()) => {
-                tracing::warn!("{} was removed; it is begun anew", self.path.display());
+                tracing::warn!("{} was removed; it is created again", self.path.display());
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(io::Error::new(
                 error.kind(),
                 "its directory was removed, and the process is confined to that one; restart it to log again",
             )),
-            Err(error) => {
-                Err(io::Error::new(error.kind(), format!("it was removed; to make it again: {error}")))
-            }
+            Err(error) => Err(io::Error::new(
+                error.kind(),
+                format!("it was removed and cannot be created again: {error}"),
+            )),
         }
     }
 

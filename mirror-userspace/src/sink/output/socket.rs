@@ -40,7 +40,7 @@ impl Socket {
                 return Err(SinkError::Connect { path: this.path, source });
             }
             Err(error) => tracing::warn!(
-                "nobody listens to {}: {error}; records are lost until somebody does",
+                "no process listens on {}: {error}; records are lost until one does",
                 this.path.display()
             ),
         }

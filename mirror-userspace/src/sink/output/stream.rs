@@ -103,7 +103,7 @@ pub(super) fn wait_for_room(fd: BorrowedFd<'_>, patience: Patience, stalled: &mu
         match poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], timeout) {
             Ok(0) => {
                 *stalled = true;
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "its reader takes nothing"));
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "its reader accepts no data"));
             }
             Ok(_) => {
                 *stalled = false;

@@ -263,7 +263,7 @@ fn who_reads_a_capture_file_is_told_that_nobody_listens() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("eve.sock");
     let error = Output::open(socket(&path, false), Patience::Endless).unwrap_err().to_string();
-    assert!(error.contains("eve.sock") && error.contains("start what reads"), "{error}");
+    assert!(error.contains("eve.sock") && error.contains("start the reader"), "{error}");
 }
 
 #[test]

@@ -46,7 +46,10 @@ const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
     /// The log directory is missing and cannot be created, or is not a directory.
-    #[error("cannot create the log directory {}: {source}; choose a writable one with --log-dir", path.display())]
+    #[error(
+        "cannot create the log directory {}: {source}; choose a writable one with --log-dir",
+        path.display()
+    )]
     Directory {
         /// The directory.
         path: PathBuf,
@@ -385,7 +388,7 @@ impl Sink {
     /// Returns a handle for queries about services.
     #[must_use]
     pub fn desk(&self) -> ServiceDesk {
-        // Fails only if the thread panicked, which is reported elsewhere.
+        // Fails only if the thread panicked, and a panic reports itself.
         let _ = self.queue.send(Message::Measure);
         ServiceDesk(self.queue.clone())
     }
@@ -404,7 +407,7 @@ impl Sink {
         Ok(())
     }
 
-    /// Returns the counters so far. Events that wait for the next write are in neither figure.
+    /// Returns the counters so far. Events that wait for the next write count neither as written nor as lost.
     #[must_use]
     pub fn counters(&self) -> SinkCounters {
         self.counters.load()
@@ -415,7 +418,7 @@ impl Sink {
     #[must_use]
     pub fn flush(&self) -> SinkCounters {
         let (done, written) = sync_channel(1);
-        // Both fail only if the thread panicked, which is reported elsewhere.
+        // Both fail only if the thread panicked, and a panic reports itself.
         let _ = self.queue.send(Message::Flush(done));
         let _ = written.recv();
         self.counters.load()

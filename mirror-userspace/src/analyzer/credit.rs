@@ -1,6 +1,6 @@
 //! A limit on the events that the bytes of a stream may become. A stream can hold a request every few bytes,
-//! and each becomes a line of many hundred. Without a limit, a sender of little data would fill the disk of
-//! the log.
+//! and each becomes a line of many hundred bytes. Without a limit, a sender of little data would fill the
+//! disk of the log.
 
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use crate::record::eve::Lines;
 
 /// Bytes of records that a flow may emit in any case.
 const FIRST: u32 = 4096;
-/// Credit for each call with data, that is, for each packet: one event.
+/// Credit for each call with data, that is, for each packet: enough for one event.
 const A_PACKET: u32 = 1024;
 /// Credit for each byte of data.
 const A_BYTE: u32 = 8;

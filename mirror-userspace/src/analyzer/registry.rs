@@ -276,7 +276,8 @@ impl Analyzers {
     }
 
     /// Passes an event to the analyzers that want the data. Returns the number of bytes that none of them
-    /// needs any more. With `hold`, all bytes are still needed, since others may follow.
+    /// needs any more. With `hold`, all bytes are still needed, since analyzers that join later may want
+    /// them.
     pub(crate) fn data(
         &mut self,
         following: &mut Following,

@@ -411,8 +411,8 @@ impl FlowTable {
     }
 
     /// Samples entries of the full table, and returns the most idle flow of these two hosts, if they still
-    /// have too many. If many flows are half open, only such a flow is returned: otherwise the flood comes
-    /// from other hosts.
+    /// have too many. If many flows are half open, only half-open flows qualify: if these hosts have none,
+    /// the flood comes from others.
     fn one_of(&mut self, hosts: u16) -> Option<FlowIndex> {
         if self.hosts[usize::from(hosts)] as usize <= self.modest {
             self.greedy = None;
@@ -497,7 +497,7 @@ impl FlowTable {
         list.len -= 1;
         if older == NONE {
             list.oldest = newer;
-            // Flows time out one after the other in this order.
+            // Flows time out in this order, so the next one is prefetched.
             if let Some(next) = self.entries.get(newer as usize) {
                 hint::fetch_value(next);
             }

@@ -66,7 +66,7 @@ impl Destination {
         let is_kind =
             |kind: &str| kind.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-_".contains(&byte));
         if name.contains('\0') {
-            return wrong("a file name cannot contain the NUL character".to_owned());
+            return wrong("a name cannot contain the NUL character".to_owned());
         }
         match name.split_once(':') {
             Some((kind @ ("unix-stream" | "unix-dgram"), path)) => match path.len() {

@@ -50,8 +50,8 @@ impl Whole {
 pub struct DatagramCounters {
     /// Datagrams handed to the worker that owns the flow.
     pub given: u64,
-    /// Datagrams analysed by the worker that reassembled them, because no buffer was free or
-    /// the owner could not take them.
+    /// Datagrams analysed by the worker that reassembled them, because no buffer was free or the owner could
+    /// not take them.
     pub kept: u64,
 }
 
@@ -88,8 +88,8 @@ impl Datagrams {
         ways.collect()
     }
 
-    /// Hands a datagram to the worker that owns its flow. Returns false if this worker owns it, or if no
-    /// buffer is free.
+    /// Hands a datagram to the worker that owns its flow. Returns false if this worker owns it, if no buffer
+    /// is free, or if the owner cannot take it.
     pub(super) fn hand_over(
         &mut self,
         hash: FlowHash,

@@ -1,6 +1,6 @@
 //! QUIC (RFC 9000, version 2 of RFC 9369, drafts from the 23rd on): the hellos in Initial packets. Every
-//! observer of the client's first packet can remove their protection (RFC 9001). For Google's earlier
-//! versions, the client hellos.
+//! observer of the client's first packet can remove their protection (RFC 9001). Of Google's earlier
+//! versions, only the client hellos are read.
 //!
 //! A worker pushes the datagrams of both directions into the flow's [`Connection`]. It returns each [`Hello`]
 //! as soon as all of its CRYPTO frames have come, in any order and in any packets; a datagram may hold

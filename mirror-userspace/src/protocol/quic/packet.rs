@@ -43,7 +43,7 @@ pub(crate) fn probe(datagram: &[u8]) -> bool {
     }
 }
 
-/// Returns true if a datagram has a long header with a known version, or with a version negotiation.
+/// Returns true if a datagram has a long header of a known version, or is a Version Negotiation packet.
 pub(crate) fn probe_version(datagram: &[u8]) -> bool {
     let version = match datagram {
         [0xc0..=0xff, a, b, c, d, ..] => Version(u32::from_be_bytes([*a, *b, *c, *d])),

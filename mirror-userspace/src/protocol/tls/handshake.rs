@@ -452,7 +452,7 @@ fn u24([high, middle, low]: [u8; 3]) -> u32 {
 pub struct Messages<'a> {
     /// The client's first hello; `None` also for SSL 2.0.
     pub client_hello: Option<&'a [u8]>,
-    /// The server's first hello; it may be a HelloRetryRequest (RFC 8446, section 4.1.4).
+    /// The server's first hello; it may be a `HelloRetryRequest` (RFC 8446, section 4.1.4).
     pub server_hello: Option<&'a [u8]>,
     /// The server's own certificate; never seen in TLS 1.3, or in a resumed session.
     pub server_certificate: Option<&'a [u8]>,

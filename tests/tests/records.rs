@@ -56,7 +56,7 @@ fn hostile_removal_of_the_log_directory_is_told_and_its_records_count_as_lost() 
     fs::remove_dir_all(bed.log_dir()).unwrap();
     fs::create_dir(bed.log_dir()).unwrap();
     let line = appliance.wait_for_line("");
-    let again = line.contains("is begun anew");
+    let again = line.contains("is created again");
     assert!(again || line.contains("was removed") && line.contains("restart it to log again"), "{line}");
     appliance.signal(Signal::SIGHUP);
     bed.send(&flows(2000));
@@ -79,7 +79,7 @@ fn hostile_removal_of_the_log_costs_no_record() {
     let lines = || fs::read_to_string(&log).map_or(0, |text| text.lines().count() as u64);
     wait_until("something is written", || lines() > 0);
     fs::remove_file(&log).unwrap();
-    assert!(appliance.wait_for_line("").contains("was removed; it is begun anew"));
+    assert!(appliance.wait_for_line("").contains("was removed; it is created again"));
     bed.send(&flows(2000));
     let report = appliance.stop();
     report.assert_conserved();

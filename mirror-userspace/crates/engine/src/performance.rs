@@ -1,20 +1,20 @@
-//! How well a TCP connection goes, as an observer between the two sides can tell: what had to be sent
-//! again, what came out of order or never, and how long the sides take to answer.
+//! Performance of a TCP connection, as an observer between the two sides can measure it: retransmissions,
+//! reordering, losses and response times.
 //!
-//! This is kept in every entry of the flow table, so it is small: times are microseconds modulo 2³²,
-//! counters stop at their ends, and of the holes in a side's data only the bytes that are missing in all of
-//! them and the end of the last are known.
+//! Every entry of the flow table has this state, so it is small: times are microseconds modulo 2³², and
+//! counters saturate. Of the holes in a side's data, only the total of missing bytes and the end of the last
+//! hole are stored.
 
 use mirror_packet::{Direction, TcpHeader};
 use mirror_records::PerformanceSummary;
 
 use crate::tcp::before;
 
-/// A segment within this time after the one behind it was overtaken on its way; later, it was sent
-/// again. Microseconds; half of the round-trip time where that is more.
+/// Microseconds within which a segment that fills a hole counts as out of order; later, as a retransmission.
+/// Half of the round-trip time applies where that is more.
 const OVERTAKEN: u32 = 3_000;
 
-/// What one side sent.
+/// The state of one side.
 #[derive(Clone, Copy, Debug, Default)]
 struct Side {
     retransmissions: u32,
@@ -23,18 +23,18 @@ struct Side {
     zero_windows: u16,
     /// The window it announced last.
     window: u16,
-    /// What it acknowledged, furthest.
+    /// The highest acknowledgement number that it sent.
     acknowledged: u32,
-    /// Bytes that it sent, that the other side acknowledged and that were never seen.
+    /// Bytes that it sent and the other side acknowledged, but that were never seen.
     gap: u32,
     /// Bytes missing in front of `hole_end`.
     hole: u32,
     hole_end: u32,
     hole_time: u32,
-    /// The end of data that waits for its acknowledgement, and when it was sent.
+    /// The sequence number behind the data that waits for its acknowledgement, and the time it was sent.
     probe: u32,
     probe_time: u32,
-    /// How long it takes to acknowledge: the least, and a moving average. 0 is not known.
+    /// Time to acknowledge: the minimum, and a moving average. 0 if unknown.
     rtt_min: u32,
     rtt_average: u32,
 }
@@ -43,27 +43,37 @@ struct Side {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Performance {
     sides: [Side; 2],
-    /// How long each side took to answer in the handshake; 0 is not known.
+    /// Time that each side took to answer in the handshake; 0 if unknown.
     handshake: [u32; 2],
-    /// When the SYN, its answer or the client's first data came; once the server has sent data, how long
-    /// that took from the client's first on, 0 where that is not known.
+    /// Time of the SYN, of its answer or of the client's first data. Once the server has sent data, the time
+    /// from the client's first data to the server's, 0 if unknown.
     mark: u32,
     /// Bits of `Performance::…`.
     flags: u8,
     reset_by: Option<Direction>,
 }
 
+/// The measured performance of a connection. Times are in microseconds; arrays hold client and server.
+    /// Retransmitted segments with data.
+    /// Segments that arrived after later ones.
+    /// Acknowledgements that repeat the previous one while data is outstanding.
+    /// Number of times that a side closed its receive window.
+    /// Time that each side took to answer in the handshake.
+    /// Minimum time that each side took to acknowledge data.
+    /// Moving average of the time that each side took to acknowledge data.
+    /// Time from the client's first data to the server's.
+    /// The side that reset the connection.
 impl Performance {
-    /// A probe of the client's, or the server's, data is on its way.
+    /// A probe in the data of the client, or of the server, is outstanding.
     const PROBES: [u8; 2] = [1, 2];
-    /// The SYN, or its answer, was sent more than once: which of them was answered is not known.
+    /// The SYN, or its answer, was sent more than once. Which copy was answered is unknown.
     const AMBIGUOUS: u8 = 4;
     /// The client has sent data.
     const ASKED: u8 = 8;
     /// The server has sent data.
     const ANSWERED: u8 = 16;
 
-    /// Takes the SYN, or the server's answer to it.
+    /// Processes the SYN, or the server's answer to it.
     pub(super) fn syn(&mut self, direction: Direction, header: &TcpHeader, now: u64) {
         let now = micros(now);
         if direction == Direction::ToClient {
@@ -76,21 +86,21 @@ impl Performance {
 
     /// Begins with a segment that is not the first of its connection.
     pub(super) fn pick_up(&mut self, direction: Direction, header: &TcpHeader) {
-        // How long the handshake took is not to be known any more, nor when the client asked first.
+        // The duration of the handshake and the time of the client's first data are unknown.
         self.flags |= Self::AMBIGUOUS | Self::ANSWERED;
         let this = &mut self.sides[direction as usize];
         (this.window, this.acknowledged) = (header.window(), header.acknowledgement());
         self.sides[direction.reverse() as usize].acknowledged = header.sequence();
     }
 
-    /// Takes a SYN, or an answer to one, that was sent again.
+    /// Processes a retransmitted SYN, or a retransmitted answer to one.
     pub(super) const fn syn_again(&mut self, direction: Direction) {
         self.flags |= Self::AMBIGUOUS;
         let side = &mut self.sides[direction as usize];
         side.retransmissions = side.retransmissions.saturating_add(1);
     }
 
-    /// Takes the end of the handshake.
+    /// Processes the end of the handshake.
     pub(super) fn complete(&mut self, direction: Direction, header: &TcpHeader, now: u64) {
         self.answered(direction, micros(now));
         let side = &mut self.sides[direction as usize];
@@ -103,7 +113,7 @@ impl Performance {
         }
     }
 
-    /// Takes data of a side that had sent everything in front of `next`.
+    /// Processes data of a side that had sent everything before `next`.
     pub(super) fn data(&mut self, direction: Direction, next: u32, sequence: u32, len: usize, now: u64) {
         let now = micros(now);
         let len = len as u32;
@@ -116,7 +126,7 @@ impl Performance {
             if keep_alive {
                 return;
             }
-            // Which of the copies is acknowledged is not known.
+            // Which of the copies is acknowledged is unknown.
             self.flags &= !probe;
             let fills = side.hole > 0 && !before(side.hole_end, sequence.wrapping_add(len));
             if fills {
@@ -158,8 +168,8 @@ impl Performance {
         }
     }
 
-    /// Takes an acknowledgement by a side, of data of which everything in front of `sent` was seen or
-    /// missed. `alone` is one without data.
+    /// Processes an acknowledgement by one side. All data of the other side before `sent` was seen or missed.
+    /// `alone` marks an acknowledgement without data.
     pub(super) fn acknowledge(
         &mut self,
         direction: Direction,
@@ -205,17 +215,17 @@ impl Performance {
         }
     }
 
-    /// Takes a reset that closed the connection.
+    /// Processes a reset that closed the connection.
     pub(super) const fn reset(&mut self, by: Direction) {
         self.reset_by = Some(by);
     }
 
-    /// What a side acknowledged, furthest.
+    /// Returns the highest acknowledgement number of a side.
     pub(super) const fn acknowledged(&self, by: Direction) -> u32 {
         self.sides[by as usize].acknowledged
     }
 
-    /// What is known now.
+    /// Returns the current measurements.
     pub(super) fn summary(&self) -> PerformanceSummary {
         let known = |time: u32| (time > 0).then_some(time);
         PerformanceSummary {

@@ -1,10 +1,11 @@
-//! The data of TCP connections in order: what comes too early is kept until the hole before it is filled
-//! or acknowledged without having been seen, and what an analyzer cannot use yet is kept until more
-//! comes. Both are bounded, in each direction of a connection and altogether; most segments pass through
-//! without being copied. The buffers go from connection to connection.
+//! In-order data of TCP connections.
 //!
-//! The memory of all buffers is bounded, and hosts share it (`fair`): where it is used up, the buffer of another
-//! stream is taken. That stream finds a gap, and goes on behind it.
+//! A segment behind a hole is buffered until the hole is filled, or is acknowledged without having been seen.
+//! Data that an analyzer cannot use yet is buffered until more comes. Both are bounded, for each direction of
+//! a connection and in total; most segments pass through without a copy. Connections reuse the buffers.
+//!
+//! Hosts share the memory of all buffers (`fair`). When it is used up, the buffer of another stream is taken.
+//! That stream sees a gap and continues behind it.
 
 use std::num::NonZeroU32;
 
@@ -14,18 +15,18 @@ use mirror_packet::{Direction, FlowKey, FlowKeyHasher};
 use crate::meta::FlowIndex;
 use crate::tcp::before;
 
-/// Bytes that one direction may keep for its analyzer: a DNS message with its length.
+/// Bytes that one direction may buffer for its analyzer: a DNS message with its length.
 const MAX_PENDING: usize = 2 + 65_535;
 /// Bytes of one direction that may wait for a hole to be filled.
 const MAX_EARLY: usize = 32 * 1024;
 /// Segments of one direction that may wait for a hole to be filled.
 const MAX_EARLY_SEGMENTS: usize = 64;
-/// Bytes of memory that the buffers of streams hold, altogether.
+/// Bytes of memory that the buffers of streams hold, in total.
 const MAX_HELD: usize = 32 << 20;
-/// Bytes that a buffer counts as, however little it holds. So there are at most 8192.
+/// Minimum number of bytes charged for a buffer. This limits the number of buffers to 8192.
 const MIN_COST: usize = 4096;
-/// Bytes of memory that buffers without a stream hold for the next ones, altogether. Each would come to have
-/// room for the most that any stream ever kept.
+/// Bytes of memory that unused buffers hold for the next streams, in total. Without this bound, each would
+/// grow to the most that any stream ever buffered.
 const MAX_SPARE: usize = 1 << 20;
 
 /// One direction of a connection.
@@ -34,11 +35,11 @@ pub struct Stream {
     state: State,
     /// Sequence number of the next byte.
     next: u32,
-    /// The buffer that keeps bytes of this stream.
+    /// The buffer that holds bytes of this stream.
     buffer: Option<BufferIndex>,
 }
 
-/// A buffer's place, plus one, so that none takes no room.
+/// A buffer's index plus one, so that `None` needs no extra space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct BufferIndex(NonZeroU32);
 
@@ -62,108 +63,109 @@ enum State {
     New,
     /// Data is followed.
     Open,
-    /// Nobody wants more data.
+    /// No analyzer wants more data.
     Closed,
 }
 
 impl Stream {
-    /// Whether nobody wants more of it.
+    /// Returns true if no analyzer wants more of the stream.
     #[must_use]
     pub const fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed)
     }
 
-    /// Whether bytes of it are kept.
+    /// Returns true if the stream has a buffer.
     #[must_use]
     pub const fn keeps(&self) -> bool {
         self.buffer.is_some()
     }
 }
 
-/// What comes in a flow.
+/// An event in a flow's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// New bytes came: the next of a stream, or a datagram.
+    /// New bytes: the next of a stream, or a datagram.
     Data {
-        /// All bytes of the stream that were not used yet, with the new ones at the end.
+        /// All unused bytes of the stream, with the new ones at the end.
         bytes: &'a [u8],
-        /// Where the new ones begin.
+        /// Offset of the new bytes.
         new: usize,
     },
-    /// Bytes are missing between those before and those to come.
+    /// Bytes are missing in the stream.
     Gap {
-        /// The bytes in front of them that were not used. They are not given again.
+        /// The unused bytes in front of the gap. They are not passed again.
         bytes: &'a [u8],
-        /// How many are missing; 0 where that is not known.
+        /// Number of missing bytes; 0 if unknown.
         len: usize,
     },
-    /// The flow ends here, with bytes of the stream that were not used.
+    /// The flow ends.
     End {
-        /// These.
+        /// The unused bytes of the stream.
         bytes: &'a [u8],
-        /// Whether the other side has acknowledged some of the stream. If not, nobody may have got it.
+        /// True if the other side has acknowledged some of the stream. Otherwise it may have received
+        /// nothing.
         acknowledged: bool,
     },
 }
 
-/// What an analyzer did with an event.
+/// The result of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
-    /// So many bytes are done with; the rest is to be seen again with the next.
+    /// This many bytes are used. The rest is passed again with the next event.
     Used(usize),
-    /// No more of this direction is needed.
+    /// No more data of this direction is needed.
     Close,
-    /// No more of this flow is needed.
+    /// No more data of this flow is needed.
     Done,
-    /// So many bytes are done with, and what follows in either direction is of another protocol: it is to
-    /// be recognised anew.
+    /// This many bytes are used. The data that follows in either direction belongs to another protocol, and
+    /// detection starts again.
     Restart(usize),
 }
 
-/// Whose bytes a stream has.
+/// The owner of a stream's bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner<'k> {
     /// The flow.
     pub flow: FlowIndex,
-    /// The direction of it.
+    /// The direction within the flow.
     pub direction: Direction,
     /// The flow's key.
     pub key: &'k FlowKey,
-    /// Whether the key's lower endpoint sends the bytes.
+    /// True if the key's lower endpoint sends the bytes.
     pub low_sends: bool,
 }
 
 impl Owner<'_> {
-    /// Tells the stream from all others that there are at the same time.
+    /// Returns an identifier that is unique among the current streams.
     const fn id(&self) -> u64 {
         (self.flow.get() as u64) << 1 | self.direction as u64
     }
 
-    /// The host that sends the bytes, among all hosts.
+    /// Returns the hash of the host that sends the bytes.
     pub(crate) fn host(&self, hasher: &FlowKeyHasher) -> u16 {
         let (address, _) = if self.low_sends { self.key.low() } else { self.key.high() };
         hasher.host(&self.key.session, address)
     }
 }
 
-/// Why data of streams was lost.
+/// The reason why data of streams was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamLoss {
-    /// The memory for all streams was used up, and this one's buffer was taken for another.
+    /// The memory for all streams was used up, and another stream got this one's buffer.
     BufferTaken,
-    /// More came behind a hole than is kept.
+    /// More data came behind a hole than may be buffered.
     Hole,
-    /// An analyzer wanted more bytes at once than are kept.
+    /// An analyzer wanted more bytes at once than may be buffered.
     Unfinished,
 }
 
 impl StreamLoss {
-    /// How many there are.
+    /// The number of reasons.
     pub const COUNT: usize = 3;
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; Self::COUNT] = [Self::BufferTaken, Self::Hole, Self::Unfinished];
 
-    /// The name of its counter.
+    /// Returns the name of the reason's counter.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -176,18 +178,18 @@ impl StreamLoss {
 
 #[derive(Debug, Default)]
 struct Buffer {
-    /// The stream that has it, see [`Owner::id`].
+    /// The stream that uses the buffer, see [`Owner::id`].
     owner: Option<u64>,
     pending: Vec<u8>,
-    /// Sequence number, position and length in `early_bytes` of each segment that came too early.
+    /// Sequence number of each early segment, with its position and length in `early_bytes`.
     early: Vec<(u32, usize, usize)>,
     early_bytes: Vec<u8>,
-    /// Its part in [`Streams::spare`].
+    /// The buffer's part in [`Streams::spare`].
     spare: usize,
 }
 
 impl Buffer {
-    /// Bytes of memory that it holds.
+    /// Returns the bytes of memory that the buffer holds.
     const fn room(&self) -> usize {
         self.pending.capacity()
             + self.early_bytes.capacity()
@@ -198,8 +200,8 @@ impl Buffer {
         self.pending.is_empty() && self.early.is_empty()
     }
 
-    /// Takes a segment out that came early and is in order now, and puts its bytes from number `next` on into
-    /// `new`, in place of what is there. Answers whether there was one.
+    /// Removes an early segment that is in order now, and replaces `new` by its bytes from number `next` on.
+    /// Returns true if there was one.
     fn take_early(&mut self, next: u32, new: &mut Vec<u8>) -> bool {
         let in_order = self.early.iter().position(|&(sequence, ..)| !before(next, sequence));
         let Some(at) = in_order else { return false };
@@ -219,21 +221,21 @@ impl Buffer {
 pub struct Streams {
     hasher: FlowKeyHasher,
     buffers: Vec<Buffer>,
-    /// Those that streams have.
+    /// The shares of the buffers in use.
     shares: Shares,
-    /// How often data was lost, by [`StreamLoss`].
+    /// Number of losses, by [`StreamLoss`].
     lost: [u64; StreamLoss::COUNT],
-    /// Buffers without a stream that hold memory, and such that hold none.
+    /// Unused buffers that hold memory, and unused buffers that hold none (`empty`).
     free: Vec<BufferIndex>,
     empty: Vec<BufferIndex>,
-    /// Bytes of memory that the former hold.
+    /// Bytes of memory that the buffers in `free` hold.
     spare: usize,
-    /// A segment that came early while it is handed on.
+    /// An early segment while it is delivered.
     in_order: Vec<u8>,
 }
 
 impl Streams {
-    /// No stream has a buffer yet; the seed keys the hash of hosts.
+    /// Creates the set without buffers. The seed keys the hash of hosts.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self {
@@ -248,13 +250,13 @@ impl Streams {
         }
     }
 
-    /// How often data was lost, by [`StreamLoss`].
+    /// Returns the number of losses, by [`StreamLoss`].
     #[must_use]
     pub const fn lost(&self) -> [u64; StreamLoss::COUNT] {
         self.lost
     }
 
-    /// Says that bytes are missing if the stream's buffer was taken from it. Answers whether it was.
+    /// Reports a gap if the stream's buffer was taken from it. Returns true if it was.
     pub fn miss(
         &mut self,
         stream: &mut Stream,
@@ -271,9 +273,9 @@ impl Streams {
         true
     }
 
-    /// Takes a segment's data, whose first byte has number `sequence`. `first` is the number of the
-    /// stream's first byte; data of a stream whose beginning is not known is not followed.
-    /// Answers whether data was lost: the stream would have kept too much and was given up.
+    /// Processes a segment's data, whose first byte has number `sequence`. `first` is the number of the
+    /// stream's first byte; a stream whose beginning is unknown is not followed. Returns true if data was
+    /// lost: the stream would have buffered too much and was given up.
     pub fn segment(
         &mut self,
         stream: &mut Stream,
@@ -301,8 +303,8 @@ impl Streams {
             || stream.keeps() && self.deliver_early(stream, owner, &mut each)
     }
 
-    /// Takes note that the other side has all bytes in front of `acknowledged`: those that were not seen
-    /// by now will not come. Answers whether there are such bytes.
+    /// Processes an acknowledgement of all bytes before `acknowledged`. Bytes among them that were not seen
+    /// yet will not come. Returns true if there are such bytes.
     pub fn acknowledge(
         &mut self,
         stream: &mut Stream,
@@ -328,13 +330,13 @@ impl Streams {
         true
     }
 
-    /// Whether bytes of the stream are kept that were not used yet.
+    /// Returns true if the buffer holds bytes that were not used yet.
     #[must_use]
     pub fn has_unused(&mut self, stream: &Stream, owner: Owner<'_>) -> bool {
         self.held(stream, owner).is_some_and(|buffer| !buffer.pending.is_empty())
     }
 
-    /// Hands those bytes on once more, and none besides.
+    /// Delivers the unused bytes again, and no others.
     pub fn again(&mut self, stream: &mut Stream, owner: Owner<'_>, mut each: impl FnMut(Event<'_>) -> Use) {
         let Some(pending) = self.held(stream, owner).map(|buffer| &mut buffer.pending) else { return };
         if pending.is_empty() {
@@ -349,7 +351,7 @@ impl Streams {
         }
     }
 
-    /// Says that the flow ends, and gives the stream's buffer back.
+    /// Reports the end of the flow, and releases the stream's buffer.
     pub fn end(
         &mut self,
         stream: &mut Stream,
@@ -364,13 +366,13 @@ impl Streams {
         self.close(stream, owner);
     }
 
-    /// Gives the stream's buffer back and follows it no further.
+    /// Stops following the stream, and releases its buffer.
     pub fn close(&mut self, stream: &mut Stream, owner: Owner<'_>) {
         stream.state = State::Closed;
         self.give_back(stream, owner);
     }
 
-    /// Follows the stream no further, and counts why.
+    /// Stops following the stream, and counts the reason.
     fn give_up(&mut self, stream: &mut Stream, owner: Owner<'_>, why: StreamLoss) {
         self.lost[why as usize] += 1;
         self.close(stream, owner);
@@ -385,7 +387,7 @@ impl Streams {
         }
     }
 
-    /// Takes a buffer out of use, for the next stream.
+    /// Releases a buffer for the next stream.
     fn release(&mut self, index: BufferIndex) {
         self.shares.leave(index.get());
         let Some(buffer) = self.buffers.get_mut(index.get()) else { return };
@@ -403,13 +405,13 @@ impl Streams {
         }
     }
 
-    /// The buffer that the stream has, unless it was taken from it.
+    /// Returns the stream's buffer, unless it was taken from the stream.
     #[inline]
     fn held(&mut self, stream: &Stream, owner: Owner<'_>) -> Option<&mut Buffer> {
         self.buffers.get_mut(stream.buffer?.get()).filter(|buffer| buffer.owner == Some(owner.id()))
     }
 
-    /// The stream's buffer, a new one where it has none.
+    /// Returns the stream's buffer. A stream that has none gets one.
     fn buffer(&mut self, stream: &mut Stream, owner: Owner<'_>) -> Option<&mut Buffer> {
         if self.held(stream, owner).is_none() {
             let index = self.free.pop().or_else(|| self.empty.pop()).or_else(|| {
@@ -426,7 +428,7 @@ impl Streams {
         self.held(stream, owner)
     }
 
-    /// Takes note that the stream's buffer may have grown, and has others make room for it.
+    /// Charges for a buffer that may have grown, and takes the buffers of others if the memory is used up.
     fn grown(&mut self, stream: &Stream) {
         let Some(index) = stream.buffer else { return };
         let Some(buffer) = self.buffers.get(index.get()) else { return };
@@ -458,7 +460,7 @@ impl Streams {
         kept
     }
 
-    /// Hands new bytes on; `true` where the stream had to be given up.
+    /// Delivers new bytes. Returns `true` if the stream was given up.
     fn deliver(
         &mut self,
         stream: &mut Stream,
@@ -489,7 +491,7 @@ impl Streams {
         !kept
     }
 
-    /// The same behind bytes that are kept.
+    /// Does the same behind bytes that are buffered.
     fn deliver_behind(
         &mut self,
         stream: &mut Stream,
@@ -515,7 +517,7 @@ impl Streams {
         !kept
     }
 
-    /// Gives the stream's buffer back where there is nothing in it.
+    /// Releases the stream's buffer if it is empty.
     #[inline]
     fn give_back_if_empty(&mut self, stream: &mut Stream, owner: Owner<'_>) {
         if self.held(stream, owner).is_some_and(|buffer| buffer.is_empty()) {
@@ -523,7 +525,7 @@ impl Streams {
         }
     }
 
-    /// Hands on what came early and is in order now; `true` where the stream had to be given up.
+    /// Delivers early segments that are in order now. Returns `true` if the stream was given up.
     fn deliver_early(
         &mut self,
         stream: &mut Stream,
@@ -531,7 +533,7 @@ impl Streams {
         each: &mut impl FnMut(Event<'_>) -> Use,
     ) -> bool {
         loop {
-            // Handing them on may change the buffer.
+            // The delivery may change the buffer.
             let mut new = std::mem::take(&mut self.in_order);
             let next = stream.next;
             let found = self.held(stream, owner).is_some_and(|buffer| buffer.take_early(next, &mut new));
@@ -554,7 +556,7 @@ mod tests {
 
     use super::*;
 
-    /// The key of a connection from a host to 10.0.0.1.
+    /// Returns the key of a connection from a host to 10.0.0.1.
     fn key(client: u32) -> FlowKey {
         let packet = Packet {
             source: Address::from_v4(client),
@@ -573,7 +575,7 @@ mod tests {
         FlowKey::of_packet(&packet, SessionKey::default()).0
     }
 
-    /// A stream, and whose it is.
+    /// A stream and its owner.
     struct Sender {
         stream: Stream,
         flow: u32,
@@ -581,13 +583,13 @@ mod tests {
     }
 
     impl Sender {
-        /// The client of flow number `flow` at 10.1.0.0 and so many more.
+        /// Creates the client of flow number `flow`, at 10.1.0.0 plus `host`.
         fn new(flow: usize, host: u32) -> Self {
             let key = key(Ipv4Addr::new(10, 1, 0, 0).to_bits() + host);
             Self { stream: Stream::default(), flow: flow as u32, key }
         }
 
-        /// Sends a segment, and returns whether the stream was given up.
+        /// Sends a segment. Returns true if the stream was given up.
         fn send(
             &mut self,
             streams: &mut Streams,
@@ -607,7 +609,8 @@ mod tests {
         }
     }
 
-    /// Has streams keep `len` bytes each in front of a hole, fills the holes, and says what is kept then.
+    /// Has streams buffer `len` bytes each behind a hole, fills the holes, and returns the bytes of memory
+    /// still held.
     fn fill_holes(streams: &mut Streams, count: usize, len: usize) -> usize {
         let segment = vec![0; len];
         let mut open: Vec<_> = (0..count).map(|flow| Sender::new(flow, flow as u32)).collect();
@@ -660,7 +663,7 @@ mod tests {
         sender
     }
 
-    /// Sends a message in two segments; whether it arrives as a whole.
+    /// Sends a message in two segments. Returns true if it arrives as a whole.
     fn in_two(streams: &mut Streams, flow: usize, host: u32) -> bool {
         let mut sender = hold(streams, flow, host);
         let mut whole = false;
@@ -685,7 +688,7 @@ mod tests {
             }
         }
         assert!(streams.shares.cost() <= MAX_HELD);
-        // What another host began before all of them is there still.
+        // The message that another host began before them is still there.
         let mut seen = 0;
         other.send(&mut streams, 17, b"\r\n", |event| {
             if let Event::Data { bytes, .. } = event {
@@ -709,7 +712,7 @@ mod tests {
             }
         }
         assert!(streams.shares.cost() <= MAX_HELD);
-        // The oldest has made room, and learns it with its next bytes.
+        // The oldest stream has lost its buffer, and is informed with its next bytes.
         let mut events = Vec::new();
         first.send(&mut streams, 17, b"\r\n", |event| {
             events.push(match event {

@@ -1,13 +1,14 @@
-//! What is followed of a TCP connection: enough to say in which state it is, when a new connection takes
-//! over the same endpoints, and which data comes next. The states are those of RFC 9293 as Suricata maps
-//! them onto an observer between the two sides.
+//! Tracking of a TCP connection: enough to derive its state, to notice that a new connection reuses the same
+//! endpoints, and to find the data that comes next. The states are those of RFC 9293 as Suricata maps them
+//! onto an observer between the two sides.
 
 use mirror_packet::{Direction, Segment, tcp_flags};
 use mirror_records::{FlowState, PerformanceSummary, TcpSummary};
 
 use crate::performance::Performance;
+    /// Returns the sequence number behind the data.
 
-/// States of a connection, in the order that Suricata compares them in.
+/// States of a connection, in the order in which Suricata compares them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum State {
     SynSent,
@@ -39,8 +40,8 @@ impl State {
     }
 }
 
-/// One side of a connection. As long as the server has not answered, its numbers are the time stamps of
-/// the first and the last SYN, 0 where there was none.
+/// One side of a connection. Until the server has answered, the server's fields hold the timestamps of the
+/// first and the last SYN, 0 if there is none.
 #[derive(Clone, Copy, Debug, Default)]
 struct Side {
     /// Initial sequence number.
@@ -54,36 +55,37 @@ struct Side {
 pub struct Connection {
     state: State,
     sides: [Side; 2],
-    /// Flags that each side sent, or-ed.
+    /// Flags that each side sent, OR-ed.
     flags: [u8; 2],
-    /// Some of a side's data was acknowledged and never seen.
+    /// Data of a side was acknowledged but never seen.
     gaps: [bool; 2],
     /// The side that closed first.
     closer: Direction,
-    /// It began before it was seen.
+    /// The connection began before it was first seen.
     midstream: bool,
     performance: Performance,
 }
 
-/// The time stamp of a SYN, 0 where it has none.
+/// Returns the timestamp of a SYN, 0 if it has none.
 fn time_stamp(segment: &Segment<'_>) -> u32 {
     segment.time_stamps().map_or(0, |(value, _)| value)
 }
 
-/// Whether an answer echoes the time stamp of a SYN, or none: clients take no other (RFC 7323, section 3.2).
+/// Returns true if an answer echoes the timestamp of a SYN, or has none: clients accept no other (RFC 7323,
+/// section 3.2).
 fn echoes(segment: &Segment<'_>, stamps: Side) -> bool {
     segment
         .time_stamps()
         .is_none_or(|(_, echo)| echo == 0 || !before(echo, stamps.initial) && !before(stamps.next, echo))
 }
 
-/// Whether sequence number `a` is before `b`.
+/// Returns true if sequence number `a` is before `b`.
 pub(super) const fn before(a: u32, b: u32) -> bool {
     a.wrapping_sub(b).cast_signed() < 0
 }
 
 impl Connection {
-    /// A connection that begins with this segment, if it is a SYN.
+    /// Creates a connection that begins with this segment, if it is a SYN.
     #[must_use]
     pub fn begin(segment: &Segment<'_>, now: u64) -> Option<Self> {
         if !segment.has(tcp_flags::SYN)
@@ -108,7 +110,7 @@ impl Connection {
         })
     }
 
-    /// A connection that began before this segment, which is the first that was seen of it.
+    /// Creates a connection that began before this segment, which is the first seen of it.
     #[must_use]
     pub fn pick_up(direction: Direction, segment: &Segment<'_>, now: u64) -> Option<Self> {
         let answer = segment.has(tcp_flags::SYN);
@@ -142,20 +144,20 @@ impl Connection {
         Some(connection)
     }
 
-    /// The sequence number of the first byte of data from a side, once that side was heard.
+    /// Returns the sequence number of a side's first byte of data, once that side was seen.
     #[must_use]
     pub fn first_byte(&self, direction: Direction) -> Option<u32> {
         let heard = direction == Direction::ToServer || self.state >= State::SynReceived;
         heard.then(|| self.sides[direction as usize].initial.wrapping_add(1))
     }
 
-    /// Whether it began before it was seen.
+    /// Returns true if the connection began before it was first seen.
     #[must_use]
     pub const fn is_midstream(&self) -> bool {
         self.midstream
     }
 
-    /// Whether the server has answered.
+    /// Returns true if the server has answered.
     #[must_use]
     pub fn is_answered(&self) -> bool {
         self.state != State::SynSent
@@ -175,7 +177,7 @@ impl Connection {
         }
     }
 
-    /// Goes on after segments that were not seen, at this one.
+    /// Continues at this segment, after segments that were not seen.
     pub fn resume(&mut self, direction: Direction, segment: &Segment<'_>) {
         if self.state > State::SynReceived {
             let [this, other] = match direction {
@@ -189,7 +191,7 @@ impl Connection {
         }
     }
 
-    /// The answer to the SYN.
+    /// Processes the answer to the SYN.
     fn answer(&mut self, direction: Direction, segment: &Segment<'_>, now: u64) {
         let [client, server] = &mut self.sides;
         match (segment.has(tcp_flags::SYN), segment.has(tcp_flags::ACK), direction) {
@@ -203,7 +205,8 @@ impl Connection {
                 self.state = State::SynReceived;
                 self.performance.syn(direction, segment.header, now);
             }
-            // A SYN sent again, perhaps with another number: the last is the likeliest to be answered.
+            // A retransmitted SYN, possibly with another sequence number: the last is the likeliest to be
+            // answered.
             (true, false, Direction::ToServer) => {
                 client.initial = segment.header.sequence();
                 client.next = segment.header.sequence().wrapping_add(1);
@@ -214,7 +217,7 @@ impl Connection {
         }
     }
 
-    /// The acknowledgement of the answer.
+    /// Processes the acknowledgement of the answer.
     fn complete(&mut self, direction: Direction, segment: &Segment<'_>, now: u64) {
         if segment.has(tcp_flags::SYN) {
             self.performance.syn_again(direction);
@@ -250,7 +253,7 @@ impl Connection {
         if before(self.sides[this].next, segment.end()) {
             self.sides[this].next = segment.end();
         }
-        // The FIN takes a number of its own, but `next` stays in front of it, as in Suricata.
+        // The FIN takes a sequence number of its own, but `next` stays in front of it, as in Suricata.
         let acknowledges_fin = segment.has(tcp_flags::ACK)
             && !before(segment.header.acknowledgement(), self.sides[other].next.wrapping_add(1));
         let by_closer = direction == self.closer;
@@ -275,7 +278,7 @@ impl Connection {
         };
     }
 
-    /// A reset closes the connection if it is in the right place; anybody can forge others.
+    /// Closes the connection if the reset's sequence number is plausible. Any host can forge others.
     fn reset(&mut self, direction: Direction, segment: &Segment<'_>) {
         const PLAUSIBLE: u32 = 1 << 20;
         let side = &self.sides[direction as usize];
@@ -283,7 +286,8 @@ impl Connection {
             (State::SynSent, Direction::ToClient) => {
                 segment.header.acknowledgement() == self.sides[0].next || !segment.has(tcp_flags::ACK)
             }
-            // Who resets what he has just opened, under a number that nobody acknowledged yet?
+            // A client has no reason to reset a connection that it has just opened and that is not
+            // acknowledged yet.
             (State::SynSent, Direction::ToServer) => false,
             _ => segment.header.sequence().wrapping_sub(side.next).wrapping_add(PLAUSIBLE / 2) < PLAUSIBLE,
         };
@@ -295,7 +299,7 @@ impl Connection {
         }
     }
 
-    /// Whether a SYN begins a new connection after this one.
+    /// Returns true if a SYN begins a new connection after this one.
     #[must_use]
     pub fn is_reused_by(&self, direction: Direction, segment: &Segment<'_>) -> bool {
         let sent_again =
@@ -303,16 +307,16 @@ impl Connection {
         !sent_again && self.state >= State::LastAck
     }
 
-    /// Remembers that data of one side is missing.
+    /// Records that data of one side is missing.
     pub const fn set_gap(&mut self, direction: Direction) {
         self.gaps[direction as usize] = true;
     }
 
-    /// The state of the flow that the connection's state amounts to.
+    /// Returns the flow state for the connection's state.
     #[must_use]
     pub const fn flow_state(&self) -> FlowState {
         match self.state {
-            // Anybody can send segments of connections that there are none of.
+            // Any host can send segments of connections that do not exist.
             State::Established if self.midstream && (self.flags[0] == 0 || self.flags[1] == 0) => {
                 FlowState::New
             }
@@ -324,8 +328,8 @@ impl Connection {
         }
     }
 
-    /// Whether the other side has acknowledged data of a direction, as far as that is to be known: it is not
-    /// where the other side was not heard.
+    /// Returns true if the other side has acknowledged data of a direction, or if that is unknown because the
+    /// other side was not seen.
     #[must_use]
     pub fn is_acknowledged(&self, direction: Direction) -> bool {
         let by = direction.reverse();
@@ -334,13 +338,13 @@ impl Connection {
         !heard || self.first_byte(direction).is_none_or(|first| before(first, acknowledged))
     }
 
-    /// How well it went; `None` where the handshake was not finished.
+    /// Returns the connection's performance, or `None` if the handshake was not finished.
     #[must_use]
     pub fn performance(&self) -> Option<PerformanceSummary> {
         (self.state > State::SynReceived).then(|| self.performance.summary())
     }
 
-    /// What the flow's record says of the connection.
+    /// Returns the TCP fields of the flow's record.
     #[must_use]
     pub const fn summary(&self) -> TcpSummary {
         let [flags_to_server, flags_to_client] = self.flags;

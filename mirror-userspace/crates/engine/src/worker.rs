@@ -1,4 +1,4 @@
-//! A worker: frames in, records out. One a core; live and `read` run the very same code.
+//! A worker: frames in, records out. Each core has one; live captures and `read` run the same code.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -38,41 +38,52 @@ use crate::hooks::{Offload, Recorder};
 use crate::indicators::Indicators;
 use crate::observers::Observers;
 use crate::stream::{StreamLoss, Streams};
+/// The mirror session of a frame.
+    /// Identifier of the Gateway Load Balancer endpoint that the frame came from; 0 if none.
+/// The direction of a packet at the mirrored interface.
+    /// The interface received it.
+    /// The interface sent it.
+/// The properties of a frame, besides its bytes.
+    /// Time of arrival, in nanoseconds since the Unix epoch.
+    /// Length of the frame on the wire, in bytes. It exceeds the captured length if the frame was truncated.
+    /// The mirror session; `None` for a plain frame of a capture file.
+    /// The direction at the mirrored interface, if known.
 
-/// What a worker counts. `delivered = analysed + Σ refused + duplicates`.
+/// The counters of a worker. `delivered = analysed + Σ refused + duplicates`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkerCounters {
-    /// Frames given to [`Worker::frame`].
+    /// Frames passed to [`Worker::frame`].
     pub delivered: u64,
     /// Bytes of those frames, as mirrored.
     pub delivered_bytes: u64,
-    /// Frames that went through the whole analysis.
+    /// Frames that were analysed completely.
     pub analysed: u64,
-    /// Frames that no flow could be made of, by reason.
+    /// Frames that belong to no flow, by reason.
     pub refused: Vec<(&'static str, u64)>,
-    /// Frames that were mirrored at both ends and analysed when they came from the other.
+    /// Frames that were mirrored at both ends, and analysed when they came from the other.
     pub duplicates: u64,
     /// Flows in the table now.
     pub flows_active: u64,
-    /// Flows that were ever made.
+    /// Flows created so far.
     pub flows_total: u64,
-    /// Flows that the driver counts now, and flows that it ever did.
+    /// Flows that the driver counts now, and flows handed to it so far.
     pub flows_shunted: (u64, u64),
-    /// Records that were lost because the sink's queue was full.
+    /// Records lost because the sink's queue was full.
     pub records_lost: u64,
-    /// What the analysis has not seen of the frames that went through it, by reason: streams of TCP and states of
-    /// analyzers that were given up, datagrams whose fragments did not all come, packets in packets.
+    /// Data of analysed frames that the analyzers did not see, by reason: TCP streams and analyzer states
+    /// that were given up, datagrams whose fragments did not all arrive, nested packets.
     pub analysis_lost: Vec<(&'static str, u64)>,
-    /// What came, by transport protocol.
+    /// The counters of the packet store, if there is one.
+    /// Traffic by transport protocol.
     pub protocols: Protocols,
 }
 
-/// Packets and bytes.
+/// A count of packets and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Traffic {
     /// Packets.
     pub packets: u64,
-    /// Bytes of them, as mirrored.
+    /// Bytes of these packets, as mirrored.
     pub bytes: u64,
 }
 
@@ -102,16 +113,17 @@ impl Protocols {
     }
 }
 
-/// How a worker is set up.
+/// The configuration of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkerConfig {
-    /// Flows that the table holds at most; at the bound the flow that was idle the longest goes.
+    /// Maximum number of flows in the table. At this bound, the flow that was idle for the longest is
+    /// evicted.
     pub max_flows: usize,
-    /// Seed of all keyed hashes: the one that the frames' [`FrameInfo::flow_hash`] was made with.
+    /// Seed of all keyed hashes: the one with which the frames' [`FrameInfo::flow_hash`] was computed.
     pub hash_seed: u64,
-    /// Whether a packet that is mirrored at both ends of its conversation is analysed once only.
+    /// True if a packet that is mirrored at both ends of its conversation is analysed only once.
     pub dedup: bool,
-    /// What can be set anew later, see [`Worker::tune`].
+    /// The settings that can change later, see [`Worker::tune`].
     pub tuning: Tuning,
 }
 
@@ -121,48 +133,47 @@ impl Default for WorkerConfig {
     }
 }
 
-/// How long live records may wait in a batch that is not full, in nanoseconds.
+/// Nanoseconds that live records may wait in a batch that is not full.
 const HAND_OVER_INTERVAL: u64 = 100_000_000;
 
-/// Flows that one tick ends at most.
+/// Maximum number of flows that one tick ends.
 const EXPIRE_AT_ONCE: usize = 1024;
 
-/// Flows that the packets of one frame, one in the other, begin at most. Each costs as much as a frame with one; more
-/// begin with the next frame.
+/// Maximum number of flows that the nested packets of one frame begin. Each costs as much as a frame with one
+/// packet. The remaining flows begin with the next frame.
 const MAX_NEW_FLOWS: u8 = 3;
 
-/// What became of a frame that no flow refused.
+/// The outcome of a frame that was not refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Taken {
     Analysed,
-    /// It is counted already.
+    /// Another frame or the driver has already counted it.
     Duplicate,
 }
 
-/// Keeps the flows of one core and feeds the analyzers. `R` keeps frames, `O` counts flows in the driver; `()` stands
-/// for none.
+/// Tracks the flows of one core and feeds the analyzers.
 #[derive(Debug)]
 pub struct Worker<R: Recorder = (), O: Offload = ()> {
     config: WorkerConfig,
     hasher: FlowKeyHasher,
-    /// That of the driver, by which flows have owners.
+    /// The driver's hash key, which assigns flows to owners.
     hash_key: FlowHashKey,
     flows: FlowTable,
     shunting: Option<Shunting<O>>,
     recorder: R,
-    /// What finds the copies of packets that are mirrored at both ends, if that is wanted.
+    /// The detector of packets that are mirrored at both ends, if enabled.
     twice: Option<Box<Duplicates>>,
     observers: Observers,
     streams: Streams,
     analyzers: Analyzers,
-    /// What raises an alert.
+    /// The indicators that raise an alert.
     indicators: Option<Arc<Indicators>>,
-    /// The flow that is being looked at has raised an alert.
+    /// Set if the current flow has raised an alert.
     alerted: Cell<bool>,
     defragmenter: Defragmenter,
-    /// The datagram that was put together last.
+    /// The datagram that was reassembled last.
     datagram: Vec<u8>,
-    /// The way of datagrams to the workers that own their flows, where there are several.
+    /// The queues of datagrams to the workers that own their flows, if there are several workers.
     datagrams: Option<Datagrams>,
     records: Producer,
     delivered: u64,
@@ -172,14 +183,14 @@ pub struct Worker<R: Recorder = (), O: Offload = ()> {
     duplicates: u64,
     flows_total: u64,
     flows_settled: u64,
-    /// Flows that the packets of the frame at hand have begun, see [`MAX_NEW_FLOWS`].
+    /// Flows that the packets of the current frame have begun, see [`MAX_NEW_FLOWS`].
     begun: u8,
-    /// Packets within others that began no flow, because too many did.
+    /// Nested packets that began no flow because of [`MAX_NEW_FLOWS`].
     unfollowed: u64,
     protocols: Protocols,
-    /// The latest time that was seen, in nanoseconds since the epoch.
+    /// The latest time seen, in nanoseconds since the epoch.
     now: u64,
-    /// The second in which no flow was left that had timed out: timeouts count whole seconds.
+    /// The last second in which all flows that had timed out were removed. Timeouts count whole seconds.
     swept: u64,
     handed_over: u64,
 }
@@ -197,6 +208,7 @@ pub struct WorkerBuilder<R: Recorder = (), O: Offload = ()> {
 
 impl<R: Recorder, O: Offload> WorkerBuilder<R, O> {
     /// Keeps frames in `recorder`.
+    /// Creates a worker without flows. Its records go to `records`.
     #[must_use]
     pub fn recorder<S: Recorder>(self, recorder: S) -> WorkerBuilder<S, O> {
         let Self { config, records, offload, indicators, datagrams, .. } = self;
@@ -280,7 +292,7 @@ impl Worker {
 }
 
 impl<R: Recorder, O: Offload> Worker<R, O> {
-    /// Goes on with other settings.
+    /// Applies other settings.
     pub fn tune(&mut self, tuning: Tuning) {
         self.config.tuning = tuning;
         self.flows.set_timeouts(tuning.timeouts);
@@ -291,24 +303,27 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         }
     }
 
-    /// The worker's analyzers, to register more with.
+    /// Returns the worker's analyzers, for registration.
     pub const fn analyzers(&mut self) -> &mut Analyzers {
         &mut self.analyzers
     }
 
-    /// Has flows raise an alert that have one of these.
+    /// Enables shunting: the driver counts flows of which no analyzer wants more.
+    /// Sets the indicators: flows that match one of them raise an alert.
     pub fn watch_for(&mut self, indicators: &Arc<Indicators>) {
         self.analyzers.watch_for(indicators);
         self.indicators = Some(Arc::clone(indicators));
     }
 
-    /// What the worker needs to have flows counted by the driver, if it has.
+    /// Enables the packet store: it stores the frames, too.
+    /// Returns the state of shunting, if it is enabled.
     pub const fn shunting(&mut self) -> Option<&mut Shunting<O>> {
         self.shunting.as_mut()
     }
 
-    /// Analyses what others have put together, so many at most; says how many there were. They count as frames
-    /// of those who have received them.
+    /// Enables the handoff of reassembled datagrams to the workers that own their flows.
+    /// Analyses at most `most` datagrams that other workers have reassembled. Returns their number. They
+    /// count as frames of the workers that received them.
     pub fn take_datagrams(&mut self, most: usize) -> usize {
         let mut count = 0;
         while count < most
@@ -317,47 +332,47 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
             count += 1;
             let Whole { info, place, vlans, bytes, .. } = &whole;
             self.begun = 0;
-            // Nothing is wrong with it that was not looked at before.
+            // The worker that reassembled the datagram has already checked it.
             let _ = self.layers(info, place, Layer::whole(bytes, *vlans, 0));
             whole.end();
         }
         count
     }
 
-    /// What became of the datagrams that this worker has put together for others.
+    /// Returns the counters of the datagrams that this worker has reassembled for others.
     #[must_use]
     pub fn datagram_counters(&self) -> DatagramCounters {
         self.datagrams.as_ref().map(|datagrams| datagrams.counters).unwrap_or_default()
     }
 
-    /// Calls `wake` with the number of each worker that was handed a datagram since the last time.
+    /// Calls `wake` with the number of each worker that was handed a datagram since the last call.
     pub fn wake_for_datagrams(&mut self, wake: impl FnMut(usize)) {
         if let Some(datagrams) = &mut self.datagrams {
             datagrams.wake(wake);
         }
     }
 
-    /// Those who look on.
+    /// Returns the observers.
     pub const fn observers(&mut self) -> &mut Observers {
         &mut self.observers
     }
 
-    /// Takes one inner frame, from its Ethernet header on.
+    /// Processes one inner frame, from its Ethernet header on.
     pub fn frame(&mut self, info: &FrameInfo, frame: &[u8]) {
         self.frame_of(0, info, frame);
     }
 
-    /// Takes one inner frame that the filter's rule with this identifier has let through; 0 is none.
+    /// Processes one inner frame that the filter rule with this identifier has admitted; 0 stands for none.
     pub fn frame_of(&mut self, rule: u32, info: &FrameInfo, frame: &[u8]) {
         self.take(rule, info, Some(LinkType::Ethernet), frame);
     }
 
-    /// Takes one frame of a capture file, of whatever link layer; `None` is one that is not known.
+    /// Processes one frame of a capture file, of any link layer. `None` stands for an unsupported one.
     pub fn link_frame(&mut self, info: &FrameInfo, link: Option<LinkType>, frame: &[u8]) {
         self.take(0, info, link, frame);
     }
 
-    /// Takes one plain Ethernet frame that is decoded already, by [`mirror_packet::decode_usual`].
+    /// Processes one plain Ethernet frame that [`packet::decode_usual`] has already decoded.
     #[inline(always)]
     pub fn decoded_frame(&mut self, info: &FrameInfo, frame: &[u8], packet: &Packet<'_>) {
         self.arrives(0, info, Some(LinkType::Ethernet), frame);
@@ -416,8 +431,8 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         self.layers(info, &place, Layer::frame(link, frame, original_len))
     }
 
-    /// Takes the packets of a layer, one within the other. The frame counts as analysed as soon as one of
-    /// them belongs to a flow, whatever is wrong with those inside.
+    /// Processes the nested packets of a layer. The frame counts as analysed as soon as one of them belongs
+    /// to a flow, whatever errors the inner packets have.
     fn layers(&mut self, info: &FrameInfo, place: &Place, layer: Layer<'_>) -> Result<Taken, Refusal> {
         let mut outcome = Err(Refusal::Nesting);
         let mut next = Some(layer);
@@ -455,7 +470,8 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         outcome
     }
 
-    /// Has the datagram analysed by the worker that owns its flow, where that is another.
+    /// Hands the datagram to the worker that owns its flow. Returns false if this worker owns it, or if the
+    /// handoff fails.
     fn is_handed_over(
         &mut self,
         info: &FrameInfo,
@@ -464,7 +480,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         datagram: &[u8],
     ) -> bool {
         let Some(datagrams) = &mut self.datagrams else { return false };
-        // What is in a tunnel goes where the tunnel goes.
+        // A datagram in a tunnel stays with the worker of the tunnel.
         if fragment.depth > 0 {
             return false;
         }
@@ -486,7 +502,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         self.packet(info, place, packet)
     }
 
-    // Inlined: with nearly all packets, what was decoded goes on in registers.
+    // Inlined: for nearly all packets, the decoded values then stay in registers.
     #[inline(always)]
     fn packet(&mut self, info: &FrameInfo, place: &Place, packet: &Packet<'_>) -> Result<Taken, Refusal> {
         if let Transport::Icmp { error: true, cause, .. } = packet.transport {
@@ -541,7 +557,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         Ok(Taken::Analysed)
     }
 
-    /// The flow that begins with a packet.
+    /// Begins a flow with this packet.
     #[inline(never)]
     fn begin(&mut self, key: FlowKey, forward: bool, info: &FrameInfo, packet: &Packet<'_>) -> FlowIndex {
         self.begun += 1;
@@ -558,7 +574,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         insert.index
     }
 
-    /// The flow with this key, or with that of another session that sees the same hosts.
+    /// Finds the flow with this key, or with that of another session that sees the same hosts.
     #[inline]
     fn find(&mut self, key: &FlowKey, other: Option<SessionKey>, now: u64) -> Option<FlowIndex> {
         let hasher = &self.hasher;
@@ -591,7 +607,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         }
     }
 
-    /// Makes one flow of two that are the same conversation: the one that saw more of it goes on.
+    /// Merges two flows of the same conversation. The flow that has seen more of it continues.
     fn unite(&mut self, one: FlowIndex, other: FlowIndex, now: u64) -> FlowIndex {
         self.flows.flow(one).set_united();
         if self.flows.flow(one).was_shunted() || self.flows.flow(other).was_shunted() {
@@ -612,8 +628,8 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         kept
     }
 
-    /// Unites the flows that a copy belongs to. The one that goes on may not have had the packet that it is
-    /// a copy of, which came by the session `first`.
+    /// Merges the flows that a copy belongs to. The flow that continues may not have had the original packet,
+    /// which came by the session `first`.
     fn unite_by_copy(&mut self, info: &FrameInfo, frame: &[u8], place: &Place, first: &SessionKey) {
         let layer = Layer::frame(LinkType::Ethernet, frame, info.original_len as usize);
         let Ok(Decoded::Packet(packet)) = mirror_packet::decode(layer) else { return };
@@ -635,13 +651,13 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         }
     }
 
-    /// Whether the driver counts the flow, which it knows as one of another session than this packet's.
+    /// Returns true if the driver counts the flow, and counts it in another session than this packet's.
     #[inline]
     fn is_counted_elsewhere(&mut self, index: FlowIndex, info: &FrameInfo, packet: &Packet<'_>) -> bool {
         if self.twice.is_none() || !packet.direct {
             return false;
         }
-        // These come up from both.
+        // The driver passes FINs and resets up from both sessions.
         if let Transport::Tcp(Segment { header, .. }) = packet.transport
             && header.flags() & (tcp_flags::FIN | tcp_flags::RST) != 0
         {
@@ -684,14 +700,14 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         }
     }
 
-    /// Tells the analyzers of a flow's end.
+    /// Ends a flow for its analyzers.
     fn end_analysis(&mut self, index: FlowIndex, flow: &mut Flow, now: u64) {
         let Self { streams, analyzers, records, alerted, recorder, .. } = self;
         flow.end(&mut Tools { streams, analyzers, records, index, time: now, alerted });
         take_alert(alerted, recorder, index, flow);
     }
 
-    /// Raises an alert where a flow that begins has an address that is looked for.
+    /// Raises an alert if one of the flow's addresses is an indicator.
     fn look_at_addresses(&mut self, index: FlowIndex, time: u64) {
         let Self { flows, streams, analyzers, records, alerted, indicators, .. } = self;
         let flow = flows.flow(index);
@@ -704,14 +720,14 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         }
     }
 
-    /// Whether a flow has timed out. Of one that seems to have, the driver is asked whether it had packets that
-    /// only the driver has seen.
+    /// Returns true if a flow has timed out. If it seems so, the driver is asked first for packets that only
+    /// the driver has seen.
     #[inline(always)]
     fn is_over(&mut self, index: FlowIndex, now: u64) -> bool {
         self.flows.is_timed_out(index, now) && !self.refresh(index, now)
     }
 
-    /// Renews a flow that the driver still sees packets of; whether it is one.
+    /// Updates a flow that the driver may still see packets of. Returns true if the flow is still alive.
     #[cold]
     fn refresh(&mut self, index: FlowIndex, now: u64) -> bool {
         let Some(shunting) = &self.shunting else { return false };
@@ -722,8 +738,8 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         alive && !self.flows.is_timed_out(index, now)
     }
 
-    /// Advances the timers to `now` (nanoseconds since the epoch), ending flows that timed out, and
-    /// hands finished records to the sink. Live: called after each batch and at least once a second.
+    /// Advances the timers to `now` (nanoseconds since the epoch), ends flows that timed out, and hands
+    /// finished records to the sink. A live capture calls this after each batch and at least once a second.
     pub fn tick(&mut self, now: u64) {
         self.now = self.now.max(now);
         if now / SECOND != self.swept {
@@ -742,8 +758,8 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         }
     }
 
-    /// Ends flows that timed out. The rest can wait for the next tick: neither the frames nor the sink are to
-    /// suffer from many flows that end at once.
+    /// Ends flows that timed out. The number per tick is limited: neither the frames nor the sink may suffer
+    /// if many flows end at once.
     fn end_timed_out(&mut self, now: u64) {
         for _ in 0..EXPIRE_AT_ONCE {
             if !self.records.has_room() {
@@ -760,7 +776,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         }
     }
 
-    /// Ends all flows (reason `shutdown`) and hands over the last records, however long the sink takes.
+    /// Ends all flows (reason `shutdown`) and flushes the last records, however long the sink takes.
     pub fn finish(&mut self) {
         self.records.wait();
         self.defragmenter.finish();
@@ -777,19 +793,20 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         self.recorder.finish();
     }
 
-    /// Goes on with a survey of the flows; gives it back where it is not through.
+    /// Continues a survey of the flows. Returns the survey if it is not finished.
     #[must_use]
     pub fn survey(&self, survey: Survey) -> Option<Survey> {
         survey.advance(&self.flows, self.now)
     }
 
-    /// Flows of which no analyzer wanted more at some time: from then on they are only counted.
+    /// Returns the number of flows of which no analyzer wanted more at some time. From then on they were only
+    /// counted.
     #[must_use]
     pub const fn settled(&self) -> u64 {
         self.flows_settled
     }
 
-    /// The latest time that the worker knows of, in nanoseconds since the epoch.
+    /// Returns the latest time that the worker knows of, in nanoseconds since the epoch.
     #[must_use]
     pub const fn now(&self) -> u64 {
         self.now
@@ -801,7 +818,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         &self.recorder
     }
 
-    /// What was counted so far.
+    /// Returns the counters.
     #[must_use]
     pub fn counters(&self) -> WorkerCounters {
         WorkerCounters {
@@ -827,7 +844,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
     }
 }
 
-/// Has everybody know that a flow has raised an alert, if it just has.
+/// Records in the flow and in the packet store that the flow has just raised an alert, if it has.
 #[inline]
 fn take_alert(alerted: &Cell<bool>, recorder: &mut impl Recorder, index: FlowIndex, flow: &mut Flow) {
     if alerted.take() {

@@ -1,6 +1,6 @@
-//! The Community ID of a flow, version 1: a hash of the 5-tuple that tools agree on
-//! (<https://github.com/corelight/community-id-spec>), with Suricata's reading of it for the protocols
-//! without ports.
+//! The Community ID of a flow, version 1: a hash of the 5-tuple that many tools share
+//! (<https://github.com/corelight/community-id-spec>), with Suricata's interpretation for protocols without
+//! ports.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,13 +13,13 @@ use sha1::{Digest as _, Sha1};
 
 use crate::{Conversation, FlowKey};
 
-/// A Community ID; its text form is `1:` and the hash in base64.
+/// A Community ID. Its text form is `1:` followed by the hash in base64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CommunityId([u8; 20]);
 
-/// The text is no Community ID of version 1.
+/// The text is not a Community ID of version 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not `1:` and 20 bytes in base64")]
+#[error("not `1:` followed by 20 bytes in base64")]
 pub struct NoCommunityId;
 
 impl FromStr for CommunityId {
@@ -33,7 +33,7 @@ impl FromStr for CommunityId {
 }
 
 impl CommunityId {
-    /// The Community ID with seed 0.
+    /// Returns the Community ID with seed 0.
     #[must_use]
     pub fn of(flow: &Conversation) -> Self {
         let source = (flow.source, flow.source_port);
@@ -41,39 +41,39 @@ impl CommunityId {
         Self::hash([source, destination], flow.protocol, flow.ipv6)
     }
 
-    /// The Community ID of the flow with this key.
+    /// Returns the Community ID of the flow with this key.
     #[must_use]
     pub fn of_key(key: &FlowKey) -> Self {
         Self::of_ends([key.low(), key.high()], key.protocol(), key.ipv6())
     }
 
-    /// The Community ID of the flow whose key has these ends, see [`FlowKey`].
+    /// Returns the Community ID of the flow whose key has these ends, see [`FlowKey`].
     #[must_use]
     pub fn of_ends([mut low, mut high]: [(Address, u16); 2], protocol: u8, ipv6: bool) -> Self {
         match protocol {
             // The key has the code in the high byte.
             protocol::ICMP | protocol::ICMPV6 => (low.1, high.1) = (low.1 & 0xff, high.1 & 0xff),
-            // It has the two halves of the index.
+            // The key has the two halves of the security parameters index.
             protocol::ESP => (low.1, high.1) = (high.1, 0),
             _ => {}
         }
         Self::hash([low, high], protocol, ipv6)
     }
 
-    /// The first bytes: enough to find a flow by.
+    /// Returns the first eight bytes: enough to find a flow by.
     #[must_use]
     pub fn prefix(&self) -> u64 {
         self.0[..8].iter().fold(0, |prefix, &byte| prefix << 8 | u64::from(byte))
     }
 
     fn hash([source, destination]: [(Address, u16); 2], protocol: u8, ipv6: bool) -> Self {
-        // Between ports of one address, Suricata compares their bytes in the wrong order on the machines
-        // that it runs on, where the specification wants the lower port first. Its records are what ours
-        // must be found with; such flows do not leave a host, so that no other tool sees them.
+        // Between ports of one address, Suricata compares their bytes in the wrong order on little-endian
+        // machines, where the specification wants the lower port first. Our records must match Suricata's.
+        // Such flows do not leave a host, so that no other tool sees them.
         let order = |(address, port): (Address, u16)| (address, port.swap_bytes());
         let (low, high) =
             if order(source) < order(destination) { (source, destination) } else { (destination, source) };
-        // Seed, addresses, protocol, padding, ports: all in one go.
+        // Seed, addresses, protocol, padding and ports, in one contiguous buffer.
         let mut input = [0; 40];
         let mut len = 2;
         let mut add = |bytes: &[u8]| {
@@ -98,7 +98,7 @@ impl CommunityId {
 }
 
 impl CommunityId {
-    /// Its text.
+    /// Returns the text form.
     pub fn text(&self) -> [u8; Self::TEXT_LEN] {
         let mut text = *b"1:                            ";
         let [_, _, hash @ ..] = &mut text;
@@ -107,7 +107,7 @@ impl CommunityId {
         text
     }
 
-    /// Characters of the text: of twenty bytes base64 makes 28.
+    /// Length of the text: twenty bytes are 28 characters in base64.
     pub const TEXT_LEN: usize = 30;
 }
 
@@ -137,8 +137,8 @@ mod tests {
         }
     }
 
-    /// The examples of the specification's repository (`baseline/`), from captures that are in the corpus
-    /// too.
+    /// The examples of the specification's repository (`baseline/`), from captures that are also in the
+    /// corpus.
     #[test]
     fn community_ids_are_those_of_the_specification() {
         for (source, destination, protocol, expected) in [

@@ -1,4 +1,4 @@
-//! What tells flows apart, and the keyed hash that finds them.
+//! Flow keys, and the keyed hash that finds them in the flow table.
 
 use mirror_xdp_common::hash::{FlowHash, FlowHashKey, expand, flow_hash};
 use mirror_xdp_common::wire::protocol;
@@ -6,7 +6,7 @@ use mirror_xdp_common::{Address, Vni};
 
 use crate::{Cause, MirrorSession, Packet, Transport, Vlans};
 
-/// The mirror session that a frame came by: the same inner addresses in two sessions are two flows.
+/// The mirror session that a frame came from. The same inner addresses in two sessions are two flows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SessionKey {
     /// The mirrored interface; zero for plain frames.
@@ -18,7 +18,7 @@ pub struct SessionKey {
 }
 
 impl SessionKey {
-    /// The VNI as a number, of all ones where there is none.
+    /// Returns the VNI as a number, all ones if there is none.
     #[inline(always)]
     const fn vni_word(&self) -> u64 {
         match self.vni {
@@ -38,23 +38,24 @@ impl From<Option<MirrorSession>> for SessionKey {
     }
 }
 
-/// SessionKey and 5-tuple, the endpoints ordered so that both directions have the same key. Protocols
-/// without ports have in their place what else tells their flows apart: the types of ICMP request and
-/// answer, the index of ESP.
+/// Session and 5-tuple, with the endpoints ordered so that both directions have the same key. For protocols
+/// without ports, the port fields hold other values that distinguish their flows: the types of ICMP request
+/// and reply, the security parameters index of ESP.
 #[derive(Clone, Copy, Debug, Eq)]
 pub struct FlowKey {
     /// The mirror session.
     pub session: SessionKey,
     /// The addresses of the lower and the higher endpoint.
     addresses: [Address; 2],
-    /// What is small, in one word.
+    /// The small fields, packed into one word.
     small: Small,
     /// VLAN tags.
     pub vlans: Vlans,
 }
 
-/// From the lowest bit on: the lower endpoint's port, that of the higher (16 bits each), the transport protocol,
-/// how many packets the flow's packets are in (8 bits each), and whether the addresses are of IPv6.
+/// Bit fields, from the lowest bit on: the ports of the lower and the higher endpoint (16 bits each), the
+/// transport protocol and the nesting depth of the flow's packets (8 bits each), and one bit that is set for
+/// IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Small(u64);
 
@@ -72,7 +73,7 @@ impl Small {
 }
 
 impl PartialEq for FlowKey {
-    /// Without a branch for each field: a key that is looked for is nearly always the one that is found.
+    /// Compares all fields without a branch for each: a candidate is nearly always the key that is searched.
     #[inline]
     fn eq(&self, other: &Self) -> bool {
         let address = |a: Address, b: Address| (a.high ^ b.high) | (a.low ^ b.low);
@@ -88,51 +89,51 @@ impl PartialEq for FlowKey {
 }
 
 impl FlowKey {
-    /// The lower endpoint.
+    /// Returns the lower endpoint.
     #[must_use]
     pub const fn low(&self) -> (Address, u16) {
         (self.addresses[0], self.small.0 as u16)
     }
 
-    /// The higher endpoint.
+    /// Returns the higher endpoint.
     #[must_use]
     pub const fn high(&self) -> (Address, u16) {
         (self.addresses[1], (self.small.0 >> 16) as u16)
     }
 
-    /// Transport protocol (IANA).
+    /// Returns the transport protocol (IANA).
     #[must_use]
     pub const fn protocol(&self) -> u8 {
         (self.small.0 >> 32) as u8
     }
 
-    /// How many packets the flow's packets are in.
+    /// Returns the nesting depth of the flow's packets.
     #[must_use]
     pub const fn depth(&self) -> u8 {
         (self.small.0 >> 40) as u8
     }
 
-    /// Whether the addresses are of IPv6.
+    /// Returns true if the addresses are IPv6.
     #[must_use]
     pub const fn ipv6(&self) -> bool {
         self.small.0 >> 48 & 1 == 1
     }
 
-    /// The key that the flow would have in another session.
+    /// Returns the key that the flow would have in another session.
     #[must_use]
     pub const fn in_session(self, session: SessionKey) -> Self {
         Self { session, ..self }
     }
 
-    /// The key of a packet's flow, and whether the packet goes from the lower to the higher endpoint.
-    // Inlined wherever it is called: a key that is written here word by word and moved there in greater pieces
+    /// Returns the key of a packet's flow, and true if the packet goes from the lower to the higher endpoint.
+    // Always inlined: a key that is written word by word in a callee and moved to the caller in larger pieces
     // costs as much as finding it.
     #[inline(always)]
     #[must_use]
     pub fn of_packet(packet: &Packet<'_>, session: SessionKey) -> (Self, bool) {
         let (source_port, destination_port) = match packet.transport {
             Transport::Icmp { kind: (kind, code), .. } if packet.ipv6 => {
-                // Suricata tells ICMPv6 flows apart by the code too.
+                // Suricata distinguishes ICMPv6 flows by the code too.
                 (u16::from(kind) | u16::from(code) << 8, u16::from(icmpv6_counterpart(kind).unwrap_or(0)))
             }
             Transport::Icmp { kind: (kind, _), .. } => {
@@ -141,7 +142,7 @@ impl FlowKey {
             _ => (packet.source_port, packet.destination_port),
         };
         let forward = (packet.source, source_port) <= (packet.destination, destination_port);
-        // Without a branch: nobody can foretell which way a packet goes.
+        // Without a branch, since the direction of a packet is unpredictable.
         let way = u64::from(forward).wrapping_sub(1);
         let swap = |a: u64, b: u64| {
             let change = (a ^ b) & way;
@@ -164,7 +165,7 @@ impl FlowKey {
         (key, forward)
     }
 
-    /// The key of the flow that an ICMP error is about.
+    /// Returns the key of the flow that an ICMP error is about.
     #[must_use]
     pub fn of_cause(cause: &Cause, packet: &Packet<'_>, session: SessionKey) -> Self {
         let source = (cause.source, cause.source_port);
@@ -178,7 +179,7 @@ impl FlowKey {
         }
     }
 
-    /// The symmetric flow hash, as the XDP program computes it.
+    /// Returns the symmetric flow hash, as the XDP program computes it.
     #[must_use]
     pub const fn flow_hash(&self, secret: &FlowHashKey) -> FlowHash {
         let ((low, low_port), (high, high_port)) = (self.low(), self.high());
@@ -190,7 +191,7 @@ impl FlowKey {
         }
     }
 
-    /// Security parameters index of an ESP flow.
+    /// Returns the security parameters index of an ESP flow.
     #[must_use]
     pub const fn spi(&self) -> u32 {
         (self.low().1 as u32) << 16 | self.high().1 as u32
@@ -199,33 +200,33 @@ impl FlowKey {
 
 /// The keyed hash of whole [`FlowKey`]s.
 ///
-/// Mirrored hosts, and whoever can send to the mirror port, choose all that a key consists of. The hash is therefore
-/// taken over every word of it, and the words are brought together by *NH* (Black, Halevi, Krawczyk, Krovetz and
-/// Rogaway, "UMAC: Fast and Secure Message Authentication", CRYPTO '99, section 4): the sum, modulo 2¹²⁸, of the
-/// products of pairs of words, each with a secret word added. Any two keys, whichever bits they differ in, have the
-/// same sum for at most one choice of the secret words in 2⁶⁴. The halves of the sum, each with a secret word added
-/// once more, are multiplied and the halves of their product combined, so that all bits of the sum act on all bits of
-/// the hash.
+/// Mirrored hosts, and every host that can send to the mirror port, choose all fields of a key. The hash
+/// therefore covers every word of the key. The words are combined by *NH* (Black, Halevi, Krawczyk, Krovetz
+/// and Rogaway, "UMAC: Fast and Secure Message Authentication", CRYPTO '99, section 4): the sum, modulo 2¹²⁸,
+/// of the products of pairs of words, each with a secret word added. Any two keys, whichever bits they differ
+/// in, have the same sum for at most one choice of the secret words in 2⁶⁴. The last step adds a secret word
+/// to each half of the sum, multiplies the halves and combines the halves of their product, so that all bits
+/// of the sum affect all bits of the hash.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowKeyHasher {
-    /// Those of products, and those of the last step.
+    /// The secret words of the products, and those of the last step.
     secret: [[u64; 2]; 6],
 }
 
-/// A key's place in the flow table, and that of its two hosts among all pairs of hosts.
+/// The hashes of a key: its place in the flow table, and that of its two hosts among all pairs of hosts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeyHash {
-    /// Of the whole key.
+    /// Hash of the whole key.
     pub flow: u32,
-    /// Of mirror session and addresses alone.
+    /// Hash of mirror session and addresses alone.
     pub hosts: u16,
 }
 
 impl FlowKeyHasher {
-    /// The hasher whose secret words a seed stands for.
+    /// Creates a hasher whose secret words are expanded from a seed.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
-        // Other words than those of the driver's hash, which has the same seed.
+        // The words must differ from those of the driver's hash, which has the same seed.
         const FLOW_TABLE: u64 = 0x666c_6f77_2074_626c;
         let words: [u64; 12] = expand(seed ^ FLOW_TABLE);
         let mut secret = [[0; 2]; 6];
@@ -259,13 +260,13 @@ impl FlowKeyHasher {
         fold(sum, last) as u16
     }
 
-    /// An identifier of the flow with this key that began at `start`: of 64 bits.
+    /// Returns a 64-bit identifier of the flow with this key that began at `start`.
     #[must_use]
     pub fn identifier(&self, key: &FlowKey, start: u64) -> u64 {
         fold(self.hosts(key).wrapping_add(self.rest(key)), [start, !start])
     }
 
-    /// The part of the sum that session and addresses have.
+    /// Returns the part of the sum that covers session and addresses.
     #[inline]
     fn hosts(&self, key: &FlowKey) -> u128 {
         let FlowKey { session: SessionKey { outer_source, endpoint, .. }, addresses: [low, high], .. } = key;
@@ -276,7 +277,7 @@ impl FlowKeyHasher {
             .wrapping_add(product([key.session.vni_word(), *endpoint], of_session))
     }
 
-    /// The part that ports, protocol and VLAN tags have.
+    /// Returns the part of the sum that covers ports, protocol and VLAN tags.
     #[inline]
     const fn rest(&self, key: &FlowKey) -> u128 {
         let [.., of_rest, _] = self.secret;
@@ -284,7 +285,7 @@ impl FlowKeyHasher {
     }
 }
 
-/// One product of NH: of two words, each with a secret word added.
+/// Returns one product of NH: of two words, each with a secret word added.
 #[inline(always)]
 const fn product(words: [u64; 2], secret: [u64; 2]) -> u128 {
     words[0].wrapping_add(secret[0]) as u128 * words[1].wrapping_add(secret[1]) as u128
@@ -297,7 +298,7 @@ const fn fold(sum: u128, secret: [u64; 2]) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
-/// The type of the answer to an ICMP message, and the other way round.
+/// Returns the ICMP reply type for a request type, and vice versa.
 const fn icmp_counterpart(kind: u8) -> Option<u8> {
     Some(match kind {
         // Echo.
@@ -319,7 +320,7 @@ const fn icmp_counterpart(kind: u8) -> Option<u8> {
     })
 }
 
-/// The type of the answer to an `ICMPv6` message, and the other way round.
+/// Returns the `ICMPv6` reply type for a request type, and vice versa.
 const fn icmpv6_counterpart(kind: u8) -> Option<u8> {
     Some(match kind {
         // Echo.
@@ -351,12 +352,12 @@ const fn icmpv6_counterpart(kind: u8) -> Option<u8> {
 mod tests {
     use super::*;
 
-    /// A key as the words that it is hashed by, in the order of the fields.
+    /// A key as the words that are hashed, in the order of the fields.
     #[derive(Clone, Copy)]
     struct Input([u64; 10]);
 
     impl Input {
-        /// How many bits of each word a key can differ in.
+        /// Number of bits in each word in which keys can differ.
         const BITS: [u32; 10] = [64, 64, 64, 64, 64, 64, 24, 64, 49, 50];
 
         fn key(self) -> FlowKey {
@@ -386,12 +387,13 @@ mod tests {
         }
     }
 
-    /// As for the hash of the driver: keys that differ in any bits share a byte of their hashes as often as random
+    /// As for the driver's hash: keys that differ in any bits share a byte of their hashes as often as random
     /// numbers do.
     #[test]
     fn hostile_differences_in_any_bits_of_a_key_meet_no_more_often_than_by_chance() {
         const SEEDS: usize = 256;
-        // Once in 256 cases, so once here: Poisson's distribution with this mean exceeds 13 once in 10¹¹ cases.
+        // A mean of once in 256 cases, so one here. A Poisson distribution with this mean exceeds 13 once in
+        // 10¹¹ cases.
         const BOUND: u32 = 13;
         let hashers: [FlowKeyHasher; SEEDS] = std::array::from_fn(|seed| FlowKeyHasher::new(seed as u64));
         let all: u32 = Input::BITS.iter().sum();

@@ -1,5 +1,5 @@
-//! Texts of numbers, times and addresses, put together without the machinery of formatting, which takes most of
-//! the time that records do.
+//! Texts of numbers, times and addresses, formatted without `core::fmt`, which takes most of the time of
+//! rendering records.
 
 use mirror_xdp_common::Address;
 
@@ -9,7 +9,7 @@ pub struct Text<const N: usize> {
     len: usize,
 }
 
-/// The decimal digits of each byte, with a full stop behind them, and how many characters that is.
+/// The decimal digits of each byte, followed by a full stop, and the number of these characters.
 const OCTETS: [([u8; 4], u8); 256] = {
     let mut octets = [([0; 4], 0); 256];
     let mut byte = 0;
@@ -57,7 +57,7 @@ impl<const N: usize> Text<N> {
         self.bytes(&[byte]);
     }
 
-    /// The last so many decimal digits of a number.
+    /// Appends the last `count` decimal digits of a number.
     #[inline]
     pub fn digits(&mut self, mut number: u32, count: usize) {
         if let Some(place) = self.bytes.get_mut(self.len..self.len + count) {
@@ -69,14 +69,14 @@ impl<const N: usize> Text<N> {
         }
     }
 
-    /// A byte in two hexadecimal digits.
+    /// Appends a byte in two hexadecimal digits.
     #[inline]
     pub fn hex(&mut self, byte: u8) {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         self.bytes(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 0xf)]]);
     }
 
-    /// The characters.
+    /// Returns the characters.
     #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
@@ -89,7 +89,7 @@ impl<const N: usize> Text<N> {
     }
 }
 
-/// Bytes in hexadecimal digits, as digests are written.
+/// Returns bytes in hexadecimal digits, as digests are written.
 pub fn hex(bytes: &[u8]) -> String {
     let mut digits = String::with_capacity(2 * bytes.len());
     for &byte in bytes {
@@ -100,10 +100,10 @@ pub fn hex(bytes: &[u8]) -> String {
     digits
 }
 
-/// Room for the text of an address, one character more than that may have.
+/// The text of an address, with room for one character more than an address can have.
 pub type AddressText = Text<40>;
 
-/// An IPv4 address.
+/// Returns the text of an IPv4 address.
 #[inline]
 pub fn ipv4(octets: [u8; 4]) -> AddressText {
     let mut text = AddressText::new();
@@ -114,12 +114,12 @@ pub fn ipv4(octets: [u8; 4]) -> AddressText {
             text.len += usize::from(len);
         }
     }
-    // The last full stop.
+    // Removes the last full stop.
     text.len -= 1;
     text
 }
 
-/// An IPv6 address as Suricata writes it, with all its zeros.
+/// Returns the text of an IPv6 address as Suricata writes it, without zero compression.
 pub fn ipv6(octets: [u8; 16]) -> AddressText {
     let mut text = AddressText::new();
     for (index, byte) in octets.into_iter().enumerate() {
@@ -131,7 +131,7 @@ pub fn ipv6(octets: [u8; 16]) -> AddressText {
     text
 }
 
-/// An address; whether it is one of IPv6 it does not say itself.
+/// Returns the text of an address. The address itself does not show whether it is IPv6.
 #[inline]
 pub fn address(address: Address, is_ipv6: bool) -> AddressText {
     if is_ipv6 {
@@ -144,7 +144,7 @@ pub fn address(address: Address, is_ipv6: bool) -> AddressText {
 /// Characters of a time.
 const TIME_LEN: usize = 31;
 
-/// Writes times, in UTC to the microsecond; remembers the day of the last one.
+/// Writes times, in UTC to the microsecond. Caches the day of the last one.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     /// Days since the epoch.
@@ -161,7 +161,7 @@ impl Default for Clock {
 impl Clock {
     const SECONDS_A_DAY: u64 = 86_400;
 
-    /// The text of a time in nanoseconds since the epoch.
+    /// Returns the text of a time in nanoseconds since the epoch.
     #[inline]
     pub fn text(&mut self, time: u64) -> [u8; TIME_LEN] {
         let (seconds, micros) = (time / 1_000_000_000, (time / 1_000 % 1_000_000) as u32);
@@ -203,10 +203,10 @@ impl Clock {
     }
 }
 
-/// The day that Unix time counts from, as a Julian day.
+/// The day of the Unix epoch, as a Julian day.
 const UNIX_EPOCH_DAY: i32 = time::OffsetDateTime::UNIX_EPOCH.date().to_julian_day();
 
-/// A number of thousandths, or of millionths, as JSON's numbers are written that are no whole ones: `12.5`, `7.0`.
+/// Returns a number of thousandths, or of millionths, as JSON writes fractional numbers: `12.5`, `7.0`.
 #[inline]
 pub fn decimal(value: u64, places: u32) -> Text<24> {
     let unit = 10_u64.pow(places);
@@ -260,7 +260,7 @@ mod tests {
             let of = |value: f64| serde_json::to_string(&value).unwrap();
             let text = decimal(micros.into(), 3);
             prop_assert_eq!(text.as_str(), of(f64::from(micros) / 1e3));
-            // Less is written with an exponent by others.
+            // Other writers use an exponent for smaller numbers.
             let nanos = nanos.max(10_000);
             let text = decimal(nanos, 6);
             prop_assert_eq!(text.as_str(), of(nanos as f64 / 1e6));

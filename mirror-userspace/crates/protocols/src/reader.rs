@@ -1,7 +1,6 @@
-//! Fields off the front of a slice, big-endian as all of them are on the wire. Nothing is read where not
-//! all of a field is there.
+//! Reads fields off the front of a slice, big-endian as on the wire. An incomplete field is not read.
 
-/// What is left to read.
+/// The unread rest of a slice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
@@ -12,7 +11,7 @@ impl<'a> Reader<'a> {
         Self { rest: bytes }
     }
 
-    /// What was not read yet.
+    /// Returns the unread bytes.
     pub(super) const fn rest(&self) -> &'a [u8] {
         self.rest
     }
@@ -41,7 +40,7 @@ impl<'a> Reader<'a> {
         self.array().map(u32::from_be_bytes)
     }
 
-    /// Bytes behind their number in one byte.
+    /// Reads bytes behind their number in one byte.
     pub(super) fn vector8(&mut self) -> Option<&'a [u8]> {
         let mut ahead = *self;
         let len = ahead.u8()?;
@@ -50,7 +49,7 @@ impl<'a> Reader<'a> {
         Some(bytes)
     }
 
-    /// Bytes behind their number in two bytes.
+    /// Reads bytes behind their number in two bytes.
     pub(super) fn vector16(&mut self) -> Option<&'a [u8]> {
         let mut ahead = *self;
         let len = ahead.u16()?;
@@ -59,7 +58,7 @@ impl<'a> Reader<'a> {
         Some(bytes)
     }
 
-    /// An integer of variable length (RFC 9000, section 16).
+    /// Reads a variable-length integer (RFC 9000, section 16).
     pub(super) fn varint(&mut self) -> Option<u64> {
         let first = *self.rest.first()?;
         let bytes = self.bytes(1 << (first >> 6))?;
@@ -68,7 +67,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The pairs of bytes of a slice as numbers; an odd byte at the end is left out.
+/// Returns the pairs of bytes in a slice as numbers. An odd byte at the end is ignored.
 pub(super) fn u16s(bytes: &[u8]) -> impl Iterator<Item = u16> + '_ {
     bytes.chunks_exact(2).filter_map(|pair| pair.try_into().ok().map(u16::from_be_bytes))
 }

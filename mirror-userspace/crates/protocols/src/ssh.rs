@@ -1,20 +1,20 @@
-//! SSH: what both sides say first (RFC 4253, section 4.2).
+//! SSH: the identification strings of both sides (RFC 4253, section 4.2).
 
-/// What a side says of itself.
+/// A side's identification string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Banner<'a> {
     /// Version of the protocol.
     pub protocol: &'a [u8],
-    /// Name and version of the software; comments behind it left out.
+    /// Name and version of the software, without the comments behind it.
     pub software: &'a [u8],
 }
 
 /// The longest line that can be a banner.
 const MAX_LEN: usize = 255;
-/// Lines that a server may send in front of it.
+/// Lines that a server may send before it.
 const MAX_LINES: usize = 64;
 
-/// What a look at the beginning of a stream finds.
+/// The result of searching the beginning of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look<'a> {
     /// The banner.
@@ -25,7 +25,7 @@ pub enum Look<'a> {
     No,
 }
 
-/// Looks for the banner at the beginning of a stream.
+/// Searches the beginning of a stream for the banner.
 #[must_use]
 pub fn banner(bytes: &[u8]) -> Look<'_> {
     let mut rest = bytes;

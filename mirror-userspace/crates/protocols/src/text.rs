@@ -1,11 +1,11 @@
-//! Strings of JSON: from the bytes of the wire, and from what can be displayed.
+//! JSON strings: from bytes of the wire, and from values with `Display`.
 
 use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-/// Bytes that are mostly text: as they are where they are UTF-8, else with `\xNN` for each byte that is
-/// not ASCII. What JSON cannot hold as it is, the serializer escapes.
+/// Bytes that are mostly text. UTF-8 is written unchanged; otherwise each byte that is not ASCII is written
+/// as `\xNN`. The serializer escapes everything that JSON does not allow.
 #[derive(Clone, Copy, Debug)]
 pub struct Bytes<'a>(pub &'a [u8]);
 
@@ -19,15 +19,15 @@ impl Serialize for Bytes<'_> {
 }
 
 impl<'a> Bytes<'a> {
-    /// The bytes that this has as a string of JSON, without the quotes; never fewer.
+    /// Returns the length of the JSON string without the quotes, in bytes. Never too small.
     pub fn json_len(&self) -> usize {
         let other = if str::from_utf8(self.0).is_ok() { 1 } else { r"\\xff".len() };
         self.0.iter().map(|byte| json_len_of(*byte, other)).sum()
     }
 
-    /// As much from the beginning as has at most so many bytes as a string of JSON.
+    /// Returns the longest prefix that takes at most `json_len` bytes as a JSON string.
     pub fn cut_to(&self, json_len: usize) -> &'a [u8] {
-        // Where it is cut within a character, all others are written in more bytes, too.
+        // If the prefix ends within a character, all others are written in more bytes, too.
         let mut left = json_len;
         let fits = |byte: &&u8| match left.checked_sub(json_len_of(**byte, r"\\xff".len())) {
             Some(rest) => {
@@ -41,7 +41,7 @@ impl<'a> Bytes<'a> {
     }
 }
 
-/// The bytes that a byte takes in a string of JSON, `other` where it is not ASCII.
+/// Returns the bytes that a byte takes in a JSON string; `other` if it is not ASCII.
 const fn json_len_of(byte: u8, other: usize) -> usize {
     match byte {
         b'"' | b'\\' => 2,
@@ -60,7 +60,7 @@ impl fmt::Display for Bytes<'_> {
     }
 }
 
-/// A string of what can be displayed.
+/// A JSON string of a value with `Display`.
 #[derive(Clone, Copy, Debug)]
 pub struct Text<T>(pub T);
 

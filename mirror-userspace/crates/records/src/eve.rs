@@ -1,5 +1,5 @@
-//! EVE JSON: records as Suricata 7 writes them, one object a line, fields in its order, with the
-//! Community ID and the `mirror` object added.
+//! EVE JSON: records as Suricata 7 writes them, one object per line, fields in its order, with the Community
+//! ID and the `mirror` object added.
 
 use mirror_packet::text::{self, Clock, Text};
 use mirror_packet::{CommunityId, Conversation, Direction};
@@ -12,40 +12,40 @@ use super::{
 };
 use crate::apm::{METRICS, Metrics, Service};
 
-/// Turns records into lines. Remembers what the last ones had in common.
+/// Renders records as lines. Caches values that consecutive records share.
 #[derive(Debug)]
 pub struct Renderer {
     clock: Clock,
-    /// Community IDs of flows, where their numbers say.
+    /// A cache of Community IDs, indexed by flow identifier.
     ids: Box<[KnownId]>,
 }
 
-/// A Community ID, and the number of the flow whose it is.
+/// A Community ID, and the identifier of its flow.
 #[derive(Clone, Copy, Debug)]
 struct KnownId {
     flow_id: u64,
     text: [u8; CommunityId::TEXT_LEN],
 }
 
-/// Community IDs that are remembered, for the events of flows that have many in a row. More would not stay in the
-/// caches nearest to the CPU, and cost what making them anew does.
+/// Cached Community IDs, for flows that have many events in a row. A larger table would not stay in the CPU's
+/// nearest caches, and would cost as much as computing them again.
 const KNOWN_IDS: usize = 256;
 
 impl Default for Renderer {
     fn default() -> Self {
-        // No flow has this number.
+        // No flow has this identifier.
         let nobody = KnownId { flow_id: u64::MAX, text: [0; CommunityId::TEXT_LEN] };
         Self { clock: Clock::default(), ids: vec![nobody; KNOWN_IDS].into() }
     }
 }
 
 impl Renderer {
-    /// Appends the events of `record` to `out`, a line each, and calls `each` after each with the length that
-    /// `out` has then. `bytes` are those of the record's batch.
+    /// Appends the events of `record` to `out`, a line each. Calls `each` after each line with the current
+    /// length of `out`. `bytes` are those of the record's batch.
     ///
     /// # Errors
     ///
-    /// Where a value has no JSON form; none of ours lacks one.
+    /// Fails if a value has no JSON form. All of ours have one.
     pub fn write_record(
         &mut self,
         out: &mut Vec<u8>,
@@ -80,7 +80,7 @@ impl Renderer {
         known.text
     }
 
-    /// What all records begin with.
+    /// Writes the fields that all records begin with.
     fn head(
         &mut self,
         line: &mut Line<'_>,
@@ -124,7 +124,7 @@ impl Renderer {
         Ok(())
     }
 
-    /// An event whose particulars are an object named after it.
+    /// Writes an event whose details are an object named after it.
     fn event(
         &mut self,
         out: &mut Vec<u8>,
@@ -152,7 +152,7 @@ impl Renderer {
 
     fn flow(&mut self, line: &mut Line<'_>, record: &FlowRecord) {
         const SECOND: u64 = 1_000_000_000;
-        // Fails for names of events only that have no JSON form.
+        // Fails only for event names that have no JSON form.
         let _ = self.head(line, record.time, FLOW, &record.conversation);
         if let Some(icmp) = record.icmp {
             line.number(b",\"icmp_type\":", icmp.request.0.into());
@@ -208,13 +208,13 @@ impl Renderer {
     }
 }
 
-/// A line that is being put together. Names and texts given to it need no escapes.
+/// A line under construction. Names and texts passed to it need no escapes.
 struct Line<'a> {
     out: &'a mut Vec<u8>,
 }
 
 impl Line<'_> {
-    /// Bytes whose number is known where this is called, so that writing them is a store or two.
+    /// Appends bytes whose number is known at compile time, so that writing them takes a store or two.
     #[inline(always)]
     fn raw<const N: usize>(&mut self, bytes: &[u8; N]) {
         self.out.extend_from_slice(bytes);
@@ -231,7 +231,7 @@ impl Line<'_> {
         self.out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
     }
 
-    /// A field whose value is a name, where there is one.
+    /// Writes a field whose value is a name, if there is one.
     #[inline(always)]
     fn name<const N: usize>(&mut self, before: &[u8; N], name: Option<&'static str>) {
         if let Some(name) = name {
@@ -241,7 +241,7 @@ impl Line<'_> {
         }
     }
 
-    /// The mirror session, as an object of its own.
+    /// Writes the mirror session, as an object of its own.
     fn mirror(&mut self, flow: &Conversation) {
         let Some(mirror) = flow.mirror else { return };
         let address = |address: Address| text::address(address, address.as_v4().is_none());
@@ -252,7 +252,7 @@ impl Line<'_> {
         self.text(address(mirror.outer_destination).as_bytes());
         self.raw(b"\"");
         if mirror.endpoint != 0 {
-            // As the endpoint's name in AWS ends.
+            // The identifier is the end of the endpoint's name in AWS.
             self.raw(b",\"endpoint\":\"vpce-");
             for byte in mirror.endpoint.to_be_bytes() {
                 self.hex(byte);
@@ -268,7 +268,7 @@ impl Line<'_> {
         self.text(text.as_bytes());
     }
 
-    /// What a TCP connection came to. Flags are written where they are set.
+    /// Writes the summary of a TCP connection. Only flags that are set are written.
     fn tcp(&mut self, tcp: &TcpSummary) {
         self.raw(b",\"tcp\":{\"tcp_flags\":\"");
         self.hex(tcp.flags);
@@ -301,7 +301,8 @@ impl Line<'_> {
         self.raw(b"}");
     }
 
-    /// How well a connection went. Segments by the direction in which they were sent; times by who took them.
+    /// Writes the performance of a connection. Segments are named by the direction in which they were sent,
+    /// times by the side that took them.
     fn performance(&mut self, summary: &super::PerformanceSummary) {
         self.raw(b",\"tcp_perf\":{");
         let start = self.out.len();
@@ -348,30 +349,30 @@ impl Line<'_> {
     }
 }
 
-/// Takes the events that one record becomes.
+/// Receives the events of one record.
 pub struct Lines<'a> {
     renderer: &'a mut Renderer,
     out: &'a mut Vec<u8>,
     record: &'a EventRecord,
     each: &'a mut dyn FnMut(usize),
-    /// Bytes that the lines may still have.
+    /// Bytes that the lines may still take.
     left: usize,
-    /// They were too many, which the last one says.
+    /// The limit was exceeded, as the last line reports.
     closed: bool,
 }
 
-/// What the lines of one record may come to, in bytes, for each byte that was packed for it, and besides. The records
-/// of a normal message stay far below.
+/// The limit on the lines of one record, in bytes for each packed byte of the record, in addition to
+/// [`MOST_OF_ANY`]. The records of a normal message stay far below.
 pub const MOST_PER_BYTE: usize = 16;
-/// See [`MOST_PER_BYTE`].
+/// The part of the limit that every record has, see [`MOST_PER_BYTE`].
 pub const MOST_OF_ANY: usize = 4096;
 
 impl Lines<'_> {
-    /// Writes an event with `object` for what is particular to it.
+    /// Writes an event with `object` for its details.
     ///
     /// # Errors
     ///
-    /// Where `object` has no JSON form.
+    /// Fails if `object` has no JSON form.
     pub fn line(&mut self, object: &impl Serialize) -> serde_json::Result<()> {
         self.write(None, object)
     }
@@ -380,21 +381,22 @@ impl Lines<'_> {
     ///
     /// # Errors
     ///
-    /// Where `object` has no JSON form.
+    /// Fails if `object` has no JSON form.
     pub fn transaction(&mut self, number: u32, object: &impl Serialize) -> serde_json::Result<()> {
         self.write(Some(number), object)
     }
 
-    /// Writes such an event, unless it has more than so many bytes. Says whether it is written.
+    /// Writes an event unless it has more than `most` bytes. Returns true if it was written.
     ///
     /// # Errors
     ///
-    /// Where `object` has no JSON form.
+    /// Fails if `object` has no JSON form.
     pub fn line_within(&mut self, most: usize, object: &impl Serialize) -> serde_json::Result<bool> {
         self.write_within(most.min(self.left), None, object)
     }
 
-    /// Writes an event; one that is too long says only that. Where even those are too many, no more are written.
+    /// Writes an event. One that exceeds the record's limit is replaced by a truncation mark, and no more are
+    /// written.
     fn write(&mut self, tx_id: Option<u32>, object: &impl Serialize) -> serde_json::Result<()> {
         #[derive(Serialize)]
         struct Truncated {
@@ -432,11 +434,11 @@ fn write_line(out: &mut Vec<u8>, event: &impl Serialize) -> serde_json::Result<(
     Ok(())
 }
 
-/// Appends a `stats` event to `out` as one line; `stats` is the value of its object.
+/// Appends a `stats` event to `out` as one line. `stats` is the value of its object.
 ///
 /// # Errors
 ///
-/// Where `stats` has no JSON form.
+/// Fails if `stats` has no JSON form.
 pub fn write_stats(out: &mut Vec<u8>, time: u64, stats: &impl Serialize) -> serde_json::Result<()> {
     #[derive(Serialize)]
     struct StatsEvent<'a, S> {
@@ -447,22 +449,22 @@ pub fn write_stats(out: &mut Vec<u8>, time: u64, stats: &impl Serialize) -> serd
     write_line(out, &StatsEvent { timestamp: Timestamp(time), event_type: STATS, stats })
 }
 
-/// The `flow` event of a flow as an object.
+/// Returns the `flow` event of a flow as an object.
 ///
 /// # Errors
 ///
-/// Where a value has no JSON form; none of ours lacks one.
+/// Fails if a value has no JSON form. All of ours have one.
 pub fn flow_object(flow: &FlowRecord) -> serde_json::Result<serde_json::Value> {
     let mut out = Vec::new();
     Renderer::default().flow(&mut Line { out: &mut out }, flow);
     serde_json::from_slice(&out)
 }
 
-/// A service as events name it: address and port of its server, protocols, network.
+/// Returns a service as events name it: address and port of its server, protocols, network.
 ///
 /// # Errors
 ///
-/// Where a value has no JSON form; none of ours lacks one.
+/// Fails if a value has no JSON form. All of ours have one.
 pub fn service_object(service: &Service) -> serde_json::Result<serde_json::Value> {
     #[derive(Serialize)]
     struct Object {
@@ -487,7 +489,7 @@ pub fn service_object(service: &Service) -> serde_json::Result<serde_json::Value
 ///
 /// # Errors
 ///
-/// Where a value has no JSON form; none of ours lacks one.
+/// Fails if a value has no JSON form. All of ours have one.
 pub fn write_metrics(out: &mut Vec<u8>, service: &Service, metrics: &Metrics) -> serde_json::Result<()> {
     #[derive(Serialize)]
     struct MetricsEvent<'a> {
@@ -530,7 +532,7 @@ impl Serialize for Timestamp {
     }
 }
 
-/// An address as Suricata writes it: IPv6 with all its zeros.
+/// An address as Suricata writes it: IPv6 without zero compression.
 #[derive(Clone, Copy, Debug)]
 struct EveAddress {
     address: Address,
@@ -543,7 +545,7 @@ impl Serialize for EveAddress {
     }
 }
 
-/// The name of a transport protocol, where Suricata knows one.
+/// Returns Suricata's name of a transport protocol, if there is one.
 const fn protocol_name(number: u8) -> Option<&'static str> {
     Some(match number {
         protocol::ICMP => "ICMP",
@@ -558,7 +560,7 @@ const fn protocol_name(number: u8) -> Option<&'static str> {
     })
 }
 
-/// What stands for a transport protocol without a name.
+/// Returns the text for a transport protocol without a name.
 fn protocol_number(number: u8) -> Text<3> {
     let mut text = Text::new();
     text.digits(number.into(), 3);

@@ -1,6 +1,6 @@
-//! JSON as `serde_json` writes it, byte for byte, with far fewer instructions: records are many short
-//! strings and numbers, and most of their bytes are names of fields. They are looked through for what has to
-//! be escaped in words of eight bytes. What is rare is left to `serde_json`.
+//! JSON as `serde_json` writes it, byte for byte, with far fewer instructions. Records consist of many short
+//! strings and numbers, and most of their bytes are field names. Strings are searched for characters to
+//! escape in words of eight bytes. Rare cases are left to `serde_json`.
 
 use std::fmt::{self, Write as _};
 
@@ -16,16 +16,16 @@ pub(super) fn append(out: &mut Vec<u8>, value: &impl Serialize) -> Result<()> {
     value.serialize(Json { out })
 }
 
-/// Where a value is written to.
+/// The serializer, with its destination.
 struct Json<'a> {
     out: &'a mut Vec<u8>,
 }
 
-/// An array or object that is not closed yet. Each element has a comma behind it; what closes it takes the
-/// place of the last.
+/// An array or object that is not closed yet. Each element is followed by a comma; the closing bytes replace
+/// the last one.
 struct Open<'a> {
     out: &'a mut Vec<u8>,
-    /// What closes it.
+    /// The closing bytes.
     end: &'static [u8],
 }
 
@@ -42,7 +42,7 @@ impl<'a> Open<'a> {
         Ok(())
     }
 
-    /// A field of a structure. Inlined, so that there is nothing to find out about its name.
+    /// Writes a field of a structure. Inlined, so that the search of its name for escapes is folded away.
     #[inline(always)]
     fn field(&mut self, name: &'static str, value: &(impl Serialize + ?Sized)) -> Result<()> {
         quoted(self.out, name, *b":")?;
@@ -58,8 +58,8 @@ impl<'a> Open<'a> {
     }
 }
 
-/// Whether one of these eight bytes has to be escaped: a control character, a quote, a backslash. May say
-/// so where none has to.
+/// Returns true if one of these eight bytes may have to be escaped: a control character, a quote, a
+/// backslash. False positives are possible.
 const fn may_need_escape(word: u64) -> bool {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x8080_8080_8080_8080;
@@ -73,7 +73,7 @@ const fn may_need_escape(word: u64) -> bool {
 fn needs_escape(text: &[u8]) -> bool {
     let word = |bytes: &[u8; 8]| may_need_escape(u64::from_ne_bytes(*bytes));
     if let Some(last) = text.last_chunk() {
-        // What is left behind the last whole word is looked at with some bytes before it.
+        // The rest behind the last whole word is checked in a word that overlaps it.
         let (words, _) = text.as_chunks();
         return words.iter().any(word) || word(last);
     }
@@ -83,7 +83,8 @@ fn needs_escape(text: &[u8]) -> bool {
     text.iter().any(|byte| matches!(byte, 0..0x20 | b'"' | b'\\'))
 }
 
-/// Writes a text in quotes. What is `after` is known where this is called, so that writing it is a store or two.
+/// Writes a text in quotes. The length of `after` is known at compile time, so that writing it takes a store
+/// or two.
 #[inline(always)]
 fn quoted<const N: usize>(out: &mut Vec<u8>, text: &str, after: [u8; N]) -> Result<()> {
     if needs_escape(text.as_bytes()) {
@@ -101,7 +102,7 @@ fn text(out: &mut Vec<u8>, text: &str) -> Result<()> {
     quoted(out, text, [])
 }
 
-/// Writes a name and opens what it is the name of: `{"name":[`.
+/// Writes a variant's name and opens its content: `{"name":[`.
 fn open_variant<'a>(out: &'a mut Vec<u8>, name: &str, start: u8, end: &'static [u8]) -> Result<Open<'a>> {
     out.push(b'{');
     text(out, name)?;
@@ -118,7 +119,7 @@ macro_rules! integers {
     };
 }
 
-/// What `serde_json` writes by itself.
+/// Types that are left to `serde_json`.
 macro_rules! as_before {
     ($($method:ident: $value:ty),*) => {
         $(fn $method(self, value: $value) -> Result<()> {
@@ -233,7 +234,7 @@ impl<'a> Serializer for Json<'a> {
         let start = self.out.len();
         self.out.push(b'"');
         write!(Utf8(self.out), "{value}").map_err(Error::custom)?;
-        // As a rule there is nothing to escape; where there is, it is all written again.
+        // Usually there is nothing to escape. Otherwise the text is written again.
         if self.out.get(start + 1..).is_some_and(needs_escape) {
             self.out.truncate(start);
             return serde_json::to_writer(self.out, &value.to_string());
@@ -243,7 +244,7 @@ impl<'a> Serializer for Json<'a> {
     }
 }
 
-/// Takes text as bytes.
+/// Appends text to a byte buffer.
 struct Utf8<'a>(&'a mut Vec<u8>);
 
 impl fmt::Write for Utf8<'_> {
@@ -335,7 +336,7 @@ mod tests {
 
     use super::*;
 
-    /// A value of each kind that Rust has.
+    /// A value of each kind in Rust.
     #[derive(Debug, Serialize)]
     struct Everything {
         #[serde(rename = "na\"me")]

@@ -1,6 +1,6 @@
-//! Records: what a worker has to say about the traffic, typed. A record is plain data of fixed size, so
-//! that a worker can write it into a recycled batch; turning it into text ([`eve`]) and hashing its
-//! Community ID ([`community_id`]) are the sink thread's work.
+//! Records: a worker's typed output about the traffic. A record is plain data of fixed size, so that a worker
+//! can write it into a recycled batch. The sink thread renders it as text ([`eve`]) and hashes its Community
+//! ID ([`community_id`]).
 
 pub mod apm;
 pub mod eve;
@@ -12,25 +12,38 @@ pub use mirror_packet::Conversation;
 use mirror_packet::Direction;
 
 use apm::Measured;
+/// VLAN identifiers of a packet, outermost first: 16 bits each from the lowest on, followed by their number.
+    /// Maximum number of tags, the same as in Suricata.
+    /// Returns no tags.
+    /// Adds the identifier of a further tag. Returns `false` if there are [`Vlans::MAX`] already.
+    /// Returns the number of tags.
+    /// Returns true if there are no tags.
+    /// Returns the tags as one number, different for different tags.
+    /// Returns the tags for a number from [`Vlans::word`].
+    /// Returns the identifiers, outermost first.
+/// The endpoints of a flow and its other fields that all its records share. Source is the client as far as
+/// known.
+    /// Server port; for ICMP the type of the reply.
+    /// True if the addresses are IPv6. An IPv4-mapped IPv6 address is not IPv4.
 
-/// Where a flow stood in its life when it ended.
+/// The state of a flow at its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum FlowState {
-    /// Only one side was heard; TCP: the handshake was not finished.
+    /// Only one side was seen; TCP: the handshake was not finished.
     #[default]
     New,
-    /// Both sides were heard; TCP: the handshake was finished.
+    /// Both sides were seen; TCP: the handshake was finished.
     Established,
     /// TCP only: both sides closed, or one reset.
     Closed,
 }
 
-/// Why a flow ended.
+/// The reason for a flow's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EndReason {
-    /// No packet came for as long as the flow's state allows.
+    /// No packet came for the timeout of the flow's state.
     Timeout,
-    /// The table was full and this flow was idle the longest.
+    /// The table was full and this flow was idle for the longest.
     Forced,
     /// The capture ended.
     Shutdown,
@@ -45,16 +58,16 @@ pub struct IcmpSummary {
     pub response: Option<(u8, u8)>,
 }
 
-/// What a TCP connection came to.
+/// The summary of a TCP connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpSummary {
-    /// Flags of both sides, or-ed; the low byte of the header's flag field.
+    /// Flags of both sides, OR-ed; the low byte of the header's flag field.
     pub flags: u8,
     /// Flags that the client sent.
     pub flags_to_server: u8,
     /// Flags that the server sent.
     pub flags_to_client: u8,
-    /// State name as in RFC 9293, lower case; `None` where no connection was seen to begin.
+    /// State name as in RFC 9293, lower case; `None` if no connection was tracked.
     pub state: Option<&'static str>,
     /// Data from the client is missing.
     pub gap_to_server: bool,
@@ -65,23 +78,22 @@ pub struct TcpSummary {
 /// The application protocols of a flow, by Suricata's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Application {
-    /// The flow's protocol: the first that was recognised in either direction; `failed` where data was
-    /// looked at and not recognised.
+    /// The flow's protocol: the first that was recognised in either direction; `failed` if detection failed.
     pub protocol: Option<&'static str>,
-    /// What was spoken before that, where the two sides agreed to go on with something else.
+    /// The protocol before the two sides switched to another one.
     pub original: Option<&'static str>,
-    /// What the client's data said, where that differs.
+    /// The protocol of the client's data, if that differs.
     pub to_server: Option<&'static str>,
-    /// What the server's data said, where that differs.
+    /// The protocol of the server's data, if that differs.
     pub to_client: Option<&'static str>,
 }
 
 /// A flow that ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowRecord {
-    /// When it was ended, in nanoseconds since the epoch.
+    /// Time of the record, in nanoseconds since the epoch.
     pub time: u64,
-    /// Whose flow it is.
+    /// The flow's shared fields.
     pub conversation: Conversation,
     /// Application protocols.
     pub application: Application,
@@ -95,9 +107,9 @@ pub struct FlowRecord {
     pub end: u64,
     /// State at the end.
     pub state: FlowState,
-    /// Why it ended.
+    /// Reason for the end.
     pub reason: EndReason,
-    /// Whether it raised an alert.
+    /// True if the flow raised an alert.
     pub alerted: bool,
     /// ICMP and `ICMPv6` only.
     pub icmp: Option<IcmpSummary>,
@@ -135,27 +147,27 @@ pub struct PerformanceSummary {
     pub reset_by: Option<Direction>,
 }
 
-/// What an analyzer has to say about a flow: packed bytes that become one or more events.
+/// An analyzer's output about a flow: packed bytes that become one or more events.
 #[derive(Clone, Copy, Debug)]
 pub struct EventRecord {
-    /// When it was seen, in nanoseconds since the epoch.
+    /// Time of the event, in nanoseconds since the epoch.
     pub time: u64,
-    /// Whose flow it is about.
+    /// The shared fields of the event's flow.
     pub conversation: Conversation,
-    /// What kind of event it becomes.
+    /// The type of the events.
     pub event_type: &'static EventType,
-    /// Where the batch has the packed bytes: position and length.
+    /// Position and length of the packed bytes in the batch.
     pub bytes: (u32, u32),
 }
 
 impl EventRecord {
-    /// What the event says of a request; `bytes` are those of the record's batch.
+    /// Returns the event's measurement of a request. `bytes` are those of the record's batch.
     #[must_use]
     pub fn measured(&self, bytes: &[u8]) -> Option<Measured> {
         (self.event_type.measure?)(self.packed(bytes))
     }
 
-    /// The packed bytes, of those of the record's batch.
+    /// Returns the packed bytes, out of those of the record's batch.
     #[must_use]
     pub fn packed<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         let (start, len) = (self.bytes.0 as usize, self.bytes.1 as usize);
@@ -163,43 +175,44 @@ impl EventRecord {
     }
 }
 
-/// A kind of event that an analyzer emits. The analyzer packs what it knows into bytes, which costs the
-/// packet path little; text is made of them on the sink's thread.
+/// A type of event that an analyzer emits. The analyzer packs its values into bytes, which costs the packet
+/// path little. The sink's thread renders them as text.
 #[derive(Debug)]
 pub struct EventType {
-    /// The value of `event_type`, and the name of the object that has what is particular to the event.
+    /// The value of `event_type`, and the name of the object with the event's details.
     pub name: &'static str,
     render: Render,
     measure: Option<Measure>,
 }
 
-/// Writes the events that packed bytes stand for.
+/// A function that writes the events of packed bytes.
 pub type Render = fn(&[u8], &mut eve::Lines<'_>) -> serde_json::Result<()>;
 
-/// Says what packed bytes mean for the service that was asked; `None` where they are about no request.
+/// A function that returns what packed bytes mean for the requested service; `None` if they are about no
+/// request.
 pub type Measure = fn(&[u8]) -> Option<Measured>;
 
 impl EventType {
-    /// Events of this name, written by `render`.
+    /// Creates a type of events with this name, written by `render`.
     #[must_use]
     pub const fn new(name: &'static str, render: Render) -> Self {
         Self { name, render, measure: None }
     }
 
-    /// Counts the events for the `metrics` of services, as `measure` says.
+    /// Counts the events in the `metrics` of services, as measured by `measure`.
     #[must_use]
     pub const fn measured(self, measure: Measure) -> Self {
         Self { measure: Some(measure), ..self }
     }
 }
 
-/// Anything that a worker hands to the sinks.
+/// A record that a worker hands to the sinks.
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::large_enum_variant, reason = "written in place into a batch that goes round")]
 pub enum Record {
     /// A flow that ended.
     Flow(FlowRecord),
-    /// What an analyzer emitted.
+    /// An event that an analyzer emitted.
     Event(EventRecord),
 }
 
@@ -209,7 +222,7 @@ pub const FLOW: &str = "flow";
 pub const STATS: &str = "stats";
 
 impl Record {
-    /// When what it says was so, in nanoseconds since the epoch.
+    /// Returns the time of the record, in nanoseconds since the epoch.
     #[must_use]
     pub const fn time(&self) -> u64 {
         match self {
@@ -218,7 +231,7 @@ impl Record {
         }
     }
 
-    /// The `event_type` of what the record becomes.
+    /// Returns the `event_type` of the record's events.
     #[must_use]
     pub const fn event_type(&self) -> &'static str {
         match self {

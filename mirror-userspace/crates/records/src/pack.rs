@@ -1,6 +1,7 @@
-//! Values in packed bytes: a tag, a length and a value for each. What a worker packs, the sink unpacks.
+//! Values in packed bytes: a tag, a length and a value for each. A worker packs them, and the sink unpacks
+//! them.
 
-/// Bytes of a value that are packed at most; what is behind them is cut off.
+/// Maximum number of bytes packed for a value. The rest is cut off.
 pub const MAX_VALUE: usize = 8 * 1024;
 
 /// Appends a value.
@@ -11,13 +12,13 @@ pub fn put(out: &mut Vec<u8>, tag: u8, value: &[u8]) {
     out.extend_from_slice(value);
 }
 
-/// The packed value with this tag; of several the last.
+/// Returns the packed value with this tag; the last one if there are several.
 #[must_use]
 pub fn get(packed: &[u8], tag: u8) -> Option<&[u8]> {
     values(packed).filter(|&(of, _)| of == tag).last().map(|(_, value)| value)
 }
 
-/// All packed values with their tags.
+/// Returns all packed values with their tags.
 pub fn values(packed: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     let mut rest = packed;
     std::iter::from_fn(move || {

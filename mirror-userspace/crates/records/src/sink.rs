@@ -1,9 +1,9 @@
-//! The EVE sink: a thread of its own that turns records into lines, and writes them where they are to go
-//! ([`Destination`]): a file such as `eve.json`, standard output, or a Unix socket.
+//! The EVE sink: a thread that renders records as lines and writes them to a [`Destination`]: a file such as
+//! `eve.json`, standard output, or a Unix socket.
 //!
-//! Each worker has a [`Producer`] with a fixed number of batches that go round: the worker fills one,
-//! hands it over through a bounded queue, the sink writes it out and sends it back empty. So the packet
-//! path neither allocates nor waits: where no empty batch is left, the record is lost and counted. A
+//! Each worker has a [`Producer`] with a fixed number of batches that circulate: the worker fills one and
+//! hands it over through a bounded queue, and the sink writes it and sends it back empty. The packet path
+//! therefore neither allocates nor waits: if no empty batch is left, the record is lost and counted. A
 //! producer for capture files waits instead, and loses nothing.
 
 mod output;
@@ -26,31 +26,34 @@ use self::output::{Lines, Output};
 use crate::apm::{METRICS, Metrics, Service, Services, Standing};
 use crate::{EventRecord, EventType, FLOW, FlowRecord, Record, STATS, eve};
 
-/// The log's name in the log directory.
+/// The log's file name in the log directory.
 pub const FILE_NAME: &str = "eve.json";
 
-/// Batches that go round between one worker and the sink.
+/// Batches that circulate between one worker and the sink.
 const BATCHES: usize = 8;
-/// Records a batch holds.
+/// Records in a batch.
 const BATCH_RECORDS: usize = 256;
-/// Bytes a batch holds: at least one message of the largest kind, DNS over TCP.
+/// Bytes in a batch: at least one message of the largest kind, DNS over TCP.
 const BATCH_BYTES: usize = 128 * 1024;
-/// Batches, events and the stop mark that may wait for the sink.
+/// Messages that may wait for the sink: batches, events and the stop mark.
 const QUEUE: usize = 1024;
-/// Text that is collected before it is written to the file.
+/// Bytes of text that are collected before they are written to the file.
 const BUFFER: usize = 256 * 1024;
-/// No line waits longer than this for its way to the file.
+/// Maximum time that a line waits before it is written to the file.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Why a log cannot be opened, or was not wholly written.
+/// The reason why a log cannot be opened, or was not completely written.
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
-    /// The log directory is missing and cannot be made, or is not a directory.
-    #[error("cannot make the log directory {}: {source}; choose a writable one with --log-dir", path.display())]
+    /// The log directory is missing and cannot be created, or is not a directory.
+    #[error(
+        "cannot create the log directory {}: {source}; choose a writable one with --log-dir",
+        path.display()
+    )]
     Directory {
         /// The directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The log cannot be opened for appending.
@@ -58,31 +61,31 @@ pub enum SinkError {
     Open {
         /// The log file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// Nobody listens to a socket.
-    #[error("cannot connect to the socket {}: {source}; start what reads the log first", path.display())]
+    /// No process listens on a socket.
+    #[error("cannot connect to the socket {}: {source}; start the reader of the log first", path.display())]
     Connect {
         /// The socket.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// Records and account are to go to one place.
-    #[error("the records go to stdout, and so does the account; leave out --json, or the output `-`")]
+    /// Records and account would both go to standard output.
+    #[error("the records and the account would both go to stdout; leave out --json, or the output `-`")]
     Stdout,
     /// The sink's thread cannot be started.
     #[error("cannot start the thread that writes the log: {0}")]
     Thread(io::Error),
 }
 
-/// Which kinds of events are written; without a choice, all.
+/// The types of events that are written; without a selection, all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventTypes(Option<Vec<String>>);
 
 impl EventTypes {
-    /// The kinds that there are; analyzers that are registered may have others.
+    /// The built-in types. Registered analyzers may have others.
     pub const KNOWN: [&'static str; 3 + crate::ANALYZER_EVENTS.len()] = {
         let mut known = [FLOW; 3 + crate::ANALYZER_EVENTS.len()];
         let mut at = 0;
@@ -94,13 +97,13 @@ impl EventTypes {
         known
     };
 
-    /// Of the known kinds only these.
+    /// Selects only these of the built-in types.
     #[must_use]
     pub const fn only(types: Vec<String>) -> Self {
         Self(Some(types))
     }
 
-    /// The kinds that were chosen, where some were.
+    /// Returns the selected types, if there is a selection.
     #[must_use]
     pub fn chosen(&self) -> Option<&[String]> {
         self.0.as_deref()
@@ -112,10 +115,10 @@ impl EventTypes {
     }
 }
 
-/// What became of the records handed to the sink.
+/// The counters of the records handed to the sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SinkCounters {
-    /// Events that are written, by their `event_type`.
+    /// Events written, by their `event_type`.
     written: Vec<(&'static str, u64)>,
     /// Events that could not be written.
     pub lost: u64,
@@ -128,13 +131,12 @@ impl Default for SinkCounters {
 }
 
 impl SinkCounters {
-    /// The events written, with their `event_type`; of the kinds that are built in also those that there
-    /// were none of.
+    /// Returns the numbers of events written, with their `event_type`. Built-in types are included even at 0.
     pub fn written_by_kind(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.written.iter().copied()
     }
 
-    /// The events written of one kind.
+    /// Returns the number of events written of one type.
     #[must_use]
     pub fn written(&self, event_type: &str) -> u64 {
         self.written_by_kind().filter(|&(name, _)| name == event_type).map(|(_, count)| count).sum()
@@ -148,7 +150,7 @@ impl SinkCounters {
     }
 }
 
-/// The counters where the sink's thread and others see them; locked for a moment at each write.
+/// The counters, shared between the sink's thread and others. They are locked for a moment at each write.
 #[derive(Debug, Default)]
 struct SharedCounters(Mutex<SinkCounters>);
 
@@ -162,12 +164,12 @@ impl SharedCounters {
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut SinkCounters) -> T) -> T {
-        // Whatever panicked left whole numbers.
+        // The counters are consistent even if a thread has panicked.
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Records on their way to the sink, and the bytes that some of them are about.
+/// A batch of records for the sink, with the packed bytes of their events.
 #[derive(Debug)]
 struct Batch {
     records: Vec<Record>,
@@ -191,28 +193,28 @@ impl Batch {
 
 #[derive(Debug)]
 enum Message {
-    /// A batch of records, and where to send it when it is empty again.
+    /// A batch of records, and the channel that takes it back when it is empty.
     Records { batch: Batch, home: SyncSender<Batch> },
-    /// A `stats` event, already a line of text, and its time.
+    /// A `stats` event, already rendered as a line, and its time.
     Stats(Vec<u8>, u64),
-    /// Services are to be measured, whether that is written or not.
+    /// A request to measure services, whether or not metrics are written.
     Measure,
-    /// A file that was moved away is to be begun anew.
+    /// A request to reopen a file that was moved away.
     Reopen,
-    /// Everything before this is to be written now, and the sender told when it is.
+    /// A request to write everything before this message now, and to notify the sender afterwards.
     Flush(SyncSender<()>),
-    /// Somebody asks how services stand, of at most so many.
+    /// A request for the state of at most this many services.
     Services(usize, oneshot::Sender<Vec<Standing>>),
-    /// Nothing comes after this.
+    /// The last message.
     Stop,
 }
 
-/// What a producer does when the sink does not keep up.
+/// A producer's behaviour when the sink does not keep up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overflow {
-    /// Lose the record and count it: the way of a live worker.
+    /// Loses the record and counts it: the choice for a live worker.
     Lose,
-    /// Wait for the sink: the way of a reader of capture files.
+    /// Waits for the sink: the choice for a reader of capture files.
     Wait,
 }
 
@@ -224,7 +226,7 @@ pub struct Producer {
     empty: Receiver<Batch>,
     current: Batch,
     overflow: Overflow,
-    /// When records were handed over last without being many.
+    /// Time of the last flush that was not caused by a full batch.
     flushed: Instant,
     lost: u64,
 }
@@ -238,15 +240,15 @@ impl Producer {
         Self { sink, home, empty, current: Batch::new(), overflow, flushed: Instant::now(), lost: 0 }
     }
 
-    /// Hands a flow's record over, or loses it where the sink is too far behind.
+    /// Adds a flow's record, or loses it if the sink is too far behind.
     pub fn push_flow(&mut self, record: FlowRecord) {
         if self.make_room(0) {
             self.current.records.push(Record::Flow(record));
         }
     }
 
-    /// Hands an analyzer's event over, or loses it where the sink is too far behind. Its packed bytes are
-    /// those of `parts`, one after the other.
+    /// Adds an analyzer's event, or loses it if the sink is too far behind. Its packed bytes are the
+    /// concatenation of `parts`.
     pub fn push_event(
         &mut self,
         time: u64,
@@ -264,23 +266,22 @@ impl Producer {
         }
     }
 
-    /// Makes room for a record and its bytes; where there is none, counts the record as lost.
+    /// Makes room for a record and its bytes. If there is none, counts the record as lost.
     fn make_room(&mut self, bytes: usize) -> bool {
         let room = self.current.has_room(bytes) || self.hand_over() && self.current.has_room(bytes);
         self.lost += u64::from(!room);
         room
     }
 
-    /// Hands over what was collected, where the sink has room for it; keeps it for the next time where
-    /// it has not.
+    /// Hands the collected records over if the sink has room. Otherwise they stay for the next call.
     pub fn flush(&mut self) {
         if !self.current.records.is_empty() {
             self.hand_over();
         }
     }
 
-    /// Does the same now and then, so that no record waits for long. Time passes fast in a capture file: its
-    /// reader goes by the clock, or the sink would be woken for every few records.
+    /// Flushes from time to time, so that no record waits for long. Time passes fast in a capture file: its
+    /// reader uses the clock, or else it would wake the sink for every few records.
     pub fn flush_in_time(&mut self) {
         if self.overflow == Overflow::Wait && self.flushed.elapsed() < FLUSH_INTERVAL {
             return;
@@ -289,23 +290,23 @@ impl Producer {
         self.flush();
     }
 
-    /// Whether a flow's record could be handed over now. What can be put off is put off where it could not.
+    /// Returns true if a flow's record could be added now. If not, the caller postpones what it can.
     pub fn has_room(&mut self) -> bool {
         self.current.has_room(0) || self.hand_over()
     }
 
-    /// Waits for the sink from now on: the capture is over.
+    /// Waits for the sink from now on, since the capture is over.
     pub const fn wait(&mut self) {
         self.overflow = Overflow::Wait;
     }
 
-    /// Records that were lost because the sink was too far behind.
+    /// Returns the number of records lost because the sink was too far behind.
     #[must_use]
     pub const fn lost(&self) -> u64 {
         self.lost
     }
 
-    /// Exchanges the current batch for an empty one; `false` where there is none.
+    /// Exchanges the current batch for an empty one. Returns `false` if there is none.
     fn hand_over(&mut self) -> bool {
         let empty = match self.overflow {
             Overflow::Lose => self.empty.try_recv().ok(),
@@ -326,12 +327,12 @@ impl Producer {
     }
 }
 
-/// What can be set anew while records are written.
+/// The settings that can change while records are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SinkSettings {
-    /// How long services are measured for one `metrics` event.
+    /// Interval of the `metrics` events.
     pub metrics_interval: Duration,
-    /// When a file is put aside.
+    /// Rotation of the log file.
     pub rotation: Rotation,
 }
 
@@ -345,13 +346,13 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// Opens `eve.json` in `directory` for appending, making the directory where it is missing.
+    /// Opens `eve.json` in `directory` for appending, and creates the directory if it is missing.
     pub fn open(directory: &Path) -> Result<Self, SinkError> {
         let destination = Destination::file(directory.join(FILE_NAME));
         Self::to(destination, EventTypes::default(), Patience::Endless)
     }
 
-    /// Opens a destination of the log, which gets events of these kinds.
+    /// Opens a destination of the log, for events of these types.
     pub fn to(destination: Destination, types: EventTypes, patience: Patience) -> Result<Self, SinkError> {
         let name = destination.to_string();
         let output = Output::open(destination, patience)?;
@@ -366,37 +367,37 @@ impl Sink {
         Ok(Self { queue, settings, counters, thread })
     }
 
-    /// Goes on with other settings, within a second. Does not wait.
+    /// Applies other settings within a second. Does not wait.
     pub fn set(&self, settings: SinkSettings) {
         self.settings.leave(settings);
     }
 
-    /// Has the log's file begun anew under its name, for somebody has moved it away. Does not wait; where
-    /// the sink is too busy to be told, `false`.
+    /// Reopens the log's file by its name, after it was moved away. Does not wait. Returns `false` if the
+    /// sink's queue is full.
     #[must_use]
     pub fn reopen(&self) -> bool {
         self.queue.try_send(Message::Reopen).is_ok()
     }
 
-    /// A new end of the queue, for one worker.
+    /// Creates a producer for one worker.
     #[must_use]
     pub fn producer(&self, overflow: Overflow) -> Producer {
         Producer::new(self.queue.clone(), overflow)
     }
 
-    /// Where one can ask how services stand.
+    /// Returns a handle for queries about services.
     #[must_use]
     pub fn desk(&self) -> ServiceDesk {
-        // Fails only where the thread panicked, which has said so itself.
+        // Fails only if the thread panicked, and a panic reports itself.
         let _ = self.queue.send(Message::Measure);
         ServiceDesk(self.queue.clone())
     }
 
-    /// Writes a `stats` event: `time` in nanoseconds since the epoch, `stats` its object.
+    /// Writes a `stats` event. `time` is in nanoseconds since the epoch, `stats` is its object.
     ///
     /// # Errors
     ///
-    /// Where `stats` has no JSON form.
+    /// Fails if `stats` has no JSON form.
     pub fn stats(&self, time: u64, stats: &impl Serialize) -> serde_json::Result<()> {
         let mut line = Vec::new();
         eve::write_stats(&mut line, time, stats)?;
@@ -406,24 +407,24 @@ impl Sink {
         Ok(())
     }
 
-    /// What became of the events so far. Those that wait for the next write are in neither figure.
+    /// Returns the counters so far. Events that wait for the next write count neither as written nor as lost.
     #[must_use]
     pub fn counters(&self) -> SinkCounters {
         self.counters.load()
     }
 
-    /// Writes out everything that was handed over before this call, with what was measured of services, and
-    /// waits for it: the capture is over.
+    /// Writes everything that was handed over before this call, and the measurements of services, and waits
+    /// until it is written. To be called when the capture is over.
     #[must_use]
     pub fn flush(&self) -> SinkCounters {
         let (done, written) = sync_channel(1);
-        // Both fail only where the thread panicked, which has said so itself.
+        // Both fail only if the thread panicked, and a panic reports itself.
         let _ = self.queue.send(Message::Flush(done));
         let _ = written.recv();
         self.counters.load()
     }
 
-    /// Writes out everything that was handed over before this call and closes the log.
+    /// Writes everything that was handed over before this call and closes the log.
     #[must_use]
     pub fn finish(self) -> SinkCounters {
         // As above.
@@ -433,42 +434,42 @@ impl Sink {
     }
 }
 
-/// Answers how services stand.
+/// A handle for queries about the state of services.
 #[derive(Clone, Debug)]
 pub struct ServiceDesk(SyncSender<Message>);
 
 impl ServiceDesk {
-    /// Asks about the services with the most requests and connections, at most so many. There is no answer
-    /// where the sink is too far behind, or has ended.
+    /// Asks for the services with the most requests and connections, at most `limit`. There is no answer if
+    /// the sink is too far behind, or has ended.
     #[must_use]
     pub fn ask(&self, limit: usize) -> oneshot::Receiver<Vec<Standing>> {
         let (answer, receiver) = oneshot::channel();
-        // Where it fails the answer's end is dropped, which the receiver learns.
+        // On failure the sender is dropped, which the receiver notices.
         let _ = self.0.try_send(Message::Services(limit, answer));
         receiver
     }
 }
 
-/// The sink thread's side.
+/// The state of the sink's thread.
 struct Writer {
     output: Output,
-    /// Where that is.
+    /// The destination's name.
     name: String,
     types: EventTypes,
     renderer: eve::Renderer,
     text: Vec<u8>,
-    /// Where each event in `text` ends, and its `event_type`.
+    /// End of each event in `text`, and its `event_type`.
     events: Vec<(usize, &'static str)>,
-    /// What is measured of services.
+    /// The measurements of services.
     services: Services,
-    /// Whether anything is: somebody reads it.
+    /// True if services are measured: metrics are written, or there is a [`ServiceDesk`].
     measured: bool,
     /// The latest time of a record.
     now: u64,
-    /// That records are lost was told, and they still are.
+    /// A warning about lost records was logged, and the loss continues.
     warned: bool,
     counters: Arc<SharedCounters>,
-    /// Where other settings are left.
+    /// The place where other settings arrive.
     settings: Arc<Slot<SinkSettings>>,
 }
 
@@ -502,7 +503,7 @@ impl Writer {
                 Ok(Message::Records { mut batch, home }) => {
                     self.add_batch(&batch);
                     batch.clear();
-                    // Fails where the worker is gone, which needs no batches any more.
+                    // Fails if the worker is gone, which needs no batches any more.
                     let _ = home.try_send(batch);
                 }
                 Ok(Message::Stats(line, time)) => {
@@ -515,17 +516,20 @@ impl Writer {
                 Ok(Message::Reopen) => {
                     self.flush();
                     if let Err(error) = self.output.reopen() {
-                        tracing::warn!("cannot open {} again: {error}; the old file goes on", self.name);
+                        tracing::warn!(
+                            "cannot reopen {}: {error}; records still go to the old file",
+                            self.name
+                        );
                     }
                 }
                 Ok(Message::Flush(done)) => {
                     self.end_interval();
                     self.flush();
-                    // Fails where nobody waits any more.
+                    // Fails if the requester does not wait any more.
                     let _ = done.try_send(());
                 }
                 Ok(Message::Services(limit, answer)) => {
-                    // Fails where nobody waits any more.
+                    // Fails if the requester does not wait any more.
                     let _ = answer.send(self.services.standing(limit));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -553,14 +557,14 @@ impl Writer {
                 .renderer
                 .write_record(&mut self.text, record, &batch.bytes, |end| events.push((end, kind)));
             if let Err(error) = written {
-                // What is left of a half-written line goes.
+                // Removes the rest of a half-written line.
                 self.text.truncate(self.events.last().map_or(0, |&(end, _)| end));
                 self.lose(1, &error);
             }
         }
     }
 
-    /// Has a record count for its service.
+    /// Adds a record to the measurements of its service.
     fn measure(&mut self, record: &Record, bytes: &[u8]) {
         self.now = self.now.max(record.time());
         if self.measured {
@@ -576,14 +580,14 @@ impl Writer {
         services.advance(now, &mut add);
     }
 
-    /// Writes what was measured of services and not written yet.
+    /// Writes the measurements of services that are not written yet.
     fn end_interval(&mut self) {
         let now = self.now;
         let (services, mut add) = self.metrics();
         services.flush(now, &mut add);
     }
 
-    /// The services, and what takes what was measured of each.
+    /// Returns the services, and the function that receives the measurements of each.
     fn metrics(&mut self) -> (&mut Services, impl FnMut(&Service, &Metrics)) {
         let Self { services, text, events, types, .. } = self;
         let wanted = types.wants(METRICS);
@@ -600,11 +604,11 @@ impl Writer {
         self.events.push((self.text.len(), kind));
     }
 
-    /// Writes the collected text; what cannot be written is lost.
+    /// Writes the collected text. Events that cannot be written are lost.
     fn flush(&mut self) {
         if self.text.is_empty() {
             if let Err(error) = self.output.tick() {
-                self.warn(&error, "it goes on in the same file");
+                self.warn(&error, "records still go to the same file");
             }
             return;
         }
@@ -615,10 +619,10 @@ impl Writer {
         });
         match error {
             Some(error) if lost > 0 => self.lose(lost, &error),
-            Some(error) => self.warn(&error, "it goes on in the same file"),
+            Some(error) => self.warn(&error, "records still go to the same file"),
             None if self.warned => {
                 self.warned = false;
-                tracing::info!("records are written {} again", self.name);
+                tracing::info!("can write {} again", self.name);
             }
             None => {}
         }
@@ -628,7 +632,7 @@ impl Writer {
 
     fn lose(&mut self, records: u64, error: &dyn std::fmt::Display) {
         self.counters.lose(records);
-        self.warn(error, "records are lost until that is mended");
+        self.warn(error, "records are lost until this is fixed");
     }
 
     fn warn(&mut self, error: &dyn std::fmt::Display, consequence: &str) {
@@ -647,7 +651,7 @@ fn add_metrics(
     let before = text.len();
     match eve::write_metrics(text, service, metrics) {
         Ok(()) => events.push((text.len(), METRICS)),
-        // What is left of a half-written line goes. No number lacks a JSON form.
+        // Removes the rest of a half-written line. Every number has a JSON form.
         Err(_) => text.truncate(before),
     }
 }
@@ -693,7 +697,7 @@ mod tests {
         }
     }
 
-    /// An event that says how many bytes were packed for it.
+    /// An event that reports the number of bytes packed for it.
     static LENGTH: EventType = EventType::new("length", |bytes, lines| lines.line(&[bytes.len()]));
 
     fn push_event(producer: &mut Producer, parts: &[&[u8]]) {

@@ -1,5 +1,5 @@
-//! Alerts: that a flow has something that somebody should look at. The events are those of Suricata, so that
-//! whatever reads its alerts reads these.
+//! Alerts: events about flows that deserve attention. The events are those of Suricata, so that every reader
+//! of its alerts can read these.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
@@ -14,18 +14,18 @@ use serde::Serialize;
 use super::Context;
 use crate::indicators::Indicators;
 
-/// An alert: its cause, and what that is about.
+/// An alert: its cause, and the value that it is about.
 pub(super) static ALERT: EventType = EventType::new("alert", render);
 
-/// What raises an alert. Its number is that of the signature, beyond [`FIRST_SIGNATURE`].
+/// The cause of an alert. Its discriminant is the signature's number, counted from [`FIRST_SIGNATURE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Cause {
-    /// An analyzer of the user's.
+    /// An analyzer that the user registered.
     Analyzer,
     /// One of the two addresses: 16 bytes.
     Address,
-    /// A name that DNS was asked for: the indicator.
+    /// A name in a DNS query: the indicator.
     Query,
     /// The server's name in a hello of TLS or QUIC: the indicator.
     ServerName,
@@ -37,7 +37,7 @@ pub(crate) enum Cause {
     Ja4,
 }
 
-/// Signatures of one's own begin at a million, by Suricata's convention.
+/// User-defined signatures begin at a million, by Suricata's convention.
 const FIRST_SIGNATURE: u32 = 1_000_000;
 
 /// Suricata's `bad-unknown`.
@@ -82,7 +82,7 @@ fn render(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
     })
 }
 
-/// What an analyzer that is built in looks for besides.
+/// The indicators that a built-in analyzer looks for.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Watch {
     indicators: Option<Arc<Indicators>>,
@@ -91,7 +91,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Looks for these from now on.
+    /// Sets the indicators.
     pub(super) fn set(&mut self, indicators: &Arc<Indicators>) {
         self.indicators = Some(Arc::clone(indicators));
     }
@@ -100,7 +100,7 @@ impl Watch {
         self.indicators.is_some()
     }
 
-    /// Looks at a name that a client has said; whether that raised an alert.
+    /// Checks a name that a client has sent. Returns true if it raised an alert.
     pub(super) fn name(&self, cause: Cause, name: &[u8], context: &mut Context<'_>) -> bool {
         let domain = self.indicators.as_ref().and_then(|indicators| indicators.domain_of(name));
         if let Some(domain) = domain {
@@ -109,7 +109,7 @@ impl Watch {
         domain.is_some()
     }
 
-    /// Looks at the fingerprints of a client.
+    /// Checks the fingerprints of a client.
     pub(super) fn fingerprints(
         &mut self,
         hello: &ClientHello<'_>,

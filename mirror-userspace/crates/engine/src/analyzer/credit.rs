@@ -1,5 +1,6 @@
-//! How many events the bytes of a stream may become. A stream can hold a request every few bytes, and each becomes a
-//! line of many hundred: without a bound, a sender of little would fill the disk of the log.
+//! A limit on the events that the bytes of a stream may become. A stream can hold a request every few bytes,
+//! and each becomes a line of many hundred bytes. Without a limit, a sender of little data would fill the
+//! disk of the log.
 
 use mirror_records::EventType;
 use mirror_records::eve::Lines;
@@ -7,18 +8,18 @@ use serde::Serialize;
 
 use super::Context;
 
-/// Bytes of records that a flow may come to, besides what its data allow.
+/// Bytes of records that a flow may emit in any case.
 const FIRST: u32 = 4096;
-/// What each call with data allows, of which there is one a packet: an event.
+/// Credit for each call with data, that is, for each packet: enough for one event.
 const A_PACKET: u32 = 1024;
-/// What each byte of data allows.
+/// Credit for each byte of data.
 const A_BYTE: u32 = 8;
-/// What is allowed and not used is kept up to so much.
+/// The maximum of unused credit.
 const MOST: u32 = 64 * 1024;
-/// What an event takes besides the texts in it.
+/// Bytes charged for an event, not counting the texts in it.
 pub(super) const EVENT: usize = 720;
 
-/// What a flow may still become, and how many events were left out since it was too little.
+/// A flow's credit for events, and the number of events omitted for lack of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Credit {
     left: u32,
@@ -32,14 +33,15 @@ impl Default for Credit {
 }
 
 impl Credit {
-    /// Data came, of so many bytes.
+    /// Adds the credit for `bytes` bytes of data.
     pub(super) fn earn(&mut self, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let earned = A_PACKET.saturating_add(bytes.saturating_mul(A_BYTE));
         self.left = self.left.saturating_add(earned).min(MOST);
     }
 
-    /// Whether an event of so many bytes is to be written; where it is not, it counts as left out.
+    /// Spends credit for an event of this many bytes. Returns true if the event may be emitted; otherwise
+    /// counts it as omitted.
     #[must_use]
     pub(super) fn spend(&mut self, bytes: usize) -> bool {
         let left = u32::try_from(bytes).ok().and_then(|bytes| self.left.checked_sub(bytes));
@@ -48,13 +50,13 @@ impl Credit {
         left.is_some()
     }
 
-    /// Whether there is as much left.
+    /// Returns true if the credit covers this many bytes.
     #[must_use]
     pub(super) const fn covers(self, bytes: usize) -> bool {
         self.left as usize >= bytes
     }
 
-    /// The flow ends: an event of this kind says how many were left out, if any.
+    /// Ends the flow. If events were omitted, an event of this type reports their number.
     pub(super) fn end(&mut self, event_type: &'static EventType, context: &mut Context<'_>) {
         let omitted = std::mem::take(&mut self.omitted);
         if omitted > 0 {
@@ -63,7 +65,7 @@ impl Credit {
     }
 }
 
-/// Renders an event that says how many were left out.
+/// Renders an event that reports the number of omitted events.
 pub(super) fn render_omitted(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
     #[derive(Serialize)]
     struct Object {

@@ -1,12 +1,12 @@
-//! Which of the built-in analyzers run.
+//! The set of built-in analyzers that run.
 
 use super::registry::{DNS, HTTP, QUIC, SSH, Set, TLS};
 
-/// Which of the built-in analyzers that make events of their own run. All others always do.
+/// The built-in analyzers that run, of those that emit events of their own. All others always run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Enabled(Set);
 
-/// Those that can be switched off, by the `event_type` of what they emit.
+/// The analyzers that can be switched off, by the `event_type` of their events.
 const NAMES: [(&str, u32); 5] = [("dns", DNS), ("http", HTTP), ("quic", QUIC), ("ssh", SSH), ("tls", TLS)];
 
 impl Default for Enabled {
@@ -16,25 +16,25 @@ impl Default for Enabled {
 }
 
 impl Enabled {
-    /// None of those that can be switched off.
+    /// Returns the set in which all optional analyzers are off.
     #[must_use]
     pub fn none() -> Self {
         Self(NAMES.iter().fold(Set::MAX, |set, (_, bit)| set & !(1 << bit)))
     }
 
-    /// The names of all that can be switched off.
+    /// Returns the names of all optional analyzers.
     pub fn all_names() -> impl Iterator<Item = &'static str> {
         NAMES.iter().map(|&(name, _)| name)
     }
 
-    /// These and the one of this name, if there is one.
+    /// Returns this set with the analyzer of this name added, or `None` if there is none.
     #[must_use]
     pub fn with(self, name: &str) -> Option<Self> {
         let (_, bit) = NAMES.iter().find(|(known, _)| *known == name)?;
         Some(Self(self.0 | 1 << bit))
     }
 
-    /// The names of those that run, of those that could be switched off.
+    /// Returns the names of the optional analyzers that run.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         NAMES.iter().filter(move |(_, bit)| self.0 & 1 << bit != 0).map(|&(name, _)| name)
     }
@@ -52,7 +52,7 @@ mod tests {
     #[test]
     fn names_are_those_of_the_events_and_switch_one_analyzer_each() {
         assert!(Enabled::all_names().eq(Enabled::default().names()));
-        // Whatever runs may raise an alert.
+        // Every analyzer may raise an alert.
         let mut types: Vec<_> = EVENT_TYPES.into_iter().filter(|name| *name != "alert").collect();
         types.sort_unstable();
         assert!(Enabled::all_names().eq(types));

@@ -1,10 +1,10 @@
-//! Which flows an analyzer wants.
+//! Filters that select an analyzer's flows.
 
 use mirror_protocols::detect::AppProto;
 use mirror_records::Conversation;
 
-/// Says which flows an analyzer wants to follow. Whatever is not said does not matter; of several values
-/// of the same kind, one has to fit.
+/// Selects the flows that an analyzer follows. A criterion that is not set matches every flow; of several
+/// values of the same kind, one has to match.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     transports: Vec<u8>,
@@ -14,34 +14,34 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Wants every flow.
+    /// Selects every flow.
     #[must_use]
     pub fn all() -> Self {
         Self::default()
     }
 
-    /// Wants flows of this transport protocol (IANA).
+    /// Selects flows of this transport protocol (IANA).
     #[must_use]
     pub fn transport(mut self, protocol: u8) -> Self {
         self.transports.push(protocol);
         self
     }
 
-    /// Wants flows one of whose ports is this.
+    /// Selects flows with this port at either end.
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
         self.ports.push(port);
         self
     }
 
-    /// Wants flows that were recognised as this application protocol, from their first byte on.
+    /// Selects flows recognised as this application protocol, from their first byte on.
     #[must_use]
     pub fn application(mut self, application: AppProto) -> Self {
         self.applications.push(application);
         self
     }
 
-    /// Wants to see packets, besides data.
+    /// Requests packets, in addition to data.
     #[must_use]
     pub const fn packets(mut self) -> Self {
         self.packets = true;
@@ -52,7 +52,7 @@ impl Filter {
         self.packets
     }
 
-    /// Whether the flow is wanted; `application` is `None` as long as that is not known.
+    /// Returns true if the filter matches the flow. `application` is `None` until it is recognised.
     pub(super) fn wants(&self, conversation: &Conversation, application: Option<AppProto>) -> bool {
         let Conversation { protocol, source_port, destination_port, .. } = conversation;
         let any = |ports: &[u16]| ports.contains(source_port) || ports.contains(destination_port);
@@ -62,7 +62,7 @@ impl Filter {
                 || application.is_some_and(|application| self.applications.contains(&application)))
     }
 
-    /// Whether it depends on the application that a flow is wanted.
+    /// Returns true if the filter depends on the flow's application.
     pub(super) fn asks_for_application(&self) -> bool {
         !self.applications.is_empty()
     }

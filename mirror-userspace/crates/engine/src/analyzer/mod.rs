@@ -1,9 +1,9 @@
-//! Analyzers: what is made of the data of flows.
+//! Analyzers: they turn the data of flows into events.
 //!
-//! An [`Analyzer`] says by a [`Filter`] which flows it wants, gets their packets, their data in order and
-//! their ends, keeps a state for each flow that it follows, and emits events. Each worker has analyzers of
-//! its own ([`Analyzers`]), so none of them needs a lock. Those that are built in use nothing that
-//! others cannot; they are known by type, so that calls to them are direct.
+//! An [`Analyzer`] selects flows by a [`Filter`], receives their packets, their data in order and their ends,
+//! stores a state for each flow that it follows, and emits events. Each worker has analyzers of its own
+//! ([`Analyzers`]), so none of them needs a lock. The built-in analyzers use nothing that others cannot use;
+//! they are known by type, so that calls to them are direct.
 
 mod alert;
 mod builtin;
@@ -28,15 +28,15 @@ pub use enabled::Enabled;
 pub use filter::Filter;
 pub use registry::{Analyzers, Following, Register, TooMany, register_everywhere};
 
-/// Makes events of flows.
+/// Turns flows into events.
 ///
-/// Nothing here may wait, and nothing should allocate once there was some traffic: what an analyzer
-/// needs for a flow it can keep in itself and use again.
+/// An analyzer must not block, and should not allocate once there was some traffic: it can store the memory
+/// that it needs for a flow in itself and reuse it.
 pub trait Analyzer: Send + 'static {
-    /// What is kept of a flow; made when the first of its events comes.
+    /// The state of a flow, created at the first of its events.
     type Flow: Default + Send + 'static;
 
-    /// Takes a packet of a flow, where the filter asked for packets ([`Filter::packets`]).
+    /// Processes a packet of a flow, if the filter asked for packets ([`Filter::packets`]).
     fn packet(
         &mut self,
         _flow: &mut Self::Flow,
@@ -47,7 +47,7 @@ pub trait Analyzer: Send + 'static {
         Interest::More
     }
 
-    /// Takes what came in a flow: a datagram, the next bytes of a stream, or a gap in it.
+    /// Processes an event in a flow: a datagram, the next bytes of a stream, or a gap in it.
     fn data(
         &mut self,
         _flow: &mut Self::Flow,
@@ -58,44 +58,44 @@ pub trait Analyzer: Send + 'static {
         Use::Done
     }
 
-    /// Takes the end of a flow of which there was an event before. The flow's state goes then.
+    /// Processes the end of a flow that has a state. The state is dropped afterwards.
     fn end(&mut self, _flow: &mut Self::Flow, _context: &mut Context<'_>) {}
 
-    /// Bytes of memory that a flow's state holds besides itself. The states of all flows of a worker hold
-    /// 32 MiB for each analyzer; beyond, the host that has most of it, or else the oldest, is told to [`forget`].
+    /// Returns the bytes of memory that a flow's state holds besides itself. For each analyzer, the states of
+    /// all flows of a worker hold at most 32 MiB. Beyond that, [`forget`] is called for a flow of the host
+    /// that holds most of it, or else for the oldest.
     ///
     /// [`forget`]: Analyzer::forget
     fn held(_flow: &Self::Flow) -> usize {
         0
     }
 
-    /// Gives up what a flow's state holds, and keeps none of that memory for others. The flow goes on: what comes is
-    /// the middle of something.
+    /// Releases the memory that a flow's state holds, without reserving it for others. The flow continues, so
+    /// its next data may begin in the middle of a message.
     fn forget(&mut self, flow: &mut Self::Flow) {
         *flow = Self::Flow::default();
     }
 }
 
-/// Whether an analyzer wants to see more of a flow.
+/// An analyzer's interest in the rest of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
-    /// It does.
+    /// It wants more.
     More,
-    /// No more of this flow. When no analyzer wants more, the flow can be counted in the kernel from
-    /// then on.
+    /// It wants no more of this flow. Once no analyzer wants more, the kernel can count the rest of the flow.
     Done,
 }
 
-/// What an analyzer is called with besides the event: whose it is, when, and where records go.
+/// The context of an event: its flow, its time and the destination of records.
 #[derive(Debug)]
 pub struct Context<'a> {
     pub(crate) head: &'a Head,
     pub(crate) time: u64,
     pub(crate) original: Option<AppProto>,
     pub(crate) records: &'a mut Producer,
-    /// Set where the flow has raised an alert.
+    /// Set if the flow has raised an alert.
     pub(crate) alerted: &'a Cell<bool>,
-    /// The analyzer does not run any more: what it says is not heard.
+    /// The analyzer is switched off: its events are discarded.
     pub(crate) muted: bool,
 }
 
@@ -112,41 +112,41 @@ impl<'a> Context<'a> {
 }
 
 impl Context<'_> {
-    /// When the packet came, or the flow ended, in nanoseconds since the epoch.
+    /// Returns the time of the packet, or of the flow's end, in nanoseconds since the epoch.
     #[must_use]
     pub const fn time(&self) -> u64 {
         self.time
     }
 
-    /// What was spoken in the flow before this application: STARTTLS, CONNECT.
+    /// Returns the application protocol that the flow had before: STARTTLS, CONNECT.
     #[must_use]
     pub const fn original(&self) -> Option<AppProto> {
         self.original
     }
 
-    /// Whose flow it is.
+    /// Returns the fields that all records of the flow share.
     #[must_use]
     pub fn conversation(&self) -> Conversation {
         self.head.conversation()
     }
 
-    /// Whether the flow is a stream of TCP.
+    /// Returns true for a TCP stream.
     #[must_use]
     pub const fn is_stream(&self) -> bool {
         self.head.is_stream()
     }
 
-    /// Emits a record: `parts`, one after the other, are the packed bytes that its
-    /// function to render them gets (see [`EventType::new`]).
+    /// Emits a record. The event type's render function gets the concatenation of `parts` (see
+    /// [`EventType::new`]).
     pub fn emit(&mut self, event_type: &'static EventType, parts: &[&[u8]]) {
         if !self.muted {
             self.records.push_event(self.time, self.conversation(), event_type, parts);
         }
     }
 
-    /// Raises an alert: an event `alert` with this signature. Where packets are kept, the flow's are from
-    /// here on, whatever the driver would else count of it; where only alerts are (`keep = "alerts"`), so are
-    /// those from before that are still in memory.
+    /// Raises an alert: an `alert` event with this signature. With a packet store, all later packets of the
+    /// flow are stored, even if the driver would otherwise only count them. If the store keeps only alerts
+    /// (`keep = "alerts"`), it also stores the flow's earlier packets that are still in memory.
     pub fn keep(&mut self, signature: &str) {
         self.alert(Cause::Analyzer, signature.as_bytes());
     }

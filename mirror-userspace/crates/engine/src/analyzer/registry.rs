@@ -1,4 +1,4 @@
-//! The analyzers of a worker, and which of them follows which flow.
+//! The analyzers of a worker, and their assignment to flows.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -16,35 +16,35 @@ use crate::indicators::Indicators;
 /// Bytes of memory that the states of all flows hold for one analyzer, besides themselves.
 const MAX_HELD: usize = 32 << 20;
 
-/// Analyzers of a worker, a bit for each.
+/// A set of a worker's analyzers, one bit for each.
 pub(super) type Set = u16;
 
-/// There are more analyzers than a worker can hold.
+/// More analyzers were registered than a worker can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a worker has at most {MAX} analyzers of its user; register fewer", MAX = Analyzers::MAX_REGISTERED)]
+#[error("a worker has at most {MAX} registered analyzers; register fewer", MAX = Analyzers::MAX_REGISTERED)]
 pub struct TooMany;
 
-/// Registers a user's analyzers with those of a worker.
+/// A function that registers a user's analyzers with those of a worker.
 pub type Register = fn(&mut Analyzers) -> Result<(), TooMany>;
 
-/// What every worker of this process registers.
+/// The registration function of every worker of this process.
 static REGISTER: OnceLock<Register> = OnceLock::new();
 
-/// Has every worker that is made from now on register analyzers. Of several calls, the first counts.
+/// Sets the function by which every new worker registers analyzers. Of several calls, the first counts.
 ///
 /// # Errors
 ///
-/// Those of `register`: then none of the workers would have what it is to have.
+/// Fails if `register` fails. In that case, no worker uses it.
 pub fn register_everywhere(register: Register) -> Result<(), TooMany> {
     register(&mut Analyzers::default())?;
     REGISTER.get_or_init(|| register);
     Ok(())
 }
 
-/// Which analyzers follow a flow.
+/// The analyzers that follow a flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Following {
-    /// Those that have a state of the flow.
+    /// Those that have a state for the flow.
     known: Set,
     /// Those that want packets.
     packets: Set,
@@ -53,13 +53,13 @@ pub struct Following {
 }
 
 impl Following {
-    /// Whether any analyzer wants data of a direction.
+    /// Returns true if any analyzer wants data of a direction.
     #[must_use]
     pub const fn wants_data(&self, direction: Direction) -> bool {
         self.data[direction as usize] != 0
     }
 
-    /// Whether any analyzer wants packets.
+    /// Returns true if any analyzer wants packets.
     #[must_use]
     pub const fn wants_packets(&self) -> bool {
         self.packets != 0
@@ -79,13 +79,13 @@ impl Following {
         self.packets &= !analyzer;
     }
 
-    /// All that have a state of the flow, or want data.
+    /// Returns all that have a state for the flow, or want data.
     const fn followers(self) -> Set {
         self.known | self.data[0] | self.data[1]
     }
 }
 
-/// The analyzers of a worker: those that are built in, and those that its user registered.
+/// The analyzers of a worker: the built-in ones, and those that its user registered.
 #[derive(Debug)]
 pub struct Analyzers {
     dns: Registered<Dns>,
@@ -95,20 +95,20 @@ pub struct Analyzers {
     quic: Registered<Quic>,
     start_tls: Registered<StartTls>,
     registered: Vec<Box<dyn Erased>>,
-    /// Flows that the worker has at most, and what its hosts are hashed by.
+    /// Maximum number of flows of the worker, and the hasher of its hosts.
     max_flows: usize,
     hasher: FlowKeyHasher,
     enabled: Enabled,
 }
 
-/// The bits of the analyzers that are built in.
+/// The bits of the built-in analyzers.
 pub(super) const DNS: u32 = 0;
 pub(super) const HTTP: u32 = 1;
 pub(super) const SSH: u32 = 2;
 pub(super) const TLS: u32 = 3;
 pub(super) const QUIC: u32 = 4;
 const START_TLS: u32 = 5;
-/// The first bit of others.
+/// The first bit of registered analyzers.
 const REGISTERED: u32 = 8;
 
 impl Default for Analyzers {
@@ -132,7 +132,7 @@ impl Default for Analyzers {
     }
 }
 
-/// Calls a method of the analyzer with a bit.
+/// Calls a method of the analyzer with a given bit.
 macro_rules! call {
     ($of:expr, $analyzer:ident => $call:expr) => {{
         let $analyzer = &mut $of;
@@ -152,10 +152,10 @@ macro_rules! call {
 }
 
 impl Analyzers {
-    /// How many analyzers can be registered besides those that are built in.
+    /// The number of analyzers that can be registered besides the built-in ones.
     pub const MAX_REGISTERED: usize = (Set::BITS - REGISTERED) as usize;
 
-    /// The analyzers of a new worker with so many flows at most; the seed keys the hash of hosts.
+    /// Creates the analyzers of a worker with at most `max_flows` flows. The seed keys the hash of hosts.
     pub(crate) fn of_worker(max_flows: usize, seed: u64) -> Self {
         let hasher = FlowKeyHasher::new(seed);
         let mut analyzers = Self { max_flows, hasher, ..Self::default() };
@@ -163,19 +163,20 @@ impl Analyzers {
             call!(analyzers, bit, analyzer => analyzer.prepare(max_flows, hasher));
         }
         if let Some(register) = REGISTER.get() {
-            // It did the same to others before, and succeeded.
+            // The same call succeeded before, in `register_everywhere`.
             let _ = register(&mut analyzers);
         }
         analyzers
     }
 
-    /// Says which of those that are built in run. Those that do not any more say nothing from now on, also of
-    /// flows that they follow; those that run again follow flows whose application is recognised from now on.
+    /// Sets the built-in analyzers that run. Analyzers that are switched off emit nothing from now on, also
+    /// for flows that they follow. Analyzers that are switched on follow flows whose application is
+    /// recognised from now on.
     pub const fn enable(&mut self, enabled: Enabled) {
         self.enabled = enabled;
     }
 
-    /// How often the state of a flow was given up for want of memory.
+    /// Returns the number of flow states that were released for lack of memory.
     pub(crate) fn forgotten(&self) -> u64 {
         let registered: u64 = self.registered.iter().map(|analyzer| analyzer.forgotten()).sum();
         let Self { dns, http, ssh, tls, quic, start_tls, .. } = self;
@@ -188,7 +189,7 @@ impl Analyzers {
             + start_tls.forgotten
     }
 
-    /// Has names and fingerprints looked for: flows that have one raise an alert.
+    /// Sets the indicators: flows that have one of these names or fingerprints raise an alert.
     pub(crate) fn watch_for(&mut self, indicators: &Arc<Indicators>) {
         self.dns.analyzer.watch.set(indicators);
         self.http.analyzer.watch.set(indicators);
@@ -196,11 +197,11 @@ impl Analyzers {
         self.quic.analyzer.watch.set(indicators);
     }
 
-    /// Adds an analyzer that gets the flows which `filter` wants.
+    /// Adds an analyzer for the flows that `filter` selects.
     ///
     /// # Errors
     ///
-    /// Where there are [`Analyzers::MAX_REGISTERED`] already.
+    /// Fails if [`Analyzers::MAX_REGISTERED`] analyzers are registered already.
     pub fn register<A: Analyzer>(&mut self, analyzer: A, filter: Filter) -> Result<(), TooMany> {
         if self.registered.len() == Self::MAX_REGISTERED {
             return Err(TooMany);
@@ -211,7 +212,7 @@ impl Analyzers {
         Ok(())
     }
 
-    /// Who follows a flow from its first packet on.
+    /// Returns the analyzers that follow a flow from its first packet on.
     pub(crate) fn begin(&self, conversation: impl FnOnce() -> Conversation) -> Following {
         let mut following = Following::default();
         if self.registered.is_empty() {
@@ -227,14 +228,14 @@ impl Analyzers {
         following
     }
 
-    /// Adds those that were waiting for the application of a flow to be known.
+    /// Adds the analyzers that waited for the flow's application to be recognised.
     pub(crate) fn recognised(
         &self,
         following: &mut Following,
         application: AppProto,
         conversation: impl FnOnce() -> Conversation,
     ) {
-        // What their filters say, without asking them.
+        // The result of the built-in analyzers' filters, without evaluating them.
         let built_in = match application {
             AppProto::Dns => 1 << DNS,
             AppProto::Http => 1 << HTTP,
@@ -257,7 +258,7 @@ impl Analyzers {
         }
     }
 
-    /// Hands a packet to those that want packets of its flow.
+    /// Passes a packet to the analyzers that want packets of its flow.
     pub(crate) fn packet(
         &mut self,
         following: &mut Following,
@@ -275,8 +276,9 @@ impl Analyzers {
         }
     }
 
-    /// Hands data to those that want it. Says how many of the bytes none of them needs any more; with
-    /// `hold`, others may come that need them all.
+    /// Passes an event to the analyzers that want the data. Returns the number of bytes that none of them
+    /// needs any more. With `hold`, all bytes are still needed, since analyzers that join later may want
+    /// them.
     pub(crate) fn data(
         &mut self,
         following: &mut Following,
@@ -294,7 +296,7 @@ impl Analyzers {
         self.retire(following, index, context);
         let wanting = following.data[direction as usize];
         following.known |= wanting;
-        // What one alone has used, nobody needs.
+        // A single analyzer's used bytes are needed by no other.
         let alone = !hold && wanting.is_power_of_two();
         for bit in bits(wanting) {
             match call!(self, bit, analyzer => analyzer.data(index, direction, event, alone, context)) {
@@ -320,7 +322,7 @@ impl Analyzers {
         }
     }
 
-    /// Has those that do not run any more forget a flow, if there are some.
+    /// Removes analyzers that are switched off from a flow, if it has any.
     #[inline]
     fn retire(&mut self, following: &mut Following, index: FlowIndex, context: &mut Context<'_>) {
         let off = !self.enabled.set();
@@ -329,7 +331,7 @@ impl Analyzers {
         }
     }
 
-    /// Has these forget a flow, without a word.
+    /// Removes these analyzers from a flow, without events.
     #[cold]
     fn forget(&mut self, off: Set, following: &mut Following, index: FlowIndex, context: &mut Context<'_>) {
         context.muted = true;
@@ -341,7 +343,7 @@ impl Analyzers {
         following.remove(off);
     }
 
-    /// Tells those that know a flow that it ended.
+    /// Ends a flow for the analyzers that have a state for it.
     pub(crate) fn end(&mut self, following: &mut Following, index: FlowIndex, context: &mut Context<'_>) {
         self.retire(following, index, context);
         for bit in bits(following.known) {
@@ -351,7 +353,7 @@ impl Analyzers {
     }
 }
 
-/// The numbers of the bits that are set.
+/// Returns the indices of the bits that are set.
 fn bits(set: Set) -> impl Iterator<Item = u32> {
     let mut left = set;
     std::iter::from_fn(move || {
@@ -365,24 +367,24 @@ fn bits(set: Set) -> impl Iterator<Item = u32> {
 struct Registered<A: Analyzer> {
     analyzer: A,
     filter: Filter,
-    /// The place in `states` that each flow of the table has, plus one; 0 where it has none.
+    /// For each flow of the table, its index in `states` plus one; 0 if it has none.
     places: Vec<u32>,
     states: Vec<State<A::Flow>>,
     free: Vec<u32>,
     hasher: FlowKeyHasher,
-    /// What the states hold, by their places.
+    /// The memory charged for the states, by their indices.
     shares: Shares,
-    /// How often a state was given up for want of memory.
+    /// The number of states released for lack of memory.
     forgotten: u64,
 }
 
 #[derive(Debug, Default)]
 struct State<F> {
     flow: F,
-    /// How many of the bytes that are kept of each direction this analyzer has used already: others may
-    /// need them still.
+    /// Number of buffered bytes of each direction that this analyzer has already used, while others may still
+    /// need them.
     ahead: [usize; 2],
-    /// Bytes that the state holds in [`Registered::shares`], where it has entered it.
+    /// Bytes charged for the state in [`Registered::shares`]; 0 if it has not entered.
     held: usize,
 }
 
@@ -400,8 +402,8 @@ impl<A: Analyzer> Registered<A> {
         }
     }
 
-    /// Reserves memory for as many flows as there can be, which is touched as they come: growing would leave
-    /// what was outgrown behind.
+    /// Reserves memory for the maximum number of flows. It is touched as flows come. Growing instead would
+    /// leave the outgrown memory behind.
     fn prepare(&mut self, max_flows: usize, hasher: FlowKeyHasher) {
         self.hasher = hasher;
         self.places.reserve_exact(max_flows);
@@ -440,8 +442,10 @@ impl<A: Analyzer> Registered<A> {
         interest
     }
 
-    /// Hands data on; says how many of all the bytes were used. Where nobody else follows, they are not kept.
-    // Of its own: what an analyzer needs would otherwise be made ready for all of them whenever data comes.
+    /// Passes an event on. Returns the number of all bytes that were used. `alone` is true if no other
+    /// analyzer needs them.
+    // Not inlined: otherwise the stack frame of one analyzer would be set up for all of them whenever data
+    // comes.
     #[inline(never)]
     fn data(
         &mut self,
@@ -482,7 +486,8 @@ impl<A: Analyzer> Registered<A> {
         outcome
     }
 
-    /// Takes note of what a flow's state holds now, and has others give up theirs where that is too much.
+    /// Charges for the memory that a flow's state holds now, and releases that of other states if it is too
+    /// much.
     #[inline(never)]
     fn charge(&mut self, index: FlowIndex, direction: Direction, held: usize, context: &Context<'_>) {
         let place = self.places[index.get()] as usize - 1;
@@ -504,7 +509,7 @@ impl<A: Analyzer> Registered<A> {
         }
     }
 
-    /// Takes note that the first `used` bytes that were kept of a direction are kept no longer.
+    /// Accounts for the first `used` buffered bytes of a direction, which are dropped.
     fn advance(&mut self, index: FlowIndex, direction: Direction, used: usize) {
         let ahead = &mut self.state(index).1.ahead[direction as usize];
         *ahead = ahead.saturating_sub(used);
@@ -531,7 +536,7 @@ impl<A: Analyzer> fmt::Debug for Registered<A> {
     }
 }
 
-/// A registered analyzer of whatever type.
+/// A registered analyzer of any type.
 trait Erased: fmt::Debug + Send {
     fn filter(&self) -> &Filter;
     fn prepare(&mut self, max_flows: usize, hasher: FlowKeyHasher);

@@ -1,4 +1,5 @@
-//! The application data of a flow: recognised by its first bytes, and given to the analyzers that want it.
+//! The application data of a flow. Its first bytes identify the protocol; the analyzers that want the data
+//! get it.
 
 use std::cell::Cell;
 
@@ -12,48 +13,48 @@ use crate::meta::{FlowIndex, Head};
 use crate::stream::{Event, Stream, Streams, Use};
 use crate::tcp::Connection;
 
-/// What following a packet takes besides the flow: parts of the worker, and where the flow stands.
+/// The context for following a packet: parts of the worker, and the flow's place.
 #[derive(Debug)]
 pub struct Tools<'a> {
     /// The buffers of all streams.
     pub streams: &'a mut Streams,
     /// The analyzers.
     pub analyzers: &'a mut Analyzers,
-    /// Where records go.
+    /// The destination of records.
     pub records: &'a mut Producer,
     /// The flow's place in the table.
     pub index: FlowIndex,
-    /// When the packet came, in nanoseconds since the epoch.
+    /// Arrival time of the packet, in nanoseconds since the epoch.
     pub time: u64,
-    /// Set where the flow raises an alert.
+    /// Set if the flow raises an alert.
     pub alerted: &'a Cell<bool>,
 }
 
-/// What is followed of a flow's data.
+/// The state of a flow's application data.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Data {
     detector: Detector,
     following: Following,
     streams: [Stream; 2],
-    /// What the analyzers were told.
+    /// The application as the analyzers know it.
     known: Known,
-    /// The flow began with an answer of DNS and is not looked at, see [`Data::refuse`].
+    /// True if the flow began with a DNS response and its data is ignored, see [`Data::refuse`].
     unasked: bool,
 }
 
 impl Data {
-    /// Lets analyzers follow the flow.
+    /// Assigns the analyzers that follow the flow.
     pub const fn follow(&mut self, following: Following) {
         self.following = following;
     }
 
-    /// Looks at no data: the flow counts as not recognised. So Suricata does where the first datagram of
-    /// a flow comes from the port of DNS, since it is told to expect servers on that port only.
+    /// Ignores all data, so that the flow counts as not recognised. Suricata does this if the first datagram
+    /// of a flow comes from the DNS port, since it is configured to expect servers on that port only.
     pub const fn refuse(&mut self) {
         self.unasked = true;
     }
 
-    /// Hands a packet to the analyzers that want packets.
+    /// Passes a packet to the analyzers that want packets.
     pub fn packet(&mut self, head: &Head, direction: Direction, packet: &Packet<'_>, tools: &mut Tools<'_>) {
         if self.following.wants_packets() {
             let original = self.known.original;
@@ -63,13 +64,13 @@ impl Data {
         }
     }
 
-    /// Takes the payload of a UDP datagram.
+    /// Processes the payload of a UDP datagram.
     pub fn datagram(&mut self, head: &Head, direction: Direction, payload: &[u8], tools: &mut Tools<'_>) {
         if payload.is_empty() || self.unasked {
             return;
         }
         let Self { detector, following, known, .. } = self;
-        // Nobody wants it, and it tells nothing new.
+        // No analyzer wants the data, and detection is over.
         if detector.is_over(direction) && !following.wants_data(direction) {
             return;
         }
@@ -79,7 +80,7 @@ impl Data {
         side.take(Event::Data { bytes: payload, new: 0 });
     }
 
-    /// Takes a TCP segment of a connection that was seen to begin.
+    /// Processes a TCP segment of a tracked connection.
     #[inline]
     pub fn segment(
         &mut self,
@@ -91,18 +92,18 @@ impl Data {
     ) {
         let from = direction.reverse();
         let (this, other) = (&self.streams[direction as usize], &self.streams[from as usize]);
-        // Most segments have nothing that anybody wants, and acknowledge nothing that is kept.
+        // Most segments carry nothing that an analyzer wants, and acknowledge nothing that is buffered.
         if !segment.payload.is_empty() && !this.is_closed() || other.keeps() {
             self.bytes(head, connection, direction, segment, tools);
         }
-        // An analyzer may have had enough of the other direction, too, by packets or by data.
+        // The analyzers may have finished with the other direction too, by packets or by data.
         let other = &mut self.streams[from as usize];
         if !other.is_closed() && self.detector.is_done() && !self.following.wants_data(from) {
             tools.streams.close(other, head.owner(tools.index, from));
         }
     }
 
-    /// Takes a TCP segment with data, or one that acknowledges some.
+    /// Processes a TCP segment that has data or that acknowledges some.
     fn bytes(
         &mut self,
         head: &Head,
@@ -133,18 +134,18 @@ impl Data {
                 connection.set_gap(from);
             }
         }
-        // A SYN takes the number in front of its data.
+        // A SYN takes the sequence number in front of its data.
         let sequence = segment.header.sequence().wrapping_add(u32::from(flags & tcp_flags::SYN != 0));
         let first = connection.first_byte(direction);
         side.direction = direction;
         let missed = streams.miss(this, own, |event| side.take(event));
-        // Only data waits for what the other side said before.
+        // Only data waits for earlier data of the other side.
         side.wait = other.keeps() && streams.has_unused(other, others);
         if streams.segment(this, own, first, sequence, segment.payload, |event| side.take(event)) || missed {
             connection.set_gap(direction);
         }
         if side.wait && matches!(side.detector.flow(), Detection::Found(_)) {
-            // What the other side said before is of use now, and first.
+            // The earlier data of the other side can be used now, and comes first.
             side.wait = false;
             for (stream, owner, direction) in [(&mut *other, others, from), (this, own, direction)] {
                 side.direction = direction;
@@ -153,8 +154,8 @@ impl Data {
         }
     }
 
-    /// Whether nobody wants more of the flow: neither its packets nor its data, and nothing more is to be
-    /// found out about its application.
+    /// Returns true if no analyzer wants more of the flow, neither packets nor data, and detection of its
+    /// application is over.
     #[must_use]
     pub fn is_settled(&self, stream: bool) -> bool {
         let over = if stream {
@@ -167,7 +168,7 @@ impl Data {
         over && !self.following.wants_packets()
     }
 
-    /// Tells the analyzers of the flow's end, and gives back what the flow holds.
+    /// Ends the flow for its analyzers, and releases the buffers that it holds.
     pub fn end(&mut self, head: &Head, mut connection: Option<&mut Connection>, tools: &mut Tools<'_>) {
         let Tools { streams, analyzers, records, index, time, alerted } = tools;
         let original = self.known.original;
@@ -189,12 +190,12 @@ impl Data {
         analyzers.end(&mut self.following, *index, &mut context);
     }
 
-    /// What the flow's record says of its application.
+    /// Returns the application fields of the flow's record.
     #[must_use]
     pub fn application(&self) -> Application {
         let flow = if self.unasked { Detection::Failed } else { self.detector.flow() };
         if let (Some(original), Detection::Unknown | Detection::Failed) = (self.known.original, flow) {
-            // Nothing was recognised in it: it is known by what led to it.
+            // Detection failed. The protocol that led to this data identifies the flow.
             return Application { protocol: Some(original.name()), ..Application::default() };
         }
         let other = |direction| match self.detector.direction(direction) {
@@ -214,29 +215,30 @@ impl Data {
     }
 }
 
-/// What analyzers know of a flow's application.
+/// Returns the transport and the ports of a flow, for detection.
+/// The application of a flow, as reported to the analyzers.
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
-    /// Those of the application have been told.
+    /// True if the analyzers of the application were informed.
     told: bool,
-    /// What was spoken before something else.
+    /// The protocol before the flow switched to another one.
     original: Option<AppProto>,
-    /// Directions of a connection older than the capture of which data came before anything was
-    /// recognised: bits by [`Direction`]. It may be the middle of something.
+    /// Directions, as bits by [`Direction`], of a midstream connection in which data came before the
+    /// application was recognised. The stream may be in the middle of a message.
     missed: u8,
 }
 
-/// Bytes of one direction that are kept while only the other can still tell what they are.
+/// Bytes of one direction that are buffered while only the other can still identify the application.
 const MAX_HELD: usize = 4096;
 
-/// What does not change while a packet is followed.
+/// The values that stay the same while a packet is followed.
 #[derive(Clone, Copy)]
 struct Now<'a> {
     head: &'a Head,
     time: u64,
     index: FlowIndex,
     alerted: &'a Cell<bool>,
-    /// The connection is older than the capture.
+    /// The connection began before the capture.
     midstream: bool,
 }
 
@@ -249,12 +251,12 @@ struct Side<'a> {
     records: &'a mut Producer,
     now: Now<'a>,
     direction: Direction,
-    /// Bytes of the other direction come first, where the application turns out to be known.
+    /// Data of the other direction goes first, if the application turns out to be known.
     wait: bool,
 }
 
 impl Side<'_> {
-    /// Takes what comes next, first to recognise it and then for the analyzers.
+    /// Processes the next event: detection first, then the analyzers.
     fn take(&mut self, event: Event<'_>) -> Use {
         match self.step(event) {
             Use::Restart(used) => self.restart(event, used),
@@ -262,7 +264,7 @@ impl Side<'_> {
         }
     }
 
-    /// Takes what is behind the first `used` bytes, which is of another protocol.
+    /// Restarts detection behind the first `used` bytes, where another protocol begins.
     #[cold]
     fn restart(&mut self, event: Event<'_>, used: usize) -> Use {
         self.known.original = match self.detector.flow() {
@@ -294,7 +296,7 @@ impl Side<'_> {
                 }
                 bytes.len()
             }
-            // Only the first bytes tell what a stream is.
+            // Only the first bytes identify a stream.
             Event::Gap { .. } => {
                 self.detector.give_up(direction);
                 0
@@ -315,13 +317,13 @@ impl Side<'_> {
                 self.known.missed &= !missed;
                 let recognised = matches!(self.detector.direction(direction), Detection::Found(_));
                 if !recognised && len > 0 {
-                    // What can be understood of this direction comes later.
+                    // The analyzers can parse this direction from a later byte on.
                     let outcome = self.analyse(Event::Gap { bytes: &[], len }, false);
                     return if matches!(outcome, Use::Used(_)) { Use::Used(len) } else { outcome };
                 }
             }
         }
-        // The bytes are kept for those that the application may turn out to be of interest to.
+        // The bytes are buffered for the analyzers that may want the application once it is recognised.
         let hold = match (flow, self.detector.direction(direction)) {
             (Detection::Found(_) | Detection::Failed, _) => false,
             (Detection::Unknown, Detection::Unknown) => true,
@@ -330,14 +332,14 @@ impl Side<'_> {
         if self.now.midstream && len > 0 && flow == Detection::Unknown {
             self.known.missed |= missed;
             if !hold {
-                // The other direction can still tell what comes next.
+                // The other direction can still identify the data that follows.
                 return Use::Used(len);
             }
         }
         self.analyse(event, hold)
     }
 
-    /// Hands on what was recognised.
+    /// Passes an event to the analyzers.
     #[inline]
     fn analyse(&mut self, event: Event<'_>, hold: bool) -> Use {
         let Now { head, time, index, alerted, .. } = self.now;

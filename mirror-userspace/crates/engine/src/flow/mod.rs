@@ -1,5 +1,5 @@
-//! Flows: which packets belong together ([`key`]), the bounded table that holds them ([`table`]), and
-//! what is followed of a TCP connection ([`tcp`], [`performance`]). The rules are Suricata's, so that records compare.
+//! Flows: their keys ([`key`]), the bounded table that holds them ([`table`]), and the tracking of TCP
+//! connections ([`tcp`], [`performance`]). The rules are Suricata's, so that records compare.
 
 pub mod data;
 pub mod table;
@@ -20,8 +20,14 @@ use crate::tcp::Connection;
 use data::Data;
 pub use data::Tools;
 pub use table::{FlowTable, Insert, Timeouts};
+/// The properties of a flow that its packets do not change.
+    /// True if the client is the key's lower endpoint.
+    /// Returns true for a TCP flow.
+    /// Returns the owner of the bytes of one direction. `flow` is the flow's place in the table.
+    /// Returns the fields that all records of this flow share.
+            // The values that Suricata hashes into the Community ID.
 
-/// What is known of one flow.
+/// One flow and its state.
 #[derive(Clone, Debug)]
 pub struct Flow {
     head: Head,
@@ -35,25 +41,25 @@ pub struct Flow {
     /// The connection, from its first SYN on.
     connection: Option<Connection>,
     data: Data,
-    /// The driver counts the flow, or did so and has not told yet what.
+    /// Set while the driver counts the flow, and until its counts have been added.
     shunt: Option<ShuntId>,
 }
 
 impl Flow {
-    /// A direction was heard, ICMP errors left aside.
+    /// Packets of this direction were seen, other than ICMP errors.
     const HEARD: [u8; 2] = [1, 2];
     const BOTH_HEARD: u8 = Self::HEARD[0] | Self::HEARD[1];
-    /// The driver counts the flow, or did.
+    /// The driver counts the flow, or did so before.
     const SHUNTED: u8 = 4;
     /// No other session has a flow of the same conversation.
     const UNITED: u8 = 8;
-    /// It has raised an alert.
+    /// The flow has raised an alert.
     const ALERTED: u8 = 16;
-    /// Nobody wanted more of it, at some time.
+    /// At some time, no analyzer wanted more of the flow.
     const SETTLED: u8 = 32;
 
-    /// The flow that begins with `packet`, which is not counted yet. `forward` says that the packet goes
-    /// from the key's lower to its higher endpoint.
+    /// Creates the flow that begins with `packet`, which is not counted yet. `forward` is true if the packet
+    /// goes from the key's lower to its higher endpoint.
     #[must_use]
     pub fn new(
         key: FlowKey,
@@ -67,8 +73,8 @@ impl Flow {
             Transport::Tcp(Segment { header, .. }) => mirror.is_some() && is_from_server(packet, header),
             _ => false,
         };
-        // Of a mirror session that is all there may be: sessions mirror one direction only where they are
-        // told to, and connections are older than captures. Then the server is who answers.
+        // A mirror session may contain nothing else: sessions mirror one direction only if so configured, and
+        // connections may be older than the capture. The sender of the response is then the server.
         let reversed = answer && mirror.is_some();
         let head = Head {
             key,
@@ -94,18 +100,18 @@ impl Flow {
         }
     }
 
-    /// Lets those of the analyzers follow the flow that want it from its first packet on.
+    /// Assigns the analyzers that want the flow from its first packet on.
     pub fn followed_by(&mut self, analyzers: &Analyzers) {
         self.data.follow(analyzers.begin(|| self.head.conversation()));
     }
 
-    /// The direction of a packet that matched the flow's key, forward or not.
+    /// Returns the direction of a packet that matched the flow's key, `forward` as for [`Flow::new`].
     #[must_use]
     pub const fn direction(&self, forward: bool) -> Direction {
         if forward == self.head.client_is_low { Direction::ToServer } else { Direction::ToClient }
     }
 
-    /// The direction of an ICMP error about this flow.
+    /// Returns the direction of an ICMP error about this flow.
     #[must_use]
     pub fn direction_of_error(&self, source: Address) -> Direction {
         if source == self.head.client().0 { Direction::ToServer } else { Direction::ToClient }
@@ -133,7 +139,7 @@ impl Flow {
         self.marks & Self::BOTH_HEARD == Self::BOTH_HEARD
     }
 
-    /// Follows the connection and the data of a packet that was counted.
+    /// Tracks the connection and the data of a packet that is already counted.
     pub fn follow(&mut self, direction: Direction, packet: &Packet<'_>, tools: &mut Tools<'_>) {
         let Self { head, data, connection, marks, .. } = self;
         data.packet(head, direction, packet, tools);
@@ -149,13 +155,14 @@ impl Flow {
                     }
                     None => *connection = Connection::begin(segment, tools.time),
                 }
-                // Without a mirror, Suricata's default: connections that are older than the capture are not
-                // followed.
+                // Without a mirror session, Suricata's default applies: connections that began before the
+                // capture are not tracked.
                 if connection.is_none() && head.key.session.vni.is_some() {
                     *connection = Connection::pick_up(direction, segment, tools.time);
                 }
                 if let Some(connection) = connection {
-                    // Without a mirror, Suricata's rule: whom nobody answers has no connection.
+                    // Without a mirror session, Suricata's rule applies: without an answer there is no
+                    // connection.
                     if connection.is_answered() || head.key.session.vni.is_some() {
                         data.segment(head, connection, direction, segment, tools);
                     }
@@ -166,13 +173,13 @@ impl Flow {
         }
     }
 
-    /// Whether nobody wants more of the flow than that its packets are counted.
+    /// Returns true if the flow's packets need only be counted.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.data.is_settled(self.head.is_stream())
     }
 
-    /// Whether this is the first time that nobody wants more.
+    /// Returns true the first time that no analyzer wants more of the flow.
     pub(crate) fn settles(&mut self) -> bool {
         let settles = self.marks & Self::SETTLED == 0 && self.is_settled();
         if settles {
@@ -181,8 +188,8 @@ impl Flow {
         settles
     }
 
-    /// Whether the driver may count the rest of the flow: nobody wants more of it, it has had so many
-    /// bytes, and it is one that the driver can tell from others.
+    /// Returns true if the driver may count the rest of the flow: no analyzer wants more of it, it has had
+    /// `after` bytes, and the driver can distinguish it from other flows.
     #[must_use]
     pub(crate) fn may_be_shunted(&self, after: u64) -> bool {
         let key = &self.head.key;
@@ -195,7 +202,7 @@ impl Flow {
             && self.is_settled()
     }
 
-    /// What the driver knows the flow's two directions by; `None` of a flow that was not mirrored.
+    /// Returns the driver's keys of the flow's two directions, or `None` if the flow was not mirrored.
     #[must_use]
     pub(crate) fn shunt_keys(&self) -> Option<[ShuntKey; 2]> {
         let session = &self.head.key.session;
@@ -221,29 +228,29 @@ impl Flow {
         Context::new(&self.head, *time, None, records, alerted).alert(cause, about);
     }
 
-    /// Notes that the flow has raised an alert.
+    /// Records that the flow has raised an alert.
     pub(crate) const fn set_alerted(&mut self) {
         self.marks |= Self::ALERTED;
     }
 
-    /// What tells the flow from others.
+    /// Returns the flow's key.
     pub(crate) const fn key(&self) -> &FlowKey {
         &self.head.key
     }
 
-    /// Notes that the driver counts the flow from now on.
+    /// Records that the driver counts the flow from now on.
     pub(crate) const fn set_shunted(&mut self, id: ShuntId) {
         self.shunt = Some(id);
         self.marks |= Self::SHUNTED;
     }
 
-    /// The flow's number in the driver, as long as its counts are not all here.
+    /// Returns the flow's identifier in the driver until all its counts have been added.
     #[must_use]
     pub(crate) const fn shunted(&self) -> Option<ShuntId> {
         self.shunt
     }
 
-    /// Notes that the flow had a packet at this time, if that is news.
+    /// Extends the flow's end to `time`. Returns true if that is later than before.
     pub(crate) const fn seen_until(&mut self, time: u64) -> bool {
         let news = time > self.last;
         if news {
@@ -252,7 +259,7 @@ impl Flow {
         news
     }
 
-    /// Adds what the driver counted of the two directions.
+    /// Adds the driver's counts of the two directions.
     pub(crate) fn add_shunted(&mut self, counted: [Shunted; 2]) {
         self.shunt = None;
         for (way, counted) in counted.into_iter().enumerate() {
@@ -264,36 +271,36 @@ impl Flow {
         }
     }
 
-    /// The mirror session whose flow it is.
+    /// Returns the flow's mirror session.
     #[must_use]
     pub(crate) const fn session(&self) -> SessionKey {
         self.head.key.session
     }
 
-    /// Whether it is known that no other session has a flow of the same conversation.
+    /// Returns true if it is known that no other session has a flow of the same conversation.
     #[must_use]
     pub(crate) const fn is_united(&self) -> bool {
         self.marks & Self::UNITED != 0
     }
 
-    /// Notes that no other session has a flow of the same conversation.
+    /// Records that no other session has a flow of the same conversation.
     pub(crate) const fn set_united(&mut self) {
         self.marks |= Self::UNITED;
     }
 
-    /// Whether the driver counts, or counted, packets of the flow.
+    /// Returns true if the driver counts, or counted, packets of the flow.
     #[must_use]
     pub(crate) const fn was_shunted(&self) -> bool {
         self.marks & Self::SHUNTED != 0
     }
 
-    /// By what the better of two flows of one conversation is found: packets, then age.
+    /// Returns the rank of a flow among those of one conversation: by packets, then by age.
     #[must_use]
     pub(crate) fn weight(&self) -> impl Ord + use<> {
         (self.packets[0] + self.packets[1], std::cmp::Reverse(self.head.start))
     }
 
-    /// Adds what another flow has seen of the same conversation.
+    /// Adds the counts of another flow of the same conversation.
     pub(crate) fn add_part(&mut self, part: &Self) {
         let same = self.head.client_is_low == part.head.client_is_low;
         for (way, other) in [0, 1].into_iter().zip(if same { [0, 1] } else { [1, 0] }) {
@@ -316,12 +323,12 @@ impl Flow {
         }
     }
 
-    /// Tells the analyzers that the flow ended, and gives back what it holds of the worker's buffers.
+    /// Ends the flow for its analyzers, and releases the buffers of the worker that it holds.
     pub fn end(&mut self, tools: &mut Tools<'_>) {
         self.data.end(&self.head, self.connection.as_mut(), tools);
     }
 
-    /// Whether a SYN begins a new connection between the same endpoints.
+    /// Returns true if a SYN begins a new connection between the same endpoints.
     #[must_use]
     pub fn is_reused_by(&self, direction: Direction, segment: &Segment<'_>) -> bool {
         segment.header.begins_connection()
@@ -338,7 +345,7 @@ impl Flow {
         }
     }
 
-    /// The record of the flow's end.
+    /// Returns the record of the flow's end.
     #[must_use]
     pub fn record(&self, reason: EndReason, now: u64) -> FlowRecord {
         let conversation = self.head.conversation();
@@ -363,8 +370,8 @@ impl Flow {
     }
 }
 
-/// Whether the first segment that was seen of a connection comes from its server: it answers a SYN, or
-/// comes from one of the ports that are kept for servers.
+/// Returns true if the first observed segment of a connection comes from its server: it answers a SYN, or
+/// comes from a well-known port.
 const fn is_from_server(packet: &Packet<'_>, header: &TcpHeader) -> bool {
     const SYN_ACK: u8 = tcp_flags::SYN | tcp_flags::ACK;
     const SERVERS: u16 = 1024;
@@ -375,10 +382,12 @@ const fn is_from_server(packet: &Packet<'_>, header: &TcpHeader) -> bool {
     }
 }
 
-/// Whether a datagram is the answer of a DNS server to somebody who is none.
+/// Returns true if a datagram is a DNS server's response to a client port.
 fn is_dns_answer(packet: &Packet<'_>, payload: &[u8]) -> bool {
     const DNS_PORT: u16 = 53;
     packet.source_port == DNS_PORT
         && packet.destination_port != DNS_PORT
         && dns::Message::parse(payload).is_ok_and(|message| message.header().is_response())
 }
+
+/// Returns a 51-bit identifier, the same for the same flow in every run.

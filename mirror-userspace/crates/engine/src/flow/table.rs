@@ -1,6 +1,6 @@
-//! The flow table: a slab of flows, a hash index into it, and a list for each timeout that keeps its
-//! flows in the order of their last packets. Everything is linked by index, and the slab's memory is
-//! reserved at the start and touched as flows come: nothing moves and nothing is scanned.
+//! The flow table: a slab of flows, a hash index into it, and for each timeout a list of its flows, ordered
+//! by their last packets. Everything is linked by index. The slab's memory is reserved at the start and
+//! touched as flows come: nothing moves and nothing is scanned.
 
 use mirror_base::memory_hints;
 use mirror_packet::{FlowKey, KeyHash, SECOND};
@@ -8,13 +8,13 @@ use mirror_packet::{FlowKey, KeyHash, SECOND};
 use super::Flow;
 use crate::meta::FlowIndex;
 
-/// What flows have the same timeout.
+/// The class of flows that share a timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Class {
-    /// Only one side was heard.
+    /// Only one side was seen.
     New,
-    /// Both sides were heard.
+    /// Both sides were seen.
     Established,
     /// TCP handshake not finished.
     TcpNew,
@@ -26,7 +26,7 @@ pub(super) enum Class {
 
 impl Class {
     const COUNT: usize = 5;
-    /// Those of which one side was not heard, or the handshake not seen to its end.
+    /// The classes of which one side, or the end of the handshake, was not seen.
     const HALF_OPEN: [Self; 2] = [Self::New, Self::TcpNew];
 
     const fn is_half_open(self) -> bool {
@@ -34,12 +34,12 @@ impl Class {
     }
 }
 
-/// Seconds without a packet after which a flow ends, by what was seen of it.
+/// Seconds without a packet after which a flow ends, by its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// Only one side was heard.
+    /// Only one side was seen.
     pub new: u64,
-    /// Both sides were heard.
+    /// Both sides were seen.
     pub established: u64,
     /// The TCP handshake is not finished.
     pub tcp_new: u64,
@@ -50,24 +50,24 @@ pub struct Timeouts {
 }
 
 impl Default for Timeouts {
-    /// Suricata's.
+    /// Returns Suricata's timeouts.
     fn default() -> Self {
         Self { new: 30, established: 300, tcp_new: 60, tcp_established: 600, tcp_closed: 60 }
     }
 }
 
 impl Timeouts {
-    /// By [`Class`].
+    /// Returns the timeouts, indexed by [`Class`].
     const fn by_class(self) -> [u64; Class::COUNT] {
         let Self { new, established, tcp_new, tcp_established, tcp_closed } = self;
         [new, established, tcp_new, tcp_established, tcp_closed]
     }
 }
 
-/// No flow.
+/// Index that stands for no flow.
 const NONE: u32 = u32::MAX;
-/// The time in seconds. A flow's place in its list is renewed when a second has begun since: order to the
-/// second is enough, and most packets need not touch the neighbours.
+/// Returns the time in seconds. A packet moves its flow within the list only if a second has begun since the
+/// last move: order to the second is enough, and most packets need not touch the neighbours.
 const fn seconds(time: u64) -> u32 {
     (time / SECOND) as u32
 }
@@ -76,7 +76,7 @@ const fn seconds(time: u64) -> u32 {
 struct Entry {
     flow: Flow,
     hash: u32,
-    /// Place of the flow's two hosts in [`FlowTable::hosts`].
+    /// Index of the flow's two hosts in [`FlowTable::hosts`].
     hosts: u16,
     /// Next entry of the same bucket, or of the free list.
     next: u32,
@@ -84,11 +84,11 @@ struct Entry {
     newer: u32,
     class: Class,
     used: bool,
-    /// When the entry was put at its place in its list, in seconds.
+    /// Time of the entry's last move in its list, in seconds.
     listed: u32,
 }
 
-const _: () = assert!(size_of::<Entry>() <= 384, "a table of a million flows is to stay below 400 MB");
+const _: () = assert!(size_of::<Entry>() <= 384, "a table of a million flows must stay below 400 MB");
 
 #[derive(Clone, Copy, Debug)]
 struct List {
@@ -97,69 +97,72 @@ struct List {
     len: usize,
 }
 
-/// At the bound, flows that only one side was heard of go first where they are more than this part of all
-/// there is room for: that many come of floods and scans.
+/// Divisor of the table's capacity. When the table is full and more flows than that part are half open, those
+/// are evicted first: so many come from floods and scans.
 const HALF_OPEN_PART: usize = 8;
 
-/// At the bound, flows of two hosts that have more than this part of all there is room for go first: that many
-/// come of floods, and nobody else's flows are to pay for them.
+/// Divisor of the table's capacity. When the table is full, the flows of two hosts that have more than that
+/// part are evicted first: so many come from floods, and flows of other hosts must not pay for them.
 const GREEDY_PART: usize = 8;
-/// Of a small table, so many flows are not too many.
+/// In a small table, this many flows of two hosts are not too many.
 const MODEST: usize = 64;
-/// Pairs of hosts whose flows are counted apart.
+/// Counters for pairs of hosts.
 const HOSTS: usize = 1 << 12;
-/// Entries that are looked at for a flow of such two hosts. They have an eighth of all at least: one in 70 searches
-/// finds none of theirs, one in 10,000 once they have a quarter.
+/// Entries that are sampled for a flow of two such hosts. The two have at least an eighth of all flows: one
+/// in 70 searches finds none of theirs, one in 10,000 once they have a quarter.
 const SAMPLES: usize = 32;
 
-/// Flows that share a bucket at most. By chance alone, a bucket that is about to be split, which has twice as many as
-/// the others, comes to so many with a probability of 4 · 10⁻¹⁸.
+/// Maximum number of flows in a bucket. By chance alone, a bucket that is about to be split, which has twice
+/// as many flows as the others, reaches this number with a probability of 4 · 10⁻¹⁸.
 const MAX_CHAIN: usize = 24;
 
-/// Buckets that are in use from the beginning.
+/// Buckets in use from the beginning.
 const FIRST_BUCKETS: usize = 1 << 10;
 
-/// What [`FlowTable::insert`] did.
+    /// Returns the handle of the flow at this place.
+    /// Returns the flow's place in the table. It is below the largest number of flows that the table has held
+    /// at once.
+/// The result of [`FlowTable::insert`].
 #[derive(Debug)]
 pub struct Insert {
     /// The new flow.
     pub index: FlowIndex,
-    /// The flow that had to make room.
+    /// The flow that was evicted for it.
     pub evicted: Option<(FlowIndex, Flow)>,
 }
 
-/// Flows by key.
+/// The flow table.
 #[derive(Debug)]
 pub struct FlowTable {
-    /// The first entry of each bucket, plus one: zero is none, so that fresh memory needs no touching. They are
-    /// taken into use one by one, as flows come (linear hashing, Litwin 1980): what is reached into at random is no
-    /// larger than it has to be, and no flow waits until all have moved.
+    /// The first entry of each bucket, plus one. Zero stands for none, so that fresh memory need not be
+    /// touched. Buckets are taken into use one by one as flows come (linear hashing, Litwin 1980): the memory
+    /// accessed at random is no larger than necessary, and no flow waits for a rehash of the whole table.
     buckets: Vec<u32>,
-    /// How many buckets are in use.
+    /// Number of buckets in use.
     used: usize,
-    /// The bits of the hash that tell buckets apart, once all that these can tell apart are in use.
+    /// Mask of the hash bits that select a bucket, once all buckets that they can select are in use.
     mask: usize,
     entries: Vec<Entry>,
-    /// The entry that was found last, in use or not any more.
+    /// The entry found last, which may be free again.
     found: u32,
     free: u32,
     lists: [List; Class::COUNT],
     /// See [`Timeouts`].
     timeouts: [u64; Class::COUNT],
-    /// How many flows two hosts have, by a hash of the two.
+    /// Number of flows of each pair of hosts, by hash.
     hosts: Vec<u32>,
-    /// How many they may have before they make room for others.
+    /// Number of flows that two hosts may have before they are evicted for others.
     modest: usize,
-    /// The two that were seen last to have more.
+    /// The pair of hosts last seen to have more.
     greedy: Option<u16>,
-    /// State of the generator that chooses entries to look at.
+    /// State of the random generator that samples entries.
     random: u64,
     len: usize,
     max: usize,
 }
 
 impl FlowTable {
-    /// An empty table for at most `max` flows, at least one.
+    /// Creates an empty table for at most `max` flows, at least one.
     #[must_use]
     pub fn new(max: usize) -> Self {
         let max = max.clamp(1, NONE as usize - 1);
@@ -186,25 +189,25 @@ impl FlowTable {
         }
     }
 
-    /// Sets when flows end, also those that are there.
+    /// Sets the timeouts, also for flows in the table.
     pub const fn set_timeouts(&mut self, timeouts: Timeouts) {
         self.timeouts = timeouts.by_class();
     }
 
-    /// How many flows there are.
+    /// Returns the number of flows.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are no flows.
+    /// Returns true if there are no flows.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The flow with this key, whose hash is `hash`. Packets of a flow come in trains: where it is the flow that was
-    /// found last, the hash is not asked for.
+    /// Finds the flow with this key. Packets of a flow come in trains: for the flow found last, `hash` is not
+    /// called.
     #[inline]
     #[must_use]
     pub fn find(&mut self, key: &FlowKey, hash: impl FnOnce() -> u32) -> Option<FlowIndex> {
@@ -230,14 +233,14 @@ impl FlowTable {
         None
     }
 
-    /// The flow at `index`.
+    /// Returns the flow at `index`.
     #[inline]
     #[must_use]
     pub fn flow(&mut self, index: FlowIndex) -> &mut Flow {
         &mut self.entries[index.0 as usize].flow
     }
 
-    /// Whether the flow has had no packet for longer than its state allows.
+    /// Returns true if the flow has had no packet for longer than its timeout.
     #[inline(always)]
     #[must_use]
     pub fn is_timed_out(&self, index: FlowIndex, now: u64) -> bool {
@@ -245,8 +248,8 @@ impl FlowTable {
         is_over(entry.flow.last, self.timeouts[entry.class as usize], now)
     }
 
-    /// Adds a flow that is not in the table yet. Where the table is full, or the flow's bucket is, another makes
-    /// room, as `spare` says.
+    /// Inserts a flow that is not in the table yet. If the table or the flow's bucket is full, another flow
+    /// is evicted, as `spare` selects it.
     pub fn insert(&mut self, flow: Flow, hash: KeyHash, now: u64) -> Insert {
         let evicted = self.spare(hash.flow).map(|index| (index, self.remove(index)));
         if self.len == self.used && self.used < self.buckets.len() {
@@ -287,7 +290,8 @@ impl FlowTable {
         Insert { index: FlowIndex(at), evicted }
     }
 
-    /// To be called after a packet of the flow was counted: renews its place in the order of idleness.
+    /// Updates the flow's place in the order of idleness. To be called after a packet of the flow was
+    /// counted.
     #[inline(always)]
     pub fn touch(&mut self, index: FlowIndex, now: u64) {
         let entry = &self.entries[index.0 as usize];
@@ -305,7 +309,7 @@ impl FlowTable {
         self.append(index.0);
     }
 
-    /// Takes a flow out.
+    /// Removes a flow.
     pub fn remove(&mut self, index: FlowIndex) -> Flow {
         let at = index.0;
         self.unlink(at);
@@ -329,7 +333,7 @@ impl FlowTable {
         entry.flow.clone()
     }
 
-    /// A flow that timed out by `now`, if there is one.
+    /// Returns a flow that timed out by `now`, if there is one.
     #[must_use]
     pub fn expired(&self, now: u64) -> Option<FlowIndex> {
         let oldest = self.lists.iter().zip(self.timeouts).find(|(list, timeout)| {
@@ -338,7 +342,7 @@ impl FlowTable {
         oldest.map(|(list, _)| FlowIndex(list.oldest))
     }
 
-    /// Takes out all flows, about in the order in which they began.
+    /// Removes all flows, roughly in the order in which they began.
     pub fn drain(&mut self) -> impl Iterator<Item = (FlowIndex, Flow)> {
         (0..self.entries.len()).filter_map(|at| {
             let index = FlowIndex(at as u32);
@@ -347,22 +351,23 @@ impl FlowTable {
         })
     }
 
-    /// How many places the slab has, taken or not.
+    /// Returns the number of places of the slab, used or not.
     #[must_use]
     pub const fn places(&self) -> usize {
         self.entries.len()
     }
 
-    /// The flows in the places from `start` to before `end`.
+    /// Returns the flows in the places from `start` to before `end`.
     pub fn stretch(&self, start: usize, end: usize) -> impl Iterator<Item = &Flow> {
         let end = end.min(self.entries.len());
         let entries = self.entries.get(start..end).unwrap_or_default();
         entries.iter().filter(|entry| entry.used).map(|entry| &entry.flow)
     }
 
-    /// The flow that makes room for one with this hash, where one has to. Of a bucket that is full it is the one
-    /// that had no packet for the longest. Of a table that is full, too, or of many flows that are half open, that of
-    /// them; but where two hosts have a great part of all flows, it is one of theirs, whoever wants the room.
+    /// Selects the flow to evict for one with this hash, if one has to go. From a full bucket, it is the flow
+    /// that was idle for the longest. From a full table, it is likewise the most idle flow, of the half-open
+    /// ones if these are many. But if two hosts have a great part of all flows, it is one of theirs,
+    /// whichever flow is inserted.
     fn spare(&mut self, hash: u32) -> Option<FlowIndex> {
         if let Some(index) = self.crowded(self.bucket(hash)) {
             return Some(index);
@@ -377,7 +382,7 @@ impl FlowTable {
         }
     }
 
-    /// The flow that had no packet for the longest of a bucket that is full.
+    /// Returns the flow of a full bucket that was idle for the longest.
     fn crowded(&self, bucket: usize) -> Option<FlowIndex> {
         let mut at = self.buckets[bucket].wrapping_sub(1);
         let mut oldest = at;
@@ -392,8 +397,9 @@ impl FlowTable {
         (len >= MAX_CHAIN).then_some(FlowIndex(oldest))
     }
 
-    /// Of some entries of the full table, the flow of these two hosts that had no packet for the longest, where they
-    /// still have too many. Where many flows are half open, only such a one: else those who flood are others.
+    /// Samples entries of the full table, and returns the most idle flow of these two hosts, if they still
+    /// have too many. If many flows are half open, only half-open flows qualify: if these hosts have none,
+    /// the flood comes from others.
     fn one_of(&mut self, hosts: u16) -> Option<FlowIndex> {
         if self.hosts[usize::from(hosts)] as usize <= self.modest {
             self.greedy = None;
@@ -401,7 +407,7 @@ impl FlowTable {
         }
         let (len, flooded) = (self.entries.len() as u64, self.is_flooded());
         let samples = (0..SAMPLES).map(|_| {
-            // Xorshift (Marsaglia 2003): what is chosen need not be secret, only spread.
+            // Xorshift (Marsaglia 2003): the choice need not be secret, only spread.
             self.random ^= self.random << 13;
             self.random ^= self.random >> 7;
             self.random ^= self.random << 17;
@@ -417,7 +423,7 @@ impl FlowTable {
             .map(FlowIndex)
     }
 
-    /// The flow that had no packet for the longest, among those that are half open where they are many.
+    /// Returns the flow that was idle for the longest, among the half-open ones if these are many.
     fn most_idle(&self) -> Option<FlowIndex> {
         let flooded = self.is_flooded();
         let half_open = |class: usize| Class::HALF_OPEN.iter().any(|&open| open as usize == class);
@@ -429,21 +435,21 @@ impl FlowTable {
             .map(|list| FlowIndex(list.oldest))
     }
 
-    /// Whether so many flows are half open that they come of floods and scans.
+    /// Returns true if so many flows are half open that they come from floods or scans.
     fn is_flooded(&self) -> bool {
         let open: usize = Class::HALF_OPEN.iter().map(|&class| self.lists[class as usize].len).sum();
         open > self.max / HALF_OPEN_PART
     }
 
-    /// The bucket of flows with this hash.
+    /// Returns the bucket of flows with this hash.
     #[inline(always)]
     const fn bucket(&self, hash: u32) -> usize {
-        // What belongs into one that is not in use yet is in the one that it will be split from.
+        // Entries of a bucket not yet in use are stored in the bucket that it will be split from.
         let bucket = hash as usize & self.mask;
         if bucket < self.used { bucket } else { bucket & self.mask >> 1 }
     }
 
-    /// Takes one more bucket into use, for half of the flows of another.
+    /// Takes one more bucket into use, and moves half of the flows of another into it.
     fn use_bucket(&mut self) {
         let new = self.used;
         self.used += 1;
@@ -478,7 +484,7 @@ impl FlowTable {
         list.len -= 1;
         if older == NONE {
             list.oldest = newer;
-            // Where flows time out, they do so one after the other.
+            // Flows time out in this order, so the next one is prefetched.
             if let Some(next) = self.entries.get(newer as usize) {
                 memory_hints::fetch_value(next);
             }
@@ -495,10 +501,10 @@ impl FlowTable {
     }
 }
 
-/// Whether more than `timeout` seconds lie between two times, in whole seconds as Suricata counts.
+/// Returns true if more than `timeout` seconds lie between two times, in whole seconds as Suricata counts.
 #[inline(always)]
 const fn is_over(last: u64, timeout: u64, now: u64) -> bool {
-    // Without a division where it cannot be.
+    // The first comparison avoids a division in the usual case.
     now.saturating_sub(last) > timeout.saturating_mul(SECOND) && now / SECOND > last / SECOND + timeout
 }
 
@@ -512,7 +518,7 @@ mod tests {
 
     use super::*;
 
-    /// A flow that is told from others by its number alone.
+    /// Returns a flow that only its number distinguishes from others.
     fn flow(number: u16, now: u64) -> (FlowKey, Flow) {
         let packet = Packet {
             source: Address::from_v4(0x0a00_0001),
@@ -532,12 +538,12 @@ mod tests {
         (key, Flow::new(key, forward, &packet, None, now))
     }
 
-    /// A flow of two hosts of its own.
+    /// Returns the hash of a flow of two hosts of its own.
     fn apart(flow: u32) -> KeyHash {
         KeyHash { flow, hosts: flow.wrapping_mul(0x85eb_ca6b).to_be() as u16 }
     }
 
-    /// Few buckets, so that chains form.
+    /// Returns few different hashes, so that chains form.
     fn hash(number: u16) -> u32 {
         u32::from(number % 5)
     }
@@ -561,7 +567,7 @@ mod tests {
         assert_eq!(table.len(), 2);
     }
 
-    /// Numbers that are spread over all buckets.
+    /// Returns hashes spread over all buckets.
     fn spread(number: u16) -> u32 {
         u32::from(number).wrapping_mul(0x9e37_79b9)
     }
@@ -572,7 +578,7 @@ mod tests {
         for number in 0..1000 {
             let second = u64::from(number) * SECOND;
             let evicted = table.insert(flow(number, second).1, apart(7), second).evicted;
-            // The oldest of the bucket, and no other.
+            // The oldest flow of the bucket is evicted, and no other.
             let oldest = usize::from(number).checked_sub(MAX_CHAIN).map(|oldest| flow(oldest as u16, 0).0);
             assert_eq!(evicted.map(|(_, flow)| flow.head.key), oldest);
         }
@@ -597,7 +603,7 @@ mod tests {
             |table: &mut FlowTable, number| table.find(&flow(number, 0).0, || spread(number)).is_some();
         let left = (0..OTHERS).filter(|&number| found(&mut table, number)).count();
         assert!(left > 1450, "{left} are left");
-        // A flow of others finds room as well: one of the two hosts makes it.
+        // A flow of other hosts finds room as well: one of the two hosts loses a flow.
         for number in 60_000..60_200 {
             table.insert(flow(number, SECOND).1, apart(spread(number)), SECOND);
             assert!(found(&mut table, number));
@@ -612,7 +618,7 @@ mod tests {
             let mut table = FlowTable::new(max);
             for number in 0..10_000 {
                 table.insert(flow(number, 0).1, apart(spread(number)), 0);
-                // Whatever bucket they have moved to.
+                // Flows are found in any bucket that they have moved to.
                 let oldest = usize::from(number).saturating_sub(max - 1) as u16;
                 for known in [oldest, oldest.midpoint(number), number] {
                     let found = table.find(&flow(known, 0).0, || spread(known)).unwrap();
@@ -636,7 +642,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is done to it, the table holds what a plain map of the same flows holds.
+        /// Whatever is done to it, the table holds the same flows as a plain map.
         #[test]
         fn it_behaves_as_a_map_of_flows(
             steps in prop::collection::vec((0_u16..40, 0_u8..4, 0_u64..20), 1..400)

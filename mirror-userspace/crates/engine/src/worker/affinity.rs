@@ -1,34 +1,35 @@
-//! Which worker analyses a flow.
+//! The assignment of flows to workers.
 //!
-//! Both directions of a flow can come in by different queues: the NIC knows outer headers only. So each flow
-//! has an owner among the workers of its device, by its symmetric hash; whoever receives a frame of another's
-//! flow hands it over. The hash is the one that the program chooses among a queue's sockets by, and the
-//! owner is always a worker of the socket that the program would choose: on a device with one queue nothing
-//! is handed over.
+//! The two directions of a flow can come in by different queues, since the NIC hashes outer headers only.
+//! Each flow therefore has an owner among the workers of its device, selected by its symmetric hash. A worker
+//! that receives a frame of another worker's flow hands it over. The program selects among a queue's sockets
+//! by the same hash, and the owner is always a worker of the socket that the program would select: on a
+//! device with one queue nothing is handed over.
 //!
-//! The mirror session is no part of the hash: copies of a packet that two sessions have mirrored meet at one
-//! worker. Fragments have the hash of their addresses and protocol, so those of a datagram meet, too; what they
-//! become has ports, and goes on to the owner of its flow.
+//! The mirror session is not part of the hash: copies of a packet that two sessions have mirrored meet at one
+//! worker. Fragments are hashed by their addresses and protocol, so those of a datagram meet, too. The
+//! reassembled datagram has ports, and goes on to the owner of its flow.
 
 use mirror_xdp_common::hash::FlowHash;
 
-/// Who owns which flow.
+/// The owners of flows.
 #[derive(Clone, Copy, Debug)]
 pub struct Affinity {
     workers: u32,
 }
 
 impl Affinity {
-    /// Over so many workers, numbered as [`mirror_device::afxdp::Opened::ports`] is.
+    /// Creates the assignment for this many workers, numbered as in [`crate::afxdp::Opened::ports`].
     #[must_use]
     pub const fn over(workers: u32) -> Self {
         Self { workers }
     }
 
-    /// The number of a flow's owner.
+    /// Returns the number of a flow's owner.
     #[must_use]
     pub const fn owner(self, hash: FlowHash) -> usize {
-        // The socket is hash · sockets / 2³², rounded down, in the program; and workers = sockets · queues.
+        // The program computes the socket as hash · sockets / 2³², rounded down; and workers = sockets ·
+        // queues.
         ((hash.0 as u64 * self.workers as u64) >> 32) as usize
     }
 }

@@ -1,10 +1,10 @@
-//! Datagrams that came in fragments, on their way from the worker that has put them together to the one that
-//! owns their flow.
+//! Handoff of reassembled datagrams, from the worker that has reassembled them to the owner of their flow.
 //!
-//! Fragments have no ports, so they go by addresses and protocol: all of a datagram meet at one worker. What
-//! becomes of them has ports, and may be of a flow whose other packets are another worker's. It is copied into
-//! one of a few buffers that go round between this worker and the others, by a bounded queue. Where none is left
-//! it is analysed by who has it, and counted.
+//! Fragments have no ports, so they are hashed by addresses and protocol: all fragments of a datagram meet at
+//! one worker. The reassembled datagram has ports, and may belong to a flow whose other packets go to another
+//! worker. It is copied into one of a few buffers that circulate between this worker and the others, and goes
+//! through a bounded queue. If no buffer is left, the worker that has the datagram analyses it, and counts
+//! it.
 
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
@@ -15,14 +15,14 @@ use super::FrameInfo;
 use super::affinity::Affinity;
 use super::duplicates::Place;
 
-/// Datagrams that one worker may have on their way.
+/// Datagrams of one worker that may be in flight.
 const ON_THE_WAY: usize = 64;
 /// Datagrams that may wait for a worker.
 const QUEUE: usize = 256;
-/// A buffer with more room than this is not kept.
+/// A buffer with more capacity than this is shrunk.
 const MAX_SPARE: usize = 16 * 1024;
 
-/// A datagram, and what is known of it.
+/// A datagram and its properties.
 #[derive(Debug)]
 pub(super) struct Whole {
     /// The IP packet.
@@ -30,31 +30,32 @@ pub(super) struct Whole {
     pub(super) vlans: Vlans,
     pub(super) info: FrameInfo,
     pub(super) place: Place,
-    /// Where the buffer goes when it is done with.
+    /// The channel that takes the buffer back.
     home: SyncSender<Vec<u8>>,
 }
 
 impl Whole {
-    /// Sends the buffer home.
+    /// Returns the buffer to its owner.
     pub(super) fn end(self) {
         let Self { mut bytes, home, .. } = self;
         bytes.clear();
         bytes.shrink_to(MAX_SPARE);
-        // Fails where the worker is gone, which needs no buffers any more.
+        // Fails if the owner is gone, which needs no buffers any more.
         let _ = home.try_send(bytes);
     }
 }
 
-/// What became of a worker's datagrams.
+/// The counters of a worker's datagrams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DatagramCounters {
-    /// Handed over to the worker that owns the flow.
+    /// Datagrams handed to the worker that owns the flow.
     pub given: u64,
-    /// Analysed where they were put together, because no buffer was free.
+    /// Datagrams analysed by the worker that reassembled them, because no buffer was free or the owner could
+    /// not take them.
     pub kept: u64,
 }
 
-/// One worker's way to all others of its device, and theirs to it.
+/// One worker's queues to and from all others of its device.
 #[derive(Debug)]
 pub struct Datagrams {
     number: usize,
@@ -62,7 +63,7 @@ pub struct Datagrams {
     inbox: Receiver<Whole>,
     /// The inboxes of all workers.
     to: Vec<SyncSender<Whole>>,
-    /// Who has got something since it was woken the last time.
+    /// Workers that have received a datagram since they were last woken.
     is_to_wake: Vec<bool>,
     home: SyncSender<Vec<u8>>,
     empty: Receiver<Vec<u8>>,
@@ -70,7 +71,7 @@ pub struct Datagrams {
 }
 
 impl Datagrams {
-    /// The ways between so many workers, by number.
+    /// Creates the queues between this many workers, by number.
     #[must_use]
     pub fn between(workers: usize, affinity: Affinity) -> Vec<Self> {
         let (to, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| sync_channel(QUEUE)).unzip();
@@ -87,7 +88,8 @@ impl Datagrams {
         ways.collect()
     }
 
-    /// Hands a datagram over to the worker that owns its flow. False where that is this one, or no buffer is free.
+    /// Hands a datagram to the worker that owns its flow. Returns false if this worker owns it, if no buffer
+    /// is free, or if the owner cannot take it.
     pub(super) fn hand_over(
         &mut self,
         hash: FlowHash,
@@ -117,12 +119,12 @@ impl Datagrams {
         true
     }
 
-    /// A datagram that another worker has put together.
+    /// Returns a datagram that another worker has reassembled.
     pub(super) fn taken(&self) -> Option<Whole> {
         self.inbox.try_recv().ok()
     }
 
-    /// Calls `wake` with the number of each worker that has got something since the last time.
+    /// Calls `wake` with the number of each worker that has received a datagram since the last call.
     pub fn wake(&mut self, mut wake: impl FnMut(usize)) {
         for (number, is_to_wake) in self.is_to_wake.iter_mut().enumerate() {
             if std::mem::take(is_to_wake) {

@@ -1,18 +1,18 @@
-//! Packets that come twice because both ends of their conversation are mirrored: which of them are copies,
-//! and which sessions see the same conversations.
+//! Detection of packets that come twice because both ends of their conversation are mirrored, and of sessions
+//! that see the same conversations.
 //!
-//! A copy has another outer source than the packet before it, perhaps another VNI, other hardware addresses
-//! and another TTL; from there on both are alike. A table remembers the packets of the last moments by a
-//! keyed hash of what stays the same, and how often each mirrored interface has sent each of them: a packet
-//! is a copy if it comes for the n-th time from its interface and another has sent it n times before. So
-//! what an interface sends again, as TCP does, never is a copy, and nothing is lost where one of the two
-//! mirrors loses packets.
+//! A copy differs from the original in its outer source, possibly in its VNI, and in hardware addresses and
+//! TTL; otherwise both are alike. A table stores recent packets by a keyed hash of the invariant part, and
+//! the number of times that each mirrored interface has sent each of them. A packet is a copy if it comes for
+//! the n-th time from its interface and another interface has already sent it n times. A retransmission by
+//! the same interface, as in TCP, is therefore never a copy, and nothing is lost if one of the two mirrors
+//! loses packets.
 //!
-//! A copy proves that two sessions see the same two hosts. From then on the packets between the two count
-//! for the flows of one session, whichever they come by ([`Place`]).
+//! A copy proves that two sessions see the same two hosts. From then on, the packets between the two hosts
+//! belong to the flows of one session, whichever session they come by ([`Place`]).
 //!
-//! Everything is bounded, its memory is reserved at the start, and what has to make room is what is oldest:
-//! then a copy is analysed, as it would be without all this.
+//! Everything is bounded, the memory is reserved at the start, and the oldest entry is evicted. A copy whose
+//! entry was evicted is analysed, as it would be without deduplication.
 
 use std::collections::HashMap;
 
@@ -26,29 +26,29 @@ use zerocopy::network_endian::U64;
 
 use super::Mirror;
 
-/// A copy comes within this time, or is taken for a packet of its own. More than mirrors and ways differ
-/// by, and less than any TCP waits before it sends again (RFC 6298 and what systems make of it: 200 ms).
-/// Nanoseconds.
+/// Nanoseconds within which a copy comes; later, it counts as a packet of its own. The bound exceeds the
+/// differences between mirrors and paths, and is below the time that any TCP waits before it retransmits (RFC
+/// 6298, and 200 ms in implementations).
 const WINDOW: u64 = 100_000_000;
-/// Packets that are remembered: those of [`WINDOW`] at a million a second.
+/// Packets stored: those of [`WINDOW`] at a million a second.
 const PACKETS: usize = 1 << 17;
-/// Pairs of hosts that are known to be seen by two sessions.
+/// Stored pairs of hosts that two sessions see.
 const PAIRS: usize = 1 << 16;
-/// Places that an entry of a table may be at.
+/// Associativity: the number of places that an entry of a table may take.
 const WAYS: usize = 4;
-/// Sessions that are told apart; the packets of others are no copies of anything.
+/// Sessions that are distinguished. Packets of further sessions are never copies.
 const SESSIONS: usize = 1 << 14;
-/// Mirrored interfaces that one packet is counted of.
+/// Mirrored interfaces that are counted for one packet.
 const SOURCES: usize = 3;
 /// Bytes behind the IP header that are compared: up to the sequence numbers of a packet in a tunnel.
 const SAMPLE: usize = 96;
 
-/// Which flows a packet belongs to.
+/// The flows that a packet belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     /// The session whose flow it is.
     pub(super) session: SessionKey,
-    /// The session that had flows of the same conversations before that was known.
+    /// The session that had flows of the same conversations before the two were known to be the same.
     pub(super) other: Option<SessionKey>,
 }
 
@@ -58,42 +58,43 @@ impl From<Option<Mirror>> for Place {
     }
 }
 
-/// What a packet turns out to be.
+/// The verdict on a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It was not seen before, or from the same interface only.
+    /// The packet was not seen before, or only from the same interface.
     New(Place),
-    /// It is a copy of what came by another session.
+    /// The packet is a copy of one that came by another session.
     Copy {
-        /// Whose flow the conversation is.
+        /// The place of the conversation's flow.
         place: Place,
-        /// The session that the packet came by first, where flows may be there of both.
+        /// The session that the packet came by first, if both sessions may have flows.
         united: Option<SessionKey>,
     },
 }
 
-/// A packet of the last moments.
+/// A recent packet.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     tag: u64,
-    /// When it was last taken for new, in units of 1024 ns.
+    /// Time when it last counted as new, in units of 1024 ns.
     time: u32,
     /// The session that it came by first.
     session: u16,
-    /// How often it was taken for new; 0 is an entry that is not in use.
+    /// Number of times that it counted as new; 0 if the entry is not in use.
     taken: u8,
-    /// How often each interface has sent it.
+    /// Number of times that each interface has sent it.
     counts: [u8; SOURCES],
     sources: [u16; SOURCES],
 }
 
 impl Seen {
-    /// Time since a packet, by a clock that goes round; packets of different queues may come in any order.
+    /// Returns the time since a packet, by a clock that wraps around. Packets of different queues may come in
+    /// any order.
     const fn age(&self, now: u32) -> u32 {
         now.wrapping_sub(self.time).cast_signed().unsigned_abs()
     }
 
-    /// Counts the packet for its interface, and says whether it is one that was not taken yet.
+    /// Counts the packet for its interface. Returns true if it is new.
     fn count(&mut self, source: u16) -> bool {
         let slots = self.counts.iter_mut().zip(&mut self.sources);
         let Some((count, known)) = slots.into_iter().find(|(count, known)| **count == 0 || **known == source)
@@ -119,10 +120,10 @@ impl Seen {
 #[derive(Clone, Copy, Debug, Default)]
 struct Pair {
     tag: u64,
-    /// When it was found out; 0 is an entry that is not in use.
+    /// Time when the pair was detected; 0 if the entry is not in use.
     since: u64,
     used: u64,
-    /// Whose flows they have.
+    /// The session that has their flows.
     session: u16,
     other: u16,
 }
@@ -133,7 +134,7 @@ struct Sessions {
     numbers: HashMap<SessionKey, u16>,
     /// The first session of each interface.
     first: HashMap<Address, u16>,
-    /// Each with the number of the first session of the same interface.
+    /// Each session, with the number of the first session of the same interface.
     known: Vec<(SessionKey, u16)>,
 }
 
@@ -176,10 +177,10 @@ pub(super) struct Duplicates {
 }
 
 impl Duplicates {
-    /// Nothing was seen yet; the hashes are keyed by what `seed` stands for.
+    /// Creates empty tables. The hashes are keyed by words expanded from `seed`.
     pub(super) fn new(seed: u64) -> Self {
         Self {
-            // Other words than those of other hashes of the same seed.
+            // The words must differ from those of other hashes of the same seed.
             keys: expand(seed ^ 0x6475_706c_6963_6174),
             sessions: Sessions::new(),
             packets: vec![Seen::default(); PACKETS],
@@ -187,7 +188,7 @@ impl Duplicates {
         }
     }
 
-    /// Looks at an inner frame that came by a session at a time.
+    /// Classifies an inner frame that came by a session at a time.
     pub(super) fn look(&mut self, mirror: Mirror, now: u64, frame: &[u8]) -> Verdict {
         let own = Place::from(Some(mirror));
         let headers = InnerHeaders::parse(frame, 0);
@@ -200,7 +201,7 @@ impl Duplicates {
         }
     }
 
-    /// Remembers a packet; of a copy the number of the session that it came by first.
+    /// Stores a packet. For a copy, returns the number of the session that the packet came by first.
     fn see(&mut self, tag: u64, session: u16, now: u64) -> Option<u16> {
         let source = self.sessions.source(session);
         let now = (now >> 10) as u32;
@@ -223,7 +224,7 @@ impl Duplicates {
         None
     }
 
-    /// Which flows the packets between two hosts belong to that come by a session.
+    /// Returns the place of the flows between two hosts, for packets that come by a session.
     fn place(&mut self, hosts: u64, number: u16, now: u64) -> Option<Place> {
         let pair = *pair(&mut self.pairs, tagged(&self.keys, hosts, number), now)?;
         Some(Place {
@@ -232,7 +233,7 @@ impl Duplicates {
         })
     }
 
-    /// Notes that two sessions see the same two hosts.
+    /// Records that two sessions see the same two hosts.
     fn copy(&mut self, hosts: u64, first: u16, second: u16, now: u64) -> Verdict {
         let [of_first, of_second] = [first, second].map(|number| {
             pair(&mut self.pairs, tagged(&self.keys, hosts, number), now)
@@ -257,28 +258,29 @@ impl Duplicates {
         }
         let place =
             Place { session: self.sessions.session(session), other: Some(self.sessions.session(other)) };
-        // What came first after that was known is in one flow.
+        // Packets that came first after the detection are already in one flow.
         let united = (now.saturating_sub(since) <= WINDOW).then(|| self.sessions.session(first));
         Verdict::Copy { place, united }
     }
 }
 
-/// The entry of a pair, which is in use now.
+/// Finds the entry of a pair and marks it as used now.
 fn pair(pairs: &mut [Pair], tag: u64, now: u64) -> Option<&mut Pair> {
     let pair = ways(pairs, tag).iter_mut().find(|pair| pair.tag == tag && pair.since > 0)?;
     pair.used = now;
     Some(pair)
 }
 
-/// The entries of a table that something with this tag may be at.
+/// Returns the entries of a table that an item with this tag may take.
 fn ways<T>(table: &mut [T], tag: u64) -> &mut [T] {
-    // Tables have a power of two of sets.
+    // The number of sets in a table is a power of two.
     let set = tag as usize & (table.len() / WAYS - 1);
     &mut table[set * WAYS..(set + 1) * WAYS]
 }
 
-/// A hash of what stays the same of a packet on its way from one host to the other; `None` of what is no
-/// IP packet. Checksums are left out: where a sender leaves them to its interface, they are not there yet.
+/// Hashes the part of a packet that stays the same on its way from one host to the other. Returns `None` if
+/// it is not an IP packet. Checksums are left out: with checksum offload, the sender's copy does not have
+/// them yet.
 fn fingerprint(keys: &Keys, headers: &InnerHeaders, frame: &[u8]) -> Option<u64> {
     let at = headers.network_offset;
     let (fixed, start) = match headers.network {
@@ -324,22 +326,22 @@ fn fingerprint(keys: &Keys, headers: &InnerHeaders, frame: &[u8]) -> Option<u64>
     Some(state)
 }
 
-/// A hash of the two hosts of a packet, the same in both directions.
+/// Hashes the two hosts of a packet, the same in both directions.
 fn hosts(keys: &Keys, headers: &InnerHeaders) -> u64 {
     let [one, other] = [headers.source, headers.destination]
         .map(|address| fold(address.low ^ keys[4], address.high ^ keys[5]));
     fold(one.wrapping_add(other) ^ keys[6], keys[7])
 }
 
-/// The tag of two hosts in a session.
+/// Returns the tag of two hosts in a session.
 const fn tagged(keys: &Keys, hosts: u64, session: u16) -> u64 {
     fold(hosts ^ keys[8], session as u64 ^ keys[9])
 }
 
-/// Secret words: none of those that a packet is made of can make a factor of [`fold`] zero but by a guess.
+/// Secret words. No part of a packet can make a factor of [`fold`] zero, except by a guess.
 type Keys = [u64; 10];
 
-/// Mixes two words into one by the halves of their product.
+/// Mixes two words into one, by the halves of their product.
 const fn fold(a: u64, b: u64) -> u64 {
     let product = a as u128 * b as u128;
     product as u64 ^ (product >> 64) as u64

@@ -1,5 +1,5 @@
-//! Flows that the driver counts from some time on: which are handed over to it, and how its counts come
-//! back into the flows' records.
+//! Shunting: some flows are handed to the driver, which counts the rest of them. The counts are added to the
+//! flows' records.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::FlowIndex;
 use crate::flow::{Flow, FlowTable};
 use crate::hooks::{Offload, ShuntId, Shunted};
 
-/// A flow that has ended and waits for the driver's last word on it.
+/// A flow that has ended and waits for the driver's final counts.
 #[derive(Debug)]
 pub(super) struct Ending {
     pub(super) flow: Flow,
@@ -19,43 +19,43 @@ pub(super) struct Ending {
     pub(super) time: u64,
 }
 
-/// What a worker needs to have flows counted by the driver.
+/// The state of a worker's shunting.
 #[derive(Debug)]
 pub struct Shunting<O> {
     table: O,
-    /// Bytes that a flow has to have; `None`: none is handed over.
+    /// Bytes that a flow must have had before it is shunted; `None` if no flow is.
     after: Option<u64>,
     /// Flows of the flow table that the driver counts, or has counted.
     flows: HashMap<ShuntId, FlowIndex>,
     ending: HashMap<ShuntId, Ending>,
-    /// Flows that were ever handed over.
+    /// Number of flows shunted so far.
     total: u64,
 }
 
 impl<O: Offload> Shunting<O> {
-    /// Hands no flow over before it is said which (`set_after`).
+    /// Creates the state. No flow is shunted before `set_after`.
     #[must_use]
     pub fn new(table: O) -> Self {
         Self { table, after: None, flows: HashMap::new(), ending: HashMap::new(), total: 0 }
     }
 
-    /// Has flows handed over that no analyzer wants more of, once they have had so many bytes.
+    /// Shunts flows of which no analyzer wants more, once they have had this many bytes.
     pub(super) const fn set_after(&mut self, after: Option<u64>) {
         self.after = after;
     }
 
-    /// Sets how far the worker's clock, the time of day, is ahead of the driver's, in nanoseconds.
+    /// Sets the offset of the worker's clock, which is the time of day, to the driver's, in nanoseconds.
     pub fn set_clock(&mut self, ahead: u64) {
         self.table.set_clock(ahead);
     }
 
-    /// How many flows the driver counts now, and how many were ever handed over.
+    /// Returns the number of flows that the driver counts now, and the number shunted so far.
     #[must_use]
     pub fn counters(&self) -> (u64, u64) {
         (self.table.active() as u64, self.total)
     }
 
-    /// Hands the flow over that had this packet, if it is time.
+    /// Shunts the flow that had this packet, if it qualifies.
     pub(super) fn consider(
         &mut self,
         index: FlowIndex,
@@ -63,7 +63,7 @@ impl<O: Offload> Shunting<O> {
         info: &FrameInfo,
         packet: &Packet<'_>,
     ) {
-        // The driver knows a flow by the hash of whole packets that are not within others.
+        // The driver finds a flow by the hash of packets that are neither fragments nor nested.
         if !packet.direct || self.after.is_none_or(|after| !flow.may_be_shunted(after)) {
             return;
         }
@@ -79,8 +79,7 @@ impl<O: Offload> Shunting<O> {
         }
     }
 
-    /// Adds what the driver has seen of an idle flow to what is known of its age. Returns whether that
-    /// made it younger.
+    /// Extends an idle flow's last-seen time by the driver's counts. Returns true if that made it later.
     pub(super) fn is_alive(&self, flow: &mut Flow) -> bool {
         let Some(id) = flow.shunted() else { return false };
         match self.table.counted(id) {
@@ -92,8 +91,8 @@ impl<O: Offload> Shunting<O> {
         }
     }
 
-    /// Keeps a flow that has ended until the driver's counts are final; returns it if that does not count
-    /// it.
+    /// Holds a flow that has ended until the driver's counts are final. Returns the flow if the driver does
+    /// not count it.
     pub(super) fn end(&mut self, ending: Ending) -> Option<Ending> {
         let Some(id) = ending.flow.shunted() else { return Some(ending) };
         if let Err(error) = self.table.release(id, ending.time) {
@@ -104,8 +103,8 @@ impl<O: Offload> Shunting<O> {
         None
     }
 
-    /// A flow that has ended, with the driver's counts. Flows that had to make room in the driver's table
-    /// get theirs on the way.
+    /// Returns a flow that has ended, with the driver's counts. Flows that were evicted from the driver's
+    /// table also get their counts here.
     pub(super) fn ended(&mut self, flows: &mut FlowTable, now: u64) -> Option<Ending> {
         loop {
             let (id, counted) = match self.table.cooled(now) {
@@ -121,8 +120,8 @@ impl<O: Offload> Shunting<O> {
         }
     }
 
-    /// All flows that have ended, when the program does not run any more. Those that are in the flow table
-    /// still have the driver's counts then.
+    /// Returns all flows that have ended, once the program does not run any more. Flows still in the flow
+    /// table get the driver's counts, too.
     pub(super) fn finish(&mut self, flows: &mut FlowTable) -> Vec<Ending> {
         let ids: Vec<ShuntId> = self.flows.keys().chain(self.ending.keys()).copied().collect();
         let mut ended = Vec::new();
@@ -148,6 +147,6 @@ impl<O: Offload> Shunting<O> {
     }
 
     fn complain(error: &O::Error) {
-        tracing::warn!("the kernel refuses to keep a flow's counters: {error}");
+        tracing::warn!("cannot access a flow's counters in the kernel: {error}");
     }
 }

@@ -1,6 +1,6 @@
-//! A survey of a worker's flows: which of those that are in the table now are the largest, and how they
-//! stand. Somebody asks for it, the worker goes through its table a stretch with each tick and answers; who
-//! asks for nothing costs nothing, and a large table never keeps a worker from its ring for long.
+//! A survey of a worker's flows: the largest flows in the table, and their state. A client requests it. The
+//! worker scans one stretch of its table with each tick, and answers at the end. There is no cost without a
+//! request, and a large table never keeps a worker from its ring for long.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -11,10 +11,10 @@ use tokio::sync::oneshot;
 
 use crate::flow::{Flow, FlowTable};
 
-/// Places of the table that one tick looks at: a fraction of a millisecond.
+/// Places of the table that one tick scans: a fraction of a millisecond.
 const STRETCH: usize = 4096;
 
-/// By what flows are compared.
+/// The order in which flows are compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Order {
@@ -27,22 +27,22 @@ pub enum Order {
     Recent,
 }
 
-/// Which flows are wanted, and how many of them.
+/// The selection of flows, and their maximum number.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Wanted {
-    /// The largest by this.
+    /// The largest by this order.
     pub order: Order,
-    /// At most so many.
+    /// Maximum number of flows.
     pub limit: usize,
-    /// Of this VNI.
+    /// Flows of this VNI.
     pub vni: Option<u32>,
-    /// With this address at either end.
+    /// Flows with this address at either end.
     pub address: Option<Address>,
-    /// With this port at either end.
+    /// Flows with this port at either end.
     pub port: Option<u16>,
-    /// Of this transport protocol (IANA).
+    /// Flows of this transport protocol (IANA).
     pub protocol: Option<u8>,
-    /// Of this application protocol, by Suricata's name.
+    /// Flows of this application protocol, by Suricata's name.
     pub application: Option<String>,
 }
 
@@ -56,7 +56,7 @@ impl Wanted {
             && self.application.as_ref().is_none_or(|name| flow.application.protocol == Some(name.as_str()))
     }
 
-    /// What a flow is compared by.
+    /// Returns the value by which a flow is compared.
     #[must_use]
     pub fn size(&self, flow: &FlowRecord) -> u64 {
         match self.order {
@@ -67,7 +67,7 @@ impl Wanted {
     }
 }
 
-/// A flow that is among the largest so far. Ordered so that a heap has the smallest on top.
+/// A flow that is among the largest so far. The order is reversed, so that a heap has the smallest on top.
 #[derive(Debug)]
 struct Found {
     size: u64,
@@ -94,18 +94,18 @@ impl Ord for Found {
     }
 }
 
-/// A survey on its way through a worker's table. Whoever asks makes it, so that the worker allocates nothing.
+/// A survey in progress. The requester allocates it, so that the worker allocates nothing.
 #[derive(Debug)]
 pub struct Survey {
     wanted: Wanted,
     found: BinaryHeap<Found>,
-    /// The place in the table that is next.
+    /// The next place in the table.
     at: usize,
     answer: oneshot::Sender<Vec<FlowRecord>>,
 }
 
 impl Survey {
-    /// A survey, and where its answer will be: flows in no certain order.
+    /// Creates a survey and the receiver of its answer: flows in no particular order.
     #[must_use]
     pub fn new(wanted: Wanted) -> (Self, oneshot::Receiver<Vec<FlowRecord>>) {
         let (answer, receiver) = oneshot::channel();
@@ -113,7 +113,7 @@ impl Survey {
         (Self { wanted, found, at: 0, answer }, receiver)
     }
 
-    /// Looks at a stretch of the table; gives the survey back where there is more.
+    /// Scans a stretch of the table. Returns the survey if it is not finished.
     pub(super) fn advance(mut self, flows: &FlowTable, now: u64) -> Option<Self> {
         if self.answer.is_closed() {
             return None;
@@ -127,7 +127,7 @@ impl Survey {
             return Some(self);
         }
         let flows = self.found.into_iter().map(|found| found.flow).collect();
-        // Nobody waits any more where it took too long.
+        // The send fails if the requester has given up.
         let _ = self.answer.send(flows);
         None
     }

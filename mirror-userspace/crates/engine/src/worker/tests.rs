@@ -1,4 +1,4 @@
-//! A worker is given frames made by etherparse and judged by the records that reach its log.
+//! Tests pass frames made by etherparse to a worker, and check the records in its log.
 
 use std::fs;
 
@@ -23,7 +23,7 @@ const CLIENT: [u8; 4] = [10, 0, 0, 1];
 const SERVER: [u8; 4] = [10, 0, 0, 2];
 const START: u64 = 1_000 * SECOND;
 
-/// A query for `a.example`, type A, and its answer.
+/// A query for `a.example`, type A, and its response.
 const QUERY: &[u8] = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x07example\x00\x00\x01\x00\x01";
 const ANSWER: &[u8] = b"\x12\x34\x81\x80\x00\x01\x00\x01\x00\x00\x00\x00\x01a\x07example\x00\x00\x01\x00\x01\
     \xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04\xc0\x00\x02\x01";
@@ -50,7 +50,7 @@ impl Bench {
         Self { directory, sink, worker, now: START, mirror: None }
     }
 
-    /// Lets a millisecond pass and hands over a frame of which `missing` bytes were cut off.
+    /// Lets a millisecond pass and passes a frame of which `missing` bytes were truncated.
     fn cut_frame(&mut self, frame: &[u8], missing: usize) {
         self.now += 1_000_000;
         let info = FrameInfo {
@@ -73,15 +73,15 @@ impl Bench {
         self.worker.counters().refused.iter().find(|(name, _)| *name == reason).unwrap().1
     }
 
-    /// Frames that were delivered and neither analysed nor refused.
+    /// Returns the number of frames that were delivered, but neither analysed nor refused.
     fn unaccounted(&self) -> u64 {
         let counters = self.worker.counters();
         let refused: u64 = counters.refused.iter().map(|(_, n)| n).sum();
         counters.delivered.abs_diff(counters.analysed + refused + counters.duplicates)
     }
 
-    /// Ends the worker: its events, flows after the others. Without the metrics of services, which the sink
-    /// makes of them.
+    /// Ends the worker and returns its events, flows after the others. The metrics of services, which the
+    /// sink derives from them, are left out.
     fn events(mut self) -> Vec<Value> {
         self.worker.finish();
         assert_eq!(self.unaccounted(), 0);
@@ -91,7 +91,7 @@ impl Bench {
         events.filter(|event| event["event_type"] != "metrics").collect()
     }
 
-    /// The events of one kind.
+    /// Returns the events of one kind.
     fn of(self, kind: &str) -> Vec<Value> {
         self.events().into_iter().filter(|event| event["event_type"] == kind).collect()
     }
@@ -135,7 +135,8 @@ impl Tcp {
         Self { client: (CLIENT, port), server: (SERVER, 53), next: [1000, 5000] }
     }
 
-    /// A segment of either side with the sequence numbers due; the flags are those of [`tcp`].
+    /// Returns the next segment of either side, with consecutive sequence numbers. The flags are those of
+    /// [`tcp`].
     fn segment(&mut self, from_client: bool, flags: &str, payload: &[u8]) -> Vec<u8> {
         let (source, destination) =
             if from_client { (self.client, self.server) } else { (self.server, self.client) };
@@ -159,7 +160,7 @@ impl Tcp {
     }
 }
 
-/// A segment; flags are given by their initials.
+/// Returns a segment. Flags are given by their initials.
 fn tcp(
     source: ([u8; 4], u16),
     destination: ([u8; 4], u16),
@@ -280,7 +281,7 @@ fn a_connection_that_is_older_than_the_mirror_session_is_picked_up() {
     connection.close(&mut bench);
     let events = bench.events();
     let flow = events.iter().find(|event| event["event_type"] == "flow").unwrap();
-    // The server is who sends from the port of a server.
+    // The server is the side that sends from a well-known port.
     assert_eq!((&flow["src_ip"], &flow["dest_port"]), (&"10.0.0.1".into(), &80.into()));
     assert_eq!((&flow["flow"]["state"], &flow["tcp"]["state"]), (&"closed".into(), &"closed".into()));
     assert_eq!(
@@ -541,7 +542,7 @@ fn an_answer_alone_is_reported_of_a_mirror_session_with_the_server_as_the_server
     }
 }
 
-/// Messages as they travel over TCP.
+/// Returns messages as they travel over TCP.
 fn framed(messages: &[&[u8]]) -> Vec<u8> {
     messages.iter().flat_map(|message| [&(message.len() as u16).to_be_bytes(), *message].concat()).collect()
 }
@@ -549,7 +550,8 @@ fn framed(messages: &[&[u8]]) -> Vec<u8> {
 #[test]
 fn dns_over_tcp_is_put_together_from_segments_of_any_size_and_order() {
     let stream = framed(&[QUERY, QUERY, QUERY]);
-    // The protocol is recognised by the header of the first message; it may come behind its length alone.
+    // The header of the first message identifies the protocol. It may come in the segment after the message's
+    // length.
     for (head, size) in [(0, 14), (2, 12), (2, 30), (0, 30), (0, 200)] {
         for reversed in [false, true] {
             let mut bench = Bench::new();
@@ -586,7 +588,7 @@ fn dns_over_tcp_goes_on_behind_data_that_was_not_captured() {
     assert_eq!((&flow["app_proto"], &flow["tcp"]["ts_gap"]), (&"dns".into(), &true.into()));
 }
 
-/// The fragments of a datagram, each of `size` bytes of payload.
+/// Returns the fragments of a datagram, each of `size` bytes of payload.
 fn fragments(datagram: &[u8], size: usize) -> Vec<Vec<u8>> {
     let payload = &datagram[34..];
     payload
@@ -638,7 +640,7 @@ fn a_packet_that_the_mirror_cut_short_counts_with_its_whole_length() {
     let frame = udp((CLIENT, 1), (SERVER, 2), &[0; 1000]);
     bench.mirror = Some(mirror(1, 1));
     bench.cut_frame(&frame[..60], frame.len() - 60);
-    // The same bytes with nothing missing are a lie of the IP header.
+    // The same bytes with nothing missing contradict the IP header.
     bench.frame(&frame[..60]);
     assert_eq!(bench.refused("ip_length"), 1);
     assert_eq!(bench.flows()[0]["flow"]["bytes_toserver"], frame.len());
@@ -717,8 +719,8 @@ fn each_kind_of_frame_without_a_flow_has_its_reason() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// Each frame is either analysed or refused for one reason, whatever its bytes: garbage, and frames
-    /// that were sound before some of their bytes were changed or cut off.
+    /// Each frame is either analysed or refused for one reason, whatever its bytes: garbage, and valid frames
+    /// of which some bytes were changed or cut off.
     #[test]
     fn every_frame_is_accounted_for(
         frames in prop::collection::vec(
@@ -769,14 +771,14 @@ const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=x\r\nCo
 const MOVED: &[u8] =
     b"HTTP/1.1 301 Moved\r\nLocation: /c\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
 
-/// What is in an event of HTTP.
+/// Returns method, URL, status and body length of an HTTP event.
 fn http(event: &Value) -> (&str, &str, u64, u64) {
     let http = &event["http"];
     let text = |field: &str| http[field].as_str().unwrap_or_default();
     (text("http_method"), text("url"), http["status"].as_u64().unwrap(), http["length"].as_u64().unwrap())
 }
 
-/// A connection to a port of HTTP that is given what both sides say in turns.
+/// Returns the bench of a connection to the HTTP port on which the two sides have sent these turns.
 fn conversation(turns: &[(bool, &[u8])]) -> Bench {
     let mut bench = Bench::new();
     let mut connection = Tcp::new(4000);
@@ -889,7 +891,7 @@ fn what_was_seen_of_a_response_before_a_gap_counts() {
 
 #[test]
 fn a_response_is_that_to_its_request_whatever_a_gap_took() {
-    // Bytes that are missing, and what the second of three requests is known to have been answered.
+    // The bytes that are missing, and the status expected for the second of three requests.
     for (missing, second) in [(10, 301), (12, 301), (60, 0)] {
         let mut bench = Bench::new();
         let mut connection = Tcp::new(4000);
@@ -964,7 +966,7 @@ fn a_transaction_that_the_capture_cuts_off_is_an_event_all_the_same() {
     assert_eq!(http(&events[0]), ("GET", "/a", 503, 0));
 }
 
-/// Counts what it is given of each flow, and has enough after the third packet.
+/// Counts the data of each flow, and is done after the third packet.
 #[derive(Default)]
 struct Counting;
 
@@ -998,7 +1000,7 @@ impl Analyzer for Counting {
         _context: &mut Context<'_>,
     ) -> Use {
         match event {
-            // Slower than the built-in analyzer, which is not to matter to either.
+            // Slower than the built-in analyzer, which must not affect either.
             Event::Data { bytes, .. } if bytes.len() >= 8 => {
                 flow.bytes[direction as usize] += 8;
                 Use::Used(8)
@@ -1059,7 +1061,7 @@ fn a_flow_is_settled_when_no_analyzer_wants_more_of_it() {
     assert_eq!(settled(&mut bench), 2);
 }
 
-/// A record of TLS with a hello of a client that knows session tickets, for `a.example`.
+/// Returns a TLS record with a client hello that supports session tickets, for `a.example`.
 fn client_hello() -> Vec<u8> {
     let name = b"a.example";
     let len = name.len() as u8;
@@ -1135,7 +1137,7 @@ fn tls_behind_starttls_is_recognised() {
     assert_eq!((&of("flow")["app_proto"], &of("flow")["app_proto_orig"]), (&"tls".into(), &"smtp".into()));
 }
 
-/// What the flow's event says of the performance of the only connection.
+/// Returns the performance object in the flow event of the only connection.
 fn performance(bench: Bench) -> Value {
     bench.flows().remove(0)["tcp_perf"].clone()
 }
@@ -1170,14 +1172,14 @@ fn what_is_sent_again_overtaken_or_lost_is_told_apart() {
     let [first, second, third, fourth, fifth] = [(); 5].map(|()| connection.segment(true, "A", &[7; 100]));
     bench.frame(&first);
     bench.frame(&first);
-    // Overtaken by the third.
+    // The third segment overtook it.
     bench.frame(&third);
     bench.frame(&second);
-    // Lost in front of the mirror, and sent again late.
+    // Lost before it reached the mirror, and retransmitted late.
     bench.frame(&fifth);
     bench.wait(1);
     bench.frame(&fourth);
-    // Lost by the mirror alone.
+    // Only the mirror lost it.
     let _never_seen = connection.segment(true, "A", &[7; 60]);
     bench.frame(&connection.segment(true, "A", &[7; 100]));
     bench.frame(&connection.segment(false, "A", &[]));
@@ -1272,17 +1274,17 @@ fn flows_that_differ_in_vlans_alone_do_not_meet_in_the_table() {
             let (key, _) = FlowKey::of_packet(&packet, SessionKey::default());
             load[FlowKeyHasher::new(7).hash(&key).flow as usize % BUCKETS] += 1;
         }
-        // As many by chance: once in ten million times.
+        // By chance, a load of 12 occurs once in ten million times.
         assert!(load.iter().all(|&flows| flows < 12), "{shift}: {:?}", load.iter().max());
     }
 }
 
-/// How often something was lost on being put in order for this reason.
+/// Returns the number of losses in reassembly for this reason.
 fn analysis_lost(bench: &Bench, reason: &str) -> u64 {
     bench.worker.counters().analysis_lost.iter().find(|(name, _)| *name == reason).unwrap().1
 }
 
-/// A connection of a host of its own to a port.
+/// Returns a connection of a host of its own to a port.
 fn connection_of(host: u32, server: u16) -> Tcp {
     let [a, b, c, d] = (0x0b00_0000 + host).to_be_bytes();
     let mut connection = Tcp::new(4000);
@@ -1294,7 +1296,7 @@ fn connection_of(host: u32, server: u16) -> Tcp {
 #[test]
 fn hostile_handshakes_that_never_end_are_given_up_from_the_oldest() {
     let mut bench = Bench::with_max_flows(10_000);
-    // A hello of 16,000 bytes, of which the last never come.
+    // A hello of 16,000 bytes whose last bytes never come.
     let len = 16_000_u32;
     let body = [&[3, 3][..], &[7; 32], &[0; 15_000]].concat();
     let message = [&[1][..], &len.to_be_bytes()[1..], &body].concat();
@@ -1311,7 +1313,7 @@ fn hostile_handshakes_that_never_end_are_given_up_from_the_oldest() {
         }
     }
     assert!(analysis_lost(&bench, "analyzer_memory") > 500);
-    // What comes meanwhile is seen; of what was begun before all of them, the end means nothing any more.
+    // Data that comes in between is seen. The end of data that began before all of it no longer counts.
     let mut other = connection_of(5_000, 443);
     other.open(&mut bench);
     for part in hello.chunks(40) {
@@ -1359,7 +1361,7 @@ fn hostile_packets_in_packets_begin_three_flows_a_frame() {
     bench.frame(&frame);
     assert_eq!(bench.worker.counters().flows_total, 3);
     assert_eq!(analysis_lost(&bench, "nested_flow"), 3);
-    // What goes on is followed to its end.
+    // A flow that continues is followed to its end.
     bench.frame(&frame);
     assert_eq!(bench.worker.counters().flows_total, 6);
     assert_eq!(analysis_lost(&bench, "nested_flow"), 3);

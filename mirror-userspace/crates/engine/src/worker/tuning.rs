@@ -1,16 +1,16 @@
-//! What can be set anew while a worker works.
+//! The settings that can change while a worker runs.
 
 use crate::analyzer::Enabled;
 use crate::flow::Timeouts;
 
-/// What can be set anew while a worker works.
+/// The settings that can change while a worker runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tuning {
-    /// Which analyzers run.
+    /// The built-in analyzers that run.
     pub analyzers: Enabled,
-    /// When flows end that have no packets.
+    /// Timeouts of idle flows.
     pub timeouts: Timeouts,
-    /// Bytes that a flow has had before the driver only counts the rest; `None`: it counts none. Of those
-    /// that it counts already, it goes on to.
+    /// Bytes that a flow must have had before the driver only counts the rest; `None` to shunt no flow. The
+    /// driver continues to count flows that it already counts.
     pub shunt_after: Option<u64>,
 }

@@ -1,9 +1,9 @@
-//! IP fragments, and putting them together: bounded in datagrams, in bytes and in time, so that a flood
-//! of fragments costs no more than the datagrams that it pushes out.
+//! IP fragment reassembly, bounded in datagrams, in bytes and in time, so that a flood of fragments costs no
+//! more than the datagrams that it evicts.
 //!
-//! The bytes of a datagram are kept in the order in which they come, with where they belong, and put in order once
-//! all are there: a fragment costs what it has, wherever in its datagram it says that it belongs. Hosts share the memory
-//! (`fair`).
+//! The bytes of a datagram are stored in the order of their arrival, each piece with its offset, and sorted
+//! once all are there. A fragment therefore costs its own length, whatever offset it claims. Hosts share the
+//! memory (`fair`).
 
 use std::collections::HashMap;
 
@@ -14,50 +14,50 @@ use super::Refusal;
 use crate::fair::Shares;
 use crate::{FlowKeyHasher, SessionKey, Vlans};
 
-/// Bytes of memory for incomplete datagrams, altogether.
+/// Bytes of memory for incomplete datagrams, in total.
 const MAX_HELD: usize = 16 << 20;
-/// Bytes that a datagram counts as besides those that are kept of it. So there are at most 16,384.
+/// Bytes charged for a datagram on top of its stored data. This limits the number of datagrams to 16,384.
 const OVERHEAD: usize = 1024;
-/// Pieces of a datagram that are kept apart: what arrives in order is one piece.
+/// Pieces stored for one datagram. Fragments that arrive in order form one piece.
 const MAX_PIECES: usize = 1024;
-/// Bytes of memory that datagrams which are done with hold for the next ones, altogether.
+/// Bytes of memory that finished datagrams hold in reserve for later ones, in total.
 const MAX_SPARE: usize = 1 << 20;
 /// The largest IP packet, header included.
 const MAX_PACKET: usize = 65_535;
-/// A datagram that is not whole after this many nanoseconds is given up, as in Suricata.
+/// Nanoseconds after which an incomplete datagram is given up, as in Suricata.
 const TIMEOUT: u64 = 60_000_000_000;
 
-/// What all fragments of one datagram have in common (RFC 791, section 3.2; RFC 8200, section 4.5).
+/// The fields that all fragments of one datagram share (RFC 791, section 3.2; RFC 8200, section 4.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DatagramId {
     /// Source address.
     pub source: Address,
     /// Destination address.
     pub destination: Address,
-    /// Whether the packets are IPv6.
+    /// True for IPv6.
     pub ipv6: bool,
     /// Transport protocol (IANA).
     pub protocol: u8,
-    /// The sender's number for the datagram.
+    /// The sender's identification of the datagram.
     pub identification: u32,
 }
 
-/// A part of a datagram.
+/// A fragment of a datagram.
 #[derive(Clone, Copy, Debug)]
 pub struct Fragment<'a> {
-    /// Whose part.
+    /// The datagram that the fragment belongs to.
     pub id: DatagramId,
-    /// Where in the datagram's payload, in bytes.
+    /// Offset in the datagram's payload, in bytes.
     pub offset: usize,
-    /// Whether further parts follow this one.
+    /// The more-fragments flag: further fragments follow this one.
     pub more: bool,
     /// The IP header without options and extension headers.
     pub header: &'a [u8],
-    /// The bytes.
+    /// The fragment's payload.
     pub payload: &'a [u8],
     /// VLAN tags of the frame.
     pub vlans: Vlans,
-    /// How many packets the fragment is in.
+    /// Nesting depth: the number of packets around the fragment.
     pub depth: u8,
 }
 
@@ -69,36 +69,36 @@ struct Key {
     depth: u8,
 }
 
-/// Bytes of a datagram's payload that came one after the other.
+/// A contiguous range of a datagram's payload, stored contiguously.
 #[derive(Clone, Copy, Debug)]
 struct Piece {
-    /// Where in the payload they begin.
+    /// Offset of the first byte in the payload.
     start: u32,
-    /// Where in the payload they end.
+    /// Offset behind the last byte in the payload.
     end: u32,
-    /// Where they begin in what is kept.
+    /// Offset of the first byte in the stored data.
     at: u32,
 }
 
 impl Piece {
-    /// Whether `next` goes on where this one ends, in the payload and in what is kept.
+    /// Returns true if `next` continues this piece, both in the payload and in the stored data.
     const fn is_continued_by(&self, next: &Self) -> bool {
         self.end == next.start && self.at + (self.end - self.start) == next.at
     }
 }
 
-/// A datagram on its way to being whole.
+/// A datagram that is being reassembled.
 #[derive(Debug, Default)]
 struct Datagram {
     key: Option<Key>,
-    /// When its first fragment came.
+    /// Arrival time of its first fragment.
     start: u64,
-    /// The IP header, and then the bytes of the pieces.
+    /// The IP header, followed by the bytes of the pieces.
     kept: Vec<u8>,
     header_len: usize,
-    /// What is there of the payload: sorted and disjoint.
+    /// The received ranges of the payload, sorted and disjoint.
     pieces: Vec<Piece>,
-    /// Bytes of the payload that are there.
+    /// Number of payload bytes received.
     covered: usize,
     /// Length of the payload, known from the last fragment.
     len: Option<usize>,
@@ -109,12 +109,13 @@ impl Datagram {
         self.len == Some(self.covered)
     }
 
-    /// Bytes of memory that it holds.
+    /// Returns the bytes of memory that the datagram holds.
     const fn room(&self) -> usize {
         self.kept.capacity() + self.pieces.capacity() * size_of::<Piece>()
     }
 
-    /// Adds a fragment's bytes where there are none yet: what came first stays.
+    /// Adds the bytes of a fragment that are not there yet. Where fragments overlap, the bytes that came
+    /// first stay.
     fn add(&mut self, fragment: &Fragment<'_>) -> Result<(), Refusal> {
         let (start, end) = (fragment.offset, fragment.offset + fragment.payload.len());
         if self.header_len + end > MAX_PACKET || self.len.is_some_and(|len| end > len) {
@@ -143,8 +144,8 @@ impl Datagram {
         Ok(())
     }
 
-    /// Puts the bytes that belong at `start` in front of piece number `next`, and returns the number that this has
-    /// then.
+    /// Inserts bytes that begin at `start` in front of piece number `next`. Returns the new number of that
+    /// piece.
     fn put(&mut self, next: usize, start: usize, bytes: &[u8]) -> Result<usize, Refusal> {
         let end = start + bytes.len();
         let piece = Piece { start: start as u32, end: end as u32, at: self.kept.len() as u32 };
@@ -166,7 +167,7 @@ impl Datagram {
         Ok(number)
     }
 
-    /// Puts the IP packet into `whole`, with the header of one that never was fragmented.
+    /// Writes the IP packet into `whole`, with the header of a packet that was never fragmented.
     fn assemble(&mut self, id: &DatagramId, whole: &mut Vec<u8>) {
         if self.pieces.len() <= 1 {
             std::mem::swap(whole, &mut self.kept);
@@ -195,7 +196,7 @@ impl Datagram {
     }
 }
 
-/// Puts fragments together.
+/// Reassembles fragmented datagrams.
 #[derive(Debug)]
 pub struct Defragmenter {
     hasher: FlowKeyHasher,
@@ -203,15 +204,15 @@ pub struct Defragmenter {
     /// Datagrams by number, in use or not.
     datagrams: Vec<Datagram>,
     shares: Shares,
-    /// Numbers that are not in use, and bytes of memory that the datagrams there hold.
+    /// Numbers that are not in use. Their datagrams hold `spare` bytes of memory.
     free: Vec<usize>,
     spare: usize,
-    /// Datagrams that were given up because others wanted their memory, and because they stayed incomplete.
+    /// Datagrams given up because others needed their memory, and because they stayed incomplete.
     lost: [u64; 2],
 }
 
 impl Defragmenter {
-    /// No fragment came yet; the seed keys the hash of hosts.
+    /// Creates a defragmenter without fragments. The seed keys the hash of hosts.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self {
@@ -225,12 +226,12 @@ impl Defragmenter {
         }
     }
 
-    /// How many datagrams were given up, by reason.
+    /// Returns the number of datagrams given up, by reason.
     pub fn lost(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
         ["datagram_memory", "datagram_incomplete"].into_iter().zip(self.lost)
     }
 
-    /// Gives up what is incomplete.
+    /// Gives up all incomplete datagrams.
     pub fn finish(&mut self) {
         while let Some(oldest) = self.shares.oldest() {
             self.end(oldest);
@@ -238,12 +239,12 @@ impl Defragmenter {
         }
     }
 
-    /// Adds a fragment that was seen at `now`. Where it completes its datagram, the IP packet is put into
-    /// `whole`, in place of what was there, and the answer is `true`.
+    /// Adds a fragment that was seen at `now`, in nanoseconds. If it completes its datagram, replaces `whole`
+    /// by the IP packet and returns `true`.
     ///
     /// # Errors
     ///
-    /// Where the fragment contradicts the others of its datagram or there are too many pieces.
+    /// Fails if the fragment contradicts others of its datagram, or if the datagram has too many pieces.
     pub fn add(
         &mut self,
         fragment: &Fragment<'_>,
@@ -276,7 +277,7 @@ impl Defragmenter {
         Ok(is_whole)
     }
 
-    /// A number for a datagram of which this is the first fragment.
+    /// Returns a number for a new datagram that begins with this fragment.
     fn start(&mut self, key: Key, fragment: &Fragment<'_>, now: u64) -> usize {
         let number = self.free.pop().unwrap_or_else(|| {
             self.datagrams.push(Datagram::default());
@@ -304,7 +305,7 @@ impl Defragmenter {
         }
     }
 
-    /// Is done with a datagram, and keeps some memory of it for the next ones.
+    /// Removes a datagram. Some of its memory is held in reserve for later ones.
     fn end(&mut self, number: usize) {
         self.shares.leave(number);
         let Some(datagram) = self.datagrams.get_mut(number) else { return };
@@ -348,8 +349,8 @@ mod tests {
     }
 
     proptest! {
-        /// Fragments in any order, some sent again with other bytes, come together as a plain array of bytes has
-        /// them in which what came first stays.
+        /// Fragments in any order, some repeated with other bytes, are reassembled as in a plain array of
+        /// bytes in which the first value of each byte stays.
         #[test]
         fn a_datagram_is_what_came_first_of_each_byte(
             len in 1_usize..60,
@@ -358,7 +359,7 @@ mod tests {
             let mut defragmenter = Defragmenter::new(1);
             let len = len * 8;
             let mut model: Vec<Option<u8>> = vec![None; len];
-            // In the end all of it comes once more.
+            // At the end, all fragments come once more.
             let all = (0..len / 8).map(|unit| (unit, 1, 255));
             for (start, units, byte) in cuts.into_iter().chain(all) {
                 let start = (start * 8).min(len - 8);
@@ -412,7 +413,7 @@ mod tests {
             assert!(defragmenter.add(&beyond, SessionKey::default(), 0, &mut whole).is_err());
         }
         assert_eq!(defragmenter.datagrams.len(), 0);
-        // One that contradicts the others is refused, and its datagram counts still.
+        // The defragmenter refuses a fragment that contradicts the others; its datagram remains charged.
         for number in 0..50_000 {
             add(&mut defragmenter, &fragment(number, 0, false, &[0; 8]));
             add(&mut defragmenter, &fragment(number, 8, false, &[0; 8]));

@@ -1,12 +1,12 @@
-//! Link layers, and the shims that may stand between them and IP: VLAN and VN tags, MPLS labels, `PPPoE`,
-//! the network service header, backbone and fabric encapsulations.
+//! Link layers, and the shims between them and IP: VLAN and VN tags, MPLS labels, `PPPoE`, the network
+//! service header, backbone and fabric encapsulations.
 
 use mirror_xdp_common::wire::{EtherType, VlanTag, ethertype};
 use zerocopy::network_endian::{U16, U32};
 
 use super::{Layer, Protocol, Refusal};
 
-/// The link layers that are understood (<https://www.tcpdump.org/linktypes.html>).
+/// The supported link layers (<https://www.tcpdump.org/linktypes.html>).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LinkType {
     /// IEEE 802.3 Ethernet.
@@ -17,7 +17,7 @@ pub enum LinkType {
     Ppp,
     /// Cisco's PPP with HDLC framing.
     CiscoHdlc,
-    /// IPv4 or IPv6 without anything in front.
+    /// IPv4 or IPv6 without a link header.
     RawIp,
     /// Linux "cooked" capture.
     LinuxSll,
@@ -26,8 +26,8 @@ pub enum LinkType {
 }
 
 impl LinkType {
-    /// The link layer with this number in capture files (`LINKTYPE_…`, and the `DLT_RAW` of several
-    /// systems); `None` where it is not understood.
+    /// Returns the link layer with this number in capture files (`LINKTYPE_…`, and the `DLT_RAW` of several
+    /// systems), or `None` if it is not supported.
     #[must_use]
     pub const fn from_number(number: u32) -> Option<Self> {
         Some(match number {
@@ -54,10 +54,10 @@ mod shim {
     pub(super) const NETWORK_SERVICE: u16 = 0x894f;
 }
 
-/// "Transparent Ethernet bridging": an Ethernet frame in a tunnel that names its payload by EtherType.
+/// "Transparent Ethernet bridging": an Ethernet frame in a tunnel that identifies its payload by EtherType.
 pub(super) const BRIDGED_ETHERNET: u16 = 0x6558;
 
-/// Takes the link header off.
+/// Removes the link header.
 #[inline(always)]
 pub(super) fn decode(layer: Layer<'_>, link: LinkType) -> Result<Layer<'_>, Refusal> {
     match link {
@@ -71,14 +71,14 @@ pub(super) fn decode(layer: Layer<'_>, link: LinkType) -> Result<Layer<'_>, Refu
         LinkType::RawIp => layer.after(0, Protocol::Ip),
         LinkType::Null => {
             let family: U32 = layer.header()?;
-            // The writing machine's byte order; AF_INET6 is 10 on Linux, 24, 28 or 30 on the BSDs.
+            // The writer uses its own byte order. AF_INET6 is 10 on Linux, and 24, 28 or 30 on the BSDs.
             match family.get().min(family.get().swap_bytes()) {
                 2 | 10 | 24 | 28 | 30 => layer.after(4, Protocol::Ip),
                 _ => Err(Refusal::NotIp),
             }
         }
         LinkType::Ppp => match layer.bytes {
-            // Address and control field, which the two sides may agree to leave out (RFC 1662, section 3.1).
+            // Address and control field, which the peers may agree to omit (RFC 1662, section 3.1).
             [0xff, 0x03, ..] => layer.after(2, Protocol::Ppp),
             [0x0f | 0x8f, _, ..] => after_ethertype(layer, 2),
             _ => layer.after(0, Protocol::Ppp),
@@ -86,14 +86,14 @@ pub(super) fn decode(layer: Layer<'_>, link: LinkType) -> Result<Layer<'_>, Refu
     }
 }
 
-/// Skips to behind the EtherType at `offset`.
+/// Skips past the EtherType at `offset`.
 #[inline(always)]
 fn after_ethertype(layer: Layer<'_>, offset: usize) -> Result<Layer<'_>, Refusal> {
     let kind: EtherType = layer.after(offset, layer.protocol)?.header()?;
     layer.after(offset + 2, Protocol::EtherType(kind.get()))
 }
 
-/// Takes off what an EtherType announced, if that is not IP itself.
+/// Removes the header that an EtherType announced, unless that is the IP header.
 #[inline(always)]
 pub(super) fn decode_ethertype(layer: Layer<'_>, kind: u16) -> Result<Layer<'_>, Refusal> {
     match kind {
@@ -101,7 +101,7 @@ pub(super) fn decode_ethertype(layer: Layer<'_>, kind: u16) -> Result<Layer<'_>,
         ethertype::VLAN | ethertype::QINQ | ethertype::QINQ_OLD => {
             let tag: VlanTag = layer.header()?;
             let mut layer = layer;
-            // The capture header's hash is made of frames with two tags at most.
+            // The capture header's hash covers frames with at most two tags.
             layer.direct &= layer.vlans.len() < 2;
             if !layer.vlans.push(tag.id()) {
                 return Err(Refusal::Nesting);
@@ -109,12 +109,12 @@ pub(super) fn decode_ethertype(layer: Layer<'_>, kind: u16) -> Result<Layer<'_>,
             layer.after(4, Protocol::EtherType(tag.ethertype()))
         }
         shim::MPLS | shim::MPLS_MULTICAST => layer.shimmed().after(0, Protocol::Mpls),
-        // Version and type, code, session, length (RFC 2516, section 4); then PPP.
+        // Version and type, code, session and length (RFC 2516, section 4), followed by PPP.
         shim::PPPOE_SESSION => layer.shimmed().after(6, Protocol::Ppp),
         shim::VN_TAG => after_ethertype(layer.shimmed(), 4),
-        // Four bytes of service identifier, then the customer's Ethernet frame (IEEE 802.1ah).
+        // Four bytes of service identifier, followed by the customer's Ethernet frame (IEEE 802.1ah).
         shim::PROVIDER_BACKBONE => layer.shimmed().after(4, Protocol::Link(LinkType::Ethernet)),
-        // The rest of the tag, then the Ethernet frame.
+        // The rest of the tag, followed by the Ethernet frame.
         shim::FABRIC_PATH => layer.shimmed().after(2, Protocol::Link(LinkType::Ethernet)),
         shim::NETWORK_SERVICE => network_service(layer.shimmed()),
         BRIDGED_ETHERNET => layer.shimmed().after(0, Protocol::Link(LinkType::Ethernet)),
@@ -122,7 +122,7 @@ pub(super) fn decode_ethertype(layer: Layer<'_>, kind: u16) -> Result<Layer<'_>,
     }
 }
 
-/// Takes off the PPP protocol field, of one byte where it was compressed (RFC 1661, sections 2 and 6.5).
+/// Removes the PPP protocol field, which has one byte if it was compressed (RFC 1661, sections 2 and 6.5).
 pub(super) fn decode_ppp(layer: Layer<'_>) -> Result<Layer<'_>, Refusal> {
     let (protocol, len) = match *layer.bytes {
         [low, ..] if low & 1 == 1 => (u16::from(low), 1),
@@ -136,8 +136,8 @@ pub(super) fn decode_ppp(layer: Layer<'_>) -> Result<Layer<'_>, Refusal> {
     }
 }
 
-/// Takes off one MPLS label. What follows the last is told by a reserved label, or else by the first
-/// four bits, as routers do (RFC 3032, section 2.1; RFC 4928, section 3).
+/// Removes one MPLS label. A reserved label, or else the first four bits, identifies the payload behind the
+/// last label, as in routers (RFC 3032, section 2.1; RFC 4928, section 3).
 pub(super) fn decode_mpls(layer: Layer<'_>) -> Result<Layer<'_>, Refusal> {
     const BOTTOM_OF_STACK: u32 = 0x100;
     const CONTROL_WORD: usize = 4;
@@ -155,12 +155,12 @@ pub(super) fn decode_mpls(layer: Layer<'_>) -> Result<Layer<'_>, Refusal> {
     }
 }
 
-/// Takes off a network service header (RFC 8300, section 2.2).
+/// Removes a network service header (RFC 8300, section 2.2).
 fn network_service(layer: Layer<'_>) -> Result<Layer<'_>, Refusal> {
     #[derive(zerocopy::FromBytes, Clone, Copy)]
     #[repr(C)]
     struct Base {
-        /// Version, flags, time to live, and the length in words of four bytes in the low six bits.
+        /// Version, flags and time to live. The low six bits are the length in words of four bytes.
         length: U16,
         metadata: u8,
         next: u8,

@@ -1,10 +1,10 @@
-//! The decoded view of a frame: which IP packets it carries and what their headers say, nothing copied.
+//! The decoded view of a frame: its IP packets and their headers, without copying.
 //!
-//! [`decode`] takes the bytes of one layer ([`Layer`]) and gives back the first IP packet in it
-//! ([`Packet`]), or the [`Fragment`] of one, or says why there is none ([`Refusal`]). A packet that
-//! carries further packets (a tunnel) has the layer to go on with in [`Packet::tunnelled`]; the caller
-//! loops. What counts as a packet follows Suricata: link and shim layers ([`link`]) and GRE are only ways
-//! to the next packet, while the packets of UDP and IP-in-IP tunnels are flows of their own.
+//! [`decode`] takes the bytes of one layer ([`Layer`]). It returns the first IP packet in it ([`Packet`]), or
+//! a [`Fragment`], or the reason why there is none ([`Refusal`]). For a packet that carries further packets
+//! (a tunnel), [`Packet::tunnelled`] holds the next layer, and the caller loops. The definition of a packet
+//! follows Suricata: link and shim layers ([`link`]) and GRE only lead to the next packet, while the packets
+//! of UDP and IP-in-IP tunnels are flows of their own.
 
 pub mod fragment;
 pub mod link;
@@ -22,25 +22,25 @@ use crate::Vlans;
 pub use fragment::Fragment;
 pub use link::LinkType;
 
-/// Packets in packets that are followed: more only come from somebody who tries.
+/// Depth of nested packets that is followed. Only an attacker nests more.
 const MAX_DEPTH: u8 = 8;
 /// Headers between two IP packets (tags, labels, shims) that are followed.
 const MAX_SHIMS: usize = 128;
 
 macro_rules! refusals {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// Why no flow could be made of a frame.
+        /// The reason why a frame belongs to no flow.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(usize)]
         pub enum Refusal { $($(#[$doc])* $variant,)* }
 
         impl Refusal {
-            /// All reasons, in the order of their discriminants.
+            /// All reasons, ordered by discriminant.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-            /// How many reasons there are.
+            /// The number of reasons.
             pub const COUNT: usize = Self::ALL.len();
 
-            /// The name in statistics and metrics.
+            /// Returns the name in statistics and metrics.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
@@ -50,9 +50,9 @@ macro_rules! refusals {
 }
 
 refusals! {
-    /// The frame's link layer is none that is known.
+    /// The frame's link layer is not supported.
     LinkType = "link_type",
-    /// The frame ends within its link layer or the shims behind it.
+    /// The frame ends within its link layer or within the shims behind it.
     LinkTruncated = "link_truncated",
     /// Neither IPv4 nor IPv6: ARP, spanning tree, …
     NotIp = "not_ip",
@@ -60,49 +60,49 @@ refusals! {
     IpHeader = "ip_header",
     /// The IP packet is longer than the frame was on the wire.
     IpLength = "ip_length",
-    /// A fragment that fits no datagram, or that there was no room for.
+    /// The fragment fits no datagram, or there was no room for it.
     Fragment = "fragment",
-    /// An IP protocol that no flows are kept of.
+    /// An IP protocol for which no flows are tracked.
     IpProtocol = "ip_protocol",
     /// The transport header is cut short or contradicts itself.
     TransportHeader = "transport_header",
-    /// An ICMP error about a flow that is not known.
+    /// An ICMP error about an unknown flow.
     IcmpError = "icmp_error",
-    /// Packets within packets, more than anybody honest nests.
+    /// More nested packets than any legitimate sender produces.
     Nesting = "nesting",
 }
 
-/// What a layer's first header is.
+/// The type of a layer's first header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Protocol {
     /// A frame of some link layer.
     Link(LinkType),
-    /// What the EtherType in front of it says.
+    /// The type that the preceding EtherType announced.
     EtherType(u16),
     /// A PPP protocol field (RFC 1661, section 2).
     Ppp,
     /// An MPLS label (RFC 3032).
     Mpls,
-    /// IPv4 or IPv6, as the version field says.
+    /// IPv4 or IPv6, depending on the version field.
     Ip,
 }
 
-/// Bytes to decode, and what is known of them from the layers around.
+/// The bytes to decode, and the context from the layers around them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layer<'a> {
     bytes: &'a [u8],
     protocol: Protocol,
-    /// Bytes that the layer lacks at its end because the mirror or the capture cut the frame short.
+    /// Bytes missing at the end of the layer because the mirror or the capture truncated the frame.
     missing: usize,
     vlans: Vlans,
     depth: u8,
-    /// Nothing but Ethernet and at most two VLAN tags is in front: the capture header's flow hash is
-    /// that of this layer's packet.
+    /// True if only Ethernet and at most two VLAN tags precede this layer: the flow hash in the capture
+    /// header is then that of this layer's packet.
     direct: bool,
 }
 
 impl<'a> Layer<'a> {
-    /// A whole frame, of which `original_len` bytes were on the wire.
+    /// Returns the layer of a whole frame, of which `original_len` bytes were on the wire.
     #[must_use]
     pub const fn frame(link: LinkType, bytes: &'a [u8], original_len: usize) -> Self {
         Self {
@@ -115,64 +115,65 @@ impl<'a> Layer<'a> {
         }
     }
 
-    /// The whole datagram that `fragment` belonged to.
+    /// Returns the layer of the whole datagram that `fragment` belonged to.
     #[must_use]
     pub const fn datagram(bytes: &'a [u8], fragment: &Fragment<'_>) -> Self {
         Self::whole(bytes, fragment.vlans, fragment.depth)
     }
 
-    /// A datagram whose fragments came with these VLAN tags, in so many packets.
+    /// Returns the layer of a reassembled datagram, with the VLAN tags and the nesting depth of its
+    /// fragments.
     #[must_use]
     pub const fn whole(bytes: &'a [u8], vlans: Vlans, depth: u8) -> Self {
         Self { bytes, protocol: Protocol::Ip, missing: 0, vlans, depth, direct: false }
     }
 
-    /// Length as it was sent, in bytes.
+    /// Returns the length as sent, in bytes.
     const fn wire_len(&self) -> usize {
         self.bytes.len() + self.missing
     }
 
-    /// The header at the beginning of this layer.
+    /// Reads the header at the beginning of this layer.
     fn header<T: FromBytes>(&self) -> Result<T, Refusal> {
         self.bytes.header(0).ok_or(Refusal::LinkTruncated)
     }
 
-    /// What follows the first `len` bytes of this layer.
+    /// Returns the layer behind the first `len` bytes.
     fn after(self, len: usize, protocol: Protocol) -> Result<Self, Refusal> {
         let bytes = self.bytes.get(len..).ok_or(Refusal::LinkTruncated)?;
         Ok(Self { bytes, protocol, ..self })
     }
 
-    /// This layer behind a header that the XDP program does not look behind.
+    /// Returns this layer as one behind a header that the XDP program does not parse.
     const fn shimmed(self) -> Self {
         Self { direct: false, ..self }
     }
 
-    /// This layer as the inside of a tunnel: a packet within a packet, with VLAN tags of its own.
+    /// Returns this layer as the inside of a tunnel: a nested packet, with VLAN tags of its own.
     const fn tunnelled(self) -> Self {
         Self { depth: self.depth.saturating_add(1), vlans: Vlans::new(), direct: false, ..self }
     }
 }
 
-/// What follows the IP header of a packet.
+/// The part of a packet behind the IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport<'a> {
     /// TCP (RFC 9293).
     Tcp(Segment<'a>),
     /// UDP.
     Udp {
-        /// The datagram's payload, as far as it was captured.
+        /// The captured part of the datagram's payload.
         payload: &'a [u8],
     },
-    /// SCTP (RFC 9260); only its ports are looked at.
+    /// SCTP (RFC 9260). Only its ports are read.
     Sctp,
     /// ICMP or `ICMPv6`.
     Icmp {
         /// Type and code of the message.
         kind: (u8, u8),
-        /// What an IPv4 destination-unreachable message says of the packet that caused it.
+        /// The packet that an IPv4 destination-unreachable message quotes.
         cause: Option<Cause>,
-        /// Whether the message is an ICMP error: it makes no flow of its own.
+        /// True for an ICMP error, which creates no flow of its own.
         error: bool,
     },
     /// Encapsulating security payload (RFC 4303).
@@ -180,7 +181,7 @@ pub enum Transport<'a> {
         /// Security parameters index.
         spi: u32,
     },
-    /// Another packet, without a transport header in between.
+    /// A nested packet, directly behind the IP header.
     Ip,
 }
 
@@ -195,7 +196,7 @@ pub struct Cause {
     pub source_port: u16,
     /// Its destination port.
     pub destination_port: u16,
-    /// TCP or UDP.
+    /// Transport protocol: TCP or UDP.
     pub protocol: u8,
 }
 
@@ -204,15 +205,15 @@ pub struct Cause {
 pub struct Segment<'a> {
     /// The fixed part of the header.
     pub header: &'a TcpHeader,
-    /// The options behind it, as far as they were captured.
+    /// The captured part of the options behind it.
     pub options: &'a [u8],
-    /// Its data, as far as it was captured.
+    /// The captured part of the data.
     pub payload: &'a [u8],
-    /// Bytes of its data that were not captured.
+    /// Bytes of data that were not captured.
     pub missing: usize,
 }
 
-/// The fixed part of a TCP header (RFC 9293, section 3.1), where it lies in the frame.
+/// The fixed part of a TCP header (RFC 9293, section 3.1), borrowed from the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct TcpHeader {
@@ -230,36 +231,36 @@ impl TcpHeader {
     /// Length of the fixed part in bytes.
     const LEN: usize = size_of::<Self>();
 
-    /// Sequence number.
+    /// Returns the sequence number.
     #[must_use]
     pub const fn sequence(&self) -> u32 {
         self.sequence.get()
     }
 
-    /// Acknowledgement number; meaningful with [`tcp_flags::ACK`].
+    /// Returns the acknowledgement number; meaningful with [`tcp_flags::ACK`].
     #[must_use]
     pub const fn acknowledgement(&self) -> u32 {
         self.acknowledgement.get()
     }
 
-    /// The low eight flags, see [`tcp_flags`].
+    /// Returns the low eight flags, see [`tcp_flags`].
     #[must_use]
     pub const fn flags(&self) -> u8 {
         self.flags
     }
 
-    /// The receive window, as it is in the header.
+    /// Returns the receive window, without scaling.
     #[must_use]
     pub const fn window(&self) -> u16 {
         self.window.get()
     }
 
-    /// Length with options in bytes, 0 to 60 as the field says; below 20 is malformed.
+    /// Returns the length with options in bytes: 0 to 60, as in the header field. Below 20 it is malformed.
     const fn len(&self) -> usize {
         (self.data_offset >> 4) as usize * 4
     }
 
-    /// Whether this is the first segment of a connection.
+    /// Returns true if this is the first segment of a connection.
     #[must_use]
     pub const fn begins_connection(&self) -> bool {
         self.flags & (tcp_flags::SYN | tcp_flags::ACK | tcp_flags::RST | tcp_flags::FIN) == tcp_flags::SYN
@@ -285,7 +286,7 @@ pub struct Packet<'a> {
     pub source: Address,
     /// Destination address.
     pub destination: Address,
-    /// Whether the packet is IPv6.
+    /// True for IPv6.
     pub ipv6: bool,
     /// Transport protocol (IANA).
     pub protocol: u8,
@@ -293,33 +294,33 @@ pub struct Packet<'a> {
     pub source_port: u16,
     /// Destination port; 0 where the protocol has none.
     pub destination_port: u16,
-    /// VLAN tags in front of the packet, those of packets around it left aside.
+    /// VLAN tags of the packet itself, without those of the packets around it.
     pub vlans: Vlans,
-    /// How many packets this one is in.
+    /// Nesting depth: the number of packets around this one.
     pub depth: u8,
-    /// Whether [`crate::FrameInfo::flow_hash`] is this packet's.
+    /// True if [`crate::worker::FrameInfo::flow_hash`] is the hash of this packet.
     pub direct: bool,
-    /// Length in bytes as sent, whatever was captured of it: from the beginning of the frame or of the
-    /// tunnel's payload, link headers and padding included.
+    /// Length in bytes as sent, independent of the captured part. It counts from the beginning of the frame
+    /// or of the tunnel's payload, and includes link headers and padding.
     pub len: usize,
-    /// What follows the IP header.
+    /// The transport header and payload.
     pub transport: Transport<'a>,
     /// The packet within this one, not decoded yet.
     pub tunnelled: Option<Layer<'a>>,
 }
 
-/// What a layer turned out to be.
+/// The result of decoding a layer.
 #[derive(Clone, Copy, Debug)]
 pub enum Decoded<'a> {
-    /// A whole packet, or one that was cut short on its way here.
+    /// A whole packet, possibly truncated by the mirror or the capture.
     Packet(Packet<'a>),
-    /// A fragment of one.
+    /// A fragment of a packet.
     Fragment(Fragment<'a>),
 }
 
-/// Decodes what nearly all frames are: Ethernet, VLAN tags perhaps, and TCP or UDP in whole packets of IPv4 or IPv6,
-/// no tunnel. `None` where there is anything else, or anything wrong; never another packet than
-/// [`decode_stepwise`] gives.
+/// Decodes the usual frame: Ethernet, optional VLAN tags, and TCP or UDP in unfragmented IPv4 or IPv6 without
+/// a tunnel. Returns `None` for anything else and for any error; never returns another packet than
+/// [`decode_stepwise`].
 #[inline(always)]
 #[must_use]
 pub fn decode_usual(frame: &[u8], original_len: usize) -> Option<Packet<'_>> {
@@ -363,7 +364,7 @@ pub fn decode_usual(frame: &[u8], original_len: usize) -> Option<Packet<'_>> {
         destination_port,
         vlans,
         depth: 0,
-        // The capture header's hash is made of frames with two tags at most.
+        // The capture header's hash covers frames with at most two tags.
         direct: vlans.len() <= 2,
         len,
         transport,
@@ -375,7 +376,7 @@ pub fn decode_usual(frame: &[u8], original_len: usize) -> Option<Packet<'_>> {
 ///
 /// # Errors
 ///
-/// Says why there is none that a flow could be kept of.
+/// Returns the reason if the layer has no packet that belongs to a flow.
 #[inline]
 pub fn decode(layer: Layer<'_>) -> Result<Decoded<'_>, Refusal> {
     let is_frame = layer.protocol == Protocol::Link(LinkType::Ethernet) && layer.depth == 0;
@@ -385,11 +386,11 @@ pub fn decode(layer: Layer<'_>) -> Result<Decoded<'_>, Refusal> {
     }
 }
 
-/// Decodes as [`decode`] does, whatever there is, a header after the other.
+/// Decodes any layer as [`decode`] does, one header after the other.
 ///
 /// # Errors
 ///
-/// Says why there is no packet that a flow could be kept of.
+/// Returns the reason if the layer has no packet that belongs to a flow.
 pub fn decode_stepwise(layer: Layer<'_>) -> Result<Decoded<'_>, Refusal> {
     let mut layer = layer;
     let mut len = layer.wire_len();
@@ -418,7 +419,7 @@ pub fn decode_stepwise(layer: Layer<'_>) -> Result<Decoded<'_>, Refusal> {
     Err(Refusal::Nesting)
 }
 
-/// What one header leads to.
+/// The result of decoding one header.
 enum Step<'a> {
     Next(Layer<'a>),
     Packet(Packet<'a>),

@@ -1,5 +1,5 @@
-//! IPv4 and IPv6 headers, and where they lead: to a transport header, to a fragment, or through a shim
-//! to the next IP header.
+//! IPv4 and IPv6 headers, which lead to a transport header, to a fragment, or through a shim to the next IP
+//! header.
 
 use mirror_xdp_common::Address;
 use mirror_xdp_common::frame::Frame as _;
@@ -10,7 +10,7 @@ use zerocopy::network_endian::{U16, U32};
 use super::fragment::{DatagramId, Fragment};
 use super::{Layer, Protocol, Refusal, Step, transport, tunnel};
 
-/// The IP header of a packet, as far as the transport layer is concerned.
+/// The fields of a packet's IP header that the transport layer needs.
 #[derive(Clone, Copy)]
 pub(super) struct Network {
     pub(super) source: Address,
@@ -25,14 +25,14 @@ impl Network {
         Self { source: ip.source(), destination: ip.destination(), ipv6: false, protocol: ip.protocol() }
     }
 
-    /// As it is without extension headers.
+    /// Reads the fixed header, without extension headers.
     #[inline(always)]
     const fn of_ipv6(ip: &Ipv6Header) -> Self {
         Self { source: ip.source(), destination: ip.destination(), ipv6: true, protocol: ip.next_header() }
     }
 }
 
-/// Decodes the IP header that `layer` begins with.
+/// Decodes the IP header at the beginning of `layer`.
 #[inline(always)]
 pub(super) fn decode(layer: Layer<'_>) -> Result<Step<'_>, Refusal> {
     match layer.bytes.first().map(|first| first >> 4) {
@@ -43,7 +43,7 @@ pub(super) fn decode(layer: Layer<'_>) -> Result<Step<'_>, Refusal> {
     }
 }
 
-/// The header of a packet of IPv4 that is no fragment, with the lengths of header and packet.
+/// Reads the header of an unfragmented IPv4 packet. Returns it with the lengths of header and packet.
 #[inline(always)]
 pub(super) fn whole_ipv4(bytes: &[u8]) -> Option<(Network, usize, usize)> {
     let ip: Ipv4Header = bytes.header(0)?;
@@ -53,7 +53,7 @@ pub(super) fn whole_ipv4(bytes: &[u8]) -> Option<(Network, usize, usize)> {
         .then(|| (Network::of_ipv4(&ip), header_len, total_len))
 }
 
-/// The same of IPv6; extension headers are left to [`decode`].
+/// Does the same for IPv6. Extension headers are left to [`decode`].
 #[inline(always)]
 pub(super) fn whole_ipv6(bytes: &[u8]) -> Option<(Network, usize, usize)> {
     let ip: Ipv6Header = bytes.header(0)?;
@@ -121,8 +121,8 @@ fn decode_ipv6(layer: Layer<'_>) -> Result<Step<'_>, Refusal> {
     decode_transport(payload, network)
 }
 
-/// What follows the header, up to where the packet ends by its own length: link padding is left out,
-/// what the mirror or the capture cut off is remembered as missing.
+/// Returns the layer behind the header, up to the end that the packet's own length gives. Link padding is
+/// left out; bytes that the mirror or the capture truncated count as missing.
 #[inline(always)]
 fn payload(layer: Layer<'_>, header_len: usize, total_len: usize) -> Result<Layer<'_>, Refusal> {
     if total_len > layer.wire_len() {
@@ -141,7 +141,7 @@ fn fragment<'a>(
     more: bool,
     header: &'a [u8],
 ) -> Result<Step<'a>, Refusal> {
-    // A fragment that was cut short can never be part of a whole datagram.
+    // A truncated fragment cannot be part of a whole datagram.
     if payload.missing > 0 {
         return Err(Refusal::Fragment);
     }

@@ -8,7 +8,7 @@ use zerocopy::network_endian::{U16, U32};
 use super::network::Network;
 use super::{Cause, Layer, Packet, Protocol, Refusal, Segment, TcpHeader, Transport, tcp_flags, tunnel};
 
-/// Decodes the transport header that `layer` begins with.
+/// Decodes the transport header at the beginning of `layer`.
 pub(super) fn decode(layer: Layer<'_>, network: Network) -> Result<Packet<'_>, Refusal> {
     let mut packet = Packet {
         source: network.source,
@@ -70,7 +70,7 @@ fn set_ports(packet: &mut Packet<'_>, layer: Layer<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The TCP segment in these bytes, behind which so many are missing.
+/// Parses the TCP segment in `bytes`. `missing` bytes behind them were not captured.
 #[inline(always)]
 pub(super) fn tcp(bytes: &[u8], missing: usize) -> Result<Transport<'_>, Refusal> {
     let (header, _) = TcpHeader::ref_from_prefix(bytes).map_err(|_| Refusal::TransportHeader)?;
@@ -78,7 +78,7 @@ pub(super) fn tcp(bytes: &[u8], missing: usize) -> Result<Transport<'_>, Refusal
     if len < TcpHeader::LEN || len > bytes.len() + missing {
         return Err(Refusal::TransportHeader);
     }
-    // Options may have been cut off: then there is no payload at hand at all.
+    // If the options were truncated, no payload was captured.
     let (options, payload) = bytes.split_at_checked(len).unwrap_or((bytes, &[]));
     Ok(Transport::Tcp(Segment {
         header,
@@ -89,13 +89,14 @@ pub(super) fn tcp(bytes: &[u8], missing: usize) -> Result<Transport<'_>, Refusal
 }
 
 impl Segment<'_> {
-    /// The time stamps' value and echo reply (RFC 7323, section 3.2); looked for in SYNs only.
+    /// Returns the value and the echo reply of the timestamps option (RFC 7323, section 3.2). Only SYNs are
+    /// searched.
     pub fn time_stamps(&self) -> Option<(u32, u32)> {
         if self.header.flags() & tcp_flags::SYN == 0 { None } else { time_stamps(self.options) }
     }
 }
 
-/// The time stamps among the options of a TCP header.
+/// Finds the timestamps among the options of a TCP header.
 fn time_stamps(options: &[u8]) -> Option<(u32, u32)> {
     const END: u8 = 0;
     const NO_OPERATION: u8 = 1;
@@ -115,7 +116,8 @@ fn time_stamps(options: &[u8]) -> Option<(u32, u32)> {
     }
 }
 
-/// The payload of the UDP datagram in these bytes, behind which so many are missing; and how many of it are.
+/// Parses the UDP datagram in `bytes`. `missing` bytes behind them were not captured. Returns the payload and
+/// the number of its bytes that are missing.
 #[inline(always)]
 pub(super) fn udp(bytes: &[u8], missing: usize) -> Result<(&[u8], usize), Refusal> {
     let header: UdpHeader = bytes.header(0).ok_or(Refusal::TransportHeader)?;
@@ -128,7 +130,7 @@ pub(super) fn udp(bytes: &[u8], missing: usize) -> Result<(&[u8], usize), Refusa
     Ok((payload, len - captured))
 }
 
-/// What all ICMP messages begin with; the last four bytes depend on the type.
+/// The common beginning of all ICMP messages. The use of the last four bytes depends on the type.
 #[derive(Clone, Copy, FromBytes)]
 #[repr(C)]
 struct IcmpHeader {
@@ -157,7 +159,7 @@ fn icmp(layer: Layer<'_>) -> Result<Transport<'_>, Refusal> {
     Ok(Transport::Icmp { kind: (header.kind, header.code), cause, error })
 }
 
-/// The TCP or UDP packet that an ICMP error quotes.
+/// Parses the TCP or UDP packet that an ICMP error quotes.
 fn cause(quoted: &[u8]) -> Option<Cause> {
     let ip: Ipv4Header = quoted.header(0)?;
     if ip.version() != 4 || !matches!(ip.protocol(), protocol::TCP | protocol::UDP) {

@@ -1,4 +1,4 @@
-//! Tunnels: GRE and what travels in UDP.
+//! Tunnels: GRE and those over UDP.
 
 use mirror_xdp_common::frame::Frame as _;
 use mirror_xdp_common::wire::{Ipv6Header, VXLAN_LEN, VXLAN_PORT, VxlanHeader, ethertype};
@@ -16,7 +16,7 @@ struct GreHeader {
     protocol: U16,
 }
 
-/// Takes off a GRE header.
+/// Removes a GRE header.
 pub(super) fn decode_gre(layer: Layer<'_>) -> Result<Layer<'_>, Refusal> {
     const CHECKSUM: u16 = 0x8000;
     const ROUTING: u16 = 0x4000;
@@ -33,7 +33,7 @@ pub(super) fn decode_gre(layer: Layer<'_>) -> Result<Layer<'_>, Refusal> {
     let len = size_of::<GreHeader>() + present(KEY, 4) + present(SEQUENCE, 4);
     let (len, protocol) = match (version, header.protocol.get()) {
         (1, PPP) => (len + present(ACKNOWLEDGEMENT, 4), Protocol::Ppp),
-        // A source route has a length of its own that no sender uses any more (RFC 2784 dropped it).
+        // A source route has a length of its own. No sender uses it any more (RFC 2784 dropped it).
         (0, _) if flags & ROUTING != 0 => return Err(Refusal::TransportHeader),
         (0, kind) => {
             let len = len + present(CHECKSUM, 4);
@@ -53,13 +53,13 @@ pub(super) fn decode_gre(layer: Layer<'_>) -> Result<Layer<'_>, Refusal> {
 const GENEVE_PORT: u16 = 6081;
 const TEREDO_PORT: u16 = 3544;
 
-/// Whether a datagram between these ports may have a tunnel in it.
+/// Returns true if a datagram between these ports may carry a tunnel.
 #[inline(always)]
 pub(super) const fn may_be_in_udp(source_port: u16, destination_port: u16) -> bool {
     matches!(destination_port, VXLAN_PORT | GENEVE_PORT | TEREDO_PORT) || source_port == TEREDO_PORT
 }
 
-/// The tunnel in a UDP payload, if its ports and its first bytes say that there is one.
+/// Returns the tunnel in a UDP payload if its ports and its first bytes indicate one.
 pub(super) fn in_udp(layer: Layer<'_>, source_port: u16, destination_port: u16) -> Option<Layer<'_>> {
     if destination_port == VXLAN_PORT {
         vxlan(layer)
@@ -98,7 +98,7 @@ fn geneve(layer: Layer<'_>) -> Option<Layer<'_>> {
     layer.tunnelled().after(HEADER + options, protocol).ok()
 }
 
-/// Teredo (RFC 4380, section 5.1.1): an IPv6 packet, with authentication and origin in front of it or not.
+/// Teredo (RFC 4380, section 5.1.1): an IPv6 packet, optionally preceded by authentication and origin.
 fn teredo(layer: Layer<'_>) -> Option<Layer<'_>> {
     const AUTHENTICATION: u16 = 1;
     const AUTHENTICATION_LEN: usize = 13;
@@ -107,7 +107,7 @@ fn teredo(layer: Layer<'_>) -> Option<Layer<'_>> {
     let mut inside = layer.tunnelled().after(0, Protocol::Ip).ok()?;
     let indicator = |layer: &Layer<'_>| layer.bytes.header::<U16>(0).map(U16::get);
     if indicator(&inside)? == AUTHENTICATION {
-        // The lengths of the client identifier and of the authentication value follow the indicator.
+        // The indicator is followed by the lengths of the client identifier and of the authentication value.
         let variable = inside.bytes.get(2..4)?.iter().map(|&len| usize::from(len)).sum::<usize>();
         inside = inside.after(AUTHENTICATION_LEN + variable, Protocol::Ip).ok()?;
     }

@@ -1,9 +1,9 @@
-//! Which application protocol a flow speaks, told by the first bytes of each direction. Most protocols
-//! are told by what they say, wherever; those whose messages could be anything only on their port.
+//! Detection of a flow's application protocol from the first bytes of each direction. Most protocols are
+//! recognised by their content on any port; those whose messages could be anything, only on their own port.
 //!
-//! The names and the rules are those of Suricata 7, so that `app_proto` means the same in the records
-//! of both. `signatures` is the table; this module walks it and remembers the outcome in the few
-//! bytes that each flow has for it.
+//! The names and the rules are those of Suricata 7, so that `app_proto` means the same in the records of
+//! both. `signatures` is the table; this module searches it and stores the outcome in the few bytes that each
+//! flow has for it.
 
 mod signatures;
 #[cfg(test)]
@@ -67,7 +67,7 @@ pub enum AppProto {
 }
 
 impl AppProto {
-    /// The name in records.
+    /// Returns the name in records.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -108,7 +108,7 @@ pub enum Transport {
     Udp,
 }
 
-/// What is known of a flow besides its data.
+/// The transport and the ports of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoints {
     /// Transport protocol.
@@ -119,20 +119,20 @@ pub struct Endpoints {
     pub server_port: u16,
 }
 
-/// What is known of a direction, or of the flow.
+/// The result of detection, for a direction or for the flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Detection {
-    /// No data was seen yet, or not enough to tell.
+    /// No data was seen yet, or too little.
     #[default]
     Unknown,
-    /// It speaks this protocol.
+    /// The protocol was recognised.
     Found(AppProto),
-    /// It speaks none that is known; further data is not looked at.
+    /// No known protocol was recognised. Further data is ignored.
     Failed,
 }
 
 impl Detection {
-    /// The name in records; `None` where there is nothing to record yet.
+    /// Returns the name in records, or `None` if there is nothing to record yet.
     #[must_use]
     pub const fn name(self) -> Option<&'static str> {
         match self {
@@ -154,17 +154,17 @@ pub struct Detector {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Side {
     found: Detection,
-    /// The first bytes of a stream whose first segments were too short to tell.
+    /// The first bytes of a stream whose first segments were too short for detection.
     held: [u8; Side::HELD],
     held_len: u8,
 }
 
 impl Side {
-    /// Enough for a segment that holds nothing but the length of a DNS message or of a record, or a
-    /// request line typed slowly. Whoever cuts the begin of his data finer than in two wants to hide it.
+    /// Enough for a segment that has nothing but the length of a DNS message or of a record, or for a request
+    /// line typed slowly. A sender that splits the beginning of its data more than once intends to hide it.
     const HELD: usize = 5;
 
-    /// Bytes looked at where some are held.
+    /// Bytes searched if some are held.
     const JOINED: usize = 64;
 
     fn feed(&mut self, endpoints: Endpoints, direction: Direction, bytes: &[u8]) {
@@ -194,13 +194,13 @@ impl Side {
     }
 }
 
-/// Walks the table.
+/// Searches the table.
 fn look(endpoints: Endpoints, direction: Direction, bytes: &[u8]) -> Detection {
     let table = match endpoints.transport {
         Transport::Tcp => &STREAMS,
         Transport::Udp => &DATAGRAMS,
     };
-    // The server's port says what is spoken; the client's does where the flow was taken for its reverse.
+    // The server's port counts; the client's port counts too, since the flow may be seen in reverse.
     let ports = [(endpoints.server_port, false), (endpoints.client_port, true)];
     let on_ports = ports.into_iter().filter(|&(port, _)| table.has(port)).flat_map(|(port, reverse)| {
         table.on_ports.iter().filter(move |it| it.ports.contains(&port) && !(reverse && it.weak))
@@ -220,8 +220,8 @@ fn look(endpoints: Endpoints, direction: Direction, bytes: &[u8]) -> Detection {
 }
 
 impl Detector {
-    /// Takes payload of a direction: a datagram, or the next bytes of a stream in order, from its
-    /// first byte on. Says what is known of the direction now.
+    /// Processes payload of a direction: a datagram, or the next bytes of a stream in order, from its first
+    /// byte on. Returns the detection of the direction.
     pub fn feed(&mut self, endpoints: Endpoints, direction: Direction, bytes: &[u8]) -> Detection {
         self.datagrams = endpoints.transport == Transport::Udp;
         let [to_server, to_client] = &mut self.sides;
@@ -233,7 +233,7 @@ impl Detector {
         side.found
     }
 
-    /// Takes note that the next bytes of a stream are missing: those behind tell nothing.
+    /// Gives up detection in a direction, since the next bytes of the stream are missing.
     pub const fn give_up(&mut self, direction: Direction) {
         let [to_server, to_client] = &mut self.sides;
         let side = match direction {
@@ -245,7 +245,7 @@ impl Detector {
         }
     }
 
-    /// What the data of one direction told.
+    /// Returns the detection of one direction.
     #[must_use]
     pub const fn direction(&self, direction: Direction) -> Detection {
         let [to_server, to_client] = &self.sides;
@@ -255,8 +255,9 @@ impl Detector {
         }
     }
 
-    /// The flow's protocol: what either direction was recognised as, the client's first. Failed where
-    /// neither was; where one has not spoken, it may still tell, but for datagrams one will do.
+    /// Returns the flow's protocol: that of either direction, the client's first. `Failed` if both directions
+    /// failed. As long as one direction has sent nothing, it may still be recognised; for datagrams, one
+    /// failed direction is enough.
     #[must_use]
     pub const fn flow(&self) -> Detection {
         match self.directions() {
@@ -271,20 +272,20 @@ impl Detector {
         (self.direction(Direction::ToServer), self.direction(Direction::ToClient))
     }
 
-    /// Whether both directions are decided: feeding more changes nothing.
+    /// Returns true if both directions are decided. More data changes nothing.
     #[must_use]
     pub const fn is_done(&self) -> bool {
         let (to_server, to_client) = self.directions();
         !matches!(to_server, Detection::Unknown) && !matches!(to_client, Detection::Unknown)
     }
 
-    /// Whether the direction and the flow are decided: more data of the direction changes nothing.
+    /// Returns true if the direction and the flow are decided. More data of the direction changes nothing.
     #[must_use]
     pub const fn is_over(&self, direction: Direction) -> bool {
         !matches!(self.direction(direction), Detection::Unknown) && !matches!(self.flow(), Detection::Unknown)
     }
 
-    /// Takes note that client and server were mistaken for each other until now.
+    /// Swaps the directions, after client and server were mistaken for each other.
     pub const fn reverse(&mut self) {
         let [to_server, to_client] = self.sides;
         self.sides = [to_client, to_server];

@@ -11,14 +11,14 @@ use mirror_packet::Direction;
 use super::AppProto;
 use crate::{dns, quic};
 
-/// What the first bytes of a direction have to do with a protocol; the better, the greater.
+/// The verdict on the first bytes of a direction, in ascending order of confidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Look {
-    /// They are not of it.
+    /// They do not match.
     No,
-    /// More are needed to tell.
+    /// More bytes are needed.
     More,
-    /// They are of it.
+    /// They match.
     Yes,
 }
 
@@ -28,22 +28,22 @@ impl From<bool> for Look {
     }
 }
 
-/// How a protocol is told.
+/// The signature of a protocol.
 pub(super) struct Signature {
     pub(super) protocol: AppProto,
-    /// Which side says it; `None` for either.
+    /// The direction that is checked; `None` for either.
     pub(super) from: Option<Direction>,
-    /// Ports on which it counts; empty for all.
+    /// Ports on which it applies; empty for all.
     pub(super) ports: &'static [u16],
-    /// It does not count where a flow may have been taken for its reverse: the port alone nearly decides.
+    /// It does not apply if the flow may be seen in reverse, since the port alone almost decides.
     pub(super) weak: bool,
     test: Test,
 }
 
 enum Test {
-    /// The first bytes are one of these, letter case aside.
+    /// The first bytes are one of these, ignoring case.
     Begins(&'static [&'static [u8]]),
-    /// A look at the content.
+    /// A function that checks the content.
     Content(fn(&[u8]) -> Look),
 }
 
@@ -69,13 +69,13 @@ fn begins(word: &[u8], bytes: &[u8]) -> Look {
     }
 }
 
-/// The signatures of a transport protocol; of each kind the first that fits decides.
+/// The signatures of a transport protocol. In each list, the first match decides.
 pub(super) struct Table {
-    /// Those that count on every port.
+    /// Those that apply on every port.
     pub(super) everywhere: &'static [Signature],
-    /// Those that count on some.
+    /// Those that apply on some ports.
     pub(super) on_ports: &'static [Signature],
-    /// A bit for each port, set where one of the latter counts.
+    /// One bit for each port, set if one of `on_ports` applies there.
     ports: [u64; Self::PORTS / 64],
 }
 
@@ -96,16 +96,16 @@ impl Table {
         Self { everywhere, on_ports, ports }
     }
 
-    /// Whether a signature counts on this port that does not on every one.
+    /// Returns true if one of `on_ports` applies on this port.
     pub(super) const fn has(&self, port: u16) -> bool {
         self.ports[port as usize / 64] >> (port % 64) & 1 == 1
     }
 }
 
-/// Those of streams.
+/// The signatures of streams.
 pub(super) static STREAMS: Table = Table::new(STREAMS_EVERYWHERE, STREAMS_ON_PORTS);
 
-/// Those of datagrams.
+/// The signatures of datagrams.
 pub(super) static DATAGRAMS: Table = Table::new(DATAGRAMS_EVERYWHERE, DATAGRAMS_ON_PORTS);
 
 const STREAMS_EVERYWHERE: &[Signature] = &[
@@ -192,7 +192,7 @@ const METHODS: [&[u8]; 28] = [
     b"BASELINE-CONTROL",
 ];
 
-/// A method, then a space or tabulator.
+/// Matches a method, followed by a space or a tab.
 fn http_request(bytes: &[u8]) -> Look {
     let Some(end) = bytes.iter().take(17).position(|byte| matches!(byte, b' ' | b'\t')) else {
         let open =
@@ -203,7 +203,7 @@ fn http_request(bytes: &[u8]) -> Look {
     METHODS.iter().any(|method| method.eq_ignore_ascii_case(word)).into()
 }
 
-/// A record of SSL 3.0 to TLS 1.3 of one of these content types (RFC 8446, 5.1).
+/// Matches a record of SSL 3.0 to TLS 1.3 with one of these content types (RFC 8446, section 5.1).
 fn tls_record(bytes: &[u8], types: &[u8]) -> Look {
     match bytes {
         [kind, ..] if !types.contains(kind) => Look::No,
@@ -213,7 +213,7 @@ fn tls_record(bytes: &[u8], types: &[u8]) -> Look {
     }
 }
 
-/// A handshake, or the first record of a client hello of SSL 2.0: length, type 1, version.
+/// Matches a handshake, or the first record of an SSL 2.0 client hello: length, type 1, version.
 fn tls_from_client(bytes: &[u8]) -> Look {
     match bytes {
         [0x80..=0xff, _, 1, 0, 2, ..] | [0x80..=0xff, _, 1, 3, 0..=3, ..] => Look::Yes,
@@ -222,12 +222,12 @@ fn tls_from_client(bytes: &[u8]) -> Look {
     }
 }
 
-/// Alert, handshake or application data.
+/// Matches alert, handshake or application data.
 fn tls_from_server(bytes: &[u8]) -> Look {
     tls_record(bytes, &[21, 22, 23])
 }
 
-/// SMB 1, 2 and 3, the latter also encrypted, after four bytes of length.
+/// Matches SMB 1, 2 and 3, the latter also encrypted, behind four bytes of length.
 fn smb(bytes: &[u8]) -> Look {
     match bytes {
         [_, _, _, _, 0xfd..=0xff, b'S', b'M', b'B', ..] => Look::Yes,
@@ -236,12 +236,12 @@ fn smb(bytes: &[u8]) -> Look {
     }
 }
 
-/// Session request, its answers, keep-alive (RFC 1002, 4.3.1).
+/// Matches a session request, its responses and keep-alive (RFC 1002, section 4.3.1).
 fn netbios_session(bytes: &[u8]) -> Look {
     matches!(bytes, [0x81..=0x85, _, _, _, ..]).into()
 }
 
-/// Connection-oriented header: version 5.0, data representation.
+/// Matches a connection-oriented header: version 5.0, data representation.
 fn dcerpc(bytes: &[u8]) -> Look {
     match bytes {
         [5, 0, _, _, form, float, ..] => (form & 0xee == 0 && *float <= 3 && bytes.len() >= 16).into(),
@@ -250,8 +250,8 @@ fn dcerpc(bytes: &[u8]) -> Look {
     }
 }
 
-/// Connectionless header: version 4, type, flags, data representation, at its end the length of the
-/// body. DNS messages with a fitting identifier pass all but the last.
+/// Matches a connectionless header: version 4, type, flags, data representation, and at its end the length of
+/// the body. DNS messages with a matching identifier pass all checks but the last.
 fn dcerpc_datagram(bytes: &[u8]) -> Look {
     let ([4, kind, _, _, form, float, ..], Some([low, high])) = (bytes, bytes.get(74..76)) else {
         return Look::No;
@@ -272,7 +272,7 @@ fn dns_stream(bytes: &[u8]) -> Look {
     }
 }
 
-/// The first line of a server of SMTP or FTP.
+/// Matches the first line of an SMTP or FTP server.
 fn greeting(bytes: &[u8]) -> Look {
     match begins(b"220", bytes) {
         Look::Yes => match bytes.get(3) {
@@ -284,7 +284,8 @@ fn greeting(bytes: &[u8]) -> Look {
     }
 }
 
-/// The tag and content of a value in BER with a definite length, and what follows the tag and length.
+/// Reads the header of a BER value with a definite length. Returns the tag, and the bytes behind tag and
+/// length.
 fn ber(bytes: &[u8]) -> Option<(u8, &[u8])> {
     let (tag, rest) = bytes.split_first()?;
     let (len, rest) = rest.split_first()?;
@@ -295,7 +296,7 @@ fn ber(bytes: &[u8]) -> Option<(u8, &[u8])> {
     Some((*tag, rest.get(more..)?))
 }
 
-/// An application tag up to 30, a sequence in it, and in that the version: 5 (RFC 4120).
+/// Matches an application tag up to 30, in it a sequence, and in that the version: 5 (RFC 4120).
 fn kerberos(bytes: &[u8]) -> Look {
     let version = || {
         let (tag, rest) = ber(bytes)?;
@@ -313,12 +314,12 @@ fn kerberos_stream(bytes: &[u8]) -> Look {
     }
 }
 
-/// A sequence that begins with the version: 0, 1 or 3 (RFC 1157, 1901, 3412).
+/// Matches a sequence that begins with the version: 0, 1 or 3 (RFC 1157, 1901, 3412).
 fn snmp(bytes: &[u8]) -> Look {
     matches!(ber(bytes), Some((0x30, [2, 1, 0 | 1 | 3, ..]))).into()
 }
 
-/// Version 3 or 4 (RFC 5905, 7.3).
+/// Matches version 3 or 4 (RFC 5905, section 7.3).
 fn ntp(bytes: &[u8]) -> Look {
     match bytes {
         [first, ..] => (matches!(first >> 3 & 7, 3 | 4) && bytes.len() >= 48).into(),
@@ -326,7 +327,7 @@ fn ntp(bytes: &[u8]) -> Look {
     }
 }
 
-/// A packet type other than 0 and a quality of service up to 2.
+/// Matches a packet type other than 0 with a quality of service up to 2.
 fn mqtt(bytes: &[u8]) -> Look {
     match bytes {
         [first, _, ..] => (first >> 4 != 0 && first >> 1 & 3 <= 2).into(),
@@ -334,7 +335,7 @@ fn mqtt(bytes: &[u8]) -> Look {
     }
 }
 
-/// A frame SETTINGS of at most 16 KiB (RFC 9113, 4.1), with which a server begins.
+/// Matches a SETTINGS frame of at most 16 KiB (RFC 9113, section 4.1), with which a server begins.
 fn http2_settings(bytes: &[u8]) -> Look {
     match bytes {
         [0, high, low, 4, 0 | 1, stream, _, _, _, ..] => {
@@ -344,7 +345,8 @@ fn http2_settings(bytes: &[u8]) -> Look {
     }
 }
 
-/// A call of the program NFS, version 2 to 4, or an accepted and successful reply (RFC 5531, 9).
+/// Matches a call of the program NFS, version 2 to 4, or an accepted and successful reply (RFC 5531, section
+/// 9).
 fn rpc(bytes: &[u8]) -> Look {
     let word = |index: usize| {
         let bytes = bytes.get(4 * index..)?.first_chunk()?;
@@ -357,7 +359,7 @@ fn rpc(bytes: &[u8]) -> Look {
     }
 }
 
-/// After the mark of a fragment (RFC 5531, 11).
+/// Matches the same behind a record mark (RFC 5531, section 11).
 fn rpc_stream(bytes: &[u8]) -> Look {
     match bytes {
         [_, _, _, _, message @ ..] if !message.is_empty() => rpc(message),
@@ -365,20 +367,20 @@ fn rpc_stream(bytes: &[u8]) -> Look {
     }
 }
 
-/// Request or reply with the magic cookie (RFC 2131).
+/// Matches a request or reply with the magic cookie (RFC 2131).
 fn dhcp(bytes: &[u8]) -> Look {
     let cookie = bytes.get(236..240) == Some(&[99, 130, 83, 99]);
     (matches!(bytes, [1 | 2, ..]) && cookie).into()
 }
 
-/// A read or write request: file name and mode, each ended by zero (RFC 1350).
+/// Matches a read or write request: file name and mode, each terminated by zero (RFC 1350).
 fn tftp(bytes: &[u8]) -> Look {
     let [0, 1 | 2, strings @ ..] = bytes else { return Look::No };
     let mode = strings.split(|byte| *byte == 0).nth(1).unwrap_or_default();
     [&b"octet"[..], b"netascii", b"mail"].iter().any(|known| known.eq_ignore_ascii_case(mode)).into()
 }
 
-/// The header of 28 bytes, version 1 or 2.0 (RFC 7296, 3.1).
+/// Matches a header of 28 bytes, version 1 or 2.0 (RFC 7296, section 3.1).
 fn ike(bytes: &[u8]) -> Look {
     let [version, exchange] = match bytes.get(17..19) {
         Some([version, exchange]) if bytes.len() >= 28 => [*version, *exchange],
@@ -392,7 +394,7 @@ fn ike(bytes: &[u8]) -> Look {
     }
 }
 
-/// A request or status line.
+/// Matches a request or status line.
 fn sip(bytes: &[u8]) -> Look {
     let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);

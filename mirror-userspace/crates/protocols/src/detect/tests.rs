@@ -1,4 +1,4 @@
-//! Real beginnings of conversations, and those that are cut short.
+//! Real beginnings of conversations, and truncated ones.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -11,12 +11,12 @@ fn endpoints(transport: Transport, server_port: u16) -> Endpoints {
     Endpoints { transport, client_port: 49_152, server_port }
 }
 
-/// What one datagram or segment tells.
+/// Returns the detection for one datagram or segment.
 fn detect(transport: Transport, port: u16, direction: Direction, bytes: &[u8]) -> Detection {
     Detector::default().feed(endpoints(transport, port), direction, bytes)
 }
 
-/// A header of QUIC with a version, padded.
+/// Returns a QUIC header with a version, padded.
 fn quic_initial(version: u32) -> Vec<u8> {
     [&[0xc3][..], &version.to_be_bytes(), &[0; 1_195]].concat()
 }
@@ -176,7 +176,7 @@ fn versions_of_quic_are_known_and_others_are_not() {
 #[test]
 fn a_datagram_on_the_port_of_quic_is_taken_for_it_where_its_header_fits() {
     let fits = |bytes: &[u8]| detect(Udp, 443, ToServer, bytes) == Detection::Found(AppProto::Quic);
-    // Flags, what the datagram must have behind them.
+    // Flags, and the number of bytes that must follow them.
     for (first, len) in
         [(0x00, 1), (0x01, 5), (0x04, 33), (0x08, 21), (0x0d, 25), (0x19, 26), (0x40, 0), (0x7f, 0)]
     {

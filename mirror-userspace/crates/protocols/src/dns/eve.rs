@@ -1,4 +1,4 @@
-//! The object `dns` of EVE records, version 2, as Suricata 7 writes it.
+//! The `dns` object of EVE records, version 2, as Suricata 7 writes it.
 
 use std::fmt;
 use std::iter::Take;
@@ -12,17 +12,17 @@ use super::registry::{rcode_name, rrtype_name};
 use crate::text::{Bytes, Text};
 
 impl<'a> Message<'a> {
-    /// What is logged of the message: of a query each question, of a response all in one, provided that
+    /// Returns the events of the message: one for each question of a query; one for a response, provided that
     /// it repeats the question. `tx_id` is the message's number in its flow ([`super::Transactions`]).
     ///
-    /// Compression makes a message of many questions an attack on the log: what is logged of it ends where its events
-    /// come to [`Message::most`], and the last one says how many questions are left.
+    /// Compression makes a message of many questions an attack on the log. The events of a message therefore
+    /// end when they reach [`Message::most`], and the last one reports the number of omitted questions.
     #[must_use]
     pub fn events(&self, tx_id: u32) -> Events<'a> {
         Events { message: *self, questions: self.questions(), tx_id, left: self.most() }
     }
 
-    /// Bytes that all events of the message may come to.
+    /// Returns the maximum number of bytes for all events of the message.
     #[must_use]
     pub const fn most(&self) -> usize {
         const OF_ANY: usize = 2048;
@@ -31,16 +31,18 @@ impl<'a> Message<'a> {
     }
 }
 
-/// What an event takes besides the names and the records in it, and what a record takes besides its own.
+/// Bytes charged for an event, not counting the names and records in it; and for a record, not counting its
+/// own names and data.
 const EVENT: usize = 720;
 const RECORD: usize = 96;
-/// What a name may take as text of JSON where something has to be left out. The longest that is read has 1025 bytes.
+/// Bytes that a name may take as JSON text if an event has to be shortened. The longest name that is read has
+/// 1025 bytes.
 const NAME: usize = 1100;
 
-/// How much of a message is written.
+/// The part of a message that is written.
 #[derive(Clone, Copy, Debug)]
 struct Extent {
-    /// Bytes of a name, as text of JSON.
+    /// Bytes of a name, as JSON text.
     name: usize,
     answers: usize,
     authorities: usize,
@@ -49,17 +51,17 @@ struct Extent {
 impl Extent {
     const WHOLE: Self = Self { name: usize::MAX, answers: usize::MAX, authorities: usize::MAX };
 
-    /// So much of a response as comes to at most so many bytes.
+    /// Returns the part of a response that takes at most `most` bytes.
     fn within(most: usize, message: &Message<'_>) -> Self {
         let mut left = most.saturating_sub(EVENT + NAME);
-        // The data of an answer are written twice.
+        // The data of an answer is written twice.
         let answers = fitting(message.answers(), 2, &mut left);
         let authorities = fitting(message.authorities(), 1, &mut left);
         Self { name: NAME, answers, authorities }
     }
 }
 
-/// How many records fit into so many bytes, with their data written `times` times.
+/// Returns the number of records that fit into `left` bytes, with their data written `times` times.
 fn fitting(records: Records<'_>, times: usize, left: &mut usize) -> usize {
     let fits = |record: &Record<'_>| {
         let len = RECORD + name_len(&record.name) + times * data_len(&record.data);
@@ -87,13 +89,13 @@ fn data_len(data: &Data<'_>) -> usize {
     }
 }
 
-/// Iterates over what is logged of a message.
+/// Iterates over the events of a message.
 #[derive(Clone, Debug)]
 pub struct Events<'a> {
     message: Message<'a>,
     questions: Questions<'a>,
     tx_id: u32,
-    /// Bytes that events may still come to.
+    /// Bytes that further events may take.
     left: usize,
 }
 
@@ -119,11 +121,11 @@ impl<'a> Iterator for Events<'a> {
     }
 }
 
-/// One logged event; serializes as the object `dns`.
+/// One event; serializes as the `dns` object.
 #[derive(Clone, Copy, Debug)]
 pub struct Event<'a> {
     message: Message<'a>,
-    /// The question; of a response the first.
+    /// The question; the first one in a response.
     question: Question<'a>,
     extent: Extent,
     kind: Kind,
@@ -135,7 +137,7 @@ enum Kind {
     Query {
         /// Number of the message in its flow.
         tx_id: u32,
-        /// Questions behind this one that are not logged.
+        /// Questions after this one that are omitted.
         omitted: usize,
     },
     /// A response.
@@ -143,7 +145,7 @@ enum Kind {
 }
 
 impl Event<'_> {
-    /// The event without what makes it larger than the message may become. What was left out is said in it.
+    /// Returns the event shortened to the message's limit. The event reports the omitted parts.
     #[must_use]
     pub fn shortened(self) -> Self {
         let extent = Extent::within(self.message.most(), &self.message);
@@ -210,7 +212,7 @@ impl Event<'_> {
     }
 }
 
-/// The bit that is to be zero; of queries no other is logged.
+/// The bit that must be zero. For queries, no other flag is logged.
 const ZERO: u16 = 0x0040;
 
 /// Writes the names of the header's flags that are set.
@@ -236,12 +238,12 @@ fn flags<S: SerializeStruct>(object: &mut S, flags: u16) -> Result<(), S::Error>
     Ok(())
 }
 
-/// Writes how many of something were left out, if any.
+/// Writes the number of omitted items, if any.
 fn count<S: SerializeStruct>(object: &mut S, key: &'static str, count: usize) -> Result<(), S::Error> {
     if count > 0 { object.serialize_field(key, &count) } else { Ok(()) }
 }
 
-/// Writes a name, at most so much of it, and, where it was cut off, a mark.
+/// Writes at most `most` bytes of a name, and a mark if it was truncated.
 #[inline(always)]
 fn name<S: SerializeStruct>(
     object: &mut S,
@@ -257,7 +259,7 @@ fn name<S: SerializeStruct>(
     if truncated { object.serialize_field(keys[1], &true) } else { Ok(()) }
 }
 
-/// As much of a text as takes at most so many bytes in JSON.
+/// Returns the longest prefix of a text that takes at most `most` bytes in JSON.
 fn within(text: &[u8], most: usize) -> &[u8] {
     if most == usize::MAX || Bytes(text).json_len() <= most { text } else { Bytes(text).cut_to(most) }
 }
@@ -394,7 +396,7 @@ impl Serialize for Value<'_> {
     }
 }
 
-/// The data of the answers by record type, for those types whose data is looked into.
+/// The data of the answers, grouped by record type, for those types whose data is parsed.
 struct Grouped<'a> {
     records: Take<Records<'a>>,
     most: usize,

@@ -7,17 +7,17 @@ use super::name::{Name, walk};
 /// Length of the header.
 const HEADER_LEN: usize = 12;
 
-/// What reading a message may take, per byte of it, in bytes copied or looked at. Compression lets one
-/// byte stand for up to 500; no honest message needs a tenth of that over all of its names.
+/// Work that reading a message may cost for each of its bytes, in bytes copied or examined. Compression lets
+/// one byte stand for up to 500; no legitimate message needs a tenth of that over all of its names.
 const WORK_PER_BYTE: usize = 32;
 
-/// What a message of any size may take besides: a few names that are as long as names are read.
+/// Work allowed for a message of any size, in addition: a few names of the maximum length.
 const WORK_OF_ANY: usize = 4096;
 
-/// What each record takes besides its names, in the same unit: about what it is in text form.
+/// Work that each record costs besides its names, in the same unit: roughly its size as text.
 const WORK_PER_RECORD: usize = 64;
 
-/// Record types whose data is looked into.
+/// Record types whose data is parsed.
 pub(super) mod rrtype {
     pub(crate) const A: u16 = 1;
     pub(crate) const NS: u16 = 2;
@@ -32,30 +32,30 @@ pub(super) mod rrtype {
     pub(crate) const SSHFP: u16 = 44;
 }
 
-/// Why bytes are no message that could be reported.
+/// The reason why bytes are not a message that can be reported.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum Malformed {
-    /// Fewer than the 12 bytes of a header, or fewer bytes than the header's counts need at the least.
+    /// Fewer than the 12 bytes of a header, or fewer bytes than the header's counts require.
     #[error("the header is cut off or counts more records than the message could hold")]
     Header,
     /// The message ends inside a question or record.
     #[error("the message ends inside a question or record")]
     Truncated,
-    /// A name with a reserved label type, a pointer out of the message, or without an end.
+    /// A name has a reserved label type, a pointer out of the message, or no end.
     #[error("a name has a reserved label type, a wrong pointer or no end")]
     Name,
-    /// The data of a record is shorter than its type demands.
-    #[error("the data of a record is not of its type's form")]
+    /// The data of a record is shorter than its type requires.
+    #[error("the data of a record does not match its type")]
     Data,
-    /// Compression makes the message many times its size: an attack on whoever reads it.
-    #[error("compression makes the message many times its size")]
+    /// Compression expands the message to many times its size: an attack on its readers.
+    #[error("compression expands the message to many times its size")]
     Expansion,
 }
 
 /// The header's fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Pairs a response with its query.
+    /// The identifier that pairs a response with its query.
     pub id: u16,
     /// The second 16 bits: QR, opcode, AA, TC, RD, RA, Z, AD, CD, RCODE.
     pub flags: u16,
@@ -85,48 +85,48 @@ impl Header {
         })
     }
 
-    /// The least that a message with such counts is long: a name and a type take more than two bytes.
+    /// Returns the minimum length of a message with these counts: a name and a type take more than two bytes.
     fn least_len(&self) -> usize {
         let records = [self.questions, self.answers, self.authorities, self.additionals];
         HEADER_LEN + records.into_iter().map(|count| 2 * usize::from(count)).sum::<usize>()
     }
 
-    /// Whether the message is a response (QR).
+    /// Returns true if the message is a response (QR).
     #[must_use]
     pub const fn is_response(&self) -> bool {
         self.flags & 0x8000 != 0
     }
 
-    /// Kind of query: 0 for a standard one.
+    /// Returns the kind of query: 0 for a standard one.
     #[must_use]
     pub const fn opcode(&self) -> u8 {
         (self.flags >> 11) as u8 & 0xf
     }
 
-    /// Response code.
+    /// Returns the response code.
     #[must_use]
     pub const fn rcode(&self) -> u8 {
         self.flags as u8 & 0xf
     }
 }
 
-/// A message that can be reported: all that [`Message::questions`], [`Message::answers`] and
-/// [`Message::authorities`] give is known to be well-formed.
+/// A message that can be reported. All that [`Message::questions`], [`Message::answers`] and
+/// [`Message::authorities`] return is known to be well-formed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message<'a> {
     bytes: &'a [u8],
     header: Header,
     answers_at: usize,
     authorities_at: usize,
-    /// Bytes of the names that it has, written out.
+    /// Bytes of its names, uncompressed.
     names: usize,
 }
 
 impl<'a> Message<'a> {
-    /// Reads a message: a UDP payload, or what follows the two bytes of length over TCP.
+    /// Parses a message: a UDP payload, or the bytes behind the two bytes of length over TCP.
     ///
-    /// Of a query only the questions are read; of a response the questions, answers and authorities.
-    /// What follows need not be well-formed.
+    /// In a query only the questions are parsed; in a response the questions, answers and authorities. The
+    /// rest need not be well-formed.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let header = Header::parse(bytes)?;
         let mut reader = Reader::new(bytes);
@@ -147,37 +147,37 @@ impl<'a> Message<'a> {
         Ok(Self { bytes, header, answers_at, authorities_at, names: reader.names })
     }
 
-    /// The message as it came.
+    /// Returns the message as received.
     #[must_use]
     pub const fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// Bytes of its names, written out: compression makes them more than the message has.
+    /// Returns the bytes of its names, uncompressed. They can exceed the length of the message.
     #[must_use]
     pub const fn names(&self) -> usize {
         self.names
     }
 
-    /// The header.
+    /// Returns the header.
     #[must_use]
     pub const fn header(&self) -> &Header {
         &self.header
     }
 
-    /// The questions.
+    /// Returns the questions.
     #[must_use]
     pub fn questions(&self) -> Questions<'a> {
         Questions { message: self.bytes, at: HEADER_LEN, left: self.header.questions }
     }
 
-    /// The records of the answer section; empty for a query.
+    /// Returns the records of the answer section; empty for a query.
     #[must_use]
     pub fn answers(&self) -> Records<'a> {
         self.records(self.answers_at, self.header.answers)
     }
 
-    /// The records of the authority section; empty for a query.
+    /// Returns the records of the authority section; empty for a query.
     #[must_use]
     pub fn authorities(&self) -> Records<'a> {
         self.records(self.authorities_at, self.header.authorities)
@@ -189,9 +189,9 @@ impl<'a> Message<'a> {
     }
 }
 
-/// Whether bytes look like a message: the header's counts are possible and the questions, as far as
-/// there are bytes of them, are well-formed. Random bytes seldom pass, but other protocols with a
-/// similar header do: look at the port, too.
+/// Returns true if bytes look like a message: the header's counts are possible, and the captured part of the
+/// questions is well-formed. Random bytes seldom pass, but other protocols with a similar header do: check
+/// the port, too.
 #[must_use]
 pub fn probe(bytes: &[u8]) -> bool {
     let Ok(header) = Header::parse(bytes) else { return false };
@@ -206,8 +206,8 @@ pub fn probe(bytes: &[u8]) -> bool {
     true
 }
 
-/// Whether the first bytes of a TCP stream look like a message behind its length (RFC 1035, 4.2.2). A
-/// header is enough; where all of the message is there, all of it counts.
+/// Returns true if the first bytes of a TCP stream look like a message behind its length (RFC 1035, section
+/// 4.2.2). A header is enough; if the whole message is there, all of it is checked.
 #[must_use]
 pub fn probe_tcp(bytes: &[u8]) -> bool {
     let Some((len, begin)) = bytes.split_first_chunk() else { return false };
@@ -218,12 +218,12 @@ pub fn probe_tcp(bytes: &[u8]) -> bool {
     }
 }
 
-/// Goes over a message once, keeping account of the work that its content will make.
+/// Parses a message once, and charges for the work that its content will cost.
 struct Reader<'a> {
     message: &'a [u8],
     at: usize,
     budget: usize,
-    /// What names cost so far.
+    /// Cost of the names so far.
     names: usize,
 }
 
@@ -274,7 +274,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The fixed part of a record, and where its data lies.
+/// The fixed part of a record, and the position of its data.
 struct Fixed {
     rrtype: u16,
     class: u16,
@@ -305,9 +305,9 @@ impl Fixed {
 /// A question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question<'a> {
-    /// What is asked about.
+    /// Name that is queried.
     pub name: Name<'a>,
-    /// Record type asked for.
+    /// Record type that is queried.
     pub rrtype: u16,
     /// Class; 1 for the Internet.
     pub class: u16,
@@ -338,25 +338,25 @@ impl<'a> Iterator for Questions<'a> {
     }
 }
 
-/// A resource record; of a TXT record with several strings each one makes a `Record`.
+/// A resource record. Each string of a TXT record becomes a `Record`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// Whom the record is about.
+    /// Owner name.
     pub name: Name<'a>,
     /// Record type.
     pub rrtype: u16,
     /// Class; 1 for the Internet.
     pub class: u16,
-    /// Seconds that the record may be kept.
+    /// Time to live in seconds.
     pub ttl: u32,
     /// Content.
     pub data: Data<'a>,
 }
 
-/// Content of a record, as far as it is looked into.
+/// The parsed content of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Data<'a> {
-    /// A and AAAA: an address, or whatever bytes are in its place.
+    /// A and AAAA: an address, or other bytes in its place.
     Address(&'a [u8]),
     /// CNAME, NS, PTR; MX without its preference.
     Name(Name<'a>),
@@ -366,16 +366,16 @@ pub enum Data<'a> {
     Soa {
         /// Primary name server of the zone.
         mname: Name<'a>,
-        /// Mailbox of whoever is responsible.
+        /// Mailbox of the person responsible.
         rname: Name<'a>,
         /// Serial number, and the seconds of refresh, retry, expire and minimum.
         numbers: [u32; 5],
     },
     /// SRV (RFC 2782).
     Srv {
-        /// Lower is tried first.
+        /// Priority; the lowest is tried first.
         priority: u16,
-        /// Share among equals.
+        /// Share among targets of equal priority.
         weight: u16,
         /// Port of the service.
         port: u16,
@@ -396,7 +396,8 @@ pub enum Data<'a> {
 }
 
 impl<'a> Data<'a> {
-    /// Reads the data of one record; a TXT record's first string. Gives the cost of each name to `cost`.
+    /// Parses the data of one record; of a TXT record, the first string. Passes the cost of each name to
+    /// `cost`.
     fn parse(message: &'a [u8], fixed: &Fixed, mut cost: impl FnMut(usize)) -> Result<Self, Malformed> {
         let Fixed { rrtype, data, end, .. } = *fixed;
         let bytes = message.get(data..end).unwrap_or_default();
@@ -450,8 +451,8 @@ pub struct Records<'a> {
     message: &'a [u8],
     at: usize,
     left: u16,
-    /// Of a TXT record with several strings: the record of the last one, and where the next one lies
-    /// and all of them end.
+    /// For a TXT record with several strings: the record of the last one, the position of the next one, and
+    /// the end of all.
     strings: Option<(Record<'a>, usize, usize)>,
 }
 
@@ -486,8 +487,8 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// The character string (a byte of length, then as many bytes) at `at`, and where the bytes after it
-/// begin.
+/// Returns the character string (a byte of length, followed by as many bytes) at `at`, and the position
+/// behind it.
 fn string(message: &[u8], at: usize, end: usize) -> Option<(&[u8], usize)> {
     let bytes = message.get(at..end)?;
     let (len, bytes) = bytes.split_first()?;

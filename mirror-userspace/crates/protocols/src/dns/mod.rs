@@ -1,15 +1,16 @@
 //! DNS (RFC 1035): messages and their EVE records.
 //!
-//! The parser is the project's own. The kept libraries are made for resolvers and servers: they refuse a
-//! message as a whole for what a monitor must still report (names beyond 255 bytes, loops of compression,
+//! The parser is the project's own. The maintained libraries are made for resolvers and servers: they reject
+//! a whole message for defects that a monitor must still report (names beyond 255 bytes, compression loops,
 //! record data of an unknown form, broken records behind those that matter), and they allocate. Of 394
-//! messages of real captures that this parser reads, simple-dns 0.13 refused 17 and hickory-proto 0.26 3,
-//! taking 26 and 38 times as long. This one is as lenient as Suricata 7, so that both log the same; it
-//! differs where Suricata drops a response for a record without data, as dynamic updates (RFC 2136) have.
+//! messages of real captures that this parser accepts, simple-dns 0.13 rejected 17 and hickory-proto 0.26 3,
+//! taking 26 and 38 times as long. This parser is as lenient as Suricata 7, so that both log the same. It
+//! differs in one case: Suricata drops a response for a record without data, as dynamic updates (RFC 2136)
+//! have.
 //!
-//! A worker calls [`Message::parse`] and, where that succeeds, takes a number from the flow's
-//! [`Transactions`] and copies the message's bytes. Whoever writes the record parses those bytes again
-//! and serializes each of [`Message::events`].
+//! A worker calls [`Message::parse`] and, if that succeeds, takes a number from the flow's [`Transactions`]
+//! and copies the message's bytes. The sink parses those bytes again and serializes each of
+//! [`Message::events`].
 
 mod eve;
 mod message;
@@ -22,15 +23,15 @@ pub use eve::{Event, Events};
 pub use message::{Data, Header, Malformed, Message, Question, Questions, Record, Records, probe, probe_tcp};
 pub use name::{Name, NameBuffer};
 
-/// Numbers the messages of one flow, as the field `tx_id` of queries does: from 0, queries and answers
-/// alike, over both directions.
+/// Numbers the messages of one flow, as the field `tx_id` of queries does: from 0, over queries and responses
+/// in both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Transactions {
     next: u32,
 }
 
 impl Transactions {
-    /// The number of a message that was parsed just now.
+    /// Returns the number of the message that was just parsed.
     pub fn number(&mut self) -> u32 {
         let number = self.next;
         self.next = number.wrapping_add(1);

@@ -1,24 +1,24 @@
-//! Domain names: labels and compression pointers (RFC 1035, 4.1.4).
+//! Domain names: labels and compression pointers (RFC 1035, section 4.1.4).
 
 use std::fmt;
 
 use super::message::{Malformed, byte_at, u16_at};
 
-/// Labels and pointers followed in one name. RFC 1035 allows 127 labels; what is beyond that is an
-/// attack on the reader, and where it stops (as Suricata and dnsmasq do) is a matter of taste.
+/// Labels and pointers followed in one name. RFC 1035 allows 127 labels; more are an attack on the reader.
+/// The exact limit is arbitrary (Suricata and dnsmasq use the same).
 const MAX_STEPS: u32 = 255;
 
-/// Bytes of a name in text form; further ones are cut off.
+/// Bytes of a name in text form; the rest is cut off.
 const MAX_LEN: usize = 1025;
 
 /// The longest label.
 const MAX_LABEL: usize = 63;
 
-/// How reading a name came out.
+/// The result of reading a name.
 pub(super) struct Walk {
-    /// Where the bytes after the name begin.
+    /// Position behind the name.
     pub(super) next: usize,
-    /// The name is longer than what was read of it.
+    /// The name is longer than the part that was read.
     pub(super) truncated: bool,
     /// Length in text form.
     len: usize,
@@ -27,18 +27,18 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    /// What reading the name took, in bytes copied or looked at.
+    /// Returns the cost of reading the name, in bytes copied or examined.
     pub(super) fn cost(&self) -> usize {
         self.len + self.steps as usize
     }
 }
 
-/// Reads the name at `start`, of which the part before the first pointer ends before `limit`, giving
-/// each label to `label`.
+/// Reads the name at `start`, whose part before the first pointer ends before `limit`, and passes each label
+/// to `label`.
 ///
-/// A name that the end of the bytes cuts off between two labels is taken as ended there. A name that is
-/// endless or too long is an error only where no pointer was followed: else it is known where the bytes
-/// after it begin, and what was read of it is worth having.
+/// A name that the end of the bytes cuts off between two labels ends there. A name that is endless or too
+/// long is an error only if no pointer was followed. Otherwise the position behind it is known, and the part
+/// that was read is useful.
 pub(super) fn walk<'a>(
     message: &'a [u8],
     start: usize,
@@ -115,13 +115,13 @@ impl<'a> Name<'a> {
         Self { message, start, limit }
     }
 
-    /// Writes the name out into `buffer`: labels separated by dots, without the last dot, letter case
-    /// and all other bytes as they are in the message.
+    /// Writes the name into `buffer`: labels separated by dots, without the last dot, with letter case and
+    /// all other bytes as in the message.
     pub fn read<'b>(&self, buffer: &'b mut NameBuffer) -> &'b [u8] {
         buffer.len = 0;
         buffer.truncated = false;
-        // A name is only handed out after it was walked once, so this cannot fail; if it did, the labels
-        // until then are what there is.
+        // A name is returned only after it was read once, so this cannot fail. If it did, the labels read so
+        // far would be the name.
         if let Ok(walk) = walk(self.message, self.start, self.limit, |label| buffer.push(label)) {
             buffer.truncated = walk.truncated;
         }
@@ -139,26 +139,26 @@ impl fmt::Debug for Name<'_> {
 
 /// Room for one name in text form.
 pub struct NameBuffer {
-    /// The length is looked at after each label: the last one may overshoot.
+    /// The length is checked after each label, so the last one may exceed it.
     bytes: [u8; MAX_LEN + 1 + MAX_LABEL],
     len: usize,
     truncated: bool,
 }
 
 impl NameBuffer {
-    /// An empty one.
+    /// Creates an empty buffer.
     #[must_use]
     pub const fn new() -> Self {
         Self { bytes: [0; MAX_LEN + 1 + MAX_LABEL], len: 0, truncated: false }
     }
 
-    /// The name read last.
+    /// Returns the name read last.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
     }
 
-    /// Whether the name read last is longer than what was read of it.
+    /// Returns true if the name read last is longer than the part that was read.
     #[must_use]
     pub const fn truncated(&self) -> bool {
         self.truncated

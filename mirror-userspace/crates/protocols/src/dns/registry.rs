@@ -1,6 +1,6 @@
 //! Names of numbers (IANA, "Domain Name System Parameters").
 
-/// Mnemonic of a record type; `None` for those that Suricata 7 logs by number.
+/// Returns the mnemonic of a record type, or `None` for types that Suricata 7 logs by number.
 pub(super) const fn rrtype_name(rrtype: u16) -> Option<&'static str> {
     Some(match rrtype {
         1 => "A",
@@ -66,7 +66,7 @@ pub(super) const fn rrtype_name(rrtype: u16) -> Option<&'static str> {
     })
 }
 
-/// Mnemonic of a response code of a message header (four bits).
+/// Returns the mnemonic of a response code in a message header (four bits).
 pub(super) const fn rcode_name(rcode: u8) -> Option<&'static str> {
     Some(match rcode {
         0 => "NOERROR",

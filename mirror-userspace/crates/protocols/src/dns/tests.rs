@@ -1,4 +1,4 @@
-//! Messages are made by [`Builder`], well-formed or not, and held against what is read of them.
+//! [`Builder`] makes messages, well-formed or not. The tests check what the parser reads from them.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -12,7 +12,7 @@ const QUERY: u16 = 0x0100;
 const HEADER: u16 = 12;
 const IN: u16 = 1;
 
-/// Puts a message together. Counts follow the calls; everything else is as given.
+/// Builds a message. Counts follow the calls; everything else is as given.
 #[derive(Clone, Default)]
 struct Builder {
     bytes: Vec<u8>,
@@ -56,14 +56,14 @@ impl Builder {
     }
 }
 
-/// A name without compression.
+/// Returns a name without compression.
 fn name(text: &str) -> Vec<u8> {
     let mut bytes = labels(text);
     bytes.push(0);
     bytes
 }
 
-/// The labels of a name, without its end.
+/// Returns the labels of a name, without its end.
 fn labels(text: &str) -> Vec<u8> {
     text.split('.').flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat()).collect()
 }
@@ -72,7 +72,7 @@ fn pointer(to: u16) -> [u8; 2] {
     (0xc000 | to).to_be_bytes()
 }
 
-/// All events of a message, as JSON.
+/// Returns all events of a message, as JSON.
 fn events(message: &Builder) -> Result<Vec<Value>, Malformed> {
     let message = Message::parse(&message.bytes)?;
     Ok(message.events(7).map(|event| serde_json::to_value(event).unwrap()).collect())
@@ -264,7 +264,7 @@ fn a_pointer_to_itself_is_malformed() {
 
 #[test]
 fn a_name_ends_where_a_pointer_followed_leads_to_itself() {
-    // The owner's pointer leads into the data, which is a pointer to its own place.
+    // The owner's pointer leads into the data, which is a pointer to its own position.
     let data = HEADER + 4 + 4 + 4 + 10;
     let response = Builder::new(RESPONSE).question(name("ab"), rrtype::A).answer(
         [&labels("x")[..], &pointer(data)].concat(),
@@ -276,7 +276,7 @@ fn a_name_ends_where_a_pointer_followed_leads_to_itself() {
 
 #[test]
 fn a_loop_of_pointers_ends_as_a_truncated_name() {
-    // Label and pointer back to the label.
+    // A label, and a pointer back to it.
     let query = Builder::new(QUERY).question([&labels("loop")[..], &pointer(HEADER)].concat(), rrtype::A);
     let event = event(&query);
     assert_eq!(event["rrname_truncated"], true);
@@ -327,7 +327,7 @@ fn many_answers_for_a_long_name_are_not_taken_for_an_attack() {
     assert_eq!(event(&response)["answers"].as_array().unwrap().len(), 4_000);
 }
 
-/// Every kind of record and of compression, for the tests that damage it.
+/// Returns a message with every kind of record and of compression, for the tests that damage it.
 fn rich() -> Builder {
     let soa = [&name("ns")[..], &pointer(HEADER), &[0; 20]].concat();
     Builder::new(RESPONSE)
@@ -374,7 +374,7 @@ fn messages_of_a_flow_are_numbered_from_zero() {
     assert_eq!([transactions.number(), transactions.number()], [0, 1]);
 }
 
-/// A message with its length, as over TCP.
+/// Returns a message with its length, as over TCP.
 fn framed(message: &[u8]) -> Vec<u8> {
     [&u16::try_from(message.len()).unwrap().to_be_bytes(), message].concat()
 }
@@ -388,7 +388,7 @@ fn a_stream_is_recognised_by_the_begin_of_its_first_message() {
     assert!(!probe_tcp(b"GET / HTTP/1.1\r\n\r\n"));
 }
 
-/// Bytes that are near to a message: what hostile senders send.
+/// Generates bytes that are close to a message, as hostile senders would send.
 fn near_message() -> impl Strategy<Value = Vec<u8>> {
     let header = (any::<u16>(), [0..3_u16, 0..40_u16, 0..10_u16, 0..3_u16]);
     let piece = prop_oneof![
@@ -411,7 +411,7 @@ fn near_message() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// Reads all there is to read, and holds the size of it against the message's.
+/// Reads everything in a message, and checks its size against the message's.
 fn exhaust(bytes: &[u8]) {
     let _ = (probe(bytes), probe_tcp(bytes));
     if let Ok(message) = Message::parse(bytes) {

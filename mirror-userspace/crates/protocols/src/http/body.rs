@@ -1,9 +1,9 @@
-//! Bodies of messages: where they end (RFC 9112, sections 6 and 7).
+//! Message bodies, and their ends (RFC 9112, sections 6 and 7).
 
-/// What is still to come of a body.
+/// The rest of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Body {
-    /// So many bytes.
+    /// This many bytes.
     Length(u64),
     /// Chunks.
     Chunked(Chunks),
@@ -11,12 +11,12 @@ pub enum Body {
     UntilClose,
 }
 
-/// What was taken of some bytes.
+/// The result of consuming bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {
-    /// How many belong to the body.
+    /// Number of bytes that belong to the body.
     pub used: usize,
-    /// How many of those are its data or the lines around chunks: not the fields behind.
+    /// Number of those that are data or the lines around chunks, without the trailer fields.
     pub data: usize,
 }
 
@@ -26,40 +26,40 @@ impl Taken {
     }
 }
 
-/// Where the reading of chunks stands.
+/// The state of the chunk parser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chunks(State);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// In the digits of a chunk's size.
+    /// Within the digits of a chunk's size.
     Size { size: u64, digits: u8 },
     /// Behind the digits.
     Extension { size: u64 },
-    /// In a chunk's data.
+    /// Within a chunk's data.
     Data { left: u64 },
-    /// Behind a chunk's data, in front of the end of the line.
+    /// Behind a chunk's data, before the end of the line.
     DataEnd,
-    /// Behind the last chunk: in fields, whose end is an empty line.
+    /// Behind the last chunk: in the trailer fields, which an empty line ends.
     Trailer { empty: bool },
     /// At the end.
     End,
 }
 
 impl Body {
-    /// A body of chunks.
+    /// Returns a chunked body.
     #[must_use]
     pub const fn chunked() -> Self {
         Self::Chunked(Chunks(State::Size { size: 0, digits: 0 }))
     }
 
-    /// Whether nothing more belongs to the body.
+    /// Returns true if the body is complete.
     #[must_use]
     pub const fn is_complete(&self) -> bool {
         matches!(self, Self::Length(0) | Self::Chunked(Chunks(State::End)))
     }
 
-    /// Takes the next bytes.
+    /// Consumes the next bytes.
     pub fn take(&mut self, bytes: &[u8]) -> Taken {
         match self {
             Self::Length(left) => Taken::data(skip(left, bytes.len())),
@@ -70,7 +70,7 @@ impl Body {
                 while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
                     trailer += usize::from(matches!(state, State::Trailer { .. }));
                     match state.step(rest) {
-                        // What is not in chunks can only be delimited by the end.
+                        // A body that is not in chunks can only be delimited by the end of the connection.
                         None => {
                             *self = Self::UntilClose;
                             return Taken::data(bytes.len());
@@ -86,8 +86,8 @@ impl Body {
         }
     }
 
-    /// Takes note that the next `len` bytes are missing; answers how many of those are behind the body, or
-    /// `None` where it is not known any more where the body ends.
+    /// Skips the next `len` bytes, which are missing. Returns the number of those that are behind the body,
+    /// or `None` if the end of the body is no longer known.
     #[must_use]
     pub fn miss(&mut self, len: usize) -> Option<usize> {
         match self {
@@ -99,7 +99,7 @@ impl Body {
     }
 }
 
-/// Takes as many as there are off what is left.
+/// Subtracts up to `len` from `left`. Returns the number subtracted.
 fn skip(left: &mut u64, len: usize) -> usize {
     let used = (*left).min(len as u64);
     *left -= used;
@@ -107,7 +107,8 @@ fn skip(left: &mut u64, len: usize) -> usize {
 }
 
 impl State {
-    /// Takes the next bytes, at least one; says how many were used, or that they cannot be chunks.
+    /// Consumes some of the next bytes, of which there is at least one. Returns the number consumed, or
+    /// `None` if they cannot be chunks.
     fn step(&mut self, bytes: &[u8]) -> Option<usize> {
         let byte = *bytes.first()?;
         *self = match *self {
@@ -115,7 +116,7 @@ impl State {
                 (Some(digit), _) if digits < 15 => {
                     Self::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
                 }
-                // White space in front of the size is tolerated.
+                // White space before the size is tolerated.
                 (None, b' ' | b'\t' | b'\r' | b'\n') if digits == 0 => *self,
                 (None, b'\n') => Self::of_size(size),
                 (None, _) if digits > 0 => Self::Extension { size },

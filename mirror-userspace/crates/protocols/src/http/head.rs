@@ -1,26 +1,26 @@
-//! Heads of messages: a start line and fields.
+//! Message heads: a start line and fields.
 //!
-//! `httparse` reads those that keep to the rules. A monitor must still report what breaks them, as far as
-//! the receiver may have made sense of it: heads that `httparse` refuses are read line by line.
+//! `httparse` parses heads that follow the rules. A monitor must still report heads that break them, as far
+//! as the receiver may have understood them: heads that `httparse` rejects are parsed line by line.
 
 use std::mem::MaybeUninit;
 
 use super::Body;
 
-/// Fields of a head that are looked at; further ones are not.
+/// Maximum number of fields of a head that are parsed.
 const MAX_FIELDS: usize = 128;
 
-/// White space that an empty line may have.
+/// Maximum white space in an empty line.
 const MAX_SPACE: usize = 8;
 
-/// Whether a stream that begins like this can be one of requests.
+/// Returns true if a stream that begins like this can be one of requests.
 #[must_use]
 pub fn begins_request(bytes: &[u8]) -> bool {
     let method = bytes.iter().take_while(|byte| byte.is_ascii_uppercase() || **byte == b'-').count();
     (3..=20).contains(&method) && bytes.get(method) == Some(&b' ')
 }
 
-/// Whether what is there of a stream begins, or may begin, with a status line.
+/// Returns true if the bytes begin, or may begin, with a status line.
 #[must_use]
 pub fn begins_response(bytes: &[u8]) -> bool {
     const BEGIN: &[u8] = b"HTTP/";
@@ -28,11 +28,11 @@ pub fn begins_response(bytes: &[u8]) -> bool {
     bytes.get(..len).is_some_and(|begin| begin.eq_ignore_ascii_case(BEGIN.get(..len).unwrap_or_default()))
 }
 
-/// Where the head that `bytes` begin with ends: behind its empty line. The first `seen` bytes were looked
-/// at before.
+/// Returns the end of the head at the beginning of `bytes`: the position behind its empty line. The first
+/// `seen` bytes were searched before.
 #[must_use]
 pub fn head_end(bytes: &[u8], seen: usize) -> Option<usize> {
-    // The empty line may have begun in what was there before.
+    // The empty line may have begun in the bytes that were searched before.
     let mut at = seen.saturating_sub(MAX_SPACE + 2);
     while let Some(line_feed) = memchr::memchr(b'\n', bytes.get(at..)?) {
         at += line_feed + 1;
@@ -47,11 +47,11 @@ pub fn head_end(bytes: &[u8], seen: usize) -> Option<usize> {
     None
 }
 
-/// What the fields of a head say that records are made of. Values are as they were sent.
+/// The fields of a head that records contain. Values are as sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Fields<'a> {
     content_length: Option<u64>,
-    /// A length that is none.
+    /// The length is not a number.
     malformed_length: bool,
     chunked: bool,
     content_type: Option<&'a [u8]>,
@@ -65,7 +65,7 @@ struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     fn add(&mut self, name: &[u8], value: &'a [u8]) {
-        // Few of a head's fields are of interest, and those differ in length or first letter.
+        // Only a few of a head's fields matter, and those differ in length or first letter.
         let slot = match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => &mut self.host,
             7 if name.eq_ignore_ascii_case(b"referer") => &mut self.referer,
@@ -88,11 +88,11 @@ impl<'a> Fields<'a> {
         slot.get_or_insert(value);
     }
 
-    /// How the body behind the head is delimited where the fields say it.
+    /// Returns the delimitation of the body behind the head, if the fields define it.
     const fn body(&self) -> Option<Body> {
         match (self.chunked, self.content_length) {
             (true, _) => Some(Body::chunked()),
-            // Where the message ends, nobody knows (RFC 9112, section 6.3).
+            // The end of the message is unknown (RFC 9112, section 6.3).
             (false, _) if self.malformed_length => Some(Body::UntilClose),
             (false, Some(len)) => Some(Body::Length(len)),
             (false, None) => None,
@@ -100,7 +100,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A decimal number; what is behind it does not matter.
+/// Parses a decimal number. Text behind it is ignored.
 fn number(value: &[u8]) -> Option<u64> {
     let digits = value.iter().take_while(|byte| byte.is_ascii_digit()).count();
     str::from_utf8(value.get(..digits)?).ok()?.parse().ok()
@@ -115,7 +115,7 @@ fn contains_ignoring_case(text: &[u8], word: &[u8]) -> bool {
 pub struct Request<'a> {
     /// The method.
     pub method: &'a [u8],
-    /// What is asked for, in whatever form.
+    /// The request target, in any form.
     pub target: &'a [u8],
     /// The protocol's version; `None` in HTTP/0.9.
     pub protocol: Option<&'a [u8]>,
@@ -123,7 +123,7 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Reads a head that ends with its empty line.
+    /// Parses a head that ends with its empty line.
     #[must_use]
     pub fn parse(head: &'a [u8]) -> Self {
         Self::strict(head).unwrap_or_else(|| Self::lenient(head))
@@ -151,7 +151,7 @@ impl<'a> Request<'a> {
     fn lenient(head: &'a [u8]) -> Self {
         let (line, rest) = line(head);
         let (method, line) = word(line);
-        // A space ends the target; where there is none, other white space does.
+        // A space ends the target; if there is none, other white space does.
         let line = line.trim_ascii();
         let (target, protocol) = match line.iter().position(|&byte| byte == b' ') {
             Some(space) => line.split_at(space),
@@ -166,31 +166,31 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// The field Host.
+    /// Returns the Host field.
     #[must_use]
     pub const fn host(&self) -> Option<&'a [u8]> {
         self.fields.host
     }
 
-    /// The field User-Agent.
+    /// Returns the User-Agent field.
     #[must_use]
     pub const fn user_agent(&self) -> Option<&'a [u8]> {
         self.fields.user_agent
     }
 
-    /// The field Referer.
+    /// Returns the Referer field.
     #[must_use]
     pub const fn referer(&self) -> Option<&'a [u8]> {
         self.fields.referer
     }
 
-    /// The field X-Forwarded-For.
+    /// Returns the X-Forwarded-For field.
     #[must_use]
     pub const fn forwarded_for(&self) -> Option<&'a [u8]> {
         self.fields.forwarded_for
     }
 
-    /// The body behind the head.
+    /// Returns the body behind the head.
     #[must_use]
     pub fn body(&self) -> Body {
         match self.protocol {
@@ -204,13 +204,13 @@ impl<'a> Request<'a> {
 /// The head of a response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Response<'a> {
-    /// The status code; `None` where the status line has none.
+    /// The status code; `None` if the status line has none.
     pub status: Option<u16>,
     fields: Fields<'a>,
 }
 
 impl<'a> Response<'a> {
-    /// Reads a head that ends with its empty line.
+    /// Parses a head that ends with its empty line.
     #[must_use]
     pub fn parse(head: &'a [u8]) -> Self {
         Self::strict(head).unwrap_or_else(|| Self::lenient(head))
@@ -241,43 +241,44 @@ impl<'a> Response<'a> {
         Self { status, fields: lenient_fields(rest) }
     }
 
-    /// The field Content-Type.
+    /// Returns the Content-Type field.
     #[must_use]
     pub const fn content_type(&self) -> Option<&'a [u8]> {
         self.fields.content_type
     }
 
-    /// The field Content-Range.
+    /// Returns the Content-Range field.
     #[must_use]
     pub const fn content_range(&self) -> Option<&'a [u8]> {
         self.fields.content_range
     }
 
-    /// The field Location.
+    /// Returns the Location field.
     #[must_use]
     pub const fn location(&self) -> Option<&'a [u8]> {
         self.fields.location
     }
 
-    /// Whether another response to the same request follows (RFC 9110, section 15.2).
+    /// Returns true if another response to the same request follows (RFC 9110, section 15.2).
     #[must_use]
     pub fn is_interim(&self) -> bool {
         self.status.is_some_and(|status| (100..200).contains(&status) && status != SWITCHING_PROTOCOLS)
     }
 
-    /// Whether what follows is another protocol (RFC 9110, section 15.2.2).
+    /// Returns true if another protocol follows (RFC 9110, section 15.2.2).
     #[must_use]
     pub fn switches_protocols(&self) -> bool {
         self.status == Some(SWITCHING_PROTOCOLS)
     }
 
-    /// Whether the status is one of success.
+    /// Returns true if the status means success.
     #[must_use]
     pub fn is_successful(&self) -> bool {
         self.status.is_some_and(|status| (200..300).contains(&status))
     }
 
-    /// The body behind the head (RFC 9112, section 6.3), for a request that was not of the method HEAD.
+    /// Returns the body behind the head (RFC 9112, section 6.3). The request must not have had the method
+    /// HEAD.
     #[must_use]
     pub fn body(&self) -> Body {
         match (self.fields.body(), self.status) {
@@ -290,14 +291,14 @@ impl<'a> Response<'a> {
 
 const SWITCHING_PROTOCOLS: u16 = 101;
 
-/// The first line, without its end, and what follows it.
+/// Splits off the first line, without its end.
 fn line(bytes: &[u8]) -> (&[u8], &[u8]) {
     let end = bytes.iter().position(|&byte| byte == b'\n').unwrap_or(bytes.len());
     let (line, rest) = bytes.split_at(end);
     (line.strip_suffix(b"\r").unwrap_or(line), rest.get(1..).unwrap_or_default())
 }
 
-/// What is in front of the first white space, and what follows that space.
+/// Splits at the first white space, and skips that space.
 fn word(line: &[u8]) -> (&[u8], &[u8]) {
     const VERTICAL_TAB: u8 = 0x0b;
     let is_space = |byte: &u8| byte.is_ascii_whitespace() || *byte == VERTICAL_TAB;

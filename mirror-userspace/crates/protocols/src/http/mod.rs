@@ -1,4 +1,4 @@
-//! HTTP/1.x (RFC 9112): where messages begin and end, and what their heads say. Bodies are counted and
+//! HTTP/1.x (RFC 9112): the delimitation of messages, and the fields of their heads. Bodies are counted and
 //! skipped.
 
 mod body;

@@ -1,4 +1,4 @@
-//! Heads that keep to the rules and those that do not, and bodies that come in pieces.
+//! Heads that follow the rules and heads that do not, and bodies that come in pieces.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -139,7 +139,7 @@ proptest! {
     ) {
         let head = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {agent}\r\n\r\n");
         let strict = Request::parse(head.as_bytes());
-        // A field name that httparse refuses makes it read line by line.
+        // A field name that httparse rejects forces parsing line by line.
         let broken = head.replace("\r\n\r\n", "\r\n\0\r\n\r\n").replacen("HTTP/1.1", "HTTP/1.1 ", 1);
         let lenient = Request::parse(broken.as_bytes());
         prop_assert_eq!((strict.method, strict.target, strict.host()), (lenient.method, lenient.target, lenient.host()));

@@ -1,4 +1,4 @@
-//! Follows one flow until the hellos of both sides are known.
+//! Tracks one flow until the hellos of both sides are known.
 
 use std::ops::Range;
 
@@ -11,13 +11,13 @@ use super::packet::{self, Kind, MAX_CONNECTION_ID, Packet};
 use super::version::Version;
 use crate::tls::{ClientHello, ServerHello};
 
-/// Initial packets that are tried of one flow. A handshake takes a few in each direction; one that nobody
-/// can open costs the derivation of keys, too.
+/// Initial packets of one flow that are processed. A handshake takes a few in each direction; even a packet
+/// that cannot be decrypted costs the derivation of keys.
 const MAX_INITIALS: u8 = 64;
-/// Datagrams that are looked at of one flow.
+/// Datagrams of one flow that are processed.
 const MAX_DATAGRAMS: u8 = 128;
 
-/// One flow of QUIC. Each side keeps at most [`MAX_CRYPTO`](super::MAX_CRYPTO) bytes.
+/// One QUIC flow. Each side buffers at most [`MAX_CRYPTO`](super::MAX_CRYPTO) bytes.
 #[derive(Debug, Default)]
 pub struct Connection {
     version: Option<Version>,
@@ -26,20 +26,20 @@ pub struct Connection {
     server: Side,
     initials: u8,
     datagrams: u8,
-    /// The server has asked the client to come again.
+    /// The server has sent a Retry.
     retried: bool,
-    /// A hello was given out.
+    /// A hello was returned.
     heard: bool,
 }
 
-/// What the protection of Initial packets follows from.
+/// The input for the keys of Initial packets.
 #[derive(Clone, Copy, Debug)]
 struct Origin {
     version: Version,
-    /// The connection ID that the client chose for the server, in a buffer of the greatest length.
+    /// The connection ID that the client chose for the server, in a buffer of the maximum length.
     destination: [u8; MAX_CONNECTION_ID],
     destination_len: u8,
-    /// The keys of both sides, once something of them was to be opened.
+    /// The keys of both sides, each derived when a packet of that side has to be opened.
     keys: [Option<SideKeys>; 2],
 }
 
@@ -51,7 +51,8 @@ impl Origin {
         Some(Self { version, destination: buffer, destination_len, keys: [None; 2] })
     }
 
-    /// The same in another version: a server may go on in one that the client knows, too (RFC 9368).
+    /// Returns the same for another version: a server may switch to one that the client supports, too (RFC
+    /// 9368).
     fn in_version(&self, version: Version) -> Self {
         Self { version, keys: [None; 2], ..*self }
     }
@@ -74,29 +75,29 @@ impl Origin {
 #[derive(Debug, Default)]
 struct Side {
     crypto: Crypto,
-    /// Its hello was given out.
+    /// The side's hello was returned.
     done: bool,
 }
 
-/// A hello that has come as a whole.
+/// A complete hello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello<'a> {
     /// The version of the connection.
     pub version: Version,
-    /// Who sent it.
+    /// The direction in which it was sent.
     pub direction: Direction,
-    /// The body of the TLS message; in Google's versions, their own message.
+    /// The body of the TLS message; in Google's versions, that of their own message.
     pub body: &'a [u8],
 }
 
 impl Connection {
-    /// A flow of which nothing was seen.
+    /// Creates the state of a flow without packets.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Makes ready for another flow, keeping the memory, or most of it.
+    /// Resets the state for another flow. Most of the memory stays.
     pub fn clear(&mut self) {
         let mut crypto = [std::mem::take(&mut self.client.crypto), std::mem::take(&mut self.server.crypto)];
         crypto.iter_mut().for_each(Crypto::clear);
@@ -104,19 +105,19 @@ impl Connection {
         *self = Self { client, server, ..Self::default() };
     }
 
-    /// Bytes of memory that it holds.
+    /// Returns the bytes of memory that the connection holds.
     #[must_use]
     pub const fn room(&self) -> usize {
         self.client.crypto.room() + self.server.crypto.room()
     }
 
-    /// The version, where that is all that is known: packets with long headers came, and no hello of them.
+    /// Returns the version if nothing else is known: packets with long headers came, but no hello.
     #[must_use]
     pub fn version_alone(&self) -> Option<Version> {
         self.version.filter(|_| !self.heard)
     }
 
-    /// Whether nothing more can come of this flow: both hellos were given out, or none comes.
+    /// Returns true if no more hellos can come from this flow: both were returned, or a limit was reached.
     #[must_use]
     pub const fn is_done(&self) -> bool {
         self.client.done && self.server.done
@@ -124,8 +125,8 @@ impl Connection {
             || self.datagrams >= MAX_DATAGRAMS
     }
 
-    /// Takes the payload of a datagram. Gives out a hello when it has come as a whole; `scratch` is what
-    /// packets are decrypted in, and only of use during the call.
+    /// Processes the payload of a datagram. Returns a hello when it is complete. `scratch` is memory for the
+    /// decryption of packets, used only during the call.
     pub fn push(
         &mut self,
         direction: Direction,
@@ -140,15 +141,15 @@ impl Connection {
         let mut found = false;
         while !found && let Some((packet, behind)) = packet::split(rest) {
             rest = behind;
-            // All packets of a datagram are of one connection (RFC 9000, section 12.2): where one cannot be
-            // opened, keys are not derived for the others, too.
+            // All packets of a datagram belong to one connection (RFC 9000, section 12.2). If one of them
+            // cannot be opened, no keys are derived for the others.
             let Some(whole) = self.packet(direction, &packet, scratch) else { break };
             found = whole;
         }
         let version = self.version.filter(|_| found)?;
         self.heard = true;
         let side = self.side(direction);
-        // A client of Google's says more in its next hello, which the server has asked for.
+        // In Google's versions, the client's next hello has more values, which the server has asked for.
         side.done = !version.is_google();
         let body = if version.is_google() { side.crypto.begin() } else { hello(&side.crypto, direction)? };
         Some(Hello { version, direction, body })
@@ -161,7 +162,7 @@ impl Connection {
         }
     }
 
-    /// Takes a packet; answers whether the side's hello has come as a whole by it. `None` where it cannot be opened.
+    /// Processes a packet. Returns true if it completes the side's hello, or `None` if it cannot be opened.
     fn packet(&mut self, direction: Direction, packet: &Packet<'_>, scratch: &mut Vec<u8>) -> Option<bool> {
         if packet.version.is_known() {
             self.version = Some(packet.version);
@@ -174,7 +175,7 @@ impl Connection {
             }
             Kind::Initial => self.initial(direction, packet, scratch)?,
             Kind::Retry if direction == Direction::ToClient && !self.retried => {
-                // The client begins again, and may do so once (RFC 9000, 17.2.5.2).
+                // The client begins again, and may do so once (RFC 9000, section 17.2.5.2).
                 self.retried = true;
                 self.client.done = false;
                 self.client.crypto.clear();
@@ -207,7 +208,7 @@ impl Connection {
         Some(hello(crypto, direction).is_some())
     }
 
-    /// Removes the protection; answers where in `scratch` the frames are.
+    /// Removes the protection. Returns the position of the frames in `scratch`.
     fn open(
         &mut self,
         direction: Direction,
@@ -225,7 +226,7 @@ impl Connection {
                 return frames;
             }
         }
-        // The client's first packet, or its first after a retry or a negotiation of versions.
+        // The client's first packet, or its first after a Retry or a version negotiation.
         if direction == Direction::ToClient {
             return None;
         }
@@ -238,7 +239,7 @@ impl Connection {
     }
 }
 
-/// The hello in what a side has sent.
+/// Finds the hello in the handshake bytes of a side.
 fn hello(crypto: &Crypto, direction: Direction) -> Option<&[u8]> {
     const CLIENT_HELLO: u8 = 1;
     const SERVER_HELLO: u8 = 2;

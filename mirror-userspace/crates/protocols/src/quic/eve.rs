@@ -1,4 +1,4 @@
-//! The object `quic` of EVE records, as Suricata 7 writes it.
+//! The `quic` object of EVE records, as Suricata 7 writes it.
 
 use mirror_packet::Direction;
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -9,7 +9,7 @@ use super::version::Version;
 use crate::text::{Bytes, Text};
 use crate::tls::{Carrier, ClientHello, Extensions, Ja3, ServerHello, extension, ja4, kinds, meant};
 
-/// What is logged of a hello; serializes as the object `quic`.
+/// The event of a hello; serializes as the `quic` object.
 #[derive(Clone, Copy, Debug)]
 pub struct Event<'a> {
     version: Version,
@@ -18,7 +18,7 @@ pub struct Event<'a> {
 
 #[derive(Clone, Copy, Debug)]
 enum Content<'a> {
-    /// Nothing is known but the version.
+    /// Only the version is known.
     Version,
     Client(ClientHello<'a>),
     Server(ServerHello<'a>),
@@ -27,7 +27,7 @@ enum Content<'a> {
 }
 
 impl<'a> Event<'a> {
-    /// The event of a [hello](super::Hello).
+    /// Creates the event of a [hello](super::Hello).
     #[must_use]
     pub fn new(version: Version, direction: Direction, body: &'a [u8]) -> Self {
         let content = match direction {
@@ -38,13 +38,13 @@ impl<'a> Event<'a> {
         Self { version, content: content.unwrap_or(Content::Version) }
     }
 
-    /// The event of a flow that ended without a hello.
+    /// Creates the event of a flow that ended without a hello.
     #[must_use]
     pub const fn of_version(version: Version) -> Self {
         Self { version, content: Content::Version }
     }
 
-    /// The name of the server that the client asked for.
+    /// Returns the server name that the client requested.
     #[must_use]
     pub fn server_name(&self) -> Option<&'a [u8]> {
         match self.content {
@@ -84,8 +84,8 @@ impl Serialize for Event<'_> {
 }
 
 fn extensions<M: SerializeMap>(map: &mut M, all: &Extensions<'_>) -> Result<(), M::Error> {
-    // An extension that is there twice has the values of the first, which are written once: each repetition takes four
-    // bytes, and would have all of them.
+    // A repeated extension has the values of the first, which are written only once. Each repetition takes
+    // four bytes in the hello, and would otherwise repeat all values in the event.
     let mut valued = [false; VALUED.len()];
     let mut first = |kind: u16| {
         let place = VALUED.iter().position(|&valued| valued == kind);
@@ -122,7 +122,7 @@ impl Serialize for Extension<'_> {
                 values(&mut map, meant(self.all.signature_algorithms()).map(Text))?;
             }
             extension::SUPPORTED_VERSIONS => {
-                // A server names one, without a length in front.
+                // A server names one version, without a length in front.
                 let chosen = self.all.find(self.kind).and_then(|data| data.try_into().ok());
                 let versions = chosen.map(u16::from_be_bytes).into_iter();
                 let versions = meant(versions.chain(self.all.supported_versions()));
@@ -139,7 +139,7 @@ fn values<M: SerializeMap>(map: &mut M, values: impl Iterator<Item: Serialize>) 
     if values.is_empty() { Ok(()) } else { map.serialize_entry("values", &values) }
 }
 
-/// Names of extensions in IANA's registry.
+/// Returns the name of an extension in IANA's registry.
 const fn extension_name(kind: u16) -> Option<&'static str> {
     Some(match kind {
         0 => "server_name",

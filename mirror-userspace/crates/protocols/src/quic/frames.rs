@@ -1,15 +1,15 @@
-//! The frames of Initial packets (RFC 9000, section 12.4) and the bytes that they carry, put in order.
+//! The frames of Initial packets (RFC 9000, section 12.4), and the reassembly of their bytes.
 
 use crate::reader::Reader;
 
-/// The longest hello that is put together, in bytes.
+/// The longest hello that is reassembled, in bytes.
 pub const MAX_CRYPTO: usize = 16 * 1024;
-/// Pieces without a connection to each other that are remembered of one side. Clients that scramble their
-/// hello send about twenty a packet.
+/// Disjoint pieces that are stored for one side. Clients that scramble their hello send about twenty in a
+/// packet.
 const MAX_PIECES: usize = 64;
 
-/// Calls `each` with offset and bytes of the CRYPTO frames of a packet, up to the first frame that does
-/// not belong there.
+/// Calls `each` with offset and bytes of each CRYPTO frame of a packet, up to the first frame that is not
+/// allowed there.
 pub(super) fn crypto_frames<'a>(payload: &'a [u8], mut each: impl FnMut(u64, &'a [u8])) {
     let mut reader = Reader::new(payload);
     while frame(&mut reader, &mut each).is_some() {}
@@ -46,21 +46,21 @@ fn frame<'a>(reader: &mut Reader<'a>, each: &mut impl FnMut(u64, &'a [u8])) -> O
     Some(())
 }
 
-/// The handshake bytes that one side sends in CRYPTO frames, as far as they have come.
+/// The received handshake bytes of one side, from its CRYPTO frames.
 #[derive(Debug, Default)]
 pub(super) struct Crypto {
     bytes: Vec<u8>,
-    /// Begin and end of what has come, in order, none touching another.
+    /// Begin and end of each received range, in order. No two of them touch.
     pieces: Vec<(u32, u32)>,
 }
 
 impl Crypto {
-    /// Bytes of memory that it holds.
+    /// Returns the bytes of memory that the buffer holds.
     pub(super) const fn room(&self) -> usize {
         self.bytes.capacity() + self.pieces.capacity() * size_of::<(u32, u32)>()
     }
 
-    /// Makes ready for another handshake; the memory stays, or most of it.
+    /// Resets the buffer for another handshake. Most of the memory stays.
     pub(super) fn clear(&mut self) {
         const SPARE: usize = 4096;
         self.bytes.clear();
@@ -68,7 +68,7 @@ impl Crypto {
         self.pieces.clear();
     }
 
-    /// Takes a frame. What is beyond [`MAX_CRYPTO`] or needs too many pieces is left out.
+    /// Adds a frame. It is ignored if it exceeds [`MAX_CRYPTO`] or needs too many pieces.
     pub(super) fn insert(&mut self, offset: u64, data: &[u8]) {
         let Ok(start) = usize::try_from(offset) else { return };
         let Some(end) = start.checked_add(data.len()).filter(|&end| end <= MAX_CRYPTO) else { return };
@@ -83,9 +83,9 @@ impl Crypto {
         }
     }
 
-    /// Takes note of a piece; `false` where there are too many.
+    /// Records a piece. Returns `false` if there are too many.
     fn remember(&mut self, start: u32, end: u32) -> bool {
-        // Those that touch the new one become part of it.
+        // Pieces that touch the new one are merged with it.
         let first = self.pieces.partition_point(|piece| piece.1 < start);
         let behind = self.pieces.partition_point(|piece| piece.0 <= end);
         if let Some(touched) = self.pieces.get(first..behind)
@@ -104,7 +104,7 @@ impl Crypto {
         room
     }
 
-    /// What has come without a gap.
+    /// Returns the bytes received without a gap.
     pub(super) fn begin(&self) -> &[u8] {
         match self.pieces.first() {
             Some((0, end)) => self.bytes.get(..*end as usize).unwrap_or_default(),
@@ -112,7 +112,7 @@ impl Crypto {
         }
     }
 
-    /// Types and bodies of the handshake messages that have come as a whole, up to the first that has not.
+    /// Returns types and bodies of the complete handshake messages, up to the first incomplete one.
     pub(super) fn messages(&self) -> impl Iterator<Item = (u8, &[u8])> {
         let mut reader = Reader::new(self.begin());
         std::iter::from_fn(move || {

@@ -1,27 +1,27 @@
-//! Google's QUIC, versions up to Q050: the hello of the client, which consists of tags with values and, up
-//! to Q046, is not encrypted, and the public headers of versions up to Q043.
+//! Google's QUIC, versions up to Q050: the client hello, which consists of tags with values and is not
+//! encrypted up to Q046, and the public headers of versions up to Q043.
 //! ([Handshake](https://docs.google.com/document/d/1g5nIXAIkN_Y-7XJW5K45IblHd_L2f5LTaDUDwvZ5L6g),
 //! [headers](https://docs.google.com/document/d/1WJvyZflAO2pq77yOLbp9NsGjC1CHetAXV8I0fQe-B_U).)
 
 use super::version::Version;
 use crate::reader::Reader;
 
-/// The hello of a client: what it begins with.
+/// The first bytes of a client hello.
 const CLIENT_HELLO: &[u8; 4] = b"CHLO";
 
-/// What authenticates an unprotected packet, in front of its frames.
+/// Length of the hash that authenticates an unprotected packet, in front of its frames.
 pub(super) const HASH: usize = 12;
 
 /// A public header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PublicHeader {
-    /// Clients name it until they have heard of the server.
+    /// The version, which clients send until they have received a packet of the server.
     pub(super) version: Option<Version>,
-    /// Bytes of the header, the number of the packet included.
+    /// Length of the header with the packet number, in bytes.
     pub(super) len: usize,
 }
 
-/// Reads the public header that a datagram begins with; `None` where it can be none.
+/// Parses the public header at the beginning of a datagram. Returns `None` if there is none.
 pub(super) fn public_header(datagram: &[u8]) -> Option<PublicHeader> {
     const HAS_VERSION: u8 = 1;
     const HAS_NONCE: u8 = 4;
@@ -31,7 +31,7 @@ pub(super) fn public_header(datagram: &[u8]) -> Option<PublicHeader> {
     let flags = reader.u8().filter(|flags| flags & 0xc0 == 0)?;
     match flags & (HAS_CONNECTION_ID | HAS_NONCE) {
         0 => {}
-        // Servers need not name the connection, and clients set the same bit without a nonce.
+        // Servers may omit the connection ID, and clients set the same bit without a nonce.
         HAS_NONCE => _ = reader.bytes(NONCE)?,
         _ => _ = reader.bytes(8)?,
     }
@@ -45,13 +45,13 @@ pub(super) fn public_header(datagram: &[u8]) -> Option<PublicHeader> {
     Some(PublicHeader { version, len })
 }
 
-/// The hello of the client in the frames of an unprotected packet, from its tag on.
+/// Finds the client hello in the frames of an unprotected packet, from its tag on.
 pub(super) fn client_hello(frames: &[u8]) -> Option<&[u8]> {
     let mut reader = Reader::new(frames);
     loop {
         let kind = reader.u8()?;
         if kind & 0x80 == 0 {
-            // Only padding may come in front.
+            // Only padding may precede the hello.
             if kind == 0 {
                 continue;
             }
@@ -68,7 +68,7 @@ pub(super) fn client_hello(frames: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// The hello of the client in the frames of a packet of Q050.
+/// Finds the client hello in the frames of a Q050 packet.
 pub(super) fn protected_client_hello(frames: &[u8]) -> Option<&[u8]> {
     const CRYPTO: u8 = 8;
     let mut reader = Reader::new(frames);
@@ -87,7 +87,7 @@ pub(super) fn protected_client_hello(frames: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// The value of a tag in a client hello.
+/// Returns the value of a tag in a client hello.
 pub(super) fn value(hello: &[u8], tag: [u8; 4]) -> Option<&[u8]> {
     let mut reader = Reader::new(hello.strip_prefix(CLIENT_HELLO)?);
     let count = u16::from_le_bytes(reader.array()?);

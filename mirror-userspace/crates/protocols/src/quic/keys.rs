@@ -1,5 +1,5 @@
 //! Protection of Initial packets (RFC 9001, section 5). Its keys follow from the version and from the
-//! connection ID that the client has chosen for the server, so that everybody can remove it.
+//! connection ID that the client has chosen for the server, so that every observer can remove it.
 
 use std::ops::Range;
 
@@ -13,9 +13,9 @@ use sha2::Sha256;
 use super::packet::Packet;
 use super::version::Version;
 
-/// Bytes that authenticate a packet, at its end.
+/// Length of the authentication tag at the end of a packet.
 const TAG: usize = 16;
-/// The sample for the header's protection begins so far behind the begin of the packet number.
+/// Distance from the beginning of the packet number to the sample for header protection.
 const SAMPLE_AT: usize = 4;
 
 /// The keys of the packets that one side sends.
@@ -27,8 +27,8 @@ pub(super) struct SideKeys {
 }
 
 impl SideKeys {
-    /// The keys of what a side sends, as they follow from the client's first choice of a connection ID; `None` where
-    /// the version is not known. That takes as long as a short packet's whole analysis.
+    /// Derives the keys of one side from the connection ID that the client chose first. Returns `None` if the
+    /// version is unknown. The derivation takes as long as the whole analysis of a short packet.
     pub(super) fn derive(version: Version, destination: &[u8], direction: Direction) -> Option<Self> {
         let protection = version.protection()?;
         let (_, initial) = Hkdf::<Sha256>::extract(Some(&protection.salt), destination);
@@ -45,8 +45,8 @@ impl SideKeys {
         })
     }
 
-    /// Removes the protection of an Initial packet. Answers where in `scratch` the frames in it are
-    /// then; `None` where the packet was not protected with these keys.
+    /// Removes the protection of an Initial packet. Returns the position of its frames in `scratch`, or
+    /// `None` if the packet was not protected with these keys.
     pub(super) fn open(&self, packet: &Packet<'_>, scratch: &mut Vec<u8>) -> Option<Range<usize>> {
         let mask = self.mask(packet.bytes.get(packet.number_at + SAMPLE_AT..)?)?;
         scratch.clear();
@@ -74,14 +74,14 @@ impl SideKeys {
         Some(number_end..number_end + payload.len())
     }
 
-    /// The mask of the header (RFC 9001, 5.4.3); `sample` may be longer than it has to be.
+    /// Returns the mask of the header (RFC 9001, section 5.4.3). `sample` may be longer than necessary.
     fn mask(&self, sample: &[u8]) -> Option<[u8; 5]> {
         let mut block = aes::Block::from(*sample.first_chunk::<16>()?);
         aes::Aes128::new(&self.hp.into()).encrypt_block(&mut block);
         block.first_chunk().copied()
     }
 
-    /// Initial packets have numbers so small that none of their bytes is left out.
+    /// Returns the nonce. Initial packets have such small numbers that their encoding is never truncated.
     fn nonce(&self, number: u64) -> [u8; 12] {
         let mut nonce = self.iv;
         for (byte, number) in nonce.iter_mut().skip(4).zip(number.to_be_bytes()) {
@@ -90,7 +90,7 @@ impl SideKeys {
         nonce
     }
 
-    /// Protects a packet, whose header has its number in `number_len` bytes at the end.
+    /// Protects a packet whose header ends with its number, in `number_len` bytes.
     #[cfg(test)]
     pub(super) fn seal(&self, header: &[u8], number_len: usize, frames: &[u8]) -> Vec<u8> {
         let number_at = header.len() - number_len;
@@ -109,7 +109,7 @@ impl SideKeys {
     }
 }
 
-/// HKDF-Expand-Label (RFC 8446, 7.1) without a context.
+/// HKDF-Expand-Label (RFC 8446, section 7.1) without a context.
 fn expand_label<const N: usize>(secret: &Hkdf<Sha256>, label: &[u8]) -> Option<[u8; N]> {
     const PREFIX: &[u8] = b"tls13 ";
     let mut output = [0; N];

@@ -1,14 +1,14 @@
-//! QUIC (RFC 9000, version 2 of RFC 9369, drafts from the 23rd on): the hellos in Initial packets, whose
-//! protection (RFC 9001) everybody can remove who sees the client's first. Of Google's versions before, the
-//! hellos of the client.
+//! QUIC (RFC 9000, version 2 of RFC 9369, drafts from the 23rd on): the hellos in Initial packets. Every
+//! observer of the client's first packet can remove their protection (RFC 9001). Of Google's earlier
+//! versions, only the client hellos are read.
 //!
-//! A worker pushes the datagrams of both directions into the flow's [`Connection`], which gives out each
-//! [`Hello`] as soon as all of its CRYPTO frames have come, in whatever order and packets; a datagram may
-//! hold several packets. The worker copies the hello's body into a batch, and whoever writes the record
-//! makes an [`Event`] of it. Nothing is kept or decrypted of other packets: 0-RTT, Handshake and 1-RTT
-//! have keys that only the two sides know.
+//! A worker pushes the datagrams of both directions into the flow's [`Connection`]. It returns each [`Hello`]
+//! as soon as all of its CRYPTO frames have come, in any order and in any packets; a datagram may hold
+//! several packets. The worker copies the hello's body into a batch, and the sink turns it into an [`Event`].
+//! Other packets are neither stored nor decrypted: only the two sides have the keys of 0-RTT, Handshake and
+//! 1-RTT packets.
 //!
-//! A hello that a client sends once more since the server asked for that by a Retry is given out again.
+//! If a client repeats its hello because of a Retry, that hello is returned again.
 
 mod connection;
 mod eve;

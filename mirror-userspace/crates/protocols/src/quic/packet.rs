@@ -1,4 +1,4 @@
-//! Long headers (RFC 9000, section 17.2), as far as they are not protected, and those of Google's versions.
+//! Long headers (RFC 9000, section 17.2), except for their protected part, and those of Google's versions.
 
 use super::google;
 use super::version::Version;
@@ -7,14 +7,14 @@ use crate::reader::Reader;
 /// The longest connection ID of known versions.
 pub(super) const MAX_CONNECTION_ID: usize = 20;
 
-/// What a packet with a long header is for.
+/// The type of a packet with a long header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// It carries a hello.
+    /// A packet that carries a hello.
     Initial,
-    /// It asks the client to come again, with a token.
+    /// A packet that asks the client to begin again, with a token.
     Retry,
-    /// Data that is encrypted with keys that only the two sides have, or of an unknown version.
+    /// Data that is encrypted with keys that only the two sides have, or data of an unknown version.
     Other,
 }
 
@@ -23,17 +23,17 @@ pub(super) enum Kind {
 pub(super) struct Packet<'a> {
     pub(super) version: Version,
     pub(super) kind: Kind,
-    /// Connection ID that the other side has chosen.
+    /// Connection ID that the receiver has chosen.
     pub(super) destination: &'a [u8],
     /// The packet, from its first byte on.
     pub(super) bytes: &'a [u8],
-    /// Where in `bytes` the packet number begins; the unprotected header ends there. In packets that are not
-    /// protected at all, where the frames begin.
+    /// Position of the packet number in `bytes`, where the unprotected header ends. In packets without
+    /// protection, the position of the frames.
     pub(super) number_at: usize,
 }
 
-/// Whether a datagram can be one of QUIC: it has room for the header that its first byte announces, a long
-/// one, a short one or a public one. That much tells Suricata on QUIC's ports.
+/// Returns true if a datagram can be QUIC: it has room for the header that its first byte announces, a long
+/// one, a short one or a public one. Suricata checks no more than this on QUIC's ports.
 pub fn probe(datagram: &[u8]) -> bool {
     match datagram.first() {
         Some(0x80..) => long_header(datagram).is_some(),
@@ -43,7 +43,7 @@ pub fn probe(datagram: &[u8]) -> bool {
     }
 }
 
-/// Whether a datagram has a long header of a version that somebody is known to speak, or that asks for one.
+/// Returns true if a datagram has a long header of a known version, or is a Version Negotiation packet.
 pub fn probe_version(datagram: &[u8]) -> bool {
     let version = match datagram {
         [0xc0..=0xff, a, b, c, d, ..] => Version(u32::from_be_bytes([*a, *b, *c, *d])),
@@ -52,7 +52,7 @@ pub fn probe_version(datagram: &[u8]) -> bool {
     (version.0 == 0 || version.is_known()) && long_header(datagram).is_some()
 }
 
-/// Reads a long header of whatever version.
+/// Parses a long header of any version.
 fn long_header(datagram: &[u8]) -> Option<()> {
     let mut reader = Reader::new(datagram);
     let first = reader.u8()?;
@@ -75,7 +75,7 @@ fn long_header(datagram: &[u8]) -> Option<()> {
     Some(())
 }
 
-/// The connection IDs in one of Google's long headers; answers the one that the other side has chosen.
+/// Parses the connection IDs in one of Google's long headers. Returns the one that the receiver has chosen.
 fn connection_ids<'a>(reader: &mut Reader<'a>) -> Option<&'a [u8]> {
     let lengths = reader.u8()?;
     let length = |nibble: u8| if nibble == 0 { 0 } else { usize::from(nibble) + 3 };
@@ -84,8 +84,8 @@ fn connection_ids<'a>(reader: &mut Reader<'a>) -> Option<&'a [u8]> {
     Some(destination)
 }
 
-/// Takes the first packet off a datagram; answers what is behind it. `None` where there is none whose
-/// header can be read; packets with a short header carry nothing that could be read.
+/// Splits the first packet off a datagram. Returns `None` if there is none with a readable header. Packets
+/// with a short header have no readable content.
 pub(super) fn split(datagram: &[u8]) -> Option<(Packet<'_>, &[u8])> {
     if datagram.first().is_some_and(|first| first & 0xc0 == 0) {
         let header = google::public_header(datagram)?;
@@ -111,7 +111,7 @@ pub(super) fn split(datagram: &[u8]) -> Option<(Packet<'_>, &[u8])> {
     let source = reader.vector8()?;
     let kind = kind(version, first);
     if version.protection().is_none() || destination.len().max(source.len()) > MAX_CONNECTION_ID {
-        // How long it is, nobody knows.
+        // The length of the packet is unknown.
         let number_at = number_at(&reader);
         let packet = Packet { version, kind: Kind::Other, destination, bytes: datagram, number_at };
         return Some((packet, &[]));

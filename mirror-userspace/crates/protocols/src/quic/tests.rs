@@ -1,4 +1,4 @@
-//! The vectors of RFC 9001 and RFC 9369, and packets that are sealed by the keys that open them.
+//! The vectors of RFC 9001 and RFC 9369, and packets sealed by the keys that open them.
 
 use mirror_packet::Direction;
 use mirror_packet::Direction::{ToClient, ToServer};
@@ -37,12 +37,12 @@ fn unhex(text: &str) -> Vec<u8> {
     text.as_bytes().chunks(2).map(|pair| digit(&pair[0]) << 4 | digit(&pair[1])).collect()
 }
 
-/// The handshake message of the client in RFC 9001, A.2.
+/// Returns the client's handshake message in RFC 9001, A.2.
 fn client_hello() -> Vec<u8> {
     unhex(CLIENT_FRAMES)[4..].to_vec()
 }
 
-/// A varint of two bytes.
+/// Returns a varint of two bytes.
 fn varint(value: usize) -> [u8; 2] {
     (u16::try_from(value).unwrap() | 0x4000).to_be_bytes()
 }
@@ -51,7 +51,7 @@ fn crypto(offset: usize, data: &[u8]) -> Vec<u8> {
     [&[6][..], &varint(offset), &varint(data.len()), data].concat()
 }
 
-/// Puts an Initial packet of a client together.
+/// Builds a client's Initial packet.
 fn initial(version: Version, keys_of: &[u8], destination: &[u8], number: u8, frames: &[u8]) -> Vec<u8> {
     let keys = SideKeys::derive(version, keys_of, ToServer).unwrap();
     seal(version, &keys, destination, number, frames)
@@ -116,7 +116,7 @@ fn keys_are_those_of_rfc_9001_and_rfc_9369() {
     }
 }
 
-/// The client's packet of RFC 9001, A.2.
+/// Returns the client's packet of RFC 9001, A.2.
 fn client_packet() -> Vec<u8> {
     let mut frames = unhex(CLIENT_FRAMES);
     frames.resize(1162, 0);
@@ -128,7 +128,7 @@ fn client_packet() -> Vec<u8> {
 fn packets_of_rfc_9001_are_opened() {
     let client = client_packet();
     assert_eq!(client.len(), 1200);
-    // What the benchmark reads.
+    // The benchmark reads the same packet.
     let file = include_str!("rfc9001-client-initial.hex");
     assert_eq!(client, unhex(&file.replace('\n', "")));
     assert!(client.starts_with(&unhex("c000000001088394c8f03e5157080000449e7b9aec34d1b1c98dd7689fb8ec11")));
@@ -173,7 +173,7 @@ fn a_hello_is_put_together_from_frames_in_any_order_and_packets() {
         let mut connection = Connection::new();
         let packet = |number, frames: &[u8]| initial(version, &CONNECTION_ID, &CONNECTION_ID, number, frames);
         assert_eq!(push(&mut connection, ToServer, &packet(0, &first)), None);
-        // The second datagram has two packets, and something else behind them.
+        // The second datagram has two packets, followed by other bytes.
         let datagram = [packet(1, &second), packet(2, &crypto(0, a)), vec![0; 30]].concat();
         let logged = push(&mut connection, ToServer, &datagram).unwrap();
         assert_eq!(logged["sni"], "example.com");
@@ -189,7 +189,7 @@ fn a_hello_that_is_sent_again_after_a_retry_is_given_out_again() {
     let first = initial(Version::V1, &CONNECTION_ID, &CONNECTION_ID, 0, &whole);
     assert!(push(&mut connection, ToServer, &first).is_some());
     assert_eq!(push(&mut connection, ToClient, &unhex(RETRY_PACKET)), None);
-    // The server's choice, which the keys follow from now.
+    // The server's choice, from which the keys follow now.
     let chosen = [0xf0, 0x67, 0xa5, 0x50, 0x2a, 0x42, 0x62, 0xb5];
     let second = initial(Version::V1, &chosen, &chosen, 1, &whole);
     assert!(push(&mut connection, ToServer, &second).is_some());
@@ -211,7 +211,8 @@ fn the_clients_keys_stay_when_it_takes_over_the_servers_connection_id() {
 fn a_server_may_go_on_in_another_version() {
     let mut connection = Connection::new();
     assert!(push(&mut connection, ToServer, &client_packet()).is_some());
-    // The frames of RFC 9001, A.3, behind the acknowledgement; the connection ID is the client's, empty.
+    // The frames of RFC 9001, A.3, behind the acknowledgement. The connection ID is the client's, which is
+    // empty.
     let v1 = SideKeys::derive(Version::V1, &CONNECTION_ID, ToClient).unwrap();
     let mut scratch = Vec::new();
     let bytes = unhex(SERVER_PACKET);
@@ -226,7 +227,7 @@ fn a_server_may_go_on_in_another_version() {
     );
 }
 
-/// A hello of a client of Google's.
+/// Returns a client hello of Google's QUIC.
 fn google_hello(name: &[u8]) -> Vec<u8> {
     let values = [(*b"PAD\0", &[b'-'; 40][..]), (*b"SNI\0", name), (*b"UAID", b"Chrome/74")];
     let mut end = 0;
@@ -240,7 +241,7 @@ fn google_hello(name: &[u8]) -> Vec<u8> {
     hello
 }
 
-/// What is logged of it.
+/// Returns the event of that hello.
 fn google_event(version: Version, name: &str) -> Value {
     json!({ "version": version.to_string(), "sni": name, "ua": "Chrome/74" })
 }
@@ -347,7 +348,7 @@ proptest! {
         let mut packet = client_packet();
         let same = packet[at] == value;
         packet[at] = value;
-        // All of the packet is authenticated.
+        // The whole packet is authenticated.
         prop_assert_eq!(push(&mut Connection::new(), ToServer, &packet).is_some(), same);
     }
 
@@ -386,14 +387,14 @@ fn every_prefix_of_a_packet_does_no_harm() {
     }
 }
 
-/// Deriving keys costs as much as the analysis of a packet: a datagram has them derived once.
+/// Deriving keys costs as much as the analysis of a packet, so it happens once for a datagram.
 #[test]
 fn hostile_packets_in_one_datagram_have_keys_derived_once() {
     let mut connection = Connection::new();
     let forged: Vec<_> =
         (0..30).flat_map(|number| initial(Version::V1, &[number; 8], &[9; 8], 0, &[0; 30])).collect();
     assert_eq!(push(&mut connection, ToServer, &forged), None);
-    // All others were passed over: there may be 64 packets, and each of so many datagrams has one.
+    // The other packets were skipped: 64 packets are allowed, and each of this many datagrams has one.
     for number in 0..60 {
         assert_eq!(
             push(&mut connection, ToServer, &initial(Version::V1, &[number; 8], &[9; 8], 0, &[0; 30])),
@@ -403,7 +404,7 @@ fn hostile_packets_in_one_datagram_have_keys_derived_once() {
     assert!(push(&mut connection, ToServer, &client_packet()).is_some());
 }
 
-/// An extension takes four bytes, and each of one type would have the values of the first.
+/// An extension takes four bytes, and each repetition would have the values of the first.
 #[test]
 fn hostile_extensions_that_are_repeated_have_their_values_once() {
     let extension =

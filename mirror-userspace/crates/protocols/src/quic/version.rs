@@ -1,12 +1,12 @@
-//! Versions of QUIC: their names in records, and what the protection of Initial packets takes from them.
+//! QUIC versions: their names in records, and their parameters for the protection of Initial packets.
 
 use std::fmt;
 
-/// A version, as a long header names it. Displays as in Suricata's records.
+/// A version, as in a long header. Displays as in Suricata's records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Version(pub u32);
 
-/// How a version protects its Initial packets.
+/// The parameters by which a version protects its Initial packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Protection {
     pub(super) salt: [u8; 20],
@@ -21,21 +21,21 @@ impl Version {
     /// RFC 9369.
     pub const V2: Self = Self(0x6b33_43cf);
 
-    /// Whether it is one of Google's, of the time before the IETF took QUIC over, whose hello consists of
-    /// tags with values: up to Q050.
+    /// Returns true for Google's versions from before the IETF took over QUIC, whose hello consists of tags
+    /// with values: up to Q050.
     #[must_use]
     pub const fn is_google(self) -> bool {
         matches!(self.0.to_be_bytes(), [b'Q', b'0', b'0'..=b'9', b'0'..=b'9'])
     }
 
-    /// Whether it is one of Google's that has long headers of its own: Q044 to Q046. Those before have public
-    /// headers, which are not told by their first bit.
+    /// Returns true for Google's versions with long headers of their own: Q044 to Q046. Earlier versions have
+    /// public headers, which the first bit does not distinguish.
     pub(super) const fn has_google_header(self) -> bool {
         matches!(self.0, 0x5130_3434..=0x5130_3436)
     }
 
-    /// Whether somebody is known to speak it: versions 1 and 2, drafts, Google's, Facebook's, and those that
-    /// are reserved to make others negotiate (RFC 9000, 15).
+    /// Returns true for versions in use: versions 1 and 2, drafts, Google's, Facebook's, and those that are
+    /// reserved to force version negotiation (RFC 9000, section 15).
     #[must_use]
     pub const fn is_known(self) -> bool {
         let spoken = matches!(
@@ -49,7 +49,7 @@ impl Version {
         spoken || self.0 & 0x0f0f_0f0f == 0x0a0a_0a0a
     }
 
-    /// `None` for versions that are not known.
+    /// Returns the parameters, or `None` for unknown versions.
     pub(super) const fn protection(self) -> Option<Protection> {
         // RFC 9001, section 5.2; drafts 33 and 34 are the same.
         const V1: [u8; 20] = [

@@ -1,4 +1,4 @@
-//! What records say of an X.509 certificate (RFC 5280).
+//! The fields of an X.509 certificate (RFC 5280) that records contain.
 
 use mirror_packet::text::Text;
 use sha1::{Digest as _, Sha1};
@@ -9,9 +9,9 @@ use x509_parser::nom::Parser as _;
 /// A certificate in the form of records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// Whom it is about: distinguished name in the order of the certificate.
+    /// Subject: distinguished name in the order of the certificate.
     pub subject: String,
-    /// Who issued it.
+    /// Issuer, in the same form.
     pub issuer: String,
     /// Serial number: pairs of upper-case hexadecimal digits, separated by colons.
     pub serial: String,
@@ -24,10 +24,10 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Reads a certificate in DER; `None` where it is none.
+    /// Parses a certificate in DER. Returns `None` if it is not one.
     #[must_use]
     pub fn parse(der: &[u8]) -> Option<Self> {
-        // Nothing is said of its extensions.
+        // Records contain nothing of its extensions.
         let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
         let (_, certificate) = parser.parse(der).ok()?;
         let validity = certificate.validity();

@@ -1,4 +1,4 @@
-//! The object `tls` of EVE records, as Suricata 7 writes it.
+//! The `tls` object of EVE records, as Suricata 7 writes it.
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use tls_parser::TlsCipherSuite;
@@ -9,7 +9,7 @@ use super::handshake::Messages;
 use super::hello::{ClientHello, ServerHello, Version, extension};
 use crate::text::{Bytes, Text};
 
-/// What is logged of a handshake; serializes as the object `tls`.
+/// The event of a handshake; serializes as the `tls` object.
 #[derive(Clone, Debug)]
 pub struct Event<'a> {
     client: Option<ClientHello<'a>>,
@@ -18,12 +18,12 @@ pub struct Event<'a> {
     pub certificate: Option<Certificate>,
     /// The client's certificate.
     pub client_certificate: Option<Certificate>,
-    /// The version that was chosen; before that, that of the server's records.
+    /// The chosen version; before there is one, that of the server's records.
     pub version: Version,
 }
 
 impl<'a> Event<'a> {
-    /// Reads the messages.
+    /// Parses the messages.
     #[must_use]
     pub fn new(messages: &Messages<'a>) -> Self {
         let server = messages.server_hello.and_then(ServerHello::parse);
@@ -36,20 +36,20 @@ impl<'a> Event<'a> {
         }
     }
 
-    /// The name of the server that the client asked for.
+    /// Returns the server name that the client requested.
     #[must_use]
     pub fn server_name(&self) -> Option<&'a [u8]> {
         self.client?.extensions.server_name()
     }
 
-    /// The cipher suite that was chosen.
+    /// Returns the chosen cipher suite.
     #[must_use]
     pub fn cipher(&self) -> Option<u16> {
         self.server.map(|hello| hello.cipher)
     }
 
-    /// Whether an earlier session was resumed: the client asked for it, and the server needed no
-    /// certificate. Not told where TLS 1.3 hides the certificate.
+    /// Returns true if an earlier session was resumed: the client asked for it, and the server needed no
+    /// certificate. Always false for TLS 1.3, which hides the certificate.
     #[must_use]
     pub fn is_resumed(&self) -> bool {
         let (Some(client), Some(server)) = (&self.client, &self.server) else { return false };
@@ -113,7 +113,7 @@ impl Serialize for Event<'_> {
     }
 }
 
-/// The object `client`: the certificate that a client showed.
+/// The `client` object: the certificate of a client.
 struct ClientObject<'a>(&'a Certificate);
 
 impl Serialize for ClientObject<'_> {

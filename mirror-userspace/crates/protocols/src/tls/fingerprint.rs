@@ -1,5 +1,5 @@
-//! Fingerprints of hellos: JA3 and JA3S (salesforce/ja3) and JA4 of the client (`FoxIO`, its part that is
-//! under the BSD licence), in the forms that Suricata gives them.
+//! Fingerprints of hellos: JA3 and JA3S (salesforce/ja3) and JA4 of the client (`FoxIO`, the part under the
+//! BSD licence), in Suricata's forms.
 
 use std::fmt::{self, Write};
 
@@ -24,7 +24,7 @@ impl Ja3 {
         Self { hash: hex(&Md5::digest(&string)), string }
     }
 
-    /// The fingerprint of a client.
+    /// Returns the fingerprint of a client.
     #[must_use]
     pub fn client(hello: &ClientHello<'_>) -> Self {
         let mut string = String::new();
@@ -33,16 +33,16 @@ impl Ja3 {
         Self::new(string)
     }
 
-    /// The hash of [`Ja3::client`] alone. Takes no memory.
+    /// Returns the hash of [`Ja3::client`] alone. Does not allocate.
     #[must_use]
     pub fn client_digest(hello: &ClientHello<'_>) -> [u8; 16] {
         let mut digest = Hashing(Md5::new());
-        // Nor can hashing.
+        // Hashing cannot fail either.
         let _ = write_ja3(&mut digest, hello);
         digest.0.finalize().into()
     }
 
-    /// The fingerprint of a server.
+    /// Returns the fingerprint of a server.
     #[must_use]
     pub fn server(hello: &ServerHello<'_>) -> Self {
         let mut string = String::new();
@@ -55,7 +55,7 @@ impl Ja3 {
     }
 }
 
-/// Writes the text that a client's JA3 is the hash of.
+/// Writes the text whose hash is a client's JA3.
 fn write_ja3(out: &mut impl Write, hello: &ClientHello<'_>) -> fmt::Result {
     let extensions = hello.extensions;
     write_number(out, hello.version)?;
@@ -69,7 +69,7 @@ fn write_ja3(out: &mut impl Write, hello: &ClientHello<'_>) -> fmt::Result {
     write_joined(out, extensions.point_formats().iter().copied().map(u16::from))
 }
 
-/// Text on its way into a hash.
+/// A writer that hashes its text.
 struct Hashing<D>(D);
 
 impl<D: Digest> Write for Hashing<D> {
@@ -79,7 +79,7 @@ impl<D: Digest> Write for Hashing<D> {
     }
 }
 
-/// What a client hello came in; the first letter of its JA4.
+/// The carrier of a client hello; the first letter of its JA4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carrier {
     /// A TCP connection.
@@ -88,10 +88,10 @@ pub enum Carrier {
     Quic,
 }
 
-/// Characters of a JA4, as a rule.
+/// Usual length of a JA4, in characters.
 const JA4_LEN: usize = 36;
 
-/// The JA4 of a client.
+/// Returns the JA4 of a client.
 #[must_use]
 pub fn ja4(hello: &ClientHello<'_>, carrier: Carrier) -> String {
     let mut text = String::with_capacity(JA4_LEN);
@@ -100,7 +100,7 @@ pub fn ja4(hello: &ClientHello<'_>, carrier: Carrier) -> String {
     text
 }
 
-/// Writes the JA4 of a client; `values` is memory to sort in.
+/// Writes the JA4 of a client. `values` is memory for sorting.
 pub fn write_ja4(
     out: &mut impl Write,
     values: &mut Vec<u16>,
@@ -149,28 +149,28 @@ pub fn write_ja4(
     write_short(out, hash)
 }
 
-/// Whether a value means something. Those that are reserved do not (GREASE, RFC 8701): they are drawn anew
-/// for each connection, so fingerprints leave them out.
+/// Returns true if a value is not reserved (GREASE, RFC 8701). Reserved values are chosen anew for each
+/// connection, so fingerprints leave them out.
 const fn is_meant(value: u16) -> bool {
     !(value & 0x0f0f == 0x0a0a && value >> 8 == value & 0xff)
 }
 
-/// The values that [mean something](is_meant).
+/// Returns the values that are [not reserved](is_meant).
 pub(crate) fn meant(values: impl Iterator<Item = u16>) -> impl Iterator<Item = u16> {
     values.filter(|&value| is_meant(value))
 }
 
-/// The types of the extensions, those without a meaning left out.
+/// Returns the types of the extensions, without reserved ones.
 pub(crate) fn kinds(extensions: Extensions<'_>) -> impl Iterator<Item = u16> {
     meant(extensions.into_iter().map(|(kind, _)| kind))
 }
 
-/// A value in decimal.
+/// Writes a value in decimal.
 fn write_number(out: &mut impl Write, value: u16) -> fmt::Result {
     out.write_str(itoa::Buffer::new().format(value))
 }
 
-/// Values in decimal, separated by hyphens.
+/// Writes values in decimal, separated by hyphens.
 fn write_joined(out: &mut impl Write, values: impl Iterator<Item = u16>) -> fmt::Result {
     for (index, value) in values.enumerate() {
         if index > 0 {
@@ -181,7 +181,7 @@ fn write_joined(out: &mut impl Write, values: impl Iterator<Item = u16>) -> fmt:
     Ok(())
 }
 
-/// Values in ascending order, as [`write_hex_list`] writes them.
+/// Writes values in ascending order, as [`write_hex_list`] does.
 fn write_sorted(
     out: &mut impl Write,
     memory: &mut Vec<u16>,
@@ -193,7 +193,7 @@ fn write_sorted(
     write_hex_list(out, memory.iter().copied())
 }
 
-/// Values in four hexadecimal digits each, separated by commas.
+/// Writes values in four hexadecimal digits each, separated by commas.
 fn write_hex_list(out: &mut impl Write, values: impl Iterator<Item = u16>) -> fmt::Result {
     for (index, value) in values.enumerate() {
         let mut text = Text::<5>::new();
@@ -206,7 +206,7 @@ fn write_hex_list(out: &mut impl Write, values: impl Iterator<Item = u16>) -> fm
     Ok(())
 }
 
-/// The first twelve digits of a SHA-256.
+/// Writes the first twelve digits of a SHA-256.
 fn write_short(out: &mut impl Write, hash: Hashing<Sha256>) -> fmt::Result {
     let mut text = Text::<12>::new();
     hash.0.finalize().into_iter().take(6).for_each(|byte| text.hex(byte));

@@ -1,5 +1,5 @@
-//! Follows the handshake of one connection through the record layer and keeps the messages that a record
-//! is made of.
+//! Tracks the handshake of one connection through the record layer and stores the messages that a record
+//! needs.
 
 use std::ops::Range;
 
@@ -8,18 +8,18 @@ use thiserror::Error;
 
 use super::hello::{ClientHello, ServerHello, Version, extension};
 
-/// The longest hello that is kept, in bytes. Those of post-quantum key exchange with a session ticket
+/// The longest hello that is stored, in bytes. Hellos with post-quantum key exchange and a session ticket
 /// have less than 4 KiB.
 pub const MAX_HELLO: usize = 16 * 1024;
-/// The longest certificate that is kept, in bytes. One with a thousand names has less.
+/// The longest certificate that is stored, in bytes. One with a thousand names has less.
 pub const MAX_CERTIFICATE: usize = 32 * 1024;
-/// Bytes of a connection in which its handshake has to end. Of connections that are mirrored in one
-/// direction alone, the end is not seen.
+/// Bytes of a connection within which its handshake has to end. If only one direction of a connection is
+/// mirrored, its end is not seen.
 const MAX_HANDSHAKE: usize = 256 * 1024;
-/// What a [`Handshake`] that was [cleared](Handshake::clear) keeps of the memory of each direction.
+/// Memory of each direction that a [cleared](Handshake::clear) [`Handshake`] retains.
 const SPARE: usize = 8 * 1024;
 
-/// The longest record (RFC 5246, 6.2.3).
+/// The longest record (RFC 5246, section 6.2.3).
 const MAX_RECORD: u16 = (1 << 14) + 2048;
 
 /// Content types of records.
@@ -37,7 +37,7 @@ mod message {
     pub(super) const CERTIFICATE: u8 = 11;
 }
 
-/// The type of the first message of a side in SSL 2.0.
+/// Returns the type of a side's first message in SSL 2.0.
 const fn ssl_2_hello(direction: Direction) -> u8 {
     match direction {
         Direction::ToServer => 1,
@@ -45,22 +45,22 @@ const fn ssl_2_hello(direction: Direction) -> u8 {
     }
 }
 
-/// Why a connection cannot be followed further. What was kept until then is good.
+/// The reason why a connection cannot be tracked further. The messages stored until then are valid.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum Malformed {
-    /// Something that is no record of SSL or TLS.
+    /// The bytes are not a record of SSL or TLS.
     #[error("the bytes are not a record of SSL 3.0 to TLS 1.3")]
     Record,
     /// A record longer than the protocol allows.
     #[error("a record is longer than the protocol allows")]
     RecordLength,
-    /// A hello longer than is kept.
+    /// A hello exceeds [`MAX_HELLO`].
     #[error("a hello is longer than {MAX_HELLO} bytes")]
     HelloLength,
-    /// A hello whose fields do not fit into it.
-    #[error("a hello is not of its form")]
+    /// A hello whose fields exceed its length.
+    #[error("the fields of a hello exceed its length")]
     Hello,
-    /// A certificate longer than its message, or than is kept.
+    /// A certificate longer than its message, or than [`MAX_CERTIFICATE`].
     #[error("a certificate is longer than its message or {MAX_CERTIFICATE} bytes")]
     CertificateLength,
     /// A handshake without an end.
@@ -68,36 +68,36 @@ pub enum Malformed {
     Endless,
 }
 
-/// How far a handshake has come.
+/// The progress of a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Further bytes are to be pushed.
+    /// Further bytes are needed.
     Reading,
-    /// Both sides have finished: there is nothing more to see.
+    /// Both sides have finished. The rest is encrypted.
     Complete,
 }
 
-/// The handshake of one connection. Each direction keeps at most [`MAX_HELLO`] + [`MAX_CERTIFICATE`]
-/// bytes, and takes that memory as the bytes come in, whatever lengths are announced.
+/// The handshake of one connection. Each direction stores at most [`MAX_HELLO`] + [`MAX_CERTIFICATE`] bytes,
+/// and takes that memory as the bytes come in, whatever lengths are announced.
 #[derive(Debug, Default)]
 pub struct Handshake {
     client: Side,
     server: Side,
     /// From the server hello.
     chosen: Option<Version>,
-    /// Bytes that were pushed.
+    /// Number of bytes pushed.
     pushed: usize,
     outcome: Option<Result<(), Malformed>>,
 }
 
 impl Handshake {
-    /// A connection of which nothing was seen.
+    /// Creates the state of a connection without data.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Makes ready for another connection, keeping the memory, or most of it.
+    /// Resets the state for another connection. Most of the memory stays.
     pub fn clear(&mut self) {
         let mut kept = [std::mem::take(&mut self.client.kept), std::mem::take(&mut self.server.kept)];
         for kept in &mut kept {
@@ -108,18 +108,18 @@ impl Handshake {
         *self = Self { client, server, ..Self::default() };
     }
 
-    /// Bytes of memory that it holds.
+    /// Returns the bytes of memory that the handshake holds.
     #[must_use]
     pub const fn room(&self) -> usize {
         self.client.kept.capacity() + self.server.kept.capacity()
     }
 
-    /// Takes the next bytes of a direction, in order and without a gap, however they are cut. All of them
-    /// are used. Behind a gap a direction cannot be followed, but the other one can.
+    /// Processes the next bytes of a direction, in order, without a gap, and of any length. All of them are
+    /// used. Behind a gap a direction cannot be tracked, but the other one can.
     ///
     /// # Errors
     ///
-    /// Says why no further bytes are of use; says so again for each that come all the same.
+    /// Returns the reason why no further bytes are needed, and returns it again for all later calls.
     pub fn push(&mut self, direction: Direction, bytes: &[u8]) -> Result<Progress, Malformed> {
         let mut rest = bytes;
         while self.outcome.is_none() && !rest.is_empty() {
@@ -138,7 +138,7 @@ impl Handshake {
         }
     }
 
-    /// What was kept so far.
+    /// Returns the messages stored so far.
     #[must_use]
     pub fn messages(&self) -> Messages<'_> {
         Messages {
@@ -157,7 +157,7 @@ impl Handshake {
         }
     }
 
-    /// Takes some bytes off the front; answers what is left of them.
+    /// Processes bytes at the front. Returns the rest.
     fn step<'a>(&mut self, direction: Direction, bytes: &'a [u8]) -> Result<&'a [u8], Malformed> {
         let side = self.side(direction);
         if side.record_left == 0 && !side.in_record {
@@ -170,8 +170,8 @@ impl Handshake {
         side.record_left -= now.len() as u16;
         let ended = side.record_left == 0;
         let content = side.content;
-        // What follows a change of ciphers is hidden. TLS 1.3 feigns one, and may go on with further hellos
-        // after a request to try again; the first ones are what counts.
+        // Records behind a change of ciphers are encrypted. TLS 1.3 sends a dummy one, and may continue with
+        // further hellos after a HelloRetryRequest; only the first hellos count.
         if content == content::HANDSHAKE && !side.cipher_changed {
             self.handshake(direction, now)?;
         }
@@ -182,7 +182,7 @@ impl Handshake {
         Ok(rest)
     }
 
-    /// Takes note that a record has begun.
+    /// Handles the beginning of a record.
     fn began(&mut self, direction: Direction) {
         let side = self.side(direction);
         if side.in_record && side.record_left == 0 {
@@ -191,20 +191,20 @@ impl Handshake {
             self.ended(direction, content);
         }
         if self.server.record_version == Version::SSL_2.0 {
-            // Nothing of the rest goes into a record.
+            // The rest contributes nothing to the event.
             self.outcome = Some(Ok(()));
         }
     }
 
-    /// Takes note that all of a record was seen.
+    /// Handles the end of a record.
     fn ended(&mut self, direction: Direction, content: u8) {
         let server_finished = self.server.finished;
         let chosen = self.chosen;
         let side = self.side(direction);
         match (content, chosen) {
             (content::CHANGE_CIPHER_SPEC, _) => side.cipher_changed = true,
-            // TLS 1.3 hides the handshake in records of application data. Those that a client sends before
-            // the server's are early data.
+            // TLS 1.3 hides the handshake in application data records. Those that a client sends before the
+            // server's are early data.
             (content::APPLICATION_DATA, Some(version)) if version.is_13() => {
                 side.finished = direction == Direction::ToClient || server_finished;
             }
@@ -218,7 +218,7 @@ impl Handshake {
         }
     }
 
-    /// Takes a part of a handshake record.
+    /// Processes a part of a handshake record.
     fn handshake(&mut self, direction: Direction, bytes: &[u8]) -> Result<(), Malformed> {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -231,7 +231,7 @@ impl Handshake {
         Ok(())
     }
 
-    /// Looks at a hello that has come as a whole.
+    /// Parses a hello that is complete.
     fn hello(&mut self, direction: Direction) -> Result<(), Malformed> {
         let side = self.side(direction);
         let body = side.kept.get(side.hello.clone()).unwrap_or_default();
@@ -248,20 +248,20 @@ impl Handshake {
     }
 }
 
-/// One direction.
+/// The state of one direction.
 #[derive(Debug, Default)]
 struct Side {
-    /// Bytes of a header that has not come as a whole: of a record, or of a message.
+    /// Bytes of an incomplete record header.
     header: [u8; 5],
     header_len: u8,
-    /// Bytes of a message's header that has not come as a whole.
+    /// Bytes of an incomplete message header.
     head: [u8; 4],
     head_len: u8,
     /// A record has begun and not ended.
     in_record: bool,
     content: u8,
     record_left: u16,
-    /// What the records of the direction said, before its hello did.
+    /// Version in the direction's records, until its hello.
     record_version: u16,
     message_left: u32,
     part: Part,
@@ -273,15 +273,15 @@ struct Side {
     certificate: Range<usize>,
 }
 
-/// What the bytes of the current handshake message are for.
+/// The use of the current handshake message's bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Part {
-    /// Nothing.
+    /// Skipped.
     #[default]
     Skipped,
     /// They are a hello.
     Hello,
-    /// They are the lengths in front of a certificate: of the list, and of the first in it.
+    /// They are the lengths in front of a certificate: that of the list, and that of the first entry.
     Lengths { seen: u8, len: u32 },
     /// They are the first certificate.
     Certificate { left: u32 },
@@ -289,7 +289,7 @@ enum Part {
 
 impl Side {
     fn hello(&self) -> Option<&[u8]> {
-        // A hello that has not come as a whole is of no use.
+        // An incomplete hello is of no use.
         let whole = self.part != Part::Hello || self.message_left == 0;
         self.kept.get(self.hello.clone()).filter(|body| whole && !body.is_empty())
     }
@@ -299,7 +299,7 @@ impl Side {
         self.kept.get(self.certificate.clone()).filter(|der| whole && !der.is_empty())
     }
 
-    /// Takes bytes of a record's header; answers what is left.
+    /// Processes bytes of a record's header. Returns the rest.
     fn header<'a>(&mut self, direction: Direction, bytes: &'a [u8]) -> Result<&'a [u8], Malformed> {
         let mut rest = bytes;
         while let Some((&byte, left)) = rest.split_first() {
@@ -317,11 +317,12 @@ impl Side {
         Ok(rest)
     }
 
-    /// Begins a record where its header has come as a whole.
+    /// Begins a record if its header is complete.
     fn begin_record(&mut self, direction: Direction) -> Result<bool, Malformed> {
         let known = self.header.get(..usize::from(self.header_len)).unwrap_or_default();
         match *known {
-            // The header of a client of SSL 2.0, or of one that knows more and goes on with other records.
+            // The header of an SSL 2.0 client, or of a client that supports more and continues with other
+            // records.
             [0x80..=0xff] | [0x80..=0xff, _] if self.record_version == 0 => Ok(false),
             [high @ 0x80..=0xff, low, kind] if kind == ssl_2_hello(direction) && self.record_version == 0 => {
                 // The type was the first byte of the content.
@@ -350,8 +351,8 @@ impl Side {
         }
     }
 
-    /// Takes bytes of handshake messages, of one message at most; answers what is left, and whether a
-    /// hello is whole now.
+    /// Processes bytes of handshake messages, of one message at most. Returns the rest, and true if a hello
+    /// is complete now.
     fn message<'a>(&mut self, direction: Direction, bytes: &'a [u8]) -> Result<(&'a [u8], bool), Malformed> {
         let mut rest = bytes;
         if self.message_left == 0 {
@@ -393,14 +394,14 @@ impl Side {
                 self.part = Part::Skipped;
                 return Err(Malformed::HelloLength);
             }
-            // No certificate comes in front of a hello, except from somebody who wants to confuse.
+            // A certificate precedes a hello only if the sender wants to confuse the reader.
             self.kept.clear();
             (self.hello, self.certificate) = (0..0, 0..0);
         }
         Ok(())
     }
 
-    /// Takes bytes of a message's body.
+    /// Processes bytes of a message's body.
     fn body(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
         let mut bytes = bytes;
         if let Part::Lengths { mut seen, mut len } = self.part {
@@ -408,7 +409,7 @@ impl Side {
             while seen < BOTH
                 && let Some((&byte, left)) = bytes.split_first()
             {
-                // The second length pushes the first out.
+                // The second length replaces the first.
                 len = (len << 8 | u32::from(byte)) & 0x00ff_ffff;
                 seen += 1;
                 bytes = left;
@@ -446,25 +447,25 @@ fn u24([high, middle, low]: [u8; 3]) -> u32 {
     u32::from_be_bytes([0, high, middle, low])
 }
 
-/// The messages of a handshake that a record is made of: bodies of the hellos, certificates in DER.
+/// The messages of a handshake that an event needs: bodies of the hellos, certificates in DER.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Messages<'a> {
-    /// The client's first hello; `None` also where it is one of SSL 2.0.
+    /// The client's first hello; `None` also for SSL 2.0.
     pub client_hello: Option<&'a [u8]>,
-    /// The server's first hello; it may be a request to try again (RFC 8446, 4.1.4).
+    /// The server's first hello; it may be a `HelloRetryRequest` (RFC 8446, section 4.1.4).
     pub server_hello: Option<&'a [u8]>,
-    /// The server's own certificate; never seen where TLS 1.3 is spoken, or a session resumed.
+    /// The server's own certificate; never seen in TLS 1.3, or in a resumed session.
     pub server_certificate: Option<&'a [u8]>,
     /// The client's own certificate.
     pub client_certificate: Option<&'a [u8]>,
-    /// The version of the server's records, [`Version::UNDETERMINED`] where there were none.
+    /// The version of the server's records, [`Version::UNDETERMINED`] if there were none.
     pub server_record: Version,
 }
 
 impl<'a> Messages<'a> {
-    /// Whether a record is to be written, by Suricata's rule: a server has shown its certificate, or none
-    /// was due, since TLS 1.3 hides it or the client has offered to resume a session. What failed before
-    /// leaves a record only where the client knows session tickets, as most do.
+    /// Returns true if the handshake is logged, by Suricata's rule: a server has sent its certificate, or no
+    /// certificate can be seen, since TLS 1.3 hides it or the client has offered to resume a session. A
+    /// handshake that failed earlier is logged only if the client supports session tickets, as most do.
     #[must_use]
     pub fn is_recorded(&self) -> bool {
         let client = self.client_hello.and_then(ClientHello::parse);
@@ -477,21 +478,21 @@ impl<'a> Messages<'a> {
             })
     }
 
-    /// The messages one by one, to be written one behind the other into a batch of records.
+    /// Returns the messages one by one, to be concatenated in a batch of records.
     #[must_use]
     pub fn parts(&self) -> [&'a [u8]; 4] {
         [self.client_hello, self.server_hello, self.server_certificate, self.client_certificate]
             .map(Option::unwrap_or_default)
     }
 
-    /// What is needed besides [`Messages::parts`] to have the messages again.
+    /// Returns the information that is needed besides [`Messages::parts`] to restore the messages.
     #[must_use]
     pub fn outline(&self) -> Outline {
         Outline { lengths: self.parts().map(|part| part.len() as u32), server_record: self.server_record }
     }
 }
 
-/// Tells where the messages are in the bytes of a record; of fixed size.
+/// The positions of the messages in the bytes of a record; of fixed size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outline {
     lengths: [u32; 4],
@@ -499,10 +500,10 @@ pub struct Outline {
 }
 
 impl Outline {
-    /// Bytes of a packed outline.
+    /// Length of a packed outline, in bytes.
     pub const LEN: usize = 18;
 
-    /// The outline in bytes, to be written in front of the parts.
+    /// Returns the outline in bytes, to be written in front of the parts.
     #[must_use]
     pub fn pack(&self) -> [u8; Self::LEN] {
         let mut packed = [0; Self::LEN];
@@ -513,7 +514,7 @@ impl Outline {
         packed
     }
 
-    /// The outline that was packed.
+    /// Restores a packed outline.
     #[must_use]
     pub fn unpack(packed: &[u8; Self::LEN]) -> Self {
         let (lengths, version) = packed.split_at(Self::LEN - 2);
@@ -526,7 +527,7 @@ impl Outline {
         }
     }
 
-    /// The messages, from their [parts](Messages::parts) one behind the other.
+    /// Restores the messages from their concatenated [parts](Messages::parts).
     #[must_use]
     pub fn messages<'a>(&self, bytes: &'a [u8]) -> Messages<'a> {
         let mut rest = bytes;

@@ -1,8 +1,8 @@
-//! The first message of each side (RFC 8446, 4.1) and the extensions that it carries.
+//! The first message of each side (RFC 8446, section 4.1) and the extensions that it carries.
 
 use crate::reader::{Reader, u16s};
 
-/// Types of extensions that are looked into.
+/// Types of extensions that are parsed.
 pub(crate) mod extension {
     pub(crate) const SERVER_NAME: u16 = 0;
     pub(crate) const SUPPORTED_GROUPS: u16 = 10;
@@ -13,15 +13,15 @@ pub(crate) mod extension {
     pub(crate) const SUPPORTED_VERSIONS: u16 = 43;
 }
 
-/// Bytes of the random value of a hello.
+/// Length of the random value of a hello, in bytes.
 const RANDOM: usize = 32;
 
 /// A client hello, without the header of the handshake message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientHello<'a> {
-    /// The field `legacy_version`.
+    /// The `legacy_version` field.
     pub version: u16,
-    /// Session to resume; empty where there is none.
+    /// Session to resume; empty if there is none.
     pub session_id: &'a [u8],
     ciphers: &'a [u8],
     /// Extensions in their order.
@@ -29,7 +29,7 @@ pub struct ClientHello<'a> {
 }
 
 impl<'a> ClientHello<'a> {
-    /// Reads the body of a message; `None` where it is none.
+    /// Parses the body of a message. Returns `None` if it is malformed.
     #[must_use]
     pub fn parse(body: &'a [u8]) -> Option<Self> {
         let mut reader = Reader::new(body);
@@ -41,14 +41,14 @@ impl<'a> ClientHello<'a> {
         Some(Self { version, session_id, ciphers, extensions: Extensions::parse(reader)? })
     }
 
-    /// Whether the server goes on with the session that the client has named. Servers of TLS 1.3 only
-    /// repeat its name.
+    /// Returns true if the server resumes the session that the client has named. Servers of TLS 1.3 only echo
+    /// the identifier.
     #[must_use]
     pub fn resumes(&self, server: &ServerHello<'_>) -> bool {
         !self.session_id.is_empty() && self.session_id == server.session_id && !server.chosen().is_13()
     }
 
-    /// Cipher suites that the client offers, the best first.
+    /// Returns the cipher suites that the client offers, in its order of preference.
     pub fn ciphers(&self) -> impl Iterator<Item = u16> + 'a {
         u16s(self.ciphers)
     }
@@ -57,19 +57,19 @@ impl<'a> ClientHello<'a> {
 /// A server hello, without the header of the handshake message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerHello<'a> {
-    /// The field `version`; from TLS 1.3 on not that which was chosen, see [`ServerHello::chosen`].
+    /// The `version` field; from TLS 1.3 on it is not the chosen one, see [`ServerHello::chosen`].
     pub version: u16,
-    /// Session that is resumed or can be; empty where there is none.
+    /// Session that is or can be resumed; empty if there is none.
     pub session_id: &'a [u8],
-    /// Cipher suite that was chosen.
+    /// The chosen cipher suite.
     pub cipher: u16,
     /// Extensions in their order.
     pub extensions: Extensions<'a>,
 }
 
 impl<'a> ServerHello<'a> {
-    /// Reads the body of a message; `None` where it is none. The drafts of TLS 1.3 before the 22nd have
-    /// neither session nor compression.
+    /// Parses the body of a message. Returns `None` if it is malformed. The drafts of TLS 1.3 before the 22nd
+    /// have neither session nor compression.
     #[must_use]
     pub fn parse(body: &'a [u8]) -> Option<Self> {
         let mut reader = Reader::new(body);
@@ -85,12 +85,12 @@ impl<'a> ServerHello<'a> {
         Some(Self { version, session_id, cipher, extensions })
     }
 
-    /// The version that was chosen.
+    /// Returns the chosen version.
     #[must_use]
     pub fn chosen(&self) -> Version {
         let named = self.extensions.find(extension::SUPPORTED_VERSIONS).and_then(|data| u16s(data).next());
         match (named, self.version) {
-            // The final version is never named here.
+            // The final version is never in this field.
             (None, Version::TLS_13) => Version::EARLIEST_DRAFTS,
             (Some(version), _) | (None, version) => Version(version),
         }
@@ -104,7 +104,7 @@ pub struct Extensions<'a> {
 }
 
 impl<'a> Extensions<'a> {
-    /// A hello may end before them.
+    /// Parses the extensions, which a hello may lack.
     fn parse(mut reader: Reader<'a>) -> Option<Self> {
         if reader.rest().is_empty() {
             return Some(Self::default());
@@ -112,13 +112,13 @@ impl<'a> Extensions<'a> {
         reader.vector16().map(|block| Self { reader: Reader::new(block) })
     }
 
-    /// The content of the first extension of that type.
+    /// Returns the content of the first extension of that type.
     #[must_use]
     pub fn find(&self, kind: u16) -> Option<&'a [u8]> {
         self.into_iter().find(|extension| extension.0 == kind).map(|extension| extension.1)
     }
 
-    /// The name of the server that the client wants to reach (RFC 6066, section 3).
+    /// Returns the server name that the client requests (RFC 6066, section 3).
     #[must_use]
     pub fn server_name(&self) -> Option<&'a [u8]> {
         const HOST_NAME: u8 = 0;
@@ -132,30 +132,30 @@ impl<'a> Extensions<'a> {
         }
     }
 
-    /// Application protocols: offered, or the one chosen (RFC 7301).
+    /// Returns the application protocols: those offered, or the one chosen (RFC 7301).
     pub fn application_protocols(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let block = self.find(extension::ALPN).and_then(|data| Reader::new(data).vector16());
         let mut names = Reader::new(block.unwrap_or_default());
         std::iter::from_fn(move || names.vector8())
     }
 
-    /// Versions that the client offers (RFC 8446, 4.2.1).
+    /// Returns the versions that the client offers (RFC 8446, section 4.2.1).
     pub fn supported_versions(&self) -> impl Iterator<Item = u16> + use<'a> {
         let block = self.find(extension::SUPPORTED_VERSIONS).and_then(|data| Reader::new(data).vector8());
         u16s(block.unwrap_or_default())
     }
 
-    /// Groups for the key exchange (RFC 8446, 4.2.7).
+    /// Returns the groups for the key exchange (RFC 8446, section 4.2.7).
     pub fn groups(&self) -> impl Iterator<Item = u16> + use<'a> {
         self.u16_list(extension::SUPPORTED_GROUPS)
     }
 
-    /// Signature algorithms (RFC 8446, 4.2.3).
+    /// Returns the signature algorithms (RFC 8446, section 4.2.3).
     pub fn signature_algorithms(&self) -> impl Iterator<Item = u16> + use<'a> {
         self.u16_list(extension::SIGNATURE_ALGORITHMS)
     }
 
-    /// Formats of points on elliptic curves (RFC 8422, 5.1.2).
+    /// Returns the formats of points on elliptic curves (RFC 8422, section 5.1.2).
     #[must_use]
     pub fn point_formats(&self) -> &'a [u8] {
         self.find(extension::EC_POINT_FORMATS)
@@ -168,7 +168,7 @@ impl<'a> Extensions<'a> {
     }
 }
 
-/// Types and contents, as far as they are whole.
+/// Types and contents of the complete extensions.
 impl<'a> IntoIterator for Extensions<'a> {
     type Item = (u16, &'a [u8]);
     type IntoIter = ExtensionIter<'a>;
@@ -196,21 +196,21 @@ pub struct Version(pub u16);
 
 impl Version {
     const TLS_13: u16 = 0x0304;
-    /// What stands for TLS 1.3 before its 16th draft, which used the number of the final version.
+    /// Stands for TLS 1.3 before its 16th draft, which used the number of the final version.
     const EARLIEST_DRAFTS: Self = Self(0x7f00);
-    /// No server said which.
+    /// No server has chosen a version.
     pub const UNDETERMINED: Self = Self(0);
     /// SSL 2.0, whose records have another form.
     pub const SSL_2: Self = Self(0x0002);
 
-    /// Whether it is a version that has been in use, the drafts of TLS 1.3 from the 16th on included.
+    /// Returns true for versions that have been in use, including the drafts of TLS 1.3 from the 16th on.
     #[must_use]
     pub const fn is_known(self) -> bool {
         matches!(self.0, 0x0300..=Self::TLS_13 | 0x7f10..=0x7f1c | 0xfb17 | 0xfb1a)
     }
 
-    /// Whether everything behind the server hello is encrypted: TLS 1.3, its drafts and the experiments
-    /// on the way there.
+    /// Returns true if everything behind the server hello is encrypted: TLS 1.3, its drafts and the
+    /// experiments before it.
     #[must_use]
     pub const fn is_13(self) -> bool {
         matches!(self.0, Self::TLS_13 | 0x7e00..=0x7fff | 0xfb00..=0xfbff)

@@ -1,18 +1,18 @@
-//! TLS 1.0 to 1.3 (RFC 8446 and those before), SSL 3.0, and the hello of SSL 2.0 that asks for them: the
-//! part of the handshake that is not encrypted, and what EVE records say of it.
+//! TLS 1.0 to 1.3 (RFC 8446 and its predecessors), SSL 3.0, and the hello of SSL 2.0 that asks for them: the
+//! unencrypted part of the handshake, and its EVE records.
 //!
-//! A worker pushes the bytes of each direction into the connection's [`Handshake`], which goes through the
-//! record layer and keeps the hellos and the first certificate of each side, whatever records and segments
-//! they are cut into. When the handshake is [complete](Progress::Complete), or the connection ends, it
-//! copies the [parts](Messages::parts) of the [`Messages`] into a batch and remembers their [`Outline`].
-//! Whoever writes the record makes an [`Event`] of them: parsing certificates, hashing fingerprints and
-//! rendering names is nothing for the packet path.
+//! A worker pushes the bytes of each direction into the connection's [`Handshake`]. It parses the record
+//! layer and stores the hellos and the first certificate of each side, whatever records and segments they are
+//! split into. When the handshake is [complete](Progress::Complete), or the connection ends, the worker
+//! copies the [parts](Messages::parts) of the [`Messages`] into a batch, with their [`Outline`]. The sink
+//! turns them into an [`Event`]: parsing certificates, hashing fingerprints and rendering names are too slow
+//! for the packet path.
 //!
-//! Hellos are read by the project's own code. Of 151 hellos of real captures that it reads, tls-parser 0.12
-//! refused 3, for it reads server hellos of the versions that it knows, and not of drafts and experiments. It
-//! took 503 ns a hello, as it decodes and copies everything, while finding the extensions takes 12 ns here:
-//! a worker wants to know no more than the version. Cipher suites have their names from it; certificates are
-//! x509-parser's work, as they are in Suricata.
+//! The project's own code parses hellos. Of 151 hellos of real captures that it accepts, tls-parser 0.12
+//! rejected 3, since it parses server hellos only of the versions that it knows, not of drafts and
+//! experiments. It took 503 ns per hello, as it decodes and copies everything, while finding the extensions
+//! takes 12 ns here: a worker needs no more than the version. The names of cipher suites come from
+//! tls-parser; x509-parser parses certificates, as in Suricata.
 
 mod certificate;
 mod eve;
@@ -31,9 +31,8 @@ pub use handshake::{Handshake, MAX_CERTIFICATE, MAX_HELLO, Malformed, Messages, 
 pub(super) use hello::extension;
 pub use hello::{ClientHello, ExtensionIter, Extensions, ServerHello, Version};
 
-/// Whether bytes begin with a record that begins with a client hello. What a flow of another protocol
-/// goes on with after it agreed on TLS (STARTTLS, CONNECT) can be told by that; other protocols do not
-/// begin so by chance.
+/// Returns true if bytes begin with a record that begins with a client hello. This recognises TLS in a flow
+/// of another protocol that has negotiated it (STARTTLS, CONNECT). Other protocols do not begin so by chance.
 #[must_use]
 pub fn begins_with_client_hello(bytes: &[u8]) -> bool {
     matches!(bytes, [22, 3, 0..=4, high, low, 1, 0, _, _, 3, ..] if (*high, *low) > (0, 4))

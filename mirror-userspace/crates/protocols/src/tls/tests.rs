@@ -1,4 +1,4 @@
-//! Conversations are put together message by message and pushed in pieces of any size.
+//! Conversations are built message by message and pushed in pieces of any size.
 
 use mirror_packet::Direction;
 use mirror_packet::Direction::{ToClient, ToServer};
@@ -104,7 +104,7 @@ fn finished(cipher_change: bool) -> Vec<u8> {
     [change, record(HANDSHAKE, [0xee; 40])].concat()
 }
 
-/// DER of one value.
+/// Returns one value in DER.
 fn der(tag: u8, content: impl AsRef<[u8]>) -> Vec<u8> {
     let content = content.as_ref();
     let length = match content.len() {
@@ -114,7 +114,7 @@ fn der(tag: u8, content: impl AsRef<[u8]>) -> Vec<u8> {
     [&[tag][..], &length, content].concat()
 }
 
-/// A certificate of this organisation and name.
+/// Returns a certificate of this organisation and name.
 fn certificate(organisation: &str, name: &str) -> Vec<u8> {
     let attribute = |kind: u8, value: &str| {
         let oid = der(6, [0x55, 4, kind]);
@@ -136,10 +136,10 @@ fn certificate(organisation: &str, name: &str) -> Vec<u8> {
     der(0x30, [der(0x30, body.concat()), algorithm, der(3, [0; 65])].concat())
 }
 
-/// What each side says, in turns.
+/// The messages of each side, in turns.
 type Talk = Vec<(Direction, Vec<u8>)>;
 
-/// A handshake of TLS 1.2, whole.
+/// Returns a complete TLS 1.2 handshake.
 fn talk_12() -> Talk {
     let client =
         Hello::new(0x0303, &[0x0a0a, 0xc02f, 0x002f]).name("example.net").list(10, &[0x1a1a, 29, 23]);
@@ -161,7 +161,7 @@ fn talk_12() -> Talk {
     ]
 }
 
-/// A handshake of TLS 1.3 with a retry, early data and feigned changes of ciphers.
+/// Returns a TLS 1.3 handshake with a retry, early data and dummy changes of ciphers.
 fn talk_13() -> Talk {
     let client = Hello::new(0x0303, &[0x1301, 0x1302]).session(&[6; 32]).name("example.org");
     let client = client.extension(43, vector8(numbers(&[0xdada, 0x0304, 0x0303]))).extension(35, []);
@@ -190,7 +190,7 @@ fn push(handshake: &mut Handshake, talk: &Talk) -> Result<Progress, Malformed> {
     pushed.last().unwrap_or(Ok(Progress::Reading))
 }
 
-/// The event of a talk that is followed without complaint.
+/// Returns the event of a talk that is tracked without an error.
 fn followed(talk: &Talk) -> Value {
     let mut handshake = Handshake::new();
     push(&mut handshake, talk).unwrap();
@@ -433,7 +433,7 @@ fn a_client_hello_is_told_from_other_data() {
     }
 }
 
-/// The talk with its handshake messages cut into records of these sizes, over and over.
+/// Returns the talk with its handshake messages split into records of these sizes, over and over.
 fn recut(talk: &Talk, sizes: &[usize]) -> Talk {
     let mut sizes = sizes.iter().cycle();
     let mut recut = Talk::new();
@@ -461,7 +461,7 @@ fn recut(talk: &Talk, sizes: &[usize]) -> Talk {
     recut
 }
 
-/// The talk in segments of these sizes, over and over.
+/// Returns the talk in segments of these sizes, over and over.
 fn segments(talk: &Talk, sizes: &[usize]) -> Talk {
     let mut sizes = sizes.iter().cycle();
     let mut cut = Talk::new();
@@ -528,7 +528,7 @@ fn every_prefix_of_a_conversation_does_no_harm() {
         for (direction, segment) in segments(&talk, &[1]) {
             handshake.push(direction, &segment).unwrap();
             let so_far = event(&handshake);
-            // Nothing is said that turns out to be wrong.
+            // No value is reported that turns out to be wrong.
             for key in ["sni", "subject", "ja3", "ja3s", "ja4"] {
                 assert!(so_far[key].is_null() || so_far[key] == whole[key], "{key}");
             }

@@ -1,6 +1,6 @@
-//! Where the log goes: a file, which is rotated, standard output, or a Unix socket. What cannot be written
-//! is lost and told to be so; a reader that does not keep up is waited for, but not for ever where frames
-//! come in meanwhile.
+//! Destinations of the log: a file, which is rotated, standard output, or a Unix socket. Events that cannot
+//! be written are lost, and the loss is reported. The sink waits for a slow reader, but only for a limited
+//! time in a live capture.
 
 mod file;
 mod socket;
@@ -21,52 +21,52 @@ use self::socket::Socket;
 use self::stream::Stream;
 use super::SinkError;
 
-/// Bytes of the longest path of a Unix socket (`sun_path`, less the 0 behind it).
+/// Length of the longest path of a Unix socket, in bytes (`sun_path` without the terminating 0).
 const SOCKET_PATH: usize = 107;
 
-/// Where the log goes.
+/// The destination of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// A file, which is appended to.
+    /// A file that is appended to.
     File {
-        /// Its path; its directory is made where it is missing.
+        /// Its path. The directory is created if it is missing.
         path: PathBuf,
-        /// When it is put aside and begun anew.
+        /// Its rotation.
         rotation: Rotation,
-        /// Who may read it.
+        /// Its permissions.
         modes: Modes,
     },
     /// Standard output.
     Stdout,
-    /// A Unix socket that somebody listens to.
+    /// A Unix socket that another process listens on.
     Socket {
         /// Its path.
         path: PathBuf,
-        /// Whether each event is a datagram; else they are a stream of lines.
+        /// True if each event is a datagram. Otherwise the events are a stream of lines.
         datagrams: bool,
     },
 }
 
 impl Destination {
-    /// A file that is not rotated.
+    /// Returns a file that is not rotated.
     #[must_use]
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self::File { path: path.into(), rotation: Rotation::default(), modes: Modes::default() }
     }
 
-    /// Finds out whether a name means a destination: whether it is a file's, or begins with a kind that there is.
-    /// A file whose name looks like another kind is named by its path, such as `./udp:1`.
+    /// Checks that a name denotes a destination: it is a file name, or begins with a known kind. A file whose
+    /// name looks like another kind is named by its path, such as `./udp:1`.
     ///
     /// # Errors
     ///
-    /// Says what is wrong with it.
+    /// Returns the reason why the name is not a destination.
     pub fn check(name: &str) -> Result<(), ParseError> {
         const ALLOWED: &str = "write a file, \"-\", \"unix-stream:PATH\" or \"unix-dgram:PATH\"";
         let wrong = |what: String| Err(ParseError::new(what, ALLOWED));
         let is_kind =
             |kind: &str| kind.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-_".contains(&byte));
         if name.contains('\0') {
-            return wrong("no name has the character 0".to_owned());
+            return wrong("a name cannot contain the NUL character".to_owned());
         }
         match name.split_once(':') {
             Some((kind @ ("unix-stream" | "unix-dgram"), path)) => match path.len() {
@@ -81,13 +81,13 @@ impl Destination {
                 || name.ends_with('/')
                 || matches!(name.rsplit('/').next(), Some("." | "..")) =>
             {
-                wrong(format!("`{name}` is no name of a file"))
+                wrong(format!("`{name}` is not a file name"))
             }
             _ => Ok(()),
         }
     }
 
-    /// What the thread that writes it works with: the directory of a file, or of a socket.
+    /// Returns the files that the writing thread needs: the directory of a file, or of a socket.
     pub fn needed_files(&self) -> Files {
         match self {
             Self::File { path, .. } => Files { write: vec![directory_of(path)], ..Files::default() },
@@ -96,8 +96,8 @@ impl Destination {
         }
     }
 
-    /// The destination that a name means: `-`, `unix-stream:PATH`, `unix-dgram:PATH`, or a file, which is
-    /// in `directory` unless it says otherwise.
+    /// Returns the destination that a name denotes: `-`, `unix-stream:PATH`, `unix-dgram:PATH`, or a file. A
+    /// relative path is taken from `directory`.
     #[must_use]
     pub fn named(name: &Path, directory: &Path, rotation: Rotation, modes: Modes) -> Self {
         let text = name.to_str().unwrap_or_default();
@@ -121,24 +121,24 @@ impl fmt::Display for Destination {
     }
 }
 
-/// When a log file is put aside under another name and begun anew.
+/// The conditions under which a log file is rotated.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rotation {
-    /// Before it would have more bytes than this.
+    /// Rotates the file before it would exceed this number of bytes.
     pub size: Option<u64>,
-    /// When so much time has passed: at its multiples since 1970, UTC, so that 1 h means on the hour.
+    /// Rotates at the multiples of this interval since 1970, UTC, so that 1 h means on the hour.
     pub interval: Option<Duration>,
-    /// So many of those that were put aside are kept; all, where this is not said.
+    /// Number of rotated files that are kept; all if `None`.
     pub keep: Option<usize>,
 }
 
-/// The permissions of a file that is made, and of the directories that are made for it. The process's umask may take
-/// some of them away.
+/// The permissions of a file that is created, and of the directories that are created for it. The process's
+/// umask may remove some of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Modes {
-    /// Of the file, and of those that follow it when it is rotated.
+    /// Permissions of the file, and of those that follow it in a rotation.
     pub file: u32,
-    /// Of each directory.
+    /// Permissions of each directory.
     pub directory: u32,
 }
 
@@ -149,12 +149,12 @@ impl Default for Modes {
 }
 
 impl Modes {
-    /// Makes a directory, and those that it is in, where they are missing.
+    /// Creates a directory and its parents, if they are missing.
     pub fn make_directory(&self, path: &Path) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(self.directory).create(path)
     }
 
-    /// How a file is opened that is made where it is missing.
+    /// Returns the options for opening a file that is created if it is missing.
     #[must_use]
     pub fn create(&self) -> OpenOptions {
         let mut options = OpenOptions::new();
@@ -163,12 +163,13 @@ impl Modes {
     }
 }
 
-/// How long a reader that takes nothing is waited for.
+/// The time to wait for a stalled reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    /// For ever: the way of a reader of capture files.
+    /// Waits for ever: the choice for a reader of capture files.
     Endless,
-    /// For two seconds, and not again until it has taken something: the way of a live capture.
+    /// Waits for two seconds, and not again until the reader has accepted data: the choice for a live
+    /// capture.
     Short,
 }
 
@@ -191,12 +192,12 @@ pub(super) enum Output {
     Socket(Socket),
 }
 
-/// Events as text, one after the other, and where each ends.
+/// Events as concatenated text, and the end of each.
 #[derive(Clone, Copy)]
 pub(super) struct Lines<'a> {
     text: &'a [u8],
     ends: &'a [(usize, &'static str)],
-    /// What `ends` are more than places in `text`.
+    /// Offset that `ends` have in addition to positions in `text`.
     base: usize,
 }
 
@@ -205,17 +206,17 @@ impl<'a> Lines<'a> {
         Self { text, ends, base: 0 }
     }
 
-    /// How many events are whole within the first `len` bytes.
+    /// Returns the number of events that are complete within the first `len` bytes.
     fn whole(&self, len: usize) -> usize {
         self.ends.partition_point(|&(end, _)| end - self.base <= len)
     }
 
-    /// Where the event with this number begins.
+    /// Returns the start of the event with this number.
     fn start(&self, event: usize) -> usize {
         event.checked_sub(1).and_then(|before| self.ends.get(before)).map_or(0, |&(end, _)| end - self.base)
     }
 
-    /// The events from this number on.
+    /// Returns the events from this number on.
     fn from(&self, event: usize) -> Self {
         let start = self.start(event);
         let text = self.text.get(start..).unwrap_or_default();
@@ -223,7 +224,7 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// What became of events: how many, from the first on, are written, and what stopped that.
+/// The result of a write: the number of events written, from the first on, and the error that stopped it.
 pub(super) type Written = (usize, Option<io::Error>);
 
 impl Output {
@@ -235,7 +236,7 @@ impl Output {
         })
     }
 
-    /// Writes as many events as it can.
+    /// Writes as many events as possible.
     pub(super) fn write(&mut self, lines: Lines<'_>) -> Written {
         match self {
             Self::File(file) => file.write(lines),
@@ -244,7 +245,7 @@ impl Output {
         }
     }
 
-    /// Begins a file anew where it is time, also when there is nothing to write.
+    /// Rotates a file if it is time, also when there is nothing to write.
     pub(super) fn tick(&mut self) -> io::Result<()> {
         match self {
             Self::File(file) => file.rotate_by_time(),
@@ -252,7 +253,7 @@ impl Output {
         }
     }
 
-    /// Sets when a file is put aside.
+    /// Sets a file's rotation.
     pub(super) fn set_rotation(&mut self, rotation: Rotation) {
         match self {
             Self::File(file) => file.set_rotation(rotation),
@@ -260,7 +261,7 @@ impl Output {
         }
     }
 
-    /// Opens a file by its name again: somebody has moved it away.
+    /// Reopens a file by its name, after it was moved away.
     pub(super) fn reopen(&mut self) -> io::Result<()> {
         match self {
             Self::File(file) => file.reopen(),

@@ -11,21 +11,21 @@ use crate::analyzer::alert::{Cause, Watch};
 use crate::analyzer::credit::{self, Credit};
 use crate::analyzer::{Analyzer, Context, Event, Use};
 
-/// A message, behind its number in the flow and the latency.
+/// A message, preceded by its number in the flow and the latency.
 pub(super) static DNS: EventType = EventType::new("dns", render).measured(measure);
 
-/// How many messages of a stream were left out.
+/// The number of messages of a stream that were omitted.
 static OMITTED: EventType = EventType::new("dns", credit::render_omitted);
 
-/// Stands for a latency that is not known.
+/// Stands for an unknown latency.
 const UNKNOWN: u64 = u64::MAX;
 
-/// Number, latency and message.
+/// Splits packed bytes into number, latency and message.
 fn unpack(bytes: &[u8]) -> Option<(u32, Option<u64>, Message<'_>)> {
     let (number, rest) = bytes.split_first_chunk()?;
     let (latency, message) = rest.split_first_chunk()?;
     let latency = Some(u64::from_ne_bytes(*latency)).filter(|&latency| latency != UNKNOWN);
-    // The worker has parsed it before: there is no other case.
+    // The worker has parsed the message before, so this does not fail.
     Some((u32::from_ne_bytes(*number), latency, Message::parse(message).ok()?))
 }
 
@@ -56,7 +56,7 @@ fn render(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
     })
 }
 
-/// An answer ends a request, with an error where it is one of the server.
+/// Measures a response, which ends a request. Error codes other than "no such name" count as errors.
 fn measure(bytes: &[u8]) -> Option<Measured> {
     const NO_ERROR: u8 = 0;
     const NO_SUCH_NAME: u8 = 3;
@@ -66,29 +66,29 @@ fn measure(bytes: &[u8]) -> Option<Measured> {
     header.is_response().then_some(Measured { latency, error })
 }
 
-/// Makes events of DNS messages, over UDP and TCP.
+/// Emits events of DNS messages over UDP and TCP.
 #[derive(Clone, Debug, Default)]
 pub struct Dns {
     pub(in crate::analyzer) watch: Watch,
 }
 
-/// Queries of a flow that may wait for their answers; with one more the oldest is forgotten.
+/// Queries of a flow that may wait for their responses. One more query replaces the oldest.
 const MAX_OPEN: usize = 4;
 
-/// What is kept of a flow.
+/// The state of a flow.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Flow {
     transactions: Transactions,
-    /// Identifiers of queries, and when they came; 0 for none.
+    /// Identifiers of queries, and their times; 0 if unused.
     open: [(u16, u64); MAX_OPEN],
     next: u8,
     /// Bytes of a direction are missing: the next may be in the middle of a message.
     lost: [bool; 2],
-    /// What messages of a stream may still become.
+    /// The credit for events of a stream's messages.
     credit: Credit,
 }
 
-/// Alerts that the names in one message raise.
+/// Maximum number of alerts for the names in one message.
 const MAX_ALERTS: usize = 4;
 
 impl Analyzer for Dns {
@@ -127,8 +127,8 @@ impl Analyzer for Dns {
 }
 
 impl Dns {
-    /// Takes the messages of a stream, each behind its length (RFC 1035, section 4.2.2); answers how many
-    /// bytes were whole messages.
+    /// Processes the messages of a stream, each preceded by its length (RFC 1035, section 4.2.2). Returns the
+    /// number of bytes that were whole messages.
     fn messages(&self, flow: &mut Flow, bytes: &[u8], context: &mut Context<'_>) -> usize {
         let mut rest = bytes;
         while let Some((len, body)) = rest.split_first_chunk()
@@ -150,11 +150,11 @@ impl Dns {
             None
         };
         let number = flow.transactions.number().to_ne_bytes();
-        // A datagram has the headers of a packet in front, a message in a stream has not.
+        // A datagram arrives with the headers of a packet; a message in a stream does not, and needs credit.
         if context.is_stream() && !flow.credit.spend(credit::EVENT + 2 * message.names()) {
             return;
         }
-        // Of an answer where the question was not seen: it has that, too.
+        // A response repeats its question. It is checked only if the query was not seen.
         if self.watch.is_on() && latency.is_none() {
             let mut name = NameBuffer::new();
             let raises = |question: &dns::Question<'_>| {
@@ -168,7 +168,7 @@ impl Dns {
 
 impl Flow {
     fn ask(&mut self, id: u16, time: u64) {
-        // A query that is sent again waits since the first time.
+        // A retransmitted query counts from its first transmission.
         if self.open.iter().any(|&(open, since)| open == id && since > 0) {
             return;
         }
@@ -176,7 +176,7 @@ impl Flow {
         self.next = (self.next + 1) % MAX_OPEN as u8;
     }
 
-    /// When the query with this identifier came, which waits no longer.
+    /// Returns the time of the query with this identifier, and removes the query.
     fn answer(&mut self, id: u16) -> Option<u64> {
         let query = self.open.iter_mut().find(|(open, since)| *open == id && *since > 0)?;
         Some(std::mem::take(&mut query.1))

@@ -13,21 +13,21 @@ use crate::analyzer::{Analyzer, Context, Event, Use};
 
 mod eve;
 
-/// A transaction: [`Fixed`] values, then packed ones.
+/// A transaction: [`Fixed`] values, followed by packed ones.
 pub(super) static HTTP: EventType = EventType::new("http", eve::render).measured(measure);
 
-/// How many transactions of a connection were left out.
+/// The number of transactions of a connection that were omitted.
 static OMITTED: EventType = EventType::new("http", credit::render_omitted);
 
-/// A request, with an error where that is the server's.
+/// Measures a request. Status 500 and above counts as an error.
 fn measure(bytes: &[u8]) -> Option<Measured> {
     let (fixed, _) = Fixed::unpack(bytes)?;
     Some(Measured { latency: fixed.latency, error: fixed.status >= 500 })
 }
 
-/// Requests of a connection that may wait for their responses; one more is the end of the analysis.
+/// Requests of a connection that may wait for their responses. One more ends the analysis.
 const MAX_OPEN: usize = 128;
-/// A buffer with more room than this is not kept for others.
+/// A buffer with more capacity than this is not held for reuse.
 const MAX_SPARE: usize = 16 * 1024;
 
 /// Tags of packed values.
@@ -50,7 +50,7 @@ mod tag {
 struct Fixed {
     /// The transaction's number in the flow.
     number: u32,
-    /// Status of the response; 0 where there is none.
+    /// Status of the response; 0 if there is none.
     status: u16,
     /// Bytes of the response's body.
     length: u64,
@@ -88,7 +88,7 @@ impl Fixed {
     }
 }
 
-/// Methods whose responses are delimited in a way of their own.
+/// Methods whose responses have a message length of their own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Method {
     Head,
@@ -97,43 +97,43 @@ enum Method {
     Other,
 }
 
-/// A request that waits for its response, or is getting it.
+/// A request that waits for its response, or whose response is in progress.
 #[derive(Clone, Debug, Default)]
 struct Transaction {
     fixed: Fixed,
     method: Method,
-    /// The final response is still to come.
+    /// The final response has not begun.
     interim: bool,
-    /// The head of the final response has come.
+    /// The head of the final response has been received.
     answered: bool,
-    /// When the request's last byte came; `None` where no request was seen, or is still coming.
+    /// Time of the request's last byte; `None` if no request was seen, or if it is still in progress.
     requested: Option<u64>,
     packed: Vec<u8>,
 }
 
-/// Where a direction stands.
+/// The parser's position in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Phase {
-    /// In front of a head, or in it.
+    /// Before a head, or within it.
     #[default]
     Head,
-    /// In a body.
+    /// Within a body.
     Body(Body),
-    /// Behind a gap: the next head is looked for at the beginning of segments.
+    /// Behind a gap: the parser searches for the next head at the beginning of segments.
     Lost,
 }
 
-/// What is kept of a flow.
+/// The state of a flow.
 #[derive(Clone, Debug, Default)]
 pub struct Flow {
     phases: [Phase; 2],
     open: VecDeque<Transaction>,
     transactions: u32,
-    /// What transactions may still become.
+    /// The credit for events of transactions.
     credit: Credit,
 }
 
-/// Makes an event of each HTTP/1.x transaction.
+/// Emits an event for each HTTP/1.x transaction.
 #[derive(Clone, Debug, Default)]
 pub struct Http {
     pub(in crate::analyzer) watch: Watch,
@@ -142,9 +142,9 @@ pub struct Http {
     spare_queues: Vec<VecDeque<Transaction>>,
 }
 
-/// What a head leads to.
+/// The data that follows a head.
 enum Next {
-    /// Its body.
+    /// The message's body.
     Body(Body),
     /// Another protocol.
     Other,
@@ -280,7 +280,7 @@ impl Http {
         Use::Used(at)
     }
 
-    /// Goes on behind missing bytes.
+    /// Continues behind missing bytes.
     fn gap(&mut self, flow: &mut Flow, direction: Direction, len: usize, context: &mut Context<'_>) {
         const MIN_HEAD: usize = b"HTTP/1.1 200\r\n\r\n".len();
         let phase = &mut flow.phases[direction as usize];
@@ -311,7 +311,7 @@ impl Http {
         }
     }
 
-    /// Takes what is there of a head that will not come as a whole.
+    /// Processes the received part of a head that will not be completed.
     fn unfinished(&mut self, flow: &mut Flow, direction: Direction, head: &[u8], context: &mut Context<'_>) {
         const STATUS: usize = b"HTTP/1.1 200".len();
         if flow.phases[direction as usize] != Phase::Head {
@@ -328,11 +328,11 @@ impl Http {
         }
     }
 
-    /// Takes the head of a request.
+    /// Processes the head of a request.
     fn request(&mut self, flow: &mut Flow, head: &[u8], context: &mut Context<'_>) -> Option<Next> {
         let request = Request::parse(head);
         if request.method.is_empty() || request.target.is_empty() {
-            // Cruft between requests.
+            // Garbage between requests.
             return Some(Next::Body(Body::Length(0)));
         }
         let mut transaction = self.open(flow)?;
@@ -359,7 +359,7 @@ impl Http {
             && flow.credit.covers(credit::EVENT)
             && self.watch.name(Cause::Host, without_port(host), context)
         {
-            // It was covered.
+            // The check above covered it.
             let _ = flow.credit.spend(credit::EVENT);
         }
         let body = request.body();
@@ -368,10 +368,10 @@ impl Http {
         Some(Next::Body(body))
     }
 
-    /// Takes the head of a response.
+    /// Processes the head of a response.
     fn response(&mut self, flow: &mut Flow, head: &[u8], context: &mut Context<'_>) -> Option<Next> {
         let response = Response::parse(head);
-        // The end of the response in front of this one is in a gap.
+        // The end of the previous response is in a gap.
         if flow.open.front().is_some_and(|front| front.answered)
             && let Some(transaction) = flow.open.pop_front()
         {
@@ -389,7 +389,7 @@ impl Http {
         }
         transaction.answered = true;
         let since = transaction.requested.map(|requested| context.time().saturating_sub(requested));
-        // What was kept until the answer told what it is has the answer's time.
+        // A request that was buffered until the response identified the protocol has the response's time.
         let since = since.filter(|&since| since > 0);
         transaction.fixed.latency = transaction.fixed.latency.or(since);
         for (tag, value) in [
@@ -409,7 +409,7 @@ impl Http {
         }
     }
 
-    /// A message is whole.
+    /// Handles the end of a message.
     fn complete(&mut self, flow: &mut Flow, direction: Direction, context: &mut Context<'_>) {
         flow.phases[direction as usize] = Phase::Head;
         match direction {
@@ -428,7 +428,7 @@ impl Http {
         }
     }
 
-    /// A new transaction; `None` where too many are open.
+    /// Creates a transaction. Returns `None` if too many are open.
     fn open(&mut self, flow: &mut Flow) -> Option<Transaction> {
         if flow.open.len() == MAX_OPEN {
             return None;
@@ -450,7 +450,7 @@ impl Http {
         self.keep_spare(packed);
     }
 
-    /// Keeps a buffer for the next transaction.
+    /// Holds a buffer for the next transaction.
     fn keep_spare(&mut self, mut packed: Vec<u8>) {
         if packed.capacity() <= MAX_SPARE {
             packed.clear();
@@ -459,18 +459,18 @@ impl Http {
     }
 }
 
-/// A host without the number of its port.
+/// Returns a host without its port number.
 fn without_port(host: &[u8]) -> &[u8] {
     host.iter().position(|&byte| byte == b':').and_then(|at| host.get(..at)).unwrap_or(host).trim_ascii()
 }
 
-/// How much of what a client sent is in front of a head: empty lines.
+/// Returns the number of a client's bytes in front of a head: empty lines.
 fn skip_request(bytes: &[u8]) -> usize {
     bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count()
 }
 
-/// How much of what a server sent is in front of a head: white space, or a line of something else with a
-/// head behind it, as receivers tolerate it. `None` where there is no head at all.
+/// Returns the number of a server's bytes in front of a head: white space, or one other line with a head
+/// behind it, which receivers tolerate. Returns `None` if there is no head.
 fn skip_response(bytes: &[u8]) -> Option<usize> {
     const MAX_LINE: usize = 512;
     let space = bytes.iter().take_while(|byte| byte.is_ascii_whitespace() || **byte == 0).count();
@@ -483,8 +483,8 @@ fn skip_response(bytes: &[u8]) -> Option<usize> {
     (behind.len() > 4 && begins_response(behind)).then_some(line)
 }
 
-/// Where a request of HTTP/0.9 ends, which is a line of method and target alone. The first `seen` bytes
-/// were looked at before.
+/// Returns the end of an HTTP/0.9 request, which is a single line of method and target. The first `seen`
+/// bytes were searched before.
 fn old_head_end(bytes: &[u8], seen: usize) -> Option<usize> {
     if !bytes.get(seen..)?.contains(&b'\n') {
         return None;

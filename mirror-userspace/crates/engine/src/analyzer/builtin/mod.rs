@@ -1,4 +1,4 @@
-//! The analyzers that are built in.
+//! The built-in analyzers.
 
 mod dns;
 mod http;
@@ -12,6 +12,6 @@ pub use quic::Quic;
 pub use ssh::Ssh;
 pub use tls::{StartTls, Tls};
 
-/// The kinds of events that the analyzers here emit.
+/// The event types that the analyzers here emit.
 pub const EVENT_TYPES: [&str; 6] =
     [super::alert::ALERT.name, dns::DNS.name, http::HTTP.name, tls::TLS.name, quic::QUIC.name, ssh::SSH.name];

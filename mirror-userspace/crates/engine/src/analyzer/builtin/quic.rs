@@ -1,4 +1,4 @@
-//! QUIC: each hello becomes an event. What comes after them is not looked at.
+//! QUIC: each hello becomes an event. Later packets are ignored.
 
 use mirror_packet::Direction;
 use mirror_protocols::quic::{self, Connection, Hello, Version};
@@ -9,10 +9,10 @@ use mirror_records::eve::Lines;
 use crate::analyzer::alert::{Cause, Watch};
 use crate::analyzer::{Analyzer, Context, Event, Use};
 
-/// A hello: the version, whose it is, its body.
+/// A hello: the version, its sender, its body.
 pub(super) static QUIC: EventType = EventType::new("quic", render);
 
-/// Marks of whose hello an event is about.
+/// The senders of a hello in packed events.
 const OF_CLIENT: u8 = 0;
 const OF_SERVER: u8 = 1;
 const OF_NOBODY: u8 = 2;
@@ -28,17 +28,17 @@ fn render(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
     })
 }
 
-/// Makes events of the hellos of QUIC connections.
+/// Emits events of the hellos of QUIC connections.
 #[derive(Debug, Default)]
 pub struct Quic {
     pub(in crate::analyzer) watch: Watch,
-    /// Connections that no flow uses, for their memory.
+    /// Connections that no flow uses, held for their memory.
     spare: Vec<Connection>,
-    /// What packets are decrypted in.
+    /// Scratch memory for the decryption of packets.
     scratch: Vec<u8>,
 }
 
-/// What is kept of a flow.
+/// The state of a flow.
 #[derive(Debug, Default)]
 pub struct Flow {
     connection: Option<Connection>,
@@ -89,7 +89,7 @@ impl Analyzer for Quic {
 }
 
 impl Quic {
-    /// Says at least which version was spoken, where nothing else was said.
+    /// Emits the version alone, if nothing else was emitted.
     fn finish(&mut self, flow: &mut Flow, context: &mut Context<'_>) {
         let Some(mut connection) = flow.connection.take() else { return };
         if let Some(version) = connection.version_alone() {

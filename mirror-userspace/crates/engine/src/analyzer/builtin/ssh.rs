@@ -1,4 +1,4 @@
-//! SSH: one event says which software talks to which.
+//! SSH: one event reports the software of both sides.
 
 use mirror_packet::Direction;
 use mirror_protocols::ssh::{self, Banner, Look};
@@ -12,7 +12,7 @@ use crate::analyzer::{Analyzer, Context, Event, Use};
 /// The banners of both sides.
 pub(super) static SSH: EventType = EventType::new("ssh", render);
 
-/// Tags of a side's protocol version; the software has the tag behind it.
+/// Tags of each side's protocol version. The software has the next tag.
 const TAGS: [u8; 2] = [0, 2];
 
 #[derive(Serialize)]
@@ -37,14 +37,14 @@ fn render(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
     lines.line(&Object { client, server })
 }
 
-/// Makes an event of the banners of an SSH connection.
+/// Emits an event of the banners of an SSH connection.
 #[derive(Clone, Debug, Default)]
 pub struct Ssh {
     /// Buffers that no flow uses.
     spare: Vec<Vec<u8>>,
 }
 
-/// What is kept of a flow.
+/// The state of a flow.
 #[derive(Clone, Debug, Default)]
 pub struct Flow {
     packed: Vec<u8>,

@@ -1,4 +1,4 @@
-//! TLS: each handshake becomes an event. What comes after it is not looked at.
+//! TLS: each handshake becomes an event. Later records are ignored.
 
 use mirror_packet::Direction;
 use mirror_protocols::detect::AppProto;
@@ -13,10 +13,11 @@ use serde::Serialize;
 use crate::analyzer::alert::{Cause, Watch};
 use crate::analyzer::{Analyzer, Context, Event, Use};
 
-/// A handshake: the latency, what was spoken before with its length, the outline of the messages, the messages.
+/// A handshake: the latency, the length and the name of the previous protocol, the outline of the messages,
+/// the messages.
 pub(super) static TLS: EventType = EventType::new("tls", render).measured(measure);
 
-/// Stands for a latency that is not known.
+/// Stands for an unknown latency.
 const UNKNOWN: u64 = u64::MAX;
 
 #[derive(Serialize)]
@@ -32,7 +33,7 @@ struct Object<'a> {
 /// A packed handshake.
 struct Packed<'a> {
     latency: Option<u64>,
-    /// What was spoken before; empty for nothing.
+    /// The protocol that was spoken before; empty if none.
     original: &'a str,
     messages: Messages<'a>,
 }
@@ -60,29 +61,29 @@ fn render(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
     })
 }
 
-/// A handshake, which failed where the server has not answered it.
+/// Measures a handshake. It failed if the server did not answer it.
 fn measure(bytes: &[u8]) -> Option<Measured> {
     let Packed { latency, messages, .. } = Packed::read(bytes)?;
     Some(Measured { latency, error: messages.server_hello.is_none() })
 }
 
-/// Makes an event of each TLS handshake.
+/// Emits an event for each TLS handshake.
 #[derive(Debug, Default)]
 pub struct Tls {
     pub(in crate::analyzer) watch: Watch,
-    /// Handshakes that no flow uses, for their memory.
+    /// Handshakes that no flow uses, held for their memory.
     spare: Vec<Handshake>,
 }
 
-/// What is kept of a flow.
+/// The state of a flow.
 #[derive(Debug, Default)]
 pub struct Flow {
     handshake: Option<Handshake>,
-    /// When the client last said something before the server did.
+    /// Time of the client's last data before the server's first.
     asked: Option<u64>,
     /// Nanoseconds until the server answered.
     latency: Option<u64>,
-    /// The client may not have got what the server sent.
+    /// The client may not have received the server's data.
     unanswered: bool,
 }
 
@@ -99,7 +100,7 @@ impl Analyzer for Tls {
         let bytes = match event {
             Event::Data { bytes, .. } => bytes,
             Event::Gap { .. } => {
-                // Behind a gap nothing can be told apart.
+                // The handshake cannot be parsed behind a gap.
                 self.finish(flow, context);
                 return Use::Done;
             }
@@ -136,7 +137,7 @@ impl Analyzer for Tls {
 }
 
 impl Tls {
-    /// Emits what is known of a handshake, once.
+    /// Emits the event of a handshake, once.
     fn finish(&mut self, flow: &mut Flow, context: &mut Context<'_>) {
         let Some(mut handshake) = flow.handshake.take() else { return };
         let mut messages = handshake.messages();
@@ -181,11 +182,11 @@ impl Tls {
     }
 }
 
-/// Looks for TLS in flows of protocols that agree on it in their own words (STARTTLS, AUTH TLS).
+/// Looks for TLS in flows of protocols that negotiate it with commands of their own (STARTTLS, AUTH TLS).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StartTls;
 
-/// Client data that is looked through: whoever means to, agrees on TLS soon.
+/// Bytes of client data that are searched. A client that negotiates TLS does so early.
 const MAX_PLAIN: usize = 64 * 1024;
 
 impl Analyzer for StartTls {

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use super::*;
 
-/// The sessions of the two ends.
+/// Returns the sessions of the two ends.
 fn ends() -> [Mirror; 2] {
     [mirror(7, 0x0a00_0001), mirror(8, 0x0a00_0002)]
 }
 
-/// The frame as the other end sees it: other hardware addresses, a router on the way.
+/// Returns the frame as the other end sees it: other hardware addresses, a router on the way.
 fn at_other_end(frame: &[u8]) -> Vec<u8> {
     let mut frame = frame.to_vec();
     frame[..12].fill(6);
@@ -28,7 +28,7 @@ impl Bench {
         bench
     }
 
-    /// A frame of one end's session at a time.
+    /// Passes a frame of one end's session at a time.
     fn by_end(&mut self, end: usize, time: u64, frame: &[u8]) {
         let bytes = if end == 0 { frame.to_vec() } else { at_other_end(frame) };
         self.mirror = Some(ends()[end]);
@@ -37,7 +37,7 @@ impl Bench {
     }
 }
 
-/// A conversation in HTTP and a question to a name server.
+/// Returns an HTTP conversation and a DNS query.
 fn conversations() -> Vec<Vec<u8>> {
     let mut http = Tcp { client: (CLIENT, 4000), server: (SERVER, 80), next: [1000, 5000] };
     let mut frames = vec![
@@ -63,7 +63,7 @@ fn conversations() -> Vec<Vec<u8>> {
     frames
 }
 
-/// Packets of the flows, in both directions.
+/// Returns the packets of the flows, in both directions.
 fn packets(events: &[Value]) -> Vec<[u64; 2]> {
     let flows = events.iter().filter(|event| event["event_type"] == "flow");
     let count = |flow: &Value, way: &str| flow["flow"][way].as_u64().unwrap();
@@ -134,14 +134,15 @@ fn fragments_of_which_each_end_loses_another_make_a_datagram() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Both ends of everything, the copies a while after: the records are those of the first end alone.
+    /// Both ends mirror all packets, with the copies a while later: the records are those of the first end
+    /// alone.
     #[test]
     fn with_both_ends_mirrored_records_are_those_of_one(
         lag in 0_u64..20,
         repeated in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
     ) {
         let mut frames = conversations();
-        // Sent again, to the bit the same: a retransmission of TCP, an impatient client of DNS.
+        // Sent again, identical in every bit: a TCP retransmission, an impatient DNS client.
         for index in repeated {
             let at = index.index(frames.len());
             let frame = frames[at].clone();
@@ -165,7 +166,7 @@ proptest! {
         let without_time = |events: Vec<Value>| -> Vec<Value> {
             let shared = |mut event: Value| {
                 if event["event_type"] == "flow" {
-                    // When the last copy came, at the end of the capture.
+                    // The arrival time of the last copy, at the end of the capture.
                     event["timestamp"].take();
                 }
                 event
@@ -175,7 +176,7 @@ proptest! {
         prop_assert_eq!(without_time(both.events()), without_time(alone.events()));
     }
 
-    /// Each end loses other packets, before and after anything is known of the two.
+    /// Each end loses other packets, before and after the two ends are known to be the same.
     #[test]
     fn what_one_end_loses_is_taken_from_the_other_into_the_same_flow(
         seen in prop::collection::vec(1_u8..4, 24),
@@ -207,7 +208,7 @@ proptest! {
         prop_assert_eq!(sums, [2, 22]);
     }
 
-    /// Whatever comes by one session, however often and however soon again, is analysed.
+    /// Every packet that comes by one session is analysed, however often and however soon it comes again.
     #[test]
     fn nothing_that_one_end_sends_is_a_copy(
         steps in prop::collection::vec((any::<prop::sample::Index>(), 0_u64..50), 1..600)
@@ -222,7 +223,7 @@ proptest! {
         prop_assert_eq!(bench.worker.counters().duplicates, 0);
     }
 
-    /// Of equal packets as many are analysed as the end has sent that sent more of them, in any order.
+    /// Of equal packets, as many are analysed as the end that sent more of them has sent, in any order.
     #[test]
     fn as_many_are_analysed_as_one_end_sent(ends in prop::collection::vec(0_usize..2, 1..700)) {
         let frame = udp((CLIENT, 5000), (SERVER, 6000), b"alive");

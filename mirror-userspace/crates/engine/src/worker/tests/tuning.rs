@@ -1,4 +1,4 @@
-//! Settings that change while a worker works.
+//! Settings that change while a worker runs.
 
 use super::*;
 use crate::analyzer::Enabled;
@@ -22,7 +22,7 @@ fn an_analyzer_that_is_switched_off_says_no_more_and_flows_go_on() {
     let mut bench = Bench::new();
     lookup(&mut bench, 4000);
     bench.worker.tune(without("dns"));
-    // One that it follows already, and one that is new.
+    // One flow that it already follows, and a new one.
     lookup(&mut bench, 4000);
     lookup(&mut bench, 4001);
     bench.worker.tune(Tuning::default());
@@ -49,7 +49,7 @@ fn what_an_analyzer_has_begun_with_is_not_told_after_it_was_switched_off() {
         bench.frame(&connection.segment(false, "A", b""));
         if off {
             bench.worker.tune(without("http"));
-            // It runs again, for other flows.
+            // It is switched on again, for other flows.
             bench.frame(&connection.segment(true, "A", REQUEST));
             bench.frame(&connection.segment(false, "A", b""));
             bench.worker.tune(without("dns"));

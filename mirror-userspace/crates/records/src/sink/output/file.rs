@@ -1,4 +1,4 @@
-//! A log file, put aside under another name when it is large or old, and made again where it was removed.
+//! A log file, rotated when it is large or old, and created again if it was removed.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -13,7 +13,7 @@ use time::macros::format_description;
 use super::{Lines, Modes, Rotation, Written};
 use crate::sink::SinkError;
 
-/// What is put behind the name of a file that is put aside: the time of that, UTC.
+/// The suffix of a rotated file: the time of the rotation, UTC.
 const STAMP: &[FormatItem<'_>] = format_description!("[year][month][day]-[hour][minute][second]");
 const STAMP_LEN: usize = "20261125-051403".len();
 
@@ -24,7 +24,7 @@ pub(crate) struct LogFile {
     modes: Modes,
     file: File,
     size: u64,
-    /// In which of the intervals it was begun.
+    /// The number of the rotation interval in which it was begun.
     interval: u64,
     /// The file ends within a line, after a write that failed half way.
     torn: bool,
@@ -44,7 +44,7 @@ impl LogFile {
         Ok(Self { path, rotation, modes, file, size: metadata.len(), interval, torn: false })
     }
 
-    /// Sets when the file is put aside; the interval that is running is not over by that.
+    /// Sets the rotation. This does not end the current interval.
     pub(super) fn set_rotation(&mut self, rotation: Rotation) {
         if rotation.interval != self.rotation.interval {
             self.interval = interval(&rotation, SystemTime::now());
@@ -58,9 +58,9 @@ impl LogFile {
         {
             return (0, Some(error));
         }
-        // A file that cannot be put aside is written to all the same.
+        // If the rotation fails, events still go to the old file.
         let mut failure = self.rotate_by_time().err();
-        // The first event that is in the file, and in none that was put aside.
+        // The first event that is in the current file, and not in a rotated one.
         let (mut first, mut done) = (0, 0);
         while done < lines.ends.len() {
             let start = lines.start(done);
@@ -91,34 +91,36 @@ impl LogFile {
         (done, failure)
     }
 
-    /// Whether the file has no name any more, so that nobody can read what is written to it.
+    /// Returns true if the file has no name any more, so that no reader can open it.
     fn is_removed(&self) -> bool {
         let Ok(open) = self.file.metadata() else { return false };
-        // Some file systems do not count names.
+        // Some file systems do not count links.
         let same = |named: fs::Metadata| (named.dev(), named.ino()) == (open.dev(), open.ino());
         open.nlink() == 0 && !fs::metadata(&self.path).is_ok_and(same)
     }
 
-    /// Makes the file again that was removed, with its directory. A confined process reaches the directory that it
-    /// began with, and none that is made in its place.
+    /// Creates the removed file again, with its directory. A sandboxed process can access the directory that
+    /// it began with, but not one that is created in its place.
     fn make_again(&mut self) -> io::Result<()> {
         let made = self.path.parent().map_or(Ok(()), |directory| self.modes.make_directory(directory));
         match made.and_then(|()| self.reopen()) {
             Ok(()) => {
-                tracing::warn!("{} was removed; it is begun anew", self.path.display());
+                tracing::warn!("{} was removed; it is created again", self.path.display());
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(io::Error::new(
                 error.kind(),
                 "its directory was removed, and the process is confined to that one; restart it to log again",
             )),
-            Err(error) => {
-                Err(io::Error::new(error.kind(), format!("it was removed; to make it again: {error}")))
-            }
+            Err(error) => Err(io::Error::new(
+                error.kind(),
+                format!("it was removed and cannot be created again: {error}"),
+            )),
         }
     }
 
-    /// Writes as much of a text as the file takes; the number of bytes, and what stopped it.
+    /// Writes as much of a text as the file accepts. Returns the number of bytes, and the error that stopped
+    /// it.
     fn write_text(&mut self, text: &[u8]) -> (usize, Option<io::Error>) {
         if self.torn {
             // Ends the line that an earlier failure left unfinished, so that only that one is broken.
@@ -144,7 +146,7 @@ impl LogFile {
         (written, error)
     }
 
-    /// Puts the file aside where an interval has ended since it was begun.
+    /// Rotates the file if an interval has ended since it was begun.
     pub(super) fn rotate_by_time(&mut self) -> io::Result<()> {
         let now = interval(&self.rotation, SystemTime::now());
         if now == self.interval {
@@ -154,19 +156,19 @@ impl LogFile {
         if self.size == 0 { Ok(()) } else { self.rotate() }
     }
 
-    /// Puts the file aside under a name of its own, and begins anew.
+    /// Renames the file to a unique name, and begins a new one.
     fn rotate(&mut self) -> io::Result<()> {
         let aside = self.name_aside()?;
         fs::rename(&self.path, &aside)?;
         if let Err(error) = self.reopen() {
-            // Better one large file than none.
+            // One large file is better than none.
             let _ = fs::rename(&aside, &self.path);
             return Err(error);
         }
         self.thin_out()
     }
 
-    /// A name that is not taken: a second one within a second has a number.
+    /// Returns a free name: a second one within a second has a number.
     fn name_aside(&self) -> io::Result<PathBuf> {
         let stamp = OffsetDateTime::now_utc().format(STAMP).map_err(io::Error::other)?;
         let named = |number: u32| {
@@ -178,7 +180,7 @@ impl LogFile {
         free.ok_or_else(|| io::ErrorKind::AlreadyExists.into())
     }
 
-    /// Removes the oldest of those that were put aside, where they are more than are to be kept.
+    /// Removes the oldest rotated files beyond the number to keep.
     fn thin_out(&self) -> io::Result<()> {
         let Some(keep) = self.rotation.keep else { return Ok(()) };
         let mut aside = put_aside(&self.path)?;
@@ -196,7 +198,7 @@ impl LogFile {
     }
 }
 
-/// The files that a log was put aside as: stamp, number, path.
+/// Returns the rotated files of a log: stamp, number, path.
 fn put_aside(log: &Path) -> io::Result<Vec<(String, u32, PathBuf)>> {
     let (Some(directory), Some(name)) = (log.parent(), log.file_name().and_then(|name| name.to_str())) else {
         return Ok(Vec::new());
@@ -228,7 +230,7 @@ fn append(path: &Path, modes: Modes) -> io::Result<File> {
     modes.create().append(true).open(path)
 }
 
-/// The number of the interval that a time is in.
+/// Returns the number of the interval that contains a time.
 fn interval(rotation: &Rotation, time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     rotation.interval.map_or(0, |interval| since.as_secs() / interval.as_secs().max(1))

@@ -1,4 +1,4 @@
-//! A Unix socket that somebody listens to, who may go away and come back.
+//! A Unix socket with a reader that may go away and come back.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -12,7 +12,7 @@ use super::stream::{Stream, wait_for_room};
 use super::{Lines, Patience, Written};
 use crate::sink::SinkError;
 
-/// A reader that has gone is looked for this often.
+/// Time between two attempts to reconnect.
 const RETRY: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// Connects. Live, the reader may come later.
+    /// Connects. In a live capture, the reader may come later.
     pub(super) fn open(path: PathBuf, datagrams: bool, patience: Patience) -> Result<Self, SinkError> {
         let mut this = Self { path, datagrams, patience, connection: None, tried: Instant::now() };
         match this.connect() {
@@ -40,7 +40,7 @@ impl Socket {
                 return Err(SinkError::Connect { path: this.path, source });
             }
             Err(error) => tracing::warn!(
-                "nobody listens to {}: {error}; records are lost until somebody does",
+                "no process listens on {}: {error}; records are lost until one does",
                 this.path.display()
             ),
         }
@@ -50,7 +50,7 @@ impl Socket {
     fn connect(&mut self) -> io::Result<Connection> {
         self.tried = Instant::now();
         let kind = if self.datagrams { SockType::Datagram } else { SockType::Stream };
-        // One that waits would wait for a listener that is too busy to accept.
+        // A blocking socket would wait for a listener that is too busy to accept.
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let socket = socket(AddressFamily::Unix, kind, flags, None)?;
         connect(socket.as_raw_fd(), &UnixAddr::new(&self.path)?)?;
@@ -61,7 +61,8 @@ impl Socket {
         })
     }
 
-    /// Writes as many events as the reader takes. Where it has gone, another may have come in its place.
+    /// Writes as many events as the reader accepts. If the reader has gone, another may have come in its
+    /// place.
     pub(super) fn write(&mut self, lines: Lines<'_>) -> Written {
         let was_there = self.connection.is_some();
         let (whole, error) = self.write_once(lines);

@@ -1,4 +1,4 @@
-//! Lines to somebody who reads them: through standard output, or a stream socket.
+//! Lines to a reader, through standard output or a stream socket.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -11,13 +11,13 @@ use nix::sys::stat::{SFlag, fstat};
 
 use super::{Lines, Patience, Written};
 
-/// A pipe that can be written to takes so much without waiting (`PIPE_BUF`).
+/// Bytes that a writable pipe accepts without blocking (`PIPE_BUF`).
 const PIPE: usize = 4096;
 
 #[derive(Debug)]
 enum End {
     Stdout {
-        /// How much is written at once.
+        /// Maximum number of bytes in one write.
         at_once: usize,
     },
     Socket(OwnedFd),
@@ -27,9 +27,9 @@ enum End {
 pub(crate) struct Stream {
     end: End,
     patience: Patience,
-    /// The reader took nothing for longer than it is waited for.
+    /// The reader accepted nothing for longer than the limit.
     stalled: bool,
-    /// A line was cut: the reader took no more of it.
+    /// A line was cut: the reader accepted no more of it.
     torn: bool,
 }
 
@@ -89,7 +89,7 @@ impl Stream {
     }
 }
 
-/// Waits until a reader has room, as long as there is patience; `stalled` says that none is left.
+/// Waits until a reader has room, up to the limit. `stalled` is set once the limit has passed.
 pub(super) fn wait_for_room(fd: BorrowedFd<'_>, patience: Patience, stalled: &mut bool) -> io::Result<()> {
     let begun = Instant::now();
     loop {
@@ -103,7 +103,7 @@ pub(super) fn wait_for_room(fd: BorrowedFd<'_>, patience: Patience, stalled: &mu
         match poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], timeout) {
             Ok(0) => {
                 *stalled = true;
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "its reader takes nothing"));
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "its reader accepts no data"));
             }
             Ok(_) => {
                 *stalled = false;

@@ -23,12 +23,12 @@ fn assert_written(output: &mut Output, numbers: std::ops::Range<usize>) {
     assert!(error.is_none() && whole == expected, "{whole} of {expected}, {error:?}");
 }
 
-/// The numbers of a file's lines.
+/// Returns the numbers in a file's lines.
 fn numbers(path: &Path) -> Vec<usize> {
     fs::read_to_string(path).unwrap().lines().map(|line| line.parse().unwrap()).collect()
 }
 
-/// A log and the files that it was put aside as, the oldest first.
+/// Returns a log and its rotated files, the oldest first.
 fn files(log: &Path) -> Vec<PathBuf> {
     let mut files: Vec<_> =
         fs::read_dir(log.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -141,7 +141,7 @@ fn a_file_of_an_interval_that_is_over_is_put_aside() {
     output.tick().unwrap();
     output.tick().unwrap();
     assert_eq!((files(&log).len(), numbers(&log)), (2, vec![]));
-    // One without a line stays.
+    // A file without lines stays.
     File::options().append(true).open(&log).unwrap().set_modified(hours_ago).unwrap();
     let mut output = rotated(&log, rotation);
     assert_written(&mut output, 2..3);
@@ -186,7 +186,7 @@ fn hostile_removal_of_the_log_and_of_its_directory_costs_no_line() {
     fs::remove_dir_all(directory.path().join("a")).unwrap();
     assert_written(&mut output, 4..6);
     assert_eq!(numbers(&log), [4, 5]);
-    // Another's file in its place is appended to.
+    // A file that another process has created in its place is appended to.
     fs::remove_file(&log).unwrap();
     fs::write(&log, "9\n").unwrap();
     assert_written(&mut output, 6..7);
@@ -200,7 +200,7 @@ fn hostile_removal_counts_what_cannot_be_written_as_lost_until_it_can() {
     let mut output = open(Destination::file(&log));
     assert_written(&mut output, 0..2);
     fs::remove_dir_all(directory.path().join("logs")).unwrap();
-    // What stands in the directory's place does not let it be made.
+    // A file in the directory's place prevents its creation.
     fs::write(directory.path().join("logs"), "").unwrap();
     for _ in 0..2 {
         let (whole, error) = write(&mut output, 2..5);
@@ -223,7 +223,7 @@ fn hostile_readers_of_a_log_are_kept_out_of_it_and_of_what_is_made_for_it() {
         let mut output = open(Destination::File { path: log.clone(), rotation, modes });
         assert_written(&mut output, 0..3);
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        // The process may be more strict.
+        // The process's umask may be stricter.
         for path in files(&log) {
             assert_eq!(mode(&path) & !modes.file, 0, "{}", path.display());
         }
@@ -239,7 +239,7 @@ fn socket(path: &Path, datagrams: bool) -> Destination {
 fn a_reader_that_goes_away_and_comes_back_gets_whole_lines_from_then_on() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("eve.sock");
-    // Live, it may come later than the first record.
+    // In a live capture, the reader may come after the first record.
     let mut output = open(socket(&path, false));
     assert_eq!(write(&mut output, 0..2).0, 0);
     for number in [10, 20] {
@@ -263,7 +263,7 @@ fn who_reads_a_capture_file_is_told_that_nobody_listens() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("eve.sock");
     let error = Output::open(socket(&path, false), Patience::Endless).unwrap_err().to_string();
-    assert!(error.contains("eve.sock") && error.contains("start what reads"), "{error}");
+    assert!(error.contains("eve.sock") && error.contains("start the reader"), "{error}");
 }
 
 #[test]
@@ -280,7 +280,7 @@ fn a_reader_that_takes_nothing_is_waited_for_once_and_one_line_is_cut() {
     let begun = Instant::now();
     assert_eq!(write(&mut output, 0..10).0, 0);
     assert!(begun.elapsed() < Patience::SHORT);
-    // It goes on: makes room, and then reads all.
+    // The reader continues: it makes room, and then reads everything.
     let mut text = vec![0; whole * 40];
     reader.read_exact(&mut text).unwrap();
     assert_written(&mut output, 5..8);

@@ -1,4 +1,4 @@
-//! The object `http`.
+//! The `http` object of an event.
 
 use mirror_protocols::text::Bytes;
 use mirror_records::eve::Lines;
@@ -13,12 +13,12 @@ pub(super) fn render(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<
     lines.transaction(fixed.number, &Object::new(fixed, packed))
 }
 
-/// Stands for the target of a request that was not seen, as in Suricata's records.
+/// The target of a request that was not seen, as in Suricata's records.
 const UNSEEN: &[u8] = b"/libhtp::request_uri_not_seen";
 
 struct Object<'a> {
     fixed: Fixed,
-    /// The packed values by their tags.
+    /// The packed values, indexed by tag.
     values: [Option<&'a [u8]>; tag::COUNT],
 }
 
@@ -88,7 +88,7 @@ impl Serialize for Object<'_> {
     }
 }
 
-/// Whom a request is meant for.
+/// The host and the port that a request is addressed to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Authority<'a> {
     host: Option<&'a [u8]>,
@@ -96,7 +96,7 @@ struct Authority<'a> {
 }
 
 impl Object<'_> {
-    /// What the target says, or else the field Host.
+    /// Returns the authority in the target, or else the one in the Host field.
     fn authority(&self) -> Authority<'_> {
         let target = self.get(tag::TARGET).unwrap_or_default();
         let in_target = if self.get(tag::METHOD) == Some(b"CONNECT") {
@@ -111,7 +111,7 @@ impl Object<'_> {
     }
 }
 
-/// The authority of a target in absolute form.
+/// Returns the authority of a target in absolute form.
 fn absolute(target: &[u8]) -> Option<&[u8]> {
     let scheme = target.iter().position(|byte| !byte.is_ascii_alphanumeric()).filter(|&len| len > 0)?;
     let rest = target.get(scheme..)?.strip_prefix(b"://")?;
@@ -120,13 +120,13 @@ fn absolute(target: &[u8]) -> Option<&[u8]> {
 }
 
 impl<'a> Authority<'a> {
-    /// Nothing where what is behind the host is no port.
+    /// Returns nothing if the text behind the host is not a port.
     fn unless_odd(self, text: &[u8]) -> Self {
         let odd = self.port.is_none() && text.contains(&b':') && !text.ends_with(b"]");
         if odd { Self::default() } else { self }
     }
 
-    /// Host and port; an IPv6 address is in brackets.
+    /// Parses host and port. An IPv6 address is in brackets.
     fn parse(text: &'a [u8]) -> Self {
         let text = text.trim_ascii();
         let bracket = if text.starts_with(b"[") { text.iter().position(|&byte| byte == b']') } else { None };
@@ -145,7 +145,7 @@ impl<'a> Authority<'a> {
     }
 }
 
-/// A media type without its parameters.
+/// Returns a media type without its parameters.
 fn media_type(value: &[u8]) -> &[u8] {
     value.split(|&byte| byte == b';').next().unwrap_or_default()
 }

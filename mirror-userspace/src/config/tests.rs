@@ -9,10 +9,10 @@ use toml::de::{DeTable, DeValue};
 use super::*;
 use crate::filter::policy::{Action, RuleDirection, UnknownVnis};
 
-/// The configuration that comes with the product.
+/// The configuration that is shipped with the product.
 const EXAMPLE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/mirror-xdp.toml"));
 
-/// The same with the keys that name files which have to be made first.
+/// The same without the keys that name files which would have to exist.
 fn example() -> String {
     ["key", "file", "token_file"].iter().fold(EXAMPLE.to_owned(), |text, key| {
         let with = text.replace(&format!("# {key} = "), &format!("{key} = "));
@@ -29,7 +29,7 @@ fn mistakes(text: &str) -> Vec<Mistake> {
     parsed(text).map_or_else(|mistakes| mistakes.all().to_vec(), |_| Vec::new())
 }
 
-/// A set with one rule that is right but for the given lines, which begin on line 6.
+/// A set with one rule that is valid but for the given lines, which begin on line 6.
 fn with_rule(lines: &str) -> String {
     format!("[filter]\n[[filter.sets]]\nname = \"a\"\n[[filter.sets.rules]]\nnumber = 1\n{lines}")
 }
@@ -103,7 +103,7 @@ fn every_key_is_read() {
     assert_eq!(policy.sets[1].rules[0].action, Action::Truncate(128));
 }
 
-/// The keys of all tables by their path, indices left out.
+/// Returns the keys of all tables by their path, without indices.
 fn keys<'t>(table: &'t DeTable<'_>, path: &str, found: &mut BTreeMap<String, Vec<&'t str>>) {
     for (key, value) in table {
         found.entry(path.to_owned()).or_default().push(key.get_ref());
@@ -128,7 +128,7 @@ fn the_example_has_every_key_that_there_is() {
     let table = DeTable::parse(&example).unwrap();
     let mut found = BTreeMap::new();
     keys(table.get_ref(), "", &mut found);
-    // What each table takes is asked of the reader, by a key that none takes.
+    // Each table reports its keys when it meets one that it does not know.
     let sections = [
         ("", "none = 1\n"),
         ("capture", "[capture]\nnone = 1\n"),
@@ -637,7 +637,7 @@ fn what_is_more_than_there_is_room_for_is_refused() {
     assert!(parsed(&sources(limits::SOURCES)).is_ok());
     assert!(mistakes(&sources(limits::SOURCES + 1))[0].allowed.contains("4096"));
 
-    // Known by admission and by sets together.
+    // Known both by admission and by sets.
     let vnis = |last| {
         format!(
             "[admission]\nvnis = [\"0-16000\"]\n[[filter.sets]]\nname = \"a\"\nvnis = [\"15000-{last}\"]\n"
@@ -680,7 +680,7 @@ fn what_a_file_says_cannot_break_the_line() {
 }
 
 proptest! {
-    /// Whatever becomes of the file that comes with the product: a configuration or mistakes, never a panic.
+    /// Any mutation of the shipped file gives a configuration or mistakes, never a panic.
     #[test]
     fn damaged_files_are_taken_or_refused(at in 0..EXAMPLE.len(), cut in 0usize..40, with in ".{0,8}") {
         let mut bytes = EXAMPLE.as_bytes().to_vec();
@@ -695,7 +695,7 @@ proptest! {
     }
 }
 
-/// What is found of a file that is in this directory, whose name stands for `{}` in the text.
+/// Returns the findings for a file in this directory, whose path replaces `{}` in the text.
 fn checked(directory: &tempfile::TempDir, text: &str) -> Checked {
     let path = directory.path().join("start.toml");
     std::fs::write(&path, text.replace("{}", directory.path().to_str().unwrap())).unwrap();

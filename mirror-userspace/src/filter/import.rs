@@ -1,5 +1,5 @@
-//! Filters of AWS as rule sets: reads what `aws ec2 describe-traffic-mirror-filters` prints, and writes
-//! the `[filter]` section of a configuration file.
+//! Imports AWS traffic mirror filters as rule sets: reads the output of `aws ec2
+//! describe-traffic-mirror-filters`, and writes the `[filter]` section of a configuration file.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -12,33 +12,33 @@ use super::limits;
 use super::policy::{Action, Rule, RuleDirection, RuleSet, has_ports};
 use super::text::{self, Wrong};
 
-/// A filter of AWS.
+/// An AWS traffic mirror filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     /// Its identifier, `tmf-…`.
     pub id: String,
-    /// What its owner says of it.
+    /// Its description.
     pub description: Option<String>,
-    /// Services that it mirrors besides, such as `amazon-dns`.
+    /// Network services that it mirrors in addition, such as `amazon-dns`.
     pub network_services: Vec<String>,
-    /// Its rules; the name is that of its tag `Name`, or its identifier.
+    /// Its rules; the name is the value of its tag `Name`, or else its identifier.
     pub set: RuleSet,
-    /// What the owner says of the rules, in their order.
+    /// The descriptions of the rules, in the order of the rules.
     pub comments: Vec<Option<String>>,
 }
 
-/// What is wrong with the input.
+/// A mistake in the input.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {wrong}")]
 pub struct ImportError {
-    /// Where, as a path from the top, such as `TrafficMirrorFilters[0].IngressFilterRules[2].Protocol`; in
-    /// what is not JSON, the line.
+    /// The place, as a path from the top, such as `TrafficMirrorFilters[0].IngressFilterRules[2].Protocol`;
+    /// for input that is not JSON, the line.
     pub place: String,
-    /// What is wrong, and what would be right.
+    /// The mistake and its remedy.
     pub wrong: Wrong,
 }
 
-/// Reads the JSON that `aws ec2 describe-traffic-mirror-filters` prints.
+/// Reads the JSON output of `aws ec2 describe-traffic-mirror-filters`.
 pub fn read(json: &[u8]) -> Result<Vec<Filter>, ImportError> {
     const COMMAND: &str = "give what `aws ec2 describe-traffic-mirror-filters --output json` prints";
     let root: Value = serde_json::from_slice(json).map_err(|error| ImportError {
@@ -103,7 +103,7 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= limits::NAME && !name.chars().any(char::is_control)
 }
 
-/// The value of a filter's tag `Name`.
+/// Returns the value of a filter's tag `Name`.
 fn name_tag<'v>(node: &Node<'v>) -> Result<Option<&'v str>, ImportError> {
     for tag in node.get("Tags").map_or_else(|| Ok(Vec::new()), |list| list.list())? {
         if tag.require("Key")?.text()? == "Name" {
@@ -127,7 +127,7 @@ fn rule(node: &Node<'_>, direction: RuleDirection) -> Result<(Rule, Option<Strin
         "reject" => Action::Reject,
         other => return Err(action.wrong(format!("`{other}` is no action"), "accept or reject")),
     };
-    // −1 is how other parts of EC2 say "all".
+    // Other parts of EC2 use −1 for "all".
     let protocol = match node.get("Protocol") {
         Some(node) => Some(node.number("a protocol number", -1..=255)?),
         None => None,
@@ -154,7 +154,7 @@ fn rule(node: &Node<'_>, direction: RuleDirection) -> Result<(Rule, Option<Strin
     Ok((rule, comment.filter(|text| !text.is_empty())))
 }
 
-/// A network; as AWS does, bits beyond the prefix are cleared.
+/// Parses a network; bits beyond the prefix are cleared, as AWS does.
 fn network(node: &Node<'_>) -> Result<IpNet, ImportError> {
     let text = node.text()?;
     let lenient = text.parse::<IpNet>().map_or_else(|_| text.to_owned(), |net| net.trunc().to_string());
@@ -164,7 +164,7 @@ fn network(node: &Node<'_>) -> Result<IpNet, ImportError> {
 fn port_range(node: &Node<'_>, protocol: Option<u8>) -> Result<Option<RangeInclusive<u16>>, ImportError> {
     let port = |key| node.require(key)?.number("a port", -1..=65_535);
     let (from, to) = (port("FromPort")?, port("ToPort")?);
-    // How other parts of EC2 say "all".
+    // Other parts of EC2 use −1 for "all".
     if (from, to) == (-1, -1) {
         return Ok(None);
     }
@@ -180,7 +180,7 @@ fn port_range(node: &Node<'_>, protocol: Option<u8>) -> Result<Option<RangeInclu
     Ok(Some(first..=last))
 }
 
-/// A value, and where it stands.
+/// A JSON value, and its place in the input.
 struct Node<'v> {
     value: &'v Value,
     path: String,
@@ -196,7 +196,7 @@ impl<'v> Node<'v> {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    /// The value of a key that is there and not null.
+    /// Returns the value of a key; `None` if it is missing or null.
     fn get(&self, key: &str) -> Option<Self> {
         let value = self.value.get(key).filter(|value| !value.is_null())?;
         Some(Self { value, path: self.path(key) })
@@ -229,12 +229,12 @@ impl<'v> Node<'v> {
     }
 }
 
-/// The beginning of a value, on one line.
+/// Returns the beginning of a value, on one line.
 fn shown(value: &Value) -> String {
     value.to_string().chars().take(60).collect()
 }
 
-/// The filters as the `[filter]` section of a configuration file.
+/// Writes the filters as the `[filter]` section of a configuration file.
 #[must_use]
 pub fn to_toml(filters: &[Filter]) -> String {
     let mut text = String::from(
@@ -274,7 +274,7 @@ fn write_rule(text: &mut String, rule: &Rule) {
     let _ = writeln!(text, "action = \"{}\"", rule.action);
     if let Some(number) = rule.protocol {
         let name = text::protocol_name(number);
-        // The name alone where there is one.
+        // The name, if the protocol has one.
         let value = if text::protocol(&name).is_ok() { quoted(&name) } else { number.to_string() };
         let _ = writeln!(text, "protocol = {value}");
     }
@@ -298,7 +298,7 @@ fn comment(text: &mut String, words: &str) {
     }
 }
 
-/// Text as a basic string of TOML; names have no control characters.
+/// Writes text as a basic string of TOML; names have no control characters.
 fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
@@ -312,7 +312,7 @@ mod tests {
     use super::*;
     use crate::config;
 
-    /// Shaped as the command's documentation shows it.
+    /// Shaped like the example in the command's documentation.
     fn described() -> Value {
         json!({"TrafficMirrorFilters": [{
             "TrafficMirrorFilterId": "tmf-0293f26e86EXAMPLE",
@@ -367,7 +367,7 @@ mod tests {
         let sets: Vec<_> = filters.iter().map(|filter| filter.set.clone()).collect();
         assert_eq!(config.policy.sets, sets);
 
-        // The only one is the default.
+        // A single filter becomes the default set.
         filters.truncate(1);
         let config = config::parse(Path::new("x"), to_toml(&filters).as_bytes()).unwrap();
         assert_eq!(config.policy.default_set, Some(0));

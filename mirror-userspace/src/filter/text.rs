@@ -1,5 +1,4 @@
-//! Rules and their parts as text: as operators write them in files and on the command line, and as they
-//! get to read them.
+//! The textual form of rules and their parts: parsing of files and command lines, and output for people.
 
 use std::fmt::{self, Display, Write as _};
 use std::net::{IpAddr, Ipv6Addr};
@@ -13,17 +12,17 @@ use mirror_xdp_common::wire::protocol;
 use super::limits;
 use super::policy::{Action, MacAddress, Rule, RuleDirection};
 
-/// Why a text is not taken.
+/// The reason why a text is rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wrong {
-    /// What is wrong.
+    /// The mistake, in words.
     pub what: String,
-    /// What would be right.
+    /// The accepted values, or the remedy.
     pub allowed: String,
 }
 
 impl Wrong {
-    /// From its two halves.
+    /// Makes an error from its two halves.
     #[must_use]
     pub fn new(what: impl Into<String>, allowed: impl Into<String>) -> Self {
         Self { what: what.into(), allowed: allowed.into() }
@@ -36,8 +35,8 @@ impl Display for Wrong {
     }
 }
 
-/// Names of protocols that are read, the first of each number is the one that is written. The numbers
-/// are IANA's; what is not here goes by its number.
+/// The names of protocols that are accepted; the first name of a number is the one that is written. The
+/// numbers are IANA's; other protocols are written as numbers.
 const PROTOCOLS: &[(&str, u8)] = &[
     ("icmp", protocol::ICMP),
     ("igmp", 2),
@@ -59,7 +58,7 @@ const PROTOCOLS: &[(&str, u8)] = &[
     ("sctp", protocol::SCTP),
 ];
 
-/// The protocol of this name or number.
+/// Returns the protocol of this name or number.
 pub fn protocol(text: &str) -> Result<u8, Wrong> {
     let known = PROTOCOLS.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|&(_, number)| number);
     known.or_else(|| text.parse().ok()).ok_or_else(|| {
@@ -72,7 +71,7 @@ pub fn protocol(text: &str) -> Result<u8, Wrong> {
     })
 }
 
-/// The name of a protocol, or its number.
+/// Returns the name of a protocol, or `protocol` and its number if it has no name here.
 #[must_use]
 pub fn protocol_name(number: u8) -> String {
     match PROTOCOLS.iter().find(|&&(_, known)| known == number) {
@@ -81,7 +80,7 @@ pub fn protocol_name(number: u8) -> String {
     }
 }
 
-/// A network in CIDR notation.
+/// Parses a network in CIDR notation.
 pub fn network(text: &str) -> Result<IpNet, Wrong> {
     const ALLOWED: &str = "write a network such as 10.0.0.0/8 or fd00::/8";
     let net: IpNet = text.parse().map_err(|_| match text.parse::<IpAddr>() {
@@ -104,10 +103,10 @@ pub fn network(text: &str) -> Result<IpNet, Wrong> {
     Ok(net)
 }
 
-/// IPv4 addresses within IPv6 (RFC 4291, section 2.5.5.2).
+/// IPv4-mapped IPv6 addresses (RFC 4291, section 2.5.5.2).
 const MAPPED: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96);
 
-/// A range of numbers such as `1024-65535`, or one alone; `what` names the numbers.
+/// Parses a range of numbers such as `1024-65535`, or a single number; `what` names the numbers in messages.
 pub fn range<T>(text: &str, what: &str, within: RangeInclusive<T>) -> Result<RangeInclusive<T>, Wrong>
 where
     T: FromStr + PartialOrd + Copy + Display,
@@ -125,7 +124,7 @@ where
     Ok(first..=last)
 }
 
-/// A hardware address of an interface.
+/// Parses the hardware address of an interface.
 pub fn mac_address(text: &str) -> Result<MacAddress, Wrong> {
     let mut address = MacAddress::default();
     let mut parts = text.split(':');
@@ -144,7 +143,7 @@ fn not_mac(text: &str) -> Wrong {
     Wrong::new(format!("`{text}` is no hardware address"), "write six bytes such as 02:00:00:00:00:01")
 }
 
-/// What becomes of packets.
+/// Parses the action of a rule.
 pub fn action(text: &str) -> Result<Action, Wrong> {
     let unknown = || {
         let allowed = format!(
@@ -173,7 +172,7 @@ pub fn action(text: &str) -> Result<Action, Wrong> {
     }
 }
 
-/// The packets that a rule is about.
+/// Parses the direction of a rule.
 pub fn direction(text: &str) -> Result<RuleDirection, Wrong> {
     [RuleDirection::Ingress, RuleDirection::Egress, RuleDirection::Both]
         .into_iter()
@@ -181,7 +180,7 @@ pub fn direction(text: &str) -> Result<RuleDirection, Wrong> {
         .ok_or_else(|| Wrong::new(format!("`{text}` is no direction"), "ingress, egress or both"))
 }
 
-/// A number of bytes with or without a unit.
+/// Parses a number of bytes with or without a unit.
 pub fn bytes(text: &str) -> Result<u64, Wrong> {
     const UNITS: &[(&str, u64)] = &[
         ("KiB", 1 << 10),
@@ -203,14 +202,14 @@ pub fn bytes(text: &str) -> Result<u64, Wrong> {
     digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(wrong)
 }
 
-/// A range as it is read: a number alone where it is no more.
+/// Writes a range; a range of one number is written as that number.
 #[must_use]
 pub fn range_text<T: PartialEq + Display>(range: &RangeInclusive<T>) -> String {
     let (first, last) = (range.start(), range.end());
     if first == last { first.to_string() } else { format!("{first}-{last}") }
 }
 
-/// Ranges as a list: `7, 100-199`.
+/// Writes ranges as a list: `7, 100-199`.
 #[must_use]
 pub fn ranges_text<T: PartialEq + Display>(ranges: &[RangeInclusive<T>]) -> String {
     let mut text = String::new();
@@ -221,7 +220,7 @@ pub fn ranges_text<T: PartialEq + Display>(ranges: &[RangeInclusive<T>]) -> Stri
     text
 }
 
-/// VNIs in ascending order, as ranges.
+/// Joins VNIs, which are in ascending order, into ranges.
 #[must_use]
 pub fn vni_ranges(vnis: impl IntoIterator<Item = Vni>) -> Vec<RangeInclusive<u32>> {
     let mut ranges: Vec<RangeInclusive<u32>> = Vec::new();
@@ -234,13 +233,13 @@ pub fn vni_ranges(vnis: impl IntoIterator<Item = Vni>) -> Vec<RangeInclusive<u32
     ranges
 }
 
-/// A hardware address as it is read.
+/// Writes a hardware address.
 #[must_use]
 pub fn mac_text(address: MacAddress) -> String {
     address.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// The packets that a rule is about: `ingress tcp 10.0.0.0/8 > any port 443`.
+/// Writes the conditions of a rule: `ingress tcp 10.0.0.0/8 > any port 443`.
 #[must_use]
 pub fn condition(rule: &Rule) -> String {
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! What to think of what was found: a function a check, in the order in which they are shown.
+//! The judgement of the facts: one function per check, in the order in which the checks are shown.
 
 use std::fmt::Write as _;
 
@@ -14,19 +14,20 @@ use crate::nic::ioctl::{HASH_ALL, HASH_SOURCE_PORT};
 use crate::nic::losses::Kind;
 use crate::nic::rss::MIRROR_PORTS;
 
-/// Linux as of which everything works, and before which programs take no frames of several buffers.
+/// The oldest Linux on which everything works, and the oldest whose XDP programs receive frames of several
+/// buffers.
 const KERNEL: (u32, u32) = (6, 1);
 const OLDEST_KERNEL: (u32, u32) = (5, 18);
 
-/// What mirroring adds to the longest frame of an interface with the MTU of 1500, over IPv6.
+/// The MTU that the longest frame of an interface with an MTU of 1500 needs after mirroring over IPv6.
 const LEAST_MTU: u32 = 1500 + (ETHERNET_LEN + Ipv6Header::LEN + UDP_LEN + VXLAN_LEN) as u32;
 
-/// An MTU that every driver takes XDP programs with, and with which every frame fits into one buffer.
+/// An MTU with which every driver accepts XDP programs and every frame fits into one buffer.
 const GOOD_MTU: u32 = ena::MAX_MTU;
 
 const _: () = assert!(GOOD_MTU <= afxdp::MAX_MTU && GOOD_MTU > LEAST_MTU);
 
-/// Judges everything.
+/// Makes all checks.
 #[must_use]
 pub fn judge(facts: &Facts) -> Vec<Check> {
     let ena = ena(facts);
@@ -64,10 +65,10 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
         .collect()
 }
 
-/// What mends something.
+/// The remedy of a finding.
 enum Fix {
     None,
-    /// Something that is left to people.
+    /// A command that is left to the user.
     Command(String),
     Change(Change),
 }
@@ -98,7 +99,7 @@ fn ena(facts: &Facts) -> Option<Ena> {
     Some(ena::of(&driver.version, &facts.machine.release))
 }
 
-/// `6.1.119-129` is 6.1.
+/// Parses the first two numbers of a release: `6.1.119-129` is 6.1.
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(['.', '-']);
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
@@ -239,7 +240,7 @@ fn programs(facts: &Facts) -> Judged {
         return Judged::fine(NAME, "a capture is running");
     }
     let Some(program) = facts.attached.first() else { return Judged::fine(NAME, "no other XDP program") };
-    // Whose it is, nobody knows here: it may be a firewall. That is left to people.
+    // The owner is unknown here, and it may be a firewall, so this is left to the user.
     let command = format!("ip link set dev {} xdp off", facts.interface.name);
     Judged::broken(NAME, program.description.clone(), Fix::Command(command))
 }
@@ -335,7 +336,7 @@ fn channels(facts: &Facts, ena: Option<Ena>) -> Judged {
     Judged::warning(NAME, format!("{found}: more queues feed more of them"), set(usable.min(cpus)))
 }
 
-/// `1 queue`, `2 queues`.
+/// Writes a count with its noun: `1 queue`, `2 queues`.
 fn counted(count: u32, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
@@ -353,7 +354,8 @@ fn rings(facts: &Facts) -> Judged {
     }
 }
 
-/// Both join frames to longer ones, which do not fit into buffers and are not those that were mirrored.
+/// Features that join frames into longer ones, which do not fit into buffers and are not the frames that were
+/// mirrored.
 const JOINING: [&str; 2] = ["rx-lro", "rx-gro-hw"];
 
 fn offloads(facts: &Facts) -> Judged {
@@ -444,7 +446,7 @@ fn interrupts(facts: &Facts) -> Judged {
         return Judged::fine(NAME, "none of its own");
     }
     let others: Vec<usize> = online.iter().copied().filter(|cpu| !workers.contains(cpu)).collect();
-    // Reception and workers are apart where workers have CPUs of their own and there are others; else each
+    // Reception and workers are apart if workers have CPUs of their own and there are others; otherwise each
     // queue is received on the CPU of a worker.
     let apart = !workers.is_empty() && !others.is_empty();
     let targets = match (apart, workers.is_empty()) {
@@ -486,7 +488,8 @@ fn numa(facts: &Facts) -> Judged {
 
 fn losses(facts: &Facts) -> Judged {
     const NAME: &str = "losses";
-    // What programs dropped since the machine started, nobody knows: counters that include it say nothing.
+    // The number of frames that programs have dropped since the machine started is unknown, so counters that
+    // include them prove nothing.
     let lost = facts.losses.0.iter().filter(|(known, count)| known.kind == Kind::Lost && *count > 0);
     let told: Vec<_> = lost
         .map(|(known, count)| {

@@ -88,8 +88,8 @@ pub enum Error {
     },
     /// Zero-copy is required, and the driver does not support it.
     #[error(
-        "zero-copy is required, and queue {queue} has none ({source}): it takes a driver that can, for ENA \
-         that of amzn-drivers from 2.13.2 on; `--zero-copy auto` does without"
+        "zero-copy is required, but queue {queue} has none ({source}): use a driver that supports it, for ENA \
+         that of amzn-drivers from 2.13.2 on, or `--zero-copy auto`"
     )]
     ZeroCopy {
         /// The queue.
@@ -99,15 +99,15 @@ pub enum Error {
     },
     /// The kernel does not support frames in several buffers.
     #[error(
-        "frames of this MTU take several buffers each, for which the kernel has to be Linux 6.6 or newer; \
+        "frames of this MTU take several buffers each, which needs Linux 6.6 or newer; \
          set an MTU of at most {MAX_MTU}"
     )]
     MultiBuffer,
     /// The kernel refused busy polling.
-    #[error("the kernel refuses busy polling, which takes CAP_NET_ADMIN and Linux 5.11: {0}")]
+    #[error("the kernel refuses busy polling, which needs CAP_NET_ADMIN and Linux 5.11: {0}")]
     BusyPoll(#[source] io::Error),
     /// No file descriptor is left.
-    #[error("cannot make what a worker is woken by: {0}")]
+    #[error("cannot create the eventfd that wakes a worker: {0}")]
     Signal(#[source] io::Error),
     /// The kernel refused the buffers.
     #[error("the kernel refuses the buffers for AF_XDP")]

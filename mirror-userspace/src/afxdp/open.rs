@@ -34,12 +34,12 @@ type Rings = (FillQueue, CompQueue);
 /// The use of zero-copy reception.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ZeroCopy {
-    /// Where the driver can, else with a copy, and a warning
+    /// Zero-copy if the driver supports it, else with a copy and a warning
     #[default]
     Auto,
-    /// Without copies, or not at all
+    /// Zero-copy, or no capture
     Required,
-    /// With a copy: every driver can
+    /// With a copy, which every driver supports
     Off,
 }
 

@@ -89,7 +89,7 @@ impl<'t> Document<'t> {
             ["invalid boolean", "invalid float", "invalid integer", "string values must be quoted"];
         let (what, allowed) = if message == "duplicate key" {
             let name = self.text.get(span.clone()).unwrap_or_default();
-            (format!("`{name}` stands here a second time"), "write each key and table once".to_owned())
+            (format!("`{name}` is defined twice"), "write each key and table once".to_owned())
         } else if unquoted.iter().any(|start| message.starts_with(start)) {
             let value = words.split_once('=').map_or("", |(_, value)| value).trim();
             let what = if value.is_empty() { "no value".to_owned() } else { format!("not TOML: {value}") };

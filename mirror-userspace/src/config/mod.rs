@@ -389,7 +389,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
     let file = File::open(path).map_err(unreadable)?;
     file.take(LONGEST + 1).read_to_end(&mut text).map_err(unreadable)?;
     if text.len() as u64 > LONGEST {
-        return Err(unreadable(io::Error::other("longer than 16 MiB, which no configuration is")));
+        return Err(unreadable(io::Error::other("longer than 16 MiB, the limit of a configuration file")));
     }
     Ok(text)
 }

@@ -89,7 +89,7 @@ fn capture(mut table: Table<'_>) -> CaptureSettings {
             // The names that the kernel accepts (dev_valid_name).
             let wrong = |byte: u8| byte == b'/' || byte == b':' || byte.is_ascii_whitespace();
             if name.is_empty() || name.len() > 15 || matches!(name, "." | "..") || name.bytes().any(wrong) {
-                element.wrong(format!("`{name}` is no name of an interface"), "such as \"ens6\"");
+                element.wrong(format!("`{name}` is not an interface name"), "such as \"ens6\"");
             }
             if let Some(first) = capture.interfaces.iter().position(|other| other == name) {
                 let what = format!("`{name}` is capture.interfaces[{first}] already");
@@ -114,7 +114,7 @@ fn absolute(value: &Value<'_>, example: &str) -> Option<PathBuf> {
     let text = value.text("a path")?;
     if !text.starts_with('/') || text.contains('\0') {
         value.wrong(
-            format!("`{text}` is no absolute path"),
+            format!("`{text}` is not an absolute path"),
             format!("a path from the root, such as \"{example}\""),
         );
     }
@@ -183,7 +183,7 @@ fn admission<'d>(mut table: Table<'d>, policy: &mut Policy, known: &mut Vec<Know
         match mode {
             "learn" => policy.unknown_vnis = UnknownVnis::Learn,
             "strict" => policy.unknown_vnis = UnknownVnis::Drop,
-            _ => value.wrong(format!("`{mode}` is no mode"), "\"learn\" or \"strict\""),
+            _ => value.wrong(format!("`{mode}` is not a mode"), "\"learn\" or \"strict\""),
         }
     }
     if let Some(value) = table.get("sources")
@@ -199,7 +199,7 @@ fn admission<'d>(mut table: Table<'d>, policy: &mut Policy, known: &mut Vec<Know
             if network.prefix_len() == 0 {
                 let family = if network.addr().is_ipv4() { "IPv4" } else { "IPv6" };
                 element.warn(
-                    &format!("`{network}` admits whoever can send to the appliance by {family}"),
+                    &format!("`{network}` admits every host that can send to the appliance by {family}"),
                     "name the networks of the mirrored interfaces",
                 );
             }
@@ -256,7 +256,7 @@ fn store(mut table: Table<'_>) -> StoreSettings {
         match value.as_text() {
             Some("whole") => settings.policy.packet = Kept::Whole,
             Some("headers") => settings.policy.packet = Kept::Headers,
-            Some(text) => value.wrong(format!("`{text}` is no part of a packet"), ALLOWED),
+            Some(text) => value.wrong(format!("`{text}` is not a part of a packet"), ALLOWED),
             None => {
                 if let Some(first) = value.number(ALLOWED, &(16..=262_144)) {
                     settings.policy.packet = Kept::First(first as usize);
@@ -294,7 +294,7 @@ fn file_mode(value: &Value<'_>, least: u32) -> Option<u32> {
     let mode = text.bytes().all(|digit| digit.is_ascii_digit()).then(|| u32::from_str_radix(text, 8).ok());
     let mode = mode.flatten().filter(|mode| *mode <= 0o777 && mode & least == least);
     if mode.is_none() {
-        value.wrong(format!("`{text}` is no mode that the store can work with"), allowed);
+        value.wrong(format!("`{text}` is not a mode that the store can work with"), allowed);
     }
     mode
 }
@@ -317,7 +317,7 @@ fn pre_trigger(table: &mut Table<'_>) -> Option<u64> {
     };
     let size = table.get("pre_trigger");
     if let (Some(size), false) = (&size, alerts) {
-        size.wrong("nothing waits where all is kept", "write keep = \"alerts\", or leave it out");
+        size.wrong("no frame waits if the store keeps all", "write keep = \"alerts\", or leave it out");
     }
     let bytes = size.as_ref().map_or(Some(DEFAULT_PRE_TRIGGER), bytes);
     if let (Some(value), Some(bytes)) = (&size, bytes)
@@ -334,7 +334,7 @@ fn store_rules(value: &Value<'_>, policy: &Policy) -> Vec<RuleRange> {
     const OF: &str = "rules such as \"office\", \"office/100\" or \"office/100-199\"";
     let elements = value.list(OF).unwrap_or_default();
     if elements.is_empty() {
-        value.wrong("is empty: nothing would be kept", "leave the key out to keep what any rule accepts");
+        value.wrong("is empty: nothing would be kept", "leave the key out to keep all accepted packets");
     }
     elements.iter().filter_map(|element| store_rule(element, element.text(OF)?, policy)).collect()
 }
@@ -397,7 +397,7 @@ fn duration(value: &Value<'_>) -> Option<Duration> {
     match humantime::parse_duration(text) {
         Ok(time) if !time.is_zero() => Some(time),
         _ => {
-            value.wrong(format!("`{text}` is no time"), format!("write {ALLOWED}"));
+            value.wrong(format!("`{text}` is not a time"), format!("write {ALLOWED}"));
             None
         }
     }
@@ -431,7 +431,7 @@ fn receive(mut table: Table<'_>) -> ReceiveSettings {
         let (least, most) = super::limits::RING.into_inner();
         if let Some(ring) = value.number("a power of two", &(least.into()..=most.into())) {
             if !ring.is_power_of_two() {
-                value.wrong(format!("{ring} is no power of two"), "such as 16384");
+                value.wrong(format!("{ring} is not a power of two"), "such as 16384");
             }
             receive.ring = Some(ring as u32);
         }
@@ -497,7 +497,7 @@ fn analyzers(value: &Value<'_>) -> Enabled {
         let Some(name) = element.text(&allowed) else { continue };
         match enabled.with(name) {
             Some(more) => enabled = more,
-            None => element.wrong(format!("`{name}` is no analyzer"), format!("one of {allowed}")),
+            None => element.wrong(format!("`{name}` is not an analyzer"), format!("one of {allowed}")),
         }
     }
     enabled
@@ -552,7 +552,7 @@ fn log(mut table: Table<'_>) -> LogSettings {
             LEVELS.contains(&level)
         };
         if !text.split(',').all(is_level) {
-            value.wrong(format!("`{text}` is no level"), allowed);
+            value.wrong(format!("`{text}` is not a level"), allowed);
         }
         log.level = Some(text.to_owned());
     }
@@ -588,15 +588,15 @@ fn permissions(value: &Value<'_>, least: u32, example: &str) -> Option<u32> {
         Ok(mode) if digits && mode & least == least && mode & !0o775 == 0 => Some(mode),
         Ok(mode) if digits && mode <= 0o7777 => {
             let what = if mode & least == least {
-                format!("`{text}` lets everybody write, or is more than permissions")
+                format!("`{text}` lets all users write, or has more than the permission bits")
             } else {
-                format!("`{text}` keeps the owner out")
+                format!("`{text}` denies the owner access")
             };
             value.wrong(what, format!("such as \"{example}\""));
             None
         }
         _ => {
-            value.wrong(format!("`{text}` is no permissions"), format!("such as \"{example}\""));
+            value.wrong(format!("`{text}` is not valid permissions"), format!("such as \"{example}\""));
             None
         }
     }
@@ -618,7 +618,7 @@ fn eve(mut table: Table<'_>) -> EveSettings {
         let kind = |value: Value<'_>| {
             let kind = value.text(&allowed)?;
             if !EventTypes::KNOWN.contains(&kind) {
-                value.wrong(format!("`{kind}` is no kind of events"), &allowed);
+                value.wrong(format!("`{kind}` is not an event type"), &allowed);
             }
             Some(kind.to_owned())
         };
@@ -638,7 +638,7 @@ fn eve(mut table: Table<'_>) -> EveSettings {
     {
         match humantime::parse_duration(text) {
             Ok(time) if time.as_secs() > 0 => eve.rotation.interval = Some(time),
-            _ => value.wrong(format!("`{text}` is no time of a second or more"), "write such as \"1h\""),
+            _ => value.wrong(format!("`{text}` is not a time of a second or more"), "write such as \"1h\""),
         }
     }
     if let Some(value) = table.get("rotate_keep") {
@@ -662,7 +662,7 @@ fn api(mut table: Table<'_>) -> ApiSettings {
         let text = value.text(ADDRESS)?;
         let address = text.parse().ok();
         if address.is_none() {
-            value.wrong(format!("`{text}` is no address to listen on"), ADDRESS);
+            value.wrong(format!("`{text}` is not an address to listen on"), ADDRESS);
         }
         address
     };
@@ -728,7 +728,7 @@ fn rule_set<'d>(
         text.clone_into(&mut name);
         if text.is_empty() || text.len() > limits::NAME || text.chars().any(char::is_control) {
             let allowed = format!("1 to {} bytes without control characters", limits::NAME);
-            value.wrong(format!("\"{text}\" is no name"), allowed);
+            value.wrong(format!("\"{text}\" is not a name"), allowed);
         } else if let Some(first) = names.insert(name.clone(), index) {
             let what = format!("\"{text}\" is the name of filter.sets[{first}] already");
             value.wrong(what, "give each set a name of its own");
@@ -745,7 +745,7 @@ fn rule_set<'d>(
         let mut numbers = BTreeMap::new();
         for (position, element) in elements.iter().enumerate() {
             if before + position == limits::RULES {
-                let what = format!("one rule more than there is room for in all sets: {} so far", *total);
+                let what = format!("exceeds the limit of rules over all sets: {} so far", *total);
                 element.wrong(what, format!("at most {}", limits::RULES));
             }
             if let Some(table) = element.table() {
@@ -781,7 +781,7 @@ fn rule(mut table: Table<'_>, position: usize, numbers: &mut Numbers) -> Option<
                 format!(" for {}", direction.name())
             };
             value.wrong(
-                format!("rule {number}{of} stands in rules[{first}] already"),
+                format!("rule {number}{of} is in rules[{first}] already"),
                 "a number is used once in each direction of a set",
             );
         }
@@ -936,6 +936,6 @@ fn check_capacity(known: &mut [KnownVnis<'_>]) {
     }
     // The widest range is the one to look at first.
     if let Some(widest) = known.iter().max_by_key(|known| known.range.end() - known.range.start()) {
-        widest.value.wrong(format!("{total} VNIs are known with these"), format!("at most {}", limits::VNIS));
+        widest.value.wrong(format!("{total} VNIs are known in total"), format!("at most {}", limits::VNIS));
     }
 }

@@ -144,11 +144,11 @@ fn secret(error: &SecretError) -> Finding {
     match error {
         SecretError::Unreadable { path, source } if source.kind() == ErrorKind::PermissionDenied => {
             let what = format!("this user cannot read {}", path.display());
-            Finding::warning(what, "check the file as the user who captures")
+            Finding::warning(what, "run the check as the user who captures")
         }
         SecretError::Foreign { path, owner } => {
             let what = format!("{} belongs to user {owner}", path.display());
-            Finding::warning(what, "it is taken by that user alone; let it belong to root")
+            Finding::warning(what, "only that user can use it; change its owner to root")
         }
         other => Finding::of(other, "make it, or leave the key out"),
     }
@@ -207,7 +207,7 @@ fn directory(path: &Path) -> Option<Finding> {
         let shown = ancestor.display();
         match fs::metadata(ancestor) {
             Ok(metadata) if metadata.is_dir() => return writable(ancestor),
-            Ok(_) => return Some(Finding::mistake(format!("{shown} is no directory"), ALLOWED)),
+            Ok(_) => return Some(Finding::mistake(format!("{shown} is not a directory"), ALLOWED)),
             Err(error) => match error.kind() {
                 // A symbolic link may dangle.
                 ErrorKind::NotFound if fs::symlink_metadata(ancestor).is_ok() => {

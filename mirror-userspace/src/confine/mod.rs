@@ -250,9 +250,7 @@ fn said(result: Result<Entered, Error>) {
         Ok(Entered { files, calls }) => {
             for (done, what) in [(files, "Landlock that is new enough"), (calls, "seccomp")] {
                 if !done {
-                    tracing::debug!(
-                        "this kernel has no {what}: the process is not confined in all that it should"
-                    );
+                    tracing::debug!("this kernel has no {what}: the process is not fully confined");
                 }
             }
         }

@@ -200,12 +200,12 @@ impl PolicyMaps {
         for ((set, rule), id) in gone {
             let Ok([packets, bytes]) = self.rule_count(*id) else { continue };
             let Some(rule) = rule else {
-                tracing::info!("set {set} is in force no longer: no rule of it had {packets} packets");
+                tracing::info!("set {set} is no longer in force: {packets} packets matched no rule of it");
                 continue;
             };
             let number = rule.number;
             tracing::info!(
-                "rule {number} of set {set} is in force no longer: it had {packets} packets, {bytes} bytes"
+                "rule {number} of set {set} is no longer in force: it counted {packets} packets, {bytes} bytes"
             );
         }
     }

@@ -132,7 +132,7 @@ pub enum Error {
     #[error(transparent)]
     Map(#[from] MapError),
     /// The system does not report the number of possible CPUs.
-    #[error("cannot tell how many CPUs there may be")]
+    #[error("cannot find out the number of possible CPUs")]
     Cpus(#[source] std::io::Error),
 }
 

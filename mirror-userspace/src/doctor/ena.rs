@@ -60,7 +60,7 @@ pub(super) fn of(version: &str, release: &str) -> Ena {
             State::Warning,
             false,
             false,
-            "2.13.0 and 2.13.1: zero-copy with mistakes that 2.13.2 mends; install 2.17 or newer",
+            "2.13.0 and 2.13.1: zero-copy with defects that 2.13.2 fixes; install 2.17 or newer",
         ),
         (2, 13, _) => ena(
             State::Fine,
@@ -101,7 +101,7 @@ mod tests {
             ("2.7.0g", State::Warning, false, false, "withdrawn"),
             ("2.7.3g", State::Warning, false, false, "switched off"),
             ("2.12.3g", State::Warning, false, false, "switched off"),
-            ("2.13.0g", State::Warning, false, false, "2.13.2 mends"),
+            ("2.13.0g", State::Warning, false, false, "2.13.2 fixes"),
             ("2.13.2g", State::Fine, false, false, "zero-copy"),
             ("2.14.0g", State::Fine, true, false, "several buffers"),
             ("2.16.1g", State::Fine, true, false, "several buffers"),

@@ -40,7 +40,7 @@ pub struct ImportError {
 
 /// Reads the JSON output of `aws ec2 describe-traffic-mirror-filters`.
 pub fn read(json: &[u8]) -> Result<Vec<Filter>, ImportError> {
-    const COMMAND: &str = "give what `aws ec2 describe-traffic-mirror-filters --output json` prints";
+    const COMMAND: &str = "give the output of `aws ec2 describe-traffic-mirror-filters --output json`";
     let root: Value = serde_json::from_slice(json).map_err(|error| ImportError {
         place: format!("line {}, column {}", error.line(), error.column()),
         wrong: Wrong::new("not JSON", COMMAND),
@@ -58,7 +58,7 @@ pub fn read(json: &[u8]) -> Result<Vec<Filter>, ImportError> {
         total += filter.set.rules.len();
         if total > limits::RULES || sets.len() == limits::SETS {
             let allowed = format!("at most {} rules in {} filters", limits::RULES, limits::SETS);
-            return Err(node.wrong("more than there is room for", allowed));
+            return Err(node.wrong("exceeds the limits", allowed));
         }
         sets.push(filter);
     }
@@ -75,7 +75,7 @@ fn filter(node: &Node<'_>, names: &mut BTreeSet<String>) -> Result<Filter, Impor
         for node in node.get(key).map_or_else(|| Ok(Vec::new()), |list| list.list())? {
             let (rule, comment) = rule(&node, direction)?;
             if !numbers.insert(rule.number) {
-                let what = format!("rule {} stands in {key} already", rule.number);
+                let what = format!("rule {} is in {key} already", rule.number);
                 return Err(node.wrong(what, "a number is used once in each direction"));
             }
             numbered.push((rule, comment));
@@ -125,7 +125,7 @@ fn rule(node: &Node<'_>, direction: RuleDirection) -> Result<(Rule, Option<Strin
     let action = match action.text()? {
         "accept" => Action::Accept,
         "reject" => Action::Reject,
-        other => return Err(action.wrong(format!("`{other}` is no action"), "accept or reject")),
+        other => return Err(action.wrong(format!("`{other}` is not an action"), "accept or reject")),
     };
     // Other parts of EC2 use −1 for "all".
     let protocol = match node.get("Protocol") {
@@ -169,7 +169,7 @@ fn port_range(node: &Node<'_>, protocol: Option<u8>) -> Result<Option<RangeInclu
         return Ok(None);
     }
     let (Ok(first), Ok(last)) = (u16::try_from(from), u16::try_from(to)) else {
-        return Err(node.wrong(format!("{from} to {to} is no range of ports"), "ports from 0 to 65535"));
+        return Err(node.wrong(format!("{from} to {to} is not a range of ports"), "ports from 0 to 65535"));
     };
     if first > last {
         return Err(node.wrong(format!("{first} to {last} is reversed"), "FromPort is not above ToPort"));
@@ -211,13 +211,13 @@ impl<'v> Node<'v> {
     }
 
     fn list(&self) -> Result<Vec<Self>, ImportError> {
-        let list = self.value.as_array().ok_or_else(|| self.wrong("is no list", "must be a list"))?;
+        let list = self.value.as_array().ok_or_else(|| self.wrong("is not a list", "must be a list"))?;
         let node = |(index, value)| Self { value, path: format!("{}[{index}]", self.path) };
         Ok(list.iter().enumerate().map(node).collect())
     }
 
     fn text(&self) -> Result<&'v str, ImportError> {
-        self.value.as_str().ok_or_else(|| self.wrong("is no text", "must be text in quotes"))
+        self.value.as_str().ok_or_else(|| self.wrong("is not text", "must be text in quotes"))
     }
 
     fn number(&self, what: &str, range: RangeInclusive<i64>) -> Result<i64, ImportError> {
@@ -238,9 +238,9 @@ fn shown(value: &Value) -> String {
 #[must_use]
 pub fn to_toml(filters: &[Filter]) -> String {
     let mut text = String::from(
-        "# Imported from what `aws ec2 describe-traffic-mirror-filters` printed.\n\
+        "# Imported from the output of `aws ec2 describe-traffic-mirror-filters`.\n\
          # Bind the sets to the VNIs of the sessions that use the filters, and name the hardware addresses of\n\
-         # the mirrored interfaces: without them nobody knows which packets are ingress and which egress.\n\
+         # the mirrored interfaces: without them the direction of packets is unknown.\n\
          [filter]\n",
     );
     if let [only] = filters {
@@ -405,7 +405,7 @@ mod tests {
             assert!(error.contains(place) && error.contains(what), "{pointer}: {error}");
         }
         for (json, place) in
-            [("{", "line 1"), ("[]", "top level"), ("{\"TrafficMirrorFilters\": 1}", "is no list")]
+            [("{", "line 1"), ("[]", "top level"), ("{\"TrafficMirrorFilters\": 1}", "is not a list")]
         {
             let error = super::read(json.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(place), "{error}");

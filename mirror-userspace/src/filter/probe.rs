@@ -95,7 +95,7 @@ impl Probe {
                 "from" => {
                     let word = words.next().unwrap_or_default();
                     let outer = word.parse().map_err(|_| {
-                        Wrong::new(format!("`{word}` is no address"), "write such as from 10.0.0.1")
+                        Wrong::new(format!("`{word}` is not an address"), "write such as from 10.0.0.1")
                     })?;
                     outer_source.replace(outer).is_some()
                 }
@@ -109,7 +109,7 @@ impl Probe {
                 }
             };
             if repeated {
-                return Err(Wrong::new(format!("`{word}` comes when that is said already"), "say it once"));
+                return Err(Wrong::new(format!("`{word}` repeats what is given already"), "give it once"));
             }
         }
         let vni = vni.ok_or_else(|| Wrong::new("no VNI", "add such as vni 7"))?;
@@ -141,7 +141,7 @@ fn address(word: Option<&str>, side: &str) -> Result<(IpAddr, Option<u16>), Wron
     let bare = word.strip_prefix('[').and_then(|word| word.strip_suffix(']')).unwrap_or(word);
     let address = bare.parse().map_err(|_| {
         Wrong::new(
-            format!("{side} `{word}` is no address"),
+            format!("{side} `{word}` is not an address"),
             "write such as 10.1.2.3:4000, [fd00::1]:443, or an address alone where there are no ports",
         )
     })?;
@@ -155,7 +155,9 @@ fn arrow(word: Option<&str>, before: &str) -> Result<(), Wrong> {
 fn read_vni(word: Option<&str>) -> Result<Vni, Wrong> {
     let word = word.unwrap_or_default();
     let vni = word.parse().ok().and_then(Vni::new);
-    vni.ok_or_else(|| Wrong::new(format!("`{word}` is no VNI"), format!("a number from 0 to {}", Vni::MAX)))
+    vni.ok_or_else(|| {
+        Wrong::new(format!("`{word}` is not a VNI"), format!("a number from 0 to {}", Vni::MAX))
+    })
 }
 
 fn ports(
@@ -278,10 +280,10 @@ mod tests {
             ("tcp", "no source"),
             ("tcp 10.0.0.1:1 10.0.0.2:2 vni 7", "no >"),
             ("tcp 10.0.0.1:1 >", "no destination"),
-            ("tcp 10.0.0.1:x > 10.0.0.2:2 vni 7", "no address"),
+            ("tcp 10.0.0.1:x > 10.0.0.2:2 vni 7", "not an address"),
             ("tcp 10.0.0.1:1 > 10.0.0.2:2", "no VNI"),
-            ("tcp 10.0.0.1:1 > 10.0.0.2:2 vni 16777216", "no VNI"),
-            ("tcp 10.0.0.1:1 > 10.0.0.2:2 vni", "no VNI"),
+            ("tcp 10.0.0.1:1 > 10.0.0.2:2 vni 16777216", "not a VNI"),
+            ("tcp 10.0.0.1:1 > 10.0.0.2:2 vni", "not a VNI"),
             ("tcp 10.0.0.1 > 10.0.0.2 vni 7", "port on each side"),
             ("tcp 10.0.0.1:1 > 10.0.0.2 vni 7", "port on each side"),
             ("tcp 10.0.0.1:1 > 10.0.0.2:2 vni 7 fragment", "no ports"),
@@ -289,7 +291,7 @@ mod tests {
             ("tcp 10.0.0.1:1 > [fd00::1]:2 vni 7", "two families"),
             ("icmp 10.0.0.1 > 10.0.0.2 vni 7 vni 8", "already"),
             ("icmp 10.0.0.1 > 10.0.0.2 vni 7 ingress egress", "already"),
-            ("icmp 10.0.0.1 > 10.0.0.2 vni 7 from here", "no address"),
+            ("icmp 10.0.0.1 > 10.0.0.2 vni 7 from here", "not an address"),
             ("icmp 10.0.0.1 > 10.0.0.2 vni 7 mac 02:00:00:00:00:01", "no >"),
             ("icmp 10.0.0.1 > 10.0.0.2 vni 7 sideways", "not understood"),
             ("not-ip vni 7 fragment", "fragmented"),

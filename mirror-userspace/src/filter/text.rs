@@ -65,7 +65,7 @@ pub fn protocol(text: &str) -> Result<u8, Wrong> {
         let mut names: Vec<_> = PROTOCOLS.iter().map(|&(name, _)| name).collect();
         names.dedup_by_key(|name| protocol(name).ok());
         Wrong::new(
-            format!("`{text}` is no protocol"),
+            format!("`{text}` is not a protocol"),
             format!("a number from 0 to 255, or {}", names.join(", ")),
         )
     })
@@ -88,7 +88,7 @@ pub fn network(text: &str) -> Result<IpNet, Wrong> {
             format!("`{text}` has no prefix length"),
             format!("write {} for this address alone", IpNet::from(address)),
         ),
-        Err(_) => Wrong::new(format!("`{text}` is no network"), ALLOWED),
+        Err(_) => Wrong::new(format!("`{text}` is not a network"), ALLOWED),
     })?;
     if net.trunc() != net {
         let what = format!("`{text}` has bits set beyond its prefix length");
@@ -140,7 +140,7 @@ pub fn mac_address(text: &str) -> Result<MacAddress, Wrong> {
 }
 
 fn not_mac(text: &str) -> Wrong {
-    Wrong::new(format!("`{text}` is no hardware address"), "write six bytes such as 02:00:00:00:00:01")
+    Wrong::new(format!("`{text}` is not a hardware address"), "write six bytes such as 02:00:00:00:00:01")
 }
 
 /// Parses the action of a rule.
@@ -153,7 +153,7 @@ pub fn action(text: &str) -> Result<Action, Wrong> {
             limits::TRUNCATE.start(),
             limits::TRUNCATE.end(),
         );
-        Wrong::new(format!("`{text}` is no action"), allowed)
+        Wrong::new(format!("`{text}` is not an action"), allowed)
     };
     let number = |text: &str, range: &RangeInclusive<u32>| {
         text.parse().ok().filter(|number| range.contains(number)).ok_or_else(unknown)
@@ -177,7 +177,7 @@ pub fn direction(text: &str) -> Result<RuleDirection, Wrong> {
     [RuleDirection::Ingress, RuleDirection::Egress, RuleDirection::Both]
         .into_iter()
         .find(|direction| direction.name() == text)
-        .ok_or_else(|| Wrong::new(format!("`{text}` is no direction"), "ingress, egress or both"))
+        .ok_or_else(|| Wrong::new(format!("`{text}` is not a direction"), "ingress, egress or both"))
 }
 
 /// Parses a number of bytes with or without a unit.
@@ -193,7 +193,7 @@ pub fn bytes(text: &str) -> Result<u64, Wrong> {
         ("", 1),
     ];
     let wrong = || {
-        Wrong::new(format!("`{text}` is no number of bytes"), "write such as 65536, \"64KiB\" or \"1MiB\"")
+        Wrong::new(format!("`{text}` is not a number of bytes"), "write such as 65536, \"64KiB\" or \"1MiB\"")
     };
     let (digits, unit) = UNITS
         .iter()

@@ -32,7 +32,7 @@ impl FromStr for CpuList {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no list of CPUs such as 0-3,6");
+        let wrong = || format!("`{text}` is not a list of CPUs such as 0-3,6");
         let number = |text: &str| match text.trim().parse() {
             Ok(cpu) if cpu < CpuSet::count() => Ok(cpu),
             _ => Err(wrong()),

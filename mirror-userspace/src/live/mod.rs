@@ -64,10 +64,10 @@ const EXIT_PATIENCE: Duration = Duration::from_millis(500);
 /// The XDP mode in which the program runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ModeChoice {
-    /// In the driver, or generic where the driver cannot, with a warning
+    /// In the driver, or generic with a warning if the driver does not support XDP
     #[default]
     Auto,
-    /// In the driver, or not at all
+    /// In the driver, or no capture
     Native,
     /// In the network stack: any interface, slower
     Generic,
@@ -190,11 +190,11 @@ pub enum InterfaceError {
     #[error("the interface is down; set it up with `ip link set dev {0} up`")]
     Down(String),
     /// Its frames have no Ethernet header.
-    #[error("not an Ethernet interface: mirror traffic comes in by one")]
+    #[error("not an Ethernet interface, which mirror traffic needs; capture another one")]
     NotEthernet,
     /// Its frames may be longer than a buffer.
     #[error(
-        "its MTU of {mtu} is too large{}, frames are taken for at most {most}; set it with `ip link set dev \
+        "its MTU of {mtu} is too large{}, the largest possible is {most}; set it with `ip link set dev \
          {name} mtu {most}`",
         if *most == afxdp::MAX_MTU { " for zero-copy" } else { "" }
     )]
@@ -207,7 +207,7 @@ pub enum InterfaceError {
         most: u32,
     },
     /// An XDP program is attached to it already.
-    #[error("an XDP program is attached already ({0}); stop its owner, or take it off with --replace")]
+    #[error("an XDP program is attached already ({0}); stop its owner, or detach it with --replace")]
     Attached(Attached),
     /// The attached program cannot be detached.
     #[error(transparent)]
@@ -233,7 +233,7 @@ pub enum InterfaceError {
     #[error("the interface is gone")]
     Gone,
     /// Another process detached the program during the capture.
-    #[error("the XDP program was taken off by somebody else")]
+    #[error("another process detached the XDP program")]
     Detached,
 }
 
@@ -570,7 +570,7 @@ fn without_zero_copy(refused: Errno) -> String {
     };
     format!(
         "no zero-copy ({reason}), frames are copied once; ENA has it with amzn-drivers from 2.13.2 on, and \
-         --zero-copy off says that none is wanted"
+         --zero-copy off silences this warning"
     )
 }
 
@@ -783,7 +783,7 @@ impl Capture {
         let deadline = Instant::now() + TUNE_LIMIT;
         while !self.workers.iter().all(|(_, handle)| handle.changed().is_collected()) {
             if Instant::now() > deadline {
-                tracing::warn!("a worker does not move; it takes the new settings once it does");
+                tracing::warn!("a worker is stuck; it applies the new settings once it continues");
                 return;
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -846,13 +846,13 @@ impl Capture {
         }
         let generic = self.devices.iter().any(|device| device.mode == Mode::Generic);
         let why = if generic {
-            "the kernel shows a program in generic mode no frames that this host has redirected itself, as \
-             `mirror-xdp source` on it does (use --xdp-mode native there), and none of other interfaces"
+            "a program in generic mode does not receive frames that this host has redirected itself, as \
+             `mirror-xdp source` on it does (use --xdp-mode native there), or frames of other interfaces"
         } else {
-            "they come by an interface that is not captured, or the program lets them pass"
+            "they come by an interface that is not captured, or the program passes them"
         };
         tracing::warn!(
-            "{missed} datagrams of mirror traffic went past the capture to the network stack: {why}"
+            "{missed} datagrams of mirror traffic bypassed the capture and reached the network stack: {why}"
         );
     }
 

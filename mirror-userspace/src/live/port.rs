@@ -2,7 +2,6 @@
 //! host would silently lose its traffic to the XDP program. Mirrored datagrams that reach the network stack
 //! by another interface would be answered with ICMP "port unreachable". And each datagram that arrives here
 //! is mirror traffic that no program has captured, which the capture counts.
-//! arrives here is mirror traffic that no program has taken, of which there should be none.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd as _, OwnedFd};

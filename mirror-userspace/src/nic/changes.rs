@@ -68,8 +68,9 @@ impl Deferral {
 
     /// Applies the settings, and returns the previous ones.
     fn set(self, interface: &Interface) -> io::Result<Self> {
-        let directory = sys(interface)
-            .ok_or_else(|| io::Error::other("/sys is of another network namespace than the interface"))?;
+        let directory = sys(interface).ok_or_else(|| {
+            io::Error::other("/sys belongs to another network namespace than the interface")
+        })?;
         let [rounds, nanoseconds] = Self::FILES.map(|file| directory.join(file));
         let read = |path| fs::read_to_string(path)?.trim().parse().map_err(io::Error::other);
         let before = Self { rounds: read(&rounds)?, nanoseconds: read(&nanoseconds)? };
@@ -124,7 +125,7 @@ impl Change {
     /// Makes the change, and returns the change that undoes it.
     async fn make(&self, netlink: &Netlink, name: &str) -> Result<Self, Error> {
         let refused = |what| move |source| Error::Refused { what, source };
-        let unknown = || io::Error::other("the driver does not say what it is now");
+        let unknown = || io::Error::other("the driver does not report the current value");
         let before = netlink.interface(name).await?;
         Ok(match self {
             Self::Up(up) => {
@@ -154,13 +155,13 @@ impl Change {
             }
             Self::RssKey(key) => {
                 let device = Device::open(name).map_err(refused("to set the key of its hash"))?;
-                let before = device.rss().map_err(refused("to tell the key of its hash"))?;
+                let before = device.rss().map_err(refused("to report the key of its hash"))?;
                 device.set_rss_key(key).map_err(refused("to set the key of its hash"))?;
                 Self::RssKey(before.key)
             }
             Self::UdpHash(fields) => {
                 let device = Device::open(name).map_err(refused("to hash other fields"))?;
-                let before = device.udp_hash().map_err(refused("to tell what it hashes"))?;
+                let before = device.udp_hash().map_err(refused("to report the fields that it hashes"))?;
                 device.set_udp_hash(*fields).map_err(refused("to hash other fields"))?;
                 Self::UdpHash(before)
             }
@@ -179,7 +180,7 @@ impl Change {
                 Self::HugePages(before)
             }
             Self::Deferral(deferral) => {
-                Self::Deferral(deferral.set(&before).map_err(refused("to put interrupts off"))?)
+                Self::Deferral(deferral.set(&before).map_err(refused("to defer interrupts"))?)
             }
         })
     }
@@ -282,7 +283,7 @@ impl Drop for Changes {
         // runtime of its own. A new thread is in the network namespace of this one.
         let undone = thread::scope(|scope| scope.spawn(|| take_back(interface, &undo)).join());
         if let Ok(Err(error)) = undone {
-            tracing::warn!("{interface}: not all is as it was before: {}", one_line(&error));
+            tracing::warn!("{interface}: could not undo all changes: {}", one_line(&error));
         }
     }
 }

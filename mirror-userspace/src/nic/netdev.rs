@@ -74,7 +74,7 @@ impl Netlink {
             // With a system error number, the interface is gone or the request was refused. Without one the
             // family is unknown: a kernel before 6.3.
             Err(error) if error.raw_os_error().is_some() => {
-                Err(Error::Refused { what: "to tell the features of XDP", source: error })
+                Err(Error::Refused { what: "to report its XDP features", source: error })
             }
             Err(_) => Ok(None),
         }

@@ -122,7 +122,7 @@ impl Alarm {
             }
             let more = count - before.map_or(0, |&(_, told)| told);
             warnings.push(format!(
-                "the device lost {more} frames ({}): {}; what helps: {}",
+                "the device lost {more} frames ({}): {}; remedy: {}",
                 known.name, known.meaning, known.advice
             ));
             self.told.insert(known.name, (now, count));

@@ -105,7 +105,7 @@ impl LiveFrames {
             program.attach_to_if_index(interface, XdpMode::Driver)
         };
         let link = attach(program(&mut self.ebpf, "pass")?);
-        self.link = Some(link.map_err(Error::kernel("the interface does not take an XDP program"))?);
+        self.link = Some(link.map_err(Error::kernel("the interface does not accept an XDP program"))?);
         Ok(())
     }
 

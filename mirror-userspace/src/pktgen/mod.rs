@@ -54,7 +54,7 @@ pub enum EngineChoice {
     LiveFrames,
     /// An AF_XDP socket: also frames of up to 11520 bytes, and interfaces without native XDP
     AfXdp,
-    /// The kernel's own pktgen, where its module is loaded: made-up frames only, also longer ones
+    /// The kernel's own pktgen, if its module is loaded: synthetic frames only, also longer ones
     Kernel,
 }
 
@@ -76,7 +76,7 @@ impl EngineChoice {
                 "live-frames has a page for each, use --engine af-xdp, which sends up to 11520"
             }
             Self::AfXdp if interface_sends > af_xdp::MAX_FRAME => {
-                "af-xdp has three pages for each (--engine kernel makes longer ones up)"
+                "af-xdp has three pages for each (--engine kernel sends longer synthetic ones)"
             }
             _ => "raise the MTU",
         }
@@ -151,8 +151,8 @@ pub enum Error {
     NoNativeXdp(String),
     /// The interface has native XDP, but does not accept redirected frames.
     #[error(
-        "{0} takes no frames of XDP at the moment: of a veth pair, the other end needs an XDP program or GRO \
-         (`ethtool -K PEER gro on`); or use --engine af-xdp"
+        "{0} does not accept frames from XDP at the moment: of a veth pair, the other end needs an XDP program \
+         or GRO (`ethtool -K PEER gro on`); or use --engine af-xdp"
     )]
     NoTransmit(String),
     /// The process lacks privileges.
@@ -189,7 +189,7 @@ pub enum Error {
     /// Some frames are longer than the longest that can be sent.
     #[error(
         "{count} of {frames} frames are longer than the {max} bytes that can be sent here, the longest has \
-         {longest} with its envelope: {remedy}, or cut them with --oversize truncate"
+         {longest} with its outer headers: {remedy}, or cut them with --oversize truncate"
     )]
     Oversize {
         /// The number of frames that are too long.
@@ -214,7 +214,7 @@ pub enum Error {
     KernelCannot(&'static str),
     /// The kernel's pktgen needs a target to which the kernel has a route.
     #[error(
-        "the kernel's pktgen sends to a target that the kernel knows the way to: name it with --to, and leave \
+        "the kernel's pktgen needs a target to which the kernel has a route: name it with --to, and leave \
          --to-mac out"
     )]
     KernelTarget,

@@ -98,7 +98,7 @@ pub enum Error {
         interface: String,
     },
     /// There is no answer to ARP or neighbour discovery.
-    #[error("nobody answers for {next_hop} on {interface}: is {target} up, and the route to it right?")]
+    #[error("no host answers for {next_hop} on {interface}: is {target} up, and the route to it right?")]
     NoNeighbour {
         /// The target.
         target: IpAddr,

@@ -123,7 +123,7 @@ fn message(number: u32) -> LinkMessage {
 
 /// Returns an end that has just been created.
 async fn end(network: &Network, name: &str) -> Result<Link, Error> {
-    let missing = || Error::Kernel { what: CANNOT_CREATE, cause: "somebody removed it".to_owned() };
+    let missing = || Error::Kernel { what: CANNOT_CREATE, cause: "another process removed it".to_owned() };
     network.link_by_name(name).await?.ok_or_else(missing)
 }
 

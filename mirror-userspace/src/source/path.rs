@@ -84,7 +84,7 @@ struct NextHop {
     mac: [u8; 6],
 }
 
-const CANNOT_ASK: &str = "the kernel does not tell of its interfaces and routes";
+const CANNOT_ASK: &str = "the kernel does not report its interfaces and routes";
 
 impl Network {
     pub(super) const fn new(handle: Handle) -> Self {

@@ -267,7 +267,7 @@ impl Files {
 }
 
 fn failed(error: io::Error) -> Error {
-    Error::kernel("cannot read what the kernel's pktgen says")(error)
+    Error::kernel("cannot read the state of the kernel's pktgen")(error)
 }
 
 /// Returns the first core that this thread may run on; the generator's thread of that core is used.

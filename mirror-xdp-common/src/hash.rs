@@ -6,14 +6,15 @@
 //! function that merely looks random:
 //!
 //! 1. Each endpoint is hashed by *multilinear-HM* (Lemire and Kaser, "Strongly universal string hashing is
-//!   fast", The Computer Journal 57(11), 2014, section 3.2): with 32-bit words `s` and secret 64-bit words
-//!   `k`, `Σ (k₂ᵢ + s₂ᵢ) · (k₂ᵢ₊₁ + s₂ᵢ₊₁)` modulo 2⁶⁴. For any two endpoints, whichever bits they differ in,
-//!   the upper 32 bits of their sums are independent and uniform over the choice of the keys. The lower bits
-//!   are weaker: a difference in the top bit of a word reaches only bit 31 and the bits above. They are never
-//!   used on their own.
+//!    fast", The Computer Journal 57(11), 2014, section 3.2): with 32-bit words `s` and secret 64-bit words
+//!    `k`, `Σ (k₂ᵢ + s₂ᵢ) · (k₂ᵢ₊₁ + s₂ᵢ₊₁)` modulo 2⁶⁴. For any two endpoints, whichever bits they differ
+//!    in, the upper 32 bits of their sums are independent and uniform over the choice of the keys. The lower
+//!    bits are weaker: a difference in the top bit of a word reaches only bit 31 and the bits above. They are
+//!    never used on their own.
 //! 2. The two sums are multiplied. A sum of the sums would be just as symmetric, but it has collisions that
-//!   no key prevents: an amount that is added to one endpoint's sum and subtracted from the other's (ports
-//!   1000 and 443, 1001 and 442) cancels out. Two pairs of numbers with the same sum have different products.
+//!    no key prevents: an amount that is added to one endpoint's sum and subtracted from the other's (ports
+//!    1000 and 443, 1001 and 442) cancels out. Two pairs of numbers with the same sum have different
+//!    products.
 //!
 //! The hash is the upper half of the product, which depends on all bits of both sums. With one endpoint
 //! fixed, it is linear in the other's port and in each half of its address, by secret factors. It is suitable

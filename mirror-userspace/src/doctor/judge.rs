@@ -291,7 +291,7 @@ fn mtu(facts: &Facts, ena: Option<Ena>) -> Judged {
     }
     if mtu > afxdp::MAX_MTU {
         let found = format!(
-            "{mtu}: jumbo profile, each frame copied into several buffers; up to {} one buffer and zero-copy suffice",
+            "{mtu}: jumbo profile, each frame copied into several buffers; zero-copy with one buffer up to {}",
             afxdp::MAX_MTU
         );
         return Judged::warning(NAME, found, fix());

@@ -40,7 +40,7 @@ impl FromStr for Rate {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "`{text}` is not a rate: give one as 1000pps, 1.5Mpps, 10Gbps, 2x (twice as fast as captured) or max"
+                "`{text}` is not a rate: give 1000pps, 1.5Mpps, 10Gbps, 2x (twice as fast as captured) or max"
             )
         };
         let lower = text.trim().to_ascii_lowercase();

@@ -1,4 +1,4 @@
-//! Newtypes for what must not be mixed up.
+//! Newtypes for values that must not be confused.
 
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,20 +11,20 @@ impl Vni {
     /// The largest identifier, 2²⁴ − 1.
     pub const MAX: Self = Self(0x00ff_ffff);
 
-    /// The identifier in the low 24 bits of `value`; `None` where more bits are set.
+    /// Makes an identifier of the low 24 bits of `value`; `None` if higher bits are set.
     #[must_use]
     pub const fn new(value: u32) -> Option<Self> {
         if value <= Self::MAX.0 { Some(Self(value)) } else { None }
     }
 
-    /// The identifier from the last word of a VXLAN header, whose low 8 bits are reserved.
+    /// Makes an identifier of the last word of a VXLAN header, whose low 8 bits are reserved.
     #[must_use]
     #[inline(always)]
     pub const fn from_vxlan_word(word: u32) -> Self {
         Self(word >> 8)
     }
 
-    /// The identifier as a number.
+    /// Returns the identifier as a number.
     #[must_use]
     #[inline(always)]
     pub const fn get(self) -> u32 {
@@ -38,8 +38,8 @@ impl fmt::Display for Vni {
     }
 }
 
-/// An IPv4 or IPv6 address as two 64-bit words in host order; IPv4 is mapped into `::ffff:0:0/96`
-/// (RFC 4291, section 2.5.5.2). Two words are what a BPF program compares and hashes cheaply.
+/// An IPv4 or IPv6 address as two 64-bit words in host order; IPv4 addresses are mapped into `::ffff:0:0/96`
+/// (RFC 4291, section 2.5.5.2). A BPF program compares and hashes two words cheaply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
     /// The first eight bytes.
@@ -48,32 +48,32 @@ pub struct Address {
     pub low: u64,
 }
 
-/// What the low word of an IPv4-mapped address holds above the address itself.
+/// The bits of the low word of an IPv4-mapped address above the address itself.
 const MAPPED: u64 = 0xffff_0000_0000;
 
 impl Address {
-    /// From an IPv4 address in host order.
+    /// Makes an address of an IPv4 address in host order.
     #[must_use]
     #[inline(always)]
     pub const fn from_v4(address: u32) -> Self {
         Self { high: 0, low: MAPPED | address as u64 }
     }
 
-    /// From the 16 bytes of an IPv6 header, read as two big-endian words.
+    /// Makes an address of the 16 bytes of an IPv6 header, read as two big-endian words.
     #[must_use]
     #[inline(always)]
     pub const fn from_words(high: u64, low: u64) -> Self {
         Self { high, low }
     }
 
-    /// The IPv4 address in host order, where this is one.
+    /// Returns the IPv4 address in host order, if this is one.
     #[must_use]
     #[inline(always)]
     pub const fn as_v4(self) -> Option<u32> {
         if self.high == 0 && self.low & !0xffff_ffff == MAPPED { Some(self.low as u32) } else { None }
     }
 
-    /// The address as the standard library's type.
+    /// Returns the address as the standard library's type.
     #[must_use]
     pub const fn to_ip(self) -> IpAddr {
         match self.as_v4() {

@@ -1,5 +1,5 @@
-//! The capture header: what the XDP program learned of a frame, written directly in front of the inner
-//! frame, over the end of the outer headers and, where those are short, the headroom before them.
+//! The capture header: the XDP program's findings about a frame. They are written directly in front of the
+//! inner frame, over the end of the outer headers and, if those are short, the headroom before them.
 //!
 //! ```text
 //!  0        1        2        4        8          12        16        20       24         32
@@ -13,10 +13,10 @@
 //!  | inner Ethernet frame …
 //! ```
 //!
-//! Numbers are in the machine's byte order: the header never leaves it. It has one form, whatever the
-//! outer headers were: the inner frame is always at the same place, so neither the verifier nor user
-//! space has cases to tell apart. Over IPv4 without options the outer headers leave 50 bytes, so 30 of the
-//! 256 that drivers keep in front of a frame are used.
+//! Numbers are in the machine's byte order, because the header never leaves the machine. The header has one
+//! form for all outer headers: the inner frame is always at the same place, so that neither the verifier nor
+//! user space has cases to distinguish. Over IPv4 without options the outer headers leave 50 bytes, so the
+//! header uses 30 of the 256 bytes that drivers keep in front of a frame.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -24,7 +24,7 @@ use crate::hash::FlowHash;
 use crate::outer::Gateway;
 use crate::{Address, Vni};
 
-/// The layout's version; a program and a user space of different versions refuse each other.
+/// The version of the layout; a program and a user space of different versions refuse each other.
 pub const VERSION: u8 = 2;
 
 /// Bits of [`CaptureHeader::flags`].
@@ -43,17 +43,17 @@ pub mod flags {
     pub const VXLAN_GPE: u16 = 1 << 5;
     /// The VXLAN header had the group policy extension's G flag.
     pub const VXLAN_GROUP_POLICY: u16 = 1 << 6;
-    /// The packet came in by the mirrored interface.
+    /// The mirrored interface received the packet.
     pub const INGRESS: u16 = 1 << 7;
-    /// The packet left by the mirrored interface.
+    /// The mirrored interface sent the packet.
     pub const EGRESS: u16 = 1 << 8;
-    /// The flow is one of a rule's sample.
+    /// The flow is in the sample of a rule.
     pub const SAMPLED: u16 = 1 << 9;
-    /// A rule had the program cut the inner frame short.
+    /// A rule made the program cut the inner frame short.
     pub const SNAPPED: u16 = 1 << 10;
 }
 
-/// The header as it lies in memory.
+/// The header's layout in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Encoded {
@@ -72,12 +72,12 @@ pub struct Encoded {
     attachment: u64,
 }
 
-/// Length of the header: where the inner frame begins.
+/// Bytes of the header, which is also the offset of the inner frame.
 pub const LEN: usize = size_of::<Encoded>();
 
 const _: () = assert!(LEN == 80);
 
-/// What is known of a mirrored frame.
+/// The decoded capture header of a mirrored frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CaptureHeader {
     /// See [`flags`].
@@ -88,34 +88,34 @@ pub struct CaptureHeader {
     pub outer_source: Address,
     /// Outer destination address: the mirror target.
     pub outer_destination: Address,
-    /// What a Gateway Load Balancer says of the frame.
+    /// The metadata of a Gateway Load Balancer.
     pub gateway: Gateway,
-    /// Bytes that the inner frame had when it was mirrored.
+    /// Bytes of the inner frame when it was mirrored.
     pub original_len: u32,
     /// Symmetric hash of the inner flow.
     pub flow_hash: FlowHash,
-    /// Identifier of the filter rule that let the frame through; 0 = none.
+    /// Identifier of the filter rule that accepted the frame; 0 = none.
     pub rule: u32,
-    /// When the frame was seen, in nanoseconds. Which clock: `CLOCK_MONOTONIC` from the program, the
-    /// file's from a capture file.
+    /// The time of the frame, in nanoseconds: of `CLOCK_MONOTONIC` from the program, of the file's clock from
+    /// a capture file.
     pub time: u64,
 }
 
-/// Why bytes are not a capture header.
+/// The reasons why bytes are not a capture header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecodeError {
-    /// Fewer bytes than the header has.
+    /// There are fewer bytes than the header has.
     Truncated,
-    /// Written by a program of another version.
+    /// A program of another version wrote the header.
     Version(u8),
-    /// The length field says that the frame begins elsewhere.
+    /// The length field contradicts the offset of the frame.
     Length(u8),
-    /// More than 24 bits in the VNI.
+    /// The VNI has more than 24 bits.
     Vni(u32),
 }
 
 impl CaptureHeader {
-    /// The header as it lies in memory.
+    /// Returns the header's layout in memory.
     #[inline(always)]
     #[must_use]
     pub const fn encode(&self) -> Encoded {
@@ -136,7 +136,7 @@ impl CaptureHeader {
         }
     }
 
-    /// Splits what an `AF_XDP` socket received into its header and the inner frame.
+    /// Splits bytes that an `AF_XDP` socket received into the header and the inner frame.
     pub fn decode(bytes: &[u8]) -> Result<(Self, &[u8]), DecodeError> {
         let (header, frame) = Encoded::read_from_prefix(bytes).map_err(|_| DecodeError::Truncated)?;
         if header.version != VERSION {
@@ -183,7 +183,7 @@ mod tests {
         }
     }
 
-    /// The header with a frame of three bytes behind it.
+    /// Returns the header with a frame of three bytes behind it.
     fn encoded() -> [u8; LEN + 3] {
         let mut buffer = [0; LEN + 3];
         buffer[..LEN].copy_from_slice(header().encode().as_bytes());
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn what_is_encoded_is_decoded() {
         assert_eq!(CaptureHeader::decode(&encoded()), Ok((header(), &b"abc"[..])));
-        // Wherever it lies.
+        // At any alignment.
         let mut moved = [0; LEN + 4];
         moved[1..].copy_from_slice(&encoded());
         assert_eq!(CaptureHeader::decode(&moved[1..]), Ok((header(), &b"abc"[..])));

@@ -1,18 +1,18 @@
-//! The compiled policy: tables that say of a frame whether it is admitted and which rule decides on it,
-//! and the code that asks them. The XDP program and user space run the same code on the same tables.
+//! The compiled policy: tables that determine whether a frame is admitted and which rule decides on it, and
+//! the code of the look-up. The XDP program and user space run the same code on the same tables.
 //!
-//! Each thing that rules look at (source and destination address, source and destination port, and the
-//! *context* of protocol and direction) is looked up in a table of its own, which gives a *class*: all
-//! values that satisfy the same rules are of one class. A class has a [`Row`], a vector with a bit for each
-//! rule that is satisfied. The rows of a packet's five classes and of its rule set are intersected; the
-//! lowest bit that is left is the rule that decides. A row begins with a summary, a bit
-//! for each word that is not zero, so that of 64 words usually one is looked at, however many rules there
-//! are (Baboescu and Varghese, "Scalable packet classification", SIGCOMM 2001).
+//! Each field that rules look at (source and destination address, source and destination port, and the
+//! *context* of protocol and direction) is looked up in a table of its own, which gives a *class*: all values
+//! that satisfy the same rules are of one class. A class has a [`Row`], a vector with a bit for each rule
+//! that is satisfied. The rows of a packet's five classes and of its rule set are intersected; the lowest
+//! remaining bit is the rule that decides. A row begins with a summary, a bit for each word that is not zero,
+//! so that usually one of 64 words is read, however many rules there are (Baboescu and Varghese, "Scalable
+//! packet classification", SIGCOMM 2001).
 //!
-//! Addresses are looked up by binary search among the intervals that the prefixes cut the address space
-//! into. It always takes as many steps as the longest table needs, each without a branch: so the cost does
-//! not depend on the rules, and unlike with the kernel's longest-prefix tries there is neither a call nor
-//! a chain of pointers.
+//! Addresses are looked up by binary search among the intervals into which the prefixes cut the address
+//! space. The search always takes as many steps as the longest table needs, each without a branch. The cost
+//! therefore does not depend on the rules, and unlike the kernel's longest-prefix tries it involves neither a
+//! call nor a chain of pointers.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -20,29 +20,29 @@ use crate::Address;
 use crate::inner::{InnerHeaders, Network};
 use crate::wire::MacAddresses;
 
-/// Rules over all sets.
+/// The most rules over all sets.
 pub const MAX_RULES: usize = 4096;
-/// Rule sets.
+/// The most rule sets.
 pub const MAX_SETS: usize = 256;
-/// Distinct classes over all tables: more than any [`MAX_RULES`] rules can make.
+/// The most distinct classes over all tables: more than any [`MAX_RULES`] rules can make.
 pub const MAX_CLASSES: usize = 1 << 15;
-/// Intervals of one table of addresses: more than [`MAX_RULES`] prefixes can make.
+/// The most intervals of one table of addresses: more than [`MAX_RULES`] prefixes can make.
 pub const MAX_INTERVALS: usize = 1 << 14;
-/// Hardware addresses of mirrored interfaces.
+/// The most hardware addresses of mirrored interfaces.
 pub const MAX_MACS: usize = 1 << 12;
 /// Length of [`Tables::macs`].
 const MAC_PLACES: usize = 2 * MAX_MACS;
-/// VNIs that the configuration can name. They are counted in slots 1 to this.
+/// The most VNIs that the configuration can name. Their counters are in slots 1 to this number.
 pub const MAX_VNIS: usize = 1 << 14;
-/// VNIs that can be learned besides, in the slots that follow. Slot 0 is for all others.
+/// The most VNIs that can be learned in addition, in the slots that follow. Slot 0 is for all others.
 pub const MAX_LEARNED_VNIS: usize = 1 << 14;
-/// Slots of VNIs.
+/// The number of VNI slots.
 pub const VNI_SLOTS: usize = 1 + MAX_VNIS + MAX_LEARNED_VNIS;
-/// Identifiers of rules, 0 for none: twice as many as there are rules, and sets without a matching rule,
-/// so that those of two generations can be told apart.
+/// The number of rule identifiers, of which 0 stands for none: more than twice the number of rules and sets
+/// together, so that the identifiers of two generations can be distinguished.
 pub const MAX_RULE_IDS: usize = 1 << 14;
 
-/// Words of a [`Row`].
+/// The number of words of a [`Row`].
 pub const WORDS: usize = MAX_RULES / 64;
 
 /// Bits of [`Tables::vnis`].
@@ -59,15 +59,15 @@ pub mod action {
     pub const ACCEPT: u8 = 0;
     /// Dropped.
     pub const REJECT: u8 = 1;
-    /// Captured, as one of `parameter` flows.
+    /// Captured for one of `parameter` flows.
     pub const SAMPLE: u8 = 2;
-    /// Captured, but no more than `parameter` bytes of the inner frame.
+    /// Captured, with at most `parameter` bytes of the inner frame.
     pub const TRUNCATE: u8 = 3;
     /// Counted and dropped.
     pub const SHUNT: u8 = 4;
-    /// Not a rule's: the outer source is not admitted.
+    /// Not the action of a rule: the outer source is not admitted.
     pub const SOURCE_NOT_ADMITTED: u8 = 5;
-    /// Not a rule's: the VNI is not known.
+    /// Not the action of a rule: the VNI is not known.
     pub const VNI_NOT_ADMITTED: u8 = 6;
 }
 
@@ -81,22 +81,22 @@ pub mod direction {
     pub const EGRESS: u8 = 2;
 }
 
-/// Where IPv4 addresses are cut into intervals, and the class of each.
+/// The intervals of IPv4 addresses, and the class of each.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Intervals4 {
-    /// The first address of each interval, ascending from 0.0.0.0, in host order; what is not in use is
+    /// The first address of each interval, ascending from 0.0.0.0, in host order; unused places hold
     /// [`u32::MAX`].
     pub starts: [u32; MAX_INTERVALS],
-    /// The class of each interval; what is not in use has that of the last.
+    /// The class of each interval; unused places hold that of the last.
     pub classes: [u16; MAX_INTERVALS],
 }
 
-/// Where IPv6 addresses are cut into intervals, and the class of each.
+/// The intervals of IPv6 addresses, and the class of each.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Intervals6 {
-    /// As in [`Intervals4`]: high and low word of each address.
+    /// As in [`Intervals4`]: the high and low word of each address.
     pub starts: [[u64; 2]; MAX_INTERVALS],
     /// As in [`Intervals4`].
     pub classes: [u16; MAX_INTERVALS],
@@ -106,11 +106,11 @@ pub struct Intervals6 {
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Addresses {
-    /// Of IPv4.
+    /// Classes of IPv4 addresses.
     pub v4: Intervals4,
-    /// Of IPv6.
+    /// Classes of IPv6 addresses.
     pub v6: Intervals6,
-    /// The class of what has no address.
+    /// The class of packets without an address.
     pub without: u64,
 }
 
@@ -120,49 +120,49 @@ pub struct Addresses {
 pub struct SetEntry {
     /// The class of all rules of the set.
     pub class: u16,
-    /// What is counted where none matches: an identifier like a rule's.
+    /// The identifier of the counters, like a rule's, for packets that match no rule.
     pub no_match: u16,
 }
 
-/// What a rule does.
+/// The action of a rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct RuleEntry {
-    /// Identifier: index of the rule's counters, and what the capture header says; not 0.
+    /// Identifier: the index of the rule's counters, and the rule in the capture header; never 0.
     pub id: u16,
     /// See [`action`].
     pub action: u8,
     /// 0.
     pub reserved: u8,
-    /// Means what the action says.
+    /// The parameter of the action, such as a number of bytes.
     pub parameter: u32,
 }
 
-/// The class of a port, or of a packet without ports: a power of two of places, so that a mask is all that
-/// the verifier needs to see.
+/// The class of each port, and of packets without ports. The number of places is a power of two, so that a
+/// mask suffices to convince the verifier.
 pub type PortClasses = [u16; PORT_PLACES];
 const PORT_PLACES: usize = 1 << 17;
-/// Index from which on [`PortClasses`] has the class of packets without ports.
+/// The first index of the class of packets without ports in [`PortClasses`].
 pub const WITHOUT_PORTS: usize = 1 << 16;
 
-/// Places that a direction has in [`Tables::contexts`]: a power of two, as for ports.
+/// The number of places of a direction in [`Tables::contexts`]: a power of two, as for ports.
 const CONTEXTS: usize = 512;
-/// The place of what is not an IP packet.
+/// The place of packets that are not IP.
 const NOT_IP: usize = 256;
 
-/// The compiled policy, but for the rows.
+/// The compiled policy without the rows.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Tables {
-    /// Counts the policies of a program, from 1.
+    /// The number of the policy among those of a program, from 1.
     pub generation: u32,
-    /// Not 0 where frames of VNIs that are not known are dropped.
+    /// Non-zero if frames of unknown VNIs are dropped.
     pub only_known_vnis: u32,
-    /// Not 0 where any outer source is admitted.
+    /// Non-zero if any outer source is admitted.
     pub any_source: u32,
-    /// Not 0 where there are any `macs`.
+    /// Non-zero if `macs` has any addresses.
     pub any_mac: u32,
-    /// Class 1 are the outer sources that are admitted.
+    /// Class 1 marks the admitted outer sources.
     pub admitted: Addresses,
     /// Classes of source addresses.
     pub sources: Addresses,
@@ -174,45 +174,45 @@ pub struct Tables {
     pub destination_ports: PortClasses,
     /// Classes of protocols, for each direction.
     pub contexts: [[u16; CONTEXTS]; 4],
-    /// Hardware addresses of mirrored interfaces, ascending from 0, which is none; what is not in use is
+    /// Hardware addresses of mirrored interfaces, ascending from 0, which is no address; unused places hold
     /// [`i64::MAX`].
     pub macs: [u64; MAC_PLACES],
-    /// By the slot of a VNI: see [`vni`].
+    /// The entry of each VNI slot: see [`vni`].
     pub vnis: [u16; VNI_SLOTS + 3],
     /// The sets.
     pub sets: [SetEntry; MAX_SETS],
-    /// The rules of all sets, one set after the other, each in the order in which they are tried.
+    /// The rules of all sets, one set after the other, each in the order in which its rules are tried.
     pub rules: [RuleEntry; MAX_RULES],
 }
 
-/// The rules that a class satisfies.
+/// The rules that the values of a class satisfy.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Row {
-    /// A bit for each of `words` that is not 0.
+    /// One bit for each of `words` that is not 0.
     pub summary: u64,
-    /// A bit for each rule of [`Tables::rules`].
+    /// One bit for each rule of [`Tables::rules`].
     pub words: [u64; WORDS],
 }
 
-/// A compiled policy, wherever it is.
+/// A compiled policy in any memory.
 pub trait Compiled {
-    /// The tables.
+    /// Returns the tables.
     fn tables(&self) -> &Tables;
-    /// The row of a class; `None` beyond the last.
+    /// Returns the row of a class; `None` beyond the last.
     fn row(&self, class: u16) -> Option<&Row>;
 
-    /// The place of the lowest bit of a word that is not 0: less than 64, in a way that whoever checks the
-    /// code can see.
+    /// Returns the index of the lowest set bit of a non-zero word. It must be evident to the verifier that
+    /// the result is less than 64.
     #[inline(always)]
     #[must_use]
     fn lowest_bit(word: u64) -> usize {
         word.trailing_zeros() as usize % 64
     }
 
-    /// The number, which the compiler then knows nothing about. The verifier follows both ways of each
-    /// branch, and the ways of branches in a loop multiply; so comparisons in loops are calculated, and
-    /// the compiler must not make branches of them again.
+    /// Returns the number unchanged, but hides its value from the compiler. The verifier follows both paths
+    /// of each branch, and the paths of branches in a loop multiply. Comparisons in loops are therefore
+    /// computed arithmetically, and the compiler must not turn them back into branches.
     #[inline(always)]
     #[must_use]
     fn opaque(number: u64) -> u64 {
@@ -220,16 +220,16 @@ pub trait Compiled {
     }
 }
 
-/// What is decided on a frame, and goes for all frames that rules cannot tell from it.
+/// The decision on a frame, which applies to all frames that rules cannot distinguish from it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Judgement {
-    /// Identifier of the rule, or of the set without a matching one; 0 = none.
+    /// Identifier of the rule, or of the set if none of its rules matches; 0 = none.
     pub rule: u16,
     /// See [`action`].
     pub action: u8,
     /// See [`direction`].
     pub direction: u8,
-    /// Means what the action says.
+    /// The parameter of the action.
     pub parameter: u32,
 }
 
@@ -239,39 +239,39 @@ impl Judgement {
     }
 }
 
-/// Whether frames from this outer source are admitted.
+/// Returns whether frames from this outer source are admitted.
 #[inline(always)]
 pub fn admits<C: Compiled>(policy: &C, sender: Address) -> bool {
     let tables = policy.tables();
     tables.any_source != 0 || tables.admitted.class::<C>(network_of(sender) as u64, sender) == 1
 }
 
-/// Numbers of [`Network`]'s variants.
+/// The numbers of [`Network`]'s variants.
 const IPV4: u64 = Network::Ipv4 as u64;
 const IPV6: u64 = Network::Ipv6 as u64;
 
-/// The family of an outer address, which has one for sure.
+/// Returns the address family of an outer address, which always has one.
 #[inline(always)]
 const fn network_of(address: Address) -> Network {
     if address.as_v4().is_some() { Network::Ipv4 } else { Network::Ipv6 }
 }
 
-/// What rules ask of a packet.
+/// The fields of a packet that rules look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question {
     /// The network protocol, as the number of [`Network`]'s variant.
     pub network: u64,
-    /// Source address; means nothing of [`Network::Other`].
+    /// Source address; meaningless for [`Network::Other`].
     pub source: Address,
-    /// Destination address; likewise.
+    /// Destination address; meaningless for [`Network::Other`].
     pub destination: Address,
-    /// Transport protocol (IANA); likewise.
+    /// Transport protocol (IANA); meaningless for [`Network::Other`].
     pub protocol: u8,
-    /// 1 where there are ports, else 0.
+    /// 1 if there are ports, else 0.
     pub has_ports: u64,
-    /// Source port; 0 where there is none.
+    /// Source port; 0 if there is none.
     pub source_port: u16,
-    /// Destination port; 0 where there is none.
+    /// Destination port; 0 if there is none.
     pub destination_port: u16,
     /// Hardware source, in the low 48 bits.
     pub source_mac: u64,
@@ -280,7 +280,7 @@ pub struct Question {
 }
 
 impl Question {
-    /// What rules ask of an inner frame with these headers.
+    /// Takes the fields that rules look at from the headers of an inner frame.
     #[must_use]
     pub fn new(inner: &InnerHeaders, macs: MacAddresses) -> Self {
         Self {
@@ -297,8 +297,8 @@ impl Question {
     }
 }
 
-/// Judges a frame of an admitted source: which rule of its VNI's set decides, and what. `slot` is the
-/// VNI's.
+/// Judges a frame of an admitted source: finds the rule of its VNI's set that decides, and its action. `slot`
+/// is that of the VNI.
 #[inline(always)]
 pub fn judge<C: Compiled>(policy: &C, slot: u32, packet: &Question) -> Judgement {
     let tables = policy.tables();
@@ -327,7 +327,7 @@ pub fn judge<C: Compiled>(policy: &C, slot: u32, packet: &Question) -> Judgement
     }
 }
 
-/// Index of the first rule of a set that matches.
+/// Returns the index of the first rule of a set that matches.
 #[inline(always)]
 fn first_match<C: Compiled>(policy: &C, set: &SetEntry, way: u8, packet: &Question) -> Option<usize> {
     let tables = policy.tables();
@@ -368,7 +368,7 @@ fn first_match<C: Compiled>(policy: &C, set: &SetEntry, way: u8, packet: &Questi
 }
 
 impl Addresses {
-    /// The class of an address.
+    /// Returns the class of an address.
     #[inline(always)]
     fn class<C: Compiled>(&self, network: u64, address: Address) -> u16 {
         match network {
@@ -376,7 +376,7 @@ impl Addresses {
                 let value = u64::from(address.low as u32);
                 let at = search::<C>(MAX_INTERVALS, |at| {
                     let start = u64::from(self.v4.starts[at]);
-                    // Of numbers below 2³² the difference is negative where the first is smaller.
+                    // For numbers below 2³², the difference is negative if the first is smaller.
                     !C::opaque(sign(C::opaque(value.wrapping_sub(start))))
                 });
                 self.v4.classes[at]
@@ -395,12 +395,12 @@ impl Addresses {
     }
 }
 
-/// The last of so many places, a power of two, that is reached; the first is, and none behind the last.
-/// `reached` says so by all bits or none.
+/// Returns the last of `places` places, a power of two, that is reached. The first place always is, and no
+/// place beyond the last. `reached` answers with all bits or none.
 #[inline(always)]
 fn search<C: Compiled>(places: usize, reached: impl Fn(usize) -> u64) -> usize {
-    // The compiler knows that no place is beyond the last, and would leave out what shows it: verifiers
-    // before Linux 6.10 do not follow the bits through the instructions that are left.
+    // The compiler knows that no place is beyond the last, and would omit the instructions that prove it:
+    // verifiers before Linux 6.10 do not follow the bits through the instructions that remain.
     let within = |at: usize| C::opaque(at as u64) as usize % places;
     let mut at = 0;
     let mut step = places / 2;
@@ -412,25 +412,25 @@ fn search<C: Compiled>(places: usize, reached: impl Fn(usize) -> u64) -> usize {
     within(at)
 }
 
-/// All bits where the number is 0, else none; the number is less than 2⁶³.
+/// Returns all bits if the number is 0, else none; the number is less than 2⁶³.
 #[inline(always)]
 const fn zero(number: u64) -> u64 {
     sign(number.wrapping_sub(1))
 }
 
-/// All bits where the number is negative, else none.
+/// Returns all bits if the number is negative, else none.
 #[inline(always)]
 const fn sign(number: u64) -> u64 {
     (number.cast_signed() >> 63).cast_unsigned()
 }
 
-/// The top bit where `a` is less than `b`; the others mean nothing.
+/// Returns the top bit set if `a` is less than `b`; the other bits are meaningless.
 #[inline(always)]
 const fn borrow(a: u64, b: u64) -> u64 {
     !a & b | (!a | b) & a.wrapping_sub(b)
 }
 
-/// The top bit where `a` equals `b`; the others mean nothing.
+/// Returns the top bit set if `a` equals `b`; the other bits are meaningless.
 #[inline(always)]
 const fn equal(a: u64, b: u64) -> u64 {
     let different = a ^ b;
@@ -438,84 +438,84 @@ const fn equal(a: u64, b: u64) -> u64 {
 }
 
 impl Tables {
-    /// All bits where a mirrored interface has this hardware address, else none.
+    /// Returns all bits if a mirrored interface has this hardware address, else none.
     #[inline(always)]
     fn has_mac<C: Compiled>(&self, mac: u64) -> u64 {
         let at = search::<C>(MAC_PLACES, |at| {
-            // Places that are not in use are larger than any address, also where the top bit is a sign.
+            // Unused places are larger than any address, even if the top bit is taken as a sign.
             !C::opaque(sign(C::opaque(mac.wrapping_sub(self.macs[at]))))
         });
-        // The first place holds 0, which is nobody's address.
+        // The first place holds 0, which is no address.
         C::opaque(sign(equal(self.macs[at], mac))) & !zero(mac)
     }
 
-    /// The place of a protocol and direction in [`Tables::contexts`]: the second index; the first is the
-    /// direction. `None` is what is not an IP packet.
+    /// Returns the place of a protocol in [`Tables::contexts`], which is the second index; the first is the
+    /// direction. `None` stands for a packet that is not IP.
     #[must_use]
     pub fn context(protocol: Option<u8>) -> usize {
         protocol.map_or(NOT_IP, usize::from)
     }
 }
 
-/// What a flow's packets of one direction have in common, as user space and the program name a flow that
-/// is to be shunted: outer source, gateway endpoint, source, destination, and VNI with protocol and ports.
+/// The key by which user space and the program identify one direction of a flow that is to be shunted: outer
+/// source, gateway endpoint, source, destination, and VNI with protocol and ports.
 ///
-/// Packed into words, since a BPF hash table compares bytes.
+/// Packed into words without padding, since a BPF hash table compares bytes.
 pub type ShuntKey = [u64; 8];
 
-/// The last word of a [`ShuntKey`]: 24 bits of VNI, 8 of protocol, twice 16 of ports.
+/// Returns the last word of a [`ShuntKey`]: 24 bits of VNI, 8 of protocol, twice 16 of ports.
 #[inline(always)]
 #[must_use]
 pub const fn tuple_word(vni: crate::Vni, protocol: u8, source_port: u16, destination_port: u16) -> u64 {
     (vni.get() as u64) << 40 | (protocol as u64) << 32 | (source_port as u64) << 16 | destination_port as u64
 }
 
-/// What a sample of one flow in `n` is chosen by: the flows for which it is a multiple of `n`. Not the hash
-/// itself, so that sampling does not go together with the choice of sockets.
+/// Returns the value by which flows are sampled: a sample of one flow in `n` contains the flows for which it
+/// is a multiple of `n`. It differs from the hash itself, so that sampling is independent of the choice of
+/// sockets.
 #[inline(always)]
 #[must_use]
 pub const fn sample_value(hash: crate::hash::FlowHash) -> u32 {
     hash.0.wrapping_mul(0x9e37_79b1).rotate_left(16)
 }
 
-/// How many groups flows are in, by their hash, of which the program remembers whether the list of
+/// The number of groups of flows, by their hash. For each group, the program remembers whether the list of
 /// shunted flows has changed.
 pub const SHUNT_GROUPS: u32 = 4096;
 
-/// The group of a flow.
+/// Returns the group of a flow.
 #[inline(always)]
 #[must_use]
 pub const fn shunt_group(hash: crate::hash::FlowHash) -> u32 {
     hash.0 % SHUNT_GROUPS
 }
 
-/// What is counted of a rule, a CPU: packets and bytes of the inner frames.
+/// The counters of a rule on one CPU: packets and bytes of the inner frames.
 pub type RuleCounters = [u64; 2];
 
-/// Names of what is counted of a VNI, in the order of [`VniCounters`]. All but the last add up over CPUs;
-/// that is the latest.
+/// Indices of [`VniCounters`]. All but the last are summed over CPUs; of the last, the latest counts.
 pub mod vni_counter {
-    /// Frames that came.
+    /// Frames received.
     pub const PACKETS: usize = 0;
     /// Bytes of their inner frames.
     pub const BYTES: usize = 1;
     /// Frames that the filter rejected.
     pub const REJECTED: usize = 2;
-    /// Frames of flows that a sample does not include.
+    /// Frames of flows outside the sample.
     pub const SAMPLED_OUT: usize = 3;
     /// Frames that were counted and dropped.
     pub const SHUNTED: usize = 4;
     /// Frames dropped because the VNI is not admitted.
     pub const NOT_ADMITTED: usize = 5;
-    /// Frames that no socket was there for, or whose capture header had no room.
+    /// Frames without a socket, or without room for the capture header.
     pub const UNDELIVERED: usize = 6;
-    /// When the last frame came: `CLOCK_MONOTONIC`, nanoseconds.
+    /// The time of the last frame: `CLOCK_MONOTONIC`, nanoseconds.
     pub const LAST_SEEN: usize = 7;
 }
 
-/// What is counted of a VNI, a CPU: see [`vni_counter`].
+/// The counters of a VNI on one CPU: see [`vni_counter`].
 pub type VniCounters = [u64; 8];
 
-/// What is counted of one direction of a shunted flow, a CPU: packets, bytes as they were on the wire, and
-/// when the last came (`CLOCK_MONOTONIC`, nanoseconds).
+/// The counters of one direction of a shunted flow: packets, bytes on the wire, and the time of the last
+/// packet (`CLOCK_MONOTONIC`, nanoseconds).
 pub type ShuntCounters = [u64; 3];

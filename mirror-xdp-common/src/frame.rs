@@ -1,26 +1,27 @@
-//! Reading headers out of a frame, wherever the frame is.
+//! Reading headers out of a frame in any memory.
 
 use zerocopy::FromBytes;
 
 /// A frame whose headers can be read by offset.
 ///
-/// User space implements it for byte slices, the XDP program for packet memory. An implementation
-/// must never read outside the frame: an offset comes from a hostile length field more often than not.
+/// User space implements it for byte slices, the XDP program for packet memory. An implementation must never
+/// read outside the frame, because offsets often come from hostile length fields.
 pub trait Frame {
-    /// Length of the whole frame in bytes, also of what [`Frame::header`] cannot reach because it
-    /// lies in a further buffer.
+    /// Returns the length of the whole frame in bytes, including the part in further buffers, which
+    /// [`Frame::header`] cannot reach.
     fn len(&self) -> usize;
 
-    /// Whether the frame has no bytes at all.
+    /// Returns whether the frame has no bytes at all.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The header at `offset`, by value; `None` where it does not lie wholly within the bytes at hand.
+    /// Returns the header at `offset`, by value; `None` if it does not lie wholly within the accessible
+    /// bytes.
     fn header<T: FromBytes>(&self, offset: usize) -> Option<T>;
 
-    /// The number. In the kernel the verifier knows nothing of it any more, so that the ways on which it
-    /// had different values become one.
+    /// Returns the number unchanged. In the kernel, the verifier forgets all that it knows about the number,
+    /// so that paths with different values are merged.
     #[inline(always)]
     fn forgotten(&self, number: usize) -> usize {
         number
@@ -35,7 +36,8 @@ impl Frame for [u8] {
 
     #[inline(always)]
     fn header<T: FromBytes>(&self, offset: usize) -> Option<T> {
-        // Bytes of the very length, so that the compiler reads each field where it lies instead of copying all.
+        // A slice of the exact length, so that the compiler reads each field in place instead of copying all
+        // of them.
         T::read_from_bytes(self.get(offset..)?.get(..size_of::<T>())?).ok()
     }
 }

@@ -1,28 +1,32 @@
-//! The symmetric hash of an inner flow: both directions hash alike.
+//! The symmetric hash of an inner flow: both directions have the same hash.
 //!
-//! Mirrored hosts choose what is hashed: addresses, ports and protocol of whatever they send. The hash decides which
-//! worker and which place of a table a flow gets, so nobody may be able to choose flows that meet. It is therefore
-//! keyed, and built from a family for which that is proven, not from a mixing function that looks random:
+//! Mirrored hosts choose the hash input: they can send packets with any addresses, ports and protocol. The
+//! hash determines the worker and the table place of a flow, so no host may be able to choose flows that
+//! collide. It is therefore keyed, and built from a family for which this is proven, not from a mixing
+//! function that merely looks random:
 //!
-//! 1. Each endpoint is hashed by *multilinear-HM* (Lemire and Kaser, "Strongly universal string hashing is fast",
-//!    The Computer Journal 57(11), 2014, section 3.2): with 32-bit words `s` and secret 64-bit words `k`,
-//!    `Σ (k₂ᵢ + s₂ᵢ) · (k₂ᵢ₊₁ + s₂ᵢ₊₁)` modulo 2⁶⁴. For any two endpoints, whichever bits they differ in, the upper
-//!    32 bits of their sums are independent and uniform over the choice of the keys. The lower bits are weaker: a
-//!    difference in the top bit of a word reaches bit 31 and those above alone. They are never used by themselves.
-//! 2. The two sums are multiplied. A sum of the sums would be as symmetric, but it has collisions that no key
-//!    prevents: what is added to one endpoint's sum and taken from the other's (ports 1000 and 443, 1001 and 442)
-//!    cancels out. Of two pairs of numbers with the same sum the products differ.
+//! 1. Each endpoint is hashed by *multilinear-HM* (Lemire and Kaser, "Strongly universal string hashing is
+//!    fast", The Computer Journal 57(11), 2014, section 3.2): with 32-bit words `s` and secret 64-bit words
+//!    `k`, `Σ (k₂ᵢ + s₂ᵢ) · (k₂ᵢ₊₁ + s₂ᵢ₊₁)` modulo 2⁶⁴. For any two endpoints, whichever bits they differ
+//!    in, the upper 32 bits of their sums are independent and uniform over the choice of the keys. The lower
+//!    bits are weaker: a difference in the top bit of a word reaches only bit 31 and the bits above. They are
+//!    never used on their own.
+//! 2. The two sums are multiplied. A sum of the sums would be just as symmetric, but it has collisions that
+//!    no key prevents: an amount that is added to one endpoint's sum and subtracted from the other's (ports
+//!    1000 and 443, 1001 and 442) cancels out. Two pairs of numbers with the same sum have different
+//!    products.
 //!
-//! The upper half of the product, on which all bits of both sums act, is the hash. With one endpoint held, it is linear in
-//! the other's port and in each half of its address, by secret factors: it serves to choose among workers, and places
-//! where flows may displace each other. User space has a hash of its own for tables with chains.
+//! The hash is the upper half of the product, which depends on all bits of both sums. With one endpoint
+//! fixed, it is linear in the other's port and in each half of its address, by secret factors. It is suitable
+//! for choosing among workers, and for tables in which flows may displace each other. User space has a hash
+//! of its own for tables with chains.
 //!
-//! All of it is 64-bit arithmetic without branches and with short chains of dependent multiplications, for that is
-//! what a BPF program has.
+//! All of it is branch-free 64-bit arithmetic with short chains of dependent multiplications, which suits a
+//! BPF program.
 
 use crate::Address;
 
-/// A symmetric hash of an inner flow, keyed by a secret so that crafted addresses and ports cannot be made to
+/// A symmetric hash of an inner flow, keyed by a secret so that addresses and ports cannot be crafted to
 /// collide. All its bits may be used, lowest or highest first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowHash(pub u32);
@@ -33,18 +37,18 @@ pub struct FlowHash(pub u32);
 pub struct FlowHashKey(pub [u64; FlowHashKey::WORDS]);
 
 impl FlowHashKey {
-    /// How many words there are.
+    /// The number of words.
     pub const WORDS: usize = 5;
 
-    /// The key that a seed stands for.
+    /// Expands a seed to a key.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self(expand(seed))
     }
 }
 
-/// Makes secret words of a seed: `SplitMix64` (Steele, Lea and Flood, "Fast splittable pseudorandom number
-/// generators", OOPSLA 2014), whose outputs are all different.
+/// Expands a seed to secret words by `SplitMix64` (Steele, Lea and Flood, "Fast splittable pseudorandom
+/// number generators", OOPSLA 2014), whose outputs are all different.
 #[must_use]
 pub const fn expand<const WORDS: usize>(seed: u64) -> [u64; WORDS] {
     let mut words = [0; WORDS];
@@ -60,13 +64,14 @@ pub const fn expand<const WORDS: usize>(seed: u64) -> [u64; WORDS] {
     words
 }
 
-/// The product of the two halves of a word, each with a word of the key added.
+/// Returns the product of the two halves of a word, each with a word of the key added.
 #[inline(always)]
 const fn halves(word: u64, upper: u64, lower: u64) -> u64 {
     upper.wrapping_add(word >> 32).wrapping_mul(lower.wrapping_add(word & 0xffff_ffff))
 }
 
-/// The sum of an endpoint; port and protocol are one word, with a secret factor of its own (*multilinear*, section 3.1).
+/// Returns the sum of an endpoint; port and protocol are one word, with a secret factor of its own
+/// (*multilinear*, section 3.1).
 #[inline(always)]
 const fn endpoint(key: &[u64; FlowHashKey::WORDS], address: Address, port: u16, protocol: u8) -> u64 {
     halves(address.high, key[0], key[1])
@@ -74,8 +79,8 @@ const fn endpoint(key: &[u64; FlowHashKey::WORDS], address: Address, port: u16, 
         .wrapping_add(key[4].wrapping_mul(port as u64 | (protocol as u64) << 16))
 }
 
-/// Hashes addresses, ports and protocol. The ports are 0 where the flow has none, and for every
-/// fragment, the first included: later fragments have no ports, and all must hash alike.
+/// Hashes addresses, ports and protocol. The ports are 0 if the flow has none, and for every fragment,
+/// including the first: later fragments have no ports, and all fragments must have the same hash.
 #[inline(always)]
 #[must_use]
 pub const fn flow_hash(
@@ -116,7 +121,7 @@ mod tests {
             flow_hash(&key, client, (flow % 1024) as u16, server, 443, 6).0 as usize
         };
         let mean = FLOWS / BUCKETS;
-        // Five standard deviations of a binomial with this mean.
+        // Five standard deviations of a binomial distribution with this mean.
         let bound = 5 * mean.isqrt();
         let lowest: fn(usize) -> usize = |hash| hash % BUCKETS;
         let highest: fn(usize) -> usize = |hash| (hash * BUCKETS) >> 32;
@@ -127,12 +132,12 @@ mod tests {
         }
     }
 
-    /// A flow as the numbers that it is hashed by: two endpoints of two words and a port each, and the protocol.
+    /// A flow as the numbers that are hashed: two endpoints of two words and a port each, and the protocol.
     #[derive(Clone, Copy, PartialEq)]
     struct Input([u64; 7]);
 
     impl Input {
-        /// How many bits each of the numbers has.
+        /// The number of bits of each number.
         const BITS: [u32; 7] = [64, 64, 16, 64, 64, 16, 8];
 
         fn hash(self, key: &FlowHashKey) -> u32 {
@@ -142,7 +147,7 @@ mod tests {
             flow_hash(key, source, port as u16, destination, other_port as u16, protocol as u8).0
         }
 
-        /// With bit number `bit` of all bits turned.
+        /// Flips bit number `bit` of all bits.
         fn turned(mut self, mut bit: u32) -> Self {
             for (number, bits) in self.0.iter_mut().zip(Self::BITS) {
                 if bit < bits {
@@ -154,21 +159,21 @@ mod tests {
             self
         }
 
-        /// As the other direction of the flow has it.
+        /// Returns the other direction of the flow.
         const fn reversed(self) -> Self {
             let [high, low, port, other_high, other_low, other_port, protocol] = self.0;
             Self([other_high, other_low, other_port, high, low, port, protocol])
         }
     }
 
-    /// An attacker who does not know the key chooses how flows differ. For each difference of one bit or two,
-    /// wherever they are, two flows share a byte of their hashes for as many keys as two random numbers do: the
-    /// lowest byte, which chooses buckets, and the highest, which chooses workers.
+    /// An attacker who does not know the key chooses how flows differ. For each difference of one or two
+    /// bits, at any position, two flows share a byte of their hashes for as many keys as two random numbers
+    /// do. This is tested for the lowest byte, which selects buckets, and the highest, which selects workers.
     #[test]
     fn hostile_differences_in_any_input_bits_meet_no_more_often_than_by_chance() {
         const KEYS: usize = 512;
-        // Two random bytes are equal for one key in 256, twice here. Poisson's distribution with this mean exceeds
-        // 16 once in 10¹⁰ cases; there are 140,000.
+        // Two random bytes are equal for one key in 256, which is two keys here. A Poisson distribution with
+        // this mean exceeds 16 once in 10¹⁰ cases; there are 140,000.
         const BOUND: u32 = 16;
         let keys: [FlowHashKey; KEYS] = core::array::from_fn(|seed| FlowHashKey::new(seed as u64));
         let all: u32 = Input::BITS.iter().sum();
@@ -192,7 +197,7 @@ mod tests {
         }
     }
 
-    /// What is added to one endpoint and taken from the other does not cancel out.
+    /// An amount that is added to one endpoint and subtracted from the other does not cancel out.
     #[test]
     fn hostile_differences_of_both_endpoints_do_not_cancel_out() {
         let base = Input([5, 7, 1000, 5, 7000, 443, 6]);

@@ -1,7 +1,7 @@
-//! The inner headers as far as a flow is concerned: addresses, protocol, ports, fragment or not.
+//! The inner headers as far as they matter for a flow: addresses, protocol, ports, fragmentation.
 //!
-//! Parsing never fails. What cannot be understood, or is not there, is left at its default, and the
-//! frame is captured with what is known.
+//! Parsing never fails. Headers that are malformed or missing leave their fields at the defaults, and the
+//! frame is captured with the fields that are known.
 
 use crate::Address;
 use crate::frame::Frame;
@@ -12,13 +12,13 @@ use crate::wire::{
     ethertype, protocol,
 };
 
-/// How many IPv6 extension headers are followed.
+/// The most IPv6 extension headers that are followed.
 pub const MAX_EXTENSION_HEADERS: usize = 6;
 
 /// The network protocol of an inner frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Network {
-    /// Neither of the others, or cut short, or with a header that contradicts itself.
+    /// Another protocol, or an IP header that is truncated or inconsistent.
     #[default]
     Other,
     /// IPv4.
@@ -27,7 +27,7 @@ pub enum Network {
     Ipv6,
 }
 
-/// Whether a packet is whole.
+/// The fragmentation of a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Fragment {
     /// Not a fragment.
@@ -39,7 +39,7 @@ pub enum Fragment {
     Later,
 }
 
-/// The 5-tuple of a packet that an ICMP error quotes.
+/// The 5-tuple of the packet that an ICMP error quotes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cause {
     /// Source address.
@@ -48,52 +48,53 @@ pub struct Cause {
     pub destination: Address,
     /// Transport protocol (IANA).
     pub protocol: u8,
-    /// Source port; 0 where there is none, and in a fragment.
+    /// Source port; 0 if there is none, and in a fragment.
     pub source_port: u16,
-    /// Destination port; 0 where there is none, and in a fragment.
+    /// Destination port; 0 if there is none, and in a fragment.
     pub destination_port: u16,
 }
 
-/// What the headers of an inner frame say.
+/// The parsed headers of an inner frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct InnerHeaders {
     /// The network protocol.
     pub network: Network,
-    /// Source address; zero where there is none.
+    /// Source address; zero if there is none.
     pub source: Address,
-    /// Destination address; zero where there is none.
+    /// Destination address; zero if there is none.
     pub destination: Address,
-    /// Transport protocol (IANA); for IPv6 the header at which following the chain ended.
+    /// Transport protocol (IANA); for IPv6, the header at which the parser stopped following the chain.
     pub protocol: u8,
-    /// Whole packet or fragment.
+    /// The fragmentation of the packet.
     pub fragment: Fragment,
-    /// Source port of TCP, UDP, SCTP; 0 where there is none.
+    /// Source port of TCP, UDP, SCTP; 0 if there is none.
     pub source_port: u16,
-    /// Destination port of TCP, UDP, SCTP; 0 where there is none.
+    /// Destination port of TCP, UDP, SCTP; 0 if there is none.
     pub destination_port: u16,
-    /// Whether the packet has ports, and they are at hand.
+    /// `true` if the packet has ports, and they are accessible.
     pub has_ports: bool,
-    /// Of an ICMP error the packet that it is about, if [`InnerHeaders::has_cause`]. Not an option: what such a one
-    /// has where it is none, compilers may leave in a register that the kernel's verifier does not let be touched.
+    /// The packet that an ICMP error quotes, valid if [`InnerHeaders::has_cause`] is set. It is not an
+    /// `Option`: for `None`, compilers may leave a register uninitialised, which the kernel's verifier does
+    /// not allow to be read.
     pub cause: Cause,
-    /// Whether the packet is an ICMP error, and its quotation is at hand.
+    /// `true` if the packet is an ICMP error, and its quotation is accessible.
     pub has_cause: bool,
     /// Identifiers of the VLAN tags, outermost first; the first [`InnerHeaders::vlan_count`] are valid.
     pub vlans: [u16; 2],
-    /// How many VLAN tags there are, at most two.
+    /// The number of VLAN tags, at most two.
     pub vlan_count: u8,
-    /// Where the network header begins, from the start of the inner frame.
+    /// Offset of the network header from the start of the inner frame.
     pub network_offset: usize,
-    /// Where the transport header begins, from the start of the inner frame; meaningful unless
-    /// `network` is [`Network::Other`]. May lie outside of the frame.
+    /// Offset of the transport header from the start of the inner frame; meaningful unless `network` is
+    /// [`Network::Other`]. May lie outside the frame.
     pub transport_offset: usize,
-    /// Where the IP packet ends by its own length field, from the start of the inner frame; 0 where
-    /// that is unknown. Lies outside of the frame where the mirror truncated it.
+    /// Offset of the end of the IP packet by its own length field, from the start of the inner frame; 0 if it
+    /// is unknown. Lies outside the frame if the mirror truncated it.
     pub network_end: usize,
 }
 
 impl InnerHeaders {
-    /// Parses the inner frame that begins at `start`. Offsets in the result count from there.
+    /// Parses the inner frame that begins at `start`. Offsets in the result are relative to `start`.
     #[inline(always)]
     #[must_use]
     pub fn parse<F: Frame + ?Sized>(frame: &F, start: usize) -> Self {
@@ -135,7 +136,7 @@ impl InnerHeaders {
         self.source = ip.source();
         self.destination = ip.destination();
         self.protocol = ip.protocol();
-        // 0 is what a sender's segmentation offload leaves in the field: the length is not known.
+        // Segmentation offload of the sender leaves 0 in the field: the length is unknown.
         if ip.total_length() != 0 {
             self.network_end = offset - start + ip.total_length();
         }
@@ -160,7 +161,7 @@ impl InnerHeaders {
         self.network = Network::Ipv6;
         self.source = ip.source();
         self.destination = ip.destination();
-        // 0 is a jumbogram (RFC 2675) or segmentation offload: the length is not known.
+        // 0 means a jumbogram (RFC 2675) or segmentation offload: the length is unknown.
         if ip.payload_length() != 0 {
             self.network_end = offset - start + Ipv6Header::LEN + ip.payload_length();
         }
@@ -170,7 +171,7 @@ impl InnerHeaders {
         let mut followed = 0;
         while followed < MAX_EXTENSION_HEADERS && is_extension(next) {
             let Some(extension) = frame.header::<ExtensionHeader>(at) else { break };
-            // Without branches, each of which doubles what the verifier has to follow.
+            // Without branches, because each would double the number of paths that the verifier follows.
             let is_fragment = equal(next, protocol::FRAGMENT);
             let is_ah = equal(next, protocol::AH);
             // RFC 8200, section 4: 8-byte units, without the first; the fragment header is of one unit,
@@ -211,8 +212,8 @@ impl InnerHeaders {
         }
     }
 
-    /// Whether all headers were found that rules look at. Where they were not, the frame was cut short, or
-    /// they lie in a further buffer, or they contradict themselves.
+    /// Returns whether all headers that rules look at were found. Otherwise the frame is truncated, the
+    /// headers lie in a further buffer, or they are inconsistent.
     #[inline(always)]
     #[must_use]
     pub const fn is_complete(&self) -> bool {
@@ -224,16 +225,15 @@ impl InnerHeaders {
         }
     }
 
-    /// The length that the inner frame had before the mirror truncated it, where `captured` bytes of
-    /// it are left.
+    /// Returns the length of the inner frame before the mirror truncated it to `captured` bytes.
     #[inline(always)]
     #[must_use]
     pub const fn original_len(&self, captured: usize) -> usize {
         if self.network_end > captured { self.network_end } else { captured }
     }
 
-    /// The symmetric hash of the flow: by 5-tuple, of fragments by addresses and protocol alone, of an
-    /// ICMP error by the flow that it is about.
+    /// Returns the symmetric hash of the flow. It covers the 5-tuple; for fragments, only addresses and
+    /// protocol; for an ICMP error, the flow of the quoted packet.
     #[inline(always)]
     #[must_use]
     pub const fn flow_hash(&self, key: &FlowHashKey) -> FlowHash {
@@ -256,14 +256,14 @@ impl InnerHeaders {
     }
 }
 
-/// Whether packets of this protocol begin with ports.
+/// Returns whether packets of this protocol begin with ports.
 #[inline(always)]
 #[must_use]
 pub const fn has_ports(number: u8) -> bool {
     matches!(number, protocol::TCP | protocol::UDP | protocol::SCTP)
 }
 
-/// The packet that an ICMP error quotes at `at`.
+/// Parses the packet that an ICMP error quotes at `at`.
 #[inline(always)]
 fn quoted_ipv4<F: Frame + ?Sized>(frame: &F, at: usize) -> Option<Cause> {
     let ip: Ipv4Header = frame.header(at)?;
@@ -280,7 +280,7 @@ fn quoted_ipv4<F: Frame + ?Sized>(frame: &F, at: usize) -> Option<Cause> {
     Some(cause.with_ports(frame, at + ip.header_len(), whole))
 }
 
-/// The packet that an `ICMPv6` error quotes at `at`. Extension headers in it are not followed.
+/// Parses the packet that an `ICMPv6` error quotes at `at`. Extension headers in it are not followed.
 #[inline(always)]
 fn quoted_ipv6<F: Frame + ?Sized>(frame: &F, at: usize) -> Option<Cause> {
     let ip: Ipv6Header = frame.header(at)?;
@@ -297,7 +297,7 @@ fn quoted_ipv6<F: Frame + ?Sized>(frame: &F, at: usize) -> Option<Cause> {
 }
 
 impl Cause {
-    /// With the ports at `at`, where a `whole` packet has some.
+    /// Adds the ports at `at`, if a `whole` packet has ports.
     #[inline(always)]
     fn with_ports<F: Frame + ?Sized>(mut self, frame: &F, at: usize, whole: bool) -> Self {
         if whole
@@ -322,21 +322,21 @@ const fn fragment(offset: usize, more: bool) -> Fragment {
     }
 }
 
-/// 1 where the two are equal, else 0.
+/// Returns 1 if the two are equal, else 0.
 #[inline(always)]
 const fn equal(a: u8, b: u8) -> u32 {
-    // The difference is 0 for equal numbers alone, and only then its predecessor has the top bit set.
+    // The difference is 0 only for equal numbers, and only 0 minus 1 has the top bit set.
     (a as u32 ^ b as u32).wrapping_sub(1) >> 31
 }
 
-/// Extension headers below 64, one bit each.
+/// The extension headers with numbers below 64, one bit each.
 const EXTENSIONS: u64 = 1 << protocol::HOP_BY_HOP
     | 1 << protocol::ROUTING
     | 1 << protocol::FRAGMENT
     | 1 << protocol::AH
     | 1 << protocol::DESTINATION_OPTIONS;
 
-/// Whether this is an extension header that another header can follow.
+/// Returns whether this is an extension header that another header can follow.
 #[inline(always)]
 const fn is_extension(next_header: u8) -> bool {
     next_header < 64 && EXTENSIONS >> next_header & 1 != 0

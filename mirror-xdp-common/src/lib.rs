@@ -1,11 +1,10 @@
-//! What the XDP program and user space must agree on: how mirrored frames are recognised
-//! ([`outer`]), how the inner headers are read ([`inner`]), the symmetric [`hash`] of a flow, the
-//! [`capture`] header that travels in front of each inner frame, and the names of the [`counters`];
-//! for the mirror [`source`] the envelope that it writes.
+//! The definitions that the XDP program and user space share: recognition of mirrored frames ([`outer`]),
+//! parsing of inner headers ([`inner`]), the symmetric [`hash`] of a flow, the [`capture`] header in front of
+//! each inner frame, and the names of the [`counters`]; for the mirror [`source`], the outer headers that it
+//! writes.
 //!
-//! Everything here is `no_std`, without allocation and without unsafe code. The parsers are generic
-//! over [`frame::Frame`], so the very same code runs in the kernel on packet memory and in user space
-//! on a slice.
+//! Everything here is `no_std`, without allocation and without unsafe code. The parsers are generic over
+//! [`frame::Frame`], so that the same code runs in the kernel on packet memory and in user space on a slice.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -1,13 +1,13 @@
-//! Recognising mirrored frames and taking off their outer headers.
+//! Recognition of mirrored frames, and removal of their outer headers.
 //!
-//! Ethernet, up to two VLAN tags, IPv4 (options allowed) or IPv6, UDP, and then one of:
+//! A mirrored frame has Ethernet, up to two VLAN tags, IPv4 (options allowed) or IPv6, UDP, and then one of:
 //!
-//! * VXLAN with the I flag and an Ethernet frame: what AWS VPC Traffic Mirroring sends to an interface or
-//!   a Network Load Balancer. The bits that VXLAN-GPE and the group policy extension took of the reserved
-//!   ones are tolerated, and noted.
-//! * GENEVE with IP, UDP and such VXLAN in it: how a Gateway Load Balancer hands mirrored frames on. Its
-//!   options say by which endpoint the frame came.
-//! * GENEVE with an Ethernet frame: how other clouds and Open vSwitch mirror.
+//! * VXLAN with the I flag and an Ethernet frame, which AWS VPC Traffic Mirroring sends to an interface or a
+//!   Network Load Balancer. The reserved bits that VXLAN-GPE and the group policy extension use are
+//!   tolerated, and noted.
+//! * GENEVE with IP, UDP and such VXLAN inside, in which a Gateway Load Balancer forwards mirrored frames.
+//!   Its options identify the endpoint by which the frame came.
+//! * GENEVE with an Ethernet frame, which other clouds and Open vSwitch use for mirroring.
 
 use zerocopy::FromBytes;
 
@@ -20,24 +20,24 @@ use crate::wire::{
 };
 use crate::{Address, Vni};
 
-/// How many UDP ports can be taken as VXLAN at once.
+/// The most UDP ports of VXLAN.
 pub const MAX_VXLAN_PORTS: usize = 8;
-/// How many as GENEVE.
+/// The most UDP ports of GENEVE.
 pub const MAX_GENEVE_PORTS: usize = 4;
-/// How many as VXLAN-GPE.
+/// The most UDP ports of VXLAN-GPE.
 pub const MAX_VXLAN_GPE_PORTS: usize = 4;
 
 /// Length of [`Ports`].
 const MAX_PORTS: usize = MAX_VXLAN_PORTS + MAX_GENEVE_PORTS + MAX_VXLAN_GPE_PORTS;
-/// Where the ports of GENEVE begin in [`Ports`].
+/// The index of the first GENEVE port in [`Ports`].
 const GENEVE: usize = MAX_VXLAN_PORTS;
-/// Where the ports of VXLAN-GPE begin in [`Ports`].
+/// The index of the first VXLAN-GPE port in [`Ports`].
 const VXLAN_GPE: usize = GENEVE + MAX_GENEVE_PORTS;
 
-/// How many options of a GENEVE header are looked at. A Gateway Load Balancer sends three.
+/// The most options of a GENEVE header that are read. A Gateway Load Balancer sends three.
 pub const MAX_GENEVE_OPTIONS: usize = 8;
 
-/// What a UDP port of mirror traffic carries.
+/// The encapsulation at a UDP port of mirror traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Envelope {
     /// VXLAN, its reserved bits ignored (RFC 7348, section 5).
@@ -48,8 +48,8 @@ pub enum Envelope {
     VxlanGpe,
 }
 
-/// The UDP destination ports that are mirror traffic, in host order; 0 marks an unused place. First those
-/// of VXLAN, then of GENEVE, then of VXLAN-GPE.
+/// The UDP destination ports of mirror traffic, in host order; 0 marks an unused place. The ports of VXLAN
+/// come first, then those of GENEVE, then those of VXLAN-GPE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(8))]
 pub struct Ports([u16; MAX_PORTS]);
@@ -67,7 +67,7 @@ impl Ports {
     /// No port at all.
     pub const NONE: Self = Self([0; MAX_PORTS]);
 
-    /// These ports; `None` where there are more of a kind than there is room for.
+    /// Makes a list of these ports; `None` if there are too many of a kind.
     #[must_use]
     pub fn new(vxlan: &[u16], geneve: &[u16], vxlan_gpe: &[u16]) -> Option<Self> {
         let mut ports = Self::NONE;
@@ -77,18 +77,19 @@ impl Ports {
         Some(ports)
     }
 
-    /// As numbers, in the order in which the type has them.
+    /// Returns the ports as numbers, in the order of the type.
     #[must_use]
     pub const fn as_array(&self) -> &[u16; MAX_PORTS] {
         &self.0
     }
 
-    /// All ports that are in use.
+    /// Returns all ports in use.
     pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
         self.0.iter().copied().filter(|&port| port != 0)
     }
 
-    /// What datagrams to this port carry; `None` where they are not mirror traffic. Port 0 never is.
+    /// Returns the encapsulation of datagrams to this port; `None` if they are not mirror traffic, as for
+    /// port 0.
     #[inline(always)]
     #[must_use]
     pub fn envelope(&self, port: u16) -> Option<Envelope> {
@@ -98,9 +99,9 @@ impl Ports {
         if port == self.0[0] {
             return Some(Envelope::Vxlan);
         }
-        // BPF has no instruction that turns a comparison into a value, and each branch doubles what the
-        // verifier has to follow: the difference is 0 for one port alone, and only then its predecessor
-        // has the top bit set.
+        // BPF has no instruction that turns a comparison into a value, and each branch doubles the number of
+        // paths that the verifier follows. The difference is 0 only for the port itself, and only then the
+        // difference minus 1 has the top bit set.
         let mut hits = 0;
         let mut index = 0;
         while index < MAX_PORTS {
@@ -119,40 +120,40 @@ impl Ports {
     }
 }
 
-/// What a Gateway Load Balancer says of a frame in its GENEVE options; zero where it says nothing.
+/// The metadata in the GENEVE options of a Gateway Load Balancer; absent values are zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Gateway {
-    /// Identifier of the endpoint that the frame came by.
+    /// Identifier of the endpoint by which the frame came.
     pub endpoint: u64,
     /// Identifier of the endpoint's attachment.
     pub attachment: u64,
-    /// The load balancer's mark of the flow.
+    /// The load balancer's cookie of the flow.
     pub cookie: u32,
 }
 
-/// A mirrored frame whose outer headers were understood.
+/// A mirrored frame with its parsed outer headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mirrored {
-    /// The network identifier: the mirror session's, as AWS sets it.
+    /// The network identifier, which is that of the mirror session for AWS.
     pub vni: Vni,
-    /// Source of the outermost IP header: who sent the frame to this host. A load balancer, or the same as
-    /// `source`.
+    /// Source of the outermost IP header, which is the host that sent the frame to this one: a load balancer,
+    /// or the same as `source`.
     pub sender: Address,
     /// Source of the innermost of the outer IP headers: the mirrored interface's primary address.
     pub source: Address,
-    /// Its destination: the mirror target's address.
+    /// Destination of the innermost of the outer IP headers: the mirror target's address.
     pub destination: Address,
-    /// What a Gateway Load Balancer says.
+    /// The metadata of a Gateway Load Balancer.
     pub gateway: Gateway,
-    /// The bits of [`flags`] that the outer headers decide.
+    /// The bits of [`flags`] that follow from the outer headers.
     pub flags: u16,
-    /// Where the inner Ethernet frame begins, in bytes from the start of the frame.
+    /// Offset of the inner Ethernet frame, in bytes from the start of the frame.
     pub inner_offset: usize,
-    /// Length of the inner frame in bytes: what the UDP length leaves, without any trailer.
+    /// Length of the inner frame in bytes, by the UDP length and without any trailer.
     pub inner_len: usize,
 }
 
-/// Where a UDP header was found, and how far the IP header says its datagram goes.
+/// The UDP datagram in an IP packet, by the IP header.
 #[derive(Clone, Copy)]
 struct Datagram {
     source: Address,
@@ -161,25 +162,24 @@ struct Datagram {
     fragment: bool,
     /// Offset of the UDP header.
     offset: usize,
-    /// Offset of the end of the IP payload; may lie outside of the frame.
+    /// Offset of the end of the IP payload; may lie outside the frame.
     end: usize,
 }
 
-/// Where the payload of a UDP datagram begins and ends; both within the frame.
+/// Begin and end of the payload of a UDP datagram; both within the frame.
 #[derive(Clone, Copy)]
 struct Payload {
     offset: usize,
     end: usize,
 }
 
-/// Takes the outer headers off `frame`.
+/// Parses the outer headers of `frame`.
 ///
 /// # Errors
 ///
-/// Returns the counter that says why the frame is not, or is not valid, mirror traffic. Whatever ends
-/// before a UDP port could be read is not mirror traffic and goes to the kernel, as does a frame whose
-/// UDP port lies in a further buffer; whatever is wrong after a port of mirror traffic was read is
-/// malformed.
+/// Returns the counter of the reason why the frame is not mirror traffic, or malformed. A frame that ends
+/// before its UDP port is not mirror traffic and goes to the kernel, as does a frame whose UDP port lies in a
+/// further buffer. Any error after a port of mirror traffic means that the frame is malformed.
 #[inline(always)]
 pub fn decapsulate<F: Frame + ?Sized>(frame: &F, ports: &Ports) -> Result<Mirrored, Counter> {
     let datagram = outermost_datagram(frame)?;
@@ -195,7 +195,7 @@ pub fn decapsulate<F: Frame + ?Sized>(frame: &F, ports: &Ports) -> Result<Mirror
     }
 }
 
-/// The payload of a datagram to a port of mirror traffic. What is around it ends at `limit`.
+/// Returns the payload of a datagram to a port of mirror traffic. Everything around it ends at `limit`.
 #[inline(always)]
 fn payload(datagram: &Datagram, udp: UdpHeader, limit: usize) -> Result<Payload, Counter> {
     if datagram.fragment {
@@ -224,7 +224,7 @@ fn vxlan<F: Frame + ?Sized>(
     if payload.end - payload.offset < VXLAN_LEN {
         return Err(Counter::VxlanTruncated);
     }
-    // The lengths say that the header is within the frame, so only a further buffer can hide it.
+    // By the lengths, the header is within the frame, so only a further buffer can hide it.
     let header: VxlanHeader = frame.header(payload.offset).ok_or(Counter::HeadersNotLinear)?;
     if !header.has_vni() {
         return Err(Counter::VxlanNoVni);
@@ -250,7 +250,7 @@ fn geneve<F: Frame + ?Sized>(
     payload: Payload,
     ports: &Ports,
 ) -> Result<Mirrored, Counter> {
-    // Whatever the headers in front were.
+    // Whatever the headers in front are, the paths of the verifier merge here.
     let payload = Payload { offset: frame.forgotten(payload.offset), end: frame.forgotten(payload.end) };
     let len = payload.end.wrapping_sub(payload.offset);
     if len < GeneveHeader::LEN {
@@ -273,7 +273,7 @@ fn geneve<F: Frame + ?Sized>(
         let gateway = gateway(frame, options)?;
         return mirrored(datagram, inside, datagram.source, geneve.vni(), gateway, flags::GENEVE);
     }
-    // What a load balancer hands on besides mirror traffic is the host's own affair.
+    // Traffic other than mirror traffic that a load balancer forwards belongs to the host.
     let nested = match ip_datagram(frame, kind, inside.offset) {
         Ok(nested) => nested,
         Err(Counter::OuterNotLinear) => return Err(Counter::OuterNotLinear),
@@ -293,14 +293,14 @@ fn geneve<F: Frame + ?Sized>(
     vxlan(frame, &nested, payload, datagram.source, gateway, flags::GENEVE, gpe)
 }
 
-/// Reads the options of a Gateway Load Balancer; those of others are passed over.
+/// Reads the options of a Gateway Load Balancer, and skips all others.
 #[inline(always)]
 fn gateway<F: Frame + ?Sized>(frame: &F, options: Payload) -> Result<Gateway, Counter> {
     let mut gateway = Gateway::default();
     let mut at = options.offset;
     let mut read = 0;
     while read < MAX_GENEVE_OPTIONS && at < options.end {
-        // Eight bytes of data, be they another option's or what follows the options: there is enough.
+        // Eight bytes of data exist in any case, be they another option's or those after the options.
         let option: GeneveOption = match frame.header(at) {
             Some(option) => option,
             None if at + size_of::<GeneveOption>() <= frame.len() => return Err(Counter::HeadersNotLinear),
@@ -310,7 +310,8 @@ fn gateway<F: Frame + ?Sized>(frame: &F, options: Payload) -> Result<Gateway, Co
         if next > options.end {
             return Err(Counter::GeneveTruncated);
         }
-        // Calculated, for each branch would double what the verifier has to follow, in each round.
+        // Computed arithmetically, because in each round a branch would double the number of paths that the
+        // verifier follows.
         gateway.endpoint |= option.word() & option.is(GeneveOption::ENDPOINT);
         gateway.attachment |= option.word() & option.is(GeneveOption::ATTACHMENT);
         gateway.cookie |= (option.word() >> 32 & option.is(GeneveOption::COOKIE)) as u32;
@@ -320,7 +321,7 @@ fn gateway<F: Frame + ?Sized>(frame: &F, options: Payload) -> Result<Gateway, Co
     Ok(gateway)
 }
 
-/// What there is to say of a frame when the inner one was found.
+/// Makes the description of a frame whose inner frame was found.
 #[inline(always)]
 fn mirrored(
     datagram: &Datagram,
@@ -350,8 +351,8 @@ fn mirrored(
     })
 }
 
-/// The header at `offset`, or why nobody can tell whether the frame is mirror traffic: a frame that ends
-/// before it certainly is not; where only the first buffer ends before it, that stays unknown.
+/// Returns the header at `offset`. On error, a frame that ends before the header is certainly not mirror
+/// traffic; if only the first buffer ends before it, that is unknown.
 #[inline(always)]
 fn header<T: FromBytes, F: Frame + ?Sized>(frame: &F, offset: usize) -> Result<T, Counter> {
     match frame.header(offset) {
@@ -361,12 +362,12 @@ fn header<T: FromBytes, F: Frame + ?Sized>(frame: &F, offset: usize) -> Result<T
     }
 }
 
-/// Finds the UDP datagram of a frame, or says that it is not mirror traffic.
+/// Finds the UDP datagram of a frame, or returns that the frame is not mirror traffic.
 #[inline(always)]
 fn outermost_datagram<F: Frame + ?Sized>(frame: &F) -> Result<Datagram, Counter> {
     let mut offset = ETHERNET_LEN;
     let mut kind = header::<EtherType, _>(frame, ETHERNET_LEN - 2)?.get();
-    // Two tags at most; written out, since a loop costs the verifier more than it saves the reader.
+    // Two tags at most, without a loop, which would cost the verifier more than it saves the reader.
     if is_vlan(kind) {
         kind = header::<VlanTag, _>(frame, offset)?.ethertype();
         offset += VLAN_LEN;
@@ -378,7 +379,7 @@ fn outermost_datagram<F: Frame + ?Sized>(frame: &F) -> Result<Datagram, Counter>
     ip_datagram(frame, kind, offset)
 }
 
-/// The UDP datagram in the IP packet at `offset`, whose EtherType is `kind`.
+/// Finds the UDP datagram in the IP packet at `offset`, whose EtherType is `kind`.
 #[inline(always)]
 fn ip_datagram<F: Frame + ?Sized>(frame: &F, kind: u16, offset: usize) -> Result<Datagram, Counter> {
     match kind {
@@ -388,7 +389,7 @@ fn ip_datagram<F: Frame + ?Sized>(frame: &F, kind: u16, offset: usize) -> Result
     }
 }
 
-/// Whether an EtherType announces a VLAN tag.
+/// Returns whether an EtherType announces a VLAN tag.
 #[inline(always)]
 pub(crate) const fn is_vlan(kind: u16) -> bool {
     matches!(kind, ethertype::VLAN | ethertype::QINQ | ethertype::QINQ_OLD)

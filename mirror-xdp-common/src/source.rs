@@ -1,9 +1,9 @@
-//! What the programs of the mirror source and user space agree on: the envelope of a mirrored frame,
-//! and one counter for each thing that can happen to a frame on its way into it.
+//! The definitions that the programs of the mirror source and user space share: the outer headers of a
+//! mirrored frame, and one counter for each possible fate of a frame.
 //!
-//! The way: a program on the mirrored interface sees each frame, in both directions, and puts a copy
-//! into one end of a private veth pair. There the kernel cuts what is larger than a packet on the wire
-//! into packets, and fills checksums in. At the other end a second program writes the envelope.
+//! A program on the mirrored interface sees each frame, in both directions, and puts a copy into one end of a
+//! private veth pair. There the kernel segments packets that are larger than those on the wire, and fills in
+//! checksums. At the other end a second program writes the outer headers.
 //!
 //! ```text
 //! seen     = Σ skipped + copied + copy_failed        on the mirrored interface
@@ -19,31 +19,31 @@ use crate::counters::counters;
 use crate::hash::FlowHash;
 use crate::wire::{ETHERNET_LEN, Ipv4Header, Ipv6Header, UDP_LEN, VXLAN_LEN, ethertype, protocol};
 
-/// The mark (`SO_MARK`) on copies and on mirror traffic: the programs recognise their own by it.
+/// The mark (`SO_MARK`) on copies and on mirror traffic, by which the programs recognise their own frames.
 pub const MARK: u32 = u32::from_be_bytes(*b"mxdp");
 
-/// The first of the 128 UDP source ports that mirror traffic has.
+/// The first of the 128 UDP source ports of mirror traffic.
 pub const FIRST_SOURCE_PORT: u16 = 65408;
 
-/// The UDP source port for an inner flow: seven bits of its symmetric hash.
+/// Returns the UDP source port for an inner flow: seven bits of its symmetric hash.
 #[must_use]
 #[inline(always)]
 pub const fn source_port(hash: FlowHash) -> u16 {
     FIRST_SOURCE_PORT | (hash.0 & 0x7f) as u16
 }
 
-/// What became of a frame in the programs of the mirror source.
+/// The fate of a frame in the programs of the mirror source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SourceFate {
-    /// Counted when the frame enters a program, before anything is known of it.
+    /// Counted when the frame enters a program, before it is parsed.
     Entered,
     /// Not to be mirrored.
     Skipped,
-    /// Went on its way.
+    /// Passed on.
     Done,
-    /// Should have been mirrored, and was not.
+    /// Not mirrored, though it should have been.
     Failed,
-    /// Says more of a frame that another counter counts, or of one that has no part in mirroring.
+    /// A detail of a frame that another counter counts, or of one that is not involved in mirroring.
     Detail,
 }
 
@@ -65,40 +65,40 @@ counters! {
     CopyFailed = Failed "copy_failed",
     /// Frames that came out of the veth pair, now as on the wire.
     Segments = Entered "segments",
-    /// Frames that came out of the veth pair and are nobody's copy: the system itself sends some.
+    /// Frames that came out of the veth pair and are no copies: the system itself sends some.
     Foreign = Detail "foreign",
-    /// Given to the outgoing interface in their envelope.
+    /// Sent by the outgoing interface in their outer headers.
     Mirrored = Done "mirrored",
-    /// Bytes of the mirrored frames, without the envelope.
+    /// Bytes of the mirrored frames, without the outer headers.
     MirroredBytes = Detail "mirrored_bytes",
     /// Mirrored frames that were cut to the packet length or the outgoing MTU.
     Truncated = Detail "truncated",
-    /// No route to the target, or its hardware address is not known at the moment.
+    /// There is no route to the target, or its hardware address is unknown at the moment.
     NoRoute = Failed "no_route",
     /// More than two VLAN tags.
     VlanTags = Failed "vlan_tags",
-    /// The frame could not be cut to the packet length, which lies within its headers.
+    /// The frame could not be cut to the packet length, because that lies within its headers.
     CannotTruncate = Failed "cannot_truncate",
-    /// The kernel had no memory to put the envelope in front.
+    /// The kernel had no memory for the outer headers.
     NoHeadroom = Failed "no_headroom",
     /// The outgoing interface is down, or its queue is full.
     NotSent = Failed "not_sent",
 }
 
-/// The value of the per-CPU counter map: one array of counters a CPU.
+/// The value of the per-CPU counter map: one array of counters per CPU.
 pub type SourceCounterArray = [u64; SourceCounter::COUNT];
 
-/// Bytes of the envelope over IPv4, with the outer Ethernet header.
+/// Bytes of the outer headers over IPv4, including Ethernet.
 pub const V4_ENVELOPE_LEN: usize = ETHERNET_LEN + Ipv4Header::LEN + UDP_LEN + VXLAN_LEN;
-/// Bytes of the envelope over IPv6, with the outer Ethernet header.
+/// Bytes of the outer headers over IPv6, including Ethernet.
 pub const V6_ENVELOPE_LEN: usize = ETHERNET_LEN + Ipv6Header::LEN + UDP_LEN + VXLAN_LEN;
 
-/// The way to the target: what the fixed fields of an envelope are made of.
+/// The way to the target: the source of the fixed fields of the outer headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Path {
     /// Index of the outgoing interface.
     pub interface: u32,
-    /// Bytes that an IP packet may have on the outgoing interface.
+    /// The MTU of the outgoing interface: bytes of the largest IP packet.
     pub mtu: u32,
     /// Hardware address of the outgoing interface.
     pub source_mac: [u8; 6],
@@ -110,18 +110,19 @@ pub struct Path {
     pub destination: IpAddr,
 }
 
-/// An envelope without what differs from frame to frame: what user space gives the program.
+/// The outer headers without the fields that differ from frame to frame, which user space gives to the
+/// program.
 ///
-/// As AWS writes it: IP identification 0, no Don't Fragment, TTL 255, TOS 0, UDP checksum 0 (over IPv6
-/// too, RFC 6935), VXLAN flags 0x08 and nothing in the reserved fields.
+/// They are those of AWS: IP identification 0, no Don't Fragment, TTL 255, TOS 0, UDP checksum 0 (also over
+/// IPv6, RFC 6935), VXLAN flags 0x08, reserved fields 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(8))]
 pub struct Template {
-    /// The headers; over IPv4 they end earlier. Lengths, IP checksum and UDP source port are 0.
+    /// The headers, which are shorter over IPv4. Lengths, IP checksum and UDP source port are 0.
     headers: [u8; V6_ENVELOPE_LEN],
     /// 0 over IPv4, 1 over IPv6.
     ipv6: u16,
-    /// The one's complement sum over the IPv4 header (RFC 1071), as far as folded; 0 over IPv6.
+    /// The partly folded one's complement sum over the IPv4 header (RFC 1071); 0 over IPv6.
     sum: u32,
     /// The most bytes of an inner frame that are mirrored.
     pub inner_max: u32,
@@ -133,13 +134,14 @@ pub struct Template {
 /// Bytes of a [`Template`] in the map.
 pub const TEMPLATE_LEN: usize = size_of::<Template>();
 
-/// Where the IPv4 total length is in the envelope.
+/// Offset of the IPv4 total length in the outer headers.
 const V4_LENGTH: usize = ETHERNET_LEN + 2;
 const V4_CHECKSUM: usize = ETHERNET_LEN + 10;
 const V6_LENGTH: usize = ETHERNET_LEN + 4;
 
 impl Template {
-    /// The envelope for a path, a session and its packet length: bytes that are mirrored of each frame.
+    /// Makes the template for a path, a session, and its packet length, the most bytes of each frame that are
+    /// mirrored.
     #[must_use]
     pub fn new(path: &Path, port: u16, vni: Vni, packet_length: u32) -> Self {
         let mut headers = [0; V6_ENVELOPE_LEN];
@@ -184,14 +186,14 @@ impl Template {
         }
     }
 
-    /// Whether the envelope is [`Template::v6`] and not [`Template::v4`].
+    /// Returns whether the outer headers are [`Template::v6`] and not [`Template::v4`].
     #[must_use]
     #[inline(always)]
     pub const fn is_ipv6(&self) -> bool {
         self.ipv6 != 0
     }
 
-    /// The envelope over IPv4 of an inner frame of `inner_len` bytes, at most `inner_max`.
+    /// Returns the outer headers over IPv4 of an inner frame of `inner_len` bytes, at most `inner_max`.
     #[must_use]
     #[inline(always)]
     pub fn v4(&self, source_port: u16, inner_len: u16) -> [u8; V4_ENVELOPE_LEN] {
@@ -200,7 +202,7 @@ impl Template {
         let udp_len = inner_len + (UDP_LEN + VXLAN_LEN) as u16;
         let ip_len = udp_len + Ipv4Header::LEN as u16;
         put_u16(&mut headers, V4_LENGTH, ip_len);
-        // Ten words of 16 bits leave a carry that two foldings take in.
+        // Ten words of 16 bits leave a carry that two foldings absorb.
         let sum = self.sum + u32::from(ip_len);
         let sum = (sum & 0xffff) + (sum >> 16);
         let sum = (sum & 0xffff) + (sum >> 16);
@@ -210,7 +212,7 @@ impl Template {
         headers
     }
 
-    /// The envelope over IPv6 of an inner frame of `inner_len` bytes, at most `inner_max`.
+    /// Returns the outer headers over IPv6 of an inner frame of `inner_len` bytes, at most `inner_max`.
     #[must_use]
     #[inline(always)]
     pub fn v6(&self, source_port: u16, inner_len: u16) -> [u8; V6_ENVELOPE_LEN] {
@@ -223,7 +225,8 @@ impl Template {
     }
 }
 
-/// The address as IPv6; IPv4 mapped, which no path has beside IPv6.
+/// Returns the address as IPv6; a mapped IPv4 address does not occur, because both ends of a path have one
+/// family.
 fn v6(address: IpAddr) -> core::net::Ipv6Addr {
     match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
@@ -231,7 +234,7 @@ fn v6(address: IpAddr) -> core::net::Ipv6Addr {
     }
 }
 
-/// Overwrites two bytes at an offset that is known when this is compiled.
+/// Overwrites two bytes at an offset that is known at compile time.
 #[inline(always)]
 const fn put_u16<const N: usize>(headers: &mut [u8; N], at: usize, value: u16) {
     let [high, low] = value.to_be_bytes();
@@ -239,7 +242,7 @@ const fn put_u16<const N: usize>(headers: &mut [u8; N], at: usize, value: u16) {
     headers[at + 1] = low;
 }
 
-/// Writes one field behind the other.
+/// Writes one field after the other.
 struct Writer<'a> {
     bytes: &'a mut [u8; V6_ENVELOPE_LEN],
     at: usize,

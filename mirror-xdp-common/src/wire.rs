@@ -1,5 +1,5 @@
-//! Protocol headers as they lie on the wire. Multi-byte fields are big-endian; the accessors give
-//! host order. Fields that nothing here reads are not named one by one.
+//! Protocol headers in their wire format. Multi-byte fields are big-endian; the accessors return host order.
+//! Fields that no code here reads are not named individually.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -59,7 +59,7 @@ pub mod protocol {
 
 /// The UDP port of VXLAN (RFC 7348), which AWS mirror sessions always use.
 pub const VXLAN_PORT: u16 = 4789;
-/// The UDP port of GENEVE (RFC 8926), by which a Gateway Load Balancer hands frames on.
+/// The UDP port of GENEVE (RFC 8926), to which a Gateway Load Balancer forwards frames.
 pub const GENEVE_PORT: u16 = 6081;
 
 /// Length of an Ethernet header without tags.
@@ -77,7 +77,7 @@ pub const VXLAN_LEN: usize = 8;
 pub struct EtherType(u16);
 
 impl EtherType {
-    /// In host order.
+    /// Returns it in host order.
     #[inline(always)]
     #[must_use]
     pub const fn get(self) -> u16 {
@@ -101,7 +101,7 @@ impl VlanTag {
         u16::from_be(self.control) & 0x0fff
     }
 
-    /// EtherType of what follows the tag.
+    /// EtherType of the payload behind the tag.
     #[inline(always)]
     #[must_use]
     pub const fn ethertype(self) -> u16 {
@@ -157,7 +157,7 @@ impl Ipv4Header {
         (u16::from_be(self.fragment) & 0x1fff) as usize * 8
     }
 
-    /// Whether more fragments follow.
+    /// Returns whether more fragments follow.
     #[inline(always)]
     #[must_use]
     pub const fn more_fragments(self) -> bool {
@@ -217,7 +217,7 @@ impl Ipv6Header {
         (u32::from_be(self.version_class_flow) >> 28) as u8
     }
 
-    /// Length of what follows the fixed header, in bytes.
+    /// Length of everything after the fixed header, in bytes.
     #[inline(always)]
     #[must_use]
     pub const fn payload_length(self) -> usize {
@@ -262,7 +262,7 @@ impl ExtensionHeader {
     pub const LEN: usize = 8;
     /// The bits of a fragment header's field that hold the fragment's offset in bytes.
     pub const OFFSET_MASK: u32 = 0xfff8;
-    /// The bit of a fragment header's field that says that more fragments follow.
+    /// The bit of a fragment header's field that announces more fragments.
     pub const MORE: u32 = 1;
 
     /// Protocol or extension header that follows (IANA).
@@ -272,28 +272,28 @@ impl ExtensionHeader {
         self.next_header
     }
 
-    /// The length field as it stands; its unit depends on the header.
+    /// The raw length field; its unit depends on the header.
     #[inline(always)]
     #[must_use]
     pub const fn length_field(self) -> u8 {
         self.length
     }
 
-    /// Read as a fragment header: offset and flags, see [`Self::OFFSET_MASK`] and [`Self::MORE`].
+    /// Offset and flags of a fragment header, see [`Self::OFFSET_MASK`] and [`Self::MORE`].
     #[inline(always)]
     #[must_use]
     pub const fn fragment_field(self) -> u32 {
         u16::from_be(self.fragment) as u32
     }
 
-    /// Read as a fragment header: the fragment's offset in bytes.
+    /// The fragment's offset in bytes, of a fragment header.
     #[inline(always)]
     #[must_use]
     pub const fn fragment_offset(self) -> usize {
         (self.fragment_field() & Self::OFFSET_MASK) as usize
     }
 
-    /// Read as a fragment header: whether more fragments follow.
+    /// Returns whether more fragments follow, by a fragment header.
     #[inline(always)]
     #[must_use]
     pub const fn more_fragments(self) -> bool {
@@ -301,7 +301,7 @@ impl ExtensionHeader {
     }
 }
 
-/// Source and destination port: how TCP, UDP and SCTP begin.
+/// Source and destination port: the first bytes of TCP, UDP and SCTP.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Ports {
@@ -351,7 +351,7 @@ impl UdpHeader {
     }
 }
 
-/// VXLAN header (RFC 7348), with the bits that its extensions took of the reserved ones.
+/// VXLAN header (RFC 7348), with the reserved bits that its extensions use.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VxlanHeader {
@@ -360,17 +360,17 @@ pub struct VxlanHeader {
 }
 
 impl VxlanHeader {
-    /// The next protocol of VXLAN-GPE that is Ethernet (draft-ietf-nvo3-vxlan-gpe, section 3.2).
+    /// The value of VXLAN-GPE's next protocol for Ethernet (draft-ietf-nvo3-vxlan-gpe, section 3.2).
     pub const NEXT_ETHERNET: u8 = 3;
 
-    /// Whether the I flag says that the VNI is valid.
+    /// Returns whether the I flag marks the VNI as valid.
     #[inline(always)]
     #[must_use]
     pub const fn has_vni(self) -> bool {
         u32::from_be(self.flags) & 0x0800_0000 != 0
     }
 
-    /// Whether the P flag of VXLAN-GPE says that there is a [next protocol](Self::next_protocol).
+    /// Returns whether the P flag of VXLAN-GPE announces a [next protocol](Self::next_protocol).
     #[inline(always)]
     #[must_use]
     pub const fn has_next_protocol(self) -> bool {
@@ -384,7 +384,7 @@ impl VxlanHeader {
         u32::from_be(self.flags) as u8
     }
 
-    /// Whether the G flag says that there is a group policy (draft-smith-vxlan-group-policy).
+    /// Returns whether the G flag announces a group policy (draft-smith-vxlan-group-policy).
     #[inline(always)]
     #[must_use]
     pub const fn has_group_policy(self) -> bool {
@@ -427,7 +427,7 @@ impl GeneveHeader {
         (self.version_options & 0x3f) as usize * 4
     }
 
-    /// EtherType of what is inside.
+    /// EtherType of the payload.
     #[inline(always)]
     #[must_use]
     pub const fn protocol(self) -> u16 {
@@ -442,7 +442,8 @@ impl GeneveHeader {
     }
 }
 
-/// A GENEVE option (RFC 8926, section 3.5) with the first eight bytes of its data, or of what follows it.
+/// A GENEVE option (RFC 8926, section 3.5) with the first eight bytes of its data, or of the bytes that
+/// follow it.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct GeneveOption {
@@ -456,12 +457,12 @@ impl GeneveOption {
     /// Length without data.
     const HEAD_LEN: usize = 4;
 
-    /// Amazon's option that holds the identifier of the Gateway Load Balancer endpoint: class, type and
-    /// words of data.
+    /// Amazon's option with the identifier of the Gateway Load Balancer endpoint: class, type and words of
+    /// data.
     pub const ENDPOINT: (u16, u8, u8) = (0x0108, 1, 2);
-    /// That of the endpoint's attachment.
+    /// Amazon's option with the identifier of the endpoint's attachment.
     pub const ATTACHMENT: (u16, u8, u8) = (0x0108, 2, 2);
-    /// That of the load balancer's mark of a flow.
+    /// Amazon's option with the load balancer's cookie of the flow.
     pub const COOKIE: (u16, u8, u8) = (0x0108, 3, 1);
 
     /// Length with data in bytes, 4 to 128.
@@ -471,14 +472,14 @@ impl GeneveOption {
         Self::HEAD_LEN + (self.length & 0x1f) as usize * 4
     }
 
-    /// All bits where the option is this one, else none.
+    /// Returns all bits if the option is this one, else none.
     #[inline(always)]
     #[must_use]
     pub const fn is(self, (class, kind, words): (u16, u8, u8)) -> u64 {
         let different = (u16::from_be(self.class) ^ class) as u64
             | (self.kind ^ kind) as u64
             | ((self.length & 0x1f) ^ words) as u64;
-        // Only the predecessor of 0 has the top bits set.
+        // Only 0 minus 1 has the top bits set.
         (different.wrapping_sub(1).cast_signed() >> 63).cast_unsigned()
     }
 
@@ -490,7 +491,7 @@ impl GeneveOption {
     }
 }
 
-/// The hardware addresses that an Ethernet frame begins with.
+/// The hardware addresses at the beginning of an Ethernet frame.
 #[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct MacAddresses {
@@ -498,14 +499,14 @@ pub struct MacAddresses {
 }
 
 impl MacAddresses {
-    /// The destination as the low 48 bits of a number, its first byte the highest.
+    /// The destination as the low 48 bits of a number, its first byte the most significant.
     #[inline(always)]
     #[must_use]
     pub const fn destination(self) -> u64 {
         (u32::from_be(self.words[0]) as u64) << 16 | (u32::from_be(self.words[1]) >> 16) as u64
     }
 
-    /// The source, likewise.
+    /// The source as the low 48 bits of a number, its first byte the most significant.
     #[inline(always)]
     #[must_use]
     pub const fn source(self) -> u64 {
@@ -513,7 +514,7 @@ impl MacAddresses {
     }
 }
 
-/// How an ICMP or `ICMPv6` message begins (RFC 792, RFC 4443).
+/// The beginning of an ICMP or `ICMPv6` message (RFC 792, RFC 4443).
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct IcmpHeader {
@@ -524,17 +525,17 @@ pub struct IcmpHeader {
 }
 
 impl IcmpHeader {
-    /// Length; behind it an error message has the beginning of the packet that it is about.
+    /// Bytes of the header; in an error message, the beginning of the packet that caused it follows.
     pub const LEN: usize = 8;
 
-    /// The type of message.
+    /// The type of the message.
     #[inline(always)]
     #[must_use]
     pub const fn kind(self) -> u8 {
         self.kind
     }
 
-    /// Whether an ICMP message of this type is about another packet, which it quotes.
+    /// Returns whether an ICMP message of this type quotes another packet.
     #[inline(always)]
     #[must_use]
     pub const fn is_error(self) -> bool {
@@ -542,7 +543,7 @@ impl IcmpHeader {
         self.kind < 16 && 1_u32 << self.kind & (1 << 3 | 1 << 4 | 1 << 5 | 1 << 11 | 1 << 12) != 0
     }
 
-    /// Whether an `ICMPv6` message of this type is about another packet, which it quotes.
+    /// Returns whether an `ICMPv6` message of this type quotes another packet.
     #[inline(always)]
     #[must_use]
     pub const fn is_error_v6(self) -> bool {
@@ -551,16 +552,16 @@ impl IcmpHeader {
     }
 }
 
-/// The bits of a TCP header that say how a connection goes (RFC 9293), at offset 13.
+/// The flags of a TCP header that show the state of a connection (RFC 9293), at offset 13.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct TcpFlags(u8);
 
 impl TcpFlags {
-    /// Where they are in the header.
+    /// Their offset in the header.
     pub const OFFSET: usize = 13;
 
-    /// Whether a FIN or RST ends the connection.
+    /// Returns whether a FIN or RST ends the connection.
     #[inline(always)]
     #[must_use]
     pub const fn ends(self) -> bool {

@@ -13,7 +13,7 @@ use mirror_xdp_tests::frames::{Flow, Mirrored, mirrored};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// Everything a valid mirrored frame is made of.
+/// The parts of a valid mirrored frame.
 #[derive(Clone, Debug)]
 struct Session {
     vni: u32,
@@ -72,18 +72,18 @@ prop_compose! {
     }
 }
 
-/// Inner frames of the protocols that flows are made of.
+/// Generates inner frames of the protocols that have flows.
 fn inner_frame() -> impl Strategy<Value = Vec<u8>> {
     (flow(), vec(any::<u8>(), 0..200), 0..4_u8).prop_map(|(flow, payload, protocol)| match protocol {
         0 => flow.udp(&payload),
         1 => flow.tcp(etherparse::TcpHeader { syn: true, ..Default::default() }, &payload),
         2 => flow.ping(7, 8),
-        // Of a protocol that is not assigned.
+        // An unassigned protocol.
         _ => flow.packet(etherparse::IpNumber(200), &payload),
     })
 }
 
-/// Asserts that what was found of the inner frame lies within the frame.
+/// Asserts that the inner frame that was found lies within the frame.
 fn assert_within(frame: &[u8], found: &Decapsulated) {
     let end = found.inner_offset.checked_add(found.inner_len).expect("no overflow");
     assert!(end <= frame.len(), "{found:?} reaches out of {} bytes", frame.len());
@@ -128,7 +128,7 @@ proptest! {
                 Ok(found) => assert_within(&frame, &found),
                 Err(counter) => prop_assert!(matches!(counter.fate(), Fate::Passed | Fate::Dropped), "{counter:?}"),
             }
-            // Whatever the offset, nothing is read outside; what is known is never more than there was.
+            // At any offset, nothing is read outside the frame, and the results do not exceed it.
             let headers = InnerHeaders::parse(&frame[..], at);
             prop_assert!(headers.vlan_count <= 2);
         }
@@ -171,7 +171,7 @@ proptest! {
     }
 }
 
-/// Asserts that the headers are what etherparse's own parser finds in the frame.
+/// Asserts that the headers agree with those that etherparse finds in the frame.
 fn assert_agrees(headers: &InnerHeaders, frame: &[u8]) {
     let sliced = SlicedPacket::from_ethernet(frame).expect("a valid frame");
     let vlans: Vec<u16> = match sliced.vlan() {

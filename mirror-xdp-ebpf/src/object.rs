@@ -1,8 +1,8 @@
-//! What each object has to have, whatever is in it.
+//! The parts that every object needs.
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    // The verifier admits no program in which this could be reached.
+    // The verifier admits no program that could reach this.
     loop {}
 }
 

@@ -100,7 +100,7 @@ fn what_is_allowed_but_hardly_wanted_is_warned_of() {
     let Some(output) = config(&["check", file]) else { return };
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let said = String::from_utf8_lossy(&output.stderr);
-    let start = format!("mirror-xdp: warning: {file}:2: admission.sources[1]: `0.0.0.0/0` admits whoever");
+    let start = format!("mirror-xdp: warning: {file}:2: admission.sources[1]: `0.0.0.0/0` admits every host");
     assert!(said.starts_with(&start) && said.lines().count() == 1, "{said}");
     let json = config(&["check", "--json", file]).expect("as before").stdout;
     let json: Value = serde_json::from_slice(&json).expect("an object");

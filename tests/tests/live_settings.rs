@@ -327,7 +327,7 @@ fn a_rule_that_leaves_the_policy_has_its_last_counts_told() {
     bed.send(&lookups(7, 4000, 5));
     config.write(&format!("[log]\nlevel = \"info\"\n{}", rule(6)));
     process.signal(Signal::SIGHUP).unwrap();
-    let told = " INFO rule 5 of set all is in force no longer: it had 10 packets, ";
+    let told = " INFO rule 5 of set all is no longer in force: it counted 10 packets, ";
     process.wait_for_line(told, PATIENCE).unwrap();
     assert!(process.interrupt(PATIENCE).unwrap().status.success());
 }

@@ -492,7 +492,7 @@ fn a_target_that_cannot_be_reached_is_refused() {
     let Some(bed) = Bed::new(1) else { return };
     refused(&bed, &["--size", "60", "--to", "198.51.100.1"], &["no route", "198.51.100.1"]);
     let bed = bed.addressed().unwrap();
-    refused(&bed, &["--size", "60", "--to", "10.9.0.77"], &["10.9.0.77", "nobody answers"]);
+    refused(&bed, &["--size", "60", "--to", "10.9.0.77"], &["10.9.0.77", "no host answers"]);
     // And one that can is asked for its hardware address.
     let appliance = bed.start(&[]);
     totals(&run(&bed, &["--size", "60", "--to", "10.9.0.2", "--count", "10"]));

@@ -498,7 +498,7 @@ fn what_cannot_work_is_refused_in_one_line() {
     let cases = [
         ("absent0", "10.9.0.2", ["no interface absent0", "mirrored0"]),
         ("mirrored0", "192.0.2.1", ["no route", "192.0.2.1"]),
-        ("mirrored0", "10.9.0.77", ["nobody answers for 10.9.0.77", "out0"]),
+        ("mirrored0", "10.9.0.77", ["no host answers for 10.9.0.77", "out0"]),
         ("mirrored0", "10.9.0.1", ["10.9.0.1", "another host"]),
         ("mirrored0", "127.0.0.1", ["127.0.0.1", "another host"]),
         ("mirrored0", "10.9.0.255", ["10.9.0.255", "another host"]),
@@ -575,7 +575,7 @@ fn hostile_silence_of_generic_mode_beside_a_source_is_told_and_counted() {
                 // How many there was no room for the kernel says with the next.
                 send();
                 let Ok(line) = capture.wait_for_line("", Duration::from_millis(100)) else { return false };
-                assert!(line.contains("went past the capture") && line.contains("generic mode"), "{line}");
+                assert!(line.contains("bypassed the capture") && line.contains("generic mode"), "{line}");
                 true
             });
         }

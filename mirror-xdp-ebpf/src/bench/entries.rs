@@ -1,4 +1,4 @@
-//! What is measured.
+//! The programs that are measured.
 #![expect(unsafe_code, reason = "map values are raw pointers")]
 
 use aya_ebpf::bindings::xdp_action;
@@ -16,7 +16,7 @@ use crate::packet::Packet;
 use crate::program::{FACTS, Facts, MIRRORED, PORTS, SOCKETS, handle};
 use crate::renew::renew;
 
-/// Frames that were counted and dropped, or handed to a socket without a look at them.
+/// Frames that were counted and dropped, or redirected to a socket without being parsed.
 #[map]
 static COUNTED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
@@ -33,21 +33,21 @@ fn add(frames: u64) {
     }
 }
 
-/// The least that a program can do: counts and drops.
+/// The minimum of a program: counts and drops.
 #[xdp(frags)]
 pub(crate) fn floor(_context: XdpContext) -> u32 {
     count();
     xdp_action::XDP_DROP
 }
 
-/// The least that a program can do for an `AF_XDP` socket: counts and redirects.
+/// The minimum of a program for an `AF_XDP` socket: counts and redirects.
 #[xdp(frags)]
 pub(crate) fn redirect(context: XdpContext) -> u32 {
     count();
     SOCKETS.redirect(context.rx_queue_index(), 0).unwrap_or_else(|action| action)
 }
 
-/// Renews the frame, counts and drops: what this costs more than `floor` is what renewing costs.
+/// Renews the frame, counts and drops; its cost beyond that of `floor` is the cost of renewing.
 #[xdp(frags)]
 pub(crate) fn renewed_floor(context: XdpContext) -> u32 {
     if renew(&context).is_none() {
@@ -69,7 +69,7 @@ pub(crate) fn renewed_capture(context: XdpContext) -> u32 {
 /// Reads the clock, counts and drops.
 #[xdp(frags)]
 pub(crate) fn clock(_context: XdpContext) -> u32 {
-    // SAFETY: the helper takes nothing. The time is used, so the compiler does not leave it out.
+    // SAFETY: the helper takes no arguments. The time is used, so that the compiler keeps the call.
     let now = unsafe { bpf_ktime_get_ns() };
     add(1 + (now >> 63));
     xdp_action::XDP_DROP
@@ -88,7 +88,7 @@ pub(crate) fn renewed_outer(context: XdpContext) -> u32 {
     xdp_action::XDP_DROP
 }
 
-/// As `renewed_outer`, and takes the outer headers off, reads the inner ones and calculates the hash.
+/// Like `renewed_outer`, but also removes the outer headers, parses the inner ones and computes the hash.
 #[xdp(frags)]
 pub(crate) fn renewed_inner(context: XdpContext) -> u32 {
     if renew(&context).is_none() {
@@ -105,7 +105,7 @@ pub(crate) fn renewed_inner(context: XdpContext) -> u32 {
     let Some(facts) = forget(&FACTS, &Facts::new(mirrored, &inner, macs)) else {
         return xdp_action::XDP_ABORTED;
     };
-    // The hash is used, so the compiler does not leave it out.
+    // The hash is used, so that the compiler keeps its computation.
     add(1 + u64::from(facts.hash.0 == 0));
     xdp_action::XDP_DROP
 }

@@ -1,8 +1,8 @@
-//! The capture program as a benchmark runs it: again and again on one frame, by `BPF_PROG_TEST_RUN`.
+//! The capture program for benchmarks, which run it repeatedly on one frame by `BPF_PROG_TEST_RUN`.
 //!
-//! The program changes its frame, so the second run would see what the first has made of it. Here it runs
-//! behind code that renews the frame, and that code runs alone too, so that what it costs can be
-//! subtracted. The modules of the capture program are those that the product has.
+//! The program changes its frame, so a second run would see the result of the first. Here it runs behind code
+//! that renews the frame, and that code also runs alone, so that its cost can be subtracted. The modules of
+//! the capture program are those of the product.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
@@ -37,6 +37,6 @@ mod shunt;
 #[path = "../capture/vni.rs"]
 mod vni;
 
-/// The programs exist for the eBPF target alone; a plain `cargo check` sees this.
+/// The programs exist only for the eBPF target; a plain `cargo check` sees this.
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -1,9 +1,10 @@
-//! Makes of a frame that has been captured the one that it was before, or the next of another flow.
+//! Restores a captured frame to its original, or makes the next frame of another flow.
 //!
-//! Nothing here depends on whether the frame has just been captured or not, so the work is the same in
-//! both programs that do it. What the capture program reads is written in the same pieces, since a CPU
-//! that has to put a piece together from several writes waits for them, as it never does with a frame from
-//! a NIC: four bytes each from the third on, where all headers begin, up to the inner Ethernet header.
+//! Nothing here depends on whether the frame has just been captured, so the work is the same in both programs
+//! that do it. The bytes that the capture program reads are written in the same pieces, because a CPU that
+//! assembles a piece from several writes has to wait for them, which never happens with a frame from a NIC.
+//! The pieces are four bytes each, from offset 2, where all headers are aligned, up to the inner Ethernet
+//! header.
 #![expect(unsafe_code, reason = "packet memory and map values are reached through raw pointers")]
 
 use aya_ebpf::EbpfContext as _;
@@ -13,37 +14,37 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::Array;
 use aya_ebpf::programs::XdpContext;
 
-/// Words of outer headers that there can be.
+/// The most words of outer headers.
 const WORDS: usize = 64;
 
-/// Where the words begin.
+/// Offset of the first word.
 const FIRST: usize = 2;
 
-/// The frame as it is to be; the benchmark writes it. Numbers for the packet are in its byte order.
+/// The frame to be made, which the benchmark writes. Numbers in the packet are in its byte order.
 #[repr(C)]
 struct Frame {
-    /// Length.
+    /// Bytes of the frame.
     length: u32,
     /// The frame's first bytes.
     head: u32,
-    /// How many words follow them until the inner frame.
+    /// The number of words between the first bytes and the inner frame.
     words: u32,
-    /// Where the VNI stands, with eight bits behind it.
+    /// Offset of the VNI and the eight bits that follow it.
     vni_at: u32,
-    /// Where the inner frame's source address stands.
+    /// Offset of the inner frame's source address.
     source_at: u32,
-    /// Where its source port stands.
+    /// Offset of its source port.
     port_at: u32,
-    /// The first of its variants.
+    /// Index of the first of its variants.
     first: u32,
-    /// The number of variants, a power of two, less one.
+    /// The number of variants, a power of two, minus one.
     mask: u32,
-    /// Counts the runs.
+    /// The number of runs.
     run: u32,
     outer: [u32; WORDS],
 }
 
-/// What differs from packet to packet.
+/// The fields that differ from packet to packet.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Variant {
@@ -60,10 +61,10 @@ static FRAME: Array<Frame> = Array::with_max_entries(1, 0);
 #[map]
 static VARIANTS: Array<Variant> = Array::with_max_entries(1 << 20, 0);
 
-/// Puts the frame's start back, writes the outer headers, and makes a packet of the next variant.
+/// Moves the frame's start back, writes the outer headers, and makes a packet of the next variant.
 #[inline(always)]
 pub(crate) fn renew(context: &XdpContext) -> Option<()> {
-    // SAFETY: the entry is there, and only one program runs at a time.
+    // SAFETY: the entry exists, and only one program runs at a time.
     let frame = unsafe { &mut *FRAME.get_ptr_mut(0)? };
     let length = context.data_end() - context.data();
     let by = length as i32 - frame.length as i32;
@@ -95,7 +96,7 @@ pub(crate) fn renew(context: &XdpContext) -> Option<()> {
 #[inline(always)]
 fn write<T>(context: &XdpContext, at: u32, value: T) -> Option<()> {
     let mut pointer = context.data() + (at & 0xff) as usize;
-    // The comparison and the access are to use one and the same pointer, so that the verifier sees it.
+    // The comparison and the access must use the same pointer, so that the verifier recognises it.
     // SAFETY: the assembly is empty.
     unsafe { core::arch::asm!("/* {0} */", inout(reg) pointer, options(pure, nomem, nostack)) };
     if pointer + size_of::<T>() > context.data_end() {

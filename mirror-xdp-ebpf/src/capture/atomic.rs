@@ -1,9 +1,9 @@
-//! Addition that several CPUs can do at once: Rust's atomics have none for this target.
+//! Atomic addition by several CPUs: Rust's atomics provide none for this target.
 #![expect(unsafe_code, reason = "the instructions take raw pointers")]
 
 use core::arch::asm;
 
-/// Adds `value` to what `pointer` points to.
+/// Atomically adds `value` to the number at `pointer`.
 ///
 /// # Safety
 ///
@@ -14,7 +14,7 @@ pub(crate) unsafe fn add(pointer: *mut u64, value: u64) {
     unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) pointer, in(reg) value, options(nostack)) };
 }
 
-/// Adds `value` to what `pointer` points to, and returns what was there before.
+/// Atomically adds `value` to the number at `pointer`, and returns its previous value.
 ///
 /// # Safety
 ///

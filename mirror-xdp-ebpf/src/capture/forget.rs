@@ -1,16 +1,16 @@
-//! Making the verifier forget.
+//! Makes the verifier forget.
 //!
-//! The verifier follows each way through the program, and two ways only become one where it knows the
-//! same of all values. After the parsers it knows much: on this way there was a VLAN tag, on that one the
-//! protocol is TCP; hundreds of ways, each of which it would follow to the end. What is read from a map
-//! can be anything, so what was found is put into one and read from there: all ways are one again.
+//! The verifier follows each path through the program, and merges two paths only if it knows the same of all
+//! values. After the parsers it knows much: on one path there was a VLAN tag, on another the protocol is TCP.
+//! These are hundreds of paths, each of which it would follow to the end. A value read from a map can be
+//! anything; so the results are put into a map and read back, and all paths are merged.
 #![expect(unsafe_code, reason = "map values are raw pointers")]
 
 use core::arch::asm;
 
 use aya_ebpf::maps::PerCpuArray;
 
-/// Puts `value` into the map's only element, and returns it there. The reference holds until the next
+/// Puts `value` into the map's only element, and returns it from there. The reference is valid until the next
 /// call for the same map.
 #[inline(always)]
 pub(crate) fn forget<T: Copy>(map: &'static PerCpuArray<T>, value: &T) -> Option<&'static T> {

@@ -1,8 +1,8 @@
-//! The XDP program: recognises mirrored frames, takes their outer headers off, puts the capture header
-//! in front and hands them to the queue's `AF_XDP` socket. Everything else goes to the kernel untouched.
+//! The XDP program: recognises mirrored frames, removes their outer headers, puts the capture header in front
+//! and redirects them to the queue's `AF_XDP` socket. Everything else goes to the kernel unchanged.
 //!
-//! The program is a function that returns the counter of what happened; one place turns that into the
-//! verdict and counts it, so no frame can leave without having been counted.
+//! The program is a function that returns the counter of the outcome. A single place turns it into the
+//! verdict and counts it, so no frame can leave uncounted.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
@@ -25,6 +25,6 @@ mod shunt;
 #[cfg(target_arch = "bpf")]
 mod vni;
 
-/// The programs exist for the eBPF target alone; a plain `cargo check` sees this.
+/// The programs exist only for the eBPF target; a plain `cargo check` sees this.
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

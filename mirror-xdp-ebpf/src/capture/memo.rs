@@ -1,9 +1,9 @@
-//! What was decided on the last packets: a table by flow hash, one a CPU, so that the packets of a flow
-//! that goes on cost one look-up instead of all that the judgement takes.
+//! The decisions on the last packets: a table by flow hash, one per CPU, so that further packets of a flow
+//! cost one look-up instead of a whole judgement.
 //!
-//! An entry holds everything that the judgement depends on and is compared with all of it, so a frame is
-//! never judged by another's. It is void when the policy or the list of shunted flows has changed since:
-//! both have generations that it remembers. A flow whose place is taken by another is judged anew.
+//! An entry holds everything that the judgement depends on, and all of it is compared, so a frame is never
+//! judged by the entry of another. An entry is void once the policy or the list of shunted flows has changed:
+//! both have generations, which it stores. A flow whose place was taken by another is judged anew.
 #![expect(unsafe_code, reason = "map values are raw pointers")]
 
 use aya_ebpf::Global;
@@ -18,12 +18,12 @@ use mirror_xdp_common::inner::{Fragment, InnerHeaders};
 use mirror_xdp_common::outer::Mirrored;
 use mirror_xdp_common::wire::MacAddresses;
 
-/// Places of one CPU, as a power of two; user space sets it before loading.
+/// The number of places of one CPU, as a power of two; user space sets it before loading.
 #[unsafe(no_mangle)]
 static MEMO_BITS: Global<u32> = Global::new(0);
 
-/// Replaced by the number of all places when the program is loaded. Memory that can be mapped begins on a
-/// page, so that each entry takes two cache lines and not three.
+/// The size is replaced by the number of all places when the program is loaded. Mappable memory begins at a
+/// page boundary, so that each entry takes two cache lines and not three.
 #[map]
 static MEMOS: Array<Memo> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
@@ -33,12 +33,12 @@ static MEMOS: Array<Memo> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 pub(crate) struct Key {
     sender: [u64; 2],
     pub(crate) shunt: ShuntKey,
-    /// Above the 48 bits of the address: what kind of packet it is.
+    /// The address; the kind of packet is in the bits above its 48 bits.
     source_mac: u64,
     destination_mac: u64,
 }
 
-/// Where the bits that say what kind of packet it is begin, and what they are.
+/// The position of the bits for the kind of packet, and their values.
 mod kind {
     pub(super) const SHIFT: u32 = 48;
     pub(super) const NETWORK: u64 = 3;
@@ -72,7 +72,7 @@ impl Key {
         }
     }
 
-    /// What rules ask of the packet.
+    /// Returns the fields of the packet that rules look at.
     #[inline(always)]
     pub(crate) fn question(&self) -> Question {
         let kind = self.source_mac >> kind::SHIFT;
@@ -91,21 +91,21 @@ impl Key {
         }
     }
 
-    /// Whether the driver may count the packet for a shunted flow: the name of such a flow says nothing of
-    /// VLANs and fragments, which are left to user space.
+    /// Returns whether the driver may count the packet for a shunted flow. The key of such a flow does not
+    /// cover VLANs and fragments, which are left to user space.
     #[inline(always)]
     pub(crate) fn may_be_shunted(&self) -> bool {
         let kind = self.source_mac >> kind::SHIFT;
         kind >> kind::VLANS == 0 && kind >> kind::FRAGMENT & 3 == Fragment::Whole as u64
     }
 
-    /// The direction in which the packet goes between its two addresses.
+    /// Returns the direction of the packet between its two addresses.
     #[inline(always)]
     fn way(&self) -> u32 {
         u32::from(self.shunt[4] < self.shunt[6])
     }
 
-    /// Whether the two are equal, without a branch for each word.
+    /// Returns whether the two are equal, without a branch for each word.
     #[inline(always)]
     fn equals(&self, other: &Self) -> bool {
         let mut different = self.source_mac ^ other.source_mac;
@@ -121,17 +121,17 @@ impl Key {
     }
 }
 
-/// What was decided.
+/// The decision.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Decided {
-    /// Of the policy.
+    /// The generation of the policy.
     pub(crate) generation: u32,
-    /// Of the list of shunted flows.
+    /// The generation of the list of shunted flows.
     pub(crate) shunt_generation: u32,
-    /// Of the VNI's counters.
+    /// The slot of the VNI's counters.
     pub(crate) vni_slot: u32,
-    /// Of the counters of a shunted flow.
+    /// The place of a shunted flow's counters.
     pub(crate) shunt: u32,
     pub(crate) parameter: u32,
     pub(crate) rule: u16,
@@ -162,21 +162,21 @@ pub(crate) struct Memo {
 
 const _: () = assert!(size_of::<Memo>() == 128);
 
-/// The place of a flow's packets of one direction.
+/// The place of one direction of a flow.
 pub(crate) struct Place(*mut Memo);
 
 impl Place {
     #[inline(always)]
     pub(crate) fn of(hash: FlowHash, key: &Key) -> Option<Self> {
         let bits = MEMO_BITS.load() & 31;
-        // The two directions of a flow hash alike, and want a place each.
+        // The two directions of a flow have the same hash, and need different places.
         let within = hash.0.wrapping_add(key.way().wrapping_mul(0x9e37_79b9)) & ((1 << bits) - 1);
-        // SAFETY: the helper takes nothing.
+        // SAFETY: the helper takes no arguments.
         let cpu = unsafe { bpf_get_smp_processor_id() };
         MEMOS.get_ptr_mut(cpu << bits | within).map(Self)
     }
 
-    /// What was decided on the same packets under the same conditions.
+    /// Returns the decision on the same kind of packet under the same conditions.
     #[inline(always)]
     pub(crate) fn recall(&self, key: &Key, generation: u32, shunt_generation: u32) -> Option<Decided> {
         // SAFETY: the entry belongs to this CPU, and no other program on it interrupts this one.

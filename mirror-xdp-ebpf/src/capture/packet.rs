@@ -1,5 +1,5 @@
-//! Packet memory behind the bounds checks that the verifier wants to see. The one place with unsafe
-//! code that touches packets.
+//! Packet memory behind the bounds checks that the verifier requires. This is the only place with unsafe code
+//! that touches packets.
 #![expect(unsafe_code, reason = "packet memory is reached through raw pointers")]
 
 use aya_ebpf::EbpfContext as _;
@@ -13,9 +13,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::forget::forget;
 
-/// No header is looked for beyond this offset. It keeps the verifier's idea of an offset small enough
-/// to be added to a packet pointer, and holds the longest chain of headers that is followed:
-/// 64 of outer IP, 2 × 18 of Ethernet, 6 extension headers of IPv6.
+/// The largest offset of a header. It keeps the offset, as far as the verifier knows it, small enough to be
+/// added to a packet pointer, and covers the longest chain of headers that is followed: 64 bytes of outer IP,
+/// 2 × 18 of Ethernet, 6 extension headers of IPv6.
 const MAX_OFFSET: usize = 0x3fff;
 
 /// For [`Frame::forgotten`].
@@ -36,14 +36,14 @@ impl<'a> Packet<'a> {
         Self { context, length }
     }
 
-    /// A pointer to `size_of::<T>()` readable and writable bytes at `offset` in the first buffer.
+    /// Returns a pointer to `size_of::<T>()` readable and writable bytes at `offset` in the first buffer.
     #[inline(always)]
     fn pointer<T>(&self, offset: usize) -> Option<*mut T> {
         if offset > MAX_OFFSET {
             return None;
         }
-        // The compiler knows that the mask changes nothing, and would leave it out. Verifiers before Linux
-        // 6.10 forget what a comparison has told of a number that lies on the stack.
+        // The compiler knows that the mask changes nothing, and would omit it. Verifiers before Linux 6.10
+        // forget the result of a comparison for a number that lies on the stack.
         let mut offset = offset;
         // SAFETY: the assembly is empty.
         unsafe { core::arch::asm!("/* {0} */", inout(reg) offset, options(pure, nomem, nostack)) };
@@ -58,7 +58,7 @@ impl<'a> Packet<'a> {
         Some(start as *mut T)
     }
 
-    /// Drops what lies behind the first `length` bytes.
+    /// Drops all bytes after the first `length`.
     #[inline(always)]
     pub(crate) fn truncate(&mut self, length: usize) -> Result<(), ()> {
         if self.length <= length {
@@ -73,8 +73,8 @@ impl<'a> Packet<'a> {
         Ok(())
     }
 
-    /// Moves the frame's start so that what is at `offset` is `front` bytes behind it: into the frame, or
-    /// into the headroom before it.
+    /// Moves the frame's start so that the byte at `offset` is `front` bytes behind it. The start moves into
+    /// the frame, or into the headroom in front of it.
     #[inline(always)]
     pub(crate) fn move_front(&mut self, offset: usize, front: usize) -> Result<(), ()> {
         let by = offset as i32 - front as i32;
@@ -86,7 +86,7 @@ impl<'a> Packet<'a> {
         Ok(())
     }
 
-    /// Whether a part of the frame lies in a further buffer.
+    /// Returns whether a part of the frame lies in a further buffer.
     #[inline(always)]
     pub(crate) fn is_split(&self) -> bool {
         self.context.data_end() - self.context.data() < self.length
@@ -96,8 +96,8 @@ impl<'a> Packet<'a> {
     #[inline(always)]
     pub(crate) fn write_front<T: IntoBytes + Immutable>(&mut self, header: T) -> Result<(), ()> {
         let pointer = self.pointer::<T>(0).ok_or(())?;
-        // SAFETY: `pointer` has just been checked to point to as many bytes of this frame as `T` has. The
-        // machine allows unaligned access, and the verifier refuses the program where it does not.
+        // SAFETY: `pointer` was just checked to point to as many bytes of this frame as `T` has. The machine
+        // allows unaligned access; otherwise the verifier refuses the program.
         unsafe { pointer.write(header) };
         Ok(())
     }

@@ -1,12 +1,12 @@
-//! The compiled policy as the kernel has it: two copies of each table, of which one is in force. User
-//! space writes the other and then switches by one write.
+//! The compiled policy in the kernel: two copies of each table, of which one is in force. User space writes
+//! the other and then switches by a single write.
 #![expect(unsafe_code, reason = "map values are raw pointers")]
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray};
 use mirror_xdp_common::filter::{Compiled, MAX_CLASSES, MAX_RULE_IDS, Row, RuleCounters, Tables};
 
-/// The generation in force. Its lowest bit says which copy.
+/// The generation in force. Its lowest bit selects the copy.
 #[map]
 static GENERATION: Array<u32> = Array::with_max_entries(1, 0);
 
@@ -16,14 +16,14 @@ static TABLES: Array<Tables> = Array::with_max_entries(2, 0);
 #[map]
 static ROWS: Array<Row> = Array::with_max_entries(2 * MAX_CLASSES as u32, 0);
 
-/// By the identifier of a rule.
+/// The counters by the identifier of a rule.
 #[map]
 static RULE_COUNTERS: PerCpuArray<RuleCounters> = PerCpuArray::with_max_entries(MAX_RULE_IDS as u32, 0);
 
-/// The generation in force. From here on a frame keeps to it.
+/// Returns the generation in force, which applies to the frame from here on.
 #[inline(always)]
 pub(crate) fn generation() -> u32 {
-    // SAFETY: the entry is there, and aligned; user space writes it whole.
+    // SAFETY: the entry exists and is aligned; user space writes it whole.
     GENERATION.get_ptr(0).map_or(0, |generation| unsafe { generation.read_volatile() })
 }
 
@@ -56,7 +56,8 @@ impl Compiled for Policy {
     #[inline(always)]
     fn lowest_bit(word: u64) -> usize {
         let mut bit = word.trailing_zeros() as usize;
-        // The compiler knows that this is less than 64, and would leave the verifier to guess.
+        // The compiler knows that this is less than 64, and would omit the mask that proves it to the
+        // verifier.
         // SAFETY: the assembly is empty.
         unsafe { core::arch::asm!("/* {0} */", inout(reg) bit, options(pure, nomem, nostack)) };
         bit & 63
@@ -70,7 +71,7 @@ impl Compiled for Policy {
     }
 }
 
-/// Counts a frame for a rule, or for a set without a matching one.
+/// Counts a frame for a rule, or for a set of which no rule matches.
 #[inline(always)]
 pub(crate) fn count_rule(rule: u16, bytes: usize) {
     if let Some(counters) = RULE_COUNTERS.get_ptr_mut(u32::from(rule)) {

@@ -1,4 +1,4 @@
-//! Entry point, maps, and the way from outcome to verdict.
+//! Entry point, maps, and the conversion of the outcome into the verdict.
 #![expect(unsafe_code, reason = "globals are read as volatile, map values are raw pointers")]
 
 use aya_ebpf::Global;
@@ -34,19 +34,19 @@ pub(crate) static PORTS: Global<Ports> = Global::new(Ports::NONE);
 #[unsafe(no_mangle)]
 static HASH_KEY: Global<[u64; FlowHashKey::WORDS]> = Global::new([0; FlowHashKey::WORDS]);
 
-/// The key of the flow hash, word by word: loaded as a whole, it would be copied to the stack first.
+/// Reads the key of the flow hash word by word: loaded as a whole, it would be copied to the stack first.
 #[inline(always)]
 fn hash_key() -> FlowHashKey {
     let words = (&raw const HASH_KEY).cast::<u64>();
-    // SAFETY: a global is laid out as what it holds, and all of these words are within it.
+    // SAFETY: a global has the layout of its contents, and all of these words are within it.
     FlowHashKey(core::array::from_fn(|at| unsafe { words.add(at).read_volatile() }))
 }
 
-/// Sockets of one queue; user space sets it before loading.
+/// The number of sockets of a queue; user space sets it before loading.
 #[unsafe(no_mangle)]
 static SOCKETS_PER_QUEUE: Global<u32> = Global::new(1);
 
-/// The counters of all outcomes, one array a CPU.
+/// The counters of all outcomes, one array per CPU.
 #[map]
 static COUNTERS: PerCpuArray<CounterArray> = PerCpuArray::with_max_entries(1, 0);
 
@@ -54,17 +54,17 @@ static COUNTERS: PerCpuArray<CounterArray> = PerCpuArray::with_max_entries(1, 0)
 #[map]
 pub(crate) static SOCKETS: XskMap = XskMap::with_max_entries(SOCKETS_TOTAL, 0);
 
-/// What the outer headers said of the frame that this CPU handles.
+/// The outer headers of the frame that this CPU handles.
 #[map]
 pub(crate) static MIRRORED: PerCpuArray<Mirrored> = PerCpuArray::with_max_entries(1, 0);
 
-/// What there is to know of a frame when its headers have been read.
+/// The facts about a frame after its headers were parsed.
 #[derive(Clone, Copy)]
 pub(crate) struct Facts {
     key: Key,
     pub(crate) hash: FlowHash,
     original_len: u32,
-    /// From the start of the inner frame.
+    /// Offset from the start of the inner frame.
     transport_offset: u32,
     protocol: u8,
     fragment: Fragment,
@@ -86,7 +86,7 @@ impl Facts {
     }
 }
 
-/// Those of the frame that this CPU handles.
+/// The facts about the frame that this CPU handles.
 #[map]
 pub(crate) static FACTS: PerCpuArray<Facts> = PerCpuArray::with_max_entries(1, 0);
 
@@ -131,7 +131,7 @@ pub(crate) fn handle(context: &XdpContext) -> u32 {
     }
 }
 
-/// Handles one frame and says what became of it.
+/// Handles one frame and returns the counter of its fate.
 #[inline(always)]
 fn run(context: &XdpContext, counters: Counters) -> Counter {
     match try_run(context, counters) {
@@ -145,19 +145,19 @@ fn try_run(context: &XdpContext, counters: Counters) -> Result<(), Counter> {
     let mut packet = Packet::new(context);
     let mirrored = outer::decapsulate(&packet, &PORTS.load())?;
     let mirrored = forget(&MIRRORED, &mirrored).ok_or(Counter::NoHeadroom)?;
-    // From here on the frame does not go to the kernel any more.
+    // From here on the frame no longer goes to the kernel.
     if mirrored.flags & flags::VXLAN_GPE != 0 {
         counters.add(Counter::VxlanGpe);
     }
     if mirrored.flags & flags::VXLAN_GROUP_POLICY != 0 {
         counters.add(Counter::VxlanGroupPolicy);
     }
-    // Behind the datagram: padding of a short Ethernet frame, or a trailer.
+    // Bytes behind the datagram are the padding of a short Ethernet frame, or a trailer.
     packet.truncate(mirrored.inner_offset + mirrored.inner_len).map_err(|()| Counter::NoHeadroom)?;
     packet.move_front(mirrored.inner_offset, capture::LEN).map_err(|()| Counter::NoHeadroom)?;
-    // Only now the inner headers: the frame ends where the inner one does, so nothing behind it is taken
-    // for a part of it; and they begin at the same place, whatever was in front of them, so that the
-    // verifier need not follow them once for each form of the outer headers.
+    // The inner headers are parsed only now. The frame ends where the inner one does, so no bytes behind it
+    // are taken for a part of it. The headers also begin at the same place for all outer headers, so the
+    // verifier need not follow them once for each form of those.
     let macs: MacAddresses = packet.header(capture::LEN).unwrap_or_default();
     let inner = InnerHeaders::parse(&packet, capture::LEN);
     let facts = forget(&FACTS, &Facts::new(mirrored, &inner, macs)).ok_or(Counter::NoHeadroom)?;
@@ -165,7 +165,7 @@ fn try_run(context: &XdpContext, counters: Counters) -> Result<(), Counter> {
     if packet.is_split() && !facts.is_complete {
         counters.add(Counter::InnerNotLinear);
     }
-    // SAFETY: the helper takes nothing.
+    // SAFETY: the helper takes no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
 
     let decided = decide(mirrored, facts, counters)?;
@@ -211,7 +211,7 @@ fn try_run(context: &XdpContext, counters: Counters) -> Result<(), Counter> {
         vni.add(vni_counter::UNDELIVERED);
         counter
     };
-    // The kernel remembers the socket, and follows it when the verdict is to redirect.
+    // The kernel remembers the socket, and uses it when the verdict is to redirect.
     SOCKETS.redirect(socket, 0).map_err(|_| undelivered(Counter::NoSocket))?;
     if original_len > mirrored.inner_len {
         bits |= flags::TRUNCATED;
@@ -245,7 +245,7 @@ fn try_run(context: &XdpContext, counters: Counters) -> Result<(), Counter> {
     packet.write_front(header.encode()).map_err(|()| undelivered(Counter::HeadersNotLinear))
 }
 
-/// What was decided on such packets before, or is decided now.
+/// Returns the earlier decision on such packets, or decides now.
 #[inline(always)]
 fn decide(mirrored: &Mirrored, facts: &Facts, counters: Counters) -> Result<Decided, Counter> {
     let key = &facts.key;
@@ -258,10 +258,10 @@ fn decide(mirrored: &Mirrored, facts: &Facts, counters: Counters) -> Result<Deci
         }
     }
     counters.add(Counter::Judged);
-    // User space has filled the tables in before the program was attached.
+    // User space has filled the tables before the program was attached.
     let policy = Policy::of(generation).ok_or(Counter::NoSocket)?;
     if !filter::admits(&policy, mirrored.sender) {
-        // Not remembered: a flood of them would displace the others.
+        // Not stored: a flood of such frames would displace the other entries.
         return Err(Counter::SourceNotAdmitted);
     }
     let slot = vni::slot(mirrored.vni, filter::Compiled::tables(&policy));
@@ -275,14 +275,13 @@ fn decide(mirrored: &Mirrored, facts: &Facts, counters: Counters) -> Result<Deci
     Ok(decided)
 }
 
-/// Whether a flow is not one of a sample of one in `n`.
+/// Returns whether a flow is outside of a sample of one in `n`.
 #[inline(always)]
 fn sampled_out(hash: FlowHash, n: u32) -> bool {
     n > 1 && filter::sample_value(hash) % n != 0
 }
 
-/// Whether a packet ends its TCP connection: user space sees that also of flows that it does not want to
-/// see otherwise.
+/// Returns whether a packet ends its TCP connection. User space sees such packets even of shunted flows.
 #[inline(always)]
 fn ends_connection(packet: &Packet<'_>, facts: &Facts) -> bool {
     facts.protocol == protocol::TCP
@@ -291,7 +290,7 @@ fn ends_connection(packet: &Packet<'_>, facts: &Facts) -> bool {
             .is_some_and(TcpFlags::ends)
 }
 
-/// Which of a queue's sockets gets a flow.
+/// Returns the number of the socket of a queue that receives a flow.
 #[inline(always)]
 fn fan_out(hash: FlowHash) -> u32 {
     (u64::from(hash.0) * u64::from(SOCKETS_PER_QUEUE.load()) >> 32) as u32

@@ -1,4 +1,5 @@
-//! VNIs: which slot their counters are in, learning those that nobody has named, and counting.
+//! VNIs: the slots of their counters, the learning of VNIs that the configuration does not name, and
+//! counting.
 #![expect(unsafe_code, reason = "map values are raw pointers")]
 
 use aya_ebpf::macros::map;
@@ -12,17 +13,17 @@ use crate::atomic;
 #[map]
 static VNIS: HashMap<u32, u32> = HashMap::with_max_entries(VNI_SLOTS as u32, 0);
 
-/// How many slots of learned VNIs are taken.
+/// The number of slots of learned VNIs in use.
 #[map]
 static LEARNED: Array<u64> = Array::with_max_entries(1, 0);
 
-/// By slot.
+/// The counters by slot.
 #[map]
 static VNI_COUNTERS: PerCpuArray<VniCounters> = PerCpuArray::with_max_entries(VNI_SLOTS as u32, 0);
 
 const BPF_NOEXIST: u64 = 1;
 
-/// The slot of a VNI, which is learned where it has none and the policy lets it. 0 is that of all the
+/// Returns the slot of a VNI. A VNI without one is learned, if the policy permits it. Slot 0 is that of all
 /// VNIs without one.
 #[inline(always)]
 pub(crate) fn slot(vni: Vni, tables: &Tables) -> u32 {
@@ -34,9 +35,9 @@ pub(crate) fn slot(vni: Vni, tables: &Tables) -> u32 {
         return 0;
     }
     let Some(learned) = LEARNED.get_ptr_mut(0) else { return 0 };
-    // SAFETY: the entry is there, and aligned; it is only ever added to.
+    // SAFETY: the entry exists and is aligned; it is only ever added to.
     let learned = unsafe {
-        // Looked at first, so that it does not grow without end when there are more.
+        // The number is read first, so that it does not grow without end if there are more VNIs.
         if learned.read_volatile() >= MAX_LEARNED_VNIS as u64 {
             return 0;
         }
@@ -63,7 +64,7 @@ fn known(vni: u32) -> Option<u32> {
 pub(crate) struct Counted(*mut VniCounters);
 
 impl Counted {
-    /// Counts a frame that came.
+    /// Counts a received frame.
     #[inline(always)]
     pub(crate) fn frame(slot: u32, bytes: usize, now: u64) -> Option<Self> {
         let counters = VNI_COUNTERS.get_ptr_mut(slot)?;
@@ -76,7 +77,7 @@ impl Counted {
         Some(Self(counters))
     }
 
-    /// Counts what became of it.
+    /// Counts its fate.
     #[inline(always)]
     pub(crate) fn add(&self, counter: usize) {
         // SAFETY: as above.

@@ -1,6 +1,6 @@
-//! The program of the packet generator's engine `live-frames`. It is attached to nothing: user space runs
-//! it by `BPF_PROG_TEST_RUN` with live frames, and each time it writes the next frame of a sequence into
-//! the page that the kernel gives it, and redirects the page to the interface.
+//! The program of the packet generator's engine `live-frames`. It is attached to nothing: user space runs it
+//! by `BPF_PROG_TEST_RUN` in live frames mode. In each run it writes the next frame of a sequence into the
+//! page that the kernel provides, and redirects the page to the interface.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
@@ -11,6 +11,6 @@ mod page;
 #[cfg(target_arch = "bpf")]
 mod program;
 
-/// The programs exist for the eBPF target alone; a plain `cargo check` sees this.
+/// The programs exist only for the eBPF target; a plain `cargo check` sees this.
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

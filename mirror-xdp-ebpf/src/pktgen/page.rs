@@ -1,5 +1,5 @@
-//! The page that the kernel hands out, as a frame that can be written. The one place with unsafe code
-//! that touches it.
+//! The page that the kernel provides, as a writable frame. This is the only place with unsafe code that
+//! touches it.
 #![expect(unsafe_code, reason = "packet memory is reached through raw pointers")]
 
 use aya_ebpf::EbpfContext as _;
@@ -13,8 +13,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 /// Bytes of frames, one behind the other.
 pub(crate) type Block = [u8; BLOCK_VALUE_LEN];
 
-/// The same value, of which the compiler knows nothing: it draws no conclusions that the verifier cannot
-/// follow.
+/// Returns the same value, about which the compiler knows nothing, so that it draws no conclusions that the
+/// verifier cannot follow.
 #[inline(always)]
 fn opaque(mut value: u64) -> u64 {
     // SAFETY: the assembly is empty.
@@ -22,7 +22,7 @@ fn opaque(mut value: u64) -> u64 {
     value
 }
 
-/// A page. What it holds at first is left over from an earlier frame, if anything.
+/// A page. Its initial contents are those of an earlier frame, if any.
 pub(crate) struct Page<'a> {
     context: &'a XdpContext,
 }
@@ -38,7 +38,8 @@ impl<'a> Page<'a> {
         self.context.as_ptr().cast::<xdp_md>()
     }
 
-    /// Makes the page, which has `room` bytes, the frame whose `length` bytes are at `offset` in `block`.
+    /// Replaces the contents of the page, which has `room` bytes, by the `length` bytes at `offset` in
+    /// `block`.
     #[inline(always)]
     pub(crate) fn fill(
         &mut self,
@@ -55,7 +56,8 @@ impl<'a> Page<'a> {
         if offset >= BLOCK_LEN as u64 || length > MAX_FRAME as u64 {
             return Err(());
         }
-        // Both bounds in one comparison, as the compiler would have it, are none to the verifier.
+        // The compiler would merge both bounds into one comparison, which the verifier does not accept as
+        // bounds.
         let length = opaque(length);
         if length == 0 {
             return Err(());
@@ -68,15 +70,15 @@ impl<'a> Page<'a> {
         if done == 0 { Ok(()) } else { Err(()) }
     }
 
-    /// A pointer to `size_of::<T>()` bytes at `offset`.
+    /// Returns a pointer to `size_of::<T>()` bytes at `offset`.
     #[inline(always)]
     fn pointer<T>(&self, offset: usize) -> Option<*mut T> {
         let offset = opaque(offset as u64) as usize;
         if offset > MAX_FRAME {
             return None;
         }
-        // Else the compiler may compute `start` twice, once for the comparison and once for the access; the
-        // verifier then does not know that the two are the same.
+        // Otherwise the compiler may compute `start` twice, once for the comparison and once for the access;
+        // the verifier then does not know that the two are the same.
         let start = opaque((self.context.data() + offset) as u64) as usize;
         if start + size_of::<T>() > self.context.data_end() {
             return None;
@@ -95,8 +97,9 @@ impl Frame for Page<'_> {
     #[inline(always)]
     fn header<T: FromBytes>(&self, offset: usize) -> Option<T> {
         let pointer = self.pointer::<T>(offset)?;
-        // SAFETY: checked to point to as many bytes of this frame as `T` has; every pattern of bits is a
-        // valid `T`. The machine allows unaligned access, and the verifier refuses the program where not.
+        // SAFETY: the pointer was checked to point to as many bytes of this frame as `T` has; every bit
+        // pattern is a valid `T`. The machine allows unaligned access; otherwise the verifier refuses the
+        // program.
         Some(unsafe { pointer.read() })
     }
 }

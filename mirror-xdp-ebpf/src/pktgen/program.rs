@@ -14,24 +14,25 @@ use crate::page::{Block, Page};
 /// Replaced by the numbers of frames and blocks when the program is loaded.
 const UNSET: u32 = 1;
 
-/// Index of the interface that frames leave by; user space sets it before loading.
+/// Index of the outgoing interface; user space sets it before loading.
 #[unsafe(no_mangle)]
 static INTERFACE: Global<u32> = Global::new(0);
 
-/// How many frames the sequence has; user space sets it before loading.
+/// The number of frames of the sequence; user space sets it before loading.
 #[unsafe(no_mangle)]
 static FRAMES: Global<u32> = Global::new(0);
 
-/// Bytes that the kernel's pages have before the program runs; user space sets it before loading.
+/// The size of the kernel's pages before the program runs, in bytes; user space sets it before loading.
 #[unsafe(no_mangle)]
 static ROOM: Global<u32> = Global::new(0);
 
-/// How many laps a round is: how often the sequence holds the capture. 0 where flows stay the same.
+/// The number of laps in a round, which is the number of times that the sequence contains the capture; 0 if
+/// flows stay the same.
 #[unsafe(no_mangle)]
 static LAPS: Global<u32> = Global::new(0);
 
-/// Whether frames have their times, or follow each other as fast as it goes; user space sets it before
-/// loading.
+/// Non-zero if frames have due times, and do not follow each other as fast as possible; user space sets it
+/// before loading.
 #[unsafe(no_mangle)]
 static PACED: Global<u32> = Global::new(0);
 
@@ -39,25 +40,25 @@ static PACED: Global<u32> = Global::new(0);
 #[map]
 static ENTRIES: Array<Entry> = Array::with_max_entries(UNSET, 0);
 
-/// The bytes of its frames.
+/// The bytes of the frames of the sequence.
 #[map]
 static BLOCKS: Array<Block> = Array::with_max_entries(UNSET, 0);
 
-/// How far it was sent. One for all CPUs: the program runs on one at a time.
+/// The progress of sending. There is one for all CPUs, because the program runs on one at a time.
 #[map]
 static STATE: Array<State> = Array::with_max_entries(1, 0);
 
-/// The program. Where no frame is to be sent, for now or any more, the page goes back unused.
+/// The program. If no frame is to be sent, for now or any more, the page is returned unused.
 #[xdp]
 pub(crate) fn pktgen(context: XdpContext) -> u32 {
     let Some(state) = STATE.get_ptr_mut(0) else { return xdp_action::XDP_DROP };
-    // SAFETY: nobody else writes to the state while the program runs.
+    // SAFETY: nothing else writes to the state while the program runs.
     let state = unsafe { &mut *state };
     if state.frames >= state.limit {
         return xdp_action::XDP_DROP;
     }
     if PACED.load() != 0 {
-        // SAFETY: the helper takes nothing.
+        // SAFETY: the helper takes no arguments.
         let now = unsafe { bpf_ktime_get_ns() };
         if !state.is_due(now) {
             return xdp_action::XDP_DROP;
@@ -85,7 +86,7 @@ pub(crate) fn pktgen(context: XdpContext) -> u32 {
     unsafe { bpf_redirect(INTERFACE.load(), 0) as u32 }
 }
 
-/// For the interface itself: some drivers send redirected frames only where a program is attached.
+/// The program for the interface itself: some drivers send redirected frames only if a program is attached.
 #[xdp(frags)]
 pub(crate) fn pass(_context: XdpContext) -> u32 {
     xdp_action::XDP_PASS

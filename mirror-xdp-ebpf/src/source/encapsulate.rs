@@ -1,4 +1,4 @@
-//! At the far end of the veth pair: the envelope around a copy, and its way to the target.
+//! The program at the far end of the veth pair: encapsulates the copies and sends them to the target.
 
 use mirror_xdp_common::frame::Frame as _;
 use mirror_xdp_common::hash::FlowHashKey;
@@ -8,29 +8,29 @@ use mirror_xdp_common::wire::VLAN_LEN;
 
 use crate::skb::Skb;
 
-/// Bytes of the two hardware addresses, behind which the first VLAN tag stands.
+/// Bytes of the two hardware addresses, which precede the first VLAN tag.
 const MACS_LEN: usize = 12;
 
-/// The source ports of mirror traffic are no secret.
+/// The source ports of mirror traffic are not secret.
 const HASH_KEY: FlowHashKey = FlowHashKey::new(0);
 
-/// What was sent.
+/// The result of sending a frame.
 pub(crate) struct Sealed {
     /// Bytes of the inner frame.
     pub(crate) bytes: u32,
-    /// Whether there were more.
+    /// `true` if the inner frame had more bytes.
     pub(crate) truncated: bool,
 }
 
-/// Cuts the frame to the packet length, puts the envelope in front, and sends it.
+/// Truncates the frame to the packet length, puts the outer headers in front, and sends it.
 #[inline(always)]
 pub(crate) fn encapsulate(skb: &mut Skb, template: &Template) -> Result<Sealed, SourceCounter> {
     let hash = InnerHeaders::parse(skb, 0).flow_hash(&HASH_KEY);
     let source_port = source_port(hash);
-    // What the kernel has there differs between the directions of a flow, which would then take different
-    // queues, here and where a cable goes from queue to queue.
+    // The kernel's own hash differs between the directions of a flow, which would then take different queues,
+    // here and at a peer that is connected queue by queue.
     skb.set_hash(hash);
-    // Tags belong into the inner frame; left where they are, the kernel would put them into the outer.
+    // Tags belong into the inner frame; otherwise the kernel would put them into the outer one.
     let tags = pop_tags(skb)?;
     let tags_len = match tags {
         [None, _] => 0,
@@ -51,12 +51,13 @@ pub(crate) fn encapsulate(skb: &mut Skb, template: &Template) -> Result<Sealed, 
         put_tags(skb, V4_ENVELOPE_LEN, tags)?;
         skb.store(0, &template.v4(source_port, bytes as u16)).map_err(|()| SourceCounter::NoHeadroom)?;
     }
-    // A copy, and not a plain redirect: only that says whether the interface took the frame.
+    // A copy instead of a plain redirect, because only the former reports whether the interface accepted the
+    // frame.
     skb.send_copy(template.interface).map_err(|()| SourceCounter::NotSent)?;
     Ok(Sealed { bytes, truncated: bytes < whole })
 }
 
-/// Takes the VLAN tags off, outermost first.
+/// Removes the VLAN tags, outermost first.
 #[inline(always)]
 fn pop_tags(skb: &mut Skb) -> Result<[Option<[u8; 4]>; 2], SourceCounter> {
     let failed = |()| SourceCounter::VlanTags;
@@ -68,7 +69,7 @@ fn pop_tags(skb: &mut Skb) -> Result<[Option<[u8; 4]>; 2], SourceCounter> {
     Ok([Some(outer), Some(inner)])
 }
 
-/// Puts the tags back between the hardware addresses, which are moved to `start`, and the rest.
+/// Inserts the tags between the hardware addresses, which are moved to `start`, and the rest.
 #[inline(always)]
 fn put_tags(skb: &mut Skb, start: usize, tags: [Option<[u8; 4]>; 2]) -> Result<(), SourceCounter> {
     let failed = |()| SourceCounter::NoHeadroom;

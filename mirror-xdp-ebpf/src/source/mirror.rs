@@ -1,4 +1,4 @@
-//! On the mirrored interface: which frames are mirrored, and the copy into the veth pair.
+//! The program on the mirrored interface: selects the frames to mirror, and copies them into the veth pair.
 
 use mirror_xdp_common::Address;
 use mirror_xdp_common::frame::Frame as _;
@@ -8,7 +8,7 @@ use mirror_xdp_common::wire::{EtherType, ethertype, protocol};
 
 use crate::skb::Skb;
 
-/// What is fixed while the source runs. Four words, as user space writes them.
+/// The parameters that are fixed while the source runs: four words, as user space writes them.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Config {
@@ -27,7 +27,7 @@ impl Config {
 /// Ports of DHCP and DHCPv6, server and client.
 const DHCP_PORTS: [u16; 4] = [67, 68, 546, 547];
 
-/// Copies a frame into the pair, or says why not.
+/// Copies a frame into the pair, or returns the counter of the reason why not.
 #[inline(always)]
 pub(crate) fn mirror(skb: &mut Skb, config: &Config) -> SourceCounter {
     if skb.mark() == MARK {
@@ -35,7 +35,8 @@ pub(crate) fn mirror(skb: &mut Skb, config: &Config) -> SourceCounter {
     }
     let headers = InnerHeaders::parse(skb, 0);
     if matches!(headers.network, Network::Other) {
-        // Behind the tags that are in the frame; the outermost is beside it.
+        // The EtherType after the tags in the frame itself; the kernel keeps the outermost tag beside the
+        // frame.
         let kind = skb.header::<EtherType>(headers.network_offset.saturating_sub(2));
         if kind.is_some_and(|kind| kind.get() == ethertype::ARP) {
             return SourceCounter::Arp;
@@ -45,12 +46,12 @@ pub(crate) fn mirror(skb: &mut Skb, config: &Config) -> SourceCounter {
         if DHCP_PORTS.contains(&headers.source_port) && DHCP_PORTS.contains(&headers.destination_port) {
             return SourceCounter::Dhcp;
         }
-        // Of a source on another host, or in another namespace: those have lost their mark.
+        // Mirror traffic of a source on another host, or in another namespace, has lost its mark.
         if u64::from(headers.destination_port) == config.port && headers.destination == config.target {
             return SourceCounter::MirrorTraffic;
         }
     }
-    // The copy takes the mark with it; the frame itself keeps its own.
+    // The copy inherits the mark; the frame itself gets its own back.
     let mark = skb.mark();
     skb.set_mark(MARK);
     let sent = skb.send_copy(config.pair as u32);

@@ -14,41 +14,41 @@ use crate::skb::Skb;
 /// `BPF_F_NO_PREALLOC`: a template that a program is reading is freed only afterwards.
 const NO_PREALLOC: u32 = 1;
 
-/// What is fixed while the source runs; user space sets it before loading.
+/// The parameters that are fixed while the source runs; user space sets them before loading.
 #[unsafe(no_mangle)]
 static CONFIG: Config = Config::EMPTY;
 
-/// The envelope, under the key 0. Missing while there is no way to the target. A hash table and not an
-/// array, since that replaces a value at once and not byte by byte.
+/// The template of the outer headers, under the key 0; missing while there is no way to the target. It is in
+/// a hash table, which replaces a value at once, while an array would replace it byte by byte.
 #[map]
 static TEMPLATE: HashMap<u32, Template> = HashMap::with_max_entries(1, NO_PREALLOC);
 
-/// The counters of both programs, one array a CPU.
+/// The counters of both programs, one array per CPU.
 #[map]
 static COUNTERS: PerCpuArray<SourceCounterArray> = PerCpuArray::with_max_entries(1, 0);
 
-/// At ingress and egress of the mirrored interface: leaves every frame to those that come next.
+/// The program at ingress and egress of the mirrored interface, which leaves every frame to the next program.
 #[classifier]
 pub(crate) fn mirror(context: TcContext) -> i32 {
-    // SAFETY: a read-only global that user space set before loading; volatile, because the compiler would
-    // else fold the initial value in.
+    // SAFETY: a read-only global that user space set before loading. The read is volatile, because the
+    // compiler would otherwise fold the initial value in.
     let config = unsafe { core::ptr::read_volatile(&raw const CONFIG) };
     add(SourceCounter::Seen, 1);
     add(copy(&mut Skb::new(context), &config), 1);
     TC_ACT_UNSPEC
 }
 
-/// At ingress of the pair's far end, where every frame ends.
+/// The program at ingress of the pair's far end, where every frame ends.
 #[classifier]
 pub(crate) fn encapsulate(context: TcContext) -> i32 {
     let mut skb = Skb::new(context);
-    // What the system itself sends into the pair, such as router solicitations, is nobody's copy.
+    // Frames that the system itself sends into the pair, such as router solicitations, are no copies.
     if skb.mark() != MARK {
         add(SourceCounter::Foreign, 1);
         return TC_ACT_SHOT as i32;
     }
     add(SourceCounter::Segments, 1);
-    // SAFETY: the map gives values back only after the programs that read them have ended.
+    // SAFETY: the map frees values only after the programs that read them have ended.
     let template = unsafe { TEMPLATE.get(&0) };
     match template.ok_or(SourceCounter::NoRoute).and_then(|template| seal(&mut skb, template)) {
         Ok(Sealed { bytes, truncated }) => {

@@ -1,8 +1,8 @@
-//! A frame as the TC programs have it: the kernel's socket buffer behind its helpers. The one place with
+//! A frame of the TC programs: the kernel's socket buffer behind its helpers. This is the only place with
 //! unsafe code that touches frames.
 //!
-//! Bytes are read and written by helpers and not through packet pointers, since the headers of a socket
-//! buffer need not lie in its linear part.
+//! Bytes are read and written by helpers instead of packet pointers, because the headers of a socket buffer
+//! need not lie in its linear part.
 #![expect(unsafe_code, reason = "the kernel's helpers take raw pointers")]
 
 use aya_ebpf::bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM};
@@ -30,7 +30,7 @@ impl Skb {
         self.context.skb.skb
     }
 
-    /// The mark (`SO_MARK`), by which routing, filters and these programs know a frame again.
+    /// Returns the mark (`SO_MARK`), by which routing, filters and these programs recognise a frame.
     #[inline(always)]
     pub(crate) fn mark(&self) -> u32 {
         // SAFETY: the kernel passed this context to the program; the field is readable.
@@ -42,8 +42,8 @@ impl Skb {
         self.context.set_mark(mark);
     }
 
-    /// Takes off the VLAN tag that the kernel keeps beside the frame; the next one in the frame takes its
-    /// place. `None` where there is no tag.
+    /// Removes the VLAN tag that the kernel keeps beside the frame; the next one in the frame takes its
+    /// place. Returns `None` if there is no tag.
     #[inline(always)]
     pub(crate) fn pop_vlan(&mut self) -> Result<Option<[u8; 4]>, ()> {
         let Some(tag) = self.vlan() else { return Ok(None) };
@@ -54,8 +54,8 @@ impl Skb {
         Ok(Some(tag))
     }
 
-    /// The VLAN tag that the kernel keeps beside the frame, as it would stand in the frame: EtherType and
-    /// control information, big-endian.
+    /// Returns the VLAN tag that the kernel keeps beside the frame, in its wire format: EtherType and control
+    /// information, big-endian.
     #[inline(always)]
     pub(crate) fn vlan(&self) -> Option<[u8; 4]> {
         // SAFETY: as for the mark.
@@ -69,7 +69,7 @@ impl Skb {
         Some([p0, p1, c0, c1])
     }
 
-    /// Cuts the frame to `len` bytes.
+    /// Truncates the frame to `len` bytes.
     #[inline(always)]
     pub(crate) fn truncate(&mut self, len: u32) -> Result<(), ()> {
         // SAFETY: the helper takes the context that the kernel passed to the program, and checks `len`.
@@ -86,7 +86,7 @@ impl Skb {
     /// Writes `value` at `offset`.
     #[inline(always)]
     pub(crate) fn store<T: IntoBytes + Immutable>(&mut self, offset: usize, value: &T) -> Result<(), ()> {
-        // A checksum over the whole frame, which some drivers deliver, stays right.
+        // A checksum over the whole frame, which some drivers deliver, stays valid.
         let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
         self.context.store(offset, value, flags).map_err(|_| ())
     }
@@ -98,7 +98,7 @@ impl Skb {
         let _ = unsafe { bpf_set_hash(self.raw(), hash.0) };
     }
 
-    /// Sends a copy out by the interface with this index.
+    /// Sends a copy by the interface with this index.
     #[inline(always)]
     pub(crate) fn send_copy(&self, interface: u32) -> Result<(), ()> {
         // SAFETY: as above.

@@ -11,7 +11,7 @@
 //!
 //! assert_eq!(text::bytes("64KiB"), Ok(65_536));
 //! let error = text::bytes("64 apples").unwrap_err();
-//! assert_eq!(error.what, "`64 apples` is no number of bytes");
+//! assert_eq!(error.what, "`64 apples` is not a number of bytes");
 //! ```
 
 mod error;

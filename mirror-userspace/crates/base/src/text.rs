@@ -31,7 +31,7 @@ impl Display for ParseError {
     }
 }
 
-/// A network in CIDR notation.
+/// Parses a network in CIDR notation.
 pub fn network(text: &str) -> Result<IpNet, ParseError> {
     const ALLOWED: &str = "write a network such as 10.0.0.0/8 or fd00::/8";
     let net: IpNet = text.parse().map_err(|_| match text.parse::<IpAddr>() {
@@ -39,7 +39,7 @@ pub fn network(text: &str) -> Result<IpNet, ParseError> {
             format!("`{text}` has no prefix length"),
             format!("write {} for this address alone", IpNet::from(address)),
         ),
-        Err(_) => ParseError::new(format!("`{text}` is no network"), ALLOWED),
+        Err(_) => ParseError::new(format!("`{text}` is not a network"), ALLOWED),
     })?;
     if net.trunc() != net {
         let what = format!("`{text}` has bits set beyond its prefix length");
@@ -54,10 +54,10 @@ pub fn network(text: &str) -> Result<IpNet, ParseError> {
     Ok(net)
 }
 
-/// IPv4 addresses within IPv6 (RFC 4291, section 2.5.5.2).
+/// IPv4-mapped IPv6 addresses (RFC 4291, section 2.5.5.2).
 const MAPPED: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96);
 
-/// A range of numbers such as `1024-65535`, or one alone; `what` names the numbers.
+/// Parses a range of numbers such as `1024-65535`, or a single number; `what` names the numbers in messages.
 pub fn range<T>(text: &str, what: &str, within: RangeInclusive<T>) -> Result<RangeInclusive<T>, ParseError>
 where
     T: FromStr + PartialOrd + Copy + Display,
@@ -75,7 +75,7 @@ where
     Ok(first..=last)
 }
 
-/// A number of bytes with or without a unit.
+/// Parses a number of bytes with or without a unit.
 pub fn bytes(text: &str) -> Result<u64, ParseError> {
     const UNITS: &[(&str, u64)] = &[
         ("KiB", 1 << 10),
@@ -89,7 +89,7 @@ pub fn bytes(text: &str) -> Result<u64, ParseError> {
     ];
     let wrong = || {
         ParseError::new(
-            format!("`{text}` is no number of bytes"),
+            format!("`{text}` is not a number of bytes"),
             "write such as 65536, \"64KiB\" or \"1MiB\"",
         )
     };

@@ -1,10 +1,10 @@
-//! What a policy says without meaning to: rules that can never match, rules that contradict each other,
-//! sets that nothing uses.
+//! Finds mistakes in a policy: rules that can never match, rules that contradict each other, sets that are
+//! not in use.
 //!
-//! A rule is about a few boxes: products of ranges of direction, protocol, addresses and ports, one box
-//! for each class of packets. Rules that came earlier are cut out of the boxes; when nothing is left,
-//! the rule never matches. That is exact, but what is left can fall into very many pieces: the work is
-//! bounded, and where the bound is reached the answer is "not determined".
+//! A rule matches the packets of a few boxes. A box is a product of ranges of direction, protocol, addresses
+//! and ports, one box for each class of packets. The boxes of earlier rules are subtracted from those of a
+//! rule; if nothing is left, the rule never matches. The result is exact, but the remainder can fall into
+//! very many pieces. The work is therefore bounded, and beyond the bound the answer is "not determined".
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -15,55 +15,56 @@ use mirror_xdp_common::wire::protocol;
 
 use super::policy::{Policy, Rule, RuleDirection, RuleSet, UnknownVnis};
 
-/// What was found in a policy.
+/// The findings in a policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Analysis {
-    /// Rules that no packet gets to.
+    /// Rules that no packet reaches.
     pub unreachable: Vec<Unreachable>,
-    /// Rules of which that could not be found out, as set and rule.
+    /// Rules that exceeded the bound on the work, so that it is unknown whether packets reach them, as set
+    /// and rule.
     pub undetermined: Vec<(usize, usize)>,
-    /// Pairs of rules that overlap in part and differ in their action, [`Analysis::PAIRS`] at most.
+    /// Pairs of rules that overlap in part and differ in their action, at most [`Analysis::PAIRS`].
     pub conflicts: Vec<Overlap>,
-    /// How many conflicts there are.
+    /// The number of conflicts, listed or not.
     pub conflicts_total: usize,
-    /// Pairs where the earlier rule lies within the later one and differs in its action, so likely on
-    /// purpose; [`Analysis::PAIRS`] at most.
+    /// Pairs in which the earlier rule lies within the later one and differs in its action, which is likely
+    /// intended; at most [`Analysis::PAIRS`].
     pub exceptions: Vec<Overlap>,
-    /// How many exceptions there are.
+    /// The number of exceptions, listed or not.
     pub exceptions_total: usize,
-    /// Anything else.
+    /// Other findings, as text.
     pub notes: Vec<String>,
 }
 
-/// A rule that no packet gets to.
+/// A rule that no packet reaches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreachable {
     /// Index of its set.
     pub set: usize,
     /// Its index in the set.
     pub rule: usize,
-    /// Indices of the earlier rules that together match all that it would.
+    /// Indices of the earlier rules that together match all of its packets.
     pub covered_by: Vec<usize>,
 }
 
-/// Two rules that match some of the same packets and do different things with them.
+/// Two rules with different actions that match some of the same packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overlap {
     /// Index of their set.
     pub set: usize,
-    /// Index of the rule that decides.
+    /// Index of the earlier rule, which decides.
     pub earlier: usize,
-    /// Index of the other.
+    /// Index of the later rule.
     pub later: usize,
     /// The packets that both match; number and action are those of the earlier rule.
     pub both: Rule,
 }
 
 impl Analysis {
-    /// Pairs of each kind that are listed.
+    /// The most pairs of each kind that are listed.
     pub const PAIRS: usize = 100;
 
-    /// Looks through a policy.
+    /// Analyses a policy.
     #[must_use]
     pub fn of(policy: &Policy) -> Self {
         let mut analysis = Self { notes: notes(policy), ..Self::default() };
@@ -74,7 +75,7 @@ impl Analysis {
         analysis
     }
 
-    /// Looks through a set; `directed` says whether packets have a known direction at all.
+    /// Analyses a set; `directed` is set if packets have a known direction at all.
     fn set(&mut self, index: usize, set: &RuleSet, directed: bool, budget: &mut Budget) {
         let regions: Vec<Region> = set.rules.iter().map(|rule| Region::of(rule, directed)).collect();
         for (later, region) in regions.iter().enumerate() {
@@ -102,7 +103,7 @@ impl Analysis {
             if other.action == rule.action || !regions[earlier].overlaps(&regions[later]) {
                 continue;
             }
-            // Where directions are known, one rule is rarely about the packets of the other.
+            // If directions are known, rules of opposite directions rarely match the same packets.
             let apart = rule.direction != other.direction
                 && rule.direction != RuleDirection::Both
                 && other.direction != RuleDirection::Both;
@@ -122,7 +123,7 @@ impl Analysis {
     }
 }
 
-/// What is odd about a policy as a whole.
+/// Returns findings about the policy as a whole.
 fn notes(policy: &Policy) -> Vec<String> {
     let mut notes = Vec::new();
     if policy.unknown_vnis == UnknownVnis::Drop && policy.vnis.is_empty() && policy.bindings.is_empty() {
@@ -146,7 +147,7 @@ fn notes(policy: &Policy) -> Vec<String> {
     notes
 }
 
-/// The packets that two overlapping rules both match, with number and action of the first.
+/// Returns the packets that both of two overlapping rules match, with number and action of the first.
 fn both(a: &Rule, b: &Rule) -> Rule {
     let net = |a: Option<IpNet>, b: Option<IpNet>| match (a, b) {
         (Some(a), Some(b)) => Some(if a.prefix_len() >= b.prefix_len() { a } else { b }),
@@ -168,7 +169,7 @@ fn both(a: &Rule, b: &Rule) -> Rule {
     }
 }
 
-/// Packets that have the same fields.
+/// A class of packets with the same fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
     NotIp,
@@ -178,19 +179,19 @@ enum Class {
     V6WithPorts,
 }
 
-/// The protocols whose packets have ports: in boxes of such packets a protocol is its index here.
+/// The protocols with ports. In boxes of packets with ports, a protocol is its index here.
 const WITH_PORTS: [u8; 3] = [protocol::TCP, protocol::UDP, protocol::SCTP];
 
-/// First and last of a range.
+/// First and last value of a range.
 type Side = (u128, u128);
 
-/// Whether all of the second range is in the first.
+/// Returns whether the first range contains the second.
 const fn spans(a: Side, b: Side) -> bool {
     a.0 <= b.0 && b.1 <= a.1
 }
 
-/// A product of ranges: direction, protocol, source, destination, source port, destination port. What the
-/// class does not have is 0.
+/// A product of ranges: direction, protocol, source, destination, source port, destination port. Fields that
+/// the class does not have are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Cube {
     class: Class,
@@ -207,10 +208,10 @@ impl Cube {
         self.class == other.class && self.sides.iter().zip(&other.sides).all(|(a, b)| spans(*a, *b))
     }
 
-    /// Whether there is anything in this cube that no earlier region has; `None` where `left` does not
-    /// suffice to find out. Adds the regions that it took something away by to `covered_by`.
+    /// Returns whether this cube contains a packet that no earlier region contains; `None` if the budget
+    /// `left` is used up before. Adds the regions that have cut something away to `covered_by`.
     ///
-    /// Looks into one piece before the next: one packet that is left is all that is asked for.
+    /// The search is depth first, since one remaining packet answers the question.
     fn has_more_than(
         &self,
         earlier: &[Region],
@@ -221,9 +222,9 @@ impl Cube {
         for (index, region) in earlier.iter().enumerate() {
             cuts.extend(region.cubes.iter().filter(|cut| cut.overlaps(self)).map(|cut| (index, cut)));
         }
-        // What takes away much leaves few pieces.
+        // Large cuts first: they leave few pieces.
         cuts.sort_by_key(|(_, cut)| {
-            // How small the cut is against this, as a power of two.
+            // The size of the cut relative to this cube, as a power of two.
             let bits = |side: Side| 128 - (side.1 - side.0).leading_zeros();
             let common = |(a, b): (&Side, &Side)| bits(*a) - bits((a.0.max(b.0), a.1.min(b.1)));
             self.sides.iter().zip(&cut.sides).map(common).sum::<u32>()
@@ -241,7 +242,8 @@ impl Cube {
         Some(false)
     }
 
-    /// Calls for each piece that is left without the other, which overlaps it: at most two pieces a side.
+    /// Calls `rest` for each piece of this cube that is not in the other, overlapping one: at most two pieces
+    /// a side.
     fn without(mut self, other: &Self, mut rest: impl FnMut(Self)) {
         for (index, cut) in other.sides.iter().enumerate() {
             let side = self.sides[index];
@@ -261,35 +263,36 @@ impl Cube {
     }
 }
 
-/// How much work there is left.
+/// The remaining budget of work.
 struct Budget {
     total: u32,
 }
 
 impl Budget {
-    /// Comparisons of two boxes for a policy: seconds.
+    /// Comparisons of two boxes for a policy: they take seconds.
     const TOTAL: u32 = 200_000_000;
     /// Comparisons of two boxes for a rule.
     const RULE: u32 = 10_000_000;
 }
 
-/// How far earlier rules match all that a rule would.
+/// The coverage of a rule by earlier rules.
 enum Cover {
-    /// These do, together.
+    /// These rules together match all of its packets.
     Whole(Vec<usize>),
-    /// Something is left.
+    /// Some packets are left.
     Part,
 }
 
-/// All packets that a rule is about.
+/// All packets that a rule matches.
 struct Region {
     cubes: Vec<Cube>,
 }
 
 impl Region {
-    /// Where no direction is known, packets whose direction is known do not come.
+    /// Makes the region of a rule. If no direction is known, only packets of unknown direction are
+    /// considered.
     fn of(rule: &Rule, directed: bool) -> Self {
-        // An unknown direction lies between the others, for rules of both are tried on it.
+        // An unknown direction lies between the other two, because rules of both directions are tried on it.
         let direction = match rule.direction {
             _ if !directed => (1, 1),
             RuleDirection::Ingress => (0, 1),
@@ -340,7 +343,7 @@ impl Region {
         other.cubes.iter().all(|cube| self.cubes.iter().any(|own| own.contains(cube)))
     }
 
-    /// How far earlier regions cover this one; `None` where that takes too much work to find out.
+    /// Returns the coverage of this region by earlier ones; `None` if the budget is used up before.
     fn cover(&self, earlier: &[Self], budget: &mut Budget) -> Option<Cover> {
         if let Some(index) = earlier.iter().position(|other| other.contains(self)) {
             return Some(Cover::Whole(vec![index]));
@@ -360,7 +363,7 @@ impl Region {
     }
 }
 
-/// The addresses of a network among those of so many bits; `None` where it is of the other family.
+/// Returns the range of a network's addresses of this many bits; `None` if it is of the other family.
 fn side(net: Option<IpNet>, bits: u32) -> Option<Side> {
     let number = |address: IpAddr| match address {
         IpAddr::V4(v4) => u128::from(v4.to_bits()),
@@ -441,7 +444,7 @@ mod tests {
             Analysis::of(policy).unreachable.iter().map(|found| found.rule).collect::<Vec<_>>()
         };
         assert_eq!(unreached(&policy), [2]);
-        // Without a known direction, the first rule gets all.
+        // Without a known direction, the first rule matches all packets.
         policy.macs.clear();
         assert_eq!(unreached(&policy), [1, 2]);
     }
@@ -471,7 +474,7 @@ mod tests {
         }
     }
 
-    /// Rules over a few values, so that few packets stand for all.
+    /// Rules over few values, so that few packets represent all.
     fn small_rule() -> impl Strategy<Value = Rule> {
         let net = prop::option::of(prop::sample::select(vec![
             "0.0.0.0/0",
@@ -551,7 +554,7 @@ mod tests {
 
     #[test]
     fn many_small_rules_before_a_wide_one_hide_nothing() {
-        // Each takes a plane out of the wide one, in one of four dimensions.
+        // Each rule cuts a plane out of the wide one, in one of four dimensions.
         let planes = (0..1000u16).map(|index| {
             let port = index * 3 + 1;
             let one = tcp(u32::from(index) + 1, Action::Accept, "0.0.0.0/0", 0..=65_535);

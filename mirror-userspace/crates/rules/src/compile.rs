@@ -1,4 +1,4 @@
-//! From a policy to the tables that the XDP program asks: see [`mirror_xdp_common::filter`].
+//! Compiles a policy into the lookup tables of the XDP program: see [`mirror_xdp_common::filter`].
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use zerocopy::FromZeros as _;
 use super::limits::{MACS, RULES, SETS, SOURCES, VNIS};
 use super::policy::{Action, MacAddress, Policy, Rule, RuleDirection, UnknownVnis};
 
-/// A policy that is larger than the tables.
+/// The reasons why a policy does not fit into the tables.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CompileError {
     /// Too many rules.
@@ -34,11 +34,11 @@ pub enum CompileError {
     Vnis,
 }
 
-/// Gives things their place in the counters.
+/// Assigns rules and VNIs their places in the counters.
 pub trait Places {
-    /// The slot of a VNI that the configuration names.
+    /// Returns the slot of a VNI that the configuration names.
     fn vni(&mut self, vni: Vni) -> Result<u32, CompileError>;
-    /// The identifier of a rule of the set of this name; of the set itself for `None`.
+    /// Returns the identifier of a rule of the set with this name, or of the set itself for `None`.
     fn rule(&mut self, set: &str, rule: Option<&Rule>) -> u16;
 }
 
@@ -46,7 +46,7 @@ pub trait Places {
 pub struct CompiledPolicy {
     /// The tables.
     pub tables: Box<Tables>,
-    /// The rows of the classes, by number.
+    /// The rows of the classes, by class number.
     pub rows: Vec<Row>,
 }
 
@@ -63,7 +63,7 @@ impl Compiled for CompiledPolicy {
 /// A row without any rule.
 const EMPTY: Row = Row { summary: 0, words: [0; mirror_xdp_common::filter::WORDS] };
 
-/// Enters or removes a rule.
+/// Sets or clears the bit of a rule.
 fn set(row: &mut Row, rule: usize, to: bool) {
     let word = &mut row.words[rule / 64];
     let bit = 1 << (rule % 64);
@@ -72,7 +72,7 @@ fn set(row: &mut Row, rule: usize, to: bool) {
     row.summary = if *word != 0 { row.summary | bit } else { row.summary & !bit };
 }
 
-/// The classes, each once.
+/// The distinct classes, in the order of their numbers.
 #[derive(Default)]
 struct Classes {
     rows: Vec<Row>,
@@ -90,7 +90,7 @@ impl Classes {
     }
 }
 
-/// Values from `first` to `last` that satisfy a rule.
+/// The values from `first` to `last`, which satisfy a rule.
 struct Span {
     first: u128,
     last: u128,
@@ -98,7 +98,7 @@ struct Span {
 }
 
 impl CompiledPolicy {
-    /// Compiles a policy; the counters' places are those of `places`.
+    /// Compiles a policy; `places` assigns the places in the counters.
     pub fn new(policy: &Policy, generation: u32, places: &mut impl Places) -> Result<Self, CompileError> {
         let count: usize = policy.sets.iter().map(|set| set.rules.len()).sum();
         if count > RULES {
@@ -154,7 +154,7 @@ fn entry_of(rule: &Rule, id: u16) -> RuleEntry {
     RuleEntry { id, action, reserved: 0, parameter }
 }
 
-/// First and last address of a prefix, in host order.
+/// Returns the first and last address of a prefix, in host byte order.
 fn bounds(net: IpNet) -> (u128, u128) {
     let number = |address| match address {
         IpAddr::V4(v4) => u128::from(v4.to_bits()),
@@ -163,8 +163,8 @@ fn bounds(net: IpNet) -> (u128, u128) {
     (number(net.network()), number(net.broadcast()))
 }
 
-/// Cuts all values into intervals by the spans; each interval has the first value and the class of those
-/// rules whose spans it lies in, besides those of `base`.
+/// Cuts the whole range of values into intervals at the bounds of the spans. Each interval has its first
+/// value and the class of the rules whose spans contain it, together with the rules of `base`.
 fn intervals(spans: &[Span], base: &Row, classes: &mut Classes) -> Vec<(u128, u16)> {
     let mut changes: Vec<(u128, usize, bool)> = Vec::with_capacity(2 * spans.len());
     for span in spans {
@@ -193,8 +193,8 @@ fn intervals(spans: &[Span], base: &Row, classes: &mut Classes) -> Vec<(u128, u1
     }
 }
 
-/// Enters intervals of IPv4 addresses; what starts behind the last of them, as a prefix that ends with it
-/// has it, is not one.
+/// Enters intervals of IPv4 addresses. An interval that starts after the last IPv4 address, as one does after
+/// a prefix that ends with it, is left out.
 fn enter_v4(table: &mut Addresses, intervals: &[(u128, u16)]) {
     let starts = || intervals.iter().filter_map(|&(start, class)| Some((u32::try_from(start).ok()?, class)));
     table.v4.starts.fill(u32::MAX);
@@ -236,14 +236,15 @@ fn addresses(
     table.without = classes.number(&base).into();
 }
 
-/// Class 1 for what is within a prefix, else 0.
+/// Enters class 1 for addresses within a prefix, and class 0 for all others.
 fn admitted(table: &mut Addresses, prefixes: &[IpNet]) {
     let (v4, v6): (Vec<IpNet>, Vec<IpNet>) = prefixes.iter().partition(|net| net.addr().is_ipv4());
     let disjoint = |nets: &[IpNet]| {
         let mut intervals = vec![(0, 0)];
         for net in IpNet::aggregate(&nets.to_vec()) {
             let (first, last) = bounds(net);
-            // Where it follows the one before without a gap, that one's end is not one.
+            // A prefix that follows the previous one without a gap replaces the interval that begins at its
+            // start.
             if intervals.last().is_some_and(|&(start, class)| start == first && class == 0) {
                 intervals.pop();
             }
@@ -277,7 +278,7 @@ fn ports(
     let intervals = intervals(&spans, &base, classes);
     let ends = intervals.iter().skip(1).map(|&(start, _)| start as usize).chain([WITHOUT_PORTS]);
     for (&(start, class), end) in intervals.iter().zip(ends) {
-        // The last may begin where the ports end.
+        // The last interval may begin at the end of the ports, and is then empty.
         table[start as usize..end].fill(class);
     }
     table[WITHOUT_PORTS..].fill(classes.number(&base));
@@ -316,7 +317,7 @@ fn contexts(tables: &mut Tables, rules: &[&Rule], classes: &mut Classes) {
 fn macs(tables: &mut Tables, macs: impl ExactSizeIterator<Item = MacAddress>) {
     tables.any_mac = (macs.len() != 0).into();
     tables.macs[1..].fill(i64::MAX as u64);
-    // They come in ascending order.
+    // The addresses come in ascending order, from a set.
     for (place, [a, b, c, d, e, f]) in tables.macs[1..].iter_mut().zip(macs) {
         *place = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
     }

@@ -1,5 +1,5 @@
-//! Filters of AWS as rule sets: reads what `aws ec2 describe-traffic-mirror-filters` prints, and writes
-//! the `[filter]` section of a configuration file.
+//! Imports AWS traffic mirror filters as rule sets: reads the output of `aws ec2
+//! describe-traffic-mirror-filters`, and writes the `[filter]` section of a configuration file.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -12,35 +12,35 @@ use super::limits;
 use super::policy::{Action, Rule, RuleDirection, RuleSet, has_ports};
 use super::text::{self, ParseError};
 
-/// A filter of AWS.
+/// An AWS traffic mirror filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     /// Its identifier, `tmf-…`.
     pub id: String,
-    /// What its owner says of it.
+    /// Its description.
     pub description: Option<String>,
-    /// Services that it mirrors besides, such as `amazon-dns`.
+    /// Network services that it mirrors in addition, such as `amazon-dns`.
     pub network_services: Vec<String>,
-    /// Its rules; the name is that of its tag `Name`, or its identifier.
+    /// Its rules; the name is the value of its tag `Name`, or else its identifier.
     pub set: RuleSet,
-    /// What the owner says of the rules, in their order.
+    /// The descriptions of the rules, in the order of the rules.
     pub comments: Vec<Option<String>>,
 }
 
-/// What is wrong with the input.
+/// A mistake in the input.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {wrong}")]
 pub struct ImportError {
-    /// Where, as a path from the top, such as `TrafficMirrorFilters[0].IngressFilterRules[2].Protocol`; in
-    /// what is not JSON, the line.
+    /// The place, as a path from the top, such as `TrafficMirrorFilters[0].IngressFilterRules[2].Protocol`;
+    /// for input that is not JSON, the line.
     pub place: String,
-    /// What is wrong, and what would be right.
+    /// The mistake and its remedy.
     pub wrong: ParseError,
 }
 
-/// Reads the JSON that `aws ec2 describe-traffic-mirror-filters` prints.
+/// Reads the JSON output of `aws ec2 describe-traffic-mirror-filters`.
 pub fn read(json: &[u8]) -> Result<Vec<Filter>, ImportError> {
-    const COMMAND: &str = "give what `aws ec2 describe-traffic-mirror-filters --output json` prints";
+    const COMMAND: &str = "give the output of `aws ec2 describe-traffic-mirror-filters --output json`";
     let root: Value = serde_json::from_slice(json).map_err(|error| ImportError {
         place: format!("line {}, column {}", error.line(), error.column()),
         wrong: ParseError::new("not JSON", COMMAND),
@@ -58,7 +58,7 @@ pub fn read(json: &[u8]) -> Result<Vec<Filter>, ImportError> {
         total += filter.set.rules.len();
         if total > limits::RULES || sets.len() == limits::SETS {
             let allowed = format!("at most {} rules in {} filters", limits::RULES, limits::SETS);
-            return Err(node.wrong("more than there is room for", allowed));
+            return Err(node.wrong("exceeds the limits", allowed));
         }
         sets.push(filter);
     }
@@ -75,7 +75,7 @@ fn filter(node: &Node<'_>, names: &mut BTreeSet<String>) -> Result<Filter, Impor
         for node in node.get(key).map_or_else(|| Ok(Vec::new()), |list| list.list())? {
             let (rule, comment) = rule(&node, direction)?;
             if !numbers.insert(rule.number) {
-                let what = format!("rule {} stands in {key} already", rule.number);
+                let what = format!("rule {} is in {key} already", rule.number);
                 return Err(node.wrong(what, "a number is used once in each direction"));
             }
             numbered.push((rule, comment));
@@ -103,7 +103,7 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= limits::NAME && !name.chars().any(char::is_control)
 }
 
-/// The value of a filter's tag `Name`.
+/// Returns the value of a filter's tag `Name`.
 fn name_tag<'v>(node: &Node<'v>) -> Result<Option<&'v str>, ImportError> {
     for tag in node.get("Tags").map_or_else(|| Ok(Vec::new()), |list| list.list())? {
         if tag.require("Key")?.text()? == "Name" {
@@ -125,9 +125,9 @@ fn rule(node: &Node<'_>, direction: RuleDirection) -> Result<(Rule, Option<Strin
     let action = match action.text()? {
         "accept" => Action::Accept,
         "reject" => Action::Reject,
-        other => return Err(action.wrong(format!("`{other}` is no action"), "accept or reject")),
+        other => return Err(action.wrong(format!("`{other}` is not an action"), "accept or reject")),
     };
-    // −1 is how other parts of EC2 say "all".
+    // Other parts of EC2 use −1 for "all".
     let protocol = match node.get("Protocol") {
         Some(node) => Some(node.number("a protocol number", -1..=255)?),
         None => None,
@@ -154,7 +154,7 @@ fn rule(node: &Node<'_>, direction: RuleDirection) -> Result<(Rule, Option<Strin
     Ok((rule, comment.filter(|text| !text.is_empty())))
 }
 
-/// A network; as AWS does, bits beyond the prefix are cleared.
+/// Parses a network; bits beyond the prefix are cleared, as AWS does.
 fn network(node: &Node<'_>) -> Result<IpNet, ImportError> {
     let text = node.text()?;
     let lenient = text.parse::<IpNet>().map_or_else(|_| text.to_owned(), |net| net.trunc().to_string());
@@ -164,12 +164,12 @@ fn network(node: &Node<'_>) -> Result<IpNet, ImportError> {
 fn port_range(node: &Node<'_>, protocol: Option<u8>) -> Result<Option<RangeInclusive<u16>>, ImportError> {
     let port = |key| node.require(key)?.number("a port", -1..=65_535);
     let (from, to) = (port("FromPort")?, port("ToPort")?);
-    // How other parts of EC2 say "all".
+    // Other parts of EC2 use −1 for "all".
     if (from, to) == (-1, -1) {
         return Ok(None);
     }
     let (Ok(first), Ok(last)) = (u16::try_from(from), u16::try_from(to)) else {
-        return Err(node.wrong(format!("{from} to {to} is no range of ports"), "ports from 0 to 65535"));
+        return Err(node.wrong(format!("{from} to {to} is not a range of ports"), "ports from 0 to 65535"));
     };
     if first > last {
         return Err(node.wrong(format!("{first} to {last} is reversed"), "FromPort is not above ToPort"));
@@ -180,7 +180,7 @@ fn port_range(node: &Node<'_>, protocol: Option<u8>) -> Result<Option<RangeInclu
     Ok(Some(first..=last))
 }
 
-/// A value, and where it stands.
+/// A JSON value, and its place in the input.
 struct Node<'v> {
     value: &'v Value,
     path: String,
@@ -196,7 +196,7 @@ impl<'v> Node<'v> {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    /// The value of a key that is there and not null.
+    /// Returns the value of a key; `None` if it is missing or null.
     fn get(&self, key: &str) -> Option<Self> {
         let value = self.value.get(key).filter(|value| !value.is_null())?;
         Some(Self { value, path: self.path(key) })
@@ -211,13 +211,13 @@ impl<'v> Node<'v> {
     }
 
     fn list(&self) -> Result<Vec<Self>, ImportError> {
-        let list = self.value.as_array().ok_or_else(|| self.wrong("is no list", "must be a list"))?;
+        let list = self.value.as_array().ok_or_else(|| self.wrong("is not a list", "must be a list"))?;
         let node = |(index, value)| Self { value, path: format!("{}[{index}]", self.path) };
         Ok(list.iter().enumerate().map(node).collect())
     }
 
     fn text(&self) -> Result<&'v str, ImportError> {
-        self.value.as_str().ok_or_else(|| self.wrong("is no text", "must be text in quotes"))
+        self.value.as_str().ok_or_else(|| self.wrong("is not text", "must be text in quotes"))
     }
 
     fn number(&self, what: &str, range: RangeInclusive<i64>) -> Result<i64, ImportError> {
@@ -229,18 +229,18 @@ impl<'v> Node<'v> {
     }
 }
 
-/// The beginning of a value, on one line.
+/// Returns the beginning of a value, on one line.
 fn shown(value: &Value) -> String {
     value.to_string().chars().take(60).collect()
 }
 
-/// The filters as the `[filter]` section of a configuration file.
+/// Writes the filters as the `[filter]` section of a configuration file.
 #[must_use]
 pub fn to_toml(filters: &[Filter]) -> String {
     let mut text = String::from(
-        "# Imported from what `aws ec2 describe-traffic-mirror-filters` printed.\n\
+        "# Imported from the output of `aws ec2 describe-traffic-mirror-filters`.\n\
          # Bind the sets to the VNIs of the sessions that use the filters, and name the hardware addresses of\n\
-         # the mirrored interfaces: without them nobody knows which packets are ingress and which egress.\n\
+         # the mirrored interfaces: without them the direction of packets is unknown.\n\
          [filter]\n",
     );
     if let [only] = filters {
@@ -274,7 +274,7 @@ fn write_rule(text: &mut String, rule: &Rule) {
     let _ = writeln!(text, "action = \"{}\"", rule.action);
     if let Some(number) = rule.protocol {
         let name = text::protocol_name(number);
-        // The name alone where there is one.
+        // The name, if the protocol has one.
         let value = if text::protocol(&name).is_ok() { quoted(&name) } else { number.to_string() };
         let _ = writeln!(text, "protocol = {value}");
     }
@@ -298,7 +298,7 @@ fn comment(text: &mut String, words: &str) {
     }
 }
 
-/// Text as a basic string of TOML; names have no control characters.
+/// Writes text as a basic string of TOML; names have no control characters.
 fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
@@ -309,7 +309,7 @@ mod tests {
 
     use super::*;
 
-    /// Shaped as the command's documentation shows it.
+    /// Shaped like the example in the command's documentation.
     fn described() -> Value {
         json!({"TrafficMirrorFilters": [{
             "TrafficMirrorFilterId": "tmf-0293f26e86EXAMPLE",
@@ -359,6 +359,7 @@ mod tests {
                 "200 accept ingress tcp 10.0.0.0/24 port 1024-65535 > 10.0.0.0/24 port 443",
             ]
         );
+        // A single filter becomes the default set.
     }
 
     #[test]
@@ -393,7 +394,7 @@ mod tests {
             assert!(error.contains(place) && error.contains(what), "{pointer}: {error}");
         }
         for (json, place) in
-            [("{", "line 1"), ("[]", "top level"), ("{\"TrafficMirrorFilters\": 1}", "is no list")]
+            [("{", "line 1"), ("[]", "top level"), ("{\"TrafficMirrorFilters\": 1}", "is not a list")]
         {
             let error = super::read(json.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(place), "{error}");

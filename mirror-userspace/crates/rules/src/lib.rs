@@ -1,6 +1,7 @@
-//! Admission and filter rules: the [`policy`] that an operator writes down, its [`limits`], its [`text`]
-//! form, what [`analysis`] finds in it, how it decides on a [`probe`], rules that come from AWS
-//! ([`import`]), and the tables that a policy is compiled to ([`compile`]) for the XDP program.
+//! Admission and filter rules. [`policy`] has the values that an operator writes, [`limits`] their bounds,
+//! and [`text`] their textual form; [`analysis`] finds rules that cannot work as intended; [`probe`] explains
+//! the decision on one packet; [`import`] converts AWS mirror filters; [`compile`] makes the tables of the
+//! XDP program.
 
 pub mod analysis;
 pub mod compile;

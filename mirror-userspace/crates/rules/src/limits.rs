@@ -1,14 +1,14 @@
-//! How much a policy may hold: what the compiled tables have room for.
+//! The limits of a policy: the capacities of the compiled tables.
 
 use std::ops::RangeInclusive;
 
 use mirror_xdp_common::{filter, outer};
 
-/// Rules over all sets.
+/// Rules over all sets together.
 pub const RULES: usize = filter::MAX_RULES;
 /// Rule sets.
 pub const SETS: usize = filter::MAX_SETS;
-/// VNIs that are known before any frame came.
+/// VNIs that are known before their first frame arrives.
 pub const VNIS: usize = filter::MAX_VNIS;
 /// Hardware addresses of mirrored interfaces.
 pub const MACS: usize = filter::MAX_MACS;
@@ -20,11 +20,11 @@ pub const VXLAN_PORTS: usize = outer::MAX_VXLAN_PORTS;
 pub const GENEVE_PORTS: usize = outer::MAX_GENEVE_PORTS;
 /// UDP ports of VXLAN-GPE.
 pub const VXLAN_GPE_PORTS: usize = outer::MAX_VXLAN_GPE_PORTS;
-/// What the N of `sample 1/N` may be.
+/// The accepted N of `sample 1/N`.
 pub const SAMPLE: RangeInclusive<u32> = 1..=65_535;
-/// What the N of `truncate N` may be: an Ethernet header at least.
+/// The accepted N of `truncate N`, at least an Ethernet header.
 pub const TRUNCATE: RangeInclusive<u32> = 14..=65_535;
-/// Flows that are counted in the driver at a time.
+/// Flows that the driver counts at a time.
 pub const SHUNTED_FLOWS: RangeInclusive<u32> = 1..=1 << 20;
 /// Bytes in the name of a set.
 pub const NAME: usize = 128;

@@ -1,9 +1,9 @@
-//! What may come in, and what of it is worth a worker's time: admission and filter rules as values, before
-//! they are compiled for the XDP program.
+//! Admission and filter rules as values, before they are compiled for the XDP program.
 //!
-//! The rules have the semantics of AWS mirror filters: in ascending number, the first that matches
-//! decides, and what none matches is rejected. [`Policy::decide`] says so rule by rule; it is what
-//! `mirror-xdp filter test` explains and what the compiled tables are compared with.
+//! The rules have the semantics of AWS traffic mirror filters: they are tried in ascending order of their
+//! numbers, the first match decides, and a packet that no rule matches is rejected. [`Policy::decide`] tries
+//! the rules one by one; `mirror-xdp filter test` explains its result, and tests compare the compiled tables
+//! with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,88 +17,90 @@ pub use mirror_xdp_common::inner::has_ports;
 /// A hardware address.
 pub type MacAddress = [u8; 6];
 
-/// Everything that the program decides by. The default admits and captures everything.
+/// Everything by which the program decides. The default admits and captures everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// Outer sources that frames are taken from; `None` is any.
+    /// Outer source addresses that are admitted; `None` admits any.
     pub sources: Option<Vec<IpNet>>,
-    /// What becomes of frames whose VNI is not known.
+    /// The treatment of frames with an unknown VNI.
     pub unknown_vnis: UnknownVnis,
-    /// Known VNIs, in ascending order without overlaps. Those of [`Policy::bindings`] are known besides.
+    /// Known VNIs, in ascending order without overlaps. The VNIs of [`Policy::bindings`] are known as well.
     pub vnis: Vec<RangeInclusive<u32>>,
-    /// Hardware addresses of the mirrored interfaces, by which the direction of a packet is known.
+    /// Hardware addresses of the mirrored interfaces, which determine the direction of a packet.
     pub macs: BTreeSet<MacAddress>,
     /// The rule sets.
     pub sets: Vec<RuleSet>,
-    /// Index of the set for VNIs that are bound to none; without one, all of their frames are accepted.
+    /// Index of the set for VNIs that are bound to no set; without a default set, all of their frames are
+    /// accepted.
     pub default_set: Option<usize>,
-    /// Index of the set that a VNI is bound to.
+    /// Index of the set to which a VNI is bound.
     pub bindings: BTreeMap<Vni, usize>,
 }
 
-/// What becomes of frames whose VNI is not known.
+/// The treatment of frames with an unknown VNI.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UnknownVnis {
-    /// They are taken, and the VNI is known from then on.
+    /// They are admitted, and the VNI is known from then on.
     #[default]
     Learn,
     /// They are dropped.
     Drop,
 }
 
-/// Rules that are tried one after the other.
+/// A list of rules that are tried one after the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleSet {
     /// Its name.
     pub name: String,
-    /// In the order in which they are tried: by number, and of one number the ingress rule first.
+    /// The rules in the order in which they are tried: by number, and of two with one number the ingress rule
+    /// first.
     pub rules: Vec<Rule>,
 }
 
-/// A rule. What is absent matches everything.
+/// A filter rule. An absent condition matches every packet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rule {
     /// Its number, unique in its set and direction.
     pub number: u32,
-    /// The packets that it is about.
+    /// The direction of the packets that it matches.
     pub direction: RuleDirection,
-    /// What becomes of the packets that match.
+    /// The action on the packets that match.
     pub action: Action,
-    /// IANA protocol number. Of IPv6 the one that the extension headers end with.
+    /// IANA protocol number; for IPv6, the one in the last extension header.
     pub protocol: Option<u8>,
-    /// Source addresses; matches packets of its family alone.
+    /// Source network; matches only packets of its address family.
     pub source: Option<IpNet>,
-    /// Destination addresses; of the same family as `source`.
+    /// Destination network; of the same address family as `source`.
     pub destination: Option<IpNet>,
-    /// Source ports, for protocols that have some. Matches no packet whose ports are not there, such as a
-    /// later fragment.
+    /// Source ports, for protocols that have ports. Does not match a packet without ports, such as a later
+    /// fragment.
     pub source_ports: Option<RangeInclusive<u16>>,
-    /// Destination ports, likewise.
+    /// Destination ports, with the same restrictions.
     pub destination_ports: Option<RangeInclusive<u16>>,
 }
 
-/// The packets that a rule is about, as seen from the mirrored interface.
+/// The packets that a rule matches, by direction as seen from the mirrored interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RuleDirection {
-    /// Those that come in by the interface.
+    /// Packets that the interface receives.
     Ingress,
-    /// Those that leave by it.
+    /// Packets that the interface sends.
     Egress,
-    /// All.
+    /// All packets.
     #[default]
     Both,
 }
 
-/// What becomes of the packets that match a rule.
+/// The action on the packets that match a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Captured.
     Accept,
     /// Dropped.
     Reject,
-    /// Captured, as one of so many flows: all packets of it, or none.
+    /// Captured for one of N flows: all packets of a flow, or none.
     Sample(u32),
-    /// Captured, but of each inner frame no more than so many bytes.
+    /// Captured, with at most this many bytes of each inner frame.
     Truncate(u32),
     /// Counted and dropped.
     Shunt,
@@ -107,36 +109,36 @@ pub enum Action {
 /// The direction of a packet, as seen from the mirrored interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Direction {
-    /// It came in: its hardware destination is a mirrored interface.
+    /// Received: the hardware destination is a mirrored interface.
     Ingress,
-    /// It left: its hardware source is a mirrored interface.
+    /// Sent: the hardware source is a mirrored interface.
     Egress,
-    /// Neither address is that of a mirrored interface that is known.
+    /// Neither address is that of a known mirrored interface.
     #[default]
     Unknown,
 }
 
-/// What rules look at in a packet.
+/// The fields of a packet that rules look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// The VNI that it came by.
+    /// The VNI of the mirrored frame.
     pub vni: Vni,
     /// Its direction.
     pub direction: Direction,
-    /// Source and destination address; `None` of what is not an IP packet.
+    /// Source and destination address; `None` for a packet that is not IP.
     pub addresses: Option<(IpAddr, IpAddr)>,
-    /// IANA protocol number; means nothing without addresses.
+    /// IANA protocol number; meaningless without addresses.
     pub protocol: u8,
-    /// Source and destination port; `None` where there are none, or they are not in the packet.
+    /// Source and destination port; `None` if the protocol has no ports, or they are not in the packet.
     pub ports: Option<(u16, u16)>,
 }
 
-/// Which rule decides.
+/// The rule that decides on a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// The VNI is not known, and such frames are dropped.
+    /// The VNI is not known, and frames with unknown VNIs are dropped.
     UnknownVni,
-    /// The VNI is bound to no set, and there is no default: accepted.
+    /// The VNI is bound to no set, and there is no default set: accepted.
     NoSet,
     /// The rule with this index in the set with this index.
     Rule {
@@ -153,20 +155,20 @@ pub enum Decision {
 }
 
 impl Policy {
-    /// Whether frames of this VNI are known before any came.
+    /// Returns whether this VNI is known before its first frame arrives.
     #[must_use]
     pub fn knows(&self, vni: Vni) -> bool {
         self.bindings.contains_key(&vni) || self.vnis.iter().any(|range| range.contains(&vni.get()))
     }
 
-    /// Whether frames from this outer source are taken.
+    /// Returns whether frames from this outer source are admitted.
     #[must_use]
     pub fn admits(&self, outer_source: IpAddr) -> bool {
         self.sources.as_ref().is_none_or(|sources| sources.iter().any(|net| net.contains(&outer_source)))
     }
 
-    /// The direction of a frame, by its hardware addresses. Between two mirrored interfaces the frame is
-    /// taken for the sender's.
+    /// Returns the direction of a frame, by its hardware addresses. A frame between two mirrored interfaces
+    /// counts as sent.
     #[must_use]
     pub fn direction(&self, source: MacAddress, destination: MacAddress) -> Direction {
         if self.macs.contains(&source) {
@@ -178,7 +180,7 @@ impl Policy {
         }
     }
 
-    /// Which rule decides on a packet: the plain way, one after the other.
+    /// Finds the rule that decides on a packet by trying all rules in order.
     #[must_use]
     pub fn decide(&self, packet: &Facts) -> Decision {
         if self.unknown_vnis == UnknownVnis::Drop && !self.knows(packet.vni) {
@@ -195,14 +197,14 @@ impl Policy {
 }
 
 impl Rule {
-    /// Whether the rule is about this packet. Where a packet's direction is not known, the rules of both
-    /// directions are.
+    /// Returns whether the rule matches this packet. If the direction of a packet is unknown, the rules of
+    /// both directions match it.
     #[must_use]
     pub fn matches(&self, packet: &Facts) -> bool {
         self.mismatch(packet).is_none()
     }
 
-    /// The first thing in a packet that the rule is not about; `None` where it matches.
+    /// Returns the first condition that the packet does not meet; `None` if the rule matches.
     #[must_use]
     pub fn mismatch(&self, packet: &Facts) -> Option<Mismatch> {
         let direction = matches!(
@@ -233,20 +235,20 @@ impl Rule {
     }
 }
 
-/// What in a packet a rule is not about.
+/// The condition of a rule that a packet does not meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mismatch {
-    /// Its direction.
+    /// The direction differs.
     Direction,
-    /// Its protocol, or that it is not IP.
+    /// The protocol differs, or the packet is not IP.
     Protocol,
-    /// Its source address, or that it is not IP.
+    /// The source address differs, or the packet is not IP.
     Source,
-    /// Its destination address, or that it is not IP.
+    /// The destination address differs, or the packet is not IP.
     Destination,
-    /// Its source port, or that there is none.
+    /// The source port differs, or there is none.
     SourcePort,
-    /// Its destination port, or that there is none.
+    /// The destination port differs, or there is none.
     DestinationPort,
 }
 
@@ -263,7 +265,7 @@ impl fmt::Display for Action {
 }
 
 impl RuleDirection {
-    /// As it is written in configuration files.
+    /// Returns the word for it in configuration files.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -275,7 +277,7 @@ impl RuleDirection {
 }
 
 impl Direction {
-    /// As people read it.
+    /// Returns the word for it in messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! A packet in words, and what a policy makes of it: `mirror-xdp filter test`.
+//! A packet described in words, and the decision of a policy on it: `mirror-xdp filter test`.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,65 +8,65 @@ use mirror_xdp_common::Vni;
 use super::policy::{Action, Decision, Direction, Facts, MacAddress, Mismatch, Policy, Rule, has_ports};
 use super::text::{ParseError, mac_address, protocol, protocol_name, range_text};
 
-/// A packet in words, such as `tcp 10.1.2.3:4000 > 10.9.0.1:443 vni 7`.
+/// A packet described in words, such as `tcp 10.1.2.3:4000 > 10.9.0.1:443 vni 7`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
-    /// Where the mirrored frame comes from; `None` leaves admission out.
+    /// The outer source of the mirrored frame; `None` skips the check of admission.
     pub outer_source: Option<IpAddr>,
-    /// The VNI that it comes by.
+    /// The VNI of the mirrored frame.
     pub vni: Vni,
-    /// What tells its direction.
+    /// The source of its direction.
     pub side: Side,
-    /// Source and destination address; `None` of what is not an IP packet.
+    /// Source and destination address; `None` for a packet that is not IP.
     pub addresses: Option<(IpAddr, IpAddr)>,
-    /// IANA protocol number; means nothing without addresses.
+    /// IANA protocol number; meaningless without addresses.
     pub protocol: u8,
-    /// Source and destination port, where they are in the packet.
+    /// Source and destination port, if they are in the packet.
     pub ports: Option<(u16, u16)>,
 }
 
-/// What tells the direction of a packet.
+/// The source of a packet's direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// The one who asks.
+    /// The direction is given.
     Given(Direction),
-    /// Its hardware addresses, source and destination.
+    /// The direction follows from the hardware addresses, source and destination.
     Macs(MacAddress, MacAddress),
 }
 
-/// What a policy makes of a packet, and why.
+/// The decision of a policy on a packet, with the reasons.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
-    /// Whether frames from the outer source are taken; `None` where the probe does not say which it is.
+    /// `true` if the outer source is admitted; `None` if the probe has no outer source.
     pub admitted: Option<bool>,
-    /// What the rules have looked at.
+    /// The fields that the rules have looked at.
     pub facts: Facts,
-    /// Which rule decides.
+    /// The rule that decides.
     pub decision: Decision,
-    /// The rules before it that do not match: index in the set, and why not.
+    /// The rules before it that do not match: index in the set, and the condition that is not met.
     pub passed_over: Vec<(usize, Mismatch)>,
 }
 
-/// What becomes of a packet.
+/// The fate of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Dropped: its source is not admitted.
     SourceNotAdmitted,
     /// Dropped: its VNI is not known.
     UnknownVni,
-    /// As a rule says, or as if one said so.
+    /// The action of a rule, or the equivalent default.
     Action(Action),
 }
 
-/// How a packet is written.
+/// A hint at the syntax of a packet, for messages.
 pub const SYNTAX: &str = "write such as 'tcp 10.1.2.3:4000 > 10.9.0.1:443 vni 7'";
 
 impl Probe {
-    /// Reads a packet.
+    /// Parses the description of a packet.
     ///
-    /// Protocol, source, `>` and destination come first; or `not-ip` instead of all of them. In any order
-    /// may follow: `vni N`, which has to be there; `ingress`, `egress` or `mac SOURCE > DESTINATION`;
-    /// `fragment` for a later fragment, whose ports are not there; `from OUTER-SOURCE`.
+    /// Protocol, source, `>` and destination come first, or `not-ip` in place of all four. The rest follows
+    /// in any order: `vni N`, which is required; `ingress`, `egress` or `mac SOURCE > DESTINATION`;
+    /// `fragment` for a later fragment, which has no ports; `from OUTER-SOURCE`.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let text = text.replace("->", ">").replace('>', " > ");
         let mut words = text.split_whitespace();
@@ -95,7 +95,7 @@ impl Probe {
                 "from" => {
                     let word = words.next().unwrap_or_default();
                     let outer = word.parse().map_err(|_| {
-                        ParseError::new(format!("`{word}` is no address"), "write such as from 10.0.0.1")
+                        ParseError::new(format!("`{word}` is not an address"), "write such as from 10.0.0.1")
                     })?;
                     outer_source.replace(outer).is_some()
                 }
@@ -109,10 +109,7 @@ impl Probe {
                 }
             };
             if repeated {
-                return Err(ParseError::new(
-                    format!("`{word}` comes when that is said already"),
-                    "say it once",
-                ));
+                return Err(ParseError::new(format!("`{word}` repeats what is given already"), "give it once"));
             }
         }
         let vni = vni.ok_or_else(|| ParseError::new("no VNI", "add such as vni 7"))?;
@@ -135,7 +132,7 @@ impl Probe {
     }
 }
 
-/// An address, and a port where there is one.
+/// Parses an address with an optional port.
 fn address(word: Option<&str>, side: &str) -> Result<(IpAddr, Option<u16>), ParseError> {
     let word = word.ok_or_else(|| ParseError::new(format!("no {side}"), SYNTAX))?;
     if let Ok(both) = word.parse::<SocketAddr>() {
@@ -144,7 +141,7 @@ fn address(word: Option<&str>, side: &str) -> Result<(IpAddr, Option<u16>), Pars
     let bare = word.strip_prefix('[').and_then(|word| word.strip_suffix(']')).unwrap_or(word);
     let address = bare.parse().map_err(|_| {
         ParseError::new(
-            format!("{side} `{word}` is no address"),
+            format!("{side} `{word}` is not an address"),
             "write such as 10.1.2.3:4000, [fd00::1]:443, or an address alone where there are no ports",
         )
     })?;
@@ -159,7 +156,7 @@ fn read_vni(word: Option<&str>) -> Result<Vni, ParseError> {
     let word = word.unwrap_or_default();
     let vni = word.parse().ok().and_then(Vni::new);
     vni.ok_or_else(|| {
-        ParseError::new(format!("`{word}` is no VNI"), format!("a number from 0 to {}", Vni::MAX))
+        ParseError::new(format!("`{word}` is not a VNI"), format!("a number from 0 to {}", Vni::MAX))
     })
 }
 
@@ -186,7 +183,7 @@ fn ports(
 }
 
 impl Policy {
-    /// What becomes of a packet, and why.
+    /// Decides on a packet, with the reasons.
     #[must_use]
     pub fn explain(&self, probe: &Probe) -> Explanation {
         let direction = match probe.side {
@@ -208,7 +205,7 @@ impl Policy {
         Explanation { admitted, facts, decision, passed_over }
     }
 
-    /// What becomes of the packet of an explanation.
+    /// Returns the fate of the packet of an explanation.
     #[must_use]
     pub fn verdict(&self, explanation: &Explanation) -> Verdict {
         if explanation.admitted == Some(false) {
@@ -224,7 +221,7 @@ impl Policy {
 }
 
 impl Facts {
-    /// Why a rule is not about this packet, in words.
+    /// Returns in words why a rule does not match this packet.
     #[must_use]
     pub fn reason(&self, rule: &Rule, mismatch: Mismatch) -> String {
         let address = |side: &str, address: Option<IpAddr>, net: Option<IpNet>| match (address, net) {
@@ -283,10 +280,10 @@ mod tests {
             ("tcp", "no source"),
             ("tcp 10.0.0.1:1 10.0.0.2:2 vni 7", "no >"),
             ("tcp 10.0.0.1:1 >", "no destination"),
-            ("tcp 10.0.0.1:x > 10.0.0.2:2 vni 7", "no address"),
+            ("tcp 10.0.0.1:x > 10.0.0.2:2 vni 7", "not an address"),
             ("tcp 10.0.0.1:1 > 10.0.0.2:2", "no VNI"),
-            ("tcp 10.0.0.1:1 > 10.0.0.2:2 vni 16777216", "no VNI"),
-            ("tcp 10.0.0.1:1 > 10.0.0.2:2 vni", "no VNI"),
+            ("tcp 10.0.0.1:1 > 10.0.0.2:2 vni 16777216", "not a VNI"),
+            ("tcp 10.0.0.1:1 > 10.0.0.2:2 vni", "not a VNI"),
             ("tcp 10.0.0.1 > 10.0.0.2 vni 7", "port on each side"),
             ("tcp 10.0.0.1:1 > 10.0.0.2 vni 7", "port on each side"),
             ("tcp 10.0.0.1:1 > 10.0.0.2:2 vni 7 fragment", "no ports"),
@@ -294,7 +291,7 @@ mod tests {
             ("tcp 10.0.0.1:1 > [fd00::1]:2 vni 7", "two families"),
             ("icmp 10.0.0.1 > 10.0.0.2 vni 7 vni 8", "already"),
             ("icmp 10.0.0.1 > 10.0.0.2 vni 7 ingress egress", "already"),
-            ("icmp 10.0.0.1 > 10.0.0.2 vni 7 from here", "no address"),
+            ("icmp 10.0.0.1 > 10.0.0.2 vni 7 from here", "not an address"),
             ("icmp 10.0.0.1 > 10.0.0.2 vni 7 mac 02:00:00:00:00:01", "no >"),
             ("icmp 10.0.0.1 > 10.0.0.2 vni 7 sideways", "not understood"),
             ("not-ip vni 7 fragment", "fragmented"),

@@ -1,5 +1,4 @@
-//! Rules and their parts as text: as operators write them in files and on the command line, and as they
-//! get to read them.
+//! The textual form of rules and their parts: parsing of files and command lines, and output for people.
 
 use std::fmt::{self, Display, Write as _};
 use std::ops::RangeInclusive;
@@ -13,8 +12,12 @@ use mirror_xdp_common::wire::protocol;
 use super::limits;
 use super::policy::{Action, MacAddress, Rule, RuleDirection};
 
-/// Names of protocols that are read, the first of each number is the one that is written. The numbers
-/// are IANA's; what is not here goes by its number.
+/// The reason why a text is rejected.
+    /// The mistake, in words.
+    /// The accepted values, or the remedy.
+    /// Makes an error from its two halves.
+/// The names of protocols that are accepted; the first name of a number is the one that is written. The
+/// numbers are IANA's; other protocols are written as numbers.
 const PROTOCOLS: &[(&str, u8)] = &[
     ("icmp", protocol::ICMP),
     ("igmp", 2),
@@ -36,20 +39,20 @@ const PROTOCOLS: &[(&str, u8)] = &[
     ("sctp", protocol::SCTP),
 ];
 
-/// The protocol of this name or number.
+/// Returns the protocol of this name or number.
 pub fn protocol(text: &str) -> Result<u8, ParseError> {
     let known = PROTOCOLS.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|&(_, number)| number);
     known.or_else(|| text.parse().ok()).ok_or_else(|| {
         let mut names: Vec<_> = PROTOCOLS.iter().map(|&(name, _)| name).collect();
         names.dedup_by_key(|name| protocol(name).ok());
         ParseError::new(
-            format!("`{text}` is no protocol"),
+            format!("`{text}` is not a protocol"),
             format!("a number from 0 to 255, or {}", names.join(", ")),
         )
     })
 }
 
-/// The name of a protocol, or its number.
+/// Returns the name of a protocol, or `protocol` and its number if it has no name here.
 #[must_use]
 pub fn protocol_name(number: u8) -> String {
     match PROTOCOLS.iter().find(|&&(_, known)| known == number) {
@@ -74,10 +77,10 @@ pub fn mac_address(text: &str) -> Result<MacAddress, ParseError> {
 }
 
 fn not_mac(text: &str) -> ParseError {
-    ParseError::new(format!("`{text}` is no hardware address"), "write six bytes such as 02:00:00:00:00:01")
+    ParseError::new(format!("`{text}` is not a hardware address"), "write six bytes such as 02:00:00:00:00:01")
 }
 
-/// What becomes of packets.
+/// Parses the action of a rule.
 pub fn action(text: &str) -> Result<Action, ParseError> {
     let unknown = || {
         let allowed = format!(
@@ -87,7 +90,7 @@ pub fn action(text: &str) -> Result<Action, ParseError> {
             limits::TRUNCATE.start(),
             limits::TRUNCATE.end(),
         );
-        ParseError::new(format!("`{text}` is no action"), allowed)
+        ParseError::new(format!("`{text}` is not an action"), allowed)
     };
     let number = |text: &str, range: &RangeInclusive<u32>| {
         text.parse().ok().filter(|number| range.contains(number)).ok_or_else(unknown)
@@ -106,22 +109,22 @@ pub fn action(text: &str) -> Result<Action, ParseError> {
     }
 }
 
-/// The packets that a rule is about.
+/// Parses the direction of a rule.
 pub fn direction(text: &str) -> Result<RuleDirection, ParseError> {
     [RuleDirection::Ingress, RuleDirection::Egress, RuleDirection::Both]
         .into_iter()
         .find(|direction| direction.name() == text)
-        .ok_or_else(|| ParseError::new(format!("`{text}` is no direction"), "ingress, egress or both"))
+        .ok_or_else(|| ParseError::new(format!("`{text}` is not a direction"), "ingress, egress or both"))
 }
 
-/// A range as it is read: a number alone where it is no more.
+/// Writes a range; a range of one number is written as that number.
 #[must_use]
 pub fn range_text<T: PartialEq + Display>(range: &RangeInclusive<T>) -> String {
     let (first, last) = (range.start(), range.end());
     if first == last { first.to_string() } else { format!("{first}-{last}") }
 }
 
-/// Ranges as a list: `7, 100-199`.
+/// Writes ranges as a list: `7, 100-199`.
 #[must_use]
 pub fn ranges_text<T: PartialEq + Display>(ranges: &[RangeInclusive<T>]) -> String {
     let mut text = String::new();
@@ -132,7 +135,7 @@ pub fn ranges_text<T: PartialEq + Display>(ranges: &[RangeInclusive<T>]) -> Stri
     text
 }
 
-/// VNIs in ascending order, as ranges.
+/// Joins VNIs, which are in ascending order, into ranges.
 #[must_use]
 pub fn vni_ranges(vnis: impl IntoIterator<Item = Vni>) -> Vec<RangeInclusive<u32>> {
     let mut ranges: Vec<RangeInclusive<u32>> = Vec::new();
@@ -145,13 +148,13 @@ pub fn vni_ranges(vnis: impl IntoIterator<Item = Vni>) -> Vec<RangeInclusive<u32
     ranges
 }
 
-/// A hardware address as it is read.
+/// Writes a hardware address.
 #[must_use]
 pub fn mac_text(address: MacAddress) -> String {
     address.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// The packets that a rule is about: `ingress tcp 10.0.0.0/8 > any port 443`.
+/// Writes the conditions of a rule: `ingress tcp 10.0.0.0/8 > any port 443`.
 #[must_use]
 pub fn condition(rule: &Rule) -> String {
     let mut text = String::new();

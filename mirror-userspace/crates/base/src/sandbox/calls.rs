@@ -1,11 +1,12 @@
-//! Which system calls a thread may make, by its kind: seccomp filters (`seccomp(2)`).
+//! The system calls that a thread may make, by its kind: seccomp filters (`seccomp(2)`).
 //!
-//! Each kind has a list of what it may do; all else fails with `EPERM`, so that a call that is missing here
-//! costs what it was for and not the capture. `clone3` fails with `ENOSYS`: its flags are behind a pointer,
-//! which a filter cannot look behind, and the C library then makes threads by `clone`, whose flags are looked
-//! at. Where arguments decide, they are compared: commands of `bpf`, protection of memory, modes of files.
+//! Each kind has a list of allowed calls. All others fail with `EPERM`, so that a call missing here disables
+//! the feature that needs it, but not the capture. `clone3` fails with `ENOSYS`: its flags are behind a
+//! pointer, which a filter cannot follow, and the C library then creates threads by `clone`, whose flags are
+//! checked. Where arguments decide, they are compared: commands of `bpf`, protection of memory, modes of
+//! files.
 //!
-//! A thread inherits the filters of the one that starts it, and each call has to pass all of them.
+//! A thread inherits the filters of the thread that starts it, and each call has to pass all of them.
 
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
@@ -30,22 +31,22 @@ mod bpf {
     pub(super) const MAP_DELETE_BATCH: u64 = 0x1b;
 }
 
-/// Only its own length: no address of a socket of another family is as short.
+/// The length of a netlink address, which is less than that of an IPv4 or IPv6 address.
 const NETLINK_ADDRESS: u64 = size_of::<libc::sockaddr_nl>() as u64;
 
-/// The names that the C library gives to mappings (`linux/prctl.h`).
+/// Names of mappings, which the C library sets (`linux/prctl.h`).
 const PR_SET_VMA: u64 = 0x5356_4d41;
 
-/// What is compared of an argument: its place, and what it has to be.
+/// A condition on an argument: its index and its required value.
 #[derive(Clone, Copy)]
 enum Argument {
-    /// These bits are not set.
+    /// None of these bits is set.
     Without(u8, u64),
-    /// Of these bits, those are set.
+    /// Of the bits in the first number, exactly those in the second are set.
     Bits(u8, u64, u64),
-    /// It is this number of 32 bits.
+    /// The argument equals this 32-bit number.
     Is(u8, u64),
-    /// It is a null pointer.
+    /// The argument is a null pointer.
     Null(u8),
 }
 
@@ -63,12 +64,12 @@ impl Argument {
     }
 }
 
-/// What a thread may call.
+/// The calls that a thread may make.
 #[derive(Default)]
 struct Calls(BTreeMap<c_long, Vec<SeccompRule>>, Option<BackendError>);
 
 impl Calls {
-    /// These calls, whatever their arguments.
+    /// Allows these calls with any arguments.
     fn all(&mut self, calls: &[c_long]) -> &mut Self {
         for &call in calls {
             self.0.insert(call, Vec::new());
@@ -76,11 +77,11 @@ impl Calls {
         self
     }
 
-    /// A call with such arguments; beside others that it may have, where it was said before.
+    /// Allows a call with such arguments, in addition to arguments that were allowed before.
     fn with(&mut self, call: c_long, arguments: &[Argument]) -> &mut Self {
         let conditions = arguments.iter().map(|argument| argument.condition()).collect::<Result<Vec<_>, _>>();
         match conditions.and_then(SeccompRule::new) {
-            // Without rules it is allowed whatever its arguments.
+            // A call without rules is allowed with any arguments.
             Ok(rule) => match self.0.get_mut(&call) {
                 Some(rules) if rules.is_empty() => {}
                 Some(rules) => rules.push(rule),
@@ -93,7 +94,7 @@ impl Calls {
         self
     }
 
-    /// A call whose argument at a place is one of these numbers.
+    /// Allows a call if the argument at this index is one of these numbers.
     fn one_of(&mut self, call: c_long, place: u8, values: &[u64]) -> &mut Self {
         for &value in values {
             self.with(call, &[Argument::Is(place, value)]);
@@ -102,7 +103,7 @@ impl Calls {
     }
 }
 
-/// What every thread needs to live, to fail and to end: memory, locks, clocks, the descriptors that are open.
+/// Allows what every thread needs to live, to fail and to end: memory, locks, clocks, open descriptors.
 fn living(calls: &mut Calls) {
     calls.all(&[
         libc::SYS_brk,
@@ -141,27 +142,28 @@ fn living(calls: &mut Calls) {
     ]);
     #[cfg(target_arch = "x86_64")]
     calls.all(&[libc::SYS_poll, libc::SYS_time]);
-    // Handlers of signals, which any thread may run, wake the main thread by a socket; `write` would do as well.
+    // Signal handlers, which may run in any thread, wake the main thread by a socket; `write` would do as
+    // well.
     calls.with(libc::SYS_sendto, &[Argument::Null(4)]);
     calls.one_of(libc::SYS_fcntl, 1, &[libc::F_GETFD as u64, libc::F_GETFL as u64]);
-    // No code that was not there before.
+    // No new executable memory.
     let execute = libc::PROT_EXEC as u64;
     calls.with(libc::SYS_mmap, &[Argument::Without(2, execute)]);
     calls.with(libc::SYS_mprotect, &[Argument::Without(2, execute)]);
     calls.one_of(libc::SYS_prctl, 0, &[libc::PR_SET_NAME as u64, libc::PR_GET_NAME as u64, PR_SET_VMA]);
-    // abort(3), of this process alone.
+    // abort(3), for this process only.
     let process = u64::from(std::process::id());
     calls.with(libc::SYS_tgkill, &[Argument::Is(0, process)]);
-    // Refused by a filter of its own, with another error.
+    // Refused by a separate filter, with another error.
     calls.all(&[libc::SYS_clone3]);
 }
 
-/// Sockets that are connected.
+/// Allows operations on connected sockets.
 fn connected_sockets(calls: &mut Calls) {
     calls.all(&[libc::SYS_getpeername, libc::SYS_getsockname, libc::SYS_recvfrom, libc::SYS_shutdown]);
 }
 
-/// The event loop of tokio.
+/// Allows the event loop of tokio.
 fn event_loop(calls: &mut Calls) {
     calls.all(&[
         libc::SYS_epoll_create1,
@@ -175,12 +177,12 @@ fn event_loop(calls: &mut Calls) {
     calls.one_of(libc::SYS_fcntl, 1, &[libc::F_DUPFD_CLOEXEC as u64]);
 }
 
-/// Clients that come: one that is accepted, and its options.
+/// Allows accepting clients, and the options of accepted sockets.
 fn accepting(calls: &mut Calls) {
     connected_sockets(calls);
     calls.all(&[libc::SYS_accept4, libc::SYS_getsockopt]);
     calls.one_of(libc::SYS_ioctl, 1, &[libc::FIONBIO]);
-    // Time limits and buffers of a socket, and how TCP sends.
+    // Timeouts and buffers of a socket, and TCP options.
     let options = [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO, libc::SO_RCVBUF, libc::SO_SNDBUF, libc::SO_LINGER];
     for option in options {
         let arguments = [Argument::Is(1, libc::SOL_SOCKET as u64), Argument::Is(2, option as u64)];
@@ -189,7 +191,7 @@ fn accepting(calls: &mut Calls) {
     calls.with(libc::SYS_setsockopt, &[Argument::Is(1, libc::IPPROTO_TCP as u64)]);
 }
 
-/// Threads, and no processes or namespaces.
+/// Allows threads, but neither processes nor namespaces.
 fn threads(calls: &mut Calls) {
     let namespaces = libc::CLONE_NEWNS
         | libc::CLONE_NEWCGROUP
@@ -202,7 +204,7 @@ fn threads(calls: &mut Calls) {
     calls.with(libc::SYS_clone, &[Argument::Bits(0, thread | u64::from(namespaces as u32), thread)]);
 }
 
-/// Files to read, where Landlock lets it, and locks on those that are open.
+/// Allows reading files, as far as Landlock permits it, and locks on open files.
 fn files_to_read(calls: &mut Calls) {
     calls.all(&[
         libc::SYS_faccessat,
@@ -228,10 +230,10 @@ fn files_to_read(calls: &mut Calls) {
     calls.one_of(libc::SYS_fcntl, 1, &[libc::F_SETFD as u64, libc::F_SETFL as u64]);
 }
 
-/// Flags of `open(2)` by which there is a new file. `O_TMPFILE` has a bit of `O_DIRECTORY` besides.
+/// Flags of `open(2)` that create a file. `O_TMPFILE` also contains the bit of `O_DIRECTORY`.
 const MAKES_FILES: u64 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u64;
 
-/// Files to write, where Landlock lets it: none of them is set-uid, set-gid, a link or a device.
+/// Allows writing files, as far as Landlock permits it: no set-uid or set-gid files, links or devices.
 fn files_to_write(calls: &mut Calls) {
     files_to_read(calls);
     calls.all(&[
@@ -250,28 +252,28 @@ fn files_to_write(calls: &mut Calls) {
     let set_id = u64::from(libc::S_ISUID | libc::S_ISGID);
     let unnamed = (libc::O_TMPFILE & !libc::O_DIRECTORY) as u64;
     calls.with(libc::SYS_openat, &[Argument::Without(2, unnamed), Argument::Without(3, set_id)]);
-    // Of files that are open; not by a path, which Landlock does not look at.
+    // Of open files only; Landlock does not check the change of a mode by path.
     calls.with(libc::SYS_fchmod, &[Argument::Without(1, set_id)]);
     calls.with(libc::SYS_mkdirat, &[Argument::Without(2, set_id)]);
     #[cfg(target_arch = "x86_64")]
     calls.with(libc::SYS_mkdir, &[Argument::Without(1, set_id)]);
 }
 
-/// A socket of a family and type, whatever its flags.
+/// Allows a socket of this family and type, with any flags.
 fn socket(calls: &mut Calls, family: i32, kind: i32) {
     let flags = (libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) as u64;
     let kind = Argument::Bits(1, u64::from(u32::MAX) & !flags, kind as u64);
     calls.with(libc::SYS_socket, &[Argument::Is(0, family as u64), kind]);
 }
 
-/// Other hosts: streams, and datagrams to find out their addresses.
+/// Allows connections to other hosts: streams, and datagrams to resolve their names.
 fn network(calls: &mut Calls) {
     for family in [libc::AF_INET, libc::AF_INET6] {
         for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {
             socket(calls, family, kind);
         }
     }
-    // Of which addresses this host has.
+    // To find out which addresses this host has.
     socket(calls, libc::AF_NETLINK, libc::SOCK_RAW);
     connected_sockets(calls);
     calls.all(&[
@@ -288,18 +290,18 @@ fn network(calls: &mut Calls) {
     calls.one_of(libc::SYS_ioctl, 1, &[libc::FIONBIO, libc::FIONREAD]);
 }
 
-/// Standard output and error: whether they are terminals, and how wide.
+/// Allows finding out whether standard output and error are terminals, and how wide.
 fn terminal(calls: &mut Calls) {
     calls.one_of(libc::SYS_ioctl, 1, &[libc::TCGETS, libc::TIOCGWINSZ]);
 }
 
-/// The main thread's: configuration, counters, and the maps that are open.
+/// Allows the calls of the main thread: configuration, counters, and open maps.
 fn main_thread(calls: &mut Calls) {
     event_loop(calls);
     connected_sockets(calls);
     files_to_read(calls);
     terminal(calls);
-    // Mirror traffic that goes past the capture arrives at ports that are reserved.
+    // Reads mirror traffic that bypasses the capture from the reserved ports.
     calls.all(&[libc::SYS_recvmsg]);
     // The kernel's answers about interfaces.
     calls.with(libc::SYS_sendto, &[Argument::Is(5, NETLINK_ADDRESS)]);
@@ -317,26 +319,26 @@ fn main_thread(calls: &mut Calls) {
             bpf::MAP_DELETE_BATCH,
         ],
     );
-    // The device's own counters; to set anything takes a capability.
+    // The device's own counters; any change requires a capability.
     calls.one_of(libc::SYS_ioctl, 1, &[libc::SIOCETHTOOL]);
-    // Waits until no CPU runs the program with the rules of before.
+    // Waits until no CPU runs the program with the previous rules.
     calls.all(&[libc::SYS_membarrier, libc::SYS_getsockopt]);
 }
 
-/// What threads of this kind may call.
+/// Returns the calls that threads of this kind may make.
 fn allowed(kind: Kind, journal: Option<RawFd>) -> Calls {
     let mut calls = Calls::default();
     let it = &mut calls;
     living(it);
     if let Some(journal) = journal {
-        // Messages are sent to the journal's address, by this socket alone.
+        // Messages go to the journal's address, by this socket only.
         it.with(libc::SYS_sendto, &[Argument::Is(0, journal as u64)]);
     }
     match kind {
         Kind::Worker => {
             let shunting = [bpf::MAP_LOOKUP_ELEM, bpf::MAP_UPDATE_ELEM, bpf::MAP_DELETE_ELEM];
             it.one_of(libc::SYS_bpf, 0, &shunting);
-            // What the kernel has counted of the socket; for busy polling, a look at nothing.
+            // The kernel's counters of the socket; for busy polling, a receive of 0 bytes.
             it.one_of(libc::SYS_getsockopt, 1, &[libc::SOL_XDP as u64]);
             it.with(libc::SYS_recvfrom, &[Argument::Is(2, 0), Argument::Null(4)]);
         }
@@ -390,7 +392,7 @@ fn allowed(kind: Kind, journal: Option<RawFd>) -> Calls {
             threads(it);
             it.all(&[libc::SYS_getsockopt]);
             connected_sockets(it);
-            // A copy of a store is read by an event loop, which has a pair of sockets for signals.
+            // An event loop reads the copy of a store; it has a pair of sockets for signals.
             event_loop(it);
             it.one_of(libc::SYS_socketpair, 0, &[libc::AF_UNIX as u64]);
             it.one_of(libc::SYS_ioctl, 1, &[libc::FIONBIO]);
@@ -399,14 +401,14 @@ fn allowed(kind: Kind, journal: Option<RawFd>) -> Calls {
             }
         }
     }
-    // Their threads are started with these filters, and enter their own besides.
+    // Their threads start with these filters, and then enter their own in addition.
     if matches!(kind, Kind::Read | Kind::ReadRemote) {
         enter_others(it);
     }
     calls
 }
 
-/// What confines a thread further.
+/// Allows a thread to confine itself further.
 fn enter_others(calls: &mut Calls) {
     calls.all(&[libc::SYS_capget, libc::SYS_capset, libc::SYS_landlock_restrict_self, libc::SYS_seccomp]);
     calls.one_of(
@@ -417,7 +419,7 @@ fn enter_others(calls: &mut Calls) {
     calls.one_of(libc::SYS_fcntl, 1, &[libc::F_DUPFD_CLOEXEC as u64]);
 }
 
-/// The filters of a kind of thread, in the order in which they are to be entered.
+/// Returns the filters of a kind of thread, in the order in which they have to be installed.
 pub(super) fn filters(kind: Kind, journal: Option<RawFd>) -> Result<[BpfProgram; 2], BackendError> {
     let program = |calls, unmatched, matched| {
         SeccompFilter::new(calls, unmatched, matched, std::env::consts::ARCH.try_into()?)?.try_into()

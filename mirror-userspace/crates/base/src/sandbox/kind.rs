@@ -1,4 +1,4 @@
-//! The kinds of threads, by what they need once the process captures.
+//! The kinds of threads, by their needs during a capture.
 
 use std::fmt;
 
@@ -17,22 +17,22 @@ pub enum Kind {
     Upload,
     /// Answers HTTP: accepts connections, and makes none.
     Api,
-    /// Serves `mirror-xdp tail`: accepts connections of the control socket.
+    /// Serves `mirror-xdp tail`: accepts connections on the control socket.
     Control,
-    /// Sends copies of frames out of an interface by a packet socket that is open.
+    /// Sends copies of frames by a packet socket that is already open.
     Tap,
-    /// Looks after signals, timers, counters and the configuration.
+    /// Handles signals, timers, counters and the configuration.
     Main,
-    /// The same, but has changed interfaces, which it is to take back: keeps its capabilities and files.
+    /// The same, but has changed interfaces and has to restore them: keeps its capabilities and files.
     MainToRestore,
-    /// Reads capture files, stores or configurations of others, and writes what it was told to.
+    /// Reads capture files, stores or configurations of others, and writes the requested output.
     Read,
-    /// The same, of a store on other hosts.
+    /// The same, for a store on other hosts.
     ReadRemote,
 }
 
 impl Kind {
-    /// All there are.
+    /// All kinds.
     pub const ALL: [Self; 12] = [
         Self::Worker,
         Self::Records,
@@ -48,7 +48,7 @@ impl Kind {
         Self::ReadRemote,
     ];
 
-    /// Its name.
+    /// Returns its name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -67,17 +67,17 @@ impl Kind {
         }
     }
 
-    /// Whether it talks to other hosts.
+    /// Returns whether it connects to other hosts.
     pub(super) const fn has_network(self) -> bool {
         matches!(self, Self::Upload | Self::ReadRemote)
     }
 
-    /// Whether it keeps its capabilities, and all files.
+    /// Returns whether it keeps its capabilities, and access to all files.
     pub(super) const fn is_privileged(self) -> bool {
         matches!(self, Self::MainToRestore)
     }
 
-    /// Whether it compiles filter expressions, or connects to hosts, by their names.
+    /// Returns whether it resolves names, for filter expressions or for connections to hosts.
     pub(super) const fn looks_up_names(self) -> bool {
         matches!(self, Self::Upload | Self::Control | Self::Main | Self::Read | Self::ReadRemote)
     }

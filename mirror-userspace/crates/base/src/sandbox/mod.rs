@@ -1,14 +1,15 @@
-//! The rights that threads give up once they need no more than what is open: capabilities, new privileges by
-//! other programs, files and connections (Landlock), and system calls (seccomp).
+//! Rights that threads give up once they need only what is already open: capabilities, new privileges by
+//! executing other programs, files and connections (Landlock), and system calls (seccomp).
 //!
-//! What is open stays usable: sockets, maps and links are file descriptors, and since Linux 5.19 the kernel
-//! asks for no capability to use a map by its descriptor. So rules are replaced, flows shunted, counters
-//! read and the program taken off by a process that could not load another one.
+//! Open file descriptors stay usable, and sockets, maps and links are file descriptors. Since Linux 5.19 the
+//! kernel requires no capability for the use of a map by its descriptor. A process that could not load
+//! another program can therefore still replace rules, shunt flows, read counters and detach the program.
 //!
-//! All of that belongs to threads, and a thread that starts another one hands its own restrictions on. Each
-//! thread enters what its [`Kind`] has by [`this_thread`]; [`install`] says before what there is for each kind.
-//! Threads of one process share its memory and its descriptors: what is given up here bounds what code in a
-//! thread can ask of the kernel. `docs/security.md` has the tables of what that is, and tests hold them.
+//! All of these restrictions belong to threads, and a thread passes its own on to each thread that it starts.
+//! [`install`] defines the restrictions of each [`Kind`], and each thread enters those of its kind by
+//! [`this_thread`]. Threads of one process share its memory and its descriptors: the restrictions bound what
+//! code in a thread can request from the kernel. `docs/security.md` has tables of the remaining rights, and
+//! tests verify them.
 
 mod calls;
 mod kind;
@@ -33,15 +34,14 @@ use seccompiler::BpfProgram;
 
 pub use self::kind::Kind;
 
-/// The newest of Landlock's rights that are asked for; where the kernel knows fewer, it gets fewer. UDP is
-/// among the last, from Linux 7.2 on: before, the filters of system calls alone keep threads from it.
+/// The newest of Landlock's rights that are requested; a kernel that knows fewer applies fewer. UDP is among
+/// the last, from Linux 7.2 on: on older kernels, only the system call filters keep threads from using it.
 const RIGHTS: ABI = ABI::V10;
 
-/// The rights without which a thread is not confined as it is meant to be: files, TCP, abstract Unix sockets,
-/// signals.
+/// The rights without which a thread is not confined as intended: files, TCP, abstract Unix sockets, signals.
 const NEEDED: ABI = ABI::V6;
 
-/// What the names of hosts and services in a filter expression are looked up in.
+/// The files in which the names of hosts and services in a filter expression are looked up.
 const NAMES: [&str; 8] = [
     "/etc/ethers",
     "/etc/gai.conf",
@@ -53,25 +53,25 @@ const NAMES: [&str; 8] = [
     "/etc/services",
 ];
 
-/// The type of the file system that pipes without a name are in (`linux/magic.h`).
+/// The type of the file system of anonymous pipes (`linux/magic.h`).
 const PIPEFS_MAGIC: libc::c_long = 0x5049_5045;
 
-/// Where messages go to the journal.
+/// The socket to which messages for the journal go.
 const JOURNAL: &str = "/run/systemd/journal/socket";
 
-/// Why a thread is not confined.
+/// The reasons why a thread is not confined.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel refuses the ruleset.
     #[error("cannot confine the process to its directories")]
     Landlock(#[from] landlock::RulesetError),
-    /// The ruleset has no second descriptor.
+    /// The descriptor of the ruleset cannot be duplicated.
     #[error("cannot confine a thread to its directories")]
     Clone(#[from] io::Error),
-    /// The kernel refuses to take the capabilities.
+    /// The kernel refuses to drop the capabilities.
     #[error("cannot give up capabilities")]
     Capabilities(#[from] caps::errors::CapsError),
-    /// There is no filter for this machine.
+    /// There is no filter for this architecture.
     #[error("cannot make the filter of system calls")]
     Filter(#[from] seccompiler::BackendError),
     /// The kernel refuses the filter.
@@ -79,18 +79,19 @@ pub enum Error {
     Seccomp(#[source] seccompiler::Error),
 }
 
-/// The files that are left.
+/// The files that stay accessible.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Files {
-    /// Files and directories to read.
+    /// Readable files and directories.
     pub read: Vec<PathBuf>,
-    /// Files to write, and directories to make, write, rename and remove files and directories in.
+    /// Writable files, and directories in which files and directories may be created, written, renamed and
+    /// removed.
     pub write: Vec<PathBuf>,
-    /// Unix sockets to connect to, or directories of such.
+    /// Unix sockets, or directories of sockets, to which connections are allowed.
     pub connect: Vec<PathBuf>,
 }
 
-/// A confinement to enter.
+/// A confinement, ready to be entered.
 #[derive(Debug)]
 pub struct Confinement {
     kind: Kind,
@@ -98,12 +99,12 @@ pub struct Confinement {
     filters: [BpfProgram; 2],
 }
 
-/// How far a thread is confined.
+/// The extent to which a thread is confined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entered {
-    /// To files and connections, by a Landlock that is new enough.
+    /// `true` if files and connections are restricted, by a Landlock that is new enough.
     pub files: bool,
-    /// To system calls: the kernel has seccomp.
+    /// `true` if system calls are restricted: the kernel has seccomp.
     pub calls: bool,
 }
 
@@ -111,12 +112,13 @@ static INSTALLED: OnceLock<BTreeMap<Kind, Confinement>> = OnceLock::new();
 static JOURNAL_SOCKET: OnceLock<RawFd> = OnceLock::new();
 
 impl Confinement {
-    /// Of a kind of thread, to these files. Those that are not there now will not be there later either.
+    /// Makes the confinement of a kind of thread to these files. A file that does not exist now stays
+    /// inaccessible.
     pub fn new(kind: Kind, files: &Files) -> Result<Self, Error> {
         let everything = AccessFs::from_all(RIGHTS);
         let reading = AccessFs::ReadFile | AccessFs::ReadDir;
-        // Nobody makes devices, links or pipes, moves files to other directories, or runs programs; sockets
-        // are made before.
+        // No thread makes devices, links or pipes, moves files to other directories, or executes programs;
+        // sockets are made before.
         let writing = reading
             | AccessFs::WriteFile
             | AccessFs::Truncate
@@ -147,11 +149,11 @@ impl Confinement {
             rules.iter().flat_map(|(access, paths)| paths.iter().map(move |path| (*access, *path)))
         {
             let Ok(opened) = PathFd::new(path) else { continue };
-            // The kernel has no rules for pipes without a name, and lets them be opened by /proc/self/fd.
+            // The kernel has no rules for anonymous pipes, and allows opening them by /proc/self/fd.
             if fstatfs(&opened).is_ok_and(|of| of.filesystem_type().0 == PIPEFS_MAGIC) {
                 continue;
             }
-            // Rights that are about directories are refused for files.
+            // Rights about directories are refused for files.
             let is_file = fs::metadata(path).is_ok_and(|metadata| !metadata.is_dir());
             let access = if is_file { access & AccessFs::from_file(RIGHTS) } else { access };
             ruleset = ruleset.add_rule(PathBeneath::new(opened, access))?;
@@ -159,8 +161,8 @@ impl Confinement {
         Ok(Self { kind, ruleset, filters: calls::filters(kind, socket)? })
     }
 
-    /// Confines the calling thread, and those that it starts from now on, for ever. The capabilities are gone
-    /// in any case, but for those of [`Kind::MainToRestore`].
+    /// Confines the calling thread, and all threads that it starts from now on, irrevocably. The capabilities
+    /// are dropped in any case, except those of [`Kind::MainToRestore`].
     pub fn enter(&self) -> Result<Entered, Error> {
         let status = self.ruleset.try_clone()?.restrict_self()?;
         if !self.kind.is_privileged() {
@@ -169,7 +171,7 @@ impl Confinement {
                 caps::set(None, set, &CapsHashSet::new())?;
             }
         }
-        // The last: they forbid all of the above.
+        // The filters come last, because they forbid all of the above.
         let mut calls = true;
         for filter in &self.filters {
             match seccompiler::apply_filter(filter) {
@@ -187,32 +189,32 @@ impl Confinement {
     }
 }
 
-/// Whether the kernel's Landlock can do all that has to be.
+/// Returns whether the kernel's Landlock supports all required rights.
 fn is_new_enough(status: &RestrictionStatus) -> bool {
     let LandlockStatus::Available { effective_abi, .. } = status.landlock else { return false };
     effective_abi >= NEEDED && status.ruleset != RulesetStatus::NotEnforced
 }
 
-/// Says how the threads of this process are confined from now on, by kind; kinds that are not named have no
-/// files. The calling thread is not yet.
+/// Defines how the threads of this process are confined, by kind; kinds that are not named have no files. The
+/// calling thread is not confined yet.
 pub fn install(files: &BTreeMap<Kind, Files>) -> Result<(), Error> {
     let none = Files::default();
     let of = |kind| Ok((kind, Confinement::new(kind, files.get(&kind).unwrap_or(&none))?));
     let all = Kind::ALL.into_iter().map(of).collect::<Result<_, Error>>()?;
-    // The first one is in force in threads already.
+    // The first one is already in force in threads.
     let _ = INSTALLED.set(all);
     Ok(())
 }
 
-/// Confines the calling thread as [`install`] said; does nothing where nothing was installed.
+/// Confines the calling thread as [`install`] has defined; does nothing without a previous [`install`].
 pub fn this_thread(kind: Kind) {
     if let Some(confinement) = INSTALLED.get().and_then(|all| all.get(&kind)) {
         said(confinement.enter());
     }
 }
 
-/// Starts a thread of this name, which does first what takes rights, then confines itself, and then runs the
-/// rest. Returns once it is confined.
+/// Starts a thread of this name, which first does what requires rights, then confines itself, and then runs
+/// the rest. Returns once the thread is confined.
 pub fn spawn<T: Send + 'static>(
     name: String,
     kind: Kind,
@@ -223,18 +225,18 @@ pub fn spawn<T: Send + 'static>(
     let thread = thread::Builder::new().name(name).spawn(move || {
         first();
         this_thread(kind);
-        // There is room, and who waits does so until then.
+        // There is room in the channel, and the receiver waits until then.
         let _ = confined.send(());
         run()
     })?;
-    // Where the thread panicked it has said so itself.
+    // If the thread panicked, the panic has already been reported.
     let _ = is_confined.recv();
     Ok(thread)
 }
 
-/// Says by which socket messages go to the journal: threads that are confined may send by it still.
+/// Sets the socket by which messages go to the journal: confined threads may still send by it.
 pub fn keep_journal(socket: RawFd) {
-    // There is one.
+    // The journal has only one socket.
     let _ = JOURNAL_SOCKET.set(socket);
 }
 
@@ -248,9 +250,7 @@ fn said(result: Result<Entered, Error>) {
         Ok(Entered { files, calls }) => {
             for (done, what) in [(files, "Landlock that is new enough"), (calls, "seccomp")] {
                 if !done {
-                    tracing::debug!(
-                        "this kernel has no {what}: the process is not confined in all that it should"
-                    );
+                    tracing::debug!("this kernel has no {what}: the process is not fully confined");
                 }
             }
         }

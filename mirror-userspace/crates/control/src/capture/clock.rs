@@ -1,21 +1,21 @@
-//! From the clock of the XDP program to the time of day.
+//! Converts the clock of the XDP program to the time of day.
 
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-/// The time of day jumps and is slewed while the program's clock runs on, so the difference between them
-/// is taken anew after this long.
+/// The interval, in nanoseconds, at which the difference of the two clocks is measured again: the time of day
+/// jumps and is slewed, while the program's clock is not.
 const RESAMPLE: u64 = 1_000_000_000;
 
-/// Converts `CLOCK_MONOTONIC`, which the program stamps frames with, into nanoseconds since the epoch.
+/// Converts `CLOCK_MONOTONIC`, with which the program stamps frames, to nanoseconds since the epoch.
 #[derive(Debug)]
 pub(super) struct Clock {
     offset: u64,
     sampled: u64,
 }
 
-/// Nanoseconds of a clock. A clock that cannot be read, which Linux does not have, stands still.
+/// Returns the nanoseconds of a clock; 0 if the clock cannot be read, which does not happen on Linux.
 fn nanoseconds(clock: ClockId) -> u64 {
     clock_gettime(clock).map(Duration::from).map_or(0, |time| time.as_nanos() as u64)
 }
@@ -32,17 +32,17 @@ impl Clock {
         self.offset = nanoseconds(ClockId::CLOCK_REALTIME).wrapping_sub(self.sampled);
     }
 
-    /// The time of day at `monotonic`, in nanoseconds since the epoch.
+    /// Returns the time of day at `monotonic`, in nanoseconds since the epoch.
     pub(super) const fn time_of_day(&self, monotonic: u64) -> u64 {
         self.offset.wrapping_add(monotonic)
     }
 
-    /// How far the time of day is ahead of the program's clock, in nanoseconds.
+    /// Returns the nanoseconds by which the time of day is ahead of the program's clock.
     pub(super) const fn ahead(&self) -> u64 {
         self.offset
     }
 
-    /// The time of day, in nanoseconds since the epoch.
+    /// Returns the time of day, in nanoseconds since the epoch.
     pub(super) fn now(&mut self) -> u64 {
         let now = nanoseconds(ClockId::CLOCK_MONOTONIC);
         if now.wrapping_sub(self.sampled) >= RESAMPLE {

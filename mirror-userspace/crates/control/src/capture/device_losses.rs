@@ -1,5 +1,5 @@
-//! What devices lose while a capture runs: read at each statistics interval, entered into the account, and
-//! told where nothing else tells of it.
+//! Losses of the devices during a capture: read at each statistics interval, entered into the account, and
+//! logged if nothing else reports them.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use mirror_device::nic::{Error, Netlink};
 
 use crate::stats::Stats;
 
-/// A counter that goes on rising is told of again after this time.
+/// The interval at which the log repeats the warning about a counter that keeps rising.
 const AGAIN: Duration = Duration::from_secs(5 * 60);
 
 /// The devices of a capture.
@@ -25,17 +25,17 @@ struct Watched {
     index: u32,
     device: Option<Device>,
     driver: String,
-    /// What the counters were when the capture began.
+    /// The counters at the start of the capture.
     start: Counters,
-    /// What has come since.
+    /// The increase since the start.
     now: Counters,
-    /// The same, one reading before.
+    /// The increase since the start, as of the previous reading.
     before: Counters,
     alarm: Alarm,
 }
 
 impl Watch {
-    /// Begins to count.
+    /// Starts counting.
     pub async fn start(interfaces: &[String]) -> Result<Self, Error> {
         let netlink = Netlink::connect()?;
         let mut devices = Vec::new();
@@ -58,10 +58,11 @@ impl Watch {
         Ok(Self { netlink, devices })
     }
 
-    /// Reads all counters. To be done before the account is made, which then has all that they have.
+    /// Reads all counters. To be called before the account is made, so that the account includes all frames
+    /// that the counters have.
     pub async fn read(&mut self) {
         for watched in &mut self.devices {
-            // A device that is gone, or that changes its queues just now, keeps what it had.
+            // A device that is gone, or is changing its queues, keeps its previous counters.
             if let Some(counters) = watched.read(&self.netlink).await {
                 let now = counters.since(&watched.start);
                 watched.before = std::mem::replace(&mut watched.now, now);
@@ -69,12 +70,12 @@ impl Watch {
         }
     }
 
-    /// Enters what was read into the account, and warns of what is lost without a word.
+    /// Enters the counters into the account, and warns of losses that nothing else reports.
     pub fn enter(&mut self, stats: &mut Stats) {
         for (interface, watched) in stats.interfaces.iter_mut().zip(&mut self.devices) {
             interface.device = watched.now.clone();
-            // Sockets are in the account a moment after the driver: of what both count, only that counts
-            // here which the driver had a reading ago.
+            // Sockets enter the account slightly later than the driver's counters. Of a counter that also
+            // includes the account's frames, only the value of the previous reading is compared.
             let silent = watched.now.settled(&watched.before).silent(interface.explained());
             for text in watched.alarm.warnings(&silent, Instant::now()) {
                 tracing::warn!("{}: {text}", interface.name);
@@ -94,10 +95,11 @@ impl Watched {
     }
 }
 
-/// Says of each counter when it first rises, and then from time to time.
+    /// Returns these counters, but with the previous value of those that also include frames of the account.
+/// Warns of each counter when it first rises, and from then on at intervals.
 #[derive(Debug, Default)]
 struct Alarm {
-    /// When it was last told of, and what it was.
+    /// The time of the last warning, and the value of the counter at that time.
     told: HashMap<&'static str, (Instant, u64)>,
 }
 
@@ -111,7 +113,7 @@ impl Alarm {
             }
             let more = count - before.map_or(0, |&(_, told)| told);
             warnings.push(format!(
-                "the device lost {more} frames ({}): {}; what helps: {}",
+                "the device lost {more} frames ({}): {}; remedy: {}",
                 known.name, known.meaning, known.advice
             ));
             self.told.insert(known.name, (now, count));

@@ -1,10 +1,11 @@
-//! A running capture: interfaces with the program attached, one or more sockets a queue, a worker a socket.
+//! A running capture: interfaces with the program attached, one or more sockets per queue, one worker per
+//! socket.
 //!
-//! [`Plan::make`] looks at everything that can be wrong without changing anything; [`Plan::start`] then
-//! sets up from the inside out: buffers and sockets, workers, and last the program, so that the first
-//! frame finds its way. [`Capture::stop`] takes down from the outside in: the program first, then the
-//! rings are drained, the workers end, the sockets close, the buffers go. Whatever fails on the way up
-//! leaves nothing behind, for each part takes itself down when it is dropped.
+//! [`Plan::make`] checks everything that can be wrong without changing anything. [`Plan::start`] then sets up
+//! from the inside out: buffers and sockets, workers, and last the program, so that the first frame finds its
+//! way. [`Capture::stop`] takes down from the outside in: it detaches the program, drains the rings, ends the
+//! workers, closes the sockets and frees the buffers. A failure during the start leaves nothing behind,
+//! because each part takes itself down when it is dropped.
 
 mod clock;
 pub mod device_losses;
@@ -46,61 +47,64 @@ use crate::host::port::ReservedPort;
 use crate::host::{cpus, memory, privilege};
 use crate::stats::{self, Profile, Stats};
 
-/// A program that was taken off has run out when its counters stand still for this long.
+/// A detached program has finished once its counters have stood still for this long.
 const SETTLE: Duration = Duration::from_millis(10);
-/// Longer than this is not waited for that.
+/// The longest wait for that.
 const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 
-/// Workers have this long to take other settings; one that moves needs a tenth of a second at most.
+/// The longest wait for workers to apply new settings; a running worker needs a tenth of a second at most.
 const TUNE_LIMIT: Duration = Duration::from_secs(1);
 
-/// A killed process may need this long to go.
+/// The time that a killed process may need to disappear.
 const EXIT_PATIENCE: Duration = Duration::from_millis(500);
 
-/// What to capture, and how.
+/// The XDP mode in which the program runs.
+    /// In the driver, or generic with a warning if the driver does not support XDP
+    /// In the driver, or no capture
+/// The configuration of a capture.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Names of the interfaces.
     pub interfaces: Vec<String>,
-    /// How frames are received.
+    /// Settings of reception.
     pub receive: ReceiveSettings,
-    /// Whether to take off an XDP program that is there already.
+    /// Detaches an XDP program that is already attached.
     pub replace: bool,
     /// UDP ports of mirror traffic.
     pub ports: Ports,
-    /// What the program tells of single frames.
+    /// The single frames that the program logs.
     pub log: LogLevel,
-    /// How each worker is set up. Its seed is the program's, too.
+    /// The settings of each worker. Their seed is also that of the program.
     pub worker: WorkerConfig,
-    /// What may come in, and what is captured of it.
+    /// Admission and filter rules.
     pub policy: Policy,
-    /// Which flows the driver only counts after a while.
+    /// Settings of flows that the driver counts and drops.
     pub shunt: ShuntSettings,
-    /// What raises alerts.
+    /// The indicators that raise alerts.
     pub indicators: Arc<Indicators>,
 }
 
-/// Why there is no capture, or no longer.
+/// The reasons why a capture does not start, or ends.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The process may not.
+    /// The process lacks privileges.
     #[error("capturing needs root, or the capabilities it lacks: {}; run it with sudo", .0.join(", "))]
     Privilege(Vec<&'static str>),
-    /// The kernel does not say what interfaces there are.
+    /// The kernel does not report its interfaces.
     #[error(transparent)]
     Netlink(nic::Error),
-    /// Something is wrong with an interface.
+    /// An interface cannot be captured.
     #[error("{name}")]
     Interface {
         /// Its name.
         name: String,
-        /// What is wrong.
+        /// The reason.
         source: Box<InterfaceError>,
     },
     /// An interface was named twice.
     #[error("{0}: named twice")]
     Twice(String),
-    /// Somebody on this host gets datagrams from a port of mirror traffic.
+    /// Another socket on this host receives the datagrams of a port of mirror traffic.
     #[error(
         "UDP port {port} is in use on this host, {by}; stop that, or choose the port of the mirror \
          sessions with --vxlan-port or --geneve-port"
@@ -108,7 +112,7 @@ pub enum Error {
     PortInUse {
         /// The port.
         port: u16,
-        /// Who has it.
+        /// The user of the port.
         by: PortUser,
     },
     /// A port of mirror traffic cannot be reserved.
@@ -116,7 +120,7 @@ pub enum Error {
     Port {
         /// The port.
         port: u16,
-        /// What the kernel said.
+        /// The error of the kernel.
         source: Errno,
     },
     /// A worker's thread cannot be started.
@@ -134,22 +138,22 @@ pub enum Error {
         interface: String,
         /// The queue that it served.
         queue: u32,
-        /// Why it ended.
+        /// The reason why it ended.
         source: WorkerError,
     },
 }
 
-/// Who uses a UDP port.
+/// The user of a UDP port.
 #[derive(Debug)]
 pub enum PortUser {
     /// A VXLAN interface of the kernel.
     Interface(String),
-    /// Some process.
+    /// A process.
     Process,
 }
 
 impl Error {
-    /// Something that is wrong with the interface `name`.
+    /// Makes the error about the interface `name`.
     fn of(name: &str, source: impl Into<InterfaceError>) -> Self {
         Self::Interface { name: name.to_owned(), source: Box::new(source.into()) }
     }
@@ -164,21 +168,21 @@ impl fmt::Display for PortUser {
     }
 }
 
-/// What is wrong with an interface.
+/// The reasons why an interface cannot be captured.
 #[derive(Debug, thiserror::Error)]
 pub enum InterfaceError {
-    /// It is not there, or the kernel refuses to say.
+    /// It does not exist, or the kernel refuses a request about it.
     #[error(transparent)]
     Netlink(#[from] nic::Error),
     /// It is down.
     #[error("the interface is down; set it up with `ip link set dev {0} up`")]
     Down(String),
     /// Its frames have no Ethernet header.
-    #[error("not an Ethernet interface: mirror traffic comes in by one")]
+    #[error("not an Ethernet interface, which mirror traffic needs; capture another one")]
     NotEthernet,
-    /// Its frames may be longer than buffers hold.
+    /// Its frames may be longer than a buffer.
     #[error(
-        "its MTU of {mtu} is too large{}, frames are taken for at most {most}; set it with `ip link set dev \
+        "its MTU of {mtu} is too large{}, the largest possible is {most}; set it with `ip link set dev \
          {name} mtu {most}`",
         if *most == afxdp::MAX_MTU { " for zero-copy" } else { "" }
     )]
@@ -187,41 +191,41 @@ pub enum InterfaceError {
         name: String,
         /// Its MTU.
         mtu: u32,
-        /// The largest.
+        /// The largest supported MTU.
         most: u32,
     },
-    /// There is an XDP program on it.
-    #[error("an XDP program is attached already ({0}); stop its owner, or take it off with --replace")]
+    /// An XDP program is attached to it already.
+    #[error("an XDP program is attached already ({0}); stop its owner, or detach it with --replace")]
     Attached(Attached),
-    /// The program that is there cannot be taken off.
+    /// The attached program cannot be detached.
     #[error(transparent)]
     Replace(#[from] attached::Error),
-    /// The program is not loaded.
+    /// The program cannot be loaded.
     #[error(transparent)]
     Program(#[from] program::Error),
-    /// The sockets are not opened.
+    /// The sockets cannot be opened.
     #[error(transparent)]
     Sockets(#[from] afxdp::Error),
-    /// Its rules are not in force.
+    /// Its rules cannot be put in force.
     #[error("the rules cannot be put in force")]
     Policy(#[from] PolicyError),
-    /// The program is not attached.
+    /// The program cannot be attached.
     #[error("the XDP program cannot be attached in {} mode: {}", mode.name(), reason(.cause))]
     Attach {
-        /// How it was tried.
+        /// The mode that was tried.
         mode: Mode,
-        /// Why not.
+        /// The cause.
         cause: program::Error,
     },
-    /// It was taken out of the system during the capture.
+    /// It was removed from the system during the capture.
     #[error("the interface is gone")]
     Gone,
-    /// Somebody took the program off during the capture.
-    #[error("the XDP program was taken off by somebody else")]
+    /// Another process detached the program during the capture.
+    #[error("another process detached the XDP program")]
     Detached,
 }
 
-/// Why a program could not be attached.
+/// Returns the reason why a program could not be attached.
 fn reason(error: &program::Error) -> String {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EOPNOTSUPP) => "the driver has no native XDP".to_owned(),
@@ -233,16 +237,16 @@ fn reason(error: &program::Error) -> String {
     }
 }
 
-/// An interface that a capture can start on.
+/// An interface on which a capture can start.
 #[derive(Debug)]
 struct PlannedDevice {
     interface: nic::Interface,
     queues: NonZeroU32,
 }
 
-/// What the interfaces share.
+/// The resources that the interfaces share.
 struct Shares {
-    /// CPUs for the workers; empty where any will do.
+    /// CPUs for the workers; empty if any CPU will do.
     cpus: Vec<usize>,
     sockets_per_queue: NonZeroU32,
     ring: u32,
@@ -266,7 +270,7 @@ impl Shares {
     }
 }
 
-/// A capture that nothing is known to stand in the way of.
+/// A capture that has passed all checks.
 #[derive(Debug)]
 pub struct Plan {
     config: Config,
@@ -276,9 +280,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Checks rights, interfaces and ports. Changes nothing but that the ports are taken.
+    /// Checks privileges, interfaces and ports. Changes nothing, except that it binds the ports.
     ///
-    /// Runs on a tokio runtime; network namespace and allowed CPUs are those of the calling thread.
+    /// Needs a tokio runtime. Network namespace and allowed CPUs are those of the calling thread.
     pub async fn make(config: Config) -> Result<Self, Error> {
         let missing = privilege::missing();
         if !missing.is_empty() {
@@ -310,8 +314,8 @@ impl Plan {
         Ok(Self { config, netlink, devices, ports })
     }
 
-    /// Opens the sockets, starts the workers, attaches the program. With a store, the workers' frames are
-    /// kept.
+    /// Opens the sockets, starts the workers, and attaches the program. With a store, the workers keep frames
+    /// in it.
     pub async fn start(self, sink: &Sink, store: Option<&Store>) -> Result<Capture, Error> {
         privilege::raise_locked_memory_limit();
         let stop = Arc::new(AtomicBool::new(false));
@@ -337,8 +341,8 @@ impl Plan {
             let error = |source| Error::of(&name, source);
             let device = capture.devices.len();
             if self.config.replace {
-                // Before the sockets are opened: the program's owner may hold sockets on the same queues,
-                // which it closes when it finds its program gone.
+                // This comes before the sockets are opened: the program's owner may hold sockets on the same
+                // queues, and closes them when it finds its program gone.
                 planned.clear(&capture.netlink).await.map_err(error)?;
             }
             let (opened, ports) = Device::open(planned, &self.config, &shares).map_err(error)?;
@@ -383,7 +387,7 @@ impl Plan {
         }
         for device in &mut capture.devices {
             device.attach(self.config.receive.xdp_mode).map_err(|source| Error::of(&device.name, source))?;
-            // Said of a capture that runs: one that does not has something else to say.
+            // Only a running capture warns of this; one that failed has an error to report.
             if let Some(errno) = device.refused {
                 tracing::warn!("{}: {}", device.name, without_zero_copy(errno));
             }
@@ -414,8 +418,8 @@ impl PlannedDevice {
         Ok(Self { interface, queues })
     }
 
-    /// Finds out whether there is an XDP program on the interface. One that a process holds may be gone in
-    /// a moment, if that process was killed just now.
+    /// Checks that no XDP program is attached to the interface. A program that a process holds may disappear
+    /// in a moment, if that process was just killed.
     async fn check_unattached(netlink: &Netlink, name: &str) -> Result<(), InterfaceError> {
         let deadline = Instant::now() + EXIT_PATIENCE;
         loop {
@@ -428,7 +432,7 @@ impl PlannedDevice {
         }
     }
 
-    /// Takes XDP programs off the interface.
+    /// Detaches the XDP programs of the interface.
     async fn clear(&self, netlink: &Netlink) -> Result<(), InterfaceError> {
         for attached in attached::on(&netlink.interface(&self.interface.name).await?) {
             attached.detach(netlink).await?;
@@ -445,7 +449,7 @@ struct Device {
     workers: u32,
     mode: Mode,
     zero_copy: bool,
-    /// Why there is no zero-copy, where it was to be tried.
+    /// The error with which zero-copy failed, if it was tried.
     refused: Option<Errno>,
     profile: Profile,
     huge_pages: bool,
@@ -532,10 +536,10 @@ impl Device {
     }
 }
 
-/// Opens the sockets, with the buffers in memory that is near the interface.
+/// Opens the sockets, with the buffers on the NUMA node of the interface.
 fn open_near(interface: &nic::Interface, plan: &afxdp::Plan) -> Result<Opened, afxdp::Error> {
     let Some(cpus) = cpus::near(interface) else { return afxdp::open(&interface.name, plan) };
-    // The memory is touched, and so placed, by the thread that maps it.
+    // The thread that maps the memory touches it first, and so determines its node.
     let opened = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             cpus::pin(&cpus);
@@ -546,7 +550,7 @@ fn open_near(interface: &nic::Interface, plan: &afxdp::Plan) -> Result<Opened, a
     opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// What to do about a driver that has no zero-copy.
+/// Returns a warning about a driver without zero-copy, with the remedy.
 fn without_zero_copy(refused: Errno) -> String {
     let reason = match refused {
         Errno::EOPNOTSUPP => "the driver has none".to_owned(),
@@ -554,11 +558,11 @@ fn without_zero_copy(refused: Errno) -> String {
     };
     format!(
         "no zero-copy ({reason}), frames are copied once; ENA has it with amzn-drivers from 2.13.2 on, and \
-         --zero-copy off says that none is wanted"
+         --zero-copy off silences this warning"
     )
 }
 
-/// Which queue a worker serves.
+/// The queue that a worker serves.
 #[derive(Clone, Copy)]
 struct Served {
     /// Position of the interface in [`Capture::devices`].
@@ -566,10 +570,10 @@ struct Served {
     queue: u32,
 }
 
-/// One queue's part of the account, and of its worker.
+/// The part of one queue and its worker in the account.
 type Part = (Served, Counters);
 
-/// The account without the records.
+/// Makes the account without the records.
 fn account(devices: &[Device], workers: &[Part], time: Duration) -> Result<Stats, Error> {
     let interface = |(index, device): (usize, &Device)| {
         let served = workers.iter().enumerate().filter(|(_, (served, _))| served.device == index);
@@ -603,7 +607,7 @@ fn account(devices: &[Device], workers: &[Part], time: Duration) -> Result<Stats
     })
 }
 
-/// A running capture. Dropping it ends it without an account.
+/// A running capture. Dropping it ends the capture without an account.
 pub struct Capture {
     devices: Vec<Device>,
     workers: Vec<(Served, Handle)>,
@@ -617,39 +621,39 @@ pub struct Capture {
     upload: Option<UploadWatch>,
     links: Links,
     ports: Vec<ReservedPort>,
-    /// That mirror traffic is missed was said.
+    /// Set once the warning about missed mirror traffic was logged.
     missed_said: AtomicBool,
 }
 
-/// How one interface is captured.
+/// The way in which one interface is captured.
 #[derive(Clone, Copy, Debug)]
 pub struct Summary<'c> {
     /// The interface.
     pub name: &'c str,
-    /// How the program runs.
+    /// The XDP mode of the program.
     pub mode: Mode,
-    /// Whether frames are received without copying.
+    /// `true` if frames are received with zero-copy.
     pub zero_copy: bool,
-    /// How many queues there are.
+    /// The number of queues.
     pub queues: u32,
-    /// How many workers.
+    /// The number of workers.
     pub workers: u32,
-    /// How frames lie in buffers.
+    /// The placement of frames in buffers.
     pub profile: Profile,
-    /// Whether the buffers are in huge pages.
+    /// `true` if the buffers are in huge pages.
     pub huge_pages: bool,
 }
 
-/// A worker as seen from outside of its thread.
+/// The view of a worker from other threads.
 #[derive(Clone, Debug)]
 pub struct Watch {
     /// The interface that it serves.
     pub interface: String,
     /// The queue that it serves.
     pub queue: u32,
-    /// When it made its last turn.
+    /// The time of its last iteration.
     pub pulse: Arc<Pulse>,
-    /// Where surveys of its flows are asked for; takes one at a time.
+    /// The channel for surveys of its flows; it holds one at a time.
     pub surveys: SyncSender<Survey>,
 }
 
@@ -671,7 +675,7 @@ impl fmt::Display for Summary<'_> {
 }
 
 impl Capture {
-    /// The interfaces, in the order in which they were named.
+    /// Returns the interfaces, in the order in which they were named.
     pub fn interfaces(&self) -> impl Iterator<Item = Summary<'_>> {
         self.devices.iter().map(|device| Summary {
             name: &device.name,
@@ -684,13 +688,13 @@ impl Capture {
         })
     }
 
-    /// The workers, to look on at.
+    /// Returns the workers, for observers.
     #[must_use]
     pub fn workers(&self) -> Workers {
         Workers::new(self.workers.iter().map(|(_, handle)| Arc::clone(handle.mailbox())))
     }
 
-    /// The workers, by their numbers.
+    /// Returns the views of the workers, by their numbers.
     #[must_use]
     pub fn watches(&self) -> Vec<Watch> {
         let watch = |(served, handle): &(Served, Handle)| Watch {
@@ -702,13 +706,13 @@ impl Capture {
         self.workers.iter().map(watch).collect()
     }
 
-    /// The links, as [`Capture::check`] has found them last.
+    /// Returns the links, as of the last [`Capture::check`].
     #[must_use]
     pub fn links(&self) -> Links {
         self.links.clone()
     }
 
-    /// What the kernel has counted of what came in by each interface, and how it stands.
+    /// Returns the kernel's receive counters and the state of each interface.
     pub async fn received(&self) -> Result<Vec<nic::Received>, Error> {
         let mut all = Vec::new();
         for device in &self.devices {
@@ -718,15 +722,15 @@ impl Capture {
         Ok(all)
     }
 
-    /// What the programs tell of single frames, see [`LogLevel`].
+    /// Returns the loggers of the programs' messages about single frames, see [`LogLevel`].
     pub fn loggers(
         &mut self,
     ) -> impl Iterator<Item = Result<aya_log::EbpfLogger<&'static dyn log::Log>, aya_log::Error>> {
         self.devices.iter_mut().map(|device| device.program.logger())
     }
 
-    /// The account so far: exact but for the frames that are on their way, workers and sockets a
-    /// fraction of a second old. Without the records.
+    /// Returns the account so far, without the records. It is exact except for frames in transit; workers and
+    /// sockets are a fraction of a second old.
     pub fn stats(&self) -> Result<Stats, Error> {
         let workers: Vec<_> =
             self.workers.iter().map(|(served, handle)| (*served, handle.published())).collect();
@@ -743,7 +747,7 @@ impl Capture {
             let Err(source) = device.program.set_policy(&policy) else { continue };
             let error = Error::of(&device.name, source);
             for done in &mut self.devices[..index] {
-                // It was in force until now, so there is room for it.
+                // The previous policy was in force until now, so it fits.
                 let _ = done.program.set_policy(&self.policy);
             }
             return Err(error);
@@ -752,7 +756,7 @@ impl Capture {
         Ok(())
     }
 
-    /// Has the workers go on with other settings, and look for these indicators; waits until they do.
+    /// Gives the workers new settings and indicators, and waits until they use them.
     pub async fn tune(&mut self, tuning: Tuning, indicators: Arc<Indicators>) {
         if tuning != self.tuning {
             self.tuning = tuning;
@@ -767,14 +771,14 @@ impl Capture {
         let deadline = Instant::now() + TUNE_LIMIT;
         while !self.workers.iter().all(|(_, handle)| handle.changed().is_collected()) {
             if Instant::now() > deadline {
-                tracing::warn!("a worker does not move; it takes the new settings once it does");
+                tracing::warn!("a worker is stuck; it applies the new settings once it continues");
                 return;
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
-    /// What was counted of VNIs and rules, by interface.
+    /// Returns the counters of VNIs and rules, by interface.
     pub fn policy_stats(&self) -> Result<Vec<stats::Policy>, Error> {
         self.devices
             .iter()
@@ -791,12 +795,12 @@ impl Capture {
     pub async fn worker_ended(&mut self) -> usize {
         match self.ended.recv().await {
             Some(ended) => ended.worker,
-            // The workers hold the other end; without workers nothing can end.
+            // The workers hold the senders; without workers nothing can end.
             None => std::future::pending().await,
         }
     }
 
-    /// Finds out whether the interfaces are there still, with the program on them, and how their links stand.
+    /// Checks that the interfaces still exist with the program attached, and reads the state of their links.
     pub async fn check(&self) -> Result<(), Error> {
         for (position, device) in self.devices.iter().enumerate() {
             let error = |source: InterfaceError| Error::of(&device.name, source);
@@ -815,14 +819,14 @@ impl Capture {
         Ok(())
     }
 
-    /// Datagrams of mirror traffic that the network stack got in the place of the capture.
+    /// Returns the number of mirrored datagrams that the network stack received in place of the capture.
     fn missed(&self) -> u64 {
         self.ports.iter().map(ReservedPort::reached).sum()
     }
 
-    /// Says once that there are such, and why that may be.
+    /// Warns once of missed mirror traffic, with the likely reason.
     fn say_missed(&self) {
-        // While a capture begins, some pass before the program is there.
+        // While a capture starts, some datagrams pass before the program is attached.
         const SOME: u64 = 16;
         let missed = self.missed();
         if missed < SOME || self.missed_said.swap(true, Ordering::Relaxed) {
@@ -830,21 +834,21 @@ impl Capture {
         }
         let generic = self.devices.iter().any(|device| device.mode == Mode::Generic);
         let why = if generic {
-            "the kernel shows a program in generic mode no frames that this host has redirected itself, as \
-             `mirror-xdp source` on it does (use --xdp-mode native there), and none of other interfaces"
+            "a program in generic mode does not receive frames that this host has redirected itself, as \
+             `mirror-xdp source` on it does (use --xdp-mode native there), or frames of other interfaces"
         } else {
-            "they come by an interface that is not captured, or the program lets them pass"
+            "they come by an interface that is not captured, or the program passes them"
         };
         tracing::warn!(
-            "{missed} datagrams of mirror traffic went past the capture to the network stack: {why}"
+            "{missed} datagrams of mirror traffic bypassed the capture and reached the network stack: {why}"
         );
     }
 
-    /// Takes the program off, drains the rings, ends the workers and their flows, closes the sockets and
-    /// frees the buffers. The account is exact, but for the records, which are still on their way.
+    /// Detaches the program, drains the rings, ends the workers and their flows, closes the sockets and frees
+    /// the buffers. The returned account is exact, except for the records, which are still in transit.
     pub async fn stop(mut self) -> Result<Stats, Error> {
         let time = self.started.elapsed();
-        // Without the programs, all of it would be.
+        // Once the programs are detached, all mirror traffic would count as missed.
         let missed = self.missed();
         for device in &mut self.devices {
             device.program.detach().map_err(|source| Error::of(&device.name, source))?;
@@ -860,7 +864,7 @@ impl Capture {
         Ok(stats)
     }
 
-    /// Ends all workers, also when one has failed; says which did first.
+    /// Ends all workers, even if one has failed; returns the first failure.
     fn end_workers(&mut self) -> Result<Vec<(Port, Part)>, Error> {
         self.stop.store(true, Ordering::Release);
         let ended: Vec<_> = std::mem::take(&mut self.workers)
@@ -879,8 +883,8 @@ impl Capture {
         ended.into_iter().enumerate().map(result).collect()
     }
 
-    /// Waits for what is on its way through the programs. The kernel takes a program off without waiting
-    /// for the CPUs that are just running it.
+    /// Waits for frames in transit through the programs. The kernel detaches a program without waiting for
+    /// the CPUs that are just running it.
     async fn settle(&self) -> Result<(), Error> {
         let deadline = Instant::now() + SETTLE_LIMIT;
         let mut last = self.redirected()?;
@@ -902,10 +906,10 @@ impl Capture {
 impl Drop for Capture {
     fn drop(&mut self) {
         for device in &mut self.devices {
-            // What fails here is taken care of by the kernel when the process ends.
+            // The kernel cleans up at the end of the process if this fails.
             let _ = device.program.detach();
         }
-        // After a stop there are none; on the way out of a failed start their fate is of no interest.
+        // After a stop there are no workers left; after a failed start their result does not matter.
         let _ = self.end_workers();
     }
 }

@@ -1,12 +1,12 @@
-//! Whether a worker moves: it leaves the time with each turn that it makes, also without traffic.
+//! The heartbeat of a worker, which stores the time with each iteration, with or without traffic.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A worker that has made no turn for longer than this does not move.
+/// A worker without an iteration for longer than this is stuck.
 const STILL: Duration = Duration::from_secs(2);
 
-/// The time of a worker's last turn.
+/// The time of a worker's last iteration.
 #[derive(Debug)]
 pub struct Pulse {
     base: Instant,
@@ -21,18 +21,18 @@ impl Default for Pulse {
 }
 
 impl Pulse {
-    /// Notes that the worker made a turn now.
+    /// Stores that the worker made an iteration now.
     pub(super) fn beat(&self) {
         self.last.store(self.base.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// How long ago the worker made its last turn.
+    /// Returns the time since the worker's last iteration.
     #[must_use]
     pub fn age(&self) -> Duration {
         self.base.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
     }
 
-    /// Whether the worker moves.
+    /// Returns whether the worker makes progress.
     #[must_use]
     pub fn is_moving(&self) -> bool {
         self.age() < STILL

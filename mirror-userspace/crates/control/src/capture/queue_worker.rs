@@ -1,5 +1,5 @@
-//! The thread of one worker: frames off its socket's ring, their capture headers read, to the worker that owns
-//! the flow, buffers back.
+//! The thread of one worker: takes frames off its socket's ring, reads their capture headers, passes each
+//! frame to the worker that owns its flow, and returns the buffers.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -30,17 +30,17 @@ use crate::stats::HandOver;
 /// A worker of a live capture.
 pub(super) type LiveWorker = Worker<Option<StoreHandle>, Shunter>;
 
-/// A worker without traffic looks this often whether it is to stop.
+/// The interval at which an idle worker checks whether it is to stop.
 const IDLE: Duration = Duration::from_millis(100);
-/// One that is to stop and waits for the others looks this often whether they hand frames over still.
+/// The interval at which a stopping worker checks whether other workers still hand frames over.
 const DRAIN: Duration = Duration::from_millis(1);
-/// Timers advance, and finished records leave, this often under load. Nanoseconds.
+/// The interval at which timers advance and finished records leave under load, in nanoseconds.
 const TICK: u64 = 10_000_000;
-/// Counters are published this often. Nanoseconds.
+/// The interval at which counters are published, in nanoseconds.
 const PUBLISH: u64 = 200_000_000;
 
-/// Why a frame is refused that has no valid capture header. Nothing writes such frames; they are counted
-/// all the same.
+/// The reason under which frames without a valid capture header are refused. No program writes such frames,
+/// but they are counted nevertheless.
 const BAD_HEADER: &str = "capture_header";
 
 /// The counters of a socket and its worker.
@@ -48,11 +48,11 @@ const BAD_HEADER: &str = "capture_header";
 pub(super) struct Counters {
     /// Frames taken off the ring.
     pub(super) delivered: u64,
-    /// What became of those that are another worker's.
+    /// The outcome of handing over frames that belong to another worker.
     pub(super) hand_over: HandOver,
-    /// What the kernel counts of the socket.
+    /// The kernel's counters of the socket.
     pub(super) socket: Statistics,
-    /// What the worker counts.
+    /// The worker's counters.
     pub(super) worker: WorkerCounters,
     /// Those of the packet store, where there is one.
     pub(super) store: Option<StoreCounters>,
@@ -60,14 +60,14 @@ pub(super) struct Counters {
     pub(super) busy: Duration,
 }
 
-/// Sent when a worker's thread ends, be it by a panic.
+/// Sent when a worker's thread ends, even by a panic.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ended {
     /// The worker's number.
     pub(super) worker: usize,
 }
 
-/// Why a worker ended before it was told to.
+/// The reason why a worker ended before it was told to.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// It met a state that should not exist.
@@ -78,23 +78,24 @@ pub enum WorkerError {
     Receive(#[from] std::io::Error),
 }
 
-/// How far the workers of a device are with stopping: nobody ends before all have handed over everything.
+/// The progress of a device's workers in stopping: no worker ends before all have handed over all their
+/// frames.
 #[derive(Debug)]
 pub(super) struct Stages {
-    /// Workers that take frames off their sockets still, and may hand some over.
+    /// Workers that still take frames off their sockets, and may hand some over.
     receiving: AtomicUsize,
-    /// Workers that may have frames still, and hand over datagrams that they put together of them.
+    /// Workers that may still have frames, and hand over datagrams reassembled from them.
     analysing: AtomicUsize,
 }
 
 impl Stages {
-    /// So many workers, all of them at the beginning.
+    /// Starts with this many workers in both stages.
     pub(super) const fn of(workers: usize) -> Self {
         Self { receiving: AtomicUsize::new(workers), analysing: AtomicUsize::new(workers) }
     }
 }
 
-/// Where one worker is. It counts for as long as it lives.
+/// The stage of one worker. It counts for as long as it lives.
 #[derive(Debug)]
 struct Stage {
     stages: Arc<Stages>,
@@ -107,7 +108,7 @@ impl Drop for Stage {
     }
 }
 
-/// What a worker is given.
+/// The parameters of a worker's thread.
 #[derive(Debug)]
 pub(super) struct Assignment {
     /// Its number among all workers.
@@ -116,15 +117,15 @@ pub(super) struct Assignment {
     pub(super) cpu: Option<usize>,
     /// Its socket.
     pub(super) port: Port,
-    /// What analyses the frames.
+    /// The analysis of the frames.
     pub(super) worker: LiveWorker,
-    /// Who owns which flow; `None` where each worker has those that its socket receives.
+    /// The owners of flows; `None` if each worker owns the flows that its socket receives.
     pub(super) affinity: Option<Affinity>,
-    /// How far the workers of the device are with stopping.
+    /// The progress of the device's workers in stopping.
     pub(super) stages: Arc<Stages>,
 }
 
-/// Settings that are left for a worker while it runs.
+/// Changed settings, left for a worker while it runs.
 #[derive(Debug, Default)]
 pub(super) struct Changed {
     pub(super) tuning: Slot<Tuning>,
@@ -132,7 +133,7 @@ pub(super) struct Changed {
 }
 
 impl Changed {
-    /// Has the worker go on with them.
+    /// Applies the settings to the worker.
     fn collect(&self, worker: &mut LiveWorker) {
         if let Some(tuning) = self.tuning.collect() {
             worker.tune(tuning);
@@ -142,13 +143,13 @@ impl Changed {
         }
     }
 
-    /// Whether the worker has them all.
+    /// Returns whether the worker has applied them all.
     pub(super) fn is_collected(&self) -> bool {
         self.tuning.is_collected() && self.indicators.is_collected()
     }
 }
 
-/// What the thread has while it runs.
+/// The state of the thread while it runs.
 struct QueueWorker {
     port: Port,
     worker: LiveWorker,
@@ -156,7 +157,7 @@ struct QueueWorker {
     stages: Arc<Stages>,
     /// Held until the ring is empty and stays so.
     receiving: Option<Stage>,
-    /// Held until nobody hands over frames any more, and none is left.
+    /// Held until no worker hands over frames any more, and none is left.
     analysing: Option<Stage>,
     clock: Clock,
     delivered: u64,
@@ -165,9 +166,9 @@ struct QueueWorker {
     published: Arc<Mutex<Counters>>,
     mailbox: Arc<Mailbox>,
     pulse: Arc<Pulse>,
-    /// Settings that somebody has changed.
+    /// Changed settings, left by another thread.
     changed: Arc<Changed>,
-    /// Surveys that somebody asks for, and the one that is on its way.
+    /// Requested surveys, and the one in progress.
     surveys: Receiver<Survey>,
     survey: Option<Survey>,
 }
@@ -191,7 +192,7 @@ struct EndNotice {
 
 impl Drop for EndNotice {
     fn drop(&mut self) {
-        // Nobody listens any more where the capture has ended first.
+        // There is no receiver any more if the capture has ended first.
         let _ = self.to.send(Ended { worker: self.worker });
     }
 }
@@ -208,7 +209,7 @@ impl Handle {
         let mailbox = Arc::new(Mailbox::default());
         let pulse = Arc::new(Pulse::default());
         let changed = Arc::new(Changed::default());
-        // One that waits for another to end is enough.
+        // One survey may wait for another to end.
         let (asked, surveys) = sync_channel(1);
         let mut this = QueueWorker {
             port,
@@ -239,28 +240,29 @@ impl Handle {
         Ok(Self { thread, published, mailbox, pulse, changed, surveys: asked })
     }
 
-    /// Where observers are left for the worker.
+    /// Returns the slot where observers are left for the worker.
     pub(super) const fn mailbox(&self) -> &Arc<Mailbox> {
         &self.mailbox
     }
 
-    /// The counters as last published, a fraction of a second old.
+    /// Returns the counters as last published, a fraction of a second old.
     pub(super) fn published(&self) -> Counters {
-        // A worker that panicked while it held the lock leaves whole counters: they are moved in at once.
+        // A worker that panicked while it held the lock leaves consistent counters, because they are moved in
+        // at once.
         self.published.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
-    /// When the worker made its last turn.
+    /// Returns the heartbeat of the worker.
     pub(super) fn pulse(&self) -> Arc<Pulse> {
         Arc::clone(&self.pulse)
     }
 
-    /// Where other settings are left for the worker.
+    /// Returns the slots where changed settings are left for the worker.
     pub(super) fn changed(&self) -> &Changed {
         &self.changed
     }
 
-    /// Where surveys of the worker's flows are asked for.
+    /// Returns the channel for surveys of the worker's flows.
     pub(super) fn surveys(&self) -> SyncSender<Survey> {
         self.surveys.clone()
     }
@@ -280,7 +282,7 @@ impl Handle {
     }
 }
 
-/// Which way a packet went by the mirrored interface, as its capture header says.
+/// Returns the direction of a packet at the mirrored interface, from the flags of its capture header.
 const fn side(header: u16) -> Option<MirrorDirection> {
     match header & (flags::INGRESS | flags::EGRESS) {
         flags::INGRESS => Some(MirrorDirection::Ingress),
@@ -290,11 +292,12 @@ const fn side(header: u16) -> Option<MirrorDirection> {
 }
 
 impl QueueWorker {
-    /// Works until `stop` is set, the ring is empty, and no other worker hands anything over any more.
+    /// Works until `stop` is set, the ring is empty, and no other worker hands over frames any more.
     fn run(&mut self, stop: &AtomicBool) -> std::io::Result<()> {
         let (mut ticked, mut published) = (0, 0);
         loop {
-            // Looked at before the ring: a frame that was there when the stop was asked for is still taken.
+            // This is read before the ring, so that a frame that was there when the stop was requested is
+            // still taken.
             let stopping = stop.load(Ordering::Acquire);
             let nobody_receives = self.stages.receiving.load(Ordering::Acquire) == 0;
             let nobody_analyses = self.stages.analysing.load(Ordering::Acquire) == 0;
@@ -342,8 +345,8 @@ impl QueueWorker {
         Ok(())
     }
 
-    /// Takes one batch off the ring, keeps what is this worker's and hands over the rest; says how many frames
-    /// there were.
+    /// Takes one batch off the ring, keeps this worker's frames and hands over the rest; returns the number
+    /// of frames.
     fn receive(&mut self) -> usize {
         let Self { port, worker, clock, affinity, hand_over, .. } = self;
         let number = port.number();
@@ -371,7 +374,7 @@ impl QueueWorker {
         count
     }
 
-    /// Takes one batch of what others have handed over.
+    /// Takes one batch of the frames that others have handed over.
     fn take_over(&mut self) -> usize {
         let mut count = 0;
         while count < BATCH
@@ -412,7 +415,7 @@ impl QueueWorker {
         })
     }
 
-    /// Publishes the counters, unless just now somebody reads the last ones.
+    /// Publishes the counters, unless another thread is just reading the previous ones.
     fn publish(&self) -> std::io::Result<()> {
         let counters = self.counters()?;
         if let Ok(mut published) = self.published.try_lock() {
@@ -422,7 +425,7 @@ impl QueueWorker {
     }
 }
 
-/// What the worker is told of a frame.
+/// Describes a frame to the worker.
 fn info(clock: &Clock, header: &CaptureHeader) -> FrameInfo {
     FrameInfo {
         time: clock.time_of_day(header.time),

@@ -1,9 +1,8 @@
-//! Reading a TOML file so that each mistake in it is told with its line, its key and what is allowed
-//! there, and as many of them as possible at once.
+//! Reads a TOML file and reports its mistakes together, each with its line, its key and the accepted values.
 //!
-//! A [`Document`] collects the mistakes. [`Table`] and [`Value`] walk it and know where they are; a reader
-//! that finds a value wrong gets `None` and goes on with the next. What nobody asked for is a mistake too:
-//! [`Table::finish`] says so.
+//! A [`Document`] collects the mistakes. [`Table`] and [`Value`] walk the document and know their place in
+//! it; a reader that finds a wrong value gets `None` and continues with the next. A key that no reader asks
+//! for is a mistake, too: [`Table::finish`] reports it.
 
 use std::cell::RefCell;
 use std::fmt::{self, Display};
@@ -15,7 +14,7 @@ use serde::Serialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// Something in a file that is not as it should be.
+/// A mistake in a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Mistake {
     /// The file.
@@ -24,14 +23,14 @@ pub struct Mistake {
     pub line: usize,
     /// The key as a path from the top, such as `filter.sets[0].name`.
     pub key: String,
-    /// What is wrong.
+    /// The mistake, in words.
     pub what: String,
-    /// What would be right.
+    /// The accepted values, or the remedy.
     pub allowed: String,
 }
 
 impl Mistake {
-    /// A mistake; what of its text cannot stand in a line is escaped.
+    /// Makes a mistake; control characters in its texts are escaped, so that it fits on one line.
     pub(super) fn new(file: &Path, line: usize, key: &str, what: &str, allowed: &str) -> Self {
         let (key, what, allowed) = (printable(key), printable(what), printable(allowed));
         Self { file: file.to_owned(), line, key, what, allowed }
@@ -45,12 +44,12 @@ impl Display for Mistake {
     }
 }
 
-/// A file that is being read, and what was found wrong with it so far.
+/// A file that is being read, with the mistakes and warnings found in it so far.
 #[derive(Debug)]
 pub(super) struct Document<'t> {
     file: &'t Path,
     text: &'t str,
-    /// Where each line begins, in bytes.
+    /// The byte offset at which each line begins.
     lines: Vec<usize>,
     mistakes: RefCell<Vec<Mistake>>,
     warnings: RefCell<Vec<Mistake>>,
@@ -63,10 +62,10 @@ impl<'t> Document<'t> {
         Self { file, text, lines, mistakes: RefCell::default(), warnings: RefCell::default() }
     }
 
-    /// The whole file as TOML; `None` where it is not.
+    /// Parses the whole file as TOML; `None` if it is not TOML.
     pub(super) fn parse(&self) -> Option<Spanned<DeTable<'t>>> {
         let (table, errors) = DeTable::parse_recoverable(self.text);
-        // One mistake often makes several errors on its line.
+        // One syntax error often causes several parser errors on its line.
         let mut last = 0;
         for error in &errors {
             let span = error.span().unwrap_or_default();
@@ -89,7 +88,7 @@ impl<'t> Document<'t> {
             ["invalid boolean", "invalid float", "invalid integer", "string values must be quoted"];
         let (what, allowed) = if message == "duplicate key" {
             let name = self.text.get(span.clone()).unwrap_or_default();
-            (format!("`{name}` stands here a second time"), "write each key and table once".to_owned())
+            (format!("`{name}` is defined twice"), "write each key and table once".to_owned())
         } else if unquoted.iter().any(|start| message.starts_with(start)) {
             let value = words.split_once('=').map_or("", |(_, value)| value).trim();
             let what = if value.is_empty() { "no value".to_owned() } else { format!("not TOML: {value}") };
@@ -104,7 +103,7 @@ impl<'t> Document<'t> {
         self.mistake(span, key, what, allowed);
     }
 
-    /// The number of the line, from 1, of a place in the text.
+    /// Returns the line number, from 1, of a byte offset in the text.
     pub(super) fn line(&self, at: usize) -> usize {
         self.lines.partition_point(|&start| start <= at)
     }
@@ -120,13 +119,13 @@ impl<'t> Document<'t> {
         self.mistakes.borrow_mut().push(Mistake::new(self.file, line, key, &what.into(), &allowed.into()));
     }
 
-    /// All mistakes, and what is allowed but worth a second look.
+    /// Returns all mistakes, and all warnings: values that are allowed, but unlikely to be intended.
     pub(super) fn into_findings(self) -> (Vec<Mistake>, Vec<Mistake>) {
         (self.mistakes.into_inner(), self.warnings.into_inner())
     }
 }
 
-/// Text of a file as it can stand in a message of one line.
+/// Returns text of a file in a form that fits into a message of one line.
 fn printable(text: &str) -> String {
     const LONGEST: usize = 300;
     let mut line = String::new();
@@ -155,7 +154,7 @@ pub(super) struct Table<'d> {
 }
 
 impl<'d> Table<'d> {
-    /// The table that is the whole document.
+    /// Returns the table that is the whole document.
     pub(super) fn root(document: &'d Document<'d>, table: &'d Spanned<DeTable<'d>>) -> Self {
         let (span, entries) = (table.span(), table.get_ref());
         Self { document, key: String::new(), span, entries, known: Vec::new() }
@@ -165,14 +164,14 @@ impl<'d> Table<'d> {
         if self.key.is_empty() { key.to_owned() } else { format!("{}.{key}", self.key) }
     }
 
-    /// The value of a key, where it is there.
+    /// Returns the value of an optional key.
     pub(super) fn get(&mut self, key: &'static str) -> Option<Value<'d>> {
         self.known.push(key);
         let node = self.entries.get(key)?;
         Some(Value { document: self.document, key: self.path(key), node })
     }
 
-    /// The value of a key that has to be there.
+    /// Returns the value of a required key; a missing key is reported as a mistake.
     pub(super) fn require(&mut self, key: &'static str, allowed: impl Display) -> Option<Value<'d>> {
         let value = self.get(key);
         if value.is_none() {
@@ -187,7 +186,7 @@ impl<'d> Table<'d> {
         self.document.mistake(self.span.clone(), &self.key, what, allowed);
     }
 
-    /// Reports the keys that nobody has asked for.
+    /// Reports the keys that no reader has asked for.
     pub(super) fn finish(self) {
         for key in self.entries.keys() {
             let name = key.get_ref().as_ref();
@@ -205,7 +204,7 @@ impl<'d> Table<'d> {
     }
 }
 
-/// Whether one word is the other but for a slip or two of the keyboard.
+/// Returns whether two words differ by at most a typing error or two.
 fn is_near(word: &str, other: &str) -> bool {
     let plain = |text: &str| text.to_ascii_lowercase().replace('-', "_");
     let (word, other) = (plain(word), plain(other));
@@ -227,7 +226,7 @@ fn is_near(word: &str, other: &str) -> bool {
     row[other.len()] <= allowed
 }
 
-/// A value of a document, and where it stands.
+/// A value of a document, and its place in it.
 #[derive(Clone, Debug)]
 pub(super) struct Value<'d> {
     document: &'d Document<'d>,
@@ -241,14 +240,14 @@ impl<'d> Value<'d> {
         self.document.mistake(self.node.span(), &self.key, what, allowed);
     }
 
-    /// Reports that this value is allowed, but hardly what is wanted.
+    /// Reports that this value is allowed, but unlikely to be intended.
     pub(super) fn warn(&self, what: &str, advice: &str) {
         let line = self.document.line(self.node.span().start);
         let warning = Mistake::new(self.document.file, line, &self.key, what, advice);
         self.document.warnings.borrow_mut().push(warning);
     }
 
-    /// The value, or a report of what is wrong with it.
+    /// Returns the value of a result, or reports its error as a mistake.
     pub(super) fn checked<T>(&self, result: Result<T, ParseError>) -> Option<T> {
         result.map_err(|ParseError { what, allowed }| self.wrong(what, allowed)).ok()
     }
@@ -275,7 +274,7 @@ impl<'d> Value<'d> {
         Some(Table { document, key, span, entries, known: Vec::new() })
     }
 
-    /// The elements of a list; `of` says of what.
+    /// Returns the elements of a list; `of` names them in messages.
     pub(super) fn list(&self, of: &str) -> Option<Vec<Self>> {
         let Some(array) = self.node.get_ref().as_array() else {
             self.wrong_type(&format!("a list of {of}"));
@@ -294,12 +293,12 @@ impl<'d> Value<'d> {
         text
     }
 
-    /// The text, where it is one.
+    /// Returns the text, if the value is text.
     pub(super) fn as_text(&self) -> Option<&'d str> {
         self.node.get_ref().as_str()
     }
 
-    /// The number within a range; `what` names such numbers.
+    /// Returns the number if it is within a range; `what` names it in messages.
     pub(super) fn number(&self, what: &str, range: &RangeInclusive<u64>) -> Option<u64> {
         let allowed = format!("{what} from {} to {}", range.start(), range.end());
         let Some(integer) = self.node.get_ref().as_integer() else {

@@ -1,9 +1,9 @@
-//! The configuration file: what is in it, and everything that is wrong with it.
+//! The configuration file: its values, and its mistakes.
 //!
-//! One TOML file configures the appliance. [`load`] takes it as a whole or refuses it as a whole, with a
-//! line for each mistake: file, line, key, what is wrong, what is allowed. `document` is the machinery that
-//! reads TOML so; `sections` knows the keys. [`check`] finds besides what a start with the file would fail of:
-//! `start` looks at the files and addresses that it names.
+//! One TOML file configures the appliance. [`load`] accepts or rejects it as a whole, with one line per
+//! mistake: file, line, key, the mistake, the accepted values. `document` is the machinery that reads TOML in
+//! this way; `sections` knows the keys. [`check`] also finds the reasons for which a start with the file
+//! would fail: `start` looks at the files and addresses that the configuration names.
 
 mod document;
 pub mod limits;
@@ -48,74 +48,74 @@ pub enum ModeChoice {
     Generic,
 }
 
-/// The directory of the records when nobody says otherwise.
+/// The default directory of the records.
 pub const DEFAULT_LOG_DIR: &str = "/var/log/mirror-xdp";
 
-/// What a configuration file says.
+/// The values of a configuration file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
-    /// What is captured, and how.
+    /// Interfaces and the capture as a whole.
     pub capture: CaptureSettings,
     /// UDP ports of mirror traffic.
     pub ports: Ports,
-    /// What may come in and what is captured of it.
+    /// Admission and filter rules.
     pub policy: Policy,
-    /// Which flows are only counted after a while.
+    /// Flows that the driver counts and drops after their first bytes.
     pub shunt: ShuntSettings,
-    /// How frames are received.
+    /// Reception of frames.
     pub receive: ReceiveSettings,
-    /// What is made of the frames.
+    /// Analysis of the frames.
     pub analysis: AnalysisSettings,
-    /// When flows end that have no packets.
+    /// Idle times after which flows end.
     pub timeouts: Timeouts,
-    /// What raises alerts.
+    /// Indicators that raise alerts.
     pub alerts: AlertSettings,
-    /// Where records go.
+    /// Output of the records.
     pub eve: EveSettings,
-    /// How packets are kept, where they are.
+    /// The packet store, if there is one.
     pub store: StoreSettings,
-    /// Where the HTTP API is, and for whom.
+    /// The HTTP API.
     pub api: ApiSettings,
-    /// Which messages are written.
+    /// Log messages.
     pub log: LogSettings,
 }
 
 impl Config {
-    /// What of it can be set anew while workers work.
+    /// Returns the settings that can be changed while the workers run.
     #[must_use]
     pub const fn tuning(&self) -> Tuning {
         Tuning { analyzers: self.analysis.analyzers, timeouts: self.timeouts, shunt_after: self.shunt.after }
     }
 }
 
-/// Which messages are written; what is not said is up to the environment.
+/// Log messages; the environment decides on keys that are absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogSettings {
-    /// A level, and others for some parts of the program, as `RUST_LOG` has them: `info,hyper=warn`.
+    /// A level, with levels for individual modules, in the syntax of `RUST_LOG`: `info,hyper=warn`.
     pub level: Option<String>,
 }
 
-/// Where records go.
+/// Output of the records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EveSettings {
     /// A file, `-`, or a socket, see [`mirror_records::sink::Destination::named`]; `None` is `eve.json`.
     pub output: Option<PathBuf>,
-    /// The kinds of events that are written.
+    /// The types of events that are written.
     pub types: EventTypes,
-    /// When a file is put aside.
+    /// The size and age at which a file is rotated.
     pub rotation: Rotation,
-    /// The permissions of files and directories that are made.
+    /// The permissions of files and directories that are created.
     pub modes: Modes,
 }
 
-/// What is made of the frames.
+/// Analysis of the frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AnalysisSettings {
-    /// Whether a packet that is mirrored at both ends of its conversation is analysed once only.
+    /// Analyses a packet that is mirrored at both ends of its conversation only once.
     pub dedup: bool,
-    /// Which analyzers run.
+    /// The analyzers that run.
     pub analyzers: Enabled,
-    /// How long services are measured for one `metrics` event.
+    /// The period that one `metrics` event covers.
     pub metrics_interval: Duration,
 }
 
@@ -125,21 +125,21 @@ impl Default for AnalysisSettings {
     }
 }
 
-/// What raises alerts.
+/// Indicators that raise alerts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AlertSettings {
-    /// What is looked for.
+    /// The indicators of the configuration file itself.
     pub indicators: Indicators,
-    /// A file with more of them.
+    /// A file with more indicators.
     pub file: Option<PathBuf>,
 }
 
 impl AlertSettings {
-    /// All that is looked for, with what the file has now.
+    /// Returns all indicators, including those that the file holds now.
     ///
     /// # Errors
     ///
-    /// Where the file cannot be read, or a line of it is no indicator.
+    /// If the file cannot be read, or one of its lines is no indicator.
     pub fn load(&self) -> Result<Indicators, FileError> {
         let mut indicators = self.indicators.clone();
         self.file.as_deref().map_or(Ok(()), |file| indicators.add_file(file))?;
@@ -147,54 +147,54 @@ impl AlertSettings {
     }
 }
 
-/// What is captured, and how; what is not said is up to the command line.
+/// Interfaces and the capture as a whole; the command line decides on keys that are absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CaptureSettings {
     /// Names of the interfaces.
     pub interfaces: Vec<String>,
-    /// Whether to take off an XDP program that is there already.
+    /// Detaches an XDP program that is already attached.
     pub replace: Option<bool>,
-    /// Where the records' files are.
+    /// The directory of the records.
     pub log_dir: Option<PathBuf>,
     /// Time between two `stats` events.
     pub stats_interval: Option<Duration>,
-    /// Flows that each worker keeps at most.
+    /// The most flows that each worker tracks.
     pub max_flows: Option<usize>,
 }
 
-/// How packets are kept.
+/// The packet store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreSettings {
-    /// How the store is written.
+    /// The settings of the store.
     pub settings: Settings,
-    /// The file of the key that it is encrypted with.
+    /// The file of the key with which the store is encrypted.
     pub key: Option<PathBuf>,
 }
 
-/// Where the HTTP API is, and for whom; what is not said is up to the command line.
+/// The HTTP API; the command line decides on keys that are absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ApiSettings {
-    /// Where all of it is.
+    /// The address of the whole API.
     pub listen: Option<Address>,
-    /// Where health checks alone are.
+    /// The address that serves health checks only.
     pub health: Option<Address>,
-    /// The file with the token that whoever asks has to know.
+    /// The file of the token that a client has to present.
     pub token_file: Option<PathBuf>,
 }
 
-/// UDP ports of mirror traffic, an envelope each. No port is in two of them, none is 0.
+/// UDP ports of mirror traffic, by encapsulation. No port is in two of the lists, and none is 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ports {
     /// VXLAN (RFC 7348).
     pub vxlan: Vec<u16>,
     /// GENEVE (RFC 8926).
     pub geneve: Vec<u16>,
-    /// VXLAN-GPE, the draft's next-protocol field included.
+    /// VXLAN-GPE, with the next-protocol field of the draft.
     pub vxlan_gpe: Vec<u16>,
 }
 
 impl Default for Ports {
-    /// VXLAN and GENEVE as AWS sends them.
+    /// The ports to which AWS sends VXLAN and GENEVE.
     fn default() -> Self {
         Self {
             vxlan: vec![mirror_xdp_common::wire::VXLAN_PORT],
@@ -204,12 +204,14 @@ impl Default for Ports {
     }
 }
 
-/// Which flows are only counted after a while.
+/// Flows that the driver counts and drops after their first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShuntSettings {
-    /// Bytes of a flow that user space sees before the driver only counts the rest; `None`: it sees all.
+    /// Bytes of a flow that user space sees before the driver only counts the rest; `None`: user space sees
+    /// all.
     pub after: Option<u64>,
-    /// Flows that are counted in the driver at a time; beyond, the one longest without a packet comes up again.
+    /// The most flows that the driver counts at a time. Beyond that, user space sees the flow again that has
+    /// been idle the longest.
     pub max_flows: u32,
 }
 
@@ -219,22 +221,22 @@ impl Default for ShuntSettings {
     }
 }
 
-/// How frames are received.
+/// Reception of frames.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReceiveSettings {
-    /// How to run the program.
+    /// The XDP mode in which the program runs.
     pub xdp_mode: ModeChoice,
-    /// Whether to receive without copying.
+    /// Use of zero-copy reception.
     pub zero_copy: ZeroCopy,
     /// CPUs for the workers; `None`: the best of those that the process may use.
     pub cpus: Option<CpuList>,
-    /// Sockets of each queue; `None`: as many as give each CPU a worker.
+    /// Sockets per queue; `None`: as many as give each CPU a worker.
     pub sockets_per_queue: Option<u32>,
-    /// Whether all packets of a flow are analysed by one worker.
+    /// One worker analyses all packets of a flow.
     pub flow_affinity: bool,
-    /// Frames that may wait for a worker, a power of two; `None`: by the machine's memory.
+    /// Frames in the receive ring of a worker, a power of two; `None`: chosen by the machine's memory.
     pub ring: Option<u32>,
-    /// How workers look for frames themselves; `None`: they wait for interrupts.
+    /// Settings of busy polling; `None`: the workers wait for interrupts.
     pub busy_poll: Option<BusyPoll>,
 }
 
@@ -252,46 +254,47 @@ impl Default for ReceiveSettings {
     }
 }
 
-/// Why a configuration file is not taken.
+/// The reason why a configuration file is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read the configuration {}", .path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// Something in it is wrong.
+    /// The file has mistakes.
     #[error(transparent)]
     Wrong(#[from] Mistakes),
 }
 
-/// Everything that is wrong with a file, in the order of its lines. As text: the first, and how many more
-/// there are.
+/// All mistakes of a file, in the order of their lines.
+///
+/// [`Display`](fmt::Display) writes the first mistake and the number of the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistakes(Vec<Mistake>);
 
 impl Mistakes {
-    /// Mistakes that are worth showing at once.
+    /// The most mistakes that are shown at once.
     const SHOWN: usize = 20;
 
-    /// These mistakes, in the order of their lines, where there is one.
+    /// Sorts the mistakes by line; `None` if there are none.
     #[must_use]
     pub fn of(mut mistakes: Vec<Mistake>) -> Option<Self> {
         mistakes.sort_by_key(|mistake| mistake.line);
         (!mistakes.is_empty()).then_some(Self(mistakes))
     }
 
-    /// All of them; at least one.
+    /// Returns all mistakes; there is at least one.
     #[must_use]
     pub fn all(&self) -> &[Mistake] {
         &self.0
     }
 
-    /// A line for each of the first twenty, and one that says how many more there are.
+    /// Returns one line for each of the first twenty mistakes, and one with the number of the others.
     pub fn lines(&self) -> impl Iterator<Item = String> {
         let more = self.0.len().saturating_sub(Self::SHOWN);
         let rest = (more > 0).then(|| format!("{more} more mistakes"));
@@ -313,41 +316,43 @@ impl fmt::Display for Mistakes {
 
 impl std::error::Error for Mistakes {}
 
-/// Reads a configuration file.
+/// Reads a configuration file; any mistake rejects it.
 pub fn load(path: &Path) -> Result<Config, Error> {
     Ok(parse(path, &read(path)?)?)
 }
 
-/// Reads a configuration from the bytes of a file; `path` is for messages.
+/// Parses a configuration from the bytes of a file; `path` is for messages.
 pub fn parse(path: &Path, bytes: &[u8]) -> Result<Config, Mistakes> {
     let Checked { config, mistakes, .. } = parse_all(path, bytes);
     Mistakes::of(mistakes).map_or(Ok(config), Err)
 }
 
-/// A configuration file, and all that is to be said of it.
+/// A configuration file with all mistakes and warnings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checked {
-    /// What the file says; of no use where there are mistakes.
+    /// The values of the file; meaningless if there are mistakes.
     pub config: Config,
-    /// What is wrong, in the order of its lines.
+    /// The mistakes, in the order of their lines.
     pub mistakes: Vec<Mistake>,
-    /// What is allowed, but hardly what is wanted.
+    /// Values that are allowed, but unlikely to be intended.
     pub warnings: Vec<Mistake>,
-    /// Where the file says what, see [`lines`].
+    /// The line of each section and key, see [`lines`].
     pub lines: BTreeMap<String, usize>,
 }
 
-/// Reads a configuration file, and finds all of its mistakes and all that a start with it would fail of, as far
-/// as that does not depend on interfaces and ports of the machine. Keys of which `is_overridden` is so are not
-/// looked at for the latter: a flag says something else.
+/// Reads a configuration file and finds all of its mistakes.
+///
+/// These include the reasons for which a start with it would fail, as far as they do not depend on the
+/// interfaces and ports of the machine. Keys for which `is_overridden` returns `true` are excluded from that
+/// second check, because a flag replaces their value.
 ///
 /// # Errors
 ///
-/// Where the file cannot be read.
+/// If the file cannot be read.
 pub fn check(path: &Path, is_overridden: impl Fn(&str) -> bool) -> Result<Checked, Error> {
     let text = read(path)?;
     let mut checked = parse_all(path, &text);
-    // What is no text was refused.
+    // A file that is not UTF-8 has been rejected above.
     checked.lines = str::from_utf8(&text).map(lines).unwrap_or_default();
     start::check(path, &mut checked, is_overridden);
     checked.mistakes.sort_by_key(|mistake| mistake.line);
@@ -374,8 +379,8 @@ fn parse_all(path: &Path, bytes: &[u8]) -> Checked {
     Checked { config, mistakes, warnings, lines: BTreeMap::new() }
 }
 
-/// Where a file says what: the line of each section, such as `ports`, and of each of its keys, such as
-/// `ports.vxlan`. Empty where the file is no TOML.
+/// Returns the line of each section, such as `ports`, and of each of its keys, such as `ports.vxlan`. Empty
+/// if the file is not TOML.
 #[must_use]
 pub fn lines(text: &str) -> BTreeMap<String, usize> {
     let document = Document::new(Path::new(""), text);
@@ -390,7 +395,7 @@ pub fn lines(text: &str) -> BTreeMap<String, usize> {
     lines
 }
 
-/// The bytes of a file; of one that is no configuration for its sheer length, an error.
+/// Reads the bytes of a file; a file of more than 16 MiB is an error.
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
     const LONGEST: u64 = 16 << 20;
     let unreadable = |source| Error::Unreadable { path: path.to_owned(), source };
@@ -398,7 +403,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
     let file = File::open(path).map_err(unreadable)?;
     file.take(LONGEST + 1).read_to_end(&mut text).map_err(unreadable)?;
     if text.len() as u64 > LONGEST {
-        return Err(unreadable(io::Error::other("longer than 16 MiB, which no configuration is")));
+        return Err(unreadable(io::Error::other("longer than 16 MiB, the limit of a configuration file")));
     }
     Ok(text)
 }

@@ -23,7 +23,7 @@ use super::{
     ReceiveSettings, ShuntSettings, StoreSettings,
 };
 
-/// The whole file. Where something is wrong the document knows, and the result is of no use.
+/// Reads the whole file. If there are mistakes, the document holds them, and the result is meaningless.
 pub(super) fn config(mut root: Table<'_>) -> Config {
     let mut config = Config::default();
     if let Some(table) = root.get("capture").and_then(|value| value.table()) {
@@ -86,10 +86,10 @@ fn capture(mut table: Table<'_>) -> CaptureSettings {
         }
         for element in elements {
             let Some(name) = element.text("the name of an interface") else { continue };
-            // What the kernel takes for a name (dev_valid_name).
+            // The names that the kernel accepts (dev_valid_name).
             let wrong = |byte: u8| byte == b'/' || byte == b':' || byte.is_ascii_whitespace();
             if name.is_empty() || name.len() > 15 || matches!(name, "." | "..") || name.bytes().any(wrong) {
-                element.wrong(format!("`{name}` is no name of an interface"), "such as \"ens6\"");
+                element.wrong(format!("`{name}` is not an interface name"), "such as \"ens6\"");
             }
             if let Some(first) = capture.interfaces.iter().position(|other| other == name) {
                 let what = format!("`{name}` is capture.interfaces[{first}] already");
@@ -109,12 +109,12 @@ fn capture(mut table: Table<'_>) -> CaptureSettings {
     capture
 }
 
-/// A path from the root.
+/// Reads an absolute path.
 fn absolute(value: &Value<'_>, example: &str) -> Option<PathBuf> {
     let text = value.text("a path")?;
     if !text.starts_with('/') || text.contains('\0') {
         value.wrong(
-            format!("`{text}` is no absolute path"),
+            format!("`{text}` is not an absolute path"),
             format!("a path from the root, such as \"{example}\""),
         );
     }
@@ -129,7 +129,7 @@ fn ports(mut table: Table<'_>) -> Ports {
         ("vxlan_gpe", limits::VXLAN_GPE_PORTS, default.vxlan_gpe),
     ];
     let lists = lists.map(|(key, most, default)| (key, most, default, table.get(key)));
-    // A port that another envelope has by default is taken as well.
+    // The default ports of another encapsulation are taken as well.
     let mut taken: BTreeMap<u16, &'static str> = BTreeMap::new();
     for (key, _, default, _) in lists.iter().filter(|(_, _, _, value)| value.is_none()) {
         taken.extend(default.iter().map(|port| (*port, *key)));
@@ -170,7 +170,7 @@ fn port_list(
     ports
 }
 
-/// A range of VNIs and where the file says so.
+/// A range of VNIs and its place in the file.
 struct KnownVnis<'d> {
     range: RangeInclusive<u32>,
     value: Value<'d>,
@@ -183,7 +183,7 @@ fn admission<'d>(mut table: Table<'d>, policy: &mut Policy, known: &mut Vec<Know
         match mode {
             "learn" => policy.unknown_vnis = UnknownVnis::Learn,
             "strict" => policy.unknown_vnis = UnknownVnis::Drop,
-            _ => value.wrong(format!("`{mode}` is no mode"), "\"learn\" or \"strict\""),
+            _ => value.wrong(format!("`{mode}` is not a mode"), "\"learn\" or \"strict\""),
         }
     }
     if let Some(value) = table.get("sources")
@@ -199,7 +199,7 @@ fn admission<'d>(mut table: Table<'d>, policy: &mut Policy, known: &mut Vec<Know
             if network.prefix_len() == 0 {
                 let family = if network.addr().is_ipv4() { "IPv4" } else { "IPv6" };
                 element.warn(
-                    &format!("`{network}` admits whoever can send to the appliance by {family}"),
+                    &format!("`{network}` admits every host that can send to the appliance by {family}"),
                     "name the networks of the mirrored interfaces",
                 );
             }
@@ -256,7 +256,7 @@ fn store(mut table: Table<'_>) -> StoreSettings {
         match value.as_text() {
             Some("whole") => settings.policy.packet = Kept::Whole,
             Some("headers") => settings.policy.packet = Kept::Headers,
-            Some(text) => value.wrong(format!("`{text}` is no part of a packet"), ALLOWED),
+            Some(text) => value.wrong(format!("`{text}` is not a part of a packet"), ALLOWED),
             None => {
                 if let Some(first) = value.number(ALLOWED, &(16..=262_144)) {
                     settings.policy.packet = Kept::First(first as usize);
@@ -286,7 +286,7 @@ fn store(mut table: Table<'_>) -> StoreSettings {
     store
 }
 
-/// Who may do what with files, as `chmod` takes it: the owner these things at least.
+/// Reads permissions in octal, as `chmod` takes them; the owner needs at least those in `least`.
 fn file_mode(value: &Value<'_>, least: u32) -> Option<u32> {
     let allowed =
         format!("a text of octal digits from \"{least:04o}\" to \"0777\", such as \"{:04o}\"", least | 0o40);
@@ -294,17 +294,17 @@ fn file_mode(value: &Value<'_>, least: u32) -> Option<u32> {
     let mode = text.bytes().all(|digit| digit.is_ascii_digit()).then(|| u32::from_str_radix(text, 8).ok());
     let mode = mode.flatten().filter(|mode| *mode <= 0o777 && mode & least == least);
     if mode.is_none() {
-        value.wrong(format!("`{text}` is no mode that the store can work with"), allowed);
+        value.wrong(format!("`{text}` is not a mode that the store can work with"), allowed);
     }
     mode
 }
 
-/// How much memory frames may wait in for an alert, and how much it is.
+/// The accepted sizes, in bytes, of the memory in which frames wait for an alert, and its default.
 const PRE_TRIGGER: RangeInclusive<u64> = 1 << 20..=2 << 30;
 const DEFAULT_PRE_TRIGGER: u64 = 32 << 20;
 const KEEP: &str = "\"all\" or \"alerts\"";
 
-/// Whether only alerts are kept, and with how much memory for what comes before.
+/// Returns the size of the memory in which frames wait for an alert; `None` if the store keeps all packets.
 fn pre_trigger(table: &mut Table<'_>) -> Option<u64> {
     let value = table.get("keep");
     let alerts = match value.as_ref().and_then(|value| Some((value, value.text(KEEP)?))) {
@@ -317,7 +317,7 @@ fn pre_trigger(table: &mut Table<'_>) -> Option<u64> {
     };
     let size = table.get("pre_trigger");
     if let (Some(size), false) = (&size, alerts) {
-        size.wrong("nothing waits where all is kept", "write keep = \"alerts\", or leave it out");
+        size.wrong("no frame waits if the store keeps all", "write keep = \"alerts\", or leave it out");
     }
     let bytes = size.as_ref().map_or(Some(DEFAULT_PRE_TRIGGER), bytes);
     if let (Some(value), Some(bytes)) = (&size, bytes)
@@ -328,18 +328,18 @@ fn pre_trigger(table: &mut Table<'_>) -> Option<u64> {
     bytes.filter(|_| alerts)
 }
 
-/// Rules as `SET`, `SET/NUMBER` and `SET/FIRST-LAST`. Those that there are not are mistakes: what nothing
-/// matches would be kept.
+/// Reads rules written as `SET`, `SET/NUMBER` and `SET/FIRST-LAST`. A rule that does not exist is a mistake:
+/// no packet could match it, so none would be kept.
 fn store_rules(value: &Value<'_>, policy: &Policy) -> Vec<RuleRange> {
     const OF: &str = "rules such as \"office\", \"office/100\" or \"office/100-199\"";
     let elements = value.list(OF).unwrap_or_default();
     if elements.is_empty() {
-        value.wrong("is empty: nothing would be kept", "leave the key out to keep what any rule accepts");
+        value.wrong("is empty: nothing would be kept", "leave the key out to keep all accepted packets");
     }
     elements.iter().filter_map(|element| store_rule(element, element.text(OF)?, policy)).collect()
 }
 
-/// One of the texts that [`store_rules`] takes.
+/// Reads one of the texts that [`store_rules`] takes.
 fn store_rule(value: &Value<'_>, text: &str, policy: &Policy) -> Option<RuleRange> {
     let find = |name: &str| policy.sets.iter().find(|set| set.name == name);
     let (name, numbers) = match text.rsplit_once('/').filter(|_| find(text).is_none()) {
@@ -382,7 +382,7 @@ fn store_retention(table: &mut Table<'_>, retention: &mut Retention) {
     }
 }
 
-/// A number of bytes, or a text such as "1GiB".
+/// Reads a number of bytes, or text such as "1GiB".
 fn bytes(value: &Value<'_>) -> Option<u64> {
     match value.as_text() {
         Some(text) => value.checked(text::bytes(text)),
@@ -390,14 +390,14 @@ fn bytes(value: &Value<'_>) -> Option<u64> {
     }
 }
 
-/// A time such as "10min".
+/// Reads a time such as "10min".
 fn duration(value: &Value<'_>) -> Option<Duration> {
     const ALLOWED: &str = "a time such as \"10min\" or \"30days\"";
     let text = value.text(ALLOWED)?;
     match humantime::parse_duration(text) {
         Ok(time) if !time.is_zero() => Some(time),
         _ => {
-            value.wrong(format!("`{text}` is no time"), format!("write {ALLOWED}"));
+            value.wrong(format!("`{text}` is not a time"), format!("write {ALLOWED}"));
             None
         }
     }
@@ -431,7 +431,7 @@ fn receive(mut table: Table<'_>) -> ReceiveSettings {
         let (least, most) = super::limits::RING.into_inner();
         if let Some(ring) = value.number("a power of two", &(least.into()..=most.into())) {
             if !ring.is_power_of_two() {
-                value.wrong(format!("{ring} is no power of two"), "such as 16384");
+                value.wrong(format!("{ring} is not a power of two"), "such as 16384");
             }
             receive.ring = Some(ring as u32);
         }
@@ -447,7 +447,7 @@ fn receive(mut table: Table<'_>) -> ReceiveSettings {
     receive
 }
 
-/// On or off.
+/// Reads "on" or "off".
 fn switch(value: &Value<'_>) -> Option<bool> {
     match value.text("\"on\" or \"off\"")? {
         "on" => Some(true),
@@ -459,7 +459,7 @@ fn switch(value: &Value<'_>) -> Option<bool> {
     }
 }
 
-/// One of the words that the command line takes, too.
+/// Reads one of the words that the command line takes as well.
 fn choice<T: clap::ValueEnum>(value: &Value<'_>) -> Option<T> {
     let words: Vec<_> = T::value_variants().iter().filter_map(T::to_possible_value).collect();
     let words: Vec<_> = words.iter().map(|word| format!("\"{}\"", word.get_name())).collect();
@@ -497,7 +497,7 @@ fn analyzers(value: &Value<'_>) -> Enabled {
         let Some(name) = element.text(&allowed) else { continue };
         match enabled.with(name) {
             Some(more) => enabled = more,
-            None => element.wrong(format!("`{name}` is no analyzer"), format!("one of {allowed}")),
+            None => element.wrong(format!("`{name}` is not an analyzer"), format!("one of {allowed}")),
         }
     }
     enabled
@@ -521,7 +521,7 @@ fn timeouts(mut table: Table<'_>) -> Timeouts {
     timeouts
 }
 
-/// A time such as "30s", from a second to so many, in seconds.
+/// Reads a time such as "30s", of whole seconds from 1 to `most`, and returns it in seconds.
 fn whole_seconds(value: &Value<'_>, most: u64) -> Option<u64> {
     let time = duration(value)?;
     if time.subsec_nanos() == 0 && time.as_secs() <= most {
@@ -533,7 +533,7 @@ fn whole_seconds(value: &Value<'_>, most: u64) -> Option<u64> {
     None
 }
 
-/// Levels of messages, from the fewest to the most.
+/// Log levels, from the least to the most verbose.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 fn log(mut table: Table<'_>) -> LogSettings {
@@ -552,7 +552,7 @@ fn log(mut table: Table<'_>) -> LogSettings {
             LEVELS.contains(&level)
         };
         if !text.split(',').all(is_level) {
-            value.wrong(format!("`{text}` is no level"), allowed);
+            value.wrong(format!("`{text}` is not a level"), allowed);
         }
         log.level = Some(text.to_owned());
     }
@@ -560,7 +560,7 @@ fn log(mut table: Table<'_>) -> LogSettings {
     log
 }
 
-/// Whether it is the path of a module.
+/// Returns whether a text is the path of a module.
 fn is_target(target: &str) -> bool {
     !target.is_empty() && target.chars().all(|c| c.is_ascii_alphanumeric() || "_:-".contains(c))
 }
@@ -578,8 +578,8 @@ fn alerts(mut table: Table<'_>) -> AlertSettings {
     alerts
 }
 
-/// Permissions of files, as `chmod` has them in digits. The owner needs those in `least`, and nobody but the owner and
-/// the group may write.
+/// Reads permissions of files in octal, as `chmod` takes them. The owner needs at least those in `least`, and
+/// only the owner and the group may write.
 fn permissions(value: &Value<'_>, least: u32, example: &str) -> Option<u32> {
     let allowed = format!("permissions as text, such as \"{example}\"");
     let text = value.text(&allowed)?;
@@ -588,15 +588,15 @@ fn permissions(value: &Value<'_>, least: u32, example: &str) -> Option<u32> {
         Ok(mode) if digits && mode & least == least && mode & !0o775 == 0 => Some(mode),
         Ok(mode) if digits && mode <= 0o7777 => {
             let what = if mode & least == least {
-                format!("`{text}` lets everybody write, or is more than permissions")
+                format!("`{text}` lets all users write, or has more than the permission bits")
             } else {
-                format!("`{text}` keeps the owner out")
+                format!("`{text}` denies the owner access")
             };
             value.wrong(what, format!("such as \"{example}\""));
             None
         }
         _ => {
-            value.wrong(format!("`{text}` is no permissions"), format!("such as \"{example}\""));
+            value.wrong(format!("`{text}` is not valid permissions"), format!("such as \"{example}\""));
             None
         }
     }
@@ -618,7 +618,7 @@ fn eve(mut table: Table<'_>) -> EveSettings {
         let kind = |value: Value<'_>| {
             let kind = value.text(&allowed)?;
             if !EventTypes::KNOWN.contains(&kind) {
-                value.wrong(format!("`{kind}` is no kind of events"), &allowed);
+                value.wrong(format!("`{kind}` is not an event type"), &allowed);
             }
             Some(kind.to_owned())
         };
@@ -638,7 +638,7 @@ fn eve(mut table: Table<'_>) -> EveSettings {
     {
         match humantime::parse_duration(text) {
             Ok(time) if time.as_secs() > 0 => eve.rotation.interval = Some(time),
-            _ => value.wrong(format!("`{text}` is no time of a second or more"), "write such as \"1h\""),
+            _ => value.wrong(format!("`{text}` is not a time of a second or more"), "write such as \"1h\""),
         }
     }
     if let Some(value) = table.get("rotate_keep") {
@@ -662,7 +662,7 @@ fn api(mut table: Table<'_>) -> ApiSettings {
         let text = value.text(ADDRESS)?;
         let address = text.parse().ok();
         if address.is_none() {
-            value.wrong(format!("`{text}` is no address to listen on"), ADDRESS);
+            value.wrong(format!("`{text}` is not an address to listen on"), ADDRESS);
         }
         address
     };
@@ -728,7 +728,7 @@ fn rule_set<'d>(
         text.clone_into(&mut name);
         if text.is_empty() || text.len() > limits::NAME || text.chars().any(char::is_control) {
             let allowed = format!("1 to {} bytes without control characters", limits::NAME);
-            value.wrong(format!("\"{text}\" is no name"), allowed);
+            value.wrong(format!("\"{text}\" is not a name"), allowed);
         } else if let Some(first) = names.insert(name.clone(), index) {
             let what = format!("\"{text}\" is the name of filter.sets[{first}] already");
             value.wrong(what, "give each set a name of its own");
@@ -745,7 +745,7 @@ fn rule_set<'d>(
         let mut numbers = BTreeMap::new();
         for (position, element) in elements.iter().enumerate() {
             if before + position == limits::RULES {
-                let what = format!("one rule more than there is room for in all sets: {} so far", *total);
+                let what = format!("exceeds the limit of rules over all sets: {} so far", *total);
                 element.wrong(what, format!("at most {}", limits::RULES));
             }
             if let Some(table) = element.table() {
@@ -758,10 +758,10 @@ fn rule_set<'d>(
     RuleSet { name, rules }
 }
 
-/// The rules of a set so far that have a number, by that number: direction and position.
+/// The rules of a set so far, by number: direction and position.
 type Numbers = BTreeMap<u32, Vec<(RuleDirection, usize)>>;
 
-/// A rule; `None` where its number or action is missing or wrong.
+/// Reads a rule; `None` if its number or action is missing or wrong.
 fn rule(mut table: Table<'_>, position: usize, numbers: &mut Numbers) -> Option<Rule> {
     let direction = table.get("direction").and_then(|value| {
         let text = value.text("\"ingress\", \"egress\" or \"both\"")?;
@@ -781,7 +781,7 @@ fn rule(mut table: Table<'_>, position: usize, numbers: &mut Numbers) -> Option<
                 format!(" for {}", direction.name())
             };
             value.wrong(
-                format!("rule {number}{of} stands in rules[{first}] already"),
+                format!("rule {number}{of} is in rules[{first}] already"),
                 "a number is used once in each direction of a set",
             );
         }
@@ -805,7 +805,7 @@ fn rule(mut table: Table<'_>, position: usize, numbers: &mut Numbers) -> Option<
     let mut ports = |key| {
         let value = table.get(key)?;
         match &protocol {
-            // What is wrong with the protocol has been said.
+            // The mistake in the protocol has been reported.
             Some((None, _)) => {}
             Some((Some(number), _)) if has_ports(*number) => {}
             Some((Some(number), _)) => value.wrong(
@@ -873,7 +873,7 @@ fn vnis<'d>(value: &Value<'d>) -> Vec<KnownVnis<'d>> {
     elements.into_iter().filter_map(|value| Some(KnownVnis { range: range(&value)?, value })).collect()
 }
 
-/// The same numbers as ranges in ascending order that do not overlap.
+/// Returns the same numbers as ranges in ascending order that do not overlap.
 fn merged(mut ranges: Vec<RangeInclusive<u32>>) -> Vec<RangeInclusive<u32>> {
     ranges.sort_by_key(|range| *range.start());
     let mut merged: Vec<RangeInclusive<u32>> = Vec::new();
@@ -888,10 +888,11 @@ fn merged(mut ranges: Vec<RangeInclusive<u32>>) -> Vec<RangeInclusive<u32>> {
     merged
 }
 
-/// Binds VNIs to sets, none to two.
+/// Binds VNIs to sets; binding a VNI to two sets is a mistake.
 fn bind(policy: &mut Policy, bound: &mut [(usize, KnownVnis<'_>)]) {
     bound.sort_by_key(|(_, known)| *known.range.start());
-    // The range that reaches the farthest so far: what overlaps any overlaps it, or is told by another.
+    // The range that reaches the farthest so far: a range that overlaps an earlier one overlaps this one, or
+    // the clash is reported by another pair.
     let mut farthest: Option<(usize, RangeInclusive<u32>)> = None;
     let mut clash = BTreeSet::new();
     for (set, known) in bound.iter() {
@@ -916,14 +917,14 @@ fn bind(policy: &mut Policy, bound: &mut [(usize, KnownVnis<'_>)]) {
     }
     for (set, ranges) in ranges {
         for range in merged(ranges) {
-            // More than there is room for is refused anyway, and need not be written out for that.
+            // More than the limit is rejected anyway, so there is no need to list them all.
             let vnis = range.take(limits::VNIS + 1).filter_map(Vni::new);
             policy.bindings.extend(vnis.map(|vni| (vni, set)));
         }
     }
 }
 
-/// Reports the first VNI that there is no room for.
+/// Reports VNIs beyond the limit, at the widest range.
 fn check_capacity(known: &mut [KnownVnis<'_>]) {
     known.sort_by_key(|known| *known.range.start());
     let total: u32 = merged(known.iter().map(|known| known.range.clone()).collect())
@@ -933,8 +934,8 @@ fn check_capacity(known: &mut [KnownVnis<'_>]) {
     if total as usize <= limits::VNIS {
         return;
     }
-    // The widest range is the one to look at.
+    // The widest range is the one to look at first.
     if let Some(widest) = known.iter().max_by_key(|known| known.range.end() - known.range.start()) {
-        widest.value.wrong(format!("{total} VNIs are known with these"), format!("at most {}", limits::VNIS));
+        widest.value.wrong(format!("{total} VNIs are known in total"), format!("at most {}", limits::VNIS));
     }
 }

@@ -1,6 +1,8 @@
-//! What a start with a configuration would fail of: files that are missing or wrong, addresses that cannot both
-//! be listened on, settings that exclude each other. `mirror-xdp run` looks before it starts, `config check`
-//! on any machine; so interfaces, ports that others use and the like are no part of it.
+//! Checks that find out whether a start with a configuration would fail: missing or wrong files, addresses
+//! that cannot both be listened on, settings that exclude each other.
+//!
+//! `mirror-xdp run` makes these checks before it starts, and `config check` makes them on any machine.
+//! Interfaces, ports that other programs use and the like are therefore not checked.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -21,12 +23,12 @@ use url::Url;
 use super::listen::{self, Address, Token, TokenError};
 use super::{Checked, Config, DEFAULT_LOG_DIR, Mistake, ModeChoice};
 
-/// Something that was found.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Finding {
-    /// A start fails: what is wrong, and what would be right.
+    /// The start fails: the mistake, and the remedy.
     Mistake(String, String),
-    /// A start may fail: this user cannot know.
+    /// The start may fail: this user lacks the permissions to find out.
     Warning(String, String),
 }
 
@@ -39,7 +41,7 @@ impl Finding {
         Self::Warning(what.into(), allowed.into())
     }
 
-    /// An error, whose message says what is right behind a semicolon, if it does.
+    /// Turns an error into a mistake. If its message gives the remedy, it does so after a semicolon.
     fn of(error: &(dyn std::error::Error + 'static), otherwise: &str) -> Self {
         let text = one_line(error);
         let (what, allowed) = text.split_once("; ").unwrap_or((&text, otherwise));
@@ -47,7 +49,8 @@ impl Finding {
     }
 }
 
-/// Keys that what is found is about, and how it is found. It is entered at the first key.
+/// The keys that a finding is about, and the function that looks for it. The finding is reported at the first
+/// key.
 type Check = (&'static [&'static str], fn(&Config) -> Vec<Finding>);
 
 const CHECKS: &[Check] = &[
@@ -67,7 +70,7 @@ fn one(finding: Option<Finding>) -> Vec<Finding> {
     finding.into_iter().collect()
 }
 
-/// Looks for all of it, and enters it. Keys that have mistakes already are not looked at.
+/// Makes all checks and adds their findings. Keys that have mistakes already are skipped.
 pub(super) fn check(path: &Path, checked: &mut Checked, is_overridden: impl Fn(&str) -> bool) {
     let wrong: Vec<_> = checked.mistakes.iter().map(|mistake| mistake.key.clone()).collect();
     // A mistake may be in an element of a list.
@@ -89,7 +92,7 @@ pub(super) fn check(path: &Path, checked: &mut Checked, is_overridden: impl Fn(&
     }
 }
 
-/// Whether no frame at all would be admitted.
+/// Reports a configuration that would admit no frame at all.
 fn strict(config: &Config) -> Option<Finding> {
     let policy = &config.policy;
     let none = policy.vnis.is_empty() && policy.bindings.is_empty();
@@ -101,7 +104,7 @@ fn strict(config: &Config) -> Option<Finding> {
     })
 }
 
-/// Whether frames are to be received in a way that the network stack has not.
+/// Reports zero-copy reception in generic mode, which cannot do it.
 fn zero_copy(config: &Config) -> Option<Finding> {
     let receive = &config.receive;
     (receive.xdp_mode == ModeChoice::Generic && receive.zero_copy == ZeroCopy::Required).then(|| {
@@ -120,7 +123,7 @@ fn key(path: &Path) -> Option<Finding> {
     })
 }
 
-/// Why a directory that segments are copied to cannot be made.
+/// Reports that the directory to which segments are copied cannot be made.
 fn upload(config: &Config) -> Option<Finding> {
     let url = Url::parse(&config.store.settings.upload.as_ref()?.to_string()).ok()?;
     if url.scheme() == "file" { directory(&url.to_file_path().ok()?) } else { None }
@@ -134,22 +137,23 @@ fn token(path: &Path) -> Option<Finding> {
     })
 }
 
-/// Why a file has no secret; what another user would see is not known.
+/// Reports an unusable file of a secret. The file may be fine for another user, so a permission error is a
+/// warning only.
 fn secret(error: &SecretError) -> Finding {
     match error {
         SecretError::Unreadable { path, source } if source.kind() == ErrorKind::PermissionDenied => {
             let what = format!("this user cannot read {}", path.display());
-            Finding::warning(what, "check the file as the user who captures")
+            Finding::warning(what, "run the check as the user who captures")
         }
         SecretError::Foreign { path, owner } => {
             let what = format!("{} belongs to user {owner}", path.display());
-            Finding::warning(what, "it is taken by that user alone; let it belong to root")
+            Finding::warning(what, "only that user can use it; change its owner to root")
         }
         other => Finding::of(other, "make it, or leave the key out"),
     }
 }
 
-/// Whether others could ask without a token.
+/// Reports that other hosts could reach the API without a token.
 fn open(config: &Config) -> Option<Finding> {
     let address = listen::reachable(config.api.listen?).filter(|_| config.api.token_file.is_none())?;
     Some(Finding::mistake(
@@ -158,13 +162,13 @@ fn open(config: &Config) -> Option<Finding> {
     ))
 }
 
-/// Whether one address is to be listened on twice.
+/// Reports that one address would be listened on twice.
 fn both(config: &Config) -> Option<Finding> {
     let listen = config.api.listen.unwrap_or(listen::DEFAULT);
     let (Address::At(health), Address::At(listen)) = (config.api.health?, listen) else { return None };
     let overlap = |a: SocketAddr, b: SocketAddr| {
         let any = |address: SocketAddr| address.ip().is_unspecified();
-        // What listens on all addresses of IPv6 does so on those of IPv4, too.
+        // A socket that listens on all IPv6 addresses also listens on all IPv4 addresses.
         let one_family = a.is_ipv4() == b.is_ipv4();
         let all = |a: SocketAddr, b: SocketAddr| any(a) && (one_family || a.is_ipv6() && b.is_ipv4());
         a.port() == b.port() && (a.ip() == b.ip() || all(a, b) || all(b, a))
@@ -177,7 +181,7 @@ fn both(config: &Config) -> Option<Finding> {
     })
 }
 
-/// Whether the file of records cannot be made where it is to be.
+/// Reports that the file of records cannot be made.
 fn output(config: &Config) -> Option<Finding> {
     let log_dir = config.capture.log_dir.clone().unwrap_or_else(|| DEFAULT_LOG_DIR.into());
     let output = config.eve.output.as_deref()?;
@@ -190,20 +194,21 @@ fn output(config: &Config) -> Option<Finding> {
         let what = format!("{} is a directory", path.display());
         return Some(Finding::mistake(what, "name a file in it"));
     }
-    // What is wrong with the log directory is told of that.
+    // The check of the log directory reports what is wrong with that directory.
     path.parent().filter(|parent| !log_dir.starts_with(parent)).and_then(directory)
 }
 
-/// Why a directory cannot be made or written to, where it is missing by its nearest parent.
+/// Reports that a directory cannot be made or written to. If it is missing, its nearest existing parent
+/// decides.
 fn directory(path: &Path) -> Option<Finding> {
     const ALLOWED: &str = "name a directory that can be made and written to";
     for ancestor in path.ancestors().filter(|ancestor| !ancestor.as_os_str().is_empty()) {
         let shown = ancestor.display();
         match fs::metadata(ancestor) {
             Ok(metadata) if metadata.is_dir() => return writable(ancestor),
-            Ok(_) => return Some(Finding::mistake(format!("{shown} is no directory"), ALLOWED)),
+            Ok(_) => return Some(Finding::mistake(format!("{shown} is not a directory"), ALLOWED)),
             Err(error) => match error.kind() {
-                // A link may lead nowhere.
+                // A symbolic link may dangle.
                 ErrorKind::NotFound if fs::symlink_metadata(ancestor).is_ok() => {
                     return Some(Finding::mistake(format!("{shown} is a link to nothing"), ALLOWED));
                 }
@@ -232,7 +237,7 @@ fn unknown(directory: &Path) -> Finding {
     Finding::warning(what, "the user who captures has to")
 }
 
-/// What is wrong with the file of indicators, line by line.
+/// Reports the mistakes in the file of indicators, line by line.
 fn indicators(config: &Config) -> Vec<Finding> {
     let Err(error) = config.alerts.load() else { return Vec::new() };
     match error {

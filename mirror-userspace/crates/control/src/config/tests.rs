@@ -9,10 +9,10 @@ use toml::de::{DeTable, DeValue};
 
 use super::*;
 
-/// The configuration that comes with the product.
+/// The configuration that is shipped with the product.
 const EXAMPLE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/mirror-xdp.toml"));
 
-/// The same with the keys that name files which have to be made first.
+/// The same without the keys that name files which would have to exist.
 fn example() -> String {
     ["key", "file", "token_file"].iter().fold(EXAMPLE.to_owned(), |text, key| {
         let with = text.replace(&format!("# {key} = "), &format!("{key} = "));
@@ -29,7 +29,7 @@ fn mistakes(text: &str) -> Vec<Mistake> {
     parsed(text).map_or_else(|mistakes| mistakes.all().to_vec(), |_| Vec::new())
 }
 
-/// A set with one rule that is right but for the given lines, which begin on line 6.
+/// A set with one rule that is valid but for the given lines, which begin on line 6.
 fn with_rule(lines: &str) -> String {
     format!("[filter]\n[[filter.sets]]\nname = \"a\"\n[[filter.sets.rules]]\nnumber = 1\n{lines}")
 }
@@ -103,7 +103,7 @@ fn every_key_is_read() {
     assert_eq!(policy.sets[1].rules[0].action, Action::Truncate(128));
 }
 
-/// The keys of all tables by their path, indices left out.
+/// Returns the keys of all tables by their path, without indices.
 fn keys<'t>(table: &'t DeTable<'_>, path: &str, found: &mut BTreeMap<String, Vec<&'t str>>) {
     for (key, value) in table {
         found.entry(path.to_owned()).or_default().push(key.get_ref());
@@ -128,7 +128,7 @@ fn the_example_has_every_key_that_there_is() {
     let table = DeTable::parse(&example).unwrap();
     let mut found = BTreeMap::new();
     keys(table.get_ref(), "", &mut found);
-    // What each table takes is asked of the reader, by a key that none takes.
+    // Each table reports its keys when it meets one that it does not know.
     let sections = [
         ("", "none = 1\n"),
         ("capture", "[capture]\nnone = 1\n"),
@@ -216,8 +216,8 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
         // TOML itself.
         ("[ports\n".into(), 1, "[ports".into(), "unclosed table", "`]`"),
         ("\n\nvxlan = [1,\n".into(), 3, "vxlan".into(), "unclosed array", "`]`"),
-        ("[ports]\nvxlan = [1]\nvxlan = [2]\n".into(), 3, "vxlan".into(), "second time", "once"),
-        ("[shunt]\n[shunt]\n".into(), 2, "[shunt]".into(), "second time", "once"),
+        ("[ports]\nvxlan = [1]\nvxlan = [2]\n".into(), 3, "vxlan".into(), "defined twice", "once"),
+        ("[shunt]\n[shunt]\n".into(), 2, "[shunt]".into(), "defined twice", "once"),
         (accept("protocol = tcp\n"), 7, "protocol".into(), "tcp", "in quotes"),
         ("[shunt]\nafter =\n".into(), 2, "after".into(), "no value", "number, or text"),
         ("a = 1\n\u{1}".into(), 2, "\\u{1}".into(), "not TOML", "`=`"),
@@ -283,14 +283,14 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
             "[capture]\nlog_dir = \"log\"\n".into(),
             2,
             "capture.log_dir".into(),
-            "no absolute path",
+            "not an absolute path",
             "/var/log",
         ),
         (
             "[capture]\nstats_interval = \"0s\"\n".into(),
             2,
             "capture.stats_interval".into(),
-            "no time",
+            "not a time",
             "\"10min\"",
         ),
         ("[capture]\nmax_flows = 0\n".into(), 2, "capture.max_flows".into(), "out of range", "from 1 to"),
@@ -344,7 +344,7 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
             "[analysis]\nanalyzers = [\"dns\", \"smtp\"]\n".into(),
             2,
             "analysis.analyzers[1]".into(),
-            "`smtp` is no analyzer",
+            "`smtp` is not an analyzer",
             "\"dns\", \"http\", \"quic\", \"ssh\", \"tls\"",
         ),
         (
@@ -380,7 +380,7 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
         ),
         // Messages.
         ("[log]\nlevel = \"loud\"\n".into(), 2, "log.level".into(), "`loud`", "\"warn\", \"info\""),
-        ("[log]\nlevel = \"info,=debug\"\n".into(), 2, "log.level".into(), "no level", "hyper=debug"),
+        ("[log]\nlevel = \"info,=debug\"\n".into(), 2, "log.level".into(), "not a level", "hyper=debug"),
         ("[log]\nlevel = 3\n".into(), 2, "log.level".into(), "is the number 3", "\"trace\""),
         // Store.
         ("[store]\nsegment_size = \"1MiB\"\n".into(), 2, "store.segment_size".into(), "too few", "16777216"),
@@ -403,16 +403,16 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
         ("[store]\ndirectory_mode = \"1777\"\n".into(), 2, "store.directory_mode".into(), "1777", "0700"),
         ("[store]\nkey = 1\n".into(), 2, "store.key".into(), "is the number 1", "a file's name"),
         ("[store]\nmax_size = \"big\"\n".into(), 2, "store.max_size".into(), "`big`", "\"1MiB\""),
-        ("[store]\nmax_age = \"old\"\n".into(), 2, "store.max_age".into(), "`old` is no time", "30days"),
+        ("[store]\nmax_age = \"old\"\n".into(), 2, "store.max_age".into(), "`old` is not a time", "30days"),
         ("[[store.ages]]\nvnis = [7]\n".into(), 1, "store.ages[0].max_age".into(), "missing", "\"30days\""),
         ("[eve]\noutput = \"\"\n".into(), 2, "eve.output".into(), "is empty", "eve.json"),
         ("[eve]\nrotate_keep = -1\n".into(), 2, "eve.rotate_keep".into(), "-1", "from 0 to"),
-        ("[eve]\nfile_mode = \"0646\"\n".into(), 2, "eve.file_mode".into(), "everybody", "0640"),
-        ("[eve]\nfile_mode = \"0440\"\n".into(), 2, "eve.file_mode".into(), "owner out", "0640"),
+        ("[eve]\nfile_mode = \"0646\"\n".into(), 2, "eve.file_mode".into(), "all users", "0640"),
+        ("[eve]\nfile_mode = \"0440\"\n".into(), 2, "eve.file_mode".into(), "owner access", "0640"),
         ("[eve]\nfile_mode = \"rw-r\"\n".into(), 2, "eve.file_mode".into(), "rw-r", "0640"),
         ("[eve]\nfile_mode = 640\n".into(), 2, "eve.file_mode".into(), "number", "0640"),
         ("[eve]\ndirectory_mode = \"4750\"\n".into(), 2, "eve.directory_mode".into(), "more than", "0750"),
-        ("[receive]\nring = 1000\n".into(), 2, "receive.ring".into(), "no power of two", "16384"),
+        ("[receive]\nring = 1000\n".into(), 2, "receive.ring".into(), "not a power of two", "16384"),
         ("[receive]\ncpus = \"3-1\"\n".into(), 2, "receive.cpus".into(), "3-1", "2-7,10"),
         // Shunt.
         ("[shunt]\nafter = \"1 TiB\"\n".into(), 2, "shunt.after".into(), "`1 TiB`", "\"1MiB\""),
@@ -423,7 +423,7 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
             "[store]\npre_trigger = \"8MiB\"\n".into(),
             2,
             "store.pre_trigger".into(),
-            "nothing waits",
+            "no frame waits",
             "keep =",
         ),
         (
@@ -469,11 +469,17 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
             "`com` is no indicator",
             "write a domain",
         ),
-        ("[alerts]\nfile = \"feed\"\n".into(), 2, "alerts.file".into(), "no absolute path", "/etc"),
+        ("[alerts]\nfile = \"feed\"\n".into(), 2, "alerts.file".into(), "not an absolute path", "/etc"),
         // API.
         ("[api]\nlisten = \"localhost\"\n".into(), 2, "api.listen".into(), "`localhost`", "127.0.0.1:9470"),
         ("[api]\nhealth = 9471\n".into(), 2, "api.health".into(), "is the number 9471", "\"off\""),
-        ("[api]\ntoken_file = \"token\"\n".into(), 2, "api.token_file".into(), "no absolute path", "/etc"),
+        (
+            "[api]\ntoken_file = \"token\"\n".into(),
+            2,
+            "api.token_file".into(),
+            "not an absolute path",
+            "/etc",
+        ),
         ("[api]\nport = 1\n".into(), 2, "api.port".into(), "unknown key", "listen, health, token_file"),
         // Sets.
         ("[filter]\ndefault = \"b\"\n".into(), 2, "filter.default".into(), "no set \"b\"", "[[filter.sets]]"),
@@ -491,7 +497,7 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
             "missing",
             "name = \"a name\"",
         ),
-        ("[[filter.sets]]\nname = \"\"\n".into(), 2, "filter.sets[0].name".into(), "no name", "1 to 128"),
+        ("[[filter.sets]]\nname = \"\"\n".into(), 2, "filter.sets[0].name".into(), "not a name", "1 to 128"),
         (
             "[[filter.sets]]\nname = \"a\"\n[[filter.sets]]\nname = \"a\"\n".into(),
             4,
@@ -511,7 +517,7 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
             "[filter]\nmacs = [\"02:00:00:00:00\"]\n".into(),
             2,
             "filter.macs[0]".into(),
-            "no hardware address",
+            "not a hardware address",
             "02:00:00:00:00:01",
         ),
         (
@@ -531,7 +537,7 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
         (accept("protocol = 256\n"), 7, at("protocol"), "256", "from 0 to 255"),
         (accept("source = \"10.1.0.0/8\"\n"), 7, at("source"), "beyond its prefix", "write 10.0.0.0/8"),
         (accept("source = \"10.1.0.1\"\n"), 7, at("source"), "no prefix length", "10.1.0.1/32"),
-        (accept("destination = \"fd00::/129\"\n"), 7, at("destination"), "no network", "fd00::/8"),
+        (accept("destination = \"fd00::/129\"\n"), 7, at("destination"), "not a network", "fd00::/8"),
         (
             accept("source = \"10.0.0.0/8\"\ndestination = \"fd00::/8\"\n"),
             8,
@@ -637,7 +643,7 @@ fn what_is_more_than_there_is_room_for_is_refused() {
     assert!(parsed(&sources(limits::SOURCES)).is_ok());
     assert!(mistakes(&sources(limits::SOURCES + 1))[0].allowed.contains("4096"));
 
-    // Known by admission and by sets together.
+    // Known both by admission and by sets.
     let vnis = |last| {
         format!(
             "[admission]\nvnis = [\"0-16000\"]\n[[filter.sets]]\nname = \"a\"\nvnis = [\"15000-{last}\"]\n"
@@ -680,7 +686,7 @@ fn what_a_file_says_cannot_break_the_line() {
 }
 
 proptest! {
-    /// Whatever becomes of the file that comes with the product: a configuration or mistakes, never a panic.
+    /// Any mutation of the shipped file gives a configuration or mistakes, never a panic.
     #[test]
     fn damaged_files_are_taken_or_refused(at in 0..EXAMPLE.len(), cut in 0usize..40, with in ".{0,8}") {
         let mut bytes = EXAMPLE.as_bytes().to_vec();
@@ -695,7 +701,7 @@ proptest! {
     }
 }
 
-/// What is found of a file that is in this directory, whose name stands for `{}` in the text.
+/// Returns the findings for a file in this directory, whose path replaces `{}` in the text.
 fn checked(directory: &tempfile::TempDir, text: &str) -> Checked {
     let path = directory.path().join("start.toml");
     std::fs::write(&path, text.replace("{}", directory.path().to_str().unwrap())).unwrap();
@@ -718,7 +724,7 @@ fn what_a_start_would_fail_of_is_found_with_its_line_and_key() {
     file(&directory, "short", "secret", 0o600);
     std::os::unix::fs::symlink("/absent/log", directory.path().join("link")).unwrap();
     let wrong: &[(&str, usize, &str, &[&str])] = &[
-        ("[capture]\nlog_dir = \"{}/good/log\"", 2, "capture.log_dir", &["/good is no directory"]),
+        ("[capture]\nlog_dir = \"{}/good/log\"", 2, "capture.log_dir", &["/good is not a directory"]),
         ("[capture]\nlog_dir = \"{}/link\"", 2, "capture.log_dir", &["is a link to nothing"]),
         ("[capture]\ninterfaces = [\"a\", \"b\", \"a\"]", 2, "capture.interfaces[2]", &["once"]),
         ("[admission]\nmode = \"strict\"", 2, "admission.mode", &["no frame would be admitted"]),
@@ -728,7 +734,7 @@ fn what_a_start_would_fail_of_is_found_with_its_line_and_key() {
         ("[store]\nkey = \"{}/open\"", 2, "store.key", &["mode 0644", "chmod 640"]),
         ("[store]\nkey = \"{}/short\"", 2, "store.key", &["has no key", "openssl"]),
         ("[store]\nkey = \"{}\"", 2, "store.key", &["is no regular file"]),
-        ("[store]\nupload = \"file://{}/good/copy\"", 2, "store.upload", &["/good is no directory"]),
+        ("[store]\nupload = \"file://{}/good/copy\"", 2, "store.upload", &["/good is not a directory"]),
         ("[alerts]\nfile = \"{}/absent\"", 2, "alerts.file", &["absent", "No such file"]),
         ("[alerts]\nfile = \"{}/short\"", 2, "alerts.file", &["short:1: `secret` is no indicator"]),
         ("[alerts]\nfile = \"{}\"", 2, "alerts.file", &["not a regular file"]),
@@ -736,7 +742,7 @@ fn what_a_start_would_fail_of_is_found_with_its_line_and_key() {
         ("[alerts]\nindicators = [\"0.0.0.0/0\"]", 2, "alerts.indicators[0]", &["nearly every flow"]),
         ("[eve]\noutput = \"foo://host\"", 2, "eve.output", &["`foo:` is no kind", "unix-stream:PATH"]),
         ("[eve]\noutput = \"{}\"", 2, "eve.output", &["is a directory"]),
-        ("[eve]\noutput = \"{}/good/eve.json\"", 2, "eve.output", &["/good is no directory"]),
+        ("[eve]\noutput = \"{}/good/eve.json\"", 2, "eve.output", &["/good is not a directory"]),
         ("[api]\ntoken_file = \"{}/absent\"", 2, "api.token_file", &["absent", "No such file"]),
         ("[api]\ntoken_file = \"{}/open\"", 2, "api.token_file", &["mode 0644", "chmod 640"]),
         ("[api]\ntoken_file = \"{}/short\"", 2, "api.token_file", &["too short", "openssl"]),

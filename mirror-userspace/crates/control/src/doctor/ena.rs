@@ -1,25 +1,25 @@
-//! What a version of the ENA driver can and cannot. The driver comes from two places: with the kernel, whose
-//! version it then has, and from <https://github.com/amzn/amzn-drivers>, which counts its own.
+//! The abilities of each version of the ENA driver. The driver has two sources: the kernel tree, where it has
+//! the version of the kernel, and <https://github.com/amzn/amzn-drivers>, which has its own version numbers.
 
 use super::State;
 
-/// What a driver of ENA means for a capture.
+/// The meaning of a version of the ENA driver for a capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ena {
-    /// What to think of it.
+    /// The verdict on it.
     pub(super) state: State,
-    /// Frames of more than one buffer reach XDP.
+    /// XDP programs receive frames of more than one buffer.
     pub(super) multi_buffer: bool,
-    /// XDP runs on every channel, not on half of them.
+    /// XDP runs on all channels, and not just on half of them.
     pub(super) all_channels: bool,
-    /// What it amounts to, for people.
+    /// The consequences, in words.
     pub(super) meaning: &'static str,
 }
 
-/// The largest MTU with which ENA takes XDP programs, where frames have to fit into one buffer.
+/// The largest MTU with which ENA accepts XDP programs that need each frame in one buffer.
 pub(super) const MAX_MTU: u32 = 3498;
 
-/// What the driver of this version can, where the kernel is `release`.
+/// Returns the abilities of the driver of this version, on a kernel of version `release`.
 pub(super) fn of(version: &str, release: &str) -> Ena {
     let ena = |state, multi_buffer, all_channels, meaning| Ena { state, multi_buffer, all_channels, meaning };
     let Some(version) = parse(version).filter(|_| version != release) else {
@@ -60,7 +60,7 @@ pub(super) fn of(version: &str, release: &str) -> Ena {
             State::Warning,
             false,
             false,
-            "2.13.0 and 2.13.1: zero-copy with mistakes that 2.13.2 mends; install 2.17 or newer",
+            "2.13.0 and 2.13.1: zero-copy with defects that 2.13.2 fixes; install 2.17 or newer",
         ),
         (2, 13, _) => ena(
             State::Fine,
@@ -80,7 +80,7 @@ pub(super) fn of(version: &str, release: &str) -> Ena {
     }
 }
 
-/// `2.13.2g` in numbers.
+/// Parses a version such as `2.13.2g`.
 fn parse(version: &str) -> Option<(u32, u32, u32)> {
     let mut numbers = version.trim_end_matches('g').split('.').map(str::parse);
     let mut next = || numbers.next()?.ok();
@@ -101,7 +101,7 @@ mod tests {
             ("2.7.0g", State::Warning, false, false, "withdrawn"),
             ("2.7.3g", State::Warning, false, false, "switched off"),
             ("2.12.3g", State::Warning, false, false, "switched off"),
-            ("2.13.0g", State::Warning, false, false, "2.13.2 mends"),
+            ("2.13.0g", State::Warning, false, false, "2.13.2 fixes"),
             ("2.13.2g", State::Fine, false, false, "zero-copy"),
             ("2.14.0g", State::Fine, true, false, "several buffers"),
             ("2.16.1g", State::Fine, true, false, "several buffers"),

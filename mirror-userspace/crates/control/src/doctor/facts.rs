@@ -1,4 +1,4 @@
-//! What is found of an interface and of the machine that it is in.
+//! The facts about an interface and its machine.
 
 use std::fs;
 
@@ -21,90 +21,90 @@ use crate::host::{cpus, memory, privilege};
 /// The machine, as far as this process may use it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
-    /// The kernel's version, as it names itself.
+    /// The kernel's release, as `uname` reports it.
     pub release: String,
     /// Capabilities that a capture needs and this process lacks.
     pub missing: Vec<&'static str>,
-    /// Bytes that it may lock; `None`: any number.
+    /// Bytes that the process may lock; `None` without a limit.
     pub lockable: Option<u64>,
     /// Bytes of memory.
     pub memory: u64,
-    /// Huge pages; `None` where the kernel has none.
+    /// Huge pages; `None` if the kernel does not support them.
     pub huge_pages: Option<HugePages>,
-    /// CPUs that it may run on.
+    /// CPUs that the process may run on.
     pub cpus: Vec<usize>,
-    /// CPUs that there are.
+    /// CPUs that are online.
     pub online: Vec<usize>,
-    /// CPUs that workers are given, or that are isolated for them; empty where a capture chooses.
+    /// CPUs that are given to the workers or isolated for them; empty if the capture chooses.
     pub workers: Vec<usize>,
 }
 
 /// Huge pages of the default size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HugePages {
-    /// Bytes of one.
+    /// Bytes of one huge page.
     pub bytes: u64,
-    /// All of them.
+    /// The number of huge pages.
     pub total: u64,
-    /// Those that nobody uses, or is about to.
+    /// The number of free ones that are not reserved either.
     pub free: u64,
 }
 
-/// The memory next to the interface.
+/// The NUMA node of the interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Numa {
-    /// Its number.
+    /// The number of the node.
     pub node: u32,
-    /// The CPUs next to it.
+    /// The CPUs of the node.
     pub cpus: Vec<usize>,
 }
 
 /// An XDP program on the interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attached {
-    /// What it is, for people.
+    /// A description for people.
     pub description: String,
-    /// Whether it is that of a running capture.
+    /// `true` if it belongs to a running capture.
     pub ours: bool,
 }
 
-/// Everything that was found.
+/// The facts about an interface and its machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     /// The machine.
     pub machine: Machine,
     /// The interface.
     pub interface: Interface,
-    /// Its driver; `None`, as of all that follows: not told.
+    /// Its driver; here and below, `None` means that it is not reported.
     pub driver: Option<Driver>,
-    /// What the driver can do with XDP.
+    /// The XDP features of the driver.
     pub xdp: Option<XdpFeatures>,
     /// Its queues.
     pub channels: Option<Channels>,
     /// Its rings.
     pub rings: Option<Rings>,
-    /// What the driver does by itself.
+    /// The other features of the driver.
     pub features: Vec<Feature>,
-    /// How frames are spread over the queues.
+    /// The hash that spreads frames over the queues.
     pub rss: Option<Rss>,
-    /// What of UDP is hashed.
+    /// The hashed fields of UDP over IPv4 and over IPv6.
     pub udp_hash: Option<[u64; 2]>,
-    /// How many rules send certain frames to certain queues.
+    /// The number of rules that send certain frames to certain queues.
     pub steering_rules: u32,
-    /// What was lost since the machine started.
+    /// Losses since the machine started.
     pub losses: Counters,
     /// The interrupts.
     pub interrupts: Vec<Interrupt>,
-    /// The memory next to it.
+    /// Its NUMA node.
     pub numa: Option<Numa>,
     /// XDP programs on it.
     pub attached: Vec<Attached>,
-    /// UDP ports of mirror traffic that somebody on this host has, and who.
+    /// UDP ports of mirror traffic that are in use on this host, with their users.
     pub taken_ports: Vec<(u16, String)>,
 }
 
 impl Facts {
-    /// Asks for everything. Runs in the network namespace of the calling thread.
+    /// Gathers all facts, in the network namespace of the calling thread.
     pub async fn gather(netlink: &Netlink, name: &str, intent: Intent<'_>) -> Result<Self, nic::Error> {
         let interface = netlink.interface(name).await?;
         let device = Device::open(name).ok();
@@ -134,7 +134,7 @@ impl Facts {
         })
     }
 
-    /// Receive queues in use.
+    /// Returns the number of receive queues in use.
     #[must_use]
     pub fn queues(&self) -> u32 {
         self.channels.map_or(1, |channels| channels.receiving()).max(1)
@@ -165,7 +165,7 @@ impl Numa {
     }
 }
 
-/// `HugePages_Total: 64` and its like in `/proc/meminfo`.
+/// Parses `HugePages_Total: 64` and the like from `/proc/meminfo`.
 fn huge_pages(meminfo: &str) -> Option<HugePages> {
     let field = |name| meminfo::field(meminfo, name);
     let reserved = field("HugePages_Rsvd")?;

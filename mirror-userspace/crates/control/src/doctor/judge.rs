@@ -1,4 +1,4 @@
-//! What to think of what was found: a function a check, in the order in which they are shown.
+//! The judgement of the facts: one function per check, in the order in which the checks are shown.
 
 use std::fmt::Write as _;
 
@@ -14,19 +14,20 @@ use super::ena::{self, Ena};
 use super::{Check, Facts, Machine, State};
 use crate::host::memory;
 
-/// Linux as of which everything works, and before which programs take no frames of several buffers.
+/// The oldest Linux on which everything works, and the oldest whose XDP programs receive frames of several
+/// buffers.
 const KERNEL: (u32, u32) = (6, 1);
 const OLDEST_KERNEL: (u32, u32) = (5, 18);
 
-/// What mirroring adds to the longest frame of an interface with the MTU of 1500, over IPv6.
+/// The MTU that the longest frame of an interface with an MTU of 1500 needs after mirroring over IPv6.
 const LEAST_MTU: u32 = 1500 + (ETHERNET_LEN + Ipv6Header::LEN + UDP_LEN + VXLAN_LEN) as u32;
 
-/// An MTU that every driver takes XDP programs with, and with which every frame fits into one buffer.
+/// An MTU with which every driver accepts XDP programs and every frame fits into one buffer.
 const GOOD_MTU: u32 = ena::MAX_MTU;
 
 const _: () = assert!(GOOD_MTU <= afxdp::MAX_MTU && GOOD_MTU > LEAST_MTU);
 
-/// Judges everything.
+/// Makes all checks.
 #[must_use]
 pub fn judge(facts: &Facts) -> Vec<Check> {
     let ena = ena(facts);
@@ -64,10 +65,10 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
         .collect()
 }
 
-/// What mends something.
+/// The remedy of a finding.
 enum Fix {
     None,
-    /// Something that is left to people.
+    /// A command that is left to the user.
     Command(String),
     Change(Change),
 }
@@ -98,7 +99,7 @@ fn ena(facts: &Facts) -> Option<Ena> {
     Some(ena::of(&driver.version, &facts.machine.release))
 }
 
-/// `6.1.119-129` is 6.1.
+/// Parses the first two numbers of a release: `6.1.119-129` is 6.1.
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(['.', '-']);
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
@@ -111,10 +112,10 @@ fn kernel(facts: &Facts) -> Judged {
         Some(version) if version >= KERNEL => Judged::fine(NAME, release),
         Some(version) if version < OLDEST_KERNEL => Judged::broken(
             NAME,
-            format!("{release}: XDP takes too little before 5.18; boot 6.1 or newer"),
+            format!("{release}: XDP lacks features before 5.18; boot 6.1 or newer"),
             Fix::None,
         ),
-        _ => Judged::warning(NAME, format!("{release}: tried with 6.1 and newer only"), Fix::None),
+        _ => Judged::warning(NAME, format!("{release}: tested only with 6.1 and newer"), Fix::None),
     }
 }
 
@@ -179,7 +180,7 @@ fn huge_pages(facts: &Facts) -> Judged {
 fn interface(facts: &Facts) -> Judged {
     const NAME: &str = "interface";
     if !facts.interface.ethernet {
-        return Judged::broken(NAME, "not an Ethernet interface: mirror traffic comes in by one", Fix::None);
+        return Judged::broken(NAME, "not an Ethernet interface, which mirror traffic needs", Fix::None);
     }
     if !facts.interface.up {
         return Judged::broken(NAME, "down", Fix::Change(Change::Up(true)));
@@ -190,7 +191,7 @@ fn interface(facts: &Facts) -> Judged {
 fn driver(facts: &Facts, ena: Option<Ena>) -> Judged {
     const NAME: &str = "driver";
     let Some(driver) = &facts.driver else {
-        return Judged::warning(NAME, "the driver does not say who it is", Fix::None);
+        return Judged::warning(NAME, "the driver does not report its name", Fix::None);
     };
     let mut found = format!("{} {}", driver.name, driver.version);
     for (word, text) in [("firmware", &driver.firmware), ("at", &driver.bus)] {
@@ -210,7 +211,10 @@ fn driver(facts: &Facts, ena: Option<Ena>) -> Judged {
 fn xdp(facts: &Facts) -> Judged {
     const NAME: &str = "xdp";
     let Some(features) = facts.xdp else {
-        return Judged::fine(NAME, "not told: Linux 6.3 and newer say what a driver can; `run` tries");
+        return Judged::fine(
+            NAME,
+            "unknown: Linux 6.3 and newer report the features of a driver; `run` tries them",
+        );
     };
     if !features.native() {
         let why = if is_veth(facts) { "; a veth needs as many queues as its peer sends by" } else { "" };
@@ -239,7 +243,7 @@ fn programs(facts: &Facts) -> Judged {
         return Judged::fine(NAME, "a capture is running");
     }
     let Some(program) = facts.attached.first() else { return Judged::fine(NAME, "no other XDP program") };
-    // Whose it is, nobody knows here: it may be a firewall. That is left to people.
+    // The owner is unknown here, and it may be a firewall, so this is left to the user.
     let command = format!("ip link set dev {} xdp off", facts.interface.name);
     Judged::broken(NAME, program.description.clone(), Fix::Command(command))
 }
@@ -247,7 +251,7 @@ fn programs(facts: &Facts) -> Judged {
 fn ports(facts: &Facts) -> Judged {
     const NAME: &str = "ports";
     let Some((port, by)) = facts.taken_ports.first() else {
-        return Judged::fine(NAME, "nobody on this host uses the UDP ports of mirror traffic");
+        return Judged::fine(NAME, "the UDP ports of mirror traffic are free on this host");
     };
     let fix = match by.strip_prefix("the VXLAN interface ") {
         Some(interface) => Fix::Command(format!("ip link delete {interface}")),
@@ -262,11 +266,13 @@ fn mtu(facts: &Facts, ena: Option<Ena>) -> Judged {
     let fix = || Fix::Change(Change::Mtu(GOOD_MTU));
     if mtu > afxdp::MAX_JUMBO_MTU {
         let most = afxdp::MAX_JUMBO_MTU;
-        return Judged::broken(NAME, format!("{mtu}: frames are taken for at most {most}"), fix());
+        return Judged::broken(NAME, format!("{mtu}: captured up to {most} only"), fix());
     }
     if mtu > ena::MAX_MTU && ena.is_some_and(|ena| !ena.multi_buffer) {
-        let found =
-            format!("{mtu}: beyond {} this driver takes no XDP program, generic mode is left", ena::MAX_MTU);
+        let found = format!(
+            "{mtu}: beyond {} this driver accepts no XDP program, only generic mode remains",
+            ena::MAX_MTU
+        );
         return Judged::warning(NAME, found, fix());
     }
     if mtu > afxdp::MAX_JUMBO_MTU {
@@ -278,12 +284,14 @@ fn mtu(facts: &Facts, ena: Option<Ena>) -> Judged {
         (None, None) => false,
     };
     if refused {
-        let found = format!("{mtu}: this driver takes no XDP program with it, generic mode is left, slower");
+        let found = format!(
+            "{mtu}: this driver accepts no XDP program with it, only the slower generic mode remains"
+        );
         return Judged::warning(NAME, found, fix());
     }
     if mtu > afxdp::MAX_MTU {
         let found = format!(
-            "{mtu}: jumbo profile, each frame copied, into several buffers; up to {} zero-copy can do with one",
+            "{mtu}: jumbo profile, each frame copied into several buffers; zero-copy with one buffer up to {}",
             afxdp::MAX_MTU
         );
         return Judged::warning(NAME, found, fix());
@@ -294,14 +302,14 @@ fn mtu(facts: &Facts, ena: Option<Ena>) -> Judged {
         );
         return Judged::warning(NAME, found, fix());
     }
-    Judged::fine(NAME, format!("{mtu}: every frame fits into one buffer; longer ones come cut"))
+    Judged::fine(NAME, format!("{mtu}: every frame fits into one buffer; longer ones are truncated"))
 }
 
 fn channels(facts: &Facts, ena: Option<Ena>) -> Judged {
     const NAME: &str = "channels";
     let cpus = u32::try_from(facts.machine.cpus.len()).unwrap_or(u32::MAX).max(1);
     let Some(channels) = facts.channels else {
-        return Judged::fine(NAME, "the driver does not say how many queues it has");
+        return Judged::fine(NAME, "the driver does not report its queues");
     };
     let (queues, most) = (channels.receiving(), channels.most());
     let set = |count| Fix::Change(Change::Channels { word: channels.word(), count });
@@ -315,7 +323,7 @@ fn channels(facts: &Facts, ena: Option<Ena>) -> Judged {
         return Judged::warning(NAME, found, set(usable.min(cpus)));
     }
     if is_veth(facts) && queues < most && facts.xdp.is_some_and(|features| !features.native()) {
-        let found = format!("{found}: fewer than its peer sends by, which native XDP does not take");
+        let found = format!("{found}: fewer than its peer sends by, which native XDP does not accept");
         return Judged::warning(NAME, found, set(most));
     }
     if queues >= cpus {
@@ -330,12 +338,12 @@ fn channels(facts: &Facts, ena: Option<Ena>) -> Judged {
         } else {
             ""
         };
-        return Judged::warning(NAME, format!("{found}: one queue does not feed them{how}"), Fix::None);
+        return Judged::warning(NAME, format!("{found}: one queue cannot feed all of them{how}"), Fix::None);
     }
     Judged::warning(NAME, format!("{found}: more queues feed more of them"), set(usable.min(cpus)))
 }
 
-/// `1 queue`, `2 queues`.
+/// Writes a count with its noun: `1 queue`, `2 queues`.
 fn counted(count: u32, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
@@ -349,11 +357,12 @@ fn rings(facts: &Facts) -> Judged {
             Fix::Change(Change::RxRing(rx.maximum)),
         ),
         Some(rx) if rx.maximum > 0 => Judged::fine(NAME, format!("{} received frames can wait", rx.current)),
-        _ => Judged::fine(NAME, "this driver's cannot be set"),
+        _ => Judged::fine(NAME, "this driver's ring sizes cannot be set"),
     }
 }
 
-/// Both join frames to longer ones, which do not fit into buffers and are not those that were mirrored.
+/// Features that join frames into longer ones, which do not fit into buffers and are not the frames that were
+/// mirrored.
 const JOINING: [&str; 2] = ["rx-lro", "rx-gro-hw"];
 
 fn offloads(facts: &Facts) -> Judged {
@@ -362,13 +371,13 @@ fn offloads(facts: &Facts) -> Judged {
     let Some(feature) = on else { return Judged::fine(NAME, "no LRO, no GRO by the NIC") };
     let fix = Change::Feature { name: feature.name.clone(), active: false };
     let fix = if feature.changeable { Fix::Change(fix) } else { Fix::None };
-    Judged::warning(NAME, format!("{} joins frames before they are seen", feature.name), fix)
+    Judged::warning(NAME, format!("{} joins frames before they are captured", feature.name), fix)
 }
 
 fn udp_hash(facts: &Facts) -> Judged {
     const NAME: &str = "udp_hash";
     let Some(fields) = facts.udp_hash else {
-        return Judged::fine(NAME, "the driver does not say what it hashes");
+        return Judged::fine(NAME, "the driver does not report the hashed fields");
     };
     if facts.queues() == 1 {
         return Judged::fine(NAME, "one queue");
@@ -400,7 +409,7 @@ fn rss(facts: &Facts) -> Judged {
     let Some(rss) = facts.rss.as_ref().filter(|rss| rss.is_known()) else {
         return Judged::fine(
             NAME,
-            "the driver does not tell its hash: how evenly queues are filled shows in a capture",
+            "the driver does not report its hash: a capture shows how evenly it fills the queues",
         );
     };
     let spread = rss.spread();
@@ -444,7 +453,7 @@ fn interrupts(facts: &Facts) -> Judged {
         return Judged::fine(NAME, "none of its own");
     }
     let others: Vec<usize> = online.iter().copied().filter(|cpu| !workers.contains(cpu)).collect();
-    // Reception and workers are apart where workers have CPUs of their own and there are others; else each
+    // Reception and workers are apart if workers have CPUs of their own and there are others; otherwise each
     // queue is received on the CPU of a worker.
     let apart = !workers.is_empty() && !others.is_empty();
     let targets = match (apart, workers.is_empty()) {
@@ -472,7 +481,7 @@ fn interrupts(facts: &Facts) -> Judged {
 
 fn numa(facts: &Facts) -> Judged {
     const NAME: &str = "numa";
-    let Some(numa) = &facts.numa else { return Judged::fine(NAME, "all memory is as near") };
+    let Some(numa) = &facts.numa else { return Judged::fine(NAME, "all memory is equally near") };
     let near = facts.machine.cpus.iter().filter(|cpu| numa.cpus.contains(cpu)).count();
     if near > 0 || numa.cpus.is_empty() {
         return Judged::fine(NAME, format!("node {}, {near} of its CPUs to run on", numa.node));
@@ -486,12 +495,11 @@ fn numa(facts: &Facts) -> Judged {
 
 fn losses(facts: &Facts) -> Judged {
     const NAME: &str = "losses";
-    // What programs dropped since the machine started, nobody knows: counters that include it say nothing.
+    // The number of frames that programs have dropped since the machine started is unknown, so counters that
+    // include them prove nothing.
     let lost = facts.losses.0.iter().filter(|(known, count)| known.kind == Kind::Lost && *count > 0);
     let told: Vec<_> = lost
-        .map(|(known, count)| {
-            format!("{} {count} ({}; what helps: {})", known.name, known.meaning, known.advice)
-        })
+        .map(|(known, count)| format!("{} {count} ({}; remedy: {})", known.name, known.meaning, known.advice))
         .collect();
     if told.is_empty() {
         return Judged::fine(NAME, "the device has lost nothing since it started");

@@ -1,8 +1,8 @@
-//! What decides whether an interface can be captured, and how well: looked at, judged, mended.
+//! Checks of everything that determines whether an interface can be captured, and how well.
 //!
-//! [`Facts`] are what was found, as data; [`judge`] says what to think of them, and asks nobody for more, so
-//! that NICs which are not at hand can be judged from what they answered elsewhere. [`mend`] does what the
-//! judgement asks for, and looks again.
+//! [`Facts`] holds the findings as data. [`judge`] draws the conclusions and asks for nothing more, so that
+//! NICs that are not at hand can be judged by answers recorded elsewhere. [`mend`] applies the changes that
+//! the judgement asks for, and examines again.
 
 mod ena;
 mod facts;
@@ -15,7 +15,7 @@ pub use self::facts::{Attached, Facts, HugePages, Machine, Numa};
 pub use self::judge::judge;
 use crate::host::CpuList;
 
-/// What is known of the capture that is to be.
+/// The known settings of the future capture.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Intent<'i> {
     /// UDP ports of mirror traffic.
@@ -24,35 +24,35 @@ pub struct Intent<'i> {
     pub cpus: Option<&'i CpuList>,
 }
 
-/// What to think of something.
+/// The verdict of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// As it should be, or without meaning for this interface.
+    /// As it should be, or irrelevant for this interface.
     Fine,
-    /// A capture works, but loses frames or time that it need not.
+    /// A capture works, but loses frames or time needlessly.
     Warning,
     /// A capture does not start.
     Broken,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What it is.
+    /// The name of the check.
     pub check: &'static str,
-    /// What to think of it.
+    /// The verdict.
     pub state: State,
-    /// What was found.
+    /// The finding.
     pub found: String,
-    /// The command that mends it, where one does.
+    /// The command that mends it, if there is one.
     pub fix: Option<String>,
-    /// The same as [`mend`] does it.
+    /// The same as a change that [`mend`] makes.
     #[serde(skip)]
     pub change: Option<Change>,
 }
 
-/// Looks at an interface, and judges.
+/// Examines and judges an interface.
 pub async fn examine(
     netlink: &Netlink,
     interface: &str,
@@ -61,20 +61,20 @@ pub async fn examine(
     Ok(judge(&Facts::gather(netlink, interface, intent).await?))
 }
 
-/// What was done about something.
+/// The result of an attempt to mend something.
 #[derive(Debug)]
 pub struct Mended<'m> {
-    /// What was found to be wrong.
+    /// The check that failed.
     pub check: &'m Check,
-    /// Whether it was mended.
+    /// The outcome of the change.
     pub result: Result<(), nic::Error>,
 }
 
-/// One change may call for another: with more queues there are more interrupts, and larger buffers. Nothing
-/// is tried twice, so this many rounds are only needed where each brings up something new.
+/// The most rounds. One change may call for another: with more queues there are more interrupts, and larger
+/// buffers. Nothing is tried twice, so this many rounds are needed only if each brings up something new.
 const ROUNDS: usize = 8;
 
-/// Mends what can be mended, tells of each change, and returns what was changed.
+/// Mends what it can, reports each change, and returns the changes.
 pub async fn mend(
     netlink: &Netlink,
     interface: &str,
@@ -96,7 +96,7 @@ pub async fn mend(
             let queues = matches!(change, Change::Channels { .. }) && result.is_ok();
             tell(&Mended { check, result });
             if queues {
-                // What was found of interrupts and memory is for as many queues as there were.
+                // The findings about interrupts and memory are for the previous number of queues.
                 break;
             }
         }

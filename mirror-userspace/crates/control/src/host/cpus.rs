@@ -1,4 +1,4 @@
-//! Which CPUs the workers run on.
+//! The choice of CPUs for the workers.
 
 use std::fs;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use mirror_device::nic::interrupt::{Interrupt, cpu_list, interrupts, numa_node};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-/// CPUs, as in `0-3,6`.
+/// A list of CPUs, as in `0-3,6`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CpuList(Vec<usize>);
 
@@ -20,7 +20,7 @@ impl std::fmt::Display for CpuList {
 }
 
 impl CpuList {
-    /// The CPUs, in the order in which they were named.
+    /// Returns the CPUs, in the order in which they were named.
     #[must_use]
     pub fn cpus(&self) -> &[usize] {
         &self.0
@@ -31,7 +31,7 @@ impl FromStr for CpuList {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no list of CPUs such as 0-3,6");
+        let wrong = || format!("`{text}` is not a list of CPUs such as 0-3,6");
         let number = |text: &str| match text.trim().parse() {
             Ok(cpu) if cpu < CpuSet::count() => Ok(cpu),
             _ => Err(wrong()),
@@ -54,34 +54,34 @@ impl FromStr for CpuList {
     }
 }
 
-/// The CPUs for the workers of these interfaces where none are given: those that the scheduler leaves alone
-/// where there are some, and not those that take the interfaces' interrupts where there are others. Empty
-/// where the kernel does not say what there is.
+/// Chooses CPUs for the workers of these interfaces if none are given: isolated CPUs if there are any, and
+/// CPUs that do not handle the interfaces' interrupts if there are any. Empty if the kernel does not report
+/// its CPUs.
 pub fn choose<'i>(interfaces: impl Iterator<Item = &'i Interface>) -> Vec<usize> {
     let candidates = prefer_isolated(allowed(), &list("isolated"), &online());
     let taken: Vec<_> = interfaces.flat_map(|interface| taken(&interrupts(interface))).collect();
     without(candidates, &taken)
 }
 
-/// The CPUs that receive from an interface: those that take the interrupts of its queues, or all of its
-/// interrupts where none is known as one of a queue.
+/// Returns the CPUs that receive from an interface: those that handle the interrupts of its queues, or all of
+/// its interrupts if none is known to be a queue's.
 fn taken(interrupts: &[Interrupt]) -> Vec<usize> {
     let any = interrupts.iter().any(Interrupt::is_of_queue);
     let receiving = interrupts.iter().filter(|interrupt| !any || interrupt.is_of_queue());
     receiving.flat_map(Interrupt::taken_by).collect()
 }
 
-/// A list of CPUs that the kernel keeps.
+/// Reads a list of CPUs from the kernel.
 fn list(name: &str) -> Vec<usize> {
     cpu_list(&fs::read_to_string(format!("/sys/devices/system/cpu/{name}")).unwrap_or_default())
 }
 
-/// CPUs that there are; empty where the kernel does not say.
+/// Returns the CPUs that are online; empty if the kernel does not report them.
 pub fn online() -> Vec<usize> {
     list("online")
 }
 
-/// The isolated CPUs that workers get where none are named.
+/// Returns the isolated CPUs that workers get by default.
 pub fn isolated() -> Vec<usize> {
     let isolated = list("isolated");
     let mut preferred = prefer_isolated(allowed(), &isolated, &online());
@@ -89,13 +89,14 @@ pub fn isolated() -> Vec<usize> {
     preferred
 }
 
-/// CPUs that this thread may run on; empty where the kernel does not say.
+/// Returns the CPUs that this thread may run on; empty if the kernel does not report them.
 pub fn allowed() -> Vec<usize> {
     let Ok(set) = sched_getaffinity(Pid::from_raw(0)) else { return Vec::new() };
     (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect()
 }
 
-/// The isolated CPUs, where nobody has said otherwise: a process may run on all others until it is told.
+/// Prefers isolated CPUs, unless the affinity was set deliberately: a process may run on all other CPUs by
+/// default.
 fn prefer_isolated(allowed: Vec<usize>, isolated: &[usize], online: &[usize]) -> Vec<usize> {
     let both: Vec<_> = allowed.iter().copied().filter(|cpu| isolated.contains(cpu)).collect();
     if !both.is_empty() {
@@ -105,20 +106,20 @@ fn prefer_isolated(allowed: Vec<usize>, isolated: &[usize], online: &[usize]) ->
     if !isolated.is_empty() && others.eq(allowed.iter()) { isolated.to_vec() } else { allowed }
 }
 
-/// The CPUs that are not busy, or all where all are.
+/// Returns the CPUs that are not busy, or all if all are busy.
 fn without(cpus: Vec<usize>, busy: &[usize]) -> Vec<usize> {
     let idle: Vec<_> = cpus.iter().copied().filter(|cpu| !busy.contains(cpu)).collect();
     if idle.is_empty() { cpus } else { idle }
 }
 
-/// The CPUs that are next to the same memory as an interface; `None` where all memory is as near.
+/// Returns the CPUs on the NUMA node of an interface; `None` if all memory is equally near.
 pub fn near(interface: &Interface) -> Option<Vec<usize>> {
     let node = numa_node(interface)?;
     let cpus = fs::read_to_string(format!("/sys/devices/system/node/node{node}/cpulist")).ok()?;
     Some(cpu_list(&cpus)).filter(|cpus| !cpus.is_empty())
 }
 
-/// Keeps the calling thread on these CPUs. Where the kernel refuses, it runs anywhere.
+/// Pins the calling thread to these CPUs. If the kernel refuses, the thread runs anywhere.
 pub fn pin(cpus: &[usize]) {
     let mut set = CpuSet::new();
     let pinned = cpus.iter().try_for_each(|&cpu| set.set(cpu));
@@ -160,7 +161,7 @@ mod tests {
 
     #[test]
     fn the_interrupts_of_queues_say_which_cpus_receive() {
-        // Of an ENA with two queues on a machine with four CPUs.
+        // From an ENA with two queues on a machine with four CPUs.
         let recorded = "            CPU0       CPU1       CPU2       CPU3
   8:          0          0          0          0  IO-APIC   8-edge      rtc0
  26:          0          0          0          5  PCI-MSIX-0000:00:06.0   0-edge      ena-mgmnt@pci:0000:00:06.0
@@ -177,7 +178,7 @@ NMI:          0          0          0          0  Non-maskable interrupts
         }
         assert_eq!(taken(&interrupts), [0, 1]);
         assert_eq!(without(vec![0, 1, 2, 3], &taken(&interrupts)), [2, 3]);
-        // Where no name is known, all count.
+        // If no name is recognised, all interrupts count.
         for interrupt in &mut interrupts {
             "nic".clone_into(&mut interrupt.name);
         }

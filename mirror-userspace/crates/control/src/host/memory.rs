@@ -1,34 +1,33 @@
-//! How many buffers a capture has where nobody has said.
+//! The default number of buffers of a capture.
 
 use std::num::NonZeroU32;
 
 use mirror_base::meminfo;
 use mirror_device::afxdp::CHUNK_SIZE;
 
-/// The share of the machine's memory that buffers take at most.
+/// The largest share of the machine's memory that buffers take, as its inverse.
 const SHARE: u64 = 16;
-/// Frames that may wait for a worker. Fewer would not last for the time that a worker is off its core now
-/// and then; more than tens of milliseconds at a million frames a second are of no use, and do not stay in
-/// any cache.
+/// Frames that may wait for a worker. Fewer would not last while a worker is off its core now and then; more
+/// than tens of milliseconds at a million frames per second are useless, and do not stay in any cache.
 const RING: std::ops::RangeInclusive<u32> = 2048..=32_768;
 
-/// Bytes of the buffers of so many queues, on a machine with so many bytes of memory.
+/// Returns the bytes of the buffers of this many queues, on a machine with this many bytes of memory.
 pub fn buffer_bytes(memory: u64, queues: u32) -> u64 {
     let ring = ring_of(memory, NonZeroU32::new(queues).unwrap_or(NonZeroU32::MIN));
     u64::from(queues) * u64::from(ring) * 2 * u64::from(CHUNK_SIZE)
 }
 
-/// Frames that may wait for each worker, with so many queues in all.
+/// Returns the frames that may wait for each worker, with this many queues in total.
 pub fn ring(queues: NonZeroU32) -> u32 {
     ring_of(of_machine(), queues)
 }
 
-/// Bytes of memory that the machine has; little where the kernel does not say.
+/// Returns the machine's memory in bytes; 1 GiB if the kernel does not report it.
 pub fn of_machine() -> u64 {
     total(&meminfo::read()).unwrap_or(1 << 30)
 }
 
-/// Bytes that the machine has, by the text of `/proc/meminfo`.
+/// Returns the machine's memory in bytes, from the text of `/proc/meminfo`.
 fn total(text: &str) -> Option<u64> {
     Some(meminfo::field(text, "MemTotal")? << 10)
 }

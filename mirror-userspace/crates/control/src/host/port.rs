@@ -1,7 +1,7 @@
-//! The UDP ports of mirror traffic, held for the time of the capture. Two reasons: a port that is in use
-//! on this host would lose its traffic to the XDP program without a word, and mirrored datagrams that
-//! reach the network stack by another interface are not answered with ICMP "port unreachable". And a third: what
-//! arrives here is mirror traffic that no program has taken, of which there should be none.
+//! The UDP ports of mirror traffic, reserved during the capture, for three reasons. A port in use on this
+//! host would silently lose its traffic to the XDP program. Mirrored datagrams that reach the network stack
+//! by another interface would be answered with ICMP "port unreachable". And each datagram that arrives here
+//! is mirror traffic that no program has captured, which the capture counts.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -13,19 +13,19 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 
-/// A UDP port that nobody else on this host gets datagrams from.
+/// A UDP port that no other socket on this host receives from.
 #[derive(Debug)]
 pub struct ReservedPort {
     socket: OwnedFd,
     /// Datagrams that were read.
     read: AtomicU64,
-    /// Datagrams that there was no room for, as the kernel said last.
+    /// Datagrams that did not fit into the buffer, by the kernel's last report.
     dropped: AtomicU64,
 }
 
 impl ReservedPort {
-    /// Takes the port for both IP versions, or for IPv4 alone where there is no IPv6. Captures that run
-    /// side by side share it.
+    /// Binds the port for both IP versions, or for IPv4 alone on a host without IPv6. Captures that run side
+    /// by side share it.
     pub fn take(port: u16) -> Result<Self, Errno> {
         match Self::take_v6(port) {
             Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => Self::take_v4(port),
@@ -51,10 +51,10 @@ impl ReservedPort {
         Self { socket, read: AtomicU64::new(0), dropped: AtomicU64::new(0) }
     }
 
-    /// Datagrams that have reached the port so far, instead of the capture. What there was no room for is known once
-    /// there is the next.
+    /// Returns the number of datagrams that have reached the port instead of the capture. The kernel reports
+    /// dropped datagrams with the next one that arrives.
     pub fn reached(&self) -> u64 {
-        // What else has come is read the next time.
+        // The rest is read the next time.
         const AT_ONCE: usize = 64;
         let mut space = nix::cmsg_space!(u32);
         for _ in 0..AT_ONCE {
@@ -75,7 +75,7 @@ impl ReservedPort {
 fn udp_socket(family: AddressFamily) -> Result<OwnedFd, Errno> {
     let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
-    // It is only counted what arrives: as little of it is kept as the kernel lets us.
+    // Arriving datagrams are only counted, so the buffer is as small as the kernel allows.
     setsockopt(&socket, sockopt::RcvBuf, &0)?;
     setsockopt(&socket, sockopt::RxqOvfl, &1)?;
     Ok(socket)
@@ -94,7 +94,7 @@ mod tests {
         let reserved = ReservedPort::take(0).unwrap();
         let address: SockaddrIn6 = match getsockname(reserved.socket.as_raw_fd()) {
             Ok(address) => address,
-            // Without IPv6 it is one of IPv4, which works alike.
+            // Without IPv6 it is an IPv4 socket, which works in the same way.
             Err(_) => return,
         };
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();

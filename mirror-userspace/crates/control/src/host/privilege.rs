@@ -1,9 +1,9 @@
-//! Which rights the process lacks.
+//! The privileges that the process lacks.
 
 use caps::{CapSet, Capability};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// What a capture does that not everybody may, and the capabilities that allow it, any of each list.
+/// The privileged operations of a capture, and the capabilities that allow each; any one of a list suffices.
 const NEEDED: [(&str, &[Capability]); 4] = [
     ("CAP_NET_ADMIN", &[Capability::CAP_NET_ADMIN]),
     ("CAP_NET_RAW", &[Capability::CAP_NET_RAW]),
@@ -11,14 +11,14 @@ const NEEDED: [(&str, &[Capability]); 4] = [
     ("CAP_PERFMON", &[Capability::CAP_PERFMON, Capability::CAP_SYS_ADMIN]),
 ];
 
-/// The names of the capabilities that are needed and not there.
+/// Returns the names of the required capabilities that are missing.
 pub fn missing() -> Vec<&'static str> {
     let has = |capability: &Capability| caps::has_cap(None, CapSet::Effective, *capability).unwrap_or(false);
     NEEDED.iter().filter(|(_, any)| !any.iter().any(has)).map(|&(name, _)| name).collect()
 }
 
-/// Raises the limit on locked memory as far as the process may by itself; with `CAP_IPC_LOCK` there is
-/// none.
+/// Raises the limit on locked memory as far as the process may by itself; with `CAP_IPC_LOCK` there is no
+/// limit.
 pub fn raise_locked_memory_limit() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_MEMLOCK)
         && soft < hard

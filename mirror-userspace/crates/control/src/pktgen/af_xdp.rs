@@ -1,5 +1,6 @@
-//! The engine `af-xdp`: frames written in user space, sent by an `AF_XDP` socket. Works on every interface
-//! that `AF_XDP` does, at a copy and a system call for each few frames where the driver has no zero-copy.
+//! The engine `af-xdp`: frames are written in user space and sent by an `AF_XDP` socket. It works on every
+//! interface that supports `AF_XDP`. If the driver has no zero-copy, it costs a copy and a system call for
+//! every few frames.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,14 +15,14 @@ use super::{Engine, Error, Go, LISTEN, Progress, monotonic};
 pub(super) const MAX_FRAME: usize = MAX_TRANSMIT;
 
 const CANNOT_SEND: &str = "cannot send by AF_XDP";
-/// So often the user is listened to.
+/// The interval at which a stop of the user is noticed.
 const POLL: Duration = Duration::from_millis(2);
-/// A wait that is longer is slept through, up to so shortly before its end.
+/// A longer wait is slept through until this shortly before its end.
 const SPIN: Duration = Duration::from_micros(200);
-/// So long the driver may take for what it was given last.
+/// The longest wait for the driver to send the last frames.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// A socket, and what it sends.
+/// A socket with its sequence.
 pub(super) struct AfXdp<'a> {
     sequence: &'a Sequence,
     transmitter: Transmitter,
@@ -30,7 +31,7 @@ pub(super) struct AfXdp<'a> {
 }
 
 impl<'a> AfXdp<'a> {
-    /// Opens the socket. `rewrite` says whether each lap is to bring new flows.
+    /// Opens the socket. With `rewrite`, each lap brings new flows.
     pub(super) fn open(sequence: &'a Sequence, interface: &str, rewrite: bool) -> Result<Self, Error> {
         let longest = sequence.frames.iter().map(|frame| frame.length as usize).max().unwrap_or_default();
         let transmitter = Transmitter::open(interface, longest).map_err(Error::kernel(CANNOT_SEND))?;
@@ -38,7 +39,7 @@ impl<'a> AfXdp<'a> {
         Ok(Self { sequence, transmitter, state: State::default(), rewrite })
     }
 
-    /// Writes the next frame; false where there is no room for it now.
+    /// Writes the next frame; returns `false` if there is no room for it now.
     fn write(&mut self) -> bool {
         let Some(frame) = self.sequence.frames.get(self.state.next as usize) else { return false };
         let lap = self.state.lap(self.sequence.laps, frame.lap);
@@ -60,7 +61,7 @@ impl<'a> AfXdp<'a> {
         Progress { frames: self.state.frames, bytes: self.state.bytes }
     }
 
-    /// Waits until the driver has sent what it was given.
+    /// Waits until the driver has sent all frames that were handed to it.
     fn drain(&mut self) -> Result<(), Error> {
         let deadline = Instant::now() + DRAIN;
         while self.transmitter.outstanding() > 0 && Instant::now() < deadline {

@@ -1,4 +1,4 @@
-//! The envelopes of mirrored frames: AWS' own, and that of a gateway load balancer around it.
+//! Encapsulations of mirrored frames: that of AWS, and that of a Gateway Load Balancer around it.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -11,18 +11,18 @@ use mirror_xdp_common::wire::{
 
 /// UDP port of GENEVE (RFC 8926).
 const GENEVE_PORT: u16 = 6081;
-/// The class of AWS' GENEVE options.
+/// The class of AWS's GENEVE options.
 const OPTION_CLASS: u16 = 0x0108;
-/// Class, type and length of an option.
+/// Bytes of an option's class, type and length.
 const OPTION_HEADER: usize = 4;
-/// Options of a gateway load balancer: endpoint, attachment, flow cookie.
+/// Bytes of the options of a Gateway Load Balancer: endpoint, attachment, flow cookie.
 const OPTIONS_LEN: usize = (OPTION_HEADER + 8) + (OPTION_HEADER + 8) + (OPTION_HEADER + 4);
-/// Fixed part of a GENEVE header.
+/// Bytes of a GENEVE header without options.
 const GENEVE_LEN: usize = 8;
-/// The load balancer's own addresses in its envelope: it and its target are neighbours.
+/// The load balancer's own address in its encapsulation: it and its target are neighbours.
 const BALANCER: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 1);
 
-/// What is put around inner frames.
+/// The encapsulation of inner frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Envelope {
     /// Ethernet, IP, UDP 4789, VXLAN: as a mirror session sends to an ENI or a network load balancer
@@ -34,7 +34,7 @@ pub enum Envelope {
     None,
 }
 
-/// A mirror session, and between which hardware addresses its frames go.
+/// A mirror session, and the hardware addresses of its frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Session {
     pub(super) vni: Vni,
@@ -51,19 +51,19 @@ pub(super) struct Macs {
     pub(super) destination: [u8; 6],
 }
 
-/// A frame in its envelope, as far as it is known where things are.
+/// An encapsulated frame, with the offsets of its headers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Enveloped {
     pub(super) bytes: Vec<u8>,
-    /// Where the inner frame begins.
+    /// Offset of the inner frame; 0 if there is none.
     pub(super) inner: usize,
-    /// Where the UDP header of the VXLAN datagram begins.
+    /// Offset of the UDP header of the VXLAN datagram.
     pub(super) udp: usize,
-    /// Outer source ports and flow cookie.
+    /// Offsets of outer source ports and flow cookie.
     pub(super) rewrite: Rewrite,
 }
 
-/// Bytes that an envelope takes.
+/// Returns the bytes that an encapsulation adds.
 pub(super) const fn overhead(envelope: Envelope, ipv6: bool) -> usize {
     let vxlan = if ipv6 { Ipv6Header::LEN } else { Ipv4Header::LEN } + UDP_LEN + VXLAN_LEN;
     match envelope {
@@ -73,7 +73,7 @@ pub(super) const fn overhead(envelope: Envelope, ipv6: bool) -> usize {
     }
 }
 
-/// Puts the envelope around an inner frame of at most 60,000 bytes, with this UDP source port.
+/// Encapsulates an inner frame of at most 60,000 bytes, with this UDP source port.
 pub(super) fn seal(envelope: Envelope, session: &Session, source_port: u16, inner: &[u8]) -> Enveloped {
     let path = Path {
         interface: 0,
@@ -103,7 +103,7 @@ pub(super) fn seal(envelope: Envelope, session: &Session, source_port: u16, inne
         for field in [source_port, GENEVE_PORT, (payload + UDP_LEN) as u16, 0] {
             bytes.extend(field.to_be_bytes());
         }
-        // Version 0, options in words of four bytes, no flags; the protocol of what follows; VNI 0.
+        // Version 0, length of options in words of four bytes, no flags; the protocol inside; VNI 0.
         bytes.extend([(OPTIONS_LEN / 4) as u8, 0]);
         let kind = if template.is_ipv6() { ethertype::IPV6 } else { ethertype::IPV4 };
         bytes.extend(kind.to_be_bytes());
@@ -123,7 +123,7 @@ pub(super) fn seal(envelope: Envelope, session: &Session, source_port: u16, inne
     Enveloped { bytes, inner: inner_offset, udp, rewrite }
 }
 
-/// The header between load balancer and target, with as many bytes behind it.
+/// Makes the header between load balancer and target, with `payload` bytes behind it.
 fn ipv4(payload: usize, destination: IpAddr) -> [u8; Ipv4Header::LEN] {
     let target = match destination {
         IpAddr::V4(target) => target,
@@ -138,7 +138,7 @@ fn ipv4(payload: usize, destination: IpAddr) -> [u8; Ipv4Header::LEN] {
     header
 }
 
-/// The internet checksum (RFC 1071) of an even number of bytes.
+/// Computes the internet checksum (RFC 1071) of an even number of bytes.
 pub(super) fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|word| match word {
         [high, low] => u32::from(*high) << 8 | u32::from(*low),
@@ -158,7 +158,7 @@ fn option(bytes: &mut Vec<u8>, kind: u8, value: &[u8]) {
     bytes.extend(value);
 }
 
-/// An endpoint for each source's network: sessions of one VPC come by one.
+/// Returns one endpoint for each source network: sessions of one VPC arrive by one endpoint.
 fn endpoint(session: &Session) -> u64 {
     0x0e00_0000_0000_0000 | network(session.source)
 }
@@ -174,7 +174,7 @@ fn network(address: IpAddr) -> u64 {
     }
 }
 
-/// The same for both directions of a flow.
+/// Returns the flow cookie, which is the same for both directions of a flow.
 fn cookie(source_port: u16, session: &Session) -> u32 {
     u32::from(source_port).wrapping_mul(0x9e37_79b9) ^ session.vni.get()
 }
@@ -217,7 +217,7 @@ mod tests {
             assert_eq!(geneve[32..36], [1, 8, 3, 1]);
             let cookie = usize::from(sealed.rewrite.cookie);
             assert_eq!(sealed.bytes[cookie..][..4], geneve[36..40]);
-            // What is inside is what AWS sends to an ENI, without its Ethernet header.
+            // The inside is what AWS sends to an ENI, without its Ethernet header.
             let aws = seal(Envelope::Aws, &session, 65500, &[7; 100]);
             assert_eq!(geneve[40..], aws.bytes[ETHERNET_LEN..]);
             assert_eq!(sealed.bytes.len() - sealed.inner, 100);

@@ -1,7 +1,7 @@
-//! The engine `live-frames`: an XDP program under `BPF_PROG_TEST_RUN` in the kernel's mode for live frames
-//! (Linux 5.18). For each frame the kernel takes a page out of a pool and runs the program on it, which
-//! copies the next frame in and redirects it; batches go to the driver as any redirected frames do. The
-//! pages come back to the pool when they were sent, so a frame costs neither memory nor a system call.
+//! The engine `live-frames`: an XDP program under `BPF_PROG_TEST_RUN` in the kernel's live frames mode (Linux
+//! 5.18). For each frame the kernel takes a page out of a pool and runs the program on it, which copies the
+//! next frame in and redirects it; batches go to the driver like any redirected frames. The pages return to
+//! the pool after transmission, so a frame costs neither memory nor a system call.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
@@ -23,38 +23,37 @@ use super::{Engine, Error, Go, LISTEN, Progress, monotonic};
 const CANNOT_LOAD: &str = "the kernel does not load the packet generator's program";
 const CANNOT_RUN: &str = "the kernel does not run the packet generator's program (it needs Linux 5.18)";
 
-/// The longest frame: what a page has room for, besides the kernel's own and the headroom of XDP.
+/// The longest frame: the room in a page besides the kernel's own data and the XDP headroom.
 pub(super) const MAX_FRAME: usize = 3392;
 
-/// Frames that the kernel makes before it sends them.
+/// Frames that the kernel prepares before it sends them.
 const BATCH: u32 = 64;
-/// So often the user is listened to while the program runs.
+/// The interval at which a stop of the user is noticed while the program runs.
 const POLL: Duration = Duration::from_millis(2);
-/// The program waits for a frame's time by running without effect, which keeps a core busy. Where that takes
-/// longer than this, it is stopped meanwhile; stopping it and starting it again takes some hundredths of a
-/// second.
+/// The program waits for a frame's time by running without effect, which keeps a core busy. For a longer wait
+/// than this, it is stopped meanwhile; stopping and restarting it takes some hundredths of a second.
 const LONG_WAIT: Duration = Duration::from_millis(200);
 const START: Duration = Duration::from_millis(50);
-/// Interrupts a run. Nothing else uses it here.
+/// The signal that interrupts a run. Nothing else uses it in this process.
 const INTERRUPT: Signal = Signal::SIGUSR1;
 
 /// The program, with the sequence in its maps.
 pub(super) struct LiveFrames {
     state: Array<MapData, [u8; STATE_LEN]>,
-    /// What pages are filled with at first: as long as the longest frame, for a frame that has to grow is
-    /// cleared on the way.
+    /// The initial contents of pages. They are as long as the longest frame, because the kernel would have to
+    /// clear the bytes of a frame that grows.
     page: Vec<u8>,
     link: Option<XdpLinkId>,
     ebpf: Ebpf,
 }
 
 impl LiveFrames {
-    /// Loads program and sequence into the kernel. `rewrite` says whether each lap is to bring new flows.
+    /// Loads program and sequence into the kernel. With `rewrite`, each lap brings new flows.
     pub(super) fn load(sequence: &Sequence, interface: u32, rewrite: bool) -> Result<Self, Error> {
         if mirror_device::objects::PKTGEN.is_empty() {
             return Err(Error::NotBuilt);
         }
-        // That a signal comes is all that matters; by itself it would end the process.
+        // Only the arrival of the signal matters; without a handler it would end the process.
         signal_hook::flag::register(INTERRUPT as i32, Arc::new(AtomicBool::new(false)))
             .map_err(Error::kernel(CANNOT_RUN))?;
         let (blocks, entries) = pack(sequence);
@@ -95,7 +94,7 @@ impl LiveFrames {
         Ok(engine)
     }
 
-    /// Puts a program that lets every frame pass on the interface: some drivers send redirected frames only
+    /// Attaches a program that passes every frame to the interface: some drivers send redirected frames only
     /// from interfaces that have a program of their own.
     pub(super) fn prepare_driver(&mut self, interface: u32) -> Result<(), Error> {
         let attach = |program: &mut Xdp| -> Result<_, ProgramError> {
@@ -103,7 +102,7 @@ impl LiveFrames {
             program.attach_to_if_index(interface, XdpMode::Driver)
         };
         let link = attach(program(&mut self.ebpf, "pass")?);
-        self.link = Some(link.map_err(Error::kernel("the interface does not take an XDP program"))?);
+        self.link = Some(link.map_err(Error::kernel("the interface does not accept an XDP program"))?);
         Ok(())
     }
 
@@ -111,7 +110,7 @@ impl LiveFrames {
         read(&self.state)
     }
 
-    /// Runs the program until `is_over` says so, which sees the state every now and then.
+    /// Runs the program until `is_over`, which is called with the state at intervals, returns `true`.
     fn run_until(&mut self, mut is_over: impl FnMut(&State) -> bool) -> Result<(), Error> {
         let Self { state, page, ebpf, .. } = self;
         let program = program(ebpf, "pktgen")?;
@@ -129,8 +128,8 @@ impl LiveFrames {
                 thread::sleep(POLL);
                 let over = read(state).map(|state| is_over(&state));
                 if !matches!(over, Ok(false)) {
-                    // Again and again: a signal that comes before the run has begun is lost. The thread is
-                    // there until it is joined.
+                    // The signal is repeated, because one that arrives before the run has begun is lost. The
+                    // thread exists until it is joined.
                     if let Some(&id) = id.get() {
                         let _ = pthread_kill(id, INTERRUPT);
                     }
@@ -143,7 +142,7 @@ impl LiveFrames {
     }
 }
 
-/// Runs the program once, as long as the kernel allows or until a signal comes.
+/// Runs the program once, as long as the kernel allows or until a signal arrives.
 fn run(program: &Xdp, page: &[u8]) -> Result<(), Error> {
     let options = TestRunOptions {
         data_in: Some(page),
@@ -186,7 +185,7 @@ impl Engine for LiveFrames {
             if go == Go::Stop || state.frames >= limit {
                 return Ok(progress(&state));
             }
-            // Slept through in pieces, for the user is still there.
+            // The wait is slept through in pieces, so that a stop of the user is noticed.
             while go == Go::On {
                 let wait = Duration::from_nanos(state.due.saturating_sub(monotonic()?)).saturating_sub(START);
                 if wait.is_zero() {
@@ -214,10 +213,10 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, Error> {
     ebpf.program_mut(name).ok_or_else(missing)?.try_into().map_err(Error::kernel(CANNOT_LOAD))
 }
 
-/// Lays the frames into blocks, one behind the other.
+/// Packs the frames into blocks, one behind the other.
 fn pack(sequence: &Sequence) -> (Vec<Box<[u8; BLOCK_VALUE_LEN]>>, Vec<Entry>) {
     let mut blocks: Vec<Box<[u8; BLOCK_VALUE_LEN]>> = Vec::new();
-    // As if a block were full: the first frame begins a new one.
+    // As if a block were full, so that the first frame begins a new one.
     let mut offset = BLOCK_LEN;
     let mut entries = Vec::with_capacity(sequence.frames.len());
     for frame in &sequence.frames {

@@ -1,4 +1,4 @@
-//! Ways in which a mirrored frame can be broken, one of which is chosen for each.
+//! Defects of mirrored frames, of which one is chosen for each malformed frame.
 
 use mirror_xdp_common::wire::{ETHERNET_LEN, UDP_LEN, VXLAN_LEN};
 
@@ -7,12 +7,12 @@ use super::random::Random;
 
 type Break = fn(&mut Enveloped, &mut Random);
 
-/// What can be broken in an envelope.
+/// Defects of the encapsulation.
 const IN_ENVELOPE: [Break; 5] = [ip_length, udp_length, vxlan_truncated, no_vni, inner_too_short];
-/// What can be broken in any frame.
+/// Defects of any frame.
 const ANYWHERE: [Break; 2] = [cut, noise];
 
-/// Breaks a frame.
+/// Makes a frame malformed.
 pub(super) fn malform(frame: &mut Enveloped, random: &mut Random) {
     let ways = if frame.inner == 0 { 0 } else { IN_ENVELOPE.len() };
     let way = random.below(ways + ANYWHERE.len());
@@ -28,13 +28,13 @@ fn put(frame: &mut Enveloped, offset: usize, value: u16) {
     }
 }
 
-/// The outer IP header says that there is more than there is.
+/// The outer IP length is longer than the frame.
 fn ip_length(frame: &mut Enveloped, _: &mut Random) {
     let ipv4 = frame.bytes.get(12..14) == Some(&[0x08, 0x00]);
     put(frame, ETHERNET_LEN + if ipv4 { 2 } else { 4 }, u16::MAX);
 }
 
-/// The UDP header says that there is less than itself.
+/// The outer UDP length is shorter than the UDP header.
 fn udp_length(frame: &mut Enveloped, random: &mut Random) {
     let length = random.below(UDP_LEN) as u16;
     put(frame, frame.udp + 4, length);
@@ -46,7 +46,7 @@ fn vxlan_truncated(frame: &mut Enveloped, random: &mut Random) {
     put(frame, frame.udp + 4, length);
 }
 
-/// The VXLAN header says that it has no network identifier.
+/// The VXLAN header's I flag is not set.
 fn no_vni(frame: &mut Enveloped, _: &mut Random) {
     put(frame, frame.udp + UDP_LEN, 0);
 }
@@ -63,12 +63,12 @@ fn cut(frame: &mut Enveloped, random: &mut Random) {
     frame.bytes.truncate(ETHERNET_LEN + random.below(room));
 }
 
-/// Some bytes of the packet are not what they were.
+/// Some bytes of the packet are overwritten.
 fn noise(frame: &mut Enveloped, random: &mut Random) {
     let start = frame.inner + ETHERNET_LEN;
     let room = frame.bytes.len().saturating_sub(start);
     for _ in 0..=random.below(8) {
-        // Headers matter more than what they carry.
+        // Headers matter more than the payload.
         let offset = start + random.below(room.min(64));
         if let Some(byte) = frame.bytes.get_mut(offset) {
             *byte = random.next() as u8;

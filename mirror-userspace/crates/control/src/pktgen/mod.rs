@@ -1,9 +1,10 @@
-//! The packet generator: replays captures as mirror traffic, or makes traffic up.
+//! The packet generator: replays captures as mirror traffic, or sends synthetic traffic.
 //!
-//! [`run`] does all of it: it makes the frames (`sequence`) and gives them to an engine, which sends them
-//! when they are due (`rate`). What the engine has handed to the interface and what the interface has
-//! taken are two things: the kernel drops what a full queue refuses without telling the one who sent it.
-//! So the interface's own counters say in the end what was sent, and what was refused.
+//! [`run`] is the entry point: it makes the frames (`sequence`) and gives them to an engine, which sends them
+//! when they are due (`rate`). The frames that the engine has handed to the interface and those that the
+//! interface has accepted are two different numbers, because the kernel drops frames that a full queue
+//! refuses without reporting that to the sender. The interface's own counters therefore decide in the end how
+//! many frames were sent, and how many were refused.
 
 mod af_xdp;
 mod envelope;
@@ -35,16 +36,16 @@ pub use self::rate::Rate;
 pub use self::sequence::{Countable, IMIX, Ranges, Traffic};
 use self::sequence::{Recipe, Sequence, Target};
 
-/// So often the user is listened to and told.
+/// The intervals at which a stop of the user is noticed, and at which progress is reported.
 const LISTEN: Duration = Duration::from_millis(50);
 const TELL: Duration = Duration::from_secs(1);
-/// So long the interface's counters may stand still before they are taken for final.
+/// The interface's counters are final once they stand still for this long; and the interval of the checks.
 const SETTLE: Duration = Duration::from_millis(200);
 const SETTLE_INTERVAL: Duration = Duration::from_millis(2);
-/// Ethernet header, and a VLAN tag, which an MTU does not count.
+/// The Ethernet header, which an MTU does not include.
 const BEYOND_MTU: usize = ETHERNET_LEN;
 
-/// How frames get to the interface.
+/// The engine that sends the frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum EngineChoice {
     /// An XDP program that makes the frames in the kernel: the fastest, on interfaces with native XDP
@@ -52,12 +53,12 @@ pub enum EngineChoice {
     LiveFrames,
     /// An AF_XDP socket: also frames of up to 11520 bytes, and interfaces without native XDP
     AfXdp,
-    /// The kernel's own pktgen, where its module is loaded: made-up frames only, also longer ones
+    /// The kernel's own pktgen, if its module is loaded: synthetic frames only, also longer ones
     Kernel,
 }
 
 impl EngineChoice {
-    /// Bytes of the longest frame that it can send.
+    /// Returns the bytes of the longest frame that the engine can send.
     const fn max_frame(self) -> usize {
         match self {
             Self::LiveFrames => live_frames::MAX_FRAME,
@@ -66,21 +67,22 @@ impl EngineChoice {
         }
     }
 
-    /// What to do about frames that are too long, on an interface that sends so many bytes.
+    /// Returns the remedy for frames that are too long, on an interface that sends at most `interface_sends`
+    /// bytes.
     const fn remedy(self, interface_sends: usize) -> &'static str {
         match self {
             Self::LiveFrames if interface_sends > live_frames::MAX_FRAME => {
                 "live-frames has a page for each, use --engine af-xdp, which sends up to 11520"
             }
             Self::AfXdp if interface_sends > af_xdp::MAX_FRAME => {
-                "af-xdp has three pages for each (--engine kernel makes longer ones up)"
+                "af-xdp has three pages for each (--engine kernel sends longer synthetic ones)"
             }
             _ => "raise the MTU",
         }
     }
 }
 
-/// What to do with frames that are longer than the interface sends.
+/// The treatment of frames that are longer than the interface sends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Oversize {
     /// Send nothing
@@ -90,54 +92,54 @@ pub enum Oversize {
     Truncate,
 }
 
-/// What to send, where, and how fast.
+/// The parameters of a run.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The interface to send by.
     pub interface: String,
-    /// How to send.
+    /// The engine that sends.
     pub engine: EngineChoice,
-    /// What the frames are made of.
+    /// The source of the frames.
     pub traffic: Traffic,
-    /// What is put around them.
+    /// The encapsulation of the frames.
     pub envelope: Envelope,
-    /// The sessions' network identifiers; frames that were mirrored already keep theirs without.
+    /// VNIs of the sessions; without them, frames that were already mirrored keep theirs.
     pub vnis: Option<Ranges<Vni>>,
-    /// The sessions' sources; frames that were mirrored already keep theirs without.
+    /// Outer source addresses of the sessions; without them, frames that were already mirrored keep theirs.
     pub sources: Option<Ranges<IpAddr>>,
-    /// The mirror target; frames that were mirrored already keep theirs without.
+    /// The mirror target; without one, frames that were already mirrored keep theirs.
     pub target: Option<IpAddr>,
-    /// The target's hardware address, or that of the router to it; without, the kernel is asked.
+    /// The hardware address of the target, or of the router to it; without one, the kernel is asked.
     pub target_mac: Option<[u8; 6]>,
     /// UDP port of the target.
     pub port: u16,
-    /// How fast.
+    /// The rate of sending.
     pub rate: Rate,
-    /// Frames to send.
+    /// The number of frames to send.
     pub count: Option<u64>,
-    /// How often to send the capture.
+    /// The number of times to send the capture.
     pub loops: Option<u64>,
-    /// How long to send.
+    /// The duration of sending.
     pub duration: Option<Duration>,
-    /// Whether each loop brings new flows.
+    /// Each loop brings new flows.
     pub rewrite: bool,
-    /// What to do with frames that are too long.
+    /// The treatment of frames that are too long.
     pub oversize: Oversize,
-    /// The share of malformed frames, 0 to 1.
+    /// The share of malformed frames, from 0 to 1.
     pub malformed: f64,
-    /// Seed of all that is chosen at random.
+    /// Seed of all random choices.
     pub seed: u64,
 }
 
-/// Why nothing was sent, or not all.
+/// The reasons why nothing was sent, or not all.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no interface of this name, or the kernel does not tell.
+    /// There is no interface of this name, or the kernel does not describe it.
     #[error("{interface}: {source}")]
     Interface {
         /// Its name.
         interface: String,
-        /// Why.
+        /// The cause.
         source: nic::Error,
     },
     /// The interface is down.
@@ -146,19 +148,19 @@ pub enum Error {
     /// The interface has no native XDP.
     #[error("{0} has no native XDP, through which the engine live-frames sends: use --engine af-xdp")]
     NoNativeXdp(String),
-    /// The interface has native XDP, but takes no redirected frames.
+    /// The interface has native XDP, but does not accept redirected frames.
     #[error(
-        "{0} takes no frames of XDP at the moment: of a veth pair, the other end needs an XDP program or GRO \
-         (`ethtool -K PEER gro on`); or use --engine af-xdp"
+        "{0} does not accept frames from XDP at the moment: of a veth pair, the other end needs an XDP program \
+         or GRO (`ethtool -K PEER gro on`); or use --engine af-xdp"
     )]
     NoTransmit(String),
-    /// The kernel forbids it.
+    /// The process lacks privileges.
     #[error("generating packets needs root (or CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF): run it with sudo")]
     Privilege,
     /// The target cannot be reached.
     #[error(transparent)]
     Target(#[from] mirror_device::source::Error),
-    /// The target is reached by another interface.
+    /// Another interface leads to the target.
     #[error("{target} is reached by {way}, not by {interface}: name that one, or give --to-mac")]
     OtherInterface {
         /// The target.
@@ -171,7 +173,7 @@ pub enum Error {
     /// A capture file cannot be read.
     #[error(transparent)]
     Capture(#[from] CaptureFileError),
-    /// Capture files without a frame that could be sent.
+    /// The capture files contain no frame that could be sent.
     #[error("there is nothing to send{}", if *unsendable > 0 { format!(": none of {unsendable} frames is Ethernet") } else { String::new() })]
     NothingToSend {
         /// Frames that are not Ethernet.
@@ -183,53 +185,53 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
-    /// Some frames are longer than the interface sends.
+    /// Some frames are longer than the longest that can be sent.
     #[error(
         "{count} of {frames} frames are longer than the {max} bytes that can be sent here, the longest has \
-         {longest} with its envelope: {remedy}, or cut them with --oversize truncate"
+         {longest} with its outer headers: {remedy}, or cut them with --oversize truncate"
     )]
     Oversize {
-        /// How many.
+        /// The number of frames that are too long.
         count: u64,
-        /// Of how many.
+        /// The number of all frames.
         frames: usize,
-        /// Bytes of the longest.
+        /// Bytes of the longest frame.
         longest: usize,
-        /// Bytes that can be sent.
+        /// Bytes of the longest frame that can be sent.
         max: usize,
-        /// What to do about it.
+        /// The remedy.
         remedy: &'static str,
     },
-    /// The kernel's generator is not there.
+    /// The kernel's pktgen module is not loaded.
     #[error("the kernel's pktgen is not loaded: load it with `modprobe pktgen`, or use another --engine")]
     NoPktgen,
-    /// Somebody else uses the kernel's generator.
+    /// Another process uses the kernel's pktgen.
     #[error("the kernel's pktgen is sending already, by {0}: wait for it, or use another --engine")]
     PktgenBusy(String),
-    /// The kernel's generator cannot do what is asked for.
+    /// The kernel's pktgen does not support an option.
     #[error("the kernel's pktgen cannot {0}: use --engine live-frames or af-xdp")]
     KernelCannot(&'static str),
-    /// The kernel's generator needs a target that the kernel knows the way to.
+    /// The kernel's pktgen needs a target to which the kernel has a route.
     #[error(
-        "the kernel's pktgen sends to a target that the kernel knows the way to: name it with --to, and leave \
+        "the kernel's pktgen needs a target to which the kernel has a route: name it with --to, and leave \
          --to-mac out"
     )]
     KernelTarget,
     /// The binary holds no eBPF object.
     #[error("this binary was built without its eBPF programs: build it with `cargo xtask build`")]
     NotBuilt,
-    /// The kernel refuses.
+    /// The kernel refuses an operation.
     #[error("{what}: {cause}")]
     Kernel {
-        /// What failed.
+        /// The operation that failed.
         what: &'static str,
-        /// What the kernel or the library says.
+        /// The error of the kernel or the library.
         cause: String,
     },
 }
 
 impl Error {
-    /// A refusal of the kernel.
+    /// Makes an error from a refusal of the kernel.
     fn kernel<E: std::error::Error + 'static>(what: &'static str) -> impl Fn(E) -> Self + Copy {
         move |cause| match errno(&cause) {
             Some(libc::EPERM) => Self::Privilege,
@@ -238,7 +240,7 @@ impl Error {
     }
 }
 
-/// The system's error number that an error comes down to.
+/// Returns the system's error number at the root of an error.
 fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -250,81 +252,81 @@ fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     None
 }
 
-/// The time of the clock that schedules go by, in nanoseconds.
+/// Returns the time of the clock that schedules use, in nanoseconds.
 fn monotonic() -> Result<u64, Error> {
     use nix::time::{ClockId, clock_gettime};
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(Error::kernel("cannot read the clock"))?;
     Ok(Duration::from(now).as_nanos() as u64)
 }
 
-/// What an engine has handed to the interface since it was made.
+/// The frames and bytes that an engine has handed to the interface since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Progress {
     frames: u64,
     bytes: u64,
 }
 
-/// Whether to go on.
+/// The decision to continue or stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Go {
     On,
     Stop,
 }
 
-/// Something that sends the frames of a sequence when they are due, in order, over and over again.
+/// An engine, which sends the frames of a sequence in order when they are due, over and over again.
 trait Engine {
-    /// Sends until `limit` frames were sent in all, or `watch` says stop, which hears several times a second
-    /// what was sent so far. Returns what was sent in all.
+    /// Sends until `limit` frames were sent in total, or `watch` stops it. Calls `watch` several times a
+    /// second with the progress so far. Returns the total progress.
     fn send(&mut self, limit: u64, watch: &mut dyn FnMut(Progress) -> Go) -> Result<Progress, Error>;
 }
 
-/// What there is to tell before it begins.
+/// The properties of a sequence, reported before it is sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Prepared {
-    /// Frames of the capture, or of what was made up.
+    /// Frames of the capture or of the synthetic traffic.
     pub frames: usize,
-    /// Those that were cut to what can be sent.
+    /// Frames that were truncated to the longest that can be sent.
     pub truncated: u64,
-    /// Those that are left out: no Ethernet.
+    /// Frames that are left out because they are not Ethernet.
     pub unsendable: u64,
 }
 
-/// What happens meanwhile.
+/// Events of a run.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// It begins.
+    /// Sending begins.
     Ready(&'a Prepared),
-    /// A second has passed; so many frames and bytes were sent.
+    /// A second has passed.
     Sending {
-        /// Frames so far.
+        /// Frames sent so far.
         frames: u64,
-        /// Bytes so far.
+        /// Bytes sent so far.
         bytes: u64,
-        /// Since the beginning.
+        /// Time since the beginning.
         elapsed: Duration,
     },
-    /// The interface does not count what is sent by XDP: `sent` is what it was given.
+    /// The interface does not count frames sent by XDP, so `sent` is the number of frames handed to it.
     Uncounted,
 }
 
-/// What was sent.
+/// The result of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Totals {
-    /// Frames that the interface took.
+    /// Frames that the interface accepted.
     pub sent: u64,
     /// Bytes of those frames.
     pub bytes: u64,
-    /// Frames that it was given and did not take.
+    /// Frames that were handed to the interface but not accepted.
     pub refused: u64,
-    /// From the first frame to the last.
+    /// Seconds from the first frame to the last.
     pub seconds: f64,
-    /// Frames a second.
+    /// Frames per second.
     pub pps: f64,
 }
 
-/// Sends until all is sent, or `stop` is set; `tell` hears what happens meanwhile.
+/// Sends until all is sent or `stop` is set; `tell` receives the events.
 ///
-/// Runs in the network namespace of the calling thread.
+/// Uses the network namespace of the calling thread.
 pub fn run(options: &Options, stop: &AtomicBool, mut tell: impl FnMut(Event<'_>)) -> Result<Totals, Error> {
     if options.engine == EngineChoice::Kernel {
         kernel::check(options)?;
@@ -406,7 +408,7 @@ pub fn run(options: &Options, stop: &AtomicBool, mut tell: impl FnMut(Event<'_>)
     };
     sending.until(limit)?;
     let mut account = settle(sending.progress, before, &counters)?;
-    // As many frames as were asked for are those that the interface took.
+    // The requested number of frames is the number that the interface has to accept.
     if let Some(count) = options.count.filter(|&count| Some(count) == limit) {
         while account.sent < count && !sending.is_over() {
             let sent = account.sent;
@@ -430,7 +432,7 @@ pub fn run(options: &Options, stop: &AtomicBool, mut tell: impl FnMut(Event<'_>)
     })
 }
 
-/// Without these the kernel would refuse only after half of the work, and unclearly.
+/// Checks the privileges. Without them the kernel would refuse only half-way, with unclear errors.
 fn has_privilege() -> bool {
     use caps::{CapSet, Capability};
     let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
@@ -439,7 +441,8 @@ fn has_privilege() -> bool {
         && (has(Capability::CAP_BPF) || has(Capability::CAP_SYS_ADMIN))
 }
 
-/// Where the frames go. Without a target they have addresses that belong to nobody (RFC 5737).
+/// Returns the destination of the frames. Without a target, they have addresses reserved for documentation
+/// (RFC 5737).
 async fn target(options: &Options, interface: &Interface) -> Result<Target, Error> {
     const NOBODY: [u8; 6] = [2, 0, 0, 0, 0, 2];
     let source_mac = interface.mac.unwrap_or([2, 0, 0, 0, 0, 1]);
@@ -489,13 +492,13 @@ fn live_frames(
     Ok(engine)
 }
 
-/// A generator at work.
+/// An engine that sends.
 struct Sending<'a, T> {
     engine: &'a mut dyn Engine,
     stop: &'a AtomicBool,
     deadline: Option<Instant>,
     start: Instant,
-    /// When it was last seen to have sent something.
+    /// The last time at which progress was seen.
     end: Instant,
     progress: Progress,
     tell: &'a mut T,
@@ -503,12 +506,12 @@ struct Sending<'a, T> {
 }
 
 impl<T: FnMut(Event<'_>)> Sending<'_, T> {
-    /// Whether it was told to stop, or its time is up.
+    /// Returns whether the run was stopped, or its time is up.
     fn is_over(&self) -> bool {
         is_over(self.stop, self.deadline)
     }
 
-    /// Sends until so many frames were handed to the interface in all.
+    /// Sends until this many frames were handed to the interface in total.
     fn until(&mut self, limit: Option<u64>) -> Result<(), Error> {
         let Self { engine, stop, deadline, start, end, tell, told, progress } = self;
         let mut watch = |now: Progress| {
@@ -531,17 +534,18 @@ fn is_over(stop: &AtomicBool, deadline: Option<Instant>) -> bool {
     stop.load(Ordering::Relaxed) || deadline.is_some_and(|deadline| Instant::now() >= deadline)
 }
 
-/// What became of the frames that were handed to the interface.
+/// The outcome of the frames that were handed to the interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Account {
     sent: u64,
     bytes: u64,
     refused: u64,
-    /// Whether the interface counts nothing.
+    /// `true` if the interface counts nothing.
     uncounted: bool,
 }
 
-/// Waits until the interface has counted all that it was given, or counts no more, and makes the account.
+/// Waits until the interface has counted all frames that it was given, or its counters stand still, and makes
+/// the account.
 fn settle(
     given: Progress,
     before: nic::Transmitted,
@@ -559,7 +563,8 @@ fn settle(
     Ok(account(given, last.since(before)))
 }
 
-/// Others may send by the same interface: only what it did not take is surely ours.
+/// Other programs may send by the same interface, so only the frames that it did not accept are certainly
+/// ours.
 fn account(given: Progress, counted: nic::Transmitted) -> Account {
     let uncounted = counted.all() == 0 && given.frames > 0;
     let refused = if uncounted {
@@ -570,7 +575,7 @@ fn account(given: Progress, counted: nic::Transmitted) -> Account {
         given.frames - counted.packets.min(given.frames)
     };
     let sent = given.frames - refused;
-    // Which frames were refused nobody knows: they had the mean length.
+    // It is unknown which frames were refused, so the mean length is assumed.
     let bytes = if refused == 0 || given.frames == 0 {
         given.bytes
     } else {
@@ -596,7 +601,7 @@ mod tests {
         };
         assert_eq!(account(100, 0), (100, 10_000, 0, false));
         assert_eq!(account(90, 10), (90, 9_000, 10, false));
-        // Frames of others among them.
+        // Includes frames of other programs.
         assert_eq!(account(120, 10), (90, 9_000, 10, false));
         // Neither sent nor counted as dropped: the interface went down.
         assert_eq!(account(40, 0), (40, 4_000, 60, false));

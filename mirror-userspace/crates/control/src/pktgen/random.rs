@@ -1,6 +1,6 @@
-//! Numbers that look random and are the same for the same seed.
+//! Pseudo-random numbers, which are the same for the same seed.
 
-/// The generator `SplitMix64` (Steele, Lea, Flood 2014): enough for choosing, nothing for secrets.
+/// The generator `SplitMix64` (Steele, Lea, Flood 2014): sufficient for choices, unsuitable for secrets.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Random(u64);
 
@@ -17,15 +17,15 @@ impl Random {
         mixed ^ mixed >> 31
     }
 
-    /// A number below `bound`; 0 where that is 0.
+    /// Returns a number below `bound`, or 0 if that is 0.
     pub(super) const fn below(&mut self, bound: usize) -> usize {
         if bound == 0 { 0 } else { (self.next() % bound as u64) as usize }
     }
 
-    /// So many of the numbers below `total`, each marked `true`.
+    /// Chooses `count` of the numbers below `total`, which are marked `true`.
     pub(super) fn choose(&mut self, count: usize, total: usize) -> Vec<bool> {
         let mut chosen = vec![false; total];
-        // Floyd's algorithm: as many draws as numbers to choose.
+        // Floyd's algorithm: as many draws as there are numbers to choose.
         for last in total - count.min(total)..total {
             let drawn = self.below(last + 1);
             let place = if chosen.get(drawn) == Some(&true) { last } else { drawn };

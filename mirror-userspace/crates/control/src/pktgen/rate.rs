@@ -1,4 +1,4 @@
-//! How fast to send: the rate as it is asked for, and when which frame is due.
+//! The rate of sending: as the user writes it, and the times at which frames are due.
 
 use std::str::FromStr;
 
@@ -7,24 +7,24 @@ use mirror_xdp_common::pktgen::FRACTION_BITS;
 /// Nanoseconds in a second.
 const SECOND: f64 = 1e9;
 
-/// A rate.
+/// The rate of sending.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rate {
-    /// As fast as it goes.
+    /// As fast as possible.
     Max,
-    /// Frames a second.
+    /// Frames per second.
     Frames(f64),
-    /// Bits a second, of the frames as they are handed to the interface.
+    /// Bits per second, of the frames as they are handed to the interface.
     Bits(f64),
-    /// The times between the frames of the capture, so many times as fast.
+    /// The intervals between the frames of the capture, divided by this factor.
     Capture(f64),
 }
 
-/// What a unit makes of a number.
+/// Makes a rate of a number in this unit.
 type Unit = fn(f64) -> Rate;
 
 impl Rate {
-    /// The unit at the end of a text in small letters, and what stands in front of it.
+    /// Splits off the unit at the end of a text in lower case.
     fn unit(text: &str) -> Option<(&str, Unit)> {
         let number = |unit: &str| text.strip_suffix(unit).map(str::trim_end);
         let frames = number("pps").map(|number| (number, Self::Frames as Unit));
@@ -40,7 +40,7 @@ impl FromStr for Rate {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "`{text}` is no rate: give one as 1000pps, 1.5Mpps, 10Gbps, 2x (twice as fast as captured) or max"
+                "`{text}` is not a rate: give 1000pps, 1.5Mpps, 10Gbps, 2x (twice as fast as captured) or max"
             )
         };
         let lower = text.trim().to_ascii_lowercase();
@@ -59,9 +59,9 @@ impl FromStr for Rate {
     }
 }
 
-/// The times from each frame of a sequence to the next, in the units of [`FRACTION_BITS`]; from the last to
-/// the first of the next round. For frames of these lengths and times of capture (nanoseconds since the
-/// first), with `period` from the start of a round to that of the next.
+/// Returns the intervals from each frame of a sequence to the next, in the units of [`FRACTION_BITS`]; the
+/// last one leads to the first frame of the next round. `times` are the times of capture in nanoseconds since
+/// the first frame; `period` is the time from the start of a round to that of the next.
 pub(super) fn gaps(rate: Rate, lengths: impl Iterator<Item = u32>, times: &[u64], period: u64) -> Vec<u64> {
     let units = |nanoseconds: f64| (nanoseconds * f64::from(1 << FRACTION_BITS)).round() as u64;
     match rate {
@@ -71,7 +71,7 @@ pub(super) fn gaps(rate: Rate, lengths: impl Iterator<Item = u32>, times: &[u64]
         Rate::Capture(factor) => {
             let mut latest = 0;
             let next = times.iter().skip(1).copied().chain([period]);
-            // Capture files are not always in order.
+            // Capture files are not always in chronological order.
             let gaps = next.map(|time| {
                 let gap = time.saturating_sub(latest);
                 latest = time.max(latest);
@@ -110,7 +110,7 @@ mod tests {
         }
     }
 
-    /// When each frame of some rounds is due, after the first.
+    /// Returns the times at which the frames of some rounds are due, after the first.
     fn due(gaps: &[u64], rounds: usize) -> Vec<u64> {
         let mut state = State::default();
         let mut due = Vec::new();
@@ -143,7 +143,8 @@ mod tests {
             }
         }
 
-        /// However the times of a capture jump, none is due before the one in front of it, nor before its time.
+        /// However the times of a capture jump, no frame is due before its predecessor, or before its own
+        /// time.
         #[test]
         fn a_captures_times_are_kept(mut times in proptest::collection::vec(0_u64..1_000_000_000, 1..20), factor in 0.1..10.0_f64) {
             times[0] = 0;

@@ -1,5 +1,6 @@
-//! The sequence of frames that is sent over and over again: from a capture or made up, in envelopes, some
-//! of them broken, and where in each frame the next lap's flows are to be written.
+//! The sequence of frames that is sent over and over again: captured or synthetic frames with their
+//! encapsulation, some of them malformed, and the offsets at which each frame's flow is rewritten for the
+//! next lap.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -22,41 +23,41 @@ use super::random::Random;
 use super::rate::{Rate, gaps};
 use super::{Error, Oversize};
 
-/// Bytes of a sequence at most: it lies in the kernel's memory.
+/// The most bytes of a sequence, which lies in the kernel's memory.
 const MAX_BYTES: usize = 1 << 30;
-/// A capture is put into the sequence several times where that is asked for, up to so many bytes.
+/// The most bytes up to which a capture is repeated in the sequence, if repetition is required.
 const MAX_REPEATED: usize = 64 << 20;
-/// Frames of a sequence at most.
+/// The most frames of a sequence.
 const MAX_FRAMES: usize = 1 << 22;
 
-/// What frames are made of.
+/// The source of the frames.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Traffic {
-    /// Those of capture files, one after the other.
+    /// The frames of capture files, one file after the other.
     Capture(Vec<PathBuf>),
     /// UDP datagrams.
     Synthetic {
-        /// Bytes of the inner frames, from the Ethernet header on, without a checksum at their end; one
-        /// after the other.
+        /// Bytes of the inner frames, from the Ethernet header on and without a checksum at their end; used
+        /// in turn.
         sizes: Vec<u16>,
-        /// How many flows there are.
+        /// The number of flows.
         flows: u32,
     },
 }
 
-/// The sizes of "simple IMIX": 7 of 64, 4 of 594 and 1 of 1518 bytes on the wire, spread over twelve frames;
-/// on the wire four bytes of checksum are added.
+/// The frame sizes of "simple IMIX": 7 of 64, 4 of 594 and 1 of 1518 bytes on the wire, spread over twelve
+/// frames. The checksum adds four bytes on the wire.
 pub const IMIX: [u16; 12] = [60, 590, 60, 60, 590, 60, 1514, 60, 590, 60, 60, 590];
 
-/// Numbers, given as ranges: the sessions' network identifiers, or their sources.
+/// Ranges of numbers: the VNIs of the sessions, or their sources.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ranges<T>(Vec<(T, T)>);
 
-/// Something that can be counted up.
+/// A number that can be counted up.
 pub trait Countable: Copy {
-    /// How many there are from this to `last`; 0 where that is not possible.
+    /// Returns the count of numbers from this one to `last`; 0 if there is no such range.
     fn count_to(self, last: Self) -> u64;
-    /// The one so many further.
+    /// Returns the number that is `by` further.
     #[must_use]
     fn further(self, by: u64) -> Self;
 }
@@ -94,20 +95,20 @@ impl Countable for IpAddr {
 }
 
 impl<T: Countable> Ranges<T> {
-    /// From first and last of each range; `None` where there is none, or one is empty.
+    /// Makes ranges from the first and last number of each; `None` if there is no range, or one is empty.
     #[must_use]
     pub fn new(ranges: Vec<(T, T)>) -> Option<Self> {
         let good = !ranges.is_empty() && ranges.iter().all(|&(first, last)| first.count_to(last) > 0);
         good.then_some(Self(ranges))
     }
 
-    /// How many numbers there are.
+    /// Returns the count of all numbers.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.0.iter().fold(0, |sum, &(first, last)| sum.saturating_add(first.count_to(last)))
     }
 
-    /// The number of this index, which starts anew behind the last.
+    /// Returns the number of this index; indices beyond the last start again at the first.
     pub(super) fn nth(&self, index: u64) -> Option<T> {
         let mut index = index % self.count().max(1);
         for &(first, last) in &self.0 {
@@ -121,7 +122,7 @@ impl<T: Countable> Ranges<T> {
     }
 }
 
-/// Where mirrored frames go, and between which hardware addresses.
+/// The destination of mirrored frames, and their hardware addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) source: IpAddr,
@@ -129,24 +130,24 @@ pub(super) struct Target {
     pub(super) macs: Macs,
 }
 
-/// How frames of a capture become those that are sent.
+/// The recipe by which captured frames become those that are sent.
 #[derive(Clone, Debug)]
 pub(super) struct Recipe<'a> {
     pub(super) envelope: Envelope,
     pub(super) port: u16,
-    /// Instead of those of frames that were mirrored already.
+    /// Replace the VNIs and sources of frames that were already mirrored.
     pub(super) vnis: Option<&'a Ranges<Vni>>,
     pub(super) sources: Option<&'a Ranges<IpAddr>>,
-    /// For all frames where this was asked for, else for those that were not mirrored already.
+    /// Applies to all frames with `target_for_all`, else to those that were not mirrored already.
     pub(super) target: Target,
     pub(super) target_for_all: bool,
     pub(super) rate: Rate,
     pub(super) oversize: Oversize,
     /// Bytes of the longest frame that can be sent.
     pub(super) max_frame: usize,
-    /// What to do about longer ones, besides cutting them.
+    /// The remedy for longer frames, besides truncating them.
     pub(super) remedy: &'static str,
-    /// Share of broken frames, 0 to 1.
+    /// The share of malformed frames, from 0 to 1.
     pub(super) malformed: f64,
     pub(super) seed: u64,
 }
@@ -154,32 +155,32 @@ pub(super) struct Recipe<'a> {
 /// A frame of the sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Frame {
-    /// Where its bytes begin.
+    /// Offset of its bytes in the sequence.
     pub(super) start: usize,
     pub(super) length: u32,
-    /// Which time this is that the capture is in the sequence.
+    /// The repetition of the capture that the frame belongs to.
     pub(super) lap: u32,
-    /// Time to the next frame, see [`mirror_xdp_common::pktgen::FRACTION_BITS`].
+    /// Time until the next frame, see [`mirror_xdp_common::pktgen::FRACTION_BITS`].
     pub(super) gap: u64,
     pub(super) rewrite: Rewrite,
 }
 
-/// The frames that are sent, in their order.
+/// The frames that are sent, in order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sequence {
     pub(super) bytes: Vec<u8>,
     pub(super) frames: Vec<Frame>,
-    /// How often the capture is in it.
+    /// The number of repetitions of the capture in the sequence.
     pub(super) laps: u32,
-    /// Frames of the capture, in the sequence once.
+    /// The number of frames in one repetition.
     pub(super) lap_frames: usize,
-    /// Frames of the capture that were cut to the longest that can be sent.
+    /// Frames of the capture that were truncated to the longest that can be sent.
     pub(super) truncated: u64,
-    /// Frames of the capture that cannot be sent: no Ethernet, or too short for it.
+    /// Frames of the capture that cannot be sent because they are not Ethernet, or too short for it.
     pub(super) unsendable: u64,
 }
 
-/// A frame as it was captured or made up.
+/// A captured or synthetic frame.
 #[derive(Clone, Debug)]
 struct Input {
     bytes: Vec<u8>,
@@ -189,20 +190,20 @@ struct Input {
 
 /// A frame on its way into the sequence.
 struct Draft {
-    /// What goes into the envelope, or the frame itself where there is none.
+    /// The inner frame, or the frame itself if it is not encapsulated.
     inner: Vec<u8>,
-    /// Where the envelope comes from; `None` where the frame has none, or one that is to stay.
+    /// The source of the outer headers; `None` if the frame has none, or keeps its own.
     wrap: Option<Wrap>,
     headers: InnerHeaders,
 }
 
 struct Wrap {
-    /// A frame that was mirrored already and needs no other envelope.
+    /// A frame that was already mirrored and keeps its outer headers.
     as_is: Option<Enveloped>,
-    /// The session of a frame that was mirrored already.
+    /// The session of a frame that was already mirrored.
     session: Option<Session>,
     source_port: u16,
-    /// The resolver's answers have one port whatever their flow.
+    /// The frame is a resolver's answer, which has one source port whatever its flow.
     fixed_port: bool,
 }
 
@@ -246,7 +247,7 @@ impl Sequence {
         Ok(inputs)
     }
 
-    /// Sees to it that no frame is too long.
+    /// Ensures that no frame is too long.
     fn fit(&mut self, mut drafts: Vec<Draft>, recipe: &Recipe<'_>) -> Result<Vec<Draft>, Error> {
         let mut longest = 0;
         let mut count = 0;
@@ -278,7 +279,7 @@ impl Sequence {
         self.lap_frames = drafts.len();
         let first = inputs.first().map_or(0, |input| input.time);
         let span = inputs.iter().map(|input| input.time.saturating_sub(first)).max().unwrap_or_default();
-        // From the last frame to the first of the next lap as long as from frame to frame on average.
+        // The time from the last frame to the first of the next lap is the mean time between frames.
         let lap_period = span + span / (drafts.len() as u64 - 1).max(1);
         let mut times = Vec::new();
         let total = drafts.len() * self.laps as usize;
@@ -305,12 +306,12 @@ impl Sequence {
         }
     }
 
-    /// The bytes of a frame.
+    /// Returns the bytes of a frame.
     pub(super) fn bytes_of(&self, frame: &Frame) -> &[u8] {
         self.bytes.get(frame.start..frame.start + frame.length as usize).unwrap_or_default()
     }
 
-    /// Bytes of the longest frame.
+    /// Returns the bytes of the longest frame.
     pub(super) fn longest(&self) -> u32 {
         self.frames.iter().map(|frame| frame.length).max().unwrap_or_default()
     }
@@ -325,7 +326,7 @@ impl Recipe<'_> {
             Ok(outer) => {
                 let end = outer.inner_offset + outer.inner_len;
                 let inner = bytes.get(outer.inner_offset..end).unwrap_or_default().to_vec();
-                // Of GENEVE without VXLAN within, this is somewhere in its options.
+                // For GENEVE without VXLAN inside, this is an offset within its options.
                 let udp = outer.inner_offset - VXLAN_LEN - UDP_LEN;
                 let two = |at: usize| match bytes.get(at..at + 2) {
                     Some(&[high, low]) => u16::from_be_bytes([high, low]),
@@ -354,7 +355,7 @@ impl Recipe<'_> {
                 let wrap = Wrap { as_is, session: Some(session), source_port: port, fixed_port };
                 Draft { inner, wrap: Some(wrap), headers }
             }
-            // Broken already: it stays what it is.
+            // The frame is malformed already and stays as it is.
             Err(counter) if counter.fate() == Fate::Dropped => {
                 Draft { inner: bytes.to_vec(), wrap: None, headers: InnerHeaders::default() }
             }
@@ -375,20 +376,20 @@ impl Recipe<'_> {
         }
     }
 
-    /// How many mirror sessions were asked for.
+    /// Returns the number of mirror sessions.
     fn sessions(&self) -> u64 {
         let vnis = self.vnis.map_or(1, Ranges::count);
         vnis.saturating_mul(self.sources.map_or(1, Ranges::count))
     }
 
-    /// How often the capture goes into the sequence, so that every session has its turn, and the share of
-    /// broken frames is right.
+    /// Returns the number of repetitions of the capture in the sequence: enough for every session to have its
+    /// turn, and for the share of malformed frames to be right.
     fn laps(&self, drafts: &[Draft]) -> u32 {
         let bytes: usize = drafts.iter().map(|draft| draft.inner.len() + 128).sum();
         let most = (MAX_REPEATED / bytes.max(1)).min(MAX_FRAMES / drafts.len().max(1)).max(1);
         let for_sessions = if self.envelope == Envelope::None { 1 } else { self.sessions() };
         let for_malformed = if self.malformed > 0.0 {
-            // Ten broken frames at least.
+            // At least ten malformed frames.
             (10.0 / (self.malformed * drafts.len() as f64)).ceil() as u64
         } else {
             1
@@ -422,7 +423,7 @@ impl Recipe<'_> {
         frame
     }
 
-    /// The session that a frame's flow belongs to in this lap.
+    /// Returns the session to which a frame's flow belongs in this lap.
     fn session(&self, draft: &Draft, wrap: &Wrap, lap: u32) -> Session {
         let target = self.target;
         let mut session = wrap.session.unwrap_or(Session {
@@ -453,7 +454,7 @@ impl Recipe<'_> {
     }
 }
 
-/// Answers of a VPC's resolver: the mirror does not hash those.
+/// Returns whether a packet is an answer of a VPC's resolver, which the mirror does not hash.
 fn is_resolver(headers: &InnerHeaders) -> bool {
     let resolver = headers.source.as_v4().is_some_and(|address| address & 0xff == 2);
     headers.protocol == protocol::UDP && headers.source_port == 53 && resolver
@@ -464,14 +465,14 @@ fn macs(frame: &[u8]) -> Macs {
     Macs { destination: six(0), source: six(6) }
 }
 
-/// Finds what a lap rewrites in the packet whose frame begins at `inner`.
+/// Locates the fields that a lap rewrites in the packet whose frame begins at `inner`.
 fn locate(headers: &InnerHeaders, frame: &[u8], inner: usize, rewrite: &mut Rewrite) {
     let network = inner + headers.network_offset;
     let transport = inner + headers.transport_offset;
-    // Where the frame is cut off, there is nothing to rewrite.
+    // Beyond the end of a truncated frame, there is nothing to rewrite.
     let offset = |at: usize| if at < frame.len() { at as u16 } else { 0 };
     let checksum = |at: usize| match frame.get(at..at + 2) {
-        // UDP without a checksum.
+        // A UDP datagram without a checksum.
         None | Some([0, 0]) => 0,
         Some(_) => at as u16,
     };
@@ -480,8 +481,9 @@ fn locate(headers: &InnerHeaders, frame: &[u8], inner: usize, rewrite: &mut Rewr
         Network::Ipv4 => {
             rewrite.addresses = [12, 16].map(|at| ipv4_address(frame, network + at));
             rewrite.ip_checksum = offset(network + 10);
-            // Destination unreachable, source quench, redirect, time exceeded, parameter problem. What ICMP's
-            // own checksum covers does not change: the quoted header has its own.
+            // Destination unreachable, source quench, redirect, time exceeded, parameter problem. The sum
+            // that ICMP's own checksum covers does not change, because the quoted header has its own
+            // checksum.
             let kind = frame.get(transport).copied().unwrap_or_default();
             if first && headers.protocol == protocol::ICMP && matches!(kind, 3 | 4 | 5 | 11 | 12) {
                 rewrite.quoted = [12, 16].map(|at| ipv4_address(frame, transport + 8 + at));
@@ -490,7 +492,7 @@ fn locate(headers: &InnerHeaders, frame: &[u8], inner: usize, rewrite: &mut Rewr
         }
         Network::Ipv6 => {
             rewrite.addresses = [8, 24].map(|at| ipv6_address(frame, network + at));
-            // Errors, which quote the packet that they are about.
+            // Error messages, which quote the packet that caused them.
             let kind = frame.get(transport).copied().unwrap_or(u8::MAX);
             if first && headers.protocol == protocol::ICMPV6 && kind < 128 {
                 rewrite.quoted = [8, 24].map(|at| ipv6_address(frame, transport + 8 + at));
@@ -508,7 +510,7 @@ fn locate(headers: &InnerHeaders, frame: &[u8], inner: usize, rewrite: &mut Rewr
     }
 }
 
-/// Where the end of an IPv4 address at `at` is; 0 for groups, and what names no host.
+/// Returns the offset of an IPv4 address at `at`; 0 for multicast and other addresses that denote no host.
 fn ipv4_address(frame: &[u8], at: usize) -> u16 {
     let Some(Ok(octets)) = frame.get(at..at + 4).map(<[u8; 4]>::try_from) else { return 0 };
     let address = Ipv4Addr::from(octets);
@@ -516,14 +518,16 @@ fn ipv4_address(frame: &[u8], at: usize) -> u16 {
     if fixed { 0 } else { at as u16 }
 }
 
-/// Where the last four bytes of an IPv6 address at `at` are; 0 for groups, and what names no host.
+/// Returns the offset of the last four bytes of an IPv6 address at `at`; 0 for multicast and other addresses
+/// that denote no host.
 fn ipv6_address(frame: &[u8], at: usize) -> u16 {
     let Some(Ok(octets)) = frame.get(at..at + 16).map(<[u8; 16]>::try_from) else { return 0 };
     let address = std::net::Ipv6Addr::from(octets);
     if address.is_multicast() || address.is_unspecified() { 0 } else { (at + 12) as u16 }
 }
 
-/// UDP datagrams of so many flows, one of each size for each flow, as far as the sequence allows.
+/// Makes UDP datagrams of `flows` flows, one of each size for each flow, as far as the limits of the sequence
+/// allow.
 fn synthesize(sizes: &[u16], flows: u32, seed: u64) -> Vec<Input> {
     /// Ethernet, IPv4, UDP.
     const HEADERS: usize = ETHERNET_LEN + 20 + 8;
@@ -532,7 +536,7 @@ fn synthesize(sizes: &[u16], flows: u32, seed: u64) -> Vec<Input> {
     (0..total)
         .map(|index| {
             let flow = index % flows as usize;
-            // Shifted by one each time, so that each flow has frames of each size.
+            // Shifted by one in each turn, so that each flow has frames of each size.
             let size = sizes.get((index + index / flows as usize) % sizes.len()).copied().unwrap_or_default();
             let mut payload = vec![0; usize::from(size).saturating_sub(HEADERS)];
             for chunk in payload.chunks_mut(8) {
@@ -569,7 +573,8 @@ mod tests {
 
     const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 
-    /// Asserts that all checksums of a frame are right, those in a packet that an ICMP error quotes included.
+    /// Asserts that all checksums of a frame are correct, including those in a packet that an ICMP error
+    /// quotes.
     fn assert_right(frame: &[u8]) {
         let headers = InnerHeaders::parse(frame, 0);
         let segment = &frame[headers.transport_offset..headers.network_end];
@@ -593,12 +598,12 @@ mod tests {
         }
     }
 
-    /// A packet of each kind whose checksums cover addresses, between two hosts.
+    /// Returns packets of all kinds whose checksums cover addresses, between two hosts.
     fn packets(a: u32, b: u32, payload: &[u8]) -> Vec<Vec<u8>> {
         let v4 = |host: u32| host.to_be_bytes();
         let v6 = |host: u32| std::net::Ipv6Addr::from_bits(0xfd00 << 112 | u128::from(host)).octets();
         let ethernet = || PacketBuilder::ethernet2(MACS[0], MACS[1]);
-        // A macro, for the builder of each kind has a type of its own.
+        // This is a macro because the builder of each kind has its own type.
         macro_rules! build {
             ($builder:expr, $payload:expr) => {{
                 let mut frame = Vec::new();
@@ -618,8 +623,8 @@ mod tests {
     }
 
     proptest! {
-        /// However many laps: checksums stay right, the packets of a flow stay those of one flow, and it is
-        /// another in each lap.
+        /// However many laps there are, checksums stay correct, the packets of a flow stay together, and each
+        /// lap has another flow.
         #[test]
         fn rewriting_makes_other_flows_and_nothing_else(
             a in 0x0a00_0000_u32..0x0b00_0000,
@@ -640,7 +645,7 @@ mod tests {
                 prop_assert_ne!(after.source, before.source);
                 prop_assert_ne!(after.destination, before.destination);
                 prop_assert_eq!(after.source.low ^ before.source.low, after.destination.low ^ before.destination.low);
-                // The packet that an error quotes went the other way.
+                // The packet that an error quotes went in the other direction.
                 let (source, destination) = (after.destination, after.source);
                 if before.has_cause {
                     prop_assert_eq!(after.cause, Cause { source, destination, ..before.cause });
@@ -648,14 +653,14 @@ mod tests {
                 let (source, destination, cause) = (before.source, before.destination, before.cause);
                 let same = InnerHeaders { source, destination, cause, ..after };
                 prop_assert_eq!(same, before);
-                // Twice the same is nothing: what was flipped is flipped back.
+                // Rewriting twice restores the frame: flipped bits are flipped back.
                 rewrite(&mut rewritten[..], &places, lap);
                 let back = InnerHeaders::parse(&rewritten[..], 0);
                 prop_assert_eq!(back, before);
             }
         }
 
-        /// Whatever is broken in a frame, and however short it is: nothing panics, and it keeps its length.
+        /// Any damaged or short frame is rewritten without a panic, and keeps its length.
         #[test]
         fn any_bytes_can_be_rewritten(bytes in proptest::collection::vec(any::<u8>(), 14..200), lap in any::<u32>()) {
             let headers = InnerHeaders::parse(&bytes[..], 0);
@@ -663,7 +668,7 @@ mod tests {
             locate(&headers, &bytes, 0, &mut places);
             let mut rewritten = bytes.clone();
             rewrite(&mut rewritten[..], &places, lap);
-            // The hardware addresses, and what says what follows, stay as they are.
+            // The hardware addresses and the EtherType stay as they are.
             prop_assert_eq!(&rewritten[..14], &bytes[..14]);
         }
     }

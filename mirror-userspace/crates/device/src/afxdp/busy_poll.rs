@@ -1,33 +1,33 @@
-//! Busy polling: a worker has the driver look for frames, instead of waiting for its interrupt. It takes all
-//! of a core. With `napi_defer_hard_irqs` and `gro_flush_timeout` of the interface set, interrupts stay off.
+//! Busy polling: a worker makes the driver look for frames, instead of waiting for its interrupt. It uses a
+//! whole core. With the interface's `napi_defer_hard_irqs` and `gro_flush_timeout` set, interrupts stay off.
 
 use std::io;
 use std::os::fd::RawFd;
 
-/// Frames that one call handles at most, as the kernel's documentation of `AF_XDP` has it.
+/// The most frames that one call handles, as in the kernel's documentation of `AF_XDP`.
 const BUDGET: u32 = 64;
 
-/// How a socket polls.
+/// The busy-polling settings of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BusyPoll {
     microseconds: u32,
 }
 
 impl BusyPoll {
-    /// One call looks for frames for so many microseconds; `None` for 0.
+    /// Makes settings with which one call looks for frames for this many microseconds; `None` for 0.
     #[must_use]
     pub const fn of(microseconds: u32) -> Option<Self> {
         if microseconds > 0 { Some(Self { microseconds }) } else { None }
     }
 
-    /// Microseconds that one call looks for frames.
+    /// Returns the microseconds for which one call looks for frames.
     #[must_use]
     pub const fn microseconds(self) -> u32 {
         self.microseconds
     }
 }
 
-/// Switches it on (`include/uapi/asm-generic/socket.h`).
+/// Enables busy polling on a socket (`include/uapi/asm-generic/socket.h`).
 pub(super) fn enable(socket: RawFd, settings: BusyPoll) -> io::Result<()> {
     let options = [
         (libc::SO_PREFER_BUSY_POLL, 1),
@@ -35,7 +35,7 @@ pub(super) fn enable(socket: RawFd, settings: BusyPoll) -> io::Result<()> {
         (libc::SO_BUSY_POLL_BUDGET, BUDGET),
     ];
     for (option, value) in options {
-        // SAFETY: the value is read only, and as long as it is said to be.
+        // SAFETY: the kernel only reads the value, which has the given length.
         let result = unsafe {
             libc::setsockopt(
                 socket,

@@ -1,27 +1,27 @@
-//! What two workers give each other: buffers with frames one way, the same buffers back the other way, by
-//! rings that one thread writes and one reads. Nothing here waits or locks.
+//! The exchange of buffers between two workers: buffers with frames in one direction, the same buffers back
+//! in the other, by rings with a single producer and a single consumer. Nothing here waits or locks.
 //!
-//! A worker lends a buffer to its peer and gets that very buffer back; how many it has lent is bounded by
-//! what the ring back has room for. So giving back never fails, and a peer that is slow, or gone, cannot
-//! take more buffers than that: lending more is refused.
+//! A worker lends a buffer to its peer and gets that very buffer back. The capacity of the return ring bounds
+//! the number of buffers lent. Giving back therefore never fails, and a slow or dead peer cannot hold more
+//! buffers than that: further lending is refused.
 
 use rtrb::{Consumer, Producer, RingBuffer};
 
-/// One worker's side of what it shares with another. `T` names a buffer.
+/// One worker's side of the exchange with another. `T` names a buffer.
 #[derive(Debug)]
 pub struct Peer<T> {
     lend: Producer<T>,
     come_back: Consumer<T>,
-    /// Buffers that are lent.
+    /// The number of buffers that are lent.
     lent: usize,
     borrow: Consumer<T>,
     give_back: Producer<T>,
-    /// Whether something was lent since the peer was woken the last time.
+    /// Set if something was lent since the peer was last woken.
     pub(super) is_to_wake: bool,
 }
 
 impl<T: Copy> Peer<T> {
-    /// The two sides, each of which can lend as many as `capacity` buffers.
+    /// Makes the two sides, each of which can lend at most `capacity` buffers.
     #[must_use]
     pub fn pair(capacity: usize) -> (Self, Self) {
         let (lend_a, borrow_a) = RingBuffer::new(capacity);
@@ -39,14 +39,14 @@ impl<T: Copy> Peer<T> {
         (side(lend_a, back_a, borrow_b, give_b), side(lend_b, back_b, borrow_a, give_a))
     }
 
-    /// Lends the buffers of one frame, all or none. False where too many are lent.
+    /// Lends the buffers of one frame, all or none. Returns `false` if too many are lent already.
     pub fn lend(&mut self, buffers: &[T]) -> bool {
-        // The ring has at least the places that are missing in `lent`: what the peer has taken out of it is
-        // lent still.
+        // The ring has at least as many free places as `lent` permits: buffers that the peer has taken out of
+        // it are still lent.
         if self.lent + buffers.len() > self.lend.buffer().capacity() {
             return false;
         }
-        // At once, so that the peer does not see half a frame.
+        // Pushed together, so that the peer never sees half a frame.
         let pushed = self.lend.push_entire_slice(buffers);
         debug_assert!(pushed.is_ok(), "the ring has a place for each buffer that may be lent");
         self.lent += buffers.len();
@@ -54,19 +54,19 @@ impl<T: Copy> Peer<T> {
         true
     }
 
-    /// A buffer that the peer has given back.
+    /// Returns a buffer that the peer has given back.
     pub fn come_back(&mut self) -> Option<T> {
         let buffer = self.come_back.pop().ok()?;
         self.lent -= 1;
         Some(buffer)
     }
 
-    /// A buffer that the peer lends, to be given back.
+    /// Returns a buffer that the peer lends; it has to be given back.
     pub fn borrow(&mut self) -> Option<T> {
         self.borrow.pop().ok()
     }
 
-    /// Whether the peer lends nothing more at the moment.
+    /// Returns whether the peer lends nothing more at the moment.
     #[must_use]
     pub fn has_lent_nothing(&self) -> bool {
         self.borrow.is_empty()
@@ -79,28 +79,30 @@ impl<T: Copy> Peer<T> {
     }
 }
 
-/// Where buffers go that are not needed any more: into the fill ring of their queue, which one worker writes.
+/// The way back for buffers that are no longer in use: into the fill ring of their queue, which one worker
+/// writes.
 #[derive(Debug)]
 pub(super) struct Home<T> {
     to_filler: Producer<T>,
-    /// Buffers that may wait for the filler before it is woken.
+    /// The most buffers that may wait before the filler is woken.
     patience: usize,
 }
 
 impl<T: Copy> Home<T> {
-    /// A worker's way to the filler, and the filler's end of it, for `buffers` buffers: all that there are.
+    /// Makes a worker's way to the filler, and the filler's end of it, for `buffers` buffers, which is all of
+    /// them.
     pub(super) fn new(buffers: usize) -> (Self, Consumer<T>) {
         let (to_filler, from_worker) = RingBuffer::new(buffers);
         (Self { to_filler, patience: buffers / 16 }, from_worker)
     }
 
-    /// Sends a buffer home.
+    /// Sends a buffer to the filler.
     pub(super) fn send(&mut self, buffer: T) {
         let pushed = self.to_filler.push(buffer);
         debug_assert!(pushed.is_ok(), "the ring has a place for each buffer of the queue");
     }
 
-    /// Whether so many buffers wait that a sleeping filler has to be woken.
+    /// Returns whether enough buffers wait that a sleeping filler has to be woken.
     pub(super) fn is_urgent(&self) -> bool {
         self.to_filler.buffer().capacity() - self.to_filler.slots() > self.patience
     }
@@ -120,7 +122,7 @@ mod tests {
         assert!(a.lend(&[1, 2, 3]));
         assert!(!a.lend(&[4, 5]), "a frame is lent as a whole or not at all");
         assert!(a.lend(&[4]));
-        // Taken out of the ring is not yet given back.
+        // A buffer that was taken out of the ring is not yet given back.
         assert_eq!(b.borrow(), Some(1));
         assert!(!a.lend(&[5]));
         b.give_back(1);
@@ -152,7 +154,7 @@ mod tests {
     }
 
     proptest! {
-        /// However the two take turns, each buffer is at one place, and comes back to whom it belongs.
+        /// In whatever order the two act, each buffer is in one place, and returns to its owner.
         #[test]
         fn every_buffer_comes_back_once(steps in prop::collection::vec((0_u8..6, 1_usize..4), 0..400)) {
             let (mut a, mut b) = Peer::pair(8);

@@ -1,7 +1,7 @@
-//! Huge pages where none are reserved. The kernel makes some on demand, as many as
-//! `vm.nr_overcommit_hugepages` allows, and takes them apart when they are unmapped
-//! (`Documentation/admin-guide/mm/hugetlbpage.rst`). What is allocated stays when it is not allowed any more: so
-//! it is allowed for that moment, and the machine's settings are as before.
+//! Huge pages on a machine that has reserved none. The kernel makes huge pages on demand, as many as
+//! `vm.nr_overcommit_hugepages` allows, and frees them when they are unmapped
+//! (`Documentation/admin-guide/mm/hugetlbpage.rst`). Allocated pages stay when the limit is lowered. The
+//! limit is therefore raised only during the allocation, and the machine's settings are restored.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
@@ -11,15 +11,15 @@ use mirror_base::meminfo;
 use nix::fcntl::{Flock, FlockArg};
 
 const OVERCOMMIT: &str = "/proc/sys/vm/nr_overcommit_hugepages";
-/// Bytes of a huge page; where they are larger, more is allowed than is needed.
+/// Bytes of a huge page; if pages are larger, more is allowed than needed.
 pub(super) const SIZE: u64 = 2 << 20;
 
-/// Runs `allocate` while the kernel may make so many bytes of huge pages; again where it could not. Where this
-/// process may not allow that, it runs all the same.
+/// Runs `allocate` while the kernel may make this many bytes of huge pages, and repeats it on failure. If
+/// this process may not raise the limit, `allocate` runs anyway.
 pub(super) fn allowed<T, E>(bytes: u64, allocate: impl Fn() -> Result<T, E>) -> Result<T, E> {
     let allowed = Allowed::new(bytes);
     let mut allocated = allocate();
-    // The kernel brings memory together for some, and gives up; asked again, it goes on.
+    // The kernel compacts memory for some pages and gives up; when asked again, it continues.
     for _ in 1..ATTEMPTS {
         if allocated.is_ok() || allowed.is_none() {
             break;
@@ -29,13 +29,14 @@ pub(super) fn allowed<T, E>(bytes: u64, allocate: impl Fn() -> Result<T, E>) -> 
     allocated
 }
 
-/// A tenth of a second each, where memory is in pieces.
+/// The most attempts. Each takes a tenth of a second if memory is fragmented.
 const ATTEMPTS: u32 = 5;
 
-/// Takes back on drop what it has allowed.
+/// A raised limit, which dropping this restores.
 struct Allowed {
     before: String,
-    /// Locked, lest another capture that starts meanwhile takes this one's setting for the machine's.
+    /// Locked, so that another capture that starts meanwhile does not take this setting for the machine's
+    /// own.
     file: Flock<File>,
 }
 
@@ -45,7 +46,7 @@ impl Allowed {
         let mut file = Flock::lock(file, FlockArg::LockExclusive).ok()?;
         let mut before = String::new();
         file.read_to_string(&mut before).ok()?;
-        // Those that other captures have count, whatever is allowed by now.
+        // The huge pages of other captures count, whatever the limit is by now.
         let others = meminfo::field(&meminfo::read(), "HugePages_Surp")?;
         let pages = before.trim().parse::<u64>().ok()?.max(others).saturating_add(bytes.div_ceil(SIZE));
         let this = Self { before, file };
@@ -54,14 +55,14 @@ impl Allowed {
     }
 
     fn set(&self, pages: &str) -> io::Result<()> {
-        // The kernel takes a setting from its first byte on only.
+        // The kernel accepts a setting only at offset 0.
         self.file.write_all_at(pages.as_bytes(), 0)
     }
 }
 
 impl Drop for Allowed {
     fn drop(&mut self) {
-        // The kernel took another value from here a moment ago.
+        // The kernel accepted another value a moment ago, so a failure is unlikely.
         let _ = self.set(&self.before);
     }
 }

@@ -1,4 +1,4 @@
-//! Opening a device: the UMEM and the sockets of each queue, and what connects the workers.
+//! Opens a device: the UMEM and the sockets of each queue, and the connections between the workers.
 
 use std::ffi::CString;
 use std::io;
@@ -18,11 +18,12 @@ use super::port::{BATCH, Port, Way};
 use super::signal::Signal;
 use super::{CHUNK_SIZE, Error, UNUSED_RING, huge_pages, os_error, ring};
 
-/// A queue stays bound for a moment after its last socket was closed, since the kernel frees it in the
-/// background, and another capture needs up to a second to notice that it was replaced. So long that is
-/// waited for.
+/// The longest wait for a busy queue. A queue stays bound for a moment after its last socket was closed,
+/// because the kernel frees it in the background, and another capture needs up to a second to notice that it
+/// was replaced.
 const REBIND_PATIENCE: Duration = Duration::from_secs(3);
-/// The share of a queue's buffers that may be lent to other workers: the rest is for the kernel.
+/// The share of a queue's buffers that may be lent to other workers, as its inverse; the rest is for the
+/// kernel.
 const LENT_SHARE: u32 = 4;
 /// The most frames that wait between two workers.
 const MOST_LENT: usize = 8192;
@@ -30,50 +31,50 @@ const MOST_LENT: usize = 8192;
 /// A queue's fill ring, and the completion ring that comes with it.
 type Rings = (FillQueue, CompQueue);
 
-/// Whether the kernel may receive without copying.
+/// The use of zero-copy reception.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ZeroCopy {
-    /// Where the driver can, else with a copy, and a warning
+    /// Zero-copy if the driver supports it, else with a copy and a warning
     #[default]
     Auto,
-    /// Without copies, or not at all
+    /// Zero-copy, or no capture
     Required,
-    /// With a copy: every driver can
+    /// With a copy, which every driver supports
     Off,
 }
 
-/// How to open a device.
+/// The parameters of opening a device.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     /// Its queues.
     pub queues: NonZeroU32,
-    /// Sockets of each queue, a worker each.
+    /// Sockets of each queue, one for each worker.
     pub sockets_per_queue: NonZeroU32,
-    /// Whether workers hand frames over to each other.
+    /// Workers hand frames over to each other.
     pub hand_over: bool,
     /// Frames that may wait for a worker, a power of two. A queue has twice as many buffers, so that the ring
-    /// is full before they run out.
+    /// is full before the buffers run out.
     pub ring: u32,
-    /// Whether to receive without copying.
+    /// The use of zero-copy reception.
     pub zero_copy: ZeroCopy,
-    /// Whether frames may be in several buffers. Not without copying.
+    /// Frames may span several buffers; only in copy mode.
     pub multi_buffer: bool,
-    /// How the workers look for frames themselves, if they do.
+    /// Settings of busy polling; `None` if the workers wait for interrupts.
     pub busy_poll: Option<BusyPoll>,
 }
 
 impl Plan {
-    /// Buffers of each queue.
+    /// Returns the number of buffers of each queue.
     const fn buffers(&self) -> u32 {
         2 * self.ring
     }
 
-    /// Bytes of all buffers.
+    /// Returns the bytes of all buffers.
     fn bytes(&self) -> u64 {
         u64::from(self.queues.get()) * u64::from(self.buffers()) * u64::from(CHUNK_SIZE)
     }
 
-    /// How many frames each of two workers may lend to the other.
+    /// Returns the most frames that each of two workers may lend to the other.
     fn may_be_lent(&self) -> usize {
         let peers = self.queues.get().saturating_sub(1).max(1);
         ((self.buffers() / LENT_SHARE / peers) as usize).clamp(BATCH, MOST_LENT)
@@ -92,13 +93,14 @@ impl Plan {
 /// An open device.
 #[derive(Debug)]
 pub struct Opened {
-    /// What each worker has, by number: those of the queues' first sockets, then those of the second, …
+    /// The ports of the workers, by number: first those of the queues' first sockets, then those of the
+    /// second, and so on.
     pub ports: Vec<Port>,
-    /// Whether frames are received without copying.
+    /// `true` if frames are received with zero-copy.
     pub zero_copy: bool,
-    /// Why they are not, where that was to be tried.
+    /// The error with which zero-copy failed, if it was tried.
     pub refused: Option<Errno>,
-    /// Whether the buffers are in huge pages.
+    /// `true` if the buffers are in huge pages.
     pub huge_pages: bool,
 }
 
@@ -135,7 +137,7 @@ pub fn open(interface: &str, plan: &Plan) -> Result<Opened, Error> {
     Ok(Opened { ports, zero_copy: false, refused, huge_pages: opening.huge_pages })
 }
 
-/// What is needed to open the sockets.
+/// The state while the sockets are opened.
 struct Opening<'p> {
     interface: &'p Interface,
     plan: &'p Plan,
@@ -145,10 +147,10 @@ struct Opening<'p> {
 }
 
 impl<'p> Opening<'p> {
-    /// Makes the UMEMs, in huge pages where there are enough or the kernel can make some.
+    /// Allocates the UMEMs, in huge pages if there are enough or the kernel can make some.
     fn new(interface: &'p Interface, plan: &'p Plan) -> Result<Self, Error> {
         let huge = Self::umems(plan, true).or_else(|_| {
-            // Each is rounded up to whole pages.
+            // Each UMEM is rounded up to whole pages.
             let bytes = plan.bytes() + u64::from(plan.queues.get()) * huge_pages::SIZE;
             huge_pages::allowed(bytes, || Self::umems(plan, true))
         });
@@ -225,8 +227,8 @@ impl<'p> Opening<'p> {
     ) -> Result<(TxQueue, RxQueue, Option<Rings>), Error> {
         let deadline = Instant::now() + REBIND_PATIENCE;
         loop {
-            // SAFETY: libxdp is told not to load a program of its own, which is what the contract asks for
-            // where a queue is bound to twice.
+            // SAFETY: libxdp is configured not to load a program of its own, as the contract requires if a
+            // queue is bound to twice.
             match unsafe { Socket::new(config, umem, self.interface, queue) } {
                 Ok(socket) => return Ok(socket),
                 Err(error) => match os_error(&error) {
@@ -243,7 +245,7 @@ impl<'p> Opening<'p> {
         }
     }
 
-    /// How each worker's buffers get into its queue's fill ring, which all of them are put into now.
+    /// Makes the way of each worker's buffers into its queue's fill ring, and puts all buffers into it.
     fn ways(&self, fills: Vec<Rings>) -> Vec<Way> {
         let queues = fills.len();
         let buffers = self.plan.buffers() as usize;
@@ -261,7 +263,7 @@ impl<'p> Opening<'p> {
             fills.into_iter().zip(from_workers).zip(&self.umems)
         {
             // SAFETY: the descriptors are of this queue's UMEM, and nothing refers to their buffers: each is
-            // given to the kernel here, where it was nowhere before.
+            // given to the kernel here for the first time.
             let filled = unsafe { fill.produce(descriptors) };
             debug_assert_eq!(filled, buffers, "the fill ring has a place for every buffer");
             let waiting = Vec::with_capacity(BATCH);
@@ -271,8 +273,8 @@ impl<'p> Opening<'p> {
         ways
     }
 
-    /// What each worker exchanges with the others. The program has chosen among a queue's sockets already,
-    /// so frames go to the worker of the same socket of another queue only.
+    /// Makes the exchanges of each worker with the others. The program has already chosen among a queue's
+    /// sockets, so frames go only to the worker of the socket with the same number at another queue.
     fn peers(&self, workers: usize) -> Vec<Vec<Option<Peer<FrameDesc>>>> {
         let queues = self.plan.queues.get() as usize;
         let none = |_| (0..workers).map(|_| None).collect();

@@ -1,5 +1,5 @@
-//! What one worker has of a device: its socket, its part in bringing buffers back to the fill ring, and what
-//! it exchanges with the other workers of the device.
+//! One worker's part of a device: its socket, its part in returning buffers to the fill ring, and its
+//! exchanges with the other workers of the device.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd};
@@ -16,30 +16,30 @@ use super::Statistics;
 use super::exchange::{Home, Peer};
 use super::signal::Signal;
 
-/// Descriptors that are taken off the ring at once, and put into the fill ring at once.
+/// The most descriptors that are taken off the ring, or put into the fill ring, at once.
 pub const BATCH: usize = 64;
-/// The most buffers that the kernel spreads one frame over: `MAX_SKB_FRAGS`, as large as it can be
-/// configured, and the first.
+/// The most buffers over which the kernel spreads one frame: the largest configurable `MAX_SKB_FRAGS`, and
+/// the first buffer.
 const MAX_PARTS: usize = 46;
 
-/// How a worker's buffers get into the fill ring, which has one writer.
+/// The way of a worker's buffers into the fill ring, which has one producer.
 #[derive(Debug)]
 pub(super) enum Way {
-    /// This worker writes it.
+    /// This worker writes the fill ring.
     Filler {
         fill: FillQueue,
-        /// Buffers that are about to be put into it.
+        /// Buffers that are about to be put into the fill ring.
         waiting: Vec<FrameDesc>,
         /// Buffers of the queue's other workers.
         from_workers: Vec<Consumer<FrameDesc>>,
-        // Nothing is sent, but libxdp has the ring unmapped when this goes.
+        // Nothing is sent, but libxdp unmaps the ring when this is dropped.
         _completion: CompQueue,
     },
-    /// The worker of this number does.
+    /// The worker of number `filler` writes the fill ring.
     Worker { home: Home<FrameDesc>, filler: usize },
 }
 
-/// What one worker has of a device. Dropping it closes its socket; the UMEMs go with the last.
+/// One worker's part of a device. Dropping it closes its socket; the UMEMs are freed with the last port.
 #[derive(Debug)]
 pub struct Port {
     number: usize,
@@ -48,21 +48,21 @@ pub struct Port {
     /// The UMEM of each queue of the device.
     umems: Vec<Umem>,
     way: Way,
-    /// Descriptors of the current batch, from `next` to `count` those that are still to be looked at.
+    /// Descriptors of the current batch; those from `next` to `count` are not yet processed.
     received: Box<[FrameDesc]>,
     next: usize,
     count: usize,
-    /// Descriptors of the frame that is looked at.
+    /// Descriptors of the current frame.
     current: Box<[FrameDesc; MAX_PARTS]>,
-    /// Its bytes, where they are in several buffers.
+    /// The bytes of the current frame, if they are in several buffers.
     assembled: Vec<u8>,
-    /// The device's other workers, by number; `None` for those that nothing is exchanged with.
+    /// The device's other workers, by number; `None` for those with which there is no exchange.
     peers: Vec<Option<Peer<FrameDesc>>>,
     /// The peer that is asked next.
     turn: usize,
     signals: Arc<[Signal]>,
     busy_poll: bool,
-    // Nothing is sent, but libxdp has the ring unmapped when this goes.
+    // Nothing is sent, but libxdp unmaps the ring when this is dropped.
     _tx: TxQueue,
 }
 
@@ -95,31 +95,31 @@ impl Port {
         }
     }
 
-    /// The worker's number among those of the device.
+    /// Returns the worker's number among those of the device.
     #[must_use]
     pub const fn number(&self) -> usize {
         self.number
     }
 
-    /// The queue that its socket is bound to.
+    /// Returns the queue to which its socket is bound.
     #[must_use]
     pub const fn queue(&self) -> u32 {
         self.queue
     }
 
-    /// The socket, to be entered into the program's map.
+    /// Returns the socket, for the program's map.
     #[must_use]
     pub fn socket(&self) -> RawFd {
         self.rx.fd().as_raw_fd()
     }
 
-    /// Whether this worker writes the queue's fill ring.
+    /// Returns whether this worker writes the queue's fill ring.
     #[must_use]
     pub const fn is_filler(&self) -> bool {
         matches!(self.way, Way::Filler { .. })
     }
 
-    /// The next frame that the kernel has received for this socket.
+    /// Returns the next frame that the kernel has received for this socket.
     pub fn received(&mut self) -> Option<Received<'_>> {
         if self.next == self.count {
             self.receive();
@@ -136,11 +136,11 @@ impl Port {
         Some(Received(self.frame(parts, None)))
     }
 
-    /// Takes descriptors off the ring, whole frames only.
+    /// Takes descriptors off the ring, for whole frames only.
     fn receive(&mut self) {
         let (batch, rest) = self.received.split_at_mut(BATCH);
-        // SAFETY: the descriptors that come off the ring are those of the queue's UMEM, which this socket was
-        // opened with.
+        // SAFETY: the descriptors from the ring belong to the queue's UMEM, with which this socket was
+        // opened.
         self.count = unsafe { self.rx.consume(batch) };
         self.next = 0;
         if self.count < BATCH {
@@ -148,7 +148,7 @@ impl Port {
         }
         let mut last = batch[BATCH - 1];
         for descriptor in rest {
-            // The kernel publishes a frame's descriptors together, so the rest of it is there.
+            // The kernel publishes the descriptors of a frame together, so the rest of the frame is there.
             // SAFETY: as above.
             if !last.has_more_frames() || unsafe { self.rx.consume_one(descriptor) } == 0 {
                 break;
@@ -158,7 +158,7 @@ impl Port {
         }
     }
 
-    /// The next frame that another worker has handed over to this one.
+    /// Returns the next frame that another worker has handed over to this one.
     pub fn handed_over(&mut self) -> Option<Frame<'_>> {
         for _ in 0..self.peers.len() {
             let turn = self.turn;
@@ -181,9 +181,9 @@ impl Port {
         None
     }
 
-    /// The frame whose descriptors are in `current`.
+    /// Makes the frame whose descriptors are in `current`.
     fn frame(&mut self, parts: usize, lender: Option<usize>) -> Frame<'_> {
-        // Workers are numbered queue by queue, again and again.
+        // Workers are numbered round-robin over the queues.
         let queue = lender.map_or(self.queue as usize, |lender| lender % self.umems.len());
         if parts > 1 {
             self.assembled.clear();
@@ -195,8 +195,8 @@ impl Port {
         Frame { port: self, parts, lender, queue }
     }
 
-    /// Brings buffers back to the kernel that nobody uses any more, and wakes those who have got something
-    /// meanwhile. To be called after each batch.
+    /// Returns unused buffers to the kernel, and wakes the workers that have received something meanwhile. To
+    /// be called after each batch.
     pub fn flush(&mut self) {
         for (number, peer) in self.peers.iter_mut().enumerate() {
             let Some(peer) = peer else { continue };
@@ -221,16 +221,16 @@ impl Port {
                 }
                 produce(fill, waiting);
                 if fill.needs_wakeup() {
-                    // Polling for nothing wakes the driver. What fails here fails again where frames are
-                    // waited for, and is told there.
+                    // Polling without a timeout wakes the driver. An error here occurs again in
+                    // [`Port::wait`], which reports it.
                     let _ = self.rx.poll(0);
                 }
             }
         }
     }
 
-    /// Waits until there are frames, at most for `timeout`. Wakes the driver up where it asks for it. With
-    /// busy polling, looks for frames itself and returns at once.
+    /// Waits for frames, at most for `timeout`. Wakes the driver if it asks for that. With busy polling,
+    /// makes the driver look for frames and returns at once.
     pub fn wait(&mut self, timeout: Duration) -> io::Result<()> {
         if self.busy_poll {
             return match recv(self.socket(), &mut [], MsgFlags::MSG_DONTWAIT) {
@@ -246,7 +246,7 @@ impl Port {
                 Way::Worker { .. } => true,
             };
         let waited = if is_idle {
-            // SAFETY: the socket is open for as long as `rx` is there.
+            // SAFETY: the socket stays open as long as `rx` exists.
             let socket = unsafe { BorrowedFd::borrow_raw(self.socket()) };
             let mut fds =
                 [socket, signal.as_fd()].map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN));
@@ -262,27 +262,27 @@ impl Port {
         waited
     }
 
-    /// Wakes the worker of this number where it waits.
+    /// Wakes the worker of this number if it sleeps.
     pub fn wake(&self, number: usize) {
         if let Some(signal) = self.signals.get(number) {
             signal.wake();
         }
     }
 
-    /// What the kernel has counted since the socket was opened.
+    /// Returns the kernel's counters since the socket was opened.
     pub fn statistics(&self) -> io::Result<Statistics> {
         let statistics = self.rx.fd().xdp_statistics()?;
         Ok(Statistics {
             rx_ring_full: statistics.rx_ring_full(),
             rx_dropped: statistics.rx_dropped(),
-            // Counted once for the queue, and told by each of its sockets.
+            // Counted once per queue, but reported by each of its sockets.
             fill_ring_empty: if self.is_filler() { statistics.rx_fill_ring_empty_descs() } else { 0 },
         })
     }
 }
 
 impl Way {
-    /// Takes a buffer that nobody uses any more.
+    /// Takes a buffer that is no longer in use.
     fn go_home(&mut self, buffer: FrameDesc) {
         match self {
             Self::Filler { fill, waiting, .. } => refill(fill, waiting, buffer),
@@ -299,35 +299,35 @@ fn refill(fill: &mut FillQueue, waiting: &mut Vec<FrameDesc>, buffer: FrameDesc)
 }
 
 fn produce(fill: &mut FillQueue, waiting: &mut Vec<FrameDesc>) {
-    // SAFETY: the descriptors are of the queue's UMEM. Each was taken off a ring once, and comes here once:
-    // when the only `Frame` that had it was dropped. Nothing refers to its buffer.
+    // SAFETY: the descriptors are of the queue's UMEM. Each was taken off a ring once and comes here once:
+    // when the only `Frame` that held it was dropped. Nothing refers to its buffer.
     let filled = unsafe { fill.produce(waiting) };
     debug_assert_eq!(filled, waiting.len(), "the fill ring has a place for every buffer of the queue");
     waiting.clear();
 }
 
-/// A frame that this worker may look at. It is the only one that has its buffers; when it is dropped, they
-/// go back to where they belong, and cannot be looked at any more.
+/// A frame that this worker may read. It is the only owner of its buffers; when it is dropped, they return to
+/// where they belong, and can no longer be read.
 #[derive(Debug)]
 pub struct Frame<'p> {
     port: &'p mut Port,
-    /// Buffers that it is in.
+    /// The number of its buffers.
     parts: usize,
-    /// The worker that has lent it; `None` where it was received by this one.
+    /// The worker that has lent it; `None` if this worker has received it.
     lender: Option<usize>,
-    /// The queue that it was received by.
+    /// The queue that received it.
     queue: usize,
 }
 
 impl Frame<'_> {
-    /// The frame.
+    /// Returns the bytes of the frame.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         if self.parts > 1 {
             return &self.port.assembled;
         }
-        // SAFETY: the kernel wrote the descriptor, so it lies within the UMEM of the queue that received it. The
-        // buffer is this frame's until it is dropped, and nobody writes to it.
+        // SAFETY: the kernel wrote the descriptor, so it lies within the UMEM of the queue that received it.
+        // The frame owns the buffer until it is dropped, and no one writes to it.
         unsafe { self.port.umems[self.queue].data(&self.port.current[0]) }.contents()
     }
 }
@@ -348,13 +348,13 @@ impl Drop for Frame<'_> {
     }
 }
 
-/// A frame that this worker's own socket has received: it can be handed over.
+/// A frame that this worker's own socket has received, and that can be handed over.
 #[derive(Debug)]
 pub struct Received<'p>(Frame<'p>);
 
 impl Received<'_> {
-    /// Has the worker of this number analyse it. False where that has too many frames to look at already, or
-    /// nothing is exchanged with it: then the frame is lost.
+    /// Hands the frame to the worker of this number. Returns `false`, and loses the frame, if that worker has
+    /// too many frames waiting, or there is no exchange with it.
     #[must_use]
     pub fn hand_over(self, to: usize) -> bool {
         let Self(mut frame) = self;
@@ -362,13 +362,13 @@ impl Received<'_> {
         let Some(Some(peer)) = peers.get_mut(to) else { return false };
         let is_lent = peer.lend(&current[..frame.parts]);
         if is_lent {
-            // The buffers are the other's now, and have nowhere to go from here.
+            // The buffers belong to the other worker now, and must not be returned from here.
             frame.parts = 0;
         }
         is_lent
     }
 
-    /// The frame's bytes.
+    /// Returns the bytes of the frame.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         self.0.bytes()

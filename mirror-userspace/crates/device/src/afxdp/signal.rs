@@ -1,5 +1,5 @@
-//! Waking a worker that waits for frames. Whoever has put something into one of its rings calls
-//! [`Signal::wake`], which costs a system call only where the worker sleeps.
+//! Wakes a worker that waits for frames. A thread that has put something into one of its rings calls
+//! [`Signal::wake`], which costs a system call only if the worker sleeps.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-/// By which one worker is woken.
+/// The signal that wakes one worker.
 #[derive(Debug)]
 pub(super) struct Signal {
     event: EventFd,
@@ -20,26 +20,26 @@ impl Signal {
         Ok(Self { event, sleeping: AtomicBool::new(false) })
     }
 
-    /// Wakes the worker if it sleeps. What was put into a ring before is seen by it in any case: either
-    /// here it is found sleeping, or it looks at its rings after it has said that it will sleep.
+    /// Wakes the worker if it sleeps. The worker sees everything put into a ring before this call: either it
+    /// is found sleeping here, or it checks its rings after it has announced its sleep.
     pub(super) fn wake(&self) {
         fence(Ordering::SeqCst);
         if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Relaxed) {
-            // Fails only where the counter is full, and then the worker is woken already.
+            // This fails only if the counter is full, and then the worker is already being woken.
             let _ = self.event.write(1);
         }
     }
 
-    /// Says that the worker is about to sleep; it looks at its rings once more before it does.
+    /// Announces that the worker is about to sleep; it checks its rings once more before it does.
     pub(super) fn will_sleep(&self) {
         self.sleeping.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
-    /// Says that the worker is awake.
+    /// Announces that the worker is awake.
     pub(super) fn is_awake(&self) {
         if !self.sleeping.swap(false, Ordering::Relaxed) {
-            // Somebody has written; without a writer this would find nothing, and return.
+            // A waker has written; without one, this would find nothing and return.
             let _ = self.event.read();
         }
     }

@@ -1,5 +1,5 @@
-//! Sending by an `AF_XDP` socket: frames are written into buffers of a UMEM, and their descriptors go
-//! round: free → transmit ring → kernel → completion ring → free.
+//! Sends by an `AF_XDP` socket: frames are written into buffers of a UMEM, whose descriptors circulate: free
+//! → transmit ring → kernel → completion ring → free.
 
 use std::ffi::CString;
 use std::io;
@@ -10,19 +10,19 @@ use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
 use super::{CHUNK_SIZE, Errno, Error, UNUSED_RING, os_error, ring};
 
-/// Frames that may wait for the driver, and buffers for them.
+/// Frames that may wait for the driver, and the number of buffers.
 const TX_RING: u32 = 2048;
-/// Descriptors that are handed over at once.
+/// The most descriptors that are handed to the kernel at once.
 const BATCH: usize = 64;
 
-/// Bytes of a frame that go into one buffer.
+/// The most bytes of a frame in one buffer.
 const MAX_PART: usize = super::MAX_FRAME as usize;
-/// Buffers of the longest frame.
+/// The most buffers of a frame.
 const MAX_PARTS: usize = 3;
-/// The longest frame: more than the largest MTU that is captured needs.
+/// The longest frame, which is longer than the largest captured MTU needs.
 pub const MAX_TRANSMIT: usize = MAX_PARTS * MAX_PART;
 
-/// The descriptor is not a frame's last (`XDP_PKT_CONTD`).
+/// Marks a descriptor that is not the last of its frame (`XDP_PKT_CONTD`).
 const CONTINUED: u32 = 1;
 
 /// A socket that only sends, by queue 0 of an interface.
@@ -31,19 +31,20 @@ pub struct Transmitter {
     tx: TxQueue,
     completion: CompQueue,
     umem: Umem,
-    /// Descriptors of buffers that nobody uses.
+    /// Descriptors of unused buffers.
     free: Vec<FrameDesc>,
-    /// Descriptors of frames that were written and are not handed over yet.
+    /// Descriptors of frames that were written and not yet handed to the kernel.
     written: Vec<FrameDesc>,
     completed: Box<[FrameDesc]>,
     zero_copy: bool,
-    // Nothing is received, but libxdp has the rings unmapped when these go.
+    // Nothing is received, but libxdp unmaps the rings when these are dropped.
     _rx: RxQueue,
     _fill: FillQueue,
 }
 
 impl Transmitter {
-    /// Opens it for frames of so many bytes at most: without copies where the driver can, else with.
+    /// Opens a socket for frames of at most `longest` bytes: with zero-copy if the driver supports it,
+    /// otherwise in copy mode.
     pub fn open(interface: &str, longest: usize) -> Result<Self, Error> {
         let several = longest > MAX_PART;
         let parts = if several { BindFlags::XDP_USE_SG } else { BindFlags::empty() };
@@ -76,7 +77,7 @@ impl Transmitter {
             .bind_flags(mode | BindFlags::XDP_USE_NEED_WAKEUP)
             .build();
         let name = Interface::new(CString::new(interface).map_err(|error| Error::Umem(error.into()))?);
-        // SAFETY: libxdp is told not to load a program of its own, and the queue is bound to once.
+        // SAFETY: libxdp is configured not to load a program of its own, and the queue is bound to once.
         let (tx, rx, rings) =
             unsafe { Socket::new(config, &umem, &name, 0) }.map_err(|error| match os_error(&error) {
                 Some(Errno::EBUSY) => Error::InUse { queue: 0 },
@@ -99,14 +100,15 @@ impl Transmitter {
         })
     }
 
-    /// Whether frames are sent from where they were written.
+    /// Returns whether frames are sent with zero-copy.
     #[must_use]
     pub const fn is_zero_copy(&self) -> bool {
         self.zero_copy
     }
 
-    /// Writes a frame, of [`MAX_TRANSMIT`] bytes at most and no longer than was said, and lets `edit` change what
-    /// is in its first buffer. False where no buffer is free: then [`Transmitter::flush`] comes first.
+    /// Writes a frame of at most [`MAX_TRANSMIT`] bytes, and no longer than announced to
+    /// [`Transmitter::open`]; `edit` may change the bytes in its first buffer. Returns `false` if no buffer
+    /// is free: then call [`Transmitter::flush`] first.
     pub fn write(&mut self, frame: &[u8], edit: impl FnOnce(&mut [u8])) -> bool {
         let parts = frame.len().div_ceil(MAX_PART);
         if self.written.len() + parts > BATCH || self.free.len() < parts {
@@ -115,8 +117,8 @@ impl Transmitter {
         let mut edit = Some(edit);
         for (number, part) in frame.chunks(MAX_PART).enumerate() {
             let Some(mut descriptor) = self.free.pop() else { return false };
-            // SAFETY: the descriptor is of this UMEM, and its buffer is in nobody's hands: it was free, and is
-            // handed to the kernel only by `flush`.
+            // SAFETY: the descriptor is of this UMEM, and nothing else refers to its buffer: it was free, and
+            // only `flush` hands it to the kernel.
             let mut data = unsafe { self.umem.data_mut(&mut descriptor) };
             let mut cursor = data.cursor();
             cursor.set_pos(0);
@@ -132,11 +134,12 @@ impl Transmitter {
         true
     }
 
-    /// Hands what was written to the kernel, wakes it, and takes back what it has sent.
+    /// Hands the written frames to the kernel, wakes it, and takes back the buffers of frames that it has
+    /// sent.
     pub fn flush(&mut self) -> io::Result<()> {
         if !self.written.is_empty() {
-            // SAFETY: these descriptors are of this UMEM, each is handed over once, and nothing refers to their
-            // buffers until they come back by the completion ring.
+            // SAFETY: these descriptors are of this UMEM, each is handed over once, and nothing refers to
+            // their buffers until they return by the completion ring.
             let handed = unsafe { self.tx.produce(&self.written) };
             self.written.drain(..handed);
         }
@@ -144,7 +147,7 @@ impl Transmitter {
             self.tx.wakeup()?;
         }
         loop {
-            // SAFETY: the descriptors that come off the completion ring are those handed over above.
+            // SAFETY: the descriptors from the completion ring are those handed over above.
             let count = unsafe { self.completion.consume(&mut self.completed) };
             self.free.extend(self.completed.iter().take(count));
             if count < BATCH {
@@ -153,7 +156,7 @@ impl Transmitter {
         }
     }
 
-    /// Frames that were written and not sent yet.
+    /// Returns the number of frames that were written and not yet sent.
     #[must_use]
     pub fn outstanding(&self) -> usize {
         TX_RING as usize - self.free.len()

@@ -1,4 +1,4 @@
-//! Changes to an interface and its machine that can be taken back.
+//! Changes to an interface and its machine, which can be undone.
 
 use std::fmt::{self, Write as _};
 use std::{fs, io, thread};
@@ -9,12 +9,12 @@ use super::interrupt::{set_affinity, sys};
 use super::ioctl::Device;
 use super::{Error, Interface, Netlink};
 
-/// Where the number of huge pages is set.
+/// The file that sets the number of huge pages.
 const HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
-/// A tenth of a second each, where memory is in pieces.
+/// Each attempt takes a tenth of a second if memory is fragmented.
 const RESERVE_ATTEMPTS: u32 = 10;
 
-/// Something to be set. Written out, it is the command that does it.
+/// A setting to be changed. Its textual form is the command that changes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The interface up or down.
@@ -23,52 +23,53 @@ pub enum Change {
     Mtu(u32),
     /// The number of receive queues.
     Channels {
-        /// The word by which `ethtool -L` sets it.
+        /// The keyword of `ethtool -L` that sets it.
         word: &'static str,
-        /// How many.
+        /// The number.
         count: u32,
     },
-    /// Frames that wait in each receive ring.
+    /// Frames in each receive ring.
     RxRing(u32),
-    /// A feature on or off.
+    /// A feature, on or off.
     Feature {
-        /// The kernel's name of it.
+        /// The kernel's name of the feature.
         name: String,
-        /// On.
+        /// The feature is on.
         active: bool,
     },
-    /// The key of the hash.
+    /// The RSS hash key.
     RssKey(Vec<u8>),
-    /// What of UDP over IPv4 and IPv6 is hashed, `RXH_…`.
+    /// The hashed fields of UDP over IPv4 and over IPv6, `RXH_…`.
     UdpHash([u64; 2]),
-    /// Which CPUs take which interrupts.
+    /// The CPUs of each interrupt, as a list such as `0,2-3`.
     Affinity(Vec<(u32, String)>),
-    /// Huge pages of the machine.
+    /// The number of huge pages of the machine.
     HugePages(u64),
-    /// How long the interface's interrupts wait for somebody who polls.
+    /// The deferral of the interface's interrupts in favour of busy polling.
     Deferral(Deferral),
 }
 
-/// When the driver's polling gives up and has interrupts again: settings of an interface that busy polling
-/// needs, or the interrupts go on beside it.
+/// The deferral of interrupts. Busy polling needs these settings of an interface; without them, the
+/// interrupts continue beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deferral {
-    /// How often nothing may be found in a row (`napi_defer_hard_irqs`).
+    /// Number of polls in a row without frames before interrupts are enabled again (`napi_defer_hard_irqs`).
     pub rounds: u64,
-    /// After how many nanoseconds the kernel looks itself where nobody does (`gro_flush_timeout`).
+    /// Nanoseconds after which the kernel polls if nothing else does (`gro_flush_timeout`).
     pub nanoseconds: u64,
 }
 
 impl Deferral {
     const FILES: [&str; 2] = ["napi_defer_hard_irqs", "gro_flush_timeout"];
 
-    /// As the kernel's documentation of busy polling has it.
+    /// The values of the kernel's documentation of busy polling.
     pub const OF_BUSY_POLLING: Self = Self { rounds: 2, nanoseconds: 200_000 };
 
-    /// Sets it, and returns what it was.
+    /// Applies the settings, and returns the previous ones.
     fn set(self, interface: &Interface) -> io::Result<Self> {
-        let directory = sys(interface)
-            .ok_or_else(|| io::Error::other("/sys is of another network namespace than the interface"))?;
+        let directory = sys(interface).ok_or_else(|| {
+            io::Error::other("/sys belongs to another network namespace than the interface")
+        })?;
         let [rounds, nanoseconds] = Self::FILES.map(|file| directory.join(file));
         let read = |path| fs::read_to_string(path)?.trim().parse().map_err(io::Error::other);
         let before = Self { rounds: read(&rounds)?, nanoseconds: read(&nanoseconds)? };
@@ -79,7 +80,7 @@ impl Deferral {
 }
 
 impl Change {
-    /// The command that does it to this interface.
+    /// Returns the command that makes this change to an interface.
     #[must_use]
     pub fn command(&self, interface: &str) -> String {
         match self {
@@ -120,10 +121,10 @@ impl Change {
         }
     }
 
-    /// Makes the change, and says what would take it back.
+    /// Makes the change, and returns the change that undoes it.
     async fn make(&self, netlink: &Netlink, name: &str) -> Result<Self, Error> {
         let refused = |what| move |source| Error::Refused { what, source };
-        let unknown = || io::Error::other("the driver does not say what it is now");
+        let unknown = || io::Error::other("the driver does not report the current value");
         let before = netlink.interface(name).await?;
         Ok(match self {
             Self::Up(up) => {
@@ -153,13 +154,13 @@ impl Change {
             }
             Self::RssKey(key) => {
                 let device = Device::open(name).map_err(refused("to set the key of its hash"))?;
-                let before = device.rss().map_err(refused("to tell the key of its hash"))?;
+                let before = device.rss().map_err(refused("to report the key of its hash"))?;
                 device.set_rss_key(key).map_err(refused("to set the key of its hash"))?;
                 Self::RssKey(before.key)
             }
             Self::UdpHash(fields) => {
                 let device = Device::open(name).map_err(refused("to hash other fields"))?;
-                let before = device.udp_hash().map_err(refused("to tell what it hashes"))?;
+                let before = device.udp_hash().map_err(refused("to report the fields that it hashes"))?;
                 device.set_udp_hash(*fields).map_err(refused("to hash other fields"))?;
                 Self::UdpHash(before)
             }
@@ -168,7 +169,7 @@ impl Change {
                 let before = huge_pages().map_err(refused("to reserve huge pages"))?;
                 let got = reserve(*pages).map_err(refused("to reserve huge pages"))?;
                 if got < *pages {
-                    // The rest of the memory is in pieces. What there is now helps nobody.
+                    // Memory is fragmented. A part of the pages is of no use.
                     let _ = fs::write(HUGE_PAGES, before.to_string());
                     let source = io::Error::other(format!(
                         "memory for {got} of {pages} is free in one piece; reserve them at boot (hugepages={pages})"
@@ -178,14 +179,14 @@ impl Change {
                 Self::HugePages(before)
             }
             Self::Deferral(deferral) => {
-                Self::Deferral(deferral.set(&before).map_err(refused("to put interrupts off"))?)
+                Self::Deferral(deferral.set(&before).map_err(refused("to defer interrupts"))?)
             }
         })
     }
 }
 
-/// Has so many huge pages reserved, and says how many are. The kernel brings memory together for some, and gives
-/// up; asked again, it goes on.
+/// Reserves this many huge pages, and returns the number that are reserved. The kernel compacts memory for
+/// some of them and gives up; when asked again, it continues.
 fn reserve(pages: u64) -> io::Result<u64> {
     let mut got = 0;
     for _ in 0..RESERVE_ATTEMPTS {
@@ -198,7 +199,7 @@ fn reserve(pages: u64) -> io::Result<u64> {
     Ok(got)
 }
 
-/// The letters by which `ethtool -N` names fields of the hash.
+/// Returns the letters by which `ethtool -N` names fields of the hash.
 fn letters(fields: u64) -> String {
     let known = [
         (1 << 1, 'm'),
@@ -216,7 +217,7 @@ fn huge_pages() -> io::Result<u64> {
     fs::read_to_string(HUGE_PAGES)?.trim().parse().map_err(io::Error::other)
 }
 
-/// Sets each interrupt's CPUs, and returns what they were.
+/// Sets the CPUs of each interrupt, and returns the previous ones.
 fn affinities(interrupts: &[(u32, String)]) -> Result<Vec<(u32, String)>, Error> {
     let mut before = Vec::new();
     for (number, cpus) in interrupts {
@@ -238,8 +239,8 @@ fn affinities(interrupts: &[(u32, String)]) -> Result<Vec<(u32, String)>, Error>
     Ok(before)
 }
 
-/// Changes that were made to an interface. They are taken back when this is dropped, the last first; a
-/// process that is killed takes nothing back.
+/// The changes made to an interface. Dropping this undoes them, the last first; a process that is killed
+/// undoes nothing.
 #[derive(Debug)]
 pub struct Changes {
     interface: String,
@@ -247,19 +248,19 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// None so far.
+    /// Makes an empty list of changes.
     #[must_use]
     pub fn new(interface: &str) -> Self {
         Self { interface: interface.to_owned(), undo: Vec::new() }
     }
 
-    /// Makes a change.
+    /// Makes a change, and remembers how to undo it.
     pub async fn make(&mut self, netlink: &Netlink, change: &Change) -> Result<(), Error> {
         self.undo.push(change.make(netlink, &self.interface).await?);
         Ok(())
     }
 
-    /// Whether there is nothing to be taken back.
+    /// Returns whether there is nothing to undo.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.undo.is_empty()
@@ -277,11 +278,11 @@ impl Drop for Changes {
             return;
         }
         let (interface, undo) = (&self.interface, std::mem::take(&mut self.undo));
-        // On a runtime of its own: the one that the changes were made on may be shutting down, and does not
-        // let anything wait here. A new thread is in the network namespace of this one.
+        // The runtime on which the changes were made may be shutting down and must not block, so this uses a
+        // runtime of its own. A new thread is in the network namespace of this one.
         let undone = thread::scope(|scope| scope.spawn(|| take_back(interface, &undo)).join());
         if let Ok(Err(error)) = undone {
-            tracing::warn!("{interface}: not all is as it was before: {}", one_line(&error));
+            tracing::warn!("{interface}: could not undo all changes: {}", one_line(&error));
         }
     }
 }
@@ -292,7 +293,7 @@ fn take_back(interface: &str, undo: &[Change]) -> Result<(), Error> {
         let netlink = Netlink::connect()?;
         let mut result = Ok(());
         for change in undo.iter().rev() {
-            // What fails does not keep the others from being taken back.
+            // A failure does not prevent the other changes from being undone.
             result = result.and(change.make(&netlink, interface).await.map(drop));
         }
         result

@@ -1,5 +1,5 @@
-//! Requests to generic netlink families that no library of ours speaks: a command and its attributes, which
-//! the modules beside know the meaning of.
+//! Requests to generic netlink families without a library of their own: a command and its attributes. The
+//! sibling modules know their meaning.
 
 use std::fmt::Debug;
 use std::io;
@@ -13,13 +13,13 @@ use netlink_packet_core::{
 };
 use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
 
-/// A family of generic netlink.
+/// A generic netlink family.
 pub(super) trait Family: Clone + Debug + Send + 'static {
-    /// What the kernel finds it by.
+    /// The name by which the kernel finds it.
     const NAME: &'static str;
 }
 
-/// A message of a family, its attributes not taken apart.
+/// A message of a family, with its attributes unparsed.
 #[derive(Clone, Debug)]
 pub(super) struct Message<F> {
     command: u8,
@@ -32,7 +32,7 @@ impl<F: Family> Message<F> {
         Self { command, attributes, family: PhantomData }
     }
 
-    /// The value of the attribute of this kind.
+    /// Returns the value of the attribute of this kind.
     pub(super) fn get(&self, kind: u16) -> Option<Vec<u8>> {
         let attribute = self.attributes.iter().find(|attribute| attribute.kind() & !NLA_F_NESTED == kind)?;
         let mut value = vec![0; attribute.value_len()];
@@ -40,12 +40,12 @@ impl<F: Family> Message<F> {
         Some(value)
     }
 
-    /// The value of an attribute that is a number of 64 bits.
+    /// Returns the value of a 64-bit attribute.
     pub(super) fn get_u64(&self, kind: u16) -> Option<u64> {
         Some(u64::from_ne_bytes(self.get(kind)?.try_into().ok()?))
     }
 
-    /// The value of an attribute that is a number of 32 bits.
+    /// Returns the value of a 32-bit attribute.
     pub(super) fn get_u32(&self, kind: u16) -> Option<u32> {
         Some(u32::from_ne_bytes(self.get(kind)?.try_into().ok()?))
     }
@@ -83,21 +83,22 @@ impl<F: Family> ParseableParametrized<[u8], GenlHeader> for Message<F> {
     }
 }
 
-/// An attribute with a value of any kind.
+/// Makes an attribute with a value of any kind.
 pub(super) fn attribute(kind: u16, value: &[u8]) -> DefaultNla {
     DefaultNla::new(kind, value.to_vec())
 }
 
-/// An attribute that holds others.
+/// Makes an attribute that contains others.
 pub(super) fn nested(kind: u16, attributes: &[DefaultNla]) -> DefaultNla {
     let mut value = vec![0; attributes.buffer_len()];
     attributes.emit(&mut value);
     DefaultNla::new(kind | NLA_F_NESTED, value)
 }
 
-/// Sends a request and returns the first message of its answer, where there is one.
+/// Sends a request and returns the first message of its answer, if there is one.
 ///
-/// Any connection to generic netlink serves every family; that of ethtool's is there anyway.
+/// A connection to generic netlink serves every family, so this uses the one for ethtool, which exists in any
+/// case.
 pub(super) async fn request<F: Family>(
     connection: &EthtoolHandle,
     message: Message<F>,

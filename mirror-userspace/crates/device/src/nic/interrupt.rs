@@ -1,4 +1,5 @@
-//! The interrupts of a NIC's queues, and which CPUs take them: `/proc/interrupts`, `/proc/irq` and `/sys`.
+//! The interrupts of a NIC's queues and the CPUs that handle them: `/proc/interrupts`, `/proc/irq` and
+//! `/sys`.
 
 use std::fs;
 use std::io;
@@ -13,22 +14,22 @@ pub struct Interrupt {
     pub number: u32,
     /// The driver's name of it.
     pub name: String,
-    /// CPUs that may take it, as the kernel lists them: `0,2-3`.
+    /// CPUs that may handle it, in the kernel's list format: `0,2-3`.
     pub cpus: String,
-    /// The CPUs that take it of these; empty where the kernel does not say.
+    /// The CPUs among these that handle it; empty if the kernel does not report them.
     pub effective: String,
-    /// How often it came, by CPU.
+    /// The number of interrupts, by CPU.
     pub counts: Vec<u64>,
 }
 
 impl Interrupt {
-    /// The CPUs that take it.
+    /// Returns the CPUs that handle it.
     #[must_use]
     pub fn taken_by(&self) -> Vec<usize> {
         cpu_list(if self.effective.is_empty() { &self.cpus } else { &self.effective })
     }
 
-    /// Whether it is one of a queue, and not of the device as a whole.
+    /// Returns whether it belongs to a queue, and not to the device as a whole.
     #[must_use]
     pub fn is_of_queue(&self) -> bool {
         let name = self.name.to_ascii_lowercase();
@@ -38,7 +39,7 @@ impl Interrupt {
     }
 }
 
-/// Reads a list of CPUs such as `0,2-3`. What cannot be read is left out.
+/// Parses a list of CPUs such as `0,2-3`, without the parts that are invalid.
 #[must_use]
 pub fn cpu_list(text: &str) -> Vec<usize> {
     let mut cpus = Vec::new();
@@ -51,21 +52,21 @@ pub fn cpu_list(text: &str) -> Vec<usize> {
     cpus
 }
 
-/// The directory of an interface in `/sys`; `None` where `/sys` is not that of this network namespace.
+/// Returns the directory of an interface in `/sys`; `None` if `/sys` belongs to another network namespace.
 pub(super) fn sys(interface: &Interface) -> Option<PathBuf> {
     let directory = Path::new("/sys/class/net").join(&interface.name);
     let index = fs::read_to_string(directory.join("ifindex")).ok()?;
     (index.trim().parse() == Ok(interface.index)).then_some(directory)
 }
 
-/// The memory that is next to the interface; `None` where all is as near.
+/// Returns the NUMA node of the interface; `None` if all memory is equally near.
 #[must_use]
 pub fn numa_node(interface: &Interface) -> Option<u32> {
     let node = fs::read_to_string(sys(interface)?.join("device/numa_node")).ok()?;
     node.trim().parse().ok()
 }
 
-/// The interrupts of an interface. Empty where it has none, as one made of software.
+/// Returns the interrupts of an interface; empty if it has none, as a software interface.
 #[must_use]
 pub fn interrupts(interface: &Interface) -> Vec<Interrupt> {
     let Some(device) = sys(interface).map(|directory| directory.join("device")) else { return Vec::new() };
@@ -92,12 +93,12 @@ fn affinity(interrupt: u32) -> String {
     format!("/proc/irq/{interrupt}/smp_affinity_list")
 }
 
-/// Has an interrupt taken by these CPUs, listed as `0,2-3`.
+/// Sets the CPUs that may handle an interrupt, in the list format `0,2-3`.
 pub fn set_affinity(interrupt: u32, cpus: &str) -> io::Result<()> {
     fs::write(affinity(interrupt), cpus)
 }
 
-/// The interrupts of the machine that have a number.
+/// Parses the numbered interrupts of the machine.
 pub fn parse(text: &str) -> Vec<Interrupt> {
     let mut lines = text.lines();
     let cpus = lines.next().unwrap_or_default().split_whitespace().count();

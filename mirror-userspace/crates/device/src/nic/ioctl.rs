@@ -1,10 +1,10 @@
-//! What drivers tell by the `SIOCETHTOOL` ioctl alone: who they are, their own statistics, and the hash that
-//! spreads frames over the queues (by netlink it can be read since Linux 6.2, and set only by the newest). The only
-//! module here with unsafe code.
+//! Driver information that only the `SIOCETHTOOL` ioctl provides: name and version, the driver's own
+//! statistics, and the hash that spreads frames over the queues (netlink can read it since Linux 6.2, and
+//! only the newest kernels can set it). This is the only module here with unsafe code.
 //!
-//! A request is a structure that the kernel reads and writes. Where it has no fixed length, the kernel
-//! writes as much as the driver has *now*, however much was asked for: a queue that came up in between makes
-//! more. So the memory for it ends before a page that nobody can write to (`Room`).
+//! A request is a structure that the kernel reads and writes. If its length is variable, the kernel writes as
+//! much as the driver has *now*, whatever was asked for: a queue that came up in between makes the answer
+//! longer. The memory for it therefore ends before an inaccessible page (`Room`).
 #![expect(unsafe_code, reason = "the kernel reads and writes the requests")]
 
 use std::ffi::c_void;
@@ -35,44 +35,44 @@ mod uapi {
     pub(super) const UDP_V4_FLOW: u32 = 0x02;
     pub(super) const UDP_V6_FLOW: u32 = 0x06;
     pub(super) const RXFH_INDIR_NO_CHANGE: u32 = u32::MAX;
-    /// Bytes of `struct ethtool_rxnfc`, and where the number of rules is in it.
+    /// Bytes of `struct ethtool_rxnfc`, and the offset of the number of rules in it.
     pub(super) const RXNFC_LEN: usize = 192;
     pub(super) const RXNFC_RULE_COUNT: usize = 184;
 }
 
-/// Addresses and ports: all that a NIC can hash of UDP (`RXH_IP_SRC`, `RXH_IP_DST`, `RXH_L4_B_0_1` and
+/// Addresses and ports: all UDP fields that a NIC can hash (`RXH_IP_SRC`, `RXH_IP_DST`, `RXH_L4_B_0_1` and
 /// `RXH_L4_B_2_3`).
 pub const HASH_ALL: u64 = 1 << 4 | 1 << 5 | HASH_SOURCE_PORT | 1 << 7;
 
 /// The source port (`RXH_L4_B_0_1`).
 pub const HASH_SOURCE_PORT: u64 = 1 << 6;
 
-/// Nothing that a driver tells is longer.
+/// An upper bound on the entries of any answer.
 const MAX_ENTRIES: usize = 1 << 16;
 
-/// Who serves an interface.
+/// The driver of an interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Driver {
     /// Its name, such as `ena`.
     pub name: String,
-    /// Its version; drivers of the kernel itself have that of the kernel.
+    /// Its version; drivers from the kernel tree have the version of the kernel.
     pub version: String,
-    /// The version of the device's firmware; empty where it has none.
+    /// The version of the device's firmware; empty if it has none.
     pub firmware: String,
-    /// Where the device is; empty where it is made of software.
+    /// The address of the device on its bus; empty for a software interface.
     pub bus: String,
 }
 
-/// Memory for a request. The page behind it belongs to nobody.
+/// Memory for a request, followed by an inaccessible page.
 struct Room {
     start: NonNull<c_void>,
-    /// Bytes that can be used; a whole number of pages.
+    /// Usable bytes: a whole number of pages.
     len: usize,
     page: usize,
 }
 
 impl Room {
-    /// Room for `len` bytes, all 0.
+    /// Allocates `len` bytes, all 0.
     fn new(len: usize) -> io::Result<Self> {
         // SAFETY: asks for a number and touches no memory.
         let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).map_err(io::Error::other)?;
@@ -118,14 +118,14 @@ impl Room {
         bytes.map_or(0, |bytes| u64::from_ne_bytes(*bytes))
     }
 
-    /// The text that ends with a 0 in so many bytes.
+    /// Returns the NUL-terminated text in a field of this many bytes.
     fn text(&self, at: usize, len: usize) -> String {
         let bytes = self.bytes().get(at..at + len).unwrap_or_default();
         let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
         String::from_utf8_lossy(&bytes[..end]).into_owned()
     }
 
-    /// A `struct ethtool_drvinfo`.
+    /// Reads a `struct ethtool_drvinfo`.
     fn driver(&self) -> Driver {
         Driver {
             name: self.text(4, 32),
@@ -135,7 +135,7 @@ impl Room {
         }
     }
 
-    /// A `struct ethtool_stats` of so many counters, whose names are a `struct ethtool_gstrings`.
+    /// Reads a `struct ethtool_stats` of this many counters, with the names in a `struct ethtool_gstrings`.
     fn statistics(&self, names: &Self, count: usize) -> Option<Vec<(String, u64)>> {
         if names.u32(8) as usize != count || self.u32(4) as usize != count {
             return None;
@@ -144,7 +144,7 @@ impl Room {
         Some((0..count).map(|index| (name(index), self.u64(8 + index * size_of::<u64>()))).collect())
     }
 
-    /// A `struct ethtool_rxfh` with so many entries of the table and bytes of the key.
+    /// Reads a `struct ethtool_rxfh` with this many entries of the table and bytes of the key.
     fn rss(&self, entries: usize, bytes: usize) -> Rss {
         let key_at = 24 + entries * size_of::<u32>();
         let [function, transformation] =
@@ -157,7 +157,7 @@ impl Room {
         }
     }
 
-    /// A `struct ethtool_rxnfc` that says what is hashed.
+    /// Reads the hashed fields from a `struct ethtool_rxnfc`.
     fn flow_hash(&self) -> u64 {
         self.u64(8)
     }
@@ -170,7 +170,7 @@ impl Drop for Room {
     }
 }
 
-/// An interface's driver, in the network namespace of the thread that opened it.
+/// The driver of an interface, in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Device {
     socket: OwnedFd,
@@ -178,7 +178,7 @@ pub struct Device {
 }
 
 impl Device {
-    /// The driver of the interface of this name.
+    /// Opens the driver of the interface of this name.
     pub fn open(interface: &str) -> io::Result<Self> {
         let mut name = [0; libc::IFNAMSIZ];
         if interface.len() >= name.len() {
@@ -191,7 +191,7 @@ impl Device {
         Ok(Self { socket, name })
     }
 
-    /// Sends a request, and has the answer in its place.
+    /// Sends a request; the kernel writes the answer in its place.
     fn call(&self, room: &mut Room) -> io::Result<()> {
         let mut request = libc::ifreq {
             ifr_name: self.name,
@@ -204,7 +204,7 @@ impl Device {
         Errno::result(result).map(drop).map_err(io::Error::from)
     }
 
-    /// Who it is.
+    /// Returns name and version of the driver.
     pub fn driver(&self) -> io::Result<Driver> {
         // struct ethtool_drvinfo: cmd, driver, version, fw_version, bus_info, …
         let mut room = Room::new(256)?;
@@ -213,7 +213,7 @@ impl Device {
         Ok(room.driver())
     }
 
-    /// The driver's own counters, in its order. Empty where it has none.
+    /// Returns the driver's own counters, in its order; empty if it has none.
     pub fn statistics(&self) -> io::Result<Vec<(String, u64)>> {
         // struct ethtool_sset_info: cmd, reserved, sset_mask, data
         let mut info = Room::new(32)?;
@@ -235,11 +235,11 @@ impl Device {
         values.put_u32(0, uapi::GSTATS);
         values.put_u32(4, count as u32);
         self.call(&mut values)?;
-        // Queues may have come or gone in between: then names and values are not of each other.
+        // Queues may have come or gone in between; then names and values do not belong together.
         values.statistics(&names, count).ok_or_else(|| Errno::EAGAIN.into())
     }
 
-    /// How frames are spread over the queues.
+    /// Returns the hash that spreads frames over the queues.
     pub fn rss(&self) -> io::Result<Rss> {
         // struct ethtool_rxfh: cmd, rss_context, indir_size, key_size, hfunc, input_xfrm, …, rss_config
         let mut sizes = Room::new(24)?;
@@ -255,7 +255,7 @@ impl Device {
         Ok(room.rss(entries, bytes))
     }
 
-    /// Sets the key of the hash; table and function stay.
+    /// Sets the hash key; table and function stay.
     pub fn set_rss_key(&self, key: &[u8]) -> io::Result<()> {
         let now = self.rss()?;
         let mut room = Room::new(24 + key.len())?;
@@ -267,7 +267,7 @@ impl Device {
         self.call(&mut room)
     }
 
-    /// What of UDP over IPv4 and over IPv6 is hashed, `RXH_…`.
+    /// Returns the hashed fields of UDP over IPv4 and over IPv6, `RXH_…`.
     pub fn udp_hash(&self) -> io::Result<[u64; 2]> {
         Ok([self.flow_hash(uapi::UDP_V4_FLOW)?, self.flow_hash(uapi::UDP_V6_FLOW)?])
     }
@@ -281,7 +281,7 @@ impl Device {
         Ok(room.flow_hash())
     }
 
-    /// Sets what of UDP over IPv4 and over IPv6 is hashed.
+    /// Sets the hashed fields of UDP over IPv4 and over IPv6.
     pub fn set_udp_hash(&self, fields: [u64; 2]) -> io::Result<()> {
         for (flow, fields) in [uapi::UDP_V4_FLOW, uapi::UDP_V6_FLOW].into_iter().zip(fields) {
             let mut room = Room::new(uapi::RXNFC_LEN)?;
@@ -293,7 +293,7 @@ impl Device {
         Ok(())
     }
 
-    /// How many rules send certain frames to a queue of their own (ntuple filters).
+    /// Returns the number of rules that send certain frames to certain queues (ntuple filters).
     pub fn steering_rules(&self) -> io::Result<u32> {
         let mut room = Room::new(uapi::RXNFC_LEN)?;
         room.put_u32(0, uapi::GRXCLSRLCNT);
@@ -302,7 +302,7 @@ impl Device {
     }
 }
 
-/// Answers as bytes, for tests.
+/// Recorded answers as bytes, for tests.
 #[cfg(test)]
 pub mod recorded {
     use super::{Driver, Room, Rss, uapi};

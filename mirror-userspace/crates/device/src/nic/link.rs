@@ -1,21 +1,21 @@
-//! Whether the links of a capture are up. The capture's thread looks at them each second and writes in the log
-//! what changes; others, such as the API, ask here how they stand.
+//! The link state of the captured interfaces. The capture's thread reads it each second and logs changes;
+//! other modules, such as the API, read it here.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Interface;
 
-/// How a link stands.
+/// The state of a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Link {
-    /// Whether the interface is up and has a carrier.
+    /// `true` if the interface is up and has a carrier.
     pub up: bool,
-    /// How often its carrier was lost since the interface exists, as the kernel counts.
+    /// The number of carrier losses since the interface exists, as the kernel counts them.
     pub losses: u32,
 }
 
-/// The links of a capture, as they stood when they were last looked at. A clone shows the same links.
+/// The links of a capture, as of the last reading. A clone shares the same links.
 #[derive(Clone, Debug, Default)]
 pub struct Links(Arc<Mutex<Vec<Watched>>>);
 
@@ -23,16 +23,16 @@ pub struct Links(Arc<Mutex<Vec<Watched>>>);
 struct Watched {
     name: String,
     link: Link,
-    /// Since when it has been known to be down.
+    /// The time since which it is known to be down.
     down: Option<Instant>,
 }
 
 impl Links {
-    /// The links of these interfaces. The log says which of them are down.
+    /// Watches the links of these interfaces, and logs those that are down.
     #[must_use]
     pub fn of<'i>(interfaces: impl IntoIterator<Item = &'i Interface>) -> Self {
         let watched = |interface: &Interface| {
-            // Known to be up until it is looked at, so that one that is down is said to be.
+            // The link is assumed to be up before the first reading, so that a link that is down is logged.
             let link = Link { up: true, ..interface.link };
             let mut watched = Watched { name: interface.name.clone(), link, down: None };
             watched.note(interface.link, Instant::now());
@@ -41,14 +41,14 @@ impl Links {
         Self(Arc::new(Mutex::new(interfaces.into_iter().map(watched).collect())))
     }
 
-    /// Takes note of how the link of an interface stands, by the position of that.
+    /// Stores the state of the link of an interface, by the position of the interface.
     pub fn note(&self, position: usize, link: Link) {
         if let Some(watched) = self.links().get_mut(position) {
             watched.note(link, Instant::now());
         }
     }
 
-    /// A line for each link that is down: `ens6: link is down`.
+    /// Returns a line for each link that is down: `ens6: link is down`.
     #[must_use]
     pub fn down(&self) -> Vec<String> {
         let links = self.links();
@@ -56,7 +56,7 @@ impl Links {
     }
 
     fn links(&self) -> MutexGuard<'_, Vec<Watched>> {
-        // Each entry is changed as a whole.
+        // Each entry is changed as a whole, so a poisoned lock is harmless.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -68,7 +68,7 @@ impl Watched {
         }
     }
 
-    /// Takes note of how the link stands; what is to be said of that, if anything.
+    /// Stores the state of the link, and returns the message about a change, if there is one.
     fn change(&mut self, link: Link, now: Instant) -> Option<String> {
         let before = std::mem::replace(&mut self.link, link);
         let name = &self.name;

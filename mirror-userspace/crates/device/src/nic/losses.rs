@@ -1,35 +1,35 @@
-//! What a NIC and its driver lose before any program sees it, and what to do about it.
+//! Frames that a NIC and its driver lose before any program sees them, with the remedies.
 //!
-//! Each driver has names of its own for that (`ethtool -S`), by queue or in one. [`select`] takes from all
-//! its counters those that tell of a loss, under one name each; [`Known`] says what such a counter means.
-//! Some drivers count what an XDP program dropped on purpose together with what they dropped themselves:
-//! such a counter tells of a loss only beyond what the account explains.
+//! Each driver has its own names for such counters (`ethtool -S`), by queue or in total. [`select`] picks the
+//! counters of losses among all of a driver's counters, under one name each; [`Known`] has the meaning of
+//! such a counter. Some drivers count frames that an XDP program dropped on purpose together with frames that
+//! they dropped themselves. Such a counter shows a loss only beyond the number that the account explains.
 
 use serde::Serialize;
 
-/// What a counter counts.
+/// The meaning of a counter's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Frames that were lost.
     Lost,
-    /// Frames that were lost, and those that the program dropped or a socket could not take.
+    /// Frames that were lost, and frames that the program dropped or a socket could not take.
     WithOurs,
 }
 
-/// A counter that is known.
+/// A counter with a known meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
     /// The name under which it is reported.
     pub name: &'static str,
-    /// What it counts.
+    /// The meaning of its value.
     pub kind: Kind,
-    /// Why frames are lost there.
+    /// The reason why frames are lost there.
     pub meaning: &'static str,
-    /// What helps.
+    /// The remedy.
     pub advice: &'static str,
-    /// The driver that has it; `None`: the kernel, of every interface.
+    /// The driver that has it; `None` for a counter that the kernel has for every interface.
     driver: Option<&'static str>,
-    /// The driver's name of it, that of the queue left out.
+    /// The driver's name of it, without the queue.
     theirs: &'static str,
 }
 
@@ -54,8 +54,8 @@ const fn of_kernel(name: &'static str, meaning: &'static str, advice: &'static s
 
 /// All counters that are known.
 const KNOWN: &[Known] = &[
-    // Of every interface, by netlink. `rx_dropped` is not among them: the network stack counts there what
-    // it has no use for.
+    // Counters of every interface, by netlink. `rx_dropped` is not among them: the network stack also counts
+    // frames there that it has no use for.
     of_kernel("rx_missed_errors", "the NIC had no room", SLOW),
     of_kernel("rx_over_errors", "the NIC had no room", SLOW),
     of_kernel("rx_fifo_errors", "the NIC had no room", SLOW),
@@ -110,11 +110,11 @@ const KNOWN: &[Known] = &[
 pub struct Counters(pub Vec<(&'static Known, u64)>);
 
 impl Counters {
-    /// What was counted since `earlier`.
+    /// Returns the increase since `earlier`.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let before = |known: &Known| earlier.get(known);
-        // A device that was reset begins anew.
+        // The counters of a device that was reset start at 0.
         let delta =
             |&(known, now): &(&'static Known, u64)| (known, now.checked_sub(before(known)).unwrap_or(now));
         Self(self.0.iter().map(delta).collect())
@@ -124,7 +124,7 @@ impl Counters {
         self.0.iter().find(|(other, _)| other.name == known.name).map_or(0, |&(_, count)| count)
     }
 
-    /// What is told of nowhere else: all that was lost, where `explained` is what the account has of frames
+    /// Returns the losses that are reported nowhere else. `explained` is the number of frames in the account
     /// that the program dropped or a socket could not take.
     #[must_use]
     pub fn silent(&self, mut explained: u64) -> Self {
@@ -148,8 +148,8 @@ impl Serialize for Counters {
     }
 }
 
-/// Those of a driver's own counters, and of the kernel's of its interface, that tell of losses. What a driver
-/// counts by queue is added up.
+/// Selects the counters of losses among a driver's own counters and the kernel's counters of its interface.
+/// Counters of single queues are added up.
 #[must_use]
 pub fn select(driver: &str, theirs: &[(String, u64)], kernel: &[(&'static str, u64)]) -> Counters {
     let mut counters = Vec::new();
@@ -171,8 +171,8 @@ pub fn select(driver: &str, theirs: &[(String, u64)], kernel: &[(&'static str, u
     Counters(counters)
 }
 
-/// A counter's name without what says which receive queue it is of: `queue_3_rx_xdp_drop` (ena),
-/// `rx_queue_3_drops` (veth, virtio, igb), `rx3_drops` (newer virtio) are `xdp_drop`, `drops`, `drops`.
+/// Removes the receive queue from a counter's name: `queue_3_rx_xdp_drop` (ena), `rx_queue_3_drops` (veth,
+/// virtio, igb), `rx3_drops` (newer virtio) are `xdp_drop`, `drops`, `drops`.
 fn without_queue(name: &str) -> &str {
     for (before, after) in [("queue_", "_rx_"), ("rx_queue_", "_"), ("rx", "_")] {
         let Some(rest) = name.strip_prefix(before) else { continue };
@@ -208,7 +208,7 @@ mod tests {
         names.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
     }
 
-    /// Names of amzn-drivers, `kernel/linux/ena/ena_ethtool.c`; two queues with one for `XDP_TX` behind.
+    /// Names from amzn-drivers, `kernel/linux/ena/ena_ethtool.c`; two queues, followed by one for `XDP_TX`.
     fn ena() -> Vec<(String, u64)> {
         recorded(&[
             ("tx_timeout", 1),
@@ -297,7 +297,7 @@ mod tests {
         assert_eq!(silent(7), allowances);
         assert_eq!(silent(1000), allowances);
         assert_eq!(silent(5)[2], ("xdp_drop", 2));
-        // Two counters of that kind share what is explained.
+        // Two counters of that kind share the explained frames.
         let veth = recorded(&[("rx_queue_0_xdp_drops", 6), ("rx_queue_0_drops", 6)]);
         let silent = named(&select("veth", &veth, &[]).silent(10));
         assert_eq!(silent, [("drops", 2)]);

@@ -1,15 +1,17 @@
-//! Network interfaces: what the kernel and their drivers say of them, and what can be set.
+//! Network interfaces: the state that the kernel and the drivers report, and the settings.
 //!
-//! This file has the interface itself, over rtnetlink: state, MTU, attached XDP programs, counters. Beside it:
+//! This file has the interface itself, over rtnetlink: state, MTU, attached XDP programs, counters. The
+//! submodules are:
 //!
-//! * `settings`: channels, rings and features, ethtool's part of netlink;
-//! * `netdev`: what the driver can do with XDP, the kernel's netdev family;
-//! * `ioctl`: driver and version, its own counters, and the hash, which only the ioctl tells;
-//! * `rss`: what that hash does to mirror traffic;
-//! * `interrupt`: which CPUs take the NIC's interrupts;
-//! * `changes`: what is set, and taken back;
-//! * `link`: whether the links of a capture are up;
-//! * `losses`: which counters tell of frames that the device lost;
+//! * `settings`: channels, rings and features, by ethtool's netlink family;
+//! * `netdev`: the driver's XDP features, by the kernel's netdev family;
+//! * `ioctl`: driver and version, its own counters, and the hash, which only the ioctl reports;
+//! * `rss`: the effect of that hash on mirror traffic;
+//! * `interrupt`: the CPUs that handle the NIC's interrupts;
+//! * `changes`: changes of settings, and their undoing;
+//! * `link`: the link state of the captured interfaces;
+//! * `losses`: the counters of frames that the device lost;
+//! * `watch`: these counters during a capture.
 
 mod changes;
 mod generic;
@@ -31,7 +33,7 @@ use serde::Serialize;
 
 #[cfg(test)]
 pub mod recorded {
-    //! Answers of the kernel and its drivers as bytes, read by what reads them otherwise.
+    //! Recorded answers of the kernel and its drivers, parsed by the production code.
 
     pub use super::ioctl::recorded::{driver, rss, statistics, udp_hash};
     pub use super::netdev::recorded::features as xdp_features;
@@ -53,44 +55,44 @@ mod xdp_flags {
 /// An XDP program that is attached to an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttachedXdp {
-    /// Where it runs; `None` on the NIC itself.
+    /// The mode in which it runs; `None` if the NIC itself runs it.
     pub mode: Option<Mode>,
     /// The kernel's identifier of the program.
     pub program: u32,
 }
 
-/// What the kernel says of an interface.
+/// The kernel's description of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// Its name.
     pub name: String,
     /// Its index.
     pub index: u32,
-    /// Bytes of the largest network packet, Ethernet header not counted.
+    /// The MTU: bytes of the largest network packet, without the Ethernet header.
     pub mtu: u32,
-    /// Whether it was set up by the administrator.
+    /// `true` if the administrator has set it up.
     pub up: bool,
-    /// How its link stands.
+    /// The state of its link.
     pub link: Link,
-    /// Whether frames on it begin with an Ethernet header.
+    /// `true` if its frames begin with an Ethernet header.
     pub ethernet: bool,
-    /// Its hardware address, where it has one as Ethernet has it.
+    /// Its hardware address, if it has one of Ethernet's form.
     pub mac: Option<[u8; 6]>,
     /// XDP programs attached to it.
     pub xdp: Vec<AttachedXdp>,
 }
 
-/// What an interface has counted of the frames that it was to send.
+/// An interface's counters of frames to be sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Transmitted {
-    /// Sent.
+    /// Frames sent.
     pub packets: u64,
-    /// Not sent: its queue was full, or it could not.
+    /// Frames not sent, because the queue was full or because of an error.
     pub dropped: u64,
 }
 
 impl Transmitted {
-    /// What was counted since `earlier`.
+    /// Returns the increase since `earlier`.
     #[must_use]
     pub const fn since(&self, earlier: Self) -> Self {
         Self {
@@ -99,60 +101,60 @@ impl Transmitted {
         }
     }
 
-    /// All frames.
+    /// Returns the number of all frames.
     #[must_use]
     pub const fn all(&self) -> u64 {
         self.packets.saturating_add(self.dropped)
     }
 }
 
-/// What an interface has counted of the frames that came, and how it stands.
+/// An interface's counters of received frames, and its state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Received {
-    /// Whether it is up and has a carrier.
+    /// `true` if it is up and has a carrier.
     pub running: bool,
-    /// Bytes of the largest network packet.
+    /// The MTU: bytes of the largest network packet.
     pub mtu: u32,
-    /// Frames that came.
+    /// Frames received.
     pub packets: u64,
-    /// Bytes of them.
+    /// Bytes received.
     pub bytes: u64,
-    /// Dropped by the kernel, or by the device for want of buffers.
+    /// Frames dropped by the kernel, or by the device for lack of buffers.
     pub dropped: u64,
-    /// Broken.
+    /// Frames with errors.
     pub errors: u64,
-    /// Missed by the device: nobody took them out in time.
+    /// Frames missed by the device because they were not taken out in time.
     pub missed: u64,
 }
 
-/// Why an interface is not known.
+/// The reasons why a request about an interface fails.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is none of this name.
+    /// There is no interface of this name.
     #[error("no such interface; there are: {}", available.join(", "))]
     NotFound {
-        /// The names that there are.
+        /// The names of the existing interfaces.
         available: Vec<String>,
     },
-    /// The kernel does not answer.
+    /// The netlink socket fails.
     #[error("cannot ask the kernel for its interfaces: {0}")]
     Socket(#[from] std::io::Error),
-    /// The kernel refuses.
+    /// The kernel refuses the request.
     #[error("the kernel refuses a request on the interface: {0}")]
     Request(#[from] rtnetlink::Error),
-    /// The driver refuses.
+    /// The driver refuses the request.
     #[error("the driver refuses {what}")]
     Refused {
-        /// What was asked for.
+        /// The request.
         what: &'static str,
-        /// What the kernel said.
+        /// The error of the kernel.
         source: std::io::Error,
     },
 }
 
-/// A connection to the kernel's interfaces, in the network namespace of the thread that made it.
+/// A netlink connection for the interfaces in the network namespace of the thread that made it.
 ///
-/// Lives within a tokio runtime, which drives the sockets.
+/// Needs a tokio runtime, which drives the sockets.
 #[derive(Debug)]
 pub struct Netlink {
     links: Handle,
@@ -160,7 +162,7 @@ pub struct Netlink {
 }
 
 impl Netlink {
-    /// Connects.
+    /// Connects to the kernel.
     pub fn connect() -> Result<Self, Error> {
         let (connection, links, _) = rtnetlink::new_connection()?;
         tokio::spawn(connection);
@@ -169,12 +171,12 @@ impl Netlink {
         Ok(Self { links, ethtool })
     }
 
-    /// What there is to know of the interface of this name.
+    /// Returns the description of the interface of this name.
     pub async fn interface(&self, name: &str) -> Result<Interface, Error> {
         let mut answer = self.links.link().get().match_name(name).execute().boxed();
         match answer.try_next().await {
             Ok(Some(link)) => Ok(interface(&link)),
-            // ENODEV, or EINVAL and ERANGE for what cannot be a name.
+            // ENODEV; EINVAL and ERANGE for text that cannot be a name.
             Ok(None) | Err(rtnetlink::Error::NetlinkError(_)) => {
                 Err(Error::NotFound { available: self.names().await? })
             }
@@ -182,7 +184,7 @@ impl Netlink {
         }
     }
 
-    /// What there is to know of the interface with this index; `None` where it is gone.
+    /// Returns the description of the interface with this index; `None` if it is gone.
     pub async fn interface_by_index(&self, index: u32) -> Result<Option<Interface>, Error> {
         let mut answer = self.links.link().get().match_index(index).execute().boxed();
         match answer.try_next().await {
@@ -192,7 +194,7 @@ impl Netlink {
         }
     }
 
-    /// What the interface with this index has counted of what it sent; nothing where it is gone.
+    /// Returns the send counters of the interface with this index; all 0 if it is gone.
     pub async fn transmitted(&self, index: u32) -> Result<Transmitted, Error> {
         let counters = self.counters(index).await?;
         Ok(counters.map_or_else(Transmitted::default, |counters| Transmitted {
@@ -201,8 +203,8 @@ impl Netlink {
         }))
     }
 
-    /// What the interface with this index has counted of what it could not receive, by the kernel's names;
-    /// nothing where it is gone.
+    /// Returns the counters of receive errors of the interface with this index, by the kernel's names; empty
+    /// if it is gone.
     pub async fn receive_errors(&self, index: u32) -> Result<Vec<(&'static str, u64)>, Error> {
         let counters = self.counters(index).await?;
         Ok(counters.map_or_else(Vec::new, |counters| {
@@ -229,7 +231,7 @@ impl Netlink {
         }))
     }
 
-    /// What the interface with this index has counted of what came; nothing where it is gone.
+    /// Returns the receive counters of the interface with this index; all 0 if it is gone.
     pub async fn received(&self, index: u32) -> Result<Received, Error> {
         let mut answer = self.links.link().get().match_index(index).execute().boxed();
         let link = match answer.try_next().await {
@@ -259,12 +261,12 @@ impl Netlink {
         Ok(self.links.link().get().execute().try_collect().await?)
     }
 
-    /// The names of all interfaces.
+    /// Returns the names of all interfaces.
     pub async fn names(&self) -> Result<Vec<String>, Error> {
         Ok(self.all().await?.iter().map(|link| interface(link).name).collect())
     }
 
-    /// The name of a VXLAN interface of this host that takes this UDP port for itself.
+    /// Returns the name of a VXLAN interface of this host that uses this UDP port.
     pub async fn vxlan_on_port(&self, port: u16) -> Result<Option<String>, Error> {
         Ok(self
             .all()
@@ -274,10 +276,10 @@ impl Netlink {
             .map(|link| interface(link).name))
     }
 
-    /// How many receive queues are in use, numbered from 0.
+    /// Returns the number of receive queues in use, which are numbered from 0.
     ///
-    /// That is what the driver says of its channels. A driver that says nothing may still have several
-    /// queues, which `/sys` shows.
+    /// The driver reports it with its channels. A driver without channels may still have several queues,
+    /// which `/sys` shows.
     pub async fn rx_queues(&self, interface: &Interface) -> u32 {
         match self.channels(&interface.name).await.map(|channels| channels.receiving()) {
             Some(count) if count > 0 => count,
@@ -285,7 +287,7 @@ impl Netlink {
         }
     }
 
-    /// Takes the XDP program off that was attached over netlink in this mode.
+    /// Detaches the XDP program that was attached over netlink in this mode.
     pub async fn detach_xdp(&self, interface: u32, mode: Mode) -> Result<(), Error> {
         let flags = match mode {
             Mode::Native => xdp_flags::DRV_MODE,
@@ -342,7 +344,7 @@ fn vxlan_port(link: &LinkMessage) -> Option<u16> {
     })
 }
 
-/// Counts `/sys/class/net/NAME/queues/rx-*`; `None` where `/sys` is not that of this network namespace.
+/// Counts `/sys/class/net/NAME/queues/rx-*`; `None` if `/sys` belongs to another network namespace.
 fn rx_queues_in_sys(interface: &Interface) -> Option<u32> {
     let queues = std::fs::read_dir(interrupt::sys(interface)?.join("queues")).ok()?;
     let rx = queues.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("rx-"));

@@ -1,4 +1,4 @@
-//! What an interface's driver can do with XDP: the kernel's netdev family, Linux 6.3 and newer.
+//! XDP features of an interface's driver: the kernel's netdev family, Linux 6.3 and newer.
 
 use super::generic::{Family, Message, attribute, request};
 use super::{Error, Netlink};
@@ -11,46 +11,46 @@ mod uapi {
     pub(super) const A_DEV_XDP_ZC_MAX_SEGS: u16 = 4;
 }
 
-/// What a driver offers, `NETDEV_XDP_ACT_…`.
+/// The XDP features of a driver, `NETDEV_XDP_ACT_…`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct XdpFeatures {
     bits: u64,
-    /// Buffers that a frame may take up in zero-copy; 1 where only frames of one buffer are received.
+    /// The most buffers of a frame with zero-copy; 1 if only frames of one buffer are received.
     pub zero_copy_segments: u32,
 }
 
 impl XdpFeatures {
-    /// Features as the kernel encodes them.
+    /// Makes features from the kernel's encoding.
     #[must_use]
     pub const fn new(bits: u64, zero_copy_segments: u32) -> Self {
         Self { bits, zero_copy_segments }
     }
 
-    /// XDP programs run in the driver.
+    /// Returns whether XDP programs run in the driver.
     #[must_use]
     pub const fn native(self) -> bool {
         self.bits & 1 != 0
     }
 
-    /// Programs may redirect frames, also to `AF_XDP` sockets.
+    /// Returns whether programs may redirect frames, including to `AF_XDP` sockets.
     #[must_use]
     pub const fn redirect(self) -> bool {
         self.bits & 1 << 1 != 0
     }
 
-    /// Frames that programs redirect to the interface are sent.
+    /// Returns whether the interface sends frames that programs redirect to it.
     #[must_use]
     pub const fn transmit(self) -> bool {
         self.bits & 1 << 2 != 0
     }
 
-    /// The NIC writes frames into the memory of `AF_XDP` sockets itself.
+    /// Returns whether the NIC writes frames directly into the memory of `AF_XDP` sockets.
     #[must_use]
     pub const fn zero_copy(self) -> bool {
         self.bits & 1 << 3 != 0
     }
 
-    /// Programs get frames of several buffers.
+    /// Returns whether programs receive frames of several buffers.
     #[must_use]
     pub const fn multi_buffer(self) -> bool {
         self.bits & 1 << 5 != 0
@@ -65,16 +65,16 @@ impl Family for Netdev {
 }
 
 impl Netlink {
-    /// What the driver of the interface with this index offers; `None` where this kernel does not tell.
+    /// Returns the XDP features of the interface with this index; `None` if this kernel does not report them.
     pub async fn xdp_features(&self, index: u32) -> Result<Option<XdpFeatures>, Error> {
         let wanted = vec![attribute(uapi::A_DEV_IFINDEX, &index.to_ne_bytes())];
         let answer = request(&self.ethtool, Message::<Netdev>::new(uapi::CMD_DEV_GET, wanted)).await;
         match answer {
             Ok(answer) => Ok(answer.and_then(|answer| features(&answer))),
-            // The interface is gone, or the request was refused: the system's error number. Without one the
-            // family is not known: a kernel before 6.3.
+            // With a system error number, the interface is gone or the request was refused. Without one the
+            // family is unknown: a kernel before 6.3.
             Err(error) if error.raw_os_error().is_some() => {
-                Err(Error::Refused { what: "to tell the features of XDP", source: error })
+                Err(Error::Refused { what: "to report its XDP features", source: error })
             }
             Err(_) => Ok(None),
         }
@@ -86,7 +86,7 @@ fn features(answer: &Message<Netdev>) -> Option<XdpFeatures> {
     Some(XdpFeatures::new(bits, answer.get_u32(uapi::A_DEV_XDP_ZC_MAX_SEGS).unwrap_or(0)))
 }
 
-/// Answers as bytes, for tests.
+/// Recorded answers as bytes, for tests.
 #[cfg(test)]
 pub mod recorded {
     use netlink_packet_core::ParseableParametrized as _;
@@ -105,7 +105,7 @@ pub mod recorded {
 mod tests {
     use super::*;
 
-    /// What an ixgbe answers on Linux 6.18.
+    /// The answer of ixgbe on Linux 6.18.
     #[test]
     fn features_are_read_from_the_answer() {
         let answer = Message::new(

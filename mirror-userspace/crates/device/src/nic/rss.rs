@@ -1,24 +1,24 @@
-//! How a NIC spreads frames over its queues, and how well that goes for mirror traffic.
+//! Receive side scaling: the spread of mirror traffic over the queues of a NIC.
 //!
-//! The NIC hashes the outer addresses and ports with Toeplitz's function and takes the queue from a table,
-//! by the low bits of the hash. Of mirror traffic only 7 bits vary: AWS sends from the UDP ports 65408 to
-//! 65535, whatever is mirrored. Each input bit that is set adds 32 bits of the key, from its own position
-//! on, so over GF(2) the hash is a linear map, and what matters of it is a matrix of 7 × 7: from the 7 bits
-//! of the port to the 7 low bits of the hash. Where its rank is lower, some entries of the table cannot be
-//! reached from one mirrored interface, and the queues in them get nothing.
+//! The NIC computes the Toeplitz hash of the outer addresses and ports, and its low bits select a queue from
+//! an indirection table. Only 7 bits vary in mirror traffic: AWS uses the UDP source ports 65408 to 65535,
+//! whatever is mirrored. Each input bit that is set adds 32 bits of the key, starting at its own position.
+//! Over GF(2) the hash is therefore a linear map, and the relevant part is a 7 × 7 matrix from the 7 bits of
+//! the port to the 7 low bits of the hash. If its rank is lower than 7, one mirrored interface cannot reach
+//! some entries of the table, and the queues in them receive nothing.
 
 use std::collections::BTreeMap;
 
 /// The UDP source ports of mirrored frames.
 pub const MIRROR_PORTS: std::ops::RangeInclusive<u16> = 65_408..=65_535;
 
-/// Bits that vary among them.
+/// The number of bits that vary among these ports.
 pub const PORT_BITS: usize = 7;
 
-/// Bytes of addresses before the ports in what is hashed, for IPv4.
+/// Bytes of addresses before the ports in the hash input, for IPv4.
 const PORTS_AT: usize = 8;
 
-/// The same for IPv6.
+/// Bytes of addresses before the ports in the hash input, for IPv6.
 const PORTS_AT_V6: usize = 32;
 
 /// `ETH_RSS_HASH_TOP`.
@@ -27,21 +27,21 @@ const TOEPLITZ: u8 = 1;
 /// Bytes of the shortest key that covers IPv4 addresses and ports.
 const MIN_KEY: usize = PORTS_AT + 4 + 4;
 
-/// The hash of a NIC and what comes of it.
+/// The RSS hash of a NIC.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rss {
-    /// The key; empty where the driver does not tell it.
+    /// The hash key; empty if the driver does not report it.
     pub key: Vec<u8>,
-    /// The queue for each value of the hash's low bits.
+    /// The indirection table: the queue for each value of the hash's low bits.
     pub table: Vec<u32>,
-    /// The function, `ETH_RSS_HASH_…`; 0 where the driver does not tell.
+    /// The hash function, `ETH_RSS_HASH_…`; 0 if the driver does not report it.
     pub function: u8,
-    /// What is done to addresses and ports before, `RXH_XFRM_…`; 0 is nothing.
+    /// The transformation of addresses and ports before hashing, `RXH_XFRM_…`; 0 for none.
     pub transformation: u8,
 }
 
 impl Rss {
-    /// Whether it can be computed here what the NIC does.
+    /// Returns whether the hash of this NIC can be computed here.
     #[must_use]
     pub fn is_known(&self) -> bool {
         self.key.len() >= MIN_KEY
@@ -51,22 +51,22 @@ impl Rss {
             && self.transformation == 0
     }
 
-    /// The rank of the map from the bits of the port to the bits of the hash that choose the queue, at most
-    /// [`PORT_BITS`]. Of a table with more than 2⁷ entries the lowest 7 bits are looked at: the table repeats
-    /// its queues long before.
+    /// Returns the rank of the map from the bits of the port to the bits of the hash that select the queue,
+    /// at most [`PORT_BITS`]. Of a table with more than 2⁷ entries, only the lowest 7 bits are considered,
+    /// because the table repeats its queues long before.
     #[must_use]
     pub fn rank(&self) -> usize {
         let mask = low_bits(self.table.len().min(1 << PORT_BITS));
         rank((0..PORT_BITS).map(|bit| column(&self.key, bit) & mask))
     }
 
-    /// The rank that this table allows: a table of few entries is chosen from by few bits.
+    /// Returns the highest rank that this table allows: few bits select from a table of few entries.
     #[must_use]
     pub fn full_rank(&self) -> usize {
         PORT_BITS.min(self.table.len().checked_ilog2().unwrap_or(0) as usize)
     }
 
-    /// How many of the ports of one mirrored interface reach each queue that the table names.
+    /// Returns how many ports of one mirrored interface reach each queue in the table.
     #[must_use]
     pub fn spread(&self) -> BTreeMap<u32, usize> {
         let mut spread: BTreeMap<u32, usize> = self.table.iter().map(|&queue| (queue, 0)).collect();
@@ -81,10 +81,10 @@ impl Rss {
         spread
     }
 
-    /// A key like this one, with which each port has a hash of its own.
+    /// Returns a key like this one for which each port has a hash of its own.
     ///
-    /// The bits of the hash that the port decides on are those of a window of the key: 7 low bits that a
-    /// single bit moves through as the port's bits go up make the matrix that of the identity.
+    /// The port decides on the hash bits of a window of the key. If a single bit moves through the 7 low bits
+    /// of that window as the bits of the port go up, the matrix is the identity.
     #[must_use]
     pub fn better_key(&self) -> Vec<u8> {
         let mut key = self.key.clone();
@@ -103,30 +103,30 @@ impl Rss {
     }
 }
 
-/// A mask for an index into so many entries.
+/// Returns the mask for an index into this many entries.
 const fn low_bits(entries: usize) -> u32 {
     (entries as u32).wrapping_sub(1)
 }
 
-/// What bit `bit` of the port (0 is the lowest) adds to the hash.
+/// Returns the contribution of bit `bit` of the port (0 is the lowest) to the hash.
 fn column(key: &[u8], bit: usize) -> u32 {
     window(key, PORTS_AT * 8 + 15 - bit)
 }
 
-/// 32 bits of the key, from bit `at` on.
+/// Returns 32 bits of the key, starting at bit `at`.
 fn window(key: &[u8], at: usize) -> u32 {
     let bytes = (0..8).map(|index| key.get(at / 8 + index).copied().unwrap_or(0));
     let eight = bytes.fold(0_u64, |bits, byte| bits << 8 | u64::from(byte));
     (eight << (at % 8) >> 32) as u32
 }
 
-/// What a source port adds to the hash. What the rest of the addresses and ports adds is the same for all
-/// frames from one interface: it moves the queues round and changes nothing about the spread.
+/// Returns the contribution of a source port to the hash. The other addresses and ports contribute the same
+/// to all frames from one interface: they permute the queues and do not change the spread.
 fn hash(key: &[u8], port: u16) -> u32 {
     (0..16).filter(|bit| port >> bit & 1 == 1).fold(0, |hash, bit| hash ^ column(key, bit))
 }
 
-/// The rank of vectors over GF(2).
+/// Returns the rank of vectors over GF(2).
 fn rank(vectors: impl Iterator<Item = u32>) -> usize {
     let mut basis: Vec<u32> = Vec::new();
     for vector in vectors {
@@ -144,7 +144,7 @@ mod tests {
 
     use super::*;
 
-    /// The key of Microsoft's definition of RSS, for which it gives hashes to verify with.
+    /// The key in Microsoft's definition of RSS, which lists hashes for verification.
     const MICROSOFT: [u8; 40] = [
         0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0,
         0xca, 0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42,
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_key_of_one_repeated_byte_is_degenerate() {
-        // 0x6d5a repeated makes the hash symmetric, and is in wide use for that.
+        // 0x6d5a repeated makes the hash symmetric and is widely used for that purpose.
         let symmetric = [0x6d, 0x5a].repeat(20);
         assert!(rss(&symmetric, 128, 8).is_known());
         assert_eq!(rss(&[0xff; 40], 128, 8).rank(), 1);

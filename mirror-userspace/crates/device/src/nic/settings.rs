@@ -1,4 +1,4 @@
-//! What can be set of an interface over netlink: ethtool's channels, rings and features, and the MTU.
+//! Settings of an interface over netlink: ethtool's channels, rings and features, and the MTU.
 
 use std::io;
 
@@ -28,16 +28,16 @@ mod uapi {
     pub(super) const A_BITSET_BIT_VALUE: u16 = 3;
 }
 
-/// A number that a driver lets be set.
+/// A number that a driver allows to be set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Setting {
-    /// What it is.
+    /// The current value.
     pub current: u32,
-    /// What it can be.
+    /// The maximum value.
     pub maximum: u32,
 }
 
-/// How many channels an interface has: a channel is an interrupt with the queues that it serves.
+/// The channels of an interface: a channel is an interrupt with the queues that it serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Channels {
     /// Channels that only receive.
@@ -47,42 +47,42 @@ pub struct Channels {
 }
 
 impl Channels {
-    /// Receive queues in use.
+    /// Returns the number of receive queues in use.
     #[must_use]
     pub const fn receiving(&self) -> u32 {
         self.rx.current.saturating_add(self.combined.current)
     }
 
-    /// Receive queues that there can be.
+    /// Returns the largest possible number of receive queues.
     #[must_use]
     pub fn most(&self) -> u32 {
         if self.combined.maximum > 0 { self.combined.maximum } else { self.rx.maximum }
     }
 
-    /// The word by which `ethtool -L` sets the number of receive queues.
+    /// Returns the keyword of `ethtool -L` that sets the number of receive queues.
     #[must_use]
     pub const fn word(&self) -> &'static str {
         if self.combined.maximum > 0 { "combined" } else { "rx" }
     }
 }
 
-/// How many frames wait between driver and NIC.
+/// The ring sizes of a driver, in frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rings {
-    /// Received ones, in each queue.
+    /// The receive ring of each queue.
     pub rx: Setting,
-    /// Ones to be sent.
+    /// The transmit ring of each queue.
     pub tx: Setting,
 }
 
-/// Something that a driver does or does not, as `ethtool -k` shows it.
+/// A feature of a driver, as `ethtool -k` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Feature {
-    /// The kernel's name of it.
+    /// The kernel's name of the feature.
     pub name: String,
-    /// Whether it does.
+    /// `true` if the feature is on.
     pub active: bool,
-    /// Whether that can be changed.
+    /// `true` if it can be changed.
     pub changeable: bool,
 }
 
@@ -98,7 +98,7 @@ fn header(interface: &str) -> DefaultNla {
     nested(uapi::A_HEADER, &[attribute(uapi::A_HEADER_DEV_NAME, &name)])
 }
 
-/// The attributes of the one message that an interface answers with.
+/// Returns the attributes of the single message with which an interface answers.
 async fn answer<E>(
     stream: Result<impl Stream<Item = Result<GenlMessage<EthtoolMessage>, E>>, E>,
 ) -> Option<Vec<EthtoolAttr>> {
@@ -107,19 +107,19 @@ async fn answer<E>(
 }
 
 impl Netlink {
-    /// The channels of an interface; `None` where its driver does not say.
+    /// Returns the channels of an interface; `None` if its driver does not report them.
     pub async fn channels(&self, interface: &str) -> Option<Channels> {
         let attributes = answer(self.ethtool.clone().channel().get(Some(interface)).execute().await).await?;
         Some(channels(&attributes))
     }
 
-    /// The rings of an interface; `None` where its driver does not say.
+    /// Returns the rings of an interface; `None` if its driver does not report them.
     pub async fn rings(&self, interface: &str) -> Option<Rings> {
         let attributes = answer(self.ethtool.clone().ring().get(Some(interface)).execute().await).await?;
         Some(rings(&attributes))
     }
 
-    /// What the driver does.
+    /// Returns the features of the driver.
     pub async fn features(&self, interface: &str) -> Vec<Feature> {
         let attributes = answer(self.ethtool.clone().feature().get(Some(interface)).execute().await).await;
         features(&attributes.unwrap_or_default())
@@ -132,7 +132,7 @@ impl Netlink {
         }
     }
 
-    /// Sets how many queues receive. The interface loses what comes in while it does.
+    /// Sets the number of receive queues. The interface loses frames that arrive meanwhile.
     pub async fn set_channels(&self, interface: &str, channels: &Channels, count: u32) -> Result<(), Error> {
         let kind = if channels.combined.maximum > 0 {
             uapi::A_CHANNELS_COMBINED_COUNT
@@ -143,13 +143,13 @@ impl Netlink {
         self.set(uapi::MSG_CHANNELS_SET, "to set the channels", attributes).await
     }
 
-    /// Sets how many received frames wait in each ring.
+    /// Sets the size of each receive ring, in frames.
     pub async fn set_rx_ring(&self, interface: &str, frames: u32) -> Result<(), Error> {
         let attributes = vec![header(interface), attribute(uapi::A_RINGS_RX, &frames.to_ne_bytes())];
         self.set(uapi::MSG_RINGS_SET, "to set the size of the rings", attributes).await
     }
 
-    /// Has the driver do something, or no longer.
+    /// Switches a feature of the driver on or off.
     pub async fn set_feature(&self, interface: &str, name: &str, active: bool) -> Result<(), Error> {
         let mut bit = vec![attribute(uapi::A_BITSET_BIT_NAME, &[name.as_bytes(), b"\0"].concat())];
         if active {
@@ -158,7 +158,7 @@ impl Netlink {
         let bits = nested(uapi::A_BITSET_BITS, &[nested(uapi::A_BITSET_BITS_BIT, &bit)]);
         let attributes = vec![header(interface), nested(uapi::A_FEATURES_WANTED, &[bits])];
         self.set(uapi::MSG_FEATURES_SET, "to change a feature", attributes).await?;
-        // The kernel takes the wish and may not be able to fulfil it.
+        // The kernel accepts the request, but may not be able to fulfil it.
         let now = self.features(interface).await;
         if now.iter().any(|feature| feature.name == name && feature.active == active) {
             return Ok(());
@@ -218,7 +218,7 @@ fn features(attributes: &[EthtoolAttr]) -> Vec<Feature> {
     for attribute in attributes {
         match attribute {
             EthtoolAttr::Feature(EthtoolFeatureAttr::Hw(bits)) => {
-                // All features are listed, with a value where the driver lets it be changed.
+                // All features are listed, those that can be changed with a value.
                 for bit in bits.iter().filter(|bit| bit.value) {
                     named(&mut features, &bit.name).changeable = true;
                 }
@@ -234,7 +234,7 @@ fn features(attributes: &[EthtoolAttr]) -> Vec<Feature> {
     features
 }
 
-/// The feature of this name, a new one where there is none yet.
+/// Returns the feature of this name, after adding it if necessary.
 fn named<'f>(features: &'f mut Vec<Feature>, name: &str) -> &'f mut Feature {
     let known = features.iter().position(|feature| feature.name == name);
     let index = known.unwrap_or(features.len());
@@ -244,7 +244,7 @@ fn named<'f>(features: &'f mut Vec<Feature>, name: &str) -> &'f mut Feature {
     &mut features[index]
 }
 
-/// Answers as bytes, for tests: generic netlink's header and the attributes.
+/// Recorded answers as bytes, for tests: the generic netlink header and the attributes.
 #[cfg(test)]
 pub mod recorded {
     use ethtool::{EthtoolAttr, EthtoolMessage};
@@ -278,7 +278,7 @@ mod tests {
 
     use super::*;
 
-    /// As ENA answers on an instance with 8 CPUs.
+    /// The answer of ENA on an instance with 8 CPUs.
     #[test]
     fn channels_are_read_from_the_answer() {
         let answer = [
@@ -290,7 +290,7 @@ mod tests {
         assert_eq!((channels.receiving(), channels.most(), channels.word()), (4, 8, "combined"));
     }
 
-    /// As a veth answers: channels that receive and such that send.
+    /// The answer of a veth: separate channels for receiving and for sending.
     #[test]
     fn separate_channels_count_as_well() {
         let answer = [

@@ -1,9 +1,9 @@
-//! The mirror source: mirrors an interface of this host to a capture appliance, as AWS VPC Traffic
-//! Mirroring does, for hosts outside of AWS and for development.
+//! The mirror source: mirrors an interface of this host to a capture appliance, in the same way as AWS VPC
+//! Traffic Mirroring, for hosts outside of AWS and for development.
 //!
-//! [`run`] does all of it. The frames never come here: programs in the kernel copy them into a private
-//! veth pair (`pair`) and send them on from its far end. What is left to user space is the way to the
-//! target (`path`): the kernel's routing and neighbour tables are asked for it, and watched.
+//! [`run`] is the entry point. Frames never reach user space: programs in the kernel copy them into a private
+//! veth pair (`pair`) and send them on from its far end. User space finds the way to the target (`path`): it
+//! queries the kernel's routing and neighbour tables, and watches them.
 
 mod offload;
 mod pair;
@@ -31,19 +31,19 @@ use self::path::{Link, Network};
 pub use self::programs::Counts;
 use self::programs::Programs;
 
-/// How often the neighbour entry of the target is used, so that the kernel keeps it fresh: the programs
-/// send past the neighbour table.
+/// The interval at which the neighbour entry of the target is used, so that the kernel keeps it fresh: the
+/// programs bypass the neighbour table.
 const REFRESH: Duration = Duration::from_secs(10);
-/// How long to wait for the target's hardware address at the start: three requests of the kernel, a
-/// second each.
+/// The longest wait for the target's hardware address at the start: the kernel sends three requests, one per
+/// second.
 const RESOLVE: Duration = Duration::from_secs(4);
-/// Changes of routes and neighbours are taken together for so long.
+/// Changes of routes and neighbours within this time are handled together.
 const SETTLE: Duration = Duration::from_millis(100);
-/// How long the copies on their way may take at the end, and how often to look.
+/// The longest wait for copies in transit at the end, and the interval of the checks.
 const DRAIN: Duration = Duration::from_secs(5);
 const DRAIN_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What to mirror, and where to.
+/// The mirrored interface and the session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The interface to mirror.
@@ -52,24 +52,24 @@ pub struct Options {
     pub target: IpAddr,
     /// VXLAN network identifier of the session.
     pub vni: Vni,
-    /// The most bytes that are mirrored of a frame.
+    /// The most bytes of a frame that are mirrored.
     pub packet_length: u32,
     /// UDP port of the target.
     pub port: u16,
 }
 
-/// What the kernel forbids without.
+/// The privileges that the kernel requires.
 const PRIVILEGE: &str = "needs root (or CAP_NET_ADMIN and CAP_BPF): run it with sudo";
 
-/// Why mirroring could not begin or go on.
+/// The reasons why mirroring cannot begin or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no interface of this name.
     #[error("there is no interface {name}; there are: {}", available.join(", "))]
     NoSuchInterface {
-        /// As given.
+        /// The name as given.
         name: String,
-        /// The names that there are.
+        /// The names of the existing interfaces.
         available: Vec<String>,
     },
     /// The mirrored interface is down.
@@ -81,7 +81,7 @@ pub enum Error {
     /// Frames on the interface have no Ethernet header.
     #[error("interface {0} carries no Ethernet frames; mirror the interface below it instead")]
     NotEthernet(String),
-    /// The routing table has no way to the target.
+    /// The routing table has no route to the target.
     #[error("no route to {0}: add one, or give another target")]
     NoRoute(IpAddr),
     /// The target is not a single other host.
@@ -95,8 +95,8 @@ pub enum Error {
         /// The outgoing interface.
         interface: String,
     },
-    /// Nobody answers ARP or neighbour discovery.
-    #[error("nobody answers for {next_hop} on {interface}: is {target} up, and the route to it right?")]
+    /// There is no answer to ARP or neighbour discovery.
+    #[error("no host answers for {next_hop} on {interface}: is {target} up, and the route to it right?")]
     NoNeighbour {
         /// The target.
         target: IpAddr,
@@ -105,24 +105,24 @@ pub enum Error {
         /// The outgoing interface.
         interface: String,
     },
-    /// The kernel forbids it.
+    /// The process lacks privileges.
     #[error("mirroring {PRIVILEGE}")]
     Privilege,
     /// The binary holds no eBPF object.
     #[error("this binary was built without its eBPF programs: build it with `cargo xtask build`")]
     NotBuilt,
-    /// The kernel does not take the programs, or something that it should have is missing.
+    /// The kernel rejects the programs or a request.
     #[error("{what}: {cause}")]
     Kernel {
-        /// What failed.
+        /// The operation that failed.
         what: &'static str,
-        /// What the kernel or the library says.
+        /// The error of the kernel or the library.
         cause: String,
     },
 }
 
 impl Error {
-    /// A refusal of the kernel.
+    /// Makes an error from a refusal of the kernel.
     fn kernel<E: std::error::Error + 'static>(what: &'static str) -> impl Fn(E) -> Self {
         move |cause| match errno(&cause) {
             Some(libc::EPERM | libc::EACCES) => Self::Privilege,
@@ -131,7 +131,7 @@ impl Error {
     }
 }
 
-/// The system's error number that an error comes down to.
+/// Returns the system's error number at the root of an error.
 fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -146,18 +146,18 @@ fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     None
 }
 
-/// What happens while mirroring.
+/// Events while mirroring.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// Frames are being mirrored from now on.
     Ready {
         /// The way to the target.
         way: &'a Way,
-        /// Bytes that are mirrored of a frame, where the outgoing interface's MTU allows less than the
-        /// mirrored interface's frames can have.
+        /// Bytes of a frame that are mirrored, if the MTU of the outgoing interface is too small for the
+        /// longest frames of the mirrored interface.
         truncated: Option<u32>,
     },
-    /// There is another way to the target from now on, or there is one again.
+    /// The way to the target has changed, or exists again.
     Rerouted(&'a Way),
     /// There is no way to the target at the moment; frames are lost.
     Lost(&'a Error),
@@ -170,17 +170,17 @@ pub struct Way {
     pub interface: String,
     /// The target, or the router to it.
     pub next_hop: IpAddr,
-    /// What goes into the envelope.
+    /// The fixed fields of the outer headers.
     pub path: Path,
 }
 
-/// What was counted in all.
+/// The total counters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// By the programs.
+    /// Counters of the programs.
     pub counts: Counts,
-    /// Copies, segmented already, that found the queue between the two ends of the pair full. It is one for
-    /// each CPU, as long as `net.core.netdev_max_backlog` says.
+    /// Copies, already segmented, that found the queue between the two ends of the pair full. Each CPU has
+    /// such a queue, of length `net.core.netdev_max_backlog`.
     pub pair_full: u64,
 }
 
@@ -190,12 +190,12 @@ impl Totals {
         counters.map(|&counter| (counter.name(), self.counts.get(counter)))
     }
 
-    /// Frames that are not to be mirrored, by reason.
+    /// Returns the frames that are not to be mirrored, by reason.
     pub fn skipped(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.of(SourceFate::Skipped)
     }
 
-    /// Frames that should have been mirrored, by what went wrong.
+    /// Returns the frames that should have been mirrored, by the cause of the failure.
     pub fn failed(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.of(SourceFate::Failed).chain([("pair_full", self.pair_full)])
     }
@@ -230,18 +230,18 @@ impl Serialize for Totals {
     }
 }
 
-/// What the kernel tells of interfaces, addresses, routes and neighbours without being asked.
+/// The kernel's notifications about interfaces, addresses, routes and neighbours.
 type Changes = BoxStream<'static, RouteNetlinkMessage>;
 
-/// The way to `target`, as mirror traffic would take it now.
+/// Returns the way to `target` that mirror traffic would take now.
 ///
-/// Runs inside a tokio runtime, in the network namespace of the calling thread.
+/// Needs a tokio runtime; uses the network namespace of the calling thread.
 pub async fn way_to(target: IpAddr) -> Result<Way, Error> {
     let (network, mut changes) = connect()?;
     network.resolve_within(RESOLVE, target, &mut changes).await
 }
 
-/// The kernel's tables of the network, and what it tells of their changes.
+/// Opens the kernel's tables of the network, and the notifications of their changes.
 fn connect() -> Result<(Network, Changes), Error> {
     use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv6Ifaddr, Ipv6Route, Link as Links, Neigh};
     let groups = [Links, Neigh, Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route];
@@ -257,9 +257,9 @@ fn connect() -> Result<(Network, Changes), Error> {
     Ok((Network::new(handle), changes))
 }
 
-/// Mirrors until `stop` is ready, and leaves nothing behind; `tell` hears what happens meanwhile.
+/// Mirrors until `stop` is ready, and leaves nothing behind; `tell` receives the events.
 ///
-/// Runs inside a tokio runtime, in the network namespace of the calling thread.
+/// Needs a tokio runtime; uses the network namespace of the calling thread.
 pub async fn run(
     options: &Options,
     stop: impl Future<Output = ()>,
@@ -278,7 +278,7 @@ pub async fn run(
     result
 }
 
-/// Without these the kernel would refuse only after half of the work, and unclearly.
+/// Checks the privileges. Without them the kernel would refuse only half-way, with unclear errors.
 fn has_privilege() -> bool {
     let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
     has(Capability::CAP_NET_ADMIN) && (has(Capability::CAP_BPF) || has(Capability::CAP_SYS_ADMIN))
@@ -297,7 +297,7 @@ async fn mirrored_interface(network: &Network, name: &str) -> Result<Link, Error
     Ok(link)
 }
 
-/// What stays the same while mirroring.
+/// The constants of a mirroring run.
 struct Session<'a> {
     options: &'a Options,
     network: &'a Network,
@@ -331,8 +331,8 @@ impl Session<'_> {
                 _ = refresh.tick() => self.network.touch(way.path.interface, way.next_hop).await,
                 Some(change) = changes.next() => {
                     let mut gone = self.is_removal(&change);
-                    // What belongs together arrives together; not every entry of a busy table is worth
-                    // a look-up.
+                    // Related changes arrive together, and a busy table has many entries that do not justify
+                    // a look-up each.
                     tokio::time::sleep(SETTLE).await;
                     while let Some(Some(change)) = changes.next().now_or_never() {
                         gone |= self.is_removal(&change);
@@ -362,8 +362,8 @@ impl Session<'_> {
         self.drain(&programs).await
     }
 
-    /// Waits until the kernel has worked off what is still in the pair, which it does at once unless it is
-    /// very busy, and returns what was counted in all.
+    /// Waits until the kernel has processed the frames in the pair, which it does at once unless it is very
+    /// busy, and returns the total counters.
     async fn drain(&self, programs: &Programs) -> Result<Totals, Error> {
         let deadline = tokio::time::Instant::now() + DRAIN;
         loop {

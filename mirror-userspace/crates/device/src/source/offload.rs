@@ -1,5 +1,5 @@
-//! Switching transmit offloads off, by ethtool's netlink family. The `ethtool` crate reads features but
-//! cannot set them; the message for that is here (`ETHTOOL_MSG_FEATURES_SET`,
+//! Switches transmit offloads off, by ethtool's netlink family. The `ethtool` crate reads features but cannot
+//! set them; the message for that is defined here (`ETHTOOL_MSG_FEATURES_SET`,
 //! `Documentation/networking/ethtool-netlink.rst` of the kernel).
 
 use ethtool::{EthtoolAttr, EthtoolFeatureAttr, EthtoolFeatureBit};
@@ -14,13 +14,13 @@ use super::Error;
 
 const CANNOT_SET: &str = "cannot switch off the offloads of the veth pair";
 
-/// Whether a feature leaves work on a frame to the device: segmentation, checksums, VLAN tags.
+/// Returns whether a feature leaves work on a frame to the device: segmentation, checksums, VLAN tags.
 fn is_offload(name: &str) -> bool {
     name.starts_with("tx-")
         && ["segmentation", "checksum", "vlan", "gso"].iter().any(|word| name.contains(word))
 }
 
-/// Makes the kernel do all work on frames before it hands them to this interface.
+/// Makes the kernel complete all frames before it passes them to this interface.
 pub(super) async fn switch_off(interface: &str) -> Result<(), Error> {
     let (connection, mut ethtool, _) = ethtool::new_connection().map_err(Error::kernel(CANNOT_SET))?;
     tokio::spawn(connection);
@@ -56,7 +56,7 @@ fn names(bits: Vec<EthtoolFeatureBit>) -> impl Iterator<Item = String> {
     bits.into_iter().map(|bit| bit.name)
 }
 
-/// What to switch off.
+/// The features to switch off.
 struct SwitchOff<'a> {
     interface: &'a str,
     features: Vec<String>,
@@ -84,7 +84,7 @@ impl SwitchOff<'_> {
             string(uapi::HEADER_DEV_NAME, self.interface),
             DefaultNla::new(uapi::HEADER_FLAGS, uapi::FLAG_OMIT_REPLY.to_ne_bytes().to_vec()),
         ];
-        // A bit that is listed without a value is to become 0; others stay.
+        // A bit that is listed without a value becomes 0; others stay.
         let bits: Vec<_> = self
             .features
             .iter()
@@ -107,7 +107,7 @@ fn nested(kind: u16, attributes: &[DefaultNla]) -> DefaultNla {
     DefaultNla::new(kind | uapi::NESTED, value)
 }
 
-/// The message's attributes.
+/// The attributes of the message.
 #[derive(Debug)]
 struct FeaturesSet(Vec<DefaultNla>);
 
@@ -137,7 +137,7 @@ impl Emitable for FeaturesSet {
 
 impl ParseableParametrized<[u8], GenlHeader> for FeaturesSet {
     fn parse_with_param(_payload: &[u8], _header: GenlHeader) -> Result<Self, DecodeError> {
-        // The reply is omitted, as asked for.
+        // The reply is omitted, as requested.
         Ok(Self(Vec::new()))
     }
 }

@@ -1,11 +1,13 @@
 //! The private veth pair through which the copies go.
 //!
-//! What matters is its near end's transmit path: without offloads, the kernel cuts large packets into
-//! those that appear on a wire, and fills in checksums and VLAN tags, before it hands them to the far end.
+//! The transmit path of its near end is essential: without offloads, the kernel segments large packets into
+//! packets as they appear on a wire, and fills in checksums and VLAN tags, before it passes them to the far
+//! end.
 //!
-//! A pair belongs to a running source by its number. Who has bound the abstract Unix socket of that
-//! number owns it; such a socket is, like the interfaces, a thing of the network namespace, and it ends
-//! with its process. So a pair whose socket can be bound is the leftover of a source that was killed.
+//! The number in its name ties a pair to a running source. The source that has bound the abstract Unix socket
+//! of that number owns the pair. Such a socket belongs, like the interfaces, to the network namespace, and it
+//! disappears with its process. A pair whose socket can be bound is therefore the leftover of a source that
+//! was killed.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
@@ -26,17 +28,17 @@ const CANNOT_REMOVE: &str = "cannot remove the veth pair of the copies";
 /// A veth pair, down at first.
 #[derive(Debug)]
 pub(super) struct Pair {
-    /// Where the copies go in.
+    /// The end into which the copies are sent.
     pub(super) near: u32,
-    /// Where they come out.
+    /// The end that receives them.
     pub(super) far: Link,
-    /// Whether no other source is running in this namespace.
+    /// `true` if no other source runs in this namespace.
     pub(super) alone: bool,
-    /// Marks the pair as owned by a living process.
+    /// Marks the pair as owned by a running process.
     _owner: UnixDatagram,
 }
 
-/// The number in the name of a near end.
+/// Parses the number in the name of a near end.
 fn number(name: &str) -> Option<u32> {
     name.strip_prefix("mxdp")?.parse().ok()
 }
@@ -49,7 +51,7 @@ fn far(number: u32) -> String {
     format!("mxdp{number}-far")
 }
 
-/// Takes possession of a number; `None` where a living source has it.
+/// Takes ownership of a number; `None` if a running source owns it.
 fn own(number: u32) -> io::Result<Option<UnixDatagram>> {
     let address = SocketAddr::from_abstract_name(format!("mirror-xdp/source/{number}"))?;
     match UnixDatagram::bind_addr(&address) {
@@ -60,12 +62,12 @@ fn own(number: u32) -> io::Result<Option<UnixDatagram>> {
 }
 
 impl Pair {
-    /// Creates a pair, having removed those of sources that were killed.
+    /// Creates a pair, after removing those of sources that were killed.
     pub(super) async fn create(network: &Network) -> Result<Self, Error> {
         let mut alone = true;
         for link in network.links().await?.iter().filter(|link| link.veth) {
             let Some(number) = number(&link.name) else { continue };
-            // Owned while it is removed, so that no other source takes the number meanwhile.
+            // The number is owned during the removal, so that no other source takes it meanwhile.
             match own(number).map_err(Error::kernel(CANNOT_CREATE))? {
                 Some(_owner) => remove(network, link.index).await?,
                 None => alone = false,
@@ -85,8 +87,8 @@ impl Pair {
         Ok(Self { near, far, alone, _owner: owner })
     }
 
-    /// Makes the kernel do all work on frames before it hands them to the far end, and sets both ends up.
-    /// What has to see every frame of the pair is to be there before.
+    /// Makes the kernel complete all frames before it passes them to the far end, and sets both ends up. A
+    /// program that has to see every frame of the pair must be attached before.
     pub(super) async fn set_up(&self, network: &Network) -> Result<(), Error> {
         offload::switch_off(&self.near(network).await?.name).await?;
         for index in [self.far.index, self.near] {
@@ -96,8 +98,8 @@ impl Pair {
         Ok(())
     }
 
-    /// The near end as it is now: frames that it sent on, and those that found the queue between the ends
-    /// full.
+    /// Returns the near end as it is now. Its counters are the frames that it sent, and those that found the
+    /// queue between the ends full.
     pub(super) async fn near(&self, network: &Network) -> Result<Link, Error> {
         network.link(self.near).await
     }
@@ -108,7 +110,7 @@ impl Pair {
     }
 }
 
-/// The request for a pair. No ARP, and nothing else that would make the kernel talk on it.
+/// Makes the request for a pair: without ARP, or anything else that would make the kernel send frames on it.
 fn message(number: u32) -> LinkMessage {
     let peer = LinkMessageBuilder::<LinkUnspec>::new().name(far(number)).mtu(MTU).arp(false).build();
     LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
@@ -119,9 +121,9 @@ fn message(number: u32) -> LinkMessage {
         .build()
 }
 
-/// An end that has just been made.
+/// Returns an end that has just been created.
 async fn end(network: &Network, name: &str) -> Result<Link, Error> {
-    let missing = || Error::Kernel { what: CANNOT_CREATE, cause: "somebody removed it".to_owned() };
+    let missing = || Error::Kernel { what: CANNOT_CREATE, cause: "another process removed it".to_owned() };
     network.link_by_name(name).await?.ok_or_else(missing)
 }
 

@@ -1,5 +1,4 @@
-//! The way to the target, as the kernel knows it: route, outgoing interface, hardware address of the
-//! next hop.
+//! The way to the target in the kernel's tables: route, outgoing interface, hardware address of the next hop.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -20,18 +19,18 @@ use super::{Changes, Error, Way};
 pub(super) struct Link {
     pub(super) name: String,
     pub(super) index: u32,
-    /// Set up by the administrator.
+    /// `true` if the administrator has set it up.
     pub(super) up: bool,
-    /// Whether frames on it begin with an Ethernet header.
+    /// `true` if its frames begin with an Ethernet header.
     pub(super) ethernet: bool,
-    /// Bytes of the largest network packet, Ethernet header not counted.
+    /// The MTU: bytes of the largest network packet, without the Ethernet header.
     pub(super) mtu: u32,
     mac: Option<[u8; 6]>,
     /// Frames that were sent.
     pub(super) tx_packets: u64,
     /// Frames that were not sent.
     pub(super) tx_dropped: u64,
-    /// Whether it is an end of a veth pair.
+    /// `true` if it is an end of a veth pair.
     pub(super) veth: bool,
 }
 
@@ -76,16 +75,16 @@ pub(super) struct Network {
     handle: Handle,
 }
 
-/// The interface that a route leads over, and who takes the packets there.
+/// The outgoing interface of a route, and the next hop on it.
 struct NextHop {
     interface: Link,
     address: IpAddr,
-    /// The address that packets to the target have as their source.
+    /// The source address of packets to the target.
     source: IpAddr,
     mac: [u8; 6],
 }
 
-const CANNOT_ASK: &str = "the kernel does not tell of its interfaces and routes";
+const CANNOT_ASK: &str = "the kernel does not report its interfaces and routes";
 
 impl Network {
     pub(super) const fn new(handle: Handle) -> Self {
@@ -96,24 +95,24 @@ impl Network {
         &self.handle
     }
 
-    /// All interfaces.
+    /// Returns all interfaces.
     pub(super) async fn links(&self) -> Result<Vec<Link>, Error> {
         let messages: Vec<_> =
             self.handle.link().get().execute().try_collect().await.map_err(Error::kernel(CANNOT_ASK))?;
         Ok(messages.iter().map(Link::from).collect())
     }
 
-    /// The names of all interfaces.
+    /// Returns the names of all interfaces.
     pub(super) async fn names(&self) -> Result<Vec<String>, Error> {
         Ok(self.links().await?.into_iter().map(|link| link.name).collect())
     }
 
-    /// The interface of this name, if there is one.
+    /// Returns the interface of this name, if it exists.
     pub(super) async fn link_by_name(&self, name: &str) -> Result<Option<Link>, Error> {
         Ok(self.links().await?.into_iter().find(|link| link.name == name))
     }
 
-    /// The interface with this index.
+    /// Returns the interface with this index.
     pub(super) async fn link(&self, index: u32) -> Result<Link, Error> {
         let mut answer = self.handle.link().get().match_index(index).execute().boxed();
         match answer.next().await {
@@ -123,8 +122,8 @@ impl Network {
         }
     }
 
-    /// The way to `target` as the kernel's tables are now. Where the hardware address is missing, the
-    /// kernel is asked to find it out, and will tell of it.
+    /// Returns the way to `target` by the current tables of the kernel. If the hardware address is missing,
+    /// the kernel is asked to resolve it, and sends a notification when it has.
     pub(super) async fn resolve(&self, target: IpAddr) -> Result<Way, Error> {
         let NextHop { interface, address: next_hop, source, mac } = self.next_hop(target).await?;
         let Some(destination_mac) = self.neighbour(interface.index, next_hop).await? else {
@@ -142,7 +141,7 @@ impl Network {
         Ok(Way { interface: interface.name, next_hop, path })
     }
 
-    /// The same, waiting for the hardware address.
+    /// Like [`Self::resolve`], but waits for the hardware address.
     pub(super) async fn resolve_within(
         &self,
         patience: Duration,
@@ -161,8 +160,8 @@ impl Network {
         }
     }
 
-    /// Tells the kernel that the neighbour's entry is in use, so that it verifies it from time to time,
-    /// or finds the hardware address out in the first place.
+    /// Tells the kernel that the neighbour's entry is in use, so that it verifies the entry from time to
+    /// time, or resolves the hardware address in the first place.
     pub(super) async fn touch(&self, interface: u32, next_hop: IpAddr) {
         let request = self
             .handle
@@ -171,7 +170,7 @@ impl Network {
             .state(NeighbourState::None)
             .flags(NeighbourFlags::Use)
             .replace();
-        // Where the interface has just gone, the next look at the routes says so.
+        // If the interface has just disappeared, the next query of the routes reports it.
         let _ = request.execute().await;
     }
 
@@ -193,7 +192,7 @@ impl Network {
             match attribute {
                 RouteAttribute::Oif(oif) => index = Some(*oif),
                 RouteAttribute::Gateway(address) => hop = ip(address).unwrap_or(hop),
-                // A router of the other family (RFC 5549).
+                // A router of the other address family (RFC 5549).
                 RouteAttribute::Via(RouteVia::Inet(address)) => hop = (*address).into(),
                 RouteAttribute::Via(RouteVia::Inet6(address)) => hop = (*address).into(),
                 RouteAttribute::PrefSource(address) => source = ip(address),
@@ -208,7 +207,7 @@ impl Network {
         }
     }
 
-    /// The route that a packet to `target` takes.
+    /// Returns the route that a packet to `target` takes.
     async fn route(&self, target: IpAddr) -> Result<RouteMessage, Error> {
         let prefix = if target.is_ipv4() { 32 } else { 128 };
         let request = RouteMessageBuilder::<IpAddr>::new()
@@ -220,7 +219,7 @@ impl Network {
             Some(Ok(route)) => Ok(route),
             None => Err(Error::NoRoute(target)),
             Some(Err(error)) => match super::errno(&error) {
-                // The kernel says so of what is unreachable, prohibited, or thrown away.
+                // The kernel's errors for unreachable, prohibited and blackhole routes.
                 Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL) => {
                     Err(Error::NoRoute(target))
                 }
@@ -229,7 +228,7 @@ impl Network {
         }
     }
 
-    /// The hardware address of a neighbour, where the kernel knows it.
+    /// Returns the hardware address of a neighbour, if the kernel knows it.
     async fn neighbour(&self, interface: u32, address: IpAddr) -> Result<Option<[u8; 6]>, Error> {
         let all: Vec<_> = self
             .handle
@@ -247,7 +246,7 @@ impl Network {
     }
 }
 
-/// Whether the kernel would send by this entry (`NUD_VALID`).
+/// Returns whether the kernel would send by this entry (`NUD_VALID`).
 const fn is_valid(state: NeighbourState) -> bool {
     use NeighbourState::{Delay, Noarp, Permanent, Probe, Reachable, Stale};
     matches!(state, Permanent | Noarp | Reachable | Probe | Stale | Delay)

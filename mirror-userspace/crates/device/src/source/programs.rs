@@ -1,5 +1,5 @@
-//! The TC programs in the kernel: loaded from the object inside this binary, attached, their maps behind
-//! types.
+//! The TC programs in the kernel: loaded from the object inside this binary, attached, with typed access to
+//! their maps.
 
 use aya::maps::{HashMap, MapData, PerCpuArray};
 use aya::programs::tc::{self, NlOptions, SchedClassifierLinkId, TcAttachOptions, qdisc_detach_program};
@@ -19,23 +19,23 @@ const CANNOT_USE: &str = "the kernel refuses an operation on a map of the mirror
 const MIRROR: &str = "mirror";
 const ENCAPSULATE: &str = "encapsulate";
 
-/// The counters of both programs, added up over all CPUs.
+/// The counters of both programs, summed over all CPUs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts(SourceCounterArray);
 
 impl Counts {
-    /// How often this happened.
+    /// Returns the value of a counter.
     #[must_use]
     pub const fn get(&self, counter: SourceCounter) -> u64 {
         self.0[counter as usize]
     }
 }
 
-/// The programs. Dropping this detaches and unloads them.
+/// The loaded programs. Dropping this detaches and unloads them.
 pub(super) struct Programs {
     template: HashMap<MapData, u32, [u8; TEMPLATE_LEN]>,
     counters: PerCpuArray<MapData, SourceCounterArray>,
-    /// At the mirrored interface.
+    /// The links at the mirrored interface.
     links: Vec<SchedClassifierLinkId>,
     ebpf: Ebpf,
 }
@@ -47,7 +47,7 @@ impl Programs {
             return Err(Error::NotBuilt);
         }
         let target = Address::from(options.target);
-        // As the program's `Config`.
+        // In the layout of the program's `Config`.
         let config = [target.high, target.low, u64::from(pair.near), u64::from(options.port)];
         let mut ebpf = EbpfLoader::new()
             .override_global("CONFIG", &config, true)
@@ -72,7 +72,8 @@ impl Programs {
         program.try_into().map_err(Error::kernel(CANNOT_LOAD))
     }
 
-    /// Gives the program the envelope to use from now on; without one, frames are counted and not sent.
+    /// Sets the outer headers that the program uses from now on; without a template, it counts frames and
+    /// does not send them.
     pub(super) fn set_template(&mut self, template: Option<&Template>) -> Result<(), Error> {
         let result = match template {
             Some(template) => {
@@ -84,12 +85,12 @@ impl Programs {
         result.map_err(Error::kernel(CANNOT_USE))
     }
 
-    /// Attaches what takes the copies to the pair's far end.
+    /// Attaches the program that receives the copies to the pair's far end.
     pub(super) fn attach_to_pair(&mut self, pair: &Pair) -> Result<(), Error> {
         attach(self.program(ENCAPSULATE)?, &pair.far.name, TcAttachType::Ingress, false).map(|_| ())
     }
 
-    /// Attaches what makes the copies to the mirrored interface.
+    /// Attaches the program that makes the copies to the mirrored interface.
     pub(super) fn attach_to_interface(&mut self, interface: &str, pair: &Pair) -> Result<(), Error> {
         for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
             let link = attach(self.program(MIRROR)?, interface, direction, pair.alone)?;
@@ -98,17 +99,17 @@ impl Programs {
         Ok(())
     }
 
-    /// Takes the programs off the mirrored interface. Copies that are on their way still are sent.
+    /// Detaches the programs from the mirrored interface. Copies in transit are still sent.
     pub(super) fn detach(&mut self) {
         for link in std::mem::take(&mut self.links) {
             if let Ok(program) = self.program(MIRROR) {
-                // Fails where the interface has gone, and with it the link.
+                // This fails if the interface, and with it the link, has disappeared.
                 let _ = program.detach(link);
             }
         }
     }
 
-    /// The counters as they stand.
+    /// Returns the current counters.
     pub(super) fn counts(&self) -> Result<Counts, Error> {
         let mut sum = SourceCounterArray::default();
         for one_cpu in self.counters.get(&0, 0).map_err(Error::kernel(CANNOT_USE))?.iter() {
@@ -126,9 +127,9 @@ fn lacks(name: &str) -> Error {
 
 /// Attaches a program in front of all others, so that none of them can hide frames from it.
 ///
-/// As a TCX link, which ends with this process, where the kernel has those (6.6). Older kernels have
-/// filters, which a killed process leaves behind: `clean` removes such a filter, and is to be set only
-/// where no other source is running.
+/// On Linux 6.6 and newer it is a TCX link, which ends with this process. On older kernels it is a filter,
+/// which a killed process leaves behind: `clean` removes such a filter, and may be set only if no other
+/// source is running.
 fn attach(
     program: &mut SchedClassifier,
     interface: &str,
@@ -138,10 +139,10 @@ fn attach(
     let options = if KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0)) {
         TcAttachOptions::TcxOrder(LinkOrder::first())
     } else {
-        // Fails where somebody else has added it already, which is as good.
+        // This fails if another process has already added it, which is just as good.
         let _ = tc::qdisc_add_clsact(interface);
         if clean {
-            // Fails where there is nothing to remove.
+            // This fails if there is nothing to remove.
             let _ = qdisc_detach_program(interface, direction, MIRROR);
         }
         TcAttachOptions::Netlink(NlOptions { priority: 1, ..NlOptions::default() })

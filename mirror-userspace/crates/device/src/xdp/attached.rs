@@ -1,4 +1,4 @@
-//! XDP programs that were attached to an interface before ours.
+//! XDP programs that were already attached to an interface.
 
 use aya::programs::links::LinkType;
 use aya::programs::{loaded_links, loaded_programs};
@@ -7,16 +7,16 @@ use super::Mode;
 use super::link::XdpLink;
 use crate::nic::{AttachedXdp, Interface, Netlink};
 
-/// How a program was attached.
+/// The kind of attachment.
 #[derive(Debug)]
 enum How {
     /// By a BPF link, which its owner holds open.
     Link(XdpLink),
-    /// Over netlink: stays until somebody takes it off.
+    /// Over netlink: it stays until it is detached explicitly.
     Netlink,
 }
 
-/// An XDP program on an interface, as it is shown to people.
+/// An XDP program on an interface, in a form for people.
 #[derive(Debug)]
 pub struct Attached {
     interface: u32,
@@ -25,10 +25,10 @@ pub struct Attached {
     how: How,
 }
 
-/// Why a program cannot be taken off.
+/// The reasons why a program cannot be detached.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It runs on the NIC.
+    /// The NIC runs it.
     #[error(
         "the XDP program on the interface is offloaded to the NIC; take it off with `ip link set dev IF xdpoffload off`"
     )]
@@ -36,12 +36,12 @@ pub enum Error {
     /// The kernel refuses to detach the link.
     #[error("the kernel refuses to detach the XDP program's link: {0}")]
     Link(#[from] std::io::Error),
-    /// The kernel refuses to take the program off.
+    /// The kernel refuses to detach the program.
     #[error(transparent)]
     Netlink(#[from] crate::nic::Error),
 }
 
-/// The programs that are attached to `interface`.
+/// Returns the programs that are attached to `interface`.
 #[must_use]
 pub fn on(interface: &Interface) -> Vec<Attached> {
     interface.xdp.iter().map(|&xdp| Attached::new(interface.index, xdp)).collect()
@@ -49,7 +49,7 @@ pub fn on(interface: &Interface) -> Vec<Attached> {
 
 impl Attached {
     fn new(interface: u32, xdp: AttachedXdp) -> Self {
-        // Both lists leave out what ends while they are read.
+        // Both iterators skip objects that disappear while they are read.
         let name = loaded_programs()
             .flatten()
             .find(|program| program.id() == xdp.program)
@@ -63,19 +63,19 @@ impl Attached {
         Self { interface, xdp, name, how: link.map_or(How::Netlink, How::Link) }
     }
 
-    /// Whether it is the program of a capture of this appliance.
+    /// Returns whether it is the program of a capture of this appliance.
     #[must_use]
     pub fn is_ours(&self) -> bool {
         self.is_held() && self.name.as_deref() == Some(super::program::PROGRAM_NAME)
     }
 
-    /// Whether the program stays only as long as somebody holds its link.
+    /// Returns whether the program stays only as long as a process or a pin holds its link.
     #[must_use]
     pub const fn is_held(&self) -> bool {
         matches!(self.how, How::Link(_))
     }
 
-    /// Takes the program off.
+    /// Detaches the program.
     pub async fn detach(self, netlink: &Netlink) -> Result<(), Error> {
         match (self.how, self.xdp.mode) {
             (How::Link(link), _) => Ok(link.detach()?),

@@ -1,5 +1,5 @@
-//! BPF links of other processes. aya lists them but gives neither their interface nor a way to detach
-//! them, so these few calls go to libbpf, which is part of this binary anyway (libxdp needs it).
+//! BPF links of other processes. aya lists them, but provides neither their interface nor a way to detach
+//! them. These few calls therefore go to libbpf, which is part of this binary anyway (libxdp needs it).
 #![expect(unsafe_code, reason = "libbpf is C")]
 
 use std::io;
@@ -17,33 +17,33 @@ pub(super) struct XdpLink {
 }
 
 impl XdpLink {
-    /// The link with this identifier; `None` where it is gone, or attaches something else.
+    /// Opens the link with this identifier; `None` if it is gone or is not an XDP link.
     pub(super) fn by_id(id: u32) -> Option<Self> {
         // SAFETY: the call takes a number and returns a new file descriptor, or a negative number.
         let fd = unsafe { bpf_link_get_fd_by_id(id) };
         if fd < 0 {
             return None;
         }
-        // SAFETY: as said, `fd` is a file descriptor that nobody else owns.
+        // SAFETY: as stated, `fd` is a file descriptor that nothing else owns.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         let mut info = bpf_link_info::default();
         let mut length = u32::try_from(size_of::<bpf_link_info>()).ok()?;
-        // SAFETY: `info` is a valid structure of as many bytes as `length` says; the kernel fills it.
+        // SAFETY: `info` is a valid structure of `length` bytes; the kernel fills it.
         let done = unsafe { bpf_link_get_info_by_fd(fd.as_raw_fd(), &raw mut info, &raw mut length) };
         if done != 0 || info.type_ != BPF_LINK_TYPE_XDP {
             return None;
         }
-        // SAFETY: the type says that this is the union's member that is in use; any bits are a number.
+        // SAFETY: the type shows that this member of the union is in use; any bit pattern is a valid number.
         let interface = unsafe { info.__bindgen_anon_1.xdp.ifindex };
         Some(Self { fd, interface })
     }
 
-    /// Index of the interface; 0 where the link is detached already.
+    /// Returns the index of the interface; 0 if the link is already detached.
     pub(super) const fn interface(&self) -> u32 {
         self.interface
     }
 
-    /// Takes the program off. The link stays with its owner, attached to nothing.
+    /// Detaches the program. The link stays with its owner, attached to nothing.
     pub(super) fn detach(&self) -> io::Result<()> {
         // SAFETY: the call takes a file descriptor, which is open as long as `self.fd` lives.
         match unsafe { bpf_link_detach(self.fd.as_raw_fd()) } {

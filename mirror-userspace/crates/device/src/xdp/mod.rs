@@ -1,6 +1,7 @@
-//! The kernel's side as user space sees it: [`program`] loads and attaches the XDP program and reads its
-//! counters; [`policy`] keeps its tables, [`shunt`] its list of flows that nobody wants to see;
-//! [`attached`] tells what is attached to an interface already, and takes it off.
+//! User space's access to the programs in the kernel. [`program`] loads and attaches the XDP program and
+//! reads its counters; [`policy`] maintains its tables; [`shunt`] maintains the list of flows that the
+//! program counts and drops; [`attached`] finds and detaches programs that are already attached to an
+//! interface.
 
 pub mod attached;
 mod grace;

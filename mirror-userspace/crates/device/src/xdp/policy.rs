@@ -1,8 +1,8 @@
-//! The compiled policy in the kernel: replaced as a whole while the program runs, and what it counted.
+//! The compiled policy in the kernel, which is replaced as a whole while the program runs, and its counters.
 //!
-//! The tables are there twice. The program reads at the beginning of each frame which copy is in force,
-//! so the other can be written at leisure, once no frame can be left that began when it was in force; one
-//! write then switches.
+//! There are two copies of the tables. At the beginning of each frame, the program reads which copy is in
+//! force. The other copy can be written at leisure, once no frame can be left that began while it was in
+//! force; then a single write switches the copies.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -25,10 +25,10 @@ use super::program::Error;
 type TablesValue = [u64; size_of::<Tables>() / 8];
 type RowValue = [u64; size_of::<Row>() / 8];
 
-/// Update only what is not there.
+/// Inserts only if the key does not exist.
 const BPF_NOEXIST: u64 = 1;
 
-/// Why a policy is not in force. The one before still is.
+/// The reasons why a policy could not be put in force. The previous one stays in force.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
     /// It is too large.
@@ -39,7 +39,7 @@ pub enum PolicyError {
     Map(#[from] MapError),
 }
 
-/// What was counted of a rule.
+/// The counters of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleCount {
     /// The set's name.
@@ -48,25 +48,25 @@ pub struct RuleCount {
     pub rule: Option<Rule>,
     /// Its identifier, as it is in capture headers.
     pub id: u16,
-    /// Packets that it decided on.
+    /// Packets on which it decided.
     pub packets: u64,
     /// Bytes of their inner frames.
     pub bytes: u64,
 }
 
-/// What was counted of a VNI.
+/// The counters of a VNI.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VniCount {
-    /// The VNI; `None` for those that had no counters of their own, together.
+    /// The VNI; `None` for all VNIs without counters of their own together.
     pub vni: Option<Vni>,
     /// The counters, see [`vni_counter`].
     pub counters: VniCounters,
 }
 
-/// What tells a rule from others: its set's name and all that it says. `None` is the set itself.
+/// The identity of a rule: its set's name and all of its contents. `None` is the set itself.
 type Identity = (String, Option<Rule>);
 
-/// The policy's maps, and what is in them.
+/// The maps of the policy, and their contents.
 pub(super) struct PolicyMaps {
     generation_map: Array<MapData, u32>,
     tables: Array<MapData, TablesValue>,
@@ -76,15 +76,15 @@ pub(super) struct PolicyMaps {
     vni_counters: PerCpuArray<MapData, VniCounters>,
     generation: u32,
     rule_ids: HashMap<Identity, u16>,
-    /// Slots of VNIs that were given out.
+    /// The number of VNI slots in use.
     vni_slots: u32,
     policy: Policy,
-    /// Who is to know the identifiers of rules before they are in force.
+    /// The store that has to know the identifiers of rules before they are in force.
     kept: Option<Arc<KeptRules>>,
 }
 
 impl PolicyMaps {
-    /// Takes the maps of a loaded object. The program finds no frame's policy before [`Self::replace`].
+    /// Takes the maps of a loaded object. The program finds no policy before [`Self::replace`].
     pub(super) fn take(ebpf: &mut aya::Ebpf) -> Result<Self, Error> {
         let mut map = |name| ebpf.take_map(name).ok_or(Error::Missing(name));
         Ok(Self {
@@ -102,15 +102,15 @@ impl PolicyMaps {
         })
     }
 
-    /// Has the identifiers of rules told to a store: those in force now, and those of other policies before
-    /// they are.
+    /// Reports the identifiers of rules to a store: those in force now, and those of later policies before
+    /// they are in force.
     pub(super) fn tell(&mut self, kept: Arc<KeptRules>) {
         tell(&kept, &self.rule_ids);
         self.kept = Some(kept);
     }
 
-    /// Puts a policy in force. Frames are judged by the one before until the last moment, and by this one
-    /// from then on. Rules that are in both keep their counters.
+    /// Puts a policy in force. The previous policy decides on frames until the last moment, and this one from
+    /// then on. Rules that are in both keep their counters.
     pub(super) fn replace(&mut self, policy: &Policy) -> Result<(), PolicyError> {
         let generation = self.generation.wrapping_add(1).max(1);
         let mut allocator = Allocator {
@@ -152,13 +152,13 @@ impl PolicyMaps {
         Ok(())
     }
 
-    /// How many policies have been in force.
+    /// Returns the number of policies that have been in force.
     pub(super) const fn generation(&self) -> u32 {
         self.generation
     }
 
-    /// What was counted of each rule in force, in the order in which they are tried, set by set; of each
-    /// set last what no rule matched.
+    /// Returns the counters of each rule in force, in the order in which the rules are tried, set by set; the
+    /// last of each set counts the packets that no rule matched.
     pub(super) fn rule_counts(&self) -> Result<Vec<RuleCount>, MapError> {
         let mut counts = Vec::new();
         for set in &self.policy.sets {
@@ -173,7 +173,7 @@ impl PolicyMaps {
         Ok(counts)
     }
 
-    /// What was counted under an identifier by all CPUs.
+    /// Returns the counters of an identifier, summed over all CPUs.
     fn rule_count(&self, id: u16) -> Result<RuleCounters, MapError> {
         let mut sum = RuleCounters::default();
         for one_cpu in self.rule_counters.get(&id.into(), 0)?.iter() {
@@ -183,7 +183,7 @@ impl PolicyMaps {
         Ok(sum)
     }
 
-    /// Says what was counted of the rules that are not in force any more: nobody can ask later.
+    /// Logs the counters of rules that are no longer in force, since they cannot be read later.
     fn tell_of_gone(&self, in_force: &HashMap<Identity, u16>) {
         if !tracing::enabled!(tracing::Level::INFO) {
             return;
@@ -193,23 +193,23 @@ impl PolicyMaps {
         if gone.is_empty() {
             return;
         }
-        // Frames that are being judged by them still are counted, too.
+        // Frames on which the old rules are still deciding are counted, too.
         grace::wait();
         gone.sort_unstable_by_key(|(_, id)| **id);
         for ((set, rule), id) in gone {
             let Ok([packets, bytes]) = self.rule_count(*id) else { continue };
             let Some(rule) = rule else {
-                tracing::info!("set {set} is in force no longer: no rule of it had {packets} packets");
+                tracing::info!("set {set} is no longer in force: {packets} packets matched no rule of it");
                 continue;
             };
             let number = rule.number;
             tracing::info!(
-                "rule {number} of set {set} is in force no longer: it had {packets} packets, {bytes} bytes"
+                "rule {number} of set {set} is no longer in force: it counted {packets} packets, {bytes} bytes"
             );
         }
     }
 
-    /// What was counted of each VNI that is known, in ascending order, and at the end of all others.
+    /// Returns the counters of each known VNI, in ascending order, followed by those of all others.
     pub(super) fn vni_counts(&self) -> Result<Vec<VniCount>, MapError> {
         let mut slots: Vec<(u32, u32)> = self.vnis.iter().collect::<Result<_, _>>()?;
         slots.sort_unstable();
@@ -232,7 +232,7 @@ impl PolicyMaps {
     }
 }
 
-/// Tells a store which identifiers rules have.
+/// Reports the identifiers of rules to a store.
 fn tell(kept: &KeptRules, ids: &HashMap<Identity, u16>) {
     for ((set, rule), &id) in ids {
         if let Some(rule) = rule {
@@ -246,10 +246,10 @@ fn zeros() -> Result<PerCpuValues<RuleCounters>, MapError> {
     Ok(PerCpuValues::try_from(vec![RuleCounters::default(); cpus])?)
 }
 
-/// Gives rules and VNIs their places in the kernel's counters.
+/// Assigns rules and VNIs their places in the kernel's counters.
 struct Allocator<'a> {
     in_force: &'a HashMap<Identity, u16>,
-    /// Identifiers that cannot be given to a new rule.
+    /// Identifiers that cannot be assigned to a new rule.
     taken: HashSet<u16>,
     rule_ids: HashMap<Identity, u16>,
     last_id: u16,
@@ -259,7 +259,7 @@ struct Allocator<'a> {
 }
 
 impl Allocator<'_> {
-    /// An identifier that nothing in force has. There are always some, since a policy has room for less
+    /// Returns an identifier that nothing in force has. There is always one, since a policy has room for less
     /// than half of them.
     fn free_id(&mut self) -> u16 {
         loop {
@@ -270,7 +270,7 @@ impl Allocator<'_> {
         }
     }
 
-    /// The slot of a VNI that the program knows of, having learned it or been told.
+    /// Returns the slot of a VNI that the program has learned or was given.
     fn known(&self, vni: Vni) -> Result<Option<u32>, MapError> {
         match self.vnis.get(&vni.get(), 0) {
             Ok(slot) => Ok(Some(slot)),
@@ -290,7 +290,7 @@ impl Allocator<'_> {
         let slot = *self.vni_slots;
         match self.vnis.insert(vni.get(), slot, BPF_NOEXIST) {
             Ok(()) => Ok(Some(slot)),
-            // Learned in this very moment, or refused.
+            // The program has learned the VNI in this very moment, or the kernel refused.
             Err(error) => self.known(vni)?.map_or(Err(error), |slot| Ok(Some(slot))),
         }
     }

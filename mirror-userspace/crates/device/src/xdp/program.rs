@@ -1,5 +1,5 @@
-//! The capture program: loaded from the object inside this binary, attached to one interface, its maps
-//! behind types.
+//! The capture program: loaded from the object inside this binary, attached to one interface, with typed
+//! access to its maps.
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -23,8 +23,8 @@ use crate::Mode;
 /// The name of the program in the object, and in the kernel's list of programs.
 pub const PROGRAM_NAME: &str = "capture";
 
-/// What the program tells of single frames, by way of the kernel's ring buffer. The verifier removes
-/// what is not asked for.
+/// The single frames that the program logs, by the kernel's ring buffer. The verifier removes the code of
+/// disabled messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogLevel {
     /// Nothing.
@@ -37,7 +37,7 @@ pub enum LogLevel {
 }
 
 impl LogLevel {
-    /// The number that `aya-log` compares with: [`aya_log::Level`], 0 for none.
+    /// Returns the number that `aya-log` compares with: [`aya_log::Level`], or 0 for none.
     const fn number(self) -> u8 {
         match self {
             Self::Off => 0,
@@ -47,20 +47,20 @@ impl LogLevel {
     }
 }
 
-/// What is fixed when the program is loaded.
+/// The parameters that are fixed when the program is loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// UDP destination ports of mirror traffic.
     pub ports: Ports,
-    /// Seed of the flow hash. Secret, so that nobody can craft flows that collide.
+    /// Seed of the flow hash. It is secret, so that flows that collide cannot be crafted.
     pub hash_seed: u64,
-    /// What to tell of single frames.
+    /// The single frames to log.
     pub log: LogLevel,
-    /// How many queues the interface has.
+    /// The number of queues of the interface.
     pub queues: u32,
-    /// How many sockets each queue has.
+    /// The number of sockets of each queue.
     pub sockets_per_queue: u32,
-    /// Flows that can be shunted at once.
+    /// The most flows that are shunted at a time.
     pub max_shunted: u32,
 }
 
@@ -77,28 +77,32 @@ impl Default for Options {
     }
 }
 
-/// Bytes of the table of the last decisions, over all CPUs, and of one entry.
+/// Bytes of the table of the last decisions over all CPUs, and bytes of one entry.
 const MEMO_BYTES: usize = 64 << 20;
 const MEMO_ENTRY: usize = 128;
-/// The least and the most entries that a CPU has, as powers of two.
+/// The fewest and the most entries of a CPU, as powers of two.
 const MEMO_BITS: std::ops::RangeInclusive<u32> = 12..=16;
 
-/// How many entries each of so many CPUs has, as a power of two.
+/// Returns the number of entries of each of this many CPUs, as a power of two.
 fn memo_bits(cpus: usize) -> u32 {
     let bits = (MEMO_BYTES / MEMO_ENTRY / cpus.max(1)).checked_ilog2().unwrap_or_default();
     bits.clamp(*MEMO_BITS.start(), *MEMO_BITS.end())
 }
 
-/// Why the program could not be loaded or used.
+/// The XDP mode of a program on an interface.
+    /// In the driver, before the kernel allocates an `sk_buff` for the frame.
+    /// In the network stack: works on any interface, but is slower.
+    /// Returns its name in messages and on the command line.
+/// The reasons why the program could not be loaded or used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The binary holds no eBPF object.
     #[error("this binary was built without its eBPF programs: build it with `cargo xtask build`")]
     NotBuilt,
-    /// The object is not what this code expects of it.
+    /// The object does not match this code.
     #[error("the embedded eBPF object lacks `{0}`: rebuild it with `cargo xtask build`")]
     Missing(&'static str),
-    /// The kernel did not take the object.
+    /// The kernel rejected the object.
     #[error("the kernel did not load the eBPF program")]
     Load(#[from] EbpfError),
     /// The kernel refused an operation on the program.
@@ -107,13 +111,13 @@ pub enum Error {
     /// The kernel refused an operation on a map.
     #[error(transparent)]
     Map(#[from] MapError),
-    /// The system does not say how many CPUs there are.
-    #[error("cannot tell how many CPUs there may be")]
+    /// The system does not report the number of possible CPUs.
+    #[error("cannot find out the number of possible CPUs")]
     Cpus(#[source] std::io::Error),
 }
 
 impl Error {
-    /// The system's error number, where that is what it comes down to.
+    /// Returns the system's error number at the root of the error, if there is one.
     #[must_use]
     pub fn raw_os_error(&self) -> Option<i32> {
         let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
@@ -127,25 +131,25 @@ impl Error {
     }
 }
 
-/// The counters of the program, added up over all CPUs.
+/// The counters of the program, summed over all CPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts(CounterArray);
 
 impl Counts {
-    /// How often this happened.
+    /// Returns the value of a counter.
     #[must_use]
     pub const fn get(&self, counter: Counter) -> u64 {
         self.0[counter as usize]
     }
 
-    /// What was counted since `earlier`.
+    /// Returns the increase since `earlier`.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         Self(std::array::from_fn(|index| self.0[index].wrapping_sub(earlier.0[index])))
     }
 }
 
-/// What the program did with a frame that was not received but handed to it.
+/// The result of running the program on a frame that was not received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TestRun {
     /// The action, as in `enum xdp_action` of the kernel: 1 drop, 2 pass, 4 redirect.
@@ -168,12 +172,12 @@ pub struct CaptureProgram {
 }
 
 impl CaptureProgram {
-    /// Loads the program into the kernel. It captures everything until it is given a policy.
+    /// Loads the program into the kernel. It captures everything until a policy is set.
     pub fn load(options: &Options) -> Result<Self, Error> {
         Self::load_object(crate::objects::CAPTURE, options)
     }
 
-    /// As [`CaptureProgram::load`], from an object that has the program among others.
+    /// Like [`CaptureProgram::load`], from an object that contains the program among others.
     pub fn load_object(object: &[u8], options: &Options) -> Result<Self, Error> {
         if object.is_empty() {
             return Err(Error::NotBuilt);
@@ -208,38 +212,38 @@ impl CaptureProgram {
         Ok(program)
     }
 
-    /// Puts a policy in force: from one frame to the next, without a frame that is judged by parts of two.
+    /// Puts a policy in force. No frame is judged by parts of two policies.
     pub fn set_policy(&mut self, policy: &Policy) -> Result<(), PolicyError> {
         self.policy.replace(policy)
     }
 
-    /// Has the identifiers of rules told to a store, those of other policies before they are in force.
+    /// Reports the identifiers of rules to a store; those of later policies before they are in force.
     pub fn tell_rules(&mut self, kept: Arc<KeptRules>) {
         self.policy.tell(kept);
     }
 
-    /// How many policies have been in force; the first is that of [`CaptureProgram::load`].
+    /// Returns the number of policies that have been in force; the first is that of [`CaptureProgram::load`].
     #[must_use]
     pub const fn policy_generation(&self) -> u32 {
         self.policy.generation()
     }
 
-    /// What was counted of each rule.
+    /// Returns the counters of each rule.
     pub fn rule_counts(&self) -> Result<Vec<RuleCount>, Error> {
         Ok(self.policy.rule_counts()?)
     }
 
-    /// What was counted of each VNI.
+    /// Returns the counters of each VNI.
     pub fn vni_counts(&self) -> Result<Vec<VniCount>, Error> {
         Ok(self.policy.vni_counts()?)
     }
 
-    /// The part of the shunted flows that worker number `worker` of `workers` decides on.
+    /// Returns the part of the table of shunted flows that belongs to worker `worker` of `workers`.
     pub fn shunter(&self, worker: u32, workers: u32) -> Result<Shunter, Error> {
         self.shunts.part(worker, workers)
     }
 
-    /// All of the loaded object, where it has more than the capture program and its maps.
+    /// Returns the whole loaded object, for objects that contain more than the capture program and its maps.
     pub const fn object_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
@@ -254,8 +258,8 @@ impl CaptureProgram {
         Ok(program.try_into()?)
     }
 
-    /// Attaches the program to the interface with this index. The kernel takes it off again when the
-    /// process ends, however that comes about.
+    /// Attaches the program to the interface with this index. The kernel detaches it when the process ends,
+    /// however it ends.
     pub fn attach(&mut self, interface: u32, mode: Mode) -> Result<(), Error> {
         let mode = match mode {
             Mode::Native => XdpMode::Driver,
@@ -265,7 +269,7 @@ impl CaptureProgram {
         Ok(())
     }
 
-    /// Takes the program off the interface. Frames that are just passing through may still be counted.
+    /// Detaches the program from the interface. Frames in transit through it may still be counted.
     pub fn detach(&mut self) -> Result<(), Error> {
         if let Some(link) = self.link.take() {
             self.xdp_mut()?.detach(link)?;
@@ -273,19 +277,19 @@ impl CaptureProgram {
         Ok(())
     }
 
-    /// Makes the program hand the frames of a queue to this `AF_XDP` socket, the first where there are
+    /// Makes the program redirect the frames of a queue to this `AF_XDP` socket, the first one if there are
     /// several.
     pub fn set_socket(&mut self, queue: u32, socket: RawFd) -> Result<(), Error> {
         self.set_socket_of_several(queue, 0, socket)
     }
 
-    /// Makes the program hand those frames of a queue to this `AF_XDP` socket whose flows fall to the
-    /// socket of this number.
+    /// Makes the program redirect the frames of a queue to this `AF_XDP` socket if their flows are assigned
+    /// to the socket of this number.
     pub fn set_socket_of_several(&mut self, queue: u32, number: u32, socket: RawFd) -> Result<(), Error> {
         Ok(self.sockets.set(queue * self.sockets_per_queue + number, socket, 0)?)
     }
 
-    /// The counters as they stand.
+    /// Returns the current counters.
     pub fn counts(&self) -> Result<Counts, Error> {
         let mut sum = CounterArray::default();
         for one_cpu in self.counters.get(&0, 0)?.iter() {
@@ -296,30 +300,30 @@ impl CaptureProgram {
         Ok(Counts(sum))
     }
 
-    /// Identifier of the loaded program.
+    /// Returns the identifier of the loaded program.
     pub fn id(&self) -> Result<u32, Error> {
         Ok(self.xdp()?.info()?.id())
     }
 
-    /// How many instructions the verifier went through; the kernel gives up at one million.
+    /// Returns the number of instructions that the verifier processed; it gives up at one million.
     pub fn verified_instructions(&self) -> Result<Option<u32>, Error> {
         Ok(self.xdp()?.info()?.verified_instruction_count())
     }
 
-    /// The reader of what the program tells of single frames; writes to the [`log`] facade.
+    /// Returns the reader of the program's messages about single frames, which writes to the [`log`] facade.
     ///
     /// [`log`]: https://docs.rs/log
     pub fn logger(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>, aya_log::Error> {
         aya_log::EbpfLogger::init(&mut self.ebpf)
     }
 
-    /// Runs the program `repeat` times on one frame by `BPF_PROG_TEST_RUN`, as if received by queue 0 of
-    /// the loopback interface. From the second time on it sees what it has written itself.
+    /// Runs the program `repeat` times on one frame by `BPF_PROG_TEST_RUN`, as if received by queue 0 of the
+    /// loopback interface. From the second run on, the program sees the frame as the previous run left it.
     pub fn test_run(&self, frame: &[u8], repeat: u32) -> Result<TestRun, Error> {
         self.run(TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() })
     }
 
-    /// As [`CaptureProgram::test_run`], with only the first `linear` bytes of the frame in its first
+    /// Like [`CaptureProgram::test_run`], with only the first `linear` bytes of the frame in its first
     /// buffer. Needs Linux 6.18.
     pub fn test_run_split(&self, frame: &[u8], linear: u32) -> Result<TestRun, Error> {
         // `struct xdp_md`: data, data_end, data_meta, and the interface and queues, of which 0 are the
@@ -330,7 +334,7 @@ impl CaptureProgram {
     }
 
     fn run(&self, options: TestRunOptions<'_>) -> Result<TestRun, Error> {
-        // The program may put its header in front of what was there.
+        // The program may put its header in front of the frame.
         let mut out = vec![0; options.data_in.map_or(0, <[u8]>::len) + capture::LEN];
         let result = self.xdp()?.test_run(TestRunOptions { data_out: Some(&mut out), ..options })?;
         out.truncate(result.data_size_out as usize);

@@ -1,11 +1,11 @@
-//! Flows that user space no longer wants to see. The program counts their packets and drops them; only
-//! what ends a TCP connection still comes up.
+//! Flows that user space no longer needs. The program counts their packets and drops them; only packets that
+//! end a TCP connection still reach user space.
 //!
-//! Each worker decides on a part of the table of its own, without locks: [`Shunter`]. The table is bounded;
-//! where it is full, the flow goes that had no packet for the longest, and is seen again.
+//! Each worker manages its own part of the table without locks: [`Shunter`]. The table is bounded; if it is
+//! full, the flow that has been idle the longest is removed, and user space sees it again.
 //!
-//! Counts are exact. A flow's counters are read for the last time when no program can be running any more
-//! that found the flow in the table: [`COOLING`] after it was taken out. Until then nobody else gets them.
+//! Counts are exact. A flow's counters are read for the last time when no program that found the flow in the
+//! table can still be running: [`COOLING`] after its removal. Until then, the counters are not reused.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
@@ -18,11 +18,11 @@ use mirror_xdp_common::hash::FlowHash;
 
 use super::program::Error;
 
-/// So long after a flow was taken out its counters are read, in nanoseconds. A program takes microseconds,
-/// and nothing but the machine's own standstill interrupts it.
+/// The time from the removal of a flow until its counters are read, in nanoseconds. A program takes
+/// microseconds, and only a standstill of the whole machine interrupts it.
 pub const COOLING: u64 = 1_000_000_000;
 
-/// The kernel's maps, from which each worker gets its part.
+/// The kernel's maps, of which each worker gets its part.
 pub(super) struct ShuntMaps {
     table: MapData,
     counters: MapData,
@@ -31,7 +31,7 @@ pub(super) struct ShuntMaps {
 }
 
 impl ShuntMaps {
-    /// Takes the maps of a loaded object, which have room for `max` flows.
+    /// Takes the maps of a loaded object, which hold at most `max` flows.
     pub(super) fn take(ebpf: &mut aya::Ebpf, max: u32) -> Result<Self, Error> {
         let mut map = |name| ebpf.take_map(name).ok_or(Error::Missing(name));
         let (Map::HashMap(table), Map::Array(counters), Map::Array(generations)) =
@@ -42,7 +42,7 @@ impl ShuntMaps {
         Ok(Self { table, counters, generations, max })
     }
 
-    /// The part of worker number `worker` of `workers`.
+    /// Returns the part of worker `worker` of `workers`.
     pub(super) fn part(&self, worker: u32, workers: u32) -> Result<Shunter, Error> {
         let share = self.max / workers.max(1);
         let first = share * worker;
@@ -56,43 +56,48 @@ impl ShuntMaps {
             reserve: share / 8,
             by_use: BTreeSet::new(),
             cooling: VecDeque::new(),
-            // Different from what any other worker writes.
+            // Differs from the stamps of all other workers.
             stamp: (worker % 255 + 1) << 24,
             ahead: 0,
         })
     }
 }
 
-/// A second handle of a map.
+/// Duplicates the handle of a map.
 fn again(map: &MapData) -> Result<MapData, MapError> {
     MapData::from_fd(map.fd().as_fd().try_clone_to_owned().map_err(MapError::IoError)?)
 }
 
+/// The counters of one direction of a shunted flow.
+    /// Packets that user space did not see.
+    /// Bytes of those packets on the wire.
+    /// The time of the last of them; the time of shunting if there was none.
+    /// Makes the identifier of the flow at a place of its worker's part.
 #[derive(Debug)]
 struct Entry {
     keys: [ShuntKey; 2],
     group: u32,
-    /// When the flow was known to be in use.
+    /// The last known time at which the flow was in use.
     used: u64,
 }
 
-/// One worker's part of the table. Times are nanoseconds of the worker's clock.
+/// One worker's part of the table. Times are in nanoseconds of the worker's clock.
 pub struct Shunter {
     table: HashMap<MapData, ShuntKey, u32>,
     counters: Array<MapData, ShuntCounters>,
     generations: Array<MapData, u32>,
-    /// Place of this part in the kernel's counters, in flows.
+    /// The place of this part in the kernel's counters, in flows.
     first: u32,
     entries: Vec<Option<Entry>>,
     free: Vec<u32>,
-    /// How many places are kept free while flows that were taken out cool down.
+    /// The number of places that are kept free for removed flows that cool down.
     reserve: u32,
     /// The flows in the table, the least recently used first; a flow may have been used since.
     by_use: BTreeSet<(u64, ShuntId)>,
-    /// Flows that were taken out, and when they have cooled down.
+    /// Removed flows, with the times at which they have cooled down.
     cooling: VecDeque<(u64, ShuntId)>,
     stamp: u32,
-    /// How far the worker's clock is ahead of the program's, `CLOCK_MONOTONIC`.
+    /// Nanoseconds by which the worker's clock is ahead of the program's, `CLOCK_MONOTONIC`.
     ahead: u64,
 }
 
@@ -106,13 +111,13 @@ impl fmt::Debug for Shunter {
 }
 
 impl Shunter {
-    /// Sets how far the worker's clock is ahead of `CLOCK_MONOTONIC`, in nanoseconds.
+    /// Sets the nanoseconds by which the worker's clock is ahead of `CLOCK_MONOTONIC`.
     pub fn set_clock(&mut self, ahead: u64) {
         self.ahead = ahead;
     }
 
-    /// Shunts a flow, whose two directions have these keys. `None` where there is no room, since many were
-    /// taken out just now.
+    /// Shunts a flow, whose two directions have these keys. Returns `None` if there is no room because many
+    /// flows were removed just now.
     pub fn shunt(
         &mut self,
         keys: [ShuntKey; 2],
@@ -135,7 +140,7 @@ impl Shunter {
         Ok(Some(id))
     }
 
-    /// What was counted so far, of each direction.
+    /// Returns the counters so far, of each direction.
     pub fn counted(&self, id: ShuntId) -> Result<[Shunted; 2], MapError> {
         let [first, second] = self.places(id);
         let counted = |[packets, bytes, last]: ShuntCounters| Shunted {
@@ -146,8 +151,8 @@ impl Shunter {
         Ok([counted(self.counters.get(&first, 0)?), counted(self.counters.get(&second, 0)?)])
     }
 
-    /// Takes a flow out, if it is in the table still; its packets come up again. What was counted is told
-    /// by [`Shunter::cooled`].
+    /// Removes a flow, if it is still in the table; user space sees its packets again. [`Shunter::cooled`]
+    /// returns the final counters.
     pub fn release(&mut self, id: ShuntId, now: u64) -> Result<(), MapError> {
         let Some(entry) = self.entries.get_mut(id.place()).and_then(Option::take) else { return Ok(()) };
         self.by_use.remove(&(entry.used, id));
@@ -162,7 +167,8 @@ impl Shunter {
         Ok(())
     }
 
-    /// A flow that was taken out long enough ago, with its final counts; also one that had to make room.
+    /// Returns a removed flow that has cooled down, with its final counters. Flows that were removed to make
+    /// room are included.
     pub fn cooled(&mut self, now: u64) -> Result<Option<(ShuntId, [Shunted; 2])>, MapError> {
         let Some(&(_, id)) = self.cooling.front().filter(|(ready, _)| *ready <= now) else {
             return Ok(None);
@@ -173,26 +179,26 @@ impl Shunter {
         Ok(Some((id, counted)))
     }
 
-    /// How many flows are in the table.
+    /// Returns the number of flows in the table.
     #[must_use]
     pub fn len(&self) -> usize {
         self.by_use.len()
     }
 
-    /// Whether no flow is in the table.
+    /// Returns whether no flow is in the table.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_use.is_empty()
     }
 
-    /// Takes out the flow that had no packet for the longest.
+    /// Removes the flow that has been idle the longest.
     fn evict(&mut self, now: u64) -> Result<(), MapError> {
         while let Some(&(noted, id)) = self.by_use.first() {
             let used = self.counted(id)?.iter().map(|way| way.last).fold(noted, u64::max);
             if used == noted {
                 return self.release(id, now);
             }
-            // It was used since that was noted: its turn comes later.
+            // It was used since it was entered here, so its turn comes later.
             self.by_use.remove(&(noted, id));
             self.by_use.insert((used, id));
             if let Some(entry) = &mut self.entries[id.place()] {
@@ -202,14 +208,14 @@ impl Shunter {
         Ok(())
     }
 
-    /// Has the program forget what it remembers of the flows of a group.
+    /// Makes the program forget its decisions on the flows of a group.
     fn announce(&mut self, group: u32) -> Result<(), MapError> {
         let counter = self.stamp.wrapping_add(1) & 0x00ff_ffff;
         self.stamp = self.stamp & 0xff00_0000 | counter;
         self.generations.set(group, self.stamp, 0)
     }
 
-    /// The places of a flow's two directions in the kernel's counters.
+    /// Returns the places of a flow's two directions in the kernel's counters.
     const fn places(&self, id: ShuntId) -> [u32; 2] {
         let first = 2 * (self.first + id.place() as u32);
         [first, first + 1]

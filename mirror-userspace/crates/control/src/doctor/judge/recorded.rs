@@ -1,4 +1,5 @@
-//! NICs of EC2 as their drivers answer: the bytes of each answer, read by what reads them off the wire, and judged.
+//! NICs of EC2 by the recorded answers of their drivers: production code parses the bytes of each answer, and
+//! the result is judged.
 
 use mirror_device::nic::losses::select;
 use mirror_device::nic::recorded::{
@@ -11,14 +12,14 @@ use super::*;
 const OF_KERNEL: &str = include_str!("ena-of-kernel.txt");
 const OF_AMAZON: &str = include_str!("ena-2.17.txt");
 
-/// The answer with this name.
+/// Returns the answer with this name.
 fn answer(recording: &str, name: &str) -> Vec<u8> {
     let line = recording.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap();
     let digits = line.as_bytes().chunks(2).map(|digits| std::str::from_utf8(digits).unwrap());
     digits.map(|digits| u8::from_str_radix(digits, 16).unwrap()).collect()
 }
 
-/// What is found of the NIC of a recording, on a machine where everything else is as it should be.
+/// Returns the facts about the NIC of a recording, on a machine that is otherwise in order.
 fn facts(recording: &str) -> Facts {
     let answer = |name| answer(recording, name);
     let counters = statistics(&answer("strings"), &answer("stats"));
@@ -68,12 +69,12 @@ fn an_ena_that_was_prepared_is_fine() {
     assert_eq!(check(&checks, "xdp").found, "native, redirect, zero-copy, frames of several buffers");
     assert!(check(&checks, "rss").found.contains("4 of 4 queues, 32 to 32 each"));
     let feature = |name: &str| facts.features.iter().find(|feature| feature.name == name).unwrap();
-    // As netlink tells them: on and changeable, off and changeable, on for good.
+    // As netlink reports them: on and changeable, off and changeable, on and fixed.
     let told = ["rx-gro", "rx-lro", "highdma"].map(|name| (feature(name).active, feature(name).changeable));
     assert_eq!(told, [(true, true), (false, true), (true, false)]);
 }
 
-/// The key that the doctor sets is one with which every queue is reached.
+/// With the key that the doctor sets, every queue is reached.
 #[test]
 fn the_key_that_mends_a_recorded_one_is_of_full_rank() {
     let mut facts = facts(OF_KERNEL);

@@ -1,4 +1,4 @@
-//! NICs that are not at hand, as they answer elsewhere, and what is to be said of them.
+//! NICs that are not at hand, by their answers elsewhere, and the expected judgement.
 
 use mirror_device::nic::ioctl::Driver;
 use mirror_device::nic::losses::{Counters, select};
@@ -10,7 +10,7 @@ use crate::doctor::{Attached, HugePages, Machine, Numa};
 
 const RELEASE: &str = "6.8.0-1024-aws";
 
-/// ENA with everything as it should be, on a machine with four CPUs.
+/// ENA in perfect order, on a machine with four CPUs.
 pub(super) fn ena() -> Facts {
     let rss = Rss {
         key: vec![0x5a; 40],
@@ -78,7 +78,7 @@ fn losses(counters: &[(&str, u64)]) -> Counters {
     select("ena", &counters, &[])
 }
 
-/// The one check that is not fine.
+/// Returns the single check that is not fine.
 fn only(facts: &Facts) -> Check {
     let mut checks = judge(facts);
     checks.retain(|check| check.state != State::Fine);
@@ -86,7 +86,7 @@ fn only(facts: &Facts) -> Check {
     checks.remove(0)
 }
 
-/// What is said where something about ENA is changed: check, state, command.
+/// Returns the verdict after a change to the facts about ENA: check, state, command.
 fn said(change: impl FnOnce(&mut Facts)) -> (&'static str, State, Option<String>) {
     let mut facts = ena();
     change(&mut facts);
@@ -137,7 +137,7 @@ fn each_setting_that_is_wrong_has_its_command() {
     );
 }
 
-/// Which CPUs the doctor has the interrupts of two queues taken by, where workers are given some.
+/// The CPUs to which the doctor moves the interrupts of two queues, with CPUs given to workers.
 #[test]
 fn interrupts_are_kept_off_the_cpus_of_workers() {
     let moved = |workers: &[usize], taken_by: [u32; 2]| {
@@ -157,10 +157,10 @@ fn interrupts_are_kept_off_the_cpus_of_workers() {
     assert_eq!(moved(&[2, 3], [1, 1]), to(["0", "1"]), "two CPUs are free for them");
     assert_eq!(moved(&[1, 2, 3], [0, 3]), to(["0", "0"]), "one is free");
     assert_eq!(moved(&[1, 2, 3], [0, 0]), None);
-    // Where workers have all CPUs, a queue is received on one of theirs, each on another.
+    // If workers have all CPUs, each queue is received on the CPU of a worker, a different one for each.
     assert_eq!(moved(&[3, 2, 1, 0], [0, 0]), to(["3", "2"]));
     assert_eq!(moved(&[3, 2, 1, 0], [3, 2]), None);
-    // Where the capture chooses, it takes those that are left.
+    // If the capture chooses, it takes the CPUs that are left.
     assert_eq!(moved(&[], [0, 1]), None);
 }
 
@@ -239,7 +239,7 @@ fn a_hash_that_is_not_known_is_not_judged() {
     }
 }
 
-/// Driver, MTU, channels, and what is to be said.
+/// Driver, MTU, channels, and the expected judgement.
 #[test]
 fn the_drivers_of_ena_have_their_limits() {
     let facts = |version: &str, mtu, queues, cpus| {
@@ -255,7 +255,7 @@ fn the_drivers_of_ena_have_their_limits() {
     };
     let names = |checks: &[Check]| checks.iter().map(|check| check.check).collect::<Vec<_>>();
 
-    // The kernel's own: half of the channels, MTU up to 3498.
+    // The driver of the kernel tree: half of the channels, MTU up to 3498.
     let checks = facts(RELEASE, 3600, 8, 8);
     assert_eq!(names(&checks), ["driver", "mtu", "channels"]);
     assert_eq!(checks[2].fix.as_deref(), Some("ethtool -L ens6 combined 4"));
@@ -292,7 +292,7 @@ fn a_veth_with_one_queue_says_what_it_was_made_with() {
     facts.channels = Some(Channels { rx: Setting { current: 1, maximum: 4 }, ..Channels::default() });
     assert_eq!(only(&facts).fix.as_deref(), Some("ethtool -L ens6 rx 4"));
 
-    // Its peer sends by more queues than it receives by: no XDP in the driver, however few the CPUs are.
+    // Its peer sends by more queues than it receives by: no XDP in the driver, even with few CPUs.
     facts.xdp = Some(XdpFeatures::new(0, 0));
     facts.machine.cpus = vec![0];
     let checks = judge(&facts);

@@ -1,9 +1,9 @@
-//! The engine `kernel`: the kernel's own packet generator, where its module is loaded. It makes UDP datagrams
-//! only, and knows nothing of mirror sessions; so each session is a VXLAN interface (`tunnel`), which the
-//! datagrams are given to as the inner frames.
+//! The engine `kernel`: the kernel's own packet generator, if its module is loaded. It makes only UDP
+//! datagrams and knows nothing of mirror sessions. Each session is therefore a VXLAN interface (`tunnel`), to
+//! which the datagrams are given as inner frames.
 //!
-//! It is driven by writing words into files (`Documentation/networking/pktgen.rst`): a thread a core, to which
-//! interfaces are added, and a file for each of these.
+//! It is controlled by commands written into files (`Documentation/networking/pktgen.rst`): there is one
+//! thread per core, to which interfaces are added, and one file for each of these.
 
 mod tunnel;
 
@@ -22,49 +22,49 @@ use self::tunnel::Tunnels;
 use super::envelope::{Macs, overhead};
 use super::{Engine, Envelope, Error, Go, LISTEN, Options, Progress, Ranges, Rate, Target, Traffic};
 
-/// Where the kernel has it, for the network namespace of the calling thread.
+/// The directory of its files, for the network namespace of the calling thread.
 const DIRECTORY: &str = "/proc/thread-self/net/pktgen";
 
-/// Sessions at once: an interface each.
+/// The most sessions at a time; each has an interface.
 const MAX_SESSIONS: u64 = 64;
-/// The longest time between two frames of an interface, in nanoseconds: as many digits are read.
+/// The longest time between two frames of an interface, in nanoseconds: the kernel reads this many digits.
 const MAX_DELAY: f64 = 9_999_999_999.0;
-/// This time means forever.
+/// The kernel takes this delay as forever.
 const FOREVER: u64 = 0x7fff_ffff;
 
-/// Clients, from here on, and the server and ports of the datagrams.
+/// The first client address, and the server of the datagrams.
 const CLIENTS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const SERVER: Ipv4Addr = Ipv4Addr::new(11, 0, 0, 1);
 const PORTS: [u16; 2] = [20_000, 9];
 /// Hardware addresses of the inner frames.
 const INNER: Macs = Macs { source: [2, 0, 0, 0, 1, 1], destination: [2, 0, 0, 0, 1, 2] };
 
-/// The generator, and the interfaces that it is given.
+/// The generator with its interfaces.
 pub(super) struct Kernel<'a> {
     files: Files,
     plan: Plan,
-    /// Sent by earlier calls.
+    /// The progress of earlier calls.
     sent: Progress,
     _tunnels: Option<Tunnels<'a>>,
 }
 
-/// What to send.
+/// The plan of a run.
 #[derive(Clone, Debug, PartialEq)]
 struct Plan {
-    /// The interfaces that frames are spread over.
+    /// The interfaces over which frames are spread.
     interfaces: Vec<String>,
-    /// Bytes of the frames, as the generator makes them, and how often each occurs.
+    /// Bytes of the frames, as the generator makes them, with the number of times that each size occurs.
     sizes: Vec<(u16, u32)>,
-    /// Bytes that are added to each.
+    /// Bytes that the encapsulation adds to each frame.
     overhead: usize,
     flows: u32,
-    /// Nanoseconds from a frame of an interface to the next.
+    /// Nanoseconds from one frame of an interface to the next.
     delay: u64,
     macs: Macs,
 }
 
 impl<'a> Kernel<'a> {
-    /// Sees whether the generator is there and can do what is asked for, and makes the interfaces for it.
+    /// Checks that the generator is loaded and supports the options, and makes the interfaces for it.
     pub(super) fn open(
         runtime: &'a tokio::runtime::Runtime,
         options: &Options,
@@ -87,7 +87,7 @@ impl<'a> Kernel<'a> {
     }
 }
 
-/// Says no to what the generator cannot do, before anything else is looked at.
+/// Rejects options that the generator does not support, before any other check.
 pub(super) fn check(options: &Options) -> Result<(), Error> {
     let sessions = options.vnis.as_ref().map_or(1, Ranges::count);
     let wrong = [
@@ -116,14 +116,14 @@ fn vnis(asked: Option<&Ranges<Vni>>) -> Vec<Vni> {
 }
 
 impl Plan {
-    /// What the options ask for, but for the interfaces.
+    /// Makes the plan for the options, without the interfaces.
     fn new(options: &Options, target: &Target, max_frame: usize) -> Result<Self, Error> {
         let Traffic::Synthetic { sizes, flows } = &options.traffic else {
             return Err(Error::KernelCannot("replay captures"));
         };
         let overhead = overhead(options.envelope, target.destination.is_ipv6());
         let mut counted: Vec<(u16, u32)> = Vec::new();
-        // Those that were too long were refused already, where they are not to be cut.
+        // Frames that are too long were already rejected, unless they are to be truncated.
         for size in sizes.iter().map(|&size| usize::from(size).min(max_frame.saturating_sub(overhead)) as u16)
         {
             match counted.iter_mut().find(|(other, _)| *other == size) {
@@ -166,7 +166,7 @@ impl Plan {
         Ok(if delay == FOREVER { delay + 1 } else { delay })
     }
 
-    /// What is written for one of the interfaces, which is to send so many frames; 0 is no end.
+    /// Returns the commands for one of the interfaces, which is to send `frames` frames; 0 means no end.
     fn commands(&self, frames: u64) -> Vec<String> {
         let last = Ipv4Addr::from_bits(CLIENTS.to_bits() + self.flows.saturating_sub(1));
         let Self { delay, .. } = self;
@@ -179,7 +179,7 @@ impl Plan {
             }
         };
         vec![
-            // Each frame is another: their addresses differ.
+            // Each frame is a new one, because the addresses differ.
             "clone_skb 0".to_owned(),
             format!("count {frames}"),
             format!("delay {delay}"),
@@ -197,12 +197,12 @@ impl Plan {
         ]
     }
 
-    /// How many frames each interface has of `frames` in all; nothing for those that have none.
+    /// Returns the share of each interface in `frames` frames, without the interfaces that have none.
     fn shares(&self, frames: u64) -> Vec<(&str, u64)> {
         let count = self.interfaces.len().max(1) as u64;
         let share = |index: u64| if frames == u64::MAX { 0 } else { (frames + count - 1 - index) / count };
         let shares = (0..).zip(&self.interfaces).map(|(index, name)| (name.as_str(), share(index)));
-        // No frames would mean no end.
+        // A count of 0 would mean no end.
         shares.filter(|&(_, share)| share > 0 || frames == u64::MAX).collect()
     }
 }
@@ -211,11 +211,11 @@ fn mac(bytes: [u8; 6]) -> String {
     bytes.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// The generator's files.
+/// The files of the generator.
 #[derive(Debug)]
 struct Files {
     directory: PathBuf,
-    /// The thread that sends, which is that of a core.
+    /// The thread that sends, which belongs to a core.
     thread: String,
 }
 
@@ -245,7 +245,7 @@ impl Files {
         fs::read_to_string(self.directory.join(file)).map_err(failed)
     }
 
-    /// Hands a command over; the kernel takes one with each write.
+    /// Writes a command; the kernel takes one with each write.
     fn write(&self, file: &str, command: &str) -> Result<(), Error> {
         let write = || -> io::Result<()> {
             let mut file = OpenOptions::new().append(true).open(self.directory.join(file))?;
@@ -260,23 +260,23 @@ impl Files {
         })
     }
 
-    /// What an interface has sent since it was started.
+    /// Returns the frames and bytes that an interface has sent since it was started.
     fn progress(&self, interface: &str, overhead: usize) -> Result<Progress, Error> {
         Ok(progress(&self.read(interface)?, overhead))
     }
 }
 
 fn failed(error: io::Error) -> Error {
-    Error::kernel("cannot read what the kernel's pktgen says")(error)
+    Error::kernel("cannot read the state of the kernel's pktgen")(error)
 }
 
-/// The first core that this thread may run on: the generator's thread there is used.
+/// Returns the first core that this thread may run on; the generator's thread of that core is used.
 fn core() -> usize {
     let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
     (0..CpuSet::count()).find(|&core| set.is_set(core).unwrap_or(false)).unwrap_or_default()
 }
 
-/// Reads the file of an interface.
+/// Parses the file of an interface.
 fn progress(text: &str, overhead: usize) -> Progress {
     let behind = |name: &str| text.split_once(name).map(|(_, rest)| rest);
     let number = |name: &str| -> Option<u64> { behind(name)?.split_whitespace().next()?.parse().ok() };
@@ -287,7 +287,7 @@ fn progress(text: &str, overhead: usize) -> Progress {
             |(size, count): (&str, &str)| Some(size.parse::<u64>().ok()? * count.parse::<u64>().ok()?);
         pairs.filter_map(bytes).sum()
     });
-    // The size is that of every frame, where they are not mixed.
+    // Without mixed sizes, the size applies to every frame.
     let bytes = mixed.unwrap_or_else(|| frames * number("min_pkt_size:").unwrap_or_default());
     Progress { frames, bytes: bytes + frames * overhead as u64 }
 }
@@ -313,7 +313,7 @@ impl Engine for Kernel<'_> {
                 Ok::<_, Error>(Progress { frames: sum.frames + frames, bytes: sum.bytes + bytes })
             })
         };
-        // The one who writes this waits until all is sent.
+        // The write of this command returns only when all frames are sent.
         thread::scope(|scope| {
             let start = scope.spawn(|| files.write("pgctrl", "start"));
             let mut outcome = Ok(());
@@ -335,7 +335,7 @@ impl Engine for Kernel<'_> {
 
 impl Drop for Kernel<'_> {
     fn drop(&mut self) {
-        // Nobody could do more about it where that fails.
+        // Nothing more can be done if this fails.
         let _ = self.files.write(&self.files.thread, "rem_device_all");
     }
 }
@@ -355,7 +355,7 @@ mod tests {
         }
     }
 
-    /// A directory that stands for the kernel's, with files that keep what is written to them.
+    /// A directory that replaces the kernel's, with files that keep what is written to them.
     struct Fake {
         directory: tempfile::TempDir,
     }
@@ -377,7 +377,7 @@ mod tests {
             Kernel { files, plan, sent: Progress::default(), _tunnels: None }
         }
 
-        /// What was written to a file behind what it said.
+        /// Returns the text written to a file after its initial contents.
         fn written(&self, name: &str) -> Vec<String> {
             let text = fs::read_to_string(self.directory.path().join(name)).unwrap();
             let behind = text.lines().skip_while(|line| !line.starts_with("Result:")).skip(1);
@@ -438,7 +438,7 @@ Result: OK: 12(c11+d0) usec, 3 (60byte,0frags)
         let delay = |rate, interfaces| plan.delay(rate, interfaces).unwrap();
         assert_eq!((delay(Rate::Max, 1), delay(Rate::Max, 2)), (0, 1));
         assert_eq!((delay(Rate::Frames(1000.0), 1), delay(Rate::Frames(1000.0), 4)), (1_000_000, 4_000_000));
-        // 110 bytes with the envelope.
+        // 110 bytes with the encapsulation.
         assert_eq!(delay(Rate::Bits(880_000.0), 1), 1_000_000);
         assert!(plan.delay(Rate::Frames(0.01), 1).is_err());
         assert_ne!(delay(Rate::Frames(1e9 / 2_147_483_647.0), 1), FOREVER);

@@ -1,4 +1,4 @@
-//! VXLAN interfaces that put the envelope of a mirror session around what is sent by them: one for each
+//! VXLAN interfaces that encapsulate the frames sent by them as those of a mirror session: one for each
 //! session, for as long as the generator runs.
 
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use crate::pktgen::{Error, Target};
 
 const CANNOT_MAKE: &str = "the kernel makes no VXLAN interface for its pktgen to send by";
 
-/// The interfaces; they are gone when this goes.
+/// The interfaces; dropping this deletes them.
 pub(super) struct Tunnels<'a> {
     runtime: &'a Runtime,
     links: Handle,
@@ -21,7 +21,7 @@ pub(super) struct Tunnels<'a> {
 }
 
 impl<'a> Tunnels<'a> {
-    /// Makes them, over `interface`.
+    /// Makes the interfaces, over `interface`.
     pub(super) fn make(
         runtime: &'a Runtime,
         interface: &Interface,
@@ -34,7 +34,7 @@ impl<'a> Tunnels<'a> {
         runtime.spawn(connection);
         let mut tunnels = Self { runtime, links, names: Vec::new() };
         for (index, &vni) in vnis.iter().enumerate() {
-            // Fifteen bytes at most.
+            // At most fifteen bytes.
             let name = format!("pg{}-{index}", std::process::id());
             tunnels.add(&name, interface.index, target, port, vni)?;
         }
@@ -60,7 +60,7 @@ impl<'a> Tunnels<'a> {
         let made = runtime.block_on(links.link().add(link.build()).execute());
         made.map_err(Error::kernel(CANNOT_MAKE))?;
         names.push(name.to_owned());
-        // It would send frames of its own; a kernel without IPv6 has no such file.
+        // With IPv6, the interface would send frames of its own. A kernel without IPv6 has no such file.
         let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
         let up = LinkUnspec::new_with_name(name).up().build();
         runtime.block_on(links.link().change(up).execute()).map_err(Error::kernel(CANNOT_MAKE))
@@ -76,7 +76,8 @@ impl Drop for Tunnels<'_> {
         use futures_util::TryStreamExt as _;
         let Self { runtime, links, names } = self;
         for name in names {
-            // What is gone already need not be deleted, and nobody could do more where that fails.
+            // An interface that is gone already need not be deleted, and nothing more can be done if the
+            // deletion fails.
             let gone = async {
                 let link = links.link().get().match_name(&*name).execute().try_next().await?;
                 match link {

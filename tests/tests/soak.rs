@@ -5,7 +5,6 @@
 //! under the full load of a generator, with ever new flows and a table that is always full; its rules are
 //! replaced every second. Its memory must not grow. The other is stopped or killed, and started again every
 //! few seconds under traffic. Each account of both must be exact.
-//! and started again every few seconds under traffic. Each account of both has to be exact.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::fs::{self, OpenOptions};

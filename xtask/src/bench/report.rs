@@ -282,8 +282,8 @@ impl Report {
         if let Some(disk) = &self.disk {
             writeln!(
                 text,
-                "\n## disk\n\nBytes a second of frames that are captured and written to the disk without loss; \
-                 for `dd oflag=direct`, bytes written.\n"
+                "\n## disk\n\nBytes a second of frames that are captured and written to the disk without \
+                 loss; for `dd oflag=direct`, bytes written.\n"
             )?;
             writeln!(text, "| | bytes/s | × dd |\n| --- | ---: | ---: |")?;
             for (name, rate) in disk.rows() {
@@ -309,10 +309,10 @@ impl Report {
         if let Some(growth) = &self.growth {
             writeln!(
                 text,
-                "\n## growth\n\nNanoseconds that a packet of a known flow takes on its worker's core, by the \
-                 number of flows of one VNI, by the number of VNIs that 10,000 flows are spread over, and by the \
-                 number of workers with 10,000 flows each. Each queue has a worker of its own. For rules, see \
-                 program.\n"
+                "\n## growth\n\nNanoseconds that a packet of a known flow takes on its worker's core, by \
+                 the number of flows of one VNI, by the number of VNIs that 10,000 flows are spread over, and \
+                 by the number of workers with 10,000 flows each. Each queue has a worker of its own. For \
+                 rules, see program.\n"
             )?;
             writeln!(text, "| | | ns |\n| ---: | --- | ---: |")?;
             for Growth { of, count, ns } in growth {
@@ -323,8 +323,8 @@ impl Report {
         if let Some(hand_over) = &self.hand_over {
             writeln!(
                 text,
-                "\nNanoseconds of CPU time that a packet takes in two workers together, with 10,000 flows each, \
-                 by the share of frames that belong to the other worker.\n\n\
+                "\nNanoseconds of CPU time that a packet takes in two workers together, with 10,000 flows \
+                 each, by the share of frames that belong to the other worker.\n\n\
                  | handed over | ns a packet |\n| ---: | ---: |"
             )?;
             for HandOver { percent, ns } in hand_over {

@@ -38,7 +38,7 @@ const PASSES: u64 = 20;
 /// Frames of the capture for the comparison with Suricata.
 const PEER_FRAMES: usize = 600_000;
 const PEER_FRAMES_QUICK: usize = 300_000;
-/// How many times the capture repeats the corpus.
+/// The number of rounds of the corpus in the capture.
 const CORPUS_ROUNDS: u64 = 10;
 const CORPUS_ROUNDS_QUICK: u64 = 5;
 

@@ -21,7 +21,7 @@ await() {
 carrier() { [ "$(cat /sys/class/net/$1/carrier 2>/dev/null)" = 1 ]; }
 ready() { grep -q '^capturing on' /tmp/said || ! kill -0 $capture; }
 
-# Prepares a case: if that fails, the results of the case mean nothing.
+# Runs ethtool to prepare a case, and marks failures: the results of a case without its preparation mean nothing.
 ethtool() { command ethtool "$@" || echo "::unprepared ethtool $*"; }
 
 # pair IF PEER: sets the interface that captures, the one that sends to it, and the hardware address of the

@@ -1,4 +1,4 @@
-//! First bytes of a conversation, to be recognised.
+//! Protocol detection by the first bytes of a conversation.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

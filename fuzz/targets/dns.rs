@@ -1,4 +1,4 @@
-//! Messages of DNS, and what is written of them.
+//! DNS messages, and the records written for them.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

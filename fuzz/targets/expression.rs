@@ -1,5 +1,5 @@
-//! Filter expressions, run on frames where they are taken. Words that libpcap could take for the names of
-//! hosts, which it would look up, are left out.
+//! Filter expressions, applied to frames if they are valid. Words that libpcap could take for host names,
+//! which it would resolve, are removed.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -8,9 +8,9 @@ use mirror_userspace::worker::{FrameInfo, Mirror};
 use mirror_xdp_common::hash::FlowHash;
 use mirror_xdp_common::{Address, Vni};
 
-/// Expressions that are longer take libpcap longer.
+/// The longest expression, in bytes: libpcap takes longer for longer ones.
 const MAX: usize = 200;
-/// Words with letters that an expression may have.
+/// Words with letters that are allowed in an expression.
 const WORDS: [&str; 34] = [
     "and",
     "or",
@@ -48,7 +48,7 @@ const WORDS: [&str; 34] = [
     "ff:ff:ff:ff:ff:ff",
 ];
 
-/// A frame with a UDP datagram in it, cut off at the end of its header.
+/// A frame with a UDP datagram, cut off at the end of the UDP header.
 const FRAME: [u8; 42] = [
     2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0, 0, 28, 0, 1, 0, 0, 64, 17, 0, 0, 172, 31, 0, 1, 172,
     31, 0, 2, 0x9c, 0x40, 0, 53, 0, 8, 0, 0,

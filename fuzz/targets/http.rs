@@ -1,4 +1,4 @@
-//! Heads of HTTP/1.x, and bodies in two pieces.
+//! Heads of HTTP/1.x messages, and bodies in two pieces.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

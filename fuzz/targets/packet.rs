@@ -1,4 +1,4 @@
-//! Frames of every link layer, with all that they carry.
+//! Frames of every link layer, with the packets that they carry.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! Datagrams of QUIC of either side, and what is written of them. The first bytes of a datagram say whose
-//! it is and how long.
+//! QUIC datagrams of both sides, and the events written for them. The first bytes of a datagram are its
+//! direction and its length.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

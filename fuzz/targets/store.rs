@@ -1,5 +1,5 @@
-//! Stores that somebody has changed: read, verified, and finished by the next that writes to them. The first
-//! bytes say which of the files of which store is changed, and how; the rest are the changes.
+//! Stores with altered files: they are read, verified, and repaired by the next writer. The first bytes
+//! select the store, the file and the kind of change; the rest are the changes.
 #![no_main]
 
 use std::fs;
@@ -18,21 +18,21 @@ use mirror_xdp_common::hash::FlowHashKey;
 use mirror_xdp_common::inner::InnerHeaders;
 use mirror_xdp_common::{Address, Vni};
 
-/// A store: its files, and the key that it takes.
+/// A store: its files, its key if it is encrypted, and its settings.
 struct Form {
     files: Vec<(String, Vec<u8>)>,
     key: Option<StoreKey>,
     settings: Settings,
 }
 
-/// Where files take no disk.
+/// Makes a temporary directory, in memory if possible.
 fn directory() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
     made.expect("the directory takes files")
 }
 
-/// A datagram of a client, with so many bytes.
+/// Returns a datagram of a client, with `len` bytes of payload.
 fn frame(client: u8, len: usize) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0, 0, 0, 0, 1, 0, 0, 64, 17, 0, 0];
     frame[16..18].copy_from_slice(&(28 + len as u16).to_be_bytes());
@@ -85,12 +85,12 @@ fn form(compression: Option<i32>, encrypted: bool) -> Form {
     Form { files, key, settings }
 }
 
-/// Whether a file is a segment, whole or not.
+/// Returns whether a file is a segment, finished or not.
 fn is_segment(name: &str) -> bool {
     name.contains(".pcapng") && !name.ends_with(".idx")
 }
 
-/// Changes a file's bytes as `how` says.
+/// Changes a file's bytes in the way that `how` selects.
 fn change(name: &str, how: u8, bytes: &mut Vec<u8>, changes: &[u8]) {
     match how % 3 {
         0 => *bytes = changes.to_vec(),
@@ -104,7 +104,7 @@ fn change(name: &str, how: u8, bytes: &mut Vec<u8>, changes: &[u8]) {
         }
         _ => bytes.truncate(changes.len()),
     }
-    // An index whose checksum is wrong is not looked into.
+    // The checksum of a changed index is corrected, because an index with a wrong one is not parsed.
     if name.ends_with(".idx")
         && how & 0x80 != 0
         && let Some(content) = bytes.len().checked_sub(4)
@@ -123,7 +123,7 @@ fuzz_target!(|bytes: &[u8]| {
     });
     let Some(([which, file, how], changes)) = bytes.split_first_chunk() else { return };
     let form = &forms[usize::from(which % 4)];
-    // As a writer leaves it that was killed.
+    // The state left by a writer that was killed.
     let unfinished = which & 0x80 != 0;
     let home = directory();
     for (number, (name, content)) in form.files.iter().enumerate() {

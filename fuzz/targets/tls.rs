@@ -1,5 +1,5 @@
-//! Handshakes of TLS in pieces of either side, and what is written of them. The first byte of a piece says
-//! whose it is and how long.
+//! TLS handshakes in pieces of both sides, and the events written for them. The first byte of a piece is its
+//! direction and its length.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

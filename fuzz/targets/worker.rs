@@ -1,5 +1,5 @@
-//! The whole worker: frames as they come, to records as they are written. The first bytes of a frame say
-//! how long it is, how much time passes, and by which mirror session it comes.
+//! The whole worker, from frames to records. The first bytes of a frame are its length, the time that passes,
+//! and its mirror session.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -11,7 +11,7 @@ use mirror_xdp_common::{Address, Vni};
 
 const SEED: u64 = 7;
 
-/// One of a few sessions, or none.
+/// Returns one of a few sessions, or none.
 fn mirror(session: u8) -> Option<Mirror> {
     let number = u32::from(session & 3);
     (number > 0).then(|| Mirror {

@@ -1,15 +1,15 @@
-//! What a packet costs in a worker, frames already in memory: nanoseconds by criterion, and what else
-//! `cargo xtask bench` asks for by the first argument:
+//! Measures the cost of a packet in a worker, with frames already in memory. Criterion measures nanoseconds;
+//! the first argument selects further measurements of `cargo xtask bench`:
 //!
-//! * `instructions STAGE PASSES` goes through a stage so many times, in a function that callgrind counts;
-//! * `memory FLOWS` prints how many bytes more are resident with so many flows than without;
-//! * `pause FLOWS` prints the most microseconds of CPU time that a new flow takes where so many are all that
-//!   there is room for, each of which makes another end;
-//! * `growth flows|VNIs|workers COUNT` prints the nanoseconds that a packet takes with so many of them;
-//! * `handed-over PERCENT` prints the nanoseconds of CPU time that a packet takes two workers which hand over
-//!   so many in a hundred to each other;
-//! * `store plain|zstd|encrypted MIB` keeps so much and prints the nanoseconds of CPU time a byte that the
-//!   threads of the packet store take, `seal` and `write`.
+//! * `instructions STAGE PASSES` runs that many passes of a stage, in a function that callgrind counts;
+//! * `memory FLOWS` prints the resident bytes that this many flows add;
+//! * `pause FLOWS` prints the most microseconds of CPU time that a new flow takes in a table that holds this
+//!   many flows and is full, so that each new flow ends another;
+//! * `growth flows|VNIs|workers COUNT` prints the nanoseconds of a packet for this many of them;
+//! * `handed-over PERCENT` prints the nanoseconds of CPU time that a packet takes in two workers that hand
+//!   this share of their frames to each other;
+//! * `store plain|zstd|encrypted MIB` stores this much and prints the nanoseconds of CPU time a byte of the
+//!   packet store's threads `seal` and `write`.
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot run is to say why and end")]
 
 use std::env;
@@ -41,35 +41,35 @@ use mirror_xdp_tests::bench::traffic::mixed;
 use mirror_xdp_tests::frames::{Flow, dns_answer, dns_query};
 use mirror_xdp_tests::tls::{client_hello, server_hello};
 
-/// Frames between two ticks of the worker, as many as a batch has.
+/// Frames between two ticks of the worker: the size of a batch.
 const BATCH: usize = 64;
 /// 2023-11-14, in nanoseconds.
 const EPOCH: u64 = 1_700_000_000_000_000_000;
 
-/// What is measured.
+/// A stage to measure.
 #[derive(Clone, Copy)]
 enum Stage {
-    /// The inner headers and their hash.
+    /// Parsing and hashing the inner headers.
     Headers,
-    /// The decoded view.
+    /// Decoding the frame.
     View,
-    /// The whole worker, of known flows that nobody looks into any more.
+    /// The whole worker, with known flows whose analysis has ended.
     Known,
-    /// The whole worker, DNS questions and answers.
+    /// The whole worker, with DNS questions and answers.
     Dns,
-    /// The whole worker, a flow with each packet.
+    /// The whole worker, with a new flow for each packet.
     New,
-    /// The whole worker over the mix.
+    /// The whole worker, with the mix of traffic.
     Mixed,
-    /// The same while a `tail` looks on whose filter lets nothing through.
+    /// The same with a `tail` whose filter matches nothing.
     Tailed,
     /// The same with a tap, for which all frames are copied.
     Tapped,
-    /// What handing a frame over takes both workers together, without what one does with it.
+    /// The handoff of a frame, in both workers together, without its analysis.
     HandOver,
-    /// The mix, all of it kept.
+    /// The mix, with all packets stored.
     Kept,
-    /// The mix, waiting for alerts that do not come.
+    /// The mix, with all packets waiting for alerts that do not come.
     Waiting,
 }
 
@@ -104,7 +104,7 @@ impl Stage {
         }
     }
 
-    /// The store that the stage has.
+    /// Returns the settings of the stage's store, if it has one.
     fn store(self) -> Option<Settings> {
         let pre_trigger = match self {
             Self::Kept => None,
@@ -131,7 +131,7 @@ impl Stage {
         }
     }
 
-    /// What looks on: the worker's end, and the other.
+    /// Returns the stage's observer, if it has one: the worker's end and the other end.
     fn observer(self) -> Option<(Copier, Copies)> {
         let wanted = match self {
             Self::Tailed => {
@@ -141,7 +141,7 @@ impl Stage {
             Self::Tapped => Wanted::default(),
             _ => return None,
         };
-        // As much as a tap has.
+        // The size of a tap's buffer.
         Some(copy::pair(wanted, 8 << 20))
     }
 }
@@ -153,7 +153,7 @@ fn dns(host: u16) -> [Vec<u8>; 2] {
     [flow.udp(&dns_query(host, &name)), flow.reversed().udp(&answer)]
 }
 
-/// A store that does not grow without bounds.
+/// Returns settings of a store of bounded size.
 fn settings(policy: Policy) -> Settings {
     let retention = Retention { max_size: Some(1 << 30), ..Retention::default() };
     Settings { policy, retention, ..Settings::default() }
@@ -164,11 +164,11 @@ struct Bench {
     stage: Stage,
     frames: Vec<(FrameInfo, Vec<u8>)>,
     worker: Worker,
-    /// Copies of frames, on the side of who looks on.
+    /// The observer's end of the copies of frames.
     copies: Option<Copies>,
     taken: Vec<u8>,
     peers: (Peer<usize>, Peer<usize>),
-    /// Packets so far.
+    /// The number of packets so far.
     count: u64,
     _store: Option<Store>,
     _sink: Sink,
@@ -179,7 +179,7 @@ impl Bench {
     fn new(stage: Stage, frames: Vec<Vec<u8>>, max_flows: usize) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let sink = Sink::open(directory.path()).unwrap();
-        // Lost records cost nothing to write: it is the worker that is measured.
+        // Writing lost records costs nothing: only the worker is measured.
         let mut worker =
             Worker::new(WorkerConfig { max_flows, ..WorkerConfig::default() }, sink.producer(Overflow::Lose));
         let store = stage.store().map(|settings| {
@@ -192,7 +192,7 @@ impl Bench {
         if let Some((copier, other_end)) = stage.observer() {
             let mailbox = Arc::new(Mailbox::default());
             let observer: Box<dyn Observer> = Box::new(copier);
-            // The worker has it for good.
+            // The worker keeps the observer for good.
             std::mem::forget(Workers::new([Arc::clone(&mailbox)]).subscribe([observer]).unwrap());
             mailbox.collect(worker.observers());
             copies = Some(other_end);
@@ -209,7 +209,7 @@ impl Bench {
             _sink: sink,
             _directory: directory,
         };
-        // Until memory is touched and flows are known.
+        // Passes until memory is touched and flows are known.
         for _ in 0..2 {
             bench.pass();
             bench.take();
@@ -217,7 +217,7 @@ impl Bench {
         bench
     }
 
-    /// What another thread does: takes the copies, so that there is room again. All of them were made.
+    /// Does the work of another thread: takes the copies, to make room, and asserts that all were made.
     fn take(&mut self) {
         if let Some(copies) = &mut self.copies {
             self.taken.clear();
@@ -226,7 +226,7 @@ impl Bench {
         }
     }
 
-    /// Each frame once. Out of line, so that callgrind can tell it from what comes before.
+    /// Passes each frame once. Out of line, so that callgrind can separate it from the preparation.
     #[inline(never)]
     fn pass(&mut self) {
         for index in 0..self.frames.len() {
@@ -271,7 +271,7 @@ impl Bench {
 }
 
 impl Bench {
-    /// Lends a buffer, and where that is the last of a batch has all of them taken and brought back.
+    /// Lends a buffer; after the last one of a batch, the other side takes and returns all of them.
     fn hand_over(&mut self, buffer: usize) {
         let (one, other) = &mut self.peers;
         assert!(one.lend(&[buffer]), "everything has come back");
@@ -286,21 +286,21 @@ impl Bench {
     }
 }
 
-/// Two workers that hand frames over to each other, each on a thread of its own.
+/// Two workers that hand frames to each other, each on a thread of its own.
 struct Exchange {
-    /// Frames of a hundred that are the other's.
+    /// The share of frames that belong to the other worker, in percent.
     percent: u64,
-    /// How many of the two have received all that they are to receive.
+    /// The number of workers that have received all their frames.
     done: AtomicUsize,
 }
 
 impl Exchange {
     const FRAMES: usize = 10_000;
     const PACKETS: u64 = 3_000_000;
-    /// As between two queues with rings of the default size.
+    /// The size between two queues with rings of the default size.
     const ROOM: usize = 8192;
 
-    /// Nanoseconds of CPU time a packet.
+    /// Returns the nanoseconds of CPU time a packet.
     fn measure(percent: u64) -> f64 {
         let this = Self { percent, done: AtomicUsize::new(0) };
         let (one, other) = Peer::pair(Self::ROOM);
@@ -311,9 +311,10 @@ impl Exchange {
         (one + other).as_nanos() as f64 / (2 * Self::PACKETS) as f64
     }
 
-    /// Does a worker's part; its CPU time.
+    /// Does the work of one worker; returns its CPU time.
     fn work(&self, mut peer: Peer<usize>) -> Duration {
-        // The same flows on both sides: what is handed over belongs to one that the other has as well.
+        // Both workers have the same flows: a frame handed over belongs to a flow that the other worker has
+        // too.
         let frames = (0..Self::FRAMES as u16).map(|port| Flow::v4(10_000 + port, 9).udp(&[0; 200])).collect();
         let mut bench = Bench::new(Stage::Known, frames, WorkerConfig::default().max_flows);
         let mut analyse = |buffer: usize| {
@@ -330,7 +331,8 @@ impl Exchange {
                 if received % 100 >= self.percent {
                     analyse(buffer);
                 } else if !peer.lend(&[buffer]) {
-                    // Losing is cheap, and no measure: where the other has no core just now, it is waited for.
+                    // Losing a frame is cheap and would distort the result, so this waits if the other worker
+                    // has no core now.
                     break;
                 }
                 received += 1;
@@ -347,7 +349,7 @@ impl Exchange {
                 self.done.fetch_add(1, Ordering::Release);
             }
             if idle {
-                // What waiting takes is not what handing over takes.
+                // Sleeping excludes the time of waiting from the cost of handoffs.
                 std::thread::sleep(Duration::from_micros(100));
             }
         }
@@ -360,7 +362,7 @@ fn info(frame: &[u8]) -> FrameInfo {
     FrameInfo { flow_hash: hash, original_len: frame.len() as u32, ..session(1) }
 }
 
-/// What is known of a frame of a session.
+/// Returns the information about a frame of a session.
 fn session(vni: u32) -> FrameInfo {
     let mirror = Mirror {
         vni: Vni::new(vni).unwrap(),
@@ -377,14 +379,14 @@ fn session(vni: u32) -> FrameInfo {
     }
 }
 
-/// Bytes of this process in memory.
+/// Returns the resident bytes of this process.
 fn resident() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
 }
 
-/// A worker that keeps so many flows, and its resident memory without them and with them.
+/// Returns a worker with this many flows, and the resident bytes that they add.
 fn with_flows(flows: u64) -> (Bench, u64) {
     let before = resident();
     let mut bench = Bench::new(Stage::New, Stage::New.frames(), flows as usize + 16);
@@ -394,11 +396,11 @@ fn with_flows(flows: u64) -> (Bench, u64) {
     (bench, resident() - before)
 }
 
-/// A worker whose table is full; how long the longest of many new flows took it, its tick included.
+/// Returns the longest time that a new flow takes, with its tick, in a worker whose table is full.
 fn pause(flows: u64) -> Duration {
     const NEW: usize = 300_000;
     let mut bench = Bench::new(Stage::New, Stage::New.frames(), flows as usize);
-    // Twice, so that memory is touched and all of the first are gone.
+    // Twice, so that memory is touched and all of the first flows are gone.
     for _ in 0..2 * flows {
         bench.pass();
     }
@@ -412,19 +414,19 @@ fn pause(flows: u64) -> Duration {
     longest
 }
 
-/// How many flows a worker has, over how many sessions they are spread.
+/// The number of flows of a worker, and of the sessions that they are spread over.
 #[derive(Clone, Copy)]
 struct Spread {
     flows: u64,
     vnis: u64,
 }
 
-/// Flows where they are not what grows.
+/// The number of flows where another quantity grows.
 const FLOWS: u64 = 10_000;
 
 impl Spread {
-    /// Nanoseconds of this thread's core that a packet of one of the flows takes, in no order that a cache could
-    /// follow.
+    /// Returns the nanoseconds of this thread's CPU time that a packet of one of the flows takes, in an order
+    /// that caches cannot predict.
     fn packet(self) -> f64 {
         const ROUNDS: usize = 7;
         const PACKETS: u64 = 200_000;
@@ -455,7 +457,8 @@ impl Spread {
     }
 }
 
-/// Nanoseconds of CPU time a byte of their segments that a store's threads take, of packets of the mix.
+/// Returns the nanoseconds of CPU time that each thread of a store takes for a byte of the segments, with
+/// packets of the mix.
 fn store(form: &str, bytes: u64) -> Vec<(String, f64)> {
     let directory = tempfile::tempdir().unwrap();
     let sink = Sink::open(directory.path()).unwrap();
@@ -478,7 +481,7 @@ fn store(form: &str, bytes: u64) -> Vec<(String, f64)> {
         }
         worker.tick(EPOCH);
     }
-    // All but what is on its way, which there is memory for.
+    // All bytes except those still in memory on their way to the disk.
     let written = worker.counters().store.unwrap().written_bytes as f64;
     let mut times = Vec::new();
     for task in fs::read_dir("/proc/self/task").unwrap() {
@@ -494,7 +497,7 @@ fn store(form: &str, bytes: u64) -> Vec<(String, f64)> {
     times
 }
 
-/// Time that this thread has had a core.
+/// Returns the CPU time of this thread.
 fn thread_time() -> Duration {
     use nix::time::{ClockId, clock_gettime};
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
@@ -542,13 +545,13 @@ fn main() {
     }
 }
 
-/// What callgrind counts.
+/// The function that callgrind counts.
 #[inline(never)]
 fn measured(bench: &mut Bench) {
     bench.pass();
 }
 
-/// The parsers alone, of a message each.
+/// Measures the parsers alone, with one message each.
 fn parsers(criterion: &mut Criterion) {
     let answer = dns_answer(7, "host7.example.com", [192, 0, 2, 1].into());
     let request =
@@ -595,7 +598,7 @@ fn parsers(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The client's Initial packet of RFC 9001, A.2.
+/// Returns the client's Initial packet of RFC 9001, A.2.
 fn quic_initial() -> Vec<u8> {
     let text = include_str!("../crates/protocols/src/quic/rfc9001-client-initial.hex").replace('\n', "");
     let digit = |byte: &u8| char::from(*byte).to_digit(16).unwrap() as u8;

@@ -1,5 +1,5 @@
-//! An analyzer of your own, beside those that are built in: says who sends mail, in events of the kind
-//! `mail`. It takes `mirror-xdp`'s command line, so it runs over captures and live:
+//! A user's own analyzer beside the built-in ones: it writes the senders of mail to events of the kind
+//! `mail`. It takes `mirror-xdp`'s command line, so it runs on captures and live:
 //!
 //! ```console
 //! $ cargo run --example mail_senders -- read capture.pcap
@@ -13,13 +13,13 @@ use mirror_userspace::protocol::detect::AppProto;
 use mirror_userspace::record::EventType;
 use serde::Serialize;
 
-/// What is particular to the event.
+/// The fields particular to the event.
 #[derive(Serialize)]
 struct Mail<'a> {
     from: &'a str,
 }
 
-/// The worker packs bytes; the log's thread makes JSON of them.
+/// The worker packs bytes; the log's thread converts them to JSON.
 static MAIL: EventType =
     EventType::new("mail", |bytes, lines| lines.line(&Mail { from: &String::from_utf8_lossy(bytes) }));
 
@@ -40,7 +40,7 @@ impl Analyzer for MailSenders {
             }
             used += line.len();
         }
-        // What is behind the last whole line comes again, with more behind it.
+        // The bytes after the last whole line come again, followed by more.
         Use::Used(used)
     }
 }

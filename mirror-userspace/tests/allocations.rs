@@ -1,5 +1,5 @@
-//! The packet path takes no memory once it has seen what its traffic needs: whatever comes after, buffers
-//! and states go from flow to flow.
+//! The packet path allocates no memory once it has seen the demand of its traffic: afterwards buffers and
+//! states pass from flow to flow.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use etherparse::{PacketBuilder, TcpHeader};
@@ -25,8 +25,8 @@ fn udp(ports: [u16; 2], from_client: bool, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The segments of a connection to `port` in which both sides say these in turns, with its handshake and
-/// its end.
+/// Returns the segments of a connection in which both sides send these payloads in turn, with handshake and
+/// end.
 fn tcp(ports: [u16; 2], turns: &[(bool, &[u8])]) -> Vec<Vec<u8>> {
     let mut next = [1000_u32, 5000];
     let mut segment = |from_client: bool, flags: &str, payload: &[u8]| {
@@ -48,7 +48,7 @@ fn tcp(ports: [u16; 2], turns: &[(bool, &[u8])]) -> Vec<Vec<u8>> {
     };
     let mut frames = vec![segment(true, "S", &[]), segment(false, "SA", &[]), segment(true, "A", &[])];
     for &(from_client, text) in turns {
-        // In two segments, the second in front of the first.
+        // In two segments, the second before the first.
         let (first, second) = text.split_at(text.len() / 2);
         let [first, second] = [first, second].map(|half| segment(from_client, "A", half));
         frames.extend([second, first]);
@@ -57,7 +57,7 @@ fn tcp(ports: [u16; 2], turns: &[(bool, &[u8])]) -> Vec<Vec<u8>> {
     frames
 }
 
-/// What flows of the kinds that are analyzed carry. The client's port tells them from earlier ones.
+/// Returns traffic of flows of all analysed kinds. The client's port distinguishes them from earlier ones.
 fn traffic(client_port: u16) -> Vec<Vec<u8>> {
     const QUERY: &[u8] =
         b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x07example\x00\x00\x01\x00\x01";
@@ -66,7 +66,7 @@ fn traffic(client_port: u16) -> Vec<Vec<u8>> {
     const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: a.example\r\nUser-Agent: test\r\n\r\n";
     const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello";
     const SSH: [&[u8]; 2] = [b"SSH-2.0-client\r\n", b"SSH-2.0-server\r\n"];
-    // A hello without extensions.
+    // A ClientHello without extensions.
     let hello = [&[22, 3, 1, 0, 45, 1, 0, 0, 41, 3, 3][..], &[7; 32], &[0, 0, 2, 0, 47, 1, 0]].concat();
     let initial = [&[0xc3, 0, 0, 0, 1, 8][..], &[5; 8], &[0, 0, 0x44, 0xb0], &[9; 1200]].concat();
     let mut frames = vec![
@@ -114,7 +114,7 @@ fn traffic_like_that_before_takes_no_memory() {
     let needed = allocation_counter::measure(|| run(before));
     let mut taken = (0, 0);
     for rounds in measured.chunks(10) {
-        // A reader of files waits where the log is behind, and waiting takes memory once.
+        // Reading files waits when the log is behind, and the first wait allocates memory.
         let _ = sink.flush();
         let info = allocation_counter::measure(|| run(rounds));
         taken = (taken.0 + info.count_total, taken.1 + info.bytes_total);

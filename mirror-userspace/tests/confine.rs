@@ -1,4 +1,4 @@
-//! The limits of code that has taken over a thread of mirror-xdp.
+//! The limits of an attacker's code in a thread of mirror-xdp.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::fs;
@@ -14,7 +14,8 @@ use mirror_userspace::confine::{Confinement, Entered, Files, Kind};
 use mirror_xdp_tests::calls::{self, Call, Outcome};
 use mirror_xdp_tests::require;
 
-/// Runs `body` on a thread of a kind that is confined to a directory to write and one to read.
+/// Runs `body` on a confined thread of this kind, with a directory that it may write and one that it may
+/// read.
 fn confined(kind: Kind, body: impl FnOnce(&Path, &Path) + Send) {
     let (write, read) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let files = Files {
@@ -35,7 +36,7 @@ fn confined(kind: Kind, body: impl FnOnce(&Path, &Path) + Send) {
     });
 }
 
-/// Makes a call as it is, past all libraries.
+/// Makes a raw system call, without a library wrapper.
 #[expect(unsafe_code, reason = "nothing else makes any call")]
 fn make(call: &Call, outside: &Path) -> Outcome {
     let mut places = Vec::new();
@@ -45,8 +46,8 @@ fn make(call: &Call, outside: &Path) -> Outcome {
         places.push(place);
         address
     });
-    // SAFETY: what the addresses among the values point to lives until the end of this function; the calls do no
-    // harm where they are let through, see `calls::Call`.
+    // SAFETY: the memory to which addresses among the values point lives until the end of this function; the
+    // calls do no harm if they are let through, see `calls::Call`.
     let result = unsafe {
         libc::syscall(call.number, values[0], values[1], values[2], values[3], values[4], values[5])
     };
@@ -59,7 +60,7 @@ fn hostile_calls_end_in_each_kind_of_thread_as_the_threat_model_says() {
     let outside = tempfile::tempdir().unwrap();
     let table = calls::table(&Kind::ALL.map(Kind::name));
     for kind in Kind::ALL {
-        // What some kinds may do to files of others is kept from them by Landlock alone.
+        // Some kinds may make calls on files; only Landlock keeps the files of others from them.
         fs::write(outside.path().join("file"), "").unwrap();
         confined(kind, |_, _| {
             for row in &table {
@@ -120,7 +121,7 @@ fn a_thread_that_is_confined_panics_with_its_message() {
         confined(kind, |_, _| {
             let panic = std::panic::catch_unwind(|| panic!("said by {}", kind.name())).unwrap_err();
             assert_eq!(*panic.downcast::<String>().unwrap(), format!("said by {}", kind.name()));
-            // Memory is to be had as before.
+            // Allocation still works.
             assert!(vec![1_u8; 8 << 20].iter().all(|&byte| byte == 1));
         });
     }
@@ -159,7 +160,7 @@ fn abstract_sockets_of_others_are_out_of_reach() {
     let name = format!("mirror-xdp-test-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).unwrap();
     let _others = UnixDatagram::bind_addr(&address).unwrap();
-    // Has a socket already, as the thread that writes records has.
+    // The socket exists already, as in the thread that writes records.
     let socket = UnixDatagram::unbound().unwrap();
     confined(Kind::Records, |_, _| {
         assert_eq!(socket.connect_addr(&address).unwrap_err().kind(), ErrorKind::PermissionDenied);
@@ -179,12 +180,12 @@ fn no_map_is_made_but_those_at_hand_serve() {
     });
 }
 
-/// A map of one number.
+/// Creates a map of one number.
 fn new_map() -> Result<Array<MapData, u32>, MapError> {
     Array::create(1, 0)
 }
 
-/// All source files below a directory, one after the other.
+/// Returns all source files below a directory, concatenated.
 fn sources(directory: &Path) -> String {
     let mut all = String::new();
     for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
@@ -206,7 +207,7 @@ fn each_test_that_the_threat_model_names_is_there() {
     let page = fs::read_to_string(root.join("docs/security.md")).unwrap();
     let all: String =
         ["mirror-xdp-common", "mirror-userspace", "tests"].map(|part| sources(&root.join(part))).concat();
-    // Names of five words and more are those of tests.
+    // Names of five words and more are names of tests.
     let names: Vec<_> = page
         .split('`')
         .filter(|name| {

@@ -1,5 +1,5 @@
-//! The real captures of the corpus: `mirror-xdp read` gives the records that Suricata 7.0.10 gave for them,
-//! as far as the thresholds below say.
+//! The real captures of the corpus: `mirror-xdp read` writes the records that Suricata 7.0.10 writes for
+//! them, up to the thresholds below.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use std::process::Command;
 use mirror_xdp_tests::require::corpus;
 use serde_json::Value;
 
-/// Reads `capture` into the empty directory `logs`; the events.
+/// Reads `capture` into the empty directory `logs`; returns the events.
 fn read(capture: &Path, logs: &Path) -> Vec<Value> {
     let output = Command::new(env!("CARGO_BIN_EXE_mirror-xdp"))
         .args(["read", "--json", "--log-dir"])
@@ -33,7 +33,7 @@ fn events(path: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The endpoints of an event, without a direction.
+/// Returns the endpoints of an event, without a direction.
 fn endpoints(event: &Value) -> String {
     let end = |ip: &str, port: &str| format!("{} {}", event[ip], event[port]);
     let mut ends = [end("src_ip", "src_port"), end("dest_ip", "dest_port")];
@@ -66,15 +66,15 @@ fn dns(event: &Value) -> Option<String> {
     (event["event_type"] == "dns").then(|| format!("{} {fields:?} {name}", endpoints(event)))
 }
 
-/// All that is said of a DNS message.
+/// Returns all fields of a DNS message.
 fn whole_dns(event: &Value) -> Option<String> {
     let mut dns = event.get("dns")?.clone();
-    // Suricata does not measure that.
+    // Suricata does not measure the latency.
     dns.as_object_mut()?.remove("latency_ms");
     (event["event_type"] == "dns").then(|| format!("{} {dns}", endpoints(event)))
 }
 
-/// The values in the object of an event of this kind, where the first of them is there.
+/// Returns the values at these pointers in the object of an event of this kind, if the first of them exists.
 fn fields(event: &Value, kind: &str, pointers: &[&str]) -> Option<String> {
     let object = event.get(kind).filter(|_| event["event_type"] == kind)?;
     object.pointer(pointers.first()?)?;
@@ -86,7 +86,7 @@ fn http(event: &Value) -> Option<String> {
     fields(event, "http", &["/http_method", "/hostname", "/url", "/status"])
 }
 
-/// All that is said of an HTTP transaction, but how long its body is.
+/// Returns all fields of an HTTP transaction except the length of its body.
 fn whole_http(event: &Value) -> Option<String> {
     const FIELDS: [&str; 11] = [
         "/http_method",
@@ -145,14 +145,14 @@ fn quic_server(event: &Value) -> Option<String> {
     fields(event, "quic", &["/ja3s", "/extensions"])
 }
 
-/// The application protocols that analyzers are meant for.
+/// Returns the flow and its application protocol, if there is an analyzer for it.
 fn app_proto(event: &Value) -> Option<String> {
     let name = event["app_proto"].as_str().unwrap_or_default();
     let meant = ["dns", "http", "tls", "quic", "ssh"].contains(&name);
     flow(event).filter(|_| meant).map(|flow| format!("{flow} {name}"))
 }
 
-/// One thing that is compared: how, and the least recall and precision.
+/// A comparison: its key, and the least recall and precision.
 struct Measure {
     name: &'static str,
     key: fn(&Value) -> Option<String>,
@@ -239,7 +239,7 @@ fn a_capture_of_aws_traffic_mirroring_gives_its_inner_flows_with_their_vni() {
     for event in records {
         assert_eq!(event["mirror"]["vni"], 5_569_041);
     }
-    // Suricata has the flows that carried the mirrored frames, too.
+    // Suricata also records the flows that carried the mirrored frames.
     let outer = |event: &&Value| event["src_port"] != 4789 && event["dest_port"] != 4789;
     let mut measure = Measure::new("AWS", flow_and_packets, [1.0, 1.0]);
     let expected: Vec<_> = expected.iter().filter(outer).cloned().collect();

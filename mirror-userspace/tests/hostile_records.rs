@@ -1,5 +1,5 @@
-//! What an attacker sends comes to records of a bounded size: a sender of little cannot fill the disk of the log. What
-//! is left out is said.
+//! The records of an attacker's packets have a bounded size: a sender of little data cannot fill the disk of
+//! the log. Omissions are recorded.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::fs;
@@ -13,16 +13,16 @@ use mirror_xdp_common::hash::FlowHash;
 use mirror_xdp_tests::tls::{server_hello, with_len16};
 use serde_json::Value;
 
-/// Bytes of records that each byte of a packet may become.
+/// The most bytes of records for each byte of a packet.
 const PER_BYTE: usize = 20;
-/// What a packet of any length may become besides, and a flow.
+/// The most further bytes for each packet of any length, and for each flow.
 const PER_PACKET: usize = 2048;
 const PER_FLOW: usize = 8192;
 
 const CLIENT: [u8; 4] = [10, 0, 0, 1];
 const SERVER: [u8; 4] = [10, 0, 0, 2];
 
-/// Records of the frames of a flow: those of analyzers, and how many bytes they have.
+/// Returns the analyzers' records of a flow's frames, and their length in bytes.
 fn records(frames: &[Vec<u8>]) -> (Vec<Value>, usize) {
     let directory = tempfile::tempdir().unwrap();
     let sink = Sink::open(directory.path()).unwrap();
@@ -55,7 +55,7 @@ fn records(frames: &[Vec<u8>]) -> (Vec<Value>, usize) {
     (lines.collect(), bytes)
 }
 
-/// Holds what frames become to what they are; returns the records.
+/// Asserts that the records of frames are within the bounds; returns the records.
 fn bounded(name: &str, frames: &[Vec<u8>]) -> Vec<Value> {
     let (events, bytes) = records(frames);
     let came: usize = frames.iter().map(Vec::len).sum();
@@ -73,7 +73,7 @@ fn udp(ports: [u16; 2], payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The segments of a connection in which the client, and the server, say this, in turns.
+/// Returns the segments of a connection in which client and server send these payloads in turn.
 fn tcp(port: u16, turns: &[(bool, &[u8])]) -> Vec<Vec<u8>> {
     let mut next = [1000_u32, 5000];
     let mut segment = |from_client: bool, flags: &str, payload: &[u8]| {
@@ -98,13 +98,13 @@ fn tcp(port: u16, turns: &[(bool, &[u8])]) -> Vec<Vec<u8>> {
     frames
 }
 
-/// A message of DNS with these counts, from its questions on.
+/// Returns a DNS message with these counts and sections.
 fn dns(flags: u16, counts: [u16; 3], sections: &[u8]) -> Vec<u8> {
     let words = [0x1234, flags, counts[0], counts[1], counts[2], 0];
     words.into_iter().flat_map(u16::to_be_bytes).chain(sections.iter().copied()).collect()
 }
 
-/// The longest name, of these bytes.
+/// Returns the longest name, made of this byte.
 fn long_name(byte: u8) -> Vec<u8> {
     let labels = [63_u8, 63, 63, 61].into_iter();
     labels.flat_map(|len| std::iter::once(len).chain(vec![byte; len.into()])).chain([0]).collect()
@@ -112,13 +112,13 @@ fn long_name(byte: u8) -> Vec<u8> {
 
 const QUERY: u16 = 0x0100;
 const ANSWER: u16 = 0x8180;
-/// The type A, or this one, of the Internet.
+/// The type A, or the following ones, of the class Internet.
 const A: [u8; 4] = [0, 1, 0, 1];
 const CNAME: u8 = 5;
 const TXT: u8 = 16;
 const SOA: u8 = 6;
 
-/// A record about the name at offset 12.
+/// Returns a record about the name at offset 12.
 fn record(rrtype: u8, data: &[u8]) -> Vec<u8> {
     [&[0xc0, 12, 0, rrtype, 0, 1, 0, 0, 0, 60][..], &with_len16(data)].concat()
 }
@@ -136,7 +136,7 @@ fn hostile_questions_are_logged_as_far_as_their_bytes_allow() {
     }
 }
 
-/// A name can go round in circles: a few bytes are read as a thousand.
+/// Compression pointers can form a loop: a few bytes are read as a thousand.
 #[test]
 fn hostile_names_without_an_end_are_cut() {
     for byte in *b"a\x01\xff" {
@@ -153,7 +153,7 @@ fn hostile_names_without_an_end_are_cut() {
     }
 }
 
-/// A question, by which the flow is known as one of DNS.
+/// Returns a question, which marks the flow as DNS.
 fn question_first() -> Vec<u8> {
     let mut frame = Vec::new();
     let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(SERVER, CLIENT, 64).udp(40_000, 53);
@@ -181,7 +181,7 @@ fn hostile_answers_are_logged_as_far_as_their_bytes_allow() {
                 let all = usize::from(counts[1] + counts[2]);
                 let sections = [&question[..], &data.repeat(all)].concat();
                 let message = dns(ANSWER, counts, &sections);
-                // Some are refused as a whole.
+                // Some messages are refused as a whole.
                 let frame = udp([53, 40_000], &message);
                 let most = PER_BYTE * frame.len() + 2 * PER_PACKET;
                 let (events, bytes) = records(&[question_first(), frame]);
@@ -203,7 +203,7 @@ fn hostile_answers_are_logged_as_far_as_their_bytes_allow() {
     }
 }
 
-/// What is normal is written as it was: Suricata's records have the same.
+/// Ordinary messages are recorded completely, as Suricata does.
 #[test]
 fn a_long_answer_is_written_wholly() {
     let name = b"\x03www\x07example\x03com\x00";

@@ -1,4 +1,4 @@
-//! The example of an analyzer of one's own does what it says.
+//! The example of a user's own analyzer works as documented.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use mirror_xdp_tests::bench::traffic::write_pcap;
 use mirror_xdp_tests::frames::mirrored;
 use serde_json::Value;
 
-/// Cargo builds examples beside tests.
+/// Returns the path of the example, which cargo builds beside the tests.
 fn example() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let example = test.parent().unwrap().with_file_name("examples").join("mail_senders");
@@ -21,7 +21,7 @@ fn example() -> PathBuf {
     example
 }
 
-/// A connection to the port of SMTP in which both sides say these in turns.
+/// Returns a connection to the SMTP port in which both sides send these texts in turn.
 fn connection(turns: &[(bool, &str)]) -> Vec<Vec<u8>> {
     let mut next = [1000_u32, 5000];
     let opening = [(true, "", true), (false, "", true), (true, "", false)];
@@ -45,7 +45,7 @@ fn connection(turns: &[(bool, &str)]) -> Vec<Vec<u8>> {
     opening.into_iter().chain(turns).enumerate().map(frame).collect()
 }
 
-/// Two mails are sent.
+/// A dialogue in which two mails are sent.
 const MAILS: [(bool, &str); 4] = [
     (false, "220 mail.example\r\n"),
     (true, "EHLO client\r\nmail FROM:<a@exa"),
@@ -53,7 +53,7 @@ const MAILS: [(bool, &str); 4] = [
     (true, "MAIL FROM:<b@example>\r\n"),
 ];
 
-/// Holds the events of a log to what the connection was; the events that say who sent mail.
+/// Compares the events of a log with the connection; returns the events about mail.
 fn mails(events: &[Value]) -> Vec<&Value> {
     let mails = of_type(events, "mail");
     let senders: Vec<_> = mails.iter().map(|event| &event["mail"]["from"]).collect();

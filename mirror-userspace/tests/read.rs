@@ -1,4 +1,4 @@
-//! `mirror-xdp read` as a person or a script meets it: exit codes and messages.
+//! `mirror-xdp read` from the view of a person or a script: exit codes and messages.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::fs;
@@ -20,7 +20,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// A pcap file with one datagram to `port`.
+/// Returns a pcap file with one datagram to `port`.
 fn capture(payload: &[u8], port: u16) -> Vec<u8> {
     let mut frame = Vec::new();
     etherparse::PacketBuilder::ethernet2([2; 6], [4; 6])

@@ -1,11 +1,11 @@
-//! What the whole XDP program costs a packet, beside a program that counts and drops, in one run:
+//! Measures the cost of a packet in the whole XDP program, compared with a program that counts and drops:
 //! `cargo xtask bench program`. See `mirror-xdp-ebpf/src/bench`.
 //!
-//! The kernel runs a program many times on one frame (`BPF_PROG_TEST_RUN`). The capture program changes
-//! its frame, so it runs behind code that renews it. What that code costs is measured too, by having it
-//! run before the program that counts and drops, and is subtracted. All are run in turn, several times
-//! over; each figure is the median. After each run the counters have to say that every frame was captured,
-//! and was judged anew or not, as it was meant to.
+//! The kernel runs a program many times on one frame (`BPF_PROG_TEST_RUN`). The capture program changes its
+//! frame, so it runs behind code that restores the frame. The cost of that code is measured by running it
+//! before the program that counts and drops, and is subtracted. All programs run in turn, several times; each
+//! figure is the median. After each run the counters must show that every frame was captured, and that frames
+//! were judged anew or not, as the case requires.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -40,17 +40,17 @@ const SEED: u64 = 0x5eed_0f1a_57ed_c0de;
 const DROP: u32 = 1;
 const REDIRECT: u32 = 4;
 
-/// Bytes of the inner frame: longer than all headers, and every flow's.
+/// Bytes of the inner frame: longer than all headers, and the same for every flow.
 const INNER_LEN: usize = 600;
 
-/// The VNIs are 1 to this at most.
+/// The largest number of VNIs, which are 1 to this.
 const MANY_VNIS: u32 = 16_384;
-/// Flows that come one after the other where each is to be judged: many times what the memo has room for.
+/// The number of successive flows if each packet is to be judged: many times the capacity of the memo.
 const NEW_FLOWS: usize = 1 << 18;
-/// Flows of which nothing is taken care that they find a place in the memo.
+/// The number of flows of the case `Many`, which may share places of the memo.
 const MANY_FLOWS: usize = 1 << 16;
 
-/// How often everything is measured.
+/// The number of passes over all measurements.
 const PASSES: usize = 5;
 
 const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/ebpf/bench.o");
@@ -98,22 +98,22 @@ enum Outer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Encap {
     Vxlan,
-    /// As a Gateway Load Balancer has it: GENEVE with IP, UDP and VXLAN in it.
+    /// As sent by a Gateway Load Balancer: GENEVE around IP, UDP and VXLAN.
     Geneve,
 }
 
-/// What the program remembers of the packets' flows.
+/// The program's memory of the packets' flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Flows {
-    /// How the last packet was judged.
+    /// It remembers how the last packet was judged.
     Known,
-    /// Nothing.
+    /// It remembers nothing.
     New,
-    /// Whatever there is of so many flows.
+    /// It remembers part of so many flows.
     Many,
 }
 
-/// What is measured.
+/// A case to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Case {
     rules: usize,
@@ -146,7 +146,7 @@ impl Case {
         cases
     }
 
-    /// Whether the packets are those that the targets are for.
+    /// Returns whether the targets refer to packets of this case.
     fn is_plain(self) -> bool {
         let Self { vnis, outer, encap, flows, .. } = self;
         (vnis, outer, encap, flows) == (1, Outer::Ipv4, Encap::Vxlan, Flows::Known)
@@ -166,24 +166,24 @@ impl Case {
     }
 }
 
-/// The inner frames: all of one length, and to one server.
+/// Returns an inner frame; all have the same length and the same server.
 fn inner(flow: &Flow) -> Vec<u8> {
     let headers = flow.udp(b"").len();
     flow.udp(&vec![7; INNER_LEN - headers])
 }
 
-/// The network that all clients are in, and the server's port.
+/// The network of all clients, and the server's port.
 const CLIENTS: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 0);
 const SERVER_PORT: u16 = 443;
 
-/// The flow of a client.
+/// Returns the flow of a client.
 fn flow(client: u16, port: u16) -> Flow {
     let address = Ipv4Addr::from_bits(CLIENTS.to_bits() | u32::from(client));
     Flow { client: SocketAddr::from((address, port)), ..Flow::v4(0, SERVER_PORT) }
 }
 
-/// A policy of so many rules, of which the last accepts all packets that are measured, and the others do
-/// not match for one reason each, the rest of them matching. So all have to be looked at.
+/// Returns a policy of `rules` rules. The last one accepts all packets that are measured. Each of the others
+/// fails to match for one reason and matches otherwise, so all of them have to be examined.
 fn policy(rules: usize, vnis: u32) -> Result<Policy> {
     let mut policy = Policy { vnis: vec![1..=vnis], ..Policy::default() };
     if rules == 0 {
@@ -236,12 +236,12 @@ fn policy(rules: usize, vnis: u32) -> Result<Policy> {
     Ok(policy)
 }
 
-/// `Frame` of the programs: nine numbers and the outer headers as words.
+/// The `Frame` of the eBPF programs: nine numbers and the outer headers as words.
 type FrameValue = [u32; 9 + 64];
-/// `Variant` of the programs.
+/// The `Variant` of the eBPF programs.
 type VariantValue = [u32; 4];
 
-/// A part of the programs' list of variants.
+/// A range of the programs' list of variants.
 #[derive(Clone, Copy)]
 struct Variants {
     first: u32,
@@ -261,7 +261,7 @@ struct Kernel {
 const PROGRAMS: [&str; 7] =
     ["floor", "clock", "redirect", "renewed_floor", "renewed_outer", "renewed_inner", "renewed_capture"];
 
-/// Parts of the capture program, each with those before it, and what they cost.
+/// Parts of the capture program, each including those before it, and their work.
 const PARTS: [(&str, &str); 2] =
     [("renewed_outer", "outer headers read"), ("renewed_inner", "and taken off, inner ones read, hashed")];
 
@@ -285,7 +285,7 @@ impl Kernel {
             object.take_map("MEMOS").context("the object lacks MEMOS")?.try_into()?;
         let places = memos.len() as usize / cpus;
         let mut list = List { variants, next: 0, rng: Rng::new(SEED) };
-        // A flow and its packets of the other direction have a place each.
+        // A flow has a place for each direction.
         let known = (MANY_VNIS as usize).min(places / 4);
         Ok(Self {
             known: [list.known(1, 1, places)?, list.known(known, MANY_VNIS, places)?],
@@ -297,7 +297,7 @@ impl Kernel {
         })
     }
 
-    /// The flows of a case.
+    /// Returns the flows of a case.
     fn variants(&self, case: Case) -> Variants {
         match case.flows {
             Flows::Known => self.known[usize::from(case.vnis != 1)],
@@ -306,7 +306,7 @@ impl Kernel {
         }
     }
 
-    /// Has the next runs renew the frame as that of this case.
+    /// Makes the next runs restore the frame of this case; returns that frame.
     fn prepare(&mut self, case: Case) -> Result<Vec<u8>> {
         let whole = case.frame(&flow(1, 40_000));
         let inner_at = whole.len() - INNER_LEN;
@@ -335,8 +335,8 @@ impl Kernel {
         Ok(whole)
     }
 
-    /// Runs a program, and returns the verdict on the last frame, what became of that, and the time of one
-    /// run.
+    /// Runs a program. Returns the verdict on the last frame, that frame afterwards, and the nanoseconds of
+    /// one run.
     fn run(&mut self, program: &str, frame: &[u8], repeat: u32) -> Result<(u32, Vec<u8>, f64)> {
         let object = self.program.object_mut();
         let xdp: &Xdp = object.program(program).context("the object lacks a program")?.try_into()?;
@@ -347,7 +347,7 @@ impl Kernel {
             repeat,
             ..TestRunOptions::new()
         };
-        // The kernel's own measurement is in whole nanoseconds a run.
+        // The kernel itself measures whole nanoseconds a run only.
         let before = cpu_time()?;
         let result = xdp.test_run(options)?;
         let time = cpu_time()?.saturating_sub(before);
@@ -355,14 +355,14 @@ impl Kernel {
         Ok((result.return_value, out, time.as_nanos() as f64 / f64::from(repeat)))
     }
 
-    /// Runs a program, and returns the time of one run, if the verdict is as expected.
+    /// Runs a program, checks its verdict, and returns the nanoseconds of one run.
     fn run_expecting(&mut self, program: &str, expected: u32, frame: &[u8], repeat: u32) -> Result<f64> {
         let (verdict, _, time) = self.run(program, frame, repeat)?;
         ensure!(verdict == expected, "the verdict of `{program}` is {verdict}");
         Ok(time)
     }
 
-    /// Runs the capture program and makes sure that it did what is to be measured. Returns the time of one
+    /// Runs the capture program and checks that it did the work to measure. Returns the nanoseconds of one
     /// run and the share of frames that were judged.
     fn run_capture(&mut self, case: Case, frame: &[u8], repeat: u32) -> Result<(f64, f64)> {
         let before = self.program.counts()?;
@@ -374,7 +374,7 @@ impl Kernel {
             CaptureHeader::decode(&out).map_err(|error| anyhow::anyhow!("{case:?}: {error:?}"))?;
         let expected = case.frame(&flow(1, 40_000));
         let expected = &expected[expected.len() - INNER_LEN..];
-        // The source address' end and the source port differ from flow to flow.
+        // The end of the source address and the source port differ from flow to flow.
         let same = |range: std::ops::Range<usize>| inner[range.clone()] == expected[range];
         ensure!(inner.len() == INNER_LEN && same(0..28) && same(36..INNER_LEN), "{case:?}: a wrong frame");
         ensure!((1..=case.vnis).contains(&header.vni.get()), "{case:?}: VNI {}", header.vni.get());
@@ -403,7 +403,7 @@ fn check_counts(case: Case, counted: &Counts, repeat: u32) -> Result<()> {
     Ok(())
 }
 
-/// The programs' list of variants, as it is filled.
+/// The programs' list of variants while it is filled.
 struct List {
     variants: Array<MapData, VariantValue>,
     next: u32,
@@ -412,11 +412,11 @@ struct List {
 
 impl List {
     fn random_flow(&mut self) -> (u16, u16) {
-        // Neither the server itself, nor below the ports that rules name.
+        // Not the server itself, and no port below those that rules name.
         (3 + self.rng.below(65_000) as u16, 2000 + self.rng.below(63_000) as u16)
     }
 
-    /// As many flows as VNIs or fewer, no two of which share a place of the memo.
+    /// Adds at most as many flows as there are VNIs, no two of which share a place of the memo.
     fn known(&mut self, count: usize, vnis: u32, places: usize) -> Result<Variants> {
         let mut taken = vec![false; places / 2];
         let mut flows = Vec::new();
@@ -440,7 +440,7 @@ impl List {
     fn enter(&mut self, flows: &[(u16, u16)], vnis: u32) -> Result<Variants> {
         ensure!(flows.len().is_power_of_two(), "the number of flows is not a power of two");
         let first = self.next;
-        // An odd factor: all VNIs, each as often as any other, but not one after the other.
+        // An odd factor: all VNIs occur equally often, but not one after the other.
         let vni = |index: u32| 1 + index.wrapping_mul(0x9e37_79b1) % vnis;
         for (index, &(client, port)) in (0..).zip(flows) {
             let [a, b, ..] = CLIENTS.octets();
@@ -454,19 +454,19 @@ impl List {
     }
 }
 
-/// Time that this thread has had a CPU for.
+/// Returns the CPU time of this thread.
 fn cpu_time() -> Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }
 
-/// Keeps this thread on the CPU that it is on.
+/// Pins this thread to its current CPU.
 fn pin() -> Result<()> {
     let mut cpus = CpuSet::new();
     cpus.set(nix::sched::sched_getcpu()?)?;
     Ok(sched_setaffinity(Pid::from_raw(0), &cpus)?)
 }
 
-/// Times of one thing, one a pass.
+/// The times of one measurement, one for each pass.
 #[derive(Clone, Debug, Default)]
 struct Times(Vec<f64>);
 
@@ -516,7 +516,7 @@ fn measure(quick: bool) -> Result<Report> {
     let mut parts: [Times; PARTS.len()] = Default::default();
     let mut in_force = None;
     for _ in 0..PASSES {
-        // What renewing costs does not depend on the rules.
+        // The cost of restoring the frame does not depend on the rules.
         let mut renewing: HashMap<Case, f64> = HashMap::new();
         for row in &mut rows {
             let case = row.case;
@@ -561,7 +561,7 @@ fn measure(quick: bool) -> Result<Report> {
     Ok(Report { floor, clock, redirect, parts, rows, sizes })
 }
 
-/// A tenth is as much as there is to a figure.
+/// Rounds to a tenth, the precision of a figure.
 fn tenth(number: f64) -> f64 {
     (number * 10.0).round() / 10.0
 }

@@ -1,4 +1,5 @@
-//! Prints how many instructions the verifier goes through in the XDP program: `cargo xtask bench` gates it.
+//! Prints the number of instructions that the verifier processes for the XDP program; `cargo xtask bench`
+//! gates it.
 
 use mirror_userspace::datapath::program::{CaptureProgram, Options};
 

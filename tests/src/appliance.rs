@@ -1,4 +1,4 @@
-//! mirror-xdp as a test runs it: on the near end of a virtual cable, whose far end the test sends from.
+//! Runs mirror-xdp for a test, on the near end of a virtual cable. The test sends from the far end.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -17,36 +17,36 @@ use crate::netns::Namespace;
 use crate::process::{Output, Process};
 use crate::require;
 
-/// How long anything may take that ought to happen at once; generous, for machines under load.
+/// The time limit for events that ought to happen at once; generous, for machines under load.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The interface of the appliance that [`Bed`] makes.
+/// The appliance's interface in a [`Bed`].
 pub const INTERFACE: &str = "mirror0";
 
-/// The far end of its cable, which frames are sent from.
+/// The far end of its cable, from which the test sends frames.
 const FAR_INTERFACE: &str = "source0";
 
-/// Two namespaces and a cable between them: the appliance on one end, the sender of mirrored frames on
-/// the other. Nothing but the test sends on the cable: the ends have no addresses, see [`Bed::addressed`].
+/// Two namespaces and a cable between them: the appliance on one end, the sender of mirrored frames on the
+/// other. Only the test sends on the cable, because the ends have no addresses; see [`Bed::addressed`].
 #[derive(Debug)]
 pub struct Bed {
     binary: PathBuf,
-    /// Where mirror-xdp runs.
+    /// The namespace in which mirror-xdp runs.
     pub appliance: Namespace,
-    /// Where frames come from.
+    /// The namespace from which frames come.
     pub far: Namespace,
     log_dir: TempDir,
     run_dir: TempDir,
 }
 
 impl Bed {
-    /// A cable with so many queues; `None` where such tests cannot run, see [`require`].
+    /// Makes a cable with `queues` queues; `None` if such tests cannot run, see [`require`].
     #[must_use]
     pub fn new(queues: usize) -> Option<Self> {
         Self::of(require::binary, queues)
     }
 
-    /// The same for another program with mirror-xdp's command line.
+    /// As [`Bed::new`], for another program with mirror-xdp's command line.
     #[must_use]
     pub fn of(binary: impl FnOnce() -> Option<PathBuf>, queues: usize) -> Option<Self> {
         if !require::privileges() {
@@ -59,15 +59,15 @@ impl Bed {
         let (appliance, far) = (Namespace::new()?, Namespace::new()?);
         appliance.veth(INTERFACE, &far, FAR_INTERFACE, queues)?;
         for (namespace, interface) in [(&appliance, INTERFACE), (&far, FAR_INTERFACE)] {
-            // As on EC2, room for an envelope around frames of the usual size.
+            // As on EC2: room for the encapsulation of frames of the usual size.
             namespace.ip(&format!("link set {interface} mtu 3498"))?;
             namespace.up(interface)?;
         }
         Ok(Self { binary, appliance, far, log_dir: tempfile::tempdir()?, run_dir: tempfile::tempdir()? })
     }
 
-    /// Gives both ends the addresses that built frames carry, so that the hosts can talk. They then also
-    /// do of their own accord: ARP, neighbour discovery.
+    /// Gives both ends the addresses that built frames carry, so that the hosts can communicate. They then
+    /// also send on their own: ARP and neighbour discovery.
     pub fn addressed(self) -> io::Result<Self> {
         let ends = [
             (&self.appliance, INTERFACE, APPLIANCE_V4, APPLIANCE_V6),
@@ -80,25 +80,25 @@ impl Bed {
         Ok(self)
     }
 
-    /// Where records go.
+    /// Returns the directory of the records.
     #[must_use]
     pub fn log_dir(&self) -> &Path {
         self.log_dir.path()
     }
 
-    /// The control socket of what [`Bed::start`] starts.
+    /// Returns the control socket of an appliance started by [`Bed::start`].
     #[must_use]
     pub fn control(&self) -> PathBuf {
         self.run_dir.path().join("control.sock")
     }
 
-    /// Sends frames into the appliance's interface.
+    /// Returns an injector that sends frames into the appliance's interface.
     #[must_use]
     pub fn injector(&self) -> Injector {
         Injector::new(&self.far, FAR_INTERFACE).expect("the far end is there")
     }
 
-    /// The command `mirror-xdp ARGUMENTS` in the appliance's namespace.
+    /// Returns the command `mirror-xdp ARGUMENTS` in the appliance's namespace.
     #[must_use]
     pub fn command(&self, arguments: &[impl AsRef<OsStr>]) -> Command {
         let mut command = self.appliance.command(&self.binary.to_string_lossy());
@@ -106,7 +106,7 @@ impl Bed {
         command
     }
 
-    /// The command that [`Bed::start`] starts: `mirror-xdp run` with these arguments besides.
+    /// Returns the command that [`Bed::start`] starts: `mirror-xdp run` with additional arguments.
     #[must_use]
     pub fn run_command(&self, interfaces: &[&str], arguments: &[&str]) -> Command {
         let mut command = self.command(&["run", "--json"]);
@@ -117,13 +117,13 @@ impl Bed {
         command
     }
 
-    /// Starts capturing on the cable, and waits until it does.
+    /// Starts a capture on the cable, and waits until it runs.
     #[must_use]
     pub fn start(&self, arguments: &[&str]) -> Appliance {
         self.start_on(&[INTERFACE], arguments)
     }
 
-    /// Starts capturing on several interfaces, and waits until it does.
+    /// Starts a capture on several interfaces, and waits until it runs.
     #[must_use]
     pub fn start_on(&self, interfaces: &[&str], arguments: &[&str]) -> Appliance {
         let mut process =
@@ -137,14 +137,14 @@ impl Bed {
         Appliance { process, announced }
     }
 
-    /// Runs mirror-xdp where it is expected to end by itself, at once.
+    /// Runs a mirror-xdp command that is expected to end at once by itself.
     #[must_use]
     pub fn run_to_end(&self, mut command: Command) -> Output {
         let process = Process::spawn(&mut command).expect("mirror-xdp starts");
         process.wait(PATIENCE).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Captures `frames`, and stops when all have gone through the program.
+    /// Captures `frames`, and stops when all of them have gone through the program.
     #[must_use]
     pub fn capture(&self, frames: &[Vec<u8>], arguments: &[&str]) -> Report {
         let appliance = self.start(arguments);
@@ -152,7 +152,7 @@ impl Bed {
         appliance.stop()
     }
 
-    /// Sends frames, and returns when the appliance's interface has received them all.
+    /// Sends frames, and returns when the appliance's interface has received all of them.
     pub fn send(&self, frames: &[Vec<u8>]) {
         let before = self.received();
         let injector = self.injector();
@@ -162,25 +162,26 @@ impl Bed {
         self.wait_until_received(before + frames.len() as u64);
     }
 
-    /// Packets that the appliance's interface has received, XDP program included.
+    /// Returns the packets received by the appliance's interface, including those that the XDP program
+    /// dropped.
     #[must_use]
     pub fn received(&self) -> u64 {
         received(&self.appliance, INTERFACE)
     }
 
-    /// Waits until [`Bed::received`] says `packets`, or more.
+    /// Waits until [`Bed::received`] is at least `packets`.
     pub fn wait_until_received(&self, packets: u64) {
         wait_until("frames are received", || self.received() >= packets);
     }
 
-    /// The records in the appliance's `eve.json`.
+    /// Returns the records in the appliance's `eve.json`.
     #[must_use]
     pub fn records(&self) -> Vec<Value> {
         records(self.log_dir())
     }
 }
 
-/// Packets that an interface has received, as the kernel counts them.
+/// Returns the packets received by an interface, as counted by the kernel.
 #[must_use]
 pub fn received(namespace: &Namespace, interface: &str) -> u64 {
     let statistics = namespace
@@ -196,7 +197,7 @@ pub fn received(namespace: &Namespace, interface: &str) -> u64 {
         .expect("the interface is there")
 }
 
-/// Waits for something that nothing tells of: only looking again does.
+/// Polls for a condition that no event announces.
 pub fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !happened() {
@@ -205,29 +206,29 @@ pub fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
     }
 }
 
-/// A mirror-xdp that is capturing.
+/// A running capture.
 #[derive(Debug)]
 pub struct Appliance {
     process: Process,
-    /// What it said when it began, a line an interface.
+    /// Its start-up messages, one line for each interface.
     pub announced: Vec<String>,
 }
 
 impl Appliance {
-    /// Stops it as Ctrl-C does, and returns what it counted.
+    /// Stops it as Ctrl-C does, and returns its counters.
     #[must_use]
     pub fn stop(self) -> Report {
         self.stop_by(Signal::SIGINT)
     }
 
-    /// Stops it by a signal, and returns what it counted.
+    /// Stops it by a signal, and returns its counters.
     #[must_use]
     pub fn stop_by(mut self, signal: Signal) -> Report {
         self.process.signal(signal).expect("the process can be signalled");
         self.wait()
     }
 
-    /// Waits for it to stop by itself, and returns what it counted.
+    /// Waits until it stops by itself, and returns its counters.
     #[must_use]
     pub fn wait(self) -> Report {
         let output = self.process.wait(PATIENCE).unwrap_or_else(|error| panic!("{error}"));
@@ -235,28 +236,28 @@ impl Appliance {
         Report::parse(&output)
     }
 
-    /// Waits until it says a line on standard error that begins so, and returns it.
+    /// Waits for a line on standard error that begins with `prefix`, and returns it.
     pub fn wait_for_line(&mut self, prefix: &str) -> String {
         self.process.wait_for_line(prefix, PATIENCE).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Waits until it says a line on standard error that has these words in it, and returns it.
+    /// Waits for a line on standard error that contains `words`, and returns it.
     pub fn wait_for_line_with(&mut self, words: &str) -> String {
         self.process.wait_for_line_with(words, PATIENCE).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// The process's identifier.
+    /// Returns the process ID.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// Sends it a signal that does not end it.
+    /// Sends a signal that does not end the process.
     pub fn signal(&mut self, signal: Signal) {
         self.process.signal(signal).expect("the process can be signalled");
     }
 
-    /// Kills it, and returns how it ended.
+    /// Kills the process, and returns its exit status.
     #[must_use]
     pub fn kill(mut self) -> ExitStatus {
         self.process.signal(Signal::SIGKILL).expect("the process can be signalled");
@@ -264,14 +265,14 @@ impl Appliance {
     }
 }
 
-/// The JSON object that `mirror-xdp run --json` ends with.
+/// The JSON object that `mirror-xdp run --json` prints at its end.
 #[derive(Clone, Debug)]
 pub struct Report {
     json: Value,
 }
 
 impl Report {
-    /// From the output of a `mirror-xdp run --json` that has ended.
+    /// Parses the output of a `mirror-xdp run --json` that has ended.
     #[must_use]
     pub fn parse(output: &Output) -> Self {
         let json = serde_json::from_str(&output.stdout).unwrap_or_else(|error| {
@@ -280,13 +281,13 @@ impl Report {
         Self { json }
     }
 
-    /// The whole object.
+    /// Returns the whole object.
     #[must_use]
     pub fn json(&self) -> &Value {
         &self.json
     }
 
-    /// The number at a path of keys and indices such as `/interfaces/0/program/seen`.
+    /// Returns the number at a JSON pointer such as `/interfaces/0/program/seen`.
     #[must_use]
     pub fn number(&self, pointer: &str) -> u64 {
         self.json
@@ -295,38 +296,38 @@ impl Report {
             .unwrap_or_else(|| panic!("no number at {pointer} in {}", self.json))
     }
 
-    /// The list at a path.
+    /// Returns the list at a JSON pointer.
     #[must_use]
     pub fn list(&self, pointer: &str) -> &[Value] {
         let list = self.json.pointer(pointer).and_then(Value::as_array);
         list.unwrap_or_else(|| panic!("no list at {pointer} in {}", self.json))
     }
 
-    /// How long it has captured.
+    /// Returns the duration of the capture in seconds.
     #[must_use]
     pub fn seconds(&self) -> f64 {
         self.json["seconds"].as_f64().unwrap_or_else(|| panic!("no seconds in {}", self.json))
     }
 
-    /// Frames that the programs of all interfaces have seen.
+    /// Returns the frames seen by the programs of all interfaces.
     #[must_use]
     pub fn seen(&self) -> u64 {
         self.sum("/interfaces", "/program/seen")
     }
 
-    /// Frames that the programs of all interfaces have redirected.
+    /// Returns the frames redirected by the programs of all interfaces.
     #[must_use]
     pub fn redirected(&self) -> u64 {
         self.sum("/interfaces", "/program/redirected")
     }
 
-    /// Frames that went through the analysis of any worker.
+    /// Returns the frames analysed by all workers.
     #[must_use]
     pub fn analysed(&self) -> u64 {
         self.sum("/workers", "/analysed")
     }
 
-    /// Frames lost between program and workers.
+    /// Returns the frames lost between the program and the workers.
     #[must_use]
     pub fn lost(&self) -> u64 {
         let rings = self.list("/interfaces").iter().filter_map(|interface| interface["rings"].as_array());
@@ -334,8 +335,8 @@ impl Report {
         rings + self.handed_over("full")
     }
 
-    /// The counters, of those that say why a frame was passed or dropped, that are not zero, summed over
-    /// all interfaces; by name.
+    /// Returns the counters of passed, dropped and shunted frames that are not zero, summed over all
+    /// interfaces, by name.
     #[must_use]
     pub fn reasons(&self) -> Vec<(String, u64)> {
         let mut reasons = std::collections::BTreeMap::new();
@@ -350,8 +351,8 @@ impl Report {
         reasons.into_iter().filter(|(_, count)| *count != 0).collect()
     }
 
-    /// Asserts that every frame is accounted for: computed here from the counters, and as the product
-    /// itself has computed it.
+    /// Asserts that every frame is accounted for, both by the sums computed here and by the product's own
+    /// `unaccounted`.
     #[track_caller]
     pub fn assert_conserved(&self) {
         let mut delivered = 0;
@@ -386,13 +387,13 @@ impl Report {
         assert_eq!(self.number("/unaccounted"), 0, "{}", self.json);
     }
 
-    /// The sum of a counter of what changed the worker: `given`, `full` or `taken`.
+    /// Returns the sum over all workers of a handoff counter: `given`, `full` or `taken`.
     #[must_use]
     pub fn handed_over(&self, counter: &str) -> u64 {
         self.sum("/workers", &format!("/hand_over/{counter}"))
     }
 
-    /// The sum of what each in a list, such as `/workers`, has at a path within it.
+    /// Returns the sum of the numbers at `pointer` in each element of `list`, such as `/workers`.
     #[must_use]
     pub fn sum(&self, list: &str, pointer: &str) -> u64 {
         let number = |value: &Value| value.pointer(pointer).and_then(Value::as_u64);
@@ -403,13 +404,13 @@ impl Report {
     }
 }
 
-/// The sum of an object of counters.
+/// Returns the sum of an object of counters.
 fn total(counters: &Value) -> u64 {
     let counters = counters.as_object().unwrap_or_else(|| panic!("no counters: {counters}"));
     counters.values().map(|count| count.as_u64().expect("a count")).sum()
 }
 
-/// The records in the `eve.json` of a directory, each a JSON object on a line of its own.
+/// Returns the records in the `eve.json` of a directory, one JSON object a line.
 #[must_use]
 pub fn records(log_dir: &Path) -> Vec<Value> {
     let path = log_dir.join("eve.json");
@@ -418,14 +419,15 @@ pub fn records(log_dir: &Path) -> Vec<Value> {
     BufReader::new(file).lines().map(|line| parse(line.expect("text"))).collect()
 }
 
-/// The records of one kind.
+/// Returns the records of one event type.
 #[must_use]
 pub fn of_type<'a>(records: &'a [Value], event_type: &str) -> Vec<&'a Value> {
     records.iter().filter(|record| record["event_type"] == event_type).collect()
 }
 
-/// Records of flows without what differs between two runs over the same frames: times, what is made of
-/// them, and the identifier of the flow. Sorted, since workers write in no certain order.
+/// Returns records of flows without the fields that differ between two runs over the same frames: times,
+/// fields derived from them, and the flow's identifier. The result is sorted, because workers write in no
+/// certain order.
 #[must_use]
 pub fn comparable(records: &[Value]) -> Vec<String> {
     let mut comparable: Vec<_> = records

@@ -1,4 +1,4 @@
-//! A browser without a screen, which looks at the page of a running capture.
+//! A headless browser, which opens the page of a running capture.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -10,25 +10,25 @@ use std::time::Duration;
 use crate::http;
 use crate::process::Process;
 
-/// How long the browser may take, for machines under load.
+/// Time limit for the browser, for machines under load.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// How a page looks.
+/// The appearance of a page.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
-    /// Columns and lines of the window.
+    /// Width and height of the window in pixels.
     pub size: (u32, u32),
-    /// Whether whoever looks prefers dark colours.
+    /// True if the viewer prefers dark colours.
     pub dark: bool,
 }
 
-/// The document at `url` as it is after its scripts have run for a while; `browser` starts the browser.
+/// Returns the document at `url` after its scripts have run for a while; `browser` starts the browser.
 #[must_use]
 pub fn document(browser: Command, url: &str) -> String {
     run(browser, &["--dump-dom", "--virtual-time-budget=2500", url])
 }
 
-/// Takes a picture (PNG) of the page of the API at `api` after it was looked at for so long.
+/// Takes a picture (PNG) of the page of the API at `api` after the page has been open for `time`.
 pub fn picture(mut browser: Command, api: SocketAddr, look: Look, time: Duration, path: &Path) {
     let (width, height) = look.size;
     if look.dark {
@@ -44,7 +44,8 @@ pub fn picture(mut browser: Command, api: SocketAddr, look: Look, time: Duration
     run(browser, &arguments);
 }
 
-/// The page again, at an address at which it takes so long to load: pictures are taken of what has loaded.
+/// Serves the page at an address at which it takes `time` to load: the browser takes a picture once the page
+/// has loaded.
 fn delayed(api: SocketAddr, time: Duration) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
@@ -56,7 +57,7 @@ fn delayed(api: SocketAddr, time: Duration) -> io::Result<SocketAddr> {
     Ok(address)
 }
 
-/// Answers a connection of the browser: with the page, with nothing after some time, or as the API does.
+/// Answers a connection of the browser: with the page, with nothing after `time`, or with the API's answer.
 fn answer(mut browser: TcpStream, api: SocketAddr, time: Duration) -> io::Result<()> {
     const WAIT: &str = "/wait";
     let mut head = vec![0; 16_384];
@@ -101,7 +102,7 @@ fn run(mut browser: Command, arguments: &[&str]) -> String {
     output.stdout
 }
 
-/// The text of the element of a document with this identifier; a `|` wherever there was a tag.
+/// Returns the text of the element with this identifier, with a `|` in place of each tag.
 #[must_use]
 #[track_caller]
 pub fn text(document: &str, id: &str) -> String {

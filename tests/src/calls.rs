@@ -1,5 +1,5 @@
-//! System calls that threads of mirror-xdp try in vain, and what `docs/security.md` says becomes of each: the
-//! table there is what the tests compare with, so neither can say something else than the other.
+//! System calls that threads of mirror-xdp try, and their outcomes as documented in `docs/security.md`. The
+//! tests compare with the table in that file, so code and documentation cannot differ.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,28 +10,28 @@ use nix::libc;
 /// An argument of a call.
 #[derive(Clone, Copy, Debug)]
 pub enum Argument {
-    /// A number, or a descriptor that there is not.
+    /// A number, or a descriptor that does not exist.
     Number(u64),
-    /// A path; `{outside}` is a directory that no thread has anything to do with, which has a `file`.
+    /// A path; `{outside}` stands for a directory that no thread may use and that contains a `file`.
     Path(&'static str),
     /// An Internet address to send to.
     Address,
 }
 
-/// A call to try. None does harm where it is let through: descriptors are invalid, flags make no sense.
+/// A call to try. No call does harm if it is let through: descriptors are invalid and flags make no sense.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// As the table has it.
+    /// Its name in the table.
     pub name: &'static str,
-    /// Its number.
+    /// Its system call number.
     pub number: libc::c_long,
-    /// What it is called with; the rest is 0.
+    /// Its arguments; the remaining ones are 0.
     pub arguments: Vec<Argument>,
 }
 
 impl Call {
-    /// The values of the arguments, where `place` brings bytes into the memory of the thread that calls and
-    /// returns where they are.
+    /// Returns the values of the arguments. `place` copies bytes into the memory of the thread that calls and
+    /// returns their address.
     pub fn values(&self, outside: &Path, mut place: impl FnMut(&[u8]) -> u64) -> [u64; 6] {
         let mut values = [0; 6];
         for (value, argument) in values.iter_mut().zip(&self.arguments) {
@@ -41,7 +41,7 @@ impl Call {
                     let path = path.replace("{outside}", &outside.to_string_lossy());
                     place(&[path.as_bytes(), &[0]].concat())
                 }
-                // 192.0.2.1:53, padded to the longest that is tried.
+                // 192.0.2.1:53, padded to 16 bytes, the longest address length that is tried.
                 Argument::Address => place(&[2, 0, 0, 53, 192, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0]),
             };
         }
@@ -49,17 +49,17 @@ impl Call {
     }
 }
 
-/// What becomes of a call.
+/// The outcome of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It fails with this error before the kernel looks at what it is about.
+    /// The call fails with this error before the kernel looks at its arguments.
     Refused(Errno),
-    /// The kernel does it, or has other reasons not to.
+    /// The kernel performs the call, or fails it for another reason.
     LetThrough,
 }
 
 impl Outcome {
-    /// What a raw result means.
+    /// Classifies a raw result.
     #[must_use]
     pub fn of(result: i64) -> Self {
         let refusals = [Errno::EPERM, Errno::EACCES, Errno::ENOSYS];
@@ -78,25 +78,25 @@ impl Outcome {
     }
 }
 
-/// A line of the table.
+/// A row of the table.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// What is tried.
+    /// The call to try.
     pub call: Call,
     everywhere: Outcome,
-    /// Kinds of threads with another outcome.
+    /// Kinds of threads for which the outcome differs.
     but: BTreeMap<String, Outcome>,
 }
 
 impl Row {
-    /// What becomes of it in this kind of thread.
+    /// Returns the expected outcome in this kind of thread.
     #[must_use]
     pub fn expected(&self, kind: &str) -> Outcome {
         self.but.get(kind).copied().unwrap_or(self.everywhere)
     }
 }
 
-/// The table of `docs/security.md`: between two marks, `| call | outcome | KIND OUTCOME, … |`.
+/// Reads the table of `docs/security.md`: rows `| call | outcome | KIND OUTCOME, … |` between two marks.
 #[must_use]
 pub fn table(kinds: &[&str]) -> Vec<Row> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/security.md");
@@ -125,12 +125,12 @@ pub fn table(kinds: &[&str]) -> Vec<Row> {
     rows
 }
 
-/// There is no such descriptor.
+/// A descriptor that does not exist.
 const NONE: Argument = Argument::Number(u64::MAX);
-/// Paths begin in the working directory.
+/// The working directory, to which paths are relative.
 const CWD: Argument = Argument::Number(libc::AT_FDCWD as u64);
 
-/// All calls that are tried.
+/// Returns all calls to try.
 fn all() -> Vec<Call> {
     use Argument::{Address, Number, Path};
 
@@ -244,7 +244,7 @@ fn all() -> Vec<Call> {
         call("fanotify_init", libc::SYS_fanotify_init, &[NONE]),
         call("ioctl(TIOCSTI)", libc::SYS_ioctl, &[NONE, Number(libc::TIOCSTI)]),
         call("ioctl(SIOCETHTOOL)", libc::SYS_ioctl, &[NONE, Number(0x8946)]),
-        // The kernel's other ways.
+        // Other interfaces of the kernel.
         call("bpf(BPF_MAP_CREATE)", libc::SYS_bpf, &[Number(0), Number(0), Number(0)]),
         call("bpf(BPF_MAP_LOOKUP_ELEM)", libc::SYS_bpf, &[Number(1), Number(0), Number(0)]),
         call("bpf(BPF_MAP_UPDATE_ELEM)", libc::SYS_bpf, &[Number(2), Number(0), Number(0)]),
@@ -277,7 +277,7 @@ fn all() -> Vec<Call> {
         call("syslog", libc::SYS_syslog, &[NONE]),
         call("acct", libc::SYS_acct, &[Path("{outside}/none")]),
         call("quotactl", libc::SYS_quotactl, &[NONE]),
-        // Who the thread is.
+        // Identity and credentials of the thread.
         call("setuid", libc::SYS_setuid, &[NONE]),
         call("setgroups", libc::SYS_setgroups, &[NONE]),
         call("capset", libc::SYS_capset, &[Number(0)]),
@@ -299,7 +299,7 @@ fn all() -> Vec<Call> {
         call("iopl (x86-64)", libc::SYS_iopl, &[NONE]),
         call("ioperm (x86-64)", libc::SYS_ioperm, &[NONE, NONE]),
         call("modify_ldt (x86-64)", libc::SYS_modify_ldt, &[NONE]),
-        // The 32-bit kinds of numbers of a 64-bit kernel: `socket` of x32.
+        // A 64-bit kernel also accepts the numbers of its 32-bit ABIs: `socket` of x32.
         call(
             "socket of x32 (x86-64)",
             0x4000_0000 + libc::SYS_socket,

@@ -1,4 +1,4 @@
-//! Builders of frames: what a mirror session sends, also in the ways it should not be sent.
+//! Builders of frames as a mirror session sends them, and of malformed ones.
 //!
 //! ```
 //! use mirror_xdp_tests::frames::{Flow, mirrored};
@@ -24,7 +24,7 @@ pub const SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
 /// [`APPLIANCE_V4`] for IPv6.
 pub const APPLIANCE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
 
-/// A Gateway Load Balancer's address, from which it hands mirrored frames on.
+/// The address of a Gateway Load Balancer, which forwards mirrored frames.
 pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 3);
 /// [`GATEWAY_V4`] for IPv6.
 pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3);
@@ -32,9 +32,9 @@ pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3);
 /// The hardware addresses that built frames carry: source and destination.
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 
-/// A mirrored frame in the making: a valid one, as long as nothing below "malformed" is called.
+/// A builder of mirrored frames. They are valid unless a method documented as "malformed" is called.
 ///
-/// By default as AWS sends it: IPv4 without options and with TTL 255, UDP checksum 0, port 4789.
+/// By default the frame is as AWS sends it: IPv4 without options and with TTL 255, UDP checksum 0, port 4789.
 #[derive(Clone, Debug)]
 pub struct Mirrored {
     vni: u32,
@@ -48,17 +48,17 @@ pub struct Mirrored {
     vxlan_flags: u8,
     vxlan_next_protocol: u8,
     geneve: Option<Geneve>,
-    // Malformed: what stands in a header instead of the truth.
+    // Malformed: values that replace the correct ones in headers.
     fragment: Option<(u16, bool)>,
     ip_length: Option<u16>,
     udp_length: Option<u16>,
     trailer: usize,
 }
 
-/// A GENEVE header (RFC 8926): in place of VXLAN, or around it.
+/// A GENEVE header (RFC 8926), in place of VXLAN or around it.
 #[derive(Clone, Debug)]
 struct Geneve {
-    /// Where the load balancer and the appliance are, if the header is around IP, UDP and VXLAN.
+    /// The addresses of load balancer and appliance, if the header is around IP, UDP and VXLAN.
     gateway: Option<(IpAddr, IpAddr)>,
     version: u8,
     protocol: Option<u16>,
@@ -66,7 +66,7 @@ struct Geneve {
     options_words: Option<u8>,
 }
 
-/// A mirrored frame of the session with this VXLAN network identifier.
+/// Returns a builder of frames of the session with this VXLAN network identifier.
 #[must_use]
 pub fn mirrored(vni: u32) -> Mirrored {
     Mirrored {
@@ -95,7 +95,7 @@ impl Mirrored {
         self.between(SOURCE_V6.into(), APPLIANCE_V6.into())
     }
 
-    /// Between these addresses, which are of one family.
+    /// Between these addresses, which must be of one family.
     #[must_use]
     pub fn between(self, source: IpAddr, destination: IpAddr) -> Self {
         Self { source, destination, ..self }
@@ -113,26 +113,26 @@ impl Mirrored {
         Self { port, ..self }
     }
 
-    /// With a further VLAN tag, inside of those there are.
+    /// With a further VLAN tag, inside those added before.
     #[must_use]
     pub fn vlan(mut self, id: u16) -> Self {
         self.vlans.push(id);
         self
     }
 
-    /// With options in the IPv4 header; as many bytes as RFC 791 allows, a multiple of four.
+    /// With options in the IPv4 header: a multiple of four bytes, at most 40 (RFC 791).
     #[must_use]
     pub fn ip_options(self, options: &[u8]) -> Self {
         Self { options: options.to_vec(), ..self }
     }
 
-    /// With an IPv6 fragment header although the datagram is whole (RFC 6946).
+    /// With an IPv6 fragment header although the datagram is whole: an atomic fragment (RFC 6946).
     #[must_use]
     pub fn atomic_fragment(self) -> Self {
         Self { atomic_fragment: true, ..self }
     }
 
-    /// With VXLAN-GPE's P flag, and this as what is said to follow; 3 is Ethernet.
+    /// With VXLAN-GPE's P flag and this next protocol; 3 is Ethernet.
     #[must_use]
     pub fn vxlan_gpe(self, next_protocol: u8) -> Self {
         Self { vxlan_flags: self.vxlan_flags | 0x04, vxlan_next_protocol: next_protocol, ..self }
@@ -144,15 +144,15 @@ impl Mirrored {
         Self { vxlan_flags: self.vxlan_flags | 0x80, ..self }
     }
 
-    /// In GENEVE in place of VXLAN, the Ethernet frame directly in it, as other clouds and Open vSwitch
+    /// In GENEVE in place of VXLAN, directly around the Ethernet frame, as other clouds and Open vSwitch
     /// mirror.
     #[must_use]
     pub fn geneve(self) -> Self {
         self.with_geneve(None, Vec::new())
     }
 
-    /// As a Gateway Load Balancer hands it on: all there is so far, from the IP header on, is inside of
-    /// GENEVE with Amazon's options, from [`GATEWAY_V4`] to [`APPLIANCE_V4`].
+    /// As a Gateway Load Balancer forwards it: the frame so far, from the IP header on, is in GENEVE with
+    /// Amazon's options, from [`GATEWAY_V4`] to [`APPLIANCE_V4`].
     #[must_use]
     pub fn by_gateway(self, endpoint: u64, attachment: u64, cookie: u32) -> Self {
         let ends = (GATEWAY_V4.into(), APPLIANCE_V4.into());
@@ -182,31 +182,31 @@ impl Mirrored {
         self.change_geneve(|geneve| geneve.options = options.to_vec())
     }
 
-    /// With this `EtherType` in the GENEVE header, whatever is inside.
+    /// With this `EtherType` in the GENEVE header, regardless of the content.
     #[must_use]
     pub fn geneve_protocol(self, protocol: u16) -> Self {
         self.change_geneve(|geneve| geneve.protocol = Some(protocol))
     }
 
-    /// Malformed: another version of GENEVE than 0.
+    /// Malformed: a version of GENEVE other than 0.
     #[must_use]
     pub fn geneve_version(self, version: u8) -> Self {
         self.change_geneve(|geneve| geneve.version = version)
     }
 
-    /// Malformed: this many words of options, as the GENEVE header says.
+    /// Malformed: this length of the options in the GENEVE header, in words of four bytes.
     #[must_use]
     pub fn geneve_options_words(self, words: u8) -> Self {
         self.change_geneve(|geneve| geneve.options_words = Some(words))
     }
 
-    /// With bytes behind the IP packet, as the padding of a short Ethernet frame.
+    /// With bytes behind the IP packet, such as the padding of a short Ethernet frame.
     #[must_use]
     pub fn trailer(self, trailer: usize) -> Self {
         Self { trailer, ..self }
     }
 
-    /// Malformed: a fragment at this offset, in bytes, that more fragments follow or not.
+    /// Malformed: a fragment at this offset in bytes; `more` sets the more-fragments flag.
     #[must_use]
     pub fn fragment(self, offset: u16, more: bool) -> Self {
         Self { fragment: Some((offset / 8, more)), ..self }
@@ -224,13 +224,13 @@ impl Mirrored {
         Self { udp_length: Some(length), ..self }
     }
 
-    /// Malformed: these VXLAN flags; a valid header has 0x08, which says that there is a VNI.
+    /// Malformed: these VXLAN flags; a valid header has 0x08, the I flag, which marks the VNI as valid.
     #[must_use]
     pub fn vxlan_flags(self, vxlan_flags: u8) -> Self {
         Self { vxlan_flags, ..self }
     }
 
-    /// The frame, with `inner` behind the VXLAN or GENEVE header.
+    /// Returns the frame with `inner` behind the VXLAN or GENEVE header.
     #[must_use]
     pub fn carrying(&self, inner: &[u8]) -> Vec<u8> {
         let Some(geneve) = &self.geneve else {
@@ -246,7 +246,7 @@ impl Mirrored {
         outer.datagram(&geneve.header(0, kind, &nested))
     }
 
-    /// The frame, with `payload` in place of VXLAN header and inner frame.
+    /// Returns the frame with `payload` in place of the VXLAN header and the inner frame.
     #[must_use]
     pub fn datagram(&self, payload: &[u8]) -> Vec<u8> {
         let (kind, packet) = self.packet(payload);
@@ -263,7 +263,7 @@ impl Mirrored {
         payload
     }
 
-    /// The IP packet of the datagram with this payload.
+    /// Returns the IP packet of the datagram with this payload, and its `EtherType`.
     fn packet(&self, payload: &[u8]) -> (EtherType, Vec<u8>) {
         let udp = UdpHeader {
             source_port: self.source_port,
@@ -331,7 +331,7 @@ impl Mirrored {
 const GENEVE_PORT: u16 = 6081;
 
 impl Geneve {
-    /// The header with what is inside, which is of this kind.
+    /// Returns the header followed by `inside`, whose `EtherType` is `kind`.
     fn header(&self, vni: u32, kind: EtherType, inside: &[u8]) -> Vec<u8> {
         let words = self.options_words.unwrap_or((self.options.len() / 4) as u8);
         let mut payload = vec![self.version << 6 | words & 0x3f, 0];
@@ -343,7 +343,7 @@ impl Geneve {
     }
 }
 
-/// An option of a GENEVE header; the data is a multiple of four bytes.
+/// Returns a GENEVE option; `data` is a multiple of four bytes.
 #[must_use]
 pub fn geneve_option(class: u16, kind: u8, data: &[u8]) -> Vec<u8> {
     let mut option = class.to_be_bytes().to_vec();
@@ -352,7 +352,7 @@ pub fn geneve_option(class: u16, kind: u8, data: &[u8]) -> Vec<u8> {
     option
 }
 
-/// What a Gateway Load Balancer says of a frame: endpoint, attachment, flow cookie.
+/// Returns the options of a Gateway Load Balancer: endpoint, attachment, flow cookie.
 fn gateway_options(endpoint: u64, attachment: u64, cookie: u32) -> Vec<u8> {
     const AMAZON: u16 = 0x0108;
     [
@@ -363,7 +363,8 @@ fn gateway_options(endpoint: u64, attachment: u64, cookie: u32) -> Vec<u8> {
     .concat()
 }
 
-/// An Ethernet header with VLAN tags, outermost first; the outer one of two is a service tag.
+/// Returns an Ethernet header with VLAN tags, outermost first; of two or more, all but the innermost are
+/// service tags.
 fn ethernet(vlans: &[u16], kind: EtherType) -> Vec<u8> {
     let tag = |at: usize| match vlans.len() - at {
         0 => kind,
@@ -383,12 +384,12 @@ fn ethernet(vlans: &[u16], kind: EtherType) -> Vec<u8> {
     frame
 }
 
-/// The two ends of an inner flow. Frames go from client to server, those of [`Flow::reversed`] back.
+/// The two ends of an inner flow. Frames go from client to server, or back for [`Flow::reversed`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flow {
-    /// Where frames come from.
+    /// The sender of the frames.
     pub client: SocketAddr,
-    /// Where they go to; of the same family.
+    /// The receiver, of the same address family.
     pub server: SocketAddr,
     /// VLAN tags, outermost first.
     pub vlans: Vec<u16>,
@@ -415,7 +416,7 @@ impl Flow {
         Self { client: end(1, client), server: end(2, server), vlans: Vec::new() }
     }
 
-    /// With a further VLAN tag, inside of those there are.
+    /// With a further VLAN tag, inside those added before.
     #[must_use]
     pub fn vlan(mut self, id: u16) -> Self {
         self.vlans.push(id);
@@ -440,7 +441,8 @@ impl Flow {
         self.packet(IpNumber::UDP, &[&header.to_bytes()[..], payload].concat())
     }
 
-    /// A TCP segment with the flags, sequence numbers, and so on, of `header`; the ports are the flow's.
+    /// A TCP segment with the flags, sequence numbers and other fields of `header`, but with the flow's
+    /// ports.
     #[must_use]
     pub fn tcp(&self, header: TcpHeader, payload: &[u8]) -> Vec<u8> {
         let mut header =
@@ -539,7 +541,7 @@ pub fn dns_query(id: u16, name: &str) -> Vec<u8> {
 pub fn dns_answer(id: u16, name: &str, address: Ipv4Addr) -> Vec<u8> {
     let mut message = [id, 0x8180, 1, 1, 0, 0].map(u16::to_be_bytes).concat();
     message.extend(dns_question(name));
-    // The name of the question again, A, IN, TTL 300, four bytes.
+    // The name as a pointer to the question, A, IN, TTL 300, four bytes.
     message.extend([0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4]);
     message.extend(address.octets());
     message
@@ -555,8 +557,8 @@ fn dns_question(name: &str) -> Vec<u8> {
     question
 }
 
-/// Datagram `number` of a conversation, to and fro in turns, with so many bytes besides its number: all are
-/// different.
+/// Returns datagram `number` of a conversation, alternating in direction, with its number and `len` further
+/// bytes: no two are equal.
 #[must_use]
 pub fn distinct_datagram(conversation: u16, number: u32, len: usize) -> Vec<u8> {
     let flow = Flow::v4(20_000 + conversation, 443);

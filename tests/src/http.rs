@@ -1,4 +1,4 @@
-//! A client of HTTP/1.1 for tests: one request a connection.
+//! An HTTP/1.1 client for tests: one request for each connection.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
@@ -10,10 +10,10 @@ use serde_json::Value;
 
 use crate::netns::Namespace;
 
-/// How long an answer may take.
+/// The time limit for an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a server answered.
+/// The answer of a server.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The status code.
@@ -25,13 +25,13 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The body as JSON.
+    /// Parses the body as JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 
-    /// The value of a header, named in lower case.
+    /// Returns the value of a header, whose name is given in lower case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| {
@@ -48,7 +48,7 @@ pub fn connect(namespace: &Namespace, address: SocketAddr) -> io::Result<TcpStre
     Ok(stream)
 }
 
-/// Connects to an address in a namespace from another one there: any of 127.0.0.0/8 is one.
+/// Connects to an address in a namespace from another address there; all of 127.0.0.0/8 can be used.
 pub fn connect_from(namespace: &Namespace, source: Ipv4Addr, address: SocketAddrV4) -> io::Result<TcpStream> {
     let connect = || -> io::Result<TcpStream> {
         let socket = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
@@ -61,7 +61,7 @@ pub fn connect_from(namespace: &Namespace, source: Ipv4Addr, address: SocketAddr
     Ok(stream)
 }
 
-/// Asks `METHOD PATH` of a server, with lines of the head besides, and returns its answer.
+/// Sends `METHOD PATH` with additional header lines to a server, and returns its answer.
 pub fn ask(
     namespace: &Namespace,
     address: SocketAddr,
@@ -71,7 +71,7 @@ pub fn ask(
     ask_by(connect(namespace, address)?, address, request, headers)
 }
 
-/// Asks as [`ask`] does, by a connection that there is.
+/// Sends a request as [`ask`] does, over an existing connection.
 pub fn ask_by(
     mut stream: TcpStream,
     address: SocketAddr,

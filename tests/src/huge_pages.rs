@@ -1,4 +1,4 @@
-//! The machine's huge pages. All tests that change them take turns, by a lock on a file, and put them back.
+//! The machine's huge pages. Tests that change their number take turns by a file lock, and restore it.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -7,15 +7,16 @@ use nix::fcntl::{Flock, FlockArg};
 
 const HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
 
-/// The machine without huge pages, until this is dropped.
+/// Removes the machine's huge pages until this is dropped.
 #[derive(Debug)]
 pub struct NoHugePages {
-    /// Locked; has what there was before. A test that was killed leaves it to the next one.
+    /// The locked file, with the number of huge pages before. After a test was killed, the next test finds it
+    /// there.
     file: Flock<File>,
 }
 
 impl NoHugePages {
-    /// Takes them away.
+    /// Removes the huge pages.
     #[must_use]
     pub fn take() -> Self {
         let path = std::env::temp_dir().join("mirror-xdp-tests.huge-pages");
@@ -44,7 +45,7 @@ impl Drop for NoHugePages {
     }
 }
 
-/// How many there are.
+/// Returns the number of huge pages.
 #[must_use]
 pub fn huge_pages() -> String {
     fs::read_to_string(HUGE_PAGES).expect("the kernel has huge pages").trim().to_owned()

@@ -1,4 +1,4 @@
-//! Puts frames onto a virtual cable exactly as they are: an `AF_PACKET` socket on its far end.
+//! Sends frames unchanged onto a virtual cable, through an `AF_PACKET` socket on its far end.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -16,17 +16,17 @@ pub struct Injector {
 }
 
 impl Injector {
-    /// For the interface of this name in `namespace`.
+    /// Opens the interface of this name in `namespace`.
     pub fn new(namespace: &Namespace, interface: &str) -> io::Result<Self> {
         namespace.enter(|| {
-            // Protocol 0: receives nothing.
+            // Protocol 0: the socket receives nothing.
             let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
             bind(socket.as_raw_fd(), &link_address(interface)?)?;
             Ok(Self { socket })
         })?
     }
 
-    /// Sends one frame; waits while the cable is full, so none is lost on the way into it.
+    /// Sends one frame; retries while the cable is full, so that no frame is lost before it.
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
         loop {
             match send(self.socket.as_raw_fd(), frame, MsgFlags::empty()) {
@@ -38,7 +38,7 @@ impl Injector {
     }
 }
 
-/// Address of an interface of the calling thread's namespace, to bind an `AF_PACKET` socket to.
+/// Returns the address of an interface in the calling thread's namespace, to bind an `AF_PACKET` socket to.
 pub(crate) fn link_address(interface: &str) -> io::Result<LinkAddr> {
     getifaddrs()?
         .filter(|entry| entry.interface_name == interface)

@@ -1,12 +1,11 @@
 //! Network namespaces that leave nothing behind.
 //!
-//! A [`Namespace`] has no name: an open file descriptor of this process is all that holds it. The kernel
-//! takes it down, with every interface in it, as soon as the descriptor and the processes in it are
-//! gone, also after `kill -9`. Two runs at once cannot get in each other's way.
+//! A [`Namespace`] has no name: only an open file descriptor of this process refers to it. The kernel removes
+//! it, with every interface in it, as soon as the descriptor and the processes in it are gone, even after
+//! `kill -9`. Two runs at once do not disturb each other.
 //!
-//! Programs run in a namespace by `nsenter` of util-linux ([`Namespace::command`]), and die with the
-//! thread that started them. Code of this process runs in one on a thread of its own
-//! ([`Namespace::enter`]).
+//! Programs run in a namespace by `nsenter` of util-linux ([`Namespace::command`]) and die with the thread
+//! that started them. Code of this process runs in it on a thread of its own ([`Namespace::enter`]).
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -21,8 +20,8 @@ use crate::process::run;
 
 /// An anonymous network namespace, for as long as this value lives.
 ///
-/// IPv6 is off on its interfaces until one is given an IPv6 address: the link is silent but for what a
-/// test sends. The loopback interface is up.
+/// IPv6 is off on its interfaces until one of them gets an IPv6 address: the link carries only what a test
+/// sends. The loopback interface is up.
 #[derive(Debug)]
 pub struct Namespace {
     file: File,
@@ -31,7 +30,7 @@ pub struct Namespace {
 impl Namespace {
     /// Makes a namespace. Needs root, as everything here does.
     pub fn new() -> io::Result<Self> {
-        // A namespace belongs to a thread: this one is made for that, and ends at once.
+        // A namespace belongs to a thread. This thread is made for that, and ends at once.
         let file = on_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET)
                 .map_err(|error| annotate(&error.into(), "cannot make a network namespace"))?;
@@ -43,17 +42,17 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// A path by which other processes reach the namespace while this process holds it.
+    /// Returns a path by which other processes reach the namespace while this process holds it.
     #[must_use]
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
     }
 
-    /// A command that runs `program` in the namespace; arguments can be added as usual.
+    /// Returns a command that runs `program` in the namespace; arguments can be added as usual.
     ///
-    /// The kernel kills the process when the thread that spawned it ends, so it must not be spawned
-    /// inside of [`Namespace::enter`] to be used afterwards. `/sys/class/net` still shows the
-    /// interfaces of the machine, not the namespace's.
+    /// The kernel kills the process when the thread that spawned it ends, so it must not be spawned inside
+    /// [`Namespace::enter`] if it is used afterwards. `/sys/class/net` still shows the interfaces of the
+    /// machine, not those of the namespace.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
@@ -61,8 +60,8 @@ impl Namespace {
         command
     }
 
-    /// Runs `body` inside the namespace, on a thread of its own. A socket made there stays in the
-    /// namespace and can be used anywhere.
+    /// Runs `body` inside the namespace, on a thread of its own. A socket made there belongs to the namespace
+    /// and can be used from any thread.
     pub fn enter<R: Send>(&self, body: impl FnOnce() -> R + Send) -> io::Result<R> {
         on_thread(|| {
             setns(&self.file, CloneFlags::CLONE_NEWNET)?;
@@ -75,11 +74,11 @@ impl Namespace {
         run(self.command("ip").args(arguments.split_whitespace()))
     }
 
-    /// Connects this namespace's new interface `name` with the new interface `peer_name` of `peer` by a
-    /// virtual cable. Each end has `queues` receive and as many transmit queues. The ends are down.
+    /// Makes a virtual cable between a new interface `name` of this namespace and a new interface `peer_name`
+    /// of `peer`. Each end has `queues` receive and as many transmit queues. The ends are down.
     pub fn veth(&self, name: &str, peer: &Self, peer_name: &str, queues: usize) -> io::Result<()> {
         let mut arguments = format!("link add {name}");
-        // Written before `type` the options are those of the first end, after `peer` of the other.
+        // Options before `type` belong to the first end, options after `peer` to the other.
         let _ = write!(arguments, " numrxqueues {queues} numtxqueues {queues} type veth peer {peer_name}");
         let _ = write!(arguments, " numrxqueues {queues} numtxqueues {queues} netns {}", peer.path());
         self.ip(&arguments).map(|_| ())
@@ -90,7 +89,7 @@ impl Namespace {
         if address.is_ipv6() {
             self.enter(|| {
                 let conf = |key: &str| format!("/proc/sys/net/ipv6/conf/{interface}/{key}");
-                // 1 = none: no link-local address, hence no search for routers.
+                // 1 = none: no link-local address, hence no router solicitation.
                 fs::write(conf("addr_gen_mode"), "1")?;
                 fs::write(conf("disable_ipv6"), "0")
             })??;
@@ -104,7 +103,7 @@ impl Namespace {
         self.ip(&format!("link set {interface} up")).map(|_| ())
     }
 
-    /// The hardware address of `interface`.
+    /// Returns the hardware address of `interface`.
     pub fn mac(&self, interface: &str) -> io::Result<[u8; 6]> {
         let line = self.ip(&format!("-brief link show dev {interface}"))?;
         // "NAME@PEER  STATE  MAC  <FLAGS>"
@@ -114,7 +113,7 @@ impl Namespace {
     }
 }
 
-/// Runs `body` on a new thread and waits for it; a panic goes on in the caller.
+/// Runs `body` on a new thread and waits for it; propagates a panic to the caller.
 fn on_thread<R: Send>(body: impl FnOnce() -> io::Result<R> + Send) -> io::Result<R> {
     thread::scope(|scope| scope.spawn(body).join()).unwrap_or_else(|payload| panic::resume_unwind(payload))
 }

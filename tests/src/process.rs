@@ -1,4 +1,4 @@
-//! Programs that a test or the lab starts: run to their end, or in the background until dropped.
+//! Programs started by a test or the lab: run to their end, or in the background until dropped.
 
 use std::io::{self, BufRead as _, BufReader, Read};
 use std::os::unix::process::CommandExt as _;
@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 ///
 /// # Errors
 ///
-/// Where it cannot be started, or fails; then with what it wrote to standard error.
+/// If it cannot be started or fails; a failure includes its standard error.
 pub fn run(command: &mut Command) -> io::Result<String> {
     let name = display(command);
     let output = command
@@ -28,20 +28,20 @@ pub fn run(command: &mut Command) -> io::Result<String> {
     Err(io::Error::other(format!("`{name}` failed ({}): {}", output.status, stderr.trim())))
 }
 
-/// What a program had to say once it has ended.
+/// The output of a program that has ended.
 #[derive(Debug)]
 pub struct Output {
-    /// How it ended.
+    /// Its exit status.
     pub status: ExitStatus,
     /// All of its standard output.
     pub stdout: String,
-    /// The lines of its standard error that nobody has read yet.
+    /// The lines of its standard error that were not read before.
     pub stderr: Vec<String>,
 }
 
-/// A program running in the background. It is killed when this value is dropped, with what it has started.
+/// A program in the background. Dropping this value kills it and the processes that it has started.
 ///
-/// It has a process group of its own: Ctrl-C at the terminal is left to the one who started it.
+/// It has a process group of its own, so Ctrl-C at the terminal reaches only the program that started it.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -52,7 +52,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command`; its output is collected.
+    /// Starts `command` and collects its output.
     pub fn spawn(command: &mut Command) -> io::Result<Self> {
         let name = display(command);
         let mut child = command
@@ -64,7 +64,7 @@ impl Process {
             .map_err(|error| io::Error::new(error.kind(), format!("cannot start `{name}`: {error}")))?;
         let (sender, stderr) = mpsc::channel();
         if let Some(pipe) = child.stderr.take() {
-            // Ends with the process: the pipe is closed then.
+            // The thread ends with the process, which closes the pipe.
             thread::spawn(move || {
                 BufReader::new(pipe).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
             });
@@ -72,7 +72,7 @@ impl Process {
         let stdout = child.stdout.take().map(|mut pipe| {
             thread::spawn(move || {
                 let mut text = Vec::new();
-                // What a killed process has written so far is worth having too.
+                // The output of a killed process up to that point is useful too.
                 let _ = pipe.read_to_end(&mut text);
                 String::from_utf8_lossy(&text).into_owned()
             })
@@ -84,12 +84,12 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// Where it ends or `timeout` passes first; then with all that it wrote instead.
+    /// If it ends or `timeout` passes first; the error contains what it wrote instead.
     pub fn wait_for_line(&mut self, prefix: &str, timeout: Duration) -> io::Result<String> {
         self.wait_for(prefix, timeout, |line| line.starts_with(prefix))
     }
 
-    /// The same for a line that has these words somewhere, as messages of the log do behind their time.
+    /// The same for a line that contains `words`, as log messages do after their time.
     pub fn wait_for_line_with(&mut self, words: &str, timeout: Duration) -> io::Result<String> {
         self.wait_for(words, timeout, |line| line.contains(words))
     }
@@ -117,18 +117,18 @@ impl Process {
         }
     }
 
-    /// The process's identifier.
+    /// Returns the process ID.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Whether the program is still running.
+    /// Returns whether the program is still running.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Sends a signal, where the program has not ended yet.
+    /// Sends a signal, unless the program has ended.
     pub fn signal(&mut self, signal: Signal) -> io::Result<()> {
         if !self.is_running() {
             return Ok(());
@@ -137,9 +137,9 @@ impl Process {
         Ok(kill(Pid::from_raw(pid), signal)?)
     }
 
-    /// Waits for the program to end by itself; kills it when `timeout` has passed.
+    /// Waits for the program to end by itself; fails, which kills it, if `timeout` passes first.
     pub fn wait(mut self, timeout: Duration) -> io::Result<Output> {
-        // Standard error is closed by the process's end: that is the event waited for.
+        // The end of the process closes standard error; this loop waits for that.
         let deadline = Instant::now() + timeout;
         loop {
             match self.stderr.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -156,7 +156,7 @@ impl Process {
         Ok(Output { status, stdout, stderr: std::mem::take(&mut self.unread) })
     }
 
-    /// Asks the program to stop by SIGINT, as Ctrl-C does, and waits for it.
+    /// Sends SIGINT to the program, as Ctrl-C does, and waits for its end.
     pub fn interrupt(mut self, timeout: Duration) -> io::Result<Output> {
         self.signal(Signal::SIGINT)?;
         self.wait(timeout)
@@ -165,7 +165,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Once it has been waited for, its number may be somebody else's.
+        // After it has been waited for, its process ID may belong to another process.
         if self.is_running()
             && let Ok(group) = i32::try_from(self.child.id())
         {
@@ -175,7 +175,7 @@ impl Drop for Process {
     }
 }
 
-/// The command as a person would have typed it, without what puts it into a namespace.
+/// Returns the command as a person would type it, without the wrapper that enters a namespace.
 fn display(command: &Command) -> String {
     let words: Vec<_> = std::iter::once(command.get_program())
         .chain(command.get_args())

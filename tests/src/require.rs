@@ -1,4 +1,4 @@
-//! Whether a test can run here. The one place that decides.
+//! Decides whether a test can run on this machine; no other place does.
 
 use std::env;
 use std::path::PathBuf;
@@ -6,18 +6,18 @@ use std::sync::OnceLock;
 
 use crate::netns::Namespace;
 
-/// Whether this machine lets tests make network namespaces and load eBPF programs.
+/// Returns whether this machine lets tests make network namespaces and load eBPF programs.
 ///
-/// Where it does not, the test that asks is to return. It has then been skipped, which is said loudly;
-/// under continuous integration (`CI=true`) it fails, so that nothing is skipped there unseen.
+/// If it returns false, the test must return. The test is then skipped, with a visible message. Under
+/// continuous integration (`CI=true`) this function panics instead, so that no test is skipped unnoticed.
 #[must_use]
 pub fn privileges() -> bool {
     static OBSTACLE: OnceLock<Option<String>> = OnceLock::new();
     OBSTACLE.get_or_init(|| Namespace::new().err().map(|error| error.to_string())).as_ref().is_none_or(skip)
 }
 
-/// The binary under test: what `MIRROR_XDP_BIN` names, which `cargo xtask test` sets. Without it, tests of
-/// the binary are skipped as in [`privileges`].
+/// Returns the binary under test, named by `MIRROR_XDP_BIN`, which `cargo xtask test` sets. Without it, tests
+/// of the binary are skipped as in [`privileges`].
 #[must_use]
 pub fn binary() -> Option<PathBuf> {
     let path = env::var_os("MIRROR_XDP_BIN").map(PathBuf::from);
@@ -27,8 +27,8 @@ pub fn binary() -> Option<PathBuf> {
     path
 }
 
-/// The Debian package under test: what `MIRROR_XDP_DEB` names, which `cargo xtask test` sets. Without it, its
-/// test is skipped as in [`privileges`].
+/// Returns the Debian package under test, named by `MIRROR_XDP_DEB`, which `cargo xtask test` sets. Without
+/// it, its test is skipped as in [`privileges`].
 #[must_use]
 pub fn package() -> Option<PathBuf> {
     let path = env::var_os("MIRROR_XDP_DEB").map(PathBuf::from);
@@ -38,8 +38,9 @@ pub fn package() -> Option<PathBuf> {
     path
 }
 
-/// The corpus of captures: what `MIRROR_XDP_CORPUS` names, or `../shared/pcaps` beside the workspace. It is
-/// not part of the repository, so tests without it are skipped everywhere, and say so.
+/// Returns the corpus of captures: the directory named by `MIRROR_XDP_CORPUS`, or `../shared/pcaps` beside
+/// the workspace. The corpus is not part of the repository, so without it tests are skipped everywhere, with
+/// a message.
 #[must_use]
 pub fn corpus() -> Option<PathBuf> {
     let path = env::var_os("MIRROR_XDP_CORPUS")
@@ -51,7 +52,7 @@ pub fn corpus() -> Option<PathBuf> {
     None
 }
 
-/// A browser that needs no screen, where one is installed; without it, tests of the page are skipped as in
+/// Returns a headless browser, if one is installed. Without it, tests of the page are skipped as in
 /// [`privileges`].
 #[must_use]
 pub fn browser() -> Option<PathBuf> {
@@ -63,8 +64,8 @@ pub fn browser() -> Option<PathBuf> {
     found
 }
 
-/// Prometheus' tool, be it installed or fetched by `cargo xtask setup`; without it, tests of metrics are
-/// skipped as in [`privileges`].
+/// Returns Prometheus' promtool, installed or fetched by `cargo xtask setup`. Without it, tests of metrics
+/// are skipped as in [`privileges`].
 #[must_use]
 pub fn promtool() -> Option<PathBuf> {
     let fetched = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tools/usr/bin/promtool"));
@@ -75,7 +76,8 @@ pub fn promtool() -> Option<PathBuf> {
     found
 }
 
-/// A program that `cargo xtask setup` installs; without it, tests that need it are skipped as in [`privileges`].
+/// Returns a program that `cargo xtask setup` installs. Without it, tests that need it are skipped as in
+/// [`privileges`].
 #[must_use]
 pub fn tool(name: &str) -> Option<PathBuf> {
     let found = program(name);
@@ -85,7 +87,7 @@ pub fn tool(name: &str) -> Option<PathBuf> {
     found
 }
 
-/// A program that nobody has to have; without it, tests that need it are skipped everywhere, and say so.
+/// Returns an optional program. Without it, tests that need it are skipped everywhere, with a message.
 #[must_use]
 pub fn optional(name: &str) -> Option<PathBuf> {
     let found = program(name);
@@ -95,17 +97,17 @@ pub fn optional(name: &str) -> Option<PathBuf> {
     found
 }
 
-/// The path of a program that is installed.
+/// Returns the path of an installed program.
 fn program(name: &str) -> Option<PathBuf> {
     env::split_paths(&env::var_os("PATH")?).map(|directory| directory.join(name)).find(|path| path.is_file())
 }
 
-/// Skips, as [`privileges`] does, a test that found out by itself what it cannot do here, and returns.
+/// Skips, as [`privileges`] does, a test that has found an obstacle itself; the test must then return.
 pub fn not_met(obstacle: &str) {
     skip(obstacle);
 }
 
-/// Always false: the test does not run.
+/// Skips the test. Always returns false.
 fn skip(obstacle: impl AsRef<str>) -> bool {
     let obstacle = obstacle.as_ref();
     assert!(
@@ -116,7 +118,7 @@ fn skip(obstacle: impl AsRef<str>) -> bool {
     false
 }
 
-/// Written past the test harness, which hides what a passing test prints.
+/// Writes to the process's standard error, because the test harness hides the output of passing tests.
 fn announce(obstacle: &str) {
     use std::io::Write as _;
     let test = std::thread::current().name().unwrap_or("a test").to_owned();

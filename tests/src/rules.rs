@@ -1,10 +1,9 @@
-//! Random policies, packets that come close to their borders, and a matcher that decides on them in the
-//! plainest way: what other matchers are held against.
+//! Random policies, packets near the borders of their rules, and a matcher that decides on them in the
+//! simplest way. Tests compare other matchers with it.
 //!
-//! The types are plain data of their own, and [`Policy::decide`] is written from what AWS documents of
-//! traffic mirror filters: a list of rules for each direction, in ascending number, the first that matches
-//! decides, nothing matched is rejected. A test turns a policy into whatever it examines by
-//! [`Policy::to_toml`], or field by field.
+//! The types are plain data. [`Policy::decide`] follows what AWS documents for traffic mirror filters: a list
+//! of rules for each direction, in ascending number; the first match decides; a packet without a match is
+//! rejected. A test converts a policy into the form under test by [`Policy::to_toml`], or field by field.
 //!
 //! ```
 //! use mirror_xdp_tests::rules::{Packet, Policy, Rng, Size};
@@ -23,18 +22,18 @@ use etherparse::{EtherType, IpFragOffset, IpNumber, Ipv4Header, Ipv6FragmentHead
 
 use crate::frames::{APPLIANCE_V4, APPLIANCE_V6, mirrored};
 
-/// Numbers that look random and are the same for the same seed (splitmix64, Steele et al. 2014).
+/// A deterministic pseudo-random number generator (splitmix64, Steele et al. 2014).
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 
 impl Rng {
-    /// From a seed.
+    /// Starts from a seed.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The next number.
+    /// Returns the next number.
     pub const fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -43,17 +42,17 @@ impl Rng {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `bound`, which is not 0.
+    /// Returns a number below `bound`, which must not be 0.
     pub const fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound as u64) as usize
     }
 
-    /// True once in `times` on average.
+    /// Returns true once in `times` on average.
     pub const fn one_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
     }
 
-    /// One of several.
+    /// Returns one of `items`, which must not be empty.
     pub fn choose<'a, T>(&mut self, items: &'a [T]) -> &'a T {
         &items[self.below(items.len())]
     }
@@ -63,49 +62,49 @@ impl Rng {
     }
 }
 
-/// How large a policy is to be.
+/// The size of a policy.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
-    /// Rules over all sets.
+    /// The number of rules in all sets.
     pub rules: usize,
-    /// Sets.
+    /// The number of sets.
     pub sets: usize,
 }
 
 /// Admission and filter rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Outer sources that are admitted; `None` is any.
+    /// Outer sources that are admitted; `None` admits any.
     pub sources: Option<Vec<Net>>,
-    /// Whether frames of unknown VNIs are dropped.
+    /// True if frames of unknown VNIs are dropped.
     pub strict: bool,
-    /// Known VNIs besides those of the sets: first and last of ranges.
+    /// Known VNIs besides those of the sets, as first and last of ranges.
     pub vnis: Vec<(u32, u32)>,
     /// Hardware addresses of the mirrored interfaces.
     pub macs: Vec<[u8; 6]>,
     /// The rule sets; their names are `set0` and so on.
     pub sets: Vec<Set>,
-    /// Index of the set for VNIs that are bound to none.
+    /// Index of the set for VNIs that are bound to no set.
     pub default: Option<usize>,
 }
 
 /// A rule set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Set {
-    /// VNIs that are bound to it: first and last of ranges.
+    /// VNIs that are bound to it, as first and last of ranges.
     pub vnis: Vec<(u32, u32)>,
-    /// The rules in no order at all.
+    /// The rules, in no particular order.
     pub rules: Vec<Rule>,
 }
 
-/// A rule. What is absent matches everything.
+/// A rule. An absent condition matches everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Its number.
     pub number: u32,
-    /// The direction that it is for; `None` is both.
+    /// The direction that it applies to; `None` is both.
     pub direction: Option<Direction>,
-    /// What becomes of the packets.
+    /// The action on matching packets.
     pub action: Action,
     /// IANA protocol number.
     pub protocol: Option<u8>,
@@ -128,7 +127,7 @@ pub enum Direction {
     Egress,
 }
 
-/// What becomes of packets.
+/// The action of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Captured.
@@ -137,7 +136,7 @@ pub enum Action {
     Reject,
     /// One of so many flows is captured.
     Sample(u32),
-    /// So many bytes are captured.
+    /// At most this many bytes of a packet are captured.
     Truncate(u32),
     /// Counted and dropped.
     Shunt,
@@ -152,7 +151,7 @@ pub struct Net {
     pub length: u8,
 }
 
-/// What a rule looks at in a packet, and what tells its direction.
+/// The parts of a packet that rules match, and those that determine its direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
     /// Outer source.
@@ -163,39 +162,39 @@ pub struct Packet {
     pub source_mac: [u8; 6],
     /// Hardware destination.
     pub destination_mac: [u8; 6],
-    /// Source and destination address; `None` of what is not IP.
+    /// Source and destination address; `None` if the packet is not IP.
     pub addresses: Option<(IpAddr, IpAddr)>,
-    /// IANA protocol number; 0 of what is not IP.
+    /// IANA protocol number; 0 if the packet is not IP.
     pub protocol: u8,
-    /// Source and destination port. TCP, UDP and SCTP without them are later fragments.
+    /// Source and destination port. `None` for TCP, UDP and SCTP means a later fragment.
     pub ports: Option<(u16, u16)>,
 }
 
-/// Which rule decides.
+/// The part of the policy that decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// The outer source is not admitted.
     NotAdmitted,
     /// The VNI is unknown, and such frames are dropped.
     UnknownVni,
-    /// The VNI has no set: accepted.
+    /// The VNI has no set: the packet is accepted.
     NoSet,
-    /// No rule of this set: rejected.
+    /// No rule of this set matches: the packet is rejected.
     NoRule {
         /// Its index.
         set: usize,
     },
-    /// A rule.
+    /// A rule matches.
     Rule {
         /// Index of its set.
         set: usize,
-        /// Index of the rule in the set, as the policy has it.
+        /// Index of the rule in the set, in the order of the policy.
         rule: usize,
     },
 }
 
 impl Net {
-    /// Whether the address has the network's first bits, one after the other.
+    /// Returns whether the address is in the network, comparing bit by bit.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         let same = |own: &[u8], other: &[u8]| {
@@ -211,7 +210,7 @@ impl Net {
 }
 
 impl Policy {
-    /// Which rule decides on a packet.
+    /// Returns the part of the policy that decides on a packet.
     #[must_use]
     pub fn decide(&self, packet: &Packet) -> Decision {
         if let Some(sources) = &self.sources
@@ -225,8 +224,8 @@ impl Policy {
             return Decision::UnknownVni;
         }
         let Some(set) = bound.or(self.default) else { return Decision::NoSet };
-        // The list of the packet's direction. Where that is unknown, both lists are one, by number; of
-        // two rules with the same number that for ingress comes first.
+        // The list of the packet's direction. If that is unknown, both lists are merged by number; of two
+        // rules with the same number, the one for ingress comes first.
         let direction = self.direction(packet);
         let rules = &self.sets[set].rules;
         let mut list: Vec<usize> = (0..rules.len())
@@ -242,7 +241,7 @@ impl Policy {
         }
     }
 
-    /// The direction of a packet, where one of its hardware addresses is that of a mirrored interface.
+    /// Returns the direction of a packet, if one of its hardware addresses is that of a mirrored interface.
     #[must_use]
     pub fn direction(&self, packet: &Packet) -> Option<Direction> {
         if self.macs.contains(&packet.source_mac) {
@@ -254,11 +253,11 @@ impl Policy {
         }
     }
 
-    /// The same policy with one thing less, in every way: what to try when looking for the smallest
-    /// policy that still shows a difference.
+    /// Returns policies that lack one more part of this one: the candidates when shrinking a policy that
+    /// shows a difference.
     pub fn smaller(&self) -> impl Iterator<Item = Self> {
         let without_rules = self.sets.iter().enumerate().flat_map(move |(set, rules)| {
-            // Large parts first, so that few steps suffice.
+            // Large parts come first, so that few steps suffice.
             let parts = [2, 4, 8, 16].into_iter().chain([rules.rules.len().max(1)]);
             parts.filter(|parts| *parts <= rules.rules.len()).flat_map(move |parts| {
                 let length = rules.rules.len().div_ceil(parts);
@@ -293,7 +292,7 @@ impl Policy {
             .filter(move |smaller| smaller != self && smaller.is_valid())
     }
 
-    /// Whether each number is used once in each direction of a set.
+    /// Returns whether each number is used at most once in each direction of a set.
     fn is_valid(&self) -> bool {
         self.sets.iter().all(|set| {
             let mut used: Vec<_> = set
@@ -311,7 +310,7 @@ impl Policy {
         })
     }
 
-    /// Takes things out of a policy as long as `fails` says that it still fails, and returns what is left.
+    /// Removes parts of a policy as long as `fails` returns true, and returns the rest.
     #[must_use]
     pub fn shrink(mut self, fails: impl Fn(&Self) -> bool) -> Self {
         loop {
@@ -323,7 +322,7 @@ impl Policy {
         }
     }
 
-    /// The policy as a configuration file.
+    /// Returns the policy as a configuration file.
     #[must_use]
     pub fn to_toml(&self) -> String {
         let ranges = |ranges: &[(u32, u32)]| {
@@ -359,7 +358,7 @@ impl Policy {
 }
 
 impl Rule {
-    /// Whether the packet has what the rule asks for, the direction aside.
+    /// Returns whether the packet meets the rule's conditions, apart from the direction.
     fn describes(&self, packet: &Packet) -> bool {
         if let Some(protocol) = self.protocol
             && (packet.addresses.is_none() || packet.protocol != protocol)
@@ -431,8 +430,8 @@ impl Rule {
 /// Protocols with ports.
 const WITH_PORTS: [u8; 3] = [6, 17, 132];
 
-/// A network of one of a few neighbourhoods, so that rules meet each other. The neighbourhoods are twelve
-/// networks of 16 bits in IPv4 and of 64 bits in IPv6.
+/// Returns a network in one of a few neighbourhoods, so that rules overlap. The neighbourhoods are twelve
+/// networks with a prefix of 16 bits in IPv4 and of 64 bits in IPv6.
 fn random_net(rng: &mut Rng, v6: bool, length: usize) -> Net {
     // Half of the networks are close together within their neighbourhood.
     let crowded = rng.one_in(2);
@@ -449,7 +448,7 @@ fn random_net(rng: &mut Rng, v6: bool, length: usize) -> Net {
     }
 }
 
-/// Bits of a prefix of any length, often a usual one.
+/// Returns a prefix length of any value, often a common one.
 fn any_length(rng: &mut Rng, v6: bool) -> usize {
     match (v6, rng.below(4)) {
         (_, 0) => 8 * (1 + rng.below(4)),
@@ -460,9 +459,9 @@ fn any_length(rng: &mut Rng, v6: bool) -> usize {
     }
 }
 
-/// Bits of a prefix within a neighbourhood.
+/// Returns a prefix length within a neighbourhood.
 fn narrow_length(rng: &mut Rng, v6: bool, alone: bool) -> usize {
-    // In IPv6 the neighbourhood has 64 bits less to choose from, and twice that many are left.
+    // An IPv4 neighbourhood leaves 16 bits, an IPv6 neighbourhood 64: four bits for each one.
     let scaled = |bits: usize| if v6 { 64 + (bits - 16) * 4 } else { bits };
     let (least, span) = match (alone, rng.below(8)) {
         (true, _) => (28, 5),
@@ -473,7 +472,7 @@ fn narrow_length(rng: &mut Rng, v6: bool, alone: bool) -> usize {
     if v6 && span > 1 { (length + rng.below(4)).min(128) } else { length }
 }
 
-/// Networks of the source and the destination of a rule. Narrow ones leave most packets to others.
+/// Returns the source and destination networks of a rule. Narrow ones leave most packets to other rules.
 fn random_nets(rng: &mut Rng, v6: bool, narrow: bool) -> (Option<Net>, Option<Net>) {
     let (mut source, mut destination) = (!rng.one_in(4), !rng.one_in(4));
     if narrow && !source && !destination {
@@ -523,9 +522,10 @@ fn random_rule(rng: &mut Rng, number: u32, direction: Option<Direction>, narrow:
     Rule { number, direction, action, protocol, source, destination, source_ports, destination_ports }
 }
 
-/// Rules with numbers that ascend in gaps, in no order; some numbers are used in both directions.
+/// Returns rules in no particular order, with numbers that ascend in gaps; some numbers are used in both
+/// directions.
 ///
-/// Of many rules few are wide, or they would leave nothing to those that come later.
+/// If there are many rules, few are wide, or later ones would match nothing.
 fn random_rules(rng: &mut Rng, count: usize) -> Vec<Rule> {
     let mut rules = Vec::new();
     let mut number = 0;
@@ -553,14 +553,14 @@ fn random_rules(rng: &mut Rng, count: usize) -> Vec<Rule> {
 }
 
 impl Policy {
-    /// A valid policy of this size, at most 4,096 rules and 256 sets.
+    /// Returns a valid policy of this size, at most 4,096 rules and 256 sets.
     ///
-    /// Its rules overlap, for their addresses and ports are from a few neighbourhoods; every action,
-    /// protocol, direction and family occurs, as do both ways to treat unknown VNIs.
+    /// Its rules overlap, because their addresses and ports come from a few neighbourhoods. Every action,
+    /// protocol, direction and family occurs, and so do both treatments of unknown VNIs.
     #[must_use]
     pub fn random(rng: &mut Rng, size: Size) -> Self {
         let mut sets = vec![Set::default(); size.sets];
-        // Neighbouring ranges of VNIs, with gaps between most; not all sets have some.
+        // Adjacent ranges of VNIs, with gaps between most; some sets have none.
         let mut next = rng.below(3) as u32;
         for _ in 0..size.sets * 2 {
             let last = next + rng.below(4) as u32;
@@ -574,7 +574,7 @@ impl Policy {
             if rng.one_in(4) {
                 sets[0].vnis.push((0x00ff_ffff, 0x00ff_ffff));
             }
-            // Most rules in few sets.
+            // Few sets have most of the rules.
             let mut left = size.rules;
             for index in 0..size.sets {
                 let share = if index + 1 == size.sets { left } else { rng.below(left + 1) };
@@ -597,7 +597,7 @@ impl Policy {
     }
 }
 
-/// An address at or next to an edge of the network, or anywhere within it.
+/// Returns an address at or next to an edge of the network, or anywhere within it.
 fn address_near(rng: &mut Rng, net: Net) -> IpAddr {
     let at = rng.below(12);
     let random = rng.wide();
@@ -625,7 +625,7 @@ fn address_near(rng: &mut Rng, net: Net) -> IpAddr {
                 3 => last.wrapping_add(1),
                 _ => within,
             });
-            // Addresses that stand for IPv4 are in no packet.
+            // IPv4-mapped addresses do not occur in packets.
             if address.to_ipv4_mapped().is_some() { v6.into() } else { address.into() }
         }
     }
@@ -643,7 +643,8 @@ fn port_near(rng: &mut Rng, ports: Option<(u16, u16)>) -> u16 {
 }
 
 impl Packet {
-    /// A packet at or next to the borders of one of the policy's rules, now and then any other.
+    /// Returns a packet at or next to the borders of one of the policy's rules, occasionally any other
+    /// packet.
     #[must_use]
     pub fn near(policy: &Policy, rng: &mut Rng) -> Self {
         let set = (!policy.sets.is_empty()).then(|| rng.below(policy.sets.len()));
@@ -655,7 +656,7 @@ impl Packet {
             None => rng.one_in(2),
         };
         let mut side = |net: Option<Net>| {
-            // Of a rule that leaves the address open, one that other rules are about.
+            // If the rule has no network, an address that other rules are likely to name.
             let net = net.unwrap_or_else(|| random_net(rng, v6, if v6 { 128 } else { 32 }));
             address_near(rng, net)
         };
@@ -675,7 +676,7 @@ impl Packet {
             protocol,
             ports: None,
         };
-        // A later fragment has none.
+        // Later fragments have no ports.
         if WITH_PORTS.contains(&protocol) && !rng.one_in(8) {
             packet.ports = Some((port_near(rng, rule.source_ports), port_near(rng, rule.destination_ports)));
         }
@@ -687,7 +688,7 @@ impl Packet {
 }
 
 impl Packet {
-    /// The packet as an inner frame. `None` where no packet is like that: a protocol number that IPv6 has
+    /// Returns the packet as an inner frame; `None` if it cannot exist, because IPv6 uses the protocol number
     /// for an extension header.
     #[must_use]
     pub fn inner_frame(&self) -> Option<Vec<u8>> {
@@ -745,7 +746,7 @@ impl Packet {
         Some(frame)
     }
 
-    /// The packet as a mirror session sends it, where there can be such a packet.
+    /// Returns the packet as a mirror session sends it, if it can exist.
     #[must_use]
     pub fn mirrored_frame(&self) -> Option<Vec<u8>> {
         let target = match self.outer_source {
@@ -769,7 +770,7 @@ fn outer_source(policy: &Policy, rng: &mut Rng) -> IpAddr {
     }
 }
 
-/// Source and destination of a packet: mostly of this direction, where there is one.
+/// Returns source and destination hardware addresses, mostly those of `direction`, if there is one.
 fn macs(policy: &Policy, direction: Option<Direction>, rng: &mut Rng) -> [[u8; 6]; 2] {
     let any = [(); 2].map(|()| [2, 0, 0, 0, 0, rng.below(7) as u8]);
     if policy.macs.is_empty() || rng.one_in(4) {
@@ -783,13 +784,13 @@ fn macs(policy: &Policy, direction: Option<Direction>, rng: &mut Rng) -> [[u8; 6
     }
 }
 
-/// A VNI of the set, or one next to a known range, or any.
+/// Returns a VNI of the set, one next to a known range, or any.
 fn vni(policy: &Policy, set: Option<usize>, rng: &mut Rng) -> u32 {
     const MOST: u32 = 0x00ff_ffff;
     let bound = set.map_or(&[][..], |set| &policy.sets[set].vnis);
     let ranges = if bound.is_empty() { &policy.vnis } else { bound };
     if bound.is_empty() && set == policy.default && !policy.strict {
-        // Beyond what is bound.
+        // A VNI beyond those bound.
         return MOST / 2 + rng.below(1000) as u32;
     }
     if ranges.is_empty() || rng.one_in(8) {

@@ -1,10 +1,10 @@
-//! Whether a value is what a schema of an `OpenAPI` description says. The schemas' words are those that the
-//! API's description uses; one that is not known here is a failure, not a pass.
+//! Validates values against a schema of an `OpenAPI` description. It knows the keywords that the API's
+//! description uses; any other keyword is a failure, not a pass.
 
 use serde_json::{Map, Value};
 
-/// Everything in `value` that `schema` does not allow, each with its place; `description` is the document
-/// that references are into.
+/// Returns all violations of `schema` by `value`, each with its place; references are resolved in
+/// `description`.
 #[must_use]
 pub fn violations(description: &Value, schema: &Value, value: &Value) -> Vec<String> {
     let mut found = Vec::new();
@@ -33,7 +33,7 @@ fn check(description: &Value, schema: &Value, value: &Value, at: &str, found: &m
                     }
                 }
             }
-            // What the value satisfies, and what is no condition or looked at below.
+            // Keywords that the value satisfies, that are no condition, or that are checked below.
             "type"
             | "enum"
             | "minimum"

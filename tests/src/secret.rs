@@ -1,4 +1,4 @@
-//! Files with a secret in them, as mirror-xdp takes them: nobody else can read them.
+//! Files with a secret, as mirror-xdp requires them: only the owner can read them.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -9,7 +9,7 @@ use std::path::Path;
 ///
 /// # Panics
 ///
-/// Where the file cannot be written, or is there already.
+/// If the file exists or cannot be written.
 pub fn write(path: &Path, secret: &str) {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     file.and_then(|mut file| file.write_all(secret.as_bytes())).expect("the directory can be written to");

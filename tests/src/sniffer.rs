@@ -1,4 +1,4 @@
-//! Takes frames off a virtual cable exactly as they arrive: an `AF_PACKET` socket on one of its ends.
+//! Receives frames unchanged from a virtual cable, through an `AF_PACKET` socket on one of its ends.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -14,10 +14,10 @@ use crate::appliance::PATIENCE;
 use crate::inject::link_address;
 use crate::netns::Namespace;
 
-/// The longest frame that is taken, and more than any interface carries.
+/// The longest frame received, in bytes: more than any interface carries.
 const MAX_FRAME: usize = 65_536;
 
-/// Room in the socket for what a test lets arrive before it looks, in bytes.
+/// The receive buffer, in bytes, for the frames that arrive before a test reads them.
 const BUFFER: usize = 64 << 20;
 
 /// Receives the frames of one interface, those that it sends included.
@@ -27,7 +27,7 @@ pub struct Sniffer {
 }
 
 impl Sniffer {
-    /// For the interface of this name in `namespace`.
+    /// Opens the interface of this name in `namespace`.
     pub fn new(namespace: &Namespace, interface: &str) -> io::Result<Self> {
         namespace.enter(|| {
             let socket =
@@ -39,11 +39,11 @@ impl Sniffer {
         })?
     }
 
-    /// The next frame; waits for it.
+    /// Waits for the next frame and returns it.
     ///
     /// # Panics
     ///
-    /// Where none arrives for very long.
+    /// If none arrives within [`PATIENCE`].
     #[must_use]
     pub fn receive(&self) -> Vec<u8> {
         let mut frame = vec![0; MAX_FRAME];
@@ -58,7 +58,7 @@ impl Sniffer {
         frame
     }
 
-    /// The next frames for which `wanted` has an answer, as many as asked for.
+    /// Receives frames until `wanted` has returned a value for `count` of them; returns these values.
     #[must_use]
     pub fn take<T>(&self, count: usize, mut wanted: impl FnMut(Vec<u8>) -> Option<T>) -> Vec<T> {
         let mut taken = Vec::with_capacity(count);

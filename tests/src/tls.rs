@@ -1,18 +1,18 @@
-//! Handshakes of TLS, as far as an observer reads them (RFC 8446, section 4).
+//! TLS handshakes, to the extent that an observer reads them (RFC 8446, section 4).
 
-/// Bytes with their length in front, in one byte.
+/// Returns bytes preceded by their length in one byte.
 #[must_use]
 pub fn with_len8(bytes: &[u8]) -> Vec<u8> {
     [&[bytes.len() as u8], bytes].concat()
 }
 
-/// Bytes with their length in front, in two bytes: also a message of DNS over TCP.
+/// Returns bytes preceded by their length in two bytes, as for a DNS message over TCP.
 #[must_use]
 pub fn with_len16(bytes: &[u8]) -> Vec<u8> {
     [&(bytes.len() as u16).to_be_bytes(), bytes].concat()
 }
 
-/// A record of TLS (RFC 8446, section 5.1) with a message of a handshake.
+/// Returns a TLS record (RFC 8446, section 5.1) with a handshake message.
 fn handshake(kind: u8, body: &[u8]) -> Vec<u8> {
     let message = [&[kind, 0], &with_len16(body)[..]].concat();
     [&[22, 3, 1], &with_len16(&message)[..]].concat()
@@ -22,7 +22,7 @@ fn extension(kind: u16, body: &[u8]) -> Vec<u8> {
     [&kind.to_be_bytes(), &with_len16(body)[..]].concat()
 }
 
-/// The record of a client that asks for a server of this name, as HTTP/2 or HTTP/1.1.
+/// Returns the record of a client that asks for a server of this name, with ALPN for HTTP/2 and HTTP/1.1.
 #[must_use]
 pub fn client_hello(name: &str) -> Vec<u8> {
     let name = with_len16(&[&[0], &with_len16(name.as_bytes())[..]].concat());
@@ -47,7 +47,7 @@ pub fn client_hello(name: &str) -> Vec<u8> {
     handshake(1, &hello.concat())
 }
 
-/// The records of a server's answer in TLS 1.3, with a certificate that is none but for its length.
+/// Returns the records of a TLS 1.3 server's answer, with a dummy certificate of two bytes.
 #[must_use]
 pub fn server_hello() -> Vec<u8> {
     let extensions = [extension(16, &with_len16(&with_len8(b"h2"))), extension(43, &[3, 4])].concat();

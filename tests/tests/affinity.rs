@@ -1,5 +1,5 @@
-//! Every packet of a flow is analysed by one worker, whichever queue it came in by; and nothing of what
-//! changes the worker is lost unseen.
+//! One worker analyses every packet of a flow, whichever queue it arrives on; and every frame lost in a
+//! handoff is counted.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::fs::{self, File};
@@ -19,10 +19,10 @@ use serde_json::Value;
 const FAR: &str = "source0";
 const ETHERNET: usize = 14;
 
-/// Frames in the order in which they are on the wire, each with the queue that it is to come in by.
+/// Frames in the order on the wire, each with the queue on which it is to arrive.
 type Step = (usize, Vec<u8>);
 
-/// The two fragments of an IPv4 packet that its sender has given this number.
+/// Splits an IPv4 packet into two fragments with this identification.
 fn fragments(packet: &[u8], identification: u16) -> [Vec<u8>; 2] {
     let (header, payload) = Ipv4Header::from_slice(&packet[ETHERNET..]).unwrap();
     let (first, second) = payload.split_at(512);
@@ -40,9 +40,9 @@ fn fragments(packet: &[u8], identification: u16) -> [Vec<u8>; 2] {
     })
 }
 
-/// Conversations step by step. What goes to the server comes in by queue 0, what comes back by queue 1; name
-/// resolution the other way round, since AWS sends all answers of the resolver with one source port; and of
-/// fragments the first by queue 0. Some flows have both whole packets and such that come in fragments.
+/// Returns conversations step by step. Frames to the server arrive on queue 0, frames back on queue 1. Name
+/// resolution uses the opposite queues, because AWS sends all answers of the resolver with one source port.
+/// Of two fragments the first arrives on queue 0. Some flows have both whole and fragmented packets.
 fn conversations() -> Vec<Vec<Step>> {
     let mut steps: Vec<Vec<Step>> = vec![Vec::new(); 5];
     for client in 20_000..20_030 {
@@ -88,25 +88,24 @@ fn write_pcap(path: &Path, frames: &[&[u8]]) {
     }
 }
 
-/// Has the generator send frames. What the kernel takes from it comes in by the queue of the CPU that it runs
-/// on.
+/// Runs the generator on the CPU of this number. Frames on a veth arrive on the queue of the sending CPU.
 fn generate(bed: &Bed, queue: usize, arguments: &[&str]) {
     let mut command = bed.far.command("taskset");
     command.args(["-c", &queue.to_string()]).arg(require::binary().unwrap());
     run(command.args(["pktgen", "--json", "--interface", FAR]).args(arguments)).unwrap();
 }
 
-/// Frames that the workers were given, by the last statistics in the log.
+/// Returns the frames delivered to the workers, according to the last statistics in the log.
 fn delivered(bed: &Bed) -> u64 {
     let text = fs::read_to_string(bed.log_dir().join("eve.json")).unwrap_or_default();
-    // A line is read while it may still be written: only whole ones are looked at.
+    // The last line may still be incomplete, so only whole lines are parsed.
     let mut whole = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let last = whole.rfind(|record| record["event_type"] == "stats").unwrap_or_default();
     let workers = last["stats"]["workers"].as_array().cloned().unwrap_or_default();
     workers.iter().map(|worker| worker["delivered"].as_u64().unwrap_or_default()).sum()
 }
 
-/// Captures the conversations, each step when the one before has been analysed.
+/// Captures the conversations; sends each step when the one before has been analysed.
 fn capture(bed: &Bed, arguments: &[&str], send: impl Fn(&[Step])) -> (Report, Vec<String>) {
     let appliance = bed.start(&[&["--stats-interval", "50ms"], arguments].concat());
     let mut expected = 0;
@@ -121,7 +120,7 @@ fn capture(bed: &Bed, arguments: &[&str], send: impl Fn(&[Step])) -> (Report, Ve
     (report, comparable(&bed.records()))
 }
 
-/// What a capture with one worker makes of the conversations.
+/// Returns the records of the conversations from a capture with one worker.
 fn by_one_worker() -> Option<Vec<String>> {
     let bed = Bed::new(1)?;
     let send = |step: &[Step]| {
@@ -189,7 +188,7 @@ fn several_sockets_share_a_queue_and_hand_nothing_over() {
 #[test]
 fn what_the_owner_has_no_room_for_is_counted() {
     let Some(bed) = Bed::new(2) else { return };
-    // Two workers on one CPU, with little room: while one hands over, the other cannot take.
+    // Two workers on one CPU, with small rings: while one hands frames over, the other cannot take them.
     let appliance = bed.start(&["--ring", "256", "--cpus", "0", "--sockets-per-queue", "1"]);
     generate(&bed, 0, &["--size", "128", "--flows", "1000", "--count", "200000"]);
     let report = appliance.stop();

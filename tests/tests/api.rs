@@ -1,5 +1,5 @@
-//! The HTTP API: what it answers is what its description says and what the account says, it tells health
-//! from life, it is asked by those who may, and nobody who asks touches the capture.
+//! The HTTP API: its answers match its description and the account; liveness and readiness differ; only
+//! authorised clients get answers; and no client disturbs the capture.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::fs;
@@ -39,14 +39,14 @@ fn get(bed: &Bed, path: &str) -> Value {
     answer.json()
 }
 
-/// Frames of so many flows of VNI 7, of which the first is the largest.
+/// Returns frames of `flows` flows of VNI 7, the first of which is the largest.
 fn frames(flows: u16) -> Vec<Vec<u8>> {
     let large = (0..50).map(|_| mirrored(7).carrying(&Flow::v4(4000, 443).udp(&[0; 1000])));
     let small = (1..flows).map(|flow| mirrored(7).carrying(&Flow::v4(4000 + flow, 443).udp(b"hello")));
     large.chain(small).collect()
 }
 
-/// A configuration with a set of one rule.
+/// Writes a configuration with a set of one rule, and returns its path.
 fn write_config(bed: &Bed, action: &str) -> String {
     let path = bed.log_dir().join("config.toml");
     let rule = format!("number = 100\naction = \"{action}\"\n");
@@ -55,7 +55,7 @@ fn write_config(bed: &Bed, action: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// Starts, sends no more at a time than rings have room for, and waits until all has been analysed.
+/// Starts a capture, sends no more frames at a time than the rings hold, and waits until all are analysed.
 fn start_with_traffic(bed: &Bed, arguments: &[&str], frames: &[Vec<u8>]) -> Appliance {
     let appliance = bed.start(arguments);
     let mut sent = 0;
@@ -91,7 +91,7 @@ fn every_path_answers_as_its_description_says() {
             }
         }
     }
-    // What the description does not have there is not.
+    // Paths and methods that are not described do not exist.
     assert_eq!(ask(&bed, "GET /api/v1/none").status, 404);
     assert_eq!(ask(&bed, "POST /api/v1/stats").status, 405);
     assert_eq!(ask(&bed, "GET /api/v1/reload").status, 405);
@@ -99,7 +99,7 @@ fn every_path_answers_as_its_description_says() {
     appliance.stop().assert_conserved();
 }
 
-/// Asserts that an answer is of a kind, and of a form, that the description says.
+/// Asserts that an answer has a status, content type and form that the description contains.
 #[track_caller]
 fn assert_described(description: &Value, operation: &Value, path: &str, answer: &Answer) {
     let response = &operation["responses"][answer.status.to_string()];
@@ -112,7 +112,7 @@ fn assert_described(description: &Value, operation: &Value, path: &str, answer: 
     }
 }
 
-/// Asserts that a parameter takes what it is described to, and refuses what it is not.
+/// Asserts that a parameter accepts the values described and refuses others.
 fn assert_parameter(bed: &Bed, description: &Value, operation: &Value, path: &str, parameter: &Value) {
     let name = parameter["name"].as_str().unwrap();
     let schema = &parameter["schema"];
@@ -143,7 +143,7 @@ fn assert_parameter(bed: &Bed, description: &Value, operation: &Value, path: &st
     }
 }
 
-/// Bytes as they can stand in a query.
+/// Percent-encodes bytes for a query.
 fn encoded(text: &str) -> String {
     text.bytes().fold(String::new(), |text, byte| {
         if byte.is_ascii_alphanumeric() {
@@ -154,7 +154,7 @@ fn encoded(text: &str) -> String {
     })
 }
 
-/// Names of parameters with values, most of which are wrong.
+/// Generates parameter names with values, most of which are invalid.
 fn hostile_query(names: Vec<String>) -> impl Strategy<Value = String> {
     let name = prop_oneof![4 => select(names), 1 => any::<String>().prop_map(|name| encoded(&name))];
     let number = any::<i128>().prop_map(|number| number.to_string());
@@ -200,7 +200,7 @@ fn whatever_is_asked_gets_an_answer_that_is_described_and_the_capture_goes_on() 
         let Ok(answer) =
             http::ask(&bed.appliance, API.parse().unwrap(), &format!("{method} {path}?{query}"), &[])
         else {
-            // Too long for a head.
+            // The request head was too long.
             assert!(query.len() > 10_000, "{method} {path}?{query}");
             continue;
         };
@@ -211,7 +211,7 @@ fn whatever_is_asked_gets_an_answer_that_is_described_and_the_capture_goes_on() 
             assert!((400..500).contains(&answer.status), "{method} {path}?{query}: {}", answer.head);
         }
     }
-    // What is no request of HTTP at all.
+    // Bytes that are no HTTP request at all.
     for bytes in [
         &b"\r\n\r\n"[..],
         b"GET\r\n\r\n",
@@ -378,7 +378,7 @@ fn pages_of_others_cannot_ask_through_a_browser_on_this_host() {
 fn slow_clients_and_floods_do_not_touch_the_capture() {
     let Some(bed) = Bed::new(1) else { return };
     let mut appliance = bed.start(&["--health", "127.0.0.1:9471"]);
-    // More clients that say half of a request, or never read, than there is room for.
+    // More clients that send half a request, or never read, than the API has room for.
     let mut slow = Vec::new();
     for client in 0..200 {
         let Ok(mut stream) = http::connect(&bed.appliance, API.parse().unwrap()) else { continue };
@@ -393,7 +393,7 @@ fn slow_clients_and_floods_do_not_touch_the_capture() {
     }
     let health = http::ask(&bed.appliance, "127.0.0.1:9471".parse().unwrap(), "GET /healthz", &[]).unwrap();
     assert_eq!(health.status, 200, "{}", health.body);
-    // They are gone after a while, and there is room again.
+    // They time out after a while, and then there is room again.
     wait_until("there is room again", || {
         http::ask(&bed.appliance, API.parse().unwrap(), "GET /readyz", &[])
             .is_ok_and(|answer| answer.status == 200)
@@ -411,7 +411,7 @@ fn slow_clients_and_floods_do_not_touch_the_capture() {
 }
 
 const HEALTH: &str = "127.0.0.1:9471";
-/// Addresses of this host that clients ask from.
+/// Addresses of this host from which clients connect.
 const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const THERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
@@ -421,14 +421,14 @@ fn ask_from(bed: &Bed, source: Ipv4Addr, address: &str, request: &str) -> io::Re
     http::ask_by(stream, address.parse().unwrap(), request, &[])
 }
 
-/// Opens a connection and sends something by it, which may be nothing.
+/// Opens a connection and sends `bytes`, which may be empty.
 fn say(bed: &Bed, source: Ipv4Addr, address: &str, bytes: &[u8]) -> io::Result<TcpStream> {
     let mut stream = http::connect_from(&bed.appliance, source, address.parse().unwrap())?;
     stream.write_all(bytes)?;
     Ok(stream)
 }
 
-/// Asserts that health checks are answered at once, wherever they come from and go to.
+/// Asserts that health checks from all sources to all addresses are answered at once.
 #[track_caller]
 fn assert_healthy(bed: &Bed, round: usize) {
     for (source, address) in [(HERE, API), (THERE, API), (HERE, HEALTH), (THERE, HEALTH)] {
@@ -458,7 +458,7 @@ fn hostile_clients_by_the_hundred_do_not_keep_health_checks_out() {
     let mut clients = Vec::new();
     let more = |clients: &mut Vec<TcpStream>| {
         for (address, bytes) in hostile {
-            // One that had to go at once is as good.
+            // A client that was refused at once serves as well.
             let Ok(mut stream) = say(&bed, HERE, address, bytes) else { continue };
             if bytes == kept_alive {
                 let _ = stream.read(&mut [0; 64]);
@@ -473,7 +473,7 @@ fn hostile_clients_by_the_hundred_do_not_keep_health_checks_out() {
     for round in 0..100 {
         more(&mut clients);
         assert_healthy(&bed, round);
-        // The flood from one address is not noticed at others.
+        // The flood from one address does not affect clients at others.
         assert_eq!(ask_from(&bed, THERE, API, "GET /api/v1/stats").unwrap().status, 200, "{round}");
         if clients.len() > 950 {
             clients.drain(..100);
@@ -486,7 +486,7 @@ fn hostile_clients_by_the_hundred_do_not_keep_health_checks_out() {
 fn hostile_clients_that_take_no_answers_do_not_keep_health_checks_out() {
     let Some(bed) = Bed::new(1) else { return };
     let appliance = bed.start(&["--health", HEALTH]);
-    // More requests than there is room for in the buffers of the connection that the answers wait in.
+    // More requests than answers fit into the buffers of the connection.
     let requests = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".repeat(1000);
     let mut clients = Vec::new();
     for source in [HERE, ELSEWHERE].into_iter().cycle().take(300) {
@@ -495,7 +495,7 @@ fn hostile_clients_that_take_no_answers_do_not_keep_health_checks_out() {
         let _ = (&stream).write_all(&requests);
         clients.push(stream);
     }
-    // Until the answers fill all buffers, the thread of the API has work to do.
+    // Until the answers fill all buffers, the thread of the API is busy.
     wait_until("the connections are full", || {
         let begun = Instant::now();
         let answer = ask_from(&bed, HERE, API, "GET /healthz");
@@ -504,7 +504,7 @@ fn hostile_clients_that_take_no_answers_do_not_keep_health_checks_out() {
     for round in 0..100 {
         assert_healthy(&bed, round);
     }
-    // Others do not wait until the connections have come to their end.
+    // Other clients need not wait for the end of these connections.
     let begun = Instant::now();
     wait_until("there is room for others", || {
         ask_from(&bed, THERE, API, "GET /api/v1/stats").is_ok_and(|answer| answer.status == 200)
@@ -608,7 +608,7 @@ fn what_is_wrong_with_its_addresses_is_told_in_one_line() {
     appliance.stop().assert_conserved();
 }
 
-/// How long a survey of a full table may take is a matter of ticks; that it ends at all is tested here.
+/// A test that a scan of a full table ends; its duration depends on the workers' ticks.
 #[test]
 fn a_survey_goes_through_a_table_of_many_flows() {
     let Some(bed) = Bed::new(1) else { return };

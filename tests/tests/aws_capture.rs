@@ -1,5 +1,5 @@
-//! A real capture of AWS mirror traffic, replayed over a cable, gives the flows and DNS records that
-//! Suricata made of it.
+//! A real capture of AWS mirror traffic, replayed over a cable, yields the flow and DNS records that Suricata
+//! writes for it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ use serde_json::Value;
 const CAPTURE: &str = "suricata-verify/tests/vxlan-decoder-03/vxlan.pcap";
 const VNI: u32 = 5_569_041;
 
-/// How often each of the things that `key` makes of records occurs.
+/// Counts the records by `key`.
 fn count(records: &[&Value], key: impl Fn(&Value) -> String) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for record in records {
@@ -22,7 +22,7 @@ fn count(records: &[&Value], key: impl Fn(&Value) -> String) -> BTreeMap<String,
     counts
 }
 
-/// Both ends of a record's flow, in no certain order: Suricata may have missed which side began.
+/// Returns both ends of a record's flow, sorted: Suricata may have missed which end began.
 fn ends(record: &Value) -> String {
     let mut ends = [("src_ip", "src_port"), ("dest_ip", "dest_port")]
         .map(|(ip, port)| format!("{} {}", record[ip], record[port]));
@@ -30,7 +30,7 @@ fn ends(record: &Value) -> String {
     format!("{} {}", record["proto"], ends.join(" "))
 }
 
-/// The flow and its packets each way.
+/// Returns the flow's ends, its packets in each direction, and its Community ID.
 fn flow_key(record: &Value) -> String {
     let mut packets = ["pkts_toserver", "pkts_toclient"].map(|field| record["flow"][field].as_u64());
     packets.sort_unstable();
@@ -47,7 +47,7 @@ fn dns_key(record: &Value) -> String {
 #[test]
 fn a_real_mirror_session_gives_the_records_that_suricata_made_of_it() {
     let Some(corpus) = require::corpus() else { return };
-    // On one queue: the resolver's replies have another outer source port than the queries.
+    // On one queue, because the resolver's replies have another outer source port than the queries.
     let Some(bed) = Bed::new(1) else { return };
     let mut reader = PcapReader::new(File::open(corpus.join(CAPTURE)).unwrap()).unwrap();
     let mut frames = Vec::new();
@@ -61,7 +61,7 @@ fn a_real_mirror_session_gives_the_records_that_suricata_made_of_it() {
     let ours = bed.records();
     let expected = fs::read_to_string(corpus.join(format!("expected/{CAPTURE}.eve.json"))).unwrap();
     let theirs: Vec<Value> = expected.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    // Suricata also has the outer flow, which carries the inner ones.
+    // Suricata also records the outer flow, which carries the inner ones.
     let is_inner = |record: &Value| {
         matches!(record["proto"].as_str(), Some("TCP" | "UDP")) && record["dest_port"] != 4789
     };

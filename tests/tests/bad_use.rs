@@ -1,5 +1,5 @@
-//! What cannot work is refused in one line that says what is wrong and what to do, with the exit code
-//! that scripts go by, and nothing is left behind.
+//! A command that cannot work is refused in one line that names the error and the remedy, with the documented
+//! exit code, and leaves nothing behind.
 
 use std::fs::{self, Permissions};
 use std::net::UdpSocket;
@@ -7,7 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use mirror_xdp_tests::appliance::{Bed, INTERFACE};
 
-/// Asserts that `mirror-xdp run` with these interfaces and arguments fails in one line with these words.
+/// Asserts that `mirror-xdp run` with these interfaces and arguments fails with one line that contains these
+/// words.
 fn assert_refused(bed: &Bed, interfaces: &[&str], arguments: &[&str], words: &[&str]) {
     let output = bed.run_to_end(bed.run_command(interfaces, arguments));
     assert_eq!(output.status.code(), Some(1), "{:?}", output.stderr);
@@ -61,7 +62,7 @@ fn missing_privileges() {
     let run = bed.run_command(&[INTERFACE], &[]);
     let mut command = bed.appliance.command("setpriv");
     command.args(["--bounding-set", "-all", "--inh-caps", "-all"]);
-    // Behind what enters the namespace: the program itself, and its arguments.
+    // The program itself and its arguments, without the words that enter the namespace.
     let words: Vec<_> = run.get_args().skip_while(|word| *word != "KILL").skip(1).collect();
     command.args(words);
     let output = bed.run_to_end(command);
@@ -114,7 +115,7 @@ fn a_configuration_that_names_what_cannot_be_used() {
     let both = "[capture]\ninterfaces = [\"mirror0\", \"mirror0\"]\n[shunt]\nafter = true\n";
     refused(both, &[], &[":2: capture.interfaces[1]: ", "(1 more: `mirror-xdp config check` shows them)"]);
     assert!(!bed.log_dir().join("store").exists(), "a store was made");
-    // Where a flag says otherwise, or there is no store, the key is not used.
+    // If a flag overrides it, or there is no store, the key is not used.
     fs::write(&config, key + "[api]\nlisten = \"0.0.0.0:9470\"\n").unwrap();
     let arguments = ["--config", &path, "--api", "off", "--duration", "100ms"];
     let output = bed.run_to_end(bed.run_command(&[INTERFACE], &arguments));

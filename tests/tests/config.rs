@@ -1,5 +1,5 @@
-//! `mirror-xdp config`: each mistake is told with file, line, key and what is allowed, and what is in force
-//! with who says so.
+//! `mirror-xdp config`: each error is reported with file, line, key and accepted values, and each setting in
+//! force with its source.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ fn config(arguments: &[&str]) -> Option<Output> {
     Some(output.expect("mirror-xdp starts"))
 }
 
-/// Wrong files: what is in them, the line and the key that is wrong, and words of what is allowed.
+/// Invalid files: the content, the line and key of the error, and part of the accepted values.
 const WRONG: &[(&str, usize, &str, &str)] = &[
     ("[ports\n", 1, "[ports", "expected `]`"),
     ("[ports]\nvxlan = [1]\nvxlan = [2]\n", 3, "vxlan", "once"),
@@ -154,7 +154,7 @@ fn every_key_of_the_example_is_shown() {
     }
 }
 
-/// The keys of a file's plain sections.
+/// Returns the keys of a file's plain sections.
 fn keys(text: &str) -> Vec<String> {
     let mut section = None;
     let mut keys = Vec::new();

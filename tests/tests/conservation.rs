@@ -1,4 +1,4 @@
-//! The identity that every frame is accounted for holds under load, whatever the frames are.
+//! Every frame is accounted for under load, whatever its content.
 
 use std::thread;
 
@@ -6,10 +6,10 @@ use mirror_xdp_tests::appliance::Bed;
 use mirror_xdp_tests::frames::{Flow, mirrored};
 use nix::sys::signal::Signal;
 
-/// Frames of a sender. Together with the other sender's some hundred thousand.
+/// Frames of each of the two senders: together some hundred thousand.
 const FRAMES: usize = 150_000;
 
-/// A mix: of eight frames five are well-formed, two malformed, one is not mirror traffic.
+/// Returns a mix of frames: of eight, five are well-formed, two malformed, and one is not mirror traffic.
 fn mix(sender: u16) -> Vec<Vec<u8>> {
     let mut mix = Vec::new();
     for flow in 0..64 {
@@ -49,7 +49,7 @@ fn every_frame_is_accounted_for_under_load() {
     bed.wait_until_received(before + sent);
     let report = appliance.stop();
     report.assert_conserved();
-    // Nobody else sends on this cable.
+    // Only the two senders use this cable.
     assert_eq!(report.seen(), sent);
     let eighth = sent / 8;
     let reasons = ["not_mirror", "outer_udp_length", "vxlan_no_vni"].map(|name| (name.to_owned(), eighth));
@@ -71,7 +71,7 @@ fn stopping_under_load_loses_count_of_nothing() {
                 injector.send(frame).unwrap();
             }
         });
-        // In the midst of it, by count and not by time.
+        // In the midst of the traffic, by count and not by time.
         bed.wait_until_received(FRAMES as u64 / 8);
         let report = appliance.stop();
         sender.join().unwrap();
@@ -85,7 +85,7 @@ fn stopping_under_load_loses_count_of_nothing() {
 fn frames_that_find_the_ring_full_are_counted_as_lost() {
     let Some(bed) = Bed::new(1) else { return };
     let mut appliance = bed.start(&[]);
-    // Stopped, it takes nothing out of the ring, however large that is.
+    // A stopped process takes nothing from the ring, however large that is.
     appliance.signal(Signal::SIGSTOP);
     let frame = mirrored(1).carrying(&Flow::default().udp(b"hello"));
     let frames = vec![frame; 100_000];

@@ -1,12 +1,12 @@
-//! Mirrored frames, in every form that is allowed, become records of the inner flow with the marks of
-//! their mirror session.
+//! Mirrored frames, in every valid form, become records of the inner flow with the fields of their mirror
+//! session.
 
 use mirror_xdp_tests::appliance::{Bed, of_type};
 use mirror_xdp_tests::frames::{Flow, Mirrored, mirrored};
 use serde_json::Value;
 
-/// Captures one frame of each session in one go, each with an inner flow of its own, and checks that its
-/// record has the session's marks.
+/// Captures one frame of each session in one run, each with an inner flow of its own, and asserts that its
+/// record has the session's fields.
 fn assert_captured(arguments: &[&str], sessions: &[(&str, u32, Mirrored)]) {
     let Some(bed) = Bed::new(1) else { return };
     let flow = |index: usize| Flow::v4(20_000 + index as u16, 9);
@@ -42,7 +42,7 @@ fn the_outer_header_is_ipv4_or_ipv6() {
     marks.sort_by_key(ToString::to_string);
     let expected = [
         serde_json::json!({"vni": 7, "outer_src": "10.9.0.1", "outer_dst": "10.9.0.2"}),
-        // With all zeros, as the addresses of flows are written.
+        // With all zeros, as EVE writes the addresses of flows.
         serde_json::json!({
             "vni": 7,
             "outer_src": "fd00:0000:0000:0000:0000:0000:0000:0001",

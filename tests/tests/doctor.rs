@@ -1,5 +1,5 @@
-//! What `mirror-xdp doctor` finds wrong with an interface, and mends; and what `run --prepare` mends for as
-//! long as it runs.
+//! The problems of an interface that `mirror-xdp doctor` finds and mends, and those that `run --prepare`
+//! mends for the duration of a capture.
 
 use std::fs::File;
 use std::io;
@@ -18,7 +18,8 @@ fn doctor(bed: &Bed, arguments: &[&str]) -> Output {
     bed.run_to_end(command)
 }
 
-/// What `--json` says of a check: its state, what was found, what mends it.
+/// Returns the fields of a check in the output of `--json`: its state, the finding, and the command that
+/// mends it.
 fn check(output: &Output, name: &str) -> (String, String, Option<String>) {
     let checks: Vec<Value> = serde_json::from_str(&output.stdout).expect("an array");
     let check = checks.iter().find(|check| check["check"] == name).expect("the check is there");
@@ -32,7 +33,7 @@ fn state(output: &Output, name: &str) -> String {
     check(output, name).0
 }
 
-/// An interface with an MTU of 9000 and one of two queues in use.
+/// Gives an interface an MTU of 9000 and one of two queues.
 fn spoil(bed: &Bed) {
     for (namespace, interface) in [(&bed.appliance, INTERFACE), (&bed.far, "source0")] {
         run(namespace.command("ethtool").args(["-L", interface, "rx", "1", "tx", "1"]))
@@ -60,7 +61,7 @@ fn what_is_wrong_is_named_with_what_mends_it_and_mended() {
     spoil(&bed);
 
     let output = doctor(&bed, &["--json"]);
-    // It would be captured, though not well.
+    // A capture would work, though not well.
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let (state_of_mtu, found, fix) = check(&output, "mtu");
     assert_eq!(
@@ -107,7 +108,7 @@ fn a_capture_that_prepares_the_interface_puts_it_back() {
     assert_eq!((mtu(&bed.appliance).as_str(), queues(&bed.appliance)), ("9000", queues_before));
     assert_eq!(huge_pages(), "0");
 
-    // Also where there is no capture after all.
+    // Also if the capture fails to start.
     let output = bed.run_to_end(bed.run_command(&[INTERFACE, "absent0"], &["--prepare"]));
     assert_eq!(output.status.code(), Some(1));
     assert_eq!((mtu(&bed.appliance).as_str(), huge_pages().as_str()), ("9000", "0"));
@@ -117,7 +118,7 @@ fn a_capture_that_prepares_the_interface_puts_it_back() {
 fn a_capture_has_huge_pages_made_for_as_long_as_it_runs() {
     let Some(bed) = Bed::new(1) else { return };
     let _pages = NoHugePages::take();
-    // A capture that changes it for a moment has it locked.
+    // A capture that changes the setting briefly holds a lock on it.
     let allowed = || {
         let file = File::open("/proc/sys/vm/nr_overcommit_hugepages").expect("the kernel has huge pages");
         let file = Flock::lock(file, FlockArg::LockShared).expect("a lock on a file");
@@ -167,7 +168,7 @@ fn a_running_capture_is_recognised_and_its_devices_losses_are_in_the_account() {
     report.assert_conserved();
     let device = &report.json()["interfaces"][0]["device"];
     assert_eq!(device["rx_missed_errors"], 0, "{device}");
-    // The driver counts what the program drops, and the account knows that.
+    // The driver counts the frames that the program drops; the account does not take them for losses.
     assert_eq!(device["xdp_drops"], 1, "{device}");
 }
 

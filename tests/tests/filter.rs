@@ -1,5 +1,5 @@
-//! `mirror-xdp filter`: rules are checked, tried and imported, and what is wrong with them is told in a way
-//! that people and scripts can go by.
+//! `mirror-xdp filter` checks, tests and imports rules, and reports errors in a form for people and for
+//! scripts.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::fs;
@@ -11,7 +11,7 @@ use mirror_xdp_tests::process::{Output, Process};
 use mirror_xdp_tests::require;
 use serde_json::{Value, json};
 
-/// The configuration that comes with the product.
+/// The example configuration of the product.
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/mirror-xdp.toml");
 
 fn filter(arguments: &[&str]) -> Option<Output> {

@@ -1,5 +1,5 @@
-//! Threads of a live capture that somebody has taken over: each forbidden call is made in each thread, by a
-//! debugger that puts it there, and ends as `docs/security.md` says.
+//! Simulates an attacker who controls threads of a live capture: a debugger makes each thread execute each
+//! forbidden call, which must end as documented in `docs/security.md`.
 #![cfg(target_arch = "x86_64")]
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
@@ -26,22 +26,23 @@ use nix::sys::uio::{RemoteIoVec, process_vm_writev};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, mkfifo};
 
-/// The instruction by which programs call the kernel.
+/// The x86-64 instruction `syscall`.
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
-/// Below the stack, what the function at its top may have there without saying so, and room for paths.
+/// The red zone below the stack, which the current function may use (System V ABI), in bytes, and the room
+/// for paths below it.
 const RED_ZONE: u64 = 128;
 const ROOM: u64 = 4096;
 
-/// A thread that is held by this one.
+/// A thread stopped by the debugger, which is this thread.
 struct Held {
     thread: Pid,
     registers: user_regs_struct,
-    /// Where in its memory a [`SYSCALL`] is.
+    /// The address of a [`SYSCALL`] instruction in its memory.
     gate: u64,
 }
 
 impl Held {
-    /// Stops a thread, be it in a call or not.
+    /// Stops a thread, whether or not it is in a call.
     fn take(thread: Pid, gate: u64) -> Self {
         ptrace::seize(thread, ptrace::Options::empty()).unwrap();
         ptrace::interrupt(thread).unwrap();
@@ -49,7 +50,7 @@ impl Held {
         Self { thread, registers: ptrace::getregs(thread).unwrap(), gate }
     }
 
-    /// Has it make a call, and returns what came of it.
+    /// Makes the thread execute a call, and returns the outcome.
     fn make(&self, call: &Call, outside: &Path) -> Outcome {
         let mut free = (self.registers.rsp - RED_ZONE - ROOM) & !15;
         let values = call.values(outside, |bytes| {
@@ -65,7 +66,7 @@ impl Held {
         let mut registers = self.registers;
         registers.rip = self.gate;
         registers.rax = call.number as u64;
-        // Not within a call that would be begun again.
+        // Prevents the kernel from restarting an interrupted call.
         registers.orig_rax = u64::MAX;
         [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9] = values;
         ptrace::setregs(self.thread, registers).unwrap();
@@ -78,13 +79,13 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // It goes on where it was.
+        // The thread continues where it was.
         let _ = ptrace::setregs(self.thread, self.registers);
         let _ = ptrace::detach(self.thread, None);
     }
 }
 
-/// Where the C library's code has a [`SYSCALL`].
+/// Returns the address of a [`SYSCALL`] instruction in the C library's code.
 fn gate(process: u32) -> u64 {
     let maps = fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
     let memory = File::open(format!("/proc/{process}/mem")).unwrap();
@@ -100,7 +101,7 @@ fn gate(process: u32) -> u64 {
     found.expect("the C library makes calls")
 }
 
-/// The kind of a thread, by its name.
+/// Returns the kind of a thread by its name.
 fn kind(name: &str, main: Kind) -> Kind {
     match name.split_once(' ').map_or(name, |(word, _)| word) {
         "worker" => Kind::Worker,
@@ -116,14 +117,14 @@ fn kind(name: &str, main: Kind) -> Kind {
     }
 }
 
-/// What becomes of a call that has to pass the filters of two kinds.
+/// Returns the outcome of a call that has to pass the filters of two kinds.
 fn both(one: Outcome, other: Outcome) -> Outcome {
     let order = [Errno::ENOSYS, Errno::EPERM, Errno::EACCES].map(Outcome::Refused);
     order.into_iter().find(|outcome| [one, other].contains(outcome)).unwrap_or(Outcome::LetThrough)
 }
 
-/// Tries every call in every thread of a process; returns how many threads of which kind there were. Where the main
-/// thread was confined before it started the others, they are as well.
+/// Tries every call in every thread of a process; returns the number of threads of each kind. If the main
+/// thread was confined before it started the others, they inherit its confinement.
 fn try_all(process: u32, main: Kind, inherited: bool) -> BTreeMap<Kind, usize> {
     let table = calls::table(&Kind::ALL.map(Kind::name));
     let outside = tempfile::tempdir().unwrap();
@@ -147,21 +148,21 @@ fn try_all(process: u32, main: Kind, inherited: bool) -> BTreeMap<Kind, usize> {
     tried
 }
 
-/// Whether a process has a thread of this name.
+/// Returns whether a process has a thread of this name.
 fn has_thread(process: u32, name: &str) -> bool {
     let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap();
-    // One may end meanwhile.
+    // A thread may end meanwhile.
     let names = threads.flatten().map(|thread| fs::read_to_string(thread.path().join("comm")));
     names.flatten().any(|found| found.trim() == name)
 }
 
-/// Frames of many flows, whose last are seen in the records.
+/// Sends frames of 200 flows, which appear in the records.
 fn send(bed: &Bed, first: u16) {
     let frame = |port| mirrored(7).source_port(port).carrying(&Flow::v4(port, 9).udp(b"hello"));
     bed.send(&(first..first + 200).map(frame).collect::<Vec<_>>());
 }
 
-/// Starts what there can be of threads, and tries all calls in them, while frames come before and afterwards.
+/// Starts all optional threads and tries all calls in each thread, with traffic before and after.
 fn attack(bed: &Bed, arguments: &[&str], main: Kind) -> (BTreeMap<Kind, usize>, Report) {
     let appliance: Appliance = bed.start(arguments);
     let mut tail = bed.command(&["tail", "--json", "--control"]);
@@ -208,7 +209,7 @@ fn hostile_calls_fail_where_an_interface_is_to_be_restored_and_it_is() {
 
 #[test]
 fn hostile_calls_fail_while_a_file_is_read() {
-    // The header of a file, and packets with theirs: more than is read at once.
+    // A file header, and packets with their headers: more than one read takes.
     let mut file = vec![0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0];
     let packet = [&[1, 0, 0, 0, 0, 0, 0, 0, 14, 0, 0, 0, 14, 0, 0, 0][..], &[0; 14]].concat();
     file.extend(packet.repeat(200_000));
@@ -228,7 +229,7 @@ fn hostile_calls_fail_while_a_file_is_read() {
         .arg(inside("store"))
         .arg(inside("fifo"));
     let process = Process::spawn(&mut command).unwrap();
-    // Waits for the process to open it.
+    // This waits until the process opens the file.
     let mut writer = File::options().write(true).open(inside("fifo")).unwrap();
     writer.write_all(&file).unwrap();
     wait_until("a file is read", || has_thread(process.id(), "write 0"));

@@ -1,8 +1,8 @@
-//! Whatever mirrored hosts send, a packet of it costs about as much as one of ordinary traffic, and no more because
-//! there are many.
+//! A packet of hostile traffic costs about as much as one of ordinary traffic, whatever mirrored hosts send,
+//! and no more if there are many.
 //!
-//! The measure is a ratio within one run: CPU time of `mirror-xdp read` over crafted packets, compared with as many
-//! packets of the same sizes that each begin a flow of UDP.
+//! The measure is a ratio within one run: the CPU time of `mirror-xdp read` for crafted packets, compared
+//! with as many packets of the same sizes, each of which begins a UDP flow.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,20 +15,21 @@ use mirror_xdp_tests::frames::{Flow, Mirrored, dns_query, mirrored};
 use mirror_xdp_tests::require;
 use nix::sys::resource::{UsageWho, getrusage};
 
-/// Packets of the two sizes of input.
+/// The numbers of packets of the two inputs.
 const FEW: usize = 10_000;
 const MANY: usize = 60_000;
-/// A packet costs at most so many times what one of its control does; those that come near it, with room for what else
-/// the machine does; and a message of DNS whose questions are an event each, as Suricata has them.
+/// The largest ratio of a packet's cost to that of its control: by default; for inputs that come near it,
+/// with room for other load of the machine; and for a DNS message whose questions are an event each, as
+/// Suricata writes them.
 const MOST: f64 = 4.0;
 const NEAR: f64 = 6.0;
 const EVENTS: f64 = 40.0;
-/// A packet of many costs at most so many times what one of few does.
+/// The largest ratio of a packet's cost among many to that among few.
 const GROWTH: f64 = 2.0;
-/// How often a pair is measured before it is judged: other processes take CPU time, too, and caches.
+/// The number of measurements before the verdict: other processes take CPU time and caches too.
 const TRIES: usize = 4;
 
-/// An input: packet number `n` of it, and the envelope around its control.
+/// An input: its packet number `n`, and the encapsulation of its control.
 struct Input {
     name: &'static str,
     packet: fn(usize) -> Vec<u8>,
@@ -42,12 +43,12 @@ impl Input {
     }
 }
 
-/// As [`Input`], with the control in no envelope.
+/// An [`Input`] whose control is not encapsulated.
 const fn plain(name: &'static str, packet: fn(usize) -> Vec<u8>) -> Input {
     Input { name, packet, envelope: None, most: MOST }
 }
 
-/// As [`Input`], with the control in the envelope of one session.
+/// An [`Input`] whose control is encapsulated, in one session.
 const fn enveloped(name: &'static str, packet: fn(usize) -> Vec<u8>, envelope: fn() -> Mirrored) -> Input {
     Input { name, packet, envelope: Some(envelope), most: MOST }
 }
@@ -58,7 +59,7 @@ const INPUTS: [Input; 27] = [
         esp(&Flow::v6(0, 0), (n as u32).reverse_bits())
     }),
     plain("ICMPv6, a new type and code each", |n| {
-        // Neither errors, which have flows of others, nor types of neighbour discovery.
+        // Neither errors, which belong to the flows they quote, nor types of neighbour discovery.
         let (kind, code) = (128 + (n % 120) as u8, (n / 120) as u8);
         Flow::v6(0, 0).packet(IpNumber::IPV6_ICMP, &[kind, code, 0, 0, 0, 0, (n >> 16) as u8, 0])
     }),
@@ -81,7 +82,7 @@ const INPUTS: [Input; 27] = [
         || mirrored(1),
     ),
     plain("IPv6 addresses that differ in top bits", |n| {
-        // Each difference of one end is undone at the other.
+        // Each difference at one end is cancelled at the other.
         let top = (n as u128).reverse_bits();
         udp(Ipv6Addr::from(top | 1).into(), Ipv6Addr::from(top | 2).into(), [1000, 2000])
     }),
@@ -151,7 +152,7 @@ const INPUTS: [Input; 27] = [
     }),
 ];
 
-/// A query with many questions, all but the first by a pointer to its name of 250 bytes.
+/// Returns a query with many questions, all but the first with a pointer to its name of 250 bytes.
 fn dns_questions(id: u16, count: u16) -> Vec<u8> {
     let mut message = [id, 0x0100, count, 0, 0, 0].map(u16::to_be_bytes).concat();
     for _ in 0..4 {
@@ -165,12 +166,12 @@ fn dns_questions(id: u16, count: u16) -> Vec<u8> {
     message
 }
 
-/// A query for a name that is a chain of pointers.
+/// Returns a query whose names form a chain of pointers.
 fn dns_pointers(id: u16) -> Vec<u8> {
     let mut message = [id, 0x0100, 100, 0, 0, 0].map(u16::to_be_bytes).concat();
     message.extend([1, b'a', 0, 0, 1, 0, 1]);
     for _ in 1..100 {
-        // To the name in front of it, which begins with one byte and a pointer.
+        // A pointer to the name before it, which consists of a label of one byte and a pointer.
         let before = message.len() as u16 - 7;
         message.extend([1, b'b']);
         message.extend((0xc000 | before.max(12)).to_be_bytes());
@@ -179,7 +180,8 @@ fn dns_pointers(id: u16) -> Vec<u8> {
     message
 }
 
-/// A datagram as long and of the form of a client's first of QUIC, with an identifier of its own.
+/// Returns a datagram with the length and form of a client's first QUIC datagram, and a connection ID of its
+/// own.
 fn quic(n: usize) -> Vec<u8> {
     let mut datagram = vec![0xc3, 0, 0, 0, 1, 8];
     datagram.extend((n as u64).to_be_bytes());
@@ -211,7 +213,7 @@ fn esp(flow: &Flow, index: u32) -> Vec<u8> {
     flow.packet(IpNumber::ENCAPSULATING_SECURITY_PAYLOAD, &payload)
 }
 
-/// Mirrored from an outer IPv6 address of these two words.
+/// Returns a frame mirrored from an outer IPv6 address of these two words.
 fn from_source(high: u64, low: u64) -> Vec<u8> {
     let source = Ipv6Addr::from(u128::from(high) << 64 | u128::from(low));
     mirrored(1)
@@ -220,7 +222,8 @@ fn from_source(high: u64, low: u64) -> Vec<u8> {
         .carrying(&Flow::v4(1, 9).udp(&[0; 8]))
 }
 
-/// Mirrored from an outer address one of whose words undoes the other, rotated as a weak hash may do.
+/// Returns a frame mirrored from an outer address one of whose words cancels the other under the rotation of
+/// a weak hash.
 fn cancelling(n: usize, constant: u64) -> Vec<u8> {
     let high = 0x2001_0db8_0000_0000 | n as u64;
     from_source(high, constant ^ high.rotate_left(32))
@@ -231,7 +234,7 @@ fn gateway(n: usize) -> Vec<u8> {
     envelope.carrying(&Flow::v4(1, 9).udp(&[0; 8]))
 }
 
-/// A fragment of a datagram of UDP between two hosts, at `offset` times eight bytes.
+/// Returns a fragment of a UDP datagram between two hosts; `offset` is in units of eight bytes.
 fn fragment(identification: u16, of: usize, offset: u16, more: bool, len: usize) -> Vec<u8> {
     let mut frame = between(host(of), host(0)).packet(IpNumber::UDP, &vec![0; len]);
     let field = offset | if more { 0x2000 } else { 0 };
@@ -241,7 +244,7 @@ fn fragment(identification: u16, of: usize, offset: u16, more: bool, len: usize)
     frame
 }
 
-/// Connection number `number` of a host.
+/// Returns connection number `number` of the host `from`.
 fn connection(number: usize, from: usize) -> Flow {
     let port = 1024 + (number % 60_000) as u16;
     Flow {
@@ -255,7 +258,7 @@ fn segment(sequence_number: u32) -> TcpHeader {
     TcpHeader { sequence_number, acknowledgment_number: 9001, ack: true, psh: true, ..TcpHeader::default() }
 }
 
-/// Packets of connections that each open and begin a request.
+/// Returns packet `n` of connections that each open and begin a request.
 fn open_head(n: usize, from: usize) -> Vec<u8> {
     let flow = connection(n / 4, from);
     match n % 4 {
@@ -264,7 +267,7 @@ fn open_head(n: usize, from: usize) -> Vec<u8> {
     }
 }
 
-/// A flow of UDP of its own, in a frame of this length, or the next that there can be.
+/// Returns a frame of a UDP flow of its own, with the length `len` or the shortest possible.
 fn control(n: usize, len: usize, envelope: Option<fn() -> Mirrored>) -> Vec<u8> {
     let flow = Flow {
         client: SocketAddr::new(
@@ -282,7 +285,7 @@ fn control(n: usize, len: usize, envelope: Option<fn() -> Mirrored>) -> Vec<u8> 
     frame(len.saturating_sub(shortest))
 }
 
-/// Writes a capture file, a packet each millisecond.
+/// Writes a capture file with packets 10 µs apart.
 fn write(path: &Path, packets: impl Iterator<Item = Vec<u8>>) {
     let mut bytes = Vec::new();
     for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 262_144, 1] {
@@ -298,7 +301,7 @@ fn write(path: &Path, packets: impl Iterator<Item = Vec<u8>>) {
     std::fs::write(path, bytes).unwrap();
 }
 
-/// CPU time that the children of this process have taken.
+/// Returns the CPU time of this process's children, in user space and in the kernel.
 fn children() -> Duration {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
     [usage.user_time(), usage.system_time()]
@@ -307,7 +310,7 @@ fn children() -> Duration {
         .sum()
 }
 
-/// CPU time of reading a file.
+/// Returns the CPU seconds of reading a file.
 fn read(binary: &Path, file: &Path) -> f64 {
     let records = tempfile::tempdir().unwrap();
     let before = children();
@@ -323,7 +326,7 @@ fn read(binary: &Path, file: &Path) -> f64 {
     children().saturating_sub(before).as_secs_f64()
 }
 
-// The only test of this file: what it measures is the time of all children.
+// The only test of this file, because it measures the CPU time of all children.
 #[test]
 fn hostile_packets_cost_as_much_as_others_and_no_more_for_being_many() {
     let Some(binary) = require::binary() else { return };
@@ -344,7 +347,7 @@ fn hostile_packets_cost_as_much_as_others_and_no_more_for_being_many() {
             let [empty, few, many, control] = least;
             let each = |time: f64, packets: usize| (time - empty).max(1e-3) / packets as f64;
             let [control, many, few] = [each(control, MANY), each(many, MANY), each(few, FEW)];
-            // What costs half of its control or less is too little to be measured of few.
+            // Inputs that cost half of their control or less are too cheap to be measured with few packets.
             ratios = (many / control, many / few.max(control / 2.0));
             if ratios.0 <= most && ratios.1 <= GROWTH {
                 break;

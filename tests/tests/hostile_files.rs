@@ -1,7 +1,7 @@
-//! Capture files that are made to harm whoever reads them: what they declare, and what they decompress to, is far more
-//! than what they have. `mirror-xdp read` takes at most 64 MB for any of them.
+//! Malicious capture files, which declare, or decompress to, far more than they contain. `mirror-xdp read`
+//! uses at most 64 MB for any of them.
 //!
-//! One test, so that the memory of other children of this process is not taken for that of the reader.
+//! There is one test only, because the memory of other children of this process would count as the reader's.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::fs::File;
@@ -15,18 +15,18 @@ use mirror_xdp_tests::process::{Output, Process};
 use mirror_xdp_tests::require;
 use nix::sys::resource::{UsageWho, getrusage};
 
-/// What reading may take, in KiB.
+/// The memory limit for reading, in KiB.
 const MOST: i64 = 64 * 1024;
 
-/// What writes a file.
+/// Writes the content of a file.
 type Content = fn(&mut dyn Write);
 
-/// A file that is written as it is made, so that this process stays small.
+/// The compression of a file. Files are written as a stream, so that this process stays small.
 #[derive(Clone, Copy)]
 enum Form {
     Plain,
     Gzip,
-    /// With the binary logarithm of its window.
+    /// Zstandard, with the binary logarithm of its window size.
     Zstd(u32),
 }
 
@@ -55,7 +55,7 @@ fn words(out: &mut dyn Write, words: &[u32]) {
     }
 }
 
-/// A block of pcapng.
+/// Writes a pcapng block.
 fn block(out: &mut dyn Write, kind: u32, body: &[u8]) {
     let len = body.len() as u32 + 12;
     words(out, &[kind, len]);
@@ -67,7 +67,7 @@ fn section(out: &mut dyn Write) {
     block(out, 0x0a0d_0d0a, &[0x4d, 0x3c, 0x2b, 0x1a, 1, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255]);
 }
 
-/// The section and the interface that packets need.
+/// Writes the section header and the interface that packets need.
 fn begin(out: &mut dyn Write) {
     section(out);
     block(out, 1, &[1, 0, 0, 0, 0, 0, 0, 0]);
@@ -86,12 +86,12 @@ fn frame() -> Vec<u8> {
     Flow::v4(4000, 5000).udp(b"hello")
 }
 
-/// The header of a pcap file.
+/// Writes the header of a pcap file.
 fn pcap(out: &mut dyn Write, snaplen: u32) {
     words(out, &[0xa1b2_c3d4, 0x0004_0002, 0, 0, snaplen, 1]);
 }
 
-/// Bytes that do not get smaller.
+/// Writes pseudo-random bytes, which do not compress.
 fn noise(out: &mut dyn Write, len: usize) {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     for _ in 0..len / 8 {
@@ -102,7 +102,7 @@ fn noise(out: &mut dyn Write, len: usize) {
     }
 }
 
-/// The longest block that is read.
+/// The length of the longest block that is accepted.
 const LONG: usize = 4 * 1024 * 1024 - 1024;
 
 const BOMBS: [(&str, Form, Content); 16] = [
@@ -113,7 +113,7 @@ const BOMBS: [(&str, Form, Content); 16] = [
     ("interfaces with long options", Form::Zstd(20), |out| {
         section(out);
         let mut body = vec![1, 0, 0, 0, 0, 0, 0, 0];
-        // Comments without a text.
+        // Comments without text.
         body.extend([1, 0, 0, 0].repeat(LONG / 4));
         (0..20).for_each(|_| block(out, 1, &body));
     }),
@@ -211,7 +211,7 @@ fn hostile_capture_files_take_at_most_64_mb() {
         let path = directory.path().join("bomb");
         write(&path, form, content);
         let output = read(&binary, &path);
-        // It reads on, or says in a line why it does not.
+        // It reads the file, or refuses it with one line.
         let refused = output.stderr.len() == 1 && output.status.code() == Some(1);
         assert!(output.status.success() || refused, "{name}: {:?}", output.stderr);
         let taken = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap().max_rss();

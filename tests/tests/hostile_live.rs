@@ -1,4 +1,4 @@
-//! Hostile traffic beside ordinary traffic, live: nobody else's frames are lost for it.
+//! Hostile traffic beside ordinary traffic in a live capture: no ordinary frames are lost because of it.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::fs::File;
@@ -13,14 +13,14 @@ use mirror_xdp_tests::require;
 use pcap_file::pcap::{PcapPacket, PcapWriter};
 use serde_json::Value;
 
-/// Packets a second of each, and for how long.
+/// The rates of both in packets a second, and the duration.
 const HOSTILE: u32 = 5_000;
 const ORDINARY: u32 = 50_000;
 const SECONDS: u32 = 8;
-/// How often a comparison is made before it is believed: other processes want CPUs, too.
+/// The number of comparisons before a loss counts: other processes use CPUs too.
 const TRIES: usize = 3;
 
-/// ESP between two hosts, with a new index in each packet, in the envelope of a session of its own.
+/// Writes ESP packets between two hosts, with a new SPI in each, encapsulated in a session of their own.
 fn write_esp(path: &Path) {
     let mut writer = PcapWriter::new(File::create(path).unwrap()).unwrap();
     for index in 0..HOSTILE * SECONDS {
@@ -31,7 +31,7 @@ fn write_esp(path: &Path) {
     }
 }
 
-/// Captures ordinary traffic, and `hostile` beside it; returns the report, and how many were sent.
+/// Captures ordinary traffic, with `hostile` beside it; returns the report and the number of frames sent.
 fn capture(bed: &Bed, hostile: Option<&Path>) -> (Report, u64) {
     let appliance = bed.start(&[]);
     let generator = |arguments: &[&str]| {

@@ -1,4 +1,4 @@
-//! What is not mirror traffic reaches the kernel's network stack untouched while mirror-xdp runs.
+//! Frames that are not mirror traffic reach the kernel's network stack unchanged while mirror-xdp runs.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::io::{Read as _, Write as _};
@@ -11,7 +11,7 @@ use mirror_xdp_tests::frames::{APPLIANCE_V4, APPLIANCE_V6, Flow, mirrored};
 use nix::sys::socket::sockopt::ReuseAddr;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket};
 
-/// Sends a megabyte to a server on the appliance that sends it back.
+/// Sends a megabyte to an echo server on the appliance and compares the answer.
 fn assert_tcp_works(bed: &Bed, address: IpAddr) {
     const SIZE: usize = 1 << 20;
     let listener = bed.appliance.enter(|| TcpListener::bind((address, 0)).unwrap()).unwrap();
@@ -65,7 +65,7 @@ fn a_datagram_to_another_port_arrives_as_it_was_sent() {
     assert_eq!(report.redirected(), 0);
 }
 
-/// A socket that shares its port with others: mirror-xdp holds those of mirror traffic.
+/// Binds a socket that shares its port with others: mirror-xdp holds sockets on the ports of mirror traffic.
 fn bind_shared(address: SocketAddrV4) -> UdpSocket {
     let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).unwrap();
     setsockopt(&socket, ReuseAddr, &true).unwrap();
@@ -81,7 +81,7 @@ fn mirror_traffic_does_not_reach_the_kernel() {
     let other = bed.appliance.enter(|| UdpSocket::bind((APPLIANCE_V4, 4790)).unwrap()).unwrap();
     let sender = bed.far.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
     sender.send_to(&[0; 64], receiver.local_addr().unwrap()).unwrap();
-    // On one queue nothing overtakes: when this has come, the first would have.
+    // One queue preserves the order: when this datagram has arrived, the first one would have.
     sender.send_to(&[0; 64], other.local_addr().unwrap()).unwrap();
     other.recv_from(&mut [0; 64]).unwrap();
     receiver.set_nonblocking(true).unwrap();

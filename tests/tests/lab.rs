@@ -1,8 +1,7 @@
-//! The lab, which `cargo xtask run` shows, sees all that it is meant to see, and so does whoever looks at its
-//! page in a browser.
+//! The lab, which `cargo xtask run` shows, passes all its checks, and a browser shows the same on its page.
 //!
-//! With `MIRROR_XDP_PICTURES` in the environment, pictures of the page are put into the directory that it
-//! names, by its whole path.
+//! If `MIRROR_XDP_PICTURES` is set, pictures of the page are written to the directory that it names, by an
+//! absolute path.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::env;
@@ -18,7 +17,7 @@ use mirror_xdp_tests::lab::{self, Outcome};
 use mirror_xdp_tests::require;
 use serde_json::Value;
 
-/// How much time pictures show.
+/// The time that the page is open before a picture.
 const SHOWN: Duration = Duration::from_secs(12);
 
 #[test]
@@ -62,7 +61,7 @@ impl Page<'_> {
         });
     }
 
-    /// Numbers only grow: what the page shows lies between what the API says before and after.
+    /// Counters only grow, so the page shows values between those of the API before and after.
     fn shows_what_the_api_says(&self) {
         let before = self.summary();
         let document = browser::document(Command::new(self.browser), &self.url());
@@ -92,7 +91,7 @@ impl Page<'_> {
         assert!(document.contains("id=\"state\" role=\"status\" class=\"\""), "{document}");
     }
 
-    /// For a wide window, for a telephone, and both in the dark.
+    /// Takes pictures for a wide window and for a telephone, both in light and in dark colours.
     fn take_pictures(&self, directory: &Path) {
         let looks = [
             ("page.png", (1280, 1120), false),

@@ -1,4 +1,4 @@
-//! What happens to a capture from outside while it runs: to its interface, and to its process.
+//! External events during a capture: changes of its interface, and signals to its process.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use mirror_xdp_tests::appliance::{Bed, INTERFACE, PATIENCE, Report, of_type, wait_until};
@@ -8,7 +8,7 @@ use mirror_xdp_tests::require;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-/// A frame each of some flows.
+/// Returns one frame of each of 50 flows.
 fn frames(first: u16) -> Vec<Vec<u8>> {
     (first..first + 50).map(|port| mirrored(1).carrying(&Flow::v4(port, 9).udp(&[7; 1000]))).collect()
 }
@@ -28,7 +28,7 @@ fn an_interface_that_goes_down_and_comes_back_is_captured_on_as_before() {
         sent += 50;
         bed.appliance.ip(&format!("link set {INTERFACE} down")).unwrap();
         bed.appliance.up(INTERFACE).unwrap();
-        // Until the far end has noticed, it throws away what is to be sent.
+        // Until the far end has noticed, it discards frames to send.
         wait_until("the link is up again", || bed.far.ip("link show source0").unwrap().contains("state UP"));
     }
     bed.send(&frames(9000));
@@ -62,15 +62,15 @@ fn an_interface_that_is_deleted_ends_the_capture_and_what_was_captured_is_kept()
     assert_eq!(of_type(&bed.records(), "flow").len(), 50);
 }
 
-/// The last `stats` event there is.
+/// Returns the last `stats` event.
 fn last_stats(bed: &Bed) -> Option<Value> {
     let text = std::fs::read_to_string(bed.log_dir().join("eve.json")).ok()?;
-    // A line is read while it may still be written: only whole ones are looked at.
+    // The last line may still be incomplete, so only whole lines are parsed.
     let whole = text.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     whole.into_iter().find(|record| record["event_type"] == "stats")
 }
 
-/// Whether all that was redirected has been taken out of the rings, or was lost.
+/// Returns whether all redirected frames have been taken out of the rings or were lost.
 fn is_drained(stats: &Value) -> bool {
     let interface = &stats["stats"]["interfaces"][0];
     let rings = interface["rings"].as_array().unwrap();
@@ -94,7 +94,7 @@ fn a_process_that_is_stopped_for_seconds_under_traffic_goes_on_and_counts_what_i
 
     let_pass(10_000);
     appliance.signal(Signal::SIGSTOP);
-    // Two seconds of them; more than any ring holds.
+    // The traffic of two seconds: more than any ring holds.
     let_pass(100_000);
     appliance.signal(Signal::SIGCONT);
     let_pass(10_000);
@@ -102,7 +102,7 @@ fn a_process_that_is_stopped_for_seconds_under_traffic_goes_on_and_counts_what_i
     assert!(output.status.success(), "{:?}", output.stderr);
     let sent = serde_json::from_str::<Value>(&output.stdout).unwrap()["sent"].as_u64().unwrap();
 
-    // What comes now finds room again.
+    // The rings have room for the following frames again.
     wait_until("the rings are empty", || last_stats(&bed).is_some_and(|stats| is_drained(&stats)));
     bed.send(&frames(1000));
     let report = appliance.stop();

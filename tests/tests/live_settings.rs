@@ -1,5 +1,5 @@
-//! Settings that change while the capture runs: which messages are written, which analyzers run, when flows
-//! end, what is shunted and kept. What cannot change is refused with all that is in the same file.
+//! Settings that change while the capture runs: the log level, the analyzers, timeouts, shunting and the
+//! packet store. A change that is impossible is refused together with the rest of the file.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::fs::{self, File};
@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use pcap_file::pcap::{PcapPacket, PcapWriter};
 use serde_json::{Value, json};
 
-/// A configuration file of which no half is ever read.
+/// A configuration file that is replaced atomically, so that no partial content is ever read.
 struct Configuration {
     path: PathBuf,
 }
@@ -38,21 +38,22 @@ impl Configuration {
     }
 }
 
-/// Has the file read again by the API: the status, and the answer.
+/// Reloads the file through the API; returns the status and the answer.
 fn reload(bed: &Bed) -> (u16, Value) {
     let address = "127.0.0.1:9470".parse().unwrap();
     let answer = http::ask(&bed.appliance, address, "POST /api/v1/reload", &[]).unwrap();
     (answer.status, answer.json())
 }
 
-/// Has the file read again, which is to succeed; the keys that have changed.
+/// Reloads the file, which must succeed; returns the keys that have changed.
 fn changed(bed: &Bed) -> Value {
     let (status, answer) = reload(bed);
     assert_eq!(status, 200, "{answer}");
     answer["changed"].clone()
 }
 
-/// A name that is asked for, and the answer, in flows of their own: `first` and so many more ports.
+/// Returns DNS queries with their answers, each in a flow of its own, from `count` client ports starting at
+/// `first`.
 fn lookups(vni: u32, first: u16, count: u16) -> Vec<Vec<u8>> {
     let frames = (first..first + count).flat_map(|port| {
         let flow = Flow::v4(port, 53);
@@ -62,7 +63,7 @@ fn lookups(vni: u32, first: u16, count: u16) -> Vec<Vec<u8>> {
     frames.map(|frame| mirrored(vni).carrying(&frame)).collect()
 }
 
-/// Waits until so many frames are analysed, and the workers have said so.
+/// Waits until the workers' published counters show this many analysed frames.
 fn wait_until_analysed(bed: &Bed, frames: u64) {
     let address = "127.0.0.1:9470".parse().unwrap();
     wait_until("all frames are analysed", || {
@@ -126,7 +127,7 @@ fn an_analyzer_that_is_switched_off_writes_no_more_records_and_flows_go_on() {
     wait_until_analysed(&bed, 80);
     config.write("[analysis]\nanalyzers = [\"dns\"]\n");
     appliance.signal(Signal::SIGHUP);
-    // One line each.
+    // One line for each reload.
     for _ in 0..2 {
         assert!(appliance.wait_for_line("mirror-xdp: ").ends_with("; changed: analysis.analyzers"));
     }
@@ -144,7 +145,7 @@ fn an_analyzer_that_is_switched_off_writes_no_more_records_and_flows_go_on() {
     assert_eq!([4, 5, 6].map(|thousand| of("flow", thousand)), [20; 3]);
 }
 
-/// Has frames of VNI 9 sent until it is stopped.
+/// Starts a generator, which sends frames of VNI 9 until it is stopped.
 fn start_generator(bed: &Bed) -> Process {
     let capture = bed.log_dir().join("frames.pcap");
     let mut writer = PcapWriter::new(File::create(&capture).unwrap()).unwrap();
@@ -161,7 +162,7 @@ fn start_generator(bed: &Bed) -> Process {
     generator
 }
 
-/// Everything that can change has changed, and one thing that cannot.
+/// A file in which all settings that can change have changed, and one that cannot.
 const MIXED: &str = "\
 [log]
 level = \"debug\"
@@ -206,7 +207,7 @@ fn one_key_that_cannot_change_has_the_whole_file_refused_under_traffic() {
         let line = process.wait_for_line("mirror-xdp: not reloaded", PATIENCE).unwrap();
         assert!(line.contains("config.toml:11: receive.ring: a change to 1024 takes a restart"), "{line}");
     }
-    // Two keys at once, one of which the file no longer has a line for.
+    // Two keys at once; the file no longer has a line for one of them.
     config.write("\n[ports]\ngeneve = []\n[capture]\nmax_flows = 5\n");
     let (status, answer) = reload(&bed);
     let keys: Vec<_> =
@@ -214,7 +215,7 @@ fn one_key_that_cannot_change_has_the_whole_file_refused_under_traffic() {
     assert_eq!(status, 409);
     assert_eq!(keys, [(&"ports.geneve".into(), &3.into()), (&"capture.max_flows".into(), &5.into())]);
 
-    // What was in force is: no rule, one analyzer, no flow shunted, nothing timed out.
+    // The settings before stay in force: no rule, one analyzer, no shunted flow, no timeout.
     bed.send(&lookups(7, 4000, 20));
     let sent = generator.interrupt(PATIENCE).unwrap();
     let sent = serde_json::from_str::<Value>(&sent.stdout).unwrap()["sent"].as_u64().unwrap();
@@ -229,7 +230,7 @@ fn one_key_that_cannot_change_has_the_whole_file_refused_under_traffic() {
     assert!(of_type(&records, "flow").iter().all(|flow| flow["flow"]["reason"] == "shutdown"));
 }
 
-/// A number of the running account.
+/// Returns a number of the running account.
 fn counted(bed: &Bed, pointer: &str) -> u64 {
     let address = "127.0.0.1:9470".parse().unwrap();
     let stats = http::ask(&bed.appliance, address, "GET /api/v1/stats", &[]).unwrap().json();
@@ -263,13 +264,13 @@ fn shunting_timeouts_rotation_and_what_is_kept_change_by_reload() {
         sent += 20;
         counted(&bed, "/interfaces/0/program/shunted/flow") > 0
     });
-    // The worker has taken it by its next tick at the latest.
+    // The worker applies the setting at its next tick at the latest.
     wait_until("packets are not kept", || {
         bed.send(&lookups(7, 5000, 1));
         sent += 2;
         counted(&bed, "/workers/0/store/not_kept/policy") > 0
     });
-    // The flow ends by itself, with what the driver counted of it, and a file is put aside for its record.
+    // The flow ends by its timeout, with the driver's counters, and its record makes the log rotate.
     let aside = || {
         let names = fs::read_dir(bed.log_dir()).unwrap().map(|entry| entry.unwrap().file_name());
         names.filter(|name| name.to_string_lossy().starts_with("eve.json.2")).count()

@@ -1,10 +1,10 @@
-//! Malformed mirror traffic is dropped, each kind under its own counter and no other, and reaches
-//! neither the kernel nor a worker.
+//! Malformed mirror traffic is dropped, each kind counted by its own counter only, and reaches neither the
+//! kernel nor a worker.
 
 use mirror_xdp_tests::appliance::Bed;
 use mirror_xdp_tests::frames::{Flow, mirrored};
 
-/// Sends `frame` alone, and asserts that it raises this counter and nothing else.
+/// Sends `frame` alone, and asserts that it increments this counter and no other.
 fn assert_raises(bed: &Bed, counter: &str, what: &str, frame: Vec<u8>) {
     let report = bed.capture(&[frame], &[]);
     report.assert_conserved();
@@ -121,10 +121,10 @@ fn malformed_frames_of_all_kinds_at_once_are_told_apart() {
 fn inner_frames_that_make_no_sense_are_analysed_or_refused_but_never_lost() {
     let Some(bed) = Bed::new(1) else { return };
     let whole = Flow::v4(20_000, 53).udp(&mirror_xdp_tests::frames::dns_query(1, "example.com"));
-    // Cut short at each byte from the Ethernet header on, as a mirror session's packet length does.
+    // Truncated at each byte from the Ethernet header on, as by the packet length of a mirror session.
     let mut frames: Vec<_> =
         (14..=whole.len()).map(|length| mirrored(1).carrying(&whole[..length])).collect();
-    // Every byte of the headers wrong, once by one bit and once by all.
+    // Each byte of the headers changed: the lowest bit, the highest bit, and all bits.
     for at in 12..whole.len() {
         for flip in [0x01, 0x80, 0xff] {
             let mut wrong = whole.clone();

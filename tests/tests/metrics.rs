@@ -1,5 +1,5 @@
-//! Metrics, alerts and dashboard: what Prometheus' own tool says of them, and that each metric that they are
-//! about is there.
+//! Metrics, alerts and dashboard: promtool accepts them, and each metric that alerts and dashboard use
+//! exists.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,7 +20,7 @@ fn alerts_are_valid_and_fire_when_they_should() {
     promtool::accepts(&tool, &["test", "rules", TESTS], "");
 }
 
-/// The names of metrics in a text.
+/// Returns the names of metrics in a text.
 fn names(text: &str) -> BTreeSet<&str> {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
         .filter(|word| word.starts_with("mirror_xdp_"))

@@ -1,9 +1,9 @@
-//! How frames get from the driver into buffers: what is tried, what is got, and what is said about it.
+//! The modes by which frames get from the driver into buffers: requested, obtained, and reported.
 
 use mirror_xdp_tests::appliance::{Bed, INTERFACE, of_type};
 use mirror_xdp_tests::frames::{Flow, mirrored};
 
-/// Standard error of a capture that is started with these arguments and ends at once, and its exit code.
+/// Returns standard error and exit code of a capture that starts with these arguments and ends at once.
 fn told(bed: &Bed, arguments: &[&str]) -> (Vec<String>, Option<i32>) {
     let command = bed.run_command(&[INTERFACE], &[arguments, &["--duration", "100ms"]].concat());
     let output = bed.run_to_end(command);
@@ -38,7 +38,7 @@ fn jumbo_frames_are_put_together_from_several_buffers() {
     for sockets in ["1", "2"] {
         let appliance = bed.start(&["--sockets-per-queue", sockets]);
         assert!(appliance.announced[0].contains("jumbo"), "{:?}", appliance.announced);
-        // Around each number of buffers, up to the longest frame.
+        // Lengths around the limits of each number of buffers, up to the longest frame.
         let lengths = [10, 3600, 3700, 3720, 3800, 7500, 7600, 7700, 8900];
         let frames: Vec<_> = (0..300)
             .map(|index| {

@@ -1,4 +1,4 @@
-//! Looking on at a running capture: `mirror-xdp tail` by the control socket, and the tap.
+//! Observing a running capture: `mirror-xdp tail` through the control socket, and the tap.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::fs::File;
@@ -13,7 +13,7 @@ use mirror_xdp_tests::sniffer::Sniffer;
 use pcap_file::pcapng::{Block, PcapNgReader};
 use serde_json::Value;
 
-/// A datagram to this port in the session with this VNI.
+/// Returns a datagram to this port in the session with this VNI.
 fn frame(vni: u32, port: u16) -> Vec<u8> {
     mirrored(vni).carrying(&Flow::v4(40_000, port).udp(b"hello"))
 }
@@ -24,7 +24,7 @@ fn tail(bed: &Bed, arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs `tail` to its end while frames are sent again and again: nothing tells when it looks on.
+/// Runs `tail` to its end while sending frames repeatedly, because no event announces that it is connected.
 fn tail_while_sending(bed: &Bed, arguments: &[&str], frames: &[Vec<u8>]) -> Output {
     let mut process = Process::spawn(&mut tail(bed, arguments)).unwrap();
     wait_until("tail has had enough", || {
@@ -108,7 +108,7 @@ fn mistakes_are_told_before_anybody_is_asked() {
 fn hostile_clients_of_the_control_socket_are_bounded_and_tail_says_so() {
     let Some(bed) = Bed::new(1) else { return };
     let appliance = bed.start(&[]);
-    // Connections that ask for nothing count as well, as long as they are waited for.
+    // Idle connections count too, until they time out.
     let refused = || {
         let silent: Vec<_> = (0..200).map(|_| UnixStream::connect(bed.control()).unwrap()).collect();
         let output = bed.run_to_end(tail(&bed, &["--count", "1"]));
@@ -119,7 +119,7 @@ fn hostile_clients_of_the_control_socket_are_bounded_and_tail_says_so() {
     assert_eq!((output.status.code(), output.stdout.as_str()), (Some(1), ""), "{:?}", output.stderr);
     let [line] = &output.stderr[..] else { panic!("not one line: {:?}", output.stderr) };
     assert!(line.contains("clients of user 0 are served already"), "{line}");
-    // The refused are gone, and so are those that went away.
+    // Refused clients and closed connections no longer count.
     wait_until("there is a place again", || {
         tail_while_sending(&bed, &["--count", "1"], &[frame(7, 53)]).status.success()
     });

@@ -1,8 +1,8 @@
-//! The Debian package on a system that has not seen it before and has no systemd: installed, started as the
-//! unit starts it, asked how it does, reloaded and stopped under load, removed.
+//! Tests the Debian package on a system that has never had it and runs no systemd: it is installed, started
+//! with the settings of the unit, checked, reloaded and stopped under load, and removed.
 //!
-//! The system is this machine's with an overlay on it, in a mount namespace of its own: whatever is
-//! installed ends with the test.
+//! The system is this machine's root file system under an overlay, in a mount namespace of its own:
+//! everything installed disappears with the test.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::fs::{self, File};
@@ -18,13 +18,13 @@ use nix::unistd::Pid;
 use pcap_file::pcap::{PcapPacket, PcapWriter};
 use serde_json::Value;
 
-/// How long a stop may take.
+/// The time limit for a stop.
 const STOP: Duration = Duration::from_secs(5);
 
-/// How often the rules are replaced under load.
+/// The number of reloads under load.
 const RELOADS: u32 = 20;
 
-/// Runs as root of a new mount namespace. `$1` is a directory, `$2` the package.
+/// Runs as root in a new mount namespace. `$1` is a directory, `$2` the package.
 const SCRIPT: &str = r#"
 set -eu
 mount -t tmpfs tmpfs "$1"
@@ -45,9 +45,9 @@ exec chroot root sh -eu -c '
     zcat /usr/share/man/man1/mirror-xdp-run.1.gz | grep -q interface
     install -d -o mirror-xdp -g mirror-xdp /run/mirror-xdp
     caps=+net_admin,+net_raw,+bpf,+perfmon
-    # What the unit sets; where even root may not, a capability that does the same.
+    # The memlock limit of the unit; if even root may not set it, a capability that has the same effect.
     prlimit --pid $$ --memlock=unlimited 2>/dev/null || caps=$caps,+ipc_lock
-    # There before anybody looks into it.
+    # Create the log before the test reads it.
     : >/tmp/log
     setpriv --reuid=mirror-xdp --regid=mirror-xdp --clear-groups --no-new-privs --inh-caps=$caps \
         --ambient-caps=$caps /usr/bin/mirror-xdp run --config /etc/mirror-xdp/mirror-xdp.toml --json \
@@ -66,7 +66,7 @@ exec chroot root sh -eu -c '
 '
 "#;
 
-/// The installed system while its service runs.
+/// The installed system with its running service.
 struct Installed {
     process: Process,
     service: Pid,
@@ -85,7 +85,7 @@ impl Installed {
         Self { process, service, root }
     }
 
-    /// What the service has said.
+    /// Returns the output of the service.
     fn said(&self) -> String {
         fs::read_to_string(self.root.join("tmp/log")).unwrap()
     }
@@ -97,7 +97,7 @@ impl Installed {
         });
     }
 
-    /// Writes the configuration, of which no half is ever read.
+    /// Writes the configuration atomically, so that no partial content is ever read.
     fn configure(&self, text: &str) {
         let path = self.root.join("etc/mirror-xdp/mirror-xdp.toml");
         fs::write(path.with_extension("new"), text).unwrap();
@@ -109,7 +109,7 @@ impl Installed {
     }
 }
 
-/// Has frames of VNI 7 and 8 sent, as fast as the cable takes them.
+/// Starts a generator, which sends frames of VNIs 7 and 8 as fast as the cable takes them.
 fn start_generator(bed: &Bed, capture: &Path) -> Process {
     let mut writer = PcapWriter::new(File::create(capture).unwrap()).unwrap();
     for port in 0..500 {

@@ -1,4 +1,4 @@
-//! The page in a browser: what it shows is what the API says.
+//! The page in a browser shows the values of the API.
 use mirror_xdp_tests::appliance::{Bed, wait_until};
 use mirror_xdp_tests::browser::{self, text};
 use mirror_xdp_tests::frames::{Flow, dns_answer, dns_query, mirrored};

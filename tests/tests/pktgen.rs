@@ -1,5 +1,5 @@
-//! `mirror-xdp pktgen`: exactly the frames that were asked for, in the envelopes that were asked for, and
-//! an honest word about what the interface did not take.
+//! `mirror-xdp pktgen` sends exactly the frames requested, in the encapsulation requested, and reports the
+//! frames that the interface refused.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::collections::BTreeSet;
@@ -23,7 +23,7 @@ use tempfile::TempDir;
 /// The far end of the cable of a [`Bed`].
 const FAR: &str = "source0";
 
-/// A capture file, a millisecond from frame to frame.
+/// A capture file with frames a millisecond apart.
 struct Capture {
     _directory: TempDir,
     path: PathBuf,
@@ -51,7 +51,7 @@ impl Capture {
     }
 }
 
-/// `mirror-xdp pktgen` at the far end.
+/// Returns the command `mirror-xdp pktgen` at the far end.
 fn command(bed: &Bed, arguments: &[&str]) -> Command {
     let mut command = bed.far.command(&require::binary().unwrap().to_string_lossy());
     command.args(["pktgen", "--json", "--interface", FAR]).args(arguments);
@@ -62,7 +62,7 @@ fn run(bed: &Bed, arguments: &[&str]) -> Output {
     bed.run_to_end(command(bed, arguments))
 }
 
-/// What was sent where all goes well.
+/// Returns the totals of a run that succeeded.
 fn totals(output: &Output) -> Value {
     assert!(output.status.success(), "{:?}", output.stderr);
     let totals: Value = serde_json::from_str(&output.stdout).unwrap();
@@ -75,14 +75,14 @@ fn totals(output: &Output) -> Value {
     totals
 }
 
-/// Sends to an appliance.
+/// Sends to an appliance; returns the totals and the appliance's report.
 fn generate(bed: &Bed, arguments: &[&str]) -> (Value, Report) {
     let appliance = bed.start(&[]);
     let totals = totals(&run(bed, arguments));
     (totals, appliance.stop())
 }
 
-/// An inner conversation of four frames in two flows.
+/// Returns an inner conversation of four frames in two flows.
 fn conversation() -> Vec<Vec<u8>> {
     let dns = Flow::v4(20_000, 53);
     let tcp = Flow::v6(22_000, 443);
@@ -131,7 +131,7 @@ fn a_socket_sends_exactly_as_many_frames_and_longer_ones() {
     assert_eq!((totals["sent"].as_u64().unwrap(), report.seen()), (2003, 2003));
     assert_eq!(totals["bytes"], 2003 * 3512);
     refused(&bed, &["--size", "3462"], &["3392", "3512", "--engine af-xdp"]);
-    // Cut, each of them told.
+    // Frames that are truncated are counted in a message.
     let cut = ["--engine", "af-xdp", "--size", "8000", "--oversize", "truncate", "--count", "10"];
     let output = run(&bed, &cut);
     assert!(output.stderr.iter().any(|line| line.contains("1000 of 1000 frames are cut")), "{output:?}");
@@ -145,7 +145,7 @@ fn a_socket_sends_frames_of_several_buffers_that_arrive_whole() {
     for (namespace, interface) in [(&bed.far, FAR), (&bed.appliance, INTERFACE)] {
         namespace.ip(&format!("link set {interface} mtu 9001")).unwrap();
     }
-    // Inner frames around the border between two buffers, and the longest that there is room for.
+    // Inner frames around the limit between two buffers, and the longest that fits.
     for (size, count) in [("3790", 200), ("3791", 200), ("7631", 200), ("8965", 2000)] {
         let arguments =
             ["--engine", "af-xdp", "--size", size, "--count", &count.to_string(), "--rate", "10kpps"];
@@ -163,7 +163,7 @@ fn a_socket_sends_frames_of_several_buffers_that_arrive_whole() {
 #[test]
 fn bytes_are_those_of_the_frames() {
     let Some(bed) = Bed::new(1) else { return };
-    // An envelope of 50 bytes around 60 and more.
+    // An encapsulation of 50 bytes around frames of 60 bytes.
     let (totals, _) = generate(&bed, &["--size", "60", "--count", "1000"]);
     assert_eq!(totals["bytes"], 110 * 1000);
     let (totals, _) =
@@ -213,7 +213,7 @@ fn a_replayed_capture_is_sent_as_it_is() {
     }
 }
 
-/// Frames as they arrive at the near end. Without a program there, it takes GRO for frames of XDP to arrive.
+/// Opens a sniffer at the near end. Without a program there, redirected frames arrive only with GRO on.
 fn sniff(bed: &Bed) -> Sniffer {
     let mut command = bed.appliance.command("ethtool");
     command.args(["-K", INTERFACE, "gro", "on"]);
@@ -247,7 +247,7 @@ fn frames_have_the_envelope_of_aws() {
         ports.push(udp.source_port());
     }
     assert!(ports.iter().all(|port| (65_408..=65_535).contains(port)), "{ports:?}");
-    // Both directions of a flow alike, but for what the VPC's resolver answers.
+    // Both directions of a flow have the same port, except answers of the VPC's resolver.
     assert_eq!((ports[1], ports[2]), (65_408, ports[3]));
 }
 
@@ -265,7 +265,7 @@ fn a_load_balancers_envelope_is_around_that_of_aws() {
         assert_eq!(udp.destination_port(), 6081);
         let geneve = udp.payload();
         assert_eq!(geneve[..8], [8, 0, 8, 0, 0, 0, 0, 0]);
-        // Behind eight words of options, what would have come without the load balancer.
+        // After eight words of options, the packet as it would be without the load balancer.
         let ethernet = &frame[..14];
         let inside = [ethernet, &geneve[40..]].concat();
         let outer = decapsulate(&inside[..], &Ports::default()).unwrap();
@@ -304,7 +304,7 @@ fn flows_are_spread_over_sessions() {
         .collect();
     let expected = [3, 5, 6].into_iter().flat_map(|vni| [(vni, "10.1.0.1"), (vni, "10.1.0.2")]);
     assert_eq!(sessions, expected.collect());
-    // A flow stays in its session, in both directions.
+    // Both directions of a flow stay in its session.
     for flow in flows {
         let packets = (&flow["flow"]["pkts_toserver"], &flow["flow"]["pkts_toclient"]);
         assert_eq!(packets, (&1.into(), &1.into()), "{flow}");
@@ -322,7 +322,7 @@ fn each_loop_brings_new_flows_unless_told_otherwise() {
     };
     assert_eq!(flows(&[]), 100);
     assert_eq!(flows(&["--new-flows", "no"]), 2);
-    // Checksums are right in all of them, else there would be no records of what they carry.
+    // Checksums are right in all of them, or their payloads would yield no records.
     let records = bed.records();
     assert_eq!(of_type(&records, "dns").len(), 2 * 100);
 }
@@ -336,7 +336,7 @@ fn the_share_of_malformed_frames_is_as_asked_for() {
     let (_, report) = generate(&bed, &arguments);
     report.assert_conserved();
     assert_eq!(report.seen(), 10_000);
-    // What is broken inside may still be a packet, and other frames are not broken.
+    // A frame malformed inside may still be a valid packet; frames not chosen stay valid.
     let good = report.analysed();
     assert!((8_000..9_500).contains(&good), "{good} of 10,000 were analysed");
     let reasons = report.reasons();
@@ -362,11 +362,11 @@ fn the_same_seed_makes_the_same_frames() {
 fn frames_are_sent_at_the_rate_that_was_asked_for() {
     let Some(bed) = Bed::new(1) else { return };
     let capture = Capture::new(&conversation());
-    // How long it takes at least; the clock is read with a tolerance.
+    // The least time that it takes; the clock is read with a tolerance.
     let paced: [(&[&str], f64); 4] = [
         (&["--size", "60", "--rate", "1000pps", "--count", "501"], 0.5),
         (&["--size", "60", "--rate", "88kbps", "--count", "51"], 0.5),
-        // Twenty loops of four milliseconds, at half the speed.
+        // Fifty loops of four frames with 1 ms between frames, at half the speed.
         (&["--rate", "0.5x", "--loops", "50", capture.path()], 0.398),
         (&["--size", "60", "--rate", "2pps", "--count", "2"], 0.5),
     ];
@@ -399,7 +399,7 @@ fn sending_ends_with_its_time_or_a_signal() {
 #[test]
 fn what_the_interface_does_not_take_is_refused_and_not_sent() {
     let Some(bed) = Bed::new(1) else { return };
-    // Longer than the other end receives.
+    // Longer than the other end accepts.
     bed.appliance.ip(&format!("link set {INTERFACE} mtu 1500")).unwrap();
     let appliance = bed.start(&[]);
     let sent = totals(&run(&bed, &["--size", "2000", "--loops", "1"]));
@@ -424,7 +424,7 @@ fn frames_that_are_too_long_are_refused_or_cut() {
     assert_eq!(report.analysed(), 3, "{}", report.json());
 }
 
-/// Asserts that it fails in one line with these words.
+/// Asserts that it fails with one line that contains these words.
 fn refused(bed: &Bed, arguments: &[&str], words: &[&str]) {
     let mut command = bed.far.command(&require::binary().unwrap().to_string_lossy());
     command.args(["pktgen", "--json"]).args(arguments);
@@ -449,7 +449,7 @@ fn an_interface_that_cannot_be_sent_by_is_refused() {
     let Some(bed) = Bed::new(1) else { return };
     let synthetic = ["--size", "60"];
     refused(&bed, &[&synthetic[..], &["--interface", "absent0"]].concat(), &["absent0", FAR]);
-    // Nothing at the other end.
+    // No program at the other end.
     refused(&bed, &synthetic, &[FAR, "XDP", "gro on"]);
     bed.far.ip("link add br0 type bridge").unwrap();
     refused(&bed, &[&synthetic[..], &["--interface", "br0"]].concat(), &["br0", "down"]);
@@ -471,7 +471,7 @@ fn the_kernels_generator_says_what_it_cannot_do() {
     told(&["--size", "60", "--to", "10.9.0.2", "--vni", "1-65"], &["64"]);
     told(&["--size", "60", "--to", "10.9.0.2", "--envelope", "gwlb"], &["load balancer"]);
     told(&["--size", "60"], &["--to"]);
-    // Few machines have it loaded.
+    // Few machines have the module loaded.
     if !std::path::Path::new("/proc/net/pktgen").exists() {
         told(&["--size", "60", "--envelope", "none"], &["modprobe pktgen", "--engine"]);
     }
@@ -493,7 +493,7 @@ fn a_target_that_cannot_be_reached_is_refused() {
     refused(&bed, &["--size", "60", "--to", "198.51.100.1"], &["no route", "198.51.100.1"]);
     let bed = bed.addressed().unwrap();
     refused(&bed, &["--size", "60", "--to", "10.9.0.77"], &["10.9.0.77", "no host answers"]);
-    // And one that can is asked for its hardware address.
+    // The hardware address of a reachable target is resolved.
     let appliance = bed.start(&[]);
     totals(&run(&bed, &["--size", "60", "--to", "10.9.0.2", "--count", "10"]));
     assert_eq!(appliance.stop().analysed(), 10);

@@ -1,5 +1,5 @@
-//! Admission, rules and shunted flows of a running capture: what a configuration file asks for, and what
-//! SIGHUP makes of another.
+//! Admission, rules and shunted flows of a running capture: the effect of a configuration file, and of a
+//! reload by SIGHUP.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::fs;
@@ -21,25 +21,25 @@ fn configure(bed: &Bed, text: &str) -> PathBuf {
     path
 }
 
-/// The frames that the program dropped for this reason.
+/// Returns the frames that the program dropped for this reason.
 fn dropped(report: &Report, reason: &str) -> u64 {
     report.json()["interfaces"][0]["program"]["dropped"][reason].as_u64().unwrap()
 }
 
-/// What was counted of a VNI.
+/// Returns the counters of a VNI.
 fn vni(report: &Report, vni: u32) -> Value {
     let vnis = report.json()["policies"][0]["vnis"].as_array().unwrap();
     vnis.iter().find(|counted| counted["vni"] == vni).cloned().unwrap_or(Value::Null)
 }
 
-/// Packets that a rule decided on.
+/// Returns the packets that a rule decided on.
 fn packets(report: &Report, set: &str, number: u32) -> u64 {
     let rules = report.json()["policies"][0]["rules"].as_array().unwrap();
     let rule = rules.iter().find(|rule| rule["set"] == set && rule["number"] == number);
     rule.unwrap()["packets"].as_u64().unwrap()
 }
 
-/// The `flow` records.
+/// Returns the `flow` records.
 fn flows(bed: &Bed) -> Vec<Value> {
     bed.records().into_iter().filter(|record| record["event_type"] == "flow").collect()
 }
@@ -103,7 +103,7 @@ fn sixteen_thousand_vnis_are_counted_one_by_one() {
     assert!(vnis.iter().all(|vni| vni["packets"] == 1));
 }
 
-/// A set for VNI 7 that rejects what goes to this port, and keeps 60 bytes of the rest.
+/// Returns a set for VNI 7 that rejects datagrams to this port, and truncates the rest to 60 bytes.
 fn rejecting(port: u16) -> String {
     format!(
         r#"
@@ -151,14 +151,14 @@ fn rules_are_replaced_while_the_capture_runs_and_a_broken_file_changes_nothing()
     let report = appliance.stop();
     report.assert_conserved();
     assert_eq!(report.json()["policies"][0]["generation"], 3);
-    // Two of port 53, then twice one of port 80.
+    // Two to port 53, then twice one to port 80.
     assert_eq!(dropped(&report, "filter_rejected"), 4);
     assert_eq!(report.analysed(), 5);
-    // The rule that was in both files went on counting.
+    // The rule that was in both files continued to count.
     assert_eq!(packets(&report, "web", 20), 5);
     assert_eq!(packets(&report, "web", 10), 2);
     assert_eq!(vni(&report, 7)["dropped"]["rejected"], 4);
-    // Records know how long the frames were.
+    // Records contain the original lengths.
     assert!(flows(&bed).iter().all(|flow| flow["flow"]["bytes_toserver"].as_u64().unwrap() % 142 == 0));
 }
 
@@ -171,7 +171,7 @@ fn what_the_driver_counted_of_a_flow_is_in_its_record() {
     let (mut to_server, mut to_client) = (1001, 9001);
     let mut frames = flow.tcp_handshake();
     for round in 0..400_u32 {
-        // Of no application that anybody recognises.
+        // The payload belongs to no known application.
         let payload = [round as u8; 300];
         let header = |sequence_number, acknowledgment_number| TcpHeader {
             sequence_number,
@@ -204,12 +204,12 @@ fn what_the_driver_counted_of_a_flow_is_in_its_record() {
     };
     frames.push(flow.tcp(ack, b""));
     let totals = |from: u8| {
-        // The last byte of the source address says who sent it.
+        // The last byte of the source address identifies the sender.
         let own = frames.iter().filter(|frame| frame[29] == from);
         (own.clone().count() as u64, own.map(Vec::len).sum::<usize>() as u64)
     };
     let (sent, answered) = (totals(1), totals(2));
-    // The worker has to see that there is nothing to see before the rest comes.
+    // The worker has to decide that the flow is of no interest before the rest arrives.
     let (first, rest) = frames.split_at(40);
     let mirror = |frames: &[Vec<u8>]| -> Vec<_> { frames.iter().map(|f| mirrored(7).carrying(f)).collect() };
     bed.send(&mirror(first));
@@ -225,7 +225,7 @@ fn what_the_driver_counted_of_a_flow_is_in_its_record() {
     let report = appliance.stop();
     report.assert_conserved();
     let shunted = report.json()["interfaces"][0]["program"]["shunted"]["flow"].as_u64().unwrap();
-    // All that came after, but for the two that end the connection; perhaps some of the first, too.
+    // All later frames except the two that end the connection, and perhaps some of the first part.
     let after = rest.len() as u64 - 2;
     assert!((after..after + 35).contains(&shunted), "{shunted}");
     assert_eq!(vni(&report, 7)["dropped"]["shunted"], shunted);

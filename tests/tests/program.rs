@@ -1,6 +1,6 @@
-//! The XDP program and user space's parsers are one code compiled twice. These tests hold the program
-//! that the kernel runs against the parsers, frame by frame, through `BPF_PROG_TEST_RUN`: verdict,
-//! counter, and every byte that reaches the socket.
+//! The XDP program and user space share one parser, which is compiled twice. These tests compare the program
+//! in the kernel with the parser in user space, frame by frame, by `BPF_PROG_TEST_RUN`: verdict, counter, and
+//! every byte that reaches the socket.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -25,7 +25,7 @@ const DROP: u32 = 1;
 const PASS: u32 = 2;
 const REDIRECT: u32 = 4;
 
-/// The loaded program, with a socket for queue 0 that nothing is ever delivered to.
+/// The loaded program, with a socket for queue 0 to which no frame is delivered.
 struct Kernel {
     program: CaptureProgram,
     ports: Ports,
@@ -44,8 +44,8 @@ impl Kernel {
         Some(Self { program, ports, _socket: socket })
     }
 
-    /// Runs the program on `frame` and compares all that it did with what the parsers say. Returns the
-    /// outcome, with the capture header of a captured frame.
+    /// Runs the program on `frame` and compares all its effects with the parsers' results. Returns the
+    /// outcome, with the capture header if the frame is captured.
     fn check(&self, frame: &[u8]) -> (Counter, Option<CaptureHeader>) {
         self.check_run(frame, frame.len(), |program| program.test_run(frame, 1).unwrap())
     }
@@ -67,8 +67,8 @@ impl Kernel {
         let after = monotonic();
         let counted = self.program.counts().unwrap().since(&counted);
 
-        // The parsers need not see the whole of a long option; the capture header is written up to where the
-        // outer headers end.
+        // The parsers need not see all of a long option, but the program writes the capture header only if
+        // the outer headers are in the first buffer.
         let expected = decapsulate(&Split { frame, linear }, &self.ports).and_then(|mirrored| {
             let linear = mirrored.inner_offset <= linear;
             if linear { Ok(mirrored) } else { Err(Counter::HeadersNotLinear) }
@@ -94,7 +94,8 @@ impl Kernel {
         let (header, inner) = CaptureHeader::decode(&run.frame).unwrap();
         let captured = &frame[mirrored.inner_offset..][..mirrored.inner_len];
         assert_eq!(inner, captured);
-        // The inner headers end with the inner frame: what follows in the outer one is not theirs.
+        // The inner headers end with the inner frame; bytes after it in the outer frame do not belong to
+        // them.
         let split = linear < frame.len() && linear - mirrored.inner_offset < captured.len();
         let linear = captured.len().min(linear - mirrored.inner_offset);
         let headers = InnerHeaders::parse(&Split { frame: captured, linear }, 0);
@@ -135,7 +136,7 @@ fn monotonic() -> u64 {
     Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap()).as_nanos() as u64
 }
 
-/// A frame whose end may lie in a further buffer, as the program sees it.
+/// A frame whose end may be in a further buffer, as the program sees it.
 struct Split<'a> {
     frame: &'a [u8],
     linear: usize,
@@ -151,7 +152,7 @@ impl Frame for Split<'_> {
     }
 }
 
-/// Every valid form of the outer headers.
+/// Returns every valid form of the outer headers.
 fn outer() -> Vec<Mirrored> {
     vec![
         mirrored(0),
@@ -177,7 +178,7 @@ fn outer() -> Vec<Mirrored> {
     ]
 }
 
-/// An IPv6 extension header: next header, length field, and as many bytes as `words` of eight.
+/// Returns an IPv6 extension header of `words` times eight bytes, with this next header and length field.
 fn extension(next: u8, field: u8, words: usize) -> Vec<u8> {
     let mut header = vec![0; words * 8];
     header[0] = next;
@@ -185,7 +186,7 @@ fn extension(next: u8, field: u8, words: usize) -> Vec<u8> {
     header
 }
 
-/// Inner frames of all kinds that the parser tells apart.
+/// Returns inner frames of all kinds that the parser distinguishes.
 fn inner() -> Vec<Vec<u8>> {
     let tcp = TcpHeader { syn: true, ..TcpHeader::default() };
     let segment = |flow: &Flow| {
@@ -299,7 +300,7 @@ fn each_malformed_kind_of_geneve_is_dropped_under_its_own_counter() {
     for base in
         [mirrored(7).geneve(), mirrored(7).by_gateway(1, 2, 3), mirrored(7).by_gateway_over_ipv6(1, 2, 3)]
     {
-        // One option that claims more than the header has room for, behind one that does not.
+        // An option that claims more than the header has room for, after a valid one.
         let options = [geneve_option(0x0108, 3, &[1; 4]), vec![1, 8, 1, 2]].concat();
         let cases = [
             (base.clone().geneve_version(1), Counter::GeneveVersion),
@@ -311,12 +312,12 @@ fn each_malformed_kind_of_geneve_is_dropped_under_its_own_counter() {
             assert_eq!(kernel.check(&frame.carrying(&inner)).0, counter, "{frame:?}");
         }
     }
-    // GENEVE in the datagram itself: the header is cut short.
+    // GENEVE directly in the datagram, with a truncated header.
     for length in 0..8 {
         let frame = mirrored(7).port(6081).datagram(&[0, 0, 0x65, 0x58, 0, 0, 7, 0][..length]);
         assert_eq!(kernel.check(&frame).0, Counter::GeneveTruncated, "{length}");
     }
-    // What is wrong inside is told as where there is nothing around it.
+    // Errors inside are counted as without the encapsulation.
     let short = mirrored(7).geneve().carrying(&inner[..13]);
     assert_eq!(kernel.check(&short).0, Counter::InnerTooShort);
     for base in [mirrored(7), mirrored(7).over_ipv6()] {
@@ -347,7 +348,7 @@ fn a_port_of_vxlan_gpe_takes_ethernet_and_nothing_else() {
     for other in [0, 1, 2, 4, 0xff] {
         assert_eq!(outcome(gpe().vxlan_gpe(other)), Counter::VxlanNextProtocol);
         assert_eq!(outcome(gpe().vxlan_gpe(other).by_gateway(1, 2, 3)), Counter::VxlanNextProtocol);
-        // The bits are reserved ones of VXLAN, and so are the numbers.
+        // The bits and the numbers are in reserved fields of VXLAN.
         assert_eq!(outcome(mirrored(7).vxlan_gpe(other)), Counter::Redirected);
     }
 }
@@ -358,7 +359,7 @@ fn geneve_that_is_not_mirror_traffic_is_left_to_the_kernel_untouched() {
     let inner = Flow::default().udp(b"x");
     let v6 = Flow::v6(1, 4789);
     let mut others = vec![
-        // What a load balancer has a firewall inspect.
+        // Traffic that a load balancer sends to a firewall for inspection.
         mirrored(7)
             .geneve()
             .geneve_protocol(0x0800)
@@ -369,7 +370,7 @@ fn geneve_that_is_not_mirror_traffic_is_left_to_the_kernel_untouched() {
         mirrored(7).geneve().geneve_protocol(0).carrying(&[]),
         mirrored(7).fragment(1480, false).by_gateway(1, 2, 3).carrying(&inner),
     ];
-    // An IP packet that does not hold what the header says, and GENEVE in GENEVE.
+    // An IP packet that contradicts the header's protocol, and GENEVE in GENEVE.
     others.push(mirrored(7).by_gateway(1, 2, 3).geneve_protocol(0x86dd).carrying(&inner));
     others.push(mirrored(7).port(6081).by_gateway(1, 2, 3).carrying(&inner));
     for frame in others {
@@ -387,7 +388,7 @@ fn what_a_gateway_says_of_a_frame_reaches_the_capture_header() {
     };
     assert_eq!(said(mirrored(7).by_gateway(1, 2, 3)), (1, 2, 3));
     assert_eq!(said(mirrored(7).by_gateway_over_ipv6(u64::MAX, 1 << 63, 3)), (u64::MAX, 1 << 63, 3));
-    // Among options of others, up to as many as are looked at.
+    // Among other options, up to the number that is examined.
     let option = geneve_option(0x0108, 2, &[9; 8]);
     let options = |before| [geneve_option(0x0109, 2, &[1; 8]).repeat(before), option.clone()].concat();
     let attachment = |before| said(mirrored(7).by_gateway(0, 0, 0).geneve_options(&options(before))).1;
@@ -438,8 +439,8 @@ fn frames_of_a_queue_without_a_socket_are_dropped_and_counted() {
     assert_eq!(program.counts().unwrap().get(Counter::NoSocket), 1);
 }
 
-/// As many programs as a queue has sockets; each has but one of them, so that it tells which frames are
-/// that one's.
+/// As many programs as a queue has sockets. Each program has only one of the sockets, so its verdict tells
+/// whether a frame goes to that one.
 struct FanOut {
     programs: Vec<CaptureProgram>,
     _socket: OwnedFd,
@@ -462,7 +463,7 @@ impl FanOut {
         Some(Self { programs, _socket: socket })
     }
 
-    /// The number of the one socket that gets a frame.
+    /// Returns the number of the one socket that gets a frame.
     fn socket(&self, frame: &[u8]) -> usize {
         let gets = |program: &CaptureProgram| {
             let before = program.counts().unwrap();
@@ -479,15 +480,15 @@ impl FanOut {
     }
 }
 
-/// Frames of one flow: both directions and errors about it from both ends and from between, in sessions
-/// of several kinds. Second, fragments of each direction.
+/// Returns frames of one flow: both directions, and ICMP errors about it from both ends and from a router, in
+/// sessions of several kinds. The second list has fragments of each direction.
 fn frames_of(flow: &Flow) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     let (mut whole, mut fragments) = (Vec::new(), Vec::new());
     for way in [flow.clone(), flow.reversed()] {
         let datagram = way.udp(&[7; 40]);
         let back = Flow { client: ([192, 0, 2, 1], 0).into(), ..way.reversed() };
         if way.client.is_ipv4() {
-            // Destination unreachable, and the header that every error quotes with eight bytes.
+            // Destination unreachable, with the quoted IP header and the first eight bytes of its payload.
             let error = [&[3, 3, 0, 0, 0, 0, 0, 0][..], &datagram[14..42]].concat();
             whole.extend([way.reversed(), back].map(|from| from.packet(IpNumber::ICMP, &error)));
             for field in [[0x20, 0], [0x20, 5], [0, 0xb9]] {
@@ -533,7 +534,7 @@ fn all_of_a_flow_goes_to_one_socket_of_its_queue() {
 #[test]
 fn flows_are_spread_evenly_over_the_sockets_of_a_queue() {
     const FLOWS: usize = 4000;
-    // Also where the number is not a power of two.
+    // Three is not a power of two.
     for sockets in [3, 4] {
         let Some(fan_out) = FanOut::new(sockets) else { return };
         let mut load = vec![0_usize; sockets as usize];
@@ -542,15 +543,15 @@ fn flows_are_spread_evenly_over_the_sockets_of_a_queue() {
             load[fan_out.socket(&mirrored(7).carrying(&flow.udp(b"x")))] += 1;
         }
         let mean = FLOWS / sockets as usize;
-        // Five standard deviations, at least, of a binomial with this mean.
+        // At least five standard deviations of a binomial distribution with this mean.
         assert!(load.iter().all(|flows| flows.abs_diff(mean) < 5 * mean.isqrt()), "{load:?}");
     }
 }
 
-/// The shortest frame that the kernel has the program run on.
+/// The shortest frame that `BPF_PROG_TEST_RUN` accepts.
 const SHORTEST: usize = 14;
 
-/// One frame for each form of the outer headers, with every inner frame in turn.
+/// Returns one frame for each form of the outer headers, with the inner frames in turn.
 fn samples() -> Vec<Vec<u8>> {
     let inner = inner();
     outer().iter().zip(inner.iter().cycle()).map(|(outer, inner)| outer.carrying(inner)).collect()
@@ -566,7 +567,7 @@ fn every_prefix_of_a_valid_frame_is_judged_alike() {
     }
 }
 
-/// Bytes that hold the longest headers; what follows is payload, which nobody looks at.
+/// The length of the longest headers; the bytes after them are payload, which is not parsed.
 const HEADERS: usize = 200;
 
 #[test]
@@ -610,6 +611,6 @@ fn the_verifier_has_an_easy_time() {
     let Some(kernel) = kernel() else { return };
     let Some(instructions) = kernel.program.verified_instructions().unwrap() else { return };
     println!("the verifier went through {instructions} instructions");
-    // Of one million that the kernel allows.
+    // The kernel's limit is one million.
     assert!(instructions < 200_000, "{instructions}");
 }

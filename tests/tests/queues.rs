@@ -1,16 +1,17 @@
-//! Every queue of every interface is captured, one or several.
+//! All queues of all interfaces are captured, whether one or several.
 
 use mirror_xdp_tests::appliance::{Bed, INTERFACE, Report, of_type, received, wait_until};
 use mirror_xdp_tests::frames::{Flow, mirrored};
 use mirror_xdp_tests::inject::Injector;
 
-/// Frames of so many sessions, whose UDP source ports differ, so that they spread over the queues.
+/// Returns frames of `sessions` sessions with different UDP source ports, so that they spread over the
+/// queues.
 fn spread(sessions: u16) -> Vec<Vec<u8>> {
     let inner = |session| Flow::v4(10_000 + session, 9).udp(b"hello");
     (0..sessions).map(|session| mirrored(1).source_port(40_000 + session).carrying(&inner(session))).collect()
 }
 
-/// What each queue of the first interface has delivered.
+/// Returns the frames delivered by each queue of the first interface.
 fn delivered(report: &Report) -> Vec<u64> {
     let mut delivered = Vec::new();
     for ring in report.list("/interfaces/0/rings") {

@@ -1,4 +1,4 @@
-//! `mirror-xdp read`: capture files of every form give the records that the same frames give live.
+//! `mirror-xdp read`: capture files of every format yield the same records as their frames do live.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::fs::{self, File};
@@ -22,12 +22,12 @@ use tempfile::TempDir;
 /// 2020-09-13T12:26:40Z
 const EPOCH: Duration = Duration::from_secs(1_600_000_000);
 
-/// When the frame of this number was captured; the time has no more digits than every format can hold.
+/// Returns the capture time of frame `index`, with no more digits than all formats can store.
 fn time(index: usize) -> Duration {
     EPOCH + Duration::from_millis(index as u64) + Duration::from_micros(123)
 }
 
-/// Runs `mirror-xdp read` over files, with its records in a directory of their own.
+/// Runs `mirror-xdp read` on files, with the records in a directory of their own.
 fn read(files: &[&Path], arguments: &[&str]) -> Option<(Output, TempDir)> {
     let binary = require::binary()?;
     let log_dir = tempfile::tempdir().unwrap();
@@ -37,7 +37,7 @@ fn read(files: &[&Path], arguments: &[&str]) -> Option<(Output, TempDir)> {
     Some((output, log_dir))
 }
 
-/// The records of files that are read without complaint.
+/// Returns the records of files that are read without errors.
 fn records_of(files: &[&Path]) -> Option<Vec<Value>> {
     let (output, log_dir) = read(files, &[])?;
     assert!(output.status.success(), "{:?}", output.stderr);
@@ -59,7 +59,7 @@ fn write_pcap(
     path
 }
 
-/// A pcapng file whose times have units of 10 to the minus `resolution` seconds.
+/// Writes a pcapng file with times in units of 10 to the minus `resolution` seconds.
 fn write_pcapng(directory: &Path, frames: &[Vec<u8>], endianness: Endianness, resolution: u8) -> PathBuf {
     let path = directory.join("frames.pcapng");
     let mut writer = PcapNgWriter::with_endianness(File::create(&path).unwrap(), endianness).unwrap();
@@ -72,7 +72,7 @@ fn write_pcapng(directory: &Path, frames: &[Vec<u8>], endianness: Endianness, re
     for (index, frame) in frames.iter().enumerate() {
         let block = EnhancedPacketBlock {
             interface_id: 0,
-            // The library counts nanoseconds whatever the interface's unit is.
+            // The library writes nanoseconds, whatever the interface's unit.
             timestamp: Duration::from_nanos(
                 (time(index).as_nanos() / 10_u128.pow(9 - u32::from(resolution))) as u64,
             ),
@@ -85,7 +85,7 @@ fn write_pcapng(directory: &Path, frames: &[Vec<u8>], endianness: Endianness, re
     path
 }
 
-/// Some sessions' conversations: DNS, TCP, ICMP, both families, VLAN tags, one VNI twice.
+/// Returns conversations of several sessions: DNS, TCP, ICMP, both families, VLAN tags, one VNI twice.
 fn conversations() -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
     for (session, host) in
@@ -109,7 +109,7 @@ fn conversations() -> Vec<Vec<u8>> {
 
 #[test]
 fn frames_give_the_same_records_from_a_file_as_live() {
-    // On one queue: a file has no others.
+    // On one queue, as in a file.
     let Some(bed) = Bed::new(1) else { return };
     let frames = conversations();
     let report = bed.capture(&frames, &[]);
@@ -145,7 +145,7 @@ fn every_format_of_capture_files_reads_alike() {
             all.push((format!("pcapng, {endianness:?} endian, 10^-{resolution} s"), records));
         }
     }
-    // With the times, which come from the file.
+    // Including the times, which come from the file.
     let times = |records: &[Value]| {
         let mut times: Vec<_> = of_type(records, "flow")
             .iter()
@@ -216,7 +216,7 @@ fn a_truncated_file_is_read_up_to_the_damage() {
     let whole =
         fs::read(write_pcap(directory.path(), &frames, Endianness::Little, TsResolution::MicroSecond))
             .unwrap();
-    // Header of the file, then a header of 16 bytes before each frame.
+    // The file has a header, and each frame a header of 16 bytes.
     let last = whole.len() - frames.last().unwrap().len() - 16;
     let Some(expected) = records_of(&[&{
         write_pcap(
@@ -228,7 +228,7 @@ fn a_truncated_file_is_read_up_to_the_damage() {
     }]) else {
         return;
     };
-    // In the last frame, in its header, and right behind the frame before: that is not damage.
+    // In the last frame, in its header, and right after the frame before, which is not damage.
     for (length, damaged) in [(whole.len() - 1, true), (last + 16, true), (last + 1, true), (last, false)] {
         let file = directory.path().join("truncated.pcap");
         fs::write(&file, &whole[..length]).unwrap();
@@ -286,8 +286,8 @@ fn a_reader_of_the_summary_that_goes_away_is_no_failure() {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
 
-/// The inner flows of the corpus's captures of VXLAN and GENEVE: file, VNI, how many flows, and the ends of
-/// one.
+/// The inner flows of the corpus's captures of VXLAN and GENEVE: file, VNI, number of flows, and the ends of
+/// one flow.
 const TUNNELS: &[(&str, u32, usize, &str)] = &[
     ("suricata-verify/tests/vxlan-decoder-03/vxlan.pcap", 5_569_041, 13, "172.31.0.238 78.46.93.39"),
     ("suricata-verify/tests/vxlan-decoder-01/input.pcap", 37, 1, "10.96.0.10 185.27.115.6"),
@@ -298,7 +298,7 @@ const TUNNELS: &[(&str, u32, usize, &str)] = &[
     ("zeek/tunnels/geneve-47101.pcap", 4242, 1, "192.168.0.107 145.40.68.75"),
     ("zeek/tunnels/geneve-many-options.pcap", 786_734, 1, "10.0.0.226 95.217.228.176"),
     ("zeek/tunnels/geneve-tagged-udp-packet.pcap", 100, 1, "127.0.0.1 127.0.0.1"),
-    // VXLAN in IP in GENEVE, as a load balancer has it; without options.
+    // VXLAN in IP in GENEVE, as a load balancer sends it, without options.
     ("zeek/tunnels/geneve-vxlan-dns-truncated.pcap", 4242, 1, "172.16.11.201 1.1.1.1"),
 ];
 
@@ -310,7 +310,7 @@ fn captures_of_tunnels_yield_the_inner_flows_with_their_vni() {
         let flows = of_type(&records, "flow");
         let mirrored: Vec<_> = flows.iter().filter(|flow| flow["mirror"]["vni"] == vni).collect();
         assert_eq!(mirrored.len(), count, "{name}: {flows:?}");
-        // Where a frame is not of the session, it is not of another either.
+        // A frame that does not belong to this session belongs to no other either.
         assert_eq!(flows.iter().filter(|flow| flow.get("mirror").is_some()).count(), count, "{name}");
         let ends_of =
             |flow: &Value| [&flow["src_ip"], &flow["dest_ip"]].map(|ip| ip.as_str().unwrap().to_owned());

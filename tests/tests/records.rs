@@ -1,4 +1,4 @@
-//! Where records go, and what becomes of them where they cannot: that never costs packets.
+//! The outputs for records, and failures of outputs, which never cost packets.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::fs;
@@ -14,12 +14,12 @@ use mirror_xdp_tests::require;
 use nix::sys::signal::Signal;
 use pcap_file::pcap::{PcapPacket, PcapWriter};
 
-/// A frame of each of so many flows.
+/// Returns a frame of each of `count` flows.
 fn flows(count: u16) -> Vec<Vec<u8>> {
     (0..count).map(|port| mirrored(1).carrying(&Flow::v4(10_000 + port, 9).udp(b"hello"))).collect()
 }
 
-/// Events that were written, and those that were lost.
+/// Returns the numbers of events written and lost.
 fn fate(report: &Report) -> (u64, u64) {
     let written = report.json()["records"]["written"].as_object().unwrap();
     (written.values().map(|count| count.as_u64().unwrap()).sum(), report.number("/records/lost"))
@@ -29,7 +29,7 @@ fn fate(report: &Report) -> (u64, u64) {
 fn a_full_disk_costs_records_that_are_counted_and_no_packets() {
     const FLOWS: u16 = 2000;
     let Some(bed) = Bed::new(1) else { return };
-    // A small disk that only this process sees.
+    // A small file system that only this process sees.
     let inner = bed.run_command(&[INTERFACE], &["--stats-interval", "200ms"]);
     let mut command = bed.appliance.command("unshare");
     let script = r#"mount -t tmpfs -o size=64k records "$0" && exec "$@""#;
@@ -45,7 +45,7 @@ fn a_full_disk_costs_records_that_are_counted_and_no_packets() {
     assert!(written > 0 && lost > 0 && written + lost > u64::from(FLOWS), "{written} {lost}");
 }
 
-/// The process is confined to the directory that it began with: one in its place is another.
+/// The process is confined to the directory that it started with; one in its place is another.
 #[test]
 fn hostile_removal_of_the_log_directory_is_told_and_its_records_count_as_lost() {
     let Some(bed) = Bed::new(1) else { return };
@@ -122,7 +122,7 @@ fn sighup_begins_a_log_anew_that_was_moved_away() {
     wait_until("there are records in the new file", has_lines);
     let before = fs::read_to_string(&moved).unwrap();
     appliance.stop().assert_conserved();
-    // Nothing goes to the old one any more, and each has whole lines.
+    // Nothing is written to the old file any more, and both contain whole lines.
     assert_eq!(fs::read_to_string(&moved).unwrap(), before);
     for text in [before, fs::read_to_string(&log).unwrap()] {
         assert!(text.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));

@@ -1,5 +1,5 @@
-//! Rules replaced a thousand times in a row under load: each frame is judged by one policy or by the
-//! other, never by parts of both, and each is accounted for.
+//! A thousand replacements of the rules in a row under load: each frame is judged by one policy or the other,
+//! never by parts of both, and every frame is accounted for.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::fmt::Write as _;
@@ -16,25 +16,25 @@ use nix::sys::signal::Signal;
 use pcap_file::pcap::{PcapPacket, PcapWriter};
 use serde_json::Value;
 
-/// How often the rules are replaced.
+/// The number of reloads.
 const RELOADS: u32 = 1000;
 
-/// Flows of each VNI, a frame each. Together more than are sent between two reloads, so that most frames
-/// are of a flow that is judged anew.
+/// Flows of each VNI, with one frame each. All VNIs together have more flows than are sent between two
+/// reloads, so that most frames belong to a flow that has to be judged anew.
 const FLOWS: u16 = 8000;
 
-/// What is accepted under both policies, under neither, under one of them.
+/// VNIs accepted under both policies, under neither, and under only one of them.
 const BOTH: u32 = 1;
 const NEITHER: u32 = 2;
 const FIRST: u32 = 3;
 const SECOND: u32 = 4;
 const ALL: [u32; 4] = [BOTH, NEITHER, FIRST, SECOND];
 
-/// Rules of a set in the second policy that no frame is bound to. They move all that the first policy has
-/// in its tables to other places.
+/// Rules of a set in the second policy to which no frame's VNI is bound. They move all entries of the first
+/// policy's tables to other places.
 const FILLERS: u32 = 300;
 
-/// The addresses and ports of a VNI's flows are its own: each table of the rules has a say.
+/// Returns a flow whose addresses and ports are specific to its VNI, so that each table of the rules matters.
 fn flow(vni: u32, number: u16) -> Flow {
     let [high, low] = number.to_be_bytes();
     let client = (Ipv4Addr::new(10, vni as u8, high, low), 20_000 + number).into();
@@ -42,7 +42,7 @@ fn flow(vni: u32, number: u16) -> Flow {
     Flow { client, server, vlans: Vec::new() }
 }
 
-/// A rule for a VNI's flows.
+/// Returns a rule for a VNI's flows.
 fn rule(number: u32, action: &str, vni: u32) -> String {
     format!(
         r#"
@@ -63,16 +63,16 @@ fn set(name: &str, vnis: &[u32]) -> String {
     format!("\n[[filter.sets]]\nname = \"{name}\"\nvnis = {vnis:?}\n")
 }
 
-/// One set of two rules; what is rejected matches none.
+/// Returns one set of two rules; rejected frames match neither.
 fn first_policy() -> String {
     [set("a", &ALL), rule(10, "accept", BOTH), rule(20, "accept", FIRST)].concat()
 }
 
-/// Three sets, the first of which would do the opposite; what is rejected is so by a rule.
+/// Returns three sets, the first of which would decide the opposite; rejected frames match a rule.
 ///
-/// A part of this policy with a part of the other decides wrongly: the other's set is here the opposite
-/// one, its rules are here those of the fillers, its classes are here those of other flows; and the places
-/// of the rules here are empty there, which accepts.
+/// A mixture of parts of both policies decides wrongly. The index of the first policy's set is that of the
+/// opposite set here, the indices of its rules are those of fillers, and its classes are those of other
+/// flows. The places of this policy's rules are empty in the first one, which accepts.
 fn second_policy() -> String {
     let mut text = set("opposite", &[99]);
     for filler in 0..FILLERS {
@@ -102,7 +102,7 @@ destination_ports = {}
     text
 }
 
-/// A capture of a frame of each flow, in its envelope.
+/// Writes a capture with a mirrored frame of each flow.
 fn write_frames(path: &Path) {
     let mut writer = PcapWriter::new(File::create(path).unwrap()).unwrap();
     for number in 0..FLOWS {
@@ -113,7 +113,7 @@ fn write_frames(path: &Path) {
     }
 }
 
-/// Packets of a VNI, and how many of them the rules rejected.
+/// Returns the packets of a VNI, and how many of them the rules rejected.
 fn counted(report: &Report, vni: u32) -> (u64, u64) {
     let vnis = report.list("/policies/0/vnis");
     let counted = vnis.iter().find(|counted| counted["vni"] == vni).unwrap();
@@ -127,7 +127,7 @@ fn a_thousand_reloads_under_load_leave_no_frame_to_a_mixture_and_none_unaccounte
     let (capture, config) = (directory.path().join("frames.pcap"), directory.path().join("config.toml"));
     write_frames(&capture);
     let policies = [first_policy(), second_policy()];
-    // At no time is the file half written.
+    // The file is replaced atomically.
     let configure = |generation: u32| {
         let new = directory.path().join("config.new");
         fs::write(&new, &policies[generation as usize % 2]).unwrap();
@@ -166,7 +166,7 @@ fn a_thousand_reloads_under_load_leave_no_frame_to_a_mixture_and_none_unaccounte
 
     report.assert_conserved();
     assert_eq!(report.seen(), sent);
-    // After the policy of the loaded program and that of the start.
+    // The loaded program and the start each have had a policy before.
     assert_eq!(report.number("/policies/0/generation"), u64::from(RELOADS) + 2);
     let rejected = report.number("/interfaces/0/program/dropped/filter_rejected");
     let delivered: u64 = report.list("/workers").iter().map(|w| w["delivered"].as_u64().unwrap()).sum();
@@ -178,7 +178,7 @@ fn a_thousand_reloads_under_load_leave_no_frame_to_a_mixture_and_none_unaccounte
     assert_eq!(both.0 + neither.0 + first.0 + second.0, sent);
     assert_eq!(both.1, 0, "accepted by both policies, rejected by a mixture");
     assert_eq!(neither.1, neither.0, "rejected by both policies, accepted by a mixture");
-    // Both have been in force for a good part of the time.
+    // Both policies have been in force for a good part of the time.
     for (packets, rejected) in [first, second] {
         assert!(rejected > packets / 20 && rejected < packets - packets / 20, "{rejected} of {packets}");
     }

@@ -1,6 +1,6 @@
-//! The rules as mirror-xdp decides by them agree with a plain matcher that was written apart from it: rule
-//! by rule as `mirror-xdp filter test` does it, by the compiled tables in user space, and by the program in
-//! the kernel.
+//! mirror-xdp's decisions by rules agree with those of a simple matcher that was written independently. The
+//! tests cover the evaluation rule by rule of `mirror-xdp filter test`, the compiled tables in user space,
+//! and the program in the kernel.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::collections::HashMap;
@@ -26,7 +26,7 @@ use rustix::net::{AddressFamily, SocketType, socket};
 
 const SEED: u64 = 0x5eed_0f1a_57ed_c0de;
 
-/// What the product reads of a policy's configuration file.
+/// Returns the policy that the product reads from a configuration file.
 fn product(policy: &Policy) -> policy::Policy {
     let text = policy.to_toml();
     match config::parse(Path::new("random.toml"), text.as_bytes()) {
@@ -35,7 +35,7 @@ fn product(policy: &Policy) -> policy::Policy {
     }
 }
 
-/// A decision that both sides can say: a rule by its set, number, direction and action.
+/// A decision in a form common to both sides: the kind, the set, and the rule's number, direction and action.
 type Said = (&'static str, Option<usize>, Option<(u32, Option<Direction>, policy::Action)>);
 
 fn said_by_product(product: &policy::Policy, packet: &Packet) -> Said {
@@ -85,11 +85,11 @@ fn said_by_reference(policy: &Policy, packet: &Packet) -> Said {
     }
 }
 
-/// The places of a policy's VNIs and rules, as the tables have them.
+/// The places of a policy's VNIs and rules in the tables.
 #[derive(Default)]
 struct Numbered {
     slots: HashMap<Vni, u32>,
-    /// By identifier minus one.
+    /// Indexed by identifier minus one.
     rules: Vec<(String, Option<policy::Rule>)>,
 }
 
@@ -118,7 +118,8 @@ impl Tables {
         Self { compiled, places }
     }
 
-    /// What the tables decide on a frame: the counter, the rule, and how much is kept of the inner frame.
+    /// Returns the tables' decision on a frame: the counter, the rule, and the captured length of the inner
+    /// frame.
     fn judge(&self, product: &policy::Policy, frame: &[u8]) -> Judged {
         let outer = decapsulate(frame, &Ports::default()).unwrap();
         let inner = &frame[outer.inner_offset..][..outer.inner_len];
@@ -152,12 +153,12 @@ fn sampled(headers: &InnerHeaders, n: u32) -> Counter {
     if within { Counter::Redirected } else { Counter::SampledOut }
 }
 
-/// What becomes of a frame, and which rule of which set is counted for it.
+/// The outcome of a frame, and the rule that is counted for it, with its set.
 #[derive(Clone, Debug, PartialEq)]
 struct Judged {
     counter: Counter,
     rule: Option<(String, Option<policy::Rule>)>,
-    /// Bytes of the inner frame that are captured; means nothing of what is not.
+    /// Bytes of the inner frame that are captured; meaningless if it is not captured.
     kept: usize,
 }
 
@@ -166,7 +167,7 @@ impl Judged {
         Self { counter, rule: None, kept: 0 }
     }
 
-    /// What the plain reference says that has to become of a frame.
+    /// Returns the outcome that the reference requires for a frame.
     fn by_reference(policy: &Policy, product: &policy::Policy, packet: &Packet, frame: &[u8]) -> Self {
         let outer = decapsulate(frame, &Ports::default()).unwrap();
         let headers = InnerHeaders::parse(&frame[outer.inner_offset..], 0);
@@ -204,12 +205,12 @@ impl Judged {
     }
 }
 
-/// The program in the kernel, with a socket that nothing is ever delivered to.
+/// The program in the kernel, with a socket to which no frame is delivered.
 struct Kernel {
     program: CaptureProgram,
     rules: HashMap<u32, (String, Option<policy::Rule>)>,
-    /// Packets that rules had decided on when the policy came: those that were in the last one, too, go on
-    /// counting.
+    /// Packets that rules had decided on when the policy was set: rules that the last policy had too continue
+    /// to count.
     counted: HashMap<u16, u64>,
     _socket: OwnedFd,
 }
@@ -232,8 +233,8 @@ impl Kernel {
         self.rules = counts.into_iter().map(|count| (count.id.into(), (count.set, count.rule))).collect();
     }
 
-    /// Runs the program on a frame, twice: the second time it remembers what it decided. Returns what
-    /// became of the frame, as far as it shows: of dropped frames the rule does not.
+    /// Runs the program on a frame twice; the second time it uses its memo. Returns the observable outcome of
+    /// the frame, which lacks the rule for dropped frames.
     fn run(&self, frame: &[u8]) -> Judged {
         let first = self.run_once(frame);
         let again = self.run_once(frame);
@@ -262,7 +263,7 @@ impl Kernel {
     }
 }
 
-/// Holds packets of random policies against the compiled tables and, where there is one, the kernel.
+/// Compares decisions on packets of random policies with the compiled tables and, if available, the kernel.
 fn compare_compiled(seed: u64, size: Size, policies: usize, packets: usize, kernel: &mut Option<Kernel>) {
     let mut rng = Rng::new(seed);
     for _ in 0..policies {
@@ -318,7 +319,7 @@ fn the_program_decides_by_large_policies_as_the_reference_does() {
     compare_compiled(18, Size { rules: 4096, sets: 1 }, 2, 1000, &mut kernel);
 }
 
-/// Holds `packets` packets against `policies` random policies of a size.
+/// Compares decisions on `packets` packets under each of `policies` random policies of a size.
 fn compare(seed: u64, size: Size, policies: usize, packets: usize) {
     let mut rng = Rng::new(seed);
     for _ in 0..policies {

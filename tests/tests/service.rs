@@ -1,4 +1,5 @@
-//! As a service: what it tells systemd, what it gives up once it captures, how it ends under load.
+//! mirror-xdp as a service: its notifications to systemd, the privileges that it drops once it captures, and
+//! its end under load.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::fs;
@@ -14,10 +15,11 @@ use mirror_xdp_tests::frames::{Flow, mirrored};
 use mirror_xdp_tests::process::Process;
 use nix::sys::signal::Signal;
 
-/// How long a stop may take.
+/// The time limit for a stop.
 const STOP: Duration = Duration::from_secs(5);
 
-/// A field of the states of all threads of a process: `CapEff`, `NoNewPrivs`.
+/// Returns the names of all threads of a process with a field of their status, such as `CapEff` or
+/// `NoNewPrivs`.
 fn states(process: u32, field: &str) -> Vec<String> {
     let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap();
     threads
@@ -42,7 +44,7 @@ fn no_thread_keeps_a_capability_or_can_get_one_and_rules_are_reloaded_all_the_sa
         fs::write(&config, text).unwrap();
     };
     with("accept");
-    // With all threads that there can be.
+    // Start all threads that exist.
     let (store, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let upload = format!("file://{}", copy.path().display());
     let store = ["--store", store.path().to_str().unwrap(), "--store-upload", &upload];
@@ -72,7 +74,7 @@ fn no_thread_keeps_a_capability_or_can_get_one_and_rules_are_reloaded_all_the_sa
     assert!(!bed.appliance.ip(&format!("link show {INTERFACE}")).unwrap().contains("xdp"));
 }
 
-/// What a service manager receives.
+/// The receiver of notifications that a service manager has.
 struct Manager {
     socket: UnixDatagram,
 }
@@ -84,7 +86,7 @@ impl Manager {
         Self { socket }
     }
 
-    /// Waits for a message with this line.
+    /// Waits for a message that contains this line, and returns it.
     fn wait_for(&self, wanted: &str) -> String {
         let mut buffer = [0; 4096];
         loop {
@@ -118,7 +120,7 @@ fn systemd_is_told_when_it_runs_that_it_lives_and_when_it_stops() {
 #[test]
 fn json_logs_are_objects_only() {
     let Some(bed) = Bed::new(1) else { return };
-    // A veth has no zero-copy, which would be warned of first.
+    // A veth has no zero-copy, and the warning about it would come first.
     let arguments = ["--log-format", "json", "--zero-copy", "off"];
     let mut process = Process::spawn(&mut bed.run_command(&[INTERFACE], &arguments)).unwrap();
     let line = process.wait_for_line("{", PATIENCE).unwrap();
@@ -164,7 +166,7 @@ fn the_unit_is_understood_and_hardened() {
     let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/mirror-xdp.service");
     let text = fs::read_to_string(&unit).unwrap();
     assert!(text.contains("Type=notify") && text.contains("WatchdogSec="));
-    // A group takes calls away that were given before.
+    // A group excludes calls that are allowed before it, so the allowed calls come after.
     let filter = |call: &str| text.find(call).unwrap_or_else(|| panic!("{call} is not said"));
     for call in ["=bpf ", " capset ", " sched_setaffinity "] {
         assert!(filter(call) > filter("SystemCallFilter=~@privileged"), "{call}");
@@ -178,7 +180,7 @@ fn the_unit_is_understood_and_hardened() {
         .arg(units.join("mirror-xdp.service"))
         .output();
     if let Ok(output) = verify {
-        // What is wrong with the unit is told with its line; that nothing is installed, without.
+        // systemd-analyze reports errors in the unit with a line number, and missing files without one.
         let said = String::from_utf8_lossy(&output.stderr);
         let wrong = said.lines().filter(|line| {
             let place = line.split_once("mirror-xdp.service:").map_or("", |(_, place)| place);

@@ -1,5 +1,5 @@
-//! Flows that user space no longer wants to see, as the program treats them: counted exactly, each
-//! direction for itself, and nothing else of them or of their neighbours changed.
+//! Shunted flows in the XDP program: each direction is counted exactly, and neither other frames of the flow
+//! nor its neighbours are affected.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -20,7 +20,7 @@ use rustix::net::{AddressFamily, SocketType, socket};
 
 const SEED: u64 = 0x5eed_0f1a_57ed_c0de;
 
-/// The loaded program with a socket, and the one worker's part of the table.
+/// The loaded program with a socket, and the table's part of its only worker.
 struct Kernel {
     program: CaptureProgram,
     shunter: Shunter,
@@ -40,7 +40,7 @@ impl Kernel {
         Some(Self { program, shunter, _socket: socket })
     }
 
-    /// Shunts the flow that a frame is of, seen from its sender.
+    /// Shunts the flow of a frame, seen from its sender.
     fn shunt(&mut self, frame: &[u8]) -> Option<ShuntId> {
         let outer = decapsulate(frame, &Ports::default()).unwrap();
         let inner = InnerHeaders::parse(&frame[outer.inner_offset..], 0);
@@ -61,7 +61,7 @@ impl Kernel {
         self.shunter.shunt(keys, inner.flow_hash(&FlowHashKey::new(SEED)), monotonic()).unwrap()
     }
 
-    /// Whether the program counts a frame as one of a shunted flow; it is captured otherwise.
+    /// Returns whether the program counts a frame as one of a shunted flow; otherwise it is captured.
     fn is_shunted(&self, frame: &[u8]) -> bool {
         let before = self.program.counts().unwrap();
         self.program.test_run(frame, 1).unwrap();
@@ -71,12 +71,12 @@ impl Kernel {
         shunted == 1
     }
 
-    /// Packets and bytes that were counted so far, of each direction.
+    /// Returns the packets and bytes counted so far, for each direction.
     fn counted(&self, id: ShuntId) -> [(u64, u64); 2] {
         self.shunter.counted(id).unwrap().map(packets_and_bytes)
     }
 
-    /// What has cooled down as soon as all that was taken out can have.
+    /// Returns a flow that has cooled down, at the time when all released flows can have done so.
     fn cooled(&mut self) -> Option<(ShuntId, [(u64, u64); 2])> {
         let cooled = self.shunter.cooled(monotonic() + COOLING).unwrap();
         cooled.map(|(id, counted)| (id, counted.map(packets_and_bytes)))
@@ -161,7 +161,7 @@ fn packets_of_a_released_flow_come_up_again() {
         assert!(frames.iter().all(|frame| kernel.is_shunted(frame)), "{round}");
         let now = monotonic();
         kernel.shunter.release(id, now).unwrap();
-        // Once more is harmless.
+        // A second release is harmless.
         kernel.shunter.release(id, now).unwrap();
         assert!(frames.iter().all(|frame| !kernel.is_shunted(frame)), "{round}");
         // Not before it has cooled down, and then once.
@@ -181,7 +181,7 @@ fn nothing_but_the_flow_itself_is_shunted() {
     let id = kernel.shunt(&frame).unwrap();
     assert!(kernel.is_shunted(&frame));
 
-    // The bits of a first and of a later fragment.
+    // The fragment fields of a first and of a later fragment.
     let fragment = |field: [u8; 2]| {
         let mut inner = inner.clone();
         inner[20..22].copy_from_slice(&field);
@@ -202,7 +202,7 @@ fn nothing_but_the_flow_itself_is_shunted() {
         ("other addresses", session().carrying(&Flow::v6(40_000, 53).udp(&[7; 40]))),
         ("error about it", session().carrying(&flow.reversed().packet(IpNumber::ICMP, &error))),
     ];
-    // Also not where the program remembers what it decided before.
+    // Nor when the program uses its memo.
     for _ in 0..2 {
         for (what, frame) in &others {
             assert!(!kernel.is_shunted(frame), "{what}");
@@ -210,7 +210,7 @@ fn nothing_but_the_flow_itself_is_shunted() {
         assert!(kernel.is_shunted(&frame));
     }
     assert_eq!(kernel.counted(id), [(3, 3 * inner.len() as u64), (0, 0)]);
-    // The way does not matter, nor what is around the session: a VLAN, options.
+    // Neither the direction matters nor the headers around the session: a VLAN tag, options.
     assert!(kernel.is_shunted(&session().vlan(9).ip_options(&[1; 4]).carrying(&inner)));
     assert!(kernel.is_shunted(&session().source_port(9).carrying(&flow.reversed().udp(b"x"))));
 }
@@ -218,7 +218,7 @@ fn nothing_but_the_flow_itself_is_shunted() {
 #[test]
 fn where_the_table_is_full_the_flow_goes_that_was_not_used_for_the_longest() {
     const ROOM: u16 = 64;
-    // Places that are kept for flows that cool down.
+    // Places reserved for flows that cool down.
     const RESERVE: u16 = ROOM / 8;
     let Some(mut kernel) = Kernel::new(ROOM.into()) else { return };
     let frame = |number: u16| mirrored(7).carrying(&Flow::v4(40_000 + number, 53).udp(b"x"));
@@ -230,7 +230,7 @@ fn where_the_table_is_full_the_flow_goes_that_was_not_used_for_the_longest() {
             assert!(kernel.is_shunted(&frame(number)));
         }
     }
-    // The one that was first is in use again.
+    // The flow that was first is used again.
     assert!(kernel.is_shunted(&frame(0)));
     assert_eq!(kernel.cooled(), None);
 
@@ -238,9 +238,9 @@ fn where_the_table_is_full_the_flow_goes_that_was_not_used_for_the_longest() {
         assert!(kernel.shunt(&frame(in_table + number)).is_some());
         assert_eq!(kernel.shunter.len(), usize::from(in_table));
     }
-    // All places that were kept free are taken by flows that cool down.
+    // Flows that cool down occupy all reserved places.
     assert_eq!(kernel.shunt(&frame(2 * ROOM)), None);
-    // Flows 1 to 8 have gone for those, and 9 for the one that found no room nevertheless.
+    // Flows 1 to 8 were evicted for those, and flow 9 for the one that found no room nevertheless.
     for number in 1..=RESERVE + 1 {
         assert!(!kernel.is_shunted(&frame(number)), "{number}");
         let packets = u64::from(number) + 1;
@@ -250,7 +250,7 @@ fn where_the_table_is_full_the_flow_goes_that_was_not_used_for_the_longest() {
     assert_eq!(kernel.cooled(), None);
     assert!(kernel.is_shunted(&frame(0)));
     assert!((RESERVE + 2..in_table + RESERVE).all(|number| kernel.is_shunted(&frame(number))));
-    // Their places begin with nothing counted.
+    // Their places start with counters of zero.
     let id = kernel.shunt(&frame(2 * ROOM)).unwrap();
     assert_eq!(kernel.counted(id), [(0, 0); 2]);
 }

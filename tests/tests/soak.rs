@@ -1,10 +1,10 @@
-//! A long time of full load: what grows, grows until it is seen here, and what is counted wrongly once in a
-//! million times is. `cargo xtask soak` runs it; of itself, `cargo test` does not.
+//! A long time of full load, which reveals memory that grows and counters that are wrong once in a million
+//! times. `cargo xtask soak` runs it; `cargo test` alone does not.
 //!
-//! Two captures side by side, each in namespaces of its own. One runs from the beginning to the end, under
-//! all that a generator can send, with flows that are new all the time and a table that is always full;
-//! its rules are replaced every second. Its memory is what must not grow. The other is stopped, or killed,
-//! and started again every few seconds under traffic. Each account of both has to be exact.
+//! Two captures run side by side, each in namespaces of its own. One runs from the beginning to the end,
+//! under the full load of a generator, with ever new flows and a table that is always full; its rules are
+//! replaced every second. Its memory must not grow. The other is stopped or killed, and started again every
+//! few seconds under traffic. Each account of both must be exact.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::fs::{self, OpenOptions};
@@ -18,23 +18,23 @@ use mirror_xdp_tests::process::Process;
 use mirror_xdp_tests::require;
 use nix::sys::signal::Signal;
 
-/// How long it lasts where `MIRROR_XDP_SOAK` does not say, in seconds.
+/// The duration in seconds if `MIRROR_XDP_SOAK` is not set.
 const SECONDS: u64 = 600;
-/// A table of this size is full within a second or two, and stays so.
+/// The size of the flow table, which is full within a second or two, and stays full.
 const FLOWS: &str = "100000";
-/// What a generator sends to the capture that is started again and again; the other gets all there is.
+/// The rate for the capture that is restarted; the other one gets the generator's full rate.
 const MODEST: &str = "100kpps";
-/// The second capture lives so long.
+/// The time between restarts of the second capture.
 const LIFE: Duration = Duration::from_secs(5);
-/// The rules are replaced, and the memory is looked at, this often.
+/// The interval between reloads, and between samples of the memory.
 const TICK: Duration = Duration::from_secs(1);
-/// Records on the disk at most, in bytes, before they are thrown away.
+/// The largest log in bytes, before it is emptied.
 const MAX_RECORDS: u64 = 256 << 20;
-/// By this share memory may be more at the end than after the beginning: what the allocator does not give
-/// back at once. A byte kept of each frame would be many times as much after a minute.
+/// The largest growth of memory between the second fifth and the end: the allocator does not release all
+/// memory at once. One byte leaked for each frame would exceed it many times after a minute.
 const GROWTH: f64 = 0.02;
 
-/// Starts a generator of the mix that never ends by itself, at this rate.
+/// Starts a generator that sends the mix endlessly at this rate.
 fn generate(bed: &Bed, frames: &Path, rate: &str) -> Process {
     let mut command = bed.far.command(&require::binary().unwrap().to_string_lossy());
     command.args(["pktgen", "--interface", "source0", "--to-mac", "02:00:00:00:00:01", "--to", "10.99.0.1"]);
@@ -45,18 +45,18 @@ fn generate(bed: &Bed, frames: &Path, rate: &str) -> Process {
     generator
 }
 
-/// What became of the frames of one or more captures.
+/// The totals of one or more captures.
 #[derive(Default)]
 struct Account {
     seen: u64,
     analysed: u64,
-    /// By a rule, or because the program had another reason to keep them from the workers.
+    /// Frames kept from the workers, by a rule or for another reason.
     kept_out: u64,
     lost: u64,
 }
 
 impl Account {
-    /// Adds what one capture has counted, once that is known to be exact.
+    /// Adds the counters of a capture after checking that its account is exact.
     fn add(&mut self, report: &Report) {
         report.assert_conserved();
         self.seen += report.seen();
@@ -79,13 +79,13 @@ impl Account {
     }
 }
 
-/// The capture that lasts.
+/// The capture that runs all the time.
 struct Steady {
     bed: Bed,
     appliance: Appliance,
     rules: [String; 2],
     reloads: u64,
-    /// Resident bytes, a sample a second.
+    /// Resident bytes, one sample a second.
     memory: Vec<u64>,
 }
 
@@ -109,7 +109,7 @@ impl Steady {
         bed.log_dir().join("config.toml")
     }
 
-    /// Has the rules replaced, and looks at the memory.
+    /// Replaces the rules, and samples the memory.
     fn second(&mut self) {
         self.reloads += 1;
         fs::write(Self::config(&self.bed), &self.rules[self.reloads as usize % 2]).unwrap();
@@ -120,7 +120,7 @@ impl Steady {
         throw_away_records(&self.bed);
     }
 
-    /// The memory after the beginning, and at the end: medians over a fifth of the time.
+    /// Returns the memory after the beginning and at the end, as medians over a fifth of the time.
     fn memory(&self) -> (f64, f64) {
         let median = |samples: &[u64]| {
             let mut samples = samples.to_vec();
@@ -132,14 +132,14 @@ impl Steady {
     }
 }
 
-/// Resident bytes of a process.
+/// Returns the resident bytes of a process.
 fn resident(process: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     1024 * line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap()
 }
 
-/// Empties the log where it has become large. It is written by appending, so this is as good as another.
+/// Empties a log that has become large. The capture appends to it, so truncating it is enough.
 fn throw_away_records(bed: &Bed) {
     let path = bed.log_dir().join("eve.json");
     if fs::metadata(&path).is_ok_and(|log| log.len() > MAX_RECORDS) {
@@ -147,7 +147,7 @@ fn throw_away_records(bed: &Bed) {
     }
 }
 
-/// The capture that does not last.
+/// The capture that is restarted.
 struct Restarted {
     bed: Bed,
     appliance: Option<Appliance>,
@@ -165,7 +165,7 @@ impl Restarted {
         Self { bed, appliance, since, account, seconds: 0.0, lives: 1 }
     }
 
-    /// Ends it in one of the ways that there are.
+    /// Ends the capture, each time in another way.
     fn end(&mut self) {
         let appliance = self.appliance.take().unwrap();
         let ways = [Some(Signal::SIGINT), Some(Signal::SIGTERM), None];
@@ -175,7 +175,7 @@ impl Restarted {
                 self.seconds += report.seconds();
                 self.account.add(&report);
             }
-            // Of one that is killed there is no account.
+            // A killed process leaves no account.
             None => assert!(!appliance.kill().success()),
         }
     }
@@ -192,7 +192,7 @@ impl Restarted {
     }
 }
 
-/// How long it is to last.
+/// Returns the duration of the test.
 fn duration() -> Duration {
     let seconds = std::env::var("MIRROR_XDP_SOAK").ok();
     Duration::from_secs(seconds.map_or(SECONDS, |text| text.parse().expect("a number of seconds")))
@@ -215,7 +215,7 @@ fn memory_stays_flat_and_accounts_exact_under_full_load_reloads_and_restarts() {
     let mut said = begun;
     let mut received = steady.bed.received();
     while begun.elapsed() < duration {
-        // What is done every second may take longer than one where the generator leaves no time.
+        // The work of a second may take longer than one if the generator leaves no time.
         std::thread::sleep(TICK);
         steady.second();
         restarted.second();

@@ -1,5 +1,5 @@
-//! The mirror source: what leaves it are the frames of the mirrored interface, whole and in the envelope
-//! that AWS gives them; what does not belong on a mirror session does not leave; nothing stays behind.
+//! The mirror source sends the whole frames of the mirrored interface, encapsulated as AWS does. Frames that
+//! do not belong in a mirror session are not sent, and nothing is left behind.
 #![expect(clippy::unwrap_used, reason = "a helper fails where the test that called it has failed")]
 
 use std::io::{Read as _, Write as _};
@@ -26,8 +26,8 @@ use serde_json::Value;
 const HOST_V4: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 2);
 const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 1);
 
-/// A host with an interface `mirrored0`, on whose cable a client is, and an interface `out0`, on whose
-/// cable the appliance is.
+/// A host with an interface `mirrored0`, connected to a client, and an interface `out0`, connected to the
+/// appliance.
 struct Bed {
     binary: PathBuf,
     host: Namespace,
@@ -60,7 +60,7 @@ impl Bed {
         Some(bed)
     }
 
-    /// `mirror-xdp source` on the host, with these arguments besides.
+    /// Returns the command `mirror-xdp source` on the host, with additional arguments.
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.host.command(&self.binary.to_string_lossy());
         command.args(["source", "--json"]).args(arguments);
@@ -79,7 +79,7 @@ impl Bed {
         self.start(&[&["--interface", "mirrored0", "--to", &to, "--vni", "7"], arguments].concat())
     }
 
-    /// Ends where `mirror-xdp source` is expected to refuse at once, in one line.
+    /// Runs `mirror-xdp source`, which must refuse at once, and returns its one line.
     fn refusal(&self, arguments: &[&str]) -> String {
         let process = Process::spawn(&mut self.command(arguments)).unwrap();
         let output = process.wait(PATIENCE).unwrap();
@@ -88,12 +88,12 @@ impl Bed {
         line.clone()
     }
 
-    /// Takes frames off the appliance's cable.
+    /// Receives frames from the appliance's cable.
     fn sniffer(&self) -> Sniffer {
         Sniffer::new(&self.appliance, "appliance0").unwrap()
     }
 
-    /// Names of the host's interfaces.
+    /// Returns the names of the host's interfaces.
     fn interfaces(&self) -> Vec<String> {
         let lines = self.host.ip("-brief link").unwrap();
         lines.lines().filter_map(|line| line.split([' ', '@']).next()).map(ToOwned::to_owned).collect()
@@ -124,14 +124,14 @@ fn account(output: &Output) -> Value {
     account
 }
 
-/// A frame as the appliance gets it.
+/// A frame as it arrives at the appliance.
 struct Arrived {
     outer: Vec<u8>,
     envelope: Mirrored,
     inner: Vec<u8>,
 }
 
-/// The mirrored frame that a frame on the appliance's cable is, if it is one.
+/// Decodes a frame on the appliance's cable; `None` if it is not a mirrored frame.
 fn mirrored(frame: Vec<u8>) -> Option<Arrived> {
     let envelope = decapsulate(&frame[..], &Ports::default()).ok()?;
     let inner = frame[envelope.inner_offset..].to_vec();
@@ -280,7 +280,7 @@ fn what_does_not_fit_the_outgoing_mtu_is_truncated() {
     assert_eq!(source.stop()["truncated"], 1);
 }
 
-/// Sends so many bytes over a TCP connection, between real network stacks.
+/// Sends `bytes` bytes over a TCP connection between real network stacks.
 fn transfer(from: &Namespace, to: &Namespace, address: Ipv4Addr, bytes: usize) {
     let listener = to.enter(|| TcpListener::bind((address, 0)).unwrap()).unwrap();
     let server = listener.local_addr().unwrap();
@@ -301,7 +301,7 @@ fn segmentation_offload_is_undone_and_checksums_are_filled_in() {
     let Some(bed) = Bed::new() else { return };
     let sniffer = bed.sniffer();
     let source = bed.mirror(&[]);
-    // The host's frames have not seen a wire when they are mirrored, in whichever direction.
+    // The host's frames have not been on a wire when they are mirrored, in either direction.
     transfer(&bed.host, &bed.client, CLIENT_V4, BYTES);
     transfer(&bed.client, &bed.host, HOST_V4, BYTES);
     let account = source.stop();
@@ -309,8 +309,8 @@ fn segmentation_offload_is_undone_and_checksums_are_filled_in() {
     assert!(number("segments") > number("copied"), "there was nothing to segment: {account}");
     assert_eq!(number("truncated"), 0);
 
-    // By direction: the first sequence number of the data, and which of its bytes were seen. TCP may send some
-    // of them again.
+    // For each direction: the first sequence number of the data, and which of its bytes were seen. TCP may
+    // retransmit some.
     let mut sent = [(); 2].map(|()| (None, vec![false; BYTES]));
     for arrived in sniffer.take(number("mirrored") as usize, mirrored) {
         assert!(arrived.inner.len() <= 1514, "{} bytes", arrived.inner.len());
@@ -324,7 +324,7 @@ fn segmentation_offload_is_undone_and_checksums_are_filled_in() {
             tcp.checksum(),
             tcp.calc_checksum_ipv4(ip.header().to_header().source, header.destination).unwrap()
         );
-        // Each side sends in one of the two connections; what the other has to say is without data.
+        // Each side sends data in one of the two connections; its segments in the other carry none.
         let (first, seen) = &mut sent[usize::from(ip.header().source_addr() == HOST_V4)];
         if tcp.payload().is_empty() {
             continue;
@@ -361,7 +361,7 @@ fn arp_and_dhcp_are_not_mirrored() {
     assert_eq!(account["skipped"]["arp"], 2, "{account}");
 }
 
-/// An announcement of an address, which asks for no answer.
+/// Returns a gratuitous ARP reply, which requires no answer.
 fn arp(tagged: bool) -> Vec<u8> {
     let packet = ArpPacket::from(ArpEthIpv4Packet {
         operation: ArpOperation::REPLY,
@@ -387,7 +387,7 @@ fn mirror_traffic_is_not_mirrored_even_by_the_interface_that_it_leaves() {
     let sniffer = bed.sniffer();
     // Two sources that see each other's mirror traffic, to different targets of the same network.
     bed.appliance.address("appliance0", Ipv4Addr::new(10, 9, 0, 3).into(), 24).unwrap();
-    // Somebody takes the datagrams: else the kernel would answer that the port is unreachable.
+    // A socket receives the datagrams; otherwise the kernel would answer that the port is unreachable.
     let _listener = bed.appliance.enter(|| UdpSocket::bind("0.0.0.0:4789").unwrap()).unwrap();
     let sources =
         ["10.9.0.2", "10.9.0.3"].map(|to| bed.start(&["--interface", "out0", "--to", to, "--vni", "7"]));
@@ -450,7 +450,7 @@ fn a_new_hardware_address_of_the_target_is_followed() {
     let mut source = bed.mirror(&[]);
     let new = [2, 0, 0, 0, 9, 9];
     bed.appliance.ip("link set appliance0 address 02:00:00:00:09:09").unwrap();
-    // What a host whose address has moved to another interface announces.
+    // As announced by a host whose address has moved to another interface.
     bed.host.ip("neighbour replace 10.9.0.2 dev out0 lladdr 02:00:00:00:09:09 nud reachable").unwrap();
     source.0.wait_for_line("mirror-xdp: mirror traffic goes by out0", PATIENCE).unwrap();
     Injector::new(&bed.client, "client0").unwrap().send(&Flow::v4(40_000, 9).udp(b"moved")).unwrap();
@@ -549,8 +549,8 @@ fn missing_privileges_are_named() {
     assert!(line.contains("root") && line.contains("CAP_NET_ADMIN"), "{line}");
 }
 
-/// The kernel shows a program in generic mode no frames that this host has redirected itself: what a source on the same
-/// host mirrors is one. In native mode they are as others.
+/// The kernel does not show a program in generic mode the frames that this host itself has redirected, such
+/// as those of a source on the same host. In native mode it shows them.
 #[test]
 fn hostile_silence_of_generic_mode_beside_a_source_is_told_and_counted() {
     const SENT: u64 = 40;
@@ -572,7 +572,7 @@ fn hostile_silence_of_generic_mode_beside_a_source_is_told_and_counted() {
         send();
         if !seen {
             wait_until("the capture says what it misses", || {
-                // How many there was no room for the kernel says with the next.
+                // The kernel reports the frames that found no room with the next frame.
                 send();
                 let Ok(line) = capture.wait_for_line("", Duration::from_millis(100)) else { return false };
                 assert!(line.contains("bypassed the capture") && line.contains("generic mode"), "{line}");

@@ -1,4 +1,4 @@
-//! Starting and stopping, in every way, again and again; and other programs on the interface.
+//! Starting and stopping in all ways, repeatedly, and with other programs on the interface.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ fn frame() -> Vec<u8> {
     mirrored(1).carrying(&Flow::default().udp(b"hello"))
 }
 
-/// Whether any XDP program is attached to the interface.
+/// Returns whether any XDP program is attached to the interface.
 fn has_program(bed: &Bed) -> bool {
     bed.appliance.ip(&format!("link show {INTERFACE}")).unwrap().contains("xdp")
 }
@@ -66,7 +66,7 @@ fn statistics_are_recorded_while_it_runs_and_at_the_end() {
     let frames = vec![frame(); 10];
     bed.send(&frames);
     let redirected = |stats: &Value| stats["stats"]["interfaces"][0]["program"]["redirected"].as_u64();
-    // A line is read while it may still be written: only whole ones are looked at.
+    // The last line may still be incomplete, so only whole lines are parsed.
     let recorded = || {
         let text = std::fs::read_to_string(bed.log_dir().join("eve.json")).unwrap_or_default();
         let whole = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -123,7 +123,7 @@ fn a_second_one_on_the_same_interface_is_refused_and_the_first_goes_on() {
     assert_eq!(report.analysed(), 1);
 }
 
-/// Compiles an XDP program that passes everything.
+/// Compiles an XDP program that passes all frames.
 fn foreign_program(directory: &Path) -> PathBuf {
     let source = directory.join("foreign.c");
     let object = directory.join("foreign.o");

@@ -1,5 +1,5 @@
-//! The packet store: what was sent comes out again, byte by byte; whatever happens to the process or the
-//! disk, what is finished is whole, and what is not kept is counted.
+//! The packet store returns the packets that were sent, byte for byte. Whatever happens to the process or the
+//! disk, finished segments are intact, and packets that are not stored are counted.
 
 #[path = "store/hostile.rs"]
 mod hostile;
@@ -20,17 +20,17 @@ use mirror_xdp_tests::process::{Process, run};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-/// Datagram `number` of a conversation, as it is before it is mirrored.
+/// Returns datagram `number` of a conversation, before mirroring.
 fn inner(conversation: u16, number: u32) -> Vec<u8> {
     distinct_datagram(conversation, number, 1000)
 }
 
-/// So many datagrams of 10 conversations, mirrored by the sessions of VNI 7 and 8 in turns.
+/// Returns `count` datagrams of 10 conversations, mirrored alternately in the sessions of VNIs 7 and 8.
 fn frames(count: u32) -> Vec<Vec<u8>> {
     (0..count).map(|number| mirrored(7 + number % 2).carrying(&inner(number as u16 % 10, number))).collect()
 }
 
-/// A directory for a store, in which everybody may look.
+/// Returns a temporary directory for a store.
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary directory")
 }
@@ -43,17 +43,17 @@ fn start(bed: &Bed, store: &Path, arguments: &[&str]) -> Appliance {
     bed.start(&[&["--store", text(store)], arguments].concat())
 }
 
-/// Runs `mirror-xdp ARGUMENTS`, which is expected to succeed, and returns what it printed.
+/// Runs `mirror-xdp ARGUMENTS`, which must succeed, and returns its output.
 fn mirror_xdp(bed: &Bed, arguments: &[&str]) -> String {
     run(&mut bed.command(arguments)).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The frames that an extract of the store has.
+/// Returns the frames of an extract of the store.
 fn extract(bed: &Bed, store: &Path, expression: &str) -> Vec<Vec<u8>> {
     extract_by(bed, store, &[expression])
 }
 
-/// The frames that an extract of the store by these arguments has.
+/// Returns the frames of an extract of the store with these arguments.
 fn extract_by(bed: &Bed, store: &Path, arguments: &[&str]) -> Vec<Vec<u8>> {
     let found = directory();
     let file = found.path().join("found.pcapng");
@@ -65,7 +65,7 @@ fn extract_by(bed: &Bed, store: &Path, arguments: &[&str]) -> Vec<Vec<u8>> {
     frames
 }
 
-/// What `mirror-xdp verify` finds.
+/// Returns the JSON result of `mirror-xdp verify`.
 fn verified(bed: &Bed, store: &Path) -> Value {
     let mut command = bed.command(&["verify", "--json"]);
     let output = command.arg(store).output().expect("the binary starts");
@@ -80,7 +80,7 @@ fn segments(store: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Has other programs open every finished segment, and returns how many packets these have.
+/// Opens every finished segment with other programs, and returns their number of packets.
 fn opened_by_others(store: &Path) -> u64 {
     let mut packets = 0;
     for segment in segments(store) {
@@ -95,7 +95,7 @@ fn opened_by_others(store: &Path) -> u64 {
     packets
 }
 
-/// What all workers' stores counted: kept, lost.
+/// Returns the packets kept and lost by the stores of all workers.
 fn stored(report: &Report) -> (u64, u64) {
     let parts = report.list("/workers").iter().map(|worker| &worker["store"]);
     parts.fold((0, 0), |(kept, lost), store| {
@@ -126,7 +126,7 @@ fn a_conversation_comes_out_as_it_was_sent_while_the_capture_runs_and_after() {
     let shown = run(Command::new("tshark").args(["-n", "-r"]).arg(&segments(store.path())[0]).args(fields));
     let shown = shown.unwrap();
     assert!(shown.contains("vni7") && shown.contains("vni8") && shown.contains("community_id=1:"), "{shown}");
-    // By the Community ID that the records have.
+    // By the Community ID in the records.
     let records = bed.records();
     // Its first datagram came from the server.
     let flow = records.iter().find(|record| record["event_type"] == "flow" && record["dest_port"] == 20_003);
@@ -135,7 +135,7 @@ fn a_conversation_comes_out_as_it_was_sent_while_the_capture_runs_and_after() {
     assert_eq!(verified(&bed, store.path())["findings"], serde_json::json!([]));
 }
 
-/// Waits until it says a line with this in it, and returns the line.
+/// Waits for a line that contains `what`, and returns it.
 fn wait_for(appliance: &mut Appliance, what: &str) -> String {
     loop {
         let line = appliance.wait_for_line("");
@@ -145,7 +145,7 @@ fn wait_for(appliance: &mut Appliance, what: &str) -> String {
     }
 }
 
-/// A file with a key, for its owner alone.
+/// Writes a key file that only its owner can read.
 fn key_in(directory: &Path) -> PathBuf {
     let path = directory.join("store.key");
     fs::write(&path, "5a".repeat(32)).expect("the directory is there");
@@ -153,7 +153,7 @@ fn key_in(directory: &Path) -> PathBuf {
     path
 }
 
-/// Each of these is a way in which segments are stored, with what their names end with.
+/// The forms of stored segments: compressed, encrypted, and the end of their names.
 const FORMS: [(bool, bool, &str); 4] = [
     (false, false, ".pcapng"),
     (true, false, ".pcapng.zst"),
@@ -166,7 +166,7 @@ fn every_packet_that_came_is_in_the_extract_whether_segments_are_compressed_encr
     let Some(bed) = Bed::new(1) else { return };
     let files = directory();
     let key = key_in(files.path());
-    // By how they differ: two workers may get to them in another order than they came.
+    // Sorted, because two workers may take packets in another order than they arrived.
     let sorted = |mut frames: Vec<Vec<u8>>| {
         frames.sort();
         frames
@@ -190,7 +190,7 @@ fn every_packet_that_came_is_in_the_extract_whether_segments_are_compressed_encr
         wait_until("the packets are on the disk", || {
             sorted(extract_by(&bed, store.path(), &arguments)) == expected(2000)
         });
-        // Then another is begun, with a key of its own.
+        // The next segment has a key of its own.
         wait_until("a segment is finished", || {
             let names = fs::read_dir(store.path())
                 .expect("it is there")
@@ -233,7 +233,7 @@ fn a_flipped_byte_names_its_segment() {
     assert!(text.starts_with(&format!("{name} was altered")), "{text}");
 }
 
-/// A file system of its own, which nobody else sees; what is on it in the end is copied out.
+/// Runs mirror-xdp on a private file system; its files are copied out at the end.
 const SCRIPT: &str = "mount -t tmpfs -o size=12m tmpfs \"$0\" && \
      dd if=/dev/zero of=\"$0/ballast\" bs=1M count=10 2>/dev/null || exit 9; \
      copy=$1; shift; trap 'kill -INT $pid' INT; \"$@\" & pid=$!; wait $pid; wait $pid; code=$?; \

@@ -1,4 +1,4 @@
-//! The tap, with other programs behind it: they see the frames that were delivered, as if they were there.
+//! The tap, with other programs behind it: they receive the delivered frames unchanged.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::fs::{self, File};
@@ -13,11 +13,11 @@ use mirror_xdp_tests::require;
 use pcap_file::pcap::PcapReader;
 use serde_json::Value;
 
-/// The interface that frames are sent out of, and the other end, where somebody looks.
+/// The interface out of which frames are sent, and the other end, where other programs capture.
 const TAP: &str = "tap0";
 const BEHIND: &str = "ids0";
 
-/// A bed with a cable for the tap.
+/// Makes a bed with a cable for the tap.
 fn bed() -> Option<Bed> {
     let bed = Bed::new(2)?;
     bed.appliance.veth(TAP, &bed.appliance, BEHIND, 1).unwrap();
@@ -29,14 +29,14 @@ fn bed() -> Option<Bed> {
 
 /// Starts a program that captures behind the tap.
 fn start(bed: &Bed, subject: Subject, words: &[String]) -> Process {
-    // Suricata says it on standard output.
+    // Suricata prints its messages on standard output.
     let mut command = bed.appliance.command("sh");
     let mut process = Process::spawn(command.args(["-c", "exec \"$@\" >&2", "sh"]).args(words)).unwrap();
     process.wait_for_line(subject.ready(), PATIENCE).unwrap();
     process
 }
 
-/// What was delivered is what the tap has sent: asserts that, and returns how many frames it was.
+/// Asserts that the tap has sent all delivered frames, and returns their number.
 fn assert_all_sent(report: &Report) -> u64 {
     report.assert_conserved();
     let tap = &report.json()["tap"];
@@ -45,7 +45,7 @@ fn assert_all_sent(report: &Report) -> u64 {
     tap["sent"].as_u64().unwrap()
 }
 
-/// Name resolutions and connections, each between other ports.
+/// Returns name resolutions and connections, each with ports of its own.
 fn conversations(count: u16) -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
     for number in 0..count {
@@ -94,13 +94,13 @@ fn tcpdump_behind_it_gets_each_frame_as_it_was() {
     while let Some(packet) = reader.next_packet() {
         received.push(packet.unwrap().data.into_owned());
     }
-    // Those of two workers are in no certain order.
+    // Frames of two workers arrive in no certain order.
     received.sort();
     frames.sort();
     assert_eq!(received, frames);
 }
 
-/// Starts Suricata behind the tap, where it is installed.
+/// Starts Suricata behind the tap, if it is installed.
 fn suricata(bed: &Bed, directory: &Path) -> Option<(Process, Appliance)> {
     require::optional("suricata")?;
     let words = Subject::SuricataAfPacket.command(Path::new(""), BEHIND, directory).unwrap();
@@ -108,7 +108,7 @@ fn suricata(bed: &Bed, directory: &Path) -> Option<(Process, Appliance)> {
     Some((suricata, bed.start(&["--tap", TAP])))
 }
 
-/// What identifies a flow, and what was counted of it.
+/// Returns the identity of a flow and its counters.
 fn flow(record: &Value) -> String {
     let flow = &record["flow"];
     let counted = ["pkts_toserver", "pkts_toclient", "bytes_toserver", "bytes_toclient"];

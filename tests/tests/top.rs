@@ -1,4 +1,4 @@
-//! `mirror-xdp top` on a terminal: a pseudo-terminal whose screen is read as a terminal would show it.
+//! `mirror-xdp top` on a pseudo-terminal, whose screen is decoded as a terminal would display it.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::fs::File;
@@ -21,10 +21,10 @@ use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use serde_json::Value;
 
-/// A program on a terminal. It ends with this value.
+/// A program on a terminal, which ends when this is dropped.
 struct Terminal {
     keys: File,
-    /// The program's side, by which one sees how the terminal is set.
+    /// The program's side, which shows the terminal's settings.
     side: OwnedFd,
     child: Child,
     shown: Arc<(Mutex<vt100::Parser>, Condvar)>,
@@ -40,8 +40,8 @@ impl Terminal {
         let side = ioctl_tiocgptpeer(&keys, flags).unwrap();
         resize(&side, rows, columns);
         let top = bed.command(&["top"]);
-        // The words of a command that runs in the namespace, with what makes the terminal its own in front of
-        // the last program.
+        // The words of a command that runs in the namespace; `setsid --ctty`, inserted before the last
+        // program, gives it the controlling terminal.
         let words: Vec<_> = top.get_args().map(ToOwned::to_owned).collect();
         let program = words.len() - 2;
         let mut command = Command::new(top.get_program());
@@ -55,7 +55,7 @@ impl Terminal {
             Arc::new((Mutex::new(vt100::Parser::new(side_of(rows), side_of(columns), 0)), Condvar::new()));
         let keys = File::from(keys);
         let (mut screen, screened) = (keys.try_clone().unwrap(), Arc::clone(&shown));
-        // Ends when nobody has the program's side any more.
+        // The thread ends when the last descriptor of the program's side is closed.
         let reader = std::thread::spawn(move || {
             let mut bytes = [0; 4096];
             while let Ok(length @ 1..) = screen.read(&mut bytes) {
@@ -70,7 +70,7 @@ impl Terminal {
         self.keys.write_all(keys.as_bytes()).unwrap();
     }
 
-    /// Waits until the screen is as wanted.
+    /// Waits until the screen meets a condition.
     #[track_caller]
     fn wait_until(&self, what: &str, is: impl Fn(&vt100::Screen) -> bool) {
         let deadline = Instant::now() + PATIENCE;
@@ -87,7 +87,7 @@ impl Terminal {
         self.wait_until(&format!("“{text}” is shown"), |screen| screen.contents().contains(text));
     }
 
-    /// As somebody who pulls at the window's corner.
+    /// Changes the size, as a user does who drags the corner of a window.
     fn resize(&self, rows: u16, columns: u16) {
         self.shown.0.lock().unwrap().screen_mut().set_size(side_of(rows), side_of(columns));
         resize(&self.side, rows, columns);
@@ -97,7 +97,8 @@ impl Terminal {
         Pid::from_raw(self.child.id().cast_signed())
     }
 
-    /// Whether lines are read whole and shown as they are typed, as programs expect it.
+    /// Returns whether the terminal is in canonical mode with echo and signals, on the normal screen with the
+    /// cursor shown.
     fn is_as_usual(&self) -> bool {
         let modes = tcgetattr(&self.side).unwrap().local_modes;
         let parser = self.shown.0.lock().unwrap();
@@ -107,11 +108,11 @@ impl Terminal {
             && !screen.hide_cursor()
     }
 
-    /// Waits for the program's end; asserts that the terminal is as it was before.
+    /// Waits for the program's end, and asserts that the terminal is restored.
     #[track_caller]
     fn wait(mut self) -> ExitStatus {
         let status = self.child.wait().unwrap();
-        // All that it has written has been read once it is gone; it is shown, then it is looked at.
+        // After the program's end all its output has been read; the screen may still have to be updated.
         self.wait_until("the terminal is given back", |screen| {
             !screen.alternate_screen() && !screen.hide_cursor()
         });
@@ -124,7 +125,7 @@ impl Drop for Terminal {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // The reader ends with the last descriptor of the program's side, which goes after this.
+        // The reader ends with the last descriptor of the program's side, which is dropped after this.
         drop(self.reader.take());
     }
 }
@@ -137,7 +138,7 @@ fn resize(side: &OwnedFd, rows: u16, columns: u16) {
     tcsetwinsize(side, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
 }
 
-/// A session with a name resolution and a datagram to another port.
+/// Returns a session with a name resolution and a datagram to another port.
 fn frames(vni: u32) -> Vec<Vec<u8>> {
     let dns = Flow::v4(40_000, 53);
     let session = mirrored(vni);
@@ -228,7 +229,7 @@ fn it_goes_to_the_background_and_comes_back() {
 #[test]
 fn keys_are_heard_while_the_appliance_does_not_answer() {
     let Some(bed) = Bed::new(1) else { return };
-    // Connections are taken by the kernel; nobody ever reads from them.
+    // The kernel accepts connections, but no program reads from them.
     let _silent = bed.appliance.enter(|| TcpListener::bind("127.0.0.1:9470")).unwrap().unwrap();
     let mut top = Terminal::start(&bed, (24, 80), &[]);
     top.wait_for("asks 127.0.0.1:9470");

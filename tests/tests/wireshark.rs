@@ -1,4 +1,4 @@
-//! Wireshark in front of a running capture: as one of its interfaces (extcap), and behind `mirror-xdp tail`.
+//! Wireshark with a running capture: as one of its interfaces (extcap), and reading from `mirror-xdp tail`.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::io::{BufRead as _, BufReader};
@@ -13,13 +13,13 @@ use mirror_xdp_tests::process::{Output, Process};
 use mirror_xdp_tests::require;
 use tempfile::TempDir;
 
-/// What the packages install for Wireshark.
+/// The extcap program that the packages install.
 const EXTCAP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/extcap/mirror-xdp");
 
 /// A machine with Wireshark on which mirror-xdp is installed.
 struct Desk {
     bed: Bed,
-    /// Its directories, by which the machine's own stay as they are.
+    /// Directories of its own, so that those of the machine stay unchanged.
     files: TempDir,
 }
 
@@ -36,7 +36,7 @@ impl Desk {
         Some(Self { bed, files })
     }
 
-    /// A shell's command with `mirror-xdp` in its path.
+    /// Returns a shell command with `mirror-xdp` in its path.
     fn shell(&self, script: &str) -> Command {
         let mut command = self.bed.appliance.command("unshare");
         let path = std::env::var("PATH").unwrap();
@@ -47,7 +47,8 @@ impl Desk {
         command
     }
 
-    /// `tshark ARGUMENTS`, with the script in its directory. As root it looks for none elsewhere.
+    /// Returns the command `tshark ARGUMENTS`, with the script in its extcap directory. As root, tshark
+    /// searches no other.
     fn tshark(&self, arguments: &str) -> Command {
         self.shell(&format!(
             "where=$(tshark -G folders 2>/dev/null | sed -n 's/^\\(Global \\)\\?Extcap path:[[:space:]]*//Ip')
@@ -56,7 +57,7 @@ impl Desk {
         ))
     }
 
-    /// Runs a command to its end while these frames are sent again and again.
+    /// Runs a command to its end while sending these frames repeatedly.
     fn run_while_sending(&self, command: &mut Command, frames: &[Vec<u8>]) -> Output {
         let mut process = Process::spawn(command).unwrap();
         wait_until("it has had enough", || {
@@ -67,7 +68,7 @@ impl Desk {
     }
 }
 
-/// Where the control socket is, as Wireshark's preferences have it.
+/// The path of the control socket, as a Wireshark preference.
 const PREFERENCE: &str = "-o extcap.mirror_xdp.control:\"$CONTROL\"";
 
 fn frames() -> [Vec<u8>; 2] {
@@ -119,7 +120,7 @@ fn what_is_wrong_is_told_by_wireshark() {
 fn it_decodes_live_what_tail_writes() {
     let Some(desk) = Desk::new() else { return };
     let appliance = desk.bed.start(&[]);
-    // `-l`: each line as soon as its frame is there, as on a terminal.
+    // `-l` prints each line as soon as its frame arrives, as on a terminal.
     let script = "mirror-xdp tail --control \"$CONTROL\" -w - 'udp port 53' | tshark -l -r -";
     let mut pipe = desk.shell(script).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let (sender, lines) = mpsc::channel();
@@ -133,7 +134,7 @@ fn it_decodes_live_what_tail_writes() {
     });
     let line = first.unwrap();
     assert!(line.contains("DNS") && line.contains("Standard query 0x0001 A example.com"), "{line}");
-    // The end of the capture is the end of what looks on.
+    // The end of the capture ends its observers.
     appliance.stop().assert_conserved();
     assert!(pipe.wait().unwrap().success());
     assert!(lines.iter().all(|line| line.contains("example.com")));

@@ -1,8 +1,8 @@
-//! A worker that panics takes the capture with it, in order: the process says which one it was and fails, and
-//! nothing that the others had is lost. Never does half of a capture go on in silence.
+//! A worker that panics ends the capture in an orderly way: the process names the worker and fails, and the
+//! other workers lose nothing. A capture never continues with part of its workers.
 //!
-//! Nothing makes the product panic, so what runs here is the product with an analyzer that does. This file
-//! is both that program and the test that starts it, hence without the harness of other tests.
+//! Nothing makes the product panic, so this test runs the product with an analyzer that panics. This file is
+//! both that program and the test that starts it, and therefore uses no test harness.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::env;
@@ -13,10 +13,10 @@ use mirror_xdp_tests::appliance::{Bed, INTERFACE, PATIENCE, of_type, wait_until}
 use mirror_xdp_tests::frames::{Flow, mirrored};
 use mirror_xdp_tests::process::Process;
 
-/// Set where this is to be the program. Its value is of no interest.
+/// The environment variable that makes this file the program; its value does not matter.
 const AS_PROGRAM: &str = "MIRROR_XDP_PANICS";
 
-/// Who sends to this port has the worker panic.
+/// The destination port that makes the worker panic.
 const FATAL: u16 = 666;
 
 struct Panics;
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
 }
 
 fn a_worker_that_panics_ends_the_process_with_an_error_that_names_it() {
-    // Asks for the product's binary, too, though it is not the one that runs.
+    // This also requires the product's binary, though it does not run it.
     let Some(bed) = Bed::new(2) else { return };
     let this = env::current_exe().unwrap();
     let mut command = bed.appliance.command(&this.to_string_lossy());
@@ -52,13 +52,13 @@ fn a_worker_that_panics_ends_the_process_with_an_error_that_names_it() {
     let mut process = Process::spawn(&mut command).unwrap();
     process.wait_for_line("capturing on", PATIENCE).unwrap();
 
-    // Sessions for all queues, and flows for all workers: each has had some before one of them ends.
+    // Sessions for all queues and flows for all workers: each worker has some before one of them ends.
     let frame = |port| mirrored(1).source_port(port).carrying(&Flow::v4(port, 9).udp(b"hello"));
     let frames: Vec<_> = (40_000..40_200).map(frame).collect();
     bed.send(&frames);
     wait_until("all frames are analysed", || {
         let text = std::fs::read_to_string(bed.log_dir().join("eve.json")).unwrap_or_default();
-        // A line is read while it may still be written: only whole ones are looked at.
+        // The last line may still be incomplete, so only whole lines are parsed.
         let whole = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         let analysed = |stats: serde_json::Value| {
             let workers = stats["stats"]["workers"].as_array().cloned().unwrap_or_default();
@@ -78,7 +78,7 @@ fn a_worker_that_panics_ends_the_process_with_an_error_that_names_it() {
     let program = bed.appliance.ip(&format!("link show {INTERFACE}")).unwrap();
     assert!(!program.contains("xdp"), "the program is left behind: {program}");
 
-    // The flows of the worker that panicked are gone with it; those of the others are on record.
+    // The flows of the worker that panicked are lost with it; those of the others are recorded.
     let records = bed.records();
     let recorded = of_type(&records, "flow").len();
     assert!((1..frames.len()).contains(&recorded), "{recorded} flows on record");

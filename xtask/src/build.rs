@@ -13,7 +13,7 @@ use crate::setup::toolchain::Toolchain;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Optimised, as it is deployed
+    /// Build with optimisations, as for deployment
     #[arg(long)]
     release: bool,
 }
@@ -38,8 +38,8 @@ pub(crate) fn build(release: bool) -> Result<PathBuf> {
     Ok(directory.join("mirror-xdp"))
 }
 
-/// Builds the eBPF programs into `target/ebpf`, an object each; `build.rs` of the user-space crate embeds
-/// them.
+/// Builds the eBPF programs into `target/ebpf`, one object each; the `build.rs` of the user-space crate
+/// embeds them.
 pub(crate) fn build_ebpf(toolchain: &Toolchain, deny_warnings: bool) -> Result<()> {
     step("Building the eBPF programs");
     let root = workspace();
@@ -58,7 +58,7 @@ pub(crate) fn build_ebpf(toolchain: &Toolchain, deny_warnings: bool) -> Result<(
     let built = target.join("bpfel-unknown-none/ebpf");
     for entry in fs::read_dir(&built).with_context(|| format!("cannot read {}", built.display()))? {
         let program = entry?.path();
-        // Beside the programs lie lists of what they were built from, directories, and a hidden lock.
+        // The directory also holds dependency lists (`*.d`), directories and a hidden lock file.
         let name = program.file_name().and_then(OsStr::to_str).unwrap_or_default();
         if program.is_file() && !name.contains('.') {
             copy_where_different(&program, &objects.join(format!("{name}.o")))?;
@@ -67,7 +67,7 @@ pub(crate) fn build_ebpf(toolchain: &Toolchain, deny_warnings: bool) -> Result<(
     Ok(())
 }
 
-/// Leaves the time of an object that has not changed alone, so that nothing is built again for it.
+/// Copies a file only if its content differs: an unchanged object keeps its time and causes no rebuild.
 fn copy_where_different(from: &Path, to: &Path) -> Result<()> {
     let bytes = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
     if fs::read(to).is_ok_and(|there| there == bytes) {
@@ -76,9 +76,9 @@ fn copy_where_different(from: &Path, to: &Path) -> Result<()> {
     fs::write(to, bytes).with_context(|| format!("cannot write {}", to.display()))
 }
 
-/// Where cargo puts what it builds, wherever the user has told it to: this program was built there too.
+/// Returns cargo's target directory, as the user has configured it: this program was built there too.
 fn target_directory() -> Result<PathBuf> {
-    let this = env::current_exe().context("cannot tell where this program is")?;
+    let this = env::current_exe().context("cannot find the path of this program")?;
     // …/debug/xtask
     this.ancestors().nth(2).map(Path::to_path_buf).context("this program was not built by cargo")
 }

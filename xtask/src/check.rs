@@ -1,4 +1,4 @@
-//! `cargo xtask check`: what a change has to pass besides its tests.
+//! `cargo xtask check`: the checks that a change has to pass besides its tests.
 
 use std::process::ExitCode;
 

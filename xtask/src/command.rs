@@ -1,4 +1,4 @@
-//! Running other programs: what all commands share.
+//! Starts other programs, for all commands.
 
 use std::ffi::OsStr;
 use std::io::{IsTerminal as _, stderr};
@@ -11,18 +11,18 @@ use std::{env, fs};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-/// Where system programs are that a user's `PATH` may not name.
+/// Directories of system programs that a user's `PATH` may lack.
 const SYSTEM_PATH: [&str; 6] =
     ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
-/// The root of the workspace.
+/// Returns the root of the workspace.
 pub(crate) fn workspace() -> PathBuf {
     let manifest =
         env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     manifest.parent().map(Path::to_path_buf).unwrap_or(manifest)
 }
 
-/// Says what comes next and why, on standard error.
+/// Announces the next step, and its reason, on standard error.
 pub(crate) fn step(what: &str) {
     if stderr().is_terminal() {
         eprintln!("\x1b[1;32m==>\x1b[0m \x1b[1m{what}\x1b[0m");
@@ -31,14 +31,14 @@ pub(crate) fn step(what: &str) {
     }
 }
 
-/// The cargo that runs this program.
+/// Returns a command for the cargo that runs this program.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace());
     command
 }
 
-/// A command that runs as root: `program` itself, or by sudo, which keeps the environment named.
+/// Returns a command that runs `program` as root: directly, or through sudo, which keeps the environment.
 ///
 /// `why` completes the sentence "… needs root".
 pub(crate) fn as_root(program: impl AsRef<OsStr>, why: &str) -> Result<Command> {
@@ -49,7 +49,7 @@ pub(crate) fn as_root(program: impl AsRef<OsStr>, why: &str) -> Result<Command> 
     Ok(command)
 }
 
-/// What has to stand in front of a command line so that it runs as root; empty where this is root.
+/// Returns the words that make a command line run as root when put in front of it; none if this is root.
 pub(crate) fn root_prefix(why: &str) -> Result<Vec<std::ffi::OsString>> {
     if nix::unistd::geteuid().is_root() {
         return Ok(Vec::new());
@@ -59,8 +59,8 @@ pub(crate) fn root_prefix(why: &str) -> Result<Vec<std::ffi::OsString>> {
     Ok(["sudo", "--preserve-env", "--"].map(Into::into).to_vec())
 }
 
-/// Runs a command to its end and shows its output, on standard error: what this program itself has to say on
-/// standard output may be for another program.
+/// Runs a command to its end and shows its output on standard error: the standard output of this program may
+/// be read by another program.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status =
         command.stdout(stderr()).status().with_context(|| format!("cannot start `{}`", display(command)))?;
@@ -70,13 +70,13 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// The standard output of a command that succeeds; `None` where it cannot be started or fails.
+/// Returns the standard output of a command; `None` if it cannot be started or fails.
 pub(crate) fn output(command: &mut Command) -> Option<String> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Finds a program on `PATH`, or where the system keeps those for root.
+/// Finds a program on `PATH` or in the system's directories for root.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
@@ -85,19 +85,19 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
         .find(|file| fs::metadata(file).is_ok_and(|metadata| metadata.is_file()))
 }
 
-/// `PATH` with `directory` in front of it.
+/// Returns `PATH` with `directory` in front.
 pub(crate) fn path_with(directory: &Path) -> Result<std::ffi::OsString> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::join_paths(std::iter::once(directory.to_path_buf()).chain(env::split_paths(&path)))
         .with_context(|| format!("{} cannot be put on PATH", directory.display()))
 }
 
-/// How many CPUs there are for this.
+/// Returns the number of CPUs available to this process.
 pub(crate) fn cpus() -> usize {
     available_parallelism().map_or(1, usize::from)
 }
 
-/// Does something with each of `items`, so many at a time; what came of them.
+/// Calls `each` for each of `items`, on `jobs` threads; returns the results in no particular order.
 pub(crate) fn side_by_side<T: Sync, R: Send>(
     items: &[T],
     jobs: usize,
@@ -116,7 +116,7 @@ pub(crate) fn side_by_side<T: Sync, R: Send>(
     })
 }
 
-/// The command as one would type it.
+/// Returns the command as a user would type it.
 pub(crate) fn display(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")

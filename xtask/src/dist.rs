@@ -1,7 +1,7 @@
-//! `cargo xtask dist`: a Debian package and a tarball of what there is to deploy.
+//! `cargo xtask dist`: packs a release as a Debian package and as a tarball.
 //!
-//! Both are made of one tree of files. What needs a tool is left to Debian's: `dpkg-shlibdeps` finds the
-//! packages of the libraries that the binary needs, `dpkg-deb` packs.
+//! Both contain the same tree of files. Debian's tools do the rest: `dpkg-shlibdeps` finds the packages of
+//! the libraries that the binary needs, and `dpkg-deb` packs.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -14,10 +14,10 @@ use anyhow::{Context as _, Result};
 use crate::build::build;
 use crate::command::{display, run, step, workspace};
 
-/// The package's version: the workspace's.
+/// The version of the package, which is the workspace's.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Files of the repository: where they are, where they are installed, and whether they are programs.
+/// Files of the repository: path in the repository, path after installation, and whether it is a program.
 const FILES: &[(&str, &str, bool)] = &[
     ("deploy/mirror-xdp.service", "usr/lib/systemd/system/mirror-xdp.service", false),
     ("deploy/debian/default", "etc/default/mirror-xdp", false),
@@ -30,10 +30,10 @@ const FILES: &[(&str, &str, bool)] = &[
     ("LICENSE-GPL-2.0", "usr/share/doc/mirror-xdp/LICENSE-GPL-2.0", false),
 ];
 
-/// Files that belong to the administrator once they are installed.
+/// Configuration files, which belong to the administrator once installed.
 const CONFFILES: [&str; 2] = ["/etc/default/mirror-xdp", "/etc/mirror-xdp/mirror-xdp.toml"];
 
-/// What Debian's archive wants to know of licences.
+/// The `copyright` file that Debian requires of a package.
 const COPYRIGHT: &str = "\
 Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 Upstream-Name: mirror-xdp
@@ -50,7 +50,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
 
-    /// Where the packages go
+    /// Directory for the packages
     #[arg(long, value_name = "DIR", default_value = "target/dist")]
     output: PathBuf,
 }
@@ -66,9 +66,9 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Packs `binary` with all that belongs to it. Returns the Debian package and the tarball.
+/// Packs `binary` and the files that belong to it. Returns the Debian package and the tarball.
 pub(crate) fn package(binary: &Path, output: &Path) -> Result<[PathBuf; 2]> {
-    let staging = tempfile::tempdir().context("cannot make a directory to pack")?;
+    let staging = tempfile::tempdir().context("cannot make a temporary directory to pack")?;
     let architecture = text(Command::new("dpkg").arg("--print-architecture"))?;
     let name = format!("mirror-xdp-{VERSION}-{}", architecture.trim());
     let tree = staging.path().join(&name);
@@ -83,27 +83,27 @@ pub(crate) fn package(binary: &Path, output: &Path) -> Result<[PathBuf; 2]> {
     Ok([package, tarball])
 }
 
-/// Puts all files where they are installed.
+/// Puts each file where it is installed.
 fn fill(tree: &Path, binary: &Path) -> Result<()> {
     let program = tree.join("usr/bin/mirror-xdp");
     install(binary, &program, true)?;
-    // What is left of the debugging information is as large as the program.
+    // The debugging information that remains is as large as the program.
     run(Command::new("strip").arg("--strip-debug").arg(&program))?;
     for &(from, to, is_program) in FILES {
         install(&workspace().join(from), &tree.join(to), is_program)?;
     }
     write(&tree.join("usr/share/doc/mirror-xdp/copyright"), COPYRIGHT)?;
-    // The binary knows its own flags.
+    // The binary generates its manual and completions.
     let generated = tree.join("usr/share");
     run(Command::new(&program).arg("generate").arg(&generated))?;
-    let pages = fs::read_dir(generated.join("man/man1")).context("the binary has written no manual")?;
+    let pages = fs::read_dir(generated.join("man/man1")).context("the binary wrote no manual")?;
     for page in pages {
         run(Command::new("gzip").args(["-9", "-n"]).arg(page?.path()))?;
     }
     Ok(())
 }
 
-/// Adds what makes a Debian package of the tree.
+/// Adds the control files that make a Debian package of the tree.
 fn describe(tree: &Path, architecture: &str) -> Result<()> {
     let control = tree.join("DEBIAN");
     let size: u64 =
@@ -135,9 +135,9 @@ fn describe(tree: &Path, architecture: &str) -> Result<()> {
     Ok(())
 }
 
-/// The packages of the libraries that a program needs, as a package's `Depends` lists them.
+/// Returns the packages of the libraries that a program needs, in the form of a package's `Depends` field.
 fn libraries(program: &Path) -> Result<String> {
-    // It wants to find itself in a source package.
+    // dpkg-shlibdeps expects to run in a source package.
     let source = tempfile::tempdir()?;
     write(
         &source.path().join("debian/control"),
@@ -145,10 +145,10 @@ fn libraries(program: &Path) -> Result<String> {
     )?;
     let found = text(Command::new("dpkg-shlibdeps").current_dir(source.path()).arg("-O").arg(program))?;
     let depends = found.trim().strip_prefix("shlibs:Depends=");
-    depends.map(str::to_owned).with_context(|| format!("dpkg-shlibdeps says `{found}`"))
+    depends.map(str::to_owned).with_context(|| format!("dpkg-shlibdeps printed `{found}`"))
 }
 
-/// All files of a tree, sorted.
+/// Returns all files of a tree, sorted.
 fn files(tree: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut directories = vec![tree.to_owned()];
@@ -181,7 +181,7 @@ fn write(to: &Path, text: impl AsRef<[u8]>) -> Result<()> {
     fs::write(to, text).with_context(|| format!("cannot write {}", to.display()))
 }
 
-/// The standard output of a command that has to succeed.
+/// Returns the standard output of a command that has to succeed.
 fn text(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("cannot start `{}`", display(command)))?;
     let said = String::from_utf8_lossy(&output.stderr);

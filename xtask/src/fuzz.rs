@@ -1,9 +1,9 @@
 //! `cargo xtask fuzz`: runs the fuzz targets of `fuzz/`, each for a while.
 //!
-//! They are built by the compiler that builds everything else, which need not be a nightly one: the coverage
-//! that libFuzzer looks at is a pass of LLVM's, debug assertions are on. They begin with frames and messages of
-//! the project's own builders (`seeds`); inputs that led somewhere new are kept in `fuzz/target` for the
-//! next time.
+//! The compiler that builds everything else builds them too, and need not be a nightly: LLVM's sancov pass
+//! inserts the coverage that libFuzzer reads, and debug assertions are on. The first inputs are frames and
+//! messages of the project's own builders (`seeds`). Inputs that reach new code stay in `fuzz/target` for the
+//! next run.
 
 mod seeds;
 
@@ -15,31 +15,31 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::command::{cargo, cpus, display, run, side_by_side, step, workspace};
 
-/// Directory of the targets and their crate, in the workspace's root.
+/// Directory of the targets and their crate, relative to the workspace's root.
 const DIRECTORY: &str = "fuzz";
-/// A target that needs more memory than this has found something, in MB.
+/// Memory limit of a target, in MB: exceeding it is a finding.
 const MAX_MEMORY: u32 = 1024;
-/// One input that takes longer than this is a finding, in seconds.
+/// Time limit for one input, in seconds: exceeding it is a finding.
 const MAX_SECONDS: u32 = 10;
-/// Lines of a failed target's output that are shown.
+/// Lines shown of a failed target's output.
 const SHOWN: usize = 40;
 
-/// What libFuzzer asks of the code that it is to find its way through.
+/// Flags for the coverage that libFuzzer needs.
 const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cdebug-assertions -Coverflow-checks -Ccodegen-units=1";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Targets to run; without, all
+    /// Targets to run; all by default
     #[arg(value_name = "TARGET")]
     targets: Vec<String>,
 
-    /// How long each runs
+    /// Duration of each target's run
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     seconds: u32,
 
-    /// How many run at a time; as many as there are CPUs unless said otherwise
+    /// Targets to run at a time; one for each CPU by default
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
 }
@@ -48,7 +48,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     let all = targets()?;
     let targets = if args.targets.is_empty() { &all } else { &args.targets };
     for target in targets {
-        ensure!(all.contains(target), "there is no target `{target}`; there are {}", all.join(", "));
+        ensure!(all.contains(target), "there is no target `{target}`; the targets are {}", all.join(", "));
     }
     let home = workspace().join(DIRECTORY).join("target");
     let seeds = home.join("seeds");
@@ -67,11 +67,11 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         }
     };
     let failed: Vec<_> = side_by_side(targets, jobs, fuzz).into_iter().flatten().collect();
-    ensure!(failed.is_empty(), "something was found by {}", failed.join(", "));
+    ensure!(failed.is_empty(), "these targets found something: {}", failed.join(", "));
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds targets; the directory that they are in.
+/// Builds targets; returns the directory of their programs.
 fn build(targets: &[String], home: &Path) -> Result<PathBuf> {
     let triple = host()?;
     step("Building the fuzz targets");
@@ -82,7 +82,7 @@ fn build(targets: &[String], home: &Path) -> Result<PathBuf> {
     Ok(home.join(triple).join("release"))
 }
 
-/// Runs a target; what it says at the end.
+/// Runs a target; returns the last line of its output.
 fn fuzz(target: &str, programs: &Path, home: &Path, seconds: u32) -> Result<String> {
     let directory = |of: &str| {
         let path = home.join(of).join(target);
@@ -115,7 +115,7 @@ fn fuzz(target: &str, programs: &Path, home: &Path, seconds: u32) -> Result<Stri
     Ok(done.unwrap_or("done").to_owned())
 }
 
-/// The targets, by the files that they are in.
+/// Returns the names of the targets, which are those of their files.
 fn targets() -> Result<Vec<String>> {
     let directory = workspace().join(DIRECTORY).join("targets");
     let files = fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))?;
@@ -129,9 +129,9 @@ fn targets() -> Result<Vec<String>> {
     Ok(targets)
 }
 
-/// The machine that the compiler builds for.
+/// Returns the target triple that the compiler builds for by default.
 fn host() -> Result<String> {
-    let version = crate::command::output(Command::new("rustc").arg("-vV")).context("rustc does not run")?;
+    let version = crate::command::output(Command::new("rustc").arg("-vV")).context("cannot run rustc")?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: "));
-    Ok(host.context("rustc does not say what it builds for")?.to_owned())
+    Ok(host.context("`rustc -vV` prints no host")?.to_owned())
 }

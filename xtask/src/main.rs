@@ -1,5 +1,5 @@
-//! `cargo xtask`: everything that a developer types. A file a command; [`command`] is how all of them
-//! start other programs.
+//! `cargo xtask`: every command that a developer types. Each command has a file of its own; they all start
+//! other programs through [`command`].
 #![forbid(unsafe_code)]
 
 mod bench;
@@ -20,20 +20,20 @@ use clap::{Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
-  cargo xtask run                                see the product work, in a network of namespaces
+  cargo xtask run                                show the product at work, in a network of namespaces
   cargo xtask run -- run --interface eth1        build, then run `mirror-xdp run --interface eth1` as root
   cargo xtask build --release                    target/release/mirror-xdp, the one file to deploy
   cargo xtask test                               all tests
   cargo xtask test -- --test start_stop          the tests of one file; arguments go to `cargo test`
-  cargo xtask fuzz --seconds 60 worker           arbitrary frames into the worker, for a minute
+  cargo xtask fuzz --seconds 60 worker           feed arbitrary frames to the worker for a minute
   cargo xtask pktgen -- --interface eth1 day.pcap  build, then replay a capture as mirror traffic
   cargo xtask dist                               target/dist: a Debian package and a tarball
-  cargo xtask bench --quick                      how fast it is, and others beside it
-  cargo xtask vm test                            captures in virtual machines, on NICs with zero-copy
-  cargo xtask soak                               ten minutes of full load, to see whether anything grows
+  cargo xtask bench --quick                      measure its speed, and that of other programs
+  cargo xtask vm test                            capture in virtual machines, on NICs with zero-copy
+  cargo xtask soak                               ten minutes of full load, to detect growth of memory
   cargo xtask check                              formatting, lints, documentation
 
-The first of run, build and test sets the machine up; `cargo xtask setup` does only that.";
+The first run, build or test sets the machine up; `cargo xtask setup` does only that.";
 
 /// Sets up, builds, runs, tests and checks mirror-xdp
 #[derive(Debug, Parser)]
@@ -45,17 +45,17 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Find out what is missing for building, running and testing, and install it
+    /// Find and install everything that is missing to build, run and test
     Setup,
     /// Build the eBPF programs and the mirror-xdp binary that carries them
     Build(build::Args),
     Run(run::Args),
-    /// Build, then run all tests; those that need root by sudo where this is not root
+    /// Build, then run all tests; those that need root run under sudo unless this is root
     Test(test::Args),
-    /// Run the fuzz targets, each for a while: a parser each, and the whole worker
+    /// Run each fuzz target for a while: one for each parser, and one for the whole worker
     Fuzz(fuzz::Args),
     Bench(bench::Args),
-    /// Build, then pack what there is to deploy: a Debian package and a tarball
+    /// Build, then make the packages to deploy: a Debian package and a tarball
     Dist(dist::Args),
     /// Build, then send mirror traffic: `mirror-xdp pktgen ARGUMENTS` as root
     Pktgen(run::PktgenArgs),

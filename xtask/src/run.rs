@@ -19,7 +19,7 @@ pub(crate) struct Args {
     #[arg(last = true, value_name = "MIRROR-XDP ARGUMENTS")]
     arguments: Vec<OsString>,
 
-    /// Run the lab with this binary: what this program starts as root
+    /// Run the lab with this binary; this program starts itself as root with this flag
     #[arg(long, hide = true, value_name = "BINARY", conflicts_with = "arguments")]
     lab: Option<PathBuf>,
 }
@@ -49,12 +49,12 @@ pub(crate) fn main(args: Args) -> Result<ExitCode> {
     if nix::unistd::geteuid().is_root() {
         return run_lab(&binary);
     }
-    let this = env::current_exe().context("cannot tell where this program is")?;
+    let this = env::current_exe().context("cannot find the path of this program")?;
     let mut command = as_root(this, "making network namespaces, and loading eBPF programs into them,")?;
     run(command.args(["run", "--lab"]).arg(binary))
 }
 
-/// Runs a command to its end; its exit code is this program's.
+/// Runs a command to its end and returns its exit code.
 fn run(command: &mut Command) -> Result<ExitCode> {
     let status = command.status().with_context(|| format!("cannot start `{}`", display(command)))?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
@@ -64,7 +64,7 @@ fn run_lab(binary: &Path) -> Result<ExitCode> {
     Ok(match lab::run(binary).context("the lab cannot run")? {
         Outcome::Passed => ExitCode::SUCCESS,
         Outcome::Failed => ExitCode::FAILURE,
-        // As shells report a program that Ctrl-C has ended.
+        // The exit code that shells report for a program ended by Ctrl-C.
         Outcome::Interrupted => ExitCode::from(130),
     })
 }

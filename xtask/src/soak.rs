@@ -1,5 +1,5 @@
-//! `cargo xtask soak`: minutes of full load with reloads and restarts, after which memory has to be what it was
-//! and every account exact. The test itself is `tests/tests/soak.rs`.
+//! `cargo xtask soak`: runs minutes of full load with reloads and restarts. Afterwards memory must not have
+//! grown and every account must be exact. The test itself is `tests/tests/soak.rs`.
 
 use std::process::ExitCode;
 
@@ -12,19 +12,19 @@ Examples:
   cargo xtask soak                    ten minutes
   cargo xtask soak --duration 8h      a night
 
-It tells every ten seconds how far it is and how much memory is resident, and ends with the figures. Uses
-the whole machine.";
+Every ten seconds it prints the progress and the resident memory, and at the end the figures. It uses the
+whole machine.";
 
 /// Build, then capture for a long time under full load, with reloads and restarts
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// How long, such as 90s, 10min or 8h; at least 10s
+    /// Duration, such as 90s, 10min or 8h; at least 10s
     #[arg(long, value_name = "TIME", default_value = "10min", value_parser = seconds)]
     duration: u64,
 }
 
-/// Reads a time in whole seconds.
+/// Parses a duration into whole seconds.
 fn seconds(text: &str) -> Result<u64, String> {
     let seconds = humantime::parse_duration(text).map_err(|error| error.to_string())?.as_secs();
     if seconds < 10 { Err("must be at least 10s".to_owned()) } else { Ok(seconds) }

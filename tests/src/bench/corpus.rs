@@ -1,23 +1,25 @@
-//! The real captures of the corpus as one: all of them at the same time, over and over again. Each is in a VLAN of
-//! its own, since many of them have hosts of the same addresses; a round begins when the one before is over.
+//! Merges the real captures of the corpus into one, in which all run at the same time, in several rounds.
+//! Each capture has a VLAN of its own, because many captures use the same addresses. A round begins when the
+//! round before is over.
 
 use std::path::Path;
 use std::{fs, io};
 
 use super::traffic::Timed;
 
-/// Nanoseconds from one capture's first frame to the next one's.
+/// Nanoseconds from the first frame of a capture to that of the next capture.
 const STEP: u64 = 10_000_000;
-/// Nanoseconds between two frames of a capture at most, and from one round to the next: some were years apart.
+/// The longest gap, in nanoseconds, between two frames of a capture, and the gap between rounds: some frames
+/// are years apart.
 const MAX_GAP: u64 = 60_000_000_000;
-/// Where VLAN identifiers begin again.
+/// The number of VLAN identifiers, after which they repeat.
 const VLANS: usize = 4094;
 
-/// Captures that are attacks on Suricata 7.0.10 itself, which they end: it is not to be compared with then.
+/// Captures with attacks on Suricata 7.0.10 itself: it crashes on them, so there would be no comparison.
 const LEFT_OUT: &str = "suricata-verify/tests/security-8510/";
 
-/// The frames of all captures that `MANIFEST.tsv` in `corpus` names, in the order of their times: those in pcap
-/// files of Ethernet, or of IP without a link layer.
+/// Returns the frames of all captures listed by `MANIFEST.tsv` in `corpus`, ordered by time. Only pcap files
+/// with the link type of Ethernet or of IP without a link layer are used.
 pub fn merged(corpus: &Path) -> io::Result<Vec<Timed>> {
     let manifest = fs::read_to_string(corpus.join("MANIFEST.tsv"))?;
     let mut frames = Vec::new();
@@ -41,7 +43,7 @@ pub fn merged(corpus: &Path) -> io::Result<Vec<Timed>> {
     Ok(frames)
 }
 
-/// So many rounds of frames.
+/// Repeats the frames in `rounds` rounds.
 pub fn rounds(frames: &[Timed], rounds: u64) -> impl Iterator<Item = Timed> {
     let round = frames.last().map_or(0, |last| last.time) + MAX_GAP;
     (0..rounds).flat_map(move |number| {
@@ -51,14 +53,15 @@ pub fn rounds(frames: &[Timed], rounds: u64) -> impl Iterator<Item = Timed> {
     })
 }
 
-/// A pcap file, as far as it can be read: the time of each frame in nanoseconds, and the frame.
+/// A pcap file up to its first unreadable record: an iterator over the time of each frame in nanoseconds, and
+/// the frame.
 struct Capture<'a> {
     rest: &'a [u8],
     number: fn([u8; 4]) -> u32,
     unit: u64,
-    /// Bytes in front of what `link` stands for.
+    /// Bytes of link-layer header in front of the IP header.
     skipped: usize,
-    /// Whether frames begin with an IP header.
+    /// True if frames begin with an IP header after those bytes.
     bare: bool,
 }
 
@@ -75,7 +78,7 @@ impl<'a> Capture<'a> {
         let (link, rest) = rest.get(16..)?.split_first_chunk()?;
         let (skipped, bare) = match number(*link) & 0xffff {
             1 => (0, false),
-            // The loopback of BSD: the address family.
+            // BSD loopback (`DLT_NULL`): the address family.
             0 => (4, true),
             101 | 228 | 229 => (0, true),
             _ => return None,

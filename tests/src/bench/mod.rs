@@ -1,6 +1,6 @@
-//! What `cargo xtask bench` measures in network namespaces: how much a capture program takes off an interface
-//! before it loses frames ([`path`]), with others beside it ([`subject`]), and the traffic for it
-//! ([`traffic`]); besides, the real captures that the worker is measured with ([`corpus`]).
+//! The measurements of `cargo xtask bench` in network namespaces: the highest rate of a capture program
+//! without loss ([`path`]), the programs compared ([`subject`]), and the traffic ([`traffic`]). The real
+//! captures for the worker are in [`corpus`].
 
 pub mod corpus;
 pub mod path;

@@ -1,6 +1,6 @@
-//! The level `path`: from the interface to the program that captures. Two namespaces and a cable between
-//! them; the generator, and with it what the kernel does on reception, on one core, the subject's worker
-//! on another. Or a real interface, and a generator on another machine.
+//! The level `path`: from the interface to the program that captures. It uses two namespaces and a cable
+//! between them. One core runs the generator, and with it the kernel's reception; another runs the subject's
+//! worker. Alternatively it uses a real interface and a generator on another machine.
 
 use std::io;
 use std::path::PathBuf;
@@ -18,60 +18,60 @@ use super::traffic::{mixed, write_pcap};
 use crate::netns::Namespace;
 use crate::process::{Process, run};
 
-/// How long a program may take to begin, or to end.
+/// The time limit for a program to start or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Frames before each trial, so that memory is touched and caches are warm; they count as the others.
+/// Frames before each trial, to touch memory and warm caches; they count like the others.
 const WARM_UP: [&str; 4] = ["--rate", "20kpps", "--duration", "200ms"];
-/// What is in a subject's buffers when the generator ends is worked off within this.
+/// The time in which a subject empties its buffers after the generator ends.
 const DRAIN: Duration = Duration::from_millis(700);
-/// The share of frames that may be lost for the rate with a little loss.
+/// The share of frames that may be lost at the rate with a little loss.
 const PARTIAL: f64 = 0.005;
 
 const NEAR: &str = "near0";
 const FAR: &str = "far0";
 
-/// What to measure with.
+/// Options of the measurement.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The `mirror-xdp` that captures and generates.
     pub binary: PathBuf,
-    /// Who is measured.
+    /// The programs to measure.
     pub subjects: Vec<Subject>,
-    /// The directory on the disk that is measured: the files of the trials go there. Where the system has
-    /// temporary files, if no disk is.
+    /// A directory on the disk to measure, for the files of the trials. Without it they go to the system's
+    /// temporary directory.
     pub directory: Option<PathBuf>,
     /// The real interface, and the command that generates on another machine.
     pub remote: Option<Remote>,
-    /// How long a trial is.
+    /// The duration of a trial.
     pub trial: Duration,
-    /// How long the trial is that confirms the rate without loss, if there is to be one.
+    /// The duration of the trial that confirms the rate without loss, if there is one.
     pub confirm: Option<Duration>,
-    /// How long the search for one subject may take.
+    /// The time limit of the search for one subject.
     pub budget: Duration,
-    /// When the search is content, see [`Effort::precision`].
+    /// The precision of the search, see [`Effort::precision`].
     pub precision: f64,
 }
 
 /// A real interface instead of a cable between namespaces.
 #[derive(Clone, Debug)]
 pub struct Remote {
-    /// The interface of this machine that the frames come in by.
+    /// The interface of this machine on which the frames arrive.
     pub interface: String,
-    /// The command that generates, as a shell understands it: `ssh host mirror-xdp pktgen …`; rate, duration
-    /// and `--json` are added.
+    /// The shell command that generates: `ssh host mirror-xdp pktgen …`; rate, duration and `--json` are
+    /// added.
     pub generator: String,
 }
 
-/// What was found.
+/// The results.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
-    /// What the frames went through.
+    /// A description of the path of the frames.
     pub path: String,
-    /// Mean length of the frames as they are given to the interface.
+    /// Mean length of the frames given to the interface, in bytes.
     pub frame_bytes: f64,
-    /// Each subject.
+    /// The results of each subject.
     pub subjects: Vec<Found>,
-    /// Those that could not be measured here.
+    /// The subjects that could not be measured on this machine.
     #[serde(default)]
     pub left_out: Vec<LeftOut>,
 }
@@ -81,11 +81,11 @@ pub struct Report {
 pub struct LeftOut {
     /// Its name.
     pub name: String,
-    /// What it said.
+    /// The end of its error message.
     pub why: String,
 }
 
-/// What was found of one subject.
+/// The results of one subject.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Found {
     /// Its name.
@@ -94,22 +94,23 @@ pub struct Found {
     pub ndr_pps: f64,
     /// The highest rate with at most half a percent of loss.
     pub pdr_pps: f64,
-    /// Whether nothing was lost at the highest rate that the generator reached.
+    /// True if no trial at the generator's highest rate lost frames.
     pub generator_bound: bool,
-    /// All that was tried.
+    /// All trials.
     pub trials: Vec<Trial>,
 }
 
-/// What happens meanwhile.
+/// Progress of the measurement.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// A trial is over.
     Trial(&'a Trial),
-    /// The subject cannot be measured here, and is left out.
+    /// The subject cannot be measured on this machine, and is left out.
     LeftOut(&'a str),
 }
 
-/// Measures; `tell` hears of each trial. A subject other than mirror-xdp that does not work is left out.
+/// Measures all subjects, and calls `tell` after each trial. A subject other than mirror-xdp that fails is
+/// left out.
 pub fn measure(options: &Options, mut tell: impl FnMut(Subject, Event<'_>)) -> io::Result<Report> {
     let rig = Rig::new(options)?;
     let mut frame_bytes = 0.0;
@@ -126,7 +127,7 @@ pub fn measure(options: &Options, mut tell: impl FnMut(Subject, Event<'_>)) -> i
             Ok(found) => subjects.push(found),
             Err(error) if subject.is_ours() => return Err(error),
             Err(error) => {
-                // Such programs tell much before the reason.
+                // Such programs print much before the reason.
                 let said = error.to_string();
                 let why: String =
                     said.chars().rev().take(400).collect::<Vec<_>>().into_iter().rev().collect();
@@ -146,18 +147,18 @@ fn find(
 ) -> io::Result<Found> {
     let mut trials = Vec::new();
     let start = Instant::now();
-    // The rate with a little loss first: it bounds the one without from above.
+    // The rate with a little loss comes first: it is an upper bound of the rate without loss.
     let effort =
         |share: u32| Effort { precision: options.precision, deadline: start + options.budget * share / 10 };
     search(PARTIAL, effort(5), &mut trials, |asked| trial(asked, options.trial))?;
     let mut ndr = search(0.0, effort(10), &mut trials, |asked| trial(asked, options.trial))?;
     if let Some(confirm) = options.confirm {
-        // A longer trial may lose what the short one did not.
+        // A longer trial may lose frames although the short one did not.
         let last = effort(15);
         while ndr > 0.0 {
             let tried = trials.iter().find(|trial| trial.pps.total_cmp(&ndr).is_eq()).copied();
             let confirmed = trial(tried.and_then(|trial| trial.asked_pps), confirm)?;
-            // What the longer one reached is what counts.
+            // The result of the longer trial counts.
             trials.retain(|trial| Some(trial) != tried.as_ref());
             trials.push(confirmed);
             if confirmed.loss() <= 0.0 {
@@ -182,7 +183,7 @@ fn find(
     })
 }
 
-/// The cores to use: generator and worker.
+/// Returns the cores of the generator and of the worker.
 fn cores() -> io::Result<(usize, usize)> {
     let set = sched_getaffinity(Pid::from_raw(0))?;
     let mut cores = (0..CpuSet::count()).filter(|&core| set.is_set(core).unwrap_or(false));
@@ -213,7 +214,7 @@ impl<'a> Rig<'a> {
             for (namespace, interface) in [(&cable.near, NEAR), (&cable.far, FAR)] {
                 namespace.ip(&format!("link set {interface} mtu 3498 up"))?;
             }
-            // Without it, the interface takes frames of XDP only while it has a program.
+            // Without GRO, the interface accepts redirected frames only while a program is attached.
             run(cable.near.command("ethtool").args(["-K", NEAR, "gro", "on"]))?;
             Some(cable)
         };
@@ -233,7 +234,7 @@ impl<'a> Rig<'a> {
         }
     }
 
-    /// A command of the subject's side.
+    /// Returns a command on the subject's side, pinned to its core.
     fn near(&self, words: &[String]) -> Command {
         let core = self.cores.1.to_string();
         let mut command = match &self.cable {
@@ -244,7 +245,7 @@ impl<'a> Rig<'a> {
         command
     }
 
-    /// Runs the generator; what it says at its end.
+    /// Runs the generator and returns the report that it prints at its end.
     fn generate(&self, arguments: &[&str]) -> io::Result<Value> {
         let mut command = if let (None, Some(remote)) = (&self.cable, &self.options.remote) {
             let mut command = Command::new("sh");
@@ -262,12 +263,12 @@ impl<'a> Rig<'a> {
         Ok(serde_json::from_str(&run(&mut command)?)?)
     }
 
-    /// One trial, and the mean length of its frames.
+    /// Runs one trial; returns it with the mean length of its frames.
     fn trial(&self, subject: Subject, asked: Option<f64>, duration: Duration) -> io::Result<(Trial, f64)> {
         let interface = self.options.remote.as_ref().map_or(NEAR, |remote| &remote.interface);
         let directory = tempfile::tempdir_in(self.directory.path())?;
         if self.options.directory.is_some() {
-            // What the trial before has left to be written is not this one's burden.
+            // Data of the trial before that still has to be written must not slow this one down.
             nix::unistd::sync();
         }
         let words = subject.command(&self.options.binary, interface, directory.path())?;
@@ -294,7 +295,8 @@ impl<'a> Rig<'a> {
     }
 }
 
-/// Suricata speaks on standard output; mirror-xdp's is the account.
+/// Redirects standard output to standard error, where Suricata's messages are expected; mirror-xdp's standard
+/// output is the account.
 fn merged(command: Command, subject: Subject) -> Command {
     if subject.is_ours() {
         return command;

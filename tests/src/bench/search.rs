@@ -1,5 +1,5 @@
-//! The search for the highest rate at which at most a given share of the frames is lost (RFC 2544 calls it
-//! throughput, others NDR for no loss at all and PDR for a little), without anything that measures.
+//! The search for the highest rate with at most a given share of frames lost. RFC 2544 calls it throughput;
+//! others call it NDR for no loss and PDR for a little loss. Nothing here measures.
 
 use std::time::Instant;
 
@@ -8,18 +8,18 @@ use serde::{Deserialize, Serialize};
 /// One measurement at one rate.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Trial {
-    /// Frames a second that were asked for; none where it was as fast as it goes.
+    /// Frames a second requested; `None` for the generator's highest rate.
     pub asked_pps: Option<f64>,
-    /// Frames a second that were given to the interface.
+    /// Frames a second given to the interface.
     pub pps: f64,
-    /// Frames that were given to the interface.
+    /// Frames given to the interface.
     pub given: u64,
-    /// Frames that the subject counted.
+    /// Frames counted by the subject.
     pub received: u64,
 }
 
 impl Trial {
-    /// The share of the frames that did not arrive.
+    /// Returns the share of the frames that did not arrive.
     #[must_use]
     pub fn loss(&self) -> f64 {
         if self.given == 0 {
@@ -30,17 +30,17 @@ impl Trial {
     }
 }
 
-/// How long to search.
+/// The limits of a search.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
-    /// The search ends where the highest good and the lowest bad rate are so close, as their ratio less 1.
+    /// The search ends when the lowest bad rate divided by the highest good rate, less 1, is at most this.
     pub precision: f64,
     /// No further trial begins after this.
     pub deadline: Instant,
 }
 
-/// The highest rate found with at most `tolerance` lost, given what was tried already; tries more where the
-/// effort allows. 0 where every rate that was tried lost more.
+/// Returns the highest rate at which at most `tolerance` is lost. It starts from the trials made so far and
+/// makes more within `effort`. Returns 0 if every rate lost more.
 pub fn search<E>(
     tolerance: f64,
     effort: Effort,
@@ -56,7 +56,7 @@ pub fn search<E>(
         if good > 0.0 && bad.pps / good <= 1.0 + effort.precision || Instant::now() >= effort.deadline {
             return Ok(good);
         }
-        // What arrives under overload is a guess at what could arrive without.
+        // The rate that arrives under overload is an estimate of the rate without loss.
         let arrived = bad.pps * (1.0 - bad.loss());
         let next = if good > 0.0 { (good * bad.pps).sqrt() } else { (arrived * 0.9).min(bad.pps * 0.75) };
         if next < 1000.0 {
@@ -66,7 +66,7 @@ pub fn search<E>(
     }
 }
 
-/// The highest good rate below all bad ones, and the lowest bad trial.
+/// Returns the highest good rate below all bad ones, and the bad trial with the lowest rate.
 fn bracket(tolerance: f64, trials: &[Trial]) -> (f64, Option<Trial>) {
     let is_bad = |trial: &&Trial| trial.loss() > tolerance;
     let bad = trials.iter().filter(is_bad).min_by(|a, b| a.pps.total_cmp(&b.pps)).copied();
@@ -85,7 +85,7 @@ mod tests {
 
     use super::*;
 
-    /// A subject that takes so many frames a second, and a generator that makes so many.
+    /// Searches with a subject that takes `capacity` frames a second and a generator that makes `generator`.
     fn found(capacity: f64, generator: f64, tolerance: f64) -> (f64, usize) {
         let mut trials = Vec::new();
         let effort = Effort { precision: 0.02, deadline: Instant::now() + Duration::from_secs(60) };

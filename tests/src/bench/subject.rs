@@ -1,4 +1,4 @@
-//! The programs whose path is measured: how they are started, when they are ready, what they counted.
+//! The programs to measure: how to start them, recognise that they are ready, and read their counters.
 
 use std::fs;
 use std::io;
@@ -11,28 +11,28 @@ use crate::process::Output;
 /// A capture program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject {
-    /// mirror-xdp with all that it analyses.
+    /// mirror-xdp with all analyses.
     MirrorXdp,
-    /// tcpdump, which writes what it captures to nowhere: the best that it can do.
+    /// tcpdump, which writes to `/dev/null`: its best case.
     Tcpdump,
-    /// netsniff-ng, likewise.
+    /// netsniff-ng, which does the same.
     NetsniffNg,
     /// Suricata without rules, on `AF_PACKET`, with the same kinds of records as mirror-xdp.
     SuricataAfPacket,
     /// The same on `AF_XDP`.
     SuricataAfXdp,
-    /// mirror-xdp, which keeps all packets besides.
+    /// mirror-xdp, which also stores all packets.
     MirrorXdpStore,
-    /// tcpdump, which writes what it captures to the disk.
+    /// tcpdump, which writes to the disk.
     TcpdumpDisk,
 }
 
 impl Subject {
-    /// Those whose path is measured, mirror-xdp first.
+    /// The subjects of the level `path`, mirror-xdp first.
     pub const ALL: [Self; 5] =
         [Self::MirrorXdp, Self::Tcpdump, Self::NetsniffNg, Self::SuricataAfPacket, Self::SuricataAfXdp];
 
-    /// Those that write packets to a disk.
+    /// The subjects that write packets to a disk.
     pub const TO_DISK: [Self; 2] = [Self::MirrorXdpStore, Self::TcpdumpDisk];
 
     /// Its name in reports.
@@ -49,7 +49,7 @@ impl Subject {
         }
     }
 
-    /// The program that has to be installed.
+    /// The program that must be installed.
     #[must_use]
     pub const fn program(self) -> &'static str {
         match self {
@@ -60,13 +60,13 @@ impl Subject {
         }
     }
 
-    /// Whether it is mirror-xdp, which has to work.
+    /// Returns true for mirror-xdp, which must not fail.
     #[must_use]
     pub const fn is_ours(self) -> bool {
         matches!(self, Self::MirrorXdp | Self::MirrorXdpStore)
     }
 
-    /// Program and arguments; what it writes goes into `directory`.
+    /// Returns program and arguments; its output files go into `directory`.
     pub fn command(self, binary: &Path, interface: &str, directory: &Path) -> io::Result<Vec<String>> {
         let directory = directory.to_string_lossy().into_owned();
         let words: Vec<String> = match self {
@@ -116,7 +116,7 @@ impl Subject {
         Ok(words)
     }
 
-    /// How the line begins that says that it captures now.
+    /// Returns the prefix of the line that announces that the capture runs.
     #[must_use]
     pub const fn ready(self) -> &'static str {
         match self {
@@ -127,7 +127,7 @@ impl Subject {
         }
     }
 
-    /// The frames that it has captured, by what it said at its end.
+    /// Returns the frames captured, from the output and files of a program that has ended.
     pub fn received(self, output: &Output, directory: &Path) -> io::Result<u64> {
         let missing = || {
             io::Error::other(format!(
@@ -167,8 +167,8 @@ fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
 }
 
-/// The configuration of Suricata: one thread, the records that mirror-xdp writes, everything else as it
-/// comes.
+/// Returns Suricata's configuration: one thread, the record types that mirror-xdp writes, defaults for
+/// everything else.
 #[must_use]
 pub fn suricata(interface: &str) -> String {
     format!(

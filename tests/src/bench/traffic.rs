@@ -1,5 +1,5 @@
-//! A mix of conversations as a VPC has them: name resolution, web requests, long transfers, pings. Made by
-//! code, so that every machine measures the same frames.
+//! A mix of conversations that is typical of a VPC: name resolution, web requests, long transfers, pings.
+//! Code generates it, so that every machine measures the same frames.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
@@ -10,22 +10,23 @@ use etherparse::TcpHeader;
 
 use crate::frames::{Flow, dns_answer, dns_query};
 
-/// Bytes of a TCP segment's payload at most: with TCP and IP headers and the envelope they fit into 1500.
+/// The payload of a full TCP segment, in bytes: with TCP and IP headers and the encapsulation it fits into
+/// 1500.
 const SEGMENT: usize = 1400;
 
-/// The inner frames of the mix, interleaved: in about 1,200 frames 75 flows.
+/// Returns the inner frames of the mix, interleaved: about 1,200 frames of 75 flows.
 #[must_use]
 pub fn mixed() -> Vec<Vec<u8>> {
     Network(0).mixed()
 }
 
-/// So many frames of the mix, over and over again, each time between other hosts: not every program tells flows
-/// apart by their mirror session.
+/// Repeats the mix endlessly, each time between other hosts: not every program distinguishes flows by their
+/// mirror session.
 pub fn mixed_anew() -> impl Iterator<Item = Vec<u8>> {
     (0..).flat_map(|round| Network(round).mixed())
 }
 
-/// Hosts that nobody else talks to: there are some 30,000 such networks.
+/// A network whose hosts occur in no other; there are some 30,000 such networks.
 #[derive(Clone, Copy)]
 struct Network(u16);
 
@@ -65,7 +66,8 @@ impl Network {
         ]
     }
 
-    /// A connection: a request, so many full segments back, each second one acknowledged, and the end.
+    /// Makes a connection: a request, `segments` full segments back, each second one acknowledged, and the
+    /// end.
     fn transfer(self, host: u16, port: u16, request: &[u8], segments: u32) -> Vec<Vec<u8>> {
         let flow = self.flow(host, 40_000 + host, port);
         let back = flow.reversed();
@@ -101,7 +103,7 @@ impl Network {
     }
 }
 
-/// Takes a frame of each conversation in turn, as long as it has some.
+/// Takes a frame of each conversation in turn until all are exhausted.
 fn interleave(conversations: Vec<Vec<Vec<u8>>>) -> Vec<Vec<u8>> {
     let mut conversations: Vec<_> = conversations.into_iter().map(Vec::into_iter).collect();
     let mut frames = Vec::new();
@@ -121,33 +123,33 @@ fn http_request(host: u16) -> Vec<u8> {
         .into_bytes()
 }
 
-/// A TLS record that begins a handshake (RFC 8446), as far as it says what it is.
+/// The beginning of a TLS record with a ClientHello (RFC 8446), padded with zeros.
 fn client_hello() -> Vec<u8> {
     let mut record = vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
     record.resize(5 + 512, 0);
     record
 }
 
-/// A frame and its time, in nanoseconds since some beginning.
+/// A frame and its time, in nanoseconds from an arbitrary start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timed {
-    /// When it was captured.
+    /// The capture time in nanoseconds.
     pub time: u64,
     /// Its bytes.
     pub frame: Vec<u8>,
 }
 
-/// Frames with a microsecond from one to the next.
+/// Gives frames times that are a microsecond apart.
 pub fn each_microsecond(frames: impl Iterator<Item = Vec<u8>>) -> impl Iterator<Item = Timed> {
     (0..).zip(frames).map(|(index, frame)| Timed { time: index * 1000, frame })
 }
 
-/// Writes frames into a pcap file, a microsecond from one to the next.
+/// Writes frames to a pcap file, with times a microsecond apart.
 pub fn write_pcap(path: &Path, frames: &[Vec<u8>]) -> io::Result<()> {
     write_timed(path, each_microsecond(frames.iter().cloned())).map(|_| ())
 }
 
-/// Writes frames into a pcap file; how many there were.
+/// Writes frames to a pcap file and returns their number.
 pub fn write_timed(path: &Path, frames: impl Iterator<Item = Timed>) -> io::Result<u64> {
     const START: u64 = 1_600_000_000;
     let mut file = BufWriter::new(File::create(path)?);

@@ -1,14 +1,14 @@
-//! What has to have been seen in the lab.
+//! The checks that decide whether the lab passes.
 
 use serde_json::Value;
 
 use super::seen::{Seen, human, total};
 use super::vpc::{BULK, SERVER, SILENT};
 
-/// One thing that is to be so.
+/// The result of one check.
 #[derive(Debug)]
 pub(super) struct Check {
-    /// In words, with the numbers.
+    /// A description in words, with the numbers.
     pub(super) what: String,
     pub(super) passed: bool,
 }
@@ -17,7 +17,7 @@ fn check(passed: bool, what: impl Into<String>) -> Check {
     Check { what: what.into(), passed }
 }
 
-/// All checks, given the accounts of the mirror source, of the cable, and of the appliance.
+/// Returns all checks, given the accounts of the mirror source, of the cable, and of the appliance.
 pub(super) fn checks(seen: &Seen, source: &Value, cable_drops: u64, appliance: &Value) -> Vec<Check> {
     let answered = |name: &str, answer: &str| {
         let is = seen.names.get(name).is_some_and(|name| name.queries > 0 && name.answers.contains(answer));
@@ -61,7 +61,7 @@ pub(super) fn checks(seen: &Seen, source: &Value, cable_drops: u64, appliance: &
     let program = appliance.pointer("/interfaces/0/program").unwrap_or(&Value::Null);
     let arrived =
         total(program.get("dropped")) + total(program.get("shunted")) + total(program.get("redirected"));
-    // A log without the account is not an account of nothing.
+    // A missing account is not an account of zero.
     let unaccounted = appliance.get("unaccounted").and_then(Value::as_u64);
     vec![
         answered("www.shop.test", &SERVER.to_string()),
@@ -72,12 +72,12 @@ pub(super) fn checks(seen: &Seen, source: &Value, cable_drops: u64, appliance: &
         check(ipv6 > 0, format!("IPv6: {ipv6} flows")),
         check(bulk > BULK, format!("bulk transfer: a flow of {}, both ways", human(bulk))),
         check(unanswered > 0, "the SYN that nobody answers"),
-        // The cable tells the source of what it drops on some kernels, on others it only counts.
+        // Some kernels report the frames that the cable drops to the source; others only count them.
         check(
             mirrored > 0 && mirrored + not_sent == arrived + cable_drops,
             format!("{mirrored} frames mirrored, {arrived} arrived"),
         ),
-        // A machine without time for it loses copies, as AWS does; that they are counted is what matters.
+        // A machine under load loses copies, as AWS does; the check is that all of them are counted.
         check(
             segments == mirrored + segments_failed && copies_seen == copied,
             format!("frames not mirrored, counted by the source: {failed}{reasons}"),

@@ -1,10 +1,9 @@
-//! The lab: shows the product working, on one machine, with nothing but network namespaces.
+//! The lab: shows the product at work on one machine, with network namespaces only.
 //!
-//! A small VPC (`vpc`) in which real programs talk to each other over the kernel's TCP/IP; the server's
-//! interface is mirrored to an appliance as AWS does it, by `mirror-xdp source`; `mirror-xdp run` captures
-//! there. What is shown while it runs (`screen`) and what decides about success in the end (`checks`)
-//! is taken from the appliance's records alone (`seen`), and from what both programs counted. Its page can be
-//! looked at meanwhile (`window`).
+//! Real programs communicate over the kernel's TCP/IP in a small VPC (`vpc`). `mirror-xdp source` mirrors the
+//! server's interface to an appliance as AWS does; `mirror-xdp run` captures there. The display (`screen`)
+//! and the final checks (`checks`) use only the appliance's records (`seen`) and the counters of both
+//! programs. A browser can open the appliance's page meanwhile (`window`).
 
 mod checks;
 mod screen;
@@ -30,37 +29,37 @@ use self::vpc::Vpc;
 use self::window::Window;
 use crate::process::Process;
 
-/// How long the programs talk.
+/// The time for which the programs communicate.
 const DURATION: Duration = Duration::from_secs(18);
-/// How often what is shown is renewed.
+/// The interval between updates of the display.
 const TICK: Duration = Duration::from_millis(250);
-/// How long a program may take to begin or to end.
+/// The time limit for a program to start or to end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// VXLAN network identifier of the lab's mirror session.
 const VNI: u32 = 7;
 
-/// How the lab ended.
+/// The outcome of the lab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// All that was to be seen was seen, and every frame is accounted for.
+    /// All checks passed, and every frame is accounted for.
     Passed,
-    /// Something is missing; it has been said what.
+    /// A check failed; the summary on the screen lists it.
     Failed,
-    /// Somebody stopped it.
+    /// A signal stopped it.
     Interrupted,
 }
 
-/// Somebody who looks at the appliance's API, at this address, while the lab runs.
+/// A function that uses the appliance's API, at this address, while the lab runs.
 pub type Visitor<'a> = &'a (dyn Fn(SocketAddr) + Sync);
 
-/// Runs the lab with this `mirror-xdp`, showing it on standard output. Needs root. Leaves nothing behind,
+/// Runs the lab with this `mirror-xdp` and shows it on standard output. Needs root. Leaves nothing behind,
 /// however it ends.
 pub fn run(binary: &Path) -> io::Result<Outcome> {
     run_visited(binary, &|_| {})
 }
 
-/// Runs the lab, at least for as long as a visitor stays.
+/// Runs the lab, at least until `visitor` returns.
 pub fn run_visited(binary: &Path, visitor: Visitor<'_>) -> io::Result<Outcome> {
     let stop = Arc::new(AtomicBool::new(false));
     let signals = [SIGINT, SIGTERM, SIGHUP].map(|signal| flag::register(signal, Arc::clone(&stop)));
@@ -76,7 +75,7 @@ fn show(binary: &Path, stop: &AtomicBool, visitor: Visitor<'_>) -> io::Result<Ou
     screen.title("a small VPC of network namespaces; no packet leaves this machine");
     let logs = tempfile::tempdir()?;
     let vpc = Vpc::new()?;
-    // First who takes, then who gives: else the first frames find nobody.
+    // The appliance starts before the source, or the first frames would be lost.
     let mut appliance = start_appliance(&vpc, binary, logs.path())?;
     Screen::line(&appliance.wait_for_line("capturing on", PATIENCE)?);
     let mut source = start_source(&vpc, binary)?;
@@ -114,7 +113,8 @@ fn show(binary: &Path, stop: &AtomicBool, visitor: Visitor<'_>) -> io::Result<Ou
         return Ok(Outcome::Interrupted);
     }
     drop(programs);
-    // First what feeds, then what is fed: every mirrored frame has arrived before the account is made.
+    // The source stops before the appliance: every mirrored frame has arrived before the appliance's account
+    // is made.
     let mirrored = account(source)?;
     vpc.drain_cable()?;
     let captured = account(appliance)?;
@@ -138,7 +138,7 @@ fn start_source(vpc: &Vpc, binary: &Path) -> io::Result<Process> {
     Process::spawn(command.args(["--vni", &VNI.to_string()]))
 }
 
-/// Stops a `mirror-xdp … --json` and returns what it counted.
+/// Stops a `mirror-xdp … --json` and returns its counters.
 fn account(process: Process) -> io::Result<Value> {
     let output = process.interrupt(PATIENCE)?;
     if !output.status.success() {

@@ -1,5 +1,5 @@
-//! What the lab shows: on a terminal a display that is renewed in place, 80 columns wide; elsewhere a
-//! line now and then. Colours only on a terminal.
+//! The output of the lab: on a terminal a display that is updated in place, 80 columns wide; otherwise a line
+//! now and then. Colours are used on a terminal only.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _, stdout};
@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use super::checks::Check;
 use super::seen::{Counters, Seen, human};
 
-/// Columns that are used. The last one stays free: some terminals break the line there.
+/// Columns used. The last one stays free, because some terminals wrap the line there.
 const WIDTH: usize = 79;
-/// Names and kinds of flows that are shown at most.
+/// The largest number of names and of kinds of flows shown.
 const ROWS: usize = 6;
-/// Time between two lines where there is no terminal.
+/// Time between two lines if there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
 
 const TABLE_HEAD: &str = "ended flows                  names asked for, and answers";
@@ -26,7 +26,7 @@ const PLAIN: &str = "\x1b[0m";
 /// Standard output.
 pub(super) struct Screen {
     terminal: bool,
-    /// Lines of the display that stand above the cursor.
+    /// Lines of the display above the cursor.
     shown: usize,
     next_line: Instant,
 }
@@ -40,17 +40,17 @@ impl Screen {
         if self.terminal { format!("{colour}{text}{PLAIN}") } else { text.to_owned() }
     }
 
-    /// The first line.
+    /// Prints the first line.
     pub(super) fn title(&self, text: &str) {
         println!("{}  {text}", self.painted(BOLD, "mirror-xdp lab"));
     }
 
-    /// A line that stays.
+    /// Prints a line that stays.
     pub(super) fn line(text: &str) {
         println!("{text}");
     }
 
-    /// Renews what is shown.
+    /// Updates the display.
     pub(super) fn show(&mut self, seen: &Seen, left: Duration) {
         if self.terminal {
             let footer = format!("{} s left, Ctrl-C stops", left.as_secs() + 1);
@@ -61,7 +61,7 @@ impl Screen {
         }
     }
 
-    /// The display as it is to stay.
+    /// Draws the final display.
     pub(super) fn finish(&mut self, seen: &Seen) {
         if self.terminal {
             self.draw(seen, None);
@@ -81,7 +81,7 @@ impl Screen {
         lines.extend(seen.last.iter().map(|line| clipped(&format!("  {line}"))));
         lines.push(String::new());
         lines.extend(footer.map(|footer| self.painted(DIM, footer)));
-        // Up to the first line of the last time, then down again, clearing what stood there.
+        // Moves up to the first line of the last display, then down again, clearing each line.
         let mut out = String::new();
         if self.shown > 0 {
             let _ = write!(out, "\x1b[{}A", self.shown);
@@ -92,11 +92,11 @@ impl Screen {
         }
         out.push_str("\x1b[J");
         self.shown = lines.len();
-        // What cannot be shown is not worth an error.
+        // A failure to write to the terminal is not worth an error.
         let _ = stdout().write_all(out.as_bytes()).and_then(|()| stdout().flush());
     }
 
-    /// The checks; whether all have passed.
+    /// Prints the checks; returns whether all have passed.
     pub(super) fn summary(&self, seen: &Seen, checks: &[Check]) -> bool {
         if !self.terminal {
             println!("\n{TABLE_HEAD}");
@@ -121,7 +121,7 @@ impl Screen {
     }
 }
 
-/// Counters and rates, in one line.
+/// Returns counters and rates as one line.
 fn status(seen: &Seen) -> String {
     let [now, before] = seen.counters;
     let Counters { seconds, seen: frames, flows, lost, .. } = now;
@@ -136,7 +136,7 @@ fn status(seen: &Seen) -> String {
     ))
 }
 
-/// Kinds of flows on the left, names on the right.
+/// Returns rows with kinds of flows on the left and names on the right.
 fn tables(seen: &Seen) -> Vec<(String, String)> {
     let mut flows: Vec<_> = seen.flows.iter().collect();
     flows.sort_by_key(|(_, flows)| std::cmp::Reverse(flows.bytes));
@@ -155,7 +155,7 @@ fn tables(seen: &Seen) -> Vec<(String, String)> {
         .collect()
 }
 
-/// As much of a line as fits.
+/// Returns the part of a line that fits.
 fn clipped(line: &str) -> String {
     line.chars().take(WIDTH).collect()
 }

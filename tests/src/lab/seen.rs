@@ -1,4 +1,4 @@
-//! What the appliance has seen so far: its records, read while it writes them.
+//! The state shown by the lab, read from the appliance's records while it writes them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-/// How many of the last records are kept to be shown.
+/// The number of latest records shown.
 const LAST: usize = 6;
 
 /// The appliance's counters at one moment.
@@ -20,18 +20,18 @@ pub(super) struct Counters {
     pub(super) seen: u64,
     /// Bytes of the frames that were delivered.
     pub(super) bytes: u64,
-    /// Flows that were ever made.
+    /// Flows created since the capture began.
     pub(super) flows: u64,
-    /// Frames dropped by the program, lost in the rings or refused, and records that were lost.
+    /// Frames dropped by the program, lost in the rings or refused, and records lost.
     pub(super) lost: u64,
 }
 
-/// What is known of a name.
+/// The queries and answers of a name.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Name {
-    /// How often it was asked for.
+    /// The number of queries.
     pub(super) queries: u64,
-    /// What was answered: addresses, other names, or a failure.
+    /// The answers: addresses, other names, or failures.
     pub(super) answers: BTreeSet<String>,
 }
 
@@ -39,32 +39,32 @@ pub(super) struct Name {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Flows {
     pub(super) count: u64,
-    /// In both directions, with all headers.
+    /// Bytes in both directions, with all headers.
     pub(super) bytes: u64,
 }
 
-/// What the records say.
+/// The content of the records.
 #[derive(Debug)]
 pub(super) struct Seen {
     path: PathBuf,
-    /// The log, once it is there.
+    /// The log, once it exists.
     log: Option<BufReader<File>>,
     /// A line that is not complete yet.
     partial: String,
-    /// Flows by application protocol, or else by transport protocol.
+    /// Flows by application protocol, or by transport protocol if that is unknown.
     pub(super) flows: BTreeMap<String, Flows>,
-    /// Names that were asked for.
+    /// Names that were queried.
     pub(super) names: BTreeMap<String, Name>,
-    /// The last flows and answers, in words.
+    /// The latest flows and answers, as text.
     pub(super) last: VecDeque<String>,
     /// The flow records themselves.
     pub(super) records: Vec<Value>,
-    /// The counters now, and the time before.
+    /// The latest counters, and those before.
     pub(super) counters: [Counters; 2],
 }
 
 impl Seen {
-    /// From now on rates are averages over the whole time.
+    /// Makes rates averages over the whole time from now on.
     pub(super) fn average(&mut self) {
         self.counters[1] = Counters::default();
     }
@@ -82,7 +82,7 @@ impl Seen {
         }
     }
 
-    /// Takes in what has been written since the last time.
+    /// Reads the records written since the last call.
     pub(super) fn read(&mut self) -> io::Result<()> {
         let Some(mut log) = self.log.take().or_else(|| Some(BufReader::new(File::open(&self.path).ok()?)))
         else {
@@ -188,7 +188,7 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// The number, or the sum of an object's numbers.
+/// Returns the number, or the sum of an object's numbers.
 pub(super) fn total(value: Option<&Value>) -> u64 {
     match value {
         Some(Value::Number(number)) => number.as_u64().unwrap_or_default(),
@@ -197,12 +197,12 @@ pub(super) fn total(value: Option<&Value>) -> u64 {
     }
 }
 
-/// An address as people write it: EVE writes IPv6 in full. Other text is left as it is.
+/// Returns an address in its usual form, because EVE writes IPv6 in full. Returns other text unchanged.
 fn short(address: &str) -> String {
     address.parse::<IpAddr>().map_or_else(|_| address.to_owned(), |address| address.to_string())
 }
 
-/// Bytes in the unit in which they are easily read.
+/// Formats bytes with a unit.
 pub(super) fn human(bytes: u64) -> String {
     const UNITS: [(u64, &str); 3] = [(1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
     match UNITS.iter().find(|&&(size, _)| bytes >= size) {

@@ -1,4 +1,4 @@
-//! The small VPC: client, server and appliance, each a network namespace, and the programs that talk.
+//! The small VPC: client, server and appliance, each a network namespace, and the programs that communicate.
 //!
 //! ```text
 //! client ────────────── eth0 server mirror0 ─ ─ ─ ─ ─ ─ ─ ─ capture0 appliance
@@ -21,16 +21,16 @@ use crate::process::{Process, run};
 
 /// The mirrored interface.
 pub(super) const SERVER_INTERFACE: &str = "eth0";
-/// The interface that mirror traffic arrives on.
+/// The interface on which mirror traffic arrives.
 pub(super) const CAPTURE: &str = "capture0";
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 10);
 pub(super) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 20);
-/// As in a VPC: the third address of the network.
+/// The third address of the network, as in a VPC.
 const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 2);
 const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd20, 0, 0, 0, 0, 0, 0, 0x10);
 const SERVER_V6: Ipv6Addr = Ipv6Addr::new(0xfd20, 0, 0, 0, 0, 0, 0, 0x20);
-/// An address at which nobody answers.
+/// An address at which no host answers.
 pub(super) const SILENT: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 99);
 const MIRROR: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 /// The mirror target.
@@ -38,7 +38,7 @@ pub(super) const APPLIANCE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
 
 /// Receive queues of the appliance.
 const QUEUES: usize = 2;
-/// Room for the envelope around a whole frame of the server's interface.
+/// Room for the encapsulation of a full frame of the server's interface.
 const MIRROR_MTU: u32 = 2000;
 
 /// Bytes of a bulk transfer.
@@ -78,20 +78,22 @@ impl Vpc {
             namespace.ip(&format!("link set {interface} mtu {MIRROR_MTU}"))?;
             namespace.up(interface)?;
         }
-        // What is on its way at once fits the ring of a virtual interface, 256 frames: it stands for a NIC's.
+        // This limits the data in flight to the ring of a virtual interface, 256 frames, which takes the
+        // place of a NIC's.
         vpc.client.enter(|| fs::write("/proc/sys/net/ipv4/tcp_rmem", "4096 65536 131072"))??;
-        // Newer kernels (6.16) fill that ring from a queue, where there is one, and drop nothing.
+        // Newer kernels (6.16) fill that ring from a queueing discipline, if there is one, and drop nothing.
         let command = &mut vpc.server.command("tc");
         run(command.args(["qdisc", "add", "dev", "mirror0", "root", "pfifo", "limit", "10000"]))?;
         vpc.client.up("eth0")?;
         vpc.server.up(SERVER_INTERFACE)?;
-        // ARP finds somebody, so that the SYN is sent; the server does not forward, so nobody answers it.
+        // Address resolution succeeds, so the SYN is sent; the server does not forward, so there is no
+        // answer.
         let mac = vpc.server.mac(SERVER_INTERFACE)?.map(|byte| format!("{byte:02x}")).join(":");
         vpc.client.ip(&format!("neighbour add {SILENT} lladdr {mac} dev eth0"))?;
         Ok(vpc)
     }
 
-    /// Waits until what the source has sent has gone through the cable to the appliance.
+    /// Waits until all frames sent by the source have gone through the cable to the appliance.
     pub(super) fn drain_cable(&self) -> io::Result<()> {
         let deadline = Instant::now() + super::PATIENCE;
         loop {
@@ -107,12 +109,12 @@ impl Vpc {
         }
     }
 
-    /// Frames that the cable to the appliance could not take: the ring of its far end was full.
+    /// Returns the frames that the cable to the appliance dropped because the ring of its far end was full.
     pub(super) fn cable_drops(&self) -> io::Result<u64> {
         statistic(&self.server, "mirror0", "tx/dropped")
     }
 
-    /// Starts the servers, waits until they serve, and starts the client. All end with what is returned.
+    /// Starts the servers, waits until they serve, and starts the client. All end when the result is dropped.
     pub(super) fn start_programs(&self) -> io::Result<Vec<Process>> {
         let directory = self.files.path();
         let path = |name: &str| directory.join(name).to_string_lossy().into_owned();
@@ -121,7 +123,7 @@ impl Vpc {
         fs::write(directory.join("www/style.css"), "body { font-family: sans-serif }\n")?;
         File::create(directory.join("www/bulk.bin"))?.set_len(BULK)?;
         fs::write(directory.join("resolv.conf"), format!("nameserver {RESOLVER}\n"))?;
-        // Names are asked of DNS, whatever this machine does usually.
+        // Names are resolved by DNS, whatever this machine is configured for.
         fs::write(directory.join("nsswitch.conf"), "hosts: files dns\n")?;
         fs::write(directory.join("client.sh"), CLIENT_SCRIPT)?;
         run(Command::new("openssl")
@@ -130,7 +132,7 @@ impl Vpc {
             .args(["-addext", "subjectAltName=DNS:api.shop.test"])
             .args(["-keyout", &path("key.pem"), "-out", &path("cert.pem")]))?;
 
-        // Not a daemon: one that changes its user would outlive a lab that is killed.
+        // Not as a daemon: one that changes its user would outlive a lab that is killed.
         let mut dns = Process::spawn(
             self.server
                 .command("dnsmasq")
@@ -165,8 +167,8 @@ impl Vpc {
         Ok(vec![client, tls, http, dns])
     }
 
-    /// Waits until somebody takes connections to this port of the server. Those go over the loopback
-    /// interface, unseen by the mirror.
+    /// Waits until a server accepts connections on this port. The attempts use the loopback interface, which
+    /// is not mirrored.
     fn wait_until_served(&self, port: u16) -> io::Result<()> {
         let deadline = Instant::now() + super::PATIENCE;
         let address = SocketAddr::from((SERVER, port));
@@ -187,7 +189,7 @@ impl Vpc {
     }
 }
 
-/// One of an interface's counters.
+/// Returns one of an interface's counters.
 fn statistic(namespace: &Namespace, interface: &str, name: &str) -> io::Result<u64> {
     let links = namespace.ip(&format!("-json -statistics link show {interface}"))?;
     let links: Value = serde_json::from_str(&links)?;
@@ -195,7 +197,7 @@ fn statistic(namespace: &Namespace, interface: &str, name: &str) -> io::Result<u
     links.pointer(&format!("/0/stats64/{name}")).and_then(Value::as_u64).ok_or_else(missing)
 }
 
-/// Reads better at the end of a command than around it.
+/// Spawns a command at the end of its method chain, where it reads better than a call around it.
 trait Spawned {
     fn spawned(&mut self) -> io::Result<Process>;
 }
@@ -206,7 +208,7 @@ impl Spawned for Command {
     }
 }
 
-/// What the client does, in a mount namespace of its own.
+/// The client's script, which runs in a mount namespace of its own.
 const CLIENT_SCRIPT: &str = r#"
 for file in resolv.conf nsswitch.conf; do
     if [ -e "/etc/$file" ]; then mount --bind "$LAB/$file" "/etc/$file" || exit; fi

@@ -1,5 +1,5 @@
-//! A way into the lab for browsers of this machine: what connects to a port of its loopback interface talks to
-//! the appliance's API. Nothing else leads into the lab's namespaces.
+//! A way into the lab for browsers of this machine: connections to a port of its loopback interface are
+//! relayed to the appliance's API. It is the only way into the lab's namespaces.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use crate::netns::Namespace;
 
-/// Where the appliance's API is, in its namespace; and where the window is, if nobody else has the port.
+/// The address of the appliance's API in its namespace, and of the window if that port is free.
 const API: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9470);
 
-/// An open window. It stays open as long as the process lives; who comes when the lab is over finds nobody.
+/// An open window. It stays open as long as the process lives; connections after the end of the lab are
+/// closed.
 #[derive(Debug)]
 pub(super) struct Window {
-    /// Where it is.
+    /// The address of the window.
     pub(super) address: SocketAddr,
 }
 
@@ -28,11 +29,11 @@ impl Window {
         thread::spawn(move || {
             for visitor in listener.incoming() {
                 let Some(appliance) = appliance.upgrade() else { return };
-                // Who comes when nobody answers is sent away: the connection is closed.
+                // If the API does not answer, the visitor's connection is closed.
                 let Ok(visitor) = visitor else { continue };
                 let connect = || TcpStream::connect_timeout(&API, Duration::from_secs(1));
                 if let Ok(Ok(api)) = appliance.enter(connect) {
-                    // Each way ends where its side does.
+                    // Each direction ends when its sender closes.
                     let _ = relay(&visitor, &api).and_then(|()| relay(&api, &visitor));
                 }
             }
@@ -41,7 +42,7 @@ impl Window {
     }
 }
 
-/// Hands on what comes from one side until it ends.
+/// Relays data from one side until it ends.
 fn relay(from: &TcpStream, to: &TcpStream) -> io::Result<()> {
     let (mut from, mut to) = (from.try_clone()?, to.try_clone()?);
     thread::spawn(move || {

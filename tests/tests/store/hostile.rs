@@ -1,5 +1,5 @@
-//! What a process that may write to a store's directory puts there for those that come later: none of it gets them to
-//! touch anything outside the directory, and a capture starts all the same.
+//! Malicious files in a store's directory, left by a process that may write there: they never make later
+//! programs touch anything outside the directory, and a capture starts nevertheless.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, symlink};
@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::*;
 
-/// A store with packets, and beside it what must not change.
+/// A store with packets, and files beside it that must not change.
 struct Scene {
     root: tempfile::TempDir,
 }
@@ -31,7 +31,7 @@ impl Scene {
         self.root.path().join(name)
     }
 
-    /// All that is outside.
+    /// Returns the state of all files outside.
     fn seen(&self) -> BTreeMap<PathBuf, (u64, u32, i64, i64, Vec<u8>)> {
         let files = fs::read_dir(self.path("outside")).expect("it is there");
         files
@@ -44,7 +44,7 @@ impl Scene {
             .collect()
     }
 
-    /// Has everything run that reads or writes a store. Returns what it said.
+    /// Runs every command that reads or writes a store. Returns their output.
     fn use_it(&self, bed: &Bed) -> String {
         let store = self.path("store");
         let store = text(&store);
@@ -80,7 +80,7 @@ impl Scene {
     }
 }
 
-/// A line of a manifest as a store writes it, the first there is.
+/// Returns the first line of a manifest, as a store writes it.
 fn line(event: &str) -> String {
     let hex = |bytes: &[u8]| format!("{:x}", Sha256::digest(bytes));
     let begin = format!("{{\"number\":1,\"time\":0,\"previous\":\"{}\",{event}", hex(b""));

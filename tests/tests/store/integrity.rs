@@ -1,5 +1,5 @@
-//! What becomes of the store where the machine does not do what it should: whatever was finished is whole, and
-//! kept + lost is all that there was.
+//! The store under failures of the machine: finished segments are intact, and the packets kept and lost add
+//! up to all packets.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -11,12 +11,12 @@ use mirror_xdp_tests::require;
 
 use super::*;
 
-/// A number below `bound` that is another each time.
+/// Returns a number below `bound` that differs from run to run.
 fn random(bound: u32) -> u32 {
     (RandomState::new().hash_one(0) % u64::from(bound)) as u32
 }
 
-/// Settings of a store.
+/// Writes settings of a store to a configuration file, and returns its path.
 fn configured(bed: &Bed, settings: &str) -> PathBuf {
     let path = bed.log_dir().join("config.toml");
     fs::write(&path, settings).expect("the directory is there");
@@ -28,7 +28,7 @@ fn at_whatever_moment_it_is_killed_what_is_finished_is_whole_and_the_rest_is_rep
     const ROUNDS: usize = 6;
     let Some(bed) = Bed::new(1) else { return };
     let store = directory();
-    // So that segments are finished on the way.
+    // Small segments, so that some are finished meanwhile.
     let config = configured(&bed, "[store]\nsegment_size = \"16MiB\"\n");
     let sent = frames(24_000);
     let mut moments = Vec::new();
@@ -62,15 +62,15 @@ fn at_whatever_moment_it_is_killed_what_is_finished_is_whole_and_the_rest_is_rep
     assert_eq!(extract(&bed, store.path(), "").len() as u64, packets);
 }
 
-/// A mirror-xdp that writes to a small file system of its own, which only it sees and who enters its namespace.
+/// A mirror-xdp that writes to a small file system in a mount namespace of its own.
 struct Mounted {
     process: Process,
     directory: PathBuf,
 }
 
 impl Mounted {
-    /// It is mounted on a directory; what is in it in the end is copied into another. `None` where nothing can
-    /// be mounted here.
+    /// Mounts a file system on the directory `on`; its files are copied to `copy` at the end. `None` if
+    /// mounting is not possible on this machine.
     fn start(bed: &Bed, on: &Path, copy: &Path, config: &Path) -> Option<Self> {
         const CANNOT_MOUNT: i32 = 9;
         let script = format!(
@@ -95,14 +95,14 @@ impl Mounted {
         }
     }
 
-    /// A shell in the namespace of what is mounted, which gets the directory as `$0`.
+    /// Returns a shell command in that mount namespace, with the directory as `$0`.
     fn shell(&self, script: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["-t", &self.process.id().to_string(), "-m", "sh", "-c", script]).arg(&self.directory);
         command
     }
 
-    /// Sends frames until it says that.
+    /// Sends frames until a line contains `what`.
     fn send_until(&mut self, bed: &Bed, frames: &[Vec<u8>], what: &str) {
         let deadline = std::time::Instant::now() + PATIENCE;
         loop {
@@ -128,7 +128,7 @@ impl Mounted {
 fn a_directory_that_may_no_longer_be_written_to_pauses_the_store_until_it_may() {
     let Some(bed) = Bed::new(1) else { return };
     let (mounted, store) = (directory(), directory());
-    // A file that is open is written to still; the next is not made.
+    // An open file remains writable; the next one cannot be created.
     let config = configured(&bed, "[store]\nsegment_time = \"1s\"\n");
     let Some(mut mounted) = Mounted::start(&bed, mounted.path(), store.path(), &config) else { return };
     let sent = frames(500);
@@ -149,8 +149,8 @@ fn a_directory_that_may_no_longer_be_written_to_pauses_the_store_until_it_may() 
     assert_eq!((found["packets"].as_u64(), opened_by_others(store.path())), (Some(kept), kept));
 }
 
-/// A file system that takes nothing for as long as this value lives. It thaws when whoever holds its standard
-/// input ends, however that ends.
+/// A file system that is frozen as long as this value lives. It thaws when the process that holds the shell's
+/// standard input ends, however that ends.
 struct Frozen(Child);
 
 impl Frozen {
@@ -202,14 +202,14 @@ fn a_disk_that_takes_nothing_for_a_while_costs_packets_and_neither_analysis_nor_
     assert_eq!(opened_by_others(kept.path()), packets);
 }
 
-/// Has mirror-xdp run on a small file system, on which what is in a directory is copied first, and then all that is
-/// left is filled by `ballast`; what is on it in the end is copied into another directory.
+/// Runs mirror-xdp on a small file system: the files of a directory are copied to it, `ballast` fills the
+/// rest, and its files are copied to another directory at the end.
 const FULL: &str = "from=$1; copy=$2; shift 2; mount -t tmpfs -o size=12m tmpfs \"$0\" && \
      cp -r \"$from\"/. \"$0\" || exit 9; dd if=/dev/zero of=\"$0/ballast\" bs=4k 2>/dev/null; \
      trap 'kill -INT $pid' INT; \"$@\" & pid=$!; wait $pid; wait $pid; code=$?; \
      rm -f \"$0/ballast\"; cp \"$0\"/*.* \"$copy\"; exit $code";
 
-/// Starts it, and waits until it captures. Returns what it has said by then.
+/// Starts mirror-xdp on a full disk and waits until it captures. Returns its messages up to then.
 fn start_on_full(bed: &Bed, on: &Path, from: &Path, copy: &Path, config: &Path) -> (Process, Vec<String>) {
     let inside = bed.run_command(&[INTERFACE], &["--store", text(on), "--config", text(config)]);
     let mut command = Command::new("unshare");
@@ -223,13 +223,14 @@ fn start_on_full(bed: &Bed, on: &Path, from: &Path, copy: &Path, config: &Path) 
     (process, said)
 }
 
-/// A store with finished segments, and one whose writer was killed. The last block of its manifest is nearly full.
+/// A store with finished segments and one segment of a killed writer. The last block of its manifest is
+/// nearly full.
 struct LeftOver {
     store: tempfile::TempDir,
-    /// Packets of the segments that are finished, and how many that are.
+    /// The number of packets in the finished segments, followed by the number of these segments.
     packets: u64,
     segments: u64,
-    /// Packets of the other.
+    /// The packets of the unfinished segment.
     unfinished: u64,
 }
 
@@ -259,7 +260,7 @@ impl LeftOver {
         Self { store, packets, segments: all.len() as u64, unfinished }
     }
 
-    /// What is said when the other is finished.
+    /// Returns the message about the repair of the unfinished segment.
     fn repaired(&self) -> String {
         format!("repaired, {} packets kept", self.unfinished)
     }
@@ -267,8 +268,8 @@ impl LeftOver {
 
 #[test]
 fn a_full_disk_with_a_segment_left_over_captures_makes_room_and_recovers() {
-    // Where both workers begin their segments before there is room for both, packets are lost to the store, and
-    // counted; it is all the same whether there was room in time.
+    // If both workers begin their segments before there is room for both, the store loses packets and counts
+    // them. The result is the same whether there was room in time.
     const TRIES: usize = 3;
     let Some(bed) = Bed::new(1) else { return };
     let mut seen = Vec::new();
@@ -282,8 +283,8 @@ fn a_full_disk_with_a_segment_left_over_captures_makes_room_and_recovers() {
     panic!("kept and lost: {seen:?}");
 }
 
-/// Captures 500 packets on a full disk with a segment left over, and returns how many of them were kept and lost. All is
-/// checked but where some were lost.
+/// Captures 500 packets on a full disk with a segment left over, and returns how many of them were kept and
+/// lost. If some were lost, the store itself is not checked.
 fn captures_on_a_full_disk(bed: &Bed) -> (u64, u64) {
     let left = LeftOver::make(bed);
     let (mounted, copy) = (directory(), directory());
@@ -370,14 +371,14 @@ fn packets_of_a_directory_that_is_removed_or_renamed_are_lost_and_not_kept() {
         bed.send(&frames(300));
         wait_until("the packets are on the disk", || extract(&bed, &store, "udp").len() == 300);
         take_away(&store);
-        // The process may not make another: it is confined to the one that it began with.
+        // The process cannot create another directory: it is confined to the one that it started with.
         wait_for(&mut appliance, "restart mirror-xdp");
         bed.send(&frames(200));
         let report = appliance.stop();
         report.assert_conserved();
         assert_eq!((report.analysed(), stored(&report)), (500, (0, 500)));
         let gone = report.sum("/workers", "/store/lost/directory_gone");
-        // Until a worker knows why, it knows that nothing can be written.
+        // Until a worker knows the reason, it only knows that writing is impossible.
         let paused = report.sum("/workers", "/store/lost/paused");
         assert!(gone >= 300 && gone + paused == 500, "{gone} gone, {paused} paused");
         let appliance = start(&bed, &store, &[]);

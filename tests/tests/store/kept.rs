@@ -1,4 +1,4 @@
-//! What is kept: by rule, also while rules are replaced, and of flows that raise an alert.
+//! The selection of stored packets: by rule, also while rules are replaced, and by flows that raise an alert.
 
 use etherparse::TcpHeader;
 use mirror_xdp_tests::appliance::of_type;
@@ -6,7 +6,7 @@ use mirror_xdp_tests::tls::{client_hello, server_hello};
 
 use super::*;
 
-/// Rules of two sets, for VNI 7 and 8.
+/// Returns rules of two sets, for VNIs 7 and 8.
 fn rules(numbers: [u32; 3]) -> String {
     let [first, second, other] = numbers;
     format!(
@@ -48,16 +48,16 @@ fn what_is_kept_by_rule_stays_right_when_rules_are_replaced() {
     let configure = |text: &str| fs::write(&config, text).expect("the directory is there");
     configure(&rules([100, 200, 50]));
     let mut appliance = start(&bed, store.path(), &["--config", text(&config)]);
-    // Each conversation a datagram of its client: by VNI 7, by VNI 8, and by VNI 9, for which there is no set.
+    // One datagram of each conversation's client, by VNI 7, by VNI 8, and by VNI 9, which has no set.
     let datagram = |vni, conversation| mirrored(vni).carrying(&inner(conversation, 2 * vni));
     let sent: Vec<_> = (0..10).flat_map(|number| [7, 8, 9].map(|vni| datagram(vni, number))).collect();
     bed.send(&sent);
-    // Now it is the other rule of set a that has a number from 100 to 199.
+    // Now the other rule of set a has a number from 100 to 199.
     configure(&rules([99, 150, 7]));
     appliance.signal(Signal::SIGHUP);
     appliance.wait_for_line(&format!("mirror-xdp: {}: read again", config.display()));
     bed.send(&sent);
-    // A reload whose rules the store does not know is refused, by its line.
+    // A reload with rules that the store's setting does not match is refused, with the line.
     configure(&rules([99, 300, 7]));
     appliance.signal(Signal::SIGHUP);
     let said = appliance.wait_for_line("mirror-xdp: not reloaded");
@@ -71,13 +71,13 @@ fn what_is_kept_by_rule_stays_right_when_rules_are_replaced() {
     assert_eq!((ports("vni 8"), ports("vni 9")), (20, 0));
 }
 
-/// The sum of what all workers have at a path.
+/// Returns the sum of the numbers at a JSON pointer in all workers.
 fn sum(report: &Value, pointer: &str) -> u64 {
     let workers = report["workers"].as_array().expect("a list").iter();
     workers.filter_map(|worker| worker.pointer(pointer)?.as_u64()).sum()
 }
 
-/// A connection of TLS to a server of this name, with so much data behind the handshake.
+/// Returns a TLS connection to a server of this name, with `segments` segments of data after the handshake.
 fn connection(port: u16, name: &str, segments: u32) -> Vec<Vec<u8>> {
     let flow = Flow::v4(port, 443);
     let mut frames = flow.tcp_handshake();
@@ -119,7 +119,7 @@ fn a_flow_that_raised_an_alert_is_kept_whole_and_one_that_did_not_is_counted_by_
     let evil = connection(20_002, "www.evil.example", 300);
     let sent: Vec<_> = good.iter().zip(&evil).flat_map(|(one, other)| [one, other]).collect();
     let sent: Vec<_> = sent.into_iter().map(|frame| mirrored(7).carrying(frame)).collect();
-    // The worker has to see that there is nothing more to see before the rest comes.
+    // The worker has to decide that the flow is of no interest before the rest arrives.
     let (first, rest) = sent.split_at(40);
     bed.send(first);
     wait_until("a flow is shunted", || {
@@ -131,7 +131,7 @@ fn a_flow_that_raised_an_alert_is_kept_whole_and_one_that_did_not_is_counted_by_
     assert_eq!(stored(&report), (evil.len() as u64, 0));
     assert_eq!(extract(&bed, store.path(), ""), evil);
     let shunted = report.json()["interfaces"][0]["program"]["shunted"]["flow"].as_u64().expect("a count");
-    // All of the rest that is not of the other flow; perhaps some of the first, too.
+    // All of the rest that does not belong to the other flow, and perhaps some of the first part.
     assert!((rest.len() as u64 / 2..good.len() as u64).contains(&shunted), "{shunted}");
     assert_eq!(opened_by_others(store.path()), evil.len() as u64);
     let records = bed.records();

@@ -1,5 +1,5 @@
-//! Uploading the packet store: what was sent is found in the copy, byte by byte, also when the process was
-//! killed on the way; what was altered there is named.
+//! Uploads of the packet store: the copy contains the packets that were sent, byte for byte, even if the
+//! process was killed meanwhile; alterations of the copy are detected.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 mod s3;
@@ -16,12 +16,12 @@ use serde_json::{Value, json};
 
 use s3::S3;
 
-/// Datagram `number` of a conversation, as it is before it is mirrored.
+/// Returns datagram `number` of a conversation, before mirroring.
 fn inner(conversation: u16, number: u32) -> Vec<u8> {
     distinct_datagram(conversation, number, 1400)
 }
 
-/// So many datagrams of 10 conversations, mirrored by the sessions of VNI 7 and 8 in turns.
+/// Returns `count` datagrams of 10 conversations, mirrored alternately in the sessions of VNIs 7 and 8.
 fn frames(count: u32) -> Vec<Vec<u8>> {
     (0..count).map(|number| mirrored(7 + number % 2).carrying(&inner(number as u16 % 10, number))).collect()
 }
@@ -34,7 +34,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// `mirror-xdp ARGUMENTS`, with credentials of the server.
+/// Returns the command `mirror-xdp ARGUMENTS`, with credentials for the server.
 fn mirror_xdp(bed: &Bed, arguments: &[&str]) -> Command {
     with_credentials(bed.command(arguments))
 }
@@ -44,7 +44,7 @@ fn with_credentials(mut command: Command) -> Command {
     command
 }
 
-/// Starts a capture that keeps packets in a directory and uploads them.
+/// Starts a capture that stores packets in a directory and uploads them.
 fn start(bed: &Bed, store: &Path, to: &str) -> Process {
     // One worker, so that there is one segment.
     let arguments = ["--store", text(store), "--store-upload", to, "--sockets-per-queue", "1"];
@@ -62,7 +62,7 @@ fn stop(process: Process) -> Report {
     report
 }
 
-/// The frames that an extract of a store has, and what was read for it.
+/// Returns the frames of an extract of a store, and the amount read for it.
 fn extract(bed: &Bed, store: &str, expression: &str) -> (Vec<Vec<u8>>, Value) {
     extract_by(bed, &["--store", store, expression])
 }
@@ -78,7 +78,7 @@ fn extract_by(bed: &Bed, arguments: &[&str]) -> (Vec<Vec<u8>>, Value) {
     (frames, serde_json::from_str(&said).unwrap())
 }
 
-/// What `mirror-xdp verify` finds.
+/// Returns the JSON result of `mirror-xdp verify`.
 fn verified(bed: &Bed, store: &str) -> Value {
     let output = mirror_xdp(bed, &["verify", "--json", store]).output().unwrap();
     serde_json::from_slice(&output.stdout)
@@ -92,7 +92,7 @@ fn what_was_kept_is_found_in_the_bucket_and_what_is_altered_there_is_named() {
     let server = S3::start(&bed.appliance);
     let url = server.url(s3::BUCKET, "appliance-1");
     let process = start(&bed, store.path(), &url);
-    // Of more than one part.
+    // More than one part.
     bed.send(&frames(8000));
     let report = stop(process);
     let upload = &report.json()["upload"];
@@ -156,7 +156,7 @@ fn whenever_it_is_killed_the_next_start_uploads_the_rest() {
     assert!(!torsos.into_iter().any(|name| name.to_str().unwrap().contains('#')));
     let all = extract(&bed, text(store.path()), "").0;
     assert_eq!(extract(&bed, &url, "").0, all);
-    // Deleted here, as retention does it but for the line: found there all the same, once it is said.
+    // Segments deleted here by retention are found in the copy, once its URL is given.
     let appliance = bed.start(&["--store", text(store.path()), "--config", text(&retention(&bed))]);
     wait_until("all is deleted here", || {
         fs::read_dir(store.path())
@@ -170,7 +170,7 @@ fn whenever_it_is_killed_the_next_start_uploads_the_rest() {
     assert!(effort["requests"].as_u64().unwrap() > 1, "{effort}");
 }
 
-/// The lines of a manifest that came from elsewhere are as good as others.
+/// Lines of a manifest that an attacker wrote look like any others.
 #[test]
 fn hostile_manifests_have_no_server_asked_that_the_user_did_not_name() {
     let Some(bed) = Bed::new(1) else { return };
@@ -197,7 +197,7 @@ fn hostile_manifests_have_no_server_asked_that_the_user_did_not_name() {
     assert_eq!(found.len(), 100, "{effort}");
 }
 
-/// A configuration by which nothing stays.
+/// Writes a configuration with a retention that keeps nothing.
 fn retention(bed: &Bed) -> std::path::PathBuf {
     let file = bed.log_dir().join("config.toml");
     fs::write(&file, "[store]\nmax_size = 0\n").unwrap();
@@ -261,7 +261,7 @@ fn bad_use_is_told_in_one_line() {
     let output = bed.run_to_end(bed.command(&["verify", "gs://packets"]));
     assert_eq!(output.status.code(), Some(2));
     assert!(output.stderr[0].contains("`gs:` is no place for a store"), "{output:?}");
-    // Requests have credentials, which a token of a session is enough to use.
+    // Requests carry credentials, and a session token is enough to use them.
     let output = bed.run_to_end(mirror_xdp(&bed, &["verify", "s3://packets?endpoint=http://10.9.9.9"]));
     assert_eq!(output.status.code(), Some(2));
     assert!(output.stderr[0].contains("is not encrypted"), "{output:?}");

@@ -1,6 +1,6 @@
-//! A server that speaks as much of S3 as the store's client does: objects put at once and in parts, read
-//! wholly and in ranges, listed and deleted. It looks at each request's signature (AWS Signature Version 4),
-//! and keeps everything in memory.
+//! A server with the part of S3 that the store's client uses: objects are put whole and in parts, read whole
+//! and in ranges, listed and deleted. It verifies each request's signature (AWS Signature Version 4), and
+//! stores everything in memory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -15,15 +15,15 @@ use sha2::{Digest as _, Sha256};
 pub(crate) const BUCKET: &str = "packets";
 pub(crate) const KEY_ID: &str = "AKIDEXAMPLE";
 pub(crate) const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
-/// Parts but the last have this many bytes at least.
+/// The minimum size in bytes of all parts but the last.
 const LEAST_PART: usize = 5 << 20;
 
 #[derive(Debug, Default)]
 struct Contents {
     objects: BTreeMap<String, Vec<u8>>,
-    /// By the upload's identifier.
+    /// Parts by the upload's identifier.
     parts: HashMap<String, BTreeMap<usize, Vec<u8>>>,
-    /// Method and what distinguishes the request.
+    /// The kinds of requests: the method, and a distinguishing word.
     log: Vec<String>,
     /// Requests of any kind, signed or not.
     requests: usize,
@@ -36,7 +36,7 @@ pub(crate) struct S3 {
     contents: Arc<Mutex<Contents>>,
 }
 
-/// A request, as far as it matters.
+/// The parts of a request that matter.
 struct Request {
     method: String,
     path: String,
@@ -45,11 +45,11 @@ struct Request {
     body: Vec<u8>,
 }
 
-/// An answer: its status, headers besides the length, and body.
+/// An answer: its status, its headers without the length, and its body.
 struct Answer(u16, Vec<(&'static str, String)>, Vec<u8>);
 
 impl S3 {
-    /// Starts to serve in a namespace.
+    /// Starts the server in a namespace.
     pub(crate) fn start(namespace: &Namespace) -> Self {
         let listener = namespace.enter(|| TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
         let server = Self { address: listener.local_addr().unwrap(), contents: Arc::default() };
@@ -63,7 +63,7 @@ impl S3 {
         server
     }
 
-    /// The URL of a prefix of a bucket.
+    /// Returns the URL of a prefix in a bucket.
     pub(crate) fn url(&self, bucket: &str, prefix: &str) -> String {
         format!("s3://{bucket}/{prefix}?region=eu-central-1&endpoint=http://{}", self.address)
     }
@@ -72,17 +72,17 @@ impl S3 {
         self.contents.lock().unwrap().objects.keys().cloned().collect()
     }
 
-    /// How many requests of a kind there were: `GET range`, `PUT part`, `POST complete`, ….
+    /// Returns the number of requests of a kind: `GET range`, `PUT part`, `POST complete`, ….
     pub(crate) fn count(&self, kind: &str) -> usize {
         self.contents.lock().unwrap().log.iter().filter(|logged| *logged == kind).count()
     }
 
-    /// How many requests there were, whatever became of them.
+    /// Returns the number of requests, whatever their outcome.
     pub(crate) fn requests(&self) -> usize {
         self.contents.lock().unwrap().requests
     }
 
-    /// Uploads in parts that are neither complete nor given up.
+    /// Returns the number of uploads in parts that are neither completed nor aborted.
     pub(crate) fn unfinished(&self) -> usize {
         self.contents.lock().unwrap().parts.len()
     }
@@ -257,7 +257,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
-/// HMAC-SHA256 (RFC 2104), of keys that are not longer than a block.
+/// Returns the HMAC-SHA256 (RFC 2104), for keys no longer than a block.
 fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
     let padded = |with: u8| {
         let mut block = [with; 64];
@@ -268,7 +268,7 @@ fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
     Sha256::new().chain_update(padded(0x5c)).chain_update(inner).finalize().to_vec()
 }
 
-/// Whether a request is signed as whoever knows the secret signs it.
+/// Returns whether a request has a valid signature by the secret.
 fn is_signed(request: &Request) -> bool {
     let header = |name: &str| request.headers.get(name).map_or("", String::as_str);
     let authorization = header("authorization");

@@ -1,5 +1,5 @@
-//! The regression gate: instructions a packet of the worker's stages, as callgrind counts them, kept in the
-//! repository. Time is no gate on a shared machine; instructions are the same everywhere.
+//! The regression gate: instructions a packet of the worker's stages, counted by callgrind, against figures
+//! stored in the repository. Time is no gate on a shared machine; instructions are the same everywhere.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,15 +12,15 @@ use serde::{Deserialize, Serialize};
 use super::worker::{STAGES, Target};
 use crate::command::{cargo, cpus, output, side_by_side, step, workspace};
 
-/// More instructions than this share above the stored figure are not let through.
+/// The largest share above the stored figure that passes.
 const TOLERANCE: f64 = 0.05;
 
-/// What is stored.
+/// The stored figures.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Baseline {
     /// Instructions a packet, by stage.
     worker_instructions: BTreeMap<String, f64>,
-    /// Instructions that the verifier goes through in the XDP program.
+    /// Instructions that the verifier processes for the XDP program.
     #[serde(skip_serializing_if = "Option::is_none")]
     program_verified: Option<f64>,
 }
@@ -29,17 +29,17 @@ fn file() -> PathBuf {
     workspace().join("tests/benches/baseline.json")
 }
 
-/// Measures what can be gated.
+/// Measures the figures that the gate compares.
 fn measure() -> Result<Baseline> {
     let target = Target::build()?;
     step(&format!("Counting the instructions of the worker's stages {}", STAGES.join(", ")));
-    // They are counted, not timed: several at once do not disturb each other.
+    // Instructions are counted, not timed: measurements in parallel do not disturb each other.
     let count = |stage: &&str| Ok(((*stage).to_owned(), target.instructions(stage)?.round()));
     let worker_instructions = side_by_side(&STAGES, cpus(), count).into_iter().collect::<Result<_>>()?;
     let mut baseline = Baseline { worker_instructions, ..Baseline::default() };
     step("Asking the verifier about the XDP program");
     let mut command = cargo();
-    // By the profile of tests, which are built anyway: the program is the same.
+    // The test profile, which is built anyway: the program is the same.
     command.args([
         "test",
         "--quiet",
@@ -50,21 +50,21 @@ fn measure() -> Result<Baseline> {
         "--",
         "--bench",
     ]);
-    // Needs privileges; where there are none, the worker is gated alone.
+    // This needs privileges; without them the gate covers the worker alone.
     baseline.program_verified = output(&mut command).and_then(|text| text.trim().parse().ok());
     Ok(baseline)
 }
 
-/// Stores what there is now.
+/// Stores the present figures.
 pub(super) fn update() -> Result<ExitCode> {
     let path = file();
     let text = serde_json::to_string_pretty(&measure()?)? + "\n";
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    step(&format!("Stored in {}: commit it with the change that it belongs to", path.display()));
+    step(&format!("Stored in {}: commit it with the change that causes the difference", path.display()));
     Ok(ExitCode::SUCCESS)
 }
 
-/// Compares what there is now with what is stored.
+/// Compares the present figures with the stored ones.
 pub(super) fn check() -> Result<ExitCode> {
     let path = file();
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -72,21 +72,21 @@ pub(super) fn check() -> Result<ExitCode> {
         serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
     let worse = compare(&stored, &measure()?);
     if worse.is_empty() {
-        step("No more instructions than were stored");
+        step("The number of instructions is within the stored figures");
         return Ok(ExitCode::SUCCESS);
     }
     for line in worse {
         eprintln!("    {line}");
     }
     eprintln!(
-        "cargo xtask: more instructions than {} allows. Where the change is worth them, store the new figures: \
+        "cargo xtask: more instructions than {} allows. If the change is worth them, store the new figures: \
          `cargo xtask bench --update-baseline`",
         path.display()
     );
     Ok(ExitCode::FAILURE)
 }
 
-/// What takes more instructions than it may.
+/// Returns a line for each figure that exceeds the tolerance.
 fn compare(stored: &Baseline, now: &Baseline) -> Vec<String> {
     let mut worse = Vec::new();
     let mut judge = |name: &str, stored: f64, now: f64| {

@@ -5,10 +5,10 @@ use plotters::coord::Shift;
 use plotters::coord::ranged1d::{IntoSegmentedCoord as _, SegmentValue};
 use plotters::prelude::*;
 
-/// Pixels.
+/// Width and height in pixels.
 const SIZE: (u32, u32) = (720, 380);
 const MARGIN: u32 = 12;
-/// Told apart by those who do not see all colours, too (Okabe and Ito).
+/// A palette for all kinds of colour vision (Okabe and Ito).
 const COLOURS: [RGBColor; 6] = [
     RGBColor(0, 114, 178),
     RGBColor(230, 159, 0),
@@ -18,7 +18,7 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(213, 94, 0),
 ];
 
-/// A line or a row of bars: its name, and its values.
+/// A line or a set of bars: its name and its values.
 pub(super) struct Series<T> {
     pub(super) name: String,
     pub(super) values: Vec<T>,
@@ -41,7 +41,7 @@ fn failed(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("cannot draw: {error}")
 }
 
-/// Groups of bars, one group for each of `labels`, with the value of each series.
+/// Draws groups of bars: one group for each of `labels`, with one bar for each series.
 pub(super) fn bars(title: &str, unit: &str, labels: &[String], series: &[Series<f64>]) -> Result<String> {
     let top = series.iter().flat_map(|series| &series.values).copied().fold(0.0, f64::max) * 1.1;
     drawn(|area| {
@@ -65,7 +65,7 @@ pub(super) fn bars(title: &str, unit: &str, labels: &[String], series: &[Series<
             .y_label_formatter(&|value| super::report::short(*value))
             .draw()
             .map_err(failed)?;
-        // Pixels of a group, and of a bar in it.
+        // Widths in pixels of a group, and of a bar in it.
         let (width, _) = chart.plotting_area().dim_in_pixel();
         let group = f64::from(width) / labels.len().max(1) as f64;
         let bar = (group * 0.8 / series.len().max(1) as f64).min(60.0);
@@ -83,7 +83,7 @@ pub(super) fn bars(title: &str, unit: &str, labels: &[String], series: &[Series<
                 area.draw(&Rectangle::new(corners, colour.filled())).map_err(failed)?;
             }
             if series.len() > 1 {
-                // Nothing is drawn in the chart itself; this is for the legend.
+                // An empty series that only adds an entry to the legend.
                 chart
                     .draw_series(std::iter::empty::<Rectangle<(SegmentValue<usize>, f64)>>())
                     .map_err(failed)?
@@ -95,7 +95,7 @@ pub(super) fn bars(title: &str, unit: &str, labels: &[String], series: &[Series<
     })
 }
 
-/// Lines over an axis that doubles and doubles again.
+/// Draws lines over a logarithmic x axis.
 pub(super) fn lines(
     title: &str,
     (x_unit, y_unit): (&str, &str),

@@ -1,5 +1,5 @@
-//! The level `disk`: how many bytes a second of captured frames get to the disk, nothing lost, beside what the
-//! disk takes at best. Frames come by the same path as of the level `path`.
+//! The level `disk`: how many bytes a second of captured frames reach the disk without loss, and how many the
+//! disk takes at best. Frames come by the same path as at the level `path`.
 
 use std::fs;
 use std::path::Path;
@@ -12,12 +12,12 @@ use super::report::Disk;
 use super::{Args, median, path_as_root};
 use crate::command::{output, workspace};
 
-/// Bytes that `dd` writes at once, and how often.
+/// The size of a block that `dd` writes, in bytes, and the number of blocks.
 const BLOCK: u64 = 1 << 20;
 const BLOCKS: u64 = 1024;
 const BLOCKS_QUICK: u64 = 256;
 
-/// Measures on the disk that the workspace is on.
+/// Measures on the disk that holds the workspace.
 pub(super) fn measure(args: &Args, binary: &Path) -> Result<Disk> {
     let target = workspace().join("target/bench");
     fs::create_dir_all(&target).with_context(|| format!("cannot create {}", target.display()))?;
@@ -27,7 +27,7 @@ pub(super) fn measure(args: &Args, binary: &Path) -> Result<Disk> {
     Ok(Disk { dd, path })
 }
 
-/// Bytes a second by `dd`, past the cache; the median of some runs.
+/// Returns the bytes a second of `dd` with direct I/O, as the median of several runs.
 fn dd(directory: &Path, quick: bool) -> Result<f64> {
     let (blocks, rounds) = if quick { (BLOCKS_QUICK, 3) } else { (BLOCKS, 5) };
     let file = directory.join("dd");

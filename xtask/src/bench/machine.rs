@@ -1,4 +1,4 @@
-//! What a figure was measured on: without it, it says nothing.
+//! The machine that figures were measured on; without it a figure means nothing.
 
 use std::fs;
 use std::process::Command;
@@ -7,16 +7,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::output;
 
-/// The machine and what runs on it.
+/// The machine and the software on it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Machine {
     pub(super) cpu: String,
     pub(super) cores: usize,
     pub(super) memory_mib: u64,
     pub(super) kernel: String,
-    /// How the kernel chooses the clock's frequency; of a virtual machine it does not.
+    /// The kernel's frequency governor, or `none`, as in most virtual machines.
     pub(super) governor: String,
-    /// Whether it is a virtual machine, as the CPU says.
+    /// True for a virtual machine, as reported by the CPU's flags.
     pub(super) is_virtual: bool,
     pub(super) rustc: String,
     pub(super) commit: String,

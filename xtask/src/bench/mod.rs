@@ -1,6 +1,6 @@
-//! `cargo xtask bench`: how fast mirror-xdp is, with others beside it, on this machine. A level a file; each
-//! says where its figures come from. What is heavy to compile is in bench targets of other packages, which
-//! are run from here.
+//! `cargo xtask bench`: measures how fast mirror-xdp and other programs are on this machine. Each level has a
+//! file, which describes the source of its figures. Code that is expensive to compile is in bench targets of
+//! other packages, which this command runs.
 
 mod baseline;
 mod chart;
@@ -29,7 +29,7 @@ use self::report::{Growth, Program, Report};
 use crate::build::build;
 use crate::command::{as_root, cargo, display, find_program, root_prefix, step, workspace};
 
-/// More than this share worse than before is told. Less is noise on a shared machine.
+/// The smallest share worse than before that is reported. Less is noise on a shared machine.
 const NOTABLE: f64 = 0.1;
 
 const EXAMPLES: &str = "\
@@ -37,24 +37,24 @@ Examples:
   cargo xtask bench                                   everything; takes twenty minutes
   cargo xtask bench --quick                           everything, in two minutes
   cargo xtask bench path --json                       {\"subjects\":[{\"name\":…,\"ndr_pps\":…,\"pdr_pps\":…},…]}
-  cargo xtask bench --compare old/report.json         what got worse
-  cargo xtask bench --write-frames mixed.pcap         for the other machine, which sends to this one:
+  cargo xtask bench --compare old/report.json         report regressions
+  cargo xtask bench --write-frames mixed.pcap         for a generator on another machine:
   cargo xtask bench path --interface ens6 --generator \\
       'ssh other sudo mirror-xdp pktgen --interface ens6 --to 10.0.9.5 mixed.pcap'
-  cargo xtask bench --gate                            what CI runs: instructions, against those stored
+  cargo xtask bench --gate                            as CI does: compare instructions with those stored
 
 The report goes into target/bench: report.json, report.md and charts.";
 
 /// A level of measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 enum Level {
-    /// Nanoseconds a packet in the XDP program, against one that counts and drops
+    /// Nanoseconds a packet in the XDP program, compared with a program that counts and drops
     Program,
-    /// Nanoseconds and instructions a packet in a worker, and beside Suricata
+    /// Nanoseconds and instructions a packet in a worker, and a comparison with Suricata
     Worker,
-    /// The highest rates without loss and with little, and of others on the same path
+    /// The highest rates without loss and with little loss, compared with other programs
     Path,
-    /// Bytes a second to the disk, nothing lost, with a packet store
+    /// Bytes a second to the disk without loss, with a packet store
     Disk,
     /// Resident bytes by the number of flows
     Memory,
@@ -65,12 +65,12 @@ enum Level {
 const ALL: [Level; 6] =
     [Level::Program, Level::Worker, Level::Path, Level::Disk, Level::Memory, Level::Growth];
 
-/// Measure how fast mirror-xdp is, and others beside it
+/// Measure how fast mirror-xdp and other programs are
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own on the command line")]
 pub(crate) struct Args {
-    /// What to measure; everything where nothing is named
+    /// Levels to measure; all by default
     #[arg(value_enum)]
     levels: Vec<Level>,
 
@@ -78,7 +78,7 @@ pub(crate) struct Args {
     #[arg(long)]
     quick: bool,
 
-    /// Say what is worse than in this earlier report; the exit code is 1 where something is
+    /// Compare with this earlier report and list what is worse; the exit code is then 1
     #[arg(long, value_name = "REPORT.JSON")]
     compare: Option<PathBuf>,
 
@@ -90,12 +90,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "IF", requires = "generator")]
     interface: Option<String>,
 
-    /// What sends there: `mirror-xdp pktgen` on the other machine, with interface, target and frames; rate
-    /// and duration are added
+    /// Command that sends there: `mirror-xdp pktgen` on the other machine, with interface, target and frames;
+    /// rate and duration are added
     #[arg(long, value_name = "COMMAND", requires = "interface")]
     generator: Option<String>,
 
-    /// Write the frames that are sent on the path into this file, for a generator on another machine
+    /// Write the frames that the path level sends to this file, for a generator on another machine
     #[arg(long, value_name = "FILE.PCAP", conflicts_with_all = ["levels", "quick", "compare", "gate", "update_baseline"])]
     write_frames: Option<PathBuf>,
 
@@ -103,19 +103,19 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
 
-    /// Compare the instructions with those stored in the repository; 5 % more are too many
+    /// Compare the instructions with those stored in the repository; fail if 5 % more
     #[arg(long, conflicts_with_all = ["levels", "update_baseline"])]
     gate: bool,
 
-    /// Store the instructions there are now
+    /// Store the present numbers of instructions
     #[arg(long, conflicts_with = "levels")]
     update_baseline: bool,
 
-    /// Measure the path of this binary: what this program starts as root
+    /// Measure the path of this binary; this program starts itself as root with this flag
     #[arg(long, hide = true, value_name = "BINARY")]
     measure_path: Option<PathBuf>,
 
-    /// And have it write packets to the disk there.
+    /// Write packets to this directory while measuring the path
     #[arg(long, hide = true, value_name = "DIR", requires = "measure_path")]
     to_disk: Option<PathBuf>,
 }
@@ -163,7 +163,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     Ok(if worse.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The value in the middle, if there is one.
+/// Returns the median, if there are values.
 fn median<T: Copy + PartialOrd>(mut values: Vec<T>) -> Option<T> {
     values.sort_by(|one, other| one.partial_cmp(other).unwrap_or(Ordering::Equal));
     values.get(values.len() / 2).copied()
@@ -175,7 +175,8 @@ fn read(path: &Path) -> Result<Report> {
         .with_context(|| format!("{} is no report of `cargo xtask bench`", path.display()))
 }
 
-/// What `--json` prints: of the path alone the rates, of the program alone its rows, else the report.
+/// Returns the output of `--json`: the rates for the path alone, the rows for the program alone, otherwise
+/// the report.
 fn figures(args: &Args, report: &Report) -> Result<String> {
     match (&args.levels[..], &report.path) {
         ([Level::Path], Some(path)) => {
@@ -196,7 +197,7 @@ fn measure(args: &Args, binary: &Path) -> Result<Report> {
         report.missing = peers::missing();
         if !report.missing.is_empty() {
             step(&format!(
-                "NOT MEASURED, for they are not installed: {}. `cargo xtask bench --install-peers` installs them",
+                "NOT MEASURED, not installed: {}. `cargo xtask bench --install-peers` installs them",
                 report.missing.join(", ")
             ));
         }
@@ -211,7 +212,7 @@ fn measure(args: &Args, binary: &Path) -> Result<Report> {
         if wanted(Level::Worker) {
             step("worker: nanoseconds and instructions a packet");
             let stages = target.stages(args.quick)?;
-            step("worker: reading captures beside Suricata");
+            step("worker: reading captures, compared with Suricata");
             let captures = worker::peers(binary, args.quick)?;
             report.worker = Some(report::Worker { stages, captures });
         }
@@ -220,31 +221,29 @@ fn measure(args: &Args, binary: &Path) -> Result<Report> {
             report.memory = Some(target.memory()?);
         }
         if wanted(Level::Growth) {
-            step(
-                "growth: the cost of a packet by the number of flows, VNIs and workers, and by what is handed over",
-            );
+            step("growth: the cost of a packet by the number of flows, VNIs and workers, and by handoffs");
             report.growth = Some(target.growth()?);
             report.hand_over = Some(target.hand_over()?);
         }
     }
     if wanted(Level::Path) {
-        step("path: the highest rates without loss, and with little");
+        step("path: the highest rates without loss, and with little loss");
         report.path = Some(path_as_root(args, binary, None)?);
     }
     if wanted(Level::Disk) {
-        step("disk: bytes a second, nothing lost");
+        step("disk: bytes a second without loss");
         report.disk = Some(disk::measure(args, binary)?);
     }
     Ok(report)
 }
 
-/// Runs the bench target that measures the XDP program; `None` where there is none.
+/// Runs the bench target that measures the XDP program; returns `None` if there is no such target.
 fn program(quick: bool) -> Result<Option<Program>> {
     if !workspace().join("tests/benches/program.rs").is_file() {
         return Ok(None);
     }
     let mut command = cargo();
-    // By the profile of tests, which builds sooner: it is the kernel that runs what is measured.
+    // The test profile builds sooner, and the kernel runs the code that is measured.
     command.args(["test", "--quiet", "--package", "mirror-xdp-tests", "--bench", "program"]);
     let runner = root_prefix("loading the XDP program, to measure it,")?;
     if !runner.is_empty() {
@@ -264,13 +263,13 @@ fn program(quick: bool) -> Result<Option<Program>> {
     }
     Ok(Some(
         serde_json::from_slice(&output.stdout)
-            .context("the program's benchmark did not print its figures")?,
+            .context("cannot parse the figures of the program's benchmark")?,
     ))
 }
 
-/// Measures the path in a process of its own, which is root.
+/// Measures the path in a process of its own, which runs as root.
 fn path_as_root(args: &Args, binary: &Path, to_disk: Option<&Path>) -> Result<path::Report> {
-    let this = env::current_exe().context("cannot tell where this program is")?;
+    let this = env::current_exe().context("cannot find the path of this program")?;
     let mut command = as_root(this, "making network namespaces, and loading eBPF programs into them,")?;
     command.arg("bench").arg("--measure-path").arg(binary);
     if let Some(directory) = to_disk {
@@ -319,7 +318,7 @@ fn measure_path(args: &Args, binary: &Path) -> Result<path::Report> {
     report.context("cannot measure the path")
 }
 
-/// Writes the report, for programs and for people, and its charts.
+/// Writes the report as JSON and as Markdown, with its charts.
 fn write(report: &Report, directory: &Path) -> Result<()> {
     fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let charts = charts(report)?;
@@ -335,17 +334,17 @@ fn write(report: &Report, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A chart for each level that was measured.
+/// Draws a chart for each level that was measured.
 fn charts(report: &Report) -> Result<Vec<(&'static str, String)>> {
     let mut charts = Vec::new();
     if let Some(program) = &report.program {
         let mut series: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
         for row in &program.rows {
             let name = format!("{}, {}, {} VNIs, {}", row.outer, row.encap, row.vnis, row.flow);
-            // A logarithm has no place for none.
+            // A logarithmic axis has no zero.
             series.entry(name).or_default().push((row.rules.max(1) as f64, row.ns / program.floor_ns));
         }
-        // A line has two ends at least.
+        // A line needs two points at least.
         let series = series.into_iter().filter(|(_, values)| values.len() > 1);
         let series: Vec<_> = series.map(|(name, values)| Series { name, values }).collect();
         let title = "XDP program: a packet, against counting and dropping it";

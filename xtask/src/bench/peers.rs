@@ -1,11 +1,11 @@
-//! The programs that are measured beside mirror-xdp, installed where they are asked for.
+//! The programs that are measured beside mirror-xdp, which are installed on request.
 
 use anyhow::Result;
 
 use crate::command::{find_program, step};
 use crate::setup::packages;
 
-/// Those that are plain packages everywhere.
+/// Programs that every release has packages of.
 const PLAIN: [&str; 2] = ["tcpdump", "netsniff-ng"];
 const SURICATA: &str = "suricata";
 
@@ -13,12 +13,12 @@ fn is_missing(program: &&str) -> bool {
     find_program(program).is_none()
 }
 
-/// Those that are not installed.
+/// Returns the programs that are not installed.
 pub(super) fn missing() -> Vec<String> {
     PLAIN.into_iter().chain([SURICATA]).filter(is_missing).map(str::to_owned).collect()
 }
 
-/// Installs those that are missing.
+/// Installs the missing programs.
 pub(super) fn install() -> Result<()> {
     let plain: Vec<_> = PLAIN.into_iter().filter(is_missing).collect();
     if !plain.is_empty() {
@@ -32,6 +32,6 @@ pub(super) fn install() -> Result<()> {
             packages::install_from_backports(&[SURICATA])?;
         }
     }
-    step("The programs to measure beside mirror-xdp are there");
+    step("The programs to measure beside mirror-xdp are installed");
     Ok(())
 }

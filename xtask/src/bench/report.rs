@@ -1,4 +1,4 @@
-//! The report: one JSON file that another run can be compared with, and the same for people.
+//! The report: one JSON file that later runs compare with, and the same as Markdown.
 
 use std::fmt::{self, Write as _};
 
@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
 
-/// Everything that was measured.
+/// All figures.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Report {
     pub(super) machine: Machine,
-    /// Whether it was done in a hurry.
+    /// True for a run with `--quick`.
     pub(super) quick: bool,
-    /// Programs that are measured beside mirror-xdp, and are not installed.
+    /// Programs to compare with that are not installed.
     #[serde(default)]
     pub(super) missing: Vec<String>,
     pub(super) program: Option<Program>,
@@ -27,15 +27,15 @@ pub(super) struct Report {
     pub(super) hand_over: Option<Vec<HandOver>>,
 }
 
-/// What a packet costs in the XDP program.
+/// The cost of a packet in the XDP program.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Program {
-    /// Of a program that counts and drops.
+    /// Nanoseconds a packet of a program that counts and drops.
     pub(super) floor_ns: f64,
     pub(super) rows: Vec<ProgramRow>,
 }
 
-/// One way through the program.
+/// The cost of one path through the program.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct ProgramRow {
     pub(super) rules: u64,
@@ -46,7 +46,7 @@ pub(super) struct ProgramRow {
     pub(super) ns: f64,
 }
 
-/// What a packet costs in a worker.
+/// The cost of a packet in a worker.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Worker {
     pub(super) stages: Vec<Stage>,
@@ -55,20 +55,20 @@ pub(super) struct Worker {
     pub(super) captures: Vec<Peers>,
 }
 
-/// A stage of the worker, alone.
+/// The cost of a packet in one stage of the worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Stage {
     pub(super) name: String,
-    /// Nanoseconds a packet; the median.
+    /// Nanoseconds a packet, as the median.
     pub(super) ns: Option<f64>,
     /// Instructions a packet.
     pub(super) instructions: Option<f64>,
 }
 
-/// Packets for each second of CPU time in user space, start-up subtracted.
+/// Packets for each second of CPU time in user space, without the start-up.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Peers {
-    /// What is in the capture.
+    /// The content of the capture.
     pub(super) capture: String,
     pub(super) packets: u64,
     pub(super) mirror_xdp_pps: f64,
@@ -78,14 +78,14 @@ pub(super) struct Peers {
 /// Bytes a second to a disk.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Disk {
-    /// By `dd`, past the cache.
+    /// Bytes a second of `dd` with direct I/O.
     pub(super) dd: f64,
-    /// Programs that capture.
+    /// The capture programs.
     pub(super) path: path::Report,
 }
 
 impl Disk {
-    /// Names, and bytes a second of captured frames at the highest rate without loss.
+    /// Returns names, and bytes a second of captured frames at the highest rate without loss.
     pub(super) fn rows(&self) -> Vec<(String, f64)> {
         let found = self
             .path
@@ -96,35 +96,37 @@ impl Disk {
     }
 }
 
-/// What flows cost in memory.
+/// The memory that flows need.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Memory {
     pub(super) flows: u64,
     pub(super) resident_bytes: u64,
-    /// The longest that a new flow took which another had to make room for, in microseconds of CPU time.
+    /// The longest insertion of a new flow into a full table, which evicts another flow, in microseconds of
+    /// CPU time.
     #[serde(default)]
     pub(super) longest_pause_us: f64,
 }
 
-/// What a packet of a known flow costs a worker where there are so many of something.
+/// The cost of a packet of a known flow in a worker, by the number of flows, VNIs or workers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Growth {
-    /// What there are so many of.
+    /// The kind of thing counted: `flows`, `VNIs` or `workers`.
     pub(super) of: String,
     pub(super) count: u64,
     pub(super) ns: f64,
 }
 
-/// What a packet of a known flow costs two workers that hand frames over to each other.
+/// The cost of a packet of a known flow in two workers that hand frames to each other.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct HandOver {
-    /// How many of a hundred are handed over.
+    /// The share of frames handed to the other worker, in percent.
     pub(super) percent: u64,
     pub(super) ns: f64,
 }
 
 impl Report {
-    /// The figures by a name that stays the same from run to run, and whether more of it is better.
+    /// Returns the figures: a name that stays the same from run to run, the value, and whether more is
+    /// better.
     pub(super) fn figures(&self) -> Vec<(String, f64, bool)> {
         let mut figures = Vec::new();
         if let Some(program) = &self.program {
@@ -166,7 +168,7 @@ impl Report {
         figures
     }
 
-    /// What is worse than in an earlier report, by more than `tolerance`.
+    /// Returns a line for each figure that is worse than in an earlier report by more than `tolerance`.
     pub(super) fn worse_than(&self, earlier: &Self, tolerance: f64) -> Vec<String> {
         let before = earlier.figures();
         let compare = |(name, now, more_is_better): (String, f64, bool)| {
@@ -178,10 +180,10 @@ impl Report {
         self.figures().into_iter().filter_map(compare).collect()
     }
 
-    /// The report for people; `charts` are the files that lie beside it.
+    /// Returns the report as Markdown; `charts` are the levels and files of the charts beside it.
     pub(super) fn markdown(&self, charts: &[(&str, &str)]) -> String {
         let mut text = String::new();
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = self.write(&mut text, charts);
         text
     }
@@ -199,7 +201,7 @@ impl Report {
             writeln!(text, "\nMeasured with `--quick`: few and short trials.")?;
         }
         if !self.missing.is_empty() {
-            writeln!(text, "\n**Not measured, for they are not installed: {}.**", self.missing.join(", "))?;
+            writeln!(text, "\n**Not measured, because not installed: {}.**", self.missing.join(", "))?;
         }
         let chart = |text: &mut String, level: &str| {
             charts
@@ -280,8 +282,8 @@ impl Report {
         if let Some(disk) = &self.disk {
             writeln!(
                 text,
-                "\n## disk\n\nBytes a second of frames that are captured and written to the disk, nothing lost; \
-                 of `dd oflag=direct` those written.\n"
+                "\n## disk\n\nBytes a second of frames that are captured and written to the disk without \
+                 loss; for `dd oflag=direct`, bytes written.\n"
             )?;
             writeln!(text, "| | bytes/s | × dd |\n| --- | ---: | ---: |")?;
             for (name, rate) in disk.rows() {
@@ -307,9 +309,10 @@ impl Report {
         if let Some(growth) = &self.growth {
             writeln!(
                 text,
-                "\n## growth\n\nA packet of a known flow, in nanoseconds of its worker's core, by how many flows \
-                 of one VNI there are, over how many VNIs 10,000 flows are spread, and how many workers have \
-                 10,000 flows each. A queue has a worker of its own. By rules: see program.\n"
+                "\n## growth\n\nNanoseconds that a packet of a known flow takes on its worker's core, by \
+                 the number of flows of one VNI, by the number of VNIs that 10,000 flows are spread over, and \
+                 by the number of workers with 10,000 flows each. Each queue has a worker of its own. For \
+                 rules, see program.\n"
             )?;
             writeln!(text, "| | | ns |\n| ---: | --- | ---: |")?;
             for Growth { of, count, ns } in growth {
@@ -320,8 +323,9 @@ impl Report {
         if let Some(hand_over) = &self.hand_over {
             writeln!(
                 text,
-                "\nTwo workers, 10,000 flows each, frames of which so many are the other's, in nanoseconds of CPU \
-                 time of both together.\n\n| handed over | ns a packet |\n| ---: | ---: |"
+                "\nNanoseconds of CPU time that a packet takes in two workers together, with 10,000 flows \
+                 each, by the share of frames that belong to the other worker.\n\n\
+                 | handed over | ns a packet |\n| ---: | ---: |"
             )?;
             for HandOver { percent, ns } in hand_over {
                 writeln!(text, "| {percent} % | {ns:.0} |")?;
@@ -338,12 +342,12 @@ impl fmt::Display for ProgramRow {
     }
 }
 
-/// A rate that was searched for, which ends before it is found where losses follow no rate.
+/// Formats a rate that was searched for; the search finds none if losses do not depend on the rate.
 fn rate(pps: f64) -> String {
     if pps > 0.0 { short(pps) } else { "not found".to_owned() }
 }
 
-/// A number with three digits: `1.23 M`.
+/// Formats a number with three digits: `1.23 M`.
 pub(super) fn short(value: f64) -> String {
     let (value, prefix) = match value {
         value if value >= 999_500.0 => (value / 1e6, " M"),

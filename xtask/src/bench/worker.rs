@@ -1,5 +1,5 @@
-//! The levels `worker`, `memory` and `growth`: the bench target of `mirror-userspace` does the measuring, by
-//! itself, under callgrind, and beside Suricata.
+//! The levels `worker`, `memory` and `growth`: they run the bench target of `mirror-userspace` by itself and
+//! under callgrind, and compare mirror-xdp with Suricata.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use super::median;
 use super::report::{Growth, HandOver, Memory, Peers, Stage};
 use crate::command::{cargo, display, find_program, output, run, workspace};
 
-/// The stages that the bench target knows.
+/// The stages of the bench target.
 pub(super) const STAGES: [&str; 11] = [
     "headers",
     "view",
@@ -33,12 +33,12 @@ pub(super) const STAGES: [&str; 11] = [
     "kept",
     "waiting-for-alerts",
 ];
-/// Passes over a stage's frames that callgrind counts. A single frame is passed more often.
+/// Passes over a stage's frames that callgrind counts. Stages of a single frame pass it more often.
 const PASSES: u64 = 20;
-/// Frames of the capture that is read beside Suricata.
+/// Frames of the capture for the comparison with Suricata.
 const PEER_FRAMES: usize = 600_000;
 const PEER_FRAMES_QUICK: usize = 300_000;
-/// How often the captures of the corpus are in the capture that is read.
+/// The number of rounds of the corpus in the capture.
 const CORPUS_ROUNDS: u64 = 10;
 const CORPUS_ROUNDS_QUICK: u64 = 5;
 
@@ -48,7 +48,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Compiles it.
+    /// Compiles the bench target.
     pub(super) fn build() -> Result<Self> {
         let mut command = cargo();
         command.args(["bench", "--package", "mirror-userspace", "--bench", "worker", "--no-run"]);
@@ -65,7 +65,7 @@ impl Target {
                 is_it.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
             },
         );
-        Ok(Self { program: program.context("cargo did not say where it put the bench target")? })
+        Ok(Self { program: program.context("cargo did not print the path of the bench target")? })
     }
 
     fn ask(&self, arguments: &[&str]) -> Result<String> {
@@ -73,7 +73,7 @@ impl Target {
         output(command.args(arguments)).with_context(|| format!("`{}` failed", display(&command)))
     }
 
-    /// Nanoseconds a packet of each stage, by criterion.
+    /// Returns the median nanoseconds a packet of each stage, measured by criterion.
     fn times(&self, quick: bool) -> Result<Vec<Option<f64>>> {
         let home = workspace().join("target/criterion");
         let mut command = Command::new(&self.program);
@@ -81,7 +81,7 @@ impl Target {
         if quick {
             command.args(["--warm-up-time", "0.1", "--measurement-time", "0.5", "--sample-size", "10"]);
         }
-        // It reports to people; figures are taken from what it leaves.
+        // Its output is for people; the figures come from the files that it writes.
         command.stdout(std::process::Stdio::null());
         run(&mut command)?;
         let time = |stage: &&str| {
@@ -96,11 +96,11 @@ impl Target {
         Ok(STAGES.iter().map(time).collect())
     }
 
-    /// Instructions a packet of a stage, by callgrind.
+    /// Returns the instructions a packet of a stage, counted by callgrind.
     pub(super) fn instructions(&self, stage: &str) -> Result<f64> {
         ensure!(
             find_program("valgrind").is_some(),
-            "there is no valgrind: install it, by `cargo xtask setup`"
+            "there is no valgrind: install it with `cargo xtask setup`"
         );
         let directory = tempfile::tempdir()?;
         let file = directory.path().join("callgrind.out");
@@ -113,7 +113,7 @@ impl Target {
             .args(["instructions", stage, &passes.to_string()]);
         let packets = output(&mut command).with_context(|| format!("`{}` failed", display(&command)))?;
         let packets: f64 =
-            packets.trim().parse().context("the bench target did not say how many packets it had")?;
+            packets.trim().parse().context("the bench target did not print its number of packets")?;
         let counted = fs::read_to_string(&file)?;
         let total =
             counted.lines().find_map(|line| line.strip_prefix("summary:").or(line.strip_prefix("totals:")));
@@ -123,12 +123,12 @@ impl Target {
         Ok(total / packets)
     }
 
-    /// Times and instructions of the stages.
+    /// Returns times and instructions of the stages.
     pub(super) fn stages(&self, quick: bool) -> Result<Vec<Stage>> {
         let times = self.times(quick)?;
         let mut stages = Vec::new();
         for (name, ns) in STAGES.into_iter().zip(times) {
-            // Takes a second or two each; in a hurry the whole worker is enough.
+            // Each stage takes a second or two; with `--quick` the whole worker is enough.
             let wanted = find_program("valgrind").is_some() && (!quick || name == "mixed");
             let instructions = if wanted { Some(self.instructions(name)?) } else { None };
             stages.push(Stage { name: name.to_owned(), ns, instructions });
@@ -136,7 +136,7 @@ impl Target {
         Ok(stages)
     }
 
-    /// What flows cost in memory.
+    /// Measures the memory that flows need.
     pub(super) fn memory(&self) -> Result<Vec<Memory>> {
         let of = |flows: u64| {
             let resident_bytes = self.ask(&["memory", &flows.to_string()])?.trim().parse()?;
@@ -146,7 +146,7 @@ impl Target {
         [10_000, 100_000, 1_000_000].into_iter().map(of).collect()
     }
 
-    /// What a packet costs by how many flows, VNIs and workers there are.
+    /// Measures the cost of a packet by the number of flows, VNIs and workers.
     pub(super) fn growth(&self) -> Result<Vec<Growth>> {
         const SWEEPS: [(&str, &[u64]); 3] = [
             ("flows", &[100, 1_000, 10_000, 100_000, 1_000_000]),
@@ -161,7 +161,7 @@ impl Target {
         measured.collect()
     }
 
-    /// What a packet costs by how many are handed over: medians.
+    /// Measures the cost of a packet by the share of packets handed to the other worker, as medians.
     pub(super) fn hand_over(&self) -> Result<Vec<HandOver>> {
         const ROUNDS: usize = 5;
         let of = |percent: u64| {
@@ -175,7 +175,7 @@ impl Target {
     }
 }
 
-/// Reads captures with mirror-xdp and, where it is installed, with Suricata.
+/// Reads captures with mirror-xdp and, if installed, with Suricata.
 pub(super) fn peers(binary: &Path, quick: bool) -> Result<Vec<Peers>> {
     let directory = tempfile::tempdir()?;
     let mut peers = Vec::new();
@@ -198,8 +198,8 @@ pub(super) fn peers(binary: &Path, quick: bool) -> Result<Vec<Peers>> {
     Ok(peers)
 }
 
-/// Reads one capture with both in turn; of each the median, from which that of a capture of nothing but a frame
-/// is subtracted.
+/// Reads one capture with both programs in turn. The figures are medians, less the time for a capture of a
+/// single frame.
 fn beside_suricata(binary: &Path, capture: &str, file: &Path, packets: u64, quick: bool) -> Result<Peers> {
     let directory = tempfile::tempdir()?;
     let (logs, empty) = (directory.path().join("logs"), directory.path().join("one.pcap"));
@@ -214,7 +214,7 @@ fn beside_suricata(binary: &Path, capture: &str, file: &Path, packets: u64, quic
     let mirror_xdp = |file: &Path| -> Result<Duration> {
         fresh()?;
         let mut command = Command::new(binary);
-        // What Suricata has no counterpart of is left out.
+        // The record types that Suricata has no counterpart of are left out.
         command.args(["read", "--json", "--eve-types", "flow,dns,http,tls,quic,ssh,stats"]).arg(file);
         cpu_time(command.arg("--log-dir").arg(&logs))
     };
@@ -223,7 +223,7 @@ fn beside_suricata(binary: &Path, capture: &str, file: &Path, packets: u64, quic
         let configuration = logs.join("suricata.yaml");
         fs::write(&configuration, mirror_xdp_tests::bench::subject::suricata("lo"))?;
         let mut command = Command::new(program);
-        // Neither of them looks at checksums.
+        // Neither program verifies checksums.
         command.arg("-c").arg(configuration).args([
             "-S",
             "/dev/null",
@@ -258,7 +258,7 @@ fn beside_suricata(binary: &Path, capture: &str, file: &Path, packets: u64, quic
     })
 }
 
-/// Runs a command to its end; the CPU time that it took in user space.
+/// Runs a command to its end and returns its CPU time in user space.
 fn cpu_time(command: &mut Command) -> Result<Duration> {
     let before = getrusage(UsageWho::RUSAGE_CHILDREN)?.user_time();
     output(command).with_context(|| format!("`{}` failed", display(command)))?;

@@ -1,5 +1,5 @@
-//! What the fuzz targets begin with: the frames and messages that tests and benchmarks are made of, each in
-//! the form that its target reads.
+//! The first inputs of the fuzz targets: the frames and messages of tests and benchmarks, in the form that
+//! each target reads.
 
 use std::fs;
 use std::io;
@@ -10,10 +10,10 @@ use mirror_xdp_tests::bench::traffic::{mixed, write_pcap};
 use mirror_xdp_tests::frames::{Flow, dns_answer, dns_query, geneve_option, mirrored};
 use mirror_xdp_tests::tls::{client_hello, server_hello, with_len8, with_len16};
 
-/// Link type of Ethernet, in capture files.
+/// The link type of Ethernet in capture files.
 const ETHERNET: u8 = 1;
 
-/// Writes the seeds of every target into a directory of its name.
+/// Writes the seeds of each target into a directory of that name.
 pub(super) fn write(directory: &Path) -> io::Result<()> {
     let seeds: [(&str, Vec<Vec<u8>>); 11] = [
         ("dns", messages()),
@@ -38,7 +38,7 @@ pub(super) fn write(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Expressions as `extract` takes them.
+/// Expressions as `extract` accepts them.
 fn expressions() -> [&'static str; 6] {
     [
         "host 172.31.0.1 and port 53 and vni 7",
@@ -50,7 +50,7 @@ fn expressions() -> [&'static str; 6] {
     ]
 }
 
-/// Lines of a store's manifest: of the form that they have, with digests that are none.
+/// Lines of a store's manifest, well-formed but with false digests.
 fn manifests() -> [&'static str; 2] {
     [
         concat!(
@@ -66,7 +66,7 @@ fn manifests() -> [&'static str; 2] {
     ]
 }
 
-/// What is changed in which file of which store, finished or not; the target makes the stores.
+/// Changes to files of stores: store (finished or not), file, kind of change. The target makes the stores.
 fn changes() -> Vec<Vec<u8>> {
     let mut changes = Vec::new();
     for which in [0, 1, 2, 3, 0x80, 0x81, 0x82, 0x83] {
@@ -93,13 +93,14 @@ fn http() -> Vec<Vec<u8>> {
     ]
 }
 
-/// Pieces as the target of TLS reads them: whose, and how long.
+/// Encodes pieces as the target of TLS reads them: a byte for length and direction, then the piece.
 fn pieces(turns: &[(u8, Vec<u8>)]) -> Vec<u8> {
     let piece = |from: u8, bytes: &[u8]| [&[(bytes.len() as u8) << 1 | from], bytes].concat();
     turns.iter().flat_map(|(from, bytes)| bytes.chunks(100).flat_map(|bytes| piece(*from, bytes))).collect()
 }
 
-/// Datagrams that begin with the headers of Initial, version negotiation and Retry (RFC 9000, section 17.2).
+/// Datagrams that begin with the headers of Initial, Version Negotiation and Retry packets (RFC 9000, section
+/// 17.2).
 fn quic() -> Vec<Vec<u8>> {
     let ids =
         [with_len8(&[0x83, 0x94, 0xc8, 0xf0, 0x3e, 0x51, 0x57, 0x08]), with_len8(&[1, 2, 3, 4])].concat();
@@ -108,7 +109,7 @@ fn quic() -> Vec<Vec<u8>> {
         datagram.resize(1200, 0);
         datagram
     };
-    // No token, and a length of 1157 bytes.
+    // An empty token, and a length of 1157 bytes.
     vec![
         long(0xc3, 1, &[0, 0x44, 0x85]),
         long(0xd3, 0x6b33_43cf, &[0, 0x44, 0x85]),
@@ -116,13 +117,14 @@ fn quic() -> Vec<Vec<u8>> {
     ]
 }
 
-/// A datagram as the target of QUIC reads it: whose, and how long.
+/// Encodes a datagram as the target of QUIC reads it: two bytes for direction and length, then the datagram.
 fn lengths(from: u8, datagram: &[u8]) -> Vec<u8> {
     let [high, low] = (datagram.len() as u16).to_be_bytes();
     [&[from | high << 1, low], datagram].concat()
 }
 
-/// First bytes as the target of detection reads them: transport and direction, port, where they are cut.
+/// Encodes first bytes as the target of detection reads them: transport and direction, port, offset of the
+/// cut.
 fn openings() -> Vec<Vec<u8>> {
     let over = |kind: u8, port: u16, bytes: &[u8]| {
         let [high, low] = port.to_be_bytes();
@@ -160,7 +162,7 @@ fn captures() -> io::Result<Vec<Vec<u8>>> {
     Ok(vec![fs::read(path)?])
 }
 
-/// Frames as the target of the worker reads them: length, time that passes, session.
+/// Encodes frames as the target of the worker reads them: length, time step, session.
 fn conversations() -> Vec<Vec<u8>> {
     let one =
         |session: u8, frame: &[u8]| [&(frame.len() as u16).to_be_bytes()[..], &[1, session], frame].concat();

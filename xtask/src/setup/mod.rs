@@ -1,8 +1,8 @@
-//! `cargo xtask setup`: finds out what is missing, says so, installs it.
+//! `cargo xtask setup`: finds out what is missing, lists it and installs it.
 //!
-//! Two parts: what the system has to provide ([`packages`]), and the toolchain for the eBPF programs
-//! ([`toolchain`]). Nothing is remembered between runs: each looks at what is there, which takes a
-//! fraction of a second.
+//! It has two parts: the programs and headers that the system has to provide ([`packages`]), and the
+//! toolchain for the eBPF programs ([`toolchain`]). Nothing is remembered between runs: each run looks at the
+//! machine, which takes a fraction of a second.
 
 pub(crate) mod packages;
 pub(crate) mod toolchain;
@@ -18,11 +18,11 @@ use toolchain::Toolchain;
 pub(crate) fn main() -> Result<ExitCode> {
     let toolchain = setup()?;
     tools::get()?;
-    step(&format!("Everything is there. eBPF programs are built with {toolchain}"));
+    step(&format!("Everything is installed. The eBPF programs are built with {toolchain}"));
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes sure that everything is there for building, running and testing.
+/// Installs what is missing to build, run and test; returns the toolchain for the eBPF programs.
 pub(crate) fn setup() -> Result<Toolchain> {
     packages::install_missing()?;
     match toolchain::find() {

@@ -1,7 +1,7 @@
-//! Programs and headers that the system has to provide, and apt, which provides them.
+//! Programs and headers that the system has to provide, and apt, which installs them.
 //!
-//! Whether something is there is asked of the file system and not of the package manager: a machine
-//! may have it from anywhere.
+//! The checks look at the file system and do not ask the package manager: a machine may have a program from
+//! any source.
 
 use std::fs;
 use std::io::{IsTerminal as _, Write as _, stderr, stdin};
@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::command::{as_root, find_program, output, run, step};
 
-/// How to see that a requirement is met.
+/// The evidence that a requirement is met.
 enum Fact {
     /// A program of this name.
     Program(&'static str),
@@ -21,7 +21,7 @@ enum Fact {
     Header(&'static str),
 }
 
-/// Something that has to be there.
+/// A program or header that the machine needs.
 struct Requirement {
     fact: Fact,
     /// Debian's package.
@@ -51,7 +51,7 @@ const REQUIREMENTS: &[Requirement] = &[
     program("dnsmasq", "dnsmasq-base", "the lab's resolver"),
     program("busybox", "busybox", "the lab's HTTP server"),
     program("openssl", "openssl", "the lab's TLS server"),
-    program("tshark", "tshark", "opens what the packet store and `tail` write, in tests"),
+    program("tshark", "tshark", "reads the files of the packet store and `tail`, in tests"),
     program("tcpdump", "tcpdump", "sits behind the tap, in tests"),
     program("xz", "xz-utils", "unpacks the modules of the guests' kernels"),
     program("valgrind", "valgrind", "counts the instructions of benchmarks"),
@@ -64,7 +64,7 @@ const REQUIREMENTS: &[Requirement] = &[
     program("mount", "mount", "gives the lab's client a resolver of its own"),
 ];
 
-/// Directories in which headers of libraries are.
+/// Directories of C headers.
 const INCLUDE: [&str; 4] =
     ["/usr/include", "/usr/local/include", "/usr/include/x86_64-linux-gnu", "/usr/include/aarch64-linux-gnu"];
 
@@ -96,9 +96,9 @@ pub(crate) fn install_missing() -> Result<()> {
     Ok(())
 }
 
-/// Installs Debian packages, after having asked where somebody is there to answer.
+/// Installs Debian packages, after asking if a person is there to answer.
 pub(crate) fn install(packages: &[&str]) -> Result<()> {
-    let by_hand = format!("install by hand what this machine calls: {}", packages.join(" "));
+    let by_hand = format!("install by hand, by the names of this system: {}", packages.join(" "));
     if !has_apt() {
         bail!("there is no apt on this machine; {by_hand}");
     }
@@ -107,19 +107,19 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     }
     update()?;
     let mut command = apt("installing packages")?;
-    // Nothing of the user's is to go for it.
+    // No package of the user's may be removed.
     command.args(["install", "--yes", "--quiet", "--no-install-recommends", "--no-remove"]).args(packages);
     run(&mut command).with_context(|| by_hand)
 }
 
-/// Installs packages from the backports of this release of Debian, which may have what the release has not, or
-/// has it older.
+/// Installs packages from the backports of this release of Debian. The release itself may lack them, or have
+/// older versions.
 pub(crate) fn install_from_backports(packages: &[&str]) -> Result<()> {
     let names = packages.join(", ");
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
-    let codename =
-        codename.with_context(|| format!("apt has no {names}, and this is no release of Debian"))?;
+    let codename = codename
+        .with_context(|| format!("apt has no {names}, and this system is not a release of Debian"))?;
     let suite = format!("{codename}-backports");
     let list = format!("/etc/apt/sources.list.d/{suite}.list");
     step(&format!("This release has no {names}, or an older one: adding Debian's {suite} in {list}"));
@@ -129,7 +129,7 @@ pub(crate) fn install_from_backports(packages: &[&str]) -> Result<()> {
     install_from(&suite, packages)
 }
 
-/// Installs Debian packages from a suite that was added just now, as [`install`] does.
+/// Installs Debian packages from a suite that was just added; asks as [`install`] does.
 fn install_from(suite: &str, packages: &[&str]) -> Result<()> {
     if !confirmed(packages)? {
         bail!("nothing was installed");
@@ -140,19 +140,19 @@ fn install_from(suite: &str, packages: &[&str]) -> Result<()> {
     run(command.args(["--target-release", suite]).args(packages))
 }
 
-/// Whether this system installs packages with apt.
+/// Returns whether this system installs packages with apt.
 pub(crate) fn has_apt() -> bool {
     find_program("apt-get").is_some()
 }
 
-/// The version of `package` that apt would install.
+/// Returns the version of `package` that apt would install.
 pub(crate) fn candidate(package: &str) -> Option<String> {
     let policy = output(Command::new("apt-cache").args(["policy", package]))?;
     let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "))?;
     (version != "(none)").then(|| version.to_owned())
 }
 
-/// The packages whose names match a regular expression.
+/// Returns the packages whose names match a regular expression.
 pub(crate) fn search(pattern: &str) -> Vec<String> {
     let found =
         output(Command::new("apt-cache").args(["search", "--names-only", pattern])).unwrap_or_default();
@@ -176,7 +176,7 @@ fn apt(why: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// Asks once a run whether packages may be installed; does not ask where nobody could answer.
+/// Asks once a run whether packages may be installed; returns true without asking if nobody can answer.
 fn confirmed(packages: &[&str]) -> Result<bool> {
     static YES: OnceLock<()> = OnceLock::new();
     step(&format!("Installing with apt: {}", packages.join(" ")));

@@ -1,10 +1,10 @@
-//! The toolchain for the eBPF programs: a Rust compiler that accepts unstable features, with the
-//! sources of `core`, and a bpf-linker whose LLVM understands that compiler's bitcode.
+//! The toolchain for the eBPF programs: a Rust compiler that accepts unstable features, with the sources of
+//! `core`, and a bpf-linker whose LLVM reads that compiler's bitcode.
 //!
-//! Two ways, in this order: rustup's nightly with the linker that its authors publish, where both servers
-//! answer; else the compiler, its sources and LLVM from Debian, all built from one source, and the
-//! linker compiled with that LLVM. The linker goes into `target/tools`, under a name that says what it
-//! was built with; a linker that the user has elsewhere is neither used nor changed.
+//! There are two ways, tried in this order. If both servers answer: rustup's nightly, with the linker that
+//! its authors publish. Otherwise: the compiler, its sources and LLVM from Debian, all built from one source,
+//! and the linker compiled with that LLVM. The linker goes into `target/tools`, under a name that contains
+//! the version of its LLVM; a linker that the user has elsewhere is neither used nor changed.
 
 use std::fmt;
 use std::fs;
@@ -16,12 +16,12 @@ use anyhow::{Context as _, Result, bail};
 use super::packages;
 use crate::command::{cargo, find_program, output, path_with, run, step, workspace};
 
-/// The linker's version where it is compiled here.
+/// The version of the linker that is compiled here.
 const BPF_LINKER: &str = "0.13.0";
-/// The versions of LLVM that this version can be compiled with.
+/// The versions of LLVM that this linker can be compiled with.
 const BPF_LINKER_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
 
-/// A toolchain that is there and complete.
+/// A toolchain that is installed and complete.
 pub(crate) struct Toolchain {
     compiler: Compiler,
     linker: PathBuf,
@@ -30,7 +30,7 @@ pub(crate) struct Toolchain {
 enum Compiler {
     /// rustup's toolchain `nightly`.
     Nightly,
-    /// A compiler of the system's.
+    /// A compiler of the system.
     System(PathBuf),
 }
 
@@ -45,13 +45,13 @@ impl fmt::Display for Toolchain {
 }
 
 impl Toolchain {
-    /// A cargo that builds for the eBPF target with this toolchain.
+    /// Returns a cargo that builds for the eBPF target with this toolchain.
     pub(crate) fn cargo(&self) -> Command {
         let mut command = match &self.compiler {
             Compiler::Nightly => {
                 let mut command = Command::new("rustup");
                 command.args(["run", NIGHTLY, "cargo"]).current_dir(workspace());
-                // Set by the toolchain that runs this program.
+                // The toolchain that runs this program sets these.
                 for variable in ["CARGO", "RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN"] {
                     command.env_remove(variable);
                 }
@@ -63,7 +63,7 @@ impl Toolchain {
                 command
             }
         };
-        // What a user sets for the machine's own target is wrong for this one.
+        // A user sets these for the machine's own target; they are wrong for this one.
         for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS", "RUSTC_WRAPPER"] {
             command.env_remove(variable);
         }
@@ -72,12 +72,12 @@ impl Toolchain {
     }
 }
 
-/// The toolchain that is there, if any.
+/// Finds an installed toolchain.
 pub(crate) fn find() -> Option<Toolchain> {
     find_nightly().or_else(|| system_compilers().iter().find_map(find_system))
 }
 
-/// Installs a toolchain in whichever way this machine allows.
+/// Installs a toolchain in the way that this machine allows.
 pub(crate) fn install() -> Result<Toolchain> {
     step("The eBPF programs need a Rust compiler with the sources of `core`, and bpf-linker");
     let obstacle = match nightly_obstacle() {
@@ -87,11 +87,11 @@ pub(crate) fn install() -> Result<Toolchain> {
             Err(error) => format!("{error:#}"),
         },
     };
-    eprintln!("    rustup's nightly is not possible here: {obstacle}");
+    eprintln!("    rustup's nightly cannot be used here: {obstacle}");
     install_system().context(
-        "cannot install the eBPF toolchain; by hand it would be: \
+        "cannot install the eBPF toolchain. To install it by hand, run \
          `rustup toolchain install nightly --component rust-src`, \
-         and https://github.com/aya-rs/bpf-linker/releases unpacked into target/tools/bpf-linker-release/bin",
+         and unpack https://github.com/aya-rs/bpf-linker/releases into target/tools/bpf-linker-release/bin",
     )
 }
 
@@ -104,7 +104,7 @@ fn release_linker() -> PathBuf {
 }
 
 fn release_url() -> String {
-    // A nightly compiler moves on, so does the LLVM that its linker needs.
+    // The latest release: a nightly compiler moves on, and so does the LLVM that its linker needs.
     let machine = std::env::consts::ARCH;
     format!(
         "https://github.com/aya-rs/bpf-linker/releases/latest/download/bpf-linker-{machine}-unknown-linux-musl.tar.zst"
@@ -118,7 +118,7 @@ fn find_nightly() -> Option<Toolchain> {
     has_core_sources(rustc).then_some(Toolchain { compiler: Compiler::Nightly, linker })
 }
 
-/// Why rustup's nightly and the published linker cannot be had; `None` where they can.
+/// Returns the reason why rustup's nightly and the published linker cannot be downloaded; `None` if they can.
 fn nightly_obstacle() -> Option<String> {
     if find_program("rustup").is_none() {
         return Some("there is no rustup".to_owned());
@@ -127,7 +127,7 @@ fn nightly_obstacle() -> Option<String> {
         std::env::var("RUSTUP_DIST_SERVER").unwrap_or_else(|_| "https://static.rust-lang.org".to_owned());
     [format!("{server}/dist/channel-rust-{NIGHTLY}.toml.sha256"), release_url()].into_iter().find_map(|url| {
         let mut curl = Command::new("curl");
-        // Seconds: a machine behind a wall is to know it soon.
+        // Short timeouts, in seconds: behind a firewall the answer must not take long.
         curl.args([
             "--head",
             "--location",
@@ -147,7 +147,7 @@ fn install_nightly() -> Result<Toolchain> {
     step("Installing rustup's nightly with the sources of `core`");
     let installed = output(rustup().args(["run", NIGHTLY, "rustc", "--version"])).is_some();
     if installed {
-        // Completed, not updated: it is the user's.
+        // Adds the component without an update: the toolchain belongs to the user.
         run(rustup().args(["component", "add", "rust-src", "--toolchain", NIGHTLY]))?;
     } else {
         let arguments = ["toolchain", "install", NIGHTLY, "--profile", "minimal", "--component", "rust-src"];
@@ -173,7 +173,7 @@ fn install_nightly() -> Result<Toolchain> {
     find_nightly().context("rustup's nightly and bpf-linker were installed, but do not work together")
 }
 
-/// rustup, which is not to install anything by itself.
+/// Returns a rustup that installs nothing on its own.
 fn rustup() -> Command {
     let mut command = Command::new("rustup");
     command.env("RUSTUP_AUTO_INSTALL", "0").current_dir(workspace());
@@ -186,7 +186,7 @@ fn compiled_linker(llvm: u32) -> PathBuf {
     tools().join(format!("bpf-linker-{BPF_LINKER}-llvm-{llvm}/bin/bpf-linker"))
 }
 
-/// The system's compilers, newest first. Ubuntu has several by names such as `rustc-1.88`.
+/// Returns the system's compilers, newest first. Ubuntu has several, with names such as `rustc-1.88`.
 fn system_compilers() -> Vec<SystemCompiler> {
     let Ok(directory) = fs::read_dir("/usr/bin") else { return Vec::new() };
     let is_rustc = |name: &str| name == "rustc" || name.starts_with("rustc-1.");
@@ -200,7 +200,7 @@ fn system_compilers() -> Vec<SystemCompiler> {
     compilers
 }
 
-/// A compiler of the system's that has the sources of `core`.
+/// A compiler of the system that has the sources of `core`.
 struct SystemCompiler {
     rustc: PathBuf,
     version: (u32, u32),
@@ -222,7 +222,7 @@ impl SystemCompiler {
 }
 
 fn find_system(compiler: &SystemCompiler) -> Option<Toolchain> {
-    // An LLVM reads what older ones have written.
+    // An LLVM reads the bitcode of older ones.
     let linker =
         (compiler.llvm..=*BPF_LINKER_LLVM.end()).find_map(|llvm| working_linker(compiled_linker(llvm)))?;
     Some(Toolchain { compiler: Compiler::System(compiler.rustc.clone()), linker })
@@ -247,18 +247,19 @@ fn install_system() -> Result<Toolchain> {
         .arg("--root")
         .arg(root)
         .env("LLVM_PREFIX", &prefix)
-        // Else cargo would advise to put this directory on it, which nobody needs to.
+        // Otherwise cargo advises adding this directory to `PATH`, which is not needed.
         .env("PATH", path_with(&root.join("bin"))?))?;
     find_system(&compiler).context("compiler and bpf-linker were installed, but do not work together")
 }
 
-/// Installs the newest compiler that apt has together with its sources.
+/// Installs the newest compiler whose sources apt has too.
 fn install_compiler() -> Result<SystemCompiler> {
     if !packages::has_apt() {
         bail!("there is no apt on this machine");
     }
     packages::update()?;
-    // Debian has, besides its own `rustc`, newer ones for its browsers; Ubuntu has one a version.
+    // Besides its own `rustc`, Debian has newer ones for its browsers; Ubuntu has one package for each
+    // version.
     let newest = packages::search("^rustc(-[a-z0-9.]+)?$")
         .into_iter()
         .filter_map(|package| {
@@ -277,10 +278,10 @@ fn install_compiler() -> Result<SystemCompiler> {
     system_compilers()
         .into_iter()
         .next()
-        .with_context(|| format!("{package} was installed, but is no compiler that fits"))
+        .with_context(|| format!("{package} was installed, but provides no suitable compiler"))
 }
 
-/// Installs an LLVM to compile the linker with: the compiler's own, or the next one that apt has.
+/// Installs an LLVM to compile the linker with: the version of the compiler's, or the next that apt has.
 fn install_llvm(compiler: u32) -> Result<u32> {
     let known = || (compiler..=*BPF_LINKER_LLVM.end()).filter(|llvm| BPF_LINKER_LLVM.contains(llvm));
     let is_there = |llvm: &u32| Path::new(&format!("/usr/lib/llvm-{llvm}/include/llvm-c/Core.h")).is_file();
@@ -297,29 +298,29 @@ fn install_llvm(compiler: u32) -> Result<u32> {
 
 // --- both
 
-/// Where programs are installed that only this workspace uses.
+/// Returns the directory of programs that only this workspace uses.
 fn tools() -> PathBuf {
     workspace().join("target/tools")
 }
 
-/// The linker at `path`, where it is there and can be started: its LLVM may have been removed.
+/// Returns `path` if a linker is there and starts; it does not if its LLVM was removed.
 fn working_linker(path: PathBuf) -> Option<PathBuf> {
     path.is_file().then(|| output(Command::new(&path).arg("--version")))??;
     Some(path)
 }
 
-/// Whether a compiler has the sources of `core`, which is built for each eBPF program anew.
+/// Returns whether a compiler has the sources of `core`, which each build of the eBPF programs compiles.
 fn has_core_sources(mut rustc: Command) -> bool {
     output(rustc.args(["--print", "sysroot"]))
         .is_some_and(|sysroot| Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core").is_dir())
 }
 
-/// The oldest compiler that the workspace is built with, as major and minor version.
+/// Returns the oldest compiler that builds the workspace, as major and minor version.
 fn oldest_rustc() -> (u32, u32) {
     major_minor(env!("CARGO_PKG_RUST_VERSION")).expect("the manifest names a version")
 }
 
-/// "1.96.0+dfsg1-1" → (1, 96)
+/// Parses a version: "1.96.0+dfsg1-1" → (1, 96).
 fn major_minor(version: &str) -> Option<(u32, u32)> {
     let mut numbers = version.split(|character: char| !character.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))

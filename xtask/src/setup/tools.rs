@@ -1,5 +1,5 @@
-//! Programs that only tests of monitoring need: a browser for the page, and promtool for metrics and alerts.
-//! Where the system's packages do not have them, those tests say that they skipped.
+//! Programs that only the tests of monitoring need: a browser for the page, and promtool for metrics and
+//! alerts. If the system has no packages of them, those tests report that they skipped.
 
 use std::fs;
 use std::process::Command;
@@ -9,13 +9,13 @@ use anyhow::{Context as _, Result};
 use super::packages;
 use crate::command::{find_program, run, step, workspace};
 
-/// Any of these will do; the last are installed by other means.
+/// Names of browsers, of which one is enough; the last ones are installed by other means.
 const BROWSERS: [&str; 3] = ["chromium-headless-shell", "chromium", "google-chrome"];
 
-/// Gets what is missing and can be had.
+/// Installs the missing programs that the system has packages of.
 pub(crate) fn get() -> Result<()> {
     if packages::has_apt() && BROWSERS.iter().all(|name| find_program(name).is_none()) {
-        // Before the lists are fetched, apt knows of no package at all on a machine that is new.
+        // On a new machine apt knows of no package before the lists are fetched.
         packages::update()?;
         if packages::candidate(BROWSERS[0]).is_some() {
             packages::install(&BROWSERS[..1])?;
@@ -24,7 +24,7 @@ pub(crate) fn get() -> Result<()> {
     promtool()
 }
 
-/// Debian's package would also start a server on this machine, so it is only unpacked.
+/// Unpacks promtool from Debian's package without installing it: the package would also start a server.
 fn promtool() -> Result<()> {
     let tools = workspace().join("target/tools");
     let unpacked = tools.join("usr/bin/promtool").is_file();

@@ -1,4 +1,4 @@
-//! Boots a guest, and makes out of what it says on its serial line what came of each case.
+//! Boots a guest, and derives the outcome of each case from its output on the serial line.
 
 use std::fs;
 use std::path::Path;
@@ -14,10 +14,10 @@ use super::image::Image;
 use super::packages::Kernel;
 use super::scenarios::{Case, Expect, Guest};
 
-/// A guest that takes longer than this hangs.
+/// Time limit for a guest; one that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(400);
 
-/// What came of a case.
+/// The outcome of a case.
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) kernel: String,
@@ -26,11 +26,11 @@ pub(super) struct Outcome {
     pub(super) asked: &'static str,
     pub(super) got: String,
     pub(super) frames: u64,
-    /// Why it is not what was expected.
+    /// The difference from the expected result, if there is one.
     pub(super) failure: Option<String>,
 }
 
-/// What a guest said of a case.
+/// The output of a guest for one case.
 #[derive(Debug, Default)]
 struct Said {
     /// Lines of standard error.
@@ -39,7 +39,7 @@ struct Said {
     account: Option<Value>,
 }
 
-/// Boots a guest to its end.
+/// Boots a guest, waits for its end and returns the outcomes of its cases.
 pub(super) fn run(guest: &Guest, qemu: &Path, kernel: &Kernel, image: &Image) -> Result<Vec<Outcome>> {
     let log = directory().join(format!("{}.log", guest.name));
     let _ = fs::remove_file(&log);
@@ -55,7 +55,7 @@ pub(super) fn run(guest: &Guest, qemu: &Path, kernel: &Kernel, image: &Image) ->
         .arg(&image.path)
         .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off net.ifnames=0"]);
     for (number, nic) in guest.nics.iter().enumerate() {
-        // A port of its own each: on one bus they would collide.
+        // Each NIC has a root port of its own: on one bus they would collide.
         command.arg("-device").arg(format!("pcie-root-port,id=port{number},chassis={}", number + 1));
         command.arg("-netdev").arg(format!("hubport,id=hub{number},hubid=0"));
         command.arg("-device").arg(format!(
@@ -63,7 +63,7 @@ pub(super) fn run(guest: &Guest, qemu: &Path, kernel: &Kernel, image: &Image) ->
             number + 1
         ));
     }
-    // It warns that its hub is connected to no network, which is what it is for.
+    // QEMU warns that the hub is connected to no network, which is intended.
     let mut child =
         command.stderr(Stdio::null()).spawn().with_context(|| format!("cannot start {}", qemu.display()))?;
     let deadline = Instant::now() + PATIENCE;
@@ -143,20 +143,21 @@ fn outcome(case: &Case, kernel: &Kernel, said: Option<&Said>) -> Outcome {
         None => "nothing".to_owned(),
     };
     let failure = match said {
-        None => Some("the guest did not get so far".to_owned()),
+        None => Some("the guest did not reach this case".to_owned()),
         Some(said) => failure(case, said, mode, is_zero_copy, frames),
     };
     let Case { name, device, asked, .. } = *case;
     Outcome { kernel: kernel.version.clone(), device, case: name, asked, got, frames, failure }
 }
 
-/// What is not as it has to be.
+/// Returns a description of the first difference from the expected result.
 fn failure(case: &Case, said: &Said, mode: Option<&str>, zero_copy: bool, frames: u64) -> Option<String> {
     let lines = said.lines.join(" / ");
     match case.expect {
         Expect::Refusal(says) => {
             let refused = said.exit == Some(1) && said.lines.len() == 1 && lines.contains(says);
-            (!refused).then(|| format!("exit code {:?}, and not one line about `{says}`: {lines}", said.exit))
+            (!refused)
+                .then(|| format!("exit code {:?}, and not a single line with `{says}`: {lines}", said.exit))
         }
         Expect::Mended(names) => {
             let checks = said.account.as_ref().and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
@@ -179,7 +180,7 @@ fn failure(case: &Case, said: &Said, mode: Option<&str>, zero_copy: bool, frames
                 Some("no frame was analysed".to_owned())
             } else {
                 let missing = says.iter().find(|&&says| !lines.contains(says));
-                missing.map(|says| format!("says nothing about `{says}`: {lines}"))
+                missing.map(|says| format!("the output lacks `{says}`: {lines}"))
             }
         }
     }

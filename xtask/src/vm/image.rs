@@ -1,5 +1,5 @@
-//! The initramfs of a guest: busybox, the programs under test with the libraries that they need, the drivers,
-//! and the script.
+//! The initramfs of a guest: busybox, the programs under test with their libraries, the drivers, and the
+//! script.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -14,7 +14,7 @@ use super::packages::Kernel;
 use super::scenarios::Guest;
 use crate::command::{find_program, output, run};
 
-/// What every guest runs first.
+/// The script that every guest runs first.
 const SCRIPT: &str = include_str!("guest.sh");
 /// Programs of this machine that the script uses.
 const PROGRAMS: [&str; 3] = ["busybox", "ip", "ethtool"];
@@ -68,21 +68,21 @@ impl Image {
     }
 }
 
-/// What every guest runs last: what the kernel complained of, and the end.
+/// The script that every guest runs last: it prints the kernel's complaints and the end mark, and powers off.
 const END: &str = "\
 dmesg | grep -E 'WARNING:|BUG:|Oops|Call Trace|general protection' | sed 's/^/::kernel /'
 echo ::end
 poweroff -f
 ";
 
-/// The shared libraries that a program is loaded with.
+/// Returns the shared libraries that the loader maps for a program.
 fn libraries_of(program: &Path) -> Vec<PathBuf> {
     let said = output(Command::new("ldd").arg(program)).unwrap_or_default();
-    // `libc.so.6 => /lib/…/libc.so.6 (0x…)`, or, of the loader, the path alone.
+    // `libc.so.6 => /lib/…/libc.so.6 (0x…)`; for the loader itself, only the path.
     said.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect()
 }
 
-/// Packs a directory as the kernel takes it.
+/// Packs a directory into a compressed cpio archive (newc), the format that the kernel unpacks.
 fn pack(root: &Path, to: &Path) -> Result<()> {
     let mut files = Command::new("find").arg(".").current_dir(root).stdout(Stdio::piped()).spawn()?;
     let files = files.stdout.take().context("find has an output")?;
@@ -120,7 +120,8 @@ impl Modules {
         Ok(Self(found))
     }
 
-    /// Unpacks the modules named, and those that they need, in the order in which they can be loaded.
+    /// Unpacks the named modules and their dependencies; returns the files in an order in which they can be
+    /// loaded.
     fn copy(&self, names: &[&str], to: &Path) -> Result<Vec<String>> {
         let mut order = Vec::new();
         for name in names {
@@ -134,12 +135,12 @@ impl Modules {
         if order.contains(&file) {
             return Ok(());
         }
-        // A dash in a file's name is an underscore in the module's.
+        // A dash in a file name is an underscore in the module's name.
         let is_it = |path: &&PathBuf| {
             let found = path.file_name().map(|found| found.to_string_lossy().replace('-', "_"));
             found.is_some_and(|found| found.split(".ko").next() == Some(&name.replace('-', "_")))
         };
-        // What is not there is built in.
+        // A module without a file is built into the kernel.
         let Some(path) = self.0.iter().find(is_it) else { return Ok(()) };
         let bytes = match path.extension().and_then(|extension| extension.to_str()) {
             Some("xz") => Command::new("xz").arg("-dc").arg(path).output().context("cannot start xz")?.stdout,
@@ -159,7 +160,8 @@ impl Modules {
     }
 }
 
-/// The modules that a module needs: `depends=` in its `.modinfo`, which ends with a zero.
+/// Returns the modules that a module needs: the value of `depends=` in its `.modinfo`, which ends with a zero
+/// byte.
 fn needs(module: &[u8]) -> Vec<String> {
     const KEY: &[u8] = b"\0depends=";
     let Some(start) = module.windows(KEY.len()).position(|window| window == KEY) else { return Vec::new() };

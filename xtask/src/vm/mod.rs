@@ -1,14 +1,14 @@
-//! `cargo xtask vm test`: the appliance on drivers that this machine has no hardware for.
+//! `cargo xtask vm test`: runs the appliance on drivers for which this machine has no hardware.
 //!
-//! QEMU emulates NICs whose Linux drivers take `AF_XDP` sockets in zero-copy mode, and others that refuse
-//! it in each way that there is. A guest is a stock Debian kernel and an initramfs that carries the very
-//! binary; nothing of it touches this machine's network: the NICs of a guest are joined by a hub within
-//! QEMU. What is measured there is whether it works, never how fast.
+//! QEMU emulates NICs whose Linux drivers support zero-copy mode for `AF_XDP` sockets, and NICs whose drivers
+//! refuse it, each in a different way. A guest is a stock Debian kernel and an initramfs that contains the
+//! binary under test. Guests do not touch this machine's network: a hub within QEMU joins the NICs of a
+//! guest. The tests measure whether a capture works, never how fast it is.
 //!
 //! * [`packages`] gets QEMU and kernels;
 //! * [`image`] makes the initramfs;
-//! * [`guest`] boots it and reads what it says;
-//! * [`scenarios`] says what is tried, and what has to come of it.
+//! * [`guest`] boots it and parses its output;
+//! * [`scenarios`] lists the cases and their expected results.
 
 mod guest;
 mod image;
@@ -33,7 +33,7 @@ Examples:
   cargo xtask vm test igb       one of them
 ";
 
-/// Run the appliance in virtual machines, on NICs that can do zero-copy and on NICs that cannot
+/// Run the appliance in virtual machines, on NICs with zero-copy and on NICs without
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -43,15 +43,15 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Boot each guest, capture there, and say which mode was asked for and which was got
+    /// Boot each guest, capture there, and list the mode requested and the mode obtained
     Test {
-        /// Guests to boot; without, all
+        /// Guests to boot; all by default
         #[arg(value_name = "GUEST")]
         guests: Vec<String>,
     },
 }
 
-/// Where packages, kernels and logs of the guests are kept.
+/// Returns the directory of the guests' packages, kernels and logs.
 fn directory() -> PathBuf {
     workspace().join("target/vm")
 }
@@ -60,7 +60,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     let Command::Test { guests: names } = &args.command;
     let guests = chosen(names)?;
     let Some(packages) = packages::get()? else {
-        // A developer may work without guests; what guards the main branch may not.
+        // A developer may work without guests; the checks of the main branch may not.
         let required = std::env::var_os("CI").is_some();
         return Ok(if required { ExitCode::FAILURE } else { ExitCode::SUCCESS });
     };
@@ -87,12 +87,12 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The guests of these names, all where there are none.
+/// Returns the guests of these names, or all if there are no names.
 fn chosen(names: &[String]) -> Result<Vec<&'static Guest>> {
     for name in names {
         ensure!(
             GUESTS.iter().any(|guest| guest.name == name),
-            "there is no guest `{name}`; there are {}",
+            "there is no guest `{name}`; the guests are {}",
             GUESTS.iter().map(|guest| guest.name).collect::<Vec<_>>().join(", ")
         );
     }
@@ -100,7 +100,7 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Guest>> {
     Ok(GUESTS.iter().filter(wanted).collect())
 }
 
-/// A line a case, in columns.
+/// Prints one line for each case, in columns.
 fn summary(outcomes: &[Outcome]) {
     println!("\n{:<9} {:<14} {:<30} {:<26} {:<26} frames", "kernel", "device", "case", "asked", "got");
     for outcome in outcomes {

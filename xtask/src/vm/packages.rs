@@ -1,8 +1,8 @@
-//! QEMU and kernels, from Debian.
+//! Gets QEMU and kernels from Debian.
 //!
-//! apt is asked with a state of its own beneath `target/vm`, so the machine's own sources stay as they are.
-//! Kernels are unpacked there and not installed. Only QEMU is, where there is none that emulates `igb`
-//! (QEMU 8 and newer do). Which versions there are changes from week to week: they are discovered.
+//! apt runs with a state of its own in `target/vm`, so the machine's sources stay as they are. Kernels are
+//! unpacked there and not installed. Only QEMU is installed, if this machine has none that emulates `igb`
+//! (QEMU 8 and newer do). The available versions change from week to week, so they are looked up.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ const KERNELS: &str = "trixie-backports";
 /// The first version of QEMU that emulates `igb`.
 const FIRST_WITH_IGB: u32 = 8;
 
-/// What guests are made of.
+/// The parts of guests: QEMU, and the kernels that apt provides.
 pub(super) struct Packages {
     /// The program.
     pub(super) qemu: PathBuf,
@@ -47,21 +47,21 @@ struct Apt {
     configuration: PathBuf,
 }
 
-/// Finds or gets what guests are made of; `None` where it cannot be had, which has been said then.
+/// Finds or downloads the parts of guests; prints the reason and returns `None` if that is impossible.
 pub(super) fn get() -> Result<Option<Packages>> {
     if !cfg!(target_arch = "x86_64") {
-        eprintln!("SKIPPED: the guests are x86-64 machines, and this is none");
+        eprintln!("SKIPPED: the guests are x86-64 machines, and this machine is not");
         return Ok(None);
     }
     if !has_apt() || !Path::new(KEYRING).exists() {
         eprintln!(
-            "SKIPPED: QEMU and kernels for the guests come from Debian's packages, and this is no Debian"
+            "SKIPPED: QEMU and kernels for the guests are Debian packages, and this system is not Debian"
         );
         return Ok(None);
     }
     let apt = Apt::new()?;
     if let Err(error) = apt.update() {
-        eprintln!("SKIPPED: packages for the guests cannot be had: {error:#}");
+        eprintln!("SKIPPED: cannot get the packages for the guests: {error:#}");
         return Ok(None);
     }
     let qemu = match emulator() {
@@ -72,7 +72,7 @@ pub(super) fn get() -> Result<Option<Packages>> {
 }
 
 impl Packages {
-    /// The kernel, downloaded and unpacked where it was not already.
+    /// Returns a kernel; downloads and unpacks it if that was not done before.
     pub(super) fn kernel(&self, choice: KernelChoice) -> Result<Kernel> {
         let packages = match choice {
             KernelChoice::Newest => self.apt.newest_kernel()?,
@@ -84,7 +84,7 @@ impl Packages {
         let unpacked = directory().join(name);
         if !unpacked.exists() {
             step(&format!("Downloading Linux {version}"));
-            // Under another name until all is there: what is found the next time is whole.
+            // A temporary name until everything is unpacked: a directory found by a later run is complete.
             let partial = directory().join(format!("{name}.partial"));
             if partial.exists() {
                 fs::remove_dir_all(&partial)?;
@@ -111,13 +111,13 @@ impl Packages {
     }
 }
 
-/// The one entry of the first of these directories that is there.
+/// Returns the only entry of the first of these directories that exists.
 fn only_entry(directories: &[PathBuf]) -> Option<PathBuf> {
     let directory = directories.iter().find(|directory| directory.is_dir())?;
     Some(fs::read_dir(directory).ok()?.flatten().next()?.path())
 }
 
-/// A QEMU on this machine that emulates `igb`.
+/// Finds a QEMU on this machine that emulates `igb`.
 fn emulator() -> Option<PathBuf> {
     let qemu = find_program(QEMU)?;
     let devices = output(Command::new(&qemu).args(["-device", "help"]))?;
@@ -144,7 +144,7 @@ impl Apt {
         let state = directory().join("apt");
         fs::create_dir_all(state.join("lists/partial"))?;
         fs::create_dir_all(state.join("cache/archives/partial"))?;
-        // Nothing of what comes from there is run by this machine: kernels need none of its libraries.
+        // This machine runs nothing from these packages: kernels need none of its libraries.
         let suites = ["bookworm", KERNELS];
         let sources: Vec<_> =
             suites.iter().map(|suite| format!("deb [signed-by={KEYRING}] {MIRROR} {suite} main")).collect();
@@ -179,7 +179,7 @@ impl Apt {
         Ok(())
     }
 
-    /// The packages of the newest kernel, with the drivers of real NICs.
+    /// Returns the packages of the newest kernel, with the drivers of real NICs.
     fn newest_kernel(&self) -> Result<Vec<String>> {
         let image = self
             .depends("linux-image-amd64")
@@ -195,7 +195,7 @@ impl Apt {
         Ok(if parts.is_empty() { vec![image] } else { parts })
     }
 
-    /// The package of the newest build of the oldest kernel that is supported, Linux 6.1.
+    /// Returns the package of the newest build of the oldest supported kernel, Linux 6.1.
     fn oldest_kernel(&self) -> Result<Vec<String>> {
         let names = output(self.command("apt-cache").args([
             "search",

@@ -1,30 +1,30 @@
-//! What is tried in which guest, and what has to come of it.
+//! The cases of each guest and their expected results.
 
-/// Which kernel a guest boots.
+/// The kernel that a guest boots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KernelChoice {
-    /// The newest that Debian has, with the drivers of real NICs.
+    /// The newest kernel that Debian has, with the drivers of real NICs.
     Newest,
-    /// The oldest that is supported.
+    /// The oldest supported kernel.
     Oldest,
 }
 
-/// A virtual machine, and what runs in it.
+/// A virtual machine and its cases.
 #[derive(Debug)]
 pub(super) struct Guest {
-    /// What it is called on the command line.
+    /// Its name on the command line.
     pub(super) name: &'static str,
-    /// What it shows.
+    /// The feature that it tests.
     pub(super) what: &'static str,
-    /// What it boots.
+    /// The kernel that it boots.
     pub(super) kernel: KernelChoice,
-    /// Its NICs, as QEMU's `-device` has them; all are on one hub.
+    /// Its NICs, as arguments of QEMU's `-device`; one hub joins them all.
     pub(super) nics: &'static [&'static str],
-    /// Drivers that it loads.
+    /// The drivers that it loads.
     pub(super) modules: &'static [&'static str],
-    /// What it runs, by the functions of `guest.sh`.
+    /// The commands that it runs, which are functions of `guest.sh`.
     pub(super) script: &'static str,
-    /// What has to come of it, in the same order.
+    /// The expected results, in the order of the script.
     pub(super) cases: &'static [Case],
 }
 
@@ -35,27 +35,27 @@ pub(super) struct Case {
     pub(super) name: &'static str,
     /// The device that captures.
     pub(super) device: &'static str,
-    /// The mode asked for.
+    /// The mode requested.
     pub(super) asked: &'static str,
-    /// What has to come of it.
+    /// The expected result.
     pub(super) expect: Expect,
 }
 
-/// What comes of a capture.
+/// The expected result of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expect {
-    /// Frames, in this mode.
+    /// Frames arrive, in this mode.
     Frames {
         /// `native` or `generic`.
         mode: &'static str,
-        /// Whether without a copy.
+        /// True for zero-copy mode.
         zero_copy: bool,
-        /// What has to be said of it, on standard error or by the script.
+        /// Texts expected in the output, on standard error or from the script.
         says: &'static [&'static str],
     },
-    /// A refusal that says this.
+    /// The capture refuses to start, with a message that contains this.
     Refusal(&'static str),
-    /// No capture: the doctor mends these, and then finds all of them fine.
+    /// No capture: the doctor mends these settings and afterwards finds all of them fine.
     Mended(&'static [&'static str]),
 }
 
@@ -86,14 +86,14 @@ const fn refused(name: &'static str, device: &'static str, asked: &'static str, 
     Case { name, device, asked, expect: Expect::Refusal(says) }
 }
 
-/// The NIC that sends: any driver can, with a copy.
+/// The NIC that sends: every driver supports that, in copy mode.
 const SENDER: &str = "virtio-net-pci";
 
 /// All guests.
 pub(super) const GUESTS: &[Guest] = &[
     Guest {
         name: "igb",
-        what: "a NIC of several queues whose driver has zero-copy",
+        what: "a NIC with several queues whose driver supports zero-copy",
         kernel: KernelChoice::Newest,
         nics: &["igb", SENDER],
         modules: &["igb", "virtio_pci", "virtio_net"],
@@ -135,7 +135,7 @@ doctor doctor
     },
     Guest {
         name: "settings",
-        what: "what a capture sets of a NIC, and takes back",
+        what: "the settings of a NIC that a capture changes and restores",
         kernel: KernelChoice::Newest,
         nics: &["igb", SENDER],
         modules: &["igb", "virtio_pci", "virtio_net"],
@@ -168,7 +168,7 @@ placement after
     },
     Guest {
         name: "virtio",
-        what: "a NIC of the cloud that has zero-copy and frames of many buffers",
+        what: "a cloud NIC with zero-copy and multi-buffer frames",
         kernel: KernelChoice::Newest,
         nics: &["virtio-net-pci,iommu_platform=on,disable-legacy=on", SENDER],
         modules: &["virtio_pci", "virtio_net"],
@@ -200,7 +200,7 @@ capture jumbo jumbo
     },
     Guest {
         name: "fallback",
-        what: "drivers that refuse zero-copy, each in its way, and one without XDP",
+        what: "drivers that refuse zero-copy in different ways, and one without XDP",
         kernel: KernelChoice::Newest,
         nics: &[SENDER, "vmxnet3", SENDER],
         modules: &["virtio_pci", "virtio_net", "vmxnet3", "veth", "vxlan"],
@@ -234,7 +234,7 @@ capture 'vxlan native' nothing --xdp-mode native
     },
     Guest {
         name: "oldest",
-        what: "the oldest kernel that is supported",
+        what: "the oldest supported kernel",
         kernel: KernelChoice::Oldest,
         nics: &[SENDER, SENDER],
         modules: &["virtio_pci", "virtio_net", "veth"],

@@ -25,6 +25,9 @@ const FILES: &[(&str, &str, bool)] = &[
     ("deploy/mirror-xdp.toml", "usr/share/doc/mirror-xdp/examples/mirror-xdp.toml", false),
     ("deploy/extcap/mirror-xdp", "usr/share/mirror-xdp/extcap/mirror-xdp", true),
     ("README.md", "usr/share/doc/mirror-xdp/README.md", false),
+    ("CHANGELOG.md", "usr/share/doc/mirror-xdp/CHANGELOG.md", false),
+    ("CONTRIBUTING.md", "usr/share/doc/mirror-xdp/CONTRIBUTING.md", false),
+    ("SECURITY.md", "usr/share/doc/mirror-xdp/SECURITY.md", false),
     ("LICENSE-MIT", "usr/share/doc/mirror-xdp/LICENSE-MIT", false),
     ("LICENSE-APACHE", "usr/share/doc/mirror-xdp/LICENSE-APACHE", false),
     ("LICENSE-GPL-2.0", "usr/share/doc/mirror-xdp/LICENSE-GPL-2.0", false),
@@ -91,6 +94,12 @@ fn fill(tree: &Path, binary: &Path) -> Result<()> {
     run(Command::new("strip").arg("--strip-debug").arg(&program))?;
     for &(from, to, is_program) in FILES {
         install(&workspace().join(from), &tree.join(to), is_program)?;
+    }
+    // The README links to them by this path.
+    let docs = tree.join("usr/share/doc/mirror-xdp/docs");
+    for entry in fs::read_dir(workspace().join("docs")).context("cannot list the documentation")? {
+        let entry = entry?;
+        install(&entry.path(), &docs.join(entry.file_name()), false)?;
     }
     write(&tree.join("usr/share/doc/mirror-xdp/copyright"), COPYRIGHT)?;
     // The binary generates its manual and completions.

@@ -21,7 +21,7 @@ const EXAMPLES: &str = "\
 Examples:
   mirror-xdp config example > mirror-xdp.toml
   mirror-xdp config check mirror-xdp.toml
-  mirror-xdp config show --config mirror-xdp.toml --mode generic";
+  mirror-xdp config show --config mirror-xdp.toml --xdp-mode generic";
 
 /// Check, show and create a configuration
 #[derive(Debug, clap::Args)]

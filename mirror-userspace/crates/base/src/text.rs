@@ -8,17 +8,17 @@ use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv6Net};
 
-/// Why a text is not taken.
+/// The reason why a text is rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseError {
-    /// What is wrong.
+    /// A description of the mistake.
     pub what: String,
-    /// What would be right.
+    /// The accepted forms.
     pub allowed: String,
 }
 
 impl ParseError {
-    /// From its two halves.
+    /// Makes an error from its two halves.
     #[must_use]
     pub fn new(what: impl Into<String>, allowed: impl Into<String>) -> Self {
         Self { what: what.into(), allowed: allowed.into() }

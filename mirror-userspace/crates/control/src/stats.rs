@@ -233,7 +233,7 @@ pub struct Worker {
     pub hand_over: HandOver,
     /// Bytes of the delivered frames, as mirrored.
     pub delivered_bytes: u64,
-    /// Frames that went through the whole analysis.
+    /// Frames that were analysed completely.
     pub analysed: u64,
     /// Frames that belong to no flow, by reason.
     pub refused: Named,

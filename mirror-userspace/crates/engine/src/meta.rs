@@ -12,24 +12,25 @@ use crate::stream;
 pub struct FlowIndex(pub(crate) u32);
 
 impl FlowIndex {
-    /// The handle of the flow at this place.
+    /// Returns the handle of the flow at this place.
     #[cfg(test)]
     pub(crate) const fn of(place: u32) -> Self {
         Self(place)
     }
 
-    /// The flow's place in the table: as small as the table is full.
+    /// Returns the flow's place in the table. It is below the largest number of flows that the table has held
+    /// at once.
     #[must_use]
     pub const fn get(self) -> usize {
         self.0 as usize
     }
 }
 
-/// Whose flow it is: what does not change with its packets.
+/// The properties of a flow that its packets do not change.
 #[derive(Clone, Copy, Debug)]
 pub struct Head {
     pub(crate) key: FlowKey,
-    /// Whether the client is the key's lower endpoint.
+    /// True if the client is the key's lower endpoint.
     pub(crate) client_is_low: bool,
     pub(crate) outer_destination: Address,
     /// Time of the first packet, in nanoseconds since the epoch.
@@ -45,13 +46,13 @@ impl Head {
         if self.client_is_low { self.key.high() } else { self.key.low() }
     }
 
-    /// Whether the flow is one of TCP.
+    /// Returns true for a TCP flow.
     #[must_use]
     pub const fn is_stream(&self) -> bool {
         self.key.protocol() == protocol::TCP
     }
 
-    /// Whose bytes a direction of the flow at `flow` in the table has.
+    /// Returns the owner of the bytes of one direction. `flow` is the flow's place in the table.
     pub(crate) const fn owner(&self, flow: FlowIndex, direction: Direction) -> stream::Owner<'_> {
         let low_sends = matches!(direction, Direction::ToServer) == self.client_is_low;
         stream::Owner { flow, direction, key: &self.key, low_sends }
@@ -61,13 +62,13 @@ impl Head {
         endpoints(self.key.protocol(), self.client().1, self.server().1)
     }
 
-    /// What all records of this flow share.
+    /// Returns the fields that all records of this flow share.
     #[must_use]
     pub fn conversation(&self) -> Conversation {
         let (source, mut source_port) = self.client();
         let (destination, mut destination_port) = self.server();
         match self.key.protocol() {
-            // What Suricata hashes into the Community ID.
+            // The values that Suricata hashes into the Community ID.
             protocol::ESP => (source_port, destination_port) = (self.key.spi() as u16, 0),
             // The key of ICMPv6 has the code in the high byte.
             protocol::ICMP | protocol::ICMPV6 => {
@@ -94,13 +95,13 @@ impl Head {
     }
 }
 
-/// What is known of a flow's ports.
+/// Returns the transport and the ports of a flow, for detection.
 fn endpoints(protocol: u8, client_port: u16, server_port: u16) -> Endpoints {
     let transport = if protocol == protocol::TCP { Transport::Tcp } else { Transport::Udp };
     Endpoints { transport, client_port, server_port }
 }
 
-/// An identifier of 51 bits: the same for the same flow in every run.
+/// Returns a 51-bit identifier, the same for the same flow in every run.
 fn flow_id(key: &FlowKey, start: u64) -> u64 {
     const HASHER: FlowKeyHasher = FlowKeyHasher::new(0);
     HASHER.identifier(key, start) & ((1 << 51) - 1)

@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Reading leaves out to look for an envelope where there is a segment of TCP.
+        /// A TCP segment, for which `read` skips the search for outer headers, is never encapsulated.
         #[test]
         fn what_is_decoded_as_tcp_is_no_envelope(
             (ipv6, tags, payload) in (any::<bool>(), 0_usize..5, 0_usize..64),

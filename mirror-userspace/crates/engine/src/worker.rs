@@ -81,7 +81,7 @@ pub struct WorkerCounters {
 /// A count of packets and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Traffic {
-    /// Packets.
+    /// Number of packets.
     pub packets: u64,
     /// Bytes of these packets, as mirrored.
     pub bytes: u64,
@@ -278,7 +278,7 @@ impl<R: Recorder, O: Offload> WorkerBuilder<R, O> {
 }
 
 impl Worker {
-    /// A worker without flows; its records go to `records`.
+    /// Creates a worker without flows. Its records go to `records`.
     #[must_use]
     pub fn new(config: WorkerConfig, records: Producer) -> Self {
         Self::builder(config, records).build()

@@ -4,7 +4,8 @@ use mirror_xdp_common::Address;
 
 use crate::{MirrorSession, Vlans};
 
-/// Who talks to whom: what all records of one flow share. Source is the client as far as known.
+/// The endpoints of a flow and its other fields that all its records share. Source is the client as far as
+/// known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conversation {
     /// Identifies the flow in all its records; below 2⁵¹, so that JSON readers keep it exact.
@@ -15,11 +16,11 @@ pub struct Conversation {
     pub destination: Address,
     /// Client port; for ICMP the type of the first message.
     pub source_port: u16,
-    /// Server port; for ICMP the type of the answer.
+    /// Server port; for ICMP the type of the reply.
     pub destination_port: u16,
     /// Transport protocol (IANA).
     pub protocol: u8,
-    /// Whether the addresses are of IPv6; an IPv4-mapped IPv6 address is not IPv4.
+    /// True if the addresses are IPv6. An IPv4-mapped IPv6 address is not IPv4.
     pub ipv6: bool,
     /// VLAN tags of the frames.
     pub vlans: Vlans,

@@ -1,6 +1,6 @@
 //! The two directions of a flow.
 
-/// Which side of a flow sent the bytes.
+/// The side of a flow that sent the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// From the client, the side that opened the flow.
@@ -10,7 +10,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// The other one.
+    /// Returns the other direction.
     #[must_use]
     pub const fn reverse(self) -> Self {
         match self {

@@ -4,7 +4,7 @@ use mirror_xdp_common::hash::{FlowHash, FlowHashKey};
 use mirror_xdp_common::inner::InnerHeaders;
 use mirror_xdp_common::{Address, Vni};
 
-/// Where a mirrored frame came from.
+/// The mirror session of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MirrorSession {
     /// VXLAN network identifier.
@@ -13,7 +13,7 @@ pub struct MirrorSession {
     pub outer_source: Address,
     /// Outer destination: the mirror target.
     pub outer_destination: Address,
-    /// Identifier of the Gateway Load Balancer endpoint that the frame came by; 0 where it came by none.
+    /// Identifier of the Gateway Load Balancer endpoint that the frame came from; 0 if none.
     pub endpoint: u64,
 }
 
@@ -25,27 +25,27 @@ impl MirrorSession {
     }
 }
 
-/// Which way a packet went by the mirrored interface.
+/// The direction of a packet at the mirrored interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MirrorDirection {
-    /// It came in.
+    /// The interface received it.
     Ingress,
-    /// It left.
+    /// The interface sent it.
     Egress,
 }
 
-/// What is known of a frame besides its bytes.
+/// The properties of a frame, besides its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameInfo {
-    /// When the frame was seen, in nanoseconds since the Unix epoch.
+    /// Time of arrival, in nanoseconds since the Unix epoch.
     pub time: u64,
-    /// Bytes that the frame had on the wire; more than there are where it was truncated.
+    /// Length of the frame on the wire, in bytes. It exceeds the captured length if the frame was truncated.
     pub original_len: u32,
     /// The symmetric flow hash of [`mirror_xdp_common::inner`].
     pub flow_hash: FlowHash,
-    /// The mirror session's marks; `None` for a plain frame of a capture file.
+    /// The mirror session; `None` for a plain frame of a capture file.
     pub mirror: Option<MirrorSession>,
-    /// Which way it went by the mirrored interface, where that is known.
+    /// The direction at the mirrored interface, if known.
     pub side: Option<MirrorDirection>,
 }
 

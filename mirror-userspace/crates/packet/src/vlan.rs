@@ -1,21 +1,21 @@
 //! VLAN tags of a frame (IEEE 802.1Q).
 
-/// VLAN identifiers of a packet, outermost first: 16 bits each from the lowest on, and how many there are.
+/// VLAN identifiers of a packet, outermost first: 16 bits each from the lowest on, followed by their number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Vlans(u64);
 
 impl Vlans {
-    /// How many tags are looked at; Suricata knows as many.
+    /// Maximum number of tags, the same as in Suricata.
     pub const MAX: usize = 3;
     const COUNT: u32 = 48;
 
-    /// No tags.
+    /// Returns no tags.
     #[must_use]
     pub const fn new() -> Self {
         Self(0)
     }
 
-    /// Adds the identifier of a further tag; `false` where there are [`Vlans::MAX`] already.
+    /// Adds the identifier of a further tag. Returns `false` if there are [`Vlans::MAX`] already.
     pub const fn push(&mut self, id: u16) -> bool {
         let there = self.len();
         if there == Self::MAX {
@@ -25,13 +25,13 @@ impl Vlans {
         true
     }
 
-    /// How many tags there are.
+    /// Returns the number of tags.
     #[must_use]
     pub const fn len(self) -> usize {
         (self.0 >> Self::COUNT) as usize
     }
 
-    /// Whether there are no tags.
+    /// Returns true if there are no tags.
     #[must_use]
     pub const fn is_empty(self) -> bool {
         self.0 == 0
@@ -49,7 +49,7 @@ impl Vlans {
         Self(word)
     }
 
-    /// The identifiers, outermost first.
+    /// Returns the identifiers, outermost first.
     pub fn ids(self) -> impl Iterator<Item = u16> {
         (0..self.len()).map(move |index| (self.0 >> (16 * index)) as u16)
     }

@@ -1,7 +1,7 @@
-//! Protocol code without input or output: bytes in, values out. Nothing here knows a clock, a socket or
-//! a flow table, and nothing panics or works longer than in proportion to its input, whatever the bytes.
-//! What a worker calls allocates nothing, except for the buffers of handshakes, which are used again;
-//! what the thread of the sink calls to write a record may.
+//! Protocol code without I/O: bytes in, values out. Nothing here uses a clock, a socket or a flow table. For
+//! any input, nothing panics, and the work is at most proportional to the input's length. Functions that a
+//! worker calls allocate nothing, except for the buffers of handshakes, which are reused. Functions that the
+//! sink's thread calls to write a record may allocate.
 
 pub mod detect;
 pub mod dns;

@@ -121,29 +121,28 @@ pub struct FlowRecord {
     pub performance: Option<PerformanceSummary>,
 }
 
-/// What is known of a connection's performance. Times are in microseconds; arrays are of client and
-/// server.
+/// The measured performance of a connection. Times are in microseconds; arrays hold client and server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PerformanceSummary {
-    /// Segments with data that were sent again.
+    /// Retransmitted segments with data.
     pub retransmissions: [u32; 2],
-    /// Segments that others overtook.
+    /// Segments that arrived after later ones.
     pub out_of_order: [u32; 2],
-    /// Acknowledgements that repeat the one before while there is data to be acknowledged.
+    /// Acknowledgements that repeat the previous one while data is outstanding.
     pub duplicate_acks: [u32; 2],
-    /// How often a side had no room for more.
+    /// Number of times that a side closed its receive window.
     pub zero_windows: [u32; 2],
     /// Bytes that a side sent and that arrived, but were not seen here: the mirror lost them.
     pub gap_bytes: [u32; 2],
-    /// How long each side took to answer in the handshake.
+    /// Time that each side took to answer in the handshake.
     pub handshake: [Option<u32>; 2],
-    /// The least that each side took to acknowledge data.
+    /// Minimum time that each side took to acknowledge data.
     pub rtt_min: [Option<u32>; 2],
-    /// What each side took to acknowledge data of late.
+    /// Moving average of the time that each side took to acknowledge data.
     pub rtt_average: [Option<u32>; 2],
-    /// From the client's first data to the server's.
+    /// Time from the client's first data to the server's.
     pub time_to_first_byte: Option<u32>,
-    /// Who reset the connection.
+    /// The side that reset the connection.
     pub reset_by: Option<Direction>,
 }
 

@@ -13,7 +13,7 @@ use mirror_xdp_common::filter::MAX_RULE_IDS;
 /// Rules of a set, by their numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleRange {
-    /// The set's name.
+    /// The name of its set.
     pub set: String,
     /// The numbers.
     pub numbers: RangeInclusive<u32>,

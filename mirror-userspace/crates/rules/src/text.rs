@@ -61,7 +61,7 @@ pub fn protocol_name(number: u8) -> String {
     }
 }
 
-/// A hardware address of an interface.
+/// Parses the hardware address of an interface.
 pub fn mac_address(text: &str) -> Result<MacAddress, ParseError> {
     let mut address = MacAddress::default();
     let mut parts = text.split(':');

@@ -117,11 +117,11 @@ impl Token {
     }
 }
 
-/// Where the API is when nobody says otherwise.
+/// The default address of the API.
 pub const DEFAULT: Address =
     Address::At(SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9470));
 
-/// The address, where other hosts can reach it.
+/// Returns the address if other hosts can reach it.
 pub fn reachable(address: Address) -> Option<SocketAddr> {
     match address {
         Address::At(address) if !address.ip().to_canonical().is_loopback() => Some(address),

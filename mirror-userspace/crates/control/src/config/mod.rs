@@ -36,13 +36,13 @@ use self::document::{Document, Table};
 use self::listen::Address;
 use crate::host::CpuList;
 
-/// How to run the program on an interface.
+/// The XDP mode in which the program runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ModeChoice {
-    /// In the driver, or generic where the driver cannot, with a warning
+    /// In the driver, or generic with a warning if the driver does not support XDP
     #[default]
     Auto,
-    /// In the driver, or not at all
+    /// In the driver, or no capture
     Native,
     /// In the network stack: any interface, slower
     Generic,

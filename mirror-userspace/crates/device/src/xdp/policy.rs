@@ -42,7 +42,7 @@ pub enum PolicyError {
 /// The counters of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleCount {
-    /// The set's name.
+    /// The name of its set.
     pub set: String,
     /// The rule; `None` for the packets that no rule of the set matched.
     pub rule: Option<Rule>,

@@ -27,7 +27,7 @@ pub const PROGRAM_NAME: &str = "capture";
 /// disabled messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogLevel {
-    /// Nothing.
+    /// Skipped.
     #[default]
     Off,
     /// Each dropped frame.

@@ -4,7 +4,7 @@
 use std::io::Write as _;
 
 use libfuzzer_sys::fuzz_target;
-use mirror_userspace::capture_file::CaptureFile;
+use mirror_userspace::packet::capture_file::CaptureFile;
 
 fuzz_target!(|bytes: &[u8]| {
     let mut file = tempfile::NamedTempFile::new().expect("the temporary directory takes files");

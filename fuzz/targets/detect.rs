@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mirror_userspace::protocol::Direction;
-use mirror_userspace::protocol::detect::{Detector, Endpoints, Transport};
+use mirror_userspace::packet::Direction;
+use mirror_userspace::protocols::detect::{Detector, Endpoints, Transport};
 
 fuzz_target!(|bytes: &[u8]| {
     let Some(([kind, high, low, cut], bytes)) = bytes.split_first_chunk() else { return };

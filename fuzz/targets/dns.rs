@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mirror_userspace::protocol::dns::{self, Message};
+use mirror_userspace::protocols::dns::{self, Message};
 
 fuzz_target!(|bytes: &[u8]| {
     let _ = dns::probe(bytes);

@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mirror_userspace::expression::Expression;
-use mirror_userspace::worker::{FrameInfo, Mirror};
+use mirror_userspace::packet::{FrameInfo, MirrorSession};
+use mirror_userspace::store::expression::Expression;
 use mirror_xdp_common::hash::FlowHash;
 use mirror_xdp_common::{Address, Vni};
 
@@ -70,7 +70,7 @@ fuzz_target!(|bytes: &[u8]| {
         time: 0,
         original_len: 1000,
         flow_hash: FlowHash(7),
-        mirror: Vni::new(7).map(|vni| Mirror {
+        mirror: Vni::new(7).map(|vni| MirrorSession {
             vni,
             outer_source: Address::from_v4(0x0a00_0111),
             outer_destination: Address::from_v4(0x0a00_0905),

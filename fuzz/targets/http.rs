@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mirror_userspace::protocol::http::{Body, Request, Response, head_end};
+use mirror_userspace::protocols::http::{Body, Request, Response, head_end};
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((&cut, bytes)) = bytes.split_first() else { return };

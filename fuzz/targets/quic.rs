@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mirror_userspace::protocol::Direction;
-use mirror_userspace::protocol::quic::{Connection, Event};
+use mirror_userspace::packet::Direction;
+use mirror_userspace::protocols::quic::{Connection, Event};
 
 fuzz_target!(|bytes: &[u8]| {
     let mut connection = Connection::new();

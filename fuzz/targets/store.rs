@@ -8,12 +8,13 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
-use mirror_userspace::expression::Expression;
-use mirror_userspace::sink::{Overflow, Sink};
+use mirror_userspace::engine::worker::{Worker, WorkerConfig};
+use mirror_userspace::packet::{FrameInfo, MirrorSession};
+use mirror_userspace::records::sink::{Overflow, Sink};
+use mirror_userspace::store::expression::Expression;
 use mirror_userspace::store::reader::{Reader, Wanted};
 use mirror_userspace::store::verify::verify;
 use mirror_userspace::store::{Settings, Store, StoreKey};
-use mirror_userspace::worker::{FrameInfo, Mirror, Worker, WorkerConfig};
 use mirror_xdp_common::hash::FlowHashKey;
 use mirror_xdp_common::inner::InnerHeaders;
 use mirror_xdp_common::{Address, Vni};
@@ -53,11 +54,12 @@ fn form(compression: Option<i32>, encrypted: bool) -> Form {
     let settings = Settings { compression, memory: 4 << 20, ..Settings::default() };
     let store = Store::open(home.path(), settings.clone(), key.clone()).expect("the directory is new");
     let sink = Sink::open(log.path()).expect("the directory is new");
-    let mut worker = Worker::new(WorkerConfig::default(), sink.producer(Overflow::Wait));
-    worker.store_by(store.handle(0, Overflow::Wait).expect("threads can be started"));
+    let mut worker = Worker::builder(WorkerConfig::default(), sink.producer(Overflow::Wait))
+        .recorder(store.handle(0, Overflow::Wait).expect("threads can be started"))
+        .build();
     for number in 0..30_u8 {
         let frame = frame(number % 4, usize::from(number));
-        let mirror = Mirror {
+        let mirror = MirrorSession {
             vni: Vni::new(u32::from(number % 3)).expect("it is small"),
             outer_source: Address::from_v4(0x0a00_0001),
             outer_destination: Address::from_v4(0x0a00_0002),

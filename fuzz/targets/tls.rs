@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mirror_userspace::protocol::Direction;
-use mirror_userspace::protocol::tls::{Event, Handshake, MAX_CERTIFICATE, MAX_HELLO};
+use mirror_userspace::packet::Direction;
+use mirror_userspace::protocols::tls::{Event, Handshake, MAX_CERTIFICATE, MAX_HELLO};
 
 fuzz_target!(|bytes: &[u8]| {
     let mut handshake = Handshake::new();

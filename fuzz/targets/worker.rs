@@ -3,8 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mirror_userspace::sink::{Overflow, Sink};
-use mirror_userspace::worker::{FrameInfo, Mirror, Worker, WorkerConfig};
+use mirror_userspace::engine::worker::{Worker, WorkerConfig};
+use mirror_userspace::packet::{FrameInfo, MirrorSession};
+use mirror_userspace::records::sink::{Overflow, Sink};
 use mirror_xdp_common::hash::FlowHashKey;
 use mirror_xdp_common::inner::InnerHeaders;
 use mirror_xdp_common::{Address, Vni};
@@ -12,9 +13,9 @@ use mirror_xdp_common::{Address, Vni};
 const SEED: u64 = 7;
 
 /// Returns one of a few sessions, or none.
-fn mirror(session: u8) -> Option<Mirror> {
+fn mirror(session: u8) -> Option<MirrorSession> {
     let number = u32::from(session & 3);
-    (number > 0).then(|| Mirror {
+    (number > 0).then(|| MirrorSession {
         vni: Vni::new(number).expect("the number has two bits"),
         outer_source: Address::from_v4(number),
         outer_destination: Address::from_v4(9),

@@ -12,28 +12,28 @@
 //!   packet store's threads `seal` and `write`.
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot run is to say why and end")]
 
-use std::env;
-use std::fs;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use std::{env, fs};
 
 use criterion::{Criterion, Throughput};
-use mirror_userspace::afxdp::exchange::Peer;
-use mirror_userspace::expression::Expression;
-use mirror_userspace::observe::copy::{self, Copier, Copies, Wanted};
-use mirror_userspace::observe::{Mailbox, Observer, Workers};
-use mirror_userspace::packet::{Layer, LinkType, decode};
-use mirror_userspace::protocol::Direction;
-use mirror_userspace::protocol::detect::{Detector, Endpoints, Transport};
-use mirror_userspace::protocol::dns::Message;
-use mirror_userspace::protocol::http::{Request, Response};
-use mirror_userspace::protocol::quic::Connection;
-use mirror_userspace::protocol::tls::Handshake;
-use mirror_userspace::sink::{Overflow, Sink};
-use mirror_userspace::store::{Policy, Retention, Settings, Store, StoreKey};
-use mirror_userspace::worker::{FrameInfo, Mirror, Worker, WorkerConfig};
+use mirror_userspace::control::observe::copy::{self, Copier, Copies, Wanted};
+use mirror_userspace::device::afxdp::exchange::Peer;
+use mirror_userspace::device::xdp::shunt::Shunter;
+use mirror_userspace::engine::hooks::Observer;
+use mirror_userspace::engine::observers::{Mailbox, Workers};
+use mirror_userspace::engine::worker::{Worker, WorkerConfig};
+use mirror_userspace::packet::{Direction, FrameInfo, Layer, LinkType, MirrorSession, decode};
+use mirror_userspace::protocols::detect::{Detector, Endpoints, Transport};
+use mirror_userspace::protocols::dns::Message;
+use mirror_userspace::protocols::http::{Request, Response};
+use mirror_userspace::protocols::quic::Connection;
+use mirror_userspace::protocols::tls::Handshake;
+use mirror_userspace::records::sink::{Overflow, Sink};
+use mirror_userspace::store::expression::Expression;
+use mirror_userspace::store::{Policy, Retention, Settings, Store, StoreHandle, StoreKey};
 use mirror_xdp_common::hash::{FlowHash, FlowHashKey};
 use mirror_xdp_common::inner::InnerHeaders;
 use mirror_xdp_common::{Address, Vni};
@@ -159,11 +159,14 @@ fn settings(policy: Policy) -> Settings {
     Settings { policy, retention, ..Settings::default() }
 }
 
+/// A worker as a live capture has it.
+type LiveWorker = Worker<Option<StoreHandle>, Shunter>;
+
 /// A worker whose records go to a file in a directory that is removed at the end.
 struct Bench {
     stage: Stage,
     frames: Vec<(FrameInfo, Vec<u8>)>,
-    worker: Worker,
+    worker: LiveWorker,
     /// The observer's end of the copies of frames.
     copies: Option<Copies>,
     taken: Vec<u8>,
@@ -180,13 +183,14 @@ impl Bench {
         let directory = tempfile::tempdir().unwrap();
         let sink = Sink::open(directory.path()).unwrap();
         // Writing lost records costs nothing: only the worker is measured.
-        let mut worker =
-            Worker::new(WorkerConfig { max_flows, ..WorkerConfig::default() }, sink.producer(Overflow::Lose));
-        let store = stage.store().map(|settings| {
-            let store = Store::open(&directory.path().join("store"), settings, None).unwrap();
-            worker.store_by(store.handle(0, Overflow::Wait).unwrap());
-            store
-        });
+        let config = WorkerConfig { max_flows, ..WorkerConfig::default() };
+        let store = stage
+            .store()
+            .map(|settings| Store::open(&directory.path().join("store"), settings, None).unwrap());
+        let mut worker = Worker::builder(config, sink.producer(Overflow::Lose))
+            .recorder(store.as_ref().map(|store| store.handle(0, Overflow::Wait).unwrap()))
+            .offload(None)
+            .build();
         let frames = frames.into_iter().map(|frame| (info(&frame), frame)).collect();
         let mut copies = None;
         if let Some((copier, other_end)) = stage.observer() {
@@ -364,7 +368,7 @@ fn info(frame: &[u8]) -> FrameInfo {
 
 /// Returns the information about a frame of a session.
 fn session(vni: u32) -> FrameInfo {
-    let mirror = Mirror {
+    let mirror = MirrorSession {
         vni: Vni::new(vni).unwrap(),
         outer_source: Address::from_v4(0x0a09_0001),
         outer_destination: Address::from_v4(0x0a09_0002),
@@ -470,8 +474,9 @@ fn store(form: &str, bytes: u64) -> Vec<(String, f64)> {
     let compression = (form == "zstd").then_some(1);
     let settings = Settings { compression, ..settings(Policy::default()) };
     let store = Store::open(&directory.path().join("store"), settings, key).unwrap();
-    let mut worker = Worker::new(WorkerConfig::default(), sink.producer(Overflow::Lose));
-    worker.store_by(store.handle(0, Overflow::Wait).unwrap());
+    let mut worker = Worker::builder(WorkerConfig::default(), sink.producer(Overflow::Lose))
+        .recorder(store.handle(0, Overflow::Wait).unwrap())
+        .build();
     let frames: Vec<_> = mixed().into_iter().map(|frame| (info(&frame), frame)).collect();
     let mut kept = 0;
     while kept < bytes {
@@ -482,7 +487,7 @@ fn store(form: &str, bytes: u64) -> Vec<(String, f64)> {
         worker.tick(EPOCH);
     }
     // All bytes except those still in memory on their way to the disk.
-    let written = worker.counters().store.unwrap().written_bytes as f64;
+    let written = worker.recorder().counters().written_bytes as f64;
     let mut times = Vec::new();
     for task in fs::read_dir("/proc/self/task").unwrap() {
         let task = task.unwrap().path();

@@ -8,9 +8,10 @@
 
 use std::process::ExitCode;
 
-use mirror_userspace::analyzer::{Analyzer, Analyzers, Context, Direction, Event, Filter, TooMany, Use};
-use mirror_userspace::protocol::detect::AppProto;
-use mirror_userspace::record::EventType;
+use mirror_userspace::engine::analyzer::{Analyzer, Analyzers, Context, Event, Filter, TooMany, Use};
+use mirror_userspace::packet::Direction;
+use mirror_userspace::protocols::detect::AppProto;
+use mirror_userspace::records::EventType;
 use serde::Serialize;
 
 /// The fields particular to the event.

@@ -3,8 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use etherparse::{PacketBuilder, TcpHeader};
-use mirror_userspace::sink::{Overflow, Sink};
-use mirror_userspace::worker::{FrameInfo, Worker, WorkerConfig};
+use mirror_userspace::engine::worker::{Worker, WorkerConfig};
+use mirror_userspace::packet::FrameInfo;
+use mirror_userspace::records::sink::{Overflow, Sink};
 use mirror_xdp_common::hash::FlowHashKey;
 use mirror_xdp_common::inner::InnerHeaders;
 

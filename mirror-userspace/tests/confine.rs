@@ -1,16 +1,15 @@
 //! The limits of an attacker's code in a thread of mirror-xdp.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
-use std::fs;
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
-use std::thread;
+use std::{fs, thread};
 
 use aya::maps::{Array, MapData, MapError};
-use mirror_userspace::confine::{Confinement, Entered, Files, Kind};
+use mirror_userspace::base::sandbox::{Confinement, Entered, Files, Kind};
 use mirror_xdp_tests::calls::{self, Call, Outcome};
 use mirror_xdp_tests::require;
 

@@ -6,9 +6,10 @@ use std::fs;
 use std::sync::Arc;
 
 use etherparse::{PacketBuilder, TcpHeader};
-use mirror_userspace::indicators::Indicators;
-use mirror_userspace::sink::{FILE_NAME, Overflow, Sink};
-use mirror_userspace::worker::{FrameInfo, Worker, WorkerConfig};
+use mirror_userspace::engine::indicators::Indicators;
+use mirror_userspace::engine::worker::{Worker, WorkerConfig};
+use mirror_userspace::packet::FrameInfo;
+use mirror_userspace::records::sink::{FILE_NAME, Overflow, Sink};
 use mirror_xdp_common::hash::FlowHash;
 use mirror_xdp_tests::tls::{server_hello, with_len16};
 use serde_json::Value;

@@ -1,7 +1,7 @@
 //! Prints the number of instructions that the verifier processes for the XDP program; `cargo xtask bench`
 //! gates it.
 
-use mirror_userspace::datapath::program::{CaptureProgram, Options};
+use mirror_userspace::device::xdp::program::{CaptureProgram, Options};
 
 fn main() {
     // `cargo test --all-targets` runs benchmarks as if they were tests.

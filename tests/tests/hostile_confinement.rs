@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use mirror_userspace::confine::Kind;
+use mirror_userspace::base::sandbox::Kind;
 use mirror_xdp_tests::appliance::{Appliance, Bed, INTERFACE, PATIENCE, Report, wait_until};
 use mirror_xdp_tests::calls::{self, Call, Outcome};
 use mirror_xdp_tests::frames::{Flow, mirrored};

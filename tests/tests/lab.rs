@@ -12,9 +12,8 @@ use std::time::Duration;
 
 use mirror_xdp_tests::appliance::wait_until;
 use mirror_xdp_tests::browser::{self, Look, text};
-use mirror_xdp_tests::http;
 use mirror_xdp_tests::lab::{self, Outcome};
-use mirror_xdp_tests::require;
+use mirror_xdp_tests::{http, require};
 use serde_json::Value;
 
 /// The time that the page is open before a picture.

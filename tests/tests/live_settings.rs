@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use mirror_xdp_tests::appliance::{Bed, INTERFACE, PATIENCE, Report, of_type, wait_until};
 use mirror_xdp_tests::frames::{Flow, dns_answer, dns_query, mirrored};
-use mirror_xdp_tests::http;
 use mirror_xdp_tests::process::Process;
-use mirror_xdp_tests::require;
+use mirror_xdp_tests::{http, require};
 use nix::sys::signal::Signal;
 use pcap_file::pcap::{PcapPacket, PcapWriter};
 use serde_json::{Value, json};

@@ -6,8 +6,7 @@ use std::fs;
 
 use mirror_xdp_tests::appliance::{Bed, of_type, wait_until};
 use mirror_xdp_tests::frames::{Flow, dns_answer, dns_query, mirrored};
-use mirror_xdp_tests::http;
-use mirror_xdp_tests::{promtool, require};
+use mirror_xdp_tests::{http, promtool, require};
 
 const RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus/mirror-xdp.yml");
 const TESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus/tests.yml");

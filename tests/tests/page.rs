@@ -2,8 +2,7 @@
 use mirror_xdp_tests::appliance::{Bed, wait_until};
 use mirror_xdp_tests::browser::{self, text};
 use mirror_xdp_tests::frames::{Flow, dns_answer, dns_query, mirrored};
-use mirror_xdp_tests::http;
-use mirror_xdp_tests::require;
+use mirror_xdp_tests::{http, require};
 use serde_json::Value;
 
 #[test]

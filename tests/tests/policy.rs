@@ -2,11 +2,10 @@
 //! reload by SIGHUP.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
-use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::thread;
+use std::{fs, thread};
 
 use etherparse::TcpHeader;
 use mirror_xdp_tests::appliance::{Bed, Report, wait_until};

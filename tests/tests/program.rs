@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::Duration;
 
 use etherparse::{IpNumber, TcpHeader};
-use mirror_userspace::datapath::program::{CaptureProgram, Options, TestRun};
+use mirror_userspace::device::xdp::program::{CaptureProgram, Options, TestRun};
 use mirror_xdp_common::capture::{CaptureHeader, flags};
 use mirror_xdp_common::counters::{Counter, Fate};
 use mirror_xdp_common::frame::Frame;

@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 
-use mirror_userspace::config;
-use mirror_userspace::datapath::program::{CaptureProgram, Options};
-use mirror_userspace::filter::compile::{CompileError, CompiledPolicy, Places};
-use mirror_userspace::filter::policy::{self, Facts, RuleDirection};
+use mirror_userspace::control::config;
+use mirror_userspace::device::xdp::program::{CaptureProgram, Options};
+use mirror_userspace::rules::compile::{CompileError, CompiledPolicy, Places};
+use mirror_userspace::rules::policy::{self, Facts, RuleDirection};
 use mirror_xdp_common::capture::{CaptureHeader, flags};
 use mirror_xdp_common::counters::{Counter, Fate};
 use mirror_xdp_common::filter::{self, MAX_VNIS, Question, action};

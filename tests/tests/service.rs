@@ -2,13 +2,12 @@
 //! its end under load.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
-use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use mirror_xdp_tests::appliance::{Bed, INTERFACE, PATIENCE};
 use mirror_xdp_tests::frames::{Flow, mirrored};

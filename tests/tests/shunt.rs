@@ -6,8 +6,9 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::Duration;
 
 use etherparse::{IpNumber, TcpHeader};
-use mirror_userspace::datapath::program::{CaptureProgram, Options};
-use mirror_userspace::datapath::shunt::{COOLING, ShuntId, Shunted, Shunter};
+use mirror_userspace::device::xdp::program::{CaptureProgram, Options};
+use mirror_userspace::device::xdp::shunt::{COOLING, Shunter};
+use mirror_userspace::engine::hooks::{ShuntId, Shunted};
 use mirror_xdp_common::counters::Counter;
 use mirror_xdp_common::filter::{ShuntKey, tuple_word};
 use mirror_xdp_common::hash::FlowHashKey;

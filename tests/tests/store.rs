@@ -13,7 +13,7 @@ use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use mirror_userspace::capture_file::CaptureFile;
+use mirror_userspace::packet::capture_file::CaptureFile;
 use mirror_xdp_tests::appliance::{Appliance, Bed, INTERFACE, PATIENCE, Report, wait_until};
 use mirror_xdp_tests::frames::{Flow, distinct_datagram, mirrored};
 use mirror_xdp_tests::process::{Process, run};

@@ -8,7 +8,8 @@
 use std::env;
 use std::process::ExitCode;
 
-use mirror_userspace::analyzer::{Analyzer, Analyzers, Context, Direction, Event, Filter, TooMany, Use};
+use mirror_userspace::engine::analyzer::{Analyzer, Analyzers, Context, Event, Filter, TooMany, Use};
+use mirror_userspace::packet::Direction;
 use mirror_xdp_tests::appliance::{Bed, INTERFACE, PATIENCE, of_type, wait_until};
 use mirror_xdp_tests::frames::{Flow, mirrored};
 use mirror_xdp_tests::process::Process;

@@ -174,9 +174,9 @@ impl Reader {
         })
     }
 
-        // Outer headers need a datagram: in a capture without mirrored frames, a TCP segment is decoded only
-        // once.
-                    // The inner lengths reveal bytes that a mirror cut off in addition.
+    // Outer headers need a datagram: in a capture without mirrored frames, a TCP segment is decoded only
+    // once.
+    // The inner lengths reveal bytes that a mirror cut off in addition.
     /// Advances the worker's timers, which count whole seconds. A live worker also advances them after each
     /// batch.
     fn finish(mut self, elapsed: Duration) -> anyhow::Result<Totals> {
@@ -305,4 +305,3 @@ impl Progress {
         }
     }
 }
-        /// A TCP segment, for which `read` skips the search for outer headers, is never encapsulated.

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use mirror_userspace::capture_file::CaptureFile;
+use mirror_userspace::packet::capture_file::CaptureFile;
 use mirror_xdp_tests::appliance::{Bed, INTERFACE, PATIENCE, Report, wait_until};
 use mirror_xdp_tests::frames::{distinct_datagram, mirrored};
 use mirror_xdp_tests::process::{Process, run};

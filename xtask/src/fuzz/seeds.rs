@@ -1,10 +1,9 @@
 //! The first inputs of the fuzz targets: the frames and messages of tests and benchmarks, in the form that
 //! each target reads.
 
-use std::fs;
-use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::{fs, io};
 
 use mirror_xdp_tests::bench::traffic::{mixed, write_pcap};
 use mirror_xdp_tests::frames::{Flow, dns_answer, dns_query, geneve_option, mirrored};

@@ -39,15 +39,15 @@ use crate::indicators::Indicators;
 use crate::observers::Observers;
 use crate::stream::{StreamLoss, Streams};
 /// The mirror session of a frame.
-    /// Identifier of the Gateway Load Balancer endpoint that the frame came from; 0 if none.
+/// Identifier of the Gateway Load Balancer endpoint that the frame came from; 0 if none.
 /// The direction of a packet at the mirrored interface.
-    /// The interface received it.
-    /// The interface sent it.
+/// The interface received it.
+/// The interface sent it.
 /// The properties of a frame, besides its bytes.
-    /// Time of arrival, in nanoseconds since the Unix epoch.
-    /// Length of the frame on the wire, in bytes. It exceeds the captured length if the frame was truncated.
-    /// The mirror session; `None` for a plain frame of a capture file.
-    /// The direction at the mirrored interface, if known.
+/// Time of arrival, in nanoseconds since the Unix epoch.
+/// Length of the frame on the wire, in bytes. It exceeds the captured length if the frame was truncated.
+/// The mirror session; `None` for a plain frame of a capture file.
+/// The direction at the mirrored interface, if known.
 
 /// The counters of a worker. `delivered = analysed + Σ refused + duplicates`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

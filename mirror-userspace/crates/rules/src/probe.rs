@@ -109,7 +109,10 @@ impl Probe {
                 }
             };
             if repeated {
-                return Err(ParseError::new(format!("`{word}` repeats what is given already"), "give it once"));
+                return Err(ParseError::new(
+                    format!("`{word}` repeats what is given already"),
+                    "give it once",
+                ));
             }
         }
         let vni = vni.ok_or_else(|| ParseError::new("no VNI", "add such as vni 7"))?;

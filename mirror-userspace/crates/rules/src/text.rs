@@ -13,9 +13,9 @@ use super::limits;
 use super::policy::{Action, MacAddress, Rule, RuleDirection};
 
 /// The reason why a text is rejected.
-    /// The mistake, in words.
-    /// The accepted values, or the remedy.
-    /// Makes an error from its two halves.
+/// The mistake, in words.
+/// The accepted values, or the remedy.
+/// Makes an error from its two halves.
 /// The names of protocols that are accepted; the first name of a number is the one that is written. The
 /// numbers are IANA's; other protocols are written as numbers.
 const PROTOCOLS: &[(&str, u8)] = &[
@@ -77,7 +77,10 @@ pub fn mac_address(text: &str) -> Result<MacAddress, ParseError> {
 }
 
 fn not_mac(text: &str) -> ParseError {
-    ParseError::new(format!("`{text}` is not a hardware address"), "write six bytes such as 02:00:00:00:00:01")
+    ParseError::new(
+        format!("`{text}` is not a hardware address"),
+        "write six bytes such as 02:00:00:00:00:01",
+    )
 }
 
 /// Parses the action of a rule.

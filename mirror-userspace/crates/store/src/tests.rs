@@ -161,7 +161,7 @@ fn only_the_chunks_that_have_a_flow_are_read_for_it() {
     }
     store(directory.path(), settings(), None, &[frames]);
     let (all, _) = extract(directory.path(), None, "port 10007");
-    let id = crate::expression::community_id(&info(7, 0, &all[0].1), &all[0].1).unwrap();
+    let id = expression::community_id(&info(7, 0, &all[0].1), &all[0].1).unwrap();
     let (found, effort) = extract(directory.path(), None, &format!("community-id {id}"));
     assert_eq!(found, all);
     assert_eq!(found.len(), 500);

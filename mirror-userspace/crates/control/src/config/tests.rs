@@ -2,15 +2,17 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use mirror_rules::import;
 use mirror_rules::policy::{Action, RuleDirection, UnknownVnis};
 use mirror_xdp_common::Vni;
 use proptest::prelude::*;
+use serde_json::{Value, json};
 use toml::de::{DeTable, DeValue};
 
-use super::*;
+use super::{listen, *};
 
 /// The configuration that is shipped with the product.
-const EXAMPLE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/mirror-xdp.toml"));
+const EXAMPLE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../deploy/mirror-xdp.toml"));
 
 /// The same without the keys that name files which would have to exist.
 fn example() -> String {
@@ -810,4 +812,50 @@ fn keys_that_a_flag_overrides_are_not_looked_at() {
     assert_eq!(keys(&[]), ["api.listen", "store.key"]);
     assert_eq!(keys(&["api.token_file"]), ["store.key"]);
     assert_eq!(keys(&["api.listen", "store.key"]), [""; 0]);
+}
+
+/// Shaped as the command's documentation shows it.
+fn described_filters() -> Value {
+    json!({"TrafficMirrorFilters": [{
+        "TrafficMirrorFilterId": "tmf-0293f26e86EXAMPLE",
+        "IngressFilterRules": [{
+            "TrafficMirrorFilterRuleId": "tmfr-0ca76e0e08EXAMPLE",
+            "TrafficMirrorFilterId": "tmf-0293f26e86EXAMPLE",
+            "TrafficDirection": "ingress",
+            "RuleNumber": 200,
+            "RuleAction": "accept",
+            "Protocol": 6,
+            "DestinationPortRange": {"FromPort": 443, "ToPort": 443},
+            "SourcePortRange": {"FromPort": 1024, "ToPort": 65535},
+            "DestinationCidrBlock": "10.0.0.0/24",
+            "SourceCidrBlock": "10.0.0.7/24",
+            "Description": "TCP \"Rule\"\n[x]"
+        }, {
+            "RuleNumber": 100, "RuleAction": "reject", "Protocol": 99,
+            "DestinationCidrBlock": "::/0", "SourceCidrBlock": "fd00::/8"
+        }],
+        "EgressFilterRules": [{
+            "TrafficDirection": "egress", "RuleNumber": 100, "RuleAction": "accept",
+            "SourceCidrBlock": "0.0.0.0/0", "DestinationCidrBlock": "0.0.0.0/0"
+        }],
+        "NetworkServices": ["amazon-dns"],
+        "Description": "Example Filter",
+        "Tags": [{"Key": "Team", "Value": "x"}, {"Key": "Name", "Value": "back \\ \"office\" ö"}]
+    }, {
+        "TrafficMirrorFilterId": "tmf-2", "IngressFilterRules": [], "EgressFilterRules": [], "Tags": []
+    }]})
+}
+
+#[test]
+fn filters_come_back_from_the_file_that_is_written() {
+    let mut filters = import::read(described_filters().to_string().as_bytes()).unwrap();
+    let config = parse(Path::new("x"), import::to_toml(&filters).as_bytes()).unwrap();
+    assert_eq!(config.policy.default_set, None);
+    let sets: Vec<_> = filters.iter().map(|filter| filter.set.clone()).collect();
+    assert_eq!(config.policy.sets, sets);
+
+    // The only one is the default.
+    filters.truncate(1);
+    let config = parse(Path::new("x"), import::to_toml(&filters).as_bytes()).unwrap();
+    assert_eq!(config.policy.default_set, Some(0));
 }

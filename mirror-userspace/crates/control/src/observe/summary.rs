@@ -202,6 +202,10 @@ pub fn write_line(out: &mut String, info: &FrameInfo, frame: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
+    use mirror_packet::MirrorSession;
+    use mirror_xdp_common::Vni;
     use mirror_xdp_tests::frames::Flow;
     use proptest::prelude::*;
 
@@ -210,7 +214,11 @@ mod tests {
     fn info(len: usize) -> FrameInfo {
         FrameInfo {
             original_len: len as u32,
-            ..FrameInfo::of(&[]).at(3_661 * SECOND + 42_000).mirrored(7, "10.0.0.1")
+            ..FrameInfo::of(&[]).at(3_661 * SECOND + 42_000).mirrored(MirrorSession::new(
+                Vni::new(7).unwrap(),
+                "10.0.0.1".parse::<IpAddr>().unwrap().into(),
+                "10.0.9.5".parse::<IpAddr>().unwrap().into(),
+            ))
         }
     }
 

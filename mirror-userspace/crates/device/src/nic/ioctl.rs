@@ -303,8 +303,8 @@ impl Device {
 }
 
 /// Recorded answers as bytes, for tests.
-#[cfg(test)]
-pub mod recorded {
+#[cfg(any(test, feature = "recorded"))]
+pub(super) mod recorded {
     use super::{Driver, Room, Rss, uapi};
 
     fn room(answer: &[u8]) -> Room {
@@ -313,20 +313,28 @@ pub mod recorded {
         room
     }
 
+    /// The driver of a recorded `ETHTOOL_GDRVINFO`.
+    #[must_use]
     pub fn driver(answer: &[u8]) -> Driver {
         room(answer).driver()
     }
 
+    /// The statistics of recorded names and values.
+    #[must_use]
     pub fn statistics(names: &[u8], values: &[u8]) -> Vec<(String, u64)> {
         let names = room(names);
         room(values).statistics(&names, names.u32(8) as usize).unwrap()
     }
 
+    /// The hash of a recorded `ETHTOOL_GRSSH`.
+    #[must_use]
     pub fn rss(answer: &[u8]) -> Rss {
         let room = room(answer);
         room.rss(room.u32(8) as usize, room.u32(12) as usize)
     }
 
+    /// The hashed fields of UDP over IPv4 and IPv6, recorded.
+    #[must_use]
     pub fn udp_hash(answers: [&[u8]; 2]) -> [u64; 2] {
         assert_eq!(answers.map(|answer| room(answer).u32(4)), [uapi::UDP_V4_FLOW, uapi::UDP_V6_FLOW]);
         answers.map(|answer| room(answer).flow_hash())

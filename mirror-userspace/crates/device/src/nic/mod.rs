@@ -31,7 +31,7 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::{Handle, LinkUnspec};
 use serde::Serialize;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "recorded"))]
 pub mod recorded {
     //! Recorded answers of the kernel and its drivers, parsed by the production code.
 

@@ -87,13 +87,15 @@ fn features(answer: &Message<Netdev>) -> Option<XdpFeatures> {
 }
 
 /// Recorded answers as bytes, for tests.
-#[cfg(test)]
-pub mod recorded {
+#[cfg(any(test, feature = "recorded"))]
+pub(super) mod recorded {
     use netlink_packet_core::ParseableParametrized as _;
     use netlink_packet_generic::GenlHeader;
 
     use super::{Message, XdpFeatures};
 
+    /// The features of a recorded answer.
+    #[must_use]
     pub fn features(answer: &[u8]) -> Option<XdpFeatures> {
         let (header, attributes) = answer.split_at(4);
         let header = GenlHeader { cmd: header[0], version: header[1] };

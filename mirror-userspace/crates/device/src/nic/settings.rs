@@ -245,8 +245,8 @@ fn named<'f>(features: &'f mut Vec<Feature>, name: &str) -> &'f mut Feature {
 }
 
 /// Recorded answers as bytes, for tests: the generic netlink header and the attributes.
-#[cfg(test)]
-pub mod recorded {
+#[cfg(any(test, feature = "recorded"))]
+pub(super) mod recorded {
     use ethtool::{EthtoolAttr, EthtoolMessage};
     use netlink_packet_core::ParseableParametrized as _;
     use netlink_packet_generic::GenlHeader;
@@ -259,14 +259,20 @@ pub mod recorded {
         EthtoolMessage::parse_with_param(attributes, header).unwrap().nlas
     }
 
+    /// The channels of a recorded answer.
+    #[must_use]
     pub fn channels(answer: &[u8]) -> Channels {
         super::channels(&attributes(answer))
     }
 
+    /// The rings of a recorded answer.
+    #[must_use]
     pub fn rings(answer: &[u8]) -> Rings {
         super::rings(&attributes(answer))
     }
 
+    /// The features of a recorded answer.
+    #[must_use]
     pub fn features(answer: &[u8]) -> Vec<Feature> {
         super::features(&attributes(answer))
     }

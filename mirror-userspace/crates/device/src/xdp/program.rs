@@ -90,9 +90,9 @@ fn memo_bits(cpus: usize) -> u32 {
 }
 
 /// The XDP mode of a program on an interface.
-    /// In the driver, before the kernel allocates an `sk_buff` for the frame.
-    /// In the network stack: works on any interface, but is slower.
-    /// Returns its name in messages and on the command line.
+/// In the driver, before the kernel allocates an `sk_buff` for the frame.
+/// In the network stack: works on any interface, but is slower.
+/// Returns its name in messages and on the command line.
 /// The reasons why the program could not be loaded or used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -21,11 +21,11 @@ use data::Data;
 pub use data::Tools;
 pub use table::{FlowTable, Insert, Timeouts};
 /// The properties of a flow that its packets do not change.
-    /// True if the client is the key's lower endpoint.
-    /// Returns true for a TCP flow.
-    /// Returns the owner of the bytes of one direction. `flow` is the flow's place in the table.
-    /// Returns the fields that all records of this flow share.
-            // The values that Suricata hashes into the Community ID.
+/// True if the client is the key's lower endpoint.
+/// Returns true for a TCP flow.
+/// Returns the owner of the bytes of one direction. `flow` is the flow's place in the table.
+/// Returns the fields that all records of this flow share.
+// The values that Suricata hashes into the Community ID.
 
 /// One flow and its state.
 #[derive(Clone, Debug)]
@@ -389,5 +389,3 @@ fn is_dns_answer(packet: &Packet<'_>, payload: &[u8]) -> bool {
         && packet.destination_port != DNS_PORT
         && dns::Message::parse(payload).is_ok_and(|message| message.header().is_response())
 }
-
-/// Returns a 51-bit identifier, the same for the same flow in every run.

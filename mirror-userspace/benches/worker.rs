@@ -66,7 +66,7 @@ enum Stage {
     /// The same with a tap, for which all frames are copied.
     Tapped,
     /// The handoff of a frame, in both workers together, without its analysis.
-    HandOver,
+    Handoff,
     /// The mix, with all packets stored.
     Kept,
     /// The mix, with all packets waiting for alerts that do not come.
@@ -83,7 +83,7 @@ impl Stage {
         Self::Mixed,
         Self::Tailed,
         Self::Tapped,
-        Self::HandOver,
+        Self::Handoff,
         Self::Kept,
         Self::Waiting,
     ];
@@ -98,7 +98,7 @@ impl Stage {
             Self::Mixed => "mixed",
             Self::Tailed => "mixed-tail",
             Self::Tapped => "mixed-tap",
-            Self::HandOver => "hand-over",
+            Self::Handoff => "hand-over",
             Self::Kept => "kept",
             Self::Waiting => "waiting-for-alerts",
         }
@@ -123,7 +123,7 @@ impl Stage {
             | Self::Tapped
             | Self::Kept
             | Self::Waiting => mixed(),
-            Self::Known | Self::HandOver => {
+            Self::Known | Self::Handoff => {
                 (0..200).map(|port| Flow::v4(10_000 + port, 9).udp(&[0; 200])).collect()
             }
             Self::Dns => (0..100).flat_map(dns).collect(),
@@ -250,7 +250,7 @@ impl Bench {
                         mirror.vni = Vni::new(self.count as u32 & Vni::MAX.get()).unwrap();
                     }
                 }
-                Stage::HandOver => {
+                Stage::Handoff => {
                     self.hand_over(index);
                     continue;
                 }

@@ -8,7 +8,7 @@
 
 use std::process::ExitCode;
 
-use mirror_userspace::engine::analyzer::{Analyzer, Analyzers, Context, Event, Filter, TooMany, Use};
+use mirror_userspace::engine::analyzer::{Analyzer, Analyzers, Consumed, Context, Event, Filter, TooMany};
 use mirror_userspace::packet::Direction;
 use mirror_userspace::protocols::detect::AppProto;
 use mirror_userspace::records::EventType;
@@ -29,9 +29,15 @@ struct MailSenders;
 impl Analyzer for MailSenders {
     type Flow = ();
 
-    fn data(&mut self, (): &mut (), from: Direction, event: Event<'_>, context: &mut Context<'_>) -> Use {
+    fn data(
+        &mut self,
+        (): &mut (),
+        from: Direction,
+        event: Event<'_>,
+        context: &mut Context<'_>,
+    ) -> Consumed {
         const COMMAND: &[u8] = b"MAIL FROM:";
-        let (Event::Data { bytes, .. }, Direction::ToServer) = (event, from) else { return Use::Close };
+        let (Event::Data { bytes, .. }, Direction::ToServer) = (event, from) else { return Consumed::Close };
         let mut used = 0;
         for line in bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")) {
             if let Some((command, sender)) = line.split_at_checked(COMMAND.len())
@@ -42,7 +48,7 @@ impl Analyzer for MailSenders {
             used += line.len();
         }
         // The bytes after the last whole line come again, followed by more.
-        Use::Used(used)
+        Consumed::Used(used)
     }
 }
 

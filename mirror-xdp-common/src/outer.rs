@@ -39,7 +39,7 @@ pub const MAX_GENEVE_OPTIONS: usize = 8;
 
 /// The encapsulation at a UDP port of mirror traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Envelope {
+pub enum Encapsulation {
     /// VXLAN, its reserved bits ignored (RFC 7348, section 5).
     Vxlan,
     /// GENEVE (RFC 8926).
@@ -92,12 +92,12 @@ impl Ports {
     /// port 0.
     #[inline(always)]
     #[must_use]
-    pub fn envelope(&self, port: u16) -> Option<Envelope> {
+    pub fn encapsulation(&self, port: u16) -> Option<Encapsulation> {
         if port == 0 {
             return None;
         }
         if port == self.0[0] {
-            return Some(Envelope::Vxlan);
+            return Some(Encapsulation::Vxlan);
         }
         // BPF has no instruction that turns a comparison into a value, and each branch doubles the number of
         // paths that the verifier follows. The difference is 0 only for the port itself, and only then the
@@ -111,11 +111,11 @@ impl Ports {
         if hits == 0 {
             None
         } else if hits < 1 << GENEVE {
-            Some(Envelope::Vxlan)
+            Some(Encapsulation::Vxlan)
         } else if hits < 1 << VXLAN_GPE {
-            Some(Envelope::Geneve)
+            Some(Encapsulation::Geneve)
         } else {
-            Some(Envelope::VxlanGpe)
+            Some(Encapsulation::VxlanGpe)
         }
     }
 }
@@ -184,14 +184,14 @@ struct Payload {
 pub fn decapsulate<F: Frame + ?Sized>(frame: &F, ports: &Ports) -> Result<Mirrored, Counter> {
     let datagram = outermost_datagram(frame)?;
     let udp: UdpHeader = header(frame, datagram.offset)?;
-    let Some(envelope) = ports.envelope(udp.destination()) else { return Err(Counter::NotMirror) };
+    let Some(encapsulation) = ports.encapsulation(udp.destination()) else { return Err(Counter::NotMirror) };
     let payload = payload(&datagram, udp, frame.len())?;
-    match envelope {
-        Envelope::Vxlan | Envelope::VxlanGpe => {
-            let gpe = matches!(envelope, Envelope::VxlanGpe);
+    match encapsulation {
+        Encapsulation::Vxlan | Encapsulation::VxlanGpe => {
+            let gpe = matches!(encapsulation, Encapsulation::VxlanGpe);
             vxlan(frame, &datagram, payload, datagram.source, Gateway::default(), 0, gpe)
         }
-        Envelope::Geneve => geneve(frame, &datagram, payload, ports),
+        Encapsulation::Geneve => geneve(frame, &datagram, payload, ports),
     }
 }
 
@@ -283,10 +283,10 @@ fn geneve<F: Frame + ?Sized>(
         return Err(Counter::GeneveNotMirror);
     }
     let udp: UdpHeader = frame.header(nested.offset).ok_or(Counter::OuterNotLinear)?;
-    let gpe = match ports.envelope(udp.destination()) {
-        Some(Envelope::Vxlan) => false,
-        Some(Envelope::VxlanGpe) => true,
-        Some(Envelope::Geneve) | None => return Err(Counter::GeneveNotMirror),
+    let gpe = match ports.encapsulation(udp.destination()) {
+        Some(Encapsulation::Vxlan) => false,
+        Some(Encapsulation::VxlanGpe) => true,
+        Some(Encapsulation::Geneve) | None => return Err(Counter::GeneveNotMirror),
     };
     let payload = self::payload(&nested, udp, inside.end)?;
     let gateway = gateway(frame, options)?;

@@ -8,7 +8,7 @@
 use std::env;
 use std::process::ExitCode;
 
-use mirror_userspace::engine::analyzer::{Analyzer, Analyzers, Context, Event, Filter, TooMany, Use};
+use mirror_userspace::engine::analyzer::{Analyzer, Analyzers, Consumed, Context, Event, Filter, TooMany};
 use mirror_userspace::packet::Direction;
 use mirror_xdp_tests::appliance::{Bed, INTERFACE, PATIENCE, of_type, wait_until};
 use mirror_xdp_tests::frames::{Flow, mirrored};
@@ -25,7 +25,7 @@ struct Panics;
 impl Analyzer for Panics {
     type Flow = ();
 
-    fn data(&mut self, (): &mut (), _: Direction, _: Event<'_>, _: &mut Context<'_>) -> Use {
+    fn data(&mut self, (): &mut (), _: Direction, _: Event<'_>, _: &mut Context<'_>) -> Consumed {
         panic!("as it was told")
     }
 }

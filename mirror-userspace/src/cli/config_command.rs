@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Subcommand;
-use mirror_control::config::{self, Checked, Config, Mistakes};
+use mirror_control::config::{self, Checked, Config, Diagnostics};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -90,8 +90,8 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
 
 fn check(args: &Check) -> anyhow::Result<ExitCode> {
     let Checked { config, mistakes, warnings, .. } = config::check(&args.file, |_| false)?;
-    let mistakes = Mistakes::of(mistakes);
-    for line in mistakes.iter().flat_map(Mistakes::lines) {
+    let mistakes = Diagnostics::of(mistakes);
+    for line in mistakes.iter().flat_map(Diagnostics::lines) {
         eprintln!("mirror-xdp: {line}");
     }
     for warning in &warnings {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use mirror_control::config::EveSettings;
-use mirror_records::sink::{Destination, EventTypes, FILE_NAME, Patience, Rotation, Sink, SinkError};
+use mirror_records::sink::{Destination, EventTypes, FILE_NAME, Rotation, Sink, SinkError, StallPolicy};
 use mirror_rules::text;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -92,7 +92,7 @@ impl EveArgs {
 pub(super) fn open(
     destination: Destination,
     types: EventTypes,
-    patience: Patience,
+    patience: StallPolicy,
     json: bool,
 ) -> Result<Sink, SinkError> {
     if json && destination == Destination::Stdout {

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Subcommand;
-use mirror_control::config::{self, Config, Mistake};
+use mirror_control::config::{self, Config, Diagnostic};
 use mirror_rules::analysis::{Analysis, Overlap};
 use mirror_rules::policy::{Decision, Policy, Rule, RuleDirection, RuleSet, UnknownVnis};
 use mirror_rules::probe::{Explanation, Probe, Verdict};
@@ -127,7 +127,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
 /// any.
 pub(super) fn load(
     path: &Path,
-    mistakes: impl FnOnce(&[Mistake]) -> anyhow::Result<()>,
+    mistakes: impl FnOnce(&[Diagnostic]) -> anyhow::Result<()>,
 ) -> anyhow::Result<Option<Config>> {
     match config::load(path) {
         Ok(config) => Ok(Some(config)),
@@ -146,11 +146,11 @@ pub(super) fn load(
 #[derive(Serialize)]
 struct Invalid<'a> {
     valid: bool,
-    mistakes: &'a [Mistake],
+    mistakes: &'a [Diagnostic],
 }
 
 fn check(args: &Check) -> anyhow::Result<ExitCode> {
-    let print_mistakes = |mistakes: &[Mistake]| {
+    let print_mistakes = |mistakes: &[Diagnostic]| {
         if args.json { print_json(&Invalid { valid: false, mistakes }) } else { Ok(()) }
     };
     let Some(config) = load(&args.file, print_mistakes)? else { return Ok(ExitCode::FAILURE) };

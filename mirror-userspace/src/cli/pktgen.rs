@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use mirror_control::pktgen::{
-    Countable, EngineChoice, Envelope, Event, IMIX, Options, Oversize, Prepared, Ranges, Rate, Totals,
+    Countable, Encapsulation, EngineChoice, Event, IMIX, Options, Oversize, Prepared, Ranges, Rate, Totals,
     Traffic, run,
 };
 use mirror_xdp_common::Vni;
@@ -85,8 +85,8 @@ pub(super) struct Args {
     new_flows: Option<bool>,
 
     /// Encapsulation of the frames
-    #[arg(long, value_enum, default_value_t)]
-    envelope: Envelope,
+    #[arg(long, alias = "envelope", value_enum, default_value_t)]
+    encapsulation: Encapsulation,
 
     /// Network identifiers of the mirror sessions, such as 7 or 1-100,200; flows are distributed over them
     #[arg(long, value_name = "N,…", value_parser = vnis)]
@@ -197,7 +197,7 @@ impl From<Args> for Options {
             interface: args.interface,
             engine: args.engine,
             traffic,
-            envelope: args.envelope,
+            encapsulation: args.encapsulation,
             vnis: args.vni,
             sources: args.source,
             target: args.to,

@@ -14,7 +14,7 @@ use mirror_device::xdp::program::LogLevel;
 use mirror_engine::offline::{self, Frames};
 use mirror_engine::worker::{Worker, WorkerConfig};
 use mirror_packet::capture_file::{CaptureFile, CaptureFileError};
-use mirror_records::sink::{Destination, Overflow, Patience, Sink};
+use mirror_records::sink::{Destination, Overflow, Sink, StallPolicy};
 use mirror_store::{Store, StoreHandle};
 use serde::Serialize;
 
@@ -137,7 +137,7 @@ fn confine(args: &Args) -> anyhow::Result<Option<Sink>> {
 fn open_sink(args: &Args) -> anyhow::Result<Sink> {
     let eve = config::EveSettings::default();
     let destination = args.eve.destination(&args.log_dir, &eve);
-    Ok(super::eve::open(destination, args.eve.types(&eve), Patience::Endless, args.json)?)
+    Ok(super::eve::open(destination, args.eve.types(&eve), StallPolicy::Endless, args.json)?)
 }
 
 struct Reader {
@@ -188,7 +188,7 @@ impl Reader {
         let dropped = Named(frames.dropped().collect());
         let stored = worker.recorder().as_ref().map(StoreHandle::counters);
         let records_lost = worker.counters().records_lost;
-        let analysed = stats::Worker::new(0, stats::HandOver::default(), worker.counters(), stored);
+        let analysed = stats::Worker::new(0, stats::Handoff::default(), worker.counters(), stored);
         let unaccounted = seen.abs_diff(mirrored + plain + dropped.sum())
             + (mirrored + plain).abs_diff(analysed.delivered)
             + analysed.imbalance();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use mirror_base::one_line;
 use mirror_control::api::{Refused, Reloaded};
 use mirror_control::capture::Capture;
-use mirror_control::config::{self, Config, Mistake, Mistakes};
+use mirror_control::config::{self, Config, Diagnostic, Diagnostics};
 use mirror_records::sink::Sink;
 use mirror_store::Store;
 use tokio::time::Instant;
@@ -117,7 +117,7 @@ impl<'a> Reloader<'a> {
     ) -> anyhow::Result<(usize, Vec<&'static str>)> {
         // Settings that matter only at the start, such as the files of secrets, are not checked.
         let checked = config::check(path, |key| !is_policy(key))?;
-        if let Some(mistakes) = Mistakes::of(checked.mistakes) {
+        if let Some(mistakes) = Diagnostics::of(checked.mistakes) {
             return Err(config::Error::from(mistakes).into());
         }
         let (new, lines) = (checked.config, checked.lines);
@@ -129,7 +129,7 @@ impl<'a> Reloader<'a> {
         let changes: Vec<_> = changes(&before, &after).collect();
         let fixed = changes.iter().filter(|change| !is_policy(change.key) && !LIVE.contains(&change.key));
         let mistakes = fixed.map(|change| change.mistake(path, line(change.key))).collect();
-        if let Some(mistakes) = Mistakes::of(mistakes) {
+        if let Some(mistakes) = Diagnostics::of(mistakes) {
             return Err(config::Error::from(mistakes).into());
         }
         // The steps that can fail come first.
@@ -159,11 +159,11 @@ struct Change<'v> {
 
 impl Change<'_> {
     /// Reports that the key cannot change while the capture runs.
-    fn mistake(&self, path: &Path, line: usize) -> Mistake {
+    fn mistake(&self, path: &Path, line: usize) -> Diagnostic {
         let written = |value: &serde_json::Value| {
             if value.is_null() { "not set".to_owned() } else { value.to_string() }
         };
-        Mistake {
+        Diagnostic {
             file: path.to_owned(),
             line,
             key: self.key.to_owned(),

@@ -19,14 +19,14 @@ use mirror_base::sandbox::{self, Files, Kind};
 use mirror_control::api::{self, Address};
 use mirror_control::capture::device_losses::Watch;
 use mirror_control::capture::{Config, Plan};
-use mirror_control::config::{self, Mistake, Mistakes};
+use mirror_control::config::{self, Diagnostic, Diagnostics};
 use mirror_control::observe::control::{self, OpenError, Socket};
 use mirror_control::observe::tap::{self, Tap};
 use mirror_control::stats::Stats;
 use mirror_device::nic::Changes;
 use mirror_device::xdp::program::LogLevel;
 use mirror_engine::worker::WorkerConfig;
-use mirror_records::sink::{Destination, Patience, Sink, SinkCounters, SinkSettings};
+use mirror_records::sink::{Destination, Sink, SinkCounters, SinkSettings, StallPolicy};
 use mirror_rules::policy::UnknownVnis;
 use mirror_store::remote::Location;
 use mirror_store::upload;
@@ -383,7 +383,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let destination = args.eve.destination(&settled.log_dir, &configured.eve);
     sandbox::install(&needed_files(&args, &configured, &settled.log_dir, &destination))?;
     let types = args.eve.types(&configured.eve);
-    let sink = super::eve::open(destination, types, Patience::Short, args.json)?;
+    let sink = super::eve::open(destination, types, StallPolicy::Short, args.json)?;
     sink.set(args.sink_settings(&configured));
     let store = super::store::open_to_capture(args.store.as_deref(), &args.store(&configured.store))?;
     let mut watch = Watch::start(&interfaces).await?;
@@ -552,13 +552,13 @@ fn open_control(path: &Path) -> anyhow::Result<Option<Socket>> {
 
 /// Reads the configuration file, and returns it with its warnings; returns the defaults without a file. Keys
 /// that flags override are not checked, and neither is the store if none is written.
-fn configuration(args: &Args) -> anyhow::Result<(config::Config, Vec<Mistake>)> {
+fn configuration(args: &Args) -> anyhow::Result<(config::Config, Vec<Diagnostic>)> {
     let Some(path) = &args.config else { return Ok(Default::default()) };
     let by_flag = args.in_force(&config::Config::default());
     let by_flag: Vec<_> = by_flag.into_iter().filter_map(|(key, _, flag)| flag.map(|_| key)).collect();
     let is_unused = |key: &str| args.store.is_none() && key.starts_with("store.");
     let checked = config::check(path, |key| by_flag.contains(&key) || is_unused(key))?;
-    match Mistakes::of(checked.mistakes) {
+    match Diagnostics::of(checked.mistakes) {
         Some(mistakes) => Err(config::Error::from(mistakes).into()),
         None => Ok((checked.config, checked.warnings)),
     }

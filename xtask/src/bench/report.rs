@@ -24,7 +24,7 @@ pub(super) struct Report {
     pub(super) memory: Option<Vec<Memory>>,
     pub(super) growth: Option<Vec<Growth>>,
     #[serde(default)]
-    pub(super) hand_over: Option<Vec<HandOver>>,
+    pub(super) hand_over: Option<Vec<Handoff>>,
 }
 
 /// The cost of a packet in the XDP program.
@@ -118,7 +118,7 @@ pub(super) struct Growth {
 
 /// The cost of a packet of a known flow in two workers that hand frames to each other.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct HandOver {
+pub(super) struct Handoff {
     /// The share of frames handed to the other worker, in percent.
     pub(super) percent: u64,
     pub(super) ns: f64,
@@ -162,7 +162,7 @@ impl Report {
         for growth in self.growth.iter().flatten() {
             figures.push((format!("growth: {} {}, ns", growth.count, growth.of), growth.ns, false));
         }
-        for HandOver { percent, ns } in self.hand_over.iter().flatten() {
+        for Handoff { percent, ns } in self.hand_over.iter().flatten() {
             figures.push((format!("growth: {percent} % handed over, ns"), *ns, false));
         }
         figures
@@ -327,7 +327,7 @@ impl Report {
                  each, by the share of frames that belong to the other worker.\n\n\
                  | handed over | ns a packet |\n| ---: | ---: |"
             )?;
-            for HandOver { percent, ns } in hand_over {
+            for Handoff { percent, ns } in hand_over {
                 writeln!(text, "| {percent} % | {ns:.0} |")?;
             }
         }

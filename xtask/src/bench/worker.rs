@@ -16,7 +16,7 @@ use nix::sys::time::TimeValLike as _;
 use serde_json::Value;
 
 use super::median;
-use super::report::{Growth, HandOver, Memory, Peers, Stage};
+use super::report::{Growth, Handoff, Memory, Peers, Stage};
 use crate::command::{cargo, display, find_program, output, run, workspace};
 
 /// The stages of the bench target.
@@ -162,14 +162,14 @@ impl Target {
     }
 
     /// Measures the cost of a packet by the share of packets handed to the other worker, as medians.
-    pub(super) fn hand_over(&self) -> Result<Vec<HandOver>> {
+    pub(super) fn hand_over(&self) -> Result<Vec<Handoff>> {
         const ROUNDS: usize = 5;
         let of = |percent: u64| {
             let mut rounds = Vec::new();
             for _ in 0..ROUNDS {
                 rounds.push(self.ask(&["handed-over", &percent.to_string()])?.trim().parse()?);
             }
-            Ok(HandOver { percent, ns: median(rounds).unwrap_or_default() })
+            Ok(Handoff { percent, ns: median(rounds).unwrap_or_default() })
         };
         [0, 50, 100].into_iter().map(of).collect()
     }

@@ -130,7 +130,7 @@ pub enum Profile {
 
 /// Frames that a worker handed over to their owners, and frames that it took over from other workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct HandOver {
+pub struct Handoff {
     /// Frames handed over to the worker that owns the flow.
     pub given: u64,
     /// Frames lost because the owner had too many frames waiting: it was too slow.
@@ -230,7 +230,7 @@ pub struct Worker {
     /// Frames that the worker received, from its own socket or from other workers.
     pub delivered: u64,
     /// Frames that moved from one worker to another.
-    pub hand_over: HandOver,
+    pub hand_over: Handoff,
     /// Bytes of the delivered frames, as mirrored.
     pub delivered_bytes: u64,
     /// Frames that were analysed completely.
@@ -266,7 +266,7 @@ impl Worker {
     #[must_use]
     pub fn new(
         worker: usize,
-        hand_over: HandOver,
+        hand_over: Handoff,
         counters: WorkerCounters,
         store: Option<StoreCounters>,
     ) -> Self {
@@ -496,7 +496,7 @@ impl Stats {
 
     /// Returns the sum of a hand-over counter over all workers.
     #[must_use]
-    pub fn hand_over(&self, count: impl Fn(&HandOver) -> u64) -> u64 {
+    pub fn hand_over(&self, count: impl Fn(&Handoff) -> u64) -> u64 {
         self.workers.iter().map(|worker| count(&worker.hand_over)).sum()
     }
 
@@ -526,10 +526,8 @@ mod tests {
             fill_ring_empty: 0,
         };
         // The first worker has handed two frames over, of which the second could accept one.
-        let hand_over = [
-            HandOver { given: 1, full: 1, ..HandOver::default() },
-            HandOver { taken: 1, ..HandOver::default() },
-        ];
+        let hand_over =
+            [Handoff { given: 1, full: 1, ..Handoff::default() }, Handoff { taken: 1, ..Handoff::default() }];
         let worker = |worker: usize, delivered| {
             let counters = WorkerCounters { delivered, analysed: delivered - 1, ..WorkerCounters::default() };
             let counters = WorkerCounters { refused: vec![("not_ip", 1)], ..counters };

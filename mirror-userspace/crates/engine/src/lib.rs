@@ -17,4 +17,4 @@ pub mod stream;
 pub mod tcp;
 pub mod worker;
 
-pub use meta::{FlowIndex, Head};
+pub use meta::{FlowIndex, FlowMeta};

@@ -28,7 +28,7 @@ impl FlowIndex {
 
 /// The properties of a flow that its packets do not change.
 #[derive(Clone, Copy, Debug)]
-pub struct Head {
+pub struct FlowMeta {
     pub(crate) key: FlowKey,
     /// True if the client is the key's lower endpoint.
     pub(crate) client_is_low: bool,
@@ -37,7 +37,7 @@ pub struct Head {
     pub(crate) start: u64,
 }
 
-impl Head {
+impl FlowMeta {
     pub(crate) const fn client(&self) -> (Address, u16) {
         if self.client_is_low { self.key.low() } else { self.key.high() }
     }

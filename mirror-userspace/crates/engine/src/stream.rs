@@ -110,7 +110,7 @@ pub enum Event<'a> {
 
 /// The result of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use {
+pub enum Consumed {
     /// This many bytes are used. The rest is passed again with the next event.
     Used(usize),
     /// No more data of this direction is needed.
@@ -261,13 +261,13 @@ impl Streams {
         &mut self,
         stream: &mut Stream,
         owner: Owner<'_>,
-        mut each: impl FnMut(Event<'_>) -> Use,
+        mut each: impl FnMut(Event<'_>) -> Consumed,
     ) -> bool {
         if !stream.keeps() || self.held(stream, owner).is_some() {
             return false;
         }
         stream.buffer = None;
-        if !matches!(each(Event::Gap { bytes: &[], len: 0 }), Use::Used(_)) {
+        if !matches!(each(Event::Gap { bytes: &[], len: 0 }), Consumed::Used(_)) {
             self.close(stream, owner);
         }
         true
@@ -283,7 +283,7 @@ impl Streams {
         first: Option<u32>,
         sequence: u32,
         payload: &[u8],
-        mut each: impl FnMut(Event<'_>) -> Use,
+        mut each: impl FnMut(Event<'_>) -> Consumed,
     ) -> bool {
         if payload.is_empty() {
             return false;
@@ -310,7 +310,7 @@ impl Streams {
         stream: &mut Stream,
         owner: Owner<'_>,
         acknowledged: u32,
-        mut each: impl FnMut(Event<'_>) -> Use,
+        mut each: impl FnMut(Event<'_>) -> Consumed,
     ) -> bool {
         let Some(buffer) = self.held(stream, owner) else { return false };
         let next = stream.next;
@@ -322,7 +322,7 @@ impl Streams {
         buffer.pending.clear();
         stream.next = nearest;
         match outcome {
-            Use::Used(_) => {
+            Consumed::Used(_) => {
                 self.deliver_early(stream, owner, &mut each);
             }
             _ => self.close(stream, owner),
@@ -337,13 +337,18 @@ impl Streams {
     }
 
     /// Delivers the unused bytes again, and no others.
-    pub fn again(&mut self, stream: &mut Stream, owner: Owner<'_>, mut each: impl FnMut(Event<'_>) -> Use) {
+    pub fn again(
+        &mut self,
+        stream: &mut Stream,
+        owner: Owner<'_>,
+        mut each: impl FnMut(Event<'_>) -> Consumed,
+    ) {
         let Some(pending) = self.held(stream, owner).map(|buffer| &mut buffer.pending) else { return };
         if pending.is_empty() {
             return;
         }
         match each(Event::Data { bytes: pending, new: 0 }) {
-            Use::Used(used) => {
+            Consumed::Used(used) => {
                 pending.drain(..used.min(pending.len()));
                 self.give_back_if_empty(stream, owner);
             }
@@ -357,7 +362,7 @@ impl Streams {
         stream: &mut Stream,
         owner: Owner<'_>,
         acknowledged: bool,
-        mut each: impl FnMut(Event<'_>) -> Use,
+        mut each: impl FnMut(Event<'_>) -> Consumed,
     ) {
         if stream.state == State::Open {
             let bytes = self.held(stream, owner).map(|buffer| buffer.pending.as_slice()).unwrap_or_default();
@@ -466,13 +471,13 @@ impl Streams {
         stream: &mut Stream,
         owner: Owner<'_>,
         new: &[u8],
-        each: &mut impl FnMut(Event<'_>) -> Use,
+        each: &mut impl FnMut(Event<'_>) -> Consumed,
     ) -> bool {
         stream.next = stream.next.wrapping_add(new.len() as u32);
         if stream.keeps() && self.has_unused(stream, owner) {
             return self.deliver_behind(stream, owner, new, each);
         }
-        let Use::Used(used) = each(Event::Data { bytes: new, new: 0 }) else {
+        let Consumed::Used(used) = each(Event::Data { bytes: new, new: 0 }) else {
             self.close(stream, owner);
             return false;
         };
@@ -497,12 +502,12 @@ impl Streams {
         stream: &mut Stream,
         owner: Owner<'_>,
         new: &[u8],
-        each: &mut impl FnMut(Event<'_>) -> Use,
+        each: &mut impl FnMut(Event<'_>) -> Consumed,
     ) -> bool {
         let Some(pending) = self.held(stream, owner).map(|buffer| &mut buffer.pending) else { return false };
         let old = pending.len();
         pending.extend_from_slice(new);
-        let Use::Used(used) = each(Event::Data { bytes: pending, new: old }) else {
+        let Consumed::Used(used) = each(Event::Data { bytes: pending, new: old }) else {
             self.close(stream, owner);
             return false;
         };
@@ -530,7 +535,7 @@ impl Streams {
         &mut self,
         stream: &mut Stream,
         owner: Owner<'_>,
-        each: &mut impl FnMut(Event<'_>) -> Use,
+        each: &mut impl FnMut(Event<'_>) -> Consumed,
     ) -> bool {
         loop {
             // The delivery may change the buffer.
@@ -595,7 +600,7 @@ mod tests {
             streams: &mut Streams,
             sequence: u32,
             payload: &[u8],
-            each: impl FnMut(Event<'_>) -> Use,
+            each: impl FnMut(Event<'_>) -> Consumed,
         ) -> bool {
             let owner = Owner {
                 flow: FlowIndex::of(self.flow),
@@ -615,16 +620,16 @@ mod tests {
         let segment = vec![0; len];
         let mut open: Vec<_> = (0..count).map(|flow| Sender::new(flow, flow as u32)).collect();
         for sender in &mut open {
-            assert!(!sender.send(streams, 2, &segment, |_| Use::Used(0)));
+            assert!(!sender.send(streams, 2, &segment, |_| Consumed::Used(0)));
         }
         let mut delivered = 0;
         for sender in &mut open {
             sender.send(streams, 1, &[1], |event| match event {
                 Event::Data { bytes, .. } => {
                     delivered += bytes.len();
-                    Use::Used(bytes.len())
+                    Consumed::Used(bytes.len())
                 }
-                _ => Use::Used(0),
+                _ => Consumed::Used(0),
             });
         }
         assert_eq!(delivered, count * (1 + len), "each byte once");
@@ -659,7 +664,7 @@ mod tests {
     /// Begins a message that never ends.
     fn hold(streams: &mut Streams, flow: usize, host: u32) -> Sender {
         let mut sender = Sender::new(flow, host);
-        assert!(!sender.send(streams, 1, b"GET / HTTP/1.1\r\n", |_| Use::Used(0)));
+        assert!(!sender.send(streams, 1, b"GET / HTTP/1.1\r\n", |_| Consumed::Used(0)));
         sender
     }
 
@@ -670,9 +675,9 @@ mod tests {
         sender.send(streams, 17, b"\r\n", |event| {
             if let Event::Data { bytes, .. } = event {
                 whole = bytes == b"GET / HTTP/1.1\r\n\r\n";
-                return Use::Used(bytes.len());
+                return Consumed::Used(bytes.len());
             }
-            Use::Used(0)
+            Consumed::Used(0)
         });
         whole
     }
@@ -694,7 +699,7 @@ mod tests {
             if let Event::Data { bytes, .. } = event {
                 seen = bytes.len();
             }
-            Use::Used(0)
+            Consumed::Used(0)
         });
         assert_eq!(seen, 18);
         let taken = streams.lost()[StreamLoss::BufferTaken as usize];
@@ -720,7 +725,7 @@ mod tests {
                 Event::Data { bytes, .. } => (bytes.len(), usize::MAX),
                 Event::End { .. } => unreachable!("the flow goes on"),
             });
-            Use::Used(2)
+            Consumed::Used(2)
         });
         assert_eq!(events, [(0, 0), (2, usize::MAX)]);
     }
@@ -730,7 +735,7 @@ mod tests {
         let mut streams = Streams::new(1);
         for flow in 0..4_000 {
             let mut sender = Sender::new(flow, flow as u32 % 100);
-            sender.send(&mut streams, 2, &vec![0; MAX_EARLY], |_| Use::Used(0));
+            sender.send(&mut streams, 2, &vec![0; MAX_EARLY], |_| Consumed::Used(0));
             let held: usize = streams.buffers.iter().map(Buffer::room).sum();
             assert!(held <= MAX_HELD + MAX_SPARE + 2 * MAX_EARLY, "{held}");
         }

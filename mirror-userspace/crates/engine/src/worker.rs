@@ -11,29 +11,29 @@ use serde::Serialize;
 pub mod affinity;
 mod datagrams;
 mod duplicates;
+pub mod flow_scan;
 mod shunting;
-pub mod survey;
 mod tuning;
 
 use mirror_packet::fragment::Defragmenter;
 use mirror_packet::{
-    self, Decoded, FlowKey, FlowKeyHasher, Fragment, Layer, LinkType, Packet, Refusal, SECOND, Segment,
+    self, DecodeError, Decoded, FlowKey, FlowKeyHasher, Fragment, Layer, LinkType, Packet, SECOND, Segment,
     SessionKey, Transport, tcp_flags,
 };
-pub use mirror_packet::{FrameInfo, MirrorDirection as Side, MirrorSession as Mirror};
+use mirror_packet::{FrameInfo, MirrorSession};
 use mirror_records::EndReason;
 use mirror_records::sink::Producer;
 
 use self::datagrams::Whole;
 pub use self::datagrams::{DatagramCounters, Datagrams};
 use self::duplicates::{Duplicates, Place, Verdict};
+use self::flow_scan::FlowScan;
 use self::shunting::Ending;
 pub use self::shunting::Shunting;
-use self::survey::Survey;
 pub use self::tuning::Tuning;
 use crate::FlowIndex;
 use crate::analyzer::{Analyzers, Cause};
-use crate::flow::{Flow, FlowTable, Tools};
+use crate::flow::{Flow, FlowContext, FlowTable};
 use crate::hooks::{Offload, Recorder};
 use crate::indicators::Indicators;
 use crate::observers::Observers;
@@ -145,7 +145,7 @@ const MAX_NEW_FLOWS: u8 = 3;
 
 /// The outcome of a frame that was not refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Taken {
+enum Outcome {
     Analysed,
     /// Another frame or the driver has already counted it.
     Duplicate,
@@ -162,7 +162,7 @@ pub struct Worker<R: Recorder = (), O: Offload = ()> {
     shunting: Option<Shunting<O>>,
     recorder: R,
     /// The detector of packets that are mirrored at both ends, if enabled.
-    twice: Option<Box<Duplicates>>,
+    dedup: Option<Box<Duplicates>>,
     observers: Observers,
     streams: Streams,
     analyzers: Analyzers,
@@ -179,7 +179,7 @@ pub struct Worker<R: Recorder = (), O: Offload = ()> {
     delivered: u64,
     delivered_bytes: u64,
     analysed: u64,
-    refused: [u64; Refusal::COUNT],
+    refused: [u64; DecodeError::COUNT],
     duplicates: u64,
     flows_total: u64,
     flows_settled: u64,
@@ -245,7 +245,7 @@ impl<R: Recorder, O: Offload> WorkerBuilder<R, O> {
             flows: FlowTable::new(config.max_flows),
             shunting: offload.map(Shunting::new),
             recorder,
-            twice: config.dedup.then(|| Box::new(Duplicates::new(config.hash_seed))),
+            dedup: config.dedup.then(|| Box::new(Duplicates::new(config.hash_seed))),
             observers: Observers::default(),
             streams: Streams::new(config.hash_seed),
             analyzers: Analyzers::of_worker(config.max_flows, config.hash_seed),
@@ -258,7 +258,7 @@ impl<R: Recorder, O: Offload> WorkerBuilder<R, O> {
             delivered: 0,
             delivered_bytes: 0,
             analysed: 0,
-            refused: [0; Refusal::COUNT],
+            refused: [0; DecodeError::COUNT],
             duplicates: 0,
             flows_total: 0,
             flows_settled: 0,
@@ -399,25 +399,30 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
     }
 
     #[inline(always)]
-    fn leaves(&mut self, info: &FrameInfo, frame: &[u8], outcome: Result<Taken, Refusal>) {
+    fn leaves(&mut self, info: &FrameInfo, frame: &[u8], outcome: Result<Outcome, DecodeError>) {
         match outcome {
-            Ok(Taken::Analysed) => self.analysed += 1,
-            Ok(Taken::Duplicate) => self.duplicates += 1,
+            Ok(Outcome::Analysed) => self.analysed += 1,
+            Ok(Outcome::Duplicate) => self.duplicates += 1,
             Err(refusal) => self.refused[refusal as usize] += 1,
         }
         self.recorder.end_frame(info, frame);
     }
 
-    fn analyse(&mut self, info: &FrameInfo, link: Option<LinkType>, frame: &[u8]) -> Result<Taken, Refusal> {
+    fn analyse(
+        &mut self,
+        info: &FrameInfo,
+        link: Option<LinkType>,
+        frame: &[u8],
+    ) -> Result<Outcome, DecodeError> {
         let mut place = Place::from(info.mirror);
-        if let (Some(twice), Some(mirror), Some(LinkType::Ethernet)) = (&mut self.twice, info.mirror, link) {
-            match twice.look(mirror, info.time, frame) {
+        if let (Some(dedup), Some(mirror), Some(LinkType::Ethernet)) = (&mut self.dedup, info.mirror, link) {
+            match dedup.look(mirror, info.time, frame) {
                 Verdict::New(known) => place = known,
                 Verdict::Copy { place, united } => {
                     if let Some(first) = united {
                         self.unite_by_copy(info, frame, &place, &first);
                     }
-                    return Ok(Taken::Duplicate);
+                    return Ok(Outcome::Duplicate);
                 }
             }
         }
@@ -427,14 +432,14 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         {
             return self.packet(info, &place, &packet);
         }
-        let link = link.ok_or(Refusal::LinkType)?;
+        let link = link.ok_or(DecodeError::LinkType)?;
         self.layers(info, &place, Layer::frame(link, frame, original_len))
     }
 
     /// Processes the nested packets of a layer. The frame counts as analysed as soon as one of them belongs
     /// to a flow, whatever errors the inner packets have.
-    fn layers(&mut self, info: &FrameInfo, place: &Place, layer: Layer<'_>) -> Result<Taken, Refusal> {
-        let mut outcome = Err(Refusal::Nesting);
+    fn layers(&mut self, info: &FrameInfo, place: &Place, layer: Layer<'_>) -> Result<Outcome, DecodeError> {
+        let mut outcome = Err(DecodeError::Nesting);
         let mut next = Some(layer);
         while let Some(layer) = next.take() {
             let step = match mirror_packet::decode_stepwise(layer) {
@@ -457,13 +462,13 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         info: &FrameInfo,
         place: &Place,
         fragment: &Fragment<'_>,
-    ) -> Result<Taken, Refusal> {
+    ) -> Result<Outcome, DecodeError> {
         let mut datagram = std::mem::take(&mut self.datagram);
         let whole = self.defragmenter.add(fragment, place.session, info.time, &mut datagram);
         let outcome = match whole {
-            Ok(true) if self.is_handed_over(info, place, fragment, &datagram) => Ok(Taken::Analysed),
+            Ok(true) if self.is_handed_over(info, place, fragment, &datagram) => Ok(Outcome::Analysed),
             Ok(true) => self.layers(info, place, Layer::datagram(&datagram, fragment)),
-            Ok(false) => Ok(Taken::Analysed),
+            Ok(false) => Ok(Outcome::Analysed),
             Err(refusal) => Err(refusal),
         };
         self.datagram = datagram;
@@ -498,13 +503,18 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         info: &FrameInfo,
         place: &Place,
         packet: &Packet<'_>,
-    ) -> Result<Taken, Refusal> {
+    ) -> Result<Outcome, DecodeError> {
         self.packet(info, place, packet)
     }
 
     // Inlined: for nearly all packets, the decoded values then stay in registers.
     #[inline(always)]
-    fn packet(&mut self, info: &FrameInfo, place: &Place, packet: &Packet<'_>) -> Result<Taken, Refusal> {
+    fn packet(
+        &mut self,
+        info: &FrameInfo,
+        place: &Place,
+        packet: &Packet<'_>,
+    ) -> Result<Outcome, DecodeError> {
         if let Transport::Icmp { error: true, cause, .. } = packet.transport {
             let key = cause.map(|cause| FlowKey::of_cause(&cause, packet, place.session));
             return self.icmp_error(info, place, packet, key);
@@ -513,7 +523,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         let mut found = self.find(&key, place.other, info.time);
         if let Some(index) = found {
             if self.is_counted_elsewhere(index, info, packet) {
-                return Ok(Taken::Duplicate);
+                return Ok(Outcome::Duplicate);
             }
             let flow = self.flows.flow(index);
             let reused = match &packet.transport {
@@ -532,7 +542,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
             Some(index) => index,
             None if self.begun == MAX_NEW_FLOWS => {
                 self.unfollowed += 1;
-                return Ok(Taken::Analysed);
+                return Ok(Outcome::Analysed);
             }
             None => self.begin(key, forward, info, packet),
         };
@@ -541,7 +551,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         flow.count(direction, packet, info.time);
         self.protocols.count(packet.protocol, packet.len as u64);
         let Self { streams, analyzers, records, alerted, .. } = self;
-        let mut tools = Tools { streams, analyzers, records, index, time: info.time, alerted };
+        let mut tools = FlowContext { streams, analyzers, records, index, time: info.time, alerted };
         flow.follow(direction, packet, &mut tools);
         if flow.settles() {
             self.flows_settled += 1;
@@ -554,7 +564,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
             shunting.consider(index, flow, info, packet);
         }
         self.flows.touch(index, info.time);
-        Ok(Taken::Analysed)
+        Ok(Outcome::Analysed)
     }
 
     /// Begins a flow with this packet.
@@ -644,7 +654,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         if united && flow.session() != *first {
             let direction = flow.direction(forward);
             let Self { streams, analyzers, records, alerted, .. } = self;
-            let mut tools = Tools { streams, analyzers, records, index, time: info.time, alerted };
+            let mut tools = FlowContext { streams, analyzers, records, index, time: info.time, alerted };
             flow.follow(direction, &packet, &mut tools);
             take_alert(&self.alerted, &mut self.recorder, index, flow);
             self.flows.touch(index, info.time);
@@ -654,7 +664,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
     /// Returns true if the driver counts the flow, and counts it in another session than this packet's.
     #[inline]
     fn is_counted_elsewhere(&mut self, index: FlowIndex, info: &FrameInfo, packet: &Packet<'_>) -> bool {
-        if self.twice.is_none() || !packet.direct {
+        if self.dedup.is_none() || !packet.direct {
             return false;
         }
         // The driver passes FINs and resets up from both sessions.
@@ -675,19 +685,19 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         place: &Place,
         packet: &Packet<'_>,
         key: Option<FlowKey>,
-    ) -> Result<Taken, Refusal> {
-        let key = key.ok_or(Refusal::IcmpError)?;
-        let index = self.find(&key, place.other, info.time).ok_or(Refusal::IcmpError)?;
+    ) -> Result<Outcome, DecodeError> {
+        let key = key.ok_or(DecodeError::IcmpError)?;
+        let index = self.find(&key, place.other, info.time).ok_or(DecodeError::IcmpError)?;
         if self.is_over(index, info.time) {
             let flow = self.flows.remove(index);
             self.end(index, flow, EndReason::Timeout, info.time);
-            return Err(Refusal::IcmpError);
+            return Err(DecodeError::IcmpError);
         }
         let flow = self.flows.flow(index);
         let direction = flow.direction_of_error(packet.source);
         flow.count(direction, packet, info.time);
         self.flows.touch(index, info.time);
-        Ok(Taken::Analysed)
+        Ok(Outcome::Analysed)
     }
 
     fn end(&mut self, index: FlowIndex, mut flow: Flow, reason: EndReason, now: u64) {
@@ -703,7 +713,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
     /// Ends a flow for its analyzers.
     fn end_analysis(&mut self, index: FlowIndex, flow: &mut Flow, now: u64) {
         let Self { streams, analyzers, records, alerted, recorder, .. } = self;
-        flow.end(&mut Tools { streams, analyzers, records, index, time: now, alerted });
+        flow.end(&mut FlowContext { streams, analyzers, records, index, time: now, alerted });
         take_alert(alerted, recorder, index, flow);
     }
 
@@ -715,7 +725,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         let is_one = |address: &Address| indicators.as_ref().is_some_and(|all| all.has_address(*address));
         if let Some(address) = ends.into_iter().find(is_one) {
             let bytes = (u128::from(address.high) << 64 | u128::from(address.low)).to_be_bytes();
-            let mut tools = Tools { streams, analyzers, records, index, time, alerted };
+            let mut tools = FlowContext { streams, analyzers, records, index, time, alerted };
             flow.alert(Cause::Address, &bytes, &mut tools);
         }
     }
@@ -785,7 +795,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
             records.push_flow(flow.record(reason, time));
         }
         for (index, mut flow) in flows.drain() {
-            flow.end(&mut Tools { streams, analyzers, records, index, time: *now, alerted });
+            flow.end(&mut FlowContext { streams, analyzers, records, index, time: *now, alerted });
             take_alert(alerted, recorder, index, &mut flow);
             records.push_flow(flow.record(EndReason::Shutdown, *now));
         }
@@ -795,8 +805,8 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
 
     /// Continues a survey of the flows. Returns the survey if it is not finished.
     #[must_use]
-    pub fn survey(&self, survey: Survey) -> Option<Survey> {
-        survey.advance(&self.flows, self.now)
+    pub fn flow_scan(&self, flow_scan: FlowScan) -> Option<FlowScan> {
+        flow_scan.advance(&self.flows, self.now)
     }
 
     /// Returns the number of flows of which no analyzer wanted more at some time. From then on they were only
@@ -825,7 +835,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
             delivered: self.delivered,
             delivered_bytes: self.delivered_bytes,
             analysed: self.analysed,
-            refused: Refusal::ALL
+            refused: DecodeError::ALL
                 .iter()
                 .map(|&refusal| (refusal.name(), self.refused[refusal as usize]))
                 .collect(),

@@ -21,7 +21,7 @@ use mirror_packet::Conversation;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-pub use self::output::{Destination, Modes, Patience, Rotation};
+pub use self::output::{Destination, Modes, Rotation, StallPolicy};
 use self::output::{Lines, Output};
 use crate::apm::{METRICS, Metrics, Service, Services, Standing};
 use crate::{EventRecord, EventType, FLOW, FlowRecord, Record, STATS, eve};
@@ -349,11 +349,11 @@ impl Sink {
     /// Opens `eve.json` in `directory` for appending, and creates the directory if it is missing.
     pub fn open(directory: &Path) -> Result<Self, SinkError> {
         let destination = Destination::file(directory.join(FILE_NAME));
-        Self::to(destination, EventTypes::default(), Patience::Endless)
+        Self::to(destination, EventTypes::default(), StallPolicy::Endless)
     }
 
     /// Opens a destination of the log, for events of these types.
-    pub fn to(destination: Destination, types: EventTypes, patience: Patience) -> Result<Self, SinkError> {
+    pub fn to(destination: Destination, types: EventTypes, patience: StallPolicy) -> Result<Self, SinkError> {
         let name = destination.to_string();
         let output = Output::open(destination, patience)?;
         let (queue, messages) = sync_channel(QUEUE);
@@ -778,9 +778,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("eve.sock");
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let sink =
-            Sink::to(Destination::Socket { path, datagrams: false }, EventTypes::default(), Patience::Short)
-                .unwrap();
+        let sink = Sink::to(
+            Destination::Socket { path, datagrams: false },
+            EventTypes::default(),
+            StallPolicy::Short,
+        )
+        .unwrap();
         let _reader = listener.accept().unwrap();
         let mut producer = sink.producer(Overflow::Lose);
         let begun = Instant::now();

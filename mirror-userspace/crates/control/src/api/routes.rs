@@ -14,7 +14,7 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::stream;
-use mirror_engine::worker::survey::{Order, Survey, Wanted};
+use mirror_engine::worker::flow_scan::{FlowScan, Order, Wanted};
 use mirror_records::apm::Standing;
 use mirror_rules::text;
 use serde::Deserialize;
@@ -106,15 +106,15 @@ impl State {
 
     /// Returns the largest flows of all workers.
     async fn flows(&self, wanted: Wanted) -> Fallible<Arc<Vec<Value>>> {
-        self.flows.get(wanted, async |wanted| self.survey(wanted).await).await
+        self.flows.get(wanted, async |wanted| self.flow_scan(wanted).await).await
     }
 
-    async fn survey(&self, wanted: &Wanted) -> Fallible<Vec<Value>> {
+    async fn flow_scan(&self, wanted: &Wanted) -> Fallible<Vec<Value>> {
         let late = || failure(StatusCode::SERVICE_UNAVAILABLE, "a worker does not answer in time");
         let mut answers = Vec::new();
         for watch in self.health.watches() {
-            let (survey, answer) = Survey::new(wanted.clone());
-            watch.surveys.try_send(survey).map_err(|_| late())?;
+            let (flow_scan, answer) = FlowScan::new(wanted.clone());
+            watch.surveys.try_send(flow_scan).map_err(|_| late())?;
             answers.push(answer);
         }
         let mut flows = Vec::new();

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::alerts::Alert;
 use super::{Health, Snapshot};
 use crate::capture::Watch;
-use crate::config::Mistake;
+use crate::config::Diagnostic;
 use crate::stats::{Interface, Policy, Stats, Worker};
 
 /// The body of an error response.
@@ -43,7 +43,7 @@ pub struct Refused {
     /// The reason, in one line.
     pub error: String,
     /// All mistakes in the file.
-    pub mistakes: Vec<Mistake>,
+    pub mistakes: Vec<Diagnostic>,
 }
 
 /// Returns the time of a snapshot in the format of records.

@@ -29,7 +29,7 @@ use mirror_device::xdp::program::{self, CaptureProgram, LogLevel, Options};
 use mirror_engine::indicators::Indicators;
 use mirror_engine::observers::Workers;
 use mirror_engine::worker::affinity::Affinity;
-use mirror_engine::worker::survey::Survey;
+use mirror_engine::worker::flow_scan::FlowScan;
 use mirror_engine::worker::{Datagrams, Tuning, Worker, WorkerConfig};
 use mirror_records::sink::{Overflow, Sink};
 use mirror_rules::Policy;
@@ -654,7 +654,7 @@ pub struct Watch {
     /// The time of its last iteration.
     pub pulse: Arc<Pulse>,
     /// The channel for surveys of its flows; it holds one at a time.
-    pub surveys: SyncSender<Survey>,
+    pub surveys: SyncSender<FlowScan>,
 }
 
 impl fmt::Display for Summary<'_> {

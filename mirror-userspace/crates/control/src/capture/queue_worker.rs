@@ -14,7 +14,7 @@ use mirror_device::xdp::shunt::Shunter;
 use mirror_engine::indicators::Indicators;
 use mirror_engine::observers::Mailbox;
 use mirror_engine::worker::affinity::Affinity;
-use mirror_engine::worker::survey::Survey;
+use mirror_engine::worker::flow_scan::FlowScan;
 use mirror_engine::worker::{Tuning, Worker, WorkerCounters};
 use mirror_packet::{FrameInfo, MirrorDirection, MirrorSession};
 use mirror_store::{StoreCounters, StoreHandle};
@@ -25,7 +25,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::clock::Clock;
 use super::cpus;
 use super::pulse::Pulse;
-use crate::stats::HandOver;
+use crate::stats::Handoff;
 
 /// A worker of a live capture.
 pub(super) type LiveWorker = Worker<Option<StoreHandle>, Shunter>;
@@ -49,7 +49,7 @@ pub(super) struct Counters {
     /// Frames taken off the ring.
     pub(super) delivered: u64,
     /// The outcome of handing over frames that belong to another worker.
-    pub(super) hand_over: HandOver,
+    pub(super) hand_over: Handoff,
     /// The kernel's counters of the socket.
     pub(super) socket: Statistics,
     /// The worker's counters.
@@ -161,7 +161,7 @@ struct QueueWorker {
     analysing: Option<Stage>,
     clock: Clock,
     delivered: u64,
-    hand_over: HandOver,
+    hand_over: Handoff,
     undecodable: u64,
     published: Arc<Mutex<Counters>>,
     mailbox: Arc<Mailbox>,
@@ -169,8 +169,8 @@ struct QueueWorker {
     /// Changed settings, left by another thread.
     changed: Arc<Changed>,
     /// Requested surveys, and the one in progress.
-    surveys: Receiver<Survey>,
-    survey: Option<Survey>,
+    surveys: Receiver<FlowScan>,
+    flow_scan: Option<FlowScan>,
 }
 
 /// A running worker.
@@ -181,7 +181,7 @@ pub(super) struct Handle {
     mailbox: Arc<Mailbox>,
     pulse: Arc<Pulse>,
     changed: Arc<Changed>,
-    surveys: SyncSender<Survey>,
+    surveys: SyncSender<FlowScan>,
 }
 
 /// Sends [`Ended`] when it is dropped.
@@ -220,14 +220,14 @@ impl Handle {
             stages,
             clock: Clock::new(),
             delivered: 0,
-            hand_over: HandOver::default(),
+            hand_over: Handoff::default(),
             undecodable: 0,
             published: Arc::clone(&published),
             mailbox: Arc::clone(&mailbox),
             pulse: Arc::clone(&pulse),
             changed: Arc::clone(&changed),
             surveys,
-            survey: None,
+            flow_scan: None,
         };
         let notice = EndNotice { worker: number, to: ended };
         let pin = move || cpu.into_iter().for_each(|cpu| cpus::pin(&[cpu]));
@@ -263,7 +263,7 @@ impl Handle {
     }
 
     /// Returns the channel for surveys of the worker's flows.
-    pub(super) fn surveys(&self) -> SyncSender<Survey> {
+    pub(super) fn surveys(&self) -> SyncSender<FlowScan> {
         self.surveys.clone()
     }
 
@@ -314,8 +314,8 @@ impl QueueWorker {
                 self.changed.collect(&mut self.worker);
                 self.worker.tick(now);
                 self.pulse.beat();
-                let survey = self.survey.take().or_else(|| self.surveys.try_recv().ok());
-                self.survey = survey.and_then(|survey| self.worker.survey(survey));
+                let flow_scan = self.flow_scan.take().or_else(|| self.surveys.try_recv().ok());
+                self.flow_scan = flow_scan.and_then(|flow_scan| self.worker.flow_scan(flow_scan));
                 ticked = now;
             }
             if now.wrapping_sub(published) >= PUBLISH {
@@ -334,7 +334,7 @@ impl QueueWorker {
                     break;
                 }
             }
-            let patience = match (stopping, &self.survey) {
+            let patience = match (stopping, &self.flow_scan) {
                 (true, _) => DRAIN,
                 (false, Some(_)) => Duration::from_nanos(TICK),
                 (false, None) => IDLE,
@@ -403,7 +403,7 @@ impl QueueWorker {
         let busy = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from);
         Ok(Counters {
             delivered: self.delivered,
-            hand_over: HandOver {
+            hand_over: Handoff {
                 datagrams_given: self.worker.datagram_counters().given,
                 datagrams_kept: self.worker.datagram_counters().kept,
                 ..self.hand_over

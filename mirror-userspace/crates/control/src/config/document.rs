@@ -16,7 +16,7 @@ use toml::de::{DeTable, DeValue};
 
 /// A mistake in a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Mistake {
+pub struct Diagnostic {
     /// The file.
     pub file: PathBuf,
     /// The line, from 1.
@@ -29,7 +29,7 @@ pub struct Mistake {
     pub allowed: String,
 }
 
-impl Mistake {
+impl Diagnostic {
     /// Makes a mistake; control characters in its texts are escaped, so that it fits on one line.
     pub(super) fn new(file: &Path, line: usize, key: &str, what: &str, allowed: &str) -> Self {
         let (key, what, allowed) = (printable(key), printable(what), printable(allowed));
@@ -37,7 +37,7 @@ impl Mistake {
     }
 }
 
-impl Display for Mistake {
+impl Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { file, line, key, what, allowed } = self;
         write!(f, "{}:{line}: {key}: {what}; {allowed}", file.display())
@@ -51,8 +51,8 @@ pub(super) struct Document<'t> {
     text: &'t str,
     /// The byte offset at which each line begins.
     lines: Vec<usize>,
-    mistakes: RefCell<Vec<Mistake>>,
-    warnings: RefCell<Vec<Mistake>>,
+    mistakes: RefCell<Vec<Diagnostic>>,
+    warnings: RefCell<Vec<Diagnostic>>,
 }
 
 impl<'t> Document<'t> {
@@ -116,11 +116,11 @@ impl<'t> Document<'t> {
         allowed: impl Into<String>,
     ) {
         let line = self.line(span.start);
-        self.mistakes.borrow_mut().push(Mistake::new(self.file, line, key, &what.into(), &allowed.into()));
+        self.mistakes.borrow_mut().push(Diagnostic::new(self.file, line, key, &what.into(), &allowed.into()));
     }
 
     /// Returns all mistakes, and all warnings: values that are allowed, but unlikely to be intended.
-    pub(super) fn into_findings(self) -> (Vec<Mistake>, Vec<Mistake>) {
+    pub(super) fn into_findings(self) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
         (self.mistakes.into_inner(), self.warnings.into_inner())
     }
 }
@@ -243,7 +243,7 @@ impl<'d> Value<'d> {
     /// Reports that this value is allowed, but unlikely to be intended.
     pub(super) fn warn(&self, what: &str, advice: &str) {
         let line = self.document.line(self.node.span().start);
-        let warning = Mistake::new(self.document.file, line, &self.key, what, advice);
+        let warning = Diagnostic::new(self.document.file, line, &self.key, what, advice);
         self.document.warnings.borrow_mut().push(warning);
     }
 

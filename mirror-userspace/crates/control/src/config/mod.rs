@@ -31,7 +31,7 @@ use mirror_records::sink::{EventTypes, Modes, Rotation};
 use mirror_rules::Policy;
 use mirror_store::Settings;
 
-pub use self::document::Mistake;
+pub use self::document::Diagnostic;
 use self::document::{Document, Table};
 use self::listen::Address;
 use crate::host::CpuList;
@@ -268,29 +268,29 @@ pub enum Error {
     },
     /// The file has mistakes.
     #[error(transparent)]
-    Wrong(#[from] Mistakes),
+    Wrong(#[from] Diagnostics),
 }
 
 /// All mistakes of a file, in the order of their lines.
 ///
 /// [`Display`](fmt::Display) writes the first mistake and the number of the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistakes(Vec<Mistake>);
+pub struct Diagnostics(Vec<Diagnostic>);
 
-impl Mistakes {
+impl Diagnostics {
     /// The most mistakes that are shown at once.
     const SHOWN: usize = 20;
 
     /// Sorts the mistakes by line; `None` if there are none.
     #[must_use]
-    pub fn of(mut mistakes: Vec<Mistake>) -> Option<Self> {
+    pub fn of(mut mistakes: Vec<Diagnostic>) -> Option<Self> {
         mistakes.sort_by_key(|mistake| mistake.line);
         (!mistakes.is_empty()).then_some(Self(mistakes))
     }
 
     /// Returns all mistakes; there is at least one.
     #[must_use]
-    pub fn all(&self) -> &[Mistake] {
+    pub fn all(&self) -> &[Diagnostic] {
         &self.0
     }
 
@@ -298,11 +298,11 @@ impl Mistakes {
     pub fn lines(&self) -> impl Iterator<Item = String> {
         let more = self.0.len().saturating_sub(Self::SHOWN);
         let rest = (more > 0).then(|| format!("{more} more mistakes"));
-        self.0.iter().take(Self::SHOWN).map(Mistake::to_string).chain(rest)
+        self.0.iter().take(Self::SHOWN).map(Diagnostic::to_string).chain(rest)
     }
 }
 
-impl fmt::Display for Mistakes {
+impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let [first, more @ ..] = &self.0[..] {
             write!(f, "{first}")?;
@@ -314,7 +314,7 @@ impl fmt::Display for Mistakes {
     }
 }
 
-impl std::error::Error for Mistakes {}
+impl std::error::Error for Diagnostics {}
 
 /// Reads a configuration file; any mistake rejects it.
 pub fn load(path: &Path) -> Result<Config, Error> {
@@ -322,9 +322,9 @@ pub fn load(path: &Path) -> Result<Config, Error> {
 }
 
 /// Parses a configuration from the bytes of a file; `path` is for messages.
-pub fn parse(path: &Path, bytes: &[u8]) -> Result<Config, Mistakes> {
+pub fn parse(path: &Path, bytes: &[u8]) -> Result<Config, Diagnostics> {
     let Checked { config, mistakes, .. } = parse_all(path, bytes);
-    Mistakes::of(mistakes).map_or(Ok(config), Err)
+    Diagnostics::of(mistakes).map_or(Ok(config), Err)
 }
 
 /// A configuration file with all mistakes and warnings.
@@ -333,9 +333,9 @@ pub struct Checked {
     /// The values of the file; meaningless if there are mistakes.
     pub config: Config,
     /// The mistakes, in the order of their lines.
-    pub mistakes: Vec<Mistake>,
+    pub mistakes: Vec<Diagnostic>,
     /// Values that are allowed, but unlikely to be intended.
-    pub warnings: Vec<Mistake>,
+    pub warnings: Vec<Diagnostic>,
     /// The line of each section and key, see [`lines`].
     pub lines: BTreeMap<String, usize>,
 }

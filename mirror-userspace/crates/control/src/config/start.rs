@@ -21,20 +21,20 @@ use nix::unistd::{AccessFlags, access};
 use url::Url;
 
 use super::listen::{self, Address, Token, TokenError};
-use super::{Checked, Config, DEFAULT_LOG_DIR, Mistake, ModeChoice};
+use super::{Checked, Config, DEFAULT_LOG_DIR, Diagnostic, ModeChoice};
 
 /// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Finding {
     /// The start fails: the mistake, and the remedy.
-    Mistake(String, String),
+    Diagnostic(String, String),
     /// The start may fail: this user lacks the permissions to find out.
     Warning(String, String),
 }
 
 impl Finding {
     fn mistake(what: impl Into<String>, allowed: impl Into<String>) -> Self {
-        Self::Mistake(what.into(), allowed.into())
+        Self::Diagnostic(what.into(), allowed.into())
     }
 
     fn warning(what: impl Into<String>, allowed: impl Into<String>) -> Self {
@@ -84,10 +84,10 @@ pub(super) fn check(path: &Path, checked: &mut Checked, is_overridden: impl Fn(&
         let line = checked.lines.get(key).or_else(|| checked.lines.get(section)).copied().unwrap_or(1);
         for finding in find(&checked.config) {
             let (list, what, allowed) = match finding {
-                Finding::Mistake(what, allowed) => (&mut checked.mistakes, what, allowed),
+                Finding::Diagnostic(what, allowed) => (&mut checked.mistakes, what, allowed),
                 Finding::Warning(what, advice) => (&mut checked.warnings, what, advice),
             };
-            list.push(Mistake::new(path, line, key, &what, &allowed));
+            list.push(Diagnostic::new(path, line, key, &what, &allowed));
         }
     }
 }

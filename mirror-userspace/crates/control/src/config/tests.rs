@@ -23,11 +23,11 @@ fn example() -> String {
     })
 }
 
-fn parsed(text: &str) -> Result<Config, Mistakes> {
+fn parsed(text: &str) -> Result<Config, Diagnostics> {
     parse(Path::new("rules.toml"), text.as_bytes())
 }
 
-fn mistakes(text: &str) -> Vec<Mistake> {
+fn mistakes(text: &str) -> Vec<Diagnostic> {
     parsed(text).map_or_else(|mistakes| mistakes.all().to_vec(), |_| Vec::new())
 }
 
@@ -782,7 +782,7 @@ fn what_is_wrong_with_keys_and_with_the_files_they_name_is_told_at_once() {
     let text = "[store]\nkey = \"{}/absent\"\nmemory = \"little\"\n[admission]\nmode = \"strict\"\n\
                 sources = [\"::/0\", \"10.0.0.0/8\"]\n[alerts]\nfile = \"{}/feed\"\n[api]\nhealth = \"here\"\n";
     let checked = checked(&directory, text);
-    let found = |mistakes: &[Mistake]| -> Vec<_> {
+    let found = |mistakes: &[Diagnostic]| -> Vec<_> {
         mistakes.iter().map(|mistake| format!("{} {}", mistake.line, mistake.key)).collect()
     };
     assert_eq!(

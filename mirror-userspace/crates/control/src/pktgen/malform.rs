@@ -2,7 +2,7 @@
 
 use mirror_xdp_common::wire::{ETHERNET_LEN, UDP_LEN, VXLAN_LEN};
 
-use super::envelope::Enveloped;
+use super::encapsulation::Enveloped;
 use super::random::Random;
 
 type Break = fn(&mut Enveloped, &mut Random);

@@ -7,7 +7,7 @@
 //! many frames were sent, and how many were refused.
 
 mod af_xdp;
-mod envelope;
+mod encapsulation;
 mod kernel;
 mod live_frames;
 mod malform;
@@ -28,8 +28,8 @@ use mirror_xdp_common::wire::ETHERNET_LEN;
 use serde::Serialize;
 
 use self::af_xdp::AfXdp;
-pub use self::envelope::Envelope;
-use self::envelope::Macs;
+pub use self::encapsulation::Encapsulation;
+use self::encapsulation::Macs;
 use self::kernel::Kernel;
 use self::live_frames::LiveFrames;
 pub use self::rate::Rate;
@@ -102,7 +102,7 @@ pub struct Options {
     /// The source of the frames.
     pub traffic: Traffic,
     /// The encapsulation of the frames.
-    pub envelope: Envelope,
+    pub encapsulation: Encapsulation,
     /// VNIs of the sessions; without them, frames that were already mirrored keep theirs.
     pub vnis: Option<Ranges<Vni>>,
     /// Outer source addresses of the sessions; without them, frames that were already mirrored keep theirs.
@@ -350,7 +350,7 @@ pub fn run(options: &Options, stop: &AtomicBool, mut tell: impl FnMut(Event<'_>)
     let target = runtime.block_on(target(options, &interface))?;
     let interface_sends = interface.mtu as usize + BEYOND_MTU;
     let recipe = Recipe {
-        envelope: options.envelope,
+        encapsulation: options.encapsulation,
         port: options.port,
         vnis: options.vnis.as_ref(),
         sources: options.sources.as_ref(),

@@ -17,7 +17,7 @@ use mirror_xdp_common::pktgen::Rewrite;
 use mirror_xdp_common::source::{FIRST_SOURCE_PORT, source_port};
 use mirror_xdp_common::wire::{ETHERNET_LEN, UDP_LEN, VXLAN_LEN, VXLAN_PORT, protocol};
 
-use super::envelope::{Envelope, Enveloped, Macs, Session, overhead, seal};
+use super::encapsulation::{Encapsulation, Enveloped, Macs, Session, overhead, seal};
 use super::malform::malform;
 use super::random::Random;
 use super::rate::{Rate, gaps};
@@ -133,7 +133,7 @@ pub(super) struct Target {
 /// The recipe by which captured frames become those that are sent.
 #[derive(Clone, Debug)]
 pub(super) struct Recipe<'a> {
-    pub(super) envelope: Envelope,
+    pub(super) encapsulation: Encapsulation,
     pub(super) port: u16,
     /// Replace the VNIs and sources of frames that were already mirrored.
     pub(super) vnis: Option<&'a Ranges<Vni>>,
@@ -319,7 +319,7 @@ impl Sequence {
 
 impl Recipe<'_> {
     fn draft(&self, bytes: &[u8]) -> Draft {
-        if self.envelope == Envelope::None {
+        if self.encapsulation == Encapsulation::None {
             return Draft { inner: bytes.to_vec(), wrap: None, headers: InnerHeaders::parse(bytes, 0) };
         }
         match decapsulate(bytes, &Ports::default()) {
@@ -343,7 +343,7 @@ impl Recipe<'_> {
                 };
                 let headers = InnerHeaders::parse(&inner[..], 0);
                 let fixed_port = port < FIRST_SOURCE_PORT || is_resolver(&headers);
-                let keeps = self.envelope == Envelope::Aws
+                let keeps = self.encapsulation == Encapsulation::Aws
                     && self.vnis.is_none()
                     && self.sources.is_none()
                     && !self.target_for_all
@@ -387,7 +387,7 @@ impl Recipe<'_> {
     fn laps(&self, drafts: &[Draft]) -> u32 {
         let bytes: usize = drafts.iter().map(|draft| draft.inner.len() + 128).sum();
         let most = (MAX_REPEATED / bytes.max(1)).min(MAX_FRAMES / drafts.len().max(1)).max(1);
-        let for_sessions = if self.envelope == Envelope::None { 1 } else { self.sessions() };
+        let for_sessions = if self.encapsulation == Encapsulation::None { 1 } else { self.sessions() };
         let for_malformed = if self.malformed > 0.0 {
             // At least ten malformed frames.
             (10.0 / (self.malformed * drafts.len() as f64)).ceil() as u64
@@ -402,7 +402,7 @@ impl Recipe<'_> {
             (Some(session), false) => session.destination.is_ipv6(),
             _ => self.target.destination.is_ipv6(),
         };
-        overhead(self.envelope, ipv6)
+        overhead(self.encapsulation, ipv6)
     }
 
     fn wrap(&self, draft: &Draft, lap: u32) -> Enveloped {
@@ -410,7 +410,7 @@ impl Recipe<'_> {
             Some(wrap) => {
                 let mut sealed = wrap.as_is.clone().unwrap_or_else(|| {
                     let session = self.session(draft, wrap, lap);
-                    seal(self.envelope, &session, wrap.source_port, &draft.inner)
+                    seal(self.encapsulation, &session, wrap.source_port, &draft.inner)
                 });
                 if wrap.fixed_port {
                     sealed.rewrite.source_ports = [0; 2];
@@ -568,7 +568,7 @@ mod tests {
     use mirror_xdp_tests::frames::mirrored;
     use proptest::prelude::*;
 
-    use super::super::envelope::checksum;
+    use super::super::encapsulation::checksum;
     use super::*;
 
     const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
@@ -676,7 +676,7 @@ mod tests {
     fn recipe() -> Recipe<'static> {
         let documentation = |host| IpAddr::V4(Ipv4Addr::new(192, 0, 2, host));
         Recipe {
-            envelope: Envelope::Aws,
+            encapsulation: Encapsulation::Aws,
             port: VXLAN_PORT,
             vnis: None,
             sources: None,

@@ -20,8 +20,8 @@ use mirror_protocols::detect::AppProto;
 use mirror_records::sink::Producer;
 use mirror_records::{Conversation, EventType};
 
-use crate::Head;
-pub use crate::stream::{Event, Use};
+use crate::FlowMeta;
+pub use crate::stream::{Consumed, Event};
 pub(crate) use alert::Cause;
 pub use builtin::{Dns, EVENT_TYPES, Http, Quic, Ssh, StartTls, Tls};
 pub use enabled::Enabled;
@@ -54,8 +54,8 @@ pub trait Analyzer: Send + 'static {
         _direction: Direction,
         _event: Event<'_>,
         _context: &mut Context<'_>,
-    ) -> Use {
-        Use::Done
+    ) -> Consumed {
+        Consumed::Done
     }
 
     /// Processes the end of a flow that has a state. The state is dropped afterwards.
@@ -89,7 +89,7 @@ pub enum Interest {
 /// The context of an event: its flow, its time and the destination of records.
 #[derive(Debug)]
 pub struct Context<'a> {
-    pub(crate) head: &'a Head,
+    pub(crate) head: &'a FlowMeta,
     pub(crate) time: u64,
     pub(crate) original: Option<AppProto>,
     pub(crate) records: &'a mut Producer,
@@ -101,7 +101,7 @@ pub struct Context<'a> {
 
 impl<'a> Context<'a> {
     pub(crate) const fn new(
-        head: &'a Head,
+        head: &'a FlowMeta,
         time: u64,
         original: Option<AppProto>,
         records: &'a mut Producer,

@@ -9,7 +9,7 @@ use mirror_protocols::detect::AppProto;
 use mirror_records::Conversation;
 
 use super::builtin::{Dns, Http, Quic, Ssh, StartTls, Tls};
-use super::{Analyzer, Context, Direction, Enabled, Event, Filter, Interest, Use};
+use super::{Analyzer, Consumed, Context, Direction, Enabled, Event, Filter, Interest};
 use crate::FlowIndex;
 use crate::indicators::Indicators;
 
@@ -287,7 +287,7 @@ impl Analyzers {
         event: Event<'_>,
         hold: bool,
         context: &mut Context<'_>,
-    ) -> Use {
+    ) -> Consumed {
         let mut used = match event {
             Event::Data { bytes, .. } if !hold => bytes.len(),
             _ => 0,
@@ -300,10 +300,10 @@ impl Analyzers {
         let alone = !hold && wanting.is_power_of_two();
         for bit in bits(wanting) {
             match call!(self, bit, analyzer => analyzer.data(index, direction, event, alone, context)) {
-                Some(Use::Used(of_this)) => used = used.min(of_this),
-                Some(Use::Close) => following.data[direction as usize] &= !(1 << bit),
-                Some(Use::Done) | None => following.remove(1 << bit),
-                Some(Use::Restart(of_this)) => {
+                Some(Consumed::Used(of_this)) => used = used.min(of_this),
+                Some(Consumed::Close) => following.data[direction as usize] &= !(1 << bit),
+                Some(Consumed::Done) | None => following.remove(1 << bit),
+                Some(Consumed::Restart(of_this)) => {
                     following.remove(1 << bit);
                     restart = Some(of_this);
                 }
@@ -316,9 +316,9 @@ impl Analyzers {
             }
         }
         match restart {
-            Some(used) => Use::Restart(used),
-            None if left == 0 && !hold => Use::Close,
-            None => Use::Used(used),
+            Some(used) => Consumed::Restart(used),
+            None if left == 0 && !hold => Consumed::Close,
+            None => Consumed::Used(used),
         }
     }
 
@@ -454,7 +454,7 @@ impl<A: Analyzer> Registered<A> {
         event: Event<'_>,
         alone: bool,
         context: &mut Context<'_>,
-    ) -> Use {
+    ) -> Consumed {
         let (analyzer, state) = self.state(index);
         let ahead = &mut state.ahead[direction as usize];
         let (event, len) = match event {
@@ -471,12 +471,12 @@ impl<A: Analyzer> Registered<A> {
             }
         };
         let outcome = match analyzer.data(&mut state.flow, direction, event, context) {
-            Use::Used(used) => {
+            Consumed::Used(used) => {
                 let used = *ahead + used;
                 *ahead = if alone { used.saturating_sub(len) } else { used };
-                Use::Used(used)
+                Consumed::Used(used)
             }
-            Use::Restart(used) => Use::Restart(*ahead + used),
+            Consumed::Restart(used) => Consumed::Restart(*ahead + used),
             other => other,
         };
         let held = A::held(&state.flow);
@@ -555,7 +555,7 @@ trait Erased: fmt::Debug + Send {
         event: Event<'_>,
         alone: bool,
         context: &mut Context<'_>,
-    ) -> Use;
+    ) -> Consumed;
     fn advance(&mut self, index: FlowIndex, direction: Direction, used: usize);
     fn end(&mut self, index: FlowIndex, context: &mut Context<'_>);
 }
@@ -590,7 +590,7 @@ impl<A: Analyzer> Erased for Registered<A> {
         event: Event<'_>,
         alone: bool,
         context: &mut Context<'_>,
-    ) -> Use {
+    ) -> Consumed {
         self.data(index, direction, event, alone, context)
     }
 

@@ -9,13 +9,13 @@ use mirror_records::Application;
 use mirror_records::sink::Producer;
 
 use crate::analyzer::{Analyzers, Context, Following};
-use crate::meta::{FlowIndex, Head};
-use crate::stream::{Event, Stream, Streams, Use};
+use crate::meta::{FlowIndex, FlowMeta};
+use crate::stream::{Consumed, Event, Stream, Streams};
 use crate::tcp::Connection;
 
 /// The context for following a packet: parts of the worker, and the flow's place.
 #[derive(Debug)]
-pub struct Tools<'a> {
+pub struct FlowContext<'a> {
     /// The buffers of all streams.
     pub streams: &'a mut Streams,
     /// The analyzers.
@@ -55,17 +55,29 @@ impl Data {
     }
 
     /// Passes a packet to the analyzers that want packets.
-    pub fn packet(&mut self, head: &Head, direction: Direction, packet: &Packet<'_>, tools: &mut Tools<'_>) {
+    pub fn packet(
+        &mut self,
+        head: &FlowMeta,
+        direction: Direction,
+        packet: &Packet<'_>,
+        tools: &mut FlowContext<'_>,
+    ) {
         if self.following.wants_packets() {
             let original = self.known.original;
-            let Tools { time, ref mut records, alerted, .. } = *tools;
+            let FlowContext { time, ref mut records, alerted, .. } = *tools;
             let mut context = Context::new(head, time, original, records, alerted);
             tools.analyzers.packet(&mut self.following, tools.index, direction, packet, &mut context);
         }
     }
 
     /// Processes the payload of a UDP datagram.
-    pub fn datagram(&mut self, head: &Head, direction: Direction, payload: &[u8], tools: &mut Tools<'_>) {
+    pub fn datagram(
+        &mut self,
+        head: &FlowMeta,
+        direction: Direction,
+        payload: &[u8],
+        tools: &mut FlowContext<'_>,
+    ) {
         if payload.is_empty() || self.unasked {
             return;
         }
@@ -74,8 +86,8 @@ impl Data {
         if detector.is_over(direction) && !following.wants_data(direction) {
             return;
         }
-        let Tools { analyzers, records, index, time, alerted, .. } = tools;
-        let now = Now { head, time: *time, index: *index, alerted, midstream: false };
+        let FlowContext { analyzers, records, index, time, alerted, .. } = tools;
+        let now = PacketContext { head, time: *time, index: *index, alerted, midstream: false };
         let mut side = Side { detector, following, known, analyzers, records, now, direction, wait: false };
         side.take(Event::Data { bytes: payload, new: 0 });
     }
@@ -84,11 +96,11 @@ impl Data {
     #[inline]
     pub fn segment(
         &mut self,
-        head: &Head,
+        head: &FlowMeta,
         connection: &mut Connection,
         direction: Direction,
         segment: &Segment<'_>,
-        tools: &mut Tools<'_>,
+        tools: &mut FlowContext<'_>,
     ) {
         let from = direction.reverse();
         let (this, other) = (&self.streams[direction as usize], &self.streams[from as usize]);
@@ -106,20 +118,21 @@ impl Data {
     /// Processes a TCP segment that has data or that acknowledges some.
     fn bytes(
         &mut self,
-        head: &Head,
+        head: &FlowMeta,
         connection: &mut Connection,
         direction: Direction,
         segment: &Segment<'_>,
-        tools: &mut Tools<'_>,
+        tools: &mut FlowContext<'_>,
     ) {
         let Self { detector, following, known, streams: [client, server], .. } = self;
-        let Tools { streams, analyzers, records, index, time, alerted } = tools;
+        let FlowContext { streams, analyzers, records, index, time, alerted } = tools;
         let (this, other) = match direction {
             Direction::ToServer => (client, server),
             Direction::ToClient => (server, client),
         };
         let from = direction.reverse();
-        let now = Now { head, time: *time, index: *index, alerted, midstream: connection.is_midstream() };
+        let now =
+            PacketContext { head, time: *time, index: *index, alerted, midstream: connection.is_midstream() };
         let mut side =
             Side { detector, following, known, analyzers, records, now, direction: from, wait: false };
         let flags = segment.header.flags();
@@ -169,8 +182,13 @@ impl Data {
     }
 
     /// Ends the flow for its analyzers, and releases the buffers that it holds.
-    pub fn end(&mut self, head: &Head, mut connection: Option<&mut Connection>, tools: &mut Tools<'_>) {
-        let Tools { streams, analyzers, records, index, time, alerted } = tools;
+    pub fn end(
+        &mut self,
+        head: &FlowMeta,
+        mut connection: Option<&mut Connection>,
+        tools: &mut FlowContext<'_>,
+    ) {
+        let FlowContext { streams, analyzers, records, index, time, alerted } = tools;
         let original = self.known.original;
         let mut context = Context::new(head, *time, original, records, alerted);
         for (stream, direction) in self.streams.iter_mut().zip([Direction::ToServer, Direction::ToClient]) {
@@ -233,8 +251,8 @@ const MAX_HELD: usize = 4096;
 
 /// The values that stay the same while a packet is followed.
 #[derive(Clone, Copy)]
-struct Now<'a> {
-    head: &'a Head,
+struct PacketContext<'a> {
+    head: &'a FlowMeta,
     time: u64,
     index: FlowIndex,
     alerted: &'a Cell<bool>,
@@ -249,7 +267,7 @@ struct Side<'a> {
     known: &'a mut Known,
     analyzers: &'a mut Analyzers,
     records: &'a mut Producer,
-    now: Now<'a>,
+    now: PacketContext<'a>,
     direction: Direction,
     /// Data of the other direction goes first, if the application turns out to be known.
     wait: bool,
@@ -257,16 +275,16 @@ struct Side<'a> {
 
 impl Side<'_> {
     /// Processes the next event: detection first, then the analyzers.
-    fn take(&mut self, event: Event<'_>) -> Use {
+    fn take(&mut self, event: Event<'_>) -> Consumed {
         match self.step(event) {
-            Use::Restart(used) => self.restart(event, used),
+            Consumed::Restart(used) => self.restart(event, used),
             outcome => outcome,
         }
     }
 
     /// Restarts detection behind the first `used` bytes, where another protocol begins.
     #[cold]
-    fn restart(&mut self, event: Event<'_>, used: usize) -> Use {
+    fn restart(&mut self, event: Event<'_>, used: usize) -> Consumed {
         self.known.original = match self.detector.flow() {
             Detection::Found(application) => Some(application),
             Detection::Unknown | Detection::Failed => None,
@@ -278,15 +296,15 @@ impl Side<'_> {
             Event::Gap { .. } | Event::End { .. } => &[],
         };
         if rest.is_empty() {
-            return Use::Used(used);
+            return Consumed::Used(used);
         }
         match self.step(Event::Data { bytes: rest, new: 0 }) {
-            Use::Used(more) | Use::Restart(more) => Use::Used(used + more),
+            Consumed::Used(more) | Consumed::Restart(more) => Consumed::Used(used + more),
             other => other,
         }
     }
 
-    fn step(&mut self, event: Event<'_>) -> Use {
+    fn step(&mut self, event: Event<'_>) -> Consumed {
         let direction = self.direction;
         let len = match event {
             Event::Data { bytes, new } => {
@@ -307,7 +325,7 @@ impl Side<'_> {
         let missed = 1 << direction as u8;
         if let Detection::Found(application) = flow {
             if self.wait {
-                return Use::Used(0);
+                return Consumed::Used(0);
             }
             if !std::mem::replace(&mut self.known.told, true) {
                 let head = self.now.head;
@@ -319,7 +337,7 @@ impl Side<'_> {
                 if !recognised && len > 0 {
                     // The analyzers can parse this direction from a later byte on.
                     let outcome = self.analyse(Event::Gap { bytes: &[], len }, false);
-                    return if matches!(outcome, Use::Used(_)) { Use::Used(len) } else { outcome };
+                    return if matches!(outcome, Consumed::Used(_)) { Consumed::Used(len) } else { outcome };
                 }
             }
         }
@@ -333,7 +351,7 @@ impl Side<'_> {
             self.known.missed |= missed;
             if !hold {
                 // The other direction can still identify the data that follows.
-                return Use::Used(len);
+                return Consumed::Used(len);
             }
         }
         self.analyse(event, hold)
@@ -341,8 +359,8 @@ impl Side<'_> {
 
     /// Passes an event to the analyzers.
     #[inline]
-    fn analyse(&mut self, event: Event<'_>, hold: bool) -> Use {
-        let Now { head, time, index, alerted, .. } = self.now;
+    fn analyse(&mut self, event: Event<'_>, hold: bool) -> Consumed {
+        let PacketContext { head, time, index, alerted, .. } = self.now;
         let mut context = Context::new(head, time, self.known.original, self.records, alerted);
         self.analyzers.data(self.following, index, self.direction, event, hold, &mut context)
     }

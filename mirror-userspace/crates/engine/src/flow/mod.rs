@@ -15,10 +15,10 @@ use mirror_xdp_common::wire::protocol;
 
 use crate::analyzer::{Analyzers, Cause, Context};
 use crate::hooks::{ShuntId, Shunted};
-pub use crate::meta::{FlowIndex, Head};
+pub use crate::meta::{FlowIndex, FlowMeta};
 use crate::tcp::Connection;
 use data::Data;
-pub use data::Tools;
+pub use data::FlowContext;
 pub use table::{FlowTable, Insert, Timeouts};
 /// The properties of a flow that its packets do not change.
 /// True if the client is the key's lower endpoint.
@@ -30,7 +30,7 @@ pub use table::{FlowTable, Insert, Timeouts};
 /// One flow and its state.
 #[derive(Clone, Debug)]
 pub struct Flow {
-    head: Head,
+    head: FlowMeta,
     last: u64,
     packets: [u64; 2],
     bytes: [u64; 2],
@@ -76,7 +76,7 @@ impl Flow {
         // A mirror session may contain nothing else: sessions mirror one direction only if so configured, and
         // connections may be older than the capture. The sender of the response is then the server.
         let reversed = answer && mirror.is_some();
-        let head = Head {
+        let head = FlowMeta {
             key,
             client_is_low: forward != reversed,
             outer_destination: mirror.map_or(Address::default(), |mirror| mirror.outer_destination),
@@ -140,7 +140,7 @@ impl Flow {
     }
 
     /// Tracks the connection and the data of a packet that is already counted.
-    pub fn follow(&mut self, direction: Direction, packet: &Packet<'_>, tools: &mut Tools<'_>) {
+    pub fn follow(&mut self, direction: Direction, packet: &Packet<'_>, tools: &mut FlowContext<'_>) {
         let Self { head, data, connection, marks, .. } = self;
         data.packet(head, direction, packet, tools);
         match &packet.transport {
@@ -223,8 +223,8 @@ impl Flow {
     }
 
     /// Raises an alert about the flow.
-    pub(crate) fn alert(&self, cause: Cause, about: &[u8], tools: &mut Tools<'_>) {
-        let Tools { records, time, alerted, .. } = tools;
+    pub(crate) fn alert(&self, cause: Cause, about: &[u8], tools: &mut FlowContext<'_>) {
+        let FlowContext { records, time, alerted, .. } = tools;
         Context::new(&self.head, *time, None, records, alerted).alert(cause, about);
     }
 
@@ -324,7 +324,7 @@ impl Flow {
     }
 
     /// Ends the flow for its analyzers, and releases the buffers of the worker that it holds.
-    pub fn end(&mut self, tools: &mut Tools<'_>) {
+    pub fn end(&mut self, tools: &mut FlowContext<'_>) {
         self.data.end(&self.head, self.connection.as_mut(), tools);
     }
 

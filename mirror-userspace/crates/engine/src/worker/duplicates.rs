@@ -24,7 +24,7 @@ use mirror_xdp_common::inner::{Fragment, InnerHeaders, Network};
 use mirror_xdp_common::wire::{Ipv6Header, protocol};
 use zerocopy::network_endian::U64;
 
-use super::Mirror;
+use super::MirrorSession;
 
 /// Nanoseconds within which a copy comes; later, it counts as a packet of its own. The bound exceeds the
 /// differences between mirrors and paths, and is below the time that any TCP waits before it retransmits (RFC
@@ -52,8 +52,8 @@ pub(super) struct Place {
     pub(super) other: Option<SessionKey>,
 }
 
-impl From<Option<Mirror>> for Place {
-    fn from(mirror: Option<Mirror>) -> Self {
+impl From<Option<MirrorSession>> for Place {
+    fn from(mirror: Option<MirrorSession>) -> Self {
         Self { session: mirror.into(), other: None }
     }
 }
@@ -189,7 +189,7 @@ impl Duplicates {
     }
 
     /// Classifies an inner frame that came by a session at a time.
-    pub(super) fn look(&mut self, mirror: Mirror, now: u64, frame: &[u8]) -> Verdict {
+    pub(super) fn look(&mut self, mirror: MirrorSession, now: u64, frame: &[u8]) -> Verdict {
         let own = Place::from(Some(mirror));
         let headers = InnerHeaders::parse(frame, 0);
         let Some(tag) = fingerprint(&self.keys, &headers, frame) else { return Verdict::New(own) };

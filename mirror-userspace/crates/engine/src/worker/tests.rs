@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::analyzer::{Analyzer, Context, Event, Filter, Interest, Use};
+use crate::analyzer::{Analyzer, Consumed, Context, Event, Filter, Interest};
 
 mod duplicates;
 mod tuning;
@@ -34,7 +34,7 @@ struct Bench {
     sink: Sink,
     worker: Worker,
     now: u64,
-    mirror: Option<Mirror>,
+    mirror: Option<MirrorSession>,
 }
 
 impl Bench {
@@ -105,8 +105,8 @@ impl Bench {
     }
 }
 
-fn mirror(vni: u32, outer_source: u32) -> Mirror {
-    Mirror {
+fn mirror(vni: u32, outer_source: u32) -> MirrorSession {
+    MirrorSession {
         endpoint: 0,
         vni: Vni::new(vni).unwrap(),
         outer_source: Address::from_v4(outer_source),
@@ -998,17 +998,17 @@ impl Analyzer for Counting {
         direction: Direction,
         event: Event<'_>,
         _context: &mut Context<'_>,
-    ) -> Use {
+    ) -> Consumed {
         match event {
             // Slower than the built-in analyzer, which must not affect either.
             Event::Data { bytes, .. } if bytes.len() >= 8 => {
                 flow.bytes[direction as usize] += 8;
-                Use::Used(8)
+                Consumed::Used(8)
             }
-            Event::Data { .. } | Event::Gap { .. } => Use::Used(0),
+            Event::Data { .. } | Event::Gap { .. } => Consumed::Used(0),
             Event::End { bytes, .. } => {
                 flow.bytes[direction as usize] += bytes.len() as u32;
-                Use::Close
+                Consumed::Close
             }
         }
     }

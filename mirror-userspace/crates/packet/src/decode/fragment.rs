@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 use mirror_xdp_common::Address;
 
-use super::Refusal;
+use super::DecodeError;
 use crate::fair::Shares;
 use crate::{FlowKeyHasher, SessionKey, Vlans};
 
@@ -116,14 +116,14 @@ impl Datagram {
 
     /// Adds the bytes of a fragment that are not there yet. Where fragments overlap, the bytes that came
     /// first stay.
-    fn add(&mut self, fragment: &Fragment<'_>) -> Result<(), Refusal> {
+    fn add(&mut self, fragment: &Fragment<'_>) -> Result<(), DecodeError> {
         let (start, end) = (fragment.offset, fragment.offset + fragment.payload.len());
         if self.header_len + end > MAX_PACKET || self.len.is_some_and(|len| end > len) {
-            return Err(Refusal::Fragment);
+            return Err(DecodeError::Fragment);
         }
         if !fragment.more {
             if self.pieces.last().is_some_and(|last| last.end as usize > end) {
-                return Err(Refusal::Fragment);
+                return Err(DecodeError::Fragment);
             }
             self.len = Some(end);
         }
@@ -146,7 +146,7 @@ impl Datagram {
 
     /// Inserts bytes that begin at `start` in front of piece number `next`. Returns the new number of that
     /// piece.
-    fn put(&mut self, next: usize, start: usize, bytes: &[u8]) -> Result<usize, Refusal> {
+    fn put(&mut self, next: usize, start: usize, bytes: &[u8]) -> Result<usize, DecodeError> {
         let end = start + bytes.len();
         let piece = Piece { start: start as u32, end: end as u32, at: self.kept.len() as u32 };
         let is_full = self.pieces.len() == MAX_PIECES;
@@ -156,7 +156,7 @@ impl Datagram {
                 before.end = piece.end;
                 next
             }
-            _ if is_full => return Err(Refusal::Fragment),
+            _ if is_full => return Err(DecodeError::Fragment),
             _ => {
                 self.pieces.insert(next, piece);
                 next + 1
@@ -251,17 +251,17 @@ impl Defragmenter {
         session: SessionKey,
         now: u64,
         whole: &mut Vec<u8>,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<bool, DecodeError> {
         self.expire(now);
         if fragment.header.len() + fragment.offset + fragment.payload.len() > MAX_PACKET {
-            return Err(Refusal::Fragment);
+            return Err(DecodeError::Fragment);
         }
         let key = Key { session, id: fragment.id, vlans: fragment.vlans, depth: fragment.depth };
         let number = match self.numbers.get(&key) {
             Some(&number) => number,
             None => self.start(key, fragment, now),
         };
-        let Some(datagram) = self.datagrams.get_mut(number) else { return Err(Refusal::Fragment) };
+        let Some(datagram) = self.datagrams.get_mut(number) else { return Err(DecodeError::Fragment) };
         let added = datagram.add(fragment);
         self.shares.charge(number, OVERHEAD + datagram.room());
         let is_whole = added.is_ok() && datagram.is_whole();

@@ -4,7 +4,7 @@
 use mirror_xdp_common::wire::{EtherType, VlanTag, ethertype};
 use zerocopy::network_endian::{U16, U32};
 
-use super::{Layer, Protocol, Refusal};
+use super::{DecodeError, Layer, Protocol};
 
 /// The supported link layers (<https://www.tcpdump.org/linktypes.html>).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,7 +59,7 @@ pub(super) const BRIDGED_ETHERNET: u16 = 0x6558;
 
 /// Removes the link header.
 #[inline(always)]
-pub(super) fn decode(layer: Layer<'_>, link: LinkType) -> Result<Layer<'_>, Refusal> {
+pub(super) fn decode(layer: Layer<'_>, link: LinkType) -> Result<Layer<'_>, DecodeError> {
     match link {
         LinkType::Ethernet => after_ethertype(layer, 12),
         LinkType::LinuxSll => after_ethertype(layer, 14),
@@ -74,7 +74,7 @@ pub(super) fn decode(layer: Layer<'_>, link: LinkType) -> Result<Layer<'_>, Refu
             // The writer uses its own byte order. AF_INET6 is 10 on Linux, and 24, 28 or 30 on the BSDs.
             match family.get().min(family.get().swap_bytes()) {
                 2 | 10 | 24 | 28 | 30 => layer.after(4, Protocol::Ip),
-                _ => Err(Refusal::NotIp),
+                _ => Err(DecodeError::NotIp),
             }
         }
         LinkType::Ppp => match layer.bytes {
@@ -88,14 +88,14 @@ pub(super) fn decode(layer: Layer<'_>, link: LinkType) -> Result<Layer<'_>, Refu
 
 /// Skips past the EtherType at `offset`.
 #[inline(always)]
-fn after_ethertype(layer: Layer<'_>, offset: usize) -> Result<Layer<'_>, Refusal> {
+fn after_ethertype(layer: Layer<'_>, offset: usize) -> Result<Layer<'_>, DecodeError> {
     let kind: EtherType = layer.after(offset, layer.protocol)?.header()?;
     layer.after(offset + 2, Protocol::EtherType(kind.get()))
 }
 
 /// Removes the header that an EtherType announced, unless that is the IP header.
 #[inline(always)]
-pub(super) fn decode_ethertype(layer: Layer<'_>, kind: u16) -> Result<Layer<'_>, Refusal> {
+pub(super) fn decode_ethertype(layer: Layer<'_>, kind: u16) -> Result<Layer<'_>, DecodeError> {
     match kind {
         ethertype::IPV4 | ethertype::IPV6 => layer.after(0, Protocol::Ip),
         ethertype::VLAN | ethertype::QINQ | ethertype::QINQ_OLD => {
@@ -104,7 +104,7 @@ pub(super) fn decode_ethertype(layer: Layer<'_>, kind: u16) -> Result<Layer<'_>,
             // The capture header's hash covers frames with at most two tags.
             layer.direct &= layer.vlans.len() < 2;
             if !layer.vlans.push(tag.id()) {
-                return Err(Refusal::Nesting);
+                return Err(DecodeError::Nesting);
             }
             layer.after(4, Protocol::EtherType(tag.ethertype()))
         }
@@ -118,27 +118,27 @@ pub(super) fn decode_ethertype(layer: Layer<'_>, kind: u16) -> Result<Layer<'_>,
         shim::FABRIC_PATH => layer.shimmed().after(2, Protocol::Link(LinkType::Ethernet)),
         shim::NETWORK_SERVICE => network_service(layer.shimmed()),
         BRIDGED_ETHERNET => layer.shimmed().after(0, Protocol::Link(LinkType::Ethernet)),
-        _ => Err(Refusal::NotIp),
+        _ => Err(DecodeError::NotIp),
     }
 }
 
 /// Removes the PPP protocol field, which has one byte if it was compressed (RFC 1661, sections 2 and 6.5).
-pub(super) fn decode_ppp(layer: Layer<'_>) -> Result<Layer<'_>, Refusal> {
+pub(super) fn decode_ppp(layer: Layer<'_>) -> Result<Layer<'_>, DecodeError> {
     let (protocol, len) = match *layer.bytes {
         [low, ..] if low & 1 == 1 => (u16::from(low), 1),
         [high, low, ..] => (u16::from_be_bytes([high, low]), 2),
-        _ => return Err(Refusal::LinkTruncated),
+        _ => return Err(DecodeError::LinkTruncated),
     };
     match protocol {
         0x0021 | 0x0057 => layer.after(len, Protocol::Ip),
         0x0281 | 0x0283 => layer.after(len, Protocol::Mpls),
-        _ => Err(Refusal::NotIp),
+        _ => Err(DecodeError::NotIp),
     }
 }
 
 /// Removes one MPLS label. A reserved label, or else the first four bits, identifies the payload behind the
 /// last label, as in routers (RFC 3032, section 2.1; RFC 4928, section 3).
-pub(super) fn decode_mpls(layer: Layer<'_>) -> Result<Layer<'_>, Refusal> {
+pub(super) fn decode_mpls(layer: Layer<'_>) -> Result<Layer<'_>, DecodeError> {
     const BOTTOM_OF_STACK: u32 = 0x100;
     const CONTROL_WORD: usize = 4;
     let label: U32 = layer.header()?;
@@ -150,13 +150,13 @@ pub(super) fn decode_mpls(layer: Layer<'_>) -> Result<Layer<'_>, Refusal> {
         Some(4 | 6) => Ok(inside),
         // A pseudowire's control word (RFC 4385).
         Some(0) => inside.after(CONTROL_WORD, Protocol::Link(LinkType::Ethernet)),
-        Some(_) => Err(Refusal::NotIp),
-        None => Err(Refusal::LinkTruncated),
+        Some(_) => Err(DecodeError::NotIp),
+        None => Err(DecodeError::LinkTruncated),
     }
 }
 
 /// Removes a network service header (RFC 8300, section 2.2).
-fn network_service(layer: Layer<'_>) -> Result<Layer<'_>, Refusal> {
+fn network_service(layer: Layer<'_>) -> Result<Layer<'_>, DecodeError> {
     #[derive(zerocopy::FromBytes, Clone, Copy)]
     #[repr(C)]
     struct Base {
@@ -169,12 +169,12 @@ fn network_service(layer: Layer<'_>) -> Result<Layer<'_>, Refusal> {
     let len = usize::from(base.length.get() & 0x3f) * 4;
     let _ = base.metadata;
     if len < 8 {
-        return Err(Refusal::LinkTruncated);
+        return Err(DecodeError::LinkTruncated);
     }
     match base.next {
         1 | 2 => layer.after(len, Protocol::Ip),
         3 => layer.after(len, Protocol::Link(LinkType::Ethernet)),
         5 => layer.after(len, Protocol::Mpls),
-        _ => Err(Refusal::NotIp),
+        _ => Err(DecodeError::NotIp),
     }
 }

@@ -1,7 +1,7 @@
 //! The decoded view of a frame: its IP packets and their headers, without copying.
 //!
 //! [`decode`] takes the bytes of one layer ([`Layer`]). It returns the first IP packet in it ([`Packet`]), or
-//! a [`Fragment`], or the reason why there is none ([`Refusal`]). For a packet that carries further packets
+//! a [`Fragment`], or the reason why there is none ([`DecodeError`]). For a packet that carries further packets
 //! (a tunnel), [`Packet::tunnelled`] holds the next layer, and the caller loops. The definition of a packet
 //! follows Suricata: link and shim layers ([`link`]) and GRE only lead to the next packet, while the packets
 //! of UDP and IP-in-IP tunnels are flows of their own.
@@ -32,9 +32,9 @@ macro_rules! refusals {
         /// The reason why a frame belongs to no flow.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(usize)]
-        pub enum Refusal { $($(#[$doc])* $variant,)* }
+        pub enum DecodeError { $($(#[$doc])* $variant,)* }
 
-        impl Refusal {
+        impl DecodeError {
             /// All reasons, ordered by discriminant.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
             /// The number of reasons.
@@ -134,13 +134,13 @@ impl<'a> Layer<'a> {
     }
 
     /// Reads the header at the beginning of this layer.
-    fn header<T: FromBytes>(&self) -> Result<T, Refusal> {
-        self.bytes.header(0).ok_or(Refusal::LinkTruncated)
+    fn header<T: FromBytes>(&self) -> Result<T, DecodeError> {
+        self.bytes.header(0).ok_or(DecodeError::LinkTruncated)
     }
 
     /// Returns the layer behind the first `len` bytes.
-    fn after(self, len: usize, protocol: Protocol) -> Result<Self, Refusal> {
-        let bytes = self.bytes.get(len..).ok_or(Refusal::LinkTruncated)?;
+    fn after(self, len: usize, protocol: Protocol) -> Result<Self, DecodeError> {
+        let bytes = self.bytes.get(len..).ok_or(DecodeError::LinkTruncated)?;
         Ok(Self { bytes, protocol, ..self })
     }
 
@@ -378,7 +378,7 @@ pub fn decode_usual(frame: &[u8], original_len: usize) -> Option<Packet<'_>> {
 ///
 /// Returns the reason if the layer has no packet that belongs to a flow.
 #[inline]
-pub fn decode(layer: Layer<'_>) -> Result<Decoded<'_>, Refusal> {
+pub fn decode(layer: Layer<'_>) -> Result<Decoded<'_>, DecodeError> {
     let is_frame = layer.protocol == Protocol::Link(LinkType::Ethernet) && layer.depth == 0;
     match is_frame.then(|| decode_usual(layer.bytes, layer.wire_len())).flatten() {
         Some(packet) => Ok(Decoded::Packet(packet)),
@@ -391,7 +391,7 @@ pub fn decode(layer: Layer<'_>) -> Result<Decoded<'_>, Refusal> {
 /// # Errors
 ///
 /// Returns the reason if the layer has no packet that belongs to a flow.
-pub fn decode_stepwise(layer: Layer<'_>) -> Result<Decoded<'_>, Refusal> {
+pub fn decode_stepwise(layer: Layer<'_>) -> Result<Decoded<'_>, DecodeError> {
     let mut layer = layer;
     let mut len = layer.wire_len();
     for _ in 0..MAX_SHIMS {
@@ -416,7 +416,7 @@ pub fn decode_stepwise(layer: Layer<'_>) -> Result<Decoded<'_>, Refusal> {
             Step::Fragment(fragment) => return Ok(Decoded::Fragment(fragment)),
         }
     }
-    Err(Refusal::Nesting)
+    Err(DecodeError::Nesting)
 }
 
 /// The result of decoding one header.

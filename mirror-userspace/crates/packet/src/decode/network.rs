@@ -8,7 +8,7 @@ use mirror_xdp_common::wire::{ExtensionHeader, Ipv4Header, Ipv6Header, protocol}
 use zerocopy::network_endian::{U16, U32};
 
 use super::fragment::{DatagramId, Fragment};
-use super::{Layer, Protocol, Refusal, Step, transport, tunnel};
+use super::{DecodeError, Layer, Protocol, Step, transport, tunnel};
 
 /// The fields of a packet's IP header that the transport layer needs.
 #[derive(Clone, Copy)]
@@ -34,12 +34,12 @@ impl Network {
 
 /// Decodes the IP header at the beginning of `layer`.
 #[inline(always)]
-pub(super) fn decode(layer: Layer<'_>) -> Result<Step<'_>, Refusal> {
+pub(super) fn decode(layer: Layer<'_>) -> Result<Step<'_>, DecodeError> {
     match layer.bytes.first().map(|first| first >> 4) {
         Some(4) => decode_ipv4(layer),
         Some(6) => decode_ipv6(layer),
-        Some(_) => Err(Refusal::IpHeader),
-        None => Err(Refusal::LinkTruncated),
+        Some(_) => Err(DecodeError::IpHeader),
+        None => Err(DecodeError::LinkTruncated),
     }
 }
 
@@ -62,19 +62,19 @@ pub(super) fn whole_ipv6(bytes: &[u8]) -> Option<(Network, usize, usize)> {
 }
 
 #[inline(always)]
-fn decode_ipv4(layer: Layer<'_>) -> Result<Step<'_>, Refusal> {
-    let ip: Ipv4Header = layer.bytes.header(0).ok_or(Refusal::IpHeader)?;
+fn decode_ipv4(layer: Layer<'_>) -> Result<Step<'_>, DecodeError> {
+    let ip: Ipv4Header = layer.bytes.header(0).ok_or(DecodeError::IpHeader)?;
     let header_len = ip.header_len();
     let total_len = ip.total_length();
     if header_len < Ipv4Header::LEN || total_len < header_len {
-        return Err(Refusal::IpHeader);
+        return Err(DecodeError::IpHeader);
     }
     let payload = payload(layer, header_len, total_len)?;
     let network = Network::of_ipv4(&ip);
     let offset = ip.fragment_offset();
     if offset != 0 || ip.more_fragments() {
-        let identification: U16 = layer.bytes.header(4).ok_or(Refusal::IpHeader)?;
-        let header = layer.bytes.get(..Ipv4Header::LEN).ok_or(Refusal::IpHeader)?;
+        let identification: U16 = layer.bytes.header(4).ok_or(DecodeError::IpHeader)?;
+        let header = layer.bytes.get(..Ipv4Header::LEN).ok_or(DecodeError::IpHeader)?;
         return fragment(
             payload,
             network,
@@ -87,22 +87,22 @@ fn decode_ipv4(layer: Layer<'_>) -> Result<Step<'_>, Refusal> {
     decode_transport(payload, network)
 }
 
-fn decode_ipv6(layer: Layer<'_>) -> Result<Step<'_>, Refusal> {
-    let ip: Ipv6Header = layer.bytes.header(0).ok_or(Refusal::IpHeader)?;
+fn decode_ipv6(layer: Layer<'_>) -> Result<Step<'_>, DecodeError> {
+    let ip: Ipv6Header = layer.bytes.header(0).ok_or(DecodeError::IpHeader)?;
     let mut payload = payload(layer, Ipv6Header::LEN, Ipv6Header::LEN + ip.payload_length())?;
     let mut network = Network::of_ipv6(&ip);
     for _ in 0..MAX_EXTENSION_HEADERS {
         let extension =
-            |payload: &Layer<'_>| payload.bytes.header::<ExtensionHeader>(0).ok_or(Refusal::IpHeader);
+            |payload: &Layer<'_>| payload.bytes.header::<ExtensionHeader>(0).ok_or(DecodeError::IpHeader);
         let len = match network.protocol {
             protocol::FRAGMENT => {
                 let header = extension(&payload)?;
-                let identification: U32 = payload.bytes.header(4).ok_or(Refusal::IpHeader)?;
+                let identification: U32 = payload.bytes.header(4).ok_or(DecodeError::IpHeader)?;
                 let (offset, more) = (header.fragment_offset(), header.more_fragments());
                 if offset != 0 || more {
                     network.protocol = header.next_header();
                     let inside = payload.after(ExtensionHeader::LEN, Protocol::Ip)?;
-                    let header = layer.bytes.get(..Ipv6Header::LEN).ok_or(Refusal::IpHeader)?;
+                    let header = layer.bytes.get(..Ipv6Header::LEN).ok_or(DecodeError::IpHeader)?;
                     return fragment(inside, network, identification.get(), offset, more, header);
                 }
                 ExtensionHeader::LEN
@@ -116,7 +116,7 @@ fn decode_ipv6(layer: Layer<'_>) -> Result<Step<'_>, Refusal> {
             _ => return decode_transport(payload, network),
         };
         network.protocol = extension(&payload)?.next_header();
-        payload = payload.after(len, Protocol::Ip).map_err(|_| Refusal::IpHeader)?;
+        payload = payload.after(len, Protocol::Ip).map_err(|_| DecodeError::IpHeader)?;
     }
     decode_transport(payload, network)
 }
@@ -124,12 +124,12 @@ fn decode_ipv6(layer: Layer<'_>) -> Result<Step<'_>, Refusal> {
 /// Returns the layer behind the header, up to the end that the packet's own length gives. Link padding is
 /// left out; bytes that the mirror or the capture truncated count as missing.
 #[inline(always)]
-fn payload(layer: Layer<'_>, header_len: usize, total_len: usize) -> Result<Layer<'_>, Refusal> {
+fn payload(layer: Layer<'_>, header_len: usize, total_len: usize) -> Result<Layer<'_>, DecodeError> {
     if total_len > layer.wire_len() {
-        return Err(Refusal::IpLength);
+        return Err(DecodeError::IpLength);
     }
     let captured = total_len.min(layer.bytes.len());
-    let bytes = layer.bytes.get(header_len..captured).ok_or(Refusal::IpHeader)?;
+    let bytes = layer.bytes.get(header_len..captured).ok_or(DecodeError::IpHeader)?;
     Ok(Layer { bytes, missing: total_len - captured, ..layer })
 }
 
@@ -140,10 +140,10 @@ fn fragment<'a>(
     offset: usize,
     more: bool,
     header: &'a [u8],
-) -> Result<Step<'a>, Refusal> {
+) -> Result<Step<'a>, DecodeError> {
     // A truncated fragment cannot be part of a whole datagram.
     if payload.missing > 0 {
-        return Err(Refusal::Fragment);
+        return Err(DecodeError::Fragment);
     }
     Ok(Step::Fragment(Fragment {
         id: DatagramId {
@@ -163,7 +163,7 @@ fn fragment<'a>(
 }
 
 #[inline(always)]
-fn decode_transport(payload: Layer<'_>, network: Network) -> Result<Step<'_>, Refusal> {
+fn decode_transport(payload: Layer<'_>, network: Network) -> Result<Step<'_>, DecodeError> {
     if network.protocol == protocol::GRE {
         return tunnel::decode_gre(payload).map(Step::Next);
     }

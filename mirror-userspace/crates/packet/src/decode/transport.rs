@@ -6,10 +6,10 @@ use zerocopy::FromBytes;
 use zerocopy::network_endian::{U16, U32};
 
 use super::network::Network;
-use super::{Cause, Layer, Packet, Protocol, Refusal, Segment, TcpHeader, Transport, tcp_flags, tunnel};
+use super::{Cause, DecodeError, Layer, Packet, Protocol, Segment, TcpHeader, Transport, tcp_flags, tunnel};
 
 /// Decodes the transport header at the beginning of `layer`.
-pub(super) fn decode(layer: Layer<'_>, network: Network) -> Result<Packet<'_>, Refusal> {
+pub(super) fn decode(layer: Layer<'_>, network: Network) -> Result<Packet<'_>, DecodeError> {
     let mut packet = Packet {
         source: network.source,
         destination: network.destination,
@@ -39,32 +39,32 @@ pub(super) fn decode(layer: Layer<'_>, network: Network) -> Result<Packet<'_>, R
         protocol::SCTP => {
             const COMMON_HEADER: usize = 12;
             set_ports(&mut packet, layer)?;
-            layer.bytes.get(..COMMON_HEADER).ok_or(Refusal::TransportHeader)?;
+            layer.bytes.get(..COMMON_HEADER).ok_or(DecodeError::TransportHeader)?;
             packet.transport = Transport::Sctp;
         }
         protocol::ICMP if !network.ipv6 => packet.transport = icmp(layer)?,
         protocol::ICMPV6 if network.ipv6 => {
-            let header: IcmpHeader = layer.bytes.header(0).ok_or(Refusal::TransportHeader)?;
+            let header: IcmpHeader = layer.bytes.header(0).ok_or(DecodeError::TransportHeader)?;
             packet.transport =
                 Transport::Icmp { kind: (header.kind, header.code), cause: None, error: false };
         }
         protocol::ESP => {
             const HEADER: usize = 8;
-            layer.bytes.get(..HEADER).ok_or(Refusal::TransportHeader)?;
-            let spi: U32 = layer.bytes.header(0).ok_or(Refusal::TransportHeader)?;
+            layer.bytes.get(..HEADER).ok_or(DecodeError::TransportHeader)?;
+            let spi: U32 = layer.bytes.header(0).ok_or(DecodeError::TransportHeader)?;
             packet.transport = Transport::Esp { spi: spi.get() };
         }
         protocol::IPV4 | protocol::IPV6 => {
             packet.tunnelled = Some(Layer { protocol: Protocol::Ip, ..layer }.tunnelled());
         }
-        _ => return Err(Refusal::IpProtocol),
+        _ => return Err(DecodeError::IpProtocol),
     }
     Ok(packet)
 }
 
 #[inline(always)]
-fn set_ports(packet: &mut Packet<'_>, layer: Layer<'_>) -> Result<(), Refusal> {
-    let ports: Ports = layer.bytes.header(0).ok_or(Refusal::TransportHeader)?;
+fn set_ports(packet: &mut Packet<'_>, layer: Layer<'_>) -> Result<(), DecodeError> {
+    let ports: Ports = layer.bytes.header(0).ok_or(DecodeError::TransportHeader)?;
     packet.source_port = ports.source();
     packet.destination_port = ports.destination();
     Ok(())
@@ -72,11 +72,11 @@ fn set_ports(packet: &mut Packet<'_>, layer: Layer<'_>) -> Result<(), Refusal> {
 
 /// Parses the TCP segment in `bytes`. `missing` bytes behind them were not captured.
 #[inline(always)]
-pub(super) fn tcp(bytes: &[u8], missing: usize) -> Result<Transport<'_>, Refusal> {
-    let (header, _) = TcpHeader::ref_from_prefix(bytes).map_err(|_| Refusal::TransportHeader)?;
+pub(super) fn tcp(bytes: &[u8], missing: usize) -> Result<Transport<'_>, DecodeError> {
+    let (header, _) = TcpHeader::ref_from_prefix(bytes).map_err(|_| DecodeError::TransportHeader)?;
     let len = header.len();
     if len < TcpHeader::LEN || len > bytes.len() + missing {
-        return Err(Refusal::TransportHeader);
+        return Err(DecodeError::TransportHeader);
     }
     // If the options were truncated, no payload was captured.
     let (options, payload) = bytes.split_at_checked(len).unwrap_or((bytes, &[]));
@@ -119,14 +119,14 @@ fn time_stamps(options: &[u8]) -> Option<(u32, u32)> {
 /// Parses the UDP datagram in `bytes`. `missing` bytes behind them were not captured. Returns the payload and
 /// the number of its bytes that are missing.
 #[inline(always)]
-pub(super) fn udp(bytes: &[u8], missing: usize) -> Result<(&[u8], usize), Refusal> {
-    let header: UdpHeader = bytes.header(0).ok_or(Refusal::TransportHeader)?;
+pub(super) fn udp(bytes: &[u8], missing: usize) -> Result<(&[u8], usize), DecodeError> {
+    let header: UdpHeader = bytes.header(0).ok_or(DecodeError::TransportHeader)?;
     let len = header.length();
     if len < UDP_LEN || len > bytes.len() + missing {
-        return Err(Refusal::TransportHeader);
+        return Err(DecodeError::TransportHeader);
     }
     let captured = len.min(bytes.len());
-    let payload = bytes.get(UDP_LEN..captured).ok_or(Refusal::TransportHeader)?;
+    let payload = bytes.get(UDP_LEN..captured).ok_or(DecodeError::TransportHeader)?;
     Ok((payload, len - captured))
 }
 
@@ -141,7 +141,7 @@ struct IcmpHeader {
 }
 
 /// `ICMPv4` (RFC 792).
-fn icmp(layer: Layer<'_>) -> Result<Transport<'_>, Refusal> {
+fn icmp(layer: Layer<'_>) -> Result<Transport<'_>, DecodeError> {
     const DESTINATION_UNREACHABLE: u8 = 3;
     const SOURCE_QUENCH: u8 = 4;
     const REDIRECT: u8 = 5;
@@ -149,7 +149,7 @@ fn icmp(layer: Layer<'_>) -> Result<Transport<'_>, Refusal> {
     const PARAMETER_PROBLEM: u8 = 12;
     /// The highest code of a destination-unreachable message (RFC 1812, section 5.2.7.1).
     const LAST_UNREACHABLE: u8 = 15;
-    let header: IcmpHeader = layer.bytes.header(0).ok_or(Refusal::TransportHeader)?;
+    let header: IcmpHeader = layer.bytes.header(0).ok_or(DecodeError::TransportHeader)?;
     let error = matches!(
         header.kind,
         DESTINATION_UNREACHABLE | SOURCE_QUENCH | REDIRECT | TIME_EXCEEDED | PARAMETER_PROBLEM

@@ -6,7 +6,7 @@ use zerocopy::FromBytes;
 use zerocopy::network_endian::U16;
 
 use super::link::{BRIDGED_ETHERNET, LinkType};
-use super::{Layer, Protocol, Refusal};
+use super::{DecodeError, Layer, Protocol};
 
 /// The first four bytes of a GRE header (RFC 2784, RFC 2890; version 1: RFC 2637).
 #[derive(Clone, Copy, FromBytes)]
@@ -17,7 +17,7 @@ struct GreHeader {
 }
 
 /// Removes a GRE header.
-pub(super) fn decode_gre(layer: Layer<'_>) -> Result<Layer<'_>, Refusal> {
+pub(super) fn decode_gre(layer: Layer<'_>) -> Result<Layer<'_>, DecodeError> {
     const CHECKSUM: u16 = 0x8000;
     const ROUTING: u16 = 0x4000;
     const KEY: u16 = 0x2000;
@@ -26,7 +26,7 @@ pub(super) fn decode_gre(layer: Layer<'_>) -> Result<Layer<'_>, Refusal> {
     const PPP: u16 = 0x880b;
     const ERSPAN: u16 = 0x88be;
     const ERSPAN_III: u16 = 0x22eb;
-    let header: GreHeader = layer.bytes.header(0).ok_or(Refusal::TransportHeader)?;
+    let header: GreHeader = layer.bytes.header(0).ok_or(DecodeError::TransportHeader)?;
     let flags = header.flags.get();
     let version = flags & 7;
     let present = |flag: u16, len: usize| if flags & flag != 0 { len } else { 0 };
@@ -34,7 +34,7 @@ pub(super) fn decode_gre(layer: Layer<'_>) -> Result<Layer<'_>, Refusal> {
     let (len, protocol) = match (version, header.protocol.get()) {
         (1, PPP) => (len + present(ACKNOWLEDGEMENT, 4), Protocol::Ppp),
         // A source route has a length of its own. No sender uses it any more (RFC 2784 dropped it).
-        (0, _) if flags & ROUTING != 0 => return Err(Refusal::TransportHeader),
+        (0, _) if flags & ROUTING != 0 => return Err(DecodeError::TransportHeader),
         (0, kind) => {
             let len = len + present(CHECKSUM, 4);
             match kind {
@@ -45,9 +45,9 @@ pub(super) fn decode_gre(layer: Layer<'_>) -> Result<Layer<'_>, Refusal> {
                 kind => (len, Protocol::EtherType(kind)),
             }
         }
-        _ => return Err(Refusal::TransportHeader),
+        _ => return Err(DecodeError::TransportHeader),
     };
-    layer.tunnelled().after(len, protocol).map_err(|_| Refusal::TransportHeader)
+    layer.tunnelled().after(len, protocol).map_err(|_| DecodeError::TransportHeader)
 }
 
 const GENEVE_PORT: u16 = 6081;

@@ -10,7 +10,7 @@ mod signatures;
 mod tests;
 
 use super::Direction;
-use signatures::{DATAGRAMS, Look, STREAMS};
+use signatures::{DATAGRAMS, Probe, STREAMS};
 
 /// An application protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -211,9 +211,9 @@ fn look(endpoints: Endpoints, direction: Direction, bytes: &[u8]) -> Detection {
             continue;
         }
         match signature.look(bytes) {
-            Look::Yes => return Detection::Found(signature.protocol),
-            Look::More => more = true,
-            Look::No => {}
+            Probe::Yes => return Detection::Found(signature.protocol),
+            Probe::More => more = true,
+            Probe::No => {}
         }
     }
     if more { Detection::Unknown } else { Detection::Failed }

@@ -13,7 +13,7 @@ use crate::{dns, quic};
 
 /// The verdict on the first bytes of a direction, in ascending order of confidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Look {
+pub(super) enum Probe {
     /// They do not match.
     No,
     /// More bytes are needed.
@@ -22,7 +22,7 @@ pub(super) enum Look {
     Yes,
 }
 
-impl From<bool> for Look {
+impl From<bool> for Probe {
     fn from(yes: bool) -> Self {
         if yes { Self::Yes } else { Self::No }
     }
@@ -44,7 +44,7 @@ enum Test {
     /// The first bytes are one of these, ignoring case.
     Begins(&'static [&'static [u8]]),
     /// A function that checks the content.
-    Content(fn(&[u8]) -> Look),
+    Content(fn(&[u8]) -> Probe),
 }
 
 impl Signature {
@@ -52,20 +52,20 @@ impl Signature {
         Self { weak: true, ..self }
     }
 
-    pub(super) fn look(&self, bytes: &[u8]) -> Look {
+    pub(super) fn look(&self, bytes: &[u8]) -> Probe {
         match self.test {
-            Begins(words) => words.iter().map(|word| begins(word, bytes)).max().unwrap_or(Look::No),
+            Begins(words) => words.iter().map(|word| begins(word, bytes)).max().unwrap_or(Probe::No),
             Content(test) => test(bytes),
         }
     }
 }
 
-fn begins(word: &[u8], bytes: &[u8]) -> Look {
+fn begins(word: &[u8], bytes: &[u8]) -> Probe {
     let len = word.len().min(bytes.len());
     match (word.get(..len), bytes.get(..len)) {
-        (Some(word), Some(bytes)) if !word.eq_ignore_ascii_case(bytes) => Look::No,
-        _ if len < word.len() => Look::More,
-        _ => Look::Yes,
+        (Some(word), Some(bytes)) if !word.eq_ignore_ascii_case(bytes) => Probe::No,
+        _ if len < word.len() => Probe::More,
+        _ => Probe::Yes,
     }
 }
 
@@ -134,7 +134,7 @@ const STREAMS_ON_PORTS: &[Signature] = &[
     sign(Http2, Some(ToClient), &[80], Content(http2_settings)),
     sign(Nfs, None, &[2049], Content(rpc_stream)),
     sign(Rdp, None, &[3389], Begins(&[&[3, 0]])),
-    sign(Telnet, None, &[23], Content(|bytes| if bytes.len() < 2 { Look::More } else { Look::Yes })),
+    sign(Telnet, None, &[23], Content(|bytes| if bytes.len() < 2 { Probe::More } else { Probe::Yes })),
 ];
 
 const DATAGRAMS_EVERYWHERE: &[Signature] = &[
@@ -193,68 +193,68 @@ const METHODS: [&[u8]; 28] = [
 ];
 
 /// Matches a method, followed by a space or a tab.
-fn http_request(bytes: &[u8]) -> Look {
+fn http_request(bytes: &[u8]) -> Probe {
     let Some(end) = bytes.iter().take(17).position(|byte| matches!(byte, b' ' | b'\t')) else {
         let open =
-            METHODS.iter().any(|method| bytes.len() <= method.len() && begins(method, bytes) != Look::No);
-        return if open { Look::More } else { Look::No };
+            METHODS.iter().any(|method| bytes.len() <= method.len() && begins(method, bytes) != Probe::No);
+        return if open { Probe::More } else { Probe::No };
     };
     let word = bytes.get(..end).unwrap_or_default();
     METHODS.iter().any(|method| method.eq_ignore_ascii_case(word)).into()
 }
 
 /// Matches a record of SSL 3.0 to TLS 1.3 with one of these content types (RFC 8446, section 5.1).
-fn tls_record(bytes: &[u8], types: &[u8]) -> Look {
+fn tls_record(bytes: &[u8], types: &[u8]) -> Probe {
     match bytes {
-        [kind, ..] if !types.contains(kind) => Look::No,
-        [_] | [_, 3] => Look::More,
-        [_, 3, 0..=3, ..] => Look::Yes,
-        _ => Look::No,
+        [kind, ..] if !types.contains(kind) => Probe::No,
+        [_] | [_, 3] => Probe::More,
+        [_, 3, 0..=3, ..] => Probe::Yes,
+        _ => Probe::No,
     }
 }
 
 /// Matches a handshake, or the first record of an SSL 2.0 client hello: length, type 1, version.
-fn tls_from_client(bytes: &[u8]) -> Look {
+fn tls_from_client(bytes: &[u8]) -> Probe {
     match bytes {
-        [0x80..=0xff, _, 1, 0, 2, ..] | [0x80..=0xff, _, 1, 3, 0..=3, ..] => Look::Yes,
-        [0x80..=0xff] | [0x80..=0xff, _] | [0x80..=0xff, _, 1] | [0x80..=0xff, _, 1, 0 | 3] => Look::More,
+        [0x80..=0xff, _, 1, 0, 2, ..] | [0x80..=0xff, _, 1, 3, 0..=3, ..] => Probe::Yes,
+        [0x80..=0xff] | [0x80..=0xff, _] | [0x80..=0xff, _, 1] | [0x80..=0xff, _, 1, 0 | 3] => Probe::More,
         _ => tls_record(bytes, &[1, 22]),
     }
 }
 
 /// Matches alert, handshake or application data.
-fn tls_from_server(bytes: &[u8]) -> Look {
+fn tls_from_server(bytes: &[u8]) -> Probe {
     tls_record(bytes, &[21, 22, 23])
 }
 
 /// Matches SMB 1, 2 and 3, the latter also encrypted, behind four bytes of length.
-fn smb(bytes: &[u8]) -> Look {
+fn smb(bytes: &[u8]) -> Probe {
     match bytes {
-        [_, _, _, _, 0xfd..=0xff, b'S', b'M', b'B', ..] => Look::Yes,
-        [0, _, _] | [0, _, _, _] | [0, _, _, _, 0xfd..=0xff] => Look::More,
-        _ => Look::No,
+        [_, _, _, _, 0xfd..=0xff, b'S', b'M', b'B', ..] => Probe::Yes,
+        [0, _, _] | [0, _, _, _] | [0, _, _, _, 0xfd..=0xff] => Probe::More,
+        _ => Probe::No,
     }
 }
 
 /// Matches a session request, its responses and keep-alive (RFC 1002, section 4.3.1).
-fn netbios_session(bytes: &[u8]) -> Look {
+fn netbios_session(bytes: &[u8]) -> Probe {
     matches!(bytes, [0x81..=0x85, _, _, _, ..]).into()
 }
 
 /// Matches a connection-oriented header: version 5.0, data representation.
-fn dcerpc(bytes: &[u8]) -> Look {
+fn dcerpc(bytes: &[u8]) -> Probe {
     match bytes {
         [5, 0, _, _, form, float, ..] => (form & 0xee == 0 && *float <= 3 && bytes.len() >= 16).into(),
-        [5] | [5, 0] | [5, 0, _] | [5, 0, _, _] | [5, 0, _, _, _] => Look::More,
-        _ => Look::No,
+        [5] | [5, 0] | [5, 0, _] | [5, 0, _, _] | [5, 0, _, _, _] => Probe::More,
+        _ => Probe::No,
     }
 }
 
 /// Matches a connectionless header: version 4, type, flags, data representation, and at its end the length of
 /// the body. DNS messages with a matching identifier pass all checks but the last.
-fn dcerpc_datagram(bytes: &[u8]) -> Look {
+fn dcerpc_datagram(bytes: &[u8]) -> Probe {
     let ([4, kind, _, _, form, float, ..], Some([low, high])) = (bytes, bytes.get(74..76)) else {
-        return Look::No;
+        return Probe::No;
     };
     let little_endian = form & 0x10 != 0;
     let body = if little_endian { [*low, *high].map(usize::from) } else { [*high, *low].map(usize::from) };
@@ -262,23 +262,23 @@ fn dcerpc_datagram(bytes: &[u8]) -> Look {
     (*kind <= 19 && form & 0xee == 0 && *float <= 3 && len <= bytes.len()).into()
 }
 
-fn dns_stream(bytes: &[u8]) -> Look {
+fn dns_stream(bytes: &[u8]) -> Probe {
     if dns::probe_tcp(bytes) {
-        Look::Yes
+        Probe::Yes
     } else if bytes.len() < 14 {
-        Look::More
+        Probe::More
     } else {
-        Look::No
+        Probe::No
     }
 }
 
 /// Matches the first line of an SMTP or FTP server.
-fn greeting(bytes: &[u8]) -> Look {
+fn greeting(bytes: &[u8]) -> Probe {
     match begins(b"220", bytes) {
-        Look::Yes => match bytes.get(3) {
-            Some(b' ' | b'-') => Look::Yes,
-            Some(_) => Look::No,
-            None => Look::More,
+        Probe::Yes => match bytes.get(3) {
+            Some(b' ' | b'-') => Probe::Yes,
+            Some(_) => Probe::No,
+            None => Probe::More,
         },
         other => other,
     }
@@ -297,7 +297,7 @@ fn ber(bytes: &[u8]) -> Option<(u8, &[u8])> {
 }
 
 /// Matches an application tag up to 30, in it a sequence, and in that the version: 5 (RFC 4120).
-fn kerberos(bytes: &[u8]) -> Look {
+fn kerberos(bytes: &[u8]) -> Probe {
     let version = || {
         let (tag, rest) = ber(bytes)?;
         let (sequence, rest) = ber(rest)?;
@@ -306,48 +306,48 @@ fn kerberos(bytes: &[u8]) -> Look {
     matches!(version(), Some([_, _, 2, 1, 5, _, ..])).into()
 }
 
-fn kerberos_stream(bytes: &[u8]) -> Look {
+fn kerberos_stream(bytes: &[u8]) -> Probe {
     match bytes {
         [0, 0, 0..=0x40, _, message @ ..] if message.len() > 10 => kerberos(message),
-        [0, 0, 0..=0x40, ..] | [0] | [0, 0] => Look::More,
-        _ => Look::No,
+        [0, 0, 0..=0x40, ..] | [0] | [0, 0] => Probe::More,
+        _ => Probe::No,
     }
 }
 
 /// Matches a sequence that begins with the version: 0, 1 or 3 (RFC 1157, 1901, 3412).
-fn snmp(bytes: &[u8]) -> Look {
+fn snmp(bytes: &[u8]) -> Probe {
     matches!(ber(bytes), Some((0x30, [2, 1, 0 | 1 | 3, ..]))).into()
 }
 
 /// Matches version 3 or 4 (RFC 5905, section 7.3).
-fn ntp(bytes: &[u8]) -> Look {
+fn ntp(bytes: &[u8]) -> Probe {
     match bytes {
         [first, ..] => (matches!(first >> 3 & 7, 3 | 4) && bytes.len() >= 48).into(),
-        [] => Look::No,
+        [] => Probe::No,
     }
 }
 
 /// Matches a packet type other than 0 with a quality of service up to 2.
-fn mqtt(bytes: &[u8]) -> Look {
+fn mqtt(bytes: &[u8]) -> Probe {
     match bytes {
         [first, _, ..] => (first >> 4 != 0 && first >> 1 & 3 <= 2).into(),
-        _ => Look::More,
+        _ => Probe::More,
     }
 }
 
 /// Matches a SETTINGS frame of at most 16 KiB (RFC 9113, section 4.1), with which a server begins.
-fn http2_settings(bytes: &[u8]) -> Look {
+fn http2_settings(bytes: &[u8]) -> Probe {
     match bytes {
         [0, high, low, 4, 0 | 1, stream, _, _, _, ..] => {
             (u16::from_be_bytes([*high, *low]) <= 16_384 && stream & 0x80 == 0).into()
         }
-        _ => Look::No,
+        _ => Probe::No,
     }
 }
 
 /// Matches a call of the program NFS, version 2 to 4, or an accepted and successful reply (RFC 5531, section
 /// 9).
-fn rpc(bytes: &[u8]) -> Look {
+fn rpc(bytes: &[u8]) -> Probe {
     let word = |index: usize| {
         let bytes = bytes.get(4 * index..)?.first_chunk()?;
         Some(u32::from_be_bytes(*bytes))
@@ -355,47 +355,47 @@ fn rpc(bytes: &[u8]) -> Look {
     match word(1) {
         Some(0) => (word(3) == Some(100_003) && matches!(word(4), Some(2..=4))).into(),
         Some(1) => (word(2) == Some(0)).into(),
-        _ => Look::No,
+        _ => Probe::No,
     }
 }
 
 /// Matches the same behind a record mark (RFC 5531, section 11).
-fn rpc_stream(bytes: &[u8]) -> Look {
+fn rpc_stream(bytes: &[u8]) -> Probe {
     match bytes {
         [_, _, _, _, message @ ..] if !message.is_empty() => rpc(message),
-        _ => Look::More,
+        _ => Probe::More,
     }
 }
 
 /// Matches a request or reply with the magic cookie (RFC 2131).
-fn dhcp(bytes: &[u8]) -> Look {
+fn dhcp(bytes: &[u8]) -> Probe {
     let cookie = bytes.get(236..240) == Some(&[99, 130, 83, 99]);
     (matches!(bytes, [1 | 2, ..]) && cookie).into()
 }
 
 /// Matches a read or write request: file name and mode, each terminated by zero (RFC 1350).
-fn tftp(bytes: &[u8]) -> Look {
-    let [0, 1 | 2, strings @ ..] = bytes else { return Look::No };
+fn tftp(bytes: &[u8]) -> Probe {
+    let [0, 1 | 2, strings @ ..] = bytes else { return Probe::No };
     let mode = strings.split(|byte| *byte == 0).nth(1).unwrap_or_default();
     [&b"octet"[..], b"netascii", b"mail"].iter().any(|known| known.eq_ignore_ascii_case(mode)).into()
 }
 
 /// Matches a header of 28 bytes, version 1 or 2.0 (RFC 7296, section 3.1).
-fn ike(bytes: &[u8]) -> Look {
+fn ike(bytes: &[u8]) -> Probe {
     let [version, exchange] = match bytes.get(17..19) {
         Some([version, exchange]) if bytes.len() >= 28 => [*version, *exchange],
-        _ => return Look::No,
+        _ => return Probe::No,
     };
     let len = bytes.get(24..28).and_then(<[u8]>::first_chunk).map(|len| u32::from_be_bytes(*len) as usize);
     match version {
-        0x10..=0x1f => Look::Yes,
+        0x10..=0x1f => Probe::Yes,
         0x20 => ((34..=37).contains(&exchange) && len == Some(bytes.len())).into(),
-        _ => Look::No,
+        _ => Probe::No,
     }
 }
 
 /// Matches a request or status line.
-fn sip(bytes: &[u8]) -> Look {
+fn sip(bytes: &[u8]) -> Probe {
     let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     (line.starts_with(b"SIP/2.0 ") || line.ends_with(b" SIP/2.0")).into()

@@ -165,7 +165,7 @@ impl Modes {
 
 /// The time to wait for a stalled reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
+pub enum StallPolicy {
     /// Waits for ever: the choice for a reader of capture files.
     Endless,
     /// Waits for two seconds, and not again until the reader has accepted data: the choice for a live
@@ -173,7 +173,7 @@ pub enum Patience {
     Short,
 }
 
-impl Patience {
+impl StallPolicy {
     const SHORT: Duration = Duration::from_secs(2);
 
     const fn limit(self) -> Option<Duration> {
@@ -228,7 +228,7 @@ impl<'a> Lines<'a> {
 pub(super) type Written = (usize, Option<io::Error>);
 
 impl Output {
-    pub(super) fn open(destination: Destination, patience: Patience) -> Result<Self, SinkError> {
+    pub(super) fn open(destination: Destination, patience: StallPolicy) -> Result<Self, SinkError> {
         Ok(match destination {
             Destination::File { path, rotation, modes } => Self::File(LogFile::open(path, rotation, modes)?),
             Destination::Stdout => Self::Stdout(Stream::stdout(patience)),

@@ -1,7 +1,7 @@
 //! Tests of keeping frames by rule, and of flows that raise an alert.
 
 use etherparse::TcpHeader;
-use mirror_engine::analyzer::{Analyzer, Context, Event, Filter, Use};
+use mirror_engine::analyzer::{Analyzer, Consumed, Context, Event, Filter};
 use mirror_engine::indicators::Indicators;
 use mirror_engine::worker::WorkerCounters;
 use mirror_packet::Direction;
@@ -293,11 +293,11 @@ struct Cries;
 impl Analyzer for Cries {
     type Flow = ();
 
-    fn data(&mut self, (): &mut (), _: Direction, event: Event<'_>, context: &mut Context<'_>) -> Use {
+    fn data(&mut self, (): &mut (), _: Direction, event: Event<'_>, context: &mut Context<'_>) -> Consumed {
         if let Event::Data { bytes: b"help", .. } = event {
             context.keep("somebody asked for help");
         }
-        Use::Used(4)
+        Consumed::Used(4)
     }
 }
 

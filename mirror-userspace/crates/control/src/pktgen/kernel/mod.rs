@@ -19,8 +19,8 @@ use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 
 use self::tunnel::Tunnels;
-use super::envelope::{Macs, overhead};
-use super::{Engine, Envelope, Error, Go, LISTEN, Options, Progress, Ranges, Rate, Target, Traffic};
+use super::encapsulation::{Macs, overhead};
+use super::{Encapsulation, Engine, Error, Go, LISTEN, Options, Progress, Ranges, Rate, Target, Traffic};
 
 /// The directory of its files, for the network namespace of the calling thread.
 const DIRECTORY: &str = "/proc/thread-self/net/pktgen";
@@ -74,7 +74,7 @@ impl<'a> Kernel<'a> {
     ) -> Result<Self, Error> {
         let files = Files::new(Path::new(DIRECTORY))?;
         let mut plan = Plan::new(options, target, max_frame)?;
-        let tunnels = if options.envelope == Envelope::None {
+        let tunnels = if options.encapsulation == Encapsulation::None {
             plan.interfaces = vec![interface.name.clone()];
             None
         } else {
@@ -95,14 +95,16 @@ pub(super) fn check(options: &Options) -> Result<(), Error> {
         (options.rewrite, "bring new flows with each loop"),
         (options.malformed > 0.0, "break frames"),
         (matches!(options.rate, Rate::Capture(_)), "follow the times of a capture"),
-        (options.envelope == Envelope::Gwlb, "add the envelope of a load balancer"),
+        (options.encapsulation == Encapsulation::Gwlb, "add the envelope of a load balancer"),
         (options.sources.is_some(), "send from addresses that the interface does not have (--source)"),
         (sessions > MAX_SESSIONS, "send for more than 64 sessions (--vni)"),
     ];
     if let Some((_, what)) = wrong.into_iter().find(|(wrong, _)| *wrong) {
         return Err(Error::KernelCannot(what));
     }
-    if options.envelope == Envelope::Aws && (options.target.is_none() || options.target_mac.is_some()) {
+    if options.encapsulation == Encapsulation::Aws
+        && (options.target.is_none() || options.target_mac.is_some())
+    {
         return Err(Error::KernelTarget);
     }
     Ok(())
@@ -121,7 +123,7 @@ impl Plan {
         let Traffic::Synthetic { sizes, flows } = &options.traffic else {
             return Err(Error::KernelCannot("replay captures"));
         };
-        let overhead = overhead(options.envelope, target.destination.is_ipv6());
+        let overhead = overhead(options.encapsulation, target.destination.is_ipv6());
         let mut counted: Vec<(u16, u32)> = Vec::new();
         // Frames that are too long were already rejected, unless they are to be truncated.
         for size in sizes.iter().map(|&size| usize::from(size).min(max_frame.saturating_sub(overhead)) as u16)
@@ -137,9 +139,10 @@ impl Plan {
             overhead,
             flows: *flows,
             delay: 0,
-            macs: if options.envelope == Envelope::None { target.macs } else { INNER },
+            macs: if options.encapsulation == Encapsulation::None { target.macs } else { INNER },
         };
-        let sessions = if options.envelope == Envelope::None { 1 } else { vnis(options.vnis.as_ref()).len() };
+        let sessions =
+            if options.encapsulation == Encapsulation::None { 1 } else { vnis(options.vnis.as_ref()).len() };
         plan.delay = plan.delay(options.rate, sessions)?;
         Ok(plan)
     }

@@ -9,7 +9,7 @@ use serde::ser::{Serialize, SerializeStruct as _, Serializer};
 
 use crate::analyzer::alert::{Cause, Watch};
 use crate::analyzer::credit::{self, Credit};
-use crate::analyzer::{Analyzer, Context, Event, Use};
+use crate::analyzer::{Analyzer, Consumed, Context, Event};
 
 /// A message, preceded by its number in the flow and the latency.
 pub(super) static DNS: EventType = EventType::new("dns", render).measured(measure);
@@ -100,24 +100,24 @@ impl Analyzer for Dns {
         direction: Direction,
         event: Event<'_>,
         context: &mut Context<'_>,
-    ) -> Use {
+    ) -> Consumed {
         let lost = flow.lost[direction as usize];
         match event {
             Event::Data { bytes, .. } if !context.is_stream() => {
                 self.message(flow, bytes, context);
-                Use::Used(bytes.len())
+                Consumed::Used(bytes.len())
             }
-            Event::Data { bytes, .. } if lost && !dns::probe_tcp(bytes) => Use::Used(bytes.len()),
+            Event::Data { bytes, .. } if lost && !dns::probe_tcp(bytes) => Consumed::Used(bytes.len()),
             Event::Data { bytes, new } => {
                 flow.lost[direction as usize] = false;
                 flow.credit.earn(bytes.len().saturating_sub(new));
-                Use::Used(self.messages(flow, bytes, context))
+                Consumed::Used(self.messages(flow, bytes, context))
             }
             Event::Gap { .. } => {
                 flow.lost[direction as usize] = true;
-                Use::Used(0)
+                Consumed::Used(0)
             }
-            Event::End { .. } => Use::Done,
+            Event::End { .. } => Consumed::Done,
         }
     }
 

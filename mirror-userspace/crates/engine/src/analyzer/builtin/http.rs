@@ -9,7 +9,7 @@ use mirror_records::{EventType, pack};
 
 use crate::analyzer::alert::{Cause, Watch};
 use crate::analyzer::credit::{self, Credit};
-use crate::analyzer::{Analyzer, Context, Event, Use};
+use crate::analyzer::{Analyzer, Consumed, Context, Event};
 
 mod eve;
 
@@ -159,7 +159,7 @@ impl Analyzer for Http {
         direction: Direction,
         event: Event<'_>,
         context: &mut Context<'_>,
-    ) -> Use {
+    ) -> Consumed {
         match event {
             Event::Data { bytes, new } => {
                 flow.credit.earn(bytes.len().saturating_sub(new));
@@ -168,11 +168,11 @@ impl Analyzer for Http {
             Event::Gap { bytes, len } => {
                 self.unfinished(flow, direction, bytes, context);
                 self.gap(flow, direction, len, context);
-                Use::Used(0)
+                Consumed::Used(0)
             }
             Event::End { bytes, .. } => {
                 self.unfinished(flow, direction, bytes, context);
-                Use::Close
+                Consumed::Close
             }
         }
     }
@@ -207,7 +207,7 @@ impl Http {
         bytes: &[u8],
         new: usize,
         context: &mut Context<'_>,
-    ) -> Use {
+    ) -> Consumed {
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             match &mut flow.phases[direction as usize] {
@@ -243,9 +243,9 @@ impl Http {
                         Some(Next::Other) => {
                             self.end(flow, context);
                             *flow = Flow::default();
-                            return Use::Restart(at);
+                            return Consumed::Restart(at);
                         }
-                        None => return Use::Done,
+                        None => return Consumed::Done,
                     };
                     flow.phases[direction as usize] = Phase::Body(body);
                     if body.is_complete() {
@@ -271,13 +271,13 @@ impl Http {
                         Direction::ToClient => rest.len() > 12 && begins_response(rest),
                     };
                     if !found {
-                        return Use::Used(bytes.len());
+                        return Consumed::Used(bytes.len());
                     }
                     flow.phases[direction as usize] = Phase::Head;
                 }
             }
         }
-        Use::Used(at)
+        Consumed::Used(at)
     }
 
     /// Continues behind missing bytes.

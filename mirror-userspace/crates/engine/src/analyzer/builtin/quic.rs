@@ -7,7 +7,7 @@ use mirror_records::EventType;
 use mirror_records::eve::Lines;
 
 use crate::analyzer::alert::{Cause, Watch};
-use crate::analyzer::{Analyzer, Context, Event, Use};
+use crate::analyzer::{Analyzer, Consumed, Context, Event};
 
 /// A hello: the version, its sender, its body.
 pub(super) static QUIC: EventType = EventType::new("quic", render);
@@ -53,8 +53,8 @@ impl Analyzer for Quic {
         direction: Direction,
         event: Event<'_>,
         context: &mut Context<'_>,
-    ) -> Use {
-        let Event::Data { bytes, .. } = event else { return Use::Done };
+    ) -> Consumed {
+        let Event::Data { bytes, .. } = event else { return Consumed::Done };
         let connection = flow.connection.get_or_insert_with(|| self.spare.pop().unwrap_or_default());
         if let Some(Hello { version, direction, body }) = connection.push(direction, bytes, &mut self.scratch)
         {
@@ -74,9 +74,9 @@ impl Analyzer for Quic {
         }
         if connection.is_done() {
             self.finish(flow, context);
-            return Use::Done;
+            return Consumed::Done;
         }
-        Use::Used(bytes.len())
+        Consumed::Used(bytes.len())
     }
 
     fn end(&mut self, flow: &mut Flow, context: &mut Context<'_>) {

@@ -7,7 +7,7 @@ use mirror_records::eve::Lines;
 use mirror_records::{EventType, pack};
 use serde::Serialize;
 
-use crate::analyzer::{Analyzer, Context, Event, Use};
+use crate::analyzer::{Analyzer, Consumed, Context, Event};
 
 /// The banners of both sides.
 pub(super) static SSH: EventType = EventType::new("ssh", render);
@@ -60,11 +60,11 @@ impl Analyzer for Ssh {
         direction: Direction,
         event: Event<'_>,
         context: &mut Context<'_>,
-    ) -> Use {
-        let Event::Data { bytes, .. } = event else { return Use::Close };
+    ) -> Consumed {
+        let Event::Data { bytes, .. } = event else { return Consumed::Close };
         let Banner { protocol, software } = match ssh::banner(bytes) {
-            Look::More => return Use::Used(0),
-            Look::No => return Use::Close,
+            Look::More => return Consumed::Used(0),
+            Look::No => return Consumed::Close,
             Look::Found(banner) => banner,
         };
         if flow.packed.capacity() == 0 {
@@ -75,11 +75,11 @@ impl Analyzer for Ssh {
         pack::put(&mut flow.packed, tag + 1, software);
         flow.heard[direction as usize] = true;
         if flow.heard != [true; 2] {
-            return Use::Close;
+            return Consumed::Close;
         }
         context.emit(&SSH, &[&flow.packed]);
         flow.packed.clear();
-        Use::Done
+        Consumed::Done
     }
 
     fn held(flow: &Flow) -> usize {

@@ -11,7 +11,7 @@ use mirror_records::eve::Lines;
 use serde::Serialize;
 
 use crate::analyzer::alert::{Cause, Watch};
-use crate::analyzer::{Analyzer, Context, Event, Use};
+use crate::analyzer::{Analyzer, Consumed, Context, Event};
 
 /// A handshake: the latency, the length and the name of the previous protocol, the outline of the messages,
 /// the messages.
@@ -96,17 +96,17 @@ impl Analyzer for Tls {
         direction: Direction,
         event: Event<'_>,
         context: &mut Context<'_>,
-    ) -> Use {
+    ) -> Consumed {
         let bytes = match event {
             Event::Data { bytes, .. } => bytes,
             Event::Gap { .. } => {
                 // The handshake cannot be parsed behind a gap.
                 self.finish(flow, context);
-                return Use::Done;
+                return Consumed::Done;
             }
             Event::End { acknowledged, .. } => {
                 flow.unanswered |= direction == Direction::ToClient && !acknowledged;
-                return Use::Close;
+                return Consumed::Close;
             }
         };
         let handshake = flow.handshake.get_or_insert_with(|| self.spare.pop().unwrap_or_default());
@@ -119,10 +119,10 @@ impl Analyzer for Tls {
             }
         }
         match handshake.push(direction, bytes) {
-            Ok(Progress::Reading) => Use::Used(bytes.len()),
+            Ok(Progress::Reading) => Consumed::Used(bytes.len()),
             Ok(Progress::Complete) | Err(_) => {
                 self.finish(flow, context);
-                Use::Done
+                Consumed::Done
             }
         }
     }
@@ -199,18 +199,18 @@ impl Analyzer for StartTls {
         direction: Direction,
         event: Event<'_>,
         _context: &mut Context<'_>,
-    ) -> Use {
+    ) -> Consumed {
         match (event, direction) {
             (Event::Data { bytes, .. }, Direction::ToServer) => {
                 if *sent > 0 && begins_with_client_hello(bytes) {
-                    return Use::Restart(0);
+                    return Consumed::Restart(0);
                 }
                 *sent += bytes.len();
-                if *sent > MAX_PLAIN { Use::Done } else { Use::Used(bytes.len()) }
+                if *sent > MAX_PLAIN { Consumed::Done } else { Consumed::Used(bytes.len()) }
             }
-            (Event::Data { bytes, .. }, Direction::ToClient) => Use::Used(bytes.len()),
-            (Event::Gap { .. }, _) => Use::Used(0),
-            (Event::End { .. }, _) => Use::Done,
+            (Event::Data { bytes, .. }, Direction::ToClient) => Consumed::Used(bytes.len()),
+            (Event::Gap { .. }, _) => Consumed::Used(0),
+            (Event::End { .. }, _) => Consumed::Done,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 
 /// Returns the sessions of the two ends.
-fn ends() -> [Mirror; 2] {
+fn ends() -> [MirrorSession; 2] {
     [mirror(7, 0x0a00_0001), mirror(8, 0x0a00_0002)]
 }
 

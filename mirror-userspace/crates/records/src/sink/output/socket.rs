@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, socket};
 
 use super::stream::{Stream, wait_for_room};
-use super::{Lines, Patience, Written};
+use super::{Lines, StallPolicy, Written};
 use crate::sink::SinkError;
 
 /// Time between two attempts to reconnect.
@@ -25,18 +25,18 @@ enum Connection {
 pub(crate) struct Socket {
     path: PathBuf,
     datagrams: bool,
-    patience: Patience,
+    patience: StallPolicy,
     connection: Option<Connection>,
     tried: Instant,
 }
 
 impl Socket {
     /// Connects. In a live capture, the reader may come later.
-    pub(super) fn open(path: PathBuf, datagrams: bool, patience: Patience) -> Result<Self, SinkError> {
+    pub(super) fn open(path: PathBuf, datagrams: bool, patience: StallPolicy) -> Result<Self, SinkError> {
         let mut this = Self { path, datagrams, patience, connection: None, tried: Instant::now() };
         match this.connect() {
             Ok(connection) => this.connection = Some(connection),
-            Err(source) if patience == Patience::Endless => {
+            Err(source) if patience == StallPolicy::Endless => {
                 return Err(SinkError::Connect { path: this.path, source });
             }
             Err(error) => tracing::warn!(
@@ -95,7 +95,7 @@ impl Socket {
 }
 
 /// Sends each event as a datagram.
-fn write_datagrams(socket: &OwnedFd, patience: Patience, stalled: &mut bool, lines: Lines<'_>) -> Written {
+fn write_datagrams(socket: &OwnedFd, patience: StallPolicy, stalled: &mut bool, lines: Lines<'_>) -> Written {
     for event in 0..lines.ends.len() {
         let text = lines.text.get(lines.start(event)..lines.start(event + 1)).unwrap_or_default();
         loop {

@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::{SFlag, fstat};
 
-use super::{Lines, Patience, Written};
+use super::{Lines, StallPolicy, Written};
 
 /// Bytes that a writable pipe accepts without blocking (`PIPE_BUF`).
 const PIPE: usize = 4096;
@@ -26,7 +26,7 @@ enum End {
 #[derive(Debug)]
 pub(crate) struct Stream {
     end: End,
-    patience: Patience,
+    patience: StallPolicy,
     /// The reader accepted nothing for longer than the limit.
     stalled: bool,
     /// A line was cut: the reader accepted no more of it.
@@ -34,13 +34,13 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn stdout(patience: Patience) -> Self {
+    pub(super) fn stdout(patience: StallPolicy) -> Self {
         let kind = fstat(io::stdout()).map_or(0, |stat| stat.st_mode) & SFlag::S_IFMT.bits();
         let at_once = if kind == SFlag::S_IFREG.bits() { usize::MAX } else { PIPE };
         Self { end: End::Stdout { at_once }, patience, stalled: false, torn: false }
     }
 
-    pub(super) const fn socket(socket: OwnedFd, patience: Patience) -> Self {
+    pub(super) const fn socket(socket: OwnedFd, patience: StallPolicy) -> Self {
         Self { end: End::Socket(socket), patience, stalled: false, torn: false }
     }
 
@@ -90,7 +90,7 @@ impl Stream {
 }
 
 /// Waits until a reader has room, up to the limit. `stalled` is set once the limit has passed.
-pub(super) fn wait_for_room(fd: BorrowedFd<'_>, patience: Patience, stalled: &mut bool) -> io::Result<()> {
+pub(super) fn wait_for_room(fd: BorrowedFd<'_>, patience: StallPolicy, stalled: &mut bool) -> io::Result<()> {
     let begun = Instant::now();
     loop {
         let timeout = match patience.limit() {

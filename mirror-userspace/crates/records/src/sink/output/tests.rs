@@ -41,7 +41,7 @@ fn files(log: &Path) -> Vec<PathBuf> {
 }
 
 fn open(destination: Destination) -> Output {
-    Output::open(destination, Patience::Short).unwrap()
+    Output::open(destination, StallPolicy::Short).unwrap()
 }
 
 fn rotated(path: &Path, rotation: Rotation) -> Output {
@@ -262,7 +262,7 @@ fn a_reader_that_goes_away_and_comes_back_gets_whole_lines_from_then_on() {
 fn who_reads_a_capture_file_is_told_that_nobody_listens() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("eve.sock");
-    let error = Output::open(socket(&path, false), Patience::Endless).unwrap_err().to_string();
+    let error = Output::open(socket(&path, false), StallPolicy::Endless).unwrap_err().to_string();
     assert!(error.contains("eve.sock") && error.contains("start the reader"), "{error}");
 }
 
@@ -276,10 +276,10 @@ fn a_reader_that_takes_nothing_is_waited_for_once_and_one_line_is_cut() {
     let begun = Instant::now();
     let (whole, error) = write(&mut output, 0..100_000);
     assert!(whole < 100_000 && error.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut));
-    assert!(begun.elapsed() >= Patience::SHORT);
+    assert!(begun.elapsed() >= StallPolicy::SHORT);
     let begun = Instant::now();
     assert_eq!(write(&mut output, 0..10).0, 0);
-    assert!(begun.elapsed() < Patience::SHORT);
+    assert!(begun.elapsed() < StallPolicy::SHORT);
     // The reader continues: it makes room, and then reads everything.
     let mut text = vec![0; whole * 40];
     reader.read_exact(&mut text).unwrap();

@@ -24,7 +24,7 @@ const BALANCER: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 1);
 
 /// The encapsulation of inner frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Envelope {
+pub enum Encapsulation {
     /// Ethernet, IP, UDP 4789, VXLAN: as a mirror session sends to an ENI or a network load balancer
     #[default]
     Aws,
@@ -64,17 +64,22 @@ pub(super) struct Enveloped {
 }
 
 /// Returns the bytes that an encapsulation adds.
-pub(super) const fn overhead(envelope: Envelope, ipv6: bool) -> usize {
+pub(super) const fn overhead(encapsulation: Encapsulation, ipv6: bool) -> usize {
     let vxlan = if ipv6 { Ipv6Header::LEN } else { Ipv4Header::LEN } + UDP_LEN + VXLAN_LEN;
-    match envelope {
-        Envelope::None => 0,
-        Envelope::Aws => ETHERNET_LEN + vxlan,
-        Envelope::Gwlb => ETHERNET_LEN + Ipv4Header::LEN + UDP_LEN + GENEVE_LEN + OPTIONS_LEN + vxlan,
+    match encapsulation {
+        Encapsulation::None => 0,
+        Encapsulation::Aws => ETHERNET_LEN + vxlan,
+        Encapsulation::Gwlb => ETHERNET_LEN + Ipv4Header::LEN + UDP_LEN + GENEVE_LEN + OPTIONS_LEN + vxlan,
     }
 }
 
 /// Encapsulates an inner frame of at most 60,000 bytes, with this UDP source port.
-pub(super) fn seal(envelope: Envelope, session: &Session, source_port: u16, inner: &[u8]) -> Enveloped {
+pub(super) fn seal(
+    encapsulation: Encapsulation,
+    session: &Session,
+    source_port: u16,
+    inner: &[u8],
+) -> Enveloped {
     let path = Path {
         interface: 0,
         mtu: u32::from(u16::MAX),
@@ -90,9 +95,9 @@ pub(super) fn seal(envelope: Envelope, session: &Session, source_port: u16, inne
     } else {
         template.v4(source_port, length).to_vec()
     };
-    let mut bytes = Vec::with_capacity(overhead(envelope, template.is_ipv6()) + inner.len());
+    let mut bytes = Vec::with_capacity(overhead(encapsulation, template.is_ipv6()) + inner.len());
     let mut rewrite = Rewrite::default();
-    if envelope == Envelope::Gwlb {
+    if encapsulation == Encapsulation::Gwlb {
         let datagram = aws.get(ETHERNET_LEN..).unwrap_or_default();
         let payload = GENEVE_LEN + OPTIONS_LEN + datagram.len() + inner.len();
         bytes.extend(session.macs.destination);
@@ -199,8 +204,8 @@ mod tests {
     fn a_load_balancers_envelope_is_as_documented() {
         for (source, destination) in [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")] {
             let session = session(source, destination);
-            let sealed = seal(Envelope::Gwlb, &session, 65500, &[7; 100]);
-            assert_eq!(sealed.bytes.len(), overhead(Envelope::Gwlb, session.source.is_ipv6()) + 100);
+            let sealed = seal(Encapsulation::Gwlb, &session, 65500, &[7; 100]);
+            assert_eq!(sealed.bytes.len(), overhead(Encapsulation::Gwlb, session.source.is_ipv6()) + 100);
             let packet = SlicedPacket::from_ethernet(&sealed.bytes).unwrap();
             let Some(NetSlice::Ipv4(ip)) = packet.net else { panic!("{packet:?}") };
             let header = ip.header().to_header();
@@ -218,7 +223,7 @@ mod tests {
             let cookie = usize::from(sealed.rewrite.cookie);
             assert_eq!(sealed.bytes[cookie..][..4], geneve[36..40]);
             // The inside is what AWS sends to an ENI, without its Ethernet header.
-            let aws = seal(Envelope::Aws, &session, 65500, &[7; 100]);
+            let aws = seal(Encapsulation::Aws, &session, 65500, &[7; 100]);
             assert_eq!(geneve[40..], aws.bytes[ETHERNET_LEN..]);
             assert_eq!(sealed.bytes.len() - sealed.inner, 100);
         }
@@ -226,8 +231,8 @@ mod tests {
 
     #[test]
     fn offsets_say_where_ports_are() {
-        for envelope in [Envelope::Aws, Envelope::Gwlb] {
-            let sealed = seal(envelope, &session("10.0.0.1", "10.0.0.2"), 65411, &[7; 60]);
+        for encapsulation in [Encapsulation::Aws, Encapsulation::Gwlb] {
+            let sealed = seal(encapsulation, &session("10.0.0.1", "10.0.0.2"), 65411, &[7; 60]);
             for offset in sealed.rewrite.source_ports.into_iter().filter(|&offset| offset != 0) {
                 assert_eq!(sealed.bytes[usize::from(offset)..][..2], 65411_u16.to_be_bytes());
             }

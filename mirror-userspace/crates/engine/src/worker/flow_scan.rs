@@ -96,7 +96,7 @@ impl Ord for Found {
 
 /// A survey in progress. The requester allocates it, so that the worker allocates nothing.
 #[derive(Debug)]
-pub struct Survey {
+pub struct FlowScan {
     wanted: Wanted,
     found: BinaryHeap<Found>,
     /// The next place in the table.
@@ -104,7 +104,7 @@ pub struct Survey {
     answer: oneshot::Sender<Vec<FlowRecord>>,
 }
 
-impl Survey {
+impl FlowScan {
     /// Creates a survey and the receiver of its answer: flows in no particular order.
     #[must_use]
     pub fn new(wanted: Wanted) -> (Self, oneshot::Receiver<Vec<FlowRecord>>) {

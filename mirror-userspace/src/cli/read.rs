@@ -20,9 +20,6 @@ use serde::Serialize;
 
 use super::log::Format;
 use super::progress::{CLEAR, grouped, listed, with_unit};
-/// The seed of the flow hash. It is fixed, so that a file gives the same records each time. An attacker gains
-/// nothing from knowing it, because no live traffic reaches this table.
-/// The key that hashes each frame's flow for the packet store.
 
 /// Analyse capture files as if their frames had been captured
 ///
@@ -144,8 +141,6 @@ struct Reader {
     sink: Sink,
     store: Option<Store>,
     frames: offline::Reader<Option<StoreHandle>>,
-    /// True if the last frame that was checked for an outer header had one.
-    /// The end of the second of the worker's last tick, by the frames' time.
     progress: Progress,
     quiet: bool,
 }
@@ -174,11 +169,6 @@ impl Reader {
         })
     }
 
-    // Outer headers need a datagram: in a capture without mirrored frames, a TCP segment is decoded only
-    // once.
-    // The inner lengths reveal bytes that a mirror cut off in addition.
-    /// Advances the worker's timers, which count whole seconds. A live worker also advances them after each
-    /// batch.
     fn finish(mut self, elapsed: Duration) -> anyhow::Result<Totals> {
         self.frames.finish();
         self.progress.clear();
@@ -209,7 +199,6 @@ impl Reader {
     }
 }
 
-/// A frame of which the file may contain only the beginning.
 /// The sum of all counters.
 #[derive(Clone, Debug, Serialize)]
 struct Totals {

@@ -123,7 +123,7 @@ fn http_request(host: u16) -> Vec<u8> {
         .into_bytes()
 }
 
-/// The beginning of a TLS record with a ClientHello (RFC 8446), padded with zeros.
+/// The beginning of a TLS record with a `ClientHello` (RFC 8446), padded with zeros.
 fn client_hello() -> Vec<u8> {
     let mut record = vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
     record.resize(5 + 512, 0);

@@ -14,6 +14,7 @@ pub fn open(path: &Path) -> io::Result<File> {
 }
 
 /// Returns the directory that contains a file; for the root it returns the root itself.
+#[must_use]
 pub fn directory_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),

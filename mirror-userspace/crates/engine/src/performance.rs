@@ -53,16 +53,6 @@ pub(super) struct Performance {
     reset_by: Option<Direction>,
 }
 
-/// The measured performance of a connection. Times are in microseconds; arrays hold client and server.
-/// Retransmitted segments with data.
-/// Segments that arrived after later ones.
-/// Acknowledgements that repeat the previous one while data is outstanding.
-/// Number of times that a side closed its receive window.
-/// Time that each side took to answer in the handshake.
-/// Minimum time that each side took to acknowledge data.
-/// Moving average of the time that each side took to acknowledge data.
-/// Time from the client's first data to the server's.
-/// The side that reset the connection.
 impl Performance {
     /// A probe in the data of the client, or of the server, is outstanding.
     const PROBES: [u8; 2] = [1, 2];

@@ -6,7 +6,6 @@ use mirror_packet::{Direction, Segment, tcp_flags};
 use mirror_records::{FlowState, PerformanceSummary, TcpSummary};
 
 use crate::performance::Performance;
-/// Returns the sequence number behind the data.
 
 /// States of a connection, in the order in which Suricata compares them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -38,16 +38,6 @@ use crate::hooks::{Offload, Recorder};
 use crate::indicators::Indicators;
 use crate::observers::Observers;
 use crate::stream::{StreamLoss, Streams};
-/// The mirror session of a frame.
-/// Identifier of the Gateway Load Balancer endpoint that the frame came from; 0 if none.
-/// The direction of a packet at the mirrored interface.
-/// The interface received it.
-/// The interface sent it.
-/// The properties of a frame, besides its bytes.
-/// Time of arrival, in nanoseconds since the Unix epoch.
-/// Length of the frame on the wire, in bytes. It exceeds the captured length if the frame was truncated.
-/// The mirror session; `None` for a plain frame of a capture file.
-/// The direction at the mirrored interface, if known.
 
 /// The counters of a worker. `delivered = analysed + Σ refused + duplicates`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,7 +63,6 @@ pub struct WorkerCounters {
     /// Data of analysed frames that the analyzers did not see, by reason: TCP streams and analyzer states
     /// that were given up, datagrams whose fragments did not all arrive, nested packets.
     pub analysis_lost: Vec<(&'static str, u64)>,
-    /// The counters of the packet store, if there is one.
     /// Traffic by transport protocol.
     pub protocols: Protocols,
 }
@@ -308,20 +297,17 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         &mut self.analyzers
     }
 
-    /// Enables shunting: the driver counts flows of which no analyzer wants more.
     /// Sets the indicators: flows that match one of them raise an alert.
     pub fn watch_for(&mut self, indicators: &Arc<Indicators>) {
         self.analyzers.watch_for(indicators);
         self.indicators = Some(Arc::clone(indicators));
     }
 
-    /// Enables the packet store: it stores the frames, too.
     /// Returns the state of shunting, if it is enabled.
     pub const fn shunting(&mut self) -> Option<&mut Shunting<O>> {
         self.shunting.as_mut()
     }
 
-    /// Enables the handoff of reassembled datagrams to the workers that own their flows.
     /// Analyses at most `most` datagrams that other workers have reassembled. Returns their number. They
     /// count as frames of the workers that received them.
     pub fn take_datagrams(&mut self, most: usize) -> usize {

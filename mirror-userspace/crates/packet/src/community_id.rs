@@ -99,6 +99,7 @@ impl CommunityId {
 
 impl CommunityId {
     /// Returns the text form.
+    #[must_use]
     pub fn text(&self) -> [u8; Self::TEXT_LEN] {
         let mut text = *b"1:                            ";
         let [_, _, hash @ ..] = &mut text;

@@ -63,6 +63,7 @@ pub struct Shares {
 
 impl Shares {
     /// Creates an empty instance. The items may cost `bound` bytes in total.
+    #[must_use]
     pub fn new(bound: usize) -> Self {
         Self { bound, slots: Vec::new(), all: Queue::EMPTY, hosts: vec![Queue::EMPTY; HOSTS] }
     }
@@ -74,6 +75,7 @@ impl Shares {
     }
 
     /// Returns the number of the oldest item.
+    #[must_use]
     pub fn oldest(&self) -> Option<usize> {
         (self.all.oldest != NONE).then_some(self.all.oldest as usize)
     }
@@ -131,6 +133,7 @@ impl Shares {
     }
 
     /// Returns the number of the item to give back, other than `except`, if the bound is exceeded.
+    #[must_use]
     pub fn to_give_back(&self, except: usize) -> Option<usize> {
         if self.all.cost <= self.bound {
             return None;

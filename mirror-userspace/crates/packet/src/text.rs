@@ -35,6 +35,12 @@ const OCTETS: [([u8; 4], u8); 256] = {
     octets
 };
 
+impl<const N: usize> Default for Text<N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<const N: usize> Text<N> {
     /// An empty text.
     #[must_use]
@@ -78,6 +84,7 @@ impl<const N: usize> Text<N> {
 
     /// Returns the characters.
     #[inline]
+    #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
     }
@@ -90,6 +97,7 @@ impl<const N: usize> Text<N> {
 }
 
 /// Returns bytes in hexadecimal digits, as digests are written.
+#[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     let mut digits = String::with_capacity(2 * bytes.len());
     for &byte in bytes {
@@ -105,6 +113,7 @@ pub type AddressText = Text<40>;
 
 /// Returns the text of an IPv4 address.
 #[inline]
+#[must_use]
 pub fn ipv4(octets: [u8; 4]) -> AddressText {
     let mut text = AddressText::new();
     for octet in octets {
@@ -120,6 +129,7 @@ pub fn ipv4(octets: [u8; 4]) -> AddressText {
 }
 
 /// Returns the text of an IPv6 address as Suricata writes it, without zero compression.
+#[must_use]
 pub fn ipv6(octets: [u8; 16]) -> AddressText {
     let mut text = AddressText::new();
     for (index, byte) in octets.into_iter().enumerate() {
@@ -133,6 +143,7 @@ pub fn ipv6(octets: [u8; 16]) -> AddressText {
 
 /// Returns the text of an address. The address itself does not show whether it is IPv6.
 #[inline]
+#[must_use]
 pub fn address(address: Address, is_ipv6: bool) -> AddressText {
     if is_ipv6 {
         ipv6((u128::from(address.high) << 64 | u128::from(address.low)).to_be_bytes())
@@ -208,6 +219,7 @@ const UNIX_EPOCH_DAY: i32 = time::OffsetDateTime::UNIX_EPOCH.date().to_julian_da
 
 /// Returns a number of thousandths, or of millionths, as JSON writes fractional numbers: `12.5`, `7.0`.
 #[inline]
+#[must_use]
 pub fn decimal(value: u64, places: u32) -> Text<24> {
     let unit = 10_u64.pow(places);
     let mut text = Text::new();

@@ -37,13 +37,13 @@ impl Vlans {
         self.0 == 0
     }
 
-    /// All that tells them from others, as one number.
+    /// Returns the tags as one number, different for different tags.
     #[must_use]
     pub const fn word(self) -> u64 {
         self.0
     }
 
-    /// The tags that a number from [`Vlans::word`] stands for.
+    /// Returns the tags for a number from [`Vlans::word`].
     #[must_use]
     pub const fn from_word(word: u64) -> Self {
         Self(word)

@@ -20,12 +20,14 @@ impl Serialize for Bytes<'_> {
 
 impl<'a> Bytes<'a> {
     /// Returns the length of the JSON string without the quotes, in bytes. Never too small.
+    #[must_use]
     pub fn json_len(&self) -> usize {
         let other = if str::from_utf8(self.0).is_ok() { 1 } else { r"\\xff".len() };
         self.0.iter().map(|byte| json_len_of(*byte, other)).sum()
     }
 
     /// Returns the longest prefix that takes at most `json_len` bytes as a JSON string.
+    #[must_use]
     pub fn cut_to(&self, json_len: usize) -> &'a [u8] {
         // If the prefix ends within a character, all others are written in more bytes, too.
         let mut left = json_len;

@@ -12,19 +12,6 @@ pub use mirror_packet::Conversation;
 use mirror_packet::Direction;
 
 use apm::Measured;
-/// VLAN identifiers of a packet, outermost first: 16 bits each from the lowest on, followed by their number.
-/// Maximum number of tags, the same as in Suricata.
-/// Returns no tags.
-/// Adds the identifier of a further tag. Returns `false` if there are [`Vlans::MAX`] already.
-/// Returns the number of tags.
-/// Returns true if there are no tags.
-/// Returns the tags as one number, different for different tags.
-/// Returns the tags for a number from [`Vlans::word`].
-/// Returns the identifiers, outermost first.
-/// The endpoints of a flow and its other fields that all its records share. Source is the client as far as
-/// known.
-/// Server port; for ICMP the type of the reply.
-/// True if the addresses are IPv6. An IPv4-mapped IPv6 address is not IPv4.
 
 /// The state of a flow at its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

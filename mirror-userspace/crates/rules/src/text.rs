@@ -12,10 +12,6 @@ use mirror_xdp_common::wire::protocol;
 use super::limits;
 use super::policy::{Action, MacAddress, Rule, RuleDirection};
 
-/// The reason why a text is rejected.
-/// The mistake, in words.
-/// The accepted values, or the remedy.
-/// Makes an error from its two halves.
 /// The names of protocols that are accepted; the first name of a number is the one that is written. The
 /// numbers are IANA's; other protocols are written as numbers.
 const PROTOCOLS: &[(&str, u8)] = &[

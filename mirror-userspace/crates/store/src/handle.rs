@@ -301,6 +301,7 @@ impl StoreHandle {
 
     /// Returns whether the store needs the flow's further frames: the flow has raised an alert, and is still
     /// kept.
+    #[must_use]
     pub fn wants_rest_of(&self, at: usize) -> bool {
         self.marks.get(at).is_some_and(|mark| mark.alerted && self.policy.wants_flow(*mark))
     }

@@ -166,6 +166,7 @@ impl Failure {
 }
 
 /// Returns the files that contain credentials for other hosts.
+#[must_use]
 pub fn credentials() -> Vec<PathBuf> {
     TOKEN_FILES.iter().filter_map(|name| std::env::var_os(name).map(PathBuf::from)).collect()
 }

@@ -35,7 +35,6 @@ use crate::capture::{Capture, Watch};
 pub use crate::config::listen::{Address, DEFAULT, Settings, Token, TokenError, reachable};
 use crate::stats::{Policy, Stats};
 
-/// The default address of the API.
 /// The maximum number of requests that wait for the capture's thread.
 const QUEUE: usize = 8;
 

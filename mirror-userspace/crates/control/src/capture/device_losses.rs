@@ -95,7 +95,6 @@ impl Watched {
     }
 }
 
-/// Returns these counters, but with the previous value of those that also include frames of the account.
 /// Warns of each counter when it first rises, and from then on at intervals.
 #[derive(Debug, Default)]
 struct Alarm {

@@ -58,9 +58,6 @@ const TUNE_LIMIT: Duration = Duration::from_secs(1);
 /// The time that a killed process may need to disappear.
 const EXIT_PATIENCE: Duration = Duration::from_millis(500);
 
-/// The XDP mode in which the program runs.
-/// In the driver, or generic with a warning if the driver does not support XDP
-/// In the driver, or no capture
 /// The configuration of a capture.
 #[derive(Clone, Debug)]
 pub struct Config {

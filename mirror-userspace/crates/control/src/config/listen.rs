@@ -104,6 +104,7 @@ impl Token {
     }
 
     /// Returns the value of the header `Authorization`.
+    #[must_use]
     pub fn authorization(&self) -> String {
         format!("Bearer {}", self.0)
     }
@@ -122,6 +123,7 @@ pub const DEFAULT: Address =
     Address::At(SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9470));
 
 /// Returns the address if other hosts can reach it.
+#[must_use]
 pub fn reachable(address: Address) -> Option<SocketAddr> {
     match address {
         Address::At(address) if !address.ip().to_canonical().is_loopback() => Some(address),

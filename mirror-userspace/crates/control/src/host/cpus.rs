@@ -77,11 +77,13 @@ fn list(name: &str) -> Vec<usize> {
 }
 
 /// Returns the CPUs that are online; empty if the kernel does not report them.
+#[must_use]
 pub fn online() -> Vec<usize> {
     list("online")
 }
 
 /// Returns the isolated CPUs that workers get by default.
+#[must_use]
 pub fn isolated() -> Vec<usize> {
     let isolated = list("isolated");
     let mut preferred = prefer_isolated(allowed(), &isolated, &online());
@@ -90,6 +92,7 @@ pub fn isolated() -> Vec<usize> {
 }
 
 /// Returns the CPUs that this thread may run on; empty if the kernel does not report them.
+#[must_use]
 pub fn allowed() -> Vec<usize> {
     let Ok(set) = sched_getaffinity(Pid::from_raw(0)) else { return Vec::new() };
     (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect()
@@ -113,6 +116,7 @@ fn without(cpus: Vec<usize>, busy: &[usize]) -> Vec<usize> {
 }
 
 /// Returns the CPUs on the NUMA node of an interface; `None` if all memory is equally near.
+#[must_use]
 pub fn near(interface: &Interface) -> Option<Vec<usize>> {
     let node = numa_node(interface)?;
     let cpus = fs::read_to_string(format!("/sys/devices/system/node/node{node}/cpulist")).ok()?;

@@ -12,17 +12,20 @@ const SHARE: u64 = 16;
 const RING: std::ops::RangeInclusive<u32> = 2048..=32_768;
 
 /// Returns the bytes of the buffers of this many queues, on a machine with this many bytes of memory.
+#[must_use]
 pub fn buffer_bytes(memory: u64, queues: u32) -> u64 {
     let ring = ring_of(memory, NonZeroU32::new(queues).unwrap_or(NonZeroU32::MIN));
     u64::from(queues) * u64::from(ring) * 2 * u64::from(CHUNK_SIZE)
 }
 
 /// Returns the frames that may wait for each worker, with this many queues in total.
+#[must_use]
 pub fn ring(queues: NonZeroU32) -> u32 {
     ring_of(of_machine(), queues)
 }
 
 /// Returns the machine's memory in bytes; 1 GiB if the kernel does not report it.
+#[must_use]
 pub fn of_machine() -> u64 {
     total(&meminfo::read()).unwrap_or(1 << 30)
 }

@@ -12,6 +12,7 @@ const NEEDED: [(&str, &[Capability]); 4] = [
 ];
 
 /// Returns the names of the required capabilities that are missing.
+#[must_use]
 pub fn missing() -> Vec<&'static str> {
     let has = |capability: &Capability| caps::has_cap(None, CapSet::Effective, *capability).unwrap_or(false);
     NEEDED.iter().filter(|(_, any)| !any.iter().any(has)).map(|&(name, _)| name).collect()

@@ -99,6 +99,7 @@ pub fn set_affinity(interrupt: u32, cpus: &str) -> io::Result<()> {
 }
 
 /// Parses the numbered interrupts of the machine.
+#[must_use]
 pub fn parse(text: &str) -> Vec<Interrupt> {
     let mut lines = text.lines();
     let cpus = lines.next().unwrap_or_default().split_whitespace().count();

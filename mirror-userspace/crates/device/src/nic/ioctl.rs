@@ -302,13 +302,14 @@ impl Device {
     }
 }
 
-/// Recorded answers as bytes, for tests.
+/// Recorded answers as bytes, for tests. A recording that is not whole panics.
 #[cfg(any(test, feature = "recorded"))]
+#[expect(clippy::missing_panics_doc, reason = "tests")]
 pub(super) mod recorded {
     use super::{Driver, Room, Rss, uapi};
 
     fn room(answer: &[u8]) -> Room {
-        let mut room = Room::new(answer.len()).unwrap();
+        let mut room = Room::new(answer.len()).expect("the recording is whole");
         room.put(0, answer);
         room
     }
@@ -323,7 +324,7 @@ pub(super) mod recorded {
     #[must_use]
     pub fn statistics(names: &[u8], values: &[u8]) -> Vec<(String, u64)> {
         let names = room(names);
-        room(values).statistics(&names, names.u32(8) as usize).unwrap()
+        room(values).statistics(&names, names.u32(8) as usize).expect("the recording is whole")
     }
 
     /// The hash of a recorded `ETHTOOL_GRSSH`.

@@ -86,8 +86,9 @@ fn features(answer: &Message<Netdev>) -> Option<XdpFeatures> {
     Some(XdpFeatures::new(bits, answer.get_u32(uapi::A_DEV_XDP_ZC_MAX_SEGS).unwrap_or(0)))
 }
 
-/// Recorded answers as bytes, for tests.
+/// Recorded answers as bytes, for tests. A recording that is not whole panics.
 #[cfg(any(test, feature = "recorded"))]
+#[expect(clippy::missing_panics_doc, reason = "tests")]
 pub(super) mod recorded {
     use netlink_packet_core::ParseableParametrized as _;
     use netlink_packet_generic::GenlHeader;
@@ -99,7 +100,7 @@ pub(super) mod recorded {
     pub fn features(answer: &[u8]) -> Option<XdpFeatures> {
         let (header, attributes) = answer.split_at(4);
         let header = GenlHeader { cmd: header[0], version: header[1] };
-        super::features(&Message::parse_with_param(attributes, header).unwrap())
+        super::features(&Message::parse_with_param(attributes, header).expect("the recording is whole"))
     }
 }
 

@@ -244,7 +244,8 @@ fn named<'f>(features: &'f mut Vec<Feature>, name: &str) -> &'f mut Feature {
     &mut features[index]
 }
 
-/// Recorded answers as bytes, for tests: the generic netlink header and the attributes.
+/// Recorded answers as bytes, for tests: the generic netlink header and the attributes. A recording
+/// that is not whole panics.
 #[cfg(any(test, feature = "recorded"))]
 pub(super) mod recorded {
     use ethtool::{EthtoolAttr, EthtoolMessage};
@@ -256,7 +257,7 @@ pub(super) mod recorded {
     fn attributes(answer: &[u8]) -> Vec<EthtoolAttr> {
         let (header, attributes) = answer.split_at(4);
         let header = GenlHeader { cmd: header[0], version: header[1] };
-        EthtoolMessage::parse_with_param(attributes, header).unwrap().nlas
+        EthtoolMessage::parse_with_param(attributes, header).expect("the recording is whole").nlas
     }
 
     /// The channels of a recorded answer.

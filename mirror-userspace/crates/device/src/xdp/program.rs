@@ -89,10 +89,6 @@ fn memo_bits(cpus: usize) -> u32 {
     bits.clamp(*MEMO_BITS.start(), *MEMO_BITS.end())
 }
 
-/// The XDP mode of a program on an interface.
-/// In the driver, before the kernel allocates an `sk_buff` for the frame.
-/// In the network stack: works on any interface, but is slower.
-/// Returns its name in messages and on the command line.
 /// The reasons why the program could not be loaded or used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

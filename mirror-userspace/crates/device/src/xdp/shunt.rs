@@ -68,11 +68,6 @@ fn again(map: &MapData) -> Result<MapData, MapError> {
     MapData::from_fd(map.fd().as_fd().try_clone_to_owned().map_err(MapError::IoError)?)
 }
 
-/// The counters of one direction of a shunted flow.
-/// Packets that user space did not see.
-/// Bytes of those packets on the wire.
-/// The time of the last of them; the time of shunting if there was none.
-/// Makes the identifier of the flow at a place of its worker's part.
 #[derive(Debug)]
 struct Entry {
     keys: [ShuntKey; 2],

@@ -233,7 +233,6 @@ impl Data {
     }
 }
 
-/// Returns the transport and the ports of a flow, for detection.
 /// The application of a flow, as reported to the analyzers.
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {

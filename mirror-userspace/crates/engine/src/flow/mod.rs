@@ -20,12 +20,6 @@ use crate::tcp::Connection;
 use data::Data;
 pub use data::FlowContext;
 pub use table::{FlowTable, Insert, Timeouts};
-/// The properties of a flow that its packets do not change.
-/// True if the client is the key's lower endpoint.
-/// Returns true for a TCP flow.
-/// Returns the owner of the bytes of one direction. `flow` is the flow's place in the table.
-/// Returns the fields that all records of this flow share.
-// The values that Suricata hashes into the Community ID.
 
 /// One flow and its state.
 #[derive(Clone, Debug)]

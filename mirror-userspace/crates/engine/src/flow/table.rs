@@ -119,9 +119,6 @@ const MAX_CHAIN: usize = 24;
 /// Buckets in use from the beginning.
 const FIRST_BUCKETS: usize = 1 << 10;
 
-/// Returns the handle of the flow at this place.
-/// Returns the flow's place in the table. It is below the largest number of flows that the table has held
-/// at once.
 /// The result of [`FlowTable::insert`].
 #[derive(Debug)]
 pub struct Insert {

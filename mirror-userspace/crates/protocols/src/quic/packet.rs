@@ -34,6 +34,7 @@ pub(super) struct Packet<'a> {
 
 /// Returns true if a datagram can be QUIC: it has room for the header that its first byte announces, a long
 /// one, a short one or a public one. Suricata checks no more than this on QUIC's ports.
+#[must_use]
 pub fn probe(datagram: &[u8]) -> bool {
     match datagram.first() {
         Some(0x80..) => long_header(datagram).is_some(),
@@ -44,6 +45,7 @@ pub fn probe(datagram: &[u8]) -> bool {
 }
 
 /// Returns true if a datagram has a long header of a known version, or is a Version Negotiation packet.
+#[must_use]
 pub fn probe_version(datagram: &[u8]) -> bool {
     let version = match datagram {
         [0xc0..=0xff, a, b, c, d, ..] => Version(u32::from_be_bytes([*a, *b, *c, *d])),

@@ -88,6 +88,7 @@ impl Destination {
     }
 
     /// Returns the files that the writing thread needs: the directory of a file, or of a socket.
+    #[must_use]
     pub fn needed_files(&self) -> Files {
         match self {
             Self::File { path, .. } => Files { write: vec![directory_of(path)], ..Files::default() },

@@ -1,7 +1,7 @@
 //! The ground floor that has nothing to do with packets: what every crate needs of the process it runs in and the
 //! standard library lacks.
 //!
-//! It owns the opening of files whose names come from outside ([`file`], [`secret`]), the sandbox of threads
+//! It owns the opening of files whose names come from outside ([`mod@file`], [`secret`]), the sandbox of threads
 //! ([`sandbox`]), hints about the use of memory ([`memory_hints`]), the hand-over of settings to threads that
 //! must not wait ([`Slot`]), and the texts of values and errors ([`text`], [`one_line`]). It uses no other crate of
 //! this project.

@@ -1,12 +1,8 @@
-//! Observers of a running worker: `mirror-xdp tail` and the tap.
+//! Observers of a running worker, such as those of `mirror-xdp tail` and the tap.
 //!
 //! A worker calls each [`Observer`] with a frame before it analyses the frame. Observers come and go while
 //! the capture runs: a subscriber leaves its observer in the worker's [`Mailbox`], which the worker checks in
 //! its tick. A worker without observers pays for one branch a frame.
-//!
-//! All observers share [`copy`]: a filter, a bounded ring that frames are copied into, and counters of the
-//! frames that did not fit. Other threads process the copies: [`control`] hands them to `mirror-xdp tail`,
-//! [`tap`] sends them out of an interface.
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -358,7 +358,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         self.take(0, info, link, frame);
     }
 
-    /// Processes one plain Ethernet frame that [`packet::decode_usual`] has already decoded.
+    /// Processes one plain Ethernet frame that [`mirror_packet::decode_usual`] has already decoded.
     #[inline(always)]
     pub fn decoded_frame(&mut self, info: &FrameInfo, frame: &[u8], packet: &Packet<'_>) {
         self.arrives(0, info, Some(LinkType::Ethernet), frame);

@@ -1,6 +1,21 @@
 //! Records: a worker's typed output about the traffic. A record is plain data of fixed size, so that a worker
-//! can write it into a recycled batch. The sink thread renders it as text ([`eve`]) and hashes its Community
-//! ID ([`community_id`]).
+//! can write it into a recycled batch. The sink thread renders it as text ([`eve`]), hashes its Community ID,
+//! measures services ([`apm`]), and writes the lines ([`sink`]).
+//!
+//! This crate uses `mirror-packet`, `mirror-protocols` and `mirror-base`. It knows no flow table and no analyzer.
+//!
+//! ```
+//! use mirror_records::sink::{Overflow, Sink};
+//!
+//! # let directory = tempfile::tempdir()?;
+//! let sink = Sink::open(directory.path())?;
+//! let mut producer = sink.producer(Overflow::Wait);
+//! // A worker pushes records here.
+//! producer.flush();
+//! drop(producer);
+//! sink.finish();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod apm;
 pub mod eve;

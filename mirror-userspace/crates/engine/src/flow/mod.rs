@@ -1,5 +1,5 @@
-//! Flows: their keys ([`key`]), the bounded table that holds them ([`table`]), and the tracking of TCP
-//! connections ([`tcp`], [`performance`]). The rules are Suricata's, so that records compare.
+//! Flows: the state of one ([`Flow`]), its application data ([`data`]), and the bounded table that holds them
+//! ([`table`]). The rules are Suricata's, so that records compare.
 
 pub mod data;
 pub mod table;

@@ -19,7 +19,7 @@ pub struct Affinity {
 }
 
 impl Affinity {
-    /// Creates the assignment for this many workers, numbered as in [`crate::afxdp::Opened::ports`].
+    /// Creates the assignment for this many workers, numbered socket by socket.
     #[must_use]
     pub const fn over(workers: u32) -> Self {
         Self { workers }

@@ -298,7 +298,7 @@ pub struct Packet<'a> {
     pub vlans: Vlans,
     /// Nesting depth: the number of packets around this one.
     pub depth: u8,
-    /// True if [`crate::worker::FrameInfo::flow_hash`] is the hash of this packet.
+    /// True if [`crate::FrameInfo::flow_hash`] is the hash of this packet.
     pub direct: bool,
     /// Length in bytes as sent, independent of the captured part. It counts from the beginning of the frame
     /// or of the tunnel's payload, and includes link headers and padding.

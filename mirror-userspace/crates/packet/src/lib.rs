@@ -15,6 +15,7 @@
 //! assert_eq!(refusal.name(), "ip_truncated");
 //! ```
 
+#[cfg(feature = "capture-file")]
 pub mod capture_file;
 pub mod community_id;
 mod conversation;

@@ -10,7 +10,7 @@ pub mod tcp;
 
 pub use data::Tools;
 pub use key::{FlowKey, FlowKeyHasher, KeyHash, Session};
-pub use table::{FlowIndex, FlowTable, Insert, Timeouts};
+pub use table::{FlowIndex, FlowTable, Missing, Timeouts};
 
 use mirror_xdp_common::Address;
 use mirror_xdp_common::filter::{ShuntKey, tuple_word};
@@ -90,7 +90,7 @@ impl Head {
             protocol: self.key.protocol(),
             ipv6: self.key.ipv6(),
             vlans: self.key.vlans,
-            mirror: self.key.session.vni.map(|vni| Mirror {
+            mirror: self.key.session.vni().map(|vni| Mirror {
                 vni,
                 outer_source: self.key.session.outer_source,
                 outer_destination: self.outer_destination,
@@ -224,12 +224,12 @@ impl Flow {
                 }
                 // Without a mirror, Suricata's default: connections that are older than the capture are not
                 // followed.
-                if connection.is_none() && head.key.session.vni.is_some() {
+                if connection.is_none() && head.key.session.is_mirrored() {
                     *connection = Connection::pick_up(direction, segment, tools.time);
                 }
                 if let Some(connection) = connection {
                     // Without a mirror, Suricata's rule: whom nobody answers has no connection.
-                    if connection.is_answered() || head.key.session.vni.is_some() {
+                    if connection.is_answered() || head.key.session.is_mirrored() {
                         data.segment(head, connection, direction, segment, tools);
                     }
                     self.state = connection.flow_state();
@@ -272,7 +272,7 @@ impl Flow {
     #[must_use]
     pub(crate) fn shunt_keys(&self) -> Option<[ShuntKey; 2]> {
         let session = &self.head.key.session;
-        let vni = session.vni?;
+        let vni = session.vni()?;
         let (client, server) = (self.head.client(), self.head.server());
         Some([(client, server), (server, client)].map(|(source, destination)| {
             [

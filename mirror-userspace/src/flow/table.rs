@@ -134,13 +134,13 @@ impl FlowIndex {
     }
 }
 
-/// What [`FlowTable::insert`] did.
-#[derive(Debug)]
-pub struct Insert {
-    /// The new flow.
-    pub index: FlowIndex,
-    /// The flow that had to make room.
-    pub evicted: Option<(FlowIndex, Flow)>,
+/// What looking for a flow that is not in the table has found out, so that it can be added without hashing its key
+/// and going through its bucket once more.
+#[derive(Clone, Copy, Debug)]
+pub struct Missing {
+    hash: KeyHash,
+    /// How many flows the bucket had.
+    chain: u32,
 }
 
 /// Flows by key.
@@ -155,7 +155,7 @@ pub struct FlowTable {
     /// The bits of the hash that tell buckets apart, once all that these can tell apart are in use.
     mask: usize,
     entries: Vec<Entry>,
-    /// The entry that was found last, in use or not any more.
+    /// The entry that was found or added last, unless it was removed since.
     found: u32,
     free: u32,
     lists: [List; Class::COUNT],
@@ -220,29 +220,62 @@ impl FlowTable {
 
     /// The flow with this key, whose hash is `hash`. Packets of a flow come in trains: where it is the flow that was
     /// found last, the hash is not asked for.
-    #[inline]
-    #[must_use]
-    pub fn find(&mut self, key: &FlowKey, hash: impl FnOnce() -> u32) -> Option<FlowIndex> {
+    ///
+    /// # Errors
+    ///
+    /// There is no such flow: see [`Missing`].
+    #[inline(always)]
+    pub fn find(&mut self, key: &FlowKey, hash: impl FnOnce() -> KeyHash) -> Result<FlowIndex, Missing> {
         if let Some(entry) = self.entries.get(self.found as usize)
             && entry.flow.head.key == *key
-            && entry.used
         {
-            return Some(FlowIndex(self.found));
+            return Ok(FlowIndex(self.found));
         }
-        self.find_by_hash(key, hash())
+        let hash = hash();
+        self.find_by_hash(key, hash.flow).map_err(|chain| Missing { hash, chain })
     }
 
-    fn find_by_hash(&mut self, key: &FlowKey, hash: u32) -> Option<FlowIndex> {
+    /// The flow, or how many others its bucket has.
+    // Out of line, where it needs no more registers than a function may use without saving them.
+    #[inline(never)]
+    fn find_by_hash(&mut self, key: &FlowKey, hash: u32) -> Result<FlowIndex, u32> {
         let mut at = self.buckets[self.bucket(hash)].wrapping_sub(1);
-        while at != NONE {
-            let entry = &self.entries[at as usize];
-            if entry.hash == hash && entry.flow.head.key == *key {
-                self.found = at;
-                return Some(FlowIndex(at));
+        let mut before = 0;
+        // There is no entry `NONE`.
+        while let Some(entry) = self.entries.get(at as usize) {
+            if entry.hash == hash {
+                if entry.flow.head.key == *key {
+                    self.found = at;
+                    return Ok(FlowIndex(at));
+                }
+                return self.find_behind(at, before, key, hash);
             }
             at = entry.next;
+            before += 1;
         }
-        None
+        Err(before)
+    }
+
+    /// Goes on behind a flow of another key with the same hash: of a million flows, one in 4,000 has such a one. A
+    /// loop of its own, for in one with the other the compiler would load all of the key in advance.
+    #[cold]
+    #[inline(never)]
+    fn find_behind(
+        &mut self,
+        mut at: u32,
+        mut before: u32,
+        key: &FlowKey,
+        hash: u32,
+    ) -> Result<FlowIndex, u32> {
+        while let Some(entry) = self.entries.get(at as usize) {
+            if entry.hash == hash && entry.flow.head.key == *key {
+                self.found = at;
+                return Ok(FlowIndex(at));
+            }
+            at = entry.next;
+            before += 1;
+        }
+        Err(before)
     }
 
     /// The flow at `index`.
@@ -260,10 +293,23 @@ impl FlowTable {
         is_over(entry.flow.last, self.timeouts[entry.class as usize], now)
     }
 
-    /// Adds a flow that is not in the table yet. Where the table is full, or the flow's bucket is, another makes
-    /// room, as `spare` says.
-    pub fn insert(&mut self, flow: Flow, hash: KeyHash, now: u64) -> Insert {
-        let evicted = self.spare(hash.flow).map(|index| (index, self.remove(index)));
+    /// Takes out the flow that has to make room for one that is missing, if one has to. Of a bucket that is full it is
+    /// the one that had no packet for the longest. Of a table that is full, too, or of many flows that are half open,
+    /// that of them; but where two hosts have a great part of all flows, it is one of theirs, whoever wants the room.
+    #[inline(always)]
+    #[must_use]
+    pub fn make_room(&mut self, missing: Missing) -> Option<(FlowIndex, Flow)> {
+        if (missing.chain as usize) < MAX_CHAIN && self.len < self.max {
+            return None;
+        }
+        let index = self.spare(missing.hash.flow)?;
+        Some((index, self.remove(index)))
+    }
+
+    /// Adds a flow that is missing, for which [`FlowTable::make_room`] has made room where it had to.
+    pub fn insert(&mut self, flow: Flow, missing: Missing, now: u64) -> FlowIndex {
+        debug_assert!(self.len < self.max, "there is room");
+        let Missing { hash, .. } = missing;
         if self.len == self.used && self.used < self.buckets.len() {
             self.use_bucket();
         }
@@ -299,7 +345,7 @@ impl FlowTable {
         self.found = at;
         self.append(at);
         self.len += 1;
-        Insert { index: FlowIndex(at), evicted }
+        FlowIndex(at)
     }
 
     /// To be called after a packet of the flow was counted: renews its place in the order of idleness.
@@ -334,6 +380,9 @@ impl FlowTable {
                 before = self.entries[before as usize].next;
             }
             self.entries[before as usize].next = next;
+        }
+        if self.found == at {
+            self.found = NONE;
         }
         let entry = &mut self.entries[at as usize];
         self.hosts[usize::from(entry.hosts)] -= 1;
@@ -375,9 +424,9 @@ impl FlowTable {
         entries.iter().filter(|entry| entry.used).map(|entry| &entry.flow)
     }
 
-    /// The flow that makes room for one with this hash, where one has to. Of a bucket that is full it is the one
-    /// that had no packet for the longest. Of a table that is full, too, or of many flows that are half open, that of
-    /// them; but where two hosts have a great part of all flows, it is one of theirs, whoever wants the room.
+    /// The flow that makes room for one with this hash, where one has to.
+    #[cold]
+    #[inline(never)]
     fn spare(&mut self, hash: u32) -> Option<FlowIndex> {
         if let Some(index) = self.crowded(self.bucket(hash)) {
             return Some(index);
@@ -549,6 +598,14 @@ mod tests {
         (key, Flow::new(key, forward, &packet, None, now))
     }
 
+    /// Adds a flow that is not there; the flow that made room for it.
+    fn add(table: &mut FlowTable, flow: Flow, hash: KeyHash, now: u64) -> Option<Flow> {
+        let missing = table.find(&flow.head.key, || hash).unwrap_err();
+        let evicted = table.make_room(missing);
+        table.insert(flow, missing, now);
+        evicted.map(|(_, flow)| flow)
+    }
+
     /// A flow of two hosts of its own.
     fn apart(flow: u32) -> KeyHash {
         KeyHash { flow, hosts: flow.wrapping_mul(0x85eb_ca6b).to_be() as u16 }
@@ -563,17 +620,13 @@ mod tests {
     fn the_flow_that_was_idle_the_longest_makes_room() {
         let mut table = FlowTable::new(2);
         for (number, second) in [(1, 0), (2, 1)] {
-            assert!(
-                table
-                    .insert(flow(number, second * SECOND).1, apart(hash(number)), second * SECOND)
-                    .evicted
-                    .is_none()
-            );
+            let (_, flow) = flow(number, second * SECOND);
+            assert!(add(&mut table, flow, apart(hash(number)), second * SECOND).is_none());
         }
-        let first = table.find(&flow(1, 0).0, || hash(1)).unwrap();
+        let first = table.find(&flow(1, 0).0, || apart(hash(1))).unwrap();
         table.flow(first).last = 5 * SECOND;
         table.touch(first, 5 * SECOND);
-        let evicted = table.insert(flow(3, 6 * SECOND).1, apart(hash(3)), 6 * SECOND).evicted.unwrap().1;
+        let evicted = add(&mut table, flow(3, 6 * SECOND).1, apart(hash(3)), 6 * SECOND).unwrap();
         assert_eq!(evicted.head.key, flow(2, 0).0);
         assert_eq!(table.len(), 2);
     }
@@ -588,15 +641,15 @@ mod tests {
         let mut table = FlowTable::new(4096);
         for number in 0..1000 {
             let second = u64::from(number) * SECOND;
-            let evicted = table.insert(flow(number, second).1, apart(7), second).evicted;
+            let evicted = add(&mut table, flow(number, second).1, apart(7), second);
             // The oldest of the bucket, and no other.
             let oldest = usize::from(number).checked_sub(MAX_CHAIN).map(|oldest| flow(oldest as u16, 0).0);
-            assert_eq!(evicted.map(|(_, flow)| flow.head.key), oldest);
+            assert_eq!(evicted.map(|flow| flow.head.key), oldest);
         }
         assert_eq!(table.len(), MAX_CHAIN);
         let other = flow(2000, 0);
-        table.insert(other.1, apart(8), 0);
-        assert!(table.find(&other.0, || 8).is_some(), "the bucket beside it is as it was");
+        add(&mut table, other.1, apart(8), 0);
+        assert!(table.find(&other.0, || apart(8)).is_ok(), "the bucket beside it is as it was");
     }
 
     #[test]
@@ -605,18 +658,19 @@ mod tests {
         let mut table = FlowTable::new(2048);
         for number in 0..OTHERS {
             // They have been idle for longer than any flow of the flood.
-            table.insert(flow(number, 0).1, apart(spread(number)), 0);
+            add(&mut table, flow(number, 0).1, apart(spread(number)), 0);
         }
         for number in OTHERS..60_000 {
-            table.insert(flow(number, SECOND).1, KeyHash { flow: spread(number), hosts: 7 }, SECOND);
+            let hash = KeyHash { flow: spread(number), hosts: 7 };
+            add(&mut table, flow(number, SECOND).1, hash, SECOND);
         }
         let found =
-            |table: &mut FlowTable, number| table.find(&flow(number, 0).0, || spread(number)).is_some();
+            |table: &mut FlowTable, number| table.find(&flow(number, 0).0, || apart(spread(number))).is_ok();
         let left = (0..OTHERS).filter(|&number| found(&mut table, number)).count();
         assert!(left > 1450, "{left} are left");
         // A flow of others finds room as well: one of the two hosts makes it.
         for number in 60_000..60_200 {
-            table.insert(flow(number, SECOND).1, apart(spread(number)), SECOND);
+            add(&mut table, flow(number, SECOND).1, apart(spread(number)), SECOND);
             assert!(found(&mut table, number));
         }
         let after = (0..OTHERS).filter(|&number| found(&mut table, number)).count();
@@ -628,15 +682,16 @@ mod tests {
         for max in [1, 3, 5_000, 20_000] {
             let mut table = FlowTable::new(max);
             for number in 0..10_000 {
-                table.insert(flow(number, 0).1, apart(spread(number)), 0);
+                add(&mut table, flow(number, 0).1, apart(spread(number)), 0);
                 // Whatever bucket they have moved to.
                 let oldest = usize::from(number).saturating_sub(max - 1) as u16;
                 for known in [oldest, oldest.midpoint(number), number] {
-                    let found = table.find(&flow(known, 0).0, || spread(known)).unwrap();
+                    let found = table.find(&flow(known, 0).0, || apart(spread(known))).unwrap();
                     assert_eq!(table.flow(found).head.key, flow(known, 0).0);
                 }
                 if oldest > 0 {
-                    assert!(table.find(&flow(oldest - 1, 0).0, || spread(oldest - 1)).is_none());
+                    let gone = table.find(&flow(oldest - 1, 0).0, || apart(spread(oldest - 1)));
+                    assert!(gone.is_err());
                 }
             }
             let longest = (0..table.used).map(|bucket| {
@@ -663,19 +718,19 @@ mod tests {
             let mut now = SECOND;
             for (number, action, passed) in steps {
                 now += passed * SECOND;
-                let found = table.find(&flow(number, 0).0, || hash(number));
-                prop_assert_eq!(found.is_some(), model.contains_key(&number));
+                let found = table.find(&flow(number, 0).0, || apart(hash(number)));
+                prop_assert_eq!(found.is_ok(), model.contains_key(&number));
                 match (found, action) {
-                    (Some(index), 0) => {
+                    (Ok(index), 0) => {
                         table.remove(index);
                         model.remove(&number);
                     }
-                    (Some(index), _) => {
+                    (Ok(index), _) => {
                         table.flow(index).last = now;
                         table.touch(index, now);
                         model.insert(number, now);
                     }
-                    (None, 1) => {
+                    (Err(_), 1) => {
                         while let Some(index) = table.expired(now) {
                             let ended = table.remove(index);
                             let last = model.remove(&ended.head.key.low().1);
@@ -683,8 +738,10 @@ mod tests {
                         }
                         prop_assert!(model.values().all(|&last| !is_over(last, 30, now)));
                     }
-                    (None, _) => {
-                        if let Some((_, evicted)) = table.insert(flow(number, now).1, apart(hash(number)), now).evicted {
+                    (Err(missing), _) => {
+                        let evicted = table.make_room(missing);
+                        table.insert(flow(number, now).1, missing, now);
+                        if let Some((_, evicted)) = evicted {
                             let last = model.remove(&evicted.head.key.low().1);
                             prop_assert_eq!(last, model.values().copied().chain(last).min());
                         }

@@ -5,16 +5,19 @@
 //! collide. It is therefore keyed, and built from a family for which this is proven, not from a mixing
 //! function that merely looks random:
 //!
-//! 1. Each endpoint is hashed by *multilinear-HM* (Lemire and Kaser, "Strongly universal string hashing is
-//!    fast", The Computer Journal 57(11), 2014, section 3.2): with 32-bit words `s` and secret 64-bit words
-//!    `k`, `Σ (k₂ᵢ + s₂ᵢ) · (k₂ᵢ₊₁ + s₂ᵢ₊₁)` modulo 2⁶⁴. For any two endpoints, whichever bits they differ
-//!    in, the upper 32 bits of their sums are independent and uniform over the choice of the keys. The lower
-//!    bits are weaker: a difference in the top bit of a word reaches only bit 31 and the bits above. They are
-//!    never used on their own.
-//! 2. The two sums are multiplied. A sum of the sums would be just as symmetric, but it has collisions that
-//!    no key prevents: an amount that is added to one endpoint's sum and subtracted from the other's (ports
-//!    1000 and 443, 1001 and 442) cancels out. Two pairs of numbers with the same sum have different
-//!    products.
+//! 1. Each endpoint is hashed by *multilinear-HM* (Lemire and Kaser, "Strongly universal string hashing is fast",
+//!    The Computer Journal 57(11), 2014, section 3.2): with 32-bit words `s` and secret 64-bit words `k`,
+//!    `Σ (k₂ᵢ + s₂ᵢ) · (k₂ᵢ₊₁ + s₂ᵢ₊₁)` modulo 2⁶⁴. For any two endpoints, whichever bits they differ in, the upper
+//!    32 bits of the difference of their sums are uniform over the choice of the keys. The lower bits are weaker: a
+//!    difference in the top bit of a word reaches bit 31 and those above alone. They are never used by themselves.
+//!    A pair of 32-bit words is the two halves of a 64-bit word, and the second factor has all of that word: masking
+//!    costs a BPF program two instructions, and the proof holds without. Where the upper halves differ, by `δ` of
+//!    less than 2³² either way, the difference of the products has the term `k₂ᵢ₊₁ · δ`, and no other with `k₂ᵢ₊₁`;
+//!    where they are equal, all of the difference is that of the lower halves times `k₂ᵢ + s₂ᵢ`. A uniform number
+//!    times one that is not divisible by 2³² is uniform in the upper 32 bits, whatever independent of it is added.
+//! 2. The two sums are multiplied. A sum of the sums would be as symmetric, but it has collisions that no key
+//!    prevents: what is added to one endpoint's sum and taken from the other's (ports 1000 and 443, 1001 and 442)
+//!    cancels out. Of two pairs of numbers with the same sum the products differ.
 //!
 //! The hash is the upper half of the product, which depends on all bits of both sums. With one endpoint
 //! fixed, it is linear in the other's port and in each half of its address, by secret factors. It is suitable
@@ -35,6 +38,20 @@ pub struct FlowHash(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct FlowHashKey(pub [u64; FlowHashKey::WORDS]);
+
+/// A key whose words are read one by one, where they are used. A BPF program has few registers: words that it has read
+/// in advance it has to write to its stack, and to read again.
+pub trait HashWords {
+    /// The secret word number `AT`, one of [`FlowHashKey::WORDS`].
+    fn word<const AT: usize>(&self) -> u64;
+}
+
+impl HashWords for FlowHashKey {
+    #[inline(always)]
+    fn word<const AT: usize>(&self) -> u64 {
+        self.0[AT]
+    }
+}
 
 impl FlowHashKey {
     /// The number of words.
@@ -64,34 +81,33 @@ pub const fn expand<const WORDS: usize>(seed: u64) -> [u64; WORDS] {
     words
 }
 
-/// Returns the product of the two halves of a word, each with a word of the key added.
+/// Returns the product of the upper half of a word and the whole of it, each with a word of the key added.
 #[inline(always)]
-const fn halves(word: u64, upper: u64, lower: u64) -> u64 {
-    upper.wrapping_add(word >> 32).wrapping_mul(lower.wrapping_add(word & 0xffff_ffff))
+const fn halves(word: u64, upper: u64, whole: u64) -> u64 {
+    upper.wrapping_add(word >> 32).wrapping_mul(whole.wrapping_add(word))
 }
 
 /// Returns the sum of an endpoint; port and protocol are one word, with a secret factor of its own
 /// (*multilinear*, section 3.1).
 #[inline(always)]
-const fn endpoint(key: &[u64; FlowHashKey::WORDS], address: Address, port: u16, protocol: u8) -> u64 {
-    halves(address.high, key[0], key[1])
-        .wrapping_add(halves(address.low, key[2], key[3]))
-        .wrapping_add(key[4].wrapping_mul(port as u64 | (protocol as u64) << 16))
+fn endpoint(key: &impl HashWords, address: Address, port: u16, protocol: u8) -> u64 {
+    halves(address.high, key.word::<0>(), key.word::<1>())
+        .wrapping_add(halves(address.low, key.word::<2>(), key.word::<3>()))
+        .wrapping_add(key.word::<4>().wrapping_mul(u64::from(port) | u64::from(protocol) << 16))
 }
 
 /// Hashes addresses, ports and protocol. The ports are 0 if the flow has none, and for every fragment,
 /// including the first: later fragments have no ports, and all fragments must have the same hash.
 #[inline(always)]
 #[must_use]
-pub const fn flow_hash(
-    key: &FlowHashKey,
+pub fn flow_hash(
+    key: &impl HashWords,
     source: Address,
     source_port: u16,
     destination: Address,
     destination_port: u16,
     protocol: u8,
 ) -> FlowHash {
-    let key = &key.0;
     let source = endpoint(key, source, source_port, protocol);
     let product = source.wrapping_mul(endpoint(key, destination, destination_port, protocol));
     FlowHash((product >> 32) as u32)

@@ -5,7 +5,7 @@
 
 use crate::Address;
 use crate::frame::Frame;
-use crate::hash::{FlowHash, FlowHashKey, flow_hash};
+use crate::hash::{FlowHash, HashWords, flow_hash};
 use crate::outer::is_vlan;
 use crate::wire::{
     ETHERNET_LEN, EtherType, ExtensionHeader, IcmpHeader, Ipv4Header, Ipv6Header, Ports, VLAN_LEN, VlanTag,
@@ -236,7 +236,7 @@ impl InnerHeaders {
     /// protocol; for an ICMP error, the flow of the quoted packet.
     #[inline(always)]
     #[must_use]
-    pub const fn flow_hash(&self, key: &FlowHashKey) -> FlowHash {
+    pub fn flow_hash(&self, key: &impl HashWords) -> FlowHash {
         if self.has_cause {
             let about = &self.cause;
             return flow_hash(

@@ -12,7 +12,7 @@ use mirror_xdp_common::capture::{self, CaptureHeader, flags};
 use mirror_xdp_common::counters::{Counter, CounterArray, Fate};
 use mirror_xdp_common::filter::{self, action, direction, vni_counter};
 use mirror_xdp_common::frame::Frame as _;
-use mirror_xdp_common::hash::{FlowHash, FlowHashKey};
+use mirror_xdp_common::hash::{FlowHash, FlowHashKey, HashWords};
 use mirror_xdp_common::inner::{Fragment, InnerHeaders};
 use mirror_xdp_common::outer::{self, Mirrored, Ports};
 use mirror_xdp_common::wire::{MacAddresses, TcpFlags, protocol};
@@ -34,12 +34,17 @@ pub(crate) static PORTS: Global<Ports> = Global::new(Ports::NONE);
 #[unsafe(no_mangle)]
 static HASH_KEY: Global<[u64; FlowHashKey::WORDS]> = Global::new([0; FlowHashKey::WORDS]);
 
-/// Reads the key of the flow hash word by word: loaded as a whole, it would be copied to the stack first.
-#[inline(always)]
-fn hash_key() -> FlowHashKey {
-    let words = (&raw const HASH_KEY).cast::<u64>();
-    // SAFETY: a global has the layout of its contents, and all of these words are within it.
-    FlowHashKey(core::array::from_fn(|at| unsafe { words.add(at).read_volatile() }))
+/// The key of the flow hash.
+struct HashKey;
+
+impl HashWords for HashKey {
+    #[inline(always)]
+    fn word<const AT: usize>(&self) -> u64 {
+        const { assert!(AT < FlowHashKey::WORDS) };
+        let words = (&raw const HASH_KEY).cast::<u64>();
+        // SAFETY: a global is laid out as what it holds, and this word is within it.
+        unsafe { words.add(AT).read_volatile() }
+    }
 }
 
 /// The number of sockets of a queue; user space sets it before loading.
@@ -76,7 +81,7 @@ impl Facts {
     pub(crate) fn new(mirrored: &Mirrored, inner: &InnerHeaders, macs: MacAddresses) -> Self {
         Self {
             key: Key::new(mirrored, inner, macs),
-            hash: inner.flow_hash(&hash_key()),
+            hash: inner.flow_hash(&HashKey),
             original_len: inner.original_len(mirrored.inner_len) as u32,
             transport_offset: inner.transport_offset as u32,
             protocol: inner.protocol,

@@ -85,7 +85,7 @@ impl FlowMeta {
             protocol: self.key.protocol(),
             ipv6: self.key.ipv6(),
             vlans: self.key.vlans,
-            mirror: self.key.session.vni.map(|vni| MirrorSession {
+            mirror: self.key.session.vni().map(|vni| MirrorSession {
                 vni,
                 outer_source: self.key.session.outer_source,
                 outer_destination: self.outer_destination,

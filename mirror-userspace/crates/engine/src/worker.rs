@@ -33,7 +33,7 @@ pub use self::shunting::Shunting;
 pub use self::tuning::Tuning;
 use crate::FlowIndex;
 use crate::analyzer::{Analyzers, Cause};
-use crate::flow::{Flow, FlowContext, FlowTable};
+use crate::flow::{Flow, FlowContext, FlowTable, Missing};
 use crate::hooks::{Offload, Recorder};
 use crate::indicators::Indicators;
 use crate::observers::Observers;
@@ -506,8 +506,8 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
             return self.icmp_error(info, place, packet, key);
         }
         let (key, forward) = FlowKey::of_packet(packet, place.session);
-        let mut found = self.find(&key, place.other, info.time);
-        if let Some(index) = found {
+        let mut found = self.find(&key, place.other.as_ref(), info.time);
+        if let Ok(index) = found {
             if self.is_counted_elsewhere(index, info, packet) {
                 return Ok(Outcome::Duplicate);
             }
@@ -521,16 +521,16 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
             if reused || self.is_over(index, info.time) {
                 let flow = self.flows.remove(index);
                 self.end(index, flow, EndReason::Timeout, info.time);
-                found = None;
+                found = self.find_again(&key);
             }
         }
         let index = match found {
-            Some(index) => index,
-            None if self.begun == MAX_NEW_FLOWS => {
+            Ok(index) => index,
+            Err(_) if self.begun == MAX_NEW_FLOWS => {
                 self.unfollowed += 1;
                 return Ok(Outcome::Analysed);
             }
-            None => self.begin(key, forward, info, packet),
+            Err(missing) => self.begin(key, missing, forward, info, packet),
         };
         let flow = self.flows.flow(index);
         let direction = flow.direction(forward);
@@ -542,7 +542,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         if flow.settles() {
             self.flows_settled += 1;
         }
-        self.recorder.flow(index, found.is_none(), flow.key(), packet.direct);
+        self.recorder.flow(index, found.is_err(), flow.key(), packet.direct);
         take_alert(&self.alerted, &mut self.recorder, index, flow);
         if let Some(shunting) = &mut self.shunting
             && !self.recorder.wants_rest_of(index)
@@ -555,51 +555,67 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
 
     /// Begins a flow with this packet.
     #[inline(never)]
-    fn begin(&mut self, key: FlowKey, forward: bool, info: &FrameInfo, packet: &Packet<'_>) -> FlowIndex {
+    fn begin(
+        &mut self,
+        key: FlowKey,
+        missing: Missing,
+        forward: bool,
+        info: &FrameInfo,
+        packet: &Packet<'_>,
+    ) -> FlowIndex {
         self.begun += 1;
+        if let Some((index, evicted)) = self.flows.make_room(missing) {
+            self.end(index, evicted, EndReason::Forced, info.time);
+        }
         let mut flow = Flow::new(key, forward, packet, info.mirror, info.time);
         flow.followed_by(&self.analyzers);
         self.flows_total += 1;
-        let insert = self.flows.insert(flow, self.hasher.hash(&key), info.time);
-        if let Some((index, evicted)) = insert.evicted {
-            self.end(index, evicted, EndReason::Forced, info.time);
-        }
+        let index = self.flows.insert(flow, missing, info.time);
         if self.indicators.is_some() {
-            self.look_at_addresses(insert.index, info.time);
+            self.look_at_addresses(index, info.time);
         }
-        insert.index
+        index
     }
 
     /// Finds the flow with this key, or with that of another session that sees the same hosts.
-    #[inline]
-    fn find(&mut self, key: &FlowKey, other: Option<SessionKey>, now: u64) -> Option<FlowIndex> {
+    #[inline(always)]
+    fn find(&mut self, key: &FlowKey, other: Option<&SessionKey>, now: u64) -> Result<FlowIndex, Missing> {
         let hasher = &self.hasher;
-        let found = self.flows.find(key, || hasher.hash(key).flow);
+        let found = self.flows.find(key, || hasher.hash(key));
         match other {
             None => found,
             Some(other) => self.find_in_both(found, key, other, now),
         }
     }
 
+    /// Looks for a flow that was there until now.
+    #[cold]
+    #[inline(never)]
+    fn find_again(&mut self, key: &FlowKey) -> Result<FlowIndex, Missing> {
+        self.find(key, None, 0)
+    }
+
+    // Out of line: it has a part in few packets, and is long.
+    #[inline(never)]
     fn find_in_both(
         &mut self,
-        found: Option<FlowIndex>,
+        found: Result<FlowIndex, Missing>,
         key: &FlowKey,
-        other: SessionKey,
+        other: &SessionKey,
         now: u64,
-    ) -> Option<FlowIndex> {
-        if found.is_some_and(|index| self.flows.flow(index).is_united()) {
+    ) -> Result<FlowIndex, Missing> {
+        if found.is_ok_and(|index| self.flows.flow(index).is_united()) {
             return found;
         }
-        let (hasher, second) = (&self.hasher, key.in_session(other));
-        let second = self.flows.find(&second, || hasher.hash(&second).flow);
+        let (hasher, second) = (&self.hasher, key.in_session(*other));
+        let second = self.flows.find(&second, || hasher.hash(&second));
         match (found, second) {
-            (Some(one), Some(other)) => Some(self.unite(one, other, now)),
-            (Some(one), None) => {
+            (Ok(one), Ok(other)) => Ok(self.unite(one, other, now)),
+            (Ok(one), Err(_)) => {
                 self.flows.flow(one).set_united();
                 found
             }
-            (None, _) => second,
+            (Err(missing), second) => second.map_err(|_| missing),
         }
     }
 
@@ -634,7 +650,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         }
         let (key, forward) = FlowKey::of_packet(&packet, place.session);
         let flows = self.flows.len();
-        let Some(index) = self.find(&key, place.other, info.time) else { return };
+        let Ok(index) = self.find(&key, place.other.as_ref(), info.time) else { return };
         let united = self.flows.len() < flows;
         let flow = self.flows.flow(index);
         if united && flow.session() != *first {
@@ -673,7 +689,8 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         key: Option<FlowKey>,
     ) -> Result<Outcome, DecodeError> {
         let key = key.ok_or(DecodeError::IcmpError)?;
-        let index = self.find(&key, place.other, info.time).ok_or(DecodeError::IcmpError)?;
+        let found = self.find(&key, place.other.as_ref(), info.time);
+        let index = found.map_err(|_| DecodeError::IcmpError)?;
         if self.is_over(index, info.time) {
             let flow = self.flows.remove(index);
             self.end(index, flow, EndReason::Timeout, info.time);

@@ -7,24 +7,37 @@ use mirror_xdp_common::{Address, Vni};
 use crate::{Cause, MirrorSession, Packet, Transport, Vlans};
 
 /// The mirror session that a frame came from. The same inner addresses in two sessions are two flows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionKey {
     /// The mirrored interface; zero for plain frames.
     pub outer_source: Address,
-    /// The session's VNI; `None` for plain frames.
-    pub vni: Option<Vni>,
+    /// The session's VNI, or [`Session::NO_VNI`]: a word, as keys are compared and hashed by words.
+    vni: u64,
     /// Identifier of the Gateway Load Balancer endpoint; 0 for none.
     pub endpoint: u64,
 }
 
 impl SessionKey {
-    /// Returns the VNI as a number, all ones if there is none.
-    #[inline(always)]
-    const fn vni_word(&self) -> u64 {
-        match self.vni {
-            Some(vni) => vni.get() as u64,
-            None => u64::MAX,
-        }
+    /// Stands for the VNI of the session of plain frames.
+    const NO_VNI: u64 = u64::MAX;
+
+    /// Returns the session's VNI; `None` for plain frames.
+    #[must_use]
+    pub const fn vni(&self) -> Option<Vni> {
+        if self.is_mirrored() { Vni::new(self.vni as u32) } else { None }
+    }
+
+    /// Returns true for a session of mirrored frames, false for that of plain ones.
+    #[must_use]
+    pub const fn is_mirrored(&self) -> bool {
+        self.vni != Self::NO_VNI
+    }
+}
+
+impl Default for SessionKey {
+    /// The session of plain frames.
+    fn default() -> Self {
+        Self { outer_source: Address::default(), vni: Self::NO_VNI, endpoint: 0 }
     }
 }
 
@@ -32,7 +45,7 @@ impl From<Option<MirrorSession>> for SessionKey {
     fn from(mirror: Option<MirrorSession>) -> Self {
         mirror.map_or_else(Self::default, |mirror| Self {
             outer_source: mirror.outer_source,
-            vni: Some(mirror.vni),
+            vni: mirror.vni.get().into(),
             endpoint: mirror.endpoint,
         })
     }
@@ -73,18 +86,25 @@ impl Small {
 }
 
 impl PartialEq for FlowKey {
-    /// Compares all fields without a branch for each: a candidate is nearly always the key that is searched.
-    #[inline]
+    /// Compares first the words in which nearly all different keys differ, then all others, without a branch for
+    /// each word.
+    #[inline(always)]
     fn eq(&self, other: &Self) -> bool {
-        let address = |a: Address, b: Address| (a.high ^ b.high) | (a.low ^ b.low);
-        let differ = address(self.addresses[0], other.addresses[0])
-            | address(self.addresses[1], other.addresses[1])
-            | address(self.session.outer_source, other.session.outer_source)
-            | (self.session.endpoint ^ other.session.endpoint)
-            | (self.session.vni_word() ^ other.session.vni_word())
-            | (self.small.0 ^ other.small.0)
+        let [(low, other_low), (high, other_high)] =
+            [0, 1].map(|end| (self.addresses[end], other.addresses[end]));
+        let usual = (self.small.0 ^ other.small.0) | (low.low ^ other_low.low) | (high.low ^ other_high.low);
+        if usual != 0 {
+            return false;
+        }
+        let (session, other_session) = (&self.session, &other.session);
+        let rest = (low.high ^ other_low.high)
+            | (high.high ^ other_high.high)
+            | (session.outer_source.high ^ other_session.outer_source.high)
+            | (session.outer_source.low ^ other_session.outer_source.low)
+            | (session.vni ^ other_session.vni)
+            | (session.endpoint ^ other_session.endpoint)
             | (self.vlans.word() ^ other.vlans.word());
-        differ == 0
+        rest == 0
     }
 }
 
@@ -181,7 +201,7 @@ impl FlowKey {
 
     /// Returns the symmetric flow hash, as the XDP program computes it.
     #[must_use]
-    pub const fn flow_hash(&self, secret: &FlowHashKey) -> FlowHash {
+    pub fn flow_hash(&self, secret: &FlowHashKey) -> FlowHash {
         let ((low, low_port), (high, high_port)) = (self.low(), self.high());
         match self.protocol() {
             protocol @ (protocol::TCP | protocol::UDP | protocol::SCTP) => {
@@ -239,7 +259,7 @@ impl FlowKeyHasher {
     }
 
     /// Hashes a key.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn hash(&self, key: &FlowKey) -> KeyHash {
         let hosts = self.hosts(key);
@@ -256,7 +276,7 @@ impl FlowKeyHasher {
         let [of_address, .., of_source, of_session, _, last] = self.secret;
         let sum = product([address.low, address.high], of_address)
             .wrapping_add(product([session.outer_source.low, session.outer_source.high], of_source))
-            .wrapping_add(product([session.vni_word(), session.endpoint], of_session));
+            .wrapping_add(product([session.vni, session.endpoint], of_session));
         fold(sum, last) as u16
     }
 
@@ -267,18 +287,18 @@ impl FlowKeyHasher {
     }
 
     /// Returns the part of the sum that covers session and addresses.
-    #[inline]
+    #[inline(always)]
     fn hosts(&self, key: &FlowKey) -> u128 {
-        let FlowKey { session: SessionKey { outer_source, endpoint, .. }, addresses: [low, high], .. } = key;
+        let FlowKey { session: SessionKey { outer_source, vni, endpoint }, addresses: [low, high], .. } = key;
         let [of_low, of_high, of_source, of_session, ..] = self.secret;
         product([low.low, high.low], of_low)
             .wrapping_add(product([low.high, high.high], of_high))
             .wrapping_add(product([outer_source.low, outer_source.high], of_source))
-            .wrapping_add(product([key.session.vni_word(), *endpoint], of_session))
+            .wrapping_add(product([*vni, *endpoint], of_session))
     }
 
     /// Returns the part of the sum that covers ports, protocol and VLAN tags.
-    #[inline]
+    #[inline(always)]
     const fn rest(&self, key: &FlowKey) -> u128 {
         let [.., of_rest, _] = self.secret;
         product([key.small.0, key.vlans.word()], of_rest)
@@ -364,11 +384,7 @@ mod tests {
             let Self(words) = self;
             let [.., vni, endpoint, small, vlans] = words;
             FlowKey {
-                session: SessionKey {
-                    outer_source: Address::from_words(words[0], words[1]),
-                    vni: Vni::new(vni as u32),
-                    endpoint,
-                },
+                session: SessionKey { outer_source: Address::from_words(words[0], words[1]), vni, endpoint },
                 addresses: [Address::from_words(words[2], words[3]), Address::from_words(words[4], words[5])],
                 small: Small(small),
                 vlans: Vlans::from_word(vlans),

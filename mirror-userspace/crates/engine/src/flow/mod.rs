@@ -19,7 +19,7 @@ pub use crate::meta::{FlowIndex, FlowMeta};
 use crate::tcp::Connection;
 use data::Data;
 pub use data::FlowContext;
-pub use table::{FlowTable, Insert, Timeouts};
+pub use table::{FlowTable, Missing, Timeouts};
 
 /// One flow and its state.
 #[derive(Clone, Debug)]
@@ -151,13 +151,13 @@ impl Flow {
                 }
                 // Without a mirror session, Suricata's default applies: connections that began before the
                 // capture are not tracked.
-                if connection.is_none() && head.key.session.vni.is_some() {
+                if connection.is_none() && head.key.session.is_mirrored() {
                     *connection = Connection::pick_up(direction, segment, tools.time);
                 }
                 if let Some(connection) = connection {
                     // Without a mirror session, Suricata's rule applies: without an answer there is no
                     // connection.
-                    if connection.is_answered() || head.key.session.vni.is_some() {
+                    if connection.is_answered() || head.key.session.is_mirrored() {
                         data.segment(head, connection, direction, segment, tools);
                     }
                     self.state = connection.flow_state();
@@ -200,7 +200,7 @@ impl Flow {
     #[must_use]
     pub(crate) fn shunt_keys(&self) -> Option<[ShuntKey; 2]> {
         let session = &self.head.key.session;
-        let vni = session.vni?;
+        let vni = session.vni()?;
         let (client, server) = (self.head.client(), self.head.server());
         Some([(client, server), (server, client)].map(|(source, destination)| {
             [

@@ -13,7 +13,7 @@ use crate::record::eve::Lines;
 /// A message, behind its number in the flow and the latency.
 pub(super) static DNS: EventType = EventType::new("dns", render).measured(measure);
 
-/// How many messages of a stream were left out.
+/// How many messages of a stream, and alerts, were left out.
 static OMITTED: EventType = EventType::new("dns", credit::render_omitted);
 
 /// Stands for a latency that is not known.
@@ -83,12 +83,9 @@ pub struct Flow {
     next: u8,
     /// Bytes of a direction are missing: the next may be in the middle of a message.
     lost: [bool; 2],
-    /// What messages of a stream may still become.
+    /// What messages of a stream, and alerts, may still become.
     credit: Credit,
 }
-
-/// Alerts that the names in one message raise.
-const MAX_ALERTS: usize = 4;
 
 impl Analyzer for Dns {
     type Flow = Flow;
@@ -103,6 +100,7 @@ impl Analyzer for Dns {
         let lost = flow.lost[direction as usize];
         match event {
             Event::Data { bytes, .. } if !context.is_stream() => {
+                flow.credit.earn(bytes.len());
                 self.message(flow, bytes, context);
                 Use::Used(bytes.len())
             }
@@ -149,17 +147,17 @@ impl Dns {
             None
         };
         let number = flow.transactions.number().to_ne_bytes();
-        // A datagram has the headers of a packet in front, a message in a stream has not.
-        if context.is_stream() && !flow.credit.spend(credit::EVENT + 2 * message.names()) {
-            return;
-        }
         // Of an answer where the question was not seen: it has that, too.
         if self.watch.is_on() && latency.is_none() {
             let mut name = NameBuffer::new();
-            let raises = |question: &dns::Question<'_>| {
-                self.watch.name(Cause::Query, question.name.read(&mut name), context)
-            };
-            message.questions().filter(raises).take(MAX_ALERTS).for_each(drop);
+            for question in message.questions() {
+                let name = question.name.read(&mut name);
+                self.watch.one_of_names(Cause::Query, name, &mut flow.credit.alerts, context);
+            }
+        }
+        // A datagram has the headers of a packet in front, a message in a stream has not.
+        if context.is_stream() && !flow.credit.events.spend(credit::EVENT + 2 * message.names()) {
+            return;
         }
         context.emit(&DNS, &[&number, &latency.unwrap_or(UNKNOWN).to_ne_bytes(), bytes]);
     }

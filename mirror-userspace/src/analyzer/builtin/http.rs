@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::analyzer::alert::{Cause, Watch};
-use crate::analyzer::credit::{self, Credit};
+use crate::analyzer::credit::{self, Allowance, Credit};
 use crate::analyzer::{Analyzer, Context, Direction, Event, Use};
 use crate::apm::Measured;
 use crate::protocol::http::{Body, Request, Response, Taken, begins_request, begins_response, head_end};
@@ -15,7 +15,7 @@ mod eve;
 /// A transaction: [`Fixed`] values, then packed ones.
 pub(super) static HTTP: EventType = EventType::new("http", eve::render).measured(measure);
 
-/// How many transactions of a connection were left out.
+/// How many transactions of a connection, and alerts, were left out.
 static OMITTED: EventType = EventType::new("http", credit::render_omitted);
 
 /// A request, with an error where that is the server's.
@@ -24,7 +24,7 @@ fn measure(bytes: &[u8]) -> Option<Measured> {
     Some(Measured { latency: fixed.latency, error: fixed.status >= 500 })
 }
 
-/// Requests of a connection that may wait for their responses; one more is the end of the analysis.
+/// Requests of a connection that may wait for their responses; one more is the end of the analysis, but for alerts.
 const MAX_OPEN: usize = 128;
 /// A buffer with more room than this is not kept for others.
 const MAX_SPARE: usize = 16 * 1024;
@@ -128,8 +128,10 @@ pub struct Flow {
     phases: [Phase; 2],
     open: VecDeque<Transaction>,
     transactions: u32,
-    /// What transactions may still become.
+    /// What transactions, and alerts, may still become.
     credit: Credit,
+    /// Too many requests wait: what comes is only looked at for names that raise alerts.
+    crowded: bool,
 }
 
 /// Makes an event of each HTTP/1.x transaction.
@@ -160,6 +162,8 @@ impl Analyzer for Http {
         context: &mut Context<'_>,
     ) -> Use {
         match event {
+            // It is not known any more which request is answered.
+            _ if flow.crowded && direction == Direction::ToClient => Use::Close,
             Event::Data { bytes, new } => {
                 flow.credit.earn(bytes.len().saturating_sub(new));
                 self.bytes(flow, direction, bytes, new, context)
@@ -178,7 +182,7 @@ impl Analyzer for Http {
 
     fn end(&mut self, flow: &mut Flow, context: &mut Context<'_>) {
         while let Some(transaction) = flow.open.pop_front() {
-            self.emit(&mut flow.credit, transaction, context);
+            self.emit(&mut flow.credit.events, transaction, context);
         }
         flow.credit.end(&OMITTED, context);
         let queue = std::mem::take(&mut flow.open);
@@ -306,7 +310,7 @@ impl Http {
             && behind >= MIN_HEAD
             && let Some(transaction) = flow.open.pop_front()
         {
-            self.emit(&mut flow.credit, transaction, context);
+            self.emit(&mut flow.credit.events, transaction, context);
         }
     }
 
@@ -334,7 +338,15 @@ impl Http {
             // Cruft between requests.
             return Some(Next::Body(Body::Length(0)));
         }
-        let mut transaction = self.open(flow)?;
+        if let Some(host) = request.host() {
+            let host = without_port(host);
+            self.watch.one_of_names(Cause::Host, host, &mut flow.credit.alerts, context);
+        }
+        let Some(mut transaction) = self.open(flow) else {
+            flow.credit.events.omit();
+            flow.crowded = true;
+            return self.watch.is_on().then(|| Next::Body(request.body()));
+        };
         transaction.method = match request.method {
             b"HEAD" => Method::Head,
             b"CONNECT" => Method::Connect,
@@ -353,14 +365,6 @@ impl Http {
                 pack::put(&mut transaction.packed, tag, value);
             }
         }
-        if self.watch.is_on()
-            && let Some(host) = request.host()
-            && flow.credit.covers(credit::EVENT)
-            && self.watch.name(Cause::Host, without_port(host), context)
-        {
-            // It was covered.
-            let _ = flow.credit.spend(credit::EVENT);
-        }
         let body = request.body();
         transaction.requested = body.is_complete().then_some(context.time());
         flow.open.push_back(transaction);
@@ -374,7 +378,7 @@ impl Http {
         if flow.open.front().is_some_and(|front| front.answered)
             && let Some(transaction) = flow.open.pop_front()
         {
-            self.emit(&mut flow.credit, transaction, context);
+            self.emit(&mut flow.credit.events, transaction, context);
         }
         if flow.open.is_empty() {
             let transaction = self.open(flow)?;
@@ -421,7 +425,7 @@ impl Http {
                 if flow.open.front().is_some_and(|transaction| !transaction.interim)
                     && let Some(transaction) = flow.open.pop_front()
                 {
-                    self.emit(&mut flow.credit, transaction, context);
+                    self.emit(&mut flow.credit.events, transaction, context);
                 }
             }
         }
@@ -441,9 +445,9 @@ impl Http {
         Some(Transaction { fixed: Fixed { number, ..Fixed::default() }, packed, ..Transaction::default() })
     }
 
-    fn emit(&mut self, credit: &mut Credit, transaction: Transaction, context: &mut Context<'_>) {
+    fn emit(&mut self, allowance: &mut Allowance, transaction: Transaction, context: &mut Context<'_>) {
         let Transaction { fixed, packed, .. } = transaction;
-        if credit.spend(credit::EVENT) {
+        if allowance.spend(credit::EVENT) {
             context.emit(&HTTP, &[&fixed.pack(), &packed]);
         }
         self.keep_spare(packed);

@@ -164,9 +164,9 @@ const HAND_OVER_INTERVAL: u64 = 100_000_000;
 /// Flows that one tick ends at most.
 const EXPIRE_AT_ONCE: usize = 1024;
 
-/// Flows that the packets of one frame, one in the other, begin at most. Each costs as much as a frame with one; more
+/// Flows that the packets of one frame, one in the other, begin at most. Each costs more than a frame with one; more
 /// begin with the next frame.
-const MAX_NEW_FLOWS: u8 = 3;
+const MAX_NEW_FLOWS: u8 = 2;
 
 /// What became of a frame that no flow refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,7 +210,7 @@ pub struct Worker {
     flows_settled: u64,
     /// Flows that the packets of the frame at hand have begun, see [`MAX_NEW_FLOWS`].
     begun: u8,
-    /// Packets within others that began no flow, because too many did.
+    /// Packets within others that began no flow, because too many did; what is in those is not looked at.
     unfollowed: u64,
     protocols: Protocols,
     /// The latest time that was seen, in nanoseconds since the epoch.
@@ -423,8 +423,11 @@ impl Worker {
         while let Some(layer) = next.take() {
             let step = match packet::decode_stepwise(layer) {
                 Ok(Decoded::Packet(packet)) => {
-                    next = packet.tunnelled;
-                    self.unusual_packet(info, place, &packet)
+                    let unfollowed = self.unfollowed;
+                    let step = self.unusual_packet(info, place, &packet);
+                    // Nor is what is in a packet that begins no flow since there were too many.
+                    next = packet.tunnelled.filter(|_| self.unfollowed == unfollowed);
+                    step
                 }
                 Ok(Decoded::Fragment(fragment)) => self.fragment(info, place, &fragment),
                 Err(refusal) => Err(refusal),

@@ -26,6 +26,9 @@ fn measure(bytes: &[u8]) -> Option<Measured> {
 
 /// Requests of a connection that may wait for their responses; one more is the end of the analysis, but for alerts.
 const MAX_OPEN: usize = 128;
+/// Heads of a connection that are no requests and are passed over; with one more, the next request is looked for at the
+/// beginning of segments alone. A client that errs sends an empty line or two.
+const MAX_CRUFT: u8 = 32;
 /// A buffer with more room than this is not kept for others.
 const MAX_SPARE: usize = 16 * 1024;
 
@@ -132,6 +135,8 @@ pub struct Flow {
     credit: Credit,
     /// Too many requests wait: what comes is only looked at for names that raise alerts.
     crowded: bool,
+    /// Heads of the client that were no requests.
+    cruft: u8,
 }
 
 /// Makes an event of each HTTP/1.x transaction.
@@ -149,6 +154,8 @@ enum Next {
     Body(Body),
     /// Another protocol.
     Other,
+    /// Nothing that could be followed.
+    Lost,
 }
 
 impl Analyzer for Http {
@@ -248,6 +255,10 @@ impl Http {
                             *flow = Flow::default();
                             return Use::Restart(at);
                         }
+                        Some(Next::Lost) => {
+                            flow.phases[direction as usize] = Phase::Lost;
+                            return Use::Used(bytes.len());
+                        }
                         None => return Use::Done,
                     };
                     flow.phases[direction as usize] = Phase::Body(body);
@@ -336,7 +347,9 @@ impl Http {
         let request = Request::parse(head);
         if request.method.is_empty() || request.target.is_empty() {
             // Cruft between requests.
-            return Some(Next::Body(Body::Length(0)));
+            flow.cruft = flow.cruft.saturating_add(1);
+            let next = if flow.cruft > MAX_CRUFT { Next::Lost } else { Next::Body(Body::Length(0)) };
+            return Some(next);
         }
         if let Some(host) = request.host() {
             let host = without_port(host);

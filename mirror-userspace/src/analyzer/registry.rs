@@ -385,6 +385,13 @@ struct State<F> {
     held: usize,
 }
 
+impl<F> State<F> {
+    /// What the state holds, where that is not what was entered.
+    fn changed(&self, held: impl FnOnce(&F) -> usize) -> Option<usize> {
+        Some(held(&self.flow)).filter(|&held| held != self.held)
+    }
+}
+
 impl<A: Analyzer> Registered<A> {
     fn new(analyzer: A, filter: Filter) -> Self {
         Self {
@@ -432,8 +439,7 @@ impl<A: Analyzer> Registered<A> {
     ) -> Interest {
         let (analyzer, state) = self.state(index);
         let interest = analyzer.packet(&mut state.flow, direction, packet, context);
-        let held = A::held(&state.flow);
-        if held != state.held {
+        if let Some(held) = state.changed(A::held) {
             self.charge(index, direction, held, context);
         }
         interest
@@ -474,8 +480,7 @@ impl<A: Analyzer> Registered<A> {
             Use::Restart(used) => Use::Restart(*ahead + used),
             other => other,
         };
-        let held = A::held(&state.flow);
-        if held != state.held {
+        if let Some(held) = state.changed(A::held) {
             self.charge(index, direction, held, context);
         }
         outcome

@@ -631,17 +631,17 @@ fn the_kernel_takes_each_program_of_each_object() {
         let path = objects.join(format!("{object}.o"));
         let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         for (switch, level) in [(0_u32, 0), (1, aya_log::Level::Trace as u8)] {
-            let mut loader = EbpfLoader::new();
+            let mut settings = EbpfLoader::new();
             for (map, entries) in [("ENTRIES", 16), ("BLOCKS", 16), ("MEMOS", 1 << 12)] {
-                loader.map_max_entries(map, entries);
+                settings.map_max_entries(map, entries);
             }
             for (global, value) in
                 [("INTERFACE", &1), ("FRAMES", &16), ("ROOM", &1500), ("PACED", &switch), ("LAPS", &switch)]
             {
-                loader.override_global(global, value, false);
+                settings.override_global(global, value, false);
             }
-            loader.override_global(aya_log::LEVEL, &level, false);
-            let mut ebpf = loader.load(&bytes).unwrap_or_else(|error| panic!("{object}: {error:?}"));
+            settings.override_global(aya_log::LEVEL, &level, false);
+            let mut ebpf = settings.load(&bytes).unwrap_or_else(|error| panic!("{object}: {error:?}"));
             for (name, program) in ebpf.programs_mut() {
                 let outcome = match program {
                     Program::Xdp(program) => program.load(),

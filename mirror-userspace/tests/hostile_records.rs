@@ -218,16 +218,53 @@ fn a_long_answer_is_written_wholly() {
     assert!(object["answers_omitted"].is_null());
 }
 
+/// A name that is looked for.
+fn looked_for(number: usize) -> Vec<u8> {
+    let first = format!("a{number}");
+    [&[first.len() as u8][..], first.as_bytes(), b"\x07example\x00"].concat()
+}
+
+/// How many of these are alerts, and how many the last of them says were left out.
+fn alerts(events: &[Value]) -> (u64, u64) {
+    let raised = events.iter().filter(|event| event["event_type"] == "alert").count();
+    let last = events.last().unwrap();
+    let omitted = ["http", "dns"].map(|kind| last[kind]["alerts_omitted"].as_u64().unwrap_or_default());
+    (raised as u64, omitted.iter().sum())
+}
+
 #[test]
 fn hostile_indicators_in_one_message_raise_some_alerts() {
-    let name = |number: usize| {
-        let first = format!("a{number}");
-        [&[first.len() as u8][..], first.as_bytes(), b"\x07example\x00"].concat()
-    };
-    let questions: Vec<u8> = (0..100).flat_map(|number| [&name(number)[..], &A].concat()).collect();
+    let questions: Vec<u8> = (0..100).flat_map(|number| [&looked_for(number)[..], &A].concat()).collect();
     let events = bounded("indicators", &[udp([40_000, 53], &dns(QUERY, [100, 0, 0], &questions))]);
-    let alerts = events.iter().filter(|event| event["event_type"] == "alert").count();
-    assert!((1..=4).contains(&alerts), "{alerts}");
+    let (raised, omitted) = alerts(&events);
+    assert!((4..=16).contains(&raised), "{raised}");
+    assert_eq!(raised + omitted, 100);
+    let requests: Vec<u8> = (0..1000)
+        .flat_map(|number| format!("GET / HTTP/1.1\nhost:a{}.example\n\n", number % 100).into_bytes())
+        .collect();
+    let (raised, omitted) = alerts(&bounded("hosts", &tcp(80, &[(true, &requests)])));
+    assert!((4..=150).contains(&raised), "{raised}");
+    assert_eq!(raised + omitted, 1000);
+}
+
+/// Messages without end use up what a flow may become, and not the alert for what comes behind them.
+#[test]
+fn hostile_messages_in_front_of_an_indicator_do_not_hide_it() {
+    let evil = b"GET / HTTP/1.1\r\nHost: a7.example:80\r\n\r\n";
+    let response = b"HTTP/1.1 200 a\r\ncontent-length:0\r\n\r\n";
+    for many in [100, 127, 128, 129, 2000] {
+        let requests = [&b"GET / HTTP/1.1\r\n\r\n".repeat(many)[..], evil].concat();
+        let events = bounded("requests in front", &tcp(80, &[(true, &requests)]));
+        assert_eq!(alerts(&events), (1, 0), "{many}");
+        let omitted = events.last().unwrap()["http"]["omitted"].as_u64().unwrap();
+        let written = events.iter().filter(|event| event["http"]["url"].is_string()).count();
+        assert_eq!(written as u64 + omitted, many as u64 + 1);
+        let answered = [(true, &requests[..]), (false, &response.repeat(many + 1))];
+        assert_eq!(alerts(&bounded("answered", &tcp(80, &answered))), (1, 0), "{many}");
+    }
+    let question = |name: &[u8]| with_len16(&dns(QUERY, [1, 0, 0], &[name, &A].concat()));
+    let messages = [question(b"\x01a\x00").repeat(2000), question(&looked_for(7))].concat();
+    assert_eq!(alerts(&bounded("questions in front", &tcp(53, &[(true, &messages)]))), (1, 0));
 }
 
 #[test]

@@ -3,9 +3,13 @@
 //! every byte that reaches the socket.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
+use std::fs;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
+use aya::EbpfLoader;
+use aya::programs::Program;
 use etherparse::{IpNumber, TcpHeader};
 use mirror_userspace::device::xdp::program::{CaptureProgram, Options, TestRun};
 use mirror_xdp_common::capture::{CaptureHeader, flags};
@@ -613,4 +617,43 @@ fn the_verifier_has_an_easy_time() {
     println!("the verifier went through {instructions} instructions");
     // The kernel's limit is one million.
     assert!(instructions < 200_000, "{instructions}");
+}
+
+/// Each program of each object, also of those that only benchmarks load; with what can be switched on, off and on: the
+/// verifier goes past what is off.
+#[test]
+fn the_kernel_takes_each_program_of_each_object() {
+    if !require::privileges() {
+        return;
+    }
+    let objects = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/ebpf");
+    let mut loaded = Vec::new();
+    for object in ["bench", "capture", "pktgen", "source"] {
+        let path = objects.join(format!("{object}.o"));
+        let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        for (switch, level) in [(0_u32, 0), (1, aya_log::Level::Trace as u8)] {
+            let mut settings = EbpfLoader::new();
+            for (map, entries) in [("ENTRIES", 16), ("BLOCKS", 16), ("MEMOS", 1 << 12)] {
+                settings.map_max_entries(map, entries);
+            }
+            for (global, value) in
+                [("INTERFACE", &1), ("FRAMES", &16), ("ROOM", &1500), ("PACED", &switch), ("LAPS", &switch)]
+            {
+                settings.override_global(global, value, false);
+            }
+            settings.override_global(aya_log::LEVEL, &level, false);
+            let mut ebpf = settings.load(&bytes).unwrap_or_else(|error| panic!("{object}: {error:?}"));
+            for (name, program) in ebpf.programs_mut() {
+                let outcome = match program {
+                    Program::Xdp(program) => program.load(),
+                    Program::SchedClassifier(program) => program.load(),
+                    other => panic!("{object} has a program of another type: {other:?}"),
+                };
+                outcome.unwrap_or_else(|error| panic!("{object}: {name}: {error:?}"));
+                loaded.push(format!("{object}: {name}"));
+            }
+        }
+    }
+    println!("{loaded:#?}");
+    assert!(loaded.len() >= 2 * 6, "{loaded:?}");
 }

@@ -488,12 +488,7 @@ impl Streams {
         }
         let buffer = if rest.len() <= MAX_PENDING { self.buffer(stream, owner) } else { None };
         let kept = buffer.map(|buffer| buffer.pending.extend_from_slice(rest)).is_some();
-        if kept {
-            self.grown(stream);
-        } else {
-            self.give_up(stream, owner, StreamLoss::Unfinished);
-        }
-        !kept
+        self.goes_on(stream, owner, kept)
     }
 
     /// Does the same behind bytes that are buffered.
@@ -515,6 +510,14 @@ impl Streams {
         let kept = pending.len() <= MAX_PENDING;
         if kept {
             self.give_back_if_empty(stream, owner);
+        }
+        self.goes_on(stream, owner, kept)
+    }
+
+    /// Takes note of what is kept of an unfinished message; where it could not be `kept`, the stream is given up.
+    /// Returns whether it was.
+    fn goes_on(&mut self, stream: &mut Stream, owner: Owner<'_>, kept: bool) -> bool {
+        if kept {
             self.grown(stream);
         } else {
             self.give_up(stream, owner, StreamLoss::Unfinished);

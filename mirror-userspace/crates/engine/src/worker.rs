@@ -128,9 +128,8 @@ const HAND_OVER_INTERVAL: u64 = 100_000_000;
 /// Maximum number of flows that one tick ends.
 const EXPIRE_AT_ONCE: usize = 1024;
 
-/// Maximum number of flows that the nested packets of one frame begin. Each costs as much as a frame with one
-/// packet. The remaining flows begin with the next frame.
-const MAX_NEW_FLOWS: u8 = 3;
+/// Flows that the packets of one frame, one in the other, begin at most. Each costs more than a frame with one; more
+const MAX_NEW_FLOWS: u8 = 2;
 
 /// The outcome of a frame that was not refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,7 +173,7 @@ pub struct Worker<R: Recorder = (), O: Offload = ()> {
     flows_settled: u64,
     /// Flows that the packets of the current frame have begun, see [`MAX_NEW_FLOWS`].
     begun: u8,
-    /// Nested packets that began no flow because of [`MAX_NEW_FLOWS`].
+    /// Packets within others that began no flow, because too many did; what is in those is not looked at.
     unfollowed: u64,
     protocols: Protocols,
     /// The latest time seen, in nanoseconds since the epoch.
@@ -430,8 +429,11 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         while let Some(layer) = next.take() {
             let step = match mirror_packet::decode_stepwise(layer) {
                 Ok(Decoded::Packet(packet)) => {
-                    next = packet.tunnelled;
-                    self.unusual_packet(info, place, &packet)
+                    let unfollowed = self.unfollowed;
+                    let step = self.unusual_packet(info, place, &packet);
+                    // Nor is what is in a packet that begins no flow since there were too many.
+                    next = packet.tunnelled.filter(|_| self.unfollowed == unfollowed);
+                    step
                 }
                 Ok(Decoded::Fragment(fragment)) => self.fragment(info, place, &fragment),
                 Err(refusal) => Err(refusal),

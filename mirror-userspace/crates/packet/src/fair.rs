@@ -59,13 +59,16 @@ pub struct Shares {
     slots: Vec<Slot>,
     all: Queue,
     hosts: Vec<Queue>,
+    /// The hosts that hold more than their part, of which there are few at any time.
+    greedy: Vec<u16>,
 }
 
 impl Shares {
     /// Creates an empty instance. The items may cost `bound` bytes in total.
     #[must_use]
     pub fn new(bound: usize) -> Self {
-        Self { bound, slots: Vec::new(), all: Queue::EMPTY, hosts: vec![Queue::EMPTY; HOSTS] }
+        let greedy = Vec::with_capacity(2 * GREEDY_PART);
+        Self { bound, slots: Vec::new(), all: Queue::EMPTY, hosts: vec![Queue::EMPTY; HOSTS], greedy }
     }
 
     /// Returns the total cost of all items.
@@ -104,19 +107,30 @@ impl Shares {
     pub fn charge(&mut self, slot: usize, cost: usize) {
         let Slot { host, cost: before, .. } = self.slots[slot];
         self.slots[slot].cost = cost;
-        for which in BOTH {
-            let queue = self.queue(which, host);
-            queue.cost = queue.cost + cost - before;
+        self.change(host, before, cost);
+    }
+
+    /// A host's slot costs this instead of what it did.
+    fn change(&mut self, host: u16, before: usize, cost: usize) {
+        self.all.cost = self.all.cost + cost - before;
+        let most = self.bound / GREEDY_PART;
+        let queue = &mut self.hosts[usize::from(host)];
+        let was_greedy = queue.cost > most;
+        queue.cost = queue.cost + cost - before;
+        match (was_greedy, queue.cost > most) {
+            (false, true) => self.greedy.push(host),
+            (true, false) => self.greedy.retain(|&other| other != host),
+            _ => {}
         }
     }
 
     /// Removes an item.
     pub fn leave(&mut self, slot: usize) {
         let Slot { host, cost, links } = std::mem::replace(&mut self.slots[slot], Slot::UNUSED);
+        self.change(host, cost, 0);
         for which in BOTH {
             let Links { older, newer } = links[which];
             let queue = self.queue(which, host);
-            queue.cost -= cost;
             if older == NONE {
                 queue.oldest = newer;
             }
@@ -138,9 +152,9 @@ impl Shares {
         if self.all.cost <= self.bound {
             return None;
         }
-        let greediest = self.hosts.iter().max_by_key(|host| host.cost)?;
-        let is_greedy = greediest.cost > self.bound / GREEDY_PART;
-        let of_host = if is_greedy { self.oldest_of(greediest, OF_HOST, except) } else { None };
+        let greedy = self.greedy.iter().map(|&host| &self.hosts[usize::from(host)]);
+        let of_host =
+            greedy.max_by_key(|host| host.cost).and_then(|host| self.oldest_of(host, OF_HOST, except));
         of_host.or_else(|| self.oldest_of(&self.all, ALL, except))
     }
 

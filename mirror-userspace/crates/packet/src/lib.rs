@@ -12,7 +12,7 @@
 //! // Ethernet and the first bytes of an IPv4 header: the decoder names the reason for a refusal.
 //! let frame = [0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 2, 0x08, 0x00, 0x45];
 //! let refusal = decode(Layer::frame(LinkType::Ethernet, &frame, frame.len())).unwrap_err();
-//! assert_eq!(refusal.name(), "ip_truncated");
+//! assert_eq!(refusal.name(), "ip_header");
 //! ```
 
 #[cfg(feature = "capture-file")]

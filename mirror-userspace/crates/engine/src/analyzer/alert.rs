@@ -12,6 +12,7 @@ use mirror_records::eve::Lines;
 use serde::Serialize;
 
 use super::Context;
+use super::credit::{self, Allowance};
 use crate::indicators::Indicators;
 
 /// An alert: its cause, and the value that it is about.
@@ -100,13 +101,32 @@ impl Watch {
         self.indicators.is_some()
     }
 
-    /// Checks a name that a client has sent. Returns true if it raised an alert.
-    pub(super) fn name(&self, cause: Cause, name: &[u8], context: &mut Context<'_>) -> bool {
-        let domain = self.indicators.as_ref().and_then(|indicators| indicators.domain_of(name));
-        if let Some(domain) = domain {
+    /// Checks a name that a client has sent.
+    pub(super) fn name(&self, cause: Cause, name: &[u8], context: &mut Context<'_>) {
+        if let Some(domain) = self.domain_of(name) {
             context.alert(cause, domain);
         }
-        domain.is_some()
+    }
+
+    /// Looks at one of many names that a flow may have, as far as its allowance for alerts goes. The flow has raised
+    /// one in any case: its packets are kept.
+    pub(super) fn one_of_names(
+        &self,
+        cause: Cause,
+        name: &[u8],
+        allowance: &mut Allowance,
+        context: &mut Context<'_>,
+    ) {
+        let Some(domain) = self.domain_of(name) else { return };
+        if allowance.spend(credit::EVENT + domain.len()) {
+            context.alert(cause, domain);
+        } else {
+            context.alerted.set(true);
+        }
+    }
+
+    fn domain_of(&self, name: &[u8]) -> Option<&[u8]> {
+        self.indicators.as_ref().and_then(|indicators| indicators.domain_of(name))
     }
 
     /// Checks the fingerprints of a client.

@@ -388,6 +388,13 @@ struct State<F> {
     held: usize,
 }
 
+impl<F> State<F> {
+    /// Returns the size of the state, if it differs from the size that was entered.
+    fn changed(&self, held: impl FnOnce(&F) -> usize) -> Option<usize> {
+        Some(held(&self.flow)).filter(|&held| held != self.held)
+    }
+}
+
 impl<A: Analyzer> Registered<A> {
     fn new(analyzer: A, filter: Filter) -> Self {
         Self {
@@ -435,8 +442,7 @@ impl<A: Analyzer> Registered<A> {
     ) -> Interest {
         let (analyzer, state) = self.state(index);
         let interest = analyzer.packet(&mut state.flow, direction, packet, context);
-        let held = A::held(&state.flow);
-        if held != state.held {
+        if let Some(held) = state.changed(A::held) {
             self.charge(index, direction, held, context);
         }
         interest
@@ -479,8 +485,7 @@ impl<A: Analyzer> Registered<A> {
             Consumed::Restart(used) => Consumed::Restart(*ahead + used),
             other => other,
         };
-        let held = A::held(&state.flow);
-        if held != state.held {
+        if let Some(held) = state.changed(A::held) {
             self.charge(index, direction, held, context);
         }
         outcome

@@ -11,6 +11,10 @@ const MAX_STEPS: u32 = 255;
 /// Bytes of a name in text form; the rest is cut off.
 const MAX_LEN: usize = 1025;
 
+/// Pointers of one name that lead on, to themselves or in a circle, and not to a prior occurrence of a name as RFC 1035
+/// has it. Each writer of names leads back: with more of them, nothing honest is left to read.
+const MAX_CIRCLES: u32 = 8;
+
 /// The longest label.
 const MAX_LABEL: usize = 63;
 
@@ -48,6 +52,8 @@ pub(super) fn walk<'a>(
     let mut piece = message.get(..limit).ok_or(Malformed::Truncated)?;
     let mut at = start;
     let mut after_pointer = None;
+    let mut lowest = start;
+    let mut circles = 0;
     let mut walk = Walk { next: start, truncated: false, len: 0, steps: 0 };
 
     while let Some(len) = byte_at(piece, at) {
@@ -77,6 +83,12 @@ pub(super) fn walk<'a>(
                     break;
                 }
                 after_pointer.get_or_insert(at + 2);
+                circles += u32::from(target >= lowest);
+                if circles > MAX_CIRCLES {
+                    walk.truncated = true;
+                    break;
+                }
+                lowest = lowest.min(target);
                 piece = message;
                 at = target;
             }

@@ -64,11 +64,14 @@ impl Origin {
         scratch: &mut Vec<u8>,
     ) -> Option<Range<usize>> {
         let keys = &mut self.keys[direction as usize];
-        if keys.is_none() {
-            let destination = self.destination.get(..usize::from(self.destination_len))?;
-            *keys = SideKeys::derive(self.version, destination, direction);
+        if let Some(keys) = keys {
+            return keys.open(packet, scratch);
         }
-        keys.as_ref()?.open(packet, scratch)
+        let destination = self.destination.get(..usize::from(self.destination_len))?;
+        let (derived, frames) =
+            SideKeys::derive_and_open(self.version, destination, direction, packet, scratch)?;
+        *keys = Some(derived);
+        Some(frames)
     }
 }
 

@@ -2,21 +2,27 @@
 //! connection ID that the client has chosen for the server, so that every observer can remove it.
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
-use aes::cipher::{BlockEncrypt as _, KeyInit as _};
-use aes_gcm::aead::AeadInPlace as _;
-use aes_gcm::{Aes128Gcm, Nonce, Tag};
-use hkdf::Hkdf;
 use mirror_packet::Direction;
-use sha2::Sha256;
+use ring::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey, quic};
+use ring::hkdf::{self, HKDF_SHA256, KeyType, Prk};
 
 use super::packet::Packet;
-use super::version::Version;
+use super::version::{Protection, Salt, Version};
 
 /// Length of the authentication tag at the end of a packet.
 const TAG: usize = 16;
 /// Distance from the beginning of the packet number to the sample for header protection.
 const SAMPLE_AT: usize = 4;
+/// The longest packet number.
+const MAX_NUMBER: usize = 4;
+/// Bits of the first byte that are zero in every packet, beneath the header's protection (RFC 9000, 17.2).
+const RESERVED: u8 = 0x0c;
+
+/// The salts of all versions, each with the two blocks hashed that it fills in HMAC.
+static SALTS: LazyLock<[hkdf::Salt; Salt::ALL.len()]> =
+    LazyLock::new(|| Salt::ALL.map(|salt| hkdf::Salt::new(HKDF_SHA256, &salt)));
 
 /// The keys of the packets that one side sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,81 +32,136 @@ pub(super) struct SideKeys {
     pub(super) hp: [u8; 16],
 }
 
-impl SideKeys {
-    /// Derives the keys of one side from the connection ID that the client chose first. Returns `None` if the
-    /// version is unknown. The derivation takes as long as the whole analysis of a short packet.
-    pub(super) fn derive(version: Version, destination: &[u8], direction: Direction) -> Option<Self> {
+/// The secret that all keys of a side are derived from. Each derivation costs as much as a flow table lookup.
+struct Secret {
+    prk: Prk,
+    protection: Protection,
+}
+
+impl Secret {
+    /// The secret of what a side sends, as it follows from the client's first choice of a connection ID; `None` where
+    /// the version is not known.
+    fn new(version: Version, destination: &[u8], direction: Direction) -> Option<Self> {
         let protection = version.protection()?;
-        let (_, initial) = Hkdf::<Sha256>::extract(Some(&protection.salt), destination);
+        let initial = SALTS.get(protection.salt as usize)?.extract(destination);
         let label = match direction {
             Direction::ToServer => b"client in",
             Direction::ToClient => b"server in",
         };
         let secret = expand_label::<32>(&initial, label)?;
-        let secret = Hkdf::<Sha256>::from_prk(&secret).ok()?;
-        Some(Self {
-            key: expand_label(&secret, protection.key)?,
-            iv: expand_label(&secret, protection.iv)?,
-            hp: expand_label(&secret, protection.hp)?,
-        })
+        Some(Self { prk: Prk::new_less_safe(HKDF_SHA256, &secret), protection })
+    }
+
+    fn header_key(&self) -> Option<[u8; 16]> {
+        expand_label(&self.prk, self.protection.hp)
+    }
+
+    /// All keys, of which that of the header is known.
+    fn keys(&self, hp: [u8; 16]) -> Option<SideKeys> {
+        let Self { prk, protection } = self;
+        Some(SideKeys { key: expand_label(prk, protection.key)?, iv: expand_label(prk, protection.iv)?, hp })
+    }
+}
+
+/// The fields of a header beneath its protection.
+struct Header {
+    first: u8,
+    number: [u8; MAX_NUMBER],
+    number_len: usize,
+}
+
+impl Header {
+    /// Removes the protection of a packet's header (RFC 9001, 5.4); `None` where that shows that it was not protected
+    /// with this key, as it does for three of four.
+    fn read(packet: &Packet<'_>, hp: &[u8; 16]) -> Option<Self> {
+        let number = packet.bytes.get(packet.number_at..)?;
+        let sample = number.get(SAMPLE_AT..)?.first_chunk::<{ TAG }>()?;
+        let mask = mask(hp, sample)?;
+        let first = packet.bytes.first()? ^ (mask[0] & 0x0f);
+        let number_len = usize::from(first & 3) + 1;
+        let mut plain = *number.first_chunk::<MAX_NUMBER>()?;
+        for (byte, mask) in plain.iter_mut().zip(&mask[1..]) {
+            *byte ^= mask;
+        }
+        (first & RESERVED == 0).then_some(Self { first, number: plain, number_len })
+    }
+
+    fn number_bytes(&self) -> &[u8] {
+        self.number.get(..self.number_len).unwrap_or_default()
+    }
+}
+
+impl SideKeys {
+    /// The keys of what a side sends.
+    #[cfg(test)]
+    pub(super) fn derive(version: Version, destination: &[u8], direction: Direction) -> Option<Self> {
+        let secret = Secret::new(version, destination, direction)?;
+        secret.keys(secret.header_key()?)
+    }
+
+    /// Derives the keys of a side, as far as this packet of it shows that they are those it was protected with, and
+    /// opens it, as [`SideKeys::open`] does.
+    pub(super) fn derive_and_open(
+        version: Version,
+        destination: &[u8],
+        direction: Direction,
+        packet: &Packet<'_>,
+        scratch: &mut Vec<u8>,
+    ) -> Option<(Self, Range<usize>)> {
+        let secret = Secret::new(version, destination, direction)?;
+        let hp = secret.header_key()?;
+        let header = Header::read(packet, &hp)?;
+        let keys = secret.keys(hp)?;
+        let frames = keys.open_behind(&header, packet, scratch)?;
+        Some((keys, frames))
     }
 
     /// Removes the protection of an Initial packet. Returns the position of its frames in `scratch`, or
     /// `None` if the packet was not protected with these keys.
     pub(super) fn open(&self, packet: &Packet<'_>, scratch: &mut Vec<u8>) -> Option<Range<usize>> {
-        let mask = self.mask(packet.bytes.get(packet.number_at + SAMPLE_AT..)?)?;
-        scratch.clear();
-        scratch.extend_from_slice(packet.bytes);
-        let (first, _) = scratch.split_first_mut()?;
-        *first ^= mask[0] & 0x0f;
-        let number_len = usize::from(*first & 3) + 1;
-        let number_end = packet.number_at + number_len;
-        let mut number = 0_u64;
-        for (byte, mask) in scratch.get_mut(packet.number_at..number_end)?.iter_mut().zip(&mask[1..]) {
-            *byte ^= mask;
-            number = number << 8 | u64::from(*byte);
-        }
-        let (header, sealed) = scratch.split_at_mut_checked(number_end)?;
-        let (payload, tag) = sealed.split_at_mut_checked(sealed.len().checked_sub(TAG)?)?;
-        let cipher = Aes128Gcm::new(&self.key.into());
-        cipher
-            .decrypt_in_place_detached(
-                &Nonce::from(self.nonce(number)),
-                header,
-                payload,
-                Tag::from_slice(tag),
-            )
-            .ok()?;
-        Some(number_end..number_end + payload.len())
+        self.open_behind(&Header::read(packet, &self.hp)?, packet, scratch)
     }
 
-    /// Returns the mask of the header (RFC 9001, section 5.4.3). `sample` may be longer than necessary.
-    fn mask(&self, sample: &[u8]) -> Option<[u8; 5]> {
-        let mut block = aes::Block::from(*sample.first_chunk::<16>()?);
-        aes::Aes128::new(&self.hp.into()).encrypt_block(&mut block);
-        block.first_chunk().copied()
+    fn open_behind(
+        &self,
+        header: &Header,
+        packet: &Packet<'_>,
+        scratch: &mut Vec<u8>,
+    ) -> Option<Range<usize>> {
+        scratch.clear();
+        scratch.extend_from_slice(packet.bytes);
+        *scratch.first_mut()? = header.first;
+        let number_end = packet.number_at + header.number_len;
+        scratch.get_mut(packet.number_at..number_end)?.copy_from_slice(header.number_bytes());
+        let (associated, sealed) = scratch.split_at_mut_checked(number_end)?;
+        let nonce = self.nonce(header.number_bytes());
+        let frames = self.cipher()?.open_in_place(nonce, Aad::from(associated), sealed).ok()?.len();
+        Some(number_end..number_end + frames)
+    }
+
+    fn cipher(&self) -> Option<LessSafeKey> {
+        Some(LessSafeKey::new(UnboundKey::new(&AES_128_GCM, &self.key).ok()?))
     }
 
     /// Returns the nonce. Initial packets have such small numbers that their encoding is never truncated.
-    fn nonce(&self, number: u64) -> [u8; 12] {
+    fn nonce(&self, number: &[u8]) -> Nonce {
         let mut nonce = self.iv;
-        for (byte, number) in nonce.iter_mut().skip(4).zip(number.to_be_bytes()) {
+        for (byte, number) in nonce.iter_mut().rev().zip(number.iter().rev()) {
             *byte ^= number;
         }
-        nonce
+        Nonce::assume_unique_for_key(nonce)
     }
 
     /// Protects a packet whose header ends with its number, in `number_len` bytes.
     #[cfg(test)]
     pub(super) fn seal(&self, header: &[u8], number_len: usize, frames: &[u8]) -> Vec<u8> {
         let number_at = header.len() - number_len;
-        let number = header[number_at..].iter().fold(0, |number, &byte| number << 8 | u64::from(byte));
         let mut payload = frames.to_vec();
-        let cipher = Aes128Gcm::new(&self.key.into());
-        let nonce = Nonce::from(self.nonce(number));
-        let tag = cipher.encrypt_in_place_detached(&nonce, header, &mut payload).unwrap();
-        let mut packet = [header, &payload, &tag].concat();
-        let mask = self.mask(&packet[number_at + SAMPLE_AT..]).unwrap();
+        let nonce = self.nonce(&header[number_at..]);
+        let sealed = self.cipher().unwrap().seal_in_place_append_tag(nonce, Aad::from(header), &mut payload);
+        sealed.unwrap();
+        let mut packet = [header, &payload].concat();
+        let mask = mask(&self.hp, packet[number_at + SAMPLE_AT..].first_chunk().unwrap()).unwrap();
         packet[0] ^= mask[0] & 0x0f;
         for (byte, mask) in packet[number_at..number_at + number_len].iter_mut().zip(&mask[1..]) {
             *byte ^= mask;
@@ -109,12 +170,26 @@ impl SideKeys {
     }
 }
 
+/// The mask of the header (RFC 9001, 5.4.3).
+fn mask(hp: &[u8; 16], sample: &[u8; 16]) -> Option<[u8; 5]> {
+    quic::HeaderProtectionKey::new(&quic::AES_128, hp).ok()?.new_mask(sample).ok()
+}
+
 /// HKDF-Expand-Label (RFC 8446, section 7.1) without a context.
-fn expand_label<const N: usize>(secret: &Hkdf<Sha256>, label: &[u8]) -> Option<[u8; N]> {
+fn expand_label<const N: usize>(secret: &Prk, label: &[u8]) -> Option<[u8; N]> {
     const PREFIX: &[u8] = b"tls13 ";
     let mut output = [0; N];
     let length = (N as u16).to_be_bytes();
     let label_length = [(PREFIX.len() + label.len()) as u8];
-    secret.expand_multi_info(&[&length, &label_length, PREFIX, label, &[0]], &mut output).ok()?;
+    secret.expand(&[&length, &label_length, PREFIX, label, &[0]], Length(N)).ok()?.fill(&mut output).ok()?;
     Some(output)
+}
+
+/// How many bytes are derived.
+struct Length(usize);
+
+impl KeyType for Length {
+    fn len(&self) -> usize {
+        self.0
+    }
 }

@@ -301,6 +301,15 @@ impl Side {
 
     /// Processes bytes of a record's header. Returns the rest.
     fn header<'a>(&mut self, direction: Direction, bytes: &'a [u8]) -> Result<&'a [u8], Malformed> {
+        // Nearly always it comes as a whole, and in floods of short records the time goes here.
+        if let ([content::CHANGE_CIPHER_SPEC..=content::HEARTBEAT, ..], 0) = (bytes, self.header_len)
+            && let Some((header, rest)) = bytes.split_first_chunk()
+        {
+            (self.header, self.header_len) = (*header, header.len() as u8);
+            self.in_record = self.begin_record(direction)?;
+            self.header_len = 0;
+            return Ok(rest);
+        }
         let mut rest = bytes;
         while let Some((&byte, left)) = rest.split_first() {
             if let Some(slot) = self.header.get_mut(usize::from(self.header_len)) {

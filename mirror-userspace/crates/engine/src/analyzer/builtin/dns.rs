@@ -14,7 +14,7 @@ use crate::analyzer::{Analyzer, Consumed, Context, Event};
 /// A message, preceded by its number in the flow and the latency.
 pub(super) static DNS: EventType = EventType::new("dns", render).measured(measure);
 
-/// The number of messages of a stream that were omitted.
+/// How many messages of a stream, and alerts, were left out.
 static OMITTED: EventType = EventType::new("dns", credit::render_omitted);
 
 /// Stands for an unknown latency.
@@ -84,12 +84,9 @@ pub struct Flow {
     next: u8,
     /// Bytes of a direction are missing: the next may be in the middle of a message.
     lost: [bool; 2],
-    /// The credit for events of a stream's messages.
+    /// The remaining credit for events of a stream's messages, and for alerts.
     credit: Credit,
 }
-
-/// Maximum number of alerts for the names in one message.
-const MAX_ALERTS: usize = 4;
 
 impl Analyzer for Dns {
     type Flow = Flow;
@@ -104,6 +101,7 @@ impl Analyzer for Dns {
         let lost = flow.lost[direction as usize];
         match event {
             Event::Data { bytes, .. } if !context.is_stream() => {
+                flow.credit.earn(bytes.len());
                 self.message(flow, bytes, context);
                 Consumed::Used(bytes.len())
             }
@@ -150,17 +148,17 @@ impl Dns {
             None
         };
         let number = flow.transactions.number().to_ne_bytes();
-        // A datagram arrives with the headers of a packet; a message in a stream does not, and needs credit.
-        if context.is_stream() && !flow.credit.spend(credit::EVENT + 2 * message.names()) {
-            return;
-        }
         // A response repeats its question. It is checked only if the query was not seen.
         if self.watch.is_on() && latency.is_none() {
             let mut name = NameBuffer::new();
-            let raises = |question: &dns::Question<'_>| {
-                self.watch.name(Cause::Query, question.name.read(&mut name), context)
-            };
-            message.questions().filter(raises).take(MAX_ALERTS).for_each(drop);
+            for question in message.questions() {
+                let name = question.name.read(&mut name);
+                self.watch.one_of_names(Cause::Query, name, &mut flow.credit.alerts, context);
+            }
+        }
+        // A datagram has the headers of a packet in front, a message in a stream has not.
+        if context.is_stream() && !flow.credit.events.spend(credit::EVENT + 2 * message.names()) {
+            return;
         }
         context.emit(&DNS, &[&number, &latency.unwrap_or(UNKNOWN).to_ne_bytes(), bytes]);
     }

@@ -8,7 +8,7 @@ use mirror_records::apm::Measured;
 use mirror_records::{EventType, pack};
 
 use crate::analyzer::alert::{Cause, Watch};
-use crate::analyzer::credit::{self, Credit};
+use crate::analyzer::credit::{self, Allowance, Credit};
 use crate::analyzer::{Analyzer, Consumed, Context, Event};
 
 mod eve;
@@ -16,7 +16,7 @@ mod eve;
 /// A transaction: [`Fixed`] values, followed by packed ones.
 pub(super) static HTTP: EventType = EventType::new("http", eve::render).measured(measure);
 
-/// The number of transactions of a connection that were omitted.
+/// How many transactions of a connection, and alerts, were left out.
 static OMITTED: EventType = EventType::new("http", credit::render_omitted);
 
 /// Measures a request. Status 500 and above counts as an error.
@@ -25,8 +25,11 @@ fn measure(bytes: &[u8]) -> Option<Measured> {
     Some(Measured { latency: fixed.latency, error: fixed.status >= 500 })
 }
 
-/// Requests of a connection that may wait for their responses. One more ends the analysis.
+/// Requests of a connection that may wait for their responses; one more is the end of the analysis, but for alerts.
 const MAX_OPEN: usize = 128;
+/// Heads of a connection that are no requests and are passed over; with one more, the next request is looked for at the
+/// beginning of segments alone. A client that errs sends an empty line or two.
+const MAX_CRUFT: u8 = 32;
 /// A buffer with more capacity than this is not held for reuse.
 const MAX_SPARE: usize = 16 * 1024;
 
@@ -129,8 +132,12 @@ pub struct Flow {
     phases: [Phase; 2],
     open: VecDeque<Transaction>,
     transactions: u32,
-    /// The credit for events of transactions.
+    /// The remaining credit for events of transactions, and for alerts.
     credit: Credit,
+    /// Too many requests wait: what comes is only looked at for names that raise alerts.
+    crowded: bool,
+    /// Heads of the client that were no requests.
+    cruft: u8,
 }
 
 /// Emits an event for each HTTP/1.x transaction.
@@ -148,6 +155,8 @@ enum Next {
     Body(Body),
     /// Another protocol.
     Other,
+    /// Nothing that could be followed.
+    Lost,
 }
 
 impl Analyzer for Http {
@@ -161,6 +170,8 @@ impl Analyzer for Http {
         context: &mut Context<'_>,
     ) -> Consumed {
         match event {
+            // It is not known any more which request is answered.
+            _ if flow.crowded && direction == Direction::ToClient => Consumed::Close,
             Event::Data { bytes, new } => {
                 flow.credit.earn(bytes.len().saturating_sub(new));
                 self.bytes(flow, direction, bytes, new, context)
@@ -179,7 +190,7 @@ impl Analyzer for Http {
 
     fn end(&mut self, flow: &mut Flow, context: &mut Context<'_>) {
         while let Some(transaction) = flow.open.pop_front() {
-            self.emit(&mut flow.credit, transaction, context);
+            self.emit(&mut flow.credit.events, transaction, context);
         }
         flow.credit.end(&OMITTED, context);
         let queue = std::mem::take(&mut flow.open);
@@ -245,6 +256,10 @@ impl Http {
                             *flow = Flow::default();
                             return Consumed::Restart(at);
                         }
+                        Some(Next::Lost) => {
+                            flow.phases[direction as usize] = Phase::Lost;
+                            return Consumed::Used(bytes.len());
+                        }
                         None => return Consumed::Done,
                     };
                     flow.phases[direction as usize] = Phase::Body(body);
@@ -307,7 +322,7 @@ impl Http {
             && behind >= MIN_HEAD
             && let Some(transaction) = flow.open.pop_front()
         {
-            self.emit(&mut flow.credit, transaction, context);
+            self.emit(&mut flow.credit.events, transaction, context);
         }
     }
 
@@ -333,9 +348,19 @@ impl Http {
         let request = Request::parse(head);
         if request.method.is_empty() || request.target.is_empty() {
             // Garbage between requests.
-            return Some(Next::Body(Body::Length(0)));
+            flow.cruft = flow.cruft.saturating_add(1);
+            let next = if flow.cruft > MAX_CRUFT { Next::Lost } else { Next::Body(Body::Length(0)) };
+            return Some(next);
         }
-        let mut transaction = self.open(flow)?;
+        if let Some(host) = request.host() {
+            let host = without_port(host);
+            self.watch.one_of_names(Cause::Host, host, &mut flow.credit.alerts, context);
+        }
+        let Some(mut transaction) = self.open(flow) else {
+            flow.credit.events.omit();
+            flow.crowded = true;
+            return self.watch.is_on().then(|| Next::Body(request.body()));
+        };
         transaction.method = match request.method {
             b"HEAD" => Method::Head,
             b"CONNECT" => Method::Connect,
@@ -354,14 +379,6 @@ impl Http {
                 pack::put(&mut transaction.packed, tag, value);
             }
         }
-        if self.watch.is_on()
-            && let Some(host) = request.host()
-            && flow.credit.covers(credit::EVENT)
-            && self.watch.name(Cause::Host, without_port(host), context)
-        {
-            // The check above covered it.
-            let _ = flow.credit.spend(credit::EVENT);
-        }
         let body = request.body();
         transaction.requested = body.is_complete().then_some(context.time());
         flow.open.push_back(transaction);
@@ -375,7 +392,7 @@ impl Http {
         if flow.open.front().is_some_and(|front| front.answered)
             && let Some(transaction) = flow.open.pop_front()
         {
-            self.emit(&mut flow.credit, transaction, context);
+            self.emit(&mut flow.credit.events, transaction, context);
         }
         if flow.open.is_empty() {
             let transaction = self.open(flow)?;
@@ -422,7 +439,7 @@ impl Http {
                 if flow.open.front().is_some_and(|transaction| !transaction.interim)
                     && let Some(transaction) = flow.open.pop_front()
                 {
-                    self.emit(&mut flow.credit, transaction, context);
+                    self.emit(&mut flow.credit.events, transaction, context);
                 }
             }
         }
@@ -442,9 +459,9 @@ impl Http {
         Some(Transaction { fixed: Fixed { number, ..Fixed::default() }, packed, ..Transaction::default() })
     }
 
-    fn emit(&mut self, credit: &mut Credit, transaction: Transaction, context: &mut Context<'_>) {
+    fn emit(&mut self, allowance: &mut Allowance, transaction: Transaction, context: &mut Context<'_>) {
         let Transaction { fixed, packed, .. } = transaction;
-        if credit.spend(credit::EVENT) {
+        if allowance.spend(credit::EVENT) {
             context.emit(&HTTP, &[&fixed.pack(), &packed]);
         }
         self.keep_spare(packed);

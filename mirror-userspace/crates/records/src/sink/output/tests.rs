@@ -73,10 +73,10 @@ fn names_of_kinds_that_there_are_not_are_refused() {
         (":a", "`:` is no kind"),
         ("unix-stream:", "without a path"),
         (&long, "at most 107 bytes, this one has 108"),
-        ("", "no name of a file"),
-        ("/data/", "no name of a file"),
-        ("/data/..", "no name of a file"),
-        ("a\0b", "character 0"),
+        ("", "is not a file name"),
+        ("/data/", "is not a file name"),
+        ("/data/..", "is not a file name"),
+        ("a\0b", "NUL character"),
     ] {
         let wrong = Destination::check(name).unwrap_err().to_string();
         assert!(wrong.contains(expected) && wrong.contains("unix-dgram:PATH"), "{name}: {wrong}");

@@ -12,6 +12,7 @@ pub mod address;
 pub mod capture;
 pub mod counters;
 pub mod filter;
+pub mod flags;
 pub mod frame;
 pub mod hash;
 pub mod inner;

@@ -11,8 +11,8 @@
 
 use zerocopy::FromBytes;
 
-use crate::capture::flags;
 use crate::counters::Counter;
+use crate::flags;
 use crate::frame::Frame;
 use crate::wire::{
     ETHERNET_LEN, EtherType, ExtensionHeader, GeneveHeader, GeneveOption, Ipv4Header, Ipv6Header, UDP_LEN,

@@ -13,6 +13,7 @@ mod meta;
 pub mod observers;
 pub mod offline;
 pub mod performance;
+mod sequence;
 pub mod stream;
 pub mod tcp;
 pub mod worker;

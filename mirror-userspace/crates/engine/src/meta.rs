@@ -1,11 +1,9 @@
 //! The identity of a flow: what does not change with its packets, and its place in the table.
 
-use mirror_packet::{Conversation, Direction, FlowKey, FlowKeyHasher, MirrorSession};
+use mirror_packet::{Conversation, FlowKey, FlowKeyHasher, MirrorSession};
 use mirror_protocols::detect::{Endpoints, Transport};
 use mirror_xdp_common::Address;
 use mirror_xdp_common::wire::protocol;
-
-use crate::stream;
 
 /// A handle of a flow in the table; valid until the flow is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,12 +48,6 @@ impl FlowMeta {
     #[must_use]
     pub const fn is_stream(&self) -> bool {
         self.key.protocol() == protocol::TCP
-    }
-
-    /// Returns the owner of the bytes of one direction. `flow` is the flow's place in the table.
-    pub(crate) const fn owner(&self, flow: FlowIndex, direction: Direction) -> stream::Owner<'_> {
-        let low_sends = matches!(direction, Direction::ToServer) == self.client_is_low;
-        stream::Owner { flow, direction, key: &self.key, low_sends }
     }
 
     pub(crate) fn endpoints(&self) -> Endpoints {

@@ -8,7 +8,7 @@
 use mirror_packet::{Direction, TcpHeader};
 use mirror_records::PerformanceSummary;
 
-use crate::tcp::before;
+use crate::sequence::before;
 
 /// Microseconds within which a segment that fills a hole counts as out of order; later, as a retransmission.
 /// Half of the round-trip time applies where that is more.

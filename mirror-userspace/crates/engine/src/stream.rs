@@ -12,8 +12,8 @@ use std::num::NonZeroU32;
 use mirror_packet::fair::Shares;
 use mirror_packet::{Direction, FlowKey, FlowKeyHasher};
 
-use crate::meta::FlowIndex;
-use crate::tcp::before;
+use crate::meta::{FlowIndex, FlowMeta};
+use crate::sequence::before;
 
 /// Bytes that one direction may buffer for its analyzer: a DNS message with its length.
 const MAX_PENDING: usize = 2 + 65_535;
@@ -552,6 +552,14 @@ impl Streams {
             }
             self.give_back_if_empty(stream, owner);
         }
+    }
+}
+
+impl FlowMeta {
+    /// Returns the owner of the bytes of one direction. `flow` is the flow's place in the table.
+    pub(crate) const fn owner(&self, flow: FlowIndex, direction: Direction) -> Owner<'_> {
+        let low_sends = matches!(direction, Direction::ToServer) == self.client_is_low;
+        Owner { flow, direction, key: &self.key, low_sends }
     }
 }
 

@@ -6,6 +6,7 @@ use mirror_packet::{Direction, Segment, tcp_flags};
 use mirror_records::{FlowState, PerformanceSummary, TcpSummary};
 
 use crate::performance::Performance;
+use crate::sequence::before;
 
 /// States of a connection, in the order in which Suricata compares them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,11 +77,6 @@ fn echoes(segment: &Segment<'_>, stamps: Side) -> bool {
     segment
         .time_stamps()
         .is_none_or(|(_, echo)| echo == 0 || !before(echo, stamps.initial) && !before(stamps.next, echo))
-}
-
-/// Returns true if sequence number `a` is before `b`.
-pub(super) const fn before(a: u32, b: u32) -> bool {
-    a.wrapping_sub(b).cast_signed() < 0
 }
 
 impl Connection {

@@ -129,7 +129,7 @@ const HAND_OVER_INTERVAL: u64 = 100_000_000;
 const EXPIRE_AT_ONCE: usize = 1024;
 
 /// Flows that the packets of one frame, one in the other, begin at most. Each costs more than a frame with one; more
-const MAX_NEW_FLOWS: u8 = 2;
+const MAX_NEW_FLOWS: u8 = 3;
 
 /// The outcome of a frame that was not refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

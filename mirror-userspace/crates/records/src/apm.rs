@@ -119,7 +119,7 @@ impl Metrics {
 impl Serialize for Metrics {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        let [start, end] = self.interval.map(crate::eve::Timestamp);
+        let [start, end] = self.interval.map(crate::timestamp::Timestamp);
         map.serialize_entry("start", &start)?;
         map.serialize_entry("end", &end)?;
         if self.requests > 0 {

@@ -11,6 +11,7 @@ use super::{
     Application, EndReason, EventRecord, FLOW, FlowRecord, FlowState, Record, STATS, TcpSummary, json,
 };
 use crate::apm::{METRICS, Metrics, Service};
+pub use crate::timestamp::Timestamp;
 
 /// Renders records as lines. Caches values that consecutive records share.
 #[derive(Debug)]
@@ -520,16 +521,6 @@ pub fn write_metrics(out: &mut Vec<u8>, service: &Service, metrics: &Metrics) ->
         mirror: service.vni.map(|vni| Network { vni }),
     };
     write_line(out, &event)
-}
-
-/// A time in nanoseconds since the epoch, written in UTC to the microsecond.
-#[derive(Clone, Copy, Debug)]
-pub struct Timestamp(pub u64);
-
-impl Serialize for Timestamp {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(str::from_utf8(&Clock::default().text(self.0)).unwrap_or_default())
-    }
 }
 
 /// An address as Suricata writes it: IPv6 without zero compression.

@@ -22,6 +22,7 @@ pub mod eve;
 mod json;
 pub mod pack;
 pub mod sink;
+mod timestamp;
 
 pub use mirror_packet::Conversation;
 use mirror_packet::Direction;

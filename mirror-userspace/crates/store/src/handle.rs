@@ -27,7 +27,7 @@ pub(super) struct Mark {
     chunk: u32,
     interface: u32,
     /// Wire bytes of the flow's frames that were kept, including those that wait for an alert.
-    pub(super) kept: u32,
+    kept: u32,
     /// The flow has raised an alert.
     alerted: bool,
 }
@@ -245,7 +245,7 @@ impl StoreHandle {
         }
         let Some(current) = &mut self.current else { return };
         current.has_flow = true;
-        if !self.policy.wants_flow(*mark) {
+        if !self.policy.wants_flow(mark.kept) {
             return;
         }
         current.wanted = true;
@@ -303,7 +303,7 @@ impl StoreHandle {
     /// kept.
     #[must_use]
     pub fn wants_rest_of(&self, at: usize) -> bool {
-        self.marks.get(at).is_some_and(|mark| mark.alerted && self.policy.wants_flow(*mark))
+        self.marks.get(at).is_some_and(|mark| mark.alerted && self.policy.wants_flow(mark.kept))
     }
 
     /// Stores the current frame, adds it to those that wait for an alert, or drops it.

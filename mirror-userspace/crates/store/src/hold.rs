@@ -12,7 +12,7 @@ use super::manifest::Segment;
 use super::names::FileName;
 
 /// The name of the file of holds.
-pub const FILE_NAME: &str = "holds.json";
+pub const FILE_NAME: &str = crate::names::HOLDS;
 
 /// Size in bytes of the longest file of holds that is read.
 const LONGEST: u64 = 16 << 20;

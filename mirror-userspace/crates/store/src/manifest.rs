@@ -25,7 +25,7 @@ use super::directory::Directory;
 use super::names::{FileName, LARGEST_NUMBER, SegmentName, shown};
 
 /// The manifest's name in the store.
-pub const FILE_NAME: &str = "manifest.jsonl";
+pub const FILE_NAME: &str = crate::names::MANIFEST;
 
 /// Size in bytes of the longest line that is parsed. A line with a million VNIs is shorter.
 const LONGEST_LINE: u64 = 16 << 20;

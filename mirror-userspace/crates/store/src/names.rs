@@ -5,6 +5,11 @@ use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 
+/// The name of the manifest.
+pub(crate) const MANIFEST: &str = "manifest.jsonl";
+/// The name of the list of holds.
+pub(crate) const HOLDS: &str = "holds.json";
+
 /// The largest number of a segment; the store would take millennia to reach it.
 pub(super) const LARGEST_NUMBER: u64 = 999_999_999_999_999;
 /// The largest number of a worker in a name.
@@ -137,9 +142,9 @@ impl FileName {
 
     const fn fixed(&self) -> Option<&'static str> {
         match self {
-            Self::Manifest => Some(super::manifest::FILE_NAME),
+            Self::Manifest => Some(MANIFEST),
             Self::Lock => Some("lock"),
-            Self::Holds => Some(super::hold::FILE_NAME),
+            Self::Holds => Some(HOLDS),
             Self::NewHolds => Some("holds.json.new"),
             Self::Segment(_) | Self::Index(_) | Self::Partial(_) | Self::Damaged(_) => None,
         }

@@ -7,8 +7,6 @@ use mirror_rules::RuleRange;
 use mirror_xdp_common::inner::{Fragment, InnerHeaders, Network};
 use mirror_xdp_common::wire::protocol;
 
-use super::handle::Mark;
-
 /// The part of a packet that is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kept {
@@ -46,8 +44,9 @@ impl Policy {
         }
     }
 
-    pub(super) fn wants_flow(&self, mark: Mark) -> bool {
-        self.flow.is_none_or(|limit| u64::from(mark.kept) < limit)
+    /// Returns true if more frames are kept of a flow with this many bytes kept so far.
+    pub(super) fn wants_flow(&self, kept: u32) -> bool {
+        self.flow.is_none_or(|limit| u64::from(kept) < limit)
     }
 
     /// Returns the part of a frame that is kept.

@@ -4,6 +4,7 @@
 //! interface.
 
 pub mod attached;
+mod error;
 mod grace;
 mod link;
 pub mod policy;

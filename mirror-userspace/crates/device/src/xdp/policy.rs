@@ -18,8 +18,8 @@ use mirror_xdp_common::filter::{
 };
 use zerocopy::transmute_ref;
 
+use super::error::Error;
 use super::grace;
-use super::program::Error;
 
 /// The types of map values as aya takes them.
 type TablesValue = [u64; size_of::<Tables>() / 8];

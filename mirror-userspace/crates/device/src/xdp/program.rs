@@ -5,17 +5,18 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aya::maps::{MapData, MapError, PerCpuArray, XskMap};
+use aya::maps::{MapData, PerCpuArray, XskMap};
 use aya::programs::xdp::XdpLinkId;
-use aya::programs::{ProgramError, TestRun as _, TestRunOptions, Xdp, XdpMode};
+use aya::programs::{TestRun as _, TestRunOptions, Xdp, XdpMode};
 use aya::util::nr_cpus;
-use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya::{Ebpf, EbpfLoader};
 use mirror_rules::{KeptRules, Policy};
 use mirror_xdp_common::capture;
 use mirror_xdp_common::counters::{Counter, CounterArray};
 use mirror_xdp_common::hash::FlowHashKey;
 use mirror_xdp_common::outer::Ports;
 
+pub use super::error::Error;
 use super::policy::{PolicyError, PolicyMaps, RuleCount, VniCount};
 use super::shunt::{ShuntMaps, Shunter};
 use crate::Mode;
@@ -87,44 +88,6 @@ const MEMO_BITS: std::ops::RangeInclusive<u32> = 12..=16;
 fn memo_bits(cpus: usize) -> u32 {
     let bits = (MEMO_BYTES / MEMO_ENTRY / cpus.max(1)).checked_ilog2().unwrap_or_default();
     bits.clamp(*MEMO_BITS.start(), *MEMO_BITS.end())
-}
-
-/// The reasons why the program could not be loaded or used.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The binary holds no eBPF object.
-    #[error("this binary was built without its eBPF programs: build it with `cargo xtask build`")]
-    NotBuilt,
-    /// The object does not match this code.
-    #[error("the embedded eBPF object lacks `{0}`: rebuild it with `cargo xtask build`")]
-    Missing(&'static str),
-    /// The kernel rejected the object.
-    #[error("the kernel did not load the eBPF program")]
-    Load(#[from] EbpfError),
-    /// The kernel refused an operation on the program.
-    #[error(transparent)]
-    Program(#[from] ProgramError),
-    /// The kernel refused an operation on a map.
-    #[error(transparent)]
-    Map(#[from] MapError),
-    /// The system does not report the number of possible CPUs.
-    #[error("cannot find out the number of possible CPUs")]
-    Cpus(#[source] std::io::Error),
-}
-
-impl Error {
-    /// Returns the system's error number at the root of the error, if there is one.
-    #[must_use]
-    pub fn raw_os_error(&self) -> Option<i32> {
-        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
-        while let Some(error) = next {
-            if let Some(io) = error.downcast_ref::<std::io::Error>() {
-                return io.raw_os_error();
-            }
-            next = error.source();
-        }
-        None
-    }
 }
 
 /// The counters of the program, summed over all CPUs.

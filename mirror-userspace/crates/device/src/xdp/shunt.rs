@@ -16,7 +16,7 @@ use mirror_engine::hooks::{Offload, ShuntId, Shunted};
 use mirror_xdp_common::filter::{ShuntCounters, ShuntKey, shunt_group};
 use mirror_xdp_common::hash::FlowHash;
 
-use super::program::Error;
+use super::error::Error;
 
 /// The time from the removal of a flow until its counters are read, in nanoseconds. A program takes
 /// microseconds, and only a standstill of the whole machine interrupts it.

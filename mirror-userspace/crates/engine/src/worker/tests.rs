@@ -1349,7 +1349,7 @@ fn hostile_requests_that_nobody_answers_are_given_up_from_the_greediest() {
 }
 
 #[test]
-fn hostile_packets_in_packets_begin_two_flows_a_frame() {
+fn hostile_packets_in_packets_begin_three_flows_a_frame() {
     let mut bench = Bench::new();
     let mut frame = udp((CLIENT, 4000), (SERVER, 9), b"inside");
     for host in 0..5 {
@@ -1358,10 +1358,10 @@ fn hostile_packets_in_packets_begin_two_flows_a_frame() {
         builder.write(&mut outer, IpNumber::IPV4, &frame[14..]).unwrap();
         frame = outer;
     }
-    for lap in 1..=3 {
+    for lap in 1..=2 {
         bench.frame(&frame);
-        // Flows that go on are followed to their ends. The contents of the third new one are not analysed.
-        assert_eq!(bench.worker.counters().flows_total, 2 * lap);
-        assert_eq!(analysis_lost(&bench, "nested_flow"), lap.min(2));
+        // Flows that go on are followed to their ends. The contents of the fourth new one are not analysed.
+        assert_eq!(bench.worker.counters().flows_total, 3 * lap);
+        assert_eq!(analysis_lost(&bench, "nested_flow"), 1);
     }
 }

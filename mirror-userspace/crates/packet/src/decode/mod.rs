@@ -14,7 +14,7 @@ mod tunnel;
 
 use mirror_xdp_common::Address;
 use mirror_xdp_common::frame::Frame as _;
-use mirror_xdp_common::wire::{EtherType, Ports, VlanTag, ethertype, protocol};
+use mirror_xdp_common::wire::{EtherType, Ipv4Header, Ipv6Header, Ports, VlanTag, ethertype, protocol};
 use zerocopy::network_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
@@ -439,6 +439,28 @@ impl Segment<'_> {
     #[must_use]
     pub const fn end(&self) -> u32 {
         self.header.sequence().wrapping_add((self.payload.len() + self.missing) as u32)
+    }
+}
+
+/// The fields of a packet's IP header that the transport layer needs.
+#[derive(Clone, Copy)]
+struct Network {
+    source: Address,
+    destination: Address,
+    ipv6: bool,
+    protocol: u8,
+}
+
+impl Network {
+    #[inline(always)]
+    const fn of_ipv4(ip: &Ipv4Header) -> Self {
+        Self { source: ip.source(), destination: ip.destination(), ipv6: false, protocol: ip.protocol() }
+    }
+
+    /// Reads the fixed header, without extension headers.
+    #[inline(always)]
+    const fn of_ipv6(ip: &Ipv6Header) -> Self {
+        Self { source: ip.source(), destination: ip.destination(), ipv6: true, protocol: ip.next_header() }
     }
 }
 

@@ -1,36 +1,13 @@
 //! IPv4 and IPv6 headers, which lead to a transport header, to a fragment, or through a shim to the next IP
 //! header.
 
-use mirror_xdp_common::Address;
 use mirror_xdp_common::frame::Frame as _;
 use mirror_xdp_common::inner::MAX_EXTENSION_HEADERS;
 use mirror_xdp_common::wire::{ExtensionHeader, Ipv4Header, Ipv6Header, protocol};
 use zerocopy::network_endian::{U16, U32};
 
 use super::fragment::{DatagramId, Fragment};
-use super::{DecodeError, Layer, Protocol, Step, transport, tunnel};
-
-/// The fields of a packet's IP header that the transport layer needs.
-#[derive(Clone, Copy)]
-pub(super) struct Network {
-    pub(super) source: Address,
-    pub(super) destination: Address,
-    pub(super) ipv6: bool,
-    pub(super) protocol: u8,
-}
-
-impl Network {
-    #[inline(always)]
-    const fn of_ipv4(ip: &Ipv4Header) -> Self {
-        Self { source: ip.source(), destination: ip.destination(), ipv6: false, protocol: ip.protocol() }
-    }
-
-    /// Reads the fixed header, without extension headers.
-    #[inline(always)]
-    const fn of_ipv6(ip: &Ipv6Header) -> Self {
-        Self { source: ip.source(), destination: ip.destination(), ipv6: true, protocol: ip.next_header() }
-    }
-}
+use super::{DecodeError, Layer, Network, Protocol, Step, transport, tunnel};
 
 /// Decodes the IP header at the beginning of `layer`.
 #[inline(always)]

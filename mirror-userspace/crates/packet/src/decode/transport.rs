@@ -5,8 +5,9 @@ use mirror_xdp_common::wire::{Ipv4Header, Ports, UDP_LEN, UdpHeader, protocol};
 use zerocopy::FromBytes;
 use zerocopy::network_endian::{U16, U32};
 
-use super::network::Network;
-use super::{Cause, DecodeError, Layer, Packet, Protocol, Segment, TcpHeader, Transport, tcp_flags, tunnel};
+use super::{
+    Cause, DecodeError, Layer, Network, Packet, Protocol, Segment, TcpHeader, Transport, tcp_flags, tunnel,
+};
 
 /// Decodes the transport header at the beginning of `layer`.
 pub(super) fn decode(layer: Layer<'_>, network: Network) -> Result<Packet<'_>, DecodeError> {

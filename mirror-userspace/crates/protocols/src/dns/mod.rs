@@ -18,6 +18,7 @@ mod name;
 mod registry;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 pub use eve::{Event, Events};
 pub use message::{Data, Header, Malformed, Message, Question, Questions, Record, Records, probe, probe_tcp};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::message::{Malformed, byte_at, u16_at};
+use super::wire::{Malformed, byte_at, u16_at};
 
 /// Labels and pointers followed in one name. RFC 1035 allows 127 labels; more are an attack on the reader.
 /// The exact limit is arbitrary (Suricata and dnsmasq use the same).

@@ -1,0 +1,45 @@
+//! `cargo xtask check`: the checks that a change has to pass besides its tests.
+
+mod modules;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+
+use crate::build::build_ebpf;
+use crate::command::{cargo, run, step, workspace};
+use crate::setup::setup;
+
+/// The directory of the crates of user space, relative to the workspace's root.
+const CRATES: &str = "mirror-userspace/crates";
+
+pub(crate) fn main() -> Result<ExitCode> {
+    let toolchain = setup()?;
+    step("Formatting");
+    run(cargo().args(["fmt", "--all", "--check"]))?;
+    step("Circles between modules");
+    modules::check(&sources()?)?;
+    step("Lints");
+    run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]))?;
+    step("Documentation");
+    run(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings"))?;
+    build_ebpf(&toolchain, true)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the directories with the sources of all crates.
+fn sources() -> Result<Vec<PathBuf>> {
+    let root = workspace();
+    let mut sources = ["mirror-xdp-common/src", "mirror-userspace/src", "xtask/src", "tests/src"]
+        .map(|source| root.join(source))
+        .to_vec();
+    let crates = root.join(CRATES);
+    let entries = fs::read_dir(&crates).with_context(|| format!("cannot read {}", crates.display()))?;
+    for entry in entries {
+        sources.push(entry?.path().join("src"));
+    }
+    sources.sort();
+    Ok(sources)
+}

@@ -1,5 +1,6 @@
 //! `cargo xtask check`: the checks that a change has to pass besides its tests.
 
+mod licences;
 mod modules;
 
 use std::fs;
@@ -21,6 +22,8 @@ pub(crate) fn main() -> Result<ExitCode> {
     run(cargo().args(["fmt", "--all", "--check"]))?;
     step("Circles between modules");
     modules::check(&sources()?)?;
+    step("Licences of dependencies");
+    licences::check()?;
     step("Lints");
     run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]))?;
     step("Documentation");

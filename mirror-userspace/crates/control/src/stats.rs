@@ -1,5 +1,6 @@
 //! The account of a capture: where every frame went, from the XDP program to the records. One structure
-//! serves `stats` events, the `--json` summary and the totals for people.
+//! serves `stats` events, the `--json` summary and the totals for people. [`crate::counters`] describes each counter
+//! of it.
 //!
 //! ```text
 //! seen       = Σ passed + Σ dropped + Σ shunted + redirected   (by interface)
@@ -17,7 +18,7 @@ use mirror_device::nic::losses::Counters as Losses;
 use mirror_device::xdp::Mode;
 use mirror_device::xdp::policy::{RuleCount, VniCount};
 use mirror_device::xdp::program::Counts;
-use mirror_engine::worker::{Protocols, WorkerCounters};
+use mirror_engine::worker::{Protocols, Traffic, WorkerCounters};
 use mirror_records::sink::SinkCounters;
 use mirror_rules::policy::Action;
 use mirror_store::{StoreCounters, UploadCounters};
@@ -487,11 +488,20 @@ impl Stats {
         self.rings().map(|ring| ring.delivered).sum()
     }
 
-    /// Returns the number of frames lost between the program and the worker that was to analyse them.
+    /// Returns the traffic of all workers by transport protocol.
     #[must_use]
-    pub fn lost(&self) -> u64 {
-        let rings: u64 = self.rings().map(|ring| ring.lost.rx_ring_full + ring.lost.rx_dropped).sum();
-        rings + self.hand_over(|hand_over| hand_over.full)
+    pub fn protocols(&self) -> Protocols {
+        let add = |to: &mut Traffic, from: Traffic| {
+            to.packets += from.packets;
+            to.bytes += from.bytes;
+        };
+        self.workers.iter().fold(Protocols::default(), |mut sum, worker| {
+            add(&mut sum.tcp, worker.protocols.tcp);
+            add(&mut sum.udp, worker.protocols.udp);
+            add(&mut sum.icmp, worker.protocols.icmp);
+            add(&mut sum.other, worker.protocols.other);
+            sum
+        })
     }
 
     /// Returns the sum of a hand-over counter over all workers.
@@ -506,10 +516,11 @@ impl Stats {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn exact() -> Stats {
+    /// Returns an account of two workers without imbalance.
+    pub(crate) fn exact() -> Stats {
         let program = Program {
             seen: 12,
             passed: Named(vec![("not_mirror", 1)]),

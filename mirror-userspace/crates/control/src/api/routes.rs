@@ -26,6 +26,7 @@ use super::alerts::{self, History};
 use super::cache::Cache;
 use super::view::{self, Failure, Summary, failure};
 use super::{Health, Phase, Request, Settings, Snapshot, guard, metrics};
+use crate::counters::{self, Source};
 use crate::stats::Policy;
 
 /// The maximum age of answers.
@@ -160,14 +161,15 @@ impl State {
             version: env!("CARGO_PKG_VERSION"),
             time: view::time(&stats),
             seconds: stats.stats.seconds,
-            protocols: view::protocols(&stats.stats),
+            protocols: stats.stats.protocols(),
             interfaces: view::interfaces(&stats),
             workers: view::workers(&stats.stats, &self.health),
             vnis: view::vnis(&policies, ROWS),
             flows: &flows,
             services: view::services(&services),
             records: &stats.stats.records,
-            losses: view::losses(&stats),
+            losses: counters::losses(&stats.stats),
+            notices: counters::notices(&stats.stats),
             alerts,
         };
         serde_json::to_string(&summary)
@@ -285,9 +287,15 @@ async fn exposition(Shared(state): Shared<Arc<State>>) -> Fallible<Response> {
     let snapshot = state.stats().await?;
     let policies = state.policies().await?;
     let services = state.services(MEASURED_SERVICES).await?;
-    let text = metrics::exposition(&snapshot, &policies, &services, state.health.watches(), state.disk())
-        .map_err(|error| failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response())
+    let text = metrics::exposition(&Source {
+        stats: &snapshot.stats,
+        received: &snapshot.received,
+        watches: state.health.watches(),
+        policies: &policies,
+        services: &services,
+        disk: state.disk(),
+    });
+    Ok(([(header::CONTENT_TYPE, metrics::TEXT_FORMAT)], text).into_response())
 }
 
 async fn stats(Shared(state): Shared<Arc<State>>) -> Fallible<Response> {

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::http::StatusCode;
-use mirror_engine::worker::{Protocols, Traffic};
+use mirror_engine::worker::Protocols;
 use mirror_records::FlowRecord;
 use mirror_records::apm::{BUCKETS, Standing, Total};
 use mirror_records::eve::{Timestamp, flow_object, service_object};
@@ -13,6 +13,7 @@ use super::alerts::Alert;
 use super::{Health, Snapshot};
 use crate::capture::Watch;
 use crate::config::Diagnostic;
+use crate::counters::Listed;
 use crate::stats::{Interface, Policy, Stats, Worker};
 
 /// The body of an error response.
@@ -103,21 +104,6 @@ pub(super) fn workers(stats: &Stats, health: &Health) -> Value {
     Value::Array(stats.workers.iter().zip(health.watches()).map(object).collect())
 }
 
-/// Returns the traffic of all workers by transport protocol.
-pub(super) fn protocols(stats: &Stats) -> Protocols {
-    let add = |to: &mut Traffic, from: Traffic| {
-        to.packets += from.packets;
-        to.bytes += from.bytes;
-    };
-    stats.workers.iter().fold(Protocols::default(), |mut sum, worker| {
-        add(&mut sum.tcp, worker.protocols.tcp);
-        add(&mut sum.udp, worker.protocols.udp);
-        add(&mut sum.icmp, worker.protocols.icmp);
-        add(&mut sum.other, worker.protocols.other);
-        sum
-    })
-}
-
 /// Returns the VNIs with the most packets, and the number of VNIs.
 pub(super) fn vnis(policies: &[Policy], limit: usize) -> Value {
     let mut all: Vec<_> = policies
@@ -203,58 +189,6 @@ fn total(total: &Total) -> Value {
     })
 }
 
-/// The reason of frames that did not fit into the queue of the worker that owns their flow.
-pub(super) const HAND_OVER_FULL: &str = "hand_over_full";
-
-/// Returns the losses of frames and records, stage by stage, without zeros.
-pub(super) fn losses(snapshot: &Snapshot) -> Vec<Loss> {
-    let mut losses = Vec::new();
-    let mut lost = |stage, place: &str, reason, count| {
-        if count > 0 {
-            losses.push(Loss { stage, place: place.to_owned(), reason, count });
-        }
-    };
-    for interface in &snapshot.stats.interfaces {
-        for (known, count) in interface.device.silent(interface.explained()).0 {
-            lost("device", &interface.name, known.name, count);
-        }
-        for &(reason, count) in interface.program.dropped.0.iter().filter(|(reason, _)| !is_policy(reason)) {
-            lost("program", &interface.name, reason, count);
-        }
-        for ring in &interface.rings {
-            let place = format!("{} queue {}", interface.name, ring.queue);
-            lost("ring", &place, "rx_ring_full", ring.lost.rx_ring_full);
-            lost("ring", &place, "rx_dropped", ring.lost.rx_dropped);
-        }
-    }
-    for worker in &snapshot.stats.workers {
-        for &(reason, count) in &worker.refused.0 {
-            lost("worker", &format!("worker {}", worker.worker), reason, count);
-        }
-        lost("worker", &format!("worker {}", worker.worker), HAND_OVER_FULL, worker.hand_over.full);
-    }
-    lost("records", "log", "lost", snapshot.stats.records.lost);
-    losses
-}
-
-/// Returns true if the policy asks to drop frames for this reason.
-pub(super) fn is_policy(reason: &str) -> bool {
-    matches!(reason, "filter_rejected" | "sampled_out" | "source_not_admitted" | "vni_not_admitted")
-}
-
-/// A loss of frames or records.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Loss {
-    /// The stage: `device`, `program`, `ring`, `worker` or `records`.
-    pub(super) stage: &'static str,
-    /// The device, queue or worker.
-    pub(super) place: String,
-    /// The reason.
-    pub(super) reason: &'static str,
-    /// The number of frames or records.
-    pub(super) count: u64,
-}
-
 /// Everything that the page shows.
 #[derive(Serialize)]
 pub(super) struct Summary<'a> {
@@ -268,6 +202,7 @@ pub(super) struct Summary<'a> {
     pub(super) flows: &'a [Value],
     pub(super) services: Value,
     pub(super) records: &'a crate::stats::Records,
-    pub(super) losses: Vec<Loss>,
+    pub(super) losses: Vec<Listed>,
+    pub(super) notices: Vec<Listed>,
     pub(super) alerts: Vec<Alert>,
 }

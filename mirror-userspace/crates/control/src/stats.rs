@@ -26,6 +26,7 @@ use mirror_xdp_common::counters::{Counter, Fate};
 use mirror_xdp_common::filter::vni_counter;
 use nix::time::{ClockId, clock_gettime};
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
 use crate::observe::tap::TapCounts;
 
@@ -48,7 +49,7 @@ impl Serialize for Named {
 }
 
 /// The fate of the frames that the XDP program of one interface saw.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Program {
     /// Frames that entered the program.
     pub seen: u64,
@@ -82,7 +83,7 @@ impl From<&Counts> for Program {
 }
 
 /// Frames that a socket could not accept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Lost {
     /// Frames lost because the receive ring was full: the worker is too slow.
     pub rx_ring_full: u64,
@@ -91,7 +92,7 @@ pub struct Lost {
 }
 
 /// The fate of the frames that were redirected to the socket of one queue.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Ring {
     /// The queue.
     pub queue: u32,
@@ -120,7 +121,7 @@ impl Ring {
 }
 
 /// The layout of frames in buffers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Profile {
     /// A frame is in one buffer: the MTU allows no longer frames.
@@ -130,7 +131,7 @@ pub enum Profile {
 }
 
 /// Frames that a worker handed over to their owners, and frames that it took over from other workers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Handoff {
     /// Frames handed over to the worker that owns the flow.
     pub given: u64,
@@ -146,7 +147,7 @@ pub struct Handoff {
 }
 
 /// One interface.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Interface {
     /// Its name.
     pub name: String,
@@ -154,6 +155,7 @@ pub struct Interface {
     pub mode: Mode,
     /// Frames that device and driver lost since the capture began, by their counters. They are not in the
     /// identities, because no program saw them.
+    #[schema(value_type = Named)]
     pub device: Losses,
     /// True if frames are received without copying.
     pub zero_copy: bool,
@@ -182,7 +184,7 @@ impl Interface {
 }
 
 /// The fate of a worker's frames in the packet store: each is kept, not kept, or lost.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Store {
     /// Frames on the disk.
     pub kept: u64,
@@ -224,7 +226,7 @@ impl Store {
 }
 
 /// One worker.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Worker {
     /// Its number.
     pub worker: usize,
@@ -300,7 +302,7 @@ impl Worker {
 }
 
 /// The fate of the records.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Records {
     /// Records written to the log, by kind.
     pub written: Named,
@@ -317,7 +319,7 @@ impl Records {
 }
 
 /// The counters of an interface's policy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Policy {
     /// Name of the interface.
     pub interface: String,
@@ -332,7 +334,7 @@ pub struct Policy {
 }
 
 /// The counters of a VNI.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Vni {
     /// The VNI; absent for the sum of all others.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -348,7 +350,7 @@ pub struct Vni {
 }
 
 /// The reasons why frames of a VNI were not captured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct VniDropped {
     /// Frames rejected by the filter.
     pub rejected: u64,
@@ -363,7 +365,7 @@ pub struct VniDropped {
 }
 
 /// The counters of a rule.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Rule {
     /// The name of its set.
     pub set: String,
@@ -428,7 +430,7 @@ impl From<RuleCount> for Rule {
 }
 
 /// The whole account.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Stats {
     /// Seconds since the capture began.
     pub seconds: f64,

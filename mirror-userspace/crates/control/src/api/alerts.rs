@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use mirror_device::xdp::Mode;
 use mirror_store::UploadCounters;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Health, Snapshot};
 use crate::counters::Severity::{self, Critical, Info, Warning};
@@ -22,7 +23,7 @@ const SILENT: std::ops::Range<u64> = 300..86_400;
 const NAMED: usize = 5;
 
 /// A condition that needs attention.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct Alert {
     /// The urgency.
     pub(super) severity: Severity,
@@ -89,8 +90,7 @@ pub(super) fn alerts(
             alerts.push(alert(Critical, format!("{} has no carrier", interface.name)));
         }
         if interface.mode == Mode::Generic {
-            alerts
-                .push(alert(Info, format!("{} captures in generic mode, which is slower", interface.name)));
+            alerts.push(alert(Info, format!("{} captures in generic mode, which is slower", interface.name)));
         }
     }
     let silent: Vec<_> = policies

@@ -60,7 +60,8 @@ fn line<'l>(
 ) -> fmt::Result {
     write!(text, "{PREFIX}{}{suffix}", spec.metric)?;
     let mut before = '{';
-    for (name, value) in labels.chain(bound.map(|bound| ("le", bound))).filter(|(_, value)| !value.is_empty()) {
+    for (name, value) in labels.chain(bound.map(|bound| ("le", bound))).filter(|(_, value)| !value.is_empty())
+    {
         write!(text, "{before}{name}=\"")?;
         push_escaped(text, value, true);
         text.push('"');
@@ -116,7 +117,8 @@ mod tests {
         assert_eq!(spec("service_latency_seconds").kind, Kind::Histogram);
         let value = Value::Histogram(vec![(0.25, 2), (1.0, 3)], 4.5, 5);
         let text = text("service_latency_seconds", &["", "10.0.0.1"], value);
-        let lines: Vec<_> = text.lines().skip(2).map(|line| line.replace("mirror_xdp_service_latency_seconds", "")).collect();
+        let lines: Vec<_> =
+            text.lines().skip(2).map(|line| line.replace("mirror_xdp_service_latency_seconds", "")).collect();
         assert_eq!(
             lines,
             [

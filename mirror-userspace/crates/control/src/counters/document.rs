@@ -65,13 +65,23 @@ fn row(text: &mut String, spec: &CounterSpec) {
         Shown::Notice => "notice",
         Shown::Loss(loss) => loss.severity.name(),
     };
-    let cells =
-        [&account, &format!("`{}`", spec.metric), &labels.join(", "), &format!("{}{histogram}", spec.help), loss, spec.action];
+    let cells = [
+        &account,
+        &format!("`{}`", spec.metric),
+        &labels.join(", "),
+        &format!("{}{histogram}", spec.help),
+        loss,
+        spec.action,
+    ];
     line(text, &cells);
 }
 
 fn reasons(text: &mut String, spec: &CounterSpec) {
-    let _ = write!(text, "\nReasons of `{PREFIX}{}`:\n\n| reason | meaning | action |\n| --- | --- | --- |\n", spec.metric);
+    let _ = write!(
+        text,
+        "\nReasons of `{PREFIX}{}`:\n\n| reason | meaning | action |\n| --- | --- | --- |\n",
+        spec.metric
+    );
     for (reason, meaning, action) in spec.reasons {
         line(text, &[&format!("`{reason}`"), meaning, action]);
     }

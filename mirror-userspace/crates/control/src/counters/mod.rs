@@ -15,6 +15,7 @@ use std::fmt::Display;
 use mirror_device::nic::Received;
 use mirror_records::apm::Standing;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 pub use self::document::document;
 pub use self::rules::rules;
@@ -49,7 +50,7 @@ impl Kind {
 }
 
 /// The part of a frame's path that a counter belongs to, in the order of that path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// The whole process.
@@ -120,7 +121,7 @@ impl Stage {
 }
 
 /// The urgency of an alert, the most urgent first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// Act now: something is lost or will be.
@@ -298,7 +299,8 @@ impl CounterSpec {
     /// Returns the labels that name a place: an interface, a queue, or else a worker.
     fn place_labels(&self) -> impl Iterator<Item = &'static str> {
         let by_queue = self.labels.contains(&"queue");
-        let is_place = move |label: &&str| matches!(*label, "interface" | "queue") || *label == "worker" && !by_queue;
+        let is_place =
+            move |label: &&str| matches!(*label, "interface" | "queue") || *label == "worker" && !by_queue;
         self.labels.iter().copied().filter(is_place)
     }
 
@@ -338,7 +340,7 @@ impl CounterSpec {
 }
 
 /// A loss, or another count that is shown to people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Listed {
     /// The stage that counted it.
     pub stage: Stage,
@@ -382,4 +384,4 @@ pub fn sums(stats: &Stats) -> Vec<(&'static CounterSpec, u64)> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

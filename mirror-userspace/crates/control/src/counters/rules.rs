@@ -25,7 +25,8 @@ fn rule(spec: &CounterSpec, loss: &LossSpec) -> String {
     let labels: Vec<_> = spec.place_labels().collect();
     let grouping = [&["instance"], &labels[..]].concat().join(", ");
     let conditions: Vec<_> = loss.only.iter().map(condition).collect();
-    let selector = if conditions.is_empty() { String::new() } else { format!("{{{}}}", conditions.join(",")) };
+    let selector =
+        if conditions.is_empty() { String::new() } else { format!("{{{}}}", conditions.join(",")) };
     let mut place = "{{ $labels.instance }}".to_owned();
     for label in labels {
         // Writing to a string cannot fail.
@@ -63,7 +64,9 @@ fn condition(condition: &Condition) -> String {
 fn without_links(text: &str) -> String {
     let mut plain = String::new();
     let mut rest = text;
-    while let Some((before, (_, after))) = rest.split_once('[').and_then(|(b, a)| Some((b, a.split_once("](")?))) {
+    while let Some((before, (_, after))) =
+        rest.split_once('[').and_then(|(b, a)| Some((b, a.split_once("](")?)))
+    {
         let (target, after) = after.split_once(')').unwrap_or((after, ""));
         plain += before;
         plain += "docs/";

@@ -43,9 +43,9 @@ const POLICY: &[&str] = &["source_not_admitted", "vni_not_admitted", "filter_rej
 fn fates(interface: &Interface) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
     let program = &interface.program;
     let reasons = [("passed", &program.passed), ("dropped", &program.dropped), ("shunted", &program.shunted)];
-    let named = reasons.into_iter().flat_map(|(fate, reasons)| {
-        reasons.0.iter().map(move |&(reason, count)| (fate, reason, count))
-    });
+    let named = reasons
+        .into_iter()
+        .flat_map(|(fate, reasons)| reasons.0.iter().map(move |&(reason, count)| (fate, reason, count)));
     named.chain([("redirected", "captured", program.redirected)])
 }
 
@@ -308,7 +308,11 @@ pub const COUNTERS: &[CounterSpec] = &[
                 "dropped: the outer headers of mirror traffic extend beyond the first buffer",
                 "a smaller MTU",
             ),
-            ("no_headroom", "dropped: the kernel did not move the frame's start or end", "report it as a bug"),
+            (
+                "no_headroom",
+                "dropped: the kernel did not move the frame's start or end",
+                "report it as a bug",
+            ),
             (
                 "source_not_admitted",
                 "dropped: the configuration does not admit the source",
@@ -321,7 +325,11 @@ pub const COUNTERS: &[CounterSpec] = &[
             ),
             ("filter_rejected", "dropped: a rule rejected it, or no rule of its set matched", ""),
             ("sampled_out", "dropped: its flow is not in the sample of a rule", ""),
-            ("no_socket", "dropped: no socket is bound to the queue", "restart the capture after changing queues"),
+            (
+                "no_socket",
+                "dropped: no socket is bound to the queue",
+                "restart the capture after changing queues",
+            ),
             (
                 "flow",
                 "shunted: counted by the program instead of analysed; the flow's record includes these packets",

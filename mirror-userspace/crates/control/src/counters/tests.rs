@@ -14,7 +14,7 @@ const TESTS: &str = include_str!("../../../../../deploy/prometheus/tests.yml");
 const DASHBOARD: &str = include_str!("../../../../../deploy/grafana/mirror-xdp.json");
 
 /// Returns an account in which every optional part is present.
-fn complete() -> Stats {
+pub(crate) fn complete() -> Stats {
     let mut stats = exact();
     for worker in &mut stats.workers {
         let lost = vec![("no_block", 0), ("paused", 0)];
@@ -132,7 +132,9 @@ fn losses_of_every_stage_are_listed_with_their_place() {
     stats.missed = 9;
     stats.upload.as_mut().unwrap().failures = 10;
     let rows = |rows: Vec<Listed>| -> Vec<String> {
-        rows.iter().map(|row| format!("{} {} {} {}", row.stage.name(), row.place, row.reason, row.count)).collect()
+        rows.iter()
+            .map(|row| format!("{} {} {} {}", row.stage.name(), row.place, row.reason, row.count))
+            .collect()
     };
     assert_eq!(
         rows(losses(&stats)),

@@ -389,7 +389,7 @@ pub const COUNTERS: &[CounterSpec] = &[
         action: "capture on the interface that they arrive on; use native mode if the source runs on the same host",
         shown: Loss(LossSpec {
             severity: Warning,
-            alert: "MirrorTrafficMissed",
+            alert: "TrafficMissed",
             what: "datagrams of mirror traffic missed by the capture",
             only: &[],
         }),

@@ -67,13 +67,14 @@ pub(super) enum WrongQuery {
         routes::reload,
     ),
     security((), ("token" = [])),
-    modifiers(&Token)
+    modifiers(&Finish)
 )]
 struct Api;
 
-struct Token;
+/// Adds what no type has: the token. Removes the tags, which are names of modules.
+struct Finish;
 
-impl Modify for Token {
+impl Modify for Finish {
     fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
         let scheme = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
@@ -81,6 +82,11 @@ impl Modify for Token {
             .build();
         let components = api.components.get_or_insert_default();
         components.add_security_scheme("token", SecurityScheme::Http(scheme));
+        for path in api.paths.paths.values_mut() {
+            for operation in [&mut path.get, &mut path.post].into_iter().flatten() {
+                operation.tags = None;
+            }
+        }
     }
 }
 

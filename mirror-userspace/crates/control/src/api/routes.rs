@@ -458,7 +458,7 @@ pub(super) struct FlowQuery {
     /// The maximum number of rows.
     #[param(value_type = usize, required = false, minimum = 1, maximum = 1000, default = 100)]
     limit: Option<usize>,
-    /// The order that determines the largest flows.
+    /// The order that determines the largest flows: `bytes` if it is absent.
     #[param(value_type = Order, inline, required = false)]
     sort: Option<Order>,
     /// Only flows of this VNI.

@@ -18,6 +18,7 @@ pub mod process;
 pub mod promtool;
 pub mod require;
 pub mod rules;
+#[cfg(feature = "schema")]
 pub mod schema;
 pub mod secret;
 pub mod sniffer;

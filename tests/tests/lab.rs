@@ -119,7 +119,6 @@ fn captured(summary: &Value) -> u64 {
 
 fn lost(summary: &Value) -> u64 {
     let losses = summary["losses"].as_array().unwrap().iter();
-    let counted =
-        losses.filter(|loss| ["device", "ring", "records"].iter().any(|stage| loss["stage"] == *stage));
-    counted.map(|loss| loss["count"].as_u64().unwrap()).sum()
+    let critical = losses.filter(|loss| loss["severity"] == "critical");
+    critical.map(|loss| loss["count"].as_u64().unwrap()).sum()
 }

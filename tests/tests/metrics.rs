@@ -36,7 +36,9 @@ fn metrics_pass_promtool_and_are_those_that_alerts_and_dashboard_are_about() {
     let (store, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let upload = format!("file://{}", copy.path().display());
     let store = ["--store", store.path().to_str().unwrap(), "--store-upload", &upload];
-    let others = ["--stats-interval", "100ms", "--config", config.to_str().unwrap()];
+    bed.appliance.veth("tap0", &bed.appliance, "ids0", 1).unwrap();
+    bed.appliance.up("tap0").unwrap();
+    let others = ["--stats-interval", "100ms", "--tap", "tap0", "--config", config.to_str().unwrap()];
     let appliance = bed.start(&[store, others].concat());
     let dns = Flow::v4(5353, 53);
     let frames = [

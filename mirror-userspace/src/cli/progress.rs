@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
+use mirror_control::counters::{self, Severity};
 use mirror_control::observe::tap::TapCounts;
 use mirror_control::stats::{Interface, Named, Policy, Rule, Stats, Store, Vni};
 use mirror_store::UploadCounters;
@@ -29,15 +30,13 @@ impl Progress {
         let (frames, bytes) = (stats.delivered(), delivered_bytes(stats));
         let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
         let flows: u64 = stats.workers.iter().map(|worker| worker.flows_active).sum();
-        let dropped: u64 = stats.interfaces.iter().map(|interface| interface.program.dropped.sum()).sum();
         eprint!(
-            "{CLEAR}{:.0} s  {}  {}  {} flows  {} lost  {} malformed",
+            "{CLEAR}{:.0} s  {}  {}  {} flows  {}",
             stats.seconds,
             with_unit(rate(frames, self.frames), "frames/s"),
             with_unit(rate(bytes, self.bytes) * 8.0, "bit/s"),
             grouped(flows),
-            grouped(stats.lost()),
-            grouped(dropped),
+            lost(stats),
         );
         *self = Self { shown: Instant::now(), frames, bytes };
     }
@@ -47,6 +46,26 @@ impl Drop for Progress {
     fn drop(&mut self) {
         eprint!("{CLEAR}");
     }
+}
+
+/// Formats the sum of the critical losses, and the other losses except those that are usual, each by stage:
+/// `3 lost (ring 3)  program 5, tap 2`.
+fn lost(stats: &Stats) -> String {
+    let (mut critical, mut others) = (Named::default(), Named::default());
+    for (spec, sum) in counters::sums(stats) {
+        match spec.loss().map(|loss| loss.severity) {
+            Some(Severity::Critical) => critical.0.push((spec.stage.name(), sum)),
+            Some(Severity::Warning) => others.0.push((spec.stage.name(), sum)),
+            Some(Severity::Info) | None => {}
+        }
+    }
+    let [critical, others] = [critical, others].map(|named| summed([named].iter()));
+    let mut text = format!("{} lost{}", grouped(critical.sum()), listed(&critical));
+    if others.sum() > 0 {
+        text += "  ";
+        text += listed(&others).trim_start_matches(" (").trim_end_matches(')');
+    }
+    text
 }
 
 fn delivered_bytes(stats: &Stats) -> u64 {
@@ -244,6 +263,10 @@ fn write_totals(text: &mut String, stats: &Stats) -> std::fmt::Result {
         listed(&stats.records.written),
         grouped(stats.records.lost),
     )?;
+    if stats.missed > 0 {
+        let missed = grouped(stats.missed);
+        writeln!(text, "MISSED {missed} datagrams of mirror traffic that reached the network stack instead")?;
+    }
     if let Some(TapCounts { interface, sent, lost, .. }) = &stats.tap {
         let lost = Named(vec![
             ("ring full", lost.ring_full),

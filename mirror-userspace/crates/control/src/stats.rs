@@ -1,5 +1,6 @@
 //! The account of a capture: where every frame went, from the XDP program to the records. One structure
-//! serves `stats` events, the `--json` summary and the totals for people.
+//! serves `stats` events, the `--json` summary and the totals for people. [`crate::counters`] describes each counter
+//! of it.
 //!
 //! ```text
 //! seen       = Σ passed + Σ dropped + Σ shunted + redirected   (by interface)
@@ -17,7 +18,7 @@ use mirror_device::nic::losses::Counters as Losses;
 use mirror_device::xdp::Mode;
 use mirror_device::xdp::policy::{RuleCount, VniCount};
 use mirror_device::xdp::program::Counts;
-use mirror_engine::worker::{Protocols, WorkerCounters};
+use mirror_engine::worker::{Protocols, Traffic, WorkerCounters};
 use mirror_records::sink::SinkCounters;
 use mirror_rules::policy::Action;
 use mirror_store::{StoreCounters, UploadCounters};
@@ -25,6 +26,7 @@ use mirror_xdp_common::counters::{Counter, Fate};
 use mirror_xdp_common::filter::vni_counter;
 use nix::time::{ClockId, clock_gettime};
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
 use crate::observe::tap::TapCounts;
 
@@ -47,7 +49,7 @@ impl Serialize for Named {
 }
 
 /// The fate of the frames that the XDP program of one interface saw.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Program {
     /// Frames that entered the program.
     pub seen: u64,
@@ -81,7 +83,7 @@ impl From<&Counts> for Program {
 }
 
 /// Frames that a socket could not accept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Lost {
     /// Frames lost because the receive ring was full: the worker is too slow.
     pub rx_ring_full: u64,
@@ -90,7 +92,7 @@ pub struct Lost {
 }
 
 /// The fate of the frames that were redirected to the socket of one queue.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Ring {
     /// The queue.
     pub queue: u32,
@@ -119,7 +121,7 @@ impl Ring {
 }
 
 /// The layout of frames in buffers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Profile {
     /// A frame is in one buffer: the MTU allows no longer frames.
@@ -129,7 +131,7 @@ pub enum Profile {
 }
 
 /// Frames that a worker handed over to their owners, and frames that it took over from other workers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Handoff {
     /// Frames handed over to the worker that owns the flow.
     pub given: u64,
@@ -145,7 +147,7 @@ pub struct Handoff {
 }
 
 /// One interface.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Interface {
     /// Its name.
     pub name: String,
@@ -153,6 +155,7 @@ pub struct Interface {
     pub mode: Mode,
     /// Frames that device and driver lost since the capture began, by their counters. They are not in the
     /// identities, because no program saw them.
+    #[schema(value_type = Named)]
     pub device: Losses,
     /// True if frames are received without copying.
     pub zero_copy: bool,
@@ -181,7 +184,7 @@ impl Interface {
 }
 
 /// The fate of a worker's frames in the packet store: each is kept, not kept, or lost.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Store {
     /// Frames on the disk.
     pub kept: u64,
@@ -223,7 +226,7 @@ impl Store {
 }
 
 /// One worker.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Worker {
     /// Its number.
     pub worker: usize,
@@ -299,7 +302,7 @@ impl Worker {
 }
 
 /// The fate of the records.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Records {
     /// Records written to the log, by kind.
     pub written: Named,
@@ -316,7 +319,7 @@ impl Records {
 }
 
 /// The counters of an interface's policy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Policy {
     /// Name of the interface.
     pub interface: String,
@@ -331,7 +334,7 @@ pub struct Policy {
 }
 
 /// The counters of a VNI.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Vni {
     /// The VNI; absent for the sum of all others.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -347,7 +350,7 @@ pub struct Vni {
 }
 
 /// The reasons why frames of a VNI were not captured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct VniDropped {
     /// Frames rejected by the filter.
     pub rejected: u64,
@@ -362,7 +365,7 @@ pub struct VniDropped {
 }
 
 /// The counters of a rule.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Rule {
     /// The name of its set.
     pub set: String,
@@ -427,7 +430,7 @@ impl From<RuleCount> for Rule {
 }
 
 /// The whole account.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Stats {
     /// Seconds since the capture began.
     pub seconds: f64,
@@ -487,11 +490,20 @@ impl Stats {
         self.rings().map(|ring| ring.delivered).sum()
     }
 
-    /// Returns the number of frames lost between the program and the worker that was to analyse them.
+    /// Returns the traffic of all workers by transport protocol.
     #[must_use]
-    pub fn lost(&self) -> u64 {
-        let rings: u64 = self.rings().map(|ring| ring.lost.rx_ring_full + ring.lost.rx_dropped).sum();
-        rings + self.hand_over(|hand_over| hand_over.full)
+    pub fn protocols(&self) -> Protocols {
+        let add = |to: &mut Traffic, from: Traffic| {
+            to.packets += from.packets;
+            to.bytes += from.bytes;
+        };
+        self.workers.iter().fold(Protocols::default(), |mut sum, worker| {
+            add(&mut sum.tcp, worker.protocols.tcp);
+            add(&mut sum.udp, worker.protocols.udp);
+            add(&mut sum.icmp, worker.protocols.icmp);
+            add(&mut sum.other, worker.protocols.other);
+            sum
+        })
     }
 
     /// Returns the sum of a hand-over counter over all workers.
@@ -506,10 +518,11 @@ impl Stats {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn exact() -> Stats {
+    /// Returns an account of two workers without imbalance.
+    pub(crate) fn exact() -> Stats {
         let program = Program {
             seen: 12,
             passed: Named(vec![("not_mirror", 1)]),

@@ -2,6 +2,7 @@
 
 /// The XDP mode of a program on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// In the driver, before the kernel allocates an `sk_buff` for the frame.

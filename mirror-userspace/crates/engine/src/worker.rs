@@ -69,6 +69,7 @@ pub struct WorkerCounters {
 
 /// A count of packets and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Traffic {
     /// Number of packets.
     pub packets: u64,
@@ -78,6 +79,7 @@ pub struct Traffic {
 
 /// Packets that belong to flows, by transport protocol.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Protocols {
     /// TCP.
     pub tcp: Traffic,

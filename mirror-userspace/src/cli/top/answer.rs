@@ -24,6 +24,8 @@ pub(super) struct Summary {
     pub(super) services: Vec<Service>,
     pub(super) records: Records,
     pub(super) losses: Vec<Loss>,
+    /// Counts of which nothing is lost.
+    pub(super) notices: Vec<Loss>,
     pub(super) alerts: Vec<Alert>,
 }
 

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
+use super::answer::Loss;
 use super::query::Filter;
 use super::state::{Rate, State};
 use super::table::printable;
@@ -54,12 +55,12 @@ pub(super) fn json(server: &str, state: &State) -> Value {
             "rate": rate(state.interface_rate(&one.name)),
         })
     });
-    let losses = summary.losses.iter().map(|one| {
+    let listed = |one: &Loss| {
         json!({
             "stage": one.stage, "place": one.place, "reason": one.reason, "count": one.count,
             "per_second": state.loss_rate(&one.stage, &one.place, &one.reason),
         })
-    });
+    };
     let vnis = state.vnis.vnis.iter().map(|one| {
         json!({
             "interface": one.interface, "vni": one.vni, "packets": one.packets, "bytes": one.bytes,
@@ -112,7 +113,8 @@ pub(super) fn json(server: &str, state: &State) -> Value {
         "rate": rate(state.rate()),
         "records_per_second": state.records_rate(),
         "interfaces": interfaces.collect::<Vec<_>>(),
-        "losses": losses.collect::<Vec<_>>(),
+        "losses": summary.losses.iter().map(listed).collect::<Vec<_>>(),
+        "notices": summary.notices.iter().map(listed).collect::<Vec<_>>(),
         "vnis": vnis.collect::<Vec<_>>(),
         "talkers": talkers.collect::<Vec<_>>(),
         "flows": flows.collect::<Vec<_>>(),

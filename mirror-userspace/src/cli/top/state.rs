@@ -168,7 +168,7 @@ impl State {
         let workers = summary.workers.iter();
         let workers = workers.map(|one| (one.worker, [one.delivered, one.delivered_bytes, one.busy_ms]));
         self.workers.note(seconds, workers);
-        let losses = summary.losses.iter();
+        let losses = summary.losses.iter().chain(&summary.notices);
         let losses =
             losses.map(|one| ((one.stage.clone(), one.place.clone(), one.reason.clone()), [one.count]));
         self.losses.note(seconds, losses);

@@ -197,23 +197,29 @@ pub(super) fn interfaces(state: &State) -> Table {
 }
 
 const LOSSES: &[Column] = &[
-    Column::text("lost at", 0, 7),
+    Column::text("counted at", 0, 7),
     Column::text("place", 2, 8),
     Column::text("reason", 1, 10),
     Column::number("count", 0),
     Column::number("per second", 1),
 ];
 
-/// Builds the table of losses, stage by stage; a loss that grows stands out.
+/// Builds the table of losses, stage by stage, with the notices below them; a loss that grows stands out.
 fn losses(state: &State) -> Table {
-    let row = |loss: &Loss| {
+    let row = |(loss, is_lost): (&Loss, bool)| {
         let growth = state.loss_rate(&loss.stage, &loss.place, &loss.reason);
-        let tone = if growth.is_some_and(|growth| growth > 0.0) { Tone::Bad } else { Tone::Warning };
+        let tone = match growth {
+            _ if !is_lost => Tone::Plain,
+            Some(growth) if growth > 0.0 => Tone::Bad,
+            _ => Tone::Warning,
+        };
         let texts = [&loss.stage, &loss.place, &loss.reason].map(|text| Cell::text(text).toned(tone));
         let numbers = [count(loss.count), rate(growth)].map(|cell| cell.toned(tone));
         texts.into_iter().chain(numbers).collect()
     };
-    let rows = state.summary.losses.iter().map(row).collect();
+    let summary = &state.summary;
+    let losses = summary.losses.iter().map(|loss| (loss, true));
+    let rows = losses.chain(summary.notices.iter().map(|notice| (notice, false))).map(row).collect();
     Table { title: "loss by stage".to_owned(), columns: LOSSES, rows, empty: "nothing lost", sort: None }
 }
 

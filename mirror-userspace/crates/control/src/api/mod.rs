@@ -11,10 +11,12 @@
 
 mod alerts;
 mod cache;
+mod description;
 mod guard;
 mod metrics;
 mod places;
 mod routes;
+mod schema;
 mod serve;
 mod view;
 
@@ -27,7 +29,9 @@ use std::time::SystemTime;
 use mirror_base::sandbox::{self, Kind};
 use mirror_device::nic::{Links, Received};
 use mirror_records::sink::{ServiceDesk, Sink};
+use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
+use utoipa::ToSchema;
 
 use self::routes::State;
 pub use self::view::{Refused, Reloaded};
@@ -118,7 +122,8 @@ impl Request {
 }
 
 /// The phase of the capture's life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub(super) enum Phase {
     Starting,

@@ -18,14 +18,19 @@ use mirror_engine::worker::flow_scan::{FlowScan, Order, Wanted};
 use mirror_records::apm::Standing;
 use mirror_rules::text;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::alerts::{self, History};
 use super::cache::Cache;
-use super::view::{self, Failure, Summary, failure};
-use super::{Health, Phase, Request, Settings, Snapshot, guard, metrics};
+use super::description::{Errors, OpenErrors, WrongQuery};
+use super::view::{
+    self, Account, Failure, Flows, Healthy, Interfaces, Ready, Rules, Services, Summary, Vnis, Workers,
+    failure,
+};
+use super::{Health, Phase, Refused, Reloaded, Request, Settings, Snapshot, guard, metrics};
+use crate::counters::{self, Source};
 use crate::stats::Policy;
 
 /// The maximum age of answers.
@@ -160,14 +165,15 @@ impl State {
             version: env!("CARGO_PKG_VERSION"),
             time: view::time(&stats),
             seconds: stats.stats.seconds,
-            protocols: view::protocols(&stats.stats),
+            protocols: stats.stats.protocols(),
             interfaces: view::interfaces(&stats),
-            workers: view::workers(&stats.stats, &self.health),
+            workers: view::workers(&stats.stats, self.health.watches()),
             vnis: view::vnis(&policies, ROWS),
             flows: &flows,
             services: view::services(&services),
             records: &stats.stats.records,
-            losses: view::losses(&stats),
+            losses: counters::losses(&stats.stats),
+            notices: counters::notices(&stats.stats),
             alerts,
         };
         serde_json::to_string(&summary)
@@ -241,29 +247,54 @@ pub(super) fn is_open(path: &str) -> bool {
     matches!(path, "/" | "/healthz" | "/readyz" | "/api/v1/openapi.json")
 }
 
-/// Healthy if sockets are bound, and all workers move.
-async fn healthz(Shared(state): Shared<Arc<State>>) -> Response {
+/// Whether sockets are bound and all workers move
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    security(()),
+    responses(
+        (status = 200, description = "OK", body = Healthy),
+        (status = 503, description = "Sockets are not bound, or a worker does not move.", body = Healthy),
+        OpenErrors
+    )
+)]
+pub(super) async fn healthz(Shared(state): Shared<Arc<State>>) -> Response {
     let phase = state.health.phase();
     let watches = state.health.watches();
     let still: Vec<_> =
         watches.iter().enumerate().filter(|(_, watch)| !watch.pulse.is_moving()).map(|(n, _)| n).collect();
     let healthy = phase == Phase::Running && still.is_empty();
     let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = json!({ "healthy": healthy, "phase": phase.name(), "workers": watches.len(), "still": still });
-    (status, Json(body)).into_response()
+    (status, Json(Healthy { healthy, phase, workers: watches.len(), still })).into_response()
 }
 
-/// Ready if frames are captured, and no link is down.
-async fn readyz(Shared(state): Shared<Arc<State>>) -> Response {
+/// Whether frames are captured and the links of all interfaces are up
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    security(()),
+    responses(
+        (status = 200, description = "OK", body = Ready),
+        (status = 503, description = "Frames are not captured, or a link is down.", body = Ready),
+        OpenErrors
+    )
+)]
+pub(super) async fn readyz(Shared(state): Shared<Arc<State>>) -> Response {
     let phase = state.health.phase();
     let reasons = state.health.links_down();
     let ready = phase == Phase::Running && reasons.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = json!({ "ready": ready, "phase": phase.name(), "reasons": reasons });
-    (status, Json(body)).into_response()
+    (status, Json(Ready { ready, phase, reasons })).into_response()
 }
 
-async fn page() -> Response {
+/// A page that shows the state of the capture
+#[utoipa::path(
+    get,
+    path = "/",
+    security(()),
+    responses((status = 200, description = "OK", body = String, content_type = "text/html"), OpenErrors)
+)]
+pub(super) async fn page() -> Response {
     // Names in the traffic may contain script code. It stays text: no other script runs.
     let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
                   connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
@@ -277,35 +308,87 @@ async fn page() -> Response {
     (headers, Html(include_str!("page.html"))).into_response()
 }
 
-async fn description() -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], include_str!("openapi.json")).into_response()
+/// This description
+#[utoipa::path(
+    get,
+    path = "/api/v1/openapi.json",
+    security(()),
+    responses((status = 200, description = "OK", body = Object, content_type = "application/json"), OpenErrors)
+)]
+pub(super) async fn description() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], super::description::json()).into_response()
 }
 
-async fn exposition(Shared(state): Shared<Arc<State>>) -> Fallible<Response> {
+/// Metrics in Prometheus' text format
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    responses((status = 200, description = "OK", body = String, content_type = "text/plain"), Errors)
+)]
+pub(super) async fn exposition(Shared(state): Shared<Arc<State>>) -> Fallible<Response> {
     let snapshot = state.stats().await?;
     let policies = state.policies().await?;
     let services = state.services(MEASURED_SERVICES).await?;
-    let text = metrics::exposition(&snapshot, &policies, &services, state.health.watches(), state.disk())
-        .map_err(|error| failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response())
+    let text = metrics::exposition(&Source {
+        stats: &snapshot.stats,
+        received: &snapshot.received,
+        watches: state.health.watches(),
+        policies: &policies,
+        services: &services,
+        disk: state.disk(),
+    });
+    Ok(([(header::CONTENT_TYPE, metrics::TEXT_FORMAT)], text).into_response())
 }
 
-async fn stats(Shared(state): Shared<Arc<State>>) -> Fallible<Response> {
-    Ok(Json(view::Account::new(&*state.stats().await?)).into_response())
+/// The account so far, exact except for frames in flight
+#[utoipa::path(
+    get,
+    path = "/api/v1/stats",
+    responses((status = 200, description = "OK", body = Account), Errors)
+)]
+pub(super) async fn stats(Shared(state): Shared<Arc<State>>) -> Fallible<Response> {
+    Ok(Json(Account::new(&*state.stats().await?)).into_response())
 }
 
-async fn interfaces(Shared(state): Shared<Arc<State>>) -> Fallible<Json<Value>> {
-    Ok(Json(json!({ "interfaces": view::interfaces(&*state.stats().await?) })))
+/// The interfaces, with the kernel's counters of them
+#[utoipa::path(
+    get,
+    path = "/api/v1/interfaces",
+    responses((status = 200, description = "OK", body = Interfaces), Errors)
+)]
+pub(super) async fn interfaces(Shared(state): Shared<Arc<State>>) -> Fallible<Response> {
+    Ok(Json(Interfaces { interfaces: view::interfaces(&*state.stats().await?) }).into_response())
 }
 
-async fn workers(Shared(state): Shared<Arc<State>>) -> Fallible<Json<Value>> {
-    Ok(Json(json!({ "workers": view::workers(&state.stats().await?.stats, &state.health) })))
+/// The workers, and whether they move
+#[utoipa::path(
+    get,
+    path = "/api/v1/workers",
+    responses((status = 200, description = "OK", body = Workers), Errors)
+)]
+pub(super) async fn workers(Shared(state): Shared<Arc<State>>) -> Fallible<Response> {
+    let snapshot = state.stats().await?;
+    let workers = view::workers(&snapshot.stats, state.health.watches());
+    Ok(Json(Workers { workers }).into_response())
 }
 
-/// The query of a list: the number of rows.
-#[derive(Debug, Deserialize)]
+/// The query of VNIs.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
-struct Limit {
+#[into_params(parameter_in = Query)]
+pub(super) struct VniQuery {
+    /// The maximum number of rows.
+    #[param(value_type = usize, required = false, minimum = 1, maximum = 32_768, default = 100)]
+    limit: Option<usize>,
+}
+
+/// The query of services.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ServiceQuery {
+    /// The maximum number of rows.
+    #[param(value_type = usize, required = false, minimum = 1, maximum = 500, default = 100)]
     limit: Option<usize>,
 }
 
@@ -326,43 +409,86 @@ fn asked<Q>(query: Result<Query<Q>, QueryRejection>) -> Fallible<Q> {
     query.map(|Query(query)| query).map_err(|error| wrong(error.body_text()))
 }
 
-async fn vnis(
+/// The VNIs with the most packets
+#[utoipa::path(
+    get,
+    path = "/api/v1/vnis",
+    params(VniQuery),
+    responses((status = 200, description = "OK", body = Vnis), WrongQuery, Errors)
+)]
+pub(super) async fn vnis(
     Shared(state): Shared<Arc<State>>,
-    query: Result<Query<Limit>, QueryRejection>,
-) -> Fallible<Json<Value>> {
+    query: Result<Query<VniQuery>, QueryRejection>,
+) -> Fallible<Response> {
     let limit = limit(asked(query)?.limit, MOST_VNIS)?;
-    Ok(Json(view::vnis(&state.policies().await?, limit)))
+    Ok(Json(view::vnis(&*state.policies().await?, limit)).into_response())
 }
 
-async fn rules(Shared(state): Shared<Arc<State>>) -> Fallible<Json<Value>> {
-    Ok(Json(view::rules(&state.policies().await?)))
+/// The rules, in the order in which they are tried
+#[utoipa::path(
+    get,
+    path = "/api/v1/rules",
+    responses((status = 200, description = "OK", body = Rules), Errors)
+)]
+pub(super) async fn rules(Shared(state): Shared<Arc<State>>) -> Fallible<Response> {
+    Ok(Json(view::rules(&*state.policies().await?)).into_response())
 }
 
-async fn services(
+/// The metrics of the services with the most requests and connections
+#[utoipa::path(
+    get,
+    path = "/api/v1/services",
+    params(ServiceQuery),
+    responses((status = 200, description = "OK", body = Services), WrongQuery, Errors)
+)]
+pub(super) async fn services(
     Shared(state): Shared<Arc<State>>,
-    query: Result<Query<Limit>, QueryRejection>,
-) -> Fallible<Json<Value>> {
+    query: Result<Query<ServiceQuery>, QueryRejection>,
+) -> Fallible<Response> {
     let limit = limit(asked(query)?.limit, MOST_SERVICES)?;
-    Ok(Json(json!({ "services": view::services(&state.services(limit).await?) })))
+    let services = state.services(limit).await?;
+    Ok(Json(Services { services: view::services(&services) }).into_response())
 }
 
 /// The query of flows.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
-struct FlowQuery {
+#[into_params(parameter_in = Query)]
+pub(super) struct FlowQuery {
+    /// The maximum number of rows.
+    #[param(value_type = usize, required = false, minimum = 1, maximum = 1000, default = 100)]
     limit: Option<usize>,
+    /// The order that determines the largest flows: `bytes` if it is absent.
+    #[param(value_type = Order, inline, required = false)]
     sort: Option<Order>,
+    /// Only flows of this VNI.
+    #[param(value_type = u32, required = false, maximum = 16_777_215)]
     vni: Option<u32>,
+    /// Only flows with this address at either end.
+    #[param(value_type = String, required = false)]
     address: Option<IpAddr>,
+    /// Only flows with this port at either end.
+    #[param(value_type = u16, required = false, maximum = 65_535)]
     port: Option<u16>,
+    /// Only flows of this transport protocol: a name, or an IANA number.
+    #[param(value_type = String, required = false)]
     protocol: Option<String>,
+    /// Only flows of this application protocol, such as `dns`.
+    #[param(value_type = String, required = false)]
     application: Option<String>,
 }
 
-async fn flows(
+/// The largest active flows
+#[utoipa::path(
+    get,
+    path = "/api/v1/flows",
+    params(FlowQuery),
+    responses((status = 200, description = "OK", body = Flows), WrongQuery, Errors)
+)]
+pub(super) async fn flows(
     Shared(state): Shared<Arc<State>>,
     query: Result<Query<FlowQuery>, QueryRejection>,
-) -> Fallible<Json<Value>> {
+) -> Fallible<Response> {
     let query = asked(query)?;
     let protocol = match &query.protocol {
         Some(name) => Some(
@@ -380,16 +506,27 @@ async fn flows(
         protocol,
         application: query.application,
     };
-    Ok(Json(json!({ "flows": &*state.flows(wanted).await? })))
+    Ok(Json(Flows { flows: &state.flows(wanted).await? }).into_response())
 }
 
-async fn summary(Shared(state): Shared<Arc<State>>) -> Fallible<Response> {
+/// Everything that the page shows
+#[utoipa::path(
+    get,
+    path = "/api/v1/summary",
+    responses((status = 200, description = "OK", body = Summary), Errors)
+)]
+pub(super) async fn summary(Shared(state): Shared<Arc<State>>) -> Fallible<Response> {
     let text = state.summary().await?;
     Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
 }
 
-/// Sends a summary each second, for a minute.
-async fn events(Shared(state): Shared<Arc<State>>) -> Fallible<Response> {
+/// A `summary` event each second, for a minute; a `failure` event if there is no summary
+#[utoipa::path(
+    get,
+    path = "/api/v1/events",
+    responses((status = 200, description = "OK", body = String, content_type = "text/event-stream"), Errors)
+)]
+pub(super) async fn events(Shared(state): Shared<Arc<State>>) -> Fallible<Response> {
     let permit = Arc::clone(&state.pages).try_acquire_owned().map_err(|_| {
         failure(StatusCode::SERVICE_UNAVAILABLE, "too many pages are open already; close one")
     })?;
@@ -412,7 +549,17 @@ async fn events(Shared(state): Shared<Arc<State>>) -> Fallible<Response> {
     Ok(Sse::new(events).into_response())
 }
 
-async fn reload(Shared(state): Shared<Arc<State>>) -> Fallible<Response> {
+/// Reloads the configuration, as SIGHUP does
+#[utoipa::path(
+    post,
+    path = "/api/v1/reload",
+    responses(
+        (status = 200, description = "The new configuration is in force.", body = Reloaded),
+        (status = 409, description = "The new configuration is refused as a whole.", body = Refused),
+        Errors
+    )
+)]
+pub(super) async fn reload(Shared(state): Shared<Arc<State>>) -> Fallible<Response> {
     Ok(match state.ask(Request::Reload).await? {
         Ok(reloaded) => Json(reloaded).into_response(),
         Err(refused) => (StatusCode::CONFLICT, Json(refused)).into_response(),

@@ -1,22 +1,25 @@
-//! The answers of the API as JSON. `openapi.json` describes them; a test compares the two.
+//! The answers of the API. Their types are also their description, see `description.rs`.
 
 use axum::Json;
 use axum::http::StatusCode;
-use mirror_engine::worker::{Protocols, Traffic};
+use mirror_device::nic::Received;
+use mirror_engine::worker::Protocols;
 use mirror_records::FlowRecord;
-use mirror_records::apm::{BUCKETS, Standing, Total};
+use mirror_records::apm::{BUCKETS, Metrics, Standing, Total};
 use mirror_records::eve::{Timestamp, flow_object, service_object};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::alerts::Alert;
-use super::{Health, Snapshot};
+use super::{Phase, Snapshot, schema};
 use crate::capture::Watch;
 use crate::config::Diagnostic;
-use crate::stats::{Interface, Policy, Stats, Worker};
+use crate::counters::Listed;
+use crate::stats::{Interface, Policy, Records, Rule, Stats, Vni, Worker};
 
 /// The body of an error response.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Failure {
     error: String,
 }
@@ -27,7 +30,7 @@ pub(super) fn failure(status: StatusCode, what: impl Into<String>) -> (StatusCod
 }
 
 /// The result of a reload: the new configuration is in force.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Reloaded {
     /// The number of rules in force.
     pub rules: usize,
@@ -38,7 +41,7 @@ pub struct Reloaded {
 }
 
 /// The result of a refused reload: the previous configuration stays in force.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Refused {
     /// The reason, in one line.
     pub error: String,
@@ -53,9 +56,10 @@ pub(super) fn time(snapshot: &Snapshot) -> Timestamp {
 }
 
 /// The account so far.
-#[derive(Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Account<'a> {
     version: &'static str,
+    #[schema(value_type = String)]
     time: Timestamp,
     #[serde(flatten)]
     stats: &'a Stats,
@@ -67,88 +71,119 @@ impl<'a> Account<'a> {
     }
 }
 
+/// An interface with the kernel's counters of it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct InterfaceWithLink<'a> {
+    #[serde(flatten)]
+    interface: &'a Interface,
+    link: &'a Received,
+}
+
+/// The interfaces.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Interfaces<'a> {
+    pub(super) interfaces: Vec<InterfaceWithLink<'a>>,
+}
+
 /// Returns the interfaces, each with the kernel's counters of it.
-pub(super) fn interfaces(snapshot: &Snapshot) -> Value {
-    #[derive(Serialize)]
-    struct Object<'a> {
-        #[serde(flatten)]
-        interface: &'a Interface,
-        link: &'a mirror_device::nic::Received,
-    }
+pub(super) fn interfaces(snapshot: &Snapshot) -> Vec<InterfaceWithLink<'_>> {
     let interfaces = snapshot.stats.interfaces.iter().zip(&snapshot.received);
-    let objects: Vec<_> = interfaces.map(|(interface, link)| Object { interface, link }).collect();
-    json!(objects)
+    interfaces.map(|(interface, link)| InterfaceWithLink { interface, link }).collect()
+}
+
+/// A worker with its interface and queue, and whether it moves.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct WorkerWithQueue<'a> {
+    /// The interface that it serves.
+    interface: &'a str,
+    /// The queue that it serves.
+    queue: u32,
+    /// False if it has not moved for two seconds.
+    moving: bool,
+    /// Milliseconds since its last turn.
+    moved_ms_ago: u64,
+    #[serde(flatten)]
+    worker: &'a Worker,
+}
+
+/// The workers.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Workers<'a> {
+    pub(super) workers: Vec<WorkerWithQueue<'a>>,
 }
 
 /// Returns the workers, each with its interface and queue, and whether it moves.
-pub(super) fn workers(stats: &Stats, health: &Health) -> Value {
-    #[derive(Serialize)]
-    struct Object<'a> {
-        interface: &'a str,
-        queue: u32,
-        moving: bool,
-        moved_ms_ago: u64,
-        #[serde(flatten)]
-        worker: &'a Worker,
-    }
-    let object = |(worker, watch): (_, &'_ Watch)| {
-        json!(Object {
-            interface: &watch.interface,
-            queue: watch.queue,
-            moving: watch.pulse.is_moving(),
-            moved_ms_ago: watch.pulse.age().as_millis() as u64,
-            worker,
-        })
+pub(super) fn workers<'a>(stats: &'a Stats, watches: &'a [Watch]) -> Vec<WorkerWithQueue<'a>> {
+    let object = |(worker, watch): (&'a Worker, &'a Watch)| WorkerWithQueue {
+        interface: &watch.interface,
+        queue: watch.queue,
+        moving: watch.pulse.is_moving(),
+        moved_ms_ago: watch.pulse.age().as_millis() as u64,
+        worker,
     };
-    Value::Array(stats.workers.iter().zip(health.watches()).map(object).collect())
+    stats.workers.iter().zip(watches).map(object).collect()
 }
 
-/// Returns the traffic of all workers by transport protocol.
-pub(super) fn protocols(stats: &Stats) -> Protocols {
-    let add = |to: &mut Traffic, from: Traffic| {
-        to.packets += from.packets;
-        to.bytes += from.bytes;
-    };
-    stats.workers.iter().fold(Protocols::default(), |mut sum, worker| {
-        add(&mut sum.tcp, worker.protocols.tcp);
-        add(&mut sum.udp, worker.protocols.udp);
-        add(&mut sum.icmp, worker.protocols.icmp);
-        add(&mut sum.other, worker.protocols.other);
-        sum
-    })
+/// The counters of a VNI on an interface.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct InterfaceVni<'a> {
+    interface: &'a str,
+    #[serde(flatten)]
+    vni: &'a Vni,
+}
+
+/// The VNIs with the most packets, and the number of VNIs.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Vnis<'a> {
+    total: usize,
+    vnis: Vec<InterfaceVni<'a>>,
 }
 
 /// Returns the VNIs with the most packets, and the number of VNIs.
-pub(super) fn vnis(policies: &[Policy], limit: usize) -> Value {
-    let mut all: Vec<_> = policies
-        .iter()
-        .flat_map(|policy| policy.vnis.iter().map(|vni| (policy.interface.as_str(), vni)))
-        .collect();
-    all.sort_by_key(|(_, vni)| std::cmp::Reverse(vni.packets));
-    let total = all.len();
-    let objects: Vec<_> = all.into_iter().take(limit).map(|(interface, vni)| of(interface, vni)).collect();
-    json!({ "total": total, "vnis": objects })
+pub(super) fn vnis<'a>(policies: &'a [Policy], limit: usize) -> Vnis<'a> {
+    let of = |policy: &'a Policy| {
+        let Policy { interface, vnis, .. } = policy;
+        vnis.iter().map(move |vni| InterfaceVni { interface, vni })
+    };
+    let mut vnis: Vec<_> = policies.iter().flat_map(of).collect();
+    vnis.sort_by_key(|one| std::cmp::Reverse(one.vni.packets));
+    let total = vnis.len();
+    vnis.truncate(limit);
+    Vnis { total, vnis }
+}
+
+/// The counters of a rule on an interface.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct InterfaceRule<'a> {
+    interface: &'a str,
+    #[serde(flatten)]
+    rule: &'a Rule,
+}
+
+/// The rules in the order in which they are tried.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Rules<'a> {
+    /// The number of policies that have been in force.
+    generation: u32,
+    rules: Vec<InterfaceRule<'a>>,
 }
 
 /// Returns the rules in the order in which they are tried, and the number of policies that have been in
 /// force.
-pub(super) fn rules(policies: &[Policy]) -> Value {
-    let objects: Vec<_> = policies
-        .iter()
-        .flat_map(|policy| policy.rules.iter().map(|rule| of(&policy.interface, rule)))
-        .collect();
+pub(super) fn rules<'a>(policies: &'a [Policy]) -> Rules<'a> {
+    let of = |policy: &'a Policy| {
+        let Policy { interface, rules, .. } = policy;
+        rules.iter().map(move |rule| InterfaceRule { interface, rule })
+    };
     let generation = policies.iter().map(|policy| policy.generation).max().unwrap_or_default();
-    json!({ "generation": generation, "rules": objects })
+    Rules { generation, rules: policies.iter().flat_map(of).collect() }
 }
 
-/// Returns an object with the name of its interface in front.
-fn of(interface: &str, object: &impl Serialize) -> Value {
-    let mut map = Map::new();
-    map.insert("interface".to_owned(), interface.into());
-    if let Ok(Value::Object(rest)) = serde_json::to_value(object) {
-        map.extend(rest);
-    }
-    Value::Object(map)
+/// The largest flows.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Flows<'a> {
+    #[schema(value_type = Vec<schema::Flow>)]
+    pub(super) flows: &'a [Value],
 }
 
 /// Returns a flow as its `flow` event would be now, without the reason of its end.
@@ -163,111 +198,128 @@ pub(super) fn flow(flow: &FlowRecord) -> Value {
     value
 }
 
+/// The metrics of a service.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Service<'a> {
+    /// Absent for the last of a list if it is the sum of all services that had no room of their own.
+    #[serde(flatten)]
+    #[schema(value_type = schema::ServiceName)]
+    name: Option<Value>,
+    /// The interval in progress.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Metrics>)]
+    current: Option<&'a Metrics>,
+    /// The last complete interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Metrics>)]
+    last: Option<&'a Metrics>,
+    /// The time since the capture began.
+    total: ServiceTotal,
+}
+
+/// The measurements of a service since the capture began.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ServiceTotal {
+    requests: u64,
+    errors: u64,
+    latency_seconds: Latency,
+    /// Connections that ended.
+    connections: u64,
+    /// Packets of these connections.
+    packets: u64,
+    retransmissions: u64,
+}
+
+/// A histogram of response times.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Latency {
+    count: u64,
+    sum: f64,
+    buckets: Vec<Bucket>,
+}
+
+/// The number of values up to a bound.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Bucket {
+    le: f64,
+    count: u64,
+}
+
+/// The services with the most requests and connections.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Services<'a> {
+    pub(super) services: Vec<Service<'a>>,
+}
+
 /// Returns the metrics of services.
-pub(super) fn services(standing: &[Standing]) -> Value {
-    Value::Array(standing.iter().map(service).collect())
-}
-
-fn service(standing: &Standing) -> Value {
-    let mut object = Map::new();
-    if let Some(Ok(Value::Object(named))) = standing.service.as_ref().map(service_object) {
-        object.extend(named);
-    }
-    for (name, metrics) in [("current", &standing.current), ("last", &standing.last)] {
-        if let Some(metrics) = metrics {
-            object.insert(name.to_owned(), json!(metrics));
-        }
-    }
-    object.insert("total".to_owned(), total(&standing.total));
-    Value::Object(object)
-}
-
-fn total(total: &Total) -> Value {
-    let answered: u64 = total.latency.iter().sum();
-    let mut below = 0;
-    let buckets: Vec<_> = BUCKETS
-        .iter()
-        .zip(total.latency)
-        .map(|(le, count)| {
-            below += count;
-            json!({ "le": le, "count": below })
-        })
-        .collect();
-    json!({
-        "requests": total.requests,
-        "errors": total.errors,
-        "latency_seconds": { "count": answered, "sum": total.latency_sum, "buckets": buckets },
-        "connections": total.connections,
-        "packets": total.packets,
-        "retransmissions": total.retransmissions,
-    })
-}
-
-/// The reason of frames that did not fit into the queue of the worker that owns their flow.
-pub(super) const HAND_OVER_FULL: &str = "hand_over_full";
-
-/// Returns the losses of frames and records, stage by stage, without zeros.
-pub(super) fn losses(snapshot: &Snapshot) -> Vec<Loss> {
-    let mut losses = Vec::new();
-    let mut lost = |stage, place: &str, reason, count| {
-        if count > 0 {
-            losses.push(Loss { stage, place: place.to_owned(), reason, count });
-        }
+pub(super) fn services<'a>(standing: &'a [Standing]) -> Vec<Service<'a>> {
+    let service = |one: &'a Standing| {
+        let Standing { service, current, last, total } = one;
+        let name = service.as_ref().and_then(|service| service_object(service).ok());
+        Service { name, current: current.as_ref(), last: last.as_ref(), total: ServiceTotal::from(total) }
     };
-    for interface in &snapshot.stats.interfaces {
-        for (known, count) in interface.device.silent(interface.explained()).0 {
-            lost("device", &interface.name, known.name, count);
-        }
-        for &(reason, count) in interface.program.dropped.0.iter().filter(|(reason, _)| !is_policy(reason)) {
-            lost("program", &interface.name, reason, count);
-        }
-        for ring in &interface.rings {
-            let place = format!("{} queue {}", interface.name, ring.queue);
-            lost("ring", &place, "rx_ring_full", ring.lost.rx_ring_full);
-            lost("ring", &place, "rx_dropped", ring.lost.rx_dropped);
-        }
-    }
-    for worker in &snapshot.stats.workers {
-        for &(reason, count) in &worker.refused.0 {
-            lost("worker", &format!("worker {}", worker.worker), reason, count);
-        }
-        lost("worker", &format!("worker {}", worker.worker), HAND_OVER_FULL, worker.hand_over.full);
-    }
-    lost("records", "log", "lost", snapshot.stats.records.lost);
-    losses
+    standing.iter().map(service).collect()
 }
 
-/// Returns true if the policy asks to drop frames for this reason.
-pub(super) fn is_policy(reason: &str) -> bool {
-    matches!(reason, "filter_rejected" | "sampled_out" | "source_not_admitted" | "vni_not_admitted")
+impl From<&Total> for ServiceTotal {
+    fn from(total: &Total) -> Self {
+        let mut below = 0;
+        let buckets = BUCKETS.iter().zip(total.latency).map(|(&le, count)| {
+            below += count;
+            Bucket { le, count: below }
+        });
+        let buckets = buckets.collect();
+        let count = total.latency.iter().sum();
+        Self {
+            requests: total.requests,
+            errors: total.errors,
+            latency_seconds: Latency { count, sum: total.latency_sum, buckets },
+            connections: total.connections,
+            packets: total.packets,
+            retransmissions: total.retransmissions,
+        }
+    }
 }
 
-/// A loss of frames or records.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Loss {
-    /// The stage: `device`, `program`, `ring`, `worker` or `records`.
-    pub(super) stage: &'static str,
-    /// The device, queue or worker.
-    pub(super) place: String,
-    /// The reason.
-    pub(super) reason: &'static str,
-    /// The number of frames or records.
-    pub(super) count: u64,
+/// The answer to `/healthz`.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Healthy {
+    pub(super) healthy: bool,
+    pub(super) phase: Phase,
+    /// The number of workers.
+    pub(super) workers: usize,
+    /// Workers that do not move.
+    pub(super) still: Vec<usize>,
+}
+
+/// The answer to `/readyz`.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Ready {
+    pub(super) ready: bool,
+    pub(super) phase: Phase,
+    /// A line for each link that is down.
+    pub(super) reasons: Vec<String>,
 }
 
 /// Everything that the page shows.
-#[derive(Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Summary<'a> {
     pub(super) version: &'static str,
+    #[schema(value_type = String)]
     pub(super) time: Timestamp,
+    /// Seconds since the capture began.
     pub(super) seconds: f64,
     pub(super) protocols: Protocols,
-    pub(super) interfaces: Value,
-    pub(super) workers: Value,
-    pub(super) vnis: Value,
+    pub(super) interfaces: Vec<InterfaceWithLink<'a>>,
+    pub(super) workers: Vec<WorkerWithQueue<'a>>,
+    pub(super) vnis: Vnis<'a>,
+    #[schema(value_type = Vec<schema::Flow>)]
     pub(super) flows: &'a [Value],
-    pub(super) services: Value,
-    pub(super) records: &'a crate::stats::Records,
-    pub(super) losses: Vec<Loss>,
+    pub(super) services: Vec<Service<'a>>,
+    pub(super) records: &'a Records,
+    /// Losses that are not 0.
+    pub(super) losses: Vec<Listed>,
+    /// Other counts that deserve attention and are not 0; nothing is lost.
+    pub(super) notices: Vec<Listed>,
     pub(super) alerts: Vec<Alert>,
 }

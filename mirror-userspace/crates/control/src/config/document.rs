@@ -13,11 +13,13 @@ use mirror_rules::text::ParseError;
 use serde::Serialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use utoipa::ToSchema;
 
 /// A mistake in a configuration file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Diagnostic {
     /// The file.
+    #[schema(value_type = String)]
     pub file: PathBuf,
     /// The line, from 1.
     pub line: usize,

@@ -20,6 +20,7 @@ use nix::sys::socket::{
     sockopt,
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::copy::{self, Copies, CopyCounts, Wanted};
 use super::{Observer, Subscription, TooMany, Workers};
@@ -61,7 +62,7 @@ pub enum Error {
 }
 
 /// Frames that did not reach the interface, by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct TapLost {
     /// The tap was too slow, and the copy did not fit into a worker's ring.
     pub ring_full: u64,
@@ -72,7 +73,7 @@ pub struct TapLost {
 }
 
 /// The counters of the tap: `frames = sent + Σ lost`, plus frames in flight.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct TapCounts {
     /// The interface.
     pub interface: String,

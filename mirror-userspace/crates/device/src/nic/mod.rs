@@ -110,6 +110,7 @@ impl Transmitted {
 
 /// An interface's counters of received frames, and its state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Received {
     /// `true` if it is up and has a carrier.
     pub running: bool,

@@ -16,6 +16,7 @@ const STRETCH: usize = 4096;
 
 /// The order in which flows are compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Order {
     /// Bytes of both directions.

@@ -1,12 +1,10 @@
 //! QUIC datagrams of both sides, and the events written for them. The first bytes of a datagram are its
 //! direction and its length.
-#![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use mirror_userspace::packet::Direction;
-use mirror_userspace::protocols::quic::{Connection, Event};
+use mirror_packet::Direction;
+use mirror_protocols::quic::{Connection, Event};
 
-fuzz_target!(|bytes: &[u8]| {
+pub(crate) fn fuzz(bytes: &[u8]) {
     let mut connection = Connection::new();
     let mut scratch = Vec::new();
     let mut rest = bytes;
@@ -20,4 +18,4 @@ fuzz_target!(|bytes: &[u8]| {
         }
         rest = behind;
     }
-});
+}

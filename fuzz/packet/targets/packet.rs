@@ -1,10 +1,8 @@
 //! Frames of every link layer, with the packets that they carry.
-#![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use mirror_userspace::packet::{self, Decoded, Layer, LinkType};
+use mirror_packet::{self, Decoded, Layer, LinkType};
 
-fuzz_target!(|bytes: &[u8]| {
+pub(crate) fn fuzz(bytes: &[u8]) {
     let Some(([link, missing], frame)) = bytes.split_first_chunk() else { return };
     let Some(link) = LinkType::from_number(u32::from(*link)) else { return };
     let mut next = Some(Layer::frame(link, frame, frame.len() + usize::from(*missing)));
@@ -13,4 +11,4 @@ fuzz_target!(|bytes: &[u8]| {
             next = packet.tunnelled;
         }
     }
-});
+}

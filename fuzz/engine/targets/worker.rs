@@ -1,11 +1,9 @@
 //! The whole worker, from frames to records. The first bytes of a frame are its length, the time that passes,
 //! and its mirror session.
-#![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use mirror_userspace::engine::worker::{Worker, WorkerConfig};
-use mirror_userspace::packet::{FrameInfo, MirrorSession};
-use mirror_userspace::records::sink::{Overflow, Sink};
+use mirror_engine::worker::{Worker, WorkerConfig};
+use mirror_packet::{FrameInfo, MirrorSession};
+use mirror_records::sink::{Overflow, Sink};
 use mirror_xdp_common::hash::FlowHashKey;
 use mirror_xdp_common::inner::InnerHeaders;
 use mirror_xdp_common::{Address, Vni};
@@ -23,7 +21,7 @@ fn mirror(session: u8) -> Option<MirrorSession> {
     })
 }
 
-fuzz_target!(|bytes: &[u8]| {
+pub(crate) fn fuzz(bytes: &[u8]) {
     let directory = tempfile::tempdir().expect("the temporary directory takes files");
     let sink = Sink::open(directory.path()).expect("the directory is new");
     let config = WorkerConfig { max_flows: 8, hash_seed: SEED, dedup: true, ..WorkerConfig::default() };
@@ -48,4 +46,4 @@ fuzz_target!(|bytes: &[u8]| {
     let accounted = counters.analysed + refused + counters.duplicates;
     assert_eq!((counters.delivered, frames), (accounted, counters.delivered));
     assert_eq!((sink.finish().lost, counters.records_lost), (0, 0));
-});
+}

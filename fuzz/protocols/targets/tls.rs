@@ -1,12 +1,10 @@
 //! TLS handshakes in pieces of both sides, and the events written for them. The first byte of a piece is its
 //! direction and its length.
-#![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use mirror_userspace::packet::Direction;
-use mirror_userspace::protocols::tls::{Event, Handshake, MAX_CERTIFICATE, MAX_HELLO};
+use mirror_packet::Direction;
+use mirror_protocols::tls::{Event, Handshake, MAX_CERTIFICATE, MAX_HELLO};
 
-fuzz_target!(|bytes: &[u8]| {
+pub(crate) fn fuzz(bytes: &[u8]) {
     let mut handshake = Handshake::new();
     let mut rest = bytes;
     while let Some((&head, behind)) = rest.split_first() {
@@ -21,4 +19,4 @@ fuzz_target!(|bytes: &[u8]| {
         messages.parts().iter().map(|part| part.len()).sum::<usize>() <= 2 * (MAX_HELLO + MAX_CERTIFICATE)
     );
     serde_json::to_vec(&Event::new(&messages)).expect("every handshake has a JSON form");
-});
+}

@@ -1,10 +1,8 @@
 //! Filter expressions, applied to frames if they are valid. Words that libpcap could take for host names,
 //! which it would resolve, are removed.
-#![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use mirror_userspace::packet::{FrameInfo, MirrorSession};
-use mirror_userspace::store::expression::Expression;
+use mirror_packet::{FrameInfo, MirrorSession};
+use mirror_store::expression::Expression;
 use mirror_xdp_common::hash::FlowHash;
 use mirror_xdp_common::{Address, Vni};
 
@@ -54,7 +52,7 @@ const FRAME: [u8; 42] = [
     31, 0, 2, 0x9c, 0x40, 0, 53, 0, 8, 0, 0,
 ];
 
-fuzz_target!(|bytes: &[u8]| {
+pub(crate) fn fuzz(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let is_safe = |word: &&str| {
         let bare = word.trim_matches(['(', ')', '!']);
@@ -83,4 +81,4 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(!(matches && expression.matches_nothing()), "{text}");
     }
     let _ = expression.required().count();
-});
+}

@@ -1,11 +1,9 @@
 //! Protocol detection by the first bytes of a conversation.
-#![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use mirror_userspace::packet::Direction;
-use mirror_userspace::protocols::detect::{Detector, Endpoints, Transport};
+use mirror_packet::Direction;
+use mirror_protocols::detect::{Detector, Endpoints, Transport};
 
-fuzz_target!(|bytes: &[u8]| {
+pub(crate) fn fuzz(bytes: &[u8]) {
     let Some(([kind, high, low, cut], bytes)) = bytes.split_first_chunk() else { return };
     let transport = if kind & 1 == 0 { Transport::Tcp } else { Transport::Udp };
     let direction = if kind & 2 == 0 { Direction::ToServer } else { Direction::ToClient };
@@ -15,4 +13,4 @@ fuzz_target!(|bytes: &[u8]| {
     let (first, second) = bytes.split_at(usize::from(*cut).min(bytes.len()));
     let _ = detector.feed(endpoints, direction, first);
     let _ = detector.feed(endpoints, direction, second);
-});
+}

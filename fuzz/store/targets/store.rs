@@ -1,20 +1,18 @@
 //! Stores with altered files: they are read, verified, and repaired by the next writer. The first bytes
 //! select the store, the file and the kind of change; the rest are the changes.
-#![no_main]
 
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::OnceLock;
 
-use libfuzzer_sys::fuzz_target;
-use mirror_userspace::engine::worker::{Worker, WorkerConfig};
-use mirror_userspace::packet::{FrameInfo, MirrorSession};
-use mirror_userspace::records::sink::{Overflow, Sink};
-use mirror_userspace::store::expression::Expression;
-use mirror_userspace::store::reader::{Reader, Wanted};
-use mirror_userspace::store::verify::verify;
-use mirror_userspace::store::{Settings, Store, StoreKey};
+use mirror_engine::worker::{Worker, WorkerConfig};
+use mirror_packet::{FrameInfo, MirrorSession};
+use mirror_records::sink::{Overflow, Sink};
+use mirror_store::expression::Expression;
+use mirror_store::reader::{Reader, Wanted};
+use mirror_store::verify::verify;
+use mirror_store::{Settings, Store, StoreKey};
 use mirror_xdp_common::hash::FlowHashKey;
 use mirror_xdp_common::inner::InnerHeaders;
 use mirror_xdp_common::{Address, Vni};
@@ -116,7 +114,7 @@ fn change(name: &str, how: u8, bytes: &mut Vec<u8>, changes: &[u8]) {
     }
 }
 
-fuzz_target!(|bytes: &[u8]| {
+pub(crate) fn fuzz(bytes: &[u8]) {
     static FORMS: OnceLock<Vec<Form>> = OnceLock::new();
     let forms = FORMS.get_or_init(|| {
         [(None, false), (Some(1), false), (None, true), (Some(1), true)]
@@ -155,4 +153,4 @@ fuzz_target!(|bytes: &[u8]| {
         let _ = store.finish();
     }
     read();
-});
+}

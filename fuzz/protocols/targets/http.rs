@@ -1,10 +1,8 @@
 //! Heads of HTTP/1.x messages, and bodies in two pieces.
-#![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use mirror_userspace::protocols::http::{Body, Request, Response, head_end};
+use mirror_protocols::http::{Body, Request, Response, head_end};
 
-fuzz_target!(|bytes: &[u8]| {
+pub(crate) fn fuzz(bytes: &[u8]) {
     let Some((&cut, bytes)) = bytes.split_first() else { return };
     let _ = (Request::parse(bytes), Response::parse(bytes));
     let (first, second) = bytes.split_at(usize::from(cut).min(bytes.len()));
@@ -19,4 +17,4 @@ fuzz_target!(|bytes: &[u8]| {
         used_of_pieces += pieces.take(second).used;
     }
     assert_eq!((used, whole), (used_of_pieces, pieces), "a body ends where it ends");
-});
+}

@@ -6,7 +6,9 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use super::google;
 use super::version::Version;
 use crate::text::{Bytes, Text};
-use crate::tls::{Carrier, ClientHello, Extensions, Ja3, ServerHello, extension, ja4, kinds, meant, version_name};
+use crate::tls::{
+    Carrier, ClientHello, Extensions, Ja3, ServerHello, extension, ja4, kinds, meant, version_name,
+};
 
 /// The event of a hello; serializes as the `quic` object.
 #[derive(Clone, Copy, Debug)]

@@ -30,8 +30,8 @@ pub use fingerprint::{Carrier, Ja3, ja4};
 pub(super) use fingerprint::{kinds, meant};
 pub use handshake::{Handshake, MAX_CERTIFICATE, MAX_HELLO, Malformed, Messages, Outline, Progress};
 pub(super) use hello::extension;
-pub(super) use names::version as version_name;
 pub use hello::{ClientHello, ExtensionIter, Extensions, ServerHello, Version};
+pub(super) use names::version as version_name;
 
 /// Returns true if bytes begin with a record that begins with a client hello. This recognises TLS in a flow
 /// of another protocol that has negotiated it (STARTTLS, CONNECT). Other protocols do not begin so by chance.

@@ -132,6 +132,7 @@ fn rules(action: &str) -> String {
 
 #[test]
 fn it_installs_starts_answers_reloads_and_stops_under_load_and_leaves_nothing_behind() {
+    require::machine();
     let Some(package) = require::package() else { return };
     let Some(bed) = Bed::new(1) else { return };
     let Some(tool) = require::promtool() else { return };

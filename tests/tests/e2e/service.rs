@@ -12,6 +12,7 @@ use std::{fs, thread};
 use mirror_xdp_tests::appliance::{Bed, INTERFACE, PATIENCE};
 use mirror_xdp_tests::frames::{Flow, mirrored};
 use mirror_xdp_tests::process::Process;
+use mirror_xdp_tests::require;
 use nix::sys::signal::Signal;
 
 /// The time limit for a stop.
@@ -131,6 +132,7 @@ fn json_logs_are_objects_only() {
 
 #[test]
 fn it_stops_within_five_seconds_under_load() {
+    require::machine();
     let Some(bed) = Bed::new(2) else { return };
     let appliance = bed.start(&[]);
     let stop = AtomicBool::new(false);

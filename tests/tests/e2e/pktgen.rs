@@ -360,6 +360,7 @@ fn the_same_seed_makes_the_same_frames() {
 
 #[test]
 fn frames_are_sent_at_the_rate_that_was_asked_for() {
+    require::machine();
     let Some(bed) = Bed::new(1) else { return };
     let capture = Capture::new(&conversation());
     // The least time that it takes; the clock is read with a tolerance.

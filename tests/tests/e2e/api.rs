@@ -12,7 +12,7 @@ use mirror_xdp_tests::appliance::{Appliance, Bed, INTERFACE, wait_until};
 use mirror_xdp_tests::frames::{Flow, mirrored};
 use mirror_xdp_tests::http::{self, Answer};
 use mirror_xdp_tests::schema::violations;
-use mirror_xdp_tests::{process, secret};
+use mirror_xdp_tests::{process, require, secret};
 use nix::sys::signal::Signal;
 use proptest::collection::vec;
 use proptest::prelude::{Strategy, any};
@@ -445,6 +445,7 @@ fn assert_healthy(bed: &Bed, round: usize) {
 
 #[test]
 fn hostile_clients_by_the_hundred_do_not_keep_health_checks_out() {
+    require::machine();
     let Some(bed) = Bed::new(1) else { return };
     let appliance = bed.start(&["--health", HEALTH]);
     let kept_alive = b"GET /api/v1/stats HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
@@ -484,6 +485,7 @@ fn hostile_clients_by_the_hundred_do_not_keep_health_checks_out() {
 
 #[test]
 fn hostile_clients_that_take_no_answers_do_not_keep_health_checks_out() {
+    require::machine();
     let Some(bed) = Bed::new(1) else { return };
     let appliance = bed.start(&["--health", HEALTH]);
     // More requests than answers fit into the buffers of the connection.

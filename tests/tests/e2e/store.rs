@@ -1,11 +1,8 @@
 //! The packet store returns the packets that were sent, byte for byte. Whatever happens to the process or the
 //! disk, finished segments are intact, and packets that are not stored are counted.
 
-#[path = "store/hostile.rs"]
 mod hostile;
-#[path = "store/integrity.rs"]
 mod integrity;
-#[path = "store/kept.rs"]
 mod kept;
 
 use std::fs;

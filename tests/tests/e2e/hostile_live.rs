@@ -72,6 +72,7 @@ fn capture(bed: &Bed, hostile: Option<&Path>) -> (Report, u64) {
 
 #[test]
 fn hostile_esp_beside_ordinary_traffic_costs_no_frame_of_it() {
+    require::machine();
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("esp.pcap");
     write_esp(&file);

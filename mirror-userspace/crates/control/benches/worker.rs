@@ -605,7 +605,7 @@ fn parsers(criterion: &mut Criterion) {
 
 /// Returns the client's Initial packet of RFC 9001, A.2.
 fn quic_initial() -> Vec<u8> {
-    let text = include_str!("../crates/protocols/src/quic/rfc9001-client-initial.hex").replace('\n', "");
+    let text = include_str!("../../protocols/src/quic/rfc9001-client-initial.hex").replace('\n', "");
     let digit = |byte: &u8| char::from(*byte).to_digit(16).unwrap() as u8;
     text.as_bytes().chunks(2).map(|pair| digit(&pair[0]) << 4 | digit(&pair[1])).collect()
 }

@@ -1,6 +1,6 @@
 //! Shared parts of the end-to-end tests and the lab: network namespaces, processes that end with the test
-//! that started them, frames, and mirror-xdp as a test runs it. The tests themselves are in `tests/tests`,
-//! one file for each capability.
+//! that started them, frames, and mirror-xdp as a test runs it. The tests themselves are in
+//! `tests/tests/e2e`, one module for each capability.
 #![forbid(unsafe_code)]
 #![expect(clippy::missing_panics_doc, reason = "a helper panics where the test that called it has failed")]
 
@@ -23,3 +23,4 @@ pub mod schema;
 pub mod secret;
 pub mod sniffer;
 pub mod tls;
+mod turns;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use crate::netns::Namespace;
+use crate::turns;
 
 /// Returns whether this machine lets tests make network namespaces and load eBPF programs.
 ///
@@ -13,13 +14,22 @@ use crate::netns::Namespace;
 #[must_use]
 pub fn privileges() -> bool {
     static OBSTACLE: OnceLock<Option<String>> = OnceLock::new();
+    turns::share();
     OBSTACLE.get_or_init(|| Namespace::new().err().map(|error| error.to_string())).as_ref().is_none_or(skip)
+}
+
+/// Requires the machine for this test alone: waits until no other test of this program runs, and lets others
+/// begin when this test has ended. It comes first in tests that load the machine or measure time. Tests of the
+/// binary and tests with privileges run side by side otherwise.
+pub fn machine() {
+    turns::alone();
 }
 
 /// Returns the binary under test, named by `MIRROR_XDP_BIN`, which `cargo xtask test` sets. Without it, tests
 /// of the binary are skipped as in [`privileges`].
 #[must_use]
 pub fn binary() -> Option<PathBuf> {
+    turns::share();
     let path = env::var_os("MIRROR_XDP_BIN").map(PathBuf::from);
     if path.is_none() {
         skip("MIRROR_XDP_BIN does not name a binary: run `cargo xtask test`");

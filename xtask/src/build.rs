@@ -19,22 +19,35 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
-    let binary = build(args.release)?;
+    let binary = build(if args.release { Profile::Release } else { Profile::Dev })?;
     step(&format!("Built {}", binary.display()));
     Ok(ExitCode::SUCCESS)
 }
 
+/// How the binary is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// For tests, guests and the demonstration: builds soon, with assertions.
+    Dev,
+    /// For deployment and benchmarks: optimised as a whole, which takes minutes on one CPU.
+    Release,
+}
+
 /// Sets up, builds everything and returns the path of the binary.
-pub(crate) fn build(release: bool) -> Result<PathBuf> {
+pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     build_ebpf(&setup()?, false)?;
     step("Building mirror-xdp");
     let mut command = cargo();
     command.args(["build", "--package", "mirror-userspace"]);
-    if release {
-        command.arg("--release");
-    }
+    let directory = match profile {
+        Profile::Dev => "debug",
+        Profile::Release => {
+            command.arg("--release");
+            "release"
+        }
+    };
     run(&mut command)?;
-    let directory = target_directory()?.join(if release { "release" } else { "debug" });
+    let directory = target_directory()?.join(directory);
     Ok(directory.join("mirror-xdp"))
 }
 

@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result};
 
-use crate::build::build;
+use crate::build::{Profile, build};
 use crate::command::{display, run, step, workspace};
 
 /// The version of the package, which is the workspace's.
@@ -61,7 +61,7 @@ pub(crate) struct Args {
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     let binary = match &args.binary {
         Some(binary) => binary.clone(),
-        None => build(true)?,
+        None => build(Profile::Release)?,
     };
     for package in package(&binary, &workspace().join(&args.output))? {
         step(&format!("Packed {}", package.display()));

@@ -24,7 +24,7 @@ Examples:
   cargo xtask run -- run --interface eth1        build, then run `mirror-xdp run --interface eth1` as root
   cargo xtask build --release                    target/release/mirror-xdp, the one file to deploy
   cargo xtask test                               all tests
-  cargo xtask test -- --test start_stop          the tests of one file; arguments go to `cargo test`
+  cargo xtask test -- start_stop                 the tests of one module; arguments go to `cargo test`
   cargo xtask fuzz --seconds 60 worker           feed arbitrary frames to the worker for a minute
   cargo xtask pktgen -- --interface eth1 day.pcap  build, then replay a capture as mirror traffic
   cargo xtask dist                               target/dist: a Debian package and a tarball

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result};
 use mirror_xdp_tests::lab::{self, Outcome};
 
-use crate::build::build;
+use crate::build::{Profile, build};
 use crate::command::{as_root, display};
 
 /// Build, then show mirror-xdp at work in the lab, or run `mirror-xdp ARGUMENTS` as root
@@ -34,7 +34,7 @@ pub(crate) struct PktgenArgs {
 
 /// Builds, then runs `mirror-xdp pktgen` as root.
 pub(crate) fn pktgen(args: PktgenArgs) -> Result<ExitCode> {
-    let binary = build(true)?;
+    let binary = build(Profile::Dev)?;
     run(as_root(binary, "sending through an XDP program")?.arg("pktgen").args(args.arguments))
 }
 
@@ -42,7 +42,7 @@ pub(crate) fn main(args: Args) -> Result<ExitCode> {
     if let Some(binary) = args.lab {
         return run_lab(&binary);
     }
-    let binary = build(true)?;
+    let binary = build(Profile::Dev)?;
     if !args.arguments.is_empty() {
         return run(as_root(binary, "loading an XDP program")?.args(args.arguments));
     }

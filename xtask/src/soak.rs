@@ -1,5 +1,5 @@
 //! `cargo xtask soak`: runs minutes of full load with reloads and restarts. Afterwards memory must not have
-//! grown and every account must be exact. The test itself is `tests/tests/soak.rs`.
+//! grown and every account must be exact. The test itself is `tests/tests/e2e/soak.rs`.
 
 use std::process::ExitCode;
 
@@ -31,6 +31,6 @@ fn seconds(text: &str) -> Result<u64, String> {
 }
 
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
-    let arguments = ["--test", "soak", "--", "--ignored", "--nocapture"];
+    let arguments = ["--test", "e2e", "--", "soak::", "--ignored", "--nocapture"];
     test::run(&arguments.map(Into::into), &[("MIRROR_XDP_SOAK", args.duration.to_string())])
 }

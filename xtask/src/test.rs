@@ -1,14 +1,18 @@
-//! `cargo xtask test`: builds the product in release mode, then runs all tests against it.
+//! `cargo xtask test`: builds the product, then runs all tests against it.
 
+use std::env;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 
-use crate::build::build;
-use crate::command::{cargo, display, find_program, root_prefix, step, workspace};
+use crate::build::{Profile, build};
+use crate::command::{cargo, cpus, display, find_program, root_prefix, step, workspace};
 use crate::dist::package;
 use crate::setup::tools;
+
+/// The environment variable for the number of tests that run at the same time.
+const THREADS: &str = "RUST_TEST_THREADS";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -23,7 +27,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
 
 /// Builds, then runs `cargo test` with these arguments and environment variables.
 pub(crate) fn run(arguments: &[OsString], variables: &[(&str, String)]) -> Result<ExitCode> {
-    let binary = build(true)?;
+    let binary = build(Profile::Dev)?;
     tools::get()?;
     // If Debian's tools are missing, the test of the package reports it.
     let package = match find_program("dpkg-shlibdeps") {
@@ -31,6 +35,8 @@ pub(crate) fn run(arguments: &[OsString], variables: &[(&str, String)]) -> Resul
         None => None,
     };
     step("Running the tests");
+    // End-to-end tests wait for most of their time.
+    let threads = env::var_os(THREADS).unwrap_or_else(|| (2 * cpus()).to_string().into());
     let mut command = cargo();
     // Report all failures, not only those of the first file.
     command
@@ -38,6 +44,7 @@ pub(crate) fn run(arguments: &[OsString], variables: &[(&str, String)]) -> Resul
         .args(arguments)
         .envs(variables.iter().map(|(name, value)| (name, value)))
         .env("MIRROR_XDP_BIN", binary)
+        .env(THREADS, threads)
         .envs(package.map(|[package, _]| ("MIRROR_XDP_DEB", package)));
     let runner =
         root_prefix("making network namespaces for the tests, and loading eBPF programs into them,")?;

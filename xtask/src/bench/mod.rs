@@ -26,8 +26,9 @@ use serde_json::json;
 use self::chart::Series;
 use self::machine::Machine;
 use self::report::{Growth, Program, Report};
-use crate::build::build;
+use crate::build::{Profile, build, build_ebpf};
 use crate::command::{as_root, cargo, display, find_program, root_prefix, step, workspace};
+use crate::setup::setup;
 
 /// The smallest share worse than before that is reported. Less is noise on a shared machine.
 const NOTABLE: f64 = 0.1;
@@ -139,14 +140,12 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         }
     }
     let earlier = args.compare.as_deref().map(read).transpose()?;
-    // Also sets the machine up.
-    let binary = build(true)?;
-    if args.update_baseline {
-        return baseline::update();
+    if args.gate || args.update_baseline {
+        // These need no binary.
+        build_ebpf(&setup()?, false)?;
+        return if args.gate { baseline::check() } else { baseline::update() };
     }
-    if args.gate {
-        return baseline::check();
-    }
+    let binary = build(Profile::Release)?;
     let report = measure(args, &binary)?;
     let directory = workspace().join("target/bench");
     write(&report, &directory)?;

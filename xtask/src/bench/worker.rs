@@ -1,4 +1,4 @@
-//! The levels `worker`, `memory` and `growth`: they run the bench target of `mirror-userspace` by itself and
+//! The levels `worker`, `memory` and `growth`: they run the bench target of `mirror-control` by itself and
 //! under callgrind, and compare mirror-xdp with Suricata.
 
 use std::fs;
@@ -51,7 +51,7 @@ impl Target {
     /// Compiles the bench target.
     pub(super) fn build() -> Result<Self> {
         let mut command = cargo();
-        command.args(["bench", "--package", "mirror-userspace", "--bench", "worker", "--no-run"]);
+        command.args(["bench", "--package", "mirror-control", "--bench", "worker", "--no-run"]);
         command.args(["--message-format", "json"]);
         let built = command.output().with_context(|| format!("cannot start `{}`", display(&command)))?;
         if !built.status.success() {

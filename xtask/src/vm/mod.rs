@@ -23,13 +23,17 @@ use anyhow::{Result, ensure};
 
 use self::guest::Outcome;
 use self::image::Image;
+use self::packages::Kernel;
 use self::scenarios::{GUESTS, Guest};
-use crate::build;
-use crate::command::{step, workspace};
+use crate::build::{Profile, build};
+use crate::command::{cpus, side_by_side, step, workspace};
+
+/// Guests that run at the same time: while one waits for its carrier or its timers, another computes.
+const AT_ONCE: usize = 2;
 
 const EXAMPLES: &str = "\
 Examples:
-  cargo xtask vm test           all guests, one after the other
+  cargo xtask vm test           all guests, two at a time
   cargo xtask vm test igb       one of them
 ";
 
@@ -64,15 +68,24 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         let required = std::env::var_os("CI").is_some();
         return Ok(if required { ExitCode::FAILURE } else { ExitCode::SUCCESS });
     };
-    let binary = build::build(true)?;
+    let binary = build(Profile::Dev)?;
     let mut failed = 0;
     let mut outcomes = Vec::new();
     let start = Instant::now();
-    for guest in guests {
-        step(&format!("Guest {}: {}", guest.name, guest.what));
+    let mut prepared = Vec::new();
+    for (number, guest) in guests.into_iter().enumerate() {
         let kernel = packages.kernel(guest.kernel)?;
         let image = Image::make(guest, &kernel, &binary)?;
-        for outcome in guest::run(guest, &packages.qemu, &kernel, &image)? {
+        prepared.push((number, guest, kernel, image));
+    }
+    let run = |(number, guest, kernel, image): &(usize, &Guest, Kernel, Image)| {
+        step(&format!("Guest {}: {}", guest.name, guest.what));
+        (*number, guest::run(guest, &packages.qemu, kernel, image))
+    };
+    let mut done = side_by_side(&prepared, AT_ONCE.min(cpus()), run);
+    done.sort_by_key(|(number, _)| *number);
+    for (_, results) in done {
+        for outcome in results? {
             failed += usize::from(outcome.failure.is_some());
             outcomes.push(outcome);
         }

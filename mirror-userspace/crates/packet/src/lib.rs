@@ -3,8 +3,8 @@
 //!
 //! It owns the words that every other part speaks ([`MirrorSession`], [`FrameInfo`], [`Direction`], [`FlowKey`],
 //! [`Conversation`], [`CommunityId`]), decoding ([`decode()`]), defragmentation ([`fragment`]) and capture files
-//! ([`capture_file`]). It keeps no flows and knows no application protocol. It uses `mirror-base` and
-//! `mirror-xdp-common`.
+//! (`capture_file`, with the feature `capture-file`). It keeps no flows and knows no application protocol. It
+//! uses `mirror-base` and `mirror-xdp-common`.
 //!
 //! ```
 //! use mirror_packet::{Decoded, Layer, LinkType, decode};

@@ -6,7 +6,6 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 use std::{fs, io};
 
 use bytes::Bytes;
@@ -14,10 +13,9 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use mirror_base::one_line;
 use mirror_packet::text::hex;
 use mirror_rules::text::ParseError;
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ClientOptions, ObjectStore, ObjectStoreExt as _, RetryConfig};
+use object_store::{ObjectStore, ObjectStoreExt as _};
 use sha2::{Digest as _, Sha256};
 use url::{Host, Url};
 
@@ -25,13 +23,20 @@ use super::directory::Directory;
 use super::manifest::{self, Contents, FILE_NAME};
 use super::names::FileName;
 
-/// Timeout for establishing a connection.
-const CONNECT: Duration = Duration::from_secs(5);
-/// Timeout of a request, including the response's body.
-const ANSWER: Duration = Duration::from_secs(60);
-/// Maximum number of retries after a temporary failure, and the time limit for them.
-const RETRIES: usize = 3;
-const RETRY: Duration = Duration::from_secs(10);
+#[cfg(feature = "s3")]
+mod s3;
+/// Stands in for the client of S3 where it is left out.
+#[cfg(not(feature = "s3"))]
+mod s3 {
+    use std::sync::Arc;
+
+    use object_store::ObjectStore;
+
+    pub(super) fn open(_: &str, _: Option<&str>, _: Option<&str>) -> Result<Arc<dyn ObjectStore>, String> {
+        Err("this program is built without S3; build it with the feature `s3`".to_owned())
+    }
+}
+
 /// Maximum number of requests in flight.
 pub(super) const AT_ONCE: usize = 16;
 /// Size in bytes of the ranges in which a whole object is read.
@@ -283,31 +288,8 @@ impl Remote {
                 (Arc::new(store.with_fsync(true)), Path::default())
             }
             Place::S3 { bucket, prefix, region, endpoint } => {
-                // The TLS provider of all connections. This fails if one is already installed, which is fine.
-                let _ = rustls::crypto::ring::default_provider().install_default();
-                let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
-                if let Some(region) = region {
-                    builder = builder.with_region(region);
-                }
-                // The URL takes precedence over the environment.
-                if let Some(endpoint) = endpoint {
-                    builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, endpoint);
-                }
-                let keys = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
-                let endpoint = keys.iter().find_map(|key| builder.get_config_value(key));
-                if let Some(endpoint) = endpoint.as_deref().filter(|endpoint| is_plain(endpoint)) {
-                    return Err(error(format!(
-                        "the endpoint {endpoint} of the environment is not encrypted, and requests have credentials; \
-                         write https://"
-                    )));
-                }
-                let plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
-                let client = ClientOptions::new().with_connect_timeout(CONNECT).with_timeout(ANSWER);
-                let retry =
-                    RetryConfig { max_retries: RETRIES, retry_timeout: RETRY, ..RetryConfig::default() };
-                let builder = builder.with_client_options(client.with_allow_http(plain)).with_retry(retry);
-                let store = builder.build().map_err(|reason| error(meaning(&reason)))?;
-                (Arc::new(store), Path::from(prefix.as_str()))
+                let store = s3::open(bucket, region.as_deref(), endpoint.as_deref()).map_err(error)?;
+                (store, Path::from(prefix.as_str()))
             }
         };
         Ok(Self { directory: local, ..Self::of(store, prefix, url) })

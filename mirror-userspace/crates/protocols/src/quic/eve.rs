@@ -2,12 +2,13 @@
 
 use mirror_packet::Direction;
 use serde::ser::{Serialize, SerializeMap, Serializer};
-use tls_parser::TlsVersion;
 
 use super::google;
 use super::version::Version;
 use crate::text::{Bytes, Text};
-use crate::tls::{Carrier, ClientHello, Extensions, Ja3, ServerHello, extension, ja4, kinds, meant};
+use crate::tls::{
+    Carrier, ClientHello, Extensions, Ja3, ServerHello, extension, ja4, kinds, meant, version_name,
+};
 
 /// The event of a hello; serializes as the `quic` object.
 #[derive(Clone, Copy, Debug)]
@@ -126,7 +127,7 @@ impl Serialize for Extension<'_> {
                 let chosen = self.all.find(self.kind).and_then(|data| data.try_into().ok());
                 let versions = chosen.map(u16::from_be_bytes).into_iter();
                 let versions = meant(versions.chain(self.all.supported_versions()));
-                values(&mut map, versions.map(|version| Text(format!("{:?}", TlsVersion(version)))))?;
+                values(&mut map, versions.map(|version| Text(version_name(version))))?;
             }
             _ => {}
         }

@@ -1,12 +1,12 @@
 //! The `tls` object of EVE records, as Suricata 7 writes it.
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
-use tls_parser::TlsCipherSuite;
 
 use super::certificate::Certificate;
 use super::fingerprint::{Carrier, Ja3, ja4};
 use super::handshake::Messages;
 use super::hello::{ClientHello, ServerHello, Version, extension};
+use super::names::cipher_suite;
 use crate::text::{Bytes, Text};
 
 /// The event of a handshake; serializes as the `tls` object.
@@ -94,8 +94,8 @@ impl Serialize for Event<'_> {
             map.serialize_entry("client", &ClientObject(certificate))?;
         }
         if let Some(server) = &self.server {
-            match TlsCipherSuite::from_id(server.cipher) {
-                Some(suite) => map.serialize_entry("cipher", suite.name)?,
+            match cipher_suite(server.cipher) {
+                Some(name) => map.serialize_entry("cipher", name)?,
                 None => map.serialize_entry("cipher", &Text(format_args!("{:#06x}", server.cipher)))?,
             }
         }

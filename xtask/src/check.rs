@@ -1,21 +1,38 @@
 //! `cargo xtask check`: the checks that a change has to pass besides its tests.
 
-use std::process::ExitCode;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::build::build_ebpf;
-use crate::command::{cargo, run, step};
+use crate::command::{cargo, run, step, workspace};
 use crate::setup::setup;
 
 pub(crate) fn main() -> Result<ExitCode> {
     let toolchain = setup()?;
     step("Formatting");
     run(cargo().args(["fmt", "--all", "--check"]))?;
+    run(Command::new("rustfmt").args(["--edition", "2024", "--check"]).args(protocols()?))?;
     step("Lints");
     run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]))?;
     step("Documentation");
     run(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings"))?;
     build_ebpf(&toolchain, true)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the modules of the protocols. A macro declares them, by the rows of its table, so `cargo fmt` does not
+/// find them.
+fn protocols() -> Result<Vec<PathBuf>> {
+    let directory = workspace().join("mirror-userspace/crates/protocols/src");
+    let entries = fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))?;
+    let mut modules = Vec::new();
+    for entry in entries {
+        modules.push(entry?.path().join("mod.rs"));
+    }
+    modules.retain(|module| module.is_file());
+    modules.sort_unstable();
+    Ok(modules)
 }

@@ -2,8 +2,9 @@
 //! and each becomes a line of many hundred bytes. Without a limit, a sender of little data would fill the
 //! disk of the log.
 
-use mirror_records::EventType;
-use mirror_records::eve::Lines;
+use std::marker::PhantomData;
+
+use mirror_protocols::eve::{EveEvent, EveWriter, Packer, Unpacker};
 use serde::Serialize;
 
 use super::Context;
@@ -56,21 +57,38 @@ impl Credit {
         self.left as usize >= bytes
     }
 
-    /// Ends the flow. If events were omitted, an event of this type reports their number.
-    pub(super) fn end(&mut self, event_type: &'static EventType, context: &mut Context<'_>) {
+    /// Ends the flow. If events of type `E` were omitted, an event of this type reports their number.
+    pub(super) fn end<E: EveEvent>(&mut self, context: &mut Context<'_>) {
         let omitted = std::mem::take(&mut self.omitted);
         if omitted > 0 {
-            context.emit(event_type, &[&omitted.to_ne_bytes()]);
+            context.record(&Omitted::<E> { omitted, of: PhantomData });
         }
     }
 }
 
-/// Renders an event that reports the number of omitted events.
-pub(super) fn render_omitted(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
-    #[derive(Serialize)]
-    struct Object {
-        omitted: u32,
+/// The number of events of type `E` that were omitted.
+struct Omitted<E> {
+    omitted: u32,
+    of: PhantomData<E>,
+}
+
+impl<E: EveEvent> EveEvent for Omitted<E> {
+    const TYPE: &'static str = E::TYPE;
+    type Unpacked<'a> = Self;
+
+    fn pack(&self, packer: &mut Packer<'_>) {
+        packer.u32(self.omitted);
     }
-    let Some(omitted) = bytes.first_chunk() else { return Ok(()) };
-    lines.line(&Object { omitted: u32::from_ne_bytes(*omitted) })
+
+    fn unpack(unpacker: &mut Unpacker<'_>) -> Option<Self> {
+        Some(Self { omitted: unpacker.u32()?, of: PhantomData })
+    }
+
+    fn write(&self, writer: &mut impl EveWriter) -> serde_json::Result<()> {
+        #[derive(Serialize)]
+        struct Object {
+            omitted: u32,
+        }
+        writer.line(&Object { omitted: self.omitted })
+    }
 }

@@ -51,10 +51,21 @@ pub(super) fn parse_answer(line: &[u8]) -> Option<(Ports, Answer<'_>)> {
     Some((Ports::parse(ports)?, answer))
 }
 
-/// Matches a question. Its longest form without spaces has 13 bytes.
-pub(super) fn probe(bytes: &[u8]) -> Probe {
-    const MAX_QUESTION: usize = 32;
-    match bytes.iter().position(|&byte| byte == b'\n') {
+/// The longest question, white space included, that is recognised.
+const MAX_QUESTION: usize = 32;
+
+/// Matches a question.
+pub(super) fn probe_question(bytes: &[u8]) -> Probe {
+    probe(bytes, b'\n')
+}
+
+/// Matches an answer, which begins with the question and a colon.
+pub(super) fn probe_answer(bytes: &[u8]) -> Probe {
+    probe(bytes, b':')
+}
+
+fn probe(bytes: &[u8], end: u8) -> Probe {
+    match bytes.iter().position(|&byte| byte == end) {
         Some(end) => Ports::parse(bytes.get(..end).unwrap_or_default()).is_some().into(),
         None if bytes.len() <= MAX_QUESTION
             && bytes.iter().all(|byte| b"0123456789, \t\r".contains(byte)) =>

@@ -41,8 +41,10 @@ pub struct Flow {
 impl Protocol for Ident {
     type Flow = Flow;
 
-    const SIGNATURES: &'static [Signature] =
-        &[Signature::stream(AppProto::Ident, Some(ToServer), &[PORT], Test::Content(message::probe))];
+    const SIGNATURES: &'static [Signature] = &[
+        Signature::stream(AppProto::Ident, Some(ToServer), &[PORT], Test::Content(message::probe_question)),
+        Signature::stream(AppProto::Ident, Some(ToClient), &[PORT], Test::Content(message::probe_answer)),
+    ];
 
     const EXAMPLE: Example = Example {
         endpoints: Endpoints { transport: Transport::Tcp, client_port: 40_000, server_port: PORT },

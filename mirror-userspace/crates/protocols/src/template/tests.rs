@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::message::{parse_answer, probe};
+use super::message::{parse_answer, probe_answer, probe_question};
 use super::*;
 use crate::Transcript;
 use crate::detect::Probe;
@@ -57,7 +57,9 @@ fn a_line_that_does_not_end_ends_the_analysis() {
 }
 
 #[test]
-fn only_questions_are_recognised() {
+fn only_questions_and_answers_are_recognised() {
+    assert_eq!(probe_answer(b"6193, 23 : ERROR : NO-USER\r\n"), Probe::Yes);
+    assert_eq!(probe_answer(b"6193, 23\r\n"), Probe::No);
     for (bytes, expected) in [
         (&b"6193, 23\r\n"[..], Probe::Yes),
         (b"6193,23\n", Probe::Yes),
@@ -70,7 +72,7 @@ fn only_questions_are_recognised() {
         (b"GET /", Probe::No),
         (b"111111111111111111111111111111111", Probe::No),
     ] {
-        assert_eq!(probe(bytes), expected, "{}", bytes.escape_ascii());
+        assert_eq!(probe_question(bytes), expected, "{}", bytes.escape_ascii());
     }
 }
 

@@ -239,7 +239,6 @@ impl<'a> Unpacker<'a> {
     }
 
     /// Unpacks a duration. The outer `None` stands for missing bytes, the inner one for an unknown duration.
-    #[expect(clippy::option_option, reason = "two different reasons")]
     pub fn duration(&mut self) -> Option<Option<u64>> {
         self.u64().map(|nanoseconds| Some(nanoseconds).filter(|&nanoseconds| nanoseconds != UNKNOWN))
     }

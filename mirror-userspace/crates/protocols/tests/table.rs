@@ -1,10 +1,10 @@
 //! The table of protocols is the only place that lists them: documents are generated from it, and nothing outside
 //! of the folder of a protocol names it.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
-use mirror_protocols::ANALYZED;
+use mirror_protocols::{ANALYZED, Analyzed};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..")
@@ -20,12 +20,11 @@ fn the_documented_table_is_that_of_the_rows() {
         text.match_indices(HEAD).find(|(at, _)| text[..*at].ends_with("| by default |\n")).unwrap();
     let start = start + HEAD.len();
     let end = start + text[start..].find(END).unwrap();
-    let rows: String = ANALYZED
-        .iter()
-        .map(|it| {
-            format!("| `{}` | {} | {} |\n", it.name, it.content, if it.by_default { "on" } else { "off" })
-        })
-        .collect();
+    let row = |protocol: &Analyzed| {
+        let default = if protocol.by_default { "on" } else { "off" };
+        ["| `", protocol.name, "` | ", protocol.content, " | ", default, " |\n"].concat()
+    };
+    let rows: String = ANALYZED.iter().map(row).collect();
     if std::env::var_os("UPDATE").is_some() {
         fs::write(&path, [&text[..start], &rows, &text[end..]].concat()).unwrap();
     } else {
@@ -37,39 +36,38 @@ fn the_documented_table_is_that_of_the_rows() {
     }
 }
 
-/// Returns the source files of the crates below a directory that contain one of these words.
-fn files_with(words: &[&str], directory: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
+/// Returns the Rust files below a directory.
+fn sources(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
         if path.is_dir() {
-            files_with(words, &path, found);
+            found.extend(sources(&path)?);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = fs::read_to_string(&path).unwrap();
-            let mut tokens = text.split(|c: char| !c.is_alphanumeric() && c != '_');
-            if tokens.any(|token| words.contains(&token)) {
-                found.push(path);
-            }
+            found.push(path);
         }
     }
+    Ok(found)
+}
+
+/// Returns true if a text has one of these words, not counting the kind of macro parameters `ident`.
+fn has_word(text: &str, words: &[&str]) -> bool {
+    let text = text.replace(":ident", "");
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| words.contains(&word))
 }
 
 /// A copy of the template touches its folder and its row: all else is made from the row.
 #[test]
 fn nothing_but_its_folder_and_its_row_names_the_template() {
     let root = root();
-    let mut found = Vec::new();
-    for directory in ["mirror-userspace", "xtask/src", "fuzz/targets"] {
-        files_with(&["ident", "Ident"], &root.join(directory), &mut found);
-    }
     let source = root.join("mirror-userspace/crates/protocols/src");
-    found.retain(|path| !path.starts_with(source.join("template")));
-    let this = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/table.rs").canonicalize().unwrap();
-    found.retain(|path| path.canonicalize().unwrap() != this);
-    // `ident` is also the name of a kind of macro parameters; those are not counted as names.
-    found.retain(|path| {
-        let text = fs::read_to_string(path).unwrap().replace(":ident", "");
-        text.split(|c: char| !c.is_alphanumeric() && c != '_')
-            .any(|token| token == "ident" || token == "Ident")
-    });
+    let directories = ["mirror-userspace", "xtask/src", "fuzz", "tests"];
+    let found: Vec<_> = directories
+        .into_iter()
+        .flat_map(|directory| sources(&root.join(directory)).unwrap())
+        .filter(|path| !path.starts_with(source.join("template")) && !path.ends_with(file!()))
+        .filter(|path| !path.components().any(|component| component.as_os_str() == "target"))
+        .filter(|path| has_word(&fs::read_to_string(path).unwrap(), &["ident", "Ident"]))
+        .collect();
     assert_eq!(found, [source.join("table.rs")]);
 }

@@ -16,9 +16,7 @@ pub(super) struct EveArgs {
     #[arg(long, value_name = "WHERE", value_parser = OsStringValueParser::new().try_map(output))]
     eve_output: Option<PathBuf>,
 
-    /// Write only events of these kinds, such as flow,dns,tls; the kinds are flow, alert, dns, http, tls,
-    /// quic, ssh, metrics and stats
-    #[arg(long, value_name = "KIND,…", value_delimiter = ',', hide_possible_values = true)]
+    #[arg(long, value_name = "KIND,…", value_delimiter = ',', hide_possible_values = true, help = types_help())]
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(EventTypes::KNOWN))]
     eve_types: Option<Vec<String>>,
 
@@ -33,6 +31,11 @@ pub(super) struct EveArgs {
     /// Keep this many rotated files, and remove older ones
     #[arg(long, value_name = "N")]
     rotate_keep: Option<usize>,
+}
+
+fn types_help() -> String {
+    let kinds = EventTypes::KNOWN.join(", ");
+    format!("Write only events of these kinds, such as flow,dns,tls; the kinds are {kinds}")
 }
 
 /// Parses the destination. A name that is not UTF-8 is the name of a file.

@@ -11,6 +11,7 @@ use mirror_base::sandbox::{self, Files, Kind};
 use mirror_control::config;
 use mirror_control::stats::{self, Named, Records};
 use mirror_device::xdp::program::LogLevel;
+use mirror_engine::analyzer::Enabled;
 use mirror_engine::offline::{self, Frames};
 use mirror_engine::worker::{Worker, WorkerConfig};
 use mirror_packet::capture_file::{CaptureFile, CaptureFileError};
@@ -62,8 +63,21 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value_t, value_name = "on|off", hide_possible_values = true)]
     dedup: super::Switch,
 
+    /// Analyzers to run; by default all but those that are off by default
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(Enabled::all_names()))]
+    analyzers: Option<Vec<String>>,
+
     #[command(flatten)]
     ports: super::PortArgs,
+}
+
+impl Args {
+    fn analyzers(&self) -> Enabled {
+        self.analyzers.as_ref().map_or_else(Enabled::default, |names| {
+            names.iter().fold(Enabled::none(), |enabled, name| enabled.with(name).unwrap_or(enabled))
+        })
+    }
 }
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
@@ -157,7 +171,8 @@ impl Reader {
         };
         let store = super::store::open(args.store.as_deref(), &config::StoreSettings::default())?;
         let recorder = store.as_ref().map(|store| store.handle(0, Overflow::Wait)).transpose()?;
-        let worker = Worker::builder(config, sink.producer(Overflow::Wait)).recorder(recorder).build();
+        let mut worker = Worker::builder(config, sink.producer(Overflow::Wait)).recorder(recorder).build();
+        worker.analyzers().enable(args.analyzers());
         let frames = offline::Reader::of(worker, args.ports.ports(&config::Ports::default()));
         Ok(Self { sink, store, frames, progress: Progress::new(args.json), quiet: args.json })
     }

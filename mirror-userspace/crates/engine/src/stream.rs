@@ -11,6 +11,7 @@ use std::num::NonZeroU32;
 
 use mirror_packet::fair::Shares;
 use mirror_packet::{Direction, FlowKey, FlowKeyHasher};
+pub use mirror_protocols::protocol::{Consumed, Event};
 
 use crate::meta::{FlowIndex, FlowMeta};
 use crate::sequence::before;
@@ -79,47 +80,6 @@ impl Stream {
     pub const fn keeps(&self) -> bool {
         self.buffer.is_some()
     }
-}
-
-/// An event in a flow's data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event<'a> {
-    /// New bytes: the next of a stream, or a datagram.
-    Data {
-        /// All unused bytes of the stream, with the new ones at the end.
-        bytes: &'a [u8],
-        /// Offset of the new bytes.
-        new: usize,
-    },
-    /// Bytes are missing in the stream.
-    Gap {
-        /// The unused bytes in front of the gap. They are not passed again.
-        bytes: &'a [u8],
-        /// Number of missing bytes; 0 if unknown.
-        len: usize,
-    },
-    /// The flow ends.
-    End {
-        /// The unused bytes of the stream.
-        bytes: &'a [u8],
-        /// True if the other side has acknowledged some of the stream. Otherwise it may have received
-        /// nothing.
-        acknowledged: bool,
-    },
-}
-
-/// The result of an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Consumed {
-    /// This many bytes are used. The rest is passed again with the next event.
-    Used(usize),
-    /// No more data of this direction is needed.
-    Close,
-    /// No more data of this flow is needed.
-    Done,
-    /// This many bytes are used. The data that follows in either direction belongs to another protocol, and
-    /// detection starts again.
-    Restart(usize),
 }
 
 /// The owner of a stream's bytes.

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+pub use mirror_protocols::eve::Measured;
 use mirror_xdp_common::Address;
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
@@ -27,15 +28,6 @@ const DIGITS: u8 = 2;
 /// bucket has the rest.
 pub const BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-
-/// The measurements of one request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Measured {
-    /// Nanoseconds until the server answered, if it did.
-    pub latency: Option<u64>,
-    /// The server failed.
-    pub error: bool,
-}
 
 /// A service whose performance is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

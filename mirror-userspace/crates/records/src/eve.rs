@@ -3,6 +3,7 @@
 
 use mirror_packet::text::{self, Clock, Text};
 use mirror_packet::{CommunityId, Conversation, Direction};
+use mirror_protocols::eve::EveWriter;
 use mirror_xdp_common::Address;
 use mirror_xdp_common::wire::protocol;
 use serde::{Serialize, Serializer};
@@ -426,6 +427,20 @@ impl Lines<'_> {
         self.left = self.left.saturating_sub(len);
         (self.each)(self.out.len());
         Ok(true)
+    }
+}
+
+impl EveWriter for Lines<'_> {
+    fn line(&mut self, object: &impl Serialize) -> serde_json::Result<()> {
+        self.line(object)
+    }
+
+    fn transaction(&mut self, number: u32, object: &impl Serialize) -> serde_json::Result<()> {
+        self.transaction(number, object)
+    }
+
+    fn line_within(&mut self, most: usize, object: &impl Serialize) -> serde_json::Result<bool> {
+        self.line_within(most, object)
     }
 }
 

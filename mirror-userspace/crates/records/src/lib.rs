@@ -20,12 +20,13 @@
 pub mod apm;
 pub mod eve;
 mod json;
-pub mod pack;
 pub mod sink;
 mod timestamp;
 
 pub use mirror_packet::Conversation;
 use mirror_packet::Direction;
+
+use mirror_protocols::eve::{EveEvent, Unpacker};
 
 use apm::Measured;
 
@@ -201,11 +202,25 @@ impl EventType {
         Self { name, render, measure: None }
     }
 
+    /// Returns the type of a typed event.
+    #[must_use]
+    pub const fn of<E: EveEvent>() -> Self {
+        Self { name: E::TYPE, render: render::<E>, measure: Some(measure::<E>) }
+    }
+
     /// Counts the events in the `metrics` of services, as measured by `measure`.
     #[must_use]
     pub const fn measured(self, measure: Measure) -> Self {
         Self { measure: Some(measure), ..self }
     }
+}
+
+fn render<E: EveEvent>(bytes: &[u8], lines: &mut eve::Lines<'_>) -> serde_json::Result<()> {
+    E::unpack(&mut Unpacker::new(bytes)).map_or(Ok(()), |event| event.write(lines))
+}
+
+fn measure<E: EveEvent>(bytes: &[u8]) -> Option<Measured> {
+    E::unpack(&mut Unpacker::new(bytes))?.measured()
 }
 
 /// A record that a worker hands to the sinks.
@@ -220,6 +235,8 @@ pub enum Record {
 
 /// The `event_type` of ended flows.
 pub const FLOW: &str = "flow";
+/// The `event_type` of alerts.
+pub const ALERT: &str = "alert";
 /// The `event_type` of counters.
 pub const STATS: &str = "stats";
 
@@ -242,6 +259,3 @@ impl Record {
         }
     }
 }
-
-/// The `event_type`s of built-in analyzers.
-pub const ANALYZER_EVENTS: [&str; 6] = ["alert", "dns", "http", "tls", "quic", "ssh"];

@@ -18,13 +18,15 @@ use std::time::{Duration, Instant};
 use mirror_base::Slot;
 use mirror_base::sandbox::{self, Kind};
 use mirror_packet::Conversation;
+use mirror_protocols::ANALYZED;
+use mirror_protocols::eve::{EveEvent, Packer};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
 pub use self::output::{Destination, Modes, Rotation, StallPolicy};
 use self::output::{Lines, Output};
 use crate::apm::{METRICS, Metrics, Service, Services, Standing};
-use crate::{EventRecord, EventType, FLOW, FlowRecord, Record, STATS, eve};
+use crate::{ALERT, EventRecord, EventType, FLOW, FlowRecord, Record, STATS, eve};
 
 /// The log's file name in the log directory.
 pub const FILE_NAME: &str = "eve.json";
@@ -86,16 +88,23 @@ pub struct EventTypes(Option<Vec<String>>);
 
 impl EventTypes {
     /// The built-in types. Registered analyzers may have others.
-    pub const KNOWN: [&'static str; 3 + crate::ANALYZER_EVENTS.len()] = {
-        let mut known = [FLOW; 3 + crate::ANALYZER_EVENTS.len()];
+    pub const KNOWN: [&'static str; 4 + ANALYZED.len()] = {
+        let mut known = [FLOW; 4 + ANALYZED.len()];
+        known[1] = ALERT;
         let mut at = 0;
-        while at < crate::ANALYZER_EVENTS.len() {
-            known[1 + at] = crate::ANALYZER_EVENTS[at];
+        while at < ANALYZED.len() {
+            known[2 + at] = ANALYZED[at].name;
             at += 1;
         }
-        (known[1 + at], known[2 + at]) = (METRICS, STATS);
+        (known[2 + at], known[3 + at]) = (METRICS, STATS);
         known
     };
+
+    /// Returns the built-in types that are written by default.
+    pub fn by_default() -> impl Iterator<Item = &'static str> {
+        let off = |name| ANALYZED.iter().any(|protocol| protocol.name == name && !protocol.by_default);
+        Self::KNOWN.into_iter().filter(move |name| !off(*name))
+    }
 
     /// Selects only these of the built-in types.
     #[must_use]
@@ -126,12 +135,13 @@ pub struct SinkCounters {
 
 impl Default for SinkCounters {
     fn default() -> Self {
-        Self { written: EventTypes::KNOWN.map(|name| (name, 0)).into(), lost: 0 }
+        Self { written: EventTypes::by_default().map(|name| (name, 0)).collect(), lost: 0 }
     }
 }
 
 impl SinkCounters {
-    /// Returns the numbers of events written, with their `event_type`. Built-in types are included even at 0.
+    /// Returns the numbers of events written, with their `event_type`. Types that are
+    /// written by default are included even at 0.
     pub fn written_by_kind(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.written.iter().copied()
     }
@@ -184,6 +194,19 @@ impl Batch {
     fn clear(&mut self) {
         self.records.clear();
         self.bytes.clear();
+    }
+
+    /// Appends the packed bytes of an event, if they fit. Returns their position and length.
+    #[inline]
+    fn pack<E: EveEvent>(&mut self, event: &E) -> Option<(u32, u32)> {
+        let start = self.bytes.len();
+        let mut packer = Packer::new(&mut self.bytes, BATCH_BYTES);
+        event.pack(&mut packer);
+        let fits = packer.fits();
+        if !fits {
+            self.bytes.truncate(start);
+        }
+        fits.then_some((start as u32, (self.bytes.len() - start) as u32))
     }
 
     const fn has_room(&self, bytes: usize) -> bool {
@@ -264,6 +287,30 @@ impl Producer {
             }
             self.current.records.push(Record::Event(EventRecord { time, conversation, event_type, bytes }));
         }
+    }
+
+    /// Adds an analyzer's typed event, or loses it if the sink is too far behind.
+    pub fn push_typed<E: EveEvent>(&mut self, time: u64, conversation: Conversation, event: &E) {
+        if self.make_room(0)
+            && let Some(bytes) = self.pack(event)
+        {
+            let event_type = const { &EventType::of::<E>() };
+            self.current.records.push(Record::Event(EventRecord { time, conversation, event_type, bytes }));
+        }
+    }
+
+    /// Packs an event into the current batch, or else into an empty one. Returns the place of its bytes. If there
+    /// is no room, counts the event as lost.
+    #[inline]
+    fn pack<E: EveEvent>(&mut self, event: &E) -> Option<(u32, u32)> {
+        self.current.pack(event).or_else(|| self.pack_next(event))
+    }
+
+    #[cold]
+    fn pack_next<E: EveEvent>(&mut self, event: &E) -> Option<(u32, u32)> {
+        let place = if self.hand_over() { self.current.pack(event) } else { None };
+        self.lost += u64::from(place.is_none());
+        place
     }
 
     /// Makes room for a record and its bytes. If there is none, counts the record as lost.

@@ -6,17 +6,22 @@ use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use mirror_packet::text::hex;
+use mirror_protocols::eve::{EveEvent, EveWriter, Packer, Unpacker};
 use mirror_protocols::tls::{Carrier, ClientHello, Ja3, write_ja4};
-use mirror_records::EventType;
-use mirror_records::eve::Lines;
+use mirror_records::ALERT;
 use serde::Serialize;
 
 use super::Context;
 use super::credit::{self, Allowance};
 use crate::indicators::Indicators;
 
-/// An alert: its cause, and the value that it is about.
-pub(super) static ALERT: EventType = EventType::new("alert", render);
+/// An alert, as an event of its flow.
+pub(super) struct AlertEvent<'a> {
+    /// The cause, see [`Cause`].
+    pub(super) cause: u8,
+    /// The value that it is about.
+    pub(super) about: &'a [u8],
+}
 
 /// The cause of an alert. Its discriminant is the signature's number, counted from [`FIRST_SIGNATURE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,30 +62,45 @@ struct Object<'a> {
     severity: u8,
 }
 
-fn render(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
-    let Some((&cause, value)) = bytes.split_first() else { return Ok(()) };
-    let text = String::from_utf8_lossy(value);
-    let signature = match cause {
-        1 => {
-            let address = value.try_into().map_or(Ipv6Addr::UNSPECIFIED, <Ipv6Addr as From<[u8; 16]>>::from);
-            format!("indicator: address {}", address.to_canonical()).into()
-        }
-        2 => format!("indicator: {text} asked for in DNS").into(),
-        3 => format!("indicator: {text} as TLS server name").into(),
-        4 => format!("indicator: {text} as HTTP host").into(),
-        5 => format!("indicator: JA3 {}", hex(value)).into(),
-        6 => format!("indicator: JA4 {text}").into(),
-        _ => text,
-    };
-    lines.line(&Object {
-        action: "allowed",
-        gid: 1,
-        signature_id: FIRST_SIGNATURE + u32::from(cause),
-        rev: 1,
-        signature,
-        category: CATEGORY,
-        severity: SEVERITY,
-    })
+impl EveEvent for AlertEvent<'_> {
+    const TYPE: &'static str = ALERT;
+    type Unpacked<'a> = AlertEvent<'a>;
+
+    fn pack(&self, packer: &mut Packer<'_>) {
+        packer.u8(self.cause);
+        packer.rest(self.about);
+    }
+
+    fn unpack<'a>(unpacker: &mut Unpacker<'a>) -> Option<AlertEvent<'a>> {
+        Some(AlertEvent { cause: unpacker.u8()?, about: unpacker.rest() })
+    }
+
+    fn write(&self, writer: &mut impl EveWriter) -> serde_json::Result<()> {
+        let Self { cause, about } = *self;
+        let text = String::from_utf8_lossy(about);
+        let signature = match cause {
+            1 => {
+                let address =
+                    about.try_into().map_or(Ipv6Addr::UNSPECIFIED, <Ipv6Addr as From<[u8; 16]>>::from);
+                format!("indicator: address {}", address.to_canonical()).into()
+            }
+            2 => format!("indicator: {text} asked for in DNS").into(),
+            3 => format!("indicator: {text} as TLS server name").into(),
+            4 => format!("indicator: {text} as HTTP host").into(),
+            5 => format!("indicator: JA3 {}", hex(about)).into(),
+            6 => format!("indicator: JA4 {text}").into(),
+            _ => text,
+        };
+        writer.line(&Object {
+            action: "allowed",
+            gid: 1,
+            signature_id: FIRST_SIGNATURE + u32::from(cause),
+            rev: 1,
+            signature,
+            category: CATEGORY,
+            severity: SEVERITY,
+        })
+    }
 }
 
 /// The indicators that a built-in analyzer looks for.
@@ -162,6 +182,6 @@ mod tests {
     fn each_cause_has_a_signature_of_its_own() {
         let causes = [Cause::Analyzer, Cause::Address, Cause::Query, Cause::ServerName, Cause::Host];
         let numbers: Vec<_> = causes.into_iter().chain([Cause::Ja3, Cause::Ja4]).map(|it| it as u8).collect();
-        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6], "as `render` knows them");
+        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6], "as `write` knows them");
     }
 }

@@ -1,9 +1,10 @@
-//! How many events the bytes of a stream may become. A stream can hold a request every few bytes, and each becomes a
-//! line of many hundred: without a bound, a sender of little would fill the disk of the log. So it is with the alerts
+//! The limit of events per byte of a stream. A stream can hold a request every few bytes, and each becomes a line of
+//! many hundred bytes: without a limit, a sender of little would fill the disk of the log. The same holds for the alerts
 //! that names in a flow raise.
 
-use mirror_records::EventType;
-use mirror_records::eve::Lines;
+use std::marker::PhantomData;
+
+use mirror_protocols::eve::{EveEvent, EveWriter, Packer, Unpacker};
 use serde::Serialize;
 
 use super::Context;
@@ -29,22 +30,22 @@ pub(super) struct Credit {
 }
 
 impl Credit {
-    /// Data came, of so many bytes.
+    /// Adds the credit for data of this many bytes.
     pub(super) fn earn(&mut self, bytes: usize) {
         self.events.earn(bytes, A_BYTE);
         self.alerts.earn(bytes, ALERTS_A_BYTE);
     }
 
-    /// The flow ends: an event of this kind says how many were left out, if any.
-    pub(super) fn end(&mut self, event_type: &'static EventType, context: &mut Context<'_>) {
+    /// Ends the flow. If events of type `E` or alerts were omitted, an event of this type reports their numbers.
+    pub(super) fn end<E: EveEvent>(&mut self, context: &mut Context<'_>) {
         let [events, alerts] = [&mut self.events, &mut self.alerts].map(|of| std::mem::take(&mut of.omitted));
         if events > 0 || alerts > 0 {
-            context.emit(event_type, &[&events.to_ne_bytes(), &alerts.to_ne_bytes()]);
+            context.record(&Omitted::<E> { events, alerts, of: PhantomData });
         }
     }
 }
 
-/// Bytes of records that may still be written, and how many records were left out since that was too little.
+/// Bytes of records that may still be written, and the number of records omitted because they exceeded it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Allowance {
     left: u32,
@@ -64,7 +65,7 @@ impl Allowance {
         self.left = self.left.saturating_add(earned).min(MOST);
     }
 
-    /// Whether a record of so many bytes is to be written; where it is not, it counts as left out.
+    /// Returns true if a record of this many bytes may be written; if not, the record counts as omitted.
     #[must_use]
     pub(super) fn spend(&mut self, bytes: usize) -> bool {
         let left = u32::try_from(bytes).ok().and_then(|bytes| self.left.checked_sub(bytes));
@@ -81,21 +82,39 @@ impl Allowance {
     }
 }
 
-/// Renders an event that reports the number of omitted events.
-pub(super) fn render_omitted(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
-    #[derive(Serialize)]
-    struct Object {
-        #[serde(skip_serializing_if = "is_zero")]
-        omitted: u32,
-        #[serde(skip_serializing_if = "is_zero")]
-        alerts_omitted: u32,
-    }
-    let Some((omitted, alerts)) = bytes.split_first_chunk() else { return Ok(()) };
-    let Some(alerts) = alerts.first_chunk() else { return Ok(()) };
-    lines.line(&Object { omitted: u32::from_ne_bytes(*omitted), alerts_omitted: u32::from_ne_bytes(*alerts) })
+/// The numbers of events of type `E`, and of alerts, that were omitted.
+struct Omitted<E> {
+    events: u32,
+    alerts: u32,
+    of: PhantomData<E>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+impl<E: EveEvent> EveEvent for Omitted<E> {
+    const TYPE: &'static str = E::TYPE;
+    type Unpacked<'a> = Self;
+
+    fn pack(&self, packer: &mut Packer<'_>) {
+        packer.u32(self.events);
+        packer.u32(self.alerts);
+    }
+
+    fn unpack(unpacker: &mut Unpacker<'_>) -> Option<Self> {
+        Some(Self { events: unpacker.u32()?, alerts: unpacker.u32()?, of: PhantomData })
+    }
+
+    fn write(&self, writer: &mut impl EveWriter) -> serde_json::Result<()> {
+        #[derive(Serialize)]
+        struct Object {
+            #[serde(skip_serializing_if = "is_zero")]
+            omitted: u32,
+            #[serde(skip_serializing_if = "is_zero")]
+            alerts_omitted: u32,
+        }
+        writer.line(&Object { omitted: self.events, alerts_omitted: self.alerts })
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 const fn is_zero(number: &u32) -> bool {
     *number == 0
 }

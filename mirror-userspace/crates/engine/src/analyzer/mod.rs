@@ -3,7 +3,8 @@
 //! An [`Analyzer`] selects flows by a [`Filter`], receives their packets, their data in order and their ends,
 //! stores a state for each flow that it follows, and emits events. Each worker has analyzers of its own
 //! ([`Analyzers`]), so none of them needs a lock. The built-in analyzers use nothing that others cannot use;
-//! they are known by type, so that calls to them are direct.
+//! they are known by type, so that calls to them are direct. Every
+//! [`Protocol`] is an analyzer.
 
 mod alert;
 mod builtin;
@@ -13,17 +14,23 @@ mod filter;
 mod registry;
 
 use std::cell::Cell;
+use std::sync::Arc;
 
 pub use mirror_packet::Direction;
 use mirror_packet::Packet;
+use mirror_protocols::Protocol;
 use mirror_protocols::detect::AppProto;
+use mirror_protocols::eve::EveEvent;
+use mirror_protocols::protocol::Output;
 use mirror_records::sink::Producer;
 use mirror_records::{Conversation, EventType};
 
 use crate::FlowMeta;
+use crate::indicators::Indicators;
 pub use crate::stream::{Consumed, Event};
+use alert::AlertEvent;
 pub(crate) use alert::Cause;
-pub use builtin::{Dns, EVENT_TYPES, Http, Quic, Ssh, StartTls, Tls};
+pub use builtin::{Dns, Http, Quic, StartTls, Tls};
 pub use enabled::Enabled;
 pub use filter::Filter;
 pub use registry::{Analyzers, Following, Register, TooMany, register_everywhere};
@@ -70,10 +77,36 @@ pub trait Analyzer: Send + 'static {
         0
     }
 
+    /// Sets the indicators of alerts, before the first flow and after each change.
+    fn watch_for(&mut self, _indicators: &Arc<Indicators>) {}
+
     /// Releases the memory that a flow's state holds, without reserving it for others. The flow continues, so
     /// its next data may begin in the middle of a message.
     fn forget(&mut self, flow: &mut Self::Flow) {
         *flow = Self::Flow::default();
+    }
+}
+
+/// Every protocol is an analyzer.
+impl<P: Protocol> Analyzer for P {
+    type Flow = P::Flow;
+
+    fn data(
+        &mut self,
+        flow: &mut P::Flow,
+        direction: Direction,
+        event: Event<'_>,
+        context: &mut Context<'_>,
+    ) -> Consumed {
+        Protocol::data(self, flow, direction, event, context)
+    }
+
+    fn end(&mut self, flow: &mut P::Flow, context: &mut Context<'_>) {
+        Protocol::end(self, flow, context);
+    }
+
+    fn held(flow: &P::Flow) -> usize {
+        <P as Protocol>::held(flow)
     }
 }
 
@@ -136,6 +169,13 @@ impl Context<'_> {
         self.head.is_stream()
     }
 
+    /// Emits a typed event.
+    pub fn record<E: EveEvent>(&mut self, event: &E) {
+        if !self.muted {
+            self.records.push_typed(self.time, self.conversation(), event);
+        }
+    }
+
     /// Emits a record. The event type's render function gets the concatenation of `parts` (see
     /// [`EventType::new`]).
     pub fn emit(&mut self, event_type: &'static EventType, parts: &[&[u8]]) {
@@ -153,6 +193,20 @@ impl Context<'_> {
 
     pub(crate) fn alert(&mut self, cause: Cause, about: &[u8]) {
         self.alerted.set(true);
-        self.emit(&alert::ALERT, &[&[cause as u8], about]);
+        self.record(&AlertEvent { cause: cause as u8, about });
+    }
+}
+
+impl Output for Context<'_> {
+    fn time(&self) -> u64 {
+        self.time
+    }
+
+    fn is_stream(&self) -> bool {
+        self.head.is_stream()
+    }
+
+    fn record<E: EveEvent>(&mut self, event: &E) {
+        self.record(event);
     }
 }

@@ -5,10 +5,11 @@ use std::sync::{Arc, OnceLock};
 
 use mirror_packet::fair::Shares;
 use mirror_packet::{FlowKeyHasher, Packet};
-use mirror_protocols::detect::AppProto;
+use mirror_protocols::detect::{AppProto, OptIn};
+use mirror_protocols::protocols;
 use mirror_records::Conversation;
 
-use super::builtin::{Dns, Http, Quic, Ssh, StartTls, Tls};
+use super::builtin::StartTls;
 use super::{Analyzer, Consumed, Context, Direction, Enabled, Event, Filter, Interest};
 use crate::FlowIndex;
 use crate::indicators::Indicators;
@@ -23,6 +24,8 @@ pub(super) type Set = u16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a worker has at most {MAX} registered analyzers; register fewer", MAX = Analyzers::MAX_REGISTERED)]
 pub struct TooMany;
+
+const _: () = assert!(REGISTERED as usize + Analyzers::MAX_REGISTERED <= Set::BITS as usize, "widen `Set`");
 
 /// A function that registers a user's analyzers with those of a worker.
 pub type Register = fn(&mut Analyzers) -> Result<(), TooMany>;
@@ -88,64 +91,129 @@ impl Following {
 /// The analyzers of a worker: the built-in ones, and those that its user registered.
 #[derive(Debug)]
 pub struct Analyzers {
-    dns: Registered<Dns>,
-    http: Registered<Http>,
-    ssh: Registered<Ssh>,
-    tls: Registered<Tls>,
-    quic: Registered<Quic>,
-    start_tls: Registered<StartTls>,
+    builtin: Builtin,
     registered: Vec<Box<dyn Erased>>,
     /// Maximum number of flows of the worker, and the hasher of its hosts.
     max_flows: usize,
     hasher: FlowKeyHasher,
     enabled: Enabled,
+    /// The protocols to recognise in addition to those that are on by default.
+    opt_in: OptIn,
 }
-
-/// The bits of the built-in analyzers.
-pub(super) const DNS: u32 = 0;
-pub(super) const HTTP: u32 = 1;
-pub(super) const SSH: u32 = 2;
-pub(super) const TLS: u32 = 3;
-pub(super) const QUIC: u32 = 4;
-const START_TLS: u32 = 5;
-/// The first bit of registered analyzers.
-const REGISTERED: u32 = 8;
 
 impl Default for Analyzers {
     fn default() -> Self {
-        let of = |application| Filter::all().application(application);
         Self {
-            dns: Registered::new(Dns::default(), of(AppProto::Dns)),
-            http: Registered::new(Http::default(), of(AppProto::Http)),
-            ssh: Registered::new(Ssh::default(), of(AppProto::Ssh)),
-            tls: Registered::new(Tls::default(), of(AppProto::Tls)),
-            quic: Registered::new(Quic::default(), of(AppProto::Quic)),
-            start_tls: Registered::new(
-                StartTls,
-                of(AppProto::Smtp).application(AppProto::Ftp).application(AppProto::Imap),
-            ),
+            builtin: Builtin::default(),
             registered: Vec::new(),
             max_flows: 0,
             hasher: FlowKeyHasher::new(0),
             enabled: Enabled::default(),
+            opt_in: Enabled::default().opt_in(),
         }
     }
 }
 
+/// Makes everything that lists the built-in analyzers: one for each row of the table of protocols, and that of
+/// STARTTLS.
+macro_rules! builtin {
+    (() folders { $($variant:ident $name:ident: $folder:ident::$type:ident, $default:ident, $content:literal;)* }
+     engine { $($engine_variant:ident $engine_name:ident, $engine_content:literal;)* }
+     detected $detected:tt) => {
+        /// The numbers of the built-in analyzers: of their bits in a [`Set`].
+        #[expect(non_camel_case_types, reason = "the names are those of the rows")]
+        #[derive(Clone, Copy)]
+        #[repr(u32)]
+        enum Number {
+            $($engine_name,)*
+            $($name,)*
+            start_tls,
+            Registered,
+        }
+
+        /// The same numbers, for patterns.
+        #[expect(non_upper_case_globals, reason = "the names are those of the rows")]
+        mod bit {
+            use super::Number;
+
+            $(pub(super) const $engine_name: u32 = Number::$engine_name as u32;)*
+            $(pub(super) const $name: u32 = Number::$name as u32;)*
+            pub(super) const start_tls: u32 = Number::start_tls as u32;
+        }
+
+        /// The built-in analyzers.
+        #[derive(Debug)]
+        struct Builtin {
+            $($engine_name: Registered<super::builtin::$engine_variant>,)*
+            $($name: Registered<mirror_protocols::$folder::$type>,)*
+            start_tls: Registered<StartTls>,
+        }
+
+        impl Default for Builtin {
+            fn default() -> Self {
+                Self {
+                    $($engine_name: Registered::of(AppProto::$engine_variant),)*
+                    $($name: Registered::of(AppProto::$variant),)*
+                    start_tls: Registered::new(StartTls, Filter::all()),
+                }
+            }
+        }
+
+        impl Builtin {
+            /// Returns the number of flow states that were released for lack of memory.
+            const fn forgotten(&self) -> u64 {
+                self.start_tls.forgotten $(+ self.$engine_name.forgotten)* $(+ self.$name.forgotten)*
+            }
+        }
+
+        /// Returns the built-in analyzers that want the flows of an application.
+        const fn wanting(application: AppProto) -> Set {
+            match application {
+                $(AppProto::$engine_variant => 1 << bit::$engine_name,)*
+                $(AppProto::$variant => 1 << bit::$name,)*
+                AppProto::Smtp | AppProto::Ftp | AppProto::Imap => 1 << bit::start_tls,
+                _ => 0,
+            }
+        }
+
+        /// The analyzers that can be switched off: names, which are also those of their events, and sets.
+        pub(super) const OPTIONAL: &[(AppProto, Set)] = &[
+            $((AppProto::$engine_variant, 1 << bit::$engine_name),)*
+            $((AppProto::$variant, 1 << bit::$name),)*
+        ];
+    };
+}
+protocols! { builtin () }
+
+/// The first bit of registered analyzers.
+const REGISTERED: u32 = Number::Registered as u32;
+
 /// Calls a method of the analyzer with a given bit.
 macro_rules! call {
-    ($of:expr, $analyzer:ident => $call:expr) => {{
-        let $analyzer = &mut $of;
-        $call
-    }};
     ($analyzers:expr, $bit:expr, $analyzer:ident => $call:expr) => {
+        protocols! { dispatch ($analyzers, $bit, $analyzer => $call) }
+    };
+}
+
+/// Expands to a direct call for each built-in analyzer.
+macro_rules! dispatch {
+    (($analyzers:expr, $bit:expr, $analyzer:ident => $call:expr)
+     folders { $($variant:ident $name:ident: $folder:ident::$type:ident, $default:ident, $content:literal;)* }
+     engine { $($engine_variant:ident $engine_name:ident, $engine_content:literal;)* }
+     detected $detected:tt) => {
         match $bit {
-            DNS => Some(call!($analyzers.dns, $analyzer => $call)),
-            HTTP => Some(call!($analyzers.http, $analyzer => $call)),
-            SSH => Some(call!($analyzers.ssh, $analyzer => $call)),
-            TLS => Some(call!($analyzers.tls, $analyzer => $call)),
-            QUIC => Some(call!($analyzers.quic, $analyzer => $call)),
-            START_TLS => Some(call!($analyzers.start_tls, $analyzer => $call)),
+            $(bit::$engine_name => {
+                let $analyzer = &mut $analyzers.builtin.$engine_name;
+                Some($call)
+            })*
+            $(bit::$name => {
+                let $analyzer = &mut $analyzers.builtin.$name;
+                Some($call)
+            })*
+            bit::start_tls => {
+                let $analyzer = &mut $analyzers.builtin.start_tls;
+                Some($call)
+            }
             bit => $analyzers.registered.get_mut(bit.wrapping_sub(REGISTERED) as usize).map(|$analyzer| $call),
         }
     };
@@ -153,13 +221,13 @@ macro_rules! call {
 
 impl Analyzers {
     /// The number of analyzers that can be registered besides the built-in ones.
-    pub const MAX_REGISTERED: usize = (Set::BITS - REGISTERED) as usize;
+    pub const MAX_REGISTERED: usize = 8;
 
     /// Creates the analyzers of a worker with at most `max_flows` flows. The seed keys the hash of hosts.
     pub(crate) fn of_worker(max_flows: usize, seed: u64) -> Self {
         let hasher = FlowKeyHasher::new(seed);
         let mut analyzers = Self { max_flows, hasher, ..Self::default() };
-        for bit in DNS..=START_TLS {
+        for bit in 0..REGISTERED {
             call!(analyzers, bit, analyzer => analyzer.prepare(max_flows, hasher));
         }
         if let Some(register) = REGISTER.get() {
@@ -172,29 +240,27 @@ impl Analyzers {
     /// Sets the built-in analyzers that run. Analyzers that are switched off emit nothing from now on, also
     /// for flows that they follow. Analyzers that are switched on follow flows whose application is
     /// recognised from now on.
-    pub const fn enable(&mut self, enabled: Enabled) {
+    pub fn enable(&mut self, enabled: Enabled) {
         self.enabled = enabled;
+        self.opt_in = enabled.opt_in();
+    }
+
+    /// Returns the protocols to recognise in addition to those that are on by default.
+    pub(crate) const fn opt_in(&self) -> OptIn {
+        self.opt_in
     }
 
     /// Returns the number of flow states that were released for lack of memory.
     pub(crate) fn forgotten(&self) -> u64 {
         let registered: u64 = self.registered.iter().map(|analyzer| analyzer.forgotten()).sum();
-        let Self { dns, http, ssh, tls, quic, start_tls, .. } = self;
-        registered
-            + dns.forgotten
-            + http.forgotten
-            + ssh.forgotten
-            + tls.forgotten
-            + quic.forgotten
-            + start_tls.forgotten
+        registered + self.builtin.forgotten()
     }
 
     /// Sets the indicators: flows that have one of these names or fingerprints raise an alert.
     pub(crate) fn watch_for(&mut self, indicators: &Arc<Indicators>) {
-        self.dns.analyzer.watch.set(indicators);
-        self.http.analyzer.watch.set(indicators);
-        self.tls.analyzer.watch.set(indicators);
-        self.quic.analyzer.watch.set(indicators);
+        for bit in 0..Set::BITS {
+            call!(self, bit, analyzer => analyzer.watch_for(indicators));
+        }
     }
 
     /// Adds an analyzer for the flows that `filter` selects.
@@ -235,17 +301,7 @@ impl Analyzers {
         application: AppProto,
         conversation: impl FnOnce() -> Conversation,
     ) {
-        // The result of the built-in analyzers' filters, without evaluating them.
-        let built_in = match application {
-            AppProto::Dns => 1 << DNS,
-            AppProto::Http => 1 << HTTP,
-            AppProto::Ssh => 1 << SSH,
-            AppProto::Tls => 1 << TLS,
-            AppProto::Quic => 1 << QUIC,
-            AppProto::Smtp | AppProto::Ftp | AppProto::Imap => 1 << START_TLS,
-            _ => 0,
-        };
-        following.add(built_in & self.enabled.set(), false);
+        following.add(wanting(application) & self.enabled.set(), false);
         if self.registered.is_empty() {
             return;
         }
@@ -409,6 +465,18 @@ impl<A: Analyzer> Registered<A> {
         }
     }
 
+    /// Creates an analyzer for the flows of an application.
+    fn of(application: AppProto) -> Self
+    where
+        A: Default,
+    {
+        Self::new(A::default(), Filter::all().application(application))
+    }
+
+    fn watch_for(&mut self, indicators: &Arc<Indicators>) {
+        self.analyzer.watch_for(indicators);
+    }
+
     /// Reserves memory for the maximum number of flows. It is touched as flows come. Growing instead would
     /// leave the outgrown memory behind.
     fn prepare(&mut self, max_flows: usize, hasher: FlowKeyHasher) {
@@ -546,6 +614,7 @@ trait Erased: fmt::Debug + Send {
     fn filter(&self) -> &Filter;
     fn prepare(&mut self, max_flows: usize, hasher: FlowKeyHasher);
     fn forgotten(&self) -> u64;
+    fn watch_for(&mut self, indicators: &Arc<Indicators>);
     fn packet(
         &mut self,
         index: FlowIndex,
@@ -576,6 +645,10 @@ impl<A: Analyzer> Erased for Registered<A> {
 
     fn forgotten(&self) -> u64 {
         self.forgotten
+    }
+
+    fn watch_for(&mut self, indicators: &Arc<Indicators>) {
+        self.watch_for(indicators);
     }
 
     fn packet(

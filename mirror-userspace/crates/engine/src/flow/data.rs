@@ -309,7 +309,8 @@ impl Side<'_> {
             Event::Data { bytes, new } => {
                 if self.detector.direction(direction) == Detection::Unknown {
                     let new = bytes.get(new..).unwrap_or_default();
-                    self.detector.feed(self.now.head.endpoints(), direction, new);
+                    let opt_in = self.analyzers.opt_in();
+                    self.detector.feed_with(opt_in, self.now.head.endpoints(), direction, new);
                 }
                 bytes.len()
             }

@@ -2,7 +2,7 @@
 //! recognised by their content on any port; those whose messages could be anything, only on their own port.
 //!
 //! The names and the rules are those of Suricata 7, so that `app_proto` means the same in the records of
-//! both. `signatures` is the table; this module searches it and stores the outcome in the few bytes that each
+//! both, except for protocols that are off by default ([`OptIn`]). `signatures` is the table; this module searches it and stores the outcome in the few bytes that each
 //! flow has for it.
 
 mod signatures;
@@ -10,92 +10,60 @@ mod signatures;
 mod tests;
 
 use super::Direction;
-use signatures::{DATAGRAMS, Probe, STREAMS};
+use signatures::{DATAGRAMS, STREAMS};
+pub use signatures::{Probe, Signature, Test};
 
-/// An application protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum AppProto {
-    /// `BitTorrent`'s distributed hash table.
-    BittorrentDht,
-    /// DCE/RPC.
-    Dcerpc,
-    /// DHCP.
-    Dhcp,
-    /// DNS.
-    Dns,
-    /// FTP, control connection.
-    Ftp,
-    /// HTTP/1 and HTTP/0.9.
-    Http,
-    /// HTTP/2.
-    Http2,
-    /// Internet Key Exchange.
-    Ike,
-    /// IMAP.
-    Imap,
-    /// Kerberos 5.
-    Krb5,
-    /// MQTT.
-    Mqtt,
-    /// NFS.
-    Nfs,
-    /// NTP.
-    Ntp,
-    /// QUIC.
-    Quic,
-    /// RDP.
-    Rdp,
-    /// RFB, the protocol of VNC.
-    Rfb,
-    /// SIP.
-    Sip,
-    /// SMB.
-    Smb,
-    /// SMTP.
-    Smtp,
-    /// SNMP.
-    Snmp,
-    /// SSH.
-    Ssh,
-    /// Telnet.
-    Telnet,
-    /// TFTP.
-    Tftp,
-    /// TLS and SSL.
-    Tls,
-}
-
-impl AppProto {
-    /// Returns the name in records.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::BittorrentDht => "bittorrent-dht",
-            Self::Dcerpc => "dcerpc",
-            Self::Dhcp => "dhcp",
-            Self::Dns => "dns",
-            Self::Ftp => "ftp",
-            Self::Http => "http",
-            Self::Http2 => "http2",
-            Self::Ike => "ike",
-            Self::Imap => "imap",
-            Self::Krb5 => "krb5",
-            Self::Mqtt => "mqtt",
-            Self::Nfs => "nfs",
-            Self::Ntp => "ntp",
-            Self::Quic => "quic",
-            Self::Rdp => "rdp",
-            Self::Rfb => "rfb",
-            Self::Sip => "sip",
-            Self::Smb => "smb",
-            Self::Smtp => "smtp",
-            Self::Snmp => "snmp",
-            Self::Ssh => "ssh",
-            Self::Telnet => "telnet",
-            Self::Tftp => "tftp",
-            Self::Tls => "tls",
+macro_rules! app_proto {
+    (() folders { $($variant:ident $name:ident: $folder:ident::$type:ident, $default:ident, $content:literal;)* }
+     engine { $($engine_variant:ident $engine_name:ident, $engine_content:literal;)* }
+     detected { $($detected_variant:ident $detected_name:literal, $description:literal;)* }) => {
+        /// An application protocol.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum AppProto {
+            $(#[doc = concat!("`", stringify!($engine_name), "`: ", $engine_content, ".")] $engine_variant,)*
+            $(#[doc = concat!("`", stringify!($name), "`: ", $content, ".")] $variant,)*
+            $(#[doc = concat!($description, ".")] $detected_variant,)*
         }
+
+        impl AppProto {
+            /// Returns the name in records.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$engine_variant => stringify!($engine_name),)*
+                    $(Self::$variant => stringify!($name),)*
+                    $(Self::$detected_variant => $detected_name,)*
+                }
+            }
+
+            /// Returns true if flows are recognised as this protocol only on request, see [`OptIn`].
+            #[must_use]
+            pub const fn is_opt_in(self) -> bool {
+                match self {
+                    $(Self::$variant => !$crate::on_or_off!($default),)*
+                    _ => false,
+                }
+            }
+        }
+    };
+}
+crate::protocols! { app_proto () }
+
+/// The protocols that are recognised although they are off by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OptIn(u64);
+
+impl OptIn {
+    /// Returns this set with a protocol added.
+    #[must_use]
+    pub const fn with(self, protocol: AppProto) -> Self {
+        Self(self.0 | 1 << protocol as u8)
+    }
+
+    /// Returns true if flows are recognised as this protocol.
+    const fn allows(self, protocol: AppProto) -> bool {
+        !protocol.is_opt_in() || self.0 & 1 << protocol as u8 != 0
     }
 }
 
@@ -167,7 +135,7 @@ impl Side {
     /// Bytes searched if some are held.
     const JOINED: usize = 64;
 
-    fn feed(&mut self, endpoints: Endpoints, direction: Direction, bytes: &[u8]) {
+    fn feed(&mut self, opt_in: OptIn, endpoints: Endpoints, direction: Direction, bytes: &[u8]) {
         if bytes.is_empty() || self.found != Detection::Unknown {
             return;
         }
@@ -182,7 +150,7 @@ impl Side {
             }
             joined.get(..len).unwrap_or_default()
         };
-        self.found = look(endpoints, direction, seen);
+        self.found = look(opt_in, endpoints, direction, seen);
         if self.found == Detection::Unknown {
             if endpoints.transport == Transport::Tcp && seen.len() <= Self::HELD {
                 self.held.iter_mut().zip(seen).for_each(|(to, from)| *to = *from);
@@ -195,7 +163,7 @@ impl Side {
 }
 
 /// Searches the table.
-fn look(endpoints: Endpoints, direction: Direction, bytes: &[u8]) -> Detection {
+fn look(opt_in: OptIn, endpoints: Endpoints, direction: Direction, bytes: &[u8]) -> Detection {
     let table = match endpoints.transport {
         Transport::Tcp => &STREAMS,
         Transport::Udp => &DATAGRAMS,
@@ -211,9 +179,10 @@ fn look(endpoints: Endpoints, direction: Direction, bytes: &[u8]) -> Detection {
             continue;
         }
         match signature.look(bytes) {
-            Probe::Yes => return Detection::Found(signature.protocol),
-            Probe::More => more = true,
             Probe::No => {}
+            _ if !opt_in.allows(signature.protocol) => {}
+            Probe::More => more = true,
+            Probe::Yes => return Detection::Found(signature.protocol),
         }
     }
     if more { Detection::Unknown } else { Detection::Failed }
@@ -223,13 +192,25 @@ impl Detector {
     /// Processes payload of a direction: a datagram, or the next bytes of a stream in order, from its first
     /// byte on. Returns the detection of the direction.
     pub fn feed(&mut self, endpoints: Endpoints, direction: Direction, bytes: &[u8]) -> Detection {
+        self.feed_with(OptIn::default(), endpoints, direction, bytes)
+    }
+
+    /// Processes payload as [`Detector::feed`] does. Recognises these protocols in addition to those that are
+    /// on by default.
+    pub fn feed_with(
+        &mut self,
+        opt_in: OptIn,
+        endpoints: Endpoints,
+        direction: Direction,
+        bytes: &[u8],
+    ) -> Detection {
         self.datagrams = endpoints.transport == Transport::Udp;
         let [to_server, to_client] = &mut self.sides;
         let side = match direction {
             Direction::ToServer => to_server,
             Direction::ToClient => to_client,
         };
-        side.feed(endpoints, direction, bytes);
+        side.feed(opt_in, endpoints, direction, bytes);
         side.found
     }
 

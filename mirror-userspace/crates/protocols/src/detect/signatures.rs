@@ -1,19 +1,19 @@
-//! The table of signatures.
+//! The table of signatures. It has those of the protocols' folders, and here those of all other protocols.
 
 use AppProto::{
     BittorrentDht, Dcerpc, Dhcp, Dns, Ftp, Http, Http2, Ike, Imap, Krb5, Mqtt, Nfs, Ntp, Quic, Rdp, Rfb, Sip,
-    Smb, Smtp, Snmp, Ssh, Telnet, Tftp, Tls,
+    Smb, Smtp, Snmp, Telnet, Tftp, Tls,
 };
 use Direction::{ToClient, ToServer};
 use Test::{Begins, Content};
 use mirror_packet::Direction;
 
-use super::AppProto;
-use crate::{dns, quic};
+use super::{AppProto, Transport};
+use crate::{Protocol, dns, quic};
 
 /// The verdict on the first bytes of a direction, in ascending order of confidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Probe {
+pub enum Probe {
     /// They do not match.
     No,
     /// More bytes are needed.
@@ -29,8 +29,10 @@ impl From<bool> for Probe {
 }
 
 /// The signature of a protocol.
-pub(super) struct Signature {
+#[derive(Clone, Copy, Debug)]
+pub struct Signature {
     pub(super) protocol: AppProto,
+    transport: Transport,
     /// The direction that is checked; `None` for either.
     pub(super) from: Option<Direction>,
     /// Ports on which it applies; empty for all.
@@ -40,7 +42,9 @@ pub(super) struct Signature {
     test: Test,
 }
 
-enum Test {
+/// The test of a signature.
+#[derive(Clone, Copy, Debug)]
+pub enum Test {
     /// The first bytes are one of these, ignoring case.
     Begins(&'static [&'static [u8]]),
     /// A function that checks the content.
@@ -48,16 +52,101 @@ enum Test {
 }
 
 impl Signature {
+    /// Creates the signature of a protocol over TCP. `from` is the direction that is checked, or `None` for
+    /// either; `ports` are those on which it applies, or empty for all.
+    #[must_use]
+    pub const fn stream(
+        protocol: AppProto,
+        from: Option<Direction>,
+        ports: &'static [u16],
+        test: Test,
+    ) -> Self {
+        Self { protocol, transport: Transport::Tcp, from, ports, weak: false, test }
+    }
+
+    /// Creates the signature of a protocol over UDP.
+    #[must_use]
+    pub const fn datagram(
+        protocol: AppProto,
+        from: Option<Direction>,
+        ports: &'static [u16],
+        test: Test,
+    ) -> Self {
+        Self { transport: Transport::Udp, ..Self::stream(protocol, from, ports, test) }
+    }
+
     const fn weak(self) -> Self {
         Self { weak: true, ..self }
     }
 
-    pub(super) fn look(&self, bytes: &[u8]) -> Probe {
+    /// Checks the first bytes of a direction.
+    #[must_use]
+    pub fn look(&self, bytes: &[u8]) -> Probe {
         match self.test {
             Begins(words) => words.iter().map(|word| begins(word, bytes)).max().unwrap_or(Probe::No),
             Content(test) => test(bytes),
         }
     }
+
+    /// Returns true if a table's list has the signature.
+    const fn is_in(&self, transport: Transport, everywhere: bool) -> bool {
+        self.transport as u8 == transport as u8 && self.ports.is_empty() == everywhere
+    }
+}
+
+/// Returns the number of signatures in a table's list.
+const fn count(lists: &[&[Signature]], transport: Transport, everywhere: bool) -> usize {
+    let (mut count, mut list) = (0, 0);
+    while list < lists.len() {
+        let mut at = 0;
+        while at < lists[list].len() {
+            count += lists[list][at].is_in(transport, everywhere) as usize;
+            at += 1;
+        }
+        list += 1;
+    }
+    count
+}
+
+/// Returns a table's list: the signatures out of these lists, in their order.
+const fn gather<const N: usize>(
+    lists: &[&[Signature]],
+    transport: Transport,
+    everywhere: bool,
+) -> [Signature; N] {
+    let mut gathered = [lists[0][0]; N];
+    let (mut count, mut list) = (0, 0);
+    while list < lists.len() {
+        let mut at = 0;
+        while at < lists[list].len() {
+            if lists[list][at].is_in(transport, everywhere) {
+                gathered[count] = lists[list][at];
+                count += 1;
+            }
+            at += 1;
+        }
+        list += 1;
+    }
+    gathered
+}
+
+macro_rules! lists {
+    (() folders { $($variant:ident $name:ident: $folder:ident::$type:ident, $default:ident, $content:literal;)* }
+     engine $engine:tt detected $detected:tt) => {
+        /// All signatures.
+        const LISTS: &[&[Signature]] = &[SIGNATURES, $(<crate::$folder::$type as Protocol>::SIGNATURES),*];
+    };
+}
+crate::protocols! { lists () }
+
+/// Returns the table of a transport protocol.
+macro_rules! table {
+    ($transport:expr) => {
+        Table::new(
+            const { &gather::<{ count(LISTS, $transport, true) }>(LISTS, $transport, true) },
+            const { &gather::<{ count(LISTS, $transport, false) }>(LISTS, $transport, false) },
+        )
+    };
 }
 
 fn begins(word: &[u8], bytes: &[u8]) -> Probe {
@@ -103,61 +192,61 @@ impl Table {
 }
 
 /// The signatures of streams.
-pub(super) static STREAMS: Table = Table::new(STREAMS_EVERYWHERE, STREAMS_ON_PORTS);
+pub(super) static STREAMS: Table = table!(Transport::Tcp);
 
 /// The signatures of datagrams.
-pub(super) static DATAGRAMS: Table = Table::new(DATAGRAMS_EVERYWHERE, DATAGRAMS_ON_PORTS);
+pub(super) static DATAGRAMS: Table = table!(Transport::Udp);
 
-const STREAMS_EVERYWHERE: &[Signature] = &[
-    sign(Http, Some(ToServer), &[], Content(http_request)),
-    sign(Http, Some(ToClient), &[], Begins(&[b"HTTP/0.9", b"HTTP/1.0", b"HTTP/1.1"])),
-    sign(Http2, Some(ToServer), &[], Begins(&[b"PRI * HTTP/2.0\r\n"])),
-    sign(Tls, Some(ToServer), &[], Content(tls_from_client)),
-    sign(Tls, Some(ToClient), &[], Content(tls_from_server)),
-    sign(Ssh, None, &[], Begins(&[b"SSH-"])),
-    sign(Smtp, Some(ToServer), &[], Begins(&[b"EHLO", b"HELO", b"QUIT"])),
-    sign(Ftp, Some(ToServer), &[], Begins(&[b"USER ", b"PASS ", b"PORT "])),
-    sign(Imap, Some(ToServer), &[], Begins(&[b"1 capability"])),
-    sign(Imap, Some(ToClient), &[], Begins(&[b"* OK "])),
-    sign(Rfb, None, &[], Begins(&[b"RFB "])),
-    sign(Smb, None, &[], Content(smb)),
-    sign(Dcerpc, None, &[], Content(dcerpc)),
+/// The signatures of protocols without a folder of their own.
+const SIGNATURES: &[Signature] = &[
+    stream(Http, Some(ToServer), &[], Content(http_request)),
+    stream(Http, Some(ToClient), &[], Begins(&[b"HTTP/0.9", b"HTTP/1.0", b"HTTP/1.1"])),
+    stream(Http2, Some(ToServer), &[], Begins(&[b"PRI * HTTP/2.0\r\n"])),
+    stream(Tls, Some(ToServer), &[], Content(tls_from_client)),
+    stream(Tls, Some(ToClient), &[], Content(tls_from_server)),
+    stream(Smtp, Some(ToServer), &[], Begins(&[b"EHLO", b"HELO", b"QUIT"])),
+    stream(Ftp, Some(ToServer), &[], Begins(&[b"USER ", b"PASS ", b"PORT "])),
+    stream(Imap, Some(ToServer), &[], Begins(&[b"1 capability"])),
+    stream(Imap, Some(ToClient), &[], Begins(&[b"* OK "])),
+    stream(Rfb, None, &[], Begins(&[b"RFB "])),
+    stream(Smb, None, &[], Content(smb)),
+    stream(Dcerpc, None, &[], Content(dcerpc)),
+    stream(Dns, None, &[53], Content(dns_stream)),
+    stream(Smtp, Some(ToClient), &[25, 465, 587], Content(greeting)),
+    stream(Ftp, Some(ToClient), &[21], Content(greeting)),
+    stream(Smb, None, &[139, 445], Content(netbios_session)),
+    stream(Krb5, None, &[88], Content(kerberos_stream)),
+    stream(Mqtt, None, &[1883], Content(mqtt)),
+    stream(Http2, Some(ToClient), &[80], Content(http2_settings)),
+    stream(Nfs, None, &[2049], Content(rpc_stream)),
+    stream(Rdp, None, &[3389], Begins(&[&[3, 0]])),
+    stream(Telnet, None, &[23], Content(|bytes| if bytes.len() < 2 { Probe::More } else { Probe::Yes })),
+    datagram(Dcerpc, Some(ToServer), &[], Content(dcerpc_datagram)),
+    datagram(BittorrentDht, None, &[], Begins(&[b"d1:ad2:id20:"])),
+    datagram(Dns, None, &[53], Content(|bytes| dns::probe(bytes).into())),
+    datagram(Krb5, None, &[88], Content(kerberos)),
+    datagram(Snmp, None, &[161, 162], Content(snmp)),
+    datagram(Ntp, None, &[123], Content(ntp)),
+    datagram(Nfs, None, &[2049], Content(rpc)),
+    datagram(Dhcp, None, &[67, 68], Content(dhcp)),
+    datagram(Tftp, Some(ToServer), &[69], Content(tftp)),
+    datagram(Ike, None, &[500], Content(ike)),
+    datagram(Sip, None, &[5060, 5061], Content(sip)),
+    datagram(Quic, None, &[443, 80], Content(|bytes| quic::probe(bytes).into())).weak(),
+    datagram(Quic, None, &[443, 80], Content(|bytes| quic::probe_version(bytes).into())),
 ];
 
-const STREAMS_ON_PORTS: &[Signature] = &[
-    sign(Dns, None, &[53], Content(dns_stream)),
-    sign(Smtp, Some(ToClient), &[25, 465, 587], Content(greeting)),
-    sign(Ftp, Some(ToClient), &[21], Content(greeting)),
-    sign(Smb, None, &[139, 445], Content(netbios_session)),
-    sign(Krb5, None, &[88], Content(kerberos_stream)),
-    sign(Mqtt, None, &[1883], Content(mqtt)),
-    sign(Http2, Some(ToClient), &[80], Content(http2_settings)),
-    sign(Nfs, None, &[2049], Content(rpc_stream)),
-    sign(Rdp, None, &[3389], Begins(&[&[3, 0]])),
-    sign(Telnet, None, &[23], Content(|bytes| if bytes.len() < 2 { Probe::More } else { Probe::Yes })),
-];
+const fn stream(protocol: AppProto, from: Option<Direction>, ports: &'static [u16], test: Test) -> Signature {
+    Signature::stream(protocol, from, ports, test)
+}
 
-const DATAGRAMS_EVERYWHERE: &[Signature] = &[
-    sign(Dcerpc, Some(ToServer), &[], Content(dcerpc_datagram)),
-    sign(BittorrentDht, None, &[], Begins(&[b"d1:ad2:id20:"])),
-];
-
-const DATAGRAMS_ON_PORTS: &[Signature] = &[
-    sign(Dns, None, &[53], Content(|bytes| dns::probe(bytes).into())),
-    sign(Krb5, None, &[88], Content(kerberos)),
-    sign(Snmp, None, &[161, 162], Content(snmp)),
-    sign(Ntp, None, &[123], Content(ntp)),
-    sign(Nfs, None, &[2049], Content(rpc)),
-    sign(Dhcp, None, &[67, 68], Content(dhcp)),
-    sign(Tftp, Some(ToServer), &[69], Content(tftp)),
-    sign(Ike, None, &[500], Content(ike)),
-    sign(Sip, None, &[5060, 5061], Content(sip)),
-    sign(Quic, None, &[443, 80], Content(|bytes| quic::probe(bytes).into())).weak(),
-    sign(Quic, None, &[443, 80], Content(|bytes| quic::probe_version(bytes).into())),
-];
-
-const fn sign(protocol: AppProto, from: Option<Direction>, ports: &'static [u16], test: Test) -> Signature {
-    Signature { protocol, from, ports, weak: false, test }
+const fn datagram(
+    protocol: AppProto,
+    from: Option<Direction>,
+    ports: &'static [u16],
+    test: Test,
+) -> Signature {
+    Signature::datagram(protocol, from, ports, test)
 }
 
 /// The methods of HTTP/1.1, `WebDAV` (RFC 4918) and versioning (RFC 3253).

@@ -9,10 +9,11 @@
 //! have.
 //!
 //! A worker calls [`Message::parse`] and, if that succeeds, takes a number from the flow's [`Transactions`]
-//! and copies the message's bytes. The sink parses those bytes again and serializes each of
+//! and packs a [`MessageEvent`]. The sink parses the message again and serializes each of
 //! [`Message::events`].
 
 mod eve;
+mod event;
 mod message;
 mod name;
 mod registry;
@@ -21,6 +22,7 @@ mod tests;
 mod wire;
 
 pub use eve::{Event, Events};
+pub use event::MessageEvent;
 pub use message::{Data, Header, Malformed, Message, Question, Questions, Record, Records, probe, probe_tcp};
 pub use name::{Name, NameBuffer};
 

@@ -2,9 +2,11 @@
 //! skipped.
 
 mod body;
+mod event;
 mod head;
 #[cfg(test)]
 mod tests;
 
 pub use body::{Body, Taken};
+pub use event::{Fixed, TransactionEvent, tag};
 pub use head::{Request, Response, begins_request, begins_response, head_end};

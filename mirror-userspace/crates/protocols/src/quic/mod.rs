@@ -12,6 +12,7 @@
 
 mod connection;
 mod eve;
+mod event;
 mod frames;
 mod google;
 mod keys;
@@ -22,6 +23,7 @@ mod version;
 
 pub use connection::{Connection, Hello};
 pub use eve::Event;
+pub use event::HelloEvent;
 pub use frames::MAX_CRYPTO;
 pub use packet::{probe, probe_version};
 pub use version::Version;

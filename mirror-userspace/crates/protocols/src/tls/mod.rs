@@ -16,6 +16,7 @@
 
 mod certificate;
 mod eve;
+mod event;
 mod fingerprint;
 mod handshake;
 mod hello;
@@ -25,6 +26,7 @@ mod tests;
 
 pub use certificate::Certificate;
 pub use eve::Event;
+pub use event::HandshakeEvent;
 pub use fingerprint::write_ja4;
 pub use fingerprint::{Carrier, Ja3, ja4};
 pub(super) use fingerprint::{kinds, meant};

@@ -1,75 +1,19 @@
 //! DNS: each message becomes an event.
 
+use std::sync::Arc;
+
 use mirror_packet::Direction;
-use mirror_protocols::dns::{self, Message, NameBuffer, Transactions};
-use mirror_records::EventType;
-use mirror_records::apm::Measured;
-use mirror_records::eve::Lines;
-use serde::ser::{Serialize, SerializeStruct as _, Serializer};
+use mirror_protocols::dns::{self, Message, MessageEvent, NameBuffer, Transactions};
 
 use crate::analyzer::alert::{Cause, Watch};
 use crate::analyzer::credit::{self, Credit};
 use crate::analyzer::{Analyzer, Consumed, Context, Event};
-
-/// A message, preceded by its number in the flow and the latency.
-pub(super) static DNS: EventType = EventType::new("dns", render).measured(measure);
-
-/// How many messages of a stream, and alerts, were left out.
-static OMITTED: EventType = EventType::new("dns", credit::render_omitted);
-
-/// Stands for an unknown latency.
-const UNKNOWN: u64 = u64::MAX;
-
-/// Splits packed bytes into number, latency and message.
-fn unpack(bytes: &[u8]) -> Option<(u32, Option<u64>, Message<'_>)> {
-    let (number, rest) = bytes.split_first_chunk()?;
-    let (latency, message) = rest.split_first_chunk()?;
-    let latency = Some(u64::from_ne_bytes(*latency)).filter(|&latency| latency != UNKNOWN);
-    // The worker has parsed the message before, so this does not fail.
-    Some((u32::from_ne_bytes(*number), latency, Message::parse(message).ok()?))
-}
-
-/// The object `dns`.
-struct Object<'a> {
-    event: dns::Event<'a>,
-    latency: Option<u64>,
-}
-
-impl Serialize for Object<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut object = serializer.serialize_struct("dns", 1)?;
-        self.event.fields(&mut object)?;
-        if let Some(latency) = self.latency {
-            object.serialize_field("latency_ms", &(latency as f64 / 1e6))?;
-        }
-        object.end()
-    }
-}
-
-fn render(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
-    let Some((number, latency, message)) = unpack(bytes) else { return Ok(()) };
-    message.events(number).try_for_each(|event| {
-        if lines.line_within(message.most(), &Object { event, latency })? {
-            return Ok(());
-        }
-        lines.line(&Object { event: event.shortened(), latency })
-    })
-}
-
-/// Measures a response, which ends a request. Error codes other than "no such name" count as errors.
-fn measure(bytes: &[u8]) -> Option<Measured> {
-    const NO_ERROR: u8 = 0;
-    const NO_SUCH_NAME: u8 = 3;
-    let (_, latency, message) = unpack(bytes)?;
-    let header = message.header();
-    let error = !matches!(header.rcode(), NO_ERROR | NO_SUCH_NAME);
-    header.is_response().then_some(Measured { latency, error })
-}
+use crate::indicators::Indicators;
 
 /// Emits events of DNS messages over UDP and TCP.
 #[derive(Clone, Debug, Default)]
 pub struct Dns {
-    pub(in crate::analyzer) watch: Watch,
+    watch: Watch,
 }
 
 /// Queries of a flow that may wait for their responses. One more query replaces the oldest.
@@ -119,8 +63,12 @@ impl Analyzer for Dns {
         }
     }
 
+    fn watch_for(&mut self, indicators: &Arc<Indicators>) {
+        self.watch.set(indicators);
+    }
+
     fn end(&mut self, flow: &mut Flow, context: &mut Context<'_>) {
-        flow.credit.end(&OMITTED, context);
+        flow.credit.end::<MessageEvent<'_>>(context);
     }
 }
 
@@ -147,7 +95,7 @@ impl Dns {
             flow.ask(header.id, context.time());
             None
         };
-        let number = flow.transactions.number().to_ne_bytes();
+        let number = flow.transactions.number();
         // A response repeats its question. It is checked only if the query was not seen.
         if self.watch.is_on() && latency.is_none() {
             let mut name = NameBuffer::new();
@@ -160,7 +108,7 @@ impl Dns {
         if context.is_stream() && !flow.credit.events.spend(credit::EVENT + 2 * message.names()) {
             return;
         }
-        context.emit(&DNS, &[&number, &latency.unwrap_or(UNKNOWN).to_ne_bytes(), bytes]);
+        context.record(&MessageEvent { number, latency, message });
     }
 }
 

@@ -1,29 +1,18 @@
 //! HTTP/1.x: each request with its response becomes an event.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use mirror_packet::Direction;
-use mirror_protocols::http::{Body, Request, Response, Taken, begins_request, begins_response, head_end};
-use mirror_records::apm::Measured;
-use mirror_records::{EventType, pack};
+use mirror_protocols::http::{
+    Body, Fixed, Request, Response, Taken, TransactionEvent, begins_request, begins_response, head_end, tag,
+};
+use mirror_protocols::pack;
 
 use crate::analyzer::alert::{Cause, Watch};
 use crate::analyzer::credit::{self, Allowance, Credit};
 use crate::analyzer::{Analyzer, Consumed, Context, Event};
-
-mod eve;
-
-/// A transaction: [`Fixed`] values, followed by packed ones.
-pub(super) static HTTP: EventType = EventType::new("http", eve::render).measured(measure);
-
-/// How many transactions of a connection, and alerts, were left out.
-static OMITTED: EventType = EventType::new("http", credit::render_omitted);
-
-/// Measures a request. Status 500 and above counts as an error.
-fn measure(bytes: &[u8]) -> Option<Measured> {
-    let (fixed, _) = Fixed::unpack(bytes)?;
-    Some(Measured { latency: fixed.latency, error: fixed.status >= 500 })
-}
+use crate::indicators::Indicators;
 
 /// Requests of a connection that may wait for their responses; one more is the end of the analysis, but for alerts.
 const MAX_OPEN: usize = 128;
@@ -32,64 +21,6 @@ const MAX_OPEN: usize = 128;
 const MAX_CRUFT: u8 = 32;
 /// A buffer with more capacity than this is not held for reuse.
 const MAX_SPARE: usize = 16 * 1024;
-
-/// Tags of packed values.
-mod tag {
-    pub(super) const METHOD: u8 = 0;
-    pub(super) const TARGET: u8 = 1;
-    pub(super) const PROTOCOL: u8 = 2;
-    pub(super) const HOST: u8 = 3;
-    pub(super) const USER_AGENT: u8 = 4;
-    pub(super) const FORWARDED_FOR: u8 = 5;
-    pub(super) const REFERER: u8 = 6;
-    pub(super) const CONTENT_TYPE: u8 = 7;
-    pub(super) const CONTENT_RANGE: u8 = 8;
-    pub(super) const LOCATION: u8 = 9;
-    pub(super) const COUNT: usize = 10;
-}
-
-/// Values that every transaction has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Fixed {
-    /// The transaction's number in the flow.
-    number: u32,
-    /// Status of the response; 0 if there is none.
-    status: u16,
-    /// Bytes of the response's body.
-    length: u64,
-    /// Nanoseconds from the request's last byte to the response's first.
-    latency: Option<u64>,
-}
-
-impl Fixed {
-    const LEN: usize = 22;
-
-    fn pack(&self) -> [u8; Self::LEN] {
-        let mut bytes = [0; Self::LEN];
-        let latency = self.latency.unwrap_or(u64::MAX);
-        let (number, status) = (self.number.to_ne_bytes(), self.status.to_ne_bytes());
-        let values = number.into_iter().chain(status).chain(self.length.to_ne_bytes());
-        for (place, byte) in bytes.iter_mut().zip(values.chain(latency.to_ne_bytes())) {
-            *place = byte;
-        }
-        bytes
-    }
-
-    fn unpack(bytes: &[u8]) -> Option<(Self, &[u8])> {
-        let (number, rest) = bytes.split_first_chunk()?;
-        let (status, rest) = rest.split_first_chunk()?;
-        let (length, rest) = rest.split_first_chunk()?;
-        let (latency, rest) = rest.split_first_chunk()?;
-        let latency = u64::from_ne_bytes(*latency);
-        let fixed = Self {
-            number: u32::from_ne_bytes(*number),
-            status: u16::from_ne_bytes(*status),
-            length: u64::from_ne_bytes(*length),
-            latency: (latency != u64::MAX).then_some(latency),
-        };
-        Some((fixed, rest))
-    }
-}
 
 /// Methods whose responses have a message length of their own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -143,7 +74,7 @@ pub struct Flow {
 /// Emits an event for each HTTP/1.x transaction.
 #[derive(Clone, Debug, Default)]
 pub struct Http {
-    pub(in crate::analyzer) watch: Watch,
+    watch: Watch,
     /// Buffers and queues that no flow uses.
     spare: Vec<Vec<u8>>,
     spare_queues: Vec<VecDeque<Transaction>>,
@@ -188,11 +119,15 @@ impl Analyzer for Http {
         }
     }
 
+    fn watch_for(&mut self, indicators: &Arc<Indicators>) {
+        self.watch.set(indicators);
+    }
+
     fn end(&mut self, flow: &mut Flow, context: &mut Context<'_>) {
         while let Some(transaction) = flow.open.pop_front() {
             self.emit(&mut flow.credit.events, transaction, context);
         }
-        flow.credit.end(&OMITTED, context);
+        flow.credit.end::<TransactionEvent<'_>>(context);
         let queue = std::mem::take(&mut flow.open);
         if queue.capacity() > 0 {
             self.spare_queues.push(queue);
@@ -462,7 +397,7 @@ impl Http {
     fn emit(&mut self, allowance: &mut Allowance, transaction: Transaction, context: &mut Context<'_>) {
         let Transaction { fixed, packed, .. } = transaction;
         if allowance.spend(credit::EVENT) {
-            context.emit(&HTTP, &[&fixed.pack(), &packed]);
+            context.record(&TransactionEvent { fixed, values: &packed });
         }
         self.keep_spare(packed);
     }

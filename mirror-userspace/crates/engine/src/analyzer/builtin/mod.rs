@@ -1,17 +1,11 @@
-//! The built-in analyzers.
+//! The built-in analyzers that use more than [`Protocol`](mirror_protocols::Protocol) offers.
 
 mod dns;
 mod http;
 mod quic;
-mod ssh;
 mod tls;
 
 pub use dns::Dns;
 pub use http::Http;
 pub use quic::Quic;
-pub use ssh::Ssh;
 pub use tls::{StartTls, Tls};
-
-/// The event types that the analyzers here emit.
-pub const EVENT_TYPES: [&str; 6] =
-    [super::alert::ALERT.name, dns::DNS.name, http::HTTP.name, tls::TLS.name, quic::QUIC.name, ssh::SSH.name];

@@ -1,76 +1,21 @@
 //! TLS: each handshake becomes an event. Later records are ignored.
 
+use std::sync::Arc;
+
 use mirror_packet::Direction;
 use mirror_protocols::detect::AppProto;
 use mirror_protocols::tls::{
-    self, Carrier, ClientHello, Handshake, Messages, Outline, Progress, Version, begins_with_client_hello,
+    Carrier, ClientHello, Handshake, HandshakeEvent, Messages, Progress, Version, begins_with_client_hello,
 };
-use mirror_records::EventType;
-use mirror_records::apm::Measured;
-use mirror_records::eve::Lines;
-use serde::Serialize;
 
 use crate::analyzer::alert::{Cause, Watch};
 use crate::analyzer::{Analyzer, Consumed, Context, Event};
-
-/// A handshake: the latency, the length and the name of the previous protocol, the outline of the messages,
-/// the messages.
-pub(super) static TLS: EventType = EventType::new("tls", render).measured(measure);
-
-/// Stands for an unknown latency.
-const UNKNOWN: u64 = u64::MAX;
-
-#[derive(Serialize)]
-struct Object<'a> {
-    #[serde(flatten)]
-    event: tls::Event<'a>,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    from_proto: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    latency_ms: Option<f64>,
-}
-
-/// A packed handshake.
-struct Packed<'a> {
-    latency: Option<u64>,
-    /// The protocol that was spoken before; empty if none.
-    original: &'a str,
-    messages: Messages<'a>,
-}
-
-impl<'a> Packed<'a> {
-    fn read(bytes: &'a [u8]) -> Option<Self> {
-        let (latency, rest) = bytes.split_first_chunk()?;
-        let (&len, rest) = rest.split_first()?;
-        let (original, rest) = rest.split_at_checked(usize::from(len))?;
-        let (outline, parts) = rest.split_first_chunk()?;
-        Some(Self {
-            latency: Some(u64::from_ne_bytes(*latency)).filter(|&latency| latency != UNKNOWN),
-            original: str::from_utf8(original).ok()?,
-            messages: Outline::unpack(outline).messages(parts),
-        })
-    }
-}
-
-fn render(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
-    let Some(Packed { latency, original, messages }) = Packed::read(bytes) else { return Ok(()) };
-    lines.line(&Object {
-        event: tls::Event::new(&messages),
-        from_proto: original,
-        latency_ms: latency.map(|latency| latency as f64 / 1e6),
-    })
-}
-
-/// Measures a handshake. It failed if the server did not answer it.
-fn measure(bytes: &[u8]) -> Option<Measured> {
-    let Packed { latency, messages, .. } = Packed::read(bytes)?;
-    Some(Measured { latency, error: messages.server_hello.is_none() })
-}
+use crate::indicators::Indicators;
 
 /// Emits an event for each TLS handshake.
 #[derive(Debug, Default)]
 pub struct Tls {
-    pub(in crate::analyzer) watch: Watch,
+    watch: Watch,
     /// Handshakes that no flow uses, held for their memory.
     spare: Vec<Handshake>,
 }
@@ -127,6 +72,10 @@ impl Analyzer for Tls {
         }
     }
 
+    fn watch_for(&mut self, indicators: &Arc<Indicators>) {
+        self.watch.set(indicators);
+    }
+
     fn end(&mut self, flow: &mut Flow, context: &mut Context<'_>) {
         self.finish(flow, context);
     }
@@ -158,24 +107,8 @@ impl Tls {
             self.watch.fingerprints(&hello, Carrier::Tcp, context);
         }
         if messages.is_recorded() {
-            let latency = flow.latency.unwrap_or(UNKNOWN).to_ne_bytes();
-            let [client, server, server_certificate, client_certificate] = messages.parts();
-            let outline = messages.outline().pack();
             let original = context.original().map_or("", AppProto::name);
-            let before = [&[original.len() as u8], original.as_bytes()];
-            context.emit(
-                &TLS,
-                &[
-                    &latency,
-                    before[0],
-                    before[1],
-                    &outline,
-                    client,
-                    server,
-                    server_certificate,
-                    client_certificate,
-                ],
-            );
+            context.record(&HandshakeEvent { latency: flow.latency, original, messages });
         }
         handshake.clear();
         self.spare.push(handshake);

@@ -1,16 +1,90 @@
-//! The `http` object of an event.
+//! The event of a transaction, as the `http` object that Suricata 7 writes.
 
-use mirror_protocols::text::Bytes;
-use mirror_records::eve::Lines;
-use mirror_records::pack;
 use serde::ser::{Serialize, SerializeMap as _, SerializeStruct as _, Serializer};
 
-use super::{Fixed, tag};
+use crate::eve::{EveEvent, EveWriter, Measured, Packer, Unpacker};
+use crate::pack;
+use crate::text::Bytes;
 
-/// Renders a packed transaction.
-pub(super) fn render(bytes: &[u8], lines: &mut Lines<'_>) -> serde_json::Result<()> {
-    let Some((fixed, packed)) = Fixed::unpack(bytes) else { return Ok(()) };
-    lines.transaction(fixed.number, &Object::new(fixed, packed))
+/// Tags of a transaction's [packed](pack) values.
+pub mod tag {
+    /// The request's method.
+    pub const METHOD: u8 = 0;
+    /// The request's target.
+    pub const TARGET: u8 = 1;
+    /// The request's protocol version.
+    pub const PROTOCOL: u8 = 2;
+    /// The field Host.
+    pub const HOST: u8 = 3;
+    /// The field User-Agent.
+    pub const USER_AGENT: u8 = 4;
+    /// The field X-Forwarded-For.
+    pub const FORWARDED_FOR: u8 = 5;
+    /// The field Referer.
+    pub const REFERER: u8 = 6;
+    /// The response's field Content-Type.
+    pub const CONTENT_TYPE: u8 = 7;
+    /// The response's field Content-Range.
+    pub const CONTENT_RANGE: u8 = 8;
+    /// The response's field Location.
+    pub const LOCATION: u8 = 9;
+    pub(super) const COUNT: usize = 10;
+}
+
+/// The values that every transaction has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fixed {
+    /// The transaction's number in the flow.
+    pub number: u32,
+    /// Status of the response; 0 if there is none.
+    pub status: u16,
+    /// Bytes of the response's body.
+    pub length: u64,
+    /// Nanoseconds from the request's last byte to the response's first.
+    pub latency: Option<u64>,
+}
+
+/// A request with its response, as an event of its flow.
+#[derive(Clone, Copy, Debug)]
+pub struct TransactionEvent<'a> {
+    /// The values that every transaction has.
+    pub fixed: Fixed,
+    /// The other values, [packed](pack) with their [tags](tag).
+    pub values: &'a [u8],
+}
+
+impl EveEvent for TransactionEvent<'_> {
+    const TYPE: &'static str = "http";
+    type Unpacked<'a> = TransactionEvent<'a>;
+
+    #[inline]
+    fn pack(&self, packer: &mut Packer<'_>) {
+        let Fixed { number, status, length, latency } = self.fixed;
+        packer.u32(number);
+        packer.u16(status);
+        packer.u64(length);
+        packer.duration(latency);
+        packer.rest(self.values);
+    }
+
+    fn unpack<'a>(unpacker: &mut Unpacker<'a>) -> Option<TransactionEvent<'a>> {
+        let fixed = Fixed {
+            number: unpacker.u32()?,
+            status: unpacker.u16()?,
+            length: unpacker.u64()?,
+            latency: unpacker.duration()?,
+        };
+        Some(TransactionEvent { fixed, values: unpacker.rest() })
+    }
+
+    fn write(&self, writer: &mut impl EveWriter) -> serde_json::Result<()> {
+        writer.transaction(self.fixed.number, &Object::new(self.fixed, self.values))
+    }
+
+    /// Measures a request. Status 500 and above counts as an error.
+    fn measured(&self) -> Option<Measured> {
+        Some(Measured { latency: self.fixed.latency, error: self.fixed.status >= 500 })
+    }
 }
 
 /// The target of a request that was not seen, as in Suricata's records.

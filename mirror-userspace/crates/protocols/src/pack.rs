@@ -1,5 +1,5 @@
-//! Values in packed bytes: a tag, a length and a value for each. A worker packs them, and the sink unpacks
-//! them.
+//! Values in packed bytes: a tag, a length and a value for each. An analyzer
+//! collects them in a buffer until it emits its event; the event is unpacked with them.
 
 /// Maximum number of bytes packed for a value. The rest is cut off.
 pub const MAX_VALUE: usize = 8 * 1024;

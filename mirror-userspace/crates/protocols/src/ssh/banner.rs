@@ -1,4 +1,4 @@
-//! SSH: the identification strings of both sides (RFC 4253, section 4.2).
+//! Identification strings.
 
 /// A side's identification string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

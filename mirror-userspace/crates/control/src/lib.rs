@@ -2,12 +2,13 @@
 //!
 //! It owns the settings ([`config`]), what they need of the machine ([`host`]), the capture itself ([`capture`]), its
 //! account ([`stats`]), observers of frames ([`observe`]), the HTTP API ([`api`]), the check of a machine ([`doctor`])
-//! and the packet generator ([`pktgen`]). It uses all crates below it; the command line is above.
+//! and the packet generator ([`pktgen`]). The files that its tables generate are in [`generated`]. It uses all crates below it; the command line is above.
 
 pub mod api;
 pub mod capture;
 pub mod config;
 pub mod doctor;
+pub mod generated;
 pub mod host;
 pub mod observe;
 pub mod pktgen;

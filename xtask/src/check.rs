@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::build::build_ebpf;
 use crate::command::{cargo, run, step};
+use crate::generate::generate;
 use crate::setup::setup;
 
 pub(crate) fn main() -> Result<ExitCode> {
@@ -16,6 +17,8 @@ pub(crate) fn main() -> Result<ExitCode> {
     run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]))?;
     step("Documentation");
     run(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings"))?;
+    step("Generated files");
+    generate(true)?;
     build_ebpf(&toolchain, true)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -147,15 +147,15 @@ fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
 /// The UDP ports of mirror traffic.
 #[derive(Clone, Debug, clap::Args)]
 struct PortArgs {
-    #[arg(long = "vxlan-port", help = help("ports.vxlan"), value_name = "PORT,…")]
+    #[arg(long = "vxlan-port", help = help("ports.vxlan"), value_name = "PORT,…|none")]
     #[arg(value_parser = port_list::<MAX_VXLAN_PORTS>)]
     vxlan: Option<PortList>,
 
-    #[arg(long = "geneve-port", help = help("ports.geneve"), value_name = "PORT,…")]
+    #[arg(long = "geneve-port", help = help("ports.geneve"), value_name = "PORT,…|none")]
     #[arg(value_parser = port_list::<MAX_GENEVE_PORTS>)]
     geneve: Option<PortList>,
 
-    #[arg(long = "vxlan-gpe-port", help = help("ports.vxlan_gpe"), value_name = "PORT,…")]
+    #[arg(long = "vxlan-gpe-port", help = help("ports.vxlan_gpe"), value_name = "PORT,…|none")]
     #[arg(value_parser = port_list::<MAX_VXLAN_GPE_PORTS>)]
     vxlan_gpe: Option<PortList>,
 }

@@ -333,7 +333,8 @@ impl Setting {
     pub fn help(&self) -> String {
         let text = self.text.trim_end_matches('.');
         match self.default {
-            Default::Is(value) => format!("{text} [default: {}]", value.trim_matches('"')),
+            Default::Is("[]") => format!("{text} [default: none]"),
+            Default::Is(value) => format!("{text} [default: {}]", value.trim_matches(['"', '[', ']'])),
             Default::Absent(words) => format!("{text} [default: {words}]"),
             Default::Required => text.to_owned(),
         }

@@ -8,6 +8,7 @@ mod check;
 mod command;
 mod dist;
 mod fuzz;
+mod generate;
 mod run;
 mod setup;
 mod soak;
@@ -31,7 +32,8 @@ Examples:
   cargo xtask bench --quick                      measure its speed, and that of other programs
   cargo xtask vm test                            capture in virtual machines, on NICs with zero-copy
   cargo xtask soak                               ten minutes of full load, to detect growth of memory
-  cargo xtask check                              formatting, lints, documentation
+  cargo xtask generate                           rewrite the example configuration and its documentation
+  cargo xtask check                              formatting, lints, documentation, generated files
 
 The first run, build or test sets the machine up; `cargo xtask setup` does only that.";
 
@@ -61,7 +63,8 @@ enum Command {
     Pktgen(run::PktgenArgs),
     Vm(vm::Args),
     Soak(soak::Args),
-    /// Check formatting, lints and documentation; warnings are errors
+    Generate(generate::Args),
+    /// Check formatting, lints, documentation and generated files; warnings are errors
     Check,
 }
 
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Command::Pktgen(args) => run::pktgen(args),
         Command::Vm(args) => vm::main(&args),
         Command::Soak(args) => soak::main(&args),
+        Command::Generate(args) => generate::main(&args),
         Command::Check => check::main(),
     };
     match result {

@@ -7,15 +7,13 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Subcommand;
+use mirror_control::config::settings::render;
 use mirror_control::config::{self, Checked, Config, Diagnostics};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::filter::{CONFIG, load};
 use super::{print, print_json, run};
-
-/// The configuration file with every key.
-const EXAMPLE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/mirror-xdp.toml"));
 
 const EXAMPLES: &str = "\
 Examples:
@@ -82,7 +80,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Check(args) => check(args),
         Command::Show(args) => show(args),
         Command::Example(Example {}) => {
-            print(EXAMPLE)?;
+            print(&render::example())?;
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -135,7 +133,7 @@ fn show(args: &Show) -> anyhow::Result<ExitCode> {
         (None, Some(line), Some(path)) => format!("{}:{line}", path.display()),
         _ => "default".to_owned(),
     };
-    let settings = args.run.in_force(&config).into_iter();
+    let settings = args.run.in_force(&args.run.settings(config)).into_iter();
     let settings: Vec<_> =
         settings.map(|(key, value, flag)| (key, Setting { value, from: from(key, flag) })).collect();
     if args.run.json() {

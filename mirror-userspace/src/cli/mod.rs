@@ -8,6 +8,7 @@ mod extcap;
 mod extract;
 mod filter;
 mod generate;
+mod given;
 mod hold;
 mod log;
 mod pktgen;
@@ -26,13 +27,16 @@ mod verify;
 
 use std::io::{self, Write as _};
 use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand};
 use mirror_base::one_line;
 use mirror_control::config;
+use mirror_control::config::settings::{self, Setting};
 use mirror_engine::analyzer::{Register, register_everywhere};
 use mirror_xdp_common::outer::{MAX_GENEVE_PORTS, MAX_VXLAN_GPE_PORTS, MAX_VXLAN_PORTS, Ports};
 use serde::Serialize;
@@ -143,43 +147,38 @@ fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
 /// The UDP ports of mirror traffic.
 #[derive(Clone, Debug, clap::Args)]
 struct PortArgs {
-    /// UDP ports of VXLAN: mirror sessions to an interface or a Network Load Balancer; 4789 unless configured
-    /// otherwise
-    #[arg(long = "vxlan-port", value_name = "PORT,…")]
+    #[arg(long = "vxlan-port", help = help("ports.vxlan"), value_name = "PORT,…|none")]
     #[arg(value_parser = port_list::<MAX_VXLAN_PORTS>)]
     vxlan: Option<PortList>,
 
-    /// UDP ports of GENEVE: mirror sessions to a Gateway Load Balancer, other clouds; `none` for no port;
-    /// 6081 unless configured otherwise
-    #[arg(long = "geneve-port", value_name = "PORT,…")]
+    #[arg(long = "geneve-port", help = help("ports.geneve"), value_name = "PORT,…|none")]
     #[arg(value_parser = port_list::<MAX_GENEVE_PORTS>)]
     geneve: Option<PortList>,
 
-    /// UDP ports of VXLAN-GPE; none unless configured otherwise
-    #[arg(long = "vxlan-gpe-port", value_name = "PORT,…")]
+    #[arg(long = "vxlan-gpe-port", help = help("ports.vxlan_gpe"), value_name = "PORT,…|none")]
     #[arg(value_parser = port_list::<MAX_VXLAN_GPE_PORTS>)]
     vxlan_gpe: Option<PortList>,
 }
 
 impl PortArgs {
-    /// Returns the ports of the arguments, or else the configured ones. A port in two lists belongs to the
-    /// first of them.
-    fn ports(&self, configured: &config::Ports) -> Ports {
-        let config::Ports { vxlan, geneve, vxlan_gpe } = self.lists(configured);
-        Ports::new(&vxlan, &geneve, &vxlan_gpe).expect("the parser bounds the length of each list")
-    }
-
-    /// Returns the ports as lists.
-    fn lists(&self, configured: &config::Ports) -> config::Ports {
-        let list = |argument: &Option<PortList>, configured: &Vec<u16>| {
-            argument.as_ref().map_or_else(|| configured.clone(), |list| list.0.clone())
-        };
-        config::Ports {
-            vxlan: list(&self.vxlan, &configured.vxlan),
-            geneve: list(&self.geneve, &configured.geneve),
-            vxlan_gpe: list(&self.vxlan_gpe, &configured.vxlan_gpe),
+    /// Replaces the lists that arguments name.
+    fn apply(&self, ports: &mut config::Ports) {
+        let lists = [
+            (&self.vxlan, &mut ports.vxlan),
+            (&self.geneve, &mut ports.geneve),
+            (&self.vxlan_gpe, &mut ports.vxlan_gpe),
+        ];
+        for (argument, list) in lists {
+            if let Some(PortList(ports)) = argument {
+                list.clone_from(ports);
+            }
         }
     }
+}
+
+/// Returns ports as the parser takes them. A port in two lists belongs to the first of them.
+fn parser_ports(config::Ports { vxlan, geneve, vxlan_gpe }: &config::Ports) -> Ports {
+    Ports::new(vxlan, geneve, vxlan_gpe).expect("the parser bounds the length of each list")
 }
 
 /// UDP ports in the notation of an argument.
@@ -219,11 +218,32 @@ fn seconds(text: &str) -> Result<Duration, String> {
     if time.is_zero() { Err("must be greater than zero".to_owned()) } else { Ok(time) }
 }
 
-/// Parses the value of `--max-flows`.
-fn max_flows(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) | Err(_) => Err("must be a number of at least 1".to_owned()),
-        Ok(flows) => Ok(flows),
+/// Returns the help of the flag of a setting, such as `receive.ring`.
+fn help(path: &str) -> String {
+    settings::get(path).map(Setting::help).unwrap_or_default()
+}
+
+/// Returns a parser of numbers in the range of a setting, such as `receive.ring`.
+fn number<T: TryFrom<u64>>(path: &str) -> RangedU64ValueParser<T> {
+    RangedU64ValueParser::new().range(range(path))
+}
+
+/// Returns the range of a setting.
+fn range(path: &str) -> RangeInclusive<u64> {
+    settings::get(path).map_or(0..=u64::MAX, Setting::range)
+}
+
+/// Replaces a setting if its flag is given.
+fn set<T: Clone>(setting: &mut T, flag: Option<&T>) {
+    if let Some(value) = flag {
+        setting.clone_from(value);
+    }
+}
+
+/// Replaces a setting that may be absent if its flag is given.
+fn set_some<T: Clone>(setting: &mut Option<T>, flag: Option<&T>) {
+    if flag.is_some() {
+        *setting = flag.cloned();
     }
 }
 

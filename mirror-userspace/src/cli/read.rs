@@ -56,7 +56,7 @@ pub(super) struct Args {
 
     /// Maximum number of flows; beyond it, the flow that has been idle longest is ended
     #[arg(long, value_name = "N", default_value_t = WorkerConfig::default().max_flows)]
-    #[arg(value_parser = super::max_flows)]
+    #[arg(value_parser = super::number::<usize>("capture.max_flows"))]
     max_flows: usize,
 
     /// If both ends of conversations are mirrored: analyse one copy of each packet, and count the other
@@ -118,14 +118,15 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
 /// directories of log and store if there is a file to read: a mistyped name leaves nothing behind. Connects a
 /// socket for records first, and returns the sink, because a confined process cannot connect.
 fn confine(args: &Args) -> anyhow::Result<Option<Sink>> {
-    let destination = args.eve.destination(&args.log_dir, &config::EveSettings::default());
+    let eve = args.eve.settings();
+    let destination = super::eve::destination(&eve, &args.log_dir);
     let is_socket = matches!(destination, Destination::Socket { .. });
     let records = destination.needed_files();
     let store = Files { write: args.store.iter().cloned().collect(), ..Files::default() };
     if args.files.iter().any(|path| path.exists()) {
         // If they cannot be created, the code that opens them reports the error.
         for directory in &records.write {
-            let _ = config::EveSettings::default().modes.make_directory(directory);
+            let _ = eve.modes.make_directory(directory);
         }
         for directory in &store.write {
             let _ = mirror_store::make_directory(
@@ -146,9 +147,9 @@ fn confine(args: &Args) -> anyhow::Result<Option<Sink>> {
 }
 
 fn open_sink(args: &Args) -> anyhow::Result<Sink> {
-    let eve = config::EveSettings::default();
-    let destination = args.eve.destination(&args.log_dir, &eve);
-    Ok(super::eve::open(destination, args.eve.types(&eve), StallPolicy::Endless, args.json)?)
+    let eve = args.eve.settings();
+    let destination = super::eve::destination(&eve, &args.log_dir);
+    Ok(super::eve::open(destination, eve.types, StallPolicy::Endless, args.json)?)
 }
 
 struct Reader {
@@ -173,7 +174,9 @@ impl Reader {
         let recorder = store.as_ref().map(|store| store.handle(0, Overflow::Wait)).transpose()?;
         let mut worker = Worker::builder(config, sink.producer(Overflow::Wait)).recorder(recorder).build();
         worker.analyzers().enable(args.analyzers());
-        let frames = offline::Reader::of(worker, args.ports.ports(&config::Ports::default()));
+        let mut ports = config::Ports::default();
+        args.ports.apply(&mut ports);
+        let frames = offline::Reader::of(worker, super::parser_ports(&ports));
         Ok(Self { sink, store, frames, progress: Progress::new(args.json), quiet: args.json })
     }
 

@@ -10,42 +10,16 @@ use std::time::Duration;
 use mirror_base::one_line;
 use mirror_control::api::{Refused, Reloaded};
 use mirror_control::capture::Capture;
-use mirror_control::config::{self, Config, Diagnostic, Diagnostics};
+use mirror_control::config::{self, Config, Diagnostic, Diagnostics, settings};
 use mirror_records::sink::Sink;
 use mirror_store::Store;
 use tokio::time::Instant;
 
 use super::log::{self, announce};
-use super::run::{Args, InForce};
+use super::run::{Args, InForce, sink_settings};
 
-/// Sections that can change as a whole. They take effect as one policy.
+/// Sections that take effect as one policy.
 const POLICY: [&str; 2] = ["admission", "filter"];
-
-/// Other keys that can change.
-const LIVE: [&str; 22] = [
-    "alerts.file",
-    "alerts.indicators",
-    "analysis.analyzers",
-    "analysis.metrics_interval",
-    "capture.stats_interval",
-    "eve.rotate_interval",
-    "eve.rotate_keep",
-    "eve.rotate_size",
-    "log.level",
-    "shunt.after",
-    "store.ages",
-    "store.flow_bytes",
-    "store.max_age",
-    "store.max_size",
-    "store.min_free",
-    "store.packet",
-    "store.vnis",
-    "timeouts.established",
-    "timeouts.new",
-    "timeouts.tcp_closed",
-    "timeouts.tcp_established",
-    "timeouts.tcp_new",
-];
 
 /// Returns true if a key belongs to the policy.
 fn is_policy(key: &str) -> bool {
@@ -59,7 +33,7 @@ pub(super) struct Running<'a> {
     pub(super) store: Option<&'a Store>,
 }
 
-/// The configuration in force, and the flags that take precedence over it.
+/// The settings in force, and the flags that take precedence over the file.
 pub(super) struct Reloader<'a> {
     args: &'a Args,
     current: Config,
@@ -71,8 +45,8 @@ impl<'a> Reloader<'a> {
     }
 
     /// Returns the time between two `stats` events.
-    pub(super) fn stats_interval(&self) -> Duration {
-        self.args.stats_interval(&self.current)
+    pub(super) const fn stats_interval(&self) -> Duration {
+        self.current.capture.stats_interval
     }
 
     /// Reloads the configuration, applies it, and reports the result. If something is wrong, the current
@@ -120,14 +94,14 @@ impl<'a> Reloader<'a> {
         if let Some(mistakes) = Diagnostics::of(checked.mistakes) {
             return Err(config::Error::from(mistakes).into());
         }
-        let (new, lines) = (checked.config, checked.lines);
+        let (new, lines) = (self.args.settings(checked.config), checked.lines);
         let line = |key: &str| {
             let section = key.split_once('.').map_or(key, |(section, _)| section);
             lines.get(key).or_else(|| lines.get(section)).copied().unwrap_or(1)
         };
         let (before, after) = (self.args.in_force(&self.current), self.args.in_force(&new));
         let changes: Vec<_> = changes(&before, &after).collect();
-        let fixed = changes.iter().filter(|change| !is_policy(change.key) && !LIVE.contains(&change.key));
+        let fixed = changes.iter().filter(|change| !settings::is_live(change.key));
         let mistakes = fixed.map(|change| change.mistake(path, line(change.key))).collect();
         if let Some(mistakes) = Diagnostics::of(mistakes) {
             return Err(config::Error::from(mistakes).into());
@@ -136,7 +110,7 @@ impl<'a> Reloader<'a> {
         let indicators = Arc::new(new.alerts.load()?);
         running.capture.set_policy(new.policy.clone())?;
         running.capture.tune(new.tuning(), indicators).await;
-        running.sink.set(self.args.sink_settings(&new));
+        running.sink.set(sink_settings(&new));
         if let Some(store) = running.store {
             store.set(&new.store.settings.policy, &new.store.settings.retention);
         }

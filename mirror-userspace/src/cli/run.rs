@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::IsTerminal as _;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -19,6 +18,7 @@ use mirror_base::sandbox::{self, Files, Kind};
 use mirror_control::api::{self, Address};
 use mirror_control::capture::device_losses::Watch;
 use mirror_control::capture::{Config, Plan};
+use mirror_control::config::settings::{self, Setting};
 use mirror_control::config::{self, Diagnostic, Diagnostics};
 use mirror_control::observe::control::{self, OpenError, Socket};
 use mirror_control::observe::tap::{self, Tap};
@@ -27,21 +27,19 @@ use mirror_device::nic::Changes;
 use mirror_device::xdp::program::LogLevel;
 use mirror_engine::worker::WorkerConfig;
 use mirror_records::sink::{Destination, Sink, SinkCounters, SinkSettings, StallPolicy};
-use mirror_rules::policy::UnknownVnis;
 use mirror_store::remote::Location;
 use mirror_store::upload;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
 
+use super::given::Given;
 use super::log::{Format, announce};
 use super::progress::{self, Progress};
 use super::receive::ReceiveArgs;
 use super::reload::{Reloader, Running};
 use super::service::Service;
-
-/// The default time between two `stats` events.
-const DEFAULT_STATS_INTERVAL: Duration = Duration::from_secs(8);
+use super::{Switch, help, number, set, set_some};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -62,6 +60,10 @@ interface keep working: all other traffic passes to the kernel unchanged.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
+    // First: the other fields take their values away.
+    #[command(flatten)]
+    given: Given,
+
     /// Interface that receives mirrored traffic; may be given several times
     #[arg(short, long = "interface", value_name = "IF")]
     interfaces: Vec<String>,
@@ -70,9 +72,7 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Directory of eve.json, created if missing; the log is appended to; /var/log/mirror-xdp unless
-    /// configured otherwise
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, help = help("capture.log_dir"), value_name = "DIR")]
     log_dir: Option<PathBuf>,
 
     /// Also keep the packets, in this directory, as [store] of the configuration defines; `mirror-xdp
@@ -80,16 +80,14 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
 
-    /// Upload finished segments of the store to this URL, before retention may delete them:
-    /// `s3://BUCKET/PREFIX` or `file:///DIRECTORY`; credentials come from the environment or the instance
-    #[arg(long, value_name = "URL", requires = "store", value_parser = super::store::location)]
+    #[arg(long, help = help("store.upload"), value_name = "URL", requires = "store")]
+    #[arg(value_parser = super::store::location)]
     store_upload: Option<Location>,
 
     #[command(flatten)]
     eve: super::eve::EveArgs,
 
-    /// Replace an XDP program that is already attached to the interface
-    #[arg(long)]
+    #[arg(long, help = help("capture.replace"))]
     replace: bool,
 
     #[command(flatten)]
@@ -108,19 +106,17 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
 
-    /// Time between two `stats` events; 8s unless configured otherwise
-    #[arg(long, value_name = "TIME", value_parser = super::seconds)]
+    #[arg(long, help = help("capture.stats_interval"), value_name = "TIME", value_parser = super::seconds)]
     stats_interval: Option<Duration>,
 
-    /// Maximum number of flows of each worker; beyond it, the flow that has been idle longest is ended;
-    /// 262144 unless configured otherwise
-    #[arg(long, value_name = "N", value_parser = super::max_flows)]
+    #[arg(long, help = help("capture.max_flows"), value_name = "N")]
+    #[arg(value_parser = number::<usize>("capture.max_flows"))]
     max_flows: Option<usize>,
 
-    /// If both ends of conversations are mirrored: analyse one copy of each packet, and count the other; off
-    /// unless configured otherwise
-    #[arg(long, value_enum, value_name = "on|off", hide_possible_values = true)]
-    dedup: Option<super::Switch>,
+    #[arg(long, help = help("analysis.dedup"), value_enum, value_name = "on|off")]
+    #[arg(hide_possible_values = true)]
+    dedup: Option<Switch>,
+
     /// Send the inner frames out of this interface, such as one end of a veth pair, for other programs to see
     #[arg(long, value_name = "IF")]
     tap: Option<String>,
@@ -143,34 +139,6 @@ pub(super) struct Args {
     receive: ReceiveArgs,
 }
 
-/// Settings from the arguments, else from the configuration, else the defaults.
-#[derive(Debug)]
-struct Settled {
-    interfaces: Vec<String>,
-    replace: bool,
-    log_dir: PathBuf,
-    max_flows: usize,
-}
-
-impl Settled {
-    fn new(args: &Args, configured: &config::CaptureSettings) -> Self {
-        let argument = (!args.interfaces.is_empty()).then(|| args.interfaces.clone());
-        Self {
-            interfaces: argument.unwrap_or_else(|| configured.interfaces.clone()),
-            replace: args.replace || configured.replace.unwrap_or_default(),
-            log_dir: args
-                .log_dir
-                .clone()
-                .or_else(|| configured.log_dir.clone())
-                .unwrap_or_else(|| config::DEFAULT_LOG_DIR.into()),
-            max_flows: args
-                .max_flows
-                .or(configured.max_flows)
-                .unwrap_or_else(|| WorkerConfig::default().max_flows),
-        }
-    }
-}
-
 /// A setting in force: its key in the configuration, its value, and the flag that sets it, if any.
 pub(super) type InForce = (&'static str, Value, Option<&'static str>);
 
@@ -185,147 +153,81 @@ impl Args {
         self.json
     }
 
-    /// Returns the time between two `stats` events.
-    pub(super) fn stats_interval(&self, configured: &config::Config) -> Duration {
-        self.stats_interval.or(configured.capture.stats_interval).unwrap_or(DEFAULT_STATS_INTERVAL)
-    }
-
-    /// Returns the settings of the sink that can change while it runs.
-    pub(super) fn sink_settings(&self, configured: &config::Config) -> SinkSettings {
-        SinkSettings {
-            metrics_interval: configured.analysis.metrics_interval,
-            rotation: self.eve.rotation(&configured.eve),
+    /// Returns the settings in force: those of the file, except where a flag overrides them.
+    pub(super) fn settings(&self, mut file: config::Config) -> config::Config {
+        let capture = &mut file.capture;
+        if !self.interfaces.is_empty() {
+            capture.interfaces.clone_from(&self.interfaces);
         }
+        capture.replace |= self.replace;
+        set(&mut capture.log_dir, self.log_dir.as_ref());
+        set(&mut capture.stats_interval, self.stats_interval.as_ref());
+        set(&mut capture.max_flows, self.max_flows.as_ref());
+        set(&mut file.analysis.dedup, self.dedup.map(Switch::is_on).as_ref());
+        set_some(&mut file.store.settings.upload, self.store_upload.as_ref());
+        self.ports.apply(&mut file.ports);
+        self.receive.apply(&mut file.receive);
+        self.eve.apply(&mut file.eve);
+        self.api.apply(&mut file.api);
+        file
     }
 
-    /// Returns the settings of the store, including the flags.
-    fn store(&self, configured: &config::StoreSettings) -> config::StoreSettings {
-        let mut store = configured.clone();
-        if self.store_upload.is_some() {
-            store.settings.upload.clone_from(&self.store_upload);
-        }
-        store
-    }
-
-    /// Returns all settings that are in force with this configuration, except the rules.
-    pub(super) fn in_force(&self, configured: &config::Config) -> Vec<InForce> {
-        let settled = Settled::new(self, &configured.capture);
-        let ports = self.ports.lists(&configured.ports);
-        let rotation = self.eve.rotation(&configured.eve);
-        let policy = &configured.policy;
-        let nets =
-            policy.sources.as_ref().map(|nets| nets.iter().map(ToString::to_string).collect::<Vec<_>>());
-        let time = |time: Duration| humantime::format_duration(time).to_string();
-        let switch = |on: bool| if on { "on" } else { "off" };
-        let flag = |given: bool, flag: &'static str| given.then_some(flag);
-        let given = self.eve.given();
-        let eve = |index: usize| given.get(index).and_then(|&(name, given)| flag(given, name));
-        let listen = self.api.listen.or(configured.api.listen).unwrap_or(api::DEFAULT);
-        let health = self.api.health.or(configured.api.health).unwrap_or(Address::Off);
-        let token = self.api.token_file.as_ref().or(configured.api.token_file.as_ref());
-        let dedup = self.dedup.map_or(configured.analysis.dedup, super::Switch::is_on);
-        let output = self.eve.output(&configured.eve);
+    /// Returns each of the settings with its origin; of the rules, only how many sets there are.
+    pub(super) fn in_force(&self, settings: &config::Config) -> Vec<InForce> {
         let environment = super::log::environment();
-        let level = environment.as_deref().or(configured.log.level.as_deref()).unwrap_or("warn");
-        let seconds = |seconds| json!(time(Duration::from_secs(seconds)));
-        let timeouts = &configured.timeouts;
-        let unknown = match policy.unknown_vnis {
-            UnknownVnis::Learn => "learn",
-            UnknownVnis::Drop => "strict",
+        let setting = |setting: &'static Setting| {
+            let in_force = (setting.path, setting.value(settings)?, self.given.flag(setting));
+            Some(match &environment {
+                Some(level) if setting.path == "log.level" => {
+                    (setting.path, json!(level), Some(super::log::VARIABLE))
+                }
+                _ => in_force,
+            })
         };
-        let default = policy.default_set.and_then(|set| policy.sets.get(set)).map(|set| set.name.as_str());
-        let mut all = vec![
-            (
-                "capture.interfaces",
-                json!(settled.interfaces),
-                flag(!self.interfaces.is_empty(), "--interface"),
-            ),
-            ("capture.replace", json!(switch(settled.replace)), flag(self.replace, "--replace")),
-            ("capture.log_dir", json!(settled.log_dir), flag(self.log_dir.is_some(), "--log-dir")),
-            (
-                "capture.stats_interval",
-                json!(time(self.stats_interval(configured))),
-                flag(self.stats_interval.is_some(), "--stats-interval"),
-            ),
-            ("capture.max_flows", json!(settled.max_flows), flag(self.max_flows.is_some(), "--max-flows")),
-            ("ports.vxlan", json!(ports.vxlan), flag(self.ports.vxlan.is_some(), "--vxlan-port")),
-            ("ports.geneve", json!(ports.geneve), flag(self.ports.geneve.is_some(), "--geneve-port")),
-            (
-                "ports.vxlan_gpe",
-                json!(ports.vxlan_gpe),
-                flag(self.ports.vxlan_gpe.is_some(), "--vxlan-gpe-port"),
-            ),
-            ("admission.sources", json!(nets), None),
-            ("admission.mode", json!(unknown), None),
-            ("admission.vnis", json!(policy.vnis.iter().map(range).collect::<Vec<_>>()), None),
-            ("shunt.after", json!(configured.shunt.after), None),
-            ("shunt.max_flows", json!(configured.shunt.max_flows), None),
-            ("analysis.analyzers", json!(configured.analysis.analyzers.names().collect::<Vec<_>>()), None),
-            ("analysis.metrics_interval", json!(time(configured.analysis.metrics_interval)), None),
-            ("analysis.dedup", json!(switch(dedup)), flag(self.dedup.is_some(), "--dedup")),
-            ("alerts.indicators", json!(configured.alerts.indicators.len()), None),
-            ("alerts.file", json!(configured.alerts.file), None),
-            ("eve.output", json!(output), eve(0)),
-            ("eve.types", json!(self.eve.types(&configured.eve).chosen()), eve(1)),
-            ("eve.rotate_size", json!(rotation.size), eve(2)),
-            ("eve.rotate_interval", json!(rotation.interval.map(time)), eve(3)),
-            ("eve.rotate_keep", json!(rotation.keep), eve(4)),
-            ("eve.file_mode", json!(format!("{:04o}", configured.eve.modes.file)), None),
-            ("eve.directory_mode", json!(format!("{:04o}", configured.eve.modes.directory)), None),
-            ("api.listen", json!(listen.to_string()), flag(self.api.listen.is_some(), "--api")),
-            ("api.health", json!(health.to_string()), flag(self.api.health.is_some(), "--health")),
-            ("api.token_file", json!(token), flag(self.api.token_file.is_some(), "--api-token-file")),
-            ("log.level", json!(level), flag(environment.is_some(), super::log::VARIABLE)),
-            ("timeouts.new", seconds(timeouts.new), None),
-            ("timeouts.established", seconds(timeouts.established), None),
-            ("timeouts.tcp_new", seconds(timeouts.tcp_new), None),
-            ("timeouts.tcp_established", seconds(timeouts.tcp_established), None),
-            ("timeouts.tcp_closed", seconds(timeouts.tcp_closed), None),
-            ("filter.default", json!(default), None),
-            ("filter.macs", json!(policy.macs.len()), None),
-            ("filter.sets", json!(policy.sets.len()), None),
-        ];
-        all.extend(self.receive.in_force(&configured.receive));
-        all.extend(super::store::in_force(&self.store(&configured.store), self.store_upload.is_some()));
+        let mut all: Vec<_> = settings::all().filter_map(setting).collect();
         all.sort_by_key(|&(key, ..)| key);
         all
     }
 }
 
-/// Formats a range of VNIs in the notation of the configuration.
-pub(super) fn range(vnis: &RangeInclusive<u32>) -> Value {
-    let (first, last) = (vnis.start(), vnis.end());
-    if first == last { json!(first) } else { json!(format!("{first}-{last}")) }
+/// Returns the settings of the sink that can change while it runs.
+pub(super) fn sink_settings(settings: &config::Config) -> SinkSettings {
+    SinkSettings {
+        metrics_interval: settings.analysis.metrics_interval,
+        rotation: settings.eve.rotation.clone(),
+    }
 }
 
 /// The addresses of the HTTP API, and its access token.
 #[derive(Debug, clap::Args)]
 struct ApiArgs {
-    /// Address of the HTTP API, its metrics and its page, or `off`; 127.0.0.1:9470 unless configured
-    /// otherwise
-    #[arg(long = "api", value_name = "ADDR:PORT")]
+    #[arg(long = "api", help = help("api.listen"), value_name = "ADDR:PORT")]
     listen: Option<Address>,
 
-    /// Additional address that answers only health checks, for load balancers
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, help = help("api.health"), value_name = "ADDR:PORT")]
     health: Option<Address>,
 
-    /// File with the token that clients of the API must send; required if other hosts can reach the API
-    #[arg(long = "api-token-file", value_name = "FILE")]
+    #[arg(long = "api-token-file", help = help("api.token_file"), value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
 
 impl ApiArgs {
-    /// Merges the arguments with the configuration; the arguments take precedence.
-    fn settings(&self, configured: &config::ApiSettings, log_dir: &Path) -> anyhow::Result<api::Settings> {
-        let token_file = self.token_file.as_ref().or(configured.token_file.as_ref());
-        Ok(api::Settings {
-            api: self.listen.or(configured.listen).unwrap_or(api::DEFAULT),
-            health: self.health.or(configured.health).unwrap_or(Address::Off),
-            token: token_file.map(|path| api::Token::read(path)).transpose()?,
-            log_dir: log_dir.to_owned(),
-        })
+    /// Replaces the settings whose flags are given.
+    fn apply(&self, settings: &mut config::ApiSettings) {
+        set(&mut settings.listen, self.listen.as_ref());
+        set(&mut settings.health, self.health.as_ref());
+        set_some(&mut settings.token_file, self.token_file.as_ref());
     }
+}
+
+/// Reads the token, and returns the settings as the API takes them.
+fn api_settings(settings: &config::Config) -> anyhow::Result<api::Settings> {
+    Ok(api::Settings {
+        api: settings.api.listen,
+        health: settings.api.health,
+        token: settings.api.token_file.as_deref().map(api::Token::read).transpose()?,
+        log_dir: settings.capture.log_dir.clone(),
+    })
 }
 
 pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
@@ -341,51 +243,49 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
 
     let mut hang_up = signal(SignalKind::hangup())?;
-    let (configured, warnings) = configuration(&args)?;
-    super::log::set_level(configured.log.level.as_deref());
-    let settled = Settled::new(&args, &configured.capture);
-    if settled.interfaces.is_empty() {
+    let (settings, warnings) = configuration(&args)?;
+    super::log::set_level(settings.log.level.as_deref());
+    let interfaces = settings.capture.interfaces.clone();
+    if interfaces.is_empty() {
         let what = "no interface is named: use --interface, or [capture] in the configuration\n";
         super::Cli::command().error(ErrorKind::MissingRequiredArgument, what).exit();
     }
     let worker = WorkerConfig {
-        max_flows: settled.max_flows,
+        max_flows: settings.capture.max_flows,
         // The standard library seeds its maps with random numbers of the system.
         hash_seed: RandomState::new().hash_one(0),
-        dedup: args.dedup.map_or(configured.analysis.dedup, super::Switch::is_on),
-        tuning: configured.tuning(),
+        dedup: settings.analysis.dedup,
+        tuning: settings.tuning(),
     };
-    let ports = args.ports.ports(&configured.ports);
-    let receive = args.receive.clone().settings(&configured.receive);
+    let ports = super::parser_ports(&settings.ports);
+    let receive = settings.receive.clone();
     // Undone when this function returns, in whatever way.
     let mut changes = Vec::new();
     if args.prepare {
-        changes = super::doctor::prepare(&settled.interfaces, &ports, receive.cpus.as_ref()).await?;
+        changes = super::doctor::prepare(&interfaces, &ports, receive.cpus.as_ref()).await?;
     }
     if receive.busy_poll.is_some() {
-        changes.extend(super::doctor::defer_interrupts(&settled.interfaces).await?);
+        changes.extend(super::doctor::defer_interrupts(&interfaces).await?);
     }
-    let interfaces = settled.interfaces.clone();
     let plan = Plan::make(Config {
-        interfaces: settled.interfaces,
+        interfaces: interfaces.clone(),
         receive,
-        replace: settled.replace,
+        replace: settings.capture.replace,
         ports,
         log: args.bpf_log,
         worker,
-        policy: configured.policy.clone(),
-        shunt: configured.shunt,
-        indicators: Arc::new(configured.alerts.load()?),
+        policy: settings.policy.clone(),
+        shunt: settings.shunt,
+        indicators: Arc::new(settings.alerts.load()?),
     })
     .await?;
     let tap = args.tap.as_deref().map(|interface| Tap::open(interface, &interfaces)).transpose()?;
-    let listener = api::Listener::bind(args.api.settings(&configured.api, &settled.log_dir)?)?;
-    let destination = args.eve.destination(&settled.log_dir, &configured.eve);
-    sandbox::install(&needed_files(&args, &configured, &settled.log_dir, &destination))?;
-    let types = args.eve.types(&configured.eve);
-    let sink = super::eve::open(destination, types, StallPolicy::Short, args.json)?;
-    sink.set(args.sink_settings(&configured));
-    let store = super::store::open_to_capture(args.store.as_deref(), &args.store(&configured.store))?;
+    let listener = api::Listener::bind(api_settings(&settings)?)?;
+    let destination = super::eve::destination(&settings.eve, &settings.capture.log_dir);
+    sandbox::install(&needed_files(&args, &settings, &destination))?;
+    let sink = super::eve::open(destination, settings.eve.types.clone(), StallPolicy::Short, args.json)?;
+    sink.set(sink_settings(&settings));
+    let store = super::store::open_to_capture(args.store.as_deref(), &settings.store)?;
     let mut watch = Watch::start(&interfaces).await?;
     let control = open_control(&args.control)?;
     let mut server = listener.serve()?;
@@ -415,9 +315,9 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
     let end = args.duration.and_then(|duration| start.checked_add(duration.into()));
     let mut second = every(Duration::from_secs(1));
-    let mut statistics = every(args.stats_interval(&configured));
+    let mut statistics = every(settings.capture.stats_interval);
     let mut messages = every(Duration::from_millis(100));
-    let mut reloader = Reloader::new(&args, configured);
+    let mut reloader = Reloader::new(&args, settings);
     let failure = loop {
         tokio::select! {
             _ = interrupt.recv() => break None,
@@ -501,38 +401,33 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// Returns the files that each kind of thread uses while it captures: the log, the store and its upload
 /// target, the directory that the control socket is removed from, and the configuration with the file of
 /// indicators, which may be replaced or be symbolic links. Creates missing directories that are written to.
-fn needed_files(
-    args: &Args,
-    configured: &config::Config,
-    log_dir: &Path,
-    destination: &Destination,
-) -> BTreeMap<Kind, Files> {
+fn needed_files(args: &Args, settings: &config::Config, destination: &Destination) -> BTreeMap<Kind, Files> {
     let mut all = BTreeMap::new();
     let write = |path: PathBuf| Files { write: vec![path], ..Files::default() };
     all.insert(Kind::Records, destination.needed_files());
     all.insert(Kind::Control, write(directory_of(&args.control)));
     if let Some(store) = &args.store {
         all.insert(Kind::Store, write(store.clone()));
-        if let Some(location) = &args.store(&configured.store).settings.upload {
+        if let Some(location) = &settings.store.settings.upload {
             all.insert(Kind::Upload, upload::needed_files(store, location));
         }
     }
     if let Some(store) = &args.store {
         // As below.
-        let _ = mirror_store::make_directory(store, configured.store.settings.permissions);
+        let _ = mirror_store::make_directory(store, settings.store.settings.permissions);
     }
-    for directory in all.values().flat_map(|files| &files.write).chain([&log_dir.to_owned()]) {
+    for directory in all.values().flat_map(|files| &files.write).chain([&settings.capture.log_dir]) {
         // If it cannot be created, the code that opens it reports the error.
-        let _ = configured.eve.modes.make_directory(directory);
+        let _ = settings.eve.modes.make_directory(directory);
     }
-    let configs = args.config.iter().chain(&configured.alerts.file);
+    let configs = args.config.iter().chain(&settings.alerts.file);
     let configs = configs.flat_map(|path| [Some(path.clone()), fs::canonicalize(path).ok()]);
     let main =
         Files { read: configs.flatten().map(|path| directory_of(&path)).collect(), ..Files::default() };
     // The kernel settings of interfaces, interrupts and huge pages.
-    let settings = ["/proc/sys/vm", "/proc/irq", "/sys/devices"].map(PathBuf::from);
+    let kernel = ["/proc/sys/vm", "/proc/irq", "/sys/devices"].map(PathBuf::from);
     let read = main.read.iter().cloned().chain(["/proc", "/sys"].map(PathBuf::from)).collect();
-    all.insert(Kind::MainToRestore, Files { read, write: settings.into(), ..Files::default() });
+    all.insert(Kind::MainToRestore, Files { read, write: kernel.into(), ..Files::default() });
     all.insert(Kind::Main, main);
     all
 }
@@ -550,17 +445,16 @@ fn open_control(path: &Path) -> anyhow::Result<Option<Socket>> {
     }
 }
 
-/// Reads the configuration file, and returns it with its warnings; returns the defaults without a file. Keys
-/// that flags override are not checked, and neither is the store if none is written.
+/// Returns the settings in force, and the warnings about the configuration file. Keys that flags override are
+/// not checked, and neither is the store if none is written.
 fn configuration(args: &Args) -> anyhow::Result<(config::Config, Vec<Diagnostic>)> {
-    let Some(path) = &args.config else { return Ok(Default::default()) };
-    let by_flag = args.in_force(&config::Config::default());
-    let by_flag: Vec<_> = by_flag.into_iter().filter_map(|(key, _, flag)| flag.map(|_| key)).collect();
+    let Some(path) = &args.config else { return Ok((args.settings(config::Config::default()), Vec::new())) };
+    let is_overridden = |key: &str| settings::get(key).is_some_and(|row| args.given.flag(row).is_some());
     let is_unused = |key: &str| args.store.is_none() && key.starts_with("store.");
-    let checked = config::check(path, |key| by_flag.contains(&key) || is_unused(key))?;
+    let checked = config::check(path, |key| is_overridden(key) || is_unused(key))?;
     match Diagnostics::of(checked.mistakes) {
         Some(mistakes) => Err(config::Error::from(mistakes).into()),
-        None => Ok((checked.config, checked.warnings)),
+        None => Ok((args.settings(checked.config), checked.warnings)),
     }
 }
 

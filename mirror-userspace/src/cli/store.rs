@@ -1,17 +1,12 @@
 //! The packet store of a command that writes or reads packets.
 
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::Context as _;
 use mirror_control::config::StoreSettings;
 use mirror_rules::text::ParseError;
 use mirror_store::remote::Location;
-use mirror_store::{self, Kept, Store, StoreError, StoreKey, UploadCounters, manifest};
-use serde_json::json;
-
-use super::run::{InForce, range};
+use mirror_store::{self, Store, StoreError, StoreKey, UploadCounters, manifest};
 
 /// A store to read from, in the notation of an argument.
 #[derive(Clone, Debug)]
@@ -72,45 +67,6 @@ fn open_by(
         eprintln!("mirror-xdp: {}: {strange}", directory.display());
     }
     Ok(Some(store))
-}
-
-/// Returns the settings in force, see [`InForce`].
-pub(super) fn in_force(configured: &StoreSettings, upload_by_flag: bool) -> Vec<InForce> {
-    let settings = &configured.settings;
-    let (policy, retention) = (&settings.policy, &settings.retention);
-    let time = |time: Duration| humantime::format_duration(time).to_string();
-    let vnis = policy.vnis.as_ref().map(|vnis| vnis.iter().map(range).collect::<Vec<_>>());
-    let age = |(vnis, age): &(Vec<RangeInclusive<u32>>, Duration)| json!({ "vnis": vnis.iter().map(range).collect::<Vec<_>>(), "max_age": time(*age) });
-    let ages: Vec<_> = retention.ages.iter().map(age).collect();
-    let rules = policy.rules.as_ref().map(|rules| rules.iter().map(ToString::to_string).collect::<Vec<_>>());
-    let packet = match policy.packet {
-        Kept::Whole => json!("whole"),
-        Kept::Headers => json!("headers"),
-        Kept::First(bytes) => json!(bytes),
-    };
-    let all = [
-        ("store.segment_size", json!(settings.segment_size)),
-        ("store.segment_time", json!(time(settings.segment_time))),
-        ("store.memory", json!(settings.memory)),
-        ("store.vnis", json!(vnis)),
-        ("store.rules", json!(rules)),
-        ("store.keep", json!(if policy.pre_trigger.is_some() { "alerts" } else { "all" })),
-        ("store.pre_trigger", json!(policy.pre_trigger)),
-        ("store.packet", packet),
-        ("store.flow_bytes", json!(policy.flow)),
-        ("store.compression", json!(settings.compression)),
-        ("store.key", json!(configured.key)),
-        ("store.max_size", json!(retention.max_size)),
-        ("store.min_free", json!(retention.min_free)),
-        ("store.max_age", json!(retention.max_age.map(time))),
-        ("store.ages", json!(ages)),
-        ("store.file_mode", json!(format!("{:04o}", settings.permissions.file))),
-        ("store.directory_mode", json!(format!("{:04o}", settings.permissions.directory))),
-    ];
-    let mut all: Vec<InForce> = all.into_iter().map(|(key, value)| (key, value, None)).collect();
-    let upload = settings.upload.as_ref().map(ToString::to_string);
-    all.push(("store.upload", json!(upload), upload_by_flag.then_some("--store-upload")));
-    all
 }
 
 /// Finishes a store whose workers have ended, and prints the head of its manifest. Returns the counters of

@@ -30,7 +30,7 @@ const WRONG: &[(&str, usize, &str, &str)] = &[
     ("[receive]\nxdp_mode = \"fast\"\n", 2, "receive.xdp_mode", "\"native\""),
     ("[capture]\nreplace = \"yes\"\n", 2, "capture.replace", "\"on\" or \"off\""),
     ("[capture]\nlog_dir = \"log\"\n", 2, "capture.log_dir", "a path from the root"),
-    ("[capture]\nstats_interval = \"soon\"\n", 2, "capture.stats_interval", "\"10min\""),
+    ("[capture]\nstats_interval = \"soon\"\n", 2, "capture.stats_interval", "such as \"8s\""),
     ("[capture]\nmax_flows = -1\n", 2, "capture.max_flows", "a number from 1"),
     ("[ports]\nvxlan = [0]\n", 2, "ports.vxlan[0]", "from 1 to 65535"),
     ("[ports]\ngeneve = [4789]\n", 2, "ports.geneve[0]", "each port once"),
@@ -66,7 +66,7 @@ const WRONG: &[(&str, usize, &str, &str)] = &[
     ("[api]\nport = 9470\n", 2, "api.port", "listen, health, token_file"),
     ("[filter]\ndefault = \"a\"\n", 2, "filter.default", "write a [[filter.sets]]"),
     ("[filter]\nmacs = [\"ff:ff:ff:ff:ff:ff\"]\n", 2, "filter.macs[0]", "an interface"),
-    ("[[filter.sets]]\nvnis = [1]\n", 1, "filter.sets[0].name", "name = \"a name\""),
+    ("[[filter.sets]]\nvnis = [1]\n", 1, "filter.sets[0].name", "name = \"office\""),
     ("[[filter.sets]]\nname = \"\"\n", 2, "filter.sets[0].name", "1 to 128 bytes"),
 ];
 

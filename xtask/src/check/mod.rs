@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 
 use crate::build::build_ebpf;
 use crate::command::{cargo, run, step, workspace};
+use crate::generate::generate;
 use crate::setup::setup;
 
 /// The directory of the crates of user space, relative to the workspace's root.
@@ -27,6 +28,8 @@ pub(crate) fn main() -> Result<ExitCode> {
     licences::check()?;
     step("Lints");
     run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]))?;
+    step("Generated files");
+    generate(true)?;
     step("Documentation");
     run(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings"))?;
     build_ebpf(&toolchain, true)?;

@@ -1,4 +1,6 @@
-//! Writes the generated files, or with `--check` lists those that are stale.
+//! Writes the generated files of the workspace. With `--check`, writes nothing, and fails if one is stale.
+//!
+//! `cargo xtask generate` runs it.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -7,21 +9,23 @@ use std::{env, fs};
 use mirror_control::generated::GENERATED;
 
 fn main() -> ExitCode {
-    let check = env::args().nth(1).is_some_and(|argument| argument == "--check");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
+    let is_check = env::args().any(|argument| argument == "--check");
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../.."));
     let mut code = ExitCode::SUCCESS;
     for (path, content) in GENERATED {
-        let file = root.join(path);
         let content = content();
-        if fs::read_to_string(&file).is_ok_and(|present| present == content) {
+        // A file that cannot be read is stale.
+        if fs::read_to_string(root.join(path)).is_ok_and(|text| text == content) {
             continue;
         }
-        if check {
-            eprintln!("{path} is stale: run `cargo xtask generate`");
+        if is_check {
+            eprintln!("{path} is stale; run `cargo xtask generate`");
             code = ExitCode::FAILURE;
-        } else if let Err(error) = fs::write(&file, content) {
+        } else if let Err(error) = fs::write(root.join(path), content) {
             eprintln!("cannot write {path}: {error}");
             code = ExitCode::FAILURE;
+        } else {
+            eprintln!("{path} is written");
         }
     }
     code

@@ -1,8 +1,9 @@
 //! A running capture and everything that controls it.
 //!
 //! It owns the settings ([`config`]), what they need of the machine ([`host`]), the capture itself ([`capture`]), its
-//! account ([`stats`]) and the table of its counters ([`counters`]), observers of frames ([`observe`]), the HTTP API ([`api`]), the check of a machine ([`doctor`])
-//! and the packet generator ([`pktgen`]). It uses all crates below it; the command line is above.
+//! account ([`stats`]) and the table of its counters ([`counters`]), observers of frames ([`observe`]), the HTTP API
+//! ([`api`]), the check of a machine ([`doctor`]) and the packet generator ([`pktgen`]). The files that its tables
+//! generate are in [`generated`]. It uses all crates below it; the command line is above.
 
 pub mod api;
 pub mod capture;

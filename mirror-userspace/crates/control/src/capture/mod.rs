@@ -42,7 +42,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 pub use self::pulse::Pulse;
 pub use self::queue_worker::WorkerError;
 use self::queue_worker::{Assignment, Counters, Ended, Handle, Stages};
-use crate::config::{ModeChoice, ReceiveSettings, ShuntSettings, limits};
+use crate::config::{ModeChoice, ReceiveSettings, ShuntSettings, settings};
 use crate::host::port::ReservedPort;
 use crate::host::{cpus, memory, privilege};
 use crate::stats::{self, Profile, Stats};
@@ -257,7 +257,7 @@ impl Shares {
         };
         let queues = devices.iter().map(|device| device.queues.get()).sum();
         let queues = NonZeroU32::new(queues).unwrap_or(NonZeroU32::MIN);
-        let most = *limits::SOCKETS_PER_QUEUE.end() as u32;
+        let most = settings::MAX_SOCKETS as u32;
         let sockets = settings.sockets_per_queue.unwrap_or_else(|| (cpus.len() as u32 / queues).min(most));
         Self {
             cpus,

@@ -1,19 +1,22 @@
 //! Reads a TOML file and reports its mistakes together, each with its line, its key and the accepted values.
 //!
 //! A [`Document`] collects the mistakes. [`Table`] and [`Value`] walk the document and know their place in
-//! it; a reader that finds a wrong value gets `None` and continues with the next. A key that no reader asks
-//! for is a mistake, too: [`Table::finish`] reports it.
+//! it, and the row of each key in the table of settings, which has the type and the range. A reader that finds
+//! a wrong value gets `None` and continues with the next. A key without a row is a mistake, too.
 
 use std::cell::RefCell;
 use std::fmt::{self, Display};
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use mirror_rules::text::ParseError;
+use mirror_rules::text::{self, ParseError};
 use serde::Serialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use utoipa::ToSchema;
+
+use super::settings::{Kind, Section, Setting};
 
 /// A mistake in a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -121,6 +124,19 @@ impl<'t> Document<'t> {
         self.mistakes.borrow_mut().push(Diagnostic::new(self.file, line, key, &what.into(), &allowed.into()));
     }
 
+    fn wrong_type(&self, node: &Spanned<DeValue<'_>>, key: &str, allowed: &str) {
+        let what = match node.get_ref() {
+            DeValue::String(text) => format!("is the text \"{text}\""),
+            DeValue::Integer(number) => format!("is the number {number}"),
+            DeValue::Float(number) => format!("is the number {number}"),
+            DeValue::Boolean(value) => format!("is {value}"),
+            DeValue::Datetime(_) => "is a date".to_owned(),
+            DeValue::Array(_) => "is a list".to_owned(),
+            DeValue::Table(_) => "is a table".to_owned(),
+        };
+        self.mistake(node.span(), key, what, format!("must be {allowed}"));
+    }
+
     /// Returns all mistakes, and all warnings: values that are allowed, but unlikely to be intended.
     pub(super) fn into_findings(self) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
         (self.mistakes.into_inner(), self.warnings.into_inner())
@@ -145,64 +161,49 @@ fn printable(text: &str) -> String {
     line
 }
 
-/// A table of a document whose keys are taken out one after the other.
+/// A table of a document.
 #[derive(Debug)]
 pub(super) struct Table<'d> {
     document: &'d Document<'d>,
     key: String,
     span: Range<usize>,
     entries: &'d DeTable<'d>,
-    known: Vec<&'static str>,
+    settings: &'static [Setting],
 }
 
-impl<'d> Table<'d> {
-    /// Returns the table that is the whole document.
-    pub(super) fn root(document: &'d Document<'d>, table: &'d Spanned<DeTable<'d>>) -> Self {
-        let (span, entries) = (table.span(), table.get_ref());
-        Self { document, key: String::new(), span, entries, known: Vec::new() }
-    }
+/// Reads the tables at the top of a document in the order of `sections`, and reports unknown ones.
+pub(super) fn tables<'d>(
+    document: &'d Document<'d>,
+    root: &'d Spanned<DeTable<'d>>,
+    sections: impl Iterator<Item = &'static Section> + Clone,
+) -> Vec<(&'static Section, Table<'d>)> {
+    let entries = root.get_ref();
+    let names: Vec<_> = sections.clone().map(|section| section.name).collect();
+    report_unknown(document, "", entries, &names);
+    let table = |section: &'static Section| {
+        let node = entries.get(section.name)?;
+        Some((section, Table::new(document, section.name.to_owned(), node, section)?))
+    };
+    sections.filter_map(table).collect()
+}
 
-    fn path(&self, key: &str) -> String {
-        if self.key.is_empty() { key.to_owned() } else { format!("{}.{key}", self.key) }
-    }
+/// Returns the path of a key of a table.
+fn path(table: &str, key: &str) -> String {
+    if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") }
+}
 
-    /// Returns the value of an optional key.
-    pub(super) fn get(&mut self, key: &'static str) -> Option<Value<'d>> {
-        self.known.push(key);
-        let node = self.entries.get(key)?;
-        Some(Value { document: self.document, key: self.path(key), node })
-    }
-
-    /// Returns the value of a required key; a missing key is reported as a mistake.
-    pub(super) fn require(&mut self, key: &'static str, allowed: impl Display) -> Option<Value<'d>> {
-        let value = self.get(key);
-        if value.is_none() {
-            let at = self.span.clone();
-            self.document.mistake(at, &self.path(key), "is missing", format!("write {key} = {allowed}"));
+/// Reports the keys of a table that are not among the known ones.
+fn report_unknown(document: &Document<'_>, table: &str, entries: &DeTable<'_>, known: &[&'static str]) {
+    for key in entries.keys() {
+        let name = key.get_ref().as_ref();
+        if known.contains(&name) {
+            continue;
         }
-        value
-    }
-
-    /// Reports that the table as a whole is wrong.
-    pub(super) fn wrong(&self, what: &str, allowed: &str) {
-        self.document.mistake(self.span.clone(), &self.key, what, allowed);
-    }
-
-    /// Reports the keys that no reader has asked for.
-    pub(super) fn finish(self) {
-        for key in self.entries.keys() {
-            let name = key.get_ref().as_ref();
-            if self.known.contains(&name) {
-                continue;
-            }
-            let near = self.known.iter().find(|known| is_near(name, known));
-            let what = match near {
-                Some(near) => format!("unknown key, did you mean `{near}`?"),
-                None => "unknown key".to_owned(),
-            };
-            let allowed = format!("allowed here: {}", self.known.join(", "));
-            self.document.mistake(key.span(), &self.path(name), what, allowed);
-        }
+        let what = match known.iter().find(|known| is_near(name, known)) {
+            Some(near) => format!("unknown key, did you mean `{near}`?"),
+            None => "unknown key".to_owned(),
+        };
+        document.mistake(key.span(), &path(table, name), what, format!("allowed here: {}", known.join(", ")));
     }
 }
 
@@ -211,21 +212,59 @@ fn is_near(word: &str, other: &str) -> bool {
     let plain = |text: &str| text.to_ascii_lowercase().replace('-', "_");
     let (word, other) = (plain(word), plain(other));
     let allowed = if other.len() < 5 { 1 } else { 2 };
-    if word.len().abs_diff(other.len()) > allowed {
-        return false;
+    // The distance takes as long as the product of the lengths.
+    word.len().abs_diff(other.len()) <= allowed && strsim::levenshtein(&word, &other) <= allowed
+}
+
+impl<'d> Table<'d> {
+    /// Returns the table that a value is, and reports its unknown keys.
+    fn new(
+        document: &'d Document<'d>,
+        key: String,
+        node: &'d Spanned<DeValue<'d>>,
+        section: &'static Section,
+    ) -> Option<Self> {
+        let Some(entries) = node.get_ref().as_table() else {
+            document.wrong_type(node, &key, "a table");
+            return None;
+        };
+        let known: Vec<_> = section.keys().collect();
+        report_unknown(document, &key, entries, &known);
+        Some(Self { document, key, span: node.span(), entries, settings: section.settings })
     }
-    // Edit distance (Levenshtein), row by row.
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in word.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in other.bytes().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+
+    /// Returns each setting that the table has, and its value.
+    pub(super) fn values(&self) -> impl Iterator<Item = Value<'d>> {
+        self.settings.iter().filter_map(|setting| self.value(setting))
+    }
+
+    fn value(&self, setting: &'static Setting) -> Option<Value<'d>> {
+        let node = self.entries.get(setting.key())?;
+        Some(Value { document: self.document, key: path(&self.key, setting.key()), node, setting })
+    }
+
+    /// Returns the value of an optional key.
+    pub(super) fn get(&self, key: &'static str) -> Option<Value<'d>> {
+        let setting = self.settings.iter().find(|setting| setting.key() == key);
+        self.value(setting.expect("the readers ask for keys that have a row"))
+    }
+
+    /// Returns the value of a required key; a missing key is reported as a mistake.
+    pub(super) fn require(&self, key: &'static str) -> Option<Value<'d>> {
+        let value = self.get(key);
+        if value.is_none() {
+            let row = self.settings.iter().find(|setting| setting.key() == key);
+            let example = row.map(Setting::example_value).unwrap_or_default();
+            let allowed = format!("write {key} = {example}");
+            self.document.mistake(self.span.clone(), &path(&self.key, key), "is missing", allowed);
         }
+        value
     }
-    row[other.len()] <= allowed
+
+    /// Reports that the table as a whole is wrong.
+    pub(super) fn wrong(&self, what: &str, allowed: &str) {
+        self.document.mistake(self.span.clone(), &self.key, what, allowed);
+    }
 }
 
 /// A value of a document, and its place in it.
@@ -234,9 +273,15 @@ pub(super) struct Value<'d> {
     document: &'d Document<'d>,
     key: String,
     node: &'d Spanned<DeValue<'d>>,
+    setting: &'static Setting,
 }
 
 impl<'d> Value<'d> {
+    /// Returns the row of the setting that this is a value of, or an element of it.
+    pub(super) const fn setting(&self) -> &'static Setting {
+        self.setting
+    }
+
     /// Reports that this value is wrong.
     pub(super) fn wrong(&self, what: impl Into<String>, allowed: impl Into<String>) {
         self.document.mistake(self.node.span(), &self.key, what, allowed);
@@ -255,39 +300,36 @@ impl<'d> Value<'d> {
     }
 
     fn wrong_type(&self, allowed: &str) {
-        let what = match self.node.get_ref() {
-            DeValue::String(text) => format!("is the text \"{text}\""),
-            DeValue::Integer(number) => format!("is the number {number}"),
-            DeValue::Float(number) => format!("is the number {number}"),
-            DeValue::Boolean(value) => format!("is {value}"),
-            DeValue::Datetime(_) => "is a date".to_owned(),
-            DeValue::Array(_) => "is a list".to_owned(),
-            DeValue::Table(_) => "is a table".to_owned(),
-        };
-        self.wrong(what, format!("must be {allowed}"));
+        self.document.wrong_type(self.node, &self.key, allowed);
     }
 
-    pub(super) fn table(&self) -> Option<Table<'d>> {
-        let Some(entries) = self.node.get_ref().as_table() else {
-            self.wrong_type("a table");
-            return None;
-        };
-        let (document, key, span) = (self.document, self.key.clone(), self.node.span());
-        Some(Table { document, key, span, entries, known: Vec::new() })
+    /// Returns the table that this is, with the keys of `section`.
+    pub(super) fn table(&self, section: &'static Section) -> Option<Table<'d>> {
+        Table::new(self.document, self.key.clone(), self.node, section)
     }
 
-    /// Returns the elements of a list; `of` names them in messages.
-    pub(super) fn list(&self, of: &str) -> Option<Vec<Self>> {
+    /// Returns the elements of a list; reports too long a one.
+    pub(super) fn list(&self) -> Option<Vec<Self>> {
         let Some(array) = self.node.get_ref().as_array() else {
-            self.wrong_type(&format!("a list of {of}"));
+            self.wrong_type(&self.setting.kind.accepted());
             return None;
         };
-        let element =
-            |(index, node)| Self { document: self.document, key: format!("{}[{index}]", self.key), node };
+        if let Kind::List { of, most } = self.setting.kind
+            && array.len() > most
+        {
+            self.wrong(format!("has {} {of}", array.len()), format!("at most {most}"));
+        }
+        let element = |(index, node)| Self { key: format!("{}[{index}]", self.key), node, ..self.clone() };
         Some(array.iter().enumerate().map(element).collect())
     }
 
-    pub(super) fn text(&self, allowed: &str) -> Option<&'d str> {
+    /// Returns the text, which is any that the setting's kind describes.
+    pub(super) fn text(&self) -> Option<&'d str> {
+        self.text_of(&self.setting.kind.accepted())
+    }
+
+    /// Returns the text; `allowed` describes it in messages.
+    pub(super) fn text_of(&self, allowed: &str) -> Option<&'d str> {
         let text = self.node.get_ref().as_str();
         if text.is_none() {
             self.wrong_type(allowed);
@@ -300,8 +342,16 @@ impl<'d> Value<'d> {
         self.node.get_ref().as_str()
     }
 
+    /// Returns the number if it is in the range of the setting.
+    pub(super) fn number(&self) -> Option<u64> {
+        match self.setting.kind {
+            Kind::Number { of, least, most } => self.number_of(of, &(least..=most)),
+            _ => self.number_of("a number", &(0..=u64::MAX)),
+        }
+    }
+
     /// Returns the number if it is within a range; `what` names it in messages.
-    pub(super) fn number(&self, what: &str, range: &RangeInclusive<u64>) -> Option<u64> {
+    pub(super) fn number_of(&self, what: &str, range: &RangeInclusive<u64>) -> Option<u64> {
         let allowed = format!("{what} from {} to {}", range.start(), range.end());
         let Some(integer) = self.node.get_ref().as_integer() else {
             self.wrong_type(&allowed);
@@ -313,6 +363,105 @@ impl<'d> Value<'d> {
             self.wrong(format!("{integer} is out of range"), format!("must be {allowed}"));
         }
         number
+    }
+
+    /// Returns a switch: "on" or "off".
+    pub(super) fn switch(&self) -> Option<bool> {
+        let allowed = self.setting.kind.accepted();
+        match self.text()? {
+            "on" => Some(true),
+            "off" => Some(false),
+            word => {
+                self.wrong(format!("`{word}` is neither"), allowed);
+                None
+            }
+        }
+    }
+
+    /// Returns one of the words that the setting accepts.
+    pub(super) fn word(&self) -> Option<&'d str> {
+        let Kind::Word(words) = self.setting.kind else { return self.text() };
+        let text = self.text()?;
+        if words.contains(&text) {
+            return Some(text);
+        }
+        self.wrong(format!("`{text}` is none of them"), self.setting.kind.accepted());
+        None
+    }
+
+    /// Returns one of the words that the setting accepts, as the value that the flag has.
+    pub(super) fn choice<T: clap::ValueEnum>(&self) -> Option<T> {
+        T::from_str(self.word()?, false).map_err(|error| self.wrong(error, self.setting.kind.accepted())).ok()
+    }
+
+    /// Returns a number of bytes, or text such as "1GiB".
+    pub(super) fn bytes(&self) -> Option<u64> {
+        let allowed = self.setting.kind.accepted();
+        let bytes = match self.as_text() {
+            Some(text) => self.checked(text::bytes(text))?,
+            None if self.node.get_ref().as_integer().is_some() => self.number_of("bytes", &(0..=u64::MAX))?,
+            None => {
+                self.wrong_type(&allowed);
+                return None;
+            }
+        };
+        if !self.setting.range().contains(&bytes) {
+            let limits = self.setting.kind.limits().unwrap_or_default();
+            let allowed = format!("{limits}, such as {}", self.setting.example_value());
+            self.wrong(format!("{bytes} bytes are out of range"), allowed);
+            return None;
+        }
+        Some(bytes)
+    }
+
+    /// Returns a time such as "10min".
+    pub(super) fn time(&self) -> Option<Duration> {
+        let allowed = self.setting.kind.accepted();
+        let text = self.text()?;
+        let Some(time) = humantime::parse_duration(text).ok().filter(|time| !time.is_zero()) else {
+            let allowed = format!("write a time such as {}", self.setting.example_value());
+            self.wrong(format!("`{text}` is not a time"), allowed);
+            return None;
+        };
+        let Kind::Time { least, most, is_whole } = self.setting.kind else { return Some(time) };
+        if time < least || time > most || is_whole && time.subsec_nanos() != 0 {
+            let time = humantime::format_duration(time);
+            self.wrong(format!("{time} is out of range"), format!("must be {allowed}"));
+            return None;
+        }
+        Some(time)
+    }
+
+    /// Returns an absolute path.
+    pub(super) fn path(&self) -> Option<PathBuf> {
+        let text = self.text()?;
+        if !text.starts_with('/') || text.contains('\0') {
+            self.wrong(
+                format!("`{text}` is not an absolute path"),
+                format!("a path from the root, such as {}", self.setting.example_value()),
+            );
+        }
+        Some(text.into())
+    }
+
+    /// Returns permissions in octal, as `chmod` takes them.
+    pub(super) fn permissions(&self) -> Option<u32> {
+        let Kind::Permissions { least, most } = self.setting.kind else { return None };
+        let text = self.text()?;
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        let what = match u32::from_str_radix(text, 8) {
+            Ok(mode) if digits && mode & least == least && mode & !most == 0 => return Some(mode),
+            Ok(mode) if digits && mode & least != least => format!("`{text}` denies the owner access"),
+            Ok(mode) if digits && mode <= 0o7777 => {
+                format!("`{text}` lets all users write, or has more than the permission bits")
+            }
+            _ => format!("`{text}` is not valid permissions"),
+        };
+        self.wrong(
+            what,
+            format!("from \"{least:04o}\" to \"{most:04o}\", such as {}", self.setting.example_value()),
+        );
+        None
     }
 }
 

@@ -2,13 +2,14 @@
 //!
 //! One TOML file configures the appliance. [`load`] accepts or rejects it as a whole, with one line per
 //! mistake: file, line, key, the mistake, the accepted values. `document` is the machinery that reads TOML in
-//! this way; `sections` knows the keys. [`check`] also finds the reasons for which a start with the file
+//! this way; [`settings`] is the table of all keys, and `sections` reads those that need more than a row.
+//! [`check`] also finds the reasons for which a start with the file
 //! would fail: `start` looks at the files and addresses that the configuration names.
 
 mod document;
-pub mod limits;
 pub mod listen;
 mod sections;
+pub mod settings;
 mod start;
 
 #[cfg(test)]
@@ -25,14 +26,14 @@ use mirror_device::afxdp::{BusyPoll, ZeroCopy};
 use mirror_engine::analyzer::Enabled;
 use mirror_engine::flow::Timeouts;
 use mirror_engine::indicators::{FileError, Indicators};
-use mirror_engine::worker::Tuning;
+use mirror_engine::worker::{Tuning, WorkerConfig};
 use mirror_records::apm;
-use mirror_records::sink::{EventTypes, Modes, Rotation};
+use mirror_records::sink::{EventTypes, FILE_NAME, Modes, Rotation};
 use mirror_rules::Policy;
 use mirror_store::Settings;
 
 pub use self::document::Diagnostic;
-use self::document::{Document, Table};
+use self::document::Document;
 use self::listen::Address;
 use crate::host::CpuList;
 
@@ -47,9 +48,6 @@ pub enum ModeChoice {
     /// In the network stack: any interface, slower
     Generic,
 }
-
-/// The default directory of the records.
-pub const DEFAULT_LOG_DIR: &str = "/var/log/mirror-xdp";
 
 /// The values of a configuration file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -96,16 +94,27 @@ pub struct LogSettings {
 }
 
 /// Output of the records.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EveSettings {
-    /// A file, `-`, or a socket, see [`mirror_records::sink::Destination::named`]; `None` is `eve.json`.
-    pub output: Option<PathBuf>,
+    /// A file, `-`, or a socket, see [`mirror_records::sink::Destination::named`].
+    pub output: PathBuf,
     /// The types of events that are written.
     pub types: EventTypes,
     /// The size and age at which a file is rotated.
     pub rotation: Rotation,
     /// The permissions of files and directories that are created.
     pub modes: Modes,
+}
+
+impl Default for EveSettings {
+    fn default() -> Self {
+        Self {
+            output: FILE_NAME.into(),
+            types: EventTypes::default(),
+            rotation: Rotation::default(),
+            modes: Modes::default(),
+        }
+    }
 }
 
 /// Analysis of the frames.
@@ -147,19 +156,31 @@ impl AlertSettings {
     }
 }
 
-/// Interfaces and the capture as a whole; the command line decides on keys that are absent.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Interfaces and the capture as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaptureSettings {
     /// Names of the interfaces.
     pub interfaces: Vec<String>,
     /// Detaches an XDP program that is already attached.
-    pub replace: Option<bool>,
+    pub replace: bool,
     /// The directory of the records.
-    pub log_dir: Option<PathBuf>,
+    pub log_dir: PathBuf,
     /// Time between two `stats` events.
-    pub stats_interval: Option<Duration>,
+    pub stats_interval: Duration,
     /// The most flows that each worker tracks.
-    pub max_flows: Option<usize>,
+    pub max_flows: usize,
+}
+
+impl Default for CaptureSettings {
+    fn default() -> Self {
+        Self {
+            interfaces: Vec::new(),
+            replace: false,
+            log_dir: "/var/log/mirror-xdp".into(),
+            stats_interval: Duration::from_secs(8),
+            max_flows: WorkerConfig::default().max_flows,
+        }
+    }
 }
 
 /// The packet store.
@@ -171,15 +192,21 @@ pub struct StoreSettings {
     pub key: Option<PathBuf>,
 }
 
-/// The HTTP API; the command line decides on keys that are absent.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The HTTP API.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiSettings {
     /// The address of the whole API.
-    pub listen: Option<Address>,
+    pub listen: Address,
     /// The address that serves health checks only.
-    pub health: Option<Address>,
+    pub health: Address,
     /// The file of the token that a client has to present.
     pub token_file: Option<PathBuf>,
+}
+
+impl Default for ApiSettings {
+    fn default() -> Self {
+        Self { listen: listen::DEFAULT, health: Address::Off, token_file: None }
+    }
 }
 
 /// UDP ports of mirror traffic, by encapsulation. No port is in two of the lists, and none is 0.
@@ -373,7 +400,7 @@ fn parse_all(path: &Path, bytes: &[u8]) -> Checked {
     };
     let document = Document::new(path, text);
     let root = document.parse();
-    let config = root.as_ref().map(|root| sections::config(Table::root(&document, root)));
+    let config = root.as_ref().map(|root| sections::config(&document, root));
     let config = config.unwrap_or_default();
     let (mistakes, warnings) = document.into_findings();
     Checked { config, mistakes, warnings, lines: BTreeMap::new() }

@@ -21,7 +21,7 @@ use nix::unistd::{AccessFlags, access};
 use url::Url;
 
 use super::listen::{self, Address, Token, TokenError};
-use super::{Checked, Config, DEFAULT_LOG_DIR, Diagnostic, ModeChoice};
+use super::{Checked, Config, Diagnostic, ModeChoice};
 
 /// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl Finding {
 type Check = (&'static [&'static str], fn(&Config) -> Vec<Finding>);
 
 const CHECKS: &[Check] = &[
-    (&["capture.log_dir"], |config| one(config.capture.log_dir.as_deref().and_then(directory))),
+    (&["capture.log_dir"], |config| one(directory(&config.capture.log_dir))),
     (&["admission.mode", "admission.vnis", "filter.sets"], |config| one(strict(config))),
     (&["receive.zero_copy", "receive.xdp_mode"], |config| one(zero_copy(config))),
     (&["store.key"], |config| one(config.store.key.as_deref().and_then(key))),
@@ -70,7 +70,8 @@ fn one(finding: Option<Finding>) -> Vec<Finding> {
     finding.into_iter().collect()
 }
 
-/// Makes all checks and adds their findings. Keys that have mistakes already are skipped.
+/// Makes all checks and adds their findings. Keys that the file does not have are skipped, and so are those
+/// that have mistakes already.
 pub(super) fn check(path: &Path, checked: &mut Checked, is_overridden: impl Fn(&str) -> bool) {
     let wrong: Vec<_> = checked.mistakes.iter().map(|mistake| mistake.key.clone()).collect();
     // A mistake may be in an element of a list.
@@ -80,8 +81,7 @@ pub(super) fn check(path: &Path, checked: &mut Checked, is_overridden: impl Fn(&
             continue;
         }
         let key = keys[0];
-        let section = key.split_once('.').map_or(key, |(section, _)| section);
-        let line = checked.lines.get(key).or_else(|| checked.lines.get(section)).copied().unwrap_or(1);
+        let Some(&line) = checked.lines.get(key) else { continue };
         for finding in find(&checked.config) {
             let (list, what, allowed) = match finding {
                 Finding::Diagnostic(what, allowed) => (&mut checked.mistakes, what, allowed),
@@ -155,7 +155,7 @@ fn secret(error: &SecretError) -> Finding {
 
 /// Reports that other hosts could reach the API without a token.
 fn open(config: &Config) -> Option<Finding> {
-    let address = listen::reachable(config.api.listen?).filter(|_| config.api.token_file.is_none())?;
+    let address = listen::reachable(config.api.listen).filter(|_| config.api.token_file.is_none())?;
     Some(Finding::mistake(
         format!("other hosts can reach the API on {address}, and there is no token"),
         "write token_file = \"/etc/mirror-xdp/token\", or an address of this host alone, such as 127.0.0.1",
@@ -164,8 +164,9 @@ fn open(config: &Config) -> Option<Finding> {
 
 /// Reports that one address would be listened on twice.
 fn both(config: &Config) -> Option<Finding> {
-    let listen = config.api.listen.unwrap_or(listen::DEFAULT);
-    let (Address::At(health), Address::At(listen)) = (config.api.health?, listen) else { return None };
+    let (Address::At(health), Address::At(listen)) = (config.api.health, config.api.listen) else {
+        return None;
+    };
     let overlap = |a: SocketAddr, b: SocketAddr| {
         let any = |address: SocketAddr| address.ip().is_unspecified();
         // A socket that listens on all IPv6 addresses also listens on all IPv4 addresses.
@@ -183,10 +184,10 @@ fn both(config: &Config) -> Option<Finding> {
 
 /// Reports that the file of records cannot be made.
 fn output(config: &Config) -> Option<Finding> {
-    let log_dir = config.capture.log_dir.clone().unwrap_or_else(|| DEFAULT_LOG_DIR.into());
-    let output = config.eve.output.as_deref()?;
+    let log_dir = &config.capture.log_dir;
+    let output = &config.eve.output;
     let Destination::File { path, .. } =
-        Destination::named(output, &log_dir, Rotation::default(), Modes::default())
+        Destination::named(output, log_dir, Rotation::default(), Modes::default())
     else {
         return None;
     };

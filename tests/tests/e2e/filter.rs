@@ -60,8 +60,8 @@ fn a_broken_file_is_told_about_line_by_line() {
             "mirror-xdp: {path}:2: ports.vxlan[0]: 0 is out of range; must be a UDP port from 1 to 65535"
         ),
         format!(
-            "mirror-xdp: {path}:4: filter.defalt: unknown key, did you mean `default`?; allowed here: macs, \
-             default, sets"
+            "mirror-xdp: {path}:4: filter.defalt: unknown key, did you mean `default`?; allowed here: \
+             default, macs, sets"
         ),
     ];
     assert_eq!(output.stderr, lines);

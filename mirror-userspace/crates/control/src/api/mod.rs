@@ -11,8 +11,6 @@
 
 mod alerts;
 mod cache;
-mod description;
-mod guard;
 mod metrics;
 mod places;
 mod routes;

@@ -6,9 +6,7 @@
 //! [`check`] also finds the reasons for which a start with the file
 //! would fail: `start` looks at the files and addresses that the configuration names.
 
-mod document;
 pub mod listen;
-mod sections;
 pub mod settings;
 mod start;
 
@@ -32,9 +30,9 @@ use mirror_records::sink::{EventTypes, FILE_NAME, Modes, Rotation};
 use mirror_rules::Policy;
 use mirror_store::Settings;
 
-pub use self::document::Diagnostic;
-use self::document::Document;
 use self::listen::Address;
+pub use self::settings::document::Diagnostic;
+use self::settings::document::Document;
 use crate::host::CpuList;
 
 /// The XDP mode in which the program runs.
@@ -400,7 +398,7 @@ fn parse_all(path: &Path, bytes: &[u8]) -> Checked {
     };
     let document = Document::new(path, text);
     let root = document.parse();
-    let config = root.as_ref().map(|root| sections::config(&document, root));
+    let config = root.as_ref().map(|root| settings::sections::config(&document, root));
     let config = config.unwrap_or_default();
     let (mistakes, warnings) = document.into_findings();
     Checked { config, mistakes, warnings, lines: BTreeMap::new() }

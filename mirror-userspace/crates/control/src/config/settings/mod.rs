@@ -5,7 +5,9 @@
 //! the commented example and `docs/configuration.md` all come from the rows in `table`. To add a setting, add
 //! a row and a field in [`Config`], and run `cargo xtask generate`.
 
+pub(super) mod document;
 pub mod render;
+pub(super) mod sections;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -15,9 +17,9 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
+use self::document::Value;
+use self::sections::Reader;
 use super::Config;
-use super::document::Value;
-use super::sections::Reader;
 
 pub use self::table::{MAX_SOCKETS, SECTIONS};
 

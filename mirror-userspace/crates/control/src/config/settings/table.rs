@@ -14,8 +14,8 @@ use mirror_store::Kept;
 use serde_json::{Value as Json, json};
 
 use super::Default::{Absent, Is, Required};
+use super::sections::{self, vni_ranges};
 use super::{Kind, Section, Setting};
-use crate::config::sections::{self, vni_ranges};
 
 /// All tables of the configuration file, each after the one that contains it.
 pub const SECTIONS: &[Section] = &[
@@ -932,7 +932,7 @@ fn set<T>(field: &mut T, value: Option<T>) {
     }
 }
 
-fn seconds(value: &crate::config::document::Value<'_>) -> Option<u64> {
+fn seconds(value: &super::document::Value<'_>) -> Option<u64> {
     value.time().map(|time| time.as_secs())
 }
 

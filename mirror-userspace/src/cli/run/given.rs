@@ -6,7 +6,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args as _, Command, FromArgMatches};
 use mirror_control::config::settings::Setting;
 
-use super::run;
+use crate::cli::run;
 
 /// The flags that the command line has, such as `--ring`.
 ///

@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{IntoResponses, Modify, OpenApi};
 
-use super::routes;
 use super::view::Failure;
+use crate::api::routes;
 
 /// The answers that every path may give if it needs a token.
 #[derive(IntoResponses)]

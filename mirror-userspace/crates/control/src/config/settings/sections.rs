@@ -15,25 +15,26 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use super::document::{self, Document, Table, Value};
-use super::listen::Address;
-use super::settings::{self, SECTIONS, Section};
-use super::{Config, Ports};
+use super::{SECTIONS, Section};
+use crate::config::listen::Address;
+use crate::config::settings;
+use crate::config::{Config, Ports};
 
 /// The values of a file so far, and those that are read once all others are known.
 #[derive(Debug, Default)]
-pub(super) struct Reader<'d> {
+pub(in crate::config) struct Reader<'d> {
     /// The values. If there are mistakes, the document holds them, and the values are meaningless.
-    pub(super) config: Config,
+    pub(in crate::config) config: Config,
     /// The lists of ports: VXLAN, GENEVE, VXLAN-GPE.
-    pub(super) ports: [Option<Value<'d>>; 3],
+    pub(in crate::config) ports: [Option<Value<'d>>; 3],
     /// The rules whose packets are stored.
-    pub(super) store_rules: Option<Value<'d>>,
+    pub(in crate::config) store_rules: Option<Value<'d>>,
     /// The store keeps the packets of alerts only.
-    pub(super) keeps_alerts: bool,
+    pub(in crate::config) keeps_alerts: bool,
     /// The memory in which packets wait for an alert.
-    pub(super) pre_trigger: Option<Value<'d>>,
+    pub(in crate::config) pre_trigger: Option<Value<'d>>,
     /// The name of the default set.
-    pub(super) default_set: Option<Value<'d>>,
+    pub(in crate::config) default_set: Option<Value<'d>>,
     /// All VNIs that are known, by admission or by a set.
     known: Vec<KnownVnis<'d>>,
 }
@@ -46,7 +47,7 @@ struct KnownVnis<'d> {
 }
 
 /// Reads the whole file.
-pub(super) fn config<'d>(document: &'d Document<'d>, root: &'d Spanned<DeTable<'d>>) -> Config {
+pub(in crate::config) fn config<'d>(document: &'d Document<'d>, root: &'d Spanned<DeTable<'d>>) -> Config {
     let mut reader = Reader::default();
     let tops = SECTIONS.iter().filter(|section| section.is_top());
     for (section, table) in document::tables(document, root, tops) {
@@ -66,7 +67,7 @@ pub(super) fn config<'d>(document: &'d Document<'d>, root: &'d Spanned<DeTable<'
     reader.config
 }
 
-pub(super) fn interfaces(reader: &mut Reader<'_>, value: &Value<'_>) {
+pub(in crate::config) fn interfaces(reader: &mut Reader<'_>, value: &Value<'_>) {
     let Some(elements) = value.list() else { return };
     let interfaces = &mut reader.config.capture.interfaces;
     if elements.is_empty() {
@@ -123,7 +124,7 @@ fn port_list(value: &Value<'_>, key: &'static str, taken: &mut BTreeMap<u16, &'s
     ports
 }
 
-pub(super) fn sources(reader: &mut Reader<'_>, value: &Value<'_>) {
+pub(in crate::config) fn sources(reader: &mut Reader<'_>, value: &Value<'_>) {
     let Some(elements) = value.list() else { return };
     if elements.is_empty() {
         value.wrong("is empty: no frame would be admitted", "leave the key out to admit any source");
@@ -141,16 +142,16 @@ pub(super) fn sources(reader: &mut Reader<'_>, value: &Value<'_>) {
     }
 }
 
-pub(super) fn known_vnis<'d>(reader: &mut Reader<'d>, value: &Value<'d>) {
+pub(in crate::config) fn known_vnis<'d>(reader: &mut Reader<'d>, value: &Value<'d>) {
     let vnis = vnis(value);
     reader.config.policy.vnis = merged(vnis.iter().map(|known| known.range.clone()).collect());
     reader.known.extend(vnis);
 }
 
 /// The accepted values of `store.packet`.
-pub(super) const PACKET: &str = "\"whole\", \"headers\", or a number of bytes from 16 to 262144";
+pub(in crate::config) const PACKET: &str = "\"whole\", \"headers\", or a number of bytes from 16 to 262144";
 
-pub(super) fn packet(reader: &mut Reader<'_>, value: &Value<'_>) {
+pub(in crate::config) fn packet(reader: &mut Reader<'_>, value: &Value<'_>) {
     let packet = match value.as_text() {
         Some("whole") => Some(Kept::Whole),
         Some("headers") => Some(Kept::Headers),
@@ -183,7 +184,8 @@ fn pre_trigger(reader: &mut Reader<'_>) {
 }
 
 /// The elements of `store.rules`.
-pub(super) const STORE_RULES: &str = "rules such as \"office\", \"office/100\" or \"office/100-199\"";
+pub(in crate::config) const STORE_RULES: &str =
+    "rules such as \"office\", \"office/100\" or \"office/100-199\"";
 
 /// Reads rules written as `SET`, `SET/NUMBER` and `SET/FIRST-LAST`. A rule that does not exist is a mistake:
 /// no packet could match it, so none would be kept.
@@ -224,9 +226,9 @@ fn store_rule(value: &Value<'_>, text: &str, policy: &Policy) -> Option<RuleRang
 }
 
 /// The accepted values of `store.upload`.
-pub(super) const UPLOAD: &str = "the URL of a place such as \"s3://BUCKET/PREFIX\"";
+pub(in crate::config) const UPLOAD: &str = "the URL of a place such as \"s3://BUCKET/PREFIX\"";
 
-pub(super) fn ages(reader: &mut Reader<'_>, value: &Value<'_>) {
+pub(in crate::config) fn ages(reader: &mut Reader<'_>, value: &Value<'_>) {
     let of = section("store.ages");
     let ages = value.list().unwrap_or_default();
     for age in ages.iter().filter_map(|age| age.table(of)) {
@@ -241,7 +243,7 @@ fn section(name: &str) -> &'static Section {
     settings::section(name).expect("the readers ask for sections that the table has")
 }
 
-pub(super) fn analyzers(reader: &mut Reader<'_>, value: &Value<'_>) {
+pub(in crate::config) fn analyzers(reader: &mut Reader<'_>, value: &Value<'_>) {
     let names: Vec<_> = Enabled::all_names().map(|name| format!("\"{name}\"")).collect();
     let allowed = names.join(", ");
     let mut enabled = Enabled::none();
@@ -258,7 +260,7 @@ pub(super) fn analyzers(reader: &mut Reader<'_>, value: &Value<'_>) {
 /// Log levels, from the least to the most verbose.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-pub(super) fn log_level(reader: &mut Reader<'_>, value: &Value<'_>) {
+pub(in crate::config) fn log_level(reader: &mut Reader<'_>, value: &Value<'_>) {
     let Some(text) = value.text() else { return };
     let is_level = |directive: &str| {
         let level = match directive.split_once('=') {
@@ -279,7 +281,7 @@ fn is_target(target: &str) -> bool {
     !target.is_empty() && target.chars().all(|c| c.is_ascii_alphanumeric() || "_:-".contains(c))
 }
 
-pub(super) fn indicators(reader: &mut Reader<'_>, value: &Value<'_>) {
+pub(in crate::config) fn indicators(reader: &mut Reader<'_>, value: &Value<'_>) {
     for element in value.list().unwrap_or_default() {
         if let Some(text) = element.text_of("a domain, an address, a network, a JA3 or a JA4") {
             element.checked(reader.config.alerts.indicators.add(text));
@@ -287,7 +289,7 @@ pub(super) fn indicators(reader: &mut Reader<'_>, value: &Value<'_>) {
     }
 }
 
-pub(super) fn output(reader: &mut Reader<'_>, value: &Value<'_>) {
+pub(in crate::config) fn output(reader: &mut Reader<'_>, value: &Value<'_>) {
     match value.text() {
         Some("") => value.wrong("is empty", "leave the key out for eve.json"),
         Some(text) => {
@@ -298,7 +300,7 @@ pub(super) fn output(reader: &mut Reader<'_>, value: &Value<'_>) {
     }
 }
 
-pub(super) fn event_types(reader: &mut Reader<'_>, value: &Value<'_>) {
+pub(in crate::config) fn event_types(reader: &mut Reader<'_>, value: &Value<'_>) {
     let allowed = EventTypes::KNOWN.map(|kind| format!("\"{kind}\"")).join(", ");
     let kind = |value: Value<'_>| {
         let kind = value.text_of(&allowed)?;
@@ -312,7 +314,7 @@ pub(super) fn event_types(reader: &mut Reader<'_>, value: &Value<'_>) {
     }
 }
 
-pub(super) fn address(value: &Value<'_>) -> Option<Address> {
+pub(in crate::config) fn address(value: &Value<'_>) -> Option<Address> {
     let text = value.text()?;
     let address = text.parse().ok();
     if address.is_none() {
@@ -321,13 +323,13 @@ pub(super) fn address(value: &Value<'_>) -> Option<Address> {
     address
 }
 
-pub(super) fn macs(reader: &mut Reader<'_>, value: &Value<'_>) {
+pub(in crate::config) fn macs(reader: &mut Reader<'_>, value: &Value<'_>) {
     if let Some(elements) = value.list() {
         reader.config.policy.macs = elements.iter().filter_map(mac_address).collect();
     }
 }
 
-pub(super) fn sets<'d>(reader: &mut Reader<'d>, value: &Value<'d>) {
+pub(in crate::config) fn sets<'d>(reader: &mut Reader<'d>, value: &Value<'d>) {
     let policy = &mut reader.config.policy;
     let mut bound = Vec::new();
     let mut names: BTreeMap<String, usize> = BTreeMap::new();
@@ -467,7 +469,8 @@ fn rule(table: &Table<'_>, position: usize, numbers: &mut Numbers) -> Option<Rul
 }
 
 /// The accepted values of `filter.sets.rules.action`.
-pub(super) const ACTION: &str = "\"accept\", \"reject\", \"shunt\", \"sample 1/N\" or \"truncate N\"";
+pub(in crate::config) const ACTION: &str =
+    "\"accept\", \"reject\", \"shunt\", \"sample 1/N\" or \"truncate N\"";
 
 fn action(value: &Value<'_>) -> Option<Action> {
     let text = value.text()?;
@@ -505,7 +508,7 @@ fn mac_address(value: &Value<'_>) -> Option<MacAddress> {
 }
 
 /// Reads VNIs and ranges of them.
-pub(super) fn vni_ranges(value: &Value<'_>) -> Vec<RangeInclusive<u32>> {
+pub(in crate::config) fn vni_ranges(value: &Value<'_>) -> Vec<RangeInclusive<u32>> {
     vnis(value).into_iter().map(|known| known.range).collect()
 }
 

@@ -9,8 +9,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
-use super::routes::{self, State as Shared};
-use super::view::failure;
+use super::{State as Shared, is_open};
+use crate::api::view::failure;
 
 /// The time limit of an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -22,7 +22,7 @@ pub(super) async fn authorize(State(state): State<Arc<Shared>>, request: Request
         let said = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let said = said.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
         // The page contains no data; it asks for the token itself.
-        if !routes::is_open(request.uri().path()) && !token.is(said) {
+        if !is_open(request.uri().path()) && !token.is(said) {
             let mut refusal =
                 failure(StatusCode::UNAUTHORIZED, "send the header `Authorization: Bearer TOKEN`")
                     .into_response();

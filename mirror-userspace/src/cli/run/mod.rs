@@ -1,5 +1,8 @@
 //! `mirror-xdp run`: turns arguments into a running capture, and shows it to people and scripts.
 
+mod given;
+mod reload;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
@@ -33,13 +36,13 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
 
-use super::given::Given;
-use super::log::{Format, announce};
-use super::progress::{self, Progress};
-use super::receive::ReceiveArgs;
-use super::reload::{Reloader, Running};
-use super::service::Service;
-use super::{Switch, help, number, set, set_some};
+use self::given::Given;
+use self::reload::{Reloader, Running};
+use crate::cli::log::{Format, announce};
+use crate::cli::progress::{self, Progress};
+use crate::cli::receive::ReceiveArgs;
+use crate::cli::service::Service;
+use crate::cli::{Switch, help, number, set, set_some};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -81,17 +84,17 @@ pub(super) struct Args {
     store: Option<PathBuf>,
 
     #[arg(long, help = help("store.upload"), value_name = "URL", requires = "store")]
-    #[arg(value_parser = super::store::location)]
+    #[arg(value_parser = crate::cli::store::location)]
     store_upload: Option<Location>,
 
     #[command(flatten)]
-    eve: super::eve::EveArgs,
+    eve: crate::cli::eve::EveArgs,
 
     #[arg(long, help = help("capture.replace"))]
     replace: bool,
 
     #[command(flatten)]
-    ports: super::PortArgs,
+    ports: crate::cli::PortArgs,
 
     /// First run `mirror-xdp doctor --fix`; the changes are undone at the end, but not if the process is
     /// killed
@@ -106,7 +109,7 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
 
-    #[arg(long, help = help("capture.stats_interval"), value_name = "TIME", value_parser = super::seconds)]
+    #[arg(long, help = help("capture.stats_interval"), value_name = "TIME", value_parser = crate::cli::seconds)]
     stats_interval: Option<Duration>,
 
     #[arg(long, help = help("capture.max_flows"), value_name = "N")]
@@ -174,12 +177,12 @@ impl Args {
 
     /// Returns each of the settings with its origin; of the rules, only how many sets there are.
     pub(super) fn in_force(&self, settings: &config::Config) -> Vec<InForce> {
-        let environment = super::log::environment();
+        let environment = crate::cli::log::environment();
         let setting = |setting: &'static Setting| {
             let in_force = (setting.path, setting.value(settings)?, self.given.flag(setting));
             Some(match &environment {
                 Some(level) if setting.path == "log.level" => {
-                    (setting.path, json!(level), Some(super::log::VARIABLE))
+                    (setting.path, json!(level), Some(crate::cli::log::VARIABLE))
                 }
                 _ => in_force,
             })
@@ -231,7 +234,7 @@ fn api_settings(settings: &config::Config) -> anyhow::Result<api::Settings> {
 }
 
 pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
-    super::log::init(args.bpf_log, args.log_format).context("cannot log to the journal")?;
+    crate::cli::log::init(args.bpf_log, args.log_format).context("cannot log to the journal")?;
     // The packet path has its own threads; this one only handles signals, timers and netlink.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
@@ -244,11 +247,11 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     let mut hang_up = signal(SignalKind::hangup())?;
     let (settings, warnings) = configuration(&args)?;
-    super::log::set_level(settings.log.level.as_deref());
+    crate::cli::log::set_level(settings.log.level.as_deref());
     let interfaces = settings.capture.interfaces.clone();
     if interfaces.is_empty() {
         let what = "no interface is named: use --interface, or [capture] in the configuration\n";
-        super::Cli::command().error(ErrorKind::MissingRequiredArgument, what).exit();
+        crate::cli::Cli::command().error(ErrorKind::MissingRequiredArgument, what).exit();
     }
     let worker = WorkerConfig {
         max_flows: settings.capture.max_flows,
@@ -257,15 +260,15 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         dedup: settings.analysis.dedup,
         tuning: settings.tuning(),
     };
-    let ports = super::parser_ports(&settings.ports);
+    let ports = crate::cli::parser_ports(&settings.ports);
     let receive = settings.receive.clone();
     // Undone when this function returns, in whatever way.
     let mut changes = Vec::new();
     if args.prepare {
-        changes = super::doctor::prepare(&interfaces, &ports, receive.cpus.as_ref()).await?;
+        changes = crate::cli::doctor::prepare(&interfaces, &ports, receive.cpus.as_ref()).await?;
     }
     if receive.busy_poll.is_some() {
-        changes.extend(super::doctor::defer_interrupts(&interfaces).await?);
+        changes.extend(crate::cli::doctor::defer_interrupts(&interfaces).await?);
     }
     let plan = Plan::make(Config {
         interfaces: interfaces.clone(),
@@ -281,11 +284,11 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     .await?;
     let tap = args.tap.as_deref().map(|interface| Tap::open(interface, &interfaces)).transpose()?;
     let listener = api::Listener::bind(api_settings(&settings)?)?;
-    let destination = super::eve::destination(&settings.eve, &settings.capture.log_dir);
+    let destination = crate::cli::eve::destination(&settings.eve, &settings.capture.log_dir);
     sandbox::install(&needed_files(&args, &settings, &destination))?;
-    let sink = super::eve::open(destination, settings.eve.types.clone(), StallPolicy::Short, args.json)?;
+    let sink = crate::cli::eve::open(destination, settings.eve.types.clone(), StallPolicy::Short, args.json)?;
     sink.set(sink_settings(&settings));
-    let store = super::store::open_to_capture(args.store.as_deref(), &settings.store)?;
+    let store = crate::cli::store::open_to_capture(args.store.as_deref(), &settings.store)?;
     let mut watch = Watch::start(&interfaces).await?;
     let control = open_control(&args.control)?;
     let mut server = listener.serve()?;
@@ -385,10 +388,10 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     stats.policies = policies;
     stats.set_records(&sink.finish());
     if let Some(store) = store {
-        stats.upload = super::store::finish(store, args.json);
+        stats.upload = crate::cli::store::finish(store, args.json);
     }
     if args.json {
-        super::print_json(&stats)?;
+        crate::cli::print_json(&stats)?;
     } else {
         eprint!("{}", progress::totals(&stats));
     }

@@ -16,7 +16,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use utoipa::ToSchema;
 
-use super::settings::{Kind, Section, Setting};
+use super::{Kind, Section, Setting};
 
 /// A mistake in a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -36,7 +36,7 @@ pub struct Diagnostic {
 
 impl Diagnostic {
     /// Makes a mistake; control characters in its texts are escaped, so that it fits on one line.
-    pub(super) fn new(file: &Path, line: usize, key: &str, what: &str, allowed: &str) -> Self {
+    pub(in crate::config) fn new(file: &Path, line: usize, key: &str, what: &str, allowed: &str) -> Self {
         let (key, what, allowed) = (printable(key), printable(what), printable(allowed));
         Self { file: file.to_owned(), line, key, what, allowed }
     }
@@ -51,7 +51,7 @@ impl Display for Diagnostic {
 
 /// A file that is being read, with the mistakes and warnings found in it so far.
 #[derive(Debug)]
-pub(super) struct Document<'t> {
+pub(in crate::config) struct Document<'t> {
     file: &'t Path,
     text: &'t str,
     /// The byte offset at which each line begins.
@@ -61,14 +61,14 @@ pub(super) struct Document<'t> {
 }
 
 impl<'t> Document<'t> {
-    pub(super) fn new(file: &'t Path, text: &'t str) -> Self {
+    pub(in crate::config) fn new(file: &'t Path, text: &'t str) -> Self {
         let starts = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n').map(|(at, _)| at + 1);
         let lines = std::iter::once(0).chain(starts).collect();
         Self { file, text, lines, mistakes: RefCell::default(), warnings: RefCell::default() }
     }
 
     /// Parses the whole file as TOML; `None` if it is not TOML.
-    pub(super) fn parse(&self) -> Option<Spanned<DeTable<'t>>> {
+    pub(in crate::config) fn parse(&self) -> Option<Spanned<DeTable<'t>>> {
         let (table, errors) = DeTable::parse_recoverable(self.text);
         // One syntax error often causes several parser errors on its line.
         let mut last = 0;
@@ -109,11 +109,11 @@ impl<'t> Document<'t> {
     }
 
     /// Returns the line number, from 1, of a byte offset in the text.
-    pub(super) fn line(&self, at: usize) -> usize {
+    pub(in crate::config) fn line(&self, at: usize) -> usize {
         self.lines.partition_point(|&start| start <= at)
     }
 
-    pub(super) fn mistake(
+    pub(in crate::config) fn mistake(
         &self,
         span: Range<usize>,
         key: &str,
@@ -138,7 +138,7 @@ impl<'t> Document<'t> {
     }
 
     /// Returns all mistakes, and all warnings: values that are allowed, but unlikely to be intended.
-    pub(super) fn into_findings(self) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
+    pub(in crate::config) fn into_findings(self) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
         (self.mistakes.into_inner(), self.warnings.into_inner())
     }
 }
@@ -163,7 +163,7 @@ fn printable(text: &str) -> String {
 
 /// A table of a document.
 #[derive(Debug)]
-pub(super) struct Table<'d> {
+pub(in crate::config) struct Table<'d> {
     document: &'d Document<'d>,
     key: String,
     span: Range<usize>,
@@ -172,7 +172,7 @@ pub(super) struct Table<'d> {
 }
 
 /// Reads the tables at the top of a document in the order of `sections`, and reports unknown ones.
-pub(super) fn tables<'d>(
+pub(in crate::config) fn tables<'d>(
     document: &'d Document<'d>,
     root: &'d Spanned<DeTable<'d>>,
     sections: impl Iterator<Item = &'static Section> + Clone,
@@ -234,7 +234,7 @@ impl<'d> Table<'d> {
     }
 
     /// Returns each setting that the table has, and its value.
-    pub(super) fn values(&self) -> impl Iterator<Item = Value<'d>> {
+    pub(in crate::config) fn values(&self) -> impl Iterator<Item = Value<'d>> {
         self.settings.iter().filter_map(|setting| self.value(setting))
     }
 
@@ -244,13 +244,13 @@ impl<'d> Table<'d> {
     }
 
     /// Returns the value of an optional key.
-    pub(super) fn get(&self, key: &'static str) -> Option<Value<'d>> {
+    pub(in crate::config) fn get(&self, key: &'static str) -> Option<Value<'d>> {
         let setting = self.settings.iter().find(|setting| setting.key() == key);
         self.value(setting.expect("the readers ask for keys that have a row"))
     }
 
     /// Returns the value of a required key; a missing key is reported as a mistake.
-    pub(super) fn require(&self, key: &'static str) -> Option<Value<'d>> {
+    pub(in crate::config) fn require(&self, key: &'static str) -> Option<Value<'d>> {
         let value = self.get(key);
         if value.is_none() {
             let row = self.settings.iter().find(|setting| setting.key() == key);
@@ -262,14 +262,14 @@ impl<'d> Table<'d> {
     }
 
     /// Reports that the table as a whole is wrong.
-    pub(super) fn wrong(&self, what: &str, allowed: &str) {
+    pub(in crate::config) fn wrong(&self, what: &str, allowed: &str) {
         self.document.mistake(self.span.clone(), &self.key, what, allowed);
     }
 }
 
 /// A value of a document, and its place in it.
 #[derive(Clone, Debug)]
-pub(super) struct Value<'d> {
+pub(in crate::config) struct Value<'d> {
     document: &'d Document<'d>,
     key: String,
     node: &'d Spanned<DeValue<'d>>,
@@ -278,24 +278,24 @@ pub(super) struct Value<'d> {
 
 impl<'d> Value<'d> {
     /// Returns the row of the setting that this is a value of, or an element of it.
-    pub(super) const fn setting(&self) -> &'static Setting {
+    pub(in crate::config) const fn setting(&self) -> &'static Setting {
         self.setting
     }
 
     /// Reports that this value is wrong.
-    pub(super) fn wrong(&self, what: impl Into<String>, allowed: impl Into<String>) {
+    pub(in crate::config) fn wrong(&self, what: impl Into<String>, allowed: impl Into<String>) {
         self.document.mistake(self.node.span(), &self.key, what, allowed);
     }
 
     /// Reports that this value is allowed, but unlikely to be intended.
-    pub(super) fn warn(&self, what: &str, advice: &str) {
+    pub(in crate::config) fn warn(&self, what: &str, advice: &str) {
         let line = self.document.line(self.node.span().start);
         let warning = Diagnostic::new(self.document.file, line, &self.key, what, advice);
         self.document.warnings.borrow_mut().push(warning);
     }
 
     /// Returns the value of a result, or reports its error as a mistake.
-    pub(super) fn checked<T>(&self, result: Result<T, ParseError>) -> Option<T> {
+    pub(in crate::config) fn checked<T>(&self, result: Result<T, ParseError>) -> Option<T> {
         result.map_err(|ParseError { what, allowed }| self.wrong(what, allowed)).ok()
     }
 
@@ -304,12 +304,12 @@ impl<'d> Value<'d> {
     }
 
     /// Returns the table that this is, with the keys of `section`.
-    pub(super) fn table(&self, section: &'static Section) -> Option<Table<'d>> {
+    pub(in crate::config) fn table(&self, section: &'static Section) -> Option<Table<'d>> {
         Table::new(self.document, self.key.clone(), self.node, section)
     }
 
     /// Returns the elements of a list; reports too long a one.
-    pub(super) fn list(&self) -> Option<Vec<Self>> {
+    pub(in crate::config) fn list(&self) -> Option<Vec<Self>> {
         let Some(array) = self.node.get_ref().as_array() else {
             self.wrong_type(&self.setting.kind.accepted());
             return None;
@@ -324,12 +324,12 @@ impl<'d> Value<'d> {
     }
 
     /// Returns the text, which is any that the setting's kind describes.
-    pub(super) fn text(&self) -> Option<&'d str> {
+    pub(in crate::config) fn text(&self) -> Option<&'d str> {
         self.text_of(&self.setting.kind.accepted())
     }
 
     /// Returns the text; `allowed` describes it in messages.
-    pub(super) fn text_of(&self, allowed: &str) -> Option<&'d str> {
+    pub(in crate::config) fn text_of(&self, allowed: &str) -> Option<&'d str> {
         let text = self.node.get_ref().as_str();
         if text.is_none() {
             self.wrong_type(allowed);
@@ -338,12 +338,12 @@ impl<'d> Value<'d> {
     }
 
     /// Returns the text, if the value is text.
-    pub(super) fn as_text(&self) -> Option<&'d str> {
+    pub(in crate::config) fn as_text(&self) -> Option<&'d str> {
         self.node.get_ref().as_str()
     }
 
     /// Returns the number if it is in the range of the setting.
-    pub(super) fn number(&self) -> Option<u64> {
+    pub(in crate::config) fn number(&self) -> Option<u64> {
         match self.setting.kind {
             Kind::Number { of, least, most } => self.number_of(of, &(least..=most)),
             _ => self.number_of("a number", &(0..=u64::MAX)),
@@ -351,7 +351,7 @@ impl<'d> Value<'d> {
     }
 
     /// Returns the number if it is within a range; `what` names it in messages.
-    pub(super) fn number_of(&self, what: &str, range: &RangeInclusive<u64>) -> Option<u64> {
+    pub(in crate::config) fn number_of(&self, what: &str, range: &RangeInclusive<u64>) -> Option<u64> {
         let allowed = format!("{what} from {} to {}", range.start(), range.end());
         let Some(integer) = self.node.get_ref().as_integer() else {
             self.wrong_type(&allowed);
@@ -366,7 +366,7 @@ impl<'d> Value<'d> {
     }
 
     /// Returns a switch: "on" or "off".
-    pub(super) fn switch(&self) -> Option<bool> {
+    pub(in crate::config) fn switch(&self) -> Option<bool> {
         let allowed = self.setting.kind.accepted();
         match self.text()? {
             "on" => Some(true),
@@ -379,7 +379,7 @@ impl<'d> Value<'d> {
     }
 
     /// Returns one of the words that the setting accepts.
-    pub(super) fn word(&self) -> Option<&'d str> {
+    pub(in crate::config) fn word(&self) -> Option<&'d str> {
         let Kind::Word(words) = self.setting.kind else { return self.text() };
         let text = self.text()?;
         if words.contains(&text) {
@@ -390,12 +390,12 @@ impl<'d> Value<'d> {
     }
 
     /// Returns one of the words that the setting accepts, as the value that the flag has.
-    pub(super) fn choice<T: clap::ValueEnum>(&self) -> Option<T> {
+    pub(in crate::config) fn choice<T: clap::ValueEnum>(&self) -> Option<T> {
         T::from_str(self.word()?, false).map_err(|error| self.wrong(error, self.setting.kind.accepted())).ok()
     }
 
     /// Returns a number of bytes, or text such as "1GiB".
-    pub(super) fn bytes(&self) -> Option<u64> {
+    pub(in crate::config) fn bytes(&self) -> Option<u64> {
         let allowed = self.setting.kind.accepted();
         let bytes = match self.as_text() {
             Some(text) => self.checked(text::bytes(text))?,
@@ -415,7 +415,7 @@ impl<'d> Value<'d> {
     }
 
     /// Returns a time such as "10min".
-    pub(super) fn time(&self) -> Option<Duration> {
+    pub(in crate::config) fn time(&self) -> Option<Duration> {
         let allowed = self.setting.kind.accepted();
         let text = self.text()?;
         let Some(time) = humantime::parse_duration(text).ok().filter(|time| !time.is_zero()) else {
@@ -433,7 +433,7 @@ impl<'d> Value<'d> {
     }
 
     /// Returns an absolute path.
-    pub(super) fn path(&self) -> Option<PathBuf> {
+    pub(in crate::config) fn path(&self) -> Option<PathBuf> {
         let text = self.text()?;
         if !text.starts_with('/') || text.contains('\0') {
             self.wrong(
@@ -445,7 +445,7 @@ impl<'d> Value<'d> {
     }
 
     /// Returns permissions in octal, as `chmod` takes them.
-    pub(super) fn permissions(&self) -> Option<u32> {
+    pub(in crate::config) fn permissions(&self) -> Option<u32> {
         let Kind::Permissions { least, most } = self.setting.kind else { return None };
         let text = self.text()?;
         let digits = text.bytes().all(|byte| byte.is_ascii_digit());

@@ -1,5 +1,8 @@
 //! The paths of the API.
 
+mod description;
+mod guard;
+
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,14 +25,14 @@ use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::alerts::{self, History};
-use super::cache::Cache;
-use super::description::{Errors, OpenErrors, WrongQuery};
-use super::view::{
+use self::description::{Errors, OpenErrors, WrongQuery};
+use crate::api::alerts::{self, History};
+use crate::api::cache::Cache;
+use crate::api::view::{
     self, Account, Failure, Flows, Healthy, Interfaces, Ready, Rules, Services, Summary, Vnis, Workers,
     failure,
 };
-use super::{Health, Phase, Refused, Reloaded, Request, Settings, Snapshot, guard, metrics};
+use crate::api::{Health, Phase, Refused, Reloaded, Request, Settings, Snapshot, metrics};
 use crate::counters::{self, Source};
 use crate::stats::Policy;
 
@@ -305,7 +308,7 @@ pub(super) async fn page() -> Response {
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-cache"),
     ];
-    (headers, Html(include_str!("page.html"))).into_response()
+    (headers, Html(include_str!("../page.html"))).into_response()
 }
 
 /// This description
@@ -316,7 +319,7 @@ pub(super) async fn page() -> Response {
     responses((status = 200, description = "OK", body = Object, content_type = "application/json"), OpenErrors)
 )]
 pub(super) async fn description() -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], super::description::json()).into_response()
+    ([(header::CONTENT_TYPE, "application/json")], description::json()).into_response()
 }
 
 /// Metrics in Prometheus' text format

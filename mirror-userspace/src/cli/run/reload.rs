@@ -15,8 +15,8 @@ use mirror_records::sink::Sink;
 use mirror_store::Store;
 use tokio::time::Instant;
 
-use super::log::{self, announce};
-use super::run::{Args, InForce, sink_settings};
+use super::{Args, InForce, sink_settings};
+use crate::cli::log::{self, announce};
 
 /// Sections that take effect as one policy.
 const POLICY: [&str; 2] = ["admission", "filter"];

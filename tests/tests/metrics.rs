@@ -39,7 +39,7 @@ fn metrics_pass_promtool_and_are_those_that_alerts_and_dashboard_are_about() {
     bed.appliance.veth("tap0", &bed.appliance, "ids0", 1).unwrap();
     bed.appliance.up("tap0").unwrap();
     let others = ["--stats-interval", "100ms", "--tap", "tap0", "--config", config.to_str().unwrap()];
-    let appliance = bed.start(&[store, others].concat());
+    let appliance = bed.start(&[&store[..], &others].concat());
     let dns = Flow::v4(5353, 53);
     let frames = [
         dns.udp(&dns_query(1, "shop.test")),

@@ -5,6 +5,9 @@
 
 use crate::counters;
 
-/// The generated files: the path from the root of the repository, and the content.
-pub const GENERATED: &[(&str, fn() -> String)] =
+/// A generated file: the path from the root of the repository, and the function that returns the content.
+pub type Generated = (&'static str, fn() -> String);
+
+/// The generated files.
+pub const GENERATED: &[Generated] =
     &[("deploy/prometheus/mirror-xdp.yml", counters::rules), ("docs/counters.md", counters::document)];

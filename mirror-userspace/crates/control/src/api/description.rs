@@ -175,8 +175,8 @@ mod tests {
         assert_described("Summary", &summary);
         let still = vec![1];
         assert_described(
-            "Healthy",
-            &view::Healthy { healthy: false, phase: Phase::Starting, workers: 2, still },
+            "Liveness",
+            &view::Liveness { healthy: false, phase: Phase::Starting, workers: 2, still },
         );
     }
 

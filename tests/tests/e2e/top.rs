@@ -234,7 +234,7 @@ fn keys_are_heard_while_the_appliance_does_not_answer() {
     let mut top = Terminal::start(&bed, (24, 80), &[]);
     top.wait_for("asks 127.0.0.1:9470");
     top.press("?");
-    top.wait_for("to the background");
+    top.wait_for("suspend");
     top.press("qq");
     assert_eq!(top.wait().code(), Some(0));
 }

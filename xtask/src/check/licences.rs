@@ -9,7 +9,7 @@ use spdx::{Expression, LicenseReq, ParseMode};
 use crate::command::{cargo, output};
 
 /// The accepted licences, by their SPDX identifiers: permissive ones.
-const ACCEPTED: [&str; 11] = [
+const ACCEPTED: [&str; 12] = [
     "0BSD",
     "Apache-2.0",
     "BSD-2-Clause",
@@ -17,6 +17,7 @@ const ACCEPTED: [&str; 11] = [
     "CDLA-Permissive-2.0",
     "ISC",
     "MIT",
+    "MIT-0",
     "Unicode-3.0",
     "Unlicense",
     "Zlib",

@@ -336,7 +336,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 keep_pace(&mut statistics, reloader.stats_interval());
             }
             request = server.request() => {
-                if let Some(answer) = request.answer(&capture, &sink, &mut watch).await {
+                if let Some(answer) = request.answer(&capture, &sink, &mut watch, tap.as_ref()).await {
                     let running = Running { capture: &mut capture, sink: &sink, store: store.as_ref() };
                     // Sending fails if the client is gone; the reload happens all the same.
                     let _ = answer.send(reloader.reload(running).await);
@@ -351,7 +351,11 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 }
                 service.second(&capture);
                 if let Some(progress) = &mut progress {
-                    progress.show(&capture.stats()?);
+                    let mut stats = capture.stats()?;
+                    stats.set_records(&sink.counters());
+                    watch.enter(&mut stats);
+                    stats.tap = tap.as_ref().map(tap::Running::counts);
+                    progress.show(&stats);
                 }
             }
             _ = statistics.tick() => {

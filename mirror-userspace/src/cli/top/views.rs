@@ -197,7 +197,7 @@ pub(super) fn interfaces(state: &State) -> Table {
 }
 
 const LOSSES: &[Column] = &[
-    Column::text("counted at", 0, 7),
+    Column::text("stage", 0, 7),
     Column::text("place", 2, 8),
     Column::text("reason", 1, 10),
     Column::number("count", 0),

@@ -1,6 +1,6 @@
 //! The metrics in Prometheus' text format 0.0.4, built from the table of counters for each scrape.
 //!
-//! The format is written here. The crate `prometheus-client` writes OpenMetrics, where a family is named without the
+//! The format is written here. The crate `prometheus-client` writes `OpenMetrics`, where a family is named without the
 //! `_total` of its counters (`# TYPE mirror_xdp_frames_seen counter`) and each text ends in `# EOF`. The names of
 //! families would then change, and readers of format 0.0.4, such as `promtool check metrics`, would take the counters
 //! for untyped ones. The crate `prometheus` needs its own copy of each sample, converts counts to floating-point

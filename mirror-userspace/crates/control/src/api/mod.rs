@@ -35,6 +35,7 @@ use self::routes::State;
 pub use self::view::{Refused, Reloaded};
 use crate::capture::{Capture, Watch};
 pub use crate::config::listen::{Address, DEFAULT, Settings, Token, TokenError, reachable};
+use crate::observe::tap;
 use crate::stats::{Policy, Stats};
 
 /// The maximum number of requests that wait for the capture's thread.
@@ -97,6 +98,7 @@ impl Request {
         capture: &Capture,
         sink: &Sink,
         watch: &mut crate::capture::device_losses::Watch,
+        tap: Option<&tap::Running>,
     ) -> Option<oneshot::Sender<Result<Reloaded, Refused>>> {
         // Sending fails if the client is gone.
         match self {
@@ -104,6 +106,7 @@ impl Request {
                 if let (Ok(mut stats), Ok(received)) = (capture.stats(), capture.received().await) {
                     stats.set_records(&sink.counters());
                     watch.enter(&mut stats);
+                    stats.tap = tap.map(tap::Running::counts);
                     let _ = answer.send(Snapshot { time: SystemTime::now(), stats, received });
                 }
                 None

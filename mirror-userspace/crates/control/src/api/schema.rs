@@ -10,6 +10,7 @@ use crate::stats::Named;
 /// the packets of a shunted flow that only the driver has counted yet.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "a description only")]
+#[expect(clippy::struct_field_names, reason = "the API's names")]
 pub(super) struct Flow {
     timestamp: String,
     flow_id: u64,
@@ -23,7 +24,7 @@ pub(super) struct Flow {
     icmp_code: Option<u8>,
     response_icmp_type: Option<u8>,
     response_icmp_code: Option<u8>,
-    /// The index of an IPsec flow.
+    /// The index of an `IPsec` flow.
     spi: Option<u32>,
     app_proto: Option<String>,
     app_proto_orig: Option<String>,

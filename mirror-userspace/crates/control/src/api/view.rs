@@ -283,7 +283,7 @@ impl From<&Total> for ServiceTotal {
 
 /// The answer to `/healthz`.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Healthy {
+pub(super) struct Liveness {
     pub(super) healthy: bool,
     pub(super) phase: Phase,
     /// The number of workers.
@@ -294,7 +294,7 @@ pub(super) struct Healthy {
 
 /// The answer to `/readyz`.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Ready {
+pub(super) struct Readiness {
     pub(super) ready: bool,
     pub(super) phase: Phase,
     /// A line for each link that is down.

@@ -2,8 +2,8 @@
 //! is a loss, what to do about it, and how it is read.
 //!
 //! [`COUNTERS`] is the table. Everything that shows counters is derived from it: the metrics for Prometheus
-//! (`api/metrics.rs`), the losses that the page, `top`, the line of progress and the alerts show ([`listed`],
-//! [`sums`]), the alert rules of `deploy/prometheus` ([`rules`]) and `docs/counters.md` ([`document`]). The
+//! (`api/metrics.rs`), the losses that the page, `top`, the line of progress and the alerts show ([`losses`],
+//! [`notices`], [`sums`]), the alert rules of `deploy/prometheus` ([`rules`]) and `docs/counters.md` ([`document`]). The
 //! account itself ([`crate::stats`]) is typed; a test checks that the table names every counter of it.
 
 mod document;

@@ -66,6 +66,8 @@ pub(super) enum WrongQuery {
         routes::events,
         routes::reload,
     ),
+    // Error responses only refer to it.
+    components(schemas(Failure)),
     security((), ("token" = [])),
     modifiers(&Finish)
 )]
@@ -173,9 +175,18 @@ mod tests {
         assert_described("Summary", &summary);
         let still = vec![1];
         assert_described(
-            "Healthy",
-            &view::Healthy { healthy: false, phase: Phase::Starting, workers: 2, still },
+            "Liveness",
+            &view::Liveness { healthy: false, phase: Phase::Starting, workers: 2, still },
         );
+    }
+
+    #[test]
+    fn every_reference_leads_to_a_schema() {
+        let description: Value = serde_json::from_str(json()).unwrap();
+        let references = json().split("\"#").skip(1).filter_map(|rest| rest.split('"').next());
+        for path in references {
+            assert!(description.pointer(path).is_some(), "{path}");
+        }
     }
 
     #[test]

@@ -29,7 +29,7 @@ use self::description::{Errors, OpenErrors, WrongQuery};
 use crate::api::alerts::{self, History};
 use crate::api::cache::Cache;
 use crate::api::view::{
-    self, Account, Failure, Flows, Healthy, Interfaces, Ready, Rules, Services, Summary, Vnis, Workers,
+    self, Account, Failure, Flows, Interfaces, Liveness, Readiness, Rules, Services, Summary, Vnis, Workers,
     failure,
 };
 use crate::api::{Health, Phase, Refused, Reloaded, Request, Settings, Snapshot, metrics};
@@ -256,8 +256,8 @@ pub(super) fn is_open(path: &str) -> bool {
     path = "/healthz",
     security(()),
     responses(
-        (status = 200, description = "OK", body = Healthy),
-        (status = 503, description = "Sockets are not bound, or a worker does not move.", body = Healthy),
+        (status = 200, description = "OK", body = Liveness),
+        (status = 503, description = "Sockets are not bound, or a worker does not move.", body = Liveness),
         OpenErrors
     )
 )]
@@ -268,7 +268,7 @@ pub(super) async fn healthz(Shared(state): Shared<Arc<State>>) -> Response {
         watches.iter().enumerate().filter(|(_, watch)| !watch.pulse.is_moving()).map(|(n, _)| n).collect();
     let healthy = phase == Phase::Running && still.is_empty();
     let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Healthy { healthy, phase, workers: watches.len(), still })).into_response()
+    (status, Json(Liveness { healthy, phase, workers: watches.len(), still })).into_response()
 }
 
 /// Whether frames are captured and the links of all interfaces are up
@@ -277,8 +277,8 @@ pub(super) async fn healthz(Shared(state): Shared<Arc<State>>) -> Response {
     path = "/readyz",
     security(()),
     responses(
-        (status = 200, description = "OK", body = Ready),
-        (status = 503, description = "Frames are not captured, or a link is down.", body = Ready),
+        (status = 200, description = "OK", body = Readiness),
+        (status = 503, description = "Frames are not captured, or a link is down.", body = Readiness),
         OpenErrors
     )
 )]
@@ -287,7 +287,7 @@ pub(super) async fn readyz(Shared(state): Shared<Arc<State>>) -> Response {
     let reasons = state.health.links_down();
     let ready = phase == Phase::Running && reasons.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Ready { ready, phase, reasons })).into_response()
+    (status, Json(Readiness { ready, phase, reasons })).into_response()
 }
 
 /// A page that shows the state of the capture
@@ -424,7 +424,7 @@ pub(super) async fn vnis(
     query: Result<Query<VniQuery>, QueryRejection>,
 ) -> Fallible<Response> {
     let limit = limit(asked(query)?.limit, MOST_VNIS)?;
-    Ok(Json(view::vnis(&*state.policies().await?, limit)).into_response())
+    Ok(Json(view::vnis(&state.policies().await?, limit)).into_response())
 }
 
 /// The rules, in the order in which they are tried
@@ -434,7 +434,7 @@ pub(super) async fn vnis(
     responses((status = 200, description = "OK", body = Rules), Errors)
 )]
 pub(super) async fn rules(Shared(state): Shared<Arc<State>>) -> Fallible<Response> {
-    Ok(Json(view::rules(&*state.policies().await?)).into_response())
+    Ok(Json(view::rules(&state.policies().await?)).into_response())
 }
 
 /// The metrics of the services with the most requests and connections

@@ -189,7 +189,7 @@ impl Target {
         let mut command = Command::new(&self.program);
         command
             .env(SELECTED, &self.name)
-            .args(arguments.iter().map(|argument| argument.as_ref()))
+            .args(arguments)
             .arg(format!("-rss_limit_mb={MAX_MEMORY}"))
             .arg(format!("-timeout={MAX_SECONDS}"))
             .arg(format!("-artifact_prefix={}/", self.artifacts.display()))

@@ -95,8 +95,8 @@ fn the_level_of_messages_changes_by_reload_and_the_environment_goes_before_it() 
     let mut process = start(None);
     config.write("[log]\nlevel = \"debug\"\n");
     process.signal(Signal::SIGHUP).unwrap();
-    let line = process.wait_for_line("DEBUG log.level: ", PATIENCE).unwrap();
-    assert!(line.ends_with("\"warn\" becomes \"debug\""), "{line}");
+    let line = process.wait_for_line("DEBUG log.level changes", PATIENCE).unwrap();
+    assert!(line.ends_with("from \"warn\" to \"debug\""), "{line}");
     let said = process.wait_for_line("mirror-xdp: ", PATIENCE).unwrap();
     assert!(said.contains("read again") && said.ends_with("; changed: log.level"), "{said}");
     config.write("[log]\nlevel = \"error\"\n");

@@ -17,7 +17,7 @@ pub(super) struct EveArgs {
     #[arg(value_parser = OsStringValueParser::new().try_map(output))]
     eve_output: Option<PathBuf>,
 
-    #[arg(long, value_name = "KIND,…", value_delimiter = ',', hide_possible_values = true, help = types_help())]
+    #[arg(long, value_name = "KIND,…", value_delimiter = ',', help = help("eve.types"))]
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(EventTypes::KNOWN))]
     eve_types: Option<Vec<String>>,
 
@@ -30,11 +30,6 @@ pub(super) struct EveArgs {
     #[arg(long, help = help("eve.rotate_keep"), value_name = "N")]
     #[arg(value_parser = number::<usize>("eve.rotate_keep"))]
     rotate_keep: Option<usize>,
-}
-
-fn types_help() -> String {
-    let kinds = EventTypes::KNOWN.join(", ");
-    format!("Write only events of these kinds, such as flow,dns,tls; the kinds are {kinds}")
 }
 
 /// Parses the destination. A name that is not UTF-8 is the name of a file.

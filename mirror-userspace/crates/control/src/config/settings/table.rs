@@ -628,12 +628,12 @@ const ANALYSIS: &[Setting] = &[
         ),
     Setting::new("analysis.analyzers",
         Kind::List { of: "names of analyzers", most: usize::MAX },
-        Absent("all"),
+        Absent("those that are on by default"),
     )
     .live()
     .text("Analyzers to run, which write events.")
     .more("An analyzer enabled at run time emits nothing for flows already in progress.")
-    .example_of(|| Enabled::all_names().collect())
+    .example_of(|| Enabled::default().names().collect())
     .access(sections::analyzers, |config| json!(config.analysis.analyzers.names().collect::<Vec<_>>())),
     Setting::new("analysis.metrics_interval", Kind::seconds(86_400), Is("\"1min\""))
         .live()

@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use criterion::{Criterion, Throughput};
+use mirror_control::capture::LiveWorker;
 use mirror_control::observe::copy::{self, Copier, Copies, Wanted};
 use mirror_device::afxdp::exchange::Peer;
-use mirror_device::xdp::shunt::Shunter;
 use mirror_engine::hooks::Observer;
 use mirror_engine::observers::{Mailbox, Workers};
 use mirror_engine::worker::{Worker, WorkerConfig};
@@ -33,7 +33,7 @@ use mirror_protocols::quic::Connection;
 use mirror_protocols::tls::Handshake;
 use mirror_records::sink::{Overflow, Sink};
 use mirror_store::expression::Expression;
-use mirror_store::{Policy, Retention, Settings, Store, StoreHandle, StoreKey};
+use mirror_store::{Policy, Retention, Settings, Store, StoreKey};
 use mirror_xdp_common::hash::{FlowHash, FlowHashKey};
 use mirror_xdp_common::inner::InnerHeaders;
 use mirror_xdp_common::{Address, Vni};
@@ -158,9 +158,6 @@ fn settings(policy: Policy) -> Settings {
     let retention = Retention { max_size: Some(1 << 30), ..Retention::default() };
     Settings { policy, retention, ..Settings::default() }
 }
-
-/// A worker as a live capture has it.
-type LiveWorker = Worker<Option<StoreHandle>, Shunter>;
 
 /// A worker whose records go to a file in a directory that is removed at the end.
 struct Bench {

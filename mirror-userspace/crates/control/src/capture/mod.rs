@@ -40,8 +40,8 @@ use nix::errno::Errno;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 pub use self::pulse::Pulse;
-pub use self::queue_worker::WorkerError;
 use self::queue_worker::{Assignment, Counters, Ended, Handle, Stages};
+pub use self::queue_worker::{LiveWorker, WorkerError};
 use crate::config::{ModeChoice, ReceiveSettings, ShuntSettings, settings};
 use crate::host::port::ReservedPort;
 use crate::host::{cpus, memory, privilege};

@@ -28,7 +28,7 @@ use super::pulse::Pulse;
 use crate::stats::Handoff;
 
 /// A worker of a live capture.
-pub(super) type LiveWorker = Worker<Option<StoreHandle>, Shunter>;
+pub type LiveWorker = Worker<Option<StoreHandle>, Shunter>;
 
 /// The interval at which an idle worker checks whether it is to stop.
 const IDLE: Duration = Duration::from_millis(100);

@@ -100,25 +100,22 @@ impl fmt::Debug for Shunter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shunter")
             .field("first", &self.first)
-            .field("len", &self.len())
+            .field("active", &self.active())
             .finish_non_exhaustive()
     }
 }
 
-impl Shunter {
+impl Offload for Shunter {
+    type Error = MapError;
+
     /// Sets the nanoseconds by which the worker's clock is ahead of `CLOCK_MONOTONIC`.
-    pub fn set_clock(&mut self, ahead: u64) {
+    fn set_clock(&mut self, ahead: u64) {
         self.ahead = ahead;
     }
 
     /// Shunts a flow, whose two directions have these keys. Returns `None` if there is no room because many
     /// flows were removed just now.
-    pub fn shunt(
-        &mut self,
-        keys: [ShuntKey; 2],
-        hash: FlowHash,
-        now: u64,
-    ) -> Result<Option<ShuntId>, MapError> {
+    fn shunt(&mut self, keys: [ShuntKey; 2], hash: FlowHash, now: u64) -> Result<Option<ShuntId>, MapError> {
         if self.free.len() <= self.reserve as usize {
             self.evict(now)?;
         }
@@ -136,7 +133,7 @@ impl Shunter {
     }
 
     /// Returns the counters so far, of each direction.
-    pub fn counted(&self, id: ShuntId) -> Result<[Shunted; 2], MapError> {
+    fn counted(&self, id: ShuntId) -> Result<[Shunted; 2], MapError> {
         let [first, second] = self.places(id);
         let counted = |[packets, bytes, last]: ShuntCounters| Shunted {
             packets,
@@ -146,9 +143,9 @@ impl Shunter {
         Ok([counted(self.counters.get(&first, 0)?), counted(self.counters.get(&second, 0)?)])
     }
 
-    /// Removes a flow, if it is still in the table; user space sees its packets again. [`Shunter::cooled`]
+    /// Removes a flow, if it is still in the table; user space sees its packets again. [`Offload::cooled`]
     /// returns the final counters.
-    pub fn release(&mut self, id: ShuntId, now: u64) -> Result<(), MapError> {
+    fn release(&mut self, id: ShuntId, now: u64) -> Result<(), MapError> {
         let Some(entry) = self.entries.get_mut(id.place()).and_then(Option::take) else { return Ok(()) };
         self.by_use.remove(&(entry.used, id));
         for key in &entry.keys {
@@ -164,7 +161,7 @@ impl Shunter {
 
     /// Returns a removed flow that has cooled down, with its final counters. Flows that were removed to make
     /// room are included.
-    pub fn cooled(&mut self, now: u64) -> Result<Option<(ShuntId, [Shunted; 2])>, MapError> {
+    fn cooled(&mut self, now: u64) -> Result<Option<(ShuntId, [Shunted; 2])>, MapError> {
         let Some(&(_, id)) = self.cooling.front().filter(|(ready, _)| *ready <= now) else {
             return Ok(None);
         };
@@ -174,18 +171,12 @@ impl Shunter {
         Ok(Some((id, counted)))
     }
 
-    /// Returns the number of flows in the table.
-    #[must_use]
-    pub fn len(&self) -> usize {
+    fn active(&self) -> usize {
         self.by_use.len()
     }
+}
 
-    /// Returns whether no flow is in the table.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.by_use.is_empty()
-    }
-
+impl Shunter {
     /// Removes the flow that has been idle the longest.
     fn evict(&mut self, now: u64) -> Result<(), MapError> {
         while let Some(&(noted, id)) = self.by_use.first() {
@@ -214,32 +205,5 @@ impl Shunter {
     const fn places(&self, id: ShuntId) -> [u32; 2] {
         let first = 2 * (self.first + id.place() as u32);
         [first, first + 1]
-    }
-}
-impl Offload for Shunter {
-    type Error = MapError;
-
-    fn set_clock(&mut self, ahead: u64) {
-        self.set_clock(ahead);
-    }
-
-    fn active(&self) -> usize {
-        self.len()
-    }
-
-    fn shunt(&mut self, keys: [ShuntKey; 2], hash: FlowHash, now: u64) -> Result<Option<ShuntId>, MapError> {
-        self.shunt(keys, hash, now)
-    }
-
-    fn counted(&self, id: ShuntId) -> Result<[Shunted; 2], MapError> {
-        self.counted(id)
-    }
-
-    fn release(&mut self, id: ShuntId, now: u64) -> Result<(), MapError> {
-        self.release(id, now)
-    }
-
-    fn cooled(&mut self, now: u64) -> Result<Option<(ShuntId, [Shunted; 2])>, MapError> {
-        self.cooled(now)
     }
 }

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
+use mirror_base::text;
 use mirror_control::config::EveSettings;
 use mirror_records::sink::{Destination, EventTypes, Sink, SinkError, StallPolicy};
-use mirror_rules::text;
 
 use super::{help, number, set, set_some};
 

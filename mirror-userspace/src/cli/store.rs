@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use mirror_base::ParseError;
 use mirror_control::config::StoreSettings;
-use mirror_rules::text::ParseError;
 use mirror_store::remote::Location;
 use mirror_store::{self, Store, StoreError, StoreKey, UploadCounters, manifest};
 

@@ -99,3 +99,30 @@ pub fn bytes(text: &str) -> Result<u64, ParseError> {
         .ok_or_else(wrong)?;
     digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(wrong)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_parsed() {
+        assert_eq!(network("10.0.0.0/8").unwrap().to_string(), "10.0.0.0/8");
+        assert_eq!(range("100-199", "a VNI", 0..=1000u32), Ok(100..=199));
+        for (text, expected) in
+            [("0", 0), ("12B", 12), ("64KiB", 65_536), ("2 MB", 2_000_000), ("1GiB", 1 << 30)]
+        {
+            assert_eq!(bytes(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_is_reported_with_the_remedy() {
+        assert_eq!(network("10.1.0.0/8").unwrap_err().allowed, "write 10.0.0.0/8");
+        assert_eq!(network("10.1.0.9").unwrap_err().allowed, "write 10.1.0.9/32 for this address alone");
+        assert!(network("::ffff:10.0.0.0/104").is_err());
+        assert_eq!(range("9-1", "a VNI", 0..=9u32).unwrap_err().allowed, "write \"1-9\"");
+        for text in ["", "-1", "1e3", "KiB", "99999999999999GiB", "1 TiB"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+    }
+}

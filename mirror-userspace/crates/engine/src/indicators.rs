@@ -12,8 +12,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
-use mirror_base::file;
-use mirror_rules::text::{self, ParseError};
+use mirror_base::{ParseError, file, text};
 use mirror_xdp_common::Address;
 
 /// Maximum length of a domain name, as text.

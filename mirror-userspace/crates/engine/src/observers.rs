@@ -15,7 +15,7 @@ use mirror_packet::FrameInfo;
 /// The maximum number of observers of a worker.
 pub const MAX_OBSERVERS: usize = 16;
 
-pub use crate::hooks::Observer;
+use crate::hooks::Observer;
 
 /// An observer and the subscription that it belongs to.
 type Numbered = (u64, Box<dyn Observer>);

@@ -25,7 +25,6 @@ mod timestamp;
 
 pub use mirror_packet::Conversation;
 use mirror_packet::Direction;
-
 use mirror_protocols::eve::{EveEvent, Unpacker};
 
 use apm::Measured;

@@ -6,11 +6,12 @@ use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
+use mirror_base::ParseError;
 use serde_json::Value;
 
 use super::limits;
 use super::policy::{Action, Rule, RuleDirection, RuleSet, has_ports};
-use super::text::{self, ParseError};
+use super::text;
 
 /// An AWS traffic mirror filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,7 +159,7 @@ fn rule(node: &Node<'_>, direction: RuleDirection) -> Result<(Rule, Option<Strin
 fn network(node: &Node<'_>) -> Result<IpNet, ImportError> {
     let text = node.text()?;
     let lenient = text.parse::<IpNet>().map_or_else(|_| text.to_owned(), |net| net.trunc().to_string());
-    text::network(&lenient).map_err(|wrong| node.wrong(wrong.what, wrong.allowed))
+    mirror_base::text::network(&lenient).map_err(|wrong| node.wrong(wrong.what, wrong.allowed))
 }
 
 fn port_range(node: &Node<'_>, protocol: Option<u8>) -> Result<Option<RangeInclusive<u16>>, ImportError> {

@@ -3,10 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use mirror_base::ParseError;
 use mirror_xdp_common::Vni;
 
 use super::policy::{Action, Decision, Direction, Facts, MacAddress, Mismatch, Policy, Rule, has_ports};
-use super::text::{ParseError, mac_address, protocol, protocol_name, range_text};
+use super::text::{mac_address, protocol, protocol_name, range_text};
 
 /// A packet described in words, such as `tcp 10.1.2.3:4000 > 10.9.0.1:443 vni 7`.
 #[derive(Clone, Debug, PartialEq, Eq)]

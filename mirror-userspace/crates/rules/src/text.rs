@@ -4,8 +4,7 @@ use std::fmt::{self, Display, Write as _};
 use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
-pub use mirror_base::ParseError;
-pub use mirror_base::text::{bytes, network, range};
+use mirror_base::ParseError;
 use mirror_xdp_common::Vni;
 use mirror_xdp_common::wire::protocol;
 
@@ -194,28 +193,14 @@ mod tests {
     fn parts_of_rules_are_read() {
         assert_eq!(protocol("TCP"), Ok(6));
         assert_eq!(protocol("132"), Ok(132));
-        assert_eq!(network("10.0.0.0/8").unwrap().to_string(), "10.0.0.0/8");
-        assert_eq!(range("100-199", "a VNI", 0..=1000u32), Ok(100..=199));
         assert_eq!(mac_address("02:aB:00:00:00:01"), Ok([2, 0xab, 0, 0, 0, 1]));
         assert_eq!(action("sample 1/64"), Ok(Action::Sample(64)));
         assert_eq!(action("truncate  96"), Ok(Action::Truncate(96)));
-        for (text, expected) in
-            [("0", 0), ("12B", 12), ("64KiB", 65_536), ("2 MB", 2_000_000), ("1GiB", 1 << 30)]
-        {
-            assert_eq!(bytes(text), Ok(expected), "{text}");
-        }
     }
 
     #[test]
     fn what_is_wrong_is_told_with_what_is_right() {
-        assert_eq!(network("10.1.0.0/8").unwrap_err().allowed, "write 10.0.0.0/8");
-        assert_eq!(network("10.1.0.9").unwrap_err().allowed, "write 10.1.0.9/32 for this address alone");
-        assert!(network("::ffff:10.0.0.0/104").is_err());
-        assert_eq!(range("9-1", "a VNI", 0..=9u32).unwrap_err().allowed, "write \"1-9\"");
         assert!(protocol("smtp").unwrap_err().allowed.contains("tcp"));
-        for text in ["", "-1", "1e3", "KiB", "99999999999999GiB", "1 TiB"] {
-            assert!(bytes(text).is_err(), "{text}");
-        }
         for text in ["02:00:00:00:00", "02:00:00:00:00:01:02", "02-00-00-00-00-01", "02:00:00:00:00:+1"] {
             assert!(mac_address(text).is_err(), "{text}");
         }

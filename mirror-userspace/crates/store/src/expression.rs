@@ -21,8 +21,8 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use mirror_base::text;
 use mirror_packet::{CommunityId, Decoded, FlowKey, FrameInfo, Layer, LinkType, SessionKey};
-use mirror_rules::text;
 use mirror_xdp_common::Vni;
 use pcap::{Capture, Linktype};
 

@@ -10,9 +10,8 @@ use std::{fs, io};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use mirror_base::one_line;
+use mirror_base::{ParseError, one_line};
 use mirror_packet::text::hex;
-use mirror_rules::text::ParseError;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt as _;
 
 use mirror_engine::worker::{Worker, WorkerConfig};
 use mirror_packet::capture_file::CaptureFile;
-use mirror_packet::{FrameInfo, MirrorSession};
+use mirror_packet::{FrameInfo, MirrorSession, SECOND};
 use mirror_records::sink::Sink;
 use mirror_xdp_common::Vni;
 use mirror_xdp_tests::frames::Flow;
@@ -20,8 +20,6 @@ use super::reader::{Reader, Wanted};
 use super::verify::verify;
 use super::*;
 use crate::expression::Expression;
-
-const SECOND: u64 = 1_000_000_000;
 
 /// Small segments, so that there are several.
 fn settings() -> Settings {

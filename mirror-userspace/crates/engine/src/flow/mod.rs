@@ -4,8 +4,9 @@
 pub mod data;
 pub mod table;
 
-pub use mirror_packet::Direction;
-use mirror_packet::{FlowKey, MirrorSession, Packet, Segment, SessionKey, TcpHeader, Transport, tcp_flags};
+use mirror_packet::{
+    Direction, FlowKey, MirrorSession, Packet, Segment, SessionKey, TcpHeader, Transport, tcp_flags,
+};
 use mirror_protocols::dns;
 use mirror_records::{EndReason, FlowRecord, FlowState, IcmpSummary};
 use mirror_xdp_common::Address;
@@ -15,7 +16,7 @@ use mirror_xdp_common::wire::protocol;
 
 use crate::analyzer::{Analyzers, Cause, Context};
 use crate::hooks::{ShuntId, Shunted};
-pub use crate::meta::{FlowIndex, FlowMeta};
+use crate::meta::FlowMeta;
 use crate::tcp::Connection;
 use data::Data;
 pub use data::FlowContext;

@@ -10,7 +10,7 @@ use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mirror_rules::text::{self, ParseError};
+use mirror_base::{ParseError, text};
 use serde::Serialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};

@@ -201,7 +201,9 @@ fn store_rules(value: &Value<'_>, policy: &Policy) -> Vec<RuleRange> {
 fn store_rule(value: &Value<'_>, text: &str, policy: &Policy) -> Option<RuleRange> {
     let find = |name: &str| policy.sets.iter().find(|set| set.name == name);
     let (name, numbers) = match text.rsplit_once('/').filter(|_| find(text).is_none()) {
-        Some((name, range)) => (name, value.checked(text::range(range, "a rule's number", 1..=u32::MAX))?),
+        Some((name, range)) => {
+            (name, value.checked(mirror_base::text::range(range, "a rule's number", 1..=u32::MAX))?)
+        }
         None => (text, 0..=u32::MAX),
     };
     let Some(set) = find(name) else {
@@ -486,7 +488,7 @@ fn protocol(value: &Value<'_>) -> Option<u8> {
 
 fn port_range(value: &Value<'_>) -> Option<RangeInclusive<u16>> {
     if let Some(text) = value.as_text() {
-        return value.checked(text::range(text, "a port", 0..=u16::MAX));
+        return value.checked(mirror_base::text::range(text, "a port", 0..=u16::MAX));
     }
     let port = value.number_of("a range such as \"1024-65535\", or a port", &(0..=65_535))? as u16;
     Some(port..=port)
@@ -494,7 +496,7 @@ fn port_range(value: &Value<'_>) -> Option<RangeInclusive<u16>> {
 
 fn network(value: &Value<'_>) -> Option<IpNet> {
     let text = value.text_of("a network such as \"10.0.0.0/8\"")?;
-    value.checked(text::network(text))
+    value.checked(mirror_base::text::network(text))
 }
 
 fn mac_address(value: &Value<'_>) -> Option<MacAddress> {
@@ -517,7 +519,7 @@ fn vnis<'d>(value: &Value<'d>) -> Vec<KnownVnis<'d>> {
     let most = Vni::MAX.get();
     let range = |value: &Value<'d>| {
         if let Some(text) = value.as_text() {
-            return value.checked(text::range(text, "a VNI", 0..=most));
+            return value.checked(mirror_base::text::range(text, "a VNI", 0..=most));
         }
         let vni =
             value.number_of("a VNI, or a range of them such as \"100-199\",", &(0..=u64::from(most)))? as u32;

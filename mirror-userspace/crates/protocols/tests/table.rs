@@ -1,39 +1,10 @@
-//! The table of protocols is the only place that lists them: documents are generated from it, and nothing outside
-//! of the folder of a protocol names it.
+//! The table of protocols is the only place that lists them: nothing outside of the folder of a protocol names it.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use mirror_protocols::{ANALYZED, Analyzed};
-
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..")
-}
-
-#[test]
-fn the_documented_table_is_that_of_the_rows() {
-    const HEAD: &str = "| --- | --- | --- |\n";
-    const END: &str = "<!-- end -->";
-    let path = root().join("docs/records.md");
-    let text = fs::read_to_string(&path).unwrap();
-    let (start, _) =
-        text.match_indices(HEAD).find(|(at, _)| text[..*at].ends_with("| by default |\n")).unwrap();
-    let start = start + HEAD.len();
-    let end = start + text[start..].find(END).unwrap();
-    let row = |protocol: &Analyzed| {
-        let default = if protocol.by_default { "on" } else { "off" };
-        ["| `", protocol.name, "` | ", protocol.content, " | ", default, " |\n"].concat()
-    };
-    let rows: String = ANALYZED.iter().map(row).collect();
-    if std::env::var_os("UPDATE").is_some() {
-        fs::write(&path, [&text[..start], &rows, &text[end..]].concat()).unwrap();
-    } else {
-        assert_eq!(
-            &text[start..end],
-            rows,
-            "docs/records.md is stale; run UPDATE=1 cargo test -p mirror-protocols"
-        );
-    }
 }
 
 /// Returns the Rust files below a directory.

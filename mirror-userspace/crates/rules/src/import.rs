@@ -312,34 +312,7 @@ mod tests {
 
     /// Shaped like the example in the command's documentation.
     fn described() -> Value {
-        json!({"TrafficMirrorFilters": [{
-            "TrafficMirrorFilterId": "tmf-0293f26e86EXAMPLE",
-            "IngressFilterRules": [{
-                "TrafficMirrorFilterRuleId": "tmfr-0ca76e0e08EXAMPLE",
-                "TrafficMirrorFilterId": "tmf-0293f26e86EXAMPLE",
-                "TrafficDirection": "ingress",
-                "RuleNumber": 200,
-                "RuleAction": "accept",
-                "Protocol": 6,
-                "DestinationPortRange": {"FromPort": 443, "ToPort": 443},
-                "SourcePortRange": {"FromPort": 1024, "ToPort": 65535},
-                "DestinationCidrBlock": "10.0.0.0/24",
-                "SourceCidrBlock": "10.0.0.7/24",
-                "Description": "TCP \"Rule\"\n[x]"
-            }, {
-                "RuleNumber": 100, "RuleAction": "reject", "Protocol": 99,
-                "DestinationCidrBlock": "::/0", "SourceCidrBlock": "fd00::/8"
-            }],
-            "EgressFilterRules": [{
-                "TrafficDirection": "egress", "RuleNumber": 100, "RuleAction": "accept",
-                "SourceCidrBlock": "0.0.0.0/0", "DestinationCidrBlock": "0.0.0.0/0"
-            }],
-            "NetworkServices": ["amazon-dns"],
-            "Description": "Example Filter",
-            "Tags": [{"Key": "Team", "Value": "x"}, {"Key": "Name", "Value": "back \\ \"office\" ö"}]
-        }, {
-            "TrafficMirrorFilterId": "tmf-2", "IngressFilterRules": [], "EgressFilterRules": [], "Tags": []
-        }]})
+        serde_json::from_str(include_str!("described-filters.json")).unwrap()
     }
 
     fn read(json: &Value) -> Result<Vec<Filter>, ImportError> {

@@ -5,7 +5,6 @@ use mirror_rules::import;
 use mirror_rules::policy::{Action, RuleDirection, UnknownVnis};
 use mirror_xdp_common::Vni;
 use proptest::prelude::*;
-use serde_json::{Value, json};
 
 use super::{listen, *};
 
@@ -767,41 +766,9 @@ fn keys_that_a_flag_overrides_are_not_looked_at() {
     assert_eq!(keys(&["api.listen", "store.key"]), [""; 0]);
 }
 
-/// Shaped as the command's documentation shows it.
-fn described_filters() -> Value {
-    json!({"TrafficMirrorFilters": [{
-        "TrafficMirrorFilterId": "tmf-0293f26e86EXAMPLE",
-        "IngressFilterRules": [{
-            "TrafficMirrorFilterRuleId": "tmfr-0ca76e0e08EXAMPLE",
-            "TrafficMirrorFilterId": "tmf-0293f26e86EXAMPLE",
-            "TrafficDirection": "ingress",
-            "RuleNumber": 200,
-            "RuleAction": "accept",
-            "Protocol": 6,
-            "DestinationPortRange": {"FromPort": 443, "ToPort": 443},
-            "SourcePortRange": {"FromPort": 1024, "ToPort": 65535},
-            "DestinationCidrBlock": "10.0.0.0/24",
-            "SourceCidrBlock": "10.0.0.7/24",
-            "Description": "TCP \"Rule\"\n[x]"
-        }, {
-            "RuleNumber": 100, "RuleAction": "reject", "Protocol": 99,
-            "DestinationCidrBlock": "::/0", "SourceCidrBlock": "fd00::/8"
-        }],
-        "EgressFilterRules": [{
-            "TrafficDirection": "egress", "RuleNumber": 100, "RuleAction": "accept",
-            "SourceCidrBlock": "0.0.0.0/0", "DestinationCidrBlock": "0.0.0.0/0"
-        }],
-        "NetworkServices": ["amazon-dns"],
-        "Description": "Example Filter",
-        "Tags": [{"Key": "Team", "Value": "x"}, {"Key": "Name", "Value": "back \\ \"office\" ö"}]
-    }, {
-        "TrafficMirrorFilterId": "tmf-2", "IngressFilterRules": [], "EgressFilterRules": [], "Tags": []
-    }]})
-}
-
 #[test]
 fn filters_come_back_from_the_file_that_is_written() {
-    let mut filters = import::read(described_filters().to_string().as_bytes()).unwrap();
+    let mut filters = import::read(include_bytes!("../../../rules/src/described-filters.json")).unwrap();
     let config = parse(Path::new("x"), import::to_toml(&filters).as_bytes()).unwrap();
     assert_eq!(config.policy.default_set, None);
     let sets: Vec<_> = filters.iter().map(|filter| filter.set.clone()).collect();

@@ -250,7 +250,7 @@ fn geneve<F: Frame + ?Sized>(
     payload: Payload,
     ports: &Ports,
 ) -> Result<Mirrored, Counter> {
-    // Whatever the headers in front are, the paths of the verifier merge here.
+    // The paths of the verifier merge here, for all headers in front.
     let payload = Payload { offset: frame.forgotten(payload.offset), end: frame.forgotten(payload.end) };
     let len = payload.end.wrapping_sub(payload.offset);
     if len < GeneveHeader::LEN {

@@ -42,20 +42,23 @@ pub(crate) fn alone() {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::Duration;
+    use std::sync::mpsc::channel;
 
     use super::*;
 
     #[test]
     fn a_test_that_runs_alone_waits_for_the_others_and_they_for_it() {
-        let ended = AtomicBool::new(false);
+        let ended = &AtomicBool::new(false);
         thread::scope(|scope| {
             share();
-            scope.spawn(|| {
+            let (begun, waits) = channel();
+            scope.spawn(move || {
+                begun.send(()).unwrap();
                 alone();
                 assert!(ended.load(Ordering::SeqCst), "another test runs");
             });
-            thread::sleep(Duration::from_millis(50));
+            waits.recv().unwrap();
+            assert!(MACHINE.try_write().is_err(), "nothing runs alone while another test runs");
             ended.store(true, Ordering::SeqCst);
             // The end of this thread's turn, as at the end of its test.
             TURN.set(None);

@@ -224,7 +224,7 @@ fn looked_for(number: usize) -> Vec<u8> {
     [&[first.len() as u8][..], first.as_bytes(), b"\x07example\x00"].concat()
 }
 
-/// How many of these are alerts, and how many the last of them says were left out.
+/// Returns the number of alerts among these records, and the number that the last record reports as omitted.
 fn alerts(events: &[Value]) -> (u64, u64) {
     let raised = events.iter().filter(|event| event["event_type"] == "alert").count();
     let last = events.last().unwrap();

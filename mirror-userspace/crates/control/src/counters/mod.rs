@@ -194,7 +194,7 @@ pub struct CounterSpec {
     pub help: &'static str,
     /// The reasons that a label can contain: value, meaning, and what to do.
     pub reasons: &'static [(&'static str, &'static str, &'static str)],
-    /// What to do if it is not 0; empty if there is nothing to do.
+    /// The remedy if it is not 0; empty if there is none.
     pub action: &'static str,
     /// Whether and how it is shown to people.
     pub shown: Shown,

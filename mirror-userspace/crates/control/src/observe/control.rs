@@ -393,7 +393,7 @@ fn send(mut stream: &UnixStream, mut bytes: &[u8], stop: &AtomicBool) -> io::Res
 /// The reasons why a client fails.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens on the path.
+    /// No process listens on the path.
     #[error(
         "{path}: no mirror-xdp answers there ({source}); start `mirror-xdp run`, or name its control socket \
          with --control"

@@ -693,7 +693,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is done to it, the table holds the same flows as a plain map.
+        /// After any sequence of operations, the table holds the same flows as a plain map.
         #[test]
         fn it_behaves_as_a_map_of_flows(
             steps in prop::collection::vec((0_u16..40, 0_u8..4, 0_u64..20), 1..400)

@@ -185,7 +185,7 @@ fn expand_label<const N: usize>(secret: &Prk, label: &[u8]) -> Option<[u8; N]> {
     Some(output)
 }
 
-/// How many bytes are derived.
+/// The number of bytes that a derivation returns.
 struct Length(usize);
 
 impl KeyType for Length {

@@ -266,7 +266,7 @@ impl<'p> Opening<'p> {
             // given to the kernel here for the first time.
             let filled = unsafe { fill.produce(descriptors) };
             debug_assert_eq!(filled, buffers, "the fill ring has a place for every buffer");
-            let waiting = Vec::with_capacity(BATCH);
+            let waiting = Vec::with_capacity(buffers);
             ways.push(Way::Filler { fill, waiting, from_workers, _completion: completion });
         }
         ways.extend(others);

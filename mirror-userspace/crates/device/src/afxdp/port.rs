@@ -28,7 +28,7 @@ pub(super) enum Way {
     /// This worker writes the fill ring.
     Filler {
         fill: FillQueue,
-        /// Buffers that are about to be put into the fill ring.
+        /// Buffers that are about to be put into the fill ring. There is room for all of the queue.
         waiting: Vec<FrameDesc>,
         /// Buffers of the queue's other workers.
         from_workers: Vec<Consumer<FrameDesc>>,
@@ -301,9 +301,16 @@ fn refill(fill: &mut FillQueue, waiting: &mut Vec<FrameDesc>, buffer: FrameDesc)
 fn produce(fill: &mut FillQueue, waiting: &mut Vec<FrameDesc>) {
     // SAFETY: the descriptors are of the queue's UMEM. Each was taken off a ring once and comes here once:
     // when the only `Frame` that held it was dropped. Nothing refers to its buffer.
-    let filled = unsafe { fill.produce(waiting) };
-    debug_assert_eq!(filled, waiting.len(), "the fill ring has a place for every buffer of the queue");
-    waiting.clear();
+    put(waiting, |buffers| unsafe { fill.produce(buffers) });
+}
+
+/// Puts buffers into a ring; `produce` returns the number that it took, the first ones. The others wait for the next
+/// call: the ring has a place for every buffer of the queue, but the kernel shows a frame before it releases the
+/// places of the buffers that it took (`xsk_flush` in `net/xdp/xsk.c`), so a buffer can return before its place is
+/// free.
+fn put<T>(waiting: &mut Vec<T>, produce: impl FnOnce(&[T]) -> usize) {
+    let taken = produce(waiting).min(waiting.len());
+    waiting.drain(..taken);
 }
 
 /// A frame that this worker may read. It is the only owner of its buffers; when it is dropped, they return to
@@ -372,5 +379,22 @@ impl Received<'_> {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         self.0.bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::put;
+
+    #[test]
+    fn buffers_that_a_ring_does_not_take_wait_for_the_next_time() {
+        let mut waiting = vec![1, 2, 3];
+        put(&mut waiting, |_| 0);
+        assert_eq!(waiting, [1, 2, 3]);
+        put(&mut waiting, |_| 2);
+        assert_eq!(waiting, [3]);
+        waiting.push(4);
+        put(&mut waiting, <[_]>::len);
+        assert_eq!(waiting, [0; 0]);
     }
 }

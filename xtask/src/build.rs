@@ -8,7 +8,7 @@ use std::{env, fs};
 use anyhow::{Context as _, Result};
 
 use crate::command::{cargo, run, step, workspace};
-use crate::setup::setup;
+use crate::objects::{self, copy_where_different};
 use crate::setup::toolchain::Toolchain;
 
 #[derive(Debug, clap::Args)]
@@ -16,9 +16,18 @@ pub(crate) struct Args {
     /// Build with optimisations, as for deployment
     #[arg(long)]
     release: bool,
+
+    /// Compile the eBPF programs and store their objects in the repository; build nothing else
+    #[arg(long, conflicts_with = "release")]
+    update_objects: bool,
 }
 
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
+    if args.update_objects {
+        objects::update()?;
+        step("Stored the eBPF objects");
+        return Ok(ExitCode::SUCCESS);
+    }
     let binary = build(if args.release { Profile::Release } else { Profile::Dev })?;
     step(&format!("Built {}", binary.display()));
     Ok(ExitCode::SUCCESS)
@@ -35,7 +44,12 @@ pub(crate) enum Profile {
 
 /// Sets up, builds everything and returns the path of the binary.
 pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
-    build_ebpf(&setup()?, false)?;
+    objects::provide()?;
+    build_binary(profile)
+}
+
+/// Builds the binary with the eBPF objects that are in `target/ebpf`; returns its path.
+pub(crate) fn build_binary(profile: Profile) -> Result<PathBuf> {
     step("Building mirror-xdp");
     let mut command = cargo();
     command.args(["build", "--package", "mirror-userspace"]);
@@ -51,10 +65,9 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     Ok(directory.join("mirror-xdp"))
 }
 
-/// Builds the eBPF programs into `target/ebpf`, one object each; the `build.rs` of the user-space crate
-/// embeds them.
-pub(crate) fn build_ebpf(toolchain: &Toolchain, deny_warnings: bool) -> Result<()> {
-    step("Building the eBPF programs");
+/// Compiles the eBPF programs into `target/ebpf`, one object each; the `build.rs` of the device crate embeds them.
+pub(crate) fn compile_ebpf(toolchain: &Toolchain, deny_warnings: bool) -> Result<()> {
+    step("Compiling the eBPF programs");
     let root = workspace();
     let target = root.join("target/ebpf-build");
     let mut command = toolchain.cargo();
@@ -78,15 +91,6 @@ pub(crate) fn build_ebpf(toolchain: &Toolchain, deny_warnings: bool) -> Result<(
         }
     }
     Ok(())
-}
-
-/// Copies a file only if its content differs: an unchanged object keeps its time and causes no rebuild.
-fn copy_where_different(from: &Path, to: &Path) -> Result<()> {
-    let bytes = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
-    if fs::read(to).is_ok_and(|there| there == bytes) {
-        return Ok(());
-    }
-    fs::write(to, bytes).with_context(|| format!("cannot write {}", to.display()))
 }
 
 /// Returns cargo's target directory, as the user has configured it: this program was built there too.

@@ -9,6 +9,7 @@ mod command;
 mod dist;
 mod fuzz;
 mod generate;
+mod objects;
 mod run;
 mod setup;
 mod soak;

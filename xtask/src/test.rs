@@ -2,14 +2,16 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 
-use crate::build::{Profile, build};
+use crate::build::{Profile, build, build_binary};
 use crate::command::{cargo, cpus, display, find_program, root_prefix, step, workspace};
 use crate::dist::package;
-use crate::setup::tools;
+use crate::objects;
+use crate::setup::{setup, tools};
 
 /// The environment variable for the number of tests that run at the same time.
 const THREADS: &str = "RUST_TEST_THREADS";
@@ -19,19 +21,34 @@ pub(crate) struct Args {
     /// Arguments for `cargo test`; by default, the tests of the whole workspace run
     #[arg(last = true, value_name = "CARGO TEST ARGUMENTS")]
     arguments: Vec<OsString>,
+
+    /// Test the eBPF objects that are compiled here, unless they are the same bytes as the stored ones
+    #[arg(long)]
+    compiled_objects: bool,
 }
 
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
-    run(&args.arguments, &[])
+    if !args.compiled_objects {
+        return run(&args.arguments, &[]);
+    }
+    if objects::compare(&setup()?)? {
+        step("The eBPF objects that are compiled here are the stored ones: there is nothing else to test");
+        return Ok(ExitCode::SUCCESS);
+    }
+    run_with(&build_binary(Profile::Dev)?, &args.arguments, &[])
 }
 
 /// Builds, then runs `cargo test` with these arguments and environment variables.
 pub(crate) fn run(arguments: &[OsString], variables: &[(&str, String)]) -> Result<ExitCode> {
-    let binary = build(Profile::Dev)?;
+    run_with(&build(Profile::Dev)?, arguments, variables)
+}
+
+/// Runs `cargo test` for this binary.
+fn run_with(binary: &Path, arguments: &[OsString], variables: &[(&str, String)]) -> Result<ExitCode> {
     tools::get()?;
     // If Debian's tools are missing, the test of the package reports it.
     let package = match find_program("dpkg-shlibdeps") {
-        Some(_) => Some(package(&binary, &workspace().join("target/dist"))?),
+        Some(_) => Some(package(binary, &workspace().join("target/dist"))?),
         None => None,
     };
     step("Running the tests");

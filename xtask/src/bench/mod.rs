@@ -26,9 +26,9 @@ use serde_json::json;
 use self::chart::Series;
 use self::machine::Machine;
 use self::report::{Growth, Program, Report};
-use crate::build::{Profile, build, build_ebpf};
+use crate::build::{Profile, build};
 use crate::command::{as_root, cargo, display, find_program, root_prefix, step, workspace};
-use crate::setup::setup;
+use crate::objects;
 
 /// The smallest share worse than before that is reported. Less is noise on a shared machine.
 const NOTABLE: f64 = 0.1;
@@ -142,7 +142,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     let earlier = args.compare.as_deref().map(read).transpose()?;
     if args.gate || args.update_baseline {
         // These need no binary.
-        build_ebpf(&setup()?, false)?;
+        objects::provide()?;
         return if args.gate { baseline::check() } else { baseline::update() };
     }
     let binary = build(Profile::Release)?;

@@ -9,9 +9,9 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result};
 
-use crate::build::build_ebpf;
 use crate::command::{cargo, run, step, workspace};
 use crate::generate::generate;
+use crate::objects;
 use crate::setup::setup;
 
 /// The directory of the crates of user space, relative to the workspace's root.
@@ -32,7 +32,7 @@ pub(crate) fn main() -> Result<ExitCode> {
     generate(true)?;
     step("Documentation");
     run(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings"))?;
-    build_ebpf(&toolchain, true)?;
+    objects::compare(&toolchain)?;
     Ok(ExitCode::SUCCESS)
 }
 

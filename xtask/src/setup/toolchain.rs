@@ -14,7 +14,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use super::packages;
-use crate::command::{cargo, find_program, output, path_with, run, step, workspace};
+use crate::command::{cargo, display, find_program, output, path_with, run, step, workspace};
 
 /// The version of the linker that is compiled here.
 const BPF_LINKER: &str = "0.13.0";
@@ -45,6 +45,27 @@ impl fmt::Display for Toolchain {
 }
 
 impl Toolchain {
+    /// Returns the versions of the compiler and the linker, which decide the bytes of the objects.
+    pub(crate) fn versions(&self) -> Result<String> {
+        let mut compiler = match &self.compiler {
+            Compiler::Nightly => {
+                let mut command = rustup();
+                command.args(["run", NIGHTLY, "rustc"]);
+                command
+            }
+            Compiler::System(rustc) => Command::new(rustc),
+        };
+        let version = |command: &mut Command, argument: &str| {
+            let said = output(command.arg(argument)).with_context(|| format!("`{}` fails", display(command)))?;
+            anyhow::Ok(said)
+        };
+        let compiler = version(&mut compiler, "-vV")?;
+        let field = |name: &str| compiler.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("unknown");
+        let linker = version(&mut Command::new(&self.linker), "--version")?;
+        let [release, llvm] = ["release: ", "LLVM version: "].map(field);
+        Ok(format!("rustc {release}, LLVM {llvm}, {}", linker.lines().next().unwrap_or("an unknown linker")))
+    }
+
     /// Returns a cargo that builds for the eBPF target with this toolchain.
     pub(crate) fn cargo(&self) -> Command {
         let mut command = match &self.compiler {

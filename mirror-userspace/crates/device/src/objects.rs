@@ -1,4 +1,4 @@
-//! The eBPF objects that `cargo xtask build` made; empty where the crate was built without them.
+//! The eBPF objects: the stored ones, unless their sources were changed.
 
 /// The XDP program of a capture, and its maps.
 pub static CAPTURE: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/capture.o"));

@@ -50,9 +50,6 @@ pub(super) struct LiveFrames {
 impl LiveFrames {
     /// Loads program and sequence into the kernel. With `rewrite`, each lap brings new flows.
     pub(super) fn load(sequence: &Sequence, interface: u32, rewrite: bool) -> Result<Self, Error> {
-        if mirror_device::objects::PKTGEN.is_empty() {
-            return Err(Error::NotBuilt);
-        }
         // Only the arrival of the signal matters; without a handler it would end the process.
         signal_hook::flag::register(INTERRUPT as i32, Arc::new(AtomicBool::new(false)))
             .map_err(Error::kernel(CANNOT_RUN))?;

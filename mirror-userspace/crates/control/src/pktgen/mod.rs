@@ -217,9 +217,6 @@ pub enum Error {
          --to-mac out"
     )]
     KernelTarget,
-    /// The binary holds no eBPF object.
-    #[error("this binary was built without its eBPF programs: build it with `cargo xtask build`")]
-    NotBuilt,
     /// The kernel refuses an operation.
     #[error("{what}: {cause}")]
     Kernel {

@@ -108,9 +108,6 @@ pub enum Error {
     /// The process lacks privileges.
     #[error("mirroring {PRIVILEGE}")]
     Privilege,
-    /// The binary holds no eBPF object.
-    #[error("this binary was built without its eBPF programs: build it with `cargo xtask build`")]
-    NotBuilt,
     /// The kernel rejects the programs or a request.
     #[error("{what}: {cause}")]
     Kernel {

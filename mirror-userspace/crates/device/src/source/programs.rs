@@ -43,9 +43,6 @@ pub(super) struct Programs {
 impl Programs {
     /// Loads the programs into the kernel.
     pub(super) fn load(options: &Options, pair: &Pair) -> Result<Self, Error> {
-        if crate::objects::SOURCE.is_empty() {
-            return Err(Error::NotBuilt);
-        }
         let target = Address::from(options.target);
         // In the layout of the program's `Config`.
         let config = [target.high, target.low, u64::from(pair.near), u64::from(options.port)];

@@ -7,9 +7,6 @@ use aya::programs::ProgramError;
 /// The reasons why the program could not be loaded or used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The binary holds no eBPF object.
-    #[error("this binary was built without its eBPF programs: build it with `cargo xtask build`")]
-    NotBuilt,
     /// The object does not match this code.
     #[error("the embedded eBPF object lacks `{0}`: rebuild it with `cargo xtask build`")]
     Missing(&'static str),

@@ -138,9 +138,6 @@ impl CaptureProgram {
 
     /// Like [`CaptureProgram::load`], from an object that contains the program among others.
     pub fn load_object(object: &[u8], options: &Options) -> Result<Self, Error> {
-        if object.is_empty() {
-            return Err(Error::NotBuilt);
-        }
         let level = options.log.number();
         let cpus = nr_cpus().map_err(|(_, error)| Error::Cpus(error))?;
         let memo_bits = memo_bits(cpus);

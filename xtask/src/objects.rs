@@ -72,7 +72,10 @@ pub(crate) fn compare(toolchain: &Toolchain) -> Result<bool> {
     }
     let [recorded, here] = [field("toolchain")?, toolchain.versions()?];
     if recorded == here {
-        ensure!(different.is_empty(), "stored eBPF objects are not what is compiled: {different:?}; {REMEDY}");
+        ensure!(
+            different.is_empty(),
+            "stored eBPF objects are not what is compiled: {different:?}; {REMEDY}"
+        );
     } else if !different.is_empty() {
         step(&format!("Stored eBPF objects were compiled by {recorded}, and differ from those of {here}"));
     }

@@ -17,7 +17,8 @@ fn main() {
         for object in [&provided, &stored] {
             println!("cargo::rerun-if-changed={}", object.display());
         }
-        let bytes = fs::read(&provided).or_else(|_| fs::read(&stored)).expect("the objects are in the repository");
+        let bytes =
+            fs::read(&provided).or_else(|_| fs::read(&stored)).expect("the objects are in the repository");
         fs::write(out.join(format!("{program}.o")), bytes).expect("OUT_DIR is writable");
     }
 }

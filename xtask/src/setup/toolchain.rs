@@ -56,11 +56,13 @@ impl Toolchain {
             Compiler::System(rustc) => Command::new(rustc),
         };
         let version = |command: &mut Command, argument: &str| {
-            let said = output(command.arg(argument)).with_context(|| format!("`{}` fails", display(command)))?;
+            let said =
+                output(command.arg(argument)).with_context(|| format!("`{}` fails", display(command)))?;
             anyhow::Ok(said)
         };
         let compiler = version(&mut compiler, "-vV")?;
-        let field = |name: &str| compiler.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("unknown");
+        let field =
+            |name: &str| compiler.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("unknown");
         let linker = version(&mut Command::new(&self.linker), "--version")?;
         let [release, llvm] = ["release: ", "LLVM version: "].map(field);
         Ok(format!("rustc {release}, LLVM {llvm}, {}", linker.lines().next().unwrap_or("an unknown linker")))

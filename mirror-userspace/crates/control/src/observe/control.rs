@@ -12,6 +12,7 @@
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -24,7 +25,8 @@ use mirror_base::one_line;
 use mirror_base::sandbox::{self, Kind};
 use mirror_store::expression::{Expression, ExpressionError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr, getsockopt, sockopt};
+use nix::sys::stat::{Mode, fchmod};
 use serde::{Deserialize, Serialize};
 
 use super::copy::{self, Copies, CopyCounts, Wanted};
@@ -47,6 +49,8 @@ const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
 const MAX_REQUEST: usize = 16 << 10;
 /// The maximum number of bytes of a reply.
 const MAX_REPLY: u64 = 64 << 10;
+/// The most connections that wait to be accepted.
+const MAX_WAITING: i32 = 128;
 /// The maximum number of clients at a time, including those that have not sent their request yet.
 const MAX_CLIENTS: usize = MAX_OBSERVERS;
 /// The maximum number of clients of one user, which leaves room for others.
@@ -112,18 +116,17 @@ impl Socket {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory).map_err(error)?;
         }
-        let listener = match UnixListener::bind(path) {
+        let listener = match bind(path) {
             Err(taken) if taken.kind() == io::ErrorKind::AddrInUse => {
                 if UnixStream::connect(path).is_ok() {
                     return Err(OpenError::InUse(path.to_owned()));
                 }
-                fs::remove_file(path).and_then(|()| UnixListener::bind(path))
+                fs::remove_file(path).and_then(|()| bind(path))
             }
             result => result,
         };
         let this = Self { listener: listener.map_err(error)?, path: path.to_owned() };
         fs::set_permissions(path, fs::Permissions::from_mode(MODE)).map_err(error)?;
-        this.listener.set_nonblocking(true).map_err(error)?;
         Ok(this)
     }
 
@@ -314,6 +317,17 @@ fn serve_client(stream: &UnixStream, workers: &Workers, stop: &AtomicBool) -> io
             return Ok(());
         }
     }
+}
+
+/// Binds a listener that nobody but the owner can connect to. The kernel gives the file the mode of the unbound socket
+/// (`unix_bind_bsd` in `net/unix/af_unix.c`).
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let listener = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    fchmod(&listener, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    socket::bind(listener.as_raw_fd(), &UnixAddr::new(path)?)?;
+    socket::listen(&listener, Backlog::new(MAX_WAITING)?)?;
+    Ok(listener.into())
 }
 
 /// Reads the first line that a client sends, or everything if the client closes the connection before a line
@@ -568,6 +582,15 @@ mod tests {
         assert!(matches!(Socket::open(&path), Err(OpenError::InUse(_))));
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, MODE);
+    }
+
+    #[test]
+    fn hostile_users_cannot_connect_before_the_permissions_are_set() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control.sock");
+        let _listener = bind(&path).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0);
     }
 
     fn serving(directory: &tempfile::TempDir) -> (PathBuf, Serving) {

@@ -15,11 +15,12 @@ impl<'a> Message<'a> {
     /// Returns the events of the message: one for each question of a query; one for a response, provided that
     /// it repeats the question. `tx_id` is the message's number in its flow ([`super::Transactions`]).
     ///
-    /// Compression makes a message of many questions an attack on the log. The events of a message therefore
-    /// end when they reach [`Message::most`], and the last one reports the number of omitted questions.
+    /// Compression makes a message of many questions an attack on the log, and on the worker. The events of a
+    /// query therefore end when they reach [`Message::most`] or `MAX_EVENTS`, and the last one reports the
+    /// number of omitted questions. Resolvers ask one question a message (RFC 9619).
     #[must_use]
     pub fn events(&self, tx_id: u32) -> Events<'a> {
-        Events { message: *self, questions: self.questions(), tx_id, left: self.most() }
+        Events { message: *self, questions: self.questions(), tx_id, left: self.most(), events: 0 }
     }
 
     /// Returns the maximum number of bytes for all events of the message.
@@ -31,6 +32,8 @@ impl<'a> Message<'a> {
     }
 }
 
+/// The most events of a query.
+const MAX_EVENTS: usize = 8;
 /// Bytes charged for an event, not counting the names and records in it; and for a record, not counting its
 /// own names and data.
 const EVENT: usize = 720;
@@ -97,6 +100,8 @@ pub struct Events<'a> {
     tx_id: u32,
     /// Bytes that further events may take.
     left: usize,
+    /// Number of events so far.
+    events: usize,
 }
 
 impl<'a> Iterator for Events<'a> {
@@ -113,7 +118,8 @@ impl<'a> Iterator for Events<'a> {
         if message.header().questions > 1 {
             extent.name = NAME;
             self.left = self.left.saturating_sub(EVENT + name_len(&question.name));
-            if self.left < EVENT {
+            self.events += 1;
+            if self.left < EVENT || self.events == MAX_EVENTS {
                 omitted = self.questions.by_ref().count();
             }
         }

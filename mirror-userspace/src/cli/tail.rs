@@ -11,11 +11,11 @@ use anyhow::Context as _;
 use mirror_base::sandbox::{Files, Kind};
 use mirror_control::observe::control::{Client, DEFAULT_PATH, Message, Request};
 use mirror_control::observe::copy::{self, CopyCounts};
-use mirror_control::observe::pcapng::Writer;
 use mirror_control::observe::summary::{self, Summary};
 use mirror_packet::FrameInfo;
 use mirror_records::sink::Modes;
 use mirror_store::expression::Expression;
+use mirror_store::pcapng::Writer;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::progress::grouped;

@@ -20,7 +20,7 @@ mod keeper;
 mod losses;
 pub mod manifest;
 mod names;
-mod pcapng;
+pub mod pcapng;
 mod policy;
 mod query;
 pub mod reader;

@@ -5,10 +5,13 @@
 //! session of an interface ([`Interface`]), and the flow hash of a packet. A comment contains the Community
 //! ID where a flow begins.
 
+mod writer;
+
 use mirror_packet::{CommunityId, MirrorDirection, MirrorSession};
 use mirror_xdp_common::{Address, Vni};
 
 use super::buffer::Buffer;
+pub use writer::Writer;
 
 /// Block types.
 const SECTION: u32 = 0x0a0d_0d0a;

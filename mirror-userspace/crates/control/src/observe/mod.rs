@@ -6,7 +6,6 @@
 
 pub mod control;
 pub mod copy;
-pub mod pcapng;
 pub mod summary;
 pub mod tap;
 

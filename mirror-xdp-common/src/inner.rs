@@ -79,10 +79,9 @@ pub struct InnerHeaders {
     pub cause: Cause,
     /// `true` if the packet is an ICMP error, and its quotation is accessible.
     pub has_cause: bool,
-    /// Identifiers of the VLAN tags, outermost first; the first [`InnerHeaders::vlan_count`] are valid.
+    /// Identifiers of the VLAN tags, outermost first; 0 for a missing tag, and for a priority tag, which names no
+    /// VLAN. Further tags are not followed.
     pub vlans: [u16; 2],
-    /// The number of VLAN tags, at most two.
-    pub vlan_count: u8,
     /// Offset of the network header from the start of the inner frame.
     pub network_offset: usize,
     /// Offset of the transport header from the start of the inner frame; meaningful unless `network` is
@@ -105,13 +104,11 @@ impl InnerHeaders {
         if is_vlan(kind) {
             let Some(tag) = frame.header::<VlanTag>(offset) else { return headers };
             headers.vlans[0] = tag.id();
-            headers.vlan_count = 1;
             kind = tag.ethertype();
             offset += VLAN_LEN;
             if is_vlan(kind) {
                 let Some(tag) = frame.header::<VlanTag>(offset) else { return headers };
                 headers.vlans[1] = tag.id();
-                headers.vlan_count = 2;
                 kind = tag.ethertype();
                 offset += VLAN_LEN;
             }
@@ -172,8 +169,8 @@ impl InnerHeaders {
         while followed < MAX_EXTENSION_HEADERS && is_extension(next) {
             let Some(extension) = frame.header::<ExtensionHeader>(at) else { break };
             // Without branches, because each would double the number of paths that the verifier follows.
-            let is_fragment = equal(next, protocol::FRAGMENT);
-            let is_ah = equal(next, protocol::AH);
+            let is_fragment = equal(next.into(), protocol::FRAGMENT.into());
+            let is_ah = equal(next.into(), protocol::AH.into());
             // RFC 8200, section 4: 8-byte units, without the first; the fragment header is of one unit,
             // its length field reserved. RFC 4302, section 2.2: 4-byte words, without the first two.
             let field = u32::from(extension.length_field()) & is_fragment.wrapping_sub(1);
@@ -223,6 +220,13 @@ impl InnerHeaders {
                 self.has_ports || matches!(self.fragment, Fragment::Later) || !has_ports(self.protocol)
             }
         }
+    }
+
+    /// Returns 1 if the frame belongs to a VLAN, else 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_vlan(&self) -> u8 {
+        1 - equal(self.vlans[0] | self.vlans[1], 0) as u8
     }
 
     /// Returns the length of the inner frame before the mirror truncated it to `captured` bytes.
@@ -324,7 +328,7 @@ const fn fragment(offset: usize, more: bool) -> Fragment {
 
 /// Returns 1 if the two are equal, else 0.
 #[inline(always)]
-const fn equal(a: u8, b: u8) -> u32 {
+const fn equal(a: u16, b: u16) -> u32 {
     // The difference is 0 only for equal numbers, and only 0 minus 1 has the top bit set.
     (a as u32 ^ b as u32).wrapping_sub(1) >> 31
 }

@@ -130,7 +130,7 @@ proptest! {
             }
             // At any offset, nothing is read outside the frame, and the results do not exceed it.
             let headers = InnerHeaders::parse(&frame[..], at);
-            prop_assert!(headers.vlan_count <= 2);
+            prop_assert_eq!(headers.has_vlan() == 0, headers.vlans == [0; 2]);
         }
     }
 
@@ -174,14 +174,14 @@ proptest! {
 /// Asserts that the headers agree with those that etherparse finds in the frame.
 fn assert_agrees(headers: &InnerHeaders, frame: &[u8]) {
     let sliced = SlicedPacket::from_ethernet(frame).expect("a valid frame");
-    let vlans: Vec<u16> = match sliced.vlan() {
-        None => Vec::new(),
-        Some(VlanSlice::SingleVlan(tag)) => vec![tag.vlan_identifier().value()],
+    let vlans = match sliced.vlan() {
+        None => [0; 2],
+        Some(VlanSlice::SingleVlan(tag)) => [tag.vlan_identifier().value(), 0],
         Some(VlanSlice::DoubleVlan(tags)) => {
-            vec![tags.outer.vlan_identifier().value(), tags.inner.vlan_identifier().value()]
+            [tags.outer.vlan_identifier().value(), tags.inner.vlan_identifier().value()]
         }
     };
-    assert_eq!(&headers.vlans[..usize::from(headers.vlan_count)], &vlans[..]);
+    assert_eq!(headers.vlans, vlans);
     let (network, source, destination, protocol): (_, IpAddr, IpAddr, _) =
         match sliced.net.expect("an IP packet") {
             NetSlice::Ipv4(ip) => {

@@ -31,7 +31,7 @@ Examples:
 Expressions use tcpdump's syntax (`man pcap-filter`) on the inner frame, and in addition:
   vni N, vni N-M          the mirror session's VNI
   outer src A, A/PREFIX   the mirrored interface
-  community-id ID         the flow, in both directions";
+  community-id ID         the flow, in both directions, also within other packets";
 
 /// Extract packets from a store, in the order of time, even while the store is written to
 ///

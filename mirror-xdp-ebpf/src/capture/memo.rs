@@ -44,7 +44,7 @@ mod kind {
     pub(super) const NETWORK: u64 = 3;
     pub(super) const FRAGMENT: u32 = 2;
     pub(super) const HAS_PORTS: u32 = 4;
-    pub(super) const VLANS: u32 = 5;
+    pub(super) const VLAN: u32 = 5;
 }
 
 impl Key {
@@ -53,7 +53,7 @@ impl Key {
         let kind = inner.network as u64
             | (inner.fragment as u64) << kind::FRAGMENT
             | u64::from(inner.has_ports) << kind::HAS_PORTS
-            | u64::from(inner.vlan_count) << kind::VLANS;
+            | u64::from(inner.has_vlan()) << kind::VLAN;
         let (source, destination) = (inner.source, inner.destination);
         Self {
             sender: [mirrored.sender.high, mirrored.sender.low],
@@ -96,7 +96,7 @@ impl Key {
     #[inline(always)]
     pub(crate) fn may_be_shunted(&self) -> bool {
         let kind = self.source_mac >> kind::SHIFT;
-        kind >> kind::VLANS == 0 && kind >> kind::FRAGMENT & 3 == Fragment::Whole as u64
+        kind >> kind::VLAN == 0 && kind >> kind::FRAGMENT & 3 == Fragment::Whole as u64
     }
 
     /// Returns the direction of the packet between its two addresses.

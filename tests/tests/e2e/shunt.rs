@@ -211,6 +211,8 @@ fn nothing_but_the_flow_itself_is_shunted() {
         assert!(kernel.is_shunted(&frame));
     }
     assert_eq!(kernel.counted(id), [(3, 3 * inner.len() as u64), (0, 0)]);
+    // A priority tag names no VLAN.
+    assert!(kernel.is_shunted(&session().carrying(&flow.clone().vlan(0).udp(&[7; 40]))));
     // Neither the direction matters nor the headers around the session: a VLAN tag, options.
     assert!(kernel.is_shunted(&session().vlan(9).ip_options(&[1; 4]).carrying(&inner)));
     assert!(kernel.is_shunted(&session().source_port(9).carrying(&flow.reversed().udp(b"x"))));

@@ -60,8 +60,8 @@ impl FlowMeta {
         let (source, mut source_port) = self.client();
         let (destination, mut destination_port) = self.server();
         match self.key.protocol() {
-            // The values that Suricata hashes into the Community ID.
-            protocol::ESP => (source_port, destination_port) = (self.key.spi() as u16, 0),
+            // The key of ESP has the security parameters index in the place of ports.
+            protocol::ESP => (source_port, destination_port) = (0, 0),
             // The key of ICMPv6 has the code in the high byte.
             protocol::ICMP | protocol::ICMPV6 => {
                 (source_port, destination_port) = (source_port & 0xff, destination_port & 0xff);

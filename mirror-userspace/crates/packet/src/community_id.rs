@@ -1,14 +1,13 @@
 //! The Community ID of a flow, version 1: a hash of the 5-tuple that many tools share
-//! (<https://github.com/corelight/community-id-spec>), with Suricata's interpretation for protocols without
-//! ports.
+//! (<https://github.com/corelight/community-id-spec>).
 
 use std::fmt;
 use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use mirror_xdp_common::Address;
 use mirror_xdp_common::wire::protocol;
+use mirror_xdp_common::{Address, inner};
 use sha1::{Digest as _, Sha1};
 
 use crate::{Conversation, FlowKey};
@@ -50,12 +49,9 @@ impl CommunityId {
     /// Returns the Community ID of the flow whose key has these ends, see [`FlowKey`].
     #[must_use]
     pub fn of_ends([mut low, mut high]: [(Address, u16); 2], protocol: u8, ipv6: bool) -> Self {
-        match protocol {
-            // The key has the code in the high byte.
-            protocol::ICMP | protocol::ICMPV6 => (low.1, high.1) = (low.1 & 0xff, high.1 & 0xff),
-            // The key has the two halves of the security parameters index.
-            protocol::ESP => (low.1, high.1) = (high.1, 0),
-            _ => {}
+        // The key has the code in the high byte.
+        if matches!(protocol, protocol::ICMP | protocol::ICMPV6) {
+            (low.1, high.1) = (low.1 & 0xff, high.1 & 0xff);
         }
         Self::hash([low, high], protocol, ipv6)
     }
@@ -66,7 +62,12 @@ impl CommunityId {
         self.0[..8].iter().fold(0, |prefix, &byte| prefix << 8 | u64::from(byte))
     }
 
-    fn hash([source, destination]: [(Address, u16); 2], protocol: u8, ipv6: bool) -> Self {
+    fn hash(ends: [(Address, u16); 2], protocol: u8, ipv6: bool) -> Self {
+        // The protocols for which the specification hashes ports, or types of ICMP. The key of others may use the
+        // ports for something else.
+        let has_ports =
+            inner::has_ports(protocol) || matches!(protocol, protocol::ICMP | protocol::ICMPV6);
+        let [source, destination] = ends.map(|(address, port)| (address, if has_ports { port } else { 0 }));
         // Between ports of one address, Suricata compares their bytes in the wrong order on little-endian
         // machines, where the specification wants the lower port first. Our records must match Suricata's.
         // Such flows do not leave a host, so that no other tool sees them.
@@ -91,8 +92,10 @@ impl CommunityId {
             }
         }
         add(&[protocol, 0]);
-        add(&low.1.to_be_bytes());
-        add(&high.1.to_be_bytes());
+        if has_ports {
+            add(&low.1.to_be_bytes());
+            add(&high.1.to_be_bytes());
+        }
         Self(Sha1::digest(input.get(..len).unwrap_or_default()).into())
     }
 }
@@ -150,6 +153,23 @@ mod tests {
             assert_eq!(CommunityId::of(&conversation(source, destination, protocol)).to_string(), expected);
             assert_eq!(CommunityId::of(&conversation(destination, source, protocol)).to_string(), expected);
             assert_eq!(expected.parse(), Ok(CommunityId::of(&conversation(source, destination, protocol))));
+        }
+    }
+
+    /// SHA-1 of seed, lower address, higher address, protocol and padding, as the reference implementation
+    /// (`pycommunityid`) computes it for protocols without ports.
+    #[test]
+    fn protocols_without_ports_have_none_in_the_community_id() {
+        for (protocol, expected) in [(protocol::ESP, "1:g3JhCUzkZlozpFxf8KXyr9SDbo4="), (protocol::IPV4, "1:c/H1xJJ87uu1Z0Xu4342FL/K4KA=")] {
+            for ports in [[0, 0], [0xabcd, 0x1234]] {
+                let [low, high] = [("10.0.0.1", ports[0]), ("192.168.0.1", ports[1])];
+                let id = CommunityId::of(&conversation(low, high, protocol));
+                assert_eq!(id.to_string(), expected);
+                let reversed = CommunityId::of(&conversation(high, low, protocol));
+                assert_eq!(reversed, id);
+                let ends = [low, high].map(|(text, port)| (text.parse::<std::net::IpAddr>().unwrap().into(), port));
+                assert_eq!(CommunityId::of_ends(ends, protocol, false), id);
+            }
         }
     }
 }

@@ -15,8 +15,13 @@ impl Vlans {
         Self(0)
     }
 
-    /// Adds the identifier of a further tag. Returns `false` if there are [`Vlans::MAX`] already.
+    /// Adds the identifier of a further tag. The null identifier is not added: its tag holds a priority, and the
+    /// frame belongs to no VLAN by it (IEEE 802.1Q, table 9-2). Returns `false` if there are [`Vlans::MAX`]
+    /// already.
     pub const fn push(&mut self, id: u16) -> bool {
+        if id == 0 {
+            return true;
+        }
         let there = self.len();
         if there == Self::MAX {
             return false;

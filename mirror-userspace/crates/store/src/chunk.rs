@@ -203,7 +203,8 @@ impl Chunk {
 
     /// Notes a flow, unless the cache shows that the chunk has it already.
     pub(super) fn flow(&mut self, flow: FlowRef) {
-        let mixed = (flow.addresses[0].low ^ flow.addresses[1].low).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let words = flow.addresses[0].low ^ flow.addresses[1].low ^ u64::from(flow.interface);
+        let mixed = words.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let place = &mut self.latest_flows[(mixed >> 60) as usize % LATEST_FLOWS];
         if *place != Some(flow) {
             *place = Some(flow);

@@ -10,7 +10,7 @@
 //! | --- | --- |
 //! | `vni 7`, `vni 100-199` | the mirror session's VNI |
 //! | `outer src 10.0.1.17`, `outer src 10.0.0.0/16` | the mirrored interface |
-//! | `community-id 1:LQU9qZlK+B5F3KDmev6m5PMibrg=` | the flow, in both directions |
+//! | `community-id 1:LQU9qZlK+B5F3KDmev6m5PMibrg=` | the flow, in both directions, also within other packets |
 
 mod bounds;
 mod program;
@@ -67,7 +67,7 @@ pub enum Primitive {
     Vni(RangeInclusive<u32>),
     /// The outer source is within this network.
     OuterSource(IpNet),
-    /// The frame's outermost packet is of this flow.
+    /// The frame has a packet of this flow, possibly nested in others.
     CommunityId(CommunityId),
 }
 
@@ -78,23 +78,22 @@ impl Primitive {
             Self::OuterSource(network) => {
                 info.mirror.is_some_and(|mirror| network.contains(&mirror.outer_source.to_ip()))
             }
-            Self::CommunityId(id) => community_id(info, frame) == Some(*id),
+            Self::CommunityId(id) => community_ids(info, frame).any(|of| of == *id),
         }
     }
 }
 
-/// Returns the Community ID of a frame's outermost packet, if it has one. Fragments have none, since not all
-/// of them contain the ports.
-#[must_use]
-pub fn community_id(info: &FrameInfo, frame: &[u8]) -> Option<CommunityId> {
-    let layer = Layer::frame(LinkType::Ethernet, frame, info.original_len as usize);
-    match mirror_packet::decode(layer) {
-        Ok(Decoded::Packet(packet)) => {
-            let (key, _) = FlowKey::of_packet(&packet, SessionKey::from(info.mirror));
-            Some(CommunityId::of_key(&key))
-        }
-        Ok(Decoded::Fragment(_)) | Err(_) => None,
-    }
+/// Returns the Community IDs of a frame's packets, the outermost first. Fragments have none, since not all of them
+/// contain the ports.
+pub fn community_ids(info: &FrameInfo, frame: &[u8]) -> impl Iterator<Item = CommunityId> {
+    let mut next = Some(Layer::frame(LinkType::Ethernet, frame, info.original_len as usize));
+    let session = SessionKey::from(info.mirror);
+    std::iter::from_fn(move || {
+        let Ok(Decoded::Packet(packet)) = mirror_packet::decode(next.take()?) else { return None };
+        next = packet.tunnelled;
+        let (key, _) = FlowKey::of_packet(&packet, session);
+        Some(CommunityId::of_key(&key))
+    })
 }
 
 /// A compiled expression.

@@ -276,10 +276,9 @@ impl StoreHandle {
         let Some(mut waiting) = self.waiting.take() else { return };
         let latest = std::mem::take(&mut waiting.flow(at).latest);
         for place in 0..waiting.ring.find(latest) {
-            let Some(Taken { info, frame, flows }) = waiting.ring.take(place) else { continue };
-            // The Community ID is that of the frame's first flow.
-            let begins = std::mem::replace(&mut waiting.flows[at].begun, true);
-            let begins = (!begins).then(|| flows[0].map(|flow| flow.community_id())).flatten();
+            let Some(Taken { info, frame, flows, flow }) = waiting.ring.take(place) else { continue };
+            let begun = std::mem::replace(&mut waiting.flows[at].begun, true);
+            let begins = (!begun).then(|| flow.community_id());
             self.put(&info, frame, flows.into_iter().flatten(), begins);
         }
         self.waiting = Some(waiting);

@@ -48,6 +48,8 @@ pub(super) struct Taken<'r> {
     pub(super) info: FrameInfo,
     pub(super) frame: &'r [u8],
     pub(super) flows: [Option<FlowRef>; LINKS_A_FRAME],
+    /// The flow by which it was found.
+    pub(super) flow: FlowRef,
 }
 
 /// The three rings, see the module.
@@ -65,8 +67,8 @@ pub(super) struct Ring {
     head: usize,
     /// Frames that were overwritten without an alert.
     overwritten: u64,
-    /// Scratch memory for sorting a flow's frames.
-    found: Vec<u64>,
+    /// Scratch memory for sorting a flow's frames: numbers of the flow's links, which increase with the frames.
+    found: Vec<LinkNumber>,
 }
 
 impl Ring {
@@ -149,7 +151,7 @@ impl Ring {
             while number >= self.oldest_link
                 && let Some(link) = self.links.get(number as usize % self.links.len())
             {
-                self.found.push(link.entry);
+                self.found.push(number);
                 number = link.before;
             }
         }
@@ -160,7 +162,8 @@ impl Ring {
     /// Takes out a frame that was found; returns `None` if it was already taken.
     pub(super) fn take(&mut self, place: usize) -> Option<Taken<'_>> {
         let number = *self.found.get(place)?;
-        let at = number as usize % self.entries.len();
+        let Link { entry, flow, .. } = *self.links.get(number as usize % self.links.len())?;
+        let at = entry as usize % self.entries.len();
         let entry = self.entries.get_mut(at)?;
         if std::mem::replace(&mut entry.gone, true) {
             return None;
@@ -171,7 +174,7 @@ impl Ring {
             *flow = Some(self.links[number as usize % self.links.len()].flow);
         }
         let frame = self.bytes.get(start as usize..(start + len) as usize).unwrap_or_default();
-        Some(Taken { info, frame, flows })
+        Some(Taken { info, frame, flows, flow })
     }
 
     /// Drops all frames that are left.
@@ -271,6 +274,7 @@ mod tests {
                         let Some(frame) = ring.take(place) else { continue };
                         prop_assert!(frame.frame.iter().all(|&byte| byte == frame.info.time as u8));
                         prop_assert!(frame.flows.contains(&Some(flow(one))));
+                        prop_assert_eq!(frame.flow, flow(one));
                         times.push((frame.info.time, frame.frame.len()));
                     }
                     taken += times.len() as u64;

@@ -13,7 +13,7 @@ use mirror_packet::capture_file::CaptureFile;
 use mirror_packet::{FrameInfo, MirrorSession, SECOND};
 use mirror_records::sink::Sink;
 use mirror_xdp_common::Vni;
-use mirror_xdp_tests::frames::Flow;
+use mirror_xdp_tests::frames::{Flow, mirrored};
 use tempfile::TempDir;
 
 use super::reader::{Reader, Wanted};
@@ -159,11 +159,30 @@ fn only_the_chunks_that_have_a_flow_are_read_for_it() {
     }
     store(directory.path(), settings(), None, &[frames]);
     let (all, _) = extract(directory.path(), None, "port 10007");
-    let id = expression::community_id(&info(7, 0, &all[0].1), &all[0].1).unwrap();
+    let id = expression::community_ids(&info(7, 0, &all[0].1), &all[0].1).next().unwrap();
     let (found, effort) = extract(directory.path(), None, &format!("community-id {id}"));
     assert_eq!(found, all);
     assert_eq!(found.len(), 500);
     assert!(effort.chunks_read <= 2, "{effort:?}");
+}
+
+#[test]
+fn a_flow_within_a_tunnel_is_found_by_its_community_id() {
+    let directory = tempfile::tempdir().unwrap();
+    let inner: Vec<_> = (0..10).map(|number| frame(number as u16 % 2, number)).collect();
+    let frames = inner.iter().zip(0..).map(|(inner, time)| {
+        let frame = mirrored(9).carrying(inner);
+        (info(7, time, &frame), frame)
+    });
+    let frames: Vec<_> = frames.collect();
+    store(directory.path(), settings(), None, std::slice::from_ref(&frames));
+    let ids: Vec<_> = expression::community_ids(&frames[0].0, &frames[0].1).collect();
+    let [tunnel, flow] = ids[..] else { panic!("{ids:?}") };
+    assert_eq!(extract(directory.path(), None, &format!("community-id {tunnel}")).0.len(), 10);
+    let (found, _) = extract(directory.path(), None, &format!("community-id {flow} and vni 7"));
+    let expected: Vec<_> = frames.iter().step_by(2).map(|(info, frame)| (info.time, frame.clone())).collect();
+    assert_eq!(found, expected);
+    assert!(extract(directory.path(), None, &format!("udp and not community-id {tunnel}")).0.is_empty());
 }
 
 #[test]

@@ -377,7 +377,8 @@ fn the_same_inner_addresses_in_different_sessions_are_different_flows() {
 #[test]
 fn vlan_tags_tell_flows_apart() {
     let mut bench = Bench::new();
-    for vlan in [5, 6, 5] {
+    // The last is a priority tag.
+    for vlan in [5, 6, 5, 0] {
         let mut frame = Vec::new();
         PacketBuilder::ethernet2([2; 6], [4; 6])
             .vlan(VlanHeader::Single(SingleVlanHeader {
@@ -392,10 +393,13 @@ fn vlan_tags_tell_flows_apart() {
             .unwrap();
         bench.frame(&frame);
     }
+    bench.frame(&udp((SERVER, 2), (CLIENT, 1), b"untagged"));
     let flows = bench.flows();
-    assert_eq!(flows.len(), 2);
+    assert_eq!(flows.len(), 3);
     assert_eq!(flows[0]["vlan"], serde_json::json!([5]));
     assert_eq!(flows[0]["flow"]["pkts_toserver"], 2);
+    assert_eq!(flows[2].get("vlan"), None);
+    assert_eq!((&flows[2]["flow"]["pkts_toserver"], &flows[2]["flow"]["pkts_toclient"]), (&1.into(), &1.into()));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use mirror_xdp_common::wire::{EtherType, VlanTag, ethertype};
 use zerocopy::network_endian::{U16, U32};
 
 use super::{DecodeError, Layer, Protocol};
+use crate::Vlans;
 
 /// The supported link layers (<https://www.tcpdump.org/linktypes.html>).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -102,10 +103,11 @@ pub(super) fn decode_ethertype(layer: Layer<'_>, kind: u16) -> Result<Layer<'_>,
             let tag: VlanTag = layer.header()?;
             let mut layer = layer;
             // The capture header's hash covers frames with at most two tags.
-            layer.direct &= layer.vlans.len() < 2;
-            if !layer.vlans.push(tag.id()) {
+            layer.direct &= layer.tags < 2;
+            if usize::from(layer.tags) == Vlans::MAX || !layer.vlans.push(tag.id()) {
                 return Err(DecodeError::Nesting);
             }
+            layer.tags += 1;
             layer.after(4, Protocol::EtherType(tag.ethertype()))
         }
         shim::MPLS | shim::MPLS_MULTICAST => layer.shimmed().after(0, Protocol::Mpls),

@@ -95,6 +95,8 @@ pub struct Layer<'a> {
     /// Bytes missing at the end of the layer because the mirror or the capture truncated the frame.
     missing: usize,
     vlans: Vlans,
+    /// VLAN tags so far, also those that name no VLAN.
+    tags: u8,
     depth: u8,
     /// True if only Ethernet and at most two VLAN tags precede this layer: the flow hash in the capture
     /// header is then that of this layer's packet.
@@ -110,6 +112,7 @@ impl<'a> Layer<'a> {
             protocol: Protocol::Link(link),
             missing: original_len.saturating_sub(bytes.len()),
             vlans: Vlans::new(),
+            tags: 0,
             depth: 0,
             direct: matches!(link, LinkType::Ethernet),
         }
@@ -125,7 +128,7 @@ impl<'a> Layer<'a> {
     /// fragments.
     #[must_use]
     pub const fn whole(bytes: &'a [u8], vlans: Vlans, depth: u8) -> Self {
-        Self { bytes, protocol: Protocol::Ip, missing: 0, vlans, depth, direct: false }
+        Self { bytes, protocol: Protocol::Ip, missing: 0, vlans, tags: 0, depth, direct: false }
     }
 
     /// Returns the length as sent, in bytes.
@@ -151,7 +154,7 @@ impl<'a> Layer<'a> {
 
     /// Returns this layer as the inside of a tunnel: a nested packet, with VLAN tags of its own.
     const fn tunnelled(self) -> Self {
-        Self { depth: self.depth.saturating_add(1), vlans: Vlans::new(), direct: false, ..self }
+        Self { depth: self.depth.saturating_add(1), vlans: Vlans::new(), tags: 0, direct: false, ..self }
     }
 }
 
@@ -327,11 +330,13 @@ pub fn decode_usual(frame: &[u8], original_len: usize) -> Option<Packet<'_>> {
     let mut kind = frame.header::<EtherType>(12)?.get();
     let mut at = 14;
     let mut vlans = Vlans::new();
+    let mut tags = 0;
     while matches!(kind, ethertype::VLAN | ethertype::QINQ | ethertype::QINQ_OLD) {
         let tag: VlanTag = frame.header(at)?;
-        if !vlans.push(tag.id()) {
+        if tags == Vlans::MAX || !vlans.push(tag.id()) {
             return None;
         }
+        tags += 1;
         kind = tag.ethertype();
         at += 4;
     }
@@ -365,7 +370,7 @@ pub fn decode_usual(frame: &[u8], original_len: usize) -> Option<Packet<'_>> {
         vlans,
         depth: 0,
         // The capture header's hash covers frames with at most two tags.
-        direct: vlans.len() <= 2,
+        direct: tags <= 2,
         len,
         transport,
         tunnelled: None,
@@ -471,6 +476,7 @@ mod tests {
 
     use super::*;
 
+    /// Returns a frame with this many tags, of which each second one is a priority tag.
     fn frame(ipv6: bool, udp: bool, tags: usize, payload: usize) -> Vec<u8> {
         let mut frame = Vec::new();
         let builder = PacketBuilder::ethernet2([2; 6], [4; 6]);
@@ -485,10 +491,27 @@ mod tests {
         } else {
             builder.tcp(4000, 443, 7, 1000).syn().write(&mut frame, &payload).unwrap();
         }
-        for _ in 0..tags {
-            frame.splice(12..12, [0x81, 0, 0, 9]);
+        for number in 0..tags {
+            frame.splice(12..12, [0x81, 0, 0xa0, 9 * (number as u8 & 1)]);
         }
         frame
+    }
+
+    /// Returns the VLANs of the first packet, and whether the flow hash in the capture header is that packet's.
+    fn tagged(frame: &[u8]) -> Option<(Vec<u16>, bool)> {
+        match decode_stepwise(Layer::frame(LinkType::Ethernet, frame, frame.len())) {
+            Ok(Decoded::Packet(packet)) => Some((packet.vlans.ids().collect(), packet.direct)),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_priority_tag_names_no_vlan() {
+        let expected =
+            [Some((vec![], true)), Some((vec![], true)), Some((vec![9], true)), Some((vec![9], false)), None];
+        for (tags, expected) in expected.into_iter().enumerate() {
+            assert_eq!(tagged(&frame(false, false, tags, 1)), expected, "{tags} tags");
+        }
     }
 
     #[test]

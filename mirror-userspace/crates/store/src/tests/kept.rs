@@ -111,6 +111,26 @@ fn a_flow_that_raises_an_alert_is_kept_from_before_it_and_no_other_is() {
 }
 
 #[test]
+fn an_alert_within_a_tunnel_has_the_community_id_of_the_flow_that_raised_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let frames: Vec<_> = conversation()
+        .into_iter()
+        .map(|(FrameInfo { time, .. }, frame)| {
+            let frame = mirrored(9).carrying(&frame);
+            (info(7, time / SECOND, &frame), frame)
+        })
+        .collect();
+    let ids: Vec<_> = expression::community_ids(&frames[1].0, &frames[1].1).collect();
+    let [tunnel, flow] = ids[..] else { panic!("{ids:?}") };
+    let (_, stored, _) = taken(directory.path(), alerts(), false, frames);
+    assert_eq!(stored.kept, 20);
+    let bytes = fs::read(&files(&directory, ".pcapng")[0]).unwrap();
+    let has = |id| String::from_utf8_lossy(&bytes).contains(&format!("community_id={id}"));
+    assert!(has(flow) && !has(tunnel));
+    assert_eq!(extract(directory.path(), None, &format!("community-id {flow}")).0.len(), 20);
+}
+
+#[test]
 fn what_is_no_longer_in_memory_when_the_alert_comes_is_not_kept() {
     let directory = tempfile::tempdir().unwrap();
     let early = question(1, 1, "good.example");

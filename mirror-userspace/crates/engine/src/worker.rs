@@ -19,7 +19,7 @@ mod tuning;
 use mirror_packet::fragment::Defragmenter;
 use mirror_packet::{
     self, DecodeError, Decoded, FlowKey, FlowKeyHasher, FlowScope, Fragment, Layer, LinkType, Packet, SECOND,
-    Segment, SessionKey, Transport, tcp_flags,
+    Segment, SessionKey, Transport, TunnelPorts, tcp_flags,
 };
 use mirror_packet::{FrameInfo, MirrorSession};
 use mirror_records::EndReason;
@@ -199,6 +199,8 @@ pub struct Worker<R: Recorder = (), O: Offload = ()> {
     begun: u8,
     /// Packets within others that began no flow, because too many did; what is in those is not looked at.
     unfollowed: u64,
+    /// Frames with an IP packet that is longer than the frame was on the wire.
+    overlong: u64,
     protocols: Protocols,
     /// The latest time seen, in nanoseconds since the epoch.
     now: u64,
@@ -278,6 +280,7 @@ impl<R: Recorder, O: Offload> WorkerBuilder<R, O> {
             flows_settled: 0,
             begun: 0,
             unfollowed: 0,
+            overlong: 0,
             protocols: Protocols::default(),
             now: 0,
             swept: 0,
@@ -343,7 +346,9 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
             count += 1;
             let Whole { info, place, vlans, bytes, .. } = &whole;
             self.begun = 0;
-            if let Err(refusal) = self.layers(info, place, Layer::whole(bytes, *vlans, 0), true) {
+            let ports = self.config.tuning.tunnel_ports;
+            let layer = Layer::whole(bytes, *vlans, 0).with_ports(&ports);
+            if let Err(refusal) = self.layers(info, place, layer, true) {
                 self.refused_nested[refusal as usize] += 1;
             }
             whole.end();
@@ -364,6 +369,12 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         }
     }
 
+    /// Returns the UDP ports of tunnels within the frames.
+    #[must_use]
+    pub const fn tunnel_ports(&self) -> &TunnelPorts {
+        &self.config.tuning.tunnel_ports
+    }
+
     /// Returns the observers.
     pub const fn observers(&mut self) -> &mut Observers {
         &mut self.observers
@@ -381,7 +392,12 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
 
     /// Processes one frame of a capture file, of any link layer. `None` stands for an unsupported one.
     pub fn link_frame(&mut self, info: &FrameInfo, link: Option<LinkType>, frame: &[u8]) {
-        self.take(0, info, link, frame);
+        self.link_frame_of(0, info, link, frame);
+    }
+
+    /// Processes such a frame that the filter rule with this identifier has admitted; 0 stands for none.
+    pub fn link_frame_of(&mut self, rule: u32, info: &FrameInfo, link: Option<LinkType>, frame: &[u8]) {
+        self.take(rule, info, link, frame);
     }
 
     /// Processes one plain Ethernet frame that [`mirror_packet::decode_usual`] has already decoded.
@@ -444,12 +460,14 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         }
         let original_len = info.original_len as usize;
         if let Some(LinkType::Ethernet) = link
-            && let Some(packet) = mirror_packet::decode_usual(frame, original_len)
+            && let Some(packet) =
+                mirror_packet::decode_usual(frame, original_len, &self.config.tuning.tunnel_ports)
         {
             return self.packet(info, &place, &packet);
         }
         let link = link.ok_or(DecodeError::LinkType)?;
-        self.layers(info, &place, Layer::frame(link, frame, original_len), false)
+        let ports = self.config.tuning.tunnel_ports;
+        self.layers(info, &place, Layer::frame(link, frame, original_len).with_ports(&ports), false)
     }
 
     /// Processes the nested packets of a layer. The frame counts as analysed as soon as one of them belongs
@@ -463,11 +481,13 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         is_nested: bool,
     ) -> Result<Outcome, DecodeError> {
         let mut outcome = Err(DecodeError::Nesting);
+        let mut overlong = false;
         let mut next = Some(layer);
         while let Some(layer) = next.take() {
             let step = match mirror_packet::decode_stepwise(layer) {
                 Ok(Decoded::Packet(packet)) => {
                     let unfollowed = self.unfollowed;
+                    overlong |= packet.overlong;
                     let step = self.unusual_packet(info, place, &packet);
                     // Nor is what is in a packet that begins no flow since there were too many.
                     next = packet.tunnelled.filter(|_| self.unfollowed == unfollowed);
@@ -484,6 +504,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
                 (Ok(_), Ok(_)) => {}
             }
         }
+        self.overlong += u64::from(overlong && outcome.is_ok());
         outcome
     }
 
@@ -498,10 +519,16 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         let whole = self.defragmenter.add(fragment, place.session, info.time, is_nested, &mut datagram);
         let outcome = match whole {
             Ok(Some(before)) => {
+                let ports = self.config.tuning.tunnel_ports;
                 let outcome = if self.is_handed_over(info, place, fragment, &datagram) {
                     Ok(Outcome::Analysed)
                 } else {
-                    self.layers(info, place, Layer::datagram(&datagram, fragment), is_nested)
+                    self.layers(
+                        info,
+                        place,
+                        Layer::datagram(&datagram, fragment).with_ports(&ports),
+                        is_nested,
+                    )
                 };
                 // The frames with the other fragments share the fate of this one.
                 match outcome {
@@ -953,7 +980,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
             records_lost: self.records.lost(),
             analysis_lost: (StreamLoss::ALL.iter().map(|why| why.name()).zip(self.streams.lost()))
                 .chain([("analyzer_memory", self.analyzers.forgotten())])
-                .chain([("nested_flow", self.unfollowed)])
+                .chain([("nested_flow", self.unfollowed), ("ip_length", self.overlong)])
                 .collect(),
             split: self.halves.iter().flat_map(Halves::counts).collect(),
             protocols: self.protocols,

@@ -173,7 +173,7 @@ impl Args {
         set(&mut file.analysis.dedup, self.dedup.map(Switch::is_on).as_ref());
         set(&mut file.analysis.flow_scope, self.flow_scope.as_ref());
         set_some(&mut file.store.settings.upload, self.store_upload.as_ref());
-        self.ports.apply(&mut file.ports);
+        self.ports.apply(&mut file);
         self.receive.apply(&mut file.receive);
         self.eve.apply(&mut file.eve);
         self.api.apply(&mut file.api);

@@ -25,7 +25,7 @@ use mirror_engine::analyzer::Enabled;
 use mirror_engine::flow::Timeouts;
 use mirror_engine::indicators::{FileError, Indicators};
 use mirror_engine::worker::{Tuning, WorkerConfig};
-use mirror_packet::FlowScope;
+use mirror_packet::{FlowScope, TunnelPorts};
 use mirror_records::apm;
 use mirror_records::sink::{EventTypes, FILE_NAME, Modes, Rotation};
 use mirror_rules::Policy;
@@ -81,7 +81,12 @@ impl Config {
     /// Returns the settings that can be changed while the workers run.
     #[must_use]
     pub const fn tuning(&self) -> Tuning {
-        Tuning { analyzers: self.analysis.analyzers, timeouts: self.timeouts, shunt_after: self.shunt.after }
+        Tuning {
+            analyzers: self.analysis.analyzers,
+            timeouts: self.timeouts,
+            shunt_after: self.shunt.after,
+            tunnel_ports: self.analysis.tunnel_ports,
+        }
     }
 }
 
@@ -125,6 +130,8 @@ pub struct AnalysisSettings {
     pub flow_scope: FlowScope,
     /// The analyzers that run.
     pub analyzers: Enabled,
+    /// The UDP ports of tunnels within the frames.
+    pub tunnel_ports: TunnelPorts,
     /// The period that one `metrics` event covers.
     pub metrics_interval: Duration,
 }
@@ -135,6 +142,7 @@ impl Default for AnalysisSettings {
             dedup: false,
             flow_scope: FlowScope::default(),
             analyzers: Enabled::default(),
+            tunnel_ports: TunnelPorts::DEFAULT,
             metrics_interval: apm::INTERVAL,
         }
     }

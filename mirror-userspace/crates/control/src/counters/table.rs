@@ -45,7 +45,6 @@ const REFUSALS: &[(&str, &str, &str)] = &[
     ("link_truncated", "ends within the link layer", ""),
     ("not_ip", "neither IPv4 nor IPv6: ARP, spanning tree, …", ""),
     ("ip_header", "the IP header is cut short or contradicts itself", ""),
-    ("ip_length", "the IP packet is longer than the frame was", ""),
     ("fragment", "a fragment that fits no datagram, or that the mirror cut short", ""),
     ("fragment_memory", "a fragment of a datagram that was given up at a memory limit", ""),
     ("fragment_incomplete", "a fragment of a datagram of which others did not arrive within 60 s", ""),
@@ -817,6 +816,7 @@ pub const COUNTERS: &[CounterSpec] = &[
                 "",
             ),
             ("nested_flow", "nested packets begin at most three flows per frame", ""),
+            ("ip_length", "the rest of an IP packet that is longer than its frame was", ""),
         ],
         action: "none, unless there are many. Then look for loss on the way to the mirror, or for a host that starts \
                  many requests and finishes none",

@@ -152,6 +152,18 @@ impl Connection {
         self.midstream
     }
 
+    /// Returns true if segments of a side were seen.
+    #[must_use]
+    pub const fn is_heard(&self, direction: Direction) -> bool {
+        self.flags[direction as usize] != 0
+    }
+
+    /// Returns true if a side has sent a FIN.
+    #[must_use]
+    pub const fn is_closing(&self, direction: Direction) -> bool {
+        self.flags[direction as usize] & tcp_flags::FIN != 0
+    }
+
     /// Returns true if the server has answered.
     #[must_use]
     pub fn is_answered(&self) -> bool {
@@ -279,7 +291,8 @@ impl Connection {
         let side = &self.sides[direction as usize];
         let valid = match (self.state, direction) {
             (State::SynSent, Direction::ToClient) => {
-                segment.header.acknowledgement() == self.sides[0].next || !segment.has(tcp_flags::ACK)
+                (segment.header.acknowledgement() == self.sides[0].next || !segment.has(tcp_flags::ACK))
+                    && echoes(segment, self.sides[1])
             }
             // A client has no reason to reset a connection that it has just opened and that is not
             // acknowledged yet.

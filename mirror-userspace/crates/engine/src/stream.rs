@@ -273,6 +273,8 @@ struct Buffer {
     received: u32,
     /// The highest acknowledgement number that came since there are early segments.
     passed: Option<u32>,
+    /// The buffer is in [`Streams::waiting`].
+    waits: bool,
     /// The buffer's part in [`Streams::spare`].
     spare: usize,
 }
@@ -409,6 +411,9 @@ pub struct Streams {
     empty: Vec<BufferIndex>,
     /// Bytes of memory that the buffers in `free` hold.
     spare: usize,
+    /// Buffers that have early segments, or had some, and the times at which they are looked at. Each is in
+    /// it once.
+    waiting: VecDeque<(BufferIndex, u64)>,
     /// An early segment while it is delivered.
     in_order: Vec<u8>,
 }
@@ -425,6 +430,7 @@ impl Streams {
             free: Vec::new(),
             empty: Vec::new(),
             spare: 0,
+            waiting: VecDeque::new(),
             in_order: Vec::new(),
         }
     }
@@ -706,7 +712,7 @@ impl Streams {
         buffer.pending.clear();
         buffer.clear_early();
         if self.spare + buffer.room() > MAX_SPARE {
-            *buffer = Buffer::default();
+            *buffer = Buffer { waits: buffer.waits, ..Buffer::default() };
             self.empty.push(index);
         } else {
             buffer.spare = buffer.room();
@@ -749,6 +755,36 @@ impl Streams {
         }
     }
 
+    /// Has the stream's buffer looked at when its early segments have waited long enough.
+    fn look_later(&mut self, stream: &Stream, now: u64) {
+        if let Some(index) = stream.buffer
+            && let Some(buffer) = self.buffers.get_mut(index.get())
+            && !std::mem::replace(&mut buffer.waits, true)
+        {
+            self.waiting.push_back((index, now + GRACE));
+        }
+    }
+
+    /// Returns a flow whose early segments may have waited long enough at this time. It is returned again
+    /// later if they still wait.
+    pub fn due(&mut self, now: u64) -> Option<FlowIndex> {
+        loop {
+            let &(index, time) = self.waiting.front()?;
+            if time > now {
+                return None;
+            }
+            self.waiting.pop_front();
+            let Some(buffer) = self.buffers.get_mut(index.get()) else { continue };
+            if let Some(id) = buffer.owner
+                && !buffer.early.is_empty()
+            {
+                self.waiting.push_back((index, now + GRACE));
+                return Some(FlowIndex((id >> 1) as u32));
+            }
+            buffer.waits = false;
+        }
+    }
+
     /// Buffers a segment that has to wait. Returns true if bytes are missing: there were too many.
     #[cold]
     fn keep_early(
@@ -773,6 +809,7 @@ impl Streams {
         if let Some(buffer) = self.buffer(stream, owner) {
             buffer.put_early(next, incoming);
         }
+        self.look_later(stream, incoming.time);
         self.grown(stream);
         self.give_back_if_empty(stream, owner);
         gap
@@ -796,7 +833,7 @@ impl Streams {
             let is_sent = front.passed.is_some() || !heard || front.sequence.wrapping_sub(next) <= MAX_SKIP;
             if !is_sent {
                 self.drop_early(stream, owner);
-                return true;
+                return false;
             }
             let mark = Mark { time: front.time, end: front.sequence, acknowledged: front.acknowledged };
             gap = self.skip(stream, owner, mark, &mut *each);
@@ -905,6 +942,7 @@ mod tests {
 
     use mirror_packet::{Packet, SessionKey, Transport, Vlans};
     use mirror_xdp_common::Address;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -1018,6 +1056,69 @@ mod tests {
             let held: Vec<_> = streams.buffers.iter().map(Buffer::room).collect();
             fill_holes(&mut streams, 8, WAITING);
             assert_eq!(held, streams.buffers.iter().map(Buffer::room).collect::<Vec<_>>());
+        }
+    }
+
+    proptest! {
+        /// Segments in any order, with any overlap and any cut, give each byte of the stream at its place, or
+        /// a gap; and nothing twice.
+        #[test]
+        fn what_is_delivered_is_the_stream_with_gaps(
+            first in any::<u32>(),
+            segments in prop::collection::vec((0_u32..200, 0_usize..40, 0_usize..3, any::<bool>()), 1..60),
+        ) {
+            let byte = |offset: u32| (offset % 251) as u8;
+            let mut streams = Streams::new(1);
+            let mut stream = Stream::default();
+            let key = key(1);
+            let owner =
+                Owner { flow: FlowIndex::of(0), direction: Direction::ToServer, key: &key, low_sends: false };
+            let (mut at, mut gaps, mut covered) = (0_u32, 0, [false; 256]);
+            let mut each = |event: Event<'_>, mark: Mark| {
+                let len = match event {
+                    Event::Data { bytes, .. } => {
+                        for (index, &found) in bytes.iter().enumerate() {
+                            assert_eq!(found, byte(at + index as u32));
+                        }
+                        bytes.len()
+                    }
+                    Event::Gap { len, .. } => {
+                        gaps += len;
+                        len
+                    }
+                    Event::End { .. } => unreachable!("the flow goes on"),
+                };
+                at += len as u32;
+                assert_eq!(mark.end, first.wrapping_add(at));
+                Consumed::Used(len)
+            };
+            let mut sent = 0;
+            for (start, len, missing, waits) in segments {
+                let payload: Vec<_> = (start..start + len as u32).map(byte).collect();
+                covered[start as usize..start as usize + len].fill(true);
+                if len + missing > 0 {
+                    sent = sent.max(start + (len + missing) as u32);
+                }
+                let incoming = Incoming {
+                    sequence: first.wrapping_add(start),
+                    payload: &payload,
+                    missing,
+                    acknowledged: 1,
+                    time: 0,
+                    waits,
+                    heard: true,
+                };
+                streams.segment(&mut stream, owner, Some(first), &incoming, &mut each);
+                streams.release(&mut stream, owner, Some(1), None, &mut each);
+            }
+            while let Some(wait) = streams.wait(&stream, owner, true, Until::End) {
+                streams.skip(&mut stream, owner, wait.mark, &mut each);
+                streams.release(&mut stream, owner, None, None, &mut each);
+            }
+            prop_assert_eq!(at, sent);
+            let holes = covered[..sent as usize].iter().filter(|&&covered| !covered).count();
+            prop_assert!(gaps >= holes, "{} bytes of {}", gaps, holes);
+            prop_assert_eq!(streams.shares.cost(), 0);
         }
     }
 

@@ -198,6 +198,29 @@ impl Connection {
         }
     }
 
+    /// Continues if this segment shows that the SYN was answered, although the answer was not seen.
+    pub fn catch_up(&mut self, direction: Direction, segment: &Segment<'_>) {
+        const PLAUSIBLE: u32 = 1 << 20;
+        let begins = segment.has(tcp_flags::SYN) || segment.has(tcp_flags::RST);
+        if self.state != State::SynSent || begins || !segment.has(tcp_flags::ACK) {
+            return;
+        }
+        let (sequence, acknowledgement) = (segment.header.sequence(), segment.header.acknowledgement());
+        let [client, server] = &mut self.sides;
+        let first = client.initial.wrapping_add(1);
+        let (of_client, next) = match direction {
+            Direction::ToServer => (sequence, acknowledgement),
+            Direction::ToClient => (acknowledgement, sequence),
+        };
+        if of_client.wrapping_sub(first) < PLAUSIBLE {
+            *server = Side { initial: next.wrapping_sub(1), next };
+            self.state = State::SynReceived;
+            // The server may not exist, see `flow_state`.
+            self.midstream = true;
+            self.performance.miss_answer(first);
+        }
+    }
+
     /// Processes the answer to the SYN.
     fn answer(&mut self, direction: Direction, segment: &Segment<'_>, now: u64) {
         let [client, server] = &mut self.sides;

@@ -200,6 +200,21 @@ impl Data {
         }
     }
 
+    /// Delivers the data that has waited long enough.
+    pub fn settle(
+        &mut self,
+        head: &FlowMeta,
+        connection: &mut Connection,
+        until: Until,
+        tools: &mut FlowContext<'_>,
+    ) {
+        let Self { detector, following, known, streams: followed, .. } = self;
+        let FlowContext { streams, analyzers, records, index, alerted, .. } = tools;
+        let now = PacketContext { head, index: *index, alerted, midstream: connection.is_midstream() };
+        let mut side = Side::new(detector, following, known, analyzers, records, now, Direction::ToServer);
+        settle(followed, streams, &mut side, connection, until, None);
+    }
+
     /// Returns true if no analyzer wants more of the flow, neither packets nor data, and detection of its
     /// application is over.
     #[must_use]
@@ -221,16 +236,12 @@ impl Data {
         mut connection: Option<&mut Connection>,
         tools: &mut FlowContext<'_>,
     ) {
-        let FlowContext { streams, analyzers, records, index, time, alerted } = tools;
         if let Some(connection) = connection.as_deref_mut()
             && self.streams.iter().any(Stream::keeps)
         {
-            let Self { detector, following, known, streams: followed, .. } = self;
-            let now = PacketContext { head, index: *index, alerted, midstream: connection.is_midstream() };
-            let mut side =
-                Side::new(detector, following, known, analyzers, records, now, Direction::ToServer);
-            settle(followed, streams, &mut side, connection, Until::End, None);
+            self.settle(head, connection, Until::End, tools);
         }
+        let FlowContext { streams, analyzers, records, index, time, alerted } = tools;
         let original = self.known.original;
         let mut context = Context::new(head, *time, original, records, alerted);
         for (stream, direction) in self.streams.iter_mut().zip([Direction::ToServer, Direction::ToClient]) {
@@ -323,10 +334,7 @@ fn settle(
                 }
             }
             Step::Release => streams.stop_waiting(stream, owner),
-            Step::Drop => {
-                streams.drop_early(stream, owner);
-                connection.set_gap(direction);
-            }
+            Step::Drop => streams.drop_early(stream, owner),
         }
     }
 }

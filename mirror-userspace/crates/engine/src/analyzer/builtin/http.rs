@@ -137,7 +137,10 @@ impl Analyzer for Http {
                 Consumed::Used(0)
             }
             Event::End { bytes, .. } => {
-                self.unfinished(flow, direction, bytes, context.mark.end, context);
+                // A request line without an end was no request yet.
+                if direction == Direction::ToClient || bytes.contains(&b'\n') {
+                    self.unfinished(flow, direction, bytes, context.mark.end, context);
+                }
                 Consumed::Close
             }
         }
@@ -326,7 +329,8 @@ impl Http {
         context: &mut Context<'_>,
     ) {
         const STATUS: usize = b"HTTP/1.1 200".len();
-        if flow.phases[direction as usize] != Phase::Head {
+        // Where the next head is searched for, the bytes are those that may begin one.
+        if matches!(flow.phases[direction as usize], Phase::Body(_)) {
             return;
         }
         let lines = head.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
@@ -544,6 +548,11 @@ fn resumes_request(bytes: &[u8]) -> Option<bool> {
     if !begins_request(bytes) {
         return Some(false);
     }
+    let target = bytes.split(|&byte| byte == b' ').nth(1).unwrap_or_default();
+    let is_target = matches!(target, [] | [b'/' | b'*' | b'h' | b'H', ..]) || bytes.starts_with(b"CONNECT ");
+    if !is_target {
+        return Some(false);
+    }
     let line = bytes.get(..bytes.len().min(MAX_LINE)).unwrap_or_default();
     match line.iter().position(|&byte| byte == b'\n') {
         Some(end) => {
@@ -564,7 +573,9 @@ fn resumes_response(bytes: &[u8]) -> Option<bool> {
         return Some(false);
     }
     match bytes.get(BEGIN.len()..) {
-        Some([version, b' ', a, b, c, ..]) => Some([version, a, b, c].iter().all(|it| it.is_ascii_digit())),
+        Some([version, space, a, b, c, ..]) => {
+            Some(*space == b' ' && [version, a, b, c].iter().all(|it| it.is_ascii_digit()))
+        }
         _ => None,
     }
 }

@@ -55,7 +55,7 @@ impl Analyzer for Tls {
             Direction::ToServer if flow.latency.is_none() => flow.asked = Some(context.time()),
             Direction::ToServer => {}
             Direction::ToClient => {
-                let since = flow.asked.map(|asked| context.time().saturating_sub(asked));
+                let since = flow.asked.and_then(|asked| context.time().checked_sub(asked));
                 flow.latency = flow.latency.or(since);
             }
         }

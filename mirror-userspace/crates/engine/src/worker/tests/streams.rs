@@ -128,7 +128,7 @@ fn an_acknowledged_hole_may_still_be_filled_for_some_time_and_some_bytes() {
         let mut mirrored = Mirrored::http();
         mirrored.send(true, &get("/first"));
         let body = vec![b'.'; 1000 + 1448 + 400_000];
-        mirrored.send(false, &[b"HTTP/1.1 200 X\r\nContent-Length: 402448\r\n\r\n", &body[..1000]].concat());
+        mirrored.send(false, &[b"HTTP/1.1 200 X\r\nContent-Length: 403448\r\n\r\n", &body[..1000]].concat());
         let late = mirrored.next(false, &body[..1448]);
         mirrored.send(false, &body[..1000]);
         mirrored.send(true, b"");
@@ -138,13 +138,13 @@ fn an_acknowledged_hole_may_still_be_filled_for_some_time_and_some_bytes() {
         }
         mirrored.send(true, b"");
         mirrored.bench.frame(&late);
-        let left = 402_448 - 3448 - bytes;
+        let left = 403_448 - 3448 - bytes;
         for part in body[..left].chunks(1448) {
             mirrored.send(false, part);
         }
         mirrored.send(true, b"");
         let (transactions, gaps) = mirrored.transactions();
-        assert_eq!(transactions, expected(&[("/first", 200, 402_448)]), "{wait} ms, {bytes} bytes");
+        assert_eq!(transactions, expected(&[("/first", 200, 403_448)]), "{wait} ms, {bytes} bytes");
         assert_eq!(gaps, [false, gap], "{wait} ms, {bytes} bytes");
     }
 }
@@ -171,6 +171,23 @@ fn a_response_that_is_mirrored_before_its_request_answers_it() {
         assert_eq!(transactions, expected(&all), "{distance}");
         assert_eq!(gaps, [false; 2]);
     }
+}
+
+#[test]
+fn a_response_does_not_wait_for_ever_for_its_request_nor_for_the_next_packet() {
+    let mut mirrored = Mirrored::http();
+    mirrored.send(true, &get("/one"));
+    mirrored.send(false, &answer(200, 1));
+    let late = mirrored.next(true, &get("/two"));
+    mirrored.send(false, &answer(201, 1));
+    mirrored.wait_ms(300);
+    mirrored.bench.worker.tick(mirrored.bench.now);
+    mirrored.bench.frame(&late);
+    mirrored.send(true, &get("/three"));
+    mirrored.send(false, &answer(202, 1));
+    let (transactions, _) = mirrored.transactions();
+    let all = [("/one", 200, 1), (UNSEEN, 201, 1), ("/two", 0, 0), ("/three", 202, 1)];
+    assert_eq!(transactions, expected(&all));
 }
 
 #[test]
@@ -298,6 +315,33 @@ fn values_that_go_on_behind_a_cut_are_left_out() {
             (&events[2]["http"]["url"], &events[2]["http"]["status"]),
             (&"/third".into(), &201.into())
         );
+    }
+}
+
+#[test]
+fn requests_and_responses_that_are_all_cut_are_one_transaction_each() {
+    // The bytes of a request and of a response that the mirror keeps.
+    for (of_request, of_response, url) in [(60, 30, true), (20, 60, false), (20, 14, false)] {
+        let mut mirrored = Mirrored::http();
+        for number in 0..4 {
+            let long = format!(
+                "GET /{} HTTP/1.1\r\nHost: a.example\r\nCookie: {}\r\n\r\n",
+                "x".repeat(20),
+                "x".repeat(500)
+            );
+            mirrored.send_cut(true, long.as_bytes(), of_request);
+            let response = answer(200 + number, 3000);
+            mirrored.send_cut(false, &response[..response.len() - 1000], of_response);
+            // The rest of the response comes in segments of its own.
+            mirrored.send_cut(false, &[b'.'; 1000], of_response);
+        }
+        let events = mirrored.bench.of("http");
+        let statuses: Vec<_> = events.iter().map(|event| event["http"]["status"].as_u64()).collect();
+        assert_eq!(statuses, [Some(200), Some(201), Some(202), Some(203)], "{of_request}, {of_response}");
+        for event in &events {
+            assert_eq!(event["http"]["http_method"], "GET", "{of_request}, {of_response}");
+            assert_eq!(event["http"]["url"] != UNSEEN, url);
+        }
     }
 }
 
@@ -494,6 +538,33 @@ fn a_connection_without_its_beginning_goes_on_behind_gaps() {
     let (transactions, _) = mirrored.transactions();
     let all = [("/one", 200, 3), ("/two", 201, 3), (UNSEEN, 202, 3), ("/four", 203, 3)];
     assert_eq!(transactions, expected(&all));
+}
+
+#[test]
+fn a_connection_goes_on_without_the_answer_to_its_syn() {
+    // Whether the answer is lost or late, and whether the client acknowledges it first.
+    for (late, acknowledged) in [(false, true), (false, false), (true, true), (true, false)] {
+        let mut mirrored = Mirrored::http();
+        mirrored.bench = Bench::new();
+        mirrored.bench.mirror = Some(mirror(7, 1));
+        mirrored.connection.next = [u32::MAX - 20, u32::MAX - 30];
+        let syn = mirrored.connection.segment(true, "S", b"");
+        mirrored.bench.frame(&syn);
+        let answered = mirrored.connection.segment(false, "SA", b"");
+        if acknowledged {
+            mirrored.send(true, b"");
+        }
+        mirrored.send(true, &get("/one"));
+        if late {
+            mirrored.bench.frame(&answered);
+        }
+        mirrored.send(false, &answer(200, 3));
+        mirrored.send(true, &get("/two"));
+        mirrored.send(false, &answer(201, 3));
+        let (transactions, gaps) = mirrored.transactions();
+        assert_eq!(transactions, expected(&[("/one", 200, 3), ("/two", 201, 3)]), "{late} {acknowledged}");
+        assert_eq!(gaps, [false; 2]);
+    }
 }
 
 #[test]

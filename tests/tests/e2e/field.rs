@@ -5,3 +5,4 @@
 
 mod decoding;
 mod flows;
+mod streams;

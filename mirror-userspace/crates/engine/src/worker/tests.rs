@@ -18,6 +18,7 @@ use crate::analyzer::{Analyzer, Consumed, Context, Event, Filter, Interest};
 
 mod duplicates;
 mod scope;
+mod streams;
 mod tuning;
 
 const CLIENT: [u8; 4] = [10, 0, 0, 1];

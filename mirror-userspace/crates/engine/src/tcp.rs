@@ -152,6 +152,12 @@ impl Connection {
         self.midstream
     }
 
+    /// Returns the sequence number behind the data that a side has sent.
+    #[must_use]
+    pub const fn sent(&self, direction: Direction) -> u32 {
+        self.sides[direction as usize].next
+    }
+
     /// Returns true if segments of a side were seen.
     #[must_use]
     pub const fn is_heard(&self, direction: Direction) -> bool {

@@ -246,10 +246,13 @@ impl Data {
         let mut context = Context::new(head, *time, original, records, alerted);
         for (stream, direction) in self.streams.iter_mut().zip([Direction::ToServer, Direction::ToClient]) {
             let owner = head.owner(*index, direction);
+            let sent = |direction| connection.as_deref().map_or(0, |connection| connection.sent(direction));
+            let (end, acknowledged) = (sent(direction), sent(direction.reverse()));
+            let mark = Mark { time: *time, end, acknowledged };
+            context.mark = mark;
             let mut each = |event: Event<'_>| {
                 analyzers.data(&mut self.following, *index, direction, event, false, &mut context)
             };
-            let mark = Mark { time: *time, ..Mark::default() };
             if streams.miss(stream, owner, mark, |event, _| each(event))
                 && let Some(connection) = connection.as_deref_mut()
             {

@@ -32,6 +32,18 @@ enum Method {
     Other,
 }
 
+/// The progress of a response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Progress {
+    /// It has not begun.
+    #[default]
+    None,
+    /// An interim response has come, and the final one has not begun.
+    Interim,
+    /// The head of the final response has come.
+    Final,
+}
+
 /// A request that waits for its response, or whose response is in progress.
 #[derive(Clone, Debug, Default)]
 struct Transaction {
@@ -39,14 +51,14 @@ struct Transaction {
     method: Method,
     /// Nothing of the request was seen.
     unseen: bool,
+    /// The client sent the request when all others were answered, or when it had at least received something
+    /// since it sent them.
+    alone: bool,
     /// Sequence number of the request's first byte.
     start: u32,
     /// Sequence number behind the server's bytes that the client had received when it sent the request.
     received: u32,
-    /// The final response has not begun.
-    interim: bool,
-    /// The head of the final response has been received.
-    answered: bool,
+    response: Progress,
     /// Time of the request's last byte; `None` if no request was seen, or if it is still in progress.
     requested: Option<u64>,
     packed: Vec<u8>,
@@ -299,13 +311,16 @@ impl Http {
         match direction {
             // A request is missing, and its response comes before those of later requests.
             Direction::ToServer if behind >= MIN_REQUEST => {
-                let end = context.mark.end;
-                let is_answered = flow.answered.is_some_and(|answered| !before(answered, end));
-                if !is_answered && let Some(mut transaction) = self.open(flow) {
-                    transaction.unseen = true;
-                    transaction.start = end.wrapping_sub(behind as u32);
-                    transaction.received = flow.received.unwrap_or(context.mark.acknowledged);
-                    flow.open.push_back(transaction);
+                let (end, acknowledged) = (context.mark.end, context.mark.acknowledged);
+                let begin = end.wrapping_sub(behind as u32);
+                let (start, received) = match flow.answered {
+                    Some(answered) if !before(answered, end) => return,
+                    // Only the rest is not answered yet.
+                    Some(answered) if before(begin, answered) => (answered, acknowledged),
+                    _ => (begin, flow.received.unwrap_or(acknowledged)),
+                };
+                if let Some(transaction) = self.open(flow) {
+                    flow.open.push_back(Transaction { unseen: true, start, received, ..transaction });
                 }
             }
             // The next response is missing, too.
@@ -394,7 +409,13 @@ impl Http {
         }
         let body = request.body();
         transaction.requested = body.is_complete().then_some(context.time());
-        (transaction.start, transaction.received) = (position, context.mark.acknowledged);
+        // A gap has the acknowledgement of the data behind it.
+        let received = flow.received.unwrap_or(context.mark.acknowledged);
+        (transaction.start, transaction.received) = (position, received);
+        let is_over =
+            |open: &Transaction| open.response == Progress::Final || before(open.received, received);
+        transaction.alone = !matches!(flow.phases[Direction::ToClient as usize], Phase::Body(_))
+            && flow.open.iter().all(is_over);
         // Its response came before it, and was taken for another's.
         if flow.answered.is_some_and(|answered| before(position, answered)) {
             self.emit(&mut flow.credit.events, transaction, context);
@@ -414,7 +435,7 @@ impl Http {
     ) -> Option<Next> {
         let response = Response::parse(head);
         // The end of the previous response is in a gap.
-        if flow.open.front().is_some_and(|front| front.answered)
+        if flow.open.front().is_some_and(|front| front.response == Progress::Final)
             && let Some(transaction) = flow.open.pop_front()
         {
             self.emit(&mut flow.credit.events, transaction, context);
@@ -423,8 +444,12 @@ impl Http {
             self.pass_over(flow, position, context);
         }
         let acknowledged = context.mark.acknowledged;
-        // The server had not received the first of the requests: this is the response to a missing one.
-        let is_unasked = |front: &Transaction| flow.gaps[0] && !before(front.start, acknowledged);
+        let has_gaps = flow.gaps != [false; 2];
+        // The server had not received the first of the requests, or the client had received the beginning of
+        // this response before it: this is the response to a missing one.
+        let is_unasked = |front: &Transaction| {
+            has_gaps && (!before(front.start, acknowledged) || before(position, front.received))
+        };
         if flow.open.front().is_none_or(is_unasked) {
             let mut transaction = self.open(flow)?;
             transaction.unseen = true;
@@ -434,11 +459,11 @@ impl Http {
         }
         let transaction = flow.open.front_mut()?;
         transaction.fixed.status = response.status.unwrap_or_default();
-        transaction.interim = response.is_interim();
-        if transaction.interim {
+        if response.is_interim() {
+            transaction.response = Progress::Interim;
             return Some(Next::Body(Body::Length(0)));
         }
-        transaction.answered = true;
+        transaction.response = Progress::Final;
         let since = transaction.requested.map(|requested| context.time().saturating_sub(requested));
         // A request that was buffered until the response identified the protocol has the response's time.
         let since = since.filter(|&since| since > 0);
@@ -460,13 +485,15 @@ impl Http {
         }
     }
 
-    /// Passes over the requests whose responses are missing. The response at `position` is the first behind
-    /// all that the client had received when it sent a later request: that one is answered.
+    /// Passes over the requests whose responses are missing. The response to a request that was sent alone
+    /// begins behind all that the client had received when it sent the request, and nowhere else. Of several
+    /// requests, a later one is answered if this one begins there.
     fn pass_over(&mut self, flow: &mut Flow, position: u32, context: &mut Context<'_>) {
         while let Some(front) = flow.open.front()
             && (front.unseen || flow.gaps[Direction::ToClient as usize])
             && before(front.received, position)
-            && flow.open.iter().skip(1).any(|later| later.received == position)
+            && (front.alone && front.response == Progress::None
+                || flow.open.iter().skip(1).any(|later| later.received == position))
             && let Some(transaction) = flow.open.pop_front()
         {
             self.emit(&mut flow.credit.events, transaction, context);
@@ -483,7 +510,7 @@ impl Http {
                 }
             }
             Direction::ToClient => {
-                if flow.open.front().is_some_and(|transaction| !transaction.interim)
+                if flow.open.front().is_some_and(|transaction| transaction.response != Progress::Interim)
                     && let Some(transaction) = flow.open.pop_front()
                 {
                     self.emit(&mut flow.credit.events, transaction, context);
@@ -507,9 +534,9 @@ impl Http {
     }
 
     fn emit(&mut self, allowance: &mut Allowance, transaction: Transaction, context: &mut Context<'_>) {
-        let Transaction { fixed, packed, unseen, interim, answered, .. } = transaction;
+        let Transaction { fixed, packed, unseen, response, .. } = transaction;
         // Of a request that is missing with its response, nothing is known.
-        if unseen && !interim && !answered {
+        if unseen && response == Progress::None {
             return self.keep_spare(packed);
         }
         if allowance.spend(credit::EVENT) {
@@ -531,7 +558,9 @@ impl Flow {
     /// Returns true if the next bytes are a head where the body of a response to a missing request should
     /// begin: the request was one whose response has none, such as HEAD.
     fn is_bodiless(&self, bytes: &[u8]) -> bool {
-        self.open.front().is_some_and(|front| front.unseen && front.answered && front.fixed.length == 0)
+        self.open
+            .front()
+            .is_some_and(|front| front.unseen && front.response == Progress::Final && front.fixed.length == 0)
             && matches!(self.phases[Direction::ToClient as usize], Phase::Body(_))
             && resumes_response(bytes) == Some(true)
     }

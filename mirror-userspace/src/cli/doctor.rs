@@ -1,5 +1,6 @@
 //! `mirror-xdp doctor`: finds the obstacles to a capture, and fixes them.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
@@ -7,12 +8,16 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use mirror_base::one_line;
+use mirror_control::api::Token;
 use mirror_control::config;
+use mirror_control::config::listen::Address;
 use mirror_control::doctor::{self, Check, Intent, Mended, State};
 use mirror_control::host::CpuList;
 use mirror_device::nic::{Change, Changes, Deferral, Netlink};
 use mirror_device::xdp::program::LogLevel;
 use mirror_xdp_common::outer::Ports;
+
+use super::top::Notice;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -23,8 +28,9 @@ Examples:
 
 Checks all that decides whether and how well a capture works: the kernel, rights, memory, the driver and
 its version, XDP, MTU, queues, rings, the hash that spreads frames over the queues, interrupts, and what
-the device has lost. JSON is an array of {\"check\",\"state\",\"found\",\"fix\"}, where `fix` is the command
-to run, or null. Changing queues, rings or MTU may take the interface down for a moment.
+the device has lost. Asks a running capture for flows of which two mirror sessions have one side each. JSON
+is an array of {\"check\",\"state\",\"found\",\"fix\"}, where `fix` is the command to run, or null. Changing
+queues, rings or MTU may take the interface down for a moment.
 
 Exit code 0 if nothing is broken, 1 otherwise.";
 
@@ -56,13 +62,38 @@ pub(super) struct Args {
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     super::log::init(LogLevel::Off, Some(super::log::Format::Text))?;
+    let configured = args.config.as_deref().map(config::load).transpose()?.unwrap_or_default();
+    let split = split_flows(&configured.api);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    runtime.block_on(run(args))
+    runtime.block_on(run(args, configured, split))
 }
 
-async fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let configured = args.config.as_deref().map(config::load).transpose()?.unwrap_or_default();
+/// Asks a running capture, if there is one, for flows of which another mirror session has the other side.
+fn split_flows(api: &config::ApiSettings) -> Option<Check> {
+    let Address::At(address) = api.listen else { return None };
+    let token = api.token_file.as_deref().and_then(|file| Token::read(file).ok());
+    split_check(&super::top::notices(address, token))
+}
+
+fn split_check(notices: &[Notice]) -> Option<Check> {
+    let split: Vec<_> = notices.iter().filter(|notice| notice.reason == "split_flows").collect();
+    let flows: u64 = split.iter().map(|notice| notice.count).sum();
+    let vnis = split.iter().filter_map(|notice| notice.place.split_once("vni ")).map(|(_, vni)| vni);
+    let vnis: Vec<_> = vnis.collect::<BTreeSet<_>>().into_iter().take(8).collect();
+    (flows > 0).then(|| Check {
+        check: "flow scope",
+        state: State::Warning,
+        found: format!(
+            "{flows} flows have one side only, and another mirror session has the other: VNI {}",
+            vnis.join(", ")
+        ),
+        fix: Some("mirror-xdp run --flow-scope vni, if each VNI is one network".to_owned()),
+        change: None,
+    })
+}
+
+async fn run(args: &Args, configured: config::Config, split: Option<Check>) -> anyhow::Result<ExitCode> {
     let ports = [configured.ports.vxlan, configured.ports.geneve, configured.ports.vxlan_gpe].concat();
     let cpus = args.cpus.as_ref().or(configured.receive.cpus.as_ref());
     let intent = Intent { ports: &ports, cpus };
@@ -73,7 +104,8 @@ async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let changes = doctor::mend(&netlink, interface, intent, |mended| tell(interface, mended));
         changes.await.with_context(unknown)?.keep();
     }
-    let checks = doctor::examine(&netlink, interface, intent).await.with_context(unknown)?;
+    let mut checks = doctor::examine(&netlink, interface, intent).await.with_context(unknown)?;
+    checks.extend(split);
     let text = if args.json {
         serde_json::to_string(&checks)?
     } else {
@@ -192,6 +224,22 @@ mod tests {
         assert!(lines[2].trim_end().ends_with("ip link set"), "{text}");
         assert!(!text.contains('\x1b'));
         assert!(table(&checks(), true).contains("\x1b[31mbroken"));
+    }
+
+    #[test]
+    fn halves_of_conversations_are_a_warning_with_the_flag_that_helps() {
+        let notice = |place: &str, reason: &str, count| Notice {
+            place: place.to_owned(),
+            reason: reason.to_owned(),
+            count,
+        };
+        assert_eq!(split_check(&[notice("worker 0", "duplicates", 5)]), None);
+        let split = [("worker 0 vni 7", 2), ("worker 1 vni 7", 3), ("worker 1 vni other", 1)];
+        let split = split.map(|(place, count)| notice(place, "split_flows", count));
+        let check = split_check(&split).unwrap();
+        assert_eq!(check.state, State::Warning);
+        assert!(check.found.starts_with("6 flows") && check.found.ends_with("VNI 7, other"));
+        assert!(check.fix.unwrap().contains("--flow-scope vni"));
     }
 
     #[test]

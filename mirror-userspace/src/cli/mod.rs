@@ -30,12 +30,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::builder::RangedU64ValueParser;
+use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use mirror_base::one_line;
 use mirror_control::config;
 use mirror_control::config::settings::{self, Setting};
 use mirror_engine::analyzer::{Register, register_everywhere};
+use mirror_packet::FlowScope;
 use mirror_xdp_common::outer::{MAX_GENEVE_PORTS, MAX_VXLAN_GPE_PORTS, MAX_VXLAN_PORTS, Ports};
 use serde::Serialize;
 
@@ -208,6 +209,12 @@ impl Switch {
     fn is_on(self) -> bool {
         self == Self::On
     }
+}
+
+/// Returns a parser of scopes of flows.
+fn flow_scope() -> impl TypedValueParser<Value = FlowScope> {
+    let names = FlowScope::ALL.map(FlowScope::name);
+    PossibleValuesParser::new(names).map(|name| FlowScope::named(&name).unwrap_or_default())
 }
 
 /// Parses a time greater than zero.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use mirror_control::counters::{self, Severity};
 use mirror_control::observe::tap::TapCounts;
-use mirror_control::stats::{Interface, Named, Policy, Rule, Stats, Store, Vni};
+use mirror_control::stats::{Interface, Named, Policy, Rule, Stats, Store, Vni, split_advice};
 use mirror_store::UploadCounters;
 
 /// Clears the line of the terminal and moves to its beginning.
@@ -106,6 +106,11 @@ pub(super) fn grouped(number: u64) -> String {
 /// Formats the losses of the analysis.
 pub(super) fn analysis_lost(lost: &Named) -> String {
     format!("not seen within analysed frames: {}{}", grouped(lost.sum()), listed(lost))
+}
+
+/// Formats the refused packets within others.
+pub(super) fn refused_nested(refused: &Named) -> String {
+    format!("not analysed within analysed frames: {}{}", grouped(refused.sum()), listed(refused))
 }
 
 /// Formats the counters that are not 0, as `name 5, other 3` in parentheses.
@@ -245,6 +250,13 @@ fn write_totals(text: &mut String, stats: &Stats) -> std::fmt::Result {
     let lost = summed(stats.workers.iter().map(|worker| &worker.analysis_lost));
     if lost.sum() > 0 {
         writeln!(text, "{}", analysis_lost(&lost))?;
+    }
+    let nested = summed(stats.workers.iter().map(|worker| &worker.refused_nested));
+    if nested.sum() > 0 {
+        writeln!(text, "{}", refused_nested(&nested))?;
+    }
+    if let Some(advice) = split_advice(&stats.workers) {
+        writeln!(text, "{advice}")?;
     }
     text.push_str(&stored(stats.workers.iter().filter_map(|worker| worker.store.as_ref())));
     if let Some(UploadCounters { to, segments, bytes, waiting, failures, .. }) = &stats.upload {

@@ -14,6 +14,7 @@ use mirror_device::xdp::program::LogLevel;
 use mirror_engine::analyzer::Enabled;
 use mirror_engine::offline::{self, Frames};
 use mirror_engine::worker::{Worker, WorkerConfig};
+use mirror_packet::FlowScope;
 use mirror_packet::capture_file::{CaptureFile, CaptureFileError};
 use mirror_records::sink::{Destination, Overflow, Sink, StallPolicy};
 use mirror_store::{Store, StoreHandle};
@@ -62,6 +63,10 @@ pub(super) struct Args {
     /// If both ends of conversations are mirrored: analyse one copy of each packet, and count the other
     #[arg(long, value_enum, default_value_t, value_name = "on|off", hide_possible_values = true)]
     dedup: super::Switch,
+
+    /// The frames that make up one address space: those of one mirrored interface with one VNI, or all with one VNI
+    #[arg(long, value_name = "SCOPE", value_parser = super::flow_scope(), default_value = FlowScope::default().name())]
+    flow_scope: FlowScope,
 
     /// Analyzers to run; by default all but those that are off by default
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
@@ -168,6 +173,7 @@ impl Reader {
             max_flows: args.max_flows,
             hash_seed: offline::HASH_SEED,
             dedup: args.dedup.is_on(),
+            flow_scope: args.flow_scope,
             ..WorkerConfig::default()
         };
         let store = super::store::open(args.store.as_deref(), &config::StoreSettings::default())?;
@@ -262,6 +268,12 @@ impl Totals {
         }
         if worker.analysis_lost.sum() > 0 {
             eprintln!("{}", super::progress::analysis_lost(&worker.analysis_lost));
+        }
+        if worker.refused_nested.sum() > 0 {
+            eprintln!("{}", super::progress::refused_nested(&worker.refused_nested));
+        }
+        if let Some(advice) = stats::split_advice(&self.workers) {
+            eprintln!("{advice}");
         }
         if let Some(store) = &worker.store {
             eprint!("{}", super::progress::stored([store].into_iter()));

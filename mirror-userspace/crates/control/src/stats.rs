@@ -7,7 +7,7 @@
 //! redirected = Σ rings (delivered + lost)                 (by interface)
 //! Σ rings delivered = Σ workers delivered + Σ workers handed over in vain
 //! Σ workers handed over = Σ workers taken over
-//! delivered  = analysed + Σ refused + duplicates          (by worker)
+//! delivered  = analysed + Σ refused + duplicates + waiting (by worker)
 //! delivered  = kept + Σ not kept + Σ lost to the store    (by worker, with a packet store)
 //! ```
 
@@ -225,6 +225,38 @@ impl Store {
     }
 }
 
+/// Flows of one side, of whose conversations another session of the same VNI had the other side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Split {
+    /// The VNI. Absent for the sum of the VNIs that have no counter of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vni: Option<u32>,
+    /// The number of flows.
+    pub flows: u64,
+}
+
+/// Describes flows of one side that are halves of conversations, and what helps; `None` if there are none.
+#[must_use]
+pub fn split_advice(workers: &[Worker]) -> Option<String> {
+    let mut vnis: Vec<u32> =
+        workers.iter().flat_map(|worker| &worker.split).filter_map(|it| it.vni).collect();
+    let flows: u64 = workers.iter().flat_map(|worker| &worker.split).map(|split| split.flows).sum();
+    if flows == 0 {
+        return None;
+    }
+    vnis.sort_unstable();
+    vnis.dedup();
+    let shown: Vec<_> = vnis.iter().take(8).map(u32::to_string).collect();
+    let more = if vnis.len() > shown.len() { ", …" } else { "" };
+    let plural = if vnis.len() == 1 { "" } else { "s" };
+    Some(format!(
+        "{flows} flows have one side only, and another mirror session of the same VNI has the other (VNI{plural} \
+         {}{more}); if each VNI is one network, make one flow of both with `--flow-scope vni`, or flow_scope = \
+         \"vni\" in [analysis]",
+        shown.join(", "),
+    ))
+}
+
 /// One worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Worker {
@@ -240,6 +272,10 @@ pub struct Worker {
     pub analysed: u64,
     /// Frames that belong to no flow, by reason.
     pub refused: Named,
+    /// Packets within other packets of analysed frames that belong to no flow, by reason.
+    pub refused_nested: Named,
+    /// Frames with fragments of datagrams that are not complete yet.
+    pub waiting: u64,
     /// Frames mirrored at both ends, of which the other copy was analysed.
     pub duplicates: u64,
     /// Flows in the table.
@@ -252,9 +288,13 @@ pub struct Worker {
     pub flows_shunted_total: u64,
     /// Records lost because the queue of the log was full.
     pub records_lost: u64,
-    /// Losses of the analysis, by reason: abandoned TCP streams and analyzer states, datagrams with missing
-    /// fragments, packets in packets. The frames themselves went through the analysis.
+    /// Losses of the analysis, by reason: abandoned TCP streams and analyzer states, packets in packets. The frames
+    /// themselves went through the analysis.
     pub analysis_lost: Named,
+    /// Flows of one side that have ended, and of whose conversations another session of the same VNI had the other
+    /// side.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub split: Vec<Split>,
     /// The fate of the frames in the packet store; absent without a store.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<Store>,
@@ -280,6 +320,8 @@ impl Worker {
             delivered_bytes: counters.delivered_bytes,
             analysed: counters.analysed,
             refused: Named(counters.refused),
+            refused_nested: Named(counters.refused_nested),
+            waiting: counters.waiting,
             duplicates: counters.duplicates,
             flows_active: counters.flows_active,
             flows_total: counters.flows_total,
@@ -287,6 +329,9 @@ impl Worker {
             flows_shunted_total: counters.flows_shunted.1,
             records_lost: counters.records_lost,
             analysis_lost: Named(counters.analysis_lost),
+            split: (counters.split.into_iter())
+                .map(|(vni, flows)| Split { vni: vni.map(mirror_xdp_common::Vni::get), flows })
+                .collect(),
             store: store.map(Store::from),
             protocols: counters.protocols,
             busy_ms: 0,
@@ -297,7 +342,8 @@ impl Worker {
     #[must_use]
     pub fn imbalance(&self) -> u64 {
         let stored = self.store.as_ref().map_or(0, |store| self.delivered.abs_diff(store.seen()));
-        self.delivered.abs_diff(self.analysed + self.refused.sum() + self.duplicates) + stored
+        let fates = self.analysed + self.refused.sum() + self.duplicates + self.waiting;
+        self.delivered.abs_diff(fates) + stored
     }
 }
 
@@ -575,7 +621,7 @@ pub(crate) mod tests {
 
     #[test]
     fn each_broken_identity_shows() {
-        let breaks: [fn(&mut Stats); 8] = [
+        let breaks: [fn(&mut Stats); 9] = [
             |stats| stats.interfaces[0].program.seen += 3,
             |stats| stats.interfaces[0].program.passed.0[0].1 += 3,
             |stats| stats.interfaces[0].rings[1].lost.rx_dropped += 3,
@@ -584,12 +630,27 @@ pub(crate) mod tests {
             |stats| stats.workers[0].hand_over.full += 1,
             |stats| stats.workers[0].hand_over.given += 1,
             |stats| stats.workers[1].duplicates += 1,
+            |stats| stats.workers[1].waiting += 1,
         ];
         for (index, break_it) in breaks.into_iter().enumerate() {
             let mut stats = exact();
             break_it(&mut stats);
             assert_ne!(stats.imbalance(), 0, "{index}");
         }
+    }
+
+    #[test]
+    fn halves_of_conversations_are_summed_up_with_the_setting_that_helps() {
+        let mut stats = exact();
+        assert_eq!(split_advice(&stats.workers), None);
+        stats.workers[0].split = vec![Split { vni: Some(7), flows: 2 }];
+        stats.workers[1].split = vec![Split { vni: Some(7), flows: 1 }];
+        let advice = split_advice(&stats.workers).unwrap();
+        assert!(advice.starts_with("3 flows have one side only"), "{advice}");
+        assert!(advice.contains("(VNI 7)") && advice.contains("--flow-scope vni"), "{advice}");
+        stats.workers[1].split = (8..30).map(|vni| Split { vni: Some(vni), flows: 1 }).collect();
+        let advice = split_advice(&stats.workers).unwrap();
+        assert!(advice.contains("(VNIs 7, 8, 9, 10, 11, 12, 13, 14, …)"), "{advice}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The identity of a flow: what does not change with its packets, and its place in the table.
 
-use mirror_packet::{Conversation, FlowKey, FlowKeyHasher, MirrorSession};
+use mirror_packet::{Conversation, FlowKey, FlowKeyHasher, MirrorSession, Source, SourceNumber, Sources};
 use mirror_protocols::detect::{Endpoints, Transport};
 use mirror_xdp_common::Address;
 use mirror_xdp_common::wire::protocol;
@@ -31,6 +31,8 @@ pub struct FlowMeta {
     /// True if the client is the key's lower endpoint.
     pub(crate) client_is_low: bool,
     pub(crate) outer_destination: Address,
+    /// The interfaces that mirrored the client's and the server's packets, if the key names none.
+    pub(crate) sources: [Option<SourceNumber>; 2],
     /// Time of the first packet, in nanoseconds since the epoch.
     pub(crate) start: u64,
 }
@@ -56,7 +58,11 @@ impl FlowMeta {
 
     /// Returns the fields that all records of this flow share.
     #[must_use]
-    pub fn conversation(&self) -> Conversation {
+    pub fn conversation(&self, sources: &Sources) -> Conversation {
+        let session = &self.key.session;
+        let of_key = Source { address: session.outer_source, endpoint: session.endpoint };
+        let [of_client, of_server] = self.sources.map(|number| sources.get(number?));
+        let mirror_source = of_client.or(of_server).unwrap_or(of_key);
         let (source, mut source_port) = self.client();
         let (destination, mut destination_port) = self.server();
         match self.key.protocol() {
@@ -77,12 +83,15 @@ impl FlowMeta {
             protocol: self.key.protocol(),
             ipv6: self.key.ipv6(),
             vlans: self.key.vlans,
-            mirror: self.key.session.vni().map(|vni| MirrorSession {
+            mirror: session.vni().map(|vni| MirrorSession {
                 vni,
-                outer_source: self.key.session.outer_source,
+                outer_source: mirror_source.address,
                 outer_destination: self.outer_destination,
-                endpoint: self.key.session.endpoint,
+                endpoint: mirror_source.endpoint,
             }),
+            other_source: of_server
+                .map(|other| other.address)
+                .filter(|&other| other != mirror_source.address),
         }
     }
 }

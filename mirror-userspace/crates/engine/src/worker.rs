@@ -3,22 +3,23 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use mirror_xdp_common::Address;
-use mirror_xdp_common::hash::FlowHashKey;
+use mirror_xdp_common::hash::{FlowHash, FlowHashKey};
 use mirror_xdp_common::wire::protocol;
+use mirror_xdp_common::{Address, Vni};
 use serde::Serialize;
 
 pub mod affinity;
 mod datagrams;
 mod duplicates;
 pub mod flow_scan;
+pub(crate) mod halves;
 mod shunting;
 mod tuning;
 
 use mirror_packet::fragment::Defragmenter;
 use mirror_packet::{
-    self, DecodeError, Decoded, FlowKey, FlowKeyHasher, Fragment, Layer, LinkType, Packet, SECOND, Segment,
-    SessionKey, Transport, tcp_flags,
+    self, DecodeError, Decoded, FlowKey, FlowKeyHasher, FlowScope, Fragment, Layer, LinkType, Packet, SECOND,
+    Segment, SessionKey, Transport, tcp_flags,
 };
 use mirror_packet::{FrameInfo, MirrorSession};
 use mirror_records::EndReason;
@@ -28,6 +29,7 @@ use self::datagrams::Whole;
 pub use self::datagrams::{DatagramCounters, Datagrams};
 use self::duplicates::{Duplicates, Place, Verdict};
 use self::flow_scan::FlowScan;
+use self::halves::Halves;
 use self::shunting::Ending;
 pub use self::shunting::Shunting;
 pub use self::tuning::Tuning;
@@ -39,7 +41,7 @@ use crate::indicators::Indicators;
 use crate::observers::Observers;
 use crate::stream::{StreamLoss, Streams};
 
-/// The counters of a worker. `delivered = analysed + Σ refused + duplicates`.
+/// The counters of a worker. `delivered = analysed + Σ refused + duplicates + waiting`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkerCounters {
     /// Frames passed to [`Worker::frame`].
@@ -50,6 +52,10 @@ pub struct WorkerCounters {
     pub analysed: u64,
     /// Frames that belong to no flow, by reason.
     pub refused: Vec<(&'static str, u64)>,
+    /// Packets that belong to no flow, within other packets of analysed frames, by reason.
+    pub refused_nested: Vec<(&'static str, u64)>,
+    /// Frames that hold fragments of datagrams that are not complete yet.
+    pub waiting: u64,
     /// Frames that were mirrored at both ends, and analysed when they came from the other.
     pub duplicates: u64,
     /// Flows in the table now.
@@ -61,8 +67,11 @@ pub struct WorkerCounters {
     /// Records lost because the sink's queue was full.
     pub records_lost: u64,
     /// Data of analysed frames that the analyzers did not see, by reason: TCP streams and analyzer states
-    /// that were given up, datagrams whose fragments did not all arrive, nested packets.
+    /// that were given up, nested packets.
     pub analysis_lost: Vec<(&'static str, u64)>,
+    /// Flows of one side that have ended, and of whose conversations another session of the same VNI had the other
+    /// side, by VNI. `None` stands for the VNIs that have no counter of their own.
+    pub split: Vec<(Option<Vni>, u64)>,
     /// Traffic by transport protocol.
     pub protocols: Protocols,
 }
@@ -114,13 +123,21 @@ pub struct WorkerConfig {
     pub hash_seed: u64,
     /// True if a packet that is mirrored at both ends of its conversation is analysed only once.
     pub dedup: bool,
+    /// The frames that make up one address space.
+    pub flow_scope: FlowScope,
     /// The settings that can change later, see [`Worker::tune`].
     pub tuning: Tuning,
 }
 
 impl Default for WorkerConfig {
     fn default() -> Self {
-        Self { max_flows: 1 << 18, hash_seed: 0, dedup: false, tuning: Tuning::default() }
+        Self {
+            max_flows: 1 << 18,
+            hash_seed: 0,
+            dedup: false,
+            flow_scope: FlowScope::default(),
+            tuning: Tuning::default(),
+        }
     }
 }
 
@@ -137,6 +154,8 @@ const MAX_NEW_FLOWS: u8 = 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Analysed,
+    /// It is a fragment of a datagram that is not complete.
+    Waiting,
     /// Another frame or the driver has already counted it.
     Duplicate,
 }
@@ -170,7 +189,10 @@ pub struct Worker<R: Recorder = (), O: Offload = ()> {
     delivered_bytes: u64,
     analysed: u64,
     refused: [u64; DecodeError::COUNT],
+    refused_nested: [u64; DecodeError::COUNT],
     duplicates: u64,
+    /// Finds conversations of which two sessions have a direction each, where flows are told apart by session.
+    halves: Option<Halves>,
     flows_total: u64,
     flows_settled: u64,
     /// Flows that the packets of the current frame have begun, see [`MAX_NEW_FLOWS`].
@@ -249,7 +271,9 @@ impl<R: Recorder, O: Offload> WorkerBuilder<R, O> {
             delivered_bytes: 0,
             analysed: 0,
             refused: [0; DecodeError::COUNT],
+            refused_nested: [0; DecodeError::COUNT],
             duplicates: 0,
+            halves: (config.flow_scope == FlowScope::Interface).then(Halves::new),
             flows_total: 0,
             flows_settled: 0,
             begun: 0,
@@ -319,8 +343,9 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
             count += 1;
             let Whole { info, place, vlans, bytes, .. } = &whole;
             self.begun = 0;
-            // The worker that reassembled the datagram has already checked it.
-            let _ = self.layers(info, place, Layer::whole(bytes, *vlans, 0));
+            if let Err(refusal) = self.layers(info, place, Layer::whole(bytes, *vlans, 0), true) {
+                self.refused_nested[refusal as usize] += 1;
+            }
             whole.end();
         }
         count
@@ -389,6 +414,8 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
     fn leaves(&mut self, info: &FrameInfo, frame: &[u8], outcome: Result<Outcome, DecodeError>) {
         match outcome {
             Ok(Outcome::Analysed) => self.analysed += 1,
+            // The defragmenter counts it.
+            Ok(Outcome::Waiting) => {}
             Ok(Outcome::Duplicate) => self.duplicates += 1,
             Err(refusal) => self.refused[refusal as usize] += 1,
         }
@@ -401,13 +428,15 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         link: Option<LinkType>,
         frame: &[u8],
     ) -> Result<Outcome, DecodeError> {
-        let mut place = Place::from(info.mirror);
+        let scope = self.config.flow_scope;
+        let mut place = Place::from(info.mirror).within(scope);
         if let (Some(dedup), Some(mirror), Some(LinkType::Ethernet)) = (&mut self.dedup, info.mirror, link) {
             match dedup.look(mirror, info.time, frame) {
-                Verdict::New(known) => place = known,
+                Verdict::New(known) => place = known.within(scope),
                 Verdict::Copy { place, united } => {
+                    let place = place.within(scope);
                     if let Some(first) = united {
-                        self.unite_by_copy(info, frame, &place, &first);
+                        self.unite_by_copy(info, frame, &place, &scope.session(first));
                     }
                     return Ok(Outcome::Duplicate);
                 }
@@ -420,12 +449,19 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
             return self.packet(info, &place, &packet);
         }
         let link = link.ok_or(DecodeError::LinkType)?;
-        self.layers(info, &place, Layer::frame(link, frame, original_len))
+        self.layers(info, &place, Layer::frame(link, frame, original_len), false)
     }
 
     /// Processes the nested packets of a layer. The frame counts as analysed as soon as one of them belongs
-    /// to a flow, whatever errors the inner packets have.
-    fn layers(&mut self, info: &FrameInfo, place: &Place, layer: Layer<'_>) -> Result<Outcome, DecodeError> {
+    /// to a flow; errors of the inner packets have counters of their own. `is_nested` means that the frame is
+    /// counted already.
+    fn layers(
+        &mut self,
+        info: &FrameInfo,
+        place: &Place,
+        layer: Layer<'_>,
+        is_nested: bool,
+    ) -> Result<Outcome, DecodeError> {
         let mut outcome = Err(DecodeError::Nesting);
         let mut next = Some(layer);
         while let Some(layer) = next.take() {
@@ -437,11 +473,15 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
                     next = packet.tunnelled.filter(|_| self.unfollowed == unfollowed);
                     step
                 }
-                Ok(Decoded::Fragment(fragment)) => self.fragment(info, place, &fragment),
+                Ok(Decoded::Fragment(fragment)) => {
+                    self.fragment(info, place, &fragment, is_nested || outcome.is_ok())
+                }
                 Err(refusal) => Err(refusal),
             };
-            if outcome.is_err() {
-                outcome = step;
+            match (outcome, step) {
+                (Err(_), step) => outcome = step,
+                (Ok(_), Err(refusal)) => self.refused_nested[refusal as usize] += 1,
+                (Ok(_), Ok(_)) => {}
             }
         }
         outcome
@@ -452,13 +492,29 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         info: &FrameInfo,
         place: &Place,
         fragment: &Fragment<'_>,
+        is_nested: bool,
     ) -> Result<Outcome, DecodeError> {
         let mut datagram = std::mem::take(&mut self.datagram);
-        let whole = self.defragmenter.add(fragment, place.session, info.time, &mut datagram);
+        let whole = self.defragmenter.add(fragment, place.session, info.time, is_nested, &mut datagram);
         let outcome = match whole {
-            Ok(true) if self.is_handed_over(info, place, fragment, &datagram) => Ok(Outcome::Analysed),
-            Ok(true) => self.layers(info, place, Layer::datagram(&datagram, fragment)),
-            Ok(false) => Ok(Outcome::Analysed),
+            Ok(Some(before)) => {
+                let outcome = if self.is_handed_over(info, place, fragment, &datagram) {
+                    Ok(Outcome::Analysed)
+                } else {
+                    self.layers(info, place, Layer::datagram(&datagram, fragment), is_nested)
+                };
+                // The frames with the other fragments share the fate of this one.
+                match outcome {
+                    Ok(Outcome::Analysed | Outcome::Waiting) => self.analysed += before.frames,
+                    Ok(Outcome::Duplicate) => self.duplicates += before.frames,
+                    Err(refusal) => {
+                        self.refused[refusal as usize] += before.frames;
+                        self.refused_nested[refusal as usize] += before.nested;
+                    }
+                }
+                outcome
+            }
+            Ok(None) => Ok(Outcome::Waiting),
             Err(refusal) => Err(refusal),
         };
         self.datagram = datagram;
@@ -512,7 +568,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         let (key, forward) = FlowKey::of_packet(packet, place.session);
         let mut found = self.find(&key, place.other.as_ref(), info.time);
         if let Ok(index) = found {
-            if self.is_counted_elsewhere(index, info, packet) {
+            if self.is_counted_elsewhere(index, forward, info, packet) {
                 return Ok(Outcome::Duplicate);
             }
             let flow = self.flows.flow(index);
@@ -539,6 +595,9 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         let flow = self.flows.flow(index);
         let direction = flow.direction(forward);
         flow.count(direction, packet, info.time);
+        if self.config.flow_scope == FlowScope::Vni {
+            flow.came_by(direction, info.mirror, &mut self.records.sources);
+        }
         self.protocols.count(packet.protocol, packet.len as u64);
         let Self { streams, analyzers, records, alerted, .. } = self;
         let mut tools = FlowContext { streams, analyzers, records, index, time: info.time, alerted };
@@ -551,7 +610,8 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         if let Some(shunting) = &mut self.shunting
             && !self.recorder.wants_rest_of(index)
         {
-            shunting.consider(index, flow, info, packet);
+            let sources = (self.config.flow_scope, &self.records.sources);
+            shunting.consider(index, flow, info, packet, sources);
         }
         self.flows.touch(index, info.time);
         Ok(Outcome::Analysed)
@@ -572,13 +632,34 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
             self.end(index, evicted, EndReason::Forced, info.time);
         }
         let mut flow = Flow::new(key, forward, packet, info.mirror, info.time);
-        flow.followed_by(&self.analyzers);
+        if self.config.flow_scope == FlowScope::Vni {
+            flow.came_by(flow.direction(forward), info.mirror, &mut self.records.sources);
+        }
+        flow.followed_by(&self.analyzers, &self.records.sources);
         self.flows_total += 1;
         let index = self.flows.insert(flow, missing, info.time);
+        if info.mirror.is_some() {
+            self.find_half(index, forward, info, packet);
+        }
         if self.indicators.is_some() {
             self.look_at_addresses(index, info.time);
         }
         index
+    }
+
+    /// Looks for a flow of another session that has the other direction of a conversation, and marks both.
+    #[inline(always)]
+    fn find_half(&mut self, index: FlowIndex, forward: bool, info: &FrameInfo, packet: &Packet<'_>) {
+        let Some(halves) = &mut self.halves else { return };
+        let hash = match info.flow_hash {
+            // A frame of a capture file.
+            FlowHash(0) => self.flows.flow(index).key().flow_hash(&self.hash_key),
+            _ if !packet.direct => self.flows.flow(index).key().flow_hash(&self.hash_key),
+            hash => hash,
+        };
+        if let Some(other) = halves.begun(hash, index) {
+            self.flows.mark_halves(index, other, forward);
+        }
     }
 
     /// Finds the flow with this key, or with that of another session that sees the same hosts.
@@ -669,7 +750,13 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
 
     /// Returns true if the driver counts the flow, and counts it in another session than this packet's.
     #[inline]
-    fn is_counted_elsewhere(&mut self, index: FlowIndex, info: &FrameInfo, packet: &Packet<'_>) -> bool {
+    fn is_counted_elsewhere(
+        &mut self,
+        index: FlowIndex,
+        forward: bool,
+        info: &FrameInfo,
+        packet: &Packet<'_>,
+    ) -> bool {
         if self.dedup.is_none() || !packet.direct {
             return false;
         }
@@ -680,7 +767,8 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
             return false;
         }
         let flow = self.flows.flow(index);
-        flow.shunted().is_some() && flow.session() != SessionKey::from(info.mirror)
+        flow.shunted().is_some()
+            && !flow.is_counted_by(flow.direction(forward), info.mirror, &self.records.sources)
     }
 
     /// Counts an ICMP error for the flow that it is about.
@@ -709,11 +797,14 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
 
     fn end(&mut self, index: FlowIndex, mut flow: Flow, reason: EndReason, now: u64) {
         self.end_analysis(index, &mut flow, now);
-        let Some(shunting) = &mut self.shunting else {
-            return self.records.push_flow(flow.record(reason, now));
+        count_half(&mut self.halves, &flow);
+        let ending = Ending { flow, reason, time: now };
+        let ending = match &mut self.shunting {
+            Some(shunting) => shunting.end(ending),
+            None => Some(ending),
         };
-        if let Some(Ending { flow, reason, time }) = shunting.end(Ending { flow, reason, time: now }) {
-            self.records.push_flow(flow.record(reason, time));
+        if let Some(ending) = ending {
+            push_flow(&mut self.records, &ending);
         }
     }
 
@@ -764,10 +855,11 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         }
         while let Some(shunting) = &mut self.shunting
             && self.records.has_room()
-            && let Some(Ending { flow, reason, time }) = shunting.ended(&mut self.flows, now)
+            && let Some(ending) = shunting.ended(&mut self.flows, now)
         {
-            self.records.push_flow(flow.record(reason, time));
+            push_flow(&mut self.records, &ending);
         }
+        self.defragmenter.expire(now);
         self.recorder.tick(now);
         if now.saturating_sub(self.handed_over) >= HAND_OVER_INTERVAL {
             self.handed_over = now;
@@ -797,14 +889,15 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
     pub fn finish(&mut self) {
         self.records.wait();
         self.defragmenter.finish();
-        let Self { flows, shunting, streams, analyzers, records, now, alerted, recorder, .. } = self;
-        for Ending { flow, reason, time } in shunting.iter_mut().flat_map(|shunting| shunting.finish(flows)) {
-            records.push_flow(flow.record(reason, time));
+        let Self { flows, shunting, streams, analyzers, records, now, alerted, recorder, halves, .. } = self;
+        for ending in shunting.iter_mut().flat_map(|shunting| shunting.finish(flows)) {
+            push_flow(records, &ending);
         }
         for (index, mut flow) in flows.drain() {
             flow.end(&mut FlowContext { streams, analyzers, records, index, time: *now, alerted });
             take_alert(alerted, recorder, index, &mut flow);
-            records.push_flow(flow.record(EndReason::Shutdown, *now));
+            count_half(halves, &flow);
+            push_flow(records, &Ending { flow, reason: EndReason::Shutdown, time: *now });
         }
         self.records.flush();
         self.recorder.finish();
@@ -813,7 +906,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
     /// Continues a survey of the flows. Returns the survey if it is not finished.
     #[must_use]
     pub fn flow_scan(&self, flow_scan: FlowScan) -> Option<FlowScan> {
-        flow_scan.advance(&self.flows, self.now)
+        flow_scan.advance(&self.flows, &self.records.sources, self.now)
     }
 
     /// Returns the number of flows of which no analyzer wanted more at some time. From then on they were only
@@ -838,14 +931,21 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
     /// Returns the counters.
     #[must_use]
     pub fn counters(&self) -> WorkerCounters {
+        let (mut refused, mut refused_nested) = (self.refused, self.refused_nested);
+        for (reason, lost) in self.defragmenter.lost() {
+            refused[reason as usize] += lost.frames;
+            refused_nested[reason as usize] += lost.nested;
+        }
+        let named = |counts: [u64; DecodeError::COUNT]| {
+            DecodeError::ALL.iter().map(|&refusal| (refusal.name(), counts[refusal as usize])).collect()
+        };
         WorkerCounters {
             delivered: self.delivered,
             delivered_bytes: self.delivered_bytes,
             analysed: self.analysed,
-            refused: DecodeError::ALL
-                .iter()
-                .map(|&refusal| (refusal.name(), self.refused[refusal as usize]))
-                .collect(),
+            refused: named(refused),
+            refused_nested: named(refused_nested),
+            waiting: self.defragmenter.waiting(),
             duplicates: self.duplicates,
             flows_active: self.flows.len() as u64,
             flows_total: self.flows_total,
@@ -853,9 +953,9 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
             records_lost: self.records.lost(),
             analysis_lost: (StreamLoss::ALL.iter().map(|why| why.name()).zip(self.streams.lost()))
                 .chain([("analyzer_memory", self.analyzers.forgotten())])
-                .chain(self.defragmenter.lost())
                 .chain([("nested_flow", self.unfollowed)])
                 .collect(),
+            split: self.halves.iter().flat_map(Halves::counts).collect(),
             protocols: self.protocols,
         }
     }
@@ -868,6 +968,22 @@ fn take_alert(alerted: &Cell<bool>, recorder: &mut impl Recorder, index: FlowInd
         flow.set_alerted();
         recorder.alert(index);
     }
+}
+
+/// Counts a flow that has ended if another session has the other direction of its conversation, see [`Halves`].
+#[inline]
+fn count_half(halves: &mut Option<Halves>, flow: &Flow) {
+    if let Some(vni) = flow.half()
+        && let Some(halves) = halves
+    {
+        halves.count(vni);
+    }
+}
+
+/// Emits the record of a flow that has ended.
+fn push_flow(records: &mut Producer, ending: &Ending) {
+    let record = ending.flow.record(ending.reason, ending.time, &records.sources);
+    records.push_flow(record);
 }
 
 #[cfg(test)]

@@ -65,8 +65,7 @@ impl CommunityId {
     fn hash(ends: [(Address, u16); 2], protocol: u8, ipv6: bool) -> Self {
         // The protocols for which the specification hashes ports, or types of ICMP. The key of others may use the
         // ports for something else.
-        let has_ports =
-            inner::has_ports(protocol) || matches!(protocol, protocol::ICMP | protocol::ICMPV6);
+        let has_ports = inner::has_ports(protocol) || matches!(protocol, protocol::ICMP | protocol::ICMPV6);
         let [source, destination] = ends.map(|(address, port)| (address, if has_ports { port } else { 0 }));
         // Between ports of one address, Suricata compares their bytes in the wrong order on little-endian
         // machines, where the specification wants the lower port first. Our records must match Suricata's.
@@ -138,6 +137,7 @@ mod tests {
             ipv6: address(source.0).is_ipv6(),
             vlans: Vlans::new(),
             mirror: None,
+            other_source: None,
         }
     }
 
@@ -160,14 +160,18 @@ mod tests {
     /// (`pycommunityid`) computes it for protocols without ports.
     #[test]
     fn protocols_without_ports_have_none_in_the_community_id() {
-        for (protocol, expected) in [(protocol::ESP, "1:g3JhCUzkZlozpFxf8KXyr9SDbo4="), (protocol::IPV4, "1:c/H1xJJ87uu1Z0Xu4342FL/K4KA=")] {
+        for (protocol, expected) in [
+            (protocol::ESP, "1:g3JhCUzkZlozpFxf8KXyr9SDbo4="),
+            (protocol::IPV4, "1:c/H1xJJ87uu1Z0Xu4342FL/K4KA="),
+        ] {
             for ports in [[0, 0], [0xabcd, 0x1234]] {
                 let [low, high] = [("10.0.0.1", ports[0]), ("192.168.0.1", ports[1])];
                 let id = CommunityId::of(&conversation(low, high, protocol));
                 assert_eq!(id.to_string(), expected);
                 let reversed = CommunityId::of(&conversation(high, low, protocol));
                 assert_eq!(reversed, id);
-                let ends = [low, high].map(|(text, port)| (text.parse::<std::net::IpAddr>().unwrap().into(), port));
+                let ends =
+                    [low, high].map(|(text, port)| (text.parse::<std::net::IpAddr>().unwrap().into(), port));
                 assert_eq!(CommunityId::of_ends(ends, protocol, false), id);
             }
         }

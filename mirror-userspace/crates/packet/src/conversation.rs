@@ -26,4 +26,6 @@ pub struct Conversation {
     pub vlans: Vlans,
     /// The mirror session; `None` for plain frames of a capture file.
     pub mirror: Option<MirrorSession>,
+    /// The mirrored interface of the server's packets, if it is another than that of the client's.
+    pub other_source: Option<Address>,
 }

@@ -6,7 +6,8 @@ use mirror_xdp_common::{Address, Vni};
 
 use crate::{Cause, MirrorSession, Packet, Transport, Vlans};
 
-/// The mirror session that a frame came from. The same inner addresses in two sessions are two flows.
+/// The mirror session that a frame came from. The same inner addresses in two sessions are two flows, unless the
+/// scope of flows is a VNI ([`crate::FlowScope`]): then the key names no interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionKey {
     /// The mirrored interface; zero for plain frames.
@@ -31,6 +32,13 @@ impl SessionKey {
     #[must_use]
     pub const fn is_mirrored(&self) -> bool {
         self.vni != Self::NO_VNI
+    }
+
+    /// Returns the key of all sessions with this VNI.
+    #[inline]
+    #[must_use]
+    pub const fn of_any_interface(self) -> Self {
+        Self { outer_source: Address { high: 0, low: 0 }, vni: self.vni, endpoint: 0 }
     }
 }
 

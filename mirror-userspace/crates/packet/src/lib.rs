@@ -24,6 +24,7 @@ mod direction;
 pub mod fair;
 pub mod flow_key;
 mod mirror;
+mod scope;
 pub mod text;
 mod vlan;
 
@@ -33,6 +34,7 @@ pub use decode::*;
 pub use direction::Direction;
 pub use flow_key::{FlowKey, FlowKeyHasher, KeyHash, SessionKey};
 pub use mirror::{FrameInfo, MirrorDirection, MirrorSession};
+pub use scope::{FlowScope, Source, SourceNumber, Sources};
 pub use vlan::Vlans;
 
 /// Nanoseconds in a second.

@@ -360,6 +360,7 @@ mod tests {
             ipv6: false,
             vlans: Vlans::new(),
             mirror: None,
+            other_source: None,
         };
         Record::Event(EventRecord { time, conversation, event_type: &REQUEST, bytes: (0, 1) })
     }

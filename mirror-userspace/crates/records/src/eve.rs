@@ -261,6 +261,13 @@ impl Line<'_> {
             }
             self.raw(b"\"");
         }
+        if let Some(other) = flow.other_source {
+            self.raw(b",\"sources\":[\"");
+            self.text(address(mirror.outer_source).as_bytes());
+            self.raw(b"\",\"");
+            self.text(address(other).as_bytes());
+            self.raw(b"\"]");
+        }
         self.raw(b"}");
     }
 

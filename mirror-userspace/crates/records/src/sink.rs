@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use mirror_base::Slot;
 use mirror_base::sandbox::{self, Kind};
-use mirror_packet::Conversation;
+use mirror_packet::{Conversation, Sources};
 use mirror_protocols::ANALYZED;
 use mirror_protocols::eve::{EveEvent, Packer};
 use serde::Serialize;
@@ -252,6 +252,8 @@ pub struct Producer {
     /// Time of the last flush that was not caused by a full batch.
     flushed: Instant,
     lost: u64,
+    /// The mirrored interfaces that flows know by number, and records spell out.
+    pub sources: Sources,
 }
 
 impl Producer {
@@ -260,7 +262,16 @@ impl Producer {
         for _ in 0..BATCHES {
             home.try_send(Batch::new()).expect("the channel has room for every batch");
         }
-        Self { sink, home, empty, current: Batch::new(), overflow, flushed: Instant::now(), lost: 0 }
+        Self {
+            sink,
+            home,
+            empty,
+            current: Batch::new(),
+            overflow,
+            flushed: Instant::now(),
+            lost: 0,
+            sources: Sources::default(),
+        }
     }
 
     /// Adds a flow's record, or loses it if the sink is too far behind.
@@ -725,6 +736,7 @@ mod tests {
             ipv6: false,
             vlans: Vlans::new(),
             mirror: None,
+            other_source: None,
         };
         FlowRecord {
             time: 0,

@@ -25,10 +25,11 @@ use mirror_control::config::settings::{self, Setting};
 use mirror_control::config::{self, Diagnostic, Diagnostics};
 use mirror_control::observe::control::{self, OpenError, Socket};
 use mirror_control::observe::tap::{self, Tap};
-use mirror_control::stats::Stats;
+use mirror_control::stats::{self, Stats};
 use mirror_device::nic::Changes;
 use mirror_device::xdp::program::LogLevel;
 use mirror_engine::worker::WorkerConfig;
+use mirror_packet::FlowScope;
 use mirror_records::sink::{Destination, Sink, SinkCounters, SinkSettings, StallPolicy};
 use mirror_store::remote::Location;
 use mirror_store::upload;
@@ -120,6 +121,9 @@ pub(super) struct Args {
     #[arg(hide_possible_values = true)]
     dedup: Option<Switch>,
 
+    #[arg(long, help = help("analysis.flow_scope"), value_name = "SCOPE", value_parser = crate::cli::flow_scope())]
+    flow_scope: Option<FlowScope>,
+
     /// Send the inner frames out of this interface, such as one end of a veth pair, for other programs to see
     #[arg(long, value_name = "IF")]
     tap: Option<String>,
@@ -167,6 +171,7 @@ impl Args {
         set(&mut capture.stats_interval, self.stats_interval.as_ref());
         set(&mut capture.max_flows, self.max_flows.as_ref());
         set(&mut file.analysis.dedup, self.dedup.map(Switch::is_on).as_ref());
+        set(&mut file.analysis.flow_scope, self.flow_scope.as_ref());
         set_some(&mut file.store.settings.upload, self.store_upload.as_ref());
         self.ports.apply(&mut file.ports);
         self.receive.apply(&mut file.receive);
@@ -258,6 +263,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         // The standard library seeds its maps with random numbers of the system.
         hash_seed: RandomState::new().hash_one(0),
         dedup: settings.analysis.dedup,
+        flow_scope: settings.analysis.flow_scope,
         tuning: settings.tuning(),
     };
     let ports = crate::cli::parser_ports(&settings.ports);
@@ -320,6 +326,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut second = every(Duration::from_secs(1));
     let mut statistics = every(settings.capture.stats_interval);
     let mut messages = every(Duration::from_millis(100));
+    let mut split_noticed = false;
     let mut reloader = Reloader::new(&args, settings);
     let failure = loop {
         tokio::select! {
@@ -363,6 +370,10 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 let mut stats = capture.stats()?;
                 watch.enter(&mut stats);
                 stats.tap = tap.as_ref().map(tap::Running::counts);
+                if !split_noticed && let Some(advice) = stats::split_advice(&stats.workers) {
+                    split_noticed = true;
+                    tracing::warn!("{advice}");
+                }
                 write_stats(&sink, &mut stats, &sink.counters())?;
             }
             _ = messages.tick(), if !loggers.is_empty() => {

@@ -20,6 +20,7 @@ mod tests;
 mod views;
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ use std::{env, thread};
 
 use mirror_control::api::Token;
 
+use self::answer::Loss;
 use self::app::App;
 use self::client::{Address, Client, Failure, Server, Wanted};
 use self::draw::Theme;
@@ -107,6 +109,24 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
     let mut app = App::new(name, args.interval, Instant::now());
     terminal::run(&mut app, &client, theme)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the notices of a running capture, by its API; none if there is no capture, or the token is wrong.
+pub(super) fn notices(api: SocketAddr, token: Option<Token>) -> Vec<Notice> {
+    let Ok(address) = api.to_string().parse() else { return Vec::new() };
+    let update = Server { address, token }.ask_once(&Wanted::Nothing);
+    let summary = update.ok().and_then(|update| update.summary?.ok());
+    let notices = summary.into_iter().flat_map(|summary| summary.notices);
+    notices.map(|Loss { place, reason, count, .. }| Notice { place, reason, count }).collect()
+}
+
+/// A count that a running capture reports although nothing is lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Notice {
+    /// The worker and the VNI, or the like.
+    pub(super) place: String,
+    pub(super) reason: String,
+    pub(super) count: u64,
 }
 
 /// Returns the state after two replies, an interval apart, so that it has rates.

@@ -72,6 +72,8 @@ pub(super) struct Mirror {
     vni: u32,
     outer_src: String,
     outer_dst: String,
+    /// The outer sources of the client's and of the server's packets, if these are two.
+    sources: Option<Vec<String>>,
     /// The endpoint of a Gateway Load Balancer.
     endpoint: Option<String>,
 }

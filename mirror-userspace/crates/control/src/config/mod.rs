@@ -25,6 +25,7 @@ use mirror_engine::analyzer::Enabled;
 use mirror_engine::flow::Timeouts;
 use mirror_engine::indicators::{FileError, Indicators};
 use mirror_engine::worker::{Tuning, WorkerConfig};
+use mirror_packet::FlowScope;
 use mirror_records::apm;
 use mirror_records::sink::{EventTypes, FILE_NAME, Modes, Rotation};
 use mirror_rules::Policy;
@@ -120,6 +121,8 @@ impl Default for EveSettings {
 pub struct AnalysisSettings {
     /// Analyses a packet that is mirrored at both ends of its conversation only once.
     pub dedup: bool,
+    /// The frames that make up one address space.
+    pub flow_scope: FlowScope,
     /// The analyzers that run.
     pub analyzers: Enabled,
     /// The period that one `metrics` event covers.
@@ -128,7 +131,12 @@ pub struct AnalysisSettings {
 
 impl Default for AnalysisSettings {
     fn default() -> Self {
-        Self { dedup: false, analyzers: Enabled::default(), metrics_interval: apm::INTERVAL }
+        Self {
+            dedup: false,
+            flow_scope: FlowScope::default(),
+            analyzers: Enabled::default(),
+            metrics_interval: apm::INTERVAL,
+        }
     }
 }
 

@@ -50,6 +50,7 @@ fn every_key_is_read() {
     assert_eq!((receive.flow_affinity, receive.busy_poll), (true, None));
     let analysis = config.analysis;
     assert_eq!((analysis.dedup, analysis.analyzers), (true, Enabled::default()));
+    assert_eq!(analysis.flow_scope, FlowScope::Vni);
     assert_eq!(analysis.metrics_interval.as_secs(), 60);
     assert_eq!(config.timeouts, Timeouts::default());
     assert_eq!(config.log.level.as_deref(), Some("warn"));

@@ -296,11 +296,12 @@ impl CounterSpec {
         sample.labels.get(at).map(String::as_str)
     }
 
-    /// Returns the labels that name a place: an interface, a queue, or else a worker.
+    /// Returns the labels that name a place: an interface, a queue, or else a worker, and a VNI.
     fn place_labels(&self) -> impl Iterator<Item = &'static str> {
         let by_queue = self.labels.contains(&"queue");
-        let is_place =
-            move |label: &&str| matches!(*label, "interface" | "queue") || *label == "worker" && !by_queue;
+        let is_place = move |label: &&str| {
+            matches!(*label, "interface" | "queue" | "vni") || *label == "worker" && !by_queue
+        };
         self.labels.iter().copied().filter(is_place)
     }
 

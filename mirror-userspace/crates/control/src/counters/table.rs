@@ -39,6 +39,22 @@ const MALFORMED: &str = "find the other sender to this port";
 /// The reasons for which the policy asks to drop frames.
 const POLICY: &[&str] = &["source_not_admitted", "vni_not_admitted", "filter_rejected", "sampled_out"];
 
+/// The reasons for which a packet belongs to no flow.
+const REFUSALS: &[(&str, &str, &str)] = &[
+    ("link_type", "the link layer is not supported", ""),
+    ("link_truncated", "ends within the link layer", ""),
+    ("not_ip", "neither IPv4 nor IPv6: ARP, spanning tree, …", ""),
+    ("ip_header", "the IP header is cut short or contradicts itself", ""),
+    ("ip_length", "the IP packet is longer than the frame was", ""),
+    ("fragment", "a fragment that fits no datagram, or that the mirror cut short", ""),
+    ("fragment_memory", "a fragment of a datagram that was given up at a memory limit", ""),
+    ("fragment_incomplete", "a fragment of a datagram of which others did not arrive within 60 s", ""),
+    ("ip_protocol", "an IP protocol for which no flows are tracked", ""),
+    ("transport_header", "the transport header is cut short or contradicts itself", ""),
+    ("icmp_error", "an ICMP error about an unknown flow", ""),
+    ("nesting", "more nested packets than any legitimate sender produces", ""),
+];
+
 /// Returns the frames that the program passed, dropped, shunted and redirected, by reason.
 fn fates(interface: &Interface) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
     let program = &interface.program;
@@ -673,18 +689,7 @@ pub const COUNTERS: &[CounterSpec] = &[
         labels: &["worker", "reason"],
         account: "workers[].refused",
         help: "Frames that belong to no flow, by reason.",
-        reasons: &[
-            ("link_type", "the link layer is not supported", ""),
-            ("link_truncated", "ends within the link layer", ""),
-            ("not_ip", "neither IPv4 nor IPv6: ARP, spanning tree, …", ""),
-            ("ip_header", "the IP header is cut short or contradicts itself", ""),
-            ("ip_length", "the IP packet is longer than the frame was", ""),
-            ("fragment", "a fragment that fits no datagram, or that there was no room for", ""),
-            ("ip_protocol", "an IP protocol for which no flows are tracked", ""),
-            ("transport_header", "the transport header is cut short or contradicts itself", ""),
-            ("icmp_error", "an ICMP error about an unknown flow", ""),
-            ("nesting", "more nested packets than any legitimate sender produces", ""),
-        ],
+        reasons: REFUSALS,
         action: "none, unless there are many",
         shown: Loss(LossSpec {
             severity: Info,
@@ -694,6 +699,32 @@ pub const COUNTERS: &[CounterSpec] = &[
         }),
         read: |source, samples| by_reason(source, samples, |worker| Some(&worker.refused)),
         ..COUNTER
+    },
+    CounterSpec {
+        metric: "worker_refused_nested_packets_total",
+        stage: Stage::Worker,
+        labels: &["worker", "reason"],
+        account: "workers[].refused_nested",
+        help: "Packets within other packets that belong to no flow, by reason. Their frames are analysed.",
+        reasons: REFUSALS,
+        action: "none, unless there are many",
+        shown: Loss(LossSpec {
+            severity: Info,
+            alert: "NestedPacketsRefused",
+            what: "packets within tunnels that belong to no flow",
+            only: &[],
+        }),
+        read: |source, samples| by_reason(source, samples, |worker| Some(&worker.refused_nested)),
+        ..COUNTER
+    },
+    CounterSpec {
+        metric: "worker_waiting_frames",
+        stage: Stage::Worker,
+        labels: &["worker"],
+        account: "workers[].waiting",
+        help: "Frames with fragments of datagrams that are not complete yet.",
+        read: |source, samples| each_worker(source, samples, |worker| worker.waiting),
+        ..GAUGE
     },
     CounterSpec {
         metric: "worker_duplicate_frames_total",
@@ -785,8 +816,6 @@ pub const COUNTERS: &[CounterSpec] = &[
                  responses",
                 "",
             ),
-            ("datagram_memory", "fragments given up at a memory limit", ""),
-            ("datagram_incomplete", "a fragment did not arrive within 60 s", ""),
             ("nested_flow", "nested packets begin at most three flows per frame", ""),
         ],
         action: "none, unless there are many. Then look for loss on the way to the mirror, or for a host that starts \
@@ -798,6 +827,26 @@ pub const COUNTERS: &[CounterSpec] = &[
             only: &[],
         }),
         read: |source, samples| by_reason(source, samples, |worker| Some(&worker.analysis_lost)),
+        ..COUNTER
+    },
+    CounterSpec {
+        metric: "worker_split_flows_total",
+        stage: Stage::Analysis,
+        labels: &["worker", "vni"],
+        account: "workers[].split[].flows",
+        help: "Flows of one side that have ended, and of whose conversations another session of the same VNI had the \
+               other side. 64 VNIs of a worker have series of their own; `vni=\"other\"` is the sum of all others.",
+        action: "if each VNI is one network, `--flow-scope vni`",
+        shown: Notice,
+        shown_as: ("", "split_flows"),
+        read: |source, samples| {
+            for worker in &source.stats.workers {
+                for split in &worker.split {
+                    let vni = split.vni.map_or_else(|| "other".to_owned(), |vni| vni.to_string());
+                    samples.count(&[&worker.worker, &vni], split.flows);
+                }
+            }
+        },
         ..COUNTER
     },
     // Records.

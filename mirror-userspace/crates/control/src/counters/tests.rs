@@ -21,6 +21,8 @@ pub(crate) fn complete() -> Stats {
         let counters = StoreCounters { not_kept: vec![("policy", 0)], lost, ..StoreCounters::default() };
         worker.store = Some(counters.into());
         worker.analysis_lost = crate::stats::Named(vec![("stream_hole", 0)]);
+        worker.refused_nested = crate::stats::Named(vec![("not_ip", 0)]);
+        worker.split = vec![crate::stats::Split { vni: Some(7), flows: 0 }];
     }
     stats.tap = Some(TapCounts { interface: "tap0".to_owned(), ..TapCounts::default() });
     stats.upload = Some(UploadCounters::default());
@@ -93,6 +95,7 @@ fn the_table_has_every_counter_of_the_account() {
         "interfaces[].rings[].queue",
         "interfaces[].rings[].worker",
         "workers[].worker",
+        "workers[].split[].vni",
     ];
     for place in found.iter().filter(|place| !others.contains(&place.as_str())) {
         let is_known = |known: &String| place == known || place.starts_with(&format!("{known}."));
@@ -127,6 +130,7 @@ fn losses_of_every_stage_are_listed_with_their_place() {
     stats.workers[1].store.as_mut().unwrap().lost.0[0].1 = 4;
     stats.workers[1].analysis_lost.0[0].1 = 5;
     stats.workers[0].duplicates = 6;
+    stats.workers[1].split[0].flows = 11;
     stats.records.lost = 7;
     stats.tap.as_mut().unwrap().lost.refused = 8;
     stats.missed = 9;
@@ -151,7 +155,10 @@ fn losses_of_every_stage_are_listed_with_their_place() {
             "tap tap0 refused 8",
         ]
     );
-    assert_eq!(rows(notices(&stats)), ["worker worker 0 duplicates 6", "upload copy failures 10"]);
+    assert_eq!(
+        rows(notices(&stats)),
+        ["worker worker 0 duplicates 6", "analysis worker 1 vni 7 split_flows 11", "upload copy failures 10"]
+    );
     let sums: Vec<_> = sums(&stats).iter().map(|(spec, sum)| (spec.metric, *sum)).collect();
     assert!(sums.contains(&("frames_total", 1)) && sums.contains(&("worker_refused_frames_total", 2)));
 }

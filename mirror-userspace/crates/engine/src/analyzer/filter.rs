@@ -87,6 +87,7 @@ mod tests {
             ipv6: false,
             vlans: Vlans::new(),
             mirror: None,
+            other_source: None,
         }
     }
 

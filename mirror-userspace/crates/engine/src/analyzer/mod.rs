@@ -160,7 +160,7 @@ impl Context<'_> {
     /// Returns the fields that all records of the flow share.
     #[must_use]
     pub fn conversation(&self) -> Conversation {
-        self.head.conversation()
+        self.head.conversation(&self.records.sources)
     }
 
     /// Returns true for a TCP stream.

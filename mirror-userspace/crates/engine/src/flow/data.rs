@@ -329,7 +329,8 @@ impl Side<'_> {
             }
             if !std::mem::replace(&mut self.known.told, true) {
                 let head = self.now.head;
-                self.analyzers.recognised(self.following, application, || head.conversation());
+                let sources = &self.records.sources;
+                self.analyzers.recognised(self.following, application, || head.conversation(sources));
             }
             if self.known.missed & missed != 0 {
                 self.known.missed &= !missed;

@@ -5,14 +5,15 @@ pub mod data;
 pub mod table;
 
 use mirror_packet::{
-    Direction, FlowKey, MirrorSession, Packet, Segment, SessionKey, TcpHeader, Transport, tcp_flags,
+    Direction, FlowKey, FlowScope, MirrorSession, Packet, Segment, SessionKey, Source, Sources, TcpHeader,
+    Transport, tcp_flags,
 };
 use mirror_protocols::dns;
 use mirror_records::{EndReason, FlowRecord, FlowState, IcmpSummary};
-use mirror_xdp_common::Address;
 use mirror_xdp_common::filter::{ShuntKey, tuple_word};
 use mirror_xdp_common::inner::has_ports;
 use mirror_xdp_common::wire::protocol;
+use mirror_xdp_common::{Address, Vni};
 
 use crate::analyzer::{Analyzers, Cause, Context};
 use crate::hooks::{ShuntId, Shunted};
@@ -52,6 +53,8 @@ impl Flow {
     const ALERTED: u8 = 16;
     /// At some time, no analyzer wanted more of the flow.
     const SETTLED: u8 = 32;
+    /// Another session has a flow of the same conversation that began in the other direction.
+    const HALF: u8 = 64;
 
     /// Creates the flow that begins with `packet`, which is not counted yet. `forward` is true if the packet
     /// goes from the key's lower to its higher endpoint.
@@ -75,6 +78,7 @@ impl Flow {
             key,
             client_is_low: forward != reversed,
             outer_destination: mirror.map_or(Address::default(), |mirror| mirror.outer_destination),
+            sources: [None; 2],
             start: now,
         };
         let mut data = Data::default();
@@ -96,8 +100,70 @@ impl Flow {
     }
 
     /// Assigns the analyzers that want the flow from its first packet on.
-    pub fn followed_by(&mut self, analyzers: &Analyzers) {
-        self.data.follow(analyzers.begin(|| self.head.conversation()));
+    pub fn followed_by(&mut self, analyzers: &Analyzers, sources: &Sources) {
+        self.data.follow(analyzers.begin(|| self.head.conversation(sources)));
+    }
+
+    /// Notes the interface that mirrored a packet, if it is the first of its direction. Only for flows whose key
+    /// names no interface.
+    #[inline]
+    pub fn came_by(&mut self, direction: Direction, mirror: Option<MirrorSession>, sources: &mut Sources) {
+        let source = &mut self.head.sources[direction as usize];
+        if source.is_none()
+            && let Some(mirror) = mirror
+        {
+            *source = sources.number(Source::from(&mirror));
+        }
+    }
+
+    /// Returns true if packets of this session and direction are those that the driver counts, once it counts the
+    /// flow.
+    #[must_use]
+    pub(crate) fn is_counted_by(
+        &self,
+        direction: Direction,
+        mirror: Option<MirrorSession>,
+        sources: &Sources,
+    ) -> bool {
+        let session = SessionKey::from(mirror);
+        match self.head.sources[direction as usize] {
+            None => session == self.head.key.session,
+            Some(number) => {
+                session.vni() == self.head.key.session.vni()
+                    && sources.get(number) == mirror.as_ref().map(Source::from)
+            }
+        }
+    }
+
+    /// Returns true if the two are halves of a conversation: `other`, of another session with the same VNI, has seen
+    /// packets of one direction only, and this one begins with a packet of the other direction. `forward` as for
+    /// [`Flow::new`].
+    #[must_use]
+    pub(crate) fn is_other_half_of(&self, other: &Self, forward: bool) -> bool {
+        let (key, other_key) = (&self.head.key, &other.head.key);
+        let anywhere = |key: &FlowKey| key.in_session(key.session.of_any_interface());
+        let low_sends = |direction| (direction == Direction::ToServer) == other.head.client_is_low;
+        let heard = |direction: Direction| other.marks & Self::HEARD[direction as usize] != 0;
+        let opposite = match (heard(Direction::ToServer), heard(Direction::ToClient)) {
+            (true, false) => low_sends(Direction::ToServer) != forward,
+            (false, true) => low_sends(Direction::ToClient) != forward,
+            _ => false,
+        };
+        opposite && key.session != other_key.session && anywhere(key) == anywhere(other_key)
+    }
+
+    /// Records that another session has a flow with the other direction of the conversation.
+    pub(crate) const fn set_half(&mut self) {
+        self.marks |= Self::HALF;
+    }
+
+    /// Returns the VNI of a flow that is half of a conversation of which another session has the other half.
+    #[must_use]
+    pub(crate) const fn half(&self) -> Option<Vni> {
+        if self.marks & Self::HALF == 0 || self.are_both_heard() || self.is_united() {
+            return None;
+        }
+        self.head.key.session.vni()
     }
 
     /// Returns the direction of a packet that matched the flow's key, `forward` as for [`Flow::new`].
@@ -199,15 +265,23 @@ impl Flow {
 
     /// Returns the driver's keys of the flow's two directions, or `None` if the flow was not mirrored.
     #[must_use]
-    pub(crate) fn shunt_keys(&self) -> Option<[ShuntKey; 2]> {
+    pub(crate) fn shunt_keys(&self, scope: FlowScope, sources: &Sources) -> Option<[ShuntKey; 2]> {
         let session = &self.head.key.session;
         let vni = session.vni()?;
         let (client, server) = (self.head.client(), self.head.server());
-        Some([(client, server), (server, client)].map(|(source, destination)| {
+        let [of_client, of_server] = match scope {
+            FlowScope::Interface => [Source { address: session.outer_source, endpoint: session.endpoint }; 2],
+            FlowScope::Vni => {
+                let [of_client, of_server] = self.head.sources.map(|number| sources.get(number?));
+                [of_client?, of_server?]
+            }
+        };
+        let ways = [(of_client, client, server), (of_server, server, client)];
+        Some(ways.map(|(mirror, source, destination)| {
             [
-                session.outer_source.high,
-                session.outer_source.low,
-                session.endpoint,
+                mirror.address.high,
+                mirror.address.low,
+                mirror.endpoint,
                 source.0.high,
                 source.0.low,
                 destination.0.high,
@@ -306,6 +380,7 @@ impl Flow {
                 self.marks |= Self::HEARD[way];
             }
             self.icmp[way] = self.icmp[way].or(part.icmp[other]);
+            self.head.sources[way] = self.head.sources[way].or(part.head.sources[other]);
         }
         self.last = self.last.max(part.last);
         if !self.head.is_stream() {
@@ -342,8 +417,8 @@ impl Flow {
 
     /// Returns the record of the flow's end.
     #[must_use]
-    pub fn record(&self, reason: EndReason, now: u64) -> FlowRecord {
-        let conversation = self.head.conversation();
+    pub fn record(&self, reason: EndReason, now: u64, sources: &Sources) -> FlowRecord {
+        let conversation = self.head.conversation(sources);
         let protocol = conversation.protocol;
         FlowRecord {
             time: now,

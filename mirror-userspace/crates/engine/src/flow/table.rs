@@ -270,6 +270,20 @@ impl FlowTable {
         &mut self.entries[index.0 as usize].flow
     }
 
+    /// Marks two flows as halves of a conversation, if they are. The first is the one that begins, `forward` as for
+    /// [`Flow::new`]; at the place of the other there may be none any more.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn mark_halves(&mut self, one: FlowIndex, other: FlowIndex, forward: bool) {
+        if let Ok([one, other]) = self.entries.get_disjoint_mut([one.get(), other.get()])
+            && other.used
+            && one.flow.is_other_half_of(&other.flow, forward)
+        {
+            one.flow.set_half();
+            other.flow.set_half();
+        }
+    }
+
     /// Returns true if the flow has had no packet for longer than its timeout.
     #[inline(always)]
     #[must_use]

@@ -16,7 +16,7 @@
 
 use std::collections::HashMap;
 
-use mirror_packet::SessionKey;
+use mirror_packet::{FlowScope, SessionKey};
 use mirror_xdp_common::Address;
 use mirror_xdp_common::frame::Frame as _;
 use mirror_xdp_common::hash::expand;
@@ -50,6 +50,18 @@ pub(super) struct Place {
     pub(super) session: SessionKey,
     /// The session that had flows of the same conversations before the two were known to be the same.
     pub(super) other: Option<SessionKey>,
+}
+
+impl Place {
+    /// Returns the place as keys of flows have it.
+    #[inline]
+    pub(super) fn within(self, scope: FlowScope) -> Self {
+        let session = scope.session(self.session);
+        Self {
+            session,
+            other: self.other.map(|other| scope.session(other)).filter(|other| *other != session),
+        }
+    }
 }
 
 impl From<Option<MirrorSession>> for Place {

@@ -5,6 +5,7 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
+use mirror_packet::Sources;
 use mirror_records::{EndReason, FlowRecord};
 use mirror_xdp_common::Address;
 use tokio::sync::oneshot;
@@ -115,13 +116,13 @@ impl FlowScan {
     }
 
     /// Scans a stretch of the table. Returns the survey if it is not finished.
-    pub(super) fn advance(mut self, flows: &FlowTable, now: u64) -> Option<Self> {
+    pub(super) fn advance(mut self, flows: &FlowTable, sources: &Sources, now: u64) -> Option<Self> {
         if self.answer.is_closed() {
             return None;
         }
         let end = self.at + STRETCH;
         for flow in flows.stretch(self.at, end) {
-            self.look_at(flow, now);
+            self.look_at(flow, sources, now);
         }
         self.at = end;
         if end < flows.places() {
@@ -133,8 +134,8 @@ impl FlowScan {
         None
     }
 
-    fn look_at(&mut self, flow: &Flow, now: u64) {
-        let record = flow.record(EndReason::Shutdown, now);
+    fn look_at(&mut self, flow: &Flow, sources: &Sources, now: u64) {
+        let record = flow.record(EndReason::Shutdown, now, sources);
         if !self.wanted.accepts(&record) {
             return;
         }

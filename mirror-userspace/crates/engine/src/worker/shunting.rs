@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use mirror_packet::Packet;
+use mirror_packet::{FlowScope, Packet, Sources};
 use mirror_records::EndReason;
 
 use super::FrameInfo;
@@ -55,6 +55,11 @@ impl<O: Offload> Shunting<O> {
         (self.table.active() as u64, self.total)
     }
 
+    #[cfg(test)]
+    pub(super) const fn table(&self) -> &O {
+        &self.table
+    }
+
     /// Shunts the flow that had this packet, if it qualifies.
     pub(super) fn consider(
         &mut self,
@@ -62,12 +67,13 @@ impl<O: Offload> Shunting<O> {
         flow: &mut Flow,
         info: &FrameInfo,
         packet: &Packet<'_>,
+        (scope, sources): (FlowScope, &Sources),
     ) {
         // The driver finds a flow by the hash of packets that are neither fragments nor nested.
         if !packet.direct || self.after.is_none_or(|after| !flow.may_be_shunted(after)) {
             return;
         }
-        let Some(keys) = flow.shunt_keys() else { return };
+        let Some(keys) = flow.shunt_keys(scope, sources) else { return };
         match self.table.shunt(keys, info.flow_hash, info.time) {
             Ok(Some(id)) => {
                 flow.set_shunted(id);

@@ -17,6 +17,7 @@ use super::*;
 use crate::analyzer::{Analyzer, Consumed, Context, Event, Filter, Interest};
 
 mod duplicates;
+mod scope;
 mod tuning;
 
 const CLIENT: [u8; 4] = [10, 0, 0, 1];
@@ -77,7 +78,7 @@ impl Bench {
     fn unaccounted(&self) -> u64 {
         let counters = self.worker.counters();
         let refused: u64 = counters.refused.iter().map(|(_, n)| n).sum();
-        counters.delivered.abs_diff(counters.analysed + refused + counters.duplicates)
+        counters.delivered.abs_diff(counters.analysed + refused + counters.duplicates + counters.waiting)
     }
 
     /// Ends the worker and returns its events, flows after the others. The metrics of services, which the
@@ -399,7 +400,10 @@ fn vlan_tags_tell_flows_apart() {
     assert_eq!(flows[0]["vlan"], serde_json::json!([5]));
     assert_eq!(flows[0]["flow"]["pkts_toserver"], 2);
     assert_eq!(flows[2].get("vlan"), None);
-    assert_eq!((&flows[2]["flow"]["pkts_toserver"], &flows[2]["flow"]["pkts_toclient"]), (&1.into(), &1.into()));
+    assert_eq!(
+        (&flows[2]["flow"]["pkts_toserver"], &flows[2]["flow"]["pkts_toclient"]),
+        (&1.into(), &1.into())
+    );
 }
 
 #[test]
@@ -635,7 +639,80 @@ fn fragments_of_different_sessions_do_not_mix() {
         bench.mirror = Some(mirror(index as u32, 1));
         bench.frame(fragment);
     }
+    assert_eq!((bench.worker.counters().analysed, bench.worker.counters().waiting), (0, 3));
     assert!(bench.events().is_empty());
+}
+
+#[test]
+fn fragments_without_the_rest_of_their_datagram_are_refused_and_not_analysed() {
+    let mut bench = Bench::new();
+    let pieces = fragments(&udp((CLIENT, 1000), (SERVER, 53), &[7; 100]), 16);
+    bench.frame(&pieces[0]);
+    bench.frame(&pieces[2]);
+    let counts = |bench: &Bench| {
+        let counters = bench.worker.counters();
+        (counters.analysed, counters.waiting, bench.refused("fragment_incomplete"))
+    };
+    assert_eq!((counts(&bench), bench.unaccounted()), ((0, 2, 0), 0));
+    // After the time-out, whether or not further fragments come.
+    bench.wait(61);
+    bench.worker.tick(bench.now);
+    assert_eq!((counts(&bench), bench.unaccounted()), ((0, 0, 2), 0));
+    // At the end of the capture.
+    bench.frame(&pieces[0]);
+    bench.worker.finish();
+    assert_eq!((counts(&bench), bench.unaccounted()), ((0, 0, 3), 0));
+}
+
+#[test]
+fn all_fragments_share_the_fate_of_their_datagram() {
+    let mut bench = Bench::new();
+    for piece in fragments(&udp((CLIENT, 1000), (SERVER, 53), &[7; 100]), 16) {
+        bench.frame(&piece);
+    }
+    let counters = bench.worker.counters();
+    assert_eq!((counters.analysed, counters.waiting, bench.unaccounted()), (7, 0, 0));
+    // The length in the UDP header is below that of the header.
+    let mut malformed = udp((CLIENT, 1000), (SERVER, 53), &[7; 100]);
+    malformed[38..40].copy_from_slice(&[0, 1]);
+    for piece in fragments(&malformed, 16) {
+        bench.frame(&piece);
+    }
+    let counters = bench.worker.counters();
+    assert_eq!((counters.analysed, counters.waiting, bench.unaccounted()), (7, 0, 0));
+    assert_eq!(bench.refused("transport_header"), 7);
+}
+
+/// Returns a frame in a VXLAN tunnel.
+fn tunnelled(inner: &[u8]) -> Vec<u8> {
+    let vxlan = [&[8, 0, 0, 0, 0, 0, 1, 0][..], inner].concat();
+    udp(([1; 4], 5000), ([2; 4], 4789), &vxlan)
+}
+
+#[test]
+fn what_is_refused_within_a_tunnel_is_counted_though_the_frame_is_analysed() {
+    let mut bench = Bench::new();
+    let nested = |bench: &Bench, reason: &str| {
+        let counters = bench.worker.counters();
+        counters.refused_nested.iter().find(|(name, _)| *name == reason).unwrap().1
+    };
+    let mut arp = udp((CLIENT, 1), (SERVER, 2), b"x");
+    arp[12..14].copy_from_slice(&[8, 6]);
+    bench.frame(&tunnelled(&arp));
+    assert_eq!(nested(&bench, "not_ip"), 1);
+    // Fragments that stay incomplete, and a datagram that is malformed.
+    let mut malformed = udp((CLIENT, 1000), (SERVER, 53), &[7; 30]);
+    malformed[38..40].copy_from_slice(&[0, 1]);
+    for piece in fragments(&malformed, 16) {
+        bench.frame(&tunnelled(&piece));
+    }
+    assert_eq!(nested(&bench, "transport_header"), 3);
+    bench.frame(&tunnelled(&fragments(&malformed, 16)[1]));
+    assert_eq!(bench.worker.counters().waiting, 0);
+    bench.worker.finish();
+    assert_eq!(nested(&bench, "fragment_incomplete"), 1);
+    let counters = bench.worker.counters();
+    assert_eq!((counters.delivered, counters.analysed, bench.unaccounted()), (5, 5, 0));
 }
 
 #[test]

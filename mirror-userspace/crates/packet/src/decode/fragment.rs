@@ -102,6 +102,32 @@ struct Datagram {
     covered: usize,
     /// Length of the payload, known from the last fragment.
     len: Option<usize>,
+    /// Its fragments so far.
+    fragments: Fragments,
+}
+
+/// A number of fragments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fragments {
+    /// Those that are the outermost packet of their frame: the fate of the datagram is that of the frame.
+    pub frames: u64,
+    /// Those within other packets.
+    pub nested: u64,
+}
+
+impl Fragments {
+    const fn count(&mut self, is_nested: bool) {
+        if is_nested {
+            self.nested += 1;
+        } else {
+            self.frames += 1;
+        }
+    }
+
+    const fn add(&mut self, other: Self) {
+        self.frames += other.frames;
+        self.nested += other.nested;
+    }
 }
 
 impl Datagram {
@@ -207,9 +233,16 @@ pub struct Defragmenter {
     /// Numbers that are not in use. Their datagrams hold `spare` bytes of memory.
     free: Vec<usize>,
     spare: usize,
-    /// Datagrams given up because others needed their memory, and because they stayed incomplete.
-    lost: [u64; 2],
+    /// The frames among the fragments of incomplete datagrams.
+    waiting: u64,
+    /// The fragments of datagrams given up because others needed their memory, and because they stayed
+    /// incomplete.
+    lost: [Fragments; 2],
 }
+
+/// The places of [`Defragmenter::lost`].
+const MEMORY: usize = 0;
+const INCOMPLETE: usize = 1;
 
 impl Defragmenter {
     /// Creates a defragmenter without fragments. The seed keys the hash of hosts.
@@ -222,25 +255,31 @@ impl Defragmenter {
             shares: Shares::new(MAX_HELD),
             free: Vec::new(),
             spare: 0,
-            lost: [0; 2],
+            waiting: 0,
+            lost: [Fragments::default(); 2],
         }
     }
 
-    /// Returns the number of datagrams given up, by reason.
-    pub fn lost(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
-        ["datagram_memory", "datagram_incomplete"].into_iter().zip(self.lost)
+    /// Returns the number of fragments whose datagrams were given up, by reason.
+    pub fn lost(&self) -> impl Iterator<Item = (DecodeError, Fragments)> + use<> {
+        [DecodeError::FragmentMemory, DecodeError::FragmentIncomplete].into_iter().zip(self.lost)
+    }
+
+    /// Returns the number of frames whose datagrams are incomplete.
+    #[must_use]
+    pub const fn waiting(&self) -> u64 {
+        self.waiting
     }
 
     /// Gives up all incomplete datagrams.
     pub fn finish(&mut self) {
         while let Some(oldest) = self.shares.oldest() {
-            self.end(oldest);
-            self.lost[1] += 1;
+            self.give_up(oldest, INCOMPLETE);
         }
     }
 
-    /// Adds a fragment that was seen at `now`, in nanoseconds. If it completes its datagram, replaces `whole`
-    /// by the IP packet and returns `true`.
+    /// Adds a fragment that was seen at `now`, in nanoseconds; `is_nested` means within another packet. If it
+    /// completes its datagram, replaces `whole` by the IP packet and returns the fragments before this one.
     ///
     /// # Errors
     ///
@@ -250,8 +289,9 @@ impl Defragmenter {
         fragment: &Fragment<'_>,
         session: SessionKey,
         now: u64,
+        is_nested: bool,
         whole: &mut Vec<u8>,
-    ) -> Result<bool, DecodeError> {
+    ) -> Result<Option<Fragments>, DecodeError> {
         self.expire(now);
         if fragment.header.len() + fragment.offset + fragment.payload.len() > MAX_PACKET {
             return Err(DecodeError::Fragment);
@@ -265,16 +305,19 @@ impl Defragmenter {
         let added = datagram.add(fragment);
         self.shares.charge(number, OVERHEAD + datagram.room());
         let is_whole = added.is_ok() && datagram.is_whole();
+        let mut before = None;
         if is_whole {
             datagram.assemble(&key.id, whole);
-            self.end(number);
+            before = Some(self.end(number));
+        } else if added.is_ok() {
+            datagram.fragments.count(is_nested);
+            self.waiting += u64::from(!is_nested);
         }
         while let Some(other) = self.shares.to_give_back(number) {
-            self.end(other);
-            self.lost[0] += 1;
+            self.give_up(other, MEMORY);
         }
         added?;
-        Ok(is_whole)
+        Ok(before)
     }
 
     /// Returns a number for a new datagram that begins with this fragment.
@@ -295,20 +338,29 @@ impl Defragmenter {
         number
     }
 
-    fn expire(&mut self, now: u64) {
+    /// Gives up datagrams that have waited for too long at `now`, in nanoseconds.
+    pub fn expire(&mut self, now: u64) {
         while let Some(oldest) = self.shares.oldest()
             && let Some(datagram) = self.datagrams.get(oldest)
             && now.saturating_sub(datagram.start) > TIMEOUT
         {
-            self.end(oldest);
-            self.lost[1] += 1;
+            self.give_up(oldest, INCOMPLETE);
         }
     }
 
-    /// Removes a datagram. Some of its memory is held in reserve for later ones.
-    fn end(&mut self, number: usize) {
+    /// Removes a datagram that is not complete.
+    fn give_up(&mut self, number: usize, reason: usize) {
+        let fragments = self.end(number);
+        self.lost[reason].add(fragments);
+    }
+
+    /// Removes a datagram, and returns the number of its fragments. Some of its memory is held in reserve for
+    /// later ones.
+    fn end(&mut self, number: usize) -> Fragments {
         self.shares.leave(number);
-        let Some(datagram) = self.datagrams.get_mut(number) else { return };
+        let Some(datagram) = self.datagrams.get_mut(number) else { return Fragments::default() };
+        let fragments = std::mem::take(&mut datagram.fragments);
+        self.waiting -= fragments.frames;
         if let Some(key) = datagram.key.take() {
             self.numbers.remove(&key);
         }
@@ -320,6 +372,7 @@ impl Defragmenter {
         (datagram.covered, datagram.len) = (0, None);
         self.spare += datagram.room();
         self.free.push(number);
+        fragments
     }
 }
 
@@ -344,8 +397,8 @@ mod tests {
 
     fn add(defragmenter: &mut Defragmenter, fragment: &Fragment<'_>) -> Option<Vec<u8>> {
         let mut whole = Vec::new();
-        let added = defragmenter.add(fragment, SessionKey::default(), 0, &mut whole);
-        added.is_ok_and(|complete| complete).then(|| whole[HEADER.len()..].to_vec())
+        let added = defragmenter.add(fragment, SessionKey::default(), 0, false, &mut whole);
+        added.is_ok_and(|before| before.is_some()).then(|| whole[HEADER.len()..].to_vec())
     }
 
     proptest! {
@@ -375,7 +428,8 @@ mod tests {
                     break;
                 }
             }
-            prop_assert_eq!(defragmenter.lost().map(|(_, lost)| lost).sum::<u64>(), 0);
+            prop_assert_eq!(defragmenter.lost, [Fragments::default(); 2]);
+            prop_assert_eq!(defragmenter.waiting(), 0);
             prop_assert_eq!(defragmenter.shares.oldest(), None);
         }
     }
@@ -401,7 +455,8 @@ mod tests {
         assert!(defragmenter.shares.cost() <= MAX_HELD);
         let whole = add(&mut defragmenter, &fragment(1 << 16, 8, false, &[2; 8]));
         assert_eq!(whole.as_deref(), Some(&[1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2][..]));
-        assert!(defragmenter.lost().any(|(reason, lost)| reason == "datagram_memory" && lost > 50_000));
+        assert!(defragmenter.lost[MEMORY].frames > 50_000);
+        assert_eq!(defragmenter.lost[MEMORY].frames + defragmenter.waiting(), 65_000);
     }
 
     #[test]
@@ -410,7 +465,7 @@ mod tests {
         for number in 0..50_000 {
             let mut whole = Vec::new();
             let beyond = fragment(number, 65_528, true, &[0; 104]);
-            assert!(defragmenter.add(&beyond, SessionKey::default(), 0, &mut whole).is_err());
+            assert!(defragmenter.add(&beyond, SessionKey::default(), 0, false, &mut whole).is_err());
         }
         assert_eq!(defragmenter.datagrams.len(), 0);
         // The defragmenter refuses a fragment that contradicts the others; its datagram remains charged.
@@ -426,13 +481,27 @@ mod tests {
     fn what_stays_incomplete_is_counted() {
         let mut defragmenter = Defragmenter::new(1);
         let mut whole = Vec::new();
-        for (number, time) in [(1, 0), (2, TIMEOUT + 1)] {
-            let first = fragment(number, 0, true, &[1; 8]);
-            assert_eq!(defragmenter.add(&first, SessionKey::default(), time, &mut whole), Ok(false));
-        }
-        let incomplete = |it: &Defragmenter| it.lost().map(|(_, lost)| lost).collect::<Vec<_>>();
-        assert_eq!(incomplete(&defragmenter), [0, 1]);
+        let mut add = |defragmenter: &mut Defragmenter, number, offset, is_nested, time| {
+            let piece = fragment(number, offset, true, &[1; 8]);
+            defragmenter.add(&piece, SessionKey::default(), time, is_nested, &mut whole).unwrap()
+        };
+        assert_eq!(add(&mut defragmenter, 1, 0, false, 0), None);
+        assert_eq!(add(&mut defragmenter, 1, 8, true, 1), None);
+        assert_eq!(add(&mut defragmenter, 2, 0, false, TIMEOUT), None);
+        assert_eq!((defragmenter.waiting(), defragmenter.lost), (2, [Fragments::default(); 2]));
+        defragmenter.expire(TIMEOUT + 1);
+        let one = Fragments { frames: 1, nested: 1 };
+        assert_eq!((defragmenter.waiting(), defragmenter.lost), (1, [Fragments::default(), one]));
         defragmenter.finish();
-        assert_eq!(incomplete(&defragmenter), [0, 2]);
+        let both = Fragments { frames: 2, nested: 1 };
+        assert_eq!((defragmenter.waiting(), defragmenter.lost), (0, [Fragments::default(), both]));
+        // A datagram that is complete knows the fragments before the last.
+        assert_eq!(add(&mut defragmenter, 3, 8, false, 0), None);
+        assert_eq!(add(&mut defragmenter, 3, 16, true, 0), None);
+        let last = fragment(3, 24, false, &[1; 8]);
+        assert_eq!(add(&mut defragmenter, 3, 0, false, 0), None);
+        let before = defragmenter.add(&last, SessionKey::default(), 0, false, &mut Vec::new());
+        assert_eq!(before, Ok(Some(Fragments { frames: 2, nested: 1 })));
+        assert_eq!((defragmenter.waiting(), defragmenter.lost), (0, [Fragments::default(), both]));
     }
 }

@@ -62,6 +62,10 @@ refusals! {
     IpLength = "ip_length",
     /// The fragment fits no datagram, or there was no room for it.
     Fragment = "fragment",
+    /// A fragment whose datagram was given up, because others needed the memory.
+    FragmentMemory = "fragment_memory",
+    /// A fragment whose datagram was given up, because the rest of it did not come.
+    FragmentIncomplete = "fragment_incomplete",
     /// An IP protocol for which no flows are tracked.
     IpProtocol = "ip_protocol",
     /// The transport header is cut short or contradicts itself.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum as _;
 use mirror_device::afxdp::BusyPoll;
 use mirror_engine::analyzer::Enabled;
+use mirror_packet::FlowScope;
 use mirror_records::sink::EventTypes;
 use mirror_rules::limits;
 use mirror_rules::policy::UnknownVnis;
@@ -614,6 +615,8 @@ const AGES: &[Setting] = &[
         .example("\"365days\""),
 ];
 
+const FLOW_SCOPE: &[&str] = &[FlowScope::Interface.name(), FlowScope::Vni.name()];
+
 const ANALYSIS: &[Setting] = &[
     Setting::new("analysis.dedup", Kind::Switch, Is("\"off\""))
         .flag("--dedup")
@@ -625,6 +628,25 @@ const ANALYSIS: &[Setting] = &[
         .access(
             |reader, value| set(&mut reader.config.analysis.dedup, value.switch()),
             |config| switch(config.analysis.dedup),
+        ),
+    Setting::new("analysis.flow_scope", Kind::Word(FLOW_SCOPE), Is("\"interface\""))
+        .flag("--flow-scope")
+        .text(
+            "The frames that make up one address space, within which packets with the same addresses and ports are \
+             of one flow.",
+        )
+        .more(
+            "\"interface\": those of one mirrored interface with one VNI. \"vni\": all with one VNI, for sessions that \
+             mirror one direction each, and for overlays captured at both ends. The VNIs of several accounts can be \
+             equal; then leave it at \"interface\".",
+        )
+        .example("\"vni\"")
+        .access(
+            |reader, value| {
+                let scope = value.word().and_then(FlowScope::named);
+                set(&mut reader.config.analysis.flow_scope, scope);
+            },
+            |config| json!(config.analysis.flow_scope.name()),
         ),
     Setting::new("analysis.analyzers",
         Kind::List { of: "names of analyzers", most: usize::MAX },

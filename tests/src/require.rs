@@ -62,6 +62,19 @@ pub fn corpus() -> Option<PathBuf> {
     None
 }
 
+/// Returns the directory of captures of faults in the field: the one named by `MIRROR_XDP_FIELD`, or
+/// `../shared/field` beside the workspace. Tests treat it as [`corpus`].
+#[must_use]
+pub fn field() -> Option<PathBuf> {
+    let path = env::var_os("MIRROR_XDP_FIELD")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/field"), PathBuf::from);
+    if path.is_dir() {
+        return Some(path);
+    }
+    announce(&format!("no captures in {}", path.display()));
+    None
+}
+
 /// Returns a headless browser, if one is installed. Without it, tests of the page are skipped as in
 /// [`privileges`].
 #[must_use]

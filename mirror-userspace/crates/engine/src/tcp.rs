@@ -152,6 +152,12 @@ impl Connection {
         self.midstream
     }
 
+    /// Returns true if no segment of the server was seen: its direction may not be mirrored.
+    #[must_use]
+    pub const fn is_one_sided(&self) -> bool {
+        self.flags[Direction::ToClient as usize] == 0
+    }
+
     /// Returns true if the server has answered.
     #[must_use]
     pub fn is_answered(&self) -> bool {

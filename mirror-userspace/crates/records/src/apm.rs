@@ -361,7 +361,7 @@ mod tests {
             vlans: Vlans::new(),
             mirror: None,
         };
-        Record::Event(EventRecord { time, conversation, event_type: &REQUEST, bytes: (0, 1) })
+        Record::Event(EventRecord { time, conversation, event_type: &REQUEST, bytes: (0, 1), relay: (0, 0) })
     }
 
     fn json(metrics: &Metrics) -> serde_json::Value {

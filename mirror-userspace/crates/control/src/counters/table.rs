@@ -782,7 +782,7 @@ pub const COUNTERS: &[CounterSpec] = &[
             (
                 "analyzer_memory",
                 "state given up at a memory limit: handshakes of TLS and QUIC, HTTP requests that wait for their \
-                 responses",
+                 responses, values of PROXY headers and SOCKS requests",
                 "",
             ),
             ("datagram_memory", "fragments given up at a memory limit", ""),

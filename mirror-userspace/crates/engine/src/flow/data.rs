@@ -453,12 +453,10 @@ impl Side<'_> {
     /// Restarts detection behind the first `used` bytes, where another protocol begins.
     #[cold]
     fn restart(&mut self, event: Event<'_>, used: usize) -> Consumed {
-        // The client's first bytes may be TLS, behind the server's greeting.
-        let found = [self.detector.flow(), self.detector.direction(Direction::ToClient)];
-        let plain = found.into_iter().find_map(|found| match found {
-            Detection::Found(application) => Some(application).filter(|it| *it != AppProto::Tls),
+        let plain = match self.detector.flow() {
+            Detection::Found(application) => Some(application),
             Detection::Unknown | Detection::Failed => None,
-        });
+        };
         self.known.original = plain.or(self.known.opening.take()).or(self.known.original);
         self.known.marks &= !Known::TOLD;
         self.preamble.restart();
@@ -489,7 +487,11 @@ impl Side<'_> {
                 if self.detector.direction(direction) == Detection::Unknown {
                     let new = bytes.get(new..).unwrap_or_default();
                     let opt_in = self.analyzers.opt_in();
+                    let before = self.detector.flow();
                     self.detector.feed_with(opt_in, self.now.head.endpoints(), direction, new);
+                    if before != self.detector.flow() && self.known.has(Known::TOLD) {
+                        self.contradict();
+                    }
                 }
                 bytes.len()
             }
@@ -534,6 +536,16 @@ impl Side<'_> {
             }
         }
         self.analyse(event, hold)
+    }
+
+    /// Handles a client that begins with another protocol than the server has begun with: a hello of TLS does not
+    /// depend on what answers it.
+    #[cold]
+    fn contradict(&mut self) {
+        if self.detector.flow() == Detection::Found(AppProto::Tls) {
+            let head = self.now.head;
+            self.analyzers.recognised(self.following, AppProto::Tls, || head.conversation());
+        }
     }
 
     /// Passes an event to the analyzers.

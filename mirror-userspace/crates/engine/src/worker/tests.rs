@@ -1062,11 +1062,16 @@ fn a_flow_is_settled_when_no_analyzer_wants_more_of_it() {
 }
 
 /// Returns a TLS record with a client hello that supports session tickets, for `a.example`.
+/// Returns a hello that offers to resume a session.
 fn client_hello() -> Vec<u8> {
+    hello_with(&[0, 35, 0, 0])
+}
+
+fn hello_with(extensions: &[u8]) -> Vec<u8> {
     let name = b"a.example";
     let len = name.len() as u8;
     let server_name = [&[0, 0, 0, len + 5, 0, len + 3, 0, 0, len][..], name].concat();
-    let extensions = [&server_name[..], &[0, 35, 0, 0]].concat();
+    let extensions = [&server_name[..], extensions].concat();
     let body = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 0x01, 1, 0, 0, extensions.len() as u8], &extensions]
         .concat();
     let message = [&[1, 0, 0, body.len() as u8][..], &body].concat();
@@ -1176,7 +1181,7 @@ fn server_hello() -> Vec<u8> {
 
 #[test]
 fn a_hello_without_an_answer_is_one_event() {
-    let hello = client_hello();
+    let hello = hello_with(&[]);
     for (turns, server, alert) in [
         (&[(true, &hello[..])][..], false, Value::Null),
         (&[(true, &hello[..])][..], true, Value::Null),
@@ -1187,6 +1192,17 @@ fn a_hello_without_an_answer_is_one_event() {
         assert_eq!((&tls["sni"], &tls["last_alert"]), (&"a.example".into(), &alert));
         assert!(tls["ja4"].is_string() && tls["ja3"].is_object());
     }
+}
+
+#[test]
+fn a_hello_to_a_server_of_plain_text_is_one_event() {
+    let hello = hello_with(&[]);
+    let events =
+        talk(465, &[(false, b"220 ready\r\n"), (true, &hello), (false, b"500 what?\r\n")], 1000, true);
+    let tls = &of_kind(&events, "tls")["tls"];
+    assert_eq!((&tls["sni"], &tls["from_proto"]), (&"a.example".into(), &Value::Null));
+    let flow = of_kind(&events, "flow");
+    assert_eq!((&flow["app_proto"], &flow["app_proto_tc"]), (&"tls".into(), &"smtp".into()));
 }
 
 #[test]

@@ -34,6 +34,7 @@ const CLIENT: Words = &[
     (b"STLS\r\n", Some(AppProto::Pop3)),
     (b"AUTH TLS", Some(AppProto::Ftp)),
     (b"AUTH SSL", Some(AppProto::Ftp)),
+    (b"FEAT\r\n", Some(AppProto::Ftp)),
     (b"CAPABILITIES", Some(AppProto::Nntp)),
     (b"MODE READER", Some(AppProto::Nntp)),
     (b"STARTTLS", None),
@@ -153,7 +154,7 @@ fn ldap(client: bool, bytes: &[u8]) -> Probe {
 fn imap(bytes: &[u8]) -> bool {
     const COMMANDS: [&[u8]; 4] = [b"CAPABILITY", b"STARTTLS", b"ID ", b"NOOP"];
     const MAX_TAG: usize = 16;
-    let tag = bytes.iter().take(MAX_TAG).take_while(|byte| byte.is_ascii_alphanumeric()).count();
+    let tag = bytes.iter().take(MAX_TAG).take_while(|byte| byte.is_ascii_graphic()).count();
     if tag == 0 {
         return false;
     }

@@ -291,6 +291,8 @@ fn protocols_that_may_negotiate_tls_are_told_by_how_they_begin() {
         (ToServer, b"AUTH TLS\r\n", Some(Ftp)),
         (ToServer, b"a1 CAPABILITY\r\n", Some(Imap)),
         (ToServer, b"0001 starttls\r\n", Some(Imap)),
+        (ToServer, b". CAPABILITY\r\n", Some(Imap)),
+        (ToServer, b"FEAT\r\n", Some(Ftp)),
         (ToClient, b"220 ready\r\n", None),
         (ToServer, b"STARTTLS\r\n", None),
         (ToClient, b"200 news.example ready\r\n", Some(Nntp)),

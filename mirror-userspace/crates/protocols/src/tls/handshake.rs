@@ -6,7 +6,7 @@ use std::ops::Range;
 use mirror_packet::Direction;
 use thiserror::Error;
 
-use super::hello::{ClientHello, ServerHello, Version};
+use super::hello::{ClientHello, ServerHello, Version, extension};
 
 /// The longest hello that is stored, in bytes. Hellos with post-quantum key exchange and a session ticket
 /// have less than 4 KiB.
@@ -514,6 +514,20 @@ impl<'a> Messages<'a> {
     #[must_use]
     pub fn is_recorded(&self) -> bool {
         self.client_hello.is_some() || self.server_hello.is_some() || self.server_certificate.is_some()
+    }
+
+    /// Returns true if Suricata logs the handshake, too: a server has sent its certificate, or no certificate can be
+    /// seen, since TLS 1.3 hides it or the client has offered to resume a session.
+    #[must_use]
+    pub fn are_suricatas(&self) -> bool {
+        let client = self.client_hello.and_then(ClientHello::parse);
+        let server = self.server_hello.and_then(ServerHello::parse);
+        self.server_certificate.is_some()
+            || server.is_some_and(|hello| hello.chosen().is_13())
+            || client.is_some_and(|client| {
+                client.extensions.find(extension::SESSION_TICKET).is_some()
+                    || server.is_some_and(|server| client.resumes(&server))
+            })
     }
 
     /// Returns the messages one by one, to be concatenated in a batch of records.

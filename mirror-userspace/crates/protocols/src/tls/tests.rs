@@ -330,6 +330,24 @@ fn a_hello_alone_is_recorded_and_so_is_the_alert_that_answers_it() {
 }
 
 #[test]
+fn suricata_logs_what_failed_without_a_certificate_only_where_none_was_due() {
+    let hello = Hello::new(0x0303, &[0xc02f]).name("a");
+    let logs = |hello: &Hello| {
+        let mut handshake = Handshake::new();
+        let talk =
+            vec![(ToServer, record(HANDSHAKE, client_hello(hello))), (ToClient, record(ALERT, [2, 40]))];
+        push(&mut handshake, &talk).unwrap();
+        handshake.messages().are_suricatas()
+    };
+    assert_eq!([logs(&hello), logs(&hello.extension(35, []))], [false, true]);
+    for talk in [talk_12(), talk_13()] {
+        let mut handshake = Handshake::new();
+        push(&mut handshake, &talk).unwrap();
+        assert!(handshake.messages().are_suricatas());
+    }
+}
+
+#[test]
 fn the_servers_half_of_a_handshake_is_recorded() {
     for talk in [talk_12(), talk_13()] {
         let servers: Talk = talk.into_iter().filter(|(direction, _)| *direction == ToClient).collect();

@@ -117,7 +117,7 @@ impl Tls {
             context.record(&HandshakeEvent {
                 latency: flow.latency,
                 original,
-                alert: handshake.alert(),
+                alert: handshake.alert().filter(|_| !messages.are_suricatas()),
                 one_sided: context.is_one_sided(),
                 messages,
             });
@@ -135,12 +135,12 @@ pub struct StartTls;
 const MAX_PLAIN: usize = 64 * 1024;
 
 impl Analyzer for StartTls {
-    /// Bytes that both sides have sent.
-    type Flow = usize;
+    /// Bytes of each side.
+    type Flow = [usize; 2];
 
     fn data(
         &mut self,
-        sent: &mut usize,
+        sent: &mut [usize; 2],
         direction: Direction,
         event: Event<'_>,
         _context: &mut Context<'_>,
@@ -151,11 +151,13 @@ impl Analyzer for StartTls {
             Event::End { .. } => return Consumed::Done,
         };
         let plain = match tls_begins(direction, bytes) {
+            // Detection has recognised it.
+            TlsBegin::At(0) if sent[direction as usize] == 0 => return Consumed::Done,
             TlsBegin::At(begin) => return Consumed::Restart(begin),
             TlsBegin::Maybe(begin) => begin,
             TlsBegin::No => bytes.len(),
         };
-        *sent += plain;
-        if *sent > MAX_PLAIN { Consumed::Done } else { Consumed::Used(plain) }
+        sent[direction as usize] += plain;
+        if sent[0] + sent[1] > MAX_PLAIN { Consumed::Done } else { Consumed::Used(plain) }
     }
 }

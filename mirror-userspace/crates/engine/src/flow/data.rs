@@ -333,7 +333,7 @@ impl Known {
     /// The flow began with a DNS response and its data is ignored, see [`Data::refuse`].
     const UNASKED: u8 = 8;
 
-    const fn has(&self, mark: u8) -> bool {
+    const fn has(self, mark: u8) -> bool {
         self.marks & mark != 0
     }
 

@@ -1292,8 +1292,11 @@ fn bytes_that_only_seem_to_be_a_preamble_are_analysed_as_ever() {
     }
 }
 
+/// The turns of a conversation: true for the client, and the bytes.
+type Turns = &'static [(bool, &'static [u8])];
+
 /// Conversations that negotiate TLS: port, protocol, and the turns before the client's hello.
-const NEGOTIATIONS: &[(u16, &str, &[(bool, &[u8])])] = &[
+const NEGOTIATIONS: &[(u16, &str, Turns)] = &[
     (
         110,
         "pop3",

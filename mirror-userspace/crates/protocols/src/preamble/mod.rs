@@ -236,7 +236,7 @@ impl State {
         }
     }
 
-    fn protocol<'a>(&self, direction: Direction, bytes: &'a [u8]) -> Verdict<'a> {
+    fn protocol(self, direction: Direction, bytes: &[u8]) -> Verdict<'_> {
         match starttls::opening(direction, bytes) {
             _ if self.layers == MAX_LAYERS => Verdict::Protocol,
             (Probe::More, _) => Verdict::More,

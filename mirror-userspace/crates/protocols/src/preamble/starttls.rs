@@ -113,7 +113,7 @@ fn rdp(client: bool, bytes: &[u8]) -> Probe {
     }
 }
 
-/// Matches the first 36 bytes of a client that asks for TLS (MySQL's manual of the client/server protocol):
+/// Matches the first 36 bytes of a client that asks for TLS (`MySQL`'s manual of the client/server protocol):
 /// capabilities with the flags for TLS and for the protocol since 4.1, and for the rest zeros.
 fn mysql_request(bytes: &[u8]) -> Probe {
     const LEN: usize = 36;

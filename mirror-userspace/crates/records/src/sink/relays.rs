@@ -2,6 +2,7 @@
 //! load balancer. So they are not in the flow table.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use mirror_protocols::preamble::Relayed;
 
@@ -42,18 +43,17 @@ impl Relays {
     /// Adds a value to those of a flow, unless they take too much memory.
     pub(super) fn add(&mut self, flow_id: u64, value: &Relayed<'_>) {
         let Self { values, spare, held, lost } = self;
-        if !values.contains_key(&flow_id) {
-            let buffer = match spare.pop() {
-                Some(buffer) => buffer,
+        let buffer = match values.entry(flow_id) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => match spare.pop() {
+                Some(buffer) => entry.insert(buffer),
                 None if *held + MAX_EACH > MAX_HELD => {
                     *lost += 1;
                     return;
                 }
-                None => Vec::new(),
-            };
-            values.insert(flow_id, buffer);
-        }
-        let Some(buffer) = values.get_mut(&flow_id) else { return };
+                None => entry.insert(Vec::new()),
+            },
+        };
         let (len, capacity) = (buffer.len(), buffer.capacity());
         value.pack(buffer);
         if buffer.len() > MAX_EACH {

@@ -186,8 +186,8 @@ impl Http {
                             continue;
                         }
                     }
-                    if direction == Direction::ToServer && flow.is_tunnel() && is_tls(rest) {
-                        // The proxy's response is not mirrored, or comes later.
+                    if context.is_one_sided() && flow.is_tunnel() && is_tls(rest) {
+                        // The proxy's response is not mirrored.
                         self.end(flow, context);
                         *flow = Flow::default();
                         return Consumed::Restart(at);

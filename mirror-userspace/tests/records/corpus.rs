@@ -2,7 +2,7 @@
 //! them, up to the thresholds below.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -170,6 +170,8 @@ struct Measure {
     name: &'static str,
     key: fn(&Value) -> Option<String>,
     least: [f64; 2],
+    /// Only connections count of which Suricata has such an event: of others there are more on purpose.
+    shared: bool,
     expected: usize,
     ours: usize,
     both: usize,
@@ -177,7 +179,11 @@ struct Measure {
 
 impl Measure {
     const fn new(name: &'static str, key: fn(&Value) -> Option<String>, least: [f64; 2]) -> Self {
-        Self { name, key, least, expected: 0, ours: 0, both: 0 }
+        Self { name, key, least, shared: false, expected: 0, ours: 0, both: 0 }
+    }
+
+    const fn shared(name: &'static str, key: fn(&Value) -> Option<String>, least: [f64; 2]) -> Self {
+        Self { shared: true, ..Self::new(name, key, least) }
     }
 
     fn add(&mut self, expected: &[Value], ours: &[Value]) {
@@ -186,7 +192,10 @@ impl Measure {
             *left.entry(key).or_default() += 1;
             self.expected += 1;
         }
-        for key in ours.iter().filter_map(self.key) {
+        let connections: HashSet<_> =
+            expected.iter().filter(|event| (self.key)(event).is_some()).map(endpoints).collect();
+        let counts = |event: &&Value| !self.shared || connections.contains(&endpoints(event));
+        for key in ours.iter().filter(counts).filter_map(self.key) {
             self.ours += 1;
             if let Some(count) = left.get_mut(&key).filter(|count| **count > 0) {
                 *count -= 1;
@@ -215,14 +224,14 @@ fn records_are_those_of_suricata() {
         Measure::new("app_proto", app_proto, [0.98, 0.95]),
         Measure::new("HTTP", http, [0.97, 0.95]),
         Measure::new("whole HTTP", whole_http, [0.95, 0.92]),
-        Measure::new("TLS", tls, [0.97, 0.96]),
-        Measure::new("JA3", ja3, [0.98, 0.96]),
-        Measure::new("JA3S", ja3s, [0.97, 0.96]),
-        Measure::new("JA4", ja4, [0.78, 0.76]),
-        Measure::new("beginning of JA4", ja4_beginning, [0.94, 0.92]),
-        Measure::new("certificate", certificate, [0.98, 0.95]),
-        Measure::new("client certificate", client_certificate, [1.0, 1.0]),
-        Measure::new("session resumed", session_resumed, [0.8, 0.8]),
+        Measure::shared("TLS", tls, [0.97, 0.96]),
+        Measure::shared("JA3", ja3, [0.98, 0.96]),
+        Measure::shared("JA3S", ja3s, [0.97, 0.96]),
+        Measure::shared("JA4", ja4, [0.78, 0.76]),
+        Measure::shared("beginning of JA4", ja4_beginning, [0.94, 0.92]),
+        Measure::shared("certificate", certificate, [0.98, 0.95]),
+        Measure::shared("client certificate", client_certificate, [1.0, 1.0]),
+        Measure::shared("session resumed", session_resumed, [0.8, 0.8]),
         Measure::new("QUIC", quic, [0.98, 0.98]),
         Measure::new("QUIC client", quic_client, [0.98, 0.98]),
         Measure::new("QUIC server", quic_server, [0.98, 0.98]),

@@ -5,4 +5,5 @@
 
 mod decoding;
 mod flows;
+mod front;
 mod streams;

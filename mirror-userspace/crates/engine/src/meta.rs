@@ -56,6 +56,11 @@ impl FlowMeta {
         endpoints(self.key.protocol(), self.client().1, self.server().1)
     }
 
+    /// Returns the flow's identifier in records.
+    pub(crate) fn flow_id(&self) -> u64 {
+        flow_id(&self.key, self.start)
+    }
+
     /// Returns the fields that all records of this flow share.
     #[must_use]
     pub fn conversation(&self, sources: &Sources) -> Conversation {
@@ -75,7 +80,7 @@ impl FlowMeta {
             _ => {}
         }
         Conversation {
-            flow_id: flow_id(&self.key, self.start),
+            flow_id: self.flow_id(),
             source,
             destination,
             source_port,

@@ -170,6 +170,12 @@ impl Connection {
         self.flags[direction as usize] & tcp_flags::FIN != 0
     }
 
+    /// Returns true if no segment of the server was seen: its direction may not be mirrored.
+    #[must_use]
+    pub const fn is_one_sided(&self) -> bool {
+        !self.is_heard(Direction::ToClient)
+    }
+
     /// Returns true if the server has answered.
     #[must_use]
     pub fn is_answered(&self) -> bool {

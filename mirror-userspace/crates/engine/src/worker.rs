@@ -751,6 +751,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         let flow = self.flows.flow(kept);
         flow.add_part(&part);
         flow.set_united();
+        self.records.unite_relays(part.id(), flow.id());
         self.flows.touch(kept, now);
         kept
     }
@@ -998,7 +999,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
             flows_shunted: self.shunting.as_ref().map(Shunting::counters).unwrap_or_default(),
             records_lost: self.records.lost(),
             analysis_lost: (StreamLoss::ALL.iter().map(|why| why.name()).zip(self.streams.lost()))
-                .chain([("analyzer_memory", self.analyzers.forgotten())])
+                .chain([("analyzer_memory", self.analyzers.forgotten() + self.records.relays_lost())])
                 .chain([("nested_flow", self.unfollowed), ("ip_length", self.overlong)])
                 .collect(),
             split: self.halves.iter().flat_map(Halves::counts).collect(),

@@ -1,6 +1,8 @@
 //! Texts of numbers, times and addresses, formatted without `core::fmt`, which takes most of the time of
 //! rendering records.
 
+use std::net::IpAddr;
+
 use mirror_xdp_common::Address;
 
 /// A short text of ASCII characters.
@@ -150,6 +152,12 @@ pub fn address(address: Address, is_ipv6: bool) -> AddressText {
     } else {
         ipv4((address.low as u32).to_be_bytes())
     }
+}
+
+/// Returns the text of an address.
+#[must_use]
+pub fn ip_address(ip: IpAddr) -> AddressText {
+    address(ip.into(), ip.is_ipv6())
 }
 
 /// Characters of a time.

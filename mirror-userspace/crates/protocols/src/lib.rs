@@ -20,6 +20,7 @@ pub mod dns;
 pub mod eve;
 pub mod http;
 pub mod pack;
+pub mod preamble;
 pub mod protocol;
 pub mod quic;
 mod reader;

@@ -29,7 +29,7 @@ macro_rules! protocols {
                 Quic quic, "handshakes: version, server name, JA3, JA4";
             }
 
-            // Protocols that are only recognised, by `detect::signatures`.
+            // Protocols that are only recognised: by `detect::signatures`, or by `preamble` in front of another one.
             // VARIANT "name", "description".
             detected {
                 BittorrentDht "bittorrent-dht", "`BitTorrent`'s distributed hash table";
@@ -40,17 +40,25 @@ macro_rules! protocols {
                 Ike "ike", "Internet Key Exchange";
                 Imap "imap", "IMAP";
                 Krb5 "krb5", "Kerberos 5";
+                Ldap "ldap", "LDAP, in front of TLS";
                 Mqtt "mqtt", "MQTT";
+                Mysql "mysql", "`MySQL`, in front of TLS";
                 Nfs "nfs", "NFS";
+                Nntp "nntp", "NNTP, in front of TLS";
                 Ntp "ntp", "NTP";
+                Pgsql "pgsql", "`PostgreSQL`, in front of TLS";
+                Pop3 "pop3", "POP3, in front of TLS";
                 Rdp "rdp", "RDP";
                 Rfb "rfb", "RFB, the protocol of VNC";
+                Sieve "sieve", "`ManageSieve`, in front of TLS";
                 Sip "sip", "SIP";
                 Smb "smb", "SMB";
                 Smtp "smtp", "SMTP";
                 Snmp "snmp", "SNMP";
+                Socks "socks", "SOCKS, in front of another protocol";
                 Telnet "telnet", "Telnet";
                 Tftp "tftp", "TFTP";
+                Xmpp "xmpp", "XMPP, in front of TLS";
             }
         }
     };

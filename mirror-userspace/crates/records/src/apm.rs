@@ -362,7 +362,7 @@ mod tests {
             mirror: None,
             other_source: None,
         };
-        Record::Event(EventRecord { time, conversation, event_type: &REQUEST, bytes: (0, 1) })
+        Record::Event(EventRecord { time, conversation, event_type: &REQUEST, bytes: (0, 1), relay: (0, 0) })
     }
 
     fn json(metrics: &Metrics) -> serde_json::Value {

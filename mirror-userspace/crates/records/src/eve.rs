@@ -4,12 +4,13 @@
 use mirror_packet::text::{self, Clock, Text};
 use mirror_packet::{CommunityId, Conversation, Direction};
 use mirror_protocols::eve::EveWriter;
+use mirror_protocols::preamble::write_relayed;
 use mirror_xdp_common::Address;
 use mirror_xdp_common::wire::protocol;
 use serde::{Serialize, Serializer};
 
 use super::{
-    Application, EndReason, EventRecord, FLOW, FlowRecord, FlowState, Record, STATS, TcpSummary, json,
+    Application, EndReason, EventRecord, FLOW, FlowRecord, FlowState, Record, STATS, TcpSummary, json, place,
 };
 use crate::apm::{METRICS, Metrics, Service};
 pub use crate::timestamp::Timestamp;
@@ -57,15 +58,16 @@ impl Renderer {
     ) -> serde_json::Result<()> {
         match record {
             Record::Flow(flow) => {
-                self.flow(&mut Line { out }, flow);
+                self.flow(&mut Line { out }, flow, place(bytes, flow.relay));
                 out.push(b'\n');
                 each(out.len());
             }
             Record::Event(record) => {
                 let packed = record.packed(bytes);
-                let left = MOST_OF_ANY + MOST_PER_BYTE * packed.len();
+                let relay = place(bytes, record.relay);
+                let left = MOST_OF_ANY + MOST_PER_BYTE * (packed.len() + relay.len());
                 let each = &mut each;
-                let mut lines = Lines { renderer: self, out, record, each, left, closed: false };
+                let mut lines = Lines { renderer: self, out, record, relay, each, left, closed: false };
                 (record.event_type.render)(packed, &mut lines)?;
             }
         }
@@ -130,7 +132,7 @@ impl Renderer {
     fn event(
         &mut self,
         out: &mut Vec<u8>,
-        record: &EventRecord,
+        (record, relay): (&EventRecord, &[u8]),
         tx_id: Option<u32>,
         object: &impl Serialize,
     ) -> serde_json::Result<()> {
@@ -147,12 +149,13 @@ impl Renderer {
         json::append(line.out, &event_type.name)?;
         line.raw(b":");
         json::append(line.out, object)?;
+        line.relay(relay)?;
         line.mirror(conversation);
         line.raw(b"}\n");
         Ok(())
     }
 
-    fn flow(&mut self, line: &mut Line<'_>, record: &FlowRecord) {
+    fn flow(&mut self, line: &mut Line<'_>, record: &FlowRecord, relay: &[u8]) {
         const SECOND: u64 = 1_000_000_000;
         // Fails only for event names that have no JSON form.
         let _ = self.head(line, record.time, FLOW, &record.conversation);
@@ -205,6 +208,8 @@ impl Renderer {
         if let Some(performance) = &record.performance {
             line.performance(performance);
         }
+        // Every preamble has a JSON form.
+        let _ = line.relay(relay);
         line.mirror(&record.conversation);
         line.raw(b"}");
     }
@@ -241,6 +246,20 @@ impl Line<'_> {
             self.text(name.as_bytes());
             self.raw(b"\"");
         }
+    }
+
+    /// Writes the preambles of a connection, as objects of their own.
+    #[inline]
+    fn relay(&mut self, packed: &[u8]) -> serde_json::Result<()> {
+        if packed.is_empty() {
+            return Ok(());
+        }
+        write_relayed(packed, |name, object| {
+            self.raw(b",\"");
+            self.text(name.as_bytes());
+            self.raw(b"\":");
+            json::append(self.out, object)
+        })
     }
 
     /// Writes the mirror session, as an object of its own.
@@ -363,6 +382,8 @@ pub struct Lines<'a> {
     renderer: &'a mut Renderer,
     out: &'a mut Vec<u8>,
     record: &'a EventRecord,
+    /// The packed preambles of the connection.
+    relay: &'a [u8],
     each: &'a mut dyn FnMut(usize),
     /// Bytes that the lines may still take.
     left: usize,
@@ -425,7 +446,7 @@ impl Lines<'_> {
         object: &impl Serialize,
     ) -> serde_json::Result<bool> {
         let start = self.out.len();
-        self.renderer.event(self.out, self.record, tx_id, object)?;
+        self.renderer.event(self.out, (self.record, self.relay), tx_id, object)?;
         let len = self.out.len() - start;
         if len > most {
             self.out.truncate(start);
@@ -479,7 +500,7 @@ pub fn write_stats(out: &mut Vec<u8>, time: u64, stats: &impl Serialize) -> serd
 /// Fails if a value has no JSON form. All of ours have one.
 pub fn flow_object(flow: &FlowRecord) -> serde_json::Result<serde_json::Value> {
     let mut out = Vec::new();
-    Renderer::default().flow(&mut Line { out: &mut out }, flow);
+    Renderer::default().flow(&mut Line { out: &mut out }, flow, &[]);
     serde_json::from_slice(&out)
 }
 

@@ -122,6 +122,8 @@ pub struct FlowRecord {
     pub tcp: Option<TcpSummary>,
     /// TCP connections whose handshake was seen.
     pub performance: Option<PerformanceSummary>,
+    /// Position and length of the packed preambles in the batch, which the producer appends.
+    pub relay: (u32, u32),
 }
 
 /// The measured performance of a connection. Times are in microseconds; arrays hold client and server.
@@ -160,6 +162,14 @@ pub struct EventRecord {
     pub event_type: &'static EventType,
     /// Position and length of the packed bytes in the batch.
     pub bytes: (u32, u32),
+    /// Position and length of the packed preambles of the flow in the batch.
+    pub relay: (u32, u32),
+}
+
+/// Returns the bytes at this position and of this length.
+fn place(bytes: &[u8], (start, len): (u32, u32)) -> &[u8] {
+    let (start, len) = (start as usize, len as usize);
+    bytes.get(start..start + len).unwrap_or_default()
 }
 
 impl EventRecord {
@@ -172,8 +182,7 @@ impl EventRecord {
     /// Returns the packed bytes, out of those of the record's batch.
     #[must_use]
     pub fn packed<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
-        let (start, len) = (self.bytes.0 as usize, self.bytes.1 as usize);
-        bytes.get(start..start + len).unwrap_or_default()
+        place(bytes, self.bytes)
     }
 }
 

@@ -7,6 +7,7 @@
 //! producer for capture files waits instead, and loses nothing.
 
 mod output;
+mod relays;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,11 +21,13 @@ use mirror_base::sandbox::{self, Kind};
 use mirror_packet::{Conversation, Sources};
 use mirror_protocols::ANALYZED;
 use mirror_protocols::eve::{EveEvent, Packer};
+use mirror_protocols::preamble::Relayed;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
 pub use self::output::{Destination, Modes, Rotation, StallPolicy};
 use self::output::{Lines, Output};
+use self::relays::Relays;
 use crate::apm::{METRICS, Metrics, Service, Services, Standing};
 use crate::{ALERT, EventRecord, EventType, FLOW, FlowRecord, Record, STATS, eve};
 
@@ -196,17 +199,27 @@ impl Batch {
         self.bytes.clear();
     }
 
-    /// Appends the packed bytes of an event, if they fit. Returns their position and length.
+    /// Appends the packed bytes of an event and those of its connection's preambles, if they fit. Returns the
+    /// positions and lengths of both.
     #[inline]
-    fn pack<E: EveEvent>(&mut self, event: &E) -> Option<(u32, u32)> {
+    fn pack<E: EveEvent>(&mut self, event: &E, relay: &[u8]) -> Option<[(u32, u32); 2]> {
         let start = self.bytes.len();
         let mut packer = Packer::new(&mut self.bytes, BATCH_BYTES);
         event.pack(&mut packer);
+        packer.rest(relay);
         let fits = packer.fits();
         if !fits {
             self.bytes.truncate(start);
         }
-        fits.then_some((start as u32, (self.bytes.len() - start) as u32))
+        let len = self.bytes.len() - start - relay.len();
+        fits.then_some([(start as u32, len as u32), ((start + len) as u32, relay.len() as u32)])
+    }
+
+    /// Appends the preambles of a connection, for which there is room. Returns their position and length.
+    fn append(&mut self, relay: &[u8]) -> (u32, u32) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(relay);
+        (start as u32, relay.len() as u32)
     }
 
     const fn has_room(&self, bytes: usize) -> bool {
@@ -248,6 +261,7 @@ pub struct Producer {
     home: SyncSender<Batch>,
     empty: Receiver<Batch>,
     current: Batch,
+    relays: Relays,
     overflow: Overflow,
     /// Time of the last flush that was not caused by a full batch.
     flushed: Instant,
@@ -267,6 +281,7 @@ impl Producer {
             home,
             empty,
             current: Batch::new(),
+            relays: Relays::default(),
             overflow,
             flushed: Instant::now(),
             lost: 0,
@@ -274,11 +289,44 @@ impl Producer {
         }
     }
 
-    /// Adds a flow's record, or loses it if the sink is too far behind.
+    /// Adds a flow's record, or loses it if the sink is too far behind. It is the last record of the flow: the values
+    /// of its preambles are released.
     pub fn push_flow(&mut self, record: FlowRecord) {
-        if self.make_room(0) {
-            self.current.records.push(Record::Flow(record));
+        let flow_id = record.conversation.flow_id;
+        if self.make_room(self.relay_len(flow_id)) {
+            let relay = self.current.append(self.relays.get(flow_id));
+            self.current.records.push(Record::Flow(FlowRecord { relay, ..record }));
         }
+        self.relays.release(flow_id);
+    }
+
+    /// Stores the value of a preamble: all later records of the flow have it.
+    #[cold]
+    pub fn relay(&mut self, flow_id: u64, value: &Relayed<'_>) {
+        self.relays.add(flow_id, value);
+    }
+
+    /// Gives the values of a flow that ends without a record to the flow that continues it.
+    pub fn unite_relays(&mut self, gone: u64, kept: u64) {
+        self.relays.unite(gone, kept);
+    }
+
+    /// Returns true if there are values of preambles.
+    #[must_use]
+    pub fn has_relays(&self) -> bool {
+        !self.relays.is_empty()
+    }
+
+    /// Returns the number of bytes that each record of a flow has for its preambles.
+    #[must_use]
+    pub fn relay_len(&self, flow_id: u64) -> usize {
+        self.relays.get(flow_id).len()
+    }
+
+    /// Returns the number of preambles whose values were not stored for lack of memory.
+    #[must_use]
+    pub const fn relays_lost(&self) -> u64 {
+        self.relays.lost()
     }
 
     /// Adds an analyzer's event, or loses it if the sink is too far behind. Its packed bytes are the
@@ -290,36 +338,39 @@ impl Producer {
         event_type: &'static EventType,
         parts: &[&[u8]],
     ) {
-        let len = parts.iter().map(|part| part.len()).sum();
-        if self.make_room(len) {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        if self.make_room(len + self.relay_len(conversation.flow_id)) {
             let bytes = (self.current.bytes.len() as u32, len as u32);
             for part in parts {
                 self.current.bytes.extend_from_slice(part);
             }
-            self.current.records.push(Record::Event(EventRecord { time, conversation, event_type, bytes }));
+            let relay = self.current.append(self.relays.get(conversation.flow_id));
+            let record = EventRecord { time, conversation, event_type, bytes, relay };
+            self.current.records.push(Record::Event(record));
         }
     }
 
     /// Adds an analyzer's typed event, or loses it if the sink is too far behind.
     pub fn push_typed<E: EveEvent>(&mut self, time: u64, conversation: Conversation, event: &E) {
         if self.make_room(0)
-            && let Some(bytes) = self.pack(event)
+            && let Some([bytes, relay]) = self.pack(event, conversation.flow_id)
         {
             let event_type = const { &EventType::of::<E>() };
-            self.current.records.push(Record::Event(EventRecord { time, conversation, event_type, bytes }));
+            let record = EventRecord { time, conversation, event_type, bytes, relay };
+            self.current.records.push(Record::Event(record));
         }
     }
 
     /// Packs an event into the current batch, or else into an empty one. Returns the place of its bytes. If there
     /// is no room, counts the event as lost.
     #[inline]
-    fn pack<E: EveEvent>(&mut self, event: &E) -> Option<(u32, u32)> {
-        self.current.pack(event).or_else(|| self.pack_next(event))
+    fn pack<E: EveEvent>(&mut self, event: &E, flow_id: u64) -> Option<[(u32, u32); 2]> {
+        self.current.pack(event, self.relays.get(flow_id)).or_else(|| self.pack_next(event, flow_id))
     }
 
     #[cold]
-    fn pack_next<E: EveEvent>(&mut self, event: &E) -> Option<(u32, u32)> {
-        let place = if self.hand_over() { self.current.pack(event) } else { None };
+    fn pack_next<E: EveEvent>(&mut self, event: &E, flow_id: u64) -> Option<[(u32, u32); 2]> {
+        let place = if self.hand_over() { self.current.pack(event, self.relays.get(flow_id)) } else { None };
         self.lost += u64::from(place.is_none());
         place
     }
@@ -753,6 +804,7 @@ mod tests {
             spi: None,
             tcp: None,
             performance: None,
+            relay: (0, 0),
         }
     }
 

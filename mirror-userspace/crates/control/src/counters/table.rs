@@ -812,7 +812,7 @@ pub const COUNTERS: &[CounterSpec] = &[
             (
                 "analyzer_memory",
                 "state given up at a memory limit: handshakes of TLS and QUIC, HTTP requests that wait for their \
-                 responses",
+                 responses, values of PROXY headers and SOCKS requests",
                 "",
             ),
             ("nested_flow", "nested packets begin at most three flows per frame", ""),

@@ -133,6 +133,8 @@ pub struct Context<'a> {
     pub(crate) alerted: &'a Cell<bool>,
     /// The analyzer is switched off: its events are discarded.
     pub(crate) muted: bool,
+    /// No segment of the server was seen.
+    pub(crate) one_sided: bool,
 }
 
 impl<'a> Context<'a> {
@@ -143,7 +145,7 @@ impl<'a> Context<'a> {
         records: &'a mut Producer,
         alerted: &'a Cell<bool>,
     ) -> Self {
-        Self { head, time, mark: Mark::NONE, original, records, alerted, muted: false }
+        Self { head, time, mark: Mark::NONE, original, records, alerted, muted: false, one_sided: false }
     }
 }
 
@@ -164,6 +166,17 @@ impl Context<'_> {
     #[must_use]
     pub fn conversation(&self) -> Conversation {
         self.head.conversation(&self.records.sources)
+    }
+
+    /// Returns true if the server's direction of a connection may not be mirrored: nothing of it was seen.
+    #[must_use]
+    pub const fn is_one_sided(&self) -> bool {
+        self.one_sided
+    }
+
+    /// Returns the bytes that are charged for the preambles in a record. A byte of a name takes six at most.
+    pub(crate) fn relay_cost(&self) -> usize {
+        if self.records.has_relays() { 6 * self.records.relay_len(self.head.flow_id()) } else { 0 }
     }
 
     /// Returns true for a TCP stream.

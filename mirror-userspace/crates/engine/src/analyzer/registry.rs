@@ -171,7 +171,7 @@ macro_rules! builtin {
             match application {
                 $(AppProto::$engine_variant => 1 << bit::$engine_name,)*
                 $(AppProto::$variant => 1 << bit::$name,)*
-                AppProto::Smtp | AppProto::Ftp | AppProto::Imap => 1 << bit::start_tls,
+                AppProto::Smtp | AppProto::Ftp | AppProto::Imap | AppProto::Rdp => 1 << bit::start_tls,
                 _ => 0,
             }
         }
@@ -312,6 +312,11 @@ impl Analyzers {
                 following.add(1 << bit, filter.wants_packets());
             }
         }
+    }
+
+    /// Adds the analyzer that looks for TLS in a flow whose protocol may negotiate it.
+    pub(crate) const fn look_for_tls(&self, following: &mut Following) {
+        following.add(1 << bit::start_tls & self.enabled.set(), false);
     }
 
     /// Passes a packet to the analyzers that want packets of its flow.

@@ -5,6 +5,7 @@ use std::cell::Cell;
 
 use mirror_packet::{Direction, Packet, Segment, tcp_flags};
 use mirror_protocols::detect::{AppProto, Detection, Detector};
+use mirror_protocols::preamble::{Preamble, TlsBegin, Verdict, tls_begins};
 use mirror_records::Application;
 use mirror_records::sink::Producer;
 
@@ -39,8 +40,7 @@ pub struct Data {
     streams: [Stream; 2],
     /// The application as the analyzers know it.
     known: Known,
-    /// True if the flow began with a DNS response and its data is ignored, see [`Data::refuse`].
-    unasked: bool,
+    preamble: Preamble,
 }
 
 impl Data {
@@ -52,7 +52,7 @@ impl Data {
     /// Ignores all data, so that the flow counts as not recognised. Suricata does this if the first datagram
     /// of a flow comes from the DNS port, since it is configured to expect servers on that port only.
     pub const fn refuse(&mut self) {
-        self.unasked = true;
+        self.known.marks |= Known::UNASKED;
     }
 
     /// Passes a packet to the analyzers that want packets.
@@ -79,7 +79,7 @@ impl Data {
         payload: &[u8],
         tools: &mut FlowContext<'_>,
     ) {
-        if payload.is_empty() || self.unasked {
+        if payload.is_empty() || self.known.has(Known::UNASKED) {
             return;
         }
         let Self { detector, following, known, .. } = self;
@@ -88,8 +88,11 @@ impl Data {
             return;
         }
         let FlowContext { analyzers, records, index, time, alerted, .. } = tools;
-        let now = PacketContext { head, index: *index, alerted, midstream: false };
-        let mut side = Side::new(detector, following, known, analyzers, records, now, direction);
+        let now = PacketContext { head, index: *index, alerted, midstream: false, one_sided: false };
+        // Datagrams have no preambles.
+        let mut preamble = Preamble::OVER;
+        let mut side =
+            Side::new(detector, following, known, &mut preamble, analyzers, records, now, direction);
         side.take(Event::Data { bytes: payload, new: 0 }, Mark { time: *time, ..Mark::default() });
     }
 
@@ -126,11 +129,12 @@ impl Data {
         segment: &Segment<'_>,
         tools: &mut FlowContext<'_>,
     ) {
-        let Self { detector, following, known, streams: followed, .. } = self;
+        let Self { detector, following, known, preamble, streams: followed, .. } = self;
         let FlowContext { streams, analyzers, records, index, time, alerted } = tools;
-        let now = PacketContext { head, index: *index, alerted, midstream: connection.is_midstream() };
+        let (midstream, one_sided) = (connection.is_midstream(), connection.is_one_sided());
+        let now = PacketContext { head, index: *index, alerted, midstream, one_sided };
         let from = direction.reverse();
-        let mut side = Side::new(detector, following, known, analyzers, records, now, from);
+        let mut side = Side::new(detector, following, known, preamble, analyzers, records, now, from);
         let flags = segment.header.flags();
         // A SYN takes the sequence number in front of its data.
         let sequence = segment.header.sequence().wrapping_add(u32::from(flags & tcp_flags::SYN != 0));
@@ -157,7 +161,8 @@ impl Data {
         side.direction = direction;
         let missed = streams.miss(this, own, mark, |event, mark| side.take(event, mark));
         // Only data waits for earlier data of the other side.
-        side.wait = other.keeps() && streams.has_unused(other, others);
+        let in_preamble = side.preamble.is_open(from);
+        side.wait = !in_preamble && other.keeps() && streams.has_unused(other, others);
         let len = segment.payload.len() + segment.missing;
         let heard = connection.is_heard(from);
         let (mut gap, mut waits) = (false, false);
@@ -180,6 +185,17 @@ impl Data {
         }
         if gap || missed {
             connection.set_gap(direction);
+        }
+        if let Some(begun) = side.tls.take() {
+            // What the other side sent before it sends TLS is plain text.
+            let (stream, owner, sender) =
+                if begun == direction { (&mut *other, others, from) } else { (&mut *this, own, direction) };
+            streams.again(stream, owner, mark, |event, _| Consumed::Used(plain_len(sender, event)));
+        }
+        if in_preamble && side.preamble.is_rejected(from) && streams.has_unused(other, others) {
+            // It is known now that the other side's bytes are no preamble.
+            side.direction = from;
+            streams.again(other, others, other_mark, |event, mark| side.take(event, mark));
         }
         if side.wait && matches!(side.detector.flow(), Detection::Found(_)) {
             // The earlier data of the other side can be used now, and comes first.
@@ -208,10 +224,12 @@ impl Data {
         until: Until,
         tools: &mut FlowContext<'_>,
     ) {
-        let Self { detector, following, known, streams: followed, .. } = self;
+        let Self { detector, following, known, preamble, streams: followed, .. } = self;
         let FlowContext { streams, analyzers, records, index, alerted, .. } = tools;
-        let now = PacketContext { head, index: *index, alerted, midstream: connection.is_midstream() };
-        let mut side = Side::new(detector, following, known, analyzers, records, now, Direction::ToServer);
+        let (midstream, one_sided) = (connection.is_midstream(), connection.is_one_sided());
+        let now = PacketContext { head, index: *index, alerted, midstream, one_sided };
+        let direction = Direction::ToServer;
+        let mut side = Side::new(detector, following, known, preamble, analyzers, records, now, direction);
         settle(followed, streams, &mut side, connection, until, None);
     }
 
@@ -241,9 +259,11 @@ impl Data {
         {
             self.settle(head, connection, Until::End, tools);
         }
+        self.end_preambles(head, tools);
         let FlowContext { streams, analyzers, records, index, time, alerted } = tools;
         let original = self.known.original;
         let mut context = Context::new(head, *time, original, records, alerted);
+        context.one_sided = connection.as_deref().is_some_and(Connection::is_one_sided);
         for (stream, direction) in self.streams.iter_mut().zip([Direction::ToServer, Direction::ToClient]) {
             let owner = head.owner(*index, direction);
             let sent = |direction| connection.as_deref().map_or(0, |connection| connection.sent(direction));
@@ -265,10 +285,41 @@ impl Data {
         analyzers.end(&mut self.following, *index, &mut context);
     }
 
+    /// Passes on bytes that waited for the rest of a preamble, which will not come.
+    #[inline]
+    fn end_preambles(&mut self, head: &FlowMeta, tools: &mut FlowContext<'_>) {
+        let open = |direction| self.preamble.is_open(direction) && self.streams[direction as usize].keeps();
+        if open(Direction::ToServer) || open(Direction::ToClient) {
+            self.reject_preambles(head, tools);
+        }
+    }
+
+    #[cold]
+    fn reject_preambles(&mut self, head: &FlowMeta, tools: &mut FlowContext<'_>) {
+        let Self { detector, following, known, preamble, streams: own, .. } = self;
+        let FlowContext { streams, analyzers, records, index, time, alerted } = tools;
+        let now = PacketContext { head, index: *index, alerted, midstream: false, one_sided: false };
+        let direction = Direction::ToServer;
+        let mut side = Side::new(detector, following, known, preamble, analyzers, records, now, direction);
+        let mark = Mark { time: *time, ..Mark::default() };
+        for (stream, direction) in own.iter_mut().zip([Direction::ToServer, Direction::ToClient]) {
+            if side.preamble.is_open(direction) {
+                side.preamble.close(direction);
+                side.direction = direction;
+                let owner = head.owner(*index, direction);
+                streams.again(stream, owner, mark, |event, mark| side.take(event, mark));
+            }
+        }
+    }
+
     /// Returns the application fields of the flow's record.
     #[must_use]
     pub fn application(&self) -> Application {
-        let flow = if self.unasked { Detection::Failed } else { self.detector.flow() };
+        if self.known.original == Some(AppProto::Rdp) {
+            // As in Suricata, a part of this protocol is TLS.
+            return Application { protocol: Some(AppProto::Rdp.name()), ..Application::default() };
+        }
+        let flow = if self.known.has(Known::UNASKED) { Detection::Failed } else { self.detector.flow() };
         if let (Some(original), Detection::Unknown | Detection::Failed) = (self.known.original, flow) {
             // Detection failed. The protocol that led to this data identifies the flow.
             return Application { protocol: Some(original.name()), ..Application::default() };
@@ -397,13 +448,33 @@ impl Step {
 /// The application of a flow, as reported to the analyzers.
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
-    /// True if the analyzers of the application were informed.
-    told: bool,
+    /// Bits of `Known::…`.
+    marks: u8,
     /// The protocol before the flow switched to another one.
     original: Option<AppProto>,
-    /// Directions, as bits by [`Direction`], of a midstream connection in which data came before the
-    /// application was recognised. The stream may be in the middle of a message.
-    missed: u8,
+    /// The protocol that began as one that may negotiate TLS.
+    opening: Option<AppProto>,
+}
+
+impl Known {
+    /// Directions of a midstream connection in which data came before the application was recognised. The stream may
+    /// be in the middle of a message.
+    const MISSED: [u8; 2] = [1, 2];
+    /// The analyzers of the application were informed.
+    const TOLD: u8 = 4;
+    /// The flow began with a DNS response and its data is ignored, see [`Data::refuse`].
+    const UNASKED: u8 = 8;
+
+    const fn has(self, mark: u8) -> bool {
+        self.marks & mark != 0
+    }
+
+    /// Sets a mark. Returns true if it was set before.
+    const fn set(&mut self, mark: u8) -> bool {
+        let before = self.has(mark);
+        self.marks |= mark;
+        before
+    }
 }
 
 /// Bytes of one direction that are buffered while only the other can still identify the application.
@@ -417,6 +488,8 @@ struct PacketContext<'a> {
     alerted: &'a Cell<bool>,
     /// The connection began before the capture.
     midstream: bool,
+    /// No segment of the server was seen.
+    one_sided: bool,
 }
 
 /// One direction of a flow's data.
@@ -424,6 +497,7 @@ struct Side<'a> {
     detector: &'a mut Detector,
     following: &'a mut Following,
     known: &'a mut Known,
+    preamble: &'a mut Preamble,
     analyzers: &'a mut Analyzers,
     records: &'a mut Producer,
     now: PacketContext<'a>,
@@ -431,26 +505,106 @@ struct Side<'a> {
     direction: Direction,
     /// Data of the other direction goes first, if the application turns out to be known.
     wait: bool,
+    /// The direction in which TLS has begun behind another protocol.
+    tls: Option<Direction>,
+}
+
+/// Returns the number of bytes in front of TLS.
+fn plain_len(direction: Direction, event: Event<'_>) -> usize {
+    let Event::Data { bytes, .. } = event else { return 0 };
+    match tls_begins(direction, bytes) {
+        TlsBegin::At(begin) | TlsBegin::Maybe(begin) => begin,
+        TlsBegin::No => bytes.len(),
+    }
 }
 
 impl<'a> Side<'a> {
+    #[expect(clippy::too_many_arguments, reason = "they are the parts of a flow's data, borrowed one by one")]
     #[inline(always)]
     fn new(
         detector: &'a mut Detector,
         following: &'a mut Following,
         known: &'a mut Known,
+        preamble: &'a mut Preamble,
         analyzers: &'a mut Analyzers,
         records: &'a mut Producer,
         now: PacketContext<'a>,
         direction: Direction,
     ) -> Self {
         let mark = Mark::default();
-        Self { detector, following, known, analyzers, records, now, mark, direction, wait: false }
+        Self {
+            detector,
+            following,
+            known,
+            preamble,
+            analyzers,
+            records,
+            now,
+            mark,
+            direction,
+            wait: false,
+            tls: None,
+        }
     }
 
-    /// Processes the next event: detection first, then the analyzers.
+    /// Processes the next event: preambles first, then detection, then the analyzers.
     fn take(&mut self, event: Event<'_>, mark: Mark) -> Consumed {
         self.mark = mark;
+        if self.preamble.is_open(self.direction) {
+            return self.begin(event);
+        }
+        self.protocol(event)
+    }
+
+    /// Processes the next event of a direction whose protocol has not begun.
+    #[inline(never)]
+    fn begin(&mut self, event: Event<'_>) -> Consumed {
+        let direction = self.direction;
+        let bytes = match event {
+            Event::Data { bytes, .. } => bytes,
+            Event::Gap { bytes, len } => {
+                self.preamble.close(direction);
+                if bytes.is_empty() {
+                    return self.protocol(event);
+                }
+                return match self.protocol(Event::Data { bytes, new: 0 }) {
+                    Consumed::Used(used) => {
+                        self.protocol(Event::Gap { bytes: bytes.get(used..).unwrap_or_default(), len })
+                    }
+                    other => other,
+                };
+            }
+            Event::End { .. } => return self.protocol(event),
+        };
+        let mut used = 0;
+        while let Some(rest) = bytes.get(used..).filter(|rest| !rest.is_empty()) {
+            match self.preamble.look(self.now.head.endpoints(), direction, rest) {
+                Verdict::More => break,
+                Verdict::Preamble { len, relayed } => {
+                    used += len;
+                    if let Some(relayed) = relayed {
+                        self.known.original = relayed.protocol().or(self.known.original);
+                        self.records.relay(self.now.head.flow_id(), &relayed);
+                    }
+                    continue;
+                }
+                Verdict::Opening(opening) => {
+                    self.known.opening = self.known.opening.or(opening.protocol);
+                    self.analyzers.look_for_tls(self.following);
+                }
+                Verdict::Protocol => {}
+            }
+            return match self.protocol(Event::Data { bytes: rest, new: 0 }) {
+                Consumed::Used(more) => Consumed::Used(used + more),
+                other => other,
+            };
+        }
+        Consumed::Used(used)
+    }
+
+    /// Processes an event of a protocol.
+    #[inline]
+    fn protocol(&mut self, event: Event<'_>) -> Consumed {
         match self.step(event) {
             Consumed::Restart(used) => self.restart(event, used),
             outcome => outcome,
@@ -460,11 +614,13 @@ impl<'a> Side<'a> {
     /// Restarts detection behind the first `used` bytes, where another protocol begins.
     #[cold]
     fn restart(&mut self, event: Event<'_>, used: usize) -> Consumed {
-        self.known.original = match self.detector.flow() {
+        let plain = match self.detector.flow() {
             Detection::Found(application) => Some(application),
             Detection::Unknown | Detection::Failed => None,
         };
-        self.known.told = false;
+        self.known.original = plain.or(self.known.opening.take()).or(self.known.original);
+        self.known.marks &= !Known::TOLD;
+        self.preamble.restart();
         *self.detector = Detector::default();
         let rest = match event {
             Event::Data { bytes, .. } => bytes.get(used..).unwrap_or_default(),
@@ -473,7 +629,14 @@ impl<'a> Side<'a> {
         if rest.is_empty() {
             return Consumed::Used(used);
         }
-        match self.step(Event::Data { bytes: rest, new: 0 }) {
+        if tls_begins(self.direction, rest) == TlsBegin::At(0) {
+            self.tls = Some(self.direction);
+        }
+        let event = Event::Data { bytes: rest, new: 0 };
+        // A flow passes few preambles, so this ends: a sender may switch protocols hundreds of times in a segment.
+        let outcome =
+            if self.preamble.is_open(self.direction) { self.begin(event) } else { self.step(event) };
+        match outcome {
             Consumed::Used(more) | Consumed::Restart(more) => Consumed::Used(used + more),
             other => other,
         }
@@ -486,7 +649,11 @@ impl<'a> Side<'a> {
                 if self.detector.direction(direction) == Detection::Unknown {
                     let new = bytes.get(new..).unwrap_or_default();
                     let opt_in = self.analyzers.opt_in();
+                    let before = self.detector.flow();
                     self.detector.feed_with(opt_in, self.now.head.endpoints(), direction, new);
+                    if before != self.detector.flow() && self.known.has(Known::TOLD) {
+                        self.contradict();
+                    }
                 }
                 bytes.len()
             }
@@ -498,18 +665,18 @@ impl<'a> Side<'a> {
             Event::End { .. } => 0,
         };
         let flow = self.detector.flow();
-        let missed = 1 << direction as u8;
+        let missed = Known::MISSED[direction as usize];
         if let Detection::Found(application) = flow {
             if self.wait {
                 return Consumed::Used(0);
             }
-            if !std::mem::replace(&mut self.known.told, true) {
+            if !self.known.set(Known::TOLD) {
                 let head = self.now.head;
                 let sources = &self.records.sources;
                 self.analyzers.recognised(self.following, application, || head.conversation(sources));
             }
-            if self.known.missed & missed != 0 {
-                self.known.missed &= !missed;
+            if self.known.has(missed) {
+                self.known.marks &= !missed;
                 let recognised = matches!(self.detector.direction(direction), Detection::Found(_));
                 if !recognised && len > 0 {
                     // The analyzers can parse this direction from a later byte on.
@@ -525,7 +692,7 @@ impl<'a> Side<'a> {
             (Detection::Unknown, _) => len < MAX_HELD,
         };
         if self.now.midstream && len > 0 && flow == Detection::Unknown {
-            self.known.missed |= missed;
+            self.known.set(missed);
             if !hold {
                 // The other direction can still identify the data that follows.
                 return Consumed::Used(len);
@@ -534,14 +701,24 @@ impl<'a> Side<'a> {
         self.analyse(event, hold)
     }
 
+    /// Handles a client that begins with another protocol than the server has begun with: a hello of TLS does not
+    /// depend on what answers it.
+    #[cold]
+    fn contradict(&mut self) {
+        if self.detector.flow() == Detection::Found(AppProto::Tls) {
+            let (head, sources) = (self.now.head, &self.records.sources);
+            self.analyzers.recognised(self.following, AppProto::Tls, || head.conversation(sources));
+        }
+    }
+
     /// Passes an event to the analyzers.
     #[inline]
     fn analyse(&mut self, event: Event<'_>, hold: bool) -> Consumed {
-        let PacketContext { head, index, alerted, .. } = self.now;
-        let time = self.mark.time;
+        let PacketContext { head, index, alerted, one_sided, .. } = self.now;
         let mut context = Context {
             mark: self.mark,
-            ..Context::new(head, time, self.known.original, self.records, alerted)
+            one_sided,
+            ..Context::new(head, self.mark.time, self.known.original, self.records, alerted)
         };
         self.analyzers.data(self.following, index, self.direction, event, hold, &mut context)
     }

@@ -315,6 +315,11 @@ impl Flow {
         self.marks |= Self::ALERTED;
     }
 
+    /// Returns the flow's identifier in records.
+    pub(crate) fn id(&self) -> u64 {
+        self.head.flow_id()
+    }
+
     /// Returns the flow's key.
     pub(crate) const fn key(&self) -> &FlowKey {
         &self.head.key
@@ -449,6 +454,7 @@ impl Flow {
             tcp: (protocol == protocol::TCP)
                 .then(|| self.connection.as_ref().map(Connection::summary).unwrap_or_default()),
             performance: self.connection.as_ref().and_then(Connection::performance),
+            relay: (0, 0),
         }
     }
 }

@@ -1,8 +1,11 @@
 //! The event of a handshake.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
-use super::{Event, Messages, Outline};
+use super::names::alert;
+use super::{Alert, Event, Messages, Outline};
 use crate::eve::{EveEvent, EveWriter, Measured, Packer, Unpacker};
 
 /// A handshake, as an event of its flow.
@@ -12,6 +15,10 @@ pub struct HandshakeEvent<'a> {
     pub latency: Option<u64>,
     /// The protocol that was spoken before; empty if none. At most 255 bytes.
     pub original: &'a str,
+    /// The alert that ended the handshake.
+    pub alert: Option<Alert>,
+    /// The server's direction is not mirrored: whether it answered is unknown.
+    pub one_sided: bool,
     /// The messages.
     pub messages: Messages<'a>,
 }
@@ -22,6 +29,11 @@ impl EveEvent for HandshakeEvent<'_> {
 
     fn pack(&self, packer: &mut Packer<'_>) {
         packer.duration(self.latency);
+        packer.rest(&[
+            u8::from(self.one_sided),
+            u8::from(self.alert.is_some()),
+            self.alert.map_or(0, |it| it.0),
+        ]);
         packer.u8(self.original.len() as u8);
         packer.rest(self.original.as_bytes());
         packer.rest(&self.messages.outline().pack());
@@ -30,10 +42,13 @@ impl EveEvent for HandshakeEvent<'_> {
 
     fn unpack<'a>(unpacker: &mut Unpacker<'a>) -> Option<HandshakeEvent<'a>> {
         let latency = unpacker.duration()?;
+        let &[one_sided, alerted, description] = unpacker.array()?;
+        let (one_sided, alert) = (one_sided != 0, (alerted != 0).then_some(Alert(description)));
         let len = unpacker.u8()?;
         let original = str::from_utf8(unpacker.take(usize::from(len))?).ok()?;
         let outline = Outline::unpack(unpacker.array()?);
-        Some(HandshakeEvent { latency, original, messages: outline.messages(unpacker.rest()) })
+        let messages = outline.messages(unpacker.rest());
+        Some(HandshakeEvent { latency, original, alert, one_sided, messages })
     }
 
     fn write(&self, writer: &mut impl EveWriter) -> serde_json::Result<()> {
@@ -44,17 +59,21 @@ impl EveEvent for HandshakeEvent<'_> {
             #[serde(skip_serializing_if = "str::is_empty")]
             from_proto: &'a str,
             #[serde(skip_serializing_if = "Option::is_none")]
+            last_alert: Option<Cow<'static, str>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
             latency_ms: Option<f64>,
         }
         writer.line(&Object {
             event: Event::new(&self.messages),
             from_proto: self.original,
+            last_alert: self.alert.map(alert),
             latency_ms: self.latency.map(|latency| latency as f64 / 1e6),
         })
     }
 
-    /// Measures a handshake. It failed if the server did not answer it.
+    /// Measures a handshake. It failed if the server did not answer it with a hello.
     fn measured(&self) -> Option<Measured> {
-        Some(Measured { latency: self.latency, error: self.messages.server_hello.is_none() })
+        let error = self.messages.server_hello.is_none() && !self.one_sided;
+        Some(Measured { latency: self.latency, error })
     }
 }

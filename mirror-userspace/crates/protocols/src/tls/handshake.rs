@@ -25,6 +25,7 @@ const MAX_RECORD: u16 = (1 << 14) + 2048;
 /// Content types of records.
 mod content {
     pub(super) const CHANGE_CIPHER_SPEC: u8 = 20;
+    pub(super) const ALERT: u8 = 21;
     pub(super) const HANDSHAKE: u8 = 22;
     pub(super) const APPLICATION_DATA: u8 = 23;
     pub(super) const HEARTBEAT: u8 = 24;
@@ -85,6 +86,8 @@ pub struct Handshake {
     server: Side,
     /// From the server hello.
     chosen: Option<Version>,
+    /// The last alert that ends the handshake.
+    alert: Option<Alert>,
     /// Number of bytes pushed.
     pushed: usize,
     outcome: Option<Result<(), Malformed>>,
@@ -176,6 +179,12 @@ impl Handshake {
         }
     }
 
+    /// Returns the last alert of either side that ends a handshake. Alerts behind a change of ciphers are encrypted.
+    #[must_use]
+    pub const fn alert(&self) -> Option<Alert> {
+        self.alert
+    }
+
     fn side(&mut self, direction: Direction) -> &mut Side {
         match direction {
             Direction::ToServer => &mut self.client,
@@ -198,8 +207,17 @@ impl Handshake {
         let content = side.content;
         // Records behind a change of ciphers are encrypted. TLS 1.3 sends a dummy one, and may continue with
         // further hellos after a HelloRetryRequest; only the first hellos count.
-        if content == content::HANDSHAKE && !side.cipher_changed {
-            self.handshake(direction, now)?;
+        match content {
+            content::HANDSHAKE if !side.cipher_changed => self.handshake(direction, now)?,
+            content::ALERT if !side.cipher_changed => {
+                for &byte in now {
+                    side.alert = [side.alert[1], byte];
+                }
+                if ended {
+                    self.alert = Alert::of(self.side(direction).alert).or(self.alert);
+                }
+            }
+            _ => {}
         }
         if ended {
             self.side(direction).in_record = false;
@@ -274,6 +292,24 @@ impl Handshake {
     }
 }
 
+/// An alert that ends a handshake (RFC 8446, section 6): its description.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alert(pub u8);
+
+impl Alert {
+    const CLOSE_NOTIFY: u8 = 0;
+    const USER_CANCELED: u8 = 90;
+    const FATAL: u8 = 2;
+
+    /// Returns the alert with this level and description, if it ends a handshake: warnings do not.
+    const fn of([level, description]: [u8; 2]) -> Option<Self> {
+        match (level, description) {
+            (_, Self::CLOSE_NOTIFY | Self::USER_CANCELED) | (Self::FATAL, _) => Some(Self(description)),
+            _ => None,
+        }
+    }
+}
+
 /// The state of one direction.
 #[derive(Debug, Default)]
 struct Side {
@@ -291,6 +327,8 @@ struct Side {
     record_version: u16,
     message_left: u32,
     part: Part,
+    /// The last two bytes of alerts: level and description.
+    alert: [u8; 2],
     cipher_changed: bool,
     finished: bool,
     /// Bytes are missing.
@@ -512,12 +550,17 @@ pub struct Messages<'a> {
 }
 
 impl<'a> Messages<'a> {
-    /// Returns true if the handshake is logged, by Suricata's rule: a server has sent its certificate, or no
-    /// certificate can be seen, since TLS 1.3 hides it or the client has offered to resume a session. A
-    /// handshake that failed earlier is logged only if the client supports session tickets, as most do.
-    /// Of a hello of which only the beginning was seen, that is not known.
+    /// Returns true if there is something to record: a hello of either side, or a certificate.
     #[must_use]
     pub fn is_recorded(&self) -> bool {
+        self.client_hello.is_some() || self.server_hello.is_some() || self.server_certificate.is_some()
+    }
+
+    /// Returns true if Suricata logs the handshake, too: a server has sent its certificate, or no certificate can be
+    /// seen, since TLS 1.3 hides it or the client has offered to resume a session. Of a hello of which only the
+    /// beginning was seen, that is not known.
+    #[must_use]
+    pub fn are_suricatas(&self) -> bool {
         let client = self.client();
         let server = self.server_hello.and_then(ServerHello::parse);
         self.server_certificate.is_some()

@@ -30,14 +30,7 @@ pub use event::HandshakeEvent;
 pub use fingerprint::write_ja4;
 pub use fingerprint::{Carrier, Ja3, ja4};
 pub(super) use fingerprint::{kinds, meant};
-pub use handshake::{Handshake, MAX_CERTIFICATE, MAX_HELLO, Malformed, Messages, Outline, Progress};
+pub use handshake::{Alert, Handshake, MAX_CERTIFICATE, MAX_HELLO, Malformed, Messages, Outline, Progress};
 pub(super) use hello::extension;
 pub use hello::{ClientHello, ExtensionIter, Extensions, ServerHello, Version};
 pub(super) use names::version as version_name;
-
-/// Returns true if bytes begin with a record that begins with a client hello. This recognises TLS in a flow
-/// of another protocol that has negotiated it (STARTTLS, CONNECT). Other protocols do not begin so by chance.
-#[must_use]
-pub fn begins_with_client_hello(bytes: &[u8]) -> bool {
-    matches!(bytes, [22, 3, 0..=4, high, low, 1, 0, _, _, 3, ..] if (*high, *low) > (0, 4))
-}

@@ -1,7 +1,11 @@
-//! Names of cipher suites and versions.
+//! Names of cipher suites, versions and alerts.
 //!
 //! They are those of tls-parser 0.12, which Suricata 7 uses. Two tables of names do not earn its twenty
 //! dependencies.
+
+use std::borrow::Cow;
+
+use super::Alert;
 
 /// Returns the name of a cipher suite in IANA's registry of TLS parameters, or of the suites that Suricata
 /// names besides.
@@ -29,6 +33,49 @@ pub(crate) fn version(number: u16) -> String {
         _ => return format!("TlsVersion({number} / {number:#x})"),
     };
     name.to_owned()
+}
+
+/// Returns the name of an alert in IANA's registry; its number if it has none.
+pub(super) fn alert(Alert(description): Alert) -> Cow<'static, str> {
+    let name = match description {
+        0 => "close_notify",
+        10 => "unexpected_message",
+        20 => "bad_record_mac",
+        21 => "decryption_failed",
+        22 => "record_overflow",
+        30 => "decompression_failure",
+        40 => "handshake_failure",
+        41 => "no_certificate",
+        42 => "bad_certificate",
+        43 => "unsupported_certificate",
+        44 => "certificate_revoked",
+        45 => "certificate_expired",
+        46 => "certificate_unknown",
+        47 => "illegal_parameter",
+        48 => "unknown_ca",
+        49 => "access_denied",
+        50 => "decode_error",
+        51 => "decrypt_error",
+        60 => "export_restriction",
+        70 => "protocol_version",
+        71 => "insufficient_security",
+        80 => "internal_error",
+        86 => "inappropriate_fallback",
+        90 => "user_canceled",
+        100 => "no_renegotiation",
+        109 => "missing_extension",
+        110 => "unsupported_extension",
+        111 => "certificate_unobtainable",
+        112 => "unrecognized_name",
+        113 => "bad_certificate_status_response",
+        114 => "bad_certificate_hash_value",
+        115 => "unknown_psk_identity",
+        116 => "certificate_required",
+        120 => "no_application_protocol",
+        121 => "ech_required",
+        other => return Cow::Owned(other.to_string()),
+    };
+    Cow::Borrowed(name)
 }
 
 /// All cipher suites, by ascending number.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::*;
+use crate::eve::{EveEvent, Packer, Unpacker};
 
 const HANDSHAKE: u8 = 22;
 const CHANGE_CIPHER_SPEC: u8 = 20;
@@ -301,22 +302,85 @@ fn certificates_of_both_sides_are_logged() {
 }
 
 #[test]
-fn what_failed_without_a_certificate_is_recorded_only_where_none_was_due() {
-    let hello = Hello::new(0x0303, &[0xc02f]).name("a");
-    let alert = (ToClient, record(ALERT, [2, 40]));
-    let recorded = |hello: &Hello| {
-        let mut handshake = Handshake::new();
-        push(&mut handshake, &vec![(ToServer, record(HANDSHAKE, client_hello(hello))), alert.clone()])
-            .unwrap();
-        (handshake.messages().is_recorded(), event(&handshake)["version"].clone())
-    };
-    assert_eq!(recorded(&hello), (false, json!("TLS 1.2")));
-    assert_eq!(recorded(&hello.extension(35, [])), (true, json!("TLS 1.2")));
-    for talk in [talk_12(), talk_13()] {
+fn a_hello_alone_is_recorded_and_so_is_the_alert_that_answers_it() {
+    let hello = (ToServer, record(HANDSHAKE, client_hello(&Hello::new(0x0303, &[0xc02f]).name("a"))));
+    let failed = |talk: Talk| {
         let mut handshake = Handshake::new();
         assert!(!handshake.messages().is_recorded());
-        push(&mut handshake, &talk).unwrap();
+        let progress = push(&mut handshake, &talk);
         assert!(handshake.messages().is_recorded());
+        let event = event(&handshake);
+        assert_eq!(event["sni"], "a");
+        (progress, event["version"].clone(), handshake.alert())
+    };
+    let reading = Ok(Progress::Reading);
+    assert_eq!(failed(vec![hello.clone()]), (reading, json!("UNDETERMINED"), None));
+    let alert = |content: &[u8]| (ToClient, record(ALERT, content));
+    for (content, found) in [
+        (&[2, 40][..], Some(Alert(40))),
+        (&[1, 112, 2, 70], Some(Alert(70))),
+        (&[1, 0], Some(Alert(0))),
+        (&[1, 112], None),
+    ] {
+        assert_eq!(failed(vec![hello.clone(), alert(content)]), (reading, json!("TLS 1.2"), found));
+    }
+    let mut split = vec![hello.clone()];
+    split.extend(alert(&[2, 40]).1.into_iter().map(|byte| (ToClient, vec![byte])));
+    assert_eq!(failed(split).2, Some(Alert(40)));
+    let encrypted = (ToClient, [record(20, [1]), record(ALERT, [2, 40])].concat());
+    assert_eq!(failed(vec![hello, encrypted]).2, None);
+}
+
+#[test]
+fn suricata_logs_what_failed_without_a_certificate_only_where_none_was_due() {
+    let hello = Hello::new(0x0303, &[0xc02f]).name("a");
+    let logs = |hello: &Hello| {
+        let mut handshake = Handshake::new();
+        let talk =
+            vec![(ToServer, record(HANDSHAKE, client_hello(hello))), (ToClient, record(ALERT, [2, 40]))];
+        push(&mut handshake, &talk).unwrap();
+        handshake.messages().are_suricatas()
+    };
+    assert_eq!([logs(&hello), logs(&hello.extension(35, []))], [false, true]);
+    for talk in [talk_12(), talk_13()] {
+        let mut handshake = Handshake::new();
+        push(&mut handshake, &talk).unwrap();
+        assert!(handshake.messages().are_suricatas());
+    }
+}
+
+#[test]
+fn the_servers_half_of_a_handshake_is_recorded() {
+    for talk in [talk_12(), talk_13()] {
+        let servers: Talk = talk.into_iter().filter(|(direction, _)| *direction == ToClient).collect();
+        let mut handshake = Handshake::new();
+        push(&mut handshake, &servers).unwrap();
+        assert!(handshake.messages().is_recorded());
+        assert!(event(&handshake)["ja3s"].is_object());
+    }
+}
+
+#[test]
+fn the_event_of_a_handshake_names_its_alert_and_is_no_error_where_answers_are_not_mirrored() {
+    let body = Hello::new(0x0303, &[0xc02f]).client();
+    let messages = Messages {
+        client_hello_cut: false,
+        client_hello: Some(&body),
+        server_hello: None,
+        server_certificate: None,
+        client_certificate: None,
+        server_record: Version::UNDETERMINED,
+    };
+    for (alert, one_sided) in [(None, true), (Some(Alert(0)), false), (Some(Alert(255)), false)] {
+        let event = HandshakeEvent { latency: None, original: "smtp", alert, one_sided, messages };
+        let mut bytes = Vec::new();
+        event.pack(&mut Packer::new(&mut bytes, usize::MAX));
+        let unpacked = HandshakeEvent::unpack(&mut Unpacker::new(&bytes)).unwrap();
+        assert_eq!(
+            (unpacked.alert, unpacked.original, unpacked.one_sided, unpacked.messages),
+            (alert, "smtp", one_sided, messages)
+        );
+        assert_eq!(unpacked.measured().map(|measured| measured.error), Some(!one_sided));
     }
 }
 
@@ -482,15 +546,6 @@ fn a_connection_of_which_one_direction_is_seen_is_not_followed_for_ever() {
         assert_eq!(last, Err(Malformed::Endless));
         assert_eq!(event(&handshake)["sni"].is_string(), direction == ToServer);
         assert_eq!(event(&handshake)["subject"].is_string(), direction == ToClient);
-    }
-}
-
-#[test]
-fn a_client_hello_is_told_from_other_data() {
-    let hello = record(HANDSHAKE, client_hello(&Hello::new(0x0303, &[1])));
-    assert!(begins_with_client_hello(&hello));
-    for other in [&b"GET / HTTP/1.1\r\n"[..], &hello[..9], &[], &[22, 3, 1, 0, 4, 1, 0, 0, 0]] {
-        assert!(!begins_with_client_hello(other));
     }
 }
 

@@ -106,7 +106,9 @@ impl Dns {
             }
         }
         // A datagram has the headers of a packet in front, a message in a stream has not.
-        if context.is_stream() && !flow.credit.events.spend(credit::EVENT + 2 * message.names()) {
+        if context.is_stream()
+            && !flow.credit.events.spend(credit::EVENT + context.relay_cost() + 2 * message.names())
+        {
             return;
         }
         context.record(&MessageEvent { number, latency, message });

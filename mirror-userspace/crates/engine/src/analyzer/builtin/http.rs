@@ -8,6 +8,7 @@ use mirror_protocols::http::{
     Body, Fixed, Request, Response, Taken, TransactionEvent, begins_request, begins_response, head_end, tag,
 };
 use mirror_protocols::pack;
+use mirror_protocols::preamble::{TlsBegin, tls_begins};
 
 use crate::analyzer::alert::{Cause, Watch};
 use crate::analyzer::credit::{self, Allowance, Credit};
@@ -184,6 +185,18 @@ impl Analyzer for Http {
     }
 }
 
+impl Flow {
+    /// Returns true if the last request asks for a tunnel.
+    fn is_tunnel(&self) -> bool {
+        self.open.back().is_some_and(|transaction| transaction.method == Method::Connect)
+    }
+}
+
+/// Returns true if bytes begin with the hello of a TLS client.
+fn is_tls(bytes: &[u8]) -> bool {
+    tls_begins(Direction::ToServer, bytes) == TlsBegin::At(0)
+}
+
 impl Http {
     fn bytes(
         &mut self,
@@ -216,6 +229,12 @@ impl Http {
                             flow.phases[direction as usize] = Phase::Body(Body::UntilClose);
                             continue;
                         }
+                    }
+                    if context.is_one_sided() && flow.is_tunnel() && is_tls(rest) {
+                        // The proxy's response is not mirrored.
+                        self.end(flow, context);
+                        *flow = Flow::default();
+                        return Consumed::Restart(at);
                     }
                     let end = head_end(rest, new.saturating_sub(at)).or_else(|| match direction {
                         Direction::ToServer => old_head_end(rest, new.saturating_sub(at)),
@@ -539,7 +558,7 @@ impl Http {
         if unseen && response == Progress::None {
             return self.keep_spare(packed);
         }
-        if allowance.spend(credit::EVENT) {
+        if allowance.spend(credit::EVENT + context.relay_cost()) {
             context.record(&TransactionEvent { fixed, values: &packed });
         }
         self.keep_spare(packed);

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use mirror_packet::Direction;
 use mirror_protocols::detect::AppProto;
-use mirror_protocols::tls::{
-    Carrier, Handshake, HandshakeEvent, Messages, Progress, Version, begins_with_client_hello,
-};
+use mirror_protocols::preamble::{TlsBegin, tls_begins};
+use mirror_protocols::tls::{Carrier, Handshake, HandshakeEvent, Messages, Progress, Version};
 
 use crate::analyzer::alert::{Cause, Watch};
 use crate::analyzer::{Analyzer, Consumed, Context, Event};
@@ -30,6 +29,9 @@ pub struct Flow {
     latency: Option<u64>,
     /// The client may not have received the server's data.
     unanswered: bool,
+    /// Client and server were mistaken for each other, as the first hello shows: only one direction of a connection
+    /// that is older than the capture is mirrored, and the ports do not tell.
+    reversed: Option<bool>,
 }
 
 impl Analyzer for Tls {
@@ -46,10 +48,14 @@ impl Analyzer for Tls {
             Event::Data { bytes, .. } => (bytes, false),
             Event::Gap { bytes, .. } => (bytes, true),
             Event::End { acknowledged, .. } => {
+                let direction = if flow.reversed == Some(true) { direction.reverse() } else { direction };
                 flow.unanswered |= direction == Direction::ToClient && !acknowledged;
                 return Consumed::Close;
             }
         };
+        let is_hello_of_other = || tls_begins(direction.reverse(), bytes) == TlsBegin::At(0);
+        let reversed = *flow.reversed.get_or_insert_with(is_hello_of_other);
+        let direction = if reversed { direction.reverse() } else { direction };
         let handshake = flow.handshake.get_or_insert_with(|| self.spare.pop().unwrap_or_default());
         match direction {
             Direction::ToServer if flow.latency.is_none() => flow.asked = Some(context.time()),
@@ -111,7 +117,13 @@ impl Tls {
         }
         if messages.is_recorded() {
             let original = context.original().map_or("", AppProto::name);
-            context.record(&HandshakeEvent { latency: flow.latency, original, messages });
+            context.record(&HandshakeEvent {
+                latency: flow.latency,
+                original,
+                alert: handshake.alert().filter(|_| !messages.are_suricatas()),
+                one_sided: context.is_one_sided(),
+                messages,
+            });
         }
         handshake.clear();
         self.spare.push(handshake);
@@ -122,31 +134,33 @@ impl Tls {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StartTls;
 
-/// Bytes of client data that are searched. A client that negotiates TLS does so early.
+/// Bytes of both sides that are searched. A client that negotiates TLS does so early.
 const MAX_PLAIN: usize = 64 * 1024;
 
 impl Analyzer for StartTls {
-    /// Bytes that the client has sent.
-    type Flow = usize;
+    /// Bytes of each side.
+    type Flow = [usize; 2];
 
     fn data(
         &mut self,
-        sent: &mut usize,
+        sent: &mut [usize; 2],
         direction: Direction,
         event: Event<'_>,
         _context: &mut Context<'_>,
     ) -> Consumed {
-        match (event, direction) {
-            (Event::Data { bytes, .. }, Direction::ToServer) => {
-                if *sent > 0 && begins_with_client_hello(bytes) {
-                    return Consumed::Restart(0);
-                }
-                *sent += bytes.len();
-                if *sent > MAX_PLAIN { Consumed::Done } else { Consumed::Used(bytes.len()) }
-            }
-            (Event::Data { bytes, .. }, Direction::ToClient) => Consumed::Used(bytes.len()),
-            (Event::Gap { .. }, _) => Consumed::Used(0),
-            (Event::End { .. }, _) => Consumed::Done,
-        }
+        let bytes = match event {
+            Event::Data { bytes, .. } => bytes,
+            Event::Gap { .. } => return Consumed::Used(0),
+            Event::End { .. } => return Consumed::Done,
+        };
+        let plain = match tls_begins(direction, bytes) {
+            // Detection has recognised it.
+            TlsBegin::At(0) if sent[direction as usize] == 0 => return Consumed::Done,
+            TlsBegin::At(begin) => return Consumed::Restart(begin),
+            TlsBegin::Maybe(begin) => begin,
+            TlsBegin::No => bytes.len(),
+        };
+        sent[direction as usize] += plain;
+        if sent[0] + sent[1] > MAX_PLAIN { Consumed::Done } else { Consumed::Used(plain) }
     }
 }

@@ -1,0 +1,130 @@
+//! The values of preambles, for the records of the flows that have some. Few flows do, or nearly all: those behind a
+//! load balancer. So they are not in the flow table.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use mirror_protocols::preamble::Relayed;
+
+/// Bytes of memory for all values of a worker. A PROXY header takes less than a hundred.
+const MAX_HELD: usize = 32 << 20;
+/// Bytes of a flow's values.
+const MAX_EACH: usize = 512;
+
+/// The packed values, by the identifier of the flow.
+#[derive(Debug, Default)]
+pub(super) struct Relays {
+    values: HashMap<u64, Vec<u8>>,
+    /// Buffers that no flow uses.
+    spare: Vec<Vec<u8>>,
+    /// Bytes of memory of all buffers.
+    held: usize,
+    lost: u64,
+}
+
+impl Relays {
+    /// Returns the values of a flow.
+    #[inline]
+    pub(super) fn get(&self, flow_id: u64) -> &[u8] {
+        if self.values.is_empty() {
+            return &[];
+        }
+        self.values.get(&flow_id).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    pub(super) const fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Adds a value to those of a flow, unless they take too much memory.
+    pub(super) fn add(&mut self, flow_id: u64, value: &Relayed<'_>) {
+        let Self { values, spare, held, lost } = self;
+        let buffer = match values.entry(flow_id) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => match spare.pop() {
+                Some(buffer) => entry.insert(buffer),
+                None if *held + MAX_EACH > MAX_HELD => {
+                    *lost += 1;
+                    return;
+                }
+                None => entry.insert(Vec::new()),
+            },
+        };
+        let (len, capacity) = (buffer.len(), buffer.capacity());
+        value.pack(buffer);
+        if buffer.len() > MAX_EACH {
+            buffer.truncate(len);
+            *lost += 1;
+        }
+        *held += buffer.capacity() - capacity;
+    }
+
+    /// Releases the values of a flow. Their memory is for the next one.
+    #[inline]
+    pub(super) fn release(&mut self, flow_id: u64) {
+        if !self.values.is_empty()
+            && let Some(mut buffer) = self.values.remove(&flow_id)
+        {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+
+    /// Gives the values of a flow to another, unless that has some.
+    pub(super) fn unite(&mut self, gone: u64, kept: u64) {
+        if self.get(kept).is_empty()
+            && let Some(buffer) = self.values.remove(&gone)
+        {
+            self.values.insert(kept, buffer);
+        }
+        self.release(gone);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mirror_protocols::preamble::{Request, Target};
+
+    use super::*;
+
+    fn request(name: &[u8]) -> Relayed<'_> {
+        Relayed::Socks(Request { version: 5, target: Target::Name(name), port: 443 })
+    }
+
+    #[test]
+    fn values_stay_until_they_are_released() {
+        let mut relays = Relays::default();
+        relays.add(1, &request(b"one"));
+        let len = relays.get(1).len();
+        assert_eq!((len > 0, relays.get(2)), (true, &[][..]));
+        relays.add(1, &request(b"two"));
+        assert_eq!(relays.get(1).len(), 2 * len);
+        relays.unite(1, 2);
+        assert_eq!((relays.get(1).len(), relays.get(2).len()), (0, 2 * len));
+        relays.add(1, &request(b""));
+        relays.unite(1, 2);
+        assert_eq!((relays.get(1).len(), relays.get(2).len()), (0, 2 * len));
+        relays.release(2);
+        assert_eq!((relays.get(2).len(), relays.values.len(), relays.spare.len()), (0, 0, 2));
+    }
+
+    #[test]
+    fn hostile_names_take_bounded_memory_and_are_counted_beyond() {
+        let mut relays = Relays::default();
+        let name = [b'a'; 255];
+        (0..3).for_each(|_| relays.add(0, &request(&name)));
+        assert_eq!((relays.get(0).len() <= MAX_EACH, relays.lost()), (true, 2));
+        let mut flow_id = 0;
+        while relays.lost() == 2 {
+            flow_id += 1;
+            relays.add(flow_id, &request(&name));
+        }
+        let held: usize = relays.values.values().map(Vec::capacity).sum();
+        assert!(held == relays.held && held <= MAX_HELD);
+        assert!(relays.get(flow_id).is_empty());
+    }
+}

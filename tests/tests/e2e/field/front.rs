@@ -1,0 +1,68 @@
+//! Captures of faults that are reported of tools of this kind, each with one right outcome.
+#![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
+
+use mirror_xdp_tests::appliance::{PATIENCE, of_type, records};
+use mirror_xdp_tests::process::Process;
+use mirror_xdp_tests::require;
+use serde_json::{Value, json};
+
+/// Reads a capture of the directory. Returns its records.
+fn read(name: &str) -> Option<Vec<Value>> {
+    let (capture, binary) = (require::field()?.join(format!("{name}.pcap.gz")), require::binary()?);
+    if !capture.exists() {
+        println!("skipped: there is no {}", capture.display());
+        return None;
+    }
+    let logs = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new(binary);
+    command.arg("read").arg(&capture).arg("--log-dir").arg(logs.path());
+    let output = Process::spawn(&mut command).unwrap().wait(PATIENCE).unwrap();
+    assert!(output.status.success(), "{:?}", output.stderr);
+    Some(records(logs.path()))
+}
+
+/// Returns the only event of a type.
+fn only<'a>(records: &'a [Value], kind: &str) -> &'a Value {
+    let found = of_type(records, kind);
+    assert_eq!(found.len(), 1, "{kind}: {records:?}");
+    found[0]
+}
+
+#[test]
+fn http_behind_a_proxy_header_is_recorded_with_the_clients_address() {
+    let Some(records) = read("proxy-protocol-v2-http") else { return };
+    let event = only(&records, "http");
+    let http = &event["http"];
+    assert_eq!(
+        [&http["http_method"], &http["url"], &http["hostname"], &http["status"]],
+        [&json!("GET"), &json!("/index.html"), &json!("www.example.com"), &json!(200)]
+    );
+    let flow = only(&records, "flow");
+    assert_eq!((&flow["app_proto"], &flow["app_proto_ts"]), (&json!("http"), &Value::Null));
+    assert!(event["proxy"]["src_ip"].is_string());
+    assert_eq!(event["proxy"], flow["proxy"]);
+}
+
+#[test]
+fn tls_behind_the_starttls_of_pop3_is_recorded() {
+    let Some(records) = read("starttls-pop3") else { return };
+    let tls = &only(&records, "tls")["tls"];
+    assert_eq!((&tls["sni"], &tls["from_proto"]), (&json!("pop3.example"), &json!("pop3")));
+    let flow = only(&records, "flow");
+    assert_eq!((&flow["app_proto"], &flow["app_proto_orig"]), (&json!("tls"), &json!("pop3")));
+}
+
+#[test]
+fn a_hello_that_an_alert_answers_is_recorded() {
+    let Some(records) = read("tls-alert-no-event") else { return };
+    let tls = &only(&records, "tls")["tls"];
+    assert_eq!((&tls["sni"], &tls["last_alert"]), (&json!("alert.example"), &json!("handshake_failure")));
+}
+
+#[test]
+fn a_hello_of_which_only_the_clients_direction_is_mirrored_is_recorded() {
+    let Some(records) = read("tls-one-way-no-event") else { return };
+    let tls = &only(&records, "tls")["tls"];
+    assert_eq!(tls["sni"], "oneway.example");
+    assert!(tls["ja3"].is_object() && tls["ja4"].is_string());
+}

@@ -158,6 +158,12 @@ impl Connection {
         self.sides[direction as usize].next
     }
 
+    /// Returns the highest acknowledgement number of a side.
+    #[must_use]
+    pub const fn acknowledged(&self, by: Direction) -> u32 {
+        self.performance.acknowledged(by)
+    }
+
     /// Returns true if segments of a side were seen.
     #[must_use]
     pub const fn is_heard(&self, direction: Direction) -> bool {

@@ -142,8 +142,7 @@ impl Data {
         let is_acknowledgement = flags & tcp_flags::ACK != 0;
         let (own, others) = (head.owner(*index, direction), head.owner(*index, from));
         let mark = Mark { time: *time, end: 0, acknowledged };
-        // The other side had acknowledged no later byte of this one.
-        let other_mark = Mark { acknowledged: sequence, ..mark };
+        let other_mark = Mark { acknowledged: connection.acknowledged(from), ..mark };
         let [client, server] = &mut *followed;
         let (this, other) = match direction {
             Direction::ToServer => (client, server),

@@ -53,12 +53,21 @@ pub struct Fragment<'a> {
     pub more: bool,
     /// The IP header without options and extension headers.
     pub header: &'a [u8],
-    /// The fragment's payload.
+    /// The captured part of the fragment's payload.
     pub payload: &'a [u8],
+    /// Bytes of the payload that were not captured.
+    pub missing: usize,
     /// VLAN tags of the frame.
     pub vlans: Vlans,
     /// Nesting depth: the number of packets around the fragment.
     pub depth: u8,
+}
+
+impl Fragment<'_> {
+    /// Returns the offset behind the fragment in the datagram's payload.
+    const fn end(&self) -> usize {
+        self.offset + self.payload.len() + self.missing
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,14 +85,25 @@ struct Piece {
     start: u32,
     /// Offset behind the last byte in the payload.
     end: u32,
-    /// Offset of the first byte in the stored data.
+    /// Offset of the first byte in the stored data; [`Piece::MISSING`] if the bytes were not captured.
     at: u32,
 }
 
 impl Piece {
+    /// Stands for no stored data.
+    const MISSING: u32 = u32::MAX;
+
+    /// Returns true if the bytes were not captured.
+    const fn is_missing(&self) -> bool {
+        self.at == Self::MISSING
+    }
+
     /// Returns true if `next` continues this piece, both in the payload and in the stored data.
     const fn is_continued_by(&self, next: &Self) -> bool {
-        self.end == next.start && self.at + (self.end - self.start) == next.at
+        self.end == next.start
+            && !self.is_missing()
+            && !next.is_missing()
+            && self.at + (self.end - self.start) == next.at
     }
 }
 
@@ -117,7 +137,7 @@ impl Datagram {
     /// Adds the bytes of a fragment that are not there yet. Where fragments overlap, the bytes that came
     /// first stay.
     fn add(&mut self, fragment: &Fragment<'_>) -> Result<(), DecodeError> {
-        let (start, end) = (fragment.offset, fragment.offset + fragment.payload.len());
+        let (start, end) = (fragment.offset, fragment.end());
         if self.header_len + end > MAX_PACKET || self.len.is_some_and(|len| end > len) {
             return Err(DecodeError::Fragment);
         }
@@ -127,6 +147,14 @@ impl Datagram {
             }
             self.len = Some(end);
         }
+        let captured = start + fragment.payload.len();
+        self.add_range(start, captured, Some(fragment.payload))?;
+        self.add_range(captured, end, None)
+    }
+
+    /// Adds the parts of a range that are not there yet. `payload` holds its bytes, unless they were not
+    /// captured.
+    fn add_range(&mut self, start: usize, end: usize, payload: Option<&[u8]>) -> Result<(), DecodeError> {
         let mut next = self.pieces.partition_point(|piece| piece.end as usize <= start);
         let mut at = start;
         while at < end {
@@ -135,8 +163,8 @@ impl Datagram {
                 None => (end, end),
             };
             if at < from {
-                next =
-                    self.put(next, at, fragment.payload.get(at - start..from - start).unwrap_or_default())?;
+                let bytes = payload.map(|it| it.get(at - start..from - start).unwrap_or_default());
+                next = self.put(next, at, from, bytes)?;
             }
             at = to;
             next += 1;
@@ -144,11 +172,16 @@ impl Datagram {
         Ok(())
     }
 
-    /// Inserts bytes that begin at `start` in front of piece number `next`. Returns the new number of that
-    /// piece.
-    fn put(&mut self, next: usize, start: usize, bytes: &[u8]) -> Result<usize, DecodeError> {
-        let end = start + bytes.len();
-        let piece = Piece { start: start as u32, end: end as u32, at: self.kept.len() as u32 };
+    /// Inserts a range in front of piece number `next`. Returns the new number of that piece.
+    fn put(
+        &mut self,
+        next: usize,
+        start: usize,
+        end: usize,
+        bytes: Option<&[u8]>,
+    ) -> Result<usize, DecodeError> {
+        let at = bytes.map_or(Piece::MISSING, |_| self.kept.len() as u32);
+        let piece = Piece { start: start as u32, end: end as u32, at };
         let is_full = self.pieces.len() == MAX_PIECES;
         let before = next.checked_sub(1).and_then(|before| self.pieces.get_mut(before));
         let number = match before {
@@ -162,25 +195,26 @@ impl Datagram {
                 next + 1
             }
         };
-        self.kept.extend_from_slice(bytes);
-        self.covered += bytes.len();
+        self.kept.extend_from_slice(bytes.unwrap_or_default());
+        self.covered += end - start;
         Ok(number)
     }
 
-    /// Writes the IP packet into `whole`, with the header of a packet that was never fragmented.
+    /// Writes the IP packet into `whole`, with the header of a packet that was never fragmented. The packet
+    /// ends in front of the first byte that was not captured; its header has the length as sent.
     fn assemble(&mut self, id: &DatagramId, whole: &mut Vec<u8>) {
         if self.pieces.len() <= 1 {
             std::mem::swap(whole, &mut self.kept);
         } else {
             whole.clear();
             whole.extend_from_slice(self.kept.get(..self.header_len).unwrap_or_default());
-            for piece in &self.pieces {
+            for piece in self.pieces.iter().take_while(|piece| !piece.is_missing()) {
                 let (at, len) = (piece.at as usize, (piece.end - piece.start) as usize);
                 whole.extend_from_slice(self.kept.get(at..at + len).unwrap_or_default());
             }
         }
-        let total = (whole.len() as u16).to_be_bytes();
-        let payload = ((whole.len() - self.header_len) as u16).to_be_bytes();
+        let total = ((self.header_len + self.covered) as u16).to_be_bytes();
+        let payload = (self.covered as u16).to_be_bytes();
         match (id.ipv6, whole.as_mut_slice()) {
             (true, [_, _, _, _, length_0, length_1, next, ..]) => {
                 [*length_0, *length_1] = payload;
@@ -253,7 +287,7 @@ impl Defragmenter {
         whole: &mut Vec<u8>,
     ) -> Result<bool, DecodeError> {
         self.expire(now);
-        if fragment.header.len() + fragment.offset + fragment.payload.len() > MAX_PACKET {
+        if fragment.header.len() + fragment.end() > MAX_PACKET {
             return Err(DecodeError::Fragment);
         }
         let key = Key { session, id: fragment.id, vlans: fragment.vlans, depth: fragment.depth };
@@ -339,7 +373,7 @@ mod tests {
             protocol: 17,
             identification,
         };
-        Fragment { id, offset, more, header: &HEADER, payload, vlans: Vlans::new(), depth: 0 }
+        Fragment { id, offset, more, header: &HEADER, payload, missing: 0, vlans: Vlans::new(), depth: 0 }
     }
 
     fn add(defragmenter: &mut Defragmenter, fragment: &Fragment<'_>) -> Option<Vec<u8>> {
@@ -420,6 +454,20 @@ mod tests {
             add(&mut defragmenter, &fragment(number, 0, true, &[0; 1000]));
         }
         assert!(defragmenter.shares.cost() <= MAX_HELD);
+    }
+
+    #[test]
+    fn a_datagram_of_cut_fragments_ends_at_the_first_cut() {
+        let mut defragmenter = Defragmenter::new(1);
+        let (first, last) = (fragment(1, 0, true, &[1; 16]), fragment(1, 24, false, &[2; 8]));
+        let mut whole = Vec::new();
+        for (cut, add) in
+            [(Fragment { missing: 8, ..first }, false), (Fragment { missing: 100, ..last }, true)]
+        {
+            assert_eq!(defragmenter.add(&cut, SessionKey::default(), 0, &mut whole), Ok(add));
+        }
+        assert_eq!(whole.get(HEADER.len()..), Some(&[1; 16][..]));
+        assert_eq!(whole.get(2..4), Some(&((HEADER.len() + 24 + 108) as u16).to_be_bytes()[..]));
     }
 
     #[test]

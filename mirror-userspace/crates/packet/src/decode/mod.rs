@@ -117,15 +117,18 @@ impl<'a> Layer<'a> {
 
     /// Returns the layer of the whole datagram that `fragment` belonged to.
     #[must_use]
-    pub const fn datagram(bytes: &'a [u8], fragment: &Fragment<'_>) -> Self {
+    pub fn datagram(bytes: &'a [u8], fragment: &Fragment<'_>) -> Self {
         Self::whole(bytes, fragment.vlans, fragment.depth)
     }
 
     /// Returns the layer of a reassembled datagram, with the VLAN tags and the nesting depth of its
-    /// fragments.
+    /// fragments. If the mirror truncated one of them, the datagram ends there, while its header has the
+    /// length as sent.
     #[must_use]
-    pub const fn whole(bytes: &'a [u8], vlans: Vlans, depth: u8) -> Self {
-        Self { bytes, protocol: Protocol::Ip, missing: 0, vlans, depth, direct: false }
+    pub fn whole(bytes: &'a [u8], vlans: Vlans, depth: u8) -> Self {
+        let network = network::whole_ipv4(bytes).or_else(|| network::whole_ipv6(bytes));
+        let missing = network.map_or(0, |(_, _, len)| len.saturating_sub(bytes.len()));
+        Self { bytes, protocol: Protocol::Ip, missing, vlans, depth, direct: false }
     }
 
     /// Returns the length as sent, in bytes.

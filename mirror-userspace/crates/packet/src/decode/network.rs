@@ -118,10 +118,6 @@ fn fragment<'a>(
     more: bool,
     header: &'a [u8],
 ) -> Result<Step<'a>, DecodeError> {
-    // A truncated fragment cannot be part of a whole datagram.
-    if payload.missing > 0 {
-        return Err(DecodeError::Fragment);
-    }
     Ok(Step::Fragment(Fragment {
         id: DatagramId {
             source: network.source,
@@ -134,6 +130,7 @@ fn fragment<'a>(
         more,
         header,
         payload: payload.bytes,
+        missing: payload.missing,
         vlans: payload.vlans,
         depth: payload.depth,
     }))

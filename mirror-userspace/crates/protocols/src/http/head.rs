@@ -51,9 +51,10 @@ pub fn head_end(bytes: &[u8], seen: usize) -> Option<usize> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Fields<'a> {
     content_length: Option<u64>,
-    /// The length is not a number.
+    /// The length is not a number, or there are several.
     malformed_length: bool,
-    chunked: bool,
+    /// The last transfer coding is the chunked one; `None` without transfer codings.
+    chunked: Option<bool>,
     content_type: Option<&'a [u8]>,
     content_range: Option<&'a [u8]>,
     host: Option<&'a [u8]>,
@@ -75,12 +76,23 @@ impl<'a> Fields<'a> {
             13 if name.eq_ignore_ascii_case(b"content-range") => &mut self.content_range,
             15 if name.eq_ignore_ascii_case(b"x-forwarded-for") => &mut self.forwarded_for,
             14 if name.eq_ignore_ascii_case(b"content-length") => {
-                self.content_length = self.content_length.or_else(|| number(value));
-                self.malformed_length |= self.content_length.is_none();
+                for value in value.split(|&byte| byte == b',') {
+                    let length = number(value.trim_ascii());
+                    self.malformed_length |=
+                        length.is_none() || self.content_length.is_some_and(|known| Some(known) != length);
+                    self.content_length = self.content_length.or(length);
+                }
                 return;
             }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                self.chunked |= contains_ignoring_case(value, b"chunked");
+                // An empty element of a list counts for nothing, as did `identity` once.
+                let coding =
+                    |coding: &'a [u8]| coding.split(|&byte| byte == b';').next().map(<[u8]>::trim_ascii);
+                let codings = value.split(|&byte| byte == b',').filter_map(coding);
+                let is_coding = |it: &&[u8]| !it.is_empty() && !it.eq_ignore_ascii_case(b"identity");
+                if let Some(last) = codings.filter(is_coding).last() {
+                    self.chunked = Some(last.eq_ignore_ascii_case(b"chunked"));
+                }
                 return;
             }
             _ => return,
@@ -88,14 +100,16 @@ impl<'a> Fields<'a> {
         slot.get_or_insert(value);
     }
 
-    /// Returns the delimitation of the body behind the head, if the fields define it.
+    /// Returns the delimitation of the body behind the head, if the fields define it (RFC 9112, section 6.3).
     const fn body(&self) -> Option<Body> {
         match (self.chunked, self.content_length) {
-            (true, _) => Some(Body::chunked()),
-            // The end of the message is unknown (RFC 9112, section 6.3).
-            (false, _) if self.malformed_length => Some(Body::UntilClose),
-            (false, Some(len)) => Some(Body::Length(len)),
-            (false, None) => None,
+            // Transfer codings override a length.
+            (Some(true), _) => Some(Body::chunked()),
+            // The end of the message is unknown.
+            (Some(false), _) => Some(Body::UntilClose),
+            (None, _) if self.malformed_length => Some(Body::UntilClose),
+            (None, Some(len)) => Some(Body::Length(len)),
+            (None, None) => None,
         }
     }
 }
@@ -104,10 +118,6 @@ impl<'a> Fields<'a> {
 fn number(value: &[u8]) -> Option<u64> {
     let digits = value.iter().take_while(|byte| byte.is_ascii_digit()).count();
     str::from_utf8(value.get(..digits)?).ok()?.parse().ok()
-}
-
-fn contains_ignoring_case(text: &[u8], word: &[u8]) -> bool {
-    text.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word))
 }
 
 /// The head of a request.
@@ -281,10 +291,11 @@ impl<'a> Response<'a> {
     /// HEAD.
     #[must_use]
     pub fn body(&self) -> Body {
-        match (self.fields.body(), self.status) {
-            (Some(body), _) => body,
-            (None, Some(100..200 | 204 | 304)) => Body::Length(0),
-            (None, _) => Body::UntilClose,
+        match (self.status, self.fields.body()) {
+            // These have no body, whatever length they announce.
+            (Some(100..200 | 204 | 304), _) => Body::Length(0),
+            (_, Some(body)) => body,
+            (_, None) => Body::UntilClose,
         }
     }
 }

@@ -35,6 +35,7 @@ mod reload;
 mod rules;
 mod service;
 mod shunt;
+mod signatures;
 mod soak;
 mod source;
 mod start_stop;

@@ -12,4 +12,5 @@ pub use mirror_packet as packet;
 pub use mirror_protocols as protocols;
 pub use mirror_records as records;
 pub use mirror_rules as rules;
+pub use mirror_signatures as signatures;
 pub use mirror_store as store;

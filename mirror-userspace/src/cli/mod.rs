@@ -15,6 +15,7 @@ mod pktgen;
 mod progress;
 mod read;
 mod receive;
+mod rules;
 mod run;
 mod service;
 mod source;
@@ -49,6 +50,7 @@ Examples:
   mirror-xdp source --interface eth0 --to 10.0.0.2 --vni 7   feed an appliance from any Linux host
   mirror-xdp pktgen --interface eth1 --to 10.0.0.2 day.pcap  replay a capture as mirror traffic
   mirror-xdp filter check mirror-xdp.toml                    check and summarize the rules of a file
+  mirror-xdp rules check suricata.rules                      which of Suricata's rules load, and why not
   mirror-xdp config show --config mirror-xdp.toml            the effective settings and their origin
   mirror-xdp extract --store DIR 'host 10.1.2.3 and vni 7'   packets kept by `run --store DIR`
   mirror-xdp tail 'tcp port 443' --vni 7                     show frames of a running capture
@@ -72,6 +74,7 @@ enum Command {
     Source(source::Args),
     Pktgen(Box<pktgen::Args>),
     Filter(filter::Args),
+    Rules(rules::Args),
     // Contains the flags of `run`.
     Config(Box<config_command::Args>),
     Extract(extract::Args),
@@ -110,6 +113,7 @@ pub fn main() -> ExitCode {
         Command::Source(args) => source::main(args),
         Command::Pktgen(args) => pktgen::main(*args),
         Command::Filter(args) => filter::main(&args),
+        Command::Rules(args) => rules::main(&args),
         Command::Config(args) => config_command::main(&args),
         Command::Extract(args) => extract::main(&args),
         Command::Timeline(args) => timeline::main(&args),

@@ -37,6 +37,7 @@ mod rules;
 mod scope;
 mod service;
 mod shunt;
+mod signatures;
 mod soak;
 mod source;
 mod start_stop;

@@ -1,0 +1,277 @@
+//! Joins a rule with what it refers to, and chooses the pattern by which it is found.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::buffer::{Buffer, Unit};
+use crate::config::classification::{Classes, DEFAULT_PRIORITY};
+use crate::dataset::Datasets;
+use crate::diagnostic::{Place, Refusal};
+use crate::frequency;
+use crate::rule::{BufferMatches, Condition, Content, DatasetCommand, Endpoint, Match, Rule, Window};
+use crate::sets::{AddressSet, PortSet};
+use crate::variables::Resolver;
+
+/// Bytes of the shortest pattern that an automaton of all patterns takes: shorter ones are found everywhere.
+pub const SHORTEST: usize = 4;
+/// Eighths of a bit below which a pattern of an application's buffer is too common to be preferred to one elsewhere.
+const RARE: u32 = 32 * 8;
+/// Eighths of a bit below which a pattern is so common that a rule is slow.
+const COMMON: u32 = 18 * 8;
+
+/// A rule that is ready to be matched.
+#[derive(Debug)]
+pub struct Signature {
+    /// The rule.
+    pub rule: Rule,
+    /// The addresses and ports of both sides.
+    pub sides: Sides,
+    /// The priority: its own, that of its class, or the usual one.
+    pub priority: u8,
+    /// How the rule is found.
+    pub prefilter: Prefilter,
+}
+
+/// The resolved addresses and ports of a rule. Equal sets are shared.
+#[derive(Clone, Debug)]
+pub struct Sides {
+    /// The addresses of the source.
+    pub source: Arc<AddressSet>,
+    /// The ports of the source.
+    pub source_ports: Arc<PortSet>,
+    /// The addresses of the destination.
+    pub destination: Arc<AddressSet>,
+    /// The ports of the destination.
+    pub destination_ports: Arc<PortSet>,
+}
+
+/// How a rule is found among all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prefilter {
+    /// By a pattern.
+    Pattern(Pattern),
+    /// By its header and conditions only: no content must be there.
+    Header,
+}
+
+/// The pattern by which a rule is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    /// The index of the buffer in [`Rule::buffers`].
+    pub buffer: u16,
+    /// The index of the content in its matches.
+    pub index: u16,
+    /// The first byte of the pattern in the content.
+    pub first: u8,
+    /// The bytes of the pattern.
+    pub len: u8,
+}
+
+impl Pattern {
+    /// Returns the bytes, in lower case if case does not matter.
+    #[must_use]
+    pub fn bytes<'r>(&self, rule: &'r Rule) -> &'r [u8] {
+        let first = usize::from(self.first);
+        let content = self.content(rule);
+        content
+            .and_then(|content| content.pattern.get(first..first + usize::from(self.len)))
+            .unwrap_or_default()
+    }
+
+    /// Returns the content that the pattern is a part of.
+    #[must_use]
+    pub fn content<'r>(&self, rule: &'r Rule) -> Option<&'r Content> {
+        match rule.buffers.get(usize::from(self.buffer))?.matches.get(usize::from(self.index))? {
+            Match::Content(content) => Some(content),
+            _ => None,
+        }
+    }
+
+    /// Returns the buffer.
+    #[must_use]
+    pub fn buffer(&self, rule: &Rule) -> Option<Buffer> {
+        rule.buffers.get(usize::from(self.buffer)).map(|list| list.buffer)
+    }
+}
+
+/// The variables, classes and data sets that rules refer to.
+#[derive(Debug)]
+pub struct Compiler<'a> {
+    resolver: Resolver<'a>,
+    classes: &'a Classes,
+    datasets: Datasets,
+}
+
+impl<'a> Compiler<'a> {
+    /// Makes a compiler.
+    #[must_use]
+    pub fn new(resolver: Resolver<'a>, classes: &'a Classes) -> Self {
+        Self { resolver, classes, datasets: Datasets::default() }
+    }
+
+    /// Compiles a rule of a file in `directory`.
+    pub fn compile(&mut self, mut rule: Rule, directory: &Path) -> Result<Signature, Refusal> {
+        let sid = Some(rule.id.sid);
+        let refuse = |at: Place, keyword: &str, reason: String| Refusal {
+            line: at.line,
+            column: at.column,
+            sid,
+            keyword: keyword.to_owned(),
+            reason,
+        };
+        let mut side = |endpoint: &Endpoint, names: [&str; 2]| {
+            let addresses = self.resolver.addresses(&endpoint.addresses);
+            let addresses = addresses.map_err(|reason| refuse(endpoint.addresses_at, names[0], reason))?;
+            let ports = self.resolver.ports(&endpoint.ports);
+            let ports = ports.map_err(|reason| refuse(endpoint.ports_at, names[1], reason))?;
+            Ok::<_, Refusal>((addresses, ports))
+        };
+        let (source, source_ports) = side(&rule.header.source, ["source", "source port"])?;
+        let (destination, destination_ports) =
+            side(&rule.header.destination, ["destination", "destination port"])?;
+        for condition in &rule.conditions {
+            if let Condition::Reputation { category, .. } = condition {
+                let at = Place { line: rule.line, column: 1 };
+                return Err(refuse(
+                    at,
+                    "iprep",
+                    format!("no list of reputations has the category `{category}`"),
+                ));
+            }
+        }
+        for requirement in rule.buffers.iter_mut().flat_map(|list| &mut list.matches) {
+            if let Match::Dataset(set) = requirement {
+                if matches!(set.command, DatasetCommand::Set | DatasetCommand::Unset) {
+                    let reason = "sets that rules change are not supported; use isset or isnotset".to_owned();
+                    return Err(refuse(set.at, "dataset", reason));
+                }
+                let members = self.datasets.get(&set.name, set.kind, set.load.as_deref(), directory);
+                set.members = Some(members.map_err(|reason| refuse(set.at, "dataset", reason))?);
+            }
+        }
+        let class = rule.class.as_ref().and_then(|name| self.classes.get(name));
+        let priority = rule.priority.or(class.map(|class| class.priority)).unwrap_or(DEFAULT_PRIORITY);
+        let prefilter = prefilter(&rule);
+        let sides = Sides { source, source_ports, destination, destination_ports };
+        Ok(Signature { rule, sides, priority, prefilter })
+    }
+}
+
+/// Chooses the pattern by which a rule is found: the one that the rule names, or the rarest.
+fn prefilter(rule: &Rule) -> Prefilter {
+    if let Some(fast) = &rule.fast_pattern {
+        let whole = Pattern { buffer: fast.buffer, index: fast.index, first: 0, len: 0 };
+        let may_be_absent = rule.buffers.get(usize::from(fast.buffer)).is_some_and(may_be_absent);
+        if let Some(content) = whole.content(rule).filter(|content| !content.negated && !may_be_absent) {
+            let (first, len) = fast.part.unwrap_or((0, content.pattern.len().min(255) as u8));
+            return Prefilter::Pattern(Pattern { first, len, ..whole });
+        }
+    }
+    let mut best: Option<((u8, u32), Pattern)> = None;
+    for (list, buffer) in rule.buffers.iter().zip(0..).filter(|(list, _)| !may_be_absent(list)) {
+        for (requirement, index) in list.matches.iter().zip(0..) {
+            let Match::Content(content) = requirement else { continue };
+            if content.negated {
+                continue;
+            }
+            let worth = worth(list, content);
+            if best.as_ref().is_none_or(|best| worth > best.0) {
+                let len = content.pattern.len().min(255) as u8;
+                best = Some((worth, Pattern { buffer, index, first: 0, len }));
+            }
+        }
+    }
+    best.map_or(Prefilter::Header, |(_, pattern)| Prefilter::Pattern(pattern))
+}
+
+/// Returns true if a rule can match without the buffer, whose contents then find nothing.
+fn may_be_absent(list: &BufferMatches) -> bool {
+    list.matches.iter().any(|requirement| matches!(requirement, Match::Absent { .. }))
+}
+
+/// Returns how well a pattern finds a rule. Patterns of short buffers come first if they are rare enough: these are
+/// cheaper to search than payload and bodies.
+fn worth(list: &BufferMatches, content: &Content) -> (u8, u32) {
+    let rarity = frequency::rarity(&content.pattern);
+    let is_short_buffer = list.buffer.description().unit == Unit::Transaction
+        && !matches!(list.buffer, Buffer::HttpMethod | Buffer::HttpStatCode | Buffer::HttpProtocol);
+    let tier = match (content.pattern.len() >= SHORTEST, is_short_buffer, rarity >= RARE) {
+        (false, ..) => 0,
+        (true, true, true) => 2,
+        (true, ..) => 1,
+    };
+    (tier, rarity)
+}
+
+/// The reason for which a rule costs more than others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slow {
+    /// It has no content that must be there, so each packet or transaction of its header is verified.
+    NoPattern,
+    /// Its pattern has fewer bytes than an automaton takes.
+    ShortPattern,
+    /// Its pattern is in much of the traffic.
+    CommonPattern,
+    /// An expression backtracks over a body or payload, and no content in front bounds where it begins.
+    Backtracking,
+}
+
+impl fmt::Display for Slow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoPattern => "no content must be there, so all traffic of its header is verified",
+            Self::ShortPattern => "its pattern is shorter than 4 bytes",
+            Self::CommonPattern => "its pattern is in much of the traffic",
+            Self::Backtracking => "a pcre that backtracks searches a whole body or payload",
+        })
+    }
+}
+
+impl Signature {
+    /// Returns why the rule costs more than others, if it does.
+    #[must_use]
+    pub fn slow(&self) -> Option<Slow> {
+        let is_long = |buffer: Buffer| matches!(buffer.description().unit, Unit::Payload | Unit::Body);
+        let backtracks = self.rule.buffers.iter().filter(|list| is_long(list.buffer)).any(|list| {
+            let unbounded = |requirement: &Match| {
+                matches!(requirement, Match::Pcre(pcre)
+                    if pcre.expression.backtracks() && !pcre.relative && !pcre.expression.text().starts_with(r"\A"))
+            };
+            list.matches.iter().any(unbounded)
+        });
+        if backtracks {
+            return Some(Slow::Backtracking);
+        }
+        match &self.prefilter {
+            // Addresses, ports and flags find a rule as well as a pattern does.
+            Prefilter::Header => self.searches().then_some(Slow::NoPattern),
+            Prefilter::Pattern(pattern) => {
+                let buffer = pattern.buffer(&self.rule)?;
+                let bytes = pattern.bytes(&self.rule);
+                let is_placed = pattern.content(&self.rule).is_some_and(|content| {
+                    content.at_end || matches!(content.window, Window::Absolute { depth: Some(_), .. })
+                });
+                if !is_long(buffer) || is_placed {
+                    None
+                } else if bytes.len() < SHORTEST {
+                    Some(Slow::ShortPattern)
+                } else if frequency::rarity(bytes) < COMMON {
+                    Some(Slow::CommonPattern)
+                } else {
+                    None
+                }
+            }
+        }
+    }
+
+    /// Returns true if the rule searches payload or bodies.
+    fn searches(&self) -> bool {
+        let is_search = |requirement: &Match| {
+            matches!(requirement, Match::Pcre(_) | Match::Content(_) | Match::Entropy(_) | Match::Base64(_))
+        };
+        let long =
+            |list: &&BufferMatches| matches!(list.buffer.description().unit, Unit::Payload | Unit::Body);
+        self.rule.buffers.iter().filter(long).any(|list| list.matches.iter().any(is_search))
+    }
+}

@@ -1,0 +1,46 @@
+//! The bounds of rule files. A file beyond one of them is refused, and so is a rule; the rest of its file loads.
+
+/// Bytes of a rule file, of a configuration file and of a data set.
+pub const FILE: u64 = 128 << 20;
+/// Bytes of a rule, without continuation marks.
+pub const RULE: usize = 64 << 10;
+/// Rules of all files together.
+pub const RULES: usize = 300_000;
+/// Refusals, and skipped rules, that are reported; further ones are only counted.
+pub const REFUSALS: usize = 100_000;
+/// Options of a rule.
+pub const OPTIONS: usize = 512;
+/// Bytes of a content pattern.
+pub const PATTERN: usize = 8192;
+/// Distance, within, offset and depth, as in Suricata.
+pub const OFFSET: i64 = 1 << 20;
+/// Variables of `byte_extract` and `byte_math` in a rule.
+pub const VARIABLES: usize = 64;
+/// Transforms of a buffer.
+pub const TRANSFORMS: usize = 16;
+/// Nested groups and references in an address or port list.
+pub const DEPTH: usize = 32;
+/// Ranges that a list of addresses or ports may have.
+pub const RANGES: usize = 1 << 16;
+/// Nested groups in a regular expression.
+pub const GROUPS: usize = 64;
+/// Bytes of the automaton of a regular expression.
+pub const EXPRESSION: usize = 4 << 20;
+/// Bytes of the states that matching an expression builds as it goes, for each thread.
+pub const LAZY_STATES: usize = 64 << 10;
+/// States of a regular expression whose repetitions are written out.
+pub const STATES: usize = 100_000;
+/// States of all expressions together.
+pub const ALL_STATES: usize = 20_000_000;
+/// Steps back of an expression that is matched by backtracking.
+pub const BACKTRACKS: usize = 20_000;
+/// Steps of one inspection of a buffer: Suricata's `inspection-recursion-limit`.
+pub const STEPS: u32 = 3000;
+/// Bytes that one inspection of a buffer may search.
+pub const SEARCHED: usize = 16 << 20;
+/// Bytes that a search by backtracking counts as, beside those of its subject.
+pub const BACKTRACKING: usize = 16 << 10;
+/// Bytes that a transform may produce.
+pub const TRANSFORMED: usize = 1 << 20;
+/// Members of all data sets together.
+pub const MEMBERS: usize = 10_000_000;

@@ -57,7 +57,8 @@ fn http_host_cut_by_mirror() {
 #[test]
 fn clienthello_cut_by_mirror() {
     let Some(records) = read("clienthello-cut-by-mirror.pcap.gz") else { return };
-    let tls = &of_type(&records, "tls")[0]["tls"];
+    let events = of_type(&records, "tls");
+    let tls = &events[0]["tls"];
     assert_eq!((&tls["sni"], &tls["version"]), (&json!("cut.example"), &json!("TLS 1.3")));
     assert_eq!(tls["ja4"], Value::Null);
 }

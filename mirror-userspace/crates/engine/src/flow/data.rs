@@ -163,13 +163,13 @@ impl Data {
         let in_preamble = side.preamble.is_open(from);
         side.wait = !in_preamble && other.keeps() && streams.has_unused(other, others);
         let len = segment.payload.len() + segment.missing;
-        let heard = connection.is_heard(from);
+        let is_heard = connection.is_heard(from);
         let (mut gap, mut waits) = (false, false);
         if len > 0 {
             let seen = other.position(connection.first_byte(from));
             let fin = u32::from(connection.is_closing(from));
             waits = is_acknowledgement
-                && heard
+                && is_heard
                 && seen.is_some_and(|seen| is_unseen(seen.wrapping_add(fin), acknowledged));
             let incoming = Incoming {
                 sequence,
@@ -178,7 +178,7 @@ impl Data {
                 acknowledged,
                 time: *time,
                 waits,
-                heard,
+                heard: is_heard,
             };
             gap = streams.segment(this, own, first, &incoming, |event, mark| side.take(event, mark));
         }

@@ -124,7 +124,7 @@ impl Handshake {
     ///
     /// Returns the reason why no further bytes are needed, and returns it again for all later calls.
     pub fn push(&mut self, direction: Direction, bytes: &[u8]) -> Result<Progress, Malformed> {
-        let mut rest = if self.side(direction).is_broken { &[] } else { bytes };
+        let mut rest = if self.side(direction).ending == Ending::Gap { &[] } else { bytes };
         while self.outcome.is_none() && !rest.is_empty() {
             match self.step(direction, rest) {
                 Ok(left) => rest = left,
@@ -144,8 +144,9 @@ impl Handshake {
     ///
     /// As for [`Handshake::push`].
     pub fn miss(&mut self, direction: Direction) -> Result<Progress, Malformed> {
-        self.side(direction).is_broken = true;
-        let is_answer_lost = self.server.is_broken && self.chosen.is_none() && !self.client.hello.is_empty();
+        self.side(direction).ending = Ending::Gap;
+        let is_answer_lost =
+            self.server.ending == Ending::Gap && self.chosen.is_none() && !self.client.hello.is_empty();
         if self.outcome.is_none() && (is_answer_lost || self.is_over()) {
             self.outcome = Some(Ok(()));
         }
@@ -250,10 +251,14 @@ impl Handshake {
             // TLS 1.3 hides the handshake in application data records. Those that a client sends before the
             // server's are early data.
             (content::APPLICATION_DATA, Some(version)) if version.is_13() => {
-                side.finished = direction == Direction::ToClient || server_finished;
+                if direction == Direction::ToClient || server_finished {
+                    side.ending = Ending::Finished;
+                }
             }
             (content::APPLICATION_DATA | content::HANDSHAKE, Some(version)) if !version.is_13() => {
-                side.finished |= side.cipher_changed;
+                if side.cipher_changed {
+                    side.ending = Ending::Finished;
+                }
             }
             _ => {}
         }
@@ -330,13 +335,23 @@ struct Side {
     /// The last two bytes of alerts: level and description.
     alert: [u8; 2],
     cipher_changed: bool,
-    finished: bool,
-    /// Bytes are missing.
-    is_broken: bool,
+    ending: Ending,
     /// The hello, and the certificate behind it.
     kept: Vec<u8>,
     hello: Range<usize>,
     certificate: Range<usize>,
+}
+
+/// The reason why a direction contributes no more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Ending {
+    /// It does contribute.
+    #[default]
+    None,
+    /// It has finished its handshake.
+    Finished,
+    /// Bytes are missing.
+    Gap,
 }
 
 /// The use of the current handshake message's bytes.
@@ -362,12 +377,12 @@ impl Side {
 
     /// Returns the beginning of a hello whose rest is missing.
     fn cut_hello(&self) -> Option<&[u8]> {
-        self.kept.get(self.hello.clone()).filter(|body| self.is_broken && !body.is_empty())
+        self.kept.get(self.hello.clone()).filter(|body| self.ending == Ending::Gap && !body.is_empty())
     }
 
     /// Returns true if the side contributes no more.
     const fn is_over(&self) -> bool {
-        self.finished || self.is_broken
+        !matches!(self.ending, Ending::None)
     }
 
     fn certificate(&self) -> Option<&[u8]> {

@@ -83,6 +83,12 @@ impl Performance {
         self.sides[direction.reverse() as usize].acknowledged = header.sequence();
     }
 
+    /// Records that the answer to the SYN was not seen. `first` is the number of the client's first byte.
+    pub(super) const fn miss_answer(&mut self, first: u32) {
+        self.flags |= Self::AMBIGUOUS;
+        self.sides[Direction::ToClient as usize].acknowledged = first;
+    }
+
     /// Processes a retransmitted SYN, or a retransmitted answer to one.
     pub(super) const fn syn_again(&mut self, direction: Direction) {
         self.flags |= Self::AMBIGUOUS;

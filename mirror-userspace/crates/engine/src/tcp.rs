@@ -152,6 +152,30 @@ impl Connection {
         self.midstream
     }
 
+    /// Returns the sequence number behind the data that a side has sent.
+    #[must_use]
+    pub const fn sent(&self, direction: Direction) -> u32 {
+        self.sides[direction as usize].next
+    }
+
+    /// Returns the highest acknowledgement number of a side.
+    #[must_use]
+    pub const fn acknowledged(&self, by: Direction) -> u32 {
+        self.performance.acknowledged(by)
+    }
+
+    /// Returns true if segments of a side were seen.
+    #[must_use]
+    pub const fn is_heard(&self, direction: Direction) -> bool {
+        self.flags[direction as usize] != 0
+    }
+
+    /// Returns true if a side has sent a FIN.
+    #[must_use]
+    pub const fn is_closing(&self, direction: Direction) -> bool {
+        self.flags[direction as usize] & tcp_flags::FIN != 0
+    }
+
     /// Returns true if the server has answered.
     #[must_use]
     pub fn is_answered(&self) -> bool {
@@ -183,6 +207,29 @@ impl Connection {
             if segment.has(tcp_flags::ACK) {
                 self.sides[other].next = segment.header.acknowledgement();
             }
+        }
+    }
+
+    /// Continues if this segment shows that the SYN was answered, although the answer was not seen.
+    pub fn catch_up(&mut self, direction: Direction, segment: &Segment<'_>) {
+        const PLAUSIBLE: u32 = 1 << 20;
+        let begins = segment.has(tcp_flags::SYN) || segment.has(tcp_flags::RST);
+        if self.state != State::SynSent || begins || !segment.has(tcp_flags::ACK) {
+            return;
+        }
+        let (sequence, acknowledgement) = (segment.header.sequence(), segment.header.acknowledgement());
+        let [client, server] = &mut self.sides;
+        let first = client.initial.wrapping_add(1);
+        let (of_client, next) = match direction {
+            Direction::ToServer => (sequence, acknowledgement),
+            Direction::ToClient => (acknowledgement, sequence),
+        };
+        if of_client.wrapping_sub(first) < PLAUSIBLE {
+            *server = Side { initial: next.wrapping_sub(1), next };
+            self.state = State::SynReceived;
+            // The server may not exist, see `flow_state`.
+            self.midstream = true;
+            self.performance.miss_answer(first);
         }
     }
 
@@ -279,7 +326,8 @@ impl Connection {
         let side = &self.sides[direction as usize];
         let valid = match (self.state, direction) {
             (State::SynSent, Direction::ToClient) => {
-                segment.header.acknowledgement() == self.sides[0].next || !segment.has(tcp_flags::ACK)
+                (segment.header.acknowledgement() == self.sides[0].next || !segment.has(tcp_flags::ACK))
+                    && echoes(segment, self.sides[1])
             }
             // A client has no reason to reset a connection that it has just opened and that is not
             // acknowledged yet.

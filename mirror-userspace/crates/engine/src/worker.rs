@@ -130,6 +130,9 @@ const HAND_OVER_INTERVAL: u64 = 100_000_000;
 /// Maximum number of flows that one tick ends.
 const EXPIRE_AT_ONCE: usize = 1024;
 
+/// Maximum number of flows whose waiting data one tick looks at.
+const SETTLE_AT_ONCE: usize = 256;
+
 /// Flows that the packets of one frame, one in the other, begin at most. Each costs more than a frame with one; more
 const MAX_NEW_FLOWS: u8 = 3;
 
@@ -768,10 +771,26 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         {
             self.records.push_flow(flow.record(reason, time));
         }
+        self.settle(now);
         self.recorder.tick(now);
         if now.saturating_sub(self.handed_over) >= HAND_OVER_INTERVAL {
             self.handed_over = now;
             self.records.flush_in_time();
+        }
+    }
+
+    /// Delivers data that has waited long enough for what is missing in its flow. The number of flows per tick
+    /// is limited.
+    fn settle(&mut self, now: u64) {
+        for _ in 0..SETTLE_AT_ONCE {
+            if !self.records.has_room() {
+                return;
+            }
+            let Some(index) = self.streams.due(now) else { return };
+            let Self { flows, streams, analyzers, records, alerted, recorder, .. } = self;
+            let flow = flows.flow(index);
+            flow.settle(&mut FlowContext { streams, analyzers, records, index, time: now, alerted });
+            take_alert(alerted, recorder, index, flow);
         }
     }
 

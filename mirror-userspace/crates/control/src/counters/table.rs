@@ -777,8 +777,8 @@ pub const COUNTERS: &[CounterSpec] = &[
         help: "Data that the analysis did not see within analysed frames, by reason.",
         reasons: &[
             ("stream_memory", "TCP data given up at a memory limit", ""),
-            ("stream_hole", "more than 32 KiB or 64 segments behind a hole", ""),
-            ("stream_unfinished", "a message of more than 64 KiB", ""),
+            ("stream_hole", "more than 1 MiB or 1,024 segments behind a hole, which was passed over", ""),
+            ("stream_unfinished", "a message of more than 64 KiB, which was passed over", ""),
             (
                 "analyzer_memory",
                 "state given up at a memory limit: handshakes of TLS and QUIC, HTTP requests that wait for their \

@@ -27,6 +27,7 @@ use mirror_records::{Conversation, EventType};
 
 use crate::FlowMeta;
 use crate::indicators::Indicators;
+use crate::stream::Mark;
 pub use crate::stream::{Consumed, Event};
 use alert::AlertEvent;
 pub(crate) use alert::Cause;
@@ -124,6 +125,8 @@ pub enum Interest {
 pub struct Context<'a> {
     pub(crate) head: &'a FlowMeta,
     pub(crate) time: u64,
+    /// The event's place in the streams of a connection.
+    pub(crate) mark: Mark,
     pub(crate) original: Option<AppProto>,
     pub(crate) records: &'a mut Producer,
     /// Set if the flow has raised an alert.
@@ -140,7 +143,7 @@ impl<'a> Context<'a> {
         records: &'a mut Producer,
         alerted: &'a Cell<bool>,
     ) -> Self {
-        Self { head, time, original, records, alerted, muted: false }
+        Self { head, time, mark: Mark::NONE, original, records, alerted, muted: false }
     }
 }
 

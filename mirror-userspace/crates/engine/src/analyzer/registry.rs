@@ -536,9 +536,9 @@ impl<A: Analyzer> Registered<A> {
                 let new = new.saturating_sub(*ahead);
                 (Event::Data { bytes: bytes.get(*ahead..).unwrap_or_default(), new }, bytes.len())
             }
-            Event::Gap { .. } => {
-                *ahead = 0;
-                (event, 0)
+            Event::Gap { bytes, len } => {
+                let bytes = bytes.get(std::mem::take(ahead)..).unwrap_or_default();
+                (Event::Gap { bytes, len }, 0)
             }
             Event::End { bytes, acknowledged } => {
                 (Event::End { bytes: bytes.get(*ahead..).unwrap_or_default(), acknowledged }, 0)

@@ -10,7 +10,8 @@ use mirror_records::sink::Producer;
 
 use crate::analyzer::{Analyzers, Context, Following};
 use crate::meta::{FlowIndex, FlowMeta};
-use crate::stream::{Consumed, Event, Stream, Streams};
+use crate::sequence;
+use crate::stream::{Consumed, Event, Incoming, Mark, Stream, Streams, Until, Wait, is_unseen};
 use crate::tcp::Connection;
 
 /// The context for following a packet: parts of the worker, and the flow's place.
@@ -87,9 +88,9 @@ impl Data {
             return;
         }
         let FlowContext { analyzers, records, index, time, alerted, .. } = tools;
-        let now = PacketContext { head, time: *time, index: *index, alerted, midstream: false };
-        let mut side = Side { detector, following, known, analyzers, records, now, direction, wait: false };
-        side.take(Event::Data { bytes: payload, new: 0 });
+        let now = PacketContext { head, index: *index, alerted, midstream: false };
+        let mut side = Side::new(detector, following, known, analyzers, records, now, direction);
+        side.take(Event::Data { bytes: payload, new: 0 }, Mark { time: *time, ..Mark::default() });
     }
 
     /// Processes a TCP segment of a tracked connection.
@@ -105,7 +106,8 @@ impl Data {
         let from = direction.reverse();
         let (this, other) = (&self.streams[direction as usize], &self.streams[from as usize]);
         // Most segments carry nothing that an analyzer wants, and acknowledge nothing that is buffered.
-        if !segment.payload.is_empty() && !this.is_closed() || other.keeps() {
+        let has_data = !segment.payload.is_empty() || segment.missing > 0;
+        if has_data && !this.is_closed() || other.keeps() || this.keeps() {
             self.bytes(head, connection, direction, segment, tools);
         }
         // The analyzers may have finished with the other direction too, by packets or by data.
@@ -124,47 +126,92 @@ impl Data {
         segment: &Segment<'_>,
         tools: &mut FlowContext<'_>,
     ) {
-        let Self { detector, following, known, streams: [client, server], .. } = self;
+        let Self { detector, following, known, streams: followed, .. } = self;
         let FlowContext { streams, analyzers, records, index, time, alerted } = tools;
+        let now = PacketContext { head, index: *index, alerted, midstream: connection.is_midstream() };
+        let from = direction.reverse();
+        let mut side = Side::new(detector, following, known, analyzers, records, now, from);
+        let flags = segment.header.flags();
+        // A SYN takes the sequence number in front of its data.
+        let sequence = segment.header.sequence().wrapping_add(u32::from(flags & tcp_flags::SYN != 0));
+        let acknowledged = segment.header.acknowledgement();
+        let is_acknowledgement = flags & tcp_flags::ACK != 0;
+        let (own, others) = (head.owner(*index, direction), head.owner(*index, from));
+        let mark = Mark { time: *time, end: 0, acknowledged };
+        let other_mark = Mark { acknowledged: connection.acknowledged(from), ..mark };
+        let [client, server] = &mut *followed;
         let (this, other) = match direction {
             Direction::ToServer => (client, server),
             Direction::ToClient => (server, client),
         };
-        let from = direction.reverse();
-        let now =
-            PacketContext { head, time: *time, index: *index, alerted, midstream: connection.is_midstream() };
-        let mut side =
-            Side { detector, following, known, analyzers, records, now, direction: from, wait: false };
-        let flags = segment.header.flags();
-        let (own, others) = (head.owner(*index, direction), head.owner(*index, from));
         if other.keeps() {
-            let missed = streams.miss(other, others, |event| side.take(event));
-            let acknowledgement = segment.header.acknowledgement();
-            if flags & tcp_flags::ACK != 0
-                && streams.acknowledge(other, others, acknowledgement, |event| side.take(event))
-                || missed
-            {
+            if streams.miss(other, others, other_mark, |event, mark| side.take(event, mark)) {
                 connection.set_gap(from);
             }
+            if is_acknowledgement {
+                streams.acknowledge(other, others, acknowledged, *time);
+            }
         }
-        // A SYN takes the sequence number in front of its data.
-        let sequence = segment.header.sequence().wrapping_add(u32::from(flags & tcp_flags::SYN != 0));
         let first = connection.first_byte(direction);
         side.direction = direction;
-        let missed = streams.miss(this, own, |event| side.take(event));
+        let missed = streams.miss(this, own, mark, |event, mark| side.take(event, mark));
         // Only data waits for earlier data of the other side.
         side.wait = other.keeps() && streams.has_unused(other, others);
-        if streams.segment(this, own, first, sequence, segment.payload, |event| side.take(event)) || missed {
+        let len = segment.payload.len() + segment.missing;
+        let is_heard = connection.is_heard(from);
+        let (mut gap, mut waits) = (false, false);
+        if len > 0 {
+            let seen = other.position(connection.first_byte(from));
+            let fin = u32::from(connection.is_closing(from));
+            waits = is_acknowledgement
+                && is_heard
+                && seen.is_some_and(|seen| is_unseen(seen.wrapping_add(fin), acknowledged));
+            let incoming = Incoming {
+                sequence,
+                payload: segment.payload,
+                missing: segment.missing,
+                acknowledged,
+                time: *time,
+                waits,
+                heard: is_heard,
+            };
+            gap = streams.segment(this, own, first, &incoming, |event, mark| side.take(event, mark));
+        }
+        if gap || missed {
             connection.set_gap(direction);
         }
         if side.wait && matches!(side.detector.flow(), Detection::Found(_)) {
             // The earlier data of the other side can be used now, and comes first.
             side.wait = false;
-            for (stream, owner, direction) in [(&mut *other, others, from), (this, own, direction)] {
+            for (stream, owner, direction, mark) in
+                [(&mut *other, others, from, other_mark), (&mut *this, own, direction, mark)]
+            {
                 side.direction = direction;
-                streams.again(stream, owner, |event| side.take(event));
+                streams.again(stream, owner, mark, |event, mark| side.take(event, mark));
             }
         }
+        side.wait = false;
+        if streams.has_early(this, own) || streams.has_early(other, others) {
+            let until = Until::Now(*time);
+            // What waited behind this segment was received with it.
+            let filled = (!waits).then_some((direction, *time));
+            settle(followed, streams, &mut side, connection, until, filled);
+        }
+    }
+
+    /// Delivers the data that has waited long enough.
+    pub fn settle(
+        &mut self,
+        head: &FlowMeta,
+        connection: &mut Connection,
+        until: Until,
+        tools: &mut FlowContext<'_>,
+    ) {
+        let Self { detector, following, known, streams: followed, .. } = self;
+        let FlowContext { streams, analyzers, records, index, alerted, .. } = tools;
+        let now = PacketContext { head, index: *index, alerted, midstream: connection.is_midstream() };
+        let mut side = Side::new(detector, following, known, analyzers, records, now, Direction::ToServer);
+        settle(followed, streams, &mut side, connection, until, None);
     }
 
     /// Returns true if no analyzer wants more of the flow, neither packets nor data, and detection of its
@@ -188,15 +235,24 @@ impl Data {
         mut connection: Option<&mut Connection>,
         tools: &mut FlowContext<'_>,
     ) {
+        if let Some(connection) = connection.as_deref_mut()
+            && self.streams.iter().any(Stream::keeps)
+        {
+            self.settle(head, connection, Until::End, tools);
+        }
         let FlowContext { streams, analyzers, records, index, time, alerted } = tools;
         let original = self.known.original;
         let mut context = Context::new(head, *time, original, records, alerted);
         for (stream, direction) in self.streams.iter_mut().zip([Direction::ToServer, Direction::ToClient]) {
             let owner = head.owner(*index, direction);
+            let sent = |direction| connection.as_deref().map_or(0, |connection| connection.sent(direction));
+            let (end, acknowledged) = (sent(direction), sent(direction.reverse()));
+            let mark = Mark { time: *time, end, acknowledged };
+            context.mark = mark;
             let mut each = |event: Event<'_>| {
                 analyzers.data(&mut self.following, *index, direction, event, false, &mut context)
             };
-            if streams.miss(stream, owner, &mut each)
+            if streams.miss(stream, owner, mark, |event, _| each(event))
                 && let Some(connection) = connection.as_deref_mut()
             {
                 connection.set_gap(direction);
@@ -233,6 +289,110 @@ impl Data {
     }
 }
 
+/// Delivers the data of both directions that need not wait any more. `filled` is set if a segment of that
+/// direction came in order at that time: it may have filled a hole.
+#[cold]
+fn settle(
+    followed: &mut [Stream; 2],
+    streams: &mut Streams,
+    side: &mut Side<'_>,
+    connection: &mut Connection,
+    until: Until,
+    filled: Option<(Direction, u64)>,
+) {
+    let PacketContext { head, index, .. } = side.now;
+    let mut filled = filled;
+    loop {
+        let before = followed.map(|stream| stream.position(None));
+        for direction in [Direction::ToServer, Direction::ToClient] {
+            let from = direction.reverse();
+            let seen = followed[from as usize].position(connection.first_byte(from));
+            let seen = seen.map(|seen| seen.wrapping_add(u32::from(connection.is_closing(from))));
+            let time = filled.filter(|&(of, _)| of == direction).map(|(_, time)| time);
+            let stream = &mut followed[direction as usize];
+            side.direction = direction;
+            let owner = head.owner(index, direction);
+            if streams.release(stream, owner, seen, time, |event, mark| side.take(event, mark)) {
+                connection.set_gap(direction);
+            }
+        }
+        filled = None;
+        if followed.map(|stream| stream.position(None)) != before {
+            // The one direction may have waited for the other.
+            continue;
+        }
+        let waits = [Direction::ToServer, Direction::ToClient].map(|direction| {
+            let heard = connection.is_heard(direction.reverse());
+            streams.wait(&followed[direction as usize], head.owner(index, direction), heard, until)
+        });
+        let Some((direction, step)) = Step::choose(waits, until) else { break };
+        let stream = &mut followed[direction as usize];
+        let owner = head.owner(index, direction);
+        match step {
+            Step::Skip(mark) => {
+                side.direction = direction;
+                if streams.skip(stream, owner, mark, |event, mark| side.take(event, mark)) {
+                    connection.set_gap(direction);
+                }
+            }
+            Step::Release => streams.stop_waiting(stream, owner),
+            Step::Drop => streams.drop_early(stream, owner),
+        }
+    }
+}
+
+/// The way out of a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// The stream continues behind its hole.
+    Skip(Mark),
+    /// The data does not wait for the other direction any more.
+    Release,
+    /// The receiver never got the data behind the hole.
+    Drop,
+}
+
+impl Step {
+    /// Returns the next step of the two directions, if one of them need not wait any more.
+    fn choose(waits: [Option<Wait>; 2], until: Until) -> Option<(Direction, Self)> {
+        let [client, server] = waits;
+        for (direction, wait, other) in
+            [(Direction::ToServer, client, server), (Direction::ToClient, server, client)]
+        {
+            match (wait, other) {
+                (Some(wait), _) if wait.over && wait.is_hole => {
+                    return Some((direction, Self::Skip(wait.mark)));
+                }
+                // It waits for what the other direction lacks.
+                (Some(wait), Some(other))
+                    if wait.over
+                        && other.is_hole
+                        && !sequence::before(wait.mark.acknowledged, other.mark.end) =>
+                {
+                    return Some((direction.reverse(), Self::Skip(other.mark)));
+                }
+                (Some(wait), _) if wait.over => return Some((direction, Self::Release)),
+                (Some(wait), _) if wait.is_hole && until == Until::End => {
+                    return Some((direction, Self::Drop));
+                }
+                _ => {}
+            }
+        }
+        // Data that was sent again acknowledges its own answer. The later one is what the other waits for.
+        match (client, server) {
+            (Some(client), Some(server)) if !client.is_hole && !server.is_hole => {
+                let later = if client.mark.time >= server.mark.time {
+                    Direction::ToServer
+                } else {
+                    Direction::ToClient
+                };
+                Some((later, Self::Release))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// The application of a flow, as reported to the analyzers.
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
@@ -252,7 +412,6 @@ const MAX_HELD: usize = 4096;
 #[derive(Clone, Copy)]
 struct PacketContext<'a> {
     head: &'a FlowMeta,
-    time: u64,
     index: FlowIndex,
     alerted: &'a Cell<bool>,
     /// The connection began before the capture.
@@ -267,14 +426,30 @@ struct Side<'a> {
     analyzers: &'a mut Analyzers,
     records: &'a mut Producer,
     now: PacketContext<'a>,
+    mark: Mark,
     direction: Direction,
     /// Data of the other direction goes first, if the application turns out to be known.
     wait: bool,
 }
 
-impl Side<'_> {
+impl<'a> Side<'a> {
+    #[inline(always)]
+    fn new(
+        detector: &'a mut Detector,
+        following: &'a mut Following,
+        known: &'a mut Known,
+        analyzers: &'a mut Analyzers,
+        records: &'a mut Producer,
+        now: PacketContext<'a>,
+        direction: Direction,
+    ) -> Self {
+        let mark = Mark::default();
+        Self { detector, following, known, analyzers, records, now, mark, direction, wait: false }
+    }
+
     /// Processes the next event: detection first, then the analyzers.
-    fn take(&mut self, event: Event<'_>) -> Consumed {
+    fn take(&mut self, event: Event<'_>, mark: Mark) -> Consumed {
+        self.mark = mark;
         match self.step(event) {
             Consumed::Restart(used) => self.restart(event, used),
             outcome => outcome,
@@ -360,8 +535,12 @@ impl Side<'_> {
     /// Passes an event to the analyzers.
     #[inline]
     fn analyse(&mut self, event: Event<'_>, hold: bool) -> Consumed {
-        let PacketContext { head, time, index, alerted, .. } = self.now;
-        let mut context = Context::new(head, time, self.known.original, self.records, alerted);
+        let PacketContext { head, index, alerted, .. } = self.now;
+        let time = self.mark.time;
+        let mut context = Context {
+            mark: self.mark,
+            ..Context::new(head, time, self.known.original, self.records, alerted)
+        };
         self.analyzers.data(self.following, index, self.direction, event, hold, &mut context)
     }
 }

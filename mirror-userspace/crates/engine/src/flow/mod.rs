@@ -17,6 +17,7 @@ use mirror_xdp_common::wire::protocol;
 use crate::analyzer::{Analyzers, Cause, Context};
 use crate::hooks::{ShuntId, Shunted};
 use crate::meta::FlowMeta;
+use crate::stream::Until;
 use crate::tcp::Connection;
 use data::Data;
 pub use data::FlowContext;
@@ -146,6 +147,9 @@ impl Flow {
                         if *marks & Self::SHUNTED != 0 {
                             connection.resume(direction, segment);
                         }
+                        if !connection.is_answered() && head.key.session.is_mirrored() {
+                            connection.catch_up(direction, segment);
+                        }
                         connection.follow(direction, segment, tools.time);
                     }
                     None => *connection = Connection::begin(segment, tools.time),
@@ -165,6 +169,15 @@ impl Flow {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Delivers the data that has waited long enough for what is missing.
+    #[cold]
+    pub(crate) fn settle(&mut self, tools: &mut FlowContext<'_>) {
+        let Self { head, data, connection, .. } = self;
+        if let Some(connection) = connection {
+            data.settle(head, connection, Until::Now(tools.time), tools);
         }
     }
 

@@ -17,6 +17,7 @@ use super::*;
 use crate::analyzer::{Analyzer, Consumed, Context, Event, Filter, Interest};
 
 mod duplicates;
+mod streams;
 mod tuning;
 
 const CLIENT: [u8; 4] = [10, 0, 0, 1];

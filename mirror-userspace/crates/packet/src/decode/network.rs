@@ -52,14 +52,8 @@ fn decode_ipv4(layer: Layer<'_>) -> Result<Step<'_>, DecodeError> {
     if offset != 0 || ip.more_fragments() {
         let identification: U16 = layer.bytes.header(4).ok_or(DecodeError::IpHeader)?;
         let header = layer.bytes.get(..Ipv4Header::LEN).ok_or(DecodeError::IpHeader)?;
-        return fragment(
-            payload,
-            network,
-            u32::from(identification.get()),
-            offset,
-            ip.more_fragments(),
-            header,
-        );
+        let (identification, more) = (u32::from(identification.get()), ip.more_fragments());
+        return Ok(fragment(payload, network, identification, offset, more, header));
     }
     decode_transport(payload, network)
 }
@@ -80,7 +74,7 @@ fn decode_ipv6(layer: Layer<'_>) -> Result<Step<'_>, DecodeError> {
                     network.protocol = header.next_header();
                     let inside = payload.after(ExtensionHeader::LEN, Protocol::Ip)?;
                     let header = layer.bytes.get(..Ipv6Header::LEN).ok_or(DecodeError::IpHeader)?;
-                    return fragment(inside, network, identification.get(), offset, more, header);
+                    return Ok(fragment(inside, network, identification.get(), offset, more, header));
                 }
                 ExtensionHeader::LEN
             }
@@ -117,8 +111,8 @@ fn fragment<'a>(
     offset: usize,
     more: bool,
     header: &'a [u8],
-) -> Result<Step<'a>, DecodeError> {
-    Ok(Step::Fragment(Fragment {
+) -> Step<'a> {
+    Step::Fragment(Fragment {
         id: DatagramId {
             source: network.source,
             destination: network.destination,
@@ -133,7 +127,7 @@ fn fragment<'a>(
         missing: payload.missing,
         vlans: payload.vlans,
         depth: payload.depth,
-    }))
+    })
 }
 
 #[inline(always)]

@@ -90,11 +90,12 @@ pub(super) fn tcp(bytes: &[u8], missing: usize) -> Result<Transport<'_>, DecodeE
 }
 
 impl Segment<'_> {
-    /// Returns the value and the echo reply of the timestamps option (RFC 7323, section 3.2). Only SYNs are
-    /// searched.
+    /// Returns the value and the echo reply of the timestamps option (RFC 7323, section 3.2). Only SYNs and
+    /// resets are searched.
     #[must_use]
     pub fn time_stamps(&self) -> Option<(u32, u32)> {
-        if self.header.flags() & tcp_flags::SYN == 0 { None } else { time_stamps(self.options) }
+        const SEARCHED: u8 = tcp_flags::SYN | tcp_flags::RST;
+        if self.header.flags() & SEARCHED == 0 { None } else { time_stamps(self.options) }
     }
 }
 

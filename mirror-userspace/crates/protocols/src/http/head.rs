@@ -88,9 +88,9 @@ impl<'a> Fields<'a> {
                 // An empty element of a list counts for nothing, as did `identity` once.
                 let coding =
                     |coding: &'a [u8]| coding.split(|&byte| byte == b';').next().map(<[u8]>::trim_ascii);
-                let codings = value.split(|&byte| byte == b',').filter_map(coding);
+                let mut codings = value.split(|&byte| byte == b',').filter_map(coding);
                 let is_coding = |it: &&[u8]| !it.is_empty() && !it.eq_ignore_ascii_case(b"identity");
-                if let Some(last) = codings.filter(is_coding).last() {
+                if let Some(last) = codings.rfind(is_coding) {
                     self.chunked = Some(last.eq_ignore_ascii_case(b"chunked"));
                 }
                 return;

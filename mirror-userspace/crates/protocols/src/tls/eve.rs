@@ -13,6 +13,8 @@ use crate::text::{Bytes, Text};
 #[derive(Clone, Debug)]
 pub struct Event<'a> {
     client: Option<ClientHello<'a>>,
+    /// The rest of the client's hello is missing.
+    is_client_cut: bool,
     server: Option<ServerHello<'a>>,
     /// The server's certificate.
     pub certificate: Option<Certificate>,
@@ -28,7 +30,8 @@ impl<'a> Event<'a> {
     pub fn new(messages: &Messages<'a>) -> Self {
         let server = messages.server_hello.and_then(ServerHello::parse);
         Self {
-            client: messages.client_hello.and_then(ClientHello::parse),
+            client: messages.client(),
+            is_client_cut: messages.client_hello_cut,
             server,
             certificate: messages.server_certificate.and_then(Certificate::parse),
             client_certificate: messages.client_certificate.and_then(Certificate::parse),
@@ -81,13 +84,15 @@ impl Serialize for Event<'_> {
             map.serialize_entry("notbefore", &certificate.not_before)?;
             map.serialize_entry("notafter", &certificate.not_after)?;
         }
-        if let Some(client) = &self.client {
+        // The fingerprints cover all of a hello.
+        let whole = self.client.as_ref().filter(|_| !self.is_client_cut);
+        if let Some(client) = whole {
             map.serialize_entry("ja3", &Ja3::client(client))?;
         }
         if let Some(server) = &self.server {
             map.serialize_entry("ja3s", &Ja3::server(server))?;
         }
-        if let Some(client) = &self.client {
+        if let Some(client) = whole {
             map.serialize_entry("ja4", &ja4(client, Carrier::Tcp))?;
         }
         if let Some(certificate) = &self.client_certificate {

@@ -114,14 +114,14 @@ impl Handshake {
         self.client.kept.capacity() + self.server.kept.capacity()
     }
 
-    /// Processes the next bytes of a direction, in order, without a gap, and of any length. All of them are
-    /// used. Behind a gap a direction cannot be tracked, but the other one can.
+    /// Processes the next bytes of a direction, in order and of any length. All of them are used. Behind a gap
+    /// ([`Handshake::miss`]) they are ignored.
     ///
     /// # Errors
     ///
     /// Returns the reason why no further bytes are needed, and returns it again for all later calls.
     pub fn push(&mut self, direction: Direction, bytes: &[u8]) -> Result<Progress, Malformed> {
-        let mut rest = bytes;
+        let mut rest = if self.side(direction).ending == Ending::Gap { &[] } else { bytes };
         while self.outcome.is_none() && !rest.is_empty() {
             match self.step(direction, rest) {
                 Ok(left) => rest = left,
@@ -132,17 +132,44 @@ impl Handshake {
         if self.outcome.is_none() && self.pushed > MAX_HANDSHAKE {
             self.outcome = Some(Err(Malformed::Endless));
         }
+        self.progress()
+    }
+
+    /// Records that bytes of a direction are missing. Behind them it cannot be tracked, but the other one can.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Handshake::push`].
+    pub fn miss(&mut self, direction: Direction) -> Result<Progress, Malformed> {
+        self.side(direction).ending = Ending::Gap;
+        let is_answer_lost =
+            self.server.ending == Ending::Gap && self.chosen.is_none() && !self.client.hello.is_empty();
+        if self.outcome.is_none() && (is_answer_lost || self.is_over()) {
+            self.outcome = Some(Ok(()));
+        }
+        self.progress()
+    }
+
+    fn progress(&self) -> Result<Progress, Malformed> {
         match self.outcome {
             None => Ok(Progress::Reading),
             Some(outcome) => outcome.map(|()| Progress::Complete),
         }
     }
 
+    /// Returns true if neither side contributes more.
+    const fn is_over(&self) -> bool {
+        self.client.is_over() && self.server.is_over()
+    }
+
     /// Returns the messages stored so far.
     #[must_use]
     pub fn messages(&self) -> Messages<'_> {
+        let whole = self.client.hello();
+        let cut = if whole.is_none() { self.client.cut_hello() } else { None };
         Messages {
-            client_hello: self.client.hello(),
+            client_hello: whole.or(cut),
+            client_hello_cut: cut.is_some(),
             server_hello: self.server.hello(),
             server_certificate: self.server.certificate(),
             client_certificate: self.client.certificate(),
@@ -198,7 +225,7 @@ impl Handshake {
 
     /// Handles the end of a record.
     fn ended(&mut self, direction: Direction, content: u8) {
-        let server_finished = self.server.finished;
+        let server_finished = self.server.is_over();
         let chosen = self.chosen;
         let side = self.side(direction);
         match (content, chosen) {
@@ -206,14 +233,18 @@ impl Handshake {
             // TLS 1.3 hides the handshake in application data records. Those that a client sends before the
             // server's are early data.
             (content::APPLICATION_DATA, Some(version)) if version.is_13() => {
-                side.finished = direction == Direction::ToClient || server_finished;
+                if direction == Direction::ToClient || server_finished {
+                    side.ending = Ending::Finished;
+                }
             }
             (content::APPLICATION_DATA | content::HANDSHAKE, Some(version)) if !version.is_13() => {
-                side.finished |= side.cipher_changed;
+                if side.cipher_changed {
+                    side.ending = Ending::Finished;
+                }
             }
             _ => {}
         }
-        if self.client.finished && self.server.finished {
+        if self.is_over() {
             self.outcome = Some(Ok(()));
         }
     }
@@ -266,11 +297,23 @@ struct Side {
     message_left: u32,
     part: Part,
     cipher_changed: bool,
-    finished: bool,
+    ending: Ending,
     /// The hello, and the certificate behind it.
     kept: Vec<u8>,
     hello: Range<usize>,
     certificate: Range<usize>,
+}
+
+/// The reason why a direction contributes no more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Ending {
+    /// It does contribute.
+    #[default]
+    None,
+    /// It has finished its handshake.
+    Finished,
+    /// Bytes are missing.
+    Gap,
 }
 
 /// The use of the current handshake message's bytes.
@@ -292,6 +335,16 @@ impl Side {
         // An incomplete hello is of no use.
         let whole = self.part != Part::Hello || self.message_left == 0;
         self.kept.get(self.hello.clone()).filter(|body| whole && !body.is_empty())
+    }
+
+    /// Returns the beginning of a hello whose rest is missing.
+    fn cut_hello(&self) -> Option<&[u8]> {
+        self.kept.get(self.hello.clone()).filter(|body| self.ending == Ending::Gap && !body.is_empty())
+    }
+
+    /// Returns true if the side contributes no more.
+    const fn is_over(&self) -> bool {
+        !matches!(self.ending, Ending::None)
     }
 
     fn certificate(&self) -> Option<&[u8]> {
@@ -461,6 +514,8 @@ fn u24([high, middle, low]: [u8; 3]) -> u32 {
 pub struct Messages<'a> {
     /// The client's first hello; `None` also for SSL 2.0.
     pub client_hello: Option<&'a [u8]>,
+    /// Only the beginning of that hello was seen.
+    pub client_hello_cut: bool,
     /// The server's first hello; it may be a `HelloRetryRequest` (RFC 8446, section 4.1.4).
     pub server_hello: Option<&'a [u8]>,
     /// The server's own certificate; never seen in TLS 1.3, or in a resumed session.
@@ -475,16 +530,25 @@ impl<'a> Messages<'a> {
     /// Returns true if the handshake is logged, by Suricata's rule: a server has sent its certificate, or no
     /// certificate can be seen, since TLS 1.3 hides it or the client has offered to resume a session. A
     /// handshake that failed earlier is logged only if the client supports session tickets, as most do.
+    /// Of a hello of which only the beginning was seen, that is not known.
     #[must_use]
     pub fn is_recorded(&self) -> bool {
-        let client = self.client_hello.and_then(ClientHello::parse);
+        let client = self.client();
         let server = self.server_hello.and_then(ServerHello::parse);
         self.server_certificate.is_some()
             || server.is_some_and(|hello| hello.chosen().is_13())
             || client.is_some_and(|client| {
-                client.extensions.find(extension::SESSION_TICKET).is_some()
+                self.client_hello_cut
+                    || client.extensions.find(extension::SESSION_TICKET).is_some()
                     || server.is_some_and(|server| client.resumes(&server))
             })
+    }
+
+    /// Returns the client's hello, parsed.
+    #[must_use]
+    pub fn client(&self) -> Option<ClientHello<'a>> {
+        let hello = self.client_hello?;
+        if self.client_hello_cut { ClientHello::parse_cut(hello) } else { ClientHello::parse(hello) }
     }
 
     /// Returns the messages one by one, to be concatenated in a batch of records.
@@ -497,7 +561,11 @@ impl<'a> Messages<'a> {
     /// Returns the information that is needed besides [`Messages::parts`] to restore the messages.
     #[must_use]
     pub fn outline(&self) -> Outline {
-        Outline { lengths: self.parts().map(|part| part.len() as u32), server_record: self.server_record }
+        Outline {
+            lengths: self.parts().map(|part| part.len() as u32),
+            server_record: self.server_record,
+            client_hello_cut: self.client_hello_cut,
+        }
     }
 }
 
@@ -506,18 +574,20 @@ impl<'a> Messages<'a> {
 pub struct Outline {
     lengths: [u32; 4],
     server_record: Version,
+    client_hello_cut: bool,
 }
 
 impl Outline {
     /// Length of a packed outline, in bytes.
-    pub const LEN: usize = 18;
+    pub const LEN: usize = 19;
 
     /// Returns the outline in bytes, to be written in front of the parts.
     #[must_use]
     pub fn pack(&self) -> [u8; Self::LEN] {
         let mut packed = [0; Self::LEN];
         let lengths = self.lengths.iter().flat_map(|len| len.to_ne_bytes());
-        for (to, from) in packed.iter_mut().zip(lengths.chain(self.server_record.0.to_ne_bytes())) {
+        let rest = self.server_record.0.to_ne_bytes().into_iter().chain([u8::from(self.client_hello_cut)]);
+        for (to, from) in packed.iter_mut().zip(lengths.chain(rest)) {
             *to = from;
         }
         packed
@@ -526,13 +596,15 @@ impl Outline {
     /// Restores a packed outline.
     #[must_use]
     pub fn unpack(packed: &[u8; Self::LEN]) -> Self {
-        let (lengths, version) = packed.split_at(Self::LEN - 2);
+        let [packed @ .., cut] = packed;
+        let (lengths, version) = packed.split_at(Self::LEN - 3);
         let mut lengths = lengths.chunks_exact(4);
         let mut next =
             || lengths.next().and_then(|len| len.first_chunk()).map_or(0, |len| u32::from_ne_bytes(*len));
         Self {
             lengths: [next(), next(), next(), next()],
             server_record: Version(version.first_chunk().map_or(0, |version| u16::from_ne_bytes(*version))),
+            client_hello_cut: *cut != 0,
         }
     }
 
@@ -545,7 +617,14 @@ impl Outline {
             rest = behind;
             Some(part).filter(|part| !part.is_empty())
         });
-        let server_record = self.server_record;
-        Messages { client_hello, server_hello, server_certificate, client_certificate, server_record }
+        let Self { server_record, client_hello_cut, .. } = *self;
+        Messages {
+            client_hello,
+            client_hello_cut,
+            server_hello,
+            server_certificate,
+            client_certificate,
+            server_record,
+        }
     }
 }

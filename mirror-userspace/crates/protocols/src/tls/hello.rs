@@ -32,13 +32,26 @@ impl<'a> ClientHello<'a> {
     /// Parses the body of a message. Returns `None` if it is malformed.
     #[must_use]
     pub fn parse(body: &'a [u8]) -> Option<Self> {
+        let (hello, reader) = Self::without_extensions(body)?;
+        Some(Self { extensions: Extensions::parse(reader)?, ..hello })
+    }
+
+    /// Parses the beginning of a body whose rest is missing. The extensions are those in front of the cut.
+    #[must_use]
+    pub fn parse_cut(body: &'a [u8]) -> Option<Self> {
+        let (hello, mut reader) = Self::without_extensions(body)?;
+        reader.u16()?;
+        Some(Self { extensions: Extensions { reader }, ..hello })
+    }
+
+    fn without_extensions(body: &'a [u8]) -> Option<(Self, Reader<'a>)> {
         let mut reader = Reader::new(body);
         let version = reader.u16()?;
         reader.bytes(RANDOM)?;
         let session_id = reader.vector8()?;
         let ciphers = reader.vector16()?;
         reader.vector8()?;
-        Some(Self { version, session_id, ciphers, extensions: Extensions::parse(reader)? })
+        Some((Self { version, session_id, ciphers, extensions: Extensions::default() }, reader))
     }
 
     /// Returns true if the server resumes the session that the client has named. Servers of TLS 1.3 only echo

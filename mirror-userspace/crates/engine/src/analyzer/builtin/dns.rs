@@ -90,7 +90,8 @@ impl Dns {
         let Ok(message) = Message::parse(bytes) else { return };
         let header = message.header();
         let latency = if header.is_response() {
-            flow.answer(header.id).map(|asked| context.time().saturating_sub(asked))
+            // In a stream, an answer that was mirrored before its query has the earlier time.
+            flow.answer(header.id).and_then(|asked| context.time().checked_sub(asked))
         } else {
             flow.ask(header.id, context.time());
             None

@@ -13,6 +13,7 @@ use crate::analyzer::alert::{Cause, Watch};
 use crate::analyzer::credit::{self, Allowance, Credit};
 use crate::analyzer::{Analyzer, Consumed, Context, Event};
 use crate::indicators::Indicators;
+use crate::sequence::before;
 
 /// Requests of a connection that may wait for their responses; one more is the end of the analysis, but for alerts.
 const MAX_OPEN: usize = 128;
@@ -31,15 +32,33 @@ enum Method {
     Other,
 }
 
+/// The progress of a response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Progress {
+    /// It has not begun.
+    #[default]
+    None,
+    /// An interim response has come, and the final one has not begun.
+    Interim,
+    /// The head of the final response has come.
+    Final,
+}
+
 /// A request that waits for its response, or whose response is in progress.
 #[derive(Clone, Debug, Default)]
 struct Transaction {
     fixed: Fixed,
     method: Method,
-    /// The final response has not begun.
-    interim: bool,
-    /// The head of the final response has been received.
-    answered: bool,
+    /// Nothing of the request was seen.
+    unseen: bool,
+    /// The client sent the request when all others were answered, or when it had at least received something
+    /// since it sent them.
+    alone: bool,
+    /// Sequence number of the request's first byte.
+    start: u32,
+    /// Sequence number behind the server's bytes that the client had received when it sent the request.
+    received: u32,
+    response: Progress,
     /// Time of the request's last byte; `None` if no request was seen, or if it is still in progress.
     requested: Option<u64>,
     packed: Vec<u8>,
@@ -69,6 +88,12 @@ pub struct Flow {
     crowded: bool,
     /// Heads of the client that were no requests.
     cruft: u8,
+    /// Directions of which bytes are missing: requests and responses may be missing, too.
+    gaps: [bool; 2],
+    /// Sequence number behind the client's bytes that responses without a request have answered.
+    answered: Option<u32>,
+    /// Sequence number behind the server's bytes that the client had received when it sent its last data.
+    received: Option<u32>,
 }
 
 /// Emits an event for each HTTP/1.x transaction.
@@ -105,15 +130,29 @@ impl Analyzer for Http {
             _ if flow.crowded && direction == Direction::ToClient => Consumed::Close,
             Event::Data { bytes, new } => {
                 flow.credit.earn(bytes.len().saturating_sub(new));
+                if direction == Direction::ToServer {
+                    flow.received = Some(context.mark.acknowledged);
+                }
                 self.bytes(flow, direction, bytes, new, context)
             }
             Event::Gap { bytes, len } => {
-                self.unfinished(flow, direction, bytes, context);
-                self.gap(flow, direction, len, context);
+                flow.gaps[direction as usize] = true;
+                let end = context.mark.end;
+                self.unfinished(
+                    flow,
+                    direction,
+                    bytes,
+                    end.wrapping_sub((len + bytes.len()) as u32),
+                    context,
+                );
+                self.gap(flow, direction, bytes.is_empty(), len, context);
                 Consumed::Used(0)
             }
             Event::End { bytes, .. } => {
-                self.unfinished(flow, direction, bytes, context);
+                // A request line without an end was no request yet.
+                if direction == Direction::ToClient || bytes.contains(&b'\n') {
+                    self.unfinished(flow, direction, bytes, context.mark.end, context);
+                }
                 Consumed::Close
             }
         }
@@ -155,7 +194,12 @@ impl Http {
         context: &mut Context<'_>,
     ) -> Consumed {
         let mut at = 0;
+        let start = context.mark.end.wrapping_sub(bytes.len() as u32);
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            let position = start.wrapping_add(at as u32);
+            if direction == Direction::ToClient && flow.is_bodiless(rest) {
+                self.complete(flow, direction, context);
+            }
             match &mut flow.phases[direction as usize] {
                 Phase::Head => {
                     let skipped = match direction {
@@ -180,8 +224,8 @@ impl Http {
                     let Some(end) = end else { break };
                     let head = rest.get(..end).unwrap_or_default();
                     let next = match direction {
-                        Direction::ToServer => self.request(flow, head, context),
-                        Direction::ToClient => self.response(flow, head, context),
+                        Direction::ToServer => self.request(flow, head, position, context),
+                        Direction::ToClient => self.response(flow, head, position, context),
                     };
                     at += end;
                     let body = match next {
@@ -217,32 +261,44 @@ impl Http {
                 }
                 Phase::Lost => {
                     let found = match direction {
-                        Direction::ToServer => begins_request(rest),
-                        Direction::ToClient => rest.len() > 12 && begins_response(rest),
+                        Direction::ToServer => resumes_request(rest),
+                        Direction::ToClient => resumes_response(rest),
                     };
-                    if !found {
-                        return Consumed::Used(bytes.len());
+                    match found {
+                        Some(true) => flow.phases[direction as usize] = Phase::Head,
+                        Some(false) => return Consumed::Used(bytes.len()),
+                        None => break,
                     }
-                    flow.phases[direction as usize] = Phase::Head;
                 }
             }
         }
         Consumed::Used(at)
     }
 
-    /// Continues behind missing bytes.
-    fn gap(&mut self, flow: &mut Flow, direction: Direction, len: usize, context: &mut Context<'_>) {
-        const MIN_HEAD: usize = b"HTTP/1.1 200\r\n\r\n".len();
+    /// Continues behind missing bytes. `between` is true if no head had begun.
+    fn gap(
+        &mut self,
+        flow: &mut Flow,
+        direction: Direction,
+        between: bool,
+        len: usize,
+        context: &mut Context<'_>,
+    ) {
+        const MIN_REQUEST: usize = b"GET / HTTP/1.1\r\n\r\n".len();
+        const MIN_RESPONSE: usize = b"HTTP/1.1 200\r\n\r\n".len();
         let phase = &mut flow.phases[direction as usize];
         let (behind, complete) = match phase {
             Phase::Body(body) if len > 0 => (body.miss(len), body.is_complete()),
+            Phase::Head if between => (Some(len), false),
             Phase::Body(_) | Phase::Head | Phase::Lost => (None, false),
         };
-        if behind != Some(0) {
+        if behind != Some(0) || len == 0 {
             *phase = Phase::Lost;
         }
         let Some(behind) = behind else { return };
+        let is_body = complete || behind == 0;
         if direction == Direction::ToClient
+            && is_body
             && let Some(transaction) = flow.open.front_mut()
         {
             transaction.fixed.length += (len - behind) as u64;
@@ -252,36 +308,73 @@ impl Http {
             self.complete(flow, direction, context);
             flow.phases[direction as usize] = if behind == 0 { Phase::Head } else { phase };
         }
-        // The next response is missing, too.
-        if direction == Direction::ToClient
-            && behind >= MIN_HEAD
-            && let Some(transaction) = flow.open.pop_front()
-        {
-            self.emit(&mut flow.credit.events, transaction, context);
-        }
-    }
-
-    /// Processes the received part of a head that will not be completed.
-    fn unfinished(&mut self, flow: &mut Flow, direction: Direction, head: &[u8], context: &mut Context<'_>) {
-        const STATUS: usize = b"HTTP/1.1 200".len();
-        if flow.phases[direction as usize] != Phase::Head {
-            return;
-        }
         match direction {
-            Direction::ToServer if begins_request(head) && head.contains(&b'\n') => {
-                self.request(flow, head, context);
+            // A request is missing, and its response comes before those of later requests.
+            Direction::ToServer if behind >= MIN_REQUEST => {
+                let (end, acknowledged) = (context.mark.end, context.mark.acknowledged);
+                let begin = end.wrapping_sub(behind as u32);
+                let (start, received) = match flow.answered {
+                    Some(answered) if !before(answered, end) => return,
+                    // Only the rest is not answered yet.
+                    Some(answered) if before(begin, answered) => (answered, acknowledged),
+                    _ => (begin, flow.received.unwrap_or(acknowledged)),
+                };
+                if let Some(transaction) = self.open(flow) {
+                    flow.open.push_back(Transaction { unseen: true, start, received, ..transaction });
+                }
             }
-            Direction::ToClient if begins_response(head) && head.len() >= STATUS => {
-                self.response(flow, head, context);
+            // The next response is missing, too.
+            Direction::ToClient if behind >= MIN_RESPONSE => {
+                if let Some(transaction) = flow.open.pop_front() {
+                    self.emit(&mut flow.credit.events, transaction, context);
+                }
             }
             _ => {}
         }
     }
 
-    /// Processes the head of a request.
-    fn request(&mut self, flow: &mut Flow, head: &[u8], context: &mut Context<'_>) -> Option<Next> {
+    /// Processes the received part of a head that will not be completed, and that begins at `position`. Its
+    /// last line may go on behind that part, and is left out.
+    fn unfinished(
+        &mut self,
+        flow: &mut Flow,
+        direction: Direction,
+        head: &[u8],
+        position: u32,
+        context: &mut Context<'_>,
+    ) {
+        const STATUS: usize = b"HTTP/1.1 200".len();
+        // Where the next head is searched for, the bytes are those that may begin one.
+        if matches!(flow.phases[direction as usize], Phase::Body(_)) {
+            return;
+        }
+        let lines = head.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
+        match direction {
+            Direction::ToServer if begins_request(head) => {
+                // Of a request line that goes on, the method is known.
+                let method = head.iter().position(|&byte| byte == b' ').map_or(0, |space| space + 1);
+                let known = head.get(..lines.max(method)).unwrap_or_default();
+                self.request(flow, known, position, context);
+            }
+            Direction::ToClient if begins_response(head) && head.len() >= STATUS => {
+                let known = head.get(..lines.max(STATUS)).unwrap_or_default();
+                self.response(flow, known, position, context);
+            }
+            _ => {}
+        }
+    }
+
+    /// Processes the head of a request that begins at `position`.
+    fn request(
+        &mut self,
+        flow: &mut Flow,
+        head: &[u8],
+        position: u32,
+        context: &mut Context<'_>,
+    ) -> Option<Next> {
         let request = Request::parse(head);
-        if request.method.is_empty() || request.target.is_empty() {
+        let is_cut = !head.contains(&b'\n');
+        if request.method.is_empty() || request.target.is_empty() && !is_cut {
             // Garbage between requests.
             flow.cruft = flow.cruft.saturating_add(1);
             let next = if flow.cruft > MAX_CRUFT { Next::Lost } else { Next::Body(Body::Length(0)) };
@@ -316,30 +409,61 @@ impl Http {
         }
         let body = request.body();
         transaction.requested = body.is_complete().then_some(context.time());
+        // A gap has the acknowledgement of the data behind it.
+        let received = flow.received.unwrap_or(context.mark.acknowledged);
+        (transaction.start, transaction.received) = (position, received);
+        let is_over =
+            |open: &Transaction| open.response == Progress::Final || before(open.received, received);
+        transaction.alone = !matches!(flow.phases[Direction::ToClient as usize], Phase::Body(_))
+            && flow.open.iter().all(is_over);
+        // Its response came before it, and was taken for another's.
+        if flow.answered.is_some_and(|answered| before(position, answered)) {
+            self.emit(&mut flow.credit.events, transaction, context);
+            return Some(Next::Body(body));
+        }
         flow.open.push_back(transaction);
         Some(Next::Body(body))
     }
 
-    /// Processes the head of a response.
-    fn response(&mut self, flow: &mut Flow, head: &[u8], context: &mut Context<'_>) -> Option<Next> {
+    /// Processes the head of a response that begins at `position`.
+    fn response(
+        &mut self,
+        flow: &mut Flow,
+        head: &[u8],
+        position: u32,
+        context: &mut Context<'_>,
+    ) -> Option<Next> {
         let response = Response::parse(head);
         // The end of the previous response is in a gap.
-        if flow.open.front().is_some_and(|front| front.answered)
+        if flow.open.front().is_some_and(|front| front.response == Progress::Final)
             && let Some(transaction) = flow.open.pop_front()
         {
             self.emit(&mut flow.credit.events, transaction, context);
         }
-        if flow.open.is_empty() {
-            let transaction = self.open(flow)?;
-            flow.open.push_back(transaction);
+        if flow.gaps != [false; 2] {
+            self.pass_over(flow, position, context);
+        }
+        let acknowledged = context.mark.acknowledged;
+        let has_gaps = flow.gaps != [false; 2];
+        // The server had not received the first of the requests, or the client had received the beginning of
+        // this response before it: this is the response to a missing one.
+        let is_unasked = |front: &Transaction| {
+            has_gaps && (!before(front.start, acknowledged) || before(position, front.received))
+        };
+        if flow.open.front().is_none_or(is_unasked) {
+            let mut transaction = self.open(flow)?;
+            transaction.unseen = true;
+            (transaction.start, transaction.received) = (acknowledged.wrapping_sub(1), position);
+            flow.open.push_front(transaction);
+            flow.answered = Some(acknowledged);
         }
         let transaction = flow.open.front_mut()?;
         transaction.fixed.status = response.status.unwrap_or_default();
-        transaction.interim = response.is_interim();
-        if transaction.interim {
+        if response.is_interim() {
+            transaction.response = Progress::Interim;
             return Some(Next::Body(Body::Length(0)));
         }
-        transaction.answered = true;
+        transaction.response = Progress::Final;
         let since = transaction.requested.map(|requested| context.time().saturating_sub(requested));
         // A request that was buffered until the response identified the protocol has the response's time.
         let since = since.filter(|&since| since > 0);
@@ -361,6 +485,21 @@ impl Http {
         }
     }
 
+    /// Passes over the requests whose responses are missing. The response to a request that was sent alone
+    /// begins behind all that the client had received when it sent the request, and nowhere else. Of several
+    /// requests, a later one is answered if this one begins there.
+    fn pass_over(&mut self, flow: &mut Flow, position: u32, context: &mut Context<'_>) {
+        while let Some(front) = flow.open.front()
+            && (front.unseen || flow.gaps[Direction::ToClient as usize])
+            && before(front.received, position)
+            && (front.alone && front.response == Progress::None
+                || flow.open.iter().skip(1).any(|later| later.received == position))
+            && let Some(transaction) = flow.open.pop_front()
+        {
+            self.emit(&mut flow.credit.events, transaction, context);
+        }
+    }
+
     /// Handles the end of a message.
     fn complete(&mut self, flow: &mut Flow, direction: Direction, context: &mut Context<'_>) {
         flow.phases[direction as usize] = Phase::Head;
@@ -371,7 +510,7 @@ impl Http {
                 }
             }
             Direction::ToClient => {
-                if flow.open.front().is_some_and(|transaction| !transaction.interim)
+                if flow.open.front().is_some_and(|transaction| transaction.response != Progress::Interim)
                     && let Some(transaction) = flow.open.pop_front()
                 {
                     self.emit(&mut flow.credit.events, transaction, context);
@@ -395,7 +534,11 @@ impl Http {
     }
 
     fn emit(&mut self, allowance: &mut Allowance, transaction: Transaction, context: &mut Context<'_>) {
-        let Transaction { fixed, packed, .. } = transaction;
+        let Transaction { fixed, packed, unseen, response, .. } = transaction;
+        // Of a request that is missing with its response, nothing is known.
+        if unseen && response == Progress::None {
+            return self.keep_spare(packed);
+        }
         if allowance.spend(credit::EVENT) {
             context.record(&TransactionEvent { fixed, values: &packed });
         }
@@ -408,6 +551,61 @@ impl Http {
             packed.clear();
             self.spare.push(packed);
         }
+    }
+}
+
+impl Flow {
+    /// Returns true if the next bytes are a head where the body of a response to a missing request should
+    /// begin: the request was one whose response has none, such as HEAD.
+    fn is_bodiless(&self, bytes: &[u8]) -> bool {
+        self.open
+            .front()
+            .is_some_and(|front| front.unseen && front.response == Progress::Final && front.fixed.length == 0)
+            && matches!(self.phases[Direction::ToClient as usize], Phase::Body(_))
+            && resumes_response(bytes) == Some(true)
+    }
+}
+
+/// Returns true if the bytes are the beginning of a request, and `None` if more bytes are needed to tell.
+/// They follow missing ones, and may be anything.
+fn resumes_request(bytes: &[u8]) -> Option<bool> {
+    const MAX_LINE: usize = 8192;
+    const MAX_METHOD: usize = 20;
+    if bytes.len() < MAX_METHOD && bytes.iter().all(|byte| byte.is_ascii_uppercase() || *byte == b'-') {
+        return None;
+    }
+    if !begins_request(bytes) {
+        return Some(false);
+    }
+    let target = bytes.split(|&byte| byte == b' ').nth(1).unwrap_or_default();
+    let is_target = matches!(target, [] | [b'/' | b'*' | b'h' | b'H', ..]) || bytes.starts_with(b"CONNECT ");
+    if !is_target {
+        return Some(false);
+    }
+    let line = bytes.get(..bytes.len().min(MAX_LINE)).unwrap_or_default();
+    match line.iter().position(|&byte| byte == b'\n') {
+        Some(end) => {
+            let line = line.get(..end).unwrap_or_default().trim_ascii_end();
+            let version = line.rsplit(|&byte| byte == b' ').next().unwrap_or_default();
+            Some(version.starts_with(b"HTTP/1."))
+        }
+        None if bytes.len() < MAX_LINE && !line.iter().any(u8::is_ascii_control) => None,
+        None => Some(false),
+    }
+}
+
+/// Does the same for a response.
+fn resumes_response(bytes: &[u8]) -> Option<bool> {
+    const BEGIN: &[u8] = b"HTTP/1.";
+    let len = bytes.len().min(BEGIN.len());
+    if bytes.get(..len) != BEGIN.get(..len) {
+        return Some(false);
+    }
+    match bytes.get(BEGIN.len()..) {
+        Some([version, space, a, b, c, ..]) => {
+            Some(*space == b' ' && [version, a, b, c].iter().all(|it| it.is_ascii_digit()))
+        }
+        _ => None,
     }
 }
 

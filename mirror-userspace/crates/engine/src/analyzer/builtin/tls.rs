@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mirror_packet::Direction;
 use mirror_protocols::detect::AppProto;
 use mirror_protocols::tls::{
-    Carrier, ClientHello, Handshake, HandshakeEvent, Messages, Progress, Version, begins_with_client_hello,
+    Carrier, Handshake, HandshakeEvent, Messages, Progress, Version, begins_with_client_hello,
 };
 
 use crate::analyzer::alert::{Cause, Watch};
@@ -42,13 +42,9 @@ impl Analyzer for Tls {
         event: Event<'_>,
         context: &mut Context<'_>,
     ) -> Consumed {
-        let bytes = match event {
-            Event::Data { bytes, .. } => bytes,
-            Event::Gap { .. } => {
-                // The handshake cannot be parsed behind a gap.
-                self.finish(flow, context);
-                return Consumed::Done;
-            }
+        let (bytes, is_gap) = match event {
+            Event::Data { bytes, .. } => (bytes, false),
+            Event::Gap { bytes, .. } => (bytes, true),
             Event::End { acknowledged, .. } => {
                 flow.unanswered |= direction == Direction::ToClient && !acknowledged;
                 return Consumed::Close;
@@ -59,11 +55,16 @@ impl Analyzer for Tls {
             Direction::ToServer if flow.latency.is_none() => flow.asked = Some(context.time()),
             Direction::ToServer => {}
             Direction::ToClient => {
-                let since = flow.asked.map(|asked| context.time().saturating_sub(asked));
+                let since = flow.asked.and_then(|asked| context.time().checked_sub(asked));
                 flow.latency = flow.latency.or(since);
             }
         }
-        match handshake.push(direction, bytes) {
+        let mut progress = handshake.push(direction, bytes);
+        if is_gap {
+            // This direction cannot be parsed behind a gap.
+            progress = handshake.miss(direction);
+        }
+        match progress {
             Ok(Progress::Reading) => Consumed::Used(bytes.len()),
             Ok(Progress::Complete) | Err(_) => {
                 self.finish(flow, context);
@@ -99,12 +100,14 @@ impl Tls {
             };
         }
         if self.watch.is_on()
-            && let Some(hello) = messages.client_hello.and_then(ClientHello::parse)
+            && let Some(hello) = messages.client()
         {
             if let Some(name) = hello.extensions.server_name() {
                 self.watch.name(Cause::ServerName, name, context);
             }
-            self.watch.fingerprints(&hello, Carrier::Tcp, context);
+            if !messages.client_hello_cut {
+                self.watch.fingerprints(&hello, Carrier::Tcp, context);
+            }
         }
         if messages.is_recorded() {
             let original = context.original().map_or("", AppProto::name);

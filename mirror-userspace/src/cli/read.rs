@@ -96,7 +96,7 @@ impl Args {
     fn settings(&self) -> anyhow::Result<(Config, Vec<Diagnostic>)> {
         let (mut settings, warnings) = match &self.config {
             Some(path) => self.file(path)?,
-            None => Default::default(),
+            None => (Config::default(), Vec::new()),
         };
         let analyzers = self.analyzers.as_ref().map(|names| {
             names.iter().fold(Enabled::none(), |enabled, name| enabled.with(name).unwrap_or(enabled))

@@ -99,7 +99,7 @@ impl TunnelPorts {
     #[inline(always)]
     fn is_vxlan(&self, port: u16) -> bool {
         // All are compared at once.
-        self.vxlan.iter().fold(false, |hit, &one| hit | (one == port))
+        self.vxlan.iter().fold(0, |hits, &one| hits | u8::from(one == port)) != 0
     }
 
     /// Returns true if a datagram between these ports may carry a tunnel.

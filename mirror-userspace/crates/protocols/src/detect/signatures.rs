@@ -234,6 +234,7 @@ const SIGNATURES: &[Signature] = &[
     datagram(Sip, None, &[5060, 5061], Content(sip)),
     datagram(Quic, None, &[443, 80], Content(|bytes| quic::probe(bytes).into())).weak(),
     datagram(Quic, None, &[443, 80], Content(|bytes| quic::probe_version(bytes).into())),
+    datagram(Quic, None, &[], Content(|bytes| quic::probe_initial(bytes).into())),
 ];
 
 const fn stream(protocol: AppProto, from: Option<Direction>, ports: &'static [u16], test: Test) -> Signature {

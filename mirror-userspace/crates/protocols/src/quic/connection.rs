@@ -177,14 +177,14 @@ impl Connection {
                 self.google(direction, google::client_hello(frames))
             }
             Kind::Initial => self.initial(direction, packet, scratch)?,
-            Kind::Retry if direction == Direction::ToClient && !self.retried => {
-                // The client begins again, and may do so once (RFC 9000, section 17.2.5.2).
+            Kind::Retry | Kind::Negotiation if direction == Direction::ToClient && !self.retried => {
+                // The client begins again, and may do so once (RFC 9000, sections 6.2 and 17.2.5.2).
                 self.retried = true;
                 self.client.done = false;
                 self.client.crypto.clear();
                 false
             }
-            Kind::Retry | Kind::Other => false,
+            Kind::Retry | Kind::Negotiation | Kind::Other => false,
         };
         Some(whole)
     }

@@ -1,4 +1,4 @@
-//! QUIC (RFC 9000, version 2 of RFC 9369, drafts from the 23rd on): the hellos in Initial packets. Every
+//! QUIC (RFC 9000, version 2 of RFC 9369, drafts from the 22nd on): the hellos in Initial packets. Every
 //! observer of the client's first packet can remove their protection (RFC 9001). Of Google's earlier
 //! versions, only the client hellos are read.
 //!
@@ -25,5 +25,5 @@ pub use connection::{Connection, Hello};
 pub use eve::Event;
 pub use event::HelloEvent;
 pub use frames::MAX_CRYPTO;
-pub use packet::{probe, probe_version};
+pub use packet::{probe, probe_initial, probe_version};
 pub use version::Version;

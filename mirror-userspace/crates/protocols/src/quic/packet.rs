@@ -14,6 +14,8 @@ pub(super) enum Kind {
     Initial,
     /// A packet that asks the client to begin again, with a token.
     Retry,
+    /// A list of the versions that the server speaks, because it does not speak the client's.
+    Negotiation,
     /// Data that is encrypted with keys that only the two sides have, or data of an unknown version.
     Other,
 }
@@ -51,7 +53,26 @@ pub fn probe_version(datagram: &[u8]) -> bool {
         [0xc0..=0xff, a, b, c, d, ..] => Version(u32::from_be_bytes([*a, *b, *c, *d])),
         _ => return false,
     };
-    (version.0 == 0 || version.is_known()) && long_header(datagram).is_some()
+    (version == Version::NEGOTIATION || version.is_known()) && long_header(datagram).is_some()
+}
+
+/// Returns true if a datagram is that of an Initial packet of a known version, as long as one has to be (RFC 9000,
+/// section 14.1): on ports other than QUIC's, nothing less is taken for QUIC.
+#[must_use]
+pub fn probe_initial(datagram: &[u8]) -> bool {
+    const MIN_DATAGRAM: usize = 1200;
+    /// The shortest ID that a client chooses for the server (RFC 9000, section 7.2).
+    const MIN_CONNECTION_ID: usize = 8;
+    let [0xc0..=0xff, ..] = datagram else { return false };
+    if datagram.len() < MIN_DATAGRAM || !probe_version(datagram) {
+        return false;
+    }
+    let mut reader = Reader::new(datagram.get(5..).unwrap_or_default());
+    let (Some(destination), Some(source)) = (reader.vector8(), reader.vector8()) else { return false };
+    let lengths = MIN_CONNECTION_ID..=MAX_CONNECTION_ID;
+    lengths.contains(&destination.len().max(source.len()))
+        && split(datagram)
+            .is_some_and(|(packet, _)| packet.kind == Kind::Initial && !packet.version.is_google())
 }
 
 /// Parses a long header of any version.
@@ -115,7 +136,8 @@ pub(super) fn split(datagram: &[u8]) -> Option<(Packet<'_>, &[u8])> {
     if version.protection().is_none() || destination.len().max(source.len()) > MAX_CONNECTION_ID {
         // The length of the packet is unknown.
         let number_at = number_at(&reader);
-        let packet = Packet { version, kind: Kind::Other, destination, bytes: datagram, number_at };
+        let kind = if version == Version::NEGOTIATION { Kind::Negotiation } else { Kind::Other };
+        let packet = Packet { version, kind, destination, bytes: datagram, number_at };
         return Some((packet, &[]));
     }
     let mut behind: &[u8] = &[];
@@ -134,12 +156,9 @@ pub(super) fn split(datagram: &[u8]) -> Option<(Packet<'_>, &[u8])> {
 }
 
 fn kind(version: Version, first: u8) -> Kind {
-    match (version, first >> 4 & 3) {
-        (Version::V2, 1) => Kind::Initial,
-        (Version::V2, 0) => Kind::Retry,
-        (Version::V2, _) => Kind::Other,
-        (_, 0) => Kind::Initial,
-        (_, 3) => Kind::Retry,
+    match (version.has_types_of_v2(), first >> 4 & 3) {
+        (true, 1) | (false, 0) => Kind::Initial,
+        (true, 0) | (false, 3) => Kind::Retry,
         _ => Kind::Other,
     }
 }

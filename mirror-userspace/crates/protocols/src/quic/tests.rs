@@ -59,7 +59,7 @@ fn initial(version: Version, keys_of: &[u8], destination: &[u8], number: u8, fra
 
 fn seal(version: Version, keys: &SideKeys, destination: &[u8], number: u8, frames: &[u8]) -> Vec<u8> {
     const TAG: usize = 16;
-    let first = if version == Version::V2 { 0xd0 } else { 0xc0 };
+    let first = if version.has_types_of_v2() { 0xd0 } else { 0xc0 };
     let header = [
         &[first][..],
         &version.0.to_be_bytes(),
@@ -165,7 +165,24 @@ fn a_server_alone_gives_its_version() {
 
 #[test]
 fn a_hello_is_put_together_from_frames_in_any_order_and_packets() {
-    for version in [Version::V1, Version::V2, Version(0xff00_001d), Version(0xff00_001b)] {
+    // Drafts, the names that Facebook and Microsoft give to them, Google's with TLS, and a reserved version.
+    let others = [
+        0xff00_0022,
+        0xff00_001d,
+        0xff00_001b,
+        0xff00_0016,
+        0x709a_50c4,
+        0xface_b001,
+        0xface_b002,
+        0xface_b003,
+        0xface_b00e,
+        0xface_b010,
+        0xabcd_0000,
+        0x5430_3530,
+        0x5430_3531,
+        0x1a2a_3a4a,
+    ];
+    for version in [Version::V1, Version::V2].into_iter().chain(others.map(Version)) {
         let hello = client_hello();
         let [a, b, c] = [&hello[..50], &hello[40..100], &hello[100..]];
         let first = [&crypto(100, c)[..], &[1, 0, 0]].concat();
@@ -195,6 +212,38 @@ fn a_hello_that_is_sent_again_after_a_retry_is_given_out_again() {
     assert!(push(&mut connection, ToServer, &second).is_some());
     assert_eq!(push(&mut connection, ToClient, &unhex(RETRY_PACKET)), None);
     assert_eq!(push(&mut connection, ToServer, &second), None, "a client comes again once");
+}
+
+#[test]
+fn a_hello_that_is_sent_again_in_a_version_that_the_server_speaks_is_given_out_again() {
+    let reserved = Version(0xdaea_fa0a);
+    let whole = crypto(0, &client_hello());
+    let negotiation = [&[0xea, 0, 0, 0, 0, 0, 8][..], &CONNECTION_ID, &[0, 0, 0, 1]].concat();
+    let mut connection = Connection::new();
+    let first = initial(reserved, &CONNECTION_ID, &CONNECTION_ID, 0, &whole);
+    assert_eq!(push(&mut connection, ToServer, &first).unwrap()["version"], "daeafa0a");
+    assert_eq!(push(&mut connection, ToClient, &negotiation), None);
+    assert_eq!(push(&mut connection, ToServer, &client_packet()).unwrap()["version"], "1");
+    let answer = push(&mut connection, ToClient, &unhex(SERVER_PACKET)).unwrap();
+    assert_eq!(answer["ja3s"]["string"], "771,4865,51-43");
+}
+
+#[test]
+fn only_a_whole_initial_packet_is_taken_for_quic_on_any_port() {
+    let packet = client_packet();
+    assert!(probe_initial(&packet));
+    assert!(!probe_initial(&packet[..1199]), "shorter than a client's datagram");
+    let with = |at: usize, byte: u8| {
+        let mut packet = packet.clone();
+        packet[at] = byte;
+        packet
+    };
+    assert!(!probe_initial(&with(0, 0x80)), "without the fixed bit");
+    assert!(!probe_initial(&with(0, 0xe0)), "a handshake packet");
+    assert!(!probe_initial(&with(1, 0x12)), "an unknown version");
+    assert!(!probe_initial(&with(5, 4)), "a short connection ID");
+    let answer = [&unhex(SERVER_PACKET)[..], &[0; 1100]].concat();
+    assert!(probe_initial(&answer), "the server's, with its own ID");
 }
 
 #[test]

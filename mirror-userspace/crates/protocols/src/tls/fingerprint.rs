@@ -8,7 +8,7 @@ use mirror_packet::text::{Text, hex};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::hello::{ClientHello, Extensions, ServerHello, Version, extension};
+use super::hello::{ClientHello, Extensions, ServerHello, extension};
 
 /// JA3 or JA3S: the string and its MD5.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -100,7 +100,9 @@ pub fn ja4(hello: &ClientHello<'_>, carrier: Carrier) -> String {
     text
 }
 
-/// Writes the JA4 of a client. `values` is memory for sorting.
+/// Writes the JA4 of a client, as its
+/// [specification](https://github.com/FoxIO-LLC/ja4/blob/main/technical_details/JA4.md) says. `values` is memory for
+/// sorting.
 pub fn write_ja4(
     out: &mut impl Write,
     values: &mut Vec<u16>,
@@ -110,14 +112,8 @@ pub fn write_ja4(
     const MOST: usize = 99;
     let extensions = hello.extensions;
     let named = kinds(extensions).any(|kind| kind == extension::SERVER_NAME);
-    let known = extensions.supported_versions().filter(|&version| Version(version).is_known());
-    let newest = known.fold(hello.version, u16::max);
-    let [first, last] = match extensions.application_protocols().next() {
-        Some([a, b]) if !is_meant(u16::from_be_bytes([*a, *b])) => ['0', '0'],
-        Some([first, .., last]) => [first, last].map(|byte| char::from(*byte)),
-        _ => ['0', '0'],
-    };
-    let mut text = Text::<8>::new();
+    let newest = meant(extensions.supported_versions()).max().unwrap_or(hello.version);
+    let mut text = Text::<11>::new();
     text.byte(match carrier {
         Carrier::Tcp => b't',
         Carrier::Quic => b'q',
@@ -128,25 +124,54 @@ pub fn write_ja4(
         0x0302 => b"11",
         0x0301 => b"10",
         0x0300 => b"s3",
+        0x0002 => b"s2",
         _ => b"00",
     });
     text.byte(if named { b'd' } else { b'i' });
     text.digits(meant(hello.ciphers()).count().min(MOST) as u32, 2);
     text.digits(kinds(extensions).count().min(MOST) as u32, 2);
+    text.bytes(&ends(extensions));
+    text.byte(b'_');
     out.write_str(text.as_str())?;
-    out.write_char(first)?;
-    out.write_char(last)?;
-    out.write_char('_')?;
     let mut hash = Hashing(Sha256::new());
-    write_sorted(&mut hash, values, meant(hello.ciphers()))?;
-    write_short(out, hash)?;
+    if write_sorted(&mut hash, values, meant(hello.ciphers()))? {
+        write_short(out, hash)?;
+    } else {
+        out.write_str(NONE)?;
+    }
     out.write_char('_')?;
     let mut hash = Hashing(Sha256::new());
     let others = kinds(extensions).filter(|kind| !matches!(*kind, extension::SERVER_NAME | extension::ALPN));
-    write_sorted(&mut hash, values, others)?;
-    hash.write_char('_')?;
-    write_hex_list(&mut hash, meant(extensions.signature_algorithms()))?;
+    if !write_sorted(&mut hash, values, others)? {
+        return out.write_str(NONE);
+    }
+    let mut algorithms = meant(extensions.signature_algorithms()).peekable();
+    if algorithms.peek().is_some() {
+        hash.write_char('_')?;
+        write_hex_list(&mut hash, algorithms)?;
+    }
     write_short(out, hash)
+}
+
+/// Stands for the hash of an empty list in JA4.
+const NONE: &str = "000000000000";
+
+/// Returns the ends of the first application protocol that is not reserved, for JA4: the first and the last byte if
+/// they are letters or digits, else the first and the last hexadecimal digit.
+fn ends(extensions: Extensions<'_>) -> [u8; 2] {
+    let is_reserved = |name: &[u8]| matches!(*name, [a, b] if !is_meant(u16::from_be_bytes([a, b])));
+    let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
+    match extensions.application_protocols().find(|name| !is_reserved(name)) {
+        Some(name @ [first, ..]) => {
+            let last = name.last().unwrap_or(first);
+            if first.is_ascii_alphanumeric() && last.is_ascii_alphanumeric() {
+                [*first, *last]
+            } else {
+                [digit(first >> 4), digit(last & 0xf)]
+            }
+        }
+        Some([]) | None => *b"00",
+    }
 }
 
 /// Returns true if a value is not reserved (GREASE, RFC 8701). Reserved values are chosen anew for each
@@ -181,16 +206,17 @@ fn write_joined(out: &mut impl Write, values: impl Iterator<Item = u16>) -> fmt:
     Ok(())
 }
 
-/// Writes values in ascending order, as [`write_hex_list`] does.
+/// Writes values in ascending order, as [`write_hex_list`] does. Returns false if there are none.
 fn write_sorted(
     out: &mut impl Write,
     memory: &mut Vec<u16>,
     values: impl Iterator<Item = u16>,
-) -> fmt::Result {
+) -> Result<bool, fmt::Error> {
     memory.clear();
     memory.extend(values);
     memory.sort_unstable();
-    write_hex_list(out, memory.iter().copied())
+    write_hex_list(out, memory.iter().copied())?;
+    Ok(!memory.is_empty())
 }
 
 /// Writes values in four hexadecimal digits each, separated by commas.

@@ -2,9 +2,11 @@
 
 use mirror_packet::Direction;
 use mirror_packet::Direction::{ToClient, ToServer};
+use mirror_packet::text::hex;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::*;
 
@@ -363,6 +365,65 @@ fn ja4_is_that_of_its_authors_example() {
     let hello = ClientHello::parse(&body).unwrap();
     assert_eq!(ja4(&hello, Carrier::Tcp), "t13d1516h2_8daaf6152771_e5627efa2ab1");
     assert_eq!(ja4(&hello, Carrier::Quic), "q13d1516h2_8daaf6152771_e5627efa2ab1");
+}
+
+/// Returns the JA4 of a hello over TCP.
+fn ja4_of(hello: &Hello) -> String {
+    ja4(&ClientHello::parse(&hello.client()).unwrap(), Carrier::Tcp)
+}
+
+#[test]
+fn ja4_has_the_ends_of_the_first_protocol_or_those_of_its_digits() {
+    let of = |names: &[&[u8]]| {
+        let list: Vec<u8> = names.iter().flat_map(|name| vector8(*name)).collect();
+        let list = [&(list.len() as u16).to_be_bytes()[..], &list].concat();
+        ja4_of(&Hello::new(0x0303, &[0xc02f]).extension(16, list))[8..10].to_owned()
+    };
+    // The examples of the specification.
+    assert_eq!(of(&[b"h2", b"http/1.1"]), "h2");
+    assert_eq!(of(&[b"http/1.1"]), "h1");
+    assert_eq!(of(&[&[0xab]]), "ab");
+    assert_eq!(of(&[&[0xab, 0xcd]]), "ad");
+    assert_eq!(of(&[&[0x30, 0xab]]), "3b");
+    assert_eq!(of(&[&[0x30, 0x31, 0xab, 0xcd]]), "3d");
+    assert_eq!(of(&[&[0x30, 0xab, 0xcd, 0x31]]), "01");
+    assert_eq!(of(&[b"x"]), "xx");
+    assert_eq!(of(&[b"-"]), "2d");
+    // None, an empty one, and a reserved one.
+    assert_eq!(of(&[]), "00");
+    assert_eq!(of(&[b""]), "00");
+    assert_eq!(of(&[&[0x2a, 0x2a]]), "00");
+    assert_eq!(of(&[&[0x2a, 0x2a], b"h3"]), "h3");
+}
+
+#[test]
+fn ja4_of_empty_lists_has_zeros_or_no_underscore() {
+    let third = |hello: Hello| ja4_of(&hello).rsplit_once('_').unwrap().1.to_owned();
+    let hashed = |text: &str| hex(&Sha256::digest(text))[..12].to_owned();
+    assert_eq!(third(Hello::new(0x0303, &[0xc02f])), "000000000000");
+    // Name and protocols are not hashed.
+    assert_eq!(third(Hello::new(0x0303, &[0xc02f]).name("x").protocols(&["h2"])), "000000000000");
+    assert_eq!(third(Hello::new(0x0303, &[0xc02f]).extension(10, [])), hashed("000a"));
+    assert_eq!(third(Hello::new(0x0303, &[0xc02f]).list(13, &[])), hashed("000d"));
+    assert_eq!(third(Hello::new(0x0303, &[0xc02f]).list(13, &[0x0403])), hashed("000d_0403"));
+    let no_ciphers = ja4_of(&Hello::new(0x0303, &[0x2a2a]).name("x"));
+    assert_eq!(no_ciphers, "t12d000100_000000000000_000000000000");
+}
+
+#[test]
+fn ja4_names_the_newest_version_of_the_extension_and_the_field_only_without_one() {
+    let version = |field: u16, offered: &[u16]| {
+        let hello = Hello::new(field, &[0xc02f]);
+        let hello = if offered.is_empty() { hello } else { hello.extension(43, vector8(numbers(offered))) };
+        ja4_of(&hello)[1..3].to_owned()
+    };
+    assert_eq!(version(0x0303, &[]), "12");
+    assert_eq!(version(0x0303, &[0x0304, 0x0303]), "13");
+    assert_eq!(version(0x0303, &[0xfafa, 0x0302]), "11", "the field is not looked at");
+    assert_eq!(version(0x0303, &[0xfafa]), "12", "nothing but a reserved one");
+    assert_eq!(version(0x0303, &[0x7f1c, 0x0304]), "00", "a draft");
+    assert_eq!(version(0x0300, &[]), "s3");
+    assert_eq!(version(0x0002, &[]), "s2");
 }
 
 #[test]

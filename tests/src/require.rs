@@ -53,8 +53,20 @@ pub fn package() -> Option<PathBuf> {
 /// a message.
 #[must_use]
 pub fn corpus() -> Option<PathBuf> {
-    let path = env::var_os("MIRROR_XDP_CORPUS")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/pcaps"), PathBuf::from);
+    shared("MIRROR_XDP_CORPUS", "pcaps")
+}
+
+/// Returns the captures of faults that users of such programs have reported: the directory named by
+/// `MIRROR_XDP_FIELD`, or `../shared/field` beside the workspace. As for [`corpus`], tests are skipped
+/// without it.
+#[must_use]
+pub fn field() -> Option<PathBuf> {
+    shared("MIRROR_XDP_FIELD", "field")
+}
+
+fn shared(variable: &str, directory: &str) -> Option<PathBuf> {
+    let beside = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared").join(directory);
+    let path = env::var_os(variable).map_or_else(beside, PathBuf::from);
     if path.is_dir() {
         return Some(path);
     }

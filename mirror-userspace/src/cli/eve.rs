@@ -55,13 +55,6 @@ impl EveArgs {
         set_some(&mut settings.rotation.interval, self.rotate_interval.as_ref());
         set_some(&mut settings.rotation.keep, self.rotate_keep.as_ref());
     }
-
-    /// Returns the settings of a command without a configuration file.
-    pub(super) fn settings(&self) -> EveSettings {
-        let mut settings = EveSettings::default();
-        self.apply(&mut settings);
-        settings
-    }
 }
 
 /// Returns the destination of the records.

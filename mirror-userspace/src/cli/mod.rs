@@ -7,6 +7,7 @@ mod eve;
 mod extcap;
 mod extract;
 mod filter;
+mod gate;
 mod generate;
 mod hold;
 mod log;
@@ -36,6 +37,7 @@ use mirror_base::one_line;
 use mirror_control::config;
 use mirror_control::config::settings::{self, Setting};
 use mirror_engine::analyzer::{Register, register_everywhere};
+use mirror_packet::TunnelPorts;
 use mirror_xdp_common::outer::{MAX_GENEVE_PORTS, MAX_VXLAN_GPE_PORTS, MAX_VXLAN_PORTS, Ports};
 use serde::Serialize;
 
@@ -66,7 +68,7 @@ struct Cli {
 enum Command {
     // Boxed because it is larger than the others, as is `Pktgen`.
     Run(Box<run::Args>),
-    Read(read::Args),
+    Read(Box<read::Args>),
     Source(source::Args),
     Pktgen(Box<pktgen::Args>),
     Filter(filter::Args),
@@ -142,7 +144,7 @@ fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print(&(serde_json::to_string(value)? + "\n"))
 }
 
-/// The UDP ports of mirror traffic.
+/// The UDP ports of mirror traffic and of tunnels within it.
 #[derive(Clone, Debug, clap::Args)]
 struct PortArgs {
     #[arg(long = "vxlan-port", help = help("ports.vxlan"), value_name = "PORT,…|none")]
@@ -156,11 +158,18 @@ struct PortArgs {
     #[arg(long = "vxlan-gpe-port", help = help("ports.vxlan_gpe"), value_name = "PORT,…|none")]
     #[arg(value_parser = port_list::<MAX_VXLAN_GPE_PORTS>)]
     vxlan_gpe: Option<PortList>,
+
+    #[arg(long = "inner-vxlan-port", help = help("analysis.inner_vxlan_ports"), value_name = "PORT,…|none")]
+    #[arg(value_parser = port_list::<{ TunnelPorts::MAX_VXLAN }>)]
+    inner_vxlan: Option<PortList>,
 }
 
 impl PortArgs {
     /// Replaces the lists that arguments name.
-    fn apply(&self, ports: &mut config::Ports) {
+    fn apply(&self, settings: &mut config::Config) {
+        let inner = self.inner_vxlan.as_ref().and_then(|PortList(ports)| TunnelPorts::new(ports));
+        set(&mut settings.analysis.tunnel_ports, inner.as_ref());
+        let ports = &mut settings.ports;
         let lists = [
             (&self.vxlan, &mut ports.vxlan),
             (&self.geneve, &mut ports.geneve),

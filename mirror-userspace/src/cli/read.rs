@@ -1,26 +1,33 @@
 //! `mirror-xdp read`: runs the worker of the live capture on capture files.
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use mirror_base::one_line;
 use mirror_base::sandbox::{self, Files, Kind};
-use mirror_control::config;
+use mirror_control::config::{self, Config, Diagnostic, Diagnostics};
 use mirror_control::stats::{self, Named, Records};
 use mirror_device::xdp::program::LogLevel;
 use mirror_engine::analyzer::Enabled;
+use mirror_engine::indicators::Indicators;
 use mirror_engine::offline::{self, Frames};
 use mirror_engine::worker::{Worker, WorkerConfig};
 use mirror_packet::capture_file::{CaptureFile, CaptureFileError};
+use mirror_packet::link_name;
 use mirror_records::sink::{Destination, Overflow, Sink, StallPolicy};
-use mirror_store::{Store, StoreHandle};
+use mirror_rules::Policy;
+use mirror_store::{Retention, Store, StoreHandle};
 use serde::Serialize;
 
+use super::gate::Rules;
 use super::log::Format;
 use super::progress::{CLEAR, grouped, listed, with_unit};
+use super::run::sink_settings;
+use super::{help, number, set};
 
 /// Analyse capture files as if their frames had been captured
 ///
@@ -31,19 +38,27 @@ use super::progress::{CLEAR, grouped, listed, with_unit};
 Examples:
   mirror-xdp read session.pcap                      records go to ./eve.json
   mirror-xdp read --log-dir out a.pcap b.pcapng.gz  several files, in this order
+  mirror-xdp read --config mirror-xdp.toml day.pcap  as a capture with this configuration would have
   mirror-xdp read --store packets session.pcap      keep and index the packets, for `mirror-xdp extract`
+  ssh host tcpdump -i any -w - | mirror-xdp read -  a capture from standard input
   mirror-xdp read --eve-output - day.pcap | jq .dns  records to another program
   mirror-xdp read --json session.pcap | jq .workers totals for scripts")]
 pub(super) struct Args {
-    /// Capture files: pcap or pcapng, plain or compressed by gzip or zstd
+    /// Capture files: pcap or pcapng, plain or compressed by gzip or zstd; `-` is standard input
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
+
+    /// Configuration, as for `run`: ports, admission, filter rules, analysis, timeouts, alerts, records, store. Of a
+    /// live capture's [capture], only max_flows counts; nothing is deleted or uploaded
+    #[arg(short, long, value_name = "CONFIG")]
+    config: Option<PathBuf>,
 
     /// Directory of eve.json; created if missing
     #[arg(long, value_name = "DIR", default_value = ".")]
     log_dir: PathBuf,
 
-    /// Also keep the packets, in this directory; `mirror-xdp extract` finds them
+    /// Also keep the packets, in this directory, as [store] of the configuration defines; `mirror-xdp extract` finds
+    /// them
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
 
@@ -54,14 +69,13 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
 
-    /// Maximum number of flows; beyond it, the flow that has been idle longest is ended
-    #[arg(long, value_name = "N", default_value_t = WorkerConfig::default().max_flows)]
-    #[arg(value_parser = super::number::<usize>("capture.max_flows"))]
-    max_flows: usize,
+    #[arg(long, help = help("capture.max_flows"), value_name = "N")]
+    #[arg(value_parser = number::<usize>("capture.max_flows"))]
+    max_flows: Option<usize>,
 
-    /// If both ends of conversations are mirrored: analyse one copy of each packet, and count the other
-    #[arg(long, value_enum, default_value_t, value_name = "on|off", hide_possible_values = true)]
-    dedup: super::Switch,
+    #[arg(long, help = help("analysis.dedup"), value_enum, value_name = "on|off")]
+    #[arg(hide_possible_values = true)]
+    dedup: Option<super::Switch>,
 
     /// Analyzers to run; by default all but those that are off by default
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
@@ -73,33 +87,85 @@ pub(super) struct Args {
 }
 
 impl Args {
-    fn analyzers(&self) -> Enabled {
-        self.analyzers.as_ref().map_or_else(Enabled::default, |names| {
+    /// Returns the settings in force, and the warnings about the configuration file: its values, except where a flag
+    /// overrides them, and without those that concern a live capture only.
+    fn settings(&self) -> anyhow::Result<(Config, Vec<Diagnostic>)> {
+        let (mut settings, warnings) = match &self.config {
+            Some(path) => self.file(path)?,
+            None => (Config::default(), Vec::new()),
+        };
+        let analyzers = self.analyzers.as_ref().map(|names| {
             names.iter().fold(Enabled::none(), |enabled, name| enabled.with(name).unwrap_or(enabled))
-        })
+        });
+        set(&mut settings.capture.max_flows, self.max_flows.as_ref());
+        set(&mut settings.analysis.dedup, self.dedup.map(super::Switch::is_on).as_ref());
+        set(&mut settings.analysis.analyzers, analyzers.as_ref());
+        self.ports.apply(&mut settings);
+        self.eve.apply(&mut settings.eve);
+        // The log of a live capture is not the place for the records of a file, and the age of packets is not that of
+        // their segments.
+        settings.capture.log_dir.clone_from(&self.log_dir);
+        settings.shunt.after = None;
+        settings.store.settings.upload = None;
+        settings.store.settings.retention = Retention::default();
+        Ok((settings, warnings))
     }
+
+    /// Reads the configuration file. Files that only a live capture needs are not checked.
+    fn file(&self, path: &Path) -> anyhow::Result<(Config, Vec<Diagnostic>)> {
+        let is_unused = |key: &str| {
+            let section = key.split('.').next().unwrap_or(key);
+            matches!(section, "api" | "capture" | "receive")
+                || key == "store.upload"
+                || (self.store.is_none() && section == "store")
+        };
+        let checked = config::check(path, is_unused)?;
+        match Diagnostics::of(checked.mistakes) {
+            Some(mistakes) => Err(config::Error::from(mistakes).into()),
+            None => Ok((checked.config, checked.warnings)),
+        }
+    }
+}
+
+/// The name of standard input among the files.
+const STANDARD_INPUT: &str = "-";
+
+fn is_standard_input(path: &Path) -> bool {
+    path == Path::new(STANDARD_INPUT)
 }
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     super::log::init(LogLevel::Off, Some(Format::Text))?;
     let start = Instant::now();
-    let mut sink = confine(args)?;
+    let (settings, warnings) = args.settings()?;
+    super::log::set_level(settings.log.level.as_deref());
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let indicators = Arc::new(settings.alerts.load()?);
+    let mut sink = confine(args, &settings)?;
     // Created once there is something to read: a mistyped name leaves nothing behind.
     let mut reader: Option<Reader> = None;
     let mut damaged = false;
     for path in &args.files {
-        let outcome = match CaptureFile::open(path) {
+        let file =
+            if is_standard_input(path) { CaptureFile::standard_input() } else { CaptureFile::open(path) };
+        let (links, outcome) = match file {
             Ok(file) => match &mut reader {
                 Some(reader) => reader.read(file),
-                None => reader.insert(Reader::new(args, sink.take())?).read(file),
+                None => reader.insert(Reader::new(args, &settings, &indicators, sink.take())?).read(file),
             },
-            Err(error) => Err(error),
+            Err(error) => (Links::default(), Err(error)),
         };
+        if let Some(reader) = &mut reader {
+            reader.progress.clear();
+        }
+        if let Some(text) = links.unsupported_text().filter(|_| !args.json || !links.any_supported) {
+            damaged |= !links.any_supported;
+            eprintln!("mirror-xdp: {}: {text}", path.display());
+        }
         if let Err(error) = outcome {
             damaged = true;
-            if let Some(reader) = &mut reader {
-                reader.progress.clear();
-            }
             eprintln!("mirror-xdp: {}", one_line(&error));
         }
     }
@@ -117,39 +183,62 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
 /// Confines the process to the capture files, the log and the store, before it reads any of them. Creates the
 /// directories of log and store if there is a file to read: a mistyped name leaves nothing behind. Connects a
 /// socket for records first, and returns the sink, because a confined process cannot connect.
-fn confine(args: &Args) -> anyhow::Result<Option<Sink>> {
-    let eve = args.eve.settings();
-    let destination = super::eve::destination(&eve, &args.log_dir);
+fn confine(args: &Args, settings: &Config) -> anyhow::Result<Option<Sink>> {
+    let eve = &settings.eve;
+    let destination = super::eve::destination(eve, &settings.capture.log_dir);
     let is_socket = matches!(destination, Destination::Socket { .. });
     let records = destination.needed_files();
     let store = Files { write: args.store.iter().cloned().collect(), ..Files::default() };
-    if args.files.iter().any(|path| path.exists()) {
+    if args.files.iter().any(|path| is_standard_input(path) || path.exists()) {
         // If they cannot be created, the code that opens them reports the error.
         for directory in &records.write {
             let _ = eve.modes.make_directory(directory);
         }
         for directory in &store.write {
-            let _ = mirror_store::make_directory(
-                directory,
-                config::StoreSettings::default().settings.permissions,
-            );
+            let _ = mirror_store::make_directory(directory, settings.store.settings.permissions);
         }
     }
+    let files = args.files.iter().filter(|path| !is_standard_input(path));
+    let key = settings.store.key.iter().filter(|_| args.store.is_some());
     let own = Files {
-        read: args.files.clone(),
+        read: files.chain(key).cloned().collect(),
         write: records.write.iter().chain(&store.write).cloned().collect(),
         ..Files::default()
     };
     sandbox::install(&[(Kind::Read, own), (Kind::Records, records), (Kind::Store, store)].into())?;
-    let sink = is_socket.then(|| open_sink(args)).transpose()?;
+    let sink = is_socket.then(|| open_sink(args, settings)).transpose()?;
     sandbox::this_thread(Kind::Read);
     Ok(sink)
 }
 
-fn open_sink(args: &Args) -> anyhow::Result<Sink> {
-    let eve = args.eve.settings();
-    let destination = super::eve::destination(&eve, &args.log_dir);
-    Ok(super::eve::open(destination, eve.types, StallPolicy::Endless, args.json)?)
+fn open_sink(args: &Args, settings: &Config) -> anyhow::Result<Sink> {
+    let destination = super::eve::destination(&settings.eve, &settings.capture.log_dir);
+    let sink = super::eve::open(destination, settings.eve.types.clone(), StallPolicy::Endless, args.json)?;
+    sink.set(sink_settings(settings));
+    Ok(sink)
+}
+
+/// The link layers of a file's frames.
+#[derive(Clone, Copy, Debug, Default)]
+struct Links {
+    any_supported: bool,
+    /// The first that is not supported.
+    unsupported: Option<u32>,
+}
+
+impl Links {
+    /// Describes frames that were not analysed because of their link layer, if there are any.
+    fn unsupported_text(&self) -> Option<String> {
+        let number = self.unsupported?;
+        let name = link_name(number).map_or_else(String::new, |name| format!(" ({name})"));
+        Some(if self.any_supported {
+            format!(
+                "its frames of link type {number}{name} cannot be analysed: the link layer is not supported"
+            )
+        } else {
+            format!("none of its frames can be analysed: link type {number}{name} is not supported")
+        })
+    }
 }
 
 struct Reader {
@@ -162,29 +251,47 @@ struct Reader {
 
 /// The frames of the files, by their fate before they reached the worker.
 impl Reader {
-    fn new(args: &Args, sink: Option<Sink>) -> anyhow::Result<Self> {
-        let sink = sink.map_or_else(|| open_sink(args), Ok)?;
+    fn new(
+        args: &Args,
+        settings: &Config,
+        indicators: &Arc<Indicators>,
+        sink: Option<Sink>,
+    ) -> anyhow::Result<Self> {
+        let sink = sink.map_or_else(|| open_sink(args, settings), Ok)?;
         let config = WorkerConfig {
-            max_flows: args.max_flows,
+            max_flows: settings.capture.max_flows,
             hash_seed: offline::HASH_SEED,
-            dedup: args.dedup.is_on(),
-            ..WorkerConfig::default()
+            dedup: settings.analysis.dedup,
+            tuning: settings.tuning(),
         };
-        let store = super::store::open(args.store.as_deref(), &config::StoreSettings::default())?;
+        let store = super::store::open(args.store.as_deref(), &settings.store)?;
+        let kept = store.as_ref().and_then(Store::rules);
         let recorder = store.as_ref().map(|store| store.handle(0, Overflow::Wait)).transpose()?;
-        let mut worker = Worker::builder(config, sink.producer(Overflow::Wait)).recorder(recorder).build();
-        worker.analyzers().enable(args.analyzers());
-        let mut ports = config::Ports::default();
-        args.ports.apply(&mut ports);
-        let frames = offline::Reader::of(worker, super::parser_ports(&ports));
+        let recorder = recorder.map(|recorder| recorder.by_rules(kept.clone()));
+        let worker = Worker::builder(config, sink.producer(Overflow::Wait))
+            .recorder(recorder)
+            .indicators(Some(Arc::clone(indicators)))
+            .build();
+        let mut frames = offline::Reader::of(worker, super::parser_ports(&settings.ports));
+        if settings.policy != Policy::default() {
+            frames = frames.with_gate(Box::new(Rules::new(&settings.policy, kept.as_deref())?));
+        }
         Ok(Self { sink, store, frames, progress: Progress::new(args.json), quiet: args.json })
     }
 
-    fn read(&mut self, file: CaptureFile) -> Result<(), CaptureFileError> {
-        file.for_each(|frame| {
+    /// Reads a file. Returns the link layers of its frames, also of a damaged one.
+    fn read(&mut self, file: CaptureFile) -> (Links, Result<(), CaptureFileError>) {
+        let mut links = Links::default();
+        let outcome = file.for_each(|frame| {
+            if frame.link.is_some() {
+                links.any_supported = true;
+            } else {
+                links.unsupported.get_or_insert(frame.link_number);
+            }
             self.frames.frame(&frame);
             self.progress.show(self.frames.frames());
-        })
+        });
+        (links, outcome)
     }
 
     fn finish(mut self, elapsed: Duration) -> anyhow::Result<Totals> {
@@ -194,15 +301,16 @@ impl Reader {
         let frames = self.frames.frames();
         let Frames { seen, bytes, mirrored, plain, .. } = *frames;
         let dropped = Named(frames.dropped().collect());
+        let shunted = Named(frames.shunted().collect());
         let stored = worker.recorder().as_ref().map(StoreHandle::counters);
         let records_lost = worker.counters().records_lost;
         let analysed = stats::Worker::new(0, stats::Handoff::default(), worker.counters(), stored);
-        let unaccounted = seen.abs_diff(mirrored + plain + dropped.sum())
+        let unaccounted = seen.abs_diff(mirrored + plain + dropped.sum() + shunted.sum())
             + (mirrored + plain).abs_diff(analysed.delivered)
             + analysed.imbalance();
         let mut totals = Totals {
             seconds: elapsed.as_secs_f64(),
-            frames: FrameTotals { seen, bytes, mirrored, plain, dropped },
+            frames: FrameTotals { seen, bytes, mirrored, plain, dropped, shunted },
             records: Records::new(records_lost, &self.sink.flush()),
             workers: [analysed],
             unaccounted,
@@ -235,13 +343,16 @@ struct FrameTotals {
     bytes: u64,
     mirrored: u64,
     plain: u64,
+    /// Malformed, not admitted or rejected.
     dropped: Named,
+    /// Counted by a rule.
+    shunted: Named,
 }
 
 impl Totals {
     /// Prints the totals for people.
     fn print(&self) {
-        let FrameTotals { seen, bytes, mirrored, plain, dropped } = &self.frames;
+        let FrameTotals { seen, bytes, mirrored, plain, dropped, shunted } = &self.frames;
         let [worker] = &self.workers;
         eprintln!(
             "read {} frames, {}, {} flows in {:.1} s",
@@ -251,12 +362,15 @@ impl Totals {
             self.seconds,
         );
         eprintln!(
-            "{} mirrored, {} plain, {} malformed{}",
+            "{} mirrored, {} plain, {} dropped{}",
             grouped(*mirrored),
             grouped(*plain),
             grouped(dropped.sum()),
             listed(dropped),
         );
+        if shunted.sum() > 0 {
+            eprintln!("shunted: {}{}", grouped(shunted.sum()), listed(shunted));
+        }
         if worker.refused.sum() > 0 {
             eprintln!("not analysed: {}{}", grouped(worker.refused.sum()), listed(&worker.refused));
         }

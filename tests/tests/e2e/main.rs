@@ -12,6 +12,7 @@ mod config;
 mod conservation;
 mod decapsulation;
 mod doctor;
+mod field;
 mod filter;
 mod hostile_confinement;
 mod hostile_live;

@@ -192,6 +192,163 @@ fn frames_that_were_not_mirrored_are_taken_as_inner_frames() {
     assert_eq!(of_type(&records, "dns").len(), 2);
 }
 
+/// Writes Ethernet frames as another link layer has them: without the Ethernet header, behind `header`.
+fn write_without_ethernet(
+    directory: &Path,
+    frames: &[Vec<u8>],
+    datalink: DataLink,
+    header: &[u8],
+) -> PathBuf {
+    let path = directory.join("cooked.pcap");
+    let pcap = PcapHeader { datalink, ..PcapHeader::default() };
+    let mut writer = PcapWriter::with_header(File::create(&path).unwrap(), pcap).unwrap();
+    for (index, frame) in frames.iter().enumerate() {
+        let frame = [header, &frame[14..]].concat();
+        writer.write_packet(&PcapPacket::new(time(index), frame.len() as u32, &frame)).unwrap();
+    }
+    path
+}
+
+#[test]
+fn mirror_traffic_is_decapsulated_whatever_the_link_layer_of_the_file() {
+    let inner = Flow::v4(20_000, 53).udp(&dns_query(7, "example.com"));
+    let v4: Vec<_> = [1, 2].map(|vni| mirrored(vni).carrying(&inner)).into();
+    let v6: Vec<_> = [1, 2].map(|vni| mirrored(vni).over_ipv6().carrying(&inner)).into();
+    let directory = tempfile::tempdir().unwrap();
+    for (frames, kind, family) in [(v4, [0x08, 0x00], 2), (v6, [0x86, 0xdd], 10)] {
+        let file = write_pcap(directory.path(), &frames, Endianness::Little, TsResolution::MicroSecond);
+        let Some(expected) = records_of(&[&file]) else { return };
+        assert_eq!(of_type(&expected, "flow").len(), 2);
+        let sll = [&[0, 0, 0, 1, 0, 6, 2, 2, 2, 2, 2, 2, 0, 0][..], &kind].concat();
+        let sll2 = [&kind[..], &[0, 0, 0, 0, 0, 1, 0, 1, 0, 6, 2, 2, 2, 2, 2, 2, 0, 0]].concat();
+        let ppp: &[u8] = if family == 2 { &[0xff, 3, 0, 0x21] } else { &[0xff, 3, 0, 0x57] };
+        for (number, header) in [
+            (113, &sll[..]),
+            (276, &sll2),
+            (0, &[family, 0, 0, 0]),
+            (108, &[0, 0, 0, family]),
+            (12, &[]),
+            (101, &[]),
+            (if family == 2 { 228 } else { 229 }, &[]),
+            (9, ppp),
+            (104, &[&[0x0f, 0][..], &kind].concat()),
+        ] {
+            let file = write_without_ethernet(directory.path(), &frames, DataLink::from(number), header);
+            let store = tempfile::tempdir().unwrap();
+            let arguments = ["--json", "--store", store.path().to_str().unwrap()];
+            let Some((output, log_dir)) = read(&[&file], &arguments) else { return };
+            assert!(output.status.success(), "{number}: {:?}", output.stderr);
+            assert_eq!(comparable(&records(log_dir.path())), comparable(&expected), "{number}");
+            let totals: Value = serde_json::from_str(&output.stdout).unwrap();
+            assert_eq!(
+                (&totals["frames"]["mirrored"], &totals["workers"][0]["store"]["kept"]),
+                (&2.into(), &2.into())
+            );
+        }
+    }
+}
+
+#[test]
+fn a_file_of_which_no_frame_can_be_analysed_is_a_failure_with_the_number_of_its_link_layer() {
+    let directory = tempfile::tempdir().unwrap();
+    let frames = conversations();
+    let file = write_without_ethernet(directory.path(), &frames, DataLink::from(147), &[]);
+    let Some((output, _)) = read(&[&file], &[]) else { return };
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stderr.iter().any(|line| line.contains("link type 147 (USER)")), "{:?}", output.stderr);
+}
+
+#[test]
+fn a_capture_is_read_from_standard_input() {
+    let Some(binary) = require::binary() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let file = write_pcap(directory.path(), &conversations(), Endianness::Little, TsResolution::MicroSecond);
+    let Some(expected) = records_of(&[&file]) else { return };
+    let log_dir = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new(binary);
+    command.args(["read", "-", "--log-dir"]).arg(log_dir.path()).stdin(File::open(&file).unwrap());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(comparable(&records(log_dir.path())), comparable(&expected));
+}
+
+#[test]
+fn a_configuration_decides_as_it_does_in_a_capture() {
+    let named = |name: &str, port: u16| Flow::v4(port, 53).udp(&dns_query(7, name));
+    let frames = [
+        mirrored(5).carrying(&named("accepted.example", 20_000)),
+        mirrored(5).carrying(&Flow::v4(20_001, 123).udp(b"rejected")),
+        mirrored(5).carrying(&Flow::v4(20_002, 873).udp(b"shunted")),
+        mirrored(6).carrying(&named("unknown.example", 20_003)),
+        mirrored(5)
+            .between([192, 0, 2, 1].into(), [10, 9, 0, 2].into())
+            .carrying(&named("a.example", 20_004)),
+        mirrored(5).port(4790).carrying(&named("port.example", 20_005)),
+        Flow::v4(20_006, 53).udp(&dns_query(7, "plain.example")),
+    ];
+    let directory = tempfile::tempdir().unwrap();
+    let file = write_pcap(directory.path(), &frames, Endianness::Little, TsResolution::MicroSecond);
+    let config = directory.path().join("mirror-xdp.toml");
+    let text = "\
+[capture]
+log_dir = \"/nonexistent\"
+[ports]
+vxlan = [4789, 4790]
+[admission]
+sources = [\"10.0.0.0/8\"]
+mode = \"strict\"
+[alerts]
+indicators = [\"accepted.example\"]
+[eve]
+types = [\"dns\", \"alert\"]
+[[filter.sets]]
+name = \"dns\"
+vnis = [5]
+[[filter.sets.rules]]
+number = 100
+action = \"accept\"
+protocol = \"udp\"
+destination_ports = \"53\"
+[[filter.sets.rules]]
+number = 200
+action = \"shunt\"
+protocol = \"udp\"
+destination_ports = \"873\"
+";
+    fs::write(&config, text).unwrap();
+    let arguments = ["--json", "--config", config.to_str().unwrap()];
+    let Some((output, log_dir)) = read(&[&file], &arguments) else { return };
+    assert!(output.status.success(), "{:?}", output.stderr);
+    let totals: Value = serde_json::from_str(&output.stdout).unwrap();
+    let frames = &totals["frames"];
+    for (pointer, count) in [
+        ("/mirrored", 2),
+        ("/plain", 1),
+        ("/dropped/filter_rejected", 1),
+        ("/dropped/vni_not_admitted", 1),
+        ("/dropped/source_not_admitted", 1),
+        ("/shunted/rule", 1),
+    ] {
+        assert_eq!(frames.pointer(pointer), Some(&count.into()), "{pointer}: {frames}");
+    }
+    assert_eq!(totals["unaccounted"], 0);
+    let records = records(log_dir.path());
+    let mut names: Vec<_> =
+        of_type(&records, "dns").iter().map(|it| it["dns"]["rrname"].as_str().unwrap().to_owned()).collect();
+    names.sort();
+    assert_eq!(names, ["accepted.example", "plain.example", "port.example"]);
+    assert_eq!(of_type(&records, "alert").len(), 1);
+    assert_eq!(records.len(), 4, "only these types: {records:?}");
+    // A flag overrides the file, and a mistake in it is an error with its line.
+    let arguments = [&arguments[..], &["--eve-types", "flow"]].concat();
+    let Some((_, log_dir)) = read(&[&file], &arguments) else { return };
+    assert!(self::records(log_dir.path()).iter().all(|record| record["event_type"] == "flow"));
+    fs::write(&config, "[ports]\nvxlan = [0]\n").unwrap();
+    let Some((output, _)) = read(&[&file], &arguments[1..3]) else { return };
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stderr.iter().any(|line| line.contains("mirror-xdp.toml:2")), "{:?}", output.stderr);
+}
+
 #[test]
 fn several_files_are_read_one_after_the_other() {
     let directory = tempfile::tempdir().unwrap();

@@ -19,16 +19,18 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use std::fmt::Debug;
+
 use mirror_packet as packet;
 use mirror_packet::capture_file::FileFrame;
-use mirror_packet::{FrameInfo, LinkType, MirrorSession, SECOND};
+use mirror_packet::{FrameInfo, LinkType, MirrorDirection, MirrorSession, SECOND};
 use mirror_records::sink::Producer;
 use mirror_xdp_common::counters::{Counter, Fate};
 use mirror_xdp_common::frame::Frame;
 use mirror_xdp_common::hash::{FlowHash, FlowHashKey};
 use mirror_xdp_common::inner::InnerHeaders;
-use mirror_xdp_common::outer::{Ports, decapsulate};
-use mirror_xdp_common::wire::protocol;
+use mirror_xdp_common::outer::{Mirrored, Ports, decapsulate};
+use mirror_xdp_common::wire::{ETHERNET_LEN, MacAddresses, protocol};
 use zerocopy::FromBytes;
 
 use crate::hooks::Recorder;
@@ -40,7 +42,34 @@ pub const HASH_SEED: u64 = 0x6d69_7272_6f72;
 /// The key of the flow hash that a recorder receives with each frame.
 const HASH_KEY: FlowHashKey = FlowHashKey::new(HASH_SEED);
 
-/// The frames of capture files before they reach the worker: `seen = mirrored + plain + Σ dropped`.
+/// Decides which mirrored frames reach the worker, as the rules of the XDP program do in a live capture.
+pub trait Gate: Debug {
+    /// Decides on a frame with these outer and inner headers. `hash` is that of its inner flow.
+    ///
+    /// # Errors
+    ///
+    /// Returns the counter of the reason why the frame does not reach the worker.
+    fn admit(
+        &mut self,
+        outer: &Mirrored,
+        inner: &InnerHeaders,
+        macs: MacAddresses,
+        hash: FlowHash,
+    ) -> Result<Admitted, Counter>;
+}
+
+/// A mirrored frame that reaches the worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Admitted {
+    /// Identifier of the rule that decided; 0 for none.
+    pub rule: u32,
+    /// The most bytes of the inner frame that the worker sees; `None` for all.
+    pub truncate: Option<u32>,
+    /// The direction at the mirrored interface, if it is known.
+    pub side: Option<MirrorDirection>,
+}
+
+/// The frames of capture files before they reach the worker: `seen = mirrored + plain + Σ dropped + Σ shunted`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frames {
     /// Frames of the files.
@@ -51,15 +80,24 @@ pub struct Frames {
     pub mirrored: u64,
     /// All others.
     pub plain: u64,
-    /// Malformed mirror traffic, by [`Counter`].
-    pub dropped: [u64; Counter::COUNT],
+    /// Mirror traffic that does not reach the worker, because it is malformed or because of a [`Gate`].
+    pub gone: [u64; Counter::COUNT],
 }
 
 impl Frames {
-    /// Malformed mirror traffic by the names of its counters.
+    /// Mirror traffic that was malformed, not admitted or rejected, by the names of its counters.
     pub fn dropped(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let counters = Counter::ALL.iter().filter(|counter| counter.fate() == Fate::Dropped);
-        counters.map(|&counter| (counter.name(), self.dropped[counter as usize]))
+        self.with_fate(Fate::Dropped)
+    }
+
+    /// Mirror traffic that rules only count, by the names of its counters.
+    pub fn shunted(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.with_fate(Fate::Shunted)
+    }
+
+    fn with_fate(&self, fate: Fate) -> impl Iterator<Item = (&'static str, u64)> {
+        let counters = Counter::ALL.iter().filter(move |counter| counter.fate() == fate);
+        counters.map(|&counter| (counter.name(), self.gone[counter as usize]))
     }
 }
 
@@ -68,6 +106,7 @@ impl Frames {
 pub struct Reader<R: Recorder = ()> {
     ports: Ports,
     worker: Worker<R>,
+    gate: Option<Box<dyn Gate>>,
     frames: Frames,
     /// The last frame that could be of a mirror session was one.
     in_sessions: bool,
@@ -88,7 +127,13 @@ impl<R: Recorder> Reader<R> {
     /// A reader with this worker, whose seed is [`HASH_SEED`], and these UDP ports of mirror traffic.
     #[must_use]
     pub fn of(worker: Worker<R>, ports: Ports) -> Self {
-        Self { ports, worker, frames: Frames::default(), in_sessions: false, second_ends: 0 }
+        Self { ports, worker, gate: None, frames: Frames::default(), in_sessions: false, second_ends: 0 }
+    }
+
+    /// This reader, with a gate that decides on mirrored frames.
+    #[must_use]
+    pub fn with_gate(self, gate: Box<dyn Gate>) -> Self {
+        Self { gate: Some(gate), ..self }
     }
 
     /// The worker.
@@ -113,7 +158,7 @@ impl<R: Recorder> Reader<R> {
     pub fn frame(&mut self, frame: &FileFrame<'_>) {
         self.frames.seen += 1;
         self.frames.bytes += u64::from(frame.original_len);
-        let link = frame.link;
+        let mut link = frame.link;
         let mut bytes = frame.bytes;
         let mut info = FrameInfo {
             time: frame.time,
@@ -127,7 +172,8 @@ impl<R: Recorder> Reader<R> {
         if link == Some(LinkType::Ethernet)
             && !self.in_sessions
             && !recording
-            && let Some(packet) = packet::decode_usual(bytes, frame.original_len as usize)
+            && let Some(packet) =
+                packet::decode_usual(bytes, frame.original_len as usize, self.worker.tunnel_ports())
             && packet.protocol == protocol::TCP
         {
             self.frames.plain += 1;
@@ -135,12 +181,21 @@ impl<R: Recorder> Reader<R> {
             return self.tick(frame.time);
         }
         self.in_sessions = false;
-        if link == Some(LinkType::Ethernet) {
-            let whole = Captured { bytes, original_len: frame.original_len as usize };
-            match decapsulate(&whole, &self.ports) {
+        let mut rule = 0;
+        let whole = Captured { bytes, original_len: frame.original_len as usize };
+        let outer = match link {
+            Some(LinkType::Ethernet) => Some(decapsulate(&whole, &self.ports)),
+            Some(other) => other
+                .ethertype(bytes)
+                .map(|(kind, len)| Cooked::new(whole, kind, len).decapsulate(&self.ports)),
+            None => None,
+        };
+        if let Some(outer) = outer {
+            match outer {
                 Ok(outer) => {
-                    self.in_sessions = true;
-                    self.frames.mirrored += 1;
+                    self.in_sessions = link == Some(LinkType::Ethernet);
+                    // Whatever the outer link layer is, a mirror session carries Ethernet.
+                    link = Some(LinkType::Ethernet);
                     bytes = bytes.get(outer.inner_offset..).unwrap_or_default();
                     bytes = bytes.get(..outer.inner_len).unwrap_or(bytes);
                     info.mirror = Some(MirrorSession {
@@ -155,14 +210,30 @@ impl<R: Recorder> Reader<R> {
                     if recording {
                         info.flow_hash = headers.flow_hash(&HASH_KEY);
                     }
+                    if let Some(gate) = &mut self.gate {
+                        let macs = bytes.header(0).unwrap_or_default();
+                        match gate.admit(&outer, &headers, macs, headers.flow_hash(&HASH_KEY)) {
+                            Ok(admitted) => {
+                                rule = admitted.rule;
+                                info.side = admitted.side;
+                                let len = admitted.truncate.map_or(usize::MAX, |len| len as usize);
+                                bytes = bytes.get(..len).unwrap_or(bytes);
+                            }
+                            Err(counter) => {
+                                self.frames.gone[counter as usize] += 1;
+                                return self.tick(frame.time);
+                            }
+                        }
+                    }
+                    self.frames.mirrored += 1;
                 }
                 Err(counter) if counter.fate() == Fate::Dropped => {
-                    self.frames.dropped[counter as usize] += 1;
+                    self.frames.gone[counter as usize] += 1;
                     return;
                 }
                 Err(_) => {
                     self.frames.plain += 1;
-                    if recording {
+                    if recording && link == Some(LinkType::Ethernet) {
                         info.flow_hash = InnerHeaders::parse(bytes, 0).flow_hash(&HASH_KEY);
                     }
                 }
@@ -170,7 +241,7 @@ impl<R: Recorder> Reader<R> {
         } else {
             self.frames.plain += 1;
         }
-        self.worker.link_frame(&info, link, bytes);
+        self.worker.link_frame_of(rule, &info, link, bytes);
         self.tick(frame.time);
     }
 
@@ -185,6 +256,7 @@ impl<R: Recorder> Reader<R> {
 }
 
 /// A frame of which the file may have only the beginning.
+#[derive(Clone, Copy)]
 struct Captured<'f> {
     bytes: &'f [u8],
     original_len: usize,
@@ -197,6 +269,43 @@ impl Frame for Captured<'_> {
 
     fn header<T: FromBytes>(&self, offset: usize) -> Option<T> {
         self.bytes.header(offset)
+    }
+}
+
+/// A frame of another link layer, as if it had an Ethernet header without addresses in place of its own.
+struct Cooked<'f> {
+    frame: Captured<'f>,
+    /// Length of the header that the frame has.
+    header_len: usize,
+    ethernet: [u8; ETHERNET_LEN],
+}
+
+impl<'f> Cooked<'f> {
+    fn new(frame: Captured<'f>, ethertype: u16, header_len: usize) -> Self {
+        let mut ethernet = [0; ETHERNET_LEN];
+        if let Some(kind) = ethernet.last_chunk_mut() {
+            *kind = ethertype.to_be_bytes();
+        }
+        Self { frame, header_len, ethernet }
+    }
+
+    /// Removes the outer headers. Offsets in the result are those of the frame as it is.
+    fn decapsulate(&self, ports: &Ports) -> Result<Mirrored, Counter> {
+        let outer = decapsulate(self, ports)?;
+        Ok(Mirrored { inner_offset: outer.inner_offset - ETHERNET_LEN + self.header_len, ..outer })
+    }
+}
+
+impl Frame for Cooked<'_> {
+    fn len(&self) -> usize {
+        (self.frame.len() + ETHERNET_LEN).saturating_sub(self.header_len)
+    }
+
+    fn header<T: FromBytes>(&self, offset: usize) -> Option<T> {
+        match offset.checked_sub(ETHERNET_LEN) {
+            Some(behind) => self.frame.header(self.header_len + behind),
+            None => self.ethernet.as_slice().header(offset),
+        }
     }
 }
 
@@ -230,7 +339,8 @@ mod tests {
             }
             frame.truncate(captured);
             let original_len = frame.len() + missing;
-            if mirror_packet::decode_usual(&frame, original_len).is_some_and(|it| it.protocol == protocol::TCP) {
+            let usual = mirror_packet::decode_usual(&frame, original_len, &mirror_packet::TunnelPorts::DEFAULT);
+            if usual.is_some_and(|it| it.protocol == protocol::TCP) {
                 let outer = decapsulate(&Captured { bytes: &frame, original_len }, &Ports::default());
                 prop_assert!(outer.is_err_and(|counter| counter.fate() != Fate::Dropped));
             }

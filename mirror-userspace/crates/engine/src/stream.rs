@@ -544,6 +544,7 @@ mod tests {
             vlans: Vlans::new(),
             depth: 0,
             direct: true,
+            overlong: false,
             len: 60,
             transport: Transport::Ip,
             tunnelled: None,

@@ -18,7 +18,7 @@ mod tuning;
 use mirror_packet::fragment::Defragmenter;
 use mirror_packet::{
     self, DecodeError, Decoded, FlowKey, FlowKeyHasher, Fragment, Layer, LinkType, Packet, SECOND, Segment,
-    SessionKey, Transport, tcp_flags,
+    SessionKey, Transport, TunnelPorts, tcp_flags,
 };
 use mirror_packet::{FrameInfo, MirrorSession};
 use mirror_records::EndReason;
@@ -177,6 +177,8 @@ pub struct Worker<R: Recorder = (), O: Offload = ()> {
     begun: u8,
     /// Packets within others that began no flow, because too many did; what is in those is not looked at.
     unfollowed: u64,
+    /// Frames with an IP packet that is longer than the frame was on the wire.
+    overlong: u64,
     protocols: Protocols,
     /// The latest time seen, in nanoseconds since the epoch.
     now: u64,
@@ -254,6 +256,7 @@ impl<R: Recorder, O: Offload> WorkerBuilder<R, O> {
             flows_settled: 0,
             begun: 0,
             unfollowed: 0,
+            overlong: 0,
             protocols: Protocols::default(),
             now: 0,
             swept: 0,
@@ -320,7 +323,8 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
             let Whole { info, place, vlans, bytes, .. } = &whole;
             self.begun = 0;
             // The worker that reassembled the datagram has already checked it.
-            let _ = self.layers(info, place, Layer::whole(bytes, *vlans, 0));
+            let ports = self.config.tuning.tunnel_ports;
+            let _ = self.layers(info, place, Layer::whole(bytes, *vlans, 0).with_ports(&ports));
             whole.end();
         }
         count
@@ -337,6 +341,12 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         if let Some(datagrams) = &mut self.datagrams {
             datagrams.wake(wake);
         }
+    }
+
+    /// Returns the UDP ports of tunnels within the frames.
+    #[must_use]
+    pub const fn tunnel_ports(&self) -> &TunnelPorts {
+        &self.config.tuning.tunnel_ports
     }
 
     /// Returns the observers.
@@ -356,7 +366,12 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
 
     /// Processes one frame of a capture file, of any link layer. `None` stands for an unsupported one.
     pub fn link_frame(&mut self, info: &FrameInfo, link: Option<LinkType>, frame: &[u8]) {
-        self.take(0, info, link, frame);
+        self.link_frame_of(0, info, link, frame);
+    }
+
+    /// Processes such a frame that the filter rule with this identifier has admitted; 0 stands for none.
+    pub fn link_frame_of(&mut self, rule: u32, info: &FrameInfo, link: Option<LinkType>, frame: &[u8]) {
+        self.take(rule, info, link, frame);
     }
 
     /// Processes one plain Ethernet frame that [`mirror_packet::decode_usual`] has already decoded.
@@ -415,23 +430,27 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         }
         let original_len = info.original_len as usize;
         if let Some(LinkType::Ethernet) = link
-            && let Some(packet) = mirror_packet::decode_usual(frame, original_len)
+            && let Some(packet) =
+                mirror_packet::decode_usual(frame, original_len, &self.config.tuning.tunnel_ports)
         {
             return self.packet(info, &place, &packet);
         }
         let link = link.ok_or(DecodeError::LinkType)?;
-        self.layers(info, &place, Layer::frame(link, frame, original_len))
+        let ports = self.config.tuning.tunnel_ports;
+        self.layers(info, &place, Layer::frame(link, frame, original_len).with_ports(&ports))
     }
 
     /// Processes the nested packets of a layer. The frame counts as analysed as soon as one of them belongs
     /// to a flow, whatever errors the inner packets have.
     fn layers(&mut self, info: &FrameInfo, place: &Place, layer: Layer<'_>) -> Result<Outcome, DecodeError> {
         let mut outcome = Err(DecodeError::Nesting);
+        let mut overlong = false;
         let mut next = Some(layer);
         while let Some(layer) = next.take() {
             let step = match mirror_packet::decode_stepwise(layer) {
                 Ok(Decoded::Packet(packet)) => {
                     let unfollowed = self.unfollowed;
+                    overlong |= packet.overlong;
                     let step = self.unusual_packet(info, place, &packet);
                     // Nor is what is in a packet that begins no flow since there were too many.
                     next = packet.tunnelled.filter(|_| self.unfollowed == unfollowed);
@@ -444,6 +463,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
                 outcome = step;
             }
         }
+        self.overlong += u64::from(overlong && outcome.is_ok());
         outcome
     }
 
@@ -457,7 +477,10 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         let whole = self.defragmenter.add(fragment, place.session, info.time, &mut datagram);
         let outcome = match whole {
             Ok(true) if self.is_handed_over(info, place, fragment, &datagram) => Ok(Outcome::Analysed),
-            Ok(true) => self.layers(info, place, Layer::datagram(&datagram, fragment)),
+            Ok(true) => {
+                let ports = self.config.tuning.tunnel_ports;
+                self.layers(info, place, Layer::datagram(&datagram, fragment).with_ports(&ports))
+            }
             Ok(false) => Ok(Outcome::Analysed),
             Err(refusal) => Err(refusal),
         };
@@ -854,7 +877,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
             analysis_lost: (StreamLoss::ALL.iter().map(|why| why.name()).zip(self.streams.lost()))
                 .chain([("analyzer_memory", self.analyzers.forgotten())])
                 .chain(self.defragmenter.lost())
-                .chain([("nested_flow", self.unfollowed)])
+                .chain([("nested_flow", self.unfollowed), ("ip_length", self.overlong)])
                 .collect(),
             protocols: self.protocols,
         }

@@ -79,8 +79,10 @@ pub enum CaptureFileError {
 pub struct FileFrame<'a> {
     /// Capture time in nanoseconds since the epoch.
     pub time: u64,
-    /// The link layer; `None` if it is not known.
+    /// The link layer; `None` if it is not supported.
     pub link: Option<LinkType>,
+    /// The number of the link layer, supported or not (`LINKTYPE_…`).
+    pub link_number: u32,
     /// Bytes of the frame on the wire.
     pub original_len: u32,
     /// The captured bytes.
@@ -154,7 +156,17 @@ impl CaptureFile {
         if file.metadata().map_err(cannot_open)?.is_dir() {
             return Err(CaptureFileError::Directory { path: path.to_owned() });
         }
-        let mut input = BufReader::new(file);
+        Self::of(path, file)
+    }
+
+    /// Reads a capture from standard input, which errors call by this name.
+    pub fn standard_input() -> Result<Self, CaptureFileError> {
+        Self::of(Path::new("standard input"), io::stdin())
+    }
+
+    fn of(path: &Path, input: impl Read + Send + 'static) -> Result<Self, CaptureFileError> {
+        let cannot_open = |source| CaptureFileError::Open { path: path.to_owned(), source };
+        let mut input = BufReader::new(input);
         let (input, compressed): (Box<dyn Read + Send>, bool) = match input.fill_buf().map_err(cannot_open)? {
             [] => return Err(CaptureFileError::Empty { path: path.to_owned() }),
             [0x1f, 0x8b, ..] => (Box::new(MultiGzDecoder::new(input)), true),
@@ -307,6 +319,7 @@ impl CaptureFile {
 #[derive(Debug, Default)]
 struct Records {
     link: Option<LinkType>,
+    link_number: u32,
     /// Nanoseconds per unit of the times' fractions.
     unit: u64,
     /// The parser of the usual records, if the file has them.
@@ -318,6 +331,7 @@ struct Records {
 #[derive(Clone, Copy, Debug)]
 struct Plain {
     link: Option<LinkType>,
+    link_number: u32,
     /// Nanoseconds per unit of the times' fractions.
     unit: u64,
     big_endian: bool,
@@ -339,6 +353,7 @@ impl Plain {
             each(FileFrame {
                 time: u64::from(seconds) * SECOND + u64::from(fraction) * self.unit,
                 link: self.link,
+                link_number: self.link_number,
                 original_len: original.max(captured),
                 bytes,
             });
@@ -354,15 +369,18 @@ impl Records {
         match block {
             PcapBlockOwned::LegacyHeader(header) => {
                 // The upper half describes frame check sequences.
-                let link = LinkType::from_number(header.network.0 as u32 & 0xffff);
+                let link_number = header.network.0 as u32 & 0xffff;
+                let link = LinkType::from_number(link_number);
                 let unit = if header.is_nanosecond_precision() { 1 } else { 1_000 };
-                let plain = Plain { link, unit, big_endian: header.is_bigendian() };
-                *self = Self { link, unit, plain: (!header.is_modified_format()).then_some(plain) };
+                let plain = Plain { link, link_number, unit, big_endian: header.is_bigendian() };
+                let plain = (!header.is_modified_format()).then_some(plain);
+                *self = Self { link, link_number, unit, plain };
                 None
             }
             PcapBlockOwned::Legacy(packet) => Some(FileFrame {
                 time: u64::from(packet.ts_sec) * SECOND + u64::from(packet.ts_usec) * self.unit,
                 link: self.link,
+                link_number: self.link_number,
                 original_len: packet.origlen.max(packet.caplen),
                 bytes: packet.data,
             }),

@@ -168,7 +168,7 @@ impl Args {
         set(&mut capture.max_flows, self.max_flows.as_ref());
         set(&mut file.analysis.dedup, self.dedup.map(Switch::is_on).as_ref());
         set_some(&mut file.store.settings.upload, self.store_upload.as_ref());
-        self.ports.apply(&mut file.ports);
+        self.ports.apply(&mut file);
         self.receive.apply(&mut file.receive);
         self.eve.apply(&mut file.eve);
         self.api.apply(&mut file.api);

@@ -25,6 +25,7 @@ use mirror_engine::analyzer::Enabled;
 use mirror_engine::flow::Timeouts;
 use mirror_engine::indicators::{FileError, Indicators};
 use mirror_engine::worker::{Tuning, WorkerConfig};
+use mirror_packet::TunnelPorts;
 use mirror_records::apm;
 use mirror_records::sink::{EventTypes, FILE_NAME, Modes, Rotation};
 use mirror_rules::Policy;
@@ -80,7 +81,12 @@ impl Config {
     /// Returns the settings that can be changed while the workers run.
     #[must_use]
     pub const fn tuning(&self) -> Tuning {
-        Tuning { analyzers: self.analysis.analyzers, timeouts: self.timeouts, shunt_after: self.shunt.after }
+        Tuning {
+            analyzers: self.analysis.analyzers,
+            timeouts: self.timeouts,
+            shunt_after: self.shunt.after,
+            tunnel_ports: self.analysis.tunnel_ports,
+        }
     }
 }
 
@@ -122,13 +128,20 @@ pub struct AnalysisSettings {
     pub dedup: bool,
     /// The analyzers that run.
     pub analyzers: Enabled,
+    /// The UDP ports of tunnels within the frames.
+    pub tunnel_ports: TunnelPorts,
     /// The period that one `metrics` event covers.
     pub metrics_interval: Duration,
 }
 
 impl Default for AnalysisSettings {
     fn default() -> Self {
-        Self { dedup: false, analyzers: Enabled::default(), metrics_interval: apm::INTERVAL }
+        Self {
+            dedup: false,
+            analyzers: Enabled::default(),
+            tunnel_ports: TunnelPorts::DEFAULT,
+            metrics_interval: apm::INTERVAL,
+        }
     }
 }
 

@@ -678,7 +678,6 @@ pub const COUNTERS: &[CounterSpec] = &[
             ("link_truncated", "ends within the link layer", ""),
             ("not_ip", "neither IPv4 nor IPv6: ARP, spanning tree, …", ""),
             ("ip_header", "the IP header is cut short or contradicts itself", ""),
-            ("ip_length", "the IP packet is longer than the frame was", ""),
             ("fragment", "a fragment that fits no datagram, or that there was no room for", ""),
             ("ip_protocol", "an IP protocol for which no flows are tracked", ""),
             ("transport_header", "the transport header is cut short or contradicts itself", ""),
@@ -788,6 +787,7 @@ pub const COUNTERS: &[CounterSpec] = &[
             ("datagram_memory", "fragments given up at a memory limit", ""),
             ("datagram_incomplete", "a fragment did not arrive within 60 s", ""),
             ("nested_flow", "nested packets begin at most three flows per frame", ""),
+            ("ip_length", "the rest of an IP packet that is longer than its frame was", ""),
         ],
         action: "none, unless there are many. Then look for loss on the way to the mirror, or for a host that starts \
                  many requests and finishes none",

@@ -575,6 +575,7 @@ mod tests {
             vlans: Vlans::new(),
             depth: 0,
             direct: true,
+            overlong: false,
             len: 60,
             transport: Transport::Udp { payload: &[] },
             tunnelled: None,

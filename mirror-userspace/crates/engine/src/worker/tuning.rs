@@ -1,5 +1,7 @@
 //! The settings that can change while a worker runs.
 
+use mirror_packet::TunnelPorts;
+
 use crate::analyzer::Enabled;
 use crate::flow::Timeouts;
 
@@ -13,4 +15,6 @@ pub struct Tuning {
     /// Bytes that a flow must have had before the driver only counts the rest; `None` to shunt no flow. The
     /// driver continues to count flows that it already counts.
     pub shunt_after: Option<u64>,
+    /// The UDP ports of tunnels within the frames.
+    pub tunnel_ports: TunnelPorts,
 }

@@ -15,6 +15,8 @@ pub const MAX_INTERFACES: usize = 65_536;
 /// Block types.
 const SECTION: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
+/// A packet in the form before the current one.
+const OBSOLETE_PACKET: u32 = 2;
 const SIMPLE_PACKET: u32 = 3;
 const PACKET: u32 = 6;
 /// The byte-order magic in a section's header.
@@ -32,6 +34,7 @@ pub(super) const TRAILER: usize = 4;
 #[derive(Clone, Copy, Debug)]
 struct Interface {
     link: Option<LinkType>,
+    link_number: u32,
     snaplen: u32,
     /// Time units per second.
     resolution: u64,
@@ -77,7 +80,7 @@ impl Section {
         if len < HEADER + TRAILER || !len.is_multiple_of(4) {
             return Err("a block of impossible length");
         }
-        if !matches!(kind, SECTION | INTERFACE | SIMPLE_PACKET | PACKET) {
+        if !matches!(kind, SECTION | INTERFACE | OBSOLETE_PACKET | SIMPLE_PACKET | PACKET) {
             return Ok(Block::Unused(len));
         }
         if len > MAX_RECORD {
@@ -89,14 +92,16 @@ impl Section {
         }
         let body = block.get(HEADER..len - TRAILER).unwrap_or_default();
         let frame = match kind {
-            PACKET => Some(self.packet(body)?),
+            PACKET => Some(self.packet(body, self.u32(body, 0))?),
+            // The interface has half a word. A count of lost packets has the other half.
+            OBSOLETE_PACKET => Some(self.packet(body, u32::from(self.u16(body, 0)))?),
             SIMPLE_PACKET => Some(self.simple_packet(body)?),
             INTERFACE => {
                 self.describe(body)?;
                 None
             }
             _ => {
-                self.interfaces.clear();
+                self.begin(body)?;
                 None
             }
         };
@@ -109,35 +114,45 @@ impl Section {
         self.u32(trailer, 0) as usize == len
     }
 
+    /// Begins a section with this header.
+    fn begin(&mut self, body: &[u8]) -> Result<(), &'static str> {
+        const MAJOR_VERSION: u16 = 1;
+        let fixed = body.get(..16).ok_or("a section's block that is too short")?;
+        if self.u16(fixed, 4) != MAJOR_VERSION {
+            return Err("a section of an unknown version of pcapng");
+        }
+        self.interfaces.clear();
+        Ok(())
+    }
+
     fn describe(&mut self, body: &[u8]) -> Result<(), &'static str> {
         if self.interfaces.len() == MAX_INTERFACES {
             return Err("a section with more than 65536 interfaces");
         }
         let fixed = body.get(..8).ok_or("an interface's block that is too short")?;
+        let link_number = u32::from(self.u16(fixed, 0));
         let mut interface = Interface {
-            link: LinkType::from_number(u32::from(self.u16(fixed, 0))),
+            link: LinkType::from_number(link_number),
+            link_number,
             snaplen: self.u32(fixed, 4),
             resolution: 1_000_000,
             offset: 0,
         };
-        // A damaged option ends the options.
         let mut rest = body.get(8..).unwrap_or_default();
         while let Some((head, behind)) = rest.split_at_checked(4) {
             let (code, len) = (self.u16(head, 0), usize::from(self.u16(head, 2)));
-            let Some(value) = behind.get(..len) else { break };
+            let value = behind.get(..len).ok_or("an option that is longer than its block")?;
             match (code, value) {
                 (END, _) => break,
-                (RESOLUTION, &[exponent, ..]) => {
-                    interface.resolution = resolution(exponent).ok_or("an impossible time resolution")?;
+                (RESOLUTION, value) => {
+                    let exponent = value.first().copied();
+                    let resolution = exponent.and_then(resolution);
+                    interface.resolution = resolution.ok_or("an impossible time resolution")?;
                 }
                 (OFFSET, value) => {
-                    if let Some(&bytes) = value.first_chunk() {
-                        interface.offset = if self.big_endian {
-                            i64::from_be_bytes(bytes)
-                        } else {
-                            i64::from_le_bytes(bytes)
-                        };
-                    }
+                    let &bytes = value.first_chunk().ok_or("an impossible time offset")?;
+                    interface.offset =
+                        if self.big_endian { i64::from_be_bytes(bytes) } else { i64::from_le_bytes(bytes) };
                 }
                 _ => {}
             }
@@ -147,14 +162,15 @@ impl Section {
         Ok(())
     }
 
-    fn packet<'a>(&self, body: &'a [u8]) -> Result<FileFrame<'a>, &'static str> {
+    fn packet<'a>(&self, body: &'a [u8], interface: u32) -> Result<FileFrame<'a>, &'static str> {
         let (fixed, rest) = body.split_at_checked(20).ok_or("a packet's block that is too short")?;
-        let [interface, high, low, captured, original] = [0, 4, 8, 12, 16].map(|at| self.u32(fixed, at));
+        let [high, low, captured, original] = [4, 8, 12, 16].map(|at| self.u32(fixed, at));
         let interface = self.interface(interface as usize)?;
         let bytes = rest.get(..captured as usize).ok_or("a packet that is longer than its block")?;
         Ok(FileFrame {
             time: interface.time(u64::from(high) << 32 | u64::from(low)),
             link: interface.link,
+            link_number: interface.link_number,
             original_len: original.max(captured),
             bytes,
         })
@@ -165,8 +181,10 @@ impl Section {
         let original_len = self.u32(original, 0);
         let interface = self.interface(0)?;
         let snaplen = if interface.snaplen == 0 { u32::MAX } else { interface.snaplen };
-        let bytes = rest.get(..original_len.min(snaplen) as usize).unwrap_or(rest);
-        Ok(FileFrame { time: self.time, link: interface.link, original_len, bytes })
+        let captured = original_len.min(snaplen) as usize;
+        let bytes = rest.get(..captured).ok_or("a packet that is longer than its block")?;
+        let &Interface { link, link_number, .. } = interface;
+        Ok(FileFrame { time: self.time, link, link_number, original_len, bytes })
     }
 
     fn interface(&self, index: usize) -> Result<&Interface, &'static str> {

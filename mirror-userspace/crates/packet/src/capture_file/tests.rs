@@ -103,6 +103,22 @@ fn pcapng(order: Order) -> Vec<u8> {
     file
 }
 
+/// Returns a packet in the form before the current one. 7 packets were lost before it.
+fn obsolete_packet(order: Order, interface: u16, units: u64, bytes: &[u8], original: u32) -> Vec<u8> {
+    let mut body = Vec::new();
+    body.extend(order.u16(interface));
+    body.extend(order.u16(7));
+    for word in [(units >> 32) as u32, units as u32, bytes.len() as u32, original] {
+        body.extend(order.u32(word));
+    }
+    body.extend(bytes);
+    block(order, 2, &body)
+}
+
+fn simple_packet(order: Order, bytes: &[u8], original: u32) -> Vec<u8> {
+    block(order, 3, &[&order.u32(original)[..], bytes].concat())
+}
+
 fn read(bytes: &[u8]) -> (Vec<Owned>, Result<(), CaptureFileError>) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("capture");
@@ -149,6 +165,91 @@ fn pcapng_is_read_with_all_its_interfaces_and_sections() {
         let (frames, outcome) = read(&pcapng(order));
         outcome.unwrap();
         assert_eq!(frames, expected_pcapng());
+    }
+}
+
+#[test]
+fn packets_of_every_form_are_packets() {
+    for order in [Order::BIG, Order::LITTLE] {
+        let mut file = section(order);
+        file.extend(interface(order, 1, None));
+        file.extend(interface(order, 101, None));
+        file.extend(obsolete_packet(order, 1, 1_000_000, &[1, 1, 1], 11));
+        file.extend(simple_packet(order, &[2, 2], 2));
+        // A section of the other byte order, with interfaces of its own.
+        let other = Order(!order.0);
+        file.extend(section(other));
+        file.extend(interface(other, 113, None));
+        file.extend(obsolete_packet(other, 0, 2_000_000, &[3], 1));
+        let (frames, outcome) = read(&file);
+        outcome.unwrap();
+        assert_eq!(
+            frames,
+            [
+                (SECOND, Some(LinkType::RawIp), 11, vec![1, 1, 1]),
+                // It has neither an interface of its own nor a time.
+                (SECOND, Some(LinkType::Ethernet), 2, vec![2, 2]),
+                (2 * SECOND, Some(LinkType::LinuxSll), 1, vec![3]),
+            ]
+        );
+    }
+}
+
+#[test]
+fn hostile_blocks_that_contradict_themselves_are_errors_that_name_the_mistake() {
+    let order = Order::LITTLE;
+    let with_option = |code: u16, len: u16, value: &[u8]| {
+        let mut body = [&order.u16(1)[..], &[0; 6], &order.u16(code), &order.u16(len)].concat();
+        body.extend(value);
+        block(order, 1, &body)
+    };
+    let usual = interface(order, 1, None);
+    for (blocks, reason) in [
+        (simple_packet(order, &[1], 1), "not described"),
+        (obsolete_packet(order, 0, 0, &[1], 1), "not described"),
+        ([&usual[..], &obsolete_packet(order, 1, 0, &[1], 1)].concat(), "not described"),
+        ([&usual[..], &packet(order, u32::MAX, 0, &[1], 1)].concat(), "not described"),
+        ([&usual[..], &simple_packet(order, &[1], 40)].concat(), "longer than its block"),
+        ([&usual[..], &block(order, 2, &[0; 16])].concat(), "too short"),
+        ([&usual[..], &block(order, 3, &[])].concat(), "too short"),
+        (block(order, 1, &[0; 4]), "too short"),
+        (with_option(2, 40, b"eth0"), "option that is longer"),
+        (with_option(9, 1, &[20, 0, 0, 0]), "time resolution"),
+        (with_option(9, 1, &[0x80 | 64, 0, 0, 0]), "time resolution"),
+        (with_option(9, 0, &[]), "time resolution"),
+        (with_option(14, 4, &[0; 4]), "time offset"),
+        (block(order, 0x0a0d_0d0a, &order.u32(0x1a2b_3c4d)), "too short"),
+        (
+            block(order, 0x0a0d_0d0a, &[&order.u32(0x1a2b_3c4d)[..], &[2, 0, 0, 0], &[0xff; 8]].concat()),
+            "version",
+        ),
+        (block(order, 0x0a0d_0d0a, &[0; 16]), "byte order"),
+    ] {
+        let good = [section(order), interface(order, 1, None), packet(order, 0, 0, &[9], 1)].concat();
+        let (frames, outcome) = read(&[&good[..], &section(order), &blocks].concat());
+        assert_eq!(frames.len(), 1, "{reason}");
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}, not: {reason}");
+    }
+}
+
+#[test]
+fn extreme_resolutions_of_time_are_read() {
+    let order = Order::LITTLE;
+    // Seconds, 10⁻¹⁹ seconds, seconds, and 2⁻⁶³ seconds.
+    for (option, units, time) in [
+        (0, 5, 5 * SECOND),
+        (19, 5_000_000_000_000_000_000, SECOND / 2),
+        (0x80, 5, 5 * SECOND),
+        (0x80 | 63, 1 << 62, SECOND / 2),
+        (0, u64::MAX, u64::MAX),
+    ] {
+        let mut file = section(order);
+        file.extend(interface(order, 1, Some(option)));
+        file.extend(packet(order, 0, units, &[1], 1));
+        let (frames, outcome) = read(&file);
+        outcome.unwrap();
+        assert_eq!(frames[0].0, time, "{option:#x}");
     }
 }
 

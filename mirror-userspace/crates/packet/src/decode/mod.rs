@@ -20,7 +20,8 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use crate::Vlans;
 pub use fragment::Fragment;
-pub use link::LinkType;
+pub use link::{LinkType, link_name};
+pub use tunnel::TunnelPorts;
 
 /// Depth of nested packets that is followed. Only an attacker nests more.
 const MAX_DEPTH: u8 = 8;
@@ -58,8 +59,6 @@ refusals! {
     NotIp = "not_ip",
     /// The IP header is cut short or contradicts itself.
     IpHeader = "ip_header",
-    /// The IP packet is longer than the frame was on the wire.
-    IpLength = "ip_length",
     /// The fragment fits no datagram, or there was no room for it.
     Fragment = "fragment",
     /// An IP protocol for which no flows are tracked.
@@ -99,6 +98,10 @@ pub struct Layer<'a> {
     /// True if only Ethernet and at most two VLAN tags precede this layer: the flow hash in the capture
     /// header is then that of this layer's packet.
     direct: bool,
+    /// True if an IP packet around this layer is longer than the frame was on the wire.
+    overlong: bool,
+    /// The UDP ports of tunnels.
+    ports: &'a TunnelPorts,
 }
 
 impl<'a> Layer<'a> {
@@ -112,7 +115,15 @@ impl<'a> Layer<'a> {
             vlans: Vlans::new(),
             depth: 0,
             direct: matches!(link, LinkType::Ethernet),
+            overlong: false,
+            ports: &TunnelPorts::DEFAULT,
         }
+    }
+
+    /// Returns this layer, in which datagrams to these ports carry tunnels instead of those to the usual ones.
+    #[must_use]
+    pub const fn with_ports(self, ports: &'a TunnelPorts) -> Self {
+        Self { ports, ..self }
     }
 
     /// Returns the layer of the whole datagram that `fragment` belonged to.
@@ -125,7 +136,16 @@ impl<'a> Layer<'a> {
     /// fragments.
     #[must_use]
     pub const fn whole(bytes: &'a [u8], vlans: Vlans, depth: u8) -> Self {
-        Self { bytes, protocol: Protocol::Ip, missing: 0, vlans, depth, direct: false }
+        Self {
+            bytes,
+            protocol: Protocol::Ip,
+            missing: 0,
+            vlans,
+            depth,
+            direct: false,
+            overlong: false,
+            ports: &TunnelPorts::DEFAULT,
+        }
     }
 
     /// Returns the length as sent, in bytes.
@@ -300,6 +320,9 @@ pub struct Packet<'a> {
     pub depth: u8,
     /// True if [`crate::FrameInfo::flow_hash`] is the hash of this packet.
     pub direct: bool,
+    /// True if the packet, or one around it, is longer by its IP header than the frame was on the wire. The rest of
+    /// it counts as not captured.
+    pub overlong: bool,
     /// Length in bytes as sent, independent of the captured part. It counts from the beginning of the frame
     /// or of the tunnel's payload, and includes link headers and padding.
     pub len: usize,
@@ -319,11 +342,11 @@ pub enum Decoded<'a> {
 }
 
 /// Decodes the usual frame: Ethernet, optional VLAN tags, and TCP or UDP in unfragmented IPv4 or IPv6 without
-/// a tunnel. Returns `None` for anything else and for any error; never returns another packet than
-/// [`decode_stepwise`].
+/// a tunnel to one of `ports`. Returns `None` for anything else and for any error; never returns another packet
+/// than [`decode_stepwise`].
 #[inline(always)]
 #[must_use]
-pub fn decode_usual(frame: &[u8], original_len: usize) -> Option<Packet<'_>> {
+pub fn decode_usual<'a>(frame: &'a [u8], original_len: usize, ports: &TunnelPorts) -> Option<Packet<'a>> {
     let mut kind = frame.header::<EtherType>(12)?.get();
     let mut at = 14;
     let mut vlans = Vlans::new();
@@ -346,11 +369,11 @@ pub fn decode_usual(frame: &[u8], original_len: usize) -> Option<Packet<'_>> {
     }
     let bytes = frame.get(at + header_len..frame.len().min(at + total_len))?;
     let missing = total_len - header_len - bytes.len();
-    let ports: Ports = bytes.header(0)?;
-    let (source_port, destination_port) = (ports.source(), ports.destination());
+    let both: Ports = bytes.header(0)?;
+    let (source_port, destination_port) = (both.source(), both.destination());
     let transport = match network.protocol {
         protocol::TCP => transport::tcp(bytes, missing).ok()?,
-        protocol::UDP if !tunnel::may_be_in_udp(source_port, destination_port) => {
+        protocol::UDP if !ports.may_be_tunnel(source_port, destination_port) => {
             Transport::Udp { payload: transport::udp(bytes, missing).ok()?.0 }
         }
         _ => return None,
@@ -366,6 +389,7 @@ pub fn decode_usual(frame: &[u8], original_len: usize) -> Option<Packet<'_>> {
         depth: 0,
         // The capture header's hash covers frames with at most two tags.
         direct: vlans.len() <= 2,
+        overlong: false,
         len,
         transport,
         tunnelled: None,
@@ -380,7 +404,7 @@ pub fn decode_usual(frame: &[u8], original_len: usize) -> Option<Packet<'_>> {
 #[inline]
 pub fn decode(layer: Layer<'_>) -> Result<Decoded<'_>, DecodeError> {
     let is_frame = layer.protocol == Protocol::Link(LinkType::Ethernet) && layer.depth == 0;
-    match is_frame.then(|| decode_usual(layer.bytes, layer.wire_len())).flatten() {
+    match is_frame.then(|| decode_usual(layer.bytes, layer.wire_len(), layer.ports)).flatten() {
         Some(packet) => Ok(Decoded::Packet(packet)),
         None => decode_stepwise(layer),
     }
@@ -496,7 +520,7 @@ mod tests {
         for ipv6 in [false, true] {
             for (udp, tags) in [(false, 0), (true, 0), (false, 1), (true, 3)] {
                 let frame = frame(ipv6, udp, tags, 50);
-                assert!(decode_usual(&frame, frame.len()).is_some());
+                assert!(decode_usual(&frame, frame.len(), &TunnelPorts::DEFAULT).is_some());
             }
         }
     }
@@ -516,7 +540,7 @@ mod tests {
             }
             frame.truncate(captured);
             let original_len = frame.len() + missing;
-            if let Some(packet) = decode_usual(&frame, original_len) {
+            if let Some(packet) = decode_usual(&frame, original_len, &TunnelPorts::DEFAULT) {
                 let layer = Layer::frame(LinkType::Ethernet, &frame, original_len);
                 let Ok(Decoded::Packet(other)) = decode_stepwise(layer) else { panic!("{packet:?}") };
                 prop_assert_eq!(packet, other);

@@ -42,7 +42,11 @@ pub(super) fn whole_ipv6(bytes: &[u8]) -> Option<(Network, usize, usize)> {
 fn decode_ipv4(layer: Layer<'_>) -> Result<Step<'_>, DecodeError> {
     let ip: Ipv4Header = layer.bytes.header(0).ok_or(DecodeError::IpHeader)?;
     let header_len = ip.header_len();
-    let total_len = ip.total_length();
+    let total_len = match ip.total_length() {
+        // The sender left the field to its network interface, which divides the packet (segmentation offload).
+        0 => layer.wire_len(),
+        total_len => total_len,
+    };
     if header_len < Ipv4Header::LEN || total_len < header_len {
         return Err(DecodeError::IpHeader);
     }
@@ -66,7 +70,11 @@ fn decode_ipv4(layer: Layer<'_>) -> Result<Step<'_>, DecodeError> {
 
 fn decode_ipv6(layer: Layer<'_>) -> Result<Step<'_>, DecodeError> {
     let ip: Ipv6Header = layer.bytes.header(0).ok_or(DecodeError::IpHeader)?;
-    let mut payload = payload(layer, Ipv6Header::LEN, Ipv6Header::LEN + ip.payload_length())?;
+    let total_len = match ip.payload_length() {
+        0 => jumbo_len(layer, &ip),
+        payload_len => Ipv6Header::LEN + payload_len,
+    };
+    let mut payload = payload(layer, Ipv6Header::LEN, total_len)?;
     let mut network = Network::of_ipv6(&ip);
     for _ in 0..MAX_EXTENSION_HEADERS {
         let extension =
@@ -98,16 +106,39 @@ fn decode_ipv6(layer: Layer<'_>) -> Result<Step<'_>, DecodeError> {
     decode_transport(payload, network)
 }
 
+/// Returns the length of an IPv6 packet without a payload length: that of the jumbo payload option (RFC 2675,
+/// section 2), or else, as with segmentation offload, everything that there is.
+fn jumbo_len(layer: Layer<'_>, ip: &Ipv6Header) -> usize {
+    const JUMBO_PAYLOAD: u8 = 0xc2;
+    const PAD_1: u8 = 0;
+    let options = || {
+        let extension: ExtensionHeader = layer.bytes.header(Ipv6Header::LEN)?;
+        let len = (usize::from(extension.length_field()) + 1) * 8;
+        layer.bytes.get(Ipv6Header::LEN + 2..Ipv6Header::LEN + len)
+    };
+    let mut rest =
+        if ip.next_header() == protocol::HOP_BY_HOP { options() } else { None }.unwrap_or_default();
+    loop {
+        rest = match rest {
+            [JUMBO_PAYLOAD, 4, a, b, c, d, ..] => {
+                return Ipv6Header::LEN + u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+            }
+            [PAD_1, rest @ ..] => rest,
+            [_, len, rest @ ..] => rest.get(usize::from(*len)..).unwrap_or_default(),
+            [_] | [] => return layer.wire_len(),
+        };
+    }
+}
+
 /// Returns the layer behind the header, up to the end that the packet's own length gives. Link padding is
-/// left out; bytes that the mirror or the capture truncated count as missing.
+/// left out; bytes that the mirror or the capture truncated count as missing, and so do those for which there was
+/// no room in the frame.
 #[inline(always)]
 fn payload(layer: Layer<'_>, header_len: usize, total_len: usize) -> Result<Layer<'_>, DecodeError> {
-    if total_len > layer.wire_len() {
-        return Err(DecodeError::IpLength);
-    }
+    let overlong = layer.overlong || total_len > layer.wire_len();
     let captured = total_len.min(layer.bytes.len());
     let bytes = layer.bytes.get(header_len..captured).ok_or(DecodeError::IpHeader)?;
-    Ok(Layer { bytes, missing: total_len - captured, ..layer })
+    Ok(Layer { bytes, missing: total_len - captured, overlong, ..layer })
 }
 
 fn fragment<'a>(

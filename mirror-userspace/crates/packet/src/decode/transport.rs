@@ -21,6 +21,7 @@ pub(super) fn decode(layer: Layer<'_>, network: Network) -> Result<Packet<'_>, D
         vlans: layer.vlans,
         depth: layer.depth,
         direct: layer.direct,
+        overlong: layer.overlong,
         len: 0,
         transport: Transport::Ip,
         tunnelled: None,

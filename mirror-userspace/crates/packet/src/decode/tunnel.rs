@@ -40,7 +40,7 @@ pub(super) fn decode_gre(layer: Layer<'_>) -> Result<Layer<'_>, DecodeError> {
             match kind {
                 // Type I has no sequence number and no header of its own.
                 ERSPAN => (len + present(SEQUENCE, 8), Protocol::Link(LinkType::Ethernet)),
-                ERSPAN_III => (len + 12, Protocol::Link(LinkType::Ethernet)),
+                ERSPAN_III => erspan_3(layer, len)?,
                 PPP => (len, Protocol::Ppp),
                 kind => (len, Protocol::EtherType(kind)),
             }
@@ -50,21 +50,81 @@ pub(super) fn decode_gre(layer: Layer<'_>) -> Result<Layer<'_>, DecodeError> {
     layer.tunnelled().after(len, protocol).map_err(|_| DecodeError::TransportHeader)
 }
 
+/// Returns the end of an ERSPAN III header that begins at `at`, and the protocol of the mirrored frame behind it
+/// (draft-foschiano-erspan-03, section 4.3).
+fn erspan_3(layer: Layer<'_>, at: usize) -> Result<(usize, Protocol), DecodeError> {
+    const HEADER: usize = 12;
+    const SUBHEADER: usize = 8;
+    const HAS_SUBHEADER: u16 = 0x0001;
+    const FRAME_TYPE: u16 = 0x7c00;
+    const IP: u16 = 2 << 10;
+    let last: U16 = layer.bytes.header(at + HEADER - 2).ok_or(DecodeError::TransportHeader)?;
+    let subheader = if last.get() & HAS_SUBHEADER == 0 { 0 } else { SUBHEADER };
+    let protocol =
+        if last.get() & FRAME_TYPE == IP { Protocol::Ip } else { Protocol::Link(LinkType::Ethernet) };
+    Ok((at + HEADER + subheader, protocol))
+}
+
 const GENEVE_PORT: u16 = 6081;
 const TEREDO_PORT: u16 = 3544;
+const GTP_PORT: u16 = 2152;
+/// The port of VXLAN in Linux before RFC 7348, which Flannel and Cilium still use.
+const LINUX_VXLAN_PORT: u16 = 8472;
 
-/// Returns true if a datagram between these ports may carry a tunnel.
-#[inline(always)]
-pub(super) const fn may_be_in_udp(source_port: u16, destination_port: u16) -> bool {
-    matches!(destination_port, VXLAN_PORT | GENEVE_PORT | TEREDO_PORT) || source_port == TEREDO_PORT
+/// The UDP ports of tunnels within packets, as far as they can be chosen; 0 marks an unused place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TunnelPorts {
+    vxlan: [u16; Self::MAX_VXLAN],
+}
+
+impl TunnelPorts {
+    /// The most ports of VXLAN.
+    pub const MAX_VXLAN: usize = 8;
+    /// The usual ports.
+    pub const DEFAULT: Self = Self { vxlan: [VXLAN_PORT, LINUX_VXLAN_PORT, 0, 0, 0, 0, 0, 0] };
+
+    /// Makes a list of these ports of VXLAN; `None` if there are too many.
+    #[must_use]
+    pub fn new(vxlan: &[u16]) -> Option<Self> {
+        let mut ports = Self { vxlan: [0; Self::MAX_VXLAN] };
+        ports.vxlan.get_mut(..vxlan.len())?.copy_from_slice(vxlan);
+        Some(ports)
+    }
+
+    /// Returns the ports of VXLAN.
+    pub fn vxlan(&self) -> impl Iterator<Item = u16> + '_ {
+        self.vxlan.iter().copied().filter(|&port| port != 0)
+    }
+
+    #[inline(always)]
+    fn is_vxlan(&self, port: u16) -> bool {
+        // All are compared at once.
+        self.vxlan.iter().fold(0, |hits, &one| hits | u8::from(one == port)) != 0
+    }
+
+    /// Returns true if a datagram between these ports may carry a tunnel.
+    #[inline(always)]
+    pub(super) fn may_be_tunnel(&self, source_port: u16, destination_port: u16) -> bool {
+        self.is_vxlan(destination_port)
+            || matches!(destination_port, GENEVE_PORT | TEREDO_PORT | GTP_PORT)
+            || source_port == TEREDO_PORT
+    }
+}
+
+impl Default for TunnelPorts {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
 }
 
 /// Returns the tunnel in a UDP payload if its ports and its first bytes indicate one.
 pub(super) fn in_udp(layer: Layer<'_>, source_port: u16, destination_port: u16) -> Option<Layer<'_>> {
-    if destination_port == VXLAN_PORT {
+    if destination_port != 0 && layer.ports.is_vxlan(destination_port) {
         vxlan(layer)
     } else if destination_port == GENEVE_PORT {
         geneve(layer)
+    } else if destination_port == GTP_PORT {
+        gtp(layer)
     } else if source_port == TEREDO_PORT || destination_port == TEREDO_PORT {
         teredo(layer)
     } else {
@@ -116,4 +176,46 @@ fn teredo(layer: Layer<'_>) -> Option<Layer<'_>> {
     }
     let ip: Ipv6Header = inside.bytes.header(0)?;
     (ip.version() == 6 && Ipv6Header::LEN + ip.payload_length() == inside.wire_len()).then_some(inside)
+}
+
+/// The user plane of GTP (3GPP TS 29.281, section 5): an IP packet behind the header, its optional fields and its
+/// extension headers.
+fn gtp(layer: Layer<'_>) -> Option<Layer<'_>> {
+    const HEADER: usize = 8;
+    const OPTIONAL: usize = 4;
+    /// More extension headers than these are an attack.
+    const MAX_EXTENSIONS: usize = 8;
+    const G_PDU: u8 = 255;
+    let [flags, G_PDU, ..] = *layer.bytes else { return None };
+    // Version 1 and protocol type GTP.
+    if flags & 0xf0 != 0x30 {
+        return None;
+    }
+    let (has_extensions, has_optional) = (flags & 0b100 != 0, flags & 0b111 != 0);
+    let length: U16 = layer.bytes.header(2)?;
+    let end = HEADER + usize::from(length.get());
+    let mut at = HEADER;
+    if has_optional {
+        at += OPTIONAL;
+        // The last of the optional fields is the type of the first extension header, and the last byte of an
+        // extension header that of the next. Their lengths count units of four bytes.
+        let mut next = if has_extensions { *layer.bytes.get(at - 1)? } else { 0 };
+        let mut followed = 0;
+        while next != 0 {
+            let len = usize::from(*layer.bytes.get(at)?) * 4;
+            if len == 0 || followed == MAX_EXTENSIONS {
+                return None;
+            }
+            at += len;
+            next = *layer.bytes.get(at - 1)?;
+            followed += 1;
+        }
+    }
+    let version = layer.bytes.get(at)? >> 4;
+    if !matches!(version, 4 | 6) || end < at || end > layer.wire_len() {
+        return None;
+    }
+    let captured = end.min(layer.bytes.len());
+    let bytes = layer.bytes.get(at..captured)?;
+    Some(Layer { bytes, missing: end - captured, protocol: Protocol::Ip, ..layer }.tunnelled())
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use mirror_engine::analyzer::Enabled;
+use mirror_packet::TunnelPorts;
 use mirror_records::sink::{Destination, EventTypes};
 use mirror_rules::policy::{Action, MacAddress, Policy, Rule, RuleDirection, RuleSet, has_ports};
 use mirror_rules::{RuleRange, limits, text};
@@ -107,6 +108,14 @@ fn ports(reader: &mut Reader<'_>, table: &Table<'_>) {
         table.wrong("no port at all: nothing would be captured", "name one in vxlan, geneve or vxlan_gpe");
     }
     reader.config.ports = ports;
+}
+
+pub(in crate::config) fn inner_vxlan_ports(reader: &mut Reader<'_>, value: &Value<'_>) {
+    let ports = port_list(value, "inner_vxlan_ports", &mut BTreeMap::new());
+    // A list that is too long is a mistake already.
+    if let Some(ports) = TunnelPorts::new(&ports) {
+        reader.config.analysis.tunnel_ports = ports;
+    }
 }
 
 fn port_list(value: &Value<'_>, key: &'static str, taken: &mut BTreeMap<u16, &'static str>) -> Vec<u16> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum as _;
 use mirror_device::afxdp::BusyPoll;
 use mirror_engine::analyzer::Enabled;
+use mirror_packet::TunnelPorts;
 use mirror_records::sink::EventTypes;
 use mirror_rules::limits;
 use mirror_rules::policy::UnknownVnis;
@@ -635,6 +636,18 @@ const ANALYSIS: &[Setting] = &[
     .more("An analyzer enabled at run time emits nothing for flows already in progress.")
     .example_of(|| Enabled::default().names().collect())
     .access(sections::analyzers, |config| json!(config.analysis.analyzers.names().collect::<Vec<_>>())),
+    Setting::new("analysis.inner_vxlan_ports",
+        Kind::List { of: "UDP ports", most: TunnelPorts::MAX_VXLAN },
+        Is("[4789, 8472]"),
+    )
+    .flag("--inner-vxlan-port")
+    .live()
+    .text("UDP ports of VXLAN within the mirrored packets, such as that of overlays of containers.")
+    .more("Flannel and Cilium use 8472. What is in these packets has flows of its own.")
+    .example("[4789, 8472]")
+    .access(sections::inner_vxlan_ports, |config| {
+        json!(config.analysis.tunnel_ports.vxlan().collect::<Vec<_>>())
+    }),
     Setting::new("analysis.metrics_interval", Kind::seconds(86_400), Is("\"1min\""))
         .live()
         .text("The time covered by one `metrics` event of a service.")

@@ -64,7 +64,7 @@ impl SegmentName {
 
     /// Returns whether the segment is encrypted.
     pub(super) fn is_encrypted(&self) -> bool {
-        self.text.ends_with(".enc")
+        self.text.rsplit_once('.').is_some_and(|(_, end)| end == "enc")
     }
 
     /// Returns the name as a string.

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
+use mirror_base::escaped;
 use mirror_packet::CommunityId;
 use mirror_records::sink::Modes;
 use mirror_store::StoreKey;
@@ -49,8 +50,7 @@ pub(super) struct Args {
     local: bool,
 
     /// Read segments that were deleted from the directory from this URL, which they were uploaded to.
-    /// Required if the URL names an endpoint, or is a directory: the manifest alone does not make mirror-xdp
-    /// contact a server
+    /// Required: the manifest alone does not make mirror-xdp contact a server, or read another directory
     #[arg(long, value_name = "URL", value_parser = super::store::location, conflicts_with = "local")]
     copy: Vec<Location>,
 
@@ -99,7 +99,7 @@ pub(super) fn time(text: &str) -> Result<u64, String> {
         })?,
     };
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Ok(since.as_nanos() as u64)
+    u64::try_from(since.as_nanos()).map_err(|_| "the time is too far in the future".to_owned())
 }
 
 fn community_id(text: &str) -> Result<CommunityId, String> {
@@ -170,7 +170,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         reader.extract(&wanted, &mut output, |done, total, effort| progress.show(done, total, effort));
     progress.clear();
     for strange in reader.strange() {
-        eprintln!("mirror-xdp: {strange}");
+        eprintln!("mirror-xdp: {}", escaped(strange));
     }
     if let Err(error) = result {
         // The reader of the pipe has closed it.
@@ -184,6 +184,10 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         if to_stdout { eprintln!("{text}") } else { println!("{text}") }
     } else if args.stats || !to_stdout {
         eprint!("{}", summary.text(args.stats));
+    }
+    if reader.is_incomplete() {
+        eprintln!("mirror-xdp: packets may be missing; run `mirror-xdp verify`");
+        return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -276,6 +280,20 @@ impl Progress {
     fn clear(&mut self) {
         if self.shown.take().is_some() {
             eprint!("{CLEAR}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_times_beyond_the_range_of_packets_are_refused() {
+        assert_eq!(time("1970-01-01T00:00:02Z"), Ok(2_000_000_000));
+        assert!(time("2554-01-01T00:00:00Z").is_ok());
+        for text in ["2600-01-01T00:00:00Z", "9999-12-31T23:59:59Z"] {
+            assert!(time(text).is_err(), "{text}");
         }
     }
 }

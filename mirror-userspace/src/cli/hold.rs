@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use clap::Subcommand;
+use mirror_base::escaped;
 use mirror_store::hold::{self, Hold};
 use mirror_xdp_common::Vni;
 
@@ -112,5 +113,5 @@ fn text(hold: &Hold) -> String {
     };
     let from = if hold.from == 0 { String::new() } else { format!(" from {}", time(hold.from)) };
     let to = if hold.to == u64::MAX { String::new() } else { format!(" before {}", time(hold.to)) };
-    format!("hold {}: {vnis}{from}{to}: {}", hold.number, hold.reason)
+    format!("hold {}: {vnis}{from}{to}: {}", hold.number, escaped(&hold.reason))
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use mirror_base::ParseError;
+use mirror_base::{ParseError, escaped};
 use mirror_control::config::StoreSettings;
 use mirror_store::remote::Location;
 use mirror_store::{self, Store, StoreError, StoreKey, UploadCounters, manifest};
@@ -61,10 +61,10 @@ fn open_by(
     let key = settings.key.as_deref().map(StoreKey::load).transpose()?;
     let store = open(directory, settings.settings.clone(), key)?;
     for (name, outcome) in store.recovered() {
-        eprintln!("mirror-xdp: {}: {outcome}", directory.join(name).display());
+        eprintln!("mirror-xdp: {}: {outcome}", escaped(&directory.join(name).display().to_string()));
     }
     for strange in store.strange() {
-        eprintln!("mirror-xdp: {}: {strange}", directory.display());
+        eprintln!("mirror-xdp: {}", escaped(&format!("{}: {strange}", directory.display())));
     }
     Ok(Some(store))
 }

@@ -140,7 +140,7 @@ fn text(timeline: &Timeline) -> String {
     lines.sort_by_key(|(time, _)| *time);
     let mut text: String = lines.into_iter().map(|(_, line)| line).collect();
     let there = || timeline.spans.iter().filter(|span| span.whereabouts != Whereabouts::Deleted);
-    let sum = |of: fn(&Span) -> u64| there().map(of).sum::<u64>();
+    let sum = |of: fn(&Span) -> u64| there().map(of).fold(0, u64::saturating_add);
     // Writing to a string cannot fail.
     _ = writeln!(
         text,
@@ -151,7 +151,7 @@ fn text(timeline: &Timeline) -> String {
         grouped(sum(|span| span.segments)),
         with_unit(sum(|span| span.stored_bytes) as f64, "B"),
         grouped(timeline.gaps.len() as u64),
-        grouped(timeline.losses.iter().map(|loss| loss.packets).sum()),
+        grouped(timeline.losses.iter().map(|loss| loss.packets).fold(0, u64::saturating_add)),
     );
     text
 }

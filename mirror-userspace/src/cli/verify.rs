@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use mirror_base::escaped;
 use mirror_store::remote::RemoteReader;
 use mirror_store::verify::{Report, verify, verify_copy};
 
@@ -83,7 +84,7 @@ fn text(report: &Report) -> String {
         _ = writeln!(text, "{} {}", finding.file, finding.what);
     }
     for deleted in &report.deleted {
-        _ = writeln!(text, "{} was deleted: {}", deleted.file, deleted.what);
+        _ = writeln!(text, "{} was deleted: {}", deleted.file, escaped(&deleted.what));
     }
     for name in &report.unfinished {
         _ = writeln!(text, "{name} is not finished, so it cannot be checked yet");

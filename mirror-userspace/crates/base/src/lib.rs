@@ -23,6 +23,6 @@ pub mod secret;
 mod slot;
 pub mod text;
 
-pub use error::one_line;
+pub use error::{escaped, one_line};
 pub use slot::Slot;
 pub use text::ParseError;

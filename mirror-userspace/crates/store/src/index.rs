@@ -183,8 +183,9 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Parses the contents of an index file.
-    pub(super) fn parse(bytes: Vec<u8>) -> Result<Self, NoIndex> {
+    /// Parses the contents of the index file of a segment of this size. The parts have to be as a writer
+    /// writes them: otherwise an index could name the same chunk, or the same posting, any number of times.
+    pub(super) fn parse(bytes: Vec<u8>, size: u64) -> Result<Self, NoIndex> {
         let content = bytes.len().checked_sub(CHECKSUM).ok_or(NoIndex)?;
         if bytes.get(..8) != Some(&MAGIC[..])
             || u32_at(&bytes, content) != Some(crc32fast::hash(&bytes[..content]))
@@ -207,6 +208,23 @@ impl Index {
         let index = Self { interfaces: described, chunks, flows, postings, end, bytes };
         // A reader allocates this much memory to read a chunk.
         if index.chunks().any(|chunk| chunk.len as usize > MEMORY) {
+            return Err(NoIndex);
+        }
+        let mut end = 0;
+        for chunk in index.chunks() {
+            if chunk.offset < end {
+                return Err(NoIndex);
+            }
+            end = chunk.offset.checked_add(chunk.len.into()).filter(|&end| end <= size).ok_or(NoIndex)?;
+        }
+        let mut first = 0;
+        for entry in index.bytes[index.flows..index.postings].chunks_exact(FLOW_ENTRY) {
+            if u32_at(entry, 52) != Some(first) {
+                return Err(NoIndex);
+            }
+            first = u32_at(entry, 56).and_then(|count| first.checked_add(count)).ok_or(NoIndex)?;
+        }
+        if first as usize * POSTING != index.end - index.postings {
             return Err(NoIndex);
         }
         Ok(index)

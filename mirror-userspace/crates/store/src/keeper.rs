@@ -128,11 +128,11 @@ impl Keeper {
         let (manifest, contents) = Manifest::open(&home.directory).map_err(error)?;
         let names = home.directory.list().map_err(error)?;
         let mut opened = Opened::default();
-        let strange: Vec<String> = contents.refused().collect();
         let files: HashSet<FileName> = names.iter().filter_map(|name| FileName::parse(name)).collect();
-        opened.strange.extend(strange.iter().take(TOLD).cloned());
-        if let more @ 1.. = strange.len().saturating_sub(TOLD) {
-            opened.strange.push(format!("{more} more lines of the manifest are ignored"));
+        opened.strange.extend(contents.told());
+        if contents.torn > 0 {
+            let what = format!("the manifest's last line was not complete: {} bytes cut off", contents.torn);
+            opened.strange.push(what);
         }
         let absurd = names.iter().filter(|name| has_absurd_number(name));
         opened.strange.extend(

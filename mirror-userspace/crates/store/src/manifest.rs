@@ -35,6 +35,10 @@ pub(super) const LONGEST: u64 = 8 << 30;
 const MOST: u64 = 1 << 48;
 /// Size in bytes of the longest reason or URL in a line.
 const LONGEST_TEXT: usize = 4096;
+/// Maximum number of wrong lines that are remembered.
+const MOST_WRONG: usize = 1000;
+/// Maximum number of wrong lines that are told.
+const TOLD: usize = 10;
 
 /// A segment, as the manifest describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,6 +108,8 @@ impl Segment {
             Some("has a number that no segment can have")
         } else if self.vnis.iter().any(|&vni| vni > Vni::MAX.get()) {
             Some("has a VNI that is too large")
+        } else if !self.vnis.is_sorted_by(|one, next| one < next) {
+            Some("has VNIs that are not in ascending order")
         } else if !is_digest(&self.sha256) || !is_digest(&self.index_sha256) {
             Some("has a digest that is not a SHA-256")
         } else {
@@ -150,7 +156,9 @@ impl Event {
             Self::Segment(segment) => return segment.fault(),
             Self::Deleted { reason, .. } => reason,
             Self::Uploaded { to, .. } => to,
-            Self::Lost { .. } => return None,
+            Self::Lost { packets, .. } => {
+                return (*packets > MOST).then_some("has a number that no loss can have");
+            }
         };
         let wrong = text.len() > LONGEST_TEXT || text.chars().any(char::is_control);
         wrong.then_some("has a text that is too long, or contains control characters")
@@ -236,8 +244,10 @@ pub struct WrongLine {
 pub struct Contents {
     /// The valid lines, in their order.
     pub lines: Vec<Line>,
-    /// The other lines, and what is wrong with them.
+    /// The other lines, and what is wrong with them; of very many, the first.
     pub wrong: Vec<WrongLine>,
+    /// Number of faults.
+    pub faults: usize,
     /// Digest of the last line. A copy of it that is stored elsewhere proves that no line was cut off.
     pub head: String,
     /// The digests of all lines, the last included.
@@ -256,16 +266,21 @@ struct Reading {
     /// Number of the current line in the file.
     line: usize,
     altered: bool,
+    /// The segments so far.
+    segments: HashSet<SegmentName>,
 }
 
 impl Reading {
     fn new() -> Self {
         let contents = Contents { head: hex(&Sha256::digest(b"")), ..Contents::default() };
-        Self { contents, line: 0, altered: false }
+        Self { contents, line: 0, altered: false, segments: HashSet::new() }
     }
 
     fn wrong(&mut self, what: impl Into<String>, refused: bool) {
-        self.contents.wrong.push(WrongLine { line: self.line, what: what.into(), refused });
+        self.contents.faults += 1;
+        if self.contents.wrong.len() < MOST_WRONG {
+            self.contents.wrong.push(WrongLine { line: self.line, what: what.into(), refused });
+        }
     }
 
     fn altered(&mut self) {
@@ -279,7 +294,12 @@ impl Reading {
         match Line::parse(text) {
             Some(line) => {
                 self.link(&line.previous, &line.digest, line.number);
-                match line.event.fault() {
+                let twice = match &line.event {
+                    Event::Segment(segment) => !self.segments.insert(segment.file.clone()),
+                    _ => false,
+                };
+                let twice = twice.then_some("describes a segment that an earlier line describes");
+                match line.event.fault().or(twice) {
                     None => self.contents.lines.push(line),
                     Some(fault) => self.wrong(format!("{fault}; it is ignored"), true),
                 }
@@ -359,10 +379,15 @@ impl Contents {
         }
     }
 
-    /// Returns messages for the lines that are as they were written, but whose event no store writes.
-    pub(super) fn refused(&self) -> impl Iterator<Item = String> {
-        let refused = self.wrong.iter().filter(|line| line.refused);
-        refused.map(|line| format!("{FILE_NAME}: line {} {}", line.line, line.what))
+    /// Returns messages about the lines that are wrong: the first ones, and the number of the others.
+    pub(super) fn told(&self) -> Vec<String> {
+        let told = self.wrong.iter().take(TOLD);
+        let mut told: Vec<_> =
+            told.map(|line| format!("{FILE_NAME}: line {} {}", line.line, line.what)).collect();
+        if let more @ 1.. = self.faults - told.len() {
+            told.push(format!("{FILE_NAME}: {more} more lines are wrong; run `mirror-xdp verify`"));
+        }
+        told
     }
 
     /// Returns the segments that were not deleted, in the order in which they were finished.

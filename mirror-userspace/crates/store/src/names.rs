@@ -1,8 +1,9 @@
 //! Names of the files in a store. No other name is ever opened, created, renamed or deleted, wherever it
 //! comes from: a listing of the directory, a line of the manifest, a copy in an object store.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
+use mirror_base::escaped;
 use serde::{Deserialize, Serialize};
 
 /// The name of the manifest.
@@ -59,6 +60,11 @@ impl SegmentName {
     #[must_use]
     pub const fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Returns whether the segment is encrypted.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.text.rsplit_once('.').is_some_and(|(_, end)| end == "enc")
     }
 
     /// Returns the name as a string.
@@ -177,14 +183,7 @@ pub(super) fn shown(name: &str) -> String {
     const MOST: usize = 80;
     let mut text = "`".to_owned();
     let end = if name.chars().nth(MOST).is_some() { "…`" } else { "`" };
-    for character in name.chars().take(MOST) {
-        if character.is_control() {
-            // Writing to a string does not fail.
-            _ = write!(text, "{}", character.escape_default());
-        } else {
-            text.push(character);
-        }
-    }
+    text += &escaped(&name.chars().take(MOST).collect::<String>());
     text + end
 }
 

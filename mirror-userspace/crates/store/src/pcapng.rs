@@ -11,6 +11,7 @@ use mirror_packet::{CommunityId, MirrorDirection, MirrorSession};
 use mirror_xdp_common::{Address, Vni};
 
 use super::buffer::Buffer;
+use super::chunk::CHUNK;
 pub use writer::Writer;
 
 /// Block types.
@@ -270,6 +271,33 @@ pub(super) fn section_len(bytes: &[u8]) -> Option<u64> {
     begins.then(|| u64_at(bytes, 16)?.checked_add(header)).flatten()
 }
 
+/// Returns whether these bytes are the beginning of a section, cut off within a block.
+pub(super) fn is_torn(bytes: &[u8]) -> bool {
+    let mut header = Vec::new();
+    for word in [SECTION, SECTION_HEADER as u32, BYTE_ORDER] {
+        header.extend_from_slice(&word.to_le_bytes());
+    }
+    let shared = bytes.len().min(header.len());
+    if bytes[..shared] != header[..shared] {
+        return false;
+    }
+    let mut at = 0;
+    while let (Some(kind), Some(len)) = (u32_at(bytes, at), u32_at(bytes, at + 4)) {
+        let len = len as usize;
+        let is_block = matches!(kind, INTERFACE | STATISTICS | PACKET) || kind == SECTION && at == 0;
+        if !is_block || len < 12 || !len.is_multiple_of(4) || len > CHUNK {
+            return false;
+        }
+        let Some(block) = bytes.get(at..at + len) else { return true };
+        if u32_at(block, len - 4) != Some(len as u32) {
+            return false;
+        }
+        at += len;
+    }
+    // Whole blocks alone are a chunk with a wrong length rather than the beginning of one.
+    at < bytes.len()
+}
+
 /// A packet of a section.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Packet<'a> {
@@ -379,6 +407,11 @@ fn options(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
         at += 4 + len.next_multiple_of(4);
         Some((code, value))
     })
+}
+
+/// Returns the length of the frame in a packet's block.
+pub(super) fn frame_len(block: &[u8]) -> u32 {
+    u32_at(block, 20).unwrap_or_default()
 }
 
 /// Appends a copy of a packet's block with another interface.

@@ -21,11 +21,11 @@ use serde::Serialize;
 use super::buffer::Buffer;
 use super::directory::{Directory, Refused};
 use super::index::{self, Builder, ChunkEntry, Index};
-use super::manifest::{Contents, Segment};
+use super::manifest::{Contents, FILE_NAME, Segment};
 use super::names::{FileName, SegmentName};
 use super::pcapng::{self, Interface, Section};
 use super::query::{Answer, Query};
-use super::recovery;
+use super::recovery::{self, Next};
 use super::remote::{AT_ONCE, Location, RemoteError, RemoteReader};
 use super::seal::{self, SegmentSeal, StoreKey, Unreadable};
 use crate::expression::{Expression, Primitive};
@@ -79,10 +79,17 @@ pub enum ReadError {
 pub struct Wanted {
     /// Start of the period, in nanoseconds since the epoch.
     pub from: u64,
-    /// End of the period, exclusive.
+    /// End of the period, exclusive; the highest number stands for no end.
     pub to: u64,
     /// The expression that packets have to match.
     pub expression: Expression,
+}
+
+impl Wanted {
+    /// Returns whether packets between these times, both inclusive, may be in the period.
+    pub(super) const fn overlaps(&self, first: u64, last: u64) -> bool {
+        last >= self.from && (first < self.to || self.to == u64::MAX)
+    }
 }
 
 /// The amount of work that a search took.
@@ -109,7 +116,14 @@ pub struct Effort {
 }
 
 /// Size in bytes of the longest index that is read.
-const LONGEST_INDEX: u64 = 4 << 30;
+const LONGEST_INDEX: u64 = 1 << 30;
+/// Maximum number of files that are open at a time.
+const MOST_OPEN: usize = 256;
+/// Maximum number of bytes of chunks that are kept in memory. Chunks whose times overlap are needed at the
+/// same time; beyond this bound, those that are needed last are read once more.
+const MOST_LOADED: usize = 256 << 20;
+/// Maximum number of messages of a kind about missing packets.
+const TOLD: usize = 10;
 
 /// A segment that is read.
 #[derive(Debug)]
@@ -122,7 +136,7 @@ struct Source {
 /// The location of a segment.
 #[derive(Clone, Debug)]
 enum Place {
-    File(Rc<File>),
+    Here,
     Remote(Rc<RemoteReader>),
 }
 
@@ -131,10 +145,19 @@ enum Place {
 struct Candidate {
     source: Rc<Source>,
     entry: ChunkEntry,
+    /// Position of the chunk in the segment.
+    number: u32,
+    /// The time of the first packet that is still to be written.
+    next: u64,
+    /// Number of matching packets that are written already.
+    written: usize,
 }
 
 /// A chunk, with the matching packets in it.
 struct Loaded {
+    candidate: Candidate,
+    /// Bytes of memory.
+    size: usize,
     section: Vec<u8>,
     interfaces: Vec<Interface>,
     /// Time, position of the block, and interface of each match; the earliest comes last.
@@ -158,8 +181,16 @@ pub struct Reader {
     key: Option<StoreKey>,
     /// Chunks of a copy that were read ahead, for the last candidates; the first is for the very last one.
     ahead: VecDeque<Vec<u8>>,
-    /// Foreign entries of the store that are skipped, one line each.
+    /// Foreign entries of the store that are skipped, and what is missing, one line each.
     strange: Vec<String>,
+    /// Number of reasons why packets may be missing.
+    missing: usize,
+    /// Segments that were deleted by the last time that one was missing.
+    deleted: HashSet<SegmentName>,
+    /// Files that are open, the latest last.
+    open: VecDeque<(FileName, Rc<File>)>,
+    /// Maximum number of bytes of loaded chunks.
+    pub(super) most_loaded: usize,
     /// The work so far.
     pub effort: Effort,
 }
@@ -188,10 +219,43 @@ impl Reader {
 
     fn new(directory: Option<Directory>, copy: Option<Rc<RemoteReader>>, key: Option<StoreKey>) -> Self {
         let (ahead, strange, effort) = (VecDeque::new(), Vec::new(), Effort::default());
-        Self { directory, copy, local: false, copies: Vec::new(), key, ahead, strange, effort }
+        let (local, copies, open, most_loaded) = (false, Vec::new(), VecDeque::new(), MOST_LOADED);
+        Self {
+            directory,
+            copy,
+            local,
+            copies,
+            key,
+            ahead,
+            strange,
+            missing: 0,
+            deleted: HashSet::new(),
+            open,
+            most_loaded,
+            effort,
+        }
     }
 
-    /// Returns the foreign entries that the reader has skipped so far, one line each.
+    /// Returns whether packets may be missing in the result: lines of the manifest were altered, a segment is
+    /// missing, or a part of an unfinished one cannot be read. [`Reader::strange`] tells which.
+    #[must_use]
+    pub const fn is_incomplete(&self) -> bool {
+        self.missing > 0
+    }
+
+    /// Notes a reason why packets may be missing.
+    fn missing(&mut self, what: impl FnOnce() -> String) {
+        self.missing += 1;
+        match self.missing {
+            ..=TOLD => self.strange.push(what()),
+            _ if self.missing == TOLD + 1 => {
+                self.strange.push("more is missing; run `mirror-xdp verify`".to_owned());
+            }
+            _ => {}
+        }
+    }
+
+    /// Returns the foreign entries that the reader has skipped so far, and what is missing, one line each.
     #[must_use]
     pub fn strange(&self) -> &[String] {
         &self.strange
@@ -217,44 +281,76 @@ impl Reader {
     ) -> Result<(), ReadError> {
         self.ahead.clear();
         let mut candidates = self.candidates(wanted, &mut progress)?;
-        candidates.sort_by_key(|candidate| Reverse(candidate.entry.first));
+        candidates.sort_by_key(|candidate| Reverse(candidate.next));
         let total = candidates.len();
         let mut output = Output::new(to);
         output.begin().map_err(ReadError::Write)?;
         let mut loaded: Vec<Option<Loaded>> = Vec::new();
+        let (mut size, mut done) = (0, 0);
         // Loaded chunks, by the time of their next packet.
         let mut next: BinaryHeap<Reverse<(u64, usize)>> = BinaryHeap::new();
         loop {
             // Load all chunks that may contain an earlier packet than the loaded ones.
             while let Some(candidate) = candidates.last()
-                && next.peek().is_none_or(|Reverse((time, _))| candidate.entry.first <= *time)
+                && next.peek().is_none_or(|Reverse((time, _))| candidate.next < *time)
             {
                 let stored = self.stored(&candidates)?;
                 let chunk = self.load(candidate, &stored, wanted)?;
                 candidates.pop();
-                progress(total - candidates.len(), total, &self.effort);
+                done = done.max(total - candidates.len().min(total));
+                progress(done, total, &self.effort);
                 if let Some(&(time, ..)) = chunk.found.last() {
                     let free = loaded.iter().position(Option::is_none).unwrap_or(loaded.len());
                     if free == loaded.len() {
                         loaded.push(None);
                     }
+                    size += chunk.size;
                     loaded[free] = Some(chunk);
                     next.push(Reverse((time, free)));
+                }
+                while size > self.most_loaded && next.len() > 1 {
+                    size -= self.unload(&mut loaded, &mut next, &mut candidates);
                 }
             }
             let Some(Reverse((_, at))) = next.pop() else { break };
             let Some(chunk) = &mut loaded[at] else { continue };
             if let Some((_, block, interface)) = chunk.found.pop() {
-                output
-                    .packet(&chunk.section[block.0..block.1], &chunk.interfaces[interface])
-                    .map_err(ReadError::Write)?;
+                let packet = &chunk.section[block.0..block.1];
+                output.packet(packet, &chunk.interfaces[interface]).map_err(ReadError::Write)?;
+                chunk.candidate.written += 1;
+                self.effort.packets += 1;
+                self.effort.bytes += u64::from(pcapng::frame_len(packet));
             }
             match chunk.found.last() {
                 Some(&(time, ..)) => next.push(Reverse((time, at))),
-                None => loaded[at] = None,
+                None => {
+                    size -= chunk.size;
+                    loaded[at] = None;
+                }
             }
         }
         output.end().map_err(ReadError::Write)
+    }
+
+    /// Makes the loaded chunk that is needed last a candidate again. Returns the size of the memory that it
+    /// took.
+    fn unload(
+        &mut self,
+        loaded: &mut [Option<Loaded>],
+        next: &mut BinaryHeap<Reverse<(u64, usize)>>,
+        candidates: &mut Vec<Candidate>,
+    ) -> usize {
+        let Some(&Reverse((time, at))) = next.iter().min() else { return 0 };
+        next.retain(|Reverse(other)| *other != (time, at));
+        let Some(Loaded { mut candidate, size, .. }) = loaded[at].take() else { return 0 };
+        candidate.next = time;
+        let place = candidates.partition_point(|other| other.next > time);
+        if place + self.ahead.len() > candidates.len() {
+            // These chunks belong to the last candidates.
+            self.ahead.clear();
+        }
+        candidates.insert(place, candidate);
+        size
     }
 
     /// Returns the chunks that may contain matching packets.
@@ -268,18 +364,28 @@ impl Reader {
         let contents = match (&self.copy, &self.directory) {
             (Some(copy), _) => copy.manifest()?,
             (None, Some(directory)) => {
-                Contents::read_in(directory).map_err(|source| self.io_error(&FileName::Manifest, source))?
+                let read = || {
+                    Contents::read_in(directory).map_err(|source| self.io_error(&FileName::Manifest, source))
+                };
+                match read()? {
+                    // A line may just be being written.
+                    Contents { torn: 1.., .. } => read()?,
+                    contents => contents,
+                }
             }
             (None, None) => Contents::parse(b""),
         };
-        self.strange = contents.refused().collect();
+        (self.strange, self.missing) = (contents.told(), contents.faults);
+        if contents.torn > 0 {
+            self.missing(|| format!("{FILE_NAME}: its last line is not complete"));
+        }
         let may_have = |segment: &Segment| {
             let vnis = required.iter().filter_map(|primitive| match primitive {
                 Primitive::Vni(vnis) => Some(vnis),
                 _ => None,
             });
             let mut has = vnis.map(|range| segment.vnis.iter().any(|vni| range.contains(vni)));
-            segment.last >= wanted.from && segment.first < wanted.to && has.all(|has| has)
+            wanted.overlaps(segment.first, segment.last) && has.all(|has| has)
         };
         let (deleted, uploaded) = (contents.deleted(), contents.uploaded());
         let mut candidates = Vec::new();
@@ -297,8 +403,7 @@ impl Reader {
             }
             progress(0, 0, &self.effort);
             if here {
-                let Some(source) = self.source(segment)? else { continue };
-                let index = self.index(segment)?;
+                let Some((source, index)) = self.indexed(segment)? else { continue };
                 select(&source, &index, wanted, &query, &required, &mut candidates);
             } else if let Some(&url) = there {
                 self.copied(&mut copied, segment, url)?;
@@ -323,7 +428,7 @@ impl Reader {
             if known.contains(&name) {
                 continue;
             }
-            if let Some((source, index)) = self.scan(name)? {
+            if let Some((source, index)) = self.scan(&name)? {
                 self.effort.segments += 1;
                 select(&source, &index, wanted, &query, &required, &mut candidates);
             }
@@ -364,8 +469,10 @@ impl Reader {
         segments: &[&Segment],
     ) -> Result<Vec<(Rc<Source>, Index)>, ReadError> {
         let names: Vec<FileName> = segments.iter().map(|segment| segment.index_file()).collect();
+        let longest = segments.iter().map(|segment| segment.index_size).max();
+        let longest = longest.unwrap_or_default().min(LONGEST_INDEX);
         let indexes =
-            copy.get_all(&names, LONGEST_INDEX).map_err(|source| match (&self.copy, segments.first()) {
+            copy.get_all(&names, longest).map_err(|source| match (&self.copy, segments.first()) {
                 (None, Some(segment)) => ReadError::Elsewhere { file: segment.file.to_string(), source },
                 _ => ReadError::Remote(source),
             })?;
@@ -378,8 +485,8 @@ impl Reader {
             self.effort.index_bytes += bytes.len() as u64;
             // An index begins with the same key header as its segment.
             let seal = SegmentSeal::of_segment(&bytes, self.key.as_ref()).map_err(wrong)?;
-            let bytes = seal::open_index(bytes.into(), self.key.as_ref()).map_err(wrong)?;
-            let index = Index::parse(bytes).map_err(|_| wrong(Unreadable::Damaged))?;
+            let bytes = seal::open_index(bytes.into(), &segment.file, self.key.as_ref()).map_err(wrong)?;
+            let index = Index::parse(bytes, segment.size).map_err(|_| wrong(Unreadable::Damaged))?;
             let place = Place::Remote(Rc::clone(copy));
             let name = FileName::Segment(segment.file.clone());
             found.push((Rc::new(Source { name, place, seal }), index));
@@ -392,49 +499,104 @@ impl Reader {
         ReadError::Io { path, source }
     }
 
-    /// Opens a file of the directory; returns `None` if it does not exist.
-    fn open_file(&self, name: &FileName) -> Result<Option<Rc<File>>, ReadError> {
+    /// Opens a file of the directory, unless it is open already; returns `None` if it does not exist.
+    fn open_file(&mut self, name: &FileName) -> Result<Option<Rc<File>>, ReadError> {
+        if let Some((_, file)) = self.open.iter().find(|(open, _)| open == name) {
+            return Ok(Some(Rc::clone(file)));
+        }
         let Some(directory) = &self.directory else { return Ok(None) };
         match directory.read(name) {
-            Ok(file) => Ok(Some(Rc::new(file))),
+            Ok(file) => {
+                let file = Rc::new(file);
+                if self.open.len() >= MOST_OPEN {
+                    self.open.pop_front();
+                }
+                self.open.push_back((name.clone(), Rc::clone(&file)));
+                Ok(Some(file))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.io_error(name, error)),
         }
     }
 
-    /// Opens a segment's file; returns `None` if it has just been deleted.
-    fn source(&self, segment: &Segment) -> Result<Option<Rc<Source>>, ReadError> {
-        let (name, partial) =
-            (FileName::Segment(segment.file.clone()), FileName::Partial(segment.file.clone()));
+    /// Reads the index of a segment; returns `None` if the segment has just been deleted, or is missing.
+    fn indexed(&mut self, segment: &Segment) -> Result<Option<(Rc<Source>, Index)>, ReadError> {
+        let is_missing = |error: &ReadError| matches!(error, ReadError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound);
+        let found = match self.segment_file(&segment.file)? {
+            Some(file) => {
+                let name = FileName::Segment(segment.file.clone());
+                let source = self.open_source(name, &segment.file, &file)?;
+                Some(self.index(segment).map(|index| (source, index)))
+            }
+            None => None,
+        };
+        match found {
+            Some(Err(error)) if is_missing(&error) && self.is_deleted(&segment.file)? => Ok(None),
+            Some(result) => result.map(Some),
+            None if self.is_deleted(&segment.file)? => Ok(None),
+            None => {
+                self.missing(|| format!("{} is in the manifest, but is missing", segment.file));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Opens a segment's file, whether it has its final name or not.
+    fn segment_file(&mut self, segment: &SegmentName) -> Result<Option<Rc<File>>, ReadError> {
+        let (name, partial) = (FileName::Segment(segment.clone()), FileName::Partial(segment.clone()));
         // A segment's line is written a moment before the segment gets its name.
         for file in [&name, &partial, &name] {
             if let Some(file) = self.open_file(file)? {
-                return self.open_source(name.clone(), &file).map(Some);
+                return Ok(Some(file));
             }
         }
         Ok(None)
     }
 
-    fn open_source(&self, name: FileName, file: &Rc<File>) -> Result<Rc<Source>, ReadError> {
+    /// Returns whether the manifest lists a segment as deleted by now. The line is written before the file
+    /// goes.
+    fn is_deleted(&mut self, segment: &SegmentName) -> Result<bool, ReadError> {
+        let Some(directory) = &self.directory else { return Ok(false) };
+        if !self.deleted.contains(segment) && self.missing <= TOLD {
+            let contents =
+                Contents::read_in(directory).map_err(|source| self.io_error(&FileName::Manifest, source))?;
+            self.deleted = contents.deleted().into_keys().filter_map(SegmentName::parse).collect();
+        }
+        Ok(self.deleted.contains(segment))
+    }
+
+    fn open_source(
+        &self,
+        name: FileName,
+        segment: &SegmentName,
+        file: &File,
+    ) -> Result<Rc<Source>, ReadError> {
         let mut beginning = [0; 128];
         let error = |source| self.io_error(&name, source);
         let size = file.metadata().map_err(error)?.len();
         let len = beginning.len().min(size as usize);
         file.read_exact_at(&mut beginning[..len], 0).map_err(error)?;
         let seal = SegmentSeal::of_segment(&beginning[..len], self.key.as_ref())
+            .and_then(|seal| seal.check_name(segment))
             .map_err(|source| ReadError::Segment { file: name.to_string(), source })?;
-        Ok(Rc::new(Source { name, place: Place::File(Rc::clone(file)), seal }))
+        Ok(Rc::new(Source { name, place: Place::Here, seal }))
     }
 
     fn index(&mut self, segment: &Segment) -> Result<Index, ReadError> {
         let name = segment.index_file();
         let damaged = |source| ReadError::Segment { file: name.to_string(), source };
+        // An index that is not as long as the manifest says need not be read.
+        let size = self.directory.as_ref().map(|directory| directory.size(&name)).transpose();
+        let size = size.map_err(|source| self.io_error(&name, source))?.flatten();
+        if size.is_some_and(|size| size != segment.index_size) {
+            return Err(damaged(Unreadable::Damaged));
+        }
         let read = self.directory.as_ref().map(|directory| directory.read_whole(&name, LONGEST_INDEX));
         let bytes = read.unwrap_or_else(|| Ok(Vec::new())).map_err(|source| self.io_error(&name, source))?;
         self.effort.indexes_read += 1;
         self.effort.index_bytes += bytes.len() as u64;
-        let bytes = seal::open_index(bytes, self.key.as_ref()).map_err(damaged)?;
-        Index::parse(bytes).map_err(|_| damaged(Unreadable::Damaged))
+        let bytes = seal::open_index(bytes, &segment.file, self.key.as_ref()).map_err(damaged)?;
+        Index::parse(bytes, segment.size).map_err(|_| damaged(Unreadable::Damaged))
     }
 
     /// Returns the names of the segments that are being written. Entries that are not plain files are
@@ -454,8 +616,8 @@ impl Reader {
     }
 
     /// Builds an index of the whole chunks of a segment that is being written.
-    fn scan(&mut self, name: SegmentName) -> Result<Option<(Rc<Source>, Index)>, ReadError> {
-        let (name, named) = (&FileName::Partial(name.clone()), FileName::Segment(name));
+    fn scan(&mut self, segment: &SegmentName) -> Result<Option<(Rc<Source>, Index)>, ReadError> {
+        let (name, named) = (&FileName::Partial(segment.clone()), FileName::Segment(segment.clone()));
         let file = match self.open_file(name)? {
             Some(file) => file,
             // The segment has got its name in the meantime.
@@ -469,18 +631,28 @@ impl Reader {
             return Ok(None);
         }
         self.effort.store_bytes = self.effort.store_bytes.saturating_add(size);
-        let source = self.open_source(name.clone(), &file)?;
+        let source = self.open_source(name.clone(), segment, &file)?;
         let mut builder = Builder::default();
-        let mut at = source.seal.first_chunk();
-        let error = |source| self.io_error(name, source);
-        while let Some(stored) = recovery::whole_chunk(&file, at, size).map_err(error)? {
-            let Ok(section) = source.seal.open(&stored) else { break };
-            let Ok((summary, interfaces, flows)) = index::scan(&section) else { break };
+        let (mut at, mut number) = (source.seal.first_chunk(), 0);
+        let is_whole = loop {
+            let next = recovery::next_chunk(&file, &source.seal, number, at, size);
+            let stored = match next.map_err(|source| self.io_error(name, source))? {
+                Next::Chunk(stored) => stored,
+                // The rest is being written.
+                Next::End | Next::Torn => break true,
+                Next::Damaged => break false,
+            };
+            let Ok(section) = source.seal.open(&stored, number) else { break false };
+            let Ok((summary, interfaces, flows)) = index::scan(&section) else { break false };
             builder.add_parts(&summary, &interfaces, &flows, at, stored.len() as u32);
             at += stored.len() as u64;
+            number += 1;
+        };
+        if !is_whole {
+            self.missing(|| format!("{name} is damaged; its last {} bytes cannot be read", size - at));
         }
         self.effort.bytes_read += at;
-        let index = Index::parse(builder.encode());
+        let index = Index::parse(builder.encode(), size);
         let damaged = |_| ReadError::Segment { file: name.to_string(), source: Unreadable::Damaged };
         index.map_err(damaged).map(|index| Some((source, index)))
     }
@@ -490,9 +662,15 @@ impl Reader {
         if let Some(stored) = self.ahead.pop_front() {
             return Ok(stored);
         }
-        let Some(Candidate { source, entry }) = candidates.last() else { return Ok(Vec::new()) };
+        let Some(Candidate { source, entry, .. }) = candidates.last() else { return Ok(Vec::new()) };
         let copy = match &source.place {
-            Place::File(file) => {
+            Place::Here => {
+                let file = match source.name.segment() {
+                    Some(segment) => self.segment_file(segment)?,
+                    None => None,
+                };
+                let missing = || self.io_error(&source.name, io::ErrorKind::NotFound.into());
+                let file = file.ok_or_else(missing)?;
                 let mut stored = vec![0; entry.len as usize];
                 file.read_exact_at(&mut stored, entry.offset)
                     .map_err(|error| self.io_error(&source.name, error))?;
@@ -503,7 +681,7 @@ impl Reader {
         let next = candidates.iter().rev().take(AT_ONCE);
         let next =
             next.take_while(|next| matches!(&next.source.place, Place::Remote(of) if Rc::ptr_eq(of, &copy)));
-        let parts = next.map(|Candidate { source, entry }| {
+        let parts = next.map(|Candidate { source, entry, .. }| {
             (&source.name, entry.offset..entry.offset.saturating_add(entry.len.into()))
         });
         let read = copy.ranges(parts)?;
@@ -514,15 +692,19 @@ impl Reader {
 
     /// Finds the matching packets in a chunk.
     fn load(&mut self, candidate: &Candidate, stored: &[u8], wanted: &Wanted) -> Result<Loaded, ReadError> {
-        let Candidate { source, entry } = candidate;
+        let Candidate { source, entry, number, written, .. } = candidate;
         self.effort.chunks_read += 1;
         self.effort.bytes_read += u64::from(entry.len);
         let damaged = |error| ReadError::Segment { file: source.name.to_string(), source: error };
-        let section = source.seal.open(stored).map_err(damaged)?;
+        let section = source.seal.open(stored, *number).map_err(damaged)?;
         let mut found = Vec::new();
         let mut reader = Section::new(&section);
         while let Some(packet) = reader.next().map_err(|_| damaged(Unreadable::Damaged))? {
-            if packet.time < wanted.from || packet.time >= wanted.to {
+            // The chunk is read when its first time has come.
+            if packet.time < entry.first || packet.time > entry.last {
+                return Err(damaged(Unreadable::Damaged));
+            }
+            if !wanted.overlaps(packet.time, packet.time) {
                 continue;
             }
             let info = FrameInfo {
@@ -533,15 +715,15 @@ impl Reader {
                 side: packet.side,
             };
             if wanted.expression.matches(&info, packet.frame) {
-                self.effort.packets += 1;
-                self.effort.bytes += packet.frame.len() as u64;
                 found.push((packet.time, packet.block, packet.interface));
             }
         }
         let interfaces = reader.interfaces;
         // The order is stable: of packets with the same time, the one that came first comes out first.
         found.sort_by_key(|&(time, block, _)| Reverse((time, block)));
-        Ok(Loaded { section, interfaces, found })
+        found.truncate(found.len().saturating_sub(*written));
+        let size = section.len() + found.capacity() * size_of::<(u64, (usize, usize), usize)>();
+        Ok(Loaded { candidate: candidate.clone(), size, section, interfaces, found })
     }
 }
 
@@ -574,9 +756,10 @@ fn select(
             }
         }
     }
-    for ((entry, possible), has_id) in chunks.into_iter().zip(possible).zip(has_id) {
-        if possible && has_id && entry.first < wanted.to && entry.last >= wanted.from {
-            candidates.push(Candidate { source: Rc::clone(source), entry });
+    for (((entry, number), possible), has_id) in chunks.into_iter().zip(0..).zip(possible).zip(has_id) {
+        if possible && has_id && wanted.overlaps(entry.first, entry.last) {
+            let source = Rc::clone(source);
+            candidates.push(Candidate { source, entry, number, next: entry.first, written: 0 });
         }
     }
 }

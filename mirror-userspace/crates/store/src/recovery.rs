@@ -2,8 +2,11 @@
 //!
 //! Recovery cuts each segment to its last whole chunk, builds the missing index, appends a line to the
 //! manifest and gives the segment its name. A segment whose line is in the manifest already only lacks the
-//! name. A segment without a whole chunk is deleted. A segment that cannot be read (it is encrypted with
-//! another key, or damaged within) is set aside as `….damaged`.
+//! name.
+//!
+//! Only what a killed writer leaves behind is cut off or deleted: the beginning of a chunk that it had no time
+//! to complete, or zeros. Anything else (a changed byte, another key, a foreign file) is evidence, so the file
+//! is set aside as `….damaged`, and the chunks in front of the damage become a segment of their own.
 
 use std::fs::File;
 use std::io;
@@ -12,10 +15,12 @@ use std::os::unix::fs::FileExt as _;
 use sha2::{Digest as _, Sha256};
 
 use super::Shared;
+use super::buffer::ALIGNMENT;
+use super::chunk::CHUNK;
 use super::home::Home;
 use super::index::{self, Builder};
 use super::names::{FileName, SegmentName};
-use super::seal::{SegmentSeal, StoreKey, chunk_len};
+use super::seal::{self, SegmentSeal, StoreKey};
 use super::segment;
 
 /// The outcome for a segment that had no final name.
@@ -32,8 +37,11 @@ pub enum Recovered {
     },
     /// The segment contained no whole chunk, and was deleted.
     Empty,
-    /// The segment cannot be read, and was set aside.
-    SetAside,
+    /// The segment is damaged, or cannot be read, and was set aside.
+    SetAside {
+        /// Packets in front of the damage. They were copied, and are kept.
+        packets: u64,
+    },
     /// The segment cannot be finished now, for this reason.
     NotYet(String),
 }
@@ -46,7 +54,15 @@ impl std::fmt::Display for Recovered {
                 write!(f, "was not finished: repaired, {packets} packets kept, {cut} bytes cut off")
             }
             Self::Empty => f.write_str("was not finished and had no packets: deleted"),
-            Self::SetAside => f.write_str("was not finished and cannot be read: set aside as .damaged"),
+            Self::SetAside { packets: 0 } => {
+                f.write_str("was not finished and cannot be read: set aside as .damaged")
+            }
+            Self::SetAside { packets } => {
+                write!(
+                    f,
+                    "was not finished and is damaged: {packets} packets kept, the file set aside as .damaged"
+                )
+            }
             Self::NotYet(why) => write!(f, "is not finished: {why}; it is tried again"),
         }
     }
@@ -71,29 +87,39 @@ pub(super) fn recover(
     directory.is_free(&FileName::Segment(name.clone()))?;
     let mut beginning = vec![0; 4096.min(size as usize)];
     file.read_exact_at(&mut beginning, 0)?;
-    let Ok(seal) = SegmentSeal::of_segment(&beginning, key) else { return set_aside(home, name) };
+    let seal = SegmentSeal::of_segment(&beginning, key).and_then(|seal| seal.check_name(name));
+    let Ok(seal) = seal else { return set_aside(home, name) };
+    // The manifest describes another file of this name, and no line describes two.
+    if shared.manifest().segments.iter().any(|known| known.file == *name) {
+        return set_aside(home, name);
+    }
     let (mut builder, mut digest) = (Builder::default(), Sha256::new());
     let mut at = seal.first_chunk();
     if at > 0 {
         digest.update(&beginning);
     }
     let mut number = 0;
-    while let Some(stored) = whole_chunk(&file, at, size)? {
-        let Ok(section) = seal.open(&stored) else { break };
-        let Ok((summary, interfaces, flows)) = index::scan(&section) else { break };
+    let is_torn = loop {
+        let stored = match next_chunk(&file, &seal, number, at, size)? {
+            Next::Chunk(stored) => stored,
+            Next::End | Next::Torn => break true,
+            Next::Damaged => break false,
+        };
+        let Ok(section) = seal.open(&stored, number) else { break false };
+        let Ok((summary, interfaces, flows)) = index::scan(&section) else { break false };
         builder.add_parts(&summary, &interfaces, &flows, at, stored.len() as u32);
         digest.update(&stored);
         at += stored.len() as u64;
         number += 1;
-    }
+    };
     if number == 0 {
-        // A whole chunk that is not readable is evidence, so the file is not deleted.
-        if whole_chunk(&file, at, size)?.is_some() {
+        if !is_torn {
             return set_aside(home, name);
         }
         directory.remove(&partial)?;
         return Ok(Recovered::Empty);
     }
+    let file = if is_torn { file } else { copy_aside(home, name, &file, at)? };
     let cut = size - at;
     file.set_len(at)?;
     file.sync_all()?;
@@ -101,24 +127,99 @@ pub(super) fn recover(
     let mut segment = segment::describe(name.clone(), at, digest, &index, &builder);
     segment.recovered = true;
     segment::finish(shared, home, segment, &index)?;
-    Ok(Recovered::Repaired { packets: builder.summary().packets, cut })
+    let packets = builder.summary().packets;
+    Ok(if is_torn { Recovered::Repaired { packets, cut } } else { Recovered::SetAside { packets } })
 }
 
 fn set_aside(home: &Home, name: &SegmentName) -> io::Result<Recovered> {
     home.directory.rename_new(&FileName::Partial(name.clone()), &FileName::Damaged(name.clone()))?;
     home.directory.sync()?;
-    Ok(Recovered::SetAside)
+    Ok(Recovered::SetAside { packets: 0 })
 }
 
-/// Returns the stored chunk at an offset of a file, if the file contains all of it.
-pub(super) fn whole_chunk(file: &File, at: u64, size: u64) -> io::Result<Option<Vec<u8>>> {
-    let mut beginning = [0; 64];
-    if at + beginning.len() as u64 > size {
-        return Ok(None);
-    }
+/// Sets a segment aside, and copies its first `len` bytes to a new unfinished segment of the same name.
+fn copy_aside(home: &Home, name: &SegmentName, file: &File, len: u64) -> io::Result<File> {
+    let directory = &home.directory;
+    let (partial, damaged) = (FileName::Partial(name.clone()), FileName::Damaged(name.clone()));
+    directory.rename_new(&partial, &damaged)?;
+    let copy = || {
+        let copy = directory.create(&partial)?;
+        let mut buffer = vec![0; CHUNK];
+        let mut at = 0;
+        while at < len {
+            let piece = &mut buffer[..(len - at).min(CHUNK as u64) as usize];
+            file.read_exact_at(piece, at)?;
+            copy.write_all_at(piece, at)?;
+            at += piece.len() as u64;
+        }
+        copy.sync_all()?;
+        directory.sync()?;
+        Ok(copy)
+    };
+    copy().inspect_err(|_| {
+        // The disk may be full. The segment is tried again as it was.
+        let _ = directory.remove(&partial).and_then(|()| directory.rename_new(&damaged, &partial));
+    })
+}
+
+/// The bytes at an offset of an unfinished segment.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// A whole chunk.
+    Chunk(Vec<u8>),
+    /// The end of the file.
+    End,
+    /// The beginning of a chunk, or zeros, up to the end of the file: a write that was not completed.
+    Torn,
+    /// Bytes that no writer leaves behind.
+    Damaged,
+}
+
+/// Returns what is at an offset of a file, where chunk `number` is expected.
+pub(super) fn next_chunk(
+    file: &File,
+    seal: &SegmentSeal,
+    number: u32,
+    at: u64,
+    size: u64,
+) -> io::Result<Next> {
+    // The header of an encrypted segment is followed by zeros up to the first chunk.
+    let Some(rest) = size.checked_sub(at).filter(|rest| *rest > 0) else { return Ok(Next::End) };
+    let mut beginning = vec![0; rest.min(ALIGNMENT as u64) as usize];
     file.read_exact_at(&mut beginning, at)?;
-    let Some(len) = chunk_len(&beginning).filter(|len| at + len <= size) else { return Ok(None) };
-    let mut stored = vec![0; len as usize];
+    if beginning.iter().all(|&byte| byte == 0) {
+        return Ok(if is_zero(file, at, size)? { Next::Torn } else { Next::Damaged });
+    }
+    let Some(len) = seal.chunk_len(&beginning) else {
+        let is_torn = rest < seal::LENGTH_KNOWN && seal.is_torn(&beginning, number);
+        return Ok(if is_torn { Next::Torn } else { Next::Damaged });
+    };
+    let mut stored = vec![0; len.min(rest) as usize];
     file.read_exact_at(&mut stored, at)?;
-    Ok(Some(stored))
+    Ok(if len <= rest {
+        Next::Chunk(stored)
+    } else if seal.is_torn(&stored, number) {
+        Next::Torn
+    } else {
+        Next::Damaged
+    })
+}
+
+/// Returns whether a file has only zeros from an offset on.
+fn is_zero(file: &File, mut at: u64, size: u64) -> io::Result<bool> {
+    /// No writer leaves more zeros behind; a sparse file may seem to have any number.
+    const MOST: u64 = 1 << 30;
+    if size - at > MOST {
+        return Ok(false);
+    }
+    let mut buffer = vec![0; CHUNK];
+    while at < size {
+        let piece = &mut buffer[..(size - at).min(CHUNK as u64) as usize];
+        file.read_exact_at(piece, at)?;
+        if piece.iter().any(|&byte| byte != 0) {
+            return Ok(false);
+        }
+        at += piece.len() as u64;
+    }
+    Ok(true)
 }

@@ -20,7 +20,7 @@ use url::{Host, Url};
 
 use super::directory::Directory;
 use super::manifest::{self, Contents, FILE_NAME};
-use super::names::FileName;
+use super::names::{FileName, shown};
 
 #[cfg(feature = "s3")]
 mod s3;
@@ -40,9 +40,6 @@ mod s3 {
 pub(super) const AT_ONCE: usize = 16;
 /// Size in bytes of the ranges in which a whole object is read.
 const PIECE: u64 = 8 << 20;
-
-/// The environment variables that name the endpoint.
-const ENDPOINT_VARIABLES: [&str; 3] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
 
 /// The accepted forms of a location, for error messages.
 const ALLOWED: &str = "write s3://BUCKET/PREFIX or file:///DIRECTORY";
@@ -68,44 +65,28 @@ impl Location {
         text.contains("://")
     }
 
-    /// Returns whether a user must name the location before it is read. A manifest may be from someone else,
-    /// so it must not choose the server that receives signed requests of this user, nor a directory of this
-    /// host. An S3 location without an endpoint leaves the server to the environment, or to AWS.
-    fn needs_naming(&self) -> bool {
-        match &self.place {
-            Place::S3 { endpoint: Some(endpoint), .. } => {
-                !ENDPOINT_VARIABLES.iter().any(|name| std::env::var(name).is_ok_and(|set| set == *endpoint))
-            }
-            Place::S3 { endpoint: None, .. } => false,
-            Place::Directory(_) => true,
-        }
-    }
-
-    /// Returns whether this has the same endpoint as another location, or is the same directory.
+    /// Returns whether this is in the same bucket as another location, or is the same directory.
     fn is_beside(&self, other: &Self) -> bool {
         match (&self.place, &other.place) {
-            (Place::S3 { endpoint: this, .. }, Place::S3 { endpoint: other, .. }) => this == other,
+            (
+                Place::S3 { bucket, region, endpoint, .. },
+                Place::S3 { bucket: bucket_2, region: region_2, endpoint: endpoint_2, .. },
+            ) => (bucket, region, endpoint) == (bucket_2, region_2, endpoint_2),
             (Place::Directory(this), Place::Directory(other)) => this == other,
             _ => false,
         }
     }
 
-    /// Returns the location of a copy from a manifest, provided that it is among those that the user `named`,
-    /// or need not be named.
+    /// Returns the location of a copy from a manifest, provided that it is among those that the user `named`.
+    /// A manifest may be from someone else, so it must not choose the server that receives signed requests of
+    /// this user (bucket and region are parts of its name), nor a directory of this host.
     pub(super) fn of_manifest(url: &str, named: &[Self]) -> Result<Self, RemoteError> {
         let location: Self = url.parse()?;
-        if location.needs_naming() && !named.iter().any(|named| location.is_beside(named)) {
-            let what = match &location.place {
-                Place::S3 { .. } => {
-                    "the manifest alone names this endpoint; if it is yours, add --copy and this URL"
-                }
-                Place::Directory(_) => {
-                    "the manifest alone names this directory; if it is yours, add --copy and this URL"
-                }
-            };
-            return Err(RemoteError { url: location.url, what: what.to_owned() });
+        if named.iter().any(|named| location.is_beside(named)) {
+            return Ok(location);
         }
-        Ok(location)
+        let what = "the manifest alone names this place; if it is yours, add --copy and this URL".to_owned();
+        Err(RemoteError { url: location.url, what })
     }
 
     /// Returns the directory, if the location is one.
@@ -129,7 +110,7 @@ impl FromStr for Location {
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let wrong = |what: String| ParseError::new(what, ALLOWED);
-        let url = Url::parse(text).map_err(|_| wrong(format!("`{text}` is not a URL")))?;
+        let url = Url::parse(text).map_err(|_| wrong(format!("{} is not a URL", shown(text))))?;
         if !url.username().is_empty() || url.password().is_some() {
             // The message does not repeat the text, which contains credentials.
             return Err(ParseError::new(
@@ -140,24 +121,29 @@ impl FromStr for Location {
         let place = match url.scheme() {
             "s3" => {
                 let bucket = url.host_str().filter(|host| !host.is_empty());
-                let bucket = bucket.ok_or_else(|| wrong(format!("`{text}` names no bucket")))?.to_owned();
+                let bucket =
+                    bucket.ok_or_else(|| wrong(format!("{} names no bucket", shown(text))))?.to_owned();
                 // Bucket and region become part of a host name.
                 if !is_label(&bucket) {
-                    return Err(wrong(format!("`{bucket}` is not the name of a bucket")));
+                    return Err(wrong(format!("{} is not the name of a bucket", shown(&bucket))));
                 }
                 let prefix = url.path().trim_matches('/').to_owned();
                 let (mut region, mut endpoint) = (None, None);
                 for (key, value) in url.query_pairs() {
                     match &*key {
-                        "region" if is_label(&value) => region = Some(value.into_owned()),
+                        "region" if is_label(&value) && !value.contains('.') => {
+                            region = Some(value.into_owned())
+                        }
                         "region" => {
-                            let what = format!("`{value}` is not a region");
+                            let what = format!("{} is not a region", shown(&value));
                             return Err(ParseError::new(what, "write such as region=eu-central-1"));
                         }
                         "endpoint" if value.starts_with("https://") || value.starts_with("http://") => {
                             if is_plain(&value) {
-                                let what =
-                                    format!("`{value}` is not encrypted, and requests have credentials");
+                                let what = format!(
+                                    "{} is not encrypted, and requests have credentials",
+                                    shown(&value)
+                                );
                                 return Err(ParseError::new(
                                     what,
                                     "write https://; http:// is for this host alone",
@@ -166,11 +152,11 @@ impl FromStr for Location {
                             endpoint = Some(value.into_owned());
                         }
                         "endpoint" => {
-                            let what = format!("`{value}` is not an endpoint");
+                            let what = format!("{} is not an endpoint", shown(&value));
                             return Err(ParseError::new(what, "write endpoint=https://HOST:PORT"));
                         }
                         _ => {
-                            let what = format!("`{key}` is not known in a URL");
+                            let what = format!("{} is not known in a URL", shown(&key));
                             return Err(ParseError::new(what, "only `region` and `endpoint` are"));
                         }
                     }
@@ -180,7 +166,8 @@ impl FromStr for Location {
             "file" => {
                 let directory = url.to_file_path();
                 Place::Directory(
-                    directory.map_err(|()| wrong(format!("`{text}` is not a directory of this host")))?,
+                    directory
+                        .map_err(|()| wrong(format!("{} is not a directory of this host", shown(text))))?,
                 )
             }
             other => return Err(wrong(format!("`{other}:` is no place for a store"))),
@@ -382,6 +369,10 @@ impl Remote {
         digest: &str,
         mut read: impl FnMut(u64),
     ) -> Result<Option<String>, RemoteError> {
+        // A foreign entry is a finding, and the other files are compared as well.
+        if let Err(RemoteError { what, .. }) = self.check(name) {
+            return Ok(Some(format!("cannot be read: {what}")));
+        }
         match self.size(name).await? {
             None => return Ok(Some("is missing".to_owned())),
             Some(found) if found != size => {
@@ -403,6 +394,10 @@ impl Remote {
 
     /// Returns the names of the objects at the location.
     async fn list(&self) -> Result<Vec<String>, RemoteError> {
+        // Of a directory, only its own entries: no link is followed, and no entry keeps others from being listed.
+        if let Some(directory) = &self.directory {
+            return directory.list().map_err(|error| self.wrong(format!("list: {error}")));
+        }
         let mut names = Vec::new();
         let mut found = self.store.list(Some(&self.prefix));
         while let Some(object) = found.next().await {
@@ -484,6 +479,11 @@ impl RemoteReader {
         self.runtime.block_on(self.remote.compare(name, size, digest, read))
     }
 
+    /// Returns what is wrong with an entry of a directory, if it is not a regular file.
+    pub(super) fn fault(&self, name: &FileName) -> Option<String> {
+        self.remote.check(name).err().map(|error| error.what)
+    }
+
     /// Returns the names of the objects at the location.
     pub(super) fn list(&self) -> Result<Vec<String>, RemoteError> {
         self.runtime.block_on(self.remote.list())
@@ -521,6 +521,7 @@ mod tests {
             ("s3://packets?endpoint=http://127.0.0.1.example:9000", "is not encrypted"),
             ("s3://packets?endpoint=http://me@10.0.0.1", "is not encrypted"),
             ("s3://packets?region=x.example/%23", "is not a region"),
+            ("s3://packets?region=x.example", "is not a region"),
             ("s3://a%2fb/c", "is not the name of a bucket"),
             ("file://host/data", "is not a directory of this host"),
         ] {
@@ -532,11 +533,20 @@ mod tests {
     #[test]
     fn hostile_manifests_name_no_server_and_no_directory_that_the_user_has_not_named() {
         let named = |urls: &[&str]| urls.iter().map(|url| url.parse().unwrap()).collect::<Vec<Location>>();
-        let mine = named(&["s3://packets/a?endpoint=https://minio.example:9000", "file:///copies/a"]);
+        let mine = named(&[
+            "s3://packets/a?endpoint=https://minio.example:9000",
+            "s3://mine?region=eu-central-1",
+            "file:///copies/a",
+        ]);
         for (url, allowed) in [
-            ("s3://packets/a", true),
-            ("s3://other/b?region=eu-central-1", true),
-            ("s3://other/b?endpoint=https://minio.example:9000", true),
+            ("s3://packets/a", false),
+            ("s3://packets/b?endpoint=https://minio.example:9000", true),
+            ("s3://other/b?endpoint=https://minio.example:9000", false),
+            ("s3://packets/b?endpoint=https://minio.example:9000&region=eu-central-1", false),
+            ("s3://mine/b?region=eu-central-1", true),
+            ("s3://mine/b?region=us-east-1", false),
+            ("s3://mine/b", false),
+            ("s3://mine/b?region=evil.example", false),
             ("s3://packets/a?endpoint=https://evil.example", false),
             ("s3://packets/a?endpoint=https://minio.example", false),
             ("s3://packets/a?endpoint=http://127.0.0.1:9000", false),
@@ -546,10 +556,10 @@ mod tests {
         ] {
             let outcome = Location::of_manifest(url, &mine);
             assert_eq!(outcome.is_ok(), allowed, "{url}");
-            let without = Location::of_manifest(url, &[]);
-            assert_eq!(without.is_ok(), url.starts_with("s3:") && !url.contains("endpoint"), "{url}");
+            assert!(Location::of_manifest(url, &[]).is_err(), "{url}");
             if let Err(error) = outcome {
-                assert!(error.to_string().contains("--copy"), "{error}");
+                let error = error.to_string();
+                assert!(error.contains("--copy") || error.contains("is not a region"), "{error}");
             }
         }
         for (endpoint, plain) in [

@@ -28,10 +28,13 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::buffer::{ALIGNMENT, Buffer};
 use super::chunk::CHUNK;
+use super::names::SegmentName;
 use super::pcapng::{self, u32_at};
 
 /// Bytes of the header in front of a chunk.
 const HEADER: usize = 64;
+/// Bytes of a chunk, of any form, that are enough to tell its length.
+pub(super) const LENGTH_KNOWN: u64 = 28;
 /// Magic number of a skippable frame of zstd, one of sixteen.
 const SKIPPABLE: u32 = 0x184d_2a5d;
 const MAGIC: &[u8; 4] = b"MXC1";
@@ -268,14 +271,21 @@ impl SegmentSeal {
         Ok(Self { cipher: Some(cipher), key_header: Some(header), number: 0 })
     }
 
+    /// Fails if only one of name and contents of a segment says that it is encrypted. Otherwise whoever can
+    /// write to the directory could replace encrypted packets by others.
+    pub(super) fn check_name(self, name: &SegmentName) -> Result<Self, Unreadable> {
+        if name.is_encrypted() == self.cipher.is_some() { Ok(self) } else { Err(Unreadable::Damaged) }
+    }
+
     /// Returns the offset of the first chunk.
     pub(super) const fn first_chunk(&self) -> u64 {
         if self.cipher.is_some() { ALIGNMENT as u64 } else { 0 }
     }
 
-    /// Returns the section of a stored chunk.
-    pub(super) fn open(&self, stored: &[u8]) -> Result<Vec<u8>, Unreadable> {
-        if pcapng::section_len(stored).is_some() {
+    /// Returns the section of a stored chunk, the `number`th of the segment. Each chunk of an encrypted
+    /// segment is encrypted, and stays in its place.
+    pub(super) fn open(&self, stored: &[u8], number: u32) -> Result<Vec<u8>, Unreadable> {
+        if self.cipher.is_none() && pcapng::section_len(stored).is_some() {
             return Ok(stored.to_vec());
         }
         let word = |at| u32_at(stored, at).ok_or(Unreadable::Damaged);
@@ -285,6 +295,9 @@ impl SegmentSeal {
         let (flags, len, section) = (word(12)?, word(16)? as usize, word(20)? as usize);
         let end = HEADER.checked_add(len).ok_or(Unreadable::Damaged)?;
         let mut content = stored.get(HEADER..end).ok_or(Unreadable::Damaged)?.to_vec();
+        if self.cipher.is_some() && (flags & ENCRYPTED == 0 || word(28)? != number) {
+            return Err(Unreadable::Damaged);
+        }
         if flags & ENCRYPTED != 0 {
             let cipher = self.cipher.as_ref().ok_or(Unreadable::Damaged)?;
             cipher
@@ -303,11 +316,60 @@ impl SegmentSeal {
         }
         if content.len() == section { Ok(content) } else { Err(Unreadable::Damaged) }
     }
+
+    /// Returns the length in bytes of the chunk with this beginning, padding included, or `None` if no chunk
+    /// begins here.
+    pub(super) fn chunk_len(&self, beginning: &[u8]) -> Option<u64> {
+        let len = match pcapng::section_len(beginning) {
+            Some(len) if self.cipher.is_none() => len,
+            None if beginning.starts_with(&mark()) => {
+                let total = u64::from(u32_at(beginning, 24)?);
+                if total != total_len(u32_at(beginning, 16)?) {
+                    return None;
+                }
+                total
+            }
+            _ => return None,
+        };
+        (len > 0 && len <= super::chunk::MEMORY as u64 && len % ALIGNMENT as u64 == 0).then_some(len)
+    }
+
+    /// Returns whether these bytes are the beginning of chunk `number`, without its end. One changed byte of
+    /// a header does not make a chunk look like a longer one.
+    pub(super) fn is_torn(&self, bytes: &[u8], number: u32) -> bool {
+        let mark = mark();
+        let shared = bytes.len().min(mark.len());
+        if bytes[..shared] != mark[..shared] {
+            return self.cipher.is_none() && pcapng::is_torn(bytes);
+        }
+        let (Some(stored), Some(total), Some(this)) =
+            (u32_at(bytes, 16), u32_at(bytes, 24), u32_at(bytes, 28))
+        else {
+            // The header itself is torn.
+            return true;
+        };
+        u64::from(total) == total_len(stored) && (bytes.len() as u64) < u64::from(total) && this == number
+    }
 }
 
-/// Returns the index, decrypted if its stored form is encrypted.
-pub(super) fn open_index(mut stored: Vec<u8>, key: Option<&StoreKey>) -> Result<Vec<u8>, Unreadable> {
-    let seal = SegmentSeal::of_segment(&stored, key)?;
+/// Returns the bytes with which a stored chunk begins.
+fn mark() -> Vec<u8> {
+    let words = [SKIPPABLE, (HEADER - 8) as u32, u32::from_le_bytes(*MAGIC)];
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// Returns the length of a chunk with so many stored bytes, header and padding included.
+const fn total_len(stored: u32) -> u64 {
+    (HEADER as u64 + stored as u64 + 8).next_multiple_of(ALIGNMENT as u64)
+}
+
+/// Returns the index of a segment, decrypted if the segment is encrypted.
+pub(super) fn open_index(
+    mut stored: Vec<u8>,
+    name: &SegmentName,
+    key: Option<&StoreKey>,
+) -> Result<Vec<u8>, Unreadable> {
+    let seal = SegmentSeal::of_segment(&stored, key)?.check_name(name)?;
     let Some(cipher) = seal.cipher else { return Ok(stored) };
     let mut content = stored.split_off((KEY_HEADER + TAG).min(stored.len()));
     let tag = stored.get(KEY_HEADER..).filter(|tag| tag.len() == TAG).ok_or(Unreadable::Damaged)?;
@@ -316,17 +378,6 @@ pub(super) fn open_index(mut stored: Vec<u8>, key: Option<&StoreKey>) -> Result<
         .decrypt_in_place_detached(&nonce(INDEX_NUMBER), &[], &mut content, Tag::from_slice(tag))
         .map_err(|_| Unreadable::Damaged)?;
     Ok(content)
-}
-
-/// Returns the length in bytes of the chunk with this beginning, padding included, or `None` if no chunk
-/// begins here.
-pub(super) fn chunk_len(beginning: &[u8]) -> Option<u64> {
-    let len = match pcapng::section_len(beginning) {
-        Some(len) => len,
-        None if beginning.get(8..12) == Some(&MAGIC[..]) => u64::from(u32_at(beginning, 24)?),
-        None => return None,
-    };
-    (len > 0 && len <= super::chunk::MEMORY as u64 && len % ALIGNMENT as u64 == 0).then_some(len)
 }
 
 /// The reason why a segment cannot be read.

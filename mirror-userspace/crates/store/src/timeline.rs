@@ -103,7 +103,7 @@ impl Timeline {
         let (deleted, uploaded) = (contents.deleted(), contents.uploaded());
         let mut segments: Vec<&Segment> = contents.written().filter(|segment| segment.packets > 0).collect();
         segments.sort_by_key(|segment| (segment.first, segment.last));
-        let mut timeline = Self { wrong_lines: contents.wrong.len(), ..Self::default() };
+        let mut timeline = Self { wrong_lines: contents.faults, ..Self::default() };
         let mut vnis: BTreeMap<u32, Vni> = BTreeMap::new();
         let mut until = segments.first().map_or(0, |segment| segment.first);
         let mut part = None;
@@ -137,6 +137,10 @@ impl Timeline {
                     entry.segments += 1;
                 }
             }
+        }
+        for span in &mut timeline.spans {
+            span.vnis.sort_unstable();
+            span.vnis.dedup();
         }
         timeline.vnis = vnis.into_values().collect();
         let losses = contents.lines.iter().filter_map(|line| match line.event {
@@ -172,11 +176,8 @@ impl Span {
         self.packets = self.packets.saturating_add(segment.packets);
         self.bytes = self.bytes.saturating_add(segment.bytes);
         self.flows = self.flows.saturating_add(segment.flows);
-        for vni in &segment.vnis {
-            if let Err(place) = self.vnis.binary_search(vni) {
-                self.vnis.insert(place, *vni);
-            }
-        }
+        // These are sorted once the span is complete.
+        self.vnis.extend_from_slice(&segment.vnis);
     }
 }
 

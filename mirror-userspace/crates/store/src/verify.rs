@@ -105,7 +105,7 @@ pub fn verify_copy(
     }
     report
         .compare(&there, &mut progress, |file, size, digest, read| copy.compare(file, size, digest, read))?;
-    report.others(&contents, names, |_| None);
+    report.others(&contents, names, |file| copy.fault(file));
     Ok(report)
 }
 
@@ -116,6 +116,9 @@ impl Report {
         let mut wrong = |what| report.findings.push(Finding { file: FILE_NAME.to_owned(), what });
         for line in &contents.wrong {
             wrong(format!("line {} {}", line.line, line.what));
+        }
+        if let more @ 1.. = contents.faults - contents.wrong.len() {
+            wrong(format!("has {more} more lines that are wrong"));
         }
         if let Some(head) = head
             && !contents.heads.iter().any(|known| known == head)

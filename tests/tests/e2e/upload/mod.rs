@@ -190,7 +190,7 @@ fn hostile_manifests_have_no_server_asked_that_the_user_did_not_name() {
         let output = bed.run_to_end(mirror_xdp(&bed, &[arguments, &["-w", "/dev/null"]].concat()));
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let [line] = &output.stderr[..] else { panic!("{output:?}") };
-        assert!(line.contains("the manifest alone names this endpoint") && line.contains("--copy"), "{line}");
+        assert!(line.contains("the manifest alone names this place") && line.contains("--copy"), "{line}");
     }
     assert_eq!((server.requests(), other.requests()), before);
     let (found, effort) = extract_by(&bed, &["--store", store, "--copy", &url]);

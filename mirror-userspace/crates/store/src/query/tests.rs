@@ -31,7 +31,7 @@ fn asked(expression: &str, section: &[u8]) -> Answer {
     let (summary, interfaces, flows) = scan(section).unwrap();
     let mut builder = Builder::default();
     builder.add_parts(&summary, &interfaces, &flows, 0, section.len() as u32);
-    let index = Index::parse(builder.encode()).unwrap();
+    let index = Index::parse(builder.encode(), u64::MAX).unwrap();
     let query = Query::of(expression);
     index.flows().map(|entry| query.ask(&entry, index.interfaces())).max().unwrap_or(Answer::No)
 }
@@ -137,7 +137,7 @@ proptest! {
     #[test]
     fn bytes_that_are_no_index_or_section_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = scan(&bytes);
-        prop_assert!(Index::parse(bytes).is_err());
+        prop_assert!(Index::parse(bytes, u64::MAX).is_err());
     }
 
     #[test]
@@ -157,6 +157,6 @@ proptest! {
         let mut bytes = builder.encode();
         let at = at % bytes.len();
         bytes[at] ^= 1 << bit;
-        prop_assert!(Index::parse(bytes).is_err());
+        prop_assert!(Index::parse(bytes, u64::MAX).is_err());
     }
 }

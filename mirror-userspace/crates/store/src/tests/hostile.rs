@@ -13,8 +13,12 @@ use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use super::super::buffer::Buffer;
+use super::super::chunk::{FlowRef, Summary};
+use super::super::index::{Builder, Index};
 use super::super::manifest::Contents;
 use super::super::remote::RemoteReader;
+use super::super::seal::{Sealing, SegmentSeal, Unreadable, open_index};
 use super::super::timeline::Timeline;
 use super::super::verify::verify_copy;
 use super::*;
@@ -222,6 +226,8 @@ fn line(number: usize, previous: &str, event: &Value) -> (String, String) {
     // The order in which the fields are written.
     let order = [
         "file",
+        "from",
+        "to",
         "size",
         "sha256",
         "index_size",
@@ -232,8 +238,6 @@ fn line(number: usize, previous: &str, event: &Value) -> (String, String) {
         "last",
         "vnis",
         "reason",
-        "to",
-        "from",
     ];
     for key in order.iter().filter(|key| fields.contains_key(**key)) {
         text.push_str(&[",\"", key, "\":", &fields[*key].to_string()].concat());
@@ -336,6 +340,8 @@ fn hostile_numbers_and_texts_in_a_manifest_are_bounded() {
         with("packets", most.clone()),
         with("bytes", most.clone()),
         with("vnis", json!([u32::MAX])),
+        with("vnis", json!([8, 7])),
+        with("vnis", json!([7, 7])),
         with("sha256", json!("../x")),
         json!({ "event": "deleted", "file": name(2), "reason": "\u{1b}[2J" }),
         json!({ "event": "deleted", "file": name(2), "reason": "x".repeat(10_000) }),
@@ -347,16 +353,28 @@ fn hostile_numbers_and_texts_in_a_manifest_are_bounded() {
         assert_eq!((contents.lines.len(), contents.wrong.len()), (1, 1), "{event}");
         assert!(contents.wrong[0].refused, "{event}: {:?}", contents.wrong);
     }
+    let lost = |packets: u64| json!({ "event": "lost", "from": 1, "to": 2, "packets": packets });
+    let contents = Contents::parse(manifest_of(&[lost(5), lost(u64::MAX), lost(7)]).as_bytes());
+    assert_eq!((contents.lines.len(), contents.faults), (2, 1), "{:?}", contents.wrong);
+    // Only the first line of a segment describes it.
+    let twice = [with("packets", json!(1)), with("packets", json!(2)), segment(&name(3))];
+    let contents = Contents::parse(manifest_of(&twice).as_bytes());
+    assert_eq!((contents.lines.len(), contents.faults), (2, 1));
+    assert!(contents.wrong[0].what.contains("an earlier line"), "{:?}", contents.wrong);
+    // Of very many faults, the first ones are remembered, and the others counted.
+    let contents = Contents::parse(&b"\n".repeat(1_000_000));
+    assert_eq!((contents.wrong.len(), contents.faults), (1000, 1_000_000));
+    assert_eq!(contents.told().len(), 11);
     // An allowed event may occur as often as there is room.
     let scene = Scene::new();
     let large = |number: u64| {
-        let mut event = segment(&name(number));
+        let mut event = segment(&format!("{number:08}-w0-unknown.pcapng"));
         for key in ["size", "index_size", "packets", "bytes"] {
             event[key] = json!(1_u64 << 48);
         }
         event
     };
-    let events: Vec<_> = std::iter::repeat_n(large(2), 70_000).collect();
+    let events: Vec<_> = (1..=70_000).map(large).collect();
     fs::write(scene.store(manifest::FILE_NAME), manifest_of(&events)).unwrap();
     let contents = Contents::read(&scene.store("")).unwrap();
     assert_eq!(contents.wrong, []);
@@ -425,12 +443,251 @@ fn hostile_copies_are_read_by_names_of_the_store_alone() {
         let read = Reader::open_copy(copy(), None).extract(&wanted, &mut io::sink(), |_, _, _| {});
         assert!(read.unwrap_err().to_string().contains(&name(1)), "{what}");
         let verified = verify_copy(&copy(), None, |_, _| {});
-        match verified {
-            Ok(report) => {
-                assert!(report.findings.iter().any(|found| found.file.contains(&name(1))), "{what}");
-            }
-            Err(error) => assert!(error.to_string().contains(&name(1)), "{what}: {error}"),
-        }
+        let report = verified.unwrap();
+        assert!(report.findings.iter().any(|found| found.file.contains(&name(1))), "{what}");
     }
     assert_eq!(scene.seen(), before);
+}
+
+/// Stores 2,000 packets, makes the first segment an unfinished one, and changes it. Returns the directory and
+/// the changed file.
+fn unfinished(
+    compression: Option<i32>,
+    key: Option<StoreKey>,
+    change: impl FnOnce(&mut Vec<u8>),
+) -> (TempDir, PathBuf, Vec<u8>) {
+    let directory = tempfile::tempdir().unwrap();
+    let extension = match (compression, &key) {
+        (_, Some(_)) => ".enc",
+        (Some(_), None) => ".zst",
+        (None, None) => ".pcapng",
+    };
+    let settings = Settings { compression, segment_size: 64 << 20, ..settings() };
+    store(directory.path(), settings, key, &[turns(7, 5, 5000, 0)]);
+    let segment = files(&directory, extension).remove(0);
+    let mut bytes = fs::read(&segment).unwrap();
+    change(&mut bytes);
+    fs::write(format!("{}.partial", segment.display()), &bytes).unwrap();
+    for gone in [segment.clone(), PathBuf::from(format!("{}.idx", segment.display()))] {
+        fs::remove_file(gone).unwrap();
+    }
+    fs::remove_file(directory.path().join(manifest::FILE_NAME)).unwrap();
+    (directory, segment, bytes)
+}
+
+#[test]
+fn hostile_bytes_in_unfinished_segments_cost_no_packet() {
+    let forms = [(None, None), (Some(1), None), (None, Some(key()))];
+    for (compression, key) in forms {
+        let first = if key.is_some() { 4096 } else { 0 };
+        let is_plain = compression.is_none() && key.is_none();
+        let length = if is_plain { 18 } else { 26 };
+        // The header of the first chunk, its length, and the header of the second one.
+        for (second, at) in [(false, 0), (false, 8), (false, length), (true, 0), (true, length)] {
+            let (directory, segment, bytes) = unfinished(compression, key.clone(), |bytes| {
+                let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+                let len = if is_plain { word(16) + 48 } else { word(first + 24) };
+                let at = first + at + if second { len } else { 0 };
+                bytes[at] ^= 1;
+            });
+            let opened = Store::open(directory.path(), settings(), key.clone()).unwrap();
+            let outcome = opened.recovered()[0].1.clone();
+            let _ = opened.finish();
+            let damaged = format!("{}.damaged", segment.display());
+            assert_eq!(fs::read(damaged).unwrap(), bytes, "{outcome:?}");
+            let Recovered::SetAside { packets } = outcome else { panic!("{outcome:?}, {second} {at}") };
+            assert_eq!(packets > 0, second, "{packets}");
+            assert_eq!(extract(directory.path(), key.clone(), "udp").0.len() as u64, packets);
+        }
+        // What a killed writer leaves behind is cut off.
+        for zeros in [0, 10_000] {
+            let (directory, segment, _) = unfinished(compression, key.clone(), |bytes| {
+                bytes.truncate(bytes.len() - 4096);
+                if zeros > 0 {
+                    bytes.truncate(first);
+                    bytes.resize(first + zeros, 0);
+                }
+            });
+            let opened = Store::open(directory.path(), settings(), key.clone()).unwrap();
+            let outcome = opened.recovered()[0].1.clone();
+            let _ = opened.finish();
+            assert_eq!(outcome == Recovered::Empty, zeros > 0, "{outcome:?}");
+            assert!(!Path::new(&format!("{}.damaged", segment.display())).exists());
+        }
+    }
+    for foreign in [&b"mine"[..], &[0, 0, 1], &[7; 100_000], &[b'x'; 63]] {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join(format!("{}.partial", name(3))), foreign).unwrap();
+        let _ = Store::open(directory.path(), settings(), None).unwrap().finish();
+        assert_eq!(fs::read(directory.path().join(format!("{}.damaged", name(3)))).unwrap(), foreign);
+    }
+}
+
+/// Extracts everything. Returns the number of packets, and what is missing.
+fn extract_all(directory: &Path, key: Option<StoreKey>) -> (u64, Option<String>) {
+    let mut reader = Reader::open(directory, key).unwrap();
+    let wanted = Wanted { from: 0, to: u64::MAX, expression: Expression::parse("").unwrap() };
+    reader.extract(&wanted, &mut io::sink(), |_, _, _| {}).unwrap();
+    let said = reader.strange().join("\n");
+    (reader.effort.packets, reader.is_incomplete().then_some(said))
+}
+
+#[test]
+fn hostile_gaps_in_a_store_are_told_by_an_extract() {
+    let scene = Scene::new();
+    fs::remove_file(scene.store(&format!("{}.partial", name(9)))).unwrap();
+    let manifest = scene.store(manifest::FILE_NAME);
+    let text = fs::read_to_string(&manifest).unwrap();
+    let all = || extract_all(&scene.store(""), None);
+    assert_eq!(all(), (150, None));
+    let told = |expected: u64, what: &str| {
+        let (packets, said) = all();
+        assert_eq!(packets, expected, "{said:?}");
+        assert!(said.as_ref().is_some_and(|said| said.contains(what)), "{what}: {said:?}");
+    };
+    fs::write(&manifest, text.replacen("\"packets\":50", "\"packets\":51", 1)).unwrap();
+    told(100, "line 1 was altered");
+    fs::write(&manifest, &text[..text.len() - 3]).unwrap();
+    told(100, "its last line is not complete");
+    fs::write(&manifest, &text).unwrap();
+    let moved = scene.outside("moved");
+    fs::rename(scene.store(&name(2)), &moved).unwrap();
+    told(100, &name(2));
+    fs::rename(&moved, scene.store(&name(2))).unwrap();
+    let mut bytes = fs::read(scene.store(&name(1))).unwrap();
+    let len = bytes.len();
+    bytes.extend_from_within(..);
+    bytes[len] ^= 1;
+    fs::write(scene.store(&format!("{}.partial", name(9))), bytes).unwrap();
+    told(200, "cannot be read");
+}
+
+#[test]
+fn hostile_indexes_that_no_store_writes_are_refused() {
+    let summary = Summary { packets: 1, bytes: 1, first: 0, last: 1 };
+    let flow = FlowRef::other(0, &[]);
+    let plain = pcapng::Interface { mirror: None };
+    let encoded = |chunks: &[(u64, u32)]| {
+        let mut builder = Builder::default();
+        for &(offset, len) in chunks {
+            builder.add_parts(&summary, &[plain], &[flow], offset, len);
+        }
+        builder.encode()
+    };
+    assert!(Index::parse(encoded(&[(0, 4096), (4096, 8192)]), 12_288).is_ok());
+    for chunks in [
+        &[(0, 4096), (0, 4096)][..],
+        &[(0, 8192), (4096, 4096)],
+        &[(4096, 4096), (0, 4096)],
+        &[(8192, 8192)],
+        &[(u64::MAX, 4096)],
+        &[(1 << 63, 4096)],
+    ] {
+        assert!(Index::parse(encoded(chunks), 12_288).is_err(), "{chunks:?}");
+    }
+    // Postings that several flows share, or none has.
+    let good = encoded(&[(0, 4096), (4096, 4096)]);
+    let postings = good.len() - 4 - 2 * 4;
+    for (at, value) in [(postings - 8, 1_u32), (postings - 4, 1), (postings - 4, 3), (postings - 4, u32::MAX)]
+    {
+        let mut bytes = good.clone();
+        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        let end = bytes.len() - 4;
+        let checksum = crc32fast::hash(&bytes[..end]);
+        bytes[end..].copy_from_slice(&checksum.to_le_bytes());
+        assert!(Index::parse(bytes, 12_288).is_err(), "{value} at {at}");
+    }
+}
+
+#[test]
+fn hostile_overlaps_of_times_cost_time_instead_of_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    let workers: Vec<_> = (7..10).map(|vni| turns(vni, 5, 40, 0)).collect();
+    store(directory.path(), settings(), None, &workers);
+    let read = |most: Option<usize>| {
+        let mut reader = Reader::open(directory.path(), None).unwrap();
+        reader.most_loaded = most.unwrap_or(reader.most_loaded);
+        extract_by(reader, "udp")
+    };
+    let (expected, effort) = read(None);
+    assert_eq!((expected.len(), effort.chunks_read), (120, 3));
+    let (found, effort) = read(Some(1));
+    assert!(effort.chunks_read > 3);
+    let sorted = |mut found: Vec<(u64, Vec<u8>)>| {
+        assert!(found.is_sorted_by_key(|(time, _)| *time));
+        found.sort();
+        found
+    };
+    assert_eq!((effort.packets, sorted(found)), (120, sorted(expected)));
+}
+
+#[test]
+fn hostile_numbers_of_segments_do_not_use_up_the_open_files() {
+    let scene = Scene::new();
+    let (bytes, index) =
+        (fs::read(scene.store(&name(1))), fs::read(scene.store(&format!("{}.idx", name(1)))));
+    let (bytes, index) = (bytes.unwrap(), index.unwrap());
+    let mut events = Vec::new();
+    for number in 1..=300 {
+        let name = format!("{:08}-w0-unknown.pcapng", 100 + number);
+        fs::write(scene.store(&name), &bytes).unwrap();
+        fs::write(scene.store(&format!("{name}.idx")), &index).unwrap();
+        let mut event = segment(&name);
+        (event["size"], event["index_size"]) = (json!(bytes.len()), json!(index.len()));
+        event["last"] = json!(u64::MAX);
+        events.push(event);
+    }
+    fs::write(scene.store(manifest::FILE_NAME), manifest_of(&events)).unwrap();
+    let mut reader = Reader::open(&scene.store(""), None).unwrap();
+    let wanted = Wanted { from: 0, to: u64::MAX, expression: Expression::parse("").unwrap() };
+    let mut most = 0;
+    let count = |_: usize, _: usize, _: &reader::Effort| {
+        let open = fs::read_dir("/proc/self/fd").unwrap().filter(|entry| {
+            let target = fs::read_link(entry.as_ref().unwrap().path());
+            target.is_ok_and(|target| target.starts_with(scene.root.path()))
+        });
+        most = most.max(open.count());
+    };
+    reader.extract(&wanted, &mut io::sink(), count).unwrap();
+    // The unfinished segment has 50 packets, too.
+    assert_eq!(reader.effort.packets, 301 * 50);
+    assert!((200..=258).contains(&most), "{most}");
+}
+
+#[test]
+fn hostile_chunks_and_indexes_do_not_replace_encrypted_ones() {
+    let mut sealing = Sealing::new(None, Some(key())).unwrap();
+    let (mut seal, _) = sealing.begin().unwrap();
+    let stored: Vec<Vec<u8>> = (0..2)
+        .map(|number| {
+            let mut section = Buffer::new(1 << 20);
+            section.push(&[number; 100]);
+            sealing.seal(&mut seal, &mut section);
+            section.as_slice().to_vec()
+        })
+        .collect();
+    assert_eq!((seal.open(&stored[0], 0), seal.open(&stored[1], 1)), (Ok(vec![0; 100]), Ok(vec![1; 100])));
+    let damaged = Err(Unreadable::Damaged);
+    assert_eq!((seal.open(&stored[0], 1), seal.open(&stored[1], 0)), (damaged.clone(), damaged.clone()));
+    let mut plain = stored[0].clone();
+    plain[12] &= !2;
+    assert_eq!(seal.open(&plain, 0), damaged);
+    let scene = Scene::new();
+    let section = fs::read(scene.store(&name(1))).unwrap();
+    assert_eq!(SegmentSeal::none().open(&section, 0), Ok(section.clone()));
+    assert_eq!(seal.open(&section, 0), damaged);
+    let index = seal.seal_index(vec![7; 50]);
+    let named = |extension: &str| SegmentName::parse(&name(1).replace(".pcapng", extension)).unwrap();
+    assert_eq!(open_index(index.clone(), &named(".pcapng.enc"), Some(&key())), Ok(vec![7; 50]));
+    assert_eq!(open_index(index, &named(".pcapng"), Some(&key())), damaged);
+    assert_eq!(open_index(vec![7; 50], &named(".pcapng.enc"), Some(&key())), damaged);
+}
+
+#[test]
+fn hostile_times_are_neither_wrapped_nor_left_out() {
+    let wanted = |from, to| Wanted { from, to, expression: Expression::parse("").unwrap() };
+    assert!(wanted(0, u64::MAX).overlaps(u64::MAX, u64::MAX));
+    assert!(!wanted(0, u64::MAX - 1).overlaps(u64::MAX - 1, u64::MAX));
+    assert!(wanted(5, 10).overlaps(0, 5) && wanted(5, 10).overlaps(9, 20));
+    assert!(!wanted(5, 10).overlaps(0, 4) && !wanted(5, 10).overlaps(10, 20));
 }

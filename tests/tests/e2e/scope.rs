@@ -110,7 +110,11 @@ fn two_live_sessions_with_one_direction_each_give_the_records_of_one_with_both()
 fn flows_of_one_side_are_warned_of_in_a_live_capture_and_shown_by_top_and_doctor() {
     let Some(bed) = Bed::new(1) else { return };
     let config = bed.log_dir().join("mirror-xdp.toml");
-    std::fs::write(&config, "[timeouts]\ntcp_new = \"1s\"\n[api]\nlisten = \"127.0.0.1:9470\"\n").unwrap();
+    std::fs::write(
+        &config,
+        "[timeouts]\ntcp_new = \"1s\"\ntcp_established = \"1s\"\n[api]\nlisten = \"127.0.0.1:9470\"\n",
+    )
+    .unwrap();
     bed.appliance.up("lo").unwrap();
     let mut appliance = bed.start(&["--config", config.to_str().unwrap(), "--stats-interval", "200ms"]);
     bed.send(&connections(OTHER_SOURCE));

@@ -794,9 +794,14 @@ impl Streams {
         incoming: &Incoming<'_>,
         each: &mut impl FnMut(Event<'_>, Mark) -> Consumed,
     ) -> bool {
-        let len = incoming.payload.len();
+        // No frame of a live capture is longer than the bound. The rest of a longer one counts as not captured.
+        let payload = incoming.payload.get(..MAX_EARLY).unwrap_or(incoming.payload);
+        let missing = incoming.missing + (incoming.payload.len() - payload.len());
+        let incoming = &Incoming { payload, missing, ..*incoming };
+        let len = payload.len();
         let mut gap = false;
-        while self.held(stream, owner).is_some_and(|buffer| !buffer.has_room_for(len)) {
+        let is_full = |buffer: &mut Buffer| !buffer.early.is_empty() && !buffer.has_room_for(len);
+        while self.held(stream, owner).is_some_and(is_full) {
             gap |= self.make_room(stream, owner, incoming.heard, each);
         }
         if stream.state != State::Open {
@@ -1038,6 +1043,16 @@ mod tests {
     const MANY: usize = 512;
     /// Bytes that each of them has behind a hole.
     const WAITING: usize = 32 * 1024;
+
+    /// A capture file may have segments that no network carries.
+    #[test]
+    fn hostile_segments_longer_than_all_that_may_wait_end() {
+        let mut streams = Streams::new(1);
+        let mut sender = Sender::new(0, 0);
+        sender.send(&mut streams, 1, b"x", |_| Consumed::Used(0));
+        sender.send(&mut streams, 100, &vec![0; MAX_EARLY + 1], |_| Consumed::Used(0));
+        assert!(streams.buffers.iter().map(Buffer::room).sum::<usize>() < 3 * MAX_EARLY);
+    }
 
     #[test]
     fn what_a_burst_needed_is_not_kept_for_ever() {

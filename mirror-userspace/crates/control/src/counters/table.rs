@@ -45,7 +45,7 @@ const REFUSALS: &[(&str, &str, &str)] = &[
     ("link_truncated", "ends within the link layer", ""),
     ("not_ip", "neither IPv4 nor IPv6: ARP, spanning tree, …", ""),
     ("ip_header", "the IP header is cut short or contradicts itself", ""),
-    ("fragment", "a fragment that fits no datagram, or that the mirror cut short", ""),
+    ("fragment", "a fragment that fits no datagram, or one of too many pieces", ""),
     ("fragment_memory", "a fragment of a datagram that was given up at a memory limit", ""),
     ("fragment_incomplete", "a fragment of a datagram of which others did not arrive within 60 s", ""),
     ("ip_protocol", "an IP protocol for which no flows are tracked", ""),

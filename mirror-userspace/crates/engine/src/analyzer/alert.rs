@@ -138,7 +138,7 @@ impl Watch {
         context: &mut Context<'_>,
     ) {
         let Some(domain) = self.domain_of(name) else { return };
-        if allowance.spend(credit::EVENT + domain.len()) {
+        if allowance.spend(credit::EVENT + domain.len() + context.relay_cost()) {
             context.alert(cause, domain);
         } else {
             context.alerted.set(true);

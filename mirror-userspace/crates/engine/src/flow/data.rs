@@ -161,7 +161,8 @@ impl Data {
         let missed = streams.miss(this, own, mark, |event, mark| side.take(event, mark));
         // Only data waits for earlier data of the other side.
         let in_preamble = side.preamble.is_open(from);
-        side.wait = !in_preamble && other.keeps() && streams.has_unused(other, others);
+        let is_behind = !in_preamble && other.keeps() && streams.has_unused(other, others);
+        side.wait = is_behind;
         let len = segment.payload.len() + segment.missing;
         let is_heard = connection.is_heard(from);
         let (mut gap, mut waits) = (false, false);
@@ -185,29 +186,31 @@ impl Data {
         if gap || missed {
             connection.set_gap(direction);
         }
-        if let Some(begun) = side.tls.take() {
-            // What the other side sent before it sends TLS is plain text.
-            let (stream, owner, sender) =
-                if begun == direction { (&mut *other, others, from) } else { (&mut *this, own, direction) };
-            streams.again(stream, owner, mark, |event, _| Consumed::Used(plain_len(sender, event)));
+        if side.tls.is_some() {
+            drop_plain(followed, streams, &mut side);
         }
+        let other = &mut followed[from as usize];
         if in_preamble && side.preamble.is_rejected(from) && streams.has_unused(other, others) {
             // It is known now that the other side's bytes are no preamble.
             side.direction = from;
             streams.again(other, others, other_mark, |event, mark| side.take(event, mark));
         }
-        if side.wait && matches!(side.detector.flow(), Detection::Found(_)) {
+        if is_behind && matches!(side.detector.flow(), Detection::Found(_)) {
             // The earlier data of the other side can be used now, and comes first.
             side.wait = false;
-            for (stream, owner, direction, mark) in
-                [(&mut *other, others, from, other_mark), (&mut *this, own, direction, mark)]
-            {
+            for (owner, direction, mark) in [(others, from, other_mark), (own, direction, mark)] {
                 side.direction = direction;
+                let stream = &mut followed[direction as usize];
                 streams.again(stream, owner, mark, |event, mark| side.take(event, mark));
             }
         }
         side.wait = false;
-        if streams.has_early(this, own) || streams.has_early(other, others) {
+        if side.tls.is_some() {
+            drop_plain(followed, streams, &mut side);
+        }
+        if streams.has_early(&followed[direction as usize], own)
+            || streams.has_early(&followed[from as usize], others)
+        {
             let until = Until::Now(*time);
             // What waited behind this segment was received with it.
             let filled = (!waits).then_some((direction, *time));
@@ -366,6 +369,7 @@ fn settle(
             if streams.release(stream, owner, seen, time, |event, mark| side.take(event, mark)) {
                 connection.set_gap(direction);
             }
+            pass_on(followed, streams, side, connection);
         }
         filled = None;
         if followed.map(|stream| stream.position(None)) != before {
@@ -385,10 +389,37 @@ fn settle(
                 if streams.skip(stream, owner, mark, |event, mark| side.take(event, mark)) {
                     connection.set_gap(direction);
                 }
+                pass_on(followed, streams, side, connection);
             }
             Step::Release => streams.stop_waiting(stream, owner),
             Step::Drop => streams.drop_early(stream, owner),
         }
+    }
+}
+
+/// Drops what one side sent in plain text before the other began TLS.
+#[cold]
+fn drop_plain(followed: &mut [Stream; 2], streams: &mut Streams, side: &mut Side<'_>) {
+    let Some(begun) = side.tls.take() else { return };
+    let sender = begun.reverse();
+    let owner = side.now.head.owner(side.now.index, sender);
+    streams.again(&mut followed[sender as usize], owner, side.mark, |event, _| {
+        Consumed::Used(plain_len(sender, event))
+    });
+}
+
+/// Does for the other side what follows from data that had waited: its plain text in front of TLS is dropped, and bytes
+/// of the client that are known now to be no preamble are passed on.
+fn pass_on(followed: &mut [Stream; 2], streams: &mut Streams, side: &mut Side<'_>, connection: &Connection) {
+    drop_plain(followed, streams, side);
+    let direction = Direction::ToServer;
+    let stream = &mut followed[direction as usize];
+    if side.preamble.is_open(direction) && side.preamble.is_rejected(direction) && stream.keeps() {
+        let owner = side.now.head.owner(side.now.index, direction);
+        let mark = Mark { acknowledged: connection.acknowledged(direction), ..side.mark };
+        side.direction = direction;
+        streams.again(stream, owner, mark, |event, mark| side.take(event, mark));
+        drop_plain(followed, streams, side);
     }
 }
 
@@ -566,7 +597,11 @@ impl<'a> Side<'a> {
                 if bytes.is_empty() {
                     return self.protocol(event);
                 }
-                return match self.protocol(Event::Data { bytes, new: 0 }) {
+                let mark = self.mark;
+                self.mark.end = mark.end.wrapping_sub(len as u32);
+                let outcome = self.protocol(Event::Data { bytes, new: 0 });
+                self.mark = mark;
+                return match outcome {
                     Consumed::Used(used) => {
                         self.protocol(Event::Gap { bytes: bytes.get(used..).unwrap_or_default(), len })
                     }
@@ -667,7 +702,11 @@ impl<'a> Side<'a> {
         let missed = Known::MISSED[direction as usize];
         if let Detection::Found(application) = flow {
             if self.wait {
-                return Consumed::Used(0);
+                // The bytes in front of a gap are not kept, so they go first.
+                if !matches!(event, Event::Gap { .. }) {
+                    return Consumed::Used(0);
+                }
+                self.wait = false;
             }
             if !self.known.set(Known::TOLD) {
                 let head = self.now.head;

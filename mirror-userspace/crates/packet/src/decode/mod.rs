@@ -100,6 +100,8 @@ pub struct Layer<'a> {
     vlans: Vlans,
     /// VLAN tags so far, also those that name no VLAN.
     tags: u8,
+    /// True for a reassembled datagram: no fragments are within it, except in a tunnel.
+    is_whole: bool,
     depth: u8,
     /// True if only Ethernet and at most two VLAN tags precede this layer: the flow hash in the capture
     /// header is then that of this layer's packet.
@@ -120,6 +122,7 @@ impl<'a> Layer<'a> {
             missing: original_len.saturating_sub(bytes.len()),
             vlans: Vlans::new(),
             tags: 0,
+            is_whole: false,
             depth: 0,
             direct: matches!(link, LinkType::Ethernet),
             overlong: false,
@@ -152,6 +155,7 @@ impl<'a> Layer<'a> {
             missing,
             vlans,
             tags: 0,
+            is_whole: true,
             depth,
             direct: false,
             overlong: false,
@@ -182,7 +186,8 @@ impl<'a> Layer<'a> {
 
     /// Returns this layer as the inside of a tunnel: a nested packet, with VLAN tags of its own.
     const fn tunnelled(self) -> Self {
-        Self { depth: self.depth.saturating_add(1), vlans: Vlans::new(), tags: 0, direct: false, ..self }
+        let depth = self.depth.saturating_add(1);
+        Self { depth, vlans: Vlans::new(), tags: 0, is_whole: false, direct: false, ..self }
     }
 }
 
@@ -535,6 +540,25 @@ mod tests {
             Ok(Decoded::Packet(packet)) => Some((packet.vlans.ids().collect(), packet.direct)),
             _ => None,
         }
+    }
+
+    /// A datagram whose content completes another one, and so on, takes the stack.
+    #[test]
+    fn hostile_fragments_within_a_reassembled_datagram_are_refused() {
+        // IPv6, destination options, a fragment header of a middle fragment.
+        let mut datagram = vec![0x60, 0, 0, 0, 0, 24, 60, 64];
+        datagram.extend([1; 32]);
+        datagram.extend([44, 0, 1, 4, 0, 0, 0, 0]);
+        datagram.extend([17, 0, 0, 9, 0, 0, 0, 1]);
+        datagram.extend([0; 8]);
+        let whole = |bytes| decode_stepwise(Layer::whole(bytes, Vlans::new(), 0));
+        assert_eq!(whole(&datagram).unwrap_err(), DecodeError::Fragment);
+        let frame = [&[2; 12][..], &[0x86, 0xdd], &datagram].concat();
+        let outer = decode(Layer::frame(LinkType::Ethernet, &frame, frame.len()));
+        assert!(matches!(outer, Ok(Decoded::Fragment(_))));
+        let mut datagram = vec![0x45, 0, 0, 28, 0, 1, 0x20, 0, 64, 17, 0, 0];
+        datagram.extend([1; 16]);
+        assert_eq!(whole(&datagram).unwrap_err(), DecodeError::Fragment);
     }
 
     #[test]

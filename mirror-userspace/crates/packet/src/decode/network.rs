@@ -54,6 +54,9 @@ fn decode_ipv4(layer: Layer<'_>) -> Result<Step<'_>, DecodeError> {
     let network = Network::of_ipv4(&ip);
     let offset = ip.fragment_offset();
     if offset != 0 || ip.more_fragments() {
+        if layer.is_whole {
+            return Err(DecodeError::Fragment);
+        }
         let identification: U16 = layer.bytes.header(4).ok_or(DecodeError::IpHeader)?;
         let header = layer.bytes.get(..Ipv4Header::LEN).ok_or(DecodeError::IpHeader)?;
         let (identification, more) = (u32::from(identification.get()), ip.more_fragments());
@@ -79,6 +82,10 @@ fn decode_ipv6(layer: Layer<'_>) -> Result<Step<'_>, DecodeError> {
                 let identification: U32 = payload.bytes.header(4).ok_or(DecodeError::IpHeader)?;
                 let (offset, more) = (header.fragment_offset(), header.more_fragments());
                 if offset != 0 || more {
+                    // RFC 8200, section 4.5: a packet has one fragment header. Nested ones are an attack on the stack.
+                    if layer.is_whole {
+                        return Err(DecodeError::Fragment);
+                    }
                     network.protocol = header.next_header();
                     let inside = payload.after(ExtensionHeader::LEN, Protocol::Ip)?;
                     let header = layer.bytes.get(..Ipv6Header::LEN).ok_or(DecodeError::IpHeader)?;

@@ -6,7 +6,7 @@ use std::iter::Take;
 use mirror_packet::text;
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
-use super::message::{Data, Message, Question, Questions, Record, Records, rrtype};
+use super::message::{Data, MAX_QUESTIONS, Message, Question, Questions, Record, Records, rrtype};
 use super::name::{Name, NameBuffer};
 use super::registry::{rcode_name, rrtype_name};
 use crate::text::{Bytes, Text};
@@ -16,7 +16,7 @@ impl<'a> Message<'a> {
     /// it repeats the question. `tx_id` is the message's number in its flow ([`super::Transactions`]).
     ///
     /// Compression makes a message of many questions an attack on the log, and on the worker. The events of a
-    /// query therefore end when they reach [`Message::most`] or `MAX_EVENTS`, and the last one reports the
+    /// query therefore end when they reach [`Message::most`] or [`MAX_QUESTIONS`], and the last one reports the
     /// number of omitted questions. Resolvers ask one question a message (RFC 9619).
     #[must_use]
     pub fn events(&self, tx_id: u32) -> Events<'a> {
@@ -32,8 +32,6 @@ impl<'a> Message<'a> {
     }
 }
 
-/// The most events of a query.
-const MAX_EVENTS: usize = 8;
 /// Bytes charged for an event, not counting the names and records in it; and for a record, not counting its
 /// own names and data.
 const EVENT: usize = 720;
@@ -101,7 +99,7 @@ pub struct Events<'a> {
     /// Bytes that further events may take.
     left: usize,
     /// Number of events so far.
-    events: usize,
+    events: u16,
 }
 
 impl<'a> Iterator for Events<'a> {
@@ -111,7 +109,7 @@ impl<'a> Iterator for Events<'a> {
         let question = self.questions.next()?;
         let message = self.message;
         if message.header().is_response() {
-            self.questions.by_ref().for_each(drop);
+            self.questions.stop();
             return Some(Event { message, question, extent: Extent::WHOLE, kind: Kind::Answer });
         }
         let (mut extent, mut omitted) = (Extent::WHOLE, 0);
@@ -119,8 +117,9 @@ impl<'a> Iterator for Events<'a> {
             extent.name = NAME;
             self.left = self.left.saturating_sub(EVENT + name_len(&question.name));
             self.events += 1;
-            if self.left < EVENT || self.events == MAX_EVENTS {
-                omitted = self.questions.by_ref().count();
+            if self.left < EVENT || self.events == MAX_QUESTIONS {
+                omitted = (message.header().questions - self.events).into();
+                self.questions.stop();
             }
         }
         Some(Event { message, question, extent, kind: Kind::Query { tx_id: self.tx_id, omitted } })

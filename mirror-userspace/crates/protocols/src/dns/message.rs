@@ -90,6 +90,10 @@ impl Header {
     }
 }
 
+/// The most questions of a message that are read. Resolvers ask one question a message (RFC 9619); more of them, with
+/// compressed names, are an attack on the reader.
+pub const MAX_QUESTIONS: u16 = 8;
+
 /// A message that can be reported. All that [`Message::questions`], [`Message::answers`] and
 /// [`Message::authorities`] return is known to be well-formed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,12 +109,15 @@ pub struct Message<'a> {
 impl<'a> Message<'a> {
     /// Parses a message: a UDP payload, or the bytes behind the two bytes of length over TCP.
     ///
-    /// In a query only the questions are parsed; in a response the questions, answers and authorities. The
-    /// rest need not be well-formed.
+    /// In a query only the first [`MAX_QUESTIONS`] are parsed; in a response the questions, answers and
+    /// authorities. The rest need not be well-formed.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let header = Header::parse(bytes)?;
         let mut reader = Reader::new(bytes);
-        for _ in 0..header.questions {
+        if header.is_response() && header.questions > MAX_QUESTIONS {
+            return Err(Malformed::Expansion);
+        }
+        for _ in 0..header.questions.min(MAX_QUESTIONS) {
             reader.question()?;
         }
         let answers_at = reader.at;
@@ -145,10 +152,11 @@ impl<'a> Message<'a> {
         &self.header
     }
 
-    /// Returns the questions.
+    /// Returns the questions, at most [`MAX_QUESTIONS`].
     #[must_use]
     pub fn questions(&self) -> Questions<'a> {
-        Questions { message: self.bytes, at: HEADER_LEN, left: self.header.questions }
+        let left = self.header.questions.min(MAX_QUESTIONS);
+        Questions { message: self.bytes, at: HEADER_LEN, left }
     }
 
     /// Returns the records of the answer section; empty for a query.
@@ -176,7 +184,7 @@ impl<'a> Message<'a> {
 pub fn probe(bytes: &[u8]) -> bool {
     let Ok(header) = Header::parse(bytes) else { return false };
     let mut reader = Reader::new(bytes);
-    for _ in 0..header.questions {
+    for _ in 0..header.questions.min(MAX_QUESTIONS) {
         match reader.question() {
             Ok(()) => {}
             Err(Malformed::Truncated) => return true,
@@ -299,6 +307,13 @@ pub struct Questions<'a> {
     message: &'a [u8],
     at: usize,
     left: u16,
+}
+
+impl Questions<'_> {
+    /// Skips the other questions.
+    pub(super) const fn stop(&mut self) {
+        self.left = 0;
+    }
 }
 
 impl<'a> Iterator for Questions<'a> {

@@ -148,7 +148,7 @@ impl Preamble {
         };
         *self = state.pack();
         match verdict {
-            Verdict::Preamble { .. } if state.layers == MAX_LAYERS => self.close(direction),
+            Verdict::Preamble { .. } if state.layers >= MAX_LAYERS => self.close(direction),
             Verdict::Protocol | Verdict::Opening(_) => self.close(direction),
             Verdict::More | Verdict::Preamble { .. } => {}
         }
@@ -173,6 +173,9 @@ impl Preamble {
 }
 
 impl State {
+    /// The largest number of layers in three bits.
+    const MOST_LAYERS: u8 = 7;
+
     /// Packs the state: one bit for the client's side, two for the server's, three for the layers, two for SOCKS.
     const fn pack(self) -> Preamble {
         let [client, server] = self.sides;
@@ -188,7 +191,8 @@ impl State {
             Socks::Asked => 1,
             Socks::Never => 2,
         };
-        Preamble(client | server | self.layers << 3 | socks << 6)
+        let layers = if self.layers > Self::MOST_LAYERS { Self::MOST_LAYERS } else { self.layers };
+        Preamble(client | server | layers << 3 | socks << 6)
     }
 
     fn client<'a>(&mut self, endpoints: Endpoints, bytes: &'a [u8]) -> Verdict<'a> {
@@ -238,7 +242,7 @@ impl State {
 
     fn protocol(self, direction: Direction, bytes: &[u8]) -> Verdict<'_> {
         match starttls::opening(direction, bytes) {
-            _ if self.layers == MAX_LAYERS => Verdict::Protocol,
+            _ if self.layers >= MAX_LAYERS => Verdict::Protocol,
             (Probe::More, _) => Verdict::More,
             (Probe::Yes, Some(opening)) => Verdict::Opening(opening),
             _ => Verdict::Protocol,

@@ -17,8 +17,8 @@ pub struct HandshakeEvent<'a> {
     pub original: &'a str,
     /// The alert that ended the handshake.
     pub alert: Option<Alert>,
-    /// The server's direction is not mirrored: whether it answered is unknown.
-    pub one_sided: bool,
+    /// It is unknown whether the server answered: its direction is not mirrored, or there is a gap in it.
+    pub answer_unknown: bool,
     /// The messages.
     pub messages: Messages<'a>,
 }
@@ -30,7 +30,7 @@ impl EveEvent for HandshakeEvent<'_> {
     fn pack(&self, packer: &mut Packer<'_>) {
         packer.duration(self.latency);
         packer.rest(&[
-            u8::from(self.one_sided),
+            u8::from(self.answer_unknown),
             u8::from(self.alert.is_some()),
             self.alert.map_or(0, |it| it.0),
         ]);
@@ -42,13 +42,13 @@ impl EveEvent for HandshakeEvent<'_> {
 
     fn unpack<'a>(unpacker: &mut Unpacker<'a>) -> Option<HandshakeEvent<'a>> {
         let latency = unpacker.duration()?;
-        let &[one_sided, alerted, description] = unpacker.array()?;
-        let (one_sided, alert) = (one_sided != 0, (alerted != 0).then_some(Alert(description)));
+        let &[answer_unknown, alerted, description] = unpacker.array()?;
+        let (answer_unknown, alert) = (answer_unknown != 0, (alerted != 0).then_some(Alert(description)));
         let len = unpacker.u8()?;
         let original = str::from_utf8(unpacker.take(usize::from(len))?).ok()?;
         let outline = Outline::unpack(unpacker.array()?);
         let messages = outline.messages(unpacker.rest());
-        Some(HandshakeEvent { latency, original, alert, one_sided, messages })
+        Some(HandshakeEvent { latency, original, alert, answer_unknown, messages })
     }
 
     fn write(&self, writer: &mut impl EveWriter) -> serde_json::Result<()> {
@@ -73,7 +73,7 @@ impl EveEvent for HandshakeEvent<'_> {
 
     /// Measures a handshake. It failed if the server did not answer it with a hello.
     fn measured(&self) -> Option<Measured> {
-        let error = self.messages.server_hello.is_none() && !self.one_sided;
+        let error = self.messages.server_hello.is_none() && !self.answer_unknown;
         Some(Measured { latency: self.latency, error })
     }
 }

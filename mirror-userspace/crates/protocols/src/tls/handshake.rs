@@ -145,12 +145,17 @@ impl Handshake {
     /// As for [`Handshake::push`].
     pub fn miss(&mut self, direction: Direction) -> Result<Progress, Malformed> {
         self.side(direction).ending = Ending::Gap;
-        let is_answer_lost =
-            self.server.ending == Ending::Gap && self.chosen.is_none() && !self.client.hello.is_empty();
-        if self.outcome.is_none() && (is_answer_lost || self.is_over()) {
+        let ends = self.is_answer_lost() && !self.client.hello.is_empty() || self.is_over();
+        if self.outcome.is_none() && ends {
             self.outcome = Some(Ok(()));
         }
         self.progress()
+    }
+
+    /// Returns true if the server's hello may be in a gap.
+    #[must_use]
+    pub fn is_answer_lost(&self) -> bool {
+        self.server.ending == Ending::Gap && self.chosen.is_none()
     }
 
     fn progress(&self) -> Result<Progress, Malformed> {

@@ -371,16 +371,16 @@ fn the_event_of_a_handshake_names_its_alert_and_is_no_error_where_answers_are_no
         client_certificate: None,
         server_record: Version::UNDETERMINED,
     };
-    for (alert, one_sided) in [(None, true), (Some(Alert(0)), false), (Some(Alert(255)), false)] {
-        let event = HandshakeEvent { latency: None, original: "smtp", alert, one_sided, messages };
+    for (alert, answer_unknown) in [(None, true), (Some(Alert(0)), false), (Some(Alert(255)), false)] {
+        let event = HandshakeEvent { latency: None, original: "smtp", alert, answer_unknown, messages };
         let mut bytes = Vec::new();
         event.pack(&mut Packer::new(&mut bytes, usize::MAX));
         let unpacked = HandshakeEvent::unpack(&mut Unpacker::new(&bytes)).unwrap();
         assert_eq!(
-            (unpacked.alert, unpacked.original, unpacked.one_sided, unpacked.messages),
-            (alert, "smtp", one_sided, messages)
+            (unpacked.alert, unpacked.original, unpacked.answer_unknown, unpacked.messages),
+            (alert, "smtp", answer_unknown, messages)
         );
-        assert_eq!(unpacked.measured().map(|measured| measured.error), Some(!one_sided));
+        assert_eq!(unpacked.measured().map(|measured| measured.error), Some(!answer_unknown));
     }
 }
 

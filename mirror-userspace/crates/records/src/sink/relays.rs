@@ -19,6 +19,8 @@ pub(super) struct Relays {
     spare: Vec<Vec<u8>>,
     /// Bytes of memory of all buffers.
     held: usize,
+    /// A value that is packed.
+    packed: Vec<u8>,
     lost: u64,
 }
 
@@ -42,25 +44,26 @@ impl Relays {
 
     /// Adds a value to those of a flow, unless they take too much memory.
     pub(super) fn add(&mut self, flow_id: u64, value: &Relayed<'_>) {
-        let Self { values, spare, held, lost } = self;
-        let buffer = match values.entry(flow_id) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => match spare.pop() {
-                Some(buffer) => entry.insert(buffer),
-                None if *held + MAX_EACH > MAX_HELD => {
-                    *lost += 1;
-                    return;
-                }
-                None => entry.insert(Vec::new()),
-            },
+        let Self { values, spare, held, packed, lost } = self;
+        packed.clear();
+        value.pack(packed);
+        let mut entry = match values.entry(flow_id) {
+            Entry::Occupied(entry) => entry,
+            Entry::Vacant(entry) => entry.insert_entry(spare.pop().unwrap_or_default()),
         };
-        let (len, capacity) = (buffer.len(), buffer.capacity());
-        value.pack(buffer);
-        if buffer.len() > MAX_EACH {
-            buffer.truncate(len);
-            *lost += 1;
+        let buffer = entry.get_mut();
+        let more = (buffer.len() + packed.len()).saturating_sub(buffer.capacity());
+        if buffer.len() + packed.len() <= MAX_EACH && *held + more <= MAX_HELD {
+            let before = buffer.capacity();
+            buffer.reserve_exact(packed.len());
+            *held += buffer.capacity() - before;
+            buffer.extend_from_slice(packed);
+            return;
         }
-        *held += buffer.capacity() - capacity;
+        *lost += 1;
+        if buffer.is_empty() {
+            spare.push(entry.remove());
+        }
     }
 
     /// Releases the values of a flow. Their memory is for the next one.
@@ -123,8 +126,14 @@ mod tests {
             flow_id += 1;
             relays.add(flow_id, &request(&name));
         }
-        let held: usize = relays.values.values().map(Vec::capacity).sum();
-        assert!(held == relays.held && held <= MAX_HELD);
+        let held =
+            |relays: &Relays| relays.values.values().chain(&relays.spare).map(Vec::capacity).sum::<usize>();
+        assert!(held(&relays) == relays.held && relays.held <= MAX_HELD);
         assert!(relays.get(flow_id).is_empty());
+        // Small values that grow, too.
+        let mut relays = Relays::default();
+        (0..200_000).for_each(|flow_id| relays.add(flow_id, &request(b"")));
+        (0..200_000).for_each(|flow_id| relays.add(flow_id, &request(&name)));
+        assert!(held(&relays) == relays.held && relays.held <= MAX_HELD && relays.lost() > 0);
     }
 }

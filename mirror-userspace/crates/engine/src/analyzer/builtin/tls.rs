@@ -96,6 +96,7 @@ impl Tls {
     /// Emits the event of a handshake, once.
     fn finish(&mut self, flow: &mut Flow, context: &mut Context<'_>) {
         let Some(mut handshake) = flow.handshake.take() else { return };
+        let is_answer_lost = handshake.is_answer_lost();
         let mut messages = handshake.messages();
         if flow.unanswered {
             messages = Messages {
@@ -121,7 +122,7 @@ impl Tls {
                 latency: flow.latency,
                 original,
                 alert: handshake.alert().filter(|_| !messages.are_suricatas()),
-                one_sided: context.is_one_sided(),
+                answer_unknown: context.is_one_sided() || is_answer_lost,
                 messages,
             });
         }

@@ -583,3 +583,31 @@ fn one_direction_of_a_connection_goes_on_behind_what_is_lost() {
     assert_eq!(transactions, expected(&[(UNSEEN, 200, 3), (UNSEEN, 202, 3), (UNSEEN, 203, 3)]));
     assert_eq!(gaps, [false, true]);
 }
+
+#[test]
+fn plain_text_in_front_of_tls_is_dropped_whatever_is_swapped() {
+    let (hello, answer) = (client_hello(), server_hello());
+    let mut mirrored = Mirrored::to(5432);
+    mirrored.send(true, b"\0\0\0\x08\x04\xd2\x16\x2f");
+    let go = mirrored.next(false, b"S");
+    mirrored.send(true, &hello);
+    mirrored.bench.frame(&go);
+    mirrored.send(false, &answer);
+    mirrored.send(true, &[]);
+    let events = mirrored.bench.events();
+    let tls = of_kind(&events, "tls");
+    assert_eq!((&tls["tls"]["sni"], tls["tls"]["ja3s"].is_object()), (&"a.example".into(), true));
+    assert_eq!(tls["tls"]["from_proto"], "pgsql");
+}
+
+#[test]
+fn a_cut_hello_behind_plain_text_is_reported() {
+    let hello = client_hello();
+    let mut mirrored = Mirrored::to(5432);
+    mirrored.send(true, b"\0\0\0\x08\x04\xd2\x16\x2f");
+    mirrored.send(false, b"S");
+    mirrored.send_cut(true, &hello, hello.len() - 2);
+    mirrored.send(false, &server_hello());
+    let events = mirrored.bench.events();
+    assert_eq!(of_kind(&events, "tls")["tls"]["from_proto"], "pgsql");
+}

@@ -1,15 +1,13 @@
 //! `cargo xtask build`: the eBPF objects, then the binary that embeds them.
 
-use std::ffi::OsStr;
+use std::env;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::{env, fs};
 
 use anyhow::{Context as _, Result};
 
-use crate::command::{cargo, run, step, workspace};
-use crate::objects::{self, copy_where_different};
-use crate::setup::toolchain::Toolchain;
+use crate::command::{cargo, run, step};
+use crate::objects;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -63,34 +61,6 @@ pub(crate) fn build_binary(profile: Profile) -> Result<PathBuf> {
     run(&mut command)?;
     let directory = target_directory()?.join(directory);
     Ok(directory.join("mirror-xdp"))
-}
-
-/// Compiles the eBPF programs into `target/ebpf`, one object each; the `build.rs` of the device crate embeds them.
-pub(crate) fn compile_ebpf(toolchain: &Toolchain, deny_warnings: bool) -> Result<()> {
-    step("Compiling the eBPF programs");
-    let root = workspace();
-    let target = root.join("target/ebpf-build");
-    let mut command = toolchain.cargo();
-    command
-        .args(["build", "--package", "mirror-xdp-ebpf", "--profile", "ebpf", "-Z", "build-std=core"])
-        .args(["--target", "bpfel-unknown-none", "--target-dir"])
-        .arg(&target);
-    if deny_warnings {
-        command.args(["-Z", "warnings", "--config", "build.warnings='deny'"]);
-    }
-    run(&mut command)?;
-    let objects = root.join("target/ebpf");
-    fs::create_dir_all(&objects).with_context(|| format!("cannot create {}", objects.display()))?;
-    let built = target.join("bpfel-unknown-none/ebpf");
-    for entry in fs::read_dir(&built).with_context(|| format!("cannot read {}", built.display()))? {
-        let program = entry?.path();
-        // The directory also holds dependency lists (`*.d`), directories and a hidden lock file.
-        let name = program.file_name().and_then(OsStr::to_str).unwrap_or_default();
-        if program.is_file() && !name.contains('.') {
-            copy_where_different(&program, &objects.join(format!("{name}.o")))?;
-        }
-    }
-    Ok(())
 }
 
 /// Returns cargo's target directory, as the user has configured it: this program was built there too.

@@ -5,14 +5,15 @@
 //! sources at hand, every command uses the stored objects; otherwise it builds its own. `cargo xtask check` builds
 //! them in any case, and compares them byte for byte if it has the same toolchain.
 
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::{fmt::Write as _, fs};
 
 use anyhow::{Context as _, Result, ensure};
 use sha2::{Digest as _, Sha256};
 
-use crate::build::compile_ebpf;
-use crate::command::{step, workspace};
+use crate::command::{run, step, workspace};
 use crate::setup::toolchain::Toolchain;
 use crate::setup::{packages, setup};
 
@@ -35,18 +36,18 @@ fn used() -> PathBuf {
 
 /// Makes the objects of the sources at hand available in `target/ebpf`, and installs what the machine lacks for it.
 pub(crate) fn provide() -> Result<()> {
-    if is_current()? {
+    if is_current() {
         packages::install_missing()?;
         return copy(&stored(), &used());
     }
     step("The sources of the eBPF programs differ from those of the stored objects, which are not used");
-    compile_ebpf(&setup()?, false)
+    compile(&setup()?, false)
 }
 
 /// Compiles the objects and stores them in the repository.
 pub(crate) fn update() -> Result<()> {
     let toolchain = setup()?;
-    compile_ebpf(&toolchain, true)?;
+    compile(&toolchain, true)?;
     copy(&used(), &stored())?;
     let record = stored().join(RECORD);
     fs::write(&record, format!("toolchain: {}\nsources: {}\n", toolchain.versions()?, digest()?))
@@ -61,8 +62,8 @@ pub(crate) fn update() -> Result<()> {
 /// Returns an error if the stored objects are stale, or differ although the toolchain is the same.
 pub(crate) fn compare(toolchain: &Toolchain) -> Result<bool> {
     const REMEDY: &str = "run `cargo xtask build --update-objects`, and commit the result";
-    compile_ebpf(toolchain, true)?;
-    ensure!(is_current()?, "the stored eBPF objects are stale: {REMEDY}");
+    compile(toolchain, true)?;
+    ensure!(is_current(), "the stored eBPF objects are stale: {REMEDY}");
     let mut different = Vec::new();
     for name in OBJECTS {
         let [stored, built] = [stored(), used()].map(|directory| object(&directory, name));
@@ -82,9 +83,37 @@ pub(crate) fn compare(toolchain: &Toolchain) -> Result<bool> {
     Ok(different.is_empty())
 }
 
+/// Compiles the eBPF programs into `target/ebpf`, one object each; the `build.rs` of the device crate embeds them.
+fn compile(toolchain: &Toolchain, deny_warnings: bool) -> Result<()> {
+    step("Compiling the eBPF programs");
+    let root = workspace();
+    let target = root.join("target/ebpf-build");
+    let mut command = toolchain.cargo();
+    command
+        .args(["build", "--package", "mirror-xdp-ebpf", "--profile", "ebpf", "-Z", "build-std=core"])
+        .args(["--target", "bpfel-unknown-none", "--target-dir"])
+        .arg(&target);
+    if deny_warnings {
+        command.args(["-Z", "warnings", "--config", "build.warnings='deny'"]);
+    }
+    run(&mut command)?;
+    let objects = root.join("target/ebpf");
+    fs::create_dir_all(&objects).with_context(|| format!("cannot create {}", objects.display()))?;
+    let built = target.join("bpfel-unknown-none/ebpf");
+    for entry in fs::read_dir(&built).with_context(|| format!("cannot read {}", built.display()))? {
+        let program = entry?.path();
+        // The directory also holds dependency lists (`*.d`), directories and a hidden lock file.
+        let name = program.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        if program.is_file() && !name.contains('.') {
+            copy_where_different(&program, &objects.join(format!("{name}.o")))?;
+        }
+    }
+    Ok(())
+}
+
 /// Returns true if the stored objects were built from the sources at hand.
-fn is_current() -> Result<bool> {
-    Ok(field("sources").is_ok_and(|sources| digest().is_ok_and(|digest| digest == sources)))
+fn is_current() -> bool {
+    field("sources").is_ok_and(|sources| digest().is_ok_and(|digest| digest == sources))
 }
 
 /// Returns a field of the record.
@@ -152,7 +181,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Copies a file only if its content differs: an unchanged object keeps its time and causes no rebuild.
-pub(crate) fn copy_where_different(from: &Path, to: &Path) -> Result<()> {
+fn copy_where_different(from: &Path, to: &Path) -> Result<()> {
     let bytes = read(from)?;
     if fs::read(to).is_ok_and(|there| there == bytes) {
         return Ok(());

@@ -50,7 +50,7 @@ pub(super) struct Args {
     files: Vec<PathBuf>,
 
     /// Configuration, as for `run`: ports, admission, filter rules, analysis, timeouts, alerts, records, store. Of a
-    /// live capture's [capture], only max_flows counts; nothing is deleted or uploaded
+    /// live capture, only the maximum number of flows counts; nothing is deleted or uploaded
     #[arg(short, long, value_name = "CONFIG")]
     config: Option<PathBuf>,
 

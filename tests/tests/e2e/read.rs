@@ -333,10 +333,10 @@ destination_ports = \"873\"
     }
     assert_eq!(totals["unaccounted"], 0);
     let records = records(log_dir.path());
-    let mut names: Vec<_> =
+    let mut asked: Vec<_> =
         of_type(&records, "dns").iter().map(|it| it["dns"]["rrname"].as_str().unwrap().to_owned()).collect();
-    names.sort();
-    assert_eq!(names, ["accepted.example", "plain.example", "port.example"]);
+    asked.sort();
+    assert_eq!(asked, ["accepted.example", "plain.example", "port.example"]);
     assert_eq!(of_type(&records, "alert").len(), 1);
     assert_eq!(records.len(), 4, "only these types: {records:?}");
     // A flag overrides the file, and a mistake in it is an error with its line.

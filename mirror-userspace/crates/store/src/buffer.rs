@@ -3,6 +3,8 @@
 
 /// Alignment of offsets, lengths and memory for direct I/O. Devices require 512 or 4096 bytes.
 pub(super) const ALIGNMENT: usize = 4096;
+/// Maximum size of a chunk in bytes. Larger writes are not faster.
+pub(super) const CHUNK: usize = 1 << 20;
 
 /// A fixed amount of memory, filled from its aligned beginning on.
 #[derive(Debug)]

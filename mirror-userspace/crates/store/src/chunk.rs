@@ -7,11 +7,9 @@ use mirror_packet::{CommunityId, FlowKey};
 use mirror_xdp_common::Address;
 use mirror_xdp_common::inner::{InnerHeaders, Network};
 
-use super::buffer::{ALIGNMENT, Buffer};
+use super::buffer::{ALIGNMENT, Buffer, CHUNK};
 use super::pcapng::{self, Interface, PacketInfo};
 
-/// Maximum size of a chunk in bytes. Larger writes are not faster.
-pub(super) const CHUNK: usize = 1 << 20;
 /// Maximum number of flows in a chunk. A chunk with more is written early.
 const MAX_FLOWS: usize = 4096;
 /// Maximum number of mirror sessions in a chunk.

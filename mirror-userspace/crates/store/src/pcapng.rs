@@ -10,8 +10,7 @@ mod writer;
 use mirror_packet::{CommunityId, MirrorDirection, MirrorSession};
 use mirror_xdp_common::{Address, Vni};
 
-use super::buffer::Buffer;
-use super::chunk::CHUNK;
+use super::buffer::{Buffer, CHUNK};
 pub use writer::Writer;
 
 /// Block types.

@@ -321,12 +321,11 @@ impl Reader {
                 self.effort.packets += 1;
                 self.effort.bytes += u64::from(pcapng::frame_len(packet));
             }
-            match chunk.found.last() {
-                Some(&(time, ..)) => next.push(Reverse((time, at))),
-                None => {
-                    size -= chunk.size;
-                    loaded[at] = None;
-                }
+            if let Some(&(time, ..)) = chunk.found.last() {
+                next.push(Reverse((time, at)));
+            } else {
+                size -= chunk.size;
+                loaded[at] = None;
             }
         }
         output.end().map_err(ReadError::Write)

@@ -15,8 +15,7 @@ use std::os::unix::fs::FileExt as _;
 use sha2::{Digest as _, Sha256};
 
 use super::Shared;
-use super::buffer::ALIGNMENT;
-use super::chunk::CHUNK;
+use super::buffer::{ALIGNMENT, CHUNK};
 use super::home::Home;
 use super::index::{self, Builder};
 use super::names::{FileName, SegmentName};

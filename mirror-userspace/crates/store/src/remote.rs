@@ -132,7 +132,7 @@ impl FromStr for Location {
                 for (key, value) in url.query_pairs() {
                     match &*key {
                         "region" if is_label(&value) && !value.contains('.') => {
-                            region = Some(value.into_owned())
+                            region = Some(value.into_owned());
                         }
                         "region" => {
                             let what = format!("{} is not a region", shown(&value));

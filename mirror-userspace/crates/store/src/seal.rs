@@ -26,8 +26,7 @@ use mirror_base::secret::{self, SecretError};
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::buffer::{ALIGNMENT, Buffer};
-use super::chunk::CHUNK;
+use super::buffer::{ALIGNMENT, Buffer, CHUNK};
 use super::names::SegmentName;
 use super::pcapng::{self, u32_at};
 

@@ -16,11 +16,11 @@ impl<'a> Message<'a> {
     /// it repeats the question. `tx_id` is the message's number in its flow ([`super::Transactions`]).
     ///
     /// Compression makes a message of many questions an attack on the log, and on the worker. The events of a
-    /// query therefore end when they reach [`Message::most`] or [`MAX_QUESTIONS`], and the last one reports the
+    /// query therefore end when they reach [`Message::most`] or `MAX_QUESTIONS`, and the last one reports the
     /// number of omitted questions. Resolvers ask one question a message (RFC 9619).
     #[must_use]
     pub fn events(&self, tx_id: u32) -> Events<'a> {
-        Events { message: *self, questions: self.questions(), tx_id, left: self.most(), events: 0 }
+        Events { message: *self, questions: self.questions(), tx_id, left: self.most(), count: 0 }
     }
 
     /// Returns the maximum number of bytes for all events of the message.
@@ -99,7 +99,7 @@ pub struct Events<'a> {
     /// Bytes that further events may take.
     left: usize,
     /// Number of events so far.
-    events: u16,
+    count: u16,
 }
 
 impl<'a> Iterator for Events<'a> {
@@ -116,9 +116,9 @@ impl<'a> Iterator for Events<'a> {
         if message.header().questions > 1 {
             extent.name = NAME;
             self.left = self.left.saturating_sub(EVENT + name_len(&question.name));
-            self.events += 1;
-            if self.left < EVENT || self.events == MAX_QUESTIONS {
-                omitted = (message.header().questions - self.events).into();
+            self.count += 1;
+            if self.left < EVENT || self.count == MAX_QUESTIONS {
+                omitted = (message.header().questions - self.count).into();
                 self.questions.stop();
             }
         }

@@ -92,7 +92,7 @@ impl Header {
 
 /// The most questions of a message that are read. Resolvers ask one question a message (RFC 9619); more of them, with
 /// compressed names, are an attack on the reader.
-pub const MAX_QUESTIONS: u16 = 8;
+pub(super) const MAX_QUESTIONS: u16 = 8;
 
 /// A message that can be reported. All that [`Message::questions`], [`Message::answers`] and
 /// [`Message::authorities`] return is known to be well-formed.
@@ -109,7 +109,7 @@ pub struct Message<'a> {
 impl<'a> Message<'a> {
     /// Parses a message: a UDP payload, or the bytes behind the two bytes of length over TCP.
     ///
-    /// In a query only the first [`MAX_QUESTIONS`] are parsed; in a response the questions, answers and
+    /// In a query only the first `MAX_QUESTIONS` are parsed; in a response the questions, answers and
     /// authorities. The rest need not be well-formed.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let header = Header::parse(bytes)?;
@@ -152,7 +152,7 @@ impl<'a> Message<'a> {
         &self.header
     }
 
-    /// Returns the questions, at most [`MAX_QUESTIONS`].
+    /// Returns the questions, at most `MAX_QUESTIONS`.
     #[must_use]
     pub fn questions(&self) -> Questions<'a> {
         let left = self.header.questions.min(MAX_QUESTIONS);

@@ -255,15 +255,15 @@ impl Handshake {
             (content::CHANGE_CIPHER_SPEC, _) => side.cipher_changed = true,
             // TLS 1.3 hides the handshake in application data records. Those that a client sends before the
             // server's are early data.
-            (content::APPLICATION_DATA, Some(version)) if version.is_13() => {
-                if direction == Direction::ToClient || server_finished {
-                    side.ending = Ending::Finished;
-                }
+            (content::APPLICATION_DATA, Some(version))
+                if version.is_13() && (direction == Direction::ToClient || server_finished) =>
+            {
+                side.ending = Ending::Finished;
             }
-            (content::APPLICATION_DATA | content::HANDSHAKE, Some(version)) if !version.is_13() => {
-                if side.cipher_changed {
-                    side.ending = Ending::Finished;
-                }
+            (content::APPLICATION_DATA | content::HANDSHAKE, Some(version))
+                if !version.is_13() && side.cipher_changed =>
+            {
+                side.ending = Ending::Finished;
             }
             _ => {}
         }

@@ -515,7 +515,8 @@ fn hostile_bytes_in_unfinished_segments_cost_no_packet() {
             assert!(!Path::new(&format!("{}.damaged", segment.display())).exists());
         }
     }
-    for foreign in [&b"mine"[..], &[0, 0, 1], &[7; 100_000], &[b'x'; 63]] {
+    let long = vec![7; 100_000];
+    for foreign in [&b"mine"[..], &[0, 0, 1], &long, &[b'x'; 63]] {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join(format!("{}.partial", name(3))), foreign).unwrap();
         let _ = Store::open(directory.path(), settings(), None).unwrap().finish();

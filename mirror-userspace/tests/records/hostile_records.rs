@@ -238,8 +238,7 @@ fn hostile_indicators_in_one_message_raise_some_alerts() {
     let events = bounded("indicators", &[udp([40_000, 53], &dns(QUERY, [100, 0, 0], &questions))]);
     let (raised, omitted) = alerts(&events);
     // Of a message, the first questions are read.
-    assert!((4..=8).contains(&raised), "{raised}");
-    assert_eq!(raised + omitted, 8);
+    assert_eq!((raised, omitted), (2, 0));
     let requests: Vec<u8> = (0..1000)
         .flat_map(|number| format!("GET / HTTP/1.1\nhost:a{}.example\n\n", number % 100).into_bytes())
         .collect();

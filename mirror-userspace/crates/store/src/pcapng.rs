@@ -2,7 +2,7 @@
 //! and an enhanced packet block per frame (draft-ietf-opsawg-pcapng).
 //!
 //! Data for which pcapng has no field is stored in options for local use, which other tools ignore: the
-//! session of an interface ([`Interface`]), and the flow hash of a packet. A comment contains the Community
+//! session of an interface (`Interface`), and the flow hash of a packet. A comment contains the Community
 //! ID where a flow begins.
 
 mod writer;

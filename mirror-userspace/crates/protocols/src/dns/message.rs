@@ -92,7 +92,7 @@ impl Header {
 
 /// The most questions of a message that are read. Resolvers ask one question a message (RFC 9619); more of them, with
 /// compressed names, are an attack on the reader.
-pub(super) const MAX_QUESTIONS: u16 = 8;
+pub(super) const MAX_QUESTIONS: u16 = 2;
 
 /// A message that can be reported. All that [`Message::questions`], [`Message::answers`] and
 /// [`Message::authorities`] return is known to be well-formed.

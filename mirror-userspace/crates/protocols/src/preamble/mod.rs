@@ -25,7 +25,7 @@ use crate::detect::{AppProto, Detection, Detector, Endpoints, Probe};
 /// Preambles of one flow, one behind the other. A load balancer in front of another takes two.
 const MAX_LAYERS: u8 = 4;
 
-/// The state of the preambles of a flow, in the byte that each flow has for it: see [`State::pack`].
+/// The state of the preambles of a flow, in the byte that each flow has for it: see `State::pack`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Preamble(u8);
 

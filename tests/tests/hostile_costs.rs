@@ -18,8 +18,9 @@ use nix::sys::resource::{UsageWho, getrusage};
 /// The numbers of packets of the two inputs.
 const FEW: usize = 10_000;
 const MANY: usize = 60_000;
-/// A packet costs at most so many times what one of its control does.
-const MOST: f64 = 4.0;
+/// A packet costs at most so many times what one of its control does: four times as deployed, and a quarter more for
+/// the assertions of the tests' build and for other processes.
+const MOST: f64 = 5.0;
 /// The largest ratio of a packet's cost among many to that among few.
 const GROWTH: f64 = 2.0;
 /// The number of measurements before the verdict: other processes take CPU time and caches too.

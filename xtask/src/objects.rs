@@ -6,7 +6,6 @@
 //! them in any case, and compares them byte for byte if it has the same toolchain.
 
 use std::ffi::OsStr;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -142,11 +141,7 @@ fn digest() -> Result<String> {
             hash.update(part);
         }
     }
-    let mut text = String::new();
-    for byte in hash.finalize() {
-        write!(text, "{byte:02x}")?;
-    }
-    Ok(text)
+    Ok(format!("{:x}", hash.finalize()))
 }
 
 /// Adds the files beneath a directory.

@@ -23,18 +23,24 @@ pub fn directory_of(path: &Path) -> PathBuf {
     }
 }
 
-/// Reads a regular file of at most `longest` bytes as text.
-pub fn read_text(path: &Path, longest: u64) -> io::Result<String> {
+/// Reads a regular file of at most `longest` bytes.
+pub fn read(path: &Path, longest: u64) -> io::Result<Vec<u8>> {
     let file = open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
-    let mut text = String::new();
-    file.take(longest + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > longest {
+    let mut bytes = Vec::new();
+    file.take(longest + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > longest {
         return Err(io::Error::other(format!("longer than {} MiB", longest >> 20)));
     }
-    Ok(text)
+    Ok(bytes)
+}
+
+/// Reads a regular file of at most `longest` bytes as text.
+pub fn read_text(path: &Path, longest: u64) -> io::Result<String> {
+    let invalid = |_| io::Error::new(io::ErrorKind::InvalidData, "stream did not contain valid UTF-8");
+    String::from_utf8(read(path, longest)?).map_err(invalid)
 }
 
 #[cfg(test)]

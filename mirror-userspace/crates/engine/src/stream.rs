@@ -246,7 +246,7 @@ pub struct Wait {
     pub is_hole: bool,
     /// The segment's time and acknowledgement, and its first sequence number.
     pub mark: Mark,
-    /// What it waits for will not come any more.
+    /// The bytes that it waits for will not come any more.
     pub over: bool,
 }
 

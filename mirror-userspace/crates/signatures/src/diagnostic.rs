@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use mirror_base::escaped;
+
 /// The reason for which a rule is not loaded.
 ///
 /// Lines and columns count from one. A column counts bytes, and refers to the line of the file even if the rule is
@@ -45,6 +47,5 @@ pub fn shown(bytes: &[u8]) -> String {
     const LONGEST: usize = 60;
     let text = String::from_utf8_lossy(bytes.get(..LONGEST).unwrap_or(bytes));
     let dots = if bytes.len() > LONGEST { "…" } else { "" };
-    let text: String = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-    format!("`{text}{dots}`")
+    format!("`{}{dots}`", escaped(&text))
 }

@@ -489,7 +489,7 @@ pub struct Pcre {
 /// The bytes that `byte_test` and its like read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ByteSource {
-    /// How many bytes.
+    /// The number of bytes.
     pub count: Number,
     /// The first of them.
     pub offset: Number,
@@ -620,7 +620,7 @@ pub enum MathOperator {
 /// `entropy`: Shannon's, in bits a byte.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Entropy {
-    /// How many bytes; 0 for all.
+    /// The number of bytes; 0 for all.
     pub bytes: u32,
     /// The first of them.
     pub offset: u32,

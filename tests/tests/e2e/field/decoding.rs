@@ -1,29 +1,18 @@
-//! Captures of faults that users of such programs have reported: one test for each. Each file has its right
-//! outcome in words beside it.
-#![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
+//! Link layers, tunnels, capture files and fingerprints.
 
 use std::process::Command;
 
-use mirror_xdp_tests::appliance::{PATIENCE, of_type, records};
+use mirror_xdp_tests::appliance::{PATIENCE, of_type};
 use mirror_xdp_tests::process::Process;
 use mirror_xdp_tests::require;
 use serde_json::{Value, json};
 
-/// Returns the records of a capture. Returns `None` if there is no binary, or if the captures are elsewhere.
-fn read(name: &str) -> Option<Vec<Value>> {
-    let file = require::field()?.join(name);
-    let log_dir = tempfile::tempdir().unwrap();
-    let mut command = Command::new(require::binary()?);
-    command.arg("read").arg(&file).arg("--log-dir").arg(log_dir.path());
-    let output = Process::spawn(&mut command).unwrap().wait(PATIENCE).unwrap();
-    assert!(output.status.success(), "{}: {:?}", file.display(), output.stderr);
-    Some(records(log_dir.path()))
-}
+use super::records_of;
 
 /// Returns the records of a capture of one connection with one transaction of HTTP, after checking that there is
 /// nothing else, and the packets of each direction.
 fn one_flow(name: &str, packets: [u64; 2]) -> Option<Vec<Value>> {
-    let records = read(name)?;
+    let records = records_of(name)?;
     let flows = of_type(&records, "flow");
     let counts = |flow: &Value| json!([flow["flow"]["pkts_toserver"], flow["flow"]["pkts_toclient"]]);
     let of_tcp: Vec<_> =
@@ -35,7 +24,7 @@ fn one_flow(name: &str, packets: [u64; 2]) -> Option<Vec<Value>> {
 
 /// Returns the JA4 of the only handshake in a capture.
 fn ja4(name: &str) -> Option<String> {
-    let records = read(name)?;
+    let records = records_of(name)?;
     Some(of_type(&records, "tls")[0]["tls"]["ja4"].as_str().unwrap().to_owned())
 }
 
@@ -69,7 +58,7 @@ fn mirror_in_sll() {
 
 #[test]
 fn mirror_in_sll2_overlapping_vnis() {
-    let Some(records) = read("mirror-in-sll2-overlapping-vnis.pcap.gz") else { return };
+    let Some(records) = records_of("mirror-in-sll2-overlapping-vnis.pcap.gz") else { return };
     for kind in ["flow", "http"] {
         let of_kind = of_type(&records, kind);
         let mut vnis: Vec<_> = of_kind.iter().map(|record| record["mirror"]["vni"].as_u64()).collect();
@@ -84,7 +73,7 @@ fn mirror_in_sll2_overlapping_vnis() {
 
 #[test]
 fn mirror_with_flannel_8472() {
-    let Some(records) = read("mirror-with-flannel-8472.pcap.gz") else { return };
+    let Some(records) = records_of("mirror-with-flannel-8472.pcap.gz") else { return };
     let flows = of_type(&records, "flow");
     let inner = flows.iter().find(|flow| flow["src_ip"] == "10.1.0.10" && flow["src_port"] == 40_000);
     assert_eq!(inner.unwrap()["dest_ip"], "10.1.0.20");

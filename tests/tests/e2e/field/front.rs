@@ -1,25 +1,9 @@
-//! Captures of faults that are reported of tools of this kind, each with one right outcome.
-#![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
+//! Preambles in front of a protocol, and hellos without answers.
 
-use mirror_xdp_tests::appliance::{PATIENCE, of_type, records};
-use mirror_xdp_tests::process::Process;
-use mirror_xdp_tests::require;
+use mirror_xdp_tests::appliance::of_type;
 use serde_json::{Value, json};
 
-/// Reads a capture of the directory. Returns its records.
-fn read(name: &str) -> Option<Vec<Value>> {
-    let (capture, binary) = (require::field()?.join(format!("{name}.pcap.gz")), require::binary()?);
-    if !capture.exists() {
-        println!("skipped: there is no {}", capture.display());
-        return None;
-    }
-    let logs = tempfile::tempdir().unwrap();
-    let mut command = std::process::Command::new(binary);
-    command.arg("read").arg(&capture).arg("--log-dir").arg(logs.path());
-    let output = Process::spawn(&mut command).unwrap().wait(PATIENCE).unwrap();
-    assert!(output.status.success(), "{:?}", output.stderr);
-    Some(records(logs.path()))
-}
+use super::records_of;
 
 /// Returns the only event of a type.
 fn only<'a>(records: &'a [Value], kind: &str) -> &'a Value {
@@ -30,7 +14,7 @@ fn only<'a>(records: &'a [Value], kind: &str) -> &'a Value {
 
 #[test]
 fn http_behind_a_proxy_header_is_recorded_with_the_clients_address() {
-    let Some(records) = read("proxy-protocol-v2-http") else { return };
+    let Some(records) = records_of("proxy-protocol-v2-http.pcap.gz") else { return };
     let event = only(&records, "http");
     let http = &event["http"];
     assert_eq!(
@@ -45,7 +29,7 @@ fn http_behind_a_proxy_header_is_recorded_with_the_clients_address() {
 
 #[test]
 fn tls_behind_the_starttls_of_pop3_is_recorded() {
-    let Some(records) = read("starttls-pop3") else { return };
+    let Some(records) = records_of("starttls-pop3.pcap.gz") else { return };
     let tls = &only(&records, "tls")["tls"];
     assert_eq!((&tls["sni"], &tls["from_proto"]), (&json!("pop3.example"), &json!("pop3")));
     let flow = only(&records, "flow");
@@ -54,14 +38,14 @@ fn tls_behind_the_starttls_of_pop3_is_recorded() {
 
 #[test]
 fn a_hello_that_an_alert_answers_is_recorded() {
-    let Some(records) = read("tls-alert-no-event") else { return };
+    let Some(records) = records_of("tls-alert-no-event.pcap.gz") else { return };
     let tls = &only(&records, "tls")["tls"];
     assert_eq!((&tls["sni"], &tls["last_alert"]), (&json!("alert.example"), &json!("handshake_failure")));
 }
 
 #[test]
 fn a_hello_of_which_only_the_clients_direction_is_mirrored_is_recorded() {
-    let Some(records) = read("tls-one-way-no-event") else { return };
+    let Some(records) = records_of("tls-one-way-no-event.pcap.gz") else { return };
     let tls = &only(&records, "tls")["tls"];
     assert_eq!(tls["sni"], "oneway.example");
     assert!(tls["ja3"].is_object() && tls["ja4"].is_string());

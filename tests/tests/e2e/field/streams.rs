@@ -1,24 +1,9 @@
-//! Captures of faults that users of such programs have reported: one test for each. Each file has its right
-//! outcome in words beside it.
-#![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
+//! Streams and transactions of HTTP.
 
-use std::process::Command;
-
-use mirror_xdp_tests::appliance::{PATIENCE, of_type, records};
-use mirror_xdp_tests::process::Process;
-use mirror_xdp_tests::require;
+use mirror_xdp_tests::appliance::of_type;
 use serde_json::{Value, json};
 
-/// Returns the records of a capture. Returns `None` if there is no binary, or if the captures are elsewhere.
-fn read(name: &str) -> Option<Vec<Value>> {
-    let file = require::field()?.join(name);
-    let log_dir = tempfile::tempdir().unwrap();
-    let mut command = Command::new(require::binary()?);
-    command.arg("read").arg(&file).arg("--log-dir").arg(log_dir.path());
-    let output = Process::spawn(&mut command).unwrap().wait(PATIENCE).unwrap();
-    assert!(output.status.success(), "{}: {:?}", file.display(), output.stderr);
-    Some(records(log_dir.path()))
-}
+use super::records_of;
 
 /// Returns URL, status and length of each HTTP transaction.
 fn transactions(records: &[Value]) -> Vec<Value> {
@@ -28,14 +13,14 @@ fn transactions(records: &[Value]) -> Vec<Value> {
 
 #[test]
 fn early_window_32k() {
-    let Some(records) = read("early-window-32k.pcap.gz") else { return };
+    let Some(records) = records_of("early-window-32k.pcap.gz") else { return };
     assert_eq!(transactions(&records), [json!(["/first", 200, 48_000]), json!(["/second", 200, 5])]);
     assert_eq!(of_type(&records, "flow")[0]["tcp"]["tc_gap"], Value::Null);
 }
 
 #[test]
 fn http_response_before_request() {
-    let Some(records) = read("http-response-before-request.pcap.gz") else { return };
+    let Some(records) = records_of("http-response-before-request.pcap.gz") else { return };
     let all = [
         json!(["/one", 200, 1]),
         json!(["/two", 404, 2]),
@@ -47,7 +32,7 @@ fn http_response_before_request() {
 
 #[test]
 fn http_host_cut_by_mirror() {
-    let Some(records) = read("http-host-cut-by-mirror.pcap.gz") else { return };
+    let Some(records) = records_of("http-host-cut-by-mirror.pcap.gz") else { return };
     let http = of_type(&records, "http");
     assert_eq!((&http[0]["http"]["hostname"], &http[0]["http"]["status"]), (&Value::Null, &json!(200)));
     assert_eq!(http[1]["http"]["hostname"], "two.example");
@@ -56,7 +41,7 @@ fn http_host_cut_by_mirror() {
 
 #[test]
 fn clienthello_cut_by_mirror() {
-    let Some(records) = read("clienthello-cut-by-mirror.pcap.gz") else { return };
+    let Some(records) = records_of("clienthello-cut-by-mirror.pcap.gz") else { return };
     let events = of_type(&records, "tls");
     let tls = &events[0]["tls"];
     assert_eq!((&tls["sni"], &tls["version"]), (&json!("cut.example"), &json!("TLS 1.3")));
@@ -65,6 +50,6 @@ fn clienthello_cut_by_mirror() {
 
 #[test]
 fn http_304_content_length() {
-    let Some(records) = read("http-304-content-length.pcap.gz") else { return };
+    let Some(records) = records_of("http-304-content-length.pcap.gz") else { return };
     assert_eq!(transactions(&records), [json!(["/n", 304, 0]), json!(["/z", 404, 3]), json!(["/e", 200, 5])]);
 }

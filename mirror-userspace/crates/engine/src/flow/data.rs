@@ -212,7 +212,7 @@ impl Data {
             || streams.has_early(&followed[from as usize], others)
         {
             let until = Until::Now(*time);
-            // What waited behind this segment was received with it.
+            // The data that waited behind this segment was received with it.
             let filled = (!waits).then_some((direction, *time));
             settle(followed, streams, &mut side, connection, until, filled);
         }

@@ -836,7 +836,7 @@ fn envelopes_of_every_form_lead_to_the_packet_in_them() {
         let dns = bench.dns();
         assert_eq!(dns.len(), 1, "{name}");
         assert_eq!(dns[0]["dns"]["rrname"], "a.example", "{name}");
-        // Whatever is cut off, nothing panics.
+        // Nothing panics, whatever is cut off.
         let mut bench = Bench::new();
         for len in 0..frame.len() {
             bench.frame(&frame[..len]);

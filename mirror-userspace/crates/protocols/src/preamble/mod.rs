@@ -1,4 +1,4 @@
-//! What stands in front of a protocol: the PROXY header of a load balancer, a SOCKS dialogue, and the plain text
+//! The preambles of a protocol: the PROXY header of a load balancer, a SOCKS dialogue, and the plain text
 //! in which a protocol negotiates TLS.
 //!
 //! [`Preamble`] is the state of a flow. It is asked with the first bytes of each direction, until the protocol

@@ -207,7 +207,7 @@ fn the_driver_counts_each_direction_by_its_own_session() {
         }
         let (_, shunted) = frame(ENDS[0], &udp(there.0, there.1, b"still on its way"));
         assert_eq!(shunted, (1, 1));
-        // What the driver counts by one session is a duplicate if it comes by another.
+        // A packet that the driver counts by one session is a duplicate if it comes by another.
         let (duplicates, _) = frame(ENDS[1], &udp(there.0, there.1, b"mirrored at the other end"));
         assert_eq!(duplicates, u64::from(dedup));
         let sources = worker.shunting().unwrap().keys().map(|keys| keys.map(|key| key[1] as u32));

@@ -55,9 +55,10 @@ fn hostile_removal_of_the_log_directory_is_told_and_its_records_count_as_lost() 
     wait_until("something is written", || lines() > 0);
     fs::remove_dir_all(bed.log_dir()).unwrap();
     fs::create_dir(bed.log_dir()).unwrap();
-    let line = appliance.wait_for_line("");
+    // Other lines may come before it, such as that of a machine that is too busy.
+    let line = appliance.wait_for_line_with("was removed");
     let again = line.contains("is created again");
-    assert!(again || line.contains("was removed") && line.contains("restart it to log again"), "{line}");
+    assert!(again || line.contains("restart it to log again"), "{line}");
     appliance.signal(Signal::SIGHUP);
     bed.send(&flows(2000));
     let report = appliance.stop();
@@ -79,7 +80,7 @@ fn hostile_removal_of_the_log_costs_no_record() {
     let lines = || fs::read_to_string(&log).map_or(0, |text| text.lines().count() as u64);
     wait_until("something is written", || lines() > 0);
     fs::remove_file(&log).unwrap();
-    assert!(appliance.wait_for_line("").contains("was removed; it is created again"));
+    appliance.wait_for_line_with("was removed; it is created again");
     bed.send(&flows(2000));
     let report = appliance.stop();
     report.assert_conserved();

@@ -132,16 +132,6 @@ fn a_conversation_comes_out_as_it_was_sent_while_the_capture_runs_and_after() {
     assert_eq!(verified(&bed, store.path())["findings"], serde_json::json!([]));
 }
 
-/// Waits for a line that contains `what`, and returns it.
-fn wait_for(appliance: &mut Appliance, what: &str) -> String {
-    loop {
-        let line = appliance.wait_for_line("");
-        if line.contains(what) {
-            return line;
-        }
-    }
-}
-
 /// Writes a key file that only its owner can read.
 fn key_in(directory: &Path) -> PathBuf {
     let path = directory.join("store.key");

@@ -372,7 +372,7 @@ fn packets_of_a_directory_that_is_removed_or_renamed_are_lost_and_not_kept() {
         wait_until("the packets are on the disk", || extract(&bed, &store, "udp").len() == 300);
         take_away(&store);
         // The process cannot create another directory: it is confined to the one that it started with.
-        wait_for(&mut appliance, "restart mirror-xdp");
+        appliance.wait_for_line_with("restart mirror-xdp");
         bed.send(&frames(200));
         let report = appliance.stop();
         report.assert_conserved();

@@ -51,7 +51,7 @@ impl Target {
     /// Compiles the bench target.
     pub(super) fn build() -> Result<Self> {
         let mut command = cargo();
-        command.args(["bench", "--package", "mirror-control", "--bench", "worker", "--no-run"]);
+        command.args(["bench", "--package", "mirror-bench", "--bench", "worker", "--no-run"]);
         command.args(["--message-format", "json"]);
         let built = command.output().with_context(|| format!("cannot start `{}`", display(&command)))?;
         if !built.status.success() {

@@ -10,6 +10,8 @@
 
 mod buffer;
 mod chunk;
+#[cfg(any(test, feature = "recorder"))]
+pub mod copy;
 mod directory;
 pub mod expression;
 mod handle;

@@ -29,8 +29,8 @@ use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAdd
 use nix::sys::stat::{Mode, fchmod};
 use serde::{Deserialize, Serialize};
 
-use super::copy::{self, Copies, CopyCounts, Wanted};
 use super::{MAX_OBSERVERS, Observer, TooMany, Workers};
+use mirror_store::copy::{self, Copies, CopyCounts, Wanted};
 
 /// The default path of the socket.
 pub const DEFAULT_PATH: &str = "/run/mirror-xdp/control.sock";

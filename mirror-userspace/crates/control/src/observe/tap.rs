@@ -22,8 +22,8 @@ use nix::sys::socket::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::copy::{self, Copies, CopyCounts, Wanted};
 use super::{Observer, Subscription, TooMany, Workers};
+use mirror_store::copy::{self, Copies, CopyCounts, Wanted};
 
 /// The size of each worker's ring in bytes.
 const ROOM: usize = 8 << 20;

@@ -8,15 +8,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use mirror_engine::hooks::Observer;
 use mirror_packet::{FrameInfo, MirrorSession};
-use mirror_store::expression::Expression;
 use mirror_xdp_common::hash::FlowHash;
 use mirror_xdp_common::{Address, Vni};
 use rtrb::{Consumer, Producer, RingBuffer};
 use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::Observer;
+use crate::expression::Expression;
 
 /// Stands for the VNI of a frame without one.
 const NO_VNI: u32 = u32::MAX;

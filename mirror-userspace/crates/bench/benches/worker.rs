@@ -19,9 +19,8 @@ use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use criterion::{Criterion, Throughput};
-use mirror_control::capture::LiveWorker;
-use mirror_control::observe::copy::{self, Copier, Copies, Wanted};
 use mirror_device::afxdp::exchange::Peer;
+use mirror_device::xdp::shunt::Shunter;
 use mirror_engine::hooks::Observer;
 use mirror_engine::observers::{Mailbox, Workers};
 use mirror_engine::worker::{Worker, WorkerConfig};
@@ -32,8 +31,9 @@ use mirror_protocols::http::{Request, Response};
 use mirror_protocols::quic::Connection;
 use mirror_protocols::tls::Handshake;
 use mirror_records::sink::{Overflow, Sink};
+use mirror_store::copy::{self, Copier, Copies, Wanted};
 use mirror_store::expression::Expression;
-use mirror_store::{Policy, Retention, Settings, Store, StoreKey};
+use mirror_store::{Policy, Retention, Settings, Store, StoreHandle, StoreKey};
 use mirror_xdp_common::hash::{FlowHash, FlowHashKey};
 use mirror_xdp_common::inner::InnerHeaders;
 use mirror_xdp_common::{Address, Vni};
@@ -45,6 +45,9 @@ use mirror_xdp_tests::tls::{client_hello, server_hello};
 const BATCH: usize = 64;
 /// 2023-11-14, in nanoseconds.
 const EPOCH: u64 = 1_700_000_000_000_000_000;
+
+/// A worker as it is in a live capture.
+type LiveWorker = Worker<Option<StoreHandle>, Shunter>;
 
 /// A stage to measure.
 #[derive(Clone, Copy)]

@@ -71,12 +71,13 @@ impl Data {
         }
     }
 
-    /// Processes the payload of a UDP datagram.
+    /// Processes the payload of a UDP datagram. The rest of it may be cut off.
     pub fn datagram(
         &mut self,
         head: &FlowMeta,
         direction: Direction,
         payload: &[u8],
+        is_cut: bool,
         tools: &mut FlowContext<'_>,
     ) {
         if payload.is_empty() || self.known.has(Known::UNASKED) {
@@ -88,7 +89,7 @@ impl Data {
             return;
         }
         let FlowContext { analyzers, records, index, time, alerted, .. } = tools;
-        let now = PacketContext { head, index: *index, alerted, midstream: false, one_sided: false };
+        let now = PacketContext { is_cut, ..PacketContext::new(head, *index, alerted) };
         // Datagrams have no preambles.
         let mut preamble = Preamble::OVER;
         let mut side =
@@ -132,7 +133,7 @@ impl Data {
         let Self { detector, following, known, preamble, streams: followed, .. } = self;
         let FlowContext { streams, analyzers, records, index, time, alerted } = tools;
         let (midstream, one_sided) = (connection.is_midstream(), connection.is_one_sided());
-        let now = PacketContext { head, index: *index, alerted, midstream, one_sided };
+        let now = PacketContext { midstream, one_sided, ..PacketContext::new(head, *index, alerted) };
         let from = direction.reverse();
         let mut side = Side::new(detector, following, known, preamble, analyzers, records, now, from);
         let flags = segment.header.flags();
@@ -229,7 +230,7 @@ impl Data {
         let Self { detector, following, known, preamble, streams: followed, .. } = self;
         let FlowContext { streams, analyzers, records, index, alerted, .. } = tools;
         let (midstream, one_sided) = (connection.is_midstream(), connection.is_one_sided());
-        let now = PacketContext { head, index: *index, alerted, midstream, one_sided };
+        let now = PacketContext { midstream, one_sided, ..PacketContext::new(head, *index, alerted) };
         let direction = Direction::ToServer;
         let mut side = Side::new(detector, following, known, preamble, analyzers, records, now, direction);
         settle(followed, streams, &mut side, connection, until, None);
@@ -300,7 +301,7 @@ impl Data {
     fn reject_preambles(&mut self, head: &FlowMeta, tools: &mut FlowContext<'_>) {
         let Self { detector, following, known, preamble, streams: own, .. } = self;
         let FlowContext { streams, analyzers, records, index, time, alerted } = tools;
-        let now = PacketContext { head, index: *index, alerted, midstream: false, one_sided: false };
+        let now = PacketContext::new(head, *index, alerted);
         let direction = Direction::ToServer;
         let mut side = Side::new(detector, following, known, preamble, analyzers, records, now, direction);
         let mark = Mark { time: *time, ..Mark::default() };
@@ -594,6 +595,14 @@ impl<'a> Side<'a> {
             Event::Data { bytes, .. } => bytes,
             Event::Gap { bytes, len } => {
                 self.preamble.close(direction);
+    /// The rest of the datagram was not captured.
+    is_cut: bool,
+}
+
+impl<'a> PacketContext<'a> {
+    const fn new(head: &'a FlowMeta, index: FlowIndex, alerted: &'a Cell<bool>) -> Self {
+        Self { head, index, alerted, midstream: false, one_sided: false, is_cut: false }
+    }
                 if bytes.is_empty() {
                     return self.protocol(event);
                 }
@@ -752,7 +761,7 @@ impl<'a> Side<'a> {
     /// Passes an event to the analyzers.
     #[inline]
     fn analyse(&mut self, event: Event<'_>, hold: bool) -> Consumed {
-        let PacketContext { head, index, alerted, one_sided, .. } = self.now;
+        let PacketContext { head, index, alerted, one_sided, is_cut, .. } = self.now;
         let mut context = Context {
             mark: self.mark,
             one_sided,
@@ -761,3 +770,4 @@ impl<'a> Side<'a> {
         self.analyzers.data(self.following, index, self.direction, event, hold, &mut context)
     }
 }
+            is_cut,

@@ -68,7 +68,7 @@ impl Flow {
         now: u64,
     ) -> Self {
         let answer = match packet.transport {
-            Transport::Udp { payload } => is_dns_answer(packet, payload),
+            Transport::Udp { payload, missing } => is_dns_answer(packet, payload, missing > 0),
             Transport::Tcp(Segment { header, .. }) => mirror.is_some() && is_from_server(packet, header),
             _ => false,
         };
@@ -206,7 +206,9 @@ impl Flow {
         let Self { head, data, connection, marks, .. } = self;
         data.packet(head, direction, packet, tools);
         match &packet.transport {
-            Transport::Udp { payload } => data.datagram(head, direction, payload, tools),
+            Transport::Udp { payload, missing } => {
+                data.datagram(head, direction, payload, *missing > 0, tools)
+            }
             Transport::Tcp(segment) => {
                 match connection {
                     Some(connection) => {
@@ -471,10 +473,10 @@ const fn is_from_server(packet: &Packet<'_>, header: &TcpHeader) -> bool {
     }
 }
 
-/// Returns true if a datagram is a DNS server's response to a client port.
-fn is_dns_answer(packet: &Packet<'_>, payload: &[u8]) -> bool {
+/// Returns true if a datagram is a DNS server's response to a client port. The rest of it may be cut off.
+fn is_dns_answer(packet: &Packet<'_>, payload: &[u8], is_cut: bool) -> bool {
     const DNS_PORT: u16 = 53;
     packet.source_port == DNS_PORT
         && packet.destination_port != DNS_PORT
-        && dns::Message::parse(payload).is_ok_and(|message| message.header().is_response())
+        && dns::Message::parse_captured(payload, is_cut).is_ok_and(|message| message.header().is_response())
 }

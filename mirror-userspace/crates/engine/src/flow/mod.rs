@@ -215,10 +215,14 @@ impl Flow {
                         if *marks & Self::SHUNTED != 0 {
                             connection.resume(direction, segment);
                         }
-                        if !connection.is_answered() && head.key.session.is_mirrored() {
+                        let is_opening = !connection.is_answered();
+                        if is_opening && head.key.session.is_mirrored() {
                             connection.catch_up(direction, segment);
                         }
                         connection.follow(direction, segment, tools.time);
+                        if is_opening && connection.is_answered() {
+                            data.answered(head, connection, segment, tools);
+                        }
                     }
                     None => *connection = Connection::begin(segment, tools.time),
                 }
@@ -228,10 +232,10 @@ impl Flow {
                     *connection = Connection::pick_up(direction, segment, tools.time);
                 }
                 if let Some(connection) = connection {
-                    // Without a mirror session, Suricata's rule applies: without an answer there is no
-                    // connection.
-                    if connection.is_answered() || head.key.session.is_mirrored() {
+                    if is_analysed(head, connection) {
                         data.segment(head, connection, direction, segment, tools);
+                    } else if direction == Direction::ToServer {
+                        data.hold(head, connection, segment, tools);
                     }
                     self.state = connection.flow_state();
                 }
@@ -244,7 +248,9 @@ impl Flow {
     #[cold]
     pub(crate) fn settle(&mut self, tools: &mut FlowContext<'_>) {
         let Self { head, data, connection, .. } = self;
-        if let Some(connection) = connection {
+        if let Some(connection) = connection
+            && is_analysed(head, connection)
+        {
             data.settle(head, connection, Until::Now(tools.time), tools);
         }
     }
@@ -415,7 +421,11 @@ impl Flow {
 
     /// Ends the flow for its analyzers, and releases the buffers of the worker that it holds.
     pub fn end(&mut self, tools: &mut FlowContext<'_>) {
-        self.data.end(&self.head, self.connection.as_mut(), tools);
+        let Self { head, data, connection, .. } = self;
+        if connection.as_ref().is_some_and(|connection| !is_analysed(head, connection)) {
+            data.drop_held(head, tools);
+        }
+        data.end(head, connection.as_mut(), tools);
     }
 
     /// Returns true if a SYN begins a new connection between the same endpoints.
@@ -459,6 +469,12 @@ impl Flow {
             relay: (0, 0),
         }
     }
+}
+
+/// Returns true if the data of a connection is analysed. Without a mirror session, Suricata's rule applies: without an
+/// answer there is no connection.
+fn is_analysed(head: &FlowMeta, connection: &Connection) -> bool {
+    connection.is_answered() || head.key.session.is_mirrored()
 }
 
 /// Returns true if the first observed segment of a connection comes from its server: it answers a SYN, or

@@ -19,6 +19,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod outer;
+
 use std::fmt::Debug;
 
 use mirror_packet as packet;
@@ -26,12 +28,11 @@ use mirror_packet::capture_file::FileFrame;
 use mirror_packet::{FrameInfo, LinkType, MirrorDirection, MirrorSession, SECOND};
 use mirror_records::sink::Producer;
 use mirror_xdp_common::counters::{Counter, Fate};
-use mirror_xdp_common::frame::Frame;
+use mirror_xdp_common::frame::Frame as _;
 use mirror_xdp_common::hash::{FlowHash, FlowHashKey};
 use mirror_xdp_common::inner::InnerHeaders;
-use mirror_xdp_common::outer::{Mirrored, Ports, decapsulate};
-use mirror_xdp_common::wire::{ETHERNET_LEN, MacAddresses, protocol};
-use zerocopy::FromBytes;
+use mirror_xdp_common::outer::{Mirrored, Ports};
+use mirror_xdp_common::wire::{MacAddresses, protocol};
 
 use crate::hooks::Recorder;
 use crate::worker::{Worker, WorkerConfig};
@@ -182,15 +183,8 @@ impl<R: Recorder> Reader<R> {
         }
         self.in_sessions = false;
         let mut rule = 0;
-        let whole = Captured { bytes, original_len: frame.original_len as usize };
-        let outer = match link {
-            Some(LinkType::Ethernet) => Some(decapsulate(&whole, &self.ports)),
-            Some(other) => other
-                .ethertype(bytes)
-                .map(|(kind, len)| Cooked::new(whole, kind, len).decapsulate(&self.ports)),
-            None => None,
-        };
-        if let Some(outer) = outer {
+        let len = frame.original_len as usize;
+        if let Some(outer) = link.and_then(|link| outer::decapsulate(link, bytes, len, &self.ports)) {
             match outer {
                 Ok(outer) => {
                     self.in_sessions = link == Some(LinkType::Ethernet);
@@ -255,66 +249,62 @@ impl<R: Recorder> Reader<R> {
     }
 }
 
-/// A frame of which the file may have only the beginning.
-#[derive(Clone, Copy)]
-struct Captured<'f> {
-    bytes: &'f [u8],
-    original_len: usize,
-}
-
-impl Frame for Captured<'_> {
-    fn len(&self) -> usize {
-        self.original_len.max(self.bytes.len())
-    }
-
-    fn header<T: FromBytes>(&self, offset: usize) -> Option<T> {
-        self.bytes.header(offset)
-    }
-}
-
-/// A frame of another link layer, as if it had an Ethernet header without addresses in place of its own.
-struct Cooked<'f> {
-    frame: Captured<'f>,
-    /// Length of the header that the frame has.
-    header_len: usize,
-    ethernet: [u8; ETHERNET_LEN],
-}
-
-impl<'f> Cooked<'f> {
-    fn new(frame: Captured<'f>, ethertype: u16, header_len: usize) -> Self {
-        let mut ethernet = [0; ETHERNET_LEN];
-        if let Some(kind) = ethernet.last_chunk_mut() {
-            *kind = ethertype.to_be_bytes();
-        }
-        Self { frame, header_len, ethernet }
-    }
-
-    /// Removes the outer headers. Offsets in the result are those of the frame as it is.
-    fn decapsulate(&self, ports: &Ports) -> Result<Mirrored, Counter> {
-        let outer = decapsulate(self, ports)?;
-        Ok(Mirrored { inner_offset: outer.inner_offset - ETHERNET_LEN + self.header_len, ..outer })
-    }
-}
-
-impl Frame for Cooked<'_> {
-    fn len(&self) -> usize {
-        (self.frame.len() + ETHERNET_LEN).saturating_sub(self.header_len)
-    }
-
-    fn header<T: FromBytes>(&self, offset: usize) -> Option<T> {
-        match offset.checked_sub(ETHERNET_LEN) {
-            Some(behind) => self.frame.header(self.header_len + behind),
-            None => self.ethernet.as_slice().header(offset),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use etherparse::PacketBuilder;
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Returns a mirrored frame, and the offset of its outer IP header.
+    fn envelope(ipv6: bool, tag: bool) -> (Vec<u8>, usize) {
+        let inner = [&[2; 12][..], &[8, 0], &[0x45; 60]].concat();
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]);
+        let builder =
+            if ipv6 { builder.ipv6([1; 16], [2; 16], 64) } else { builder.ipv4([1; 4], [2; 4], 64) };
+        let mut frame = Vec::new();
+        builder.udp(4000, 4789).write(&mut frame, &[&[8, 0, 0, 0, 0, 0, 7, 0][..], &inner].concat()).unwrap();
+        if tag {
+            frame.splice(12..12, [0x81, 0, 0, 9]);
+        }
+        (frame, if tag { 18 } else { 14 })
+    }
+
+    #[test]
+    fn an_outer_packet_without_a_length_or_with_one_too_long_ends_with_its_frame() {
+        let ports = Ports::default();
+        let outer =
+            |frame: &[u8]| outer::decapsulate(LinkType::Ethernet, frame, frame.len(), &ports).unwrap();
+        for (ipv6, tag) in [(false, false), (false, true), (true, false), (true, true)] {
+            let (whole, ip) = envelope(ipv6, tag);
+            let (length, udp_length) = if ipv6 { (ip + 4, ip + 44) } else { (ip + 2, ip + 24) };
+            let known = outer(&whole).unwrap();
+            for clear_udp in [false, true] {
+                let mut frame = whole.clone();
+                frame[length..length + 2].fill(0);
+                if clear_udp {
+                    frame[udp_length..udp_length + 2].fill(0);
+                }
+                assert_eq!(outer(&frame), Ok(known), "{ipv6} {tag} {clear_udp}");
+                // Behind another link layer.
+                let cooked = [&[0; 14][..], &frame[ip - 2..]].concat();
+                if !tag {
+                    let found =
+                        outer::decapsulate(LinkType::LinuxSll, &cooked, cooked.len(), &ports).unwrap();
+                    let inner_offset = known.inner_offset + 2;
+                    assert_eq!(found, Ok(Mirrored { inner_offset, ..known }));
+                }
+            }
+            // A tool has written the captured length as that on the wire.
+            let cut = &whole[..whole.len() - 20];
+            assert_eq!(outer(cut), Ok(known));
+            // Shorter than its headers.
+            let mut frame = whole.clone();
+            frame[length + 1] = 7;
+            frame[length] = 0;
+            assert_eq!(outer(&frame), Err(Counter::OuterIpLength));
+        }
+    }
 
     proptest! {
         /// A TCP segment, for which `read` skips the search for outer headers, is never encapsulated.
@@ -341,8 +331,8 @@ mod tests {
             let original_len = frame.len() + missing;
             let usual = mirror_packet::decode_usual(&frame, original_len, &mirror_packet::TunnelPorts::DEFAULT);
             if usual.is_some_and(|it| it.protocol == protocol::TCP) {
-                let outer = decapsulate(&Captured { bytes: &frame, original_len }, &Ports::default());
-                prop_assert!(outer.is_err_and(|counter| counter.fate() != Fate::Dropped));
+                let outer = outer::decapsulate(LinkType::Ethernet, &frame, original_len, &Ports::default());
+                prop_assert!(outer.unwrap().is_err_and(|counter| counter.fate() != Fate::Dropped));
             }
         }
     }

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use mirror_base::text;
-use mirror_packet::{CommunityId, Decoded, FlowKey, FrameInfo, Layer, LinkType, SessionKey};
+use mirror_packet::{CommunityId, Decoded, FlowKey, FrameInfo, Layer, LinkType, SessionKey, TunnelPorts};
 use mirror_xdp_common::Vni;
 use pcap::{Capture, Linktype};
 
@@ -86,14 +86,20 @@ impl Primitive {
 /// Returns the Community IDs of a frame's packets, the outermost first. Fragments have none, since not all of them
 /// contain the ports.
 pub fn community_ids(info: &FrameInfo, frame: &[u8]) -> impl Iterator<Item = CommunityId> {
-    let mut next = Some(Layer::frame(LinkType::Ethernet, frame, info.original_len as usize));
+    /// More packets are not nested.
+    const MOST: usize = 16;
+    let original_len = info.original_len as usize;
+    let ports = TunnelPorts::guessed(frame, original_len);
+    let mut next = Some(Layer::frame(LinkType::Ethernet, frame, original_len).with_ports(&ports));
     let session = SessionKey::from(info.mirror);
-    std::iter::from_fn(move || {
-        let Ok(Decoded::Packet(packet)) = mirror_packet::decode(next.take()?) else { return None };
+    let mut ids = [None; MOST];
+    for id in &mut ids {
+        let Some(Ok(Decoded::Packet(packet))) = next.take().map(mirror_packet::decode) else { break };
         next = packet.tunnelled;
         let (key, _) = FlowKey::of_packet(&packet, session);
-        Some(CommunityId::of_key(&key))
-    })
+        *id = Some(CommunityId::of_key(&key));
+    }
+    ids.into_iter().flatten()
 }
 
 /// A compiled expression.

@@ -280,7 +280,7 @@ impl Index {
 /// Parses a chunk's section and returns what an index needs of it. Recovery uses this to index a segment
 /// whose writer was killed.
 pub(super) fn scan(section: &[u8]) -> Result<(Summary, Vec<Interface>, Vec<FlowRef>), pcapng::Damaged> {
-    use mirror_packet::{Decoded, FlowKey, Layer, LinkType, SessionKey, Transport};
+    use mirror_packet::{Decoded, FlowKey, Layer, LinkType, SessionKey, Transport, TunnelPorts};
 
     let mut summary = Summary::default();
     let mut flows = std::collections::HashSet::new();
@@ -289,7 +289,10 @@ pub(super) fn scan(section: &[u8]) -> Result<(Summary, Vec<Interface>, Vec<FlowR
         summary.add(frame.time, frame.frame.len());
         let interface = frame.interface as u32;
         let session = SessionKey::from(reader.interfaces.get(frame.interface).and_then(|i| i.mirror));
-        let mut next = Some(Layer::frame(LinkType::Ethernet, frame.frame, frame.original_len as usize));
+        let original_len = frame.original_len as usize;
+        let ports = TunnelPorts::guessed(frame.frame, original_len);
+        let whole = Layer::frame(LinkType::Ethernet, frame.frame, original_len);
+        let mut next = Some(whole.with_ports(&ports));
         let mut findable = false;
         while let Some(layer) = next.take() {
             let Ok(Decoded::Packet(packet)) = mirror_packet::decode(layer) else { break };

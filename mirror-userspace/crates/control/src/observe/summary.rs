@@ -111,7 +111,7 @@ impl Conversation {
             Transport::Tcp(Segment { header, payload, missing, .. }) => {
                 (Some(flags(header.flags())), None, Some(payload.len() + missing))
             }
-            Transport::Udp { payload } => (None, None, Some(payload.len())),
+            Transport::Udp { payload, .. } => (None, None, Some(payload.len())),
             Transport::Icmp { kind, .. } => (None, Some(kind), None),
             Transport::Sctp | Transport::Esp { .. } | Transport::Ip => (None, None, None),
         };

@@ -135,6 +135,8 @@ pub struct Context<'a> {
     pub(crate) muted: bool,
     /// No segment of the server was seen.
     pub(crate) one_sided: bool,
+    /// The rest of the datagram was not captured.
+    pub(crate) is_cut: bool,
 }
 
 impl<'a> Context<'a> {
@@ -145,7 +147,17 @@ impl<'a> Context<'a> {
         records: &'a mut Producer,
         alerted: &'a Cell<bool>,
     ) -> Self {
-        Self { head, time, mark: Mark::NONE, original, records, alerted, muted: false, one_sided: false }
+        Self {
+            head,
+            time,
+            mark: Mark::NONE,
+            original,
+            records,
+            alerted,
+            muted: false,
+            one_sided: false,
+            is_cut: false,
+        }
     }
 }
 
@@ -172,6 +184,12 @@ impl Context<'_> {
     #[must_use]
     pub const fn is_one_sided(&self) -> bool {
         self.one_sided
+    }
+
+    /// Returns true for a datagram of which the mirror, or the capture, has cut off the rest.
+    #[must_use]
+    pub const fn is_cut(&self) -> bool {
+        self.is_cut
     }
 
     /// Returns the bytes that are charged for the preambles in a record. A byte of a name takes six at most.

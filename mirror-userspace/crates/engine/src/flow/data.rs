@@ -71,12 +71,13 @@ impl Data {
         }
     }
 
-    /// Processes the payload of a UDP datagram.
+    /// Processes the payload of a UDP datagram. The rest of it may be cut off.
     pub fn datagram(
         &mut self,
         head: &FlowMeta,
         direction: Direction,
         payload: &[u8],
+        is_cut: bool,
         tools: &mut FlowContext<'_>,
     ) {
         if payload.is_empty() || self.known.has(Known::UNASKED) {
@@ -88,7 +89,7 @@ impl Data {
             return;
         }
         let FlowContext { analyzers, records, index, time, alerted, .. } = tools;
-        let now = PacketContext { head, index: *index, alerted, midstream: false, one_sided: false };
+        let now = PacketContext { is_cut, ..PacketContext::new(head, *index, alerted) };
         // Datagrams have no preambles.
         let mut preamble = Preamble::OVER;
         let mut side =
@@ -120,6 +121,78 @@ impl Data {
         }
     }
 
+    /// Holds the data of a SYN (TCP Fast Open) until the server accepts it.
+    #[inline]
+    pub fn hold(
+        &mut self,
+        head: &FlowMeta,
+        connection: &Connection,
+        segment: &Segment<'_>,
+        tools: &mut FlowContext<'_>,
+    ) {
+        if !segment.payload.is_empty() || self.streams[Direction::ToServer as usize].keeps() {
+            self.hold_data(head, connection, segment, tools);
+        }
+    }
+
+    #[cold]
+    fn hold_data(
+        &mut self,
+        head: &FlowMeta,
+        connection: &Connection,
+        segment: &Segment<'_>,
+        tools: &mut FlowContext<'_>,
+    ) {
+        let direction = Direction::ToServer;
+        let first = connection.first_byte(direction);
+        // The SYN before had another sequence number.
+        if self.streams[direction as usize].position(first) != first {
+            self.drop_held(head, tools);
+        }
+        let incoming = Incoming {
+            sequence: segment.header.sequence().wrapping_add(1),
+            payload: segment.payload,
+            missing: segment.missing,
+            acknowledged: 0,
+            time: tools.time,
+            waits: true,
+            heard: false,
+        };
+        if segment.header.flags() & tcp_flags::SYN != 0 && !segment.payload.is_empty() {
+            let (stream, owner) = (&mut self.streams[direction as usize], head.owner(tools.index, direction));
+            tools.streams.segment(stream, owner, first, &incoming, |_, _| Consumed::Used(0));
+            // It waits for the answer, and not for data of the server.
+            tools.streams.stop_waiting(stream, owner);
+        }
+    }
+
+    /// Processes the answer to a SYN. If it does not accept the SYN's data, the client sends that again; behind a
+    /// reset, it does not.
+    #[inline]
+    pub fn answered(
+        &mut self,
+        head: &FlowMeta,
+        connection: &Connection,
+        segment: &Segment<'_>,
+        tools: &mut FlowContext<'_>,
+    ) {
+        if self.streams[Direction::ToServer as usize].keeps() && !head.key.session.is_mirrored() {
+            let accepts = segment.header.flags() & tcp_flags::SYN != 0
+                && connection.first_byte(Direction::ToServer) != Some(segment.header.acknowledgement());
+            if !accepts {
+                self.drop_held(head, tools);
+            }
+        }
+    }
+
+    /// Drops the data of a SYN that was not accepted.
+    #[cold]
+    pub fn drop_held(&mut self, head: &FlowMeta, tools: &mut FlowContext<'_>) {
+        let stream = &mut self.streams[Direction::ToServer as usize];
+        tools.streams.close(stream, head.owner(tools.index, Direction::ToServer));
+        *stream = Stream::default();
+    }
+
     /// Processes a TCP segment that has data or that acknowledges some.
     fn bytes(
         &mut self,
@@ -132,7 +205,7 @@ impl Data {
         let Self { detector, following, known, preamble, streams: followed, .. } = self;
         let FlowContext { streams, analyzers, records, index, time, alerted } = tools;
         let (midstream, one_sided) = (connection.is_midstream(), connection.is_one_sided());
-        let now = PacketContext { head, index: *index, alerted, midstream, one_sided };
+        let now = PacketContext { midstream, one_sided, ..PacketContext::new(head, *index, alerted) };
         let from = direction.reverse();
         let mut side = Side::new(detector, following, known, preamble, analyzers, records, now, from);
         let flags = segment.header.flags();
@@ -229,7 +302,7 @@ impl Data {
         let Self { detector, following, known, preamble, streams: followed, .. } = self;
         let FlowContext { streams, analyzers, records, index, alerted, .. } = tools;
         let (midstream, one_sided) = (connection.is_midstream(), connection.is_one_sided());
-        let now = PacketContext { head, index: *index, alerted, midstream, one_sided };
+        let now = PacketContext { midstream, one_sided, ..PacketContext::new(head, *index, alerted) };
         let direction = Direction::ToServer;
         let mut side = Side::new(detector, following, known, preamble, analyzers, records, now, direction);
         settle(followed, streams, &mut side, connection, until, None);
@@ -300,7 +373,7 @@ impl Data {
     fn reject_preambles(&mut self, head: &FlowMeta, tools: &mut FlowContext<'_>) {
         let Self { detector, following, known, preamble, streams: own, .. } = self;
         let FlowContext { streams, analyzers, records, index, time, alerted } = tools;
-        let now = PacketContext { head, index: *index, alerted, midstream: false, one_sided: false };
+        let now = PacketContext::new(head, *index, alerted);
         let direction = Direction::ToServer;
         let mut side = Side::new(detector, following, known, preamble, analyzers, records, now, direction);
         let mark = Mark { time: *time, ..Mark::default() };
@@ -494,6 +567,8 @@ impl Known {
     const TOLD: u8 = 4;
     /// The flow began with a DNS response and its data is ignored, see [`Data::refuse`].
     const UNASKED: u8 = 8;
+    /// Directions whose next bytes may still be plain text, since the other direction has begun TLS before.
+    const PLAIN: [u8; 2] = [16, 32];
 
     const fn has(self, mark: u8) -> bool {
         self.marks & mark != 0
@@ -520,6 +595,14 @@ struct PacketContext<'a> {
     midstream: bool,
     /// No segment of the server was seen.
     one_sided: bool,
+    /// The rest of the datagram was not captured.
+    is_cut: bool,
+}
+
+impl<'a> PacketContext<'a> {
+    const fn new(head: &'a FlowMeta, index: FlowIndex, alerted: &'a Cell<bool>) -> Self {
+        Self { head, index, alerted, midstream: false, one_sided: false, is_cut: false }
+    }
 }
 
 /// One direction of a flow's data.
@@ -580,10 +663,44 @@ impl<'a> Side<'a> {
     /// Processes the next event: preambles first, then detection, then the analyzers.
     fn take(&mut self, event: Event<'_>, mark: Mark) -> Consumed {
         self.mark = mark;
+        if self.known.has(Known::PLAIN[self.direction as usize])
+            && let Some(outcome) = self.skip_plain(event)
+        {
+            return outcome;
+        }
         if self.preamble.is_open(self.direction) {
             return self.begin(event);
         }
         self.protocol(event)
+    }
+
+    /// Drops plain text in front of a side's first record of TLS: its last answer before TLS, which may come together
+    /// with its hello. Returns `None` if the event has no such text in front.
+    #[cold]
+    fn skip_plain(&mut self, event: Event<'_>) -> Option<Consumed> {
+        let direction = self.direction;
+        let Event::Data { bytes, .. } = event else {
+            self.known.marks &= !Known::PLAIN[direction as usize];
+            return None;
+        };
+        let is_record = matches!(bytes, [20..=23, 3, 0..=4, ..]);
+        match tls_begins(direction, bytes) {
+            TlsBegin::Maybe(begin) if !is_record && begin > 0 => Some(Consumed::Used(begin)),
+            TlsBegin::No if !is_record && bytes.len() <= MAX_HELD => Some(Consumed::Used(bytes.len())),
+            TlsBegin::At(begin) if !is_record && begin > 0 => {
+                self.known.marks &= !Known::PLAIN[direction as usize];
+                let rest = bytes.get(begin..).unwrap_or_default();
+                Some(match self.take(Event::Data { bytes: rest, new: 0 }, self.mark) {
+                    Consumed::Used(used) => Consumed::Used(begin + used),
+                    other => other,
+                })
+            }
+            TlsBegin::Maybe(_) if bytes.len() < 3 => Some(Consumed::Used(0)),
+            _ => {
+                self.known.marks &= !Known::PLAIN[direction as usize];
+                None
+            }
+        }
     }
 
     /// Processes the next event of a direction whose protocol has not begun.
@@ -614,10 +731,10 @@ impl<'a> Side<'a> {
         while let Some(rest) = bytes.get(used..).filter(|rest| !rest.is_empty()) {
             match self.preamble.look(self.now.head.endpoints(), direction, rest) {
                 Verdict::More => break,
-                Verdict::Preamble { len, relayed } => {
+                Verdict::Preamble { len, relayed, protocol } => {
                     used += len;
+                    self.known.original = protocol.or(self.known.original);
                     if let Some(relayed) = relayed {
-                        self.known.original = relayed.protocol().or(self.known.original);
                         self.records.relay(self.now.head.flow_id(), &relayed);
                     }
                     continue;
@@ -665,6 +782,7 @@ impl<'a> Side<'a> {
         }
         if tls_begins(self.direction, rest) == TlsBegin::At(0) {
             self.tls = Some(self.direction);
+            self.known.set(Known::PLAIN[self.direction.reverse() as usize]);
         }
         let event = Event::Data { bytes: rest, new: 0 };
         // A flow passes few preambles, so this ends: a sender may switch protocols hundreds of times in a segment.
@@ -752,10 +870,11 @@ impl<'a> Side<'a> {
     /// Passes an event to the analyzers.
     #[inline]
     fn analyse(&mut self, event: Event<'_>, hold: bool) -> Consumed {
-        let PacketContext { head, index, alerted, one_sided, .. } = self.now;
+        let PacketContext { head, index, alerted, one_sided, is_cut, .. } = self.now;
         let mut context = Context {
             mark: self.mark,
             one_sided,
+            is_cut,
             ..Context::new(head, self.mark.time, self.known.original, self.records, alerted)
         };
         self.analyzers.data(self.following, index, self.direction, event, hold, &mut context)

@@ -68,7 +68,7 @@ impl Flow {
         now: u64,
     ) -> Self {
         let answer = match packet.transport {
-            Transport::Udp { payload } => is_dns_answer(packet, payload),
+            Transport::Udp { payload, missing } => is_dns_answer(packet, payload, missing > 0),
             Transport::Tcp(Segment { header, .. }) => mirror.is_some() && is_from_server(packet, header),
             _ => false,
         };
@@ -206,17 +206,23 @@ impl Flow {
         let Self { head, data, connection, marks, .. } = self;
         data.packet(head, direction, packet, tools);
         match &packet.transport {
-            Transport::Udp { payload } => data.datagram(head, direction, payload, tools),
+            Transport::Udp { payload, missing } => {
+                data.datagram(head, direction, payload, *missing > 0, tools)
+            }
             Transport::Tcp(segment) => {
                 match connection {
                     Some(connection) => {
                         if *marks & Self::SHUNTED != 0 {
                             connection.resume(direction, segment);
                         }
-                        if !connection.is_answered() && head.key.session.is_mirrored() {
+                        let is_opening = !connection.is_answered();
+                        if is_opening && head.key.session.is_mirrored() {
                             connection.catch_up(direction, segment);
                         }
                         connection.follow(direction, segment, tools.time);
+                        if is_opening && connection.is_answered() {
+                            data.answered(head, connection, segment, tools);
+                        }
                     }
                     None => *connection = Connection::begin(segment, tools.time),
                 }
@@ -226,10 +232,10 @@ impl Flow {
                     *connection = Connection::pick_up(direction, segment, tools.time);
                 }
                 if let Some(connection) = connection {
-                    // Without a mirror session, Suricata's rule applies: without an answer there is no
-                    // connection.
-                    if connection.is_answered() || head.key.session.is_mirrored() {
+                    if is_analysed(head, connection) {
                         data.segment(head, connection, direction, segment, tools);
+                    } else if direction == Direction::ToServer {
+                        data.hold(head, connection, segment, tools);
                     }
                     self.state = connection.flow_state();
                 }
@@ -242,7 +248,9 @@ impl Flow {
     #[cold]
     pub(crate) fn settle(&mut self, tools: &mut FlowContext<'_>) {
         let Self { head, data, connection, .. } = self;
-        if let Some(connection) = connection {
+        if let Some(connection) = connection
+            && is_analysed(head, connection)
+        {
             data.settle(head, connection, Until::Now(tools.time), tools);
         }
     }
@@ -413,7 +421,11 @@ impl Flow {
 
     /// Ends the flow for its analyzers, and releases the buffers of the worker that it holds.
     pub fn end(&mut self, tools: &mut FlowContext<'_>) {
-        self.data.end(&self.head, self.connection.as_mut(), tools);
+        let Self { head, data, connection, .. } = self;
+        if connection.as_ref().is_some_and(|connection| !is_analysed(head, connection)) {
+            data.drop_held(head, tools);
+        }
+        data.end(head, connection.as_mut(), tools);
     }
 
     /// Returns true if a SYN begins a new connection between the same endpoints.
@@ -459,6 +471,12 @@ impl Flow {
     }
 }
 
+/// Returns true if the data of a connection is analysed. Without a mirror session, Suricata's rule applies: without an
+/// answer there is no connection.
+fn is_analysed(head: &FlowMeta, connection: &Connection) -> bool {
+    connection.is_answered() || head.key.session.is_mirrored()
+}
+
 /// Returns true if the first observed segment of a connection comes from its server: it answers a SYN, or
 /// comes from a well-known port.
 const fn is_from_server(packet: &Packet<'_>, header: &TcpHeader) -> bool {
@@ -471,10 +489,10 @@ const fn is_from_server(packet: &Packet<'_>, header: &TcpHeader) -> bool {
     }
 }
 
-/// Returns true if a datagram is a DNS server's response to a client port.
-fn is_dns_answer(packet: &Packet<'_>, payload: &[u8]) -> bool {
+/// Returns true if a datagram is a DNS server's response to a client port. The rest of it may be cut off.
+fn is_dns_answer(packet: &Packet<'_>, payload: &[u8], is_cut: bool) -> bool {
     const DNS_PORT: u16 = 53;
     packet.source_port == DNS_PORT
         && packet.destination_port != DNS_PORT
-        && dns::Message::parse(payload).is_ok_and(|message| message.header().is_response())
+        && dns::Message::parse_captured(payload, is_cut).is_ok_and(|message| message.header().is_response())
 }

@@ -591,7 +591,7 @@ mod tests {
             direct: true,
             overlong: false,
             len: 60,
-            transport: Transport::Udp { payload: &[] },
+            transport: Transport::Udp { payload: &[], missing: 0 },
             tunnelled: None,
         };
         let (key, forward) = FlowKey::of_packet(&packet, SessionKey::default());

@@ -16,7 +16,9 @@ use serde_json::Value;
 use super::*;
 use crate::analyzer::{Analyzer, Consumed, Context, Event, Filter, Interest};
 
+mod cut;
 mod duplicates;
+mod opening;
 mod scope;
 mod streams;
 mod tuning;
@@ -1840,7 +1842,7 @@ fn flows_that_differ_in_vlans_alone_do_not_meet_in_the_table() {
                 direct: true,
                 overlong: false,
                 len: 60,
-                transport: Transport::Udp { payload: &[] },
+                transport: Transport::Udp { payload: &[], missing: 0 },
                 tunnelled: None,
             };
             let (key, _) = FlowKey::of_packet(&packet, SessionKey::default());

@@ -300,7 +300,7 @@ fn ipv4_checksum_holds(bytes: &[u8]) -> bool {
 
 /// Returns whether these bytes begin a plausible Ethernet frame: one of a known type, which the first bytes behind
 /// the header confirm for IP.
-fn begins_ethernet(bytes: &[u8]) -> bool {
+pub(super) fn begins_ethernet(bytes: &[u8]) -> bool {
     let (Some(kind), version) = (bytes.header::<EtherType>(12), bytes.get(14).map(|first| first >> 4)) else {
         return false;
     };

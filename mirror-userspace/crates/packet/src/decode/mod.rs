@@ -200,6 +200,8 @@ pub enum Transport<'a> {
     Udp {
         /// The captured part of the datagram's payload.
         payload: &'a [u8],
+        /// Bytes of the payload that were not captured.
+        missing: usize,
     },
     /// SCTP (RFC 9260). Only its ports are read.
     Sctp,
@@ -392,7 +394,8 @@ pub fn decode_usual<'a>(frame: &'a [u8], original_len: usize, ports: &TunnelPort
     let transport = match network.protocol {
         protocol::TCP => transport::tcp(bytes, missing).ok()?,
         protocol::UDP if !ports.may_be_tunnel(source_port, destination_port) => {
-            Transport::Udp { payload: transport::udp(bytes, missing).ok()?.0 }
+            let (payload, missing) = transport::udp(bytes, missing).ok()?;
+            Transport::Udp { payload, missing }
         }
         _ => return None,
     };

@@ -36,7 +36,7 @@ pub(super) fn decode(layer: Layer<'_>, network: Network) -> Result<Packet<'_>, D
             let (payload, missing) = udp(layer.bytes, layer.missing)?;
             let inside = Layer { bytes: payload, missing, ..layer };
             packet.tunnelled = tunnel::in_udp(inside, packet.source_port, packet.destination_port);
-            packet.transport = Transport::Udp { payload };
+            packet.transport = Transport::Udp { payload, missing };
         }
         protocol::SCTP => {
             const COMMON_HEADER: usize = 12;

@@ -5,8 +5,8 @@ use mirror_xdp_common::wire::{Ipv6Header, VXLAN_LEN, VXLAN_PORT, VxlanHeader, et
 use zerocopy::FromBytes;
 use zerocopy::network_endian::U16;
 
-use super::link::{BRIDGED_ETHERNET, LinkType};
-use super::{DecodeError, Layer, Protocol};
+use super::link::{BRIDGED_ETHERNET, LinkType, begins_ethernet};
+use super::{DecodeError, Decoded, Layer, Protocol, Transport};
 
 /// The first four bytes of a GRE header (RFC 2784, RFC 2890; version 1: RFC 2637).
 #[derive(Clone, Copy, FromBytes)]
@@ -89,6 +89,39 @@ impl TunnelPorts {
         let mut ports = Self { vxlan: [0; Self::MAX_VXLAN] };
         ports.vxlan.get_mut(..vxlan.len())?.copy_from_slice(vxlan);
         Some(ports)
+    }
+
+    /// Returns the usual ports, and those to which datagrams of this Ethernet frame go that seem to carry VXLAN as
+    /// well. Readers of stored frames do not know the ports of the capture.
+    #[must_use]
+    pub fn guessed(frame: &[u8], original_len: usize) -> Self {
+        let mut ports = Self::DEFAULT;
+        while let Some(port) = ports.next_guess(frame, original_len)
+            && let Some(place) = ports.vxlan.iter_mut().find(|place| **place == 0)
+        {
+            *place = port;
+        }
+        ports
+    }
+
+    /// Returns a port that is not in the list although a datagram to it seems to carry VXLAN.
+    fn next_guess(&self, frame: &[u8], original_len: usize) -> Option<u16> {
+        let mut next = Some(Layer::frame(LinkType::Ethernet, frame, original_len).with_ports(self));
+        while let Some(layer) = next {
+            let Ok(Decoded::Packet(packet)) = super::decode(layer) else { return None };
+            let port = packet.destination_port;
+            if let Transport::Udp { payload, .. } = packet.transport
+                && port != 0
+                && packet.tunnelled.is_none()
+                && payload.header(0).is_some_and(|header: VxlanHeader| header.has_vni())
+                && payload.get(VXLAN_LEN..).is_some_and(begins_ethernet)
+                && !self.is_vxlan(port)
+            {
+                return Some(port);
+            }
+            next = packet.tunnelled;
+        }
+        None
     }
 
     /// Returns the ports of VXLAN.

@@ -206,12 +206,14 @@ impl Event<'_> {
                     let records = message.authorities().take(extent.authorities);
                     object.serialize_field("authorities", &Section { records, most })?;
                 }
-                if most < usize::MAX {
-                    let omitted = |records: Records<'_>, written| records.skip(written).count();
-                    count(object, "answers_omitted", omitted(message.answers(), extent.answers))?;
-                    count(object, "authorities_omitted", omitted(message.authorities(), extent.authorities))?;
-                }
-                Ok(())
+                let left_out = |records: Records<'_>, written| {
+                    if most < usize::MAX { records.skip(written).count() } else { 0 }
+                };
+                let [answers, authorities] = message.cut().map(usize::from);
+                let answers = answers + left_out(message.answers(), extent.answers);
+                count(object, "answers_omitted", answers)?;
+                let authorities = authorities + left_out(message.authorities(), extent.authorities);
+                count(object, "authorities_omitted", authorities)
             }
         }
     }

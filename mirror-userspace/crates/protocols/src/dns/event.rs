@@ -29,8 +29,10 @@ impl EveEvent for MessageEvent<'_> {
 
     fn unpack<'a>(unpacker: &mut Unpacker<'a>) -> Option<MessageEvent<'a>> {
         let (number, latency) = (unpacker.u32()?, unpacker.duration()?);
-        // The worker has parsed the message before, so this does not fail.
-        Some(MessageEvent { number, latency, message: Message::parse(unpacker.rest()).ok()? })
+        // The worker has parsed the message before, so this does not fail: either it is whole, or its rest is cut off.
+        let bytes = unpacker.rest();
+        let message = Message::parse(bytes).or_else(|_| Message::parse_captured(bytes, true)).ok()?;
+        Some(MessageEvent { number, latency, message })
     }
 
     fn write(&self, writer: &mut impl EveWriter) -> serde_json::Result<()> {

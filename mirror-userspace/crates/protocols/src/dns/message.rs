@@ -104,6 +104,8 @@ pub struct Message<'a> {
     authorities_at: usize,
     /// Bytes of its names, uncompressed.
     names: usize,
+    /// Records of the answer and the authority section that are not in the captured part.
+    cut: [u16; 2],
 }
 
 impl<'a> Message<'a> {
@@ -112,7 +114,22 @@ impl<'a> Message<'a> {
     /// In a query only the first `MAX_QUESTIONS` are parsed; in a response the questions, answers and
     /// authorities. The rest need not be well-formed.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        let header = Header::parse(bytes)?;
+        Self::read(bytes, Header::parse(bytes)?, false)
+    }
+
+    /// Parses a message of which the rest may be cut off. The records that are not whole then are left out.
+    ///
+    /// # Errors
+    ///
+    /// Returns the reason why the message cannot be reported: the captured part is malformed, or has no question.
+    pub fn parse_captured(bytes: &'a [u8], is_cut: bool) -> Result<Self, Malformed> {
+        if !is_cut {
+            return Self::parse(bytes);
+        }
+        Self::read(bytes, Header::read(bytes).ok_or(Malformed::Header)?, true)
+    }
+
+    fn read(bytes: &'a [u8], header: Header, is_cut: bool) -> Result<Self, Malformed> {
         let mut reader = Reader::new(bytes);
         if header.is_response() && header.questions > MAX_QUESTIONS {
             return Err(Malformed::Expansion);
@@ -122,16 +139,16 @@ impl<'a> Message<'a> {
         }
         let answers_at = reader.at;
         let mut authorities_at = answers_at;
+        let (mut captured, mut cut) = (header, [0; 2]);
         if header.is_response() {
-            for _ in 0..header.answers {
-                reader.record()?;
-            }
+            captured.answers = reader.records(header.answers, is_cut)?;
+            cut[0] = header.answers - captured.answers;
             authorities_at = reader.at;
-            for _ in 0..header.authorities {
-                reader.record()?;
-            }
+            let rest = if cut[0] == 0 { header.authorities } else { 0 };
+            captured.authorities = reader.records(rest, is_cut)?;
+            cut[1] = header.authorities - captured.authorities;
         }
-        Ok(Self { bytes, header, answers_at, authorities_at, names: reader.names })
+        Ok(Self { bytes, header: captured, answers_at, authorities_at, names: reader.names, cut })
     }
 
     /// Returns the message as received.
@@ -150,6 +167,13 @@ impl<'a> Message<'a> {
     #[must_use]
     pub const fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// Returns the number of records of the answer and the authority section that are cut off. The header counts the
+    /// others.
+    #[must_use]
+    pub const fn cut(&self) -> [u16; 2] {
+        self.cut
     }
 
     /// Returns the questions, at most `MAX_QUESTIONS`.
@@ -235,6 +259,17 @@ impl<'a> Reader<'a> {
         }
         self.at = next;
         Ok(())
+    }
+
+    /// Reads the records of a section. Returns their number, which is smaller if the rest of the message is cut off.
+    fn records(&mut self, count: u16, is_cut: bool) -> Result<u16, Malformed> {
+        for number in 0..count {
+            match self.record() {
+                Err(Malformed::Truncated) if is_cut => return Ok(number),
+                outcome => outcome?,
+            }
+        }
+        Ok(count)
     }
 
     fn record(&mut self) -> Result<(), Malformed> {

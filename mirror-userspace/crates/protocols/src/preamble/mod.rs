@@ -77,18 +77,9 @@ pub enum Verdict<'a> {
         len: usize,
         /// The value to record.
         relayed: Option<Relayed<'a>>,
+        /// The protocol that the preamble belongs to, if it is one of its own.
+        protocol: Option<AppProto>,
     },
-}
-
-impl Relayed<'_> {
-    /// Returns the protocol that the preamble belongs to, if it is one of its own.
-    #[must_use]
-    pub const fn protocol(&self) -> Option<AppProto> {
-        match self {
-            Self::Proxy(_) => None,
-            Self::Socks(_) => Some(AppProto::Socks),
-        }
-    }
 }
 
 impl Preamble {
@@ -144,7 +135,7 @@ impl Preamble {
             (_, Phase::Over) => Verdict::Protocol,
             (Direction::ToServer, _) => state.client(endpoints, bytes),
             (Direction::ToClient, Phase::Socks(version)) => state.answer(version, bytes),
-            (Direction::ToClient, Phase::Begin) => state.protocol(direction, bytes),
+            (Direction::ToClient, Phase::Begin) => state.server(bytes),
         };
         *self = state.pack();
         match verdict {
@@ -200,7 +191,7 @@ impl State {
             proxy::Parsed::More => return Verdict::More,
             proxy::Parsed::Header { len, proxy } => {
                 self.layers += 1;
-                return Verdict::Preamble { len, relayed: Some(Relayed::Proxy(proxy)) };
+                return Verdict::Preamble { len, relayed: Some(Relayed::Proxy(proxy)), protocol: None };
             }
             proxy::Parsed::None => {}
         }
@@ -214,7 +205,11 @@ impl State {
             if let socks::Parsed::Request { len, request } = parsed {
                 self.layers += 1;
                 self.socks = Socks::Asked;
-                return Verdict::Preamble { len, relayed: Some(Relayed::Socks(request)) };
+                return Verdict::Preamble {
+                    len,
+                    relayed: Some(Relayed::Socks(request)),
+                    protocol: Some(AppProto::Socks),
+                };
             }
             return Verdict::More;
         }
@@ -231,12 +226,30 @@ impl State {
             Probe::Yes => {
                 self.sides[Direction::ToClient as usize] = Phase::Begin;
                 self.socks = Socks::Idle;
-                Verdict::Preamble { len: socks::answer_len(version, bytes), relayed: None }
+                let len = socks::answer_len(version, bytes);
+                Verdict::Preamble { len, relayed: None, protocol: Some(AppProto::Socks) }
             }
             Probe::No => {
                 self.socks = Socks::Never;
                 self.protocol(Direction::ToClient, bytes)
             }
+        }
+    }
+
+    /// Checks the first bytes of a server to whose client no answer is due. The answers of SOCKS show that the
+    /// client's direction is not mirrored.
+    fn server<'a>(&mut self, bytes: &'a [u8]) -> Verdict<'a> {
+        let is_unasked =
+            self.sides[Direction::ToServer as usize] == Phase::Begin && self.socks == Socks::Idle;
+        let version = if is_unasked { socks::Version::of_answer(bytes) } else { None };
+        match version.map(|version| (version, socks::answer(version, bytes))) {
+            Some((_, Probe::More)) => Verdict::More,
+            Some((version, Probe::Yes)) => {
+                self.layers += 1;
+                let len = socks::answer_len(version, bytes);
+                Verdict::Preamble { len, relayed: None, protocol: Some(AppProto::Socks) }
+            }
+            Some((_, Probe::No)) | None => self.protocol(Direction::ToClient, bytes),
         }
     }
 

@@ -24,6 +24,12 @@ impl Version {
             _ => None,
         }
     }
+
+    /// Returns the version of a server's first bytes, if they can be nothing else: the choice of a method, and an
+    /// answer behind it. Version 4 has no such sign.
+    pub(super) fn of_answer(bytes: &[u8]) -> Option<Self> {
+        matches!(bytes, [5] | [5, 0 | 2] | [5, 0, 5, ..] | [5, 2, 1, ..]).then_some(Self::Five)
+    }
 }
 
 /// The destination that a client asks for.

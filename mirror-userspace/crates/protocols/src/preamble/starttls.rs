@@ -95,7 +95,11 @@ fn binary(direction: Direction, bytes: &[u8]) -> (Probe, AppProto) {
         [0x20, ..] if client => (mysql_request(bytes), AppProto::Mysql),
         [_, _, 0, 0, 10, b'0'..=b'9', ..] if !client => (Probe::Yes, AppProto::Mysql),
         // The answer to a request for TLS, and the server's hello behind it.
-        [b'S'] | [b'S', 0x16, 3, ..] if !client => (Probe::Yes, AppProto::Pgsql),
+        [b'S'] | [b'S', 0x16, 3, ..] | [b'N', b'S'] | [b'N', b'S', 0x16, 3, ..] if !client => {
+            (Probe::Yes, AppProto::Pgsql)
+        }
+        // A refusal of GSSAPI, behind which TLS may be accepted.
+        [b'N'] if !client => (Probe::More, AppProto::Pgsql),
         _ => (Probe::No, AppProto::Imap),
     };
     if found == Probe::No && client { (imap(bytes).into(), AppProto::Imap) } else { (found, protocol) }

@@ -35,7 +35,7 @@ impl Conversation {
                     assert!(held.len() - used < MAX_PREAMBLE);
                     break;
                 }
-                Verdict::Preamble { len, relayed } => {
+                Verdict::Preamble { len, relayed, .. } => {
                     assert!((1..=held.len() - used).contains(&len));
                     used += len;
                     if let Some(relayed) = relayed {

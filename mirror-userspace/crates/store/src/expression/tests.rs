@@ -1,4 +1,4 @@
-use mirror_xdp_tests::frames::Flow;
+use mirror_xdp_tests::frames::{Flow, mirrored};
 use proptest::prelude::*;
 
 use super::*;
@@ -74,6 +74,23 @@ fn a_community_id_matches_both_directions_of_its_flow_and_no_other() {
     }
     let other = Flow { client: "10.1.2.3:4001".parse().unwrap(), ..flow }.udp(b"hello");
     assert!(!expression.matches(&info(7, "10.0.1.17", &other), &other));
+}
+
+#[test]
+fn flows_in_vxlan_are_found_whatever_its_port_is() {
+    let inner = Flow::default().udp(b"hello");
+    let id = community_ids(&info(7, "10.0.1.17", &inner), &inner).next().unwrap();
+    for port in [4789, 8472, 9999, 443] {
+        let once = mirrored(9).port(port).carrying(&inner);
+        let twice = mirrored(9).port(8000).carrying(&once);
+        for (frame, ids) in [(&once, 2), (&twice, 3)] {
+            let found: Vec<_> = community_ids(&info(7, "10.0.1.17", frame), frame).collect();
+            assert_eq!((found.len(), found.last()), (ids, Some(&id)), "{port}");
+        }
+    }
+    // A payload that only has the flag.
+    let other = Flow::default().udp(&[8; 64]);
+    assert_eq!(community_ids(&info(7, "10.0.1.17", &other), &other).count(), 1);
 }
 
 #[test]

@@ -87,7 +87,7 @@ impl Dns {
     }
 
     fn message(&self, flow: &mut Flow, bytes: &[u8], context: &mut Context<'_>) {
-        let Ok(message) = Message::parse(bytes) else { return };
+        let Ok(message) = Message::parse_captured(bytes, context.is_cut()) else { return };
         let header = message.header();
         let latency = if header.is_response() {
             // In a stream, an answer that was mirrored before its query has the earlier time.

@@ -213,6 +213,11 @@ impl Http {
             if direction == Direction::ToClient && flow.is_bodiless(rest) {
                 self.complete(flow, direction, context);
             }
+            if direction == Direction::ToClient && flow.is_in_tunnel(rest) {
+                self.end(flow, context);
+                *flow = Flow::default();
+                return Consumed::Restart(at);
+            }
             match &mut flow.phases[direction as usize] {
                 Phase::Head => {
                     let skipped = match direction {
@@ -577,11 +582,21 @@ impl Flow {
     /// Returns true if the next bytes are a head where the body of a response to a missing request should
     /// begin: the request was one whose response has none, such as HEAD.
     fn is_bodiless(&self, bytes: &[u8]) -> bool {
+        self.is_unasked() && resumes_response(bytes) == Some(true)
+    }
+
+    /// Returns true if the next bytes are TLS where the body of a response to a missing request should begin: the
+    /// request was one for a tunnel.
+    fn is_in_tunnel(&self, bytes: &[u8]) -> bool {
+        self.is_unasked() && tls_begins(Direction::ToClient, bytes) == TlsBegin::At(0)
+    }
+
+    /// Returns true if the body of a response to a missing request should begin with the next bytes.
+    fn is_unasked(&self) -> bool {
         self.open
             .front()
             .is_some_and(|front| front.unseen && front.response == Progress::Final && front.fixed.length == 0)
             && matches!(self.phases[Direction::ToClient as usize], Phase::Body(_))
-            && resumes_response(bytes) == Some(true)
     }
 }
 

@@ -2,9 +2,13 @@
 //! states pass from flow to flow.
 #![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
+use std::num::NonZeroUsize;
+
 use etherparse::{PacketBuilder, TcpHeader};
+use mirror_userspace::engine::offline::Reader;
 use mirror_userspace::engine::worker::{Worker, WorkerConfig};
-use mirror_userspace::packet::FrameInfo;
+use mirror_userspace::packet::capture_file::FileFrame;
+use mirror_userspace::packet::{FrameInfo, LinkType};
 use mirror_userspace::records::sink::{Overflow, Sink};
 use mirror_xdp_common::hash::FlowHashKey;
 use mirror_xdp_common::inner::InnerHeaders;
@@ -129,4 +133,34 @@ fn traffic_like_that_before_takes_no_memory() {
     }
     assert!(needed.count_total > 0, "the counter does not count");
     assert_eq!(taken, (0, 0), "allocations, bytes");
+}
+
+#[test]
+fn frames_on_their_way_to_several_workers_take_no_memory() {
+    const PASSES: usize = 60;
+    const MEASURED: usize = 20;
+    let directory = tempfile::tempdir().unwrap();
+    let sink = Sink::open(directory.path()).unwrap();
+    let workers = NonZeroUsize::new(3).unwrap();
+    let mut reader = Reader::over(workers, WorkerConfig::default(), &sink).unwrap();
+    let frames: Vec<_> = (0..100).flat_map(|round| traffic(10_000 + round)).collect();
+    let mut now = 1_000 * SECOND;
+    let mut pass = || {
+        for bytes in &frames {
+            now += SECOND / 5_000;
+            let (link, original_len) = (Some(LinkType::Ethernet), bytes.len() as u32);
+            reader.frame(&FileFrame { time: now, link, link_number: 1, original_len, bytes });
+        }
+    };
+    (0..PASSES).for_each(|_| pass());
+    let taken = allocation_counter::measure(|| (0..MEASURED).for_each(|_| pass()));
+    reader.finish();
+    let _ = sink.finish();
+    // A first wait for a worker allocates, whenever it comes.
+    assert!(
+        taken.count_total <= 8,
+        "{} allocations for {} frames",
+        taken.count_total,
+        MEASURED * frames.len()
+    );
 }

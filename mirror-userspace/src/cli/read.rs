@@ -1,6 +1,7 @@
 //! `mirror-xdp read`: runs the worker of the live capture on capture files.
 
 use std::io::IsTerminal as _;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use mirror_engine::worker::{Worker, WorkerConfig};
 use mirror_packet::FlowScope;
 use mirror_packet::capture_file::{CaptureFile, CaptureFileError};
 use mirror_packet::link_name;
-use mirror_records::sink::{Destination, Overflow, Sink, StallPolicy};
+use mirror_records::sink::{Destination, Overflow, Producer, Sink, StallPolicy};
 use mirror_rules::Policy;
 use mirror_store::{Retention, Store, StoreHandle};
 use serde::Serialize;
@@ -81,6 +82,11 @@ pub(super) struct Args {
     #[arg(long, help = help("analysis.flow_scope"), value_name = "SCOPE", value_parser = super::flow_scope())]
     flow_scope: Option<FlowScope>,
 
+    /// Number of workers that analyse the frames; by default one per CPU, at most 16, and one with --store, which keeps
+    /// packets in their order. The records are the same with any number
+    #[arg(long, value_name = "N", conflicts_with = "store")]
+    workers: Option<NonZeroUsize>,
+
     /// Analyzers to run; by default all but those that are off by default
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(Enabled::all_names()))]
@@ -90,7 +96,17 @@ pub(super) struct Args {
     ports: super::PortArgs,
 }
 
+/// The most workers without `--workers`: one thread reads the file, and has no frames for more.
+const MOST_WORKERS: NonZeroUsize = NonZeroUsize::new(16).expect("sixteen is not zero");
+
 impl Args {
+    /// Returns the number of workers.
+    fn workers(&self) -> NonZeroUsize {
+        let every_cpu =
+            || std::thread::available_parallelism().map_or(NonZeroUsize::MIN, |cpus| cpus.min(MOST_WORKERS));
+        if self.store.is_some() { NonZeroUsize::MIN } else { self.workers.unwrap_or_else(every_cpu) }
+    }
+
     /// Returns the settings in force, and the warnings about the configuration file: its values, except where a flag
     /// overrides them, and without those that concern a live capture only.
     fn settings(&self) -> anyhow::Result<(Config, Vec<Diagnostic>)> {
@@ -148,6 +164,8 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         tracing::warn!("{warning}");
     }
     let indicators = Arc::new(settings.alerts.load()?);
+    // A confined process cannot see all limits of its CPUs.
+    let workers = args.workers();
     let mut sink = confine(args, &settings)?;
     // Created once there is something to read: a mistyped name leaves nothing behind.
     let mut reader: Option<Reader> = None;
@@ -158,7 +176,9 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         let (links, outcome) = match file {
             Ok(file) => match &mut reader {
                 Some(reader) => reader.read(file),
-                None => reader.insert(Reader::new(args, &settings, &indicators, sink.take())?).read(file),
+                None => {
+                    reader.insert(Reader::new(args, &settings, workers, &indicators, sink.take())?).read(file)
+                }
             },
             Err(error) => (Links::default(), Err(error)),
         };
@@ -259,6 +279,7 @@ impl Reader {
     fn new(
         args: &Args,
         settings: &Config,
+        workers: NonZeroUsize,
         indicators: &Arc<Indicators>,
         sink: Option<Sink>,
     ) -> anyhow::Result<Self> {
@@ -272,13 +293,18 @@ impl Reader {
         };
         let store = super::store::open(args.store.as_deref(), &settings.store)?;
         let kept = store.as_ref().and_then(Store::rules);
-        let recorder = store.as_ref().map(|store| store.handle(0, Overflow::Wait)).transpose()?;
-        let recorder = recorder.map(|recorder| recorder.by_rules(kept.clone()));
-        let worker = Worker::builder(config, sink.producer(Overflow::Wait))
-            .recorder(recorder)
-            .indicators(Some(Arc::clone(indicators)))
-            .build();
-        let mut frames = offline::Reader::of(worker, super::parser_ports(&settings.ports));
+        let worker = |(number, records): (usize, Producer)| {
+            let recorder = store.as_ref().map(|store| store.handle(number, Overflow::Wait)).transpose()?;
+            Ok(Worker::builder(config, records)
+                .recorder(recorder.map(|recorder| recorder.by_rules(kept.clone())))
+                .indicators(Some(Arc::clone(indicators)))
+                .one_of(workers)
+                .build())
+        };
+        let workers = sink.producers(workers).into_iter().enumerate().map(worker);
+        let workers = workers.collect::<anyhow::Result<_>>()?;
+        let mut frames = offline::Reader::across(workers, super::parser_ports(&settings.ports))
+            .context("cannot start the workers")?;
         if settings.policy != Policy::default() {
             frames = frames.with_gate(Box::new(Rules::new(&settings.policy, kept.as_deref())?));
         }
@@ -303,14 +329,15 @@ impl Reader {
     fn finish(mut self, elapsed: Duration) -> anyhow::Result<Totals> {
         self.frames.finish();
         self.progress.clear();
-        let worker = self.frames.worker();
         let frames = self.frames.frames();
         let Frames { seen, bytes, mirrored, plain, .. } = *frames;
         let dropped = Named(frames.dropped().collect());
         let shunted = Named(frames.shunted().collect());
-        let stored = worker.recorder().as_ref().map(StoreHandle::counters);
-        let records_lost = worker.counters().records_lost;
-        let analysed = stats::Worker::new(0, stats::Handoff::default(), worker.counters(), stored);
+        let recorder = self.frames.workers().find_map(|worker| worker.recorder().as_ref());
+        let stored = recorder.map(StoreHandle::counters);
+        let counters = self.frames.counters();
+        let records_lost = counters.records_lost;
+        let analysed = stats::Worker::new(0, stats::Handoff::default(), counters, stored);
         let unaccounted = seen.abs_diff(mirrored + plain + dropped.sum() + shunted.sum())
             + (mirrored + plain).abs_diff(analysed.delivered)
             + analysed.imbalance();
@@ -321,7 +348,7 @@ impl Reader {
             workers: [analysed],
             unaccounted,
         };
-        self.sink.stats(worker.now(), &totals).context("cannot write the statistics")?;
+        self.sink.stats(self.frames.now(), &totals).context("cannot write the statistics")?;
         totals.records = Records::new(records_lost, &self.sink.finish());
         if let Some(store) = self.store {
             // This command uploads nothing.

@@ -1,8 +1,9 @@
 //! Records, from capture files to `eve.json`: compared with Suricata's (`corpus`), bounded for an attacker
-//! (`hostile_records`), reported by the binary (`read`), and extended by a user's analyzer (`own_analyzer`). The
-//! tests are one program, which is linked once.
+//! (`hostile_records`), reported by the binary (`read`), the same for any number of workers (`workers`), and
+//! extended by a user's analyzer (`own_analyzer`). The tests are one program, which is linked once.
 
 mod corpus;
 mod hostile_records;
 mod own_analyzer;
 mod read;
+mod workers;

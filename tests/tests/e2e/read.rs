@@ -400,6 +400,37 @@ fn a_truncated_file_is_read_up_to_the_damage() {
 }
 
 #[test]
+fn any_number_of_workers_writes_the_same_log_and_the_same_account() {
+    let mut frames = conversations();
+    frames.extend((0..200_u32).map(|port| mirrored(port % 7).carrying(&Flow::v4(port as u16, 9).udp(b"hello"))));
+    let directory = tempfile::tempdir().unwrap();
+    let whole = write_pcap(directory.path(), &frames, Endianness::Little, TsResolution::MicroSecond);
+    let bytes = fs::read(&whole).unwrap();
+    let cut = directory.path().join("cut.pcap");
+    fs::write(&cut, &bytes[..bytes.len() - 1]).unwrap();
+    let mut expected = None;
+    for workers in ["1", "2", "5"] {
+        let Some((output, log_dir)) = read(&[&whole, &cut], &["--json", "--workers", workers]) else {
+            return;
+        };
+        assert_eq!(output.status.code(), Some(1), "{workers}: {:?}", output.stderr);
+        let log = fs::read_to_string(log_dir.path().join("eve.json")).unwrap();
+        let records: Vec<_> = log
+            .lines()
+            .filter(|line| !line.contains("\"event_type\":\"stats\""))
+            .map(str::to_owned)
+            .collect();
+        let mut totals: Value = serde_json::from_str(&output.stdout).unwrap();
+        totals["seconds"].take();
+        assert_eq!(totals["unaccounted"], 0, "{workers}");
+        let found = (records, totals, output.stderr);
+        assert_eq!(&found, expected.get_or_insert_with(|| found.clone()), "{workers} workers");
+    }
+    let Some((output, _)) = read(&[&whole], &["--workers", "0"]) else { return };
+    assert_eq!(output.status.code(), Some(2), "{:?}", output.stderr);
+}
+
+#[test]
 fn a_damaged_file_does_not_keep_the_next_from_being_read() {
     let frames = conversations();
     let directory = tempfile::tempdir().unwrap();

@@ -7,6 +7,7 @@ mod chart;
 mod disk;
 mod machine;
 mod peers;
+mod read;
 mod report;
 mod worker;
 
@@ -53,6 +54,8 @@ enum Level {
     Program,
     /// Nanoseconds and instructions a packet in a worker, and a comparison with Suricata
     Worker,
+    /// Seconds to read a capture, by the number of workers
+    Read,
     /// The highest rates without loss and with little loss, compared with other programs
     Path,
     /// Bytes a second to the disk without loss, with a packet store
@@ -63,8 +66,8 @@ enum Level {
     Growth,
 }
 
-const ALL: [Level; 6] =
-    [Level::Program, Level::Worker, Level::Path, Level::Disk, Level::Memory, Level::Growth];
+const ALL: [Level; 7] =
+    [Level::Program, Level::Worker, Level::Read, Level::Path, Level::Disk, Level::Memory, Level::Growth];
 
 /// Measure how fast mirror-xdp and other programs are
 #[derive(Debug, clap::Args)]
@@ -139,7 +142,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     }
-    let earlier = args.compare.as_deref().map(read).transpose()?;
+    let earlier = args.compare.as_deref().map(earlier).transpose()?;
     if args.gate || args.update_baseline {
         // These need no binary.
         objects::provide()?;
@@ -168,7 +171,8 @@ fn median<T: Copy + PartialOrd>(mut values: Vec<T>) -> Option<T> {
     values.get(values.len() / 2).copied()
 }
 
-fn read(path: &Path) -> Result<Report> {
+/// Reads the report of an earlier run.
+fn earlier(path: &Path) -> Result<Report> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     serde_json::from_str(&text)
         .with_context(|| format!("{} is no report of `cargo xtask bench`", path.display()))
@@ -224,6 +228,9 @@ fn measure(args: &Args, binary: &Path) -> Result<Report> {
             report.growth = Some(target.growth()?);
             report.hand_over = Some(target.hand_over()?);
         }
+    }
+    if wanted(Level::Read) {
+        report.read = Some(read::measure(binary, args.quick)?);
     }
     if wanted(Level::Path) {
         step("path: the highest rates without loss, and with little loss");

@@ -18,6 +18,8 @@ pub(super) struct Report {
     pub(super) missing: Vec<String>,
     pub(super) program: Option<Program>,
     pub(super) worker: Option<Worker>,
+    #[serde(default)]
+    pub(super) read: Option<Vec<Reading>>,
     pub(super) path: Option<path::Report>,
     #[serde(default)]
     pub(super) disk: Option<Disk>,
@@ -73,6 +75,25 @@ pub(super) struct Peers {
     pub(super) packets: u64,
     pub(super) mirror_xdp_pps: f64,
     pub(super) suricata_pps: Option<f64>,
+}
+
+/// The time that `read` takes for a capture.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Reading {
+    pub(super) workers: u64,
+    /// True if all records are written, false if none is.
+    pub(super) records: bool,
+    pub(super) frames: u64,
+    pub(super) seconds: f64,
+    /// CPU time of all threads in user space.
+    pub(super) user_seconds: f64,
+}
+
+impl Reading {
+    /// Returns the same with one worker.
+    fn with_one(&self, all: &[Self]) -> Option<Self> {
+        all.iter().find(|one| one.workers == 1 && one.records == self.records).cloned()
+    }
 }
 
 /// Bytes a second to a disk.
@@ -145,6 +166,13 @@ impl Report {
                 let times = suricata_pps.map(|suricata| mirror_xdp_pps / suricata);
                 figures.extend(times.map(|times| (format!("worker: {capture}, × Suricata"), times, true)));
             }
+        }
+        let readings = self.read.as_deref().unwrap_or_default();
+        for reading in readings {
+            let Some(one) = reading.with_one(readings).filter(|_| reading.workers > 1) else { continue };
+            let written = if reading.records { "all records" } else { "no records" };
+            let name = format!("read: {} workers, {written}, × one worker", reading.workers);
+            figures.push((name, reading.seconds / one.seconds, false));
         }
         for found in self.path.iter().flat_map(|path| &path.subjects) {
             figures.push((format!("path: {}, no loss, pps", found.name), found.ndr_pps, true));
@@ -256,6 +284,26 @@ impl Report {
                 )?;
             }
             chart(text, "worker")?;
+        }
+        if let Some(readings) = &self.read {
+            writeln!(text, "\n## read\n\nReading the mixed traffic in the encapsulation of a session.\n")?;
+            writeln!(
+                text,
+                "| workers | records | frames/s | × one worker's time | user time a frame, ns |\n\
+                 | ---: | --- | ---: | ---: | ---: |"
+            )?;
+            for reading in readings {
+                let Reading { workers, records, frames, seconds, user_seconds } = reading;
+                let frames = *frames as f64;
+                let times = reading.with_one(readings).map_or(1.0, |one| seconds / one.seconds);
+                writeln!(
+                    text,
+                    "| {workers} | {} | {} | {times:.2} | {:.0} |",
+                    if *records { "all" } else { "none" },
+                    short(frames / seconds),
+                    user_seconds * 1e9 / frames
+                )?;
+            }
         }
         if let Some(path) = &self.path {
             writeln!(

@@ -215,7 +215,9 @@ fn beside_suricata(binary: &Path, capture: &str, file: &Path, packets: u64, quic
         fresh()?;
         let mut command = Command::new(binary);
         // The record types that Suricata has no counterpart of are left out.
-        command.args(["read", "--json", "--eve-types", "flow,dns,http,tls,quic,ssh,stats"]).arg(file);
+        command
+            .args(["read", "--workers", "1", "--json", "--eve-types", "flow,dns,http,tls,quic,ssh,stats"])
+            .arg(file);
         cpu_time(command.arg("--log-dir").arg(&logs))
     };
     let suricata = |program: &Path, file: &Path| -> Result<Duration> {
@@ -259,7 +261,7 @@ fn beside_suricata(binary: &Path, capture: &str, file: &Path, packets: u64, quic
 }
 
 /// Runs a command to its end and returns its CPU time in user space.
-fn cpu_time(command: &mut Command) -> Result<Duration> {
+pub(super) fn cpu_time(command: &mut Command) -> Result<Duration> {
     let before = getrusage(UsageWho::RUSAGE_CHILDREN)?.user_time();
     output(command).with_context(|| format!("`{}` failed", display(command)))?;
     let after = getrusage(UsageWho::RUSAGE_CHILDREN)?.user_time();

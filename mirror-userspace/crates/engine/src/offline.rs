@@ -18,15 +18,23 @@
 //! sink.finish();
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! With [`Reader::over`] in place of [`Reader::new`], several workers analyse the frames. The records are the same, in
+//! the same order, as long as no table is full.
 
+mod front;
 mod outer;
+mod spread;
+mod work;
 
 use std::fmt::Debug;
+use std::io;
+use std::num::NonZeroUsize;
 
 use mirror_packet as packet;
 use mirror_packet::capture_file::FileFrame;
 use mirror_packet::{FrameInfo, LinkType, MirrorDirection, MirrorSession, SECOND};
-use mirror_records::sink::Producer;
+use mirror_records::sink::{Producer, Sink};
 use mirror_xdp_common::counters::{Counter, Fate};
 use mirror_xdp_common::frame::Frame as _;
 use mirror_xdp_common::hash::{FlowHash, FlowHashKey};
@@ -34,8 +42,10 @@ use mirror_xdp_common::inner::InnerHeaders;
 use mirror_xdp_common::outer::{Mirrored, Ports};
 use mirror_xdp_common::wire::{MacAddresses, protocol};
 
+use self::spread::Spread;
+use self::work::Moment;
 use crate::hooks::Recorder;
-use crate::worker::{Worker, WorkerConfig};
+use crate::worker::{Worker, WorkerConfig, WorkerCounters};
 
 /// Seed of all keyed hashes of a worker that reads capture files. It is fixed, so that a file gives the same records
 /// each time; an attacker who knows it can slow down the reading of that attacker's own file only.
@@ -102,16 +112,26 @@ impl Frames {
     }
 }
 
+/// The workers of a reader.
+#[derive(Debug)]
+enum Workers<R: Recorder> {
+    /// It works in the reader's thread.
+    One(Box<Worker<R>>),
+    Several(Box<Spread<R>>),
+}
+
 /// Reads the frames of capture files, one file after the other.
 #[derive(Debug)]
 pub struct Reader<R: Recorder = ()> {
     ports: Ports,
-    worker: Worker<R>,
+    workers: Workers<R>,
     gate: Option<Box<dyn Gate>>,
     frames: Frames,
     /// The last frame that could be of a mirror session was one.
     in_sessions: bool,
-    /// The end of the second of the worker's last tick, in nanoseconds of the frames' times.
+    /// The latest time of a frame, in nanoseconds since the epoch. Timers follow it.
+    now: u64,
+    /// The end of the second of the last tick.
     second_ends: u64,
 }
 
@@ -122,13 +142,54 @@ impl Reader {
         let config = WorkerConfig { hash_seed: HASH_SEED, ..config };
         Self::of(Worker::new(config, records), Ports::default())
     }
+
+    /// Such a reader with this many workers, each in a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a thread cannot be started.
+    pub fn over(workers: NonZeroUsize, config: WorkerConfig, sink: &Sink) -> io::Result<Self> {
+        let config = WorkerConfig { hash_seed: HASH_SEED, ..config };
+        let worker = |records| Worker::builder(config, records).one_of(workers).build();
+        Self::across(sink.producers(workers).into_iter().map(worker).collect(), Ports::default())
+    }
 }
 
-impl<R: Recorder> Reader<R> {
+impl<R: Recorder + Send + 'static> Reader<R> {
     /// A reader with this worker, whose seed is [`HASH_SEED`], and these UDP ports of mirror traffic.
     #[must_use]
-    pub fn of(worker: Worker<R>, ports: Ports) -> Self {
-        Self { ports, worker, gate: None, frames: Frames::default(), in_sessions: false, second_ends: 0 }
+    pub fn of(mut worker: Worker<R>, ports: Ports) -> Self {
+        worker.keep_order();
+        Self::with(Workers::One(Box::new(worker)), ports)
+    }
+
+    /// A reader with these workers, each in a thread of its own. All have the same configuration, whose seed is
+    /// [`HASH_SEED`]; each is one of as many workers ([`one_of`]), and has a producer of [`Sink::producers`].
+    ///
+    /// [`one_of`]: crate::worker::WorkerBuilder::one_of
+    ///
+    /// # Errors
+    ///
+    /// Fails if a thread cannot be started, or if there is no worker.
+    pub fn across(mut workers: Vec<Worker<R>>, ports: Ports) -> io::Result<Self> {
+        if workers.len() > 1 {
+            workers.iter_mut().for_each(Worker::keep_order);
+            return Ok(Self::with(Workers::Several(Box::new(Spread::start(workers)?)), ports));
+        }
+        let none = || io::Error::new(io::ErrorKind::InvalidInput, "a reader needs a worker");
+        workers.pop().map(|worker| Self::of(worker, ports)).ok_or_else(none)
+    }
+
+    fn with(workers: Workers<R>, ports: Ports) -> Self {
+        Self {
+            ports,
+            workers,
+            gate: None,
+            frames: Frames::default(),
+            in_sessions: false,
+            now: 0,
+            second_ends: 0,
+        }
     }
 
     /// This reader, with a gate that decides on mirrored frames.
@@ -137,10 +198,22 @@ impl<R: Recorder> Reader<R> {
         Self { gate: Some(gate), ..self }
     }
 
-    /// The worker.
+    /// The workers. Several are away from the first frame to [`Reader::finish`].
+    pub fn workers(&self) -> impl Iterator<Item = &Worker<R>> {
+        let (one, several) = match &self.workers {
+            Workers::One(worker) => (Some(&**worker), None),
+            Workers::Several(spread) => (None, Some(spread.workers())),
+        };
+        one.into_iter().chain(several.into_iter().flatten())
+    }
+
+    /// The counters of all workers together. Those of several are complete after [`Reader::finish`].
     #[must_use]
-    pub const fn worker(&self) -> &Worker<R> {
-        &self.worker
+    pub fn counters(&self) -> WorkerCounters {
+        match &self.workers {
+            Workers::One(worker) => worker.counters(),
+            Workers::Several(spread) => spread.counters(),
+        }
     }
 
     /// The frames so far.
@@ -149,9 +222,27 @@ impl<R: Recorder> Reader<R> {
         &self.frames
     }
 
+    /// The latest time of a frame, in nanoseconds since the epoch.
+    #[must_use]
+    pub const fn now(&self) -> u64 {
+        self.now
+    }
+
     /// Ends all flows and hands over the last records.
     pub fn finish(&mut self) {
-        self.worker.finish();
+        let moment = self.moment(Step::Finish);
+        match &mut self.workers {
+            Workers::One(worker) => {
+                worker.advance(self.now);
+                worker.finish();
+            }
+            Workers::Several(spread) => spread.finish(moment),
+        }
+    }
+
+    /// A step of the current frame.
+    const fn moment(&self, step: Step) -> Moment {
+        Moment { position: self.frames.seen * Step::COUNT + step as u64, now: self.now }
     }
 
     /// Reads a frame.
@@ -168,21 +259,34 @@ impl<R: Recorder> Reader<R> {
             mirror: None,
             side: None,
         };
-        let recording = self.worker.recorder().is_recording();
+        let (recording, tunnels) = match &self.workers {
+            Workers::One(worker) => (worker.recorder().is_recording(), worker.tunnel_ports()),
+            Workers::Several(spread) => (spread.is_recording(), spread.front().ports()),
+        };
         // Outer headers are those of a datagram: in a capture without any, a TCP segment is decoded once.
         if link == Some(LinkType::Ethernet)
             && !self.in_sessions
             && !recording
-            && let Some(packet) =
-                packet::decode_usual(bytes, frame.original_len as usize, self.worker.tunnel_ports())
+            && let Some(packet) = packet::decode_usual(bytes, frame.original_len as usize, tunnels)
             && packet.protocol == protocol::TCP
         {
             self.frames.plain += 1;
-            self.worker.decoded_frame(&info, bytes, &packet);
+            self.now = self.now.max(frame.time);
+            let moment = self.moment(Step::Frame);
+            match &mut self.workers {
+                Workers::One(worker) => {
+                    worker.advance(self.now);
+                    worker.decoded_frame(&info, bytes, &packet);
+                }
+                Workers::Several(spread) => {
+                    spread.decoded_frame(moment, &info, bytes, &packet);
+                }
+            }
             return self.tick(frame.time);
         }
         self.in_sessions = false;
         let mut rule = 0;
+        let mut inner = None;
         let len = frame.original_len as usize;
         if let Some(outer) = link.and_then(|link| outer::decapsulate(link, bytes, len, &self.ports)) {
             match outer {
@@ -200,6 +304,7 @@ impl<R: Recorder> Reader<R> {
                     });
                     // The inner lengths report what a mirror truncated besides.
                     let headers = InnerHeaders::parse(bytes, 0);
+                    inner = Some(headers);
                     info.original_len = headers.original_len(outer.inner_len) as u32;
                     if recording {
                         info.flow_hash = headers.flow_hash(&HASH_KEY);
@@ -235,18 +340,47 @@ impl<R: Recorder> Reader<R> {
         } else {
             self.frames.plain += 1;
         }
-        self.worker.link_frame_of(rule, &info, link, bytes);
+        self.now = self.now.max(frame.time);
+        let moment = self.moment(Step::Frame);
+        match &mut self.workers {
+            Workers::One(worker) => {
+                worker.advance(self.now);
+                worker.link_frame_of(rule, &info, link, bytes);
+            }
+            Workers::Several(spread) => {
+                spread.frame(moment, rule, &info, link, bytes, inner.as_ref());
+            }
+        }
         self.tick(frame.time);
     }
 
-    /// Advances the worker's timers, which count whole seconds. A live worker's advance after each batch, too.
+    /// Advances the workers' timers, which count whole seconds. A live worker's advance after each batch, too.
+    #[inline]
     fn tick(&mut self, time: u64) {
         const BATCH: u64 = 64;
-        if self.frames.seen.is_multiple_of(BATCH) || time >= self.second_ends {
-            self.second_ends = (time / SECOND).saturating_add(1).saturating_mul(SECOND);
-            self.worker.tick(time);
+        self.now = self.now.max(time);
+        if self.frames.seen.is_multiple_of(BATCH) || self.now >= self.second_ends {
+            self.second_ends = (self.now / SECOND).saturating_add(1).saturating_mul(SECOND);
+            let moment = self.moment(Step::Tick);
+            match &mut self.workers {
+                Workers::One(worker) => worker.tick(self.now),
+                Workers::Several(spread) => spread.tick(moment),
+            }
         }
     }
+}
+
+/// The steps of a frame that cause records, in their order.
+#[derive(Clone, Copy)]
+enum Step {
+    Frame,
+    /// The end of flows that have timed out. The delivery of data that has waited comes right behind it.
+    Tick,
+    Finish = 3,
+}
+
+impl Step {
+    const COUNT: u64 = 4;
 }
 
 #[cfg(test)]

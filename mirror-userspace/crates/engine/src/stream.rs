@@ -10,13 +10,16 @@
 //! Hosts share the memory of all buffers (`fair`). When it is used up, the buffer of another stream is taken.
 //! That stream sees a gap and continues behind it.
 
+mod waiting;
+
 use std::collections::VecDeque;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 
 use mirror_packet::fair::Shares;
 use mirror_packet::{Direction, FlowKey, FlowKeyHasher, SECOND};
 pub use mirror_protocols::protocol::{Consumed, Event};
 
+use self::waiting::Waiting;
 use crate::meta::{FlowIndex, FlowMeta};
 use crate::sequence::before;
 
@@ -273,8 +276,6 @@ struct Buffer {
     received: u32,
     /// The highest acknowledgement number that came since there are early segments.
     passed: Option<u32>,
-    /// The buffer is in [`Streams::waiting`].
-    waits: bool,
     /// The buffer's part in [`Streams::spare`].
     spare: usize,
 }
@@ -409,29 +410,41 @@ pub struct Streams {
     /// Unused buffers that hold memory, and unused buffers that hold none (`empty`).
     free: Vec<BufferIndex>,
     empty: Vec<BufferIndex>,
-    /// Bytes of memory that the buffers in `free` hold.
+    /// Bytes of memory that the buffers in `free` hold, and their bound.
     spare: usize,
-    /// Buffers that have early segments, or had some, and the times at which they are looked at. Each is in
-    /// it once.
-    waiting: VecDeque<(BufferIndex, u64)>,
+    max_spare: usize,
+    /// Buffers that have early segments, or had some, and the times at which they are looked at.
+    waiting: Waiting,
+    /// The latest time seen, in nanoseconds since the epoch.
+    now: u64,
     /// An early segment while it is delivered.
     in_order: Vec<u8>,
 }
 
 impl Streams {
-    /// Creates the set without buffers. The seed keys the hash of hosts.
+    /// Creates the set without buffers. The seed keys the hash of hosts. This many workers share the memory.
     #[must_use]
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, workers: NonZeroUsize) -> Self {
         Self {
             hasher: FlowKeyHasher::new(seed),
             buffers: Vec::new(),
-            shares: Shares::new(MAX_HELD),
+            shares: Shares::new(MAX_HELD / workers),
             lost: [0; StreamLoss::COUNT],
             free: Vec::new(),
             empty: Vec::new(),
             spare: 0,
-            waiting: VecDeque::new(),
+            max_spare: MAX_SPARE / workers,
+            waiting: Waiting::new(),
+            now: 0,
             in_order: Vec::new(),
+        }
+    }
+
+    /// Advances the time from which data waits.
+    #[inline]
+    pub(crate) const fn advance(&mut self, now: u64) {
+        if now > self.now {
+            self.now = now;
         }
     }
 
@@ -707,12 +720,13 @@ impl Streams {
     /// Gives a buffer to the next stream.
     fn give_up(&mut self, index: BufferIndex) {
         self.shares.leave(index.get());
+        self.waiting.remove(index);
         let Some(buffer) = self.buffers.get_mut(index.get()) else { return };
         buffer.owner = None;
         buffer.pending.clear();
         buffer.clear_early();
-        if self.spare + buffer.room() > MAX_SPARE {
-            *buffer = Buffer { waits: buffer.waits, ..Buffer::default() };
+        if self.spare + buffer.room() > self.max_spare {
+            *buffer = Buffer::default();
             self.empty.push(index);
         } else {
             buffer.spare = buffer.room();
@@ -757,31 +771,25 @@ impl Streams {
 
     /// Has the stream's buffer looked at when its early segments have waited long enough.
     fn look_later(&mut self, stream: &Stream, now: u64) {
-        if let Some(index) = stream.buffer
-            && let Some(buffer) = self.buffers.get_mut(index.get())
-            && !std::mem::replace(&mut buffer.waits, true)
-        {
-            self.waiting.push_back((index, now + GRACE));
+        self.advance(now);
+        if let Some(index) = stream.buffer {
+            self.waiting.add(index, self.now.saturating_add(GRACE));
         }
     }
 
     /// Returns a flow whose early segments may have waited long enough at this time. It is returned again
     /// later if they still wait.
     pub fn due(&mut self, now: u64) -> Option<FlowIndex> {
+        self.advance(now);
         loop {
-            let &(index, time) = self.waiting.front()?;
-            if time > now {
-                return None;
-            }
-            self.waiting.pop_front();
-            let Some(buffer) = self.buffers.get_mut(index.get()) else { continue };
+            let index = self.waiting.take_due(now)?;
+            let Some(buffer) = self.buffers.get(index.get()) else { continue };
             if let Some(id) = buffer.owner
                 && !buffer.early.is_empty()
             {
-                self.waiting.push_back((index, now + GRACE));
+                self.waiting.add(index, self.now.saturating_add(GRACE));
                 return Some(FlowIndex((id >> 1) as u32));
             }
-            buffer.waits = false;
         }
     }
 
@@ -1047,7 +1055,7 @@ mod tests {
     /// A capture file may have segments that no network carries.
     #[test]
     fn hostile_segments_longer_than_all_that_may_wait_end() {
-        let mut streams = Streams::new(1);
+        let mut streams = Streams::new(1, NonZeroUsize::MIN);
         let mut sender = Sender::new(0, 0);
         sender.send(&mut streams, 1, b"x", |_| Consumed::Used(0));
         sender.send(&mut streams, 100, &vec![0; MAX_EARLY + 1], |_| Consumed::Used(0));
@@ -1056,7 +1064,7 @@ mod tests {
 
     #[test]
     fn what_a_burst_needed_is_not_kept_for_ever() {
-        let mut streams = Streams::new(1);
+        let mut streams = Streams::new(1, NonZeroUsize::MIN);
         let kept = fill_holes(&mut streams, MANY, WAITING);
         assert!(kept <= MAX_SPARE, "{kept} bytes");
         assert_eq!(streams.spare, kept);
@@ -1066,7 +1074,7 @@ mod tests {
 
     #[test]
     fn few_streams_go_on_with_the_memory_of_others() {
-        let mut streams = Streams::new(1);
+        let mut streams = Streams::new(1, NonZeroUsize::MIN);
         fill_holes(&mut streams, MANY, WAITING);
         for _ in 0..100 {
             let held: Vec<_> = streams.buffers.iter().map(Buffer::room).collect();
@@ -1084,7 +1092,7 @@ mod tests {
             segments in prop::collection::vec((0_u32..200, 0_usize..40, 0_usize..3, any::<bool>()), 1..60),
         ) {
             let byte = |offset: u32| (offset % 251) as u8;
-            let mut streams = Streams::new(1);
+            let mut streams = Streams::new(1, NonZeroUsize::MIN);
             let mut stream = Stream::default();
             let key = key(1);
             let owner =
@@ -1161,7 +1169,7 @@ mod tests {
 
     #[test]
     fn hostile_open_messages_of_one_host_take_nothing_from_others() {
-        let mut streams = Streams::new(1);
+        let mut streams = Streams::new(1, NonZeroUsize::MIN);
         let mut other = hold(&mut streams, 0, 1);
         for flow in 1..100_000 {
             hold(&mut streams, flow, 2);
@@ -1185,7 +1193,7 @@ mod tests {
 
     #[test]
     fn hostile_open_messages_of_many_hosts_leave_room_for_what_ends_soon() {
-        let mut streams = Streams::new(1);
+        let mut streams = Streams::new(1, NonZeroUsize::MIN);
         let mut first = hold(&mut streams, 0, 0);
         for flow in 1..50_000 {
             hold(&mut streams, flow, flow as u32);
@@ -1209,7 +1217,7 @@ mod tests {
 
     #[test]
     fn memory_of_streams_stays_below_its_bound_whatever_they_keep() {
-        let mut streams = Streams::new(1);
+        let mut streams = Streams::new(1, NonZeroUsize::MIN);
         for flow in 0..4_000 {
             let mut sender = Sender::new(flow, flow as u32 % 100);
             for segment in 0..flow as u32 % 20 {

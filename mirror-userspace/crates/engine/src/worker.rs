@@ -1,6 +1,7 @@
 //! A worker: frames in, records out. Each core has one; live captures and `read` run the same code.
 
 use std::cell::Cell;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use mirror_xdp_common::hash::{FlowHash, FlowHashKey};
@@ -10,13 +11,14 @@ use serde::Serialize;
 
 pub mod affinity;
 mod datagrams;
-mod duplicates;
+pub(crate) mod duplicates;
 pub mod flow_scan;
 pub(crate) mod halves;
+mod in_order;
 mod shunting;
 mod tuning;
 
-use mirror_packet::fragment::Defragmenter;
+use mirror_packet::fragment::{Defragmenter, Fragments};
 use mirror_packet::{
     self, DecodeError, Decoded, FlowKey, FlowKeyHasher, FlowScope, Fragment, Layer, LinkType, Packet, SECOND,
     Segment, SessionKey, Transport, TunnelPorts, tcp_flags,
@@ -30,6 +32,8 @@ pub use self::datagrams::{DatagramCounters, Datagrams};
 use self::duplicates::{Duplicates, Place, Verdict};
 use self::flow_scan::FlowScan;
 use self::halves::Halves;
+pub(crate) use self::in_order::Fragmented;
+use self::in_order::InOrder;
 use self::shunting::Ending;
 pub use self::shunting::Shunting;
 pub use self::tuning::Tuning;
@@ -74,6 +78,42 @@ pub struct WorkerCounters {
     pub split: Vec<(Option<Vni>, u64)>,
     /// Traffic by transport protocol.
     pub protocols: Protocols,
+}
+
+impl WorkerCounters {
+    /// Adds the counters of another worker.
+    pub fn add(&mut self, other: &Self) {
+        fn all<N: PartialEq + Copy>(counts: &mut Vec<(N, u64)>, others: &[(N, u64)]) {
+            for &(name, other) in others {
+                match counts.iter_mut().find(|(known, _)| *known == name) {
+                    Some((_, count)) => *count += other,
+                    None => counts.push((name, other)),
+                }
+            }
+        }
+        let traffic = |count: &mut Traffic, other: Traffic| {
+            count.packets += other.packets;
+            count.bytes += other.bytes;
+        };
+        self.delivered += other.delivered;
+        self.delivered_bytes += other.delivered_bytes;
+        self.analysed += other.analysed;
+        all(&mut self.refused, &other.refused);
+        all(&mut self.refused_nested, &other.refused_nested);
+        self.waiting += other.waiting;
+        self.duplicates += other.duplicates;
+        self.flows_active += other.flows_active;
+        self.flows_total += other.flows_total;
+        self.flows_shunted.0 += other.flows_shunted.0;
+        self.flows_shunted.1 += other.flows_shunted.1;
+        self.records_lost += other.records_lost;
+        all(&mut self.analysis_lost, &other.analysis_lost);
+        all(&mut self.split, &other.split);
+        traffic(&mut self.protocols.tcp, other.protocols.tcp);
+        traffic(&mut self.protocols.udp, other.protocols.udp);
+        traffic(&mut self.protocols.icmp, other.protocols.icmp);
+        traffic(&mut self.protocols.other, other.protocols.other);
+    }
 }
 
 /// A count of packets and bytes.
@@ -198,6 +238,8 @@ pub struct Worker<R: Recorder = (), O: Offload = ()> {
     halves: Option<Halves>,
     flows_total: u64,
     flows_settled: u64,
+    /// Set if the frames are those of a capture file.
+    in_order: Option<InOrder>,
     /// Flows that the packets of the current frame have begun, see [`MAX_NEW_FLOWS`].
     begun: u8,
     /// Packets within others that began no flow, because too many did; what is in those is not looked at.
@@ -221,6 +263,7 @@ pub struct WorkerBuilder<R: Recorder = (), O: Offload = ()> {
     offload: Option<O>,
     indicators: Option<Arc<Indicators>>,
     datagrams: Option<Datagrams>,
+    workers: NonZeroUsize,
 }
 
 impl<R: Recorder, O: Offload> WorkerBuilder<R, O> {
@@ -228,15 +271,15 @@ impl<R: Recorder, O: Offload> WorkerBuilder<R, O> {
     /// Creates a worker without flows. Its records go to `records`.
     #[must_use]
     pub fn recorder<S: Recorder>(self, recorder: S) -> WorkerBuilder<S, O> {
-        let Self { config, records, offload, indicators, datagrams, .. } = self;
-        WorkerBuilder { config, records, recorder, offload, indicators, datagrams }
+        let Self { config, records, offload, indicators, datagrams, workers, .. } = self;
+        WorkerBuilder { config, records, recorder, offload, indicators, datagrams, workers }
     }
 
     /// Counts flows that no analyzer wants more of in the driver, where there is one.
     #[must_use]
     pub fn offload<P: Offload>(self, offload: Option<P>) -> WorkerBuilder<R, P> {
-        let Self { config, records, recorder, indicators, datagrams, .. } = self;
-        WorkerBuilder { config, records, recorder, offload, indicators, datagrams }
+        let Self { config, records, recorder, indicators, datagrams, workers, .. } = self;
+        WorkerBuilder { config, records, recorder, offload, indicators, datagrams, workers }
     }
 
     /// Raises an alert for flows that have one of these.
@@ -251,24 +294,33 @@ impl<R: Recorder, O: Offload> WorkerBuilder<R, O> {
         Self { datagrams, ..self }
     }
 
+    /// Makes it one of this many workers that share the flows and the memory that one would have.
+    #[must_use]
+    pub fn one_of(self, workers: NonZeroUsize) -> Self {
+        Self { workers, ..self }
+    }
+
     /// The worker, without flows.
     #[must_use]
     pub fn build(self) -> Worker<R, O> {
-        let Self { config, records, recorder, offload, indicators, datagrams } = self;
+        let Self { config, records, recorder, offload, indicators, datagrams, workers } = self;
+        let max_flows = config.max_flows.div_ceil(workers.get());
+        // Of several, only one has fragments, those in tunnels. All others are reassembled before.
+        let defragmenters = NonZeroUsize::MIN.saturating_add(usize::from(workers.get() > 1));
         let mut worker = Worker {
             config,
             hasher: FlowKeyHasher::new(config.hash_seed),
             hash_key: FlowHashKey::new(config.hash_seed),
-            flows: FlowTable::new(config.max_flows),
+            flows: FlowTable::new(max_flows),
             shunting: offload.map(Shunting::new),
             recorder,
             dedup: config.dedup.then(|| Box::new(Duplicates::new(config.hash_seed))),
             observers: Observers::default(),
-            streams: Streams::new(config.hash_seed),
-            analyzers: Analyzers::of_worker(config.max_flows, config.hash_seed),
+            streams: Streams::new(config.hash_seed, workers),
+            analyzers: Analyzers::of_worker(max_flows, config.hash_seed, workers),
             indicators: None,
             alerted: Cell::new(false),
-            defragmenter: Defragmenter::new(config.hash_seed),
+            defragmenter: Defragmenter::sharing(config.hash_seed, defragmenters),
             datagram: Vec::new(),
             datagrams,
             records,
@@ -281,6 +333,7 @@ impl<R: Recorder, O: Offload> WorkerBuilder<R, O> {
             halves: (config.flow_scope == FlowScope::Interface).then(Halves::new),
             flows_total: 0,
             flows_settled: 0,
+            in_order: None,
             begun: 0,
             unfollowed: 0,
             overlong: 0,
@@ -307,7 +360,15 @@ impl Worker {
     /// Builds a worker whose records go to `records`.
     #[must_use]
     pub const fn builder(config: WorkerConfig, records: Producer) -> WorkerBuilder {
-        WorkerBuilder { config, records, recorder: (), offload: None, indicators: None, datagrams: None }
+        WorkerBuilder {
+            config,
+            records,
+            recorder: (),
+            offload: None,
+            indicators: None,
+            datagrams: None,
+            workers: NonZeroUsize::MIN,
+        }
     }
 }
 
@@ -447,20 +508,45 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         link: Option<LinkType>,
         frame: &[u8],
     ) -> Result<Outcome, DecodeError> {
-        let scope = self.config.flow_scope;
-        let mut place = Place::from(info.mirror).within(scope);
         if let (Some(dedup), Some(mirror), Some(LinkType::Ethernet)) = (&mut self.dedup, info.mirror, link) {
-            match dedup.look(mirror, info.time, frame) {
-                Verdict::New(known) => place = known.within(scope),
-                Verdict::Copy { place, united } => {
-                    let place = place.within(scope);
-                    if let Some(first) = united {
-                        self.unite_by_copy(info, frame, &place, &scope.session(first));
-                    }
-                    return Ok(Outcome::Duplicate);
+            let verdict = dedup.look(mirror, info.time, frame);
+            return self.analyse_judged(info, link, frame, &verdict);
+        }
+        let place = Place::from(info.mirror).within(self.config.flow_scope);
+        self.analyse_at(info, link, frame, place)
+    }
+
+    /// Analyses a frame of which it is known whether it is a copy.
+    // Out of line: most workers do not look for copies.
+    #[inline(never)]
+    fn analyse_judged(
+        &mut self,
+        info: &FrameInfo,
+        link: Option<LinkType>,
+        frame: &[u8],
+        verdict: &Verdict,
+    ) -> Result<Outcome, DecodeError> {
+        let scope = self.config.flow_scope;
+        match *verdict {
+            Verdict::New(place) => self.analyse_at(info, link, frame, place.within(scope)),
+            Verdict::Copy { place, united } => {
+                let place = place.within(scope);
+                if let Some(first) = united {
+                    self.unite_by_copy(info, frame, &place, &scope.session(first));
                 }
+                Ok(Outcome::Duplicate)
             }
         }
+    }
+
+    #[inline(always)]
+    fn analyse_at(
+        &mut self,
+        info: &FrameInfo,
+        link: Option<LinkType>,
+        frame: &[u8],
+        place: Place,
+    ) -> Result<Outcome, DecodeError> {
         let original_len = info.original_len as usize;
         if let Some(LinkType::Ethernet) = link
             && let Some(packet) =
@@ -519,7 +605,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         is_nested: bool,
     ) -> Result<Outcome, DecodeError> {
         let mut datagram = std::mem::take(&mut self.datagram);
-        let whole = self.defragmenter.add(fragment, place.session, info.time, is_nested, &mut datagram);
+        let whole = self.defragmenter.add(fragment, place.session, self.now, is_nested, &mut datagram);
         let outcome = match whole {
             Ok(Some(before)) => {
                 let ports = self.config.tuning.tunnel_ports;
@@ -533,15 +619,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
                         is_nested,
                     )
                 };
-                // The frames with the other fragments share the fate of this one.
-                match outcome {
-                    Ok(Outcome::Analysed | Outcome::Waiting) => self.analysed += before.frames,
-                    Ok(Outcome::Duplicate) => self.duplicates += before.frames,
-                    Err(refusal) => {
-                        self.refused[refusal as usize] += before.frames;
-                        self.refused_nested[refusal as usize] += before.nested;
-                    }
-                }
+                self.count_fragments(outcome, before);
                 outcome
             }
             Ok(None) => Ok(Outcome::Waiting),
@@ -549,6 +627,18 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         };
         self.datagram = datagram;
         outcome
+    }
+
+    /// Counts the other fragments of a datagram: their frames share the fate of this one.
+    const fn count_fragments(&mut self, outcome: Result<Outcome, DecodeError>, before: Fragments) {
+        match outcome {
+            Ok(Outcome::Analysed | Outcome::Waiting) => self.analysed += before.frames,
+            Ok(Outcome::Duplicate) => self.duplicates += before.frames,
+            Err(refusal) => {
+                self.refused[refusal as usize] += before.frames;
+                self.refused_nested[refusal as usize] += before.nested;
+            }
+        }
     }
 
     /// Hands the datagram to the worker that owns its flow. Returns false if this worker owns it, or if the
@@ -643,7 +733,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
             let sources = (self.config.flow_scope, &self.records.sources);
             shunting.consider(index, flow, info, packet, sources);
         }
-        self.flows.touch(index, info.time);
+        self.flows.touch(index, self.now);
         Ok(Outcome::Analysed)
     }
 
@@ -667,7 +757,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         }
         flow.followed_by(&self.analyzers, &self.records.sources);
         self.flows_total += 1;
-        let index = self.flows.insert(flow, missing, info.time);
+        let index = self.flows.insert(flow, missing, self.now);
         if info.mirror.is_some() {
             self.find_half(index, forward, info, packet);
         }
@@ -752,7 +842,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         flow.add_part(&part);
         flow.set_united();
         self.records.unite_relays(part.id(), flow.id());
-        self.flows.touch(kept, now);
+        self.flows.touch(kept, self.now);
         kept
     }
 
@@ -775,7 +865,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
             let mut tools = FlowContext { streams, analyzers, records, index, time: info.time, alerted };
             flow.follow(direction, &packet, &mut tools);
             take_alert(&self.alerted, &mut self.recorder, index, flow);
-            self.flows.touch(index, info.time);
+            self.flows.touch(index, self.now);
         }
     }
 
@@ -822,7 +912,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         let flow = self.flows.flow(index);
         let direction = flow.direction_of_error(packet.source);
         flow.count(direction, packet, info.time);
-        self.flows.touch(index, info.time);
+        self.flows.touch(index, self.now);
         Ok(Outcome::Analysed)
     }
 
@@ -872,7 +962,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         let Some(shunting) = &self.shunting else { return false };
         let alive = shunting.is_alive(self.flows.flow(index));
         if alive {
-            self.flows.touch(index, now);
+            self.flows.touch(index, self.now);
         }
         alive && !self.flows.is_timed_out(index, now)
     }
@@ -902,6 +992,9 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
     /// Delivers data that has waited long enough for what is missing in its flow. The number of flows per tick
     /// is limited.
     fn settle(&mut self, now: u64) {
+        if self.in_order.is_some() {
+            return self.settle_in_order(now);
+        }
         for _ in 0..SETTLE_AT_ONCE {
             if !self.records.has_room() {
                 return;
@@ -917,6 +1010,9 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
     /// Ends flows that timed out. The number per tick is limited: neither the frames nor the sink may suffer
     /// if many flows end at once.
     fn end_timed_out(&mut self, now: u64) {
+        if self.in_order.is_some() {
+            return self.end_timed_out_in_order(now);
+        }
         for _ in 0..EXPIRE_AT_ONCE {
             if !self.records.has_room() {
                 return;
@@ -936,6 +1032,9 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
     pub fn finish(&mut self) {
         self.records.wait();
         self.defragmenter.finish();
+        if self.in_order.is_some() {
+            self.end_all_in_order();
+        }
         let Self { flows, shunting, streams, analyzers, records, now, alerted, recorder, halves, .. } = self;
         for ending in shunting.iter_mut().flat_map(|shunting| shunting.finish(flows)) {
             push_flow(records, &ending);
@@ -967,6 +1066,12 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
     #[must_use]
     pub const fn now(&self) -> u64 {
         self.now
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub const fn config(&self) -> &WorkerConfig {
+        &self.config
     }
 
     /// The recorder.

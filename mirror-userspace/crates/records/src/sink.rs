@@ -6,11 +6,14 @@
 //! therefore neither allocates nor waits: if no empty batch is left, the record is lost and counted. A
 //! producer for capture files waits instead, and loses nothing.
 
+mod merge;
 mod output;
 mod relays;
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -25,6 +28,8 @@ use mirror_protocols::preamble::Relayed;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+pub use self::merge::Order;
+use self::merge::{Member, Merger, Report, Run};
 pub use self::output::{Destination, Modes, Rotation, StallPolicy};
 use self::output::{Lines, Output};
 use self::relays::Relays;
@@ -187,16 +192,32 @@ impl SharedCounters {
 struct Batch {
     records: Vec<Record>,
     bytes: Vec<u8>,
+    /// The order of the records, if they are merged with those of other producers.
+    runs: Vec<Run>,
 }
 
 impl Batch {
     fn new() -> Self {
-        Self { records: Vec::with_capacity(BATCH_RECORDS), bytes: Vec::with_capacity(BATCH_BYTES) }
+        Self {
+            records: Vec::with_capacity(BATCH_RECORDS),
+            bytes: Vec::with_capacity(BATCH_BYTES),
+            runs: Vec::new(),
+        }
     }
 
     fn clear(&mut self) {
         self.records.clear();
         self.bytes.clear();
+        self.runs.clear();
+    }
+
+    /// Notes the order of the last record.
+    fn note(&mut self, order: Order) {
+        let end = self.records.len();
+        match self.runs.last_mut() {
+            Some(run) if run.order == order => run.end = end,
+            _ => self.runs.push(Run { order, end }),
+        }
     }
 
     /// Appends the packed bytes of an event and those of its connection's preambles, if they fit. Returns the
@@ -229,8 +250,13 @@ impl Batch {
 
 #[derive(Debug)]
 enum Message {
-    /// A batch of records, and the channel that takes it back when it is empty.
-    Records { batch: Batch, home: SyncSender<Batch> },
+    /// A batch of records, and the channel that takes it back when it is empty; and how far the producer is, if its
+    /// records are merged with those of others.
+    Records { batch: Batch, home: SyncSender<Batch>, report: Option<Report> },
+    /// Merge the records of a new group of this many producers.
+    Group(u32, usize),
+    /// A producer of a group has nothing to hand over, and is this far.
+    Reached(Report),
     /// A `stats` event, already rendered as a line, and its time.
     Stats(Vec<u8>, u64),
     /// A request to measure services, whether or not metrics are written.
@@ -266,6 +292,8 @@ pub struct Producer {
     /// Time of the last flush that was not caused by a full batch.
     flushed: Instant,
     lost: u64,
+    /// Set if the records are merged with those of other producers.
+    member: Option<Member>,
     /// The mirrored interfaces that flows know by number, and records spell out.
     pub sources: Sources,
 }
@@ -285,7 +313,43 @@ impl Producer {
             overflow,
             flushed: Instant::now(),
             lost: 0,
+            member: None,
             sources: Sources::default(),
+        }
+    }
+
+    /// Sets the order of the records that are added next. It matters for producers of [`Sink::producers`], and must not
+    /// be before that of records added earlier.
+    #[inline]
+    pub fn set_order(&mut self, order: Order) {
+        if let Some(member) = &mut self.member {
+            member.report.until = order;
+        }
+    }
+
+    /// Returns true if the records are merged with those of other producers.
+    #[must_use]
+    pub const fn is_merged(&self) -> bool {
+        self.member.is_some()
+    }
+
+    /// Hands the collected records over, and reports the order of the next: the records of other producers that are
+    /// before that need not wait any more.
+    pub fn report(&mut self) {
+        let Some(Member { report, sink }) = &self.member else { return };
+        if self.current.records.is_empty() {
+            // Fails only if the sink's thread panicked, and a panic reports itself.
+            let _ = sink.send(Message::Reached(*report));
+        } else {
+            self.hand_over();
+        }
+    }
+
+    #[inline]
+    fn add(&mut self, record: Record) {
+        self.current.records.push(record);
+        if let Some(member) = &self.member {
+            self.current.note(member.report.until);
         }
     }
 
@@ -295,7 +359,7 @@ impl Producer {
         let flow_id = record.conversation.flow_id;
         if self.make_room(self.relay_len(flow_id)) {
             let relay = self.current.append(self.relays.get(flow_id));
-            self.current.records.push(Record::Flow(FlowRecord { relay, ..record }));
+            self.add(Record::Flow(FlowRecord { relay, ..record }));
         }
         self.relays.release(flow_id);
     }
@@ -346,7 +410,7 @@ impl Producer {
             }
             let relay = self.current.append(self.relays.get(conversation.flow_id));
             let record = EventRecord { time, conversation, event_type, bytes, relay };
-            self.current.records.push(Record::Event(record));
+            self.add(Record::Event(record));
         }
     }
 
@@ -357,7 +421,7 @@ impl Producer {
         {
             let event_type = const { &EventType::of::<E>() };
             let record = EventRecord { time, conversation, event_type, bytes, relay };
-            self.current.records.push(Record::Event(record));
+            self.add(Record::Event(record));
         }
     }
 
@@ -424,7 +488,8 @@ impl Producer {
         let Some(empty) = empty else { return false };
         let batch = std::mem::replace(&mut self.current, empty);
         let records = batch.records.len() as u64;
-        let message = Message::Records { batch, home: self.home.clone() };
+        let report = self.member.as_ref().map(|member| member.report);
+        let message = Message::Records { batch, home: self.home.clone(), report };
         let sent = match self.overflow {
             Overflow::Lose => self.sink.try_send(message).is_ok(),
             Overflow::Wait => self.sink.send(message).is_ok(),
@@ -451,6 +516,8 @@ pub struct Sink {
     queue: SyncSender<Message>,
     settings: Arc<Slot<SinkSettings>>,
     counters: Arc<SharedCounters>,
+    /// Number of groups of producers.
+    groups: AtomicU32,
     thread: JoinHandle<()>,
 }
 
@@ -473,7 +540,7 @@ impl Sink {
         let run = move || writer.run(&messages);
         let thread =
             sandbox::spawn("eve".to_owned(), Kind::Records, || (), run).map_err(SinkError::Thread)?;
-        Ok(Self { queue, settings, counters, thread })
+        Ok(Self { queue, settings, counters, groups: AtomicU32::new(0), thread })
     }
 
     /// Applies other settings within a second. Does not wait.
@@ -492,6 +559,27 @@ impl Sink {
     #[must_use]
     pub fn producer(&self, overflow: Overflow) -> Producer {
         Producer::new(self.queue.clone(), overflow)
+    }
+
+    /// Creates producers for the workers that read a capture file together. They wait for the sink, and their records
+    /// are written in the order that [`Producer::set_order`] gives them, whichever comes first. Of two groups of
+    /// producers, only the records of the later one are merged.
+    #[must_use]
+    pub fn producers(&self, workers: NonZeroUsize) -> Vec<Producer> {
+        let group = self.groups.fetch_add(1, Ordering::Relaxed);
+        let count = workers.get();
+        if count > 1 {
+            // Fails only if the thread panicked, and a panic reports itself.
+            let _ = self.queue.send(Message::Group(group, count));
+        }
+        let producer = |number| {
+            let mut producer = self.producer(Overflow::Wait);
+            let report = Report { group, number, until: Order::default() };
+            producer.member = (count > 1).then(|| Member { report, sink: self.queue.clone() });
+            producer.relays.share(workers);
+            producer
+        };
+        (0..count).map(producer).collect()
     }
 
     /// Returns a handle for queries about services.
@@ -575,6 +663,8 @@ struct Writer {
     measured: bool,
     /// The latest time of a record.
     now: u64,
+    /// Merges the records of several producers.
+    merger: Option<Merger>,
     /// A warning about lost records was logged, and the loss continues.
     warned: bool,
     counters: Arc<SharedCounters>,
@@ -594,6 +684,7 @@ impl Writer {
             events: Vec::with_capacity(BATCH_RECORDS * 4),
             services: Services::default(),
             now: 0,
+            merger: None,
             warned: false,
             counters,
             settings: Arc::default(),
@@ -609,11 +700,17 @@ impl Writer {
                 self.output.set_rotation(rotation);
             }
             match message {
-                Ok(Message::Records { mut batch, home }) => {
-                    self.add_batch(&batch);
-                    batch.clear();
-                    // Fails if the worker is gone, which needs no batches any more.
-                    let _ = home.try_send(batch);
+                Ok(Message::Records { batch, home, report }) => self.take_batch(batch, &home, report),
+                Ok(Message::Group(group, producers)) => {
+                    self.end_group();
+                    self.merger = Some(Merger::new(group, producers));
+                }
+                Ok(Message::Reached(report)) => {
+                    if let Some(merger) = &mut self.merger
+                        && merger.reached(report)
+                    {
+                        self.merge();
+                    }
                 }
                 Ok(Message::Stats(line, time)) => {
                     self.advance(time);
@@ -643,6 +740,7 @@ impl Writer {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    self.end_group();
                     self.end_interval();
                     self.flush();
                     return;
@@ -655,16 +753,45 @@ impl Writer {
         }
     }
 
-    fn add_batch(&mut self, batch: &Batch) {
-        for record in &batch.records {
-            self.measure(record, &batch.bytes);
+    /// Adds the records of a batch, or has them wait for those of other producers that come first.
+    fn take_batch(&mut self, mut batch: Batch, home: &SyncSender<Batch>, report: Option<Report>) {
+        if let Some(report) = report
+            && let Some(merger) = &mut self.merger
+            && merger.reached(report)
+        {
+            merger.add(report.number, batch, home.clone());
+            return self.merge();
+        }
+        self.add_records(&batch.records, &batch.bytes);
+        batch.clear();
+        // Fails if the worker is gone, which needs no batches any more.
+        let _ = home.try_send(batch);
+    }
+
+    /// Adds the records that are the next of all producers.
+    fn merge(&mut self) {
+        if let Some(mut merger) = self.merger.take() {
+            merger.pass(|records, bytes| self.add_records(records, bytes));
+            self.merger = Some(merger);
+        }
+    }
+
+    /// Adds all records of the producers whose records were merged.
+    fn end_group(&mut self) {
+        if let Some(mut merger) = self.merger.take() {
+            merger.finish(|records, bytes| self.add_records(records, bytes));
+        }
+    }
+
+    fn add_records(&mut self, records: &[Record], bytes: &[u8]) {
+        for record in records {
+            self.measure(record, bytes);
             let (kind, events) = (record.event_type(), &mut self.events);
             if !self.types.wants(kind) {
                 continue;
             }
-            let written = self
-                .renderer
-                .write_record(&mut self.text, record, &batch.bytes, |end| events.push((end, kind)));
+            let written =
+                self.renderer.write_record(&mut self.text, record, bytes, |end| events.push((end, kind)));
             if let Err(error) = written {
                 // Removes the rest of a half-written line.
                 self.text.truncate(self.events.last().map_or(0, |&(end, _)| end));

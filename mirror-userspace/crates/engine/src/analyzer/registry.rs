@@ -1,6 +1,7 @@
 //! The analyzers of a worker, and their assignment to flows.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
 
 use mirror_packet::fair::Shares;
@@ -88,14 +89,23 @@ impl Following {
     }
 }
 
+/// The room for the states of an analyzer.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    /// Maximum number of flows of the worker.
+    max_flows: usize,
+    /// The hasher of its hosts.
+    hasher: FlowKeyHasher,
+    /// Number of workers that share the memory.
+    workers: NonZeroUsize,
+}
+
 /// The analyzers of a worker: the built-in ones, and those that its user registered.
 #[derive(Debug)]
 pub struct Analyzers {
     builtin: Builtin,
     registered: Vec<Box<dyn Erased>>,
-    /// Maximum number of flows of the worker, and the hasher of its hosts.
-    max_flows: usize,
-    hasher: FlowKeyHasher,
+    room: Room,
     enabled: Enabled,
     /// The protocols to recognise in addition to those that are on by default.
     opt_in: OptIn,
@@ -106,8 +116,7 @@ impl Default for Analyzers {
         Self {
             builtin: Builtin::default(),
             registered: Vec::new(),
-            max_flows: 0,
-            hasher: FlowKeyHasher::new(0),
+            room: Room { max_flows: 0, hasher: FlowKeyHasher::new(0), workers: NonZeroUsize::MIN },
             enabled: Enabled::default(),
             opt_in: Enabled::default().opt_in(),
         }
@@ -223,12 +232,14 @@ impl Analyzers {
     /// The number of analyzers that can be registered besides the built-in ones.
     pub const MAX_REGISTERED: usize = 8;
 
-    /// Creates the analyzers of a worker with at most `max_flows` flows. The seed keys the hash of hosts.
-    pub(crate) fn of_worker(max_flows: usize, seed: u64) -> Self {
+    /// Creates the analyzers of a worker with at most `max_flows` flows. The seed keys the hash of hosts. This many
+    /// workers share the memory.
+    pub(crate) fn of_worker(max_flows: usize, seed: u64, workers: NonZeroUsize) -> Self {
         let hasher = FlowKeyHasher::new(seed);
-        let mut analyzers = Self { max_flows, hasher, ..Self::default() };
+        let room = Room { max_flows, hasher, workers };
+        let mut analyzers = Self { room, ..Self::default() };
         for bit in 0..REGISTERED {
-            call!(analyzers, bit, analyzer => analyzer.prepare(max_flows, hasher));
+            call!(analyzers, bit, analyzer => analyzer.prepare(room));
         }
         if let Some(register) = REGISTER.get() {
             // The same call succeeded before, in `register_everywhere`.
@@ -273,7 +284,7 @@ impl Analyzers {
             return Err(TooMany);
         }
         let mut registered = Registered::new(analyzer, filter);
-        registered.prepare(self.max_flows, self.hasher);
+        registered.prepare(self.room);
         self.registered.push(Box::new(registered));
         Ok(())
     }
@@ -484,8 +495,9 @@ impl<A: Analyzer> Registered<A> {
 
     /// Reserves memory for the maximum number of flows. It is touched as flows come. Growing instead would
     /// leave the outgrown memory behind.
-    fn prepare(&mut self, max_flows: usize, hasher: FlowKeyHasher) {
+    fn prepare(&mut self, Room { max_flows, hasher, workers }: Room) {
         self.hasher = hasher;
+        self.shares = Shares::new(MAX_HELD / workers);
         self.places.reserve_exact(max_flows);
         self.states.reserve_exact(max_flows);
         self.free.reserve_exact(max_flows);
@@ -617,7 +629,7 @@ impl<A: Analyzer> fmt::Debug for Registered<A> {
 /// A registered analyzer of any type.
 trait Erased: fmt::Debug + Send {
     fn filter(&self) -> &Filter;
-    fn prepare(&mut self, max_flows: usize, hasher: FlowKeyHasher);
+    fn prepare(&mut self, room: Room);
     fn forgotten(&self) -> u64;
     fn watch_for(&mut self, indicators: &Arc<Indicators>);
     fn packet(
@@ -644,8 +656,8 @@ impl<A: Analyzer> Erased for Registered<A> {
         &self.filter
     }
 
-    fn prepare(&mut self, max_flows: usize, hasher: FlowKeyHasher) {
-        self.prepare(max_flows, hasher);
+    fn prepare(&mut self, room: Room) {
+        self.prepare(room);
     }
 
     fn forgotten(&self) -> u64 {

@@ -328,6 +328,11 @@ impl Flow {
         self.head.flow_id()
     }
 
+    /// Returns the flow's place among those that a tick ends together: by age.
+    pub(crate) fn rank(&self) -> (u64, u64) {
+        (self.head.start, self.id())
+    }
+
     /// Returns the flow's key.
     pub(crate) const fn key(&self) -> &FlowKey {
         &self.head.key

@@ -88,6 +88,15 @@ struct Entry {
     listed: u32,
 }
 
+impl Entry {
+    /// Returns true if the flow timed out by `now`. Its packets may have come late: the times of moves are in the order
+    /// of the list, those of the last packets need not be.
+    const fn is_over(&self, timeout: u64, now: u64) -> bool {
+        let (listed, last) = (self.listed as u64, self.flow.last / SECOND);
+        now / SECOND > timeout.saturating_add(if listed > last { listed } else { last })
+    }
+}
+
 const _: () = assert!(size_of::<Entry>() <= 384, "a table of a million flows must stay below 400 MB");
 
 #[derive(Clone, Copy, Debug)]
@@ -397,9 +406,29 @@ impl FlowTable {
     #[must_use]
     pub fn expired(&self, now: u64) -> Option<FlowIndex> {
         let oldest = self.lists.iter().zip(self.timeouts).find(|(list, timeout)| {
-            list.oldest != NONE && is_over(self.entries[list.oldest as usize].flow.last, *timeout, now)
+            let entry = self.entries.get(list.oldest as usize);
+            entry.is_some_and(|entry| entry.is_over(*timeout, now))
         });
         oldest.map(|(list, _)| FlowIndex(list.oldest))
+    }
+
+    /// Passes on all flows that timed out by `now`.
+    pub(crate) fn all_expired(&self, now: u64, mut each: impl FnMut(FlowIndex, &Flow)) {
+        for (list, timeout) in self.lists.iter().zip(self.timeouts) {
+            let mut at = list.oldest;
+            while let Some(entry) = self.entries.get(at as usize).filter(|entry| entry.is_over(timeout, now))
+            {
+                each(FlowIndex(at), &entry.flow);
+                at = entry.newer;
+            }
+        }
+    }
+
+    /// Passes on all flows.
+    pub(crate) fn each(&self, mut each: impl FnMut(FlowIndex, &Flow)) {
+        for (at, entry) in self.entries.iter().enumerate().filter(|(_, entry)| entry.used) {
+            each(FlowIndex(at as u32), &entry.flow);
+        }
     }
 
     /// Removes all flows, roughly in the order in which they began.

@@ -45,17 +45,17 @@ const SAMPLE: usize = 96;
 
 /// The flows that a packet belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// The session whose flow it is.
-    pub(super) session: SessionKey,
+    pub(crate) session: SessionKey,
     /// The session that had flows of the same conversations before the two were known to be the same.
-    pub(super) other: Option<SessionKey>,
+    pub(crate) other: Option<SessionKey>,
 }
 
 impl Place {
     /// Returns the place as keys of flows have it.
     #[inline]
-    pub(super) fn within(self, scope: FlowScope) -> Self {
+    pub(crate) fn within(self, scope: FlowScope) -> Self {
         let session = scope.session(self.session);
         Self {
             session,
@@ -72,7 +72,7 @@ impl From<Option<MirrorSession>> for Place {
 
 /// The verdict on a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// The packet was not seen before, or only from the same interface.
     New(Place),
     /// The packet is a copy of one that came by another session.
@@ -181,7 +181,7 @@ impl Sessions {
 
 /// Finds the copies among a worker's packets.
 #[derive(Debug)]
-pub(super) struct Duplicates {
+pub(crate) struct Duplicates {
     keys: Keys,
     sessions: Sessions,
     packets: Vec<Seen>,
@@ -190,7 +190,7 @@ pub(super) struct Duplicates {
 
 impl Duplicates {
     /// Creates empty tables. The hashes are keyed by words expanded from `seed`.
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self {
             // The words must differ from those of other hashes of the same seed.
             keys: expand(seed ^ 0x6475_706c_6963_6174),
@@ -201,7 +201,7 @@ impl Duplicates {
     }
 
     /// Classifies an inner frame that came by a session at a time.
-    pub(super) fn look(&mut self, mirror: MirrorSession, now: u64, frame: &[u8]) -> Verdict {
+    pub(crate) fn look(&mut self, mirror: MirrorSession, now: u64, frame: &[u8]) -> Verdict {
         let own = Place::from(Some(mirror));
         let headers = InnerHeaders::parse(frame, 0);
         let Some(tag) = fingerprint(&self.keys, &headers, frame) else { return Verdict::New(own) };

@@ -6,6 +6,7 @@
 //! memory (`fair`).
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 
 use foldhash::fast::RandomState;
 use mirror_xdp_common::Address;
@@ -282,11 +283,17 @@ impl Defragmenter {
     /// Creates a defragmenter without fragments. The seed keys the hash of hosts.
     #[must_use]
     pub fn new(seed: u64) -> Self {
+        Self::sharing(seed, NonZeroUsize::MIN)
+    }
+
+    /// Creates one of this many defragmenters that share the memory.
+    #[must_use]
+    pub fn sharing(seed: u64, defragmenters: NonZeroUsize) -> Self {
         Self {
             hasher: FlowKeyHasher::new(seed),
             numbers: HashMap::default(),
             datagrams: Vec::new(),
-            shares: Shares::new(MAX_HELD),
+            shares: Shares::new(MAX_HELD / defragmenters),
             free: Vec::new(),
             spare: 0,
             waiting: 0,

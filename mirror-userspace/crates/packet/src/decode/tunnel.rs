@@ -135,6 +135,13 @@ impl TunnelPorts {
         self.vxlan.iter().fold(0, |hits, &one| hits | u8::from(one == port)) != 0
     }
 
+    /// Returns true if a datagram between these ports, in either direction, may carry a tunnel.
+    #[inline]
+    #[must_use]
+    pub fn may_be_of_tunnel(&self, port: u16, other_port: u16) -> bool {
+        self.may_be_tunnel(port, other_port) || self.may_be_tunnel(other_port, port)
+    }
+
     /// Returns true if a datagram between these ports may carry a tunnel.
     #[inline(always)]
     pub(super) fn may_be_tunnel(&self, source_port: u16, destination_port: u16) -> bool {

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::num::NonZeroUsize;
 
 use mirror_protocols::preamble::Relayed;
 
@@ -12,19 +13,38 @@ const MAX_HELD: usize = 32 << 20;
 const MAX_EACH: usize = 512;
 
 /// The packed values, by the identifier of the flow.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Relays {
     values: HashMap<u64, Vec<u8>>,
     /// Buffers that no flow uses.
     spare: Vec<Vec<u8>>,
-    /// Bytes of memory of all buffers.
+    /// Bytes of memory of all buffers, and their bound.
     held: usize,
+    most: usize,
     /// A value that is packed.
     packed: Vec<u8>,
     lost: u64,
 }
 
+impl Default for Relays {
+    fn default() -> Self {
+        Self {
+            values: HashMap::new(),
+            spare: Vec::new(),
+            held: 0,
+            most: MAX_HELD,
+            packed: Vec::new(),
+            lost: 0,
+        }
+    }
+}
+
 impl Relays {
+    /// Divides the memory between this many workers.
+    pub(super) const fn share(&mut self, workers: NonZeroUsize) {
+        self.most = MAX_HELD / workers.get();
+    }
+
     /// Returns the values of a flow.
     #[inline]
     pub(super) fn get(&self, flow_id: u64) -> &[u8] {
@@ -44,7 +64,7 @@ impl Relays {
 
     /// Adds a value to those of a flow, unless they take too much memory.
     pub(super) fn add(&mut self, flow_id: u64, value: &Relayed<'_>) {
-        let Self { values, spare, held, packed, lost } = self;
+        let Self { values, spare, held, most, packed, lost } = self;
         packed.clear();
         value.pack(packed);
         let mut entry = match values.entry(flow_id) {
@@ -53,7 +73,7 @@ impl Relays {
         };
         let buffer = entry.get_mut();
         let more = (buffer.len() + packed.len()).saturating_sub(buffer.capacity());
-        if buffer.len() + packed.len() <= MAX_EACH && *held + more <= MAX_HELD {
+        if buffer.len() + packed.len() <= MAX_EACH && *held + more <= *most {
             let before = buffer.capacity();
             buffer.reserve_exact(packed.len());
             *held += buffer.capacity() - before;

@@ -16,6 +16,7 @@ macro_rules! protocols {
             // A protocol that is off is neither recognised nor analysed unless the configuration names it.
             folders {
                 Ssh ssh: ssh::Ssh, on, "software and protocol versions of both sides";
+                Redis redis: redis::Redis, on, "commands to Redis, with results and latencies";
                 Ident ident: template::Ident, off, "user names that servers asked clients for (RFC 1413)";
             }
 

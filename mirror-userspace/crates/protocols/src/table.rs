@@ -17,6 +17,7 @@ macro_rules! protocols {
             folders {
                 Ssh ssh: ssh::Ssh, on, "software and protocol versions of both sides";
                 Redis redis: redis::Redis, on, "commands to Redis, with results and latencies";
+                Mysql mysql: mysql::Mysql, on, "statements to `MySQL`, with results and latencies";
                 Ident ident: template::Ident, off, "user names that servers asked clients for (RFC 1413)";
             }
 
@@ -43,7 +44,6 @@ macro_rules! protocols {
                 Krb5 "krb5", "Kerberos 5";
                 Ldap "ldap", "LDAP, in front of TLS";
                 Mqtt "mqtt", "MQTT";
-                Mysql "mysql", "`MySQL`, in front of TLS";
                 Nfs "nfs", "NFS";
                 Nntp "nntp", "NNTP, in front of TLS";
                 Ntp "ntp", "NTP";

@@ -18,6 +18,7 @@ macro_rules! protocols {
                 Ssh ssh: ssh::Ssh, on, "software and protocol versions of both sides";
                 Redis redis: redis::Redis, on, "commands to Redis, with results and latencies";
                 Mysql mysql: mysql::Mysql, on, "statements to `MySQL`, with results and latencies";
+                Pgsql pgsql: pgsql::Pgsql, on, "statements to `PostgreSQL`, with results and latencies";
                 Ident ident: template::Ident, off, "user names that servers asked clients for (RFC 1413)";
             }
 
@@ -47,7 +48,6 @@ macro_rules! protocols {
                 Nfs "nfs", "NFS";
                 Nntp "nntp", "NNTP, in front of TLS";
                 Ntp "ntp", "NTP";
-                Pgsql "pgsql", "`PostgreSQL`, in front of TLS";
                 Pop3 "pop3", "POP3, in front of TLS";
                 Rdp "rdp", "RDP";
                 Rfb "rfb", "RFB, the protocol of VNC";

@@ -19,6 +19,7 @@ macro_rules! protocols {
                 Redis redis: redis::Redis, on, "commands to Redis, with results and latencies";
                 Mysql mysql: mysql::Mysql, on, "statements to `MySQL`, with results and latencies";
                 Pgsql pgsql: pgsql::Pgsql, on, "statements to `PostgreSQL`, with results and latencies";
+                Memcached memcached: memcached::Memcached, on, "commands to Memcached, with results and latencies";
                 Ident ident: template::Ident, off, "user names that servers asked clients for (RFC 1413)";
             }
 

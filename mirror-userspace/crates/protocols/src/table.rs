@@ -20,6 +20,7 @@ macro_rules! protocols {
                 Mysql mysql: mysql::Mysql, on, "statements to `MySQL`, with results and latencies";
                 Pgsql pgsql: pgsql::Pgsql, on, "statements to `PostgreSQL`, with results and latencies";
                 Memcached memcached: memcached::Memcached, on, "commands to Memcached, with results and latencies";
+                Mongodb mongodb: mongodb::Mongodb, on, "commands to `MongoDB`, with results and latencies";
                 Ident ident: template::Ident, off, "user names that servers asked clients for (RFC 1413)";
             }
 

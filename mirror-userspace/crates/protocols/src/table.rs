@@ -21,6 +21,7 @@ macro_rules! protocols {
                 Pgsql pgsql: pgsql::Pgsql, on, "statements to `PostgreSQL`, with results and latencies";
                 Memcached memcached: memcached::Memcached, on, "commands to Memcached, with results and latencies";
                 Mongodb mongodb: mongodb::Mongodb, on, "commands to `MongoDB`, with results and latencies";
+                Kafka kafka: kafka::Kafka, on, "requests to Kafka, with results and latencies";
                 Ident ident: template::Ident, off, "user names that servers asked clients for (RFC 1413)";
             }
 

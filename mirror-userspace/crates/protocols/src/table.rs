@@ -22,6 +22,7 @@ macro_rules! protocols {
                 Memcached memcached: memcached::Memcached, on, "commands to Memcached, with results and latencies";
                 Mongodb mongodb: mongodb::Mongodb, on, "commands to `MongoDB`, with results and latencies";
                 Kafka kafka: kafka::Kafka, on, "requests to Kafka, with results and latencies";
+                Ldap ldap: ldap::Ldap, on, "operations of LDAP, with results and latencies";
                 Ident ident: template::Ident, off, "user names that servers asked clients for (RFC 1413)";
             }
 
@@ -46,7 +47,6 @@ macro_rules! protocols {
                 Ike "ike", "Internet Key Exchange";
                 Imap "imap", "IMAP";
                 Krb5 "krb5", "Kerberos 5";
-                Ldap "ldap", "LDAP, in front of TLS";
                 Mqtt "mqtt", "MQTT";
                 Nfs "nfs", "NFS";
                 Nntp "nntp", "NNTP, in front of TLS";

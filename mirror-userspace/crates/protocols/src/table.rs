@@ -23,6 +23,7 @@ macro_rules! protocols {
                 Mongodb mongodb: mongodb::Mongodb, on, "commands to `MongoDB`, with results and latencies";
                 Kafka kafka: kafka::Kafka, on, "requests to Kafka, with results and latencies";
                 Ldap ldap: ldap::Ldap, on, "operations of LDAP, with results and latencies";
+                Amqp amqp: amqp::Amqp, on, "methods of AMQP 0.9.1, with results and latencies";
                 Ident ident: template::Ident, off, "user names that servers asked clients for (RFC 1413)";
             }
 

@@ -24,6 +24,7 @@ macro_rules! protocols {
                 Kafka kafka: kafka::Kafka, on, "requests to Kafka, with results and latencies";
                 Ldap ldap: ldap::Ldap, on, "operations of LDAP, with results and latencies";
                 Amqp amqp: amqp::Amqp, on, "methods of AMQP 0.9.1, with results and latencies";
+                Cassandra cassandra: cassandra::Cassandra, on, "requests to Cassandra, with results and latencies";
                 Ident ident: template::Ident, off, "user names that servers asked clients for (RFC 1413)";
             }
 

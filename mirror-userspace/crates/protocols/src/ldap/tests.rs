@@ -28,6 +28,14 @@ fn operations_become_events_without_passwords() {
 }
 
 #[test]
+fn events_keep_the_order_of_requests_while_a_long_answer_comes() {
+    let [_, _, (_, search), (_, found), (_, unbind)] = Messages::EXAMPLE.payloads else { panic!() };
+    let (entry, done) = found.split_at(13);
+    let events = services(&[(ToServer, search), (ToClient, entry), (ToServer, unbind), (ToClient, done)]);
+    assert_eq!([&events[0]["operation"], &events[1]["operation"]], ["searchRequest", "unbindRequest"]);
+}
+
+#[test]
 fn signed_operations_are_read() {
     let wrap = |message: &[u8]| {
         let signature = [1, 0, 0, 0, 5, 6, 7, 8, 9, 10, 11, 12, 0, 0, 0, 1];

@@ -9,6 +9,8 @@ use crate::protocol::Output;
 
 /// Requests that wait for an answer at the same time. More are counted, but not recorded.
 const MAX_OPEN: usize = 128;
+/// Events that wait for the end of an earlier answer.
+const MAX_WAITING: usize = 16;
 /// Bytes of a request's texts, each; the rest is cut off.
 const MAX_OPERATION: usize = 48;
 const MAX_OBJECT: usize = 256;
@@ -299,10 +301,19 @@ impl Requests {
                 self.record::<S>(0, output);
             }
         } else {
-            while let Some(at) = self.open.iter().position(|open| open.done) {
+            while let Some(at) = self.due() {
                 self.record::<S>(at, output);
             }
         }
+    }
+
+    /// Returns the request whose event comes next, if answers have identifiers. It waits while the answer to an earlier
+    /// request is still coming, so that events of long answers keep their order.
+    fn due(&self) -> Option<usize> {
+        let at = self.open.iter().position(|open| open.done)?;
+        let waits = self.open.iter().take(at).any(Open::is_answered);
+        let crowded = || self.open.iter().filter(|open| open.done).count() > MAX_WAITING;
+        (!waits || crowded()).then_some(at)
     }
 
     /// Emits the event of a request and removes it.

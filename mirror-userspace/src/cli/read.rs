@@ -87,6 +87,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", conflicts_with = "store")]
     workers: Option<NonZeroUsize>,
 
+    #[arg(long, help = help("services.literals"), value_enum, value_name = "on|off")]
+    #[arg(hide_possible_values = true)]
+    literals: Option<super::Switch>,
+
     /// Analyzers to run; by default all but those that are off by default
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(Enabled::all_names()))]
@@ -120,6 +124,7 @@ impl Args {
         set(&mut settings.capture.max_flows, self.max_flows.as_ref());
         set(&mut settings.analysis.dedup, self.dedup.map(super::Switch::is_on).as_ref());
         set(&mut settings.analysis.flow_scope, self.flow_scope.as_ref());
+        set(&mut settings.services.literals, self.literals.map(super::Switch::is_on).as_ref());
         set(&mut settings.analysis.analyzers, analyzers.as_ref());
         self.ports.apply(&mut settings);
         self.eve.apply(&mut settings.eve);

@@ -72,6 +72,12 @@ pub trait EveEvent {
     fn measured(&self) -> Option<Measured> {
         None
     }
+
+    /// Returns the operation that was requested, out of packed bytes, if requests of the service are measured by
+    /// operation.
+    fn operation<'a>(_unpacker: &mut Unpacker<'a>) -> Option<&'a [u8]> {
+        None
+    }
 }
 
 /// The measurements of one request.
@@ -106,6 +112,17 @@ pub trait EveWriter {
     ///
     /// Fails if `object` has no JSON form.
     fn line_within(&mut self, most: usize, object: &impl Serialize) -> Result<bool>;
+
+    /// Writes a line about a request: with `object` for the details of its protocol, if there are any, and with the
+    /// object `service`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if an object has no JSON form.
+    fn service(&mut self, object: Option<&impl Serialize>, service: Option<&impl Serialize>) -> Result<()>;
+
+    /// Returns true if the literals of statements are written.
+    fn literals(&self) -> bool;
 }
 
 /// Packs the values of an event, one after the other, into a buffer of limited length.

@@ -24,6 +24,7 @@ pub mod preamble;
 pub mod protocol;
 pub mod quic;
 mod reader;
+pub mod service;
 mod table;
 pub mod text;
 pub mod tls;
@@ -82,7 +83,7 @@ mod tests {
                     let events = events(usize::MAX);
                     assert!(!events.is_empty());
                     for event in events {
-                        assert!(event.get(stringify!($name)).is_some(), "{event}");
+                        assert!(event.get(stringify!($name)).or(event.get("service")).is_some(), "{event}");
                     }
                 }
 

@@ -16,6 +16,15 @@ macro_rules! protocols {
             // A protocol that is off is neither recognised nor analysed unless the configuration names it.
             folders {
                 Ssh ssh: ssh::Ssh, on, "software and protocol versions of both sides";
+                Redis redis: redis::Redis, on, "commands to Redis, with results and latencies";
+                Mysql mysql: mysql::Mysql, on, "statements to `MySQL`, with results and latencies";
+                Pgsql pgsql: pgsql::Pgsql, on, "statements to `PostgreSQL`, with results and latencies";
+                Memcached memcached: memcached::Memcached, on, "commands to Memcached, with results and latencies";
+                Mongodb mongodb: mongodb::Mongodb, on, "commands to `MongoDB`, with results and latencies";
+                Kafka kafka: kafka::Kafka, on, "requests to Kafka, with results and latencies";
+                Ldap ldap: ldap::Ldap, on, "operations of LDAP, with results and latencies";
+                Amqp amqp: amqp::Amqp, on, "methods of AMQP 0.9.1, with results and latencies";
+                Cassandra cassandra: cassandra::Cassandra, on, "requests to Cassandra, with results and latencies";
                 Ident ident: template::Ident, off, "user names that servers asked clients for (RFC 1413)";
             }
 
@@ -40,13 +49,10 @@ macro_rules! protocols {
                 Ike "ike", "Internet Key Exchange";
                 Imap "imap", "IMAP";
                 Krb5 "krb5", "Kerberos 5";
-                Ldap "ldap", "LDAP, in front of TLS";
                 Mqtt "mqtt", "MQTT";
-                Mysql "mysql", "`MySQL`, in front of TLS";
                 Nfs "nfs", "NFS";
                 Nntp "nntp", "NNTP, in front of TLS";
                 Ntp "ntp", "NTP";
-                Pgsql "pgsql", "`PostgreSQL`, in front of TLS";
                 Pop3 "pop3", "POP3, in front of TLS";
                 Rdp "rdp", "RDP";
                 Rfb "rfb", "RFB, the protocol of VNC";

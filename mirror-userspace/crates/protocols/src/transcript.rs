@@ -10,7 +10,8 @@ use crate::detect::Transport;
 use crate::eve::{EveEvent, EveWriter, Packer, Unpacker};
 use crate::protocol::{Consumed, Event, Output, Protocol};
 
-/// A flow of a protocol. Collects its events as JSON: objects with the type as their only key.
+/// A flow of a protocol. Collects its events as JSON: objects with the type as their
+/// only key, or with the object `service`.
 #[derive(Debug)]
 pub struct Transcript<P: Protocol> {
     protocol: P,
@@ -155,6 +156,26 @@ impl EveWriter for Lines<'_> {
             self.line(object)?;
         }
         Ok(fits)
+    }
+
+    fn service(
+        &mut self,
+        object: Option<&impl Serialize>,
+        service: Option<&impl Serialize>,
+    ) -> serde_json::Result<()> {
+        let mut event = json!({});
+        if let Some(object) = object {
+            event[self.name] = serde_json::to_value(object)?;
+        }
+        if let Some(service) = service {
+            event["service"] = serde_json::to_value(service)?;
+        }
+        self.lines.push(event);
+        Ok(())
+    }
+
+    fn literals(&self) -> bool {
+        false
     }
 }
 

@@ -1,8 +1,8 @@
 //! Performance of services: requests, errors and latencies by server, port, protocol and network, from the
 //! records that pass through the sink. The measurements of an interval become a `metrics` event for each
-//! service.
+//! service. Databases, caches and queues are measured by operation, too.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -19,6 +19,9 @@ pub const METRICS: &str = "metrics";
 pub const INTERVAL: Duration = Duration::from_secs(60);
 /// Maximum number of services in an interval; with one more, the interval ends early.
 const MAX_SERVICES: usize = 4096;
+/// Maximum number of operations of a service that are measured, and of all services together.
+const MAX_OPERATIONS: usize = 32;
+const MAX_OPERATIONS_OF_ALL: usize = 4096;
 /// Maximum time in microseconds, an hour; longer times count as this. It bounds the memory of a histogram.
 const LONGEST: u64 = 3_600_000_000;
 /// Significant digits of histograms: percentiles are exact to one in a hundred.
@@ -71,6 +74,59 @@ pub struct Metrics {
     packets: u64,
     retransmissions: u64,
     rtt: Times,
+    operations: BTreeMap<Box<str>, OperationMetrics>,
+}
+
+/// The measurements of an operation of a service in an interval.
+#[derive(Clone, Debug)]
+struct OperationMetrics {
+    requests: u64,
+    errors: u64,
+    latency: Times,
+}
+
+impl OperationMetrics {
+    const fn new() -> Self {
+        Self { requests: 0, errors: 0, latency: Times(None) }
+    }
+
+    fn request(&mut self, measured: Measured) {
+        self.requests += 1;
+        self.errors += u64::from(measured.error);
+        if let Some(latency) = measured.latency {
+            self.latency.add(latency / 1_000);
+        }
+    }
+}
+
+impl Serialize for OperationMetrics {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("requests", &self.requests)?;
+        map.serialize_entry("errors", &self.errors)?;
+        if self.latency.0.is_some() {
+            map.serialize_entry("latency_ms", &self.latency)?;
+        }
+        map.end()
+    }
+}
+
+/// Returns the measurements of an operation, unless there is no room for another one. `all` is the number of operations
+/// of all services.
+fn by_operation<'a, T>(
+    operations: &'a mut BTreeMap<Box<str>, T>,
+    all: &mut usize,
+    name: &str,
+    new: impl FnOnce() -> T,
+) -> Option<&'a mut T> {
+    if !operations.contains_key(name) {
+        if operations.len() >= MAX_OPERATIONS || *all >= MAX_OPERATIONS_OF_ALL {
+            return None;
+        }
+        *all += 1;
+        operations.insert(name.into(), new());
+    }
+    operations.get_mut(name)
 }
 
 impl Metrics {
@@ -84,6 +140,7 @@ impl Metrics {
             packets: 0,
             retransmissions: 0,
             rtt: Times(None),
+            operations: BTreeMap::new(),
         }
     }
 
@@ -129,6 +186,9 @@ impl Serialize for Metrics {
         }
         if self.rtt.0.is_some() {
             map.serialize_entry("rtt_ms", &self.rtt)?;
+        }
+        if !self.operations.is_empty() {
+            map.serialize_entry("operations", &self.operations)?;
         }
         map.end()
     }
@@ -176,6 +236,7 @@ impl Total {
 #[derive(Clone, Debug, Default)]
 struct Kept {
     total: Total,
+    operations: BTreeMap<Box<str>, Total>,
     /// The last complete interval with measurements of the service.
     last: Option<Metrics>,
 }
@@ -191,6 +252,8 @@ pub struct Standing {
     pub last: Option<Metrics>,
     /// The sum since the capture began.
     pub total: Total,
+    /// The same by operation.
+    pub operations: Vec<(Box<str>, Total)>,
 }
 
 /// A histogram of times in microseconds; serializes as some percentiles, in milliseconds.
@@ -229,6 +292,8 @@ pub struct Services {
     kept: HashMap<Service, Kept>,
     /// Services beyond the first [`MAX_SERVICES`].
     others: Total,
+    /// The numbers of operations in `measured` and in `kept`.
+    operations: [usize; 2],
     /// Start of the interval; 0 before the first record.
     start: u64,
     /// Length of the interval, in nanoseconds.
@@ -241,6 +306,7 @@ impl Default for Services {
             measured: HashMap::new(),
             kept: HashMap::new(),
             others: Total::default(),
+            operations: [0; 2],
             start: 0,
             interval: INTERVAL.as_nanos() as u64,
         }
@@ -268,8 +334,27 @@ impl Services {
                     let service = Service::new(&event.conversation, Some(event.event_type.name));
                     self.total(service).request(measured);
                     self.metrics(service, event.time, each).request(measured);
+                    if let Some(operation) = event.operation(bytes) {
+                        self.operation(service, &String::from_utf8_lossy(operation), measured);
+                    }
                 }
             }
+        }
+    }
+
+    /// Adds a request to the measurements of its operation.
+    fn operation(&mut self, service: Service, name: &str, measured: Measured) {
+        let [measured_operations, kept_operations] = &mut self.operations;
+        if let Some(metrics) = self.measured.get_mut(&service)
+            && let Some(of) =
+                by_operation(&mut metrics.operations, measured_operations, name, OperationMetrics::new)
+        {
+            of.request(measured);
+        }
+        if let Some(kept) = self.kept.get_mut(&service)
+            && let Some(of) = by_operation(&mut kept.operations, kept_operations, name, Total::default)
+        {
+            of.request(measured);
         }
     }
 
@@ -293,10 +378,17 @@ impl Services {
             current: self.measured.get(service).cloned(),
             last: kept.last.clone(),
             total: kept.total,
+            operations: kept.operations.iter().map(|(name, total)| (name.clone(), *total)).collect(),
         };
         let mut all: Vec<_> = kept.into_iter().take(limit).map(standing).collect();
         if self.others.requests + self.others.connections > 0 {
-            all.push(Standing { service: None, current: None, last: None, total: self.others });
+            all.push(Standing {
+                service: None,
+                current: None,
+                last: None,
+                total: self.others,
+                operations: Vec::new(),
+            });
         }
         all
     }
@@ -322,6 +414,7 @@ impl Services {
         let end = now.min(self.start.saturating_add(self.interval));
         // The order is always the same.
         let mut services: Vec<_> = self.measured.drain().collect();
+        self.operations[0] = 0;
         services.sort_unstable_by_key(|&(service, _)| service);
         for (service, mut metrics) in services {
             metrics.interval = [self.start, end];
@@ -409,6 +502,30 @@ mod tests {
         assert_eq!((bucket(0.01), bucket(0.025), bucket(0.05)), (1, 1, 1));
         assert!((http.total.latency_sum - 0.07).abs() < 1e-9);
         assert_eq!(services.standing(9).len(), 2);
+    }
+
+    #[test]
+    fn operations_are_measured_by_name_as_far_as_there_is_room() {
+        static OPERATION: EventType = EventType {
+            operation: Some(|bytes| Some(bytes)),
+            ..EventType::new("request", |_, _| Ok(()))
+                .measured(|bytes| Some(Measured { latency: Some(2_000_000), error: bytes == b"B" }))
+        };
+        let mut services = Services::default();
+        let names: Vec<_> = (b'A'..=b'Z').chain(b'a'..=b'z').map(|name| [name]).collect();
+        for name in names.iter().chain([b"A", b"B"]) {
+            let Record::Event(event) = request(6379, SECOND) else { panic!() };
+            let record = Record::Event(EventRecord { event_type: &OPERATION, ..event });
+            services.add(&record, name, |_, _| {});
+        }
+        let standing = services.standing(1).remove(0);
+        assert_eq!((standing.total.requests, standing.operations.len()), (54, MAX_OPERATIONS));
+        let (name, total) = &standing.operations[1];
+        assert_eq!((&**name, total.requests, total.errors), ("B", 2, 2));
+        let operations = json(standing.current.as_ref().unwrap())["operations"].take();
+        assert_eq!((&operations["A"]["requests"], &operations["A"]["errors"]), (&2.into(), &0.into()));
+        let max = operations["A"]["latency_ms"]["max"].as_f64().unwrap();
+        assert!((2.0..2.03).contains(&max), "{max}");
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub use crate::timestamp::Timestamp;
 #[derive(Debug)]
 pub struct Renderer {
     clock: Clock,
+    /// Writes the literals of statements.
+    literals: bool,
     /// A cache of Community IDs, indexed by flow identifier.
     ids: Box<[KnownId]>,
 }
@@ -38,11 +40,16 @@ impl Default for Renderer {
     fn default() -> Self {
         // No flow has this identifier.
         let nobody = KnownId { flow_id: u64::MAX, text: [0; CommunityId::TEXT_LEN] };
-        Self { clock: Clock::default(), ids: vec![nobody; KNOWN_IDS].into() }
+        Self { clock: Clock::default(), literals: false, ids: vec![nobody; KNOWN_IDS].into() }
     }
 }
 
 impl Renderer {
+    /// Sets whether the literals of statements are written.
+    pub const fn set_literals(&mut self, literals: bool) {
+        self.literals = literals;
+    }
+
     /// Appends the events of `record` to `out`, a line each. Calls `each` after each line with the current
     /// length of `out`. `bytes` are those of the record's batch.
     ///
@@ -128,13 +135,14 @@ impl Renderer {
         Ok(())
     }
 
-    /// Writes an event whose details are an object named after it.
+    /// Writes an event whose details are an object named after it, the object `service`, or both.
     fn event(
         &mut self,
         out: &mut Vec<u8>,
         (record, relay): (&EventRecord, &[u8]),
         tx_id: Option<u32>,
-        object: &impl Serialize,
+        object: Option<&impl Serialize>,
+        service: Option<&impl Serialize>,
     ) -> serde_json::Result<()> {
         let EventRecord { time, conversation, event_type, .. } = record;
         let line = &mut Line { out };
@@ -145,10 +153,16 @@ impl Renderer {
         if let Some(number) = tx_id {
             line.number(b",\"tx_id\":", number.into());
         }
-        line.raw(b",");
-        json::append(line.out, &event_type.name)?;
-        line.raw(b":");
-        json::append(line.out, object)?;
+        if let Some(object) = object {
+            line.raw(b",");
+            json::append(line.out, &event_type.name)?;
+            line.raw(b":");
+            json::append(line.out, object)?;
+        }
+        if let Some(service) = service {
+            line.raw(b",\"service\":");
+            json::append(line.out, service)?;
+        }
         line.relay(relay)?;
         line.mirror(conversation);
         line.raw(b"}\n");
@@ -397,6 +411,9 @@ pub const MOST_PER_BYTE: usize = 16;
 /// The part of the limit that every record has, see [`MOST_PER_BYTE`].
 pub const MOST_OF_ANY: usize = 4096;
 
+/// No object `service`.
+const NO_SERVICE: Option<&()> = None;
+
 impl Lines<'_> {
     /// Writes an event with `object` for its details.
     ///
@@ -404,7 +421,7 @@ impl Lines<'_> {
     ///
     /// Fails if `object` has no JSON form.
     pub fn line(&mut self, object: &impl Serialize) -> serde_json::Result<()> {
-        self.write(None, object)
+        self.write(None, Some(object), NO_SERVICE)
     }
 
     /// Writes an event about the transaction with this number in its flow.
@@ -413,7 +430,7 @@ impl Lines<'_> {
     ///
     /// Fails if `object` has no JSON form.
     pub fn transaction(&mut self, number: u32, object: &impl Serialize) -> serde_json::Result<()> {
-        self.write(Some(number), object)
+        self.write(Some(number), Some(object), NO_SERVICE)
     }
 
     /// Writes an event unless it has more than `most` bytes. Returns true if it was written.
@@ -422,19 +439,24 @@ impl Lines<'_> {
     ///
     /// Fails if `object` has no JSON form.
     pub fn line_within(&mut self, most: usize, object: &impl Serialize) -> serde_json::Result<bool> {
-        self.write_within(most.min(self.left), None, object)
+        self.write_within(most.min(self.left), None, Some(object), NO_SERVICE)
     }
 
     /// Writes an event. One that exceeds the record's limit is replaced by a truncation mark, and no more are
     /// written.
-    fn write(&mut self, tx_id: Option<u32>, object: &impl Serialize) -> serde_json::Result<()> {
+    fn write(
+        &mut self,
+        tx_id: Option<u32>,
+        object: Option<&impl Serialize>,
+        service: Option<&impl Serialize>,
+    ) -> serde_json::Result<()> {
         #[derive(Serialize)]
         struct Truncated {
             truncated: bool,
         }
-        if !self.closed && !self.write_within(self.left, tx_id, object)? {
+        if !self.closed && !self.write_within(self.left, tx_id, object, service)? {
             self.closed = true;
-            self.write_within(usize::MAX, tx_id, &Truncated { truncated: true })?;
+            self.write_within(usize::MAX, tx_id, Some(&Truncated { truncated: true }), NO_SERVICE)?;
         }
         Ok(())
     }
@@ -443,10 +465,11 @@ impl Lines<'_> {
         &mut self,
         most: usize,
         tx_id: Option<u32>,
-        object: &impl Serialize,
+        object: Option<&impl Serialize>,
+        service: Option<&impl Serialize>,
     ) -> serde_json::Result<bool> {
         let start = self.out.len();
-        self.renderer.event(self.out, (self.record, self.relay), tx_id, object)?;
+        self.renderer.event(self.out, (self.record, self.relay), tx_id, object, service)?;
         let len = self.out.len() - start;
         if len > most {
             self.out.truncate(start);
@@ -469,6 +492,18 @@ impl EveWriter for Lines<'_> {
 
     fn line_within(&mut self, most: usize, object: &impl Serialize) -> serde_json::Result<bool> {
         self.line_within(most, object)
+    }
+
+    fn service(
+        &mut self,
+        object: Option<&impl Serialize>,
+        service: Option<&impl Serialize>,
+    ) -> serde_json::Result<()> {
+        self.write(None, object, service)
+    }
+
+    fn literals(&self) -> bool {
+        self.renderer.literals
     }
 }
 

@@ -179,6 +179,13 @@ impl EventRecord {
         (self.event_type.measure?)(self.packed(bytes))
     }
 
+    /// Returns the requested operation, if the service is measured by operation. `bytes` are those of the record's
+    /// batch.
+    #[must_use]
+    pub fn operation<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        (self.event_type.operation?)(self.packed(bytes))
+    }
+
     /// Returns the packed bytes, out of those of the record's batch.
     #[must_use]
     pub fn packed<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
@@ -194,6 +201,7 @@ pub struct EventType {
     pub name: &'static str,
     render: Render,
     measure: Option<Measure>,
+    operation: Option<OperationOf>,
 }
 
 /// A function that writes the events of packed bytes.
@@ -203,17 +211,25 @@ pub type Render = fn(&[u8], &mut eve::Lines<'_>) -> serde_json::Result<()>;
 /// request.
 pub type Measure = fn(&[u8]) -> Option<Measured>;
 
+/// A function that returns the requested operation out of packed bytes.
+type OperationOf = for<'a> fn(&'a [u8]) -> Option<&'a [u8]>;
+
 impl EventType {
     /// Creates a type of events with this name, written by `render`.
     #[must_use]
     pub const fn new(name: &'static str, render: Render) -> Self {
-        Self { name, render, measure: None }
+        Self { name, render, measure: None, operation: None }
     }
 
     /// Returns the type of a typed event.
     #[must_use]
     pub const fn of<E: EveEvent>() -> Self {
-        Self { name: E::TYPE, render: render::<E>, measure: Some(measure::<E>) }
+        Self {
+            name: E::TYPE,
+            render: render::<E>,
+            measure: Some(measure::<E>),
+            operation: Some(operation::<E>),
+        }
     }
 
     /// Counts the events in the `metrics` of services, as measured by `measure`.
@@ -229,6 +245,10 @@ fn render<E: EveEvent>(bytes: &[u8], lines: &mut eve::Lines<'_>) -> serde_json::
 
 fn measure<E: EveEvent>(bytes: &[u8]) -> Option<Measured> {
     E::unpack(&mut Unpacker::new(bytes))?.measured()
+}
+
+fn operation<E: EveEvent>(bytes: &[u8]) -> Option<&[u8]> {
+    E::operation(&mut Unpacker::new(bytes))
 }
 
 /// A record that a worker hands to the sinks.

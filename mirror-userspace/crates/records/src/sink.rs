@@ -506,6 +506,8 @@ impl Producer {
 pub struct SinkSettings {
     /// Interval of the `metrics` events.
     pub metrics_interval: Duration,
+    /// Writes the literals of statements.
+    pub literals: bool,
     /// Rotation of the log file.
     pub rotation: Rotation,
 }
@@ -695,7 +697,8 @@ impl Writer {
         let mut flushed = Instant::now();
         loop {
             let message = messages.recv_timeout(FLUSH_INTERVAL.saturating_sub(flushed.elapsed()));
-            if let Some(SinkSettings { metrics_interval, rotation }) = self.settings.collect() {
+            if let Some(SinkSettings { metrics_interval, literals, rotation }) = self.settings.collect() {
+                self.renderer.set_literals(literals);
                 self.services.set_interval(metrics_interval);
                 self.output.set_rotation(rotation);
             }

@@ -124,6 +124,10 @@ pub(super) struct Args {
     #[arg(long, help = help("analysis.flow_scope"), value_name = "SCOPE", value_parser = crate::cli::flow_scope())]
     flow_scope: Option<FlowScope>,
 
+    #[arg(long, help = help("services.literals"), value_enum, value_name = "on|off")]
+    #[arg(hide_possible_values = true)]
+    literals: Option<Switch>,
+
     /// Send the inner frames out of this interface, such as one end of a veth pair, for other programs to see
     #[arg(long, value_name = "IF")]
     tap: Option<String>,
@@ -172,6 +176,7 @@ impl Args {
         set(&mut capture.max_flows, self.max_flows.as_ref());
         set(&mut file.analysis.dedup, self.dedup.map(Switch::is_on).as_ref());
         set(&mut file.analysis.flow_scope, self.flow_scope.as_ref());
+        set(&mut file.services.literals, self.literals.map(Switch::is_on).as_ref());
         set_some(&mut file.store.settings.upload, self.store_upload.as_ref());
         self.ports.apply(&mut file);
         self.receive.apply(&mut file.receive);
@@ -202,6 +207,7 @@ impl Args {
 pub(super) fn sink_settings(settings: &config::Config) -> SinkSettings {
     SinkSettings {
         metrics_interval: settings.analysis.metrics_interval,
+        literals: settings.services.literals,
         rotation: settings.eve.rotation.clone(),
     }
 }

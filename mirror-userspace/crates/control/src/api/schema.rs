@@ -1,6 +1,8 @@
 //! The form of those answers whose JSON is written elsewhere: flows and services look like records, which `mirror-records`
 //! writes without an intermediate structure. A test compares these descriptions with real answers.
 
+use std::collections::BTreeMap;
+
 use utoipa::ToSchema;
 use utoipa::openapi::{Object, ObjectBuilder, RefOr, Schema, Type};
 
@@ -102,6 +104,17 @@ pub(super) struct Metrics {
     retransmissions: Option<u64>,
     retransmission_rate: Option<f64>,
     rtt_ms: Option<Quantiles>,
+    /// By operation, of databases, caches and queues.
+    operations: Option<BTreeMap<String, Operation>>,
+}
+
+/// The metrics of an operation.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "a description only")]
+pub(super) struct Operation {
+    requests: u64,
+    errors: u64,
+    latency_ms: Option<Quantiles>,
 }
 
 /// Quantiles of a time, in milliseconds.

@@ -254,7 +254,7 @@ pub(super) struct Services<'a> {
 /// Returns the metrics of services.
 pub(super) fn services<'a>(standing: &'a [Standing]) -> Vec<Service<'a>> {
     let service = |one: &'a Standing| {
-        let Standing { service, current, last, total } = one;
+        let Standing { service, current, last, total, .. } = one;
         let name = service.as_ref().and_then(|service| service_object(service).ok());
         Service { name, current: current.as_ref(), last: last.as_ref(), total: ServiceTotal::from(total) }
     };

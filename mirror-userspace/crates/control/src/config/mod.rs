@@ -63,6 +63,8 @@ pub struct Config {
     pub receive: ReceiveSettings,
     /// Analysis of the frames.
     pub analysis: AnalysisSettings,
+    /// The events of databases, caches and queues.
+    pub services: ServiceSettings,
     /// Idle times after which flows end.
     pub timeouts: Timeouts,
     /// Indicators that raise alerts.
@@ -146,6 +148,13 @@ impl Default for AnalysisSettings {
             metrics_interval: apm::INTERVAL,
         }
     }
+}
+
+/// The events of databases, caches and queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServiceSettings {
+    /// Writes the literals of statements.
+    pub literals: bool,
 }
 
 /// Indicators that raise alerts.

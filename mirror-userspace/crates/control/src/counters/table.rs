@@ -1,7 +1,7 @@
 //! The table of all counters and other metrics, in the order of the stages.
 
 use mirror_engine::worker::Traffic;
-use mirror_records::apm::{BUCKETS, Standing, Total};
+use mirror_records::apm::{BUCKETS, Service, Standing, Total};
 use mirror_records::eve::service_object;
 use mirror_store::UploadCounters;
 
@@ -150,19 +150,33 @@ fn each_rule(source: &Source<'_>, samples: &mut Samples, count: fn(&Rule) -> u64
 }
 
 const SERVICE: &[&str] = &["vni", "address", "port", "protocol", "application"];
+const OPERATION: &[&str] = &["vni", "address", "port", "protocol", "application", "operation"];
+
+/// Returns the labels of a service.
+fn service_labels(service: Option<&Service>) -> [String; 5] {
+    let object = service.and_then(|service| service_object(service).ok());
+    let text = |name: &str| match object.as_ref().map(|object| &object[name]) {
+        Some(serde_json::Value::String(text)) => text.clone(),
+        None if name == "dest_ip" => "other".to_owned(),
+        None | Some(serde_json::Value::Null) => String::new(),
+        Some(other) => other.to_string(),
+    };
+    ["vni", "dest_ip", "dest_port", "proto", "app_proto"].map(text)
+}
 
 fn each_service(source: &Source<'_>, samples: &mut Samples, value: fn(&Total) -> Value) {
     for Standing { service, total, .. } in source.services {
-        let object = service.as_ref().and_then(|service| service_object(service).ok());
-        let text = |name: &str| match object.as_ref().map(|object| &object[name]) {
-            Some(serde_json::Value::String(text)) => text.clone(),
-            None if name == "dest_ip" => "other".to_owned(),
-            None | Some(serde_json::Value::Null) => String::new(),
-            Some(other) => other.to_string(),
-        };
-        let [vni, address, port, protocol, application] =
-            ["vni", "dest_ip", "dest_port", "proto", "app_proto"].map(text);
+        let [vni, address, port, protocol, application] = service_labels(service.as_ref());
         samples.add(&[&vni, &address, &port, &protocol, &application], value(total));
+    }
+}
+
+fn each_operation(source: &Source<'_>, samples: &mut Samples, value: fn(&Total) -> Value) {
+    for Standing { service, operations, .. } in source.services {
+        let [vni, address, port, protocol, application] = service_labels(service.as_ref());
+        for (operation, total) in operations {
+            samples.add(&[&vni, &address, &port, &protocol, &application, operation], value(total));
+        }
     }
 }
 
@@ -1175,6 +1189,31 @@ pub const COUNTERS: &[CounterSpec] = &[
         labels: SERVICE,
         help: "Time until a service answered.",
         read: |source, samples| each_service(source, samples, latency),
+        ..COUNTER
+    },
+    CounterSpec {
+        metric: "service_operation_requests_total",
+        stage: Stage::Services,
+        labels: OPERATION,
+        help: "Requests to a database, cache or queue, by operation; the first 32 operations of each.",
+        read: |source, samples| each_operation(source, samples, |total| Value::Count(total.requests)),
+        ..COUNTER
+    },
+    CounterSpec {
+        metric: "service_operation_errors_total",
+        stage: Stage::Services,
+        labels: OPERATION,
+        help: "Requests for an operation that the service failed to serve.",
+        read: |source, samples| each_operation(source, samples, |total| Value::Count(total.errors)),
+        ..COUNTER
+    },
+    CounterSpec {
+        metric: "service_operation_latency_seconds",
+        kind: Kind::Histogram,
+        stage: Stage::Services,
+        labels: OPERATION,
+        help: "Time until a service answered, by operation.",
+        read: |source, samples| each_operation(source, samples, latency),
         ..COUNTER
     },
 ];

@@ -19,7 +19,7 @@ use crate::indicators::Indicators;
 const MAX_HELD: usize = 32 << 20;
 
 /// A set of a worker's analyzers, one bit for each.
-pub(super) type Set = u16;
+pub(super) type Set = u32;
 
 /// More analyzers were registered than a worker can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

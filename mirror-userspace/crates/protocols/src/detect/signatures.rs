@@ -290,6 +290,10 @@ fn http_request(bytes: &[u8]) -> Probe {
         return if open { Probe::More } else { Probe::No };
     };
     let word = bytes.get(..end).unwrap_or_default();
+    if word == b"get" && !matches!(bytes.get(end + 1), None | Some(b'/' | b'h' | b'*')) {
+        // A key in Memcached's protocol of text.
+        return Probe::No;
+    }
     METHODS.iter().any(|method| method.eq_ignore_ascii_case(word)).into()
 }
 

@@ -88,6 +88,13 @@ pub const SECTIONS: &[Section] = &[
         more: "",
     },
     Section {
+        name: "services",
+        is_list: false,
+        text: "The events of databases, caches and queues.",
+        settings: SERVICES,
+        more: "",
+    },
+    Section {
         name: "timeouts",
         is_list: false,
         text: "Times without packets after which flows end, by their state.",
@@ -678,6 +685,17 @@ const ANALYSIS: &[Setting] = &[
             |config| time(config.analysis.metrics_interval),
         ),
 ];
+
+const SERVICES: &[Setting] = &[Setting::new("services.literals", Kind::Switch, Is("\"off\""))
+    .flag("--literals")
+    .live()
+    .text("Write the statements of services with their literals. Otherwise, `?` stands for each.")
+    .more("Literals are the data of applications: names, addresses, numbers of accounts. Passwords are never written.")
+    .example("\"off\"")
+    .access(
+        |reader, value| set(&mut reader.config.services.literals, value.switch()),
+        |config| switch(config.services.literals),
+    )];
 
 /// The longest timeout, in seconds.
 const LONGEST_TIMEOUT: u64 = 7 * 86_400;

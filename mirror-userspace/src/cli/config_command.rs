@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Subcommand;
+use mirror_base::escaped;
 use mirror_control::config::settings::render;
 use mirror_control::config::{self, Checked, Config, Diagnostics};
 use serde::Serialize;
@@ -90,10 +91,10 @@ fn check(args: &Check) -> anyhow::Result<ExitCode> {
     let Checked { config, mistakes, warnings, .. } = config::check(&args.file, |_| false)?;
     let mistakes = Diagnostics::of(mistakes);
     for line in mistakes.iter().flat_map(Diagnostics::lines) {
-        eprintln!("mirror-xdp: {line}");
+        super::complain(line);
     }
     for warning in &warnings {
-        eprintln!("mirror-xdp: warning: {warning}");
+        super::complain(format_args!("warning: {warning}"));
     }
     if let Some(mistakes) = mistakes {
         if args.json {
@@ -147,14 +148,15 @@ fn show(args: &Show) -> anyhow::Result<ExitCode> {
 
 /// Formats one line for each setting, in TOML notation except for unset values.
 fn table(settings: &[(&'static str, Setting)]) -> String {
-    let written = |value: &Value| if value.is_null() { "not set".to_owned() } else { value.to_string() };
+    let written =
+        |value: &Value| if value.is_null() { "not set".to_owned() } else { escaped(&value.to_string()) };
     let width = |of: &dyn Fn(&(&'static str, Setting)) -> usize| settings.iter().map(of).max().unwrap_or(0);
     let key_width = width(&|(key, _)| key.len());
     let value_width = width(&|(_, setting)| written(&setting.value).chars().count()).min(40);
     let mut text = String::new();
     for (key, Setting { value, from }) in settings {
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{key:key_width$} = {:value_width$}  # {from}", written(value));
+        let _ = writeln!(text, "{key:key_width$} = {:value_width$}  # {}", written(value), escaped(from));
     }
     text
 }

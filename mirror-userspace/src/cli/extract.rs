@@ -7,8 +7,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::Context as _;
-use mirror_base::escaped;
 use mirror_packet::CommunityId;
 use mirror_records::sink::Modes;
 use mirror_store::StoreKey;
@@ -124,7 +122,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let expression = match Expression::parse(&text) {
         Ok(expression) => expression,
         Err(error) => {
-            eprintln!("mirror-xdp: {error}");
+            super::complain(error);
             return Ok(ExitCode::from(2));
         }
     };
@@ -148,8 +146,8 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
             super::store::is_store(directory)?;
         }
         // Opened before the process is confined; truncated once there is something to write.
-        let file = Modes::default().create().write(true).truncate(false).open(&args.write);
-        Box::new(Emptied::new(file.with_context(|| format!("cannot write {}", args.write.display()))?))
+        let file = super::store::create_outside(&args.write, Modes::default().create().truncate(false))?;
+        Box::new(Emptied::new(file))
     };
     super::confined::to_store(&args.store, &args.copy)?;
     let mut reader = match &args.store {
@@ -170,7 +168,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         reader.extract(&wanted, &mut output, |done, total, effort| progress.show(done, total, effort));
     progress.clear();
     for strange in reader.strange() {
-        eprintln!("mirror-xdp: {}", escaped(strange));
+        super::complain(strange);
     }
     if let Err(error) = result {
         // The reader of the pipe has closed it.

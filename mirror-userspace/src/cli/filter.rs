@@ -133,7 +133,7 @@ pub(super) fn load(
         Ok(config) => Ok(Some(config)),
         Err(config::Error::Wrong(wrong)) => {
             for line in wrong.lines() {
-                eprintln!("mirror-xdp: {line}");
+                super::complain(line);
             }
             mistakes(wrong.all())?;
             Ok(None)

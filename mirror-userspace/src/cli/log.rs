@@ -1,18 +1,24 @@
 //! The log for people and for log collectors: warnings by default, more if `RUST_LOG` asks for it, and the
-//! announcements of a command. The level can change while the program runs.
+//! announcements of a command. The level can change while the program runs. The number of messages of a kind is
+//! limited.
+
+mod limit;
 
 use std::io::{self, IsTerminal as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::linux::fs::MetadataExt as _;
 use std::sync::OnceLock;
+use std::time::Instant;
 use std::{env, fs};
 
 use mirror_base::sandbox;
 use mirror_device::xdp::program::{LogLevel, PROGRAM_NAME};
 use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, reload};
+
+use self::limit::Limit;
 
 /// The format of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -30,6 +36,13 @@ static FORMAT: OnceLock<Format> = OnceLock::new();
 
 /// The filter of messages and the log level of the XDP program; set by [`init`].
 static FILTER: OnceLock<(reload::Handle<EnvFilter, Registry>, LogLevel)> = OnceLock::new();
+
+/// The limit of messages of a kind.
+static LIMIT: Limit = Limit::new();
+/// The target of warnings about the configuration, which are not limited: their number is that of its lines.
+pub(super) const CONFIGURATION: &str = "configuration";
+/// The target of messages that tell how many were left out.
+const LEFT_OUT: &str = "left_out";
 
 /// The environment variable that selects messages; it takes precedence over the configuration.
 pub(super) const VARIABLE: &str = EnvFilter::DEFAULT_ENV;
@@ -80,19 +93,41 @@ pub(super) fn init(bpf: LogLevel, format: Option<Format>) -> io::Result<()> {
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     match format {
         Format::Text => registry
-            .with(lines.with_ansi(io::stderr().is_terminal()).with_target(false).without_time())
+            .with(
+                lines
+                    .with_ansi(io::stderr().is_terminal())
+                    .with_target(false)
+                    .without_time()
+                    .with_filter(&LIMIT),
+            )
             .init(),
-        Format::Json => registry.with(lines.json().flatten_event(true)).init(),
+        Format::Json => registry.with(lines.json().flatten_event(true).with_filter(&LIMIT)).init(),
         Format::Journal => {
             // No other thread opens files yet, so the journal's socket gets the lowest free descriptor.
             let free = io::stderr().as_fd().try_clone_to_owned()?.as_raw_fd();
-            registry.with(tracing_journald::layer()?).init();
+            registry.with(tracing_journald::layer()?.with_filter(&LIMIT)).init();
             sandbox::keep_journal(free);
         }
     }
     let _ = FORMAT.set(format);
     let _ = FILTER.set((handle, bpf));
     Ok(())
+}
+
+/// Reports the messages that were left out in a minute that is over.
+pub(super) fn tell_left_out() {
+    tell(LIMIT.left_out(Instant::now()));
+}
+
+/// Reports the messages that were left out until the end.
+pub(super) fn tell_rest() {
+    tell(LIMIT.rest());
+}
+
+fn tell(left_out: Vec<(u64, String)>) {
+    for (count, example) in left_out {
+        tracing::warn!(target: LEFT_OUT, "{count} more messages were left out, such as: {example}");
+    }
 }
 
 /// The target of [`announce`]d messages.

@@ -25,6 +25,7 @@ mod timeline;
 mod top;
 mod verify;
 
+use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
@@ -34,7 +35,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
-use mirror_base::one_line;
+use mirror_base::{escaped, one_line};
 use mirror_control::config;
 use mirror_control::config::settings::{self, Setting};
 use mirror_engine::analyzer::{Register, register_everywhere};
@@ -96,10 +97,16 @@ pub fn main_with(register: Register) -> ExitCode {
     match register_everywhere(register) {
         Ok(()) => main(),
         Err(error) => {
-            eprintln!("mirror-xdp: {error}");
+            complain(error);
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints a message on standard error. What is quoted in it may come from a file: no character of it controls the
+/// terminal.
+fn complain(message: impl Display) {
+    eprintln!("mirror-xdp: {}", escaped(&message.to_string()));
 }
 
 /// Parses the command line and runs the subcommand.
@@ -125,10 +132,11 @@ pub fn main() -> ExitCode {
         Command::Extcap(args) => extcap::main(&args),
         Command::Generate(args) => generate::main(&args),
     };
+    log::tell_rest();
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("mirror-xdp: {}", one_line(error.as_ref()));
+            complain(one_line(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -166,7 +166,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let (settings, warnings) = args.settings()?;
     super::log::set_level(settings.log.level.as_deref());
     for warning in warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(target: super::log::CONFIGURATION, "{warning}");
     }
     let indicators = Arc::new(settings.alerts.load()?);
     // A confined process cannot see all limits of its CPUs.
@@ -192,11 +192,11 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         }
         if let Some(text) = links.unsupported_text().filter(|_| !args.json || !links.any_supported) {
             damaged |= !links.any_supported;
-            eprintln!("mirror-xdp: {}: {text}", path.display());
+            super::complain(format_args!("{}: {text}", path.display()));
         }
         if let Err(error) = outcome {
             damaged = true;
-            eprintln!("mirror-xdp: {}", one_line(&error));
+            super::complain(one_line(&error));
         }
     }
     let Some(reader) = reader else { return Ok(ExitCode::FAILURE) };

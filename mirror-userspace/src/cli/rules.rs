@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Subcommand;
+use mirror_base::escaped;
 use mirror_signatures::config::classification::Classes;
 use mirror_signatures::config::reference::References;
 use mirror_signatures::config::threshold::{self, Limit};
@@ -234,16 +235,17 @@ impl<'a> View<'a> {
     }
 }
 
-/// Formats the output for people.
+/// Formats the output for people. Names of files and what is quoted from them are escaped.
 fn text(set: &RuleSet, refused: &[(&Path, Refusal)]) -> String {
     let report = &set.report;
     let count = |number: usize| grouped(number as u64);
     let mut text = String::new();
+    let name = |file: &Path| escaped(&file.display().to_string());
     for (file, refusal) in refused {
-        let _ = writeln!(text, "{}:{refusal}", file.display());
+        let _ = writeln!(text, "{}:{}", name(file), escaped(&refusal.to_string()));
     }
     for (file, skipped) in &report.skipped {
-        let _ = writeln!(text, "{}:{skipped}", file_of(report, *file).display());
+        let _ = writeln!(text, "{}:{}", name(file_of(report, *file)), escaped(&skipped.to_string()));
     }
     for found in &report.duplicates {
         let (file, line, id) = found.dropped;
@@ -251,10 +253,10 @@ fn text(set: &RuleSet, refused: &[(&Path, Refusal)]) -> String {
         let _ = writeln!(
             text,
             "{}:{line}: sid {} is there twice; revision {} of {}:{kept_line} is loaded, not {}",
-            file_of(report, file).display(),
+            name(file_of(report, file)),
             id.sid,
             kept.rev,
-            file_of(report, kept_file).display(),
+            name(file_of(report, kept_file)),
             id.rev,
         );
     }

@@ -1,9 +1,11 @@
 //! The packet store of a command that writes or reads packets.
 
+use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use mirror_base::{ParseError, escaped};
+use mirror_base::ParseError;
+use mirror_base::file::directory_of;
 use mirror_control::config::StoreSettings;
 use mirror_store::remote::Location;
 use mirror_store::{self, Store, StoreError, StoreKey, UploadCounters, manifest};
@@ -39,6 +41,21 @@ pub(super) fn is_store(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Creates a file for packets, unless it would be in the directory of a store: there it could replace a segment, or
+/// the manifest.
+pub(super) fn create_outside(path: &Path, options: &mut OpenOptions) -> anyhow::Result<File> {
+    // A link leads to where the file would be.
+    let place = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let directory = directory_of(&place);
+    anyhow::ensure!(
+        // If it cannot be examined, the file cannot be created in it either.
+        !mirror_store::is_store(&directory).unwrap_or(false),
+        "{} is in the directory of a packet store; write to another directory",
+        path.display()
+    );
+    options.write(true).open(path).with_context(|| format!("cannot write {}", path.display()))
+}
+
 /// Opens the store in `directory`, if given, and reports unfinished segments that it found.
 pub(super) fn open(directory: Option<&Path>, settings: &StoreSettings) -> anyhow::Result<Option<Store>> {
     open_by(Store::open, directory, settings)
@@ -61,10 +78,10 @@ fn open_by(
     let key = settings.key.as_deref().map(StoreKey::load).transpose()?;
     let store = open(directory, settings.settings.clone(), key)?;
     for (name, outcome) in store.recovered() {
-        eprintln!("mirror-xdp: {}: {outcome}", escaped(&directory.join(name).display().to_string()));
+        super::complain(format_args!("{}: {outcome}", directory.join(name).display()));
     }
     for strange in store.strange() {
-        eprintln!("mirror-xdp: {}", escaped(&format!("{}: {strange}", directory.display())));
+        super::complain(format_args!("{}: {strange}", directory.display()));
     }
     Ok(Some(store))
 }
@@ -86,4 +103,35 @@ pub(super) fn finish(store: Store, quiet: bool) -> Option<UploadCounters> {
         }
     }
     uploaded
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn hostile_names_of_output_files_replace_nothing_in_a_store() {
+        let root = tempfile::tempdir().unwrap();
+        let store = root.path().join("store");
+        fs::create_dir(&store).unwrap();
+        for name in [manifest::FILE_NAME, "00000001-w0-20260301T080000Z.pcapng"] {
+            fs::write(store.join(name), "kept").unwrap();
+            symlink(store.join(name), root.path().join(name)).unwrap();
+        }
+        symlink(&store, root.path().join("link")).unwrap();
+        let create = |path: &str| {
+            create_outside(&root.path().join(path), OpenOptions::new().create(true).truncate(true))
+        };
+        for path in ["store/new.pcapng", "link/new.pcapng", "link/manifest.jsonl", manifest::FILE_NAME] {
+            let error = create(path).unwrap_err().to_string();
+            assert!(error.contains(path) && error.contains("packet store"), "{error}");
+        }
+        assert!(!store.join("new.pcapng").exists());
+        assert_eq!(fs::read(store.join(manifest::FILE_NAME)).unwrap(), b"kept");
+        create("new.pcapng").unwrap();
+        assert!(create("missing/new.pcapng").unwrap_err().to_string().contains("cannot write"));
+    }
 }

@@ -135,8 +135,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let client = Client::connect(&args.control, &request)?;
     let mut file: Box<dyn Write> = match &args.write {
         Some(path) if !to_stdout => {
-            let file = Modes::default().create().write(true).truncate(true).open(path);
-            Box::new(file.with_context(|| format!("cannot write {}", path.display()))?)
+            Box::new(super::store::create_outside(path, Modes::default().create().truncate(true))?)
         }
         _ => Box::new(io::stdout()),
     };
@@ -164,7 +163,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// Prints an error about wrong usage on one line, and returns the exit code for it.
 fn wrong(message: &str) -> ExitCode {
-    eprintln!("mirror-xdp: {message}");
+    super::complain(message);
     ExitCode::from(2)
 }
 

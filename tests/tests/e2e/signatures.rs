@@ -64,6 +64,28 @@ fn refused_rules_are_named_and_the_others_load() {
 }
 
 #[test]
+fn hostile_names_and_rules_do_not_reach_the_terminal() {
+    let Some(binary) = require::binary() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let name = "\u{1b}]0;owned\u{7}\u{202e}.rules";
+    let rule = "alert tcp any any -> any any (msg:\"a\"; \u{1b}[2J\u{9b}31m:x; sid:7;)\n";
+    fs::write(directory.path().join(name), [RULES, rule, RULES].concat()).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(&binary);
+        command.args(arguments).arg(name).current_dir(directory.path());
+        Process::spawn(&mut command).unwrap().wait(PATIENCE).unwrap()
+    };
+    let harmless = |text: &str| !text.contains(['\u{1b}', '\u{7}', '\u{9b}', '\u{202e}']);
+    let checked = run(&["rules", "check"]);
+    assert!(checked.stdout.contains("owned") && checked.stdout.contains("sid 7"));
+    assert!(harmless(&checked.stdout), "{:?}", checked.stdout);
+    for arguments in [&["read"][..], &["config", "check"], &["verify"], &["read", "--config"]] {
+        let said = run(arguments).stderr.join("\n");
+        assert!(said.contains("owned") && harmless(&said), "{arguments:?}: {said:?}");
+    }
+}
+
+#[test]
 fn exit_codes_tell_refused_rules_files_and_usage_apart() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("local.rules");

@@ -1,26 +1,24 @@
 //! Capture files: pcap (microseconds and nanoseconds, either byte order) and pcapng (several interfaces and
-//! sections), uncompressed or compressed by gzip or zstd. `pcap-parser` buffers the input and parses unusual
-//! pcap records; `Plain` parses the usual ones, and `pcapng` the blocks of pcapng. They become frames with a
-//! time, and damage becomes an error with its offset.
+//! sections), uncompressed or compressed by gzip or zstd. `buffer` holds the input in memory, a piece at a time;
+//! `pcap` parses the records of pcap in it, and `pcapng` the blocks of pcapng. They become frames with a time,
+//! and damage becomes an error with its offset.
 
+mod buffer;
+mod gzip;
+mod pcap;
 mod pcapng;
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 
-use flate2::read::MultiGzDecoder;
-use mirror_base::memory_hints;
-use pcap_parser::traits::PcapReaderIterator;
-use pcap_parser::{PcapBlockOwned, PcapError, create_reader};
-
+use self::buffer::Buffer;
+use self::gzip::Gzip;
+use self::pcap::Records;
 pub use self::pcapng::MAX_INTERFACES;
 use self::pcapng::{Block, Section};
-use crate::{LinkType, SECOND};
+use crate::LinkType;
 
-/// Initial size of the reader's buffer in bytes; it grows to the size of the longest record.
-const BUFFER: usize = 256 * 1024;
 /// Maximum size of a record in bytes. The longest that tools write have 256 KiB.
 const MAX_RECORD: usize = 4 * 1024 * 1024;
 /// Binary logarithm of the largest zstd window, which is held in memory: 16 MiB. That is twice the window of
@@ -93,43 +91,14 @@ pub struct FileFrame<'a> {
 pub struct CaptureFile {
     path: PathBuf,
     compressed: bool,
-    reader: Box<dyn PcapReaderIterator + Send>,
-    /// Size of the reader's buffer in bytes.
-    capacity: usize,
-    failure: Failure,
+    buffer: Buffer,
+    format: Format,
 }
 
-/// The error with which reading failed; `pcap-parser` does not pass it on.
-type Failure = Arc<Mutex<Option<io::Error>>>;
-
-/// Fills each buffer completely, unless the input ends, and stores the error of a failed read.
-struct FullReads {
-    input: Box<dyn Read + Send>,
-    failure: Failure,
-    failed: bool,
-}
-
-impl Read for FullReads {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut filled = 0;
-        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            if self.failed {
-                break;
-            }
-            match self.input.read(rest) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The bytes before the failure are returned first; the input ends there, and the stored error
-                // is the reason.
-                Err(error) => {
-                    self.failed = true;
-                    *lock(&self.failure) = Some(advised(error));
-                }
-            }
-        }
-        Ok(filled)
-    }
+/// The format of a file, and the properties that its header declares.
+enum Format {
+    Pcap(Records),
+    Pcapng,
 }
 
 /// Adds advice to an error, if there is any.
@@ -142,10 +111,6 @@ fn advised(error: io::Error) -> io::Error {
         ));
     }
     error
-}
-
-fn lock(failure: &Failure) -> std::sync::MutexGuard<'_, Option<io::Error>> {
-    failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 impl CaptureFile {
@@ -169,7 +134,7 @@ impl CaptureFile {
         let mut input = BufReader::new(input);
         let (input, compressed): (Box<dyn Read + Send>, bool) = match input.fill_buf().map_err(cannot_open)? {
             [] => return Err(CaptureFileError::Empty { path: path.to_owned() }),
-            [0x1f, 0x8b, ..] => (Box::new(MultiGzDecoder::new(input)), true),
+            [0x1f, 0x8b, ..] => (Box::new(Gzip::new(input)), true),
             [0x28, 0xb5, 0x2f, 0xfd, ..] => {
                 let mut decoder = zstd::Decoder::with_buffer(input).map_err(cannot_open)?;
                 decoder.window_log_max(MAX_ZSTD_WINDOW_LOG).map_err(cannot_open)?;
@@ -177,19 +142,20 @@ impl CaptureFile {
             }
             _ => (Box::new(input), false),
         };
-        let failure = Failure::default();
-        let input = FullReads { input, failure: Arc::clone(&failure), failed: false };
-        let reader = create_reader(BUFFER, input).map_err(|_| match lock(&failure).take() {
-            Some(error) => cannot_open(error),
-            None => CaptureFileError::Format { path: path.to_owned() },
-        })?;
-        Ok(Self { path: path.to_owned(), compressed, reader, capacity: BUFFER, failure })
+        let mut buffer = Buffer::new(input);
+        let Some(format) = Format::of(&mut buffer) else {
+            return Err(match buffer.take_failure() {
+                Some(error) => cannot_open(advised(error)),
+                None => CaptureFileError::Format { path: path.to_owned() },
+            });
+        };
+        Ok(Self { path: path.to_owned(), compressed, buffer, format })
     }
 
     /// Returns the number of uncompressed bytes that were read so far.
     #[must_use]
-    pub fn position(&self) -> usize {
-        self.reader.consumed()
+    pub const fn position(&self) -> usize {
+        self.buffer.consumed()
     }
 
     /// Calls `each` with every frame, in the order of the file.
@@ -198,39 +164,30 @@ impl CaptureFile {
     ///
     /// If the file is damaged, after calling `each` with all frames before the damage.
     pub fn for_each(self, each: impl FnMut(FileFrame<'_>)) -> Result<(), CaptureFileError> {
-        if self.reader.data().starts_with(&pcapng::MAGIC) {
-            self.each_block(each)
-        } else {
-            self.each_record(each)
+        match self.format {
+            Format::Pcap(records) => self.each_record(&records, each),
+            Format::Pcapng => self.each_block(each),
         }
     }
 
     /// Reads the frames of a pcap file.
-    fn each_record(mut self, mut each: impl FnMut(FileFrame<'_>)) -> Result<(), CaptureFileError> {
-        let mut records = Records::default();
+    fn each_record(
+        mut self,
+        records: &Records,
+        mut each: impl FnMut(FileFrame<'_>),
+    ) -> Result<(), CaptureFileError> {
         loop {
-            if let Some(plain) = &records.plain {
-                let used = plain.each(self.reader.data(), &mut each);
-                self.reader.consume_noshift(used);
+            let used = records.each(self.buffer.data(), &mut each);
+            self.buffer.consume(used);
+            let needed = records.needed(self.buffer.data());
+            if needed > MAX_RECORD {
+                return Err(self.damage("a record of impossible length"));
             }
-            match self.reader.next() {
-                Ok((len, block)) => {
-                    records.frame(&block).map(&mut each);
-                    drop(block);
-                    // The rest moves to the front of the buffer when the buffer is refilled, not before.
-                    self.reader.consume_noshift(len);
-                    continue;
-                }
-                Err(PcapError::Eof) => return self.end(),
-                Err(PcapError::Incomplete(_)) => {}
-                Err(PcapError::BufferTooSmall) if self.capacity < MAX_RECORD => self.grow(self.capacity * 2),
-                Err(PcapError::BufferTooSmall) => return Err(self.damage("a record of impossible length")),
-                Err(PcapError::UnexpectedEof) => return Err(self.damage("the file ends within a record")),
-                Err(_) => return Err(self.damage("not a valid record")),
+            if self.buffer.is_exhausted() {
+                let whole = self.buffer.data().is_empty();
+                return if whole { self.end() } else { Err(self.damage("the file ends within a record")) };
             }
-            if self.reader.refill().is_err() {
-                return Err(self.damage("the file ends within a record"));
-            }
+            self.buffer.fill(needed);
         }
     }
 
@@ -238,21 +195,17 @@ impl CaptureFile {
     fn each_block(mut self, mut each: impl FnMut(FileFrame<'_>)) -> Result<(), CaptureFileError> {
         let mut section = Section::default();
         loop {
-            match section.block(self.reader.data()) {
+            match section.block(self.buffer.data()) {
                 Ok(Block::Whole(len, frame)) => {
                     frame.map(&mut each);
-                    // The rest does not move yet, as in `each_record`.
-                    self.reader.consume_noshift(len);
+                    self.buffer.consume(len);
                 }
                 Ok(Block::Unused(len)) => self.pass_over(len, &section)?,
-                Ok(Block::Incomplete(_)) if self.reader.reader_exhausted() => {
-                    let whole = self.reader.data().is_empty();
+                Ok(Block::Incomplete(_)) if self.buffer.is_exhausted() => {
+                    let whole = self.buffer.data().is_empty();
                     return if whole { self.end() } else { Err(self.damage("the file ends within a block")) };
                 }
-                Ok(Block::Incomplete(len)) => {
-                    self.grow(len);
-                    self.refill()?;
-                }
+                Ok(Block::Incomplete(len)) => self.buffer.fill(len),
                 Err(reason) => return Err(self.damage(reason)),
             }
         }
@@ -260,131 +213,62 @@ impl CaptureFile {
 
     /// Skips a block of this length, which may be longer than any buffer.
     fn pass_over(&mut self, len: usize, section: &Section) -> Result<(), CaptureFileError> {
-        let begin = self.reader.consumed();
+        let begin = self.buffer.consumed();
         let mut left = len;
         loop {
-            let there = self.reader.data();
+            let there = self.buffer.data();
             if let Some(block) = there.get(..left).filter(|_| left <= there.len()) {
                 let ends = section.ends(block.last_chunk::<{ pcapng::TRAILER }>().unwrap_or(&[0; 4]), len);
                 if !ends {
                     return Err(self.damage_at(begin, "a block whose two lengths differ"));
                 }
-                self.reader.consume_noshift(left);
+                self.buffer.consume(left);
                 return Ok(());
             }
             // The last bytes of the block stay together.
             let unused = there.len().min(left - pcapng::TRAILER);
-            self.reader.consume_noshift(unused);
+            self.buffer.consume(unused);
             left -= unused;
-            if self.reader.reader_exhausted() {
+            if self.buffer.is_exhausted() {
                 return Err(self.damage_at(begin, "the file ends within a block"));
             }
-            self.refill()?;
-        }
-    }
-
-    /// Refills the buffer. For a pcapng file, the buffer always has room.
-    fn refill(&mut self) -> Result<(), CaptureFileError> {
-        let outcome = self.reader.refill().is_ok();
-        if outcome { Ok(()) } else { Err(self.damage("the file ends within a block")) }
-    }
-
-    /// Grows the buffer for records of this length.
-    fn grow(&mut self, len: usize) {
-        if len > self.capacity {
-            self.capacity = len;
-            self.reader.grow(len);
+            self.buffer.fill(pcapng::TRAILER);
         }
     }
 
     /// Returns the result at the end of the input, which is the end of the file or a failed read.
-    fn end(&self) -> Result<(), CaptureFileError> {
-        if lock(&self.failure).is_some() { Err(self.damage("")) } else { Ok(()) }
+    fn end(mut self) -> Result<(), CaptureFileError> {
+        if self.buffer.has_failed() { Err(self.damage("")) } else { Ok(()) }
     }
 
-    fn damage(&self, reason: &str) -> CaptureFileError {
-        self.damage_at(self.reader.consumed(), reason)
+    fn damage(&mut self, reason: &str) -> CaptureFileError {
+        self.damage_at(self.buffer.consumed(), reason)
     }
 
-    fn damage_at(&self, offset: usize, reason: &str) -> CaptureFileError {
-        let reason = match lock(&self.failure).take() {
-            Some(error) => format!("cannot read on: {error}"),
+    fn damage_at(&mut self, offset: usize, reason: &str) -> CaptureFileError {
+        let reason = match self.buffer.take_failure() {
+            Some(error) => format!("cannot read on: {}", advised(error)),
             None => reason.to_owned(),
         };
         CaptureFileError::Damaged { path: self.path.clone(), offset, compressed: self.compressed, reason }
     }
 }
 
-/// Properties of a pcap file's records, from the file's header.
-#[derive(Debug, Default)]
-struct Records {
-    link: Option<LinkType>,
-    link_number: u32,
-    /// Nanoseconds per unit of the times' fractions.
-    unit: u64,
-    /// The parser of the usual records, if the file has them.
-    plain: Option<Plain>,
-}
-
-/// A fast parser for the records of nearly all pcap files. It parses those that are completely in the buffer;
-/// `pcap-parser` parses everything else.
-#[derive(Clone, Copy, Debug)]
-struct Plain {
-    link: Option<LinkType>,
-    link_number: u32,
-    /// Nanoseconds per unit of the times' fractions.
-    unit: u64,
-    big_endian: bool,
-}
-
-impl Plain {
-    /// Calls `each` with the frames at the beginning of `data`; returns the number of bytes that they take.
-    fn each(&self, data: &[u8], mut each: impl FnMut(FileFrame<'_>)) -> usize {
-        let mut rest = data;
-        while let Some((header, behind)) = rest.split_first_chunk::<16>() {
-            let (words, _) = header.as_chunks();
-            let word = |index: usize| {
-                let word = words.get(index).copied().unwrap_or_default();
-                if self.big_endian { u32::from_be_bytes(word) } else { u32::from_le_bytes(word) }
-            };
-            let [seconds, fraction, captured, original] = [0, 1, 2, 3].map(word);
-            let Some((bytes, behind)) = behind.split_at_checked(captured as usize) else { break };
-            memory_hints::fetch(behind);
-            each(FileFrame {
-                time: u64::from(seconds) * SECOND + u64::from(fraction) * self.unit,
-                link: self.link,
-                link_number: self.link_number,
-                original_len: original.max(captured),
-                bytes,
-            });
-            rest = behind;
+impl Format {
+    /// Reads as much as shows the format of a file, and consumes the header of pcap. Returns `None` if it is no capture
+    /// file.
+    fn of(buffer: &mut Buffer) -> Option<Self> {
+        buffer.fill(pcap::HEADER);
+        if !buffer.data().starts_with(&pcapng::MAGIC) {
+            let records = Records::new(buffer.data().first_chunk()?)?;
+            buffer.consume(pcap::HEADER);
+            return Some(Self::Pcap(records));
         }
-        data.len() - rest.len()
-    }
-}
-
-impl Records {
-    /// Returns the frame of a record; the file's header has none.
-    fn frame<'a>(&mut self, block: &'a PcapBlockOwned<'_>) -> Option<FileFrame<'a>> {
-        match block {
-            PcapBlockOwned::LegacyHeader(header) => {
-                // The upper half describes frame check sequences.
-                let link_number = header.network.0 as u32 & 0xffff;
-                let link = LinkType::from_number(link_number);
-                let unit = if header.is_nanosecond_precision() { 1 } else { 1_000 };
-                let plain = Plain { link, link_number, unit, big_endian: header.is_bigendian() };
-                let plain = (!header.is_modified_format()).then_some(plain);
-                *self = Self { link, link_number, unit, plain };
-                None
+        loop {
+            match Section::default().block(buffer.data()) {
+                Ok(Block::Incomplete(len)) if !buffer.is_exhausted() => buffer.fill(len),
+                outcome => return matches!(outcome, Ok(Block::Whole(..))).then_some(Self::Pcapng),
             }
-            PcapBlockOwned::Legacy(packet) => Some(FileFrame {
-                time: u64::from(packet.ts_sec) * SECOND + u64::from(packet.ts_usec) * self.unit,
-                link: self.link,
-                link_number: self.link_number,
-                original_len: packet.origlen.max(packet.caplen),
-                bytes: packet.data,
-            }),
-            PcapBlockOwned::NG(_) => None,
         }
     }
 }

@@ -26,6 +26,9 @@ const CHUNK_ENTRY: usize = 32;
 const FLOW_ENTRY: usize = 60;
 const POSTING: usize = 4;
 const CHECKSUM: usize = 4;
+/// Bytes of an index from which on its segment gets no more chunks. Half a million flows take that much, and
+/// four times as much memory while the index is built.
+pub(super) const MOST: usize = if cfg!(test) { 1 << 20 } else { 32 << 20 };
 
 /// An index that is being built.
 #[derive(Debug, Default)]
@@ -34,10 +37,26 @@ pub(super) struct Builder {
     interfaces: Vec<Interface>,
     positions: HashMap<Interface, u32>,
     flows: HashMap<FlowRef, Vec<u32>>,
+    postings: usize,
     summary: Summary,
 }
 
 impl Builder {
+    /// Returns true if the segment has to end: otherwise flows that come only once would fill the memory.
+    pub(super) fn is_full(&self) -> bool {
+        self.encoded_len() >= MOST
+    }
+
+    /// Returns the length of the encoded index.
+    fn encoded_len(&self) -> usize {
+        HEADER
+            + self.chunks.len() * CHUNK_ENTRY
+            + self.interfaces.len() * Interface::ENCODED
+            + self.flows.len() * FLOW_ENTRY
+            + self.postings * POSTING
+            + CHECKSUM
+    }
+
     /// Adds a chunk at `offset` of the segment.
     pub(super) fn add(&mut self, chunk: &Chunk, offset: u64, len: u32) {
         self.add_parts(&chunk.summary, &chunk.interfaces, &chunk.flows, offset, len);
@@ -69,6 +88,7 @@ impl Builder {
             let chunks = self.flows.entry(FlowRef { interface, ..*flow }).or_default();
             if chunks.last() != Some(&number) {
                 chunks.push(number);
+                self.postings += 1;
             }
         }
     }
@@ -93,17 +113,9 @@ impl Builder {
 
     /// Returns the encoded index.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let postings: usize = self.flows.values().map(Vec::len).sum();
-        let mut bytes = Vec::with_capacity(
-            HEADER
-                + self.chunks.len() * CHUNK_ENTRY
-                + self.interfaces.len() * Interface::ENCODED
-                + self.flows.len() * FLOW_ENTRY
-                + postings * POSTING
-                + CHECKSUM,
-        );
+        let mut bytes = Vec::with_capacity(self.encoded_len());
         bytes.extend_from_slice(MAGIC);
-        for count in [self.chunks.len(), self.interfaces.len(), self.flows.len(), postings] {
+        for count in [self.chunks.len(), self.interfaces.len(), self.flows.len(), self.postings] {
             bytes.extend_from_slice(&(count as u32).to_le_bytes());
         }
         for (offset, len, summary) in &self.chunks {

@@ -641,6 +641,9 @@ impl Reader {
                 Next::End | Next::Torn => break true,
                 Next::Damaged => break false,
             };
+            if builder.is_full() {
+                break false;
+            }
             let Ok(section) = source.seal.open(&stored, number) else { break false };
             let Ok((summary, interfaces, flows)) = index::scan(&section) else { break false };
             builder.add_parts(&summary, &interfaces, &flows, at, stored.len() as u32);

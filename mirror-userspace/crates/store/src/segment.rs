@@ -106,7 +106,7 @@ impl Sealer {
     fn chunk(&mut self, open: &mut Option<Open>, mut chunk: Box<Chunk>) {
         chunk.seal();
         if open.as_ref().is_some_and(|open| {
-            let full = open.len + chunk.buffer.len() as u64 > self.limits.size;
+            let full = open.len + chunk.buffer.len() as u64 > self.limits.size || open.index.is_full();
             full || open.began.elapsed() >= self.limits.time || self.has_failed(open.name.number())
         }) {
             self.end(open.take());

@@ -316,7 +316,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let serving =
         control.map(|socket| socket.serve(capture.workers())).transpose().context("cannot start")?;
     for warning in warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(target: crate::cli::log::CONFIGURATION, "{warning}");
     }
     let service = Service::connect();
     // All threads run now. Except for undoing changes, the code below uses only what is open.
@@ -363,6 +363,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
                     break Some(error);
                 }
                 service.second(&capture);
+                crate::cli::log::tell_left_out();
                 if let Some(progress) = &mut progress {
                     let mut stats = capture.stats()?;
                     stats.set_records(&sink.counters());

@@ -36,8 +36,8 @@ struct Interface {
     link: Option<LinkType>,
     link_number: u32,
     snaplen: u32,
-    /// Time units per second.
-    resolution: u64,
+    /// Time units per second; `None` if the interface declares an impossible number.
+    resolution: Option<u64>,
     /// Seconds to add to each time.
     offset: i64,
 }
@@ -135,7 +135,7 @@ impl Section {
             link: LinkType::from_number(link_number),
             link_number,
             snaplen: self.u32(fixed, 4),
-            resolution: 1_000_000,
+            resolution: Some(1_000_000),
             offset: 0,
         };
         let mut rest = body.get(8..).unwrap_or_default();
@@ -144,11 +144,8 @@ impl Section {
             let value = behind.get(..len).ok_or("an option that is longer than its block")?;
             match (code, value) {
                 (END, _) => break,
-                (RESOLUTION, value) => {
-                    let exponent = value.first().copied();
-                    let resolution = exponent.and_then(resolution);
-                    interface.resolution = resolution.ok_or("an impossible time resolution")?;
-                }
+                // Only a packet with such a time makes it a mistake.
+                (RESOLUTION, value) => interface.resolution = value.first().copied().and_then(resolution),
                 (OFFSET, value) => {
                     let &bytes = value.first_chunk().ok_or("an impossible time offset")?;
                     interface.offset =
@@ -167,8 +164,9 @@ impl Section {
         let [high, low, captured, original] = [4, 8, 12, 16].map(|at| self.u32(fixed, at));
         let interface = self.interface(interface as usize)?;
         let bytes = rest.get(..captured as usize).ok_or("a packet that is longer than its block")?;
+        let time = interface.time(u64::from(high) << 32 | u64::from(low));
         Ok(FileFrame {
-            time: interface.time(u64::from(high) << 32 | u64::from(low)),
+            time: time.ok_or("a packet of an interface with an impossible time resolution")?,
             link: interface.link,
             link_number: interface.link_number,
             original_len: original.max(captured),
@@ -211,11 +209,11 @@ fn resolution(option: u8) -> Option<u64> {
 
 impl Interface {
     /// Converts a time in this interface's units to nanoseconds since the epoch; times before the epoch
-    /// become 0.
-    fn time(&self, units: u64) -> u64 {
-        let nanoseconds = u128::from(units) * u128::from(SECOND) / u128::from(self.resolution);
+    /// become 0. Returns `None` if its units are impossible.
+    fn time(&self, units: u64) -> Option<u64> {
+        let nanoseconds = u128::from(units) * u128::from(SECOND) / u128::from(self.resolution?);
         let offset = i128::from(self.offset) * i128::from(SECOND);
-        u64::try_from(i128::try_from(nanoseconds).unwrap_or(i128::MAX).saturating_add(offset).max(0))
-            .unwrap_or(u64::MAX)
+        let time = i128::try_from(nanoseconds).unwrap_or(i128::MAX).saturating_add(offset).max(0);
+        Some(u64::try_from(time).unwrap_or(u64::MAX))
     }
 }

@@ -3,7 +3,9 @@
 use std::fs;
 use std::io::Write as _;
 
+use super::buffer::INITIAL as BUFFER;
 use super::*;
+use crate::SECOND;
 
 /// Time, link layer, length on the wire and bytes of a frame.
 type Owned = (u64, Option<LinkType>, u32, Vec<u8>);
@@ -27,6 +29,11 @@ impl Order {
 /// Returns a pcap file with frames of 1, 2 and 3 bytes, one second and one unit apart.
 fn pcap(order: Order, nanoseconds: bool) -> Vec<u8> {
     let magic = if nanoseconds { 0xa1b2_3c4d } else { 0xa1b2_c3d4 };
+    pcap_of(order, magic, &[])
+}
+
+/// Returns the same with this magic number, and with `extra` behind the header of each record.
+fn pcap_of(order: Order, magic: u32, extra: &[u8]) -> Vec<u8> {
     let mut file = Vec::new();
     file.extend(order.u32(magic));
     file.extend(order.u16(2));
@@ -38,6 +45,7 @@ fn pcap(order: Order, nanoseconds: bool) -> Vec<u8> {
         for word in [number, number, number, number + 10] {
             file.extend(order.u32(word));
         }
+        file.extend(extra);
         file.extend(vec![number as u8; number as usize]);
     }
     file
@@ -159,6 +167,23 @@ fn pcap_is_read_in_both_byte_orders_and_resolutions() {
     }
 }
 
+/// The form of Alexey Kuznetzov's patches has longer headers of records.
+#[test]
+fn modified_pcap_is_read_in_both_byte_orders_and_wherever_it_is_cut() {
+    for order in [Order::BIG, Order::LITTLE] {
+        let file = pcap_of(order, 0xa1b2_cd34, &[7; 8]);
+        let (frames, outcome) = read(&file);
+        outcome.unwrap();
+        assert_eq!(frames, expected_pcap(1000));
+        every_truncation(&file, &expected_pcap(1000), &[24, 24 + 25, 24 + 25 + 26]);
+    }
+    let mut empty = pcap_of(Order::BIG, 0xa1b2_cd34, &[7; 8])[..24].to_vec();
+    empty.extend([0; 24 + 20]);
+    let (frames, outcome) = read(&empty);
+    assert_eq!(frames.len(), 1, "a record without bytes is as long as its header");
+    assert!(matches!(outcome, Err(CaptureFileError::Damaged { offset: 48, .. })), "{outcome:?}");
+}
+
 #[test]
 fn pcapng_is_read_with_all_its_interfaces_and_sections() {
     for order in [Order::BIG, Order::LITTLE] {
@@ -214,9 +239,12 @@ fn hostile_blocks_that_contradict_themselves_are_errors_that_name_the_mistake() 
         ([&usual[..], &block(order, 3, &[])].concat(), "too short"),
         (block(order, 1, &[0; 4]), "too short"),
         (with_option(2, 40, b"eth0"), "option that is longer"),
-        (with_option(9, 1, &[20, 0, 0, 0]), "time resolution"),
-        (with_option(9, 1, &[0x80 | 64, 0, 0, 0]), "time resolution"),
-        (with_option(9, 0, &[]), "time resolution"),
+        ([with_option(9, 1, &[20, 0, 0, 0]), packet(order, 0, 0, &[1], 1)].concat(), "time resolution"),
+        (
+            [with_option(9, 1, &[0x80 | 64, 0, 0, 0]), packet(order, 0, 0, &[1], 1)].concat(),
+            "time resolution",
+        ),
+        ([with_option(9, 0, &[]), packet(order, 0, 0, &[1], 1)].concat(), "time resolution"),
         (with_option(14, 4, &[0; 4]), "time offset"),
         (block(order, 0x0a0d_0d0a, &order.u32(0x1a2b_3c4d)), "too short"),
         (
@@ -231,6 +259,37 @@ fn hostile_blocks_that_contradict_themselves_are_errors_that_name_the_mistake() 
         let error = outcome.unwrap_err().to_string();
         assert!(error.contains(reason), "{error}, not: {reason}");
     }
+}
+
+/// A file is not refused for an interface whose packets it does not have.
+#[test]
+fn hostile_interfaces_that_no_packet_uses_refuse_nothing() {
+    for order in [Order::BIG, Order::LITTLE] {
+        for resolution in [20, 0x80 | 64, 0xff] {
+            let mut file = section(order);
+            file.extend(interface(order, 1, Some(resolution)));
+            file.extend(interface(order, 1, None));
+            file.extend(packet(order, 1, 1_000_000, &[1], 11));
+            // It has no time of its own.
+            file.extend(simple_packet(order, &[2, 2], 2));
+            let (frames, outcome) = read(&file);
+            outcome.unwrap();
+            let ethernet = Some(LinkType::Ethernet);
+            assert_eq!(frames, [(SECOND, ethernet, 11, vec![1]), (SECOND, ethernet, 2, vec![2, 2])]);
+        }
+    }
+}
+
+#[test]
+fn a_section_with_a_header_longer_than_the_buffer_is_read() {
+    let order = Order::LITTLE;
+    let mut body = [&order.u32(0x1a2b_3c4d)[..], &[1, 0, 0, 0], &[0xff; 8]].concat();
+    body.extend([1, 0, 0, 0].repeat(BUFFER));
+    let header = block(order, 0x0a0d_0d0a, &body);
+    let file = [header, interface(order, 1, None), packet(order, 0, 1_000_000, &[1], 11)].concat();
+    let (frames, outcome) = read(&file);
+    outcome.unwrap();
+    assert_eq!(frames.len(), 1);
 }
 
 #[test]
@@ -405,6 +464,38 @@ fn hostile_windows_of_zstd_are_refused_with_what_to_do() {
     let (frames, outcome) = read(&file);
     assert_eq!(frames, expected_pcapng());
     assert!(outcome.unwrap_err().to_string().contains("--long=31"));
+}
+
+/// Returns a file of gzip members with these contents.
+fn members<'a>(contents: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut file = Vec::new();
+    for content in contents {
+        let mut member = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+        member.write_all(content).unwrap();
+        file = member.finish().unwrap();
+    }
+    file
+}
+
+/// An empty member takes twenty bytes, and as much time as any other.
+#[test]
+fn hostile_members_of_gzip_without_content_are_refused_beyond_a_bound() {
+    let content = pcapng(Order::LITTLE);
+    let (begin, end) = content.split_at(50);
+    let split = |empty| {
+        let nothing = std::iter::repeat_n(&[][..], empty);
+        members([begin].into_iter().chain(nothing).chain([end, &[]]))
+    };
+    let (frames, outcome) = read(&split(1023));
+    outcome.unwrap();
+    assert_eq!(frames, expected_pcapng());
+    let (_, outcome) = read(&split(1024));
+    let error = outcome.unwrap_err().to_string();
+    assert!(error.contains("more than 1024 empty gzip members"), "{error}");
+    // Members of a byte each are content.
+    let (frames, outcome) = read(&members(content.chunks(1)));
+    outcome.unwrap();
+    assert_eq!(frames, expected_pcapng());
 }
 
 #[test]

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::super::buffer::Buffer;
 use super::super::chunk::{FlowRef, Summary};
-use super::super::index::{Builder, Index};
+use super::super::index::{self, Builder, Index};
 use super::super::manifest::Contents;
 use super::super::remote::RemoteReader;
 use super::super::seal::{Sealing, SegmentSeal, Unreadable, open_index};
@@ -531,6 +531,43 @@ fn extract_all(directory: &Path, key: Option<StoreKey>) -> (u64, Option<String>)
     reader.extract(&wanted, &mut io::sink(), |_, _, _| {}).unwrap();
     let said = reader.strange().join("\n");
     (reader.effort.packets, reader.is_incomplete().then_some(said))
+}
+
+/// Flows of a packet each would fill the memory of whoever builds an index of them.
+#[test]
+fn hostile_flows_without_number_end_a_segment_and_its_recovery() {
+    const FLOWS: u32 = 40_000;
+    let directory = tempfile::tempdir().unwrap();
+    let frames = (0..FLOWS).map(|number| {
+        let frame = Flow::v4(number as u16, 1 + (number >> 16) as u16).udp(&[0; 8]);
+        (info(7, 5, &frame), frame)
+    });
+    let large = Settings { segment_size: 64 << 20, ..settings() };
+    store(directory.path(), large, None, &[frames.collect()]);
+    let segments = files(&directory, ".pcapng");
+    // A chunk holds less than 20,000 flows.
+    let most = index::MOST + 20_000 * 64;
+    for segment in &segments {
+        let len = fs::metadata(format!("{}.idx", segment.display())).unwrap().len();
+        assert!(len <= most as u64, "{len}");
+    }
+    assert!(segments.len() >= 2, "{segments:?}");
+    assert_eq!(extract_all(directory.path(), None), (u64::from(FLOWS), None));
+
+    // One after the other they are a segment that no writer leaves behind.
+    let other = tempfile::tempdir().unwrap();
+    let partial = other.path().join(format!("{}.partial", name(1)));
+    let bytes: Vec<u8> = segments.iter().flat_map(|segment| fs::read(segment).unwrap()).collect();
+    fs::write(&partial, &bytes).unwrap();
+    fs::write(other.path().join(manifest::FILE_NAME), b"").unwrap();
+    let (read, said) = extract_all(other.path(), None);
+    assert!(0 < read && read < u64::from(FLOWS) && said.unwrap().contains(&name(1)), "{read}");
+    let opened = Store::open(other.path(), settings(), None).unwrap();
+    let outcome = opened.recovered()[0].1.clone();
+    let _ = opened.finish();
+    assert_eq!(outcome, Recovered::SetAside { packets: read });
+    assert_eq!(fs::read(other.path().join(format!("{}.damaged", name(1)))).unwrap(), bytes);
+    assert_eq!(extract_all(other.path(), None), (read, None));
 }
 
 #[test]

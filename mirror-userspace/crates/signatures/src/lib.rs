@@ -5,7 +5,8 @@
 //! into sorted [`sets`] of addresses and ports. [`compile`] joins a rule with its sets and chooses the pattern by
 //! which it is found. [`inspect`] is a pure function of a buffer and the steps of a rule. [`ruleset`] loads all files
 //! together and reports what was refused, what is there twice, and what will be slow. [`engine`] finds the rules that a
-//! buffer may match by their patterns ([`search`]), and verifies them.
+//! buffer may match by their patterns ([`search`]), and verifies them. [`threshold`] limits the alerts of rules that
+//! match.
 //!
 //! The crate does no I/O on the path of packets and knows no clock. Everything that it reads is hostile: [`limits`]
 //! bounds it.
@@ -38,5 +39,6 @@ pub mod rule;
 pub mod ruleset;
 pub mod search;
 pub mod sets;
+pub mod threshold;
 pub mod transform;
 pub mod variables;

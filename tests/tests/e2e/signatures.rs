@@ -84,3 +84,100 @@ fn exit_codes_tell_refused_rules_files_and_usage_apart() {
         output.stdout
     );
 }
+
+/// Runs `mirror-xdp rules` in a directory.
+fn rules(directory: &Path, arguments: &[&str]) -> Option<Output> {
+    let mut command = Command::new(require::binary()?);
+    command.arg("rules").args(arguments).current_dir(directory);
+    Some(Process::spawn(&mut command).unwrap().wait(PATIENCE).unwrap())
+}
+
+fn rule(sid: u32, rev: u32, option: &str) -> String {
+    format!("alert tcp any any -> any any (msg:\"number {sid}\"; {option} sid:{sid}; rev:{rev};)\n")
+}
+
+#[test]
+fn two_sets_of_rules_are_compared_by_number() {
+    let directory = tempfile::tempdir().unwrap();
+    let old = directory.path().join("old");
+    fs::create_dir(&old).unwrap();
+    fs::write(old.join("a.rules"), rule(1, 1, "") + &rule(2, 1, "")).unwrap();
+    fs::write(old.join("b.rules"), rule(3, 1, "")).unwrap();
+    fs::write(old.join("note.txt"), rule(9, 1, "")).unwrap();
+    fs::write(directory.path().join("new.rules"), rule(2, 1, "") + &rule(3, 4, "flags:S;") + &rule(4, 1, ""))
+        .unwrap();
+    let Some(output) = rules(directory.path(), &["diff", "old", "new.rules", "--json"]) else { return };
+    assert!(output.status.success(), "{:?}", output.stderr);
+    let differences: Value = serde_json::from_str(&output.stdout).unwrap();
+    let expected = json!({
+        "added": [{"gid": 1, "sid": 4, "rev": 1, "msg": "number 4"}],
+        "removed": [{"gid": 1, "sid": 1, "rev": 1, "msg": "number 1"}],
+        "changed": [{
+            "gid": 1,
+            "sid": 3,
+            "before": {"rev": 1, "msg": "number 3"},
+            "after": {"rev": 4, "msg": "number 3"},
+        }],
+    });
+    assert_eq!(differences, expected);
+    let text = rules(directory.path(), &["diff", "old", "new.rules"]).unwrap().stdout;
+    assert_eq!(
+        text,
+        "- 1 rev 1 number 1\n~ 3 rev 1 → 4 number 3\n+ 4 rev 1 number 4\n1 added, 1 removed, 1 changed\n"
+    );
+    assert_eq!(rules(directory.path(), &["diff", "old", "absent"]).unwrap().status.code(), Some(1));
+    assert_eq!(rules(directory.path(), &["diff", "old"]).unwrap().status.code(), Some(2));
+}
+
+#[test]
+fn downloaded_rules_become_one_file_as_their_configuration_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    fs::create_dir(path("rules")).unwrap();
+    fs::write(path("rules/one.rules"), rule(1, 1, "") + "# " + &rule(2, 1, "")).unwrap();
+    fs::write(path("rules/two.rules"), rule(1, 2, "flags:S;") + &rule(3, 1, "")).unwrap();
+    fs::write(path("disable.conf"), "group:two\n").unwrap();
+    fs::write(path("enable.conf"), "2\n1\n").unwrap();
+    fs::write(path("modify.conf"), "2 \"any any\" \"any 80\"\n").unwrap();
+    let arguments = [
+        "update",
+        "rules",
+        "--output",
+        "all.rules",
+        "--disable-conf",
+        "disable.conf",
+        "--enable-conf",
+        "enable.conf",
+        "--modify-conf",
+        "modify.conf",
+        "--json",
+    ];
+    let Some(output) = rules(directory.path(), &arguments) else { return };
+    assert!(output.status.success(), "{:?}", output.stderr);
+    let counts: Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!((&counts["rules"], &counts["enabled"], &counts["added"]), (&3.into(), &2.into(), &2.into()));
+    let text = fs::read_to_string(path("all.rules")).unwrap();
+    let expected =
+        rule(1, 2, "flags:S;") + &rule(2, 1, "").replace("any any", "any 80") + "# " + &rule(3, 1, "");
+    assert_eq!(text, expected);
+    // Again, from an archive, which changes nothing.
+    let packed =
+        Command::new("tar").args(["czf", "rules.tar.gz", "rules"]).current_dir(directory.path()).status();
+    if packed.is_ok_and(|status| status.success()) {
+        let arguments = [&["update", "rules.tar.gz"], &arguments[2..]].concat();
+        let output = rules(directory.path(), &arguments).unwrap();
+        let counts: Value = serde_json::from_str(&output.stdout).unwrap();
+        assert_eq!(
+            (&counts["files"], &counts["added"], &counts["changed"]),
+            (&2.into(), &0.into(), &0.into())
+        );
+    }
+    // A line that is not understood changes nothing.
+    fs::write(path("modify.conf"), "nonsense\n").unwrap();
+    let output = rules(directory.path(), &arguments).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stderr.iter().any(|line| line.contains("modify.conf:1:1")), "{:?}", output.stderr);
+    assert_eq!(fs::read_to_string(path("all.rules")).unwrap(), expected);
+    let mut names = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(!names.any(|name| name.to_str().unwrap().starts_with("all.rules.")), "a file is left behind");
+}

@@ -3,10 +3,10 @@
 //! [`parse`] turns the text of a file into typed [`rule`]s and names everything that it refuses. [`config`] reads the
 //! files beside the rules: classifications, references, thresholds. [`variables`] resolves `$HOME_NET` and the like
 //! into sorted [`sets`] of addresses and ports. [`compile`] joins a rule with its sets and chooses the pattern by
-//! which it is found. [`inspect`] is a pure function of a buffer and the steps of a rule. [`ruleset`] loads all files
-//! together and reports what was refused, what is there twice, and what will be slow. [`engine`] finds the rules that a
-//! buffer may match by their patterns ([`search`]), and verifies them. [`threshold`] limits the alerts of rules that
-//! match.
+//! which it is found. [`inspect`] is a pure function of a buffer and the steps of a rule. [`ruleset`] loads files
+//! together, [`sources`] those of a configuration, and reports what was refused, what is there twice, and what will be slow. [`engine`] finds the rules that a
+//! buffer may match by their patterns ([`search`]), and verifies them. [`threshold`] limits the alerts of rules that match.
+//! [`tenants`] are rules and variables by VNI. [`update`] compares, chooses and edits rules as text.
 //!
 //! The crate does no I/O on the path of packets and knows no clock. Everything that it reads is hostile: [`limits`]
 //! bounds it.
@@ -35,10 +35,14 @@ pub mod limits;
 pub mod number;
 pub mod parse;
 pub mod pcre;
+pub mod profile;
 pub mod rule;
 pub mod ruleset;
 pub mod search;
 pub mod sets;
+pub mod sources;
+pub mod tenants;
 pub mod threshold;
 pub mod transform;
+pub mod update;
 pub mod variables;

@@ -29,6 +29,7 @@ use mirror_packet::{FlowScope, TunnelPorts};
 use mirror_records::apm;
 use mirror_records::sink::{EventTypes, FILE_NAME, Modes, Rotation};
 use mirror_rules::Policy;
+use mirror_signatures::sources::Sources;
 use mirror_store::Settings;
 
 use self::listen::Address;
@@ -67,6 +68,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Indicators that raise alerts.
     pub alerts: AlertSettings,
+    /// Rules that raise alerts.
+    pub signatures: SignatureSettings,
     /// Output of the records.
     pub eve: EveSettings,
     /// The packet store, if there is one.
@@ -168,6 +171,26 @@ impl AlertSettings {
         self.file.as_deref().map_or(Ok(()), |file| indicators.add_file(file))?;
         Ok(indicators)
     }
+}
+
+/// Rules of Suricata that raise alerts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SignatureSettings {
+    /// The files and variables.
+    pub sources: Sources,
+    /// What alerts contain of the traffic.
+    pub payload: Payload,
+}
+
+/// What alerts contain of the traffic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Payload {
+    /// `payload`: the data, in base64.
+    pub encoded: bool,
+    /// `payload_printable`: the data, printable.
+    pub printable: bool,
+    /// `packet`: the packet, in base64.
+    pub packet: bool,
 }
 
 /// Interfaces and the capture as a whole.

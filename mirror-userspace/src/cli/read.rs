@@ -23,6 +23,7 @@ use mirror_packet::capture_file::{CaptureFile, CaptureFileError};
 use mirror_packet::link_name;
 use mirror_records::sink::{Destination, Overflow, Sink, StallPolicy};
 use mirror_rules::Policy;
+use mirror_signatures::engine::Engine;
 use mirror_store::{Retention, Store, StoreHandle};
 use serde::Serialize;
 
@@ -46,6 +47,7 @@ Examples:
   mirror-xdp read --store packets session.pcap      keep and index the packets, for `mirror-xdp extract`
   ssh host tcpdump -i any -w - | mirror-xdp read -  a capture from standard input
   mirror-xdp read --eve-output - day.pcap | jq .dns  records to another program
+  mirror-xdp read --rules et.rules -- session.pcap  alerts by rule files of Suricata
   mirror-xdp read --json session.pcap | jq .workers totals for scripts")]
 pub(super) struct Args {
     /// Capture files: pcap or pcapng, plain or compressed by gzip or zstd; `-` is standard input
@@ -95,6 +97,13 @@ pub(super) struct Args {
     analyzers: Option<Vec<String>>,
 
     #[command(flatten)]
+    rules: super::inspect::RulesArgs,
+
+    /// Follow connections that are older than the file in plain frames, too, as in mirror sessions
+    #[arg(long)]
+    midstream: bool,
+
+    #[command(flatten)]
     ports: super::PortArgs,
 }
 
@@ -115,6 +124,7 @@ impl Args {
         set(&mut settings.analysis.analyzers, analyzers.as_ref());
         self.ports.apply(&mut settings);
         self.eve.apply(&mut settings.eve);
+        self.rules.apply(&mut settings.signatures);
         // The log of a live capture is not the place for the records of a file, and the age of packets is not that of
         // their segments.
         settings.capture.log_dir.clone_from(&self.log_dir);
@@ -128,7 +138,8 @@ impl Args {
     fn file(&self, path: &Path) -> anyhow::Result<(Config, Vec<Diagnostic>)> {
         let is_unused = |key: &str| {
             let section = key.split('.').next().unwrap_or(key);
-            matches!(section, "api" | "capture" | "receive")
+            // Rules are loaded, and what is wrong with them reported, whatever the check finds.
+            matches!(section, "api" | "capture" | "receive" | "signatures")
                 || key == "store.upload"
                 || (self.store.is_none() && section == "store")
         };
@@ -158,10 +169,11 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if args.each {
         each::check(args, &settings);
     }
-    let indicators = Arc::new(settings.alerts.load()?);
+    let rules = super::inspect::load(&settings.signatures, offline::HASH_SEED)?.map(|(engine, _)| engine);
+    let shared = Shared { indicators: Arc::new(settings.alerts.load()?), rules };
     let mut sink = confine(args, &settings)?;
     if args.each {
-        return each::read(args, &settings, &indicators);
+        return each::read(args, &settings, &shared);
     }
     // Created once there is something to read: a mistyped name leaves nothing behind.
     let mut reader: Option<Reader> = None;
@@ -173,7 +185,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
                     Some(reader) => reader,
                     None => {
                         let sink = sink.take().map_or_else(|| open_sink(args, &settings), Ok)?;
-                        reader.insert(Reader::new(args, &settings, &indicators, sink)?)
+                        reader.insert(Reader::new(args, &settings, &shared, sink)?)
                     }
                 };
                 reader.read(file)
@@ -272,6 +284,12 @@ impl Links {
     }
 }
 
+/// What is loaded once for all files.
+struct Shared {
+    indicators: Arc<Indicators>,
+    rules: Option<Arc<Engine>>,
+}
+
 struct Reader {
     sink: Sink,
     store: Option<Store>,
@@ -282,22 +300,24 @@ struct Reader {
 
 /// The frames of the files, by their fate before they reached the worker.
 impl Reader {
-    fn new(args: &Args, settings: &Config, indicators: &Arc<Indicators>, sink: Sink) -> anyhow::Result<Self> {
+    fn new(args: &Args, settings: &Config, shared: &Shared, sink: Sink) -> anyhow::Result<Self> {
         let config = WorkerConfig {
             max_flows: settings.capture.max_flows,
             hash_seed: offline::HASH_SEED,
             dedup: settings.analysis.dedup,
             flow_scope: settings.analysis.flow_scope,
+            midstream: args.midstream,
             tuning: settings.tuning(),
         };
         let store = super::store::open(args.store.as_deref(), &settings.store)?;
         let kept = store.as_ref().and_then(Store::rules);
         let recorder = store.as_ref().map(|store| store.handle(0, Overflow::Wait)).transpose()?;
         let recorder = recorder.map(|recorder| recorder.by_rules(kept.clone()));
-        let worker = Worker::builder(config, sink.producer(Overflow::Wait))
+        let mut worker = Worker::builder(config, sink.producer(Overflow::Wait))
             .recorder(recorder)
-            .indicators(Some(Arc::clone(indicators)))
+            .indicators(Some(Arc::clone(&shared.indicators)))
             .build();
+        worker.inspect(shared.rules.clone());
         let mut frames = offline::Reader::of(worker, super::parser_ports(&settings.ports));
         if settings.policy != Policy::default() {
             frames = frames.with_gate(Box::new(Rules::new(&settings.policy, kept.as_deref())?));

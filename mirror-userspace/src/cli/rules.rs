@@ -3,6 +3,7 @@
 mod diff;
 mod files;
 mod tar;
+mod top;
 mod update;
 
 use std::collections::BTreeMap;
@@ -32,7 +33,8 @@ const NAMED: usize = 10;
 Examples:
   mirror-xdp rules check /etc/suricata/rules/*.rules             which rules load, and why not
   mirror-xdp rules diff old.rules new.rules                      what is added, removed and changed
-  mirror-xdp rules update emerging.rules.tar.gz -o all.rules     join, choose and edit downloaded rules")]
+  mirror-xdp rules update emerging.rules.tar.gz -o all.rules     join, choose and edit downloaded rules
+  mirror-xdp rules top                                           what the rules of a running capture cost")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -43,6 +45,7 @@ enum Command {
     Check(Check),
     Diff(diff::Args),
     Update(update::Args),
+    Top(top::Args),
 }
 
 /// Load rule files, and show what is refused and why, what is there twice, and what will be slow
@@ -86,6 +89,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Check(args) => check(args),
         Command::Diff(args) => diff::main(args),
         Command::Update(args) => update::main(args),
+        Command::Top(args) => top::main(args),
     }
 }
 

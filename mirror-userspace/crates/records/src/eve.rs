@@ -3,7 +3,7 @@
 
 use mirror_packet::text::{self, Clock, Text};
 use mirror_packet::{CommunityId, Conversation, Direction};
-use mirror_protocols::eve::EveWriter;
+use mirror_protocols::eve::{EveWriter, LineShape};
 use mirror_protocols::preamble::write_relayed;
 use mirror_xdp_common::Address;
 use mirror_xdp_common::wire::protocol;
@@ -133,22 +133,30 @@ impl Renderer {
         &mut self,
         out: &mut Vec<u8>,
         (record, relay): (&EventRecord, &[u8]),
-        tx_id: Option<u32>,
+        shape: LineShape,
         object: &impl Serialize,
+        members: Option<&impl Serialize>,
     ) -> serde_json::Result<()> {
         let EventRecord { time, conversation, event_type, .. } = record;
         let line = &mut Line { out };
-        self.head(line, *time, event_type.name, conversation)?;
+        if shape.is_reversed {
+            self.head(line, *time, event_type.name, &reversed(conversation))?;
+        } else {
+            self.head(line, *time, event_type.name, conversation)?;
+        }
         line.raw(b",\"community_id\":\"");
         line.raw(&self.community_id(conversation));
         line.raw(b"\"");
-        if let Some(number) = tx_id {
+        if let Some(number) = shape.transaction {
             line.number(b",\"tx_id\":", number.into());
         }
         line.raw(b",");
         json::append(line.out, &event_type.name)?;
         line.raw(b":");
         json::append(line.out, object)?;
+        if let Some(members) = members {
+            line.members(members)?;
+        }
         line.relay(relay)?;
         line.mirror(conversation);
         line.raw(b"}\n");
@@ -246,6 +254,19 @@ impl Line<'_> {
             self.text(name.as_bytes());
             self.raw(b"\"");
         }
+    }
+
+    /// Writes the members of an object, in place of the object.
+    fn members(&mut self, members: &impl Serialize) -> serde_json::Result<()> {
+        let start = self.out.len();
+        json::append(self.out, members)?;
+        if self.out.len() <= start + 2 {
+            self.out.truncate(start);
+        } else if let Some(open) = self.out.get_mut(start) {
+            *open = b',';
+            self.out.pop();
+        }
+        Ok(())
     }
 
     /// Writes the preambles of a connection, as objects of their own.
@@ -404,7 +425,7 @@ impl Lines<'_> {
     ///
     /// Fails if `object` has no JSON form.
     pub fn line(&mut self, object: &impl Serialize) -> serde_json::Result<()> {
-        self.write(None, object)
+        self.write(LineShape::default(), object, None::<&()>)
     }
 
     /// Writes an event about the transaction with this number in its flow.
@@ -413,7 +434,7 @@ impl Lines<'_> {
     ///
     /// Fails if `object` has no JSON form.
     pub fn transaction(&mut self, number: u32, object: &impl Serialize) -> serde_json::Result<()> {
-        self.write(Some(number), object)
+        self.write(LineShape { transaction: Some(number), ..LineShape::default() }, object, None::<&()>)
     }
 
     /// Writes an event unless it has more than `most` bytes. Returns true if it was written.
@@ -422,19 +443,24 @@ impl Lines<'_> {
     ///
     /// Fails if `object` has no JSON form.
     pub fn line_within(&mut self, most: usize, object: &impl Serialize) -> serde_json::Result<bool> {
-        self.write_within(most.min(self.left), None, object)
+        self.write_within(most.min(self.left), LineShape::default(), object, None::<&()>)
     }
 
     /// Writes an event. One that exceeds the record's limit is replaced by a truncation mark, and no more are
     /// written.
-    fn write(&mut self, tx_id: Option<u32>, object: &impl Serialize) -> serde_json::Result<()> {
+    fn write(
+        &mut self,
+        shape: LineShape,
+        object: &impl Serialize,
+        members: Option<&impl Serialize>,
+    ) -> serde_json::Result<()> {
         #[derive(Serialize)]
         struct Truncated {
             truncated: bool,
         }
-        if !self.closed && !self.write_within(self.left, tx_id, object)? {
+        if !self.closed && !self.write_within(self.left, shape, object, members)? {
             self.closed = true;
-            self.write_within(usize::MAX, tx_id, &Truncated { truncated: true })?;
+            self.write_within(usize::MAX, shape, &Truncated { truncated: true }, None::<&()>)?;
         }
         Ok(())
     }
@@ -442,11 +468,12 @@ impl Lines<'_> {
     fn write_within(
         &mut self,
         most: usize,
-        tx_id: Option<u32>,
+        shape: LineShape,
         object: &impl Serialize,
+        members: Option<&impl Serialize>,
     ) -> serde_json::Result<bool> {
         let start = self.out.len();
-        self.renderer.event(self.out, (self.record, self.relay), tx_id, object)?;
+        self.renderer.event(self.out, (self.record, self.relay), shape, object, members)?;
         let len = self.out.len() - start;
         if len > most {
             self.out.truncate(start);
@@ -469,6 +496,26 @@ impl EveWriter for Lines<'_> {
 
     fn line_within(&mut self, most: usize, object: &impl Serialize) -> serde_json::Result<bool> {
         self.line_within(most, object)
+    }
+
+    fn line_with(
+        &mut self,
+        shape: &LineShape,
+        object: &impl Serialize,
+        members: &impl Serialize,
+    ) -> serde_json::Result<()> {
+        self.write(*shape, object, Some(members))
+    }
+}
+
+/// Returns the fields of a flow with the server as their source.
+const fn reversed(flow: &Conversation) -> Conversation {
+    Conversation {
+        source: flow.destination,
+        destination: flow.source,
+        source_port: flow.destination_port,
+        destination_port: flow.source_port,
+        ..*flow
     }
 }
 

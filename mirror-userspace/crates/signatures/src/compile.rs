@@ -1,7 +1,9 @@
 //! Joins a rule with what it refers to, and chooses the pattern by which it is found.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::buffer::{Buffer, Unit};
 use crate::config::classification::{Classes, DEFAULT_PRIORITY};
@@ -31,6 +33,8 @@ pub struct Signature {
     pub scope: Scope,
     /// The priority: its own, that of its class, or the usual one.
     pub priority: u8,
+    /// The description of its class, or the name of a class that is not known.
+    pub category: Arc<str>,
     /// How the rule is found.
     pub prefilter: Prefilter,
 }
@@ -93,13 +97,16 @@ pub struct Compiler<'a> {
     headers: Headers<'a>,
     classes: &'a Classes,
     datasets: Datasets,
+    /// The descriptions of classes, which rules share.
+    categories: HashMap<Arc<str>, Arc<str>>,
 }
 
 impl<'a> Compiler<'a> {
     /// Makes a compiler for traffic with these variables, and for that of tenants.
     #[must_use]
     pub fn new(variables: &'a Variables, tenants: &'a [Tenant], classes: &'a Classes) -> Self {
-        Self { headers: Headers::new(variables, tenants), classes, datasets: Datasets::default() }
+        let headers = Headers::new(variables, tenants);
+        Self { headers, classes, datasets: Datasets::default(), categories: HashMap::new() }
     }
 
     /// Returns what differs by tenant.
@@ -152,10 +159,20 @@ impl<'a> Compiler<'a> {
         }
         let class = rule.class.as_ref().and_then(|name| self.classes.get(name));
         let priority = rule.priority.or(class.map(|class| class.priority)).unwrap_or(DEFAULT_PRIORITY);
+        let category = self.category(rule.class.as_ref());
         let prefilter = prefilter(&rule);
         let scope = Scope { header: resolved.number, sets };
-        let signature = Signature { rule, sides, scope, priority, prefilter };
+        let signature = Signature { rule, sides, scope, priority, category, prefilter };
         Ok((signature, without))
+    }
+
+    /// Returns the description of a class.
+    fn category(&mut self, class: Option<&Arc<str>>) -> Arc<str> {
+        let Some(name) = class else { return Arc::from("") };
+        let classes = self.classes;
+        let describe =
+            || classes.get(name).map_or_else(|| Arc::clone(name), |class| (&*class.description).into());
+        Arc::clone(self.categories.entry(Arc::clone(name)).or_insert_with(describe))
     }
 }
 

@@ -2,24 +2,27 @@
 //! whole, or not at all.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher as _;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
 use crate::compile::Signature;
 use crate::config::classification::Classes;
-use crate::config::threshold;
+use crate::config::threshold::{self, Entry};
 use crate::diagnostic::Refusal;
+use crate::engine::{AlertPayload, Engine};
 use crate::file::read;
 use crate::rule::RuleId;
-use crate::ruleset::{Loader, RuleSet};
+use crate::ruleset::{Loader, Report, RuleSet};
 use crate::tenants::{DEFAULT_SET, MAX_SETS, Tenant};
-use crate::threshold::Thresholds;
+use crate::threshold::{Counts, Thresholds};
 use crate::variables::{Resolver, Variables};
 
 /// The files and variables of a configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Sources {
     /// Rule files: paths, with `*`, `?` and `[…]` for several.
     pub files: Vec<String>,
@@ -34,7 +37,7 @@ pub struct Sources {
 }
 
 /// A tenant of a configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TenantSource {
     /// Its name in messages.
     pub name: String,
@@ -76,6 +79,9 @@ pub enum LoadError {
         /// The reason.
         reason: String,
     },
+    /// The patterns of the rules are too many for a search.
+    #[error("the searches of the rules cannot be built: {0}")]
+    Search(String),
     /// Tenants have too many different sets of rules.
     #[error("tenants have at most {MAX_SETS} different lists of rule files; give some the same list")]
     Sets,
@@ -86,12 +92,30 @@ pub enum LoadError {
 pub struct Loaded {
     /// The rules.
     pub rules: RuleSet,
-    /// Their limits on alerts.
-    pub thresholds: Thresholds,
+    /// The entries of `threshold.config`.
+    entries: Vec<Entry>,
+    /// The variables of all traffic.
+    variables: Variables,
     /// What was refused in the files beside the rules.
     pub refused: Vec<(PathBuf, Refusal)>,
-    /// The descriptions of classes.
-    pub classes: Classes,
+    /// A hash of all files, which tells whether they have changed.
+    pub digest: u64,
+}
+
+impl Loaded {
+    /// Builds the searches of the rules. `counts` may be those of rules that were in force before.
+    pub fn into_engine(
+        self,
+        payload: AlertPayload,
+        counts: Arc<Counts>,
+    ) -> Result<(Engine, Report), LoadError> {
+        let Self { rules, entries, variables, .. } = self;
+        let engine = Engine::new(rules.signatures).map_err(LoadError::Search)?;
+        let engine = engine.for_tenants(rules.tenants).with_payload(payload);
+        // What is refused was named when the files were loaded.
+        let (engine, _) = engine.limited(&entries, &mut Resolver::new(&variables), counts);
+        Ok((engine, rules.report))
+    }
 }
 
 impl Sources {
@@ -104,33 +128,39 @@ impl Sources {
 
     /// Loads all files. Rules that are refused are named in the report, and do not refuse the others.
     pub fn load(&self) -> Result<Loaded, LoadError> {
+        self.load_unless(None).map(Option::unwrap_or_default)
+    }
+
+    /// Loads all files, unless the hash of their contents is this one. Returns `None` then.
+    pub fn load_unless(&self, known: Option<u64>) -> Result<Option<Loaded>, LoadError> {
         let variables = with("all traffic", Variables::default(), &self.variables)?;
+        let beside = [&self.classification, &self.thresholds];
+        let [classification, thresholds] =
+            beside.map(|path| path.as_ref().map(|path| read_file(path)).transpose());
+        let (classification, thresholds) = (classification?, thresholds?);
+        let (tenants, files) = self.sets(&variables)?;
+        let texts = files.iter().map(|(path, _)| read_file(path)).collect::<Result<Vec<_>, _>>()?;
+        let digest = FixedState::default().hash_one((self, &classification, &thresholds, &files, &texts));
+        if known == Some(digest) {
+            return Ok(None);
+        }
         let mut refused = Vec::new();
-        let mut note = |path: &Path, found: Vec<Refusal>| {
-            refused.extend(found.into_iter().map(|refusal| (path.to_owned(), refusal)));
+        let mut note = |path: &Option<PathBuf>, found: Vec<Refusal>| {
+            let path = path.clone().unwrap_or_default();
+            refused.extend(found.into_iter().map(|refusal| (path.clone(), refusal)));
         };
         let mut classes = Classes::default();
-        if let Some(path) = &self.classification {
-            note(path, classes.add(&read_file(path)?));
-        }
-        let mut entries = Vec::new();
-        if let Some(path) = &self.thresholds {
-            let (found, wrong) = threshold::parse(&read_file(path)?);
-            note(path, wrong);
-            entries = found;
-        }
-        let (tenants, files) = self.sets(&variables)?;
+        note(&self.classification, classes.add(&classification.unwrap_or_default()));
+        let (entries, wrong) = threshold::parse(&thresholds.unwrap_or_default());
+        note(&self.thresholds, wrong);
         let mut loader = Loader::for_tenants(&variables, &tenants, &classes);
-        for (path, sets) in files {
-            loader.add_for(sets, &path, &read_file(&path)?);
+        for ((path, sets), text) in files.iter().zip(texts) {
+            loader.add_for(*sets, path, &text);
         }
         let rules = loader.finish();
-        let each = rules.signatures.iter().map(|signature| &signature.rule);
-        let (thresholds, wrong) = Thresholds::new(each, &entries, &mut Resolver::new(&variables));
-        if let Some(path) = &self.thresholds {
-            note(path, wrong);
-        }
-        Ok(Loaded { rules, thresholds, refused, classes })
+        let (_, wrong) = Thresholds::new([], &entries, &mut Resolver::new(&variables));
+        note(&self.thresholds, wrong);
+        Ok(Some(Loaded { rules, entries, variables, refused, digest }))
     }
 
     /// Returns the tenants, and each rule file once, with the sets that it is in, a bit each.
@@ -159,6 +189,12 @@ impl Sources {
             }
         }
         Ok((tenants, files))
+    }
+
+    /// Names one file, whatever characters its path has.
+    #[must_use]
+    pub fn file(path: &Path) -> String {
+        glob::Pattern::escape(&path.to_string_lossy())
     }
 
     /// Returns the directories and files that loading reads, also of files that are not there yet.
@@ -322,7 +358,12 @@ mod tests {
             .map(|(path, refusal)| (path.file_name().unwrap().to_str().unwrap(), refusal.line))
             .collect();
         assert_eq!(refused, [("classification.config", 2), ("threshold.config", 2)]);
-        assert!(!loaded.thresholds.is_empty());
+        assert!(sources.load_unless(Some(loaded.digest)).unwrap().is_none());
+        let (engine, report) =
+            loaded.into_engine(AlertPayload::default(), Arc::new(Counts::new(64, 1))).unwrap();
+        assert_eq!((engine.signatures().len(), report.total), (3, 3));
+        fs::write(path("own.txt"), rule(3, 2)).unwrap();
+        assert!(sources.load_unless(Some(sources.load().unwrap().digest)).unwrap().is_none());
         sources.files.push(path("none*.rules"));
         assert!(matches!(sources.load(), Err(LoadError::NoFile(_))));
         sources.files = vec![path("none.rules")];

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
+use mirror_xdp_common::Address;
 
 use crate::rule::{Endpoint, Header};
 use crate::sets::{AddressSet, Ordinal, PortSet, RangeSet};
@@ -66,6 +67,15 @@ pub struct Sides {
 }
 
 impl Sides {
+    /// Returns true if these are a source and a destination of the rule.
+    #[must_use]
+    pub fn contain(&self, source: (Address, u16), destination: (Address, u16)) -> bool {
+        self.destination_ports.contains(destination.1)
+            && self.source_ports.contains(source.1)
+            && self.source.contains_address(source.0)
+            && self.destination.contains_address(destination.0)
+    }
+
     /// Returns the sides that contain both.
     fn union(self, other: &Self) -> Self {
         fn joined<T: Ordinal>(one: Arc<RangeSet<T>>, other: &Arc<RangeSet<T>>) -> Arc<RangeSet<T>> {

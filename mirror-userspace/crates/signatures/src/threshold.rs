@@ -31,7 +31,7 @@ pub struct Event {
     pub destination: Address,
     /// The VNI of its mirror session. Equal addresses in different VNIs are different hosts.
     pub vni: Option<u32>,
-    /// The identifier of its flow; 0 without.
+    /// Tells its flow apart from others between the same two hosts.
     pub flow: u64,
 }
 
@@ -219,7 +219,9 @@ impl RuleLimits {
             // The same two hosts are the same pair in either direction.
             Track::Both => (event.source.min(event.destination), event.source.max(event.destination), 0),
             Track::Rule => (none, none, 0),
-            Track::Flow => (none, none, event.flow),
+            Track::Flow => {
+                (event.source.min(event.destination), event.source.max(event.destination), event.flow)
+            }
         };
         Key { gid: self.gid, sid: self.sid, kind, source, destination, flow, vni: event.vni }
     }

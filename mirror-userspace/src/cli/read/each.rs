@@ -6,7 +6,6 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Instant;
 
 use clap::CommandFactory as _;
@@ -14,12 +13,11 @@ use clap::error::ErrorKind;
 use mirror_base::one_line;
 use mirror_control::config::Config;
 use mirror_control::stats::Named;
-use mirror_engine::indicators::Indicators;
 use mirror_records::sink::{Destination, Modes, Rotation, Sink, StallPolicy};
 use serde::Serialize;
 
 use super::super::progress::{grouped, listed, summed, with_unit};
-use super::{Args, Reader, Totals, is_whole, open_file, sink_settings};
+use super::{Args, Reader, Shared, Totals, is_whole, open_file, sink_settings};
 
 /// Ends the process with a usage error if the records of the files would not go to a log for each.
 pub(super) fn check(args: &Args, settings: &Config) {
@@ -59,12 +57,12 @@ fn directory_name(file: &Path) -> OsString {
 }
 
 /// Reads the files.
-pub(super) fn read(args: &Args, settings: &Config, indicators: &Arc<Indicators>) -> anyhow::Result<ExitCode> {
+pub(super) fn read(args: &Args, settings: &Config, shared: &Shared) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
     let mut logs = Logs { args, settings, sink: None };
     let mut sum = Sum::default();
     for path in &args.files {
-        match one(path, &mut logs, indicators) {
+        match one(path, &mut logs, shared) {
             Ok(Some((totals, whole))) => {
                 let lost = totals.records.lost > 0;
                 if args.json {
@@ -86,11 +84,7 @@ pub(super) fn read(args: &Args, settings: &Config, indicators: &Arc<Indicators>)
 }
 
 /// Reads one file. Returns its totals and whether it is whole; `None` if it cannot be opened, which is reported.
-fn one(
-    path: &Path,
-    logs: &mut Logs<'_>,
-    indicators: &Arc<Indicators>,
-) -> anyhow::Result<Option<(Totals, bool)>> {
+fn one(path: &Path, logs: &mut Logs<'_>, shared: &Shared) -> anyhow::Result<Option<(Totals, bool)>> {
     let start = Instant::now();
     let file = match open_file(path) {
         Ok(file) => file,
@@ -100,7 +94,7 @@ fn one(
         }
     };
     let sink = logs.begin(&directory_name(path))?;
-    let mut reader = Reader::new(logs.args, logs.settings, indicators, sink)?;
+    let mut reader = Reader::new(logs.args, logs.settings, shared, sink)?;
     let read = reader.read(file);
     let totals = reader.account(start.elapsed());
     logs.sink = Some(reader.sink);

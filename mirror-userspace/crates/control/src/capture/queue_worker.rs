@@ -17,6 +17,7 @@ use mirror_engine::worker::affinity::Affinity;
 use mirror_engine::worker::flow_scan::FlowScan;
 use mirror_engine::worker::{Tuning, Worker, WorkerCounters};
 use mirror_packet::{FrameInfo, MirrorDirection, MirrorSession};
+use mirror_signatures::engine::Engine;
 use mirror_store::{StoreCounters, StoreHandle};
 use mirror_xdp_common::capture::{CaptureHeader, flags};
 use nix::time::{ClockId, clock_gettime};
@@ -130,6 +131,7 @@ pub(super) struct Assignment {
 pub(super) struct Changed {
     pub(super) tuning: Slot<Tuning>,
     pub(super) indicators: Slot<Arc<Indicators>>,
+    pub(super) rules: Slot<Option<Arc<Engine>>>,
 }
 
 impl Changed {
@@ -137,6 +139,9 @@ impl Changed {
     fn collect(&self, worker: &mut LiveWorker) {
         if let Some(tuning) = self.tuning.collect() {
             worker.tune(tuning);
+        }
+        if let Some(rules) = self.rules.collect() {
+            worker.inspect(rules);
         }
         if let Some(indicators) = self.indicators.collect() {
             worker.watch_for(&indicators);

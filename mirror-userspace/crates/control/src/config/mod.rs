@@ -29,6 +29,7 @@ use mirror_packet::{FlowScope, TunnelPorts};
 use mirror_records::apm;
 use mirror_records::sink::{EventTypes, FILE_NAME, Modes, Rotation};
 use mirror_rules::Policy;
+use mirror_signatures::engine::AlertPayload;
 use mirror_signatures::sources::Sources;
 use mirror_store::Settings;
 
@@ -179,18 +180,7 @@ pub struct SignatureSettings {
     /// The files and variables.
     pub sources: Sources,
     /// What alerts contain of the traffic.
-    pub payload: Payload,
-}
-
-/// What alerts contain of the traffic.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Payload {
-    /// `payload`: the data, in base64.
-    pub encoded: bool,
-    /// `payload_printable`: the data, printable.
-    pub printable: bool,
-    /// `packet`: the packet, in base64.
-    pub packet: bool,
+    pub payload: AlertPayload,
 }
 
 /// Interfaces and the capture as a whole.

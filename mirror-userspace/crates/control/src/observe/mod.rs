@@ -6,6 +6,7 @@
 
 pub mod control;
 pub mod copy;
+pub mod rules;
 pub mod summary;
 pub mod tap;
 

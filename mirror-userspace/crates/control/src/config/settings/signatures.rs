@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
+use mirror_signatures::engine::AlertPayload;
 use mirror_signatures::sources::TenantSource;
 use mirror_signatures::variables::{Resolver, Variables};
 use serde_json::{Value as Json, json};
 
 use super::document::Value;
 use super::sections::{Reader, vni_ranges};
-use crate::config::{Payload, SignatureSettings};
+use crate::config::SignatureSettings;
 
 /// The accepted elements of `signatures.files`.
 const FILE: &str = "an absolute path, with *, ? and [...] for several files";
@@ -80,7 +81,7 @@ pub(super) fn payload(reader: &mut Reader<'_>, value: &Value<'_>) {
     }
 }
 
-pub(super) fn payload_names(payload: Payload) -> Json {
+pub(super) fn payload_names(payload: AlertPayload) -> Json {
     let wanted = [payload.encoded, payload.printable, payload.packet];
     PAYLOAD.iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(name, _)| json!(name)).collect()
 }

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use mirror_control::config::SignatureSettings;
-use mirror_signatures::engine::{Engine, KEYS};
+use mirror_signatures::engine::Engine;
 use mirror_signatures::ruleset::Report;
 use mirror_signatures::sources::Sources;
-use mirror_signatures::threshold::Counts;
+use mirror_signatures::variables::Variables;
 
 use super::progress::grouped;
 
@@ -19,7 +19,7 @@ pub(super) struct RulesArgs {
     rules: Vec<PathBuf>,
 
     /// Set a variable of addresses or ports of the rules; those of networks are `any` unless set
-    #[arg(long = "rules-var", value_name = "NAME=VALUE", value_parser = super::rules::variable)]
+    #[arg(long = "rules-var", value_name = "NAME=VALUE", value_parser = variable)]
     variables: Vec<(String, String)>,
 }
 
@@ -33,8 +33,15 @@ impl RulesArgs {
     }
 }
 
+/// Parses a variable in the notation of an argument.
+pub(super) fn variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Variables::default().set(name, value)?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 /// Loads the rules of the settings, if there are any. Returns them, and the hash of their files.
-pub(super) fn load(settings: &SignatureSettings, seed: u64) -> anyhow::Result<Option<(Arc<Engine>, u64)>> {
+pub(super) fn load(settings: &SignatureSettings) -> anyhow::Result<Option<(Arc<Engine>, u64)>> {
     if settings.sources.is_empty() {
         return Ok(None);
     }
@@ -43,8 +50,7 @@ pub(super) fn load(settings: &SignatureSettings, seed: u64) -> anyhow::Result<Op
     for (path, refusal) in &loaded.refused {
         tracing::warn!("{}:{refusal}", path.display());
     }
-    let counts = Arc::new(Counts::new(KEYS, seed));
-    let (engine, report) = loaded.into_engine(settings.payload, counts)?;
+    let (engine, report) = loaded.into_engine(settings.payload)?;
     warn(&report);
     Ok(Some((Arc::new(engine), digest)))
 }

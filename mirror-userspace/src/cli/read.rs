@@ -16,6 +16,7 @@ use mirror_control::stats::{self, Named, Records};
 use mirror_device::xdp::program::LogLevel;
 use mirror_engine::analyzer::Enabled;
 use mirror_engine::indicators::Indicators;
+use mirror_engine::inspection::Rules;
 use mirror_engine::offline::{self, Frames};
 use mirror_engine::worker::{Worker, WorkerConfig};
 use mirror_packet::FlowScope;
@@ -27,7 +28,7 @@ use mirror_signatures::engine::Engine;
 use mirror_store::{Retention, Store, StoreHandle};
 use serde::Serialize;
 
-use super::gate::Rules;
+use super::gate;
 use super::log::Format;
 use super::progress::{CLEAR, grouped, listed, with_unit};
 use super::run::sink_settings;
@@ -169,7 +170,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if args.each {
         each::check(args, &settings);
     }
-    let rules = super::inspect::load(&settings.signatures, offline::HASH_SEED)?.map(|(engine, _)| engine);
+    let rules = super::inspect::load(&settings.signatures)?.map(|(engine, _)| engine);
     let shared = Shared { indicators: Arc::new(settings.alerts.load()?), rules };
     let mut sink = confine(args, &settings)?;
     if args.each {
@@ -317,10 +318,11 @@ impl Reader {
             .recorder(recorder)
             .indicators(Some(Arc::clone(&shared.indicators)))
             .build();
-        worker.inspect(shared.rules.clone());
+        // Thresholds count anew for each file that is read apart.
+        worker.inspect(shared.rules.clone().map(Rules::new));
         let mut frames = offline::Reader::of(worker, super::parser_ports(&settings.ports));
         if settings.policy != Policy::default() {
-            frames = frames.with_gate(Box::new(Rules::new(&settings.policy, kept.as_deref())?));
+            frames = frames.with_gate(Box::new(gate::Rules::new(&settings.policy, kept.as_deref())?));
         }
         Ok(Self { sink, store, frames, progress: Progress::new(args.json), quiet: args.json })
     }

@@ -1,6 +1,7 @@
 //! `mirror-xdp rules`: Suricata's rule files.
 
 mod diff;
+mod explain;
 mod files;
 mod tar;
 mod top;
@@ -32,6 +33,7 @@ const NAMED: usize = 10;
 #[command(after_help = "\
 Examples:
   mirror-xdp rules check /etc/suricata/rules/*.rules             which rules load, and why not
+  mirror-xdp rules explain day.pcap --rules et.rules --sid 2027865  why a rule does or does not match
   mirror-xdp rules diff old.rules new.rules                      what is added, removed and changed
   mirror-xdp rules update emerging.rules.tar.gz -o all.rules     join, choose and edit downloaded rules
   mirror-xdp rules top                                           what the rules of a running capture cost")]
@@ -44,6 +46,7 @@ pub(super) struct Args {
 enum Command {
     Check(Check),
     Diff(diff::Args),
+    Explain(Box<explain::Args>),
     Update(update::Args),
     Top(top::Args),
 }
@@ -66,7 +69,7 @@ struct Check {
     files: Vec<PathBuf>,
 
     /// Set a variable of addresses or ports; those of networks are `any` unless set
-    #[arg(long = "rules-var", value_name = "NAME=VALUE", value_parser = variable)]
+    #[arg(long = "rules-var", value_name = "NAME=VALUE", value_parser = super::inspect::variable)]
     variables: Vec<(String, String)>,
 
     /// Fail if anything is refused
@@ -78,16 +81,11 @@ struct Check {
     json: bool,
 }
 
-pub(super) fn variable(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
-    Variables::default().set(name, value)?;
-    Ok((name.to_owned(), value.to_owned()))
-}
-
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.command {
         Command::Check(args) => check(args),
         Command::Diff(args) => diff::main(args),
+        Command::Explain(args) => explain::main(args),
         Command::Update(args) => update::main(args),
         Command::Top(args) => top::main(args),
     }

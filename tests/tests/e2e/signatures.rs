@@ -228,7 +228,11 @@ fn an_alert_says_all_about_the_rule_the_transaction_and_the_flow() {
 alert udp any any -> any 53 (msg:"two"; content:"|04|evil"; sid:8;)
 "#;
     fs::write(directory.path().join("local.rules"), rule).unwrap();
-    fs::write(directory.path().join("config.toml"), "[signatures]\npayload = [\"payload_printable\", \"packet\"]\n").unwrap();
+    fs::write(
+        directory.path().join("config.toml"),
+        "[signatures]\npayload = [\"payload_printable\", \"packet\"]\n",
+    )
+    .unwrap();
     let flow = Flow::v4(20_000, 53);
     let frames = [mirrored(7).carrying(&flow.udp(&dns_query(1, "evil.example")))];
     let arguments = ["--rules", "local.rules", "--config", "config.toml"];
@@ -253,9 +257,15 @@ alert udp any any -> any 53 (msg:"two"; content:"|04|evil"; sid:8;)
     assert_eq!(alert["alert"], expected);
     assert_eq!(alert["verdict"], json!({"action": "drop"}));
     assert_eq!(alert["dns"], json!({"query": [{"type": "query", "rrname": "evil.example"}]}));
-    assert_eq!((&alert["app_proto"], &alert["direction"], &alert["tx_id"]), (&"dns".into(), &"to_server".into(), &0.into()));
+    assert_eq!(
+        (&alert["app_proto"], &alert["direction"], &alert["tx_id"]),
+        (&"dns".into(), &"to_server".into(), &0.into())
+    );
     let flow = &alert["flow"];
-    assert_eq!((&flow["pkts_toserver"], &flow["src_ip"], &flow["dest_port"]), (&1.into(), source, &53.into()));
+    assert_eq!(
+        (&flow["pkts_toserver"], &flow["src_ip"], &flow["dest_port"]),
+        (&1.into(), source, &53.into())
+    );
     assert!(flow["start"].as_str().unwrap().starts_with("2020-09-13T12:26:40"), "{flow}");
     assert!(alert["community_id"].is_string());
     assert!(packet["payload_printable"].as_str().unwrap().contains(".evil.example"), "{packet}");
@@ -275,7 +285,11 @@ fn tenants_have_rules_and_variables_of_their_own() {
          alert udp !$HOME_NET any -> any 53 (msg:\"two\"; content:\"|04|evil\"; sid:2;)\n",
     )
     .unwrap();
-    fs::write(path("own.rules"), "alert udp any any -> any 53 (msg:\"three\"; content:\"|04|evil\"; sid:3;)\n").unwrap();
+    fs::write(
+        path("own.rules"),
+        "alert udp any any -> any 53 (msg:\"three\"; content:\"|04|evil\"; sid:3;)\n",
+    )
+    .unwrap();
     let config = format!(
         "[signatures]\nfiles = [\"{0}\"]\nvariables = {{ HOME_NET = \"172.31.0.0/16\" }}\n\
          [[signatures.tenants]]\nname = \"other\"\nvnis = [\"20-29\"]\nvariables = {{ HOME_NET = \"192.168.0.0/16\" }}\n\
@@ -304,7 +318,11 @@ fn thresholds_of_rules_and_of_their_file_limit_alerts_by_vni() {
         "suppress gen_id 1, sig_id 2\nthreshold gen_id 1, sig_id 3, type both, track by_rule, count 3, seconds 60\n",
     )
     .unwrap();
-    let config = format!("[signatures]\nfiles = [\"{}\"]\nthresholds = \"{}\"\n", path("a.rules"), path("threshold.config"));
+    let config = format!(
+        "[signatures]\nfiles = [\"{}\"]\nthresholds = \"{}\"\n",
+        path("a.rules"),
+        path("threshold.config")
+    );
     fs::write(path("config.toml"), config).unwrap();
     let frames: Vec<_> = (0..8)
         .map(|number| {
@@ -351,7 +369,9 @@ fn rules_are_replaced_while_the_capture_runs_and_say_what_they_cost() {
     let Some(bed) = Bed::new(1) else { return };
     let path = |name: &str| bed.log_dir().join(name);
     let rule = |sid: u32, name: &str| {
-        format!("alert dns any any -> any any (msg:\"rule {sid}\"; dns.query; content:\"{name}\"; sid:{sid};)\n")
+        format!(
+            "alert dns any any -> any any (msg:\"rule {sid}\"; dns.query; content:\"{name}\"; sid:{sid};)\n"
+        )
     };
     let replace = |text: &str| {
         fs::write(path("new"), text).unwrap();
@@ -383,10 +403,19 @@ fn rules_are_replaced_while_the_capture_runs_and_say_what_they_cost() {
     ask(20_001, "first.example");
     ask(20_002, "second.example");
     ask(20_003, "third.example");
-    let top = bed.command(&["rules", "top", "--json", "--sort", "matched", "--control", bed.control().to_str().unwrap()]);
+    let top = bed.command(&[
+        "rules",
+        "top",
+        "--json",
+        "--sort",
+        "matched",
+        "--control",
+        bed.control().to_str().unwrap(),
+    ]);
     let output = bed.run_to_end(top);
     let costs: Value = serde_json::from_str(&output.stdout).unwrap();
-    let matched: Vec<_> = costs.as_array().unwrap().iter().map(|one| (&one["sid"], &one["matched"])).collect();
+    let matched: Vec<_> =
+        costs.as_array().unwrap().iter().map(|one| (&one["sid"], &one["matched"])).collect();
     assert_eq!(matched.len(), 2, "{costs}");
     assert!(matched.iter().all(|(_, matched)| **matched == json!(1)), "{costs}");
     // The same files are not loaded again, and a file that is missing changes nothing.

@@ -9,7 +9,6 @@ use mirror_base::sandbox::{self, Kind};
 use mirror_signatures::engine::{AlertPayload, Engine};
 use mirror_signatures::ruleset::Report;
 use mirror_signatures::sources::{LoadError, Sources};
-use mirror_signatures::threshold::Counts;
 use tokio::sync::oneshot;
 
 /// The priority of the thread, as `nice(2)` takes it.
@@ -35,8 +34,6 @@ pub struct Wanted {
     pub sources: Sources,
     /// What alerts contain of the traffic.
     pub payload: AlertPayload,
-    /// The counts of thresholds, which go on.
-    pub counts: Arc<Counts>,
     /// The hash of the files that are loaded.
     pub known: Option<u64>,
 }
@@ -52,7 +49,9 @@ impl RuleLoader {
     pub fn start() -> io::Result<Self> {
         let (queue, requests) = sync_channel(1);
         // On Linux, the value applies to the thread only. If the call fails, it has the priority of other threads.
-        let lower = || drop(rustix::process::nice(NICE));
+        let lower = || {
+            let _ = rustix::process::nice(NICE);
+        };
         // It ends with the process.
         let _ = sandbox::spawn("rules".to_owned(), Kind::Main, lower, move || run(&requests))?;
         Ok(Self(queue))
@@ -75,7 +74,7 @@ fn run(requests: &Receiver<(Wanted, oneshot::Sender<Answer>)>) {
 }
 
 fn load(wanted: Wanted) -> Answer {
-    let Wanted { sources, payload, counts, known } = wanted;
+    let Wanted { sources, payload, known } = wanted;
     let Some(loaded) = sources.load_unless(known)? else { return Ok(None) };
     let digest = loaded.digest;
     let refused =
@@ -83,6 +82,6 @@ fn load(wanted: Wanted) -> Answer {
     if sources.is_empty() {
         return Ok(Some(Ready { engine: None, report: Report::default(), refused, digest }));
     }
-    let (engine, report) = loaded.into_engine(payload, counts)?;
+    let (engine, report) = loaded.into_engine(payload)?;
     Ok(Some(Ready { engine: Some(Arc::new(engine)), report, refused, digest }))
 }

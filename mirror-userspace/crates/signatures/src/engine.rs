@@ -5,7 +5,6 @@
 //! looked at here.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use mirror_packet::Direction;
 use mirror_xdp_common::Address;
@@ -24,7 +23,7 @@ use crate::recorded;
 use crate::rule::{BufferMatches, Match};
 use crate::search::{Builder, Candidates, Search};
 use crate::tenants::Tenants;
-use crate::threshold::{Counts, Event, Judgement, Thresholds};
+use crate::threshold::Thresholds;
 use crate::transform::Transform;
 use crate::variables::{Resolver, Variables};
 
@@ -64,7 +63,6 @@ pub struct Engine {
     /// What differs by VNI.
     tenants: Tenants,
     thresholds: Thresholds,
-    counts: Arc<Counts>,
     profiles: Profiles,
     /// What alerts contain of the traffic.
     payload_of_alerts: AlertPayload,
@@ -169,17 +167,11 @@ impl Engine {
         });
         Ok(Self {
             tenants: Tenants::default(),
-            thresholds: Thresholds::new(
-                signatures.iter().map(|one| &one.rule),
-                &[],
-                &mut Resolver::new(&Variables::default()),
-            )
-            .0,
-            counts: Arc::new(Counts::new(KEYS, 0)),
             profiles: Profiles::new(signatures.len()),
             payload_of_alerts: AlertPayload::default(),
             explanations: None,
             has_mixed: plans.iter().any(|plan| plan.is_mixed),
+            thresholds: Thresholds::default(),
             signatures: signatures.into(),
             plans,
             searches: searches?.into(),
@@ -189,27 +181,31 @@ impl Engine {
             by_header: by_header.into(),
             wanted: recorded::with_those_of_records(wanted),
             scopes,
-        })
+        }
+        .with_limits(&[], &mut Resolver::new(&Variables::default()))
+        .0)
+    }
+
+    /// Limits the alerts of rules by the entries of `threshold.config`, beside their own limits. Names the entries whose
+    /// addresses cannot be resolved.
+    #[must_use]
+    pub fn with_limits(mut self, entries: &[Entry], resolver: &mut Resolver<'_>) -> (Self, Vec<Refusal>) {
+        let rules = self.signatures.iter().map(|signature| &signature.rule);
+        let (thresholds, refused) = Thresholds::new(rules, entries, resolver);
+        self.thresholds = thresholds;
+        (self, refused)
+    }
+
+    /// Returns the limits of the rules' alerts.
+    #[must_use]
+    pub const fn thresholds(&self) -> &Thresholds {
+        &self.thresholds
     }
 
     /// Tells tenants apart.
     #[must_use]
     pub fn for_tenants(self, tenants: Tenants) -> Self {
         Self { tenants, ..self }
-    }
-
-    /// Limits alerts as `threshold.config` says, too. The counts may be those of rules that were in force before. Names
-    /// the entries that are refused.
-    #[must_use]
-    pub fn limited(
-        self,
-        entries: &[Entry],
-        resolver: &mut Resolver<'_>,
-        counts: Arc<Counts>,
-    ) -> (Self, Vec<Refusal>) {
-        let rules = self.signatures.iter().map(|signature| &signature.rule);
-        let (thresholds, refused) = Thresholds::new(rules, entries, resolver);
-        (Self { thresholds, counts, ..self }, refused)
     }
 
     /// Sets what alerts contain of the traffic.
@@ -245,12 +241,6 @@ impl Engine {
         &self.profiles
     }
 
-    /// Returns how often rules with limits matched.
-    #[must_use]
-    pub const fn counts(&self) -> &Arc<Counts> {
-        &self.counts
-    }
-
     /// Returns true if a rule is in force for the tenant of the traffic, whose addresses and ports its header fits.
     #[inline]
     #[must_use]
@@ -263,22 +253,6 @@ impl Engine {
         let (sender, receiver) = (facts.sender(direction), facts.sender(direction.reverse()));
         sides.contain(sender, receiver)
             || signature.rule.header.is_bidirectional && sides.contain(receiver, sender)
-    }
-
-    /// Counts a match of a rule, and returns whether it raises an alert.
-    pub fn judge(&self, rule: u32, facts: &Facts, direction: Direction) -> Judgement {
-        if self.thresholds.is_empty() {
-            return Judgement::Alert(None);
-        }
-        let event = Event {
-            time: facts.time,
-            source: facts.sender(direction).0,
-            destination: facts.sender(direction.reverse()).0,
-            vni: facts.vni,
-            // With the addresses, they tell flows apart.
-            flow: facts.start ^ u64::from(facts.ends[0].1) << 48 ^ u64::from(facts.ends[1].1) << 32,
-        };
-        self.thresholds.judge(rule, &event, &self.counts)
     }
 
     /// Returns the rules. Their indexes are those of candidates.

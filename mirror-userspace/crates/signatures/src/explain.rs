@@ -69,7 +69,11 @@ impl Failure {
 
     /// A requirement of a buffer that the traffic does not have.
     pub(crate) fn absent(buffer: &'static str) -> Self {
-        Self { requirement: "the traffic has no such buffer".to_owned(), buffer: Some(buffer), ..Self::default() }
+        Self {
+            requirement: "the traffic has no such buffer".to_owned(),
+            buffer: Some(buffer),
+            ..Self::default()
+        }
     }
 
     /// A requirement of a buffer, behind those that held.
@@ -117,13 +121,14 @@ impl Explanations {
         let Facts { start, ends, transport, ipv6, vni, .. } = *facts;
         let flow = ExplainedFlow { start, ends, transport, ipv6, vni };
         let mut flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_full = flows.len() >= FLOWS;
         match flows.get_mut(&flow) {
             Some(best) if best.rank >= attempt.rank => {}
             Some(best) => *best = attempt,
-            None if flows.len() < FLOWS => {
+            None if is_full => {}
+            None => {
                 flows.insert(flow, attempt);
             }
-            None => {}
         }
     }
 
@@ -157,7 +162,8 @@ fn described(requirement: &Match) -> String {
 }
 
 fn content_text(content: &Content) -> String {
-    let mut text = format!("content:{}\"{}\"", if content.negated { "!" } else { "" }, content.pattern.escape_ascii());
+    let mut text =
+        format!("content:{}\"{}\"", if content.negated { "!" } else { "" }, content.pattern.escape_ascii());
     let mut add = |name: &str, number: Number| match number {
         Number::Value(value) => text += &format!("; {name}:{value}"),
         Number::Variable(_) => text += &format!("; {name} from a variable"),

@@ -7,9 +7,8 @@
 //! together, [`sources`] those of a configuration, and reports what was refused, what is there twice, and what will be
 //! slow. [`engine`] finds the rules that a buffer may match by their patterns ([`search`]), and verifies them.
 //! [`inspector`] inspects flows: it is told the [`facts`] about them, and raises alerts, which [`threshold`] limits.
-//! [`tenants`] are rules and variables by VNI, [`profile`] is what rules cost, [`explain`] why
-//! one does not match. [`update`] compares, chooses and edits rules
-//! as text.
+//! [`tenants`] are rules and variables by VNI, [`profile`] is what rules cost, [`explain`] why one does not match.
+//! [`update`] compares, chooses and edits rules as text.
 //!
 //! The crate does no I/O on the path of packets and knows no clock. Everything that it reads is hostile: [`limits`]
 //! bounds it.

@@ -267,8 +267,11 @@ impl Plan {
         if self.fits_ends(sender, receiver) || self.is_bidirectional && self.fits_ends(receiver, sender) {
             return None;
         }
-        let has = |set: &Option<Arc<AddressSet>>, end: End| set.as_ref().is_none_or(|set| set.contains_address(end.0));
-        let has_port = |set: &Option<Arc<PortSet>>, end: End| set.as_ref().is_none_or(|set| set.contains(end.1));
+        let has = |set: &Option<Arc<AddressSet>>, end: End| {
+            set.as_ref().is_none_or(|set| set.contains_address(end.0))
+        };
+        let has_port =
+            |set: &Option<Arc<PortSet>>, end: End| set.as_ref().is_none_or(|set| set.contains(end.1));
         Some(if !has(&self.source, sender) {
             "the source address"
         } else if !has_port(&self.source_ports, sender) {

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::hash::BuildHasher as _;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
@@ -18,7 +17,7 @@ use crate::file::read;
 use crate::rule::RuleId;
 use crate::ruleset::{Loader, Report, RuleSet};
 use crate::tenants::{DEFAULT_SET, MAX_SETS, Tenant};
-use crate::threshold::{Counts, Thresholds};
+use crate::threshold::Thresholds;
 use crate::variables::{Resolver, Variables};
 
 /// The files and variables of a configuration.
@@ -103,17 +102,13 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Builds the searches of the rules. `counts` may be those of rules that were in force before.
-    pub fn into_engine(
-        self,
-        payload: AlertPayload,
-        counts: Arc<Counts>,
-    ) -> Result<(Engine, Report), LoadError> {
+    /// Builds the searches of the rules.
+    pub fn into_engine(self, payload: AlertPayload) -> Result<(Engine, Report), LoadError> {
         let Self { rules, entries, variables, .. } = self;
         let engine = Engine::new(rules.signatures).map_err(LoadError::Search)?;
         let engine = engine.for_tenants(rules.tenants).with_payload(payload);
         // What is refused was named when the files were loaded.
-        let (engine, _) = engine.limited(&entries, &mut Resolver::new(&variables), counts);
+        let (engine, _) = engine.with_limits(&entries, &mut Resolver::new(&variables));
         Ok((engine, rules.report))
     }
 }
@@ -359,8 +354,7 @@ mod tests {
             .collect();
         assert_eq!(refused, [("classification.config", 2), ("threshold.config", 2)]);
         assert!(sources.load_unless(Some(loaded.digest)).unwrap().is_none());
-        let (engine, report) =
-            loaded.into_engine(AlertPayload::default(), Arc::new(Counts::new(64, 1))).unwrap();
+        let (engine, report) = loaded.into_engine(AlertPayload::default()).unwrap();
         assert_eq!((engine.signatures().len(), report.total), (3, 3));
         fs::write(path("own.txt"), rule(3, 2)).unwrap();
         assert!(sources.load_unless(Some(sources.load().unwrap().digest)).unwrap().is_none());

@@ -270,8 +270,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let ports = crate::cli::parser_ports(&settings.ports);
     let receive = settings.receive.clone();
-    let rules = crate::cli::inspect::load(&settings.signatures, worker.hash_seed)?;
-    let (rules, digest) = rules.map_or((None, None), |(rules, digest)| (Some(rules), Some(digest)));
+    let (rules, digest) = crate::cli::inspect::load(&settings.signatures)?.unzip();
     // Undone when this function returns, in whatever way.
     let mut changes = Vec::new();
     if args.prepare {
@@ -335,7 +334,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut statistics = every(settings.capture.stats_interval);
     let mut messages = every(Duration::from_millis(100));
     let mut split_noticed = false;
-    let mut reloader = Reloader::new(&args, settings, loader, digest, worker.hash_seed);
+    let mut reloader = Reloader::new(&args, settings, loader, digest);
     let failure = loop {
         tokio::select! {
             _ = interrupt.recv() => break None,

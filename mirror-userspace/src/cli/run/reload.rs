@@ -13,10 +13,9 @@ use mirror_control::capture::Capture;
 use mirror_control::config::{self, Config, Diagnostic, Diagnostics, settings};
 use mirror_control::rule_loader::{Ready, RuleLoader, Wanted};
 use mirror_records::sink::Sink;
-use mirror_signatures::engine::{Engine, KEYS};
+use mirror_signatures::engine::Engine;
 use mirror_signatures::rule::RuleId;
 use mirror_signatures::sources::Changed;
-use mirror_signatures::threshold::Counts;
 use mirror_store::Store;
 use tokio::time::Instant;
 
@@ -43,9 +42,8 @@ pub(super) struct Reloader<'a> {
     args: &'a Args,
     current: Config,
     loader: RuleLoader,
-    /// The hash of the rule files in force, and the seed of the counts of thresholds.
+    /// The hash of the rule files in force.
     digest: Option<u64>,
-    seed: u64,
 }
 
 impl<'a> Reloader<'a> {
@@ -54,9 +52,8 @@ impl<'a> Reloader<'a> {
         current: Config,
         loader: RuleLoader,
         digest: Option<u64>,
-        seed: u64,
     ) -> Self {
-        Self { args, current, loader, digest, seed }
+        Self { args, current, loader, digest }
     }
 
     /// Returns the time between two `stats` events.
@@ -163,11 +160,9 @@ impl<'a> Reloader<'a> {
             return Ok(None);
         }
         let is_same = new.signatures.payload == self.current.signatures.payload;
-        let counts = before.as_ref().map(|engine| Arc::clone(engine.counts()));
         let wanted = Wanted {
             sources: new.signatures.sources.clone(),
             payload: new.signatures.payload,
-            counts: counts.unwrap_or_else(|| Arc::new(Counts::new(KEYS, self.seed))),
             known: self.digest.filter(|_| is_same),
         };
         let Some(ready) = self.loader.load(wanted).await? else { return Ok(None) };

@@ -27,13 +27,15 @@ use mirror_device::xdp::attached::{self, Attached};
 use mirror_device::xdp::policy::PolicyError;
 use mirror_device::xdp::program::{self, CaptureProgram, LogLevel, Options};
 use mirror_engine::indicators::Indicators;
+use mirror_engine::inspection::Rules;
 use mirror_engine::observers::Workers;
 use mirror_engine::worker::affinity::Affinity;
 use mirror_engine::worker::flow_scan::FlowScan;
 use mirror_engine::worker::{Datagrams, Tuning, Worker, WorkerConfig};
 use mirror_records::sink::{Overflow, Sink};
 use mirror_rules::Policy;
-use mirror_signatures::engine::Engine;
+use mirror_signatures::engine::{Engine, KEYS as COUNTED};
+use mirror_signatures::threshold::Counts;
 use mirror_store::{Store, StoreError, UploadWatch};
 use mirror_xdp_common::counters::Counter;
 use mirror_xdp_common::outer::Ports;
@@ -331,6 +333,7 @@ impl Plan {
             tuning: self.config.worker.tuning,
             indicators: Arc::clone(&self.config.indicators),
             rules: RulesInForce::default(),
+            counts: Arc::new(Counts::new(COUNTED, self.config.worker.hash_seed)),
             netlink: self.netlink,
             upload: store.and_then(Store::upload),
             links: Links::of(self.devices.iter().map(|device| &device.interface)),
@@ -381,7 +384,7 @@ impl Plan {
                     .indicators((!indicators.is_empty()).then(|| Arc::clone(indicators)))
                     .datagrams(datagrams.next())
                     .build();
-                worker.inspect(self.config.rules.clone());
+                worker.inspect(capture.with_counts(self.config.rules.clone()));
                 let stages = Arc::clone(&stages);
                 let assignment = Assignment { number, cpu, port, worker, affinity, stages };
                 let handle =
@@ -622,6 +625,8 @@ pub struct Capture {
     tuning: Tuning,
     indicators: Arc<Indicators>,
     rules: RulesInForce,
+    /// How often rules with limits matched, whatever rules are in force.
+    counts: Arc<Counts>,
     netlink: Netlink,
     upload: Option<UploadWatch>,
     links: Links,
@@ -779,12 +784,17 @@ impl Capture {
     /// Gives the workers other rules, which they use from one batch to the next, and waits until they do.
     pub async fn inspect(&mut self, rules: Option<Arc<Engine>>) {
         for (_, handle) in &self.workers {
-            handle.changed().rules.leave(rules.clone());
+            handle.changed().rules.leave(self.with_counts(rules.clone()));
         }
         let before = self.rules.set(rules);
         self.settle_in().await;
         // Freed here: freeing them takes a worker longer than it has time.
         drop(before);
+    }
+
+    /// Joins rules with the counts of their matches, which all workers share.
+    fn with_counts(&self, rules: Option<Arc<Engine>>) -> Option<Rules> {
+        rules.map(|engine| Rules { engine, counts: Arc::clone(&self.counts) })
     }
 
     /// Returns the rules in force.

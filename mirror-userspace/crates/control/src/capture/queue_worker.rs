@@ -12,12 +12,12 @@ use mirror_base::sandbox::{self, Kind};
 use mirror_device::afxdp::{BATCH, Port, Statistics};
 use mirror_device::xdp::shunt::Shunter;
 use mirror_engine::indicators::Indicators;
+use mirror_engine::inspection::Rules;
 use mirror_engine::observers::Mailbox;
 use mirror_engine::worker::affinity::Affinity;
 use mirror_engine::worker::flow_scan::FlowScan;
 use mirror_engine::worker::{Tuning, Worker, WorkerCounters};
 use mirror_packet::{FrameInfo, MirrorDirection, MirrorSession};
-use mirror_signatures::engine::Engine;
 use mirror_store::{StoreCounters, StoreHandle};
 use mirror_xdp_common::capture::{CaptureHeader, flags};
 use nix::time::{ClockId, clock_gettime};
@@ -131,7 +131,7 @@ pub(super) struct Assignment {
 pub(super) struct Changed {
     pub(super) tuning: Slot<Tuning>,
     pub(super) indicators: Slot<Arc<Indicators>>,
-    pub(super) rules: Slot<Option<Arc<Engine>>>,
+    pub(super) rules: Slot<Option<Rules>>,
 }
 
 impl Changed {

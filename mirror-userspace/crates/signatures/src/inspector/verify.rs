@@ -19,7 +19,7 @@ use crate::plan::{Change, Kind, Plan, Scope, Test};
 use crate::profile::SAMPLE;
 use crate::recorded;
 use crate::rule::{Action, BitOperation, BufferMatches, IntOperation, Match, Rule, State};
-use crate::threshold::Judgement;
+use crate::threshold::{Event, Judgement};
 use crate::transform::Transform;
 
 /// What rules are verified with.
@@ -241,8 +241,7 @@ impl Work {
                     if signature.rule.is_silent {
                         continue;
                     }
-                    let judgement = engine.judge(*rule, traffic.facts, traffic.direction);
-                    let Judgement::Alert(action) = judgement else { continue };
+                    let Judgement::Alert(action) = self.judge(engine, *rule, traffic) else { continue };
                     alerts += 1;
                     if alerts > limits::ALERTS {
                         self.losses.alerts += 1;
@@ -287,13 +286,7 @@ impl Work {
 
     /// Notes why the rule that is explained does or does not match.
     #[cold]
-    fn explain(
-        &self,
-        engine: &Engine,
-        explanations: &Explanations,
-        flow: &FlowState,
-        traffic: &Traffic<'_>,
-    ) {
+    fn explain(&self, engine: &Engine, explanations: &Explanations, flow: &FlowState, traffic: &Traffic<'_>) {
         let Some((signature, plan)) = engine.rule(explanations.rule) else { return };
         if !traffic.is_of(plan) {
             return;
@@ -339,10 +332,9 @@ impl Work {
             State::FlowBit { operation, .. } | State::HostBit { operation, .. } => {
                 matches!(operation, BitOperation::IsSet | BitOperation::IsNotSet)
             }
-            State::FlowInt { operation, .. } => matches!(
-                operation,
-                IntOperation::IsSet | IntOperation::IsNotSet | IntOperation::Compare(..)
-            ),
+            State::FlowInt { operation, .. } => {
+                matches!(operation, IntOperation::IsSet | IntOperation::IsNotSet | IntOperation::Compare(..))
+            }
         };
         for (test, state) in plan.tests.iter().zip(rule.states.iter().filter(is_test)) {
             if !self.holds(test, flow, traffic) {
@@ -358,7 +350,8 @@ impl Work {
             }
             let name = list.buffer.name();
             let contents = traffic.contents(list.buffer);
-            let farthest = contents.iter().map(|content| held(list, content, &values)).max_by_key(|held| held.0);
+            let farthest =
+                contents.iter().map(|content| held(list, content, &values)).max_by_key(|held| held.0);
             let Some((count, offset, bytes)) = farthest else { return (rank, Some(Failure::absent(name))) };
             let failed = list.matches.get(count).map(|failed| Failure::within(name, failed, &bytes, offset));
             return (rank + count as u32 + 1, failed.or_else(|| Some(Failure::of(name))));
@@ -369,9 +362,7 @@ impl Work {
     /// Counts a candidate that is verified. Returns the time for one in [`SAMPLE`].
     #[inline]
     fn begin_profile(&mut self, rule: u32) -> Option<Instant> {
-        if let Some(profile) = &self.profile {
-            profile.candidate(rule);
-        }
+        self.profile.candidate(rule);
         let is_sample = self.until_sample == 0;
         self.until_sample = if is_sample { SAMPLE - 1 } else { self.until_sample - 1 };
         is_sample.then(Instant::now)
@@ -379,7 +370,7 @@ impl Work {
 
     #[inline]
     fn end_profile(&self, rule: u32, started: Option<Instant>, outcome: Outcome) {
-        let Some(profile) = &self.profile else { return };
+        let profile = &self.profile;
         match outcome {
             Outcome::OtherTraffic => {}
             Outcome::Match => {
@@ -391,6 +382,19 @@ impl Work {
         if let Some(started) = started {
             profile.sampled(rule, started);
         }
+    }
+
+    /// Returns whether a match raises an alert, as far as thresholds go.
+    fn judge(&self, engine: &Engine, rule: u32, traffic: &Traffic<'_>) -> Judgement {
+        let Traffic { facts, direction, .. } = *traffic;
+        let event = Event {
+            time: facts.time,
+            source: facts.sender(direction).0,
+            destination: facts.sender(direction.reverse()).0,
+            vni: facts.vni,
+            flow: facts.flow,
+        };
+        engine.thresholds().judge(rule, &event, &self.counts)
     }
 
     fn check(&mut self, rule: &Rule, plan: &Plan, flow: &FlowState, traffic: &Traffic<'_>) -> Outcome {

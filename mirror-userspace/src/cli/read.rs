@@ -1,5 +1,7 @@
 //! `mirror-xdp read`: runs the worker of the live capture on capture files.
 
+mod each;
+
 use std::io::IsTerminal as _;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -15,6 +17,7 @@ use mirror_control::stats::{self, Named, Records};
 use mirror_device::xdp::program::LogLevel;
 use mirror_engine::analyzer::Enabled;
 use mirror_engine::indicators::Indicators;
+use mirror_engine::inspection::Rules;
 use mirror_engine::offline::{self, Frames};
 use mirror_engine::worker::{Worker, WorkerConfig};
 use mirror_packet::FlowScope;
@@ -22,10 +25,11 @@ use mirror_packet::capture_file::{CaptureFile, CaptureFileError};
 use mirror_packet::link_name;
 use mirror_records::sink::{Destination, Overflow, Producer, Sink, StallPolicy};
 use mirror_rules::Policy;
+use mirror_signatures::engine::Engine;
 use mirror_store::{Retention, Store, StoreHandle};
 use serde::Serialize;
 
-use super::gate::Rules;
+use super::gate;
 use super::log::Format;
 use super::progress::{CLEAR, grouped, listed, with_unit};
 use super::run::sink_settings;
@@ -40,10 +44,12 @@ use super::{help, number, set};
 Examples:
   mirror-xdp read session.pcap                      records go to ./eve.json
   mirror-xdp read --log-dir out a.pcap b.pcapng.gz  several files, in this order
+  mirror-xdp read --each --log-dir out *.pcap       each file apart: out/a.pcap/eve.json, out/b.pcap/eve.json
   mirror-xdp read --config mirror-xdp.toml day.pcap  as a capture with this configuration would have
   mirror-xdp read --store packets session.pcap      keep and index the packets, for `mirror-xdp extract`
   ssh host tcpdump -i any -w - | mirror-xdp read -  a capture from standard input
   mirror-xdp read --eve-output - day.pcap | jq .dns  records to another program
+  mirror-xdp read --rules et.rules -- session.pcap  alerts by rule files of Suricata
   mirror-xdp read --json session.pcap | jq .workers totals for scripts")]
 pub(super) struct Args {
     /// Capture files: pcap or pcapng, plain or compressed by gzip or zstd; `-` is standard input
@@ -58,6 +64,11 @@ pub(super) struct Args {
     /// Directory of eve.json; created if missing
     #[arg(long, value_name = "DIR", default_value = ".")]
     log_dir: PathBuf,
+
+    /// Read each file apart, as a command of its own would, with its records in a directory of its own below that of
+    /// --log-dir, named like the file with `__` for each `/`
+    #[arg(long, conflicts_with = "store")]
+    each: bool,
 
     /// Also keep the packets, in this directory, as [store] of the configuration defines; `mirror-xdp extract` finds
     /// them
@@ -82,9 +93,9 @@ pub(super) struct Args {
     #[arg(long, help = help("analysis.flow_scope"), value_name = "SCOPE", value_parser = super::flow_scope())]
     flow_scope: Option<FlowScope>,
 
-    /// Number of workers that analyse the frames; by default one per CPU, at most 16, and one with --store, which keeps
-    /// packets in their order. The records are the same with any number
-    #[arg(long, value_name = "N", conflicts_with = "store")]
+    /// Number of workers that analyse the frames; by default one per CPU, at most 16. The records are the same with any
+    /// number. It is one with --store, --each, and rules
+    #[arg(long, value_name = "N", conflicts_with_all = ["store", "each", "rules"])]
     workers: Option<NonZeroUsize>,
 
     #[arg(long, help = help("services.literals"), value_enum, value_name = "on|off")]
@@ -97,6 +108,13 @@ pub(super) struct Args {
     analyzers: Option<Vec<String>>,
 
     #[command(flatten)]
+    rules: super::inspect::RulesArgs,
+
+    /// Follow connections that are older than the file in plain frames, too, as in mirror sessions
+    #[arg(long)]
+    midstream: bool,
+
+    #[command(flatten)]
     ports: super::PortArgs,
 }
 
@@ -104,11 +122,12 @@ pub(super) struct Args {
 const MOST_WORKERS: NonZeroUsize = NonZeroUsize::new(16).expect("sixteen is not zero");
 
 impl Args {
-    /// Returns the number of workers.
-    fn workers(&self) -> NonZeroUsize {
+    /// Returns the number of workers. Rules count some matches over all flows, in the order of the frames.
+    fn workers(&self, with_rules: bool) -> NonZeroUsize {
         let every_cpu =
             || std::thread::available_parallelism().map_or(NonZeroUsize::MIN, |cpus| cpus.min(MOST_WORKERS));
-        if self.store.is_some() { NonZeroUsize::MIN } else { self.workers.unwrap_or_else(every_cpu) }
+        let is_one = self.store.is_some() || self.each || with_rules;
+        if is_one { NonZeroUsize::MIN } else { self.workers.unwrap_or_else(every_cpu) }
     }
 
     /// Returns the settings in force, and the warnings about the configuration file: its values, except where a flag
@@ -128,6 +147,7 @@ impl Args {
         set(&mut settings.analysis.analyzers, analyzers.as_ref());
         self.ports.apply(&mut settings);
         self.eve.apply(&mut settings.eve);
+        self.rules.apply(&mut settings.signatures);
         // The log of a live capture is not the place for the records of a file, and the age of packets is not that of
         // their segments.
         settings.capture.log_dir.clone_from(&self.log_dir);
@@ -141,7 +161,8 @@ impl Args {
     fn file(&self, path: &Path) -> anyhow::Result<(Config, Vec<Diagnostic>)> {
         let is_unused = |key: &str| {
             let section = key.split('.').next().unwrap_or(key);
-            matches!(section, "api" | "capture" | "receive")
+            // Rules are loaded, and what is wrong with them reported, whatever the check finds.
+            matches!(section, "api" | "capture" | "receive" | "signatures")
                 || key == "store.upload"
                 || (self.store.is_none() && section == "store")
         };
@@ -168,36 +189,35 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     for warning in warnings {
         tracing::warn!(target: super::log::CONFIGURATION, "{warning}");
     }
-    let indicators = Arc::new(settings.alerts.load()?);
+    if args.each {
+        each::check(args, &settings);
+    }
+    let rules = super::inspect::load(&settings.signatures)?.map(|(engine, _)| engine);
     // A confined process cannot see all limits of its CPUs.
-    let workers = args.workers();
+    let workers = args.workers(rules.is_some());
+    let shared = Shared { indicators: Arc::new(settings.alerts.load()?), rules, workers };
     let mut sink = confine(args, &settings)?;
+    if args.each {
+        return each::read(args, &settings, &shared);
+    }
     // Created once there is something to read: a mistyped name leaves nothing behind.
     let mut reader: Option<Reader> = None;
     let mut damaged = false;
     for path in &args.files {
-        let file =
-            if is_standard_input(path) { CaptureFile::standard_input() } else { CaptureFile::open(path) };
-        let (links, outcome) = match file {
-            Ok(file) => match &mut reader {
-                Some(reader) => reader.read(file),
-                None => {
-                    reader.insert(Reader::new(args, &settings, workers, &indicators, sink.take())?).read(file)
-                }
-            },
+        let read = match open_file(path) {
+            Ok(file) => {
+                let reader = match &mut reader {
+                    Some(reader) => reader,
+                    None => {
+                        let sink = sink.take().map_or_else(|| open_sink(args, &settings), Ok)?;
+                        reader.insert(Reader::new(args, &settings, &shared, sink)?)
+                    }
+                };
+                reader.read(file)
+            }
             Err(error) => (Links::default(), Err(error)),
         };
-        if let Some(reader) = &mut reader {
-            reader.progress.clear();
-        }
-        if let Some(text) = links.unsupported_text().filter(|_| !args.json || !links.any_supported) {
-            damaged |= !links.any_supported;
-            super::complain(format_args!("{}: {text}", path.display()));
-        }
-        if let Err(error) = outcome {
-            damaged = true;
-            super::complain(one_line(&error));
-        }
+        damaged |= !is_whole(args, path, read);
     }
     let Some(reader) = reader else { return Ok(ExitCode::FAILURE) };
     let totals = reader.finish(start.elapsed())?;
@@ -208,6 +228,24 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let failed = damaged || totals.records.lost > 0;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn open_file(path: &Path) -> Result<CaptureFile, CaptureFileError> {
+    if is_standard_input(path) { CaptureFile::standard_input() } else { CaptureFile::open(path) }
+}
+
+/// Reports what could not be read of a file. Returns whether the file is whole, and has frames that can be analysed.
+fn is_whole(args: &Args, path: &Path, (links, outcome): (Links, Result<(), CaptureFileError>)) -> bool {
+    let mut whole = true;
+    if let Some(text) = links.unsupported_text().filter(|_| !args.json || !links.any_supported) {
+        whole = links.any_supported;
+        super::complain(format_args!("{}: {text}", path.display()));
+    }
+    if let Err(error) = outcome {
+        whole = false;
+        super::complain(one_line(&error));
+    }
+    whole
 }
 
 /// Confines the process to the capture files, the log and the store, before it reads any of them. Creates the
@@ -271,6 +309,13 @@ impl Links {
     }
 }
 
+/// What is loaded once for all files.
+struct Shared {
+    indicators: Arc<Indicators>,
+    rules: Option<Arc<Engine>>,
+    workers: NonZeroUsize,
+}
+
 struct Reader {
     sink: Sink,
     store: Option<Store>,
@@ -281,37 +326,34 @@ struct Reader {
 
 /// The frames of the files, by their fate before they reached the worker.
 impl Reader {
-    fn new(
-        args: &Args,
-        settings: &Config,
-        workers: NonZeroUsize,
-        indicators: &Arc<Indicators>,
-        sink: Option<Sink>,
-    ) -> anyhow::Result<Self> {
-        let sink = sink.map_or_else(|| open_sink(args, settings), Ok)?;
+    fn new(args: &Args, settings: &Config, shared: &Shared, sink: Sink) -> anyhow::Result<Self> {
         let config = WorkerConfig {
             max_flows: settings.capture.max_flows,
             hash_seed: offline::HASH_SEED,
             dedup: settings.analysis.dedup,
             flow_scope: settings.analysis.flow_scope,
+            midstream: args.midstream,
             tuning: settings.tuning(),
         };
         let store = super::store::open(args.store.as_deref(), &settings.store)?;
         let kept = store.as_ref().and_then(Store::rules);
         let worker = |(number, records): (usize, Producer)| {
             let recorder = store.as_ref().map(|store| store.handle(number, Overflow::Wait)).transpose()?;
-            Ok(Worker::builder(config, records)
+            let mut worker = Worker::builder(config, records)
                 .recorder(recorder.map(|recorder| recorder.by_rules(kept.clone())))
-                .indicators(Some(Arc::clone(indicators)))
-                .one_of(workers)
-                .build())
+                .indicators(Some(Arc::clone(&shared.indicators)))
+                .one_of(shared.workers)
+                .build();
+            // Thresholds count anew for each file that is read apart.
+            worker.inspect(shared.rules.clone().map(Rules::new));
+            Ok(worker)
         };
-        let workers = sink.producers(workers).into_iter().enumerate().map(worker);
+        let workers = sink.producers(shared.workers).into_iter().enumerate().map(worker);
         let workers = workers.collect::<anyhow::Result<_>>()?;
         let mut frames = offline::Reader::across(workers, super::parser_ports(&settings.ports))
             .context("cannot start the workers")?;
         if settings.policy != Policy::default() {
-            frames = frames.with_gate(Box::new(Rules::new(&settings.policy, kept.as_deref())?));
+            frames = frames.with_gate(Box::new(gate::Rules::new(&settings.policy, kept.as_deref())?));
         }
         Ok(Self { sink, store, frames, progress: Progress::new(args.json), quiet: args.json })
     }
@@ -328,10 +370,23 @@ impl Reader {
             self.frames.frame(&frame);
             self.progress.show(self.frames.frames());
         });
+        self.progress.clear();
         (links, outcome)
     }
 
+    /// Ends all flows, and closes log and store.
     fn finish(mut self, elapsed: Duration) -> anyhow::Result<Totals> {
+        let mut totals = self.account(elapsed)?;
+        totals.records = Records::new(self.frames.counters().records_lost, &self.sink.finish());
+        if let Some(store) = self.store {
+            // This command uploads nothing.
+            let _ = super::store::finish(store, self.quiet);
+        }
+        Ok(totals)
+    }
+
+    /// Ends all flows, and writes the account.
+    fn account(&mut self, elapsed: Duration) -> anyhow::Result<Totals> {
         self.frames.finish();
         self.progress.clear();
         let frames = self.frames.frames();
@@ -346,7 +401,7 @@ impl Reader {
         let unaccounted = seen.abs_diff(mirrored + plain + dropped.sum() + shunted.sum())
             + (mirrored + plain).abs_diff(analysed.delivered)
             + analysed.imbalance();
-        let mut totals = Totals {
+        let totals = Totals {
             seconds: elapsed.as_secs_f64(),
             frames: FrameTotals { seen, bytes, mirrored, plain, dropped, shunted },
             records: Records::new(records_lost, &self.sink.flush()),
@@ -354,11 +409,6 @@ impl Reader {
             unaccounted,
         };
         self.sink.stats(self.frames.now(), &totals).context("cannot write the statistics")?;
-        totals.records = Records::new(records_lost, &self.sink.finish());
-        if let Some(store) = self.store {
-            // This command uploads nothing.
-            let _ = super::store::finish(store, self.quiet);
-        }
         Ok(totals)
     }
 }

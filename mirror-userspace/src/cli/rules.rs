@@ -1,5 +1,12 @@
 //! `mirror-xdp rules`: Suricata's rule files.
 
+mod diff;
+mod explain;
+mod files;
+mod tar;
+mod top;
+mod update;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -22,11 +29,15 @@ use super::{print, print_json};
 /// Rules of each reason that the text for people names.
 const NAMED: usize = 10;
 
-/// Check Suricata's rule files
+/// Check, compare and update Suricata's rule files
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Example:
-  mirror-xdp rules check /etc/suricata/rules/*.rules")]
+Examples:
+  mirror-xdp rules check /etc/suricata/rules/*.rules             which rules load, and why not
+  mirror-xdp rules explain day.pcap --rules et.rules --sid 2027865  why a rule does or does not match
+  mirror-xdp rules diff old.rules new.rules                      what is added, removed and changed
+  mirror-xdp rules update emerging.rules.tar.gz -o all.rules     join, choose and edit downloaded rules
+  mirror-xdp rules top                                           what the rules of a running capture cost")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -35,6 +46,10 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Check(Check),
+    Diff(diff::Args),
+    Explain(Box<explain::Args>),
+    Update(update::Args),
+    Top(top::Args),
 }
 
 /// Load rule files, and show what is refused and why, what is there twice, and what will be slow
@@ -55,7 +70,7 @@ struct Check {
     files: Vec<PathBuf>,
 
     /// Set a variable of addresses or ports; those of networks are `any` unless set
-    #[arg(long = "rules-var", value_name = "NAME=VALUE", value_parser = variable)]
+    #[arg(long = "rules-var", value_name = "NAME=VALUE", value_parser = super::inspect::variable)]
     variables: Vec<(String, String)>,
 
     /// Fail if anything is refused
@@ -67,20 +82,18 @@ struct Check {
     json: bool,
 }
 
-fn variable(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
-    Variables::default().set(name, value)?;
-    Ok((name.to_owned(), value.to_owned()))
-}
-
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
-    super::confined::to_reading()?;
     match &args.command {
         Command::Check(args) => check(args),
+        Command::Diff(args) => diff::main(args),
+        Command::Explain(args) => explain::main(args),
+        Command::Update(args) => update::main(args),
+        Command::Top(args) => top::main(args),
     }
 }
 
 fn check(args: &Check) -> anyhow::Result<ExitCode> {
+    super::confined::to_reading()?;
     let mut variables = Variables::default();
     for (name, value) in &args.variables {
         variables.set(name, value).map_err(anyhow::Error::msg)?;

@@ -2,7 +2,8 @@
 //!
 //! It owns the settings ([`config`]), what they need of the machine ([`host`]), the capture itself ([`capture`]), its
 //! account ([`stats`]) and the table of its counters ([`counters`]), observers of frames ([`observe`]), the HTTP API
-//! ([`api`]), the check of a machine ([`doctor`]) and the packet generator ([`pktgen`]). The files that its tables
+//! ([`api`]), the check of a machine ([`doctor`]) the packet generator ([`pktgen`]), and the thread
+//! that loads rules ([`rule_loader`]). The files that its tables
 //! generate are in [`generated`]. It uses all crates below it; the command line is above.
 
 pub mod api;
@@ -14,4 +15,5 @@ pub mod generated;
 pub mod host;
 pub mod observe;
 pub mod pktgen;
+pub mod rule_loader;
 pub mod stats;

@@ -89,6 +89,15 @@ pub struct Measured {
     pub error: bool,
 }
 
+/// How a line differs from the usual ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LineShape {
+    /// The number of the transaction in its flow.
+    pub transaction: Option<u32>,
+    /// True if the server is the source: the line is about what it has sent.
+    pub is_reversed: bool,
+}
+
 /// Receives the lines of an event. The writer adds the fields that all events of a flow share, and limits the
 /// length of the lines.
 pub trait EveWriter {
@@ -105,6 +114,21 @@ pub trait EveWriter {
     ///
     /// Fails if `object` has no JSON form.
     fn transaction(&mut self, number: u32, object: &impl Serialize) -> Result<()>;
+
+    /// Writes a line of this shape, with `object` for its details, and the members of another object beside it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a value has no JSON form.
+    fn line_with(
+        &mut self,
+        shape: &LineShape,
+        object: &impl Serialize,
+        members: &impl Serialize,
+    ) -> Result<()> {
+        let _ = (shape, members);
+        self.line(object)
+    }
 
     /// Writes a line unless it has more than `most` bytes. Returns true if it was written.
     ///

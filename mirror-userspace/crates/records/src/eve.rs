@@ -3,7 +3,7 @@
 
 use mirror_packet::text::{self, Clock, Text};
 use mirror_packet::{CommunityId, Conversation, Direction};
-use mirror_protocols::eve::EveWriter;
+use mirror_protocols::eve::{EveWriter, LineShape};
 use mirror_protocols::preamble::write_relayed;
 use mirror_xdp_common::Address;
 use mirror_xdp_common::wire::protocol;
@@ -45,6 +45,11 @@ impl Default for Renderer {
 }
 
 impl Renderer {
+    /// Returns a renderer with the same settings that has rendered nothing yet.
+    pub fn anew(&self) -> Self {
+        Self { literals: self.literals, ..Self::default() }
+    }
+
     /// Sets whether the literals of statements are written.
     pub const fn set_literals(&mut self, literals: bool) {
         self.literals = literals;
@@ -140,17 +145,21 @@ impl Renderer {
         &mut self,
         out: &mut Vec<u8>,
         (record, relay): (&EventRecord, &[u8]),
-        tx_id: Option<u32>,
+        shape: LineShape,
         object: Option<&impl Serialize>,
-        service: Option<&impl Serialize>,
+        members: Option<&impl Serialize>,
     ) -> serde_json::Result<()> {
         let EventRecord { time, conversation, event_type, .. } = record;
         let line = &mut Line { out };
-        self.head(line, *time, event_type.name, conversation)?;
+        if shape.is_reversed {
+            self.head(line, *time, event_type.name, &reversed(conversation))?;
+        } else {
+            self.head(line, *time, event_type.name, conversation)?;
+        }
         line.raw(b",\"community_id\":\"");
         line.raw(&self.community_id(conversation));
         line.raw(b"\"");
-        if let Some(number) = tx_id {
+        if let Some(number) = shape.transaction {
             line.number(b",\"tx_id\":", number.into());
         }
         if let Some(object) = object {
@@ -159,9 +168,8 @@ impl Renderer {
             line.raw(b":");
             json::append(line.out, object)?;
         }
-        if let Some(service) = service {
-            line.raw(b",\"service\":");
-            json::append(line.out, service)?;
+        if let Some(members) = members {
+            line.members(members)?;
         }
         line.relay(relay)?;
         line.mirror(conversation);
@@ -260,6 +268,19 @@ impl Line<'_> {
             self.text(name.as_bytes());
             self.raw(b"\"");
         }
+    }
+
+    /// Writes the members of an object, in place of the object.
+    fn members(&mut self, members: &impl Serialize) -> serde_json::Result<()> {
+        let start = self.out.len();
+        json::append(self.out, members)?;
+        if self.out.len() <= start + 2 {
+            self.out.truncate(start);
+        } else if let Some(open) = self.out.get_mut(start) {
+            *open = b',';
+            self.out.pop();
+        }
+        Ok(())
     }
 
     /// Writes the preambles of a connection, as objects of their own.
@@ -412,7 +433,7 @@ pub const MOST_PER_BYTE: usize = 16;
 pub const MOST_OF_ANY: usize = 4096;
 
 /// No object `service`.
-const NO_SERVICE: Option<&()> = None;
+const NO_MEMBERS: Option<&()> = None;
 
 impl Lines<'_> {
     /// Writes an event with `object` for its details.
@@ -421,7 +442,7 @@ impl Lines<'_> {
     ///
     /// Fails if `object` has no JSON form.
     pub fn line(&mut self, object: &impl Serialize) -> serde_json::Result<()> {
-        self.write(None, Some(object), NO_SERVICE)
+        self.write(LineShape::default(), Some(object), NO_MEMBERS)
     }
 
     /// Writes an event about the transaction with this number in its flow.
@@ -430,7 +451,7 @@ impl Lines<'_> {
     ///
     /// Fails if `object` has no JSON form.
     pub fn transaction(&mut self, number: u32, object: &impl Serialize) -> serde_json::Result<()> {
-        self.write(Some(number), Some(object), NO_SERVICE)
+        self.write(LineShape { transaction: Some(number), ..LineShape::default() }, Some(object), NO_MEMBERS)
     }
 
     /// Writes an event unless it has more than `most` bytes. Returns true if it was written.
@@ -439,24 +460,24 @@ impl Lines<'_> {
     ///
     /// Fails if `object` has no JSON form.
     pub fn line_within(&mut self, most: usize, object: &impl Serialize) -> serde_json::Result<bool> {
-        self.write_within(most.min(self.left), None, Some(object), NO_SERVICE)
+        self.write_within(most.min(self.left), LineShape::default(), Some(object), NO_MEMBERS)
     }
 
     /// Writes an event. One that exceeds the record's limit is replaced by a truncation mark, and no more are
     /// written.
     fn write(
         &mut self,
-        tx_id: Option<u32>,
+        shape: LineShape,
         object: Option<&impl Serialize>,
-        service: Option<&impl Serialize>,
+        members: Option<&impl Serialize>,
     ) -> serde_json::Result<()> {
         #[derive(Serialize)]
         struct Truncated {
             truncated: bool,
         }
-        if !self.closed && !self.write_within(self.left, tx_id, object, service)? {
+        if !self.closed && !self.write_within(self.left, shape, object, members)? {
             self.closed = true;
-            self.write_within(usize::MAX, tx_id, Some(&Truncated { truncated: true }), NO_SERVICE)?;
+            self.write_within(usize::MAX, shape, Some(&Truncated { truncated: true }), NO_MEMBERS)?;
         }
         Ok(())
     }
@@ -464,12 +485,12 @@ impl Lines<'_> {
     fn write_within(
         &mut self,
         most: usize,
-        tx_id: Option<u32>,
+        shape: LineShape,
         object: Option<&impl Serialize>,
-        service: Option<&impl Serialize>,
+        members: Option<&impl Serialize>,
     ) -> serde_json::Result<bool> {
         let start = self.out.len();
-        self.renderer.event(self.out, (self.record, self.relay), tx_id, object, service)?;
+        self.renderer.event(self.out, (self.record, self.relay), shape, object, members)?;
         let len = self.out.len() - start;
         if len > most {
             self.out.truncate(start);
@@ -499,11 +520,36 @@ impl EveWriter for Lines<'_> {
         object: Option<&impl Serialize>,
         service: Option<&impl Serialize>,
     ) -> serde_json::Result<()> {
-        self.write(None, object, service)
+        #[derive(Serialize)]
+        struct Members<'a, S> {
+            service: &'a S,
+        }
+        let members = service.map(|service| Members { service });
+        self.write(LineShape::default(), object, members.as_ref())
     }
 
     fn literals(&self) -> bool {
         self.renderer.literals
+    }
+
+    fn line_with(
+        &mut self,
+        shape: &LineShape,
+        object: &impl Serialize,
+        members: &impl Serialize,
+    ) -> serde_json::Result<()> {
+        self.write(*shape, Some(object), Some(members))
+    }
+}
+
+/// Returns the fields of a flow with the server as their source.
+const fn reversed(flow: &Conversation) -> Conversation {
+    Conversation {
+        source: flow.destination,
+        destination: flow.source,
+        source_port: flow.destination_port,
+        destination_port: flow.source_port,
+        ..*flow
     }
 }
 

@@ -1,5 +1,6 @@
 //! Joins a rule with what it refers to, and chooses the pattern by which it is found.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,9 +10,9 @@ use crate::config::classification::{Classes, DEFAULT_PRIORITY};
 use crate::dataset::Datasets;
 use crate::diagnostic::{Place, Refusal};
 use crate::frequency;
-use crate::rule::{BufferMatches, Condition, Content, DatasetCommand, Endpoint, Match, Rule, Window};
-use crate::sets::{AddressSet, PortSet};
-use crate::variables::Resolver;
+use crate::rule::{BufferMatches, Condition, Content, DatasetCommand, Match, Rule, Window};
+use crate::tenants::{HeaderPart, Headers, Scope, Sides, Tenant, Tenants};
+use crate::variables::Variables;
 
 /// Bytes of the shortest pattern that an automaton of all patterns takes: shorter ones are found everywhere.
 pub const SHORTEST: usize = 4;
@@ -25,25 +26,17 @@ const COMMON: u32 = 18 * 8;
 pub struct Signature {
     /// The rule.
     pub rule: Rule,
-    /// The addresses and ports of both sides.
+    /// The addresses and ports of both sides: of all tenants together, each of which has a part of them
+    /// ([`Signature::sides_for`]).
     pub sides: Sides,
+    /// Where the rule is in force.
+    pub scope: Scope,
     /// The priority: its own, that of its class, or the usual one.
     pub priority: u8,
+    /// The description of its class, or the name of a class that is not known.
+    pub category: Arc<str>,
     /// How the rule is found.
     pub prefilter: Prefilter,
-}
-
-/// The resolved addresses and ports of a rule. Equal sets are shared.
-#[derive(Clone, Debug)]
-pub struct Sides {
-    /// The addresses of the source.
-    pub source: Arc<AddressSet>,
-    /// The ports of the source.
-    pub source_ports: Arc<PortSet>,
-    /// The addresses of the destination.
-    pub destination: Arc<AddressSet>,
-    /// The ports of the destination.
-    pub destination_ports: Arc<PortSet>,
 }
 
 /// How a rule is found among all others.
@@ -95,23 +88,35 @@ impl Pattern {
     }
 }
 
+/// A rule that is ready, and the tenants whose variables keep it from being in force there.
+pub type Compiled<'a> = (Signature, Vec<(&'a Tenant, Refusal)>);
+
 /// The variables, classes and data sets that rules refer to.
 #[derive(Debug)]
 pub struct Compiler<'a> {
-    resolver: Resolver<'a>,
+    headers: Headers<'a>,
     classes: &'a Classes,
     datasets: Datasets,
+    /// The descriptions of classes, which rules share.
+    categories: HashMap<Arc<str>, Arc<str>>,
 }
 
 impl<'a> Compiler<'a> {
-    /// Makes a compiler.
+    /// Makes a compiler for traffic with these variables, and for that of tenants.
     #[must_use]
-    pub fn new(resolver: Resolver<'a>, classes: &'a Classes) -> Self {
-        Self { resolver, classes, datasets: Datasets::default() }
+    pub fn new(variables: &'a Variables, tenants: &'a [Tenant], classes: &'a Classes) -> Self {
+        let headers = Headers::new(variables, tenants);
+        Self { headers, classes, datasets: Datasets::default(), categories: HashMap::new() }
     }
 
-    /// Compiles a rule of a file in `directory`.
-    pub fn compile(&mut self, mut rule: Rule, directory: &Path) -> Result<Signature, Refusal> {
+    /// Returns what differs by tenant.
+    #[must_use]
+    pub fn tenants(self) -> Tenants {
+        self.headers.tenants()
+    }
+
+    /// Compiles a rule of a file in `directory` that is in these sets, a bit each.
+    pub fn compile(&mut self, mut rule: Rule, directory: &Path, sets: u64) -> Result<Compiled<'a>, Refusal> {
         let sid = Some(rule.id.sid);
         let refuse = |at: Place, keyword: &str, reason: String| Refusal {
             line: at.line,
@@ -120,16 +125,18 @@ impl<'a> Compiler<'a> {
             keyword: keyword.to_owned(),
             reason,
         };
-        let mut side = |endpoint: &Endpoint, names: [&str; 2]| {
-            let addresses = self.resolver.addresses(&endpoint.addresses);
-            let addresses = addresses.map_err(|reason| refuse(endpoint.addresses_at, names[0], reason))?;
-            let ports = self.resolver.ports(&endpoint.ports);
-            let ports = ports.map_err(|reason| refuse(endpoint.ports_at, names[1], reason))?;
-            Ok::<_, Refusal>((addresses, ports))
+        let place = |rule: &Rule, part: HeaderPart| match part {
+            HeaderPart::Source => rule.header.source.addresses_at,
+            HeaderPart::SourcePort => rule.header.source.ports_at,
+            HeaderPart::Destination => rule.header.destination.addresses_at,
+            HeaderPart::DestinationPort => rule.header.destination.ports_at,
         };
-        let (source, source_ports) = side(&rule.header.source, ["source", "source port"])?;
-        let (destination, destination_ports) =
-            side(&rule.header.destination, ["destination", "destination port"])?;
+        let resolved = self.headers.resolve(&rule.header, sets);
+        let unresolved =
+            |(part, reason): (HeaderPart, String)| refuse(place(&rule, part), part.name(), reason);
+        let sides = resolved.sides.map_err(unresolved)?;
+        let without =
+            resolved.without.into_iter().map(|(tenant, error)| (tenant, unresolved(error))).collect();
         for condition in &rule.conditions {
             if let Condition::Reputation { category, .. } = condition {
                 let at = Place { line: rule.line, column: 1 };
@@ -152,9 +159,20 @@ impl<'a> Compiler<'a> {
         }
         let class = rule.class.as_ref().and_then(|name| self.classes.get(name));
         let priority = rule.priority.or(class.map(|class| class.priority)).unwrap_or(DEFAULT_PRIORITY);
+        let category = self.category(rule.class.as_ref());
         let prefilter = prefilter(&rule);
-        let sides = Sides { source, source_ports, destination, destination_ports };
-        Ok(Signature { rule, sides, priority, prefilter })
+        let scope = Scope { header: resolved.number, sets };
+        let signature = Signature { rule, sides, scope, priority, category, prefilter };
+        Ok((signature, without))
+    }
+
+    /// Returns the description of a class.
+    fn category(&mut self, class: Option<&Arc<str>>) -> Arc<str> {
+        let Some(name) = class else { return Arc::from("") };
+        let classes = self.classes;
+        let describe =
+            || classes.get(name).map_or_else(|| Arc::clone(name), |class| (&*class.description).into());
+        Arc::clone(self.categories.entry(Arc::clone(name)).or_insert_with(describe))
     }
 }
 
@@ -229,6 +247,13 @@ impl fmt::Display for Slow {
 }
 
 impl Signature {
+    /// Returns the addresses and ports of both sides in traffic of this VNI; `None` if the rule is not in force there.
+    #[inline]
+    #[must_use]
+    pub fn sides_for<'s>(&'s self, tenants: &'s Tenants, vni: Option<u32>) -> Option<&'s Sides> {
+        if tenants.is_empty() { Some(&self.sides) } else { tenants.sides(self.scope, vni) }
+    }
+
     /// Returns why the rule costs more than others, if it does.
     #[must_use]
     pub fn slow(&self) -> Option<Slow> {

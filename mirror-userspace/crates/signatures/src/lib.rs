@@ -3,9 +3,12 @@
 //! [`parse`] turns the text of a file into typed [`rule`]s and names everything that it refuses. [`config`] reads the
 //! files beside the rules: classifications, references, thresholds. [`variables`] resolves `$HOME_NET` and the like
 //! into sorted [`sets`] of addresses and ports. [`compile`] joins a rule with its sets and chooses the pattern by
-//! which it is found. [`inspect`] is a pure function of a buffer and the steps of a rule. [`ruleset`] loads all files
-//! together and reports what was refused, what is there twice, and what will be slow. [`engine`] finds the rules that a
-//! buffer may match by their patterns ([`search`]), and verifies them.
+//! which it is found. [`inspect`] is a pure function of a buffer and the steps of a rule. [`ruleset`] loads files
+//! together, [`sources`] those of a configuration, and reports what was refused, what is there twice, and what will be
+//! slow. [`engine`] finds the rules that a buffer may match by their patterns ([`search`]), and verifies them.
+//! [`inspector`] inspects flows: it is told the [`facts`] about them, and raises alerts, which [`threshold`] limits.
+//! [`tenants`] are rules and variables by VNI, [`profile`] is what rules cost, [`explain`] why one does not match.
+//! [`update`] compares, chooses and edits rules as text.
 //!
 //! The crate does no I/O on the path of packets and knows no clock. Everything that it reads is hostile: [`limits`]
 //! bounds it.
@@ -27,16 +30,27 @@ pub mod config;
 pub mod dataset;
 pub mod diagnostic;
 pub mod engine;
+pub mod explain;
+pub mod facts;
 pub mod file;
 mod frequency;
 pub mod inspect;
+pub mod inspector;
 pub mod limits;
 pub mod number;
 pub mod parse;
 pub mod pcre;
+pub mod plan;
+mod ports;
+pub mod profile;
+pub mod recorded;
 pub mod rule;
 pub mod ruleset;
 pub mod search;
 pub mod sets;
+pub mod sources;
+pub mod tenants;
+pub mod threshold;
 pub mod transform;
+pub mod update;
 pub mod variables;

@@ -16,6 +16,8 @@ use crate::transform::Transform;
 pub struct Rule {
     /// The line where the rule begins.
     pub line: u32,
+    /// A hash of its text, which tells two versions of a rule apart.
+    pub digest: u64,
     /// Protocol, addresses, ports.
     pub header: Header,
     /// Its number.

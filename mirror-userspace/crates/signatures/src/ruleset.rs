@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 
 use foldhash::fast::FixedState;
 
-use crate::compile::{Compiler, Signature, Slow};
+use crate::compile::{Compiled, Compiler, Signature, Slow};
 use crate::config::classification::Classes;
 use crate::diagnostic::Refusal;
 use crate::file::read;
 use crate::limits;
 use crate::parse::Parser;
 use crate::rule::RuleId;
-use crate::variables::{Resolver, Variables};
+use crate::tenants::{DEFAULT_SET, Tenant, Tenants};
+use crate::variables::Variables;
 
 /// The rules that are loaded, and the report on all others.
 #[derive(Debug, Default)]
@@ -22,6 +23,8 @@ pub struct RuleSet {
     pub signatures: Vec<Signature>,
     /// The file of each rule: an index into [`Report::files`].
     pub origins: Vec<u32>,
+    /// The rules by VNI.
+    pub tenants: Tenants,
     /// The report.
     pub report: Report,
 }
@@ -47,6 +50,19 @@ pub struct Report {
     pub duplicates: Vec<Duplicate>,
     /// Rules that cost more than others.
     pub slow: Vec<(RuleId, Slow)>,
+    /// Rules that are not in force for a tenant, because of its variables; at most [`limits::REFUSALS`].
+    pub without: Vec<Without>,
+}
+
+/// A rule that is not in force for a tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Without {
+    /// The index of the file.
+    pub file: u32,
+    /// The name of the tenant.
+    pub tenant: String,
+    /// The rule and the reason.
+    pub refusal: Refusal,
 }
 
 /// A rule that another one replaces.
@@ -78,18 +94,27 @@ pub struct Loader<'a> {
     parser: Parser,
     compiler: Compiler<'a>,
     set: RuleSet,
+    /// The last rule with a number, and for each rule the one with its number in front of it: of other sets.
     known: HashMap<(u32, u32), usize, FixedState>,
+    before: Vec<Option<usize>>,
 }
 
 impl<'a> Loader<'a> {
     /// Makes a loader.
     #[must_use]
     pub fn new(variables: &'a Variables, classes: &'a Classes) -> Self {
+        Self::for_tenants(variables, &[], classes)
+    }
+
+    /// Makes a loader of rules for traffic without a tenant, which has these variables, and for that of tenants.
+    #[must_use]
+    pub fn for_tenants(variables: &'a Variables, tenants: &'a [Tenant], classes: &'a Classes) -> Self {
         Self {
             parser: Parser::default(),
-            compiler: Compiler::new(Resolver::new(variables), classes),
+            compiler: Compiler::new(variables, tenants, classes),
             set: RuleSet::default(),
             known: HashMap::default(),
+            before: Vec::new(),
         }
     }
 
@@ -102,6 +127,11 @@ impl<'a> Loader<'a> {
 
     /// Loads the text of a file, whose path locates data sets.
     pub fn add(&mut self, path: &Path, text: &[u8]) {
+        self.add_for(1 << DEFAULT_SET, path, text);
+    }
+
+    /// Loads the text of a file whose rules are in these sets, a bit each.
+    pub fn add_for(&mut self, sets: u64, path: &Path, text: &[u8]) {
         let file = self.set.report.files.len() as u32;
         self.set.report.files.push(path.to_owned());
         let directory = path.parent().unwrap_or(Path::new(""));
@@ -115,8 +145,8 @@ impl<'a> Loader<'a> {
         report.skipped.extend(parsed.skipped.into_iter().map(|refusal| (file, refusal)));
         self.set.signatures.reserve(parsed.rules.len());
         for rule in parsed.rules {
-            match self.compiler.compile(rule, directory) {
-                Ok(signature) => self.insert(file, signature),
+            match self.compiler.compile(rule, directory, sets) {
+                Ok(compiled) => self.insert(file, compiled),
                 Err(refusal) => {
                     let report = &mut self.set.report;
                     report.refused_count += 1;
@@ -128,31 +158,58 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Adds a rule. Of equal numbers, the later revision stays; of equal revisions, the first.
-    fn insert(&mut self, file: u32, signature: Signature) {
-        let id = signature.rule.id;
+    /// Adds a rule. Of equal numbers in a set, the later revision stays; of equal revisions, the first.
+    fn insert(&mut self, file: u32, (mut signature, without): Compiled<'_>) {
         let set = &mut self.set;
-        let Some(index) = self.known.get(&(id.gid, id.sid)).copied() else {
-            self.known.insert((id.gid, id.sid), set.signatures.len());
-            set.signatures.push(signature);
-            set.origins.push(file);
-            return;
-        };
-        let (Some(known), Some(origin)) = (set.signatures.get_mut(index), set.origins.get_mut(index)) else {
-            return;
-        };
+        let report = &mut set.report;
+        let room = limits::REFUSALS.saturating_sub(report.without.len());
+        let without = without.into_iter().take(room);
+        report.without.extend(without.map(|(tenant, refusal)| Without {
+            file,
+            tenant: tenant.name.clone(),
+            refusal,
+        }));
+        let id = signature.rule.id;
         let new = (file, signature.rule.line, id);
-        let old = (*origin, known.rule.line, known.rule.id);
-        let (dropped, kept) = if id.rev > known.rule.id.rev {
+        let last = self.known.get(&(id.gid, id.sid)).copied();
+        let mut index = last;
+        // A rule that is in no set any more.
+        let mut free = None;
+        while let Some(at) = index {
+            let (Some(known), Some(origin)) = (set.signatures.get_mut(at), set.origins.get(at)) else {
+                break;
+            };
+            index = self.before.get(at).copied().flatten();
+            if known.scope.sets & signature.scope.sets != 0 {
+                let old = (*origin, known.rule.line, known.rule.id);
+                let (dropped, kept) = if id.rev > known.rule.id.rev { (old, new) } else { (new, old) };
+                if kept == new {
+                    known.scope.sets &= !signature.scope.sets;
+                } else {
+                    signature.scope.sets &= !known.scope.sets;
+                }
+                if report.duplicates.len() < limits::REFUSALS {
+                    report.duplicates.push(Duplicate { dropped, kept });
+                }
+            }
+            if known.scope.sets == 0 {
+                free = Some(at);
+            }
+        }
+        if signature.scope.sets == 0 {
+            return;
+        }
+        if let Some(at) = free
+            && let (Some(known), Some(origin)) = (set.signatures.get_mut(at), set.origins.get_mut(at))
+        {
             *known = signature;
             *origin = file;
-            (old, new)
-        } else {
-            (new, old)
-        };
-        if set.report.duplicates.len() < limits::REFUSALS {
-            set.report.duplicates.push(Duplicate { dropped, kept });
+            return;
         }
+        self.known.insert((id.gid, id.sid), set.signatures.len());
+        self.before.push(last);
+        set.signatures.push(signature);
+        set.origins.push(file);
     }
 
     /// Returns the rules.
@@ -163,6 +220,7 @@ impl<'a> Loader<'a> {
         set.report.slow =
             set.signatures.iter().filter_map(|one| one.slow().map(|slow| (one.rule.id, slow))).collect();
         set.signatures.shrink_to_fit();
+        set.tenants = self.compiler.tenants();
         set
     }
 }

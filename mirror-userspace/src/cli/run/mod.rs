@@ -25,6 +25,7 @@ use mirror_control::config::settings::{self, Setting};
 use mirror_control::config::{self, Diagnostic, Diagnostics};
 use mirror_control::observe::control::{self, OpenError, Socket};
 use mirror_control::observe::tap::{self, Tap};
+use mirror_control::rule_loader::RuleLoader;
 use mirror_control::stats::{self, Stats};
 use mirror_device::nic::Changes;
 use mirror_device::xdp::program::LogLevel;
@@ -265,6 +266,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         crate::cli::Cli::command().error(ErrorKind::MissingRequiredArgument, what).exit();
     }
     let worker = WorkerConfig {
+        midstream: false,
         max_flows: settings.capture.max_flows,
         // The standard library seeds its maps with random numbers of the system.
         hash_seed: RandomState::new().hash_one(0),
@@ -274,6 +276,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let ports = crate::cli::parser_ports(&settings.ports);
     let receive = settings.receive.clone();
+    let (rules, digest) = crate::cli::inspect::load(&settings.signatures)?.unzip();
     // Undone when this function returns, in whatever way.
     let mut changes = Vec::new();
     if args.prepare {
@@ -292,6 +295,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         policy: settings.policy.clone(),
         shunt: settings.shunt,
         indicators: Arc::new(settings.alerts.load()?),
+        rules,
     })
     .await?;
     let tap = args.tap.as_deref().map(|interface| Tap::open(interface, &interfaces)).transpose()?;
@@ -303,6 +307,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let store = crate::cli::store::open_to_capture(args.store.as_deref(), &settings.store)?;
     let mut watch = Watch::start(&interfaces).await?;
     let control = open_control(&args.control)?;
+    let loader = RuleLoader::start().context("cannot start the thread that loads rules")?;
     let mut server = listener.serve()?;
     let mut capture = plan.start(&sink, store.as_ref()).await?;
     server.started(&capture, &sink);
@@ -313,8 +318,10 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     let tap = tap.map(|tap| tap.start(&capture.workers())).transpose()?;
-    let serving =
-        control.map(|socket| socket.serve(capture.workers())).transpose().context("cannot start")?;
+    let serving = control
+        .map(|socket| socket.with_rules(capture.rules().clone()).serve(capture.workers()))
+        .transpose()
+        .context("cannot start")?;
     for warning in warnings {
         tracing::warn!(target: crate::cli::log::CONFIGURATION, "{warning}");
     }
@@ -333,7 +340,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut statistics = every(settings.capture.stats_interval);
     let mut messages = every(Duration::from_millis(100));
     let mut split_noticed = false;
-    let mut reloader = Reloader::new(&args, settings);
+    let mut reloader = Reloader::new(&args, settings, loader, digest);
     let failure = loop {
         tokio::select! {
             _ = interrupt.recv() => break None,
@@ -424,8 +431,8 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Returns the files that each kind of thread uses while it captures: the log, the store and its upload
-/// target, the directory that the control socket is removed from, and the configuration with the file of
-/// indicators, which may be replaced or be symbolic links. Creates missing directories that are written to.
+/// target, the directory that the control socket is removed from, and the configuration with the files of
+/// indicators and rules, which may be replaced or be symbolic links. Creates missing directories that are written to.
 fn needed_files(args: &Args, settings: &config::Config, destination: &Destination) -> BTreeMap<Kind, Files> {
     let mut all = BTreeMap::new();
     let write = |path: PathBuf| Files { write: vec![path], ..Files::default() };
@@ -447,8 +454,9 @@ fn needed_files(args: &Args, settings: &config::Config, destination: &Destinatio
     }
     let configs = args.config.iter().chain(&settings.alerts.file);
     let configs = configs.flat_map(|path| [Some(path.clone()), fs::canonicalize(path).ok()]);
-    let main =
-        Files { read: configs.flatten().map(|path| directory_of(&path)).collect(), ..Files::default() };
+    let rules = settings.signatures.sources.places();
+    let read = configs.flatten().map(|path| directory_of(&path)).chain(rules).collect();
+    let main = Files { read, ..Files::default() };
     // The kernel settings of interfaces, interrupts and huge pages.
     let kernel = ["/proc/sys/vm", "/proc/irq", "/sys/devices"].map(PathBuf::from);
     let read = main.read.iter().cloned().chain(["/proc", "/sys"].map(PathBuf::from)).collect();
@@ -475,7 +483,9 @@ fn open_control(path: &Path) -> anyhow::Result<Option<Socket>> {
 fn configuration(args: &Args) -> anyhow::Result<(config::Config, Vec<Diagnostic>)> {
     let Some(path) = &args.config else { return Ok((args.settings(config::Config::default()), Vec::new())) };
     let is_overridden = |key: &str| settings::get(key).is_some_and(|row| args.given.flag(row).is_some());
-    let is_unused = |key: &str| args.store.is_none() && key.starts_with("store.");
+    // Rules are loaded, and what is wrong with them reported, whatever the check finds.
+    let is_unused =
+        |key: &str| args.store.is_none() && key.starts_with("store.") || key.starts_with("signatures.");
     let checked = config::check(path, |key| is_overridden(key) || is_unused(key))?;
     match Diagnostics::of(checked.mistakes) {
         Some(mistakes) => Err(config::Error::from(mistakes).into()),

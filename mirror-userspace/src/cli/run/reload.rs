@@ -8,10 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mirror_base::one_line;
-use mirror_control::api::{Refused, Reloaded};
+use mirror_control::api::{ChangedSignatures, Refused, Reloaded};
 use mirror_control::capture::Capture;
 use mirror_control::config::{self, Config, Diagnostic, Diagnostics, settings};
+use mirror_control::rule_loader::{Ready, RuleLoader, Wanted};
 use mirror_records::sink::Sink;
+use mirror_signatures::engine::Engine;
+use mirror_signatures::rule::RuleId;
+use mirror_signatures::sources::Changed;
 use mirror_store::Store;
 use tokio::time::Instant;
 
@@ -37,11 +41,19 @@ pub(super) struct Running<'a> {
 pub(super) struct Reloader<'a> {
     args: &'a Args,
     current: Config,
+    loader: RuleLoader,
+    /// The hash of the rule files in force.
+    digest: Option<u64>,
 }
 
 impl<'a> Reloader<'a> {
-    pub(super) const fn new(args: &'a Args, current: Config) -> Self {
-        Self { args, current }
+    pub(super) const fn new(
+        args: &'a Args,
+        current: Config,
+        loader: RuleLoader,
+        digest: Option<u64>,
+    ) -> Self {
+        Self { args, current, loader, digest }
     }
 
     /// Returns the time between two `stats` events.
@@ -58,7 +70,7 @@ impl<'a> Reloader<'a> {
         };
         let begun = Instant::now();
         match self.try_reload(path, running).await {
-            Ok((rules, changed)) => {
+            Ok((rules, changed, signatures)) => {
                 let milliseconds = begun.elapsed().as_millis() as u64;
                 let others = if changed.is_empty() {
                     String::new()
@@ -69,7 +81,10 @@ impl<'a> Reloader<'a> {
                     "mirror-xdp: {}: read again, {rules} rules in force after {milliseconds} ms{others}",
                     path.display()
                 ));
-                Ok(Reloaded { rules, changed, milliseconds })
+                if let Some(signatures) = &signatures {
+                    announce(&format!("mirror-xdp: {}", described(signatures)));
+                }
+                Ok(Reloaded { rules, changed, signatures, milliseconds })
             }
             Err(error) => {
                 let mistakes = match error.downcast_ref() {
@@ -83,12 +98,13 @@ impl<'a> Reloader<'a> {
         }
     }
 
-    /// Returns the number of rules in force, and the other keys that changed.
+    /// Returns the number of rules in force, the other keys that changed, and the rules that raise alerts if their files
+    /// did.
     async fn try_reload(
         &mut self,
         path: &Path,
         running: Running<'_>,
-    ) -> anyhow::Result<(usize, Vec<&'static str>)> {
+    ) -> anyhow::Result<(usize, Vec<&'static str>, Option<ChangedSignatures>)> {
         // Settings that matter only at the start, such as the files of secrets, are not checked.
         let checked = config::check(path, |key| !is_policy(key))?;
         if let Some(mistakes) = Diagnostics::of(checked.mistakes) {
@@ -108,8 +124,17 @@ impl<'a> Reloader<'a> {
         }
         // The steps that can fail come first.
         let indicators = Arc::new(new.alerts.load()?);
+        let signatures = self.load_signatures(&new, running.capture).await?;
         running.capture.set_policy(new.policy.clone())?;
         running.capture.tune(new.tuning(), indicators).await;
+        let signatures = match signatures {
+            Some((ready, changed)) => {
+                self.digest = Some(ready.digest);
+                running.capture.inspect(ready.engine).await;
+                Some(changed)
+            }
+            None => None,
+        };
         running.sink.set(sink_settings(&new));
         if let Some(store) = running.store {
             store.set(&new.store.settings.policy, &new.store.settings.retention);
@@ -120,8 +145,65 @@ impl<'a> Reloader<'a> {
         }
         self.current = new;
         let rules = self.current.policy.sets.iter().map(|set| set.rules.len()).sum();
-        Ok((rules, changes.iter().map(|change| change.key).filter(|key| !is_policy(key)).collect()))
+        let keys = changes.iter().map(|change| change.key).filter(|key| !is_policy(key)).collect();
+        Ok((rules, keys, signatures))
     }
+
+    /// Loads the rules that raise alerts, if their files or settings have changed, and compares them with those in force.
+    async fn load_signatures(
+        &self,
+        new: &Config,
+        capture: &Capture,
+    ) -> anyhow::Result<Option<(Ready, ChangedSignatures)>> {
+        let before = capture.rules().get();
+        if before.is_none() && new.signatures.sources.is_empty() {
+            return Ok(None);
+        }
+        let is_same = new.signatures.payload == self.current.signatures.payload;
+        let wanted = Wanted {
+            sources: new.signatures.sources.clone(),
+            payload: new.signatures.payload,
+            known: self.digest.filter(|_| is_same),
+        };
+        let Some(ready) = self.loader.load(wanted).await? else { return Ok(None) };
+        ready.refused.iter().for_each(|line| tracing::warn!("{line}"));
+        crate::cli::inspect::warn(&ready.report);
+        let of = |engine: &Option<Arc<Engine>>| engine.clone();
+        let (old, now) = (of(&before), of(&ready.engine));
+        let rules =
+            |engine: &Option<Arc<Engine>>| engine.as_ref().map_or(0, |engine| engine.signatures().len());
+        let differences = Changed::between(
+            old.as_ref().map_or(&[], |engine| engine.signatures()),
+            now.as_ref().map_or(&[], |engine| engine.signatures()),
+        );
+        let sids = |ids: Vec<RuleId>| ids.into_iter().map(|id| id.sid).collect();
+        let changed = ChangedSignatures {
+            rules: rules(&now),
+            refused: ready.report.refused_count,
+            added: sids(differences.added),
+            removed: sids(differences.removed),
+            changed: sids(differences.changed),
+        };
+        Ok(Some((ready, changed)))
+    }
+}
+
+/// Describes in a line what has changed, with the first of the rules.
+fn described(signatures: &ChangedSignatures) -> String {
+    const NAMED: usize = 10;
+    let ChangedSignatures { rules, refused, added, removed, changed } = signatures;
+    let list = |name: &str, sids: &[u32]| {
+        let named: Vec<_> = sids.iter().take(NAMED).map(ToString::to_string).collect();
+        let more = if sids.len() > NAMED { ", …" } else { "" };
+        let named = if named.is_empty() { String::new() } else { format!(" ({}{more})", named.join(", ")) };
+        format!("{} {name}{named}", sids.len())
+    };
+    format!(
+        "{rules} signatures in force, {refused} refused: {}, {}, {}",
+        list("added", added),
+        list("removed", removed),
+        list("changed", changed)
+    )
 }
 
 /// A key whose value differs.

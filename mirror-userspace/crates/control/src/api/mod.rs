@@ -32,7 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 use utoipa::ToSchema;
 
 use self::routes::State;
-pub use self::view::{Refused, Reloaded};
+pub use self::view::{ChangedSignatures, Refused, Reloaded};
 use crate::capture::{Capture, Watch};
 pub use crate::config::listen::{Address, DEFAULT, Settings, Token, TokenError, reachable};
 use crate::observe::tap;

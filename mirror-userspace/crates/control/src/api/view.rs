@@ -36,8 +36,25 @@ pub struct Reloaded {
     pub rules: usize,
     /// The keys of changed settings, except for rules and admission.
     pub changed: Vec<&'static str>,
+    /// The rules that raise alerts, if their files have changed.
+    pub signatures: Option<ChangedSignatures>,
     /// The time that the reload took.
     pub milliseconds: u64,
+}
+
+/// The rules that raise alerts, after a reload of their files.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ChangedSignatures {
+    /// The number of rules in force.
+    pub rules: usize,
+    /// The number of rules that are refused.
+    pub refused: usize,
+    /// The `sid` of each rule that was not in force before.
+    pub added: Vec<u32>,
+    /// The `sid` of each rule that is not in force any more.
+    pub removed: Vec<u32>,
+    /// The `sid` of each rule that has changed.
+    pub changed: Vec<u32>,
 }
 
 /// The result of a refused reload: the previous configuration stays in force.

@@ -27,12 +27,15 @@ use mirror_device::xdp::attached::{self, Attached};
 use mirror_device::xdp::policy::PolicyError;
 use mirror_device::xdp::program::{self, CaptureProgram, LogLevel, Options};
 use mirror_engine::indicators::Indicators;
+use mirror_engine::inspection::Rules;
 use mirror_engine::observers::Workers;
 use mirror_engine::worker::affinity::Affinity;
 use mirror_engine::worker::flow_scan::FlowScan;
 use mirror_engine::worker::{Datagrams, Tuning, Worker, WorkerConfig};
 use mirror_records::sink::{Overflow, Sink};
 use mirror_rules::Policy;
+use mirror_signatures::engine::{Engine, KEYS as COUNTED};
+use mirror_signatures::threshold::Counts;
 use mirror_store::{Store, StoreError, UploadWatch};
 use mirror_xdp_common::counters::Counter;
 use mirror_xdp_common::outer::Ports;
@@ -45,6 +48,7 @@ pub use self::queue_worker::{LiveWorker, WorkerError};
 use crate::config::{ModeChoice, ReceiveSettings, ShuntSettings, settings};
 use crate::host::port::ReservedPort;
 use crate::host::{cpus, memory, privilege};
+use crate::observe::rules::RulesInForce;
 use crate::stats::{self, Profile, Stats};
 
 /// A detached program has finished once its counters have stood still for this long.
@@ -79,6 +83,8 @@ pub struct Config {
     pub shunt: ShuntSettings,
     /// The indicators that raise alerts.
     pub indicators: Arc<Indicators>,
+    /// The rules that raise alerts, if there are any.
+    pub rules: Option<Arc<Engine>>,
 }
 
 /// The reasons why a capture does not start, or ends.
@@ -326,12 +332,15 @@ impl Plan {
             policy: self.config.policy.clone(),
             tuning: self.config.worker.tuning,
             indicators: Arc::clone(&self.config.indicators),
+            rules: RulesInForce::default(),
+            counts: Arc::new(Counts::new(COUNTED, self.config.worker.hash_seed)),
             netlink: self.netlink,
             upload: store.and_then(Store::upload),
             links: Links::of(self.devices.iter().map(|device| &device.interface)),
             ports: self.ports,
             missed_said: AtomicBool::new(false),
         };
+        capture.rules.set(self.config.rules.clone());
         let shares = Shares::new(&self.config.receive, &self.devices);
         for planned in self.devices {
             let name = planned.interface.name.clone();
@@ -369,12 +378,13 @@ impl Plan {
                     None => None,
                 };
                 let indicators = &self.config.indicators;
-                let worker = Worker::builder(self.config.worker, sink.producer(Overflow::Lose))
+                let mut worker = Worker::builder(self.config.worker, sink.producer(Overflow::Lose))
                     .recorder(recorder)
                     .offload(Some(shunter))
                     .indicators((!indicators.is_empty()).then(|| Arc::clone(indicators)))
                     .datagrams(datagrams.next())
                     .build();
+                worker.inspect(capture.with_counts(self.config.rules.clone()));
                 let stages = Arc::clone(&stages);
                 let assignment = Assignment { number, cpu, port, worker, affinity, stages };
                 let handle =
@@ -614,6 +624,9 @@ pub struct Capture {
     policy: Policy,
     tuning: Tuning,
     indicators: Arc<Indicators>,
+    rules: RulesInForce,
+    /// How often rules with limits matched, whatever rules are in force.
+    counts: Arc<Counts>,
     netlink: Netlink,
     upload: Option<UploadWatch>,
     links: Links,
@@ -765,6 +778,33 @@ impl Capture {
             }
             self.indicators = indicators;
         }
+        self.settle_in().await;
+    }
+
+    /// Gives the workers other rules, which they use from one batch to the next, and waits until they do.
+    pub async fn inspect(&mut self, rules: Option<Arc<Engine>>) {
+        for (_, handle) in &self.workers {
+            handle.changed().rules.leave(self.with_counts(rules.clone()));
+        }
+        let before = self.rules.set(rules);
+        self.settle_in().await;
+        // Freed here: freeing them takes a worker longer than it has time.
+        drop(before);
+    }
+
+    /// Joins rules with the counts of their matches, which all workers share.
+    fn with_counts(&self, rules: Option<Arc<Engine>>) -> Option<Rules> {
+        rules.map(|engine| Rules { engine, counts: Arc::clone(&self.counts) })
+    }
+
+    /// Returns the rules in force.
+    #[must_use]
+    pub const fn rules(&self) -> &RulesInForce {
+        &self.rules
+    }
+
+    /// Waits until the workers use their new settings.
+    async fn settle_in(&self) {
         let deadline = Instant::now() + TUNE_LIMIT;
         while !self.workers.iter().all(|(_, handle)| handle.changed().is_collected()) {
             if Instant::now() > deadline {

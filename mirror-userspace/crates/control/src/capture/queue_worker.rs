@@ -12,6 +12,7 @@ use mirror_base::sandbox::{self, Kind};
 use mirror_device::afxdp::{BATCH, Port, Statistics};
 use mirror_device::xdp::shunt::Shunter;
 use mirror_engine::indicators::Indicators;
+use mirror_engine::inspection::Rules;
 use mirror_engine::observers::Mailbox;
 use mirror_engine::worker::affinity::Affinity;
 use mirror_engine::worker::flow_scan::FlowScan;
@@ -130,6 +131,7 @@ pub(super) struct Assignment {
 pub(super) struct Changed {
     pub(super) tuning: Slot<Tuning>,
     pub(super) indicators: Slot<Arc<Indicators>>,
+    pub(super) rules: Slot<Option<Rules>>,
 }
 
 impl Changed {
@@ -137,6 +139,9 @@ impl Changed {
     fn collect(&self, worker: &mut LiveWorker) {
         if let Some(tuning) = self.tuning.collect() {
             worker.tune(tuning);
+        }
+        if let Some(rules) = self.rules.collect() {
+            worker.inspect(rules);
         }
         if let Some(indicators) = self.indicators.collect() {
             worker.watch_for(&indicators);

@@ -29,6 +29,8 @@ use mirror_packet::{FlowScope, TunnelPorts};
 use mirror_records::apm;
 use mirror_records::sink::{EventTypes, FILE_NAME, Modes, Rotation};
 use mirror_rules::Policy;
+use mirror_signatures::engine::AlertPayload;
+use mirror_signatures::sources::Sources;
 use mirror_store::Settings;
 
 use self::listen::Address;
@@ -69,6 +71,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Indicators that raise alerts.
     pub alerts: AlertSettings,
+    /// Rules that raise alerts.
+    pub signatures: SignatureSettings,
     /// Output of the records.
     pub eve: EveSettings,
     /// The packet store, if there is one.
@@ -177,6 +181,15 @@ impl AlertSettings {
         self.file.as_deref().map_or(Ok(()), |file| indicators.add_file(file))?;
         Ok(indicators)
     }
+}
+
+/// Rules of Suricata that raise alerts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SignatureSettings {
+    /// The files and variables.
+    pub sources: Sources,
+    /// What alerts contain of the traffic.
+    pub payload: AlertPayload,
 }
 
 /// Interfaces and the capture as a whole.

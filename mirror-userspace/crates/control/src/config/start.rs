@@ -15,6 +15,7 @@ use mirror_device::afxdp::ZeroCopy;
 use mirror_engine::indicators::FileError;
 use mirror_records::sink::{Destination, Modes, Rotation};
 use mirror_rules::policy::UnknownVnis;
+use mirror_signatures::sources::LoadError;
 use mirror_store::{KeyError, StoreKey};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
@@ -64,6 +65,11 @@ const CHECKS: &[Check] = &[
     (&["api.health", "api.listen"], |config| one(both(config))),
     (&["eve.output", "capture.log_dir"], |config| one(output(config))),
     (&["alerts.file"], indicators),
+    (&["signatures.files"], signatures),
+    (&["signatures.tenants"], |config| {
+        // Otherwise the line of the files reports what is wrong.
+        if config.signatures.sources.files.is_empty() { signatures(config) } else { Vec::new() }
+    }),
 ];
 
 fn one(finding: Option<Finding>) -> Vec<Finding> {
@@ -257,4 +263,39 @@ fn indicators(config: &Config) -> Vec<Finding> {
             vec![Finding::of(&error, "make it, or leave the key out")]
         }
     }
+}
+
+/// Reports rule files that cannot be loaded, and what is refused in them, which keeps no capture from starting.
+fn signatures(config: &Config) -> Vec<Finding> {
+    let sources = &config.signatures.sources;
+    if sources.is_empty() {
+        return Vec::new();
+    }
+    let loaded = match sources.load() {
+        Ok(loaded) => loaded,
+        Err(LoadError::Read { path, source }) if source.kind() == ErrorKind::PermissionDenied => {
+            let what = format!("this user cannot read {}", path.display());
+            return vec![Finding::warning(what, "the user who captures has to")];
+        }
+        Err(error) => return vec![Finding::of(&error, "make it, or leave the name out")],
+    };
+    let report = &loaded.rules.report;
+    let mut findings: Vec<_> = (loaded.refused.iter())
+        .map(|(path, refusal)| {
+            Finding::warning(format!("{}:{refusal}", path.display()), "the line has no effect")
+        })
+        .collect();
+    if report.refused_count > 0 {
+        let what = format!("{} of {} rules are refused", report.refused_count, report.total);
+        findings.push(Finding::warning(what, "`mirror-xdp rules check` names them"));
+    }
+    for tenant in &sources.tenants {
+        let of_tenant = report.without.iter().filter(|one| one.tenant == tenant.name);
+        let count = of_tenant.clone().count();
+        if let Some(first) = of_tenant.map(|one| &one.refusal).next() {
+            let what = format!("{count} rules are not in force for tenant \"{}\": {first}", tenant.name);
+            findings.push(Finding::warning(what, "change its variables if they are to be"));
+        }
+    }
+    findings
 }

@@ -29,6 +29,8 @@ use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAdd
 use nix::sys::stat::{Mode, fchmod};
 use serde::{Deserialize, Serialize};
 
+pub use super::rules::{Order, RuleCost};
+use super::rules::{RulesInForce, costs};
 use super::{MAX_OBSERVERS, Observer, TooMany, Workers};
 use mirror_store::copy::{self, Copies, CopyCounts, Wanted};
 
@@ -49,6 +51,8 @@ const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
 const MAX_REQUEST: usize = 16 << 10;
 /// The maximum number of bytes of a reply.
 const MAX_REPLY: u64 = 64 << 10;
+/// The maximum number of bytes of a reply with rules, of which each has a message of 64 KiB at most.
+const MAX_COSTS: u64 = 16 << 20;
 /// The most connections that wait to be accepted.
 const MAX_WAITING: i32 = 128;
 /// The maximum number of clients at a time, including those that have not sent their request yet.
@@ -77,11 +81,25 @@ pub struct Request {
     pub rate: Option<u32>,
 }
 
+/// The request of a client that asks what rules cost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CostRequest {
+    /// The order of the rules.
+    rules: Order,
+    /// The maximum number of rules.
+    limit: usize,
+}
+
+/// The maximum number of rules that a reply has.
+pub const MAX_RULES: usize = 200;
+
 /// The reply to a request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Reply {
     Workers(usize),
+    Rules(Vec<RuleCost>),
     Error(String),
 }
 
@@ -106,6 +124,7 @@ pub enum OpenError {
 pub struct Socket {
     listener: UnixListener,
     path: PathBuf,
+    rules: RulesInForce,
 }
 
 impl Socket {
@@ -125,9 +144,17 @@ impl Socket {
             }
             result => result,
         };
-        let this = Self { listener: listener.map_err(error)?, path: path.to_owned() };
+        let listener = listener.map_err(error)?;
+        let this = Self { listener, path: path.to_owned(), rules: RulesInForce::default() };
         fs::set_permissions(path, fs::Permissions::from_mode(MODE)).map_err(error)?;
         Ok(this)
+    }
+
+    /// Answers clients that ask what these rules cost.
+    #[must_use]
+    pub fn with_rules(mut self, rules: RulesInForce) -> Self {
+        self.rules = rules;
+        self
     }
 
     /// Serves clients until the returned value is dropped.
@@ -146,7 +173,7 @@ impl Socket {
             clients.retain(|client| !client.thread.is_finished());
             workers.sweep();
             match self.listener.accept() {
-                Ok((stream, _)) => clients.extend(serve(stream, &clients, workers, stop)),
+                Ok((stream, _)) => clients.extend(serve(stream, &clients, (workers, &self.rules), stop)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 // For example, no file descriptor is free; an immediate retry would fail again.
                 Err(_) => thread::sleep(LOOK),
@@ -170,7 +197,7 @@ struct Served {
 fn serve(
     stream: UnixStream,
     clients: &[Served],
-    workers: &Workers,
+    (workers, rules): (&Workers, &RulesInForce),
     stop: &Arc<AtomicBool>,
 ) -> Option<Served> {
     let user = match user_of(&stream).and_then(|user| admit(user, clients)) {
@@ -180,10 +207,10 @@ fn serve(
             return None;
         }
     };
-    let (workers, stop) = (workers.clone(), Arc::clone(stop));
+    let (workers, rules, stop) = (workers.clone(), rules.clone(), Arc::clone(stop));
     let serve = move || {
         // This thread inherits the confinement of the thread that starts it.
-        if let Err(error) = serve_client(&stream, &workers, &stop) {
+        if let Err(error) = serve_client(&stream, &workers, &rules, &stop) {
             tracing::debug!("a client of the control socket: {error}");
         }
     };
@@ -277,13 +304,29 @@ enum Refused {
     Expression(#[from] ExpressionError),
     #[error(transparent)]
     TooMany(#[from] TooMany),
+    #[error("the capture has no rules; name some in [signatures] of its configuration")]
+    NoRules,
 }
 
-fn serve_client(stream: &UnixStream, workers: &Workers, stop: &AtomicBool) -> io::Result<()> {
+fn serve_client(
+    stream: &UnixStream,
+    workers: &Workers,
+    rules: &RulesInForce,
+    stop: &AtomicBool,
+) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(LOOK))?;
     stream.set_write_timeout(Some(LOOK))?;
     let request = read_request(stream, Instant::now() + REQUEST_PATIENCE, stop);
+    if let Ok(request) = &request
+        && let Ok(CostRequest { rules: order, limit }) = serde_json::from_slice(request)
+    {
+        let answer = match rules.get() {
+            Some(engine) => Reply::Rules(costs(&engine, order, limit.min(MAX_RULES))),
+            None => Reply::Error(one_line(&Refused::NoRules)),
+        };
+        return send(stream, &reply(&answer), stop);
+    }
     let (_subscription, mut copies) = match request.and_then(|request| subscribe(&request, workers)) {
         Ok(subscribed) => {
             send(stream, &reply(&Reply::Workers(workers.len())), stop)?;
@@ -426,6 +469,27 @@ pub enum ClientError {
     Io(#[from] io::Error),
 }
 
+/// Asks the capture whose control socket is at `path` for the rules that cost most.
+pub fn rule_costs(path: &Path, order: Order, limit: usize) -> Result<Vec<RuleCost>, ClientError> {
+    let connect = |source| ClientError::Connect { path: path.to_owned(), source };
+    let mut stream = UnixStream::connect(path).map_err(connect)?;
+    let mut line = serde_json::to_vec(&CostRequest { rules: order, limit }).map_err(io::Error::from)?;
+    line.push(b'\n');
+    match stream.write_all(&line) {
+        // As below.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
+        _ => {}
+    }
+    stream.set_read_timeout(Some(2 * REQUEST_PATIENCE))?;
+    let mut reply = String::new();
+    BufReader::new(stream).take(MAX_COSTS).read_line(&mut reply)?;
+    match serde_json::from_str(&reply).map_err(io::Error::from)? {
+        Reply::Rules(costs) => Ok(costs),
+        Reply::Workers(_) => Err(io::Error::other("another reply than to this request").into()),
+        Reply::Error(error) => Err(ClientError::Refused(error)),
+    }
+}
+
 /// A message to a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -467,6 +531,7 @@ impl Client {
                 stream.get_ref().set_read_timeout(Some(LOOK))?;
                 Ok(Self { stream, received: Vec::new(), workers })
             }
+            Reply::Rules(_) => Err(io::Error::other("another reply than to this request").into()),
             Reply::Error(error) => Err(ClientError::Refused(error)),
         }
     }

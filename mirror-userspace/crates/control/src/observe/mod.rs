@@ -5,6 +5,7 @@
 //! of an interface.
 
 pub mod control;
+pub mod rules;
 pub mod summary;
 pub mod tap;
 

@@ -10,6 +10,7 @@ use mirror_records::Application;
 use mirror_records::sink::Producer;
 
 use crate::analyzer::{Analyzers, Context, Following};
+use crate::inspection::Inspection;
 use crate::meta::{FlowIndex, FlowMeta};
 use crate::sequence;
 use crate::stream::{Consumed, Event, Incoming, Mark, Stream, Streams, Until, Wait, is_unseen};
@@ -30,6 +31,10 @@ pub struct FlowContext<'a> {
     pub time: u64,
     /// Set if the flow raises an alert.
     pub alerted: &'a Cell<bool>,
+    /// The rules that raise alerts, if there are any.
+    pub inspection: &'a mut Option<Box<Inspection>>,
+    /// Connections that are older than the capture are followed in plain frames, too.
+    pub midstream: bool,
 }
 
 /// The state of a flow's application data.
@@ -65,8 +70,9 @@ impl Data {
     ) {
         if self.following.wants_packets() {
             let original = self.known.original;
-            let FlowContext { time, ref mut records, alerted, .. } = *tools;
+            let FlowContext { time, ref mut records, alerted, ref mut inspection, .. } = *tools;
             let mut context = Context::new(head, time, original, records, alerted);
+            context.inspection = inspection.as_deref_mut();
             tools.analyzers.packet(&mut self.following, tools.index, direction, packet, &mut context);
         }
     }
@@ -88,12 +94,24 @@ impl Data {
         if detector.is_over(direction) && !following.wants_data(direction) {
             return;
         }
-        let FlowContext { analyzers, records, index, time, alerted, .. } = tools;
+        let FlowContext { analyzers, records, index, time, alerted, inspection, .. } = tools;
         let now = PacketContext { is_cut, ..PacketContext::new(head, *index, alerted) };
+        if let Some(inspection) = inspection {
+            inspection.datagram(payload);
+        }
         // Datagrams have no preambles.
         let mut preamble = Preamble::OVER;
-        let mut side =
-            Side::new(detector, following, known, &mut preamble, analyzers, records, now, direction);
+        let mut side = Side::new(
+            detector,
+            following,
+            known,
+            &mut preamble,
+            analyzers,
+            records,
+            inspection.as_deref_mut(),
+            now,
+            direction,
+        );
         side.take(Event::Data { bytes: payload, new: 0 }, Mark { time: *time, ..Mark::default() });
     }
 
@@ -203,11 +221,21 @@ impl Data {
         tools: &mut FlowContext<'_>,
     ) {
         let Self { detector, following, known, preamble, streams: followed, .. } = self;
-        let FlowContext { streams, analyzers, records, index, time, alerted } = tools;
+        let FlowContext { streams, analyzers, records, index, time, alerted, inspection, .. } = tools;
         let (midstream, one_sided) = (connection.is_midstream(), connection.is_one_sided());
         let now = PacketContext { midstream, one_sided, ..PacketContext::new(head, *index, alerted) };
         let from = direction.reverse();
-        let mut side = Side::new(detector, following, known, preamble, analyzers, records, now, from);
+        let mut side = Side::new(
+            detector,
+            following,
+            known,
+            preamble,
+            analyzers,
+            records,
+            inspection.as_deref_mut(),
+            now,
+            from,
+        );
         let flags = segment.header.flags();
         // A SYN takes the sequence number in front of its data.
         let sequence = segment.header.sequence().wrapping_add(u32::from(flags & tcp_flags::SYN != 0));
@@ -300,11 +328,21 @@ impl Data {
         tools: &mut FlowContext<'_>,
     ) {
         let Self { detector, following, known, preamble, streams: followed, .. } = self;
-        let FlowContext { streams, analyzers, records, index, alerted, .. } = tools;
+        let FlowContext { streams, analyzers, records, index, alerted, inspection, .. } = tools;
         let (midstream, one_sided) = (connection.is_midstream(), connection.is_one_sided());
         let now = PacketContext { midstream, one_sided, ..PacketContext::new(head, *index, alerted) };
         let direction = Direction::ToServer;
-        let mut side = Side::new(detector, following, known, preamble, analyzers, records, now, direction);
+        let mut side = Side::new(
+            detector,
+            following,
+            known,
+            preamble,
+            analyzers,
+            records,
+            inspection.as_deref_mut(),
+            now,
+            direction,
+        );
         settle(followed, streams, &mut side, connection, until, None);
     }
 
@@ -335,9 +373,10 @@ impl Data {
             self.settle(head, connection, Until::End, tools);
         }
         self.end_preambles(head, tools);
-        let FlowContext { streams, analyzers, records, index, time, alerted } = tools;
+        let FlowContext { streams, analyzers, records, index, time, alerted, inspection, .. } = tools;
         let original = self.known.original;
         let mut context = Context::new(head, *time, original, records, alerted);
+        context.inspection = inspection.as_deref_mut();
         context.one_sided = connection.as_deref().is_some_and(Connection::is_one_sided);
         for (stream, direction) in self.streams.iter_mut().zip([Direction::ToServer, Direction::ToClient]) {
             let owner = head.owner(*index, direction);
@@ -358,6 +397,18 @@ impl Data {
             streams.end(stream, owner, acknowledged, each);
         }
         analyzers.end(&mut self.following, *index, &mut context);
+        context.end_inspection();
+    }
+
+    /// Returns the protocol of the flow, the one before it, and true if recognition failed.
+    #[must_use]
+    pub(crate) fn detected(&self) -> (Option<AppProto>, Option<AppProto>, bool) {
+        let flow = self.detector.flow();
+        let found = match flow {
+            Detection::Found(protocol) => Some(protocol),
+            Detection::Unknown | Detection::Failed => None,
+        };
+        (found, self.known.original, flow == Detection::Failed)
     }
 
     /// Passes on bytes that waited for the rest of a preamble, which will not come.
@@ -372,10 +423,20 @@ impl Data {
     #[cold]
     fn reject_preambles(&mut self, head: &FlowMeta, tools: &mut FlowContext<'_>) {
         let Self { detector, following, known, preamble, streams: own, .. } = self;
-        let FlowContext { streams, analyzers, records, index, time, alerted } = tools;
+        let FlowContext { streams, analyzers, records, index, time, alerted, inspection, .. } = tools;
         let now = PacketContext::new(head, *index, alerted);
         let direction = Direction::ToServer;
-        let mut side = Side::new(detector, following, known, preamble, analyzers, records, now, direction);
+        let mut side = Side::new(
+            detector,
+            following,
+            known,
+            preamble,
+            analyzers,
+            records,
+            inspection.as_deref_mut(),
+            now,
+            direction,
+        );
         let mark = Mark { time: *time, ..Mark::default() };
         for (stream, direction) in own.iter_mut().zip([Direction::ToServer, Direction::ToClient]) {
             if side.preamble.is_open(direction) {
@@ -613,6 +674,7 @@ struct Side<'a> {
     preamble: &'a mut Preamble,
     analyzers: &'a mut Analyzers,
     records: &'a mut Producer,
+    inspection: Option<&'a mut Inspection>,
     now: PacketContext<'a>,
     mark: Mark,
     direction: Direction,
@@ -641,6 +703,7 @@ impl<'a> Side<'a> {
         preamble: &'a mut Preamble,
         analyzers: &'a mut Analyzers,
         records: &'a mut Producer,
+        inspection: Option<&'a mut Inspection>,
         now: PacketContext<'a>,
         direction: Direction,
     ) -> Self {
@@ -652,6 +715,7 @@ impl<'a> Side<'a> {
             preamble,
             analyzers,
             records,
+            inspection,
             now,
             mark,
             direction,
@@ -663,6 +727,14 @@ impl<'a> Side<'a> {
     /// Processes the next event: preambles first, then detection, then the analyzers.
     fn take(&mut self, event: Event<'_>, mark: Mark) -> Consumed {
         self.mark = mark;
+        if self.following.wants_inspection(self.direction) {
+            return self.take_inspected(event);
+        }
+        self.pass(event)
+    }
+
+    #[inline]
+    fn pass(&mut self, event: Event<'_>) -> Consumed {
         if self.known.has(Known::PLAIN[self.direction as usize])
             && let Some(outcome) = self.skip_plain(event)
         {
@@ -690,7 +762,7 @@ impl<'a> Side<'a> {
             TlsBegin::At(begin) if !is_record && begin > 0 => {
                 self.known.marks &= !Known::PLAIN[direction as usize];
                 let rest = bytes.get(begin..).unwrap_or_default();
-                Some(match self.take(Event::Data { bytes: rest, new: 0 }, self.mark) {
+                Some(match self.pass(Event::Data { bytes: rest, new: 0 }) {
                     Consumed::Used(used) => Consumed::Used(begin + used),
                     other => other,
                 })
@@ -701,6 +773,52 @@ impl<'a> Side<'a> {
                 None
             }
         }
+    }
+
+    /// Processes an event of a stream that rules inspect. They see its bytes first, and decide on them when the analyzers
+    /// have.
+    #[cold]
+    fn take_inspected(&mut self, event: Event<'_>) -> Consumed {
+        let (direction, end) = (self.direction, self.mark.end);
+        if let Some(inspection) = self.inspection.as_deref_mut() {
+            match event {
+                Event::Data { bytes, .. } => inspection.stream(direction, bytes, end),
+                Event::Gap { .. } => inspection.gap(direction, end),
+                Event::End { .. } => {}
+            }
+        }
+        let outcome = self.pass(event);
+        self.recognise();
+        if let Some(inspection) = self.inspection.as_deref_mut() {
+            inspection.turn(direction);
+            for direction in [Direction::ToServer, Direction::ToClient] {
+                if inspection.is_closed(direction) {
+                    self.following.end_inspection(direction);
+                }
+            }
+        }
+        self.raise();
+        outcome
+    }
+
+    /// Tells the rules the protocol of the flow.
+    fn recognise(&mut self) {
+        if let Some(inspection) = self.inspection.as_deref_mut() {
+            let flow = self.detector.flow();
+            let found = match flow {
+                Detection::Found(protocol) => Some(protocol),
+                Detection::Unknown | Detection::Failed => None,
+            };
+            inspection.recognise(found, self.known.original, flow == Detection::Failed);
+        }
+    }
+
+    /// Raises the alerts of rules that have just matched.
+    fn raise(&mut self) {
+        let PacketContext { head, alerted, .. } = self.now;
+        let mut context = Context::new(head, self.mark.time, self.known.original, self.records, alerted);
+        context.inspection = self.inspection.as_deref_mut();
+        context.raise();
     }
 
     /// Processes the next event of a direction whose protocol has not begun.
@@ -871,10 +989,12 @@ impl<'a> Side<'a> {
     #[inline]
     fn analyse(&mut self, event: Event<'_>, hold: bool) -> Consumed {
         let PacketContext { head, index, alerted, one_sided, is_cut, .. } = self.now;
+        self.recognise();
         let mut context = Context {
             mark: self.mark,
             one_sided,
             is_cut,
+            inspection: self.inspection.as_deref_mut(),
             ..Context::new(head, self.mark.time, self.known.original, self.records, alerted)
         };
         self.analyzers.data(self.following, index, self.direction, event, hold, &mut context)

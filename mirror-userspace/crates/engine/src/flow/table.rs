@@ -620,6 +620,8 @@ mod tests {
             direct: true,
             overlong: false,
             len: 60,
+            network: &[],
+            header_len: 0,
             transport: Transport::Udp { payload: &[], missing: 0 },
             tunnelled: None,
         };

@@ -7,7 +7,7 @@ pub mod threshold;
 use crate::diagnostic::Place;
 
 /// Returns the lines of a file without comments, empty lines and marks of continuation, with their places.
-fn lines(text: &[u8]) -> impl Iterator<Item = (Place, Vec<u8>)> {
+pub(crate) fn lines(text: &[u8]) -> impl Iterator<Item = (Place, Vec<u8>)> {
     let mut rest = text.split(|byte| *byte == b'\n').zip(1_u32..);
     std::iter::from_fn(move || {
         loop {

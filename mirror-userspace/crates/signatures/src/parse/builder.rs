@@ -1,7 +1,9 @@
 //! Collects what keywords say about a rule, and checks the rule as a whole.
 
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
+use foldhash::fast::FixedState;
 use mirror_packet::Direction;
 
 use super::draft::{Draft, Fast};
@@ -316,6 +318,7 @@ impl<'a> Builder<'a> {
         let (buffers, fast_pattern) = self.matches()?;
         let rule = Rule {
             line: self.text.place(0).line,
+            digest: FixedState::default().hash_one(&self.text.bytes),
             header,
             id,
             message: self.message.unwrap_or_default(),

@@ -15,6 +15,7 @@ mod header;
 mod keywords;
 mod meta;
 mod requires;
+pub mod source;
 mod states;
 mod text;
 
@@ -152,7 +153,7 @@ impl Parser {
         for line in Lines::new(text) {
             match line {
                 Line::Other => {}
-                Line::Disabled => file.disabled += 1,
+                Line::Disabled(..) => file.disabled += 1,
                 Line::Rule(text) => match self.rule(&text) {
                     Ok(rule) => file.rules.push(rule),
                     Err(failure) => {

@@ -14,6 +14,11 @@ pub(super) struct RuleText<'a> {
 }
 
 impl RuleText<'_> {
+    /// Returns the line where the rule begins.
+    pub(super) fn first_line(&self) -> u32 {
+        self.place(0).line
+    }
+
     /// Returns the place of a byte of the text.
     pub(super) fn place(&self, at: usize) -> Place {
         let index = self.lines.partition_point(|line| line.0 <= at).saturating_sub(1);
@@ -27,8 +32,8 @@ impl RuleText<'_> {
 #[derive(Debug)]
 pub(super) enum Line<'a> {
     Rule(RuleText<'a>),
-    /// A rule behind a `#`.
-    Disabled,
+    /// A rule behind a `#`, without it: its line, and its text.
+    Disabled(u32, Cow<'a, [u8]>),
     /// Any other comment, or nothing.
     Other,
 }
@@ -81,12 +86,20 @@ impl<'a> Iterator for Lines<'a> {
                 return Some(Line::Other);
             }
             // The lines that continue a disabled rule are disabled with it.
-            let mut line = trimmed;
-            while continued(line).is_some() {
-                let Some(next) = self.physical() else { break };
-                line = next;
+            let Some(head) = continued(comment) else {
+                return Some(Line::Disabled(place.line, Cow::Borrowed(comment)));
+            };
+            let mut bytes = head.to_vec();
+            while let Some(next) = self.physical() {
+                let next = next.trim_ascii_start();
+                let next = next.strip_prefix(b"#").unwrap_or(next);
+                bytes.extend_from_slice(continued(next).unwrap_or(next));
+                if continued(next).is_none() {
+                    break;
+                }
             }
-            return Some(Line::Disabled);
+            bytes.truncate(bytes.trim_ascii_end().len());
+            return Some(Line::Disabled(place.line, Cow::Owned(bytes)));
         }
         let mut lines = vec![(0, place)];
         let Some(head) = continued(trimmed) else {
@@ -174,12 +187,14 @@ mod tests {
                 Line::Other,
                 Line::Other,
                 Line::Rule(_),
-                Line::Disabled,
-                Line::Disabled,
-                Line::Disabled,
+                Line::Disabled(6, _),
+                Line::Disabled(8, _),
+                Line::Disabled(9, _),
                 Line::Rule(_)
             ]
         ));
+        let Line::Disabled(_, disabled) = &lines[3] else { panic!() };
+        assert_eq!(disabled.as_ref(), b"alert tcp any any -> any any (sid:2;)");
         let Line::Rule(rule) = &lines[2] else { panic!() };
         let at = |needle: &[u8]| rule.place(memchr::memmem::find(&rule.bytes, needle).unwrap());
         assert_eq!(at(b"alert"), Place { line: 3, column: 3 });

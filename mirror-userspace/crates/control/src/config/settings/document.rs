@@ -308,6 +308,19 @@ impl<'d> Value<'d> {
         Table::new(self.document, self.key.clone(), self.node, section)
     }
 
+    /// Returns the names and values of a table whose names are those of the user.
+    pub(in crate::config) fn pairs(&self) -> Option<Vec<(&'d str, Self)>> {
+        let Some(table) = self.node.get_ref().as_table() else {
+            self.wrong_type(&self.setting.kind.accepted());
+            return None;
+        };
+        let pair = |(name, node): (&'d Spanned<_>, &'d Spanned<_>)| {
+            let name: &'d str = AsRef::<str>::as_ref(name.get_ref());
+            (name, Self { key: path(&self.key, name), node, ..self.clone() })
+        };
+        Some(table.iter().map(pair).collect())
+    }
+
     /// Returns the elements of a list; reports too long a one.
     pub(in crate::config) fn list(&self) -> Option<Vec<Self>> {
         let Some(array) = self.node.get_ref().as_array() else {

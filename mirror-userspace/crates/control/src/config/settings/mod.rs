@@ -8,6 +8,7 @@
 pub(super) mod document;
 pub mod render;
 pub(super) mod sections;
+mod signatures;
 mod table;
 #[cfg(test)]
 mod tests;

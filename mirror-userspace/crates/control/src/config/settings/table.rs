@@ -16,7 +16,7 @@ use serde_json::{Value as Json, json};
 
 use super::Default::{Absent, Is, Required};
 use super::sections::{self, vni_ranges};
-use super::{Kind, Section, Setting};
+use super::{Kind, Section, Setting, signatures};
 
 /// All tables of the configuration file, each after the one that contains it.
 pub const SECTIONS: &[Section] = &[
@@ -106,6 +106,20 @@ pub const SECTIONS: &[Section] = &[
         is_list: false,
         text: "Conditions for an alert: an event `alert`; [store] can keep the flow.",
         settings: ALERTS,
+        more: "",
+    },
+    Section {
+        name: "signatures",
+        is_list: false,
+        text: "Rules of Suricata, which raise alerts. A reload reads their files again, as a whole or not at all.",
+        settings: SIGNATURES,
+        more: "",
+    },
+    Section {
+        name: "signatures.tenants",
+        is_list: true,
+        text: "VNIs with rules or variables of their own. Rules of several tenants are loaded once.",
+        settings: TENANTS,
         more: "",
     },
     Section { name: "eve", is_list: false, text: "The output of the records.", settings: EVE, more: "" },
@@ -765,6 +779,81 @@ const ALERTS: &[Setting] = &[
             |reader, value| reader.config.alerts.file = value.path(),
             |config| json!(config.alerts.file.as_deref().map(path)),
         ),
+];
+
+const RULE_FILES: Kind = Kind::List { of: "paths of rule files", most: usize::MAX };
+const VARIABLES: Kind = Kind::Other("a table of names and values such as { HOME_NET = \"10.0.0.0/8\" }");
+
+const SIGNATURES: &[Setting] = &[
+    Setting::new("signatures.files", RULE_FILES, Absent("no rules are loaded"))
+        .live()
+        .needs_file()
+        .text("Rule files; *, ? and [...] stand for several.")
+        .more("`mirror-xdp rules check` names the rules that are refused; the others are loaded.")
+        .example("[\"/etc/mirror-xdp/rules/*.rules\"]")
+        .access(signatures::files, |config| json!(config.signatures.sources.files)),
+    Setting::new(
+        "signatures.variables",
+        VARIABLES,
+        Absent("they are those that Suricata ships, and `any` for networks"),
+    )
+    .live()
+    .text("Variables of addresses and ports in rules.")
+    .example("{ HOME_NET = \"[10.0.0.0/8,192.168.0.0/16]\", EXTERNAL_NET = \"!$HOME_NET\" }")
+    .access(signatures::variables, |config| {
+        signatures::shown_variables(&config.signatures.sources.variables)
+    }),
+    Setting::new("signatures.classification", Kind::Path, Absent("the classes are those of published rules"))
+        .live()
+        .needs_file()
+        .text("A classification.config: descriptions and priorities of further classes of rules.")
+        .example("\"/etc/mirror-xdp/rules/classification.config\"")
+        .access(
+            |reader, value| reader.config.signatures.sources.classification = value.path(),
+            |config| json!(config.signatures.sources.classification.as_deref().map(path)),
+        ),
+    Setting::new("signatures.thresholds", Kind::Path, Absent("only rules limit their alerts"))
+        .live()
+        .needs_file()
+        .text("A threshold.config: limits on alerts, and hosts that raise none.")
+        .example("\"/etc/mirror-xdp/rules/threshold.config\"")
+        .access(
+            |reader, value| reader.config.signatures.sources.thresholds = value.path(),
+            |config| json!(config.signatures.sources.thresholds.as_deref().map(path)),
+        ),
+    Setting::new(
+        "signatures.payload",
+        Kind::List { of: "\"payload\", \"payload_printable\" or \"packet\"", most: usize::MAX },
+        Absent("alerts have none of them"),
+    )
+    .live()
+    .text("What alerts contain of the traffic: its data in base64 or printable, and the packet.")
+    .example("[\"payload_printable\"]")
+    .access(signatures::payload, |config| signatures::payload_names(config.signatures.payload)),
+    Setting::new("signatures.tenants", Kind::List { of: "tables", most: usize::MAX }, Absent("none"))
+        .live()
+        .text("VNIs with rules or variables of their own, see [[signatures.tenants]].")
+        .access(signatures::tenants, |config| signatures::shown_tenants(&config.signatures)),
+];
+
+const TENANTS: &[Setting] = &[
+    Setting::new("signatures.tenants.name", Kind::Other("a name"), Required)
+        .live()
+        .text("The name in messages, which no other tenant has.")
+        .example("\"office\""),
+    Setting::new("signatures.tenants.vnis", VNIS, Required)
+        .live()
+        .text("The VNIs, which belong to no other tenant.")
+        .example("[7, \"100-199\"]"),
+    Setting::new("signatures.tenants.variables", VARIABLES, Absent("those of [signatures]"))
+        .live()
+        .text("Variables that differ from those of [signatures].")
+        .example("{ HOME_NET = \"172.16.0.0/12\" }"),
+    Setting::new("signatures.tenants.files", RULE_FILES, Absent("those of [signatures]"))
+        .live()
+        .needs_file()
+        .text("The rule files, in place of those of [signatures].")
+        .example("[\"/etc/mirror-xdp/rules/*.rules\", \"/etc/mirror-xdp/office.rules\"]"),
 ];
 
 /// The permissions of files of records; others may not write to them.

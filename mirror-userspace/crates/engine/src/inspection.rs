@@ -149,7 +149,7 @@ impl Inspection {
         let transport = packet.network.get(usize::from(packet.header_len)..).unwrap_or_default();
         let (payload, payload_len) = match packet.transport {
             Transport::Tcp(Segment { payload, missing, .. }) => (payload, payload.len() + missing),
-            Transport::Udp { payload } => (payload, payload.len()),
+            Transport::Udp { payload, missing } => (payload, payload.len() + missing),
             Transport::Icmp { .. } => {
                 // Type, code, checksum, and four bytes that depend on the type.
                 let payload = transport.get(8..).unwrap_or_default();

@@ -131,9 +131,19 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
             ranked.push((self.flows.flow(index).rank(), index.0));
         }
         self.each_in_order(ranked, 1, |worker, index| {
-            let Self { flows, streams, analyzers, records, alerted, recorder, .. } = worker;
+            let midstream = worker.config.midstream;
+            let Self { flows, streams, analyzers, records, alerted, recorder, inspection, .. } = worker;
             let flow = flows.flow(index);
-            flow.settle(&mut FlowContext { streams, analyzers, records, index, time: now, alerted });
+            flow.settle(&mut FlowContext {
+                streams,
+                analyzers,
+                records,
+                index,
+                time: now,
+                alerted,
+                inspection,
+                midstream,
+            });
             take_alert(alerted, recorder, index, flow);
         });
     }

@@ -216,7 +216,7 @@ impl Flow {
         data.packet(head, direction, packet, tools);
         match &packet.transport {
             Transport::Udp { payload, missing } => {
-                data.datagram(head, direction, payload, *missing > 0, tools)
+                data.datagram(head, direction, payload, *missing > 0, tools);
             }
             Transport::Tcp(segment) => {
                 match connection {

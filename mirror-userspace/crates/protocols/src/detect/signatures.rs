@@ -235,6 +235,8 @@ const SIGNATURES: &[Signature] = &[
     datagram(Quic, None, &[443, 80], Content(|bytes| quic::probe(bytes).into())).weak(),
     datagram(Quic, None, &[443, 80], Content(|bytes| quic::probe_version(bytes).into())),
     datagram(Quic, None, &[], Content(|bytes| quic::probe_initial(bytes).into())),
+    // A server may begin with other packets than Initial ones, and with short connection IDs.
+    datagram(Quic, Some(ToClient), &[], Content(|bytes| quic::probe_version(bytes).into())),
 ];
 
 const fn stream(protocol: AppProto, from: Option<Direction>, ports: &'static [u16], test: Test) -> Signature {

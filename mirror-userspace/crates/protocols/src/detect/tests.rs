@@ -204,6 +204,16 @@ fn a_flow_that_comes_from_the_port_of_quic_must_name_a_known_version() {
     }
 }
 
+#[test]
+fn the_first_answer_of_a_quic_server_is_quic_on_any_port() {
+    // A Handshake packet of version 1 with a connection ID of four bytes.
+    let answer = [&[0xe3, 0, 0, 0, 1, 0, 4][..], &[7; 4], &[0; 60]].concat();
+    assert_eq!(detect(Udp, 4433, ToClient, &answer), Detection::Found(AppProto::Quic));
+    assert_eq!(detect(Udp, 4433, ToServer, &answer), Detection::Failed);
+    let unknown = [&[0xe3, 9, 9, 9, 9, 0, 4][..], &answer[7..]].concat();
+    assert_eq!(detect(Udp, 4433, ToClient, &unknown), Detection::Failed);
+}
+
 proptest! {
     #[test]
     fn no_bytes_panic_and_what_is_decided_stays(

@@ -127,18 +127,20 @@ fn the_answer_of_an_http_proxy_alone_leads_to_tls() {
 fn a_hello_in_the_segment_of_the_command_in_front_is_one_handshake() {
     let hello = hello_with(&[]);
     let answer = server_hello();
-    let turns: [(u16, &[u8], &[u8], &[u8]); 4] = [
-        (25, b"220 mx ESMTP\r\n", b"EHLO a\r\nSTARTTLS\r\n", b"250 STARTTLS\r\n220 go\r\n"),
-        (110, b"+OK ready\r\n", b"STLS\r\n", b"+OK begin\r\n"),
-        (5432, b"", b"\x00\x00\x00\x08\x04\xd2\x16\x2f", b"S"),
+    let conversations: [(u16, [&[u8]; 3]); 4] = [
+        (25, [b"220 mx ESMTP\r\n", b"EHLO a\r\nSTARTTLS\r\n", b"250 STARTTLS\r\n220 go\r\n"]),
+        (110, [b"+OK ready\r\n", b"STLS\r\n", b"+OK begin\r\n"]),
+        (5432, [b"", b"\x00\x00\x00\x08\x04\xd2\x16\x2f", b"S"]),
         (
             389,
-            b"",
-            b"\x30\x1d\x02\x01\x01\x77\x18\x80\x161.3.6.1.4.1.1466.20037",
-            b"\x30\x0c\x02\x01\x01\x78\x07\x0a\x01\x00\x04\x00\x04\x00",
+            [
+                b"",
+                b"\x30\x1d\x02\x01\x01\x77\x18\x80\x161.3.6.1.4.1.1466.20037",
+                b"\x30\x0c\x02\x01\x01\x78\x07\x0a\x01\x00\x04\x00\x04\x00",
+            ],
         ),
     ];
-    for (port, greeting, command, accepted) in turns {
+    for (port, [greeting, command, accepted]) in conversations {
         let asked = [command, &hello].concat();
         let answered = [accepted, &answer].concat();
         for piece in [1000, 9] {

@@ -34,7 +34,7 @@ use self::shunting::Ending;
 pub use self::shunting::Shunting;
 pub use self::tuning::Tuning;
 use crate::FlowIndex;
-use crate::analyzer::{Analyzers, Cause};
+use crate::analyzer::{AnalyzerMemory, Analyzers, Cause};
 use crate::flow::{Flow, FlowContext, FlowTable, Missing};
 use crate::hooks::{Offload, Recorder};
 use crate::indicators::Indicators;
@@ -125,8 +125,36 @@ pub struct WorkerConfig {
     pub dedup: bool,
     /// The frames that make up one address space.
     pub flow_scope: FlowScope,
+    /// The bounds of memory for unfinished data.
+    pub memory: Memory,
     /// The settings that can change later, see [`Worker::tune`].
     pub tuning: Tuning,
+}
+
+/// Bytes of memory that a worker uses for unfinished data. Hosts share each part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes of TCP streams that wait, for a hole to be filled or for the rest of a message.
+    pub streams: usize,
+    /// Fragments of datagrams that are not complete.
+    pub fragments: usize,
+    /// What the states of flows hold for all analyzers together: handshakes, requests without a response.
+    pub analyzers: AnalyzerMemory,
+}
+
+impl Memory {
+    /// The bounds for a core of a live capture.
+    pub const LIVE: Self = Self {
+        streams: 32 << 20,
+        fragments: 16 << 20,
+        analyzers: AnalyzerMemory { few: 32 << 20, many: 32 << 20 },
+    };
+    /// The bounds for the reading of capture files, each of which may be made by an attacker.
+    pub const FILES: Self = Self {
+        streams: 8 << 20,
+        fragments: 3 << 20,
+        analyzers: AnalyzerMemory { few: 4 << 20, many: 32 << 20 },
+    };
 }
 
 impl Default for WorkerConfig {
@@ -136,6 +164,7 @@ impl Default for WorkerConfig {
             hash_seed: 0,
             dedup: false,
             flow_scope: FlowScope::default(),
+            memory: Memory::LIVE,
             tuning: Tuning::default(),
         }
     }
@@ -264,11 +293,11 @@ impl<R: Recorder, O: Offload> WorkerBuilder<R, O> {
             recorder,
             dedup: config.dedup.then(|| Box::new(Duplicates::new(config.hash_seed))),
             observers: Observers::default(),
-            streams: Streams::new(config.hash_seed),
-            analyzers: Analyzers::of_worker(config.max_flows, config.hash_seed),
+            streams: Streams::new(config.hash_seed, config.memory.streams),
+            analyzers: Analyzers::of_worker(config.max_flows, config.memory.analyzers, config.hash_seed),
             indicators: None,
             alerted: Cell::new(false),
-            defragmenter: Defragmenter::new(config.hash_seed),
+            defragmenter: Defragmenter::new(config.hash_seed, config.memory.fragments),
             datagram: Vec::new(),
             datagrams,
             records,

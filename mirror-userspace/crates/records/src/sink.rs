@@ -281,7 +281,10 @@ impl Producer {
             home,
             empty,
             current: Batch::new(),
-            relays: Relays::default(),
+            relays: Relays::new(match overflow {
+                Overflow::Lose => relays::LIVE,
+                Overflow::Wait => relays::FILES,
+            }),
             overflow,
             flushed: Instant::now(),
             lost: 0,

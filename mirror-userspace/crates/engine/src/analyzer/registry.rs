@@ -3,19 +3,16 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use mirror_packet::fair::Shares;
 use mirror_packet::{FlowKeyHasher, Packet};
 use mirror_protocols::detect::{AppProto, OptIn};
 use mirror_protocols::protocols;
 use mirror_records::Conversation;
 
 use super::builtin::StartTls;
+use super::held::{AnalyzerMemory, Held, HeldBy, StateOf};
 use super::{Analyzer, Consumed, Context, Direction, Enabled, Event, Filter, Interest};
 use crate::FlowIndex;
 use crate::indicators::Indicators;
-
-/// Bytes of memory that the states of all flows hold for one analyzer, besides themselves.
-const MAX_HELD: usize = 32 << 20;
 
 /// A set of a worker's analyzers, one bit for each.
 pub(super) type Set = u16;
@@ -93,12 +90,12 @@ impl Following {
 pub struct Analyzers {
     builtin: Builtin,
     registered: Vec<Box<dyn Erased>>,
-    /// Maximum number of flows of the worker, and the hasher of its hosts.
+    /// Maximum number of flows of the worker.
     max_flows: usize,
-    hasher: FlowKeyHasher,
     enabled: Enabled,
     /// The protocols to recognise in addition to those that are on by default.
     opt_in: OptIn,
+    held: Held,
 }
 
 impl Default for Analyzers {
@@ -107,7 +104,7 @@ impl Default for Analyzers {
             builtin: Builtin::default(),
             registered: Vec::new(),
             max_flows: 0,
-            hasher: FlowKeyHasher::new(0),
+            held: Held::new(AnalyzerMemory { few: 0, many: 0 }, FlowKeyHasher::new(0)),
             enabled: Enabled::default(),
             opt_in: Enabled::default().opt_in(),
         }
@@ -156,13 +153,6 @@ macro_rules! builtin {
                     $($name: Registered::of(AppProto::$variant),)*
                     start_tls: Registered::new(StartTls, Filter::all()),
                 }
-            }
-        }
-
-        impl Builtin {
-            /// Returns the number of flow states that were released for lack of memory.
-            const fn forgotten(&self) -> u64 {
-                self.start_tls.forgotten $(+ self.$engine_name.forgotten)* $(+ self.$name.forgotten)*
             }
         }
 
@@ -223,12 +213,13 @@ impl Analyzers {
     /// The number of analyzers that can be registered besides the built-in ones.
     pub const MAX_REGISTERED: usize = 8;
 
-    /// Creates the analyzers of a worker with at most `max_flows` flows. The seed keys the hash of hosts.
-    pub(crate) fn of_worker(max_flows: usize, seed: u64) -> Self {
-        let hasher = FlowKeyHasher::new(seed);
-        let mut analyzers = Self { max_flows, hasher, ..Self::default() };
+    /// Creates the analyzers of a worker with at most `max_flows` flows, whose states hold at most this much. The
+    /// seed keys the hash of hosts.
+    pub(crate) fn of_worker(max_flows: usize, memory: AnalyzerMemory, seed: u64) -> Self {
+        let held = Held::new(memory, FlowKeyHasher::new(seed));
+        let mut analyzers = Self { max_flows, held, ..Self::default() };
         for bit in 0..REGISTERED {
-            call!(analyzers, bit, analyzer => analyzer.prepare(max_flows, hasher));
+            call!(analyzers, bit, analyzer => analyzer.prepare(max_flows));
         }
         if let Some(register) = REGISTER.get() {
             // The same call succeeded before, in `register_everywhere`.
@@ -251,9 +242,8 @@ impl Analyzers {
     }
 
     /// Returns the number of flow states that were released for lack of memory.
-    pub(crate) fn forgotten(&self) -> u64 {
-        let registered: u64 = self.registered.iter().map(|analyzer| analyzer.forgotten()).sum();
-        registered + self.builtin.forgotten()
+    pub(crate) const fn forgotten(&self) -> u64 {
+        self.held.forgotten()
     }
 
     /// Sets the indicators: flows that have one of these names or fingerprints raise an alert.
@@ -273,7 +263,7 @@ impl Analyzers {
             return Err(TooMany);
         }
         let mut registered = Registered::new(analyzer, filter);
-        registered.prepare(self.max_flows, self.hasher);
+        registered.prepare(self.max_flows);
         self.registered.push(Box::new(registered));
         Ok(())
     }
@@ -330,7 +320,10 @@ impl Analyzers {
     ) {
         for bit in bits(following.packets) {
             following.known |= 1 << bit;
-            let interest = call!(self, bit, analyzer => analyzer.packet(index, direction, packet, context));
+            let interest = call!(self, bit, analyzer => {
+                analyzer.packet(index, direction, packet, context, &mut self.held.of(bit))
+            });
+            self.give_back();
             if interest != Some(Interest::More) {
                 following.remove(1 << bit);
             }
@@ -360,7 +353,11 @@ impl Analyzers {
         // A single analyzer's used bytes are needed by no other.
         let alone = !hold && wanting.is_power_of_two();
         for bit in bits(wanting) {
-            match call!(self, bit, analyzer => analyzer.data(index, direction, event, alone, context)) {
+            let outcome = call!(self, bit, analyzer => {
+                analyzer.data(index, direction, event, alone, context, &mut self.held.of(bit))
+            });
+            self.give_back();
+            match outcome {
                 Some(Consumed::Used(of_this)) => used = used.min(of_this),
                 Some(Consumed::Close) => following.data[direction as usize] &= !(1 << bit),
                 Some(Consumed::Done) | None => following.remove(1 << bit),
@@ -383,6 +380,21 @@ impl Analyzers {
         }
     }
 
+    /// Releases the memory of states that are to give it back.
+    #[inline]
+    fn give_back(&mut self) {
+        if self.held.has_condemned() {
+            self.forget_condemned();
+        }
+    }
+
+    #[cold]
+    fn forget_condemned(&mut self) {
+        while let Some(StateOf { bit, place }) = self.held.next_condemned() {
+            call!(self, bit, analyzer => analyzer.forget(place));
+        }
+    }
+
     /// Removes analyzers that are switched off from a flow, if it has any.
     #[inline]
     fn retire(&mut self, following: &mut Following, index: FlowIndex, context: &mut Context<'_>) {
@@ -397,7 +409,7 @@ impl Analyzers {
     fn forget(&mut self, off: Set, following: &mut Following, index: FlowIndex, context: &mut Context<'_>) {
         context.muted = true;
         for bit in bits(following.known & off) {
-            call!(self, bit, analyzer => analyzer.end(index, context));
+            call!(self, bit, analyzer => analyzer.end(index, context, &mut self.held.of(bit)));
         }
         context.muted = false;
         following.known &= !off;
@@ -408,7 +420,7 @@ impl Analyzers {
     pub(crate) fn end(&mut self, following: &mut Following, index: FlowIndex, context: &mut Context<'_>) {
         self.retire(following, index, context);
         for bit in bits(following.known) {
-            call!(self, bit, analyzer => analyzer.end(index, context));
+            call!(self, bit, analyzer => analyzer.end(index, context, &mut self.held.of(bit)));
         }
         *following = Following::default();
     }
@@ -432,11 +444,6 @@ struct Registered<A: Analyzer> {
     places: Vec<u32>,
     states: Vec<State<A::Flow>>,
     free: Vec<u32>,
-    hasher: FlowKeyHasher,
-    /// The memory charged for the states, by their indices.
-    shares: Shares,
-    /// The number of states released for lack of memory.
-    forgotten: u64,
 }
 
 #[derive(Debug, Default)]
@@ -445,8 +452,9 @@ struct State<F> {
     /// Number of buffered bytes of each direction that this analyzer has already used, while others may still
     /// need them.
     ahead: [usize; 2],
-    /// Bytes charged for the state in [`Registered::shares`]; 0 if it has not entered.
+    /// Bytes charged for the state in [`Held`], and its number there; 0 bytes if it has not entered.
     held: usize,
+    number: u32,
 }
 
 impl<F> State<F> {
@@ -458,16 +466,7 @@ impl<F> State<F> {
 
 impl<A: Analyzer> Registered<A> {
     fn new(analyzer: A, filter: Filter) -> Self {
-        Self {
-            analyzer,
-            filter,
-            places: Vec::new(),
-            states: Vec::new(),
-            free: Vec::new(),
-            hasher: FlowKeyHasher::new(0),
-            shares: Shares::new(MAX_HELD),
-            forgotten: 0,
-        }
+        Self { analyzer, filter, places: Vec::new(), states: Vec::new(), free: Vec::new() }
     }
 
     /// Creates an analyzer for the flows of an application.
@@ -484,8 +483,7 @@ impl<A: Analyzer> Registered<A> {
 
     /// Reserves memory for the maximum number of flows. It is touched as flows come. Growing instead would
     /// leave the outgrown memory behind.
-    fn prepare(&mut self, max_flows: usize, hasher: FlowKeyHasher) {
-        self.hasher = hasher;
+    fn prepare(&mut self, max_flows: usize) {
         self.places.reserve_exact(max_flows);
         self.states.reserve_exact(max_flows);
         self.free.reserve_exact(max_flows);
@@ -512,11 +510,12 @@ impl<A: Analyzer> Registered<A> {
         direction: Direction,
         packet: &Packet<'_>,
         context: &mut Context<'_>,
+        held_by: &mut HeldBy<'_>,
     ) -> Interest {
         let (analyzer, state) = self.state(index);
         let interest = analyzer.packet(&mut state.flow, direction, packet, context);
         if let Some(held) = state.changed(A::held) {
-            self.charge(index, direction, held, context);
+            self.charge(index, direction, held, context, held_by);
         }
         interest
     }
@@ -533,6 +532,7 @@ impl<A: Analyzer> Registered<A> {
         event: Event<'_>,
         alone: bool,
         context: &mut Context<'_>,
+        held_by: &mut HeldBy<'_>,
     ) -> Consumed {
         let (analyzer, state) = self.state(index);
         let ahead = &mut state.ahead[direction as usize];
@@ -559,31 +559,39 @@ impl<A: Analyzer> Registered<A> {
             other => other,
         };
         if let Some(held) = state.changed(A::held) {
-            self.charge(index, direction, held, context);
+            self.charge(index, direction, held, context, held_by);
         }
         outcome
     }
 
-    /// Charges for the memory that a flow's state holds now, and releases that of other states if it is too
-    /// much.
+    /// Charges for the memory that a flow's state holds now. Other states may have to give theirs back.
     #[inline(never)]
-    fn charge(&mut self, index: FlowIndex, direction: Direction, held: usize, context: &Context<'_>) {
-        let place = self.places[index.get()] as usize - 1;
-        let before = std::mem::replace(&mut self.states[place].held, held);
+    fn charge(
+        &mut self,
+        index: FlowIndex,
+        direction: Direction,
+        held: usize,
+        context: &Context<'_>,
+        held_by: &mut HeldBy<'_>,
+    ) {
+        let place = self.places[index.get()] - 1;
+        let state = &mut self.states[place as usize];
+        let before = std::mem::replace(&mut state.held, held);
         if held == 0 {
-            return self.shares.leave(place);
+            return held_by.leave(state.number);
         }
         if before == 0 {
-            let host = context.head.owner(index, direction).host(&self.hasher);
-            self.shares.enter(place, host);
+            let host = context.head.owner(index, direction).host(held_by.hasher());
+            state.number = held_by.enter(place, host);
         }
-        self.shares.charge(place, held);
-        while let Some(other) = self.shares.to_give_back(place) {
-            let state = &mut self.states[other];
+        held_by.charge(state.number, held);
+    }
+
+    /// Releases the memory of a state, which is not in [`Held`] any more.
+    fn forget(&mut self, place: u32) {
+        if let Some(state) = self.states.get_mut(place as usize) {
             self.analyzer.forget(&mut state.flow);
             state.held = 0;
-            self.shares.leave(other);
-            self.forgotten += 1;
         }
     }
 
@@ -593,7 +601,7 @@ impl<A: Analyzer> Registered<A> {
         *ahead = ahead.saturating_sub(used);
     }
 
-    fn end(&mut self, index: FlowIndex, context: &mut Context<'_>) {
+    fn end(&mut self, index: FlowIndex, context: &mut Context<'_>, held_by: &mut HeldBy<'_>) {
         let Some(place) = self.places.get_mut(index.get()).map(std::mem::take).filter(|&place| place > 0)
         else {
             return;
@@ -601,7 +609,7 @@ impl<A: Analyzer> Registered<A> {
         let state = &mut self.states[place as usize - 1];
         self.analyzer.end(&mut state.flow, context);
         if state.held > 0 {
-            self.shares.leave(place as usize - 1);
+            held_by.leave(state.number);
         }
         *state = State::default();
         self.free.push(place - 1);
@@ -617,8 +625,8 @@ impl<A: Analyzer> fmt::Debug for Registered<A> {
 /// A registered analyzer of any type.
 trait Erased: fmt::Debug + Send {
     fn filter(&self) -> &Filter;
-    fn prepare(&mut self, max_flows: usize, hasher: FlowKeyHasher);
-    fn forgotten(&self) -> u64;
+    fn prepare(&mut self, max_flows: usize);
+    fn forget(&mut self, place: u32);
     fn watch_for(&mut self, indicators: &Arc<Indicators>);
     fn packet(
         &mut self,
@@ -626,6 +634,7 @@ trait Erased: fmt::Debug + Send {
         direction: Direction,
         packet: &Packet<'_>,
         context: &mut Context<'_>,
+        held_by: &mut HeldBy<'_>,
     ) -> Interest;
     fn data(
         &mut self,
@@ -634,9 +643,10 @@ trait Erased: fmt::Debug + Send {
         event: Event<'_>,
         alone: bool,
         context: &mut Context<'_>,
+        held_by: &mut HeldBy<'_>,
     ) -> Consumed;
     fn advance(&mut self, index: FlowIndex, direction: Direction, used: usize);
-    fn end(&mut self, index: FlowIndex, context: &mut Context<'_>);
+    fn end(&mut self, index: FlowIndex, context: &mut Context<'_>, held_by: &mut HeldBy<'_>);
 }
 
 impl<A: Analyzer> Erased for Registered<A> {
@@ -644,12 +654,12 @@ impl<A: Analyzer> Erased for Registered<A> {
         &self.filter
     }
 
-    fn prepare(&mut self, max_flows: usize, hasher: FlowKeyHasher) {
-        self.prepare(max_flows, hasher);
+    fn prepare(&mut self, max_flows: usize) {
+        self.prepare(max_flows);
     }
 
-    fn forgotten(&self) -> u64 {
-        self.forgotten
+    fn forget(&mut self, place: u32) {
+        self.forget(place);
     }
 
     fn watch_for(&mut self, indicators: &Arc<Indicators>) {
@@ -662,8 +672,9 @@ impl<A: Analyzer> Erased for Registered<A> {
         direction: Direction,
         packet: &Packet<'_>,
         context: &mut Context<'_>,
+        held_by: &mut HeldBy<'_>,
     ) -> Interest {
-        self.packet(index, direction, packet, context)
+        self.packet(index, direction, packet, context, held_by)
     }
 
     fn data(
@@ -673,15 +684,16 @@ impl<A: Analyzer> Erased for Registered<A> {
         event: Event<'_>,
         alone: bool,
         context: &mut Context<'_>,
+        held_by: &mut HeldBy<'_>,
     ) -> Consumed {
-        self.data(index, direction, event, alone, context)
+        self.data(index, direction, event, alone, context, held_by)
     }
 
     fn advance(&mut self, index: FlowIndex, direction: Direction, used: usize) {
         self.advance(index, direction, used);
     }
 
-    fn end(&mut self, index: FlowIndex, context: &mut Context<'_>) {
-        self.end(index, context);
+    fn end(&mut self, index: FlowIndex, context: &mut Context<'_>, held_by: &mut HeldBy<'_>) {
+        self.end(index, context, held_by);
     }
 }

@@ -6,14 +6,18 @@ use std::collections::hash_map::Entry;
 
 use mirror_protocols::preamble::Relayed;
 
-/// Bytes of memory for all values of a worker. A PROXY header takes less than a hundred.
-const MAX_HELD: usize = 32 << 20;
+/// Bytes of memory for all values of a live worker. A PROXY header takes less than a hundred.
+pub(super) const LIVE: usize = 32 << 20;
+/// The same for the reading of capture files, each of which may be made by an attacker.
+pub(super) const FILES: usize = 4 << 20;
 /// Bytes of a flow's values.
 const MAX_EACH: usize = 512;
 
 /// The packed values, by the identifier of the flow.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Relays {
+    /// Bytes of memory that all buffers may take.
+    most: usize,
     values: HashMap<u64, Vec<u8>>,
     /// Buffers that no flow uses.
     spare: Vec<Vec<u8>>,
@@ -25,6 +29,11 @@ pub(super) struct Relays {
 }
 
 impl Relays {
+    /// Creates the set without values, which take at most this many bytes.
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, values: HashMap::new(), spare: Vec::new(), held: 0, packed: Vec::new(), lost: 0 }
+    }
+
     /// Returns the values of a flow.
     #[inline]
     pub(super) fn get(&self, flow_id: u64) -> &[u8] {
@@ -44,7 +53,7 @@ impl Relays {
 
     /// Adds a value to those of a flow, unless they take too much memory.
     pub(super) fn add(&mut self, flow_id: u64, value: &Relayed<'_>) {
-        let Self { values, spare, held, packed, lost } = self;
+        let Self { most, values, spare, held, packed, lost } = self;
         packed.clear();
         value.pack(packed);
         let mut entry = match values.entry(flow_id) {
@@ -53,7 +62,7 @@ impl Relays {
         };
         let buffer = entry.get_mut();
         let more = (buffer.len() + packed.len()).saturating_sub(buffer.capacity());
-        if buffer.len() + packed.len() <= MAX_EACH && *held + more <= MAX_HELD {
+        if buffer.len() + packed.len() <= MAX_EACH && *held + more <= *most {
             let before = buffer.capacity();
             buffer.reserve_exact(packed.len());
             *held += buffer.capacity() - before;
@@ -100,7 +109,7 @@ mod tests {
 
     #[test]
     fn values_stay_until_they_are_released() {
-        let mut relays = Relays::default();
+        let mut relays = Relays::new(LIVE);
         relays.add(1, &request(b"one"));
         let len = relays.get(1).len();
         assert_eq!((len > 0, relays.get(2)), (true, &[][..]));
@@ -117,7 +126,7 @@ mod tests {
 
     #[test]
     fn hostile_names_take_bounded_memory_and_are_counted_beyond() {
-        let mut relays = Relays::default();
+        let mut relays = Relays::new(LIVE);
         let name = [b'a'; 255];
         (0..3).for_each(|_| relays.add(0, &request(&name)));
         assert_eq!((relays.get(0).len() <= MAX_EACH, relays.lost()), (true, 2));
@@ -128,12 +137,12 @@ mod tests {
         }
         let held =
             |relays: &Relays| relays.values.values().chain(&relays.spare).map(Vec::capacity).sum::<usize>();
-        assert!(held(&relays) == relays.held && relays.held <= MAX_HELD);
+        assert!(held(&relays) == relays.held && relays.held <= LIVE);
         assert!(relays.get(flow_id).is_empty());
         // Small values that grow, too.
-        let mut relays = Relays::default();
+        let mut relays = Relays::new(LIVE);
         (0..200_000).for_each(|flow_id| relays.add(flow_id, &request(b"")));
         (0..200_000).for_each(|flow_id| relays.add(flow_id, &request(&name)));
-        assert!(held(&relays) == relays.held && relays.held <= MAX_HELD && relays.lost() > 0);
+        assert!(held(&relays) == relays.held && relays.held <= LIVE && relays.lost() > 0);
     }
 }

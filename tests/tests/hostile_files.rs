@@ -9,6 +9,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::process::Command;
 
+use etherparse::{IpNumber, TcpHeader};
 use mirror_xdp_tests::appliance::PATIENCE;
 use mirror_xdp_tests::frames::Flow;
 use mirror_xdp_tests::process::{Output, Process};
@@ -105,7 +106,7 @@ fn noise(out: &mut dyn Write, len: usize) {
 /// The length of the longest block that is accepted.
 const LONG: usize = 4 * 1024 * 1024 - 1024;
 
-const BOMBS: [(&str, Form, Content); 16] = [
+const BOMBS: [(&str, Form, Content); 18] = [
     ("interfaces", Form::Zstd(20), |out| {
         section(out);
         (0..400_000).for_each(|_| block(out, 1, &[1, 0, 0, 0, 0, 0, 0, 0]));
@@ -183,6 +184,17 @@ const BOMBS: [(&str, Form, Content); 16] = [
         begin(out);
         noise(out, 1 << 16);
     }),
+    ("unfinished data of every kind", Form::Plain, |out| {
+        pcap(out, 65_535);
+        unfinished(out);
+    }),
+    ("empty members of gzip", Form::Plain, |out| {
+        let mut member = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        pcap(&mut member, 65_535);
+        out.write_all(&member.finish().unwrap()).unwrap();
+        let empty = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()).finish().unwrap();
+        (0..2_000_000).for_each(|_| out.write_all(&empty).unwrap());
+    }),
     ("tags upon tags", Form::Plain, |out| {
         pcap(out, 65_535);
         let mut tagged = frame();
@@ -195,6 +207,50 @@ const BOMBS: [(&str, Form, Content); 16] = [
         }
     }),
 ];
+
+/// Writes records of 10,500 flows with data that waits for more, which never comes: about eight kilobytes each.
+fn unfinished(out: &mut dyn Write) {
+    let mut record = |frame: Vec<u8>| {
+        words(out, &[1_600_000_000, 0, frame.len() as u32, frame.len() as u32]);
+        out.write_all(&frame).unwrap();
+    };
+    let part = [b'a'; 1400];
+    for number in 0..1500_u16 {
+        let client = 1024 + number;
+        let mut connection = |server: u16, first: &[u8], at: u32, end: &[u8]| {
+            let flow = Flow::v4(client, server);
+            flow.tcp_handshake().into_iter().for_each(&mut record);
+            let mut sequence_number = 1001 + at;
+            for part in std::iter::once(first).chain([&part[..]; 6]).chain([end]) {
+                let header = TcpHeader {
+                    sequence_number,
+                    acknowledgment_number: 9001,
+                    ack: true,
+                    ..TcpHeader::default()
+                };
+                record(flow.tcp(header, part));
+                sequence_number += part.len() as u32;
+            }
+        };
+        // A hello, a segment that is missing, a head, a request without an answer, a message of DNS.
+        connection(443, &[22, 3, 1, 0x3f, 0, 1, 0, 0x3e, 0xf0, 3, 3], 0, b"");
+        connection(8080, b"", 20_000, b"");
+        connection(8000, b"GET /open HTTP/1.1\r\nHost: example.com\r\nX: ", 0, b"");
+        connection(80, b"GET /", 0, b" HTTP/1.1\r\n\r\n");
+        connection(53, &[0xff, 0xff, 0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0], 0, b"");
+        // The name of a destination in front of nothing.
+        let name = [&[5, 1, 0, 5, 1, 0, 3, 255][..], &[b'a'; 255], &[0, 80]].concat();
+        connection(1080, &name, 0, b"");
+        for at in 0..6 {
+            let mut frame = Flow::v4(client, 9).packet(IpNumber::UDP, &part);
+            let offset = 175 * (at + 1) | 0x2000_u16;
+            frame[18..20].copy_from_slice(&number.to_be_bytes());
+            frame[20..22].copy_from_slice(&offset.to_be_bytes());
+            frame[24..26].fill(0);
+            record(frame);
+        }
+    }
+}
 
 fn read(binary: &Path, file: &Path) -> Output {
     let log_dir = tempfile::tempdir().unwrap();

@@ -19,7 +19,7 @@ use mirror_engine::analyzer::Enabled;
 use mirror_engine::indicators::Indicators;
 use mirror_engine::inspection::Rules;
 use mirror_engine::offline::{self, Frames};
-use mirror_engine::worker::{Worker, WorkerConfig};
+use mirror_engine::worker::{Memory, Worker, WorkerConfig};
 use mirror_packet::FlowScope;
 use mirror_packet::capture_file::{CaptureFile, CaptureFileError};
 use mirror_packet::link_name;
@@ -333,6 +333,7 @@ impl Reader {
             dedup: settings.analysis.dedup,
             flow_scope: settings.analysis.flow_scope,
             midstream: args.midstream,
+            memory: Memory::FILES,
             tuning: settings.tuning(),
         };
         let store = super::store::open(args.store.as_deref(), &settings.store)?;

@@ -29,9 +29,7 @@ const MAX_PENDING: usize = 2 + 65_535;
 const MAX_EARLY: usize = 1 << 20;
 /// Segments of one direction that may wait.
 const MAX_EARLY_SEGMENTS: usize = 1024;
-/// Bytes of memory that the buffers of streams hold, in total.
-const MAX_HELD: usize = 32 << 20;
-/// Minimum number of bytes charged for a buffer. This limits the number of buffers to 8192.
+/// Minimum number of bytes charged for a buffer. This limits the number of buffers.
 const MIN_COST: usize = 4096;
 /// Bytes of memory that unused buffers hold for the next streams, in total. Without this bound, each would
 /// grow to the most that any stream ever buffered.
@@ -422,13 +420,13 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// Creates the set without buffers. The seed keys the hash of hosts. This many workers share the memory.
+    /// Creates the set without buffers, which hold at most `most` bytes. The seed keys the hash of hosts.
     #[must_use]
-    pub fn new(seed: u64, workers: NonZeroUsize) -> Self {
+    pub fn new(seed: u64, most: usize) -> Self {
         Self {
             hasher: FlowKeyHasher::new(seed),
             buffers: Vec::new(),
-            shares: Shares::new(MAX_HELD / workers),
+            shares: Shares::new(most),
             lost: [0; StreamLoss::COUNT],
             free: Vec::new(),
             empty: Vec::new(),
@@ -959,6 +957,8 @@ mod tests {
 
     use super::*;
 
+    const MAX_HELD: usize = 32 << 20;
+
     /// Returns the key of a connection from a host to 10.0.0.1.
     fn key(client: u32) -> FlowKey {
         let packet = Packet {
@@ -1057,7 +1057,7 @@ mod tests {
     /// A capture file may have segments that no network carries.
     #[test]
     fn hostile_segments_longer_than_all_that_may_wait_end() {
-        let mut streams = Streams::new(1, NonZeroUsize::MIN);
+        let mut streams = Streams::new(1, MAX_HELD);
         let mut sender = Sender::new(0, 0);
         sender.send(&mut streams, 1, b"x", |_| Consumed::Used(0));
         sender.send(&mut streams, 100, &vec![0; MAX_EARLY + 1], |_| Consumed::Used(0));
@@ -1066,7 +1066,7 @@ mod tests {
 
     #[test]
     fn what_a_burst_needed_is_not_kept_for_ever() {
-        let mut streams = Streams::new(1, NonZeroUsize::MIN);
+        let mut streams = Streams::new(1, MAX_HELD);
         let kept = fill_holes(&mut streams, MANY, WAITING);
         assert!(kept <= MAX_SPARE, "{kept} bytes");
         assert_eq!(streams.spare, kept);
@@ -1076,7 +1076,7 @@ mod tests {
 
     #[test]
     fn few_streams_go_on_with_the_memory_of_others() {
-        let mut streams = Streams::new(1, NonZeroUsize::MIN);
+        let mut streams = Streams::new(1, MAX_HELD);
         fill_holes(&mut streams, MANY, WAITING);
         for _ in 0..100 {
             let held: Vec<_> = streams.buffers.iter().map(Buffer::room).collect();
@@ -1094,7 +1094,7 @@ mod tests {
             segments in prop::collection::vec((0_u32..200, 0_usize..40, 0_usize..3, any::<bool>()), 1..60),
         ) {
             let byte = |offset: u32| (offset % 251) as u8;
-            let mut streams = Streams::new(1, NonZeroUsize::MIN);
+            let mut streams = Streams::new(1, MAX_HELD);
             let mut stream = Stream::default();
             let key = key(1);
             let owner =
@@ -1171,7 +1171,7 @@ mod tests {
 
     #[test]
     fn hostile_open_messages_of_one_host_take_nothing_from_others() {
-        let mut streams = Streams::new(1, NonZeroUsize::MIN);
+        let mut streams = Streams::new(1, MAX_HELD);
         let mut other = hold(&mut streams, 0, 1);
         for flow in 1..100_000 {
             hold(&mut streams, flow, 2);
@@ -1195,7 +1195,7 @@ mod tests {
 
     #[test]
     fn hostile_open_messages_of_many_hosts_leave_room_for_what_ends_soon() {
-        let mut streams = Streams::new(1, NonZeroUsize::MIN);
+        let mut streams = Streams::new(1, MAX_HELD);
         let mut first = hold(&mut streams, 0, 0);
         for flow in 1..50_000 {
             hold(&mut streams, flow, flow as u32);
@@ -1219,7 +1219,7 @@ mod tests {
 
     #[test]
     fn memory_of_streams_stays_below_its_bound_whatever_they_keep() {
-        let mut streams = Streams::new(1, NonZeroUsize::MIN);
+        let mut streams = Streams::new(1, MAX_HELD);
         for flow in 0..4_000 {
             let mut sender = Sender::new(flow, flow as u32 % 100);
             for segment in 0..flow as u32 % 20 {

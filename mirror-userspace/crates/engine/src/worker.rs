@@ -38,7 +38,7 @@ use self::shunting::Ending;
 pub use self::shunting::Shunting;
 pub use self::tuning::Tuning;
 use crate::FlowIndex;
-use crate::analyzer::{Analyzers, Cause};
+use crate::analyzer::{AnalyzerMemory, Analyzers, Cause};
 use crate::flow::{Flow, FlowContext, FlowTable, Missing};
 use crate::hooks::{Offload, Recorder};
 use crate::indicators::Indicators;
@@ -169,8 +169,53 @@ pub struct WorkerConfig {
     /// True if connections that are older than the capture are followed in plain frames, too, as they are in mirror
     /// sessions.
     pub midstream: bool,
+    /// The bounds of memory for unfinished data.
+    pub memory: Memory,
     /// The settings that can change later, see [`Worker::tune`].
     pub tuning: Tuning,
+}
+
+/// Bytes of memory that a worker uses for unfinished data. Hosts share each part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes of TCP streams that wait, for a hole to be filled or for the rest of a message.
+    pub streams: usize,
+    /// Fragments of datagrams that are not complete.
+    pub fragments: usize,
+    /// What the states of flows hold for all analyzers together: handshakes, requests without a response.
+    pub analyzers: AnalyzerMemory,
+}
+
+impl Memory {
+    /// The bounds for a core of a live capture.
+    pub const LIVE: Self = Self {
+        streams: 32 << 20,
+        fragments: 16 << 20,
+        analyzers: AnalyzerMemory { few: 32 << 20, many: 32 << 20 },
+    };
+    /// The bounds for the reading of capture files, each of which may be made by an attacker.
+    pub const FILES: Self = Self {
+        streams: 8 << 20,
+        fragments: 3 << 20,
+        analyzers: AnalyzerMemory { few: 4 << 20, many: 32 << 20 },
+    };
+}
+
+impl Memory {
+    /// Returns the part of each of this many workers that share the memory of one.
+    #[must_use]
+    pub(crate) fn of_each(self, workers: NonZeroUsize) -> Self {
+        if workers == NonZeroUsize::MIN {
+            return self;
+        }
+        let Self { streams, fragments, analyzers: AnalyzerMemory { few, many } } = self;
+        Self {
+            streams: streams / workers,
+            // Of several, only one has fragments, those in tunnels. All others are reassembled before.
+            fragments: fragments / 2,
+            analyzers: AnalyzerMemory { few: few / workers, many: many / workers },
+        }
+    }
 }
 
 impl Default for WorkerConfig {
@@ -181,6 +226,7 @@ impl Default for WorkerConfig {
             dedup: false,
             flow_scope: FlowScope::default(),
             midstream: false,
+            memory: Memory::LIVE,
             tuning: Tuning::default(),
         }
     }
@@ -312,8 +358,7 @@ impl<R: Recorder, O: Offload> WorkerBuilder<R, O> {
     pub fn build(self) -> Worker<R, O> {
         let Self { config, records, recorder, offload, indicators, datagrams, workers } = self;
         let max_flows = config.max_flows.div_ceil(workers.get());
-        // Of several, only one has fragments, those in tunnels. All others are reassembled before.
-        let defragmenters = NonZeroUsize::MIN.saturating_add(usize::from(workers.get() > 1));
+        let memory = config.memory.of_each(workers);
         let mut worker = Worker {
             config,
             hasher: FlowKeyHasher::new(config.hash_seed),
@@ -323,12 +368,12 @@ impl<R: Recorder, O: Offload> WorkerBuilder<R, O> {
             recorder,
             dedup: config.dedup.then(|| Box::new(Duplicates::new(config.hash_seed))),
             observers: Observers::default(),
-            streams: Streams::new(config.hash_seed, workers),
-            analyzers: Analyzers::of_worker(max_flows, config.hash_seed, workers),
+            streams: Streams::new(config.hash_seed, memory.streams),
+            analyzers: Analyzers::of_worker(max_flows, memory.analyzers, config.hash_seed),
             indicators: None,
             inspection: None,
             alerted: Cell::new(false),
-            defragmenter: Defragmenter::sharing(config.hash_seed, defragmenters),
+            defragmenter: Defragmenter::new(config.hash_seed, memory.fragments),
             datagram: Vec::new(),
             datagrams,
             records,

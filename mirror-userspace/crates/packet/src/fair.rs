@@ -56,6 +56,8 @@ impl Slot {
 #[derive(Debug)]
 pub struct Shares {
     bound: usize,
+    /// The cost above which a host is greedy.
+    large: usize,
     slots: Vec<Slot>,
     all: Queue,
     hosts: Vec<Queue>,
@@ -68,7 +70,13 @@ impl Shares {
     #[must_use]
     pub fn new(bound: usize) -> Self {
         let greedy = Vec::with_capacity(2 * GREEDY_PART);
-        Self { bound, slots: Vec::new(), all: Queue::EMPTY, hosts: vec![Queue::EMPTY; HOSTS], greedy }
+        let large = bound / GREEDY_PART;
+        Self { bound, large, slots: Vec::new(), all: Queue::EMPTY, hosts: vec![Queue::EMPTY; HOSTS], greedy }
+    }
+
+    /// Sets another bound for the total cost. A large part stays that of the first bound.
+    pub const fn set_bound(&mut self, bound: usize) {
+        self.bound = bound;
     }
 
     /// Returns the total cost of all items.
@@ -113,7 +121,7 @@ impl Shares {
     /// A host's slot costs this instead of what it did.
     fn change(&mut self, host: u16, before: usize, cost: usize) {
         self.all.cost = self.all.cost + cost - before;
-        let most = self.bound / GREEDY_PART;
+        let most = self.large;
         let queue = &mut self.hosts[usize::from(host)];
         let was_greedy = queue.cost > most;
         queue.cost = queue.cost + cost - before;

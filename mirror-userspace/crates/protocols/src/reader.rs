@@ -28,6 +28,16 @@ impl<'a> Reader<'a> {
         Some(*bytes)
     }
 
+    /// Skips zeros, of which there may be many.
+    pub(super) fn skip_zeros(&mut self) {
+        while let Some((&[0, 0, 0, 0, 0, 0, 0, 0], rest)) = self.rest.split_first_chunk::<8>() {
+            self.rest = rest;
+        }
+        while let [0, rest @ ..] = self.rest {
+            self.rest = rest;
+        }
+    }
+
     pub(super) fn u8(&mut self) -> Option<u8> {
         self.array().map(|[byte]| byte)
     }
@@ -75,6 +85,18 @@ pub(super) fn u16s(bytes: &[u8]) -> impl Iterator<Item = u16> + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn zeros_are_skipped_up_to_the_first_other_byte() {
+        for zeros in 0..40 {
+            for behind in [&[][..], &[1], &[1, 0], &[7; 20]] {
+                let bytes = [&vec![0; zeros][..], behind].concat();
+                let mut reader = Reader::new(&bytes);
+                reader.skip_zeros();
+                assert_eq!(reader.rest(), behind);
+            }
+        }
+    }
 
     #[test]
     fn integers_of_variable_length_are_those_of_rfc_9000_appendix_a() {

@@ -311,7 +311,10 @@ impl Producer {
             home,
             empty,
             current: Batch::new(),
-            relays: Relays::default(),
+            relays: Relays::new(match overflow {
+                Overflow::Lose => relays::LIVE,
+                Overflow::Wait => relays::FILES,
+            }),
             overflow,
             flushed: Instant::now(),
             lost: 0,
@@ -933,7 +936,6 @@ fn add_metrics(
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::symlink;
 
     use mirror_packet::Vlans;
     use mirror_xdp_common::Address;
@@ -1056,9 +1058,8 @@ mod tests {
 
     #[test]
     fn records_that_a_full_disk_does_not_take_are_counted() {
-        let directory = tempfile::tempdir().unwrap();
-        symlink("/dev/full", directory.path().join(FILE_NAME)).unwrap();
-        let sink = Sink::open(directory.path()).unwrap();
+        let sink =
+            Sink::to(Destination::file("/dev/full"), EventTypes::default(), StallPolicy::Short).unwrap();
         let mut producer = sink.producer(Overflow::Wait);
         for id in 0..300 {
             producer.push_flow(record(id));

@@ -29,7 +29,7 @@ use mirror_control::rule_loader::RuleLoader;
 use mirror_control::stats::{self, Stats};
 use mirror_device::nic::Changes;
 use mirror_device::xdp::program::LogLevel;
-use mirror_engine::worker::WorkerConfig;
+use mirror_engine::worker::{Memory, WorkerConfig};
 use mirror_packet::FlowScope;
 use mirror_records::sink::{Destination, Sink, SinkCounters, SinkSettings, StallPolicy};
 use mirror_store::remote::Location;
@@ -272,6 +272,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         hash_seed: RandomState::new().hash_one(0),
         dedup: settings.analysis.dedup,
         flow_scope: settings.analysis.flow_scope,
+        memory: Memory::LIVE,
         tuning: settings.tuning(),
     };
     let ports = crate::cli::parser_ports(&settings.ports);

@@ -11,6 +11,7 @@ mod builtin;
 mod credit;
 mod enabled;
 mod filter;
+mod held;
 mod registry;
 mod signature_alert;
 mod transaction;
@@ -39,6 +40,7 @@ pub(crate) use alert::Cause;
 pub use builtin::{Dns, Http, Quic, StartTls, Tls};
 pub use enabled::Enabled;
 pub use filter::Filter;
+pub use held::AnalyzerMemory;
 pub use registry::{Analyzers, Following, Register, TooMany, register_everywhere};
 
 /// Turns flows into events.
@@ -74,9 +76,9 @@ pub trait Analyzer: Send + 'static {
     /// Processes the end of a flow that has a state. The state is dropped afterwards.
     fn end(&mut self, _flow: &mut Self::Flow, _context: &mut Context<'_>) {}
 
-    /// Returns the bytes of memory that a flow's state holds besides itself. For each analyzer, the states of
-    /// all flows of a worker hold at most 32 MiB. Beyond that, [`forget`] is called for a flow of the host
-    /// that holds most of it, or else for the oldest.
+    /// Returns the bytes of memory that a flow's state holds besides itself. What the states of all flows of a worker
+    /// hold has one bound for all analyzers. Beyond that, [`forget`] is called for a flow of the host that holds
+    /// most of it, or else for the oldest.
     ///
     /// [`forget`]: Analyzer::forget
     fn held(_flow: &Self::Flow) -> usize {

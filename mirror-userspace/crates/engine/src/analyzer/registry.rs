@@ -1,22 +1,18 @@
 //! The analyzers of a worker, and their assignment to flows.
 
 use std::fmt;
-use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
 
-use mirror_packet::fair::Shares;
 use mirror_packet::{FlowKeyHasher, Packet};
 use mirror_protocols::detect::{AppProto, OptIn};
 use mirror_protocols::protocols;
 use mirror_records::Conversation;
 
 use super::builtin::StartTls;
+use super::held::{AnalyzerMemory, Held, HeldBy, StateOf};
 use super::{Analyzer, Consumed, Context, Direction, Enabled, Event, Filter, Interest};
 use crate::FlowIndex;
 use crate::indicators::Indicators;
-
-/// Bytes of memory that the states of all flows hold for one analyzer, besides themselves.
-const MAX_HELD: usize = 32 << 20;
 
 /// A set of a worker's analyzers, one bit for each.
 pub(super) type Set = u32;
@@ -113,26 +109,17 @@ impl Following {
     }
 }
 
-/// The room for the states of an analyzer.
-#[derive(Clone, Copy, Debug)]
-struct Room {
-    /// Maximum number of flows of the worker.
-    max_flows: usize,
-    /// The hasher of its hosts.
-    hasher: FlowKeyHasher,
-    /// Number of workers that share the memory.
-    workers: NonZeroUsize,
-}
-
 /// The analyzers of a worker: the built-in ones, and those that its user registered.
 #[derive(Debug)]
 pub struct Analyzers {
     builtin: Builtin,
     registered: Vec<Box<dyn Erased>>,
-    room: Room,
+    /// Maximum number of flows of the worker.
+    max_flows: usize,
     enabled: Enabled,
     /// The protocols to recognise in addition to those that are on by default.
     opt_in: OptIn,
+    held: Held,
 }
 
 impl Default for Analyzers {
@@ -140,7 +127,8 @@ impl Default for Analyzers {
         Self {
             builtin: Builtin::default(),
             registered: Vec::new(),
-            room: Room { max_flows: 0, hasher: FlowKeyHasher::new(0), workers: NonZeroUsize::MIN },
+            max_flows: 0,
+            held: Held::new(AnalyzerMemory { few: 0, many: 0 }, FlowKeyHasher::new(0)),
             enabled: Enabled::default(),
             opt_in: Enabled::default().opt_in(),
         }
@@ -189,13 +177,6 @@ macro_rules! builtin {
                     $($name: Registered::of(AppProto::$variant),)*
                     start_tls: Registered::new(StartTls, Filter::all()),
                 }
-            }
-        }
-
-        impl Builtin {
-            /// Returns the number of flow states that were released for lack of memory.
-            const fn forgotten(&self) -> u64 {
-                self.start_tls.forgotten $(+ self.$engine_name.forgotten)* $(+ self.$name.forgotten)*
             }
         }
 
@@ -256,14 +237,13 @@ impl Analyzers {
     /// The number of analyzers that can be registered besides the built-in ones.
     pub const MAX_REGISTERED: usize = 8;
 
-    /// Creates the analyzers of a worker with at most `max_flows` flows. The seed keys the hash of hosts. This many
-    /// workers share the memory.
-    pub(crate) fn of_worker(max_flows: usize, seed: u64, workers: NonZeroUsize) -> Self {
-        let hasher = FlowKeyHasher::new(seed);
-        let room = Room { max_flows, hasher, workers };
-        let mut analyzers = Self { room, ..Self::default() };
+    /// Creates the analyzers of a worker with at most `max_flows` flows, whose states hold at most this much. The
+    /// seed keys the hash of hosts.
+    pub(crate) fn of_worker(max_flows: usize, memory: AnalyzerMemory, seed: u64) -> Self {
+        let held = Held::new(memory, FlowKeyHasher::new(seed));
+        let mut analyzers = Self { max_flows, held, ..Self::default() };
         for bit in 0..REGISTERED {
-            call!(analyzers, bit, analyzer => analyzer.prepare(room));
+            call!(analyzers, bit, analyzer => analyzer.prepare(max_flows));
         }
         if let Some(register) = REGISTER.get() {
             // The same call succeeded before, in `register_everywhere`.
@@ -286,9 +266,8 @@ impl Analyzers {
     }
 
     /// Returns the number of flow states that were released for lack of memory.
-    pub(crate) fn forgotten(&self) -> u64 {
-        let registered: u64 = self.registered.iter().map(|analyzer| analyzer.forgotten()).sum();
-        registered + self.builtin.forgotten()
+    pub(crate) const fn forgotten(&self) -> u64 {
+        self.held.forgotten()
     }
 
     /// Sets the indicators: flows that have one of these names or fingerprints raise an alert.
@@ -308,7 +287,7 @@ impl Analyzers {
             return Err(TooMany);
         }
         let mut registered = Registered::new(analyzer, filter);
-        registered.prepare(self.room);
+        registered.prepare(self.max_flows);
         self.registered.push(Box::new(registered));
         Ok(())
     }
@@ -369,7 +348,10 @@ impl Analyzers {
     ) {
         for bit in bits(following.packets & !INSPECTION) {
             following.known |= 1 << bit;
-            let interest = call!(self, bit, analyzer => analyzer.packet(index, direction, packet, context));
+            let interest = call!(self, bit, analyzer => {
+                analyzer.packet(index, direction, packet, context, &mut self.held.of(bit))
+            });
+            self.give_back();
             if interest != Some(Interest::More) {
                 following.remove(1 << bit);
             }
@@ -399,7 +381,11 @@ impl Analyzers {
         // A single analyzer's used bytes are needed by no other.
         let alone = !hold && wanting.is_power_of_two();
         for bit in bits(wanting) {
-            match call!(self, bit, analyzer => analyzer.data(index, direction, event, alone, context)) {
+            let outcome = call!(self, bit, analyzer => {
+                analyzer.data(index, direction, event, alone, context, &mut self.held.of(bit))
+            });
+            self.give_back();
+            match outcome {
                 Some(Consumed::Used(of_this)) => used = used.min(of_this),
                 Some(Consumed::Close) => following.data[direction as usize] &= !(1 << bit),
                 Some(Consumed::Done) | None => following.remove(1 << bit),
@@ -422,6 +408,21 @@ impl Analyzers {
         }
     }
 
+    /// Releases the memory of states that are to give it back.
+    #[inline]
+    fn give_back(&mut self) {
+        if self.held.has_condemned() {
+            self.forget_condemned();
+        }
+    }
+
+    #[cold]
+    fn forget_condemned(&mut self) {
+        while let Some(StateOf { bit, place }) = self.held.next_condemned() {
+            call!(self, bit, analyzer => analyzer.forget(place));
+        }
+    }
+
     /// Removes analyzers that are switched off from a flow, if it has any.
     #[inline]
     fn retire(&mut self, following: &mut Following, index: FlowIndex, context: &mut Context<'_>) {
@@ -436,7 +437,7 @@ impl Analyzers {
     fn forget(&mut self, off: Set, following: &mut Following, index: FlowIndex, context: &mut Context<'_>) {
         context.muted = true;
         for bit in bits(following.known & off) {
-            call!(self, bit, analyzer => analyzer.end(index, context));
+            call!(self, bit, analyzer => analyzer.end(index, context, &mut self.held.of(bit)));
         }
         context.muted = false;
         following.known &= !off;
@@ -447,7 +448,7 @@ impl Analyzers {
     pub(crate) fn end(&mut self, following: &mut Following, index: FlowIndex, context: &mut Context<'_>) {
         self.retire(following, index, context);
         for bit in bits(following.known) {
-            call!(self, bit, analyzer => analyzer.end(index, context));
+            call!(self, bit, analyzer => analyzer.end(index, context, &mut self.held.of(bit)));
         }
         *following = Following::default();
     }
@@ -471,11 +472,6 @@ struct Registered<A: Analyzer> {
     places: Vec<u32>,
     states: Vec<State<A::Flow>>,
     free: Vec<u32>,
-    hasher: FlowKeyHasher,
-    /// The memory charged for the states, by their indices.
-    shares: Shares,
-    /// The number of states released for lack of memory.
-    forgotten: u64,
 }
 
 #[derive(Debug, Default)]
@@ -484,8 +480,9 @@ struct State<F> {
     /// Number of buffered bytes of each direction that this analyzer has already used, while others may still
     /// need them.
     ahead: [usize; 2],
-    /// Bytes charged for the state in [`Registered::shares`]; 0 if it has not entered.
+    /// Bytes charged for the state in [`Held`], and its number there; 0 bytes if it has not entered.
     held: usize,
+    number: u32,
 }
 
 impl<F> State<F> {
@@ -497,16 +494,7 @@ impl<F> State<F> {
 
 impl<A: Analyzer> Registered<A> {
     fn new(analyzer: A, filter: Filter) -> Self {
-        Self {
-            analyzer,
-            filter,
-            places: Vec::new(),
-            states: Vec::new(),
-            free: Vec::new(),
-            hasher: FlowKeyHasher::new(0),
-            shares: Shares::new(MAX_HELD),
-            forgotten: 0,
-        }
+        Self { analyzer, filter, places: Vec::new(), states: Vec::new(), free: Vec::new() }
     }
 
     /// Creates an analyzer for the flows of an application.
@@ -523,9 +511,7 @@ impl<A: Analyzer> Registered<A> {
 
     /// Reserves memory for the maximum number of flows. It is touched as flows come. Growing instead would
     /// leave the outgrown memory behind.
-    fn prepare(&mut self, Room { max_flows, hasher, workers }: Room) {
-        self.hasher = hasher;
-        self.shares = Shares::new(MAX_HELD / workers);
+    fn prepare(&mut self, max_flows: usize) {
         self.places.reserve_exact(max_flows);
         self.states.reserve_exact(max_flows);
         self.free.reserve_exact(max_flows);
@@ -552,11 +538,12 @@ impl<A: Analyzer> Registered<A> {
         direction: Direction,
         packet: &Packet<'_>,
         context: &mut Context<'_>,
+        held_by: &mut HeldBy<'_>,
     ) -> Interest {
         let (analyzer, state) = self.state(index);
         let interest = analyzer.packet(&mut state.flow, direction, packet, context);
         if let Some(held) = state.changed(A::held) {
-            self.charge(index, direction, held, context);
+            self.charge(index, direction, held, context, held_by);
         }
         interest
     }
@@ -573,6 +560,7 @@ impl<A: Analyzer> Registered<A> {
         event: Event<'_>,
         alone: bool,
         context: &mut Context<'_>,
+        held_by: &mut HeldBy<'_>,
     ) -> Consumed {
         let (analyzer, state) = self.state(index);
         let ahead = &mut state.ahead[direction as usize];
@@ -599,31 +587,39 @@ impl<A: Analyzer> Registered<A> {
             other => other,
         };
         if let Some(held) = state.changed(A::held) {
-            self.charge(index, direction, held, context);
+            self.charge(index, direction, held, context, held_by);
         }
         outcome
     }
 
-    /// Charges for the memory that a flow's state holds now, and releases that of other states if it is too
-    /// much.
+    /// Charges for the memory that a flow's state holds now. Other states may have to give theirs back.
     #[inline(never)]
-    fn charge(&mut self, index: FlowIndex, direction: Direction, held: usize, context: &Context<'_>) {
-        let place = self.places[index.get()] as usize - 1;
-        let before = std::mem::replace(&mut self.states[place].held, held);
+    fn charge(
+        &mut self,
+        index: FlowIndex,
+        direction: Direction,
+        held: usize,
+        context: &Context<'_>,
+        held_by: &mut HeldBy<'_>,
+    ) {
+        let place = self.places[index.get()] - 1;
+        let state = &mut self.states[place as usize];
+        let before = std::mem::replace(&mut state.held, held);
         if held == 0 {
-            return self.shares.leave(place);
+            return held_by.leave(state.number);
         }
         if before == 0 {
-            let host = context.head.owner(index, direction).host(&self.hasher);
-            self.shares.enter(place, host);
+            let host = context.head.owner(index, direction).host(held_by.hasher());
+            state.number = held_by.enter(place, host);
         }
-        self.shares.charge(place, held);
-        while let Some(other) = self.shares.to_give_back(place) {
-            let state = &mut self.states[other];
+        held_by.charge(state.number, held);
+    }
+
+    /// Releases the memory of a state, which is not in [`Held`] any more.
+    fn forget(&mut self, place: u32) {
+        if let Some(state) = self.states.get_mut(place as usize) {
             self.analyzer.forget(&mut state.flow);
             state.held = 0;
-            self.shares.leave(other);
-            self.forgotten += 1;
         }
     }
 
@@ -633,7 +629,7 @@ impl<A: Analyzer> Registered<A> {
         *ahead = ahead.saturating_sub(used);
     }
 
-    fn end(&mut self, index: FlowIndex, context: &mut Context<'_>) {
+    fn end(&mut self, index: FlowIndex, context: &mut Context<'_>, held_by: &mut HeldBy<'_>) {
         let Some(place) = self.places.get_mut(index.get()).map(std::mem::take).filter(|&place| place > 0)
         else {
             return;
@@ -641,7 +637,7 @@ impl<A: Analyzer> Registered<A> {
         let state = &mut self.states[place as usize - 1];
         self.analyzer.end(&mut state.flow, context);
         if state.held > 0 {
-            self.shares.leave(place as usize - 1);
+            held_by.leave(state.number);
         }
         *state = State::default();
         self.free.push(place - 1);
@@ -657,8 +653,8 @@ impl<A: Analyzer> fmt::Debug for Registered<A> {
 /// A registered analyzer of any type.
 trait Erased: fmt::Debug + Send {
     fn filter(&self) -> &Filter;
-    fn prepare(&mut self, room: Room);
-    fn forgotten(&self) -> u64;
+    fn prepare(&mut self, max_flows: usize);
+    fn forget(&mut self, place: u32);
     fn watch_for(&mut self, indicators: &Arc<Indicators>);
     fn packet(
         &mut self,
@@ -666,6 +662,7 @@ trait Erased: fmt::Debug + Send {
         direction: Direction,
         packet: &Packet<'_>,
         context: &mut Context<'_>,
+        held_by: &mut HeldBy<'_>,
     ) -> Interest;
     fn data(
         &mut self,
@@ -674,9 +671,10 @@ trait Erased: fmt::Debug + Send {
         event: Event<'_>,
         alone: bool,
         context: &mut Context<'_>,
+        held_by: &mut HeldBy<'_>,
     ) -> Consumed;
     fn advance(&mut self, index: FlowIndex, direction: Direction, used: usize);
-    fn end(&mut self, index: FlowIndex, context: &mut Context<'_>);
+    fn end(&mut self, index: FlowIndex, context: &mut Context<'_>, held_by: &mut HeldBy<'_>);
 }
 
 impl<A: Analyzer> Erased for Registered<A> {
@@ -684,12 +682,12 @@ impl<A: Analyzer> Erased for Registered<A> {
         &self.filter
     }
 
-    fn prepare(&mut self, room: Room) {
-        self.prepare(room);
+    fn prepare(&mut self, max_flows: usize) {
+        self.prepare(max_flows);
     }
 
-    fn forgotten(&self) -> u64 {
-        self.forgotten
+    fn forget(&mut self, place: u32) {
+        self.forget(place);
     }
 
     fn watch_for(&mut self, indicators: &Arc<Indicators>) {
@@ -702,8 +700,9 @@ impl<A: Analyzer> Erased for Registered<A> {
         direction: Direction,
         packet: &Packet<'_>,
         context: &mut Context<'_>,
+        held_by: &mut HeldBy<'_>,
     ) -> Interest {
-        self.packet(index, direction, packet, context)
+        self.packet(index, direction, packet, context, held_by)
     }
 
     fn data(
@@ -713,15 +712,16 @@ impl<A: Analyzer> Erased for Registered<A> {
         event: Event<'_>,
         alone: bool,
         context: &mut Context<'_>,
+        held_by: &mut HeldBy<'_>,
     ) -> Consumed {
-        self.data(index, direction, event, alone, context)
+        self.data(index, direction, event, alone, context, held_by)
     }
 
     fn advance(&mut self, index: FlowIndex, direction: Direction, used: usize) {
         self.advance(index, direction, used);
     }
 
-    fn end(&mut self, index: FlowIndex, context: &mut Context<'_>) {
-        self.end(index, context);
+    fn end(&mut self, index: FlowIndex, context: &mut Context<'_>, held_by: &mut HeldBy<'_>) {
+        self.end(index, context, held_by);
     }
 }

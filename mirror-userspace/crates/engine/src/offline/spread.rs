@@ -5,7 +5,6 @@
 //! reader when its worker has done with it; if none has returned, the reader waits. Threads share nothing else.
 
 use std::io;
-use std::num::NonZeroUsize;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
@@ -164,8 +163,7 @@ impl<R: Recorder + Send + 'static> Spread<R> {
         let config = workers.first().map(|worker| *worker.config()).unwrap_or_default();
         let dedup = workers.iter_mut().filter_map(Worker::take_dedup).next();
         // The other half is for fragments in tunnels.
-        let half = const { NonZeroUsize::new(2).expect("two is not zero") };
-        let defragmenter = Defragmenter::sharing(config.hash_seed, half);
+        let defragmenter = Defragmenter::new(config.hash_seed, config.memory.fragments / 2);
         let is_recording = workers.iter().any(|worker| worker.recorder().is_recording());
         Ok(Self {
             lanes: (0..count).map(Lane::start).collect::<io::Result<_>>()?,

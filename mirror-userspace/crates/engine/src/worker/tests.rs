@@ -47,9 +47,12 @@ impl Bench {
     }
 
     fn with_max_flows(max_flows: usize) -> Self {
+        Self::with_config(WorkerConfig { max_flows, hash_seed: 7, ..WorkerConfig::default() })
+    }
+
+    fn with_config(config: WorkerConfig) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let sink = Sink::open(directory.path()).unwrap();
-        let config = WorkerConfig { max_flows, hash_seed: 7, ..WorkerConfig::default() };
         let worker = Worker::new(config, sink.producer(Overflow::Wait));
         Self { directory, sink, worker, now: START, mirror: None }
     }
@@ -1900,6 +1903,57 @@ fn hostile_handshakes_that_never_end_are_given_up_from_the_oldest() {
     let names: Vec<_> = hellos.iter().filter(|event| event["tls"]["sni"] == "a.example").collect();
     assert_eq!(names.len(), 1);
     assert_eq!(names[0]["src_ip"], "11.0.19.136");
+}
+
+#[test]
+fn hostile_states_of_all_analyzers_together_stay_below_one_bound() {
+    let memory = Memory { analyzers: AnalyzerMemory { few: 4 << 20, many: 4 << 20 }, ..Memory::LIVE };
+    let config = WorkerConfig { max_flows: 10_000, hash_seed: 7, memory, ..WorkerConfig::default() };
+    let mut bench = Bench::with_config(config);
+    // A hello of 16,000 bytes that never ends, and requests that nobody answers, 4 KB each.
+    let body = [&[1, 0, 0x3e, 0x80, 3, 3][..], &[7; 4_000]].concat();
+    let record = [&[22, 3, 1, 0x3e, 0x84][..], &body].concat();
+    let request = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(4_000));
+    let begin = |bench: &mut Bench, hosts: std::ops::Range<u32>, port: u16, data: &[u8]| {
+        let before = analysis_lost(bench, "analyzer_memory");
+        for host in hosts {
+            let mut connection = connection_of(host, port);
+            connection.open(bench);
+            bench.frame(&connection.segment(true, "A", data));
+        }
+        analysis_lost(bench, "analyzer_memory") - before
+    };
+    // Each kind alone has room.
+    assert_eq!(begin(&mut bench, 0..600, 443, &record), 0);
+    assert_eq!(begin(&mut bench, 1_000..1_200, 80, request.as_bytes()), 0);
+    // Together they have not: what comes displaces states of either kind.
+    let given_up = begin(&mut bench, 2_000..2_800, 80, request.as_bytes());
+    assert!((600..1_500).contains(&given_up), "{given_up}");
+    let given_up = begin(&mut bench, 3_000..3_500, 443, &record);
+    assert!(given_up >= 200, "{given_up}");
+    // What comes then is seen.
+    let mut last = connection_of(9_000, 80);
+    last.open(&mut bench);
+    bench.frame(&last.segment(true, "A", GET));
+    bench.frame(&last.segment(false, "A", OK));
+    assert!(bench.of("http").iter().any(|event| http(event) == ("GET", "/a", 200, 5)));
+}
+
+/// Requests and hellos of many flows, none of which has more than one.
+#[test]
+fn many_small_states_take_nothing_from_each_other() {
+    let mut bench =
+        Bench::with_config(WorkerConfig { hash_seed: 7, memory: Memory::FILES, ..WorkerConfig::default() });
+    for host in 0..30_000 {
+        let mut connection = connection_of(host, 80);
+        connection.open(&mut bench);
+        bench.frame(&connection.segment(
+            true,
+            "A",
+            b"GET /a HTTP/1.1\r\nHost: a.example\r\nUser-Agent: b\r\n\r\n",
+        ));
+    }
+    assert_eq!(analysis_lost(&bench, "analyzer_memory"), 0);
 }
 
 #[test]

@@ -6,7 +6,6 @@
 //! memory (`fair`).
 
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
 
 use foldhash::fast::RandomState;
 use mirror_xdp_common::Address;
@@ -15,9 +14,7 @@ use super::DecodeError;
 use crate::fair::Shares;
 use crate::{FlowKeyHasher, SessionKey, Vlans};
 
-/// Bytes of memory for incomplete datagrams, in total.
-const MAX_HELD: usize = 16 << 20;
-/// Bytes charged for a datagram on top of its stored data. This limits the number of datagrams to 16,384.
+/// Bytes charged for a datagram on top of its stored data. This limits the number of datagrams.
 const OVERHEAD: usize = 1024;
 /// Pieces stored for one datagram. Fragments that arrive in order form one piece.
 const MAX_PIECES: usize = 1024;
@@ -280,20 +277,15 @@ const MEMORY: usize = 0;
 const INCOMPLETE: usize = 1;
 
 impl Defragmenter {
-    /// Creates a defragmenter without fragments. The seed keys the hash of hosts.
+    /// Creates a defragmenter without fragments, whose datagrams hold at most `most` bytes. The seed keys the hash of
+    /// hosts.
     #[must_use]
-    pub fn new(seed: u64) -> Self {
-        Self::sharing(seed, NonZeroUsize::MIN)
-    }
-
-    /// Creates one of this many defragmenters that share the memory.
-    #[must_use]
-    pub fn sharing(seed: u64, defragmenters: NonZeroUsize) -> Self {
+    pub fn new(seed: u64, most: usize) -> Self {
         Self {
             hasher: FlowKeyHasher::new(seed),
             numbers: HashMap::default(),
             datagrams: Vec::new(),
-            shares: Shares::new(MAX_HELD / defragmenters),
+            shares: Shares::new(most),
             free: Vec::new(),
             spare: 0,
             waiting: 0,
@@ -423,6 +415,7 @@ mod tests {
 
     use super::*;
 
+    const MAX_HELD: usize = 16 << 20;
     const HEADER: [u8; 20] = [0x45; 20];
 
     fn fragment(identification: u32, offset: usize, more: bool, payload: &[u8]) -> Fragment<'_> {
@@ -450,7 +443,7 @@ mod tests {
             len in 1_usize..60,
             cuts in prop::collection::vec((0_usize..60, 1_usize..60, any::<u8>()), 0..40),
         ) {
-            let mut defragmenter = Defragmenter::new(1);
+            let mut defragmenter = Defragmenter::new(1, MAX_HELD);
             let len = len * 8;
             let mut model: Vec<Option<u8>> = vec![None; len];
             // At the end, all fragments come once more.
@@ -477,7 +470,7 @@ mod tests {
 
     #[test]
     fn hostile_fragments_at_the_end_of_a_datagram_cost_their_bytes() {
-        let mut defragmenter = Defragmenter::new(1);
+        let mut defragmenter = Defragmenter::new(1, MAX_HELD);
         for number in 0..100_000 {
             assert_eq!(add(&mut defragmenter, &fragment(number, 65_000, true, &[1; 8])), None);
         }
@@ -488,7 +481,7 @@ mod tests {
 
     #[test]
     fn hostile_fragments_of_one_host_take_nothing_from_others() {
-        let mut defragmenter = Defragmenter::new(1);
+        let mut defragmenter = Defragmenter::new(1, MAX_HELD);
         assert_eq!(add(&mut defragmenter, &fragment(1 << 16, 0, true, &[1; 8])), None);
         for number in 0..65_000 {
             add(&mut defragmenter, &fragment(2 << 16 | number, 0, true, &[0; 1480]));
@@ -502,7 +495,7 @@ mod tests {
 
     #[test]
     fn hostile_fragments_that_are_refused_leave_nothing_behind() {
-        let mut defragmenter = Defragmenter::new(1);
+        let mut defragmenter = Defragmenter::new(1, MAX_HELD);
         for number in 0..50_000 {
             let mut whole = Vec::new();
             let beyond = fragment(number, 65_528, true, &[0; 104]);
@@ -520,7 +513,7 @@ mod tests {
 
     #[test]
     fn a_datagram_of_cut_fragments_ends_at_the_first_cut() {
-        let mut defragmenter = Defragmenter::new(1);
+        let mut defragmenter = Defragmenter::new(1, MAX_HELD);
         let (first, last) = (fragment(1, 0, true, &[1; 16]), fragment(1, 24, false, &[2; 8]));
         let mut whole = Vec::new();
         for (cut, add) in
@@ -539,7 +532,7 @@ mod tests {
 
     #[test]
     fn what_stays_incomplete_is_counted() {
-        let mut defragmenter = Defragmenter::new(1);
+        let mut defragmenter = Defragmenter::new(1, MAX_HELD);
         let mut whole = Vec::new();
         let mut add = |defragmenter: &mut Defragmenter, number, offset, is_nested, time| {
             let piece = fragment(number, offset, true, &[1; 8]);

@@ -82,6 +82,10 @@ struct Side {
     done: bool,
 }
 
+/// Memory for a hello.
+#[derive(Debug)]
+pub struct Buffer(Crypto);
+
 /// A complete hello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello<'a> {
@@ -112,6 +116,32 @@ impl Connection {
     #[must_use]
     pub const fn room(&self) -> usize {
         self.client.crypto.room() + self.server.crypto.room()
+    }
+
+    /// Returns true if the side has no memory for its hello.
+    #[must_use]
+    pub const fn lacks_buffer(&self, direction: Direction) -> bool {
+        let side = match direction {
+            Direction::ToServer => &self.client,
+            Direction::ToClient => &self.server,
+        };
+        side.crypto.room() == 0 && !side.done
+    }
+
+    /// Gives memory to a side, which has none.
+    pub fn lend(&mut self, direction: Direction, buffer: Buffer) {
+        self.side(direction).crypto = buffer.0;
+    }
+
+    /// Takes back the memory of a side that has returned its hello, or has nothing of it.
+    pub fn take_unused(&mut self, direction: Direction) -> Option<Buffer> {
+        let side = self.side(direction);
+        if side.crypto.room() == 0 || !side.done && !side.crypto.is_empty() {
+            return None;
+        }
+        let mut crypto = std::mem::take(&mut side.crypto);
+        crypto.clear();
+        Some(Buffer(crypto))
     }
 
     /// Returns the version if nothing else is known: packets with long headers came, but no hello.

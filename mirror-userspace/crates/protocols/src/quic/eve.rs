@@ -1,5 +1,7 @@
 //! The `quic` object of EVE records, as Suricata 7 writes it.
 
+use std::cell::Cell;
+
 use mirror_packet::Direction;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
@@ -85,15 +87,24 @@ impl Serialize for Event<'_> {
 }
 
 fn extensions<M: SerializeMap>(map: &mut M, all: &Extensions<'_>) -> Result<(), M::Error> {
-    // A repeated extension has the values of the first, which are written only once. Each repetition takes
-    // four bytes in the hello, and would otherwise repeat all values in the event.
-    let mut valued = [false; VALUED.len()];
-    let mut first = |kind: u16| {
-        let place = VALUED.iter().position(|&valued| valued == kind);
-        place.and_then(|place| valued.get_mut(place)).is_some_and(|seen| !std::mem::replace(seen, true))
-    };
-    let list: Vec<_> = kinds(*all).map(|kind| Extension { kind, all, valued: first(kind) }).collect();
-    if list.is_empty() { Ok(()) } else { map.serialize_entry("extensions", &list) }
+    if kinds(*all).next().is_none() { Ok(()) } else { map.serialize_entry("extensions", &List(all)) }
+}
+
+/// The extensions of a hello.
+struct List<'a>(&'a Extensions<'a>);
+
+impl Serialize for List<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // A repeated extension has the values of the first, which are written only once. Each repetition takes
+        // four bytes in the hello, and would otherwise repeat all values in the event.
+        let mut valued = [false; VALUED.len()];
+        let mut first = |kind: u16| {
+            let place = VALUED.iter().position(|&valued| valued == kind);
+            place.and_then(|place| valued.get_mut(place)).is_some_and(|seen| !std::mem::replace(seen, true))
+        };
+        let all = self.0;
+        serializer.collect_seq(kinds(*all).map(|kind| Extension { kind, all, valued: first(kind) }))
+    }
 }
 
 /// The extensions whose values are written.
@@ -120,7 +131,7 @@ impl Serialize for Extension<'_> {
             extension::SERVER_NAME => values(&mut map, self.all.server_name().into_iter().map(Bytes))?,
             extension::ALPN => values(&mut map, self.all.application_protocols().map(Bytes))?,
             extension::SIGNATURE_ALGORITHMS => {
-                values(&mut map, meant(self.all.signature_algorithms()).map(Text))?;
+                values(&mut map, meant(self.all.signature_algorithms()).map(Decimal))?;
             }
             extension::SUPPORTED_VERSIONS => {
                 // A server names one version, without a length in front.
@@ -135,9 +146,30 @@ impl Serialize for Extension<'_> {
     }
 }
 
+/// A number as a JSON string.
+struct Decimal(u16);
+
+impl Serialize for Decimal {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(itoa::Buffer::new().format(self.0))
+    }
+}
+
 fn values<M: SerializeMap>(map: &mut M, values: impl Iterator<Item: Serialize>) -> Result<(), M::Error> {
-    let values: Vec<_> = values.collect();
-    if values.is_empty() { Ok(()) } else { map.serialize_entry("values", &values) }
+    let mut values = values.peekable();
+    if values.peek().is_none() {
+        return Ok(());
+    }
+    map.serialize_entry("values", &Once(Cell::new(Some(values))))
+}
+
+/// Values that are serialized once, as they come.
+struct Once<I>(Cell<Option<I>>);
+
+impl<I: Iterator<Item: Serialize>> Serialize for Once<I> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.take().into_iter().flatten())
+    }
 }
 
 /// Returns the name of an extension in IANA's registry.

@@ -17,8 +17,10 @@ pub(super) fn crypto_frames<'a>(payload: &'a [u8], mut each: impl FnMut(u64, &'a
 
 fn frame<'a>(reader: &mut Reader<'a>, each: &mut impl FnMut(u64, &'a [u8])) -> Option<()> {
     match reader.u8()? {
-        // PADDING, PING.
-        0 | 1 => {}
+        // PADDING, which fills most of a client's first packet.
+        0 => reader.skip_zeros(),
+        // PING.
+        1 => {}
         // ACK.
         kind @ (2 | 3) => {
             reader.varint()?;
@@ -58,6 +60,10 @@ impl Crypto {
     /// Returns the bytes of memory that the buffer holds.
     pub(super) const fn room(&self) -> usize {
         self.bytes.capacity() + self.pieces.capacity() * size_of::<(u32, u32)>()
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
     }
 
     /// Resets the buffer for another handshake. Most of the memory stays.

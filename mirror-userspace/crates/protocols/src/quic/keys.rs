@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 
 use mirror_packet::Direction;
 use ring::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey, quic};
-use ring::hkdf::{self, HKDF_SHA256, KeyType, Prk};
 
+use super::hkdf::{DIGEST, Key};
 use super::packet::Packet;
 use super::version::{Protection, Salt, Version};
 
@@ -20,9 +20,8 @@ const MAX_NUMBER: usize = 4;
 /// Bits of the first byte that are zero in every packet, beneath the header's protection (RFC 9000, 17.2).
 const RESERVED: u8 = 0x0c;
 
-/// The salts of all versions, each with the two blocks hashed that it fills in HMAC.
-static SALTS: LazyLock<[hkdf::Salt; Salt::ALL.len()]> =
-    LazyLock::new(|| Salt::ALL.map(|salt| hkdf::Salt::new(HKDF_SHA256, &salt)));
+/// The salts of all versions, as keys.
+static SALTS: LazyLock<[Key; Salt::ALL.len()]> = LazyLock::new(|| Salt::ALL.map(|salt| Key::new(&salt)));
 
 /// The keys of the packets that one side sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,9 +31,9 @@ pub(super) struct SideKeys {
     pub(super) hp: [u8; 16],
 }
 
-/// The secret that all keys of a side are derived from. Each derivation costs as much as a flow table lookup.
+/// The secret that all keys of a side are derived from.
 struct Secret {
-    prk: Prk,
+    key: Key,
     protection: Protection,
 }
 
@@ -43,23 +42,22 @@ impl Secret {
     /// the version is not known.
     fn new(version: Version, destination: &[u8], direction: Direction) -> Option<Self> {
         let protection = version.protection()?;
-        let initial = SALTS.get(protection.salt as usize)?.extract(destination);
+        let initial = Key::new(&SALTS.get(protection.salt as usize)?.sign(&[destination])?);
         let label = match direction {
             Direction::ToServer => b"client in",
             Direction::ToClient => b"server in",
         };
-        let secret = expand_label::<32>(&initial, label)?;
-        Some(Self { prk: Prk::new_less_safe(HKDF_SHA256, &secret), protection })
+        Some(Self { key: Key::new(&initial.expand_label::<DIGEST>(label)?), protection })
     }
 
     fn header_key(&self) -> Option<[u8; 16]> {
-        expand_label(&self.prk, self.protection.hp)
+        self.key.expand_label(self.protection.hp)
     }
 
     /// All keys, of which that of the header is known.
     fn keys(&self, hp: [u8; 16]) -> Option<SideKeys> {
-        let Self { prk, protection } = self;
-        Some(SideKeys { key: expand_label(prk, protection.key)?, iv: expand_label(prk, protection.iv)?, hp })
+        let Self { key, protection } = self;
+        Some(SideKeys { key: key.expand_label(protection.key)?, iv: key.expand_label(protection.iv)?, hp })
     }
 }
 
@@ -173,23 +171,4 @@ impl SideKeys {
 /// The mask of the header (RFC 9001, 5.4.3).
 fn mask(hp: &[u8; 16], sample: &[u8; 16]) -> Option<[u8; 5]> {
     quic::HeaderProtectionKey::new(&quic::AES_128, hp).ok()?.new_mask(sample).ok()
-}
-
-/// HKDF-Expand-Label (RFC 8446, section 7.1) without a context.
-fn expand_label<const N: usize>(secret: &Prk, label: &[u8]) -> Option<[u8; N]> {
-    const PREFIX: &[u8] = b"tls13 ";
-    let mut output = [0; N];
-    let length = (N as u16).to_be_bytes();
-    let label_length = [(PREFIX.len() + label.len()) as u8];
-    secret.expand(&[&length, &label_length, PREFIX, label, &[0]], Length(N)).ok()?.fill(&mut output).ok()?;
-    Some(output)
-}
-
-/// The number of bytes that a derivation returns.
-struct Length(usize);
-
-impl KeyType for Length {
-    fn len(&self) -> usize {
-        self.0
-    }
 }

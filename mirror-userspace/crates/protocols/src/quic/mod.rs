@@ -15,13 +15,14 @@ mod eve;
 mod event;
 mod frames;
 mod google;
+mod hkdf;
 mod keys;
 mod packet;
 #[cfg(test)]
 mod tests;
 mod version;
 
-pub use connection::{Connection, Hello};
+pub use connection::{Buffer, Connection, Hello};
 pub use eve::Event;
 pub use event::HelloEvent;
 pub use frames::MAX_CRYPTO;

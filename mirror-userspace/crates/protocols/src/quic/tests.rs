@@ -361,6 +361,29 @@ fn a_flow_that_gives_no_hello_is_given_up() {
     assert!(push(&mut connection, ToServer, &client_packet()).is_some());
 }
 
+/// Connections that have returned their hello, or have none, hold no memory for it.
+#[test]
+fn buffers_pass_from_connection_to_connection() {
+    let (packet, mut scratch, direction) = (client_packet(), Vec::new(), ToServer);
+    let mut buffer: Option<Buffer> = None;
+    for _ in 0..3 {
+        let mut connection = Connection::new();
+        assert!(connection.lacks_buffer(direction));
+        if let Some(buffer) = buffer.take() {
+            connection.lend(direction, buffer);
+            assert!(connection.room() > 0 && !connection.lacks_buffer(direction));
+        }
+        assert!(connection.push(direction, &packet[..packet.len() - 1], &mut scratch).is_none());
+        let unused = connection.take_unused(direction);
+        assert_eq!(connection.room(), 0);
+        unused.into_iter().for_each(|buffer| connection.lend(direction, buffer));
+        assert!(connection.push(direction, &packet, &mut scratch).is_some());
+        buffer = connection.take_unused(direction);
+        assert!(buffer.is_some() && connection.room() == 0 && !connection.lacks_buffer(direction));
+        assert!(connection.push(direction, &packet, &mut scratch).is_none());
+    }
+}
+
 #[test]
 fn hostile_offsets_are_left_out() {
     let hello = client_hello();

@@ -27,7 +27,7 @@ impl Ja3 {
     /// Returns the fingerprint of a client.
     #[must_use]
     pub fn client(hello: &ClientHello<'_>) -> Self {
-        let mut string = String::new();
+        let mut string = String::with_capacity(JA3_LEN);
         // Writing to a string cannot fail.
         let _ = write_ja3(&mut string, hello);
         Self::new(string)
@@ -36,10 +36,10 @@ impl Ja3 {
     /// Returns the hash of [`Ja3::client`] alone. Does not allocate.
     #[must_use]
     pub fn client_digest(hello: &ClientHello<'_>) -> [u8; 16] {
-        let mut digest = Hashing(Md5::new());
+        let mut digest = Hashing::<Md5>::new();
         // Hashing cannot fail either.
         let _ = write_ja3(&mut digest, hello);
-        digest.0.finalize().into()
+        digest.finish().into()
     }
 
     /// Returns the fingerprint of a server.
@@ -69,12 +69,42 @@ fn write_ja3(out: &mut impl Write, hello: &ClientHello<'_>) -> fmt::Result {
     write_joined(out, extensions.point_formats().iter().copied().map(u16::from))
 }
 
-/// A writer that hashes its text.
-struct Hashing<D>(D);
+/// A writer that hashes its text. Texts of a few bytes are collected, since each call of a digest costs more than
+/// their hash.
+struct Hashing<D> {
+    digest: D,
+    text: [u8; 256],
+    len: usize,
+}
+
+impl<D: Digest> Hashing<D> {
+    fn new() -> Self {
+        Self { digest: D::new(), text: [0; 256], len: 0 }
+    }
+
+    fn flush(&mut self) {
+        self.digest.update(self.text.get(..self.len).unwrap_or_default());
+        self.len = 0;
+    }
+
+    fn finish(mut self) -> sha2::digest::Output<D> {
+        self.flush();
+        self.digest.finalize()
+    }
+}
 
 impl<D: Digest> Write for Hashing<D> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.update(text);
+        if self.len + text.len() > self.text.len() {
+            self.flush();
+        }
+        match self.text.get_mut(self.len..self.len + text.len()) {
+            Some(place) => {
+                place.copy_from_slice(text.as_bytes());
+                self.len += text.len();
+            }
+            None => self.digest.update(text),
+        }
         Ok(())
     }
 }
@@ -88,6 +118,8 @@ pub enum Carrier {
     Quic,
 }
 
+/// Usual length of a JA3's text, in characters.
+const JA3_LEN: usize = 256;
 /// Usual length of a JA4, in characters.
 const JA4_LEN: usize = 36;
 
@@ -96,7 +128,7 @@ const JA4_LEN: usize = 36;
 pub fn ja4(hello: &ClientHello<'_>, carrier: Carrier) -> String {
     let mut text = String::with_capacity(JA4_LEN);
     // Writing to a string cannot fail.
-    let _ = write_ja4(&mut text, &mut Vec::new(), hello, carrier);
+    let _ = write_ja4(&mut text, &mut Vec::with_capacity(32), hello, carrier);
     text
 }
 
@@ -133,14 +165,14 @@ pub fn write_ja4(
     text.bytes(&ends(extensions));
     text.byte(b'_');
     out.write_str(text.as_str())?;
-    let mut hash = Hashing(Sha256::new());
+    let mut hash = Hashing::<Sha256>::new();
     if write_sorted(&mut hash, values, meant(hello.ciphers()))? {
         write_short(out, hash)?;
     } else {
         out.write_str(NONE)?;
     }
     out.write_char('_')?;
-    let mut hash = Hashing(Sha256::new());
+    let mut hash = Hashing::<Sha256>::new();
     let others = kinds(extensions).filter(|kind| !matches!(*kind, extension::SERVER_NAME | extension::ALPN));
     if !write_sorted(&mut hash, values, others)? {
         return out.write_str(NONE);
@@ -235,6 +267,6 @@ fn write_hex_list(out: &mut impl Write, values: impl Iterator<Item = u16>) -> fm
 /// Writes the first twelve digits of a SHA-256.
 fn write_short(out: &mut impl Write, hash: Hashing<Sha256>) -> fmt::Result {
     let mut text = Text::<12>::new();
-    hash.0.finalize().into_iter().take(6).for_each(|byte| text.hex(byte));
+    hash.finish().into_iter().take(6).for_each(|byte| text.hex(byte));
     out.write_str(text.as_str())
 }

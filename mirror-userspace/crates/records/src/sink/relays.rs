@@ -7,42 +7,37 @@ use std::num::NonZeroUsize;
 
 use mirror_protocols::preamble::Relayed;
 
-/// Bytes of memory for all values of a worker. A PROXY header takes less than a hundred.
-const MAX_HELD: usize = 32 << 20;
+/// Bytes of memory for all values of a live worker. A PROXY header takes less than a hundred.
+pub(super) const LIVE: usize = 32 << 20;
+/// The same for the reading of capture files, each of which may be made by an attacker.
+pub(super) const FILES: usize = 4 << 20;
 /// Bytes of a flow's values.
 const MAX_EACH: usize = 512;
 
 /// The packed values, by the identifier of the flow.
 #[derive(Debug)]
 pub(super) struct Relays {
+    /// Bytes of memory that all buffers may take.
+    most: usize,
     values: HashMap<u64, Vec<u8>>,
     /// Buffers that no flow uses.
     spare: Vec<Vec<u8>>,
-    /// Bytes of memory of all buffers, and their bound.
+    /// Bytes of memory of all buffers.
     held: usize,
-    most: usize,
     /// A value that is packed.
     packed: Vec<u8>,
     lost: u64,
 }
 
-impl Default for Relays {
-    fn default() -> Self {
-        Self {
-            values: HashMap::new(),
-            spare: Vec::new(),
-            held: 0,
-            most: MAX_HELD,
-            packed: Vec::new(),
-            lost: 0,
-        }
-    }
-}
-
 impl Relays {
+    /// Creates the set without values, which take at most this many bytes.
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, values: HashMap::new(), spare: Vec::new(), held: 0, packed: Vec::new(), lost: 0 }
+    }
+
     /// Divides the memory between this many workers.
     pub(super) const fn share(&mut self, workers: NonZeroUsize) {
-        self.most = MAX_HELD / workers.get();
+        self.most /= workers.get();
     }
 
     /// Returns the values of a flow.
@@ -64,7 +59,7 @@ impl Relays {
 
     /// Adds a value to those of a flow, unless they take too much memory.
     pub(super) fn add(&mut self, flow_id: u64, value: &Relayed<'_>) {
-        let Self { values, spare, held, most, packed, lost } = self;
+        let Self { most, values, spare, held, packed, lost } = self;
         packed.clear();
         value.pack(packed);
         let mut entry = match values.entry(flow_id) {
@@ -120,7 +115,7 @@ mod tests {
 
     #[test]
     fn values_stay_until_they_are_released() {
-        let mut relays = Relays::default();
+        let mut relays = Relays::new(LIVE);
         relays.add(1, &request(b"one"));
         let len = relays.get(1).len();
         assert_eq!((len > 0, relays.get(2)), (true, &[][..]));
@@ -137,7 +132,7 @@ mod tests {
 
     #[test]
     fn hostile_names_take_bounded_memory_and_are_counted_beyond() {
-        let mut relays = Relays::default();
+        let mut relays = Relays::new(LIVE);
         let name = [b'a'; 255];
         (0..3).for_each(|_| relays.add(0, &request(&name)));
         assert_eq!((relays.get(0).len() <= MAX_EACH, relays.lost()), (true, 2));
@@ -148,12 +143,12 @@ mod tests {
         }
         let held =
             |relays: &Relays| relays.values.values().chain(&relays.spare).map(Vec::capacity).sum::<usize>();
-        assert!(held(&relays) == relays.held && relays.held <= MAX_HELD);
+        assert!(held(&relays) == relays.held && relays.held <= LIVE);
         assert!(relays.get(flow_id).is_empty());
         // Small values that grow, too.
-        let mut relays = Relays::default();
+        let mut relays = Relays::new(LIVE);
         (0..200_000).for_each(|flow_id| relays.add(flow_id, &request(b"")));
         (0..200_000).for_each(|flow_id| relays.add(flow_id, &request(&name)));
-        assert!(held(&relays) == relays.held && relays.held <= MAX_HELD && relays.lost() > 0);
+        assert!(held(&relays) == relays.held && relays.held <= LIVE && relays.lost() > 0);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mirror_packet::Direction;
-use mirror_protocols::quic::{self, Connection, Hello, HelloEvent};
+use mirror_protocols::quic::{self, Buffer, Connection, Hello, HelloEvent};
 use mirror_protocols::tls::{Carrier, ClientHello};
 
 use crate::analyzer::alert::{Cause, Watch};
@@ -16,6 +16,8 @@ pub struct Quic {
     watch: Watch,
     /// Connections that no flow uses, held for their memory.
     spare: Vec<Connection>,
+    /// Memory for hellos that no connection uses.
+    buffers: Vec<Buffer>,
     /// Scratch memory for the decryption of packets.
     scratch: Vec<u8>,
 }
@@ -38,6 +40,11 @@ impl Analyzer for Quic {
     ) -> Consumed {
         let Event::Data { bytes, .. } = event else { return Consumed::Done };
         let connection = flow.connection.get_or_insert_with(|| self.spare.pop().unwrap_or_default());
+        if connection.lacks_buffer(direction)
+            && let Some(buffer) = self.buffers.pop()
+        {
+            connection.lend(direction, buffer);
+        }
         if let Some(hello) = connection.push(direction, bytes, &mut self.scratch) {
             let Hello { version, direction, body } = hello;
             if self.watch.is_on() && direction == Direction::ToServer {
@@ -50,6 +57,8 @@ impl Analyzer for Quic {
             }
             context.record(&HelloEvent::Hello(hello));
         }
+        // Most connections go on for long behind their hello, and many never have one.
+        self.buffers.extend(connection.take_unused(direction));
         if connection.is_done() {
             self.finish(flow, context);
             return Consumed::Done;

@@ -2,10 +2,11 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use nix::libc::{O_NOCTTY, O_NOFOLLOW, O_NONBLOCK};
 use time::OffsetDateTime;
 use time::format_description::FormatItem;
 use time::macros::format_description;
@@ -226,8 +227,46 @@ fn put_aside(log: &Path) -> io::Result<Vec<(String, u32, PathBuf)>> {
     Ok(found)
 }
 
+/// Directories to which only the system adds files: standard output, the pipes of a shell, `/dev/null`.
+const OF_THE_SYSTEM: [&str; 3] = ["/dev", "/dev/fd", "/proc/self/fd"];
+
+/// Opens a log to append to it. Others may have put something in its place: a link by which the records would go to
+/// another file, or a pipe that would block the writer.
 fn append(path: &Path, modes: Modes) -> io::Result<File> {
-    modes.create().append(true).open(path)
+    let mut options = modes.create();
+    options.append(true);
+    if path.parent().is_some_and(|parent| OF_THE_SYSTEM.iter().any(|of| parent == Path::new(of))) {
+        return options.open(path);
+    }
+    let opened = options.custom_flags(O_NOFOLLOW | O_NONBLOCK | O_NOCTTY).open(path);
+    let metadata = match &opened {
+        Ok(file) => file.metadata(),
+        Err(_) => fs::symlink_metadata(path),
+    };
+    match metadata.ok().and_then(|found| foreign(&found)) {
+        Some(what) => {
+            Err(io::Error::other(format!("it is {what}, and a log is a regular file: move it away")))
+        }
+        None => opened,
+    }
+}
+
+/// Describes a file that cannot be a log.
+fn foreign(metadata: &fs::Metadata) -> Option<&'static str> {
+    let kind = metadata.file_type();
+    Some(if kind.is_symlink() {
+        "a symbolic link"
+    } else if kind.is_fifo() {
+        "a FIFO"
+    } else if kind.is_socket() {
+        "a socket"
+    } else if kind.is_char_device() || kind.is_block_device() {
+        "a device"
+    } else if kind.is_file() && metadata.nlink() > 1 {
+        "a file that has another name, too (a hard link)"
+    } else {
+        return None;
+    })
 }
 
 /// Returns the number of the interval that contains a time.

@@ -1,8 +1,10 @@
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::time::{Instant, SystemTime};
+
+use nix::sys::stat::Mode;
 
 use super::*;
 
@@ -229,6 +231,45 @@ fn hostile_readers_of_a_log_are_kept_out_of_it_and_of_what_is_made_for_it() {
         }
         assert_eq!(mode(log.parent().unwrap()) & !modes.directory, 0);
     }
+}
+
+/// A log that is another file, or a place where a writer waits, is refused when it is opened, reopened or rotated.
+#[test]
+fn hostile_links_and_special_files_in_place_of_a_log_are_refused_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let (log, victim) = (directory.path().join("eve.json"), directory.path().join("victim"));
+    fs::write(&victim, "kept").unwrap();
+    let make: [(&str, fn(&Path, &Path)); 6] = [
+        ("symbolic link", |victim, log| symlink(victim, log).unwrap()),
+        ("symbolic link", |_, log| symlink("/dev/null", log).unwrap()),
+        ("symbolic link", |_, log| symlink("nowhere", log).unwrap()),
+        ("hard link", |victim, log| fs::hard_link(victim, log).unwrap()),
+        ("FIFO", |_, log| nix::unistd::mkfifo(log, Mode::S_IRWXU).unwrap()),
+        ("socket", |_, log| drop(UnixListener::bind(log).unwrap())),
+    ];
+    for (what, make) in make {
+        make(&victim, &log);
+        let refused = Output::open(Destination::file(&log), StallPolicy::Short).unwrap_err().to_string();
+        assert!(refused.contains("eve.json") && refused.contains(what), "{what}: {refused}");
+        fs::remove_file(&log).unwrap();
+        // A log that is open goes on in the file that it has.
+        let mut output = open(Destination::file(&log));
+        let moved = directory.path().join("moved");
+        fs::rename(&log, &moved).unwrap();
+        make(&victim, &log);
+        assert!(output.reopen().unwrap_err().to_string().contains(what), "{what}");
+        assert_written(&mut output, 0..2);
+        assert_eq!(numbers(&moved), [0, 1]);
+        fs::remove_file(&log).unwrap();
+    }
+    // With a reader, opening the pipe would succeed.
+    nix::unistd::mkfifo(&log, Mode::S_IRWXU).unwrap();
+    let _reader = fs::OpenOptions::new().read(true).write(true).open(&log).unwrap();
+    let refused = Output::open(Destination::file(&log), StallPolicy::Short).unwrap_err().to_string();
+    assert!(refused.contains("FIFO"), "{refused}");
+    assert_eq!(fs::read(&victim).unwrap(), b"kept");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 3, "nothing was created elsewhere");
+    assert_written(&mut open(Destination::file("/dev/null")), 0..2);
 }
 
 fn socket(path: &Path, datagrams: bool) -> Destination {

@@ -1,5 +1,7 @@
 //! The object `pgsql` of a request, as Suricata 7 writes it. Passwords and what proves them are left out.
 
+use std::fmt;
+
 use serde::Serialize;
 use serde::ser::{SerializeMap as _, Serializer};
 
@@ -199,8 +201,13 @@ struct Escaped<'a>(&'a [u8]);
 
 impl Serialize for Escaped<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let text: String = self.0.iter().map(|byte| format!("\\x{byte:02x}")).collect();
-        serializer.serialize_str(&text)
+        serializer.collect_str(self)
+    }
+}
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))
     }
 }
 

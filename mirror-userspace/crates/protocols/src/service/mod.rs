@@ -110,6 +110,7 @@ const MAX_SPARE: usize = 256;
 #[derive(Debug, Default)]
 pub struct Analyzer<S: Service> {
     /// Requests that no flow uses, held for their memory.
+    #[expect(clippy::vec_box, reason = "they move between flows and this list without a copy")]
     spare: Vec<Box<Requests>>,
     /// Of the protocol, which has no value.
     _service: S,
@@ -133,7 +134,7 @@ impl<S: Service> Default for Flow<S> {
     fn default() -> Self {
         Self {
             state: S::State::default(),
-            sides: Default::default(),
+            sides: [Side::default(); 2],
             requests: None,
             bad: 0,
             good: false,

@@ -75,7 +75,7 @@ impl Service for Protocol {
         payloads: &[
             (
                 ToServer,
-                b"\0\0\0\x2e\0\0\0\x07\0\0\0\x01\0\x01c\xff\xff\0\x01\0\0\x05\xdc\0\0\0\x01\0\x06orders\0\0\0\x01\0\0\0\0\
+                b"\0\0\0\x2c\0\0\0\x07\0\0\0\x01\0\x01c\xff\xff\0\x01\0\0\x05\xdc\0\0\0\x01\0\x06orders\0\0\0\x01\0\0\0\0\
                   \0\0\0\x01x",
             ),
             (

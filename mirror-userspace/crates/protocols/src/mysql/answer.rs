@@ -1,27 +1,11 @@
 //! Answers: OK, an error, or a set of rows.
 
 use super::command::{CHANGE_USER, EXECUTE, FETCH, FIELD_LIST, LOGIN, PREPARE, QUERY};
-use super::{State, login};
+use super::{Part, State, login};
 use crate::service::{Open, Requests, Status, Verdict};
 
 /// Another result follows (`SERVER_MORE_RESULTS_EXISTS`).
 const MORE_RESULTS: u16 = 8;
-
-/// The part of an answer that comes next.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Part {
-    /// The first packet of a result.
-    #[default]
-    First,
-    /// This many descriptions of columns.
-    Columns(u16),
-    /// The first row, or the end of the descriptions.
-    FirstRow,
-    /// Rows, and their end.
-    Rows,
-    /// Nothing that counts.
-    Rest,
-}
 
 /// Processes a packet of the server.
 pub(super) fn packet(

@@ -1,8 +1,6 @@
 //! Commands (`COM_…` in the manual of the client/server protocol).
 
-use super::State;
-use super::answer::Part;
-use super::login;
+use super::{Part, State, word};
 use crate::service::{Dialect, Request, Requests, is_sql};
 
 pub(super) const QUIT: u8 = 1;
@@ -88,7 +86,7 @@ pub(super) fn request(state: &mut State, payload: &[u8], requests: &mut Requests
         FIELD_LIST => {
             (arguments.split(|&byte| byte == 0).next().unwrap_or_default(), &[][..], Dialect::Plain)
         }
-        CHANGE_USER => (login::word(arguments), &[][..], Dialect::Plain),
+        CHANGE_USER => (word(arguments), &[][..], Dialect::Plain),
         _ => (&[][..], &[][..], Dialect::Plain),
     };
     requests.push(Request {

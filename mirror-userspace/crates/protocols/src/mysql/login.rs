@@ -1,7 +1,7 @@
 //! The login: the server's greeting, the client's capabilities, user and database.
 
 use super::command::LOGIN;
-use super::{HEADER, State};
+use super::{HEADER, State, word};
 use crate::service::{Request, Requests, Verdict};
 
 /// Capabilities of the protocol.
@@ -15,11 +15,6 @@ const ZSTD: u32 = 1 << 26;
 
 /// Bytes of a login in front of the user's name: capabilities, packet length, character set, zeros.
 const FIXED: usize = 32;
-
-/// Returns the bytes in front of the first zero.
-pub(super) fn word(bytes: &[u8]) -> &[u8] {
-    bytes.split(|&byte| byte == 0).next().unwrap_or_default()
-}
 
 /// Reads the capabilities in the server's first packet.
 pub(super) fn greeting(state: &mut State, payload: &[u8]) {

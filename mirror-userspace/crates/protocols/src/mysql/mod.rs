@@ -31,12 +31,27 @@ pub struct State {
     /// Capabilities of the server.
     offered: Option<u32>,
     /// The part of the answer that comes next.
-    part: answer::Part,
+    part: Part,
+}
+
+/// The part of an answer that comes next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Part {
+    /// The first packet of a result.
+    #[default]
+    First,
+    /// This many descriptions of columns.
+    Columns(u16),
+    /// The first row, or the end of the descriptions.
+    FirstRow,
+    /// Rows, and their end.
+    Rows,
+    /// Nothing that counts.
+    Rest,
 }
 
 impl Service for Packets {
     const TYPE: &'static str = "mysql";
-    const REVERSIBLE: bool = true;
 
     const SIGNATURES: &'static [Signature] = &[
         Signature::stream(AppProto::Mysql, None, &[], Test::Content(probe_greeting)),
@@ -101,12 +116,19 @@ impl Service for Packets {
     }
 
     fn begins(direction: Direction, bytes: &[u8]) -> bool {
+        match direction {
+            ToServer => probe_command(bytes) == Probe::Yes,
+            ToClient => matches!(bytes, [_, _, 0, 1, ..]),
+        }
+    }
+
+    fn is_reversed(direction: Direction, bytes: &[u8]) -> bool {
         let is_greeting = probe_greeting(bytes) == Probe::Yes;
         match direction {
-            ToServer => {
-                !is_greeting && (probe_command(bytes) == Probe::Yes || probe_client(bytes) == Probe::Yes)
+            ToServer => is_greeting,
+            ToClient => {
+                !is_greeting && [probe_client, probe_command].iter().any(|probe| probe(bytes) == Probe::Yes)
             }
-            ToClient => is_greeting || matches!(bytes, [_, _, 0, 1, ..]),
         }
     }
 }
@@ -139,4 +161,9 @@ fn probe_command(bytes: &[u8]) -> Probe {
     let len = u32::from_le_bytes([low, middle, high, 0]) as usize;
     let fits = len + HEADER == bytes.len() || (len + HEADER > bytes.len() && matches!(kind, 3 | 22 | 23));
     (fits && len > 0 && command::is_known(kind)).into()
+}
+
+/// Returns the bytes in front of the first zero.
+fn word(bytes: &[u8]) -> &[u8] {
+    bytes.split(|&byte| byte == 0).next().unwrap_or_default()
 }

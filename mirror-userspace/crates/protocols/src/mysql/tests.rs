@@ -63,6 +63,13 @@ fn a_long_statement_that_is_cut_by_the_mirror_has_its_latency() {
 }
 
 #[test]
+fn a_server_that_was_taken_for_the_client_is_recognised() {
+    let reversed: Vec<_> =
+        Packets::EXAMPLE.payloads.iter().map(|&(direction, bytes)| (direction.reverse(), bytes)).collect();
+    assert_eq!(services(&reversed), services(Packets::EXAMPLE.payloads));
+}
+
+#[test]
 fn only_greetings_logins_and_statements_are_recognised_on_any_port() {
     assert_eq!(probe_greeting(b"\x4a\0\0\0\x0a8.0"), Probe::Yes);
     assert_eq!(probe_client(b"\x09\0\0\0\x03SELECT 1"), Probe::Yes);

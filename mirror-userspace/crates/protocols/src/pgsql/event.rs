@@ -1,27 +1,19 @@
 //! The object `pgsql` of a request, as Suricata 7 writes it. Passwords and what proves them are left out.
 
+use std::fmt;
+
 use serde::Serialize;
 use serde::ser::{SerializeMap as _, Serializer};
 
 use super::Messages;
-use super::request::{EXTENDED, PASSWORD, QUERY, SASL, STARTUP, TERMINATE, TLS};
-use super::response::field;
+use super::details::{
+    COMPLETED, DATA, ERROR, EXTENDED, KIND, MESSAGE, PARAMETER, PARAMETERS, PASSWORD, PROCESS, QUERY, SASL,
+    SASL_MECHANISM, STARTUP, TERMINATE, TLS, TLS_ACCEPTED, field,
+};
 use crate::eve::EveWriter;
 use crate::pack;
 use crate::service::ServiceEvent;
 use crate::text::Bytes;
-
-/// Tags of packed details.
-pub(super) const KIND: u8 = 0;
-pub(super) const PARAMETERS: u8 = 1;
-pub(super) const TLS_ACCEPTED: u8 = 2;
-pub(super) const MESSAGE: u8 = 3;
-pub(super) const PARAMETER: u8 = 4;
-pub(super) const PROCESS: u8 = 5;
-pub(super) const ERROR: u8 = 6;
-pub(super) const COMPLETED: u8 = 7;
-pub(super) const DATA: u8 = 8;
-pub(super) const SASL_MECHANISM: u8 = 9;
 
 /// Writes the event of a request.
 pub(super) fn write(
@@ -209,8 +201,13 @@ struct Escaped<'a>(&'a [u8]);
 
 impl Serialize for Escaped<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let text: String = self.0.iter().map(|byte| format!("\\x{byte:02x}")).collect();
-        serializer.serialize_str(&text)
+        serializer.collect_str(self)
+    }
+}
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))
     }
 }
 

@@ -1,6 +1,7 @@
 //! `PostgreSQL`: start-up, queries in both forms, and their answers. `event` writes the object `pgsql` as Suricata 7
 //! does, beside the object `service`.
 
+mod details;
 mod event;
 mod request;
 mod response;

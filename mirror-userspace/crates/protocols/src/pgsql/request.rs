@@ -1,17 +1,10 @@
 //! Messages of the client.
 
 use super::State;
-use super::event::{KIND, PARAMETERS, SASL_MECHANISM};
+use super::details::{
+    EXTENDED, KIND, PARAMETERS, PASSWORD, QUERY, SASL, SASL_MECHANISM, STARTUP, TERMINATE, TLS,
+};
 use crate::service::{Dialect, HEAD, Message, Request, Requests};
-
-/// Kinds of requests.
-pub(super) const TLS: u8 = 0;
-pub(super) const STARTUP: u8 = 1;
-pub(super) const PASSWORD: u8 = 2;
-pub(super) const QUERY: u8 = 3;
-pub(super) const EXTENDED: u8 = 4;
-pub(super) const TERMINATE: u8 = 5;
-pub(super) const SASL: u8 = 6;
 
 /// The protocol version of a start-up: 3.
 const VERSION: u16 = 3;

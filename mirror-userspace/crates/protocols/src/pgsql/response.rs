@@ -1,8 +1,10 @@
 //! Messages of the server.
 
 use super::State;
-use super::event::{COMPLETED, DATA, ERROR, MESSAGE, PARAMETER, PROCESS, TLS_ACCEPTED};
-use super::request::{EXTENDED, PASSWORD, QUERY, SASL, STARTUP, TERMINATE, TLS};
+use super::details::{
+    COMPLETED, DATA, ERROR, EXTENDED, MESSAGE, PARAMETER, PASSWORD, PROCESS, QUERY, SASL, STARTUP, TERMINATE,
+    TLS, TLS_ACCEPTED, field,
+};
 use crate::service::{Message, Open, Requests, Status, Verdict, number};
 
 /// Processes a message.
@@ -114,10 +116,4 @@ fn result(state: &mut State, kind: u8, content: &[u8], len: u64, open: &mut Open
     if open.status == Status::None && matches!(open.kind, QUERY | EXTENDED | TERMINATE) {
         open.status = Status::Ok;
     }
-}
-
-/// Returns a field of an error: each has a type, and ends with zero.
-pub(super) fn field(content: &[u8], kind: u8) -> &[u8] {
-    let mut fields = content.split(|&byte| byte == 0);
-    fields.find_map(|field| field.split_first().filter(|(of, _)| **of == kind)).map_or(&[], |(_, text)| text)
 }

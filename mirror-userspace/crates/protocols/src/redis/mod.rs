@@ -50,7 +50,6 @@ pub struct State {
 
 impl Service for Resp {
     const TYPE: &'static str = "redis";
-    const REVERSIBLE: bool = true;
 
     const SIGNATURES: &'static [Signature] = &[
         Signature::stream(AppProto::Redis, Some(ToServer), &[], Test::Content(probe_command)),
@@ -114,6 +113,13 @@ impl Service for Resp {
         match direction {
             ToServer => probe_command(bytes) == Probe::Yes,
             ToClient => probe_answer(bytes) == Probe::Yes,
+        }
+    }
+
+    fn is_reversed(direction: Direction, bytes: &[u8]) -> bool {
+        match direction {
+            ToServer => matches!(bytes, [b'+' | b'-' | b':' | b'$', ..]),
+            ToClient => probe_command(bytes) == Probe::Yes,
         }
     }
 }

@@ -34,9 +34,6 @@ pub trait Service: Debug + Default + Send + 'static {
     const EXAMPLE: Example;
     /// The server answers in the order of the requests. Otherwise, answers have identifiers.
     const ORDERED: bool = true;
-    /// [`Service::begins`] tells client and server apart. They may be mistaken for each other, if the connection is older
-    /// than the capture and the ports do not tell.
-    const REVERSIBLE: bool = false;
 
     /// The state of a flow.
     type State: Debug + Default + Send + 'static;
@@ -54,6 +51,12 @@ pub trait Service: Debug + Default + Send + 'static {
 
     /// Returns true if a message seems to begin here: in the middle of a stream, at the beginning of a segment.
     fn begins(direction: Direction, bytes: &[u8]) -> bool;
+
+    /// Returns true if these first bytes of a flow show that client and server were mistaken for each other: the
+    /// connection is older than the capture, and the ports do not tell.
+    fn is_reversed(_direction: Direction, _bytes: &[u8]) -> bool {
+        false
+    }
 
     /// Writes the event of a request. Overridden by protocols with details of their own.
     ///
@@ -107,6 +110,7 @@ const MAX_SPARE: usize = 256;
 #[derive(Debug, Default)]
 pub struct Analyzer<S: Service> {
     /// Requests that no flow uses, held for their memory.
+    #[expect(clippy::vec_box, reason = "they move between flows and this list without a copy")]
     spare: Vec<Box<Requests>>,
     /// Of the protocol, which has no value.
     _service: S,
@@ -130,7 +134,7 @@ impl<S: Service> Default for Flow<S> {
     fn default() -> Self {
         Self {
             state: S::State::default(),
-            sides: Default::default(),
+            sides: [Side::default(); 2],
             requests: None,
             bad: 0,
             good: false,
@@ -206,10 +210,9 @@ impl<S: Service> Flow<S> {
     /// Returns true if client and server were mistaken for each other, as the first bytes show.
     fn is_reversed(&mut self, direction: Direction, event: Event<'_>) -> bool {
         if let Event::Data { bytes, .. } = event
-            && S::REVERSIBLE
             && self.reversed.is_none()
         {
-            self.reversed = Some(!S::begins(direction, bytes) && S::begins(direction.reverse(), bytes));
+            self.reversed = Some(S::is_reversed(direction, bytes));
         }
         self.reversed == Some(true)
     }

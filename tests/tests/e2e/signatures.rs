@@ -457,3 +457,35 @@ fn rules_are_replaced_while_the_capture_runs_and_say_what_they_cost() {
     sids.sort_unstable();
     assert_eq!(sids, [1, 2, 2, 3]);
 }
+
+#[test]
+fn the_requirement_that_fails_is_named_for_each_flow() {
+    let directory = tempfile::tempdir().unwrap();
+    let rule = r#"alert dns $HOME_NET any -> any any (msg:"one"; dns.query; content:"evil"; content:".example"; distance:0; endswith; sid:7;)"#;
+    fs::write(directory.path().join("local.rules"), rule).unwrap();
+    let asking =
+        |port: u16, name: &str| mirrored(7).carrying(&Flow::v4(port, 53).udp(&dns_query(port, name)));
+    let other = mirrored(7).carrying(&Flow::v6(20_003, 53).udp(&dns_query(1, "evil.example")));
+    let frames =
+        [asking(20_000, "evil.example"), asking(20_001, "evil.test"), asking(20_002, "good.test"), other];
+    let file = capture(directory.path(), &frames);
+    let explain = |more: &[&str]| {
+        let file = file.to_str().unwrap();
+        let arguments = ["explain", file, "--rules", "local.rules", "--rules-var", "HOME_NET=172.31.0.0/16"];
+        rules(directory.path(), &[&arguments[..], more].concat())
+    };
+    let Some(output) = explain(&["--sid", "7", "--json"]) else { return };
+    assert!(output.status.success(), "{:?}", output.stderr);
+    let flows: Value = serde_json::from_str(&output.stdout).unwrap();
+    let failed: Vec<_> = flows.as_array().unwrap().iter().map(|flow| &flow["failed"]).collect();
+    assert_eq!(failed[0], &Value::Null, "{flows}");
+    assert_eq!((&failed[1]["buffer"], &failed[1]["offset"]), (&"dns.query".into(), &4.into()), "{flows}");
+    assert_eq!(failed[1]["bytes"], ".test");
+    assert!(failed[1]["requirement"].as_str().unwrap().contains(".example"), "{flows}");
+    assert_eq!((&failed[2]["offset"], &failed[2]["bytes"]), (&0.into(), &"good.test".into()), "{flows}");
+    assert_eq!(failed[3]["requirement"], "the source address", "{flows}");
+    let text = explain(&["--sid", "7"]).unwrap().stdout;
+    assert!(text.ends_with("1 of 4 flows match\n"), "{text}");
+    assert_eq!(explain(&["--sid", "8"]).unwrap().status.code(), Some(1));
+    assert_eq!(explain(&[]).unwrap().status.code(), Some(2));
+}

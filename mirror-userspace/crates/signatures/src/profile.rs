@@ -98,11 +98,15 @@ impl Profiles {
         Self { rules, all: Mutex::default() }
     }
 
-    /// Returns the counters of a further worker.
+    /// Returns the counters of a further worker: those of one that has ended go on.
     #[must_use]
     pub fn join(&self) -> Arc<Profile> {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(unused) = all.iter().find(|profile| Arc::strong_count(profile) == 1) {
+            return Arc::clone(unused);
+        }
         let profile = Arc::new(Profile((0..self.rules).map(|_| Counters::default()).collect()));
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&profile));
+        all.push(Arc::clone(&profile));
         profile
     }
 
@@ -140,11 +144,17 @@ mod tests {
             worker.candidate(3);
         }
         workers[0].sampled(2, Instant::now());
+        // A worker that takes the place of another one goes on with its counters.
+        let [first, second] = workers;
+        drop(second);
+        profiles.join().verified(2);
+        assert_eq!(profiles.all.lock().unwrap().len(), 2);
+        drop(first);
         let costs = profiles.costs();
         assert_eq!(costs.iter().map(|(rule, _)| *rule).collect::<Vec<_>>(), [1, 2]);
         let (one, two) = (costs[0].1, costs[1].1);
         assert_eq!((one.candidates, one.verified, one.matched, one.nanoseconds), (4, 2, 0, 0));
-        assert_eq!((two.candidates, two.matched), (2, 2));
+        assert_eq!((two.candidates, two.verified, two.matched), (2, 1, 2));
         assert!(two.nanoseconds > 0);
     }
 }

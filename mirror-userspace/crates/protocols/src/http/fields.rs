@@ -70,6 +70,11 @@ impl Fields {
         head.get(self.block.clone()).unwrap_or_default()
     }
 
+    /// Returns true if there are none.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
     /// Returns the fields, without those whose values belong to an earlier one of the same name.
     pub(super) fn iter<'a>(&'a self, head: &'a [u8]) -> impl Iterator<Item = Field<'a>> {
         let first = self.places.iter().filter(|place| !place.is_repetition);

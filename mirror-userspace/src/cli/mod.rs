@@ -10,6 +10,7 @@ mod filter;
 mod gate;
 mod generate;
 mod hold;
+mod inspect;
 mod log;
 mod pktgen;
 mod progress;

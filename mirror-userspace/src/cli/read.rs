@@ -21,6 +21,7 @@ use mirror_packet::capture_file::{CaptureFile, CaptureFileError};
 use mirror_packet::link_name;
 use mirror_records::sink::{Destination, Overflow, Sink, StallPolicy};
 use mirror_rules::Policy;
+use mirror_signatures::engine::Engine;
 use mirror_store::{Retention, Store, StoreHandle};
 use serde::Serialize;
 
@@ -43,6 +44,7 @@ Examples:
   mirror-xdp read --store packets session.pcap      keep and index the packets, for `mirror-xdp extract`
   ssh host tcpdump -i any -w - | mirror-xdp read -  a capture from standard input
   mirror-xdp read --eve-output - day.pcap | jq .dns  records to another program
+  mirror-xdp read --rules et.rules -- session.pcap  alerts by rule files of Suricata
   mirror-xdp read --json session.pcap | jq .workers totals for scripts")]
 pub(super) struct Args {
     /// Capture files: pcap or pcapng, plain or compressed by gzip or zstd; `-` is standard input
@@ -85,6 +87,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(Enabled::all_names()))]
     analyzers: Option<Vec<String>>,
+
+    #[command(flatten)]
+    rules: super::inspect::RulesArgs,
+
+    /// Follow connections that are older than the file in plain frames, too, as in mirror sessions
+    #[arg(long)]
+    midstream: bool,
 
     #[command(flatten)]
     ports: super::PortArgs,
@@ -148,6 +157,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         tracing::warn!("{warning}");
     }
     let indicators = Arc::new(settings.alerts.load()?);
+    let rules = args.rules.load()?;
     let mut sink = confine(args, &settings)?;
     // Created once there is something to read: a mistyped name leaves nothing behind.
     let mut reader: Option<Reader> = None;
@@ -158,7 +168,9 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         let (links, outcome) = match file {
             Ok(file) => match &mut reader {
                 Some(reader) => reader.read(file),
-                None => reader.insert(Reader::new(args, &settings, &indicators, sink.take())?).read(file),
+                None => reader
+                    .insert(Reader::new(args, &settings, &indicators, rules.as_ref(), sink.take())?)
+                    .read(file),
             },
             Err(error) => (Links::default(), Err(error)),
         };
@@ -260,6 +272,7 @@ impl Reader {
         args: &Args,
         settings: &Config,
         indicators: &Arc<Indicators>,
+        rules: Option<&Arc<Engine>>,
         sink: Option<Sink>,
     ) -> anyhow::Result<Self> {
         let sink = sink.map_or_else(|| open_sink(args, settings), Ok)?;
@@ -268,16 +281,18 @@ impl Reader {
             hash_seed: offline::HASH_SEED,
             dedup: settings.analysis.dedup,
             flow_scope: settings.analysis.flow_scope,
+            midstream: args.midstream,
             tuning: settings.tuning(),
         };
         let store = super::store::open(args.store.as_deref(), &settings.store)?;
         let kept = store.as_ref().and_then(Store::rules);
         let recorder = store.as_ref().map(|store| store.handle(0, Overflow::Wait)).transpose()?;
         let recorder = recorder.map(|recorder| recorder.by_rules(kept.clone()));
-        let worker = Worker::builder(config, sink.producer(Overflow::Wait))
+        let mut worker = Worker::builder(config, sink.producer(Overflow::Wait))
             .recorder(recorder)
             .indicators(Some(Arc::clone(indicators)))
             .build();
+        worker.inspect(rules.cloned());
         let mut frames = offline::Reader::of(worker, super::parser_ports(&settings.ports));
         if settings.policy != Policy::default() {
             frames = frames.with_gate(Box::new(Rules::new(&settings.policy, kept.as_deref())?));

@@ -66,7 +66,7 @@ struct Check {
     json: bool,
 }
 
-fn variable(text: &str) -> Result<(String, String), String> {
+pub(super) fn variable(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
     Variables::default().set(name, value)?;
     Ok((name.to_owned(), value.to_owned()))

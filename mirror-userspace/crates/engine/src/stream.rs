@@ -965,6 +965,8 @@ mod tests {
             direct: true,
             overlong: false,
             len: 60,
+            network: &[],
+            header_len: 0,
             transport: Transport::Ip,
             tunnelled: None,
         };

@@ -158,6 +158,22 @@ impl Connection {
         self.sides[direction as usize].next
     }
 
+    /// Returns the sequence numbers that a side has used: its SYN and its data.
+    #[must_use]
+    pub fn used(&self, direction: Direction) -> u64 {
+        if self.first_byte(direction).is_none() {
+            return 0;
+        }
+        let side = self.sides[direction as usize];
+        u64::from(side.next.wrapping_sub(side.initial))
+    }
+
+    /// Returns true once the handshake is complete.
+    #[must_use]
+    pub fn is_established(&self) -> bool {
+        self.state >= State::Established
+    }
+
     /// Returns the highest acknowledgement number of a side.
     #[must_use]
     pub const fn acknowledged(&self, by: Direction) -> u32 {

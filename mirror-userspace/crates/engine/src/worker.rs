@@ -24,6 +24,7 @@ use mirror_packet::{
 use mirror_packet::{FrameInfo, MirrorSession};
 use mirror_records::EndReason;
 use mirror_records::sink::Producer;
+use mirror_signatures::engine::Engine;
 
 use self::datagrams::Whole;
 pub use self::datagrams::{DatagramCounters, Datagrams};
@@ -38,6 +39,7 @@ use crate::analyzer::{Analyzers, Cause};
 use crate::flow::{Flow, FlowContext, FlowTable, Missing};
 use crate::hooks::{Offload, Recorder};
 use crate::indicators::Indicators;
+use crate::inspection::Inspection;
 use crate::observers::Observers;
 use crate::stream::{StreamLoss, Streams};
 
@@ -125,6 +127,9 @@ pub struct WorkerConfig {
     pub dedup: bool,
     /// The frames that make up one address space.
     pub flow_scope: FlowScope,
+    /// True if connections that are older than the capture are followed in plain frames, too, as they are in mirror
+    /// sessions.
+    pub midstream: bool,
     /// The settings that can change later, see [`Worker::tune`].
     pub tuning: Tuning,
 }
@@ -136,6 +141,7 @@ impl Default for WorkerConfig {
             hash_seed: 0,
             dedup: false,
             flow_scope: FlowScope::default(),
+            midstream: false,
             tuning: Tuning::default(),
         }
     }
@@ -180,6 +186,8 @@ pub struct Worker<R: Recorder = (), O: Offload = ()> {
     analyzers: Analyzers,
     /// The indicators that raise an alert.
     indicators: Option<Arc<Indicators>>,
+    /// The rules that raise alerts, if there are any.
+    inspection: Option<Box<Inspection>>,
     /// Set if the current flow has raised an alert.
     alerted: Cell<bool>,
     defragmenter: Defragmenter,
@@ -267,6 +275,7 @@ impl<R: Recorder, O: Offload> WorkerBuilder<R, O> {
             streams: Streams::new(config.hash_seed),
             analyzers: Analyzers::of_worker(config.max_flows, config.hash_seed),
             indicators: None,
+            inspection: None,
             alerted: Cell::new(false),
             defragmenter: Defragmenter::new(config.hash_seed),
             datagram: Vec::new(),
@@ -332,6 +341,17 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
     pub fn watch_for(&mut self, indicators: &Arc<Indicators>) {
         self.analyzers.watch_for(indicators);
         self.indicators = Some(Arc::clone(indicators));
+    }
+
+    /// Sets the rules that raise alerts, in place of those before; `None` ends inspection.
+    pub fn inspect(&mut self, rules: Option<Arc<Engine>>) {
+        match (rules, &mut self.inspection) {
+            (None, inspection) => *inspection = None,
+            (Some(rules), Some(inspection)) => inspection.replace(rules),
+            (Some(rules), inspection) => {
+                *inspection = Some(Box::new(Inspection::new(rules, self.config.max_flows)));
+            }
+        }
     }
 
     /// Returns the state of shunting, if it is enabled.
@@ -629,8 +649,18 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
             flow.came_by(direction, info.mirror, &mut self.records.sources);
         }
         self.protocols.count(packet.protocol, packet.len as u64);
-        let Self { streams, analyzers, records, alerted, .. } = self;
-        let mut tools = FlowContext { streams, analyzers, records, index, time: info.time, alerted };
+        let midstream = self.config.midstream;
+        let Self { streams, analyzers, records, alerted, inspection, .. } = self;
+        let mut tools = FlowContext {
+            streams,
+            analyzers,
+            records,
+            index,
+            time: info.time,
+            alerted,
+            inspection,
+            midstream,
+        };
         flow.follow(direction, packet, &mut tools);
         if flow.settles() {
             self.flows_settled += 1;
@@ -665,7 +695,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         if self.config.flow_scope == FlowScope::Vni {
             flow.came_by(flow.direction(forward), info.mirror, &mut self.records.sources);
         }
-        flow.followed_by(&self.analyzers, &self.records.sources);
+        flow.followed_by(&self.analyzers, &self.records.sources, self.inspection.is_some());
         self.flows_total += 1;
         let index = self.flows.insert(flow, missing, info.time);
         if info.mirror.is_some() {
@@ -771,8 +801,18 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         let flow = self.flows.flow(index);
         if united && flow.session() != *first {
             let direction = flow.direction(forward);
-            let Self { streams, analyzers, records, alerted, .. } = self;
-            let mut tools = FlowContext { streams, analyzers, records, index, time: info.time, alerted };
+            let midstream = self.config.midstream;
+            let Self { streams, analyzers, records, alerted, inspection, .. } = self;
+            let mut tools = FlowContext {
+                streams,
+                analyzers,
+                records,
+                index,
+                time: info.time,
+                alerted,
+                inspection,
+                midstream,
+            };
             flow.follow(direction, &packet, &mut tools);
             take_alert(&self.alerted, &mut self.recorder, index, flow);
             self.flows.touch(index, info.time);
@@ -841,20 +881,32 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
 
     /// Ends a flow for its analyzers.
     fn end_analysis(&mut self, index: FlowIndex, flow: &mut Flow, now: u64) {
-        let Self { streams, analyzers, records, alerted, recorder, .. } = self;
-        flow.end(&mut FlowContext { streams, analyzers, records, index, time: now, alerted });
+        let midstream = self.config.midstream;
+        let Self { streams, analyzers, records, alerted, recorder, inspection, .. } = self;
+        flow.end(&mut FlowContext {
+            streams,
+            analyzers,
+            records,
+            index,
+            time: now,
+            alerted,
+            inspection,
+            midstream,
+        });
         take_alert(alerted, recorder, index, flow);
     }
 
     /// Raises an alert if one of the flow's addresses is an indicator.
     fn look_at_addresses(&mut self, index: FlowIndex, time: u64) {
-        let Self { flows, streams, analyzers, records, alerted, indicators, .. } = self;
+        let midstream = self.config.midstream;
+        let Self { flows, streams, analyzers, records, alerted, indicators, inspection, .. } = self;
         let flow = flows.flow(index);
         let ends = [flow.key().low().0, flow.key().high().0];
         let is_one = |address: &Address| indicators.as_ref().is_some_and(|all| all.has_address(*address));
         if let Some(address) = ends.into_iter().find(is_one) {
             let bytes = (u128::from(address.high) << 64 | u128::from(address.low)).to_be_bytes();
-            let mut tools = FlowContext { streams, analyzers, records, index, time, alerted };
+            let mut tools =
+                FlowContext { streams, analyzers, records, index, time, alerted, inspection, midstream };
             flow.alert(Cause::Address, &bytes, &mut tools);
         }
     }
@@ -907,9 +959,19 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
                 return;
             }
             let Some(index) = self.streams.due(now) else { return };
-            let Self { flows, streams, analyzers, records, alerted, recorder, .. } = self;
+            let midstream = self.config.midstream;
+            let Self { flows, streams, analyzers, records, alerted, recorder, inspection, .. } = self;
             let flow = flows.flow(index);
-            flow.settle(&mut FlowContext { streams, analyzers, records, index, time: now, alerted });
+            flow.settle(&mut FlowContext {
+                streams,
+                analyzers,
+                records,
+                index,
+                time: now,
+                alerted,
+                inspection,
+                midstream,
+            });
             take_alert(alerted, recorder, index, flow);
         }
     }
@@ -936,12 +998,34 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
     pub fn finish(&mut self) {
         self.records.wait();
         self.defragmenter.finish();
-        let Self { flows, shunting, streams, analyzers, records, now, alerted, recorder, halves, .. } = self;
+        let midstream = self.config.midstream;
+        let Self {
+            flows,
+            shunting,
+            streams,
+            analyzers,
+            records,
+            now,
+            alerted,
+            recorder,
+            halves,
+            inspection,
+            ..
+        } = self;
         for ending in shunting.iter_mut().flat_map(|shunting| shunting.finish(flows)) {
             push_flow(records, &ending);
         }
         for (index, mut flow) in flows.drain() {
-            flow.end(&mut FlowContext { streams, analyzers, records, index, time: *now, alerted });
+            flow.end(&mut FlowContext {
+                streams,
+                analyzers,
+                records,
+                index,
+                time: *now,
+                alerted,
+                inspection,
+                midstream,
+            });
             take_alert(alerted, recorder, index, &mut flow);
             count_half(halves, &flow);
             push_flow(records, &Ending { flow, reason: EndReason::Shutdown, time: *now });
@@ -1001,11 +1085,25 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
             analysis_lost: (StreamLoss::ALL.iter().map(|why| why.name()).zip(self.streams.lost()))
                 .chain([("analyzer_memory", self.analyzers.forgotten() + self.records.relays_lost())])
                 .chain([("nested_flow", self.unfollowed), ("ip_length", self.overlong)])
+                .chain(inspection_losses(self.inspection.as_deref()))
                 .collect(),
             split: self.halves.iter().flat_map(Halves::counts).collect(),
             protocols: self.protocols,
         }
     }
+}
+
+/// Returns what the rules did not see, by reason.
+fn inspection_losses(inspection: Option<&Inspection>) -> [(&'static str, u64); 6] {
+    let lost = inspection.map(Inspection::losses).unwrap_or_default();
+    [
+        ("rule_memory", lost.memory),
+        ("rule_transactions", lost.transactions),
+        ("rule_buffers", lost.buffers),
+        ("rule_candidates", lost.candidates),
+        ("rule_steps", lost.steps),
+        ("rule_alerts", lost.alerts),
+    ]
 }
 
 /// Records in the flow and in the packet store that the flow has just raised an alert, if it has.

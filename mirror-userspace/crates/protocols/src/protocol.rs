@@ -94,6 +94,17 @@ pub trait Output {
 
     /// Emits an event.
     fn record<E: EveEvent>(&mut self, event: &E);
+
+    /// Returns true if a rule inspects the buffer with this keyword, such as `ssh.software`.
+    fn wants(&self, _buffer: &'static str) -> bool {
+        false
+    }
+
+    /// Adds a buffer to the transaction that the next [`Output::transaction`] inspects.
+    fn buffer(&mut self, _buffer: &'static str, _bytes: &[u8]) {}
+
+    /// Inspects one direction of a transaction by the rules, with the buffers that were added since the last call.
+    fn transaction(&mut self, _id: u64, _direction: Direction) {}
 }
 
 /// A conversation as an example.

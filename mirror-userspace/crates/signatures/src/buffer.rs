@@ -348,6 +348,21 @@ impl Buffer {
     pub const fn name(self) -> &'static str {
         self.description().name
     }
+
+    /// Returns the buffers that are the body of a message of a direction.
+    #[must_use]
+    pub const fn of_body(direction: Direction) -> [Self; 2] {
+        match direction {
+            Direction::ToServer => [Self::HttpRequestBody, Self::FileData],
+            Direction::ToClient => [Self::HttpResponseBody, Self::FileData],
+        }
+    }
+
+    /// Returns the buffer with this keyword.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        BUFFERS.iter().find(|row| row.name == name).map(|row| row.buffer)
+    }
 }
 
 #[cfg(test)]

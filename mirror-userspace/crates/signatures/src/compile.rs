@@ -1,5 +1,6 @@
 //! Joins a rule with what it refers to, and chooses the pattern by which it is found.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub struct Signature {
     pub sides: Sides,
     /// The priority: its own, that of its class, or the usual one.
     pub priority: u8,
+    /// The description of its class, or the name of a class that is not known.
+    pub category: Arc<str>,
     /// How the rule is found.
     pub prefilter: Prefilter,
 }
@@ -101,13 +104,15 @@ pub struct Compiler<'a> {
     resolver: Resolver<'a>,
     classes: &'a Classes,
     datasets: Datasets,
+    /// The descriptions of classes, which rules share.
+    categories: HashMap<Arc<str>, Arc<str>>,
 }
 
 impl<'a> Compiler<'a> {
     /// Makes a compiler.
     #[must_use]
     pub fn new(resolver: Resolver<'a>, classes: &'a Classes) -> Self {
-        Self { resolver, classes, datasets: Datasets::default() }
+        Self { resolver, classes, datasets: Datasets::default(), categories: HashMap::new() }
     }
 
     /// Compiles a rule of a file in `directory`.
@@ -152,9 +157,19 @@ impl<'a> Compiler<'a> {
         }
         let class = rule.class.as_ref().and_then(|name| self.classes.get(name));
         let priority = rule.priority.or(class.map(|class| class.priority)).unwrap_or(DEFAULT_PRIORITY);
+        let category = self.category(rule.class.as_ref());
         let prefilter = prefilter(&rule);
         let sides = Sides { source, source_ports, destination, destination_ports };
-        Ok(Signature { rule, sides, priority, prefilter })
+        Ok(Signature { rule, sides, priority, category, prefilter })
+    }
+
+    /// Returns the description of a class.
+    fn category(&mut self, class: Option<&Arc<str>>) -> Arc<str> {
+        let Some(name) = class else { return Arc::from("") };
+        let classes = self.classes;
+        let describe =
+            || classes.get(name).map_or_else(|| Arc::clone(name), |class| (&*class.description).into());
+        Arc::clone(self.categories.entry(Arc::clone(name)).or_insert_with(describe))
     }
 }
 

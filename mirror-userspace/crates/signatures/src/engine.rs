@@ -1,13 +1,19 @@
 //! All rules together: which may match a buffer, and whether one does.
 //!
 //! A rule is found by one pattern in one buffer ([`crate::compile`]), then verified in all of its buffers
-//! ([`crate::inspect`]). Addresses, ports, conditions and state are not looked at here.
+//! ([`crate::inspect`]). Rules that no pattern finds are found by their ports or addresses. Conditions and state are not
+//! looked at here.
 
 use std::borrow::Cow;
 
-use crate::buffer::{BUFFERS, Buffer};
-use crate::compile::{Prefilter, Signature};
+use mirror_packet::Direction;
+use mirror_xdp_common::Address;
+
+use crate::buffer::{BUFFERS, Buffer, Unit};
+use crate::compile::{Pattern, Prefilter, SHORTEST, Signature};
 use crate::inspect::{Values, Verdict, verify};
+use crate::plan::{self, Kind, Plan, Scope};
+use crate::ports::{AddressIndex, PortIndex};
 use crate::rule::{BufferMatches, Match};
 use crate::search::{Builder, Candidates, Search};
 use crate::transform::Transform;
@@ -19,18 +25,36 @@ struct Transformed {
     search: Search,
 }
 
+const _: () = assert!(BUFFERS.len() <= 64, "a buffer is a bit of a word");
+
 /// All rules.
 #[derive(Debug)]
 pub struct Engine {
     signatures: Box<[Signature]>,
-    /// The searches by the number of their buffer.
+    plans: Box<[Plan]>,
+    /// The searches by the number of their buffer; those of payload are apart.
     searches: Box<[Vec<Transformed>]>,
-    /// Rules that no pattern finds.
+    /// The searches of payload by scope and direction.
+    payload: [[Vec<Transformed>; 2]; Scope::ALL.len()],
+    /// Rules of packets and payload that no pattern finds, by scope and direction.
+    ports: [[PortIndex; 2]; Scope::ALL.len()],
+    /// Rules that addresses find, by direction.
+    addresses: [AddressIndex; 2],
+    /// Rules of transactions that no pattern finds.
     by_header: Box<[u32]>,
+    /// The buffers that rules inspect, a bit each.
+    wanted: u64,
+    /// Scopes that rules inspect, a bit each, by direction.
+    scopes: [u8; 2],
+    /// A rule has requirements of payload beside those of a transaction.
+    has_mixed: bool,
 }
 
+const DIRECTIONS: [Direction; 2] = [Direction::ToServer, Direction::ToClient];
+
 impl Engine {
-    /// Builds the searches. Returns an error if the patterns of a buffer are too many for an automaton.
+    /// Sorts the rules in the order of their inspection, and builds the searches. Returns an error if the patterns of a
+    /// buffer are too many for an automaton.
     ///
     /// ```
     /// use mirror_signatures::buffer::Buffer;
@@ -53,39 +77,74 @@ impl Engine {
     /// let names: [&[u8]; 1] = [b"www.evil.example"];
     /// assert_eq!(engine.verify(0, |buffer| if buffer == Buffer::DnsQuery { &names } else { &[] }), Verdict::Match);
     /// ```
-    pub fn new(signatures: Vec<Signature>) -> Result<Self, String> {
-        let mut builders: Vec<Vec<(Box<[Transform]>, Builder)>> =
-            BUFFERS.iter().map(|_| Vec::new()).collect();
-        let mut by_header = Vec::new();
-        for (signature, rule) in signatures.iter().zip(0_u32..) {
+    pub fn new(mut signatures: Vec<Signature>) -> Result<Self, String> {
+        signatures.sort_by_cached_key(|signature| (plan::rank(&signature.rule), signature.priority));
+        let plans: Box<[Plan]> =
+            signatures.iter().map(|signature| Plan::new(&signature.rule, &signature.sides)).collect();
+        let mut builders: Vec<Builders> = BUFFERS.iter().map(|_| Builders::default()).collect();
+        let mut payload: [[Builders; 2]; Scope::ALL.len()] = Default::default();
+        let mut by_ports: [[Vec<u32>; 2]; Scope::ALL.len()] = Default::default();
+        let (mut by_addresses, mut by_header) = (Vec::new(), Vec::new());
+        let mut scopes = [0; 2];
+        for ((signature, plan), rule) in signatures.iter().zip(&plans).zip(0_u32..) {
             let pattern = match signature.prefilter {
-                Prefilter::Pattern(pattern) => pattern,
-                Prefilter::Header => {
-                    by_header.push(rule);
-                    continue;
+                Prefilter::Pattern(pattern) => Some(pattern),
+                Prefilter::Header => None,
+            };
+            let list = pattern.and_then(|pattern| signature.rule.buffers.get(usize::from(pattern.buffer)));
+            match (plan.kind, list) {
+                (Kind::Flow, _) => by_addresses.push(rule),
+                (Kind::Transaction, Some(list)) if list.buffer.description().unit != Unit::Payload => {
+                    if let (Some(builders), Some(pattern)) = (builders.get_mut(list.buffer as usize), pattern)
+                    {
+                        builders.add(rule, signature, pattern, list);
+                    }
                 }
-            };
-            let list = signature.rule.buffers.get(usize::from(pattern.buffer));
-            let (Some(list), Some(content)) = (list, pattern.content(&signature.rule)) else {
-                by_header.push(rule);
-                continue;
-            };
-            let Some(of_buffer) = builders.get_mut(list.buffer as usize) else { continue };
-            let index = of_buffer.iter().position(|(transforms, _)| *transforms == list.transforms);
-            let index = index.unwrap_or_else(|| {
-                of_buffer.push((list.transforms.clone(), Builder::default()));
-                of_buffer.len() - 1
-            });
-            if let Some((_, builder)) = of_buffer.get_mut(index) {
-                builder.add(rule, pattern.bytes(&signature.rule), content, &list.matches);
+                (Kind::Transaction, _) => by_header.push(rule),
+                (Kind::Payload(of), list) => {
+                    let list = list.filter(|list| list.buffer == Buffer::Payload);
+                    let found = list.zip(pattern).filter(|(_, pattern)| usize::from(pattern.len) >= SHORTEST);
+                    for (scope, direction) in
+                        Scope::ALL.into_iter().flat_map(|scope| DIRECTIONS.map(|it| (scope, it)))
+                    {
+                        if of & 1 << scope as u8 == 0 || !plan.has_direction(direction) {
+                            continue;
+                        }
+                        scopes[direction as usize] |= 1 << scope as u8;
+                        match found {
+                            Some((list, pattern)) => payload[scope as usize][direction as usize]
+                                .add(rule, signature, pattern, list),
+                            None => by_ports[scope as usize][direction as usize].push(rule),
+                        }
+                    }
+                }
             }
         }
-        let build = |(transforms, builder): (Box<[Transform]>, Builder)| {
-            builder.build().map(|search| Transformed { transforms, search })
-        };
-        let searches: Result<Vec<Vec<Transformed>>, String> =
-            builders.into_iter().map(|of_buffer| of_buffer.into_iter().map(build).collect()).collect();
-        Ok(Self { signatures: signatures.into(), searches: searches?.into(), by_header: by_header.into() })
+        let searches: Result<Vec<_>, String> = builders.into_iter().map(Builders::build).collect();
+        let mut searches_of_payload: [[Vec<Transformed>; 2]; Scope::ALL.len()] = Default::default();
+        for (built, builders) in searches_of_payload.iter_mut().flatten().zip(payload.into_iter().flatten()) {
+            *built = builders.build()?;
+        }
+        let plan_of = |rule: &u32| plans.get(*rule as usize).map(|plan| (*rule, plan));
+        let ports = by_ports.map(|of| of.map(|rules| PortIndex::new(rules.iter().filter_map(plan_of))));
+        let addresses = DIRECTIONS.map(|direction| {
+            let of_direction = |(_, plan): &(u32, &Plan)| plan.has_direction(direction);
+            AddressIndex::new(by_addresses.iter().filter_map(plan_of).filter(of_direction))
+        });
+        let lists = signatures.iter().flat_map(|signature| &signature.rule.buffers);
+        let wanted = lists.fold(0, |wanted, list| wanted | 1 << list.buffer as u32);
+        Ok(Self {
+            has_mixed: plans.iter().any(|plan| plan.is_mixed),
+            signatures: signatures.into(),
+            plans,
+            searches: searches?.into(),
+            payload: searches_of_payload,
+            ports,
+            addresses,
+            by_header: by_header.into(),
+            wanted,
+            scopes,
+        })
     }
 
     /// Returns the rules. Their indexes are those of candidates.
@@ -94,10 +153,22 @@ impl Engine {
         &self.signatures
     }
 
-    /// Returns the rules that no pattern finds: their headers and conditions do.
+    /// Returns a rule and the way in which it is inspected.
+    #[must_use]
+    pub fn rule(&self, rule: u32) -> Option<(&Signature, &Plan)> {
+        self.signatures.get(rule as usize).zip(self.plans.get(rule as usize))
+    }
+
+    /// Returns the rules of transactions that no pattern finds: their headers and conditions do.
     #[must_use]
     pub const fn by_header(&self) -> &[u32] {
         &self.by_header
+    }
+
+    /// Returns true if a rule has requirements of payload beside those of a transaction.
+    #[must_use]
+    pub const fn has_mixed(&self) -> bool {
+        self.has_mixed
     }
 
     /// Returns true if a pattern of any rule is searched in the buffer. Otherwise the buffer need not be made for
@@ -107,11 +178,63 @@ impl Engine {
         self.searches.get(buffer as usize).is_some_and(|searches| !searches.is_empty())
     }
 
+    /// Returns true if a rule has requirements of the buffer.
+    #[inline]
+    #[must_use]
+    pub const fn wants(&self, buffer: Buffer) -> bool {
+        self.wanted & 1 << buffer as u32 != 0
+    }
+
+    /// Returns true if a rule has requirements of bodies of the direction.
+    #[must_use]
+    pub fn wants_body(&self, direction: Direction) -> bool {
+        Buffer::of_body(direction).into_iter().any(|buffer| self.wants(buffer))
+    }
+
+    /// Adds the rules of transactions that no pattern finds.
+    pub fn header_candidates(&self, found: &mut Candidates) {
+        self.by_header.iter().for_each(|rule| found.add(*rule));
+    }
+
+    /// Returns true if rules inspect payload of this scope.
+    #[inline]
+    #[must_use]
+    pub const fn has_scope(&self, scope: Scope, direction: Direction) -> bool {
+        self.scopes[direction as usize] & 1 << scope as u8 != 0
+    }
+
     /// Adds the rules that the content of a buffer may match.
     pub fn candidates(&self, buffer: Buffer, bytes: &[u8], found: &mut Candidates) {
-        for Transformed { transforms, search } in self.searches.get(buffer as usize).into_iter().flatten() {
-            search.find(&transformed(transforms, bytes), found);
-        }
+        find(self.searches.get(buffer as usize).into_iter().flatten(), bytes, found);
+    }
+
+    /// Adds the rules that payload may match, by their patterns.
+    pub fn payload_candidates(
+        &self,
+        scope: Scope,
+        direction: Direction,
+        bytes: &[u8],
+        found: &mut Candidates,
+    ) {
+        find(&self.payload[scope as usize][direction as usize], bytes, found);
+    }
+
+    /// Adds the rules of packets and payload that no pattern finds, for these ports of sender and receiver.
+    pub fn port_candidates(
+        &self,
+        scope: Scope,
+        direction: Direction,
+        ports: [u16; 2],
+        found: &mut Candidates,
+    ) {
+        let [sender, receiver] = ports;
+        self.ports[scope as usize][direction as usize].find(sender, receiver, |rule| found.add(rule));
+    }
+
+    /// Adds the rules that only addresses find.
+    pub fn address_candidates(&self, direction: Direction, ends: [Address; 2], found: &mut Candidates) {
+        let [sender, receiver] = ends.map(|end| u128::from(end.high) << 64 | u128::from(end.low));
+        self.addresses[direction as usize].find(sender, receiver, |rule| found.add(rule));
     }
 
     /// Verifies the content of a rule. `contents` returns the contents of a buffer: none if the traffic has no such
@@ -121,7 +244,7 @@ impl Engine {
         let Some(signature) = self.signatures.get(rule as usize) else { return Verdict::NoMatch };
         let mut values = Values::default();
         for list in &signature.rule.buffers {
-            match verify_list(list, contents(list.buffer), &mut values) {
+            match verify_list(list, contents(list.buffer).iter().copied(), &mut values, true) {
                 Verdict::Match => {}
                 verdict => return verdict,
             }
@@ -132,7 +255,39 @@ impl Engine {
     /// Returns the memory that the searches take, without the rules.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
-        self.searches.iter().flatten().map(|one| one.search.heap_bytes()).sum()
+        let of_payload = self.payload.iter().flatten();
+        self.searches.iter().chain(of_payload).flatten().map(|one| one.search.heap_bytes()).sum()
+    }
+}
+
+fn find<'s>(searches: impl IntoIterator<Item = &'s Transformed>, bytes: &[u8], found: &mut Candidates) {
+    for Transformed { transforms, search } in searches {
+        search.find(&transformed(transforms, bytes), found);
+    }
+}
+
+/// The patterns of a buffer that are being collected, by their transforms.
+#[derive(Debug, Default)]
+struct Builders(Vec<(Box<[Transform]>, Builder)>);
+
+impl Builders {
+    fn add(&mut self, rule: u32, signature: &Signature, pattern: Pattern, list: &BufferMatches) {
+        let Some(content) = pattern.content(&signature.rule) else { return };
+        let index = self.0.iter().position(|(transforms, _)| *transforms == list.transforms);
+        let index = index.unwrap_or_else(|| {
+            self.0.push((list.transforms.clone(), Builder::default()));
+            self.0.len() - 1
+        });
+        if let Some((_, builder)) = self.0.get_mut(index) {
+            builder.add(rule, pattern.bytes(&signature.rule), content, &list.matches);
+        }
+    }
+
+    fn build(self) -> Result<Vec<Transformed>, String> {
+        let build = |(transforms, builder): (Box<[Transform]>, Builder)| {
+            builder.build().map(|search| Transformed { transforms, search })
+        };
+        self.0.into_iter().map(build).collect()
     }
 }
 
@@ -141,26 +296,32 @@ fn transformed<'a>(transforms: &[Transform], bytes: &'a [u8]) -> Cow<'a, [u8]> {
 }
 
 /// Verifies the requirements of one buffer: one of its contents must satisfy all.
-fn verify_list(list: &BufferMatches, contents: &[&[u8]], values: &mut Values) -> Verdict {
+pub(crate) fn verify_list<'b>(
+    list: &BufferMatches,
+    contents: impl IntoIterator<Item = &'b [u8]>,
+    values: &mut Values,
+    has_variables: bool,
+) -> Verdict {
+    let mut contents = contents.into_iter().peekable();
     let absent = list.matches.iter().find_map(|requirement| match requirement {
         Match::Absent { or_else } => Some(*or_else),
         _ => None,
     });
     match absent {
-        Some(_) if contents.is_empty() => return Verdict::Match,
+        Some(_) if contents.peek().is_none() => return Verdict::Match,
         Some(false) => return Verdict::NoMatch,
         Some(true) | None => {}
     }
     let mut result = Verdict::NoMatch;
     for content in contents {
-        let mut attempt = values.clone();
-        match verify(&list.matches, &transformed(&list.transforms, content), &mut attempt) {
-            Verdict::Match => {
-                *values = attempt;
-                return Verdict::Match;
-            }
+        let before = has_variables.then(|| values.clone());
+        match verify(&list.matches, &transformed(&list.transforms, content), values) {
+            Verdict::Match => return Verdict::Match,
             Verdict::LimitReached => result = Verdict::LimitReached,
             Verdict::NoMatch => {}
+        }
+        if let Some(before) = before {
+            *values = before;
         }
     }
     result

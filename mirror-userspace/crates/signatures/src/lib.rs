@@ -5,7 +5,8 @@
 //! into sorted [`sets`] of addresses and ports. [`compile`] joins a rule with its sets and chooses the pattern by
 //! which it is found. [`inspect`] is a pure function of a buffer and the steps of a rule. [`ruleset`] loads all files
 //! together and reports what was refused, what is there twice, and what will be slow. [`engine`] finds the rules that a
-//! buffer may match by their patterns ([`search`]), and verifies them.
+//! buffer may match by their patterns ([`search`]), and verifies them. [`inspector`] inspects flows: it is told the
+//! [`facts`] about them, and raises alerts.
 //!
 //! The crate does no I/O on the path of packets and knows no clock. Everything that it reads is hostile: [`limits`]
 //! bounds it.
@@ -27,13 +28,17 @@ pub mod config;
 pub mod dataset;
 pub mod diagnostic;
 pub mod engine;
+pub mod facts;
 pub mod file;
 mod frequency;
 pub mod inspect;
+pub mod inspector;
 pub mod limits;
 pub mod number;
 pub mod parse;
 pub mod pcre;
+pub mod plan;
+mod ports;
 pub mod rule;
 pub mod ruleset;
 pub mod search;

@@ -44,3 +44,29 @@ pub const BACKTRACKING: usize = 16 << 10;
 pub const TRANSFORMED: usize = 1 << 20;
 /// Members of all data sets together.
 pub const MEMBERS: usize = 10_000_000;
+/// Bits and numbers that a flow has.
+pub const FLOW_BITS: usize = 64;
+/// Bits that the hosts of a worker have.
+pub const HOST_BITS: usize = 65_536;
+/// Bytes of a stream that are inspected, by direction: Suricata's `stream.reassembly.depth`.
+pub const STREAM: usize = 1 << 20;
+/// Bytes of a stream that are inspected together, unless the sender's turn ends before.
+pub const CHUNK: usize = 2560;
+/// Bytes of a body that are inspected.
+pub const BODY: usize = 100 << 10;
+/// Bytes of a request's body that are there before it is inspected, unless it ends before.
+pub const REQUEST_BODY_FIRST: usize = 32 << 10;
+/// Bytes of a response's body that are there before it is inspected, unless it ends before.
+pub const RESPONSE_BODY_FIRST: usize = 40 << 10;
+/// Bytes that come to a body before it is inspected again.
+pub const BODY_NEXT: usize = 16 << 10;
+/// Bytes of all buffers of a transaction, without bodies.
+pub const PARTS: usize = 256 << 10;
+/// Buffers of a transaction.
+pub const BUFFERS: usize = 1024;
+/// Transactions of a flow whose bodies are on their way.
+pub const OPEN: usize = 64;
+/// Rules that are verified for a packet, a chunk of a stream, or a transaction.
+pub const CANDIDATES: usize = 4096;
+/// Alerts that a packet, a chunk of a stream, or a transaction raises.
+pub const ALERTS: usize = 1000;

@@ -259,6 +259,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         crate::cli::Cli::command().error(ErrorKind::MissingRequiredArgument, what).exit();
     }
     let worker = WorkerConfig {
+        midstream: false,
         max_flows: settings.capture.max_flows,
         // The standard library seeds its maps with random numbers of the system.
         hash_seed: RandomState::new().hash_one(0),

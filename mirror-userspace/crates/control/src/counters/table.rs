@@ -817,6 +817,16 @@ pub const COUNTERS: &[CounterSpec] = &[
             ),
             ("nested_flow", "nested packets begin at most three flows per frame", ""),
             ("ip_length", "the rest of an IP packet that is longer than its frame was", ""),
+            ("rule_memory", "data and transactions that waited for rules, given up at a memory limit", ""),
+            ("rule_transactions", "a transaction without an end, in a flow with more than 64 of them", ""),
+            ("rule_buffers", "parts of a transaction beyond 256 KiB or 1,024, which no rule saw", ""),
+            (
+                "rule_candidates",
+                "rules beyond 4,096 that a packet, message or chunk of a stream could match",
+                "",
+            ),
+            ("rule_steps", "verifications of a rule that took too many steps, and counted as no match", ""),
+            ("rule_alerts", "alerts beyond 1,000 that a packet, message or chunk of a stream raised", ""),
         ],
         action: "none, unless there are many. Then look for loss on the way to the mirror, or for a host that starts \
                  many requests and finishes none",

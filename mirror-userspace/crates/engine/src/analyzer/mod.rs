@@ -12,6 +12,8 @@ mod credit;
 mod enabled;
 mod filter;
 mod registry;
+mod signature_alert;
+mod transaction;
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -24,9 +26,12 @@ use mirror_protocols::eve::EveEvent;
 use mirror_protocols::protocol::Output;
 use mirror_records::sink::Producer;
 use mirror_records::{Conversation, EventType};
+use mirror_signatures::buffer::Buffer;
 
 use crate::FlowMeta;
 use crate::indicators::Indicators;
+use crate::inspection::Inspection;
+pub use crate::inspection::Progress;
 use crate::stream::Mark;
 pub use crate::stream::{Consumed, Event};
 use alert::AlertEvent;
@@ -135,6 +140,8 @@ pub struct Context<'a> {
     pub(crate) muted: bool,
     /// No segment of the server was seen.
     pub(crate) one_sided: bool,
+    /// The rules that raise alerts, if there are any.
+    pub(crate) inspection: Option<&'a mut Inspection>,
 }
 
 impl<'a> Context<'a> {
@@ -145,7 +152,17 @@ impl<'a> Context<'a> {
         records: &'a mut Producer,
         alerted: &'a Cell<bool>,
     ) -> Self {
-        Self { head, time, mark: Mark::NONE, original, records, alerted, muted: false, one_sided: false }
+        Self {
+            head,
+            time,
+            mark: Mark::NONE,
+            original,
+            records,
+            alerted,
+            muted: false,
+            one_sided: false,
+            inspection: None,
+        }
     }
 }
 
@@ -214,6 +231,22 @@ impl Context<'_> {
 }
 
 impl Output for Context<'_> {
+    fn wants(&self, buffer: &'static str) -> bool {
+        self.inspection.is_some() && Buffer::from_name(buffer).is_some_and(|buffer| self.wants(buffer))
+    }
+
+    fn buffer(&mut self, buffer: &'static str, bytes: &[u8]) {
+        if self.inspection.is_some()
+            && let Some(buffer) = Buffer::from_name(buffer)
+        {
+            self.buffer(buffer, bytes);
+        }
+    }
+
+    fn transaction(&mut self, id: u64, direction: Direction) {
+        self.transaction(id, direction, Progress::Done);
+    }
+
     fn time(&self) -> u64 {
         self.time
     }

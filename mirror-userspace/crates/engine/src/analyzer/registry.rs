@@ -25,7 +25,10 @@ pub(super) type Set = u16;
 #[error("a worker has at most {MAX} registered analyzers; register fewer", MAX = Analyzers::MAX_REGISTERED)]
 pub struct TooMany;
 
-const _: () = assert!(REGISTERED as usize + Analyzers::MAX_REGISTERED <= Set::BITS as usize, "widen `Set`");
+/// The bit of the rules, which take what analyzers take. They are no analyzer, see [`crate::inspection`].
+const INSPECTION: Set = 1 << (Set::BITS - 1);
+
+const _: () = assert!(REGISTERED as usize + Analyzers::MAX_REGISTERED < Set::BITS as usize, "widen `Set`");
 
 /// A function that registers a user's analyzers with those of a worker.
 pub type Register = fn(&mut Analyzers) -> Result<(), TooMany>;
@@ -68,6 +71,23 @@ impl Following {
         self.packets != 0
     }
 
+    /// Returns true if rules want the data of a direction.
+    #[must_use]
+    pub(crate) const fn wants_inspection(&self, direction: Direction) -> bool {
+        self.data[direction as usize] & INSPECTION != 0
+    }
+
+    /// Adds the rules to those that want data.
+    pub(crate) const fn begin_inspection(&mut self) {
+        self.data[0] |= INSPECTION;
+        self.data[1] |= INSPECTION;
+    }
+
+    /// Removes the rules from those that want data of a direction.
+    pub(crate) const fn end_inspection(&mut self, direction: Direction) {
+        self.data[direction as usize] &= !INSPECTION;
+    }
+
     const fn add(&mut self, analyzer: Set, packets: bool) {
         self.data[0] |= analyzer;
         self.data[1] |= analyzer;
@@ -84,7 +104,7 @@ impl Following {
 
     /// Returns all that have a state for the flow, or want data.
     const fn followers(self) -> Set {
-        self.known | self.data[0] | self.data[1]
+        (self.known | self.data[0] | self.data[1]) & !INSPECTION
     }
 }
 
@@ -355,7 +375,7 @@ impl Analyzers {
         };
         let mut restart = None;
         self.retire(following, index, context);
-        let wanting = following.data[direction as usize];
+        let wanting = following.data[direction as usize] & !INSPECTION;
         following.known |= wanting;
         // A single analyzer's used bytes are needed by no other.
         let alone = !hold && wanting.is_power_of_two();
@@ -372,7 +392,7 @@ impl Analyzers {
         }
         let left = following.data[direction as usize];
         if !alone && used > 0 {
-            for bit in bits(left) {
+            for bit in bits(left & !INSPECTION) {
                 call!(self, bit, analyzer => analyzer.advance(index, direction, used));
             }
         }

@@ -10,6 +10,7 @@ use mirror_records::Application;
 use mirror_records::sink::Producer;
 
 use crate::analyzer::{Analyzers, Context, Following};
+use crate::inspection::Inspection;
 use crate::meta::{FlowIndex, FlowMeta};
 use crate::sequence;
 use crate::stream::{Consumed, Event, Incoming, Mark, Stream, Streams, Until, Wait, is_unseen};
@@ -30,6 +31,10 @@ pub struct FlowContext<'a> {
     pub time: u64,
     /// Set if the flow raises an alert.
     pub alerted: &'a Cell<bool>,
+    /// The rules that raise alerts, if there are any.
+    pub inspection: &'a mut Option<Box<Inspection>>,
+    /// Connections that are older than the capture are followed in plain frames, too.
+    pub midstream: bool,
 }
 
 /// The state of a flow's application data.
@@ -65,8 +70,9 @@ impl Data {
     ) {
         if self.following.wants_packets() {
             let original = self.known.original;
-            let FlowContext { time, ref mut records, alerted, .. } = *tools;
+            let FlowContext { time, ref mut records, alerted, ref mut inspection, .. } = *tools;
             let mut context = Context::new(head, time, original, records, alerted);
+            context.inspection = inspection.as_deref_mut();
             tools.analyzers.packet(&mut self.following, tools.index, direction, packet, &mut context);
         }
     }
@@ -87,12 +93,21 @@ impl Data {
         if detector.is_over(direction) && !following.wants_data(direction) {
             return;
         }
-        let FlowContext { analyzers, records, index, time, alerted, .. } = tools;
+        let FlowContext { analyzers, records, index, time, alerted, inspection, .. } = tools;
         let now = PacketContext { head, index: *index, alerted, midstream: false, one_sided: false };
         // Datagrams have no preambles.
         let mut preamble = Preamble::OVER;
-        let mut side =
-            Side::new(detector, following, known, &mut preamble, analyzers, records, now, direction);
+        let mut side = Side::new(
+            detector,
+            following,
+            known,
+            &mut preamble,
+            analyzers,
+            records,
+            inspection.as_deref_mut(),
+            now,
+            direction,
+        );
         side.take(Event::Data { bytes: payload, new: 0 }, Mark { time: *time, ..Mark::default() });
     }
 
@@ -130,11 +145,21 @@ impl Data {
         tools: &mut FlowContext<'_>,
     ) {
         let Self { detector, following, known, preamble, streams: followed, .. } = self;
-        let FlowContext { streams, analyzers, records, index, time, alerted } = tools;
+        let FlowContext { streams, analyzers, records, index, time, alerted, inspection, .. } = tools;
         let (midstream, one_sided) = (connection.is_midstream(), connection.is_one_sided());
         let now = PacketContext { head, index: *index, alerted, midstream, one_sided };
         let from = direction.reverse();
-        let mut side = Side::new(detector, following, known, preamble, analyzers, records, now, from);
+        let mut side = Side::new(
+            detector,
+            following,
+            known,
+            preamble,
+            analyzers,
+            records,
+            inspection.as_deref_mut(),
+            now,
+            from,
+        );
         let flags = segment.header.flags();
         // A SYN takes the sequence number in front of its data.
         let sequence = segment.header.sequence().wrapping_add(u32::from(flags & tcp_flags::SYN != 0));
@@ -227,11 +252,21 @@ impl Data {
         tools: &mut FlowContext<'_>,
     ) {
         let Self { detector, following, known, preamble, streams: followed, .. } = self;
-        let FlowContext { streams, analyzers, records, index, alerted, .. } = tools;
+        let FlowContext { streams, analyzers, records, index, alerted, inspection, .. } = tools;
         let (midstream, one_sided) = (connection.is_midstream(), connection.is_one_sided());
         let now = PacketContext { head, index: *index, alerted, midstream, one_sided };
         let direction = Direction::ToServer;
-        let mut side = Side::new(detector, following, known, preamble, analyzers, records, now, direction);
+        let mut side = Side::new(
+            detector,
+            following,
+            known,
+            preamble,
+            analyzers,
+            records,
+            inspection.as_deref_mut(),
+            now,
+            direction,
+        );
         settle(followed, streams, &mut side, connection, until, None);
     }
 
@@ -262,9 +297,10 @@ impl Data {
             self.settle(head, connection, Until::End, tools);
         }
         self.end_preambles(head, tools);
-        let FlowContext { streams, analyzers, records, index, time, alerted } = tools;
+        let FlowContext { streams, analyzers, records, index, time, alerted, inspection, .. } = tools;
         let original = self.known.original;
         let mut context = Context::new(head, *time, original, records, alerted);
+        context.inspection = inspection.as_deref_mut();
         context.one_sided = connection.as_deref().is_some_and(Connection::is_one_sided);
         for (stream, direction) in self.streams.iter_mut().zip([Direction::ToServer, Direction::ToClient]) {
             let owner = head.owner(*index, direction);
@@ -285,6 +321,18 @@ impl Data {
             streams.end(stream, owner, acknowledged, each);
         }
         analyzers.end(&mut self.following, *index, &mut context);
+        context.end_inspection();
+    }
+
+    /// Returns the protocol of the flow, the one before it, and true if recognition failed.
+    #[must_use]
+    pub(crate) fn detected(&self) -> (Option<AppProto>, Option<AppProto>, bool) {
+        let flow = self.detector.flow();
+        let found = match flow {
+            Detection::Found(protocol) => Some(protocol),
+            Detection::Unknown | Detection::Failed => None,
+        };
+        (found, self.known.original, flow == Detection::Failed)
     }
 
     /// Passes on bytes that waited for the rest of a preamble, which will not come.
@@ -299,10 +347,20 @@ impl Data {
     #[cold]
     fn reject_preambles(&mut self, head: &FlowMeta, tools: &mut FlowContext<'_>) {
         let Self { detector, following, known, preamble, streams: own, .. } = self;
-        let FlowContext { streams, analyzers, records, index, time, alerted } = tools;
+        let FlowContext { streams, analyzers, records, index, time, alerted, inspection, .. } = tools;
         let now = PacketContext { head, index: *index, alerted, midstream: false, one_sided: false };
         let direction = Direction::ToServer;
-        let mut side = Side::new(detector, following, known, preamble, analyzers, records, now, direction);
+        let mut side = Side::new(
+            detector,
+            following,
+            known,
+            preamble,
+            analyzers,
+            records,
+            inspection.as_deref_mut(),
+            now,
+            direction,
+        );
         let mark = Mark { time: *time, ..Mark::default() };
         for (stream, direction) in own.iter_mut().zip([Direction::ToServer, Direction::ToClient]) {
             if side.preamble.is_open(direction) {
@@ -530,6 +588,7 @@ struct Side<'a> {
     preamble: &'a mut Preamble,
     analyzers: &'a mut Analyzers,
     records: &'a mut Producer,
+    inspection: Option<&'a mut Inspection>,
     now: PacketContext<'a>,
     mark: Mark,
     direction: Direction,
@@ -558,6 +617,7 @@ impl<'a> Side<'a> {
         preamble: &'a mut Preamble,
         analyzers: &'a mut Analyzers,
         records: &'a mut Producer,
+        inspection: Option<&'a mut Inspection>,
         now: PacketContext<'a>,
         direction: Direction,
     ) -> Self {
@@ -569,6 +629,7 @@ impl<'a> Side<'a> {
             preamble,
             analyzers,
             records,
+            inspection,
             now,
             mark,
             direction,
@@ -580,10 +641,64 @@ impl<'a> Side<'a> {
     /// Processes the next event: preambles first, then detection, then the analyzers.
     fn take(&mut self, event: Event<'_>, mark: Mark) -> Consumed {
         self.mark = mark;
+        if self.following.wants_inspection(self.direction) {
+            return self.take_inspected(event);
+        }
+        self.pass(event)
+    }
+
+    #[inline]
+    fn pass(&mut self, event: Event<'_>) -> Consumed {
         if self.preamble.is_open(self.direction) {
             return self.begin(event);
         }
         self.protocol(event)
+    }
+
+    /// Processes an event of a stream that rules inspect. They see its bytes first, and decide on them when the analyzers
+    /// have.
+    #[cold]
+    fn take_inspected(&mut self, event: Event<'_>) -> Consumed {
+        let (direction, end) = (self.direction, self.mark.end);
+        if let Some(inspection) = self.inspection.as_deref_mut() {
+            match event {
+                Event::Data { bytes, .. } => inspection.stream(direction, bytes, end),
+                Event::Gap { .. } => inspection.gap(direction, end),
+                Event::End { .. } => {}
+            }
+        }
+        let outcome = self.pass(event);
+        self.recognise();
+        if let Some(inspection) = self.inspection.as_deref_mut() {
+            inspection.turn(direction);
+            for direction in [Direction::ToServer, Direction::ToClient] {
+                if inspection.is_closed(direction) {
+                    self.following.end_inspection(direction);
+                }
+            }
+        }
+        self.raise();
+        outcome
+    }
+
+    /// Tells the rules the protocol of the flow.
+    fn recognise(&mut self) {
+        if let Some(inspection) = self.inspection.as_deref_mut() {
+            let flow = self.detector.flow();
+            let found = match flow {
+                Detection::Found(protocol) => Some(protocol),
+                Detection::Unknown | Detection::Failed => None,
+            };
+            inspection.recognise(found, self.known.original, flow == Detection::Failed);
+        }
+    }
+
+    /// Raises the alerts of rules that have just matched.
+    fn raise(&mut self) {
+        let PacketContext { head, alerted, .. } = self.now;
+        let mut context = Context::new(head, self.mark.time, self.known.original, self.records, alerted);
+        context.inspection = self.inspection.as_deref_mut();
+        context.raise();
     }
 
     /// Processes the next event of a direction whose protocol has not begun.
@@ -753,9 +868,11 @@ impl<'a> Side<'a> {
     #[inline]
     fn analyse(&mut self, event: Event<'_>, hold: bool) -> Consumed {
         let PacketContext { head, index, alerted, one_sided, .. } = self.now;
+        self.recognise();
         let mut context = Context {
             mark: self.mark,
             one_sided,
+            inspection: self.inspection.as_deref_mut(),
             ..Context::new(head, self.mark.time, self.known.original, self.records, alerted)
         };
         self.analyzers.data(self.following, index, self.direction, event, hold, &mut context)

@@ -10,6 +10,7 @@ use mirror_packet::{
 };
 use mirror_protocols::dns;
 use mirror_records::{EndReason, FlowRecord, FlowState, IcmpSummary};
+use mirror_signatures::facts::Facts;
 use mirror_xdp_common::filter::{ShuntKey, tuple_word};
 use mirror_xdp_common::inner::has_ports;
 use mirror_xdp_common::wire::protocol;
@@ -101,8 +102,12 @@ impl Flow {
     }
 
     /// Assigns the analyzers that want the flow from its first packet on.
-    pub fn followed_by(&mut self, analyzers: &Analyzers, sources: &Sources) {
-        self.data.follow(analyzers.begin(|| self.head.conversation(sources)));
+    pub fn followed_by(&mut self, analyzers: &Analyzers, sources: &Sources, inspected: bool) {
+        let mut following = analyzers.begin(|| self.head.conversation(sources));
+        if inspected && self.head.is_stream() {
+            following.begin_inspection();
+        }
+        self.data.follow(following);
     }
 
     /// Notes the interface that mirrored a packet, if it is the first of its direction. Only for flows whose key
@@ -203,6 +208,10 @@ impl Flow {
 
     /// Tracks the connection and the data of a packet that is already counted.
     pub fn follow(&mut self, direction: Direction, packet: &Packet<'_>, tools: &mut FlowContext<'_>) {
+        if tools.inspection.is_some() {
+            self.turn_inspection(tools);
+        }
+        let is_loose = self.head.key.session.is_mirrored() || tools.midstream;
         let Self { head, data, connection, marks, .. } = self;
         data.packet(head, direction, packet, tools);
         match &packet.transport {
@@ -213,7 +222,7 @@ impl Flow {
                         if *marks & Self::SHUNTED != 0 {
                             connection.resume(direction, segment);
                         }
-                        if !connection.is_answered() && head.key.session.is_mirrored() {
+                        if !connection.is_answered() && is_loose {
                             connection.catch_up(direction, segment);
                         }
                         connection.follow(direction, segment, tools.time);
@@ -222,13 +231,20 @@ impl Flow {
                 }
                 // Without a mirror session, Suricata's default applies: connections that began before the
                 // capture are not tracked.
-                if connection.is_none() && head.key.session.is_mirrored() {
+                if connection.is_none() && is_loose {
                     *connection = Connection::pick_up(direction, segment, tools.time);
                 }
                 if let Some(connection) = connection {
                     // Without a mirror session, Suricata's rule applies: without an answer there is no
                     // connection.
-                    if connection.is_answered() || head.key.session.is_mirrored() {
+                    if let Some(inspection) = tools.inspection {
+                        let sent = [Direction::ToServer, Direction::ToClient];
+                        inspection.connect(
+                            connection.is_established(),
+                            sent.map(|direction| connection.used(direction)),
+                        );
+                    }
+                    if connection.is_answered() || is_loose {
                         data.segment(head, connection, direction, segment, tools);
                     }
                     self.state = connection.flow_state();
@@ -236,11 +252,64 @@ impl Flow {
             }
             _ => {}
         }
+        if tools.inspection.is_some() {
+            self.inspect(direction, packet, tools);
+        }
+    }
+
+    /// Turns the rules to this flow, before its data.
+    #[cold]
+    fn turn_inspection(&self, tools: &mut FlowContext<'_>) {
+        let facts = self.facts(tools.time);
+        if let Some(inspection) = tools.inspection {
+            inspection.turn_to(tools.index, facts);
+            let (found, original, is_unknown) = self.data.detected();
+            inspection.recognise(found, original, is_unknown);
+        }
+    }
+
+    /// Inspects a packet by the rules, after its data.
+    #[cold]
+    fn inspect(&self, direction: Direction, packet: &Packet<'_>, tools: &mut FlowContext<'_>) {
+        self.turn_inspection(tools);
+        let FlowContext { inspection, records, time, alerted, .. } = tools;
+        let Some(inspection) = inspection.as_deref_mut() else { return };
+        inspection.packet(direction, packet, self.connection.is_some());
+        let (_, original, _) = self.data.detected();
+        let mut context = Context::new(&self.head, *time, original, records, alerted);
+        context.inspection = Some(inspection);
+        context.raise();
+    }
+
+    /// Returns the facts about the flow that rules ask for.
+    fn facts(&self, time: u64) -> Facts {
+        let session = &self.head.key.session;
+        let sent = |direction| self.connection.as_ref().map_or(0, |connection| connection.used(direction));
+        Facts {
+            time,
+            start: self.head.start,
+            transport: self.head.key.protocol(),
+            ipv6: self.head.key.ipv6(),
+            ends: [self.head.client(), self.head.server()],
+            is_established: self
+                .connection
+                .as_ref()
+                .map_or_else(|| !self.head.is_stream() && self.are_both_heard(), Connection::is_established),
+            vni: session.vni().map(Vni::get),
+            session: session.vni().map(|_| session.outer_source),
+            packets: self.packets,
+            bytes: self.bytes,
+            sent: [sent(Direction::ToServer), sent(Direction::ToClient)],
+            ..Facts::default()
+        }
     }
 
     /// Delivers the data that has waited long enough for what is missing.
     #[cold]
     pub(crate) fn settle(&mut self, tools: &mut FlowContext<'_>) {
+        if tools.inspection.is_some() {
+            self.turn_inspection(tools);
+        }
         let Self { head, data, connection, .. } = self;
         if let Some(connection) = connection {
             data.settle(head, connection, Until::Now(tools.time), tools);
@@ -413,6 +482,9 @@ impl Flow {
 
     /// Ends the flow for its analyzers, and releases the buffers of the worker that it holds.
     pub fn end(&mut self, tools: &mut FlowContext<'_>) {
+        if tools.inspection.is_some() {
+            self.turn_inspection(tools);
+        }
         self.data.end(&self.head, self.connection.as_mut(), tools);
     }
 

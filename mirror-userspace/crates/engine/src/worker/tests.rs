@@ -1840,6 +1840,8 @@ fn flows_that_differ_in_vlans_alone_do_not_meet_in_the_table() {
                 direct: true,
                 overlong: false,
                 len: 60,
+                network: &[],
+                header_len: 0,
                 transport: Transport::Udp { payload: &[] },
                 tunnelled: None,
             };

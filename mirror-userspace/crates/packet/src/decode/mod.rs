@@ -342,6 +342,10 @@ pub struct Packet<'a> {
     /// Length in bytes as sent, independent of the captured part. It counts from the beginning of the frame
     /// or of the tunnel's payload, and includes link headers and padding.
     pub len: usize,
+    /// The captured part of the packet, from its IP header on and without padding.
+    pub network: &'a [u8],
+    /// Bytes of the IP header with extension headers.
+    pub header_len: u16,
     /// The transport header and payload.
     pub transport: Transport<'a>,
     /// The packet within this one, not decoded yet.
@@ -385,7 +389,8 @@ pub fn decode_usual<'a>(frame: &'a [u8], original_len: usize, ports: &TunnelPort
     if total_len > len - at {
         return None;
     }
-    let bytes = frame.get(at + header_len..frame.len().min(at + total_len))?;
+    let captured = frame.get(at..frame.len().min(at + total_len))?;
+    let bytes = captured.get(header_len..)?;
     let missing = total_len - header_len - bytes.len();
     let both: Ports = bytes.header(0)?;
     let (source_port, destination_port) = (both.source(), both.destination());
@@ -409,6 +414,8 @@ pub fn decode_usual<'a>(frame: &'a [u8], original_len: usize, ports: &TunnelPort
         direct: tags <= 2,
         overlong: false,
         len,
+        network: captured,
+        header_len: header_len as u16,
         transport,
         tunnelled: None,
     })

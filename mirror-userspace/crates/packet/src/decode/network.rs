@@ -62,7 +62,11 @@ fn decode_ipv4(layer: Layer<'_>) -> Result<Step<'_>, DecodeError> {
         let (identification, more) = (u32::from(identification.get()), ip.more_fragments());
         return Ok(fragment(payload, network, identification, offset, more, header));
     }
-    decode_transport(payload, network)
+    decode_transport(
+        layer.bytes.get(..header_len + payload.bytes.len()).unwrap_or_default(),
+        payload,
+        network,
+    )
 }
 
 fn decode_ipv6(layer: Layer<'_>) -> Result<Step<'_>, DecodeError> {
@@ -72,6 +76,7 @@ fn decode_ipv6(layer: Layer<'_>) -> Result<Step<'_>, DecodeError> {
         payload_len => Ipv6Header::LEN + payload_len,
     };
     let mut payload = payload(layer, Ipv6Header::LEN, total_len)?;
+    let captured = layer.bytes.get(..Ipv6Header::LEN + payload.bytes.len()).unwrap_or_default();
     let mut network = Network::of_ipv6(&ip);
     for _ in 0..MAX_EXTENSION_HEADERS {
         let extension =
@@ -99,12 +104,12 @@ fn decode_ipv6(layer: Layer<'_>) -> Result<Step<'_>, DecodeError> {
             protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS | protocol::MOBILITY => {
                 (usize::from(extension(&payload)?.length_field()) + 1) * 8
             }
-            _ => return decode_transport(payload, network),
+            _ => return decode_transport(captured, payload, network),
         };
         network.protocol = extension(&payload)?.next_header();
         payload = payload.after(len, Protocol::Ip).map_err(|_| DecodeError::IpHeader)?;
     }
-    decode_transport(payload, network)
+    decode_transport(captured, payload, network)
 }
 
 /// Returns the length of an IPv6 packet without a payload length: that of the jumbo payload option (RFC 2675,
@@ -169,9 +174,13 @@ fn fragment<'a>(
 }
 
 #[inline(always)]
-fn decode_transport(payload: Layer<'_>, network: Network) -> Result<Step<'_>, DecodeError> {
+fn decode_transport<'a>(
+    captured: &'a [u8],
+    payload: Layer<'a>,
+    network: Network,
+) -> Result<Step<'a>, DecodeError> {
     if network.protocol == protocol::GRE {
         return tunnel::decode_gre(payload).map(Step::Next);
     }
-    transport::decode(payload, network).map(Step::Packet)
+    transport::decode(captured, payload, network).map(Step::Packet)
 }

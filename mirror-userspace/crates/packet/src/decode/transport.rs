@@ -9,8 +9,12 @@ use super::{
     Cause, DecodeError, Layer, Network, Packet, Protocol, Segment, TcpHeader, Transport, tcp_flags, tunnel,
 };
 
-/// Decodes the transport header at the beginning of `layer`.
-pub(super) fn decode(layer: Layer<'_>, network: Network) -> Result<Packet<'_>, DecodeError> {
+/// Decodes the transport header at the beginning of `layer`, the end of the packet that was captured.
+pub(super) fn decode<'a>(
+    captured: &'a [u8],
+    layer: Layer<'a>,
+    network: Network,
+) -> Result<Packet<'a>, DecodeError> {
     let mut packet = Packet {
         source: network.source,
         destination: network.destination,
@@ -23,6 +27,8 @@ pub(super) fn decode(layer: Layer<'_>, network: Network) -> Result<Packet<'_>, D
         direct: layer.direct,
         overlong: layer.overlong,
         len: 0,
+        network: captured,
+        header_len: captured.len().saturating_sub(layer.bytes.len()) as u16,
         transport: Transport::Ip,
         tunnelled: None,
     };

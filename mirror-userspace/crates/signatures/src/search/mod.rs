@@ -25,6 +25,11 @@ impl Candidates {
         &self.rules
     }
 
+    /// Sorts the rules in the order of their inspection.
+    pub fn sort(&mut self) {
+        self.rules.sort_unstable();
+    }
+
     /// Forgets the rules, and keeps the memory.
     pub fn clear(&mut self) {
         for rule in self.rules.drain(..) {

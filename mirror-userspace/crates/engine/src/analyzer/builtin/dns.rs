@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use mirror_packet::Direction;
 use mirror_protocols::dns::{self, Message, MessageEvent, NameBuffer, Transactions};
+use mirror_signatures::buffer::Buffer;
+use mirror_signatures::facts::TransactionFact;
 
 use crate::analyzer::alert::{Cause, Watch};
 use crate::analyzer::credit::{self, Credit};
 use crate::analyzer::{Analyzer, Consumed, Context, Event};
 use crate::indicators::Indicators;
+use crate::inspection::Progress;
 
 /// Emits events of DNS messages over UDP and TCP.
 #[derive(Clone, Debug, Default)]
@@ -105,6 +108,9 @@ impl Dns {
                 self.watch.one_of_names(Cause::Query, name, &mut flow.credit.alerts, context);
             }
         }
+        if context.is_inspected() {
+            hand_over(&message, u64::from(number), context);
+        }
         // A datagram has the headers of a packet in front, a message in a stream has not.
         if context.is_stream()
             && !flow.credit.events.spend(credit::EVENT + context.relay_cost() + 2 * message.names())
@@ -113,6 +119,32 @@ impl Dns {
         }
         context.record(&MessageEvent { number, latency, message });
     }
+}
+
+/// Hands over a message to the rules.
+#[cold]
+fn hand_over(message: &Message<'_>, number: u64, context: &mut Context<'_>) {
+    let header = message.header();
+    let direction = if header.is_response() { Direction::ToClient } else { Direction::ToServer };
+    let mut name = NameBuffer::new();
+    context.fact(TransactionFact::DnsOpcode(header.opcode()));
+    context.fact(TransactionFact::DnsRcode(header.rcode().into()));
+    for question in message.questions() {
+        let name = question.name.read(&mut name);
+        if direction == Direction::ToServer {
+            context.buffer(Buffer::DnsQuery, name);
+        }
+        if context.wants(Buffer::DnsQueryName) {
+            context.buffer(Buffer::DnsQueryName, name);
+        }
+        context.fact(TransactionFact::DnsType(question.rrtype));
+    }
+    if context.wants(Buffer::DnsAnswerName) {
+        for answer in message.answers() {
+            context.buffer(Buffer::DnsAnswerName, answer.name.read(&mut name));
+        }
+    }
+    context.transaction(number, direction, Progress::Done);
 }
 
 impl Flow {

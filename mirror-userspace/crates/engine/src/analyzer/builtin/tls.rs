@@ -5,11 +5,16 @@ use std::sync::Arc;
 use mirror_packet::Direction;
 use mirror_protocols::detect::AppProto;
 use mirror_protocols::preamble::{TlsBegin, tls_begins};
-use mirror_protocols::tls::{Carrier, Handshake, HandshakeEvent, Messages, Progress, Version};
+use mirror_protocols::tls::{
+    Carrier, Handshake, HandshakeEvent, Ja3, Messages, Progress, ServerHello, Version, ja4,
+};
+use mirror_signatures::buffer::Buffer;
+use mirror_signatures::facts::TransactionFact;
 
 use crate::analyzer::alert::{Cause, Watch};
 use crate::analyzer::{Analyzer, Consumed, Context, Event};
 use crate::indicators::Indicators;
+use crate::inspection;
 
 /// Emits an event for each TLS handshake.
 #[derive(Debug, Default)]
@@ -32,6 +37,8 @@ pub struct Flow {
     /// Client and server were mistaken for each other, as the first hello shows: only one direction of a connection
     /// that is older than the capture is mirrored, and the ports do not tell.
     reversed: Option<bool>,
+    /// The rules have seen the client's hello.
+    is_hello_inspected: bool,
 }
 
 impl Analyzer for Tls {
@@ -70,10 +77,14 @@ impl Analyzer for Tls {
             // This direction cannot be parsed behind a gap.
             progress = handshake.miss(direction);
         }
+        if context.is_inspected() && !flow.is_hello_inspected && direction == Direction::ToServer {
+            flow.is_hello_inspected = hand_over_hello(&handshake.messages(), context);
+        }
         match progress {
             Ok(Progress::Reading) => Consumed::Used(bytes.len()),
             Ok(Progress::Complete) | Err(_) => {
                 self.finish(flow, context);
+                context.end_payload();
                 Consumed::Done
             }
         }
@@ -116,6 +127,12 @@ impl Tls {
                 self.watch.fingerprints(&hello, Carrier::Tcp, context);
             }
         }
+        if context.is_inspected() {
+            if !flow.is_hello_inspected {
+                hand_over_hello(&messages, context);
+            }
+            hand_over_answer(&messages, context);
+        }
         if messages.is_recorded() {
             let original = context.original().map_or("", AppProto::name);
             context.record(&HandshakeEvent {
@@ -129,6 +146,47 @@ impl Tls {
         handshake.clear();
         self.spare.push(handshake);
     }
+}
+
+/// The number of the transaction, of which a connection has one.
+const TRANSACTION: u64 = 0;
+
+/// Hands over the client's hello to the rules. Returns false if it is not complete yet.
+#[cold]
+fn hand_over_hello(messages: &Messages<'_>, context: &mut Context<'_>) -> bool {
+    let Some(hello) = messages.client() else { return false };
+    if let Some(name) = hello.extensions.server_name() {
+        context.buffer(Buffer::TlsSni, name);
+    }
+    if context.wants(Buffer::Ja3Hash) || context.wants(Buffer::Ja3String) {
+        let Ja3 { hash, string } = Ja3::client(&hello);
+        context.buffer(Buffer::Ja3Hash, hash.as_bytes());
+        context.buffer(Buffer::Ja3String, string.as_bytes());
+    }
+    if context.wants(Buffer::Ja4Hash) {
+        context.buffer(Buffer::Ja4Hash, ja4(&hello, Carrier::Tcp).as_bytes());
+    }
+    context.fact(TransactionFact::TlsVersion(hello.version));
+    context.transaction(TRANSACTION, Direction::ToServer, inspection::Progress::Done);
+    true
+}
+
+/// Hands over what the server has answered to the rules.
+#[cold]
+fn hand_over_answer(messages: &Messages<'_>, context: &mut Context<'_>) {
+    let server = messages.server_hello.and_then(ServerHello::parse);
+    if server.is_none() && messages.server_certificate.is_none() {
+        return;
+    }
+    if let Some(hello) = &server {
+        if context.wants(Buffer::Ja3sHash) || context.wants(Buffer::Ja3sString) {
+            let Ja3 { hash, string } = Ja3::server(hello);
+            context.buffer(Buffer::Ja3sHash, hash.as_bytes());
+            context.buffer(Buffer::Ja3sString, string.as_bytes());
+        }
+        context.fact(TransactionFact::TlsVersion(hello.chosen().0));
+    }
+    context.transaction(TRANSACTION, Direction::ToClient, inspection::Progress::Done);
 }
 
 /// Looks for TLS in flows of protocols that negotiate it with commands of their own (STARTTLS, AUTH TLS).

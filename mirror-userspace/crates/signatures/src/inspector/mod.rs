@@ -1,0 +1,436 @@
+//! Inspects traffic: finds the rules that a flow's packets, data and transactions may match, verifies them, and
+//! raises their alerts.
+//!
+//! A worker has one [`Inspector`], which owns all memory that inspection needs from call to call, and a [`FlowState`]
+//! for each flow. The caller sets the [`Facts`] about the flow and hands over what comes, in this order for a packet:
+//! the data of its stream ([`Inspector::stream`]), the buffers of the transactions in it ([`Inspector::buffer`] and
+//! [`Inspector::transaction`]), the end of the data ([`Inspector::turn`]), then the packet itself
+//! ([`Inspector::packet`]). Alerts collect, and [`Inspector::next_alert`] takes them.
+//!
+//! Rules about payload see a stream in chunks: what one side sends until the other side sends something, until a
+//! transaction ends, or until [`limits::CHUNK`] bytes are there.
+
+mod conditions;
+mod flow;
+mod hosts;
+mod memory;
+mod verify;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use mirror_packet::Direction;
+
+use self::flow::Open;
+use self::hosts::HostBits;
+use self::memory::{Memory, Parts};
+use self::verify::Traffic;
+use crate::buffer::Buffer;
+use crate::engine::Engine;
+use crate::facts::{Facts, PacketView, TransactionFact};
+use crate::limits;
+use crate::plan::Scope;
+use crate::search::Candidates;
+
+pub use self::flow::FlowState;
+
+/// A rule that matched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alert {
+    /// The index of the rule in [`Engine::signatures`].
+    pub rule: u32,
+    /// The direction of the packet or data that matched.
+    pub direction: Direction,
+    /// The number of the transaction, if the rule matched in one.
+    pub transaction: Option<u64>,
+}
+
+/// Whether a transaction can get more buffers in a direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// A body follows, which [`Inspector::body`] takes.
+    Body,
+    /// The direction of the transaction is complete.
+    Done,
+}
+
+/// What inspection did not do, because a bound was reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Rules that were not verified, because a packet, chunk or transaction had too many.
+    pub candidates: u64,
+    /// Verifications that were given up, because they took too many steps.
+    pub steps: u64,
+    /// Buffers of transactions that were too long or too many.
+    pub buffers: u64,
+    /// Transactions that were given up, because a flow had too many whose bodies were on their way.
+    pub transactions: u64,
+    /// Data and transactions that were given up for lack of memory.
+    pub memory: u64,
+    /// Alerts that were not raised, because a packet, chunk or transaction had too many.
+    pub alerts: u64,
+}
+
+/// Inspects the flows of a worker.
+#[derive(Debug)]
+pub struct Inspector {
+    engine: Arc<Engine>,
+    /// Grows with each set of rules.
+    generation: u32,
+    work: Work,
+}
+
+/// The memory of an inspector.
+#[derive(Debug, Default)]
+struct Work {
+    candidates: Candidates,
+    /// The transaction in the making.
+    parts: Parts,
+    memory: Memory,
+    hosts: HostBits,
+    alerts: VecDeque<Alert>,
+    /// Rules that wait for the body of the transaction that was verified last, and rules that matched in it.
+    pending: Vec<u32>,
+    matched: Vec<u32>,
+    losses: Losses,
+}
+
+impl Work {
+    /// Takes the data of a stream that waits, if rules of transactions look at it.
+    fn take_payload(&mut self, engine: &Engine, flow: &FlowState, direction: Direction) -> Option<Vec<u8>> {
+        let slot = flow.raw[direction as usize].slot.filter(|_| engine.has_mixed())?;
+        self.memory.get(slot).map(|item| std::mem::take(&mut item.body))
+    }
+
+    /// Gives it back.
+    fn give_payload(&mut self, flow: &FlowState, direction: Direction, payload: Option<Vec<u8>>) {
+        if let Some(payload) = payload
+            && let Some(item) = flow.raw[direction as usize].slot.and_then(|slot| self.memory.get(slot))
+        {
+            item.body = payload;
+        }
+    }
+}
+
+impl Inspector {
+    /// Makes an inspector with these rules.
+    #[must_use]
+    pub fn new(engine: Arc<Engine>) -> Self {
+        Self { engine, generation: 1, work: Work::default() }
+    }
+
+    /// Returns the rules.
+    #[must_use]
+    pub const fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Replaces the rules. Flows keep what does not depend on rules: bits, numbers, and transactions whose bodies are on
+    /// their way, which the new rules inspect.
+    pub fn replace(&mut self, engine: Arc<Engine>) {
+        self.engine = engine;
+        self.generation += 1;
+    }
+
+    /// Returns what was not inspected, because a bound was reached.
+    #[must_use]
+    pub const fn losses(&self) -> Losses {
+        Losses { memory: self.work.memory.lost(), ..self.work.losses }
+    }
+
+    /// Returns true if a rule inspects the buffer.
+    #[inline]
+    #[must_use]
+    pub fn wants(&self, buffer: Buffer) -> bool {
+        self.engine.wants(buffer)
+    }
+
+    /// Inspects a packet, after the data that it brought.
+    pub fn packet(&mut self, flow: &mut FlowState, facts: &Facts, packet: &PacketView<'_>) {
+        let Self { engine, work, .. } = self;
+        let direction = packet.direction;
+        if flow.is_passed {
+            return;
+        }
+        let (sender, receiver) = (facts.sender(direction), facts.sender(direction.reverse()));
+        work.candidates.clear();
+        if flow.begun & 1 << direction as u8 == 0 {
+            flow.begun |= 1 << direction as u8;
+            engine.address_candidates(direction, [sender.0, receiver.0], &mut work.candidates);
+        }
+        let scope = Scope::of_packet(facts.transport);
+        if engine.has_scope(scope, direction) {
+            if !packet.payload.is_empty() {
+                engine.payload_candidates(scope, direction, packet.payload, &mut work.candidates);
+            }
+            engine.port_candidates(scope, direction, [sender.1, receiver.1], &mut work.candidates);
+        }
+        if !work.candidates.rules().is_empty() {
+            let traffic = Traffic::of_packet(facts, packet);
+            work.verify_candidates(engine, flow, &traffic);
+        }
+    }
+
+    /// Takes the next bytes of a stream. They are inspected by [`Inspector::turn`] or at the end of a transaction.
+    /// Returns false if no rule wants more of the direction.
+    pub fn stream(
+        &mut self,
+        flow: &mut FlowState,
+        facts: &Facts,
+        direction: Direction,
+        bytes: &[u8],
+    ) -> bool {
+        let Self { engine, work, .. } = self;
+        let raw = &mut flow.raw[direction as usize];
+        if raw.is_closed
+            || flow.is_passed
+            || !engine.has_scope(Scope::Stream, direction) && !engine.has_mixed()
+        {
+            raw.is_closed = true;
+            return false;
+        }
+        let bytes = bytes.get(..limits::STREAM - raw.taken).unwrap_or(bytes);
+        raw.taken += bytes.len();
+        let kept = raw.slot.filter(|slot| work.memory.get(*slot).is_some());
+        let slot = kept.unwrap_or_else(|| work.memory.enter(facts.sender(direction).0));
+        raw.slot = Some(slot);
+        if let Some(item) = work.memory.get(slot) {
+            item.body.extend_from_slice(bytes);
+        }
+        work.memory.charge(slot);
+        true
+    }
+
+    /// Notes that bytes of a stream are missing: what is there is inspected without them.
+    pub fn gap(&mut self, flow: &mut FlowState, facts: &Facts, direction: Direction) {
+        self.chunk(flow, facts, direction, 1, true);
+    }
+
+    /// Inspects the data of the other side, whose turn has ended, and that of this one if there is enough of it.
+    pub fn turn(&mut self, flow: &mut FlowState, facts: &Facts, direction: Direction) {
+        self.chunk(flow, facts, direction.reverse(), 1, true);
+        self.chunk(flow, facts, direction, limits::CHUNK, true);
+        let raw = &mut flow.raw[direction as usize];
+        if raw.taken >= limits::STREAM {
+            self.close(flow, facts, direction);
+        }
+    }
+
+    /// Ends the inspection of payload in a direction: what follows is encrypted, or beyond the bound.
+    pub fn close(&mut self, flow: &mut FlowState, facts: &Facts, direction: Direction) {
+        self.chunk(flow, facts, direction, 1, true);
+        let raw = &mut flow.raw[direction as usize];
+        raw.is_closed = true;
+        if let Some(slot) = raw.slot.take() {
+            self.work.memory.leave(slot);
+        }
+    }
+
+    /// Returns true if no rule wants more of the payload of a direction.
+    #[must_use]
+    pub const fn is_closed(&self, flow: &FlowState, direction: Direction) -> bool {
+        flow.raw[direction as usize].is_closed
+    }
+
+    /// Inspects the data of a direction that waits, if it has at least this many bytes.
+    fn chunk(&mut self, flow: &mut FlowState, facts: &Facts, direction: Direction, least: usize, ends: bool) {
+        let Self { engine, work, .. } = self;
+        let Some(slot) = flow.raw[direction as usize].slot else { return };
+        let Some(item) = work.memory.get(slot) else { return };
+        if item.body.len() < least {
+            return;
+        }
+        let data = std::mem::take(&mut item.body);
+        let searched = std::mem::replace(&mut item.searched, data.len());
+        // What a transaction has inspected is not inspected again.
+        if searched < data.len() && !flow.is_passed {
+            work.candidates.clear();
+            engine.payload_candidates(Scope::Stream, direction, &data, &mut work.candidates);
+            let ports = [facts.sender(direction).1, facts.sender(direction.reverse()).1];
+            engine.port_candidates(Scope::Stream, direction, ports, &mut work.candidates);
+            let traffic = Traffic::of_stream(facts, direction, &data);
+            work.verify_candidates(engine, flow, &traffic);
+        }
+        if let Some(item) = work.memory.get(slot) {
+            item.body = data;
+            if ends {
+                item.body.clear();
+                item.searched = 0;
+                // A stream that is silent now keeps no memory.
+                work.memory.leave(slot);
+                flow.raw[direction as usize].slot = None;
+            }
+        }
+    }
+
+    /// Adds a buffer to the transaction that the next [`Inspector::transaction`] inspects. The bytes are copied.
+    pub fn buffer(&mut self, buffer: Buffer, bytes: &[u8]) {
+        let Work { parts, losses, .. } = &mut self.work;
+        let (size, count) = parts.size();
+        if size + bytes.len() > limits::PARTS || count >= limits::BUFFERS {
+            losses.buffers += 1;
+        } else {
+            parts.add(buffer, bytes);
+        }
+    }
+
+    /// Adds a fact to that transaction.
+    pub fn fact(&mut self, fact: TransactionFact) {
+        let facts = &mut self.work.parts.facts;
+        if facts.len() < limits::BUFFERS {
+            facts.push(fact);
+        }
+    }
+
+    /// Inspects one direction of a transaction with the buffers that were added since the last call: all that it has
+    /// in this direction but bodies.
+    pub fn transaction(
+        &mut self,
+        flow: &mut FlowState,
+        facts: &Facts,
+        id: u64,
+        direction: Direction,
+        progress: Progress,
+    ) {
+        if flow.is_passed {
+            return self.work.parts.clear();
+        }
+        let is_done = progress == Progress::Done;
+        if is_done {
+            self.chunk(flow, facts, direction, 1, false);
+        }
+        let Self { engine, work, .. } = self;
+        work.candidates.clear();
+        for (buffer, bytes) in work.parts.all() {
+            engine.candidates(buffer, bytes, &mut work.candidates);
+        }
+        engine.header_candidates(&mut work.candidates);
+        let parts = std::mem::take(&mut work.parts);
+        let payload = work.take_payload(engine, flow, direction);
+        let mut traffic = Traffic::of_transaction(facts, direction, id, &parts);
+        traffic.payload = payload.as_deref();
+        traffic.is_open = !is_done;
+        work.verify_candidates(engine, flow, &traffic);
+        work.give_payload(flow, direction, payload);
+        work.parts = parts;
+        if !is_done && engine.wants_body(direction) {
+            self.open(flow, facts, id, direction);
+        } else if is_done {
+            self.chunk(flow, facts, direction, 1, true);
+        }
+        self.work.parts.clear();
+    }
+
+    /// Keeps a transaction until its body is there.
+    fn open(&mut self, flow: &mut FlowState, facts: &Facts, id: u64, direction: Direction) {
+        let Work { memory, parts, losses, pending, matched, .. } = &mut self.work;
+        if flow.open.len() >= limits::OPEN {
+            losses.transactions += 1;
+            memory.leave(flow.open.remove(0).slot);
+        }
+        let slot = memory.enter(facts.sender(direction).0);
+        if let Some(item) = memory.get(slot) {
+            std::mem::swap(&mut item.parts, parts);
+            std::mem::swap(&mut item.pending, pending);
+            std::mem::swap(&mut item.matched, matched);
+        }
+        memory.charge(slot);
+        flow.generation = self.generation;
+        flow.open.push(Open { id, direction, slot });
+    }
+
+    /// Takes the next bytes of a body. `is_end` ends it, and the direction of the transaction.
+    pub fn body(
+        &mut self,
+        flow: &mut FlowState,
+        facts: &Facts,
+        id: u64,
+        direction: Direction,
+        bytes: &[u8],
+        is_end: bool,
+    ) {
+        let open = flow.open.iter().find(|open| open.id == id && open.direction == direction).copied();
+        if let Some(open) = open {
+            self.grow(flow, facts, open, bytes, is_end);
+            if is_end {
+                flow.open.retain(|other| other.slot != open.slot);
+                self.work.memory.leave(open.slot);
+            }
+        }
+        if is_end {
+            self.chunk(flow, facts, direction, 1, true);
+        }
+    }
+
+    /// Adds bytes to a body, and inspects it if there is enough of it.
+    fn grow(&mut self, flow: &mut FlowState, facts: &Facts, open: Open, bytes: &[u8], is_end: bool) {
+        /// Bytes in front that were searched before: a pattern may begin there.
+        const OVERLAP: usize = 256;
+
+        let is_outdated = flow.generation != self.generation;
+        let Self { engine, work, .. } = self;
+        let Open { id, direction, slot } = open;
+        let Some(item) = work.memory.get(slot) else { return };
+        let room = limits::BODY.saturating_sub(item.body.len());
+        item.body.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+        let first = match direction {
+            Direction::ToServer => limits::REQUEST_BODY_FIRST,
+            Direction::ToClient => limits::RESPONSE_BODY_FIRST,
+        };
+        let next = if item.searched == 0 { first } else { item.searched + limits::BODY_NEXT };
+        let len = item.body.len();
+        let is_more = len > item.searched && (len >= next || len == limits::BODY);
+        if !is_more && !is_end || flow.is_passed {
+            return work.memory.charge(slot);
+        }
+        let (parts, body) = (std::mem::take(&mut item.parts), std::mem::take(&mut item.body));
+        let (before, matched) = (std::mem::take(&mut item.pending), std::mem::take(&mut item.matched));
+        work.candidates.clear();
+        if is_outdated {
+            engine.header_candidates(&mut work.candidates);
+        } else {
+            before.iter().for_each(|rule| work.candidates.add(*rule));
+        }
+        let new = body.get(item.searched.saturating_sub(OVERLAP)..).unwrap_or_default();
+        item.searched = len;
+        if !new.is_empty() {
+            for buffer in Buffer::of_body(direction) {
+                engine.candidates(buffer, new, &mut work.candidates);
+            }
+        }
+        let payload = work.take_payload(engine, flow, direction);
+        let mut traffic = Traffic::of_transaction(facts, direction, id, &parts);
+        traffic.payload = payload.as_deref();
+        traffic.body = Some(&body);
+        traffic.is_open = !is_end;
+        traffic.matched = if is_outdated { &[] } else { &matched };
+        work.verify_candidates(engine, flow, &traffic);
+        work.give_payload(flow, direction, payload);
+        let Work { memory, pending, matched: new, .. } = work;
+        if let Some(item) = memory.get(slot) {
+            (item.parts, item.body, item.pending, item.matched) = (parts, body, before, matched);
+            item.matched.append(new);
+            std::mem::swap(&mut item.pending, pending);
+        }
+        memory.charge(slot);
+    }
+
+    /// Ends a flow: what waits for more data is inspected as it is.
+    pub fn end(&mut self, flow: &mut FlowState, facts: &Facts) {
+        while let Some(open) = flow.open.first().copied() {
+            self.body(flow, facts, open.id, open.direction, &[], true);
+            flow.open.retain(|other| other.slot != open.slot);
+        }
+        for direction in [Direction::ToServer, Direction::ToClient] {
+            self.close(flow, facts, direction);
+        }
+    }
+
+    /// Takes the oldest alert that was raised.
+    pub fn next_alert(&mut self) -> Option<Alert> {
+        self.work.alerts.pop_front()
+    }
+}
+
+#[cfg(test)]
+mod tests;

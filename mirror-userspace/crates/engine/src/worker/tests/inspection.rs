@@ -57,7 +57,8 @@ alert tcp any any -> any any (flow:to_client; content:"reply"; sid:3;)"#,
     );
     let mut connection = Tcp::new(4000);
     connection.open(&mut bench);
-    let mut segments: Vec<_> = b"hello world".iter().map(|byte| connection.segment(true, "A", &[*byte])).collect();
+    let mut segments: Vec<_> =
+        b"hello world".iter().map(|byte| connection.segment(true, "A", &[*byte])).collect();
     segments.swap(2, 7);
     segments.swap(0, 1);
     for segment in segments {

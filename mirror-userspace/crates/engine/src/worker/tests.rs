@@ -18,6 +18,7 @@ use crate::analyzer::{Analyzer, Consumed, Context, Event, Filter, Interest};
 
 mod cut;
 mod duplicates;
+mod inspection;
 mod opening;
 mod scope;
 mod streams;

@@ -27,8 +27,8 @@ use crate::transform::Transform;
 pub(super) struct Traffic<'a> {
     facts: &'a Facts,
     direction: Direction,
-    /// The scope of packets and streams; `None` for a transaction.
-    scope: Option<Scope>,
+    /// The scopes of a packet or stream, a bit each; none for a transaction.
+    scopes: u8,
     packet: Option<&'a PacketView<'a>>,
     transaction: Option<u64>,
     parts: Option<&'a Parts>,
@@ -47,7 +47,7 @@ impl<'a> Traffic<'a> {
         Self {
             facts,
             direction,
-            scope: None,
+            scopes: 0,
             packet: None,
             transaction: None,
             parts: None,
@@ -60,12 +60,13 @@ impl<'a> Traffic<'a> {
 
     pub(super) const fn of_packet(facts: &'a Facts, packet: &'a PacketView<'a>) -> Self {
         let payload = Some(packet.payload);
-        let scope = Some(Scope::of_packet(facts.transport));
-        Self { scope, packet: Some(packet), payload, ..Self::new(facts, packet.direction) }
+        let loose = if packet.in_stream { 0 } else { 1 << Scope::Loose as u8 };
+        let scopes = 1 << Scope::of_packet(facts.transport) as u8 | loose;
+        Self { scopes, packet: Some(packet), payload, ..Self::new(facts, packet.direction) }
     }
 
     pub(super) const fn of_stream(facts: &'a Facts, direction: Direction, data: &'a [u8]) -> Self {
-        Self { scope: Some(Scope::Stream), payload: Some(data), ..Self::new(facts, direction) }
+        Self { scopes: 1 << Scope::Stream as u8, payload: Some(data), ..Self::new(facts, direction) }
     }
 
     pub(super) const fn of_transaction(
@@ -79,11 +80,10 @@ impl<'a> Traffic<'a> {
 
     /// Returns true if a rule is verified with this unit of traffic.
     fn is_of(&self, plan: &Plan) -> bool {
-        match (plan.kind, self.scope) {
-            (Kind::Flow, scope) => scope.is_some_and(|scope| scope != Scope::Stream),
-            (Kind::Payload(scopes), Some(scope)) => scopes & 1 << scope as u8 != 0,
-            (Kind::Transaction, None) => true,
-            _ => false,
+        match plan.kind {
+            Kind::Flow => self.packet.is_some(),
+            Kind::Payload(scopes) => scopes & self.scopes != 0,
+            Kind::Transaction => self.transaction.is_some(),
         }
     }
 

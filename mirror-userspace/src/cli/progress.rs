@@ -121,7 +121,7 @@ pub(super) fn listed(named: &Named) -> String {
 }
 
 /// Sums up several sets of counters, by name.
-fn summed<'n>(counters: impl Iterator<Item = &'n Named>) -> Named {
+pub(super) fn summed<'n>(counters: impl Iterator<Item = &'n Named>) -> Named {
     let mut sums: Vec<(&'static str, u64)> = Vec::new();
     for &(name, count) in counters.flat_map(|named| &named.0) {
         match sums.iter_mut().find(|(other, _)| *other == name) {

@@ -1,5 +1,7 @@
 //! `mirror-xdp read`: runs the worker of the live capture on capture files.
 
+mod each;
+
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,6 +16,7 @@ use mirror_control::stats::{self, Named, Records};
 use mirror_device::xdp::program::LogLevel;
 use mirror_engine::analyzer::Enabled;
 use mirror_engine::indicators::Indicators;
+use mirror_engine::inspection::Rules;
 use mirror_engine::offline::{self, Frames};
 use mirror_engine::worker::{Worker, WorkerConfig};
 use mirror_packet::FlowScope;
@@ -25,7 +28,7 @@ use mirror_signatures::engine::Engine;
 use mirror_store::{Retention, Store, StoreHandle};
 use serde::Serialize;
 
-use super::gate::Rules;
+use super::gate;
 use super::log::Format;
 use super::progress::{CLEAR, grouped, listed, with_unit};
 use super::run::sink_settings;
@@ -40,6 +43,7 @@ use super::{help, number, set};
 Examples:
   mirror-xdp read session.pcap                      records go to ./eve.json
   mirror-xdp read --log-dir out a.pcap b.pcapng.gz  several files, in this order
+  mirror-xdp read --each --log-dir out *.pcap       each file apart: out/a.pcap/eve.json, out/b.pcap/eve.json
   mirror-xdp read --config mirror-xdp.toml day.pcap  as a capture with this configuration would have
   mirror-xdp read --store packets session.pcap      keep and index the packets, for `mirror-xdp extract`
   ssh host tcpdump -i any -w - | mirror-xdp read -  a capture from standard input
@@ -59,6 +63,11 @@ pub(super) struct Args {
     /// Directory of eve.json; created if missing
     #[arg(long, value_name = "DIR", default_value = ".")]
     log_dir: PathBuf,
+
+    /// Read each file apart, as a command of its own would, with its records in a directory of its own below that of
+    /// --log-dir, named like the file with `__` for each `/`
+    #[arg(long, conflicts_with = "store")]
+    each: bool,
 
     /// Also keep the packets, in this directory, as [store] of the configuration defines; `mirror-xdp extract` finds
     /// them
@@ -156,35 +165,33 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
+    if args.each {
+        each::check(args, &settings);
+    }
     let indicators = Arc::new(settings.alerts.load()?);
     let rules = args.rules.load()?;
     let mut sink = confine(args, &settings)?;
+    if args.each {
+        return each::read(args, &settings, &indicators, rules.as_ref());
+    }
     // Created once there is something to read: a mistyped name leaves nothing behind.
     let mut reader: Option<Reader> = None;
     let mut damaged = false;
     for path in &args.files {
-        let file =
-            if is_standard_input(path) { CaptureFile::standard_input() } else { CaptureFile::open(path) };
-        let (links, outcome) = match file {
-            Ok(file) => match &mut reader {
-                Some(reader) => reader.read(file),
-                None => reader
-                    .insert(Reader::new(args, &settings, &indicators, rules.as_ref(), sink.take())?)
-                    .read(file),
-            },
+        let read = match open_file(path) {
+            Ok(file) => {
+                let reader = match &mut reader {
+                    Some(reader) => reader,
+                    None => {
+                        let sink = sink.take().map_or_else(|| open_sink(args, &settings), Ok)?;
+                        reader.insert(Reader::new(args, &settings, &indicators, rules.as_ref(), sink)?)
+                    }
+                };
+                reader.read(file)
+            }
             Err(error) => (Links::default(), Err(error)),
         };
-        if let Some(reader) = &mut reader {
-            reader.progress.clear();
-        }
-        if let Some(text) = links.unsupported_text().filter(|_| !args.json || !links.any_supported) {
-            damaged |= !links.any_supported;
-            eprintln!("mirror-xdp: {}: {text}", path.display());
-        }
-        if let Err(error) = outcome {
-            damaged = true;
-            eprintln!("mirror-xdp: {}", one_line(&error));
-        }
+        damaged |= !is_whole(args, path, read);
     }
     let Some(reader) = reader else { return Ok(ExitCode::FAILURE) };
     let totals = reader.finish(start.elapsed())?;
@@ -195,6 +202,24 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let failed = damaged || totals.records.lost > 0;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn open_file(path: &Path) -> Result<CaptureFile, CaptureFileError> {
+    if is_standard_input(path) { CaptureFile::standard_input() } else { CaptureFile::open(path) }
+}
+
+/// Reports what could not be read of a file. Returns whether the file is whole, and has frames that can be analysed.
+fn is_whole(args: &Args, path: &Path, (links, outcome): (Links, Result<(), CaptureFileError>)) -> bool {
+    let mut whole = true;
+    if let Some(text) = links.unsupported_text().filter(|_| !args.json || !links.any_supported) {
+        whole = links.any_supported;
+        eprintln!("mirror-xdp: {}: {text}", path.display());
+    }
+    if let Err(error) = outcome {
+        whole = false;
+        eprintln!("mirror-xdp: {}", one_line(&error));
+    }
+    whole
 }
 
 /// Confines the process to the capture files, the log and the store, before it reads any of them. Creates the
@@ -273,9 +298,8 @@ impl Reader {
         settings: &Config,
         indicators: &Arc<Indicators>,
         rules: Option<&Arc<Engine>>,
-        sink: Option<Sink>,
+        sink: Sink,
     ) -> anyhow::Result<Self> {
-        let sink = sink.map_or_else(|| open_sink(args, settings), Ok)?;
         let config = WorkerConfig {
             max_flows: settings.capture.max_flows,
             hash_seed: offline::HASH_SEED,
@@ -292,10 +316,10 @@ impl Reader {
             .recorder(recorder)
             .indicators(Some(Arc::clone(indicators)))
             .build();
-        worker.inspect(rules.cloned());
+        worker.inspect(rules.cloned().map(Rules::new));
         let mut frames = offline::Reader::of(worker, super::parser_ports(&settings.ports));
         if settings.policy != Policy::default() {
-            frames = frames.with_gate(Box::new(Rules::new(&settings.policy, kept.as_deref())?));
+            frames = frames.with_gate(Box::new(gate::Rules::new(&settings.policy, kept.as_deref())?));
         }
         Ok(Self { sink, store, frames, progress: Progress::new(args.json), quiet: args.json })
     }
@@ -312,12 +336,24 @@ impl Reader {
             self.frames.frame(&frame);
             self.progress.show(self.frames.frames());
         });
+        self.progress.clear();
         (links, outcome)
     }
 
+    /// Ends all flows, and closes log and store.
     fn finish(mut self, elapsed: Duration) -> anyhow::Result<Totals> {
+        let mut totals = self.account(elapsed)?;
+        totals.records = Records::new(self.frames.worker().counters().records_lost, &self.sink.finish());
+        if let Some(store) = self.store {
+            // This command uploads nothing.
+            let _ = super::store::finish(store, self.quiet);
+        }
+        Ok(totals)
+    }
+
+    /// Ends all flows, and writes the account.
+    fn account(&mut self, elapsed: Duration) -> anyhow::Result<Totals> {
         self.frames.finish();
-        self.progress.clear();
         let worker = self.frames.worker();
         let frames = self.frames.frames();
         let Frames { seen, bytes, mirrored, plain, .. } = *frames;
@@ -329,7 +365,7 @@ impl Reader {
         let unaccounted = seen.abs_diff(mirrored + plain + dropped.sum() + shunted.sum())
             + (mirrored + plain).abs_diff(analysed.delivered)
             + analysed.imbalance();
-        let mut totals = Totals {
+        let totals = Totals {
             seconds: elapsed.as_secs_f64(),
             frames: FrameTotals { seen, bytes, mirrored, plain, dropped, shunted },
             records: Records::new(records_lost, &self.sink.flush()),
@@ -337,11 +373,6 @@ impl Reader {
             unaccounted,
         };
         self.sink.stats(worker.now(), &totals).context("cannot write the statistics")?;
-        totals.records = Records::new(records_lost, &self.sink.finish());
-        if let Some(store) = self.store {
-            // This command uploads nothing.
-            let _ = super::store::finish(store, self.quiet);
-        }
         Ok(totals)
     }
 }

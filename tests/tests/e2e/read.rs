@@ -367,6 +367,52 @@ fn several_files_are_read_one_after_the_other() {
 }
 
 #[test]
+fn each_file_apart_gives_the_records_that_a_command_of_its_own_gives() {
+    let directory = tempfile::tempdir().unwrap();
+    let own = |name: &str, frames: &[Vec<u8>]| {
+        let file = write_pcap(directory.path(), frames, Endianness::Little, TsResolution::MicroSecond);
+        let own = directory.path().join(name);
+        fs::rename(file, &own).unwrap();
+        own
+    };
+    let frames = conversations();
+    let files = [own("all.pcap", &frames), own("two.pcap", &frames[..2]), own("again.pcap", &frames)];
+    let bad = directory.path().join("bad.pcap");
+    fs::write(&bad, "").unwrap();
+    let absent = directory.path().join("absent.pcap");
+    let given = [&files[0], &bad, &files[1], &absent, &files[2]].map(PathBuf::as_path);
+    let Some((output, log_dir)) = read(&given, &["--each", "--json"]) else { return };
+    assert_eq!(output.status.code(), Some(1));
+    for name in ["bad.pcap", "absent.pcap"] {
+        assert_eq!(output.stderr.iter().filter(|line| line.contains(name)).count(), 1, "{:?}", output.stderr);
+    }
+    let totals: Vec<Value> = output.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(totals.len(), files.len());
+    for (file, totals) in files.iter().zip(&totals) {
+        assert_eq!(totals["file"], file.to_str().unwrap());
+        let log = log_dir.path().join(file.to_str().unwrap().replace('/', "__"));
+        let Some((alone, alone_dir)) = read(&[file], &["--json"]) else { return };
+        assert_eq!(comparable(&records(&log)), comparable(&records(alone_dir.path())), "{file:?}");
+        let alone: Value = serde_json::from_str(&alone.stdout).unwrap();
+        for key in ["frames", "records", "workers"] {
+            assert_eq!(totals[key], alone[key], "{file:?}: {key}");
+        }
+    }
+}
+
+#[test]
+fn files_apart_whose_records_would_meet_are_wrong_usage() {
+    let file = Path::new("a.pcap");
+    let Some((output, log_dir)) = read(&[file, file], &["--each"]) else { return };
+    assert_eq!(output.status.code(), Some(2), "{:?}", output.stderr);
+    for arguments in [["--eve-output", "-"], ["--eve-output", "/tmp/eve.json"], ["--store", "packets"]] {
+        let (output, _) = read(&[file], &[&["--each"], &arguments[..]].concat()).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {:?}", output.stderr);
+    }
+    assert_eq!(fs::read_dir(log_dir.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn a_truncated_file_is_read_up_to_the_damage() {
     let frames = conversations();
     let directory = tempfile::tempdir().unwrap();

@@ -15,8 +15,29 @@ use mirror_signatures::engine::Engine;
 use mirror_signatures::facts::{Facts, PacketView, TransactionFact};
 pub use mirror_signatures::inspector::{Alert, Progress};
 use mirror_signatures::inspector::{FlowState, Inspector, Losses};
+use mirror_signatures::threshold::Counts;
 
 use crate::FlowIndex;
+
+/// Bytes of the table of counts divided by 16: hosts and rules whose matches are counted at a time.
+const COUNTED: usize = 1 << 16;
+
+/// Rules, with the counts of their matches. Workers of a capture share both.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// The rules.
+    pub engine: Arc<Engine>,
+    /// How often rules matched, for their thresholds.
+    pub counts: Arc<Counts>,
+}
+
+impl Rules {
+    /// Returns these rules with counts of their own.
+    #[must_use]
+    pub fn new(engine: Arc<Engine>) -> Self {
+        Self { engine, counts: Arc::new(Counts::new(COUNTED, 0)) }
+    }
+}
 
 /// The rules at work in a worker.
 pub struct Inspection {
@@ -52,9 +73,9 @@ pub fn application(protocol: AppProto) -> Option<Application> {
 impl Inspection {
     /// Starts inspection with these rules. Memory for the states of `max_flows` flows is touched as flows come.
     #[must_use]
-    pub fn new(engine: Arc<Engine>, max_flows: usize) -> Self {
+    pub fn new(rules: Rules, max_flows: usize) -> Self {
         let mut inspection = Self {
-            inspector: Inspector::new(engine),
+            inspector: Inspector::new(rules.engine, rules.counts),
             facts: Facts::default(),
             index: FlowIndex(0),
             places: Vec::new(),
@@ -68,8 +89,8 @@ impl Inspection {
     }
 
     /// Replaces the rules.
-    pub fn replace(&mut self, engine: Arc<Engine>) {
-        self.inspector.replace(engine);
+    pub fn replace(&mut self, rules: Rules) {
+        self.inspector.replace(rules.engine, rules.counts);
     }
 
     /// Returns the rules.
@@ -151,6 +172,11 @@ impl Inspection {
                 inspector.stream(flow, facts, direction, new);
             }
         }
+    }
+
+    /// Notes the datagram whose transactions come next.
+    pub(crate) fn datagram(&mut self, payload: &[u8]) {
+        self.inspector.datagram(payload);
     }
 
     /// Notes that bytes of a stream before the sequence number `end` are missing.

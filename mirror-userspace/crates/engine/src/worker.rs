@@ -24,7 +24,6 @@ use mirror_packet::{
 use mirror_packet::{FrameInfo, MirrorSession};
 use mirror_records::EndReason;
 use mirror_records::sink::Producer;
-use mirror_signatures::engine::Engine;
 
 use self::datagrams::Whole;
 pub use self::datagrams::{DatagramCounters, Datagrams};
@@ -39,7 +38,7 @@ use crate::analyzer::{Analyzers, Cause};
 use crate::flow::{Flow, FlowContext, FlowTable, Missing};
 use crate::hooks::{Offload, Recorder};
 use crate::indicators::Indicators;
-use crate::inspection::Inspection;
+use crate::inspection::{Inspection, Rules};
 use crate::observers::Observers;
 use crate::stream::{StreamLoss, Streams};
 
@@ -344,7 +343,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
     }
 
     /// Sets the rules that raise alerts, in place of those before; `None` ends inspection.
-    pub fn inspect(&mut self, rules: Option<Arc<Engine>>) {
+    pub fn inspect(&mut self, rules: Option<Rules>) {
         match (rules, &mut self.inspection) {
             (None, inspection) => *inspection = None,
             (Some(rules), Some(inspection)) => inspection.replace(rules),

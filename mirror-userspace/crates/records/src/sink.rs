@@ -239,6 +239,8 @@ enum Message {
     Reopen,
     /// A request to write everything before this message now, and to notify the sender afterwards.
     Flush(SyncSender<()>),
+    /// A request to write everything before this message, and to begin another log.
+    Begin { destination: Destination, patience: StallPolicy, done: SyncSender<Result<(), SinkError>> },
     /// A request for the state of at most this many services.
     Services(usize, oneshot::Sender<Vec<Standing>>),
     /// The last message.
@@ -533,6 +535,19 @@ impl Sink {
         self.counters.load()
     }
 
+    /// Writes everything that was handed over before this call, closes the log and begins another one, as a new sink
+    /// would: its counters are 0, and its settings those of [`SinkSettings`] that are set from now on.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the destination cannot be opened. Records then go on to the old one.
+    pub fn begin(&self, destination: Destination, patience: StallPolicy) -> Result<(), SinkError> {
+        let (done, begun) = sync_channel(1);
+        // Both fail only if the thread panicked, and a panic reports itself.
+        let _ = self.queue.send(Message::Begin { destination, patience, done });
+        begun.recv().unwrap_or(Ok(()))
+    }
+
     /// Writes everything that was handed over before this call and closes the log.
     #[must_use]
     pub fn finish(self) -> SinkCounters {
@@ -637,6 +652,12 @@ impl Writer {
                     // Fails if the requester does not wait any more.
                     let _ = done.try_send(());
                 }
+                Ok(Message::Begin { destination, patience, done }) => {
+                    self.end_interval();
+                    self.flush();
+                    // Fails if the requester does not wait any more.
+                    let _ = done.try_send(self.begin(destination, patience));
+                }
                 Ok(Message::Services(limit, answer)) => {
                     // Fails if the requester does not wait any more.
                     let _ = answer.send(self.services.standing(limit));
@@ -653,6 +674,20 @@ impl Writer {
                 flushed = Instant::now();
             }
         }
+    }
+
+    /// Begins another log, with nothing of the last one but the types of its events.
+    fn begin(&mut self, destination: Destination, patience: StallPolicy) -> Result<(), SinkError> {
+        let name = destination.to_string();
+        let output = Output::open(destination, patience)?;
+        self.counters.with(|counters| *counters = SinkCounters::default());
+        self.output = output;
+        self.name = name;
+        self.renderer = eve::Renderer::default();
+        self.services = Services::default();
+        self.now = 0;
+        self.warned = false;
+        Ok(())
     }
 
     fn add_batch(&mut self, batch: &Batch) {
@@ -839,6 +874,26 @@ mod tests {
         }
         assert_eq!(events[count as usize]["length"][0], 5);
         assert_eq!(events[count as usize + 1]["stats"]["seen"], 3);
+    }
+
+    #[test]
+    fn a_sink_that_begins_another_log_leaves_nothing_in_it_of_the_last() {
+        let directory = tempfile::tempdir().unwrap();
+        let [first, second] = ["first", "second"].map(|name| directory.path().join(name));
+        let sink = Sink::open(&first).unwrap();
+        for (log, count) in [(&first, 3), (&second, 2)] {
+            sink.begin(Destination::file(log.join(FILE_NAME)), StallPolicy::Endless).unwrap();
+            let mut producer = sink.producer(Overflow::Wait);
+            (0..count).for_each(|id| producer.push_flow(record(id)));
+            producer.flush();
+            assert_eq!(sink.flush().written(FLOW), count);
+        }
+        fs::write(directory.path().join("file"), "").unwrap();
+        let wrong = Destination::file(directory.path().join("file/eve.json"));
+        sink.begin(wrong, StallPolicy::Endless).unwrap_err();
+        assert_eq!(sink.finish().written(FLOW), 2, "it goes on with the last one");
+        let lines = |log: &Path| fs::read_to_string(log.join(FILE_NAME)).unwrap().lines().count() as u64;
+        assert_eq!([lines(&first), lines(&second)], [3, 2]);
     }
 
     #[test]

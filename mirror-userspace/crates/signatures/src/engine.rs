@@ -11,12 +11,16 @@ use mirror_xdp_common::Address;
 
 use crate::buffer::{BUFFERS, Buffer, Unit};
 use crate::compile::{Pattern, Prefilter, SHORTEST, Signature};
+use crate::config::threshold::Entry;
+use crate::diagnostic::Refusal;
 use crate::inspect::{Values, Verdict, verify};
 use crate::plan::{self, Kind, Plan, Scope};
 use crate::ports::{AddressIndex, PortIndex};
 use crate::rule::{BufferMatches, Match};
 use crate::search::{Builder, Candidates, Search};
+use crate::threshold::Thresholds;
 use crate::transform::Transform;
+use crate::variables::{Resolver, Variables};
 
 /// The patterns of a buffer behind the same transforms.
 #[derive(Debug)]
@@ -48,6 +52,7 @@ pub struct Engine {
     scopes: [u8; 2],
     /// A rule has requirements of payload beside those of a transaction.
     has_mixed: bool,
+    thresholds: Thresholds,
 }
 
 const DIRECTIONS: [Direction; 2] = [Direction::ToServer, Direction::ToClient];
@@ -135,6 +140,7 @@ impl Engine {
         let wanted = lists.fold(0, |wanted, list| wanted | 1 << list.buffer as u32);
         Ok(Self {
             has_mixed: plans.iter().any(|plan| plan.is_mixed),
+            thresholds: Thresholds::default(),
             signatures: signatures.into(),
             plans,
             searches: searches?.into(),
@@ -144,7 +150,25 @@ impl Engine {
             by_header: by_header.into(),
             wanted,
             scopes,
-        })
+        }
+        .with_limits(&[], &mut Resolver::new(&Variables::default()))
+        .0)
+    }
+
+    /// Limits the alerts of rules by the entries of `threshold.config`, beside their own limits. Names the entries whose
+    /// addresses cannot be resolved.
+    #[must_use]
+    pub fn with_limits(mut self, entries: &[Entry], resolver: &mut Resolver<'_>) -> (Self, Vec<Refusal>) {
+        let rules = self.signatures.iter().map(|signature| &signature.rule);
+        let (thresholds, refused) = Thresholds::new(rules, entries, resolver);
+        self.thresholds = thresholds;
+        (self, refused)
+    }
+
+    /// Returns the limits of the rules' alerts.
+    #[must_use]
+    pub const fn thresholds(&self) -> &Thresholds {
+        &self.thresholds
     }
 
     /// Returns the rules. Their indexes are those of candidates.

@@ -11,6 +11,8 @@ use crate::buffer::Application;
 pub struct Facts {
     /// Nanoseconds since the epoch.
     pub time: u64,
+    /// The identifier of the flow.
+    pub flow: u64,
     /// Nanoseconds since the epoch at which the flow began.
     pub start: u64,
     /// Number of the transport protocol.

@@ -6,7 +6,7 @@
 //! which it is found. [`inspect`] is a pure function of a buffer and the steps of a rule. [`ruleset`] loads all files
 //! together and reports what was refused, what is there twice, and what will be slow. [`engine`] finds the rules that a
 //! buffer may match by their patterns ([`search`]), and verifies them. [`inspector`] inspects flows: it is told the
-//! [`facts`] about them, and raises alerts.
+//! [`facts`] about them, and raises alerts, which [`threshold`] limits.
 //!
 //! The crate does no I/O on the path of packets and knows no clock. Everything that it reads is hostile: [`limits`]
 //! bounds it.
@@ -43,5 +43,6 @@ pub mod rule;
 pub mod ruleset;
 pub mod search;
 pub mod sets;
+pub mod threshold;
 pub mod transform;
 pub mod variables;

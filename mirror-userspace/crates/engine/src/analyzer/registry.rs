@@ -77,10 +77,14 @@ impl Following {
         self.data[direction as usize] & INSPECTION != 0
     }
 
-    /// Adds the rules to those that want data.
-    pub(crate) const fn begin_inspection(&mut self) {
-        self.data[0] |= INSPECTION;
-        self.data[1] |= INSPECTION;
+    /// Adds the rules to those that want data of a stream, or packets of another flow.
+    pub(crate) const fn begin_inspection(&mut self, is_stream: bool) {
+        if is_stream {
+            self.data[0] |= INSPECTION;
+            self.data[1] |= INSPECTION;
+        } else {
+            self.packets |= INSPECTION;
+        }
     }
 
     /// Removes the rules from those that want data of a direction.
@@ -322,6 +326,10 @@ impl Analyzers {
         conversation: impl FnOnce() -> Conversation,
     ) {
         following.add(wanting(application) & self.enabled.set(), false);
+        if application == AppProto::Quic {
+            // All behind its handshake is encrypted.
+            following.packets &= !INSPECTION;
+        }
         if self.registered.is_empty() {
             return;
         }
@@ -348,7 +356,7 @@ impl Analyzers {
         packet: &Packet<'_>,
         context: &mut Context<'_>,
     ) {
-        for bit in bits(following.packets) {
+        for bit in bits(following.packets & !INSPECTION) {
             following.known |= 1 << bit;
             let interest = call!(self, bit, analyzer => analyzer.packet(index, direction, packet, context));
             if interest != Some(Interest::More) {

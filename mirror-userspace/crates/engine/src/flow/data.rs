@@ -95,6 +95,9 @@ impl Data {
         }
         let FlowContext { analyzers, records, index, time, alerted, inspection, .. } = tools;
         let now = PacketContext { head, index: *index, alerted, midstream: false, one_sided: false };
+        if let Some(inspection) = inspection {
+            inspection.datagram(payload);
+        }
         // Datagrams have no preambles.
         let mut preamble = Preamble::OVER;
         let mut side = Side::new(

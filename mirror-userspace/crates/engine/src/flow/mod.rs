@@ -104,8 +104,8 @@ impl Flow {
     /// Assigns the analyzers that want the flow from its first packet on.
     pub fn followed_by(&mut self, analyzers: &Analyzers, sources: &Sources, inspected: bool) {
         let mut following = analyzers.begin(|| self.head.conversation(sources));
-        if inspected && self.head.is_stream() {
-            following.begin_inspection();
+        if inspected {
+            following.begin_inspection(self.head.is_stream());
         }
         self.data.follow(following);
     }
@@ -287,6 +287,7 @@ impl Flow {
         let sent = |direction| self.connection.as_ref().map_or(0, |connection| connection.used(direction));
         Facts {
             time,
+            flow: self.head.flow_id(),
             start: self.head.start,
             transport: self.head.key.protocol(),
             ipv6: self.head.key.ipv6(),

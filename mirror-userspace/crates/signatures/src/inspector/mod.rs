@@ -30,7 +30,9 @@ use crate::engine::Engine;
 use crate::facts::{Facts, PacketView, TransactionFact};
 use crate::limits;
 use crate::plan::Scope;
+use crate::rule::Action;
 use crate::search::Candidates;
+use crate::threshold::Counts;
 
 pub use self::flow::FlowState;
 
@@ -43,6 +45,8 @@ pub struct Alert {
     pub direction: Direction,
     /// The number of the transaction, if the rule matched in one.
     pub transaction: Option<u64>,
+    /// The action that takes the place of the rule's, by a `rate_filter`.
+    pub action: Option<Action>,
 }
 
 /// Whether a transaction can get more buffers in a direction.
@@ -81,11 +85,15 @@ pub struct Inspector {
 }
 
 /// The memory of an inspector.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Work {
+    /// How often rules matched, for their thresholds.
+    counts: Arc<Counts>,
     candidates: Candidates,
     /// The transaction in the making.
     parts: Parts,
+    /// The datagram whose transactions come next.
+    datagram: Vec<u8>,
     memory: Memory,
     hosts: HostBits,
     alerts: VecDeque<Alert>,
@@ -96,18 +104,42 @@ struct Work {
 }
 
 impl Work {
-    /// Takes the data of a stream that waits, if rules of transactions look at it.
+    fn new(counts: Arc<Counts>) -> Self {
+        Self {
+            counts,
+            candidates: Candidates::default(),
+            parts: Parts::default(),
+            datagram: Vec::new(),
+            memory: Memory::default(),
+            hosts: HostBits::default(),
+            alerts: VecDeque::new(),
+            pending: Vec::new(),
+            matched: Vec::new(),
+            losses: Losses::default(),
+        }
+    }
+
+    /// Takes the datagram, or the data of a stream that waits, if rules of transactions look at it.
     fn take_payload(&mut self, engine: &Engine, flow: &FlowState, direction: Direction) -> Option<Vec<u8>> {
-        let slot = flow.raw[direction as usize].slot.filter(|_| engine.has_mixed())?;
+        if !engine.has_mixed() {
+            return None;
+        }
+        let Some(slot) = flow.raw[direction as usize].slot else {
+            return Some(std::mem::take(&mut self.datagram));
+        };
         self.memory.get(slot).map(|item| std::mem::take(&mut item.body))
     }
 
     /// Gives it back.
     fn give_payload(&mut self, flow: &FlowState, direction: Direction, payload: Option<Vec<u8>>) {
-        if let Some(payload) = payload
-            && let Some(item) = flow.raw[direction as usize].slot.and_then(|slot| self.memory.get(slot))
-        {
-            item.body = payload;
+        let Some(payload) = payload else { return };
+        match flow.raw[direction as usize].slot {
+            Some(slot) => {
+                if let Some(item) = self.memory.get(slot) {
+                    item.body = payload;
+                }
+            }
+            None => self.datagram = payload,
         }
     }
 }
@@ -115,8 +147,8 @@ impl Work {
 impl Inspector {
     /// Makes an inspector with these rules.
     #[must_use]
-    pub fn new(engine: Arc<Engine>) -> Self {
-        Self { engine, generation: 1, work: Work::default() }
+    pub fn new(engine: Arc<Engine>, counts: Arc<Counts>) -> Self {
+        Self { engine, generation: 1, work: Work::new(counts) }
     }
 
     /// Returns the rules.
@@ -127,8 +159,9 @@ impl Inspector {
 
     /// Replaces the rules. Flows keep what does not depend on rules: bits, numbers, and transactions whose bodies are on
     /// their way, which the new rules inspect.
-    pub fn replace(&mut self, engine: Arc<Engine>) {
+    pub fn replace(&mut self, engine: Arc<Engine>, counts: Arc<Counts>) {
         self.engine = engine;
+        self.work.counts = counts;
         self.generation += 1;
     }
 
@@ -149,6 +182,7 @@ impl Inspector {
     pub fn packet(&mut self, flow: &mut FlowState, facts: &Facts, packet: &PacketView<'_>) {
         let Self { engine, work, .. } = self;
         let direction = packet.direction;
+        work.datagram.clear();
         if flow.is_passed {
             return;
         }
@@ -199,6 +233,14 @@ impl Inspector {
         }
         work.memory.charge(slot);
         true
+    }
+
+    /// Notes the datagram whose transactions come next, before [`Inspector::packet`] inspects it.
+    pub fn datagram(&mut self, payload: &[u8]) {
+        if self.engine.has_mixed() {
+            self.work.datagram.clear();
+            self.work.datagram.extend_from_slice(payload);
+        }
     }
 
     /// Notes that bytes of a stream are missing: what is there is inspected without them.

@@ -13,6 +13,7 @@ use crate::engine::Engine;
 use crate::facts::{Facts, PacketView, TransactionFact};
 use crate::limits;
 use crate::ruleset::Loader;
+use crate::threshold::Counts;
 use crate::variables::Variables;
 
 const TCP: u8 = 6;
@@ -49,7 +50,11 @@ impl Flow {
             is_established: true,
             ..Facts::default()
         };
-        Self { inspector: Inspector::new(engine(&rules(parts))), state: FlowState::default(), facts }
+        Self {
+            inspector: Inspector::new(engine(&rules(parts)), Arc::new(Counts::new(1024, 7))),
+            state: FlowState::default(),
+            facts,
+        }
     }
 
     fn http(parts: &[(&str, &str)]) -> Self {
@@ -337,7 +342,7 @@ fn other_rules_inspect_the_rest_of_a_flow() {
     assert_eq!(flow.transaction(0, ToServer, &[(Buffer::HttpUri, "/a")], Progress::Done), [1]);
     assert_eq!(flow.transaction(0, ToClient, &[], Progress::Body), []);
     let text = rules(&[(HTTP, r#"file.data; content:"body"; flowbits:isset,seen;"#)]);
-    flow.inspector.replace(engine(&text));
+    flow.inspector.replace(engine(&text), Arc::new(Counts::new(1024, 7)));
     assert_eq!(flow.transaction(1, ToClient, &[], Progress::Body), []);
     assert_eq!(flow.body(1, ToClient, b"body", true), [1]);
 }

@@ -13,6 +13,7 @@ use crate::inspect::{Values, Verdict};
 use crate::limits;
 use crate::plan::{Change, Kind, Plan, Scope, Test};
 use crate::rule::{BufferMatches, Rule};
+use crate::threshold::{Event, Judgement};
 
 /// What rules are verified with.
 #[derive(Clone, Copy)]
@@ -180,22 +181,31 @@ impl Work {
                     if signature.rule.is_silent {
                         continue;
                     }
+                    let Judgement::Alert(action) = self.judge(engine, *rule, traffic) else { continue };
                     alerts += 1;
                     if alerts > limits::ALERTS {
                         self.losses.alerts += 1;
                         continue;
                     }
-                    self.raise(*rule, traffic);
+                    let Traffic { direction, transaction, .. } = *traffic;
+                    self.alerts.push_back(Alert { rule: *rule, direction, transaction, action });
                 }
             }
         }
         self.candidates = candidates;
     }
 
-    /// Raises the alert of a rule.
-    fn raise(&mut self, rule: u32, traffic: &Traffic<'_>) {
-        let Traffic { direction, transaction, .. } = *traffic;
-        self.alerts.push_back(Alert { rule, direction, transaction });
+    /// Returns whether a match raises an alert, as far as thresholds go.
+    fn judge(&self, engine: &Engine, rule: u32, traffic: &Traffic<'_>) -> Judgement {
+        let Traffic { facts, direction, .. } = *traffic;
+        let event = Event {
+            time: facts.time,
+            source: facts.sender(direction).0,
+            destination: facts.sender(direction.reverse()).0,
+            vni: facts.vni,
+            flow: facts.flow,
+        };
+        engine.thresholds().judge(rule, &event, &self.counts)
     }
 
     fn check(&mut self, rule: &Rule, plan: &Plan, flow: &FlowState, traffic: &Traffic<'_>) -> Outcome {

@@ -177,14 +177,14 @@ impl Iterator for FieldLines<'_> {
 }
 
 /// Returns true for the bytes around names and values that receivers leave out.
-const fn is_space(byte: &u8) -> bool {
+const fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | 0x0b | 0x0c | 0)
 }
 
 /// Returns the part of bytes without white space around it.
 pub(super) fn trim(bytes: &[u8]) -> Range<usize> {
-    let end = bytes.iter().rposition(|byte| !is_space(byte)).map_or(0, |last| last + 1);
-    let start = bytes.iter().take(end).take_while(|byte| is_space(byte)).count();
+    let end = bytes.iter().rposition(|byte| !is_space(*byte)).map_or(0, |last| last + 1);
+    let start = bytes.iter().take(end).take_while(|byte| is_space(**byte)).count();
     start..end
 }
 
@@ -233,9 +233,9 @@ impl<'a> Field<'a> {
         loop {
             let value = self.head.get(place.value.clone()).unwrap_or_default();
             if place.is_folded {
-                unfold(value, out)
+                unfold(value, out);
             } else {
-                out.extend_from_slice(value)
+                out.extend_from_slice(value);
             }
             match self.fields.places.get(usize::from(place.next)) {
                 Some(next) => place = next,

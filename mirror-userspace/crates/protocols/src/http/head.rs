@@ -318,10 +318,10 @@ impl<'a> Response<'a> {
         self.fields.body().is_some_and(|body| !body.is_complete())
     }
 
-    /// Returns true if another protocol follows (RFC 9110, section 15.2.2).
+    /// Returns true if another protocol follows (RFC 9110, section 15.2.2), and no body.
     #[must_use]
     pub fn switches_protocols(&self) -> bool {
-        self.status == Some(SWITCHING_PROTOCOLS)
+        self.status == Some(SWITCHING_PROTOCOLS) && !self.has_content()
     }
 
     /// Returns true if the status means success.
@@ -336,7 +336,7 @@ impl<'a> Response<'a> {
     pub fn body(&self) -> Body {
         match (self.status, self.fields.body()) {
             // These have no body, whatever length they announce. An interim response that announces one is none.
-            (Some(SWITCHING_PROTOCOLS | 204 | 304), _) if !self.is_odd => Body::Length(0),
+            (Some(204 | 304), _) if !self.is_odd => Body::Length(0),
             (Some(100..200), _) if !self.has_content() => Body::Length(0),
             (_, Some(body)) => body,
             (_, None) => Body::UntilClose,

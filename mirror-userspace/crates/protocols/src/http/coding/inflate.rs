@@ -201,12 +201,11 @@ impl Inflate {
 impl Header {
     fn read(bytes: &[u8]) -> Self {
         match *bytes {
-            [0x1f] | [0x1f, 0x8b] => Self::Short,
+            [] | [0x1f] | [0x1f, 0x8b] => Self::Short,
             [0x1f, 0x8b, 8, ..] => gzip_header(bytes).map_or(Self::Short, Self::Gzip),
             [method, flags, ..] if method & 0xf == 8 && u16::from_be_bytes([method, flags]) % 31 == 0 => {
                 Self::Zlib
             }
-            [] => Self::Short,
             [method] if method & 0xf == 8 => Self::Short,
             _ => Self::None,
         }

@@ -7,28 +7,28 @@ use super::METHOD;
 pub(super) struct Method<'a> {
     pub(super) channel: u16,
     class: u16,
-    method: u16,
+    number: u16,
     arguments: &'a [u8],
 }
 
 impl<'a> Method<'a> {
     /// Parses a frame; `None` unless it has a method.
     pub(super) fn parse(frame: &'a [u8]) -> Option<Self> {
-        let [METHOD, channel, low, _, _, _, _, class, class_low, method, method_low, arguments @ ..] = frame
+        let [METHOD, channel, low, _, _, _, _, class, class_low, number, number_low, arguments @ ..] = frame
         else {
             return None;
         };
         Some(Self {
             channel: u16::from_be_bytes([*channel, *low]),
             class: u16::from_be_bytes([*class, *class_low]),
-            method: u16::from_be_bytes([*method, *method_low]),
+            number: u16::from_be_bytes([*number, *number_low]),
             arguments,
         })
     }
 
     /// Returns the name.
     pub(super) const fn name(&self) -> Option<&'static str> {
-        Some(match (self.class, self.method) {
+        Some(match (self.class, self.number) {
             (10, 10) => "Connection.Start",
             (10, 11) => "Connection.StartOk",
             (10, 20) => "Connection.Secure",
@@ -95,12 +95,12 @@ impl<'a> Method<'a> {
 
     /// Returns true for a client's method that the server answers.
     pub(super) const fn has_answer(&self) -> bool {
-        !matches!((self.class, self.method), (10, 31) | (60, 40 | 80 | 90 | 100 | 120))
+        !matches!((self.class, self.number), (10, 31) | (60, 40 | 80 | 90 | 100 | 120))
     }
 
     /// Returns true for an answer: of the server, or of the client to the end of a channel.
     pub(super) const fn is_answer(&self) -> bool {
-        match (self.class, self.method) {
+        match (self.class, self.number) {
             (10, 11 | 21) => false,
             // The next step of a login answers the one before.
             (10, 20 | 30) => true,
@@ -110,18 +110,18 @@ impl<'a> Method<'a> {
 
     /// Returns true for a message that the server sends to a consumer, or back to its sender.
     pub(super) const fn is_delivery(&self) -> bool {
-        matches!((self.class, self.method), (60, 50 | 60))
+        matches!((self.class, self.number), (60, 50 | 60))
     }
 
     /// Returns the reason why the server closes a channel or the connection.
     pub(super) fn close_code(&self) -> Option<u16> {
-        let closes = matches!((self.class, self.method), (10, 50) | (20, 40));
+        let closes = matches!((self.class, self.number), (10, 50) | (20, 40));
         self.arguments.first_chunk().filter(|_| closes).map(|code| u16::from_be_bytes(*code))
     }
 
     /// Appends what the method is about: a queue, an exchange, or an exchange and a routing key.
     pub(super) fn describe(&self, text: &mut Vec<u8>) {
-        let skipped = match (self.class, self.method) {
+        let skipped = match (self.class, self.number) {
             (40 | 50, _) | (60, 20 | 40 | 70) => 2,
             // Reply code and text come first, or a consumer, a number and a flag.
             (60, 50) => {
@@ -132,7 +132,7 @@ impl<'a> Method<'a> {
         };
         let Some((first, rest)) = string(self.arguments.get(skipped..).unwrap_or_default()) else { return };
         text.extend_from_slice(first);
-        if matches!((self.class, self.method), (60, 40 | 50 | 60))
+        if matches!((self.class, self.number), (60, 40 | 50 | 60))
             && let Some((key, _)) = string(rest)
             && !key.is_empty()
         {

@@ -2,6 +2,7 @@
 //! value.
 
 use crate::Direction::{self, ToClient, ToServer};
+use crate::reader::Reader;
 use crate::service::{Dialect, Frame, Message, Request, Requests, Status};
 
 /// Bytes of a header.
@@ -31,17 +32,12 @@ struct Header {
 
 impl Header {
     fn parse(bytes: &[u8]) -> Option<Self> {
-        let [_, operation, key, key_low, extras, _, status, low, a, b, c, d, e, f, g, h, ..] = *bytes else {
-            return None;
-        };
-        Some(Self {
-            operation,
-            key: u16::from_be_bytes([key, key_low]),
-            extras,
-            status: u16::from_be_bytes([status, low]),
-            body: u32::from_be_bytes([a, b, c, d]),
-            opaque: u32::from_be_bytes([e, f, g, h]),
-        })
+        let mut reader = Reader::new(bytes);
+        let [_, operation] = reader.array()?;
+        let key = reader.u16()?;
+        let [extras, _] = reader.array()?;
+        let status = reader.u16()?;
+        Some(Self { operation, key, extras, status, body: reader.u32()?, opaque: reader.u32()? })
     }
 
     /// Returns the identifier of a request.

@@ -64,11 +64,7 @@ pub(super) const fn is_known(command: u8) -> bool {
 
 /// Returns true if the payload of a query, behind its command, begins a statement; also behind attributes.
 pub(super) fn is_statement(payload: &[u8]) -> bool {
-    let statement = match payload {
-        [0, 1, statement @ ..] => statement,
-        statement => statement,
-    };
-    is_sql(statement)
+    is_sql(payload.strip_prefix(&[0, 1]).unwrap_or(payload))
 }
 
 /// Adds the request of a command.

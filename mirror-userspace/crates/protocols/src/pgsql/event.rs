@@ -145,7 +145,7 @@ impl Serialize for Response<'_> {
         {
             match message {
                 [0, 0, 0, 5, salt @ ..] => {
-                    map.serialize_entry("authentication_md5_password", &Escaped(salt))?
+                    map.serialize_entry("authentication_md5_password", &Escaped(salt))?;
                 }
                 [0, 0, 0, kind, ..] => map.serialize_entry("message", authentication(*kind))?,
                 _ => {}

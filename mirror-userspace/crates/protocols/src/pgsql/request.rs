@@ -109,9 +109,7 @@ fn password(state: &mut State, content: &[u8], requests: &mut Requests) {
     let mechanism = content.split(|&byte| byte == 0).next().unwrap_or_default();
     let is_sasl = mechanism.starts_with(b"SCRAM-");
     push(state, if is_sasl { SASL } else { PASSWORD }, Request::default(), requests);
-    if is_sasl {
-        if let Some(open) = requests.back() {
-            open.detail(SASL_MECHANISM, mechanism);
-        }
+    if is_sasl && let Some(open) = requests.back() {
+        open.detail(SASL_MECHANISM, mechanism);
     }
 }

@@ -166,8 +166,7 @@ impl State {
                 self.arguments = line(message.bytes).ok().and_then(count).unwrap_or(0);
                 return;
             }
-            let words =
-                message.bytes.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty());
+            let words = message.bytes.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
             words.for_each(|word| self.argument(word, requests));
         } else {
             self.arguments -= 1;
@@ -256,7 +255,7 @@ impl State {
         open.rows = self.rows;
         open.status = Status::Ok;
         if matches!(self.kind, b'-' | b'!') {
-            let mut words = text(message.bytes).split(|byte| byte.is_ascii_whitespace());
+            let mut words = text(message.bytes).split(u8::is_ascii_whitespace);
             open.fail(words.next().unwrap_or_default());
         }
         open.finish();

@@ -59,7 +59,7 @@ impl<S> Default for ServiceEvent<'_, S> {
 
 /// The object `service`.
 #[derive(Debug, Default, Serialize)]
-pub struct Object<'a> {
+pub struct ServiceObject<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     operation: Option<Bytes<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -83,13 +83,13 @@ pub struct Object<'a> {
 impl<S> ServiceEvent<'_, S> {
     /// Returns the object `service`, with the literals of the statement or without.
     #[must_use]
-    pub fn object(&self, literals: bool) -> Object<'_> {
+    pub fn object(&self, literals: bool) -> ServiceObject<'_> {
         if self.omitted > 0 {
-            return Object { omitted: Some(self.omitted), ..Object::default() };
+            return ServiceObject { omitted: Some(self.omitted), ..ServiceObject::default() };
         }
         let object = statement::object(self.dialect, self.object, self.statement);
         let statement = statement::write(self.dialect, self.statement, literals);
-        Object {
+        ServiceObject {
             operation: Some(Bytes(self.operation)),
             object: Some(object).filter(|object| !object.is_empty()),
             statement: Some(statement).filter(|statement| !statement.is_empty()),
@@ -103,7 +103,7 @@ impl<S> ServiceEvent<'_, S> {
     }
 }
 
-impl Object<'_> {
+impl ServiceObject<'_> {
     /// Returns the statement as it is written.
     pub(crate) fn statement(&self) -> Option<&str> {
         self.statement.as_deref()

@@ -54,6 +54,7 @@ pub trait Service: Debug + Default + Send + 'static {
 
     /// Returns true if these first bytes of a flow show that client and server were mistaken for each other: the
     /// connection is older than the capture, and the ports do not tell.
+    #[must_use]
     fn is_reversed(_direction: Direction, _bytes: &[u8]) -> bool {
         false
     }

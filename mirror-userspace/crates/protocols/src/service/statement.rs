@@ -194,7 +194,7 @@ impl<'a> Normalizer<'a> {
             '.' if self.rest.as_bytes().get(1).is_some_and(u8::is_ascii_digit)
                 && !self.out.ends_with(is_word) =>
             {
-                self.number()
+                self.number();
             }
             _ if is_word(c) => self.word(),
             _ => {

@@ -243,7 +243,7 @@ fn unfinished(out: &mut dyn Write) {
         connection(1080, &name, 0, b"");
         for at in 0..6 {
             let mut frame = Flow::v4(client, 9).packet(IpNumber::UDP, &part);
-            let offset = 175 * (at + 1) | 0x2000_u16;
+            let offset = (175 * (at + 1)) | 0x2000_u16;
             frame[18..20].copy_from_slice(&number.to_be_bytes());
             frame[20..22].copy_from_slice(&offset.to_be_bytes());
             frame[24..26].fill(0);

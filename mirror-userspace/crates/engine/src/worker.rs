@@ -691,6 +691,9 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
             self.end(index, evicted, EndReason::Forced, info.time);
         }
         let mut flow = Flow::new(key, forward, packet, info.mirror, info.time);
+        if self.config.midstream && info.mirror.is_none() {
+            flow.pick_up(packet);
+        }
         if self.config.flow_scope == FlowScope::Vni {
             flow.came_by(flow.direction(forward), info.mirror, &mut self.records.sources);
         }

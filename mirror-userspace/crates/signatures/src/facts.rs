@@ -72,7 +72,7 @@ pub struct PacketView<'a> {
     pub payload: &'a [u8],
     /// Bytes of the payload on the wire.
     pub payload_len: usize,
-    /// True for a segment whose data rules see as part of a stream, too.
+    /// False for a segment with data that is part of no stream: rules of streams are tried on it.
     pub in_stream: bool,
 }
 

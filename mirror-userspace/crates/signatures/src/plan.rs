@@ -29,10 +29,13 @@ pub enum Scope {
     Datagram,
     /// Packets of all other protocols.
     Other,
+    /// TCP segments that belong to no stream that is followed. Rules of streams are tried on them, too: by the searches
+    /// of streams.
+    Loose,
 }
 
 impl Scope {
-    /// All scopes, by number.
+    /// The scopes that have searches, by number.
     pub const ALL: [Self; 4] = [Self::Stream, Self::Segment, Self::Datagram, Self::Other];
 
     /// Returns the scope of packets of a transport protocol.
@@ -396,12 +399,18 @@ fn kind(rule: &Rule, sides: &Sides, application: Option<Application>) -> Kind {
     }
     let bit = |scope: Scope| 1 << scope as u8;
     let packets = bit(Scope::Segment) | bit(Scope::Datagram) | bit(Scope::Other);
+    let possible = match transport(rule.header.protocol) {
+        Transport::Any | Transport::V4 | Transport::V6 => u8::MAX,
+        Transport::One(protocol::TCP) => bit(Scope::Stream) | bit(Scope::Segment) | bit(Scope::Loose),
+        Transport::One(protocol::UDP) => bit(Scope::Datagram),
+        Transport::One(_) | Transport::Icmp => bit(Scope::Other),
+    };
     if is_packet_only {
-        return Kind::Payload(packets);
+        return Kind::Payload(packets & possible);
     }
     let only_stream = rule.flow.stream == Some(true) || rule.header.protocol == Protocol::TcpStream;
     if only_stream {
-        return Kind::Payload(bit(Scope::Stream));
+        return Kind::Payload(bit(Scope::Stream) & possible);
     }
     // A content at a place from the beginning is looked for in packets as well.
     let is_anchored =
@@ -415,8 +424,8 @@ fn kind(rule: &Rule, sides: &Sides, application: Option<Application>) -> Kind {
                 _ => false,
             })
         }) || rule.conditions.iter().any(|condition| matches!(condition, Condition::StreamSize(..)));
-    let segments = if is_anchored { bit(Scope::Segment) } else { 0 };
-    Kind::Payload(bit(Scope::Stream) | segments | bit(Scope::Datagram) | bit(Scope::Other))
+    let segments = if is_anchored { bit(Scope::Segment) } else { bit(Scope::Loose) };
+    Kind::Payload((bit(Scope::Stream) | segments | bit(Scope::Datagram) | bit(Scope::Other)) & possible)
 }
 
 /// Returns true for a condition that a single packet satisfies or not.

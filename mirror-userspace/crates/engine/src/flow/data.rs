@@ -151,6 +151,10 @@ impl Data {
         let FlowContext { streams, analyzers, records, index, time, alerted, inspection, .. } = tools;
         let (midstream, one_sided) = (connection.is_midstream(), connection.is_one_sided());
         let now = PacketContext { head, index: *index, alerted, midstream, one_sided };
+        if let Some(inspection) = inspection {
+            let sent = [Direction::ToServer, Direction::ToClient].map(|of| connection.used(of));
+            inspection.connect(connection.is_established(), sent);
+        }
         let from = direction.reverse();
         let mut side = Side::new(
             detector,

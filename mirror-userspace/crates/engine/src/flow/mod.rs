@@ -110,6 +110,16 @@ impl Flow {
         self.data.follow(following);
     }
 
+    /// Turns a flow around whose first packet comes from the server, as far as that can be seen: its connection may be
+    /// older than the capture. Only for flows of plain frames; those of mirror sessions are in any case.
+    pub fn pick_up(&mut self, packet: &Packet<'_>) {
+        if let Transport::Tcp(Segment { header, .. }) = packet.transport
+            && is_from_server(packet, header)
+        {
+            self.head.client_is_low = !self.head.client_is_low;
+        }
+    }
+
     /// Notes the interface that mirrored a packet, if it is the first of its direction. Only for flows whose key
     /// names no interface.
     #[inline]
@@ -207,10 +217,24 @@ impl Flow {
     }
 
     /// Tracks the connection and the data of a packet that is already counted.
+    #[inline]
     pub fn follow(&mut self, direction: Direction, packet: &Packet<'_>, tools: &mut FlowContext<'_>) {
         if tools.inspection.is_some() {
-            self.turn_inspection(tools);
+            return self.follow_inspected(direction, packet, tools);
         }
+        self.follow_data(direction, packet, tools);
+    }
+
+    /// Does the same where there are rules.
+    #[cold]
+    #[inline(never)]
+    fn follow_inspected(&mut self, direction: Direction, packet: &Packet<'_>, tools: &mut FlowContext<'_>) {
+        self.turn_inspection(tools);
+        self.follow_data(direction, packet, tools);
+        self.inspect(direction, packet, tools);
+    }
+
+    fn follow_data(&mut self, direction: Direction, packet: &Packet<'_>, tools: &mut FlowContext<'_>) {
         let is_loose = self.head.key.session.is_mirrored() || tools.midstream;
         let Self { head, data, connection, marks, .. } = self;
         data.packet(head, direction, packet, tools);
@@ -237,13 +261,6 @@ impl Flow {
                 if let Some(connection) = connection {
                     // Without a mirror session, Suricata's rule applies: without an answer there is no
                     // connection.
-                    if let Some(inspection) = tools.inspection {
-                        let sent = [Direction::ToServer, Direction::ToClient];
-                        inspection.connect(
-                            connection.is_established(),
-                            sent.map(|direction| connection.used(direction)),
-                        );
-                    }
                     if connection.is_answered() || is_loose {
                         data.segment(head, connection, direction, segment, tools);
                     }
@@ -251,9 +268,6 @@ impl Flow {
                 }
             }
             _ => {}
-        }
-        if tools.inspection.is_some() {
-            self.inspect(direction, packet, tools);
         }
     }
 
@@ -272,9 +286,17 @@ impl Flow {
     #[cold]
     fn inspect(&self, direction: Direction, packet: &Packet<'_>, tools: &mut FlowContext<'_>) {
         self.turn_inspection(tools);
+        let is_loose = self.head.key.session.is_mirrored() || tools.midstream;
+        let in_stream = match &packet.transport {
+            Transport::Tcp(segment) => {
+                !segment.has(tcp_flags::SYN)
+                    && self.connection.as_ref().is_some_and(|connection| connection.is_answered() || is_loose)
+            }
+            _ => true,
+        };
         let FlowContext { inspection, records, time, alerted, .. } = tools;
         let Some(inspection) = inspection.as_deref_mut() else { return };
-        inspection.packet(direction, packet, self.connection.is_some());
+        inspection.packet(direction, packet, in_stream);
         let (_, original, _) = self.data.detected();
         let mut context = Context::new(&self.head, *time, original, records, alerted);
         context.inspection = Some(inspection);

@@ -17,6 +17,7 @@ use super::*;
 use crate::analyzer::{Analyzer, Consumed, Context, Event, Filter, Interest};
 
 mod duplicates;
+mod inspection;
 mod scope;
 mod streams;
 mod tuning;

@@ -61,21 +61,40 @@ impl Body {
 
     /// Consumes the next bytes.
     pub fn take(&mut self, bytes: &[u8]) -> Taken {
+        self.take_content(bytes, |_| ())
+    }
+
+    /// Consumes the next bytes, and passes on the content: without the lines around chunks.
+    pub fn take_content(&mut self, bytes: &[u8], mut content: impl FnMut(&[u8])) -> Taken {
         match self {
-            Self::Length(left) => Taken::data(skip(left, bytes.len())),
-            Self::UntilClose => Taken::data(bytes.len()),
+            Self::Length(left) => {
+                let used = skip(left, bytes.len());
+                content(bytes.get(..used).unwrap_or_default());
+                Taken::data(used)
+            }
+            Self::UntilClose => {
+                content(bytes);
+                Taken::data(bytes.len())
+            }
             Self::Chunked(Chunks(state)) => {
                 let mut at = 0;
                 let mut trailer = 0;
                 while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
                     trailer += usize::from(matches!(state, State::Trailer { .. }));
+                    let is_data = matches!(state, State::Data { .. });
                     match state.step(rest) {
                         // A body that is not in chunks can only be delimited by the end of the connection.
                         None => {
                             *self = Self::UntilClose;
+                            content(rest);
                             return Taken::data(bytes.len());
                         }
-                        Some(used) => at += used,
+                        Some(used) => {
+                            if is_data {
+                                content(rest.get(..used).unwrap_or_default());
+                            }
+                            at += used;
+                        }
                     }
                     if *state == State::End {
                         break;

@@ -2,6 +2,7 @@
 
 use serde::ser::{Serialize, SerializeMap as _, SerializeStruct as _, Serializer};
 
+use super::target::Authority;
 use crate::eve::{EveEvent, EveWriter, Measured, Packer, Unpacker};
 use crate::pack;
 use crate::text::Bytes;
@@ -162,59 +163,14 @@ impl Serialize for Object<'_> {
     }
 }
 
-/// The host and the port that a request is addressed to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Authority<'a> {
-    host: Option<&'a [u8]>,
-    port: Option<u16>,
-}
-
 impl Object<'_> {
     /// Returns the authority in the target, or else the one in the Host field.
     fn authority(&self) -> Authority<'_> {
         let target = self.get(tag::TARGET).unwrap_or_default();
-        let in_target = if self.get(tag::METHOD) == Some(b"CONNECT") {
-            Authority::parse(target).unless_odd(target)
-        } else {
-            absolute(target).map_or_else(Authority::default, Authority::parse)
-        };
+        let in_target = Authority::of_target(self.get(tag::METHOD).unwrap_or_default(), target);
         match in_target.host {
             Some(_) => in_target,
             None => self.get(tag::HOST).map_or_else(Authority::default, Authority::parse),
-        }
-    }
-}
-
-/// Returns the authority of a target in absolute form.
-fn absolute(target: &[u8]) -> Option<&[u8]> {
-    let scheme = target.iter().position(|byte| !byte.is_ascii_alphanumeric()).filter(|&len| len > 0)?;
-    let rest = target.get(scheme..)?.strip_prefix(b"://")?;
-    let authority = rest.split(|byte| matches!(byte, b'/' | b'?' | b'#')).next()?;
-    authority.rsplit(|&byte| byte == b'@').next()
-}
-
-impl<'a> Authority<'a> {
-    /// Returns nothing if the text behind the host is not a port.
-    fn unless_odd(self, text: &[u8]) -> Self {
-        let odd = self.port.is_none() && text.contains(&b':') && !text.ends_with(b"]");
-        if odd { Self::default() } else { self }
-    }
-
-    /// Parses host and port. An IPv6 address is in brackets.
-    fn parse(text: &'a [u8]) -> Self {
-        let text = text.trim_ascii();
-        let bracket = if text.starts_with(b"[") { text.iter().position(|&byte| byte == b']') } else { None };
-        let from = bracket.unwrap_or_default();
-        let colon = text.iter().skip(from).position(|&byte| byte == b':').map(|colon| colon + from);
-        let (host, port) = text.split_at(colon.unwrap_or(text.len()));
-        let mut host = host.trim_ascii();
-        while let Some(shorter) = host.strip_suffix(b".") {
-            host = shorter;
-        }
-        let port = port.strip_prefix(b":").and_then(|port| str::from_utf8(port.trim_ascii()).ok());
-        Self {
-            host: Some(host).filter(|host| !host.is_empty()),
-            port: port.and_then(|port| port.parse().ok()).filter(|&port| port > 0),
         }
     }
 }
@@ -244,34 +200,5 @@ impl Serialize for ContentRange<'_> {
             }
         }
         map.end()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hosts_and_ports_are_told_apart() {
-        for (text, host, port) in [
-            (&b"a.example"[..], Some(&b"a.example"[..]), None),
-            (b" a.example.:8080 ", Some(b"a.example"), Some(8080)),
-            (b"[2001:db8::1]:81", Some(b"[2001:db8::1]"), Some(81)),
-            (b"[2001:db8::1]", Some(b"[2001:db8::1]"), None),
-            (b"a:port", Some(b"a"), None),
-            (b":80", None, Some(80)),
-            (b"", None, None),
-        ] {
-            assert_eq!(Authority::parse(text), Authority { host, port }, "{}", text.escape_ascii());
-        }
-        for (target, host) in [
-            (&b"a.example:443"[..], Some(&b"a.example"[..])),
-            (b"[2001:db8::1]", Some(b"[2001:db8::1]")),
-            (b"{\"verbose\":false}", None),
-        ] {
-            assert_eq!(Authority::parse(target).unless_odd(target).host, host);
-        }
-        assert_eq!(absolute(b"http://user@a.example:80/b?c"), Some(&b"a.example:80"[..]));
-        assert_eq!(absolute(b"/path?u=http://a.example/"), None);
     }
 }

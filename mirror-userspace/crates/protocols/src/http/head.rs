@@ -158,8 +158,8 @@ impl<'a> Request<'a> {
         })
     }
 
-    fn lenient(head: &'a [u8]) -> Self {
-        let (line, rest) = line(head);
+    /// Splits a request line into method, target and protocol version.
+    pub(super) fn words(line: &'a [u8]) -> (&'a [u8], &'a [u8], &'a [u8]) {
         let (method, line) = word(line);
         // A space ends the target; if there is none, other white space does.
         let line = line.trim_ascii();
@@ -167,7 +167,12 @@ impl<'a> Request<'a> {
             Some(space) => line.split_at(space),
             None => word(line),
         };
-        let protocol = protocol.trim_ascii();
+        (method, target, protocol.trim_ascii())
+    }
+
+    fn lenient(head: &'a [u8]) -> Self {
+        let (line, rest) = line(head);
+        let (method, target, protocol) = Self::words(line);
         Self {
             method,
             target,
@@ -310,7 +315,7 @@ fn line(bytes: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// Splits at the first white space, and skips that space.
-fn word(line: &[u8]) -> (&[u8], &[u8]) {
+pub(super) fn word(line: &[u8]) -> (&[u8], &[u8]) {
     const VERTICAL_TAB: u8 = 0x0b;
     let is_space = |byte: &u8| byte.is_ascii_whitespace() || *byte == VERTICAL_TAB;
     let (word, rest) = line.split_at(line.iter().position(is_space).unwrap_or(line.len()));

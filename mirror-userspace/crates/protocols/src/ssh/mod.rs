@@ -60,6 +60,11 @@ impl Protocol for Ssh {
         pack::put(&mut flow.values, protocol_tag, protocol);
         pack::put(&mut flow.values, software_tag, software);
         flow.heard[direction as usize] = true;
+        if output.wants("ssh.proto") || output.wants("ssh.software") {
+            output.buffer("ssh.proto", protocol);
+            output.buffer("ssh.software", software);
+            output.transaction(0, direction);
+        }
         if flow.heard != [true; 2] {
             return Consumed::Close;
         }

@@ -1,9 +1,12 @@
 //! The fields of an X.509 certificate (RFC 5280) that records contain.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use mirror_packet::text::Text;
 use sha1::{Digest as _, Sha1};
 use time::OffsetDateTime;
 use x509_parser::certificate::X509CertificateParser;
+use x509_parser::extensions::GeneralName;
 use x509_parser::nom::Parser as _;
 
 /// A certificate in the form of records.
@@ -39,6 +42,29 @@ impl Certificate {
             not_before: date(validity.not_before.to_datetime()),
             not_after: date(validity.not_after.to_datetime()),
         })
+    }
+}
+
+/// Returns the alternative names of the subject of a certificate in DER (RFC 5280, section 4.2.1.6): host names, addresses
+/// and URIs as text. Others are left out.
+#[must_use]
+pub fn alternative_names(der: &[u8]) -> Vec<String> {
+    let Ok((_, certificate)) = X509CertificateParser::new().parse(der) else { return Vec::new() };
+    let Ok(Some(extension)) = certificate.subject_alternative_name() else { return Vec::new() };
+    extension.value.general_names.iter().filter_map(alternative_name).collect()
+}
+
+fn alternative_name(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(text) | GeneralName::RFC822Name(text) | GeneralName::URI(text) => {
+            Some((*text).to_owned())
+        }
+        GeneralName::IPAddress(bytes) => match bytes.len() {
+            4 => bytes.first_chunk::<4>().map(|octets| Ipv4Addr::from(*octets).to_string()),
+            16 => bytes.first_chunk::<16>().map(|octets| Ipv6Addr::from(*octets).to_string()),
+            _ => None,
+        },
+        _ => None,
     }
 }
 

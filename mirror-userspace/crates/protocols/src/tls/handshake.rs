@@ -13,6 +13,9 @@ use super::hello::{ClientHello, ServerHello, Version, extension};
 pub const MAX_HELLO: usize = 16 * 1024;
 /// The longest certificate that is stored, in bytes. One with a thousand names has less.
 pub const MAX_CERTIFICATE: usize = 32 * 1024;
+/// Certificates behind the first that are stored, and the bytes of a direction with them, if they are wanted.
+const MAX_FURTHER: usize = 8;
+const MAX_KEPT: usize = MAX_HELLO + 2 * MAX_CERTIFICATE;
 /// Bytes of a connection within which its handshake has to end. If only one direction of a connection is
 /// mirrored, its end is not seen.
 const MAX_HANDSHAKE: usize = 256 * 1024;
@@ -79,7 +82,7 @@ pub enum Progress {
 }
 
 /// The handshake of one connection. Each direction stores at most [`MAX_HELLO`] + [`MAX_CERTIFICATE`] bytes,
-/// and takes that memory as the bytes come in, whatever lengths are announced.
+/// with all certificates one [`MAX_CERTIFICATE`] more, and takes that memory as the bytes come in, whatever lengths are announced.
 #[derive(Debug, Default)]
 pub struct Handshake {
     client: Side,
@@ -183,6 +186,20 @@ impl Handshake {
             client_certificate: self.client.certificate(),
             server_record: Version(self.server.record_version),
         }
+    }
+
+    /// Stores all certificates of the server from now on, and not only the first.
+    pub const fn keep_chain(&mut self) {
+        self.server.keeps_chain = true;
+    }
+
+    /// Returns the certificates of the server, in DER: the first one and those that [are stored](Self::keep_chain).
+    pub fn chain(&self) -> impl Iterator<Item = &[u8]> {
+        let further = self.server.chain.iter().filter(|range| !range.is_empty());
+        self.server
+            .certificate()
+            .into_iter()
+            .chain(further.filter_map(|range| self.server.kept.get(range.clone())))
     }
 
     /// Returns the last alert of either side that ends a handshake. Alerts behind a change of ciphers are encrypted.
@@ -341,10 +358,14 @@ struct Side {
     alert: [u8; 2],
     cipher_changed: bool,
     ending: Ending,
-    /// The hello, and the certificate behind it.
+    /// Certificates behind the first are stored, too.
+    keeps_chain: bool,
+    /// The hello, and the certificates behind it.
     kept: Vec<u8>,
     hello: Range<usize>,
     certificate: Range<usize>,
+    /// The certificates behind the first.
+    chain: Vec<Range<usize>>,
 }
 
 /// The reason why a direction contributes no more.
@@ -367,10 +388,12 @@ enum Part {
     Skipped,
     /// They are a hello.
     Hello,
-    /// They are the lengths in front of a certificate: that of the list, and that of the first entry.
+    /// They are the lengths in front of a certificate: that of the list, for the first one, and that of the entry.
     Lengths { seen: u8, len: u32 },
     /// They are the first certificate.
     Certificate { left: u32 },
+    /// They are a further certificate.
+    Further { left: u32 },
 }
 
 impl Side {
@@ -502,49 +525,106 @@ impl Side {
             // A certificate precedes a hello only if the sender wants to confuse the reader.
             self.kept.clear();
             (self.hello, self.certificate) = (0..0, 0..0);
+            self.chain.clear();
         }
         Ok(())
     }
 
     /// Processes bytes of a message's body.
     fn body(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
-        let mut bytes = bytes;
-        if let Part::Lengths { mut seen, mut len } = self.part {
-            const BOTH: u8 = 6;
-            while seen < BOTH
-                && let Some((&byte, left)) = bytes.split_first()
-            {
-                // The second length replaces the first.
-                len = (len << 8 | u32::from(byte)) & 0x00ff_ffff;
-                seen += 1;
-                bytes = left;
-            }
-            self.part = Part::Lengths { seen, len };
-            if seen == BOTH {
-                let there = bytes.len() as u32 + self.message_left;
-                if len > there || len as usize > MAX_CERTIFICATE {
-                    self.part = Part::Skipped;
-                    return Err(Malformed::CertificateLength);
+        let mut rest = bytes;
+        loop {
+            match self.part {
+                Part::Hello => {
+                    self.kept.extend_from_slice(rest);
+                    self.hello.end = self.kept.len();
+                    return Ok(());
                 }
-                self.certificate = self.kept.len()..self.kept.len();
-                self.part = if len == 0 { Part::Skipped } else { Part::Certificate { left: len } };
+                Part::Lengths { .. } => {
+                    rest = self.lengths(rest)?;
+                    if matches!(self.part, Part::Lengths { .. }) {
+                        return Ok(());
+                    }
+                }
+                Part::Certificate { left } => {
+                    let (left, behind) = self.keep(left, rest);
+                    self.certificate.end = self.kept.len();
+                    if left > 0 {
+                        self.part = Part::Certificate { left };
+                        return Ok(());
+                    }
+                    rest = behind;
+                    self.part = self.next_certificate();
+                }
+                Part::Further { left } => {
+                    let (left, behind) = self.keep(left, rest);
+                    let end = self.kept.len();
+                    if let Some(certificate) = self.chain.last_mut() {
+                        certificate.end = end;
+                    }
+                    if left > 0 {
+                        self.part = Part::Further { left };
+                        return Ok(());
+                    }
+                    rest = behind;
+                    self.part = self.next_certificate();
+                }
+                Part::Skipped => return Ok(()),
             }
         }
-        match self.part {
-            Part::Hello => {
-                self.kept.extend_from_slice(bytes);
-                self.hello.end = self.kept.len();
-            }
-            Part::Certificate { left } => {
-                let now = bytes.get(..left as usize).unwrap_or(bytes);
-                self.kept.extend_from_slice(now);
-                self.certificate.end = self.kept.len();
-                let left = left - now.len() as u32;
-                self.part = if left == 0 { Part::Skipped } else { Part::Certificate { left } };
-            }
-            Part::Skipped | Part::Lengths { .. } => {}
+    }
+
+    /// Stores bytes of which `left` belong to a certificate. Returns the number that is still missing, and the others.
+    fn keep<'a>(&mut self, left: u32, bytes: &'a [u8]) -> (u32, &'a [u8]) {
+        let (now, behind) = bytes.split_at_checked(left as usize).unwrap_or((bytes, &[]));
+        self.kept.extend_from_slice(now);
+        (left - now.len() as u32, behind)
+    }
+
+    /// Returns the use of the bytes behind a certificate.
+    const fn next_certificate(&self) -> Part {
+        // The length of the list is known.
+        if self.keeps_chain && self.chain.len() < MAX_FURTHER {
+            Part::Lengths { seen: 3, len: 0 }
+        } else {
+            Part::Skipped
         }
-        Ok(())
+    }
+
+    /// Processes bytes of the lengths in front of a certificate, and begins it when they are complete. Returns the rest.
+    fn lengths<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], Malformed> {
+        const BOTH: u8 = 6;
+        let mut rest = bytes;
+        let Part::Lengths { mut seen, mut len } = self.part else { return Ok(rest) };
+        while seen < BOTH
+            && let Some((&byte, left)) = rest.split_first()
+        {
+            // The second length replaces the first.
+            len = (len << 8 | u32::from(byte)) & 0x00ff_ffff;
+            seen += 1;
+            rest = left;
+        }
+        self.part = Part::Lengths { seen, len };
+        if seen < BOTH {
+            return Ok(rest);
+        }
+        let there = rest.len() as u32 + self.message_left;
+        let is_too_long = len > there || len as usize > MAX_CERTIFICATE;
+        let begin = self.kept.len();
+        if self.certificate.is_empty() {
+            if is_too_long {
+                self.part = Part::Skipped;
+                return Err(Malformed::CertificateLength);
+            }
+            self.certificate = begin..begin;
+            self.part = if len == 0 { Part::Skipped } else { Part::Certificate { left: len } };
+        } else if is_too_long || len == 0 || begin + len as usize > MAX_KEPT {
+            self.part = Part::Skipped;
+        } else {
+            self.chain.push(begin..begin);
+            self.part = Part::Further { left: len };
+        }
+        Ok(rest)
     }
 }
 

@@ -24,7 +24,7 @@ mod names;
 #[cfg(test)]
 mod tests;
 
-pub use certificate::Certificate;
+pub use certificate::{Certificate, alternative_names};
 pub use eve::Event;
 pub use event::HandshakeEvent;
 pub use fingerprint::write_ja4;

@@ -119,6 +119,11 @@ fn der(tag: u8, content: impl AsRef<[u8]>) -> Vec<u8> {
 
 /// Returns a certificate of this organisation and name.
 fn certificate(organisation: &str, name: &str) -> Vec<u8> {
+    certificate_with(organisation, name, &[])
+}
+
+/// Returns a certificate with extensions.
+fn certificate_with(organisation: &str, name: &str, extensions: &[u8]) -> Vec<u8> {
     let attribute = |kind: u8, value: &str| {
         let oid = der(6, [0x55, 4, kind]);
         der(0x31, der(0x30, [oid, der(0x0c, value)].concat()))
@@ -135,6 +140,7 @@ fn certificate(organisation: &str, name: &str) -> Vec<u8> {
         validity,
         whom,
         key,
+        extensions.to_vec(),
     ];
     der(0x30, [der(0x30, body.concat()), algorithm, der(3, [0; 65])].concat())
 }
@@ -258,6 +264,55 @@ fn early_data_does_not_complete_a_handshake() {
     talk.truncate(3);
     talk.push((ToServer, record(APPLICATION_DATA, [0; 1000])));
     assert_eq!(push(&mut handshake, &talk), Ok(Progress::Reading));
+}
+
+#[test]
+fn all_certificates_are_stored_if_they_are_wanted_however_they_come() {
+    let (first, second) = (certificate("Example, Inc.", "example.net"), vec![1; 300]);
+    let talk = talk_12();
+    for wanted in [false, true] {
+        for piece in [1, 7, usize::MAX] {
+            let mut handshake = Handshake::new();
+            if wanted {
+                handshake.keep_chain();
+            }
+            for (direction, bytes) in &talk {
+                bytes.chunks(piece).for_each(|bytes| _ = handshake.push(*direction, bytes));
+            }
+            let expected: &[&[u8]] = if wanted { &[&first, &second] } else { &[&first] };
+            assert_eq!(handshake.chain().collect::<Vec<_>>(), expected);
+            assert_eq!(handshake.messages().server_certificate, Some(&first[..]));
+            handshake.clear();
+            assert_eq!(handshake.chain().count(), 0);
+        }
+    }
+}
+
+#[test]
+fn hostile_chains_are_stored_to_a_bound() {
+    let chain = vec![&[7; 30_000][..]; 5];
+    let mut handshake = Handshake::new();
+    handshake.keep_chain();
+    for part in certificates(&chain).chunks(16_000) {
+        handshake.push(ToClient, &record(HANDSHAKE, part)).unwrap();
+    }
+    assert_eq!(handshake.chain().count(), 2);
+    handshake.clear();
+    handshake.keep_chain();
+    handshake.push(ToClient, &record(HANDSHAKE, certificates(&[&[7; 3][..]; 100]))).unwrap();
+    assert_eq!(handshake.chain().count(), 9);
+}
+
+#[test]
+fn alternative_names_are_texts() {
+    let name = |kind: u8, value: &[u8]| der(0x80 | kind, value);
+    let names =
+        [name(2, b"a.example"), name(2, b"*.b.example"), name(7, &[192, 0, 2, 1]), name(6, b"http://c/")];
+    let extension = der(0x30, [der(6, [0x55, 0x1d, 17]), der(4, der(0x30, names.concat()))].concat());
+    let plain = certificate("o", "n");
+    let with = certificate_with("o", "n", &der(0xa3, der(0x30, extension)));
+    assert_eq!(alternative_names(&with), ["a.example", "*.b.example", "192.0.2.1", "http://c/"]);
+    assert!(alternative_names(&plain).is_empty() && alternative_names(b"none").is_empty());
 }
 
 #[test]

@@ -79,7 +79,8 @@ pub(super) fn holds(condition: &Condition, about: &About<'_>) -> bool {
         Condition::FlowPackets(side, compare) => of_side(*side, facts.packets, *compare),
         Condition::FlowBytes(side, compare) => of_side(*side, facts.bytes, *compare),
         Condition::Application { application, negated } => {
-            let is_decided = facts.application.is_some() || facts.is_unknown;
+            // Of a flow that was not recognised, nothing is said but that.
+            let is_decided = facts.application.is_some() || facts.is_unknown && application.is_none();
             let is_this = match application {
                 None => facts.is_unknown,
                 Some(application) => [facts.application, facts.original]

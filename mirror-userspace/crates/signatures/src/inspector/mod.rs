@@ -151,6 +151,16 @@ impl Work {
         self.memory.get(slot).map(|item| std::mem::take(&mut item.body))
     }
 
+    /// Notes the rules that matched a segment, so that they do not match its data in a stream again.
+    fn note_matches(&mut self, flow: &FlowState, direction: Direction) {
+        if let Some(slot) = flow.raw[direction as usize].slot
+            && let Some(item) = self.memory.get(slot)
+        {
+            let room = limits::ALERTS.saturating_sub(item.matched.len());
+            item.matched.extend(self.matched.drain(..).take(room));
+        }
+    }
+
     /// Gives it back.
     fn give_payload(&mut self, flow: &FlowState, direction: Direction, payload: Option<Vec<u8>>) {
         let Some(payload) = payload else { return };
@@ -222,9 +232,14 @@ impl Inspector {
             }
             engine.port_candidates(scope, direction, [sender.1, receiver.1], &mut work.candidates);
         }
+        if !packet.in_stream && !packet.payload.is_empty() && engine.has_scope(Scope::Stream, direction) {
+            engine.payload_candidates(Scope::Stream, direction, packet.payload, &mut work.candidates);
+            engine.port_candidates(Scope::Stream, direction, [sender.1, receiver.1], &mut work.candidates);
+        }
         if !work.candidates.rules().is_empty() {
             let traffic = Traffic::of_packet(facts, packet);
             work.verify_candidates(engine, flow, &traffic);
+            work.note_matches(flow, direction);
         }
     }
 
@@ -307,20 +322,20 @@ impl Inspector {
         }
         let data = std::mem::take(&mut item.body);
         let searched = std::mem::replace(&mut item.searched, data.len());
+        let matched = std::mem::take(&mut item.matched);
         // What a transaction has inspected is not inspected again.
         if searched < data.len() && !flow.is_passed {
             work.candidates.clear();
             engine.payload_candidates(Scope::Stream, direction, &data, &mut work.candidates);
             let ports = [facts.sender(direction).1, facts.sender(direction.reverse()).1];
             engine.port_candidates(Scope::Stream, direction, ports, &mut work.candidates);
-            let traffic = Traffic::of_stream(facts, direction, &data);
+            let mut traffic = Traffic::of_stream(facts, direction, &data);
+            traffic.matched = &matched;
             work.verify_candidates(engine, flow, &traffic);
         }
         if let Some(item) = work.memory.get(slot) {
-            item.body = data;
+            (item.body, item.matched) = (data, matched);
             if ends {
-                item.body.clear();
-                item.searched = 0;
                 // A stream that is silent now keeps no memory.
                 work.memory.leave(slot);
                 flow.raw[direction as usize].slot = None;

@@ -158,9 +158,30 @@ fn payload_of_packets_and_streams_is_told_apart() {
     let mut flow = Flow::new(TCP, &parts);
     flow.inspector.stream(&mut flow.state, &flow.facts, ToServer, b"abcd");
     assert_eq!(flow.packet(ToServer, b"abcd"), [1, 2, 4, 5]);
-    assert_eq!(flow.end(), [3, 4, 5]);
+    // What has matched the segment does not match the stream again.
+    assert_eq!(flow.end(), [3]);
     let mut flow = Flow::new(UDP, &parts);
     assert_eq!(flow.packet(ToServer, b"abcd"), [6]);
+}
+
+#[test]
+fn rules_of_streams_are_tried_on_segments_that_are_part_of_none() {
+    let parts = [
+        (ANY, r#"content:"abcd";"#),
+        ("alert tcp-stream any any -> any any", r#"content:"abcd";"#),
+        (ANY, r#"content:"abcd"; depth:4;"#),
+    ];
+    let mut flow = Flow::new(TCP, &parts);
+    let packet = PacketView {
+        direction: ToServer,
+        network: &[],
+        transport: &[],
+        payload: b"abcd",
+        payload_len: 4,
+        in_stream: false,
+    };
+    flow.inspector.packet(&mut flow.state, &flow.facts, &packet);
+    assert_eq!(flow.alerts(), [1, 3]);
 }
 
 #[test]

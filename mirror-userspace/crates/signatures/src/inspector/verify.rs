@@ -27,8 +27,8 @@ use crate::transform::Transform;
 pub(super) struct Traffic<'a> {
     facts: &'a Facts,
     direction: Direction,
-    /// The scope of packets and streams; `None` for a transaction.
-    scope: Option<Scope>,
+    /// The scopes of a packet or stream, a bit each; none for a transaction.
+    scopes: u8,
     packet: Option<&'a PacketView<'a>>,
     transaction: Option<u64>,
     parts: Option<&'a Parts>,
@@ -47,7 +47,7 @@ impl<'a> Traffic<'a> {
         Self {
             facts,
             direction,
-            scope: None,
+            scopes: 0,
             packet: None,
             transaction: None,
             parts: None,
@@ -60,12 +60,13 @@ impl<'a> Traffic<'a> {
 
     pub(super) const fn of_packet(facts: &'a Facts, packet: &'a PacketView<'a>) -> Self {
         let payload = Some(packet.payload);
-        let scope = Some(Scope::of_packet(facts.transport));
-        Self { scope, packet: Some(packet), payload, ..Self::new(facts, packet.direction) }
+        let loose = if packet.in_stream { 0 } else { 1 << Scope::Loose as u8 };
+        let scopes = 1 << Scope::of_packet(facts.transport) as u8 | loose;
+        Self { scopes, packet: Some(packet), payload, ..Self::new(facts, packet.direction) }
     }
 
     pub(super) const fn of_stream(facts: &'a Facts, direction: Direction, data: &'a [u8]) -> Self {
-        Self { scope: Some(Scope::Stream), payload: Some(data), ..Self::new(facts, direction) }
+        Self { scopes: 1 << Scope::Stream as u8, payload: Some(data), ..Self::new(facts, direction) }
     }
 
     pub(super) const fn of_transaction(
@@ -79,11 +80,10 @@ impl<'a> Traffic<'a> {
 
     /// Returns true if a rule is verified with this unit of traffic.
     fn is_of(&self, plan: &Plan) -> bool {
-        match (plan.kind, self.scope) {
-            (Kind::Flow, scope) => scope.is_some_and(|scope| scope != Scope::Stream),
-            (Kind::Payload(scopes), Some(scope)) => scopes & 1 << scope as u8 != 0,
-            (Kind::Transaction, None) => true,
-            _ => false,
+        match plan.kind {
+            Kind::Flow => self.packet.is_some(),
+            Kind::Payload(scopes) => scopes & self.scopes != 0,
+            Kind::Transaction => self.transaction.is_some(),
         }
     }
 
@@ -256,7 +256,7 @@ impl Work {
 
     /// Raises the alert of a rule.
     fn raise(&mut self, rule: u32, action: Option<Action>, wanted: AlertPayload, traffic: &Traffic<'_>) {
-        let Traffic { direction, transaction, scope, packet, parts, payload, .. } = *traffic;
+        let Traffic { direction, transaction, packet, parts, payload, .. } = *traffic;
         if self.alerts.is_empty() {
             self.details.clear();
         }
@@ -280,7 +280,7 @@ impl Work {
         let payload = copy(payload, wanted.encoded || wanted.printable);
         let packet = copy(packet.map(|packet| packet.network), wanted.packet);
         let details = Details { fields, payload, packet };
-        let in_stream = scope == Some(Scope::Stream);
+        let in_stream = traffic.packet.is_none() && transaction.is_none();
         self.alerts.push_back(Alert { rule, direction, transaction, action, in_stream, details });
     }
 
@@ -293,10 +293,10 @@ impl Work {
         }
         let Traffic { facts, direction, .. } = *traffic;
         let (rank, failed) = self.first_failure(engine, signature, plan, flow, traffic);
-        let unit = match (traffic.transaction, traffic.scope) {
+        let unit = match (traffic.transaction, traffic.packet) {
             (Some(id), _) => format!("transaction {id}"),
-            (None, Some(Scope::Stream)) => "data of the stream".to_owned(),
-            (None, _) => "a packet".to_owned(),
+            (None, None) => "data of the stream".to_owned(),
+            (None, Some(_)) => "a packet".to_owned(),
         };
         explanations.note(facts, Attempt { rank, direction, unit, failed });
     }

@@ -1,5 +1,7 @@
 //! HTTP/1.x: each request with its response becomes an event.
 
+mod inspected;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -10,6 +12,7 @@ use mirror_protocols::http::{
 use mirror_protocols::pack;
 use mirror_protocols::preamble::{TlsBegin, tls_begins};
 
+use self::inspected::{Handover, InspectedBody};
 use crate::analyzer::alert::{Cause, Watch};
 use crate::analyzer::credit::{self, Allowance, Credit};
 use crate::analyzer::{Analyzer, Consumed, Context, Event};
@@ -78,7 +81,7 @@ enum Phase {
 }
 
 /// The state of a flow.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Flow {
     phases: [Phase; 2],
     open: VecDeque<Transaction>,
@@ -95,12 +98,15 @@ pub struct Flow {
     answered: Option<u32>,
     /// Sequence number behind the server's bytes that the client had received when it sent its last data.
     received: Option<u32>,
+    /// The bodies that rules inspect.
+    inspected: [Option<Box<InspectedBody>>; 2],
 }
 
 /// Emits an event for each HTTP/1.x transaction.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Http {
     watch: Watch,
+    handover: Handover,
     /// Buffers and queues that no flow uses.
     spare: Vec<Vec<u8>>,
     spare_queues: Vec<VecDeque<Transaction>>,
@@ -137,6 +143,7 @@ impl Analyzer for Http {
                 self.bytes(flow, direction, bytes, new, context)
             }
             Event::Gap { bytes, len } => {
+                self.end_body(flow, direction, context);
                 flow.gaps[direction as usize] = true;
                 let end = context.mark.end;
                 self.unfinished(
@@ -154,6 +161,7 @@ impl Analyzer for Http {
                 if direction == Direction::ToClient || bytes.contains(&b'\n') {
                     self.unfinished(flow, direction, bytes, context.mark.end, context);
                 }
+                self.end_body(flow, direction, context);
                 Consumed::Close
             }
         }
@@ -164,6 +172,9 @@ impl Analyzer for Http {
     }
 
     fn end(&mut self, flow: &mut Flow, context: &mut Context<'_>) {
+        for direction in [Direction::ToServer, Direction::ToClient] {
+            self.end_body(flow, direction, context);
+        }
         while let Some(transaction) = flow.open.pop_front() {
             self.emit(&mut flow.credit.events, transaction, context);
         }
@@ -176,12 +187,14 @@ impl Analyzer for Http {
 
     fn held(flow: &Flow) -> usize {
         let packed: usize = flow.open.iter().map(|transaction| transaction.packed.capacity()).sum();
-        flow.open.capacity() * size_of::<Transaction>() + packed
+        let decoders: usize = flow.inspected.iter().flatten().map(|body| body.room()).sum();
+        flow.open.capacity() * size_of::<Transaction>() + packed + decoders
     }
 
     fn forget(&mut self, flow: &mut Flow) {
         flow.phases = [Phase::Lost; 2];
         flow.open = VecDeque::new();
+        flow.inspected = [None, None];
     }
 }
 
@@ -266,7 +279,15 @@ impl Http {
                     }
                 }
                 Phase::Body(body) => {
-                    let Taken { used, data } = body.take(rest);
+                    let inspected = &mut flow.inspected[direction as usize];
+                    let Taken { used, data } = if inspected.is_some() {
+                        let handover = &mut self.handover;
+                        body.take_content(rest, |bytes| {
+                            handover.content(inspected, direction, bytes, context)
+                        })
+                    } else {
+                        body.take(rest)
+                    };
                     at += used;
                     let complete = body.is_complete();
                     if direction == Direction::ToClient
@@ -403,10 +424,17 @@ impl Http {
             let host = without_port(host);
             self.watch.one_of_names(Cause::Host, host, &mut flow.credit.alerts, context);
         }
+        let body = request.body();
+        if context.is_inspected() {
+            self.end_body(flow, Direction::ToServer, context);
+            let id = u64::from(flow.transactions);
+            flow.inspected[Direction::ToServer as usize] = self.handover.request(id, head, body, context);
+        }
         let Some(mut transaction) = self.open(flow) else {
             flow.credit.events.omit();
             flow.crowded = true;
-            return self.watch.is_on().then(|| Next::Body(request.body()));
+            flow.transactions = flow.transactions.wrapping_add(1);
+            return (self.watch.is_on() || context.is_inspected()).then_some(Next::Body(body));
         };
         transaction.method = match request.method {
             b"HEAD" => Method::Head,
@@ -426,7 +454,6 @@ impl Http {
                 pack::put(&mut transaction.packed, tag, value);
             }
         }
-        let body = request.body();
         transaction.requested = body.is_complete().then_some(context.time());
         // A gap has the acknowledgement of the data behind it.
         let received = flow.received.unwrap_or(context.mark.acknowledged);
@@ -452,6 +479,7 @@ impl Http {
         position: u32,
         context: &mut Context<'_>,
     ) -> Option<Next> {
+        let direction = Direction::ToClient;
         let response = Response::parse(head);
         // The end of the previous response is in a gap.
         if flow.open.front().is_some_and(|front| front.response == Progress::Final)
@@ -496,12 +524,19 @@ impl Http {
                 pack::put(&mut transaction.packed, tag, value);
             }
         }
-        match transaction.method {
-            _ if response.switches_protocols() => Some(Next::Other),
-            Method::Connect if response.is_successful() => Some(Next::Other),
-            Method::Head => Some(Next::Body(Body::Length(0))),
-            _ => Some(Next::Body(response.body())),
+        let next = match transaction.method {
+            _ if response.switches_protocols() => Next::Other,
+            Method::Connect if response.is_successful() => Next::Other,
+            Method::Head => Next::Body(Body::Length(0)),
+            _ => Next::Body(response.body()),
+        };
+        if context.is_inspected() {
+            let id = u64::from(transaction.fixed.number);
+            let body = if let Next::Body(body) = next { body } else { Body::Length(0) };
+            self.end_body(flow, direction, context);
+            flow.inspected[direction as usize] = self.handover.response(id, head, body, context);
         }
+        Some(next)
     }
 
     /// Passes over the requests whose responses are missing. The response to a request that was sent alone
@@ -522,6 +557,7 @@ impl Http {
     /// Handles the end of a message.
     fn complete(&mut self, flow: &mut Flow, direction: Direction, context: &mut Context<'_>) {
         flow.phases[direction as usize] = Phase::Head;
+        self.end_body(flow, direction, context);
         match direction {
             Direction::ToServer => {
                 if let Some(transaction) = flow.open.back_mut() {
@@ -536,6 +572,11 @@ impl Http {
                 }
             }
         }
+    }
+
+    /// Ends the body that rules inspect.
+    fn end_body(&mut self, flow: &mut Flow, direction: Direction, context: &mut Context<'_>) {
+        self.handover.end(&mut flow.inspected[direction as usize], direction, context);
     }
 
     /// Creates a transaction. Returns `None` if too many are open.

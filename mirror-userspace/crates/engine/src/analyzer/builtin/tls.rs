@@ -6,7 +6,8 @@ use mirror_packet::Direction;
 use mirror_protocols::detect::AppProto;
 use mirror_protocols::preamble::{TlsBegin, tls_begins};
 use mirror_protocols::tls::{
-    Carrier, Handshake, HandshakeEvent, Ja3, Messages, Progress, ServerHello, Version, ja4,
+    Carrier, Certificate, Handshake, HandshakeEvent, Ja3, Messages, Progress, ServerHello, Version,
+    alternative_names, ja4,
 };
 use mirror_signatures::buffer::Buffer;
 use mirror_signatures::facts::TransactionFact;
@@ -63,7 +64,13 @@ impl Analyzer for Tls {
         let is_hello_of_other = || tls_begins(direction.reverse(), bytes) == TlsBegin::At(0);
         let reversed = *flow.reversed.get_or_insert_with(is_hello_of_other);
         let direction = if reversed { direction.reverse() } else { direction };
-        let handshake = flow.handshake.get_or_insert_with(|| self.spare.pop().unwrap_or_default());
+        let handshake = flow.handshake.get_or_insert_with(|| {
+            let mut handshake = self.spare.pop().unwrap_or_default();
+            if context.wants(Buffer::TlsCerts) {
+                handshake.keep_chain();
+            }
+            handshake
+        });
         match direction {
             Direction::ToServer if flow.latency.is_none() => flow.asked = Some(context.time()),
             Direction::ToServer => {}
@@ -131,7 +138,7 @@ impl Tls {
             if !flow.is_hello_inspected {
                 hand_over_hello(&messages, context);
             }
-            hand_over_answer(&messages, context);
+            hand_over_answer(&messages, handshake.chain(), context);
         }
         if messages.is_recorded() {
             let original = context.original().map_or("", AppProto::name);
@@ -173,7 +180,11 @@ fn hand_over_hello(messages: &Messages<'_>, context: &mut Context<'_>) -> bool {
 
 /// Hands over what the server has answered to the rules.
 #[cold]
-fn hand_over_answer(messages: &Messages<'_>, context: &mut Context<'_>) {
+fn hand_over_answer<'a>(
+    messages: &Messages<'_>,
+    chain: impl Iterator<Item = &'a [u8]>,
+    context: &mut Context<'_>,
+) {
     let server = messages.server_hello.and_then(ServerHello::parse);
     if server.is_none() && messages.server_certificate.is_none() {
         return;
@@ -186,7 +197,32 @@ fn hand_over_answer(messages: &Messages<'_>, context: &mut Context<'_>) {
         }
         context.fact(TransactionFact::TlsVersion(hello.chosen().0));
     }
+    if let Some(der) = messages.server_certificate {
+        hand_over_certificate(der, chain, context);
+    }
     context.transaction(TRANSACTION, Direction::ToClient, inspection::Progress::Done);
+}
+
+/// Adds the buffers that are made from the certificates of a server. `der` is the first of them.
+fn hand_over_certificate<'a>(der: &[u8], chain: impl Iterator<Item = &'a [u8]>, context: &mut Context<'_>) {
+    const FIELDS: [Buffer; 4] =
+        [Buffer::TlsCertSubject, Buffer::TlsCertIssuer, Buffer::TlsCertSerial, Buffer::TlsCertFingerprint];
+    if FIELDS.iter().any(|buffer| context.wants(*buffer))
+        && let Some(certificate) = Certificate::parse(der)
+    {
+        let Certificate { subject, issuer, serial, fingerprint, .. } = certificate;
+        for (buffer, text) in FIELDS.into_iter().zip([subject, issuer, serial, fingerprint]) {
+            context.buffer(buffer, text.as_bytes());
+        }
+    }
+    if context.wants(Buffer::TlsCerts) {
+        chain.for_each(|der| context.buffer(Buffer::TlsCerts, der));
+    }
+    if context.wants(Buffer::TlsSubjectAltName) {
+        alternative_names(der)
+            .iter()
+            .for_each(|name| context.buffer(Buffer::TlsSubjectAltName, name.as_bytes()));
+    }
 }
 
 /// Looks for TLS in flows of protocols that negotiate it with commands of their own (STARTTLS, AUTH TLS).

@@ -256,7 +256,7 @@ impl Work {
 
     /// Raises the alert of a rule.
     fn raise(&mut self, rule: u32, action: Option<Action>, wanted: AlertPayload, traffic: &Traffic<'_>) {
-        let Traffic { direction, transaction, scope, packet, parts, payload, .. } = *traffic;
+        let Traffic { direction, transaction, packet, parts, payload, .. } = *traffic;
         if self.alerts.is_empty() {
             self.details.clear();
         }
@@ -280,7 +280,7 @@ impl Work {
         let payload = copy(payload, wanted.encoded || wanted.printable);
         let packet = copy(packet.map(|packet| packet.network), wanted.packet);
         let details = Details { fields, payload, packet };
-        let in_stream = scope == Some(Scope::Stream);
+        let in_stream = traffic.packet.is_none() && transaction.is_none();
         self.alerts.push_back(Alert { rule, direction, transaction, action, in_stream, details });
     }
 
@@ -293,10 +293,10 @@ impl Work {
         }
         let Traffic { facts, direction, .. } = *traffic;
         let (rank, failed) = self.first_failure(engine, signature, plan, flow, traffic);
-        let unit = match (traffic.transaction, traffic.scope) {
+        let unit = match (traffic.transaction, traffic.packet) {
             (Some(id), _) => format!("transaction {id}"),
-            (None, Some(Scope::Stream)) => "data of the stream".to_owned(),
-            (None, _) => "a packet".to_owned(),
+            (None, None) => "data of the stream".to_owned(),
+            (None, Some(_)) => "a packet".to_owned(),
         };
         explanations.note(facts, Attempt { rank, direction, unit, failed });
     }

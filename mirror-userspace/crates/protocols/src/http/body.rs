@@ -136,7 +136,7 @@ impl State {
                     Self::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
                 }
                 // White space before the size is tolerated.
-                (None, b' ' | b'\t' | b'\r' | b'\n') if digits == 0 => *self,
+                (None, b' ' | b'\t' | b'\r' | b'\n' | 0x0b | 0x0c) if digits == 0 => *self,
                 (None, b'\n') => Self::of_size(size),
                 (None, _) if digits > 0 => Self::Extension { size },
                 _ => return None,

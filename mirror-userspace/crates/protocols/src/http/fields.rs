@@ -28,25 +28,13 @@ struct Place {
 }
 
 impl Fields {
-    /// Reads a head that begins with its first line. The empty line at its end may be missing.
-    pub fn read(&mut self, head: &[u8]) {
+    /// Reads the head of a request, or of a response. The empty line at its end may be missing.
+    pub fn read(&mut self, head: &[u8], is_response: bool) {
         self.places.clear();
-        let mut at = line_end(head, 0).1;
-        self.block = at..head.len();
-        while at < head.len() && self.places.len() < MAX_FIELDS {
-            let begin = at;
-            let (mut end, next) = line_end(head, at);
-            if begin == end {
-                break;
-            }
-            at = next;
-            let mut is_folded = false;
-            while let Some(b' ' | b'\t' | 0) = head.get(at) {
-                is_folded = true;
-                (end, at) = line_end(head, at);
-            }
-            let lines = head.get(begin..end).unwrap_or_default();
-            self.places.push(Place::new(lines, begin, is_folded));
+        let mut lines = FieldLines::new(head, is_response);
+        self.block = lines.at..head.len();
+        for line in lines.by_ref().take(MAX_FIELDS) {
+            self.places.push(Place::new(head, line));
         }
         self.join(head);
     }
@@ -83,20 +71,108 @@ impl Fields {
 
     /// Returns the field of a name.
     pub(super) fn get<'a>(&'a self, head: &'a [u8], name: &[u8]) -> Option<Field<'a>> {
-        self.iter(head).find(|field| field.name().eq_ignore_ascii_case(name))
+        self.iter(head).find(|field| field.is(name))
     }
 }
 
 impl Place {
-    /// Returns the place of a field whose lines begin at `at`. Lines without a colon are a value without a name.
-    fn new(lines: &[u8], at: usize, is_folded: bool) -> Self {
+    /// Returns the place of a field. Lines without a colon are a value without a name.
+    fn new(head: &[u8], FieldLine { range: Range { start, end }, is_folded }: FieldLine) -> Self {
+        let lines = head.get(start..end).unwrap_or_default();
         let colon = memchr::memchr(b':', lines);
-        let name = trim_end(lines.get(..colon.unwrap_or_default()).unwrap_or_default());
+        let name = trim(lines.get(..colon.unwrap_or_default()).unwrap_or_default());
         let begin = colon.map_or(0, |colon| colon + 1);
-        let value = trim_end(lines.get(begin..).unwrap_or_default());
-        let space = value.iter().take_while(|byte| is_space(byte)).count();
-        let value = at + begin + space..at + begin + value.len();
-        Self { name: at..at + name.len(), value, is_folded, is_repetition: false, next: NONE }
+        let value = trim(lines.get(begin..).unwrap_or_default());
+        let value = start + begin + value.start..start + begin + value.end;
+        Self {
+            name: start + name.start..start + name.end,
+            value,
+            is_folded,
+            is_repetition: false,
+            next: NONE,
+        }
+    }
+}
+
+/// The lines of a field, in a head.
+#[derive(Clone, Debug)]
+pub(super) struct FieldLine {
+    pub(super) range: Range<usize>,
+    /// There are several lines.
+    pub(super) is_folded: bool,
+}
+
+/// Splits a head into its fields, as receivers do that tolerate much: a field goes on in lines that begin with white
+/// space. In a response, a carriage return alone ends a line, too, and a line that begins with white space and looks
+/// like a field is one. The latter two are what Suricata does.
+#[derive(Clone, Debug)]
+pub(super) struct FieldLines<'a> {
+    head: &'a [u8],
+    at: usize,
+    is_response: bool,
+}
+
+impl<'a> FieldLines<'a> {
+    /// Begins behind the first line of a head.
+    pub(super) fn new(head: &'a [u8], is_response: bool) -> Self {
+        let mut lines = Self { head, at: 0, is_response };
+        lines.at = lines.line(0).1;
+        lines
+    }
+
+    /// Returns the end of the line that begins at `at`, without and with the characters that end it.
+    fn line(&self, at: usize) -> (usize, usize) {
+        let rest = self.head.get(at..).unwrap_or_default();
+        let end =
+            if self.is_response { memchr::memchr2(b'\n', b'\r', rest) } else { memchr::memchr(b'\n', rest) };
+        let Some(len) = end else { return (self.head.len(), self.head.len()) };
+        match (rest.get(len), rest.get(len + 1)) {
+            (Some(b'\r'), Some(b'\n')) => (at + len, at + len + 2),
+            _ if len > 0 && rest.get(len - 1) == Some(&b'\r') => (at + len - 1, at + len + 1),
+            _ => (at + len, at + len + 1),
+        }
+    }
+
+    /// Returns true if a line goes on a field.
+    fn continues(&self, field: &[u8], line: &[u8]) -> bool {
+        if !matches!(line.first(), Some(b' ' | b'\t' | 0)) {
+            return false;
+        }
+        let colon = memchr::memchr(b':', line).filter(|_| self.is_response && field.contains(&b':'));
+        let name = line.get(..colon.unwrap_or_default()).unwrap_or_default().trim_ascii();
+        name.is_empty() || !name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-')
+    }
+}
+
+impl Iterator for FieldLines<'_> {
+    type Item = FieldLine;
+
+    fn next(&mut self) -> Option<FieldLine> {
+        loop {
+            let begin = self.at;
+            let (mut end, mut next) = self.line(begin);
+            if begin == end {
+                // A carriage return alone ends no head.
+                if next == end || self.head.get(next - 1) == Some(&b'\n') {
+                    return None;
+                }
+                self.at = next;
+                continue;
+            }
+            let mut is_folded = false;
+            loop {
+                let (line_end, behind) = self.line(next);
+                let field = self.head.get(begin..end).unwrap_or_default();
+                if next >= self.head.len()
+                    || !self.continues(field, self.head.get(next..line_end).unwrap_or_default())
+                {
+                    break;
+                }
+                (end, next, is_folded) = (line_end, behind, true);
+            }
+            self.at = next;
+            return Some(FieldLine { range: begin..end, is_folded });
+        }
     }
 }
 
@@ -105,9 +181,11 @@ const fn is_space(byte: &u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | 0x0b | 0x0c | 0)
 }
 
-fn trim_end(bytes: &[u8]) -> &[u8] {
-    let len = bytes.iter().rposition(|byte| !is_space(byte)).map_or(0, |last| last + 1);
-    bytes.get(..len).unwrap_or_default()
+/// Returns the part of bytes without white space around it.
+pub(super) fn trim(bytes: &[u8]) -> Range<usize> {
+    let end = bytes.iter().rposition(|byte| !is_space(byte)).map_or(0, |last| last + 1);
+    let start = bytes.iter().take(end).take_while(|byte| is_space(byte)).count();
+    start..end
 }
 
 /// A field, with the values of the later ones of the same name.
@@ -122,6 +200,18 @@ impl<'a> Field<'a> {
     /// Returns the name as it was sent.
     pub(super) fn name(&self) -> &'a [u8] {
         self.head.get(self.place.name.clone()).unwrap_or_default()
+    }
+
+    /// Returns true if the field has this name. Zero bytes in it do not count.
+    pub(super) fn is(&self, name: &[u8]) -> bool {
+        let own = self.name();
+        own.eq_ignore_ascii_case(name)
+            || own.len() > name.len()
+                && own
+                    .iter()
+                    .filter(|byte| **byte != 0)
+                    .map(u8::to_ascii_lowercase)
+                    .eq(name.iter().map(u8::to_ascii_lowercase))
     }
 
     /// Returns the value. `room` is memory for one that is not sent as a whole.
@@ -164,17 +254,5 @@ fn unfold(value: &[u8], out: &mut Vec<u8>) {
             out.push(b' ');
         }
         out.extend_from_slice(line);
-    }
-}
-
-/// Returns the end of the line that begins at `at`, without and with the characters that end it.
-pub(super) fn line_end(head: &[u8], at: usize) -> (usize, usize) {
-    let rest = head.get(at..).unwrap_or_default();
-    match memchr::memchr(b'\n', rest) {
-        Some(len) => {
-            let is_return = len > 0 && rest.get(len - 1) == Some(&b'\r');
-            (at + len - usize::from(is_return), at + len + 1)
-        }
-        None => (head.len(), head.len()),
     }
 }

@@ -6,6 +6,7 @@
 use std::mem::MaybeUninit;
 
 use super::Body;
+use super::fields::{FieldLine, FieldLines, trim};
 
 /// Maximum number of fields of a head that are parsed.
 const MAX_FIELDS: usize = 128;
@@ -41,10 +42,26 @@ pub fn head_end(bytes: &[u8], seen: usize) -> Option<usize> {
             bytes.get(at..)?.iter().take_while(|byte| matches!(byte, b'\r' | b' ' | b'\t')).take(MAX_SPACE);
         let end = at + space.count();
         if bytes.get(end) == Some(&b'\n') {
-            return Some(end + 1);
+            match blank_line_behind(bytes, at, end + 1) {
+                Some(end) => return Some(end),
+                None => at = end,
+            }
         }
     }
     None
+}
+
+/// Returns the end of a head with a line of white space between `begin` and `end`. If an empty line follows, it belongs
+/// to the head, too. A line that begins with white space continues the head: there is no end.
+fn blank_line_behind(bytes: &[u8], begin: usize, end: usize) -> Option<usize> {
+    let is_empty = matches!(bytes.get(begin..end), Some(b"\n" | b"\r\n"));
+    match bytes.get(end..).unwrap_or_default() {
+        _ if is_empty => Some(end),
+        [b'\n', ..] => Some(end + 1),
+        [b'\r', b'\n', ..] => Some(end + 2),
+        [b' ' | b'\t', ..] => None,
+        _ => Some(end),
+    }
 }
 
 /// The fields of a head that records contain. Values are as sent.
@@ -77,7 +94,7 @@ impl<'a> Fields<'a> {
             15 if name.eq_ignore_ascii_case(b"x-forwarded-for") => &mut self.forwarded_for,
             14 if name.eq_ignore_ascii_case(b"content-length") => {
                 for value in value.split(|&byte| byte == b',') {
-                    let length = number(value.trim_ascii());
+                    let length = length(value.trim_ascii());
                     self.malformed_length |=
                         length.is_none() || self.content_length.is_some_and(|known| Some(known) != length);
                     self.content_length = self.content_length.or(length);
@@ -85,13 +102,13 @@ impl<'a> Fields<'a> {
                 return;
             }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                // An empty element of a list counts for nothing, as did `identity` once.
-                let coding =
-                    |coding: &'a [u8]| coding.split(|&byte| byte == b';').next().map(<[u8]>::trim_ascii);
-                let mut codings = value.split(|&byte| byte == b',').filter_map(coding);
-                let is_coding = |it: &&[u8]| !it.is_empty() && !it.eq_ignore_ascii_case(b"identity");
-                if let Some(last) = codings.rfind(is_coding) {
-                    self.chunked = Some(last.eq_ignore_ascii_case(b"chunked"));
+                // An empty element of a list counts for nothing, as did `identity` once. Receivers that find the coding
+                // anywhere take the body for chunks.
+                let is_coding = |it: &&[u8]| {
+                    !it.trim_ascii().is_empty() && !it.trim_ascii().eq_ignore_ascii_case(b"identity")
+                };
+                if value.split(|&byte| byte == b',').any(|coding| is_coding(&coding)) {
+                    self.chunked = Some(self.chunked == Some(true) || mentions_chunks(value));
                 }
                 return;
             }
@@ -112,6 +129,21 @@ impl<'a> Fields<'a> {
             (None, None) => None,
         }
     }
+}
+
+/// Returns true if the name of the chunked coding is somewhere in a value, zero bytes aside.
+fn mentions_chunks(value: &[u8]) -> bool {
+    const NAME: &[u8] = b"chunked";
+    (0..value.len()).any(|at| {
+        let bytes = value.get(at..).unwrap_or_default().iter().filter(|byte| **byte != 0);
+        bytes.take(NAME.len()).map(u8::to_ascii_lowercase).eq(NAME.iter().copied())
+    })
+}
+
+/// Parses a length: a number, and text behind it that is no number.
+fn length(value: &[u8]) -> Option<u64> {
+    let digits = value.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    if value.iter().skip(digits).any(u8::is_ascii_digit) { None } else { number(value) }
 }
 
 /// Parses a decimal number. Text behind it is ignored.
@@ -171,13 +203,12 @@ impl<'a> Request<'a> {
     }
 
     fn lenient(head: &'a [u8]) -> Self {
-        let (line, rest) = line(head);
-        let (method, target, protocol) = Self::words(line);
+        let (method, target, protocol) = Self::words(line(head).0);
         Self {
             method,
             target,
             protocol: Some(protocol).filter(|protocol| !protocol.is_empty()),
-            fields: lenient_fields(rest),
+            fields: lenient_fields(head, false),
         }
     }
 
@@ -221,6 +252,8 @@ impl<'a> Request<'a> {
 pub struct Response<'a> {
     /// The status code; `None` if the status line has none.
     pub status: Option<u16>,
+    /// The status code does not have three digits: receivers do not agree on its meaning.
+    is_odd: bool,
     fields: Fields<'a>,
 }
 
@@ -237,23 +270,22 @@ impl<'a> Response<'a> {
         let mut config = httparse::ParserConfig::default();
         config
             .allow_spaces_after_header_name_in_responses(true)
-            .allow_multiple_spaces_in_response_status_delimiters(true)
-            .ignore_invalid_headers_in_responses(true);
+            .allow_multiple_spaces_in_response_status_delimiters(true);
         let parsed = config.parse_response_with_uninit_headers(&mut response, head, &mut headers);
         parsed.ok().filter(httparse::Status::is_complete)?;
         let mut fields = Fields::default();
         for header in response.headers.iter() {
             fields.add(header.name.as_bytes(), header.value);
         }
-        Some(Self { status: response.code, fields })
+        Some(Self { status: response.code, is_odd: false, fields })
     }
 
     fn lenient(head: &'a [u8]) -> Self {
-        let (line, rest) = line(head);
-        let (_, line) = word(line);
-        let (status, _) = word(line);
-        let status = number(status).and_then(|status| u16::try_from(status).ok());
-        Self { status, fields: lenient_fields(rest) }
+        let (_, behind) = word(line(head).0);
+        let (word, _) = word(behind);
+        let status = number(word).and_then(|status| u16::try_from(status).ok());
+        let is_usual = word.iter().take_while(|byte| byte.is_ascii_digit()).count() == 3;
+        Self { status, is_odd: !is_usual, fields: lenient_fields(head, true) }
     }
 
     /// Returns the Content-Type field.
@@ -278,6 +310,12 @@ impl<'a> Response<'a> {
     #[must_use]
     pub fn is_interim(&self) -> bool {
         self.status.is_some_and(|status| (100..200).contains(&status) && status != SWITCHING_PROTOCOLS)
+            && !self.has_content()
+    }
+
+    /// Returns true if the fields announce a body, whatever the status is.
+    fn has_content(&self) -> bool {
+        self.fields.body().is_some_and(|body| !body.is_complete())
     }
 
     /// Returns true if another protocol follows (RFC 9110, section 15.2.2).
@@ -297,8 +335,9 @@ impl<'a> Response<'a> {
     #[must_use]
     pub fn body(&self) -> Body {
         match (self.status, self.fields.body()) {
-            // These have no body, whatever length they announce.
-            (Some(100..200 | 204 | 304), _) => Body::Length(0),
+            // These have no body, whatever length they announce. An interim response that announces one is none.
+            (Some(SWITCHING_PROTOCOLS | 204 | 304), _) if !self.is_odd => Body::Length(0),
+            (Some(100..200), _) if !self.has_content() => Body::Length(0),
             (_, Some(body)) => body,
             (_, None) => Body::UntilClose,
         }
@@ -308,7 +347,7 @@ impl<'a> Response<'a> {
 const SWITCHING_PROTOCOLS: u16 = 101;
 
 /// Splits off the first line, without its end.
-fn line(bytes: &[u8]) -> (&[u8], &[u8]) {
+pub(super) fn line(bytes: &[u8]) -> (&[u8], &[u8]) {
     let end = bytes.iter().position(|&byte| byte == b'\n').unwrap_or(bytes.len());
     let (line, rest) = bytes.split_at(end);
     (line.strip_suffix(b"\r").unwrap_or(line), rest.get(1..).unwrap_or_default())
@@ -323,19 +362,35 @@ pub(super) fn word(line: &[u8]) -> (&[u8], &[u8]) {
     (word, rest.get(space..).unwrap_or_default())
 }
 
-fn lenient_fields(head: &[u8]) -> Fields<'_> {
+fn lenient_fields(head: &[u8], is_response: bool) -> Fields<'_> {
     let mut fields = Fields::default();
-    let mut rest = head;
-    for _ in 0..MAX_FIELDS {
-        let (field, behind) = line(rest);
-        if field.is_empty() {
-            break;
-        }
-        if let Some(colon) = field.iter().position(|&byte| byte == b':') {
-            let (name, value) = field.split_at(colon);
-            fields.add(name.trim_ascii(), value.get(1..).unwrap_or_default().trim_ascii());
-        }
-        rest = behind;
+    for FieldLine { range, is_folded } in FieldLines::new(head, is_response).take(MAX_FIELDS) {
+        let field = head.get(range).unwrap_or_default();
+        let Some(colon) = memchr::memchr(b':', field) else { continue };
+        let (name, value) = field.split_at(colon);
+        let value = value.get(1..).unwrap_or_default();
+        let mut clean = [0; LONGEST_NAME];
+        let name = without_zeros(name.get(trim(name)).unwrap_or_default(), &mut clean);
+        // Only the fields that delimit the body count with all their lines.
+        let is_first = is_folded && !matches!(name.len(), 14 | 17);
+        let value = if is_first { line(value).0 } else { value };
+        fields.add(name, value.trim_ascii());
     }
     fields
+}
+
+/// Length of the longest name that matters.
+const LONGEST_NAME: usize = b"transfer-encoding".len();
+
+/// Returns a name without the zero bytes in it, which receivers skip.
+fn without_zeros<'a>(name: &'a [u8], clean: &'a mut [u8; LONGEST_NAME]) -> &'a [u8] {
+    if !name.contains(&0) {
+        return name;
+    }
+    let mut len = 0;
+    for (to, from) in clean.iter_mut().zip(name.iter().filter(|byte| **byte != 0)) {
+        *to = *from;
+        len += 1;
+    }
+    clean.get(..len).unwrap_or_default()
 }

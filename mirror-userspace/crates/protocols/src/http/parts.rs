@@ -3,9 +3,11 @@
 //! Each is made when it is asked for. Those that are sent as a whole are slices of the head; `room` is memory for the
 //! others, which is overwritten.
 
-use super::fields::{Field, Fields, line_end};
+use std::ops::Range;
+
+use super::fields::{Field, Fields};
 use super::head::Request;
-use super::target::{Authority, normalize};
+use super::target::{Authority, host_of, normalize};
 
 /// The head of a request, and its parts.
 #[derive(Clone, Copy, Debug)]
@@ -34,9 +36,9 @@ pub struct FieldParts<'a> {
 }
 
 impl<'a> FieldParts<'a> {
-    fn read(head: &'a [u8], fields: &'a mut Fields) -> Self {
-        fields.read(head);
-        let line = head.get(..line_end(head, 0).0).unwrap_or_default();
+    fn read(head: &'a [u8], fields: &'a mut Fields, is_response: bool) -> Self {
+        fields.read(head, is_response);
+        let (line, _) = super::head::line(head);
         Self { head, line, fields }
     }
 
@@ -112,7 +114,7 @@ impl<'a> RequestParts<'a> {
     /// Reads the head of a request, in memory that is reused.
     #[must_use]
     pub fn new(head: &'a [u8], fields: &'a mut Fields) -> Self {
-        let fields = FieldParts::read(head, fields);
+        let fields = FieldParts::read(head, fields, false);
         let (method, target, protocol) = Request::words(fields.line);
         Self { fields, method, target, protocol }
     }
@@ -152,27 +154,16 @@ impl<'a> RequestParts<'a> {
         room
     }
 
-    /// Returns the host in lower case, without port and last dots: that of the target, or else of the field.
+    /// Returns the host in lower case and without port: that of the target, or else of the field.
     pub fn host<'b>(&self, room: &'b mut Vec<u8>) -> Option<&'b [u8]> {
-        let host = match Authority::of_target(self.method, self.target).host {
-            Some(host) => {
-                room.clear();
-                room.extend_from_slice(host);
-                host.len()
-            }
-            None => {
-                let field = self.fields.fields.get(self.fields.head, b"Host")?;
-                room.clear();
-                field.append(room);
-                let host = Authority::parse(room).host.unwrap_or_default();
-                // Nothing but white space is in front of it.
-                let begin = room.len() - room.trim_ascii_start().len();
-                let len = host.len();
-                room.drain(..begin);
-                len
-            }
-        };
-        room.truncate(host);
+        room.clear();
+        match Authority::of_target(self.method, self.target).host {
+            Some(host) => room.extend_from_slice(host),
+            None => self.fields.fields.get(self.fields.head, b"Host")?.append(room),
+        }
+        let Range { start, end } = host_of(room);
+        room.truncate(end);
+        room.drain(..start);
         room.make_ascii_lowercase();
         Some(room)
     }
@@ -201,7 +192,7 @@ impl<'a> ResponseParts<'a> {
     /// Reads the head of a response, in memory that is reused.
     #[must_use]
     pub fn new(head: &'a [u8], fields: &'a mut Fields) -> Self {
-        let fields = FieldParts::read(head, fields);
+        let fields = FieldParts::read(head, fields, true);
         let (protocol, rest) = super::head::word(fields.line);
         let (status, message) = super::head::word(rest);
         Self { fields, protocol, status, message: message.trim_ascii_end() }
@@ -278,7 +269,7 @@ mod tests {
             (&b"GET"[..], &b"/a%20b?c"[..], &b"HTTP/1.1"[..])
         );
         assert_eq!(parts.uri(&mut room), b"/a b?c");
-        assert_eq!(parts.host(&mut room), Some(&b"a.example"[..]));
+        assert_eq!(parts.host(&mut room), Some(&b"a.example."[..]));
         assert_eq!(parts.raw_host(&mut room), Some(&b"A.Example.:8080"[..]));
         assert_eq!(parts.cookie(&mut room), Some(&b"k=v"[..]));
         assert_eq!(parts.fields().header(&mut room), b"host: A.Example.:8080\r\nX-Fold: one two, three\r\n");

@@ -4,11 +4,24 @@
 //! path and query; a backslash is a slash; runs of slashes are one; `.` and `..` are resolved. Escapes that are none, a
 //! plus sign and letter case stay. Scheme and authority are left out.
 
+use std::ops::Range;
+
 /// The host and the port that a request is addressed to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Authority<'a> {
     pub(super) host: Option<&'a [u8]>,
     pub(super) port: Option<u16>,
+}
+
+/// Returns the place of the host in an authority, in front of a port. Dots at its end are part of it.
+pub(super) fn host_of(text: &[u8]) -> Range<usize> {
+    let space = text.len() - text.trim_ascii_start().len();
+    let rest = text.get(space..).unwrap_or_default();
+    let bracket = if rest.starts_with(b"[") { memchr::memchr(b']', rest) } else { None };
+    let from = bracket.unwrap_or_default();
+    let colon = memchr::memchr(b':', rest.get(from..).unwrap_or_default()).map(|colon| colon + from);
+    let host = rest.get(..colon.unwrap_or(rest.len())).unwrap_or_default();
+    space..space + host.trim_ascii_end().len()
 }
 
 /// Returns the authority of a target in absolute form.
@@ -42,11 +55,9 @@ impl<'a> Authority<'a> {
     /// Parses host and port. An IPv6 address is in brackets.
     pub(super) fn parse(text: &'a [u8]) -> Self {
         let text = text.trim_ascii();
-        let bracket = if text.starts_with(b"[") { text.iter().position(|&byte| byte == b']') } else { None };
-        let from = bracket.unwrap_or_default();
-        let colon = text.iter().skip(from).position(|&byte| byte == b':').map(|colon| colon + from);
-        let (host, port) = text.split_at(colon.unwrap_or(text.len()));
-        let mut host = host.trim_ascii();
+        let Range { start, end } = host_of(text);
+        let port = text.get(end..).unwrap_or_default().trim_ascii_start();
+        let mut host = text.get(start..end).unwrap_or_default();
         while let Some(shorter) = host.strip_suffix(b".") {
             host = shorter;
         }
@@ -60,13 +71,7 @@ impl<'a> Authority<'a> {
 
 /// Appends the normal form of a target. It is never longer than the target by more than one byte.
 pub(super) fn normalize(target: &[u8], out: &mut Vec<u8>) {
-    let local = match behind_scheme(target) {
-        Some(rest) => {
-            let path = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#'));
-            rest.get(path.unwrap_or(rest.len())..).unwrap_or_default()
-        }
-        None => target,
-    };
+    let local = local_part(target);
     let (local, fragment) = split_at(local, memchr::memchr(b'#', local));
     let (path, query) = split_at(local, memchr::memchr(b'?', local));
     let begin = out.len();
@@ -74,6 +79,16 @@ pub(super) fn normalize(target: &[u8], out: &mut Vec<u8>) {
     resolve_dots(out, begin);
     decode(query, false, out);
     out.extend_from_slice(fragment);
+}
+
+/// Returns a target without scheme and authority. Only one that begins with a slash has no scheme.
+fn local_part(target: &[u8]) -> &[u8] {
+    let colon = if target.starts_with(b"/") { None } else { memchr::memchr(b':', target) };
+    let Some(colon) = colon else { return target };
+    let rest = target.get(colon + 1..).unwrap_or_default();
+    let Some(authority) = rest.strip_prefix(b"//") else { return rest };
+    let path = authority.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#'));
+    authority.get(path.unwrap_or(authority.len())..).unwrap_or_default()
 }
 
 fn split_at(bytes: &[u8], at: Option<usize>) -> (&[u8], &[u8]) {
@@ -226,6 +241,7 @@ mod tests {
             ("http://suricata.example/blah/?x#y", "/blah/?x#y"),
             ("http://suricata.example", ""),
             ("http://suricata.example?q", "?q"),
+            (":@x", "@x"),
             ("/http://suricata.example/", "/http:/suricata.example/"),
         ] {
             assert_eq!(normal(target), normalized, "{target}");

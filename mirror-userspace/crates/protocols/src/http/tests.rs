@@ -56,6 +56,51 @@ fn a_length_that_is_no_number_has_the_body_go_on_to_the_end() {
 }
 
 #[test]
+fn responses_are_delimited_as_receivers_do_that_tolerate_much() {
+    for (fields, body) in [
+        (&b"Transfer-Encoding: \r\n \r\n chunked"[..], Body::chunked()),
+        (b"Transfer-Encoding: chunkedx", Body::chunked()),
+        (
+            b"Transfer-Encoding: lalala\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: lalala",
+            Body::chunked(),
+        ),
+        (b"X: y\rTransfer-Encoding: chunked", Body::chunked()),
+        (b"X: y\r\n\tTransfer-Encoding: chunked", Body::chunked()),
+        (b"Transfer-Encoding\r\n :chunked", Body::chunked()),
+        (b"Transfer\0-encoding:chu\0nked", Body::chunked()),
+        (b"Transfer-Encoding\x0b:\xa0chunked\0", Body::chunked()),
+        (b"Transfer-Encoding: gzip", Body::UntilClose),
+        (b"Content-Length: 34\r\n 68", Body::UntilClose),
+        (b"Content-Length: 34 68", Body::UntilClose),
+        (b"Content-Length: 68 bytes", Body::Length(68)),
+    ] {
+        let head = [b"HTTP/1.1 200 ok\r\n", fields, b"\r\nY: z\r\n\r\n"].concat();
+        assert_eq!(head_end(&head, 0), Some(head.len()), "{}", fields.escape_ascii());
+        assert_eq!(Response::parse(&head).body(), body, "{}", fields.escape_ascii());
+    }
+    let with_length = |status: &str| format!("HTTP/1.1 {status} x\r\nContent-Length: 5\r\n\r\n");
+    for (status, body) in [("0204", Body::Length(5)), ("204", Body::Length(0)), ("100", Body::Length(5))] {
+        let head = with_length(status);
+        let response = Response::parse(head.as_bytes());
+        assert_eq!((response.body(), response.is_interim()), (body, false), "{status}");
+    }
+}
+
+#[test]
+fn white_space_in_an_empty_line_does_not_hide_the_end_of_a_head() {
+    for (bytes, end) in [
+        (&b"A\n \nbody"[..], Some(4)),
+        (b"A\r\n\r\r\n\r\nbody", Some(8)),
+        (b"A\r\n \r\n\r\nbody", Some(8)),
+        (b"A\r\n \r\n folded\r\n\r\nbody", Some(17)),
+        (b"A\r\n\r\n\r\nbody", Some(5)),
+        (b"A\r\n \r\n folded\r\n", None),
+    ] {
+        assert_eq!(head_end(bytes, 0), end, "{}", bytes.escape_ascii());
+    }
+}
+
+#[test]
 fn the_end_of_a_head_is_found_however_lines_end() {
     for head in [&b"A\r\nB\r\n\r\n"[..], b"A\nB\n\n", b"A\r\nB\n\r\n"] {
         let whole = [head, b"more"].concat();

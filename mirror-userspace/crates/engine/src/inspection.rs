@@ -204,7 +204,7 @@ impl Inspection {
 
     /// Returns true if no rule wants more of a stream of the flow in hand.
     pub(crate) fn is_closed(&mut self, direction: Direction) -> bool {
-        self.parts().is_none_or(|(inspector, flow, _)| inspector.is_closed(flow, direction))
+        self.parts().is_none_or(|(_, flow, _)| flow.is_closed(direction))
     }
 
     /// Returns true if a rule inspects the buffer.

@@ -1,6 +1,5 @@
 //! Conditions: requirements that are not about the bytes of a buffer.
 
-use mirror_packet::Direction;
 use mirror_xdp_common::wire::protocol;
 
 use super::memory::Parts;
@@ -12,7 +11,6 @@ use crate::rule::{Condition, IpOption, Side};
 #[derive(Clone, Copy)]
 pub(super) struct About<'a> {
     pub(super) facts: &'a Facts,
-    pub(super) direction: Direction,
     /// The packet, for rules of packets.
     pub(super) packet: Option<&'a PacketView<'a>>,
     /// The transaction, for rules of transactions.
@@ -21,7 +19,7 @@ pub(super) struct About<'a> {
 
 /// Returns true if a condition holds. One about something that is not there does not.
 pub(super) fn holds(condition: &Condition, about: &About<'_>) -> bool {
-    let About { facts, direction, packet, parts } = *about;
+    let About { facts, packet, parts } = *about;
     let number = |value: Option<u64>, compare: Compare| value.is_some_and(|value| compare.matches(value));
     let ipv4 = || packet.filter(|_| !facts.ipv6);
     let tcp = || packet.filter(|_| facts.transport == protocol::TCP);
@@ -116,7 +114,6 @@ pub(super) fn holds(condition: &Condition, about: &About<'_>) -> bool {
             ranges.iter().any(|(first, last)| (*first..=*last).contains(&vni)) != *negated
         }),
         Condition::Session(session) => {
-            let _ = direction;
             facts.session == Some(session.source) && (session.vni.is_none() || session.vni == facts.vni)
         }
     }

@@ -47,19 +47,20 @@ impl FlowState {
     /// Returns the bytes in front of sequence number `end` that were not there before.
     pub fn new_bytes<'b>(&mut self, direction: Direction, bytes: &'b [u8], end: u32) -> &'b [u8] {
         let raw = &mut self.raw[direction as usize];
-        let new = match raw.next.replace(end) {
-            None => bytes,
-            Some(next) => {
-                let len = end.wrapping_sub(next) as usize;
-                // The position does not go back.
-                if len > u32::MAX as usize / 2 {
-                    raw.next = Some(next);
-                    return &[];
-                }
-                bytes.get(bytes.len().saturating_sub(len)..).unwrap_or_default()
-            }
-        };
-        new
+        let Some(next) = raw.next.replace(end) else { return bytes };
+        let len = end.wrapping_sub(next) as usize;
+        if len > u32::MAX as usize / 2 {
+            // The position does not go back.
+            raw.next = Some(next);
+            return &[];
+        }
+        bytes.get(bytes.len().saturating_sub(len)..).unwrap_or_default()
+    }
+
+    /// Returns true if no rule wants more of the payload of a direction.
+    #[must_use]
+    pub const fn is_closed(&self, direction: Direction) -> bool {
+        self.raw[direction as usize].is_closed
     }
 
     pub(super) fn has_bit(&self, bit: u32) -> bool {

@@ -306,12 +306,6 @@ impl Inspector {
         }
     }
 
-    /// Returns true if no rule wants more of the payload of a direction.
-    #[must_use]
-    pub const fn is_closed(&self, flow: &FlowState, direction: Direction) -> bool {
-        flow.raw[direction as usize].is_closed
-    }
-
     /// Inspects the data of a direction that waits, if it has at least this many bytes.
     fn chunk(&mut self, flow: &mut FlowState, facts: &Facts, direction: Direction, least: usize, ends: bool) {
         let Self { engine, work, .. } = self;

@@ -348,12 +348,20 @@ fn conditions_of_transactions_are_about_their_facts() {
 
 #[test]
 fn rules_of_transactions_and_payload_see_the_data_around() {
-    let parts = [(HTTP, r#"content:"X-Raw"; http.uri; content:"/a";"#)];
+    let parts = [
+        (HTTP, r#"content:"X-Raw"; http.uri; content:"/a";"#),
+        (HTTP, r#"http.request_body; content:"never";"#),
+    ];
     let mut flow = Flow::http(&parts);
     flow.inspector.stream(&mut flow.state, &flow.facts, ToServer, b"GET /a HTTP/1.1\r\nX-Raw: 1\r\n\r\n");
     assert_eq!(flow.transaction(0, ToServer, &[(Buffer::HttpUri, "/a")], Progress::Done), [1]);
     flow.inspector.stream(&mut flow.state, &flow.facts, ToServer, b"GET /a HTTP/1.1\r\n\r\n");
     assert_eq!(flow.transaction(1, ToServer, &[(Buffer::HttpUri, "/a")], Progress::Done), []);
+    // The data behind a head is that of its body.
+    flow.inspector.stream(&mut flow.state, &flow.facts, ToServer, b"POST /a HTTP/1.1\r\n\r\n");
+    assert_eq!(flow.transaction(2, ToServer, &[(Buffer::HttpUri, "/a")], Progress::Body), []);
+    flow.inspector.stream(&mut flow.state, &flow.facts, ToServer, b"X-Raw");
+    assert_eq!(flow.body(2, ToServer, b"X-Raw", true), [1]);
 }
 
 #[test]
@@ -413,7 +421,7 @@ proptest! {
     #[test]
     fn cuts_of_a_stream_change_nothing(cuts in prop::collection::vec(1_usize..20, 1..20)) {
         let parts = [
-            (ANY, r#"content:"needle"; offset:3; depth:20;"#),
+            (ANY, r#"content:"needle"; offset:2; depth:20;"#),
             (ANY, r#"content:"end"; endswith;"#),
             (ANY, r#"content:!"absent"; content:"needle"; content:"end"; distance:0;"#),
             (ANY, r#"content:!"end"; content:"needle";"#),

@@ -402,7 +402,7 @@ impl Work {
         if !plan.fits(facts, direction) {
             return Outcome::OtherTraffic;
         }
-        let about = About { facts, direction, packet, parts };
+        let about = About { facts, packet, parts };
         if !rule.conditions.iter().all(|condition| conditions::holds(condition, &about))
             || !plan.tests.iter().all(|test| self.holds(test, flow, traffic))
         {
@@ -413,7 +413,11 @@ impl Work {
         for list in &rule.buffers {
             match traffic.verify(list, &mut values, plan.has_variables) {
                 Verdict::Match => {}
-                Verdict::NoMatch if traffic.is_open && list.buffer.description().unit == Unit::Body => {
+                // The payload behind a head is that of its body.
+                Verdict::NoMatch
+                    if traffic.is_open
+                        && matches!(list.buffer.description().unit, Unit::Body | Unit::Payload) =>
+                {
                     outcome = Outcome::Later;
                 }
                 Verdict::NoMatch => return Outcome::NoMatch,

@@ -4,7 +4,7 @@
 //! allocate and lock, so live captures have none.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::{Mutex, PoisonError};
 
 use mirror_packet::Direction;
@@ -165,18 +165,23 @@ fn content_text(content: &Content) -> String {
     let mut text =
         format!("content:{}\"{}\"", if content.negated { "!" } else { "" }, content.pattern.escape_ascii());
     let mut add = |name: &str, number: Number| match number {
-        Number::Value(value) => text += &format!("; {name}:{value}"),
-        Number::Variable(_) => text += &format!("; {name} from a variable"),
+        // Writing to a string cannot fail.
+        Number::Value(value) => drop(write!(text, "; {name}:{value}")),
+        Number::Variable(_) => drop(write!(text, "; {name} from a variable")),
     };
     match content.window {
         Window::All => {}
         Window::Absolute { offset, depth } => {
             add("offset", offset);
-            depth.into_iter().for_each(|depth| add("depth", depth));
+            if let Some(depth) = depth {
+                add("depth", depth);
+            }
         }
         Window::Relative { distance, within } => {
             add("distance", distance);
-            within.into_iter().for_each(|within| add("within", within));
+            if let Some(within) = within {
+                add("within", within);
+            }
         }
     }
     for (is_set, name) in [(content.nocase, "nocase"), (content.at_end, "endswith")] {

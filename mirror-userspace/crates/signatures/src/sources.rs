@@ -86,6 +86,9 @@ pub enum LoadError {
     Sets,
 }
 
+/// A rule file, and the sets that it is in, a bit each.
+type FileOfSets = (PathBuf, u64);
+
 /// What was loaded.
 #[derive(Debug, Default)]
 pub struct Loaded {
@@ -159,7 +162,7 @@ impl Sources {
     }
 
     /// Returns the tenants, and each rule file once, with the sets that it is in, a bit each.
-    fn sets(&self, variables: &Variables) -> Result<(Vec<Tenant>, Vec<(PathBuf, u64)>), LoadError> {
+    fn sets(&self, variables: &Variables) -> Result<(Vec<Tenant>, Vec<FileOfSets>), LoadError> {
         let mut lists = vec![&self.files];
         let mut tenants = Vec::new();
         for TenantSource { name, vnis, variables: own, files } in &self.tenants {
@@ -174,7 +177,7 @@ impl Sources {
             let variables = with(name, variables.clone(), own)?;
             tenants.push(Tenant { name: name.clone(), vnis: vnis.clone(), variables, set: set as u8 });
         }
-        let mut files: Vec<(PathBuf, u64)> = Vec::new();
+        let mut files: Vec<FileOfSets> = Vec::new();
         for (list, set) in lists.into_iter().zip(u32::from(DEFAULT_SET)..) {
             for path in expand(list)? {
                 match files.iter_mut().find(|(known, _)| *known == path) {

@@ -166,28 +166,19 @@ impl<'a> Headers<'a> {
         for row in self.rows.iter_mut().filter(|row| sets & 1 << row.set() != 0) {
             match row.resolve(number, header) {
                 Ok(sides) => {
-                    found = Some(found.map_or_else(|| sides.clone(), |all: Sides| all.union(&sides)))
+                    found = Some(found.map_or_else(|| sides.clone(), |all: Sides| all.union(&sides)));
                 }
                 Err(error) => failed.push((row.tenant, error)),
             }
         }
         let of_tenant = |(tenant, error): (Option<&'a Tenant>, Unresolved)| Some((tenant?, error));
-        match found {
-            Some(sides) => Resolved {
-                number,
-                sides: Ok(sides),
-                without: failed.into_iter().filter_map(of_tenant).collect(),
-            },
-            None => {
-                let error = failed.into_iter().next();
-                let nowhere = || (HeaderPart::Source, "the rule is in no set".to_owned());
-                Resolved {
-                    number,
-                    sides: Err(error.map_or_else(nowhere, |(_, error)| error)),
-                    without: Vec::new(),
-                }
-            }
+        if let Some(sides) = found {
+            let without = failed.into_iter().filter_map(of_tenant).collect();
+            return Resolved { number, sides: Ok(sides), without };
         }
+        let nowhere = || (HeaderPart::Source, "the rule is in no set".to_owned());
+        let error = failed.into_iter().next().map_or_else(nowhere, |(_, error)| error);
+        Resolved { number, sides: Err(error), without: Vec::new() }
     }
 
     /// Returns what the headers mean for each tenant.
@@ -230,14 +221,14 @@ impl Row<'_> {
         };
         let source = side(&header.source, [HeaderPart::Source, HeaderPart::SourcePort]);
         let destination = side(&header.destination, [HeaderPart::Destination, HeaderPart::DestinationPort]);
-        let resolved = source.and_then(|(source, source_ports)| {
+        let sides = source.and_then(|(source, source_ports)| {
             let (destination, destination_ports) = destination?;
             Ok(Sides { source, source_ports, destination, destination_ports })
         });
         if let Some(known) = self.sides.get_mut(index) {
-            *known = Some(resolved.clone());
+            *known = Some(sides.clone());
         }
-        resolved
+        sides
     }
 }
 

@@ -309,19 +309,16 @@ impl Replacement {
                 let slashes = rest.chars().take(2).take_while(|c| *c == '\\').count();
                 (slashes > 0).then(|| (slashes, digits(&rest[slashes..]).min(2), 0))
             };
-            match reference.filter(|(_, count, _)| *count > 0) {
-                Some((before, count, after)) => {
-                    parts.push(Part::Text(std::mem::take(&mut plain)));
-                    parts.push(Part::Group(rest[before..before + count].parse().unwrap_or(usize::MAX)));
-                    rest = &rest[before + count + after..];
+            if let Some((before, count, after)) = reference.filter(|(_, count, _)| *count > 0) {
+                parts.push(Part::Text(std::mem::take(&mut plain)));
+                parts.push(Part::Group(rest[before..before + count].parse().unwrap_or(usize::MAX)));
+                rest = &rest[before + count + after..];
+            } else {
+                // A backslash keeps a quote from ending the text.
+                if !(first == '\\' && rest[1..].starts_with('"')) {
+                    plain.push(first);
                 }
-                None => {
-                    // A backslash keeps a quote from ending the text.
-                    if !(first == '\\' && rest[1..].starts_with('"')) {
-                        plain.push(first);
-                    }
-                    rest = &rest[first.len_utf8()..];
-                }
+                rest = &rest[first.len_utf8()..];
             }
         }
         parts.push(Part::Text(plain));

@@ -171,13 +171,13 @@ fn held(list: &BufferMatches, content: &[u8], values: &Values) -> (usize, usize,
         verify(first, &bytes, &mut values.clone()) == Verdict::Match
     };
     let count = (1..=list.matches.len()).take_while(holds).last().unwrap_or(0);
-    let held = list.matches.iter().take(count).rev();
-    let last = held.filter_map(|requirement| match requirement {
+    let requirements = list.matches.iter().take(count).rev();
+    let mut contents = requirements.filter_map(|requirement| match requirement {
         Match::Content(content) if !content.negated => Some(content),
         _ => None,
     });
     // About: the search may have gone on behind the first place.
-    let offset = last.take(1).find_map(|content| {
+    let offset = contents.next().and_then(|content| {
         let lower = if content.nocase { bytes.to_ascii_lowercase() } else { bytes.clone() };
         memchr::memmem::find(&lower, &content.pattern).map(|at| at + content.pattern.len())
     });

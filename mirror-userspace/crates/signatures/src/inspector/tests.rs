@@ -1,5 +1,5 @@
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use mirror_packet::Direction::{self, ToClient, ToServer};
 use mirror_packet::SECOND;
@@ -44,6 +44,10 @@ fn rules(parts: &[(&str, &str)]) -> String {
 impl Flow {
     /// A flow from 10.0.0.1:4000 to 10.0.0.2:80.
     fn new(transport: u8, parts: &[(&str, &str)]) -> Self {
+        Self::with(engine(&rules(parts)), transport)
+    }
+
+    fn with(engine: Arc<Engine>, transport: u8) -> Self {
         let facts = Facts {
             transport,
             ends: [(Address::from_v4(0x0a00_0001), 4000), (Address::from_v4(0x0a00_0002), 80)],
@@ -51,7 +55,7 @@ impl Flow {
             ..Facts::default()
         };
         Self {
-            inspector: Inspector::new(engine(&rules(parts)), Arc::new(Counts::new(1024, 7))),
+            inspector: Inspector::new(engine, Arc::new(Counts::new(1024, 7))),
             state: FlowState::default(),
             facts,
         }
@@ -427,7 +431,9 @@ proptest! {
             (ANY, r#"content:!"end"; content:"needle";"#),
         ];
         let message = b"a needle and then, after a while, the end";
-        let mut flow = Flow::new(TCP, &parts);
+        static ENGINE: OnceLock<Arc<Engine>> = OnceLock::new();
+        let engine = ENGINE.get_or_init(|| engine(&rules(&parts)));
+        let mut flow = Flow::with(Arc::clone(engine), TCP);
         let mut rest = &message[..];
         for cut in cuts {
             let (now, behind) = rest.split_at(cut.min(rest.len()));

@@ -18,14 +18,14 @@ fn rules(text: &str) -> Rules {
     Rules::new(Arc::new(Engine::new(set.signatures).unwrap()))
 }
 
-fn bench(text: &str) -> Bench {
+pub(super) fn bench(text: &str) -> Bench {
     let mut bench = Bench::new();
     bench.worker.inspect(Some(rules(text)));
     bench
 }
 
 /// Returns the numbers of the rules that have raised alerts, in their order.
-fn alerts(bench: Bench) -> Vec<u64> {
+pub(super) fn alerts(bench: Bench) -> Vec<u64> {
     let events = bench.of("alert");
     events.iter().map(|event| event["alert"]["signature_id"].as_u64().unwrap()).collect()
 }
@@ -57,7 +57,8 @@ alert tcp any any -> any any (flow:to_client; content:"reply"; sid:3;)"#,
     );
     let mut connection = Tcp::new(4000);
     connection.open(&mut bench);
-    let mut segments: Vec<_> = b"hello world".iter().map(|byte| connection.segment(true, "A", &[*byte])).collect();
+    let mut segments: Vec<_> =
+        b"hello world".iter().map(|byte| connection.segment(true, "A", &[*byte])).collect();
     segments.swap(2, 7);
     segments.swap(0, 1);
     for segment in segments {

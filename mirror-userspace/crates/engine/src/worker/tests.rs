@@ -16,6 +16,7 @@ use serde_json::Value;
 use super::*;
 use crate::analyzer::{Analyzer, Consumed, Context, Event, Filter, Interest};
 
+mod buffers;
 mod cut;
 mod duplicates;
 mod inspection;

@@ -18,14 +18,14 @@ fn rules(text: &str) -> Rules {
     Rules::new(Arc::new(Engine::new(set.signatures).unwrap()))
 }
 
-fn bench(text: &str) -> Bench {
+pub(super) fn bench(text: &str) -> Bench {
     let mut bench = Bench::new();
     bench.worker.inspect(Some(rules(text)));
     bench
 }
 
 /// Returns the numbers of the rules that have raised alerts, in their order.
-fn alerts(bench: Bench) -> Vec<u64> {
+pub(super) fn alerts(bench: Bench) -> Vec<u64> {
     let events = bench.of("alert");
     events.iter().map(|event| event["alert"]["signature_id"].as_u64().unwrap()).collect()
 }

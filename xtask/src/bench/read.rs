@@ -26,7 +26,7 @@ pub(super) fn measure(binary: &Path, quick: bool) -> Result<Vec<Reading>> {
     step(&format!("read: writing a capture of {frames} frames"));
     write_timed(&capture, each_microsecond(mixed_anew().take(frames).map(|inner| session.carrying(&inner))))?;
     let cases: Vec<_> =
-        [true, false].into_iter().flat_map(|all| [1, 2, 4].map(|workers| (all, workers))).collect();
+        [true, false].into_iter().flat_map(|all| [1_u64, 2, 4].map(|workers| (all, workers))).collect();
     let mut times = vec![(Vec::new(), Vec::new()); cases.len()];
     for _ in 0..rounds {
         for (&(all, workers), (walls, users)) in cases.iter().zip(&mut times) {

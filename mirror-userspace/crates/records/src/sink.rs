@@ -350,9 +350,9 @@ impl Producer {
         }
     }
 
+    /// Notes the order of the record that was added last.
     #[inline]
-    fn add(&mut self, record: Record) {
-        self.current.records.push(record);
+    fn note(&mut self) {
         if let Some(member) = &self.member {
             self.current.note(member.report.until);
         }
@@ -364,7 +364,8 @@ impl Producer {
         let flow_id = record.conversation.flow_id;
         if self.make_room(self.relay_len(flow_id)) {
             let relay = self.current.append(self.relays.get(flow_id));
-            self.add(Record::Flow(FlowRecord { relay, ..record }));
+            self.current.records.push(Record::Flow(FlowRecord { relay, ..record }));
+            self.note();
         }
         self.relays.release(flow_id);
     }
@@ -415,7 +416,8 @@ impl Producer {
             }
             let relay = self.current.append(self.relays.get(conversation.flow_id));
             let record = EventRecord { time, conversation, event_type, bytes, relay };
-            self.add(Record::Event(record));
+            self.current.records.push(Record::Event(record));
+            self.note();
         }
     }
 
@@ -426,7 +428,8 @@ impl Producer {
         {
             let event_type = const { &EventType::of::<E>() };
             let record = EventRecord { time, conversation, event_type, bytes, relay };
-            self.add(Record::Event(record));
+            self.current.records.push(Record::Event(record));
+            self.note();
         }
     }
 

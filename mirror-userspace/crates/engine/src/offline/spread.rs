@@ -30,7 +30,7 @@ struct Own<R: Recorder>(Worker<R>);
 enum Message<R: Recorder> {
     /// The worker that does the work that follows.
     Begin(Box<Own<R>>),
-    Work(Box<Work>),
+    Work(Work),
 }
 
 /// A worker's thread, from the reader's view.
@@ -38,14 +38,14 @@ enum Message<R: Recorder> {
 struct Lane<R: Recorder> {
     to: SyncSender<Message<R>>,
     /// Buffers that the worker has done with.
-    home: Receiver<Box<Work>>,
+    home: Receiver<Work>,
     /// The worker, once it has finished.
     back: Receiver<Box<Own<R>>>,
     thread: Option<JoinHandle<()>>,
     /// The buffer that is being filled.
-    current: Box<Work>,
+    current: Work,
     /// Empty buffers.
-    spare: Vec<Box<Work>>,
+    spare: Vec<Work>,
     /// Buffers that the worker has.
     away: usize,
 }
@@ -62,8 +62,8 @@ impl<R: Recorder + Send + 'static> Lane<R> {
             home,
             back,
             thread: Some(thread),
-            current: Box::default(),
-            spare: (1..BUFFERS).map(|_| Box::default()).collect(),
+            current: Work::default(),
+            spare: (1..BUFFERS).map(|_| Work::default()).collect(),
             away: 0,
         })
     }
@@ -93,7 +93,7 @@ impl<R: Recorder + Send + 'static> Lane<R> {
         }
     }
 
-    fn empty(&mut self) -> Box<Work> {
+    fn empty(&mut self) -> Work {
         match self.spare.pop() {
             Some(empty) => empty,
             None => self.returned(),
@@ -101,7 +101,7 @@ impl<R: Recorder + Send + 'static> Lane<R> {
     }
 
     /// Waits for a buffer.
-    fn returned(&mut self) -> Box<Work> {
+    fn returned(&mut self) -> Work {
         let Ok(work) = self.home.recv() else { self.fail() };
         self.away -= 1;
         work
@@ -119,7 +119,7 @@ impl<R: Recorder + Send + 'static> Lane<R> {
 /// Does the work of a worker's thread until the reader is gone.
 fn serve<R: Recorder>(
     inbox: &Receiver<Message<R>>,
-    homeward: &SyncSender<Box<Work>>,
+    homeward: &SyncSender<Work>,
     finished: &SyncSender<Box<Own<R>>>,
 ) {
     let mut idle = None;
@@ -161,7 +161,7 @@ impl<R: Recorder + Send + 'static> Spread<R> {
     pub(super) fn start(mut workers: Vec<Worker<R>>) -> io::Result<Self> {
         let count = workers.len();
         let config = workers.first().map(|worker| *worker.config()).unwrap_or_default();
-        let dedup = workers.iter_mut().filter_map(Worker::take_dedup).next();
+        let dedup = workers.iter_mut().find_map(Worker::take_dedup);
         // The other half is for fragments in tunnels.
         let defragmenter = Defragmenter::new(config.hash_seed, config.memory.fragments / 2);
         let is_recording = workers.iter().any(|worker| worker.recorder().is_recording());
@@ -297,8 +297,11 @@ impl<R: Recorder + Send + 'static> Spread<R> {
             lane.send(Message::Begin(worker));
         }
         let end = self.end;
-        let long = self.lanes.iter_mut().fold(false, |long, lane| lane.send_current(end) || long);
-        if long {
+        let mut has_long = false;
+        for lane in &mut self.lanes {
+            has_long |= lane.send_current(end);
+        }
+        if has_long {
             // There is one buffer with long frames at a time.
             self.lanes.iter_mut().for_each(Lane::wait);
         }

@@ -30,7 +30,7 @@ impl Moment {
 }
 
 /// A frame of the file, and what its worker needs to know of it.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Framed {
     pub(super) moment: Moment,
     pub(super) info: FrameInfo,

@@ -13,7 +13,7 @@
 mod waiting;
 
 use std::collections::VecDeque;
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroU32;
 
 use mirror_packet::fair::Shares;
 use mirror_packet::{Direction, FlowKey, FlowKeyHasher, SECOND};
@@ -431,7 +431,7 @@ impl Streams {
             free: Vec::new(),
             empty: Vec::new(),
             spare: 0,
-            max_spare: MAX_SPARE / workers,
+            max_spare: MAX_SPARE.min(most / 4),
             waiting: Waiting::new(),
             now: 0,
             in_order: Vec::new(),

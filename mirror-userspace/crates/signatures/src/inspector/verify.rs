@@ -320,7 +320,7 @@ impl Work {
         if !engine.is_in_force(signature, facts, direction) {
             return (2, Some(Failure::of("the rule is not in force for this VNI")));
         }
-        let about = About { facts, direction, packet, parts };
+        let about = About { facts, packet, parts };
         let mut rank = KIND;
         for condition in &rule.conditions {
             if !conditions::holds(condition, &about) {

@@ -112,6 +112,7 @@ fn kind(name: &str, main: Kind) -> Kind {
         "api" => Kind::Api,
         "control" => Kind::Control,
         "tap" => Kind::Tap,
+        "rules" => Kind::Main,
         "mirror-xdp" => main,
         other => panic!("nothing is said of a thread `{other}`"),
     }

@@ -12,7 +12,7 @@ use clap::CommandFactory as _;
 use clap::error::ErrorKind;
 use mirror_base::one_line;
 use mirror_control::config::Config;
-use mirror_control::stats::Named;
+use mirror_control::stats::{Named, Records};
 use mirror_records::sink::{Destination, Modes, Rotation, Sink, StallPolicy};
 use serde::Serialize;
 
@@ -96,7 +96,11 @@ fn one(path: &Path, logs: &mut Logs<'_>, shared: &Shared) -> anyhow::Result<Opti
     let sink = logs.begin(&directory_name(path))?;
     let mut reader = Reader::new(logs.args, logs.settings, shared, sink)?;
     let read = reader.read(file);
-    let totals = reader.account(start.elapsed());
+    let totals = reader.account(start.elapsed()).map(|totals| Totals {
+        // With the event of the totals.
+        records: Records::new(reader.frames.counters().records_lost, &reader.sink.flush()),
+        ..totals
+    });
     logs.sink = Some(reader.sink);
     let whole = is_whole(logs.args, path, read);
     Ok(Some((totals?, whole)))

@@ -34,7 +34,8 @@ pub(super) fn rule_files(path: &Path) -> anyhow::Result<Vec<(PathBuf, Vec<u8>)>>
         return Ok(vec![(path.to_owned(), file::read(path).with_context(cannot)?)]);
     };
     // An archive of little may unpack to more than a disk has.
-    let files = unpack(archive.take(limits::FILE * 4)).with_context(cannot)?;
+    let mut files = unpack(archive.take(limits::FILE * 4)).with_context(cannot)?;
+    files.sort();
     anyhow::ensure!(!files.is_empty(), "{} has no *.rules", path.display());
     Ok(files)
 }

@@ -10,11 +10,14 @@ use super::{listen, *};
 
 /// The example with the keys that name files which would have to exist.
 pub(super) fn with_all_keys(example: &str) -> String {
-    ["key", "file", "token_file"].iter().fold(example.to_owned(), |text, key| {
-        let with = text.replace(&format!("# {key} = "), &format!("{key} = "));
-        assert_ne!(with, text, "{key}");
-        with
-    })
+    ["key", "file", "token_file", "files", "classification", "thresholds"].iter().fold(
+        example.to_owned(),
+        |text, key| {
+            let with = text.replace(&format!("# {key} = "), &format!("{key} = "));
+            assert_ne!(with, text, "{key}");
+            with
+        },
+    )
 }
 
 fn parsed(text: &str) -> Result<Config, Diagnostics> {
@@ -172,7 +175,8 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
             1,
             "fliter".into(),
             "did you mean `filter`?",
-            "log, capture, ports, admission, shunt, receive, store, analysis, timeouts, alerts, eve, api, filter",
+            "log, capture, ports, admission, shunt, receive, store, analysis, services, timeouts, alerts, signatures, eve, api, \
+             filter",
         ),
         ("[ports]\nvlan = [1]\n".into(), 2, "ports.vlan".into(), "did you mean `vxlan`?", "geneve"),
         (
@@ -293,7 +297,7 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_is_allowed() {
             2,
             "analysis.analyzers[1]".into(),
             "`smtp` is not an analyzer",
-            "one of \"dns\", \"http\"",
+            "one of \"amqp\", ",
         ),
         (
             "[analysis]\nanalyzers = \"dns\"\n".into(),

@@ -1668,7 +1668,7 @@ fn a_protocol_that_stays_plain_is_named_as_ever() {
     for &(port, protocol, plain) in NEGOTIATIONS {
         let turns = [plain, &[(true, b"HELLO\r\n"), (false, b"BYE\r\n")]].concat();
         let flow = of_kind(&talk(port, &turns, 1000, true), "flow").clone();
-        let known = ["imap", "ftp", "smtp", "http"].contains(&protocol);
+        let known = ["imap", "ftp", "smtp", "http", "pgsql", "mysql", "ldap"].contains(&protocol);
         let expected = if known && port != 2121 { protocol } else { "failed" };
         assert_eq!(flow["app_proto"], expected, "{protocol}");
     }

@@ -310,7 +310,7 @@ impl<'a> Response<'a> {
     #[must_use]
     pub fn is_interim(&self) -> bool {
         self.status.is_some_and(|status| (100..200).contains(&status) && status != SWITCHING_PROTOCOLS)
-            && !self.has_content()
+            && !self.is_odd
     }
 
     /// Returns true if the fields announce a body, whatever the status is.
@@ -335,9 +335,10 @@ impl<'a> Response<'a> {
     #[must_use]
     pub fn body(&self) -> Body {
         match (self.status, self.fields.body()) {
-            // These have no body, whatever length they announce. An interim response that announces one is none.
-            (Some(204 | 304), _) if !self.is_odd => Body::Length(0),
-            (Some(100..200), _) if !self.has_content() => Body::Length(0),
+            // A server that announces a body behind it does not switch.
+            (Some(SWITCHING_PROTOCOLS), Some(body)) => body,
+            // These have no body, whatever length they announce (RFC 9112, section 6.3).
+            (Some(100..200 | 204 | 304), _) if !self.is_odd => Body::Length(0),
             (_, Some(body)) => body,
             (_, None) => Body::UntilClose,
         }

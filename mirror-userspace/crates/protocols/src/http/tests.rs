@@ -79,15 +79,15 @@ fn responses_are_delimited_as_receivers_do_that_tolerate_much() {
         assert_eq!(Response::parse(&head).body(), body, "{}", fields.escape_ascii());
     }
     let with_length = |status: &str| format!("HTTP/1.1 {status} x\r\nContent-Length: 5\r\n\r\n");
-    for (status, body) in [
-        ("0204", Body::Length(5)),
-        ("204", Body::Length(0)),
-        ("100", Body::Length(5)),
-        ("101", Body::Length(5)),
+    for (status, body, is_interim) in [
+        ("0204", Body::Length(5), false),
+        ("204", Body::Length(0), false),
+        ("100", Body::Length(0), true),
+        ("101", Body::Length(5), false),
     ] {
         let head = with_length(status);
         let response = Response::parse(head.as_bytes());
-        assert_eq!((response.body(), response.is_interim()), (body, false), "{status}");
+        assert_eq!((response.body(), response.is_interim()), (body, is_interim), "{status}");
     }
 }
 

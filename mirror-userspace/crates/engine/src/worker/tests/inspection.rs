@@ -115,7 +115,7 @@ fn plain_connections_that_are_older_than_the_capture_are_inspected_on_request() 
     for midstream in [false, true] {
         let mut bench = Bench::new();
         bench.worker.config.midstream = midstream;
-        bench.worker.inspect(Some(rules(r#"alert tcp any any -> any any (content:"hello"; sid:1;)"#)));
+        bench.worker.inspect(Some(rules(r#"alert tcp-stream any any -> any any (content:"hello"; sid:1;)"#)));
         let mut connection = Tcp::new(4000);
         bench.frame(&connection.segment(true, "A", b"hello"));
         bench.frame(&connection.segment(false, "A", b"reply"));

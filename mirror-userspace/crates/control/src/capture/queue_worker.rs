@@ -150,7 +150,7 @@ impl Changed {
 
     /// Returns whether the worker has applied them all.
     pub(super) fn is_collected(&self) -> bool {
-        self.tuning.is_collected() && self.indicators.is_collected()
+        self.tuning.is_collected() && self.rules.is_collected() && self.indicators.is_collected()
     }
 }
 

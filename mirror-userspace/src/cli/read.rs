@@ -206,12 +206,11 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     for path in &args.files {
         let read = match open_file(path) {
             Ok(file) => {
-                let reader = match &mut reader {
-                    Some(reader) => reader,
-                    None => {
-                        let sink = sink.take().map_or_else(|| open_sink(args, &settings), Ok)?;
-                        reader.insert(Reader::new(args, &settings, &shared, sink)?)
-                    }
+                let reader = if let Some(reader) = &mut reader {
+                    reader
+                } else {
+                    let sink = sink.take().map_or_else(|| open_sink(args, &settings), Ok)?;
+                    reader.insert(Reader::new(args, &settings, &shared, sink)?)
                 };
                 reader.read(file)
             }

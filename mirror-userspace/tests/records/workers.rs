@@ -13,6 +13,7 @@ use mirror_userspace::engine::worker::{Worker, WorkerConfig, WorkerCounters};
 use mirror_userspace::packet::capture_file::FileFrame;
 use mirror_userspace::packet::{FlowScope, LinkType};
 use mirror_userspace::records::sink::{Overflow, Sink};
+use mirror_xdp_common::outer::Ports;
 use mirror_xdp_tests::frames::{APPLIANCE_V4, Flow, Mirrored, dns_answer, dns_query, mirrored};
 use mirror_xdp_tests::require::corpus;
 use proptest::prelude::*;
@@ -262,7 +263,7 @@ fn a_reader_goes_on_after_its_end() {
         let mut reader = if several {
             Reader::over(workers, config, &sink).unwrap()
         } else {
-            Reader::of(Worker::new(config, sink.producer(Overflow::Wait)), Default::default())
+            Reader::of(Worker::new(config, sink.producer(Overflow::Wait)), Ports::default())
         };
         for round in 1..4 {
             for number in 0..100 {
@@ -291,7 +292,7 @@ fn run(file: &Path, workers: &str) -> (String, String) {
     assert!(matches!(output.status.code(), Some(0 | 1)), "{}: {output:?}", file.display());
     let log = fs::read_to_string(directory.path().join("eve.json")).unwrap_or_default();
     let kept = log.lines().filter(|line| !line.contains("\"event_type\":\"stats\""));
-    (kept.map(|line| format!("{line}\n")).collect(), String::from_utf8(output.stderr).unwrap())
+    (kept.flat_map(|line| [line, "\n"]).collect(), String::from_utf8(output.stderr).unwrap())
 }
 
 fn captures(directory: &Path, found: &mut Vec<PathBuf>) {

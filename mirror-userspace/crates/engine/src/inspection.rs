@@ -148,8 +148,9 @@ impl Inspection {
     pub(crate) fn packet(&mut self, direction: Direction, packet: &Packet<'_>, in_stream: bool) {
         let transport = packet.network.get(usize::from(packet.header_len)..).unwrap_or_default();
         let (payload, payload_len) = match packet.transport {
-            Transport::Tcp(Segment { payload, missing, .. }) => (payload, payload.len() + missing),
-            Transport::Udp { payload, missing } => (payload, payload.len() + missing),
+            Transport::Tcp(Segment { payload, missing, .. }) | Transport::Udp { payload, missing } => {
+                (payload, payload.len() + missing)
+            }
             Transport::Icmp { .. } => {
                 // Type, code, checksum, and four bytes that depend on the type.
                 let payload = transport.get(8..).unwrap_or_default();

@@ -46,6 +46,7 @@ impl Default for Renderer {
 
 impl Renderer {
     /// Returns a renderer with the same settings that has rendered nothing yet.
+    #[must_use]
     pub fn anew(&self) -> Self {
         Self { literals: self.literals, ..Self::default() }
     }

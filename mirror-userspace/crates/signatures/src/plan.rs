@@ -128,6 +128,7 @@ pub fn name_number(name: &str) -> u32 {
 
 /// The way in which a rule is inspected.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 pub struct Plan {
     /// The unit of traffic.
     pub kind: Kind,

@@ -78,7 +78,8 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     reader.finish();
     drop(reader);
     let _ = sink.finish();
-    let flows = engine.explanations().map(|all| all.flows()).unwrap_or_default();
+    let flows =
+        engine.explanations().map(mirror_signatures::explain::Explanations::flows).unwrap_or_default();
     if args.json {
         print_json(&flows.iter().map(View::new).collect::<Vec<_>>())?;
     } else {

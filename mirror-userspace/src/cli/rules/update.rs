@@ -64,9 +64,9 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         Files { read: vec!["/".into()], write: vec![directory.clone()], ..Files::default() },
     )?;
     let mut changes = Changes::default();
-    let mut refused = add(&args.disable_conf, |text| changes.disable(text))?;
-    refused.extend(add(&args.enable_conf, |text| changes.enable(text))?);
-    refused.extend(add(&args.modify_conf, |text| changes.modify(text))?);
+    let mut refused = add(args.disable_conf.as_ref(), |text| changes.disable(text))?;
+    refused.extend(add(args.enable_conf.as_ref(), |text| changes.enable(text))?);
+    refused.extend(add(args.modify_conf.as_ref(), |text| changes.modify(text))?);
     if !refused.is_empty() {
         for (path, refusal) in &refused {
             eprintln!("mirror-xdp: {}:{refusal}", path.display());
@@ -112,7 +112,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// Reads a file of changes, if it is given. Returns the lines that are refused.
 fn add(
-    path: &Option<PathBuf>,
+    path: Option<&PathBuf>,
     add: impl FnOnce(&[u8]) -> Vec<Refusal>,
 ) -> anyhow::Result<Vec<(&PathBuf, Refusal)>> {
     let Some(path) = path else { return Ok(Vec::new()) };

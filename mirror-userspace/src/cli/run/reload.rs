@@ -128,10 +128,10 @@ impl<'a> Reloader<'a> {
         running.capture.set_policy(new.policy.clone())?;
         running.capture.tune(new.tuning(), indicators).await;
         let signatures = match signatures {
-            Some((ready, changed)) => {
-                self.digest = Some(ready.digest);
-                running.capture.inspect(ready.engine).await;
-                Some(changed)
+            Some((fresh, difference)) => {
+                self.digest = Some(fresh.digest);
+                running.capture.inspect(fresh.engine).await;
+                Some(difference)
             }
             None => None,
         };

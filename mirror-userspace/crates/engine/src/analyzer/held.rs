@@ -94,15 +94,12 @@ impl HeldBy<'_> {
     pub(super) fn enter(&mut self, place: u32, host: u16) -> u32 {
         let Held { states, free, shares, .. } = &mut *self.all;
         let state = StateOf { bit: self.bit, place };
-        let number = match free.pop() {
-            Some(number) => {
-                states[number as usize] = state;
-                number
-            }
-            None => {
-                states.push(state);
-                states.len() as u32 - 1
-            }
+        let number = if let Some(number) = free.pop() {
+            states[number as usize] = state;
+            number
+        } else {
+            states.push(state);
+            states.len() as u32 - 1
         };
         shares.enter(number as usize, host);
         number

@@ -86,7 +86,9 @@ impl EveEvent for SignatureAlert<'_> {
             packer.bytes(system.as_bytes());
             packer.bytes(name.as_bytes());
         }
-        details.iter().for_each(|bytes| packer.bytes(bytes));
+        for bytes in *details {
+            packer.bytes(bytes);
+        }
     }
 
     fn unpack<'a>(unpacker: &mut Unpacker<'a>) -> Option<Packed<'a>> {

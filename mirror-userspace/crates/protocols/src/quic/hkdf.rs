@@ -48,8 +48,8 @@ impl Key {
 
     /// HKDF-Expand-Label (RFC 8446, section 7.1) without a context.
     pub(super) fn expand_label<const N: usize>(&self, label: &[u8]) -> Option<[u8; N]> {
-        const { assert!(N <= DIGEST, "one block of output is enough") };
         const PREFIX: &[u8] = b"tls13 ";
+        const { assert!(N <= DIGEST, "one block of output is enough") };
         let length = (N as u16).to_be_bytes();
         let label_length = [u8::try_from(PREFIX.len() + label.len()).ok()?];
         // The number of the output's block follows the empty context.

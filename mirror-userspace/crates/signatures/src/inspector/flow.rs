@@ -71,10 +71,8 @@ impl FlowState {
     pub(super) fn change_bit(&mut self, bit: u32, operation: BitOperation) {
         let place = self.bits.iter().position(|other| *other == bit);
         match (operation, place) {
-            (BitOperation::Set | BitOperation::Toggle, None) => {
-                if self.bits.len() < limits::FLOW_BITS {
-                    self.bits.push(bit);
-                }
+            (BitOperation::Set | BitOperation::Toggle, None) if self.bits.len() < limits::FLOW_BITS => {
+                self.bits.push(bit);
             }
             (BitOperation::Unset | BitOperation::Toggle, Some(place)) => {
                 self.bits.swap_remove(place);

@@ -463,7 +463,9 @@ impl Inspector {
         if is_outdated {
             engine.header_candidates(&mut work.candidates);
         } else {
-            before.iter().for_each(|rule| work.candidates.add(*rule));
+            for rule in &before {
+                work.candidates.add(*rule);
+            }
         }
         let new = body.get(item.searched.saturating_sub(OVERLAP)..).unwrap_or_default();
         item.searched = len;

@@ -196,9 +196,9 @@ fn headers_select_by_address_port_and_direction() {
         ("alert tcp any 80 <> any any", r#"content:"abcd"; flow:no_stream;"#),
         (ANY, r#"content:"abcd"; flow:to_client,no_stream;"#),
         (ANY, r#"content:"abcd"; flow:not_established,no_stream;"#),
-        ("alert tcp any any -> any !80", r#"dsize:4;"#),
-        ("alert tcp any any -> any [79:81]", r#"dsize:4;"#),
-        ("alert tcp any [1:100] -> any any", r#"dsize:4;"#),
+        ("alert tcp any any -> any !80", "dsize:4;"),
+        ("alert tcp any any -> any [79:81]", "dsize:4;"),
+        ("alert tcp any [1:100] -> any any", "dsize:4;"),
     ];
     let mut flow = Flow::new(TCP, &parts);
     assert_eq!(flow.packet(ToServer, b"abcd"), [1, 3, 7]);
@@ -264,8 +264,8 @@ fn a_long_body_is_inspected_before_its_end_and_only_to_a_bound() {
     let mut flow = Flow::http(&parts);
     assert_eq!(flow.transaction(0, ToClient, &[(Buffer::HttpStatCode, "200")], Progress::Body), []);
     assert_eq!(flow.body(0, ToClient, b"needle", false), []);
-    assert_eq!(flow.body(0, ToClient, &[b'a'; limits::RESPONSE_BODY_FIRST], false), [1]);
-    assert_eq!(flow.body(0, ToClient, &[b'a'; limits::BODY], false), []);
+    assert_eq!(flow.body(0, ToClient, &vec![b'a'; limits::RESPONSE_BODY_FIRST], false), [1]);
+    assert_eq!(flow.body(0, ToClient, &vec![b'a'; limits::BODY], false), []);
     assert_eq!(flow.body(0, ToClient, b"beyond", true), []);
 }
 
@@ -424,6 +424,7 @@ proptest! {
     /// However a message is cut into segments, the same rules match.
     #[test]
     fn cuts_of_a_stream_change_nothing(cuts in prop::collection::vec(1_usize..20, 1..20)) {
+        static ENGINE: OnceLock<Arc<Engine>> = OnceLock::new();
         let parts = [
             (ANY, r#"content:"needle"; offset:2; depth:20;"#),
             (ANY, r#"content:"end"; endswith;"#),
@@ -431,7 +432,6 @@ proptest! {
             (ANY, r#"content:!"end"; content:"needle";"#),
         ];
         let message = b"a needle and then, after a while, the end";
-        static ENGINE: OnceLock<Arc<Engine>> = OnceLock::new();
         let engine = ENGINE.get_or_init(|| engine(&rules(&parts)));
         let mut flow = Flow::with(Arc::clone(engine), TCP);
         let mut rest = &message[..];

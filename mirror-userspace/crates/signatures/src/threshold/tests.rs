@@ -185,7 +185,7 @@ fn reference(kind: ThresholdKind, count: u32, seconds: u32, times: &[u64]) -> Ve
         let number = window.len() as u32;
         raised.push(match kind {
             ThresholdKind::Limit => number <= count,
-            ThresholdKind::Threshold => number % count == 0,
+            ThresholdKind::Threshold => number.is_multiple_of(count),
             ThresholdKind::Both => number == count,
             ThresholdKind::DetectionFilter => number > count,
         });

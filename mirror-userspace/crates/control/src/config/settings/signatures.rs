@@ -134,9 +134,8 @@ pub(super) fn shown_variables(variables: &[(String, String)]) -> Json {
 }
 
 pub(super) fn shown_tenants(settings: &SignatureSettings) -> Json {
-    let range = |(first, last): &(u32, u32)| match first == last {
-        true => json!(first),
-        false => json!(format!("{first}-{last}")),
+    let range = |(first, last): &(u32, u32)| {
+        if first == last { json!(first) } else { json!(format!("{first}-{last}")) }
     };
     let tenant = |tenant: &TenantSource| {
         json!({

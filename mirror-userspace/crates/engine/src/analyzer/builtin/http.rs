@@ -288,7 +288,7 @@ impl Http {
                     let Taken { used, data } = if inspected.is_some() {
                         let handover = &mut self.handover;
                         body.take_content(rest, |bytes| {
-                            handover.content(inspected, direction, bytes, context)
+                            handover.content(inspected, direction, bytes, context);
                         })
                     } else {
                         body.take(rest)

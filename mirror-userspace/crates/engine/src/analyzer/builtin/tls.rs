@@ -219,9 +219,9 @@ fn hand_over_certificate<'a>(der: &[u8], chain: impl Iterator<Item = &'a [u8]>, 
         chain.for_each(|der| context.buffer(Buffer::TlsCerts, der));
     }
     if context.wants(Buffer::TlsSubjectAltName) {
-        alternative_names(der)
-            .iter()
-            .for_each(|name| context.buffer(Buffer::TlsSubjectAltName, name.as_bytes()));
+        for name in &alternative_names(der) {
+            context.buffer(Buffer::TlsSubjectAltName, name.as_bytes());
+        }
     }
 }
 

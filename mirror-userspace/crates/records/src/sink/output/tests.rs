@@ -234,12 +234,15 @@ fn hostile_readers_of_a_log_are_kept_out_of_it_and_of_what_is_made_for_it() {
 }
 
 /// A log that is another file, or a place where a writer waits, is refused when it is opened, reopened or rotated.
+/// Puts something in place of a log: its arguments are a file and the log.
+type Make = fn(&Path, &Path);
+
 #[test]
 fn hostile_links_and_special_files_in_place_of_a_log_are_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();
     let (log, victim) = (directory.path().join("eve.json"), directory.path().join("victim"));
     fs::write(&victim, "kept").unwrap();
-    let make: [(&str, fn(&Path, &Path)); 6] = [
+    let make: [(&str, Make); 6] = [
         ("symbolic link", |victim, log| symlink(victim, log).unwrap()),
         ("symbolic link", |_, log| symlink("/dev/null", log).unwrap()),
         ("symbolic link", |_, log| symlink("nowhere", log).unwrap()),
@@ -264,7 +267,7 @@ fn hostile_links_and_special_files_in_place_of_a_log_are_refused_by_name() {
     }
     // With a reader, opening the pipe would succeed.
     nix::unistd::mkfifo(&log, Mode::S_IRWXU).unwrap();
-    let _reader = fs::OpenOptions::new().read(true).write(true).open(&log).unwrap();
+    let _reader = OpenOptions::new().read(true).write(true).open(&log).unwrap();
     let refused = Output::open(Destination::file(&log), StallPolicy::Short).unwrap_err().to_string();
     assert!(refused.contains("FIFO"), "{refused}");
     assert_eq!(fs::read(&victim).unwrap(), b"kept");

@@ -56,6 +56,7 @@ pub(super) struct Handover {
     fields: Fields,
     room: Vec<u8>,
     decoded: Vec<u8>,
+    #[expect(clippy::vec_box, reason = "a flow holds the box")]
     spare: Vec<Box<Decoder>>,
 }
 
@@ -172,6 +173,7 @@ impl Handover {
     }
 }
 
+#[expect(clippy::unnecessary_box_returns, reason = "a flow holds the box")]
 fn begin(id: u64, codings: &[u8], spare: Option<Box<Decoder>>) -> Box<InspectedBody> {
     let mut decoder = spare.unwrap_or_default();
     decoder.begin(codings);

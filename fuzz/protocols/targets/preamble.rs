@@ -18,7 +18,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
         let mut used = 0;
         while used < held.len() {
             match preamble.look(endpoints, direction, &held[used..]) {
-                Verdict::Preamble { len, relayed } => {
+                Verdict::Preamble { len, relayed, .. } => {
                     assert!(len > 0 && len <= held.len() - used);
                     used += len;
                     if let Some(relayed) = relayed {

@@ -308,7 +308,7 @@ impl Links {
     }
 }
 
-/// What is loaded once for all files.
+/// The indicators and rules, which are loaded once for all files.
 struct Shared {
     indicators: Arc<Indicators>,
     rules: Option<Arc<Engine>>,

@@ -19,20 +19,20 @@ const NICE: i32 = 19;
 pub struct Ready {
     /// The rules; `None` if the configuration names none.
     pub engine: Option<Arc<Engine>>,
-    /// What became of each rule.
+    /// The fate of each rule.
     pub report: Report,
-    /// What was refused in the files beside the rules, as text.
+    /// The refusals in the files beside the rules, as text.
     pub refused: Vec<String>,
     /// The hash of the files.
     pub digest: u64,
 }
 
-/// What is to be loaded.
+/// A set of rules to load.
 #[derive(Debug)]
 pub struct Wanted {
     /// The files.
     pub sources: Sources,
-    /// What alerts contain of the traffic.
+    /// The parts of the traffic that alerts contain.
     pub payload: AlertPayload,
     /// The hash of the files that are loaded.
     pub known: Option<u64>,

@@ -182,7 +182,7 @@ pub struct Memory {
     pub streams: usize,
     /// Fragments of datagrams that are not complete.
     pub fragments: usize,
-    /// What the states of flows hold for all analyzers together: handshakes, requests without a response.
+    /// The states of flows for all analyzers together: handshakes, requests without a response.
     pub analyzers: AnalyzerMemory,
 }
 
@@ -423,6 +423,22 @@ impl Worker {
             workers: NonZeroUsize::MIN,
         }
     }
+}
+
+/// Makes the context of a flow from the worker's fields, so that others can be borrowed beside it.
+macro_rules! context {
+    ($worker:expr, $index:expr, $time:expr) => {
+        FlowContext {
+            streams: &mut $worker.streams,
+            analyzers: &mut $worker.analyzers,
+            records: &mut $worker.records,
+            index: $index,
+            time: $time,
+            alerted: &$worker.alerted,
+            inspection: &mut $worker.inspection,
+            midstream: $worker.config.midstream,
+        }
+    };
 }
 
 impl<R: Recorder, O: Offload> Worker<R, O> {
@@ -783,18 +799,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
             flow.came_by(direction, info.mirror, &mut self.records.sources);
         }
         self.protocols.count(packet.protocol, packet.len as u64);
-        let midstream = self.config.midstream;
-        let Self { streams, analyzers, records, alerted, inspection, .. } = self;
-        let mut tools = FlowContext {
-            streams,
-            analyzers,
-            records,
-            index,
-            time: info.time,
-            alerted,
-            inspection,
-            midstream,
-        };
+        let mut tools = context!(self, index, info.time);
         flow.follow(direction, packet, &mut tools);
         if flow.settles() {
             self.flows_settled += 1;
@@ -938,18 +943,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         let flow = self.flows.flow(index);
         if united && flow.session() != *first {
             let direction = flow.direction(forward);
-            let midstream = self.config.midstream;
-            let Self { streams, analyzers, records, alerted, inspection, .. } = self;
-            let mut tools = FlowContext {
-                streams,
-                analyzers,
-                records,
-                index,
-                time: info.time,
-                alerted,
-                inspection,
-                midstream,
-            };
+            let mut tools = context!(self, index, info.time);
             flow.follow(direction, &packet, &mut tools);
             take_alert(&self.alerted, &mut self.recorder, index, flow);
             self.flows.touch(index, self.now);
@@ -1018,33 +1012,19 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
 
     /// Ends a flow for its analyzers.
     fn end_analysis(&mut self, index: FlowIndex, flow: &mut Flow, now: u64) {
-        let midstream = self.config.midstream;
-        let Self { streams, analyzers, records, alerted, recorder, inspection, .. } = self;
-        flow.end(&mut FlowContext {
-            streams,
-            analyzers,
-            records,
-            index,
-            time: now,
-            alerted,
-            inspection,
-            midstream,
-        });
-        take_alert(alerted, recorder, index, flow);
+        flow.end(&mut context!(self, index, now));
+        take_alert(&self.alerted, &mut self.recorder, index, flow);
     }
 
     /// Raises an alert if one of the flow's addresses is an indicator.
     fn look_at_addresses(&mut self, index: FlowIndex, time: u64) {
-        let midstream = self.config.midstream;
-        let Self { flows, streams, analyzers, records, alerted, indicators, inspection, .. } = self;
-        let flow = flows.flow(index);
+        let flow = self.flows.flow(index);
         let ends = [flow.key().low().0, flow.key().high().0];
-        let is_one = |address: &Address| indicators.as_ref().is_some_and(|all| all.has_address(*address));
+        let is_one =
+            |address: &Address| self.indicators.as_ref().is_some_and(|all| all.has_address(*address));
         if let Some(address) = ends.into_iter().find(is_one) {
             let bytes = (u128::from(address.high) << 64 | u128::from(address.low)).to_be_bytes();
-            let mut tools =
-                FlowContext { streams, analyzers, records, index, time, alerted, inspection, midstream };
-            flow.alert(Cause::Address, &bytes, &mut tools);
+            flow.alert(Cause::Address, &bytes, &mut context!(self, index, time));
         }
     }
 
@@ -1099,21 +1079,15 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
                 return;
             }
             let Some(index) = self.streams.due(now) else { return };
-            let midstream = self.config.midstream;
-            let Self { flows, streams, analyzers, records, alerted, recorder, inspection, .. } = self;
-            let flow = flows.flow(index);
-            flow.settle(&mut FlowContext {
-                streams,
-                analyzers,
-                records,
-                index,
-                time: now,
-                alerted,
-                inspection,
-                midstream,
-            });
-            take_alert(alerted, recorder, index, flow);
+            self.settle_flow(index, now);
         }
+    }
+
+    /// Delivers the data of a flow that has waited long enough.
+    fn settle_flow(&mut self, index: FlowIndex, now: u64) {
+        let flow = self.flows.flow(index);
+        flow.settle(&mut context!(self, index, now));
+        take_alert(&self.alerted, &mut self.recorder, index, flow);
     }
 
     /// Ends flows that timed out. The number per tick is limited: neither the frames nor the sink may suffer
@@ -1144,37 +1118,15 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         if self.in_order.is_some() {
             self.end_all_in_order();
         }
-        let midstream = self.config.midstream;
-        let Self {
-            flows,
-            shunting,
-            streams,
-            analyzers,
-            records,
-            now,
-            alerted,
-            recorder,
-            halves,
-            inspection,
-            ..
-        } = self;
-        for ending in shunting.iter_mut().flat_map(|shunting| shunting.finish(flows)) {
-            push_flow(records, &ending);
+        let now = self.now;
+        for ending in self.shunting.iter_mut().flat_map(|shunting| shunting.finish(&mut self.flows)) {
+            push_flow(&mut self.records, &ending);
         }
-        for (index, mut flow) in flows.drain() {
-            flow.end(&mut FlowContext {
-                streams,
-                analyzers,
-                records,
-                index,
-                time: *now,
-                alerted,
-                inspection,
-                midstream,
-            });
-            take_alert(alerted, recorder, index, &mut flow);
-            count_half(halves, &flow);
-            push_flow(records, &Ending { flow, reason: EndReason::Shutdown, time: *now });
+        for (index, mut flow) in self.flows.drain() {
+            flow.end(&mut context!(self, index, now));
+            take_alert(&self.alerted, &mut self.recorder, index, &mut flow);
+            count_half(&mut self.halves, &flow);
+            push_flow(&mut self.records, &Ending { flow, reason: EndReason::Shutdown, time: now });
         }
         self.records.flush();
         self.recorder.finish();

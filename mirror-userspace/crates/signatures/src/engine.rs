@@ -60,16 +60,16 @@ pub struct Engine {
     scopes: [u8; 2],
     /// A rule has requirements of payload beside those of a transaction.
     has_mixed: bool,
-    /// What differs by VNI.
+    /// The sets of tenants, which differ by VNI.
     tenants: Tenants,
     thresholds: Thresholds,
     profiles: Profiles,
-    /// What alerts contain of the traffic.
+    /// The parts of the traffic that alerts contain.
     payload_of_alerts: AlertPayload,
     explanations: Option<Box<Explanations>>,
 }
 
-/// What alerts contain of the traffic.
+/// The parts of the traffic that alerts contain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AlertPayload {
     /// `payload`: the data, in base64.

@@ -89,7 +89,7 @@ pub enum LoadError {
 /// A rule file, and the sets that it is in, a bit each.
 type FileOfSets = (PathBuf, u64);
 
-/// What was loaded.
+/// The rules that were loaded.
 #[derive(Debug, Default)]
 pub struct Loaded {
     /// The rules.
@@ -98,7 +98,7 @@ pub struct Loaded {
     entries: Vec<Entry>,
     /// The variables of all traffic.
     variables: Variables,
-    /// What was refused in the files beside the rules.
+    /// The refusals in the files beside the rules.
     pub refused: Vec<(PathBuf, Refusal)>,
     /// A hash of all files, which tells whether they have changed.
     pub digest: u64,
@@ -110,7 +110,7 @@ impl Loaded {
         let Self { rules, entries, variables, .. } = self;
         let engine = Engine::new(rules.signatures).map_err(LoadError::Search)?;
         let engine = engine.for_tenants(rules.tenants).with_payload(payload);
-        // What is refused was named when the files were loaded.
+        // Refusals were named when the files were loaded.
         let (engine, _) = engine.with_limits(&entries, &mut Resolver::new(&variables));
         Ok((engine, rules.report))
     }

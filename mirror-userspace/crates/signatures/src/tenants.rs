@@ -112,7 +112,7 @@ pub(crate) struct Headers<'a> {
     numbers: HashMap<Texts, u32, FixedState>,
     /// The first is that of traffic without a tenant.
     rows: Vec<Row<'a>>,
-    /// What headers mean in all rows of these sets together.
+    /// The meaning of headers in all rows of these sets together.
     known: HashMap<(u32, u64), Resolved<'a>, FixedState>,
 }
 

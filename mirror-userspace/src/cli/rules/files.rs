@@ -71,7 +71,7 @@ fn unpack(archive: impl Read) -> io::Result<Vec<(PathBuf, Vec<u8>)>> {
     let mut files = Vec::new();
     let mut entries = Entries::new(archive);
     while let Some((path, content)) = entries.next_file()? {
-        // What is not read has to be skipped, whatever it is.
+        // The rest of the entry has to be skipped, whatever it is.
         let mut text = Vec::new();
         let longest = limits::FILE;
         content.take(longest + 1).read_to_end(&mut text)?;

@@ -188,7 +188,7 @@ impl AlertSettings {
 pub struct SignatureSettings {
     /// The files and variables.
     pub sources: Sources,
-    /// What alerts contain of the traffic.
+    /// The parts of the traffic that alerts contain.
     pub payload: AlertPayload,
 }
 

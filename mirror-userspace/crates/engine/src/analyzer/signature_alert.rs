@@ -171,7 +171,7 @@ struct Endpoint {
 /// The members beside the object `alert`.
 #[derive(Serialize)]
 struct Members<'a> {
-    /// What the rule would do if packets could be dropped.
+    /// The action that the rule would take if packets could be dropped.
     #[serde(skip_serializing_if = "Option::is_none")]
     verdict: Option<Verdict>,
     #[serde(flatten)]

@@ -77,6 +77,33 @@ impl Data {
         }
     }
 
+    /// Returns the two streams, the buffers of all streams, and the rest of the data as the side of one direction, which
+    /// processes events.
+    #[inline(always)]
+    fn split<'a>(
+        &'a mut self,
+        tools: &'a mut FlowContext<'_>,
+        now: PacketContext<'a>,
+        direction: Direction,
+    ) -> (&'a mut [Stream; 2], &'a mut Streams, Side<'a>) {
+        let Self { detector, following, known, preamble, streams } = self;
+        let side = Side {
+            detector,
+            following,
+            known,
+            preamble,
+            analyzers: tools.analyzers,
+            records: tools.records,
+            inspection: tools.inspection.as_deref_mut(),
+            now,
+            mark: Mark::default(),
+            direction,
+            wait: false,
+            tls: None,
+        };
+        (streams, tools.streams, side)
+    }
+
     /// Processes the payload of a UDP datagram. The rest of it may be cut off.
     pub fn datagram(
         &mut self,
@@ -89,30 +116,20 @@ impl Data {
         if payload.is_empty() || self.known.has(Known::UNASKED) {
             return;
         }
-        let Self { detector, following, known, .. } = self;
         // No analyzer wants the data, and detection is over.
-        if detector.is_over(direction) && !following.wants_data(direction) {
+        if self.detector.is_over(direction) && !self.following.wants_data(direction) {
             return;
         }
-        let FlowContext { analyzers, records, index, time, alerted, inspection, .. } = tools;
-        let now = PacketContext { is_cut, ..PacketContext::new(head, *index, alerted) };
-        if let Some(inspection) = inspection {
+        let time = tools.time;
+        let now = PacketContext { is_cut, ..PacketContext::new(head, tools.index, tools.alerted) };
+        if let Some(inspection) = tools.inspection {
             inspection.datagram(payload);
         }
         // Datagrams have no preambles.
         let mut preamble = Preamble::OVER;
-        let mut side = Side::new(
-            detector,
-            following,
-            known,
-            &mut preamble,
-            analyzers,
-            records,
-            inspection.as_deref_mut(),
-            now,
-            direction,
-        );
-        side.take(Event::Data { bytes: payload, new: 0 }, Mark { time: *time, ..Mark::default() });
+        let (.., mut side) = self.split(tools, now, direction);
+        side.preamble = &mut preamble;
+        side.take(Event::Data { bytes: payload, new: 0 }, Mark { time, ..Mark::default() });
     }
 
     /// Processes a TCP segment of a tracked connection.
@@ -220,33 +237,21 @@ impl Data {
         segment: &Segment<'_>,
         tools: &mut FlowContext<'_>,
     ) {
-        let Self { detector, following, known, preamble, streams: followed, .. } = self;
-        let FlowContext { streams, analyzers, records, index, time, alerted, inspection, .. } = tools;
-        let (midstream, one_sided) = (connection.is_midstream(), connection.is_one_sided());
-        let now = PacketContext { midstream, one_sided, ..PacketContext::new(head, *index, alerted) };
-        if let Some(inspection) = inspection {
+        let FlowContext { index, time, .. } = *tools;
+        let now = PacketContext::of_connection(head, connection, tools);
+        if let Some(inspection) = tools.inspection {
             let sent = [Direction::ToServer, Direction::ToClient].map(|of| connection.used(of));
             inspection.connect(connection.is_established(), sent);
         }
         let from = direction.reverse();
-        let mut side = Side::new(
-            detector,
-            following,
-            known,
-            preamble,
-            analyzers,
-            records,
-            inspection.as_deref_mut(),
-            now,
-            from,
-        );
+        let (followed, streams, mut side) = self.split(tools, now, from);
         let flags = segment.header.flags();
         // A SYN takes the sequence number in front of its data.
         let sequence = segment.header.sequence().wrapping_add(u32::from(flags & tcp_flags::SYN != 0));
         let acknowledged = segment.header.acknowledgement();
         let is_acknowledgement = flags & tcp_flags::ACK != 0;
-        let (own, others) = (head.owner(*index, direction), head.owner(*index, from));
-        let mark = Mark { time: *time, end: 0, acknowledged };
+        let (own, others) = (head.owner(index, direction), head.owner(index, from));
+        let mark = Mark { time, end: 0, acknowledged };
         let other_mark = Mark { acknowledged: connection.acknowledged(from), ..mark };
         let [client, server] = &mut *followed;
         let (this, other) = match direction {
@@ -258,7 +263,7 @@ impl Data {
                 connection.set_gap(from);
             }
             if is_acknowledgement {
-                streams.acknowledge(other, others, acknowledged, *time);
+                streams.acknowledge(other, others, acknowledged, time);
             }
         }
         let first = connection.first_byte(direction);
@@ -282,7 +287,7 @@ impl Data {
                 payload: segment.payload,
                 missing: segment.missing,
                 acknowledged,
-                time: *time,
+                time,
                 waits,
                 heard: is_heard,
             };
@@ -316,9 +321,9 @@ impl Data {
         if streams.has_early(&followed[direction as usize], own)
             || streams.has_early(&followed[from as usize], others)
         {
-            let until = Until::Now(*time);
+            let until = Until::Now(time);
             // The data that waited behind this segment was received with it.
-            let filled = (!waits).then_some((direction, *time));
+            let filled = (!waits).then_some((direction, time));
             settle(followed, streams, &mut side, connection, until, filled);
         }
     }
@@ -331,22 +336,8 @@ impl Data {
         until: Until,
         tools: &mut FlowContext<'_>,
     ) {
-        let Self { detector, following, known, preamble, streams: followed, .. } = self;
-        let FlowContext { streams, analyzers, records, index, alerted, inspection, .. } = tools;
-        let (midstream, one_sided) = (connection.is_midstream(), connection.is_one_sided());
-        let now = PacketContext { midstream, one_sided, ..PacketContext::new(head, *index, alerted) };
-        let direction = Direction::ToServer;
-        let mut side = Side::new(
-            detector,
-            following,
-            known,
-            preamble,
-            analyzers,
-            records,
-            inspection.as_deref_mut(),
-            now,
-            direction,
-        );
+        let now = PacketContext::of_connection(head, connection, tools);
+        let (followed, streams, mut side) = self.split(tools, now, Direction::ToServer);
         settle(followed, streams, &mut side, connection, until, None);
     }
 
@@ -426,27 +417,15 @@ impl Data {
 
     #[cold]
     fn reject_preambles(&mut self, head: &FlowMeta, tools: &mut FlowContext<'_>) {
-        let Self { detector, following, known, preamble, streams: own, .. } = self;
-        let FlowContext { streams, analyzers, records, index, time, alerted, inspection, .. } = tools;
-        let now = PacketContext::new(head, *index, alerted);
-        let direction = Direction::ToServer;
-        let mut side = Side::new(
-            detector,
-            following,
-            known,
-            preamble,
-            analyzers,
-            records,
-            inspection.as_deref_mut(),
-            now,
-            direction,
-        );
-        let mark = Mark { time: *time, ..Mark::default() };
+        let FlowContext { index, time, .. } = *tools;
+        let now = PacketContext::new(head, index, tools.alerted);
+        let (own, streams, mut side) = self.split(tools, now, Direction::ToServer);
+        let mark = Mark { time, ..Mark::default() };
         for (stream, direction) in own.iter_mut().zip([Direction::ToServer, Direction::ToClient]) {
             if side.preamble.is_open(direction) {
                 side.preamble.close(direction);
                 side.direction = direction;
-                let owner = head.owner(*index, direction);
+                let owner = head.owner(index, direction);
                 streams.again(stream, owner, mark, |event, mark| side.take(event, mark));
             }
         }
@@ -668,6 +647,11 @@ impl<'a> PacketContext<'a> {
     const fn new(head: &'a FlowMeta, index: FlowIndex, alerted: &'a Cell<bool>) -> Self {
         Self { head, index, alerted, midstream: false, one_sided: false, is_cut: false }
     }
+
+    const fn of_connection(head: &'a FlowMeta, connection: &Connection, tools: &FlowContext<'a>) -> Self {
+        let (midstream, one_sided) = (connection.is_midstream(), connection.is_one_sided());
+        Self { midstream, one_sided, ..Self::new(head, tools.index, tools.alerted) }
+    }
 }
 
 /// One direction of a flow's data.
@@ -697,37 +681,7 @@ fn plain_len(direction: Direction, event: Event<'_>) -> usize {
     }
 }
 
-impl<'a> Side<'a> {
-    #[expect(clippy::too_many_arguments, reason = "they are the parts of a flow's data, borrowed one by one")]
-    #[inline(always)]
-    fn new(
-        detector: &'a mut Detector,
-        following: &'a mut Following,
-        known: &'a mut Known,
-        preamble: &'a mut Preamble,
-        analyzers: &'a mut Analyzers,
-        records: &'a mut Producer,
-        inspection: Option<&'a mut Inspection>,
-        now: PacketContext<'a>,
-        direction: Direction,
-    ) -> Self {
-        let mark = Mark::default();
-        Self {
-            detector,
-            following,
-            known,
-            preamble,
-            analyzers,
-            records,
-            inspection,
-            now,
-            mark,
-            direction,
-            wait: false,
-            tls: None,
-        }
-    }
-
+impl Side<'_> {
     /// Processes the next event: preambles first, then detection, then the analyzers.
     fn take(&mut self, event: Event<'_>, mark: Mark) -> Consumed {
         self.mark = mark;

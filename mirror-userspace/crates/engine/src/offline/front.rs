@@ -1,4 +1,4 @@
-//! What the frames of a capture file need before they are spread over workers: everything in which frames of several
+//! The work on the frames of a capture file before they are spread over workers: everything in which frames of several
 //! flows have a part.
 //!
 //! A frame goes to the worker of its flow, by the hash of a live capture. All frames that change the same flow must meet

@@ -10,9 +10,8 @@ use mirror_records::EndReason;
 use mirror_records::sink::Order;
 
 use super::duplicates::{Duplicates, Place, Verdict};
-use super::{DecodeError, FrameInfo, Layer, Offload, Outcome, Recorder, SECOND, Worker, take_alert};
+use super::{DecodeError, FrameInfo, Layer, Offload, Outcome, Recorder, SECOND, Worker};
 use crate::FlowIndex;
-use crate::flow::FlowContext;
 
 /// A flow to end or to settle: its rank, and its place in the table.
 type Ranked = ((u64, u64), u32);
@@ -130,22 +129,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         while let Some(index) = self.streams.due(now) {
             ranked.push((self.flows.flow(index).rank(), index.0));
         }
-        self.each_in_order(ranked, 1, |worker, index| {
-            let midstream = worker.config.midstream;
-            let Self { flows, streams, analyzers, records, alerted, recorder, inspection, .. } = worker;
-            let flow = flows.flow(index);
-            flow.settle(&mut FlowContext {
-                streams,
-                analyzers,
-                records,
-                index,
-                time: now,
-                alerted,
-                inspection,
-                midstream,
-            });
-            take_alert(alerted, recorder, index, flow);
-        });
+        self.each_in_order(ranked, 1, |worker, index| worker.settle_flow(index, now));
     }
 
     /// Ends all flows.

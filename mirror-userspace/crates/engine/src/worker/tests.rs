@@ -1933,7 +1933,7 @@ fn hostile_states_of_all_analyzers_together_stay_below_one_bound() {
     assert!((600..1_500).contains(&given_up), "{given_up}");
     let given_up = begin(&mut bench, 3_000..3_500, 443, &record);
     assert!(given_up >= 200, "{given_up}");
-    // What comes then is seen.
+    // Data that comes then is seen.
     let mut last = connection_of(9_000, 80);
     last.open(&mut bench);
     bench.frame(&last.segment(true, "A", GET));

@@ -101,7 +101,7 @@ const fn flexible_since(key: u16) -> u16 {
     }
 }
 
-/// What a request is about.
+/// The object of a request.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct About<'a> {
     /// The first topic, or the group.

@@ -60,7 +60,7 @@ fn first(payload: &[u8], open: &mut Open) -> Part {
             Part::Rest
         }
         (PREPARE, [0, ..]) => {
-            // What is described is a set of rows, if it has columns.
+            // A description with columns announces a set of rows.
             let columns = payload.get(5..7).is_some_and(|columns| columns != [0, 0]);
             finish(open, if columns { Status::Rows } else { Status::Ok })
         }

@@ -1,4 +1,4 @@
-//! What messages and the event share: kinds of requests, tags of packed details, and the fields of errors.
+//! The parts that messages and the event share: kinds of requests, tags of packed details, and the fields of errors.
 
 /// Kinds of requests.
 pub(super) const TLS: u8 = 0;

@@ -2,7 +2,7 @@
 
 use crate::service::Dialect;
 
-/// What the arguments of a command are.
+/// The meaning of the arguments of a command.
 pub(super) struct Form {
     pub(super) dialect: Dialect,
     /// The first one is a key, or a channel.

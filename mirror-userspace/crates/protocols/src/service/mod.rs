@@ -89,7 +89,7 @@ pub struct Message<'a> {
     pub len: u64,
 }
 
-/// What follows a message.
+/// The data that follows a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// More messages of the protocol.

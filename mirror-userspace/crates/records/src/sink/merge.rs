@@ -13,7 +13,7 @@ use crate::Record;
 /// The place of a record among those of all workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Order {
-    /// What caused the record: a frame of the file, or the tick behind it. It grows along the file.
+    /// The cause of the record: a frame of the file, or the tick behind it. It grows along the file.
     pub position: u64,
     /// For records that a tick causes: the beginning of the flow, in nanoseconds since the epoch.
     pub start: u64,

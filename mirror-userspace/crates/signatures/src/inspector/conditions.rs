@@ -7,7 +7,7 @@ use crate::facts::{Facts, PacketView, TransactionFact};
 use crate::number::Compare;
 use crate::rule::{Condition, IpOption, Side};
 
-/// What a condition is about.
+/// The subject of a condition.
 #[derive(Clone, Copy)]
 pub(super) struct About<'a> {
     pub(super) facts: &'a Facts,

@@ -52,7 +52,7 @@ impl Parts {
     }
 }
 
-/// What waits.
+/// Data that waits.
 #[derive(Debug, Default)]
 pub(super) struct Item {
     /// The number that tells its users apart; 0 while it is unused.

@@ -70,7 +70,7 @@ pub enum Progress {
     Done,
 }
 
-/// What inspection did not do, because a bound was reached.
+/// The inspections that were left out, because a bound was reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Losses {
     /// Rules that were not verified, because a packet, chunk or transaction had too many.
@@ -109,7 +109,7 @@ struct Work {
     memory: Memory,
     hosts: HostBits,
     alerts: VecDeque<Alert>,
-    /// What alerts have of the traffic, until all of them are taken.
+    /// The parts of the traffic that alerts contain, until all of them are taken.
     details: Vec<u8>,
     /// The counters of the cost of rules.
     profile: Arc<Profile>,
@@ -317,7 +317,7 @@ impl Inspector {
         let data = std::mem::take(&mut item.body);
         let searched = std::mem::replace(&mut item.searched, data.len());
         let matched = std::mem::take(&mut item.matched);
-        // What a transaction has inspected is not inspected again.
+        // Data that a transaction has inspected is not inspected again.
         if searched < data.len() && !flow.is_passed {
             work.candidates.clear();
             engine.payload_candidates(Scope::Stream, direction, &data, &mut work.candidates);

@@ -162,7 +162,7 @@ fn payload_of_packets_and_streams_is_told_apart() {
     let mut flow = Flow::new(TCP, &parts);
     flow.inspector.stream(&mut flow.state, &flow.facts, ToServer, b"abcd");
     assert_eq!(flow.packet(ToServer, b"abcd"), [1, 2, 4, 5]);
-    // What has matched the segment does not match the stream again.
+    // A rule that has matched the segment does not match the stream again.
     assert_eq!(flow.end(), [3]);
     let mut flow = Flow::new(UDP, &parts);
     assert_eq!(flow.packet(ToServer, b"abcd"), [6]);

@@ -22,7 +22,7 @@ use crate::rule::{Action, BitOperation, BufferMatches, IntOperation, Match, Rule
 use crate::threshold::{Event, Judgement};
 use crate::transform::Transform;
 
-/// What rules are verified with.
+/// The traffic with which rules are verified.
 #[derive(Clone, Copy)]
 pub(super) struct Traffic<'a> {
     facts: &'a Facts,

@@ -1,4 +1,4 @@
-//! What rules inspect of HTTP: the parts of heads, and decoded bodies.
+//! The parts of HTTP that rules inspect: those of heads, and decoded bodies.
 //!
 //! A part is made only if a rule inspects it. Bodies are decoded to Suricata's limit; what follows is skipped.
 
@@ -34,6 +34,9 @@ const OF_RESPONSE: [(Buffer, &[u8]); 5] = [
     (Buffer::HttpContentLen, b"Content-Length"),
 ];
 
+/// Decoders that no body uses. A body takes one with its box.
+type Spare = Vec<Box<Decoder>>;
+
 /// A body that is on its way to the rules.
 #[derive(Debug)]
 pub(super) struct InspectedBody {
@@ -56,8 +59,7 @@ pub(super) struct Handover {
     fields: Fields,
     room: Vec<u8>,
     decoded: Vec<u8>,
-    #[expect(clippy::vec_box, reason = "a flow holds the box")]
-    spare: Vec<Box<Decoder>>,
+    spare: Spare,
 }
 
 impl Handover {
@@ -91,12 +93,8 @@ impl Handover {
             put(Buffer::HttpCookie, parts.cookie(room), context);
         }
         put_fields(parts.fields(), &OF_REQUEST, Buffer::HttpRequestHeader, room, context);
-        let wants_body = context.wants(Buffer::HttpRequestBody) || context.wants(Buffer::FileData);
-        let codings = parts.fields().value(b"Content-Encoding", room);
-        let body = (wants_body && !body.is_complete())
-            .then(|| begin(id, codings.unwrap_or_default(), self.spare.pop()));
-        context.transaction(id, Direction::ToServer, progress(body.as_deref()));
-        body
+        let codings = parts.fields().value(b"Content-Encoding", room).unwrap_or_default();
+        end_head(id, Direction::ToServer, body, codings, &mut self.spare, context)
     }
 
     /// Hands over the head of a response. Returns its body, as for a request.
@@ -120,12 +118,8 @@ impl Handover {
             put(Buffer::HttpCookie, parts.cookie(room), context);
         }
         put_fields(parts.fields(), &OF_RESPONSE, Buffer::HttpResponseHeader, room, context);
-        let wants_body = context.wants(Buffer::HttpResponseBody) || context.wants(Buffer::FileData);
-        let codings = parts.fields().value(b"Content-Encoding", room);
-        let body = (wants_body && !body.is_complete())
-            .then(|| begin(id, codings.unwrap_or_default(), self.spare.pop()));
-        context.transaction(id, Direction::ToClient, progress(body.as_deref()));
-        body
+        let codings = parts.fields().value(b"Content-Encoding", room).unwrap_or_default();
+        end_head(id, Direction::ToClient, body, codings, &mut self.spare, context)
     }
 
     /// Hands over the next bytes of a body. It is gone once rules have seen all that they see of it.
@@ -173,15 +167,28 @@ impl Handover {
     }
 }
 
-#[expect(clippy::unnecessary_box_returns, reason = "a flow holds the box")]
-fn begin(id: u64, codings: &[u8], spare: Option<Box<Decoder>>) -> Box<InspectedBody> {
-    let mut decoder = spare.unwrap_or_default();
-    decoder.begin(codings);
-    Box::new(InspectedBody { id, decoder, left: MAX_BODY })
-}
-
-const fn progress(body: Option<&InspectedBody>) -> Progress {
-    if body.is_some() { Progress::Body } else { Progress::Done }
+/// Hands over the end of a head. Returns its body, if there is one and rules inspect it.
+fn end_head(
+    id: u64,
+    direction: Direction,
+    body: Body,
+    codings: &[u8],
+    spare: &mut Spare,
+    context: &mut Context<'_>,
+) -> Option<Box<InspectedBody>> {
+    let own = match direction {
+        Direction::ToServer => Buffer::HttpRequestBody,
+        Direction::ToClient => Buffer::HttpResponseBody,
+    };
+    let is_wanted = context.wants(own) || context.wants(Buffer::FileData);
+    let body = (is_wanted && !body.is_complete()).then(|| {
+        let mut decoder = spare.pop().unwrap_or_default();
+        decoder.begin(codings);
+        Box::new(InspectedBody { id, decoder, left: MAX_BODY })
+    });
+    let progress = if body.is_some() { Progress::Body } else { Progress::Done };
+    context.transaction(id, direction, progress);
+    body
 }
 
 /// Adds a buffer that is there and not empty.

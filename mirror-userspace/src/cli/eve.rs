@@ -21,6 +21,9 @@ pub(super) struct EveArgs {
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(EventTypes::KNOWN))]
     eve_types: Option<Vec<String>>,
 
+    #[arg(long, help = help("eve.names"), value_name = "FILE")]
+    names: Vec<PathBuf>,
+
     #[arg(long, help = help("eve.rotate_size"), value_name = "BYTES", value_parser = bytes)]
     rotate_size: Option<u64>,
 
@@ -51,6 +54,9 @@ impl EveArgs {
     pub(super) fn apply(&self, settings: &mut EveSettings) {
         set(&mut settings.output, self.eve_output.as_ref());
         set(&mut settings.types, self.eve_types.clone().map(EventTypes::only).as_ref());
+        if !self.names.is_empty() {
+            settings.names.clone_from(&self.names);
+        }
         set_some(&mut settings.rotation.size, self.rotate_size.as_ref());
         set_some(&mut settings.rotation.interval, self.rotate_interval.as_ref());
         set_some(&mut settings.rotation.keep, self.rotate_keep.as_ref());

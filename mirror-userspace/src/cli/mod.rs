@@ -1,5 +1,6 @@
 //! The command line, with one file for each subcommand.
 
+mod aws;
 mod config_command;
 mod confined;
 mod doctor;
@@ -57,6 +58,7 @@ Examples:
   mirror-xdp extract --store DIR 'host 10.1.2.3 and vni 7'   packets kept by `run --store DIR`
   mirror-xdp tail 'tcp port 443' --vni 7                     show frames of a running capture
   mirror-xdp top                                             its rates, flows, services, losses
+  mirror-xdp aws sessions                                    which instances are mirrored, from AWS
 
 `mirror-xdp COMMAND --help` shows all options.";
 
@@ -84,6 +86,7 @@ enum Command {
     Verify(verify::Args),
     Hold(hold::Args),
     Doctor(doctor::Args),
+    Aws(aws::Args),
     Tail(tail::Args),
     Top(top::Args),
     #[command(hide = true)]
@@ -128,6 +131,7 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => verify::main(&args),
         Command::Hold(args) => hold::main(&args),
         Command::Doctor(args) => doctor::main(&args),
+        Command::Aws(args) => aws::main(&args),
         Command::Tail(args) => tail::main(&args),
         Command::Top(args) => top::main(args),
         Command::Extcap(args) => extcap::main(&args),

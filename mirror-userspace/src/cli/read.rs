@@ -23,6 +23,7 @@ use mirror_engine::worker::{Memory, Worker, WorkerConfig};
 use mirror_packet::FlowScope;
 use mirror_packet::capture_file::{CaptureFile, CaptureFileError};
 use mirror_packet::link_name;
+use mirror_records::names::{Names, NamesFile};
 use mirror_records::sink::{Destination, Overflow, Producer, Sink, StallPolicy};
 use mirror_rules::Policy;
 use mirror_signatures::engine::Engine;
@@ -265,7 +266,7 @@ fn confine(args: &Args, settings: &Config) -> anyhow::Result<Option<Sink>> {
             let _ = mirror_store::make_directory(directory, settings.store.settings.permissions);
         }
     }
-    let files = args.files.iter().filter(|path| !is_standard_input(path));
+    let files = args.files.iter().filter(|path| !is_standard_input(path)).chain(&eve.names);
     let key = settings.store.key.iter().filter(|_| args.store.is_some());
     let own = Files {
         read: files.chain(key).cloned().collect(),
@@ -282,6 +283,10 @@ fn open_sink(args: &Args, settings: &Config) -> anyhow::Result<Sink> {
     let destination = super::eve::destination(&settings.eve, &settings.capture.log_dir);
     let sink = super::eve::open(destination, settings.eve.types.clone(), StallPolicy::Endless, args.json)?;
     sink.set(sink_settings(settings));
+    if !settings.eve.names.is_empty() {
+        let files: Result<Vec<_>, _> = settings.eve.names.iter().map(|path| NamesFile::read(path)).collect();
+        sink.names().leave(Some(Arc::new(Names::new(&files?))));
+    }
     Ok(sink)
 }
 

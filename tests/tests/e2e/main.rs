@@ -7,6 +7,7 @@
 mod affinity;
 mod api;
 mod aws_capture;
+mod aws_names;
 mod bad_use;
 mod config;
 mod conservation;
@@ -38,6 +39,7 @@ mod scope;
 mod service;
 mod shunt;
 mod signatures;
+mod signed;
 mod soak;
 mod source;
 mod start_stop;

@@ -13,6 +13,7 @@ pub mod counters;
 pub mod doctor;
 pub mod generated;
 pub mod host;
+pub mod names;
 pub mod observe;
 pub mod pktgen;
 pub mod rule_loader;

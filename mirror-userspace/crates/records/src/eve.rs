@@ -1,6 +1,8 @@
 //! EVE JSON: records as Suricata 7 writes them, one object per line, fields in its order, with the Community
 //! ID and the `mirror` object added.
 
+use std::sync::Arc;
+
 use mirror_packet::text::{self, Clock, Text};
 use mirror_packet::{CommunityId, Conversation, Direction};
 use mirror_protocols::eve::{EveWriter, LineShape};
@@ -13,6 +15,7 @@ use super::{
     Application, EndReason, EventRecord, FLOW, FlowRecord, FlowState, Record, STATS, TcpSummary, json, place,
 };
 use crate::apm::{METRICS, Metrics, Service};
+use crate::names::Names;
 pub use crate::timestamp::Timestamp;
 
 /// Renders records as lines. Caches values that consecutive records share.
@@ -21,6 +24,7 @@ pub struct Renderer {
     clock: Clock,
     /// Writes the literals of statements.
     literals: bool,
+    names: Option<Arc<Names>>,
     /// A cache of Community IDs, indexed by flow identifier.
     ids: Box<[KnownId]>,
 }
@@ -40,7 +44,7 @@ impl Default for Renderer {
     fn default() -> Self {
         // No flow has this identifier.
         let nobody = KnownId { flow_id: u64::MAX, text: [0; CommunityId::TEXT_LEN] };
-        Self { clock: Clock::default(), literals: false, ids: vec![nobody; KNOWN_IDS].into() }
+        Self { clock: Clock::default(), literals: false, names: None, ids: vec![nobody; KNOWN_IDS].into() }
     }
 }
 
@@ -48,12 +52,17 @@ impl Renderer {
     /// Returns a renderer with the same settings that has rendered nothing yet.
     #[must_use]
     pub fn anew(&self) -> Self {
-        Self { literals: self.literals, ..Self::default() }
+        Self { literals: self.literals, names: self.names.clone(), ..Self::default() }
     }
 
     /// Sets whether the literals of statements are written.
     pub const fn set_literals(&mut self, literals: bool) {
         self.literals = literals;
+    }
+
+    /// Sets the names of sessions and hosts that records show.
+    pub fn set_names(&mut self, names: Option<Arc<Names>>) {
+        self.names = names;
     }
 
     /// Appends the events of `record` to `out`, a line each. Calls `each` after each line with the current
@@ -152,11 +161,8 @@ impl Renderer {
     ) -> serde_json::Result<()> {
         let EventRecord { time, conversation, event_type, .. } = record;
         let line = &mut Line { out };
-        if shape.is_reversed {
-            self.head(line, *time, event_type.name, &reversed(conversation))?;
-        } else {
-            self.head(line, *time, event_type.name, conversation)?;
-        }
+        let turned = if shape.is_reversed { &reversed(conversation) } else { conversation };
+        self.head(line, *time, event_type.name, turned)?;
         line.raw(b",\"community_id\":\"");
         line.raw(&self.community_id(conversation));
         line.raw(b"\"");
@@ -173,7 +179,7 @@ impl Renderer {
             line.members(members)?;
         }
         line.relay(relay)?;
-        line.mirror(conversation);
+        line.mirror(turned, self.names.as_deref(), *time);
         line.raw(b"}\n");
         Ok(())
     }
@@ -233,7 +239,7 @@ impl Renderer {
         }
         // Every preamble has a JSON form.
         let _ = line.relay(relay);
-        line.mirror(&record.conversation);
+        line.mirror(&record.conversation, self.names.as_deref(), record.time);
         line.raw(b"}");
     }
 }
@@ -298,8 +304,8 @@ impl Line<'_> {
         })
     }
 
-    /// Writes the mirror session, as an object of its own.
-    fn mirror(&mut self, flow: &Conversation) {
+    /// Writes the mirror session, as an object of its own. `time` is that of the record.
+    fn mirror(&mut self, flow: &Conversation, names: Option<&Names>, time: u64) {
         let Some(mirror) = flow.mirror else { return };
         let address = |address: Address| text::address(address, address.as_v4().is_none());
         self.number(b",\"mirror\":{\"vni\":", mirror.vni.get().into());
@@ -322,6 +328,9 @@ impl Line<'_> {
             self.raw(b"\",\"");
             self.text(address(other).as_bytes());
             self.raw(b"\"]");
+        }
+        if let Some(names) = names {
+            names.write(self.out, &mirror, flow, time);
         }
         self.raw(b"}");
     }

@@ -1,6 +1,6 @@
 //! Records: a worker's typed output about the traffic. A record is plain data of fixed size, so that a worker
 //! can write it into a recycled batch. The sink thread renders it as text ([`eve`]), hashes its Community ID,
-//! measures services ([`apm`]), and writes the lines ([`sink`]).
+//! measures services ([`apm`]), adds the names of sessions and hosts ([`names`]), and writes the lines ([`sink`]).
 //!
 //! This crate uses `mirror-packet`, `mirror-protocols` and `mirror-base`. It knows no flow table and no analyzer.
 //!
@@ -20,6 +20,7 @@
 pub mod apm;
 pub mod eve;
 mod json;
+pub mod names;
 pub mod sink;
 mod timestamp;
 

@@ -34,6 +34,7 @@ pub use self::output::{Destination, Modes, Rotation, StallPolicy};
 use self::output::{Lines, Output};
 use self::relays::Relays;
 use crate::apm::{METRICS, Metrics, Service, Services, Standing};
+use crate::names::Names;
 use crate::{ALERT, EventRecord, EventType, FLOW, FlowRecord, Record, STATS, eve};
 
 /// The log's file name in the log directory.
@@ -525,6 +526,7 @@ pub struct SinkSettings {
 pub struct Sink {
     queue: SyncSender<Message>,
     settings: Arc<Slot<SinkSettings>>,
+    names: Arc<Slot<Option<Arc<Names>>>>,
     counters: Arc<SharedCounters>,
     /// Number of groups of producers.
     groups: AtomicU32,
@@ -544,18 +546,25 @@ impl Sink {
         let output = Output::open(destination, patience)?;
         let (queue, messages) = sync_channel(QUEUE);
         let counters = Arc::new(SharedCounters::default());
-        let settings = Arc::new(Slot::default());
+        let (settings, names) = (Arc::new(Slot::default()), Arc::new(Slot::default()));
         let mut writer = Writer::new(output, name, types, Arc::clone(&counters));
         writer.settings = Arc::clone(&settings);
+        writer.names = Arc::clone(&names);
         let run = move || writer.run(&messages);
         let thread =
             sandbox::spawn("eve".to_owned(), Kind::Records, || (), run).map_err(SinkError::Thread)?;
-        Ok(Self { queue, settings, counters, groups: AtomicU32::new(0), thread })
+        Ok(Self { queue, settings, names, counters, groups: AtomicU32::new(0), thread })
     }
 
     /// Applies other settings within a second. Does not wait.
     pub fn set(&self, settings: SinkSettings) {
         self.settings.leave(settings);
+    }
+
+    /// Returns the slot for the names of sessions and hosts. The records written a second after a change show them.
+    #[must_use]
+    pub fn names(&self) -> Arc<Slot<Option<Arc<Names>>>> {
+        Arc::clone(&self.names)
     }
 
     /// Reopens the log's file by its name, after it was moved away. Does not wait. Returns `false` if the
@@ -693,6 +702,8 @@ struct Writer {
     counters: Arc<SharedCounters>,
     /// The place where other settings arrive.
     settings: Arc<Slot<SinkSettings>>,
+    /// The place where other names arrive.
+    names: Arc<Slot<Option<Arc<Names>>>>,
 }
 
 impl Writer {
@@ -711,6 +722,7 @@ impl Writer {
             warned: false,
             counters,
             settings: Arc::default(),
+            names: Arc::default(),
         }
     }
 
@@ -722,6 +734,9 @@ impl Writer {
                 self.renderer.set_literals(literals);
                 self.services.set_interval(metrics_interval);
                 self.output.set_rotation(rotation);
+            }
+            if let Some(names) = self.names.collect() {
+                self.renderer.set_names(names);
             }
             match message {
                 Ok(Message::Records { batch, home, report }) => self.take_batch(batch, &home, report),

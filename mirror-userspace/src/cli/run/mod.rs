@@ -23,6 +23,7 @@ use mirror_control::capture::device_losses::Watch;
 use mirror_control::capture::{Config, Plan};
 use mirror_control::config::settings::{self, Setting};
 use mirror_control::config::{self, Diagnostic, Diagnostics};
+use mirror_control::names;
 use mirror_control::observe::control::{self, OpenError, Socket};
 use mirror_control::observe::tap::{self, Tap};
 use mirror_control::rule_loader::RuleLoader;
@@ -309,6 +310,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut watch = Watch::start(&interfaces).await?;
     let control = open_control(&args.control)?;
     let loader = RuleLoader::start().context("cannot start the thread that loads rules")?;
+    names::follow(&settings.eve.names, sink.names()).context("cannot start the thread that reads names")?;
     let mut server = listener.serve()?;
     let mut capture = plan.start(&sink, store.as_ref()).await?;
     server.started(&capture, &sink);
@@ -453,7 +455,7 @@ fn needed_files(args: &Args, settings: &config::Config, destination: &Destinatio
         // If it cannot be created, the code that opens it reports the error.
         let _ = settings.eve.modes.make_directory(directory);
     }
-    let configs = args.config.iter().chain(&settings.alerts.file);
+    let configs = args.config.iter().chain(&settings.alerts.file).chain(&settings.eve.names);
     let configs = configs.flat_map(|path| [Some(path.clone()), fs::canonicalize(path).ok()]);
     let rules = settings.signatures.sources.places();
     let read = configs.flatten().map(|path| directory_of(&path)).chain(rules).collect();

@@ -37,7 +37,7 @@ const MOST_SERVICES: usize = 500;
 
 /// The address of the API: host and port.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Address(String);
+pub(in crate::cli) struct Address(String);
 
 impl FromStr for Address {
     type Err = String;
@@ -102,7 +102,7 @@ pub(super) struct Update {
 /// The reason why there is no reply, worded to follow a colon.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Failure(String);
+pub(in crate::cli) struct Failure(String);
 
 impl Failure {
     pub(super) fn new(what: impl fmt::Display) -> Self {
@@ -119,15 +119,25 @@ struct Refusal {
 
 /// The server and the token for it.
 #[derive(Clone, Debug)]
-pub(super) struct Server {
-    pub(super) address: Address,
-    pub(super) token: Option<Token>,
+pub(in crate::cli) struct Server {
+    pub(in crate::cli) address: Address,
+    pub(in crate::cli) token: Option<Token>,
 }
 
 impl Server {
     /// Sends the requests once, and waits for the replies.
     pub(super) fn ask_once(&self, wanted: &Wanted) -> io::Result<Update> {
         Ok(runtime()?.block_on(self.ask(wanted, true)))
+    }
+
+    /// Requests a path once.
+    pub(in crate::cli) async fn read<A: DeserializeOwned>(&self, path: &str) -> Result<A, Failure> {
+        let answer = async {
+            let mut connection = self.connect().await?;
+            self.get(&mut connection, path).await
+        };
+        let late = |_| Err(Failure::new(format_args!("no answer within {} s", PATIENCE.as_secs())));
+        timeout(PATIENCE, answer).await.unwrap_or_else(late)
     }
 
     /// Requests the rows, and the summary if it is due.

@@ -7,7 +7,7 @@
 
 mod answer;
 mod app;
-mod client;
+pub(super) mod client;
 mod draw;
 mod query;
 mod rates;

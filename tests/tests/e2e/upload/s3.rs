@@ -4,13 +4,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::thread;
 
 use mirror_xdp_tests::netns::Namespace;
-use sha2::{Digest as _, Sha256};
+
+use crate::signed::{self, Answer, Request};
 
 pub(crate) const BUCKET: &str = "packets";
 pub(crate) const KEY_ID: &str = "AKIDEXAMPLE";
@@ -36,31 +35,17 @@ pub(crate) struct S3 {
     contents: Arc<Mutex<Contents>>,
 }
 
-/// The parts of a request that matter.
-struct Request {
-    method: String,
-    path: String,
-    query: BTreeMap<String, String>,
-    headers: BTreeMap<String, String>,
-    body: Vec<u8>,
-}
-
-/// An answer: its status, its headers without the length, and its body.
-struct Answer(u16, Vec<(&'static str, String)>, Vec<u8>);
-
 impl S3 {
     /// Starts the server in a namespace.
     pub(crate) fn start(namespace: &Namespace) -> Self {
-        let listener = namespace.enter(|| TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
-        let server = Self { address: listener.local_addr().unwrap(), contents: Arc::default() };
-        let serving = server.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let serving = serving.clone();
-                thread::spawn(move || serving.serve(stream));
-            }
+        let contents: Arc<Mutex<Contents>> = Arc::default();
+        let serving = Arc::clone(&contents);
+        let address = signed::serve(namespace, move |request| {
+            let mut contents = serving.lock().unwrap();
+            contents.requests += 1;
+            answer(&mut contents, request)
         });
-        server
+        Self { address, contents }
     }
 
     /// Returns the URL of a prefix in a bucket.
@@ -91,113 +76,92 @@ impl S3 {
     pub(crate) fn flip(&self, name: &str, at: usize) {
         self.contents.lock().unwrap().objects.get_mut(name).unwrap()[at] ^= 1;
     }
+}
 
-    fn serve(&self, stream: TcpStream) {
-        let mut writer = stream.try_clone().unwrap();
-        let mut reader = BufReader::new(stream);
-        while let Some(request) = read(&mut reader) {
-            self.contents.lock().unwrap().requests += 1;
-            let Answer(status, headers, body) = self.answer(&request);
-            let mut head = format!("HTTP/1.1 {status} X\r\n");
-            for (name, value) in headers {
-                let _ = write!(head, "{name}: {value}\r\n");
-            }
-            if !head.contains("content-length") {
-                let _ = write!(head, "content-length: {}\r\n", body.len());
-            }
-            if writer.write_all((head + "\r\n").as_bytes()).and_then(|()| writer.write_all(&body)).is_err() {
-                return;
-            }
-        }
+fn answer(contents: &mut Contents, request: &Request) -> Answer {
+    if !request.is_signed("s3", KEY_ID, SECRET) {
+        return error(403, "SignatureDoesNotMatch");
     }
-
-    fn answer(&self, request: &Request) -> Answer {
-        if !is_signed(request) {
-            return error(403, "SignatureDoesNotMatch");
+    let path = request.path.trim_start_matches('/');
+    let (bucket, name) = path.split_once('/').unwrap_or((path, ""));
+    if bucket != BUCKET {
+        return error(404, "NoSuchBucket");
+    }
+    let upload = request.query.get("uploadId").cloned();
+    let part = request.query.get("partNumber").and_then(|number| number.parse().ok());
+    let (kind, answer) = match (request.method.as_str(), upload, part) {
+        ("GET", None, _) if name.is_empty() => {
+            let prefix = request.query.get("prefix").map_or("", String::as_str);
+            ("GET list", list(contents, prefix))
         }
-        let path = request.path.trim_start_matches('/');
-        let (bucket, name) = path.split_once('/').unwrap_or((path, ""));
-        if bucket != BUCKET {
-            return error(404, "NoSuchBucket");
-        }
-        let mut contents = self.contents.lock().unwrap();
-        let contents = &mut *contents;
-        let upload = request.query.get("uploadId").cloned();
-        let part = request.query.get("partNumber").and_then(|number| number.parse().ok());
-        let (kind, answer) = match (request.method.as_str(), upload, part) {
-            ("GET", None, _) if name.is_empty() => {
-                let prefix = request.query.get("prefix").map_or("", String::as_str);
-                ("GET list", list(contents, prefix))
+        ("GET" | "HEAD", None, _) => match contents.objects.get(name) {
+            None => ("GET nothing", error(404, "NoSuchKey")),
+            Some(object) if request.method == "HEAD" => {
+                let mut answer = whole(200, &[]);
+                answer.1.push(("content-length", object.len().to_string()));
+                ("HEAD", answer)
             }
-            ("GET" | "HEAD", None, _) => match contents.objects.get(name) {
-                None => ("GET nothing", error(404, "NoSuchKey")),
-                Some(object) if request.method == "HEAD" => {
-                    let mut answer = whole(200, &[]);
-                    answer.1.push(("content-length", object.len().to_string()));
-                    ("HEAD", answer)
+            Some(object) => match request.headers.get("range").and_then(|range| parse_range(range)) {
+                None => ("GET", whole(200, object)),
+                Some((first, last)) => {
+                    let last = last.min(object.len() - 1);
+                    let mut answer = whole(206, &object[first..=last]);
+                    let range = format!("bytes {first}-{last}/{}", object.len());
+                    answer.1.push(("content-range", range));
+                    ("GET range", answer)
                 }
-                Some(object) => match request.headers.get("range").and_then(|range| parse_range(range)) {
-                    None => ("GET", whole(200, object)),
-                    Some((first, last)) => {
-                        let last = last.min(object.len() - 1);
-                        let mut answer = whole(206, &object[first..=last]);
-                        let range = format!("bytes {first}-{last}/{}", object.len());
-                        answer.1.push(("content-range", range));
-                        ("GET range", answer)
-                    }
-                },
             },
-            ("PUT", None, _) => {
-                contents.objects.insert(name.to_owned(), request.body.clone());
-                ("PUT", whole(200, &[]))
-            }
-            ("POST", None, _) if request.query.contains_key("uploads") => {
-                let upload = format!("upload{}", contents.log.len());
-                contents.parts.insert(upload.clone(), BTreeMap::new());
-                let xml = format!(
-                    "<InitiateMultipartUploadResult><Bucket>{bucket}</Bucket><Key>{name}</Key>\
+        },
+        ("PUT", None, _) => {
+            contents.objects.insert(name.to_owned(), request.body.clone());
+            ("PUT", whole(200, &[]))
+        }
+        ("POST", None, _) if request.query.contains_key("uploads") => {
+            let upload = format!("upload{}", contents.log.len());
+            contents.parts.insert(upload.clone(), BTreeMap::new());
+            let xml = format!(
+                "<InitiateMultipartUploadResult><Bucket>{bucket}</Bucket><Key>{name}</Key>\
                      <UploadId>{upload}</UploadId></InitiateMultipartUploadResult>"
-                );
-                ("POST begin", whole(200, xml.as_bytes()))
+            );
+            ("POST begin", whole(200, xml.as_bytes()))
+        }
+        ("PUT", Some(upload), Some(number)) => match contents.parts.get_mut(&upload) {
+            None => ("PUT part", error(404, "NoSuchUpload")),
+            Some(parts) => {
+                parts.insert(number, request.body.clone());
+                ("PUT part", whole(200, &[]))
             }
-            ("PUT", Some(upload), Some(number)) => match contents.parts.get_mut(&upload) {
-                None => ("PUT part", error(404, "NoSuchUpload")),
-                Some(parts) => {
-                    parts.insert(number, request.body.clone());
-                    ("PUT part", whole(200, &[]))
-                }
-            },
-            ("POST", Some(upload), _) => match contents.parts.remove(&upload) {
-                None => ("POST complete", error(404, "NoSuchUpload")),
-                Some(parts) => {
-                    let named = String::from_utf8_lossy(&request.body).matches("<PartNumber>").count();
-                    let small = parts.values().rev().skip(1).any(|part| part.len() < LEAST_PART);
-                    if named != parts.len() || small {
-                        ("POST complete", error(400, "EntityTooSmall"))
-                    } else {
-                        let object = parts.into_values().flatten().collect();
-                        contents.objects.insert(name.to_owned(), object);
-                        let xml = format!(
-                            "<CompleteMultipartUploadResult><Bucket>{bucket}</Bucket><Key>{name}</Key>\
+        },
+        ("POST", Some(upload), _) => match contents.parts.remove(&upload) {
+            None => ("POST complete", error(404, "NoSuchUpload")),
+            Some(parts) => {
+                let named = String::from_utf8_lossy(&request.body).matches("<PartNumber>").count();
+                let small = parts.values().rev().skip(1).any(|part| part.len() < LEAST_PART);
+                if named != parts.len() || small {
+                    ("POST complete", error(400, "EntityTooSmall"))
+                } else {
+                    let object = parts.into_values().flatten().collect();
+                    contents.objects.insert(name.to_owned(), object);
+                    let xml = format!(
+                        "<CompleteMultipartUploadResult><Bucket>{bucket}</Bucket><Key>{name}</Key>\
                              <ETag>\"e\"</ETag></CompleteMultipartUploadResult>"
-                        );
-                        ("POST complete", whole(200, xml.as_bytes()))
-                    }
+                    );
+                    ("POST complete", whole(200, xml.as_bytes()))
                 }
-            },
-            ("DELETE", Some(upload), _) => {
-                contents.parts.remove(&upload);
-                ("DELETE upload", whole(204, &[]))
             }
-            ("DELETE", None, _) => {
-                contents.objects.remove(name);
-                ("DELETE", whole(204, &[]))
-            }
-            _ => ("?", error(400, "NotImplemented")),
-        };
-        contents.log.push(kind.to_owned());
-        answer
-    }
+        },
+        ("DELETE", Some(upload), _) => {
+            contents.parts.remove(&upload);
+            ("DELETE upload", whole(204, &[]))
+        }
+        ("DELETE", None, _) => {
+            contents.objects.remove(name);
+            ("DELETE", whole(204, &[]))
+        }
+        _ => ("?", error(400, "NotImplemented")),
+    };
+    contents.log.push(kind.to_owned());
+    answer
 }
 
 fn whole(status: u16, body: &[u8]) -> Answer {
@@ -227,73 +191,4 @@ fn list(contents: &Contents, prefix: &str) -> Answer {
 fn parse_range(text: &str) -> Option<(usize, usize)> {
     let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
     Some((first.parse().ok()?, last.parse().ok()?))
-}
-
-fn read(reader: &mut BufReader<TcpStream>) -> Option<Request> {
-    let mut line = String::new();
-    reader.read_line(&mut line).ok().filter(|&len| len > 0)?;
-    let mut words = line.split_whitespace();
-    let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
-    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    let query = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (name.to_owned(), value.to_owned())
-    });
-    let query: BTreeMap<_, _> = query.collect();
-    let mut headers = BTreeMap::new();
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        let Some((name, value)) = line.split_once(':') else { break };
-        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
-    }
-    let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
-    Some(Request { method, path: path.to_owned(), query, headers, body })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
-}
-
-/// Returns the HMAC-SHA256 (RFC 2104), for keys no longer than a block.
-fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
-    let padded = |with: u8| {
-        let mut block = [with; 64];
-        block.iter_mut().zip(key).for_each(|(byte, key)| *byte ^= key);
-        block
-    };
-    let inner = Sha256::new().chain_update(padded(0x36)).chain_update(message).finalize();
-    Sha256::new().chain_update(padded(0x5c)).chain_update(inner).finalize().to_vec()
-}
-
-/// Returns whether a request has a valid signature by the secret.
-fn is_signed(request: &Request) -> bool {
-    let header = |name: &str| request.headers.get(name).map_or("", String::as_str);
-    let authorization = header("authorization");
-    let field = |name: &str| {
-        let field = authorization.split([' ', ',']).find_map(|field| field.strip_prefix(name));
-        field.unwrap_or_default()
-    };
-    let credential = field("Credential=");
-    let Some((id, scope)) = credential.split_once('/') else { return false };
-    let payload = header("x-amz-content-sha256");
-    if id != KEY_ID || (payload != "UNSIGNED-PAYLOAD" && payload != hex(&Sha256::digest(&request.body))) {
-        return false;
-    }
-    let query: Vec<_> = request.query.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let signed = field("SignedHeaders=");
-    let headers: Vec<_> = signed.split(';').map(|name| format!("{name}:{}\n", header(name))).collect();
-    let headers = headers.concat();
-    let Request { method, path, .. } = request;
-    let canonical = format!("{method}\n{path}\n{}\n{headers}\n{signed}\n{payload}", query.join("&"));
-    let to_sign = format!(
-        "AWS4-HMAC-SHA256\n{}\n{scope}\n{}",
-        header("x-amz-date"),
-        hex(&Sha256::digest(canonical.as_bytes()))
-    );
-    let secret = format!("AWS4{SECRET}").into_bytes();
-    let key = scope.split('/').fold(secret, |key, part| hmac(&key, part.as_bytes()));
-    scope.contains("/eu-central-1/s3/") && hex(&hmac(&key, to_sign.as_bytes())) == field("Signature=")
 }

@@ -110,6 +110,8 @@ pub struct EveSettings {
     pub output: PathBuf,
     /// The types of events that are written.
     pub types: EventTypes,
+    /// Files with the names of sessions and hosts.
+    pub names: Vec<PathBuf>,
     /// The size and age at which a file is rotated.
     pub rotation: Rotation,
     /// The permissions of files and directories that are created.
@@ -121,6 +123,7 @@ impl Default for EveSettings {
         Self {
             output: FILE_NAME.into(),
             types: EventTypes::default(),
+            names: Vec::new(),
             rotation: Rotation::default(),
             modes: Modes::default(),
         }

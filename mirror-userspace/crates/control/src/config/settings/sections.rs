@@ -325,6 +325,11 @@ pub(in crate::config) fn event_types(reader: &mut Reader<'_>, value: &Value<'_>)
     }
 }
 
+pub(in crate::config) fn names(reader: &mut Reader<'_>, value: &Value<'_>) {
+    let file = |element: Value<'_>| element.path();
+    reader.config.eve.names = value.list().unwrap_or_default().into_iter().filter_map(file).collect();
+}
+
 pub(in crate::config) fn address(value: &Value<'_>) -> Option<Address> {
     let text = value.text()?;
     let address = text.parse().ok();

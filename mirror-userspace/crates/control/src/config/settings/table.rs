@@ -878,6 +878,12 @@ const EVE: &[Setting] = &[
         .text("The kinds of events to write.")
         .example_of(|| EventTypes::KNOWN.to_vec())
         .access(sections::event_types, |config| json!(config.eve.types.chosen())),
+    Setting::new("eve.names", Kind::List { of: "paths of files", most: usize::MAX }, Absent("none"))
+        .flag("--names")
+        .text("Files with the names of mirror sessions and hosts, as `mirror-xdp aws watch` writes them.")
+        .more("They need not exist yet, and are read again when they change.")
+        .example("[\"/run/mirror-xdp-aws/sessions.json\", \"/etc/mirror-xdp/hosts.json\"]")
+        .access(sections::names, |config| config.eve.names.iter().map(|file| path(file)).collect()),
     Setting::new("eve.rotate_size", Kind::bytes(1), Absent("no limit"))
         .flag("--rotate-size")
         .live()

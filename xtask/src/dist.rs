@@ -20,6 +20,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Files of the repository: path in the repository, path after installation, and whether it is a program.
 const FILES: &[(&str, &str, bool)] = &[
     ("deploy/mirror-xdp.service", "usr/lib/systemd/system/mirror-xdp.service", false),
+    ("deploy/mirror-xdp-aws.service", "usr/lib/systemd/system/mirror-xdp-aws.service", false),
     ("deploy/debian/default", "etc/default/mirror-xdp", false),
     ("deploy/debian/mirror-xdp.toml", "etc/mirror-xdp/mirror-xdp.toml", false),
     ("deploy/mirror-xdp.toml", "usr/share/doc/mirror-xdp/examples/mirror-xdp.toml", false),

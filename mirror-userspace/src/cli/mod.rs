@@ -8,6 +8,7 @@ mod eve;
 mod extcap;
 mod extract;
 mod filter;
+mod fleet;
 mod gate;
 mod generate;
 mod hold;
@@ -87,6 +88,7 @@ enum Command {
     Hold(hold::Args),
     Doctor(doctor::Args),
     Aws(aws::Args),
+    Fleet(fleet::Args),
     Tail(tail::Args),
     Top(top::Args),
     #[command(hide = true)]
@@ -132,6 +134,7 @@ pub fn main() -> ExitCode {
         Command::Hold(args) => hold::main(&args),
         Command::Doctor(args) => doctor::main(&args),
         Command::Aws(args) => aws::main(&args),
+        Command::Fleet(args) => fleet::main(&args),
         Command::Tail(args) => tail::main(&args),
         Command::Top(args) => top::main(args),
         Command::Extcap(args) => extcap::main(&args),

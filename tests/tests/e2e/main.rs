@@ -15,6 +15,7 @@ mod decapsulation;
 mod doctor;
 mod field;
 mod filter;
+mod fleet;
 mod hostile_confinement;
 mod hostile_live;
 mod kernel_traffic;

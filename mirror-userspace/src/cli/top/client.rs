@@ -105,7 +105,7 @@ pub(super) struct Update {
 pub(in crate::cli) struct Failure(String);
 
 impl Failure {
-    pub(super) fn new(what: impl fmt::Display) -> Self {
+    pub(in crate::cli) fn new(what: impl fmt::Display) -> Self {
         Self(super::table::printable(what.to_string()))
     }
 }

@@ -101,7 +101,9 @@ fn a_file_that_everyone_can_write_is_refused() {
     let path = directory.path().join("names.json");
     fs::write(&path, r#"{"version":1}"#).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
-    assert!(NamesFile::read(&path).unwrap_err().to_string().ends_with("all users can write to it; chmod o-w"));
+    assert!(
+        NamesFile::read(&path).unwrap_err().to_string().ends_with("all users can write to it; chmod o-w")
+    );
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! its own, and the capture reads the file that it writes.
 
 mod sessions;
+mod size;
 mod watch;
 
 use std::env;
@@ -27,6 +28,7 @@ Examples:
                                                            name the instances in all records
   mirror-xdp aws watch --role arn:aws:iam::111122223333:role/mirror-xdp,EXTERNAL-ID
                                                            another account besides
+  mirror-xdp aws size --gbps 8 --pps 1.2M                  instance types that can take this traffic
   mirror-xdp aws policy                                    what the instance's role has to allow")]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -37,6 +39,7 @@ pub(super) struct Args {
 enum Command {
     Sessions(sessions::Args),
     Watch(watch::Args),
+    Size(size::Args),
     /// Print the IAM policy that these commands need, as JSON
     Policy,
 }
@@ -45,6 +48,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.command {
         Command::Sessions(args) => sessions::main(args),
         Command::Watch(args) => watch::main(args),
+        Command::Size(args) => size::main(args),
         Command::Policy => policy(),
     }
 }
@@ -110,12 +114,9 @@ fn role(text: &str) -> Result<Role, String> {
 impl Accounts {
     /// Makes the clients of all accounts and regions.
     async fn fleet(&self) -> anyhow::Result<Fleet> {
-        let of_environment =
-            || ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|name| env::var(name).ok());
-        let regions = match (self.regions.as_slice(), of_environment().filter(|region| !region.is_empty())) {
-            ([], Some(region)) => vec![region],
-            ([], None) => vec![Client::region_of_instance().await?],
-            (regions, _) => regions.to_vec(),
+        let regions = match self.regions.as_slice() {
+            [] => vec![default_region().await?],
+            regions => regions.to_vec(),
         };
         let own = (!self.only_roles).then_some(None);
         let roles: Vec<_> = own.into_iter().chain(self.roles.iter().cloned().map(Some)).collect();
@@ -127,6 +128,15 @@ impl Accounts {
             })
         });
         Ok(Fleet::new(&settings.collect::<Vec<_>>(), self.tags.clone())?)
+    }
+}
+
+/// Returns the region of the environment, or else that of this instance.
+async fn default_region() -> anyhow::Result<String> {
+    let named = ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|name| env::var(name).ok());
+    match named.filter(|region| !region.is_empty()) {
+        Some(region) => Ok(region),
+        None => Ok(Client::region_of_instance().await?),
     }
 }
 

@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 use crate::client::{CallError, Client, Parameters};
 
-/// The page size of all calls: the largest that EC2 allows. Calls without one are throttled sooner.
-pub const PAGE: u32 = 1000;
+/// The largest page of most operations. Calls without a page size are throttled sooner.
+const PAGE: u32 = 1000;
 /// Maximum number of pages of one call. An account has at most 10,000 sessions by default.
 const MAX_PAGES: usize = 1000;
 
@@ -191,9 +191,116 @@ page!(SessionPage, "trafficMirrorSessionSet", MirrorSession);
 page!(InterfacePage, "networkInterfaceSet", Interface);
 page!(ReservationPage, "reservationSet", Reservation);
 
-/// The actions that this crate calls, as IAM names them.
+page!(TypePage, "instanceTypeSet", InstanceType);
+
+/// A type of instances.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceType {
+    /// Its name, such as `c7i.xlarge`.
+    pub instance_type: String,
+    /// False for types that have a successor.
+    #[serde(default)]
+    pub current_generation: bool,
+    /// True for types without a hypervisor.
+    #[serde(default)]
+    pub bare_metal: bool,
+    /// `nitro`, `xen` or absent.
+    pub hypervisor: Option<String>,
+    /// True if its CPU time is rationed.
+    #[serde(default)]
+    pub burstable_performance_supported: bool,
+    /// The architectures of its CPUs.
+    #[serde(default)]
+    pub processor_info: Processor,
+    /// Its CPUs.
+    pub v_cpu_info: Cpus,
+    /// Its memory.
+    pub memory_info: Memory,
+    /// Its network.
+    pub network_info: Network,
+}
+
+/// The CPUs' architectures.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Processor {
+    #[serde(default)]
+    supported_architectures: Set<String>,
+}
+
+impl Processor {
+    /// Returns whether the CPUs have an architecture, as EC2 names it: `x86_64`, `arm64`.
+    #[must_use]
+    pub fn is(&self, architecture: &str) -> bool {
+        self.supported_architectures.items.iter().any(|supported| supported == architecture)
+    }
+}
+
+/// The number of CPUs.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Cpus {
+    /// Threads that run at once.
+    #[serde(rename = "defaultVCpus")]
+    pub cpus: u32,
+    /// Cores.
+    #[serde(rename = "defaultCores")]
+    pub cores: Option<u32>,
+}
+
+/// The size of the memory.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Memory {
+    /// In MiB.
+    #[serde(rename = "sizeInMiB")]
+    pub mebibytes: u64,
+}
+
+/// The network of a type.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Network {
+    /// `required`, `supported` or `unsupported`.
+    pub ena_support: Option<String>,
+    #[serde(default)]
+    network_cards: Set<Card>,
+}
+
+impl Network {
+    /// Returns the first card, which has the primary interface.
+    #[must_use]
+    pub fn card(&self) -> Option<Card> {
+        self.network_cards.items.first().copied()
+    }
+}
+
+/// A network card.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Card {
+    /// The bandwidth that is always there, in Gbit/s.
+    pub baseline_bandwidth_in_gbps: Option<f64>,
+    /// The bandwidth for a while, in Gbit/s.
+    pub peak_bandwidth_in_gbps: Option<f64>,
+    /// The queues of an interface unless another number is asked for.
+    pub default_ena_queue_count_per_interface: Option<u32>,
+    /// The most queues of an interface.
+    pub maximum_ena_queue_count_per_interface: Option<u32>,
+}
+
+/// The actions that name sessions and hosts, as IAM names them.
 pub const ACTIONS: [&str; 3] =
     ["ec2:DescribeInstances", "ec2:DescribeNetworkInterfaces", "ec2:DescribeTrafficMirrorSessions"];
+
+/// Returns the types of instances that the region has.
+///
+/// # Errors
+///
+/// Fails if the calls do.
+pub async fn instance_types(client: &Client) -> Result<Vec<InstanceType>, CallError> {
+    // The largest page of this operation.
+    all_pages::<TypePage, _>(client, "DescribeInstanceTypes", 100).await
+}
 
 /// Returns all mirror sessions of the client's account and region.
 ///
@@ -201,7 +308,7 @@ pub const ACTIONS: [&str; 3] =
 ///
 /// Fails if the calls do.
 pub async fn sessions(client: &Client) -> Result<Vec<MirrorSession>, CallError> {
-    all_pages::<SessionPage, _>(client, "DescribeTrafficMirrorSessions").await
+    all_pages::<SessionPage, _>(client, "DescribeTrafficMirrorSessions", PAGE).await
 }
 
 /// Returns all network interfaces that the client's account can see in the region.
@@ -210,7 +317,7 @@ pub async fn sessions(client: &Client) -> Result<Vec<MirrorSession>, CallError> 
 ///
 /// Fails if the calls do.
 pub async fn interfaces(client: &Client) -> Result<Vec<Interface>, CallError> {
-    all_pages::<InterfacePage, _>(client, "DescribeNetworkInterfaces").await
+    all_pages::<InterfacePage, _>(client, "DescribeNetworkInterfaces", PAGE).await
 }
 
 /// Returns all instances of the client's account and region.
@@ -219,18 +326,18 @@ pub async fn interfaces(client: &Client) -> Result<Vec<Interface>, CallError> {
 ///
 /// Fails if the calls do.
 pub async fn instances(client: &Client) -> Result<Vec<Instance>, CallError> {
-    let reservations = all_pages::<ReservationPage, _>(client, "DescribeInstances").await?;
+    let reservations = all_pages::<ReservationPage, _>(client, "DescribeInstances", PAGE).await?;
     Ok(reservations.into_iter().flat_map(|reservation| reservation.instances_set.items).collect())
 }
 
 /// Calls an operation until its last page.
-async fn all_pages<P, T>(client: &Client, action: &'static str) -> Result<Vec<T>, CallError>
+async fn all_pages<P, T>(client: &Client, action: &'static str, page: u32) -> Result<Vec<T>, CallError>
 where
     P: serde::de::DeserializeOwned + Into<(Vec<T>, Option<String>)>,
 {
     let (mut all, mut next) = (Vec::new(), None::<String>);
     for _ in 0..MAX_PAGES {
-        let mut parameters: Parameters = vec![("MaxResults".to_owned(), PAGE.to_string())];
+        let mut parameters: Parameters = vec![("MaxResults".to_owned(), page.to_string())];
         parameters.extend(next.iter().map(|token| ("NextToken".to_owned(), token.clone())));
         let page: P = client.ec2(action, &parameters).await?;
         let (items, token) = page.into();

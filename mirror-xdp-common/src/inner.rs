@@ -241,22 +241,23 @@ impl InnerHeaders {
     #[inline(always)]
     #[must_use]
     pub fn flow_hash(&self, key: &impl HashWords) -> FlowHash {
-        if self.has_cause {
-            let about = &self.cause;
-            return flow_hash(
-                key,
-                about.source,
-                about.source_port,
-                about.destination,
-                about.destination_port,
-                about.protocol,
-            );
-        }
-        let (source_port, destination_port) = match self.fragment {
-            Fragment::Whole => (self.source_port, self.destination_port),
-            Fragment::First | Fragment::Later => (0, 0),
+        // The inputs are chosen first, so that the hash is once in a program that inlines it.
+        let flow = if self.has_cause {
+            self.cause
+        } else {
+            let (source_port, destination_port) = match self.fragment {
+                Fragment::Whole => (self.source_port, self.destination_port),
+                Fragment::First | Fragment::Later => (0, 0),
+            };
+            Cause {
+                source: self.source,
+                destination: self.destination,
+                protocol: self.protocol,
+                source_port,
+                destination_port,
+            }
         };
-        flow_hash(key, self.source, source_port, self.destination, destination_port, self.protocol)
+        flow_hash(key, flow.source, flow.source_port, flow.destination, flow.destination_port, flow.protocol)
     }
 }
 

@@ -162,7 +162,8 @@ struct Datagram {
     fragment: bool,
     /// Offset of the UDP header.
     offset: usize,
-    /// Offset of the end of the IP payload; may lie outside the frame.
+    /// Offset of the end of the IP payload; may lie outside the frame. 0 if the header has no length, as segmentation
+    /// offload leaves it.
     end: usize,
 }
 
@@ -201,11 +202,18 @@ fn payload(datagram: &Datagram, udp: UdpHeader, limit: usize) -> Result<Payload,
     if datagram.fragment {
         return Err(Counter::OuterFragment);
     }
-    if datagram.end > limit || datagram.end < datagram.offset + UDP_LEN {
+    let mut udp_len = udp.length();
+    let mut end = datagram.end;
+    if end == 0 {
+        end = limit;
+        if udp_len == 0 {
+            udp_len = limit.wrapping_sub(datagram.offset);
+        }
+    }
+    if end > limit || end < datagram.offset + UDP_LEN {
         return Err(Counter::OuterIpLength);
     }
-    let udp_len = udp.length();
-    if udp_len < UDP_LEN || udp_len > datagram.end - datagram.offset {
+    if udp_len < UDP_LEN || udp_len > end - datagram.offset {
         return Err(Counter::OuterUdpLength);
     }
     Ok(Payload { offset: datagram.offset + UDP_LEN, end: datagram.offset + udp_len })
@@ -395,6 +403,12 @@ pub(crate) const fn is_vlan(kind: u16) -> bool {
     matches!(kind, ethertype::VLAN | ethertype::QINQ | ethertype::QINQ_OLD)
 }
 
+/// Returns the end of what begins at `begin` and has `len` bytes, or 0 if its length is not known.
+#[inline(always)]
+const fn end_of(begin: usize, len: usize) -> usize {
+    if len == 0 { 0 } else { begin + len }
+}
+
 #[inline(always)]
 fn ipv4_datagram<F: Frame + ?Sized>(frame: &F, offset: usize) -> Result<Datagram, Counter> {
     let ip: Ipv4Header = header(frame, offset)?;
@@ -411,7 +425,7 @@ fn ipv4_datagram<F: Frame + ?Sized>(frame: &F, offset: usize) -> Result<Datagram
         ipv6: false,
         fragment: ip.more_fragments(),
         offset: offset + header_len,
-        end: offset + ip.total_length(),
+        end: end_of(offset, ip.total_length()),
     })
 }
 
@@ -427,7 +441,7 @@ fn ipv6_datagram<F: Frame + ?Sized>(frame: &F, offset: usize) -> Result<Datagram
         ipv6: true,
         fragment: false,
         offset: offset + Ipv6Header::LEN,
-        end: offset + Ipv6Header::LEN + ip.payload_length(),
+        end: end_of(offset + Ipv6Header::LEN, ip.payload_length()),
     };
     match ip.next_header() {
         protocol::UDP => Ok(datagram),

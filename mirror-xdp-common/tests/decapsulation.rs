@@ -115,6 +115,23 @@ proptest! {
     }
 
     #[test]
+    fn a_packet_without_a_length_ends_with_its_frame(
+        session in session(),
+        inner in inner_frame(),
+        clear_udp: bool,
+        cut in 0..60_usize,
+    ) {
+        let session = Session { trailer: 0, ..session };
+        let builder = session.builder().ip_length(0);
+        let frame = if clear_udp { builder.udp_length(0) } else { builder }.carrying(&inner);
+        let found = decapsulate(&frame[..], &Ports::default()).expect("a valid frame");
+        prop_assert_eq!(&frame[found.inner_offset..found.inner_offset + found.inner_len], &inner[..]);
+        if let Ok(found) = decapsulate(&frame[..frame.len() - cut], &Ports::default()) {
+            assert_within(&frame[..frame.len() - cut], &found);
+        }
+    }
+
+    #[test]
     fn a_wrong_byte_anywhere_leads_out_of_no_frame(
         session in session(),
         inner in inner_frame(),

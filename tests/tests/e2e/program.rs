@@ -277,6 +277,30 @@ fn both_directions_of_an_inner_flow_get_one_hash() {
 }
 
 #[test]
+fn an_outer_packet_without_a_length_ends_with_its_frame() {
+    let Some(kernel) = kernel() else { return };
+    let inner = Flow::default().udp(b"payload");
+    for base in [mirrored(7), mirrored(7).vlan(42).ip_options(&[1; 8]), mirrored(7).over_ipv6()] {
+        for outer in [base.clone(), base.clone().geneve(), base.clone().by_gateway(1, 2, 3)] {
+            for outer in [outer.clone().ip_length(0), outer.ip_length(0).udp_length(0)] {
+                let frame = outer.carrying(&inner);
+                let (counter, header) = kernel.check(&frame);
+                assert_eq!(counter, Counter::Redirected, "{outer:?}");
+                assert_eq!(header.unwrap().original_len as usize, inner.len());
+            }
+        }
+        // The UDP length alone says where the trailer begins.
+        let (_, header) = kernel.check(&base.ip_length(0).trailer(6).carrying(&inner));
+        assert_eq!(header.unwrap().original_len as usize, inner.len());
+    }
+    // In several buffers.
+    let large = Flow::default().udp(&[7; 8000]);
+    for outer in [mirrored(7).ip_length(0), mirrored(7).over_ipv6().ip_length(0).udp_length(0)] {
+        assert_eq!(kernel.check(&outer.carrying(&large)).0, Counter::Redirected);
+    }
+}
+
+#[test]
 fn each_malformed_kind_is_dropped_under_its_own_counter() {
     let Some(kernel) = kernel() else { return };
     let inner = Flow::default().udp(b"payload");

@@ -281,7 +281,9 @@ impl<'a> Response<'a> {
     }
 
     fn lenient(head: &'a [u8]) -> Self {
-        let (_, behind) = word(line(head).0);
+        // Receivers do not agree on what is behind a carriage return in the status line.
+        let line = line(head).0.split(|&byte| byte == b'\r').next().unwrap_or_default();
+        let (_, behind) = word(line);
         let (word, _) = word(behind);
         let status = number(word).and_then(|status| u16::try_from(status).ok());
         let is_usual = word.iter().take_while(|byte| byte.is_ascii_digit()).count() == 3;

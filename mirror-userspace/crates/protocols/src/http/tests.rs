@@ -120,6 +120,18 @@ fn the_end_of_a_head_is_found_however_lines_end() {
 }
 
 #[test]
+fn a_carriage_return_ends_the_status_line() {
+    for (head, status) in [
+        (&b"HTTP/1.1\r 200 ok\r\nContent-Length: 2\r\n\r\n"[..], None),
+        (b"HTTP/1.1 200\r ok\r\nContent-Length: 2\r\n\r\n", Some(200)),
+        (b"HTTP/1.1 \t 200 ok\r\nContent-Length: 2\r\n\r\n", Some(200)),
+    ] {
+        let response = Response::parse(head);
+        assert_eq!((response.status, response.body()), (status, Body::Length(2)));
+    }
+}
+
+#[test]
 fn the_status_says_where_there_is_no_body() {
     for status in ["100", "101", "204", "304"] {
         let head = format!("HTTP/1.1 {status} x\r\n\r\n");

@@ -135,7 +135,7 @@ impl Preamble {
             (_, Phase::Over) => Verdict::Protocol,
             (Direction::ToServer, _) => state.client(endpoints, bytes),
             (Direction::ToClient, Phase::Socks(version)) => state.answer(version, bytes),
-            (Direction::ToClient, Phase::Begin) => state.server(bytes),
+            (Direction::ToClient, Phase::Begin) => state.server(endpoints, bytes),
         };
         *self = state.pack();
         match verdict {
@@ -238,18 +238,26 @@ impl State {
 
     /// Checks the first bytes of a server to whose client no answer is due. The answers of SOCKS show that the
     /// client's direction is not mirrored.
-    fn server<'a>(&mut self, bytes: &'a [u8]) -> Verdict<'a> {
+    fn server<'a>(&mut self, endpoints: Endpoints, bytes: &'a [u8]) -> Verdict<'a> {
         let is_unasked =
             self.sides[Direction::ToServer as usize] == Phase::Begin && self.socks == Socks::Idle;
         let version = if is_unasked { socks::Version::of_answer(bytes) } else { None };
-        match version.map(|version| (version, socks::answer(version, bytes))) {
-            Some((_, Probe::More)) => Verdict::More,
-            Some((version, Probe::Yes)) => {
+        let Some(version) = version else { return self.protocol(Direction::ToClient, bytes) };
+        let len = socks::answer_len(version, bytes);
+        let probe = match (version, socks::answer(version, bytes)) {
+            // Other messages begin like an answer of version 4, so the protocol behind it decides.
+            (socks::Version::Four, Probe::Yes) => {
+                behind_answer(endpoints, bytes.get(len..).unwrap_or_default())
+            }
+            (_, probe) => probe,
+        };
+        match probe {
+            Probe::More => Verdict::More,
+            Probe::Yes => {
                 self.layers += 1;
-                let len = socks::answer_len(version, bytes);
                 Verdict::Preamble { len, relayed: None, protocol: Some(AppProto::Socks) }
             }
-            Some((_, Probe::No)) | None => self.protocol(Direction::ToClient, bytes),
+            Probe::No => self.protocol(Direction::ToClient, bytes),
         }
     }
 
@@ -267,6 +275,16 @@ impl State {
 fn is_recognised(endpoints: Endpoints, bytes: &[u8]) -> bool {
     let found = Detector::default().feed(endpoints, Direction::ToServer, bytes);
     matches!(found, Detection::Found(_))
+}
+
+/// Returns whether the bytes behind a server's answer begin a protocol.
+fn behind_answer(endpoints: Endpoints, bytes: &[u8]) -> Probe {
+    match Detector::default().feed(endpoints, Direction::ToClient, bytes) {
+        _ if bytes.is_empty() => Probe::More,
+        Detection::Found(_) => Probe::Yes,
+        Detection::Unknown => Probe::More,
+        Detection::Failed => Probe::No,
+    }
 }
 
 /// Bytes of a direction that may wait for the rest of a preamble.

@@ -25,10 +25,14 @@ impl Version {
         }
     }
 
-    /// Returns the version of a server's first bytes, if they can be nothing else: the choice of a method, and an
-    /// answer behind it. Version 4 has no such sign.
+    /// Returns the version of a server's first bytes, if they can be an answer. Of version 5, it is the choice of a
+    /// method, and an answer behind it; of version 4, only the code of success.
     pub(super) fn of_answer(bytes: &[u8]) -> Option<Self> {
-        matches!(bytes, [5] | [5, 0 | 2] | [5, 0, 5, ..] | [5, 2, 1, ..]).then_some(Self::Five)
+        match bytes {
+            [5] | [5, 0 | 2] | [5, 0, 5, ..] | [5, 2, 1, ..] => Some(Self::Five),
+            [0] | [0, GRANTED, ..] => Some(Self::Four),
+            _ => None,
+        }
     }
 }
 
@@ -73,6 +77,8 @@ enum Stop {
 /// The longest user name and name of a host.
 const MAX_TEXT: usize = 255;
 const CONNECT: u8 = 1;
+/// The code of success in version 4.
+const GRANTED: u8 = 90;
 const UDP: u8 = 3;
 
 /// Parses a client's messages up to its request.
@@ -176,7 +182,7 @@ fn answers(version: Version, bytes: &[u8]) -> Result<usize, Stop> {
     match version {
         Version::Four => {
             check(next()? == 0)?;
-            check(matches!(next()?, 90..=93))?;
+            check(matches!(next()?, GRANTED..=93))?;
             reader.bytes(6).ok_or(Stop::Incomplete)?;
         }
         Version::Five => {

@@ -110,6 +110,27 @@ fn the_answers_of_socks_alone_lead_to_the_protocol_behind() {
 }
 
 #[test]
+fn the_answer_of_socks_4_alone_leads_to_the_protocol_behind() {
+    let granted: &[u8] = b"\x00\x5a\x00\x50\x0a\x00\x00\x02";
+    let hello = server_hello();
+    let joined = [granted, RESPONSE].concat();
+    for segments in [&[granted, RESPONSE][..], &[&joined], &[&joined[..1], &joined[1..5], &joined[5..]]] {
+        let events = answers(1080, segments);
+        assert_eq!(of_kind(&events, "http")["http"]["status"], 200, "{segments:?}");
+        let flow = of_kind(&events, "flow");
+        assert_eq!((&flow["app_proto"], &flow["app_proto_orig"]), (&"http".into(), &"socks".into()));
+    }
+    let events = answers(1080, &[granted, &hello]);
+    assert_eq!(of_kind(&events, "tls")["tls"]["version"], "TLS 1.2");
+    // Refused, and a message of 90 bytes behind its length.
+    let message = [&[0, 90][..], &[0x12, 0x34, 0x81, 0x80, 0, 1], &[0; 84]].concat();
+    for other in [&b"\x00\x5b\x00\x50\x0a\x00\x00\x02"[..], &message] {
+        let events = answers(1080, &[other, RESPONSE]);
+        assert_eq!(of_kind(&events, "flow")["app_proto_orig"], Value::Null);
+    }
+}
+
+#[test]
 fn the_answer_of_an_http_proxy_alone_leads_to_tls() {
     let established: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
     let hello = server_hello();

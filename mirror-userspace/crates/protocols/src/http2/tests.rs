@@ -1,0 +1,1 @@
+//! The tests of frames and of events.

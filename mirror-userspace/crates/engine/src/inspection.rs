@@ -214,6 +214,12 @@ impl Inspection {
         self.inspector.wants(buffer)
     }
 
+    /// Returns true if a rule asks for facts about frames of HTTP/2.
+    #[inline]
+    pub(crate) fn wants_frames(&self) -> bool {
+        self.inspector.engine().wants_frames()
+    }
+
     pub(crate) fn buffer(&mut self, buffer: Buffer, bytes: &[u8]) {
         self.inspector.buffer(buffer, bytes);
     }

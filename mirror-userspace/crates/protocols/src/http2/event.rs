@@ -108,6 +108,12 @@ pub(super) fn fields(values: &[u8], of: u8) -> impl Iterator<Item = (&[u8], &[u8
     })
 }
 
+/// Returns the value of a field of a request, among packed values.
+#[must_use]
+pub fn request_field<'a>(values: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    field(values, 0, name)
+}
+
 /// Returns the value of a field of a request, or of a response.
 pub(super) fn field<'a>(values: &'a [u8], of: u8, name: &[u8]) -> Option<&'a [u8]> {
     fields(values, of).find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)

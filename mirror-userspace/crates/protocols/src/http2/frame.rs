@@ -124,17 +124,20 @@ pub fn begins(direction: Direction, bytes: &[u8]) -> Option<bool> {
 }
 
 /// Returns true if a connection without its beginning is recognised here: at least two frames follow each other, the
-/// first of which has fields or is a control frame.
+/// first of which has fields or is a control frame. `None` if more bytes are needed.
 #[must_use]
-pub fn resumes(bytes: &[u8]) -> bool {
-    let Some(head) = Head::read(bytes) else { return false };
+pub fn resumes(bytes: &[u8]) -> Option<bool> {
+    let Some(head) = Head::read(bytes) else { return Some(false) };
     let behind = bytes.get(HEAD + head.len as usize..).unwrap_or_default();
     let is_first = match head.kind {
         kind::HEADERS => head.has(flag::END_HEADERS) && head.len > 0,
         kind::SETTINGS | kind::PING | kind::WINDOW_UPDATE | kind::RST_STREAM => true,
         _ => false,
     };
-    is_first && head.is_likely(bytes) && Head::read(behind).is_some_and(|next| next.is_likely(behind))
+    if !is_first || !head.is_likely(bytes) {
+        return Some(false);
+    }
+    Head::read(behind).map(|next| next.is_likely(behind))
 }
 
 /// Returns a payload without its padding, which the flag PADDED announces.

@@ -54,6 +54,14 @@ impl<'a> CallEvent<'a> {
     }
 }
 
+impl CallEvent<'_> {
+    /// Returns the bytes of the texts in the event.
+    #[must_use]
+    pub const fn text_len(&self) -> usize {
+        self.0.operation.len() + self.0.object.len() + self.0.code.len()
+    }
+}
+
 /// Writes a word and a number.
 fn text<'a>(word: &[u8], number: u32, out: &'a mut [u8; 16]) -> &'a [u8] {
     use std::io::Write as _;

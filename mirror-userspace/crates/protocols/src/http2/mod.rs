@@ -9,7 +9,7 @@ mod huffman;
 #[cfg(test)]
 mod tests;
 
-pub use event::{Control, ControlEvent, LossEvent, Losses, Stream, StreamEvent, tag};
+pub use event::{Control, ControlEvent, LossEvent, Losses, Stream, StreamEvent, request_field, tag};
 pub use frame::{HEAD, Head, PREFACE, begins, flag, kind, number, resumes, settings, unpadded};
 pub use grpc::{CallEvent, is_grpc};
 pub use hpack::{Broken, FieldList, Table};

@@ -124,7 +124,9 @@ impl Inspection {
         is_unknown: bool,
     ) {
         self.facts.application = protocol.and_then(application);
-        self.facts.original = original.and_then(application);
+        // A connection of HTTP/2 that began as HTTP/1 is none of HTTP/1 any more.
+        let is_upgraded = protocol == Some(AppProto::Http2) && original == Some(AppProto::Http);
+        self.facts.original = original.filter(|_| !is_upgraded).and_then(application);
         self.facts.is_unknown = is_unknown;
     }
 

@@ -51,13 +51,16 @@ fn frames_are_found_behind_a_gap_and_in_the_middle_of_a_connection() {
     assert_eq!(begins(ToServer, &request), Some(true));
     assert_eq!(resumes(&request), Some(true));
     assert_eq!(resumes(&request[..11]), None, "the next frame has to be seen");
-    for text in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 40], &[0xff; 40], b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03"] {
+    for text in
+        [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 40], &[0xff; 40], b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03"]
+    {
         assert_eq!(begins(ToServer, text), Some(false));
         assert_eq!(resumes(text), Some(false));
     }
     assert_eq!(begins(ToServer, PREFACE), Some(true));
     assert_eq!((begins(ToServer, &PREFACE[..9]), begins(ToClient, &PREFACE[..9])), (None, Some(false)));
-    let response = [frame(kind::SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100]), frame(kind::SETTINGS, 1, 0, &[])].concat();
+    let response =
+        [frame(kind::SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100]), frame(kind::SETTINGS, 1, 0, &[])].concat();
     assert_eq!(resumes(&response), Some(true));
     // The content of another frame is none.
     let garbage = [frame(kind::HEADERS, 4, 3, &[0x82]), vec![0x55; 20]].concat();
@@ -172,7 +175,8 @@ fn a_call_has_its_method_and_the_status_of_its_trailers() {
         written(&CallEvent::new(&StreamEvent { stream, values: &values }, &mut [0; 16]))
     };
     let answered = Stream { status: 200, length: 7, latency: Some(1_000_000), ..Stream::default() };
-    let call = json!({"operation": "Get", "object": "shop.Orders", "status": "ok", "bytes": 7, "latency_ms": 1.0});
+    let call =
+        json!({"operation": "Get", "object": "shop.Orders", "status": "ok", "bytes": 7, "latency_ms": 1.0});
     assert_eq!(of(&[(tag::RESPONSE, "grpc-status", "0")], answered), call);
     for (fields, stream, status, code) in [
         (&[(tag::RESPONSE, "grpc-status", "5")][..], answered, "error", Some("5")),

@@ -3,7 +3,9 @@
 
 mod streams;
 
-use mirror_packet::Direction;
+use std::collections::VecDeque;
+
+use mirror_packet::{Direction, SECOND};
 use mirror_protocols::http::tag as first_tag;
 use mirror_protocols::http2::{
     self, CallEvent, Control, ControlEvent, FieldList, Head, LossEvent, Losses, PREFACE, StreamEvent, Table,
@@ -27,6 +29,9 @@ const MAX_BLOCK: usize = 64 * 1024;
 const MAX_PACKED: usize = 16 * 1024;
 /// Bytes of a SETTINGS frame that are kept for its event.
 const MAX_SETTINGS: usize = 6 * 16;
+/// Streams that the client has reset, and that wait for a response that may be on its way; and how long they wait.
+const MAX_RESET: usize = 64;
+const RESET_WAITS: u64 = SECOND;
 /// Bodies of a connection that rules inspect at the same time.
 const MAX_BODIES: usize = 64;
 /// Bytes that the fields of a connection may take: for each packet, for each of its bytes, and the maximum unused. A
@@ -115,6 +120,8 @@ pub(super) struct Connection {
     /// Bytes that fields may take.
     budget: usize,
     losses: Losses,
+    /// Streams that the client has reset, and the times of that.
+    reset: VecDeque<(u32, u64)>,
     /// Bodies that rules inspect, and the bytes that they hold.
     bodies: usize,
     room_of_bodies: usize,
@@ -135,7 +142,9 @@ impl Shared {
             (side.phase, side.begun) = (Phase::Frame, None);
         }
         let (sides, streams) = (std::mem::take(sides), std::mem::take(streams));
-        *connection = Connection { sides, streams, ..Connection::default() };
+        let mut reset = std::mem::take(&mut connection.reset);
+        reset.clear();
+        *connection = Connection { sides, streams, reset, ..Connection::default() };
         if self.spare.len() < MAX_SPARE && connection.held() <= MAX_SPARE_ROOM {
             self.spare.push(connection);
         }
@@ -171,7 +180,8 @@ impl Connection {
     /// Returns the bytes of memory that are held.
     pub(super) fn held(&self) -> usize {
         let sides: usize = self.sides.iter().map(|side| side.table.room() + side.block.capacity()).sum();
-        size_of::<Self>() + sides + self.streams.room() + self.room_of_bodies
+        let reset = self.reset.capacity() * size_of::<(u32, u64)>();
+        size_of::<Self>() + sides + self.streams.room() + reset + self.room_of_bodies
     }
 
     /// Releases the memory for streams and fields. Frames are followed further.
@@ -180,6 +190,7 @@ impl Connection {
             *side = Side { phase: side.phase, ..Side::default() };
         }
         self.streams = Streams::default();
+        self.reset = VecDeque::new();
         (self.bodies, self.room_of_bodies) = (0, 0);
     }
 
@@ -195,6 +206,12 @@ impl Connection {
                 let fresh = bytes.len().saturating_sub(new);
                 self.credit.earn(fresh);
                 self.budget = (self.budget + A_PACKET + A_BYTE * fresh).min(MOST);
+                while let Some((stream, time)) = self.reset.front().copied()
+                    && context.time().saturating_sub(time) > RESET_WAITS
+                {
+                    self.reset.pop_front();
+                    self.close(stream, tools, context);
+                }
                 Consumed::Used(self.bytes(direction, bytes, tools, context))
             }
             Event::Gap { bytes, len } => {
@@ -393,10 +410,7 @@ impl Connection {
             }
             kind::GOAWAY => Control::Goaway(payload.get(4..).and_then(http2::number).unwrap_or_default()),
             kind::RST_STREAM => {
-                if let Some(open) = self.streams.get(head.stream) {
-                    open.stream.errors[direction as usize] = http2::number(payload);
-                    self.close(head.stream, tools, context);
-                }
+                self.reset(direction, head.stream, http2::number(payload), tools, context);
                 return;
             }
             _ => return,
@@ -406,6 +420,29 @@ impl Connection {
         if self.credit.events.spend(credit::EVENT + SETTING * settings + context.relay_cost()) {
             context.record(&ControlEvent { number, by_server: direction == Direction::ToClient, control });
         }
+    }
+
+    /// Notes that a side has reset a stream. A response may still be on its way to the client that did.
+    fn reset(
+        &mut self,
+        direction: Direction,
+        stream: u32,
+        error: Option<u32>,
+        tools: &mut Tools<'_>,
+        context: &mut Context<'_>,
+    ) {
+        let Some(open) = self.streams.get(stream) else { return };
+        open.stream.errors[direction as usize] = error;
+        open.ended[direction as usize] = true;
+        if direction == Direction::ToClient || open.ended[Direction::ToClient as usize] {
+            return self.close(stream, tools, context);
+        }
+        if self.reset.len() >= MAX_RESET
+            && let Some((first, _)) = self.reset.pop_front()
+        {
+            self.close(first, tools, context);
+        }
+        self.reset.push_back((stream, context.time()));
     }
 
     /// Hands over a frame to the rules, if one of them asks for frames. Those with fields are handed over with them.
@@ -474,7 +511,9 @@ impl Connection {
             if self.streams.is_full()
                 && let Some(first) = self.streams.first()
             {
-                self.losses.streams = self.losses.streams.saturating_add(1);
+                let is_reset = |open: &mut Open| open.stream.errors[0].is_some();
+                let is_whole = self.streams.get(first).is_some_and(is_reset);
+                self.losses.streams = self.losses.streams.saturating_add(u32::from(!is_whole));
                 self.close(first, tools, context);
             }
             let number = self.next_number();

@@ -24,7 +24,7 @@ const CLIENT: [u8; 4] = [10, 0, 0, 1];
 const SERVER: [u8; 4] = [10, 0, 0, 2];
 
 /// Returns the analyzers' records of a flow's frames, and their length in bytes.
-fn records(frames: &[Vec<u8>]) -> (Vec<Value>, usize) {
+pub(super) fn records(frames: &[Vec<u8>]) -> (Vec<Value>, usize) {
     let directory = tempfile::tempdir().unwrap();
     let sink = Sink::open(directory.path()).unwrap();
     let mut worker = Worker::new(WorkerConfig::default(), sink.producer(Overflow::Wait));
@@ -57,7 +57,7 @@ fn records(frames: &[Vec<u8>]) -> (Vec<Value>, usize) {
 }
 
 /// Asserts that the records of frames are within the bounds; returns the records.
-fn bounded(name: &str, frames: &[Vec<u8>]) -> Vec<Value> {
+pub(super) fn bounded(name: &str, frames: &[Vec<u8>]) -> Vec<Value> {
     let (events, bytes) = records(frames);
     let came: usize = frames.iter().map(Vec::len).sum();
     let most = PER_BYTE * came + PER_PACKET * frames.len() + PER_FLOW;
@@ -75,7 +75,7 @@ fn udp(ports: [u16; 2], payload: &[u8]) -> Vec<u8> {
 }
 
 /// Returns the segments of a connection in which client and server send these payloads in turn.
-fn tcp(port: u16, turns: &[(bool, &[u8])]) -> Vec<Vec<u8>> {
+pub(super) fn tcp(port: u16, turns: &[(bool, &[u8])]) -> Vec<Vec<u8>> {
     let mut next = [1000_u32, 5000];
     let mut segment = |from_client: bool, flags: &str, payload: &[u8]| {
         let (this, other) = if from_client { (0, 1) } else { (1, 0) };

@@ -4,6 +4,7 @@
 
 mod corpus;
 mod hostile_records;
+mod http2;
 mod own_analyzer;
 mod read;
 mod workers;

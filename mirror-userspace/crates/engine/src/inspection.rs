@@ -124,7 +124,9 @@ impl Inspection {
         is_unknown: bool,
     ) {
         self.facts.application = protocol.and_then(application);
-        self.facts.original = original.and_then(application);
+        // A connection of HTTP/2 that began as HTTP/1 is none of HTTP/1 any more.
+        let is_upgraded = protocol == Some(AppProto::Http2) && original == Some(AppProto::Http);
+        self.facts.original = original.filter(|_| !is_upgraded).and_then(application);
         self.facts.is_unknown = is_unknown;
     }
 
@@ -212,6 +214,12 @@ impl Inspection {
     #[inline]
     pub(crate) fn wants(&self, buffer: Buffer) -> bool {
         self.inspector.wants(buffer)
+    }
+
+    /// Returns true if a rule asks for facts about frames of HTTP/2.
+    #[inline]
+    pub(crate) fn wants_frames(&self) -> bool {
+        self.inspector.engine().wants_frames()
     }
 
     pub(crate) fn buffer(&mut self, buffer: Buffer, bytes: &[u8]) {

@@ -19,6 +19,7 @@ pub mod detect;
 pub mod dns;
 pub mod eve;
 pub mod http;
+pub mod http2;
 pub mod pack;
 pub mod preamble;
 pub mod protocol;

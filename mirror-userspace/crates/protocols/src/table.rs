@@ -33,12 +33,13 @@ macro_rules! protocols {
             // VARIANT name, "content of its events".
             engine {
                 Dns dns, "queries and answers, over UDP and TCP";
-                Http http, "HTTP/1.x transactions";
+                Http http, "HTTP/1.x transactions, and streams of HTTP/2";
                 Tls tls, "handshakes: versions, server name, certificate, JA3, JA3S, JA4";
                 Quic quic, "handshakes: version, server name, JA3, JA4";
             }
 
             // Protocols that are only recognised: by `detect::signatures`, or by `preamble` in front of another one.
+            // HTTP/2 has the analyzer of `http`.
             // VARIANT "name", "description".
             detected {
                 BittorrentDht "bittorrent-dht", "`BitTorrent`'s distributed hash table";

@@ -24,6 +24,7 @@ use mirror_base::sandbox::{self, Kind};
 use mirror_packet::{Conversation, Sources};
 use mirror_protocols::ANALYZED;
 use mirror_protocols::eve::{EveEvent, Packer};
+use mirror_protocols::http2::CallEvent;
 use mirror_protocols::preamble::Relayed;
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -36,6 +37,9 @@ use self::relays::Relays;
 use crate::apm::{METRICS, Metrics, Service, Services, Standing};
 use crate::names::Names;
 use crate::{ALERT, EventRecord, EventType, FLOW, FlowRecord, Record, STATS, eve};
+
+/// The type of the events of calls, which no protocol of flows has.
+const GRPC: &str = <CallEvent<'static> as EveEvent>::TYPE;
 
 /// The log's file name in the log directory.
 pub const FILE_NAME: &str = "eve.json";
@@ -97,15 +101,15 @@ pub struct EventTypes(Option<Vec<String>>);
 
 impl EventTypes {
     /// The built-in types. Registered analyzers may have others.
-    pub const KNOWN: [&'static str; 4 + ANALYZED.len()] = {
-        let mut known = [FLOW; 4 + ANALYZED.len()];
+    pub const KNOWN: [&'static str; 5 + ANALYZED.len()] = {
+        let mut known = [FLOW; 5 + ANALYZED.len()];
         known[1] = ALERT;
         let mut at = 0;
         while at < ANALYZED.len() {
             known[2 + at] = ANALYZED[at].name;
             at += 1;
         }
-        (known[2 + at], known[3 + at]) = (METRICS, STATS);
+        (known[2 + at], known[3 + at], known[4 + at]) = (GRPC, METRICS, STATS);
         known
     };
 

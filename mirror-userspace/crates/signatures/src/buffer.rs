@@ -284,6 +284,8 @@ buffers! {
     HttpServer "http.server" ["http_server"] None, None; [Http] ToClient Transaction false
     /// `Location`.
     HttpLocation "http.location" ["http_location"] None, None; [Http] ToClient Transaction false
+    /// The name of a field of HTTP/2.
+    Http2HeaderName "http2.header_name" [] None, None; [Http2] Both Transaction true
     /// A file that is transferred.
     FileData "file.data" ["file_data"] None, None; [Http, Smtp, Smb, FtpData, Nfs] Both Body false
     /// A name that is asked for.

@@ -20,7 +20,7 @@ use crate::plan::{self, Kind, Plan, Scope};
 use crate::ports::{AddressIndex, PortIndex};
 use crate::profile::Profiles;
 use crate::recorded;
-use crate::rule::{BufferMatches, Match};
+use crate::rule::{BufferMatches, Condition, Match};
 use crate::search::{Builder, Candidates, Search};
 use crate::tenants::Tenants;
 use crate::threshold::Thresholds;
@@ -56,6 +56,8 @@ pub struct Engine {
     by_header: Box<[u32]>,
     /// The buffers that rules inspect, a bit each.
     wanted: u64,
+    /// A rule asks for facts about frames of HTTP/2.
+    wants_frames: bool,
     /// Scopes that rules inspect, a bit each, by direction.
     scopes: [u8; 2],
     /// A rule has requirements of payload beside those of a transaction.
@@ -165,6 +167,8 @@ impl Engine {
             let of_rule = signature.rule.buffers.iter();
             of_rule.fold(wanted, |wanted, list| wanted | 1 << list.buffer as u32)
         });
+        let of_frames = |condition: &Condition| matches!(condition, Condition::Http2(..));
+        let wants_frames = signatures.iter().any(|signature| signature.rule.conditions.iter().any(of_frames));
         Ok(Self {
             tenants: Tenants::default(),
             profiles: Profiles::new(signatures.len()),
@@ -180,6 +184,7 @@ impl Engine {
             addresses,
             by_header: by_header.into(),
             wanted: recorded::with_those_of_records(wanted),
+            wants_frames,
             scopes,
         }
         .with_limits(&[], &mut Resolver::new(&Variables::default()))
@@ -291,6 +296,13 @@ impl Engine {
     #[must_use]
     pub const fn wants(&self, buffer: Buffer) -> bool {
         self.wanted & 1 << buffer as u32 != 0
+    }
+
+    /// Returns true if a rule asks for facts about frames of HTTP/2.
+    #[inline]
+    #[must_use]
+    pub const fn wants_frames(&self) -> bool {
+        self.wants_frames
     }
 
     /// Returns true if a rule has requirements of bodies of the direction.

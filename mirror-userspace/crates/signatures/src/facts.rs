@@ -107,4 +107,23 @@ pub enum TransactionFact {
     DnsType(u16),
     /// The version of TLS that was negotiated, or of the record.
     TlsVersion(u16),
+    /// A value in a frame of HTTP/2.
+    Http2(Http2Fact, u32),
+}
+
+/// The values in frames of HTTP/2 that rules ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Http2Fact {
+    /// The type of the frame.
+    FrameType,
+    /// The code of an error.
+    Error,
+    /// The weight of a stream.
+    Priority,
+    /// The increment of a window.
+    Window,
+    /// The new size of the table of fields.
+    TableSize,
+    /// The setting with this identifier.
+    Setting(u16),
 }

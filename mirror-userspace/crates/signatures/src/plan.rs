@@ -377,6 +377,7 @@ fn kind(rule: &Rule, sides: &Sides, application: Option<Application>) -> Kind {
                 | Condition::DnsRcode(_)
                 | Condition::DnsType(_)
                 | Condition::TlsVersion { .. }
+                | Condition::Http2(..)
         )
     });
     let is_of_application = rule.buffers.is_empty() && application.is_some_and(has_transactions);

@@ -7,6 +7,7 @@ use mirror_packet::Direction;
 use crate::buffer::{Application, Buffer};
 use crate::dataset::{Dataset, DatasetKind};
 use crate::diagnostic::Place;
+use crate::facts::Http2Fact;
 use crate::number::Compare;
 use crate::pcre::Expression;
 use crate::transform::Transform;
@@ -260,6 +261,8 @@ pub enum Condition {
         /// True if it must be none of them.
         negated: bool,
     },
+    /// The `http2` keywords: a value in a frame.
+    Http2(Http2Fact, Compare),
     /// `iprep`: the reputation of an address.
     Reputation {
         /// The address.

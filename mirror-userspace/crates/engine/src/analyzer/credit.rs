@@ -76,6 +76,11 @@ impl Allowance {
         left.is_some()
     }
 
+    /// Returns true if a record of this many bytes may be written.
+    pub(super) const fn has(&self, bytes: usize) -> bool {
+        bytes <= self.left as usize
+    }
+
     /// Counts a record as omitted.
     pub(super) const fn omit(&mut self) {
         self.omitted = self.omitted.saturating_add(1);

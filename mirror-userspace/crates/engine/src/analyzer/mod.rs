@@ -135,6 +135,8 @@ pub struct Context<'a> {
     /// The event's place in the streams of a connection.
     pub(crate) mark: Mark,
     pub(crate) original: Option<AppProto>,
+    /// The recognised protocol, while data is passed on.
+    pub(crate) application: Option<AppProto>,
     pub(crate) records: &'a mut Producer,
     /// Set if the flow has raised an alert.
     pub(crate) alerted: &'a Cell<bool>,
@@ -161,6 +163,7 @@ impl<'a> Context<'a> {
             time,
             mark: Mark::NONE,
             original,
+            application: None,
             records,
             alerted,
             muted: false,

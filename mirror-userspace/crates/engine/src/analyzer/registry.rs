@@ -185,6 +185,7 @@ macro_rules! builtin {
             match application {
                 $(AppProto::$engine_variant => 1 << bit::$engine_name,)*
                 $(AppProto::$variant => 1 << bit::$name,)*
+                AppProto::Http2 => 1 << bit::http,
                 AppProto::Smtp | AppProto::Ftp | AppProto::Imap | AppProto::Rdp => 1 << bit::start_tls,
                 _ => 0,
             }

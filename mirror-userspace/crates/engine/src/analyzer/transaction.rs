@@ -23,6 +23,13 @@ impl Context<'_> {
         self.inspection.as_ref().is_some_and(|inspection| inspection.wants(buffer))
     }
 
+    /// Returns true if a rule asks for facts about frames of HTTP/2. Otherwise they need not be told.
+    #[inline]
+    #[must_use]
+    pub fn wants_frames(&self) -> bool {
+        self.inspection.as_ref().is_some_and(|inspection| inspection.wants_frames())
+    }
+
     /// Adds a buffer to the transaction that the next [`Context::transaction`] inspects, if a rule wants it.
     pub fn buffer(&mut self, buffer: Buffer, bytes: &[u8]) {
         if let Some(inspection) = self.inspection.as_deref_mut() {

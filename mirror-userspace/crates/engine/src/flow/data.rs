@@ -948,8 +948,13 @@ impl Side<'_> {
     fn analyse(&mut self, event: Event<'_>, hold: bool) -> Consumed {
         let PacketContext { head, index, alerted, one_sided, is_cut, .. } = self.now;
         self.recognise();
+        let application = match self.detector.flow() {
+            Detection::Found(application) => Some(application),
+            Detection::Unknown | Detection::Failed => None,
+        };
         let mut context = Context {
             mark: self.mark,
+            application,
             one_sided,
             is_cut,
             inspection: self.inspection.as_deref_mut(),

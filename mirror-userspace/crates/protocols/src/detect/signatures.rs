@@ -9,7 +9,7 @@ use Test::{Begins, Content};
 use mirror_packet::Direction;
 
 use super::{AppProto, Transport};
-use crate::{Protocol, dns, quic};
+use crate::{Protocol, dns, http2, quic};
 
 /// The verdict on the first bytes of a direction, in ascending order of confidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -220,6 +220,7 @@ const SIGNATURES: &[Signature] = &[
     stream(Http2, Some(ToClient), &[80], Content(http2_settings)),
     stream(Nfs, None, &[2049], Content(rpc_stream)),
     stream(Rdp, None, &[3389], Begins(&[&[3, 0]])),
+    stream(Http2, None, &[], Content(http2_frames)),
     stream(Telnet, None, &[23], Content(|bytes| if bytes.len() < 2 { Probe::More } else { Probe::Yes })),
     datagram(Dcerpc, Some(ToServer), &[], Content(dcerpc_datagram)),
     datagram(BittorrentDht, None, &[], Begins(&[b"d1:ad2:id20:"])),
@@ -439,6 +440,11 @@ fn http2_settings(bytes: &[u8]) -> Probe {
         }
         _ => Probe::No,
     }
+}
+
+/// Matches frames of a connection whose beginning is missing, or of a server.
+fn http2_frames(bytes: &[u8]) -> Probe {
+    http2::resumes(bytes).map_or(Probe::More, Probe::from)
 }
 
 /// Matches a call of the program NFS, version 2 to 4, or an accepted and successful reply (RFC 5531, section

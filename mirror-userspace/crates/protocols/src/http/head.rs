@@ -14,6 +14,16 @@ const MAX_FIELDS: usize = 128;
 /// Maximum white space in an empty line.
 const MAX_SPACE: usize = 8;
 
+/// Returns true if the head of a response that switches protocols says that HTTP/2 follows (RFC 7540, section 3.2).
+#[must_use]
+pub fn upgrades_to_http2(head: &[u8]) -> bool {
+    head.split(|&byte| byte == b'\n').any(|line| {
+        let (name, value) = line.split_at(line.iter().position(|&byte| byte == b':').unwrap_or_default());
+        name.eq_ignore_ascii_case(b"upgrade")
+            && value.strip_prefix(b":").is_some_and(|value| value.trim_ascii().eq_ignore_ascii_case(b"h2c"))
+    })
+}
+
 /// Returns true if a stream that begins like this can be one of requests.
 #[must_use]
 pub fn begins_request(bytes: &[u8]) -> bool {

@@ -15,5 +15,5 @@ pub use body::{Body, Taken};
 pub use coding::{Decoder, Decoding};
 pub use event::{Fixed, TransactionEvent, tag};
 pub use fields::Fields;
-pub use head::{Request, Response, begins_request, begins_response, head_end};
-pub use parts::{FieldParts, RequestParts, ResponseParts};
+pub use head::{Request, Response, begins_request, begins_response, head_end, upgrades_to_http2};
+pub use parts::{FieldParts, RequestParts, ResponseParts, normal_host, normal_uri};

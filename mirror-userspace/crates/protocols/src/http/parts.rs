@@ -161,10 +161,7 @@ impl<'a> RequestParts<'a> {
             Some(host) => room.extend_from_slice(host),
             None => self.fields.fields.get(self.fields.head, b"Host")?.append(room),
         }
-        let Range { start, end } = host_of(room);
-        room.truncate(end);
-        room.drain(..start);
-        room.make_ascii_lowercase();
+        trim_host(room);
         Some(room)
     }
 
@@ -229,6 +226,28 @@ impl<'a> ResponseParts<'a> {
     {
         self.fields.value(b"Set-Cookie", room)
     }
+}
+
+/// Returns a target in its normal form, in memory that is overwritten.
+pub fn normal_uri<'a>(target: &[u8], room: &'a mut Vec<u8>) -> &'a [u8] {
+    room.clear();
+    normalize(target, room);
+    room
+}
+
+/// Returns the host of an authority in lower case and without port, in memory that is overwritten.
+pub fn normal_host<'a>(authority: &[u8], room: &'a mut Vec<u8>) -> &'a [u8] {
+    room.clear();
+    room.extend_from_slice(authority);
+    trim_host(room);
+    room
+}
+
+fn trim_host(room: &mut Vec<u8>) {
+    let Range { start, end } = host_of(room);
+    room.truncate(end);
+    room.drain(..start);
+    room.make_ascii_lowercase();
 }
 
 const CRLF: &[u8] = b"\r\n";

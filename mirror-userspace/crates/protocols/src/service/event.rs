@@ -113,11 +113,9 @@ impl ServiceObject<'_> {
 /// Stands for an unknown number of rows in packed bytes.
 const UNKNOWN: u64 = u64::MAX;
 
-impl<S: Service> EveEvent for ServiceEvent<'_, S> {
-    const TYPE: &'static str = S::TYPE;
-    type Unpacked<'a> = ServiceEvent<'a, S>;
-
-    fn pack(&self, packer: &mut Packer<'_>) {
+impl<'a, S> ServiceEvent<'a, S> {
+    /// Packs the values, see [`EveEvent::pack`].
+    pub(crate) fn pack_values(&self, packer: &mut Packer<'_>) {
         packer.u64(self.omitted);
         packer.u8(self.status as u8);
         packer.duration(self.latency);
@@ -131,12 +129,13 @@ impl<S: Service> EveEvent for ServiceEvent<'_, S> {
         packer.rest(self.details);
     }
 
-    fn unpack<'a>(unpacker: &mut Unpacker<'a>) -> Option<ServiceEvent<'a, S>> {
+    /// Unpacks the values, see [`EveEvent::unpack`].
+    pub(crate) fn unpack_values(unpacker: &mut Unpacker<'a>) -> Option<Self> {
         let omitted = unpacker.u64()?;
         let status = Status::of(unpacker.u8()?);
         let latency = unpacker.duration()?;
         let operation = unpacker.bytes()?;
-        Some(ServiceEvent {
+        Some(Self {
             operation,
             dialect: Dialect::of(unpacker.u8()?),
             rows: Some(unpacker.u64()?).filter(|&rows| rows != UNKNOWN),
@@ -152,6 +151,26 @@ impl<S: Service> EveEvent for ServiceEvent<'_, S> {
         })
     }
 
+    /// Unpacks the operation, see [`EveEvent::operation`].
+    pub(crate) fn unpack_operation(unpacker: &mut Unpacker<'a>) -> Option<&'a [u8]> {
+        // In front of it: a number, the status, the latency.
+        unpacker.take(size_of::<u64>() + 1 + size_of::<u64>())?;
+        unpacker.bytes()
+    }
+}
+
+impl<S: Service> EveEvent for ServiceEvent<'_, S> {
+    const TYPE: &'static str = S::TYPE;
+    type Unpacked<'a> = ServiceEvent<'a, S>;
+
+    fn pack(&self, packer: &mut Packer<'_>) {
+        self.pack_values(packer);
+    }
+
+    fn unpack<'a>(unpacker: &mut Unpacker<'a>) -> Option<ServiceEvent<'a, S>> {
+        ServiceEvent::unpack_values(unpacker)
+    }
+
     fn write(&self, writer: &mut impl EveWriter) -> serde_json::Result<()> {
         S::write(self, writer)
     }
@@ -163,8 +182,6 @@ impl<S: Service> EveEvent for ServiceEvent<'_, S> {
     }
 
     fn operation<'a>(unpacker: &mut Unpacker<'a>) -> Option<&'a [u8]> {
-        // In front of it: a number, the status, the latency.
-        unpacker.take(size_of::<u64>() + 1 + size_of::<u64>())?;
-        unpacker.bytes()
+        ServiceEvent::<S>::unpack_operation(unpacker)
     }
 }

@@ -108,6 +108,11 @@ pub(super) fn holds(condition: &Condition, about: &About<'_>) -> bool {
             _ => None,
         })
         .any(|value| versions.iter().any(|version| u64::from(*version) == value) != *negated),
+        Condition::Http2(of, compare) => of_transaction(parts, |fact| match fact {
+            TransactionFact::Http2(found, value) if found == *of => Some(u64::from(value)),
+            _ => None,
+        })
+        .any(|value| compare.matches(value)),
         // Rules with it are refused.
         Condition::Reputation { .. } => false,
         Condition::Vni { ranges, negated } => facts.vni.is_some_and(|vni| {

@@ -6,6 +6,7 @@ use mirror_xdp_common::{Address, Vni};
 use super::builder::Builder;
 use crate::buffer::Application;
 use crate::diagnostic::shown;
+use crate::facts::Http2Fact;
 use crate::number::{Compare, split_once, unsigned};
 use crate::rule::{Bits, BitsMode, Condition, Flow, FlowState, IpOption, Session, Side};
 
@@ -266,6 +267,83 @@ pub(super) fn tls_version(builder: &mut Builder<'_>, value: &[u8]) -> Result<(),
     builder
         .conditions
         .push(Condition::TlsVersion { versions: versions.into(), negated: negated == Some(true) });
+    Ok(())
+}
+
+/// The types of frames, from 0 on.
+const FRAME_TYPES: [&str; 10] = [
+    "DATA",
+    "HEADERS",
+    "PRIORITY",
+    "RST_STREAM",
+    "SETTINGS",
+    "PUSH_PROMISE",
+    "PING",
+    "GOAWAY",
+    "WINDOW_UPDATE",
+    "CONTINUATION",
+];
+
+/// The codes of errors, from 0 on.
+const ERRORS: [&str; 14] = [
+    "NO_ERROR",
+    "PROTOCOL_ERROR",
+    "INTERNAL_ERROR",
+    "FLOW_CONTROL_ERROR",
+    "SETTINGS_TIMEOUT",
+    "STREAM_CLOSED",
+    "FRAME_SIZE_ERROR",
+    "REFUSED_STREAM",
+    "CANCEL",
+    "COMPRESSION_ERROR",
+    "CONNECT_ERROR",
+    "ENHANCE_YOUR_CALM",
+    "INADEQUATE_SECURITY",
+    "HTTP_1_1_REQUIRED",
+];
+
+/// The settings, from 1 on.
+const SETTINGS: [&str; 6] = [
+    "SETTINGS_HEADER_TABLE_SIZE",
+    "SETTINGS_ENABLE_PUSH",
+    "SETTINGS_MAX_CONCURRENT_STREAMS",
+    "SETTINGS_INITIAL_WINDOW_SIZE",
+    "SETTINGS_MAX_FRAME_SIZE",
+    "SETTINGS_MAX_HEADER_LIST_SIZE",
+];
+
+/// Returns the place of a name, or the number that is there instead.
+fn named(value: &[u8], names: &[&str], first: u64, max: u64) -> Result<u64, String> {
+    match names.iter().position(|name| name.as_bytes().eq_ignore_ascii_case(value)) {
+        Some(place) => Ok(first + place as u64),
+        None => unsigned(value, max).map_err(|_| format!("{} is not defined in HTTP/2", shown(value))),
+    }
+}
+
+pub(super) fn http2_frame_type(builder: &mut Builder<'_>, value: &[u8]) -> Result<(), String> {
+    let number = named(value.trim_ascii(), &FRAME_TYPES, 0, 255)?;
+    builder.conditions.push(Condition::Http2(Http2Fact::FrameType, Compare::Equal(number)));
+    Ok(())
+}
+
+pub(super) fn http2_error(builder: &mut Builder<'_>, value: &[u8]) -> Result<(), String> {
+    let number = named(value.trim_ascii(), &ERRORS, 0, u64::from(u32::MAX))?;
+    builder.conditions.push(Condition::Http2(Http2Fact::Error, Compare::Equal(number)));
+    Ok(())
+}
+
+/// Reads the name of a setting, and a comparison of its value. Without one, the setting has to be there.
+pub(super) fn http2_settings(builder: &mut Builder<'_>, value: &[u8]) -> Result<(), String> {
+    let value = value.trim_ascii();
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+    let end = value.iter().position(|byte| !is_name(byte)).unwrap_or(value.len());
+    let (name, compared) = value.split_at(end);
+    let setting = named(name, &SETTINGS, 1, 65_535)? as u16;
+    let compare = match compared.trim_ascii() {
+        [] => Compare::GreaterOrEqual(0),
+        compared => Compare::parse(compared, u64::from(u32::MAX))?,
+    };
+    builder.conditions.push(Condition::Http2(Http2Fact::Setting(setting), compare));
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use super::builder::Builder;
 use super::{bytes, conditions, content, meta, states};
 use crate::buffer::{BUFFERS, Buffer};
 use crate::diagnostic::shown;
+use crate::facts::Http2Fact;
 use crate::rule::{Condition, Side};
 use crate::transform::Transform;
 
@@ -77,6 +78,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("udpv6-csum", CHECKSUMS),
     ("icmpv4-csum", CHECKSUMS),
     ("icmpv6-csum", CHECKSUMS),
+    ("http2.header", "use `http.request_header` or `http.response_header`"),
     ("tls_cert_expired", CERTIFICATE_TIMES),
     ("tls_cert_valid", CERTIFICATE_TIMES),
     ("tls_cert_notbefore", CERTIFICATE_TIMES),
@@ -125,7 +127,6 @@ const NOT_PARSED: &[&str] = &[
     "enip",
     "file.data.",
     "ftp.",
-    "http2.",
     "ike.",
     "ikev1.",
     "ikev2.",
@@ -317,6 +318,12 @@ fn table() -> HashMap<&'static [u8], Keyword, FixedState> {
         add(name, keyword);
     }
     add("dns.rrtype", Compared(65_535, Condition::DnsType));
+    add("http2.frametype", Valued(conditions::http2_frame_type));
+    add("http2.errorcode", Valued(conditions::http2_error));
+    add("http2.settings", Valued(conditions::http2_settings));
+    add("http2.priority", Compared(255, |compare| Condition::Http2(Http2Fact::Priority, compare)));
+    add("http2.window", Compared(LARGEST, |compare| Condition::Http2(Http2Fact::Window, compare)));
+    add("http2.size_update", Compared(LARGEST, |compare| Condition::Http2(Http2Fact::TableSize, compare)));
     add("tls.version", Valued(conditions::tls_version));
     add("ssl_version", Valued(conditions::tls_version));
     add("iprep", Valued(conditions::iprep));

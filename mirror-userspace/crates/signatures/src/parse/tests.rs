@@ -3,6 +3,7 @@ use mirror_packet::Direction;
 use super::*;
 use crate::buffer::{Application, Buffer};
 use crate::diagnostic::Place;
+use crate::facts::Http2Fact;
 use crate::number::Compare;
 use crate::rule::*;
 use crate::transform::Transform;
@@ -485,6 +486,17 @@ fn conditions_of_packets_are_read() {
         ("app-layer-protocol:failed;", Application { application: None, negated: false }),
         ("tls.version:1.2;", TlsVersion { versions: [0x0303].into(), negated: false }),
         ("ssl_version:!sslv3,!tls1.0;", TlsVersion { versions: [0x0300, 0x0301].into(), negated: true }),
+        ("http2.frametype:GOAWAY;", Http2(Http2Fact::FrameType, Compare::Equal(7))),
+        ("http2.frametype:9;", Http2(Http2Fact::FrameType, Compare::Equal(9))),
+        ("http2.errorcode:NO_ERROR;", Http2(Http2Fact::Error, Compare::Equal(0))),
+        ("http2.priority:>250;", Http2(Http2Fact::Priority, Compare::Greater(250))),
+        ("http2.window:34634;", Http2(Http2Fact::Window, Compare::Equal(34_634))),
+        ("http2.size_update:0;", Http2(Http2Fact::TableSize, Compare::Equal(0))),
+        (
+            "http2.settings:SETTINGS_HEADER_TABLE_SIZE>1000;",
+            Http2(Http2Fact::Setting(1), Compare::Greater(1000)),
+        ),
+        ("http2.settings:SETTINGS_ENABLE_PUSH;", Http2(Http2Fact::Setting(2), Compare::GreaterOrEqual(0))),
         (
             "iprep:src,Bad,>,30;",
             Reputation { side: Side::Client, category: "Bad".into(), score: Compare::Greater(30) },

@@ -1,18 +1,22 @@
-//! HTTP/1.x: each request with its response becomes an event.
+//! HTTP: each request with its response becomes an event. This file follows HTTP/1.x, and hands over to `version2`.
 
 mod inspected;
+mod version2;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use mirror_packet::Direction;
+use mirror_protocols::detect::AppProto;
 use mirror_protocols::http::{
     Body, Fixed, Request, Response, Taken, TransactionEvent, begins_request, begins_response, head_end, tag,
+    upgrades_to_http2,
 };
 use mirror_protocols::pack;
 use mirror_protocols::preamble::{TlsBegin, tls_begins};
 
 use self::inspected::{Handover, InspectedBody};
+use self::version2::{Connection, Shared, Tools};
 use crate::analyzer::alert::{Cause, Watch};
 use crate::analyzer::credit::{self, Allowance, Credit};
 use crate::analyzer::{Analyzer, Consumed, Context, Event};
@@ -100,9 +104,11 @@ pub struct Flow {
     received: Option<u32>,
     /// The bodies that rules inspect.
     inspected: [Option<Box<InspectedBody>>; 2],
+    /// The connection, if it is one of HTTP/2. Nothing else is used then.
+    version2: Option<Box<Connection>>,
 }
 
-/// Emits an event for each HTTP/1.x transaction.
+/// Emits an event for each HTTP transaction.
 #[derive(Debug, Default)]
 pub struct Http {
     watch: Watch,
@@ -110,12 +116,15 @@ pub struct Http {
     /// Buffers and queues that no flow uses.
     spare: Vec<Vec<u8>>,
     spare_queues: Vec<VecDeque<Transaction>>,
+    version2: Shared,
 }
 
 /// The data that follows a head.
 enum Next {
     /// The message's body.
     Body(Body),
+    /// HTTP/2, whose first stream is that of the request.
+    Version2,
     /// Another protocol.
     Other,
     /// Nothing that could be followed.
@@ -132,6 +141,9 @@ impl Analyzer for Http {
         event: Event<'_>,
         context: &mut Context<'_>,
     ) -> Consumed {
+        if flow.version2.is_some() || context.application == Some(AppProto::Http2) {
+            return self.version2(flow, direction, event, context);
+        }
         match event {
             // It is not known any more which request is answered.
             _ if flow.crowded && direction == Direction::ToClient => Consumed::Close,
@@ -172,6 +184,10 @@ impl Analyzer for Http {
     }
 
     fn end(&mut self, flow: &mut Flow, context: &mut Context<'_>) {
+        if let Some(mut connection) = flow.version2.take() {
+            connection.end(&mut self.tools(), context);
+            return self.version2.give_back(connection);
+        }
         for direction in [Direction::ToServer, Direction::ToClient] {
             self.end_body(flow, direction, context);
         }
@@ -188,10 +204,14 @@ impl Analyzer for Http {
     fn held(flow: &Flow) -> usize {
         let packed: usize = flow.open.iter().map(|transaction| transaction.packed.capacity()).sum();
         let decoders: usize = flow.inspected.iter().flatten().map(|body| body.room()).sum();
-        flow.open.capacity() * size_of::<Transaction>() + packed + decoders
+        let version2 = flow.version2.as_ref().map_or(0, |connection| connection.held());
+        flow.open.capacity() * size_of::<Transaction>() + packed + decoders + version2
     }
 
     fn forget(&mut self, flow: &mut Flow) {
+        if let Some(connection) = &mut flow.version2 {
+            connection.forget();
+        }
         flow.phases = [Phase::Lost; 2];
         flow.open = VecDeque::new();
         flow.inspected = [None, None];
@@ -211,6 +231,26 @@ fn is_tls(bytes: &[u8]) -> bool {
 }
 
 impl Http {
+    /// Returns what connections of HTTP/2 work with.
+    const fn tools(&mut self) -> Tools<'_> {
+        Tools { watch: &self.watch, handover: &mut self.handover, shared: &mut self.version2 }
+    }
+
+    /// Processes an event in a connection of HTTP/2.
+    #[inline(never)]
+    fn version2(
+        &mut self,
+        flow: &mut Flow,
+        direction: Direction,
+        event: Event<'_>,
+        context: &mut Context<'_>,
+    ) -> Consumed {
+        let mut connection = flow.version2.take().unwrap_or_else(|| self.version2.connection());
+        let outcome = connection.data(direction, event, &mut self.tools(), context);
+        flow.version2 = Some(connection);
+        outcome
+    }
+
     fn bytes(
         &mut self,
         flow: &mut Flow,
@@ -267,6 +307,15 @@ impl Http {
                     at += end;
                     let body = match next {
                         Some(Next::Body(body)) => body,
+                        Some(Next::Version2) => {
+                            let mut connection = self.version2.connection();
+                            if let Some(asked) = flow.open.front() {
+                                connection.upgrade(&asked.packed, asked.requested);
+                            }
+                            self.end(flow, context);
+                            *flow = Flow { version2: Some(connection), ..Flow::default() };
+                            return Consumed::Restart(at);
+                        }
                         Some(Next::Other) => {
                             self.end(flow, context);
                             *flow = Flow::default();
@@ -530,6 +579,7 @@ impl Http {
             }
         }
         let next = match transaction.method {
+            _ if response.switches_protocols() && upgrades_to_http2(head) => Next::Version2,
             _ if response.switches_protocols() => Next::Other,
             Method::Connect if response.is_successful() => Next::Other,
             Method::Head => Next::Body(Body::Length(0)),

@@ -2,6 +2,8 @@
 //!
 //! A part is made only if a rule inspects it. Bodies are decoded to Suricata's limit; what follows is skipped.
 
+mod lists;
+
 use mirror_packet::Direction;
 use mirror_protocols::http::{Body, Decoder, Decoding, FieldParts, Fields, RequestParts, ResponseParts};
 use mirror_signatures::buffer::Buffer;

@@ -105,9 +105,24 @@ impl Renderer {
         kind: &str,
         flow: &Conversation,
     ) -> serde_json::Result<()> {
+        self.head_of(line, time, kind, flow, false)
+    }
+
+    /// Writes the same fields; for a packet of no flow, without the flow's identifier.
+    fn head_of(
+        &mut self,
+        line: &mut Line<'_>,
+        time: u64,
+        kind: &str,
+        flow: &Conversation,
+        is_lone: bool,
+    ) -> serde_json::Result<()> {
         line.raw(b"{\"timestamp\":\"");
         line.raw(&self.clock.text(time));
-        line.number(b"\",\"flow_id\":", flow.flow_id);
+        line.raw(b"\"");
+        if !is_lone {
+            line.number(b",\"flow_id\":", flow.flow_id);
+        }
         line.raw(b",\"event_type\":");
         json::append(line.out, &kind)?;
         if !flow.vlans.is_empty() {
@@ -155,11 +170,13 @@ impl Renderer {
         if shape.is_reversed {
             self.head(line, *time, event_type.name, &reversed(conversation))?;
         } else {
-            self.head(line, *time, event_type.name, conversation)?;
+            self.head_of(line, *time, event_type.name, conversation, shape.is_lone)?;
         }
-        line.raw(b",\"community_id\":\"");
-        line.raw(&self.community_id(conversation));
-        line.raw(b"\"");
+        if !shape.is_lone {
+            line.raw(b",\"community_id\":\"");
+            line.raw(&self.community_id(conversation));
+            line.raw(b"\"");
+        }
         if let Some(number) = shape.transaction {
             line.number(b",\"tx_id\":", number.into());
         }

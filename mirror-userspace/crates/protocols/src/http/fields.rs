@@ -80,9 +80,9 @@ impl Place {
     fn new(head: &[u8], FieldLine { range: Range { start, end }, is_folded }: FieldLine) -> Self {
         let lines = head.get(start..end).unwrap_or_default();
         let colon = memchr::memchr(b':', lines);
-        let name = trim(lines.get(..colon.unwrap_or_default()).unwrap_or_default());
+        let name = inner(lines.get(..colon.unwrap_or_default()).unwrap_or_default(), is_outer_space);
         let begin = colon.map_or(0, |colon| colon + 1);
-        let value = trim(lines.get(begin..).unwrap_or_default());
+        let value = inner(lines.get(begin..).unwrap_or_default(), is_outer_space);
         let value = start + begin + value.start..start + begin + value.end;
         Self {
             name: start + name.start..start + name.end,
@@ -183,6 +183,16 @@ const fn is_space(byte: u8) -> bool {
 
 /// Returns the part of bytes without white space around it.
 pub(super) fn trim(bytes: &[u8]) -> Range<usize> {
+    inner(bytes, is_space)
+}
+
+/// Returns true for the bytes around names and values that buffers of rules do not have. They have vertical tabs and
+/// form feeds, as in Suricata.
+const fn is_outer_space(byte: u8) -> bool {
+    is_space(byte) && !matches!(byte, 0x0b | 0x0c)
+}
+
+fn inner(bytes: &[u8], is_space: fn(u8) -> bool) -> Range<usize> {
     let end = bytes.iter().rposition(|byte| !is_space(*byte)).map_or(0, |last| last + 1);
     let start = bytes.iter().take(end).take_while(|byte| is_space(**byte)).count();
     start..end

@@ -173,9 +173,22 @@ fn hand_over_hello(messages: &Messages<'_>, context: &mut Context<'_>) -> bool {
     if context.wants(Buffer::Ja4Hash) {
         context.buffer(Buffer::Ja4Hash, ja4(&hello, Carrier::Tcp).as_bytes());
     }
+    hand_over_random(hello.random, context);
     context.fact(TransactionFact::TlsVersion(hello.version));
     context.transaction(TRANSACTION, Direction::ToServer, inspection::Progress::Done);
     true
+}
+
+/// Adds the buffers of the random value of a hello.
+fn hand_over_random(random: &[u8], context: &mut Context<'_>) {
+    let (time, bytes) = random.split_at_checked(4).unwrap_or_default();
+    for (buffer, part) in
+        [(Buffer::TlsRandom, random), (Buffer::TlsRandomTime, time), (Buffer::TlsRandomBytes, bytes)]
+    {
+        if context.wants(buffer) {
+            context.buffer(buffer, part);
+        }
+    }
 }
 
 /// Hands over what the server has answered to the rules.
@@ -189,12 +202,17 @@ fn hand_over_answer<'a>(
     if server.is_none() && messages.server_certificate.is_none() {
         return;
     }
+    // Of plain frames, Suricata's rules see no answer to a hello that is older than the capture or was not captured.
+    if messages.client_hello.is_none() && !context.head.key.session.is_mirrored() {
+        return;
+    }
     if let Some(hello) = &server {
         if context.wants(Buffer::Ja3sHash) || context.wants(Buffer::Ja3sString) {
             let Ja3 { hash, string } = Ja3::server(hello);
             context.buffer(Buffer::Ja3sHash, hash.as_bytes());
             context.buffer(Buffer::Ja3sString, string.as_bytes());
         }
+        hand_over_random(hello.random, context);
         context.fact(TransactionFact::TlsVersion(hello.chosen().0));
     }
     if let Some(der) = messages.server_certificate {

@@ -187,6 +187,12 @@ impl Plan {
         let ports = |set: &Arc<PortSet>| (!set.is_all()).then(|| Arc::clone(set));
         let has = |unit: Unit| rule.buffers.iter().any(|list| list.buffer.description().unit == unit);
         let (tests, changes) = states(&rule.states);
+        let needs_flow = rule.flow.direction.is_some()
+            || matches!(rule.flow.state, Some(FlowState::Established | FlowState::NotEstablished))
+            || rule.flow.stream.is_some()
+            || application.is_some()
+            || !tests.is_empty()
+            || rule.conditions.iter().any(is_about_flow);
         Self {
             kind,
             transport: transport(rule.header.protocol),
@@ -205,12 +211,7 @@ impl Plan {
             has_body: has(Unit::Body),
             has_variables: rule.variables > 0,
             is_anywhere: is_anywhere(rule),
-            needs_flow: rule.flow.direction.is_some()
-                || matches!(rule.flow.state, Some(FlowState::Established | FlowState::NotEstablished))
-                || rule.flow.stream.is_some()
-                || application.is_some()
-                || !rule.states.is_empty()
-                || rule.conditions.iter().any(needs_flow),
+            needs_flow,
         }
     }
 
@@ -483,7 +484,7 @@ fn is_anywhere(rule: &Rule) -> bool {
 }
 
 /// Returns true for a condition about a flow.
-const fn needs_flow(condition: &Condition) -> bool {
+const fn is_about_flow(condition: &Condition) -> bool {
     matches!(
         condition,
         Condition::StreamSize(..)

@@ -138,7 +138,10 @@ impl Tls {
             if !flow.is_hello_inspected {
                 hand_over_hello(&messages, context);
             }
-            hand_over_answer(&messages, handshake.chain(), context);
+            // Of plain frames, Suricata's rules see no answer if the client's data were not captured.
+            if flow.asked.is_some() || flow.latency.is_some() || context.head.key.session.is_mirrored() {
+                hand_over_answer(&messages, handshake.chain(), context);
+            }
         }
         if messages.is_recorded() {
             let original = context.original().map_or("", AppProto::name);
@@ -200,10 +203,6 @@ fn hand_over_answer<'a>(
 ) {
     let server = messages.server_hello.and_then(ServerHello::parse);
     if server.is_none() && messages.server_certificate.is_none() {
-        return;
-    }
-    // Of plain frames, Suricata's rules see no answer to a hello that is older than the capture or was not captured.
-    if messages.client_hello.is_none() && !context.head.key.session.is_mirrored() {
         return;
     }
     if let Some(hello) = &server {

@@ -95,7 +95,8 @@ impl EveEvent for AlertEvent<'_> {
             6 => ("ja4", text.clone()),
             _ => ("", Cow::default()),
         };
-        let metadata = (!kind.is_empty()).then_some(Metadata { indicator: [indicator], indicator_type: [kind] });
+        let metadata =
+            (!kind.is_empty()).then_some(Metadata { indicator: [indicator], indicator_type: [kind] });
         let signature = match cause {
             1 => format!("indicator: address {}", address().to_canonical()).into(),
             2 => format!("indicator: {text} asked for in DNS").into(),

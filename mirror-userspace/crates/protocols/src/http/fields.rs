@@ -192,14 +192,19 @@ const fn is_around_value(byte: u8) -> bool {
     is_space(byte) && !matches!(byte, 0x0b | 0x0c)
 }
 
-/// Returns a name without what Suricata leaves out around it: white space, but no carriage returns, and in front no
-/// vertical tabs and form feeds.
+/// Returns a name without what Suricata leaves out around it: white space and folds behind it, but no carriage returns
+/// alone; in front, spaces and tabs.
 fn name_within(bytes: &[u8]) -> Range<usize> {
-    let is_behind = |byte: &u8| is_space(*byte) && !matches!(byte, b'\r' | b'\n');
-    let end = bytes.iter().rposition(|byte| !is_behind(byte)).map_or(0, |last| last + 1);
+    let mut name = bytes;
+    name = loop {
+        name = match name {
+            [rest @ .., b'\r', b'\n'] => rest,
+            [rest @ .., b' ' | b'\t' | b'\n' | 0x0b | 0x0c | 0] => rest,
+            name => break name,
+        };
+    };
     let is_in_front = |byte: &&u8| matches!(byte, b' ' | b'\t' | 0);
-    let start = bytes.iter().take(end).take_while(is_in_front).count();
-    start..end
+    name.iter().take_while(is_in_front).count()..name.len()
 }
 
 fn inner(bytes: &[u8], is_space: fn(u8) -> bool) -> Range<usize> {
@@ -285,6 +290,7 @@ mod tests {
     fn buffers_of_rules_have_the_white_space_that_suricata_leaves() {
         let name = |bytes: &'static [u8]| bytes.get(name_within(bytes)).unwrap();
         assert_eq!(name(b"Host \x0b"), b"Host");
+        assert_eq!(name(b"Host\r\n "), b"Host");
         assert_eq!(name(b"Host\r\x0b"), b"Host\r");
         assert_eq!(name(b"\r\x0bHost"), b"\r\x0bHost");
         let value = |bytes: &'static [u8]| bytes.get(inner(bytes, is_around_value)).unwrap();

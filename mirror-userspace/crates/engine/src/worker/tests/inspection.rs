@@ -140,7 +140,11 @@ fn packets_of_no_flow_are_inspected_and_their_alerts_name_none() {
     let gre = [&[0, 0, 8, 0][..], &datagram[14..]].concat();
     for (rule, frames, count) in [
         ("alert ip 10.0.0.1 any -> any any (fragbits:M; sid:1;)", fragments(&datagram, 16), 2),
-        ("alert icmp any any -> any any (itype:3; icode:3; sid:1;)", vec![ipv4(1, &unreachable(&datagram[14..]))], 1),
+        (
+            "alert icmp any any -> any any (itype:3; icode:3; sid:1;)",
+            vec![ipv4(1, &unreachable(&datagram[14..]))],
+            1,
+        ),
         ("alert ip any any -> any any (ip_proto:47; sid:1;)", vec![ipv4(47, &gre)], 1),
         ("alert ip any any -> any any (ip_proto:89; sid:1;)", vec![ipv4(89, &[0; 40])], 1),
     ] {
@@ -239,11 +243,8 @@ fn ten_thousand_requests_in_segments_of_a_byte_are_inspected_within_bounds() {
     connection.server.1 = 80;
     connection.open(&mut bench);
     for number in 0..10_000 {
-        let request = if number == 9_999 {
-            &b"GET /evil HTTP/1.1\r\n\r\n"[..]
-        } else {
-            b"GET / HTTP/1.1\r\n\r\n"
-        };
+        let request =
+            if number == 9_999 { &b"GET /evil HTTP/1.1\r\n\r\n"[..] } else { b"GET / HTTP/1.1\r\n\r\n" };
         let size = if number % 1000 == 999 { 1 } else { request.len() };
         for piece in request.chunks(size) {
             bench.frame(&connection.segment(true, "A", piece));

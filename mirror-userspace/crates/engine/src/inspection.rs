@@ -8,7 +8,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use mirror_packet::{Direction, Packet, Segment, Transport};
+use mirror_packet::{Direction, LonePacket, MirrorSession, Packet, Segment, Transport};
 use mirror_protocols::detect::AppProto;
 use mirror_signatures::buffer::{Application, Buffer};
 use mirror_signatures::engine::Engine;
@@ -16,6 +16,7 @@ use mirror_signatures::facts::{Facts, PacketView, TransactionFact};
 pub use mirror_signatures::inspector::{Alert, Progress};
 use mirror_signatures::inspector::{FlowState, Inspector, Losses};
 use mirror_signatures::threshold::Counts;
+use mirror_xdp_common::wire::protocol;
 
 use crate::FlowIndex;
 
@@ -144,6 +145,34 @@ impl Inspection {
         }
         let state = self.states.get_mut(*place as usize - 1)?;
         Some((&mut self.inspector, state, &self.facts))
+    }
+
+    /// Inspects a packet that belongs to no flow.
+    pub(crate) fn lone_packet(&mut self, packet: &LonePacket<'_>, time: u64, mirror: Option<MirrorSession>) {
+        self.facts = Facts {
+            time,
+            start: time,
+            transport: packet.protocol,
+            ipv6: packet.ipv6,
+            ends: [(packet.source, 0), (packet.destination, 0)],
+            is_lone: true,
+            vni: mirror.map(|mirror| mirror.vni.get()),
+            session: mirror.map(|mirror| mirror.outer_source),
+            packets: [1, 0],
+            bytes: [packet.network.len() as u64, 0],
+            ..Facts::default()
+        };
+        let is_icmp = matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6);
+        let payload = packet.transport.get(if is_icmp { 8 } else { 0 }..).unwrap_or_default();
+        let view = PacketView {
+            direction: Direction::ToServer,
+            network: packet.network,
+            transport: packet.transport,
+            payload,
+            payload_len: payload.len(),
+            in_stream: true,
+        };
+        self.inspector.lone_packet(&self.facts, &view);
     }
 
     /// Inspects a packet of the flow in hand.

@@ -38,7 +38,7 @@ use self::shunting::Ending;
 pub use self::shunting::Shunting;
 pub use self::tuning::Tuning;
 use crate::FlowIndex;
-use crate::analyzer::{AnalyzerMemory, Analyzers, Cause};
+use crate::analyzer::{self, AnalyzerMemory, Analyzers, Cause};
 use crate::flow::{Flow, FlowContext, FlowTable, Missing};
 use crate::hooks::{Offload, Recorder};
 use crate::indicators::Indicators;
@@ -653,6 +653,9 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         let mut overlong = false;
         let mut next = Some(layer);
         while let Some(layer) = next.take() {
+            if self.inspection.is_some() {
+                self.inspect_lone(info, layer);
+            }
             let step = match mirror_packet::decode_stepwise(layer) {
                 Ok(Decoded::Packet(packet)) => {
                     let unfollowed = self.unfollowed;
@@ -675,6 +678,16 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
         }
         self.overlong += u64::from(overlong && outcome.is_ok());
         outcome
+    }
+
+    /// Inspects the packets of a layer that belong to no flow.
+    #[cold]
+    #[inline(never)]
+    fn inspect_lone(&mut self, info: &FrameInfo, layer: Layer<'_>) {
+        let Self { inspection: Some(inspection), records, .. } = self else { return };
+        mirror_packet::lone_packets(layer, |packet| {
+            analyzer::inspect_lone(inspection, &packet, (info.time, info.mirror), records);
+        });
     }
 
     fn fragment(

@@ -96,6 +96,8 @@ pub struct LineShape {
     pub transaction: Option<u32>,
     /// True if the server is the source: the line is about what it has sent.
     pub is_reversed: bool,
+    /// True if the line is about a packet that belongs to no flow.
+    pub is_lone: bool,
 }
 
 /// Receives the lines of an event. The writer adds the fields that all events of a flow share, and limits the

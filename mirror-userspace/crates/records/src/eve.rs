@@ -114,9 +114,24 @@ impl Renderer {
         kind: &str,
         flow: &Conversation,
     ) -> serde_json::Result<()> {
+        self.head_of(line, time, kind, flow, false)
+    }
+
+    /// Writes the same fields; for a packet of no flow, without the flow's identifier.
+    fn head_of(
+        &mut self,
+        line: &mut Line<'_>,
+        time: u64,
+        kind: &str,
+        flow: &Conversation,
+        is_lone: bool,
+    ) -> serde_json::Result<()> {
         line.raw(b"{\"timestamp\":\"");
         line.raw(&self.clock.text(time));
-        line.number(b"\",\"flow_id\":", flow.flow_id);
+        line.raw(b"\"");
+        if !is_lone {
+            line.number(b",\"flow_id\":", flow.flow_id);
+        }
         line.raw(b",\"event_type\":");
         json::append(line.out, &kind)?;
         if !flow.vlans.is_empty() {
@@ -162,10 +177,12 @@ impl Renderer {
         let EventRecord { time, conversation, event_type, .. } = record;
         let line = &mut Line { out };
         let turned = if shape.is_reversed { &reversed(conversation) } else { conversation };
-        self.head(line, *time, event_type.name, turned)?;
-        line.raw(b",\"community_id\":\"");
-        line.raw(&self.community_id(conversation));
-        line.raw(b"\"");
+        self.head_of(line, *time, event_type.name, turned, shape.is_lone)?;
+        if !shape.is_lone {
+            line.raw(b",\"community_id\":\"");
+            line.raw(&self.community_id(conversation));
+            line.raw(b"\"");
+        }
         if let Some(number) = shape.transaction {
             line.number(b",\"tx_id\":", number.into());
         }

@@ -308,6 +308,12 @@ buffers! {
     TlsCerts "tls.certs" ["tls_certs"] None, None; [Tls] ToClient Transaction true
     /// The alternative names of the certificate.
     TlsSubjectAltName "tls.subjectaltname" [] None, None; [Tls] ToClient Transaction true
+    /// The random bytes of a hello.
+    TlsRandom "tls.random" [] None, None; [Tls] Both Transaction false
+    /// The first four random bytes of a hello, once a time.
+    TlsRandomTime "tls.random_time" [] None, None; [Tls] Both Transaction false
+    /// The other 28 random bytes of a hello.
+    TlsRandomBytes "tls.random_bytes" [] None, None; [Tls] Both Transaction false
     /// The JA3 of the client.
     Ja3Hash "ja3.hash" ["ja3_hash"] None, None; [Tls, Quic] ToServer Transaction false
     /// The text that is hashed for JA3.
@@ -322,6 +328,14 @@ buffers! {
     SshProto "ssh.proto" ["ssh_proto"] None, None; [Ssh] Both Transaction false
     /// The software version of SSH.
     SshSoftware "ssh.software" ["ssh_software"] None, None; [Ssh] Both Transaction false
+    /// The HASSH of the client.
+    SshHassh "ssh.hassh" [] None, None; [Ssh] ToServer Transaction false
+    /// The text that is hashed for the client's HASSH.
+    SshHasshString "ssh.hassh.string" [] None, None; [Ssh] ToServer Transaction false
+    /// The HASSH of the server.
+    SshHasshServer "ssh.hassh.server" [] None, None; [Ssh] ToClient Transaction false
+    /// The text that is hashed for the server's HASSH.
+    SshHasshServerString "ssh.hassh.server.string" [] None, None; [Ssh] ToClient Transaction false
     /// The server name of a QUIC handshake.
     QuicSni "quic.sni" [] None, None; [Quic] ToServer Transaction false
     /// The version of QUIC.

@@ -37,7 +37,7 @@ struct Transformed {
     search: Search,
 }
 
-const _: () = assert!(BUFFERS.len() <= 64, "a buffer is a bit of a word");
+const _: () = assert!(BUFFERS.len() <= 128, "a buffer is a bit of a word");
 
 /// All rules.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ pub struct Engine {
     /// Rules of transactions that no pattern finds.
     by_header: Box<[u32]>,
     /// The buffers that rules inspect, a bit each.
-    wanted: u64,
+    wanted: u128,
     /// A rule asks for facts about frames of HTTP/2.
     wants_frames: bool,
     /// Scopes that rules inspect, a bit each, by direction.
@@ -163,7 +163,7 @@ impl Engine {
             let of_direction = |(_, plan): &(u32, &Plan)| plan.has_direction(direction);
             AddressIndex::new(by_addresses.iter().filter_map(plan_of).filter(of_direction))
         });
-        let wanted = signatures.iter().fold(0, |wanted, signature| {
+        let wanted = signatures.iter().fold(0_u128, |wanted, signature| {
             let of_rule = signature.rule.buffers.iter();
             of_rule.fold(wanted, |wanted, list| wanted | 1 << list.buffer as u32)
         });

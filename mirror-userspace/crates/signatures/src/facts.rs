@@ -23,6 +23,8 @@ pub struct Facts {
     pub ends: [(Address, u16); 2],
     /// Both sides were seen; for TCP, the handshake is complete.
     pub is_established: bool,
+    /// The packet belongs to no flow: a fragment, an ICMP error, the header of a tunnel.
+    pub is_lone: bool,
     /// The recognised protocol.
     pub application: Option<Application>,
     /// The protocol that the flow had before it, as STARTTLS.

@@ -52,6 +52,12 @@ pub const HOST_BITS: usize = 65_536;
 pub const STREAM: usize = 1 << 20;
 /// Bytes of a stream that are inspected together, unless the sender's turn ends before.
 pub const CHUNK: usize = 2560;
+/// Bytes of a chunk that are looked at again with the next one, for contents that lie astride. Not more than [`CHUNK`].
+pub const TAIL: usize = CHUNK;
+/// Bytes in front of new ones that are searched again: a pattern may begin there.
+pub const OVERLAP: usize = 256;
+/// Rules of a chunk that did not match and are tried again with the next one.
+pub const PENDING: usize = 256;
 /// Bytes of a body that are inspected.
 pub const BODY: usize = 100 << 10;
 /// Bytes of a request's body that are there before it is inspected, unless it ends before.

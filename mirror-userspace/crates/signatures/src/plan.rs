@@ -157,6 +157,10 @@ pub struct Plan {
     pub has_body: bool,
     /// The rule has variables, which requirements of one buffer set and those of others use.
     pub has_variables: bool,
+    /// The contents of payload are not bound to the beginning of what is inspected.
+    pub is_anywhere: bool,
+    /// The rule is about a flow, and not about packets alone.
+    pub needs_flow: bool,
 }
 
 /// Transport protocols.
@@ -183,6 +187,12 @@ impl Plan {
         let ports = |set: &Arc<PortSet>| (!set.is_all()).then(|| Arc::clone(set));
         let has = |unit: Unit| rule.buffers.iter().any(|list| list.buffer.description().unit == unit);
         let (tests, changes) = states(&rule.states);
+        let needs_flow = rule.flow.direction.is_some()
+            || matches!(rule.flow.state, Some(FlowState::Established | FlowState::NotEstablished))
+            || rule.flow.stream.is_some()
+            || application.is_some()
+            || !tests.is_empty()
+            || rule.conditions.iter().any(is_about_flow);
         Self {
             kind,
             transport: transport(rule.header.protocol),
@@ -200,6 +210,8 @@ impl Plan {
             is_mixed: kind == Kind::Transaction && has(Unit::Payload),
             has_body: has(Unit::Body),
             has_variables: rule.variables > 0,
+            is_anywhere: is_anywhere(rule),
+            needs_flow,
         }
     }
 
@@ -231,7 +243,7 @@ impl Plan {
     /// Returns true if the header and `flow` fit traffic of a direction.
     #[must_use]
     pub fn fits(&self, facts: &Facts, direction: Direction) -> bool {
-        if !self.has_direction(direction) || !self.fits_transport(facts) {
+        if !self.has_direction(direction) || !self.fits_transport(facts) || facts.is_lone && self.needs_flow {
             return false;
         }
         match self.state {
@@ -253,6 +265,9 @@ impl Plan {
     pub fn unfit(&self, facts: &Facts, direction: Direction) -> Option<&'static str> {
         if !self.fits_transport(facts) {
             return Some("the transport protocol is another");
+        }
+        if facts.is_lone && self.needs_flow {
+            return Some("the packet belongs to no flow");
         }
         if !self.has_direction(direction) {
             return Some("the direction is the other");
@@ -450,6 +465,34 @@ const fn is_of_packet(condition: &Condition) -> bool {
             | Condition::IcmpCode(_)
             | Condition::IcmpId(_)
             | Condition::IcmpSequence(_)
+    )
+}
+
+/// Returns true if the requirements of payload do not depend on where the inspected bytes begin.
+fn is_anywhere(rule: &Rule) -> bool {
+    let is_bound = |requirement: &Match| match requirement {
+        Match::Content(content) => match content.window {
+            Window::Absolute { depth: Some(_), .. } => true,
+            Window::Absolute { offset, depth: None } => offset != Number::Value(0),
+            Window::Relative { .. } | Window::All => false,
+        },
+        Match::Pcre(_) => false,
+        Match::Size(_) | Match::Entropy(_) | Match::Dataset(_) | Match::Absent { .. } => true,
+        other => !other.is_relative(),
+    };
+    let mut lists = rule.buffers.iter().filter(|list| list.buffer == Buffer::Payload);
+    lists.all(|list| list.transforms.is_empty() && !list.matches.iter().any(is_bound))
+}
+
+/// Returns true for a condition about a flow.
+const fn is_about_flow(condition: &Condition) -> bool {
+    matches!(
+        condition,
+        Condition::StreamSize(..)
+            | Condition::FlowAge(_)
+            | Condition::FlowPackets(..)
+            | Condition::FlowBytes(..)
+            | Condition::Application { .. }
     )
 }
 

@@ -54,7 +54,7 @@ pub const FIELDS: &[Field] = &[
 ];
 
 /// Adds the buffers of records to those that rules inspect, where rules inspect transactions of the same protocol.
-pub(crate) fn with_those_of_records(wanted: u64) -> u64 {
+pub(crate) fn with_those_of_records(wanted: u128) -> u128 {
     let is_wanted = |field: &&Field| {
         FIELDS.iter().any(|other| other.object == field.object && wanted & 1 << other.buffer as u32 != 0)
     };

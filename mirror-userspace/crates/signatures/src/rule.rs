@@ -51,8 +51,6 @@ pub struct Rule {
     pub states: Box<[State]>,
     /// `threshold` or `detection_filter`.
     pub threshold: Option<Threshold>,
-    /// `tag`: packets to keep after an alert.
-    pub tag: Option<Tag>,
     /// True for `bypass`: nothing more of the flow is inspected.
     pub bypasses: bool,
 }
@@ -837,26 +835,4 @@ pub enum Track {
     Rule,
     /// The flow.
     Flow,
-}
-
-/// `tag`: what is kept after an alert.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tag {
-    /// The host whose packets are kept; `None` for the flow.
-    pub host: Option<Target>,
-    /// How many.
-    pub count: u32,
-    /// Of what.
-    pub unit: TagUnit,
-}
-
-/// The unit of `tag`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TagUnit {
-    /// Packets.
-    Packets,
-    /// Seconds.
-    Seconds,
-    /// Bytes.
-    Bytes,
 }

@@ -60,6 +60,15 @@ struct Object<'a> {
     signature: Cow<'a, str>,
     category: &'static str,
     severity: u8,
+    /// The indicator and its type, as the values of a rule's `metadata`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<Metadata<'a>>,
+}
+
+#[derive(Serialize)]
+struct Metadata<'a> {
+    indicator: [Cow<'a, str>; 1],
+    indicator_type: [&'static str; 1],
 }
 
 impl EveEvent for AlertEvent<'_> {
@@ -78,12 +87,18 @@ impl EveEvent for AlertEvent<'_> {
     fn write(&self, writer: &mut impl EveWriter) -> serde_json::Result<()> {
         let Self { cause, about } = *self;
         let text = String::from_utf8_lossy(about);
+        let address = || about.try_into().map_or(Ipv6Addr::UNSPECIFIED, <Ipv6Addr as From<[u8; 16]>>::from);
+        let (kind, indicator): (_, Cow<'_, str>) = match cause {
+            1 => ("address", address().to_canonical().to_string().into()),
+            2..=4 => ("domain", text.clone()),
+            5 => ("ja3", hex(about).to_string().into()),
+            6 => ("ja4", text.clone()),
+            _ => ("", Cow::default()),
+        };
+        let metadata =
+            (!kind.is_empty()).then_some(Metadata { indicator: [indicator], indicator_type: [kind] });
         let signature = match cause {
-            1 => {
-                let address =
-                    about.try_into().map_or(Ipv6Addr::UNSPECIFIED, <Ipv6Addr as From<[u8; 16]>>::from);
-                format!("indicator: address {}", address.to_canonical()).into()
-            }
+            1 => format!("indicator: address {}", address().to_canonical()).into(),
             2 => format!("indicator: {text} asked for in DNS").into(),
             3 => format!("indicator: {text} as TLS server name").into(),
             4 => format!("indicator: {text} as HTTP host").into(),
@@ -99,6 +114,7 @@ impl EveEvent for AlertEvent<'_> {
             signature,
             category: CATEGORY,
             severity: SEVERITY,
+            metadata,
         })
     }
 }

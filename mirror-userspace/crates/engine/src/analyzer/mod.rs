@@ -15,6 +15,7 @@ mod held;
 mod registry;
 mod signature_alert;
 mod transaction;
+pub(crate) use self::transaction::inspect_lone;
 
 use std::cell::Cell;
 use std::sync::Arc;

@@ -59,7 +59,7 @@ impl EveEvent for SignatureAlert<'_> {
             Some(Target::Destination) => 2,
         });
         packer.u8(alert.direction as u8);
-        packer.u8(u8::from(alert.in_stream));
+        packer.u8(u8::from(alert.in_stream) | u8::from(facts.is_lone) << 1);
         packer.u8(u8::from(wanted.encoded) | u8::from(wanted.printable) << 1 | u8::from(wanted.packet) << 2);
         packer.u64(alert.transaction.unwrap_or(u64::MAX));
         packer.bytes(application(facts).as_bytes());
@@ -128,6 +128,7 @@ impl EveEvent for Packed<'_> {
         let shape = LineShape {
             transaction: line.transaction.map(|number| u32::try_from(number).unwrap_or(u32::MAX)),
             is_reversed: line.direction == Direction::ToClient,
+            is_lone: line.members.flow.is_none(),
         };
         writer.line_with(&shape, &line.object, &line.members)
     }
@@ -178,8 +179,11 @@ struct Members<'a> {
     transaction: Transaction<'a>,
     #[serde(skip_serializing_if = "str::is_empty")]
     app_proto: Cow<'a, str>,
-    direction: &'static str,
-    flow: Flow,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    direction: Option<&'static str>,
+    /// Absent for a packet that belongs to no flow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flow: Option<Flow>,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -284,7 +288,8 @@ impl<'a> Line<'a> {
         let [gid, signature_id, rev] = [unpacker.u32()?, unpacker.u32()?, unpacker.u32()?];
         let (severity, action, target) = (unpacker.u8()?, unpacker.u8()?, unpacker.u8()?);
         let direction = if unpacker.u8()? == 0 { Direction::ToServer } else { Direction::ToClient };
-        let (in_stream, wanted) = (unpacker.u8()?, unpacker.u8()?);
+        let (kind, wanted) = (unpacker.u8()?, unpacker.u8()?);
+        let (in_stream, is_lone) = (kind & 1, kind & 2 != 0);
         let transaction = Some(unpacker.u64()?).filter(|number| *number != u64::MAX);
         let app_proto = lossy(unpacker.bytes()?);
         let (protocol, ipv6) = (unpacker.u8()?, unpacker.u8()? != 0);
@@ -347,11 +352,11 @@ impl<'a> Line<'a> {
                 verdict: verdict.map(|action| Verdict { action }),
                 transaction: Transaction { application: app_proto.clone(), direction, fields },
                 app_proto,
-                direction: match direction {
+                direction: (!is_lone).then_some(match direction {
                     Direction::ToServer => "to_server",
                     Direction::ToClient => "to_client",
-                },
-                flow: Flow {
+                }),
+                flow: (!is_lone).then_some(Flow {
                     pkts_toserver,
                     pkts_toclient,
                     bytes_toserver,
@@ -361,7 +366,7 @@ impl<'a> Line<'a> {
                     dest_port: port(server.1),
                     src_ip: client.0,
                     dest_ip: server.0,
-                },
+                }),
                 payload: is_wanted(0, payload).then(|| STANDARD.encode(payload)),
                 payload_printable: is_wanted(1, payload).then(|| printable(payload)),
                 stream: (!payload.is_empty()).then_some(in_stream),

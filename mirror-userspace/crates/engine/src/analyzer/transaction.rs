@@ -1,12 +1,13 @@
 //! The way from analyzers to rules: buffers of transactions in, alerts out.
 
-use mirror_packet::Direction;
+use mirror_packet::{Conversation, Direction, LonePacket, MirrorSession};
+use mirror_records::sink::Producer;
 use mirror_signatures::buffer::Buffer;
 use mirror_signatures::facts::TransactionFact;
 
 use super::Context;
 use super::signature_alert::SignatureAlert;
-use crate::inspection::{Alert, Progress};
+use crate::inspection::{Alert, Inspection, Progress};
 
 impl Context<'_> {
     /// Returns true if rules are loaded at all.
@@ -99,17 +100,54 @@ impl Context<'_> {
             if self.muted {
                 continue;
             }
-            let engine = inspection.engine();
-            let Some(signature) = engine.signatures().get(alert.rule as usize) else { continue };
-            let event = SignatureAlert {
-                signature,
-                alert: &alert,
-                facts: inspection.facts(),
-                details: inspection.details(&alert),
-                wanted: engine.payload_of_alerts(),
-            };
             let conversation = self.head.conversation(&self.records.sources);
-            self.records.push_typed(self.time, conversation, &event);
+            push_alert(inspection, &alert, self.time, conversation, self.records);
         }
+    }
+}
+
+/// Writes the record of an alert.
+fn push_alert(
+    inspection: &Inspection,
+    alert: &Alert,
+    time: u64,
+    conversation: Conversation,
+    records: &mut Producer,
+) {
+    let engine = inspection.engine();
+    let Some(signature) = engine.signatures().get(alert.rule as usize) else { return };
+    let event = SignatureAlert {
+        signature,
+        alert,
+        facts: inspection.facts(),
+        details: inspection.details(alert),
+        wanted: engine.payload_of_alerts(),
+    };
+    records.push_typed(time, conversation, &event);
+}
+
+/// Inspects a packet that belongs to no flow, and raises the alerts of the rules that match.
+#[cold]
+pub(crate) fn inspect_lone(
+    inspection: &mut Inspection,
+    packet: &LonePacket<'_>,
+    (time, mirror): (u64, Option<MirrorSession>),
+    records: &mut Producer,
+) {
+    let conversation = Conversation {
+        flow_id: 0,
+        source: packet.source,
+        destination: packet.destination,
+        source_port: 0,
+        destination_port: 0,
+        protocol: packet.protocol,
+        ipv6: packet.ipv6,
+        vlans: packet.vlans,
+        mirror,
+        other_source: None,
+    };
+    inspection.lone_packet(packet, time, mirror);
+    while let Some(alert) = inspection.next_alert() {
+        push_alert(inspection, &alert, time, conversation, records);
     }
 }

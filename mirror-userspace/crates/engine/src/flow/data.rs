@@ -241,7 +241,8 @@ impl Data {
         let now = PacketContext::of_connection(head, connection, tools);
         if let Some(inspection) = tools.inspection {
             let sent = [Direction::ToServer, Direction::ToClient].map(|of| connection.used(of));
-            inspection.connect(connection.is_established(), sent);
+            // The data of a SYN counts as soon as the server has answered.
+            inspection.connect(connection.is_answered(), sent);
         }
         let from = direction.reverse();
         let (followed, streams, mut side) = self.split(tools, now, from);

@@ -300,8 +300,19 @@ impl Flow {
             }
             _ => true,
         };
+        // Such packets are inspected as those of no flow, where the frame is decoded.
+        if packet.ipv6 && packet.transport == Transport::Ip {
+            return;
+        }
+        let is_mirrored = self.head.key.session.is_mirrored();
         let FlowContext { inspection, records, time, alerted, .. } = tools;
         let Some(inspection) = inspection.as_deref_mut() else { return };
+        // As in Suricata, a connection that is older than the capture is established behind its first packet.
+        let is_first = self.packets.iter().sum::<u64>() == 1;
+        if is_first && !is_mirrored && self.connection.as_ref().is_some_and(Connection::is_midstream) {
+            let sent = inspection.facts().sent;
+            inspection.connect(false, sent);
+        }
         inspection.packet(direction, packet, in_stream);
         let (_, original, _) = self.data.detected();
         let mut context = Context::new(&self.head, *time, original, records, alerted);

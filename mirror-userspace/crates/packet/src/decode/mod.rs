@@ -8,6 +8,7 @@
 
 pub mod fragment;
 pub mod link;
+mod lone;
 mod network;
 mod transport;
 mod tunnel;
@@ -21,6 +22,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 use crate::Vlans;
 pub use fragment::Fragment;
 pub use link::{LinkType, link_name};
+pub use lone::{LonePacket, lone_packets};
 pub use tunnel::TunnelPorts;
 
 /// Depth of nested packets that is followed. Only an attacker nests more.

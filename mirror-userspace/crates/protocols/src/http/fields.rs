@@ -80,9 +80,9 @@ impl Place {
     fn new(head: &[u8], FieldLine { range: Range { start, end }, is_folded }: FieldLine) -> Self {
         let lines = head.get(start..end).unwrap_or_default();
         let colon = memchr::memchr(b':', lines);
-        let name = trim(lines.get(..colon.unwrap_or_default()).unwrap_or_default());
+        let name = name_within(lines.get(..colon.unwrap_or_default()).unwrap_or_default());
         let begin = colon.map_or(0, |colon| colon + 1);
-        let value = trim(lines.get(begin..).unwrap_or_default());
+        let value = inner(lines.get(begin..).unwrap_or_default(), is_around_value);
         let value = start + begin + value.start..start + begin + value.end;
         Self {
             name: start + name.start..start + name.end,
@@ -183,6 +183,31 @@ const fn is_space(byte: u8) -> bool {
 
 /// Returns the part of bytes without white space around it.
 pub(super) fn trim(bytes: &[u8]) -> Range<usize> {
+    inner(bytes, is_space)
+}
+
+/// Returns true for the bytes around values that buffers of rules do not have. As in Suricata, they have vertical tabs
+/// and form feeds.
+const fn is_around_value(byte: u8) -> bool {
+    is_space(byte) && !matches!(byte, 0x0b | 0x0c)
+}
+
+/// Returns a name without what Suricata leaves out around it: white space and folds behind it, but no carriage returns
+/// alone; in front, spaces and tabs.
+fn name_within(bytes: &[u8]) -> Range<usize> {
+    let mut name = bytes;
+    name = loop {
+        name = match name {
+            [rest @ .., b'\r', b'\n'] => rest,
+            [rest @ .., b' ' | b'\t' | b'\n' | 0x0b | 0x0c | 0] => rest,
+            name => break name,
+        };
+    };
+    let is_in_front = |byte: &&u8| matches!(byte, b' ' | b'\t' | 0);
+    name.iter().take_while(is_in_front).count()..name.len()
+}
+
+fn inner(bytes: &[u8], is_space: fn(u8) -> bool) -> Range<usize> {
     let end = bytes.iter().rposition(|byte| !is_space(*byte)).map_or(0, |last| last + 1);
     let start = bytes.iter().take(end).take_while(|byte| is_space(**byte)).count();
     start..end
@@ -254,5 +279,21 @@ fn unfold(value: &[u8], out: &mut Vec<u8>) {
             out.push(b' ');
         }
         out.extend_from_slice(line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_of_rules_have_the_white_space_that_suricata_leaves() {
+        let name = |bytes: &'static [u8]| bytes.get(name_within(bytes)).unwrap();
+        assert_eq!(name(b"Host \x0b"), b"Host");
+        assert_eq!(name(b"Host\r\n "), b"Host");
+        assert_eq!(name(b"Host\r\x0b"), b"Host\r");
+        assert_eq!(name(b"\r\x0bHost"), b"\r\x0bHost");
+        let value = |bytes: &'static [u8]| bytes.get(inner(bytes, is_around_value)).unwrap();
+        assert_eq!(value(b" \ta b\x0c\r"), b"a b\x0c");
     }
 }

@@ -7,6 +7,8 @@ pub struct Banner<'a> {
     pub protocol: &'a [u8],
     /// Name and version of the software, without the comments behind it.
     pub software: &'a [u8],
+    /// Bytes of the stream up to the end of the line.
+    pub len: usize,
 }
 
 /// The longest line that can be a banner.
@@ -35,18 +37,19 @@ pub fn banner(bytes: &[u8]) -> Look<'_> {
         };
         let (line, behind) = rest.split_at(end);
         if let Some(line) = line.strip_prefix(b"SSH-") {
-            return parse(line.strip_suffix(b"\r").unwrap_or(line)).map_or(Look::No, Look::Found);
+            let len = bytes.len() - behind.len() + 1;
+            return parse(line.strip_suffix(b"\r").unwrap_or(line), len).map_or(Look::No, Look::Found);
         }
         rest = behind.get(1..).unwrap_or_default();
     }
     Look::No
 }
 
-fn parse(line: &[u8]) -> Option<Banner<'_>> {
+fn parse(line: &[u8], len: usize) -> Option<Banner<'_>> {
     let dash = line.iter().position(|&byte| byte == b'-')?;
     let (protocol, software) = line.split_at(dash);
     let software = software.get(1..)?.split(|&byte| byte == b' ').next()?;
-    Some(Banner { protocol, software })
+    Some(Banner { protocol, software, len })
 }
 
 #[cfg(test)]
@@ -58,8 +61,8 @@ mod tests {
     #[test]
     fn a_banner_is_found_behind_other_lines_once_it_is_whole() {
         let text = b"Welcome\r\nSSH-2.0-OpenSSH_9.2p1 Debian-2\r\nrest";
-        let banner_of = Banner { protocol: b"2.0", software: b"OpenSSH_9.2p1" };
         let end = text.len() - b"\nrest".len();
+        let banner_of = Banner { protocol: b"2.0", software: b"OpenSSH_9.2p1", len: end + 1 };
         for len in 0..=text.len() {
             let expected = if len > end { Look::Found(banner_of) } else { Look::More };
             assert_eq!(banner(&text[..len]), expected, "{len}");

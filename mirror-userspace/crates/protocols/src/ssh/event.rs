@@ -14,11 +14,11 @@ pub struct BannersEvent<'a> {
     pub(super) values: &'a [u8],
 }
 
-/// Returns the tags of a side's protocol version and software.
-pub(super) const fn tags(direction: Direction) -> [u8; 2] {
+/// Returns the tags of a side's protocol version, software, HASSH, and the text of that.
+pub(super) const fn tags(direction: Direction) -> [u8; 4] {
     match direction {
-        Direction::ToServer => [0, 1],
-        Direction::ToClient => [2, 3],
+        Direction::ToServer => [0, 1, 4, 5],
+        Direction::ToClient => [2, 3, 6, 7],
     }
 }
 
@@ -26,6 +26,14 @@ pub(super) const fn tags(direction: Direction) -> [u8; 2] {
 struct Side<'a> {
     proto_version: Bytes<'a>,
     software_version: Bytes<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hassh: Option<Fingerprint<'a>>,
+}
+
+#[derive(Serialize)]
+struct Fingerprint<'a> {
+    hash: Bytes<'a>,
+    string: Bytes<'a>,
 }
 
 impl EveEvent for BannersEvent<'_> {
@@ -49,9 +57,10 @@ impl EveEvent for BannersEvent<'_> {
             server: Option<Side<'a>>,
         }
         let [client, server] = [Direction::ToServer, Direction::ToClient].map(|direction| {
-            let [proto_version, software_version] =
+            let [proto_version, software_version, hash, string] =
                 tags(direction).map(|tag| pack::get(self.values, tag).map(Bytes));
-            Some(Side { proto_version: proto_version?, software_version: software_version? })
+            let hassh = hash.zip(string).map(|(hash, string)| Fingerprint { hash, string });
+            Some(Side { proto_version: proto_version?, software_version: software_version?, hassh })
         });
         writer.line(&Object { client, server })
     }

@@ -21,6 +21,8 @@ const RANDOM: usize = 32;
 pub struct ClientHello<'a> {
     /// The `legacy_version` field.
     pub version: u16,
+    /// The random value, 32 bytes.
+    pub random: &'a [u8],
     /// Session to resume; empty if there is none.
     pub session_id: &'a [u8],
     ciphers: &'a [u8],
@@ -47,11 +49,11 @@ impl<'a> ClientHello<'a> {
     fn without_extensions(body: &'a [u8]) -> Option<(Self, Reader<'a>)> {
         let mut reader = Reader::new(body);
         let version = reader.u16()?;
-        reader.bytes(RANDOM)?;
+        let random = reader.bytes(RANDOM)?;
         let session_id = reader.vector8()?;
         let ciphers = reader.vector16()?;
         reader.vector8()?;
-        Some((Self { version, session_id, ciphers, extensions: Extensions::default() }, reader))
+        Some((Self { version, random, session_id, ciphers, extensions: Extensions::default() }, reader))
     }
 
     /// Returns true if the server resumes the session that the client has named. Servers of TLS 1.3 only echo
@@ -72,6 +74,8 @@ impl<'a> ClientHello<'a> {
 pub struct ServerHello<'a> {
     /// The `version` field; from TLS 1.3 on it is not the chosen one, see [`ServerHello::chosen`].
     pub version: u16,
+    /// The random value, 32 bytes.
+    pub random: &'a [u8],
     /// Session that is or can be resumed; empty if there is none.
     pub session_id: &'a [u8],
     /// The chosen cipher suite.
@@ -87,7 +91,7 @@ impl<'a> ServerHello<'a> {
     pub fn parse(body: &'a [u8]) -> Option<Self> {
         let mut reader = Reader::new(body);
         let version = reader.u16()?;
-        reader.bytes(RANDOM)?;
+        let random = reader.bytes(RANDOM)?;
         let early_draft = matches!(version, 0x0304 | 0x7f00..=0x7f15);
         let session_id = if early_draft { &[] } else { reader.vector8()? };
         let cipher = reader.u16()?;
@@ -95,7 +99,7 @@ impl<'a> ServerHello<'a> {
             reader.u8()?;
         }
         let extensions = Extensions::parse(reader)?;
-        Some(Self { version, session_id, cipher, extensions })
+        Some(Self { version, random, session_id, cipher, extensions })
     }
 
     /// Returns the chosen version.

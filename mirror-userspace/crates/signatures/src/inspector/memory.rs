@@ -62,6 +62,10 @@ pub(super) struct Item {
     pub(super) body: Vec<u8>,
     /// Bytes of the body that were searched.
     pub(super) searched: usize,
+    /// Bytes of a stream's data in front that are those of the chunk before.
+    pub(super) tail: usize,
+    /// The rules that the numbers of those of a stream belong to.
+    pub(super) generation: u32,
     /// Rules that wait for the body.
     pub(super) pending: Vec<u32>,
     /// Rules that have matched.
@@ -77,7 +81,7 @@ impl Item {
     fn clear(&mut self) {
         self.parts.clear();
         self.body.clear();
-        self.searched = 0;
+        (self.searched, self.tail) = (0, 0);
         self.pending.clear();
         self.matched.clear();
     }

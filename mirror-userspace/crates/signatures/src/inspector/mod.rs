@@ -70,6 +70,17 @@ pub enum Progress {
     Done,
 }
 
+/// What becomes of data that was inspected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    /// It stays, for the transaction that it is part of.
+    Stay,
+    /// Its end stays, since the sender's turn goes on.
+    GoOn,
+    /// It is forgotten.
+    Forget,
+}
+
 /// The inspections that were left out, because a bound was reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Losses {
@@ -151,16 +162,6 @@ impl Work {
         self.memory.get(slot).map(|item| std::mem::take(&mut item.body))
     }
 
-    /// Notes the rules that matched a segment, so that they do not match its data in a stream again.
-    fn note_matches(&mut self, flow: &FlowState, direction: Direction) {
-        if let Some(slot) = flow.raw[direction as usize].slot
-            && let Some(item) = self.memory.get(slot)
-        {
-            let room = limits::ALERTS.saturating_sub(item.matched.len());
-            item.matched.extend(self.matched.drain(..).take(room));
-        }
-    }
-
     /// Gives it back.
     fn give_payload(&mut self, flow: &FlowState, direction: Direction, payload: Option<Vec<u8>>) {
         let Some(payload) = payload else { return };
@@ -239,8 +240,12 @@ impl Inspector {
         if !work.candidates.rules().is_empty() {
             let traffic = Traffic::of_packet(facts, packet);
             work.verify_candidates(engine, flow, &traffic);
-            work.note_matches(flow, direction);
         }
+    }
+
+    /// Inspects a packet that belongs to no flow. Rules that ask for a flow do not match it.
+    pub fn lone_packet(&mut self, facts: &Facts, packet: &PacketView<'_>) {
+        self.packet(&mut FlowState::default(), facts, packet);
     }
 
     /// Takes the next bytes of a stream. They are inspected by [`Inspector::turn`] or at the end of a transaction.
@@ -283,13 +288,13 @@ impl Inspector {
 
     /// Notes that bytes of a stream are missing: what is there is inspected without them.
     pub fn gap(&mut self, flow: &mut FlowState, facts: &Facts, direction: Direction) {
-        self.chunk(flow, facts, direction, 1, true);
+        self.chunk(flow, facts, direction, 1, After::Forget);
     }
 
     /// Inspects the data of the other side, whose turn has ended, and that of this one if there is enough of it.
     pub fn turn(&mut self, flow: &mut FlowState, facts: &Facts, direction: Direction) {
-        self.chunk(flow, facts, direction.reverse(), 1, true);
-        self.chunk(flow, facts, direction, limits::CHUNK, true);
+        self.chunk(flow, facts, direction.reverse(), 1, After::Forget);
+        self.chunk(flow, facts, direction, limits::CHUNK, After::GoOn);
         let raw = &mut flow.raw[direction as usize];
         if raw.taken >= limits::STREAM {
             self.close(flow, facts, direction);
@@ -298,7 +303,7 @@ impl Inspector {
 
     /// Ends the inspection of payload in a direction: what follows is encrypted, or beyond the bound.
     pub fn close(&mut self, flow: &mut FlowState, facts: &Facts, direction: Direction) {
-        self.chunk(flow, facts, direction, 1, true);
+        self.chunk(flow, facts, direction, 1, After::Forget);
         let raw = &mut flow.raw[direction as usize];
         raw.is_closed = true;
         if let Some(slot) = raw.slot.take() {
@@ -306,31 +311,78 @@ impl Inspector {
         }
     }
 
-    /// Inspects the data of a direction that waits, if it has at least this many bytes.
-    fn chunk(&mut self, flow: &mut FlowState, facts: &Facts, direction: Direction, least: usize, ends: bool) {
-        let Self { engine, work, .. } = self;
+    /// Inspects the data of a direction that waits, if it has at least this many new bytes.
+    ///
+    /// The end of the chunk before is in front of the new bytes if the sender's turn goes on. Rules see the new bytes
+    /// alone first. Those that match in neither chunk then see both, for contents that lie astride.
+    fn chunk(
+        &mut self,
+        flow: &mut FlowState,
+        facts: &Facts,
+        direction: Direction,
+        least: usize,
+        after: After,
+    ) {
+        let Self { engine, work, generation } = self;
         let Some(slot) = flow.raw[direction as usize].slot else { return };
         let Some(item) = work.memory.get(slot) else { return };
-        if item.body.len() < least {
+        let tail = item.tail;
+        if item.body.len() - tail < least {
+            if after == After::Forget {
+                work.memory.leave(slot);
+                flow.raw[direction as usize].slot = None;
+            }
             return;
         }
         let data = std::mem::take(&mut item.body);
         let searched = std::mem::replace(&mut item.searched, data.len());
-        let matched = std::mem::take(&mut item.matched);
+        let (mut matched, mut pending) =
+            (std::mem::take(&mut item.matched), std::mem::take(&mut item.pending));
+        if item.generation != *generation {
+            matched.clear();
+            pending.clear();
+        }
         // Data that a transaction has inspected is not inspected again.
         if searched < data.len() && !flow.is_passed {
             work.candidates.clear();
-            engine.payload_candidates(Scope::Stream, direction, &data, &mut work.candidates);
+            let overlap = tail.saturating_sub(limits::OVERLAP);
+            let searched = data.get(overlap..).unwrap_or_default();
+            engine.payload_candidates(Scope::Stream, direction, searched, &mut work.candidates);
             let ports = [facts.sender(direction).1, facts.sender(direction.reverse()).1];
             engine.port_candidates(Scope::Stream, direction, ports, &mut work.candidates);
-            let mut traffic = Traffic::of_stream(facts, direction, &data);
-            traffic.matched = &matched;
+            let mut traffic = Traffic::of_stream(facts, direction, data.get(tail..).unwrap_or_default());
             work.verify_candidates(engine, flow, &traffic);
+            let before = matched.len();
+            matched.append(&mut work.matched);
+            if tail > 0 && !flow.is_passed {
+                for rule in pending.drain(..) {
+                    work.candidates.add(rule);
+                }
+                traffic.payload = Some(&data);
+                traffic.matched = &matched;
+                traffic.is_astride = true;
+                work.verify_candidates(engine, flow, &traffic);
+                matched.append(&mut work.matched);
+            }
+            matched.drain(..before);
+            pending.clear();
+            let unmatched = work.candidates.rules().iter().filter(|rule| {
+                engine.rule(**rule).is_some_and(|(_, plan)| plan.is_anywhere) && !matched.contains(rule)
+            });
+            pending.extend(unmatched.take(limits::PENDING));
         }
-        if let Some(item) = work.memory.get(slot) {
-            (item.body, item.matched) = (data, matched);
-            if ends {
-                // A stream that is silent now keeps no memory.
+        let Some(item) = work.memory.get(slot) else { return };
+        (item.body, item.matched, item.pending) = (data, matched, pending);
+        item.generation = *generation;
+        match after {
+            After::Stay => {}
+            After::GoOn => {
+                item.body.drain(..item.body.len().saturating_sub(limits::TAIL));
+                (item.tail, item.searched) = (item.body.len(), item.body.len());
+                work.memory.charge(slot);
+            }
+            // A stream that is silent now keeps no memory.
+            After::Forget => {
                 work.memory.leave(slot);
                 flow.raw[direction as usize].slot = None;
             }
@@ -371,7 +423,7 @@ impl Inspector {
         }
         let is_done = progress == Progress::Done;
         if is_done {
-            self.chunk(flow, facts, direction, 1, false);
+            self.chunk(flow, facts, direction, 1, After::Stay);
         }
         let Self { engine, work, .. } = self;
         work.candidates.clear();
@@ -390,7 +442,7 @@ impl Inspector {
         if !is_done && engine.wants_body(direction) {
             self.open(flow, facts, id, direction);
         } else if is_done {
-            self.chunk(flow, facts, direction, 1, true);
+            self.chunk(flow, facts, direction, 1, After::Forget);
         }
         self.work.parts.clear();
     }
@@ -432,15 +484,12 @@ impl Inspector {
             }
         }
         if is_end {
-            self.chunk(flow, facts, direction, 1, true);
+            self.chunk(flow, facts, direction, 1, After::Forget);
         }
     }
 
     /// Adds bytes to a body, and inspects it if there is enough of it.
     fn grow(&mut self, flow: &mut FlowState, facts: &Facts, open: Open, bytes: &[u8], is_end: bool) {
-        /// Bytes in front that were searched before: a pattern may begin there.
-        const OVERLAP: usize = 256;
-
         let is_outdated = flow.generation != self.generation;
         let Self { engine, work, .. } = self;
         let Open { id, direction, slot } = open;
@@ -467,7 +516,7 @@ impl Inspector {
                 work.candidates.add(*rule);
             }
         }
-        let new = body.get(item.searched.saturating_sub(OVERLAP)..).unwrap_or_default();
+        let new = body.get(item.searched.saturating_sub(limits::OVERLAP)..).unwrap_or_default();
         item.searched = len;
         if !new.is_empty() {
             for buffer in Buffer::of_body(direction) {

@@ -149,6 +149,122 @@ fn a_long_stream_is_inspected_in_chunks() {
     assert_eq!(flow.end(), []);
 }
 
+/// Filler without a part of the contents that tests look for.
+fn filler(len: usize) -> Vec<u8> {
+    vec![b'.'; len]
+}
+
+#[test]
+fn contents_astride_the_border_of_two_chunks_are_found_once() {
+    let parts = [
+        (ANY, r#"content:"needle";"#),
+        (ANY, r#"content:"needle"; content:"thread"; distance:1; within:7;"#),
+        (ANY, r#"content:"needle"; pcre:"/needle.thread$/";"#),
+        (ANY, r#"pcre:"/e{2}dle.thr/"; content:"thread";"#),
+        (ANY, r#"content:"thread"; content:!"needle";"#),
+        (ANY, r#"content:"needle"; depth:6;"#),
+    ];
+    let text = b"needle thread";
+    for direction in [ToServer, ToClient] {
+        // Where the border of the second and third chunk lies in the text; it is at the end of a segment.
+        for border in 0..=text.len() {
+            let mut flow = Flow::new(TCP, &parts);
+            let mut found = flow.data(direction, &filler(limits::CHUNK));
+            let mut rest = filler(limits::CHUNK - border);
+            rest.extend_from_slice(text);
+            for segment in [&rest[..limits::CHUNK], &rest[limits::CHUNK..]] {
+                found.extend(flow.data(direction, segment));
+            }
+            found.extend(flow.end());
+            found.sort_unstable();
+            let expected: &[u32] = match border {
+                // The chunk begins with the text.
+                0 => &[1, 2, 3, 4, 6],
+                // The chunk has the second word, and the first one in part at most.
+                1..=7 => &[1, 2, 3, 4, 5],
+                _ => &[1, 2, 3, 4],
+            };
+            assert_eq!(found, expected, "{border}");
+        }
+    }
+}
+
+#[test]
+fn a_rule_matches_again_in_a_later_chunk_and_not_twice_for_the_same_bytes() {
+    let mut flow = Flow::new(TCP, &[(ANY, r#"content:"needle";"#)]);
+    let mut chunk = filler(limits::CHUNK);
+    chunk[limits::CHUNK - 10..][..6].copy_from_slice(b"needle");
+    assert_eq!(flow.data(ToServer, &chunk), [1]);
+    assert_eq!(flow.data(ToServer, &filler(limits::CHUNK)), []);
+    assert_eq!(flow.data(ToServer, &chunk), [1]);
+    assert_eq!(flow.data(ToServer, &chunk), [1]);
+    assert_eq!(flow.data(ToClient, b"answer"), []);
+    // The other side has answered: the turn of the first is over, and nothing of it is kept.
+    assert_eq!(flow.data(ToServer, b"le"), []);
+    assert_eq!(flow.end(), []);
+}
+
+#[test]
+fn contents_astride_the_borders_of_an_inspected_body_are_found_once() {
+    let parts = [
+        (HTTP, r#"file.data; content:"needle";"#),
+        (HTTP, r#"file.data; content:"needle"; content:"thread"; distance:1; within:7;"#),
+        (HTTP, r#"file.data; pcre:"/e{2}dle.thread/";"#),
+        (HTTP, r#"http.request_body; content:"needle thread";"#),
+        (HTTP, r#"http.response_body; content:"needle thread";"#),
+        (HTTP, r#"http.response_body; pcre:"/needle.th/"; content:"ead";"#),
+    ];
+    let text = b"needle thread";
+    let borders = |first: usize| (first..limits::BODY).step_by(limits::BODY_NEXT);
+    for (direction, first, own) in [
+        (ToServer, limits::REQUEST_BODY_FIRST, &[4][..]),
+        (ToClient, limits::RESPONSE_BODY_FIRST, &[5, 6][..]),
+    ] {
+        for border in borders(first) {
+            for before in 0..=text.len() {
+                let mut flow = Flow::http(&parts);
+                let mut found = flow.transaction(0, direction, &[], Progress::Body);
+                let mut body = filler(border - before);
+                body.extend_from_slice(text);
+                body.resize(border + limits::BODY_NEXT, b'.');
+                for piece in body.chunks(limits::BODY_NEXT / 2) {
+                    found.extend(flow.body(0, direction, piece, false));
+                }
+                found.extend(flow.body(0, direction, b"", true));
+                found.sort_unstable();
+                let expected = [&[1, 2, 3], own].concat();
+                assert_eq!(found, expected, "{border} {before}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_packet_of_no_flow_is_inspected_by_rules_that_ask_for_none() {
+    let parts = [
+        ("alert ip 10.0.0.1 any -> any any", ""),
+        ("alert ip any any -> any any", "ip_proto:17;"),
+        ("alert udp any any -> any any", "flow:to_server; dsize:0;"),
+        ("alert udp any any -> any any", "dsize:0; flowbits:isnotset,x;"),
+        ("alert udp any any -> any any", "dsize:0;"),
+        ("alert dns any any -> any any", "dsize:0;"),
+    ];
+    let mut flow = Flow::new(UDP, &parts);
+    (flow.facts.is_lone, flow.facts.is_established) = (true, false);
+    for _ in 0..2 {
+        let packet = PacketView {
+            direction: ToServer,
+            network: &[],
+            transport: &[],
+            payload: &[],
+            payload_len: 0,
+            in_stream: true,
+        };
+        flow.inspector.lone_packet(&flow.facts, &packet);
+        assert_eq!(flow.alerts(), [1, 2, 5]);
+    }
+}
+
 #[test]
 fn payload_of_packets_and_streams_is_told_apart() {
     let parts = [
@@ -162,8 +278,8 @@ fn payload_of_packets_and_streams_is_told_apart() {
     let mut flow = Flow::new(TCP, &parts);
     flow.inspector.stream(&mut flow.state, &flow.facts, ToServer, b"abcd");
     assert_eq!(flow.packet(ToServer, b"abcd"), [1, 2, 4, 5]);
-    // A rule that has matched the segment does not match the stream again.
-    assert_eq!(flow.end(), [3]);
+    // As in Suricata, a rule of a place matches in the segment and in the stream.
+    assert_eq!(flow.end(), [3, 4, 5]);
     let mut flow = Flow::new(UDP, &parts);
     assert_eq!(flow.packet(ToServer, b"abcd"), [6]);
 }

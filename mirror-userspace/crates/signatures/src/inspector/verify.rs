@@ -38,8 +38,10 @@ pub(super) struct Traffic<'a> {
     pub(super) payload: Option<&'a [u8]>,
     /// True if more of the body can come.
     pub(super) is_open: bool,
-    /// Rules that have matched in the transaction.
+    /// Rules that have matched in the transaction, or in the chunk before and this one.
     pub(super) matched: &'a [u32],
+    /// The payload is that of two chunks: only rules whose contents can be anywhere are verified.
+    pub(super) is_astride: bool,
 }
 
 impl<'a> Traffic<'a> {
@@ -55,6 +57,7 @@ impl<'a> Traffic<'a> {
             payload: None,
             is_open: false,
             matched: &[],
+            is_astride: false,
         }
     }
 
@@ -217,7 +220,10 @@ impl Work {
         let mut alerts = 0;
         for rule in rules {
             let Some((signature, plan)) = engine.rule(*rule) else { continue };
-            if !traffic.is_of(plan) || traffic.matched.contains(rule) {
+            if !traffic.is_of(plan)
+                || traffic.matched.contains(rule)
+                || traffic.is_astride && !plan.is_anywhere
+            {
                 continue;
             }
             let started = self.begin_profile(*rule);

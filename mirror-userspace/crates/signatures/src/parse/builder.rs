@@ -14,7 +14,7 @@ use crate::diagnostic::{Place, shown};
 use crate::limits;
 use crate::number::{Compare, signed};
 use crate::rule::{
-    BufferMatches, Condition, FastPattern, Flow, Header, Match, Number, Protocol, Rule, RuleId, State, Tag,
+    BufferMatches, Condition, FastPattern, Flow, Header, Match, Number, Protocol, Rule, RuleId, State,
     Target, Threshold,
 };
 use crate::transform::Transform;
@@ -78,7 +78,8 @@ pub(super) struct Builder<'a> {
     pub(super) conditions: Vec<Condition>,
     pub(super) states: Vec<State>,
     pub(super) threshold: Option<Threshold>,
-    pub(super) tag: Option<Tag>,
+    /// The place of `tag`.
+    pub(super) tag: Option<usize>,
     pub(super) bypasses: bool,
 }
 
@@ -311,6 +312,12 @@ impl<'a> Builder<'a> {
         let Some(sid) = self.sid else {
             return Err(Self::failure(0, "sid", "the rule has no number; add `sid:…;`".to_owned()));
         };
+        if let Some(at) = self.tag
+            && self.is_silent
+        {
+            let reason = "packets are kept by the alert, which `noalert` does not raise".to_owned();
+            return Err(Self::failure(at, "tag", reason));
+        }
         let id = RuleId { gid: self.gid.unwrap_or(1), sid, rev: self.rev.unwrap_or(0) };
         let flow = self.flow.unwrap_or_default();
         self.check_applications(&header)?;
@@ -335,7 +342,6 @@ impl<'a> Builder<'a> {
             fast_pattern,
             states: self.states.into(),
             threshold: self.threshold,
-            tag: self.tag,
             bypasses: self.bypasses,
         };
         Ok(rule)
@@ -425,7 +431,8 @@ impl<'a> Builder<'a> {
             for (index, entry) in list.entries.into_iter().enumerate() {
                 match entry {
                     Entry::Other(requirement) => matches.push(requirement),
-                    Entry::Content(draft) => {
+                    Entry::Content(mut draft) => {
+                        draft.fit_hexadecimal(list.buffer);
                         if let Some(pattern) = draft.fast {
                             if fast.is_some() {
                                 let reason = "the rule has another `fast_pattern`".to_owned();

@@ -1,6 +1,7 @@
 //! A content that modifiers may still change, and the check of all its modifiers together.
 
 use super::Failure;
+use crate::buffer::Buffer;
 use crate::frequency;
 use crate::rule::{Content, Number, Window};
 
@@ -43,6 +44,19 @@ impl Draft {
             within: None,
             starts: false,
             ends: false,
+        }
+    }
+
+    /// Writes hexadecimal digits as the buffer has them: rules have either case.
+    pub(super) fn fit_hexadecimal(&mut self, buffer: Buffer) {
+        match buffer {
+            Buffer::TlsCertSerial => self.pattern.make_ascii_uppercase(),
+            Buffer::TlsCertFingerprint
+            | Buffer::Ja3Hash
+            | Buffer::Ja3sHash
+            | Buffer::SshHassh
+            | Buffer::SshHasshServer => self.pattern.make_ascii_lowercase(),
+            _ => {}
         }
     }
 

@@ -4,7 +4,7 @@ use super::Builder;
 use super::content::quoted;
 use crate::diagnostic::shown;
 use crate::number::{split_once, unsigned};
-use crate::rule::{Tag, TagUnit, Target};
+use crate::rule::Target;
 
 /// Returns text without the backslashes of escapes.
 fn unescaped(text: &[u8]) -> String {
@@ -104,27 +104,20 @@ pub(super) fn target(builder: &mut Builder<'_>, value: &[u8]) -> Result<(), Stri
     Ok(())
 }
 
+/// `tag:session`: an alert keeps all packets of its flow in the store, from before it to the flow's end, so the number
+/// only has to be valid.
 pub(super) fn tag(builder: &mut Builder<'_>, value: &[u8]) -> Result<(), String> {
     let fields: Vec<&[u8]> = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).collect();
-    let (kind, count, unit, direction) = match fields.as_slice() {
-        [kind] => (kind, &&b"256"[..], &&b"packets"[..], None),
-        [kind, count, unit] => (kind, count, unit, None),
-        [kind, count, unit, direction] => (kind, count, unit, Some(direction)),
+    let (count, unit) = match fields.as_slice() {
+        [b"session"] => (&b"256"[..], &b"packets"[..]),
+        [b"session", count, unit] => (*count, *unit),
+        [b"host", ..] => return Err("packets of a host's other flows are not kept; use `session`".to_owned()),
         _ => return Err("write `tag:session,COUNT,packets` or the like".to_owned()),
     };
-    let host = match (*kind, direction.copied()) {
-        (b"session", None) => None,
-        (b"host", None | Some(b"src")) => Some(Target::Source),
-        (b"host", Some(b"dst")) => Some(Target::Destination),
-        _ => return Err("it is about a `session`, or a `host` with `src` or `dst`".to_owned()),
-    };
-    let unit = match *unit {
-        b"packets" => TagUnit::Packets,
-        b"seconds" => TagUnit::Seconds,
-        b"bytes" => TagUnit::Bytes,
-        unit => return Err(format!("{} is unknown here; use packets, seconds or bytes", shown(unit))),
-    };
-    let count = unsigned(count, u64::from(u32::MAX))? as u32;
-    builder.tag = Some(Tag { host, count, unit });
+    if !matches!(unit, b"packets" | b"seconds" | b"bytes") {
+        return Err(format!("{} is unknown here; use packets, seconds or bytes", shown(unit)));
+    }
+    unsigned(count, u64::from(u32::MAX))?;
+    builder.tag = Some(builder.at());
     Ok(())
 }

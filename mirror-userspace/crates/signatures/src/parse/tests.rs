@@ -97,7 +97,7 @@ fn headers_are_read_and_their_parts_refused_by_name() {
 fn keywords_about_the_rule_are_read() {
     let rule = rule(
         "msg:\"a \\\"b\\\"\\; \\\\ c\"; gid:2; sid:7; rev:3; classtype:Misc-Attack; priority:1; reference:URL,a.example/x\\;y; \
-         reference:cve,2020-1; metadata:created_at 2020_01_01, tag a b, flag; target:dest_ip; tag:session,5,packets; \
+         reference:cve,2020-1; metadata:created_at 2020_01_01, tag a b, flag; target:dest_ip; \
          noalert; bypass;",
     );
     assert_eq!(rule.message.as_ref(), r#"a "b"; \ c"#);
@@ -108,7 +108,6 @@ fn keywords_about_the_rule_are_read() {
     let metadata: Vec<_> = rule.metadata.iter().map(|(key, value)| (&**key, &**value)).collect();
     assert_eq!(metadata, [("created_at", "2020_01_01"), ("tag", "a b"), ("flag", "")]);
     assert_eq!(rule.target, Some(Target::Destination));
-    assert_eq!(rule.tag, Some(Tag { host: None, count: 5, unit: TagUnit::Packets }));
     assert!(rule.is_silent && rule.bypasses);
     refused("sid:0;", "sid", "at least 1");
     refused("sid:1; sid:2;", "sid", "twice");
@@ -123,6 +122,9 @@ fn keywords_about_the_rule_are_read() {
     refused("msg;", "msg", "value is missing");
     refused("noalert:1;", "noalert", "no value");
     refused("tag:session,5,apples;", "tag", "packets");
+    refused("tag:session,x,packets;", "tag", "not a number");
+    refused("tag:host,5,packets,src;", "tag", "other flows");
+    refused("tag:session,5,packets; noalert; sid:1;", "tag", "does not raise");
     let (keyword, _, reason) = {
         let mut file = parse(b"alert ip any any -> any any (msg:\"x\";)");
         let refusal = file.refused.remove(0);
@@ -643,4 +645,17 @@ fn hostile_files_are_refused_in_pieces() {
         }
     }
     assert_eq!(parse(whole).rules.len(), 1);
+}
+
+#[test]
+fn digits_of_a_serial_number_and_of_fingerprints_are_read_in_either_case() {
+    let pattern = |options: &str| {
+        let list = rule(options).buffers.into_vec().remove(0);
+        let [Match::Content(content)] = &*list.matches else { panic!("{list:?}") };
+        content.pattern.to_vec()
+    };
+    assert_eq!(pattern(r#"tls.cert_serial; content:"0a:bC";"#), b"0A:BC");
+    assert_eq!(pattern(r#"tls.cert_fingerprint; content:"0A:bc";"#), b"0a:bc");
+    assert_eq!(pattern(r#"ja3.hash; content:"AB12";"#), b"ab12");
+    assert_eq!(pattern(r#"tls.cert_subject; content:"cN";"#), b"cN");
 }

@@ -138,7 +138,10 @@ impl Tls {
             if !flow.is_hello_inspected {
                 hand_over_hello(&messages, context);
             }
-            hand_over_answer(&messages, handshake.chain(), context);
+            // Of plain frames, Suricata's rules see no answer if the client's data were not captured.
+            if flow.asked.is_some() || flow.latency.is_some() || context.head.key.session.is_mirrored() {
+                hand_over_answer(&messages, handshake.chain(), context);
+            }
         }
         if messages.is_recorded() {
             let original = context.original().map_or("", AppProto::name);
@@ -173,9 +176,22 @@ fn hand_over_hello(messages: &Messages<'_>, context: &mut Context<'_>) -> bool {
     if context.wants(Buffer::Ja4Hash) {
         context.buffer(Buffer::Ja4Hash, ja4(&hello, Carrier::Tcp).as_bytes());
     }
+    hand_over_random(hello.random, context);
     context.fact(TransactionFact::TlsVersion(hello.version));
     context.transaction(TRANSACTION, Direction::ToServer, inspection::Progress::Done);
     true
+}
+
+/// Adds the buffers of the random value of a hello.
+fn hand_over_random(random: &[u8], context: &mut Context<'_>) {
+    let (time, bytes) = random.split_at_checked(4).unwrap_or_default();
+    for (buffer, part) in
+        [(Buffer::TlsRandom, random), (Buffer::TlsRandomTime, time), (Buffer::TlsRandomBytes, bytes)]
+    {
+        if context.wants(buffer) {
+            context.buffer(buffer, part);
+        }
+    }
 }
 
 /// Hands over what the server has answered to the rules.
@@ -195,6 +211,7 @@ fn hand_over_answer<'a>(
             context.buffer(Buffer::Ja3sHash, hash.as_bytes());
             context.buffer(Buffer::Ja3sString, string.as_bytes());
         }
+        hand_over_random(hello.random, context);
         context.fact(TransactionFact::TlsVersion(hello.chosen().0));
     }
     if let Some(der) = messages.server_certificate {

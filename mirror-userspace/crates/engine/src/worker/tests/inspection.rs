@@ -122,3 +122,134 @@ fn plain_connections_that_are_older_than_the_capture_are_inspected_on_request() 
         assert_eq!(alerts(bench).len(), usize::from(midstream));
     }
 }
+
+/// Returns an IPv4 packet of a protocol in a frame.
+fn ipv4(protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let header = Ipv4Header::new(payload.len() as u16, 64, IpNumber(protocol), CLIENT, SERVER).unwrap();
+    let mut frame = udp((CLIENT, 1), (SERVER, 2), b"")[..14].to_vec();
+    header.write(&mut frame).unwrap();
+    frame.extend(payload);
+    frame
+}
+
+#[test]
+fn packets_of_no_flow_are_inspected_and_their_alerts_name_none() {
+    const ESTABLISHED: &str = "alert ip any any -> any any (flow:established; sid:9;)";
+    let unreachable = |inner: &[u8]| [&[3, 3, 0, 0, 0, 0, 0, 0][..], inner].concat();
+    let datagram = udp((CLIENT, 1000), (SERVER, 9), &[7; 32]);
+    let gre = [&[0, 0, 8, 0][..], &datagram[14..]].concat();
+    for (rule, frames, count) in [
+        ("alert ip 10.0.0.1 any -> any any (fragbits:M; sid:1;)", fragments(&datagram, 16), 2),
+        (
+            "alert icmp any any -> any any (itype:3; icode:3; sid:1;)",
+            vec![ipv4(1, &unreachable(&datagram[14..]))],
+            1,
+        ),
+        ("alert ip any any -> any any (ip_proto:47; sid:1;)", vec![ipv4(47, &gre)], 1),
+        ("alert ip any any -> any any (ip_proto:89; sid:1;)", vec![ipv4(89, &[0; 40])], 1),
+    ] {
+        let mut bench = bench(&format!("{rule}\n{ESTABLISHED}"));
+        for frame in frames {
+            bench.frame(&frame);
+        }
+        let events = bench.of("alert");
+        assert_eq!(events.len(), count, "{rule}: {events:?}");
+        for event in events {
+            assert_eq!((&event["src_ip"], &event["dest_ip"]), (&"10.0.0.1".into(), &"10.0.0.2".into()));
+            for key in ["flow_id", "community_id", "flow", "direction"] {
+                assert_eq!(event.get(key), None, "{rule}: {event}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_data_of_a_syn_is_inspected_once_the_server_has_accepted_it() {
+    const REQUEST: &[u8] = b"GET /fast HTTP/1.1\r\nHost: a.example\r\n\r\n";
+    for accepts in [true, false] {
+        let mut bench = bench(
+            r#"alert http any any -> any any (flow:established,to_server; http.uri; content:"/fast"; sid:1;)
+alert tcp-stream any any -> any any (flow:established,to_server; content:"a.example"; sid:2;)"#,
+        );
+        let (client, server) = ((CLIENT, 4000), (SERVER, 80));
+        bench.frame(&tcp(client, server, 1000, 0, "S", REQUEST));
+        let accepted = if accepts { 1001 + REQUEST.len() as u32 } else { 1001 };
+        bench.frame(&tcp(server, client, 5000, accepted, "SA", b""));
+        bench.frame(&tcp(client, server, accepted, 5001, "A", b""));
+        let mut found = alerts(bench);
+        found.sort_unstable();
+        assert_eq!(found, if accepts { vec![1, 2] } else { vec![] });
+    }
+}
+
+#[test]
+fn a_plain_connection_that_is_older_than_the_capture_is_established_behind_its_first_packet() {
+    let mut bench = Bench::new();
+    bench.worker.config.midstream = true;
+    bench.worker.inspect(Some(rules("alert tcp any any -> any any (flow:established; dsize:5; sid:1;)")));
+    let mut connection = Tcp::new(4000);
+    bench.frame(&connection.segment(true, "A", b"first"));
+    bench.frame(&connection.segment(true, "A", b"later"));
+    assert_eq!(alerts(bench), [1]);
+}
+
+#[test]
+fn the_algorithms_of_ssh_are_inspected_however_they_are_cut() {
+    let kexinit = |names: [&str; 10]| {
+        let mut payload = vec![20];
+        payload.extend([9; 16]);
+        for name in names {
+            payload.extend((name.len() as u32).to_be_bytes());
+            payload.extend(name.bytes());
+        }
+        payload.extend([0; 5]);
+        let mut packet = ((payload.len() + 5) as u32).to_be_bytes().to_vec();
+        packet.push(4);
+        packet.extend(payload);
+        packet.extend([0; 4]);
+        packet
+    };
+    let lists = kexinit(["kex", "host", "e1", "e2", "m1", "m2", "c1", "c2", "", ""]);
+    for size in [1, 7, 1000] {
+        let mut bench = bench(
+            r#"alert ssh any any -> any any (ssh.hassh.string; content:"kex|3b|e1|3b|m1|3b|c1"; ssh.software; content:"client"; sid:1;)
+alert ssh any any -> any any (ssh.hassh.server.string; content:"kex|3b|e2|3b|m2|3b|c2"; bsize:12; sid:2;)
+alert ssh any any -> any any (ssh.software; content:"server"; sid:3;)"#,
+        );
+        let mut connection = Tcp::new(4000);
+        connection.open(&mut bench);
+        for (from_client, banner) in [(false, &b"SSH-2.0-server\r\n"[..]), (true, b"SSH-2.0-client\r\n")] {
+            for piece in [banner, &lists].concat().chunks(size) {
+                bench.frame(&connection.segment(from_client, "A", piece));
+            }
+        }
+        connection.close(&mut bench);
+        let events = bench.events();
+        let of = |kind: &str| events.iter().filter(|event| event["event_type"] == kind).collect::<Vec<_>>();
+        let mut sids: Vec<_> =
+            of("alert").iter().map(|alert| alert["alert"]["signature_id"].as_u64().unwrap()).collect();
+        sids.sort_unstable();
+        assert_eq!(sids, [1, 2, 3], "{size}");
+        let hassh = &of("ssh")[0]["ssh"]["client"]["hassh"];
+        assert_eq!(hassh["string"], "kex;e1;m1;c1");
+        assert_eq!(hassh["hash"].as_str().unwrap().len(), 32);
+    }
+}
+
+#[test]
+fn ten_thousand_requests_in_segments_of_a_byte_are_inspected_within_bounds() {
+    let mut bench = bench(r#"alert http any any -> any any (http.uri; content:"/evil"; endswith; sid:1;)"#);
+    let mut connection = Tcp::new(4000);
+    connection.server.1 = 80;
+    connection.open(&mut bench);
+    for number in 0..10_000 {
+        let request =
+            if number == 9_999 { &b"GET /evil HTTP/1.1\r\n\r\n"[..] } else { b"GET / HTTP/1.1\r\n\r\n" };
+        let size = if number % 1000 == 999 { 1 } else { request.len() };
+        for piece in request.chunks(size) {
+            bench.frame(&connection.segment(true, "A", piece));
+        }
+    }
+    connection.close(&mut bench);
+    assert_eq!(alerts(bench), [1]);
+}

@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use mirror_packet::Direction;
 
+use self::conditions::About;
 use self::flow::Open;
 use self::hosts::HostBits;
 use self::memory::{Memory, Parts};
@@ -31,7 +32,7 @@ use crate::facts::{Facts, PacketView, TransactionFact};
 use crate::limits;
 use crate::plan::Scope;
 use crate::profile::Profile;
-use crate::rule::Action;
+use crate::rule::{Action, Condition};
 use crate::search::Candidates;
 use crate::threshold::Counts;
 
@@ -226,15 +227,18 @@ impl Inspector {
             engine.address_candidates(direction, [sender.0, receiver.0], &mut work.candidates);
         }
         let scope = Scope::of_packet(facts.transport);
+        let about = About { facts, packet: Some(packet), parts: None };
+        let holds = |condition: &Condition| conditions::holds(condition, &about);
+        let has_payload = !packet.payload.is_empty();
         if engine.has_scope(scope, direction) {
-            if !packet.payload.is_empty() {
+            if has_payload {
                 engine.payload_candidates(scope, direction, packet.payload, &mut work.candidates);
             }
-            engine.port_candidates(scope, direction, [sender.1, receiver.1], &mut work.candidates);
+            engine.port_candidates(scope, facts, direction, has_payload, holds, &mut work.candidates);
         }
-        if !packet.in_stream && !packet.payload.is_empty() && engine.has_scope(Scope::Stream, direction) {
+        if !packet.in_stream && has_payload && engine.has_scope(Scope::Stream, direction) {
             engine.payload_candidates(Scope::Stream, direction, packet.payload, &mut work.candidates);
-            engine.port_candidates(Scope::Stream, direction, [sender.1, receiver.1], &mut work.candidates);
+            engine.port_candidates(Scope::Stream, facts, direction, true, holds, &mut work.candidates);
         }
         if !work.candidates.rules().is_empty() {
             let traffic = Traffic::of_packet(facts, packet);
@@ -321,8 +325,9 @@ impl Inspector {
         if searched < data.len() && !flow.is_passed {
             work.candidates.clear();
             engine.payload_candidates(Scope::Stream, direction, &data, &mut work.candidates);
-            let ports = [facts.sender(direction).1, facts.sender(direction.reverse()).1];
-            engine.port_candidates(Scope::Stream, direction, ports, &mut work.candidates);
+            let about = About { facts, packet: None, parts: None };
+            let holds = |condition: &Condition| conditions::holds(condition, &about);
+            engine.port_candidates(Scope::Stream, facts, direction, true, holds, &mut work.candidates);
             let mut traffic = Traffic::of_stream(facts, direction, &data);
             traffic.matched = &matched;
             work.verify_candidates(engine, flow, &traffic);
@@ -378,8 +383,10 @@ impl Inspector {
         for (buffer, bytes) in work.parts.all() {
             engine.candidates(buffer, bytes, &mut work.candidates);
         }
-        engine.header_candidates(&mut work.candidates);
         let parts = std::mem::take(&mut work.parts);
+        let about = About { facts, packet: None, parts: Some(&parts) };
+        let holds = |condition: &Condition| conditions::holds(condition, &about);
+        engine.header_candidates(facts, direction, holds, &mut work.candidates);
         let payload = work.take_payload(engine, flow, direction);
         let mut traffic = Traffic::of_transaction(facts, direction, id, &parts);
         traffic.payload = payload.as_deref();
@@ -461,7 +468,9 @@ impl Inspector {
         let (before, matched) = (std::mem::take(&mut item.pending), std::mem::take(&mut item.matched));
         work.candidates.clear();
         if is_outdated {
-            engine.header_candidates(&mut work.candidates);
+            let about = About { facts, packet: None, parts: Some(&parts) };
+            let holds = |condition: &Condition| conditions::holds(condition, &about);
+            engine.header_candidates(facts, direction, holds, &mut work.candidates);
         } else {
             for rule in &before {
                 work.candidates.add(*rule);

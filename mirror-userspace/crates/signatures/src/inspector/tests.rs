@@ -32,7 +32,7 @@ fn engine(rules: &str) -> Arc<Engine> {
     loader.add(Path::new("test.rules"), rules.as_bytes());
     let set = loader.finish();
     assert!(set.report.refused.is_empty(), "{:?}", set.report.refused);
-    Arc::new(Engine::new(set.signatures).unwrap())
+    Arc::new(Engine::new(set.signatures))
 }
 
 /// Returns rules with these parts: header and options. The first has sid 1.

@@ -14,6 +14,7 @@ mod conditions;
 mod flow;
 mod hosts;
 mod memory;
+mod suspects;
 mod verify;
 
 use std::collections::VecDeque;
@@ -25,6 +26,7 @@ use self::conditions::About;
 use self::flow::Open;
 use self::hosts::HostBits;
 use self::memory::{Memory, Parts};
+use self::suspects::Suspects;
 use self::verify::Traffic;
 use crate::buffer::Buffer;
 use crate::engine::Engine;
@@ -78,6 +80,8 @@ pub struct Losses {
     pub candidates: u64,
     /// Verifications that were given up, because they took too many steps.
     pub steps: u64,
+    /// Verifications that were left out, because their rule was isolated: many before took too many steps.
+    pub isolated: u64,
     /// Buffers of transactions that were too long or too many.
     pub buffers: u64,
     /// Transactions that were given up, because a flow had too many whose bodies were on their way.
@@ -119,6 +123,8 @@ struct Work {
     /// Rules that wait for the body of the transaction that was verified last, and rules that matched in it.
     pending: Vec<u32>,
     matched: Vec<u32>,
+    /// Rules whose verification is given up again and again.
+    suspects: Suspects,
     losses: Losses,
 }
 
@@ -137,6 +143,7 @@ impl Work {
             alerts: VecDeque::new(),
             pending: Vec::new(),
             matched: Vec::new(),
+            suspects: Suspects::default(),
             losses: Losses::default(),
         }
     }
@@ -196,6 +203,7 @@ impl Inspector {
         self.work.profile = engine.profiles().join();
         self.engine = engine;
         self.work.counts = counts;
+        self.work.suspects.clear();
         self.generation += 1;
     }
 

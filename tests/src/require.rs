@@ -64,13 +64,20 @@ pub fn field() -> Option<PathBuf> {
     shared("MIRROR_XDP_FIELD", "field")
 }
 
+/// Returns the directory of published rule files: the directory named by `MIRROR_XDP_RULES`, or `../shared/rules` beside
+/// the workspace. As for [`corpus`], tests are skipped without it.
+#[must_use]
+pub fn rules() -> Option<PathBuf> {
+    shared("MIRROR_XDP_RULES", "rules")
+}
+
 fn shared(variable: &str, directory: &str) -> Option<PathBuf> {
     let beside = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared").join(directory);
     let path = env::var_os(variable).map_or_else(beside, PathBuf::from);
     if path.is_dir() {
         return Some(path);
     }
-    announce(&format!("no captures in {}", path.display()));
+    announce(&format!("nothing in {}", path.display()));
     None
 }
 

@@ -175,7 +175,12 @@ pub fn suricata(interface: &str) -> String {
         "%YAML 1.1
 ---
 vars:
-  address-groups: {{HOME_NET: any, EXTERNAL_NET: any}}
+  address-groups:
+    {{HOME_NET: any, EXTERNAL_NET: any, HTTP_SERVERS: any, SMTP_SERVERS: any, SQL_SERVERS: any,
+      DNS_SERVERS: any, TELNET_SERVERS: any, AIM_SERVERS: any, DC_SERVERS: any}}
+  port-groups:
+    {{HTTP_PORTS: "80", SHELLCODE_PORTS: "!80", ORACLE_PORTS: 1521, SSH_PORTS: 22, FTP_PORTS: 21,
+      FILE_DATA_PORTS: "[80,110,143]"}}
 stats: {{enabled: yes, interval: 3600}}
 # Without GRO a veth interface takes no frames of XDP.
 capture: {{disable-offloading: false}}
@@ -185,7 +190,7 @@ outputs:
       filetype: regular
       filename: eve.json
       community-id: true
-      types: [dns, http, tls, quic, ssh, flow, stats: {{totals: yes}}]
+      types: [alert, dns, http, tls, quic, ssh, flow, stats: {{totals: yes}}]
 af-packet:
   - interface: {interface}
     threads: 1

@@ -103,6 +103,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE.PCAP", conflicts_with_all = ["levels", "quick", "compare", "gate", "update_baseline"])]
     write_frames: Option<PathBuf>,
 
+    /// Rules for the comparison with Suricata with rules; those beside the corpus by default
+    #[arg(long, value_name = "FILE")]
+    rules: Option<PathBuf>,
+
     /// Print the figures on stdout
     #[arg(long)]
     json: bool,
@@ -216,7 +220,7 @@ fn measure(args: &Args, binary: &Path) -> Result<Report> {
             step("worker: nanoseconds and instructions a packet");
             let stages = target.stages(args.quick)?;
             step("worker: reading captures, compared with Suricata");
-            let captures = worker::peers(binary, args.quick)?;
+            let captures = worker::peers(binary, args.rules.as_deref(), args.quick)?;
             report.worker = Some(report::Worker { stages, captures });
         }
         if wanted(Level::Memory) {

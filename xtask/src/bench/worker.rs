@@ -175,8 +175,21 @@ impl Target {
     }
 }
 
+/// Returns the rules for the comparison: the given ones, or those beside the corpus, which are unpacked.
+fn rules(given: Option<&Path>, directory: &Path) -> Result<Option<PathBuf>> {
+    if let Some(given) = given {
+        return Ok(Some(given.to_owned()));
+    }
+    let Some(packed) = require::rules().map(|rules| rules.join("et-open.rules.xz")) else { return Ok(None) };
+    let unpacked = directory.join("et-open.rules");
+    let mut command = Command::new("xz");
+    command.args(["--decompress", "--stdout"]).arg(packed).stdout(fs::File::create(&unpacked)?);
+    run(&mut command)?;
+    Ok(Some(unpacked))
+}
+
 /// Reads captures with mirror-xdp and, if installed, with Suricata.
-pub(super) fn peers(binary: &Path, quick: bool) -> Result<Vec<Peers>> {
+pub(super) fn peers(binary: &Path, with: Option<&Path>, quick: bool) -> Result<Vec<Peers>> {
     let directory = tempfile::tempdir()?;
     let mut peers = Vec::new();
     let session = mirrored(1);
@@ -184,23 +197,34 @@ pub(super) fn peers(binary: &Path, quick: bool) -> Result<Vec<Peers>> {
     let capture = directory.path().join("mixed.pcap");
     let mixed = mixed_anew().take(frames).map(|inner| session.carrying(&inner));
     let packets = write_timed(&capture, each_microsecond(mixed))?;
-    peers.push(beside_suricata(binary, "mixed", &capture, packets, quick)?);
+    peers.push(beside_suricata(binary, "mixed", &capture, packets, None, quick)?);
     if let Some(corpus) = require::corpus() {
         let rounds = if quick { CORPUS_ROUNDS_QUICK } else { CORPUS_ROUNDS };
         let frames = corpus::merged(&corpus).context("cannot read the corpus")?;
         let plain = || corpus::rounds(&frames, rounds);
         let packets = write_timed(&capture, plain())?;
-        peers.push(beside_suricata(binary, "corpus", &capture, packets, quick)?);
+        peers.push(beside_suricata(binary, "corpus", &capture, packets, None, quick)?);
+        if let Some(rules) = rules(with, directory.path())? {
+            let rules = Some(&*rules);
+            peers.push(beside_suricata(binary, "corpus, with rules", &capture, packets, rules, quick)?);
+        }
         let carried = |frame: Timed| Timed { frame: session.carrying(&frame.frame), ..frame };
         let packets = write_timed(&capture, plain().map(carried))?;
-        peers.push(beside_suricata(binary, "corpus, mirrored", &capture, packets, quick)?);
+        peers.push(beside_suricata(binary, "corpus, mirrored", &capture, packets, None, quick)?);
     }
     Ok(peers)
 }
 
 /// Reads one capture with both programs in turn. The figures are medians, less the time for a capture of a
 /// single frame.
-fn beside_suricata(binary: &Path, capture: &str, file: &Path, packets: u64, quick: bool) -> Result<Peers> {
+fn beside_suricata(
+    binary: &Path,
+    capture: &str,
+    file: &Path,
+    packets: u64,
+    rules: Option<&Path>,
+    quick: bool,
+) -> Result<Peers> {
     let directory = tempfile::tempdir()?;
     let (logs, empty) = (directory.path().join("logs"), directory.path().join("one.pcap"));
     write_timed(
@@ -215,9 +239,12 @@ fn beside_suricata(binary: &Path, capture: &str, file: &Path, packets: u64, quic
         fresh()?;
         let mut command = Command::new(binary);
         // The record types that Suricata has no counterpart of are left out.
-        command
-            .args(["read", "--workers", "1", "--json", "--eve-types", "flow,dns,http,tls,quic,ssh,stats"])
-            .arg(file);
+        command.args(["read", "--json", "--eve-types", "alert,flow,dns,http,tls,quic,ssh,stats"]).arg(file);
+        match rules {
+            // One worker applies them.
+            Some(rules) => command.arg("--rules").arg(rules),
+            None => command.args(["--workers", "1"]),
+        };
         cpu_time(command.arg("--log-dir").arg(&logs))
     };
     let suricata = |program: &Path, file: &Path| -> Result<Duration> {
@@ -226,14 +253,8 @@ fn beside_suricata(binary: &Path, capture: &str, file: &Path, packets: u64, quic
         fs::write(&configuration, mirror_xdp_tests::bench::subject::suricata("lo"))?;
         let mut command = Command::new(program);
         // Neither program verifies checksums.
-        command.arg("-c").arg(configuration).args([
-            "-S",
-            "/dev/null",
-            "-k",
-            "none",
-            "--runmode=single",
-            "-l",
-        ]);
+        command.arg("-c").arg(configuration).arg("-S").arg(rules.unwrap_or(Path::new("/dev/null")));
+        command.args(["-k", "none", "--runmode=single", "-l"]);
         cpu_time(command.arg(&logs).arg("-r").arg(file))
     };
     let peer = find_program("suricata");

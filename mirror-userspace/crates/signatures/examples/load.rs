@@ -26,7 +26,7 @@ fn main() -> io::Result<()> {
         report.slow.len()
     );
     let start = Instant::now();
-    let engine = Engine::new(set.signatures).map_err(io::Error::other)?;
+    let engine = Engine::new(set.signatures);
     println!("searches of {} KiB built in {:.2?}", engine.heap_bytes() >> 10, start.elapsed());
     let status = fs::read_to_string("/proc/self/status")?;
     for line in status.lines().filter(|line| line.starts_with("VmRSS") || line.starts_with("VmHWM")) {

@@ -204,7 +204,7 @@ fn prefilter(rule: &Rule) -> Prefilter {
 }
 
 /// Returns true if a rule can match without the buffer, whose contents then find nothing.
-fn may_be_absent(list: &BufferMatches) -> bool {
+pub(crate) fn may_be_absent(list: &BufferMatches) -> bool {
     list.matches.iter().any(|requirement| matches!(requirement, Match::Absent { .. }))
 }
 

@@ -5,12 +5,13 @@
 //! looked at here.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use mirror_packet::Direction;
 use mirror_xdp_common::Address;
 
 use crate::buffer::{BUFFERS, Buffer, Unit};
-use crate::compile::{Pattern, Prefilter, SHORTEST, Signature};
+use crate::compile::{Pattern, Prefilter, SHORTEST, Signature, may_be_absent};
 use crate::config::threshold::Entry;
 use crate::diagnostic::Refusal;
 use crate::explain::Explanations;
@@ -20,7 +21,7 @@ use crate::plan::{self, Kind, Plan, Scope};
 use crate::ports::{AddressIndex, PortIndex};
 use crate::profile::Profiles;
 use crate::recorded;
-use crate::rule::{BufferMatches, Condition, Match};
+use crate::rule::{BufferMatches, Condition, Match, Rule};
 use crate::search::{Builder, Candidates, Search};
 use crate::tenants::Tenants;
 use crate::threshold::Thresholds;
@@ -37,6 +38,41 @@ struct Transformed {
     search: Search,
 }
 
+/// Rules that no pattern finds, with the same header and conditions: these are tried once for all.
+#[derive(Debug)]
+struct Group {
+    /// The rules; there is one.
+    rules: Box<[u32]>,
+    /// Without payload, none of them matches.
+    needs_payload: bool,
+}
+
+impl Group {
+    /// Sorts rules into groups, which are added to `all`, and returns the numbers of these.
+    fn of(rules: &[u32], signatures: &[Signature], plans: &[Plan], all: &mut Vec<Self>) -> Vec<u32> {
+        let mut by_key: HashMap<_, Vec<u32>> = HashMap::new();
+        for rule in rules {
+            let at = *rule as usize;
+            let Some((Signature { rule: Rule { buffers, conditions, .. }, .. }, plan)) =
+                signatures.get(at).zip(plans.get(at))
+            else {
+                continue;
+            };
+            let is_payload = |list: &BufferMatches| list.buffer == Buffer::Payload && !may_be_absent(list);
+            let needs_payload = matches!(plan.kind, Kind::Payload(_)) && buffers.iter().any(is_payload);
+            let key = (plan.header_key(), format!("{conditions:?}"), needs_payload);
+            by_key.entry(key).or_default().push(*rule);
+        }
+        let first = all.len() as u32;
+        all.extend(
+            by_key
+                .into_iter()
+                .map(|((_, _, needs_payload), rules)| Self { rules: rules.into(), needs_payload }),
+        );
+        (first..all.len() as u32).collect()
+    }
+}
+
 const _: () = assert!(BUFFERS.len() <= 128, "a buffer is a bit of a word");
 
 /// All rules.
@@ -48,11 +84,13 @@ pub struct Engine {
     searches: Box<[Vec<Transformed>]>,
     /// The searches of payload by scope and direction.
     payload: [[Vec<Transformed>; 2]; Scope::ALL.len()],
-    /// Rules of packets and payload that no pattern finds, by scope and direction.
+    /// Rules that no pattern finds.
+    groups: Box<[Group]>,
+    /// The groups of rules of packets and payload, by scope and direction.
     ports: [[PortIndex; 2]; Scope::ALL.len()],
     /// Rules that addresses find, by direction.
     addresses: [AddressIndex; 2],
-    /// Rules of transactions that no pattern finds.
+    /// The groups of rules of transactions.
     by_header: Box<[u32]>,
     /// The buffers that rules inspect, a bit each.
     wanted: u128,
@@ -85,8 +123,7 @@ pub struct AlertPayload {
 const DIRECTIONS: [Direction; 2] = [Direction::ToServer, Direction::ToClient];
 
 impl Engine {
-    /// Sorts the rules in the order of their inspection, and builds the searches. Returns an error if the patterns of a
-    /// buffer are too many for an automaton.
+    /// Sorts the rules in the order of their inspection, and builds the searches.
     ///
     /// ```
     /// use mirror_signatures::buffer::Buffer;
@@ -101,7 +138,7 @@ impl Engine {
     /// let mut loader = Loader::new(&variables, &classes);
     /// let text = br#"alert dns any any -> any any (dns.query; dotprefix; content:".evil.example"; endswith; sid:1;)"#;
     /// loader.add("local.rules".as_ref(), text);
-    /// let engine = Engine::new(loader.finish().signatures).unwrap();
+    /// let engine = Engine::new(loader.finish().signatures);
     ///
     /// let mut candidates = Candidates::default();
     /// engine.candidates(Buffer::DnsQuery, b"www.evil.example", &mut candidates);
@@ -109,7 +146,8 @@ impl Engine {
     /// let names: [&[u8]; 1] = [b"www.evil.example"];
     /// assert_eq!(engine.verify(0, |buffer| if buffer == Buffer::DnsQuery { &names } else { &[] }), Verdict::Match);
     /// ```
-    pub fn new(mut signatures: Vec<Signature>) -> Result<Self, String> {
+    #[must_use]
+    pub fn new(mut signatures: Vec<Signature>) -> Self {
         signatures.sort_by_cached_key(|signature| (plan::rank(&signature.rule), signature.priority));
         let plans: Box<[Plan]> =
             signatures.iter().map(|signature| Plan::new(&signature.rule, &signature.sides)).collect();
@@ -152,13 +190,23 @@ impl Engine {
                 }
             }
         }
-        let searches: Result<Vec<_>, String> = builders.into_iter().map(Builders::build).collect();
+        let searches = builders.into_iter().map(Builders::build).collect();
         let mut searches_of_payload: [[Vec<Transformed>; 2]; Scope::ALL.len()] = Default::default();
         for (built, builders) in searches_of_payload.iter_mut().flatten().zip(payload.into_iter().flatten()) {
-            *built = builders.build()?;
+            *built = builders.build();
         }
         let plan_of = |rule: &u32| plans.get(*rule as usize).map(|plan| (*rule, plan));
-        let ports = by_ports.map(|of| of.map(|rules| PortIndex::new(rules.iter().filter_map(plan_of))));
+        let mut groups = Vec::new();
+        let by_header = Group::of(&by_header, &signatures, &plans, &mut groups);
+        let ports = by_ports.map(|of| {
+            of.map(|rules| {
+                let of_direction = Group::of(&rules, &signatures, &plans, &mut groups);
+                let first_of =
+                    |group: &u32| groups.get(*group as usize).and_then(|group| group.rules.first());
+                let with_plan = |group: &u32| Some((*group, plan_of(first_of(group)?)?.1));
+                PortIndex::new(of_direction.iter().filter_map(with_plan))
+            })
+        });
         let addresses = DIRECTIONS.map(|direction| {
             let of_direction = |(_, plan): &(u32, &Plan)| plan.has_direction(direction);
             AddressIndex::new(by_addresses.iter().filter_map(plan_of).filter(of_direction))
@@ -169,7 +217,7 @@ impl Engine {
         });
         let of_frames = |condition: &Condition| matches!(condition, Condition::Http2(..));
         let wants_frames = signatures.iter().any(|signature| signature.rule.conditions.iter().any(of_frames));
-        Ok(Self {
+        Self {
             tenants: Tenants::default(),
             profiles: Profiles::new(signatures.len()),
             payload_of_alerts: AlertPayload::default(),
@@ -178,8 +226,9 @@ impl Engine {
             thresholds: Thresholds::default(),
             signatures: signatures.into(),
             plans,
-            searches: searches?.into(),
+            searches,
             payload: searches_of_payload,
+            groups: groups.into(),
             ports,
             addresses,
             by_header: by_header.into(),
@@ -188,7 +237,7 @@ impl Engine {
             scopes,
         }
         .with_limits(&[], &mut Resolver::new(&Variables::default()))
-        .0)
+        .0
     }
 
     /// Limits the alerts of rules by the entries of `threshold.config`, beside their own limits. Names the entries whose
@@ -272,12 +321,6 @@ impl Engine {
         self.signatures.get(rule as usize).zip(self.plans.get(rule as usize))
     }
 
-    /// Returns the rules of transactions that no pattern finds: their headers and conditions do.
-    #[must_use]
-    pub const fn by_header(&self) -> &[u32] {
-        &self.by_header
-    }
-
     /// Returns true if a rule has requirements of payload beside those of a transaction.
     #[must_use]
     pub const fn has_mixed(&self) -> bool {
@@ -311,9 +354,38 @@ impl Engine {
         Buffer::of_body(direction).into_iter().any(|buffer| self.wants(buffer))
     }
 
-    /// Adds the rules of transactions that no pattern finds.
-    pub fn header_candidates(&self, found: &mut Candidates) {
-        self.by_header.iter().for_each(|rule| found.add(*rule));
+    /// Adds the rules of transactions that no pattern finds, if their header and conditions hold.
+    pub fn header_candidates(
+        &self,
+        facts: &Facts,
+        direction: Direction,
+        holds: impl Fn(&Condition) -> bool,
+        found: &mut Candidates,
+    ) {
+        for group in &self.by_header {
+            self.add_group(*group, facts, direction, true, &holds, found);
+        }
+    }
+
+    /// Adds the rules of a group, if their header and conditions hold.
+    #[inline]
+    fn add_group(
+        &self,
+        group: u32,
+        facts: &Facts,
+        direction: Direction,
+        has_payload: bool,
+        holds: impl Fn(&Condition) -> bool,
+        found: &mut Candidates,
+    ) {
+        let Some(Group { rules, needs_payload }) = self.groups.get(group as usize) else { return };
+        if *needs_payload && !has_payload {
+            return;
+        }
+        let Some((signature, plan)) = rules.first().and_then(|rule| self.rule(*rule)) else { return };
+        if plan.fits(facts, direction) && signature.rule.conditions.iter().all(holds) {
+            rules.iter().for_each(|rule| found.add(*rule));
+        }
     }
 
     /// Returns true if rules inspect payload of this scope.
@@ -339,16 +411,22 @@ impl Engine {
         find(&self.payload[scope as usize][direction as usize], bytes, found);
     }
 
-    /// Adds the rules of packets and payload that no pattern finds, for these ports of sender and receiver.
+    /// Adds the rules of packets and payload that no pattern finds, if their ports, the rest of their header, and their
+    /// conditions hold.
     pub fn port_candidates(
         &self,
         scope: Scope,
+        facts: &Facts,
         direction: Direction,
-        ports: [u16; 2],
+        has_payload: bool,
+        holds: impl Fn(&Condition) -> bool,
         found: &mut Candidates,
     ) {
-        let [sender, receiver] = ports;
-        self.ports[scope as usize][direction as usize].find(sender, receiver, |rule| found.add(rule));
+        let [sender, receiver] = [direction, direction.reverse()].map(|side| facts.sender(side).1);
+        let ports = &self.ports[scope as usize][direction as usize];
+        ports.find(sender, receiver, |group| {
+            self.add_group(group, facts, direction, has_payload, &holds, found);
+        });
     }
 
     /// Adds the rules that only addresses find.
@@ -403,11 +481,11 @@ impl Builders {
         }
     }
 
-    fn build(self) -> Result<Vec<Transformed>, String> {
-        let build = |(transforms, builder): (Box<[Transform]>, Builder)| {
-            builder.build().map(|search| Transformed { transforms, search })
-        };
-        self.0.into_iter().map(build).collect()
+    fn build(self) -> Vec<Transformed> {
+        self.0
+            .into_iter()
+            .map(|(transforms, builder)| Transformed { transforms, search: builder.build() })
+            .collect()
     }
 }
 
@@ -464,7 +542,12 @@ mod tests {
         loader.add(Path::new("test.rules"), text.as_bytes());
         let set = loader.finish();
         assert!(set.report.refused.is_empty(), "{:?}", set.report.refused);
-        Engine::new(set.signatures).unwrap()
+        Engine::new(set.signatures)
+    }
+
+    /// Returns the rules that no pattern finds.
+    fn by_header(engine: &Engine) -> impl Iterator<Item = &u32> {
+        engine.by_header.iter().flat_map(|group| &engine.groups[*group as usize].rules)
     }
 
     /// Returns the numbers of the rules that match these contents, found by patterns and verified.
@@ -477,7 +560,7 @@ mod tests {
                 engine.candidates(*buffer, content, &mut candidates);
             }
         }
-        let rules = candidates.rules().iter().chain(engine.by_header());
+        let rules = candidates.rules().iter().chain(by_header(engine));
         let matching = rules.filter(|rule| engine.verify(**rule, contents) == Verdict::Match);
         let mut sids: Vec<u32> =
             matching.map(|rule| engine.signatures()[*rule as usize].rule.id.sid).collect();
@@ -556,7 +639,7 @@ alert http any any -> any any (http.header; byte_extract:1,0,n; http.uri; conten
         let engine = engine(RULES);
         assert!(engine.is_searched(Buffer::DnsQuery) && engine.is_searched(Buffer::HttpUri));
         assert!(!engine.is_searched(Buffer::TlsSni) && !engine.is_searched(Buffer::HttpHeaderNames));
-        assert_eq!(engine.by_header().len(), 1);
+        assert_eq!(by_header(&engine).count(), 1);
         let mut candidates = Candidates::default();
         engine.candidates(Buffer::TlsSni, b"evil.example", &mut candidates);
         assert!(candidates.rules().is_empty());

@@ -240,6 +240,14 @@ impl Plan {
         self.is_bidirectional
     }
 
+    /// Returns a text that is equal only for plans whose [`Plan::fits`] returns the same for all traffic.
+    pub(crate) fn header_key(&self) -> String {
+        let Self { transport, application, directions, state, is_bidirectional, .. } = self;
+        let addresses = [&self.source, &self.destination].map(|set| set.as_ref().map(Arc::as_ptr));
+        let ports = [&self.source_ports, &self.destination_ports].map(|set| set.as_ref().map(Arc::as_ptr));
+        format!("{:?}", (transport, application, directions, state, is_bidirectional, addresses, ports))
+    }
+
     /// Returns true if the header and `flow` fit traffic of a direction.
     #[must_use]
     pub fn fits(&self, facts: &Facts, direction: Direction) -> bool {

@@ -20,6 +20,8 @@ pub struct Cost {
     pub verified: u64,
     /// How often it matched.
     pub matched: u64,
+    /// How often it was isolated for a while, because verifying it took too many steps.
+    pub isolated: u64,
     /// Nanoseconds that verifying it took, extrapolated from samples.
     pub nanoseconds: u64,
 }
@@ -33,6 +35,7 @@ struct Counters {
     candidates: AtomicU64,
     verified: AtomicU64,
     matched: AtomicU64,
+    isolated: AtomicU64,
     nanoseconds: AtomicU64,
 }
 
@@ -66,6 +69,14 @@ impl Profile {
         }
     }
 
+    /// Counts an isolation.
+    #[cold]
+    pub fn isolated(&self, rule: u32) {
+        if let Some(counters) = self.0.get(rule as usize) {
+            add(&counters.isolated, 1);
+        }
+    }
+
     /// Adds the time of a sampled verification.
     #[cold]
     pub fn sampled(&self, rule: u32, since: Instant) {
@@ -77,10 +88,14 @@ impl Profile {
 
     fn cost(&self, rule: usize) -> Cost {
         let Some(counters) = self.0.get(rule) else { return Cost::default() };
-        let Counters { candidates, verified, matched, nanoseconds } = counters;
-        let [candidates, verified, matched, nanoseconds] =
-            [candidates, verified, matched, nanoseconds].map(|counter| counter.load(Ordering::Relaxed));
-        Cost { candidates, verified, matched, nanoseconds }
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Cost {
+            candidates: of(&counters.candidates),
+            verified: of(&counters.verified),
+            matched: of(&counters.matched),
+            isolated: of(&counters.isolated),
+            nanoseconds: of(&counters.nanoseconds),
+        }
     }
 }
 
@@ -119,6 +134,7 @@ impl Profiles {
                 candidates: sum.candidates.wrapping_add(one.candidates),
                 verified: sum.verified.wrapping_add(one.verified),
                 matched: sum.matched.wrapping_add(one.matched),
+                isolated: sum.isolated.wrapping_add(one.isolated),
                 nanoseconds: sum.nanoseconds.wrapping_add(one.nanoseconds),
             })
         };

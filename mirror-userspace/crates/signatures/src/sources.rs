@@ -108,7 +108,7 @@ impl Loaded {
     /// Builds the searches of the rules.
     pub fn into_engine(self, payload: AlertPayload) -> Result<(Engine, Report), LoadError> {
         let Self { rules, entries, variables, .. } = self;
-        let engine = Engine::new(rules.signatures).map_err(LoadError::Search)?;
+        let engine = Engine::new(rules.signatures);
         let engine = engine.for_tenants(rules.tenants).with_payload(payload);
         // Refusals were named when the files were loaded.
         let (engine, _) = engine.with_limits(&entries, &mut Resolver::new(&variables));

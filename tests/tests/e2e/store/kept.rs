@@ -143,6 +143,33 @@ fn a_flow_that_raised_an_alert_is_kept_whole_and_one_that_did_not_is_counted_by_
 }
 
 #[test]
+fn a_rule_for_one_vni_keeps_its_packets_from_before_the_alert_and_none_of_equal_addresses_elsewhere() {
+    let Some(bed) = Bed::new(1) else { return };
+    let store = directory();
+    let [config, rules] = ["config.toml", "local.rules"].map(|name| bed.log_dir().join(name));
+    let rule = "alert tls any any -> any any (msg:\"one\"; mirror.vni:7; tls.sni; content:\"evil.example\"; sid:1;)\n";
+    fs::write(&rules, rule).expect("the directory is there");
+    let settings = format!(
+        "[store]\nkeep = \"alerts\"\npre_trigger = \"1MiB\"\n[signatures]\nfiles = [\"{}\"]\n",
+        rules.display()
+    );
+    fs::write(&config, settings).expect("the directory is there");
+    let appliance = start(&bed, store.path(), &["--config", text(&config)]);
+    let evil = connection(20_002, "www.evil.example", 10);
+    let sent: Vec<_> =
+        evil.iter().flat_map(|frame| [7, 8].map(|vni| mirrored(vni).carrying(frame))).collect();
+    bed.send(&sent);
+    let report = appliance.stop();
+    report.assert_conserved();
+    assert_eq!(stored(&report), (evil.len() as u64, 0));
+    assert_eq!(extract(&bed, store.path(), "vni 7"), evil);
+    assert_eq!(extract(&bed, store.path(), "vni 8"), Vec::<Vec<u8>>::new());
+    let records = bed.records();
+    let [alert] = of_type(&records, "alert")[..] else { panic!("{records:?}") };
+    assert_eq!((&alert["alert"]["signature_id"], &alert["mirror"]["vni"]), (&1.into(), &7.into()));
+}
+
+#[test]
 fn indicators_that_are_none_are_told_by_their_line() {
     let Some(bed) = Bed::new(1) else { return };
     let (config, indicators) = (bed.log_dir().join("config.toml"), bed.log_dir().join("indicators"));

@@ -14,6 +14,7 @@ mod conditions;
 mod flow;
 mod hosts;
 mod memory;
+mod suspects;
 mod verify;
 
 use std::collections::VecDeque;
@@ -21,9 +22,11 @@ use std::sync::Arc;
 
 use mirror_packet::Direction;
 
+use self::conditions::About;
 use self::flow::Open;
 use self::hosts::HostBits;
 use self::memory::{Memory, Parts};
+use self::suspects::Suspects;
 use self::verify::Traffic;
 use crate::buffer::Buffer;
 use crate::engine::Engine;
@@ -31,7 +34,7 @@ use crate::facts::{Facts, PacketView, TransactionFact};
 use crate::limits;
 use crate::plan::Scope;
 use crate::profile::Profile;
-use crate::rule::Action;
+use crate::rule::{Action, Condition};
 use crate::search::Candidates;
 use crate::threshold::Counts;
 
@@ -88,6 +91,8 @@ pub struct Losses {
     pub candidates: u64,
     /// Verifications that were given up, because they took too many steps.
     pub steps: u64,
+    /// Verifications that were left out, because their rule was isolated: many before took too many steps.
+    pub isolated: u64,
     /// Buffers of transactions that were too long or too many.
     pub buffers: u64,
     /// Transactions that were given up, because a flow had too many whose bodies were on their way.
@@ -129,6 +134,8 @@ struct Work {
     /// Rules that wait for the body of the transaction that was verified last, and rules that matched in it.
     pending: Vec<u32>,
     matched: Vec<u32>,
+    /// Rules whose verification is given up again and again.
+    suspects: Suspects,
     losses: Losses,
 }
 
@@ -147,6 +154,7 @@ impl Work {
             alerts: VecDeque::new(),
             pending: Vec::new(),
             matched: Vec::new(),
+            suspects: Suspects::default(),
             losses: Losses::default(),
         }
     }
@@ -196,6 +204,7 @@ impl Inspector {
         self.work.profile = engine.profiles().join();
         self.engine = engine;
         self.work.counts = counts;
+        self.work.suspects.clear();
         self.generation += 1;
     }
 
@@ -227,15 +236,18 @@ impl Inspector {
             engine.address_candidates(direction, [sender.0, receiver.0], &mut work.candidates);
         }
         let scope = Scope::of_packet(facts.transport);
+        let about = About { facts, packet: Some(packet), parts: None };
+        let holds = |condition: &Condition| conditions::holds(condition, &about);
+        let has_payload = !packet.payload.is_empty();
         if engine.has_scope(scope, direction) {
-            if !packet.payload.is_empty() {
+            if has_payload {
                 engine.payload_candidates(scope, direction, packet.payload, &mut work.candidates);
             }
-            engine.port_candidates(scope, direction, [sender.1, receiver.1], &mut work.candidates);
+            engine.port_candidates(scope, facts, direction, has_payload, holds, &mut work.candidates);
         }
-        if !packet.in_stream && !packet.payload.is_empty() && engine.has_scope(Scope::Stream, direction) {
+        if !packet.in_stream && has_payload && engine.has_scope(Scope::Stream, direction) {
             engine.payload_candidates(Scope::Stream, direction, packet.payload, &mut work.candidates);
-            engine.port_candidates(Scope::Stream, direction, [sender.1, receiver.1], &mut work.candidates);
+            engine.port_candidates(Scope::Stream, facts, direction, true, holds, &mut work.candidates);
         }
         if !work.candidates.rules().is_empty() {
             let traffic = Traffic::of_packet(facts, packet);
@@ -348,8 +360,9 @@ impl Inspector {
             let overlap = tail.saturating_sub(limits::OVERLAP);
             let searched = data.get(overlap..).unwrap_or_default();
             engine.payload_candidates(Scope::Stream, direction, searched, &mut work.candidates);
-            let ports = [facts.sender(direction).1, facts.sender(direction.reverse()).1];
-            engine.port_candidates(Scope::Stream, direction, ports, &mut work.candidates);
+            let about = About { facts, packet: None, parts: None };
+            let holds = |condition: &Condition| conditions::holds(condition, &about);
+            engine.port_candidates(Scope::Stream, facts, direction, true, holds, &mut work.candidates);
             let mut traffic = Traffic::of_stream(facts, direction, data.get(tail..).unwrap_or_default());
             work.verify_candidates(engine, flow, &traffic);
             let before = matched.len();
@@ -430,8 +443,10 @@ impl Inspector {
         for (buffer, bytes) in work.parts.all() {
             engine.candidates(buffer, bytes, &mut work.candidates);
         }
-        engine.header_candidates(&mut work.candidates);
         let parts = std::mem::take(&mut work.parts);
+        let about = About { facts, packet: None, parts: Some(&parts) };
+        let holds = |condition: &Condition| conditions::holds(condition, &about);
+        engine.header_candidates(facts, direction, holds, &mut work.candidates);
         let payload = work.take_payload(engine, flow, direction);
         let mut traffic = Traffic::of_transaction(facts, direction, id, &parts);
         traffic.payload = payload.as_deref();
@@ -510,7 +525,9 @@ impl Inspector {
         let (before, matched) = (std::mem::take(&mut item.pending), std::mem::take(&mut item.matched));
         work.candidates.clear();
         if is_outdated {
-            engine.header_candidates(&mut work.candidates);
+            let about = About { facts, packet: None, parts: Some(&parts) };
+            let holds = |condition: &Condition| conditions::holds(condition, &about);
+            engine.header_candidates(facts, direction, holds, &mut work.candidates);
         } else {
             for rule in &before {
                 work.candidates.add(*rule);

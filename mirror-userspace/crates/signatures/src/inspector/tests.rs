@@ -32,7 +32,7 @@ fn engine(rules: &str) -> Arc<Engine> {
     loader.add(Path::new("test.rules"), rules.as_bytes());
     let set = loader.finish();
     assert!(set.report.refused.is_empty(), "{:?}", set.report.refused);
-    Arc::new(Engine::new(set.signatures).unwrap())
+    Arc::new(Engine::new(set.signatures))
 }
 
 /// Returns rules with these parts: header and options. The first has sid 1.
@@ -136,6 +136,29 @@ fn a_stream_is_inspected_when_the_turn_of_its_sender_ends() {
     }
     assert_eq!(flow.data(ToClient, b"reply"), [1]);
     assert_eq!(flow.end(), [2]);
+}
+
+#[test]
+fn a_rule_that_takes_too_many_steps_is_isolated_for_a_while_and_named() {
+    // Each `a` may be followed by each other one, and no `b` is there.
+    let costly = r#"content:"aaaa"; content:"a"; distance:0; content:"a"; distance:0; pcre:"/b/R";"#;
+    let mut flow = Flow::new(TCP, &[(ANY, costly), (ANY, r#"content:"needle";"#)]);
+    let payload = [&[b'a'; 600][..], b"needle"].concat();
+    let given_up = u64::from(super::suspects::OFTEN);
+    for _ in 0..given_up {
+        assert_eq!(flow.data(ToServer, &payload), [2]);
+    }
+    assert_eq!((flow.inspector.losses().steps, flow.inspector.losses().isolated), (given_up, 0));
+    assert_eq!(flow.data(ToServer, &payload), [2]);
+    assert_eq!((flow.inspector.losses().steps, flow.inspector.losses().isolated), (given_up, 1));
+    let costs = flow.inspector.engine().profiles().costs();
+    let engine = flow.inspector.engine();
+    let isolated = costs.iter().filter(|(_, cost)| cost.isolated > 0);
+    let sids: Vec<_> = isolated.map(|(rule, _)| engine.signatures()[*rule as usize].rule.id.sid).collect();
+    assert_eq!(sids, [1]);
+    flow.facts.time += super::suspects::PERIOD;
+    assert_eq!(flow.data(ToServer, &payload), [2]);
+    assert_eq!((flow.inspector.losses().steps, flow.inspector.losses().isolated), (given_up + 1, 1));
 }
 
 #[test]

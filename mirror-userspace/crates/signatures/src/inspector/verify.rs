@@ -192,6 +192,8 @@ fn held(list: &BufferMatches, content: &[u8], values: &Values) -> (usize, usize,
 enum Outcome {
     Match,
     NoMatch,
+    /// The bound of steps was reached, so the rule does not match.
+    GivenUp,
     /// Header, conditions or state do not match; the content was not verified.
     OtherTraffic,
     /// All that is there matches. More of the body may decide.
@@ -226,6 +228,10 @@ impl Work {
             {
                 continue;
             }
+            if self.suspects.is_isolated(*rule, traffic.facts.time) {
+                self.losses.isolated += 1;
+                continue;
+            }
             let started = self.begin_profile(*rule);
             let outcome = if engine.is_in_force(signature, traffic.facts, traffic.direction) {
                 self.check(&signature.rule, plan, flow, traffic)
@@ -235,6 +241,12 @@ impl Work {
             self.end_profile(*rule, started, outcome);
             match outcome {
                 Outcome::NoMatch | Outcome::OtherTraffic => {}
+                Outcome::GivenUp => {
+                    self.losses.steps += 1;
+                    if self.suspects.note(*rule, traffic.facts.time) {
+                        self.profile.isolated(*rule);
+                    }
+                }
                 Outcome::Later => self.pending.push(*rule),
                 Outcome::Match => {
                     self.matched.push(*rule);
@@ -383,7 +395,7 @@ impl Work {
                 profile.verified(rule);
                 profile.matched(rule);
             }
-            Outcome::NoMatch | Outcome::Later => profile.verified(rule),
+            Outcome::NoMatch | Outcome::GivenUp | Outcome::Later => profile.verified(rule),
         }
         if let Some(started) = started {
             profile.sampled(rule, started);
@@ -427,10 +439,7 @@ impl Work {
                     outcome = Outcome::Later;
                 }
                 Verdict::NoMatch => return Outcome::NoMatch,
-                Verdict::LimitReached => {
-                    self.losses.steps += 1;
-                    return Outcome::NoMatch;
-                }
+                Verdict::LimitReached => return Outcome::GivenUp,
             }
         }
         outcome

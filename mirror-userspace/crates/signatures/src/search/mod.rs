@@ -1,12 +1,12 @@
 //! Searches a buffer for the patterns of all rules together.
 
 mod suffixes;
+mod windows;
 
 use std::collections::HashMap;
 
-use daachorse::DoubleArrayAhoCorasick;
-
 use self::suffixes::Suffixes;
+use self::windows::Windows;
 use crate::compile::SHORTEST;
 use crate::number::Compare;
 use crate::rule::{Content, Match};
@@ -58,11 +58,11 @@ impl Candidates {
 #[derive(Default)]
 pub(crate) struct Search {
     suffixes: Suffixes,
-    automaton: Option<DoubleArrayAhoCorasick<u32>>,
-    /// The rules of each pattern of the automaton: first and number in `rules`.
+    windows: Windows,
+    /// The rules of each pattern: first and number in `rules`.
     patterns: Box<[(u32, u32)]>,
     rules: Box<[u32]>,
-    /// Rules whose patterns are too short for the automaton. They are always candidates.
+    /// Rules whose patterns are shorter than a window. They are always candidates.
     short: Box<[u32]>,
 }
 
@@ -100,8 +100,8 @@ impl Builder {
         }
     }
 
-    /// Builds the search. Returns an error if the patterns are too many for an automaton.
-    pub(crate) fn build(self) -> Result<Search, String> {
+    /// Builds the search.
+    pub(crate) fn build(self) -> Search {
         let mut sorted: Vec<_> = self.patterns.into_iter().collect();
         sorted.sort_unstable();
         let mut patterns = Vec::with_capacity(sorted.len());
@@ -110,19 +110,14 @@ impl Builder {
             patterns.push((rules.len() as u32, of_pattern.len() as u32));
             rules.extend_from_slice(of_pattern);
         }
-        let automaton = if sorted.is_empty() {
-            None
-        } else {
-            let values = sorted.iter().zip(0_u32..).map(|((pattern, _), index)| (pattern, index));
-            Some(DoubleArrayAhoCorasick::with_values(values).map_err(|error| error.to_string())?)
-        };
-        Ok(Search {
+        let of: Vec<_> = sorted.iter().map(|(pattern, _)| &**pattern).zip(0..).collect();
+        Search {
             suffixes: self.suffixes.build(),
-            automaton,
+            windows: Windows::new(&of),
             patterns: patterns.into(),
             rules: rules.into(),
             short: self.short.into(),
-        })
+        }
     }
 }
 
@@ -133,22 +128,19 @@ impl Search {
         for rule in &self.short {
             found.add(*rule);
         }
-        let Some(automaton) = &self.automaton else { return };
         // Case is folded in the patterns; the verification of a rule compares it.
-        let folded = bytes.iter().map(u8::to_ascii_lowercase);
-        for pattern in automaton.find_overlapping_iter_from_iter(folded) {
-            let (first, count) = self.patterns.get(pattern.value() as usize).copied().unwrap_or_default();
+        self.windows.find(bytes, |pattern| {
+            let (first, count) = self.patterns.get(pattern as usize).copied().unwrap_or_default();
             let (first, count) = (first as usize, count as usize);
             for rule in self.rules.get(first..first + count).unwrap_or_default() {
                 found.add(*rule);
             }
-        }
+        });
     }
 
     /// Returns the memory that the search takes.
     pub(crate) fn heap_bytes(&self) -> usize {
-        let automaton = self.automaton.as_ref().map_or(0, DoubleArrayAhoCorasick::heap_bytes);
         let tables = size_of_val(&*self.patterns) + size_of_val(&*self.rules) + size_of_val(&*self.short);
-        automaton + tables + self.suffixes.heap_bytes()
+        self.windows.heap_bytes() + tables + self.suffixes.heap_bytes()
     }
 }

@@ -15,7 +15,7 @@ fn rules(text: &str) -> Rules {
     loader.add(Path::new("test.rules"), text.as_bytes());
     let set = loader.finish();
     assert!(set.report.refused.is_empty(), "{:?}", set.report.refused);
-    Rules::new(Arc::new(Engine::new(set.signatures).unwrap()))
+    Rules::new(Arc::new(Engine::new(set.signatures)))
 }
 
 pub(super) fn bench(text: &str) -> Bench {

@@ -201,7 +201,7 @@ pub(super) static DATAGRAMS: Table = table!(Transport::Udp);
 const SIGNATURES: &[Signature] = &[
     stream(Http, Some(ToServer), &[], Content(http_request)),
     stream(Http, Some(ToClient), &[], Begins(&[b"HTTP/0.9", b"HTTP/1.0", b"HTTP/1.1"])),
-    stream(Http2, Some(ToServer), &[], Begins(&[b"PRI * HTTP/2.0\r\n"])),
+    stream(Http2, Some(ToServer), &[], Begins(&[b"PRI * "])),
     stream(Tls, Some(ToServer), &[], Content(tls_from_client)),
     stream(Tls, Some(ToClient), &[], Content(tls_from_server)),
     stream(Smtp, Some(ToServer), &[], Begins(&[b"EHLO", b"HELO", b"QUIT"])),

@@ -228,7 +228,9 @@ impl Connection {
             self.close(id, tools, context);
         }
         self.credit.end::<StreamEvent<'_>>(context);
-        let losses = std::mem::take(&mut self.losses);
+        let unfinished = self.sides.iter().filter(|side| side.begun.is_some()).count();
+        let mut losses = std::mem::take(&mut self.losses);
+        losses.blocks = losses.blocks.saturating_add(unfinished as u32);
         if losses != Losses::default() {
             context.record(&LossEvent(losses));
         }

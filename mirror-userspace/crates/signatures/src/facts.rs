@@ -7,6 +7,7 @@ use mirror_xdp_common::Address;
 use crate::buffer::Application;
 
 /// The facts about a flow, at the time of the packet in hand.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Facts {
     /// Nanoseconds since the epoch.

@@ -91,7 +91,7 @@ impl EveEvent for AlertEvent<'_> {
         let (kind, indicator): (_, Cow<'_, str>) = match cause {
             1 => ("address", address().to_canonical().to_string().into()),
             2..=4 => ("domain", text.clone()),
-            5 => ("ja3", hex(about).to_string().into()),
+            5 => ("ja3", hex(about).into()),
             6 => ("ja4", text.clone()),
             _ => ("", Cow::default()),
         };

@@ -198,8 +198,7 @@ fn name_within(bytes: &[u8]) -> Range<usize> {
     let mut name = bytes;
     name = loop {
         name = match name {
-            [rest @ .., b'\r', b'\n'] => rest,
-            [rest @ .., b' ' | b'\t' | b'\n' | 0x0b | 0x0c | 0] => rest,
+            [rest @ .., b'\r', b'\n'] | [rest @ .., b' ' | b'\t' | b'\n' | 0x0b | 0x0c | 0] => rest,
             name => break name,
         };
     };

@@ -59,8 +59,8 @@ impl EveEvent for BannersEvent<'_> {
         let [client, server] = [Direction::ToServer, Direction::ToClient].map(|direction| {
             let [proto_version, software_version, hash, string] =
                 tags(direction).map(|tag| pack::get(self.values, tag).map(Bytes));
-            let hassh = hash.zip(string).map(|(hash, string)| Fingerprint { hash, string });
-            Some(Side { proto_version: proto_version?, software_version: software_version?, hassh })
+            let fingerprint = hash.zip(string).map(|(hash, string)| Fingerprint { hash, string });
+            Some(Side { proto_version: proto_version?, software_version: software_version?, hassh: fingerprint })
         });
         writer.line(&Object { client, server })
     }

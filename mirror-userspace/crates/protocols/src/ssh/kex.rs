@@ -2,6 +2,7 @@
 //! (<https://github.com/salesforce/hassh>).
 
 use md5::{Digest, Md5};
+use mirror_packet::text::hex;
 
 use crate::Direction;
 
@@ -62,7 +63,7 @@ impl Hassh {
             Direction::ToClient => [kex, to_client, mac_to_client, zip_to_client],
         }
         .join(&b';');
-        let hash = Md5::digest(&string).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = hex(&Md5::digest(&string));
         Some(Self { hash, string })
     }
 }

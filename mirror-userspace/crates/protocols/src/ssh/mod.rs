@@ -55,7 +55,7 @@ impl Protocol for Ssh {
         event: Event<'_>,
         output: &mut impl Output,
     ) -> Consumed {
-        let Event::Data { bytes, .. } = event else { return self.end_side(flow, direction, output) };
+        let Event::Data { bytes, .. } = event else { return end_side(flow, direction, output) };
         let side = direction as usize;
         let mut used = 0;
         if !flow.heard[side] {
@@ -72,7 +72,7 @@ impl Protocol for Ssh {
             pack::put(&mut flow.values, software_tag, banner.software);
             flow.heard[side] = true;
             if !OF_LISTS.iter().flatten().any(|name| output.wants(name)) {
-                return self.end_side(flow, direction, output);
+                return end_side(flow, direction, output);
             }
             used = banner.len;
         }
@@ -88,7 +88,7 @@ impl Protocol for Ssh {
             pack::put(&mut flow.values, hash_tag, hash.as_bytes());
             pack::put(&mut flow.values, string_tag, &string);
         }
-        self.end_side(flow, direction, output)
+        end_side(flow, direction, output)
     }
 
     fn end(&mut self, flow: &mut Flow, output: &mut impl Output) {
@@ -110,17 +110,15 @@ impl Protocol for Ssh {
     }
 }
 
-impl Ssh {
-    /// Ends a side, of which nothing more is wanted, and the flow with the second one.
-    fn end_side(&self, flow: &mut Flow, direction: Direction, output: &mut impl Output) -> Consumed {
-        hand_over(flow, direction, output);
-        if flow.over != [true; 2] {
-            return Consumed::Close;
-        }
-        output.record(&BannersEvent { values: &flow.values });
-        flow.values.clear();
-        Consumed::Done
+/// Ends a side, of which nothing more is wanted, and the flow with the second one.
+fn end_side(flow: &mut Flow, direction: Direction, output: &mut impl Output) -> Consumed {
+    hand_over(flow, direction, output);
+    if flow.over != [true; 2] {
+        return Consumed::Close;
     }
+    output.record(&BannersEvent { values: &flow.values });
+    flow.values.clear();
+    Consumed::Done
 }
 
 /// Hands over the buffers of a side to the rules, once.

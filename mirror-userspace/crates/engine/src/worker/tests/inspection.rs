@@ -253,3 +253,85 @@ fn ten_thousand_requests_in_segments_of_a_byte_are_inspected_within_bounds() {
     connection.close(&mut bench);
     assert_eq!(alerts(bench), [1]);
 }
+
+/// Returns rules with these options, and after them each once more with contents that must not be there.
+fn with_twins(header: &str, options: &[&str]) -> String {
+    let twins = options.iter().map(|options| options.replace("content:\"", "content:!\""));
+    let all = options.iter().map(|options| (*options).to_owned()).chain(twins);
+    let line = |(options, sid): (String, u32)| format!("{header} ({options} sid:{sid};)\n");
+    all.zip(1..).map(line).collect()
+}
+
+#[test]
+fn each_buffer_of_http_has_its_part_of_the_message() {
+    let options = [
+        r#"http.accept; content:"text/html"; bsize:9;"#,
+        r#"http.accept_enc; content:"gzip"; bsize:4;"#,
+        r#"http.accept_lang; content:"en"; bsize:2;"#,
+        r#"http.connection; content:"close"; flow:to_server;"#,
+        r#"http.content_len; content:"3"; flow:to_server; bsize:1;"#,
+        r#"http.content_type; content:"a/b"; flow:to_server; bsize:3;"#,
+        r#"http.header.raw; content:"Accept: text/html|0d 0a|"; flow:to_server;"#,
+        r#"http.protocol; content:"HTTP/1.1"; flow:to_server; bsize:8;"#,
+        r#"http.request_header; content:"Referer: r"; bsize:10;"#,
+        r#"http.request_line; content:"POST /a%20b HTTP/1.1"; bsize:20;"#,
+        r#"http.start; content:"POST /a%20b HTTP/1.1|0d 0a|Host: "; startswith; flow:to_server;"#,
+        r#"http.host.raw; content:"A.example:81"; bsize:12;"#,
+        r#"http.uri.raw; content:"/a%20b"; bsize:6;"#,
+        r#"http.request_body; content:"xyz"; bsize:3;"#,
+        r#"http.response_header; content:"Server: s"; bsize:9;"#,
+        r#"http.response_line; content:"HTTP/1.1 302 Found"; bsize:18;"#,
+        r#"http.stat_msg; content:"Found"; bsize:5;"#,
+        r#"http.location; content:"/c"; bsize:2;"#,
+        r#"http.server; content:"s"; bsize:1;"#,
+        r#"http.response_body; content:"hi"; bsize:2;"#,
+        r#"file.data; content:"hi"; flow:to_client; bsize:2;"#,
+    ];
+    let mut bench = bench(&with_twins("alert http any any -> any any", &options));
+    let mut connection = Tcp::new(4000);
+    connection.open(&mut bench);
+    bench.frame(&connection.segment(
+        true,
+        "A",
+        b"POST /a%20b HTTP/1.1\r\nHost: A.example:81\r\nAccept: text/html\r\nAccept-Encoding: gzip\r\nAccept-Language: en\r\n\
+          Connection: close\r\nContent-Length: 3\r\nContent-Type: a/b\r\nReferer: r\r\n\r\nxyz",
+    ));
+    bench.frame(&connection.segment(
+        false,
+        "A",
+        b"HTTP/1.1 302 Found\r\nServer: s\r\nLocation: /c\r\nContent-Length: 2\r\n\r\nhi",
+    ));
+    connection.close(&mut bench);
+    let mut found = alerts(bench);
+    found.sort_unstable();
+    assert_eq!(found, (1..=options.len() as u64).collect::<Vec<_>>());
+}
+
+#[test]
+fn headers_of_packets_and_counts_of_flows_are_inspected() {
+    let options = [
+        r#"ipv4.hdr; content:"|0a 00 00 01 0a 00 00 02|"; offset:12;"#,
+        r#"udp.hdr; content:"|0f a0|"; startswith; bsize:8;"#,
+        "flow.pkts_toserver:1; flow.pkts_toclient:0;",
+        "flow.bytes_toserver:>20; flow.bytes_toclient:0; content:\"hello\";",
+    ];
+    let mut bench = bench(&with_twins("alert udp any any -> any any", &options));
+    bench.frame(&udp((CLIENT, 4000), (SERVER, 9), b"hello"));
+    let mut found = alerts(bench);
+    found.sort_unstable();
+    // The third rule has no content, so its twin is the same.
+    assert_eq!(found, [1, 2, 3, 4, 7]);
+}
+
+#[test]
+fn names_of_questions_and_answers_of_dns_are_inspected() {
+    let options = [
+        r#"dns.query.name; content:"a.example"; flow:to_server; bsize:9;"#,
+        r#"dns.query.name; content:"a.example"; flow:to_client; bsize:9;"#,
+        r#"dns.answer.name; content:"a.example"; flow:to_client; bsize:9;"#,
+    ];
+    let mut bench = bench(&with_twins("alert dns any any -> any any", &options));
+    bench.frame(&udp((CLIENT, 4000), (SERVER, 53), QUERY));
+    bench.frame(&udp((SERVER, 53), (CLIENT, 4000), ANSWER));
+    assert_eq!(alerts(bench), [1, 2, 3]);
+}

@@ -18,9 +18,11 @@ use nix::sys::resource::{UsageWho, getrusage};
 /// The numbers of packets of the two inputs.
 const FEW: usize = 10_000;
 const MANY: usize = 60_000;
-/// A packet costs at most so many times what one of its control does: four times as deployed, and a quarter more for
-/// the assertions of the tests' build and for other processes.
-const MOST: f64 = 5.0;
+/// A packet costs at most so many times what one of its control does, as deployed.
+const MOST: f64 = 4.0;
+/// The same of a build for tests, whose assertions cost parsers and writers more than the flow table: DNS with many
+/// questions costs 4.6 times its control, where it costs 3.6 times as deployed.
+const MOST_FOR_TESTS: f64 = 5.0;
 /// The largest ratio of a packet's cost among many to that among few.
 const GROWTH: f64 = 2.0;
 /// The number of measurements before the verdict: other processes take CPU time and caches too.
@@ -355,6 +357,8 @@ fn read(binary: &Path, file: &Path) -> f64 {
 #[test]
 fn hostile_packets_cost_as_much_as_others_and_no_more_for_being_many() {
     let Some(binary) = require::binary() else { return };
+    let is_for_tests = binary.components().any(|part| part.as_os_str() == "debug");
+    let most = if is_for_tests { MOST_FOR_TESTS } else { MOST };
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     write(&path("empty"), std::iter::empty());
@@ -374,7 +378,7 @@ fn hostile_packets_cost_as_much_as_others_and_no_more_for_being_many() {
             let [control, many, few] = [each(control, MANY), each(many, MANY), each(few, FEW)];
             // Inputs that cost half of their control or less are too cheap to be measured with few packets.
             ratios = (many / control, many / few.max(control / 2.0));
-            if ratios.0 <= MOST && ratios.1 <= GROWTH {
+            if ratios.0 <= most && ratios.1 <= GROWTH {
                 break;
             }
         }
@@ -385,7 +389,7 @@ fn hostile_packets_cost_as_much_as_others_and_no_more_for_being_many() {
             ratios.0,
             ratios.1,
         );
-        if ratios.0 > MOST || ratios.1 > GROWTH {
+        if ratios.0 > most || ratios.1 > GROWTH {
             failures.push(name);
         }
     }

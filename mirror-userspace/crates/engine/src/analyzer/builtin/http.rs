@@ -445,9 +445,10 @@ impl Http {
         let lines = head.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
         match direction {
             Direction::ToServer if begins_request(head) => {
-                // Of a request line that goes on, the method is known.
-                let method = head.iter().position(|&byte| byte == b' ').map_or(0, |space| space + 1);
-                let known = head.get(..lines.max(method)).unwrap_or_default();
+                // Of a request line that goes on, the words with a space behind them are known.
+                let spaces = head.iter().enumerate().filter(|(_, byte)| **byte == b' ');
+                let words = spaces.take(2).last().map_or(0, |(space, _)| space + 1);
+                let known = head.get(..lines.max(words)).unwrap_or_default();
                 self.request(flow, known, position, context);
             }
             Direction::ToClient if begins_response(head) && head.len() >= STATUS => {

@@ -284,7 +284,7 @@ fn values_that_go_on_behind_a_cut_are_left_out() {
         |of: &str| head.windows(of.len()).position(|window| window == of.as_bytes()).unwrap() + of.len();
     for (kept, method, url, agent, host) in [
         (end("GET /pa"), "GET", UNSEEN, None, None),
-        (end("HTTP/1.1"), "GET", UNSEEN, None, None),
+        (end("HTTP/1.1"), "GET", "/path", None, None),
         (end("HTTP/1.1\r\n"), "GET", "/path", None, None),
         (end("agent\r\n"), "GET", "/path", Some("agent"), None),
         (end("bank.example.com.evi"), "GET", "/path", Some("agent"), None),

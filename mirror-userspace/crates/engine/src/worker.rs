@@ -1211,7 +1211,7 @@ impl<R: Recorder, O: Offload> Worker<R, O> {
 }
 
 /// Returns what the rules did not see, by reason.
-fn inspection_losses(inspection: Option<&Inspection>) -> [(&'static str, u64); 6] {
+fn inspection_losses(inspection: Option<&Inspection>) -> [(&'static str, u64); 7] {
     let lost = inspection.map(Inspection::losses).unwrap_or_default();
     [
         ("rule_memory", lost.memory),
@@ -1219,6 +1219,7 @@ fn inspection_losses(inspection: Option<&Inspection>) -> [(&'static str, u64); 6
         ("rule_buffers", lost.buffers),
         ("rule_candidates", lost.candidates),
         ("rule_steps", lost.steps),
+        ("rule_isolated", lost.isolated),
         ("rule_alerts", lost.alerts),
     ]
 }

@@ -56,18 +56,19 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
 /// Formats the rules for people, a line each.
 fn table(costs: &[RuleCost]) -> String {
     let mut text = format!(
-        "{:>10}  {:>12}  {:>12}  {:>10}  {:>10}  message\n",
-        "ms", "candidates", "verified", "matched", "sid"
+        "{:>10}  {:>12}  {:>12}  {:>10}  {:>8}  {:>10}  message\n",
+        "ms", "candidates", "verified", "matched", "isolated", "sid"
     );
     for cost in costs {
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "{:>10}  {:>12}  {:>12}  {:>10}  {:>10}  {}",
+            "{:>10}  {:>12}  {:>12}  {:>10}  {:>8}  {:>10}  {}",
             grouped(cost.nanoseconds / 1_000_000),
             grouped(cost.candidates),
             grouped(cost.verified),
             grouped(cost.matched),
+            grouped(cost.isolated),
             cost.sid,
             escaped(&cost.msg),
         );

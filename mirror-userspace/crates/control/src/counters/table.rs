@@ -840,6 +840,11 @@ pub const COUNTERS: &[CounterSpec] = &[
                 "",
             ),
             ("rule_steps", "verifications of a rule that took too many steps, and counted as no match", ""),
+            (
+                "rule_isolated",
+                "verifications that were left out, because the rule took too many steps 64 times in a minute",
+                "",
+            ),
             ("rule_alerts", "alerts beyond 1,000 that a packet, message or chunk of a stream raised", ""),
         ],
         action: "none, unless there are many. Then look for loss on the way to the mirror, or for a host that starts \

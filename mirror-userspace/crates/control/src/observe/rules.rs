@@ -53,6 +53,8 @@ pub struct RuleCost {
     pub verified: u64,
     /// How often it matched.
     pub matched: u64,
+    /// How often it was isolated for a minute, because verifying it took too many steps.
+    pub isolated: u64,
     /// The time that verifying it took, extrapolated from samples.
     pub nanoseconds: u64,
     /// Its message.
@@ -82,6 +84,7 @@ pub(super) fn costs(engine: &Engine, order: Order, limit: usize) -> Vec<RuleCost
             candidates: cost.candidates,
             verified: cost.verified,
             matched: cost.matched,
+            isolated: cost.isolated,
             nanoseconds: cost.nanoseconds,
             msg: rule.message.to_string(),
         })

@@ -4,9 +4,9 @@
 use mirror_packet::SECOND;
 
 /// Verifications that are given up within [`PERIOD`] before their rule is isolated.
-pub(super) const OFTEN: u32 = 64;
+const OFTEN: u32 = 64;
 /// Nanoseconds for which a rule is observed, and for which it is isolated.
-pub(super) const PERIOD: u64 = 60 * SECOND;
+const PERIOD: u64 = 60 * SECOND;
 /// Rules that are observed at a time.
 const MOST: usize = 64;
 

@@ -179,8 +179,8 @@ vars:
     {{HOME_NET: any, EXTERNAL_NET: any, HTTP_SERVERS: any, SMTP_SERVERS: any, SQL_SERVERS: any,
       DNS_SERVERS: any, TELNET_SERVERS: any, AIM_SERVERS: any, DC_SERVERS: any}}
   port-groups:
-    {{HTTP_PORTS: "80", SHELLCODE_PORTS: "!80", ORACLE_PORTS: 1521, SSH_PORTS: 22, FTP_PORTS: 21,
-      FILE_DATA_PORTS: "[80,110,143]"}}
+    {{HTTP_PORTS: '80', SHELLCODE_PORTS: '!80', ORACLE_PORTS: 1521, SSH_PORTS: 22, FTP_PORTS: 21,
+      FILE_DATA_PORTS: '[80,110,143]'}}
 stats: {{enabled: yes, interval: 3600}}
 # Without GRO a veth interface takes no frames of XDP.
 capture: {{disable-offloading: false}}

@@ -242,10 +242,11 @@ impl Plan {
 
     /// Returns a text that is equal only for plans whose [`Plan::fits`] returns the same for all traffic.
     pub(crate) fn header_key(&self) -> String {
-        let Self { transport, application, directions, state, is_bidirectional, .. } = self;
+        let Self { transport, application, directions, state, is_bidirectional, needs_flow, .. } = self;
         let addresses = [&self.source, &self.destination].map(|set| set.as_ref().map(Arc::as_ptr));
         let ports = [&self.source_ports, &self.destination_ports].map(|set| set.as_ref().map(Arc::as_ptr));
-        format!("{:?}", (transport, application, directions, state, is_bidirectional, addresses, ports))
+        let ends = (is_bidirectional, addresses, ports);
+        format!("{:?}", (transport, application, directions, state, needs_flow, ends))
     }
 
     /// Returns true if the header and `flow` fit traffic of a direction.

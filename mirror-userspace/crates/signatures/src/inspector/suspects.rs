@@ -4,9 +4,9 @@
 use mirror_packet::SECOND;
 
 /// Verifications that are given up within [`PERIOD`] before their rule is isolated.
-const OFTEN: u32 = 64;
+pub(super) const OFTEN: u32 = 64;
 /// Nanoseconds for which a rule is observed, and for which it is isolated.
-const PERIOD: u64 = 60 * SECOND;
+pub(super) const PERIOD: u64 = 60 * SECOND;
 /// Rules that are observed at a time.
 const MOST: usize = 64;
 

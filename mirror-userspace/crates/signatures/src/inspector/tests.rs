@@ -139,6 +139,31 @@ fn a_stream_is_inspected_when_the_turn_of_its_sender_ends() {
 }
 
 #[test]
+fn a_rule_that_takes_too_many_steps_is_isolated_for_a_while_and_named() {
+    // Each `a` may be followed by each other one, and no `b` is there.
+    let costly = r#"content:"aaaa"; content:"a"; distance:0; content:"a"; distance:0; pcre:"/b/R";"#;
+    let mut flow = Flow::new(TCP, &[(ANY, costly), (ANY, r#"content:"needle";"#)]);
+    let payload = [&[b'a'; 600][..], b"needle"].concat();
+    let given_up = u64::from(super::suspects::OFTEN);
+    // The answer ends the turn.
+    let turn = |flow: &mut Flow| {
+        assert_eq!(flow.data(ToServer, &payload), []);
+        assert_eq!(flow.data(ToClient, b"x"), [2]);
+        (flow.inspector.losses().steps, flow.inspector.losses().isolated)
+    };
+    for turns in 1..=given_up {
+        assert_eq!(turn(&mut flow), (turns, 0));
+    }
+    assert_eq!(turn(&mut flow), (given_up, 1));
+    let engine = flow.inspector.engine();
+    let isolated = engine.profiles().costs().into_iter().filter(|(_, cost)| cost.isolated > 0);
+    let sids: Vec<_> = isolated.map(|(rule, _)| engine.signatures()[rule as usize].rule.id.sid).collect();
+    assert_eq!(sids, [1]);
+    flow.facts.time += super::suspects::PERIOD;
+    assert_eq!(turn(&mut flow), (given_up + 1, 1));
+}
+
+#[test]
 fn a_long_stream_is_inspected_in_chunks() {
     let mut flow = Flow::new(TCP, &[(ANY, r#"content:"needle";"#)]);
     assert_eq!(flow.data(ToServer, &[b'a'; 1000]), []);

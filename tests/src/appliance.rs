@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, BufRead as _, BufReader};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
@@ -174,10 +174,10 @@ impl Bed {
         wait_until("frames are received", || self.received() >= packets);
     }
 
-    /// Returns the records in the appliance's `eve.json`.
+    /// Returns the records in the appliance's `eve.json`. A line that is being written is left out.
     #[must_use]
     pub fn records(&self) -> Vec<Value> {
-        records(self.log_dir())
+        records_of(self.log_dir(), |line| line.ends_with('\n'))
     }
 }
 
@@ -413,10 +413,15 @@ fn total(counters: &Value) -> u64 {
 /// Returns the records in the `eve.json` of a directory, one JSON object a line.
 #[must_use]
 pub fn records(log_dir: &Path) -> Vec<Value> {
+    records_of(log_dir, |_| true)
+}
+
+/// Returns the records of the lines that are `wanted`, which have their ends.
+fn records_of(log_dir: &Path, wanted: impl Fn(&str) -> bool) -> Vec<Value> {
     let path = log_dir.join("eve.json");
-    let file = fs::File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let parse = |line: String| serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
-    BufReader::new(file).lines().map(|line| parse(line.expect("text"))).collect()
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    text.split_inclusive('\n').filter(|line| wanted(line)).map(parse).collect()
 }
 
 /// Returns the records of one event type.

@@ -21,7 +21,7 @@ pub(super) struct EveArgs {
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(EventTypes::KNOWN))]
     eve_types: Option<Vec<String>>,
 
-    #[arg(long, help = help("eve.names"), value_name = "FILE")]
+    #[arg(long, help = help("eve.names"), value_name = "FILE,…", value_delimiter = ',')]
     names: Vec<PathBuf>,
 
     #[arg(long, help = help("eve.rotate_size"), value_name = "BYTES", value_parser = bytes)]

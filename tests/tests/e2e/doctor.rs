@@ -163,7 +163,7 @@ fn a_running_capture_is_recognised_and_its_devices_losses_are_in_the_account() {
     let (state, found, _) = check(&output, "programs");
     assert_eq!((state.as_str(), found.as_str()), ("fine", "a capture is running"));
     let inner = Flow::v4(40_000, 9).udp(b"hello");
-    bed.send(&[mirrored(1).carrying(&inner), mirrored(1).ip_length(0).carrying(&inner)]);
+    bed.send(&[mirrored(1).carrying(&inner), mirrored(1).ip_length(10).carrying(&inner)]);
     let report = appliance.stop();
     report.assert_conserved();
     let device = &report.json()["interfaces"][0]["device"];

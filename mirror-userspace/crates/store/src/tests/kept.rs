@@ -102,6 +102,7 @@ fn a_flow_that_raises_an_alert_is_kept_from_before_it_and_no_other_is() {
         "action": "allowed", "gid": 1, "signature_id": 1_000_002, "rev": 1,
         "signature": "indicator: evil.example asked for in DNS",
         "category": "Potentially Bad Traffic", "severity": 2,
+        "metadata": {"indicator": ["evil.example"], "indicator_type": ["domain"]},
     });
     assert_eq!(alert["alert"], expected);
     let flows = records.iter().filter(|it| it["event_type"] == "flow");

@@ -68,7 +68,7 @@ fn policy() -> anyhow::Result<ExitCode> {
 /// The accounts and regions to ask.
 #[derive(Clone, Debug, clap::Args)]
 struct Accounts {
-    /// Regions; by default AWS_REGION, or that of this instance
+    /// Regions; by default `AWS_REGION`, or that of this instance
     #[arg(long = "region", value_name = "REGION,…", value_delimiter = ',', value_parser = region)]
     regions: Vec<String>,
 

@@ -90,6 +90,7 @@ struct Records {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
+#[expect(clippy::struct_field_names, reason = "the API's names")]
 struct Count {
     stage: String,
     reason: String,
@@ -198,10 +199,13 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// The seconds of a capture and its figures, or the reason why they are missing.
+type Answer = Result<(f64, Figures), Failure>;
+
 /// The titles of the columns behind the appliance's name.
 const TITLES: [&str; 6] = ["SEEN", "DELIVERED", "LOST", "RECORDS", "ONE-SIDED", "STALLED"];
 
-fn table(figures: &[(String, Result<(f64, Figures), Failure>)], total: &Figures) -> String {
+fn table(figures: &[(String, Answer)], total: &Figures) -> String {
     let mut rows = vec![("APPLIANCE", TITLES.map(ToOwned::to_owned))];
     let answered = figures.iter().filter_map(|(name, figures)| Some((name.as_str(), figures.as_ref().ok()?)));
     rows.extend(answered.map(|(name, (_, figures))| (name, figures.cells())));

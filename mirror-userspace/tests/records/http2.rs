@@ -54,7 +54,7 @@ fn streams(events: &[Value]) -> Vec<(String, u64, u64)> {
             (
                 text(&http["url"]),
                 http["status"].as_u64().unwrap_or_default(),
-                http["length"].as_u64().unwrap(),
+                http["length"].as_u64().unwrap_or(u64::MAX),
             )
         })
         .collect()

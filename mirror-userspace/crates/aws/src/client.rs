@@ -1,6 +1,6 @@
 //! A client of AWS' Query API: a signed form is posted, and XML comes back.
 //!
-//! Credentials come from the environment, the instance (IMDSv2), the container (ECS, EKS) or a web identity, in the order of
+//! Credentials come from the environment, the instance (`IMDSv2`), the container (ECS, EKS) or a web identity, in the order of
 //! `object_store`, or from a role that those may assume. Requests are limited to a rate below that of EC2, and are repeated
 //! after temporary failures ("Request throttling for the Amazon EC2 API", "Exponential backoff and jitter").
 
@@ -391,7 +391,7 @@ impl Client {
             .unwrap_or_else(|_| Err(format!("no answer within {} s", ANSWER.as_secs())))
     }
 
-    /// Returns the region of this instance, from its metadata (IMDSv2).
+    /// Returns the region of this instance, from its metadata (`IMDSv2`).
     ///
     /// # Errors
     ///

@@ -210,11 +210,10 @@ impl Owner {
         }
         let kind = match interface.interface_type.as_deref() {
             Some("natGateway" | "nat_gateway") => "nat_gateway",
-            Some("vpc_endpoint") => "vpc_endpoint",
+            Some("vpc_endpoint" | "gateway_load_balancer_endpoint") => "vpc_endpoint",
             Some("lambda") => "lambda",
             Some("transit_gateway") => "transit_gateway",
             Some("load_balancer" | "network_load_balancer" | "gateway_load_balancer") => "load_balancer",
-            Some("gateway_load_balancer_endpoint") => "vpc_endpoint",
             _ => "interface",
         };
         Self {

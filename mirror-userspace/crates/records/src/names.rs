@@ -282,10 +282,13 @@ impl Age {
     }
 }
 
+/// Returns a field of a session.
+type Field = fn(&Session) -> Option<&str>;
+
 impl Named {
     /// Describes the sessions that fit, by what they have in common.
     fn new<'a>(fitting: &[(&'a Session, Age)], vpcs: &mut Vpcs<'a>) -> Self {
-        let common = |field: fn(&Session) -> Option<&str>| {
+        let common = |field: Field| {
             let first = fitting.first().and_then(|(session, _)| field(session));
             first.filter(|first| fitting.iter().all(|(session, _)| field(session) == Some(first)))
         };
@@ -297,7 +300,7 @@ impl Named {
                 candidates.iter().map(|session| session.session.as_deref().unwrap_or("unnamed")).collect();
             member(&mut members, "candidates", &names);
         }
-        let fields: [(&str, fn(&Session) -> Option<&str>); 7] = [
+        let fields: [(&str, Field); 7] = [
             ("session", |session| session.session.as_deref()),
             ("interface", |session| session.interface.as_deref()),
             ("instance", |session| session.instance.as_deref()),

@@ -36,7 +36,7 @@ pub(super) struct Args {
     #[arg(long, value_parser = ["x86_64", "arm64"], default_value = "x86_64")]
     architecture: String,
 
-    /// Region; by default AWS_REGION, or that of this instance
+    /// Region; by default `AWS_REGION`, or that of this instance
     #[arg(long, value_name = "REGION", value_parser = super::region)]
     region: Option<String>,
 

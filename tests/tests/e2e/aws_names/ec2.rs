@@ -1,5 +1,6 @@
 //! A server with the part of EC2's and STS' Query APIs that describes what is mirrored: pages, roles with external ids,
 //! denials, throttling. Names of fields are those of the service's model, version 2016-11-15.
+#![expect(clippy::unwrap_used, reason = "a helper fails as the test that called it does")]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;

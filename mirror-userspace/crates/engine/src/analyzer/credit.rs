@@ -77,7 +77,7 @@ impl Allowance {
     }
 
     /// Returns true if a record of this many bytes may be written.
-    pub(super) const fn has(&self, bytes: usize) -> bool {
+    pub(super) const fn has(self, bytes: usize) -> bool {
         bytes <= self.left as usize
     }
 

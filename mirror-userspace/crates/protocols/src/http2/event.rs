@@ -58,7 +58,9 @@ fn pack_stream(stream: &Stream, packer: &mut Packer<'_>) {
     packer.u64(length);
     packer.duration(latency);
     packer.u64(priority.map_or(NONE, u64::from));
-    errors.into_iter().for_each(|error| packer.u64(error.map_or(NONE, u64::from)));
+    for error in errors {
+        packer.u64(error.map_or(NONE, u64::from));
+    }
 }
 
 fn unpack_stream(unpacker: &mut Unpacker<'_>) -> Option<Stream> {
@@ -412,7 +414,9 @@ impl EveEvent for LossEvent {
     type Unpacked<'a> = Self;
 
     fn pack(&self, packer: &mut Packer<'_>) {
-        [self.0.blocks, self.0.fields, self.0.streams].into_iter().for_each(|count| packer.u32(count));
+        for count in [self.0.blocks, self.0.fields, self.0.streams] {
+            packer.u32(count);
+        }
     }
 
     fn unpack(unpacker: &mut Unpacker<'_>) -> Option<Self> {

@@ -53,12 +53,12 @@ impl Head {
     /// Reads the head of a frame. Returns `None` if there are too few bytes.
     #[must_use]
     pub fn read(bytes: &[u8]) -> Option<Self> {
-        let &[a, b, c, kind, flags, d, e, f, g] = bytes.first_chunk::<HEAD>()?;
+        let &[high, middle, low, kind, flags, ref stream @ ..] = bytes.first_chunk::<HEAD>()?;
         Some(Self {
-            len: u32::from_be_bytes([0, a, b, c]),
+            len: u32::from_be_bytes([0, high, middle, low]),
             kind,
             flags,
-            stream: u32::from_be_bytes([d, e, f, g]) & 0x7fff_ffff,
+            stream: u32::from_be_bytes(*stream) & 0x7fff_ffff,
         })
     }
 
@@ -114,7 +114,7 @@ pub fn begins(direction: Direction, bytes: &[u8]) -> Option<bool> {
     if direction == Direction::ToServer && preface > 0 && bytes.get(..preface) == PREFACE.get(..preface) {
         return (preface == PREFACE.len()).then_some(true);
     }
-    let Some(head) = Head::read(bytes) else { return None };
+    let head = Head::read(bytes)?;
     if !head.is_likely(bytes) {
         return Some(false);
     }

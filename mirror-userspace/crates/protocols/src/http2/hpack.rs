@@ -221,7 +221,7 @@ impl Table {
     fn indexed(&self, index: usize, budget: &mut usize, list: &mut FieldList) {
         match self.get(index) {
             Some((Some(name), value)) if takes(name.len() + value.len(), budget, list) => {
-                list.push(name, value)
+                list.push(name, value);
             }
             _ => list.omitted += 1,
         }
@@ -268,12 +268,9 @@ impl Table {
     /// Returns name and value of an entry: of the static table, and behind it of this one. The name is `None` if it is
     /// not known.
     fn get(&self, index: usize) -> Option<(Option<&[u8]>, &[u8])> {
-        let dynamic = match index.checked_sub(STATIC.len() + 1) {
-            Some(dynamic) => dynamic,
-            None => {
-                let (name, value) = STATIC.get(index.checked_sub(1)?)?;
-                return Some((Some(name.as_bytes()), value.as_bytes()));
-            }
+        let Some(dynamic) = index.checked_sub(STATIC.len() + 1) else {
+            let (name, value) = STATIC.get(index.checked_sub(1)?)?;
+            return Some((Some(name.as_bytes()), value.as_bytes()));
         };
         let entry = self.entries.get(dynamic)?;
         let bytes = self.bytes.get((entry.at - self.begin) as usize..)?.get(..entry.len())?;

@@ -167,7 +167,7 @@ mod tests {
             patterns in prop::collection::vec("[ab{@\\[]{4,8}", 0..40),
             bytes in "[abAB{@\\[]{0,60}",
         ) {
-            let of: Vec<_> = patterns.iter().map(|pattern| pattern.as_bytes()).zip(0..).collect();
+            let of: Vec<_> = patterns.iter().map(String::as_bytes).zip(0..).collect();
             let windows = Windows::new(&of);
             let mut found = Vec::new();
             windows.find(bytes.as_bytes(), |value| found.push(value));

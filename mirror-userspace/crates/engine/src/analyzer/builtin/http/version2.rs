@@ -1,5 +1,9 @@
 //! HTTP/2 (RFC 9113): each stream with its request and response becomes an event, as do SETTINGS and GOAWAY frames.
 //! Calls of gRPC become events of their own, too.
+#![expect(
+    clippy::similar_names,
+    reason = "content and context are the terms of this protocol and of this crate"
+)]
 
 mod streams;
 
@@ -465,11 +469,15 @@ impl Connection {
             kind::RST_STREAM => http2::number(payload).into_iter().for_each(|it| fact(Http2Fact::Error, it)),
             kind::GOAWAY => {
                 let code = payload.get(4..).and_then(http2::number);
-                code.into_iter().for_each(|code| fact(Http2Fact::Error, code));
+                if let Some(code) = code {
+                    fact(Http2Fact::Error, code);
+                }
             }
             kind::WINDOW_UPDATE => {
                 let window = http2::number(payload).map(|window| window & 0x7fff_ffff);
-                window.into_iter().for_each(|window| fact(Http2Fact::Window, window));
+                if let Some(window) = window {
+                    fact(Http2Fact::Window, window);
+                }
             }
             kind::PRIORITY => {
                 payload.get(4).into_iter().for_each(|weight| fact(Http2Fact::Priority, u32::from(*weight)));
@@ -559,7 +567,9 @@ impl Connection {
             if context.wants_frames() {
                 let mut fact = |of, value| context.fact(TransactionFact::Http2(of, value));
                 fact(Http2Fact::FrameType, u32::from(kind::HEADERS));
-                priority.into_iter().for_each(|weight| fact(Http2Fact::Priority, u32::from(weight)));
+                if let Some(weight) = priority {
+                    fact(Http2Fact::Priority, u32::from(weight));
+                }
                 list.updates().iter().for_each(|size| fact(Http2Fact::TableSize, *size));
             }
             let body = if is_request {

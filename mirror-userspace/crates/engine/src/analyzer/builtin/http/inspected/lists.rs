@@ -91,7 +91,9 @@ fn put_line(
     context: &mut Context<'_>,
 ) {
     room.clear();
-    parts.iter().for_each(|part| room.extend_from_slice(part));
+    for part in parts {
+        room.extend_from_slice(part);
+    }
     put(buffer, Some(room), context);
     if context.wants(Buffer::HttpStart) {
         append_header(list, room);

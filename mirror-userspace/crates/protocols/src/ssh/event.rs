@@ -60,7 +60,11 @@ impl EveEvent for BannersEvent<'_> {
             let [proto_version, software_version, hash, string] =
                 tags(direction).map(|tag| pack::get(self.values, tag).map(Bytes));
             let fingerprint = hash.zip(string).map(|(hash, string)| Fingerprint { hash, string });
-            Some(Side { proto_version: proto_version?, software_version: software_version?, hassh: fingerprint })
+            Some(Side {
+                proto_version: proto_version?,
+                software_version: software_version?,
+                hassh: fingerprint,
+            })
         });
         writer.line(&Object { client, server })
     }

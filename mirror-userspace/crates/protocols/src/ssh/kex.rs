@@ -57,7 +57,8 @@ impl Hassh {
             let (len, behind) = rest.split_first_chunk::<4>()?;
             (*list, rest) = behind.split_at_checked(u32::from_be_bytes(*len) as usize)?;
         }
-        let [kex, _, to_server, to_client, mac_to_server, mac_to_client, zip_to_server, zip_to_client] = lists;
+        let [kex, _, to_server, to_client, mac_to_server, mac_to_client, zip_to_server, zip_to_client] =
+            lists;
         let string = match direction {
             Direction::ToServer => [kex, to_server, mac_to_server, zip_to_server],
             Direction::ToClient => [kex, to_client, mac_to_client, zip_to_client],

@@ -18,6 +18,7 @@
 pub mod detect;
 pub mod dns;
 pub mod eve;
+pub mod grpc;
 pub mod http;
 pub mod http2;
 pub mod pack;

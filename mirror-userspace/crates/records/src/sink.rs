@@ -24,7 +24,7 @@ use mirror_base::sandbox::{self, Kind};
 use mirror_packet::{Conversation, Sources};
 use mirror_protocols::ANALYZED;
 use mirror_protocols::eve::{EveEvent, Packer};
-use mirror_protocols::http2::CallEvent;
+use mirror_protocols::grpc::CallEvent;
 use mirror_protocols::preamble::Relayed;
 use serde::Serialize;
 use tokio::sync::oneshot;

@@ -117,7 +117,7 @@ pub fn request_field<'a>(values: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
 }
 
 /// Returns the value of a field of a request, or of a response.
-pub(super) fn field<'a>(values: &'a [u8], of: u8, name: &[u8]) -> Option<&'a [u8]> {
+pub(crate) fn field<'a>(values: &'a [u8], of: u8, name: &[u8]) -> Option<&'a [u8]> {
     fields(values, of).find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
 }
 

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::Direction::{ToClient, ToServer};
 use crate::eve::{EveEvent, EveWriter, Packer, Unpacker};
+use crate::grpc::{CallEvent, is_grpc};
 use crate::pack;
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {

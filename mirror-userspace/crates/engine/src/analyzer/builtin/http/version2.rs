@@ -10,10 +10,11 @@ mod streams;
 use std::collections::VecDeque;
 
 use mirror_packet::{Direction, SECOND};
+use mirror_protocols::grpc::{CallEvent, is_grpc};
 use mirror_protocols::http::tag as first_tag;
 use mirror_protocols::http2::{
-    self, CallEvent, Control, ControlEvent, FieldList, Head, LossEvent, Losses, PREFACE, StreamEvent, Table,
-    flag, kind, tag, unpadded,
+    self, Control, ControlEvent, FieldList, Head, LossEvent, Losses, PREFACE, StreamEvent, Table, flag, kind,
+    tag, unpadded,
 };
 use mirror_protocols::pack;
 use mirror_signatures::facts::{Http2Fact, TransactionFact};
@@ -542,7 +543,7 @@ impl Connection {
         let before = open.packed.capacity();
         open.cost += keep(&mut open.packed, if is_request { 0 } else { tag::RESPONSE }, list);
         let grown = open.packed.capacity() - before;
-        open.is_call |= is_first && list.get(b"content-type").is_some_and(http2::is_grpc);
+        open.is_call |= is_first && list.get(b"content-type").is_some_and(is_grpc);
         if is_first && is_request {
             open.stream.priority = priority;
             // The response came before it: the mirror has changed their order.

@@ -1,8 +1,7 @@
 //! Calls of gRPC over HTTP/2: the event with the object `service`.
 
-use super::event::{self, tag};
-use super::{Stream, StreamEvent};
 use crate::eve::{EveEvent, EveWriter, Measured, Packer, Unpacker};
+use crate::http2::{self, Stream, StreamEvent, tag};
 use crate::service::{Dialect, ServiceEvent, Status};
 
 /// Bytes of a method, and of a service.
@@ -26,13 +25,13 @@ impl<'a> CallEvent<'a> {
     #[must_use]
     pub fn new(stream: &StreamEvent<'a>, code: &'a mut [u8; 16]) -> Self {
         let StreamEvent { stream: Stream { status, length, latency, errors, .. }, values } = *stream;
-        let path = event::field(values, 0, b":path").unwrap_or_default();
+        let path = http2::field(values, 0, b":path").unwrap_or_default();
         let path = path.strip_prefix(b"/").unwrap_or(path);
         let (service, method) = match path.iter().rposition(|&byte| byte == b'/') {
             Some(slash) => (path.get(..slash).unwrap_or_default(), path.get(slash + 1..).unwrap_or_default()),
             None => (&[][..], path),
         };
-        let of_call = event::field(values, tag::RESPONSE, b"grpc-status");
+        let of_call = http2::field(values, tag::RESPONSE, b"grpc-status");
         let reset = errors.into_iter().flatten().find(|&error| error != 0);
         let (status, code) = match (of_call, reset) {
             (Some(b"0"), _) => (Status::Ok, &[][..]),

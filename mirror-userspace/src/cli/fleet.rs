@@ -8,11 +8,12 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Subcommand;
 use futures_util::future::join_all;
+use mirror_base::escaped;
 use mirror_control::api::Token;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::progress::grouped;
+use super::progress::{columns, grouped};
 use super::top::client::{Address, Failure, Server};
 
 /// Ask several running captures at once
@@ -160,8 +161,11 @@ impl Figures {
         }
     }
 
-    fn cells(&self) -> [String; 6] {
-        [self.seen, self.delivered, self.lost, self.records, self.one_sided, self.stalled].map(grouped)
+    fn cells(&self, name: &str) -> [String; 7] {
+        let Self { seen, delivered, lost, records, one_sided, stalled, .. } = *self;
+        let [seen, delivered, lost, records, one_sided, stalled] =
+            [seen, delivered, lost, records, one_sided, stalled].map(grouped);
+        [name.to_owned(), seen, delivered, lost, records, one_sided, stalled]
     }
 }
 
@@ -202,33 +206,22 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
 /// The seconds of a capture and its figures, or the reason why they are missing.
 type Answer = Result<(f64, Figures), Failure>;
 
-/// The titles of the columns behind the appliance's name.
-const TITLES: [&str; 6] = ["SEEN", "DELIVERED", "LOST", "RECORDS", "ONE-SIDED", "STALLED"];
+/// The titles of the columns.
+const TITLES: [&str; 7] = ["APPLIANCE", "SEEN", "DELIVERED", "LOST", "RECORDS", "ONE-SIDED", "STALLED"];
 
 fn table(figures: &[(String, Answer)], total: &Figures) -> String {
-    let mut rows = vec![("APPLIANCE", TITLES.map(ToOwned::to_owned))];
-    let answered = figures.iter().filter_map(|(name, figures)| Some((name.as_str(), figures.as_ref().ok()?)));
-    rows.extend(answered.map(|(name, (_, figures))| (name, figures.cells())));
-    rows.push(("all", total.cells()));
-    let name_width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    let widths: [usize; 6] = std::array::from_fn(|column| {
-        rows.iter().filter_map(|(_, cells)| cells.get(column)).map(String::len).max().unwrap_or(0)
-    });
-    let mut text = String::new();
-    for (name, cells) in &rows {
-        let _ = write!(text, "{name:<name_width$}");
-        for (cell, width) in cells.iter().zip(widths) {
-            let _ = write!(text, "  {cell:>width$}");
-        }
-        text.push('\n');
-    }
+    let mut rows = vec![TITLES.map(ToOwned::to_owned)];
+    rows.extend(figures.iter().filter_map(|(name, figures)| Some(figures.as_ref().ok()?.1.cells(name))));
+    rows.push(total.cells("all"));
+    let mut text = columns(&rows, 1);
     for (name, figures) in figures {
         if let Err(failure) = figures {
+            // Writing to a string cannot fail.
             let _ = writeln!(text, "{name}: {failure}");
         }
     }
     for (name, count) in total.losses.iter().filter(|(_, count)| **count > 0) {
-        let _ = writeln!(text, "lost: {name} {}", grouped(*count));
+        let _ = writeln!(text, "lost: {} {}", escaped(name), grouped(*count));
     }
     text
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
+use mirror_base::escaped;
 use mirror_control::counters::{self, Severity};
 use mirror_control::observe::tap::TapCounts;
 use mirror_control::stats::{Interface, Named, Policy, Rule, Stats, Store, Vni, split_advice};
@@ -99,6 +100,30 @@ pub(super) fn grouped(number: u64) -> String {
             text.push(',');
         }
         text.push(digit);
+    }
+    text
+}
+
+/// Formats rows as columns two blanks apart, of which those from `right` on are aligned to the right. No character of a
+/// cell controls the terminal.
+pub(super) fn columns<const N: usize>(rows: &[[String; N]], right: usize) -> String {
+    let rows: Vec<[String; N]> = rows.iter().map(|row| row.each_ref().map(|cell| escaped(cell))).collect();
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    });
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+            // Writing to a string cannot fail.
+            let _ = if column < right {
+                write!(line, "{cell:<width$}  ")
+            } else {
+                write!(line, "{cell:>width$}  ")
+            };
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
     }
     text
 }

@@ -7,7 +7,7 @@ use mirror_records::names::{Host, Session};
 use crate::client::{CallError, Client};
 use crate::ec2::{self, Instance, Interface, MirrorSession};
 
-/// What is known of an account in a region.
+/// The sessions and hosts of an account in a region.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Description {
     /// The sessions whose frames can be recognised.
@@ -137,7 +137,7 @@ fn joined(
     described
 }
 
-/// Who has an interface.
+/// The owner of an interface.
 #[derive(Debug, PartialEq, Eq)]
 struct Owner {
     kind: &'static str,

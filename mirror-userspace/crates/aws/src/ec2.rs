@@ -92,7 +92,7 @@ pub struct Interface {
     pub owner_id: Option<String>,
     /// The primary IPv4 address.
     pub private_ip_address: Option<IpAddr>,
-    /// What it is attached to.
+    /// Its attachment.
     pub attachment: Option<Attachment>,
     /// Its tags.
     #[serde(default)]

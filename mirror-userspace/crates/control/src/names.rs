@@ -8,13 +8,12 @@ use std::thread;
 use std::time::Duration;
 
 use mirror_base::Slot;
-use mirror_base::sandbox::{self, Kind};
 use mirror_records::names::{Names, Watched};
+
+use crate::host::spawn_beside;
 
 /// The interval at which the files are looked at.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// The priority of the thread, as `nice(2)` takes it.
-const NICE: i32 = 19;
 
 /// Leaves the names of `files` in `slot` now, and again whenever a file changes, until the process ends. A file that cannot
 /// be used is reported once, and its last names stay.
@@ -27,10 +26,6 @@ pub fn follow(files: &[PathBuf], slot: Arc<Slot<Option<Arc<Names>>>>) -> io::Res
         return Ok(());
     }
     let mut watched = Watched::new(files);
-    // On Linux, the value applies to the thread only. If the call fails, it has the priority of other threads.
-    let lower = || {
-        let _ = rustix::process::nice(NICE);
-    };
     let run = move || {
         loop {
             let (names, errors) = watched.read();
@@ -44,6 +39,5 @@ pub fn follow(files: &[PathBuf], slot: Arc<Slot<Option<Arc<Names>>>>) -> io::Res
             thread::sleep(INTERVAL);
         }
     };
-    // It ends with the process.
-    sandbox::spawn("names".to_owned(), Kind::Main, lower, run).map(drop)
+    spawn_beside("names", run)
 }

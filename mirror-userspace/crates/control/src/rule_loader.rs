@@ -5,14 +5,12 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use mirror_base::sandbox::{self, Kind};
 use mirror_signatures::engine::{AlertPayload, Engine};
 use mirror_signatures::ruleset::Report;
 use mirror_signatures::sources::{LoadError, Sources};
 use tokio::sync::oneshot;
 
-/// The priority of the thread, as `nice(2)` takes it.
-const NICE: i32 = 19;
+use crate::host::spawn_beside;
 
 /// Rules that are ready.
 #[derive(Debug)]
@@ -48,12 +46,7 @@ impl RuleLoader {
     /// Starts the thread, which may read what the main thread may read.
     pub fn start() -> io::Result<Self> {
         let (queue, requests) = sync_channel(1);
-        // On Linux, the value applies to the thread only. If the call fails, it has the priority of other threads.
-        let lower = || {
-            let _ = rustix::process::nice(NICE);
-        };
-        // It ends with the process.
-        let _ = sandbox::spawn("rules".to_owned(), Kind::Main, lower, move || run(&requests))?;
+        spawn_beside("rules", move || run(&requests))?;
         Ok(Self(queue))
     }
 

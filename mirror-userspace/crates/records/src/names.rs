@@ -175,7 +175,7 @@ impl NamesFile {
     }
 }
 
-/// What a record says about a session.
+/// The members that a record has about a session.
 #[derive(Debug)]
 struct Named {
     /// The members for the object `mirror`, each with a comma before it.
@@ -294,10 +294,8 @@ impl Named {
         };
         let mut members = Vec::new();
         if let [_, _, ..] = fitting {
-            let candidates: Vec<_> =
-                fitting.iter().take(MAX_CANDIDATES).map(|(session, _)| session).collect();
-            let names: Vec<_> =
-                candidates.iter().map(|session| session.session.as_deref().unwrap_or("unnamed")).collect();
+            let name = |(session, _): &(&'a Session, Age)| session.session.as_deref().unwrap_or("unnamed");
+            let names: Vec<_> = fitting.iter().take(MAX_CANDIDATES).map(name).collect();
             member(&mut members, "candidates", &names);
         }
         let fields: [(&str, Field); 7] = [

@@ -8,6 +8,7 @@ use mirror_records::names::Session;
 use serde_json::{Value, json};
 
 use super::Accounts;
+use crate::cli::progress::columns;
 
 /// Show the mirror sessions, with the instances they mirror
 ///
@@ -112,20 +113,7 @@ const TITLES: [&str; 10] =
 fn table(rows: &[Row<'_>]) -> String {
     let cells: Vec<_> =
         [TITLES.map(ToOwned::to_owned)].into_iter().chain(rows.iter().map(Row::cells)).collect();
-    let width = |column: usize| {
-        cells.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: [usize; 10] = std::array::from_fn(width);
-    let mut text = String::new();
-    for row in &cells {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
-            // Writing into a string does not fail.
-            let _ = write!(line, "{cell:<width$}  ");
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
+    let mut text = columns(&cells, TITLES.len());
     let idle = rows.iter().filter(|row| {
         matches!(row.details.state.as_deref(), Some("stopped" | "stopping" | "terminated" | "shutting-down"))
     });

@@ -1,11 +1,12 @@
 //! `mirror-xdp aws size`: the instance types that can take an amount of mirrored traffic.
 
-use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use mirror_aws::client::{Client, ClientSettings};
 use mirror_aws::ec2::{self, InstanceType};
 use serde_json::json;
+
+use crate::cli::progress::columns;
 
 /// Choose an instance type for an amount of mirrored traffic
 ///
@@ -159,6 +160,23 @@ fn described(kind: &InstanceType) -> serde_json::Value {
     })
 }
 
+/// The titles of the columns.
+const TITLES: [&str; 7] = ["TYPE", "VCPUS", "GIB", "BASELINE GBPS", "PEAK GBPS", "QUEUES", "MAX QUEUES"];
+
+fn cells(kind: &InstanceType) -> [String; 7] {
+    let card = kind.network_info.card();
+    let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
+    [
+        kind.instance_type.clone(),
+        kind.v_cpu_info.cpus.to_string(),
+        (kind.memory_info.mebibytes / 1024).to_string(),
+        number(card.and_then(|card| card.baseline_bandwidth_in_gbps)),
+        number(card.and_then(|card| card.peak_bandwidth_in_gbps)),
+        number(card.and_then(|card| card.default_ena_queue_count_per_interface).map(f64::from)),
+        number(card.and_then(|card| card.maximum_ena_queue_count_per_interface).map(f64::from)),
+    ]
+}
+
 fn table(args: &Args, need: Need, types: &[InstanceType]) -> String {
     let mut text = format!(
         "{:.2} Gbit/s with outer headers, {} workers of {:.0} packets/s, {} vCPUs, {} GiB of memory\n\n",
@@ -168,27 +186,9 @@ fn table(args: &Args, need: Need, types: &[InstanceType]) -> String {
         need.cpus,
         need.mebibytes.div_ceil(1024)
     );
-    // Writing into a string does not fail.
-    let _ = writeln!(
-        text,
-        "{:<20}  {:>5}  {:>6}  {:>14}  {:>10}  {:>6}  {:>10}",
-        "TYPE", "VCPUS", "GIB", "BASELINE GBPS", "PEAK GBPS", "QUEUES", "MAX QUEUES"
-    );
-    for kind in types {
-        let card = kind.network_info.card();
-        let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
-        let _ = writeln!(
-            text,
-            "{:<20}  {:>5}  {:>6}  {:>14}  {:>10}  {:>6}  {:>10}",
-            kind.instance_type,
-            kind.v_cpu_info.cpus,
-            kind.memory_info.mebibytes / 1024,
-            number(card.and_then(|card| card.baseline_bandwidth_in_gbps)),
-            number(card.and_then(|card| card.peak_bandwidth_in_gbps)),
-            number(card.and_then(|card| card.default_ena_queue_count_per_interface).map(f64::from)),
-            number(card.and_then(|card| card.maximum_ena_queue_count_per_interface).map(f64::from)),
-        );
-    }
+    let mut rows = vec![TITLES.map(ToOwned::to_owned)];
+    rows.extend(types.iter().map(cells));
+    text.push_str(&columns(&rows, 1));
     if types.is_empty() {
         text.push_str("no type of the region has all of that: spread the sessions over several appliances\n");
     }

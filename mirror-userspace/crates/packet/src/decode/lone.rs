@@ -23,7 +23,7 @@ pub struct LonePacket<'a> {
     pub vlans: Vlans,
     /// The captured part of the packet, from its IP header on.
     pub network: &'a [u8],
-    /// What is behind the IP header; empty for a fragment.
+    /// The bytes behind the IP header; none of a fragment.
     pub transport: &'a [u8],
 }
 

@@ -73,7 +73,7 @@ pub enum Progress {
     Done,
 }
 
-/// What becomes of data that was inspected.
+/// The fate of data that was inspected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum After {
     /// It stays, for the transaction that it is part of.

@@ -55,7 +55,7 @@ const MAX_TARGET: usize = 256;
 const MAX_SPARE: usize = 64;
 const MAX_SPARE_ROOM: usize = 64 * 1024;
 
-/// What connections share, besides what they share with HTTP/1.
+/// The parts that connections share, besides those that they share with HTTP/1.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     list: FieldList,
@@ -65,7 +65,7 @@ pub(super) struct Shared {
     spare: Vec<Box<Connection>>,
 }
 
-/// What a connection works with.
+/// The tools that a connection works with.
 pub(super) struct Tools<'a> {
     pub(super) watch: &'a Watch,
     pub(super) handover: &'a mut Handover,
@@ -127,9 +127,33 @@ pub(super) struct Connection {
     losses: Losses,
     /// Streams that the client has reset, and the times of that.
     reset: VecDeque<(u32, u64)>,
-    /// Bodies that rules inspect, and the bytes that they hold.
-    bodies: usize,
-    room_of_bodies: usize,
+    bodies: Bodies,
+}
+
+/// The bodies of a connection that rules inspect.
+#[derive(Debug, Default)]
+struct Bodies {
+    count: usize,
+    /// The bytes that they hold.
+    room: usize,
+}
+
+impl Bodies {
+    /// Ends the body of a direction, if there is one.
+    fn end(
+        &mut self,
+        open: &mut Open,
+        direction: Direction,
+        handover: &mut Handover,
+        context: &mut Context<'_>,
+    ) {
+        let slot = &mut open.inspected[direction as usize];
+        if let Some(body) = slot {
+            self.count -= 1;
+            self.room = self.room.saturating_sub(body.room());
+            handover.end(slot, direction, context);
+        }
+    }
 }
 
 impl Shared {
@@ -186,7 +210,7 @@ impl Connection {
     pub(super) fn held(&self) -> usize {
         let sides: usize = self.sides.iter().map(|side| side.table.room() + side.block.capacity()).sum();
         let reset = self.reset.capacity() * size_of::<(u32, u64)>();
-        size_of::<Self>() + sides + self.streams.room() + reset + self.room_of_bodies
+        size_of::<Self>() + sides + self.streams.room() + reset + self.bodies.room
     }
 
     /// Releases the memory for streams and fields. Frames are followed further.
@@ -196,7 +220,7 @@ impl Connection {
         }
         self.streams = Streams::default();
         self.reset = VecDeque::new();
-        (self.bodies, self.room_of_bodies) = (0, 0);
+        self.bodies = Bodies::default();
     }
 
     pub(super) fn data(
@@ -564,7 +588,7 @@ impl Connection {
             tools.watch.one_of_names(Cause::Host, host, &mut self.credit.alerts, context);
         }
         if is_first && context.is_inspected() && !is_pushed {
-            let has_body = !ends && self.bodies < MAX_BODIES;
+            let has_body = !ends && self.bodies.count < MAX_BODIES;
             if context.wants_frames() {
                 let mut fact = |of, value| context.fact(TransactionFact::Http2(of, value));
                 fact(Http2Fact::FrameType, u32::from(kind::HEADERS));
@@ -581,8 +605,8 @@ impl Connection {
             if let Some(body) = body
                 && let Some(open) = self.streams.get(stream)
             {
-                self.bodies += 1;
-                self.room_of_bodies += body.room();
+                self.bodies.count += 1;
+                self.bodies.room += body.room();
                 open.inspected[side as usize] = Some(body);
             }
         }
@@ -609,8 +633,8 @@ impl Connection {
             let before = body.room();
             tools.handover.content(slot, direction, bytes, context);
             let after = slot.as_ref().map_or(0, |body| body.room());
-            self.bodies -= usize::from(slot.is_none());
-            self.room_of_bodies = (self.room_of_bodies + after).saturating_sub(before);
+            self.bodies.count -= usize::from(slot.is_none());
+            self.bodies.room = (self.bodies.room + after).saturating_sub(before);
         }
     }
 
@@ -627,12 +651,7 @@ impl Connection {
         if direction == Direction::ToServer && !open.seen[Direction::ToClient as usize] {
             open.asked = Some(context.time());
         }
-        let slot = &mut open.inspected[direction as usize];
-        if let Some(body) = slot {
-            self.bodies -= 1;
-            self.room_of_bodies = self.room_of_bodies.saturating_sub(body.room());
-            tools.handover.end(slot, direction, context);
-        }
+        self.bodies.end(open, direction, tools.handover, context);
         if open.ended == [true; 2] && open.seen == [true; 2] {
             self.close(stream, tools, context);
         }
@@ -640,15 +659,10 @@ impl Connection {
 
     /// Closes a stream: its event follows, if there was a request or a response.
     fn close(&mut self, stream: u32, tools: &mut Tools<'_>, context: &mut Context<'_>) {
-        let Self { streams, credit, bodies, room_of_bodies, .. } = self;
+        let Self { streams, credit, bodies, .. } = self;
         streams.close(stream, |open| {
             for direction in [Direction::ToServer, Direction::ToClient] {
-                let slot = &mut open.inspected[direction as usize];
-                if let Some(body) = slot {
-                    *bodies -= 1;
-                    *room_of_bodies = room_of_bodies.saturating_sub(body.room());
-                    tools.handover.end(slot, direction, context);
-                }
+                bodies.end(open, direction, tools.handover, context);
             }
             emit(open, credit, &mut tools.shared.room, context);
         });
@@ -695,12 +709,7 @@ impl Connection {
                     if direction == Direction::ToClient {
                         open.stream.length += u64::from(of_content);
                     }
-                    let slot = &mut open.inspected[direction as usize];
-                    if let Some(body) = slot {
-                        self.bodies -= 1;
-                        self.room_of_bodies = self.room_of_bodies.saturating_sub(body.room());
-                        tools.handover.end(slot, direction, context);
-                    }
+                    self.bodies.end(open, direction, tools.handover, context);
                 }
                 // The end of the frame, if it was reached, is noted with what follows.
                 self.bytes(direction, &[], tools, context);

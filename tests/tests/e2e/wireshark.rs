@@ -104,15 +104,17 @@ fn the_capture_is_one_of_its_interfaces() {
 #[test]
 fn what_is_wrong_is_told_by_wireshark() {
     let Some(desk) = Desk::new() else { return };
-    let said = |arguments: &str| {
-        let tshark = Process::spawn(&mut desk.tshark(&format!("{PREFERENCE} -i mirror-xdp {arguments}")));
-        tshark.unwrap().wait(mirror_xdp_tests::appliance::PATIENCE).unwrap().stderr.join("\n")
+    // tshark leaves the message out if it notices the end of the program that wrote it before it reads the pipe.
+    let told = |arguments: &str, message: &str| {
+        wait_until(message, || {
+            let mut tshark = desk.tshark(&format!("{PREFERENCE} -i mirror-xdp {arguments}"));
+            let process = Process::spawn(&mut tshark).unwrap();
+            process.wait(mirror_xdp_tests::appliance::PATIENCE).unwrap().stderr.join("\n").contains(message)
+        });
     };
-    let nobody = said("-c 1");
-    assert!(nobody.contains("no mirror-xdp answers there"), "{nobody}");
+    told("-c 1", "no mirror-xdp answers there");
     let appliance = desk.bed.start(&[]);
-    let wrong = said("-c 1 -f 'udp prot 53'");
-    assert!(wrong.contains("column 5"), "{wrong}");
+    told("-c 1 -f 'udp prot 53'", "column 5");
     appliance.stop().assert_conserved();
 }
 

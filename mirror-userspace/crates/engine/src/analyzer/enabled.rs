@@ -2,17 +2,17 @@
 
 use mirror_protocols::detect::{AppProto, OptIn};
 
-use super::registry::{OPTIONAL, Set};
+use super::registry::{BuiltinSet, OPTIONAL};
 
 /// The built-in analyzers that run, of those that emit events of their own. All others always run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Enabled(Set);
+pub struct Enabled(BuiltinSet);
 
 impl Default for Enabled {
     /// Returns all analyzers but those of protocols that are off by default.
     fn default() -> Self {
         let off = OPTIONAL.iter().filter(|(protocol, _)| protocol.is_opt_in());
-        Self(off.fold(Set::MAX, |set, (_, bit)| set & !bit))
+        Self(off.fold(BuiltinSet::MAX, |set, (_, bit)| set & !bit))
     }
 }
 
@@ -20,12 +20,12 @@ impl Enabled {
     /// Returns the set in which all optional analyzers are off.
     #[must_use]
     pub fn none() -> Self {
-        Self(OPTIONAL.iter().fold(Set::MAX, |set, (_, bit)| set & !bit))
+        Self(OPTIONAL.iter().fold(BuiltinSet::MAX, |set, (_, bit)| set & !bit))
     }
 
     /// Returns the names of all optional analyzers, in alphabetical order.
     pub fn all_names() -> impl Iterator<Item = &'static str> {
-        Self(Set::MAX).names()
+        Self(BuiltinSet::MAX).names()
     }
 
     /// Returns this set with the analyzer of this name added, or `None` if there is none.
@@ -51,8 +51,13 @@ impl Enabled {
         OPTIONAL.iter().filter(move |(_, bit)| self.0 & bit != 0).map(|&(protocol, _)| protocol)
     }
 
-    pub(super) const fn set(self) -> Set {
+    pub(super) const fn set(self) -> BuiltinSet {
         self.0
+    }
+
+    /// Returns true if the analyzer of this number runs.
+    pub(super) const fn has(self, number: u32) -> bool {
+        self.0 & 1 << number != 0
     }
 }
 

@@ -16,8 +16,8 @@ pub struct AnalyzerMemory {
 /// The state of a flow for an analyzer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StateOf {
-    /// The bit of the analyzer.
-    pub(super) bit: u32,
+    /// The number of the analyzer.
+    pub(super) number: u32,
     /// The state's place among those of the analyzer.
     pub(super) place: u32,
 }
@@ -61,9 +61,9 @@ impl Held {
         self.forgotten
     }
 
-    /// Returns access for the analyzer with this bit.
-    pub(super) const fn of(&mut self, bit: u32) -> HeldBy<'_> {
-        HeldBy { bit, all: self }
+    /// Returns access for the analyzer with this number.
+    pub(super) const fn of(&mut self, analyzer: u32) -> HeldBy<'_> {
+        HeldBy { analyzer, all: self }
     }
 
     /// Returns true if there are states that are to give their memory back.
@@ -80,7 +80,7 @@ impl Held {
 /// The memory of all analyzers, for one of them.
 #[derive(Debug)]
 pub(super) struct HeldBy<'a> {
-    bit: u32,
+    analyzer: u32,
     all: &'a mut Held,
 }
 
@@ -93,7 +93,7 @@ impl HeldBy<'_> {
     /// number.
     pub(super) fn enter(&mut self, place: u32, host: u16) -> u32 {
         let Held { states, free, shares, .. } = &mut *self.all;
-        let state = StateOf { bit: self.bit, place };
+        let state = StateOf { number: self.analyzer, place };
         let number = if let Some(number) = free.pop() {
             states[number as usize] = state;
             number

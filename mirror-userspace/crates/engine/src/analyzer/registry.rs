@@ -14,8 +14,16 @@ use super::{Analyzer, Consumed, Context, Direction, Enabled, Event, Filter, Inte
 use crate::FlowIndex;
 use crate::indicators::Indicators;
 
-/// A set of a worker's analyzers, one bit for each.
-pub(super) type Set = u32;
+/// A set of the analyzers that follow a flow, one bit for each: [`SLOTS`] bits for built-in ones, whose numbers the
+/// flow has, one for each of those that the user registered, and [`INSPECTION`].
+type Set = u16;
+
+/// The built-in analyzers that may follow a flow, one after the other. Only HTTP and protocols that negotiate TLS make
+/// way for another protocol, and each of them follows a flow once, however often it comes: these, and a last one.
+const SLOTS: usize = 6;
+
+/// A set of built-in analyzers, one bit for each number.
+pub(super) type BuiltinSet = u64;
 
 /// More analyzers were registered than a worker can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +33,8 @@ pub struct TooMany;
 /// The bit of the rules, which take what analyzers take. They are no analyzer, see [`crate::inspection`].
 const INSPECTION: Set = 1 << (Set::BITS - 1);
 
-const _: () = assert!(REGISTERED as usize + Analyzers::MAX_REGISTERED < Set::BITS as usize, "widen `Set`");
+const _: () = assert!(SLOTS + Analyzers::MAX_REGISTERED < Set::BITS as usize, "widen `Set`");
+const _: () = assert!(REGISTERED <= BuiltinSet::BITS, "widen `BuiltinSet`");
 
 /// A function that registers a user's analyzers with those of a worker.
 pub type Register = fn(&mut Analyzers) -> Result<(), TooMany>;
@@ -53,6 +62,8 @@ pub struct Following {
     packets: Set,
     /// Those that want the data of each direction.
     data: [Set; 2],
+    /// The numbers of built-in analyzers, for those of the first [`SLOTS`] bits that are in one of the sets.
+    slots: [u8; SLOTS],
 }
 
 impl Following {
@@ -89,6 +100,24 @@ impl Following {
         self.data[direction as usize] &= !INSPECTION;
     }
 
+    /// Adds the built-in analyzer of a number to those that want data.
+    fn add_builtin(&mut self, number: u32) {
+        let used = self.followers();
+        let is_used = |slot: &usize| used & 1 << slot != 0;
+        let has = |slot: &usize| is_used(slot) && u32::from(self.slots[*slot]) == number;
+        // See `SLOTS`: one is free.
+        if let Some(slot) = (0..SLOTS).find(has).or_else(|| (0..SLOTS).find(|slot| !is_used(slot))) {
+            self.slots[slot] = number as u8;
+            self.add(1 << slot, false);
+        }
+    }
+
+    /// Returns the number of the analyzer that has a bit.
+    fn number(&self, bit: u32) -> u32 {
+        let registered = || REGISTERED + bit - SLOTS as u32;
+        self.slots.get(bit as usize).map_or_else(registered, |&number| number.into())
+    }
+
     const fn add(&mut self, analyzer: Set, packets: bool) {
         self.data[0] |= analyzer;
         self.data[1] |= analyzer;
@@ -117,6 +146,8 @@ pub struct Analyzers {
     /// Maximum number of flows of the worker.
     max_flows: usize,
     enabled: Enabled,
+    /// Those that were switched off, and may still follow flows.
+    retired: BuiltinSet,
     /// The protocols to recognise in addition to those that are on by default.
     opt_in: OptIn,
     held: Held,
@@ -130,6 +161,7 @@ impl Default for Analyzers {
             max_flows: 0,
             held: Held::new(AnalyzerMemory { few: 0, many: 0 }, FlowKeyHasher::new(0)),
             enabled: Enabled::default(),
+            retired: 0,
             opt_in: Enabled::default().opt_in(),
         }
     }
@@ -141,7 +173,7 @@ macro_rules! builtin {
     (() folders { $($variant:ident $name:ident: $folder:ident::$type:ident, $default:ident, $content:literal;)* }
      engine { $($engine_variant:ident $engine_name:ident, $engine_content:literal;)* }
      detected $detected:tt) => {
-        /// The numbers of the built-in analyzers: of their bits in a [`Set`].
+        /// The numbers of the built-in analyzers: of their bits in a [`BuiltinSet`].
         #[expect(non_camel_case_types, reason = "the names are those of the rows")]
         #[derive(Clone, Copy)]
         #[repr(u32)]
@@ -180,19 +212,19 @@ macro_rules! builtin {
             }
         }
 
-        /// Returns the built-in analyzers that want the flows of an application.
-        const fn wanting(application: AppProto) -> Set {
+        /// Returns the number of the built-in analyzer that wants the flows of an application.
+        const fn wanting(application: AppProto) -> Option<u32> {
             match application {
-                $(AppProto::$engine_variant => 1 << bit::$engine_name,)*
-                $(AppProto::$variant => 1 << bit::$name,)*
-                AppProto::Http2 => 1 << bit::http,
-                AppProto::Smtp | AppProto::Ftp | AppProto::Imap | AppProto::Rdp => 1 << bit::start_tls,
-                _ => 0,
+                $(AppProto::$engine_variant => Some(bit::$engine_name),)*
+                $(AppProto::$variant => Some(bit::$name),)*
+                AppProto::Http2 => Some(bit::http),
+                AppProto::Smtp | AppProto::Ftp | AppProto::Imap | AppProto::Rdp => Some(bit::start_tls),
+                _ => None,
             }
         }
 
         /// The analyzers that can be switched off: names, which are also those of their events, and sets.
-        pub(super) const OPTIONAL: &[(AppProto, Set)] = &[
+        pub(super) const OPTIONAL: &[(AppProto, BuiltinSet)] = &[
             $((AppProto::$engine_variant, 1 << bit::$engine_name),)*
             $((AppProto::$variant, 1 << bit::$name),)*
         ];
@@ -200,23 +232,23 @@ macro_rules! builtin {
 }
 protocols! { builtin () }
 
-/// The first bit of registered analyzers.
+/// The first number of registered analyzers.
 const REGISTERED: u32 = Number::Registered as u32;
 
-/// Calls a method of the analyzer with a given bit.
+/// Calls a method of the analyzer with a given number.
 macro_rules! call {
-    ($analyzers:expr, $bit:expr, $analyzer:ident => $call:expr) => {
-        protocols! { dispatch ($analyzers, $bit, $analyzer => $call) }
+    ($analyzers:expr, $number:expr, $analyzer:ident => $call:expr) => {
+        protocols! { dispatch ($analyzers, $number, $analyzer => $call) }
     };
 }
 
 /// Expands to a direct call for each built-in analyzer.
 macro_rules! dispatch {
-    (($analyzers:expr, $bit:expr, $analyzer:ident => $call:expr)
+    (($analyzers:expr, $number:expr, $analyzer:ident => $call:expr)
      folders { $($variant:ident $name:ident: $folder:ident::$type:ident, $default:ident, $content:literal;)* }
      engine { $($engine_variant:ident $engine_name:ident, $engine_content:literal;)* }
      detected $detected:tt) => {
-        match $bit {
+        match $number {
             $(bit::$engine_name => {
                 let $analyzer = &mut $analyzers.builtin.$engine_name;
                 Some($call)
@@ -229,7 +261,10 @@ macro_rules! dispatch {
                 let $analyzer = &mut $analyzers.builtin.start_tls;
                 Some($call)
             }
-            bit => $analyzers.registered.get_mut(bit.wrapping_sub(REGISTERED) as usize).map(|$analyzer| $call),
+            number => {
+                let registered = &mut $analyzers.registered;
+                registered.get_mut(number.wrapping_sub(REGISTERED) as usize).map(|$analyzer| $call)
+            }
         }
     };
 }
@@ -243,8 +278,8 @@ impl Analyzers {
     pub(crate) fn of_worker(max_flows: usize, memory: AnalyzerMemory, seed: u64) -> Self {
         let held = Held::new(memory, FlowKeyHasher::new(seed));
         let mut analyzers = Self { max_flows, held, ..Self::default() };
-        for bit in 0..REGISTERED {
-            call!(analyzers, bit, analyzer => analyzer.prepare(max_flows));
+        for number in 0..REGISTERED {
+            call!(analyzers, number, analyzer => analyzer.prepare(max_flows));
         }
         if let Some(register) = REGISTER.get() {
             // The same call succeeded before, in `register_everywhere`.
@@ -257,6 +292,7 @@ impl Analyzers {
     /// for flows that they follow. Analyzers that are switched on follow flows whose application is
     /// recognised from now on.
     pub fn enable(&mut self, enabled: Enabled) {
+        self.retired = (self.retired | self.enabled.set()) & !enabled.set();
         self.enabled = enabled;
         self.opt_in = enabled.opt_in();
     }
@@ -273,8 +309,8 @@ impl Analyzers {
 
     /// Sets the indicators: flows that have one of these names or fingerprints raise an alert.
     pub(crate) fn watch_for(&mut self, indicators: &Arc<Indicators>) {
-        for bit in 0..Set::BITS {
-            call!(self, bit, analyzer => analyzer.watch_for(indicators));
+        for number in 0..REGISTERED + self.registered.len() as u32 {
+            call!(self, number, analyzer => analyzer.watch_for(indicators));
         }
     }
 
@@ -300,7 +336,7 @@ impl Analyzers {
             return following;
         }
         let conversation = conversation();
-        for (bit, analyzer) in (REGISTERED..).zip(&self.registered) {
+        for (bit, analyzer) in (SLOTS..).zip(&self.registered) {
             let filter = analyzer.filter();
             if !filter.asks_for_application() && filter.wants(&conversation, None) {
                 following.add(1 << bit, filter.wants_packets());
@@ -316,7 +352,9 @@ impl Analyzers {
         application: AppProto,
         conversation: impl FnOnce() -> Conversation,
     ) {
-        following.add(wanting(application) & self.enabled.set(), false);
+        if let Some(number) = wanting(application).filter(|&number| self.enabled.has(number)) {
+            following.add_builtin(number);
+        }
         if application == AppProto::Quic {
             // All behind its handshake is encrypted.
             following.packets &= !INSPECTION;
@@ -325,7 +363,7 @@ impl Analyzers {
             return;
         }
         let conversation = conversation();
-        for (bit, analyzer) in (REGISTERED..).zip(&self.registered) {
+        for (bit, analyzer) in (SLOTS..).zip(&self.registered) {
             let filter = analyzer.filter();
             if filter.asks_for_application() && filter.wants(&conversation, Some(application)) {
                 following.add(1 << bit, filter.wants_packets());
@@ -334,8 +372,8 @@ impl Analyzers {
     }
 
     /// Adds the analyzer that looks for TLS in a flow whose protocol may negotiate it.
-    pub(crate) const fn look_for_tls(&self, following: &mut Following) {
-        following.add(1 << bit::start_tls & self.enabled.set(), false);
+    pub(crate) fn look_for_tls(&self, following: &mut Following) {
+        following.add_builtin(bit::start_tls);
     }
 
     /// Passes a packet to the analyzers that want packets of its flow.
@@ -349,8 +387,9 @@ impl Analyzers {
     ) {
         for bit in bits(following.packets & !INSPECTION) {
             following.known |= 1 << bit;
-            let interest = call!(self, bit, analyzer => {
-                analyzer.packet(index, direction, packet, context, &mut self.held.of(bit))
+            let number = following.number(bit);
+            let interest = call!(self, number, analyzer => {
+                analyzer.packet(index, direction, packet, context, &mut self.held.of(number))
             });
             self.give_back();
             if interest != Some(Interest::More) {
@@ -382,8 +421,9 @@ impl Analyzers {
         // A single analyzer's used bytes are needed by no other.
         let alone = !hold && wanting.is_power_of_two();
         for bit in bits(wanting) {
-            let outcome = call!(self, bit, analyzer => {
-                analyzer.data(index, direction, event, alone, context, &mut self.held.of(bit))
+            let number = following.number(bit);
+            let outcome = call!(self, number, analyzer => {
+                analyzer.data(index, direction, event, alone, context, &mut self.held.of(number))
             });
             self.give_back();
             match outcome {
@@ -399,7 +439,7 @@ impl Analyzers {
         let left = following.data[direction as usize];
         if !alone && used > 0 {
             for bit in bits(left & !INSPECTION) {
-                call!(self, bit, analyzer => analyzer.advance(index, direction, used));
+                call!(self, following.number(bit), analyzer => analyzer.advance(index, direction, used));
             }
         }
         match restart {
@@ -419,37 +459,41 @@ impl Analyzers {
 
     #[cold]
     fn forget_condemned(&mut self) {
-        while let Some(StateOf { bit, place }) = self.held.next_condemned() {
-            call!(self, bit, analyzer => analyzer.forget(place));
+        while let Some(StateOf { number, place }) = self.held.next_condemned() {
+            call!(self, number, analyzer => analyzer.forget(place));
         }
     }
 
     /// Removes analyzers that are switched off from a flow, if it has any.
     #[inline]
     fn retire(&mut self, following: &mut Following, index: FlowIndex, context: &mut Context<'_>) {
-        let off = !self.enabled.set();
-        if following.followers() & off != 0 {
-            self.forget(off, following, index, context);
+        if self.retired != 0 {
+            self.forget_retired(following, index, context);
         }
     }
 
-    /// Removes these analyzers from a flow, without events.
+    /// Removes the analyzers that are switched off from a flow, without events.
     #[cold]
-    fn forget(&mut self, off: Set, following: &mut Following, index: FlowIndex, context: &mut Context<'_>) {
+    fn forget_retired(&mut self, following: &mut Following, index: FlowIndex, context: &mut Context<'_>) {
         context.muted = true;
-        for bit in bits(following.known & off) {
-            call!(self, bit, analyzer => analyzer.end(index, context, &mut self.held.of(bit)));
+        for bit in bits(following.followers() & ((1 << SLOTS) - 1)) {
+            let number = following.number(bit);
+            if self.retired & 1 << number != 0 {
+                // Without a state, nothing is ended.
+                call!(self, number, analyzer => analyzer.end(index, context, &mut self.held.of(number)));
+                following.known &= !(1 << bit);
+                following.remove(1 << bit);
+            }
         }
         context.muted = false;
-        following.known &= !off;
-        following.remove(off);
     }
 
     /// Ends a flow for the analyzers that have a state for it.
     pub(crate) fn end(&mut self, following: &mut Following, index: FlowIndex, context: &mut Context<'_>) {
         self.retire(following, index, context);
         for bit in bits(following.known) {
-            call!(self, bit, analyzer => analyzer.end(index, context, &mut self.held.of(bit)));
+            let number = following.number(bit);
+            call!(self, number, analyzer => analyzer.end(index, context, &mut self.held.of(number)));
         }
         *following = Following::default();
     }

@@ -63,8 +63,13 @@ pub struct Connection {
     closer: Direction,
     /// The connection began before it was first seen.
     midstream: bool,
+    /// The server answered again with another sequence number, before it sent data.
+    answered_anew: bool,
     performance: Performance,
 }
+
+/// Most bytes by which plausible sequence numbers differ.
+const PLAUSIBLE: u32 = 1 << 20;
 
 /// Returns the timestamp of a SYN, 0 if it has none.
 fn time_stamp(segment: &Segment<'_>) -> u32 {
@@ -101,6 +106,7 @@ impl Connection {
             gaps: [false; 2],
             closer: Direction::ToServer,
             midstream: false,
+            answered_anew: false,
             performance,
         })
     }
@@ -133,6 +139,7 @@ impl Connection {
             gaps: [false; 2],
             closer: Direction::ToServer,
             midstream: true,
+            answered_anew: false,
             performance,
         };
         connection.follow(direction, segment, now);
@@ -234,7 +241,6 @@ impl Connection {
 
     /// Continues if this segment shows that the SYN was answered, although the answer was not seen.
     pub fn catch_up(&mut self, direction: Direction, segment: &Segment<'_>) {
-        const PLAUSIBLE: u32 = 1 << 20;
         let begins = segment.has(tcp_flags::SYN) || segment.has(tcp_flags::RST);
         if self.state != State::SynSent || begins || !segment.has(tcp_flags::ACK) {
             return;
@@ -285,6 +291,7 @@ impl Connection {
     fn complete(&mut self, direction: Direction, segment: &Segment<'_>, now: u64) {
         if segment.has(tcp_flags::SYN) {
             self.performance.syn_again(direction);
+            self.answer_anew(direction, segment);
             return;
         }
         if segment.has(tcp_flags::ACK) || segment.has(tcp_flags::FIN) {
@@ -296,9 +303,41 @@ impl Connection {
         }
     }
 
+    /// Notes an answer to the SYN with another sequence number: the server, or a host in front of it, may have
+    /// forgotten the first.
+    fn answer_anew(&mut self, direction: Direction, segment: &Segment<'_>) {
+        let [client, server] = &self.sides;
+        self.answered_anew |= direction == Direction::ToClient
+            && segment.has(tcp_flags::ACK)
+            && segment.header.sequence() != server.initial
+            && segment.header.acknowledgement() == client.initial.wrapping_add(1)
+            && server.next == server.initial.wrapping_add(1);
+    }
+
+    /// Takes the sequence numbers of the answer that the client acknowledges.
+    #[cold]
+    fn choose_answer(&mut self, direction: Direction, segment: &Segment<'_>) {
+        let server = &mut self.sides[Direction::ToClient as usize];
+        let has_sent = server.next != server.initial.wrapping_add(1);
+        if has_sent || direction == Direction::ToClient {
+            // Data of the server is what the client has acknowledged, or it is too late.
+            self.answered_anew &= !has_sent;
+        } else if segment.has(tcp_flags::ACK) {
+            let next = segment.header.acknowledgement();
+            // Otherwise it acknowledges data that was not seen.
+            if next.wrapping_sub(server.next) >= PLAUSIBLE {
+                *server = Side { initial: next.wrapping_sub(1), next };
+            }
+        }
+    }
+
     fn advance(&mut self, direction: Direction, segment: &Segment<'_>, now: u64) {
         if segment.has(tcp_flags::SYN) {
+            self.answer_anew(direction, segment);
             return;
+        }
+        if self.answered_anew {
+            self.choose_answer(direction, segment);
         }
         let [this, other] = match direction {
             Direction::ToServer => [0, 1],
@@ -344,7 +383,6 @@ impl Connection {
 
     /// Closes the connection if the reset's sequence number is plausible. Any host can forge others.
     fn reset(&mut self, direction: Direction, segment: &Segment<'_>) {
-        const PLAUSIBLE: u32 = 1 << 20;
         let side = &self.sides[direction as usize];
         let valid = match (self.state, direction) {
             (State::SynSent, Direction::ToClient) => {

@@ -71,6 +71,33 @@ fn data_in_a_syn_that_nobody_accepts_is_no_request() {
     }
 }
 
+#[test]
+fn of_several_answers_to_a_syn_the_one_counts_that_the_client_acknowledges() {
+    let (client, server) = ((CLIENT, 4000), (SERVER, 80));
+    let end = 1001 + REQUEST.len() as u32;
+    for chosen in [5000, 700_000_000, 1_200_000_000, 4_000_000_000] {
+        for is_sent_late in [false, true] {
+            let mut bench = Bench::new();
+            bench.frame(&tcp(client, server, 1000, 0, "S", b""));
+            bench.frame(&tcp(server, client, 5000, 1001, "SA", b""));
+            // A request for an answer that the server has forgotten.
+            if is_sent_late {
+                bench.frame(&tcp(client, server, 1001, 5001, "A", REQUEST));
+            }
+            for other in [1_200_000_000, 4_000_000_000, 700_000_000] {
+                bench.frame(&tcp(server, client, other, 1001, "SA", b""));
+            }
+            bench.frame(&tcp(client, server, 1001, chosen + 1, "A", REQUEST));
+            bench.frame(&tcp(server, client, chosen + 1, end, "A", RESPONSE));
+            bench.frame(&tcp(client, server, end, chosen + 1 + RESPONSE.len() as u32, "A", b""));
+            let events = bench.events();
+            let found: Vec<_> = events.iter().filter(|event| event["event_type"] == "http").map(http).collect();
+            assert_eq!(found, [("GET", "/fast", 200, 2)], "{chosen} {is_sent_late}");
+            assert_eq!(of_kind(&events, "flow")["tcp"]["tc_gap"], Value::Null);
+        }
+    }
+}
+
 /// Returns the events of a connection of which the client's side is not mirrored.
 fn answers(port: u16, segments: &[&[u8]]) -> Vec<Value> {
     let mut bench = Bench::new();

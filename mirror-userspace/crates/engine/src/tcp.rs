@@ -314,20 +314,22 @@ impl Connection {
             && server.next == server.initial.wrapping_add(1);
     }
 
-    /// Takes the sequence numbers of the answer that the client acknowledges.
+    /// Takes the sequence numbers of the answer that the client acknowledges, or that the server's first data follows.
     #[cold]
     fn choose_answer(&mut self, direction: Direction, segment: &Segment<'_>) {
         let server = &mut self.sides[Direction::ToClient as usize];
-        let has_sent = server.next != server.initial.wrapping_add(1);
-        if has_sent || direction == Direction::ToClient {
-            // Data of the server is what the client has acknowledged, or it is too late.
-            self.answered_anew &= !has_sent;
-        } else if segment.has(tcp_flags::ACK) {
-            let next = segment.header.acknowledgement();
-            // Otherwise it acknowledges data that was not seen.
-            if next.wrapping_sub(server.next) >= PLAUSIBLE {
-                *server = Side { initial: next.wrapping_sub(1), next };
-            }
+        if server.next != server.initial.wrapping_add(1) {
+            self.answered_anew = false;
+            return;
+        }
+        let next = match direction {
+            Direction::ToServer if segment.has(tcp_flags::ACK) => segment.header.acknowledgement(),
+            Direction::ToClient if !segment.payload.is_empty() => segment.header.sequence(),
+            _ => return,
+        };
+        // Otherwise data was not seen, or came twice.
+        if next.wrapping_sub(server.next).wrapping_add(PLAUSIBLE) >= 2 * PLAUSIBLE {
+            *server = Side { initial: next.wrapping_sub(1), next };
         }
     }
 

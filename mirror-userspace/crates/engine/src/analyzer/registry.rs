@@ -372,7 +372,7 @@ impl Analyzers {
     }
 
     /// Adds the analyzer that looks for TLS in a flow whose protocol may negotiate it.
-    pub(crate) fn look_for_tls(&self, following: &mut Following) {
+    pub(crate) fn look_for_tls(following: &mut Following) {
         following.add_builtin(bit::start_tls);
     }
 

@@ -818,7 +818,7 @@ impl Side<'_> {
                 }
                 Verdict::Opening(opening) => {
                     self.known.opening = self.known.opening.or(opening.protocol);
-                    self.analyzers.look_for_tls(self.following);
+                    Analyzers::look_for_tls(self.following);
                 }
                 Verdict::Protocol => {}
             }

@@ -83,6 +83,11 @@ impl Performance {
         self.sides[direction.reverse() as usize].acknowledged = header.sequence();
     }
 
+    /// Records that another answer to the SYN counts. `first` is the number of the server's first byte.
+    pub(super) const fn answer_anew(&mut self, first: u32) {
+        self.sides[Direction::ToServer as usize].acknowledged = first;
+    }
+
     /// Records that the answer to the SYN was not seen. `first` is the number of the client's first byte.
     pub(super) const fn miss_answer(&mut self, first: u32) {
         self.flags |= Self::AMBIGUOUS;

@@ -57,14 +57,10 @@ pub struct Connection {
     sides: [Side; 2],
     /// Flags that each side sent, OR-ed.
     flags: [u8; 2],
-    /// Data of a side was acknowledged but never seen.
-    gaps: [bool; 2],
-    /// The side that closed first.
-    closer: Direction,
-    /// The connection began before it was first seen.
-    midstream: bool,
-    /// The server answered again with another sequence number, before it sent data.
-    answered_anew: bool,
+    /// Bits of `Connection::…`.
+    marks: u8,
+    /// The initial sequence number of another answer of the server, with [`Self::ANSWERED_ANEW`].
+    other_answer: u32,
     performance: Performance,
 }
 
@@ -85,6 +81,19 @@ fn echoes(segment: &Segment<'_>, stamps: Side) -> bool {
 }
 
 impl Connection {
+    /// Data of a side was acknowledged but never seen.
+    const GAP: [u8; 2] = [1, 2];
+    /// The server closed first.
+    const CLOSED_BY_SERVER: u8 = 4;
+    /// The connection began before it was first seen.
+    const MIDSTREAM: u8 = 8;
+    /// The server answered again with another initial sequence number, before it sent data.
+    const ANSWERED_ANEW: u8 = 16;
+
+    const fn has(&self, mark: u8) -> bool {
+        self.marks & mark != 0
+    }
+
     /// Creates a connection that begins with this segment, if it is a SYN.
     #[must_use]
     pub fn begin(segment: &Segment<'_>, now: u64) -> Option<Self> {
@@ -103,10 +112,8 @@ impl Connection {
             state: State::SynSent,
             sides: [client, Side { initial: time_stamp(segment), next: time_stamp(segment) }],
             flags: [segment.header.flags(), 0],
-            gaps: [false; 2],
-            closer: Direction::ToServer,
-            midstream: false,
-            answered_anew: false,
+            marks: 0,
+            other_answer: 0,
             performance,
         })
     }
@@ -136,10 +143,8 @@ impl Connection {
             state: if answer { State::SynReceived } else { State::Established },
             sides,
             flags: [0; 2],
-            gaps: [false; 2],
-            closer: Direction::ToServer,
-            midstream: true,
-            answered_anew: false,
+            marks: Self::MIDSTREAM,
+            other_answer: 0,
             performance,
         };
         connection.follow(direction, segment, now);
@@ -156,7 +161,7 @@ impl Connection {
     /// Returns true if the connection began before it was first seen.
     #[must_use]
     pub const fn is_midstream(&self) -> bool {
-        self.midstream
+        self.has(Self::MIDSTREAM)
     }
 
     /// Returns the sequence number behind the data that a side has sent.
@@ -256,7 +261,7 @@ impl Connection {
             *server = Side { initial: next.wrapping_sub(1), next };
             self.state = State::SynReceived;
             // The server may not exist, see `flow_state`.
-            self.midstream = true;
+            self.marks |= Self::MIDSTREAM;
             self.performance.miss_answer(first);
         }
     }
@@ -307,29 +312,36 @@ impl Connection {
     /// forgotten the first.
     fn answer_anew(&mut self, direction: Direction, segment: &Segment<'_>) {
         let [client, server] = &self.sides;
-        self.answered_anew |= direction == Direction::ToClient
+        if direction == Direction::ToClient
             && segment.has(tcp_flags::ACK)
             && segment.header.sequence() != server.initial
             && segment.header.acknowledgement() == client.initial.wrapping_add(1)
-            && server.next == server.initial.wrapping_add(1);
+            && server.next == server.initial.wrapping_add(1)
+        {
+            self.marks |= Self::ANSWERED_ANEW;
+            self.other_answer = segment.header.sequence();
+        }
     }
 
-    /// Takes the sequence numbers of the answer that the client acknowledges, or that the server's first data follows.
+    /// Takes the sequence number of the answer that the client acknowledges. Nothing that the server sends alone
+    /// changes it: clients drop data that does not follow the answer they have taken.
     #[cold]
     fn choose_answer(&mut self, direction: Direction, segment: &Segment<'_>) {
         let server = &mut self.sides[Direction::ToClient as usize];
-        if server.next != server.initial.wrapping_add(1) {
-            self.answered_anew = false;
+        if server.next != server.initial.wrapping_add(1)
+            || direction == Direction::ToClient && !segment.payload.is_empty()
+        {
+            self.marks &= !Self::ANSWERED_ANEW;
             return;
         }
-        let next = match direction {
-            Direction::ToServer if segment.has(tcp_flags::ACK) => segment.header.acknowledgement(),
-            Direction::ToClient if !segment.payload.is_empty() => segment.header.sequence(),
-            _ => return,
-        };
-        // Otherwise data was not seen, or came twice.
-        if next.wrapping_sub(server.next).wrapping_add(PLAUSIBLE) >= 2 * PLAUSIBLE {
+        let next = self.other_answer.wrapping_add(1);
+        if direction == Direction::ToServer
+            && segment.has(tcp_flags::ACK)
+            && segment.header.acknowledgement() == next
+        {
+            self.other_answer = server.initial;
             *server = Side { initial: next.wrapping_sub(1), next };
+            self.performance.answer_anew(next);
         }
     }
 
@@ -338,7 +350,7 @@ impl Connection {
             self.answer_anew(direction, segment);
             return;
         }
-        if self.answered_anew {
+        if self.has(Self::ANSWERED_ANEW) {
             self.choose_answer(direction, segment);
         }
         let [this, other] = match direction {
@@ -361,16 +373,16 @@ impl Connection {
         // The FIN takes a sequence number of its own, but `next` stays in front of it, as in Suricata.
         let acknowledges_fin = segment.has(tcp_flags::ACK)
             && !before(segment.header.acknowledgement(), self.sides[other].next.wrapping_add(1));
-        let by_closer = direction == self.closer;
+        let by_closer = (direction == Direction::ToClient) == self.has(Self::CLOSED_BY_SERVER);
         let fin = segment.has(tcp_flags::FIN);
         self.state = match self.state {
-            State::Established if fin => {
-                self.closer = direction;
-                match direction {
-                    Direction::ToServer => State::CloseWait,
-                    Direction::ToClient => State::FinWait1,
+            State::Established if fin => match direction {
+                Direction::ToServer => State::CloseWait,
+                Direction::ToClient => {
+                    self.marks |= Self::CLOSED_BY_SERVER;
+                    State::FinWait1
                 }
-            }
+            },
             State::CloseWait if fin && !by_closer => State::LastAck,
             State::LastAck if by_closer && acknowledges_fin => State::Closed,
             State::FinWait1 if fin && !by_closer && acknowledges_fin => State::TimeWait,
@@ -414,7 +426,7 @@ impl Connection {
 
     /// Records that data of one side is missing.
     pub const fn set_gap(&mut self, direction: Direction) {
-        self.gaps[direction as usize] = true;
+        self.marks |= Self::GAP[direction as usize];
     }
 
     /// Returns the flow state for the connection's state.
@@ -422,7 +434,7 @@ impl Connection {
     pub const fn flow_state(&self) -> FlowState {
         match self.state {
             // Any host can send segments of connections that do not exist.
-            State::Established if self.midstream && (self.flags[0] == 0 || self.flags[1] == 0) => {
+            State::Established if self.has(Self::MIDSTREAM) && (self.flags[0] == 0 || self.flags[1] == 0) => {
                 FlowState::New
             }
             State::SynSent | State::SynReceived => FlowState::New,
@@ -453,7 +465,7 @@ impl Connection {
     #[must_use]
     pub const fn summary(&self) -> TcpSummary {
         let [flags_to_server, flags_to_client] = self.flags;
-        let [gap_to_server, gap_to_client] = self.gaps;
+        let [gap_to_server, gap_to_client] = [self.has(Self::GAP[0]), self.has(Self::GAP[1])];
         TcpSummary {
             flags: flags_to_server | flags_to_client,
             flags_to_server,

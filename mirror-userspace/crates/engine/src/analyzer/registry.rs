@@ -18,9 +18,10 @@ use crate::indicators::Indicators;
 /// flow has, one for each of those that the user registered, and [`INSPECTION`].
 type Set = u16;
 
-/// The built-in analyzers that may follow a flow, one after the other. Only HTTP and protocols that negotiate TLS make
-/// way for another protocol, and each of them follows a flow once, however often it comes: these, and a last one.
-const SLOTS: usize = 6;
+/// The number of built-in analyzers that may follow a flow, one after the other. Only HTTP and protocols that negotiate
+/// TLS make way for another one, so ordinary flows have at most four. Where two ends agree on more protocols than these,
+/// the last are not analysed.
+const SLOTS: usize = 7;
 
 /// A set of built-in analyzers, one bit for each number.
 pub(super) type BuiltinSet = u64;
@@ -105,7 +106,7 @@ impl Following {
         let used = self.followers();
         let is_used = |slot: &usize| used & 1 << slot != 0;
         let has = |slot: &usize| is_used(slot) && u32::from(self.slots[*slot]) == number;
-        // See `SLOTS`: one is free.
+        // If none is free, see `SLOTS`.
         if let Some(slot) = (0..SLOTS).find(has).or_else(|| (0..SLOTS).find(|slot| !is_used(slot))) {
             self.slots[slot] = number as u8;
             self.add(1 << slot, false);

@@ -50,6 +50,23 @@ struct Side {
     next: u32,
 }
 
+impl Side {
+    /// Creates a side whose first byte of data has this sequence number, in front of it.
+    const fn before(first: u32) -> Self {
+        Self { initial: first.wrapping_sub(1), next: first }
+    }
+
+    /// Returns the sequence number of the first byte of data.
+    const fn first(self) -> u32 {
+        self.initial.wrapping_add(1)
+    }
+
+    /// Returns true if data of the side was seen.
+    const fn has_sent(self) -> bool {
+        self.next != self.first()
+    }
+}
+
 /// A connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Connection {
@@ -104,8 +121,7 @@ impl Connection {
         {
             return None;
         }
-        let client =
-            Side { initial: segment.header.sequence(), next: segment.header.sequence().wrapping_add(1) };
+        let client = Side::before(segment.header.sequence().wrapping_add(1));
         let mut performance = Performance::default();
         performance.syn(Direction::ToServer, segment.header, now);
         Some(Self {
@@ -127,12 +143,8 @@ impl Connection {
             return None;
         }
         let (sequence, acknowledgement) = (segment.header.sequence(), segment.header.acknowledgement());
-        let this = if answer {
-            Side { initial: sequence, next: sequence.wrapping_add(1) }
-        } else {
-            Side { initial: sequence.wrapping_sub(1), next: sequence }
-        };
-        let other = Side { initial: acknowledgement.wrapping_sub(1), next: acknowledgement };
+        let this = Side::before(sequence.wrapping_add(u32::from(answer)));
+        let other = Side::before(acknowledgement);
         let sides = match direction {
             Direction::ToServer => [this, other],
             Direction::ToClient => [other, this],
@@ -155,7 +167,7 @@ impl Connection {
     #[must_use]
     pub fn first_byte(&self, direction: Direction) -> Option<u32> {
         let heard = direction == Direction::ToServer || self.state >= State::SynReceived;
-        heard.then(|| self.sides[direction as usize].initial.wrapping_add(1))
+        heard.then(|| self.sides[direction as usize].first())
     }
 
     /// Returns true if the connection began before it was first seen.
@@ -252,13 +264,13 @@ impl Connection {
         }
         let (sequence, acknowledgement) = (segment.header.sequence(), segment.header.acknowledgement());
         let [client, server] = &mut self.sides;
-        let first = client.initial.wrapping_add(1);
+        let first = client.first();
         let (of_client, next) = match direction {
             Direction::ToServer => (sequence, acknowledgement),
             Direction::ToClient => (acknowledgement, sequence),
         };
         if of_client.wrapping_sub(first) < PLAUSIBLE {
-            *server = Side { initial: next.wrapping_sub(1), next };
+            *server = Side::before(next);
             self.state = State::SynReceived;
             // The server may not exist, see `flow_state`.
             self.marks |= Self::MIDSTREAM;
@@ -272,19 +284,16 @@ impl Connection {
         match (segment.has(tcp_flags::SYN), segment.has(tcp_flags::ACK), direction) {
             // Data in a SYN (RFC 7413) may be acknowledged with it.
             (true, true, Direction::ToClient)
-                if !before(segment.header.acknowledgement(), client.initial.wrapping_add(1))
-                    && echoes(segment, *server) =>
+                if !before(segment.header.acknowledgement(), client.first()) && echoes(segment, *server) =>
             {
-                server.initial = segment.header.sequence();
-                server.next = segment.header.sequence().wrapping_add(1);
+                *server = Side::before(segment.header.sequence().wrapping_add(1));
                 self.state = State::SynReceived;
                 self.performance.syn(direction, segment.header, now);
             }
             // A retransmitted SYN, possibly with another sequence number: the last is the likeliest to be
             // answered.
             (true, false, Direction::ToServer) => {
-                client.initial = segment.header.sequence();
-                client.next = segment.header.sequence().wrapping_add(1);
+                *client = Side::before(segment.header.sequence().wrapping_add(1));
                 server.next = time_stamp(segment);
                 self.performance.syn_again(direction);
             }
@@ -315,8 +324,8 @@ impl Connection {
         if direction == Direction::ToClient
             && segment.has(tcp_flags::ACK)
             && segment.header.sequence() != server.initial
-            && segment.header.acknowledgement() == client.initial.wrapping_add(1)
-            && server.next == server.initial.wrapping_add(1)
+            && segment.header.acknowledgement() == client.first()
+            && !server.has_sent()
         {
             self.marks |= Self::ANSWERED_ANEW;
             self.other_answer = segment.header.sequence();
@@ -328,20 +337,18 @@ impl Connection {
     #[cold]
     fn choose_answer(&mut self, direction: Direction, segment: &Segment<'_>) {
         let server = &mut self.sides[Direction::ToClient as usize];
-        if server.next != server.initial.wrapping_add(1)
-            || direction == Direction::ToClient && !segment.payload.is_empty()
-        {
+        let sends = direction == Direction::ToClient && !segment.payload.is_empty();
+        if server.has_sent() || sends {
             self.marks &= !Self::ANSWERED_ANEW;
             return;
         }
-        let next = self.other_answer.wrapping_add(1);
+        let other = Side::before(self.other_answer.wrapping_add(1));
         if direction == Direction::ToServer
             && segment.has(tcp_flags::ACK)
-            && segment.header.acknowledgement() == next
+            && segment.header.acknowledgement() == other.first()
         {
-            self.other_answer = server.initial;
-            *server = Side { initial: next.wrapping_sub(1), next };
-            self.performance.answer_anew(next);
+            self.other_answer = std::mem::replace(server, other).initial;
+            self.performance.answer_anew(other.first());
         }
     }
 

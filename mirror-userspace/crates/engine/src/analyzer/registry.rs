@@ -161,9 +161,9 @@ impl Default for Analyzers {
             registered: Vec::new(),
             max_flows: 0,
             held: Held::new(AnalyzerMemory { few: 0, many: 0 }, FlowKeyHasher::new(0)),
-            enabled: Enabled::default(),
+            enabled: Enabled::none(),
             retired: 0,
-            opt_in: Enabled::default().opt_in(),
+            opt_in: OptIn::default(),
         }
     }
 }
@@ -275,7 +275,7 @@ impl Analyzers {
     pub const MAX_REGISTERED: usize = 8;
 
     /// Creates the analyzers of a worker with at most `max_flows` flows, whose states hold at most this much. The
-    /// seed keys the hash of hosts.
+    /// seed keys the hash of hosts. Those that can be switched off are off, see [`Analyzers::enable`].
     pub(crate) fn of_worker(max_flows: usize, memory: AnalyzerMemory, seed: u64) -> Self {
         let held = Held::new(memory, FlowKeyHasher::new(seed));
         let mut analyzers = Self { max_flows, held, ..Self::default() };

@@ -75,7 +75,7 @@ fn data_in_a_syn_that_nobody_accepts_is_no_request() {
 fn of_several_answers_to_a_syn_the_one_counts_that_the_client_acknowledges() {
     let (client, server) = ((CLIENT, 4000), (SERVER, 80));
     let end = 1001 + REQUEST.len() as u32;
-    for chosen in [5000, 700_000_000, 4_000_000_000] {
+    for (chosen, last) in [(5000, 800_000_000), (700_000_000, 700_000_000), (4_000_000_000, 4_000_000_000)] {
         for is_sent_late in [false, true] {
             let mut bench = Bench::new();
             bench.frame(&tcp(client, server, 1000, 0, "S", b""));
@@ -84,7 +84,7 @@ fn of_several_answers_to_a_syn_the_one_counts_that_the_client_acknowledges() {
             if is_sent_late {
                 bench.frame(&tcp(client, server, 1001, 5001, "A", REQUEST));
             }
-            for other in [1_200_000_000, if chosen == 5000 { 800_000_000 } else { chosen }] {
+            for other in [1_200_000_000, last] {
                 bench.frame(&tcp(server, client, other, 1001, "SA", b""));
             }
             bench.frame(&tcp(client, server, 1001, chosen + 1, "A", REQUEST));
@@ -93,9 +93,8 @@ fn of_several_answers_to_a_syn_the_one_counts_that_the_client_acknowledges() {
             bench.frame(&tcp(server, client, chosen + 1, end, "A", RESPONSE));
             bench.frame(&tcp(client, server, end, chosen + 1 + RESPONSE.len() as u32, "A", b""));
             let events = bench.events();
-            let found: Vec<_> =
-                events.iter().filter(|event| event["event_type"] == "http").map(http).collect();
-            assert_eq!(found, [("GET", "/fast", 200, 2)], "{chosen} {is_sent_late}");
+            let found = http(of_kind(&events, "http"));
+            assert_eq!(found, ("GET", "/fast", 200, 2), "{chosen} {is_sent_late}");
             assert_eq!(of_kind(&events, "flow")["tcp"]["tc_gap"], Value::Null);
         }
     }
@@ -117,8 +116,7 @@ fn an_answer_that_the_client_does_not_take_does_not_replace_what_it_takes() {
         bench.frame(&tcp(server, client, 5001, end, "A", RESPONSE));
         bench.frame(&tcp(client, server, end, 5001 + RESPONSE.len() as u32, "A", b""));
         let events = bench.events();
-        let found: Vec<_> = events.iter().filter(|event| event["event_type"] == "http").map(http).collect();
-        assert_eq!(found, [("GET", "/fast", 200, 2)], "{forged}");
+        assert_eq!(http(of_kind(&events, "http")), ("GET", "/fast", 200, 2), "{forged}");
     }
 }
 
